@@ -1,0 +1,45 @@
+# Two commands: `make demo` and `make test`. Both set up what they need and can be run again.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+OUTPUT ?= runs/demo
+MINUTES ?= 5
+PYTEST_ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check lint types imports docs clean
+
+help: ## Show this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
+
+$(VENV)/.installed-demo: pyproject.toml tools/setup.sh
+	@PYTHON="$(PYTHON)" bash tools/setup.sh "$(VENV)" demo
+
+$(VENV)/.installed-test: pyproject.toml tools/setup.sh
+	@PYTHON="$(PYTHON)" bash tools/setup.sh "$(VENV)" test
+
+setup: $(VENV)/.installed-test ## Create .venv with everything that development needs
+
+demo: $(VENV)/.installed-demo ## Pretrain on emoji for MINUTES (5), evaluate, write OUTPUT/report.html
+	@$(BIN)/clipkit demo --output "$(OUTPUT)" --minutes "$(MINUTES)"
+
+test: $(VENV)/.installed-test ## Run the tests
+	@echo "Running the tests (about 15 minutes on 2 cores; PYTEST_ARGS='-m \"not slow\"' for the fast ones)"
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/.installed-test ## ruff: lint and format
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+types: $(VENV)/.installed-test ## mypy --strict
+	@$(BIN)/mypy
+
+imports: $(VENV)/.installed-test ## The direction of imports
+	@$(BIN)/lint-imports --no-logo
+
+check: lint types imports test ## Everything that CI runs
+
+docs: $(VENV)/.installed-test ## Build the documentation into site/
+	@$(BIN)/python -m pip install -q -e '.[docs]' && $(BIN)/mkdocs build --strict
+
+clean: ## Remove what can be made again (not runs/)
+	rm -rf $(VENV) build dist site .mypy_cache .ruff_cache .pytest_cache

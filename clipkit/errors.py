@@ -1,0 +1,71 @@
+"""What clipkit raises for its users.
+
+Every message names the file, key or option, says what was expected and what was found, and how to
+mend it. Programming mistakes inside clipkit are ``assert``; these classes are for people.
+"""
+
+from __future__ import annotations
+
+
+class ClipkitError(Exception):
+    """Base of everything that clipkit raises on purpose.
+
+    Example:
+        >>> raise ConfigError("trainer.max_steps: expected a positive number, got 0")
+        Traceback (most recent call last):
+        ...
+        clipkit.errors.ConfigError: trainer.max_steps: expected a positive number, got 0
+    """
+
+
+class ConfigError(ClipkitError, ValueError):
+    """An option, or a combination of options, that cannot work."""
+
+
+class CheckpointError(ClipkitError):
+    """A checkpoint that cannot be read, is incomplete, or belongs to another architecture."""
+
+
+class DataError(ClipkitError):
+    """Something is wrong with the data of the user."""
+
+
+class ShardError(DataError):
+    """A whole shard is missing, truncated, changed or not a tar file."""
+
+
+class SampleError(DataError):
+    """One sample cannot be used; a stream skips it, names it and counts it.
+
+    Args:
+        reason: What is wrong, without the name of the sample.
+        shard: URL of the shard.
+        key: Key of the sample inside the shard.
+    """
+
+    def __init__(self, reason: str, *, shard: str = "", key: str = "") -> None:
+        self.reason = reason
+        self.shard = shard
+        self.key = key
+        where = "/".join(part for part in (shard, key) if part)
+        super().__init__(f"{where}: {reason}" if where else reason)
+
+    def __reduce__(self) -> tuple[object, tuple[str, str, str]]:
+        """Keep the fields when a worker process hands the error over."""
+        return (_rebuild_sample_error, (self.reason, self.shard, self.key))
+
+
+def _rebuild_sample_error(reason: str, shard: str, key: str) -> SampleError:
+    return SampleError(reason, shard=shard, key=key)
+
+
+class FaultBudgetExceeded(DataError):
+    """More samples or shards are bad than the run allows."""
+
+
+class MetricError(ClipkitError, ValueError):
+    """A metric was given values that would make its number a lie (NaN, a collapsed shape)."""
+
+
+class NonFiniteError(ClipkitError):
+    """A loss or gradient is NaN or infinite."""

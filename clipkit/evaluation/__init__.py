@@ -1,0 +1,1 @@
+"""Evaluators that know no trainer, and the report."""

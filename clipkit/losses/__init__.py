@@ -1,0 +1,1 @@
+"""The objective: contrastive, sigmoid, label and combined losses."""

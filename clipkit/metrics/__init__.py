@@ -1,0 +1,1 @@
+"""Exact retrieval and classification metrics, as functions and as torchmetrics states."""

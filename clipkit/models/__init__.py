@@ -1,0 +1,1 @@
+"""Towers, the dual encoder over them, and their checkpoints."""

@@ -1,0 +1,120 @@
+"""What travels between the stages, and the legend of axes.
+
+Axes in shape annotations, everywhere in clipkit:
+
+====  ==========================================================
+axis  meaning
+====  ==========================================================
+B     samples in the batch of this rank
+N     samples in the batch of all ranks together
+D     components of an embedding
+S     tokens of a caption, padded to the longest of the batch
+C     classes
+H W   height and width of an image, in pixels
+====  ==========================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, Final
+
+import torch
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor
+
+IGNORE_LABEL: Final = -100
+"""The label of a sample that has none; torch's own convention for ``ignore_index``."""
+
+
+@dataclass(slots=True)
+class Sample:
+    """One decoded pair.
+
+    Args:
+        key: The sample's name inside its shard.
+        image: Pixels of one picture, 0 to 255.
+        tokens: Token ids of one caption, at most context_length of them, without padding.
+        label: Class index, or ``IGNORE_LABEL``.
+        sample_id: Position of the sample in the whole data set; stable over epochs and ranks.
+        caption: The text that was tokenized.
+    """
+
+    key: str
+    image: UInt8[Tensor, "3 H W"]
+    tokens: Int64[Tensor, " S"]
+    label: int = IGNORE_LABEL
+    sample_id: int = -1
+    caption: str = ""
+
+
+@dataclass(slots=True)
+class Batch:
+    """The samples of one step on one rank.
+
+    Args:
+        images: Pixels, 0 to 255; they stay uint8 until they are on the device.
+        tokens: Token ids, padded with the tokenizer's padding id to the batch's longest caption.
+        labels: Class indices, ``IGNORE_LABEL`` where a sample has none.
+        keys: The samples' names.
+        cursor: Where the stream stands once this batch has been trained on; plain types. The
+            stream's ``commit`` reads it.
+        sample_ids: Position of each sample in the whole data set.
+        captions: The texts that were tokenized; empty where nobody needs them.
+
+    Example:
+        >>> batch = Batch(torch.zeros(2, 3, 8, 8, dtype=torch.uint8),
+        ...               torch.zeros(2, 5, dtype=torch.int64),
+        ...               torch.tensor([3, IGNORE_LABEL]), ("a", "b"))
+        >>> len(batch)
+        2
+    """
+
+    images: UInt8[Tensor, "B 3 H W"]
+    tokens: Int64[Tensor, "B S"]
+    labels: Int64[Tensor, " B"]
+    keys: tuple[str, ...]
+    cursor: Mapping[str, Any] | None = None
+    sample_ids: Int64[Tensor, " B"] | None = None
+    captions: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def to(self, device: torch.device | str | int, non_blocking: bool = True) -> Batch:
+        """A copy with every tensor on ``device``; asynchronous from pinned memory."""
+        moved: dict[str, Any] = {
+            f.name: value.to(device, non_blocking=non_blocking)
+            for f in fields(self)
+            if isinstance(value := getattr(self, f.name), Tensor)
+        }
+        return replace(self, **moved)
+
+    def pin_memory(self) -> Batch:
+        """A copy in page-locked memory, which a GPU can read while the CPU goes on."""
+        pinned: dict[str, Any] = {
+            f.name: value.pin_memory()
+            for f in fields(self)
+            if isinstance(value := getattr(self, f.name), Tensor)
+        }
+        return replace(self, **pinned)
+
+
+@dataclass(slots=True)
+class Embeddings:
+    """What a dual encoder makes of a batch, and all that a loss may look at.
+
+    Args:
+        image: Unit-norm embeddings of the pictures.
+        text: Unit-norm embeddings of the captions.
+        logit_scale: Inverse temperature, linear (never its logarithm).
+        logit_bias: Added to the scaled similarities by the sigmoid loss.
+        label_logits: Scores of the classes.
+    """
+
+    image: Float[Tensor, "B D"]
+    text: Float[Tensor, "B D"]
+    logit_scale: Float[Tensor, ""]
+    logit_bias: Float[Tensor, ""] | None = None
+    label_logits: Float[Tensor, "B C"] | None = None
