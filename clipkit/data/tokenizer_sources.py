@@ -1,0 +1,98 @@
+"""Where tokenizers come from: configurations of open_clip, transformers, tiktoken."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from clipkit.data.clip_bpe import open_clip_folder
+from clipkit.errors import ConfigError
+
+
+def open_clip_models() -> list[str]:
+    """Names of the configurations that the installed open_clip brings."""
+    return sorted(path.stem for path in (open_clip_folder() / "model_configs").glob("*.json"))
+
+
+def open_clip_text_config(model: str) -> tuple[Mapping[str, Any], Path | None]:
+    """The section ``text_cfg`` of a model's configuration, and its folder if it brings files."""
+    path = Path(model.removeprefix("local-dir:"))
+    folder = path if path.is_dir() else None
+    if model.startswith("hf-hub:"):
+        from open_clip import get_model_config
+
+        return _text_section(loading(model, lambda: get_model_config(model)), model), None
+    builtin = open_clip_folder() / "model_configs" / f"{model}.json"
+    file = (
+        folder / "open_clip_config.json" if folder else path if path.suffix == ".json" else builtin
+    )
+    if not file.is_file():
+        close = difflib.get_close_matches(model, open_clip_models(), n=3, cutoff=0.5)
+        hint = f"; close matches: {', '.join(close)}" if close else ""
+        raise ConfigError(
+            f"tokenizer: {model!r} is no model of open_clip and no JSON configuration{hint}"
+        )
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{file}: expected JSON, got: {error}") from error
+    return _text_section(config, str(file)), folder
+
+
+def _text_section(config: Any, where: str) -> Mapping[str, Any]:
+    config = config.get("model_cfg", config) if isinstance(config, Mapping) else {}
+    if not isinstance(config.get("text_cfg"), Mapping):
+        raise ConfigError(f"{where}: expected a section 'text_cfg', got keys {sorted(config)}")
+    section: Mapping[str, Any] = config["text_cfg"]
+    return section
+
+
+def refuse_options(model: str, config: Mapping[str, Any]) -> None:
+    """Refuse variants of the CLIP vocabulary that no shipped configuration uses."""
+    if config.get("tokenizer_kwargs"):
+        raise ConfigError(
+            f"tokenizer of {model}: options {config['tokenizer_kwargs']} of the CLIP vocabulary "
+            f"are not supported; remove 'tokenizer_kwargs' from the configuration"
+        )
+
+
+def padding_id(tokenizer: Any, name: str) -> int:
+    """The padding id; without one the end id pads, as transformers advises."""
+    for token in (tokenizer.pad_token_id, tokenizer.eos_token_id):
+        if token is not None:
+            return int(token)
+    raise ConfigError(f"tokenizer {name}: it has neither a padding nor an end token; define one")
+
+
+def loading(name: str, load: Callable[[], Any]) -> Any:
+    """What ``load`` returns; its failures become a `ConfigError`."""
+    try:
+        return load()
+    except (OSError, ValueError, ImportError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        raise ConfigError(
+            f"tokenizer of {name}: cannot be loaded: {reason}. Load it once with a network, or "
+            f"give a local folder"
+        ) from error
+
+
+def load_transformers(path: str, name: str) -> Any:
+    """The tokenizer at a local folder or hub name."""
+    from transformers import AutoTokenizer
+
+    return loading(name, lambda: AutoTokenizer.from_pretrained(path))
+
+
+def load_tiktoken(encoding: str) -> Any:
+    """An encoding of tiktoken."""
+    try:
+        import tiktoken
+    except ImportError as error:
+        raise ConfigError("tiktoken is missing: pip install 'clipkit[tiktoken]'") from error
+    known = tiktoken.list_encoding_names()
+    if encoding not in known:
+        raise ConfigError(f"tiktoken: unknown encoding {encoding!r}, expected one of {known}")
+    return loading(f"tiktoken:{encoding}", lambda: tiktoken.get_encoding(encoding))
