@@ -10,6 +10,7 @@ N     samples in the batch of all ranks together
 D     components of an embedding
 S     tokens of a caption, padded to the longest of the batch
 C     classes
+K L   hard negatives: pictures, captions
 H W   height and width of an image, in pixels
 ====  ==========================================================
 """
@@ -21,7 +22,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Final
 
 import torch
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
 IGNORE_LABEL: Final = -100
@@ -62,6 +63,10 @@ class Batch:
             stream's ``commit`` reads it.
         sample_ids: Position of each sample in the whole data set.
         captions: The texts that were tokenized; empty where nobody needs them.
+        groups: Pairs with the same number match each other (several captions of a picture,
+            duplicates); negative: the pair matches itself alone. None: all do.
+        pair_mask: False where picture and caption do not belong together (a sample with a label
+            but no caption); the contrastive loss leaves those out.
 
     Example:
         >>> batch = Batch(torch.zeros(2, 3, 8, 8, dtype=torch.uint8),
@@ -78,6 +83,8 @@ class Batch:
     cursor: Mapping[str, Any] | None = None
     sample_ids: Int64[Tensor, " B"] | None = None
     captions: tuple[str, ...] = ()
+    groups: Int64[Tensor, " B"] | None = None
+    pair_mask: Bool[Tensor, " B"] | None = None
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -111,6 +118,8 @@ class Embeddings:
         logit_scale: Inverse temperature, linear (never its logarithm).
         logit_bias: Added to the scaled similarities by the sigmoid loss.
         label_logits: Scores of the classes.
+        negative_image: Unit-norm embeddings of pictures that match no caption of the batch.
+        negative_text: Unit-norm embeddings of captions that match no picture of the batch.
     """
 
     image: Float[Tensor, "B D"]
@@ -118,3 +127,5 @@ class Embeddings:
     logit_scale: Float[Tensor, ""]
     logit_bias: Float[Tensor, ""] | None = None
     label_logits: Float[Tensor, "B C"] | None = None
+    negative_image: Float[Tensor, "K D"] | None = None
+    negative_text: Float[Tensor, "L D"] | None = None

@@ -1,0 +1,164 @@
+"""Exchanges between the ranks of the default process group; every one is a no-op in one process.
+
+Rows may be uneven over the ranks: each function that moves rows takes ``sizes``, the number of rows
+of every rank, which :func:`gather_sizes` finds out once a step.
+
+The convention for gradients, wherever a loss crosses ranks: every rank returns the value of the
+*global* loss, and gradients are multiplied by the number of ranks, because
+``DistributedDataParallel`` averages over them. What comes out is the gradient of one process on the
+joined batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any, Final
+
+import torch
+import torch.distributed as dist
+from jaxtyping import Shaped
+from torch import Tensor
+
+# torch 2.14 renamed these two and deprecated the old names; 2.6, the floor, knows only those.
+_all_gather: Final[Callable[..., Any] | None] = getattr(
+    dist, "all_gather_single", getattr(dist, "all_gather_into_tensor", None)
+)
+_reduce_scatter: Final[Callable[..., Any] | None] = getattr(
+    dist, "reduce_scatter_single", getattr(dist, "reduce_scatter_tensor", None)
+)
+
+
+def world_size() -> int:
+    """Ranks that exchange tensors: 1 unless a process group is initialised.
+
+    Launcher variables alone do not count here: without a group nothing can be exchanged.
+    """
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """This process among those that exchange tensors."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def gather_sizes(*counts: int, device: torch.device) -> list[tuple[int, ...]]:
+    """The ``counts`` of every rank, in the order of ranks.
+
+    Args:
+        counts: Numbers of this rank, such as the rows it holds; as many on every rank.
+        device: Where the exchange runs (NCCL needs a GPU).
+
+    Returns:
+        One tuple a rank.
+
+    Example:
+        >>> gather_sizes(3, 0, device=torch.device("cpu"))
+        [(3, 0)]
+    """
+    if world_size() == 1:
+        return [counts]
+    mine = torch.tensor(counts, dtype=torch.int64, device=device)
+    everyone = mine.new_empty(world_size() * len(counts))
+    _gather_into(everyone, mine)
+    return [tuple(row) for row in everyone.view(world_size(), -1).tolist()]
+
+
+@torch.no_grad()
+def gather_rows(rows: Shaped[Tensor, "B *rest"], sizes: Sequence[int]) -> Shaped[Tensor, "N *rest"]:
+    """The rows of all ranks, in the order of ranks, without gradient.
+
+    Args:
+        rows: What this rank holds.
+        sizes: Number of rows of every rank.
+
+    Returns:
+        ``sum(sizes)`` rows. In one process these are ``rows`` themselves, not a copy.
+    """
+    if world_size() == 1:
+        return rows.detach()
+    largest = max(sizes)
+    padded = _pad(rows.detach(), largest)
+    everyone = padded.new_empty((world_size() * largest, *rows.shape[1:]))
+    _gather_into(everyone, padded)
+    if min(sizes) == largest:
+        return everyone
+    blocks = torch.split(everyone, largest)
+    return torch.cat([block[:size] for block, size in zip(blocks, sizes, strict=True)])
+
+
+@torch.no_grad()
+def sum_rows_to_owner(
+    rows: Shaped[Tensor, "N *rest"], sizes: Sequence[int]
+) -> Shaped[Tensor, "B *rest"]:
+    """The opposite of :func:`gather_rows`: sums over ranks, and each rank keeps its own rows.
+
+    Args:
+        rows: A contribution to the rows of all ranks, in the order of ranks.
+        sizes: Number of rows of every rank.
+
+    Returns:
+        The sum over ranks of this rank's rows.
+    """
+    if world_size() == 1:
+        return rows
+    assert _reduce_scatter is not None
+    largest = max(sizes)
+    if min(sizes) < largest:
+        rows = torch.cat([_pad(block, largest) for block in torch.split(rows, list(sizes))])
+    mine = rows.new_empty((largest, *rows.shape[1:]))
+    _reduce_scatter(mine, rows.contiguous())
+    return mine[: sizes[rank()]]
+
+
+@torch.no_grad()
+def sum_over_ranks(values: Tensor) -> Tensor:
+    """The sum over all ranks, as a new tensor without gradient."""
+    total = values.detach().clone()
+    if world_size() > 1:
+        dist.all_reduce(total, dist.ReduceOp.SUM)
+    return total
+
+
+@torch.no_grad()
+def max_over_ranks(values: Tensor) -> Tensor:
+    """The maximum over all ranks, as a new tensor without gradient."""
+    largest = values.detach().clone()
+    if world_size() > 1:
+        dist.all_reduce(largest, dist.ReduceOp.MAX)
+    return largest
+
+
+@torch.no_grad()
+def logsumexp_over_ranks(values: Tensor) -> Tensor:
+    """``log(sum over ranks of exp(values))``, element by element, without overflow."""
+    if world_size() == 1:
+        return values.detach()
+    shift = max_over_ranks(values)
+    shift = torch.where(shift.isfinite(), shift, 0.0)  # a column that no rank has seen yet: -inf
+    return shift + sum_over_ranks((values - shift).exp()).log()
+
+
+def own_slice(sizes: Sequence[int]) -> slice:
+    """Where this rank's rows lie among the gathered rows.
+
+    Example:
+        >>> own_slice([4])
+        slice(0, 4, None)
+    """
+    ends = [0]
+    for size in sizes:
+        ends.append(ends[-1] + size)
+    start, stop = list(pairwise(ends))[rank()]
+    return slice(start, stop)
+
+
+def _gather_into(everyone: Tensor, mine: Tensor) -> None:
+    assert _all_gather is not None
+    _all_gather(everyone, mine.contiguous())
+
+
+def _pad(rows: Tensor, size: int) -> Tensor:
+    if len(rows) == size:
+        return rows
+    return torch.cat([rows, rows.new_zeros((size - len(rows), *rows.shape[1:]))])

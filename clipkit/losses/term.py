@@ -1,0 +1,51 @@
+"""What every part of the objective looks like from outside."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from clipkit.types import Batch, Embeddings
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """The value of one part of the objective.
+
+    Args:
+        value: Mean over ``num_samples`` samples of all ranks; the same number on every rank.
+            Differentiable: gradients are multiplied by the number of ranks, because DDP averages.
+        num_samples: Samples of all ranks that the value is a mean of.
+    """
+
+    value: Float[Tensor, ""]
+    num_samples: Float[Tensor, ""]
+
+
+class LossTerm(nn.Module, ABC):
+    """One part of the objective, exact over all ranks.
+
+    Write a new one by implementing :meth:`term`; nothing else is meant to be overridden.
+    """
+
+    @abstractmethod
+    def term(self, embeddings: Embeddings, batch: Batch | None) -> Term:
+        """The value, and how many samples of all ranks it is a mean of.
+
+        Args:
+            embeddings: What the encoder made of this rank's batch.
+            batch: This rank's batch, for those terms that look at labels, groups or masks.
+        """
+
+    def forward(self, embeddings: Embeddings, batch: Batch | None = None) -> Float[Tensor, ""]:
+        """The value alone; see :meth:`term`."""
+        return self.term(embeddings, batch).value
+
+
+def count(num_samples: int, like: Tensor) -> Float[Tensor, ""]:
+    """``num_samples`` as a scalar on the device of ``like``."""
+    return torch.full((), float(num_samples), device=like.device)

@@ -1,0 +1,234 @@
+"""Sums over the matrix of similarities, a tile at a time, so that memory is linear in the batch.
+
+No autograd in here: each function returns a value together with its gradients, and
+:func:`attach_gradients` hands both over to autograd. Gradients come with the forward pass because
+nothing of the matrix has to be kept for them then: neither the logits nor the gathered tower.
+
+Names inside: R rows (pictures of this rank), M columns (captions of all ranks), ``scaled`` rows
+already multiplied by the scale, so that a tile of logits is one product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, ParamSpec, TypeVar, cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+SINGLE_TILE = 2048
+"""Up to this many rows and columns, the automatic tile is the whole matrix; it is kept between the
+two passes of the softmax, which saves one product in four. Measured on one CPU core at D=512: 0.82
+of the time of 1,024-wide tiles at B=2,048, for 48 MiB more memory."""
+
+CPU_TILE = 1024
+"""Beyond that. Between 256 and 2,048 the time per logit is the same within 4 % on a CPU core."""
+
+GPU_TILE = 4096
+"""Larger tiles hide the launches of kernels; three buffers of 64 MiB."""
+
+
+def choose_tile(tile_size: int | None, num_rows: int, num_columns: int, on_gpu: bool) -> int:
+    """The width of a tile: what was asked for, else the whole matrix while it is small.
+
+    Args:
+        tile_size: The user's choice, or None.
+        num_rows: Rows of the matrix of similarities.
+        num_columns: Its columns.
+        on_gpu: Whether the product runs on an accelerator.
+
+    Returns:
+        Rows and columns of a tile.
+    """
+    if tile_size is not None:
+        return tile_size
+    if max(num_rows, num_columns) <= SINGLE_TILE:
+        return SINGLE_TILE
+    return GPU_TILE if on_gpu else CPU_TILE
+
+
+class _Logits:
+    """Tiles of ``scaled @ columns.T``; a single tile is computed once and kept."""
+
+    def __init__(self, scaled: Tensor, columns: Tensor, tile: int) -> None:
+        self.scaled, self.columns, self.tile = scaled, columns, tile
+        self.kept: Tensor | None = None
+        self.is_single = len(scaled) <= tile and len(columns) <= tile
+
+    def tiles(self) -> Iterator[tuple[slice, slice, Tensor]]:
+        for i in range(0, len(self.scaled), self.tile):
+            rows = slice(i, i + self.tile)
+            for j in range(0, len(self.columns), self.tile):
+                columns = slice(j, j + self.tile)
+                yield rows, columns, self._tile(rows, columns)
+
+    def _tile(self, rows: slice, columns: slice) -> Tensor:
+        if not self.is_single:
+            return self.scaled[rows] @ self.columns[columns].T
+        if self.kept is None:
+            self.kept = self.scaled @ self.columns.T
+        return self.kept
+
+
+class SoftmaxTiles:
+    """The two passes of a softmax over rows and over columns of the same matrix.
+
+    Args:
+        scaled: Rows of this rank, multiplied by the scale.
+        columns: Columns of all ranks.
+        tile: Width of a tile.
+    """
+
+    def __init__(
+        self, scaled: Float[Tensor, "R D"], columns: Float[Tensor, "M D"], tile: int
+    ) -> None:
+        self.scaled, self.columns = scaled, columns
+        self._logits = _Logits(scaled, columns, tile)
+
+    def logsumexp(self) -> tuple[Float[Tensor, " R"], Float[Tensor, " M"]]:
+        """Log of the sum of exp(logits) over each row, and over each column's rows of this rank."""
+        row = self.scaled.new_full((len(self.scaled),), -torch.inf)
+        column = self.scaled.new_full((len(self.columns),), -torch.inf)
+        for i, j, logits in self._logits.tiles():
+            row[i] = torch.logaddexp(row[i], logits.logsumexp(1))
+            column[j] = torch.logaddexp(column[j], logits.logsumexp(0))
+        return row, column
+
+    def weighted_sums(
+        self,
+        row: Float[Tensor, " R"],
+        column: Float[Tensor, " M"],
+        need_rows: bool,
+        need_columns: bool,
+    ) -> tuple[Float[Tensor, "R D"] | None, Float[Tensor, "M D"] | None]:
+        """``P @ columns`` and ``P.T @ scaled`` with P = exp(logits - row) + exp(logits - column).
+
+        Args:
+            row: Normaliser of each row; +inf switches a row's own softmax off.
+            column: Normaliser of each column; likewise.
+            need_rows: Whether the first product is wanted.
+            need_columns: Whether the second product is wanted.
+        """
+        to_rows = torch.zeros_like(self.scaled) if need_rows else None
+        to_columns = torch.zeros_like(self.columns) if need_columns else None
+        for i, j, logits in self._logits.tiles():
+            weights = (logits - row[i, None]).exp_()
+            weights += (logits - column[None, j]).exp_()
+            if to_rows is not None:
+                to_rows[i].addmm_(weights, self.columns[j])
+            if to_columns is not None:
+                to_columns[j].addmm_(weights.T, self.scaled[i])
+        return to_rows, to_columns
+
+
+@dataclass(frozen=True, slots=True)
+class SigmoidSums:
+    """What one pass over the matrix finds when every combination counts as "does not match".
+
+    Args:
+        loss: Sum of softplus(logits).
+        weight: Sum of P = sigmoid(logits).
+        to_rows: ``P @ columns``, or None where not wanted.
+        to_columns: ``P.T @ scaled``, or None where not wanted.
+    """
+
+    loss: Float[Tensor, ""]
+    weight: Float[Tensor, ""]
+    to_rows: Float[Tensor, "R D"] | None
+    to_columns: Float[Tensor, "M D"] | None
+
+    def stacked(self, below: SigmoidSums) -> SigmoidSums:
+        """Together with the sums of further rows, over the first of the same columns."""
+        to_rows, to_columns = self.to_rows, self.to_columns
+        if to_rows is not None and below.to_rows is not None:
+            to_rows = torch.cat([to_rows, below.to_rows])
+        if to_columns is not None and below.to_columns is not None:
+            to_columns = to_columns.clone()
+            to_columns[: len(below.to_columns)] += below.to_columns
+        return SigmoidSums(self.loss + below.loss, self.weight + below.weight, to_rows, to_columns)
+
+
+def sigmoid_sums(
+    scaled: Float[Tensor, "R D"],
+    columns: Float[Tensor, "M D"],
+    bias: Float[Tensor, ""],
+    tile: int,
+    need_rows: bool,
+    need_columns: bool,
+) -> SigmoidSums:
+    """Value and gradient of all combinations as negatives, in one pass of three products.
+
+    Args:
+        scaled: Rows of this rank, multiplied by the scale.
+        columns: Columns of all ranks.
+        bias: Added to every logit.
+        tile: Width of a tile.
+        need_rows: Whether the product of the rows' gradient is wanted.
+        need_columns: Whether that of the columns' gradient is wanted.
+    """
+    loss, total = scaled.new_zeros(()), scaled.new_zeros(())
+    to_rows = torch.zeros_like(scaled) if need_rows else None
+    to_columns = torch.zeros_like(columns) if need_columns else None
+    for i, j, logits in _Logits(scaled, columns, tile).tiles():
+        logits += bias
+        loss -= F.logsigmoid(-logits).sum()
+        weights = logits.sigmoid_()
+        total += weights.sum()
+        if to_rows is not None:
+            to_rows[i].addmm_(weights, columns[j])
+        if to_columns is not None:
+            to_columns[j].addmm_(weights.T, scaled[i])
+    return SigmoidSums(loss, total, to_rows, to_columns)
+
+
+def outside_compiled_graph(function: Callable[P, R]) -> Callable[P, R]:
+    """Keep ``torch.compile`` out of ``function``: it breaks the graph there and runs it as it is.
+
+    Loops over tiles, whose number depends on the batch, would be unrolled and compiled anew.
+    """
+    disabled = torch.compiler.disable(function)  # type: ignore[no-untyped-call]
+    return cast("Callable[P, R]", disabled)
+
+
+class _AttachGradients(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, value: Tensor, gradients: tuple[Tensor | None, ...], *inputs: Tensor | None
+    ) -> Tensor:
+        ctx.dtypes = tuple(None if tensor is None else tensor.dtype for tensor in inputs)
+        ctx.save_for_backward(*gradients)
+        return value.clone()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        scaled = tuple(
+            None if gradient is None or dtype is None else (gradient * upstream).to(dtype)
+            for gradient, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
+        )
+        return None, None, *scaled
+
+
+def attach_gradients(
+    value: Float[Tensor, ""],
+    gradients: tuple[Tensor | None, ...],
+    inputs: tuple[Tensor | None, ...],
+) -> Float[Tensor, ""]:
+    """``value``, as a tensor whose gradient with respect to ``inputs`` is ``gradients``.
+
+    Args:
+        value: A scalar that was computed without autograd.
+        gradients: One for each input, of its shape; None where it needs none.
+        inputs: What ``value`` was computed from; None where an optional one is absent.
+
+    Returns:
+        The value; its ``backward`` gives ``gradients`` times what comes from above.
+    """
+    result: Tensor = _AttachGradients.apply(value, gradients, *inputs)
+    return result

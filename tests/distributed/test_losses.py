@@ -1,0 +1,138 @@
+"""Several gloo processes give the losses and gradients of one process on the joined batch."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from clipkit.losses import (
+    CombinedLoss,
+    ContrastiveLoss,
+    LabelAwareContrastiveLoss,
+    LabelLoss,
+    SigmoidLoss,
+)
+from clipkit.types import IGNORE_LABEL, Embeddings
+from tests.distributed.spawn import run_ranks
+from tests.losses.oracles import make_batch
+
+pytestmark = pytest.mark.distributed
+
+WIDTH, CLASSES, ROWS = 6, 4, 24
+UNEVEN = {2: (15, 9), 4: (11, 0, 7, 6)}
+CASES = ("softmax", "groups", "labels", "sigmoid", "sigmoid groups", "mask", "negatives")
+
+
+class TinyEncoder(nn.Module):
+    """Two linear towers, a label head and learnable scale and bias, all in fp64."""
+
+    def __init__(self, bias: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.image, self.text = nn.Linear(5, WIDTH), nn.Linear(5, WIDTH)
+        self.head = nn.Linear(WIDTH, CLASSES)
+        self.log_scale = nn.Parameter(torch.tensor(3.0))
+        self.bias = nn.Parameter(torch.tensor(-4.0)) if bias else None
+        self.double()
+
+    def forward(self, rows, negatives=None):
+        def unit(x):
+            return nn.functional.normalize(x, dim=1)
+
+        image, text = unit(self.image(rows[:, :5])), unit(self.text(rows[:, 5:]))
+        extra = (None, None)
+        if negatives is not None:
+            extra = unit(self.image(negatives[0])), unit(self.text(negatives[1]))
+        return Embeddings(image, text, self.log_scale.exp(), self.bias, self.head(image), *extra)
+
+
+def joined_data():
+    generator = torch.Generator().manual_seed(5)
+    rows = torch.randn(ROWS, 10, generator=generator, dtype=torch.float64)
+    labels = torch.randint(0, CLASSES, (ROWS,), generator=generator)
+    labels[10:] = IGNORE_LABEL  # the later ranks have none
+    groups = torch.randint(-2, 6, (ROWS,), generator=generator)
+    mask = torch.rand(ROWS, generator=generator) > 0.3
+    negatives = torch.randn(2, ROWS, 5, generator=generator, dtype=torch.float64)
+    return rows, labels, groups, mask, negatives
+
+
+def objective(case):
+    pairs = {
+        "labels": LabelAwareContrastiveLoss(5),
+        "sigmoid": SigmoidLoss(5),
+        "sigmoid groups": SigmoidLoss(),
+    }.get(case, ContrastiveLoss(None if case == "groups" else 5))
+    return CombinedLoss(pairs, LabelLoss(), 0.7, 1.3).double()
+
+
+def one_step(case, own, wrap):
+    rows, labels, groups, mask, negatives = joined_data()
+    encoder = TinyEncoder(bias=case.startswith("sigmoid"))
+    model = DistributedDataParallel(encoder) if wrap else encoder
+    batch = make_batch(
+        len(rows[own]),
+        labels[own],
+        groups[own] if "groups" in case else None,
+        mask[own] if case == "mask" else None,
+    )
+    extra = None
+    if case == "negatives":  # uneven, and none on the first rank
+        first = 6 if own.start == 0 else own.start
+        extra = negatives[0, first : own.stop : 3], negatives[1, first : own.stop : 2]
+    terms = objective(case)(model(rows[own], extra), batch)
+    terms["loss"].backward()
+    gradients = [parameter.grad.numpy() for parameter in encoder.parameters()]
+    return [value.detach().numpy() for value in terms.values()], gradients
+
+
+def joined_negatives(sizes):
+    """The rows that the ranks of ``one_step`` take, in the order of ranks."""
+    negatives = joined_data()[4]
+    ends = np.cumsum([0, *sizes])
+    starts = [6 if start == 0 else start for start in ends[:-1]]
+    return tuple(
+        torch.cat([negatives[k, i:j:step] for i, j in zip(starts, ends[1:], strict=True)])
+        for k, step in ((0, 3), (1, 2))
+    )
+
+
+def single_process(case, sizes):
+    rows, labels, groups, mask, _ = joined_data()
+    encoder = TinyEncoder(bias=case.startswith("sigmoid"))
+    batch = make_batch(
+        ROWS,
+        labels,
+        groups if "groups" in case else None,
+        mask if case == "mask" else None,
+    )
+    extra = joined_negatives(sizes) if case == "negatives" else None
+    terms = objective(case)(encoder(rows, extra), batch)
+    terms["loss"].backward()
+    gradients = [parameter.grad.numpy() for parameter in encoder.parameters()]
+    return [value.detach().numpy() for value in terms.values()], gradients
+
+
+def all_cases(rank, world_size, sizes):
+    ends = np.cumsum([0, *sizes])
+    own = slice(int(ends[rank]), int(ends[rank + 1]))
+    return {case: one_step(case, own, wrap=True) for case in CASES}
+
+
+@pytest.mark.parametrize("sizes", [(12, 12), UNEVEN[2], (6, 6, 6, 6), UNEVEN[4]], ids=str)
+def test_ranks_equal_one_process(sizes):
+    results = run_ranks(all_cases, len(sizes), sizes)
+    for case in CASES:
+        values, gradients = single_process(case, sizes)
+        assert float(values[0]) > 0.1
+        for rank, result in enumerate(results):
+            rank_values, rank_gradients = result[case]
+            for got, expected in zip(
+                (*rank_values, *rank_gradients), (*values, *gradients), strict=True
+            ):
+                np.testing.assert_allclose(
+                    got, expected, atol=1e-10, err_msg=f"{case}, rank {rank}, {sizes}"
+                )

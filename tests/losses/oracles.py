@@ -1,0 +1,116 @@
+"""Losses as loops over single samples in fp64, and what the tests feed to them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from clipkit.types import IGNORE_LABEL, Batch, Embeddings
+
+
+def unit_rows(size: int, width: int, seed: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return F.normalize(torch.randn(size, width, generator=generator, dtype=dtype), dim=1)
+
+
+def make_batch(
+    size: int,
+    labels: Tensor | None = None,
+    groups: Tensor | None = None,
+    pair_mask: Tensor | None = None,
+    sample_ids: Tensor | None = None,
+) -> Batch:
+    return Batch(
+        torch.zeros(size, 3, 1, 1, dtype=torch.uint8),
+        torch.zeros(size, 1, dtype=torch.int64),
+        torch.full((size,), IGNORE_LABEL) if labels is None else labels,
+        tuple(str(i) for i in range(size)),
+        sample_ids=sample_ids,
+        groups=groups,
+        pair_mask=pair_mask,
+    )
+
+
+def value_and_gradients(function: Callable[..., Tensor], inputs: Sequence[Tensor]) -> list[Tensor]:
+    leaves = [tensor.detach().clone().requires_grad_() for tensor in inputs]
+    value = function(*leaves)
+    value.backward()
+    return [value.detach(), *(leaf.grad for leaf in leaves)]
+
+
+def assert_close(got: Sequence[Tensor], expected: Sequence[Tensor], atol: float) -> None:
+    assert len(got) == len(expected)
+    for index, (one, other) in enumerate(zip(got, expected, strict=True)):
+        error = float((one.double() - other.double()).abs().max()) if one.numel() else 0.0
+        assert error <= atol, f"entry {index} (0 is the value): off by {error}"
+
+
+def naive_softmax(
+    image: Tensor,
+    text: Tensor,
+    scale: Tensor,
+    groups: Sequence[int] | None = None,
+    negative_image: Tensor | None = None,
+    negative_text: Tensor | None = None,
+) -> Tensor:
+    size = len(image)
+    groups = list(range(size)) if groups is None else groups
+    texts = text if negative_text is None else torch.cat([text, negative_text])
+    images = image if negative_image is None else torch.cat([image, negative_image])
+    total = image.new_zeros(())
+    for i in range(size):
+        members = [j for j in range(size) if groups[j] == groups[i]]
+        over_texts = torch.stack([scale * image[i].dot(other) for other in texts])
+        over_images = torch.stack([scale * other.dot(text[i]) for other in images])
+        for j in members:
+            total = total - (over_texts[j] - over_texts.logsumexp(0)) / len(members)
+            total = total - (over_images[j] - over_images.logsumexp(0)) / len(members)
+    return total / (2 * size)
+
+
+def naive_sigmoid(
+    image: Tensor,
+    text: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    groups: Sequence[int] | None = None,
+    negative_image: Tensor | None = None,
+    negative_text: Tensor | None = None,
+) -> Tensor:
+    size = len(image)
+    groups = list(range(size)) if groups is None else groups
+    total = image.new_zeros(())
+    for i in range(size):
+        for j in range(size):
+            sign = 1 if groups[i] == groups[j] else -1
+            total = total - F.logsigmoid(sign * (scale * image[i].dot(text[j]) + bias))
+        for other in () if negative_text is None else negative_text:
+            total = total - F.logsigmoid(-(scale * image[i].dot(other) + bias))
+        for other in () if negative_image is None else negative_image:
+            total = total - F.logsigmoid(-(scale * other.dot(text[i]) + bias))
+    return total / size
+
+
+def naive_label(logits: Tensor, labels: Sequence[int], weights: Sequence[float] | None) -> Tensor:
+    total, divisor = logits.new_zeros(()), 0.0
+    for row, label in zip(logits, labels, strict=True):
+        if label != IGNORE_LABEL:
+            weight = 1.0 if weights is None else weights[label]
+            total = total - weight * (row[label] - row.logsumexp(0))
+            divisor += weight
+    return total / divisor if divisor else total
+
+
+def embeddings_of(
+    image: Tensor,
+    text: Tensor,
+    scale: Tensor,
+    bias: Tensor | None = None,
+    label_logits: Tensor | None = None,
+    negative_image: Tensor | None = None,
+    negative_text: Tensor | None = None,
+) -> Embeddings:
+    return Embeddings(image, text, scale, bias, label_logits, negative_image, negative_text)
