@@ -1,0 +1,97 @@
+"""Writing tars whose bytes depend on nothing but the samples."""
+
+from __future__ import annotations
+
+import io
+import os
+import tarfile
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self, final
+
+from clipkit.errors import DataError
+
+FILE_MODE: Final = 0o644
+
+
+def tar_header(name: str, num_bytes: int) -> tarfile.TarInfo:
+    """The header of a member, without time, owner or anything else of this machine."""
+    header = tarfile.TarInfo(name)
+    header.size = num_bytes
+    header.mode = FILE_MODE
+    return header
+
+
+@final
+class ShardWriter:
+    """Writes one WebDataset tar, byte for byte the same from the same samples.
+
+    The tar appears under its name when the writer is closed without an exception; before that it is
+    a hidden file beside it, which is removed when something fails.
+
+    Args:
+        path: The tar to write; its folder is made.
+
+    Example:
+        >>> with ShardWriter(Path("shards/00000.tar")) as shard:  # doctest: +SKIP
+        ...     shard.write("000000", {"jpg": picture, "txt": b"a dog"})
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.num_samples = 0
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        self._temporary = Path(name)
+        self._file = os.fdopen(descriptor, "wb")
+        # GNU's format stores any name without a time stamp of its own (PAX headers carry one).
+        self._tar = tarfile.TarFile(
+            fileobj=self._file, mode="w", format=tarfile.GNU_FORMAT, encoding="utf-8"
+        )
+        self._keys: set[str] = set()
+
+    def write(self, key: str, members: Mapping[str, bytes]) -> None:
+        """Append a sample.
+
+        Args:
+            key: Its name inside the shard; no dot in its last part, and no other sample's.
+            members: Bytes by extension, written in the order of the extensions.
+
+        Raises:
+            DataError: The key is unusable, or was written before.
+        """
+        if not key or "." in key.rpartition("/")[2] or key.startswith(("/", "__")):
+            raise DataError(
+                f"{self.path}: key {key!r}: expected a name without dots, a leading slash or '__'"
+            )
+        if key in self._keys:
+            raise DataError(f"{self.path}: key {key!r} was written before; keys must differ")
+        if not members:
+            raise DataError(f"{self.path}: sample {key!r} has no members")
+        self._keys.add(key)
+        for extension in sorted(members):
+            data = members[extension]
+            self._tar.addfile(tar_header(f"{key}.{extension}", len(data)), io.BytesIO(data))
+        self.num_samples += 1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            if kind is None:
+                self._tar.close()
+                self._file.flush()
+                os.fsync(self._file.fileno())
+                self._temporary.chmod(FILE_MODE)
+                self._temporary.replace(self.path)
+        finally:
+            self._file.close()
+            self._temporary.unlink(missing_ok=True)
