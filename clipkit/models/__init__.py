@@ -1,1 +1,19 @@
 """Towers, the dual encoder over them, and their checkpoints."""
+
+from clipkit.models.dual_encoder import DualEncoder
+from clipkit.models.label_head import CosineLabelHead, LabelHead, LinearLabelHead
+from clipkit.models.open_clip_towers import OpenClipImageTower, OpenClipTextTower, from_open_clip
+from clipkit.models.towers import ImageTower, TextTower, Tower
+
+__all__ = [
+    "CosineLabelHead",
+    "DualEncoder",
+    "ImageTower",
+    "LabelHead",
+    "LinearLabelHead",
+    "OpenClipImageTower",
+    "OpenClipTextTower",
+    "TextTower",
+    "Tower",
+    "from_open_clip",
+]

@@ -1,0 +1,208 @@
+"""The model: an image tower and a text tower that share one space of embeddings."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, final
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor, nn
+
+from clipkit.errors import ConfigError
+from clipkit.models.label_head import LabelHead
+from clipkit.models.towers import ImageTower, TextTower
+from clipkit.types import Batch, Embeddings
+
+SOFTMAX_LOGIT_SCALE = 1 / 0.07
+"""Start of the scale for the softmax loss (Radford et al. 2021, section 2.5)."""
+
+
+@final
+class DualEncoder(nn.Module):
+    """Two towers, the scale of their similarities, and optionally a head for labels.
+
+    The start values belong to the loss: 1/0.07 without a bias for the softmax loss, 10 with a
+    bias of -10 for the sigmoid loss (Zhai et al. 2023, section 3.2). ``logit_bias is None`` tells
+    which of them the encoder was made for.
+
+    Args:
+        image_tower: Pictures to embeddings.
+        text_tower: Captions to embeddings of the same length.
+        label_head: Scores classes from the image tower's output.
+        logit_scale: Inverse temperature at the start, linear.
+        logit_bias: Added to the scaled similarities; None for none.
+        max_logit_scale: The scale is kept at or below this; None for no limit.
+
+    Attributes:
+        log_logit_scale: The parameter behind ``logit_scale``.
+        logit_bias: A scalar parameter, or None.
+
+    Raises:
+        ConfigError: If the parts do not fit together.
+
+    Example:
+        >>> encoder = from_open_clip("ViT-B-32")
+        >>> encoder.encode_image(torch.zeros(2, 3, 224, 224, dtype=torch.uint8)).shape
+        torch.Size([2, 512])
+    """
+
+    image_mean: Tensor
+    image_std: Tensor
+
+    def __init__(
+        self,
+        image_tower: ImageTower,
+        text_tower: TextTower,
+        label_head: LabelHead | None = None,
+        logit_scale: float = SOFTMAX_LOGIT_SCALE,
+        logit_bias: float | None = None,
+        max_logit_scale: float | None = 100.0,
+    ) -> None:
+        _check_parts(image_tower, text_tower, label_head)
+        _check_scale(logit_scale, max_logit_scale)
+        super().__init__()
+        self.image_tower = image_tower
+        self.text_tower = text_tower
+        self.label_head = label_head
+        self.max_logit_scale = max_logit_scale
+        self._start = (logit_scale, logit_bias)
+        self.log_logit_scale = nn.Parameter(torch.tensor(math.log(logit_scale)))
+        self.logit_bias = (
+            None if logit_bias is None else nn.Parameter(torch.tensor(float(logit_bias)))
+        )
+        for name in ("image_mean", "image_std"):
+            values = torch.tensor(getattr(image_tower, name)).view(3, 1, 1)
+            self.register_buffer(name, values, persistent=False)
+
+    @property
+    def embedding_dim(self) -> int:
+        """Components of an embedding."""
+        return self.image_tower.embedding_dim
+
+    @property
+    def logit_scale(self) -> Float[Tensor, ""]:
+        """Inverse temperature, linear, at most ``max_logit_scale``."""
+        log: Tensor = self.log_logit_scale
+        if self.max_logit_scale is not None:
+            # the gradient passes: at the limit torch.clamp would drop it for rounding alone
+            log = log - (log - math.log(self.max_logit_scale)).clamp(min=0).detach()
+        return log.exp()
+
+    def limit_logit_scale(self) -> None:
+        """Bring the parameter back to the limit after an optimizer step went over it.
+
+        ``forward`` does this while training. Limiting only the value that the loss sees would
+        leave the parameter without a gradient above the limit: it could never come back.
+        """
+        if self.max_logit_scale is not None:
+            with torch.no_grad():
+                self.log_logit_scale.clamp_(max=math.log(self.max_logit_scale))
+
+    def normalize(
+        self, images: UInt8[Tensor, "B 3 H W"] | Float[Tensor, "B 3 H W"]
+    ) -> Float[Tensor, "B 3 H W"]:
+        """Make of pixels what the image tower expects, on the device where they are.
+
+        Args:
+            images: uint8 pixels; floats count as normalised already.
+
+        Returns:
+            Pixels in the model's floating type.
+        """
+        if images.dtype == torch.uint8:
+            images = (images.float() / 255 - self.image_mean.float()) / self.image_std.float()
+        return images.to(self.image_mean.dtype)
+
+    def encode_image(
+        self, images: UInt8[Tensor, "B 3 H W"] | Float[Tensor, "B 3 H W"]
+    ) -> Float[Tensor, "B D"]:
+        """Unit-norm embeddings of pictures.
+
+        Args:
+            images: uint8 pixels, or floats that are normalised already.
+        """
+        return _unit(self.image_tower(self.normalize(images)))
+
+    def encode_text(self, tokens: Int64[Tensor, "B S"]) -> Float[Tensor, "B D"]:
+        """Unit-norm embeddings of captions.
+
+        Args:
+            tokens: Token ids, padded with the text tower's ``pad_id``.
+        """
+        return _unit(self.text_tower(tokens))
+
+    def classify(
+        self, images: UInt8[Tensor, "B 3 H W"] | Float[Tensor, "B 3 H W"]
+    ) -> Float[Tensor, "B C"]:
+        """The label head's scores of pictures.
+
+        Raises:
+            ConfigError: If the encoder has no label head.
+        """
+        if self.label_head is None:
+            raise ConfigError("label_head: this encoder has none, so it cannot classify")
+        logits: Tensor = self.label_head(self.image_tower(self.normalize(images)))
+        return logits
+
+    def forward(self, batch: Batch) -> Embeddings:
+        """Embed a batch; all that a loss needs.
+
+        Args:
+            batch: Pictures and captions on the encoder's device.
+
+        Returns:
+            Unit-norm embeddings, the scale and bias, and the head's logits where there is one.
+        """
+        if self.training:
+            self.limit_logit_scale()
+        image = self.image_tower(self.normalize(batch.images))
+        return Embeddings(
+            image=_unit(image),
+            text=self.encode_text(batch.tokens),
+            logit_scale=self.logit_scale,
+            logit_bias=self.logit_bias,
+            label_logits=None if self.label_head is None else self.label_head(image),
+        )
+
+    def config(self) -> dict[str, Any]:
+        """Plain arguments beside the towers and the head that build this encoder again."""
+        logit_scale, logit_bias = self._start
+        return {
+            "logit_scale": logit_scale,
+            "logit_bias": logit_bias,
+            "max_logit_scale": self.max_logit_scale,
+        }
+
+
+def _unit(features: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
+    """Rows of unit norm, in float32 at least: half precision would lose ties and recalls."""
+    if features.dtype in (torch.float16, torch.bfloat16):
+        features = features.float()
+    return F.normalize(features, dim=-1)
+
+
+def _check_parts(image: ImageTower, text: TextTower, head: LabelHead | None) -> None:
+    if image.embedding_dim != text.embedding_dim:
+        raise ConfigError(
+            f"embedding_dim: the towers must agree, got {image.embedding_dim} from the image "
+            f"tower and {text.embedding_dim} from the text tower; set the same for both"
+        )
+    if head is not None and head.embedding_dim != image.embedding_dim:
+        raise ConfigError(
+            f"label_head.embedding_dim: expected the towers' {image.embedding_dim}, "
+            f"got {head.embedding_dim}"
+        )
+
+
+def _check_scale(logit_scale: float, max_logit_scale: float | None) -> None:
+    if logit_scale <= 0:
+        raise ConfigError(
+            f"logit_scale: expected the linear scale, more than 0, got {logit_scale} "
+            f"(a logarithm must be exponentiated)"
+        )
+    if max_logit_scale is not None and logit_scale > max_logit_scale:
+        raise ConfigError(
+            f"logit_scale: expected at most max_logit_scale = {max_logit_scale}, got {logit_scale}"
+        )

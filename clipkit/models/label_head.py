@@ -1,0 +1,111 @@
+"""Heads that score classes from image embeddings."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import Any, final
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from clipkit.errors import ConfigError
+
+
+class LabelHead(nn.Module, ABC):
+    """Image embeddings to one score a class.
+
+    Attributes:
+        embedding_dim: Components of an embedding.
+        num_classes: Number of classes.
+    """
+
+    embedding_dim: int
+    num_classes: int
+
+    @abstractmethod
+    def forward(self, image: Float[Tensor, "B D"]) -> Float[Tensor, "B C"]:
+        """Score the classes.
+
+        Args:
+            image: Embeddings as the image tower gives them, not of unit norm.
+
+        Returns:
+            Logits of the classes.
+        """
+
+    def config(self) -> dict[str, Any]:
+        """Plain arguments that build this head again."""
+        return {"embedding_dim": self.embedding_dim, "num_classes": self.num_classes}
+
+
+def _check(embedding_dim: int, num_classes: int) -> None:
+    for name, value in (("embedding_dim", embedding_dim), ("num_classes", num_classes)):
+        if value < 1:
+            raise ConfigError(f"label_head.{name}: expected at least 1, got {value}")
+
+
+@final
+class LinearLabelHead(LabelHead):
+    """A linear layer that starts at zero, so that the label loss starts at log(num_classes).
+
+    Args:
+        embedding_dim: Components of an embedding.
+        num_classes: Number of classes.
+
+    Example:
+        >>> LinearLabelHead(8, 3)(torch.ones(2, 8))
+        tensor([[0., 0., 0.],
+                [0., 0., 0.]], grad_fn=<AddmmBackward0>)
+    """
+
+    def __init__(self, embedding_dim: int, num_classes: int) -> None:
+        _check(embedding_dim, num_classes)
+        super().__init__()
+        self.embedding_dim = embedding_dim
+        self.num_classes = num_classes
+        self.linear = nn.Linear(embedding_dim, num_classes)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, image: Float[Tensor, "B D"]) -> Float[Tensor, "B C"]:
+        """Score the classes; see ``LabelHead.forward``."""
+        logits: Tensor = self.linear(image)
+        return logits
+
+
+@final
+class CosineLabelHead(LabelHead):
+    """Cosine of the embedding and one learnt prototype a class, times a learnt scale.
+
+    The scale is the head's own: were it shared, the label loss would drive the temperature of
+    the contrastive loss.
+
+    Args:
+        embedding_dim: Components of an embedding.
+        num_classes: Number of classes.
+        scale: The scale at the start, linear.
+    """
+
+    def __init__(self, embedding_dim: int, num_classes: int, scale: float = 16.0) -> None:
+        _check(embedding_dim, num_classes)
+        if scale <= 0:
+            raise ConfigError(f"label_head.scale: expected more than 0, got {scale}")
+        super().__init__()
+        self.embedding_dim = embedding_dim
+        self.num_classes = num_classes
+        self._start_scale = scale
+        self.prototypes = nn.Parameter(torch.empty(num_classes, embedding_dim))
+        self.log_scale = nn.Parameter(torch.tensor(math.log(scale)))
+        nn.init.normal_(self.prototypes, std=embedding_dim**-0.5)
+
+    def forward(self, image: Float[Tensor, "B D"]) -> Float[Tensor, "B C"]:
+        """Score the classes; see ``LabelHead.forward``."""
+        cosine = F.normalize(image, dim=-1) @ F.normalize(self.prototypes, dim=-1).T
+        return self.log_scale.exp() * cosine
+
+    def config(self) -> dict[str, Any]:
+        """Plain arguments that build this head again."""
+        return {**super().config(), "scale": self._start_scale}

@@ -1,0 +1,145 @@
+"""Files of weights: reading them safely, writing them whole, and naming what does not fit."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from clipkit.errors import CheckpointError
+
+_SHOWN = 3
+
+
+def read_file(path: Path | str) -> Any:
+    """The contents of a ``.safetensors`` file or of anything that ``torch.save`` wrote.
+
+    Nothing is unpickled but tensors and plain types.
+
+    Raises:
+        CheckpointError: If the file is missing, torn, or holds other things.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"{path}: there is no such checkpoint")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, zipfile.BadZipFile) as error:
+        first_line = str(error).split("\n", 1)[0]
+        raise CheckpointError(
+            f"{path}: expected a whole checkpoint of tensors and plain types: {first_line}"
+        ) from error
+    except Exception as error:
+        if type(error).__name__ != "SafetensorError":
+            raise
+        raise CheckpointError(f"{path}: expected a whole safetensors file: {error}") from error
+
+
+def read_state_dict(path: Path | str) -> dict[str, Tensor]:
+    """The tensors of a file, by name, whether or not they lie under ``state_dict``.
+
+    Raises:
+        CheckpointError: If the file has none.
+    """
+    content = read_file(path)
+    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
+        content = content["state_dict"]
+    if not isinstance(content, Mapping):
+        raise CheckpointError(f"{path}: expected weights by name, got {type(content).__name__}")
+    return {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
+
+
+def write_whole(path: Path | str, write: Callable[[Path], None]) -> None:
+    """Write a file under a temporary name beside ``path``, then put it in place at once.
+
+    Args:
+        path: Where the file shall be; its folder is made.
+        write: Writes the file to the path that it is given.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_state_dict(path: Path | str, state: Mapping[str, Tensor]) -> None:
+    """Write weights as ``.safetensors`` or, under any other suffix, with ``torch.save``.
+
+    Tensors that share memory are written apart, as safetensors demands.
+    """
+    own = {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}
+    if Path(path).suffix == ".safetensors":
+        from safetensors.torch import save_file
+
+        write_whole(path, lambda target: save_file(own, target, metadata={"format": "pt"}))
+    else:
+        write_whole(path, lambda target: torch.save(own, target))
+
+
+def load_exactly(module: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
+    """Fill a module with weights, all of them and no others; else change nothing.
+
+    Args:
+        module: What is filled.
+        state: Weights by name.
+        where: What the message calls the source.
+
+    Raises:
+        CheckpointError: Naming the first parameters that do not fit.
+    """
+    problem = mismatch(module.state_dict(), state)
+    if problem:
+        raise CheckpointError(f"{where}: {problem}")
+    module.load_state_dict(state)
+
+
+def mismatch(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
+    """Why weights do not fit a module; empty where they do.
+
+    Example:
+        >>> mismatch({"a": torch.zeros(2)}, {"b": torch.zeros(2)})
+        'the weights belong to another architecture: 1 missing (a); 1 unexpected (b)'
+    """
+    missing = [key for key in expected if key not in given]
+    extra = [key for key in given if key not in expected]
+    shapes = [
+        (key, tuple(value.shape), tuple(given[key].shape))
+        for key, value in expected.items()
+        if key in given and value.shape != given[key].shape
+    ]
+    return describe_mismatch(missing, extra, shapes)
+
+
+def describe_mismatch(
+    missing: Sequence[str],
+    extra: Sequence[str],
+    shapes: Sequence[tuple[str, tuple[int, ...], tuple[int, ...]]],
+) -> str:
+    """One line that names the first parameters of each kind; empty where nothing is wrong."""
+    kinds = (
+        ("missing", list(missing)),
+        ("unexpected", list(extra)),
+        ("of another shape", [f"{k}: expected {want}, got {got}" for k, want, got in shapes]),
+    )
+    parts = [
+        f"{len(names)} {kind} ({', '.join(names[:_SHOWN])}{', ...' if len(names) > _SHOWN else ''})"
+        for kind, names in kinds
+        if names
+    ]
+    return f"the weights belong to another architecture: {'; '.join(parts)}" if parts else ""

@@ -1,0 +1,152 @@
+"""The abstract towers: one turns pictures into embeddings, the other captions."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from re import Pattern
+from typing import Any
+
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from clipkit.errors import ConfigError
+
+
+class Tower(nn.Module, ABC):
+    """What both kinds of tower promise.
+
+    Attributes:
+        embedding_dim: Components of an embedding.
+    """
+
+    embedding_dim: int
+
+    @abstractmethod
+    def config(self) -> dict[str, Any]:
+        """Plain arguments that build this architecture again, without weights or network.
+
+        Returns:
+            Arguments of ``__init__`` of plain types; what a checkpoint stores.
+        """
+
+    @abstractmethod
+    def layer_groups(self) -> list[list[str]]:
+        """Names of all parameters, in groups from the input's side to the output's.
+
+        Layer-wise learning rates and partial freezing count groups from the end.
+
+        Returns:
+            Groups of names as ``named_parameters`` gives them; every name exactly once.
+        """
+
+
+class ImageTower(Tower):
+    """Pictures to embeddings.
+
+    Attributes:
+        image_size: Height and width that the tower expects, in pixels.
+        image_mean: Mean of each channel that normalisation subtracts, for pixels from 0 to 1.
+        image_std: Standard deviation of each channel that normalisation divides by.
+        interpolation: How pictures are resized for evaluation: "bicubic" or "bilinear".
+        resize_mode: "shortest" (then crop), "longest" (then pad) or "squash".
+    """
+
+    image_size: int
+    image_mean: tuple[float, float, float]
+    image_std: tuple[float, float, float]
+    interpolation: str
+    resize_mode: str
+
+    @abstractmethod
+    def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B D"]:
+        """Embed normalised pictures.
+
+        Args:
+            images: Pixels after (x / 255 - image_mean) / image_std.
+
+        Returns:
+            Embeddings, not of unit norm.
+        """
+
+
+class TextTower(Tower):
+    """Captions to embeddings.
+
+    Attributes:
+        context_length: Most tokens that the tower can read.
+        vocab_size: Number of token ids.
+        pad_id: Id that fills captions up to the same length.
+        tokenizer_name: The tokenizer that belongs to the tower, such as "open_clip:ViT-B-32".
+        trims_exactly: Whether padding after the longest caption can be cut away without any
+            change of the embeddings. A tower for which this is False fills its input up again.
+    """
+
+    context_length: int
+    vocab_size: int
+    pad_id: int
+    tokenizer_name: str
+    trims_exactly: bool
+
+    @abstractmethod
+    def forward(self, tokens: Int64[Tensor, "B S"]) -> Float[Tensor, "B D"]:
+        """Embed captions.
+
+        Args:
+            tokens: Token ids, padded to the longest of the batch or further.
+
+        Returns:
+            Embeddings, not of unit norm.
+        """
+
+
+def as_triple(values: Sequence[float]) -> tuple[float, float, float]:
+    """Three numbers, one a channel."""
+    red, green, blue = (float(value) for value in values)
+    return red, green, blue
+
+
+def check_length(tokens: Int64[Tensor, "B S"], context_length: int) -> None:
+    """Refuse captions that are longer than the tower can read.
+
+    Raises:
+        ConfigError: If they are.
+    """
+    if tokens.shape[1] > context_length:
+        raise ConfigError(
+            f"tokens: the text tower reads at most {context_length} tokens, got captions of "
+            f"{tokens.shape[1]}; give the tokenizer context_length={context_length}"
+        )
+
+
+def group_by_block(
+    names: Iterable[str], *, block: Pattern[str], first: Sequence[str] = ()
+) -> list[list[str]]:
+    """Sort parameter names by depth: input, one group a block, output.
+
+    Args:
+        names: Names of parameters.
+        block: Finds the number of the block as its group 1.
+        first: Beginnings of the names on the input's side.
+
+    Returns:
+        Groups from the input to the output, none of them empty.
+
+    Example:
+        >>> import re
+        >>> group_by_block(["proj", "conv.weight", "blocks.0.fc", "blocks.1.fc"],
+        ...                block=re.compile(r"^blocks[.]([0-9]+)[.]"), first=["conv"])
+        [['conv.weight'], ['blocks.0.fc'], ['blocks.1.fc'], ['proj']]
+    """
+    entrance: list[str] = []
+    blocks: dict[int, list[str]] = {}
+    exit_: list[str] = []
+    for name in names:
+        if match := block.search(name):
+            blocks.setdefault(int(match.group(1)), []).append(name)
+        elif name.startswith(tuple(first)):
+            entrance.append(name)
+        else:
+            exit_.append(name)
+    groups = [entrance, *(blocks[number] for number in sorted(blocks)), exit_]
+    return [group for group in groups if group]
