@@ -1,0 +1,268 @@
+"""The index of a data set: its shards, their numbers of samples, and who is where."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import logging
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final, final
+
+import numpy as np
+from jaxtyping import Int64
+
+from clipkit.data.cache import ShardCache, default_cache
+from clipkit.data.counts import counts_beside, read_counts, shards_of_wids
+from clipkit.data.tables import SIDECAR_SUFFIX, ShardTable, load_table, save_table, scan_shard
+from clipkit.data.urls import expand_urls, is_local, local_path
+from clipkit.errors import DataError, ShardError
+
+_LOG = logging.getLogger(__name__)
+_SCAN_THREADS: Final = 16
+_NAMED_ERRORS: Final = 5
+_UNWRITABLE: Final = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One tar.
+
+    Args:
+        url: Where it is.
+        num_samples: How many samples it holds.
+        size_bytes: Its length; -1 where the server does not say.
+        stamp: Time of change (local, in ns) or entity tag (remote); "" where unknown.
+    """
+
+    url: str
+    num_samples: int
+    size_bytes: int = -1
+    stamp: str = ""
+
+
+@final
+class ShardIndex:
+    """Every shard of a data set and how many samples each holds.
+
+    A sample's id is its position in the concatenation of all shards. Where its members lie is
+    kept in one table a shard, read when it is needed.
+
+    Args:
+        shards: The shards, in order.
+        faults: ``(url, reason)`` of shards that were left out.
+
+    Example:
+        >>> index = ShardIndex.from_urls("data/{00000..00127}.tar")  # doctest: +SKIP
+        >>> index.num_samples  # doctest: +SKIP
+        1280000
+    """
+
+    def __init__(self, shards: Sequence[Shard], faults: Sequence[tuple[str, str]] = ()) -> None:
+        if not shards:
+            raise ShardError("an index needs at least one shard")
+        self.shards = tuple(shards)
+        self.faults = tuple(faults)
+        self.counts: Int64[np.ndarray, " shards"] = np.array(
+            [shard.num_samples for shard in self.shards], dtype=np.int64
+        )
+        self.starts: Int64[np.ndarray, " shards+1"] = np.concatenate(
+            [[0], np.cumsum(self.counts)]
+        ).astype(np.int64)
+
+    @classmethod
+    def from_urls(
+        cls,
+        urls: str | Path | Sequence[str | Path],
+        *,
+        counts: str | Path | Mapping[str, int] | None = None,
+        allow_pipe: bool = False,
+        max_bad_shards: int = 0,
+        write_sidecars: bool = True,
+        cache: ShardCache | None = None,
+        on_shard: Callable[[Shard], None] | None = None,
+    ) -> ShardIndex:
+        """Index shards: from their sidecar files where those are fresh, else by a scan.
+
+        Args:
+            urls: One pattern or several: braces (``{000..127}``), globs, folders, ``"::"`` unions,
+                a wids ``.json``, and any scheme that fsspec opens.
+            counts: Known numbers of samples, by base name of the shard, or the file that holds
+                them; None looks for ``sizes.json`` and energon's ``.info.json`` beside local
+                shards. A scan is compared with them; remote shards are not scanned then.
+            allow_pipe: Whether ``pipe:COMMAND`` is allowed.
+            max_bad_shards: How many broken shards are left out (and named) before it is an error.
+            write_sidecars: Whether a scan is kept beside its shard (in the cache for remote ones).
+            cache: Where remote shards are kept; None for the default cache.
+            on_shard: Called after each shard, for a progress bar.
+
+        Returns:
+            The index.
+
+        Raises:
+            ShardError: If no shards match, or more than ``max_bad_shards`` are missing, truncated,
+                damaged, empty, or have another count than expected.
+        """
+        if isinstance(urls, str | Path) and str(urls).endswith(".json"):
+            counts = counts if counts is not None else Path(urls)
+            urls = shards_of_wids(Path(urls))
+        names = expand_urls(urls, allow_pipe=allow_pipe)
+        known = _known_counts(names, counts)
+        indexer = _Indexer(known, write_sidecars, cache)
+        shards: list[Shard] = []
+        faults: list[tuple[str, str]] = []
+        with ThreadPoolExecutor(max_workers=min(_SCAN_THREADS, len(names))) as pool:
+            for name, result in zip(names, pool.map(indexer, names), strict=True):
+                if isinstance(result, Shard):
+                    shards.append(result)
+                    if on_shard is not None:
+                        on_shard(result)
+                else:
+                    faults.append((name, str(result)))
+        _check_faults(faults, max_bad_shards, len(names))
+        return cls(shards, faults)
+
+    def __len__(self) -> int:
+        return self.num_samples
+
+    @property
+    def num_samples(self) -> int:
+        """Samples in all shards."""
+        return int(self.starts[-1])
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of the shards' names, sizes and counts, in order; moving a folder keeps it."""
+        digest = hashlib.sha256()
+        for shard in self.shards:
+            name = shard.url.rpartition("/")[2]
+            digest.update(f"{name}\0{shard.num_samples}\0{shard.size_bytes}\n".encode())
+        return digest.hexdigest()[:32]
+
+    def locate(self, sample_id: int) -> tuple[int, int]:
+        """The shard of a sample and its position inside.
+
+        Raises:
+            DataError: If there is no such sample.
+        """
+        if not 0 <= sample_id < self.num_samples:
+            raise DataError(f"sample {sample_id}: expected 0 to {self.num_samples - 1}")
+        shard = int(np.searchsorted(self.starts, sample_id, side="right")) - 1
+        return shard, sample_id - int(self.starts[shard])
+
+
+@final
+class _Indexer:
+    """Indexes one shard; returns what is wrong with a broken one, so that all are named."""
+
+    def __init__(
+        self, known: Mapping[str, int], write_sidecars: bool, cache: ShardCache | None
+    ) -> None:
+        self._known = known
+        self._write_sidecars = write_sidecars
+        self._cache = cache
+
+    def __call__(self, url: str) -> Shard | ShardError:
+        try:
+            expected = self._known.get(url.rpartition("/")[2])
+            return self._local(url, expected) if is_local(url) else self._remote(url, expected)
+        except ShardError as error:
+            return error
+
+    def _local(self, url: str, expected: int | None) -> Shard:
+        path = local_path(url)
+        size_bytes, stamp = stat_shard(path, url)
+        table = table_of(path, url, size_bytes, stamp, expected, self._write_sidecars)
+        return Shard(str(path), len(table), size_bytes, stamp)
+
+    def _remote(self, url: str, expected: int | None) -> Shard:
+        cache = self._cache if self._cache is not None else default_cache()
+        remote = cache.stat(url)
+        if expected is not None:
+            return Shard(url, expected, remote.size_bytes, remote.stamp)
+        sidecar = cache.sidecar(url)
+        table = load_table(sidecar, remote.size_bytes, remote.stamp)
+        if table is None:
+            table = scan_shard(cache.fetch(remote), url)
+            if self._write_sidecars:
+                save_table(table, sidecar, remote.size_bytes, remote.stamp)
+        return Shard(url, len(table), remote.size_bytes, remote.stamp)
+
+
+def stat_shard(path: Path, url: str) -> tuple[int, str]:
+    """Length in bytes and time of change of a local shard.
+
+    Raises:
+        ShardError: If it is missing, a folder, or may not be read.
+    """
+    try:
+        status = path.stat()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ShardError(f"{url}: no such file") from error
+    except PermissionError as error:
+        raise ShardError(f"{url}: may not be read: {error.strerror}") from error
+    return status.st_size, str(status.st_mtime_ns)
+
+
+def table_of(
+    path: Path, url: str, size_bytes: int, stamp: str, expected: int | None, write: bool
+) -> ShardTable:
+    """The table of a local shard: from its sidecar where that is fresh, else by a scan."""
+    sidecar = path.with_name(path.name + SIDECAR_SUFFIX)
+    table = load_table(sidecar, size_bytes, stamp)
+    if table is not None and (expected is None or len(table) == expected):
+        return table
+    table = scan_shard(path, url, expected)
+    if write:
+        try:
+            save_table(table, sidecar, size_bytes, stamp)
+        except OSError as error:
+            if error.errno not in _UNWRITABLE:
+                raise
+            _LOG.debug("%s: sidecar not written: %s", sidecar, error)
+    return table
+
+
+def _known_counts(
+    names: Sequence[str], counts: str | Path | Mapping[str, int] | None
+) -> dict[str, int]:
+    if counts is None:
+        known: dict[str, int] = {}
+        for folder in dict.fromkeys(local_path(name).parent for name in names if is_local(name)):
+            known |= counts_beside(folder)
+    elif isinstance(counts, Mapping):
+        known = dict(counts)
+    else:
+        known = read_counts(Path(counts))
+    # Counts are by base name; where two shards share one, the counts cannot be told apart.
+    shared = Counter(name.rpartition("/")[2] for name in names)
+    return {base: count for base, count in known.items() if shared.get(base) == 1}
+
+
+def _check_faults(faults: Sequence[tuple[str, str]], allowed: int, num_shards: int) -> None:
+    if not faults:
+        return
+    if len(faults) > allowed or len(faults) == num_shards:
+        if len(faults) == 1:
+            raise ShardError(faults[0][1])
+        named = "\n  ".join(reason for _, reason in faults[:_NAMED_ERRORS])
+        more = f"\n  and {len(faults) - _NAMED_ERRORS} more" if len(faults) > _NAMED_ERRORS else ""
+        raise ShardError(
+            f"{len(faults)} of {num_shards} shards cannot be used "
+            f"(allowed: max_bad_shards={allowed}):\n  {named}{more}"
+        )
+    for _, reason in faults:
+        _LOG.warning("shard left out: %s", reason)
+
+
+def as_plain(index: ShardIndex) -> dict[str, Any]:
+    """What identifies an index in a state: plain types."""
+    return {
+        "fingerprint": index.fingerprint,
+        "num_shards": len(index.shards),
+        "num_samples": index.num_samples,
+    }

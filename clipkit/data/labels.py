@@ -1,0 +1,57 @@
+"""The class of a sample, where it has one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from clipkit.errors import SampleError
+from clipkit.types import IGNORE_LABEL
+
+
+def read_label(members: Mapping[str, bytes], field: str) -> int:
+    """The class index of a sample.
+
+    Args:
+        members: The sample's members by extension.
+        field: A member that holds a number as text (``"cls"``), or a field of a JSON member
+            (``"json:category"``).
+
+    Returns:
+        The class index; ``IGNORE_LABEL`` where the member or field is absent, empty or null.
+
+    Raises:
+        SampleError: If it is there and not a whole number of at least 0 (or ``IGNORE_LABEL``).
+
+    Example:
+        >>> read_label({"json": b'{"category": 7}'}, "json:category")
+        7
+    """
+    member, _, name = field.partition(":")
+    data = members.get(member)
+    if data is None or not data.strip():
+        return IGNORE_LABEL
+    value: object = data.decode("utf-8", "replace").strip()
+    if name:
+        value = _json_field(data, member, name)
+        if value is None:
+            return IGNORE_LABEL
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise SampleError(f"label {field}: expected a whole number, got {value!r}")
+    try:
+        label = int(value)
+    except ValueError:
+        raise SampleError(f"label {field}: expected a whole number, got {value!r}") from None
+    if label < 0 and label != IGNORE_LABEL:
+        raise SampleError(f"label {field}: expected at least 0, got {label}")
+    return label
+
+
+def _json_field(data: bytes, member: str, name: str) -> object:
+    try:
+        content = json.loads(data)
+    except ValueError as error:
+        raise SampleError(f"member {member}: not JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise SampleError(f"member {member}: expected a JSON object, got {type(content).__name__}")
+    return content.get(name)

@@ -1,0 +1,229 @@
+"""The order of samples: a pure function of seed, epoch, counts and layout.
+
+One epoch in canonical order holds every sample once:
+
+1. The shards are shuffled and the start of their concatenation is rotated.
+2. Its first part is cut into C equal lanes; what does not divide evenly follows as the tail.
+3. Each lane is shuffled in blocks of ``window`` samples.
+4. The lanes are dealt in chunks of m samples: chunk q comes from lane ``q % C``.
+
+A step of W ranks with batches of B takes the next W*B samples; rank r the r-th B of them. Any
+stretch of the order is computed alone, from the blocks that it touches, so a resume costs the
+same anywhere in an epoch, and other numbers of ranks, workers or samples a batch change only who
+reads what.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Final, final
+
+import numpy as np
+from jaxtyping import Int32, Int64
+
+from clipkit.errors import CheckpointError
+
+# What the streams of random numbers are for; the last word of their keys.
+_SHARDS: Final = 0
+_ROTATION: Final = 1
+_BLOCK: Final = 2
+_REFILL: Final = 3
+
+_FULL_SHUFFLE_SAMPLES: Final = 2**20
+_LANES_PER_RANK: Final = 4
+_DEFAULT_WINDOW: Final = 2**14
+_KEPT_SAMPLES: Final = 2**22
+_NEAR_ATTEMPTS: Final = 32
+
+_Shuffled = Int64[np.ndarray, " window"] | Int32[np.ndarray, " window"]
+
+
+def generator(*key: int) -> np.random.Generator:
+    """Random numbers that depend on nothing but ``key`` (non-negative integers)."""
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What shapes the order besides seed and epoch; frozen at a run's first launch.
+
+    Args:
+        num_lanes: Lanes that are read side by side (C).
+        chunk_size: Samples that a lane gives at a time (m).
+        window: Samples of a lane that are shuffled together.
+    """
+
+    num_lanes: int
+    chunk_size: int
+    window: int
+
+    def to_state(self) -> dict[str, int]:
+        """Plain types for a checkpoint."""
+        return asdict(self)
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, int]) -> Layout:
+        """The layout that ``to_state`` wrote.
+
+        Raises:
+            CheckpointError: If it is incomplete or not a layout.
+        """
+        try:
+            layout = cls(*(int(state[name]) for name in ("num_lanes", "chunk_size", "window")))
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"stream state: no usable layout in {state!r}") from error
+        if min(layout.num_lanes, layout.chunk_size, layout.window) < 1:
+            raise CheckpointError(f"stream state: layout {state!r} is not positive")
+        return layout
+
+
+def choose_layout(
+    num_samples: int,
+    batch_size: int,
+    world_size: int,
+    *,
+    random_access: bool,
+    window: int | None = None,
+) -> Layout:
+    """A layout for a first launch.
+
+    Local data of up to a million samples is shuffled as a whole. Anything else gets a few lanes a
+    rank, so that a rank reads a few shards at a time and a batch mixes distant places.
+
+    Args:
+        num_samples: Samples in an epoch.
+        batch_size: Samples of a batch on one rank.
+        world_size: Number of ranks.
+        random_access: Whether samples may be read in any order at no great cost (local files).
+        window: Samples of a lane that are shuffled together; None to choose.
+    """
+    if random_access and window is None and num_samples <= _FULL_SHUFFLE_SAMPLES:
+        return Layout(num_lanes=1, chunk_size=1, window=max(num_samples, 1))
+    lanes = next(n for n in range(min(_LANES_PER_RANK, batch_size), 0, -1) if batch_size % n == 0)
+    lanes_of_all = min(lanes * world_size, max(num_samples, 1))
+    return Layout(lanes_of_all, batch_size // lanes, window or _DEFAULT_WINDOW)
+
+
+@final
+class LaneOrder:
+    """The canonical order of one set of shards, computed where it is asked for.
+
+    Args:
+        counts: Samples of each shard.
+        layout: The lanes.
+        seed: Seed of the run.
+    """
+
+    def __init__(
+        self, counts: Sequence[int] | Int64[np.ndarray, " shards"], layout: Layout, seed: int
+    ) -> None:
+        self.layout = layout
+        self.seed = seed
+        self._counts = np.asarray(counts, dtype=np.int64)
+        self._starts = np.concatenate([[0], np.cumsum(self._counts)]).astype(np.int64)
+        self.num_samples = int(self._starts[-1])
+        dealt = layout.num_lanes * layout.chunk_size
+        self._lane_samples = self.num_samples // dealt * layout.chunk_size
+        self._dealt_samples = self._lane_samples * layout.num_lanes
+        self._epoch = -1
+        self._cut = np.zeros(1, dtype=np.int64)
+        self._shards = np.zeros(0, dtype=np.int64)
+        self._rotation = 0
+        self._blocks: OrderedDict[tuple[int, int, int], _Shuffled] = OrderedDict()
+
+    def ids(self, epoch: int, positions: Int64[np.ndarray, " B"]) -> Int64[np.ndarray, " B"]:
+        """The samples at some positions of an epoch.
+
+        Args:
+            epoch: Number of the pass over the data.
+            positions: Positions in canonical order, each 0 to ``num_samples`` - 1.
+
+        Returns:
+            Sample ids, in the order of ``positions``.
+        """
+        lanes, offsets = self._deal(np.asarray(positions, dtype=np.int64))
+        return self._ids_in_lanes(epoch, lanes, offsets)
+
+    def refill(self, epoch: int, position: int, attempt: int) -> int:
+        """A substitute for a bad sample: another one of the same lane.
+
+        It comes from about a window further on, so that it is unlikely to meet itself in a batch
+        and its shard is about to be read anyway; late attempts try the whole lane.
+
+        Args:
+            epoch: Number of the pass over the data.
+            position: The bad sample's position in canonical order.
+            attempt: 0 for the first try.
+        """
+        lanes, offsets = self._deal(np.array([position], dtype=np.int64))
+        lane, offset = int(lanes[0]), int(offsets[0])
+        length = self._length(lane)
+        draw = generator(self.seed, epoch, _REFILL, position, attempt)
+        reach = min(self.layout.window, length)
+        if attempt < _NEAR_ATTEMPTS and reach < length:
+            offset += reach + int(draw.integers(reach))
+        else:
+            offset = int(draw.integers(length))
+        return int(self._ids_in_lanes(epoch, lanes, np.array([offset % length]))[0])
+
+    def _length(self, lane: int) -> int:
+        if lane < self.layout.num_lanes:
+            return self._lane_samples
+        return self.num_samples - self._dealt_samples
+
+    def _deal(
+        self, positions: Int64[np.ndarray, " B"]
+    ) -> tuple[Int64[np.ndarray, " B"], Int64[np.ndarray, " B"]]:
+        """Lane and offset in it of each position; the tail counts as one more lane."""
+        chunk_size, num_lanes = self.layout.chunk_size, self.layout.num_lanes
+        chunks = positions // chunk_size
+        in_tail = positions >= self._dealt_samples
+        lanes = np.where(in_tail, num_lanes, chunks % num_lanes)
+        offsets = np.where(
+            in_tail,
+            positions - self._dealt_samples,
+            chunks // num_lanes * chunk_size + positions % chunk_size,
+        )
+        return lanes, offsets
+
+    def _ids_in_lanes(
+        self, epoch: int, lanes: Int64[np.ndarray, " B"], offsets: Int64[np.ndarray, " B"]
+    ) -> Int64[np.ndarray, " B"]:
+        self._enter(epoch)
+        window = self.layout.window
+        blocks = offsets // window
+        places = np.empty_like(offsets)
+        pairs = np.stack([lanes, blocks], axis=1)
+        for lane, block in np.unique(pairs, axis=0):
+            mine = (lanes == lane) & (blocks == block)
+            shuffled = self._block(epoch, int(lane), int(block))
+            places[mine] = block * window + shuffled[offsets[mine] - block * window]
+        place = (lanes * self._lane_samples + places + self._rotation) % max(self.num_samples, 1)
+        shard = np.searchsorted(self._cut, place, side="right") - 1
+        ids: Int64[np.ndarray, " B"] = self._starts[self._shards[shard]] + place - self._cut[shard]
+        return ids
+
+    def _enter(self, epoch: int) -> None:
+        if epoch == self._epoch:
+            return
+        self._epoch = epoch
+        self._shards = generator(self.seed, epoch, _SHARDS).permutation(len(self._counts))
+        self._cut = np.concatenate([[0], np.cumsum(self._counts[self._shards])]).astype(np.int64)
+        self._rotation = int(generator(self.seed, epoch, _ROTATION).integers(self.num_samples))
+
+    def _block(self, epoch: int, lane: int, block: int) -> _Shuffled:
+        name = (epoch, lane, block)
+        if name in self._blocks:
+            self._blocks.move_to_end(name)
+            return self._blocks[name]
+        start = block * self.layout.window
+        size = min(self.layout.window, self._length(lane) - start)
+        shuffled = generator(self.seed, epoch, _BLOCK, lane, block).permutation(
+            np.arange(size, dtype=np.int32 if size < 2**31 else np.int64)
+        )
+        while self._blocks and (len(self._blocks) + 1) * self.layout.window > _KEPT_SAMPLES:
+            self._blocks.popitem(last=False)
+        self._blocks[name] = shuffled
+        return shuffled

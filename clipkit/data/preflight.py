@@ -1,0 +1,60 @@
+"""What can be known to fail before training starts."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from clipkit.data.index import ShardIndex
+from clipkit.data.order import Slicing
+from clipkit.data.reader import ShardReader
+from clipkit.data.samples import SampleMaker
+from clipkit.data.urls import is_local
+from clipkit.errors import ConfigError, DataError, SampleError
+
+_TRIED_SAMPLES: Final = 8
+
+
+def check_sizes(slicing: Slicing) -> None:
+    """Whether an epoch holds at least one step.
+
+    Raises:
+        ConfigError: If the batch is empty, or larger than the data.
+    """
+    batch_size, world_size = slicing.batch_size, slicing.world_size
+    if batch_size < 1:
+        raise ConfigError(f"batch_size: expected at least 1, got {batch_size}")
+    if slicing.tail != "drop":
+        return
+    if batch_size > slicing.num_samples:
+        raise ConfigError(
+            f"batch_size: expected at most the {slicing.num_samples} samples of the data, got "
+            f"{batch_size}; use a smaller batch or more data"
+        )
+    if slicing.step_samples > slicing.num_samples:
+        raise ConfigError(
+            f"batch_size: {world_size} ranks of {batch_size} samples need {slicing.step_samples} "
+            f"a step, the data has {slicing.num_samples}; use a smaller batch, fewer ranks or "
+            f"more data"
+        )
+
+
+def check_first_sample(index: ShardIndex, reader: ShardReader, maker: SampleMaker) -> None:
+    """Whether samples have what training needs, tried on the first few.
+
+    Remote data is not touched: its first shard would have to be transferred.
+
+    Raises:
+        DataError: If none of the tried samples can be used.
+    """
+    if not is_local(index.shards[0].url):
+        return
+    tried = min(_TRIED_SAMPLES, index.num_samples)
+    for sample_id in range(tried):
+        raw = reader.read(sample_id)
+        try:
+            maker.make(raw.key, raw.members, sample_id, [0])
+        except SampleError as error:
+            last = f"{raw.shard}: {raw.key}: {error.reason}"
+        else:
+            return
+    raise DataError(f"none of the first {tried} samples can be used; the last one: {last}")

@@ -1,0 +1,158 @@
+"""Transfers of remote files that pick up where they broke."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import random
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from clipkit.data.urls import PIPE_PREFIX, file_system
+from clipkit.errors import DataError, ShardError
+
+_LOG = logging.getLogger(__name__)
+_PIECE_BYTES: Final = 8 * 2**20
+_MAX_WAIT_SECONDS: Final = 60.0
+_STAMPS: Final = ("ETag", "etag", "LastModified", "last_modified", "mtime", "updated")
+# Trouble of this machine, not of the server: trying again hides it.
+SYSTEM_ERRNOS: Final = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EROFS}
+)
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Retries:
+    """How patient to be.
+
+    Args:
+        count: New tries without any progress before giving up.
+        backoff_seconds: Wait before the first; it doubles with each, up to a minute.
+    """
+
+    count: int
+    backoff_seconds: float
+
+    def run(self, url: str, action: Callable[[], T], progress: Callable[[], int]) -> T:
+        """``action()``, again after errors that may pass.
+
+        Args:
+            url: What errors call the file.
+            action: What to do.
+            progress: A number that grows when a try got further than the last.
+
+        Raises:
+            ShardError: If the file is missing, forbidden, or the tries are used up.
+            OSError: If this machine's disk is full or its limits are reached.
+        """
+        tries, reached = 0, progress()
+        while True:
+            try:
+                return action()
+            except (DataError, MemoryError):
+                raise
+            except FileNotFoundError as error:
+                raise ShardError(f"{url}: no such file") from error
+            except PermissionError as error:
+                raise ShardError(f"{url}: access denied: {error}") from error
+            except Exception as error:
+                if isinstance(error, OSError) and error.errno in SYSTEM_ERRNOS:
+                    raise
+                if progress() > reached:
+                    tries, reached = 0, progress()
+                tries += 1
+                reason = f"{type(error).__name__}: {error}"
+                if tries > self.count:
+                    raise ShardError(
+                        f"{url}: gave up after {self.count} new tries; last error: {reason}"
+                    ) from error
+                wait = min(self.backoff_seconds * 2 ** (tries - 1), _MAX_WAIT_SECONDS)
+                _LOG.warning("%s: %s; trying again in %.1f s", url, reason, wait)
+                time.sleep(wait * random.uniform(0.5, 1.0))
+
+
+def stat_remote(url: str, retries: Retries) -> tuple[int, str]:
+    """Length in bytes (-1 where unknown) and version ("" where unknown) of a remote file.
+
+    Raises:
+        ShardError: If it is missing or the server does not answer.
+    """
+    if url.startswith(PIPE_PREFIX):
+        return -1, ""
+
+    def ask() -> Mapping[str, Any]:
+        system, path = file_system(url)
+        system.invalidate_cache()
+        found: Mapping[str, Any] = system.info(path)
+        return found
+
+    info = retries.run(url, ask, lambda: 0)
+    if info.get("type") == "directory":
+        raise ShardError(f"{url}: a folder, expected a tar file")
+    size = info.get("size")
+    stamp = next((str(info[name]) for name in _STAMPS if info.get(name)), "")
+    return -1 if size is None else int(size), stamp
+
+
+def transfer(url: str, size_bytes: int, part: Path, retries: Retries) -> None:
+    """Bring a remote file to ``part``; what is there already is kept.
+
+    Args:
+        url: Where from.
+        size_bytes: Its length, -1 where unknown: then each try begins anew.
+        part: Where to; on return it is whole.
+        retries: How patient to be.
+
+    Raises:
+        ShardError: If it cannot be had.
+    """
+
+    def reached() -> int:
+        return part.stat().st_size if part.exists() and size_bytes >= 0 else 0
+
+    if url.startswith(PIPE_PREFIX):
+        retries.run(url, lambda: _run_pipe(url, part), lambda: 0)
+    elif size_bytes < 0:
+        retries.run(url, lambda: _copy_stream(url, part), lambda: 0)
+    else:
+        retries.run(url, lambda: _copy_pieces(url, size_bytes, part), reached)
+
+
+def _copy_pieces(url: str, size_bytes: int, part: Path) -> None:
+    system, path = file_system(url)
+    with part.open("ab") as file:
+        if file.tell() > size_bytes:
+            file.truncate(0)
+        while (position := file.seek(0, 2)) < size_bytes:
+            end = min(position + _PIECE_BYTES, size_bytes)
+            piece = system.cat_file(path, start=position, end=end)
+            if len(piece) == size_bytes and len(piece) > end - position:
+                file.truncate(0)  # the server ignores ranges and sent everything
+            elif not 0 < len(piece) <= end - position:
+                raise OSError(f"asked for bytes {position} to {end}, got {len(piece)} bytes")
+            file.write(piece)
+            file.flush()
+
+
+def _copy_stream(url: str, part: Path) -> None:
+    system, path = file_system(url)
+    with system.open(path, "rb") as source, part.open("wb") as target:
+        while piece := source.read(_PIECE_BYTES):
+            target.write(piece)
+
+
+def _run_pipe(url: str, part: Path) -> None:
+    # The user asked for pipes by name (allow_pipe) and wrote the command.
+    command = url.removeprefix(PIPE_PREFIX)
+    with part.open("wb") as target:
+        done = subprocess.run(  # noqa: S602
+            command, shell=True, stdout=target, stderr=subprocess.PIPE, check=False
+        )
+    if done.returncode:
+        text = done.stderr.decode(errors="replace").strip()[-300:]
+        raise OSError(f"the command ended with status {done.returncode}: {text}")

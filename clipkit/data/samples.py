@@ -1,0 +1,213 @@
+"""From a sample's id to its pixels and tokens, and from a stretch of the order to a batch."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import astuple, dataclass
+from typing import Any, Final, Protocol, final
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from clipkit.data.collate import collate
+from clipkit.data.faults import WHOLE_SHARD, Fault
+from clipkit.data.labels import read_label
+from clipkit.data.lanes import generator
+from clipkit.data.order import Draw, SampleOrder, Task
+from clipkit.data.reader import ShardReader
+from clipkit.errors import DataError, SampleError, ShardError
+from clipkit.types import Batch, Sample
+
+IMAGE_EXTENSIONS: Final = (
+    "jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm", "image",
+)  # fmt: skip
+# What decoders and users' transforms raise over broken content. An OSError with a number comes
+# from the operating system and is never one sample's fault; the same for a lack of memory.
+_CONTENT_ERRORS: Final = (
+    ValueError, KeyError, IndexError, SyntaxError, EOFError, struct.error, zlib.error,
+)  # fmt: skip
+_MAX_REFILLS: Final = 256
+
+Caption = Callable[[Mapping[str, bytes], np.random.Generator], str]
+Transform = Callable[[bytes, np.random.Generator], UInt8[Tensor, "3 H W"]]
+
+
+class Encoder(Protocol):
+    """What a stream needs of a tokenizer."""
+
+    @property
+    def pad_id(self) -> int:
+        """Fills the rest of short captions."""
+        ...
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a caption, complete and cut to the context length."""
+        ...
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class SampleMaker:
+    """Makes one sample of its raw members.
+
+    Args:
+        tokenizer: For captions.
+        image_transform: From an image file to pixels.
+        caption: Picks the text among the members.
+        label_field: See ``read_label``.
+        seed: Seed of the run.
+        image_extensions: Which members are images; the first one present is taken.
+    """
+
+    tokenizer: Encoder
+    image_transform: Transform
+    caption: Caption
+    label_field: str
+    seed: int
+    image_extensions: Sequence[str] = IMAGE_EXTENSIONS
+
+    def make(
+        self, key: str, members: Mapping[str, bytes], sample_id: int, nonces: Sequence[int]
+    ) -> Sample:
+        """The sample, a function of its members, its id and ``nonces`` alone.
+
+        Args:
+            key: Its name.
+            members: Its files by extension.
+            sample_id: Its position in the data set.
+            nonces: The pass, and whatever else shall change the augmentation.
+
+        Raises:
+            SampleError: If a member is missing or cannot be used.
+        """
+        rng = generator(self.seed, *nonces, sample_id)
+        try:
+            image_data = self._image_of(members)
+            caption = self.caption(members, rng)
+            tokens = self.tokenizer.encode(caption)
+            label = read_label(members, self.label_field)
+            image = self.image_transform(image_data, rng)
+        except SampleError:
+            raise
+        except _CONTENT_ERRORS as error:
+            raise SampleError(f"{type(error).__name__}: {error}") from error
+        except OSError as error:
+            if error.errno is not None:
+                raise
+            raise SampleError(f"{type(error).__name__}: {error}") from error
+        return Sample(
+            key=key,
+            image=image,
+            tokens=torch.tensor(tokens, dtype=torch.int64),
+            label=label,
+            sample_id=sample_id,
+            caption=caption,
+        )
+
+    def _image_of(self, members: Mapping[str, bytes]) -> bytes:
+        for extension in self.image_extensions:
+            if extension in members:
+                return members[extension]
+        wanted = ", ".join(self.image_extensions)
+        raise SampleError(f"no image: expected a member .{wanted}; got {', '.join(members)}")
+
+
+@final
+class BatchBuilder:
+    """Builds the batch of a task. This is what a worker process holds.
+
+    Args:
+        reader: Reads raw samples.
+        maker: Makes samples of them.
+        order: Which sample stands where.
+        num_threads: Samples of a batch that are made at the same time.
+    """
+
+    def __init__(
+        self, reader: ShardReader, maker: SampleMaker, order: SampleOrder, num_threads: int = 1
+    ) -> None:
+        self._reader = reader
+        self._maker = maker
+        self._order = order
+        self._num_threads = num_threads
+        self._pool: ThreadPoolExecutor | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_pool": None}
+
+    def __getitem__(self, task: Task) -> Batch | Exception:
+        """The batch of a task; an error is returned, so that it crosses processes unharmed."""
+        try:
+            return self.build(task)
+        except (DataError, OSError) as error:
+            return error
+
+    def build(self, task: Task) -> Batch:
+        """The batch of a task. The cursor it carries also names the faults that it met.
+
+        Raises:
+            DataError: If nothing of the batch, nor a substitute, can be used.
+            OSError: If this machine is out of files, memory or disk.
+        """
+        wanted = np.arange(task.first, task.first + task.num_samples, dtype=np.int64)
+        positions = wanted % self._order.num_samples
+        draw = self._order.draw(task.epoch, positions)
+        places = list(zip(positions.tolist(), draw.ids.tolist(), draw.passes.tolist(), strict=True))
+        made = self._map(lambda place: self._one(task.epoch, *place), places)
+        samples = [sample for sample, _ in made if sample is not None]
+        faults = [list(astuple(fault)) for _, found in made for fault in found]
+        refilled = sum(1 for sample, found in made if sample is not None and found)
+        if not samples:
+            raise DataError(f"a whole batch is bad; the last fault: {faults[-1]}")
+        cursor = {
+            "epoch": task.end_epoch,
+            "position": task.end_position,
+            "faults": faults,
+            "faults_epoch": task.epoch,
+            "padded": refilled + int((wanted >= self._order.num_samples).sum()),
+        }
+        return collate(samples, self._maker.tokenizer.pad_id, cursor)
+
+    def _map(self, function: Callable[[Any], Any], items: list[Any]) -> list[Any]:
+        if self._num_threads <= 1:
+            return [function(item) for item in items]
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(self._num_threads)
+        return list(self._pool.map(function, items))
+
+    def _one(
+        self, epoch: int, position: int, sample_id: int, number_of_pass: int
+    ) -> tuple[Sample | None, list[Fault]]:
+        """The sample at a position, or its substitute, and what was wrong on the way."""
+        faults: list[Fault] = []
+        nonces = [number_of_pass]
+        for attempt in range(_MAX_REFILLS):
+            sample = self._try(sample_id, nonces, faults)
+            if sample is not None:
+                return sample, faults
+            substitute: Draw | None = self._order.refill(epoch, position, attempt)
+            if substitute is None:
+                return None, faults
+            sample_id = int(substitute.ids[0])
+            nonces = [int(substitute.passes[0]), position, attempt + 1]
+        raise DataError(
+            f"no usable sample after {_MAX_REFILLS} tries; the last fault: "
+            f"{faults[-1].shard}: {faults[-1].key}: {faults[-1].reason}"
+        )
+
+    def _try(self, sample_id: int, nonces: Sequence[int], faults: list[Fault]) -> Sample | None:
+        try:
+            raw = self._reader.read(sample_id)
+        except ShardError as error:
+            faults.append(Fault(self._reader.url_of(sample_id), WHOLE_SHARD, "", str(error)))
+            return None
+        try:
+            return self._maker.make(raw.key, raw.members, sample_id, nonces)
+        except SampleError as error:
+            faults.append(Fault(raw.shard, raw.index, raw.key, error.reason))
+            return None

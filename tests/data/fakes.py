@@ -1,0 +1,41 @@
+"""The smallest tokenizer, transform and caption picker that keep the contracts."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from PIL import Image
+
+from clipkit.errors import SampleError
+
+
+class ByteTokenizer:
+    pad_id = 0
+    context_length = 32
+
+    def encode(self, text: str) -> list[int]:
+        return [1, *(byte + 3 for byte in text.encode()[: self.context_length - 2]), 2]
+
+
+class NoisyTransform:
+    """Pixels of the picture plus noise, so that a wrong random number shows."""
+
+    image_size = 8
+
+    def __call__(self, data: bytes, rng: np.random.Generator) -> torch.Tensor:
+        try:
+            image = Image.open(io.BytesIO(data)).convert("RGB").resize((8, 8))
+        except OSError as error:
+            raise SampleError(f"broken image: {error}") from error
+        pixels = np.asarray(image, dtype=np.int64) + rng.integers(0, 50, (8, 8, 3))
+        return torch.from_numpy(pixels.clip(0, 255).astype(np.uint8)).permute(2, 0, 1).contiguous()
+
+
+def first_text(members: Mapping[str, bytes], rng: np.random.Generator) -> str:
+    if "txt" not in members:
+        raise SampleError(f"no caption: expected a member .txt; got {', '.join(members)}")
+    rng.random()
+    return members["txt"].decode()
