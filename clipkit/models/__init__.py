@@ -3,7 +3,9 @@
 from clipkit.models.dual_encoder import DualEncoder
 from clipkit.models.label_head import CosineLabelHead, LabelHead, LinearLabelHead
 from clipkit.models.open_clip_towers import OpenClipImageTower, OpenClipTextTower, from_open_clip
+from clipkit.models.timm_tower import TimmImageTower
 from clipkit.models.towers import ImageTower, TextTower, Tower
+from clipkit.models.transformers_tower import TransformersTextTower
 
 __all__ = [
     "CosineLabelHead",
@@ -14,6 +16,8 @@ __all__ = [
     "OpenClipImageTower",
     "OpenClipTextTower",
     "TextTower",
+    "TimmImageTower",
     "Tower",
+    "TransformersTextTower",
     "from_open_clip",
 ]

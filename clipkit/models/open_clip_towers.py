@@ -131,7 +131,8 @@ class OpenClipTextTower(TextTower):
         self.text: nn.Module = clip.text
         self._config = without_downloads(config)
         self.embedding_dim = int(config.model["embed_dim"])
-        self.context_length = int(clip.text.context_length)
+        # transformers' models could read more than open_clip's tokenizer gives them
+        self.context_length = int(text_cfg.get("context_length", 77))
         self.vocab_size = int(clip.text.vocab_size)
         self.pad_id = _pad_id(text_cfg, clip.text)
         self.tokenizer_name = tokenizer_name or _tokenizer_name(config)

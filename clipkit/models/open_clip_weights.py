@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from clipkit.errors import CheckpointError, ConfigError
 from clipkit.models.open_clip_config import OpenClipConfig, did_you_mean, merge_preprocess
 from clipkit.models.state_dicts import describe_mismatch, mismatch, read_state_dict
+from clipkit.models.timm_layers import fit_input_size
 
 # open_clip builds both towers or none; the one that nobody wants is made as small as can be.
 _NO_IMAGE = {"layers": 1, "width": 8, "head_width": 8, "patch_size": 1, "image_size": 1}
@@ -49,7 +50,9 @@ def build_clip(config: OpenClipConfig) -> Any:
             f"model {config.name or ''}: open_clip cannot build this configuration: "
             f"{type(error).__name__}: {error}{_offline_hint(model)}"
         ) from error
-    _fit_trunk(clip.visual, model.get("vision_cfg", {}))
+    if vision_cfg.get("timm_model_name"):  # open_clip notes the size down and leaves it there
+        size = vision_cfg.get("image_size", 224)
+        fit_input_size(clip.visual.trunk, size, option="vision_cfg.image_size")
     if isinstance(clip.text, open_clip.transformer.TextTransformer):
         clip.text.transformer.register_forward_pre_hook(_cut_mask, with_kwargs=True)
     return clip
@@ -72,29 +75,6 @@ def _offline_hint(model: Mapping[str, Any]) -> str:
     if hub:
         return f" (it needs {hub!r} from the Hugging Face hub or its cache, or give a folder)"
     return " (timm_model_pretrained: true needs the network or a cache)" if trunk else ""
-
-
-def trunk_is_resized(vision_cfg: Mapping[str, Any], visual: Any) -> bool:
-    """Whether a timm trunk of fixed input size is used at another size than timm builds it for."""
-    trunk = getattr(visual, "trunk", None)
-    if trunk is None:
-        return False
-    cfg = trunk.default_cfg
-    size = vision_cfg.get("image_size", 224)
-    return bool(cfg.get("fixed_input_size", False)) and cfg["input_size"][-1] != size
-
-
-def _fit_trunk(visual: Any, vision_cfg: Mapping[str, Any]) -> None:
-    """Bring a timm trunk to the configured size, which open_clip only notes down."""
-    if not trunk_is_resized(vision_cfg, visual):
-        return
-    if not hasattr(visual.trunk, "set_input_size"):
-        raise ConfigError(
-            f"model: vision_cfg.image_size: timm's {vision_cfg['timm_model_name']!r} works only "
-            f"at {visual.trunk.default_cfg['input_size'][-1]} pixels, got "
-            f"{vision_cfg.get('image_size', 224)}"
-        )
-    visual.set_input_size(vision_cfg.get("image_size", 224))
 
 
 def load_clip(config: OpenClipConfig, pretrained: str) -> tuple[Any, OpenClipConfig]:

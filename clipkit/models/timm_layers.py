@@ -1,8 +1,10 @@
-"""The order of layers in a timm model, which timm itself knows."""
+"""What timm's models know of themselves: the order of their layers, and their input size."""
 
 from __future__ import annotations
 
 from typing import Any
+
+from clipkit.errors import ConfigError
 
 
 def trunk_groups(trunk: Any) -> list[list[str]]:
@@ -18,3 +20,36 @@ def trunk_groups(trunk: Any) -> list[list[str]]:
 
     groups = group_parameters(trunk, trunk.group_matcher())
     return [sorted(groups[depth]) for depth in sorted(groups)]
+
+
+def native_size(trunk: Any) -> int | None:
+    """The only input size, in pixels, that a timm model was built for; None where any will do."""
+    cfg = trunk.default_cfg
+    return int(cfg["input_size"][-1]) if cfg.get("fixed_input_size", False) else None
+
+
+def fit_input_size(trunk: Any, image_size: int, option: str) -> None:
+    """Bring a model of fixed input size to another one; its positions are interpolated.
+
+    Args:
+        trunk: A timm model as built.
+        image_size: Height and width of the pictures, in pixels.
+        option: What messages call the option.
+
+    Raises:
+        ConfigError: If the model cannot work at that size.
+    """
+    native = native_size(trunk)
+    if native in (None, image_size):
+        return
+    name = trunk.default_cfg.get("architecture", type(trunk).__name__)
+    if not hasattr(trunk, "set_input_size"):
+        raise ConfigError(
+            f"{option}: timm's {name!r} works only at {native} pixels, got {image_size}"
+        )
+    try:
+        trunk.set_input_size(image_size)
+    except Exception as error:  # windows and patches that do not divide the size
+        raise ConfigError(
+            f"{option}: timm's {name!r} cannot work at {image_size}: {error}"
+        ) from error

@@ -1,0 +1,46 @@
+"""What brings a trunk's features to the length of the common embeddings."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import nn
+
+from clipkit.errors import ConfigError
+
+Projection = Literal["linear", "mlp", "none"]
+
+
+def make_projection(kind: Projection, num_features: int, embedding_dim: int) -> nn.Module:
+    """A linear map without bias, a two-layer perceptron, or nothing.
+
+    Args:
+        kind: "linear", "mlp" (hidden width twice the embedding) or "none".
+        num_features: Components of what the trunk gives.
+        embedding_dim: Components of an embedding.
+
+    Returns:
+        A module from ``[B num_features]`` to ``[B embedding_dim]``.
+
+    Raises:
+        ConfigError: If the kind is unknown, or there is no projection and the lengths differ.
+    """
+    if embedding_dim < 1:
+        raise ConfigError(f"embedding_dim: expected at least 1, got {embedding_dim}")
+    if kind == "linear":
+        return nn.Linear(num_features, embedding_dim, bias=False)
+    if kind == "mlp":
+        hidden = 2 * embedding_dim
+        return nn.Sequential(
+            nn.Linear(num_features, hidden),
+            nn.GELU(),
+            nn.Linear(hidden, embedding_dim, bias=False),
+        )
+    if kind != "none":
+        raise ConfigError(f"projection: expected 'linear', 'mlp' or 'none', got {kind!r}")
+    if num_features != embedding_dim:
+        raise ConfigError(
+            f"projection: 'none' needs embedding_dim = {num_features}, the trunk's features, "
+            f"got {embedding_dim}; set it, or use projection: linear"
+        )
+    return nn.Identity()
