@@ -1,0 +1,86 @@
+"""Accuracy over a whole validation set, gathered from all ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import final
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+from torchmetrics import Metric
+
+from clipkit.errors import MetricError
+from clipkit.metrics.functional import first_of_each, label_ranks, recall_by_class
+from clipkit.metrics.states import gather_chunks
+from clipkit.types import IGNORE_LABEL
+
+
+@final
+class ClassificationMetrics(Metric):
+    """Top-k accuracy and mean recall per class, exact over ranks.
+
+    Samples without a label are left out; a sample that a sampler repeated counts once.
+
+    Args:
+        num_classes: Columns of the scores.
+        ks: Depths; those above ``num_classes`` mean nothing and are left out.
+
+    Example:
+        >>> metric = ClassificationMetrics(num_classes=3, ks=(1,))
+        >>> metric.update(torch.eye(3), torch.tensor([0, 1, 1]), torch.arange(3))
+        >>> {name: round(value.item(), 3) for name, value in metric.compute().items()}
+        {'top1': 0.667, 'mean_per_class_recall': 0.75}
+    """
+
+    is_differentiable = False
+    higher_is_better = True
+    full_state_update = False
+
+    ranks: list[Tensor]
+    labels: list[Tensor]
+    ids: list[Tensor]
+
+    def __init__(self, num_classes: int, ks: Sequence[int] = (1, 5)) -> None:
+        super().__init__(sync_on_compute=False)  # compute() gathers, empty ranks included
+        if not ks or min(ks) < 1:
+            raise MetricError(f"ks: expected positive numbers, got {list(ks)}")
+        self.num_classes = num_classes
+        self.ks = tuple(k for k in ks if k <= num_classes)
+        for name in ("ranks", "labels", "ids"):
+            self.add_state(name, default=[], dist_reduce_fx="cat")
+
+    def update(
+        self,
+        scores: Float[Tensor, "B C"],
+        labels: Int64[Tensor, " B"],
+        ids: Int64[Tensor, " B"],
+    ) -> None:
+        """Add samples.
+
+        Args:
+            scores: One column a class; any scale.
+            labels: Class indices, ``IGNORE_LABEL`` where a sample has none.
+            ids: What tells one sample from another, over all ranks: ``batch.sample_ids``.
+
+        Raises:
+            MetricError: If a score is NaN, a label has no column, or the widths do not fit.
+        """
+        if scores.shape[1] != self.num_classes:
+            raise MetricError(f"scores: expected {self.num_classes} columns, got {scores.shape[1]}")
+        known = labels != IGNORE_LABEL
+        self.ranks.append(label_ranks(scores[known], labels[known]))
+        self.labels.append(labels[known])
+        self.ids.append(ids[known])
+
+    def compute(self) -> dict[str, Tensor]:
+        """``topK`` for each K, and ``mean_per_class_recall``, of all ranks' samples."""
+        ranks, labels, ids = (
+            gather_chunks(state, torch.int64, self.device)
+            for state in (self.ranks, self.labels, self.ids)
+        )
+        once = first_of_each(ids)
+        ranks, labels = ranks[once], labels[once]
+        mean = torch.tensor(recall_by_class(ranks, labels), device=ranks.device)
+        scores = {f"top{k}": (ranks < k).double().mean().float() for k in self.ks}
+        return {**scores, "mean_per_class_recall": mean}

@@ -1,0 +1,300 @@
+"""Retrieval and classification scores as pure functions.
+
+A tie is never a win: a candidate that scores as high as the right one ranks before it. So a model
+that maps everything to one point gets 0, whichever order the candidates come in, and NaN raises.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from clipkit.errors import MetricError
+from clipkit.types import IGNORE_LABEL
+
+_CHUNK = 1024
+_NEAR = 1e-5  # fp32 dot products of unit vectors err by less; what is nearer is compared in fp64
+_SAME = 1e-12  # fp64 dot products of equal vectors differ by less
+
+
+@torch.no_grad()
+def retrieval_recall(
+    image: Float[Tensor, "N D"],
+    text: Float[Tensor, "M D"],
+    text_to_image: Int64[Tensor, " M"],
+    ks: Sequence[int] = (1, 5, 10),
+    chunk_size: int | None = None,
+) -> dict[str, float]:
+    """How often a right answer is among the k best, from pictures to captions and back.
+
+    A picture with several captions is found when one of them is among the k best. Pictures without
+    a caption are candidates but no queries.
+
+    Args:
+        image: Unit-norm embeddings of distinct pictures.
+        text: Unit-norm embeddings of captions.
+        text_to_image: For each caption, the row of its picture.
+        ks: Depths of the list of answers.
+        chunk_size: Rows and columns of the similarities held at a time; None: 1,024.
+
+    Returns:
+        ``image_to_text/recall_at_K`` and ``text_to_image/recall_at_K`` for each K, 0 to 1.
+
+    Raises:
+        MetricError: If an embedding is NaN or infinite, or the shapes do not fit.
+
+    Example:
+        >>> one = torch.eye(4)
+        >>> retrieval_recall(one, one, torch.arange(4), ks=(1,))
+        {'image_to_text/recall_at_1': 1.0, 'text_to_image/recall_at_1': 1.0}
+    """
+    of_images, of_texts = retrieval_ranks(image, text, text_to_image, chunk_size)
+    of_images = of_images[torch.unique(text_to_image)]
+    scores: dict[str, float] = {}
+    for direction, ranks in (("image_to_text", of_images), ("text_to_image", of_texts)):
+        scores |= {f"{direction}/recall_at_{k}": _share(ranks < k) for k in _checked_ks(ks)}
+    return scores
+
+
+@torch.no_grad()
+def retrieval_ranks(
+    image: Float[Tensor, "N D"],
+    text: Float[Tensor, "M D"],
+    text_to_image: Int64[Tensor, " M"],
+    chunk_size: int | None = None,
+) -> tuple[Int64[Tensor, " N"], Int64[Tensor, " M"]]:
+    """Wrong candidates that score at least as high as the best right one; both directions at once.
+
+    Memory is linear in N and M. Comparisons that fp32 cannot decide are made in fp64, so that the
+    ranks depend neither on the size of a chunk nor on the order of the candidates.
+
+    Args:
+        image: Unit-norm embeddings of distinct pictures.
+        text: Unit-norm embeddings of captions.
+        text_to_image: For each caption, the row of its picture.
+        chunk_size: Rows and columns of the similarities held at a time; None: 1,024.
+
+    Returns:
+        The rank of each picture's best caption (0 is best; the number of captions where it has
+        none), and the rank of each caption's picture.
+
+    Raises:
+        MetricError: If an embedding is NaN or infinite, or the shapes do not fit.
+    """
+    _check_retrieval(image, text, text_to_image)
+    chunk = _CHUNK if chunk_size is None else chunk_size
+    if chunk < 1:
+        raise MetricError(f"chunk_size: expected a positive number or None, got {chunk_size}")
+    image, text = image.float(), text.float()
+    of_texts = torch.cat(
+        [
+            (image[owner].double() * part.double()).sum(1)
+            for owner, part in zip(
+                torch.split(text_to_image, chunk), torch.split(text, chunk), strict=True
+            )
+        ]
+    )
+    lowest = of_texts.new_full((len(image),), -torch.inf)
+    of_images = lowest.scatter_reduce(0, text_to_image, of_texts, "amax")
+    image_ranks = torch.zeros_like(of_images, dtype=torch.int64)
+    text_ranks = torch.zeros_like(of_texts, dtype=torch.int64)
+    with _full_float32_products():
+        for i in range(0, len(image), chunk):
+            rows = slice(i, i + chunk)
+            for j in range(0, len(text), chunk):
+                columns = slice(j, j + chunk)
+                tile = _Tile(image[rows], text[columns], text_to_image[columns] - i)
+                image_ranks[rows] += tile.not_below(of_images[rows, None]).sum(1)
+                text_ranks[columns] += tile.not_below(of_texts[None, columns]).sum(0)
+    return image_ranks, text_ranks
+
+
+class _Tile:
+    """Scores of some pictures and captions, the right combinations taken out."""
+
+    def __init__(self, image: Tensor, text: Tensor, owner: Tensor) -> None:
+        self.image, self.text = image, text
+        self.scores = image @ text.T
+        inside = ((owner >= 0) & (owner < len(image))).nonzero().squeeze(1)
+        self.scores[owner[inside], inside] = -torch.inf
+
+    def not_below(self, threshold: Tensor) -> Tensor:
+        """Where a score reaches ``threshold`` (fp64; one a row or one a column)."""
+        difference = self.scores - threshold.float()
+        reached = difference > _NEAR
+        rows, columns = (difference.abs() <= _NEAR).nonzero(as_tuple=True)
+        if len(rows) > reached.numel() // 64:  # a collapsed model: all alike
+            exact = (self.image.double() @ self.text.double().T)[rows, columns]
+        else:
+            exact = (self.image[rows].double() * self.text[columns].double()).sum(1)
+        wanted = threshold.expand_as(reached)[rows, columns]
+        reached[rows, columns] = exact >= wanted - _SAME
+        return reached
+
+
+@torch.no_grad()
+def label_ranks(scores: Float[Tensor, "B C"], labels: Int64[Tensor, " B"]) -> Int64[Tensor, " B"]:
+    """Wrong classes that score at least as high as the right one, for each sample.
+
+    Args:
+        scores: One column a class; any scale.
+        labels: Class indices, 0 to C - 1.
+
+    Returns:
+        0 where the right class is alone at the top.
+
+    Raises:
+        MetricError: If a score is NaN, or a label has no column.
+    """
+    if scores.ndim != 2 or labels.shape != scores.shape[:1]:
+        raise MetricError(
+            f"scores and labels: expected [B C] and [B], "
+            f"got {list(scores.shape)} and {list(labels.shape)}"
+        )
+    if scores.isnan().any():
+        raise MetricError("scores: expected numbers, got NaN")
+    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < scores.shape[1]:
+        raise MetricError(
+            f"labels: expected 0 to {scores.shape[1] - 1}, "
+            f"got {int(labels.min())} to {int(labels.max())}"
+        )
+    return (scores >= scores.gather(1, labels[:, None])).sum(1) - 1
+
+
+def topk_accuracy(
+    scores: Float[Tensor, "B C"], labels: Int64[Tensor, " B"], ks: Sequence[int] = (1, 5)
+) -> dict[str, float]:
+    """How often the right class is among the k best.
+
+    Args:
+        scores: One column a class; any scale.
+        labels: Class indices; ``IGNORE_LABEL`` leaves a sample out.
+        ks: Depths; those above C mean nothing and are left out.
+
+    Returns:
+        ``topK`` for each K, 0 to 1.
+
+    Raises:
+        MetricError: If a score is NaN, a label has no column, or no sample has a label.
+
+    Example:
+        >>> topk_accuracy(torch.tensor([[0.1, 0.7, 0.2]]), torch.tensor([2]), ks=(1, 2))
+        {'top1': 0.0, 'top2': 1.0}
+    """
+    known = labels != IGNORE_LABEL
+    ranks = label_ranks(scores[known], labels[known])
+    return {f"top{k}": _share(ranks < k) for k in _checked_ks(ks) if k <= scores.shape[1]}
+
+
+def mean_per_class_recall(scores: Float[Tensor, "B C"], labels: Int64[Tensor, " B"]) -> float:
+    """Top-1 accuracy of each class, averaged over the classes that occur.
+
+    Args:
+        scores: One column a class; any scale.
+        labels: Class indices; ``IGNORE_LABEL`` leaves a sample out.
+
+    Raises:
+        MetricError: If a score is NaN, a label has no column, or no sample has a label.
+
+    Example:
+        >>> mean_per_class_recall(torch.eye(3)[[0, 0, 1]], torch.tensor([0, 0, 2]))
+        0.5
+    """
+    known = labels != IGNORE_LABEL
+    ranks = label_ranks(scores[known], labels[known])
+    return recall_by_class(ranks, labels[known])
+
+
+def classification_accuracy(
+    scores: Float[Tensor, "B C"], labels: Int64[Tensor, " B"], ks: Sequence[int] = (1, 5)
+) -> dict[str, float]:
+    """:func:`topk_accuracy` and :func:`mean_per_class_recall` together.
+
+    Args:
+        scores: One column a class; any scale.
+        labels: Class indices; ``IGNORE_LABEL`` leaves a sample out.
+        ks: Depths; those above C mean nothing and are left out.
+
+    Returns:
+        ``topK`` for each K, and ``mean_per_class_recall``.
+
+    Raises:
+        MetricError: If a score is NaN, a label has no column, or no sample has a label.
+    """
+    mean = mean_per_class_recall(scores, labels)
+    return {**topk_accuracy(scores, labels, ks), "mean_per_class_recall": mean}
+
+
+def recall_by_class(ranks: Int64[Tensor, " B"], labels: Int64[Tensor, " B"]) -> float:
+    """Share of rank 0 in each class, averaged over the classes that occur.
+
+    Args:
+        ranks: Of :func:`label_ranks`.
+        labels: Class indices.
+
+    Raises:
+        MetricError: If there is no sample.
+    """
+    if not len(labels):
+        raise MetricError("labels: expected at least one sample with a label, got none")
+    _, number, sizes = torch.unique(labels, return_inverse=True, return_counts=True)
+    hits = torch.zeros_like(sizes).index_add_(0, number, (ranks == 0).to(sizes))
+    return float((hits.double() / sizes).mean())
+
+
+def first_of_each(ids: Int64[Tensor, " N"]) -> Int64[Tensor, " K"]:
+    """Positions of the first occurrence of every id, ascending; drops what a sampler repeated.
+
+    Example:
+        >>> first_of_each(torch.tensor([5, 3, 5, 4])).tolist()
+        [0, 1, 3]
+    """
+    _, number = torch.unique(ids, return_inverse=True)
+    first = torch.full((int(number.max()) + 1 if len(ids) else 0,), len(ids), device=ids.device)
+    positions = torch.arange(len(ids), device=ids.device)
+    return first.scatter_reduce(0, number, positions, "amin").sort().values
+
+
+def _check_retrieval(image: Tensor, text: Tensor, text_to_image: Tensor) -> None:
+    shapes = f"{list(image.shape)}, {list(text.shape)} and {list(text_to_image.shape)}"
+    if image.ndim != 2 or text.ndim != 2 or image.shape[1] != text.shape[1]:
+        raise MetricError(f"image, text, text_to_image: expected [N D], [M D], [M], got {shapes}")
+    if text_to_image.shape != text.shape[:1]:
+        raise MetricError(f"text_to_image: expected one entry a caption, got {shapes}")
+    if not len(image) or not len(text):
+        raise MetricError(f"image and text: expected at least one of each, got {shapes}")
+    for name, values in (("image", image), ("text", text)):
+        if not values.isfinite().all():
+            raise MetricError(f"{name}: expected finite embeddings, got NaN or infinity")
+    if not 0 <= int(text_to_image.min()) <= int(text_to_image.max()) < len(image):
+        raise MetricError(
+            f"text_to_image: expected rows 0 to {len(image) - 1}, "
+            f"got {int(text_to_image.min())} to {int(text_to_image.max())}"
+        )
+
+
+def _checked_ks(ks: Sequence[int]) -> Sequence[int]:
+    if not ks or min(ks) < 1:
+        raise MetricError(f"ks: expected positive numbers, got {list(ks)}")
+    return ks
+
+
+def _share(hits: Tensor) -> float:
+    if not len(hits):
+        raise MetricError("expected at least one sample to score, got none")
+    return float(hits.double().mean())
+
+
+@contextmanager
+def _full_float32_products() -> Iterator[None]:
+    """No TF32: its error of 1e-3 would decide ranks."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
