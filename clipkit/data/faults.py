@@ -54,81 +54,112 @@ class FaultBudget:
 
 @final
 class FaultLedger:
-    """All faults of a run so far.
+    """All faults and fillings of a run so far, as far as this rank knows.
+
+    What this rank finds alone is kept apart until it has been shared, so that ``to_state`` is the
+    same on every rank.
 
     Args:
         budget: The limits.
         num_samples: Samples in the data set.
+        alone: Whether there is only one rank, so that nothing needs sharing.
         path: A file that gets one JSON object a line for each new fault; None for none.
     """
 
-    def __init__(self, budget: FaultBudget, num_samples: int, path: Path | None = None) -> None:
+    def __init__(
+        self, budget: FaultBudget, num_samples: int, alone: bool = True, path: Path | None = None
+    ) -> None:
         self._budget = budget
         self._num_samples = num_samples
+        self._alone = alone
         self._path = path
-        self._samples: dict[tuple[str, int], Fault] = {}
-        self._shards: dict[str, Fault] = {}
+        self._known: dict[tuple[str, int], Fault] = {}
+        self._shared: dict[tuple[str, int], Fault] = {}
+        self._shared_padded = 0
+        self._own_padded = 0
 
     @property
     def num_bad_samples(self) -> int:
         """Distinct bad samples, without those of bad shards."""
-        return len(self._samples)
+        return sum(fault.index != WHOLE_SHARD for fault in self._known.values())
 
     @property
-    def num_bad_shards(self) -> int:
-        """Distinct bad shards."""
-        return len(self._shards)
+    def num_padded(self) -> int:
+        """Samples given again in the place of others."""
+        return self._shared_padded + self._own_padded
 
     @property
     def bad_shards(self) -> dict[str, str]:
         """``url -> reason`` of every bad shard."""
-        return {url: fault.reason for url, fault in self._shards.items()}
+        faults = self._known.values()
+        return {fault.shard: fault.reason for fault in faults if fault.index == WHOLE_SHARD}
 
     def record(self, faults: Iterable[Fault], epoch: int) -> None:
-        """Take note of what a batch met.
+        """Take note of what a batch met; what is known already is not counted again.
 
         Args:
-            faults: What it met; what is known already is not counted again.
+            faults: What it met.
             epoch: For the file.
 
         Raises:
             FaultBudgetExceeded: If there is more than the budget allows.
         """
         for fault in faults:
-            if self._add(fault):
-                self._write(fault, epoch)
+            name = (fault.shard, fault.index)
+            if name not in self._known:
+                self._known[name] = fault
+                if self._alone:
+                    self._shared[name] = fault
+                self._report(fault, epoch)
                 self._check(fault)
 
-    def merge(self, faults: Iterable[Fault]) -> None:
-        """Take over what other ranks or an earlier run found, without writing it again."""
-        for fault in faults:
-            self._add(fault)
+    def add_padded(self, count: int) -> None:
+        """Count samples given again in the place of others."""
+        if self._alone:
+            self._shared_padded += count
+        else:
+            self._own_padded += count
+
+    def unshared(self) -> tuple[list[Fault], int]:
+        """What only this rank knows: faults, and number of padded samples."""
+        found = [fault for name, fault in self._known.items() if name not in self._shared]
+        return found, self._own_padded
+
+    def share(self, reports: Iterable[tuple[list[Fault], int]]) -> None:
+        """Take over what all ranks (this one too) knew alone, in the same order on each.
+
+        Raises:
+            FaultBudgetExceeded: If all ranks together found more than the budget allows.
+        """
+        self._own_padded = 0
+        for faults, padded in reports:
+            self._shared_padded += padded
+            for fault in faults:
+                self._shared.setdefault((fault.shard, fault.index), fault)
+        self._known = dict(self._shared)
+        for fault in self._known.values():
+            self._check(fault)
 
     def to_state(self) -> dict[str, Any]:
         """Plain types, in an order that does not depend on who found what first."""
+        faults = sorted(astuple(fault) for fault in self._shared.values())
         return {
-            "bad_samples": sorted(list(astuple(fault)) for fault in self._samples.values()),
-            "bad_shards": sorted([fault.shard, fault.reason] for fault in self._shards.values()),
+            "bad_samples": [list(fault) for fault in faults if fault[1] != WHOLE_SHARD],
+            "bad_shards": [[fault[0], fault[3]] for fault in faults if fault[1] == WHOLE_SHARD],
+            "padded": self._shared_padded,
         }
 
-    @staticmethod
-    def faults_of_state(state: Mapping[str, Any]) -> list[Fault]:
-        """What ``to_state`` wrote."""
-        samples = [Fault(str(s), int(i), str(k), str(r)) for s, i, k, r in state["bad_samples"]]
-        return samples + [Fault(str(s), WHOLE_SHARD, "", str(r)) for s, r in state["bad_shards"]]
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Know what the state knew, and nothing else."""
+        faults = [Fault(str(s), int(i), str(k), str(r)) for s, i, k, r in state["bad_samples"]]
+        faults += [Fault(str(s), WHOLE_SHARD, "", str(r)) for s, r in state["bad_shards"]]
+        self._shared = {(fault.shard, fault.index): fault for fault in faults}
+        self._known = dict(self._shared)
+        self._shared_padded = int(state["padded"])
+        self._own_padded = 0
 
-    def _add(self, fault: Fault) -> bool:
-        if fault.index == WHOLE_SHARD:
-            new = fault.shard not in self._shards
-            self._shards.setdefault(fault.shard, fault)
-        else:
-            name = (fault.shard, fault.index)
-            new = name not in self._samples
-            self._samples.setdefault(name, fault)
-        return new
-
-    def _write(self, fault: Fault, epoch: int) -> None:
-        loud = len(self._samples) <= _LOUD_FAULTS or fault.index == WHOLE_SHARD
+    def _report(self, fault: Fault, epoch: int) -> None:
+        loud = len(self._known) <= _LOUD_FAULTS or fault.index == WHOLE_SHARD
         what = f"{fault.shard}: {fault.key}" if fault.key else fault.shard
         _LOG.log(logging.WARNING if loud else logging.DEBUG, "left out %s: %s", what, fault.reason)
         if self._path is None:
@@ -144,15 +175,15 @@ class FaultLedger:
 
     def _check(self, last: Fault) -> None:
         allowed = self._budget.max_bad_samples(self._num_samples)
-        where = f"; they are listed in {self._path}" if self._path else ""
+        where = f"; all are listed in {self._path}" if self._path else ""
         named = f"{last.shard}: {last.key}: {last.reason}" if last.key else last.reason
-        if len(self._shards) > self._budget.max_bad_shards:
+        if len(self.bad_shards) > self._budget.max_bad_shards:
             raise FaultBudgetExceeded(
-                f"{len(self._shards)} bad shards, allowed max_bad_shards="
+                f"{len(self.bad_shards)} bad shards, allowed max_bad_shards="
                 f"{self._budget.max_bad_shards}; the last one: {named}{where}"
             )
-        if len(self._samples) > allowed:
+        if self.num_bad_samples > allowed:
             raise FaultBudgetExceeded(
-                f"{len(self._samples)} bad samples of {self._num_samples}, allowed {allowed} "
+                f"{self.num_bad_samples} bad samples of {self._num_samples}, allowed {allowed} "
                 f"(max_bad_fraction={self._budget.max_bad_fraction}); the last one: {named}{where}"
             )

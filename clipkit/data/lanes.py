@@ -32,7 +32,8 @@ _BLOCK: Final = 2
 _REFILL: Final = 3
 
 _FULL_SHUFFLE_SAMPLES: Final = 2**20
-_LANES_PER_RANK: Final = 4
+_LOCAL_LANES_PER_RANK: Final = 8
+_REMOTE_LANES_PER_RANK: Final = 2
 _DEFAULT_WINDOW: Final = 2**14
 _KEPT_SAMPLES: Final = 2**22
 _NEAR_ATTEMPTS: Final = 32
@@ -101,7 +102,8 @@ def choose_layout(
     """
     if random_access and window is None and num_samples <= _FULL_SHUFFLE_SAMPLES:
         return Layout(num_lanes=1, chunk_size=1, window=max(num_samples, 1))
-    lanes = next(n for n in range(min(_LANES_PER_RANK, batch_size), 0, -1) if batch_size % n == 0)
+    most = min(_LOCAL_LANES_PER_RANK if random_access else _REMOTE_LANES_PER_RANK, batch_size)
+    lanes = next(number for number in range(most, 0, -1) if batch_size % number == 0)
     lanes_of_all = min(lanes * world_size, max(num_samples, 1))
     return Layout(lanes_of_all, batch_size // lanes, window or _DEFAULT_WINDOW)
 
@@ -114,13 +116,18 @@ class LaneOrder:
         counts: Samples of each shard.
         layout: The lanes.
         seed: Seed of the run.
+        source: Tells apart several orders of one run.
     """
 
     def __init__(
-        self, counts: Sequence[int] | Int64[np.ndarray, " shards"], layout: Layout, seed: int
+        self,
+        counts: Sequence[int] | Int64[np.ndarray, " shards"],
+        layout: Layout,
+        seed: int,
+        source: int = 0,
     ) -> None:
         self.layout = layout
-        self.seed = seed
+        self._seed = (seed, source)
         self._counts = np.asarray(counts, dtype=np.int64)
         self._starts = np.concatenate([[0], np.cumsum(self._counts)]).astype(np.int64)
         self.num_samples = int(self._starts[-1])
@@ -132,6 +139,11 @@ class LaneOrder:
         self._shards = np.zeros(0, dtype=np.int64)
         self._rotation = 0
         self._blocks: OrderedDict[tuple[int, int, int], _Shuffled] = OrderedDict()
+
+    @property
+    def lookahead(self) -> int:
+        """Positions until all lanes are in their next windows."""
+        return self.layout.window * self.layout.num_lanes
 
     def ids(self, epoch: int, positions: Int64[np.ndarray, " B"]) -> Int64[np.ndarray, " B"]:
         """The samples at some positions of an epoch.
@@ -160,7 +172,7 @@ class LaneOrder:
         lanes, offsets = self._deal(np.array([position], dtype=np.int64))
         lane, offset = int(lanes[0]), int(offsets[0])
         length = self._length(lane)
-        draw = generator(self.seed, epoch, _REFILL, position, attempt)
+        draw = generator(*self._seed, epoch, _REFILL, position, attempt)
         reach = min(self.layout.window, length)
         if attempt < _NEAR_ATTEMPTS and reach < length:
             offset += reach + int(draw.integers(reach))
@@ -209,9 +221,9 @@ class LaneOrder:
         if epoch == self._epoch:
             return
         self._epoch = epoch
-        self._shards = generator(self.seed, epoch, _SHARDS).permutation(len(self._counts))
+        self._shards = generator(*self._seed, epoch, _SHARDS).permutation(len(self._counts))
         self._cut = np.concatenate([[0], np.cumsum(self._counts[self._shards])]).astype(np.int64)
-        self._rotation = int(generator(self.seed, epoch, _ROTATION).integers(self.num_samples))
+        self._rotation = int(generator(*self._seed, epoch, _ROTATION).integers(self.num_samples))
 
     def _block(self, epoch: int, lane: int, block: int) -> _Shuffled:
         name = (epoch, lane, block)
@@ -220,7 +232,7 @@ class LaneOrder:
             return self._blocks[name]
         start = block * self.layout.window
         size = min(self.layout.window, self._length(lane) - start)
-        shuffled = generator(self.seed, epoch, _BLOCK, lane, block).permutation(
+        shuffled = generator(*self._seed, epoch, _BLOCK, lane, block).permutation(
             np.arange(size, dtype=np.int32 if size < 2**31 else np.int64)
         )
         while self._blocks and (len(self._blocks) + 1) * self.layout.window > _KEPT_SAMPLES:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Final
 
 from clipkit.data.index import ShardIndex
-from clipkit.data.order import Slicing
 from clipkit.data.reader import ShardReader
 from clipkit.data.samples import SampleMaker
+from clipkit.data.slicing import Slicing
 from clipkit.data.urls import is_local
 from clipkit.errors import ConfigError, DataError, SampleError
 

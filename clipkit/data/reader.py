@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any, Final, final
 
+import numpy as np
+from jaxtyping import Int64
+
 from clipkit.data.cache import RemoteFile, ShardCache, default_cache
 from clipkit.data.index import Shard, ShardIndex
+from clipkit.data.prefetch import Prefetcher
 from clipkit.data.remote import SYSTEM_ERRNOS
-from clipkit.data.tables import SIDECAR_SUFFIX, ShardTable, load_table, scan_shard
+from clipkit.data.tables import SIDECAR_SUFFIX, ShardTable, load_table, save_table, scan_shard
 from clipkit.data.urls import is_local, local_path
 from clipkit.errors import ShardError
 
 _OPEN_SHARDS: Final = 64
+# Network file systems have short failures (a stale handle, an input/output error).
+_RETRY_SECONDS: Final = (0.1, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +72,14 @@ class ShardReader:
         self._lock = threading.Lock()
         self._open: OrderedDict[int, _OpenShard] = OrderedDict()
         self._bad: dict[int, str] = {}
+        self._prefetcher: Prefetcher | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {"_index": self._index, "_cache": self._cache, "_bad": self._bad}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _lock=threading.Lock(), _open=OrderedDict())
+        self.__init__(state["_index"], state["_cache"])
+        self._bad = state["_bad"]
 
     def mark_bad(self, shard: int, reason: str) -> None:
         """Never try this shard again."""
@@ -88,24 +97,42 @@ class ShardReader:
             OSError: If this machine is out of files, memory or disk.
         """
         shard, index = self._index.locate(sample_id)
-        opened = self._shard(shard)
         url = self._index.shards[shard].url
-        spans = opened.table.members(index)
-        start = min(offset for offset, _ in spans.values())
-        end = max(offset + size for offset, size in spans.values())
-        try:
-            data = os.pread(opened.descriptor, end - start, start)
-            stamp = str(os.fstat(opened.descriptor).st_mtime_ns)
-        except OSError as error:
-            raise self._as_shard_error(error, url) from error
+        for wait_seconds in (*_RETRY_SECONDS, None):
+            opened = self._shard(shard)
+            spans = opened.table.members(index)
+            start = min(offset for offset, _ in spans.values())
+            end = max(offset + size for offset, size in spans.values())
+            try:
+                data = os.pread(opened.descriptor, end - start, start)
+                stamp = str(os.fstat(opened.descriptor).st_mtime_ns)
+                break
+            except OSError as error:
+                self._forget(shard)
+                if wait_seconds is None or error.errno in SYSTEM_ERRNOS:
+                    raise self._as_shard_error(error, url) from error
+                time.sleep(wait_seconds)
         if len(data) < end - start or (opened.stamp and stamp != opened.stamp):
-            self._forget(shard)
-            raise ShardError(f"{url}: changed while the run was reading it; index it anew")
+            self._bad[shard] = f"{url}: changed while the run was reading it; index it anew"
+            raise ShardError(self._bad[shard])
         members = {
             extension: data[offset - start : offset - start + size]
             for extension, (offset, size) in spans.items()
         }
         return RawSample(opened.table.key(index), members, url, index)
+
+    def prefetch(self, sample_ids: Int64[np.ndarray, " B"]) -> None:
+        """Have the remote shards of these samples fetched in the background."""
+        shards = np.unique(np.searchsorted(self._index.starts, sample_ids, side="right") - 1)
+        wanted = [
+            _remote_file(self._index.shards[shard])
+            for shard in shards.tolist()
+            if shard not in self._open and not is_local(self._index.shards[shard].url)
+        ]
+        if wanted:
+            if self._prefetcher is None:
+                self._prefetcher = Prefetcher(self._shard_cache())
+            self._prefetcher.request(wanted)
 
     def table(self, shard: int) -> ShardTable:
         """Where the samples of a shard lie.
@@ -132,6 +159,9 @@ class ShardReader:
             self._open.move_to_end(shard)
             return opened
 
+    def _shard_cache(self) -> ShardCache:
+        return self._cache if self._cache is not None else default_cache()
+
     def _forget(self, shard: int) -> None:
         with self._lock:
             self._open.pop(shard, None)
@@ -139,14 +169,15 @@ class ShardReader:
     def _open_shard(self, shard: Shard) -> _OpenShard:
         if is_local(shard.url):
             return self._open_local(shard)
-        cache = self._cache if self._cache is not None else default_cache()
-        remote = RemoteFile(shard.url, shard.size_bytes, shard.stamp)
+        cache = self._shard_cache()
+        remote = _remote_file(shard)
         sidecar = cache.sidecar(shard.url)
         descriptor = cache.open(remote)
         try:
             table = load_table(sidecar, shard.size_bytes, shard.stamp)
             if table is None or len(table) != shard.num_samples:
                 table = scan_shard(cache.fetch(remote), shard.url, shard.num_samples)
+                save_table(table, sidecar, shard.size_bytes, shard.stamp)
         except BaseException:
             os.close(descriptor)
             raise
@@ -182,3 +213,7 @@ class ShardReader:
         if isinstance(error, FileNotFoundError):
             return ShardError(f"{url}: vanished since it was indexed")
         return ShardError(f"{url}: cannot be read: {error.strerror}")
+
+
+def _remote_file(shard: Shard) -> RemoteFile:
+    return RemoteFile(shard.url, shard.size_bytes, shard.stamp)

@@ -6,20 +6,21 @@ import struct
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from typing import Any, Final, Protocol, final
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from clipkit.data.collate import collate
 from clipkit.data.faults import WHOLE_SHARD, Fault
 from clipkit.data.labels import read_label
 from clipkit.data.lanes import generator
-from clipkit.data.order import Draw, SampleOrder, Task
+from clipkit.data.order import Draw, SampleOrder
 from clipkit.data.reader import ShardReader
+from clipkit.data.slicing import Task
 from clipkit.errors import DataError, SampleError, ShardError
 from clipkit.types import Batch, Sample
 
@@ -117,6 +118,23 @@ class SampleMaker:
         raise SampleError(f"no image: expected a member .{wanted}; got {', '.join(members)}")
 
 
+@dataclass(frozen=True, slots=True)
+class Built:
+    """What became of a task.
+
+    Args:
+        batch: The batch; None where none of its samples can be used and none is filled in.
+        faults: What could not be used.
+    """
+
+    batch: Batch | None
+    faults: list[Fault]
+
+    def pin_memory(self) -> Built:
+        """The same with the batch in page-locked memory."""
+        return Built(None if self.batch is None else self.batch.pin_memory(), self.faults)
+
+
 @final
 class BatchBuilder:
     """Builds the batch of a task. This is what a worker process holds.
@@ -140,38 +158,37 @@ class BatchBuilder:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_pool": None}
 
-    def __getitem__(self, task: Task) -> Batch | Exception:
-        """The batch of a task; an error is returned, so that it crosses processes unharmed."""
-        try:
-            return self.build(task)
-        except (DataError, OSError) as error:
-            return error
-
-    def build(self, task: Task) -> Batch:
-        """The batch of a task. The cursor it carries also names the faults that it met.
+    def build(self, task: Task) -> Built:
+        """The batch of a task.
 
         Raises:
-            DataError: If nothing of the batch, nor a substitute, can be used.
+            DataError: If no substitute for a bad sample can be found.
             OSError: If this machine is out of files, memory or disk.
         """
         wanted = np.arange(task.first, task.first + task.num_samples, dtype=np.int64)
         positions = wanted % self._order.num_samples
         draw = self._order.draw(task.epoch, positions)
+        self._prefetch(task, positions, draw)
         places = list(zip(positions.tolist(), draw.ids.tolist(), draw.passes.tolist(), strict=True))
         made = self._map(lambda place: self._one(task.epoch, *place), places)
         samples = [sample for sample, _ in made if sample is not None]
-        faults = [list(astuple(fault)) for _, found in made for fault in found]
+        faults = [fault for _, found in made for fault in found]
         refilled = sum(1 for sample, found in made if sample is not None and found)
-        if not samples:
-            raise DataError(f"a whole batch is bad; the last fault: {faults[-1]}")
         cursor = {
             "epoch": task.end_epoch,
             "position": task.end_position,
-            "faults": faults,
-            "faults_epoch": task.epoch,
             "padded": refilled + int((wanted >= self._order.num_samples).sum()),
         }
-        return collate(samples, self._maker.tokenizer.pad_id, cursor)
+        pad_id = self._maker.tokenizer.pad_id
+        return Built(collate(samples, pad_id, cursor) if samples else None, faults)
+
+    def _prefetch(self, task: Task, positions: Int64[np.ndarray, " B"], draw: Draw) -> None:
+        """Fetch remote shards side by side: those of this batch, and of the next window."""
+        self._reader.prefetch(draw.ids)
+        later = positions + self._order.lookahead
+        later = later[later < self._order.num_samples]
+        if len(later):
+            self._reader.prefetch(self._order.draw(task.epoch, later).ids)
 
     def _map(self, function: Callable[[Any], Any], items: list[Any]) -> list[Any]:
         if self._num_threads <= 1:

@@ -5,30 +5,27 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, final
+from typing import Any, Final, final
 
-import torch
+import torch.distributed as dist
 
 from clipkit.data.cache import ShardCache
-from clipkit.data.faults import Fault, FaultBudget, FaultLedger
+from clipkit.data.faults import FaultBudget, FaultLedger
 from clipkit.data.index import ShardIndex
-from clipkit.data.lanes import LaneOrder, Layout, choose_layout
-from clipkit.data.order import SampleOrder, SequentialOrder, ShuffledOrder, Slicing, Tail, Task
+from clipkit.data.orders import Data, first_order, index_of, restored_order
 from clipkit.data.preflight import check_first_sample, check_sizes
 from clipkit.data.reader import ShardReader
 from clipkit.data.samples import BatchBuilder, Caption, Encoder, SampleMaker, Transform
-from clipkit.data.urls import is_local
+from clipkit.data.slicing import Slicing, Tail
+from clipkit.data.workers import BatchLoader
 from clipkit.distributed.world import World, current_world
 from clipkit.errors import CheckpointError, ConfigError
 from clipkit.types import Batch
 
-if TYPE_CHECKING:
-    from torch.utils.data import DataLoader
-
 _LOG = logging.getLogger(__name__)
 _STATE_VERSION: Final = 1
-_PREFETCHED_BATCHES: Final = 4
 
 
 @final
@@ -43,7 +40,7 @@ class PairStream:
     its epoch, with the next epoch.
 
     Args:
-        index: The data.
+        index: The data: a ``ShardIndex`` or a ``Mixture`` of several.
         tokenizer: For the captions.
         batch_size: Samples of a batch on one rank.
         seed: Of the order, the augmentation and the choice of captions.
@@ -81,7 +78,7 @@ class PairStream:
 
     def __init__(
         self,
-        index: ShardIndex,
+        index: Data,
         *,
         tokenizer: Encoder,
         batch_size: int,
@@ -102,13 +99,14 @@ class PairStream:
         fault_log: str | Path | None = None,
         cache: ShardCache | None = None,
     ) -> None:
-        self._index = index
+        self._data = index
+        self._index = index_of(index)
         self._world = _world(rank, world_size)
         self._shuffle = shuffle
         self._num_workers = num_workers
         self._num_threads = num_threads
         self._seed = seed
-        self._reader = ShardReader(index, cache)
+        self._reader = ShardReader(self._index, cache)
         self._maker = SampleMaker(
             tokenizer=tokenizer,
             image_transform=image_transform or _default_transform(image_size, shuffle),
@@ -116,14 +114,14 @@ class PairStream:
             label_field=label_field,
             seed=seed,
         )
-        layout = choose_layout(
-            index.num_samples,
-            batch_size,
-            self._world.size,
-            random_access=all(is_local(shard.url) for shard in index.shards),
+        self._order = first_order(
+            index,
+            shuffle=shuffle,
+            seed=seed,
+            batch_size=batch_size,
+            world_size=self._world.size,
             window=shuffle_window,
         )
-        self._order = self._make_order([layout])
         self._slicing = Slicing(
             num_samples=self._order.num_samples,
             batch_size=batch_size,
@@ -132,18 +130,17 @@ class PairStream:
             tail=tail or ("drop" if shuffle else "keep"),
         )
         check_sizes(self._slicing)
-        check_first_sample(index, self._reader, self._maker)
+        check_first_sample(self._index, self._reader, self._maker)
         self._ledger = FaultLedger(
             FaultBudget(max_bad_fraction, max_bad_shards),
-            index.num_samples,
-            _log_of_rank(fault_log, self._world),
+            self._index.num_samples,
+            alone=self._world.size == 1,
+            path=_log_of_rank(fault_log, self._world),
         )
         self._committed = (0, 0)
         self._next = (0, 0)
-        self._padded = 0
         self._iteration = 0
-        self._tasks: list[Task] = []
-        self._loader: DataLoader[Any] | None = None
+        self._loader: BatchLoader | None = None
 
     def __len__(self) -> int:
         """Batches of this rank in a whole epoch, wherever the stream stands."""
@@ -160,21 +157,26 @@ class PairStream:
         return self._order.num_samples
 
     def __iter__(self) -> Iterator[Batch]:
-        """The batches from here to the epoch's end. Workers start with the first one."""
+        """The batches from here to the epoch's end. Workers start with the first one.
+
+        Raises:
+            FaultBudgetExceeded: If more samples or shards are bad than allowed.
+            OSError: If this machine is out of files, memory or disk.
+        """
         self._iteration += 1
         mine = self._iteration
         epoch, position = self._start()
-        self._tasks = list(self._slicing.tasks(epoch, position))
-        for item in self._batches():
-            if isinstance(item, Exception):
-                raise item
-            assert item.cursor is not None
-            faults = [Fault(*fault) for fault in item.cursor["faults"]]
-            self._ledger.record(faults, item.cursor["faults_epoch"])
-            yield item
+        if self._loader is None:
+            builder = BatchBuilder(self._reader, self._maker, self._order, self._num_threads)
+            self._loader = BatchLoader(builder, self._num_workers)
+        for built in self._loader.run(partial(self._slicing.tasks, epoch, position)):
+            self._ledger.record(built.faults, epoch)
+            if built.batch is not None:
+                yield built.batch
             if self._iteration != mine:
                 raise ConfigError(
-                    "a newer iteration of this PairStream has begun; only one can run at a time"
+                    "PairStream: a newer iteration has begun, or a state was loaded; the old "
+                    "iteration cannot go on"
                 )
         self._next = (epoch + 1, 0)
 
@@ -191,12 +193,13 @@ class PairStream:
             raise ConfigError("commit: expected a batch of a PairStream, got one without a cursor")
         self._committed = (int(batch.cursor["epoch"]), int(batch.cursor["position"]))
         self._next = self._committed
-        self._padded += int(batch.cursor["padded"])
+        self._ledger.add_padded(int(batch.cursor["padded"]))
 
     def state_dict(self) -> dict[str, Any]:
         """Where the stream stands after the last commit: plain types, the same on every rank.
 
-        Faults of other ranks are in it after ``sync_faults``.
+        What other ranks found bad is in it from the next ``sync_faults`` on; the order does not
+        depend on it.
         """
         epoch, position = self._committed
         return {
@@ -206,7 +209,6 @@ class PairStream:
             "seed": self._seed,
             "epoch": epoch,
             "position": position,
-            "padded": self._padded,
             **self._order.to_state(),
             **self._ledger.to_state(),
         }
@@ -221,19 +223,17 @@ class PairStream:
             CheckpointError: If the state is of another format, of other data, or of another kind.
         """
         _check_state(state, self._index)
-        if bool(state["layouts"]) != self._shuffle:
-            raise CheckpointError("stream state: of a stream with another value of shuffle")
-        if state["seed"] != self._seed:
-            _LOG.warning("seed: the state's %s goes on, not %s", state["seed"], self._seed)
-            self._seed = int(state["seed"])
-            self._maker = replace(self._maker, seed=self._seed)
-        self._order = self._make_order([Layout.from_state(item) for item in state["layouts"]])
-        self._ledger.merge(FaultLedger.faults_of_state(state))
+        seed = int(state["seed"])
+        self._order = restored_order(self._data, shuffle=self._shuffle, seed=seed, state=state)
+        if seed != self._seed:
+            _LOG.warning("seed: the state's %s goes on, not %s", seed, self._seed)
+            self._seed = seed
+            self._maker = replace(self._maker, seed=seed)
+        self._ledger.load_state(state)
         for number, shard in enumerate(self._index.shards):
             if shard.url in self._ledger.bad_shards:
                 self._reader.mark_bad(number, self._ledger.bad_shards[shard.url])
         self._committed = self._next = (int(state["epoch"]), int(state["position"]))
-        self._padded = int(state["padded"])
         self._iteration += 1
         self._loader = None
 
@@ -242,12 +242,35 @@ class PairStream:
         if epoch != self._start()[0]:
             self._committed = self._next = (epoch, 0)
 
+    def sync_faults(self) -> None:
+        """Tell all ranks what each found bad; call it on every rank, as before a checkpoint.
+
+        Raises:
+            FaultBudgetExceeded: On every rank, if all together found more than allowed.
+            ConfigError: If the ranks of the stream are not those of the process group.
+        """
+        if self._world.size == 1:
+            return
+        if not dist.is_initialized() or dist.get_world_size() != self._world.size:
+            raise ConfigError(
+                f"sync_faults: expected a process group of {self._world.size} ranks, got "
+                f"{dist.get_world_size() if dist.is_initialized() else 'none'}"
+            )
+        reports: list[Any] = [None] * self._world.size
+        dist.all_gather_object(reports, self._ledger.unshared())
+        self._ledger.share(reports)
+
     def counters(self) -> dict[str, int]:
-        """Bad samples, bad shards and padded samples so far, for logs."""
+        """For logs: bad samples and shards, padded samples, and samples of each mixed source.
+
+        Sources are counted over all ranks and epochs, up to the last commit.
+        """
+        given = self._order.source_counts(*self._committed)
         return {
             "bad_samples": self._ledger.num_bad_samples,
-            "bad_shards": self._ledger.num_bad_shards,
-            "padded": self._padded,
+            "bad_shards": len(self._ledger.bad_shards),
+            "padded": self._ledger.num_padded,
+            **{f"samples/{name}": count for name, count in given.items()},
         }
 
     def _start(self) -> tuple[int, int]:
@@ -256,43 +279,6 @@ class PairStream:
         if position and not self._slicing.num_batches(position):
             return epoch + 1, 0
         return epoch, position
-
-    def _make_order(self, layouts: list[Layout]) -> SampleOrder:
-        if not self._shuffle:
-            return SequentialOrder(self._index.num_samples)
-        return ShuffledOrder(LaneOrder(self._index.counts, layouts[0], self._seed))
-
-    def _batches(self) -> Iterator[Batch | Exception]:
-        from torch.utils.data import DataLoader
-
-        if self._loader is None:
-            builder = BatchBuilder(self._reader, self._maker, self._order, self._num_threads)
-            self._loader = DataLoader(
-                builder,  # type: ignore[arg-type]
-                sampler=_Tasks(self),
-                batch_size=None,
-                num_workers=self._num_workers,
-                persistent_workers=self._num_workers > 0,
-                prefetch_factor=_PREFETCHED_BATCHES if self._num_workers else None,
-                pin_memory=torch.cuda.is_available(),
-                # A generator of its own: the global one must not depend on how often we iterate.
-                generator=torch.Generator(),
-            )
-        return iter(self._loader)
-
-
-@final
-class _Tasks:
-    """The tasks of the current iteration, as the loader's sampler."""
-
-    def __init__(self, stream: PairStream) -> None:
-        self._stream = stream
-
-    def __iter__(self) -> Iterator[Task]:
-        return iter(self._stream._tasks)
-
-    def __len__(self) -> int:
-        return len(self._stream._tasks)
 
 
 def _world(rank: int | None, world_size: int | None) -> World:

@@ -1,0 +1,106 @@
+"""The order of a stream: chosen at a first launch, restored from a state later."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from clipkit.data.index import ShardIndex
+from clipkit.data.lanes import LaneOrder, Layout, choose_layout
+from clipkit.data.mixture import Mixture, MixtureOrder, stages_of_state
+from clipkit.data.order import SampleOrder, SequentialOrder, ShuffledOrder
+from clipkit.data.urls import is_local
+from clipkit.errors import CheckpointError, ConfigError
+
+Data = ShardIndex | Mixture
+
+
+def index_of(data: Data) -> ShardIndex:
+    """All shards of a data set or mixture."""
+    return data.index if isinstance(data, Mixture) else data
+
+
+def first_order(
+    data: Data, *, shuffle: bool, seed: int, batch_size: int, world_size: int, window: int | None
+) -> SampleOrder:
+    """The order of a first launch.
+
+    Args:
+        data: One data set or a mixture.
+        shuffle: False for the order of the shards.
+        seed: Of the order.
+        batch_size: Samples of a batch on one rank.
+        world_size: Number of ranks.
+        window: Samples that are shuffled together inside a lane; None to choose.
+
+    Raises:
+        ConfigError: If a mixture is not to be shuffled.
+    """
+    if not shuffle:
+        if isinstance(data, Mixture):
+            raise ConfigError(
+                "shuffle=False: a mixture has no order of its own; stream its sources"
+            )
+        return SequentialOrder(data.num_samples)
+    layouts = [
+        choose_layout(
+            index.num_samples,
+            batch_size,
+            world_size,
+            random_access=all(is_local(shard.url) for shard in index.shards),
+            window=window,
+        )
+        for index in _indexes(data)
+    ]
+    stages = _stages(data, batch_size * world_size)
+    return _shuffled(data, layouts, stages, seed)
+
+
+def restored_order(
+    data: Data, *, shuffle: bool, seed: int, state: Mapping[str, Any]
+) -> SampleOrder:
+    """The order that a state describes.
+
+    Args:
+        data: One data set or a mixture.
+        shuffle: False for the order of the shards.
+        seed: Of the order.
+        state: What ``SampleOrder.to_state`` gave.
+
+    Raises:
+        CheckpointError: If the state is of another kind of stream.
+    """
+    layouts = [Layout.from_state(layout) for layout in state["layouts"]]
+    expected = len(_indexes(data)) if shuffle else 0
+    if len(layouts) != expected or ("stages" in state) != isinstance(data, Mixture):
+        raise CheckpointError(
+            f"stream state: of {len(layouts)} shuffled sources, this stream has {expected} "
+            f"(shuffle={shuffle}); use the options that the state was taken with"
+        )
+    if not shuffle:
+        return SequentialOrder(index_of(data).num_samples)
+    stages = stages_of_state(data, state) if isinstance(data, Mixture) else []
+    return _shuffled(data, layouts, stages, seed)
+
+
+def _indexes(data: Data) -> list[ShardIndex]:
+    return [s.index for s in data.sources] if isinstance(data, Mixture) else [data]
+
+
+def _stages(data: Data, step_samples: int) -> list[tuple[int, list[int]]]:
+    if not isinstance(data, Mixture):
+        return []
+    return [(step * step_samples, list(quotas)) for step, quotas in data.stages]
+
+
+def _shuffled(
+    data: Data, layouts: list[Layout], stages: list[tuple[int, list[int]]], seed: int
+) -> SampleOrder:
+    lanes = [
+        # Equal shards of two sources must not be shuffled alike.
+        LaneOrder(index.counts, layout, seed, source)
+        for source, (index, layout) in enumerate(zip(_indexes(data), layouts, strict=True))
+    ]
+    if isinstance(data, Mixture):
+        return MixtureOrder(data, lanes, stages)
+    return ShuffledOrder(lanes[0])
