@@ -9,22 +9,31 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from clipkit.errors import ConfigError
-from clipkit.losses.term import LossTerm
+from clipkit.losses.schedules import ConstantSchedule, Schedule, as_schedule
+from clipkit.losses.term import LossTerm, Term
 from clipkit.types import Batch, Embeddings
 
 
 @final
 class CombinedLoss(nn.Module):
-    """``contrastive_weight * contrastive + label_weight * label``.
+    """``contrastive_weight * contrastive + label_weight * label + ...``.
 
     A term whose weight is 0 is still computed and stays in the graph: DDP wants a gradient for
-    every parameter.
+    every parameter. Weights may change with the step, which is counted here over the forward
+    passes in training mode and saved with the state.
+
+    With ``uncertainty`` each term L becomes ``exp(-s) * L + s / 2`` with a learned s, before its
+    weight (Kendall et al. 2018, arXiv:1705.07115); the optimizer must then get the parameters of
+    this module too.
 
     Args:
         contrastive: A loss over pairs.
         label: A loss over labels.
-        contrastive_weight: Its factor.
-        label_weight: Its factor.
+        contrastive_weight: Its factor, a number or a schedule.
+        label_weight: Its factor, a number or a schedule.
+        distillation: A loss against a teacher.
+        distillation_weight: Its factor, a number or a schedule.
+        uncertainty: Learn a factor for each term.
 
     Raises:
         ConfigError: If a weight is negative or its term is missing.
@@ -44,22 +53,25 @@ class CombinedLoss(nn.Module):
         self,
         contrastive: LossTerm,
         label: LossTerm | None = None,
-        contrastive_weight: float = 1.0,
-        label_weight: float = 0.0,
+        contrastive_weight: float | Schedule = 1.0,
+        label_weight: float | Schedule = 0.0,
+        distillation: LossTerm | None = None,
+        distillation_weight: float | Schedule = 0.0,
+        uncertainty: bool = False,
     ) -> None:
         super().__init__()
-        if label is None and label_weight:
-            raise ConfigError(f"label_weight: expected 0 without a label loss, got {label_weight}")
-        for name, weight in (
-            ("contrastive_weight", contrastive_weight),
-            ("label_weight", label_weight),
-        ):
-            if weight < 0:
-                raise ConfigError(f"{name}: expected 0 or more, got {weight}")
-        self.contrastive = contrastive
-        self.label = label
-        self.contrastive_weight = contrastive_weight
-        self.label_weight = label_weight
+        self.contrastive, self.label, self.distillation = contrastive, label, distillation
+        terms = {"contrastive": contrastive, "label": label, "distillation": distillation}
+        weights = (contrastive_weight, label_weight, distillation_weight)
+        self._weights = {
+            name: _checked(name, weight, term)
+            for (name, term), weight in zip(terms.items(), weights, strict=True)
+            if term is not None or weight != 0
+        }
+        self.log_variances = nn.ParameterDict(
+            {name: nn.Parameter(torch.zeros(())) for name in self._weights if uncertainty}
+        )
+        self.num_steps = 0
 
     def forward(self, embeddings: Embeddings, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """Every term by name.
@@ -72,15 +84,42 @@ class CombinedLoss(nn.Module):
             ``loss`` is what to differentiate. For every term NAME: ``NAME`` (raw),
             ``NAME_weighted`` and ``NAME_num_samples`` (of all ranks), all three for logging.
         """
-        weighted = {"contrastive": (self.contrastive, self.contrastive_weight)}
-        if self.label is not None:
-            weighted["label"] = (self.label, self.label_weight)
         values: dict[str, Tensor] = {}
         total = torch.zeros((), device=embeddings.image.device)
-        for name, (loss, weight) in weighted.items():
+        for name, schedule in self._weights.items():
+            loss: LossTerm = getattr(self, name)
             term = loss.term(embeddings, batch)
-            total = total + weight * term.value
+            weighted = schedule(self.num_steps) * self._with_uncertainty(name, term)
+            total = total + weighted
             values[name] = term.value.detach()
-            values[f"{name}_weighted"] = (weight * term.value).detach()
+            values[f"{name}_weighted"] = weighted.detach()
             values[f"{name}_num_samples"] = term.num_samples
+        if self.training:
+            self.num_steps += 1
         return {"loss": total, **values}
+
+    def _with_uncertainty(self, name: str, term: Term) -> Float[Tensor, ""]:
+        if name not in self.log_variances:
+            return term.value
+        log_variance = self.log_variances[name]
+        # A step without samples must not push the variance down for ever.
+        seen = (term.num_samples > 0).to(term.value)
+        weighted: Tensor = torch.exp(-log_variance) * term.value + seen * log_variance / 2
+        return weighted
+
+    def get_extra_state(self) -> Tensor:
+        """The step, so that schedules go on where they were."""
+        return torch.tensor(self.num_steps)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Go on from a saved step."""
+        self.num_steps = int(state)
+
+
+def _checked(name: str, weight: float | Schedule, term: LossTerm | None) -> Schedule:
+    if term is None:
+        raise ConfigError(f"{name}_weight: expected 0 without a {name} loss, got {weight}")
+    schedule = as_schedule(weight)
+    if isinstance(schedule, ConstantSchedule) and schedule.value < 0:
+        raise ConfigError(f"{name}_weight: expected 0 or more, got {weight}")
+    return schedule

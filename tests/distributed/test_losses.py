@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from itertools import islice
+
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from clipkit.distributed.collectives import rank
 from clipkit.losses import (
     CombinedLoss,
     ContrastiveLoss,
@@ -15,14 +19,15 @@ from clipkit.losses import (
     LabelLoss,
     SigmoidLoss,
 )
+from clipkit.losses.accumulation import split_batch
 from clipkit.types import IGNORE_LABEL, Embeddings
 from tests.distributed.spawn import run_ranks
+from tests.losses import test_accumulation as accumulation
 from tests.losses.oracles import make_batch
 
 pytestmark = pytest.mark.distributed
 
 WIDTH, CLASSES, ROWS = 6, 4, 24
-UNEVEN = {2: (15, 9), 4: (11, 0, 7, 6)}
 CASES = ("softmax", "groups", "labels", "sigmoid", "sigmoid groups", "mask", "negatives")
 
 
@@ -116,23 +121,54 @@ def single_process(case, sizes):
     return [value.detach().numpy() for value in terms.values()], gradients
 
 
-def all_cases(rank, world_size, sizes):
-    ends = np.cumsum([0, *sizes])
-    own = slice(int(ends[rank]), int(ends[rank + 1]))
-    return {case: one_step(case, own, wrap=True) for case in CASES}
+def accumulated(own):
+    """Under DDP in micro-batches: gradients, and how often DDP reduced."""
+    encoder = accumulation.Encoder()
+    model = DistributedDataParallel(accumulation.MicroBatchedEncoder(encoder, 3))
+    reductions = []
+
+    def count_reductions(_, bucket):
+        reductions.append(bucket.index())
+        return (
+            dist.all_reduce(bucket.buffer().div_(dist.get_world_size()), async_op=True)
+            .get_future()
+            .then(lambda future: future.value()[0])
+        )
+
+    model.register_comm_hook(None, count_reductions)
+    batch = next(islice(split_batch(accumulation.make_batch(), own.stop - own.start), rank(), None))
+    loss = accumulation.LOSSES["softmax"]()
+    loss(model(batch), batch)["loss"].backward()
+    return [parameter.grad.numpy() for parameter in encoder.parameters()], len(reductions)
 
 
-@pytest.mark.parametrize("sizes", [(12, 12), UNEVEN[2], (6, 6, 6, 6), UNEVEN[4]], ids=str)
-def test_ranks_equal_one_process(sizes):
-    results = run_ranks(all_cases, len(sizes), sizes)
-    for case in CASES:
-        values, gradients = single_process(case, sizes)
-        assert float(values[0]) > 0.1
-        for rank, result in enumerate(results):
-            rank_values, rank_gradients = result[case]
-            for got, expected in zip(
-                (*rank_values, *rank_gradients), (*values, *gradients), strict=True
-            ):
-                np.testing.assert_allclose(
-                    got, expected, atol=1e-10, err_msg=f"{case}, rank {rank}, {sizes}"
-                )
+def all_cases(number, world_size, all_sizes):
+    results = []
+    for sizes in all_sizes:
+        ends = np.cumsum([0, *sizes])
+        own = slice(int(ends[number]), int(ends[number + 1]))
+        results.append({case: one_step(case, own, wrap=True) for case in CASES})
+    return results, accumulated(slice(0, -(-accumulation.SIZE // world_size)))
+
+
+@pytest.mark.parametrize("all_sizes", [((12, 12), (15, 9)), ((6, 6, 6, 6), (11, 0, 7, 6))])
+def test_ranks_equal_one_process(all_sizes):
+    ranks = run_ranks(all_cases, len(all_sizes[0]), all_sizes)
+    for index, sizes in enumerate(all_sizes):
+        for case in CASES:
+            values, gradients = single_process(case, sizes)
+            assert float(values[0]) > 0.1
+            for number, (results, _) in enumerate(ranks):
+                rank_values, rank_gradients = results[index][case]
+                for got, expected in zip(
+                    (*rank_values, *rank_gradients), (*values, *gradients), strict=True
+                ):
+                    np.testing.assert_allclose(
+                        got, expected, atol=1e-10, err_msg=f"{case}, rank {number}, {sizes}"
+                    )
+    encoder = accumulation.Encoder()
+    _, expected = accumulation.gradients(encoder, encoder, accumulation.LOSSES["softmax"]())
+    for _, (gradients, num_reductions) in ranks:
+        assert num_reductions == 1
+        for got, reference in zip(gradients, expected.values(), strict=True):
+            np.testing.assert_allclose(got, reference, atol=1e-12)
