@@ -59,7 +59,8 @@ class Mixture:
     Args:
         sources: What is mixed.
         epoch_samples: Samples that count as an epoch; None for all sources' samples together, or
-            what ``epochs`` adds up to.
+            what ``epochs`` adds up to. It is cut to whole steps, and the next epoch goes on there:
+            a mixture drops nothing.
         stages: Other weights from some steps on, by ascending step; only for weights.
 
     Raises:
@@ -85,7 +86,7 @@ class Mixture:
         if sorted((len(by_epochs), len(by_weight))) != [0, len(self.sources)]:
             raise ConfigError(
                 "mixture: give every source a weight, or every source a number of epochs; got "
-                f"{len(by_weight)} weights and {len(by_epochs)} epochs for {len(self.names)} sources"
+                f"{len(by_weight)} weights and {len(by_epochs)} epochs for {len(self.names)}"
             )
         if by_epochs and (stages or epoch_samples is not None):
             raise ConfigError("mixture: stages and epoch_samples go with weights, not with epochs")
@@ -127,6 +128,7 @@ class MixtureOrder(SampleOrder):
         mixture: The sources.
         lanes: The order inside each source.
         stages: ``(first position over all epochs, quotas)``, ascending from position 0.
+        epoch_samples: Positions in an epoch; the next epoch goes on where one ends.
     """
 
     def __init__(
@@ -134,8 +136,9 @@ class MixtureOrder(SampleOrder):
         mixture: Mixture,
         lanes: Sequence[LaneOrder],
         stages: Sequence[tuple[int, Sequence[int]]],
+        epoch_samples: int,
     ) -> None:
-        self.num_samples = mixture.epoch_samples
+        self.num_samples = epoch_samples
         self._names = mixture.names
         self._lanes = tuple(lanes)
         self._stages = [(start, tuple(quotas)) for start, quotas in stages]
@@ -188,6 +191,7 @@ class MixtureOrder(SampleOrder):
         return {
             "layouts": [order.layout.to_state() for order in self._lanes],
             "stages": [[start, list(quotas)] for start, quotas in self._stages],
+            "epoch_samples": self.num_samples,
         }
 
     def _stage_of(self, places: Int64[np.ndarray, " B"]) -> Int64[np.ndarray, " B"]:

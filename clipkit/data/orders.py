@@ -52,8 +52,12 @@ def first_order(
         )
         for index in _indexes(data)
     ]
-    stages = _stages(data, batch_size * world_size)
-    return _shuffled(data, layouts, stages, seed)
+    if not isinstance(data, Mixture):
+        return ShuffledOrder(_lanes(data, layouts, seed)[0])
+    step_samples = batch_size * world_size
+    whole = data.epoch_samples // step_samples * step_samples
+    stages = [(step * step_samples, list(quotas)) for step, quotas in data.stages]
+    return MixtureOrder(data, _lanes(data, layouts, seed), stages, whole or data.epoch_samples)
 
 
 def restored_order(
@@ -79,28 +83,19 @@ def restored_order(
         )
     if not shuffle:
         return SequentialOrder(index_of(data).num_samples)
-    stages = stages_of_state(data, state) if isinstance(data, Mixture) else []
-    return _shuffled(data, layouts, stages, seed)
+    lanes = _lanes(data, layouts, seed)
+    if not isinstance(data, Mixture):
+        return ShuffledOrder(lanes[0])
+    return MixtureOrder(data, lanes, stages_of_state(data, state), int(state["epoch_samples"]))
 
 
 def _indexes(data: Data) -> list[ShardIndex]:
     return [s.index for s in data.sources] if isinstance(data, Mixture) else [data]
 
 
-def _stages(data: Data, step_samples: int) -> list[tuple[int, list[int]]]:
-    if not isinstance(data, Mixture):
-        return []
-    return [(step * step_samples, list(quotas)) for step, quotas in data.stages]
-
-
-def _shuffled(
-    data: Data, layouts: list[Layout], stages: list[tuple[int, list[int]]], seed: int
-) -> SampleOrder:
-    lanes = [
+def _lanes(data: Data, layouts: list[Layout], seed: int) -> list[LaneOrder]:
+    return [
         # Equal shards of two sources must not be shuffled alike.
         LaneOrder(index.counts, layout, seed, source)
         for source, (index, layout) in enumerate(zip(_indexes(data), layouts, strict=True))
     ]
-    if isinstance(data, Mixture):
-        return MixtureOrder(data, lanes, stages)
-    return ShuffledOrder(lanes[0])

@@ -177,6 +177,7 @@ class BatchBuilder:
         cursor = {
             "epoch": task.end_epoch,
             "position": task.end_position,
+            "dropped": task.dropped,
             "padded": refilled + int((wanted >= self._order.num_samples).sum()),
         }
         pad_id = self._maker.tokenizer.pad_id

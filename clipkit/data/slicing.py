@@ -19,6 +19,7 @@ class Task:
         num_samples: Its samples; positions past the epoch's end wrap around (padding).
         end_epoch: Epoch of the cursor after this step, on all ranks.
         end_position: Position of that cursor.
+        dropped: Samples that all ranks together leave out with this step, at the epoch's end.
     """
 
     epoch: int
@@ -26,6 +27,7 @@ class Task:
     num_samples: int
     end_epoch: int
     end_position: int
+    dropped: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,28 +59,28 @@ class Slicing:
         whole, rest = divmod(self.num_samples - position, self.step_samples)
         return whole + (self._rest(rest)[1] > 0)
 
-    def num_dropped(self) -> int:
-        """Samples that an undisturbed epoch leaves out."""
-        return self.num_samples % self.step_samples if self.tail == "drop" else 0
+    def tasks(self, epoch: int, position: int, skipped: int = 0) -> Iterator[Task]:
+        """The batches of this rank from ``position`` to the epoch's end.
 
-    def num_padded(self) -> int:
-        """Samples that an undisturbed epoch gives twice to fill its last step, over all ranks."""
-        return -self.num_samples % self.step_samples if self.tail == "pad" else 0
-
-    def tasks(self, epoch: int, position: int) -> Iterator[Task]:
-        """The batches of this rank from ``position`` to the epoch's end."""
+        Args:
+            epoch: Number of the pass.
+            position: Where the first step begins.
+            skipped: Samples at the end of the epoch before that were too few for a step; counted
+                with the first batch.
+        """
         whole, rest = divmod(self.num_samples - position, self.step_samples)
         offset, count = self._rest(rest)
+        dropped = rest if self.tail == "drop" else 0
         for step in range(whole):
             start = position + step * self.step_samples
-            end = start + self.step_samples
             last = step == whole - 1 and not count
             yield Task(
                 epoch,
                 start + self.rank * self.batch_size,
                 self.batch_size,
                 epoch + 1 if last else epoch,
-                0 if last else end,
+                0 if last else start + self.step_samples,
+                dropped=(skipped if step == 0 else 0) + (dropped if last else 0),
             )
         if count:
             yield Task(epoch, self.num_samples - rest + offset, count, epoch + 1, 0)

@@ -139,6 +139,7 @@ class PairStream:
         )
         self._committed = (0, 0)
         self._next = (0, 0)
+        self._dropped = 0
         self._iteration = 0
         self._loader: BatchLoader | None = None
 
@@ -165,11 +166,11 @@ class PairStream:
         """
         self._iteration += 1
         mine = self._iteration
-        epoch, position = self._start()
+        epoch, position, skipped = self._start()
         if self._loader is None:
             builder = BatchBuilder(self._reader, self._maker, self._order, self._num_threads)
             self._loader = BatchLoader(builder, self._num_workers)
-        for built in self._loader.run(partial(self._slicing.tasks, epoch, position)):
+        for built in self._loader.run(partial(self._slicing.tasks, epoch, position, skipped)):
             self._ledger.record(built.faults, epoch)
             if built.batch is not None:
                 yield built.batch
@@ -193,6 +194,7 @@ class PairStream:
             raise ConfigError("commit: expected a batch of a PairStream, got one without a cursor")
         self._committed = (int(batch.cursor["epoch"]), int(batch.cursor["position"]))
         self._next = self._committed
+        self._dropped += int(batch.cursor["dropped"])
         self._ledger.add_padded(int(batch.cursor["padded"]))
 
     def state_dict(self) -> dict[str, Any]:
@@ -209,6 +211,7 @@ class PairStream:
             "seed": self._seed,
             "epoch": epoch,
             "position": position,
+            "dropped": self._dropped,
             **self._order.to_state(),
             **self._ledger.to_state(),
         }
@@ -234,6 +237,7 @@ class PairStream:
             if shard.url in self._ledger.bad_shards:
                 self._reader.mark_bad(number, self._ledger.bad_shards[shard.url])
         self._committed = self._next = (int(state["epoch"]), int(state["position"]))
+        self._dropped = int(state["dropped"])
         self._iteration += 1
         self._loader = None
 
@@ -261,24 +265,29 @@ class PairStream:
         self._ledger.share(reports)
 
     def counters(self) -> dict[str, int]:
-        """For logs: bad samples and shards, padded samples, and samples of each mixed source.
+        """For logs: what was bad, padded (given again) or dropped, and samples of mixed sources.
 
-        Sources are counted over all ranks and epochs, up to the last commit.
+        Dropped samples and sources are counted over all ranks, up to the last commit.
         """
         given = self._order.source_counts(*self._committed)
         return {
             "bad_samples": self._ledger.num_bad_samples,
             "bad_shards": len(self._ledger.bad_shards),
             "padded": self._ledger.num_padded,
+            "dropped": self._dropped,
             **{f"samples/{name}": count for name, count in given.items()},
         }
 
-    def _start(self) -> tuple[int, int]:
-        """Where the next iteration begins: never at an end where no batch is left."""
+    def _start(self) -> tuple[int, int, int]:
+        """Where the next iteration begins: never at an end where no batch is left.
+
+        Returns:
+            Epoch, position, and how many samples are skipped to get there.
+        """
         epoch, position = self._next
         if position and not self._slicing.num_batches(position):
-            return epoch + 1, 0
-        return epoch, position
+            return epoch + 1, 0, self._slicing.num_samples - position
+        return epoch, position, 0
 
 
 def _world(rank: int | None, world_size: int | None) -> World:
