@@ -44,18 +44,18 @@ def expand_braces(pattern: str) -> Iterator[str]:
     """Every string that a pattern with ``{a,b}`` and ``{000..127}`` stands for, nested too.
 
     Example:
-        >>> list(expand_braces("{a,b}-{08..10}.tar"))[:4]
-        ['a-08.tar', 'a-09.tar', 'a-10.tar', 'b-08.tar']
+        >>> list(expand_braces("{a,b}-{09..10}.tar"))
+        ['a-09.tar', 'a-10.tar', 'b-09.tar', 'b-10.tar']
     """
     start = pattern.find("{")
     while start != -1:
         end = _closing(pattern, start)
         choices = _choices(pattern[start + 1 : end]) if end != -1 else None
         if choices is not None:
-            for tail in expand_braces(pattern[end + 1 :]):
-                for choice in choices:
-                    for middle in expand_braces(choice):
-                        yield f"{pattern[:start]}{middle}{tail}"
+            tails = list(expand_braces(pattern[end + 1 :]))
+            for choice in choices:
+                for middle in expand_braces(choice):
+                    yield from (f"{pattern[:start]}{middle}{tail}" for tail in tails)
             return
         start = pattern.find("{", start + 1)
     yield pattern

@@ -1,0 +1,285 @@
+"""The index: what users write, what lies on disk, and every way it can be broken."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import tarfile
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from clipkit.data import ShardIndex, ShardReader
+from clipkit.data.counts import read_counts
+from clipkit.data.tables import SIDECAR_SUFFIX
+from clipkit.data.urls import expand_braces, expand_urls
+from clipkit.errors import DataError, ShardError
+from tests.factories import pair, write_shard, write_shards
+
+
+def sidecar(path: Path) -> Path:
+    return path.with_name(path.name + SIDECAR_SUFFIX)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expanded"),
+    [
+        ("a.tar", ["a.tar"]),
+        ("{a,b}.tar", ["a.tar", "b.tar"]),
+        ("{08..11}.tar", ["08.tar", "09.tar", "10.tar", "11.tar"]),
+        ("{8..10}", ["8", "9", "10"]),
+        ("{3..1}", ["3", "2", "1"]),
+        ("{0..6..3}", ["0", "3", "6"]),
+        ("{a..c}", ["a", "b", "c"]),
+        ("{x,y{1..2}}z", ["xz", "y1z", "y2z"]),
+        ("{a,b}/{0..1}", ["a/0", "a/1", "b/0", "b/1"]),
+        ("{a}.tar", ["{a}.tar"]),
+        ("{a.tar", ["{a.tar"]),
+        ("{}{1..2}", ["{}1", "{}2"]),
+    ],
+)
+def test_braces(pattern: str, expanded: list[str]) -> None:
+    assert list(expand_braces(pattern)) == expanded
+
+
+def test_every_way_to_name_shards(tmp_path: Path) -> None:
+    first = write_shards(tmp_path / "a", [2, 3])
+    second = write_shards(tmp_path / "b", [4])
+    index = {
+        "folder": ShardIndex.from_urls(tmp_path / "a"),
+        "braces": ShardIndex.from_urls(f"{tmp_path}/a/{{00000..00001}}.tar"),
+        "glob": ShardIndex.from_urls(f"{tmp_path}/a/*"),
+        "file": ShardIndex.from_urls(f"file://{tmp_path}/a/{{00000..00001}}.tar"),
+        "list": ShardIndex.from_urls(first),
+    }
+    assert {name: found.counts.tolist() for name, found in index.items()} == {
+        name: [2, 3] for name in index
+    }
+    assert len({found.fingerprint for found in index.values()}) == 1
+    union = ShardIndex.from_urls(f"{tmp_path}/a::{second[0]}")
+    assert union.counts.tolist() == [2, 3, 4]
+    assert [union.locate(i) for i in (0, 1, 2, 4, 5, 8)] == [
+        (0, 0), (0, 1), (1, 0), (1, 2), (2, 0), (2, 3),
+    ]  # fmt: skip
+    with pytest.raises(DataError, match="sample 9: expected 0 to 8"):
+        union.locate(9)
+
+
+def test_sidecars_are_used_and_renewed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (path,) = write_shards(tmp_path, [3])
+    ShardIndex.from_urls(path)
+    assert sidecar(path).is_file()
+    scans: list[str] = []
+    import clipkit.data.index as module
+
+    scan = module.scan_shard
+    monkeypatch.setattr(
+        module, "scan_shard", lambda path, *args: (scans.append(str(path)), scan(path, *args))[1]
+    )
+    assert len(ShardIndex.from_urls(path)) == 3
+    assert scans == []
+    write_shards(tmp_path, [5])
+    os.utime(path, ns=(0, 10**18))
+    assert len(ShardIndex.from_urls(path)) == 5
+    assert scans == [str(path)]
+    sidecar(path).write_bytes(b"PK\x03\x04 not a zip at all")
+    assert len(ShardIndex.from_urls(path)) == 5
+    assert len(scans) == 2
+    assert not list(tmp_path.glob(".*.tmp"))
+
+
+def test_a_read_only_folder_is_indexed_without_sidecars(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (path,) = write_shards(tmp_path, [3])
+
+    def read_only(**_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    # Tests may run as root, whom the rights of a folder do not stop.
+    monkeypatch.setattr(tempfile, "mkstemp", read_only)
+    assert len(ShardIndex.from_urls(path)) == 3
+    assert not sidecar(path).exists()
+
+
+def test_sidecars_can_be_left_out(tmp_path: Path) -> None:
+    (path,) = write_shards(tmp_path, [3])
+    assert len(ShardIndex.from_urls(path, write_sidecars=False)) == 3
+    assert not sidecar(path).exists()
+
+
+def test_a_full_disk_is_not_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (path,) = write_shards(tmp_path, [3])
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        ShardIndex.from_urls(path)
+    assert not list(tmp_path.glob(".*.tmp"))
+
+
+def test_the_fingerprint_knows_what_changed(tmp_path: Path) -> None:
+    write_shards(tmp_path / "a", [3, 4])
+    write_shards(tmp_path / "moved", [3, 4])
+    same = [ShardIndex.from_urls(tmp_path / name).fingerprint for name in ("a", "moved")]
+    assert same[0] == same[1]
+    write_shards(tmp_path / "b", [3, 5])
+    write_shards(tmp_path / "c", [4, 3])
+    others = {ShardIndex.from_urls(tmp_path / name).fingerprint for name in ("b", "c")}
+    assert len(others | {same[0]}) == 3
+
+
+def index_error(urls: object) -> str:
+    with pytest.raises(ShardError) as caught:
+        ShardIndex.from_urls(urls)  # type: ignore[arg-type]
+    return str(caught.value)
+
+
+def test_no_shards_match(tmp_path: Path) -> None:
+    assert "no shards match" in index_error(f"{tmp_path}/*.tar")
+    assert "no shards match" in index_error(tmp_path)
+    assert "no shards" in index_error([])
+
+
+def test_missing_files_are_named(tmp_path: Path) -> None:
+    write_shards(tmp_path, [2])
+    message = index_error(f"{tmp_path}/{{00000..00002}}.tar")
+    assert "2 of 3 shards" in message
+    assert "00001.tar: no such file" in message
+    assert "00002.tar: no such file" in message
+
+
+def test_empty_shards(tmp_path: Path) -> None:
+    empty = write_shard(tmp_path / "empty.tar", [])
+    assert f"{empty}: empty shard" in index_error(empty)
+    nothing = tmp_path / "nothing.tar"
+    nothing.touch()
+    assert f"{nothing}: empty shard" in index_error(nothing)
+
+
+def test_a_tar_of_directories(tmp_path: Path) -> None:
+    path = tmp_path / "folders.tar"
+    with tarfile.open(path, "w") as tar:
+        for name in ("a", "b.c"):
+            info = tarfile.TarInfo(name)
+            info.type = tarfile.DIRTYPE
+            tar.addfile(info)
+    assert "2 directories" in index_error(path)
+
+
+def test_duplicate_keys(tmp_path: Path) -> None:
+    path = write_shard(tmp_path / "d.tar", [("a", pair(0)), ("b", pair(1)), ("a", pair(2))])
+    assert "duplicate key 'a'" in index_error(path)
+    path = write_shard(tmp_path / "e.tar", [("a", {"jpg": b"x", "JPG": b"y"})])
+    assert "duplicate member a.jpg" in index_error(path)
+
+
+def test_one_shard_named_twice(tmp_path: Path) -> None:
+    (path,) = write_shards(tmp_path, [2])
+    assert "named twice" in index_error([path, path])
+
+
+def test_all_faults_are_named_at_once_or_left_out(tmp_path: Path) -> None:
+    paths = write_shards(tmp_path, [3, 3, 3, 3])
+    paths[1].write_bytes(paths[1].read_bytes()[:1500])
+    paths[3].unlink()
+    message = index_error(paths)
+    assert "2 of 4 shards" in message
+    assert "00001.tar: truncated" in message
+    assert "00003.tar: no such file" in message
+    index = ShardIndex.from_urls(paths, max_bad_shards=2)
+    assert index.counts.tolist() == [3, 3]
+    assert [Path(url).name for url, _ in index.faults] == ["00001.tar", "00003.tar"]
+    with pytest.raises(ShardError):
+        ShardIndex.from_urls(paths, max_bad_shards=1)
+    with pytest.raises(ShardError):
+        ShardIndex.from_urls([paths[1]], max_bad_shards=9)
+
+
+def test_pipes_only_when_asked_for() -> None:
+    with pytest.raises(DataError, match="allow_pipe=True"):
+        expand_urls("pipe:cat {0..1}.tar")
+    assert expand_urls("pipe:cat {0..1}.tar", allow_pipe=True) == [
+        "pipe:cat 0.tar", "pipe:cat 1.tar",
+    ]  # fmt: skip
+
+
+def test_an_unknown_scheme_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"nosuch://x/a.tar"):
+        ShardIndex.from_urls("nosuch://x/a.tar")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("sizes.json", {"00000.tar": 3, "00001.tar": 4}),
+        (".info.json", {"shard_counts": {"train/00000.tar": 3, "train/00001.tar": 4}}),
+        (
+            "wids.json",
+            {
+                "__kind__": "wids-shard-index-v1",
+                "shardlist": [
+                    {"url": "00000.tar", "nsamples": 3},
+                    {"url": "00001.tar", "nsamples": 4},
+                ],
+            },
+        ),
+    ],
+)
+def test_counts_of_other_tools(tmp_path: Path, name: str, content: object) -> None:
+    paths = write_shards(tmp_path, [3, 4])
+    path = tmp_path / name
+    path.write_text(json.dumps(content))
+    assert read_counts(path) == {"00000.tar": 3, "00001.tar": 4}
+    assert ShardIndex.from_urls(paths, counts=path).num_samples == 7
+    # A shard that lost a sample at a member's boundary, made whole again with an end marker.
+    write_shard(paths[1], [(f"{i:06d}", pair(i)) for i in range(3)])
+    with pytest.raises(ShardError, match=r"expected 4 samples.*got 3"):
+        ShardIndex.from_urls(paths, counts=path)
+
+
+def test_counts_beside_the_shards_are_found(tmp_path: Path) -> None:
+    paths = write_shards(tmp_path, [3])
+    (tmp_path / "sizes.json").write_text(json.dumps({"00000.tar": 5, "other.tar": 1}))
+    with pytest.raises(ShardError, match="expected 5 samples"):
+        ShardIndex.from_urls(paths)
+
+
+def test_a_wids_index_names_shards(tmp_path: Path) -> None:
+    write_shards(tmp_path / "data", [3, 4])
+    path = tmp_path / "index.json"
+    entries = [{"url": f"data/0000{i}.tar", "nsamples": 3 + i} for i in range(2)]
+    path.write_text(json.dumps({"shardlist": entries}))
+    assert ShardIndex.from_urls(path).counts.tolist() == [3, 4]
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"a.tar": "x"}', "not json"])
+def test_broken_counts_are_refused(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "sizes.json"
+    path.write_text(content)
+    with pytest.raises(DataError, match=r"sizes\.json"):
+        read_counts(path)
+
+
+def test_a_table_is_a_few_columns(tmp_path: Path) -> None:
+    """Memory of an index grows with bytes in columns, not with Python objects."""
+    path = write_shard(tmp_path / "many.tar", [(f"{i:07d}", {"txt": b"x"}) for i in range(2000)])
+    index = ShardIndex.from_urls(path)
+    table = ShardReader(index).table(0)
+    arrays = [getattr(table, name) for name in ("keys", "key_ends", "member_ends", "offsets")]
+    assert all(isinstance(array, np.ndarray) for array in arrays)
+    total = sum(array.nbytes for array in (*arrays, table.sizes, table.kinds))
+    assert total / len(table) < 60
+    assert [table.key(i) for i in (0, 1999)] == ["0000000", "0001999"]
+
+
+def test_progress_is_reported_for_every_shard(tmp_path: Path) -> None:
+    paths = write_shards(tmp_path, [1, 2, 3])
+    seen: list[int] = []
+    ShardIndex.from_urls(paths, on_shard=lambda shard: seen.append(shard.num_samples))
+    assert seen == [1, 2, 3]
