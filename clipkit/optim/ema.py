@@ -1,0 +1,116 @@
+"""An exponential moving average of weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+
+from clipkit.errors import CheckpointError, ConfigError
+
+
+def decay_of_update(num_updates: int, decay: float) -> float:
+    """The decay of update number ``num_updates`` (from 0): short memory first, then ``decay``.
+
+    min(decay, (1 + n) / (10 + n)) keeps the start by chance out of the average of a short run.
+
+    Example:
+        >>> decay_of_update(0, 0.999), decay_of_update(100_000, 0.999)
+        (0.1, 0.999)
+    """
+    return min(decay, (1 + num_updates) / (10 + num_updates))
+
+
+@final
+class WeightAverage:
+    """Keeps average = d * average + (1 - d) * weights, in float32, after every step.
+
+    Buffers that are part of the weights (running statistics of batch norms) are averaged as well;
+    integers are copied.
+
+    Args:
+        model: Its present weights are where the average starts.
+        decay: Weight of the past once the start is over, at least 0 and below 1.
+
+    Raises:
+        ConfigError: If ``decay`` is out of range.
+
+    Example:
+        >>> average = WeightAverage(encoder, decay=0.999)
+        >>> average.update(encoder)              # after each optimizer step
+        >>> with average.swapped_into(encoder):  # the encoder holds the average inside
+        ...     evaluate(encoder)
+    """
+
+    def __init__(self, model: nn.Module, decay: float = 0.999) -> None:
+        if not 0 <= decay < 1:
+            raise ConfigError(f"decay: expected 0 up to but not 1, got {decay}")
+        self.decay = decay
+        self.num_updates = 0
+        self.weights: dict[str, Tensor] = {
+            name: value.detach().to(_average_type(value), copy=True)
+            for name, value in model.state_dict().items()
+        }
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """Take the model's weights into the average.
+
+        Args:
+            model: The model after an optimizer step, with the same parameters as before.
+        """
+        weight = 1 - decay_of_update(self.num_updates, self.decay)
+        for name, value in model.state_dict().items():
+            average = self.weights[name]
+            if average.is_floating_point():
+                average.lerp_(value.detach().to(average), weight)
+            else:
+                average.copy_(value)
+        self.num_updates += 1
+
+    @contextmanager
+    def swapped_into(self, model: nn.Module) -> Iterator[None]:
+        """Let the model hold the average inside the block; bit for bit its own weights after it."""
+        own = {name: value.detach().clone() for name, value in model.state_dict().items()}
+        model.load_state_dict(self.weights)
+        try:
+            yield
+        finally:
+            model.load_state_dict(own)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What continues the average exactly: tensors and plain types."""
+        return {"num_updates": self.num_updates, "weights": dict(self.weights)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from ``state_dict``; the decay stays that of this object.
+
+        Raises:
+            CheckpointError: If the weights are those of another architecture.
+        """
+        weights: Mapping[str, Tensor] = state["weights"]
+        wrong = [
+            name
+            for name in {**self.weights, **weights}
+            if name not in weights
+            or name not in self.weights
+            or weights[name].shape != self.weights[name].shape
+        ]
+        if wrong:
+            raise CheckpointError(
+                f"average of weights: {len(wrong)} parameters belong to another architecture "
+                f"({', '.join(wrong[:3])})"
+            )
+        for name, value in weights.items():
+            self.weights[name].copy_(value)
+        self.num_updates = int(state["num_updates"])
+
+
+def _average_type(value: Tensor) -> torch.dtype:
+    """At least float32: steps of (1 - decay) would vanish in half precision."""
+    if value.dtype in (torch.float16, torch.bfloat16):
+        return torch.float32
+    return value.dtype

@@ -1,0 +1,155 @@
+"""Which parameters decay, and which learn slower than others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Protocol, final, runtime_checkable
+
+from torch import nn
+from torch.optim import Optimizer
+
+from clipkit.errors import ConfigError
+
+
+@runtime_checkable
+class Layered(Protocol):
+    """A part of a model that knows the order of its layers."""
+
+    def layer_groups(self) -> list[list[str]]:
+        """Names of all its parameters, in groups from the input's side to the output's."""
+        ...
+
+
+def undecayed_names(model: nn.Module) -> set[str]:
+    """Names of the parameters that weight decay would harm.
+
+    Norms, biases, scales and temperatures (everything with less than two axes), and embeddings of
+    tokens and positions: a decay would shrink rare tokens, which seldom get a gradient.
+
+    Args:
+        model: Any module.
+
+    Example:
+        >>> sorted(undecayed_names(nn.Sequential(nn.Embedding(3, 2), nn.Linear(2, 2))))
+        ['0.weight', '1.bias']
+    """
+    names = {
+        name
+        for name, parameter in model.named_parameters()
+        if parameter.ndim < 2 or any(s in name.rsplit(".", 1)[-1] for s in ("embed", "token"))
+    }
+    for prefix, module in model.named_modules():
+        if isinstance(module, nn.Embedding):
+            names.add(f"{prefix}.weight" if prefix else "weight")
+    return names
+
+
+def layer_factors(model: nn.Module, layer_decay: float) -> dict[str, float]:
+    """Factor of the learning rate of each parameter of the layered parts of a model.
+
+    The last group of a part learns at the full rate, each one below it ``layer_decay`` times
+    slower (Clark et al. 2020, section 3.1).
+
+    Args:
+        model: Its direct parts that have ``layer_groups`` are looked at.
+        layer_decay: Factor from one group to the one below it, above 0 and at most 1.
+    """
+    factors: dict[str, float] = {}
+    for part, module in model.named_children():
+        if isinstance(module, Layered):
+            groups = module.layer_groups()
+            for depth, names in enumerate(reversed(groups)):
+                factors.update({f"{part}.{name}": layer_decay**depth for name in names})
+    return factors
+
+
+@final
+class ParameterGroups:
+    """Sorts a model's trainable parameters into the groups of an optimizer.
+
+    Args:
+        factors: Factor of the learning rate by part of the model, such as
+            ``{"image_tower": 0.1, "label_head": 10}``; 1 for a part that is not named.
+        layer_decay: Each layer group of a tower learns this much slower than the one above it; 1
+            for all alike.
+
+    Raises:
+        ConfigError: If a factor is negative or ``layer_decay`` is out of range.
+
+    Example:
+        >>> groups = ParameterGroups(factors={"image_tower": 0.1}, layer_decay=0.8)
+        >>> optimizer = groups.optimizer(encoder, lambda g: AdamW(g, lr=1e-3, weight_decay=0.2))
+    """
+
+    def __init__(self, factors: dict[str, float] | None = None, layer_decay: float = 1.0) -> None:
+        if not 0 < layer_decay <= 1:
+            raise ConfigError(f"layer_decay: expected above 0 up to 1, got {layer_decay}")
+        self._factors = dict(factors or {})
+        for part, factor in self._factors.items():
+            if factor < 0:
+                raise ConfigError(f"factors.{part}: expected at least 0, got {factor}")
+        self._layer_decay = layer_decay
+
+    def build(self, model: nn.Module) -> list[dict[str, Any]]:
+        """The groups, in the order of the model's parameters.
+
+        Args:
+            model: A dual encoder; its direct parts have the names that ``factors`` uses.
+
+        Returns:
+            One dictionary a group: "params", "name", "lr_scale" (the factor of the learning
+            rate), and "weight_decay" of 0 for those that do not decay. Frozen parameters are in
+            none of them.
+
+        Raises:
+            ConfigError: If a part that ``factors`` names does not exist, or nothing is trainable.
+        """
+        self._check_parts(model)
+        undecayed, by_layer = undecayed_names(model), layer_factors(model, self._layer_decay)
+        groups: dict[tuple[str, float, bool], dict[str, Any]] = {}
+        for name, parameter in model.named_parameters():
+            if not parameter.requires_grad:
+                continue
+            part, decays = name.split(".", 1)[0], name not in undecayed
+            scale = self._factors.get(part, 1.0) * by_layer.get(name, 1.0)
+            group = groups.setdefault((part, scale, decays), _new_group(part, scale, decays))
+            group["params"].append(parameter)
+        if not groups:
+            raise ConfigError("optimizer: every parameter is frozen; unlock a part to train it")
+        return list(groups.values())
+
+    def optimizer(
+        self, model: nn.Module, factory: Callable[[Iterable[Any]], Optimizer]
+    ) -> Optimizer:
+        """An optimizer over the groups, each with its own learning rate.
+
+        Args:
+            model: What is trained.
+            factory: Makes an optimizer of groups; its learning rate is the one of factor 1.
+        """
+        optimizer = factory(self.build(model))
+        for group in optimizer.param_groups:
+            group["lr"] *= group["lr_scale"]
+        return optimizer
+
+    def _check_parts(self, model: nn.Module) -> None:
+        known = sorted({name.split(".", 1)[0] for name, _ in model.named_parameters()})
+        unknown = [part for part in self._factors if part not in known]
+        if unknown:
+            raise ConfigError(
+                f"factors: this model has no part {unknown[0]!r}; it has {', '.join(known)}"
+            )
+
+
+def _new_group(part: str, scale: float, decays: bool) -> dict[str, Any]:
+    name = part if decays else f"{part}, no decay"
+    group: dict[str, Any] = {"params": [], "name": name, "lr_scale": scale}
+    return group if decays else {**group, "weight_decay": 0.0}
+
+
+def describe_groups(groups: Iterable[Mapping[str, Any]]) -> list[tuple[str, float, int]]:
+    """Name, factor of the learning rate and number of parameters of each group, to be shown."""
+    return [
+        (group["name"], group["lr_scale"], sum(p.numel() for p in group["params"]))
+        for group in groups
+    ]

@@ -1,0 +1,104 @@
+"""The average of weights: its formula, resuming, and swapping in."""
+
+import contextlib
+
+import pytest
+import torch
+from torch import nn
+
+from clipkit.errors import CheckpointError, ConfigError
+from clipkit.optim import WeightAverage
+
+
+def model(seed=0):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+
+
+def change(module, seed):
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator))
+
+
+def test_average_by_hand():
+    module = model()
+    average = WeightAverage(module, decay=0.5)
+    expected = module[0].weight.detach().clone()
+    for step in range(20):
+        change(module, step)
+        average.update(module)
+        decay = min(0.5, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * module[0].weight.detach()
+    torch.testing.assert_close(average.weights["0.weight"], expected)
+    assert average.num_updates == 20
+
+
+def test_resuming_is_exact(tmp_path):
+    module = model()
+    whole, first = WeightAverage(module), WeightAverage(module)
+    for step in range(10):
+        change(module, step)
+        whole.update(module)
+        first.update(module)
+    torch.save(first.state_dict(), tmp_path / "average.pt")
+    second = WeightAverage(model(seed=9))
+    second.load_state_dict(torch.load(tmp_path / "average.pt", weights_only=True))
+    for step in range(10, 20):
+        change(module, step)
+        whole.update(module)
+        second.update(module)
+    for name, value in whole.weights.items():
+        assert torch.equal(value, second.weights[name])
+
+
+def test_swapping_in_and_out_leaves_every_bit():
+    module = model()
+    average = WeightAverage(module)
+    change(module, 1)
+    average.update(module)
+    own = {name: value.clone() for name, value in module.state_dict().items()}
+    with contextlib.suppress(KeyError), average.swapped_into(module):
+        for name, value in module.state_dict().items():
+            assert torch.equal(value, average.weights[name])
+        raise KeyError  # an evaluation that fails leaves the weights as they were, too
+    for name, value in module.state_dict().items():
+        assert torch.equal(value, own[name])
+
+
+def test_swapped_weights_are_the_same_parameters_for_an_optimizer():
+    module = model()
+    before = [id(parameter) for parameter in module.parameters()]
+    with WeightAverage(module).swapped_into(module):
+        assert [id(parameter) for parameter in module.parameters()] == before
+
+
+def test_small_steps_do_not_vanish_in_half_precision():
+    module = nn.Linear(1, 1, bias=False).bfloat16()
+    module.weight.data.fill_(1.0)
+    average = WeightAverage(module, decay=0.999)
+    average.num_updates = 100_000
+    module.weight.data.fill_(1.5)
+    average.update(module)
+    assert average.weights["weight"].item() == pytest.approx(1.0005)
+
+
+def test_batch_norm_counts_are_copied():
+    module = model()
+    average = WeightAverage(module)
+    module(torch.randn(8, 3))
+    average.update(module)
+    assert average.weights["1.num_batches_tracked"].item() == 1
+
+
+def test_weights_of_another_architecture_are_refused():
+    average = WeightAverage(model())
+    with pytest.raises(CheckpointError, match=r"0\.weight"):
+        average.load_state_dict(WeightAverage(nn.Sequential(nn.Linear(9, 9))).state_dict())
+
+
+@pytest.mark.parametrize("decay", [-0.1, 1.0])
+def test_decay_out_of_range_is_refused(decay):
+    with pytest.raises(ConfigError, match="decay"):
+        WeightAverage(model(), decay=decay)
