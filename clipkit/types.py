@@ -7,7 +7,7 @@ axis  meaning
 ====  ==========================================================
 B     samples in the batch of this rank
 N     samples in the batch of all ranks together
-D     components of an embedding
+D E   components of an embedding: of the student, of a teacher
 S     tokens of a caption, padded to the longest of the batch
 C     classes
 K L   hard negatives: pictures, captions
@@ -67,6 +67,10 @@ class Batch:
             duplicates); negative: the pair matches itself alone. None: all do.
         pair_mask: False where picture and caption do not belong together (a sample with a label
             but no caption); the contrastive loss leaves those out.
+        multi_labels: 1 where a class applies, 0 where it does not, ``IGNORE_LABEL`` where nobody
+            knows.
+        teacher_image: Stored unit-norm embeddings of the pictures by a teacher, of its own width.
+        teacher_text: Stored unit-norm embeddings of the captions by a teacher.
 
     Example:
         >>> batch = Batch(torch.zeros(2, 3, 8, 8, dtype=torch.uint8),
@@ -85,6 +89,9 @@ class Batch:
     captions: tuple[str, ...] = ()
     groups: Int64[Tensor, " B"] | None = None
     pair_mask: Bool[Tensor, " B"] | None = None
+    multi_labels: Int64[Tensor, "B C"] | None = None
+    teacher_image: Float[Tensor, "B E"] | None = None
+    teacher_text: Float[Tensor, "B E"] | None = None
 
     def __len__(self) -> int:
         return len(self.keys)

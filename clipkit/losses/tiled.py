@@ -56,8 +56,11 @@ def choose_tile(tile_size: int | None, num_rows: int, num_columns: int, on_gpu: 
 class _Logits:
     """Tiles of ``scaled @ columns.T``; a single tile is computed once and kept."""
 
-    def __init__(self, scaled: Tensor, columns: Tensor, tile: int) -> None:
+    def __init__(
+        self, scaled: Tensor, columns: Tensor, tile: int, without_own: int | None = None
+    ) -> None:
         self.scaled, self.columns, self.tile = scaled, columns, tile
+        self.without_own = without_own
         self.kept: Tensor | None = None
         self.is_single = len(scaled) <= tile and len(columns) <= tile
 
@@ -69,11 +72,15 @@ class _Logits:
                 yield rows, columns, self._tile(rows, columns)
 
     def _tile(self, rows: slice, columns: slice) -> Tensor:
-        if not self.is_single:
-            return self.scaled[rows] @ self.columns[columns].T
-        if self.kept is None:
-            self.kept = self.scaled @ self.columns.T
-        return self.kept
+        if self.kept is not None:
+            return self.kept
+        logits = self.scaled[rows] @ self.columns[columns].T
+        if self.without_own is not None:
+            offset = self.without_own + rows.start - columns.start
+            logits.diagonal(offset).fill_(-torch.inf)
+        if self.is_single:
+            self.kept = logits
+        return logits
 
 
 class SoftmaxTiles:
@@ -83,19 +90,29 @@ class SoftmaxTiles:
         scaled: Rows of this rank, multiplied by the scale.
         columns: Columns of all ranks.
         tile: Width of a tile.
+        without_own: Where given, the column of the first row's partner; each row is then compared
+            with the others' columns only.
     """
 
     def __init__(
-        self, scaled: Float[Tensor, "R D"], columns: Float[Tensor, "M D"], tile: int
+        self,
+        scaled: Float[Tensor, "R D"],
+        columns: Float[Tensor, "M D"],
+        tile: int,
+        without_own: int | None = None,
     ) -> None:
         self.scaled, self.columns = scaled, columns
-        self._logits = _Logits(scaled, columns, tile)
+        self._logits = _Logits(scaled, columns, tile, without_own)
+
+    def tiles(self) -> Iterator[tuple[slice, slice, Float[Tensor, "T U"]]]:
+        """Rows, columns and logits of each tile; the logits are not to be changed."""
+        return self._logits.tiles()
 
     def logsumexp(self) -> tuple[Float[Tensor, " R"], Float[Tensor, " M"]]:
         """Log of the sum of exp(logits) over each row, and over each column's rows of this rank."""
         row = self.scaled.new_full((len(self.scaled),), -torch.inf)
         column = self.scaled.new_full((len(self.columns),), -torch.inf)
-        for i, j, logits in self._logits.tiles():
+        for i, j, logits in self.tiles():
             row[i] = torch.logaddexp(row[i], logits.logsumexp(1))
             column[j] = torch.logaddexp(column[j], logits.logsumexp(0))
         return row, column
@@ -117,7 +134,9 @@ class SoftmaxTiles:
         """
         to_rows = torch.zeros_like(self.scaled) if need_rows else None
         to_columns = torch.zeros_like(self.columns) if need_columns else None
-        for i, j, logits in self._logits.tiles():
+        if not need_rows and not need_columns:
+            return None, None
+        for i, j, logits in self.tiles():
             weights = (logits - row[i, None]).exp_()
             weights += (logits - column[None, j]).exp_()
             if to_rows is not None:

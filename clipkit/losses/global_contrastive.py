@@ -1,0 +1,229 @@
+"""A contrastive loss whose denominators remember the whole data set, for small batches."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from clipkit.distributed.collectives import (
+    gather_rows,
+    logsumexp_over_ranks,
+    world_size,
+)
+from clipkit.errors import ConfigError
+from clipkit.losses.contrastive import checked_tile, refuse_bias
+from clipkit.losses.pairs import (
+    Columns,
+    PairGradients,
+    PairInputs,
+    gather_columns,
+    pair_gradients,
+    pair_inputs,
+)
+from clipkit.losses.schedules import Schedule, as_schedule
+from clipkit.losses.term import LossTerm, Term, count
+from clipkit.losses.tiled import (
+    SoftmaxTiles,
+    attach_gradients,
+    choose_tile,
+    outside_compiled_graph,
+)
+from clipkit.types import Batch, Embeddings
+
+
+@final
+class GlobalContrastiveLoss(LossTerm):
+    """SogCLR's loss: each sample keeps a moving average of its denominator.
+
+    For picture i, ``g_i = mean over the other captions j of exp(s_ij - s_ii)``; its average is
+    ``u_i <- (1 - gamma) u_i + gamma g_i``, and the gradient is that of ``log g_i`` with ``u_i`` in
+    the denominator; captions likewise. So the bias of small batches goes away as the averages
+    settle (Yuan et al. 2022, arXiv:2202.12387; with a gamma that falls: FastCLIP, Wei et al. 2024,
+    arXiv:2407.01445). With gamma 1 it is a softmax contrastive loss without the right answer in
+    the denominator.
+
+    The averages are kept by ``batch.sample_ids``, equal on all ranks, on the CPU (8 bytes a
+    sample), and saved with the state. In evaluation mode they are neither read nor changed.
+
+    Args:
+        num_samples: Samples of the whole data set; sample ids are 0 to ``num_samples`` - 1.
+        gamma: Share of the present batch, over 0 and up to 1; a number or a schedule.
+        epsilon: Added to the averages.
+        tile_size: Rows and columns of the similarities that are held at a time; None chooses.
+
+    Raises:
+        ConfigError: If a sample id is missing or out of range, the batch has groups, or the encoder
+            has a logit_bias or hard negatives.
+    """
+
+    def __init__(
+        self,
+        num_samples: int,
+        gamma: float | Schedule = 0.9,
+        epsilon: float = 1e-14,
+        tile_size: int | None = None,
+    ) -> None:
+        super().__init__()
+        if num_samples < 1 or epsilon <= 0:
+            raise ConfigError(
+                f"num_samples and epsilon: expected positive numbers, "
+                f"got {num_samples} and {epsilon}"
+            )
+        self.tile_size = checked_tile(tile_size)
+        self.gamma, self.epsilon = as_schedule(gamma), epsilon
+        _checked_gamma(self.gamma(0))
+        # Row 0 for pictures, row 1 for captions, as logarithms; -inf: never seen. Not a buffer:
+        # DDP would send it to every rank in every step.
+        self.log_averages = torch.full((2, num_samples), -torch.inf)
+        self.num_steps = 0
+
+    def term(self, embeddings: Embeddings, batch: Batch | None) -> Term:
+        """See :class:`GlobalContrastiveLoss`; its samples are the pairs of all ranks."""
+        refuse_bias(embeddings)
+        inputs = pair_inputs(embeddings, batch)
+        ids = None
+        if self.training:
+            ids = self._checked_ids(batch)
+        if inputs.groups is not None or inputs.negative_text is not None:
+            raise ConfigError("GlobalContrastiveLoss: expected no groups and no hard negatives")
+        return self._term(inputs, ids)
+
+    @outside_compiled_graph
+    def _term(self, inputs: PairInputs, ids: Int64[Tensor, " B"] | None) -> Term:
+        device = inputs.image.device
+        needs = inputs.needs_rows, inputs.needs_columns
+        with torch.no_grad(), torch.autocast(device.type, enabled=False):
+            columns = gather_columns(inputs)
+            if columns.num_pairs < 2:  # nothing to compare with, as in the last batch of a set
+                return _zero_term(inputs, columns)
+            others = compare_with_others(inputs, columns, self.tile_size)
+            averages = others.log_means if ids is None else self._remember(ids, others, columns)
+            floor = torch.full_like(averages, math.log(self.epsilon))
+            averages = torch.logaddexp(averages, floor)
+            value, gradients = _value_and_gradients(inputs, columns, others, averages, needs)
+        return Term(
+            attach_gradients(value, gradients, inputs.differentiable),
+            count(columns.num_pairs, value),
+        )
+
+    def _remember(
+        self, ids: Int64[Tensor, " B"], others: Others, columns: Columns
+    ) -> Float[Tensor, "2 N"]:
+        """Move the averages of this step's samples of all ranks, and return them."""
+        everyone = gather_rows(ids, columns.pair_sizes).cpu()
+        gamma = _checked_gamma(self.gamma(self.num_steps))
+        before, now = self.log_averages[:, everyone], others.log_means.float().cpu()
+        kept = before + (math.log1p(-gamma) if gamma < 1 else -torch.inf)
+        moved = torch.logaddexp(kept, now + math.log(gamma))
+        self.log_averages[:, everyone] = torch.where(before.isneginf(), now, moved)
+        self.num_steps += 1
+        return self.log_averages[:, everyone].to(others.log_means)
+
+    def _checked_ids(self, batch: Batch | None) -> Int64[Tensor, " B"]:
+        ids = None if batch is None else batch.sample_ids
+        if batch is None or ids is None:
+            raise ConfigError("GlobalContrastiveLoss: expected a batch with sample_ids, got none")
+        if batch.pair_mask is not None:
+            ids = ids[batch.pair_mask]
+        size = self.log_averages.shape[1]
+        if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < size:
+            raise ConfigError(
+                f"sample_ids: expected 0 to {size - 1} (num_samples), "
+                f"got {int(ids.min())} to {int(ids.max())}"
+            )
+        return ids
+
+    def get_extra_state(self) -> dict[str, Tensor]:
+        """Averages and step."""
+        return {"log_averages": self.log_averages, "num_steps": torch.tensor(self.num_steps)}
+
+    def set_extra_state(self, state: dict[str, Tensor]) -> None:
+        """Go on from saved averages of the same data."""
+        if state["log_averages"].shape != self.log_averages.shape:
+            raise ConfigError(
+                f"num_samples: the saved averages are of {state['log_averages'].shape[1]} samples, "
+                f"this loss has {self.log_averages.shape[1]}"
+            )
+        self.log_averages = state["log_averages"].cpu().clone()
+        self.num_steps = int(state["num_steps"])
+
+
+@dataclass(frozen=True, slots=True)
+class Others:
+    """How each sample compares with the others of the batch of all ranks.
+
+    Args:
+        tiles: Logits of this rank's rows, partners left out.
+        rows: Pictures of this rank.
+        partner: Logit of each pair of all ranks.
+        log_means: Logarithm of g, for the pictures and for the captions of all ranks.
+    """
+
+    tiles: SoftmaxTiles
+    rows: Float[Tensor, "B D"]
+    partner: Float[Tensor, " N"]
+    log_means: Float[Tensor, "2 N"]
+
+
+def compare_with_others(inputs: PairInputs, columns: Columns, tile_size: int | None) -> Others:
+    """Find ``log g`` of every sample of all ranks.
+
+    Args:
+        inputs: Pairs of this rank.
+        columns: Captions of all ranks, at least two.
+        tile_size: Width of a tile, or None.
+    """
+    rows, own = inputs.rows, columns.own
+    scaled = rows * inputs.scale.to(rows.dtype)
+    on_gpu = rows.device.type != "cpu"
+    tile = choose_tile(tile_size, len(rows), columns.num_pairs, on_gpu)
+    tiles = SoftmaxTiles(scaled, columns.values, tile, without_own=own.start)
+    row, column = tiles.logsumexp()
+    partner = gather_rows((scaled * columns.values[own]).sum(1), columns.pair_sizes)
+    of_images = gather_rows(row, columns.pair_sizes)
+    sums = torch.stack([of_images, logsumexp_over_ranks(column)])
+    return Others(tiles, rows, partner, sums - partner - math.log(columns.num_pairs - 1))
+
+
+def _value_and_gradients(
+    inputs: PairInputs,
+    columns: Columns,
+    others: Others,
+    averages: Float[Tensor, "2 N"],
+    needs: tuple[bool, bool],
+) -> tuple[Float[Tensor, ""], PairGradients]:
+    """Mean of log u, and the gradient of mean(g / u) with u held constant."""
+    scale, own, num_pairs = inputs.scale.to(others.rows.dtype), columns.own, columns.num_pairs
+    normaliser = others.partner + averages + math.log(num_pairs - 1)
+    to_rows, to_columns = others.tiles.weighted_sums(normaliser[0, own], normaliser[1], *needs)
+    pull = (others.log_means - averages).exp().sum(0)[own, None]  # of each pair, both directions
+    factor = world_size() / (2 * num_pairs)
+    to_scale = None
+    if to_rows is not None:
+        to_rows -= pull * columns.values[own]
+        to_scale = factor * (to_rows * others.rows).sum()
+        to_rows *= factor * scale
+    if to_columns is not None:
+        to_columns[own] -= pull * others.rows * scale
+        to_columns *= factor
+    gradients = pair_gradients(inputs, columns, to_rows, to_columns, to_scale)
+    return averages.mean(), gradients
+
+
+def _zero_term(inputs: PairInputs, columns: Columns) -> Term:
+    given = tuple(tensor for tensor in inputs.differentiable if tensor is not None)
+    value = columns.values.new_zeros(())
+    with torch.enable_grad():
+        attached = attach_gradients(value, tuple(map(torch.zeros_like, given)), given)
+    return Term(attached, count(columns.num_pairs, value))
+
+
+def _checked_gamma(gamma: float) -> float:
+    if not 0 < gamma <= 1:
+        raise ConfigError(f"gamma: expected over 0 and up to 1, got {gamma}")
+    return gamma

@@ -1,0 +1,106 @@
+"""Where a teacher's embeddings come from."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import final
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from clipkit.errors import ConfigError
+from clipkit.types import Batch, Embeddings
+
+
+class Teacher(nn.Module, ABC):
+    """Gives embeddings to learn from; they carry no gradient."""
+
+    @abstractmethod
+    def forward(self, batch: Batch) -> Embeddings:
+        """The teacher's view of this rank's batch; its width may differ from the student's."""
+
+
+@final
+class StoredTeacher(Teacher):
+    """Embeddings that were computed once and travel with the samples.
+
+    Args:
+        logit_scale: The teacher's inverse temperature, linear.
+
+    Raises:
+        ConfigError: If a batch does not carry them.
+    """
+
+    def __init__(self, logit_scale: float = 100.0) -> None:
+        super().__init__()
+        self.logit_scale = logit_scale
+
+    def forward(self, batch: Batch) -> Embeddings:
+        """``batch.teacher_image`` and ``batch.teacher_text``, brought to unit norm."""
+        image, text = batch.teacher_image, batch.teacher_text
+        if image is None or text is None:
+            raise ConfigError(
+                "StoredTeacher: expected batches with teacher_image and teacher_text, got none; "
+                "store the teacher's embeddings with the samples, or use EncoderTeacher"
+            )
+        dtype = torch.promote_types(image.dtype, torch.float32)
+        scale = torch.tensor(self.logit_scale, dtype=dtype, device=image.device)
+        image, text = F.normalize(image.to(dtype), dim=1), F.normalize(text.to(dtype), dim=1)
+        return Embeddings(image, text, scale)
+
+
+@final
+class EncoderTeacher(Teacher):
+    """Another encoder, frozen, run on the same samples.
+
+    The encoder is no part of this module's state: it is neither trained nor saved again with every
+    checkpoint, and it follows the batch to its device.
+
+    Args:
+        encoder: Makes embeddings of a batch.
+        image_size: Height and width in pixels that it wants; None takes the pictures as they are.
+        tokenize: Makes its token ids of captions; None takes the batch's own.
+
+    Raises:
+        ConfigError: If it needs captions and the batch carries none.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        image_size: int | None = None,
+        tokenize: Callable[[Sequence[str]], Int64[Tensor, "B S"]] | None = None,
+    ) -> None:
+        super().__init__()
+        self._hidden = (encoder.requires_grad_(False).eval(),)  # a tuple hides it from torch
+        self.image_size = image_size
+        self.tokenize = tokenize
+
+    @torch.no_grad()
+    def forward(self, batch: Batch) -> Embeddings:
+        """The encoder's embeddings of the batch, resized and tokenized for it."""
+        (encoder,) = self._hidden
+        device = batch.images.device
+        if self.tokenize is not None:
+            if len(batch.captions) != len(batch):
+                raise ConfigError(
+                    f"EncoderTeacher: its tokenizer needs the captions, expected {len(batch)} in "
+                    f"the batch, got {len(batch.captions)}"
+                )
+            batch = replace(batch, tokens=self.tokenize(batch.captions).to(device))
+        if self.image_size not in (None, batch.images.shape[-1]):
+            batch = replace(batch, images=_resized(batch.images, self.image_size))
+        embeddings: Embeddings = encoder.to(device)(batch)
+        return embeddings
+
+
+def _resized(images: Tensor, size: int | None) -> Tensor:
+    assert size is not None
+    pixels = F.interpolate(
+        images.float(), (size, size), mode="bicubic", antialias=True, align_corners=False
+    )
+    return pixels.round().clamp(0, 255).to(images.dtype)
