@@ -1,6 +1,9 @@
 """Towers, the dual encoder over them, and their checkpoints."""
 
+from clipkit.models.checkpoints import load_encoder, save_encoder, save_open_clip
+from clipkit.models.description import describe
 from clipkit.models.dual_encoder import DualEncoder
+from clipkit.models.freezing import lock
 from clipkit.models.label_head import CosineLabelHead, LabelHead, LinearLabelHead
 from clipkit.models.open_clip_towers import OpenClipImageTower, OpenClipTextTower, from_open_clip
 from clipkit.models.timm_tower import TimmImageTower
@@ -19,5 +22,10 @@ __all__ = [
     "TimmImageTower",
     "Tower",
     "TransformersTextTower",
+    "describe",
     "from_open_clip",
+    "load_encoder",
+    "lock",
+    "save_encoder",
+    "save_open_clip",
 ]

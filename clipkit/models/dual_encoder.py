@@ -11,6 +11,7 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
 from clipkit.errors import ConfigError
+from clipkit.models.freezing import keep_locked_in_evaluation
 from clipkit.models.label_head import LabelHead
 from clipkit.models.towers import ImageTower, TextTower
 from clipkit.types import Batch, Embeddings
@@ -89,6 +90,13 @@ class DualEncoder(nn.Module):
             # the gradient passes: at the limit torch.clamp would drop it for rounding alone
             log = log - (log - math.log(self.max_logit_scale)).clamp(min=0).detach()
         return log.exp()
+
+    def train(self, mode: bool = True) -> DualEncoder:
+        """Set training or evaluation mode; locked towers stay in evaluation mode."""
+        super().train(mode)
+        if mode:
+            keep_locked_in_evaluation(self)
+        return self
 
     def limit_logit_scale(self) -> None:
         """Bring the parameter back to the limit after an optimizer step went over it.

@@ -143,7 +143,9 @@ class WarmupCosine(Schedule):
         if self._warmup.lasts(progress):
             return self._warmup.ramp(progress)
         end = self._warmup.share(progress)
-        return cosine((progress.fraction - end) / (1 - end), self._final_factor)
+        # the clock may end a run together with its warm-up
+        part = (progress.fraction - end) / (1 - end) if end < 1 else 1.0
+        return cosine(part, self._final_factor)
 
     def check(self, num_steps: float) -> None:
         """See ``Schedule.check``."""

@@ -79,6 +79,11 @@ def test_first_step_of_a_run_of_the_clock():
         assert schedule.factor(Clock(0, 0.0)) == pytest.approx(1 / 20)
 
 
+def test_clock_that_ends_with_the_warmup():
+    assert WarmupCosine(warmup_steps=20).factor(Clock(20, 1.0)) == 0.0
+    assert WarmupCosine(warmup_steps=20).factor(Clock(19, 1.0)) == 1.0
+
+
 @pytest.mark.parametrize(
     ("schedule", "num_steps"),
     [

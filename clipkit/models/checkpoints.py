@@ -1,0 +1,151 @@
+"""Encoders out of training checkpoints, and into files that open_clip and others read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from torch import Tensor
+
+from clipkit.errors import CheckpointError
+from clipkit.models.description import build_encoder, describe
+from clipkit.models.dual_encoder import DualEncoder
+from clipkit.models.open_clip_config import CONFIG_FILE_NAME
+from clipkit.models.open_clip_export import open_clip_config, open_clip_state
+from clipkit.models.state_dicts import load_exactly, read_file, write_state_dict, write_whole
+
+KEY: Final = "clipkit"
+"""Where a checkpoint keeps what belongs to clipkit."""
+
+FORMAT_VERSION: Final = 1
+DESCRIPTION_FILE_NAME: Final = "clipkit_encoder.json"
+
+
+def encoder_entry(encoder: DualEncoder) -> dict[str, Any]:
+    """What a training checkpoint stores under ``KEY`` about its encoder.
+
+    Args:
+        encoder: The encoder that is trained.
+
+    Returns:
+        ``{"format_version": 1, "encoder": {"class_path": ..., "init_args": ...}}``; plain types.
+    """
+    return {"format_version": FORMAT_VERSION, "encoder": describe(encoder)}
+
+
+def load_encoder(path: Path | str, prefix: str = "encoder.") -> DualEncoder:
+    """The encoder of a training checkpoint, or of a folder that ``save_encoder`` wrote.
+
+    Neither Lightning nor the network is needed, and nothing is unpickled but tensors.
+
+    Args:
+        path: A checkpoint of ``clipkit fit``, or a folder.
+        prefix: What the names of the weights begin with: "encoder.", or "ema." for their average.
+
+    Returns:
+        The encoder in evaluation mode, on the CPU.
+
+    Raises:
+        CheckpointError: If the file is no such checkpoint, is incomplete or from a newer version,
+            or its weights do not fit its own description.
+
+    Example:
+        >>> encoder = load_encoder("runs/demo/last.ckpt")
+    """
+    path = Path(path)
+    if path.is_dir():
+        return _load_folder(path)
+    checkpoint = read_file(path)
+    entry = _entry(checkpoint, str(path))
+    encoder = build_encoder(entry["encoder"], str(path))
+    state = checkpoint.get("state_dict", {})
+    own = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    if not own:
+        raise CheckpointError(f"{path}: holds no weights whose names begin with {prefix!r}")
+    load_exactly(encoder, own, str(path))
+    return encoder.eval()
+
+
+def read_entry(path: Path | str) -> dict[str, Any]:
+    """What a training checkpoint stores about its encoder, tokenizer and configuration.
+
+    Raises:
+        CheckpointError: If the file is no checkpoint of clipkit.
+    """
+    return _entry(read_file(path), str(path))
+
+
+def _entry(checkpoint: Any, where: str) -> dict[str, Any]:
+    entry = checkpoint.get(KEY) if isinstance(checkpoint, Mapping) else None
+    if not isinstance(entry, Mapping) or not isinstance(entry.get("encoder"), Mapping):
+        raise CheckpointError(
+            f"{where}: expected a checkpoint of clipkit fit, but it does not describe an encoder; "
+            f"for weights of open_clip name the architecture too: "
+            f"from_open_clip(NAME, pretrained=PATH)"
+        )
+    version = entry.get("format_version")
+    if not isinstance(version, int) or version > FORMAT_VERSION:
+        raise CheckpointError(
+            f"{where}: its format is version {version}, this clipkit reads up to "
+            f"{FORMAT_VERSION}; install a newer clipkit"
+        )
+    return dict(entry)
+
+
+def save_open_clip(encoder: DualEncoder, path: Path | str) -> None:
+    """Write what ``open_clip.create_model(name, pretrained=path)`` reads.
+
+    Beside the weights an ``open_clip_config.json`` is written, with the preprocessing: with it
+    ``open_clip.create_model("local-dir:FOLDER")`` needs no name. A label head is left out.
+
+    Args:
+        encoder: An encoder of two open_clip towers.
+        path: The file of weights; ``.safetensors``, or anything else for ``torch.save``.
+
+    Raises:
+        ConfigError: If open_clip has no configuration that says what the encoder is.
+    """
+    path = Path(path)
+    config, state = open_clip_config(encoder), open_clip_state(encoder)
+    write_state_dict(path, state)
+    write_json(path.parent / CONFIG_FILE_NAME, config)
+
+
+def save_encoder(encoder: DualEncoder, folder: Path | str) -> None:
+    """Write any encoder as ``model.safetensors`` with its description; ``load_encoder`` reads it.
+
+    Args:
+        encoder: Any encoder, label head included.
+        folder: Where both files go.
+    """
+    folder = Path(folder)
+    write_state_dict(folder / "model.safetensors", encoder.state_dict())
+    write_json(folder / DESCRIPTION_FILE_NAME, encoder_entry(encoder))
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write JSON for people to read, all of it or nothing."""
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    write_whole(path, lambda target: _write_text(target, text))
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def _load_folder(folder: Path) -> DualEncoder:
+    description = folder / DESCRIPTION_FILE_NAME
+    try:
+        content = json.loads(description.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{folder}: expected a folder that clipkit wrote, with a readable "
+            f"{DESCRIPTION_FILE_NAME}: {error}"
+        ) from error
+    entry = _entry({KEY: content}, str(description))
+    encoder = build_encoder(entry["encoder"], str(description))
+    weights: dict[str, Tensor] = read_file(folder / "model.safetensors")
+    load_exactly(encoder, weights, str(folder / "model.safetensors"))
+    return encoder.eval()
