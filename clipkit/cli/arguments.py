@@ -1,0 +1,91 @@
+"""Options that several subcommands share: which model, on which device, on which data."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from clipkit.errors import CheckpointError, ConfigError
+
+if TYPE_CHECKING:
+    from clipkit.models import DualEncoder
+
+_FILE_ENDINGS = (".ckpt", ".pt", ".pth", ".bin", ".safetensors")
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add ``--model`` and ``--device``."""
+    parser.add_argument(
+        "--model",
+        required=True,
+        metavar="CKPT-or-NAME",
+        help="a checkpoint of clipkit, or an open_clip name with or without weights: "
+        "last.ckpt, ViT-B-32@laion2b_s34b_b79k, ViT-B-32@weights.safetensors, config.json@model.pt",
+    )
+    parser.add_argument(
+        "--device", default="auto", help="cpu, cuda, cuda:1 …; auto takes a GPU where there is one"
+    )
+
+
+def add_data_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what says which samples are read, and how."""
+    parser.add_argument(
+        "--data", required=True, metavar="DIR-or-URL", help="a folder, URL or pattern of shards"
+    )
+    parser.add_argument("--split", default="test", help="folder inside --data (default: test)")
+    parser.add_argument("--batch-size", type=int, default=64, help="samples in one pass")
+    parser.add_argument("--num-workers", type=int, default=0, help="processes that decode pictures")
+    parser.add_argument("--limit", type=int, help="only the first samples")
+    parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16", "fp16"))
+
+
+def load_model(name: str, device: str) -> DualEncoder:
+    """The encoder that ``--model`` names, in evaluation mode, on its device.
+
+    Args:
+        name: A checkpoint of clipkit, or NAME[@PRETRAINED] of open_clip, where NAME may be the path
+            of a JSON configuration.
+        device: A torch device, or "auto".
+
+    Returns:
+        The encoder.
+
+    Raises:
+        CheckpointError: If the file is missing or is no checkpoint of clipkit.
+        ConfigError: If open_clip does not know the name, or torch the device.
+    """
+    from clipkit.models import from_open_clip
+    from clipkit.models.checkpoints import load_encoder
+
+    target = _device(device)
+    if Path(name).is_file() and not name.endswith(".json"):
+        return load_encoder(name).to(target).eval()
+    if name.endswith(_FILE_ENDINGS) and "@" not in name:
+        raise CheckpointError(f"{name}: no such file; expected a checkpoint of clipkit")
+    architecture, _, pretrained = name.partition("@")
+    return from_open_clip(architecture, pretrained or None).to(target).eval()
+
+
+def _device(name: str) -> str:
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"--device: {name!r} cannot be used: {reason}") from error
+    return name
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the numbers depend on."""
+    import platform
+    from importlib.metadata import version
+
+    packages = {"clipkit": "clipkit", "torch": "torch", "open_clip": "open_clip_torch"}
+    return {"python": platform.python_version()} | {
+        name: version(package) for name, package in packages.items()
+    }

@@ -1,0 +1,83 @@
+"""``clipkit embed``: the embeddings of a data set as NumPy files."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clipkit.cli.arguments import add_data_arguments, add_model_arguments, load_model, versions
+from clipkit.errors import ConfigError
+
+if TYPE_CHECKING:
+    from clipkit.evaluation import EmbeddedPairs
+
+
+def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
+    """Register the subcommand."""
+    parser = subparsers.add_parser(
+        "embed",
+        help="write the embeddings of a data set",
+        description="Write images.npy (N x D), texts.npy (M x D), text_to_image.npy (M, the row of "
+        "each text's picture) and keys.json (names of the samples, texts, model) to a new folder.",
+        allow_abbrev=False,
+    )
+    add_model_arguments(parser)
+    add_data_arguments(parser)
+    parser.add_argument("--images-only", action="store_true", help="leave the captions out")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="a new folder")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Embed as the arguments say.
+
+    Args:
+        args: What ``add_parser`` declares.
+
+    Returns:
+        0.
+
+    Raises:
+        ClipkitError: If the model, the data or an option cannot be used; nothing is written then.
+    """
+    from clipkit.evaluation import EmbedOptions, embed_pairs, open_dataset
+
+    output: Path = args.output
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise ConfigError(f"--output: expected a new or empty folder, {output} holds something")
+    options = EmbedOptions(args.batch_size, args.num_workers, args.limit, args.precision, True)
+    data = open_dataset(args.data, args.split)
+    encoder = load_model(args.model, args.device)
+    pairs = embed_pairs(encoder, data, options, captions=not args.images_only)
+    try:
+        _write(output, pairs, {"model": args.model, "data": args.data, "versions": versions()})
+    except OSError as error:
+        raise ConfigError(f"--output: {output} cannot be written: {error.strerror}") from error
+    num_images, width = pairs.images.shape
+    print(f"{num_images} pictures and {len(pairs.texts)} texts, {width} numbers each: {output}")  # noqa: T201
+    return 0
+
+
+def _write(output: Path, pairs: EmbeddedPairs, facts: dict[str, Any]) -> None:
+    """Fill a folder beside the target, then rename it: the target is never half there."""
+    import numpy as np
+
+    output.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(dir=output.parent, prefix=f".{output.name}."))
+    try:
+        np.save(draft / "images.npy", pairs.images.numpy())
+        np.save(draft / "texts.npy", pairs.texts.numpy())
+        np.save(draft / "text_to_image.npy", pairs.text_to_image.numpy())
+        content = {"keys": pairs.keys, "captions": pairs.captions, **facts}
+        (draft / "keys.json").write_text(
+            json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8"
+        )
+        draft.chmod(0o755)
+        draft.replace(output)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise

@@ -1,0 +1,132 @@
+"""``clipkit evaluate``: measure a model on a data set, print a table, write JSON."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clipkit.cli.arguments import add_data_arguments, add_model_arguments, load_model, versions
+from clipkit.errors import ConfigError
+
+if TYPE_CHECKING:
+    from clipkit.evaluation import Evaluator
+
+TASKS = ("retrieval", "zero-shot", "linear-probe")
+
+
+def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
+    """Register the subcommand."""
+    parser = subparsers.add_parser(
+        "evaluate",
+        help="measure a model: retrieval, zero-shot classification, linear probe",
+        description="Measure a model on data in CLIP_benchmark's WebDataset layout, or on shards.",
+        allow_abbrev=False,
+    )
+    add_model_arguments(parser)
+    add_data_arguments(parser)
+    parser.add_argument(
+        "--task",
+        action="append",
+        choices=TASKS,
+        help="may be given several times; default: what dataset_type.txt beside the data says",
+    )
+    parser.add_argument("--train-split", default="train", help="split a linear probe is fitted on")
+    parser.add_argument("--output", type=Path, metavar="FILE.json", help="where the numbers go")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Evaluate as the arguments say.
+
+    Args:
+        args: What ``add_parser`` declares.
+
+    Returns:
+        0.
+
+    Raises:
+        ClipkitError: If the model, the data or an option cannot be used; nothing is written then.
+    """
+    from clipkit.evaluation import EvaluationSuite
+
+    _check_output(args.output)
+    tasks = list(dict.fromkeys(args.task or [_default_task(args)]))
+    evaluators = {task: _evaluator(task, args) for task in tasks}
+    encoder = load_model(args.model, args.device)
+    if len(evaluators) == 1:
+        metrics = evaluators[tasks[0]].run(encoder)
+    else:
+        metrics = EvaluationSuite(evaluators).run(encoder)
+    _print_table(args, metrics)
+    if args.output is not None:
+        _write(args, tasks, metrics)
+    return 0
+
+
+def _default_task(args: argparse.Namespace) -> str:
+    from clipkit.evaluation import open_dataset
+
+    return open_dataset(args.data, args.split).task
+
+
+def _evaluator(task: str, args: argparse.Namespace) -> Evaluator:
+    from clipkit.evaluation import LinearProbe, Retrieval, ZeroShotClassification
+
+    common: dict[str, Any] = {
+        "split": args.split,
+        "batch_size": args.batch_size,
+        "num_workers": args.num_workers,
+        "limit": args.limit,
+        "precision": args.precision,
+        "progress": True,
+    }
+    if task == "retrieval":
+        return Retrieval(args.data, **common)
+    if task == "zero-shot":
+        return ZeroShotClassification(args.data, **common)
+    return LinearProbe(args.data, train_split=args.train_split, **common)
+
+
+def _check_output(output: Path | None) -> None:
+    """Find out before the work, not after it, that the result cannot be written."""
+    if output is not None and output.is_dir():
+        raise ConfigError(f"--output: expected a file, got the folder {output}")
+
+
+def _print_table(args: argparse.Namespace, metrics: dict[str, float]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    console.print(f"{args.model} on {args.data}", markup=False, soft_wrap=True)
+    table = Table()
+    table.add_column("Metric")
+    table.add_column("Value", justify="right")
+    for name, value in metrics.items():
+        is_share = 0 <= value <= 1 and not name.endswith("l2")
+        table.add_row(name, f"{100 * value:.2f} %" if is_share else f"{value:g}")
+    console.print(table)
+
+
+def _write(args: argparse.Namespace, tasks: list[str], metrics: dict[str, float]) -> None:
+    from clipkit.data.tables import write_atomically
+
+    record = {
+        "model": args.model,
+        "data": args.data,
+        "split": args.split,
+        "limit": args.limit,
+        "precision": args.precision,
+        "tasks": tasks,
+        "metrics": metrics,
+        "versions": versions(),
+        "date": datetime.now().astimezone().isoformat(timespec="seconds"),
+    }
+    text = json.dumps(record, indent=2, allow_nan=False) + "\n"
+    try:
+        write_atomically(args.output, text.encode())
+    except OSError as error:
+        raise ConfigError(f"--output: {args.output} cannot be written: {error.strerror}") from error

@@ -1,0 +1,123 @@
+"""From the rows that a logger wrote to charts."""
+
+from __future__ import annotations
+
+import csv
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from clipkit.errors import DataError
+from clipkit.evaluation.report.data import Chart, Series
+
+_COUNTERS: Final = frozenset({"step", "epoch"})
+
+
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    """Which columns share a chart, and how it is drawn."""
+
+    title: str
+    pattern: re.Pattern[str]
+    is_share: bool = False
+    note: str = ""
+
+
+def _rule(title: str, pattern: str, note: str = "", *, share: bool = False) -> _Rule:
+    return _Rule(title, re.compile(pattern, re.IGNORECASE), share, note=note)
+
+
+_RULES: Final = (
+    _rule("Text to picture", r"text_to_image/recall_at_\d+$", "recall, %", share=True),
+    _rule("Picture to text", r"image_to_text/recall_at_\d+$", "recall, %", share=True),
+    _rule("Classification", r"(top\d+|mean_per_class_recall|accuracy)$", "%", share=True),
+    _rule("Loss", r"(^|[/_])(loss|contrastive|label|sigmoid|distillation)([/_](step|epoch))?$"),
+    _rule("Logit scale", r"logit_scale$"),
+    _rule("Learning rate", r"(^|[/_-])(lr|learning_rate)"),
+    _rule("Gradient norm", r"grad(ient)?_norm"),
+    _rule("Throughput", r"(samples|images)_(per|a)_second", "samples a second"),
+    _rule("Waiting for data", r"(data_wait|wait_share|waiting|data_time)", "share of time, %"),
+)
+
+
+def read_metrics_csv(path: Path | str) -> list[Chart]:
+    """The charts of a ``metrics.csv`` as Lightning's CSVLogger writes it.
+
+    Args:
+        path: A CSV file with a column "step"; empty cells mean "not logged at this step".
+
+    Returns:
+        Charts, related columns together, in the order in which people want to see them.
+
+    Raises:
+        DataError: If the file is missing, has no column "step", or holds no number.
+    """
+    try:
+        with Path(path).open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    except OSError as error:
+        raise DataError(f"{path}: cannot read the history of the run: {error.strerror}") from error
+    if not rows or "step" not in rows[0]:
+        raise DataError(f'{path}: expected a CSV table with a column "step" and at least one row')
+    return charts_from_history(
+        {name: value for name, text in row.items() if (value := _number(text)) is not None}
+        for row in rows
+    )
+
+
+def charts_from_history(rows: Iterable[Mapping[str, float]]) -> list[Chart]:
+    """Charts out of rows {"step": 10, "train/loss": 3.1, …}; a row need not have every column.
+
+    Args:
+        rows: Logged values in the order of steps; not finite ones leave a gap.
+
+    Returns:
+        One chart for each group of related columns, then one for every other column: nothing that
+        was logged more than once is left out.
+    """
+    columns: dict[str, list[tuple[float, float]]] = {}
+    for row in rows:
+        for name, value in row.items():
+            if name not in _COUNTERS and "step" in row and math.isfinite(value):
+                columns.setdefault(name, []).append((float(row["step"]), float(value)))
+    columns = {name: points for name, points in columns.items() if len(points) > 1}
+    charts = []
+    for rule in _RULES:
+        names = [name for name in columns if rule.pattern.search(name)]
+        if names:
+            charts.append(_chart(rule, {name: columns.pop(name) for name in names}))
+    return charts + [Chart(name, [Series(name, points)]) for name, points in columns.items()]
+
+
+def _chart(rule: _Rule, columns: Mapping[str, list[tuple[float, float]]]) -> Chart:
+    names = short_names(columns)
+    series = [Series(names[name], points) for name, points in columns.items()]
+    return Chart(rule.title, series, is_share=rule.is_share, note=rule.note)
+
+
+def short_names(names: Iterable[str]) -> dict[str, str]:
+    """Names without the beginning that all of them share: "val/recall_at_1" -> "1".
+
+    Example:
+        >>> short_names(["val/recall_at_1", "val/recall_at_5"])
+        {'val/recall_at_1': 'at 1', 'val/recall_at_5': 'at 5'}
+    """
+    parts = {name: re.split(r"[/_]", name.replace("recall_at_", "recall/at ")) for name in names}
+    if len(parts) == 1:
+        return {name: " ".join(words) for name, words in parts.items()}
+    shared = 0
+    for words in zip(*parts.values(), strict=False):
+        if len(set(words)) > 1:
+            break
+        shared += 1
+    return {name: " ".join(words[shared:]) or name for name, words in parts.items()}
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        return float(text) if text else None
+    except ValueError:
+        return None

@@ -1,0 +1,80 @@
+"""Zero-shot retrieval, both ways."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import final
+
+from clipkit.data.tokenizers import Tokenizer
+from clipkit.errors import DataError
+from clipkit.evaluation.datasets import EvaluationDataset, as_dataset
+from clipkit.evaluation.embed import EmbeddedPairs, EmbedOptions, embed_pairs
+from clipkit.evaluation.evaluator import Evaluator
+from clipkit.metrics.functional import retrieval_recall
+from clipkit.models import DualEncoder
+
+
+@final
+class Retrieval(Evaluator):
+    """Recall at k, from pictures to captions and back; a picture may have several captions.
+
+    A picture counts as found if any of its captions is among the first k (the convention of
+    CLIP-like papers and of CLIP_benchmark).
+
+    Args:
+        data: Folder, URL, pattern of shards, or an opened data set, with captions.
+        tokenizer: None for the text tower's own.
+        split: Folder inside ``data`` in CLIP_benchmark's layout.
+        ks: The k's.
+        batch_size: Pictures, or texts, in one pass.
+        num_workers: Processes that decode pictures.
+        limit: Only the first samples; None for all.
+        precision: "fp32", "bf16" or "fp16".
+        progress: Show a progress bar.
+
+    Raises:
+        DataError: If the data cannot be found or have no captions.
+
+    Example:
+        >>> Retrieval("data/flickr8k").run(encoder)  # doctest: +SKIP
+        {'image_to_text/recall_at_1': 0.61, ...}
+    """
+
+    def __init__(
+        self,
+        data: str | Path | EvaluationDataset,
+        tokenizer: Tokenizer | None = None,
+        split: str = "test",
+        ks: Sequence[int] = (1, 5, 10),
+        batch_size: int = 64,
+        num_workers: int = 0,
+        limit: int | None = None,
+        precision: str = "fp32",
+        progress: bool = False,
+    ) -> None:
+        self.data = as_dataset(data, split)
+        self.ks = tuple(ks)
+        self._tokenizer = tokenizer
+        self._options = EmbedOptions(batch_size, num_workers, limit, precision, progress)
+
+    def embed(self, encoder: DualEncoder) -> EmbeddedPairs:
+        """The embeddings that ``run`` measures.
+
+        Raises:
+            DataError: If a picture has no caption.
+        """
+        pairs = embed_pairs(encoder, self.data, self._options, self._tokenizer)
+        lonely = set(range(len(pairs.keys))) - set(pairs.text_to_image.tolist())
+        if lonely:
+            raise DataError(
+                f"{self.data.name}: {len(lonely)} of {len(pairs.keys)} pictures have no caption "
+                f"(first: {pairs.keys[min(lonely)]}); retrieval needs a .txt member, one caption "
+                f"a line, in every sample"
+            )
+        return pairs
+
+    def run(self, encoder: DualEncoder) -> dict[str, float]:
+        """Recall at each k, both ways, and the numbers of pictures and captions."""
+        pairs = self.embed(encoder)
+        return retrieval_recall(pairs.images, pairs.texts, pairs.text_to_image, ks=self.ks)

@@ -1,0 +1,40 @@
+"""Several evaluators as one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import final
+
+from clipkit.errors import ConfigError
+from clipkit.evaluation.evaluator import Evaluator
+from clipkit.models import DualEncoder
+
+
+@final
+class EvaluationSuite(Evaluator):
+    """Runs evaluators one after another; an error in one ends the run, nothing is left out.
+
+    Args:
+        evaluators: Evaluators by name; a name prefixes its metrics.
+
+    Raises:
+        ConfigError: If there are none.
+
+    Example:
+        >>> suite = EvaluationSuite({"noto": Retrieval("data/noto")})  # doctest: +SKIP
+        >>> suite.run(encoder)  # doctest: +SKIP
+        {'noto/image_to_text/recall_at_1': 0.21, ...}
+    """
+
+    def __init__(self, evaluators: Mapping[str, Evaluator]) -> None:
+        if not evaluators:
+            raise ConfigError("evaluators: expected at least one, got none")
+        self.evaluators = dict(evaluators)
+
+    def run(self, encoder: DualEncoder) -> dict[str, float]:
+        """All metrics in one flat dict, ``NAME/METRIC``."""
+        return {
+            f"{name}/{metric}": value
+            for name, evaluator in self.evaluators.items()
+            for metric, value in evaluator.run(encoder).items()
+        }

@@ -1,0 +1,187 @@
+"""Zero-shot classification: the class whose name, in sentences, lies nearest to the picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from clipkit.data.tokenizers import Tokenizer
+from clipkit.errors import DataError
+from clipkit.evaluation.datasets import EvaluationDataset, as_dataset
+from clipkit.evaluation.embed import EmbedOptions, embed_pairs, encode_texts, tokenizer_of
+from clipkit.evaluation.evaluator import Evaluator, evaluating
+from clipkit.evaluation.prompts import GENERIC_TEMPLATES, check_templates, fill
+from clipkit.metrics.functional import mean_per_class_recall, topk_accuracy
+from clipkit.models import DualEncoder
+from clipkit.types import IGNORE_LABEL
+
+
+@dataclass(frozen=True, slots=True)
+class Predictions:
+    """Scores of every class for every picture.
+
+    Args:
+        scores: Cosine similarities.
+        labels: The true classes.
+    """
+
+    scores: Float[Tensor, "N C"]
+    labels: Int64[Tensor, " N"]
+
+
+def class_embeddings(
+    encoder: DualEncoder,
+    class_names: Sequence[str],
+    templates: Sequence[str],
+    tokenizer: Tokenizer,
+    batch_size: int = 64,
+) -> Float[Tensor, "C D"]:
+    """One unit-norm embedding a class: the mean of its sentences' embeddings, normalised.
+
+    The classifier of Radford et al. 2021, section 3.1.4.
+
+    Args:
+        encoder: The model, in evaluation mode and without gradients.
+        class_names: C names.
+        templates: Sentences with ``{c}``.
+        tokenizer: The text tower's tokenizer.
+        batch_size: Sentences in one pass.
+
+    Returns:
+        float32 embeddings on the encoder's device.
+
+    Raises:
+        ConfigError: If a template has no place for the name.
+    """
+    templates = check_templates(templates, "templates")
+    prompts = [fill(template, name) for name in class_names for template in templates]
+    embedded = encode_texts(encoder, tokenizer, prompts, batch_size)
+    means = embedded.view(len(class_names), len(templates), -1).mean(1)
+    return F.normalize(means, dim=-1)
+
+
+def confusion_counts(
+    predictions: Predictions, num_classes: int | None = None
+) -> Int64[Tensor, "C C"]:
+    """How often each true class (row) got each class (column) as its best.
+
+    Args:
+        predictions: Scores and true classes.
+        num_classes: C; None for the number of scores.
+
+    Returns:
+        Counts; the diagonal holds the right ones.
+
+    Example:
+        >>> scores = torch.tensor([[1.0, 0.0], [0.9, 0.1]])
+        >>> confusion_counts(Predictions(scores, torch.tensor([0, 1]))).tolist()
+        [[1, 0], [1, 0]]
+    """
+    size = predictions.scores.shape[1] if num_classes is None else num_classes
+    said = predictions.scores.argmax(1)
+    return torch.bincount(predictions.labels * size + said, minlength=size * size).view(size, size)
+
+
+@final
+class ZeroShotClassification(Evaluator):
+    """Top-1, top-5 and the mean of the classes' recalls.
+
+    Args:
+        data: Folder, URL, pattern of shards, or an opened data set, with a class in each sample.
+        tokenizer: None for the text tower's own.
+        split: Folder inside ``data`` in CLIP_benchmark's layout.
+        class_names: Names in the order of class numbers; None for the data's own.
+        templates: Sentences with ``{c}``; None for the data's own, else generic ones.
+        batch_size: Pictures, or sentences, in one pass.
+        num_workers: Processes that decode pictures.
+        limit: Only the first samples; None for all.
+        precision: "fp32", "bf16" or "fp16".
+        progress: Show a progress bar.
+
+    Raises:
+        DataError: If the data cannot be found or name no classes.
+        ConfigError: If a template has no ``{c}``.
+
+    Example:
+        >>> ZeroShotClassification("data/flowers").run(encoder)  # doctest: +SKIP
+        {'top1': 0.87, 'top5': 1.0, 'mean_per_class_recall': 0.87}
+    """
+
+    def __init__(
+        self,
+        data: str | Path | EvaluationDataset,
+        tokenizer: Tokenizer | None = None,
+        split: str = "test",
+        class_names: Sequence[str] | None = None,
+        templates: Sequence[str] | None = None,
+        batch_size: int = 64,
+        num_workers: int = 0,
+        limit: int | None = None,
+        precision: str = "fp32",
+        progress: bool = False,
+    ) -> None:
+        self.data = as_dataset(data, split)
+        self.class_names = tuple(class_names or self.data.class_names)
+        if len(self.class_names) < 2:
+            raise DataError(
+                f"{self.data.name}: zero-shot classification needs the names of at least two "
+                f"classes, got {len(self.class_names)}; write classnames.txt, one name a line"
+            )
+        chosen = templates if templates is not None else self.data.templates or GENERIC_TEMPLATES
+        self.templates = check_templates(chosen, "templates")
+        self._tokenizer = tokenizer
+        self._options = EmbedOptions(batch_size, num_workers, limit, precision, progress)
+
+    def predict(self, encoder: DualEncoder) -> Predictions:
+        """Scores of every class for every picture; what ``run`` measures.
+
+        Raises:
+            DataError: If a picture has no class, or one without a name.
+        """
+        pairs = embed_pairs(encoder, self.data, self._options, self._tokenizer, captions=False)
+        check_labels(pairs.labels, len(self.class_names), pairs.keys, self.data.name)
+        tokenizer = self._tokenizer or tokenizer_of(encoder)
+        with evaluating(encoder, self._options.precision):
+            classes = class_embeddings(
+                encoder, self.class_names, self.templates, tokenizer, self._options.batch_size
+            )
+        return Predictions(pairs.images @ classes.cpu().T, pairs.labels)
+
+    def run(self, encoder: DualEncoder) -> dict[str, float]:
+        """The metrics; ``top5`` only where there are more than five classes."""
+        predictions = self.predict(encoder)
+        return classification_metrics(predictions.scores, predictions.labels)
+
+
+def classification_metrics(
+    scores: Float[Tensor, "N C"], labels: Int64[Tensor, " N"]
+) -> dict[str, float]:
+    """``top1``, ``top5`` (where there are more than five classes) and ``mean_per_class_recall``."""
+    recall = mean_per_class_recall(scores, labels)
+    return {**topk_accuracy(scores, labels), "mean_per_class_recall": recall}
+
+
+def check_labels(
+    labels: Int64[Tensor, " N"], num_classes: int, keys: Sequence[str], where: str
+) -> None:
+    """Refuse pictures whose class is missing or has no name.
+
+    Raises:
+        DataError: If there are any; the first is named.
+    """
+    wrong = ((labels < 0) | (labels >= num_classes)).nonzero().flatten().tolist()
+    if not wrong:
+        return
+    label = int(labels[wrong[0]])
+    found = "no class (member .cls)" if label == IGNORE_LABEL else f"class {label}"
+    raise DataError(
+        f"{where}: {len(wrong)} of {len(labels)} pictures have no usable class (first: "
+        f"{keys[wrong[0]]}, {found}); expected 0 to {num_classes - 1}"
+    )

@@ -1,0 +1,170 @@
+"""``clipkit evaluate`` and ``clipkit embed`` from their arguments to their files."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from clipkit.cli import embed, evaluate
+from clipkit.errors import CheckpointError, ClipkitError, ConfigError
+from clipkit.evaluation import LinearProbe, Retrieval, ZeroShotClassification
+from clipkit.models import from_open_clip
+from tests.evaluation.layout import OPEN_CLIP, captions, write_layout
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("data") / "set"
+    write_layout(root, (36,), split="train", start=50)
+    return write_layout(root, (7, 5))
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> str:
+    folder = tmp_path_factory.mktemp("model")
+    (folder / "tiny.json").write_text(json.dumps(OPEN_CLIP))
+    torch.manual_seed(0)
+    import open_clip
+
+    open_clip.add_model_config(folder / "tiny.json")
+    torch.save(open_clip.create_model("tiny").state_dict(), folder / "weights.pt")
+    return f"{folder}/tiny.json@{folder}/weights.pt"
+
+
+@pytest.fixture(scope="module")
+def encoder(model):
+    return from_open_clip(*model.split("@"))
+
+
+def call(command, *words: object) -> int:
+    parser = argparse.ArgumentParser()
+    command.add_parser(parser.add_subparsers())
+    name = command.__name__.rpartition(".")[2]
+    args = parser.parse_args([name, *map(str, words)])
+    return int(args.run(args))
+
+
+def test_evaluate_takes_the_task_from_the_data_and_writes_what_the_evaluator_says(
+    tmp_path, root, model, encoder, capsys
+):
+    output = tmp_path / "new" / "numbers.json"
+
+    status = call(evaluate, "--model", model, "--data", root, "--output", output)
+
+    record = json.loads(output.read_text())
+    assert status == 0
+    assert record["tasks"] == ["retrieval"]
+    assert record["metrics"] == Retrieval(root).run(encoder)
+    assert (record["model"], record["data"], record["split"]) == (model, str(root), "test")
+    assert torch.__version__.startswith(record["versions"]["torch"])
+    assert datetime.fromisoformat(record["date"]).tzinfo is not None
+    assert [path.name for path in output.parent.iterdir()] == ["numbers.json"]
+    assert "text_to_image/recall_at_1" in capsys.readouterr().out
+
+
+def test_evaluate_runs_several_tasks_under_their_names(tmp_path, root, model, encoder):
+    output = tmp_path / "numbers.json"
+    tasks = ["--task", "zero-shot", "--task", "linear-probe", "--task", "zero-shot"]
+
+    call(evaluate, "--model", model, "--data", root, "--output", output, *tasks)
+
+    expected = {f"zero-shot/{k}": v for k, v in ZeroShotClassification(root).run(encoder).items()}
+    expected |= {f"linear-probe/{k}": v for k, v in LinearProbe(root).run(encoder).items()}
+    assert json.loads(output.read_text())["metrics"] == expected
+
+
+def test_evaluate_without_output_only_prints(root, model, capsys):
+    assert (
+        call(evaluate, "--model", model, "--data", root, "--limit", 4, "--task", "zero-shot") == 0
+    )
+
+    assert "mean_per_class_recall" in capsys.readouterr().out
+
+
+def test_embed_writes_arrays_and_keys(tmp_path, root, model):
+    output = tmp_path / "deep" / "embeddings"
+
+    call(embed, "--model", model, "--data", root, "--output", output, "--batch-size", 5)
+
+    images, texts = (np.load(output / f"{name}.npy") for name in ("images", "texts"))
+    owners = np.load(output / "text_to_image.npy")
+    content = json.loads((output / "keys.json").read_text())
+    assert images.shape == (12, 24)
+    assert images.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(images, axis=1), 1, atol=1e-5)
+    assert content["keys"] == [f"s{i:07d}" for i in range(12)]
+    assert content["captions"] == [text for i in range(12) for text in captions(i)]
+    assert owners.tolist() == [i for i in range(12) for _ in captions(i)]
+    assert texts.shape == (len(owners), 24)
+    assert [path.name for path in output.parent.iterdir()] == ["embeddings"]
+
+
+def test_embed_of_pictures_only(tmp_path, root, model):
+    output = tmp_path / "embeddings"
+    output.mkdir()
+
+    call(embed, "--model", model, "--data", root, "--output", output, "--images-only")
+
+    assert np.load(output / "texts.npy").shape == (0, 24)
+    assert len(json.loads((output / "keys.json").read_text())["keys"]) == 12
+
+
+def test_embed_never_overwrites(tmp_path, root, model):
+    (tmp_path / "precious").write_text("work of years")
+
+    with pytest.raises(ConfigError, match="--output: expected a new or empty folder"):
+        call(embed, "--model", model, "--data", root, "--output", tmp_path)
+
+    assert (tmp_path / "precious").read_text() == "work of years"
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"--model": "nowhere.ckpt"}, CheckpointError, r"nowhere\.ckpt: no such file"),
+        ({"--model": "ViT-B-33"}, ConfigError, "ViT-B-32"),
+        ({"--data": "nowhere"}, ClipkitError, "nowhere"),
+        ({"--split": "val"}, ClipkitError, "no split 'val'; it has test, train"),
+        ({"--device": "abacus"}, ConfigError, "--device: 'abacus' cannot be used"),
+        ({"--batch-size": "0"}, ConfigError, "batch_size: expected at least 1"),
+    ],
+)
+def test_what_cannot_work_is_said_and_nothing_is_written(
+    tmp_path, root, model, options, error, message
+):
+    words = {"--model": model, "--data": str(root), "--output": str(tmp_path / "out"), **options}
+    for command in (evaluate, embed):
+        with pytest.raises(error, match=message):
+            call(command, *[word for pair in words.items() for word in pair])
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_as_output_is_refused_before_the_work(tmp_path, root):
+    with pytest.raises(ConfigError, match="expected a file, got the folder"):
+        call(evaluate, "--model", "ViT-B-32", "--data", root, "--output", tmp_path)
+
+
+def test_an_unknown_task_is_a_usage_error(root, capsys):
+    with pytest.raises(SystemExit):
+        call(evaluate, "--model", "ViT-B-32", "--data", root, "--task", "juggling")
+
+    assert "zero-shot" in capsys.readouterr().err
+
+
+def test_help_needs_no_torch():
+    code = (
+        "import argparse, sys; from clipkit.cli import embed, evaluate;"
+        "s = argparse.ArgumentParser().add_subparsers();"
+        "embed.add_parser(s); evaluate.add_parser(s); assert 'torch' not in sys.modules"
+    )
+
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

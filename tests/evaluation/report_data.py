@@ -1,0 +1,86 @@
+"""A full report out of nothing but arithmetic and a few coloured squares."""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, datetime
+
+import numpy as np
+
+from clipkit.evaluation.report import (
+    CaptionHit,
+    Chart,
+    Confusion,
+    Fact,
+    ImageQuery,
+    Picture,
+    PictureHit,
+    ReportData,
+    Result,
+    Series,
+    SimilarityHistogram,
+    TextQuery,
+    TowerParameters,
+)
+from tests.factories import COLORS, image_bytes
+
+HOSTILE = "<script>alert('x')</script> & \"quotes\" "
+LONG_WORD = "incomprehensibilities" * 6
+NAMES = ("smileys & emotion", "people", "animals", "travel and places of this wide world", HOSTILE)
+RECALLS = tuple(
+    f"{way}/recall_at_{k}" for way in ("text_to_image", "image_to_text") for k in (1, 5, 10)
+)
+
+
+def picture(number: int, caption: str = "") -> Picture:
+    color = list(COLORS)[number % len(COLORS)]
+    data = image_bytes(color, seed=number, format="WEBP")
+    return Picture(data, caption or f"a {color} square")
+
+
+def text_query(number: int, rank: int) -> TextQuery:
+    text = (f"a square, number {number}", HOSTILE, LONG_WORD)[min(number, 2)]
+    hits = [PictureHit(picture(i), 0.6 - 0.1 * i, i + 1 == rank) for i in range(5)]
+    return TextQuery(text, hits, picture(number), rank)
+
+
+def image_query(number: int, rank: int) -> ImageQuery:
+    hits = [CaptionHit(f"caption {i} {HOSTILE}", 0.6 - 0.2 * i, i + 1 == rank) for i in range(5)]
+    return ImageQuery(picture(number), hits, f"answer {number}", rank)
+
+
+def curve(start: float, end: float, count: int = 600) -> list[tuple[float, float]]:
+    rng = np.random.default_rng(0)
+    noise = rng.normal(0, 0.02, count)
+    return [(10.0 * i, end + (start - end) * math.exp(-i / 100) + noise[i]) for i in range(count)]
+
+
+def full_report() -> ReportData:
+    ranks = (1, 1, 3, 400, 1, 2, 12345, 1, 5, 7, 1, 1, 1, 6)
+    counts = np.random.default_rng(0).integers(0, 9, (5, 5)) + 40 * np.eye(5, dtype=int)
+    metrics = {name: 0.1 * (i + 1) for i, name in enumerate(RECALLS)}
+    return ReportData(
+        title=f"A run {HOSTILE}",
+        subtitle="Squares of four colours and their names.",
+        results=[
+            Result("Unseen drawings", metrics | {"top1": 0.5, "l2": 0.001}, "1,504 pictures"),
+            Result("Chance", dict.fromkeys(RECALLS, 0.0007), is_baseline=True),
+        ],
+        charts=[
+            Chart("Loss", [Series("loss", curve(6, 0.5)), Series("label", curve(2, 0.1))]),
+            Chart("Recall", [Series("at 1", curve(0, 0.4, 9))], is_share=True, note="%"),
+            Chart("Constant", [Series("learning rate", [(0.0, 1e-3), (90.0, 1e-3)])]),
+        ],
+        text_queries=[text_query(i, rank) for i, rank in enumerate(ranks)],
+        image_queries=[image_query(i, rank) for i, rank in enumerate(ranks[:4])],
+        gallery_note="Drawn at random.",
+        confusion=Confusion(NAMES, counts.tolist()),
+        similarity=SimilarityHistogram([-0.2, 0.1, 0.4, 0.7], [0, 0.2, 0.8], [0.7, 0.3, 0]),
+        health=[Fact("Modality gap", "0.31", "distance of the centres")],
+        facts=[Fact("Duration", "4 min 58 s"), Fact("Samples seen", "172,032", "33 epochs")],
+        parameters=[TowerParameters("Image tower", 6_812_416, 0), TowerParameters("Text", 1, 9)],
+        versions={"clipkit": "0.1.0", "torch": "2.9.1"},
+        config=f"seed: 0\n{HOSTILE}\n" + "key: " + "long " * 90,
+        credits=["Squares: public domain."],
+        created=datetime(2026, 5, 4, 12, 30, tzinfo=UTC),
+    )

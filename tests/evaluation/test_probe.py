@@ -1,0 +1,111 @@
+"""The linear probe: the optimum of its objective, the choice of the penalty, the splits."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from clipkit.errors import DataError
+from clipkit.evaluation import LinearProbe
+from clipkit.evaluation.probe import L2_GRID, choose_l2, fit_logistic, hold_out
+from tests.evaluation.layout import tiny_encoder, write_layout
+
+
+def clusters(count: int, *, noise: float, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    centres = torch.eye(3, 8)
+    labels = torch.arange(count) % 3
+    points = centres[labels] + noise * torch.randn(count, 8, generator=generator)
+    return F.normalize(points, dim=-1), labels
+
+
+def test_fit_is_a_stationary_point_of_the_objective():
+    features, labels = clusters(60, noise=0.4)
+
+    classifier = fit_logistic(features, labels, 3, 0.01)
+
+    weight = classifier.weight.clone().requires_grad_()
+    bias = classifier.bias.clone().requires_grad_()
+    loss = F.cross_entropy(features.double() @ weight.T + bias, labels)
+    (loss + 0.005 * weight.square().sum()).backward()
+    assert weight.grad.abs().max() < 1e-6
+    assert bias.grad.abs().max() < 1e-6
+
+
+def test_fit_equals_scikit_learn():
+    linear_model = pytest.importorskip("sklearn.linear_model")
+    features, labels = clusters(60, noise=0.4)
+    l2 = 0.01
+    theirs = linear_model.LogisticRegression(C=1 / (l2 * len(labels)), tol=1e-9, max_iter=1000)
+    theirs.fit(features.double().numpy(), labels.numpy())
+
+    ours = fit_logistic(features, labels, 3, l2)
+
+    expected = torch.from_numpy(theirs.predict_proba(features.double().numpy()))
+    torch.testing.assert_close(ours(features).softmax(1), expected, atol=1e-5, rtol=0)
+
+
+def test_fit_does_not_depend_on_its_start():
+    features, labels = clusters(60, noise=0.4)
+    far = fit_logistic(features, labels, 3, 1e-4)
+
+    again = fit_logistic(features, labels, 3, 0.01, far)
+
+    expected = fit_logistic(features, labels, 3, 0.01)
+    torch.testing.assert_close(again.weight, expected.weight, atol=1e-5, rtol=0)
+
+
+def test_noise_asks_for_a_stronger_penalty():
+    clean = choose_l2(clusters(12, noise=0.05), clusters(300, noise=0.05, seed=1), 3)
+    noisy = choose_l2(clusters(12, noise=1.5), clusters(300, noise=1.5, seed=1), 3, L2_GRID[::4])
+
+    assert clean == L2_GRID[0]
+    assert noisy > L2_GRID[-1]
+
+
+def test_hold_out_takes_every_fifth_of_each_class():
+    labels = torch.tensor([0] * 11 + [1] * 4 + [2] * 5)
+
+    kept, held = hold_out(labels)
+
+    assert labels[held].tolist() == [0, 0, 2]
+    assert sorted([*kept.tolist(), *held.tolist()]) == list(range(20))
+
+
+def test_probe_measures_the_test_split_and_repeats_itself(tmp_path):
+    write_layout(tmp_path, (40, 26), split="train", start=100)
+    write_layout(tmp_path, (24,), split="test")
+    write_layout(tmp_path, (18,), split="val", start=300)
+    encoder = tiny_encoder()
+
+    held_out = LinearProbe(tmp_path).run(encoder)
+    with_val = LinearProbe(tmp_path, validation_split="val", limit=60).run(encoder)
+
+    assert set(held_out) == {"top1", "top5", "mean_per_class_recall", "l2"}
+    assert held_out["l2"] in L2_GRID
+    assert 0 <= held_out["top1"] <= held_out["top5"] <= 1
+    assert held_out == LinearProbe(tmp_path).run(encoder)
+    assert set(with_val) == set(held_out)
+
+
+def test_probe_learns_what_the_embeddings_hold(tmp_path):
+    write_layout(tmp_path, (36,), split="train")
+    write_layout(tmp_path, (36,), split="test")
+
+    metrics = LinearProbe(tmp_path, validation_split="test").run(tiny_encoder())
+
+    assert metrics["top1"] > 0.6  # the very pictures it was fitted on; chance is 1/6
+
+
+def test_a_training_split_too_small_to_hold_out_says_so(tmp_path):
+    write_layout(tmp_path, (8,), split="train")
+    write_layout(tmp_path, (6,), split="test")
+
+    with pytest.raises(DataError, match="too small to hold samples out"):
+        LinearProbe(tmp_path).run(tiny_encoder())
+
+
+def test_a_missing_training_split_is_named_at_once(tmp_path):
+    with pytest.raises(DataError, match="no split 'train'; it has test"):
+        LinearProbe(write_layout(tmp_path))

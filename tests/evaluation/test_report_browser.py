@@ -1,0 +1,192 @@
+"""The report in a real browser: it renders, fits, complains of nothing, and its parts work."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from clipkit.evaluation.report import write_report
+from tests.evaluation.chromium import Chromium, find_chromium
+from tests.evaluation.report_data import LONG_WORD, full_report
+
+pytestmark = pytest.mark.browser
+
+CONTRAST = """
+(() => {
+  const channel = (c) => {
+    c /= 255;
+    return c <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4;
+  };
+  const canvas = document.createElement("canvas");
+  const context = canvas.getContext("2d", { willReadFrequently: true });
+  const pixel = (color) => {
+    context.clearRect(0, 0, 1, 1);
+    context.fillStyle = color;
+    context.fillRect(0, 0, 1, 1);
+    return context.getImageData(0, 0, 1, 1).data;
+  };
+  const light = ([r, g, b]) =>
+    0.2126 * channel(r) + 0.7152 * channel(g) + 0.0722 * channel(b);
+  const ground = (node) => {
+    for (; node; node = node.parentElement) {
+      const color = getComputedStyle(node).backgroundColor;
+      if (pixel(color)[3] > 200) return color;
+    }
+    return "white";
+  };
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  const found = [];
+  while (walker.nextNode()) {
+    const text = walker.currentNode.data.trim();
+    const node = walker.currentNode.parentElement;
+    const width = node.getBoundingClientRect().width;
+    if (!text || width < 2 || node.closest("script, .quiet, .skip")) continue;
+    const a = light(pixel(getComputedStyle(node).color));
+    const b = light(pixel(ground(node)));
+    const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+    if (ratio < 4.5) found.push(`${node.tagName}.${node.className} ${text} ${ratio}`);
+  }
+  return found;
+})()
+"""
+"""Texts whose contrast with the nearest opaque ground is below 4.5 (WCAG 2, level AA)."""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Chromium]:
+    binary = find_chromium()
+    if binary is None:
+        if os.environ.get("CI") == "true":
+            pytest.fail("CI must have Chromium: apt-get install chromium")
+        pytest.skip("no Chromium on this machine (apt-get install chromium)")
+    with Chromium(binary) as chromium:
+        yield chromium
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory) -> Path:
+    return write_report(tmp_path_factory.mktemp("report") / "report.html", full_report())
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("width", [400, 760, 1400])
+def test_renders_without_complaint_and_fits(browser, page, width, dark):
+    browser.complaints.clear()
+    browser.requests.clear()
+
+    browser.open(page, width=width, dark=dark)
+
+    assert browser.evaluate("document.documentElement.scrollWidth") <= width
+    pictures = "[...document.images].filter((image) => !image.hidden)"
+    browser.wait_for(f"{pictures}.every((image) => image.complete && image.naturalWidth > 0)")
+    assert browser.evaluate(f"{pictures}.length") > 50
+    sections = browser.evaluate("[...document.querySelectorAll('section')].map((s) => s.id)")
+    assert sections == ["results", "curves", "gallery", "confusion", "health", "run"]
+    heights = "[...document.querySelectorAll('.plot')].map((p) => p.getBoundingClientRect())"
+    assert browser.evaluate(f"{heights}.every((box) => box.height > 100 && box.width > 100)")
+    background = np.asarray(Image.open(io.BytesIO(browser.screenshot())).convert("L"))
+    assert (np.median(background) < 60) == dark
+    assert [url for url in browser.requests if not url.startswith(("file:", "data:"))] == []
+    assert browser.complaints == []
+
+
+@pytest.mark.parametrize("width", [400, 1400])
+def test_no_text_is_cut_off_by_its_own_box(browser, page, width):
+    browser.open(page, width=width, dark=False)
+
+    sticking_out = browser.evaluate(
+        f"""[...document.querySelectorAll("main *")].filter((node) => {{
+          if (node.closest(".quiet, pre, .scroll, svg")) return false;
+          const box = node.getBoundingClientRect();
+          return box.width > 0 && (box.right > {width} + 1 || box.left < -1);
+        }}).map((node) => node.outerHTML.slice(0, 120))"""
+    )
+
+    assert sticking_out == []
+    assert browser.evaluate(f"document.body.innerText.includes('{LONG_WORD}')")
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_every_text_stands_out_from_its_ground(browser, page, dark):
+    browser.open(page, width=1400, dark=dark)
+    browser.evaluate("document.querySelector('.config').open = true")
+
+    assert browser.evaluate(CONTRAST) == []
+
+
+def test_the_button_changes_the_colours_and_back(browser, page):
+    browser.open(page, width=1400, dark=False)
+    ground = "getComputedStyle(document.body).backgroundColor"
+    light = browser.evaluate(ground)
+
+    browser.evaluate("document.querySelector('.theme').click()")
+    dark = browser.evaluate(ground)
+    pressed = browser.evaluate("document.querySelector('.theme').getAttribute('aria-pressed')")
+    browser.evaluate("document.querySelector('.theme').click()")
+
+    assert dark != light
+    assert pressed == "true"
+    assert browser.evaluate(ground) == light
+    browser.evaluate("localStorage.clear()")
+
+
+def test_arrow_keys_read_a_curve(browser, page):
+    browser.open(page, width=1400, dark=False)
+    browser.evaluate("document.querySelector('.plot[data-chart]').focus()")
+
+    browser.press("Home")
+    first = browser.evaluate("document.querySelector('#tip').innerText")
+    browser.press("ArrowRight")
+    second = browser.evaluate("document.querySelector('#tip').innerText")
+    browser.press("Escape")
+
+    assert first.startswith("Step 0")
+    assert "loss" in first
+    assert "label" in first
+    assert second != first
+    assert browser.evaluate("document.querySelector('#tip').hidden")
+
+
+def test_gallery_shows_one_direction_filters_and_searches(browser, page):
+    browser.open(page, width=1400, dark=False)
+    visible = "[...document.querySelectorAll('.card')].filter((c) => c.checkVisibility()).length"
+    shown_at_first = browser.evaluate(visible)
+
+    browser.evaluate("document.querySelector('.more').click()")
+    all_texts = browser.evaluate(visible)
+    browser.evaluate("document.querySelector('input[value=missed]').click()")
+    missed = browser.evaluate(visible)
+    browser.evaluate("document.querySelector('#tab-texts').focus()")
+    browser.press("ArrowRight")
+    missed_pictures = browser.evaluate(visible)
+    browser.evaluate(
+        """{ const field = document.querySelector("[type=search]"); field.value = "ANSWER 3";
+             field.dispatchEvent(new Event("input", { bubbles: true })); }"""
+    )
+    found = browser.evaluate(visible)
+    browser.evaluate("document.querySelector('input[value=first]').click()")
+
+    assert (shown_at_first, all_texts, missed, missed_pictures, found) == (12, 14, 4, 1, 1)
+    assert browser.evaluate(visible) == 0
+    assert browser.evaluate("document.querySelector('.none-left').checkVisibility()")
+
+
+def test_hovering_a_cell_of_the_heat_map_names_the_classes(browser, page):
+    browser.open(page, width=1400, dark=False)
+    box = browser.evaluate(
+        """(() => { const cell = document.querySelectorAll(".heat td")[1];
+             cell.scrollIntoView({ block: "center", behavior: "instant" });
+             const box = cell.getBoundingClientRect(); return [box.x + 5, box.y + 5]; })()"""
+    )
+
+    browser.call("Input.dispatchMouseEvent", type="mouseMoved", x=box[0], y=box[1])
+
+    browser.wait_for("!document.querySelector('#tip').hidden")
+    tip = browser.evaluate("document.querySelector('#tip').innerText")
+    assert tip.startswith("smileys & emotion taken for people, ")
