@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import threading
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -154,9 +155,13 @@ class BatchBuilder:
         self._order = order
         self._num_threads = num_threads
         self._pool: ThreadPoolExecutor | None = None
+        self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_pool": None}
+        return {**self.__dict__, "_pool": None, "_lock": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=threading.Lock())
 
     def build(self, task: Task) -> Built:
         """The batch of a task.
@@ -208,7 +213,8 @@ class BatchBuilder:
             sample = self._try(sample_id, nonces, faults)
             if sample is not None:
                 return sample, faults
-            substitute: Draw | None = self._order.refill(epoch, position, attempt)
+            with self._lock:
+                substitute = self._order.refill(epoch, position, attempt)
             if substitute is None:
                 return None, faults
             sample_id = int(substitute.ids[0])

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import pickle
+import traceback
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, final
 
 import torch
 
 from clipkit.data.samples import BatchBuilder, Built
 from clipkit.data.slicing import Task
-from clipkit.errors import DataError
+from clipkit.errors import ClipkitError
 
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
@@ -37,16 +40,21 @@ class BatchLoader:
         """The batches of ``tasks()``; what an earlier, unfinished run left over is dropped.
 
         Raises:
-            DataError: If a batch cannot be built.
-            OSError: If this machine is out of files, memory or disk.
+            Exception: What building a batch raised, as if it had been built here.
         """
         if self._loader is None:
             self._loader = self._start()
         self._tasks.current = tasks
+        failure: _Failure | None = None
         for result in self._loader:
-            if isinstance(result, Exception):
-                raise result
+            if isinstance(result, _Failure):
+                failure = result
+                break
             yield result
+        if failure is not None:
+            # End the workers now: whoever keeps the error also keeps this frame alive.
+            self._loader = None
+            raise failure.error
 
     def _start(self) -> DataLoader[Any]:
         from torch.utils.data import DataLoader
@@ -64,6 +72,13 @@ class BatchLoader:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    """An error of a worker on its way to the main process."""
+
+    error: Exception
+
+
 @final
 class _Guarded:
     """Returns errors instead of raising them: a loader would wrap them into other text."""
@@ -71,11 +86,24 @@ class _Guarded:
     def __init__(self, builder: BatchBuilder) -> None:
         self._builder = builder
 
-    def __getitem__(self, task: Task) -> Built | Exception:
+    def __getitem__(self, task: Task) -> Built | _Failure:
         try:
             return self._builder.build(task)
-        except (DataError, OSError) as error:
-            return error
+        except Exception as error:
+            return _Failure(_portable(error))
+
+
+def _portable(error: Exception) -> Exception:
+    """The error as another process can raise it, with a note of where it came from."""
+    trace = "".join(traceback.format_exception(error))
+    try:
+        portable: Exception = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own bytes
+        assert isinstance(portable, type(error))
+    except Exception:
+        portable = RuntimeError(f"{type(error).__name__}: {error}")
+    if not isinstance(error, ClipkitError):
+        portable.add_note(f"in a worker process:\n{trace}")
+    return portable
 
 
 @final
