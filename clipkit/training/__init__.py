@@ -1,1 +1,7 @@
 """The Lightning side: modules, data module, callbacks."""
+
+from clipkit.training.contrastive_module import ContrastiveModule
+from clipkit.training.datamodule import PairDataModule
+from clipkit.training.metrics_csv import MetricsCsv
+
+__all__ = ["ContrastiveModule", "MetricsCsv", "PairDataModule"]

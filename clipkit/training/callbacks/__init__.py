@@ -1,1 +1,23 @@
-"""Callbacks of a run."""
+"""Callbacks of a run; one job a file."""
+
+from clipkit.training.callbacks.average_weights import AverageWeights
+from clipkit.training.callbacks.key_log import KeyLog
+from clipkit.training.callbacks.lock_tower import LockTower
+from clipkit.training.callbacks.parameter_table import PrintParameters
+from clipkit.training.callbacks.progress_bar import ProgressBar
+from clipkit.training.callbacks.save_checkpoint import SaveCheckpoint
+from clipkit.training.callbacks.save_config import SaveConfig
+from clipkit.training.callbacks.throughput import Throughput
+from clipkit.training.callbacks.zero_shot_evaluation import ZeroShotEvaluation
+
+__all__ = [
+    "AverageWeights",
+    "KeyLog",
+    "LockTower",
+    "PrintParameters",
+    "ProgressBar",
+    "SaveCheckpoint",
+    "SaveConfig",
+    "Throughput",
+    "ZeroShotEvaluation",
+]

@@ -1,0 +1,72 @@
+"""The command ``clipkit``: registers the subcommands and turns errors into one line.
+
+Nothing here, nor at the top of a subcommand's file, imports torch: ``clipkit --help`` and
+``clipkit SUBCOMMAND --help`` answer at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.util import find_spec
+
+from clipkit import __version__
+from clipkit.cli import fit
+from clipkit.errors import ClipkitError
+
+_FILES = ("demo", "fit", "evaluate", "embed", "export", "shards")
+_EXIT_USAGE = 2
+_EXIT_INTERRUPTED = 130
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of the whole command, with every subcommand registered."""
+    parser = argparse.ArgumentParser(
+        prog="clipkit",
+        description="Pretrain, fine-tune and evaluate CLIP models on WebDataset shards.",
+        epilog="clipkit SUBCOMMAND --help explains a subcommand.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"clipkit {__version__}")
+    subparsers = parser.add_subparsers(dest="subcommand", metavar="SUBCOMMAND", required=True)
+    for name in _FILES:
+        if find_spec(f"clipkit.cli.{name}") is not None:
+            import_module(f"clipkit.cli.{name}").add_parser(subparsers)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``clipkit`` with ``argv``.
+
+    Args:
+        argv: Words after ``clipkit``; those of this process when None.
+
+    Returns:
+        The exit status: 0 done, 1 an unforeseen failure (with its traceback, raised), 2 an error
+        that the user can mend, 130 interrupted.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if words and words[0] in fit.SUBCOMMANDS:
+            # LightningCLI has its own parser; argparse would trip over its options.
+            return fit.run(words)
+        args = build_parser().parse_args(words)
+        status: int = args.run(args)
+        return status
+    except ClipkitError as error:
+        print(f"clipkit: error: {error}", file=sys.stderr)  # noqa: T201
+        return _EXIT_USAGE
+    except KeyboardInterrupt:
+        print("clipkit: interrupted", file=sys.stderr)  # noqa: T201
+        return _EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output (`| head`) left; keep Python's own flush at exit quiet.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

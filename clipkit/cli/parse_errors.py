@@ -1,0 +1,196 @@
+"""Turns what jsonargparse says about a configuration into one line with a way to mend it."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from clipkit.errors import ClipkitError
+
+_NO_OPTION = re.compile(r"does not accept option '(?P<key>[^']+)'")
+_NO_ARGUMENT = re.compile(r"unrecognized arguments: --(?P<key>[\w.+-]+)")
+_NO_INIT_ARG = re.compile(r"Option '(?P<key>[^']+)' is not accepted")
+_NO_CLASS = re.compile(r"module '(?P<module>[\w.]+)' has no attribute '(?P<name>\w+)'")
+
+
+@dataclass(frozen=True, slots=True)
+class ClassEntry:
+    """One ``class_path`` of a configuration.
+
+    Args:
+        where: Dotted place of the mapping, after the file's name.
+        class_path: What it names.
+        options: The names under ``init_args``.
+    """
+
+    where: str
+    class_path: str
+    options: tuple[str, ...]
+
+
+def explain(
+    message: str, error: BaseException | None, options: Iterable[str], files: Sequence[str]
+) -> str:
+    """One line that says what is wrong with a configuration.
+
+    Args:
+        message: jsonargparse's own words.
+        error: The exception behind them; a ``ClipkitError`` anywhere in its chain is the answer.
+        options: Every option that the parser knows, dotted.
+        files: The YAML files that were read.
+
+    Returns:
+        A line without line breaks.
+    """
+    if (own := clipkit_error(error)) is not None:
+        return str(own)
+    if (found := _NO_INIT_ARG.search(message)) is not None:
+        return _explain_init_arg(found["key"], files)
+    for pattern in (_NO_OPTION, _NO_ARGUMENT):
+        if (found := pattern.search(message)) is not None:
+            known = list(options)
+            return f"no option {found['key']!r}{did_you_mean(found['key'], known)}"
+    if (found := _NO_CLASS.search(message)) is not None:
+        names = public_names(found["module"])
+        return f"{found['module']} has no {found['name']!r}{did_you_mean(found['name'], names)}"
+    if (found_file := _broken_file(files)) is not None:
+        return found_file
+    return plainer(one_line(message))
+
+
+def plainer(line: str) -> str:
+    """What jsonargparse says, in the words of the other messages.
+
+    Example:
+        >>> plainer("data.seed: Expected a <class 'int'>. Got value: x")
+        'data.seed: expected int, got x'
+    """
+    line = re.sub(r'Parser key "([^"]+)":', r"\1:", line)
+    line = re.sub(r"Expected an? <class '([^']+)'>", r"expected \1", line)
+    return re.sub(r"\.? Got value:", ", got", line)
+
+
+def clipkit_error(error: BaseException | None) -> ClipkitError | None:
+    """The first ``ClipkitError`` in the chain of causes and contexts of ``error``."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if isinstance(error, ClipkitError):
+            return error
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """``"; did you mean 'a' or 'b'?"``, or nothing where nothing is close.
+
+    A dotted word is matched from its first wrong part on, so that ``modle.loss`` finds ``model``.
+
+    Example:
+        >>> did_you_mean("modle.loss", ["model", "model.loss", "data"])
+        "; did you mean 'model.loss'?"
+    """
+    names = sorted(set(known))
+    close = difflib.get_close_matches(word, names, n=3, cutoff=0.75)
+    if not close and "." in word:
+        head = word.split(".")[0]
+        close = difflib.get_close_matches(head, {name.split(".")[0] for name in names}, n=3)
+    elif not close:
+        close = difflib.get_close_matches(word, names, n=3, cutoff=0.6)
+    exact = [name for name in close if name != word][:2]
+    return f"; did you mean {' or '.join(map(repr, exact))}?" if exact else ""
+
+
+def one_line(message: str) -> str:
+    """``message`` on one line; of a failed union, every reason once."""
+    lines = [line.strip(" -\t") for line in message.splitlines()]
+    dull = (
+        "Subtypes:",
+        "Errors:",
+        "Given value",
+        "Does not validate against any",
+        "Expected a <class 'NoneType'>",
+    )
+    kept = [line for line in lines if line and not line.startswith(dull)]
+    return "; ".join(dict.fromkeys(kept)).replace(":;", ":")
+
+
+def class_entries(config: Any, where: str = "") -> Iterator[ClassEntry]:
+    """Every mapping with a ``class_path`` in a configuration, depth first."""
+    if isinstance(config, Mapping):
+        path = config.get("class_path")
+        if isinstance(path, str):
+            options = config.get("init_args") or {}
+            yield ClassEntry(where, path, tuple(options) if isinstance(options, Mapping) else ())
+        for key, value in config.items():
+            yield from class_entries(value, f"{where}.{key}" if where else str(key))
+    elif isinstance(config, list):
+        for position, value in enumerate(config):
+            yield from class_entries(value, f"{where}[{position}]")
+
+
+def public_names(module: str) -> list[str]:
+    """The public names of a module; none where it cannot be imported."""
+    try:
+        return [name for name in dir(importlib.import_module(module)) if not name.startswith("_")]
+    except ImportError:
+        return []
+
+
+def _explain_init_arg(key: str, files: Sequence[str]) -> str:
+    for file in files:
+        for entry in class_entries(_read(file)):
+            if key not in entry.options or (known := _parameters(entry.class_path)) is None:
+                continue
+            if key not in known:
+                return (
+                    f"{file}: {entry.where}: {entry.class_path} has no option {key!r}"
+                    f"{did_you_mean(key, known)}"
+                )
+    return f"no option {key!r} (see --help_all, or --model.encoder.help CLASS and the like)"
+
+
+def _parameters(class_path: str) -> list[str] | None:
+    """The constructor's options, those of its bases included where it passes them on."""
+    module, _, name = class_path.rpartition(".")
+    try:
+        target = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError):
+        return None
+    classes = inspect.getmro(target) if inspect.isclass(target) else (target,)
+    names: list[str] = []
+    for cls in classes:
+        parameters = inspect.signature(cls).parameters if cls is not object else {}
+        names += [n for n, p in parameters.items() if p.kind is not p.VAR_KEYWORD]
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+            break
+    return names
+
+
+def _broken_file(files: Sequence[str]) -> str | None:
+    """What keeps a file from being read as YAML, with the line; None where all can be read."""
+    for file in files:
+        try:
+            yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+        except OSError as error:
+            return f"{file}: {error.strerror}; expected a YAML file"
+        except yaml.YAMLError as error:
+            mark = getattr(error, "problem_mark", None)
+            line = f" line {mark.line + 1}:" if mark else ""
+            return f"{file}:{line} not YAML: {getattr(error, 'problem', None) or error}"
+    return None
+
+
+def _read(file: str) -> Any:
+    try:
+        return yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError):
+        return None

@@ -1,0 +1,157 @@
+"""LightningCLI, with configuration and flags that win and errors of one line."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+from jsonargparse import ArgumentParser, set_parsing_settings
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+from clipkit.cli.parse_errors import clipkit_error, explain, one_line
+from clipkit.errors import ClipkitError, ConfigError
+from clipkit.models import DualEncoder
+from clipkit.training import ContrastiveModule, PairDataModule
+from clipkit.training.callbacks import SaveConfig
+
+# DualEncoder is final; functions that return one (from_open_clip) are still to be accepted.
+set_parsing_settings(subclasses_enabled=[DualEncoder])
+
+_RUN_FOLDER = "auto"
+"""As a logger's save_dir: the run's folder, trainer.default_root_dir."""
+
+
+class Parser(LightningArgumentParser):
+    """A parser that raises one clear line instead of printing usage and leaving the process."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise what is wrong as a ``ConfigError``, with close matches for a typo."""
+        found = clipkit_error(ex)
+        if found is not None:
+            raise found
+        raise ConfigError(explain(message, ex, option_names(self), self.config_files))
+
+    # Shared by the parsers of all subcommands: an error does not say which file it came from.
+    config_files: tuple[str, ...] = ()
+
+
+class TrainerCLI(LightningCLI):
+    """``clipkit fit | validate | test | predict``.
+
+    Args:
+        words: The subcommand and its options.
+    """
+
+    def __init__(self, words: Sequence[str]) -> None:
+        Parser.config_files = tuple(config_files(words))
+        self.words = list(words)
+        super().__init__(
+            ContrastiveModule,
+            PairDataModule,
+            parser_class=Parser,
+            parser_kwargs={"prog": "clipkit"},
+            save_config_callback=SaveConfig,
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            # Hyperparameters in a checkpoint would come back over the configuration.
+            load_from_checkpoint_support=False,
+        )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:  # noqa: ARG002
+        """Parse the words that were given, never those of the process."""
+        self.config = parser.parse_args(self.words)
+        trainer = self.config[self.config["subcommand"]]["trainer"]
+        for logger in loggers_of(trainer):
+            if logger.get("save_dir") == _RUN_FOLDER:
+                logger["save_dir"] = trainer["default_root_dir"] or "."
+
+    def _parse_ckpt_path(self) -> None:
+        """Keep configuration and flags: Lightning would read the checkpoint's options over them.
+
+        With ``--ckpt_path`` a changed learning rate would be lost without a word.
+        """
+
+    def after_instantiate_classes(self) -> None:
+        """Hand the resolved configuration to the model, which stores it in its checkpoints."""
+        config = self.config[str(self.subcommand)]
+        dumped = self._parser(self.subcommand).dump(config, skip_none=False)
+        self.model.run_config = yaml.safe_load(dumped)
+        if self.config_init[str(self.subcommand)].get("ckpt_path") == "last":
+            self.config_init[str(self.subcommand)]["ckpt_path"] = self._newest_checkpoint()
+
+    def _newest_checkpoint(self) -> str | None:
+        """``last.ckpt`` of the run's folder, or None before a first one was written."""
+        path = Path(self.trainer.default_root_dir) / "last.ckpt"
+        return str(path) if path.is_file() else None
+
+
+def run_trainer(name: str, options: Sequence[str]) -> int:
+    """Run one of Lightning's subcommands.
+
+    Args:
+        name: ``fit``, ``validate``, ``test`` or ``predict``.
+        options: Its options.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        ClipkitError: If the run cannot work.
+    """
+    _quiet()
+    try:
+        TrainerCLI([name, *options])
+    except MisconfigurationException as error:
+        raise ConfigError(one_line(str(error))) from error
+    except ClipkitError:
+        raise
+    except SystemExit as leaving:
+        return int(leaving.code or 0)
+    except Exception as error:
+        found = clipkit_error(error)
+        if found is None:
+            raise
+        raise found from error
+    return 0
+
+
+def option_names(parser: ArgumentParser) -> Iterator[str]:
+    """Every option of a parser, dotted, those of its subcommands included."""
+    for action in parser._actions:
+        if action.dest:
+            yield action.dest
+        choices = getattr(action, "choices", None)
+        if isinstance(choices, dict):
+            for child in choices.values():
+                if isinstance(child, ArgumentParser):
+                    yield from option_names(child)
+
+
+def config_files(words: Sequence[str]) -> Iterator[str]:
+    """The files that ``-c`` and ``--config`` name."""
+    for position, word in enumerate(words):
+        if word in ("-c", "--config") and position + 1 < len(words):
+            yield words[position + 1]
+        elif word.startswith("--config="):
+            yield word.partition("=")[2]
+
+
+def loggers_of(trainer: Any) -> list[Any]:
+    """The options of every configured logger of a trainer's configuration."""
+    loggers = trainer.get("logger")
+    entries = loggers if isinstance(loggers, list) else [loggers]
+    return [entry["init_args"] for entry in entries if getattr(entry, "class_path", None)]
+
+
+def _quiet() -> None:
+    """Leave out Lightning's advertisements and the warnings that no user can act on."""
+    os.environ.setdefault("POSSIBLE_USER_WARNINGS", "off")
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+    for text in (".*does not have many workers.*", ".*LeafSpec.*"):
+        warnings.filterwarnings("ignore", message=text)

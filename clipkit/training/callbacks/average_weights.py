@@ -1,0 +1,116 @@
+"""A moving average of the weights, evaluated and saved beside them."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import Any, final
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor, nn
+
+from clipkit.optim import WeightAverage
+from clipkit.training.checkpointing import AVERAGE
+
+
+@final
+class AverageWeights(Callback):
+    """Averages the encoder's weights exponentially; validation and test look at the average.
+
+    Checkpoints hold both: the weights under ``encoder.``, their average under ``ema.``.
+
+    Args:
+        decay: Weight of the past at each optimizer step, below 1.
+
+    Example:
+        >>> trainer = Trainer(callbacks=[AverageWeights(decay=0.999)])
+    """
+
+    def __init__(self, decay: float = 0.999) -> None:
+        self.decay = decay
+        self._average: WeightAverage | None = None
+        self._num_updates = 0
+        self._loaded: dict[str, Tensor] = {}
+        self._swap = ExitStack()
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
+        """Refuse a wrong decay before anything is read."""
+        WeightAverage(nn.Identity(), self.decay)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        """Start at the weights, or where a checkpoint left off; they are on their device now."""
+        self._start(pl_module)
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,  # noqa: ARG002
+        batch: Any,  # noqa: ARG002
+        batch_idx: int,  # noqa: ARG002
+    ) -> None:
+        """Take the weights in after every optimizer step."""
+        if self._average is not None and not trainer.fit_loop._should_accumulate():
+            self._average.update(_encoder(pl_module))
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        """Look at the average."""
+        self._swap_in(pl_module)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        """Go on with the weights."""
+        self._swap.close()
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        """Look at the average."""
+        self._swap_in(pl_module)
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        """Leave the weights."""
+        self._swap.close()
+
+    def state_dict(self) -> dict[str, Any]:
+        """How often the average was updated; the average itself is beside the weights."""
+        return {"num_updates": self._average.num_updates if self._average else self._num_updates}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over the number of updates."""
+        self._num_updates = int(state_dict["num_updates"])
+
+    def on_save_checkpoint(
+        self,
+        trainer: Trainer,  # noqa: ARG002
+        pl_module: LightningModule,  # noqa: ARG002
+        checkpoint: dict[str, Any],
+    ) -> None:
+        """Put the average beside the weights."""
+        if self._average is not None:
+            averages = {AVERAGE + name: value for name, value in self._average.weights.items()}
+            checkpoint["state_dict"].update(averages)
+
+    def on_load_checkpoint(
+        self,
+        trainer: Trainer,  # noqa: ARG002
+        pl_module: LightningModule,  # noqa: ARG002
+        checkpoint: dict[str, Any],
+    ) -> None:
+        """Keep the average of a checkpoint until the weights are on their device."""
+        self._loaded = dict(checkpoint.get(AVERAGE, {}))
+
+    def _start(self, pl_module: LightningModule) -> None:
+        self._average = WeightAverage(_encoder(pl_module), self.decay)
+        if self._loaded:
+            state = {"num_updates": self._num_updates, "weights": self._loaded}
+            self._average.load_state_dict(state)
+            self._loaded = {}
+
+    def _swap_in(self, pl_module: LightningModule) -> None:
+        if self._average is None and self._loaded:
+            self._start(pl_module)
+        if self._average is not None:
+            self._swap.enter_context(self._average.swapped_into(_encoder(pl_module)))
+
+
+def _encoder(pl_module: LightningModule) -> nn.Module:
+    encoder = pl_module.encoder
+    assert isinstance(encoder, nn.Module)
+    return encoder

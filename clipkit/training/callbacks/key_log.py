@@ -1,0 +1,66 @@
+"""A record of every sample that was trained on."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, final
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from clipkit.types import Batch
+
+
+@final
+class KeyLog(Callback):
+    """Writes ``step rank key`` for every sample trained on, one a line.
+
+    ``step`` is the optimizer step, from 1, that the sample took part in. A resumed run first drops
+    the lines after the step it resumes from: those samples are trained on again, so the file
+    always tells what the weights have seen. A new run starts the file anew.
+
+    Args:
+        path: The file; all ranks append to it, a batch at a time.
+
+    Example:
+        >>> trainer = Trainer(callbacks=[KeyLog("runs/keys.txt")])
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = Path(path)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        """Keep the lines of the steps that are behind; drop the rest."""
+        if trainer.is_global_zero:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            lines = self.path.read_text().splitlines() if self.path.exists() else []
+            kept = [line for line in lines if _step(line) <= trainer.global_step]
+            beside = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+            beside.write_text("".join(f"{line}\n" for line in kept))
+            beside.replace(self.path)
+        trainer.strategy.barrier("KeyLog")
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,  # noqa: ARG002
+        outputs: Any,  # noqa: ARG002
+        batch: Batch,
+        batch_idx: int,  # noqa: ARG002
+    ) -> None:
+        """Append the batch's keys in one write, which the system does not interleave."""
+        # Inside a window of accumulated gradients the step is still to come.
+        step = trainer.global_step + trainer.fit_loop._should_accumulate()
+        rank = trainer.global_rank
+        text = "".join(f"{step} {rank} {key}\n" for key in batch.keys)
+        descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            os.write(descriptor, text.encode())
+        finally:
+            os.close(descriptor)
+
+
+def _step(line: str) -> float:
+    """The step of a line; infinite for a half-written one, so that it is dropped."""
+    parts = line.split(" ", 2)
+    return int(parts[0]) if len(parts) == 3 and parts[0].isdigit() else float("inf")

@@ -1,0 +1,58 @@
+"""What is trained, by part, before the first step."""
+
+from __future__ import annotations
+
+from typing import final
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+
+@final
+class PrintParameters(Callback):
+    """Prints a table of parameters by part of the encoder: all, and those that are trained."""
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print on one rank."""
+        if trainer.is_global_zero:
+            encoder = getattr(pl_module, "encoder", pl_module)
+            Console(stderr=True).print(parameter_table(count_parameters(encoder)))
+
+
+def count_parameters(module: nn.Module) -> dict[str, tuple[int, int]]:
+    """Parameters of each direct part of a module.
+
+    A parameter that two parts share counts for the first of them.
+
+    Args:
+        module: For example a ``DualEncoder``.
+
+    Returns:
+        Name of the part to its number of parameters and how many of them are trained.
+
+    Example:
+        >>> count_parameters(nn.Sequential(nn.Linear(2, 3)))
+        {'0': (9, 9)}
+    """
+    counts: dict[str, tuple[int, int]] = {}
+    for name, parameter in module.named_parameters():
+        part = name.split(".")[0]
+        everything, trained = counts.get(part, (0, 0))
+        trained += parameter.numel() if parameter.requires_grad else 0
+        counts[part] = (everything + parameter.numel(), trained)
+    return counts
+
+
+def parameter_table(counts: dict[str, tuple[int, int]]) -> Table:
+    """The counts as a table with a sum."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("part")
+    table.add_column("parameters", justify="right")
+    table.add_column("trained", justify="right")
+    for part, (everything, trained) in counts.items():
+        table.add_row(part, f"{everything:,}", f"{trained:,}")
+    sums = [sum(column) for column in zip(*counts.values(), strict=True)] or [0, 0]
+    table.add_row("[bold]all", *(f"[bold]{number:,}" for number in sums))
+    return table

@@ -1,0 +1,86 @@
+"""Zero-shot evaluation while a model is trained."""
+
+from __future__ import annotations
+
+from typing import Any, final
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from clipkit.errors import ConfigError
+from clipkit.evaluation import Evaluator
+from clipkit.models import DualEncoder
+
+
+@final
+class ZeroShotEvaluation(Callback):
+    """Runs evaluators during ``fit``, ``validate`` and ``test`` and logs what they measure.
+
+    They run with every validation and test, every ``every_n_steps`` optimizer steps where that is
+    set, and at the end of the fit if the weights have changed since. Metrics are logged as
+    ``NAME/KEY``, so ``emoji/text_to_image/recall_at_1`` can be monitored.
+
+    Args:
+        evaluators: Name to evaluator.
+        every_n_steps: Optimizer steps between two runs, for training without validation pairs.
+
+    Raises:
+        ConfigError: If there is no evaluator, or ``every_n_steps`` is not positive.
+
+    Example:
+        >>> ZeroShotEvaluation({"emoji": Retrieval("data/emoji")})  # doctest: +SKIP
+    """
+
+    def __init__(self, evaluators: dict[str, Evaluator], every_n_steps: int | None = None) -> None:
+        if not evaluators:
+            raise ConfigError("ZeroShotEvaluation.evaluators: expected at least one, got none")
+        if every_n_steps is not None and every_n_steps < 1:
+            raise ConfigError(
+                f"ZeroShotEvaluation.every_n_steps: expected at least 1, got {every_n_steps}"
+            )
+        self.evaluators = evaluators
+        self.every_n_steps = every_n_steps
+        self._measured_step = -1
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,  # noqa: ARG002
+        batch: Any,  # noqa: ARG002
+        batch_idx: int,  # noqa: ARG002
+    ) -> None:
+        """Measure every so many optimizer steps."""
+        if self.every_n_steps is None or trainer.fit_loop._should_accumulate():
+            return
+        step = trainer.global_step
+        if step % self.every_n_steps == 0 and step != self._measured_step:
+            pl_module.log_dict(self._measure(trainer, pl_module), batch_size=1)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measure with the validation, before a checkpoint looks at its metrics."""
+        if not trainer.sanity_checking:
+            pl_module.log_dict(self._measure(trainer, pl_module), batch_size=1)
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measure with the test."""
+        pl_module.log_dict(self._measure(trainer, pl_module), batch_size=1)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measure the weights that the fit leaves; Lightning's ``log`` is closed by now."""
+        if trainer.global_step == self._measured_step:
+            return
+        metrics = self._measure(trainer, pl_module)
+        for logger in trainer.loggers:
+            logger.log_metrics(metrics, step=trainer.global_step)
+            logger.save()
+
+    def _measure(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, float]:
+        """Every evaluator's metrics; all ranks take part and get the same numbers."""
+        encoder = pl_module.encoder
+        assert isinstance(encoder, DualEncoder), "ZeroShotEvaluation belongs to ContrastiveModule"
+        self._measured_step = trainer.global_step
+        return {
+            f"{name}/{key}": value
+            for name, evaluator in self.evaluators.items()
+            for key, value in evaluator.run(encoder).items()
+        }

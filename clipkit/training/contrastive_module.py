@@ -1,0 +1,171 @@
+"""The training of a dual encoder, as Lightning sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, final
+
+import torch
+from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from clipkit.losses import CombinedLoss
+from clipkit.models import DualEncoder
+from clipkit.models.checkpoints import KEY
+from clipkit.optim import ParameterGroups, Schedule
+from clipkit.training.callbacks.cursor_commit import CursorCommit
+from clipkit.training.checkpointing import check_architecture, run_entry, take_out_averages
+from clipkit.training.preflight import (
+    check_objective,
+    warn_of_start,
+)
+from clipkit.training.progress import run_progress, total_steps
+from clipkit.types import Batch, Embeddings
+
+_CONFIGURED = ("lr", "weight_decay")
+"""Options of an optimizer's groups that the configuration decides, also in a resumed run."""
+
+
+@final
+class ContrastiveModule(LightningModule):
+    """Trains an encoder: ``loss(encoder(batch), batch)``, and logging.
+
+    The learning rate follows ``schedule`` over the part of the run that is behind, which with
+    ``trainer.max_time`` is a matter of the clock (see ``run_progress``). Learning rates and weight
+    decays of the configuration win over those of a checkpoint.
+
+    Args:
+        encoder: What is trained.
+        loss: The objective.
+        optimizer: Builds the optimizer from groups of parameters.
+        schedule: Factor of the learning rate over the run.
+        groups: Which parameters decay, and which learn slower; None for no decay of norms, biases,
+            embeddings and the scale, and one learning rate.
+
+    Attributes:
+        run_config: The resolved configuration of the run, in plain types; stored in checkpoints.
+
+    Example:
+        >>> module = ContrastiveModule(
+        ...     from_open_clip("ViT-B-32"), CombinedLoss(ContrastiveLoss()), AdamW, WarmupCosine())
+    """
+
+    def __init__(
+        self,
+        encoder: DualEncoder,
+        loss: CombinedLoss,
+        optimizer: OptimizerCallable,
+        schedule: Schedule,
+        groups: ParameterGroups | None = None,
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.loss = loss
+        self.schedule = schedule
+        self.run_config: dict[str, Any] = {}
+        self._build_optimizer = optimizer
+        self._groups = groups or ParameterGroups()
+        self._options: list[dict[str, Any]] = []
+
+    def forward(self, batch: Batch) -> Embeddings:
+        """The embeddings of a batch."""
+        embeddings: Embeddings = self.encoder(batch)
+        return embeddings
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002
+        """The loss of a batch, the same number on every rank."""
+        terms = self.loss(self.encoder(batch), batch)
+        values = {**named_terms("train", terms), "train/logit_scale": self.encoder.logit_scale}
+        self.log_dict(values, batch_size=len(batch))
+        loss: Tensor = terms["loss"]
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
+        """Log every term; the mean over batches is weighted by their sizes."""
+        self._log_terms("val", batch)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
+        """As for validation."""
+        self._log_terms("test", batch)
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:  # noqa: ARG002
+        """Keys and embeddings, on the CPU."""
+        embeddings = self.encoder(batch)
+        return {
+            "keys": batch.keys,
+            "image": embeddings.image.cpu(),
+            "text": embeddings.text.cpu(),
+        }
+
+    def configure_optimizers(self) -> Optimizer:
+        """The optimizer over the groups of parameters."""
+        optimizer = self._groups.optimizer(self.encoder, self._build_optimizer)
+        self._options = [
+            {name: group[name] for name in _CONFIGURED if name in group}
+            for group in optimizer.param_groups
+        ]
+        return optimizer
+
+    def configure_callbacks(self) -> list[Callback]:
+        """What exact resuming needs, whoever builds the trainer."""
+        return [CursorCommit()]
+
+    def on_fit_start(self) -> None:
+        """Refuse what cannot work, before the first step."""
+        check_objective(self.encoder, self.loss)
+        if self.trainer.global_step == 0:
+            warn_of_start(self.encoder)
+
+    def on_train_start(self) -> None:
+        """Refuse a run that is too short for its schedule; its length is known only here."""
+        self.schedule.check(total_steps(self.trainer))
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
+        """Set the learning rates of the step from the configuration, never from a checkpoint."""
+        factor = self.schedule.factor(run_progress(self.trainer))
+        optimizer = self.trainer.optimizers[0]
+        for group, options in zip(optimizer.param_groups, self._options, strict=True):
+            group.update(options)
+            group["lr"] = options["lr"] * factor
+        highest = max(group["lr"] for group in optimizer.param_groups)
+        self.log("train/learning_rate", highest, batch_size=1)
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:  # noqa: ARG002
+        """Log the norm of all gradients, before any clipping, where it is looked at."""
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if (self.trainer.global_step + 1) % every == 0:
+            self.log("train/gradient_norm", gradient_norm(self.encoder), batch_size=1)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what rebuilds the encoder without Lightning."""
+        tokenizer = getattr(self.trainer.datamodule, "tokenizer", None)  # type: ignore[attr-defined]
+        checkpoint[KEY] = run_entry(self.encoder, tokenizer, self.run_config)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse the weights of another architecture by name."""
+        take_out_averages(checkpoint)
+        check_architecture(self.state_dict(), checkpoint)
+
+    def _log_terms(self, stage: str, batch: Batch) -> None:
+        terms = self.loss(self.encoder(batch), batch)
+        # Every rank holds the same values: the loss is one of all ranks.
+        self.log_dict(
+            named_terms(stage, terms), batch_size=len(batch), on_step=False, on_epoch=True
+        )
+
+
+def named_terms(stage: str, terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The terms to log: the loss and each raw term, without their counts and weighted twins."""
+    return {
+        f"{stage}/{name}": value
+        for name, value in terms.items()
+        if not name.endswith(("_num_samples", "_weighted"))
+    }
+
+
+def gradient_norm(module: nn.Module) -> Tensor:
+    """Euclidean norm of the gradients of all parameters together."""
+    gradients = [p.grad for p in module.parameters() if p.grad is not None]
+    return torch.nn.utils.get_total_norm(gradients)

@@ -1,0 +1,226 @@
+"""Pairs for training and validation, as Lightning sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, final
+
+from lightning.pytorch import LightningDataModule
+
+from clipkit.data import PairStream, ShardIndex
+from clipkit.data.captions import CaptionPicker
+from clipkit.data.tokenizers import Tokenizer, tokenizer_from_name
+from clipkit.data.transforms import EvalTransform, ImageTransform, TrainTransform
+from clipkit.distributed.world import current_world
+from clipkit.errors import ConfigError
+from clipkit.models import DualEncoder
+from clipkit.training.preflight import check_image_size, check_tokenizer
+from clipkit.types import Batch
+
+
+@final
+class PairDataModule(LightningDataModule):
+    """Shards of pairs, read by ``PairStream`` s that resume exactly.
+
+    What is left out is taken from the encoder that is trained: the tokenizer that belongs to its
+    text tower, and transforms to its image tower's size.
+
+    Args:
+        train: Shards to train on: a path, URL, pattern with braces or ``*``, or several of them.
+        val: Shards to validate on; None for no validation.
+        batch_size: Pairs of a batch on one process; N processes train on N times as many a step.
+        val_batch_size: The same for validation; None for ``batch_size``.
+        tokenizer: For captions.
+        train_transform: From an image file to pixels, for training.
+        val_transform: From an image file to pixels, for validation.
+        train_caption: Picks the text of a training pair; None for its ``.txt``.
+        val_caption: Picks the text of a validation pair; None for its ``.txt``.
+        label_field: Where the class is: a member ("cls") or a JSON field ("json:category").
+        num_workers: Processes that build training batches; 0 for none.
+        num_threads: Samples that a worker makes at the same time.
+        seed: Of the order, the augmentation and the choice of captions.
+        shuffle_window: Samples that are shuffled together; None to choose.
+        max_bad_fraction: Bad samples that are replaced before the run ends, as a fraction of all.
+        max_bad_shards: Bad shards that are left out before the run ends.
+        fault_log: File that names every bad sample and shard.
+
+    Example:
+        >>> PairDataModule(train="shards/{00000..00041}.tar", val="val.tar", batch_size=256)
+    """
+
+    def __init__(
+        self,
+        train: str | list[str] | None = None,
+        val: str | list[str] | None = None,
+        batch_size: int = 64,
+        val_batch_size: int | None = None,
+        tokenizer: Tokenizer | None = None,
+        train_transform: ImageTransform | None = None,
+        val_transform: ImageTransform | None = None,
+        train_caption: CaptionPicker | None = None,
+        val_caption: CaptionPicker | None = None,
+        label_field: str = "cls",
+        num_workers: int = 0,
+        num_threads: int = 1,
+        seed: int = 0,
+        shuffle_window: int | None = None,
+        max_bad_fraction: float = 0.05,
+        max_bad_shards: int = 0,
+        fault_log: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.train = train
+        self.val = val
+        self.batch_size = batch_size
+        self.val_batch_size = batch_size if val_batch_size is None else val_batch_size
+        self.tokenizer = tokenizer
+        self.train_transform = train_transform
+        self.val_transform = val_transform
+        self.train_caption = train_caption
+        self.val_caption = val_caption
+        self.num_workers = num_workers
+        self.seed = seed
+        self._shared: dict[str, Any] = {"label_field": label_field, "num_threads": num_threads}
+        self._training: dict[str, Any] = {
+            "shuffle_window": shuffle_window,
+            "max_bad_fraction": max_bad_fraction,
+            "max_bad_shards": max_bad_shards,
+            "fault_log": fault_log,
+        }
+        self._train_stream: PairStream | None = None
+        self._val_stream: PairStream | None = None
+
+    def setup(self, stage: str) -> None:
+        """Open the shards.
+
+        Args:
+            stage: "fit", "validate", "test" or "predict".
+
+        Raises:
+            ClipkitError: If shards are missing or cannot be used.
+        """
+        if stage == "fit" and self._train_stream is None:
+            self._train_stream = self._open_train()
+        if stage != "fit" and not self.val:
+            raise ConfigError(f"data.val: {stage} needs shards of pairs, got none")
+        if self.val and self._val_stream is None:
+            self._val_stream = self._open_val(self.val)
+
+    @property
+    def train_stream(self) -> PairStream:
+        """The stream of training batches, once ``setup`` has run."""
+        assert self._train_stream is not None, "PairDataModule.setup('fit') has not run"
+        return self._train_stream
+
+    def train_dataloader(self) -> PairStream:
+        """The stream itself: a ``DataLoader`` could not be resumed exactly."""
+        return self.train_stream
+
+    def val_dataloader(self) -> PairStream | list[Any]:
+        """The stream of validation batches; nothing where there are no validation shards."""
+        return self._val_stream or []
+
+    def test_dataloader(self) -> PairStream | list[Any]:
+        """As for validation."""
+        return self.val_dataloader()
+
+    def predict_dataloader(self) -> PairStream | list[Any]:
+        """As for validation."""
+        return self.val_dataloader()
+
+    def commit(self, batch: Batch) -> None:
+        """This batch has been trained on."""
+        self.train_stream.commit(batch)
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Go to the start of an epoch; in the middle of that epoch already, stay there."""
+        self.train_stream.set_epoch(epoch)
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Training batches of this process in a whole epoch."""
+        return len(self.train_stream)
+
+    def position(self) -> tuple[int, int]:
+        """The epoch, and how many of its batches are trained on, as this run counts batches."""
+        state = self.train_stream.state_dict()
+        step_samples = self.batch_size * current_world().size
+        left = (self.train_stream.num_samples - state["position"]) // step_samples
+        return state["epoch"], self.batches_per_epoch - left
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the stream stands, the tokenizer's name; plain types, the same on every rank."""
+        if self._train_stream is None:
+            return {}
+        return {"train": self._train_stream.state_dict()}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go where the stream stood; the number of processes and the batch size may differ."""
+        if self._train_stream is not None and "train" in state_dict:
+            self._train_stream.load_state_dict(state_dict["train"])
+
+    def _open_train(self) -> PairStream:
+        if not self.train:
+            raise ConfigError("data.train: expected shards to train on, got none")
+        return PairStream(
+            ShardIndex.from_urls(self.train),
+            tokenizer=self.resolved_tokenizer(),
+            batch_size=self.batch_size,
+            seed=self.seed,
+            image_transform=self._checked(
+                self.train_transform or TrainTransform(self._image_size("train"))
+            ),
+            caption=self.train_caption,
+            num_workers=self.num_workers,
+            **self._shared,
+            **self._training,
+        )
+
+    def _open_val(self, urls: str | list[str]) -> PairStream:
+        index = ShardIndex.from_urls(urls)
+        return PairStream(
+            index,
+            tokenizer=self.resolved_tokenizer(),
+            # Batches of one size, because the loss depends on it; small data makes small ones.
+            batch_size=max(1, min(self.val_batch_size, index.num_samples // current_world().size)),
+            tail="drop",
+            shuffle=False,
+            image_transform=self._checked(
+                self.val_transform or EvalTransform(self._image_size("val"))
+            ),
+            caption=self.val_caption,
+            **self._shared,
+        )
+
+    def resolved_tokenizer(self) -> Tokenizer:
+        """The tokenizer that was given, or the one that belongs to the text tower.
+
+        Raises:
+            ConfigError: If none was given and there is no encoder to ask.
+        """
+        if self.tokenizer is None:
+            tower = self._encoder("tokenizer").text_tower
+            self.tokenizer = tokenizer_from_name(tower.tokenizer_name, tower.context_length)
+        if (encoder := self._known_encoder()) is not None:
+            check_tokenizer(self.tokenizer, encoder.text_tower)
+        return self.tokenizer
+
+    def _checked(self, transform: ImageTransform) -> ImageTransform:
+        if (encoder := self._known_encoder()) is not None:
+            check_image_size(transform.image_size, encoder.image_tower)
+        return transform
+
+    def _image_size(self, part: str) -> int:
+        return self._encoder(f"{part}_transform").image_tower.image_size
+
+    def _encoder(self, option: str) -> DualEncoder:
+        """The encoder in training, for what was left out."""
+        encoder = self._known_encoder()
+        if encoder is None:
+            raise ConfigError(f"data.{option}: must be given where no DualEncoder is trained")
+        return encoder
+
+    def _known_encoder(self) -> DualEncoder | None:
+        module = getattr(self.trainer, "lightning_module", None)
+        encoder = getattr(module, "encoder", None)
+        return encoder if isinstance(encoder, DualEncoder) else None

@@ -1,0 +1,94 @@
+"""What can be known to fail before the first step."""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+import torch
+from torch import nn
+
+from clipkit.data.tokenizers import Tokenizer
+from clipkit.errors import ConfigError
+from clipkit.models import DualEncoder, ImageTower, TextTower
+from clipkit.models.dual_encoder import SOFTMAX_LOGIT_SCALE
+from clipkit.types import IGNORE_LABEL, Batch, Embeddings
+
+_LOG: Final = logging.getLogger(__name__)
+
+
+def check_tokenizer(tokenizer: Tokenizer, tower: TextTower) -> None:
+    """Whether the text tower can read what the tokenizer writes.
+
+    Raises:
+        ConfigError: If it cannot.
+    """
+    if tokenizer.vocab_size > tower.vocab_size:
+        raise ConfigError(
+            f"data.tokenizer: {tokenizer.name} has {tokenizer.vocab_size} tokens, the text tower "
+            f"knows {tower.vocab_size}; the tower's own tokenizer is {tower.tokenizer_name}"
+        )
+    if tokenizer.context_length > tower.context_length:
+        raise ConfigError(
+            f"data.tokenizer: {tokenizer.name} gives up to {tokenizer.context_length} tokens, the "
+            f"text tower reads {tower.context_length}; "
+            f"set data.tokenizer.init_args.context_length to that"
+        )
+    if tokenizer.pad_id != tower.pad_id:
+        raise ConfigError(
+            f"data.tokenizer: {tokenizer.name} pads with id {tokenizer.pad_id}, the text tower "
+            f"expects {tower.pad_id}; the tower's own tokenizer is {tower.tokenizer_name}"
+        )
+
+
+def check_image_size(image_size: int, tower: ImageTower) -> None:
+    """Whether the image tower expects pictures of the size that the transform makes.
+
+    Raises:
+        ConfigError: If not.
+    """
+    if image_size != tower.image_size:
+        raise ConfigError(
+            f"data: the image transform makes pictures of {image_size} pixels, the image tower "
+            f"expects {tower.image_size}; leave the transform out, or give both the same size"
+        )
+
+
+def check_objective(encoder: DualEncoder, loss: nn.Module) -> None:
+    """Try the loss on two made-up pairs: whether it gets from this encoder what it needs.
+
+    The losses themselves refuse a missing label head, a bias they cannot use, or labels outside
+    the head. Every rank must call this.
+
+    Raises:
+        ConfigError: If it does not.
+    """
+    device = encoder.log_logit_scale.device
+    unit = torch.eye(2, encoder.embedding_dim, device=device)
+    head = encoder.label_head
+    embeddings = Embeddings(
+        image=unit,
+        text=unit,
+        logit_scale=encoder.logit_scale.detach(),
+        logit_bias=None if encoder.logit_bias is None else encoder.logit_bias.detach(),
+        label_logits=None if head is None else torch.zeros(2, head.num_classes, device=device),
+    )
+    batch = Batch(
+        images=torch.zeros(2, 3, 1, 1, dtype=torch.uint8, device=device),
+        tokens=torch.zeros(2, 1, dtype=torch.int64, device=device),
+        labels=torch.full((2,), IGNORE_LABEL, device=device),
+        keys=("0", "1"),
+    )
+    with torch.no_grad():
+        loss(embeddings, batch)
+
+
+def warn_of_start(encoder: DualEncoder) -> None:
+    """Say aloud that a scale for the softmax loss starts together with the sigmoid's bias."""
+    scale = float(encoder.logit_scale.detach())
+    if encoder.logit_bias is not None and abs(scale - SOFTMAX_LOGIT_SCALE) < 0.01:
+        _LOG.warning(
+            "model.encoder: logit_scale starts at %.2f, meant for the softmax loss, beside a "
+            "logit_bias; the sigmoid loss was published with logit_scale 10 and logit_bias -10",
+            scale,
+        )
