@@ -134,9 +134,7 @@ def _value_and_gradients(
 ) -> tuple[Float[Tensor, ""], PairGradients]:
     rows, num_pairs, num_own = inputs.rows, columns.num_pairs, len(inputs.image)
     scale = inputs.scale.to(rows.dtype)
-    on_gpu = rows.device.type != "cpu"
-    tile = choose_tile(tile_size, len(rows), len(columns.values), on_gpu)
-    tiles = SoftmaxTiles(rows * scale, columns.values, tile)
+    tiles = SoftmaxTiles(rows * scale, columns.values, choose_tile(tile_size, rows.device))
     row, column = tiles.logsumexp()
     column = logsumexp_over_ranks(column)
     matches = positive_sums(rows[:num_own], columns, inputs.groups, average=True)

@@ -138,7 +138,7 @@ def _divergence(
     needs: tuple[bool, bool],
 ) -> tuple[Float[Tensor, ""], tuple[Tensor | None, Tensor | None, Tensor | None]]:
     rows, scale = student.image.detach().to(accumulation_dtype(student.image)), student.scale
-    tile = choose_tile(tile_size, len(rows), sum(sizes), rows.device.type != "cpu")
+    tile = choose_tile(tile_size, rows.device)
     total, to_rows, to_columns = divergence_sums(
         _normalised(student, sizes, tile), _normalised(teacher, sizes, tile), *needs
     )

@@ -180,8 +180,7 @@ def compare_with_others(inputs: PairInputs, columns: Columns, tile_size: int | N
     """
     rows, own = inputs.rows, columns.own
     scaled = rows * inputs.scale.to(rows.dtype)
-    on_gpu = rows.device.type != "cpu"
-    tile = choose_tile(tile_size, len(rows), columns.num_pairs, on_gpu)
+    tile = choose_tile(tile_size, rows.device)
     tiles = SoftmaxTiles(scaled, columns.values, tile, without_own=own.start)
     row, column = tiles.logsumexp()
     partner = gather_rows((scaled * columns.values[own]).sum(1), columns.pair_sizes)

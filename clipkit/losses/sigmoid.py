@@ -99,8 +99,7 @@ def _negative_sums(
     """Every combination as if it did not match; nobody knows of two negatives whether they do."""
     rows, num_own = inputs.rows, len(inputs.image)
     scaled, bias = rows * inputs.scale.to(rows.dtype), bias.to(rows.dtype)
-    on_gpu = rows.device.type != "cpu"
-    tile = choose_tile(tile_size, len(rows), len(columns.values), on_gpu)
+    tile = choose_tile(tile_size, rows.device)
     sums = sigmoid_sums(scaled[:num_own], columns.values, bias, tile, *needs)
     if len(rows) == num_own:
         return sums

@@ -128,6 +128,13 @@ def test_a_weight_of_zero_keeps_the_graph():
     assert float(terms["label"]) > 0
 
 
+def test_a_head_without_a_label_loss_stays_in_the_graph():
+    logits = random_logits().requires_grad_()
+    terms = CombinedLoss(ContrastiveLoss())(with_logits(logits), make_batch(6))
+    terms["loss"].backward()
+    assert torch.equal(logits.grad, torch.zeros_like(logits))
+
+
 def test_combined_refuses_what_cannot_work():
     with pytest.raises(ConfigError, match="label_weight: expected 0 without"):
         CombinedLoss(ContrastiveLoss(), label_weight=1.0)
