@@ -7,7 +7,7 @@ import threading
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol, final
 
 import numpy as np
@@ -126,14 +126,16 @@ class Built:
     Args:
         batch: The batch; None where none of its samples can be used and none is filled in.
         faults: What could not be used.
+        error: Why a bad sample could not be filled in; worth telling after the faults.
     """
 
     batch: Batch | None
     faults: list[Fault]
+    error: DataError | None = None
 
     def pin_memory(self) -> Built:
         """The same with the batch in page-locked memory."""
-        return Built(None if self.batch is None else self.batch.pin_memory(), self.faults)
+        return replace(self, batch=None if self.batch is None else self.batch.pin_memory())
 
 
 @final
@@ -167,7 +169,6 @@ class BatchBuilder:
         """The batch of a task.
 
         Raises:
-            DataError: If no substitute for a bad sample can be found.
             OSError: If this machine is out of files, memory or disk.
         """
         wanted = np.arange(task.first, task.first + task.num_samples, dtype=np.int64)
@@ -185,6 +186,14 @@ class BatchBuilder:
             "dropped": task.dropped,
             "padded": refilled + int((wanted >= self._order.num_samples).sum()),
         }
+        for sample, found in made:
+            if sample is None and len(found) == _MAX_REFILLS:
+                last = f"{found[-1].key}: {found[-1].reason}" if found[-1].key else found[-1].reason
+                error = DataError(
+                    f"{found[-1].shard}: found no usable sample of its lane in {_MAX_REFILLS} "
+                    f"tries; the last fault: {last}"
+                )
+                return Built(None, faults, error)
         pad_id = self._maker.tokenizer.pad_id
         return Built(collate(samples, pad_id, cursor) if samples else None, faults)
 
@@ -219,10 +228,7 @@ class BatchBuilder:
                 return None, faults
             sample_id = int(substitute.ids[0])
             nonces = [int(substitute.passes[0]), position, attempt + 1]
-        raise DataError(
-            f"no usable sample after {_MAX_REFILLS} tries; the last fault: "
-            f"{faults[-1].shard}: {faults[-1].key}: {faults[-1].reason}"
-        )
+        return None, faults
 
     def _try(self, sample_id: int, nonces: Sequence[int], faults: list[Fault]) -> Sample | None:
         try:

@@ -172,6 +172,8 @@ class PairStream:
             self._loader = BatchLoader(builder, self._num_workers)
         for built in self._loader.run(partial(self._slicing.tasks, epoch, position, skipped)):
             self._ledger.record(built.faults, epoch)
+            if built.error is not None:
+                raise built.error
             if built.batch is not None:
                 yield built.batch
             if self._iteration != mine:

@@ -1,0 +1,104 @@
+"""A real HTTP server that fails on purpose."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+
+@dataclass
+class Misbehaviour:
+    """What the server does wrong; each number counts down to 0."""
+
+    unavailable: int = 0
+    cut_after_bytes: int | None = None
+    num_cuts: int = 0
+    ignores_ranges: bool = False
+    hides_length: bool = False
+    gets: Counter[str] = field(default_factory=Counter)
+    sent_bytes: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    files: dict[str, bytes]
+    behaviour: Misbehaviour
+    protocol_version = "HTTP/1.1"
+
+    def do_HEAD(self) -> None:
+        self._answer(body=False)
+
+    def do_GET(self) -> None:
+        with self.behaviour.lock:
+            self.behaviour.gets[self.path] += 1
+        self._answer(body=True)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+    def _answer(self, body: bool) -> None:
+        trouble = self.behaviour
+        with trouble.lock:
+            if trouble.unavailable and body:
+                trouble.unavailable -= 1
+                return self._plain(503)
+        data = self.files.get(self.path)
+        if data is None:
+            return self._plain(404)
+        total = len(data)
+        wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        partial = wanted is not None and not trouble.ignores_ranges
+        if partial:
+            assert wanted is not None
+            start, end = int(wanted[1]), int(wanted[2] or total - 1)
+            data = data[start : end + 1]
+        self.send_response(206 if partial else 200)
+        if partial:
+            self.send_header("Content-Range", f"bytes {start}-{start + len(data) - 1}/{total}")
+        self.send_header("ETag", f'"{hash(self.files[self.path])}"')
+        if trouble.hides_length:
+            self.send_header("Connection", "close")
+            self.close_connection = True
+        else:
+            self.send_header("Accept-Ranges", "none" if trouble.ignores_ranges else "bytes")
+            self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        if body:
+            self._send(data)
+        return None
+
+    def _send(self, data: bytes) -> None:
+        trouble = self.behaviour
+        with trouble.lock:
+            cut = trouble.num_cuts > 0
+            trouble.num_cuts -= cut
+            limit = trouble.cut_after_bytes if cut else None
+            trouble.sent_bytes += len(data[:limit])
+        self.wfile.write(data[:limit])
+        if cut:
+            self.close_connection = True
+
+    def _plain(self, status: int) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+
+@contextmanager
+def http_server(files: dict[str, bytes], behaviour: Misbehaviour) -> Iterator[str]:
+    """Serve ``path -> bytes``; yields the URL."""
+    handler = type("Handler", (_Handler,), {"files": files, "behaviour": behaviour})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
