@@ -23,12 +23,14 @@ from typing import Final, final
 from clipkit.data.index import ShardIndex
 from clipkit.data.labels import read_label
 from clipkit.data.reader import ShardReader
-from clipkit.data.urls import is_local, local_path
-from clipkit.errors import DataError, SampleError
+from clipkit.data.remote import Retries
+from clipkit.data.urls import file_system, is_local, local_path
+from clipkit.errors import DataError, SampleError, ShardError
 from clipkit.evaluation.prompts import check_templates
 
 _IMAGE_MEMBERS: Final = ("webp", "png", "jpg", "jpeg")
 _TEMPLATES: Final = "zeroshot_classification_templates.txt"
+_RETRIES: Final = Retries(count=3, backoff_seconds=1.0)
 _CONTENT_ERRORS: Final = (ValueError, EOFError, SyntaxError, struct.error, zlib.error)
 _TASKS: Final = {"retrieval": "retrieval", "classification": "zero-shot"}
 
@@ -156,7 +158,8 @@ def open_dataset(source: str | Path, split: str = "test") -> EvaluationDataset:
     # The page of a Hugging Face data set and its files differ in this part of the address.
     address = str(source).rstrip("/").replace("/tree/", "/resolve/", 1)
     name = address.rpartition("/")[2] if "{" not in address else address
-    count = _read_text(f"{address}/{split}/nshards.txt")
+    is_folder = not address.endswith(".tar")
+    count = _read_text(f"{address}/{split}/nshards.txt") if is_folder else None
     if count is not None:
         index = ShardIndex.from_urls(_numbered(address, split, count))
     elif is_local(address) and (local_path(address) / split).is_dir():
@@ -169,7 +172,7 @@ def open_dataset(source: str | Path, split: str = "test") -> EvaluationDataset:
 
 def _describe(address: str) -> tuple[tuple[str, ...], tuple[str, ...], str]:
     """Names of classes, templates and task, out of the text files beside the data."""
-    folder = address if not address.endswith(".tar") else address.rpartition("/")[0]
+    folder = address.rpartition("/")[0] if address.endswith(".tar") else address
     kind = (_read_text(f"{folder}/dataset_type.txt") or "classification").strip().lower()
     if kind not in _TASKS:
         raise DataError(f"{folder}/dataset_type.txt: expected {' or '.join(_TASKS)}, got {kind!r}")
@@ -206,13 +209,16 @@ def _read_text(url: str) -> str | None:
     try:
         if is_local(url):
             return local_path(url).read_text(encoding="utf-8")
-        import fsspec
-
-        with fsspec.open(url, "rt", encoding="utf-8") as file:
-            return str(file.read())
+        system, path = file_system(url)
+        data: bytes = _RETRIES.run(url, lambda: system.cat_file(path), lambda: 0)
+        return data.decode("utf-8")
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ImportError, ValueError) as error:
+    except ShardError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            return None
+        raise
+    except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{url}: cannot be read: {error}") from error
 
 

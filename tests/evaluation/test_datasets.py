@@ -9,6 +9,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from clipkit.data.remote import Retries
 from clipkit.errors import ClipkitError, ConfigError, DataError, SampleError
 from clipkit.evaluation import open_dataset
 from clipkit.types import IGNORE_LABEL
@@ -87,6 +88,25 @@ def test_data_are_read_over_http(tmp_path, monkeypatch):
     assert keys == [f"s{i:07d}" for i in range(5)]
     assert data.class_names == CLASSES
     assert data.templates == ("a {c} picture", "{c}")
+
+
+@pytest.mark.parametrize("status", [403, 500])
+def test_a_server_that_refuses_is_named(monkeypatch, status):
+    class Refuses(SimpleHTTPRequestHandler):
+        def do_GET(self):
+            self.send_error(status)
+
+        do_HEAD = do_GET
+
+        def log_message(self, *_):
+            pass
+
+    monkeypatch.setattr("clipkit.evaluation.datasets._RETRIES", Retries(1, 0.0))
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refuses) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(DataError, match=rf"nshards\.txt: .*{status}"):
+            open_dataset(f"http://127.0.0.1:{server.server_port}/set")
+        server.shutdown()
 
 
 def test_a_missing_split_names_those_that_there_are(tmp_path):

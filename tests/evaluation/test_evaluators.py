@@ -102,6 +102,7 @@ def _embed_on_rank(rank, world_size, root):
     options = EmbedOptions(batch_size=3, limit=NUM - 1)
     pairs = embed_pairs(tiny_encoder(), open_dataset(root), options)
     metrics = Retrieval(root, limit=NUM - 1).run(tiny_encoder())
+    single = embed_pairs(tiny_encoder(), open_dataset(root), EmbedOptions(limit=1))
     return (
         pairs.images.numpy(),
         pairs.texts.numpy(),
@@ -110,12 +111,13 @@ def _embed_on_rank(rank, world_size, root):
         pairs.keys,
         pairs.captions,
         metrics,
+        single.keys,
     )
 
 
 @pytest.mark.distributed
-@pytest.mark.parametrize("limit", [NUM - 1])
-def test_over_ranks_every_sample_counts_once_and_all_ranks_agree(root, encoder, limit):
+def test_over_ranks_every_sample_counts_once_and_all_ranks_agree(root, encoder):
+    limit = NUM - 1
     alone = embed_pairs(encoder, open_dataset(root), EmbedOptions(limit=limit))
     metrics = Retrieval(root, limit=limit).run(encoder)
 
@@ -127,6 +129,7 @@ def test_over_ranks_every_sample_counts_once_and_all_ranks_agree(root, encoder, 
         assert got[4] == alone.keys
         assert got[5] == alone.captions
         assert got[6] == metrics
+        assert got[7] == alone.keys[:1]  # one of the ranks had nothing to embed
 
 
 def test_retrieval_counts_as_a_plain_loop_does(root, encoder, oracle):

@@ -216,6 +216,24 @@ def test_history_groups_columns_and_leaves_none_out(tmp_path):
     assert charts["odd"].series[0].points == [(10, 5), (20, 6), (40, 7)]
 
 
+def test_history_splits_what_one_chart_cannot_hold():
+    keys = [
+        f"{name}/text_to_image/recall_at_{k}"
+        for name in ("old", "new_set", "far")
+        for k in (1, 5, 10)
+    ]
+
+    charts = charts_from_history({"step": step, **dict.fromkeys(keys, 0.5)} for step in (1, 2))
+    small = charts_from_history({"step": step, **dict.fromkeys(keys[:6], 0.5)} for step in (1, 2))
+
+    titles = ["Text to picture, old", "Text to picture, new set", "Text to picture, far"]
+    assert [chart.title for chart in charts] == titles
+    assert [series.name for series in charts[1].series] == ["at 1", "at 5", "at 10"]
+    assert [series.name for series in small[0].series] == [
+        f"{name} at {k}" for name in ("old", "new set") for k in (1, 5, 10)
+    ]
+
+
 def test_history_ignores_what_was_logged_once():
     assert charts_from_history([{"step": 1, "train/loss": 3.0}]) == []
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Final
 
-from clipkit.evaluation.report.data import Chart, Series, SimilarityHistogram
+from clipkit.evaluation.report.data import MAX_SERIES, Chart, Series, SimilarityHistogram
 from clipkit.evaluation.report.markup import Markup, join, tag
 from clipkit.evaluation.report.numbers import compact, nice_ticks, percent
 
@@ -117,7 +117,7 @@ class _Frame:
 
 def _line(frame: _Frame, line: Series, number: int) -> Markup:
     places = " ".join(f"{frame.x(step):.1f},{frame.y(value):.1f}" for step, value in line.points)
-    return tag("polyline", {"class": f"line s{number % 6}", "points": places})
+    return tag("polyline", {"class": f"line s{number % MAX_SERIES}", "points": places})
 
 
 def _area(frame: _Frame, edges: Sequence[float], shares: Sequence[float], number: int) -> Markup:
@@ -126,12 +126,12 @@ def _area(frame: _Frame, edges: Sequence[float], shares: Sequence[float], number
         corners += [(edges[index], share), (edges[index + 1], share)]
     corners.append((edges[-1], 0.0))
     places = " ".join(f"{frame.x(x):.1f},{frame.y(y):.1f}" for x, y in corners)
-    return tag("polygon", {"class": f"area s{number % 6}", "points": places})
+    return tag("polygon", {"class": f"area s{number % MAX_SERIES}", "points": places})
 
 
 def _caption(title: str, note: str, names: Sequence[str]) -> Markup:
     legend = [
-        tag("li", None, tag("span", {"class": f"swatch s{number % 6}"}), name)
+        tag("li", None, tag("span", {"class": f"swatch s{number % MAX_SERIES}"}), name)
         for number, name in enumerate(names)
     ]
     return tag(

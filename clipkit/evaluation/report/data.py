@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Final
+
+MAX_SERIES: Final = 6
+"""Lines of one chart that can be told apart; the page has so many colours for them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +47,7 @@ class Chart:
 
     Args:
         title: What the lines show.
-        series: The lines; at most six can be told apart.
+        series: The lines, at most ``MAX_SERIES``; further ones repeat the colours.
         is_share: Values are shares from 0 to 1 and read as percentages.
         note: The unit, or a few words.
     """

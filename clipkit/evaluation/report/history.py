@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Final
 
 from clipkit.errors import DataError
-from clipkit.evaluation.report.data import Chart, Series
+from clipkit.evaluation.report.data import MAX_SERIES, Chart, Series
 
 _COUNTERS: Final = frozenset({"step", "epoch"})
+_DIRECTION: Final = re.compile(r"(text_to_image/|image_to_text/)?recall_(?=at_)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,30 +88,41 @@ def charts_from_history(rows: Iterable[Mapping[str, float]]) -> list[Chart]:
     charts = []
     for rule in _RULES:
         names = [name for name in columns if rule.pattern.search(name)]
-        if names:
-            charts.append(_chart(rule, {name: columns.pop(name) for name in names}))
+        charts += _charts(rule, {name: columns.pop(name) for name in names})
     return charts + [Chart(name, [Series(name, points)]) for name, points in columns.items()]
 
 
-def _chart(rule: _Rule, columns: Mapping[str, list[tuple[float, float]]]) -> Chart:
-    names = short_names(columns)
-    series = [Series(names[name], points) for name, points in columns.items()]
-    return Chart(rule.title, series, is_share=rule.is_share, note=rule.note)
+def _charts(rule: _Rule, columns: Mapping[str, list[tuple[float, float]]]) -> list[Chart]:
+    """One chart, or one for each beginning of the names where one could not hold all lines."""
+    if not columns:
+        return []
+    groups: dict[str, list[str]] = {}
+    for name in columns:
+        match = rule.pattern.search(name)
+        assert match is not None
+        head = name[: match.start()].strip("/_") if len(columns) > MAX_SERIES else ""
+        groups.setdefault(head, []).append(name)
+    charts = []
+    for head, names in groups.items():
+        title = f"{rule.title}, {' '.join(re.split('[/_]', head))}" if head else rule.title
+        series = [Series(short, columns[name]) for name, short in short_names(names).items()]
+        charts.append(Chart(title, series, is_share=rule.is_share, note=rule.note))
+    return charts
 
 
 def short_names(names: Iterable[str]) -> dict[str, str]:
     """Names without the beginning that all of them share: "val/recall_at_1" -> "1".
 
     Example:
-        >>> short_names(["val/recall_at_1", "val/recall_at_5"])
-        {'val/recall_at_1': 'at 1', 'val/recall_at_5': 'at 5'}
+        >>> short_names(["val/recall_at_1", "val/recall_at_10"])
+        {'val/recall_at_1': 'at 1', 'val/recall_at_10': 'at 10'}
     """
-    parts = {name: re.split(r"[/_]", name.replace("recall_at_", "recall/at ")) for name in names}
+    parts = {name: re.split(r"[/_]", _DIRECTION.sub("", name)) for name in names}
     if len(parts) == 1:
         return {name: " ".join(words) for name, words in parts.items()}
     shared = 0
     for words in zip(*parts.values(), strict=False):
-        if len(set(words)) > 1:
+        if len(set(words)) > 1 or words[0] == "at":
             break
         shared += 1
     return {name: " ".join(words[shared:]) or name for name, words in parts.items()}
