@@ -20,7 +20,7 @@ class CombinedLoss(nn.Module):
 
     A term whose weight is 0 is still computed and stays in the graph: DDP wants a gradient for
     every parameter. Weights may change with the step, which is counted here over the forward
-    passes in training mode and saved with the state.
+    passes in training mode with gradients, and saved with the state.
 
     With ``uncertainty`` each term L becomes ``exp(-s) * L + s / 2`` with a learned s, before its
     weight (Kendall et al. 2018, arXiv:1705.07115); the optimizer must then get the parameters of
@@ -96,9 +96,22 @@ class CombinedLoss(nn.Module):
             values[f"{name}_num_samples"] = term.num_samples
         if self.label is None and embeddings.label_logits is not None:
             total = total + 0 * embeddings.label_logits.sum()  # a head that nobody asks to learn
-        if self.training:
+        if self.training and torch.is_grad_enabled():
             self.num_steps += 1
         return {"loss": total, **values}
+
+    def check(self, embeddings: Embeddings) -> None:
+        """Refuse an encoder that does not give what a term needs, before a run.
+
+        Args:
+            embeddings: Of any pairs, made up or not; only their shapes matter.
+
+        Raises:
+            ConfigError: Naming what is missing or in the way.
+        """
+        for name in self._weights:
+            loss: LossTerm = getattr(self, name)
+            loss.check(embeddings)
 
     def _with_uncertainty(self, name: str, term: Term) -> Float[Tensor, ""]:
         if name not in self.log_variances:

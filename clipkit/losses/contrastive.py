@@ -62,9 +62,13 @@ class ContrastiveLoss(LossTerm):
         super().__init__()
         self.tile_size = checked_tile(tile_size)
 
+    def check(self, embeddings: Embeddings) -> None:
+        """Refuse a logit_bias."""
+        refuse_bias(embeddings)
+
     def term(self, embeddings: Embeddings, batch: Batch | None) -> Term:
         """See :class:`ContrastiveLoss`; its samples are the pairs of all ranks."""
-        refuse_bias(embeddings)
+        self.check(embeddings)
         return softmax_term(pair_inputs(embeddings, batch), self.tile_size)
 
 
@@ -85,9 +89,13 @@ class LabelAwareContrastiveLoss(LossTerm):
         super().__init__()
         self.tile_size = checked_tile(tile_size)
 
+    def check(self, embeddings: Embeddings) -> None:
+        """Refuse a logit_bias."""
+        refuse_bias(embeddings)
+
     def term(self, embeddings: Embeddings, batch: Batch | None) -> Term:
         """See :class:`LabelAwareContrastiveLoss`; its samples are the pairs of all ranks."""
-        refuse_bias(embeddings)
+        self.check(embeddings)
         if batch is None:
             raise ConfigError("LabelAwareContrastiveLoss: expected a batch with labels, got None")
         by_label = replace(batch, groups=singles_to_groups(batch.labels))

@@ -69,6 +69,9 @@ class DistillationLoss(LossTerm):
         self.similarity_weight, self.feature_weight = similarity_weight, feature_weight
         self.tile_size = checked_tile(tile_size)
 
+    def check(self, embeddings: Embeddings) -> None:
+        """Every encoder will do; the teacher is looked at with the first batch."""
+
     def term(self, embeddings: Embeddings, batch: Batch | None) -> Term:
         """See :class:`DistillationLoss`; its samples are the pairs of all ranks."""
         if batch is None:

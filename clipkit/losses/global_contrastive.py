@@ -48,7 +48,8 @@ class GlobalContrastiveLoss(LossTerm):
     the denominator.
 
     The averages are kept by ``batch.sample_ids``, equal on all ranks, on the CPU (8 bytes a
-    sample), and saved with the state. In evaluation mode they are neither read nor changed.
+    sample), and saved with the state. In evaluation mode, or without gradients, they are neither
+    read nor changed.
 
     Args:
         num_samples: Samples of the whole data set; sample ids are 0 to ``num_samples`` - 1.
@@ -82,15 +83,20 @@ class GlobalContrastiveLoss(LossTerm):
         self.log_averages = torch.full((2, num_samples), -torch.inf)
         self.num_steps = 0
 
+    def check(self, embeddings: Embeddings) -> None:
+        """Refuse a logit_bias and hard negatives."""
+        refuse_bias(embeddings)
+        if embeddings.negative_text is not None or embeddings.negative_image is not None:
+            raise ConfigError("GlobalContrastiveLoss: expected no hard negatives, got some")
+
     def term(self, embeddings: Embeddings, batch: Batch | None) -> Term:
         """See :class:`GlobalContrastiveLoss`; its samples are the pairs of all ranks."""
-        refuse_bias(embeddings)
+        self.check(embeddings)
         inputs = pair_inputs(embeddings, batch)
-        ids = None
-        if self.training:
-            ids = self._checked_ids(batch)
-        if inputs.groups is not None or inputs.negative_text is not None:
-            raise ConfigError("GlobalContrastiveLoss: expected no groups and no hard negatives")
+        if inputs.groups is not None:
+            raise ConfigError("GlobalContrastiveLoss: expected a batch without groups, got some")
+        learning = self.training and torch.is_grad_enabled()
+        ids = self._checked_ids(batch) if learning else None
         return self._term(inputs, ids)
 
     @outside_compiled_graph

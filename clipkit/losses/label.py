@@ -64,14 +64,28 @@ class LabelLoss(LossTerm):
         weights = None if class_weights is None else torch.tensor(list(class_weights))
         self.register_buffer("class_weights", weights)
 
+    def check(self, embeddings: Embeddings) -> None:
+        """Refuse an encoder without a label head, or with one of another width."""
+        num_classes = head_logits(embeddings).shape[1]
+        if self.num_classes not in (None, num_classes):
+            raise ConfigError(
+                f"num_classes: the label loss expects {self.num_classes}, "
+                f"the encoder's label_head gives {num_classes}"
+            )
+
     def term(self, embeddings: Embeddings, batch: Batch | None) -> Term:
         """See :class:`LabelLoss`; its samples are the labelled ones of all ranks."""
-        logits, labels = self._checked(embeddings, batch)
-        weights = self.class_weights
+        self.check(embeddings)
+        logits = head_logits(embeddings)
+        if batch is None:
+            raise ConfigError("label loss: expected a batch with labels, got None")
+        labels = batch.labels
+        check_labels(labels, logits.shape[1])
+        weights = None if self.class_weights is None else self.class_weights.to(logits)
         total = F.cross_entropy(
             logits,
             labels,
-            weight=None if weights is None else weights.to(logits),
+            weight=weights,
             ignore_index=IGNORE_LABEL,
             reduction="sum",
             label_smoothing=self.label_smoothing,
@@ -79,23 +93,20 @@ class LabelLoss(LossTerm):
         labelled = labels != IGNORE_LABEL
         share = labelled.to(logits)
         if weights is not None:
-            share = share * weights.to(logits)[labels.clamp(min=0)]
+            share = share * weights[labels.clamp(min=0)]
         return mean_over_ranks(total, share.sum(), labelled.sum())
 
-    def _checked(self, embeddings: Embeddings, batch: Batch | None) -> tuple[Tensor, Tensor]:
-        logits = embeddings.label_logits
-        if logits is None:
-            raise ConfigError("label loss: the encoder has no label_head; give it one")
-        if batch is None:
-            raise ConfigError("label loss: expected a batch with labels, got None")
-        num_classes = logits.shape[1]
-        if self.num_classes not in (None, num_classes):
-            raise ConfigError(
-                f"num_classes: the label loss expects {self.num_classes}, "
-                f"the encoder's label_head gives {num_classes}"
-            )
-        check_labels(batch.labels, num_classes)
-        return logits.to(torch.promote_types(logits.dtype, torch.float32)), batch.labels
+
+def head_logits(embeddings: Embeddings) -> Float[Tensor, "B C"]:
+    """Scores of the label head, in fp32 or better.
+
+    Raises:
+        ConfigError: If the encoder has none.
+    """
+    logits = embeddings.label_logits
+    if logits is None:
+        raise ConfigError("label loss: the encoder has no label_head; give it one")
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def mean_over_ranks(

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import final
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn import functional as F
 
 from clipkit.errors import ConfigError
-from clipkit.losses.label import mean_over_ranks
+from clipkit.losses.label import head_logits, mean_over_ranks
 from clipkit.losses.term import LossTerm, Term
 from clipkit.types import IGNORE_LABEL, Batch, Embeddings
 
@@ -43,9 +43,22 @@ class MultiLabelLoss(LossTerm):
         weights = None if positive_weights is None else torch.tensor(list(positive_weights))
         self.register_buffer("positive_weights", weights)
 
+    def check(self, embeddings: Embeddings) -> None:
+        """Refuse an encoder without a label head, or with one of another width."""
+        num_classes, weights = head_logits(embeddings).shape[1], self.positive_weights
+        if weights is not None and len(weights) != num_classes:
+            raise ConfigError(
+                f"positive_weights: expected {num_classes}, as many as the label_head's classes, "
+                f"got {len(weights)}"
+            )
+
     def term(self, embeddings: Embeddings, batch: Batch | None) -> Term:
         """See :class:`MultiLabelLoss`; its samples are those of all ranks with a known entry."""
-        logits, targets = self._checked(embeddings, batch)
+        self.check(embeddings)
+        logits = head_logits(embeddings)
+        if batch is None or batch.multi_labels is None:
+            raise ConfigError("multi-label loss: expected a batch with multi_labels, got none")
+        targets = _checked(batch.multi_labels, logits)
         known = targets != IGNORE_LABEL
         weights = self.positive_weights
         losses = F.binary_cross_entropy_with_logits(
@@ -57,28 +70,17 @@ class MultiLabelLoss(LossTerm):
         )
         return mean_over_ranks(losses, known.sum(), known.any(1).sum())
 
-    def _checked(self, embeddings: Embeddings, batch: Batch | None) -> tuple[Tensor, Tensor]:
-        logits = embeddings.label_logits
-        if logits is None:
-            raise ConfigError("multi-label loss: the encoder has no label_head; give it one")
-        if batch is None or batch.multi_labels is None:
-            raise ConfigError("multi-label loss: expected a batch with multi_labels, got none")
-        targets = batch.multi_labels
-        if targets.shape != logits.shape:
-            raise ConfigError(
-                f"multi_labels: expected {list(logits.shape)}, as the encoder's label_head gives, "
-                f"got {list(targets.shape)}"
-            )
-        wrong = (targets != 0) & (targets != 1) & (targets != IGNORE_LABEL)
-        if wrong.any():
-            raise ConfigError(
-                f"multi_labels: expected 0, 1 or {IGNORE_LABEL} for unknown, "
-                f"got {int(targets[wrong][0])}"
-            )
-        weights = self.positive_weights
-        if weights is not None and len(weights) != logits.shape[1]:
-            raise ConfigError(
-                f"positive_weights: expected {logits.shape[1]}, as many as the label_head's "
-                f"classes, got {len(weights)}"
-            )
-        return logits.to(torch.promote_types(logits.dtype, torch.float32)), targets
+
+def _checked(targets: Int64[Tensor, "B C"], logits: Tensor) -> Int64[Tensor, "B C"]:
+    if targets.shape != logits.shape:
+        raise ConfigError(
+            f"multi_labels: expected {list(logits.shape)}, as the encoder's label_head gives, "
+            f"got {list(targets.shape)}"
+        )
+    wrong = (targets != 0) & (targets != 1) & (targets != IGNORE_LABEL)
+    if wrong.any():
+        raise ConfigError(
+            f"multi_labels: expected 0, 1 or {IGNORE_LABEL} for unknown, "
+            f"got {int(targets[wrong][0])}"
+        )
+    return targets

@@ -58,14 +58,23 @@ class SigmoidLoss(LossTerm):
         super().__init__()
         self.tile_size = checked_tile(tile_size)
 
+    def check(self, embeddings: Embeddings) -> None:
+        """Refuse an encoder without logit_bias."""
+        _bias(embeddings)
+
     def term(self, embeddings: Embeddings, batch: Batch | None) -> Term:
         """See :class:`SigmoidLoss`; its samples are the pairs of all ranks."""
-        if embeddings.logit_bias is None:
-            raise ConfigError(
-                "logit_bias: SigmoidLoss needs an encoder with a learnable logit_bias, got None; "
-                "build the encoder with logit_scale 10 and logit_bias -10"
-            )
-        return sigmoid_term(pair_inputs(embeddings, batch), embeddings.logit_bias, self.tile_size)
+        bias = _bias(embeddings)
+        return sigmoid_term(pair_inputs(embeddings, batch), bias, self.tile_size)
+
+
+def _bias(embeddings: Embeddings) -> Float[Tensor, ""]:
+    if embeddings.logit_bias is None:
+        raise ConfigError(
+            "logit_bias: SigmoidLoss needs an encoder with a learnable logit_bias, got None; "
+            "build the encoder with logit_scale 10 and logit_bias -10"
+        )
+    return embeddings.logit_bias
 
 
 @outside_compiled_graph

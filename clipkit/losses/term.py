@@ -29,8 +29,22 @@ class Term:
 class LossTerm(nn.Module, ABC):
     """One part of the objective, exact over all ranks.
 
-    Write a new one by implementing :meth:`term`; nothing else is meant to be overridden.
+    Write a new one by implementing :meth:`term` and :meth:`check`; nothing else is meant to be
+    overridden.
     """
+
+    @abstractmethod
+    def check(self, embeddings: Embeddings) -> None:
+        """Refuse an encoder that does not give what this term needs.
+
+        :meth:`term` does so too; this tells it before a run, without a batch.
+
+        Args:
+            embeddings: Of any pairs, made up or not; only their shapes matter.
+
+        Raises:
+            ConfigError: Naming what is missing or in the way.
+        """
 
     @abstractmethod
     def term(self, embeddings: Embeddings, batch: Batch | None) -> Term:

@@ -127,7 +127,7 @@ def test_what_cannot_work_is_refused():
         GlobalContrastiveLoss(20)(embeddings, make_batch(size))
     with pytest.raises(ConfigError, match=r"expected 0 to 4 \(num_samples\)"):
         GlobalContrastiveLoss(5)(embeddings, make_batch(size, sample_ids=ids))
-    with pytest.raises(ConfigError, match="no groups"):
+    with pytest.raises(ConfigError, match="without groups"):
         GlobalContrastiveLoss(20)(embeddings, make_batch(size, groups=ids, sample_ids=ids))
     with pytest.raises(ConfigError, match="gamma"):
         GlobalContrastiveLoss(20, gamma=0.0)

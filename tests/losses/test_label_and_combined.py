@@ -135,6 +135,17 @@ def test_a_head_without_a_label_loss_stays_in_the_graph():
     assert torch.equal(logits.grad, torch.zeros_like(logits))
 
 
+def test_an_encoder_is_checked_without_a_batch():
+    combined = CombinedLoss(ContrastiveLoss(), LabelLoss(3), label_weight=1.0)
+    combined.check(with_logits(random_logits()))
+    with pytest.raises(ConfigError, match="no label_head"):
+        combined.check(_headless())
+    with pytest.raises(ConfigError, match=r"expects 3.*gives 5"):
+        combined.check(with_logits(random_logits(classes=5)))
+    with pytest.raises(ConfigError, match="logit_bias -10"):
+        CombinedLoss(SigmoidLoss()).check(_headless())
+
+
 def test_combined_refuses_what_cannot_work():
     with pytest.raises(ConfigError, match="label_weight: expected 0 without"):
         CombinedLoss(ContrastiveLoss(), label_weight=1.0)
