@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from clipkit.models import DualEncoder
 
 FORMATS = ("open_clip", "safetensors")
-_WEIGHTS = "open_clip_model.safetensors"
 _TOLERANCE = 1e-4
 
 
@@ -54,6 +53,7 @@ def run(args: argparse.Namespace) -> int:
         ConfigError: If the format cannot express the encoder, or the output is a file.
     """
     from clipkit.models import load_encoder, save_encoder, save_open_clip
+    from clipkit.models.checkpoints import OPEN_CLIP_WEIGHTS_NAME
 
     output: Path = args.output
     if output.exists() and not output.is_dir():
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     encoder = load_encoder(args.model)
     with _whole_folder(output) as folder:
         if args.format == "open_clip":
-            save_open_clip(encoder, folder / _WEIGHTS)
+            save_open_clip(encoder, folder / OPEN_CLIP_WEIGHTS_NAME)
             _check_copy(encoder, folder)
             reader = f"open_clip.create_model_and_transforms('local-dir:{output}')"
         else:

@@ -14,6 +14,7 @@ from clipkit.models.description import build_encoder, describe
 from clipkit.models.dual_encoder import DualEncoder
 from clipkit.models.open_clip_config import CONFIG_FILE_NAME
 from clipkit.models.open_clip_export import open_clip_config, open_clip_state
+from clipkit.models.open_clip_towers import from_open_clip
 from clipkit.models.state_dicts import load_exactly, read_file, write_state_dict, write_whole
 
 KEY: Final = "clipkit"
@@ -21,6 +22,7 @@ KEY: Final = "clipkit"
 
 FORMAT_VERSION: Final = 1
 DESCRIPTION_FILE_NAME: Final = "clipkit_encoder.json"
+OPEN_CLIP_WEIGHTS_NAME: Final = "open_clip_model.safetensors"
 
 
 def encoder_entry(encoder: DualEncoder) -> dict[str, Any]:
@@ -36,12 +38,12 @@ def encoder_entry(encoder: DualEncoder) -> dict[str, Any]:
 
 
 def load_encoder(path: Path | str, prefix: str = "encoder.") -> DualEncoder:
-    """The encoder of a training checkpoint, or of a folder that ``save_encoder`` wrote.
+    """The encoder of a training checkpoint, or of a folder that ``clipkit export`` wrote.
 
     Neither Lightning nor the network is needed, and nothing is unpickled but tensors.
 
     Args:
-        path: A checkpoint of ``clipkit fit``, or a folder.
+        path: A checkpoint of ``clipkit fit``, or a folder in either format of the export.
         prefix: What the names of the weights begin with: "encoder.", or "ema." for their average.
 
     Returns:
@@ -136,6 +138,8 @@ def _write_text(path: Path, text: str) -> None:
 
 
 def _load_folder(folder: Path) -> DualEncoder:
+    if (folder / CONFIG_FILE_NAME).is_file():
+        return from_open_clip(str(folder), str(folder / OPEN_CLIP_WEIGHTS_NAME)).eval()
     description = folder / DESCRIPTION_FILE_NAME
     try:
         content = json.loads(description.read_text(encoding="utf-8"))

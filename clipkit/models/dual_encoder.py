@@ -120,7 +120,8 @@ class DualEncoder(nn.Module):
             Pixels in the model's floating type.
         """
         if images.dtype == torch.uint8:
-            images = (images.float() / 255 - self.image_mean.float()) / self.image_std.float()
+            mean, std = self.image_mean.float(), self.image_std.float()
+            images = images.float().div_(255).sub_(mean).div_(std)
         return images.to(self.image_mean.dtype)
 
     def encode_image(

@@ -46,9 +46,10 @@ def build_clip(config: OpenClipConfig) -> Any:
             model["embed_dim"], vision_cfg, text_cfg, quick_gelu=model.get("quick_gelu", False)
         )
     except Exception as error:  # whatever timm, transformers and the network may raise
+        first_line = str(error).strip().split("\n", 1)[0]
         raise ConfigError(
-            f"model {config.name or ''}: open_clip cannot build this configuration: "
-            f"{type(error).__name__}: {error}{_offline_hint(model)}"
+            f"model: open_clip cannot build this configuration: "
+            f"{type(error).__name__}: {first_line}{_offline_hint(model)}"
         ) from error
     if vision_cfg.get("timm_model_name"):  # open_clip notes the size down and leaves it there
         size = vision_cfg.get("image_size", 224)

@@ -63,6 +63,7 @@ def test_open_clip_reads_the_folder(case, tmp_path):
     folder = exported(ours, tmp_path)
     theirs, _, _ = open_clip.create_model_and_transforms(f"local-dir:{folder}")
     assert_same_embeddings(ours, theirs.eval())
+    assert_same_embeddings(load_encoder(folder), theirs)
 
 
 @pytest.mark.parametrize("case", CASES)

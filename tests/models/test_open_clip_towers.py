@@ -31,6 +31,7 @@ TEXTS = {
     "both ways, last": {**TEXT, "no_causal_mask": True, "pool_type": "last", "proj_bias": True},
     "class token": {**TEXT, "embed_cls": True},
 }
+ATTENTION_POOL = {**VIT, "attentional_pool": True, "attn_pooler_heads": 4}
 EXACT = {"causal, argmax", "causal, first", "causal, eos"}
 
 
@@ -92,6 +93,19 @@ def test_layer_groups_name_every_parameter_once_in_order(vision):
     assert "text.token_embedding.weight" in model.text_tower.layer_groups()[0]
     assert "text.text_projection" in model.text_tower.layer_groups()[-1]
     assert len(model.text_tower.layer_groups()) == TEXT["layers"] + 2
+
+
+@pytest.mark.parametrize("vision", [VIT, ATTENTION_POOL, RESNET, TIMM_CONV, TIMM_VIT])
+@pytest.mark.parametrize("text", TEXTS.values(), ids=list(TEXTS))
+def test_every_parameter_gets_a_gradient(vision, text):
+    """DDP refuses parameters that none reaches."""
+    model = encoder(vision, text).train()
+    size = model.image_tower.image_size
+    model.image_tower(torch.randn(2, 3, size, size)).square().sum().backward()
+    model.text_tower(captions()).square().sum().backward()
+    towers = (model.image_tower, model.text_tower)
+    without = [n for tower in towers for n, p in tower.named_parameters() if p.grad is None]
+    assert without == []
 
 
 def test_towers_of_two_configurations_can_be_mixed():
