@@ -211,7 +211,7 @@ def _health(pairs: EmbeddedPairs) -> list[Fact]:
         ),
         Fact(
             "Uniformity of pictures",
-            f"{health.uniformity(images):.2f}",
+            f"{health.uniformity(images):.2f}".replace("-", "\N{MINUS SIGN}"),
             "0 where all are equal; lower is more evenly spread",
         ),
         Fact(
