@@ -149,9 +149,10 @@ class PairDataModule(LightningDataModule):
         return state["epoch"], self.batches_per_epoch - left
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the stream stands, the tokenizer's name; plain types, the same on every rank."""
+        """Where the stream stands: plain types, the same on every rank; all ranks call this."""
         if self._train_stream is None:
             return {}
+        self._train_stream.sync_faults()
         return {"train": self._train_stream.state_dict()}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -167,9 +168,7 @@ class PairDataModule(LightningDataModule):
             tokenizer=self.resolved_tokenizer(),
             batch_size=self.batch_size,
             seed=self.seed,
-            image_transform=self._checked(
-                self.train_transform or TrainTransform(self._image_size("train"))
-            ),
+            image_transform=self._resolved_train_transform(),
             caption=self.train_caption,
             num_workers=self.num_workers,
             **self._shared,
@@ -185,9 +184,7 @@ class PairDataModule(LightningDataModule):
             batch_size=max(1, min(self.val_batch_size, index.num_samples // current_world().size)),
             tail="drop",
             shuffle=False,
-            image_transform=self._checked(
-                self.val_transform or EvalTransform(self._image_size("val"))
-            ),
+            image_transform=self._resolved_val_transform(),
             caption=self.val_caption,
             **self._shared,
         )
@@ -205,13 +202,22 @@ class PairDataModule(LightningDataModule):
             check_tokenizer(self.tokenizer, encoder.text_tower)
         return self.tokenizer
 
+    def _resolved_train_transform(self) -> ImageTransform:
+        if self.train_transform is None:
+            tower = self._encoder("train_transform").image_tower
+            return TrainTransform(tower.image_size, interpolation=tower.interpolation)
+        return self._checked(self.train_transform)
+
+    def _resolved_val_transform(self) -> ImageTransform:
+        if self.val_transform is None:
+            tower = self._encoder("val_transform").image_tower
+            return EvalTransform(tower.image_size, tower.resize_mode, tower.interpolation)
+        return self._checked(self.val_transform)
+
     def _checked(self, transform: ImageTransform) -> ImageTransform:
         if (encoder := self._known_encoder()) is not None:
             check_image_size(transform.image_size, encoder.image_tower)
         return transform
-
-    def _image_size(self, part: str) -> int:
-        return self._encoder(f"{part}_transform").image_tower.image_size
 
     def _encoder(self, option: str) -> DualEncoder:
         """The encoder in training, for what was left out."""

@@ -1,0 +1,145 @@
+"""A run that is stopped anywhere and resumed sees exactly what an undisturbed run would have seen."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+
+from clipkit.training.callbacks import KeyLog, SaveCheckpoint
+from tests.training import tiny
+
+STEPS = 13  # 23 pairs in batches of 4: five batches an epoch, so this ends in the third
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    return tiny.shards(tmp_path_factory.mktemp("shards"))
+
+
+class Crash(Callback):
+    """Raises in the middle of a step, once its batch was fetched."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_before_backward(self, trainer, pl_module, loss):
+        if trainer.global_step == self.step:
+            raise RuntimeError("crash")
+
+
+def fit(
+    shards: Path, run: Path, *callbacks: Callback, batch_size=4, val=False, ckpt=None, **options
+):
+    """Train; returns the lines of the key log and the module."""
+    options = {"max_steps": STEPS, **options}
+    trainer = tiny.trainer(run, KeyLog(str(run / "keys.txt")), *callbacks, **options)
+    module = tiny.module()
+    data = tiny.data(shards, batch_size, val=val)
+    trainer.fit(module, datamodule=data, ckpt_path=ckpt)
+    return (run / "keys.txt").read_text().splitlines(), module
+
+
+def weights_equal(first, second) -> bool:
+    return all(
+        torch.equal(a, b)
+        for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True)
+    )
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"max_steps": -1, "max_epochs": 3},
+        {"val": True},
+        {"accumulate_grad_batches": 2},
+        {"limit_train_batches": 3},
+    ],
+    ids=["steps", "epochs", "validation", "accumulation", "short epochs"],
+)
+def test_resumed_after_any_step(shards, tmp_path, options):
+    whole, module = fit(shards, tmp_path, SaveCheckpoint(keep_every_n_steps=1), **options)
+    steps = sorted(int(path.stem.split("=")[1]) for path in tmp_path.glob("step=*.ckpt"))
+    assert len(steps) >= 8
+    for step in steps[:-1]:
+        lines, again = fit(shards, tmp_path, ckpt=tmp_path / f"step={step}.ckpt", **options)
+        assert lines == whole, f"resumed after step {step}"
+        assert weights_equal(module, again), f"resumed after step {step}"
+
+
+def test_an_epoch_gives_no_sample_twice(shards, tmp_path):
+    lines, _ = fit(shards, tmp_path)
+    keys = [line.split()[2] for line in lines]
+    for epoch in range(2):
+        assert len(set(keys[20 * epoch : 20 * (epoch + 1)])) == 20
+    assert keys[:20] != keys[20:40]
+
+
+@pytest.mark.parametrize("step", [3, 5, 8])
+def test_resumed_after_an_exception(shards, tmp_path, step):
+    whole, module = fit(shards, tmp_path / "whole")
+    with pytest.raises(RuntimeError, match="crash"):
+        fit(shards, tmp_path / "run", Crash(step), SaveCheckpoint())
+    lines, again = fit(shards, tmp_path / "run", ckpt=tmp_path / "run" / "last.ckpt")
+    assert lines == whole
+    assert weights_equal(module.encoder, again.encoder)
+
+
+def test_resumed_twice(shards, tmp_path):
+    whole, _ = fit(shards, tmp_path / "whole")
+    run = tmp_path / "run"
+    for step, ckpt in ((4, None), (7, run / "last.ckpt")):
+        with pytest.raises(RuntimeError, match="crash"):
+            fit(shards, run, Crash(step), SaveCheckpoint(), ckpt=ckpt)
+    lines, _ = fit(shards, run, ckpt=run / "last.ckpt")
+    assert lines == whole
+
+
+def test_resumed_with_another_batch_size(shards, tmp_path):
+    """Batches of 2 instead of 4, from the middle of an epoch: the same order of samples."""
+    whole, _ = fit(shards, tmp_path / "whole", max_steps=5)
+    fit(shards, tmp_path / "run", SaveCheckpoint(every_n_steps=1), max_steps=3)
+    lines, _ = fit(
+        shards, tmp_path / "run", batch_size=2, ckpt=tmp_path / "run" / "last.ckpt", max_steps=7
+    )
+    keys = [[line.split()[2] for line in run] for run in (whole, lines)]
+    assert keys[0] == keys[1]
+
+
+@pytest.mark.slow
+def test_killed_and_resumed(shards, tmp_path):
+    """SIGKILL at an arbitrary moment: the last whole checkpoint is there and goes on exactly."""
+    run = tmp_path / "run"
+    log = run / "keys.txt"
+    command = [
+        sys.executable, "-m", "clipkit.cli.main", "fit",
+        *tiny.words(shards, run, "--trainer.max_steps=40", "--trainer.enable_checkpointing=true"),
+        '--trainer.callbacks+={"class_path":"clipkit.training.callbacks.KeyLog",'
+        f'"init_args":{{"path":"{log}"}}}}',
+        '--trainer.callbacks+={"class_path":"clipkit.training.callbacks.SaveCheckpoint",'
+        '"init_args":{"every_n_steps":1}}',
+    ]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (log.exists() and len(log.read_text().splitlines()) >= 40):
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    done = torch.load(run / "last.ckpt", weights_only=True)["global_step"]
+    assert 9 <= done < 40
+    subprocess.run([*command, "--ckpt_path=last"], env=environment, check=True)
+    whole, _ = fit(shards, tmp_path / "whole", max_steps=40)
+    assert log.read_text().splitlines() == whole
+    assert Counter(line.split()[0] for line in whole) == {str(n + 1): 4 for n in range(40)}

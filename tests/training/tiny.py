@@ -1,0 +1,98 @@
+"""The smallest real run: towers of one layer, shards of coloured squares."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, Trainer
+
+from clipkit.losses import CombinedLoss, ContrastiveLoss, LabelLoss
+from clipkit.models import DualEncoder, LinearLabelHead, from_open_clip
+from clipkit.optim import WarmupCosine
+from clipkit.training import ContrastiveModule, PairDataModule
+from tests.factories import write_shards
+
+CONFIG: dict[str, Any] = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 16, "patch_size": 8, "width": 16, "head_width": 8, "layers": 1},
+    "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+}
+NUM_CLASSES = 4
+
+
+def shards(folder: Path, counts: Sequence[int] = (9, 14), val: int = 8, **options: Any) -> Path:
+    """Shards ``train/*.tar`` with 23 pairs and ``val/*.tar`` with 8, unless told otherwise."""
+    write_shards(folder / "train", counts, **options)
+    write_shards(folder / "val", [val], start=1000)
+    return folder
+
+
+def encoder(*, labels: bool = False) -> DualEncoder:
+    """Always the same weights."""
+    torch.manual_seed(0)
+    head = LinearLabelHead(CONFIG["embed_dim"], NUM_CLASSES) if labels else None
+    return from_open_clip(CONFIG, label_head=head)
+
+
+def module(*, labels: bool = False, learning_rate: float = 1e-3) -> ContrastiveModule:
+    """A module with the softmax loss and, on request, a label loss."""
+    label = LabelLoss() if labels else None
+    return ContrastiveModule(
+        encoder(labels=labels),
+        CombinedLoss(ContrastiveLoss(), label, label_weight=0.5 if labels else 0.0),
+        lambda groups: torch.optim.AdamW(groups, lr=learning_rate),
+        WarmupCosine(warmup_fraction=0.1),
+    )
+
+
+def data(folder: Path, batch_size: int = 4, *, val: bool = False, **options: Any) -> PairDataModule:
+    """The pairs of ``shards``."""
+    return PairDataModule(
+        train=str(folder / "train" / "*.tar"),
+        val=str(folder / "val" / "*.tar") if val else None,
+        batch_size=batch_size,
+        **options,
+    )
+
+
+def trainer(folder: Path, *callbacks: Callback, **options: Any) -> Trainer:
+    """A quiet trainer on the CPU."""
+    defaults: dict[str, Any] = {
+        "accelerator": "cpu",
+        "devices": 1,
+        "logger": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "num_sanity_val_steps": 0,
+        "log_every_n_steps": 1,
+        "default_root_dir": str(folder),
+        "callbacks": list(callbacks),
+        "enable_checkpointing": any("Checkpoint" in type(c).__name__ for c in callbacks),
+    }
+    return Trainer(**{**defaults, **options})
+
+
+def words(folder: Path, run: Path, *more: str) -> list[str]:
+    """The same run as words for ``clipkit fit``, without a callback or logger."""
+    return [
+        "--model.encoder=clipkit.models.from_open_clip",
+        f"--model.encoder.name={json.dumps(CONFIG)}",
+        "--model.loss.contrastive=clipkit.losses.ContrastiveLoss",
+        "--model.optimizer=torch.optim.AdamW",
+        "--model.schedule=clipkit.optim.WarmupCosine",
+        f"--data.train={folder}/train/*.tar",
+        "--data.batch_size=4",
+        "--trainer.accelerator=cpu",
+        "--trainer.devices=1",
+        "--trainer.max_steps=4",
+        "--trainer.logger=false",
+        "--trainer.enable_progress_bar=false",
+        "--trainer.enable_model_summary=false",
+        "--trainer.enable_checkpointing=false",
+        f"--trainer.default_root_dir={run}",
+        *more,
+    ]
