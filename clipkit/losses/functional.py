@@ -52,8 +52,8 @@ def softmax_contrastive_loss(
 
     Example:
         >>> one = torch.eye(2)
-        >>> softmax_contrastive_loss(one, one, torch.tensor(100.0)).item()
-        0.0
+        >>> round(softmax_contrastive_loss(one, one, torch.tensor(1.0)).item(), 3)
+        0.313
     """
     logits = similarity_logits(image, text, logit_scale)
     targets = _targets(len(image), groups, logits)
