@@ -199,6 +199,8 @@ class BatchBuilder:
 
     def _prefetch(self, task: Task, positions: Int64[np.ndarray, " B"], draw: Draw) -> None:
         """Fetch remote shards side by side: those of this batch, and of the next window."""
+        if self._reader.is_local:
+            return
         self._reader.prefetch(draw.ids)
         later = positions + self._order.lookahead
         later = later[later < self._order.num_samples]

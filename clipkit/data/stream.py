@@ -170,17 +170,23 @@ class PairStream:
         if self._loader is None:
             builder = BatchBuilder(self._reader, self._maker, self._order, self._num_threads)
             self._loader = BatchLoader(builder, self._num_workers)
-        for built in self._loader.run(partial(self._slicing.tasks, epoch, position, skipped)):
-            self._ledger.record(built.faults, epoch)
-            if built.error is not None:
-                raise built.error
-            if built.batch is not None:
-                yield built.batch
-            if self._iteration != mine:
-                raise ConfigError(
-                    "PairStream: a newer iteration has begun, or a state was loaded; the old "
-                    "iteration cannot go on"
-                )
+        try:
+            for built in self._loader.run(partial(self._slicing.tasks, epoch, position, skipped)):
+                self._ledger.record(built.faults, epoch)
+                if built.error is not None:
+                    raise built.error
+                if built.batch is not None:
+                    yield built.batch
+                if self._iteration != mine:
+                    raise ConfigError(
+                        "PairStream: a newer iteration has begun, or a state was loaded; the old "
+                        "iteration cannot go on"
+                    )
+        except Exception:
+            if self._iteration == mine:
+                # End the workers now: whoever keeps the error keeps this frame alive too.
+                self._loader = None
+            raise
         self._next = (epoch + 1, 0)
 
     def commit(self, batch: Batch) -> None:

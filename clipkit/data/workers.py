@@ -17,7 +17,7 @@ from clipkit.errors import ClipkitError
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
 
-_BATCHES_AHEAD: Final = 4
+_BATCHES_AHEAD: Final = 2
 """Batches that each worker builds before they are asked for."""
 
 

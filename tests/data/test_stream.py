@@ -414,6 +414,17 @@ def test_labels_may_come_from_json_or_be_absent(index: ShardIndex, tmp_path: Pat
     assert batch.labels.tolist() == [-100] * 4
 
 
+def test_the_defaults_crop_at_random_or_cut_the_middle(index: ShardIndex) -> None:
+    for shuffle in (True, False):
+        stream = PairStream(
+            index, tokenizer=ByteTokenizer(), batch_size=4, image_size=16, shuffle=shuffle
+        )
+        first, again = next(iter(stream)), next(iter(stream))
+        assert first.images.shape == (4, 3, 16, 16)
+        assert torch.equal(first.images, again.images)
+        assert first.captions[0].endswith(f"number {ids(first)[0]}")
+
+
 def test_images_are_pinned_where_there_is_a_gpu(index: ShardIndex) -> None:
     batch = next(iter(make(index, num_workers=1)))
     assert batch.images.is_pinned() == torch.cuda.is_available()
