@@ -1,0 +1,222 @@
+"""The demo's evaluation: figures, table and page."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import torch
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from clipkit.cli.arguments import load_model, versions
+from clipkit.data.demo import DemoData
+from clipkit.evaluation import Retrieval, ZeroShotClassification, open_dataset
+from clipkit.evaluation.report import (
+    Examples,
+    Fact,
+    ReportData,
+    Result,
+    TowerParameters,
+    build_examples,
+    read_metrics_csv,
+    write_report,
+)
+from clipkit.models import DualEncoder
+
+if TYPE_CHECKING:
+    from clipkit.cli.demo import DemoFiles
+
+_CREDITS: Final = (
+    "Twemoji, copyright Twitter, Inc. and other contributors, CC-BY 4.0",
+    "OpenMoji, the open-source emoji and icon project, CC BY-SA 4.0",
+    "Names: Unicode CLDR, Unicode-3.0 licence",
+)
+_KS: Final = (1, 5, 10)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What the evaluation found.
+
+    Args:
+        encoder: The trained model.
+        metrics: Metric keys and values of each evaluation set.
+        num_pictures: Size of each evaluation set.
+        examples: Galleries and confusion, of the unseen drawings.
+    """
+
+    encoder: DualEncoder
+    metrics: Mapping[str, Mapping[str, float]]
+    num_pictures: Mapping[str, int]
+    examples: Examples
+
+    def figures(self) -> dict[str, float]:
+        """All metrics in one flat dict, ``SET/METRIC``."""
+        return {
+            f"{name}/{metric}": value
+            for name, metrics in self.metrics.items()
+            for metric, value in metrics.items()
+        }
+
+
+def evaluate(checkpoint: Path, data: DemoData) -> Outcome:
+    """Evaluate on drawings, and on concepts, that were never trained on.
+
+    Args:
+        checkpoint: The trained model.
+        data: The demo's data.
+
+    Returns:
+        Metrics and examples.
+    """
+    encoder = load_model(str(checkpoint), "auto")
+    metrics: dict[str, dict[str, float]] = {}
+    num_pictures: dict[str, int] = {}
+    for name in ("unseen_drawings", "unseen_concepts"):
+        dataset = open_dataset(str(getattr(data, name)))
+        num_pictures[name] = len(dataset)
+        metrics[name] = {
+            **Retrieval(dataset, ks=_KS).run(encoder),
+            **ZeroShotClassification(dataset).run(encoder),
+        }
+    drawings = open_dataset(str(data.unseen_drawings))
+    examples = build_examples(encoder, drawings, classes=ZeroShotClassification(drawings))
+    return Outcome(encoder, metrics, num_pictures, examples)
+
+
+def run_figures(checkpoint: Path, seconds: float) -> dict[str, float]:
+    """How much was trained, and what it took.
+
+    Args:
+        checkpoint: The trained model.
+        seconds: That ``fit`` took.
+
+    Returns:
+        Figures under ``train/``.
+    """
+    stored = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    num_samples = stored["global_step"] * stored["clipkit"]["config"]["data"]["batch_size"]
+    # Linux counts in KiB, macOS in bytes.
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak_bytes = unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {
+        "train/minutes": seconds / 60,
+        "train/num_samples": float(num_samples),
+        "train/samples_per_second": num_samples / seconds,
+        "train/peak_memory_mib": peak_bytes / 2**20,
+    }
+
+
+def print_table(outcome: Outcome, figures: Mapping[str, float], report: Path) -> None:
+    """Print the figures and where the page lies."""
+    table = Table(title="Drawings that were never trained on", title_justify="left")
+    table.add_column("")
+    for name in outcome.metrics:
+        table.add_column(_title(name), justify="right")
+    rows = {
+        f"{title}, recall@{k}": f"{way}/recall_at_{k}"
+        for title, way in (
+            ("Picture to text", "image_to_text"),
+            ("Text to picture", "text_to_image"),
+        )
+        for k in _KS
+    }
+    for title, key in {**rows, "Category, top-1": "top1"}.items():
+        table.add_row(title, *(f"{100 * m[key]:.1f} %" for m in outcome.metrics.values()))
+    table.add_row("Pictures", *(f"{count:,}" for count in outcome.num_pictures.values()))
+    console = Console()
+    console.print(table)
+    console.print(
+        f"{figures['train/minutes']:.1f} minutes of training, "
+        f"{figures['train/num_samples']:,.0f} samples, "
+        f"{figures['train/samples_per_second']:.0f} a second\nReport: {report}",
+        soft_wrap=True,
+        highlight=False,
+    )
+
+
+def write_demo_report(files: DemoFiles, outcome: Outcome, figures: Mapping[str, float]) -> None:
+    """Write the page.
+
+    Args:
+        files: The demo's folder.
+        outcome: Metrics and examples.
+        figures: What ``metrics.json`` holds.
+    """
+    stored = torch.load(files.checkpoint, map_location="cpu", weights_only=True)
+    config = yaml.safe_dump(stored["clipkit"]["config"], sort_keys=False, allow_unicode=True)
+    examples = outcome.examples
+    data = ReportData(
+        title="clipkit demo",
+        subtitle="A dual encoder, pretrained from nothing on emoji by two artists and asked about "
+        "drawings that it never saw.",
+        results=_results(outcome),
+        charts=read_metrics_csv(files.history),
+        text_queries=examples.text_queries,
+        image_queries=examples.image_queries,
+        gallery_note=examples.gallery_note,
+        confusion=examples.confusion,
+        similarity=examples.similarity,
+        health=examples.health,
+        facts=_facts(figures),
+        parameters=_parameters(outcome.encoder),
+        versions=versions(),
+        config=config,
+        credits=_CREDITS,
+    )
+    write_report(files.report, data)
+
+
+def _title(name: str) -> str:
+    return name.replace("_", " ").capitalize()
+
+
+def _results(outcome: Outcome) -> list[Result]:
+    notes = {
+        "unseen_drawings": "by OpenMoji; the names were trained with Twemoji's drawings",
+        "unseen_concepts": "by OpenMoji; neither names nor drawings were trained",
+    }
+    results = []
+    for name, metrics in outcome.metrics.items():
+        count = outcome.num_pictures[name]
+        results.append(Result(_title(name), metrics, f"{count} pictures {notes[name]}"))
+        chance = {
+            f"{way}/recall_at_{k}": min(1.0, k / count)
+            for way in ("image_to_text", "text_to_image")
+            for k in _KS
+        }
+        results.append(Result("Chance", chance, f"among {count}", is_baseline=True))
+    return results
+
+
+def _facts(figures: Mapping[str, float]) -> list[Fact]:
+    return [
+        Fact("Training", f"{figures['train/minutes']:.1f} min", "by the clock, without packing"),
+        Fact("Samples seen", f"{figures['train/num_samples']:,.0f}"),
+        Fact("Samples a second", f"{figures['train/samples_per_second']:.0f}", "whole process"),
+        Fact("Peak memory", f"{figures['train/peak_memory_mib']:,.0f} MiB", "resident"),
+        Fact("CPU threads", f"{torch.get_num_threads()}"),
+    ]
+
+
+def _parameters(encoder: DualEncoder) -> list[TowerParameters]:
+    rows = []
+    for title, name in (
+        ("Image tower", "image_tower"),
+        ("Text tower", "text_tower"),
+        ("Label head", "label_head"),
+    ):
+        part = getattr(encoder, name)
+        if part is not None:
+            parameters = list(part.parameters())
+            trainable = sum(p.numel() for p in parameters if p.requires_grad)
+            rows.append(
+                TowerParameters(title, trainable, sum(p.numel() for p in parameters) - trainable)
+            )
+    return rows
