@@ -7,26 +7,48 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from clipkit.data.cache import ShardCache as ShardCache
+    from clipkit.data.captions import CaptionPicker as CaptionPicker
+    from clipkit.data.captions import JsonFields as JsonFields
+    from clipkit.data.captions import LabelTemplates as LabelTemplates
+    from clipkit.data.captions import TextField as TextField
     from clipkit.data.collate import collate as collate
+    from clipkit.data.decode import ImageDecoder as ImageDecoder
     from clipkit.data.index import ShardIndex as ShardIndex
     from clipkit.data.mixture import Mixture as Mixture
     from clipkit.data.mixture import Source as Source
     from clipkit.data.mixture import Stage as Stage
+    from clipkit.data.packing import ShardWriter as ShardWriter
     from clipkit.data.reader import RawSample as RawSample
     from clipkit.data.reader import ShardReader as ShardReader
     from clipkit.data.stream import PairStream as PairStream
+    from clipkit.data.tokenizers import Tokenizer as Tokenizer
+    from clipkit.data.tokenizers import tokenizer_from_name as tokenizer_from_name
+    from clipkit.data.transforms import EvalTransform as EvalTransform
+    from clipkit.data.transforms import ImageTransform as ImageTransform
+    from clipkit.data.transforms import TrainTransform as TrainTransform
 
 # Name -> module; imported when first asked for, so that `import clipkit.data` stays light.
 _EXPORTS = {
+    "CaptionPicker": "captions",
+    "EvalTransform": "transforms",
+    "ImageDecoder": "decode",
+    "ImageTransform": "transforms",
+    "JsonFields": "captions",
+    "LabelTemplates": "captions",
     "Mixture": "mixture",
     "PairStream": "stream",
     "RawSample": "reader",
     "ShardCache": "cache",
     "ShardIndex": "index",
     "ShardReader": "reader",
+    "ShardWriter": "packing",
     "Source": "mixture",
     "Stage": "mixture",
+    "TextField": "captions",
+    "Tokenizer": "tokenizers",
+    "TrainTransform": "transforms",
     "collate": "collate",
+    "tokenizer_from_name": "tokenizers",
 }
 
 __all__ = sorted(_EXPORTS)  # pyright: ignore[reportUnsupportedDunderAll]

@@ -1,0 +1,175 @@
+"""From the bytes of any picture to upright RGB pixels, or a `SampleError` that says why not."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final, NamedTuple
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from clipkit.errors import ConfigError, SampleError
+
+Color = tuple[int, int, int]
+WHITE: Final[Color] = (255, 255, 255)
+DEFAULT_MAX_PIXELS: Final = 89_478_485
+"""Pillow's own limit against decompression bombs: a gigabyte of RGBA, divided by 12."""
+
+ORIENTATION_TAG: Final = 0x0112
+_PILLOW_FAULTS: Final = (
+    Image.DecompressionBombError,
+    Image.DecompressionBombWarning,
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    EOFError,
+    ArithmeticError,
+    AttributeError,
+    struct.error,
+    zlib.error,
+)
+"""What Pillow's readers raise on damaged files. MemoryError is absent: it is no sample's fault."""
+
+
+class Orientation(NamedTuple):
+    """How stored pixels become upright ones: swap the axes or not, then mirror.
+
+    Args:
+        method: What Pillow's ``transpose`` is asked for.
+        swaps: Whether width and height are exchanged.
+        mirrors_x: Whether the stored x axis runs against the upright axis that it belongs to.
+        mirrors_y: The same of the stored y axis.
+    """
+
+    method: Image.Transpose
+    swaps: bool
+    mirrors_x: bool
+    mirrors_y: bool
+
+
+ORIENTATIONS: Final = {
+    2: Orientation(Image.Transpose.FLIP_LEFT_RIGHT, False, True, False),
+    3: Orientation(Image.Transpose.ROTATE_180, False, True, True),
+    4: Orientation(Image.Transpose.FLIP_TOP_BOTTOM, False, False, True),
+    5: Orientation(Image.Transpose.TRANSPOSE, True, False, False),
+    6: Orientation(Image.Transpose.ROTATE_270, True, False, True),
+    7: Orientation(Image.Transpose.TRANSVERSE, True, True, True),
+    8: Orientation(Image.Transpose.ROTATE_90, True, True, False),
+}
+"""By the value of the EXIF tag; every other value leaves the pixels as they are stored."""
+
+
+@contextmanager
+def image_faults(what: str) -> Iterator[None]:
+    """Turn what Pillow raises on damaged data into a `SampleError` that starts with ``what``."""
+    try:
+        yield
+    except SampleError:
+        raise
+    except _PILLOW_FAULTS as error:
+        raise SampleError(f"{what}: {error or type(error).__name__}") from error
+
+
+def check_max_pixels(max_pixels: int) -> int:
+    """Check the option ``max_pixels``.
+
+    Raises:
+        ConfigError: It is not positive, or above what Pillow itself refuses.
+    """
+    limit = None if Image.MAX_IMAGE_PIXELS is None else 2 * Image.MAX_IMAGE_PIXELS
+    if max_pixels < 1 or (limit is not None and max_pixels > limit):
+        raise ConfigError(
+            f"max_pixels: expected between 1 and {limit}, got {max_pixels}; for larger pictures "
+            f"raise PIL.Image.MAX_IMAGE_PIXELS first"
+        )
+    return max_pixels
+
+
+def check_size(width: int, height: int, max_pixels: int) -> None:
+    """Refuse pictures without pixels, and those that would fill the memory.
+
+    Raises:
+        SampleError: A side is zero, or there are more than ``max_pixels`` pixels.
+    """
+    if width < 1 or height < 1:
+        raise SampleError(f"image has no pixels: {width} x {height}")
+    if width * height > max_pixels:
+        raise SampleError(
+            f"image of {width} x {height} pixels is above the limit of {max_pixels} (max_pixels)"
+        )
+
+
+def open_image(data: bytes, max_pixels: int) -> Image.Image:
+    """Read the header; pixels are decoded when they are asked for.
+
+    Raises:
+        SampleError: There are no bytes, no known format, no pixels, or too many pixels.
+    """
+    if not data:
+        raise SampleError("image is empty (0 bytes)")
+    with image_faults("image header cannot be read"):
+        try:
+            image = Image.open(io.BytesIO(data))
+        except UnidentifiedImageError:
+            raise SampleError(f"not an image of a known format; starts {data[:8]!r}") from None
+        check_size(image.width, image.height, max_pixels)
+        return image
+
+
+def orientation_of(image: Image.Image, data: bytes) -> Orientation | None:
+    """How the camera was held, from EXIF; None when the pixels are stored upright.
+
+    Args:
+        image: The opened picture.
+        data: The bytes that it was opened from.
+    """
+    # Pillow would decode a whole PNG to look for a tag that nearly no PNG has.
+    if image.format == "PNG" and b"eXIf" not in data and b"Raw profile" not in data:
+        return None
+    if image.format in {"JPEG", "MPO", "WEBP"} and "exif" not in image.info:
+        return None
+    # Pillow turns TIFFs itself, their size included.
+    if image.format == "TIFF":
+        return None
+    try:
+        return ORIENTATIONS.get(image.getexif().get(ORIENTATION_TAG, 1))
+    except _PILLOW_FAULTS:
+        # Unreadable notes of the camera do not make the picture unreadable.
+        return None
+
+
+def to_rgb(image: Image.Image, background: Color | None) -> Image.Image:
+    """Decode to 8 bits of red, green and blue.
+
+    The first frame of an animation is taken. Pixels of 16 bits are scaled, where ``convert("RGB")``
+    cuts off everything above 255.
+
+    Args:
+        image: The opened picture.
+        background: What shows through transparent pixels; None reveals the colour stored under
+            them, as ``convert("RGB")`` and therefore open_clip and CLIP_benchmark do.
+
+    Raises:
+        SampleError: The data are truncated or damaged, or the pixels have no defined range.
+    """
+    with image_faults("image is truncated or damaged"):
+        image.load()
+        if image.mode == "RGB" and "transparency" not in image.info:
+            return image
+        if image.mode.startswith("I"):
+            levels = np.asarray(image).astype(np.float64) / 257.0
+            image = Image.fromarray(levels.round().clip(0, 255).astype(np.uint8))
+        if image.mode == "F":
+            raise SampleError("image of 32-bit floats: the range of its pixels is undefined")
+        if background is None or not image.has_transparency_data:
+            return image.convert("RGB")
+        drawing = image.convert("RGBA")
+        canvas = Image.new("RGB", drawing.size, background)
+        canvas.paste(drawing, mask=drawing)
+        return canvas
