@@ -70,15 +70,6 @@ def load_encoder(path: Path | str, prefix: str = "encoder.") -> DualEncoder:
     return encoder.eval()
 
 
-def read_entry(path: Path | str) -> dict[str, Any]:
-    """What a training checkpoint stores about its encoder, tokenizer and configuration.
-
-    Raises:
-        CheckpointError: If the file is no checkpoint of clipkit.
-    """
-    return _entry(read_file(path), str(path))
-
-
 def _entry(checkpoint: Any, where: str) -> dict[str, Any]:
     entry = checkpoint.get(KEY) if isinstance(checkpoint, Mapping) else None
     if not isinstance(entry, Mapping) or not isinstance(entry.get("encoder"), Mapping):

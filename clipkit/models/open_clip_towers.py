@@ -226,7 +226,7 @@ def from_open_clip(
         CheckpointError: If the weights belong to another architecture.
 
     Example:
-        >>> encoder = from_open_clip("ViT-B-32", pretrained="openai")
+        >>> encoder = from_open_clip("ViT-B-32-quickgelu", pretrained="openai")
     """
     config = read_config(name, needs=_BOTH)
     clip: Any = None

@@ -136,7 +136,7 @@ def _find_weights(config: OpenClipConfig, pretrained: str) -> tuple[Path, dict[s
             f"model {config.name!r}: quick_gelu is {config.model.get('quick_gelu', False)}, but "
             f"{pretrained!r} was trained with {tag.get('quick_gelu', False)}; "
             f"its embeddings will be poor",
-            stacklevel=2,
+            stacklevel=4,
         )
     try:
         return Path(open_clip.download_pretrained(tag)), merge_preprocess(tag)

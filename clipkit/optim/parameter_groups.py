@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol, final, runtime_checkable
 
 from torch import nn
@@ -145,11 +145,3 @@ def _new_group(part: str, scale: float, decays: bool) -> dict[str, Any]:
     name = part if decays else f"{part}, no decay"
     group: dict[str, Any] = {"params": [], "name": name, "lr_scale": scale}
     return group if decays else {**group, "weight_decay": 0.0}
-
-
-def describe_groups(groups: Iterable[Mapping[str, Any]]) -> list[tuple[str, float, int]]:
-    """Name, factor of the learning rate and number of parameters of each group, to be shown."""
-    return [
-        (group["name"], group["lr_scale"], sum(p.numel() for p in group["params"]))
-        for group in groups
-    ]

@@ -172,7 +172,7 @@ class WarmupStableDecay(Schedule):
 
     Example:
         >>> schedule = WarmupStableDecay(warmup_steps=2, cooldown_steps=2, shape="linear")
-        >>> [schedule.at(step, 6) for step in range(6)]
+        >>> [round(schedule.at(step, 6), 2) for step in range(6)]
         [0.5, 1.0, 1.0, 1.0, 1.0, 0.5]
     """
 

@@ -18,7 +18,7 @@ from clipkit.models import (
     save_encoder,
     save_open_clip,
 )
-from clipkit.models.checkpoints import encoder_entry, read_entry
+from clipkit.models.checkpoints import encoder_entry
 from clipkit.models.state_dicts import write_whole
 from tests.models.tiny import TIMM_VIT, VIT, batch, encoder
 
@@ -76,12 +76,6 @@ def test_average_of_weights_by_its_prefix(model, tmp_path):
     assert_equal(load_encoder(path, prefix="ema."), model)
     with pytest.raises(CheckpointError, match=r"no weights whose names begin with 'encoder\.'"):
         load_encoder(path)
-
-
-def test_entry_is_read_alone(model, tmp_path):
-    entry = read_entry(write_checkpoint(tmp_path / "last.ckpt", model))
-    assert entry["format_version"] == 1
-    assert entry["config"] == {"a": [1, 2]}
 
 
 def test_weights_that_do_not_fit_are_named(model, tmp_path):

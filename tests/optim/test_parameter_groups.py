@@ -7,7 +7,7 @@ from torch.optim import AdamW
 
 from clipkit.errors import ConfigError
 from clipkit.optim import ParameterGroups
-from clipkit.optim.parameter_groups import describe_groups, undecayed_names
+from clipkit.optim.parameter_groups import undecayed_names
 
 
 class Tower(nn.Module):
@@ -94,9 +94,6 @@ def test_optimizer_has_the_learning_rates_and_decays():
     assert by_name["image_tower"]["weight_decay"] == 0.2
     assert by_name["image_tower, no decay"]["weight_decay"] == 0.0
     assert by_name["text_tower"]["lr"] == pytest.approx(1e-2)
-    assert sum(row[2] for row in describe_groups(optimizer.param_groups)) == sum(
-        p.numel() for p in model.parameters()
-    )
 
 
 def test_decay_reaches_matrices_alone():
