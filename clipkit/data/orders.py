@@ -21,7 +21,7 @@ def index_of(data: Data) -> ShardIndex:
 
 
 def first_order(
-    data: Data, *, shuffle: bool, seed: int, batch_size: int, world_size: int, window: int | None
+    data: Data, shuffle: bool, seed: int, *, batch_size: int, world_size: int, window: int | None
 ) -> SampleOrder:
     """The order of a first launch.
 
@@ -60,9 +60,7 @@ def first_order(
     return MixtureOrder(data, _lanes(data, layouts, seed), stages, whole or data.epoch_samples)
 
 
-def restored_order(
-    data: Data, *, shuffle: bool, seed: int, state: Mapping[str, Any]
-) -> SampleOrder:
+def restored_order(data: Data, shuffle: bool, seed: int, state: Mapping[str, Any]) -> SampleOrder:
     """The order that a state describes.
 
     Args:

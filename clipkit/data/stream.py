@@ -12,6 +12,8 @@ from typing import Any, Final, final
 import torch.distributed as dist
 
 from clipkit.data.cache import ShardCache
+from clipkit.data.cursor import Cursor
+from clipkit.data.defaults import default_caption, default_transform, log_of_rank, world_of
 from clipkit.data.faults import FaultBudget, FaultLedger
 from clipkit.data.index import ShardIndex
 from clipkit.data.orders import Data, first_order, index_of, restored_order
@@ -20,7 +22,6 @@ from clipkit.data.reader import ShardReader
 from clipkit.data.samples import BatchBuilder, Caption, Encoder, SampleMaker, Transform
 from clipkit.data.slicing import Slicing, Tail
 from clipkit.data.workers import BatchLoader
-from clipkit.distributed.world import World, current_world
 from clipkit.errors import CheckpointError, ConfigError
 from clipkit.types import Batch
 
@@ -99,47 +100,30 @@ class PairStream:
         fault_log: str | Path | None = None,
         cache: ShardCache | None = None,
     ) -> None:
-        self._data = index
-        self._index = index_of(index)
-        self._world = _world(rank, world_size)
-        self._shuffle = shuffle
-        self._num_workers = num_workers
-        self._num_threads = num_threads
-        self._seed = seed
+        self._data, self._index = index, index_of(index)
+        self._world = world = world_of(rank, world_size)
+        self._shuffle, self._seed = shuffle, seed
+        self._num_workers, self._num_threads = num_workers, num_threads
         self._reader = ShardReader(self._index, cache)
-        self._maker = SampleMaker(
-            tokenizer=tokenizer,
-            image_transform=image_transform or _default_transform(image_size, shuffle),
-            caption=caption or _default_caption(),
-            label_field=label_field,
-            seed=seed,
-        )
+        transform = image_transform or default_transform(image_size, shuffle)
+        picker = caption or default_caption()
+        self._maker = SampleMaker(tokenizer, transform, picker, label_field, seed)
         self._order = first_order(
             index,
-            shuffle=shuffle,
-            seed=seed,
+            shuffle,
+            seed,
             batch_size=batch_size,
-            world_size=self._world.size,
+            world_size=world.size,
             window=shuffle_window,
         )
-        self._slicing = Slicing(
-            num_samples=self._order.num_samples,
-            batch_size=batch_size,
-            rank=self._world.rank,
-            world_size=self._world.size,
-            tail=tail or ("drop" if shuffle else "keep"),
-        )
+        tail = tail or ("drop" if shuffle else "keep")
+        self._slicing = Slicing(self._order.num_samples, batch_size, world.rank, world.size, tail)
         check_sizes(self._slicing)
         check_first_sample(self._index, self._reader, self._maker)
-        self._ledger = FaultLedger(
-            FaultBudget(max_bad_fraction, max_bad_shards),
-            self._index.num_samples,
-            alone=self._world.size == 1,
-            path=_log_of_rank(fault_log, self._world),
-        )
-        self._committed = (0, 0)
-        self._next = (0, 0)
-        self._dropped = 0
+        budget = FaultBudget(max_bad_fraction, max_bad_shards)
+        log = log_of_rank(fault_log, world)
+        self._ledger = FaultLedger(budget, self._index.num_samples, world.size == 1, log)
+        self._cursor = Cursor()
         self._iteration = 0
         self._loader: BatchLoader | None = None
 
@@ -150,7 +134,7 @@ class PairStream:
     @property
     def epoch(self) -> int:
         """The epoch of the next batch to be trained on."""
-        return self._committed[0]
+        return self._cursor.committed[0]
 
     @property
     def num_samples(self) -> int:
@@ -166,7 +150,7 @@ class PairStream:
         """
         self._iteration += 1
         mine = self._iteration
-        epoch, position, skipped = self._start()
+        epoch, position, skipped = self._cursor.start(self._slicing)
         if self._loader is None:
             builder = BatchBuilder(self._reader, self._maker, self._order, self._num_threads)
             self._loader = BatchLoader(builder, self._num_workers)
@@ -187,7 +171,7 @@ class PairStream:
                 # End the workers now: whoever keeps the error keeps this frame alive too.
                 self._loader = None
             raise
-        self._next = (epoch + 1, 0)
+        self._cursor.finish(epoch)
 
     def commit(self, batch: Batch) -> None:
         """This batch has been trained on: a resume starts after it.
@@ -200,9 +184,7 @@ class PairStream:
         """
         if batch.cursor is None:
             raise ConfigError("commit: expected a batch of a PairStream, got one without a cursor")
-        self._committed = (int(batch.cursor["epoch"]), int(batch.cursor["position"]))
-        self._next = self._committed
-        self._dropped += int(batch.cursor["dropped"])
+        self._cursor.commit(batch.cursor)
         self._ledger.add_padded(int(batch.cursor["padded"]))
 
     def state_dict(self) -> dict[str, Any]:
@@ -211,15 +193,12 @@ class PairStream:
         What other ranks found bad is in it from the next ``sync_faults`` on; the order does not
         depend on it.
         """
-        epoch, position = self._committed
         return {
             "version": _STATE_VERSION,
             "fingerprint": self._index.fingerprint,
             "num_samples": self._index.num_samples,
             "seed": self._seed,
-            "epoch": epoch,
-            "position": position,
-            "dropped": self._dropped,
+            **self._cursor.to_state(),
             **self._order.to_state(),
             **self._ledger.to_state(),
         }
@@ -235,7 +214,7 @@ class PairStream:
         """
         _check_state(state, self._index)
         seed = int(state["seed"])
-        self._order = restored_order(self._data, shuffle=self._shuffle, seed=seed, state=state)
+        self._order = restored_order(self._data, self._shuffle, seed, state)
         if seed != self._seed:
             _LOG.warning("seed: the state's %s goes on, not %s", seed, self._seed)
             self._seed = seed
@@ -244,15 +223,14 @@ class PairStream:
         for number, shard in enumerate(self._index.shards):
             if shard.url in self._ledger.bad_shards:
                 self._reader.mark_bad(number, self._ledger.bad_shards[shard.url])
-        self._committed = self._next = (int(state["epoch"]), int(state["position"]))
-        self._dropped = int(state["dropped"])
+        self._cursor.load_state(state)
         self._iteration += 1
         self._loader = None
 
     def set_epoch(self, epoch: int) -> None:
         """Go to the start of an epoch; in the middle of that epoch already, stay there."""
-        if epoch != self._start()[0]:
-            self._committed = self._next = (epoch, 0)
+        if epoch != self._cursor.start(self._slicing)[0]:
+            self._cursor.jump(epoch, 0)
 
     def sync_faults(self) -> None:
         """Tell all ranks what each found bad; call it on every rank, as before a checkpoint.
@@ -277,54 +255,14 @@ class PairStream:
 
         Dropped samples and sources are counted over all ranks, up to the last commit.
         """
-        given = self._order.source_counts(*self._committed)
+        given = self._order.source_counts(*self._cursor.committed)
         return {
             "bad_samples": self._ledger.num_bad_samples,
             "bad_shards": len(self._ledger.bad_shards),
             "padded": self._ledger.num_padded,
-            "dropped": self._dropped,
+            "dropped": self._cursor.dropped,
             **{f"samples/{name}": count for name, count in given.items()},
         }
-
-    def _start(self) -> tuple[int, int, int]:
-        """Where the next iteration begins: never at an end where no batch is left.
-
-        Returns:
-            Epoch, position, and how many samples are skipped to get there.
-        """
-        epoch, position = self._next
-        if position and not self._slicing.num_batches(position):
-            return epoch + 1, 0, self._slicing.num_samples - position
-        return epoch, position, 0
-
-
-def _world(rank: int | None, world_size: int | None) -> World:
-    if rank is None and world_size is None:
-        return current_world()
-    if rank is None or world_size is None:
-        raise ConfigError(f"rank and world_size: give both or none, got {rank} and {world_size}")
-    return World(rank, world_size)
-
-
-def _default_transform(image_size: int, shuffle: bool) -> Transform:
-    from clipkit.data.transforms import EvalTransform, TrainTransform
-
-    transform: Transform = TrainTransform(image_size) if shuffle else EvalTransform(image_size)
-    return transform
-
-
-def _default_caption() -> Caption:
-    from clipkit.data.captions import TextField
-
-    caption: Caption = TextField("txt")
-    return caption
-
-
-def _log_of_rank(path: str | Path | None, world: World) -> Path | None:
-    if path is None:
-        return None
-    path = Path(path)
-    return path if world.size == 1 else path.with_suffix(f".rank{world.rank}{path.suffix}")
 
 
 def _check_state(state: Mapping[str, Any], index: ShardIndex) -> None:
