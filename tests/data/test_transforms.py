@@ -173,9 +173,9 @@ def test_a_crop_does_not_depend_on_how_the_picture_is_decoded() -> None:
 
 
 def test_bad_pictures_and_options() -> None:
-    with pytest.raises(SampleError, match="(?i)truncated"):
+    with pytest.raises(SampleError, match=r"(?i)truncated"):
         TrainTransform(8)(image_bytes()[:500], np.random.default_rng(0))
-    with pytest.raises(SampleError, match="(?i)truncated"):
+    with pytest.raises(SampleError, match=r"(?i)truncated"):
         EvalTransform(8)(image_bytes()[:500], RNG)
     with pytest.raises(ConfigError, match=r"TrainTransform\.scale: expected"):
         TrainTransform(8, (0.9, 0.5))
