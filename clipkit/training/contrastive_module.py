@@ -100,8 +100,13 @@ class ContrastiveModule(LightningModule):
         }
 
     def configure_optimizers(self) -> Optimizer:
-        """The optimizer over the groups of parameters."""
-        optimizer = self._groups.optimizer(self.encoder, self._build_optimizer)
+        """The optimizer over the groups of the encoder, and what the loss learns (its weights)."""
+        learned = [p for p in self.loss.parameters() if p.requires_grad]
+        of_loss = {"params": learned, "name": "loss", "lr_scale": 1.0, "weight_decay": 0.0}
+        optimizer = self._groups.optimizer(
+            self.encoder,
+            lambda groups: self._build_optimizer([*groups, *([of_loss] if learned else [])]),
+        )
         self._options = [
             {name: group[name] for name in _CONFIGURED if name in group}
             for group in optimizer.param_groups

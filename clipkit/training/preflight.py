@@ -6,13 +6,13 @@ import logging
 from typing import Final
 
 import torch
-from torch import nn
 
 from clipkit.data.tokenizers import Tokenizer
 from clipkit.errors import ConfigError
+from clipkit.losses import CombinedLoss
 from clipkit.models import DualEncoder, ImageTower, TextTower
 from clipkit.models.dual_encoder import SOFTMAX_LOGIT_SCALE
-from clipkit.types import IGNORE_LABEL, Batch, Embeddings
+from clipkit.types import Embeddings
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -54,11 +54,8 @@ def check_image_size(image_size: int, tower: ImageTower) -> None:
         )
 
 
-def check_objective(encoder: DualEncoder, loss: nn.Module) -> None:
-    """Try the loss on two made-up pairs: whether it gets from this encoder what it needs.
-
-    The losses themselves refuse a missing label head, a bias they cannot use, or labels outside
-    the head. Every rank must call this.
+def check_objective(encoder: DualEncoder, loss: CombinedLoss) -> None:
+    """Whether the loss gets from this encoder what it needs: a head, a bias, or none.
 
     Raises:
         ConfigError: If it does not.
@@ -66,21 +63,15 @@ def check_objective(encoder: DualEncoder, loss: nn.Module) -> None:
     device = encoder.log_logit_scale.device
     unit = torch.eye(2, encoder.embedding_dim, device=device)
     head = encoder.label_head
-    embeddings = Embeddings(
-        image=unit,
-        text=unit,
-        logit_scale=encoder.logit_scale.detach(),
-        logit_bias=None if encoder.logit_bias is None else encoder.logit_bias.detach(),
-        label_logits=None if head is None else torch.zeros(2, head.num_classes, device=device),
+    loss.check(
+        Embeddings(
+            image=unit,
+            text=unit,
+            logit_scale=encoder.logit_scale.detach(),
+            logit_bias=None if encoder.logit_bias is None else encoder.logit_bias.detach(),
+            label_logits=None if head is None else torch.zeros(2, head.num_classes, device=device),
+        )
     )
-    batch = Batch(
-        images=torch.zeros(2, 3, 1, 1, dtype=torch.uint8, device=device),
-        tokens=torch.zeros(2, 1, dtype=torch.int64, device=device),
-        labels=torch.full((2,), IGNORE_LABEL, device=device),
-        keys=("0", "1"),
-    )
-    with torch.no_grad():
-        loss(embeddings, batch)
 
 
 def warn_of_start(encoder: DualEncoder) -> None:

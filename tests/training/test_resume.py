@@ -1,4 +1,4 @@
-"""A run that is stopped anywhere and resumed sees exactly what an undisturbed run would have seen."""
+"""A run that is stopped anywhere and resumed sees exactly what an undisturbed one would see."""
 
 from __future__ import annotations
 
