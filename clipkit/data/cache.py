@@ -21,6 +21,7 @@ from filelock import FileLock
 
 from clipkit.data.remote import Retries, stat_remote, transfer
 from clipkit.data.tables import SIDECAR_SUFFIX
+from clipkit.data.urls import base_name
 from clipkit.errors import DataError, ShardError
 
 DEFAULT_MAX_BYTES: Final = 100 * 2**30
@@ -84,7 +85,7 @@ class ShardCache:
     def path_of(self, remote: RemoteFile) -> Path:
         """Where this version is kept once it is whole."""
         digest = _digest(f"{remote.url}\0{remote.size_bytes}\0{remote.stamp}")
-        base = remote.url.rstrip("/").rpartition("/")[2][-60:]
+        base = base_name(remote.url)[-60:]
         safe = "".join(c if c.isalnum() or c in "._-" else "_" for c in base)
         return self.folder / digest[:2] / f"{digest}-{safe}"
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from clipkit.data.urls import base_name
 from clipkit.errors import DataError
 
 COUNTS_FILES: Final = ("sizes.json", ".nv-meta/.info.json", ".info.json")
@@ -43,7 +44,7 @@ def parse_counts(content: Any, name: str) -> dict[str, int]:
     for shard, count in pairs:
         if not isinstance(count, int) or isinstance(count, bool):
             raise DataError(f"{name}: {shard}: expected a number of samples, got {count!r}")
-        base = str(shard).rpartition("/")[2]
+        base = base_name(str(shard))
         if counts.setdefault(base, count) != count:
             raise DataError(f"{name}: two shards are called {base} and their counts differ")
     if not counts:

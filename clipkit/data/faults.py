@@ -7,15 +7,17 @@ import logging
 import math
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, final
 
+from clipkit.data.id_sets import pack_ids, unpack_ids
 from clipkit.errors import FaultBudgetExceeded
 
 _LOG = logging.getLogger(__name__)
 WHOLE_SHARD: Final = -1
 _LOUD_FAULTS: Final = 20
+_MAX_NAMED_FAULTS: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +29,22 @@ class Fault:
         index: Position of the sample in its shard; -1 for the whole shard.
         key: Key of the sample.
         reason: What is wrong.
+        sample_id: Position of the sample in the whole data set; -1 for a whole shard.
     """
 
     shard: str
     index: int
     key: str
     reason: str
+    sample_id: int = -1
+
+    @property
+    def is_whole_shard(self) -> bool:
+        """Whether the shard as such cannot be used."""
+        return self.index == WHOLE_SHARD
+
+    def __str__(self) -> str:
+        return self.reason if self.is_whole_shard else f"{self.shard}: {self.key}: {self.reason}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +69,8 @@ class FaultLedger:
     """All faults and fillings of a run so far, as far as this rank knows.
 
     What this rank finds alone is kept apart until it has been shared, so that ``to_state`` is the
-    same on every rank.
+    same on every rank. Of every bad sample its id is kept, of the first thousand also their names;
+    the file names all.
 
     Args:
         budget: The limits.
@@ -73,26 +86,26 @@ class FaultLedger:
         self._num_samples = num_samples
         self._alone = alone
         self._path = path
-        self._known: dict[tuple[str, int], Fault] = {}
-        self._shared: dict[tuple[str, int], Fault] = {}
-        self._shared_padded = 0
-        self._own_padded = 0
+        self._bad_ids: set[int] = set()
+        self._bad_shards: dict[str, str] = {}
+        self._shared = _SharedFaults()
+        self._unshared: list[Fault] = []
+        self._unshared_padded = 0
 
     @property
     def num_bad_samples(self) -> int:
         """Distinct bad samples, without those of bad shards."""
-        return sum(fault.index != WHOLE_SHARD for fault in self._known.values())
+        return len(self._bad_ids)
 
     @property
     def num_padded(self) -> int:
         """Samples given again in the place of others."""
-        return self._shared_padded + self._own_padded
+        return self._shared.num_padded + self._unshared_padded
 
     @property
-    def bad_shards(self) -> dict[str, str]:
+    def bad_shards(self) -> Mapping[str, str]:
         """``url -> reason`` of every bad shard."""
-        faults = self._known.values()
-        return {fault.shard: fault.reason for fault in faults if fault.index == WHOLE_SHARD}
+        return self._bad_shards
 
     def record(self, faults: Iterable[Fault], epoch: int) -> None:
         """Take note of what a batch met; what is known already is not counted again.
@@ -105,63 +118,66 @@ class FaultLedger:
             FaultBudgetExceeded: If there is more than the budget allows.
         """
         for fault in faults:
-            name = (fault.shard, fault.index)
-            if name not in self._known:
-                self._known[name] = fault
+            if self._know(fault):
                 if self._alone:
-                    self._shared[name] = fault
+                    self._shared.add(fault)
+                else:
+                    self._unshared.append(fault)
                 self._report(fault, epoch)
                 self._check(fault)
 
     def add_padded(self, count: int) -> None:
         """Count samples given again in the place of others."""
         if self._alone:
-            self._shared_padded += count
+            self._shared.num_padded += count
         else:
-            self._own_padded += count
+            self._unshared_padded += count
 
     def unshared(self) -> tuple[list[Fault], int]:
-        """What only this rank knows: faults, and number of padded samples."""
-        found = [fault for name, fault in self._known.items() if name not in self._shared]
-        return found, self._own_padded
+        """What this rank found since the last ``share``: faults, and number of padded samples."""
+        return self._unshared, self._unshared_padded
 
     def share(self, reports: Iterable[tuple[list[Fault], int]]) -> None:
-        """Take over what all ranks (this one too) knew alone, in the same order on each.
+        """Take over what all ranks (this one too) found alone, in the same order on each.
 
         Raises:
             FaultBudgetExceeded: If all ranks together found more than the budget allows.
         """
-        self._own_padded = 0
+        self._unshared, self._unshared_padded = [], 0
+        last = None
         for faults, padded in reports:
-            self._shared_padded += padded
+            self._shared.num_padded += padded
             for fault in faults:
-                self._shared.setdefault((fault.shard, fault.index), fault)
-        self._known = dict(self._shared)
-        for fault in self._known.values():
-            self._check(fault)
+                self._shared.add(fault)
+                self._know(fault)
+                last = fault
+        if last is not None:
+            self._check(last)
 
     def to_state(self) -> dict[str, Any]:
-        """Plain types, in an order that does not depend on who found what first."""
-        faults = sorted(astuple(fault) for fault in self._shared.values())
-        return {
-            "bad_samples": [list(fault) for fault in faults if fault[1] != WHOLE_SHARD],
-            "bad_shards": [[fault[0], fault[3]] for fault in faults if fault[1] == WHOLE_SHARD],
-            "padded": self._shared_padded,
-        }
+        """Plain types: ``bad_samples`` with names as far as they are kept, ``bad_ids`` of all."""
+        return self._shared.to_state()
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Know what the state knew, and nothing else."""
-        faults = [Fault(str(s), int(i), str(k), str(r)) for s, i, k, r in state["bad_samples"]]
-        faults += [Fault(str(s), WHOLE_SHARD, "", str(r)) for s, r in state["bad_shards"]]
-        self._shared = {(fault.shard, fault.index): fault for fault in faults}
-        self._known = dict(self._shared)
-        self._shared_padded = int(state["padded"])
-        self._own_padded = 0
+        self._shared = _SharedFaults.from_state(state)
+        self._bad_ids = set(self._shared.ids)
+        self._bad_shards = dict(self._shared.shards)
+        self._unshared, self._unshared_padded = [], 0
+
+    def _know(self, fault: Fault) -> bool:
+        """Add a fault to what is known; whether it is new."""
+        if fault.is_whole_shard:
+            new = fault.shard not in self._bad_shards
+            self._bad_shards.setdefault(fault.shard, fault.reason)
+        else:
+            new = fault.sample_id not in self._bad_ids
+            self._bad_ids.add(fault.sample_id)
+        return new
 
     def _report(self, fault: Fault, epoch: int) -> None:
-        loud = len(self._known) <= _LOUD_FAULTS or fault.index == WHOLE_SHARD
-        what = f"{fault.shard}: {fault.key}" if fault.key else fault.shard
-        _LOG.log(logging.WARNING if loud else logging.DEBUG, "left out %s: %s", what, fault.reason)
+        loud = len(self._bad_ids) <= _LOUD_FAULTS or fault.is_whole_shard
+        _LOG.log(logging.WARNING if loud else logging.DEBUG, "left out %s", fault)
         if self._path is None:
             return
         self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -174,16 +190,55 @@ class FaultLedger:
             os.close(descriptor)
 
     def _check(self, last: Fault) -> None:
-        allowed = self._budget.max_bad_samples(self._num_samples)
+        budget = self._budget
+        allowed = budget.max_bad_samples(self._num_samples)
         where = f"; all are listed in {self._path}" if self._path else ""
-        named = f"{last.shard}: {last.key}: {last.reason}" if last.key else last.reason
-        if len(self.bad_shards) > self._budget.max_bad_shards:
+        if len(self._bad_shards) > budget.max_bad_shards:
             raise FaultBudgetExceeded(
-                f"{len(self.bad_shards)} bad shards, allowed max_bad_shards="
-                f"{self._budget.max_bad_shards}; the last one: {named}{where}"
+                f"{len(self._bad_shards)} bad shards, allowed "
+                f"max_bad_shards={budget.max_bad_shards}; the last one: {last}{where}"
             )
-        if self.num_bad_samples > allowed:
+        if len(self._bad_ids) > allowed:
             raise FaultBudgetExceeded(
-                f"{self.num_bad_samples} bad samples of {self._num_samples}, allowed {allowed} "
-                f"(max_bad_fraction={self._budget.max_bad_fraction}); the last one: {named}{where}"
+                f"{len(self._bad_ids)} bad samples of {self._num_samples}, allowed {allowed} "
+                f"(max_bad_fraction={budget.max_bad_fraction}); the last one: {last}{where}"
             )
+
+
+@final
+class _SharedFaults:
+    """What all ranks know alike."""
+
+    def __init__(self) -> None:
+        self.ids: set[int] = set()
+        self.names: list[Fault] = []
+        self.shards: dict[str, str] = {}
+        self.num_padded = 0
+
+    def add(self, fault: Fault) -> None:
+        if fault.is_whole_shard:
+            self.shards.setdefault(fault.shard, fault.reason)
+        elif fault.sample_id not in self.ids:
+            self.ids.add(fault.sample_id)
+            if len(self.names) < _MAX_NAMED_FAULTS:
+                self.names.append(fault)
+
+    def to_state(self) -> dict[str, Any]:
+        return {
+            "bad_samples": [[f.shard, f.index, f.key, f.reason] for f in self.names],
+            "bad_ids": pack_ids(self.ids),
+            "bad_shards": [[url, reason] for url, reason in sorted(self.shards.items())],
+            "padded": self.num_padded,
+        }
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> _SharedFaults:
+        shared = cls()
+        shared.ids = unpack_ids(str(state["bad_ids"]))
+        shared.names = [
+            Fault(str(shard), int(index), str(key), str(reason))
+            for shard, index, key, reason in state["bad_samples"]
+        ]
+        shared.shards = {str(url): str(reason) for url, reason in state["bad_shards"]}
+        shared.num_padded = int(state["padded"])
+        return shared

@@ -19,7 +19,7 @@ from jaxtyping import Int64
 from clipkit.data.cache import ShardCache, default_cache
 from clipkit.data.counts import counts_beside, read_counts, shards_of_wids
 from clipkit.data.tables import SIDECAR_SUFFIX, ShardTable, load_table, save_table, scan_shard
-from clipkit.data.urls import expand_urls, is_local, local_path
+from clipkit.data.urls import base_name, expand_urls, is_local, local_path
 from clipkit.errors import DataError, ShardError
 
 _LOG = logging.getLogger(__name__)
@@ -139,8 +139,9 @@ class ShardIndex:
         """A hash of the shards' names, sizes and counts, in order; moving a folder keeps it."""
         digest = hashlib.sha256()
         for shard in self.shards:
-            name = shard.url.rpartition("/")[2]
-            digest.update(f"{name}\0{shard.num_samples}\0{shard.size_bytes}\n".encode())
+            digest.update(
+                f"{base_name(shard.url)}\0{shard.num_samples}\0{shard.size_bytes}\n".encode()
+            )
         return digest.hexdigest()[:32]
 
     def locate(self, sample_id: int) -> tuple[int, int]:
@@ -168,7 +169,7 @@ class _Indexer:
 
     def __call__(self, url: str) -> Shard | ShardError:
         try:
-            expected = self._known.get(url.rpartition("/")[2])
+            expected = self._known.get(base_name(url))
             return self._local(url, expected) if is_local(url) else self._remote(url, expected)
         except ShardError as error:
             return error
@@ -239,7 +240,7 @@ def _known_counts(
     else:
         known = read_counts(Path(counts))
     # Counts are by base name; where two shards share one, the counts cannot be told apart.
-    shared = Counter(name.rpartition("/")[2] for name in names)
+    shared = Counter(map(base_name, names))
     return {base: count for base, count in known.items() if shared.get(base) == 1}
 
 

@@ -188,10 +188,9 @@ class BatchBuilder:
         }
         for sample, found in made:
             if sample is None and len(found) == _MAX_REFILLS:
-                last = f"{found[-1].key}: {found[-1].reason}" if found[-1].key else found[-1].reason
                 error = DataError(
-                    f"{found[-1].shard}: found no usable sample of its lane in {_MAX_REFILLS} "
-                    f"tries; the last fault: {last}"
+                    f"no usable sample in a lane, in {_MAX_REFILLS} tries; the last fault: "
+                    f"{found[-1]}"
                 )
                 return Built(None, faults, error)
         pad_id = self._maker.tokenizer.pad_id
@@ -241,5 +240,5 @@ class BatchBuilder:
         try:
             return self._maker.make(raw.key, raw.members, sample_id, nonces)
         except SampleError as error:
-            faults.append(Fault(raw.shard, raw.index, raw.key, error.reason))
+            faults.append(Fault(raw.shard, raw.index, raw.key, error.reason, sample_id))
             return None

@@ -27,6 +27,10 @@ from clipkit.types import Batch
 
 _LOG = logging.getLogger(__name__)
 _STATE_VERSION: Final = 1
+_STATE_KEYS: Final = frozenset(
+    {"fingerprint", "num_samples", "seed", "epoch", "position", "dropped", "layouts"}
+    | {"bad_samples", "bad_ids", "bad_shards", "padded"}
+)
 
 
 @final
@@ -270,6 +274,9 @@ def _check_state(state: Mapping[str, Any], index: ShardIndex) -> None:
         raise CheckpointError(
             f"stream state: expected version {_STATE_VERSION}, got {state.get('version')!r}"
         )
+    missing = sorted(_STATE_KEYS - state.keys())
+    if missing:
+        raise CheckpointError(f"stream state: incomplete, {', '.join(missing)} missing")
     if state["fingerprint"] != index.fingerprint:
         raise CheckpointError(
             f"stream state: taken on other data: {state['num_samples']} samples, fingerprint "

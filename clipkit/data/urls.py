@@ -25,6 +25,17 @@ def local_path(url: str) -> Path:
     return Path(url.removeprefix("file://")).expanduser()
 
 
+def base_name(url: str) -> str:
+    """The last part of a path or URL, without the signature that a signed URL carries.
+
+    Example:
+        >>> base_name("https://host/a/00000.tar?signature=abc")
+        '00000.tar'
+    """
+    path = url.partition("?")[0] if url.startswith(("http://", "https://")) else url
+    return path.rstrip("/").rpartition("/")[2]
+
+
 def file_system(url: str) -> tuple[Any, str]:
     """The fsspec file system for a remote URL, and the path inside it.
 
@@ -145,8 +156,10 @@ def _expand_one(pattern: str) -> list[str]:
         local = is_local(url)
         if local and local_path(url).is_dir():
             matches = sorted(str(path) for path in local_path(url).glob("*.tar"))
-        elif has_magic(url):
-            matches = _local_glob(url) if local else _remote_glob(url)
+        elif local and has_magic(url) and not local_path(url).exists():
+            matches = _local_glob(url)
+        elif not local and "*" in url:  # "?" begins the query of a signed URL
+            matches = _remote_glob(url)
         else:
             matches = [url]
         if not matches:

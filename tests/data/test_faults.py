@@ -13,9 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from clipkit.data import PairStream, ShardIndex
 from clipkit.data.faults import Fault, FaultBudget, FaultLedger
+from clipkit.data.id_sets import pack_ids, unpack_ids
 from clipkit.data.labels import read_label
 from clipkit.errors import DataError, FaultBudgetExceeded, SampleError, ShardError
 from tests.data.fakes import ByteTokenizer, NoisyTransform, first_text
@@ -302,7 +305,7 @@ def test_a_lane_without_a_good_sample_ends_the_run(tmp_path: Path) -> None:
 
     write_shard(tmp_path / "0.tar", [(f"{i:06d}", pair(i)) for i in range(2000)])
     stream = make(ShardIndex.from_urls(tmp_path), caption=only_zero, max_bad_fraction=1.0)
-    with pytest.raises(DataError, match=r"no usable sample .* in 256 tries; .* not wanted"):
+    with pytest.raises(DataError, match=r"no usable sample in a lane, in 256 tries; .* not wanted"):
         train(stream, 5)
 
 
@@ -343,7 +346,7 @@ def test_labels_that_are_none(members: dict[str, bytes], field: str) -> None:
 
 
 def test_ranks_learn_of_each_others_faults_together() -> None:
-    faults = [Fault("a.tar", i, f"{i}", "broken") for i in range(4)]
+    faults = [Fault("a.tar", i, f"{i}", "broken", sample_id=10 + i) for i in range(4)]
     ledgers = [FaultLedger(FaultBudget(0.03), 100, alone=False) for _ in range(2)]
     ledgers[0].record(faults[:2], 0)
     ledgers[1].record(faults[1:3], 0)
@@ -360,6 +363,38 @@ def test_ranks_learn_of_each_others_faults_together() -> None:
     ledgers[0].record(faults[2:3], 0)
     with pytest.raises(FaultBudgetExceeded):
         ledgers[0].record(faults[3:], 0)
+
+
+def test_a_budget_of_all_ranks_ends_all_ranks() -> None:
+    ledgers = [FaultLedger(FaultBudget(0.03), 100, alone=False) for _ in range(2)]
+    for rank, ledger in enumerate(ledgers):
+        found = [Fault("a.tar", i, f"{i}", "broken", sample_id=i) for i in (rank, rank + 50)]
+        ledger.record(found, 0)
+    reports = [ledger.unshared() for ledger in ledgers]
+    for ledger in ledgers:
+        with pytest.raises(FaultBudgetExceeded, match="4 bad samples of 100, allowed 3"):
+            ledger.share(reports)
+
+
+def test_millions_of_faults_stay_small() -> None:
+    """Names are kept of the first thousand, ids of all; a second epoch counts nothing twice."""
+    total = 20_000
+    found = [Fault("a.tar", i, f"{i}", "broken", sample_id=37 * i) for i in range(total)]
+    ledger = FaultLedger(FaultBudget(1.0), 37 * total)
+    ledger.record(found, 0)
+    state = ledger.to_state()
+    assert len(state["bad_samples"]) == 1000
+    assert len(state["bad_ids"]) < 2 * total
+    resumed = FaultLedger(FaultBudget(1.0), 37 * total)
+    resumed.load_state(state)
+    resumed.record(found, 1)
+    assert resumed.num_bad_samples == total
+    assert resumed.to_state() == state
+
+
+@given(st.sets(st.integers(0, 2**50)))
+def test_ids_survive_being_packed(ids: set[int]) -> None:
+    assert unpack_ids(pack_ids(ids)) == ids
 
 
 def _sync(rank: int, world_size: int, folder: str) -> dict[str, Any]:

@@ -14,8 +14,9 @@ import pytest
 
 from clipkit.data import ShardIndex, ShardReader
 from clipkit.data.counts import read_counts
+from clipkit.data.index import Shard
 from clipkit.data.tables import SIDECAR_SUFFIX
-from clipkit.data.urls import expand_braces, expand_urls
+from clipkit.data.urls import base_name, expand_braces, expand_urls
 from clipkit.errors import DataError, ShardError
 from tests.factories import pair, write_shard, write_shards
 
@@ -66,6 +67,20 @@ def test_every_way_to_name_shards(tmp_path: Path) -> None:
     ]  # fmt: skip
     with pytest.raises(DataError, match="sample 9: expected 0 to 8"):
         union.locate(9)
+
+
+def test_names_that_look_like_patterns(tmp_path: Path) -> None:
+    paths = write_shards(tmp_path / "run[1]", [2, 3])
+    assert ShardIndex.from_urls(paths).counts.tolist() == [2, 3]
+    assert ShardIndex.from_urls(f"{tmp_path}/run[[]1]/*.tar").counts.tolist() == [2, 3]
+
+
+def test_signed_urls_keep_their_query(tmp_path: Path) -> None:
+    url = "https://host/a/00000.tar?signature=a/b*"
+    assert base_name(url) == "00000.tar"
+    assert expand_urls("https://host/a/00000.tar?x=[1]") == ["https://host/a/00000.tar?x=[1]"]
+    indexes = [ShardIndex([Shard(f"https://h/0.tar?signature={s}", 5, 9)]) for s in "ab"]
+    assert indexes[0].fingerprint == indexes[1].fingerprint
 
 
 def test_sidecars_are_used_and_renewed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -318,6 +318,10 @@ def test_a_state_of_other_data_is_refused(index: ShardIndex, tmp_path: Path) -> 
         other.load_state_dict(make(index).state_dict())
     with pytest.raises(CheckpointError, match="expected version 1, got 7"):
         other.load_state_dict({"version": 7})
+    state = make(index).state_dict()
+    del state["seed"]
+    with pytest.raises(CheckpointError, match="incomplete, seed missing"):
+        other.load_state_dict(state)
     with pytest.raises(CheckpointError, match="shuffle=False"):
         make(index, shuffle=False).load_state_dict(make(index).state_dict())
 

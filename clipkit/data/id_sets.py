@@ -1,0 +1,30 @@
+"""Sets of sample ids as short text, for checkpoints of plain types."""
+
+from __future__ import annotations
+
+import base64
+import zlib
+from collections.abc import Collection
+
+import numpy as np
+
+
+def pack_ids(ids: Collection[int]) -> str:
+    """A set of ids as text: their sorted differences, compressed; a few bytes an id.
+
+    Args:
+        ids: Each at least 0.
+
+    Example:
+        >>> sorted(unpack_ids(pack_ids({3, 5, 2**40})))
+        [3, 5, 1099511627776]
+    """
+    ordered = np.sort(np.fromiter(ids, dtype=np.int64, count=len(ids)))
+    steps = np.diff(ordered, prepend=0).astype("<i8")
+    return base64.b64encode(zlib.compress(steps.tobytes())).decode("ascii")
+
+
+def unpack_ids(text: str) -> set[int]:
+    """The ids that ``pack_ids`` packed."""
+    steps = np.frombuffer(zlib.decompress(base64.b64decode(text)), dtype="<i8")
+    return set(np.cumsum(steps).tolist())
