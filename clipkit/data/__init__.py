@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from clipkit.data.mixture import Source as Source
     from clipkit.data.mixture import Stage as Stage
     from clipkit.data.packing import ShardWriter as ShardWriter
+    from clipkit.data.packing import pack as pack
     from clipkit.data.reader import RawSample as RawSample
     from clipkit.data.reader import ShardReader as ShardReader
     from clipkit.data.stream import PairStream as PairStream
@@ -48,6 +49,7 @@ _EXPORTS = {
     "Tokenizer": "tokenizers",
     "TrainTransform": "transforms",
     "collate": "collate",
+    "pack": "packing",
     "tokenizer_from_name": "tokenizers",
 }
 

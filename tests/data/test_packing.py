@@ -1,0 +1,266 @@
+"""From every kind of source to the same bytes, and what happens in between."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from clipkit.data import packing
+from clipkit.data.index import ShardIndex
+from clipkit.data.packing import pack
+from clipkit.data.reader import ShardReader
+from clipkit.errors import ConfigError, DataError, FaultBudgetExceeded
+from tests.factories import COLORS, image_bytes, write_shards
+
+
+def write_pictures(folder: Path, count: int = 7) -> list[str]:
+    folder.mkdir(parents=True)
+    names = [f"{number}.jpg" for number in range(count)]
+    for number, name in enumerate(names):
+        color = list(COLORS)[number % len(COLORS)]
+        (folder / name).write_bytes(image_bytes(color, (60, 40), seed=number))
+    return names
+
+
+def read_all(folder: Path) -> list[dict[str, bytes]]:
+    index = ShardIndex.from_urls(str(folder / "*.tar"))
+    reader = ShardReader(index)
+    return [reader.read(number).members for number in range(index.num_samples)]
+
+
+def tars(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("*.tar"))}
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    names = write_pictures(tmp_path / "photos" / "images")
+    lines = ["image,caption,label,note"]
+    lines += [f'images/{name},"a photo, number {n}",{n % 3},n{n}' for n, name in enumerate(names)]
+    path = tmp_path / "photos" / "captions.csv"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_a_csv_table(table: Path, tmp_path: Path) -> None:
+    report = pack(table, tmp_path / "out", samples_per_shard=3)
+    assert [path.name for path in report.shards] == ["00000.tar", "00001.tar", "00002.tar"]
+    assert report.num_samples == 7
+    assert report.faults == ()
+    samples = read_all(tmp_path / "out")
+    assert samples[4]["txt"] == b"a photo, number 4"
+    assert samples[4]["cls"] == b"1"
+    assert samples[4]["jpg"] == (table.parent / "images" / "4.jpg").read_bytes()
+    assert json.loads(samples[4]["json"])["note"] == "n4"
+    assert json.loads((tmp_path / "out" / "sizes.json").read_text()) == {
+        "00000.tar": 3,
+        "00001.tar": 3,
+        "00002.tar": 1,
+    }
+    assert (tmp_path / "out" / "00000.tar.index.npz").exists()
+
+
+def test_a_folder_with_a_table_and_pictures_elsewhere(table: Path, tmp_path: Path) -> None:
+    pack(table.parent, tmp_path / "one")
+    moved = tmp_path / "elsewhere" / "captions.tsv"
+    moved.parent.mkdir()
+    moved.write_text(table.read_text().replace('"', "").replace("photo, ", "photo ; "))
+    moved.write_text(moved.read_text().replace(",", "\t").replace(" ; ", ", "))
+    pack(moved, tmp_path / "two", images=table.parent)
+    assert tars(tmp_path / "one") == tars(tmp_path / "two")
+
+
+def test_a_parquet_table_with_lists_of_captions(tmp_path: Path) -> None:
+    from pyarrow import parquet
+    from pyarrow import table as arrow_table
+
+    names = write_pictures(tmp_path / "images", 3)
+    captions = [["one", "two"], ["three"], ["four"]]
+    parquet.write_table(
+        arrow_table({"filepath": names, "caption": captions, "cls": [0, None, 2]}),
+        tmp_path / "images" / "data.parquet",
+    )
+    pack(tmp_path / "images" / "data.parquet", tmp_path / "out")
+    samples = read_all(tmp_path / "out")
+    assert [sample["txt"] for sample in samples] == [b"one\ntwo", b"three", b"four"]
+    assert [sample.get("cls") for sample in samples] == [b"0", None, b"2"]
+
+
+def test_a_folder_for_each_class(tmp_path: Path) -> None:
+    write_pictures(tmp_path / "tree" / "b_class", 2)
+    write_pictures(tmp_path / "tree" / "a class", 1)
+    (tmp_path / "tree" / "a class" / "notes.md").write_text("no picture")
+    pack(tmp_path / "tree", tmp_path / "out")
+    samples = read_all(tmp_path / "out")
+    assert [(s["cls"], s["txt"]) for s in samples] == [
+        (b"0", b"a class"),
+        (b"1", b"b class"),
+        (b"1", b"b class"),
+    ]
+    assert (tmp_path / "out" / "classnames.txt").read_text() == "a class\nb class\n"
+
+
+def test_coco_captions(tmp_path: Path) -> None:
+    names = write_pictures(tmp_path / "val", 2)
+    content = {
+        "images": [{"id": 10 + n, "file_name": name} for n, name in enumerate(names)],
+        "annotations": [
+            {"image_id": 11, "caption": " b1 "},
+            {"image_id": 10, "caption": "a1"},
+            {"image_id": 11, "caption": "b2"},
+        ],
+    }
+    (tmp_path / "captions.json").write_text(json.dumps(content))
+    pack(tmp_path / "captions.json", tmp_path / "out", images=tmp_path / "val")
+    assert [sample["txt"] for sample in read_all(tmp_path / "out")] == [b"a1", b"b1\nb2"]
+
+
+def test_shards_in_clip_benchmarks_layout(tmp_path: Path) -> None:
+    write_shards(tmp_path / "data" / "test", [3, 4])
+    (tmp_path / "data" / "test" / "nshards.txt").write_text("2")
+    (tmp_path / "data" / "classnames.txt").write_text("red\ngreen\nblue\nyellow\n")
+    report = pack(tmp_path / "data", tmp_path / "out", samples_per_shard=5)
+    assert len(report.shards) == 2
+    before = read_all(tmp_path / "data" / "test")
+    after = read_all(tmp_path / "out")
+    assert [dict(sorted(sample.items())) for sample in before] == after
+    assert (tmp_path / "out" / "classnames.txt").read_text().startswith("red\n")
+    write_shards(tmp_path / "data" / "train", [1])
+    with pytest.raises(DataError, match=r"several folders \(test, train\)"):
+        pack(tmp_path / "data", tmp_path / "again")
+
+
+def test_bytes_depend_on_the_source_alone(table: Path, tmp_path: Path) -> None:
+    for number, workers in enumerate((1, 3)):
+        pack(
+            table,
+            tmp_path / f"out{number}",
+            samples_per_shard=2,
+            image_size=24,
+            num_workers=workers,
+        )
+    assert tars(tmp_path / "out0") == tars(tmp_path / "out1")
+    assert len(tars(tmp_path / "out0")) == 4
+
+
+def test_pictures_are_reduced(tmp_path: Path) -> None:
+    folder = tmp_path / "tree" / "class"
+    folder.mkdir(parents=True)
+    rotated = Image.Exif()
+    rotated[0x0112] = 6
+    Image.new("RGB", (80, 40), "red").save(folder / "a.jpg", exif=rotated)
+    Image.new("RGBA", (60, 90), (0, 0, 0, 0)).save(folder / "b.png")
+    Image.new("RGB", (20, 300), "blue").save(folder / "c.webp")
+    pack(tmp_path / "tree", tmp_path / "out", image_size=20)
+    samples = read_all(tmp_path / "out")
+    with Image.open(io.BytesIO(samples[0]["jpg"])) as image:
+        assert image.size == (20, 40)
+        assert np.allclose(np.asarray(image).mean((0, 1)), (254, 0, 0), atol=2)
+    with Image.open(io.BytesIO(samples[1]["png"])) as image:
+        assert (image.size, image.mode) == ((20, 30), "RGBA")
+    assert samples[2]["webp"] == (folder / "c.webp").read_bytes()  # small enough as it is
+
+
+def test_an_interrupted_call_goes_on(
+    table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pack(table, tmp_path / "whole", samples_per_shard=2)
+    prepare, calls = packing.prepare, []
+
+    def fail_at_the_fifth(members: dict[str, bytes], size: int | None) -> dict[str, bytes]:
+        calls.append(1)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        return prepare(members, size)
+
+    monkeypatch.setattr(packing, "prepare", fail_at_the_fifth)
+    with pytest.raises(KeyboardInterrupt):
+        pack(table, tmp_path / "out", samples_per_shard=2)
+    names = {path.name for path in (tmp_path / "out").iterdir()} - {"pack.json"}
+    # A thread that was free may have taken the last shard before the others were called off.
+    assert {"00000.tar", "00001.tar"} <= names <= {"00000.tar", "00001.tar", "00003.tar"}
+    calls.clear()
+    monkeypatch.setattr(packing, "prepare", lambda m, s: calls.append(1) or prepare(m, s))
+    progress: list[tuple[int, int]] = []
+    pack(
+        table,
+        tmp_path / "out",
+        samples_per_shard=2,
+        on_sample=lambda done, total: progress.append((done, total)),
+    )
+    assert len(calls) == (2 if "00003.tar" in names else 3)
+    assert progress[0] == (2, 7)
+    assert progress[-1] == (7, 7)
+    assert tars(tmp_path / "out") == tars(tmp_path / "whole")
+
+
+def test_bad_samples_are_named_and_limited(table: Path, tmp_path: Path) -> None:
+    (table.parent / "images" / "1.jpg").unlink()
+    (table.parent / "images" / "5.jpg").write_bytes(image_bytes()[:400])
+    with pytest.raises(FaultBudgetExceeded, match=r"1\.jpg: no such picture"):
+        pack(table, tmp_path / "strict", image_size=20)
+    for _ in range(2):  # the second call finds the shards and says the same
+        report = pack(
+            table, tmp_path / "out", samples_per_shard=4, image_size=20, max_bad_samples=2
+        )
+        assert report.num_samples == 5
+        assert [reason.split(":")[0] for _, reason in report.faults] == [
+            "no such picture",
+            "image header cannot be read",
+        ]
+    assert len(read_all(tmp_path / "out")) == 5
+
+
+def test_a_folder_that_holds_something_else(table: Path, tmp_path: Path) -> None:
+    pack(table, tmp_path / "out", samples_per_shard=2)
+    with pytest.raises(DataError, match="another source or other options"):
+        pack(table, tmp_path / "out", samples_per_shard=3)
+    table.write_text(table.read_text().replace("number 3", "number three"))
+    with pytest.raises(DataError, match="another source or other options"):
+        pack(table, tmp_path / "out", samples_per_shard=2)
+    write_shards(tmp_path / "foreign", [2])
+    with pytest.raises(DataError, match="not packed here"):
+        pack(table, tmp_path / "foreign")
+
+
+def test_sources_that_are_none(table: Path, tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    cases = [
+        (tmp_path / "gone", "no such file or folder"),
+        (empty, "found none of them"),
+        (table.parent / "images" / "0.jpg", "expected one of"),
+    ]
+    bad = {
+        "columns.csv": ("a,b\n1,2\n", "no column with pictures: .* got columns a, b"),
+        "captions.csv": ("image,b\n1,2\n", "no column with captions"),
+        "ragged.csv": ("image,caption\nx\n", "another number of columns"),
+        "nothing.csv": ("image,caption\n", "no samples found"),
+        "coco.json": ('{"images": []}', "expected COCO's captions"),
+        "broken.json": ("{", "expected COCO's captions"),
+        "broken.parquet": ("no parquet", "not a Parquet file"),
+    }
+    for name, (text, reason) in bad.items():
+        (tmp_path / name).write_text(text)
+        cases.append((tmp_path / name, reason))
+    for path, reason in cases:
+        with pytest.raises(DataError, match=reason):
+            pack(path, tmp_path / "out")
+    (table.parent / "more.tsv").write_text("image\tcaption\n")
+    with pytest.raises(DataError, match=r"several tables \(captions\.csv, more\.tsv\)"):
+        pack(table.parent, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_bad_options(table: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="samples_per_shard: expected at least 1, got 0"):
+        pack(table, tmp_path / "out", samples_per_shard=0)
+    with pytest.raises(ConfigError, match="num_workers"):
+        pack(table, tmp_path / "out", num_workers=0)
+    with pytest.raises(ConfigError, match="image_size"):
+        pack(table, tmp_path / "out", image_size=0)
