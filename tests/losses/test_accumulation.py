@@ -12,10 +12,12 @@ from clipkit.errors import ConfigError
 from clipkit.losses import (
     CombinedLoss,
     ContrastiveLoss,
+    DistillationLoss,
     LabelAwareContrastiveLoss,
     LabelLoss,
     MicroBatchedEncoder,
     SigmoidLoss,
+    StoredTeacher,
 )
 from clipkit.losses.accumulation import split_batch
 from clipkit.types import Batch, Embeddings
@@ -52,6 +54,9 @@ def make_batch() -> Batch:
         tuple(str(i) for i in range(SIZE)),
         cursor={"position": 3},
         groups=torch.randint(-1, 5, (SIZE,), generator=generator),
+        pair_mask=torch.rand(SIZE, generator=generator) > 0.2,
+        teacher_image=torch.randn(SIZE, 5, generator=generator, dtype=torch.float64),
+        teacher_text=torch.randn(SIZE, 5, generator=generator, dtype=torch.float64),
     )
 
 
@@ -67,6 +72,14 @@ LOSSES = {
     "softmax": lambda: CombinedLoss(ContrastiveLoss(7), LabelLoss(), 1.0, 0.5),
     "labels": lambda: CombinedLoss(LabelAwareContrastiveLoss(), LabelLoss(), 1.0, 0.5),
     "sigmoid": lambda: CombinedLoss(SigmoidLoss(7), LabelLoss(), 1.0, 0.5),
+    "distillation": lambda: CombinedLoss(
+        ContrastiveLoss(7),
+        LabelLoss(),
+        1.0,
+        0.5,
+        DistillationLoss(StoredTeacher(20.0), tile_size=7),
+        2.0,
+    ),
 }
 
 
