@@ -16,7 +16,11 @@ from rich.table import Table
 
 from clipkit.cli.arguments import load_model, versions
 from clipkit.data.demo import DemoData
-from clipkit.evaluation import Retrieval, ZeroShotClassification, open_dataset
+from clipkit.evaluation import (
+    LabelHeadClassification,
+    Retrieval,
+    open_dataset,
+)
 from clipkit.evaluation.report import (
     Examples,
     Fact,
@@ -83,10 +87,10 @@ def evaluate(checkpoint: Path, data: DemoData) -> Outcome:
         num_pictures[name] = len(dataset)
         metrics[name] = {
             **Retrieval(dataset, ks=_KS).run(encoder),
-            **ZeroShotClassification(dataset).run(encoder),
+            **LabelHeadClassification(dataset).run(encoder),
         }
     drawings = open_dataset(str(data.unseen_drawings))
-    examples = build_examples(encoder, drawings, classes=ZeroShotClassification(drawings))
+    examples = build_examples(encoder, drawings, classes=LabelHeadClassification(drawings))
     return Outcome(encoder, metrics, num_pictures, examples)
 
 

@@ -1,8 +1,10 @@
 """Evaluators that know no trainer, and the report."""
 
 from clipkit.evaluation.datasets import EvaluationDataset, EvaluationSample, open_dataset
-from clipkit.evaluation.embed import EmbeddedPairs, EmbedOptions, embed_pairs, tokenizer_of
+from clipkit.evaluation.decoded import EmbedOptions
+from clipkit.evaluation.embed import EmbeddedPairs, embed_pairs, tokenizer_of
 from clipkit.evaluation.evaluator import Evaluator, evaluating
+from clipkit.evaluation.label_head import LabelHeadClassification
 from clipkit.evaluation.probe import LinearProbe
 from clipkit.evaluation.prompts import GENERIC_TEMPLATES
 from clipkit.evaluation.retrieval import Retrieval
@@ -22,6 +24,7 @@ __all__ = [
     "EvaluationSample",
     "EvaluationSuite",
     "Evaluator",
+    "LabelHeadClassification",
     "LinearProbe",
     "Predictions",
     "Retrieval",

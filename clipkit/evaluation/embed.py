@@ -2,53 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Final
 
-import numpy as np
 import torch
-from jaxtyping import Float, Int64, UInt8
-from rich.progress import track
+from jaxtyping import Float, Int64
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from clipkit.data.tokenizers import Tokenizer, tokenizer_from_name
-from clipkit.data.transforms import EvalTransform
-from clipkit.distributed.collectives import gather_rows, gather_sizes, rank, world_size
-from clipkit.errors import ConfigError
+from clipkit.distributed.collectives import gather_rows, gather_sizes, world_size
 from clipkit.evaluation.datasets import EvaluationDataset
-from clipkit.evaluation.evaluator import check_precision, evaluating
+from clipkit.evaluation.decoded import Chunk, EmbedOptions, decoded_chunks, ids_of_rank
+from clipkit.evaluation.evaluator import evaluating
 from clipkit.models import DualEncoder
-
-_NO_CHANCE: Final = 0  # the evaluation transform draws nothing; any generator will do
-
-
-@dataclass(frozen=True, slots=True)
-class EmbedOptions:
-    """How embeddings are computed; the values do not depend on any of these but ``precision``.
-
-    Args:
-        batch_size: Pictures, or texts, in one pass through a tower.
-        num_workers: Processes that decode pictures; 0 decodes in this one.
-        limit: Only the first samples of the data; None for all.
-        precision: "fp32", "bf16" or "fp16".
-        progress: Show a progress bar on the main process.
-    """
-
-    batch_size: int = 64
-    num_workers: int = 0
-    limit: int | None = None
-    precision: str = "fp32"
-    progress: bool = False
-
-    def __post_init__(self) -> None:
-        check_precision(self.precision)
-        for name, least in (("batch_size", 1), ("num_workers", 0), ("limit", 1)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise ConfigError(f"{name}: expected at least {least}, got {value}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,16 +37,6 @@ class EmbeddedPairs:
     labels: Int64[Tensor, " N"]
     keys: tuple[str, ...]
     captions: tuple[str, ...]
-
-
-@dataclass(slots=True)
-class _Chunk:
-    """Some samples, decoded."""
-
-    images: UInt8[Tensor, "B 3 H W"]
-    captions: list[tuple[str, ...]]
-    labels: list[int]
-    keys: list[str]
 
 
 def embed_pairs(
@@ -104,12 +61,11 @@ def embed_pairs(
     Raises:
         DataError: If a picture cannot be decoded.
     """
-    count = len(data) if options.limit is None else min(len(data), options.limit)
-    ids = range(rank(), count, world_size())
+    ids = ids_of_rank(data, options)
     with evaluating(encoder, options.precision):
         chunks = [
             _embed_chunk(encoder, chunk, options, tokenizer, captions)
-            for chunk in _chunks(encoder, data, ids, options)
+            for chunk in decoded_chunks(encoder, data, ids, options)
         ]
     return _join_ranks(_join_embedded(chunks, encoder, ids), ids)
 
@@ -144,64 +100,9 @@ def _tokenizer(name: str, context_length: int) -> Tokenizer:
     return tokenizer_from_name(name, context_length=context_length)
 
 
-def transform_of(encoder: DualEncoder) -> EvalTransform:
-    """The exact preparation of pictures that the encoder's image tower was trained for."""
-    tower = encoder.image_tower
-    return EvalTransform(
-        tower.image_size, resize_mode=tower.resize_mode, interpolation=tower.interpolation
-    )
-
-
-class _Decoded(Dataset[_Chunk]):
-    """Samples by position among those of this rank, decoded in the loader's workers."""
-
-    def __init__(
-        self, data: EvaluationDataset, ids: Sequence[int], transform: EvalTransform
-    ) -> None:
-        self._data = data
-        self._ids = ids
-        self._transform = transform
-
-    def __len__(self) -> int:
-        return len(self._ids)
-
-    def __getitem__(self, index: int) -> _Chunk:
-        sample = self._data.sample(self._ids[index])
-        with self._data.blame(sample.key):
-            image = self._transform(sample.image, np.random.default_rng(_NO_CHANCE))
-        return _Chunk(image[None], [sample.captions], [sample.label], [sample.key])
-
-
-def _join_chunks(chunks: list[_Chunk]) -> _Chunk:
-    return _Chunk(
-        torch.cat([chunk.images for chunk in chunks]),
-        [chunk.captions[0] for chunk in chunks],
-        [chunk.labels[0] for chunk in chunks],
-        [chunk.keys[0] for chunk in chunks],
-    )
-
-
-def _chunks(
-    encoder: DualEncoder, data: EvaluationDataset, ids: Sequence[int], options: EmbedOptions
-) -> Iterator[_Chunk]:
-    loader = DataLoader(
-        _Decoded(data, ids, transform_of(encoder)),
-        batch_size=options.batch_size,
-        num_workers=min(options.num_workers, len(ids)),
-        collate_fn=_join_chunks,
-        # With a generator of its own the loader does not draw from the global one: an evaluation
-        # in the middle of a run leaves the run's random numbers as they were.
-        generator=torch.Generator(),
-        pin_memory=encoder.log_logit_scale.is_cuda,
-    )
-    if not options.progress or rank() > 0:
-        return iter(loader)
-    return iter(track(loader, description=f"Embedding {data.name}", total=len(loader)))
-
-
 def _embed_chunk(
     encoder: DualEncoder,
-    chunk: _Chunk,
+    chunk: Chunk,
     options: EmbedOptions,
     tokenizer: Tokenizer | None,
     captions: bool,

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from clipkit.errors import DataError
 from clipkit.evaluation.datasets import EvaluationDataset, open_dataset
-from clipkit.evaluation.embed import EmbedOptions, embed_pairs
+from clipkit.evaluation.decoded import EmbedOptions
+from clipkit.evaluation.embed import embed_pairs
 from clipkit.evaluation.evaluator import Evaluator
 from clipkit.evaluation.zero_shot import check_labels, classification_metrics
 from clipkit.models import DualEncoder

@@ -15,7 +15,8 @@ from torch import Tensor
 from clipkit.data.tokenizers import Tokenizer
 from clipkit.errors import DataError
 from clipkit.evaluation.datasets import EvaluationDataset, as_dataset
-from clipkit.evaluation.embed import EmbedOptions, embed_pairs, encode_texts, tokenizer_of
+from clipkit.evaluation.decoded import EmbedOptions
+from clipkit.evaluation.embed import embed_pairs, encode_texts, tokenizer_of
 from clipkit.evaluation.evaluator import Evaluator, evaluating
 from clipkit.evaluation.prompts import GENERIC_TEMPLATES, check_templates, fill
 from clipkit.metrics.functional import mean_per_class_recall, topk_accuracy

@@ -16,7 +16,9 @@ from clipkit.data.tokenizers import Tokenizer
 from clipkit.errors import DataError
 from clipkit.evaluation import health
 from clipkit.evaluation.datasets import EvaluationDataset
-from clipkit.evaluation.embed import EmbeddedPairs, EmbedOptions, embed_pairs
+from clipkit.evaluation.decoded import EmbedOptions
+from clipkit.evaluation.embed import EmbeddedPairs, embed_pairs
+from clipkit.evaluation.label_head import LabelHeadClassification
 from clipkit.evaluation.report.data import (
     CaptionHit,
     Confusion,
@@ -50,7 +52,7 @@ def build_examples(
     encoder: DualEncoder,
     data: EvaluationDataset,
     *,
-    classes: ZeroShotClassification | None = None,
+    classes: ZeroShotClassification | LabelHeadClassification | None = None,
     tokenizer: Tokenizer | None = None,
     options: EmbedOptions | None = None,
     num_queries: int = 24,
@@ -62,7 +64,8 @@ def build_examples(
     Args:
         encoder: The model.
         data: Pictures with captions.
-        classes: Zero-shot classification whose confusion is shown; None for none.
+        classes: Classification whose confusion is shown, of data that name their classes; None
+            for none.
         tokenizer: None for the text tower's own.
         options: Batch size, precision …; None for the defaults.
         num_queries: Queries in each gallery, drawn at random.

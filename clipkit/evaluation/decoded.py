@@ -1,0 +1,141 @@
+"""The pictures of a data set, decoded in chunks as an encoder wants them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from rich.progress import track
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from clipkit.data.transforms import EvalTransform
+from clipkit.distributed.collectives import rank, world_size
+from clipkit.errors import ConfigError
+from clipkit.evaluation.datasets import EvaluationDataset
+from clipkit.evaluation.evaluator import check_precision
+from clipkit.models import DualEncoder
+
+_NO_CHANCE: Final = 0  # the evaluation transform draws nothing; any generator will do
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedOptions:
+    """How embeddings are computed; the values do not depend on any of these but ``precision``.
+
+    Args:
+        batch_size: Pictures, or texts, in one pass through a tower.
+        num_workers: Processes that decode pictures; 0 decodes in this one.
+        limit: Only the first samples of the data; None for all.
+        precision: "fp32", "bf16" or "fp16".
+        progress: Show a progress bar on the main process.
+    """
+
+    batch_size: int = 64
+    num_workers: int = 0
+    limit: int | None = None
+    precision: str = "fp32"
+    progress: bool = False
+
+    def __post_init__(self) -> None:
+        check_precision(self.precision)
+        for name, least in (("batch_size", 1), ("num_workers", 0), ("limit", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ConfigError(f"{name}: expected at least {least}, got {value}")
+
+
+@dataclass(slots=True)
+class Chunk:
+    """Some samples, decoded.
+
+    Args:
+        images: Pixels, 0 to 255.
+        captions: Of each sample.
+        labels: Of each sample, ``IGNORE_LABEL`` where it has none.
+        keys: Names of the samples.
+    """
+
+    images: UInt8[Tensor, "B 3 H W"]
+    captions: list[tuple[str, ...]]
+    labels: list[int]
+    keys: list[str]
+
+
+def transform_of(encoder: DualEncoder) -> EvalTransform:
+    """The exact preparation of pictures that the encoder's image tower was trained for."""
+    tower = encoder.image_tower
+    return EvalTransform(
+        tower.image_size, resize_mode=tower.resize_mode, interpolation=tower.interpolation
+    )
+
+
+def ids_of_rank(data: EvaluationDataset, options: EmbedOptions) -> range:
+    """The samples that this rank works on; all ranks together have each exactly once."""
+    count = len(data) if options.limit is None else min(len(data), options.limit)
+    return range(rank(), count, world_size())
+
+
+class _Decoded(Dataset[Chunk]):
+    """Samples by position among those of this rank, decoded in the loader's workers."""
+
+    def __init__(
+        self, data: EvaluationDataset, ids: Sequence[int], transform: EvalTransform
+    ) -> None:
+        self._data = data
+        self._ids = ids
+        self._transform = transform
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def __getitem__(self, index: int) -> Chunk:
+        sample = self._data.sample(self._ids[index])
+        with self._data.blame(sample.key):
+            image = self._transform(sample.image, np.random.default_rng(_NO_CHANCE))
+        return Chunk(image[None], [sample.captions], [sample.label], [sample.key])
+
+
+def _join_chunks(chunks: list[Chunk]) -> Chunk:
+    return Chunk(
+        torch.cat([chunk.images for chunk in chunks]),
+        [chunk.captions[0] for chunk in chunks],
+        [chunk.labels[0] for chunk in chunks],
+        [chunk.keys[0] for chunk in chunks],
+    )
+
+
+def decoded_chunks(
+    encoder: DualEncoder, data: EvaluationDataset, ids: Sequence[int], options: EmbedOptions
+) -> Iterator[Chunk]:
+    """Samples in batches, decoded exactly, in the order of ``ids``.
+
+    Args:
+        encoder: Decides size and preparation of the pictures.
+        data: The data set.
+        ids: Which samples.
+        options: Batch size, workers, progress bar.
+
+    Returns:
+        The chunks.
+
+    Raises:
+        DataError: If a picture cannot be decoded.
+    """
+    loader = DataLoader(
+        _Decoded(data, ids, transform_of(encoder)),
+        batch_size=options.batch_size,
+        num_workers=min(options.num_workers, len(ids)),
+        collate_fn=_join_chunks,
+        # With a generator of its own the loader does not draw from the global one: an evaluation
+        # in the middle of a run leaves the run's random numbers as they were.
+        generator=torch.Generator(),
+        pin_memory=encoder.log_logit_scale.is_cuda,
+    )
+    if not options.progress or rank() > 0:
+        return iter(loader)
+    return iter(track(loader, description=f"Embedding {data.name}", total=len(loader)))

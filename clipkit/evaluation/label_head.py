@@ -1,0 +1,88 @@
+"""Classification by the head that was trained with the encoder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import final
+
+import torch
+
+from clipkit.distributed.collectives import gather_rows, gather_sizes
+from clipkit.errors import ConfigError
+from clipkit.evaluation.datasets import EvaluationDataset, as_dataset
+from clipkit.evaluation.decoded import EmbedOptions, decoded_chunks, ids_of_rank
+from clipkit.evaluation.evaluator import Evaluator, evaluating
+from clipkit.evaluation.zero_shot import Predictions, check_labels
+from clipkit.metrics.functional import classification_accuracy
+from clipkit.models import DualEncoder
+
+
+@final
+class LabelHeadClassification(Evaluator):
+    """Top-1, top-5 and the mean of the classes' recalls of the encoder's label head.
+
+    Args:
+        data: Folder, URL, pattern of shards, or an opened data set, with a class in each sample.
+        split: Folder inside ``data`` in CLIP_benchmark's layout.
+        batch_size: Pictures in one pass.
+        num_workers: Processes that decode pictures.
+        limit: Only the first samples; None for all.
+        precision: "fp32", "bf16" or "fp16".
+        progress: Show a progress bar.
+
+    Raises:
+        DataError: If the data cannot be found.
+
+    Example:
+        >>> LabelHeadClassification("data/flowers").run(encoder)  # doctest: +SKIP
+        {'top1': 0.93, 'top5': 1.0, 'mean_per_class_recall': 0.93}
+    """
+
+    def __init__(
+        self,
+        data: str | Path | EvaluationDataset,
+        split: str = "test",
+        batch_size: int = 64,
+        num_workers: int = 0,
+        limit: int | None = None,
+        precision: str = "fp32",
+        progress: bool = False,
+    ) -> None:
+        self.data = as_dataset(data, split)
+        self.class_names = self.data.class_names
+        self._options = EmbedOptions(batch_size, num_workers, limit, precision, progress)
+
+    def predict(self, encoder: DualEncoder) -> Predictions:
+        """Scores of every class for every picture, in the order of the data, on every rank.
+
+        Raises:
+            ConfigError: If the encoder has no label head.
+            DataError: If a picture has no class that the head knows.
+        """
+        if encoder.label_head is None:
+            raise ConfigError(
+                "label_head: this encoder has none; train one (model.encoder.label_head), or "
+                "evaluate zero-shot"
+            )
+        device = encoder.log_logit_scale.device
+        ids = ids_of_rank(self.data, self._options)
+        scores = [torch.empty(0, encoder.label_head.num_classes, device=device)]
+        labels: list[int] = []
+        keys: list[str] = []
+        with evaluating(encoder, self._options.precision):
+            for chunk in decoded_chunks(encoder, self.data, ids, self._options):
+                scores.append(encoder.classify(chunk.images.to(device)).float())
+                labels += chunk.labels
+                keys += chunk.keys
+        own = torch.tensor(labels, dtype=torch.int64, device=device)
+        check_labels(own, encoder.label_head.num_classes, keys, self.data.name)
+        sizes = [size[0] for size in gather_sizes(len(own), device=device)]
+        order = gather_rows(torch.tensor(ids, device=device), sizes).argsort()
+        return Predictions(
+            gather_rows(torch.cat(scores), sizes)[order].cpu(), gather_rows(own, sizes)[order].cpu()
+        )
+
+    def run(self, encoder: DualEncoder) -> dict[str, float]:
+        """The metrics; ``top5`` only where there are at least five classes."""
+        predictions = self.predict(encoder)
+        return classification_accuracy(predictions.scores, predictions.labels)
