@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from clipkit.data.captions import JsonFields as JsonFields
     from clipkit.data.captions import LabelTemplates as LabelTemplates
     from clipkit.data.captions import TextField as TextField
-    from clipkit.data.collate import collate as collate
     from clipkit.data.decode import ImageDecoder as ImageDecoder
     from clipkit.data.index import ShardIndex as ShardIndex
     from clipkit.data.mixture import Mixture as Mixture
@@ -48,7 +47,6 @@ _EXPORTS = {
     "TextField": "captions",
     "Tokenizer": "tokenizers",
     "TrainTransform": "transforms",
-    "collate": "collate",
     "pack": "packing",
     "tokenizer_from_name": "tokenizers",
 }

@@ -93,7 +93,7 @@ def stat_remote(url: str, retries: Retries) -> tuple[int, str]:
 
     info = retries.run(url, ask, lambda: 0)
     if info.get("type") == "directory":
-        raise ShardError(f"{url}: a folder, expected a tar file")
+        raise ShardError(f"{url}: a folder, expected a tar file; for all of its shards add /*.tar")
     size = info.get("size")
     stamp = next((str(info[name]) for name in _STAMPS if info.get(name)), "")
     return -1 if size is None else int(size), stamp

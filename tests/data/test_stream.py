@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import io
+import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch.utils.data._utils.pin_memory import pin_memory
 
 from clipkit.data import PairStream, ShardIndex
+from clipkit.data.faults import Fault
+from clipkit.data.samples import BatchBuilder, Built
 from clipkit.errors import CheckpointError, ConfigError, DataError
 from clipkit.types import Batch
 from tests.data.fakes import ByteTokenizer, NoisyTransform, first_text
@@ -429,6 +434,34 @@ def test_the_defaults_crop_at_random_or_cut_the_middle(index: ShardIndex) -> Non
         assert first.captions[0].endswith(f"number {ids(first)[0]}")
 
 
+def test_workers_may_be_spawned(index: ShardIndex) -> None:
+    """What a worker holds can be pickled, and builds the same batch from its copy."""
+    stream = make(index)
+    expected = next(iter(stream))
+    builder = BatchBuilder(stream._reader, stream._maker, stream._order, num_threads=2)
+    task = next(stream._slicing.tasks(0, 0))
+    builder.build(task)
+    built = pickle.loads(pickle.dumps(builder)).build(task)
+    assert built.batch is not None
+    assert torch.equal(built.batch.images, expected.images)
+
+
 def test_images_are_pinned_where_there_is_a_gpu(index: ShardIndex) -> None:
     batch = next(iter(make(index, num_workers=1)))
     assert batch.images.is_pinned() == torch.cuda.is_available()
+
+
+def test_what_a_loader_pins_is_the_batch(
+    index: ShardIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loader's own pinning finds the batch inside, and lets errors pass."""
+    batch = next(iter(make(index)))
+    pinned = replace(batch, keys=("pinned",) * 4)
+    monkeypatch.setattr(Batch, "pin_memory", lambda self: pinned)
+    fault = Fault("a.tar", 0, "k", "broken", 0)
+    found = pin_memory(Built(batch, [fault]))
+    assert found.batch is pinned
+    assert found.faults == [fault]
+    assert pin_memory(Built(None, [])).batch is None
+    error = ValueError("x")
+    assert pin_memory(error) is error
