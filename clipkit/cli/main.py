@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         status: int = args.run(args)
         return status
     except ClipkitError as error:
-        print(f"clipkit: error: {error}", file=sys.stderr)  # noqa: T201
+        print(f"clipkit: error: {one_line(error)}", file=sys.stderr)  # noqa: T201
         return _EXIT_USAGE
     except KeyboardInterrupt:
         print("clipkit: interrupted", file=sys.stderr)  # noqa: T201
@@ -66,6 +66,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader of our output (`| head`) left; keep Python's own flush at exit quiet.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def one_line(error: Exception) -> str:
+    """An error's message without its line breaks."""
+    lines = [line.strip(" -\t") for line in str(error).splitlines()]
+    return "; ".join(line for line in lines if line).replace(":;", ":")
 
 
 if __name__ == "__main__":

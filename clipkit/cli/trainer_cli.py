@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 import warnings
+from argparse import SUPPRESS
 from collections.abc import Iterator, Sequence
+from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -18,7 +22,8 @@ from clipkit.cli.parse_errors import clipkit_error, explain, one_line
 from clipkit.errors import ClipkitError, ConfigError
 from clipkit.models import DualEncoder
 from clipkit.training import ContrastiveModule, PairDataModule
-from clipkit.training.callbacks import SaveConfig
+from clipkit.training.atomic_io import write_atomically
+from clipkit.training.callbacks import SaveConfig, WriteEmbeddings
 
 # DualEncoder is final; functions that return one (from_open_clip) are still to be accepted.
 set_parsing_settings(subclasses_enabled=[DualEncoder])
@@ -79,11 +84,16 @@ class TrainerCLI(LightningCLI):
 
     def after_instantiate_classes(self) -> None:
         """Hand the resolved configuration to the model, which stores it in its checkpoints."""
+        write_atomically(self.trainer)
         config = self.config[str(self.subcommand)]
         dumped = self._parser(self.subcommand).dump(config, skip_none=False)
         self.model.run_config = yaml.safe_load(dumped)
         if self.config_init[str(self.subcommand)].get("ckpt_path") == "last":
             self.config_init[str(self.subcommand)]["ckpt_path"] = self._newest_checkpoint()
+
+    def before_predict(self) -> None:
+        """Have the embeddings written; Lightning would only return them."""
+        self.trainer.callbacks.append(WriteEmbeddings())  # type: ignore[attr-defined]
 
     def _newest_checkpoint(self) -> str | None:
         """``last.ckpt`` of the run's folder, or None before a first one was written."""
@@ -105,6 +115,9 @@ def run_trainer(name: str, options: Sequence[str]) -> int:
         ClipkitError: If the run cannot work.
     """
     _quiet()
+    if (text := function_help(options)) is not None:
+        print(text)  # noqa: T201
+        return 0
     try:
         TrainerCLI([name, *options])
     except MisconfigurationException as error:
@@ -119,6 +132,30 @@ def run_trainer(name: str, options: Sequence[str]) -> int:
             raise
         raise found from error
     return 0
+
+
+def function_help(words: Sequence[str]) -> str | None:
+    """The options of a function that ``--KEY.help`` names; jsonargparse explains classes only.
+
+    Args:
+        words: The options of the command.
+
+    Returns:
+        The text, or None where no function is asked about.
+    """
+    for word, value in pairwise([*words, ""]):
+        if not (word.startswith("--") and word.endswith(".help")) or "." not in value:
+            continue
+        module, _, name = value.rpartition(".")
+        try:
+            function = getattr(import_module(module), name, None)
+        except ImportError:
+            return None  # the parser will say so
+        if inspect.isfunction(function):
+            parser = ArgumentParser(prog=value, add_help=False, usage=SUPPRESS)
+            parser.add_function_arguments(function, word[2 : -len(".help")])
+            return str(parser.format_help())
+    return None
 
 
 def option_names(parser: ArgumentParser) -> Iterator[str]:
@@ -153,5 +190,10 @@ def _quiet() -> None:
     """Leave out Lightning's advertisements and the warnings that no user can act on."""
     os.environ.setdefault("POSSIBLE_USER_WARNINGS", "off")
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
-    for text in (".*does not have many workers.*", ".*LeafSpec.*"):
+    for text in (
+        ".*LeafSpec.*",
+        ".*Total length of `list` across ranks is zero.*",  # a run without validation
+        ".*callbacks used to create the checkpoint.*",
+        ".*`training_step`.*does not have.*",
+    ):
         warnings.filterwarnings("ignore", message=text)

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import pickle
+import zipfile
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Final, final
 
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.fabric.utilities.cloud_io import _is_local_file_protocol as is_local
+from lightning.pytorch import Trainer
 
+from clipkit.errors import CheckpointError
 from clipkit.models.state_dicts import write_whole
+
+UNREADABLE: Final = (pickle.UnpicklingError, RuntimeError, EOFError, OSError, zipfile.BadZipFile)
+_VERSION: Final = "pytorch-lightning_version"
 
 
 @final
@@ -38,3 +45,32 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             write_whole(Path(path), lambda beside: torch.save(checkpoint, beside))
         else:
             super().save_checkpoint(checkpoint, path, storage_options)
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Read a checkpoint of a run.
+
+        Raises:
+            CheckpointError: If the file is missing, torn, or no checkpoint of a run.
+        """
+        try:
+            loader = super().load_checkpoint
+            checkpoint = loader(path, map_location or (lambda storage, _: storage), weights_only)
+        except (*UNREADABLE, KeyError) as error:
+            first_line = str(error).split("\n", 1)[0]
+            raise CheckpointError(
+                f"{path}: cannot be read as a checkpoint: {first_line}"
+            ) from error
+        if not isinstance(checkpoint, dict) or _VERSION not in checkpoint:
+            raise CheckpointError(
+                f"{path}: expected a checkpoint of clipkit fit; to start from another model's "
+                f"weights, give them to --model.encoder"
+            )
+        return checkpoint
+
+
+def write_atomically(trainer: Trainer) -> None:
+    """Have a trainer read and write checkpoints so, unless its strategy has a way of its own."""
+    if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+        trainer.strategy.checkpoint_io = AtomicCheckpointIO()

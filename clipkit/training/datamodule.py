@@ -102,7 +102,7 @@ class PairDataModule(LightningDataModule):
         if stage == "fit" and self._train_stream is None:
             self._train_stream = self._open_train()
         if stage != "fit" and not self.val:
-            raise ConfigError(f"data.val: {stage} needs shards of pairs, got none")
+            raise ConfigError(f"data.val: {stage.lower()} needs shards of pairs, got none")
         if self.val and self._val_stream is None:
             self._val_stream = self._open_val(self.val)
 

@@ -8,6 +8,7 @@ from clipkit.training.callbacks.progress_bar import ProgressBar
 from clipkit.training.callbacks.save_checkpoint import SaveCheckpoint
 from clipkit.training.callbacks.save_config import SaveConfig
 from clipkit.training.callbacks.throughput import Throughput
+from clipkit.training.callbacks.write_embeddings import WriteEmbeddings
 from clipkit.training.callbacks.zero_shot_evaluation import ZeroShotEvaluation
 
 __all__ = [
@@ -19,5 +20,6 @@ __all__ = [
     "SaveCheckpoint",
     "SaveConfig",
     "Throughput",
+    "WriteEmbeddings",
     "ZeroShotEvaluation",
 ]

@@ -9,13 +9,12 @@ import time
 from pathlib import Path
 from typing import Any, Literal, final
 
-from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from clipkit.errors import ConfigError
-from clipkit.training.atomic_io import AtomicCheckpointIO
+from clipkit.training.atomic_io import write_atomically
 
 
 @final
@@ -69,9 +68,8 @@ class SaveCheckpoint(Checkpoint):
         self._saved_time = time.monotonic()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
-        """Have the strategy write atomically, unless it brings a way of its own."""
-        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
-            trainer.strategy.checkpoint_io = AtomicCheckpointIO()
+        """Have checkpoints replaced in one step."""
+        write_atomically(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         """Start the clock; weights and cursor agree now."""

@@ -54,7 +54,7 @@ class ZeroShotEvaluation(Callback):
             return
         step = trainer.global_step
         if step % self.every_n_steps == 0 and step != self._measured_step:
-            pl_module.log_dict(self._measure(trainer, pl_module), batch_size=1)
+            self._write(trainer, self._measure(trainer, pl_module))
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure with the validation, before a checkpoint looks at its metrics."""
@@ -66,13 +66,15 @@ class ZeroShotEvaluation(Callback):
         pl_module.log_dict(self._measure(trainer, pl_module), batch_size=1)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Measure the weights that the fit leaves; Lightning's ``log`` is closed by now."""
-        if trainer.global_step == self._measured_step:
-            return
-        metrics = self._measure(trainer, pl_module)
+        """Measure the weights that the fit leaves."""
+        if trainer.global_step != self._measured_step:
+            self._write(trainer, self._measure(trainer, pl_module))
+
+    def _write(self, trainer: Trainer, metrics: dict[str, float]) -> None:
+        """Hand metrics to the loggers: ``log`` is closed at the end, and repeats them before."""
         for logger in trainer.loggers:
-            logger.log_metrics(metrics, step=trainer.global_step)
-            logger.save()
+            # The step that Lightning gives a validation at this moment.
+            logger.log_metrics(metrics, step=trainer.global_step - 1)
 
     def _measure(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, float]:
         """Every evaluator's metrics; all ranks take part and get the same numbers."""

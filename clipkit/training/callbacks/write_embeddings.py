@@ -1,0 +1,47 @@
+"""What ``clipkit predict`` leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import BasePredictionWriter
+
+from clipkit.models.state_dicts import write_whole
+
+
+@final
+class WriteEmbeddings(BasePredictionWriter):
+    """Writes the predicted embeddings of each rank to ``embeddings.rankN.npz`` in the run's folder.
+
+    The file holds ``keys``, and ``image`` and ``text``, float32 of shape (pairs, components).
+    ``clipkit embed`` does more: other data, shards of any number, other formats.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(write_interval="epoch")
+
+    def write_on_epoch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,  # noqa: ARG002
+        predictions: Sequence[dict[str, Any]],
+        batch_indices: Sequence[Any],  # noqa: ARG002
+    ) -> None:
+        """Write what all batches gave."""
+        keys = [key for prediction in predictions for key in prediction["keys"]]
+        image, text = (
+            torch.cat([prediction[name] for prediction in predictions]).numpy()
+            for name in ("image", "text")
+        )
+        path = Path(trainer.default_root_dir) / f"embeddings.rank{trainer.global_rank}.npz"
+
+        def save(beside: Path) -> None:
+            with beside.open("wb") as file:  # to a name without .npz numpy would add it
+                np.savez(file, keys=np.array(keys), image=image, text=text)
+
+        write_whole(path, save)

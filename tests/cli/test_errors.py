@@ -1,0 +1,245 @@
+"""What cannot work ends with one clear line, before the first step, through the real command."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from clipkit.cli.main import main
+from tests.factories import pair, write_shard
+from tests.training import tiny
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    return tiny.shards(tmp_path_factory.mktemp("shards"))
+
+
+@pytest.fixture
+def refused(shards, tmp_path, capsys):
+    """Runs ``fit``, which must be refused; returns the line."""
+
+    def run(*words: str) -> str:
+        assert main(["fit", *tiny.words(shards, tmp_path / "run", *words)]) == 2
+        captured = capsys.readouterr()
+        lines = [line for line in captured.err.splitlines() if line.startswith("clipkit: error: ")]
+        assert len(lines) == 1, captured.err
+        assert "Traceback" not in captured.err
+        assert not (tmp_path / "run" / "last.ckpt").exists()
+        return lines[0].removeprefix("clipkit: error: ")
+
+    return run
+
+
+def test_no_shards_match(refused):
+    line = refused("--data.train=/nowhere/{00..03}.tar")
+    assert "/nowhere/" in line
+    assert "no shards match" in line or "no such" in line.lower()
+
+
+def test_no_training_data(refused):
+    assert "data.train: expected shards" in refused("--data.train=null")
+
+
+def test_empty_shard(refused, tmp_path):
+    write_shard(tmp_path / "empty.tar", [])
+    line = refused(f"--data.train={tmp_path}/empty.tar")
+    assert "empty.tar" in line
+
+
+@pytest.mark.parametrize(("member", "what"), [("jpg", "image"), ("txt", "txt")])
+def test_samples_without_image_or_caption(refused, tmp_path, member, what):
+    samples = [(f"{i:03d}", {k: v for k, v in pair(i).items() if k != member}) for i in range(8)]
+    write_shard(tmp_path / "part.tar", samples)
+    line = refused(f"--data.train={tmp_path}/part.tar")
+    assert "part.tar" in line
+    assert what in line
+
+
+def test_unknown_model_names_close_ones(refused):
+    assert "ViT-B-32" in refused("--model.encoder.name=ViT-B-23")
+
+
+def test_batch_larger_than_the_data(refused):
+    line = refused("--data.batch_size=24")
+    assert "batch_size" in line
+    assert "23" in line
+
+
+def test_batch_of_nothing(refused):
+    assert "batch_size: expected at least 1, got 0" in refused("--data.batch_size=0")
+
+
+def test_fewer_samples_than_all_ranks_take(refused, monkeypatch):
+    """As one of 8 ranks: 8 times 4 pairs a step, of 23."""
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    line = refused()
+    assert "8 ranks of 4" in line
+    assert "23" in line
+
+
+def test_warmup_longer_than_the_run(refused):
+    line = refused("--model.schedule.warmup_steps=9")
+    assert "warmup of 9 steps" in line
+    assert "4 steps" in line
+
+
+def test_nothing_ends_the_run(refused):
+    line = refused("--trainer.max_steps=-1", "--trainer.max_epochs=-1")
+    assert "max_time" in line
+
+
+def test_checkpoint_of_another_architecture(refused, shards, tmp_path):
+    other = {**tiny.CONFIG, "vision_cfg": {**tiny.CONFIG["vision_cfg"], "layers": 2}}
+    folder = tmp_path / "other"
+    saving = [
+        f"--model.encoder.name={json.dumps(other)}",
+        "--trainer.enable_checkpointing=true",
+        '--trainer.callbacks+={"class_path":"clipkit.training.callbacks.SaveCheckpoint"}',
+    ]
+    assert main(["fit", *tiny.words(shards, folder, *saving)]) == 0
+    line = refused(f"--ckpt_path={folder}/last.ckpt", "--trainer.max_steps=8")
+    assert "another architecture" in line
+    assert "resblocks.1" in line
+
+
+def test_checkpoint_that_is_none(refused, tmp_path):
+    torch.save({"weights": torch.zeros(2)}, tmp_path / "some.pt")
+    assert "checkpoint" in refused(f"--ckpt_path={tmp_path}/some.pt")
+
+
+def test_checkpoint_that_is_missing(refused, tmp_path):
+    line = refused(f"--ckpt_path={tmp_path}/none.ckpt")
+    assert f"{tmp_path}/none.ckpt" in line
+
+
+def test_checkpoint_that_was_cut(refused, shards, tmp_path):
+    saving = [
+        "--trainer.enable_checkpointing=true",
+        '--trainer.callbacks+={"class_path":"clipkit.training.callbacks.SaveCheckpoint"}',
+    ]
+    assert main(["fit", *tiny.words(shards, tmp_path / "whole", *saving)]) == 0
+    data = (tmp_path / "whole" / "last.ckpt").read_bytes()
+    (tmp_path / "half.ckpt").write_bytes(data[: len(data) // 2])
+    assert "half.ckpt" in refused(f"--ckpt_path={tmp_path}/half.ckpt")
+
+
+def test_checkpoint_of_other_data(refused, shards, tmp_path):
+    saving = [
+        "--trainer.enable_checkpointing=true",
+        '--trainer.callbacks+={"class_path":"clipkit.training.callbacks.SaveCheckpoint"}',
+    ]
+    assert main(["fit", *tiny.words(shards, tmp_path / "first", *saving)]) == 0
+    fewer = tmp_path / "fewer"
+    fewer.mkdir()
+    shutil.copy(shards / "train" / "00001.tar", fewer)
+    line = refused(
+        f"--ckpt_path={tmp_path}/first/last.ckpt",
+        f"--data.train={fewer}/*.tar",
+        "--trainer.max_steps=8",
+    )
+    assert "23 samples" in line
+    assert "14 samples" in line
+
+
+def test_tokenizer_of_a_longer_context(refused):
+    words = ["--data.tokenizer=clipkit.data.tokenizers.OpenClipTokenizer"]
+    line = refused(*words, "--data.tokenizer.context_length=77")
+    assert "77" in line
+    assert "16" in line
+
+
+def test_tokenizer_with_more_tokens_than_the_tower(refused):
+    small = {**tiny.CONFIG, "text_cfg": {**tiny.CONFIG["text_cfg"], "vocab_size": 100}}
+    line = refused(f"--model.encoder.name={json.dumps(small)}")
+    assert "49408" in line
+    assert "100" in line
+
+
+def test_transform_of_another_size(refused):
+    words = ["--data.train_transform=clipkit.data.transforms.TrainTransform"]
+    line = refused(*words, "--data.train_transform.size=32")
+    assert "32 pixels" in line
+    assert "expects 16" in line
+
+
+def test_sigmoid_loss_without_a_bias(refused):
+    line = refused("--model.loss.contrastive=clipkit.losses.SigmoidLoss")
+    assert "logit_bias -10" in line
+
+
+def test_softmax_loss_with_a_bias(refused):
+    config = json.dumps({**tiny.CONFIG, "init_logit_bias": -10})
+    assert "logit_bias" in refused(f"--model.encoder.name={config}")
+
+
+def test_label_loss_without_a_head(refused):
+    line = refused("--model.loss.label=clipkit.losses.LabelLoss", "--model.loss.label_weight=1")
+    assert "label_head" in line
+
+
+def test_monitor_of_an_unknown_metric(refused, shards):
+    callback = {
+        "class_path": "clipkit.training.callbacks.SaveCheckpoint",
+        "init_args": {"monitor": "val/los"},
+    }
+    line = refused(
+        f"--data.val={shards}/val/*.tar",
+        "--trainer.enable_checkpointing=true",
+        "--trainer.num_sanity_val_steps=1",
+        f"--trainer.callbacks+={json.dumps(callback)}",
+        "--trainer.val_check_interval=2",
+    )
+    assert "val/los" in line
+    assert "val/loss" in line
+
+
+def refused_file(tmp_path: Path, refused, content: object) -> str:
+    path = tmp_path / "mistake.yaml"
+    path.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
+    return refused("-c", str(path))
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ({"modle": {"schedule": None}}, "did you mean 'model"),
+        ({"data": {"batch_sise": 4}}, "did you mean 'data.batch_size'"),
+        ({"trainer": {"max_epohcs": 4}}, "did you mean 'trainer.max_epochs'"),
+        ({"data": {"batch_size": "four"}}, "data.batch_size: expected int, got four"),
+        ("model: {loss: [", "mistake.yaml: line 1: not YAML"),
+        (
+            {"model": {"loss": {"contrastive": {"class_path": "clipkit.losses.ContrastiveLos"}}}},
+            "did you mean 'ContrastiveLoss'",
+        ),
+        (
+            {
+                "model": {
+                    "schedule": {
+                        "class_path": "clipkit.optim.WarmupCosine",
+                        "init_args": {"warmup_step": 2},
+                    }
+                }
+            },
+            "clipkit.optim.WarmupCosine has no option 'warmup_step'; did you mean 'warmup_steps'",
+        ),
+    ],
+    ids=["section", "option", "trainer", "type", "syntax", "class", "class option"],
+)
+def test_mistakes_in_yaml(refused, tmp_path, content, expected):
+    assert expected in refused_file(tmp_path, refused, content)
+
+
+def test_missing_file(refused):
+    assert "/nowhere/x.yaml" in refused("-c", "/nowhere/x.yaml")
+
+
+def test_validate_without_validation_data(shards, tmp_path, capsys):
+    assert main(["validate", *tiny.words(shards, tmp_path)[:-6]]) == 2
+    assert "data.val: validate needs" in capsys.readouterr().err

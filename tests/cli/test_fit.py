@@ -1,0 +1,289 @@
+"""``clipkit fit`` and its siblings through the real command, on a tiny run."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from clipkit.cli.main import main
+from clipkit.models.checkpoints import load_encoder
+from tests.training import tiny
+
+CALLBACKS = {
+    "trainer": {
+        "enable_checkpointing": True,
+        "log_every_n_steps": 1,
+        "logger": [
+            {"class_path": "clipkit.training.MetricsCsv", "init_args": {"save_dir": "auto"}}
+        ],
+        "callbacks": [
+            {"class_path": "clipkit.training.callbacks.ProgressBar"},
+            {"class_path": "clipkit.training.callbacks.PrintParameters"},
+            {"class_path": "clipkit.training.callbacks.Throughput"},
+            {"class_path": "clipkit.training.callbacks.SaveCheckpoint"},
+        ],
+    }
+}
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    return tiny.shards(tmp_path_factory.mktemp("shards"))
+
+
+def tiny_words(shards: Path, run: Path) -> list[str]:
+    """The tiny run, without the flags that ``CALLBACKS`` decides."""
+    decided = ("--trainer.logger", "--trainer.enable_checkpointing", "--trainer.enable_progress")
+    return [word for word in tiny.words(shards, run) if not word.startswith(decided)]
+
+
+def write(path: Path, content: object) -> str:
+    path.write_text(yaml.safe_dump(content))
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def finished(shards, tmp_path_factory):
+    """The folder of one finished run."""
+    folder = tmp_path_factory.mktemp("finished")
+    run = folder / "run"
+    parts = ["-c", write(folder / "callbacks.yaml", CALLBACKS)]
+    assert main(["fit", *parts, *tiny_words(shards, run), f"--data.val={shards}/val/*.tar"]) == 0
+    return run
+
+
+def rows(run: Path) -> list[dict[str, str]]:
+    with (run / "metrics.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def column(run: Path, name: str) -> list[float]:
+    return [float(row[name]) for row in rows(run) if row.get(name)]
+
+
+def test_run_leaves_configuration_history_and_checkpoint(finished):
+    assert {"config.yaml", "metrics.csv", "last.ckpt"} <= {path.name for path in finished.iterdir()}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "train/loss",
+        "train/contrastive",
+        "train/logit_scale",
+        "train/learning_rate",
+        "train/gradient_norm",
+        "throughput/samples_per_second",
+        "throughput/data_wait_share",
+    ],
+)
+def test_every_step_is_logged(finished, name):
+    values = column(finished, name)
+    assert len(values) == 4
+    assert all(value >= 0 for value in values)
+
+
+def test_learning_rate_follows_the_schedule(finished):
+    rates = column(finished, "train/learning_rate")
+    assert rates[0] == pytest.approx(1e-3)
+    assert rates == sorted(rates, reverse=True)
+    assert rates[-1] < 0.3e-3
+
+
+def test_encoder_of_the_checkpoint_needs_no_lightning(finished):
+    loaded = load_encoder(finished / "last.ckpt")
+    stored = torch.load(finished / "last.ckpt", weights_only=True)
+    for name, value in loaded.state_dict().items():
+        assert torch.equal(value, stored["state_dict"][f"encoder.{name}"])
+    assert stored["clipkit"]["tokenizer"]["init_args"] == {
+        "name": loaded.text_tower.tokenizer_name,
+        "context_length": 16,
+    }
+
+
+def test_resolved_configuration_is_saved_twice_and_starts_the_run_again(finished, tmp_path):
+    config = yaml.safe_load((finished / "config.yaml").read_text())
+    stored = torch.load(finished / "last.ckpt", weights_only=True)["clipkit"]["config"]
+    assert stored["model"] == config["model"]
+    assert stored["data"] == config["data"]
+    assert config["model"]["optimizer"]["init_args"]["lr"] == 1e-3  # a default, written out
+    words = ["fit", "-c", str(finished / "config.yaml"), f"--trainer.default_root_dir={tmp_path}"]
+    assert main([*words, f"--trainer.logger.save_dir={tmp_path}"]) == 0
+    assert column(tmp_path, "train/loss") == column(finished, "train/loss")
+
+
+def test_later_files_and_flags_win_and_lists_append(shards, tmp_path, capsys):
+    first = write(tmp_path / "1.yaml", {"data": {"batch_size": 2, "seed": 5}, **CALLBACKS})
+    second = {
+        "data": {"batch_size": 3},
+        "trainer": {"callbacks+": [{"class_path": "clipkit.training.callbacks.AverageWeights"}]},
+    }
+    words = [
+        "-c",
+        first,
+        "-c",
+        write(tmp_path / "2.yaml", second),
+        "--data.label_field=json:number",
+    ]
+    assert main(["fit", *words, *tiny_words(shards, tmp_path), "--print_config"]) == 0
+    config = yaml.safe_load(capsys.readouterr().out)
+    assert config["data"]["seed"] == 5
+    assert config["data"]["batch_size"] == 4  # the last of tiny_words
+    assert config["data"]["label_field"] == "json:number"
+    classes = [entry["class_path"].rsplit(".", 1)[1] for entry in config["trainer"]["callbacks"]]
+    assert classes == [
+        "ProgressBar", "PrintParameters", "Throughput", "SaveCheckpoint", "AverageWeights",
+    ]  # fmt: skip
+
+
+def test_flags_win_over_a_checkpoint(finished, tmp_path):
+    """Lightning's own CLI would read the checkpoint's options over configuration and flags."""
+    checkpoint = torch.load(finished / "last.ckpt", weights_only=True)
+    checkpoint["hyper_parameters"] = {"loss": {"contrastive_weight": 7.0}, "_instantiator": "x"}
+    torch.save(checkpoint, tmp_path / "start.ckpt")
+    assert (
+        main(
+            [
+                "fit",
+                f"--config={finished / 'config.yaml'}",
+                f"--trainer.default_root_dir={tmp_path}",
+                f"--trainer.logger.save_dir={tmp_path}",
+                "--model.optimizer.lr=0.25",
+                "--trainer.max_steps=8",
+                f"--ckpt_path={tmp_path / 'start.ckpt'}",
+            ]
+        )
+        == 0
+    )
+    assert [int(row["step"]) for row in rows(tmp_path) if row["train/loss"]] == [4, 5, 6, 7]
+    rates = column(tmp_path, "train/learning_rate")
+    assert 0.02 < rates[0] < 0.25  # in the second half of the cosine, from 0.25 on
+    stored = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert stored["clipkit"]["config"]["model"]["optimizer"]["init_args"]["lr"] == 0.25
+    assert stored["clipkit"]["config"]["model"]["loss"]["contrastive_weight"] == 1.0
+    assert stored["optimizer_states"][0]["param_groups"][0]["lr"] < 0.25
+
+
+def test_last_goes_on_and_keeps_the_history(shards, tmp_path):
+    parts = ["-c", write(tmp_path / "callbacks.yaml", CALLBACKS), *tiny_words(shards, tmp_path)]
+    assert main(["fit", *parts, "--ckpt_path=last"]) == 0  # none there yet
+    assert main(["fit", *parts, "--ckpt_path=last", "--trainer.max_steps=6"]) == 0
+    assert [int(row["step"]) for row in rows(tmp_path)] == [0, 1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("name", ["validate", "test"])
+def test_validate_and_test_print_the_loss(finished, shards, name, capsys):
+    words = [f"--config={finished / 'config.yaml'}", f"--ckpt_path={finished / 'last.ckpt'}"]
+    assert main([name, *words]) == 0
+    stage = {"validate": "val", "test": "test"}[name]
+    assert f"{stage}/contrastive" in capsys.readouterr().out
+
+
+def test_predict_writes_embeddings_of_the_validation_pairs(finished, tmp_path):
+    words = [f"--config={finished / 'config.yaml'}", f"--ckpt_path={finished / 'last.ckpt'}"]
+    assert main(["predict", *words, f"--trainer.default_root_dir={tmp_path}"]) == 0
+    import numpy as np
+
+    stored = np.load(tmp_path / "embeddings.rank0.npz")
+    assert stored["keys"].tolist() == [f"{1000 + i:06d}" for i in range(8)]
+    for name in ("image", "text"):
+        assert stored[name].shape == (8, 16)
+        np.testing.assert_allclose(np.linalg.norm(stored[name], axis=1), 1, rtol=1e-5)
+
+
+def test_zero_shot_evaluation_during_fit(shards, tmp_path):
+    evaluator = {
+        "class_path": "clipkit.evaluation.Retrieval",
+        "init_args": {"data": f"{shards}/val/*.tar", "ks": [1, 5]},
+    }
+    callback = {
+        "class_path": "clipkit.training.callbacks.ZeroShotEvaluation",
+        "init_args": {"evaluators": {"squares": evaluator}, "every_n_steps": 3},
+    }
+    config = write(tmp_path / "a.yaml", CALLBACKS)
+    more = write(tmp_path / "b.yaml", {"trainer": {"callbacks+": [callback]}})
+    assert main(["fit", "-c", config, "-c", more, *tiny_words(shards, tmp_path)]) == 0
+    name = "squares/text_to_image/recall_at_5"
+    assert [int(row["step"]) for row in rows(tmp_path) if row.get(name)] == [2, 3]
+    assert all(0 <= value <= 1 for value in column(tmp_path, name))
+
+
+def test_loggers_by_configuration(shards, tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    loggers = [
+        {
+            "class_path": "lightning.pytorch.loggers.WandbLogger",
+            "init_args": {"save_dir": "auto", "offline": True, "project": "clipkit"},
+        },
+        {
+            "class_path": "lightning.pytorch.loggers.TensorBoardLogger",
+            "init_args": {"save_dir": "auto", "name": "tensorboard"},
+        },
+        {
+            "class_path": "lightning.pytorch.loggers.CSVLogger",
+            "init_args": {"save_dir": "auto", "name": "csv"},
+        },
+    ]
+    config = write(tmp_path / "a.yaml", {"trainer": {"logger": loggers, "log_every_n_steps": 1}})
+    run = tmp_path / "run"
+    assert main(["fit", "-c", config, *tiny_words(shards, run)]) == 0
+    assert list(run.glob("wandb/offline-run-*/*.wandb"))
+    assert list(run.glob("tensorboard/version_0/events.out.tfevents.*"))
+    header = (run / "csv" / "version_0" / "metrics.csv").read_text().splitlines()[0]
+    assert {"train/loss", "train/logit_scale"} <= set(header.split(","))
+
+
+def test_bfloat16_on_cpu(shards, tmp_path):
+    config = write(tmp_path / "a.yaml", CALLBACKS)
+    words = tiny_words(shards, tmp_path)
+    assert main(["fit", "-c", config, *words, "--trainer.precision=bf16-mixed"]) == 0
+    losses = column(tmp_path, "train/loss")
+    assert len(losses) == 4
+    assert all(0 < loss < 20 for loss in losses)
+
+
+def test_towers_and_tokenizer_by_class_path(shards, tmp_path):
+    """An encoder put together from towers, its tokenizer and transform given."""
+    config = json.dumps(tiny.CONFIG)
+    words = [word for word in tiny.words(shards, tmp_path) if "model.encoder" not in word]
+    assert (
+        main(
+            [
+                "fit",
+                *words,
+                "--model.encoder=clipkit.models.DualEncoder",
+                "--model.encoder.image_tower=clipkit.models.OpenClipImageTower",
+                f"--model.encoder.image_tower.model={config}",
+                "--model.encoder.text_tower=clipkit.models.OpenClipTextTower",
+                f"--model.encoder.text_tower.model={config}",
+                "--model.encoder.logit_scale=10",
+                "--model.encoder.logit_bias=-10",
+                "--model.encoder.max_logit_scale=null",
+                "--model.loss.contrastive=clipkit.losses.SigmoidLoss",
+                "--data.tokenizer=clipkit.data.tokenizers.OpenClipTokenizer",
+                "--data.tokenizer.context_length=12",
+                "--data.train_transform=clipkit.data.transforms.TrainTransform",
+                "--data.train_transform.size=16",
+            ]
+        )
+        == 0
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--help_all"], "--model.schedule"),
+        (["--model.encoder.help", "clipkit.models.from_open_clip"], "--model.encoder.pretrained"),
+        (["--model.optimizer.help", "torch.optim.AdamW"], "--model.optimizer.lr"),
+        (["--data.tokenizer.help", "clipkit.data.tokenizers.OpenClipTokenizer"], "context_length"),
+    ],
+)
+def test_help_of_parts(words, expected, capsys):
+    assert main(["fit", *words]) == 0
+    assert expected in capsys.readouterr().out

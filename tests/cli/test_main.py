@@ -1,0 +1,96 @@
+"""The command's frame: quick help, one line an error."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from clipkit.cli import main as main_module
+from clipkit.cli.main import build_parser, main
+from clipkit.errors import ConfigError
+
+SUBCOMMANDS = (
+    "demo", "fit", "validate", "test", "predict", "evaluate", "embed", "export", "shards",
+)  # fmt: skip
+
+
+def run(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "clipkit.cli.main", *words], capture_output=True, text=True
+    )
+
+
+def modules_after(*words: str) -> set[str]:
+    """The modules that are loaded once the command has run."""
+    code = (
+        "import sys\nfrom clipkit.cli.main import main\n"
+        f"try:\n    main({list(words)!r})\nexcept SystemExit:\n    pass\n"
+        "print('MODULES', *sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stdout.rsplit("MODULES", 1)[1].split())
+
+
+@pytest.mark.parametrize("words", [("--help",), *((name, "--help") for name in SUBCOMMANDS)])
+def test_help_imports_no_heavy_library(words):
+    heavy = {
+        "torch",
+        "lightning",
+        "jsonargparse",
+        "open_clip",
+        "transformers",
+        "numpy",
+        "webdataset",
+    }
+    assert not heavy & modules_after(*words)
+
+
+def test_help_lists_every_subcommand():
+    done = run("--help")
+    assert done.returncode == 0
+    listed = {line.split()[0] for line in done.stdout.splitlines() if line.startswith("    ")}
+    assert set(SUBCOMMANDS) <= listed
+
+
+@pytest.mark.parametrize("name", ["fit", "validate", "test", "predict"])
+def test_help_of_lightning_subcommands_names_the_ways_to_more(name, capsys):
+    assert main([name, "--help"]) == 0
+    text = capsys.readouterr().out
+    for word in ("-c, --config", "--print_config", "--help_all", "--ckpt_path", "encoder.help"):
+        assert word in text
+    assert f"clipkit {name} -c" in text
+
+
+def test_clipkit_error_is_one_line_with_status_2(monkeypatch, capsys):
+    def fail(words):
+        raise ConfigError("data.train: expected shards, got none")
+
+    monkeypatch.setattr(main_module.fit, "run", fail)
+    assert main(["fit", "-c", "x.yaml"]) == 2
+    captured = capsys.readouterr()
+    assert captured.err == "clipkit: error: data.train: expected shards, got none\n"
+    assert captured.out == ""
+
+
+def test_other_errors_keep_their_traceback(monkeypatch):
+    def fail(words):
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(main_module.fit, "run", fail)
+    with pytest.raises(RuntimeError, match="a bug"):
+        main(["fit", "-c", "x.yaml"])
+
+
+def test_unknown_subcommand_is_refused():
+    done = run("tarin")
+    assert done.returncode == 2
+    assert "tarin" in done.stderr
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as leaving:
+        build_parser().parse_args(["--version"])
+    assert leaving.value.code == 0
+    assert capsys.readouterr().out.startswith("clipkit 0.")
