@@ -68,6 +68,8 @@ def embed_in_micro_batches(
         >>> embeddings = embed_in_micro_batches(encoder, batch, 64)  # doctest: +SKIP
         >>> loss(embeddings, batch)["loss"].backward()  # doctest: +SKIP
     """
+    if len(batch) <= micro_batch_size:
+        return encoder(batch)
     parts = [
         # checkpoint() looks at tensors for the device whose random numbers it has to keep.
         checkpoint(_embed, part.images, encoder, part, use_reentrant=False)
