@@ -1,0 +1,190 @@
+"""``clipkit shards`` as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from clipkit.cli.main import main
+from clipkit.cli.shards_page import histogram, render_page
+from tests.factories import image_bytes, pair, write_shard, write_shards
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> Path:
+    write_shards(tmp_path / "shards", [3, 4])
+    return tmp_path / "shards"
+
+
+def with_broken_samples(folder: Path) -> Path:
+    good = pair(0)
+    samples = [
+        ("good", good),
+        ("halfimage", {**good, "jpg": good["jpg"][:500]}),
+        ("emptytext", {**good, "txt": b" "}),
+        ("latin", {**good, "txt": b"caf\xe9"}),
+        ("nojson", {**good, "json": b"{"}),
+        ("badlabel", {**good, "cls": b"dog"}),
+        ("noimage", {"txt": b"words"}),
+        ("nocaption", {"jpg": good["jpg"]}),
+        ("two", {**good, "jpg": b"", "cls": b"-3"}),
+    ]
+    write_shard(folder / "00002.tar", samples)
+    return folder
+
+
+def test_pack(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "tree" / "red"
+    folder.mkdir(parents=True)
+    for number in range(5):
+        (folder / f"{number}.jpg").write_bytes(image_bytes(seed=number))
+    words = ["shards", "pack", str(tmp_path / "tree"), str(tmp_path / "out")]
+    assert main([*words, "--samples-per-shard", "2", "--image-size", "16"]) == 0
+    assert "5 samples in 3 shards" in capsys.readouterr().err
+    assert len(list((tmp_path / "out").glob("*.tar"))) == 3
+    assert main(["shards", "verify", str(tmp_path / "out")]) == 0
+    assert main(words) == 2  # other options
+    assert "choose another folder" in capsys.readouterr().err
+
+
+def test_index(shards: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["shards", "index", str(shards)]) == 0
+    assert "7 samples in 2 shards" in capsys.readouterr().err
+    assert (shards / "00001.tar.index.npz").exists()
+    (shards / "00001.tar").write_bytes((shards / "00001.tar").read_bytes()[:3000])
+    assert main(["shards", "index", str(shards)]) == 2
+    assert main(["shards", "index", str(shards), "--max-bad-shards", "1"]) == 0
+    assert "left out: " in capsys.readouterr().err
+
+
+def test_verify_finds_nothing_in_good_shards(
+    shards: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["shards", "verify", str(shards), "--num-workers", "2"]) == 0
+    assert "7 samples in 2 shards read, 0 faults" in capsys.readouterr().err
+
+
+def test_verify_names_everything_that_is_broken(
+    shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with_broken_samples(shards)
+    damaged = shards / "00001.tar"
+    assert main(["shards", "index", str(shards)]) == 0
+    data = bytearray(damaged.read_bytes())
+    data[0] ^= 1  # the index file beside it still calls it good
+    damaged.write_bytes(bytes(data))
+    output = tmp_path / "found.json"
+    assert main(["shards", "verify", str(shards), "--output", str(output)]) == 1
+    found = json.loads(output.read_text())
+    assert found["num_shards"] == 3
+    assert found["num_samples"] == 3 + 9
+    reasons = [(fault["key"], fault["reason"]) for fault in found["faults"]]
+    assert reasons[0][0] == ""
+    assert str(damaged) in reasons[0][1]
+    expected = [
+        ("halfimage", "jpg: "),
+        ("emptytext", "txt: caption is empty"),
+        ("latin", "txt: member 'txt' is not UTF-8"),
+        ("nojson", "json: not JSON"),
+        ("badlabel", "cls: label cls: expected a whole number"),
+        ("noimage", "no image, only txt"),
+        ("nocaption", "no caption, only jpg"),
+        ("two", "jpg: image is empty"),
+        ("two", "cls: label cls: expected at least 0"),
+    ]
+    assert len(reasons) == 1 + len(expected)
+    for (key, reason), (wanted_key, start) in zip(reasons[1:], expected, strict=True):
+        assert key == wanted_key
+        assert reason.startswith(start)
+    assert f"broken: {shards / '00002.tar'}: latin: txt:" in capsys.readouterr().err
+
+
+def test_stats(shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    again = pair(0, label=False) | {"txt": b"a\nlonger caption here"}
+    write_shard(shards / "00002.tar", [("000001", again)])
+    output = tmp_path / "page"
+    assert main(["shards", "stats", str(shards), "--output", str(output)]) == 0
+    stats = json.loads((output / "stats.json").read_text())
+    assert json.loads(capsys.readouterr().out) == stats
+    assert stats["num_samples"] == 8
+    assert stats["num_bytes"] > 8 * 500
+    assert stats["image_width_pixels"]["max"] == 40
+    assert stats["image_height_pixels"]["median"] == 32
+    assert stats["caption_tokens"]["count"] == 9
+    assert stats["caption_tokens"]["min"] == 3  # start, "a", end
+    assert stats["labelled_share"] == 7 / 8
+    assert stats["labels"] == {"0": 2, "1": 2, "2": 2, "3": 1}
+    assert stats["num_duplicate_keys"] == 1
+    assert stats["duplicate_keys"] == {"000001": 2}
+    assert stats["num_faults"] == 0
+
+
+class Tags(HTMLParser):
+    """Checks that tags are closed in order, and keeps what they hold."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.seen: list[str] = []
+        self.texts: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.append(tag)
+        for name, value in attrs:
+            assert name not in {"src", "href"}, value  # nothing is loaded from elsewhere
+        if tag != "meta":
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+
+
+def test_the_page_is_whole_and_self_contained() -> None:
+    page = render_page({"num_samples": 1234, "note": "<b>&"}, {"Widths": [1, 2, 2, 9], "None": []})
+    tags = Tags()
+    tags.feed(page)
+    assert tags.open == []
+    assert tags.seen.count("svg") == 1
+    assert tags.seen.count("rect") == 9
+    assert "1,234" in tags.texts
+    assert "<b>&" in "".join(tags.texts)
+    assert "script" not in tags.seen
+
+
+def test_histograms_lose_nothing() -> None:
+    values = [5, 5, 6, 100, 31, 77]
+    bins = histogram(values, 10)
+    assert sum(count for _, _, count in bins) == 6
+    assert all(sum(low <= v <= high for v in values) == count for low, high, count in bins)
+    assert histogram([]) == []
+    assert histogram([3]) == [(3, 3, 1)]
+
+
+def test_errors_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["shards", "verify", str(tmp_path / "*.tar")]) == 2
+    assert main(["shards", "stats", str(tmp_path), "--tokenizer", "nonsense"]) == 2
+    write_shards(tmp_path, [1])
+    assert main(["shards", "verify", str(tmp_path), "--num-workers", "0"]) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 3
+    assert all(line.startswith("clipkit: error: ") for line in lines)
+
+
+def test_help_does_not_import_torch() -> None:
+    code = (
+        "import sys; from clipkit.cli.main import main\n"
+        "try: main(['shards', 'pack', '--help'])\n"
+        "except SystemExit: pass\n"
+        "sys.exit('torch' in sys.modules or 'PIL' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "--samples-per-shard" in done.stdout
