@@ -6,10 +6,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from clipkit.data.augment import ColorJitter as ColorJitter
+    from clipkit.data.augment import Grayscale as Grayscale
+    from clipkit.data.augment import HorizontalFlip as HorizontalFlip
+    from clipkit.data.augment import ImageAugmentation as ImageAugmentation
+    from clipkit.data.augment import RandomErasing as RandomErasing
+    from clipkit.data.augment_geometry import RandomAffine as RandomAffine
+    from clipkit.data.augment_geometry import RandomPerspective as RandomPerspective
+    from clipkit.data.augment_rand import RandAugment as RandAugment
     from clipkit.data.cache import ShardCache as ShardCache
     from clipkit.data.captions import CaptionPicker as CaptionPicker
     from clipkit.data.captions import JsonFields as JsonFields
     from clipkit.data.captions import LabelTemplates as LabelTemplates
+    from clipkit.data.captions import MixedCaptions as MixedCaptions
+    from clipkit.data.captions import TemplatedCaptions as TemplatedCaptions
     from clipkit.data.captions import TextField as TextField
     from clipkit.data.decode import ImageDecoder as ImageDecoder
     from clipkit.data.index import ShardIndex as ShardIndex
@@ -21,7 +31,10 @@ if TYPE_CHECKING:
     from clipkit.data.reader import RawSample as RawSample
     from clipkit.data.reader import ShardReader as ShardReader
     from clipkit.data.stream import PairStream as PairStream
+    from clipkit.data.tokenizers import OpenClipTokenizer as OpenClipTokenizer
+    from clipkit.data.tokenizers import TiktokenTokenizer as TiktokenTokenizer
     from clipkit.data.tokenizers import Tokenizer as Tokenizer
+    from clipkit.data.tokenizers import TransformersTokenizer as TransformersTokenizer
     from clipkit.data.tokenizers import tokenizer_from_name as tokenizer_from_name
     from clipkit.data.transforms import EvalTransform as EvalTransform
     from clipkit.data.transforms import ImageTransform as ImageTransform
@@ -30,13 +43,23 @@ if TYPE_CHECKING:
 # Name -> module; imported when first asked for, so that `import clipkit.data` stays light.
 _EXPORTS = {
     "CaptionPicker": "captions",
+    "ColorJitter": "augment",
     "EvalTransform": "transforms",
+    "Grayscale": "augment",
+    "HorizontalFlip": "augment",
+    "ImageAugmentation": "augment",
     "ImageDecoder": "decode",
     "ImageTransform": "transforms",
     "JsonFields": "captions",
     "LabelTemplates": "captions",
+    "MixedCaptions": "captions",
     "Mixture": "mixture",
+    "OpenClipTokenizer": "tokenizers",
     "PairStream": "stream",
+    "RandAugment": "augment_rand",
+    "RandomAffine": "augment_geometry",
+    "RandomErasing": "augment",
+    "RandomPerspective": "augment_geometry",
     "RawSample": "reader",
     "ShardCache": "cache",
     "ShardIndex": "index",
@@ -44,9 +67,12 @@ _EXPORTS = {
     "ShardWriter": "packing",
     "Source": "mixture",
     "Stage": "mixture",
+    "TemplatedCaptions": "captions",
     "TextField": "captions",
+    "TiktokenTokenizer": "tokenizers",
     "Tokenizer": "tokenizers",
     "TrainTransform": "transforms",
+    "TransformersTokenizer": "tokenizers",
     "pack": "packing",
     "tokenizer_from_name": "tokenizers",
 }
