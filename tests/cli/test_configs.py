@@ -1,0 +1,90 @@
+"""Every shipped configuration runs, by the command that stands on top of it."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from clipkit.cli.main import main
+from tests.training import tiny
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+# Deep enough for what the configurations lock or learn slower, and small enough for seconds.
+ENCODER = {**tiny.CONFIG, "vision_cfg": {**tiny.CONFIG["vision_cfg"], "layers": 6}}
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    return tiny.shards(tmp_path_factory.mktemp("shards"))
+
+
+def command_of(config: Path) -> list[str]:
+    """The words of the command on top of a configuration, without ``clipkit``."""
+    lines = [line.removeprefix("# ") for line in config.read_text().splitlines()]
+    commands = [line for line in lines if line.startswith("clipkit fit ")]
+    assert len(commands) == 1, f"{config}: expected one command on top, got {commands}"
+    return shlex.split(commands[0])[1:]
+
+
+def tiny_encoder(words: list[str]) -> list[str]:
+    """What makes the configured encoder tiny, whichever way it is put together."""
+    files = [word for word in words if word.endswith(".yaml")]
+    models = [yaml.safe_load((ROOT / file).read_text()).get("model") for file in files]
+    encoder = next(model["encoder"] for model in models if model)
+    size = json.dumps(ENCODER)
+    if "image_tower" in encoder["init_args"]:
+        towers = ("image_tower", "text_tower")
+        return [f"--model.encoder.{tower}.model={size}" for tower in towers]
+    flags = [f"--model.encoder.name={size}", "--model.encoder.pretrained=null"]
+    if "label_head" in encoder["init_args"]:
+        flags.append(f"--model.encoder.label_head.embedding_dim={ENCODER['embed_dim']}")
+    return flags
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_configuration_runs(config, shards, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    words = command_of(config)
+    assert str(config.relative_to(ROOT)) in words
+    status = main(
+        [
+            *words,
+            *tiny_encoder(words),
+            "--model.schedule.warmup_steps=1",
+            f"--data.train={shards}/train/*.tar",
+            f"--data.val={shards}/val/*.tar",
+            "--data.batch_size=4",
+            "--data.num_workers=0",
+            "--trainer.accelerator=cpu",
+            "--trainer.devices=1",
+            "--trainer.max_steps=6",
+            "--trainer.log_every_n_steps=1",
+            f"--trainer.default_root_dir={tmp_path}",
+        ]
+    )
+    assert status == 0
+    stored = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert stored["global_step"] == 6
+    assert all(
+        bool(torch.isfinite(value).all())
+        for value in stored["state_dict"].values()
+        if value.is_floating_point()
+    )
+    assert not math.isnan(float(stored["state_dict"]["encoder.log_logit_scale"]))
+    assert (tmp_path / "metrics.csv").read_text().count("\n") >= 7
+    assert yaml.safe_load((tmp_path / "config.yaml").read_text())["trainer"]["max_steps"] == 6
+
+
+def test_every_kind_of_part_is_there():
+    folders = {path.parent.name for path in CONFIGS}
+    assert folders >= {"model", "data", "trainer", "experiment"}
+    names = {path.name for path in CONFIGS if path.parent.name == "experiment"}
+    assert {"demo.yaml", "vit_b32_webdataset.yaml", "finetune_labels.yaml"} <= names
