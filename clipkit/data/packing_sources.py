@@ -189,18 +189,31 @@ def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _from_rows(path: Path, rows: Iterator[dict[str, Any]], root: Path) -> Source:
-    items: list[Item] = []
+    """One sample for each picture, in order of appearance; its rows each add captions."""
+    first: dict[str, dict[str, Any]] = {}
+    captions: dict[str, list[str]] = defaultdict(list)
     for row in rows:
-        image = row.get(_column(path, row, IMAGE_COLUMNS, "pictures"))
-        caption = row.get(_column(path, row, CAPTION_COLUMNS, "captions"))
-        captions = caption if isinstance(caption, list) else [caption]
-        texts = {"txt": "\n".join(str(text) for text in captions if text is not None).encode()}
-        label = next((row[name] for name in LABEL_COLUMNS if row.get(name) not in (None, "")), None)
-        if label is not None:
-            texts["cls"] = str(label).encode()
-        texts["json"] = _json(row)
-        items.append(FileItem(root / str(image), texts))
-    return Source(items)
+        image = str(row.get(_column(path, row, IMAGE_COLUMNS, "pictures")))
+        found = row.get(_column(path, row, CAPTION_COLUMNS, "captions"))
+        first.setdefault(image, row)
+        captions[image].extend(
+            _one_line(str(text)) for text in (found if isinstance(found, list) else [found]) if text
+        )
+    return Source(
+        [FileItem(root / image, _row_texts(row, captions[image])) for image, row in first.items()]
+    )
+
+
+def _row_texts(row: Mapping[str, Any], captions: list[str]) -> dict[str, bytes]:
+    """Captions one a line, as CLIP_benchmark has them; all columns as JSON."""
+    texts = {
+        "txt": "\n".join(captions).encode(),
+        "json": _json({**row, "captions": captions}),
+    }
+    label = next((row[name] for name in LABEL_COLUMNS if row.get(name) not in (None, "")), None)
+    if label is not None:
+        texts["cls"] = str(label).encode()
+    return texts
 
 
 def _column(path: Path, row: Mapping[str, Any], names: Sequence[str], what: str) -> str:
@@ -228,7 +241,7 @@ def _from_coco(path: Path, root: Path) -> Source:
         content = json.loads(path.read_text(encoding="utf-8"))
         captions: dict[Any, list[str]] = defaultdict(list)
         for annotation in content["annotations"]:
-            captions[annotation["image_id"]].append(annotation["caption"].strip())
+            captions[annotation["image_id"]].append(_one_line(annotation["caption"]))
         pictures = [(root / image["file_name"], image["id"]) for image in content["images"]]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
@@ -262,6 +275,11 @@ def _from_shards(path: Path, shards: Sequence[Path]) -> Source:
         [ShardItem(reader, index.fingerprint, number) for number in range(index.num_samples)],
         {file.name: file.read_text(encoding="utf-8") for file in texts if file.is_file()},
     )
+
+
+def _one_line(text: str) -> str:
+    """A caption without line breaks, which separate captions."""
+    return " ".join(text.split())
 
 
 def _json(value: Mapping[str, Any]) -> bytes:

@@ -91,6 +91,19 @@ def test_a_parquet_table_with_lists_of_captions(tmp_path: Path) -> None:
     assert [sample.get("cls") for sample in samples] == [b"0", None, b"2"]
 
 
+def test_rows_of_one_picture_are_one_sample(tmp_path: Path) -> None:
+    write_pictures(tmp_path / "images", 2)
+    (tmp_path / "images" / "all.csv").write_text(
+        "image,caption,split\n1.jpg,one,a\n0.jpg,two,b\n1.jpg,three,c\n0.jpg,,d\n"
+    )
+    pack(tmp_path / "images", tmp_path / "out")
+    samples = read_all(tmp_path / "out")
+    assert [sample["txt"] for sample in samples] == [b"one\nthree", b"two"]
+    record = json.loads(samples[0]["json"])
+    assert record["captions"] == ["one", "three"]
+    assert record["split"] == "a"
+
+
 def test_a_folder_for_each_class(tmp_path: Path) -> None:
     write_pictures(tmp_path / "tree" / "b_class", 2)
     write_pictures(tmp_path / "tree" / "a class", 1)
@@ -110,14 +123,14 @@ def test_coco_captions(tmp_path: Path) -> None:
     content = {
         "images": [{"id": 10 + n, "file_name": name} for n, name in enumerate(names)],
         "annotations": [
-            {"image_id": 11, "caption": " b1 "},
+            {"image_id": 11, "caption": " b1\nb1 "},
             {"image_id": 10, "caption": "a1"},
             {"image_id": 11, "caption": "b2"},
         ],
     }
     (tmp_path / "captions.json").write_text(json.dumps(content))
     pack(tmp_path / "captions.json", tmp_path / "out", images=tmp_path / "val")
-    assert [sample["txt"] for sample in read_all(tmp_path / "out")] == [b"a1", b"b1\nb2"]
+    assert [sample["txt"] for sample in read_all(tmp_path / "out")] == [b"a1", b"b1 b1\nb2"]
 
 
 def test_shards_in_clip_benchmarks_layout(tmp_path: Path) -> None:
