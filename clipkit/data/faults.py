@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final, final
 
 from clipkit.data.id_sets import pack_ids, unpack_ids
-from clipkit.errors import FaultBudgetExceeded
+from clipkit.errors import ConfigError, FaultBudgetExceeded
 
 _LOG = logging.getLogger(__name__)
 WHOLE_SHARD: Final = -1
@@ -54,10 +54,22 @@ class FaultBudget:
     Args:
         max_bad_fraction: Bad samples, as a fraction of the data set (rounded up to whole samples).
         max_bad_shards: Whole shards.
+
+    Raises:
+        ConfigError: If a limit is no such number.
     """
 
     max_bad_fraction: float = 0.05
     max_bad_shards: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.max_bad_fraction <= 1:
+            raise ConfigError(
+                f"max_bad_fraction: expected 0 to 1, a share of all samples, got "
+                f"{self.max_bad_fraction}"
+            )
+        if self.max_bad_shards < 0:
+            raise ConfigError(f"max_bad_shards: expected at least 0, got {self.max_bad_shards}")
 
     def max_bad_samples(self, num_samples: int) -> int:
         """The allowed number of bad samples of a data set."""

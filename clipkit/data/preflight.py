@@ -2,16 +2,37 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, get_args
 
 from clipkit.data.index import ShardIndex
 from clipkit.data.reader import ShardReader
 from clipkit.data.samples import SampleMaker
-from clipkit.data.slicing import Slicing
+from clipkit.data.slicing import Slicing, Tail
 from clipkit.data.urls import is_local
 from clipkit.errors import ConfigError, DataError, SampleError
 
 _TRIED_SAMPLES: Final = 8
+
+
+def check_options(
+    seed: int, tail: str | None, window: int | None, num_workers: int, num_threads: int
+) -> None:
+    """Whether each option of a stream makes sense alone.
+
+    Raises:
+        ConfigError: If one does not.
+    """
+    if tail not in (None, *get_args(Tail)):
+        raise ConfigError(f"tail: expected {' or '.join(get_args(Tail))}, got {tail!r}")
+    if window is not None and window < 1:
+        raise ConfigError(f"shuffle_window: expected at least 1, got {window}")
+    for name, value, least in [
+        ("seed", seed, 0),
+        ("num_workers", num_workers, 0),
+        ("num_threads", num_threads, 1),
+    ]:
+        if value < least:
+            raise ConfigError(f"{name}: expected at least {least}, got {value}")
 
 
 def check_sizes(slicing: Slicing) -> None:

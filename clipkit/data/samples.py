@@ -201,10 +201,12 @@ class BatchBuilder:
         if self._reader.is_local:
             return
         self._reader.prefetch(draw.ids)
+        total = self._order.num_samples
         later = positions + self._order.lookahead
-        later = later[later < self._order.num_samples]
-        if len(later):
-            self._reader.prefetch(self._order.draw(task.epoch, later).ids)
+        for epoch in (task.epoch, task.epoch + 1):
+            there = later[later // total == epoch - task.epoch] % total
+            if len(there):
+                self._reader.prefetch(self._order.draw(epoch, there).ids)
 
     def _map(self, function: Callable[[Any], Any], items: list[Any]) -> list[Any]:
         if self._num_threads <= 1:

@@ -17,7 +17,7 @@ from clipkit.data.defaults import default_caption, default_transform, log_of_ran
 from clipkit.data.faults import FaultBudget, FaultLedger
 from clipkit.data.index import ShardIndex
 from clipkit.data.orders import Data, first_order, index_of, restored_order
-from clipkit.data.preflight import check_first_sample, check_sizes
+from clipkit.data.preflight import check_first_sample, check_options, check_sizes
 from clipkit.data.reader import ShardReader
 from clipkit.data.samples import BatchBuilder, Caption, Encoder, SampleMaker, Transform
 from clipkit.data.slicing import Slicing, Tail
@@ -104,6 +104,7 @@ class PairStream:
         fault_log: str | Path | None = None,
         cache: ShardCache | None = None,
     ) -> None:
+        check_options(seed, tail, shuffle_window, num_workers, num_threads)
         self._data, self._index = index, index_of(index)
         self._world = world = world_of(rank, world_size)
         self._shuffle, self._seed = shuffle, seed
@@ -219,6 +220,7 @@ class PairStream:
         _check_state(state, self._index)
         seed = int(state["seed"])
         self._order = restored_order(self._data, self._shuffle, seed, state)
+        self._slicing = replace(self._slicing, num_samples=self._order.num_samples)
         if seed != self._seed:
             _LOG.warning("seed: the state's %s goes on, not %s", seed, self._seed)
             self._seed = seed

@@ -176,6 +176,21 @@ def test_a_mixture_resumes_exactly(indexes: tuple[ShardIndex, ShardIndex], steps
     assert before + after == whole
 
 
+def test_a_mixtures_epoch_keeps_its_length_over_other_batches(
+    indexes: tuple[ShardIndex, ShardIndex],
+) -> None:
+    """An epoch of 58 samples was cut to 56 for batches of 4; batches of 5 would cut it to 55."""
+    whole = keys_of(make(by_weight(indexes)), 2 * 56)
+    stream = make(by_weight(indexes))
+    before = keys_of(stream, 16)
+    resumed = make(by_weight(indexes), batch_size=5)
+    resumed.load_state_dict(stream.state_dict())
+    assert resumed.num_samples == 56
+    after = [int(key) for batch in resumed for key in batch.keys]
+    assert before + after == whole[:56]
+    assert [int(key) for key in next(iter(resumed)).keys] == whole[56:61]
+
+
 def test_a_state_of_other_weights_is_refused(indexes: tuple[ShardIndex, ShardIndex]) -> None:
     state = make(by_weight(indexes)).state_dict()
     large, small = indexes

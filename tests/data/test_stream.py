@@ -396,6 +396,13 @@ def test_a_small_evaluation_set_pads_over_ranks(tmp_path: Path) -> None:
         ({"batch_size": 31, "rank": 0, "world_size": 2}, "2 ranks of 31 samples need 62 a step"),
         ({"rank": 0}, "give both or none"),
         ({"rank": 2, "world_size": 2}, "rank 2 of 2"),
+        ({"tail": "cut"}, "tail: expected drop or pad or keep, got 'cut'"),
+        ({"shuffle_window": 0}, "shuffle_window: expected at least 1"),
+        ({"seed": -1}, "seed: expected at least 0"),
+        ({"num_workers": -1}, "num_workers: expected at least 0"),
+        ({"num_threads": 0}, "num_threads: expected at least 1"),
+        ({"max_bad_fraction": 5}, "max_bad_fraction: expected 0 to 1"),
+        ({"max_bad_shards": -1}, "max_bad_shards: expected at least 0"),
     ],
 )
 def test_sizes_that_cannot_work_are_refused_at_once(
