@@ -11,14 +11,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final, final
+from typing import Final, final
 
 import numpy as np
 from jaxtyping import Int64
 
 from clipkit.data.cache import ShardCache, default_cache
 from clipkit.data.counts import counts_beside, read_counts, shards_of_wids
-from clipkit.data.tables import SIDECAR_SUFFIX, ShardTable, load_table, save_table, scan_shard
+from clipkit.data.tables import SIDECAR_SUFFIX, ShardTable, load_count, save_table, scan_shard
 from clipkit.data.urls import base_name, expand_urls, is_local, local_path
 from clipkit.errors import DataError, ShardError
 
@@ -177,21 +177,36 @@ class _Indexer:
     def _local(self, url: str, expected: int | None) -> Shard:
         path = local_path(url)
         size_bytes, stamp = stat_shard(path, url)
-        table = table_of(path, url, size_bytes, stamp, expected, self._write_sidecars)
-        return Shard(str(path), len(table), size_bytes, stamp)
+        sidecar = path.with_name(path.name + SIDECAR_SUFFIX)
+        count = load_count(sidecar, size_bytes, stamp)
+        if count is None or expected not in (None, count):
+            table = scan_shard(path, url, expected)
+            count = len(table)
+            self._save(table, sidecar, size_bytes, stamp)
+        return Shard(str(path), count, size_bytes, stamp)
 
     def _remote(self, url: str, expected: int | None) -> Shard:
         cache = self._cache if self._cache is not None else default_cache()
         remote = cache.stat(url)
-        if expected is not None:
-            return Shard(url, expected, remote.size_bytes, remote.stamp)
         sidecar = cache.sidecar(url)
-        table = load_table(sidecar, remote.size_bytes, remote.stamp)
-        if table is None:
+        count = expected
+        if count is None:
+            count = load_count(sidecar, remote.size_bytes, remote.stamp)
+        if count is None:
             table = scan_shard(cache.fetch(remote), url)
-            if self._write_sidecars:
-                save_table(table, sidecar, remote.size_bytes, remote.stamp)
-        return Shard(url, len(table), remote.size_bytes, remote.stamp)
+            count = len(table)
+            self._save(table, sidecar, remote.size_bytes, remote.stamp)
+        return Shard(url, count, remote.size_bytes, remote.stamp)
+
+    def _save(self, table: ShardTable, sidecar: Path, size_bytes: int, stamp: str) -> None:
+        if not self._write_sidecars:
+            return
+        try:
+            save_table(table, sidecar, size_bytes, stamp)
+        except OSError as error:
+            if error.errno not in _UNWRITABLE:
+                raise
+            _LOG.debug("%s: sidecar not written: %s", sidecar, error)
 
 
 def stat_shard(path: Path, url: str) -> tuple[int, str]:
@@ -207,25 +222,6 @@ def stat_shard(path: Path, url: str) -> tuple[int, str]:
     except PermissionError as error:
         raise ShardError(f"{url}: may not be read: {error.strerror}") from error
     return status.st_size, str(status.st_mtime_ns)
-
-
-def table_of(
-    path: Path, url: str, size_bytes: int, stamp: str, expected: int | None, write: bool
-) -> ShardTable:
-    """The table of a local shard: from its sidecar where that is fresh, else by a scan."""
-    sidecar = path.with_name(path.name + SIDECAR_SUFFIX)
-    table = load_table(sidecar, size_bytes, stamp)
-    if table is not None and (expected is None or len(table) == expected):
-        return table
-    table = scan_shard(path, url, expected)
-    if write:
-        try:
-            save_table(table, sidecar, size_bytes, stamp)
-        except OSError as error:
-            if error.errno not in _UNWRITABLE:
-                raise
-            _LOG.debug("%s: sidecar not written: %s", sidecar, error)
-    return table
 
 
 def _known_counts(
@@ -258,12 +254,3 @@ def _check_faults(faults: Sequence[tuple[str, str]], allowed: int, num_shards: i
         )
     for _, reason in faults:
         _LOG.warning("shard left out: %s", reason)
-
-
-def as_plain(index: ShardIndex) -> dict[str, Any]:
-    """What identifies an index in a state: plain types."""
-    return {
-        "fingerprint": index.fingerprint,
-        "num_shards": len(index.shards),
-        "num_samples": index.num_samples,
-    }

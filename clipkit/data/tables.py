@@ -6,7 +6,7 @@ import io
 import os
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -211,6 +211,7 @@ def save_table(table: ShardTable, path: Path, size_bytes: int, stamp: str) -> No
         format_version=np.int64(_FORMAT_VERSION),
         size_bytes=np.int64(size_bytes),
         stamp=np.array(stamp),
+        num_samples=np.int64(len(table)),
         extensions=np.array(table.extensions, dtype=np.str_),
         **columns,
     )
@@ -223,16 +224,35 @@ def load_table(path: Path, size_bytes: int, stamp: str) -> ShardTable | None:
     Returns:
         The table; None where the file is absent, unreadable, or of another version of the shard.
     """
+    values = _load(path, size_bytes, stamp, _COLUMNS)
+    if values is None:
+        return None
+    extensions = tuple(map(str, values.pop("extensions")))
+    return ShardTable(extensions=extensions, **values)
+
+
+def load_count(path: Path, size_bytes: int, stamp: str) -> int | None:
+    """The number of samples that a sidecar tells of; a few bytes are read, not its columns.
+
+    Returns:
+        The number; None where ``load_table`` gives None.
+    """
+    values = _load(path, size_bytes, stamp, ("num_samples",))
+    return None if values is None else int(values["num_samples"])
+
+
+def _load(
+    path: Path, size_bytes: int, stamp: str, names: Sequence[str]
+) -> dict[str, np.ndarray] | None:
     try:
         with np.load(path, allow_pickle=False) as stored:
             if int(stored["format_version"]) != _FORMAT_VERSION:
                 return None
             if int(stored["size_bytes"]) != size_bytes or str(stored["stamp"]) != stamp:
                 return None
-            values = {name: stored[name] for name in _COLUMNS}
+            return {name: stored[name] for name in names}
     except (FileNotFoundError, PermissionError, KeyError, ValueError, EOFError, zipfile.BadZipFile):
         return None
-    return ShardTable(**{**values, "extensions": tuple(map(str, values["extensions"]))})
 
 
 def write_atomically(path: Path, data: bytes) -> None:

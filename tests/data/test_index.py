@@ -7,6 +7,7 @@ import json
 import os
 import tarfile
 import tempfile
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ import pytest
 from clipkit.data import ShardIndex, ShardReader
 from clipkit.data.counts import read_counts
 from clipkit.data.index import Shard
-from clipkit.data.tables import SIDECAR_SUFFIX
+from clipkit.data.tables import SIDECAR_SUFFIX, load_count, load_table
 from clipkit.data.urls import base_name, expand_braces, expand_urls
 from clipkit.errors import DataError, ShardError
 from tests.factories import pair, write_shard, write_shards
@@ -291,6 +292,25 @@ def test_a_table_is_a_few_columns(tmp_path: Path) -> None:
     total = sum(array.nbytes for array in (*arrays, table.sizes, table.kinds))
     assert total / len(table) < 60
     assert [table.key(i) for i in (0, 1999)] == ["0000000", "0001999"]
+
+
+def test_counting_reads_a_few_bytes_of_a_sidecar(tmp_path: Path) -> None:
+    """Tens of thousands of shards are counted at every start; their tables are read when needed."""
+    samples = [(f"{i:07d}", {"txt": b"x"}) for i in range(5000)]
+    path = write_shard(tmp_path / "many.tar", samples)
+    ShardIndex.from_urls(path)
+    data = bytearray(sidecar(path).read_bytes())
+    assert len(data) > 100_000
+    with zipfile.ZipFile(sidecar(path)) as archive:
+        columns = [i for i in archive.infolist() if i.file_size > 10_000]
+    for column in columns:  # damage what only a table needs
+        middle = column.header_offset + 200 + column.file_size // 2
+        data[middle] ^= 0xFF
+    status = path.stat()
+    sidecar(path).write_bytes(data)
+    assert load_count(sidecar(path), status.st_size, str(status.st_mtime_ns)) == 5000
+    assert load_table(sidecar(path), status.st_size, str(status.st_mtime_ns)) is None
+    assert ShardReader(ShardIndex.from_urls(path)).read(4999).key == "0004999"
 
 
 def test_progress_is_reported_for_every_shard(tmp_path: Path) -> None:
