@@ -75,7 +75,8 @@ def time_budget(trainer: Trainer) -> timedelta | None:
     remaining = timer.time_remaining() if timer else None
     if timer is None or remaining is None:
         return None
-    return timedelta(seconds=timer.time_elapsed() + remaining)
+    # The clock goes on between the two readings; a limit has no microseconds.
+    return timedelta(seconds=round(timer.time_elapsed() + remaining, 3))
 
 
 def _progress(trainer: Trainer, by_clock: float | None) -> RunProgress:
