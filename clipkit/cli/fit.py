@@ -41,7 +41,7 @@ parts are chosen by class; each one explains itself:
   --model.encoder.help clipkit.models.from_open_clip
   --model.loss.help clipkit.losses.CombinedLoss
   --model.optimizer.help torch.optim.AdamW
-  --data.tokenizer.help clipkit.data.tokenizers.OpenClipTokenizer
+  --data.tokenizer.help clipkit.data.OpenClipTokenizer
   --trainer.callbacks.help clipkit.training.callbacks.ZeroShotEvaluation
 
 examples:

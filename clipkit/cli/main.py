@@ -11,7 +11,6 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from importlib.util import find_spec
 
 from clipkit import __version__
 from clipkit.cli import fit
@@ -33,8 +32,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"clipkit {__version__}")
     subparsers = parser.add_subparsers(dest="subcommand", metavar="SUBCOMMAND", required=True)
     for name in _FILES:
-        if find_spec(f"clipkit.cli.{name}") is not None:
-            import_module(f"clipkit.cli.{name}").add_parser(subparsers)
+        import_module(f"clipkit.cli.{name}").add_parser(subparsers)
     return parser
 
 

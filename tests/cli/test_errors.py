@@ -149,7 +149,7 @@ def test_checkpoint_of_other_data(refused, shards, tmp_path):
 
 
 def test_tokenizer_of_a_longer_context(refused):
-    words = ["--data.tokenizer=clipkit.data.tokenizers.OpenClipTokenizer"]
+    words = ["--data.tokenizer=clipkit.data.OpenClipTokenizer"]
     line = refused(*words, "--data.tokenizer.context_length=77")
     assert "77" in line
     assert "16" in line
@@ -163,7 +163,7 @@ def test_tokenizer_with_more_tokens_than_the_tower(refused):
 
 
 def test_transform_of_another_size(refused):
-    words = ["--data.train_transform=clipkit.data.transforms.TrainTransform"]
+    words = ["--data.train_transform=clipkit.data.TrainTransform"]
     line = refused(*words, "--data.train_transform.size=32")
     assert "32 pixels" in line
     assert "expects 16" in line

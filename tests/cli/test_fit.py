@@ -265,9 +265,9 @@ def test_towers_and_tokenizer_by_class_path(shards, tmp_path):
                 "--model.encoder.logit_bias=-10",
                 "--model.encoder.max_logit_scale=null",
                 "--model.loss.contrastive=clipkit.losses.SigmoidLoss",
-                "--data.tokenizer=clipkit.data.tokenizers.OpenClipTokenizer",
+                "--data.tokenizer=clipkit.data.OpenClipTokenizer",
                 "--data.tokenizer.context_length=12",
-                "--data.train_transform=clipkit.data.transforms.TrainTransform",
+                "--data.train_transform=clipkit.data.TrainTransform",
                 "--data.train_transform.size=16",
             ]
         )
@@ -281,7 +281,7 @@ def test_towers_and_tokenizer_by_class_path(shards, tmp_path):
         (["--help_all"], "--model.schedule"),
         (["--model.encoder.help", "clipkit.models.from_open_clip"], "--model.encoder.pretrained"),
         (["--model.optimizer.help", "torch.optim.AdamW"], "--model.optimizer.lr"),
-        (["--data.tokenizer.help", "clipkit.data.tokenizers.OpenClipTokenizer"], "context_length"),
+        (["--data.tokenizer.help", "clipkit.data.OpenClipTokenizer"], "context_length"),
     ],
 )
 def test_help_of_parts(words, expected, capsys):
