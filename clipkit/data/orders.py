@@ -45,12 +45,13 @@ def first_order(
     layouts = [
         choose_layout(
             index.num_samples,
-            batch_size,
+            max(1, round(batch_size * share)),
             world_size,
             random_access=all(is_local(shard.url) for shard in index.shards),
             window=window,
         )
-        for index in _indexes(data)
+        # Lanes as wide as the source's share of a batch: then each rank stays with its own.
+        for index, share in zip(_indexes(data), _shares(data), strict=True)
     ]
     if not isinstance(data, Mixture):
         return ShuffledOrder(_lanes(data, layouts, seed)[0])
@@ -89,6 +90,14 @@ def restored_order(data: Data, shuffle: bool, seed: int, state: Mapping[str, Any
 
 def _indexes(data: Data) -> list[ShardIndex]:
     return [s.index for s in data.sources] if isinstance(data, Mixture) else [data]
+
+
+def _shares(data: Data) -> list[float]:
+    """What part of a batch each source fills at first."""
+    if not isinstance(data, Mixture):
+        return [1.0]
+    quotas = data.stages[0][1]
+    return [quota / sum(quotas) for quota in quotas]
 
 
 def _lanes(data: Data, layouts: list[Layout], seed: int) -> list[LaneOrder]:

@@ -207,7 +207,6 @@ def save_table(table: ShardTable, path: Path, size_bytes: int, stamp: str) -> No
     columns = {name: np.asarray(getattr(table, name)) for name in _COLUMNS if name != "extensions"}
     np.savez(
         buffer,
-        allow_pickle=False,
         format_version=np.int64(_FORMAT_VERSION),
         size_bytes=np.int64(size_bytes),
         stamp=np.array(stamp),

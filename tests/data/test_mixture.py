@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from clipkit.data import Mixture, PairStream, ShardIndex, Source, Stage
 from clipkit.data.interleave import counts_before, deal, quotas_of
+from clipkit.data.mixture import MixtureOrder
 from clipkit.errors import CheckpointError, ConfigError
 from tests.data.fakes import ByteTokenizer, NoisyTransform, first_text
 from tests.factories import write_shards
@@ -189,6 +190,25 @@ def test_a_mixtures_epoch_keeps_its_length_over_other_batches(
     after = [int(key) for batch in resumed for key in batch.keys]
     assert before + after == whole[:56]
     assert [int(key) for key in next(iter(resumed)).keys] == whole[56:61]
+
+
+def test_each_rank_reads_from_lanes_of_its_own(indexes: tuple[ShardIndex, ShardIndex]) -> None:
+    """So that a remote shard is fetched by one machine, not by all."""
+    lanes_of: list[list[set[int]]] = []
+    for rank in range(2):
+        stream = make(by_weight(indexes), batch_size=8, rank=rank, world_size=2, shuffle_window=2)
+        order = stream._order
+        assert isinstance(order, MixtureOrder)
+        seen: list[set[int]] = [set(), set()]
+        for task in list(stream._slicing.tasks(0, 0))[:2]:
+            places = np.arange(task.first, task.first + task.num_samples)
+            sources, numbers = order._deal(places)
+            for source, lanes in enumerate(order._lanes):
+                seen[source] |= set(lanes._deal(numbers[sources == source])[0].tolist())
+        lanes_of.append(seen)
+    for mine, others in zip(*lanes_of, strict=True):
+        assert mine
+        assert not mine & others
 
 
 def test_a_state_of_other_weights_is_refused(indexes: tuple[ShardIndex, ShardIndex]) -> None:
