@@ -9,7 +9,7 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from jaxtyping import Int64, UInt8, UInt16
@@ -204,7 +204,9 @@ def save_table(table: ShardTable, path: Path, size_bytes: int, stamp: str) -> No
         stamp: Its time of change or entity tag.
     """
     buffer = io.BytesIO()
-    columns = {name: np.asarray(getattr(table, name)) for name in _COLUMNS if name != "extensions"}
+    columns: dict[str, Any] = {
+        name: np.asarray(getattr(table, name)) for name in _COLUMNS if name != "extensions"
+    }
     np.savez(
         buffer,
         format_version=np.int64(_FORMAT_VERSION),
