@@ -132,7 +132,7 @@ def _fit(files: DemoFiles, data: DemoData, minutes: float, seed: int) -> float:
             f"--data.train={data.train}",
             f"--data.val={data.unseen_drawings / 'test' / '0.tar'}",
             f"--trainer.default_root_dir={files.root}",
-            f"--trainer.max_time=00:00:00:{round(60 * minutes)}",
+            f'--trainer.max_time={{"seconds": {round(60 * minutes)}}}',
         ]
     )
     if status != 0 or not files.checkpoint.exists():
