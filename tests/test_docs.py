@@ -1,0 +1,233 @@
+"""The documentation says what is: its code runs, its commands parse, its links and names exist."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+import shlex
+import sys
+import types
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+from clipkit.cli import fit
+from clipkit.cli.main import build_parser, main
+from clipkit.cli.parse_errors import class_entries
+from tests.factories import image_bytes, write_shards
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = sorted([*(ROOT / "docs").rglob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"])
+MARK = "<!-- run -->"
+FENCE = re.compile(
+    rf"^(?P<mark>{MARK}\n+)?"
+    r"^(?P<ticks>`{3,}) ?(?P<language>\w*)[^\n]*\n(?P<text>.*?)^(?P=ticks)$",
+    re.MULTILINE | re.DOTALL,
+)
+INLINE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
+LINK = re.compile(r"\]\((?!https?://|mailto:)([^)\s]*)\)")
+OWN_FILE = re.compile(r"^(?:clipkit|tests|configs|docs|tools)/[\w./*-]+$")
+
+
+@dataclass(frozen=True)
+class Fence:
+    """A block of code in a page."""
+
+    page: Path
+    language: str
+    text: str
+    is_run: bool
+
+    @property
+    def name(self) -> str:
+        return str(self.page.relative_to(ROOT))
+
+
+def fences() -> list[Fence]:
+    return [
+        Fence(page, found["language"], found["text"], found["mark"] is not None)
+        for page in PAGES
+        for found in FENCE.finditer(page.read_text(encoding="utf-8"))
+    ]
+
+
+def prose(page: Path) -> str:
+    return FENCE.sub("", page.read_text(encoding="utf-8"))
+
+
+def commands() -> Iterator[tuple[str, list[str]]]:
+    """Every line of the shell that starts clipkit, as (page, words after ``clipkit``)."""
+    for fence in fences():
+        if fence.language not in {"bash", "console", "sh"}:
+            continue
+        for line in fence.text.replace("\\\n", " ").splitlines():
+            words = shlex.split(line.removeprefix("$ "), comments=True)
+            if words[:1] == ["srun"]:
+                words = words[1:]
+            if words[:1] == ["torchrun"]:
+                words = ["clipkit", *words[words.index("clipkit.cli.main") + 1 :]]
+            if words[:1] == ["clipkit"]:
+                yield fence.name, words[1:]
+
+
+def slug(heading: str) -> str:
+    """The anchor that the pages' generator gives a heading."""
+    plain = re.sub(r"[^\w\s-]", "", heading.replace("`", "")).strip().lower()
+    return re.sub(r"[-\s]+", "-", plain)
+
+
+def shown(value: str | list[str]) -> str:
+    return value if isinstance(value, str) else " ".join(value)[:60]
+
+
+RUN = [fence for fence in fences() if fence.is_run]
+TRAINER = [(page, words) for page, words in commands() if words[:1] and words[0] in fit.SUBCOMMANDS]
+OTHERS = [(page, words) for page, words in commands() if (page, words) not in TRAINER]
+
+
+@pytest.mark.parametrize("fence", RUN, ids=lambda fence: fence.name)
+def test_examples_run(fence: Fence, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert fence.language == "python"
+    write_shards(tmp_path / "data" / "train", (12, 9))
+    write_shards(tmp_path / "data" / "val", (5,), start=100)
+    (tmp_path / "dog.jpg").write_bytes(image_bytes("blue"))
+    monkeypatch.chdir(tmp_path)
+    module = types.ModuleType("an_example_of_the_documentation")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+
+    exec(compile(fence.text, fence.name, "exec"), module.__dict__)
+
+
+def test_all_pages_with_examples_were_found() -> None:
+    assert {fence.name for fence in RUN} >= {"docs/extending.md", "docs/quickstart.md"}
+    assert len(RUN) >= 7
+
+
+def test_the_plain_loop_is_the_one_that_is_tested() -> None:
+    tested = {line.strip() for line in (ROOT / "tests/test_layers.py").read_text().splitlines()}
+    (loop,) = [fence.text for fence in RUN if "stream.commit(batch)" in fence.text]
+    shown = loop[loop.index("for batch in stream") :].splitlines()[:6]
+    assert [line for line in shown if line.strip() not in tested] == []
+
+
+@pytest.mark.parametrize(("page", "words"), OTHERS, ids=shown)
+def test_commands_parse(page: str, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    status = 0
+    try:
+        build_parser().parse_args(words)
+    except SystemExit as leaving:  # --help leaves with 0
+        status = leaving.code
+    assert status == 0, f"{page}: {capsys.readouterr().err}"
+
+
+@pytest.mark.parametrize(("page", "words"), TRAINER, ids=shown)
+def test_runs_resolve(
+    page: str,
+    words: list[str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Options and files of a run are those that the configuration knows; nothing is trained."""
+    monkeypatch.chdir(ROOT)
+    # What a run of before would have left behind.
+    words = ["configs/experiment/demo.yaml" if word.startswith("runs/") and word.endswith(".yaml")
+             else word for word in words]  # fmt: skip
+    if not any(word == "-h" or word.endswith(("help", "help_all")) for word in words):
+        words = [*(word for word in words if word != "--print_config"), "--print_config"]
+    status = main(words)
+    assert status == 0, f"{page}: {capsys.readouterr().err}"
+
+
+def test_subcommands_in_the_text_exist() -> None:
+    known = set(fit.SUBCOMMANDS) | set(build_parser()._subparsers._group_actions[0].choices)
+    unknown = [
+        (page.name, code)
+        for page in PAGES
+        for code in INLINE.findall(prose(page))
+        if (found := re.match(r"clipkit ([a-z]+)\b", code)) and found[1] not in known
+    ]
+    assert unknown == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    broken = []
+    for target in LINK.findall(prose(page)):
+        path, _, anchor = target.partition("#")
+        file = (page.parent / path).resolve() if path else page
+        if not file.exists():
+            broken.append(target)
+        elif anchor and file.suffix == ".md":
+            headings = re.findall(r"^#+ (.+)$", prose(file), re.MULTILINE)
+            if anchor not in {slug(heading) for heading in headings}:
+                broken.append(target)
+    assert broken == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_files_that_are_named_exist(page: Path) -> None:
+    names = [code for code in INLINE.findall(prose(page)) if OWN_FILE.match(code)]
+    assert [name for name in names if not list(ROOT.glob(name.rstrip("/")))] == []
+
+
+def test_classes_and_options_in_yaml_exist() -> None:
+    wrong = []
+    for fence in fences():
+        if fence.language not in {"yaml", "yml"}:
+            continue
+        for entry in class_entries(yaml.safe_load(fence.text)):
+            module, _, name = entry.class_path.rpartition(".")
+            if module.startswith("my_"):  # a reader's own
+                continue
+            try:
+                target = getattr(importlib.import_module(module), name)
+            except (ImportError, AttributeError):
+                wrong.append((fence.name, entry.class_path))
+                continue
+            known = set(inspect.signature(target).parameters)
+            wrong += [(fence.name, entry.class_path, o) for o in entry.options if o not in known]
+    assert wrong == []
+
+
+def test_names_of_the_package_exist() -> None:
+    """``clipkit.room.Name`` in the text is something that can be imported."""
+    dotted = re.compile(r"^(clipkit(?:\.\w+)+)(?:\(.*\))?$")
+    wrong = []
+    for page in PAGES:
+        for code in INLINE.findall(prose(page)):
+            if not (found := dotted.match(code)):
+                continue
+            module, _, name = found[1].rpartition(".")
+            try:
+                parent = importlib.import_module(module)
+                if not hasattr(parent, name):
+                    importlib.import_module(found[1])
+            except ImportError:
+                wrong.append((page.name, code))
+    assert wrong == []
+
+
+def test_targets_of_make_exist() -> None:
+    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    wanted = {
+        found
+        for page in PAGES
+        for found in re.findall(r"^(?:\$ )?\s*make (\w+)|`make (\w+)", page.read_text(), re.M)
+    }
+    assert {first or second for first, second in wanted} <= targets
+
+
+def test_pages_build_and_stay_on_this_machine(tmp_path: Path) -> None:
+    mkdocs = pytest.importorskip("mkdocs.commands.build", reason="pip install -e '.[docs]'")
+    config = importlib.import_module("mkdocs.config").load_config(
+        str(ROOT / "mkdocs.yml"), site_dir=str(tmp_path), strict=True
+    )
+    mkdocs.build(config)
+
+    home = (tmp_path / "index.html").read_text(encoding="utf-8")
+    loaded = re.findall(r"<(?:script|img|link)[^>]*(?:src|href)=\"(https?:[^\"]+)\"", home)
+    assert [url for url in loaded if "canonical" not in url] == []
