@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from clipkit.errors import ConfigError
-from clipkit.models import CosineLabelHead, DualEncoder, LinearLabelHead
+from clipkit.models import CosineLabelHead, DualEncoder, LinearLabelHead, from_open_clip
 from tests.models.tiny import batch, encoder, pixels
 
 
@@ -130,3 +130,23 @@ def test_towers_of_different_lengths_are_refused():
     other = encoder(embed_dim=16)
     with pytest.raises(ConfigError, match=r"embedding_dim: .* 24 .* 16"):
         DualEncoder(encoder().image_tower, other.text_tower)
+
+
+@pytest.mark.parametrize(
+    ("vision", "expected"),
+    [
+        ({"image_size": 32, "layers": [1, 1, 1, 1], "width": 16}, torch.channels_last),
+        (
+            {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 16},
+            torch.contiguous_format,
+        ),
+    ],
+)
+def test_towers_of_convolutions_run_channels_last(vision, expected):
+    text = {"context_length": 8, "vocab_size": 100, "width": 32, "heads": 2, "layers": 1}
+    encoder = from_open_clip({"embed_dim": 16, "vision_cfg": vision, "text_cfg": text})
+    images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+
+    assert encoder.normalize(images).is_contiguous(memory_format=expected)
+    kernels = [p for p in encoder.image_tower.parameters() if p.ndim == 4 and p.shape[2] > 1]
+    assert all(kernel.is_contiguous(memory_format=expected) for kernel in kernels)
