@@ -3,5 +3,6 @@
 from clipkit.training.contrastive_module import ContrastiveModule
 from clipkit.training.datamodule import PairDataModule
 from clipkit.training.metrics_csv import MetricsCsv
+from clipkit.training.sources import MixedSource
 
-__all__ = ["ContrastiveModule", "MetricsCsv", "PairDataModule"]
+__all__ = ["ContrastiveModule", "MetricsCsv", "MixedSource", "PairDataModule"]

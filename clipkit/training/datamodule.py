@@ -15,6 +15,7 @@ from clipkit.distributed.world import current_world
 from clipkit.errors import ConfigError
 from clipkit.models import DualEncoder
 from clipkit.training.preflight import check_image_size, check_tokenizer
+from clipkit.training.sources import MixedSource, open_data
 from clipkit.types import Batch
 
 
@@ -26,7 +27,8 @@ class PairDataModule(LightningDataModule):
     text tower, and transforms to its image tower's size.
 
     Args:
-        train: Shards to train on: a path, URL, pattern with braces or ``*``, or several of them.
+        train: Shards to train on: a path, URL, pattern with braces or ``*``, or several of them; or
+            sources to mix, each with a name, its shards and a weight.
         val: Shards to validate on; None for no validation.
         batch_size: Pairs of a batch on one process; N processes train on N times as many a step.
         val_batch_size: The same for validation; None for ``batch_size``.
@@ -50,7 +52,7 @@ class PairDataModule(LightningDataModule):
 
     def __init__(
         self,
-        train: str | list[str] | None = None,
+        train: str | list[str] | list[MixedSource] | None = None,
         val: str | list[str] | None = None,
         batch_size: int = 64,
         val_batch_size: int | None = None,
@@ -164,7 +166,7 @@ class PairDataModule(LightningDataModule):
         if not self.train:
             raise ConfigError("data.train: expected shards to train on, got none")
         return PairStream(
-            ShardIndex.from_urls(self.train),
+            open_data(self.train),
             tokenizer=self.resolved_tokenizer(),
             batch_size=self.batch_size,
             seed=self.seed,

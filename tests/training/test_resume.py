@@ -14,6 +14,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 
+from clipkit.training import MixedSource, PairDataModule
 from clipkit.training.callbacks import KeyLog, SaveCheckpoint
 from tests.training import tiny
 
@@ -74,6 +75,27 @@ def test_resumed_after_any_step(shards, tmp_path, options):
         lines, again = fit(shards, tmp_path, ckpt=tmp_path / f"step={step}.ckpt", **options)
         assert lines == whole, f"resumed after step {step}"
         assert weights_equal(module, again), f"resumed after step {step}"
+
+
+def test_mixture_resumed_after_any_step(shards, tmp_path):
+    """Two sources at 3 to 1, through several epochs."""
+
+    def run(folder, ckpt=None, save=None):
+        sources = [
+            MixedSource("first", str(shards / "train" / "00000.tar"), weight=3),
+            MixedSource("second", str(shards / "train" / "00001.tar"), weight=1),
+        ]
+        callbacks = [KeyLog(str(folder / "keys.txt")), *([save] if save else [])]
+        trainer = tiny.trainer(folder, *callbacks, max_steps=STEPS)
+        data = PairDataModule(train=sources, batch_size=4)
+        trainer.fit(tiny.module(), datamodule=data, ckpt_path=ckpt)
+        return (folder / "keys.txt").read_text().splitlines()
+
+    whole = run(tmp_path, save=SaveCheckpoint(keep_every_n_steps=1))
+    first = sum(int(line.split()[2]) < 9 for line in whole)
+    assert first == len(whole) * 3 // 4
+    for step in range(1, STEPS):
+        assert run(tmp_path, ckpt=tmp_path / f"step={step}.ckpt") == whole, f"after step {step}"
 
 
 def test_an_epoch_gives_no_sample_twice(shards, tmp_path):
