@@ -124,7 +124,8 @@ class DualEncoder(nn.Module):
         if images.dtype == torch.uint8:
             mean, std = self.image_mean.float(), self.image_std.float()
             images = images.float().div_(255).sub_(mean).div_(std)
-        return images.to(self.image_mean.dtype)
+        images = images.to(self.image_mean.dtype)
+        return images.contiguous(memory_format=self._memory_format)
 
     def encode_image(
         self, images: UInt8[Tensor, "B 3 H W"] | Float[Tensor, "B 3 H W"]
