@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-import os
 import warnings
 from argparse import SUPPRESS
 from collections.abc import Iterator, Sequence
@@ -16,6 +15,7 @@ from typing import Any, NoReturn
 import yaml
 from jsonargparse import ArgumentParser, set_parsing_settings
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.fabric.utilities.warnings import disable_possible_user_warnings
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from clipkit.cli.parse_errors import clipkit_error, explain, one_line
@@ -188,7 +188,7 @@ def loggers_of(trainer: Any) -> list[Any]:
 
 def _quiet() -> None:
     """Leave out Lightning's advertisements and the warnings that no user can act on."""
-    os.environ.setdefault("POSSIBLE_USER_WARNINGS", "off")
+    disable_possible_user_warnings()
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
     for text in (
         ".*LeafSpec.*",

@@ -27,8 +27,7 @@ class PairDataModule(LightningDataModule):
     text tower, and transforms to its image tower's size.
 
     Args:
-        train: Shards to train on: a path, URL, pattern with braces or ``*``, or several of them; or
-            sources to mix, each with a name, its shards and a weight.
+        train: Shards to train on: a path, URL, pattern with braces or ``*``, or several of them.
         val: Shards to validate on; None for no validation.
         batch_size: Pairs of a batch on one process; N processes train on N times as many a step.
         val_batch_size: The same for validation; None for ``batch_size``.
@@ -45,6 +44,7 @@ class PairDataModule(LightningDataModule):
         max_bad_fraction: Bad samples that are replaced before the run ends, as a fraction of all.
         max_bad_shards: Bad shards that are left out before the run ends.
         fault_log: File that names every bad sample and shard.
+        mixture: Instead of ``train``: several sources, mixed in exact proportions.
 
     Example:
         >>> PairDataModule(train="shards/{00000..00041}.tar", val="val.tar", batch_size=256)
@@ -52,7 +52,7 @@ class PairDataModule(LightningDataModule):
 
     def __init__(
         self,
-        train: str | list[str] | list[MixedSource] | None = None,
+        train: str | list[str] | None = None,
         val: str | list[str] | None = None,
         batch_size: int = 64,
         val_batch_size: int | None = None,
@@ -69,9 +69,11 @@ class PairDataModule(LightningDataModule):
         max_bad_fraction: float = 0.05,
         max_bad_shards: int = 0,
         fault_log: str | None = None,
+        mixture: list[MixedSource] | None = None,
     ) -> None:
         super().__init__()
         self.train = train
+        self.mixture = mixture
         self.val = val
         self.batch_size = batch_size
         self.val_batch_size = batch_size if val_batch_size is None else val_batch_size
@@ -163,10 +165,8 @@ class PairDataModule(LightningDataModule):
             self._train_stream.load_state_dict(state_dict["train"])
 
     def _open_train(self) -> PairStream:
-        if not self.train:
-            raise ConfigError("data.train: expected shards to train on, got none")
         return PairStream(
-            open_data(self.train),
+            open_data(self.train, self.mixture),
             tokenizer=self.resolved_tokenizer(),
             batch_size=self.batch_size,
             seed=self.seed,

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from clipkit.data import Mixture, ShardIndex, Source
+from clipkit.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,23 +26,28 @@ class MixedSource:
     epochs: float | None = None
 
 
-def open_data(train: str | Sequence[str] | Sequence[MixedSource]) -> ShardIndex | Mixture:
+def open_data(
+    train: str | Sequence[str] | None, mixture: Sequence[MixedSource] | None
+) -> ShardIndex | Mixture:
     """The index of some shards, or the mixture of several sources.
 
     Args:
-        train: Shards, or sources.
+        train: Shards.
+        mixture: Sources; either these or shards.
 
     Returns:
         What a ``PairStream`` reads.
 
     Raises:
-        ClipkitError: If shards are missing, or the sources do not make a mixture.
+        ClipkitError: If both are given or none, if shards are missing, or if the sources do not
+            make a mixture.
     """
-    if isinstance(train, str):
-        return ShardIndex.from_urls(train)
-    sources = [part for part in train if isinstance(part, MixedSource)]
-    if not sources:
-        return ShardIndex.from_urls([part for part in train if isinstance(part, str)])
-    return Mixture(
-        [Source(s.name, ShardIndex.from_urls(s.urls), s.weight, s.epochs) for s in sources]
-    )
+    if train and mixture:
+        raise ConfigError("data.train: expected either train or mixture, got both")
+    if mixture:
+        return Mixture(
+            [Source(s.name, ShardIndex.from_urls(s.urls), s.weight, s.epochs) for s in mixture]
+        )
+    if not train:
+        raise ConfigError("data.train: expected shards to train on, got none")
+    return ShardIndex.from_urls(train)

@@ -46,6 +46,12 @@ def test_no_training_data(refused):
     assert "data.train: expected shards" in refused("--data.train=null")
 
 
+def test_shards_and_a_mixture(refused, shards):
+    source = {"name": "squares", "urls": f"{shards}/train/*.tar", "weight": 1}
+    line = refused(f"--data.mixture={json.dumps([source])}")
+    assert "either train or mixture" in line
+
+
 def test_empty_shard(refused, tmp_path):
     write_shard(tmp_path / "empty.tar", [])
     line = refused(f"--data.train={tmp_path}/empty.tar")

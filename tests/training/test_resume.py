@@ -87,7 +87,7 @@ def test_mixture_resumed_after_any_step(shards, tmp_path):
         ]
         callbacks = [KeyLog(str(folder / "keys.txt")), *([save] if save else [])]
         trainer = tiny.trainer(folder, *callbacks, max_steps=STEPS)
-        data = PairDataModule(train=sources, batch_size=4)
+        data = PairDataModule(mixture=sources, batch_size=4)
         trainer.fit(tiny.module(), datamodule=data, ckpt_path=ckpt)
         return (folder / "keys.txt").read_text().splitlines()
 
