@@ -142,6 +142,29 @@ def test_runs_resolve(
     assert status == 0, f"{page}: {capsys.readouterr().err}"
 
 
+def test_shards_commands_print_what_is_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "photos").mkdir()
+    rows = ["image,caption,label"]
+    for number in range(250):
+        (tmp_path / f"photos/{number}.jpg").write_bytes(image_bytes("red", (24, 20), number))
+        rows.append(f"{number}.jpg,picture {number},{number % 4}")
+    (tmp_path / "photos/captions.csv").write_text("\n".join(rows))
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / "docs/data-format.md").read_text(encoding="utf-8")
+
+    for command in ("pack photos/captions.csv data/train --samples-per-shard 100",
+                    "index data/train", "verify data/train"):  # fmt: skip
+        (shown_line,) = re.findall(rf"^\$ clipkit shards {re.escape(command)}\n(.*)$", page, re.M)
+        assert main(["shards", *command.split()]) == 0
+        printed = capsys.readouterr()
+        assert shown_line in (printed.out + printed.err).splitlines()
+    files = {path.name for path in (tmp_path / "data/train").iterdir() if path.name[0] != "."}
+    listing = page[page.index("$ ls data/train\n") :].split("```")[0].split()[3:]
+    assert files == set(listing)
+
+
 def test_subcommands_in_the_text_exist() -> None:
     known = set(fit.SUBCOMMANDS) | set(build_parser()._subparsers._group_actions[0].choices)
     unknown = [
