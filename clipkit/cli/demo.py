@@ -123,16 +123,15 @@ def _fit(files: DemoFiles, data: DemoData, minutes: float, seed: int) -> float:
     # A run of before would be gone on with, or mixed up with this one.
     for path in (files.checkpoint, files.history):
         path.unlink(missing_ok=True)
+    overlay = files.root / "demo.yaml"
+    _write_json(overlay, _overlay(files, data, minutes))
     start = time.monotonic()
     status = fit.run(
         [
             "fit",
             f"--config={config_path(CONFIG)}",
+            f"--config={overlay}",
             f"--seed_everything={seed}",
-            f"--data.train={data.train}",
-            f"--data.val={data.unseen_drawings / 'test' / '0.tar'}",
-            f"--trainer.default_root_dir={files.root}",
-            f'--trainer.max_time={{"seconds": {round(60 * minutes)}}}',
         ]
     )
     if status != 0 or not files.checkpoint.exists():
@@ -140,7 +139,30 @@ def _fit(files: DemoFiles, data: DemoData, minutes: float, seed: int) -> float:
     return time.monotonic() - start
 
 
-def _write_json(path: Path, figures: dict[str, float]) -> None:
+def _overlay(files: DemoFiles, data: DemoData, minutes: float) -> dict[str, Any]:
+    """What this run adds to the configuration: places, minutes, recalls while training."""
+    recalls = {
+        "class_path": "clipkit.training.callbacks.ZeroShotEvaluation",
+        "init_args": {
+            "evaluators": {
+                "unseen_drawings": {
+                    "class_path": "clipkit.evaluation.Retrieval",
+                    "init_args": {"data": str(data.unseen_drawings)},
+                }
+            }
+        },
+    }
+    return {
+        "data": {"train": data.train, "val": str(data.unseen_drawings / "test" / "0.tar")},
+        "trainer": {
+            "default_root_dir": str(files.root),
+            "max_time": {"seconds": round(60 * minutes)},
+            "callbacks+": [recalls],
+        },
+    }
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
     from clipkit.data.tables import write_atomically
 
-    write_atomically(path, (json.dumps(figures, indent=2, allow_nan=False) + "\n").encode())
+    write_atomically(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
