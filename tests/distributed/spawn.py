@@ -50,7 +50,7 @@ def run_ranks(
 ) -> list[Any]:
     """``function(rank, world_size, *args)`` on every rank; its results in the order of ranks.
 
-    ``function`` must be importable (module level); results must pickle (return numpy or plain types).
+    ``function`` must be importable (module level); results must pickle (numpy or plain types).
     """
     context = mp.get_context("spawn")
     queue = context.Queue()
