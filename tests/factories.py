@@ -33,10 +33,16 @@ def image_bytes(
 def pair(index: int, *, label: bool = True) -> dict[str, bytes]:
     """The members of sample ``index``: a picture, its caption, its class and some JSON."""
     color = list(COLORS)[index % len(COLORS)]
+    facts = {
+        "color": color,
+        "number": index,
+        "name": f"{color} square",
+        "keywords": [color, "square", str(index)],
+    }
     members = {
         "jpg": image_bytes(color, seed=index),
         "txt": f"a {color} square number {index}".encode(),
-        "json": json.dumps({"color": color, "number": index}).encode(),
+        "json": json.dumps(facts).encode(),
     }
     if label:
         members["cls"] = str(index % len(COLORS)).encode()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import inspect
 import logging
+import sys
 import warnings
 from argparse import SUPPRESS
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
@@ -119,7 +121,8 @@ def run_trainer(name: str, options: Sequence[str]) -> int:
         print(text)  # noqa: T201
         return 0
     try:
-        TrainerCLI([name, *options])
+        with _own_wandb_run():
+            TrainerCLI([name, *options])
     except MisconfigurationException as error:
         raise ConfigError(one_line(str(error))) from error
     except ClipkitError:
@@ -184,6 +187,20 @@ def loggers_of(trainer: Any) -> list[Any]:
     loggers = trainer.get("logger")
     entries = loggers if isinstance(loggers, list) else [loggers]
     return [entry["init_args"] for entry in entries if getattr(entry, "class_path", None)]
+
+
+@contextmanager
+def _own_wandb_run() -> Iterator[None]:
+    """Close the W&B run that a command opens: a later one in this process would write into it."""
+    outer = getattr(sys.modules.get("wandb"), "run", None)
+    failed = True
+    try:
+        yield
+        failed = False
+    finally:
+        wandb = sys.modules.get("wandb")
+        if outer is None and wandb is not None and getattr(wandb, "run", None) is not None:
+            wandb.finish(exit_code=int(failed))
 
 
 def _quiet() -> None:

@@ -43,6 +43,10 @@ def tiny_encoder(words: list[str]) -> list[str]:
         towers = ("image_tower", "text_tower")
         return [f"--model.encoder.{tower}.model={size}" for tower in towers]
     flags = [f"--model.encoder.name={size}", "--model.encoder.pretrained=null"]
+    data = [yaml.safe_load((ROOT / file).read_text()).get("data", {}) for file in files]
+    if any("train_transform" in part for part in data):
+        size_pixels = ENCODER["vision_cfg"]["image_size"]
+        flags.append(f"--data.train_transform.size={size_pixels}")
     if "label_head" in encoder["init_args"]:
         flags.append(f"--model.encoder.label_head.embedding_dim={ENCODER['embed_dim']}")
     return flags

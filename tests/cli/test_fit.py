@@ -238,6 +238,18 @@ def test_loggers_by_configuration(shards, tmp_path, monkeypatch):
     assert {"train/loss", "train/logit_scale"} <= set(header.split(","))
 
 
+def test_each_run_of_a_process_has_a_wandb_run_of_its_own(shards, tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    logger = {
+        "class_path": "lightning.pytorch.loggers.WandbLogger",
+        "init_args": {"save_dir": "auto", "offline": True, "project": "clipkit"},
+    }
+    config = write(tmp_path / "a.yaml", {"trainer": {"logger": logger, "log_every_n_steps": 1}})
+    for name in ("first", "second"):
+        assert main(["fit", "-c", config, *tiny_words(shards, tmp_path / name)]) == 0
+        assert list((tmp_path / name).glob("wandb/offline-run-*/*.wandb"))
+
+
 def test_bfloat16_on_cpu(shards, tmp_path):
     config = write(tmp_path / "a.yaml", CALLBACKS)
     words = tiny_words(shards, tmp_path)
