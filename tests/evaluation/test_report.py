@@ -234,6 +234,11 @@ def test_history_splits_what_one_chart_cannot_hold():
     ]
 
 
+def test_history_shows_the_wait_for_data_in_percent():
+    rows = [{"step": step, "throughput/data_wait_share": 0.25} for step in (1, 2)]
+    assert charts_from_history(rows)[0].is_share
+
+
 def test_history_ignores_what_was_logged_once():
     assert charts_from_history([{"step": 1, "train/loss": 3.0}]) == []
 

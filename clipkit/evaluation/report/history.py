@@ -40,7 +40,7 @@ _RULES: Final = (
     _rule("Learning rate", r"(^|[/_-])(lr|learning_rate)"),
     _rule("Gradient norm", r"grad(ient)?_norm"),
     _rule("Throughput", r"(samples|images)_(per|a)_second", "samples a second"),
-    _rule("Waiting for data", r"(data_wait|wait_share|waiting|data_time)", "share of time, %"),
+    _rule("Waiting for data", r"(data_wait|wait)_share$", "share of time, %", share=True),
 )
 
 
