@@ -20,7 +20,8 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         "--model",
         required=True,
         metavar="CKPT-or-NAME",
-        help="a checkpoint of clipkit, or an open_clip name with or without weights: "
+        help="a checkpoint of clipkit, a folder of its export, or an open_clip name with or "
+        "without weights: "
         "last.ckpt, ViT-B-32@laion2b_s34b_b79k, ViT-B-32@weights.safetensors, config.json@model.pt",
     )
     parser.add_argument(
@@ -44,8 +45,8 @@ def load_model(name: str, device: str) -> DualEncoder:
     """The encoder that ``--model`` names, in evaluation mode, on its device.
 
     Args:
-        name: A checkpoint of clipkit, or NAME[@PRETRAINED] of open_clip, where NAME may be the path
-            of a JSON configuration.
+        name: A checkpoint of clipkit, a folder that it exported, or NAME[@PRETRAINED] of open_clip,
+            where NAME may be the path of a JSON configuration.
         device: A torch device, or "auto".
 
     Returns:
@@ -59,7 +60,7 @@ def load_model(name: str, device: str) -> DualEncoder:
     from clipkit.models.checkpoints import load_encoder
 
     target = _device(device)
-    if Path(name).is_file() and not name.endswith(".json"):
+    if Path(name).exists() and not name.endswith(".json"):
         return load_encoder(name).to(target).eval()
     if name.endswith(_FILE_ENDINGS) and "@" not in name:
         raise CheckpointError(f"{name}: no such file; expected a checkpoint of clipkit")

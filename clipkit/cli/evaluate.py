@@ -14,15 +14,16 @@ from clipkit.errors import ConfigError
 if TYPE_CHECKING:
     from clipkit.evaluation import Evaluator
 
-TASKS = ("retrieval", "zero-shot", "linear-probe")
+TASKS = ("retrieval", "zero-shot", "label-head", "linear-probe")
 
 
 def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     """Register the subcommand."""
     parser = subparsers.add_parser(
         "evaluate",
-        help="measure a model: retrieval, zero-shot classification, linear probe",
-        description="Measure a model on data in CLIP_benchmark's WebDataset layout, or on shards.",
+        help="measure a model: retrieval, classification, linear probe",
+        description="Measure a model on data in CLIP_benchmark's WebDataset layout, on shards, or "
+        "on a table or folder of pictures.",
         allow_abbrev=False,
     )
     add_model_arguments(parser)
@@ -35,6 +36,12 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     )
     parser.add_argument("--train-split", default="train", help="split a linear probe is fitted on")
     parser.add_argument("--output", type=Path, metavar="FILE.json", help="where the numbers go")
+    parser.add_argument(
+        "--report",
+        type=Path,
+        metavar="DIR",
+        help="also measure every class, and write report.html and confusion pictures there",
+    )
     parser.set_defaults(run=run)
 
 
@@ -53,10 +60,17 @@ def run(args: argparse.Namespace) -> int:
     from clipkit.evaluation import EvaluationSuite
 
     _check_output(args.output)
+    if args.report is not None and args.report.exists() and not args.report.is_dir():
+        raise ConfigError(f"--report: expected a folder, got the file {args.report}")
     tasks = list(dict.fromkeys(args.task or [_default_task(args)]))
     evaluators = {task: _evaluator(task, args) for task in tasks}
     encoder = load_model(args.model, args.device)
-    if len(evaluators) == 1:
+    if args.report is not None:
+        from clipkit.cli.evaluate_report import measure_and_report
+
+        found = measure_and_report(args, evaluators, encoder)
+        metrics = found[tasks[0]] if len(found) == 1 else _prefixed(found)
+    elif len(evaluators) == 1:
         metrics = evaluators[tasks[0]].run(encoder)
     else:
         metrics = EvaluationSuite(evaluators).run(encoder)
@@ -66,6 +80,10 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _prefixed(found: dict[str, dict[str, float]]) -> dict[str, float]:
+    return {f"{task}/{k}": value for task, values in found.items() for k, value in values.items()}
+
+
 def _default_task(args: argparse.Namespace) -> str:
     from clipkit.evaluation import open_dataset
 
@@ -73,7 +91,12 @@ def _default_task(args: argparse.Namespace) -> str:
 
 
 def _evaluator(task: str, args: argparse.Namespace) -> Evaluator:
-    from clipkit.evaluation import LinearProbe, Retrieval, ZeroShotClassification
+    from clipkit.evaluation import (
+        LabelHeadClassification,
+        LinearProbe,
+        Retrieval,
+        ZeroShotClassification,
+    )
 
     common: dict[str, Any] = {
         "split": args.split,
@@ -87,6 +110,8 @@ def _evaluator(task: str, args: argparse.Namespace) -> Evaluator:
         return Retrieval(args.data, **common)
     if task == "zero-shot":
         return ZeroShotClassification(args.data, **common)
+    if task == "label-head":
+        return LabelHeadClassification(args.data, **common)
     return LinearProbe(args.data, train_split=args.train_split, **common)
 
 

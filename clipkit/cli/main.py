@@ -16,7 +16,7 @@ from clipkit import __version__
 from clipkit.cli import fit
 from clipkit.errors import ClipkitError
 
-_FILES = ("demo", "fit", "evaluate", "embed", "export", "shards")
+_FILES = ("demo", "fit", "finetune", "evaluate", "embed", "interpolate", "export", "shards")
 _EXIT_USAGE = 2
 _EXIT_INTERRUPTED = 130
 

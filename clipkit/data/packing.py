@@ -49,10 +49,11 @@ class PackReport:
 
 
 def pack(
-    source: str | Path,
+    source: str | Path | Source,
     out: str | Path,
     *,
     images: str | Path | None = None,
+    class_names: Sequence[str] | None = None,
     samples_per_shard: int = 10_000,
     image_size: int | None = None,
     max_bad_samples: int = 0,
@@ -66,9 +67,12 @@ def pack(
 
     Args:
         source: A CSV, TSV or Parquet table, a COCO-style JSON file, a folder that holds one, a
-            folder of one folder for each class, or shards (also in CLIP_benchmark's layout).
+            folder of one folder for each class, or shards (also in CLIP_benchmark's layout); or
+            what ``open_source`` made of one of them.
         out: Folder for the shards, their index files and ``sizes.json``.
         images: Folder that pictures are named relative to; that of the table when left out.
+        class_names: Numbers the classes of a source that tells them by name; its own order when
+            left out.
         samples_per_shard: Samples in each shard but the last.
         image_size: Pictures whose shorter side is longer are reduced to it, in pixels; None keeps
             every file as it is.
@@ -91,7 +95,10 @@ def pack(
             raise ConfigError(f"{option}: expected at least 1, got {value}")
     if image_size is not None and image_size < 1:
         raise ConfigError(f"image_size: expected at least 1 pixel, got {image_size}")
-    found = open_source(Path(source), None if images is None else Path(images))
+    if isinstance(source, Source):
+        found = source
+    else:
+        found = open_source(Path(source), None if images is None else Path(images), class_names)
     folder = Path(out)
     _claim(folder, _recipe(found, samples_per_shard, image_size))
     packer = _Packer(folder, found.items, samples_per_shard, image_size, max_bad_samples, on_sample)

@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
-import sys
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, final
 
 from clipkit.data.index import ShardIndex
+from clipkit.data.packing_tables import (
+    TABLE_SUFFIXES,
+    as_json,
+    class_numbers,
+    one_line,
+    read_table,
+)
 from clipkit.data.reader import ShardReader
 from clipkit.errors import DataError, SampleError
 
 IMAGE_SUFFIXES: Final = frozenset(
     {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
 )
-IMAGE_COLUMNS: Final = ("image", "image_path", "filepath", "file_path", "file", "path", "filename")
-CAPTION_COLUMNS: Final = ("caption", "captions", "title", "text", "txt")
-LABEL_COLUMNS: Final = ("label", "cls", "class_id")
-_TABLES: Final = (".csv", ".tsv", ".parquet")
-_CLASS_FILES: Final = ("classnames.txt", "zeroshot_classification_templates.txt")
-_CSV_LIMIT: Final = min(sys.maxsize, 2**31 - 1)
+CLASS_NAMES_FILE: Final = "classnames.txt"
+_CLASS_FILES: Final = (CLASS_NAMES_FILE, "zeroshot_classification_templates.txt")
 
 
 class Item(ABC):
@@ -44,6 +45,10 @@ class Item(ABC):
             SampleError: A file is missing.
         """
 
+    @abstractmethod
+    def texts(self) -> Mapping[str, bytes]:
+        """The sample's files, its picture left out where that is cheaper."""
+
 
 @final
 @dataclass(frozen=True, slots=True)
@@ -51,7 +56,7 @@ class FileItem(Item):
     """A picture on disk and the texts that belong to it."""
 
     image: Path
-    texts: Mapping[str, bytes]
+    own_texts: Mapping[str, bytes]
 
     @property
     def identity(self) -> str:
@@ -61,7 +66,7 @@ class FileItem(Item):
             state = f"{status.st_size} {status.st_mtime_ns}"
         except OSError:
             state = "missing"
-        return f"{self.image} {state} {sorted(self.texts.items())}"
+        return f"{self.image} {state} {sorted(self.own_texts.items())}"
 
     def members(self) -> dict[str, bytes]:
         """See `Item.members`."""
@@ -70,7 +75,11 @@ class FileItem(Item):
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
             raise SampleError("no such picture", key=str(self.image)) from error
         extension = self.image.suffix.lower().lstrip(".") or "jpg"
-        return {extension: data, **self.texts}
+        return {extension: data, **self.own_texts}
+
+    def texts(self) -> Mapping[str, bytes]:
+        """See `Item.texts`."""
+        return self.own_texts
 
 
 @final
@@ -90,6 +99,10 @@ class ShardItem(Item):
     def members(self) -> dict[str, bytes]:
         """See `Item.members`."""
         return dict(self.reader.read(self.sample_id).members)
+
+    def texts(self) -> Mapping[str, bytes]:
+        """See `Item.texts`."""
+        return self.members()
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +125,9 @@ class Source:
         return digest.hexdigest()
 
 
-def open_source(path: Path, images: Path | None = None) -> Source:
+def open_source(
+    path: Path, images: Path | None = None, class_names: Sequence[str] | None = None
+) -> Source:
     """Recognise a source by what it looks like.
 
     Args:
@@ -120,120 +135,86 @@ def open_source(path: Path, images: Path | None = None) -> Source:
             a folder of one folder of pictures for each class; or a folder of shards, also in
             CLIP_benchmark's layout.
         images: Folder that pictures are named relative to; that of the table when left out.
+        class_names: Names of the classes in the order of their numbers, where the source tells them
+            by name (folders, or words in a table); the source's own in order when left out.
 
     Raises:
-        DataError: It is none of these, or has no samples.
+        DataError: It is none of these, has no samples, or has a class that has no number.
     """
     if not path.exists():
         raise DataError(f"{path}: no such file or folder")
-    source = _from_folder(path, images) if path.is_dir() else _from_file(path, images)
+    read = _from_folder if path.is_dir() else _from_file
+    source = read(path, images, class_names)
     if not source.items:
         raise DataError(f"{path}: no samples found")
     return source
 
 
-def _from_folder(path: Path, images: Path | None) -> Source:
-    tables = [file for file in sorted(path.iterdir()) if file.suffix.lower() in (*_TABLES, ".json")]
-    tables = [file for file in tables if file.name not in {"sizes.json", "pack.json"}]
+def _from_folder(path: Path, images: Path | None, class_names: Sequence[str] | None) -> Source:
+    tables = tables_in(path)
     if shards := sorted(path.rglob("*.tar")):
         return _from_shards(path, shards)
     if len(tables) == 1:
-        return _from_file(tables[0], images)
+        return _from_file(tables[0], images, class_names)
     if len(tables) > 1:
         names = ", ".join(file.name for file in tables)
         raise DataError(f"{path}: holds several tables ({names}); name one of them")
-    classes = [folder for folder in sorted(path.iterdir()) if folder.is_dir()]
-    if classes:
-        return _from_class_folders(classes)
+    if classes := class_folders(path):
+        return _from_class_folders(path, classes, class_names)
     raise DataError(
-        f"{path}: expected a table ({', '.join(_TABLES)}, .json), one folder for each class, or "
-        f"shards (.tar); found none of them"
+        f"{path}: expected a table ({', '.join(TABLE_SUFFIXES)}, .json), one folder for each "
+        f"class, or shards (.tar); found none of them"
     )
 
 
-def _from_file(path: Path, images: Path | None) -> Source:
+def tables_in(folder: Path) -> list[Path]:
+    """Tables and COCO-style files that lie in a folder, by name."""
+    suffixes = (*TABLE_SUFFIXES, ".json")
+    return [
+        file
+        for file in sorted(folder.iterdir())
+        if file.suffix.lower() in suffixes and file.name not in {"sizes.json", "pack.json"}
+    ]
+
+
+def class_folders(folder: Path) -> list[Path]:
+    """The folders in a folder, by name, without hidden ones."""
+    return [
+        path for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith(".")
+    ]
+
+
+def _from_file(path: Path, images: Path | None, class_names: Sequence[str] | None) -> Source:
     root = images or path.parent
     if path.suffix.lower() == ".json":
         return _from_coco(path, root)
-    if path.suffix.lower() == ".parquet":
-        return _from_rows(path, _parquet_rows(path), root)
-    if path.suffix.lower() in _TABLES:
-        return _from_rows(path, _csv_rows(path), root)
-    raise DataError(f"{path}: expected one of {', '.join((*_TABLES, '.json'))}")
+    if path.suffix.lower() in TABLE_SUFFIXES:
+        return _from_table(path, root, class_names)
+    raise DataError(f"{path}: expected one of {', '.join((*TABLE_SUFFIXES, '.json'))}")
 
 
-def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:
-    csv.field_size_limit(_CSV_LIMIT)
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        try:
-            for row in csv.DictReader(file, delimiter=delimiter, strict=True):
-                if None in row or None in row.values():
-                    raise DataError(f"{path}: a row has another number of columns than the header")
-                yield row
-        except (UnicodeDecodeError, csv.Error) as error:
-            raise DataError(f"{path}: not a UTF-8 table: {error}") from error
+def _from_table(path: Path, root: Path, class_names: Sequence[str] | None) -> Source:
+    table = read_table(path, class_names)
+    items = [FileItem(root / image, texts) for image, texts in table.samples.items()]
+    return Source(items, _class_file(table.class_names))
 
 
-def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
-    try:
-        from pyarrow import ArrowInvalid, parquet
-    except ImportError as error:
-        raise DataError(f"{path}: Parquet needs pip install 'clipkit[tables]'") from error
-    try:
-        with parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches():
-                yield from batch.to_pylist()
-    except ArrowInvalid as error:
-        raise DataError(f"{path}: not a Parquet file: {error}") from error
-
-
-def _from_rows(path: Path, rows: Iterator[dict[str, Any]], root: Path) -> Source:
-    """One sample for each picture, in order of appearance; its rows each add captions."""
-    first: dict[str, dict[str, Any]] = {}
-    captions: dict[str, list[str]] = defaultdict(list)
-    for row in rows:
-        image = str(row.get(_column(path, row, IMAGE_COLUMNS, "pictures")))
-        found = row.get(_column(path, row, CAPTION_COLUMNS, "captions"))
-        first.setdefault(image, row)
-        captions[image].extend(
-            _one_line(str(text)) for text in (found if isinstance(found, list) else [found]) if text
-        )
-    return Source(
-        [FileItem(root / image, _row_texts(row, captions[image])) for image, row in first.items()]
-    )
-
-
-def _row_texts(row: Mapping[str, Any], captions: list[str]) -> dict[str, bytes]:
-    """Captions one a line, as CLIP_benchmark has them; all columns as JSON."""
-    texts = {
-        "txt": "\n".join(captions).encode(),
-        "json": _json({**row, "captions": captions}),
-    }
-    label = next((row[name] for name in LABEL_COLUMNS if row.get(name) not in (None, "")), None)
-    if label is not None:
-        texts["cls"] = str(label).encode()
-    return texts
-
-
-def _column(path: Path, row: Mapping[str, Any], names: Sequence[str], what: str) -> str:
-    found = next((name for name in names if name in row), None)
-    if found is None:
-        raise DataError(
-            f"{path}: no column with {what}: expected one of {', '.join(names)}, got columns "
-            f"{', '.join(map(str, row))}"
-        )
-    return found
-
-
-def _from_class_folders(classes: Sequence[Path]) -> Source:
+def _from_class_folders(
+    path: Path, classes: Sequence[Path], class_names: Sequence[str] | None
+) -> Source:
     items: list[Item] = []
     names = [folder.name.replace("_", " ") for folder in classes]
-    for label, (folder, name) in enumerate(zip(classes, names, strict=True)):
-        texts = {"cls": str(label).encode(), "txt": name.encode()}
+    known = list(class_names or names)
+    numbers = class_numbers(names, known, str(path))
+    for folder, name in zip(classes, names, strict=True):
+        texts = {"cls": str(numbers[name]).encode(), "txt": name.encode()}
         pictures = (file for file in folder.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
         items.extend(FileItem(file, texts) for file in sorted(pictures))
-    return Source(items, {"classnames.txt": "".join(f"{name}\n" for name in names)})
+    return Source(items, _class_file(known))
+
+
+def _class_file(names: Sequence[str]) -> dict[str, str]:
+    return {CLASS_NAMES_FILE: "".join(f"{name}\n" for name in names)} if names else {}
 
 
 def _from_coco(path: Path, root: Path) -> Source:
@@ -241,7 +222,7 @@ def _from_coco(path: Path, root: Path) -> Source:
         content = json.loads(path.read_text(encoding="utf-8"))
         captions: dict[Any, list[str]] = defaultdict(list)
         for annotation in content["annotations"]:
-            captions[annotation["image_id"]].append(_one_line(annotation["caption"]))
+            captions[annotation["image_id"]].append(one_line(annotation["caption"]))
         pictures = [(root / image["file_name"], image["id"]) for image in content["images"]]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
@@ -254,7 +235,7 @@ def _from_coco(path: Path, root: Path) -> Source:
                 picture,
                 {
                     "txt": "\n".join(captions[number]).encode(),
-                    "json": _json({"id": number, "captions": captions[number]}),
+                    "json": as_json({"id": number, "captions": captions[number]}),
                 },
             )
             for picture, number in pictures
@@ -267,20 +248,21 @@ def _from_shards(path: Path, shards: Sequence[Path]) -> Source:
     if len(folders) > 1:
         names = ", ".join(str(folder.relative_to(path)) for folder in folders)
         raise DataError(f"{path}: holds shards in several folders ({names}); name one of them")
+    return source_of_shards(shards)
+
+
+def source_of_shards(shards: Sequence[Path]) -> Source:
+    """Every sample of some shards, in their order.
+
+    Args:
+        shards: Tars of one folder.
+    """
+    folder = shards[0].parent
     index = ShardIndex.from_urls([str(shard) for shard in shards], write_sidecars=False)
     reader = ShardReader(index)
     # CLIP_benchmark keeps them beside the folders of the splits.
-    texts = [parent / name for parent in (folders[0].parent, folders[0]) for name in _CLASS_FILES]
+    texts = [parent / name for parent in (folder.parent, folder) for name in _CLASS_FILES]
     return Source(
         [ShardItem(reader, index.fingerprint, number) for number in range(index.num_samples)],
         {file.name: file.read_text(encoding="utf-8") for file in texts if file.is_file()},
     )
-
-
-def _one_line(text: str) -> str:
-    """A caption without line breaks, which separate captions."""
-    return " ".join(text.split())
-
-
-def _json(value: Mapping[str, Any]) -> bytes:
-    return json.dumps(value, ensure_ascii=False, sort_keys=True, default=str).encode()

@@ -1,5 +1,6 @@
 """Evaluators that know no trainer, and the report."""
 
+from clipkit.evaluation.class_report import ClassReport, PerClass
 from clipkit.evaluation.datasets import EvaluationDataset, EvaluationSample, open_dataset
 from clipkit.evaluation.decoded import EmbedOptions
 from clipkit.evaluation.embed import EmbeddedPairs, embed_pairs, tokenizer_of
@@ -18,6 +19,7 @@ from clipkit.evaluation.zero_shot import (
 
 __all__ = [
     "GENERIC_TEMPLATES",
+    "ClassReport",
     "EmbedOptions",
     "EmbeddedPairs",
     "EvaluationDataset",
@@ -26,6 +28,7 @@ __all__ = [
     "Evaluator",
     "LabelHeadClassification",
     "LinearProbe",
+    "PerClass",
     "Predictions",
     "Retrieval",
     "ZeroShotClassification",

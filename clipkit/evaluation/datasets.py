@@ -22,6 +22,7 @@ from typing import Final, final
 
 from clipkit.data.index import ShardIndex
 from clipkit.data.labels import read_label
+from clipkit.data.prepared import is_raw, prepare
 from clipkit.data.reader import ShardReader
 from clipkit.data.remote import Retries
 from clipkit.data.urls import file_system, is_local, local_path
@@ -145,8 +146,9 @@ def open_dataset(source: str | Path, split: str = "test") -> EvaluationDataset:
     Args:
         source: A folder or URL in CLIP_benchmark's layout (also a page
             ``https://huggingface.co/datasets/USER/NAME/tree/BRANCH``), a plain folder of ``.tar``
-            shards, or a pattern of shards.
-        split: Folder inside ``source``, in CLIP_benchmark's layout.
+            shards, or a pattern of shards; or a table or folder of pictures, which is packed once
+            into a cache beside it.
+        split: Folder inside ``source``, in CLIP_benchmark's layout or of pictures.
 
     Returns:
         The data set. Its order is that of the shards.
@@ -158,6 +160,9 @@ def open_dataset(source: str | Path, split: str = "test") -> EvaluationDataset:
     # The page of a Hugging Face data set and its files differ in this part of the address.
     address = str(source).rstrip("/").replace("/tree/", "/resolve/", 1)
     name = address.rpartition("/")[2] if "{" not in address else address
+    for raw in (f"{address}/{split}", address):
+        if is_raw(raw):
+            return _open_raw(raw, name, address)
     is_folder = not address.endswith(".tar")
     count = _read_text(f"{address}/{split}/nshards.txt") if is_folder else None
     if count is not None:
@@ -168,6 +173,14 @@ def open_dataset(source: str | Path, split: str = "test") -> EvaluationDataset:
         _refuse_other_split(address, split)
         index = ShardIndex.from_urls(address)
     return EvaluationDataset(name, index, *_describe(address), root=address)
+
+
+def _open_raw(raw: str, name: str, address: str) -> EvaluationDataset:
+    """A table or folder of pictures; what has classes is for classification."""
+    prepared = prepare(raw)
+    index = ShardIndex.from_urls(list(prepared.shards))
+    task = _TASKS["classification" if prepared.class_names else "retrieval"]
+    return EvaluationDataset(name, index, prepared.class_names, task=task, root=address)
 
 
 def _describe(address: str) -> tuple[tuple[str, ...], tuple[str, ...], str]:

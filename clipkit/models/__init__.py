@@ -1,9 +1,15 @@
 """Towers, the dual encoder over them, and their checkpoints."""
 
-from clipkit.models.checkpoints import load_encoder, save_encoder, save_open_clip
+from clipkit.models.checkpoints import (
+    from_checkpoint,
+    load_encoder,
+    save_encoder,
+    save_open_clip,
+)
 from clipkit.models.description import describe
 from clipkit.models.dual_encoder import DualEncoder
 from clipkit.models.freezing import lock
+from clipkit.models.interpolation import interpolate
 from clipkit.models.label_head import CosineLabelHead, LabelHead, LinearLabelHead
 from clipkit.models.open_clip_towers import OpenClipImageTower, OpenClipTextTower, from_open_clip
 from clipkit.models.timm_tower import TimmImageTower
@@ -23,7 +29,9 @@ __all__ = [
     "Tower",
     "TransformersTextTower",
     "describe",
+    "from_checkpoint",
     "from_open_clip",
+    "interpolate",
     "load_encoder",
     "lock",
     "save_encoder",

@@ -12,6 +12,7 @@ from torch import Tensor
 from clipkit.errors import CheckpointError
 from clipkit.models.description import build_encoder, describe
 from clipkit.models.dual_encoder import DualEncoder
+from clipkit.models.label_head import LabelHead
 from clipkit.models.open_clip_config import CONFIG_FILE_NAME
 from clipkit.models.open_clip_export import open_clip_config, open_clip_state
 from clipkit.models.open_clip_towers import from_open_clip
@@ -68,6 +69,38 @@ def load_encoder(path: Path | str, prefix: str = "encoder.") -> DualEncoder:
         raise CheckpointError(f"{path}: holds no weights whose names begin with {prefix!r}")
     load_exactly(encoder, own, str(path))
     return encoder.eval()
+
+
+def from_checkpoint(
+    path: Path | str, label_head: LabelHead | None = None, prefix: str = "encoder."
+) -> DualEncoder:
+    """The encoder of a checkpoint, to train on from its weights with another objective.
+
+    Unlike ``--ckpt_path``, which goes on with a run, nothing but the weights is taken.
+
+    Args:
+        path: A checkpoint of ``clipkit fit``, or a folder in either format of the export.
+        label_head: Replaces the checkpoint's; None keeps that one, if there is one.
+        prefix: "encoder.", or "ema." for the average of the weights.
+
+    Returns:
+        The encoder in training mode; nothing is locked.
+
+    Raises:
+        CheckpointError: As for ``load_encoder``.
+        ConfigError: If the label head does not fit the towers.
+
+    Example:
+        >>> encoder = from_checkpoint("runs/pairs/last.ckpt", LinearLabelHead(512, 10))
+    """
+    loaded = load_encoder(path, prefix)
+    if label_head is None:
+        return loaded.train()
+    encoder = DualEncoder(loaded.image_tower, loaded.text_tower, label_head, **loaded.config())
+    weights = loaded.state_dict().items()
+    kept = {name: value for name, value in weights if not name.startswith("label_head.")}
+    encoder.load_state_dict(kept, strict=False)  # the new head alone keeps its own start
+    return encoder.train()
 
 
 def _entry(checkpoint: Any, where: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any, final
 
 from lightning.pytorch import LightningDataModule
 
-from clipkit.data import PairStream, ShardIndex
+from clipkit.data import PairStream
 from clipkit.data.captions import CaptionPicker
 from clipkit.data.tokenizers import Tokenizer, tokenizer_from_name
 from clipkit.data.transforms import EvalTransform, ImageTransform, TrainTransform
@@ -15,7 +15,13 @@ from clipkit.distributed.world import current_world
 from clipkit.errors import ConfigError
 from clipkit.models import DualEncoder
 from clipkit.training.preflight import check_image_size, check_tokenizer
-from clipkit.training.sources import MixedSource, open_data
+from clipkit.training.sources import (
+    Choice,
+    MixedSource,
+    class_names_of,
+    open_data,
+    open_index,
+)
 from clipkit.types import Batch
 
 
@@ -27,8 +33,9 @@ class PairDataModule(LightningDataModule):
     text tower, and transforms to its image tower's size.
 
     Args:
-        train: Shards to train on: a path, URL, pattern with braces or ``*``, or several of them.
-        val: Shards to validate on; None for no validation.
+        train: Shards to train on: a path, URL, pattern with braces or ``*``, or several of them; or
+            a table or folder of pictures, which is packed once into a cache beside it.
+        val: The same to validate on; None for no validation.
         batch_size: Pairs of a batch on one process; N processes train on N times as many a step.
         val_batch_size: The same for validation; None for ``batch_size``.
         tokenizer: For captions.
@@ -45,6 +52,8 @@ class PairDataModule(LightningDataModule):
         max_bad_shards: Bad shards that are left out before the run ends.
         fault_log: File that names every bad sample and shard.
         mixture: Instead of ``train``: several sources, mixed in exact proportions.
+        samples_per_class: Train on so many samples of each class, chosen by ``seed``; None for all.
+        balance_classes: Train on every class equally often.
 
     Example:
         >>> PairDataModule(train="shards/{00000..00041}.tar", val="val.tar", batch_size=256)
@@ -70,6 +79,8 @@ class PairDataModule(LightningDataModule):
         max_bad_shards: int = 0,
         fault_log: str | None = None,
         mixture: list[MixedSource] | None = None,
+        samples_per_class: int | None = None,
+        balance_classes: bool = False,
     ) -> None:
         super().__init__()
         self.train = train
@@ -84,6 +95,7 @@ class PairDataModule(LightningDataModule):
         self.val_caption = val_caption
         self.num_workers = num_workers
         self.seed = seed
+        self.choice = Choice(samples_per_class, balance_classes, seed)
         self._shared: dict[str, Any] = {"label_field": label_field, "num_threads": num_threads}
         self._training: dict[str, Any] = {
             "shuffle_window": shuffle_window,
@@ -166,7 +178,7 @@ class PairDataModule(LightningDataModule):
 
     def _open_train(self) -> PairStream:
         return PairStream(
-            open_data(self.train, self.mixture),
+            open_data(self.train, self.mixture, self.choice),
             tokenizer=self.resolved_tokenizer(),
             batch_size=self.batch_size,
             seed=self.seed,
@@ -178,7 +190,8 @@ class PairDataModule(LightningDataModule):
         )
 
     def _open_val(self, urls: str | list[str]) -> PairStream:
-        index = ShardIndex.from_urls(urls)
+        # A class has the number that it has in training, also where validation lacks some classes.
+        index = open_index(urls, class_names_of(self.train))
         return PairStream(
             index,
             tokenizer=self.resolved_tokenizer(),

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from clipkit.data import Mixture, ShardIndex, Source
+from clipkit.data.packing_sources import CLASS_NAMES_FILE, open_source
+from clipkit.data.prepared import Prepared, is_raw, prepare, prepare_classes
 from clipkit.errors import ConfigError
 
 
@@ -15,7 +18,7 @@ class MixedSource:
 
     Args:
         name: For counters and checkpoints.
-        urls: Its shards.
+        urls: Its shards, or a table or folder of pictures.
         weight: Its share of the samples, relative to the other sources'.
         epochs: Instead of a weight: how often an epoch of the mixture goes through it.
     """
@@ -26,28 +29,102 @@ class MixedSource:
     epochs: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Which of the training samples are taken, and how often.
+
+    Args:
+        samples_per_class: k for few-shot training; None for all.
+        balance_classes: Show every class equally often, however many samples it has.
+        seed: Of the choice.
+    """
+
+    samples_per_class: int | None = None
+    balance_classes: bool = False
+    seed: int = 0
+
+    @property
+    def is_everything(self) -> bool:
+        """Whether nothing is left out and nothing repeated."""
+        return self.samples_per_class is None and not self.balance_classes
+
+
 def open_data(
-    train: str | Sequence[str] | None, mixture: Sequence[MixedSource] | None
+    train: str | Sequence[str] | None,
+    mixture: Sequence[MixedSource] | None,
+    choice: Choice | None = None,
 ) -> ShardIndex | Mixture:
     """The index of some shards, or the mixture of several sources.
 
     Args:
-        train: Shards.
+        train: Shards, or a table or folder of pictures, which is packed once into a cache.
         mixture: Sources; either these or shards.
+        choice: Which samples of ``train``; None for all of them.
 
     Returns:
         What a ``PairStream`` reads.
 
     Raises:
-        ClipkitError: If both are given or none, if shards are missing, or if the sources do not
-            make a mixture.
+        ClipkitError: If both are given or none, if data are missing, if the sources do not make a
+            mixture, or if a choice is asked of a mixture.
     """
+    choice = choice or Choice()
     if train and mixture:
         raise ConfigError("data.train: expected either train or mixture, got both")
     if mixture:
-        return Mixture(
-            [Source(s.name, ShardIndex.from_urls(s.urls), s.weight, s.epochs) for s in mixture]
-        )
+        if not choice.is_everything:
+            raise ConfigError(
+                "data.mixture: samples_per_class and balance_classes go with data.train; give the "
+                "sources weights instead"
+            )
+        return Mixture([Source(s.name, open_index(s.urls), s.weight, s.epochs) for s in mixture])
     if not train:
-        raise ConfigError("data.train: expected shards to train on, got none")
-    return ShardIndex.from_urls(train)
+        raise ConfigError("data.train: expected data to train on, got none")
+    return open_index(train) if choice.is_everything else _chosen(train, choice)
+
+
+def open_index(data: str | Sequence[str], class_names: Sequence[str] | None = None) -> ShardIndex:
+    """The index of shards, or of the shards that stand for a table or folder of pictures.
+
+    Args:
+        data: Paths, URLs or patterns.
+        class_names: Numbers the classes of a table or folder that tells them by name.
+
+    Raises:
+        ClipkitError: If data are missing or cannot be packed.
+    """
+    several = [data] if isinstance(data, str) else list(data)
+    shards: list[str] = []
+    for one in several:
+        shards += prepare(one, class_names=class_names).shards if is_raw(one) else [one]
+    return ShardIndex.from_urls(shards)
+
+
+def class_names_of(data: str | Sequence[str] | None) -> tuple[str, ...]:
+    """The names of the classes of a table or folder; none where it is something else.
+
+    Args:
+        data: What is trained on.
+    """
+    if not isinstance(data, str) or not is_raw(data):
+        return ()
+    return tuple(open_source(Path(data)).files.get(CLASS_NAMES_FILE, "").splitlines())
+
+
+def _chosen(train: str | Sequence[str], choice: Choice) -> ShardIndex | Mixture:
+    several = [train] if isinstance(train, str) else list(train)
+    if len(several) != 1:
+        raise ConfigError(
+            "data.train: samples_per_class and balance_classes take one table, folder or folder of "
+            f"shards, got {len(several)} sources"
+        )
+    number, seed = choice.samples_per_class, choice.seed
+    if not choice.balance_classes:
+        return _index(prepare(several[0], samples_per_class=number, seed=seed))
+    classes = prepare_classes(several[0], samples_per_class=number, seed=seed)
+    # An epoch of the mixture has as many samples as the data, so steps and schedules stay alike.
+    return Mixture([Source(name, _index(part), weight=1.0) for name, part in classes.items()])
+
+
+def _index(prepared: Prepared) -> ShardIndex:
+    return ShardIndex.from_urls(list(prepared.shards))

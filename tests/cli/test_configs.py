@@ -19,6 +19,16 @@ CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 # Deep enough for what the configurations lock or learn slower, and small enough for seconds.
 ENCODER = {**tiny.CONFIG, "vision_cfg": {**tiny.CONFIG["vision_cfg"], "layers": 6}}
 
+BERT = {
+    "model_type": "bert",
+    "vocab_size": 49408,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "max_position_embeddings": 40,
+}
+
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory):
@@ -38,18 +48,59 @@ def tiny_encoder(words: list[str]) -> list[str]:
     files = [word for word in words if word.endswith(".yaml")]
     models = [yaml.safe_load((ROOT / file).read_text()).get("model") for file in files]
     encoder = next(model["encoder"] for model in models if model)
-    size = json.dumps(ENCODER)
-    if "image_tower" in encoder["init_args"]:
-        towers = ("image_tower", "text_tower")
-        return [f"--model.encoder.{tower}.model={size}" for tower in towers]
-    flags = [f"--model.encoder.name={size}", "--model.encoder.pretrained=null"]
     data = [yaml.safe_load((ROOT / file).read_text()).get("data", {}) for file in files]
+    flags = []
     if any("train_transform" in part for part in data):
-        size_pixels = ENCODER["vision_cfg"]["image_size"]
-        flags.append(f"--data.train_transform.size={size_pixels}")
+        flags.append(f"--data.train_transform.size={ENCODER['vision_cfg']['image_size']}")
+    if "image_tower" in encoder["init_args"]:
+        for tower in ("image_tower", "text_tower"):
+            flags += tiny_tower(tower, encoder["init_args"][tower])
+        return flags
+    flags += [f"--model.encoder.name={json.dumps(ENCODER)}", "--model.encoder.pretrained=null"]
     if "label_head" in encoder["init_args"]:
         flags.append(f"--model.encoder.label_head.embedding_dim={ENCODER['embed_dim']}")
     return flags
+
+
+def tiny_tower(name: str, tower: dict) -> list[str]:
+    """What makes one tower of two tiny, whatever library it comes from."""
+    option = f"--model.encoder.{name}"
+    kind = tower["class_path"].rpartition(".")[2]
+    pixels = str(ENCODER["vision_cfg"]["image_size"])
+    if kind == "TimmImageTower":
+        small = {
+            "model": "test_vit",
+            "pretrained": "false",
+            "image_size": pixels,
+            "embedding_dim": "64",
+        }
+    elif kind == "TransformersTextTower":
+        small = {
+            "model": json.dumps(BERT),
+            "pretrained": "false",
+            "embedding_dim": "64",
+            "context_length": "16",
+            "pad_id": "0",
+            "tokenizer_name": "open_clip:ViT-B-32",
+        }
+    else:
+        small = {"model": json.dumps(ENCODER)}
+    return [f"{option}.{key}={value}" for key, value in small.items()]
+
+
+def tiny_data(words: list[str], shards: Path) -> list[str]:
+    """The tests' shards in the place of the configured data."""
+    files = [word for word in words if word.endswith(".yaml")]
+    data = [yaml.safe_load((ROOT / file).read_text()).get("data", {}) for file in files]
+    flags = [f"--data.val={shards}/val/*.tar"]
+    mixtures = [part["mixture"] for part in data if "mixture" in part]
+    if not mixtures:
+        return [f"--data.train={shards}/train/*.tar", *flags]
+    sources = [
+        {**source, "urls": f"{shards}/train/{number:05d}.tar"}
+        for number, source in enumerate(mixtures[0])
+    ]
+    return [f"--data.mixture={json.dumps(sources)}", *flags]
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: str(path.relative_to(ROOT)))
@@ -63,8 +114,7 @@ def test_configuration_runs(config, shards, tmp_path, monkeypatch):
             *words,
             *tiny_encoder(words),
             "--model.schedule.warmup_steps=1",
-            f"--data.train={shards}/train/*.tar",
-            f"--data.val={shards}/val/*.tar",
+            *tiny_data(words, shards),
             "--data.batch_size=4",
             "--data.num_workers=0",
             "--trainer.accelerator=cpu",
@@ -91,4 +141,9 @@ def test_every_kind_of_part_is_there():
     folders = {path.parent.name for path in CONFIGS}
     assert folders >= {"model", "data", "trainer", "experiment"}
     names = {path.name for path in CONFIGS if path.parent.name == "experiment"}
-    assert {"demo.yaml", "vit_b32_webdataset.yaml", "finetune_labels.yaml"} <= names
+    assert {
+        "demo.yaml",
+        "vit_b32_webdataset.yaml",
+        "finetune_labels.yaml",
+        "finetune_flyp.yaml",
+    } <= names

@@ -1,0 +1,83 @@
+"""``clipkit evaluate --report``: a page, and a picture of the confusions of each classifier."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+
+from clipkit.cli.arguments import versions
+from clipkit.data.tables import write_atomically
+from clipkit.evaluation import (
+    ClassReport,
+    Evaluator,
+    LabelHeadClassification,
+    PerClass,
+    ZeroShotClassification,
+)
+from clipkit.evaluation.report import Confusion, Fact, ReportData, Result, write_report
+from clipkit.evaluation.report.confusion_picture import confusion_png
+from clipkit.models import DualEncoder
+
+
+def measure_and_report(
+    args: argparse.Namespace, evaluators: Mapping[str, Evaluator], encoder: DualEncoder
+) -> dict[str, dict[str, float]]:
+    """Run evaluators, classifiers with all their classes, and write what they found.
+
+    Args:
+        args: Of ``clipkit evaluate``; ``report`` is the folder.
+        evaluators: By task.
+        encoder: The model.
+
+    Returns:
+        Metrics by task.
+    """
+    metrics: dict[str, dict[str, float]] = {}
+    reports: dict[str, ClassReport] = {}
+    for task, evaluator in evaluators.items():
+        if isinstance(evaluator, ZeroShotClassification | LabelHeadClassification):
+            reports[task] = PerClass(evaluator).measure(encoder)
+            metrics[task] = reports[task].metrics()
+        else:
+            metrics[task] = evaluator.run(encoder)
+    folder: Path = args.report
+    confusions = {task: _confusion(report) for task, report in reports.items()}
+    for task, confusion in confusions.items():
+        write_atomically(folder / f"confusion-{task}.png", confusion_png(confusion))
+    # Figures of single classes would drown the others in the tables.
+    results = [
+        Result(task, {k: v for k, v in values.items() if not _is_of_class(k)})
+        for task, values in metrics.items()
+    ]
+    data = ReportData(
+        title=f"{Path(args.model).name} on {Path(args.data).name}",
+        results=results,
+        confusion=next(iter(confusions.values()), None),
+        facts=[_fact(report, number) for report in list(reports.values())[:1]
+               for number in range(len(report.class_names))],
+        versions=versions(),
+    )  # fmt: skip
+    write_report(folder / "report.html", data)
+    return metrics
+
+
+def _is_of_class(key: str) -> bool:
+    return key.startswith(("precision/", "recall/", "f1/", "average_precision/"))
+
+
+def _confusion(report: ClassReport) -> Confusion:
+    return Confusion(report.class_names, report.confusion.tolist())
+
+
+def _fact(report: ClassReport, number: int) -> Fact:
+    scores = report.scores
+    recall, precision = float(scores.recall[number]), float(scores.precision[number])
+    support = int(scores.support[number])
+    if not support:
+        return Fact(report.class_names[number], "–", "does not occur")
+    return Fact(
+        report.class_names[number],
+        f"{100 * float(scores.f1[number]):.1f} %",
+        f"F1; recall {100 * recall:.1f} %, precision {100 * precision:.1f} % of {support}",
+    )

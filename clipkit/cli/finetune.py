@@ -1,0 +1,142 @@
+"""``clipkit finetune``: look at the data, choose a starting point, write the YAML, run it."""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from clipkit.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from clipkit.training.presets import TuningData
+
+_TEMPLATES: Final = ("a photo of a {}", "a picture of a {}", "{}")
+
+
+def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
+    """Register the subcommand."""
+    parser = subparsers.add_parser(
+        "finetune",
+        help="fine-tune a model on a table or folder, with a starting point chosen by its size",
+        description="Look at the data, choose what learns, how fast and for how long, say why, "
+        "write OUTPUT/finetune.yaml, and run it: clipkit fit -c OUTPUT/finetune.yaml is the same "
+        "run. Change the file, not this command, to go on from there.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--train",
+        required=True,
+        metavar="DATA",
+        help="a CSV, TSV or Parquet table, a folder of one folder a class, or shards",
+    )
+    parser.add_argument("--val", metavar="DATA", help="the same, to validate on and stop early")
+    parser.add_argument(
+        "--model",
+        default="ViT-B-32@laion2b_s34b_b79k",
+        metavar="CKPT-or-NAME",
+        help="a checkpoint of clipkit, or NAME@WEIGHTS of open_clip (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--template",
+        action="append",
+        metavar="TEXT",
+        help="a sentence with {} for the class name; may be given several times",
+    )
+    parser.add_argument(
+        "--output", type=Path, required=True, metavar="DIR", help="the run's folder"
+    )
+    parser.add_argument("--print", action="store_true", help="write the YAML, print it, and stop")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the configuration and run it.
+
+    Args:
+        args: What ``add_parser`` declares.
+
+    Returns:
+        The exit status of the run.
+
+    Raises:
+        ClipkitError: If the data or the model cannot be used.
+    """
+    import yaml
+
+    from clipkit.cli import fit
+    from clipkit.cli.arguments import load_model
+    from clipkit.data.tables import write_atomically
+    from clipkit.training.presets import tuning_config
+
+    if args.output.exists() and not args.output.is_dir():
+        raise ConfigError(f"--output: expected a folder, got the file {args.output}")
+    data = look_at(args.train, args.val)
+    dim = load_model(args.model, "cpu").embedding_dim
+    templates = args.template or list(_TEMPLATES)
+    config, reasons = tuning_config(data, _start(args.model), str(args.output), dim, templates)
+    path: Path = args.output / "finetune.yaml"
+    lines = [f"{data.num_samples:,} samples, {len(data.class_counts)} classes", *reasons]
+    head = "".join(f"# {line}\n" for line in [f"clipkit fit -c {path}", *lines])
+    text = head + yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+    write_atomically(path, text.encode())
+    print(text if args.print else head, end="", flush=True)  # noqa: T201
+    return 0 if args.print else fit.run(["fit", f"--config={path}"])
+
+
+def look_at(train: str, val: str | None) -> TuningData:
+    """Count samples and classes, and find out whether there are captions.
+
+    Args:
+        train: Training data.
+        val: Validation data.
+
+    Returns:
+        What a preset needs to know.
+
+    Raises:
+        DataError: If the data cannot be read, or only some samples have a class name for a caption.
+    """
+    from clipkit.data.labels import read_label
+    from clipkit.data.packing_sources import CLASS_NAMES_FILE, open_source
+    from clipkit.training.presets import TuningData
+    from clipkit.types import IGNORE_LABEL
+
+    if not Path(train).exists():
+        raise DataError(f"--train: {train}: no such file or folder")
+    source = open_source(Path(train))
+    names = source.files.get(CLASS_NAMES_FILE, "").splitlines()
+    counts: Counter[int] = Counter()
+    num_own_captions = num_captions = 0
+    for item in source.items:
+        texts = item.texts()
+        label = read_label(texts, "cls")
+        caption = texts.get("txt", b"").decode("utf-8", "replace").strip()
+        counts[label] += label != IGNORE_LABEL
+        num_captions += bool(caption)
+        is_name = 0 <= label < len(names) and caption == names[label]
+        num_own_captions += bool(caption) and not is_name
+    num_classes = max(len(names), max(counts, default=-1) + 1)
+    if num_captions < len(source.items):
+        raise DataError(
+            f"{train}: {len(source.items) - num_captions} of {len(source.items)} samples have "
+            f"neither a caption nor the name of a class; give the table a column caption or "
+            f"class_name"
+        )
+    return TuningData(
+        train=train,
+        val=val,
+        num_samples=len(source.items),
+        class_counts=[counts[number] for number in range(num_classes)],
+        has_captions=num_own_captions > 0,
+    )
+
+
+def _start(model: str) -> dict[str, Any]:
+    """The model to start from, as a configuration names it."""
+    if Path(model).exists() and not model.endswith(".json"):
+        return {"class_path": "clipkit.models.from_checkpoint", "init_args": {"path": model}}
+    name, _, pretrained = model.partition("@")
+    init_args = {"name": name, "pretrained": pretrained or None}
+    return {"class_path": "clipkit.models.from_open_clip", "init_args": init_args}

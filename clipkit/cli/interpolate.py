@@ -1,0 +1,152 @@
+"""``clipkit interpolate``: WiSE-FT, the models between one and its fine-tuned successor."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from clipkit.cli.arguments import load_model, versions
+from clipkit.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from clipkit.evaluation import Evaluator
+    from clipkit.evaluation.report import Chart
+
+TASKS: Final = ("retrieval", "zero-shot", "label-head")
+_DRAWN: Final = {
+    "retrieval": ("text_to_image/recall_at_1", "image_to_text/recall_at_1"),
+    "zero-shot": ("top1",),
+    "label-head": ("top1",),
+}
+"""What the picture shows of each task."""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
+    """Register the subcommand."""
+    parser = subparsers.add_parser(
+        "interpolate",
+        help="measure and write models between one and its fine-tuned successor (WiSE-FT)",
+        description="Mix the weights of a model before fine-tuning with those after it, "
+        "(1 - alpha) * START + alpha * END, and measure every mixture. Leaves curve.json and "
+        "curve.svg in the output folder, and with --keep a model.",
+        allow_abbrev=False,
+    )
+    for name, when in (("--start", "before"), ("--end", "after")):
+        parser.add_argument(
+            name, required=True, metavar="CKPT-or-NAME", help=f"the model {when} fine-tuning"
+        )
+    parser.add_argument(
+        "--measure",
+        action="append",
+        default=[],
+        metavar="TASK=DATA",
+        help=f"may be given several times; TASK is {', '.join(TASKS)}",
+    )
+    parser.add_argument("--split", default="test", help="folder inside DATA (default: test)")
+    parser.add_argument("--points", type=int, default=11, help="alphas from 0 to 1 (default: 11)")
+    parser.add_argument("--keep", type=float, metavar="ALPHA", help="write this mixture's weights")
+    parser.add_argument("--batch-size", type=int, default=64, help="samples in one pass")
+    parser.add_argument("--num-workers", type=int, default=0, help="processes that decode pictures")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 …")
+    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="for the files")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure the curve, draw it, and keep a mixture.
+
+    Args:
+        args: What ``add_parser`` declares.
+
+    Returns:
+        0.
+
+    Raises:
+        ClipkitError: If the models do not fit together, or the data or an option cannot be used.
+    """
+    from clipkit.models import interpolate, save_encoder
+
+    _check(args)
+    evaluators = {word: _evaluator(word, args) for word in dict.fromkeys(args.measure)}
+    start, end = load_model(args.start, args.device), load_model(args.end, args.device)
+    alphas = [number / (args.points - 1) for number in range(args.points)]
+    curve = []
+    for alpha in alphas if evaluators else []:
+        mixed = interpolate(start, end, alpha)
+        metrics = {
+            f"{word}/{key}": value
+            for word, evaluator in evaluators.items()
+            for key, value in evaluator.run(mixed).items()
+        }
+        curve.append({"alpha": alpha, "metrics": metrics})
+        shown = "  ".join(f"{k} {100 * metrics[k]:.1f} %" for k in _drawn_keys(evaluators))
+        print(f"alpha {alpha:.2f}  {shown}", flush=True)  # noqa: T201
+    if curve:
+        _write(args, curve, _drawn_keys(evaluators))
+    if args.keep is not None:
+        save_encoder(interpolate(start, end, args.keep), args.output / "model")
+        print(f"{args.output / 'model'}: alpha {args.keep:g}; --model takes it")  # noqa: T201
+    return 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    if args.output.exists() and not args.output.is_dir():
+        raise ConfigError(f"--output: expected a folder, got the file {args.output}")
+    if args.points < 2:
+        raise ConfigError(f"--points: expected at least 2, got {args.points}")
+    if args.keep is not None and not 0 <= args.keep <= 1:
+        raise ConfigError(f"--keep: expected 0 to 1, got {args.keep}")
+    if args.keep is None and not args.measure:
+        raise ConfigError("interpolate: nothing to do; give --measure TASK=DATA, --keep ALPHA")
+    for word in args.measure:
+        task, _, data = word.partition("=")
+        if task not in TASKS or not data:
+            raise ConfigError(
+                f"--measure: expected TASK=DATA with TASK one of {', '.join(TASKS)}, got {word!r}"
+            )
+
+
+def _evaluator(word: str, args: argparse.Namespace) -> Evaluator:
+    from clipkit.evaluation import LabelHeadClassification, Retrieval, ZeroShotClassification
+
+    kinds = {
+        "retrieval": Retrieval,
+        "zero-shot": ZeroShotClassification,
+        "label-head": LabelHeadClassification,
+    }
+    task, _, data = word.partition("=")
+    evaluator: Evaluator = kinds[task](
+        data, split=args.split, batch_size=args.batch_size, num_workers=args.num_workers
+    )
+    return evaluator
+
+
+def _drawn_keys(words: Mapping[str, Any]) -> list[str]:
+    return [f"{word}/{key}" for word in words for key in _DRAWN[word.partition("=")[0]]]
+
+
+def _chart(curve: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> Chart:
+    from clipkit.evaluation.report import Chart, Series
+
+    series = [
+        Series(key, [(point["alpha"], point["metrics"][key]) for point in curve]) for key in keys
+    ]
+    return Chart("Between start (0) and end (1)", series, is_share=True, note="%")
+
+
+def _write(
+    args: argparse.Namespace, curve: Sequence[Mapping[str, Any]], keys: Sequence[str]
+) -> None:
+    from clipkit.data.tables import write_atomically
+    from clipkit.evaluation.report.chart_svg import chart_svg
+
+    record = {"start": args.start, "end": args.end, "split": args.split, "curve": curve}
+    text = json.dumps({**record, "versions": versions()}, indent=2, allow_nan=False) + "\n"
+    write_atomically(args.output / "curve.json", text.encode())
+    picture = chart_svg(_chart(curve, keys), "alpha")
+    write_atomically(args.output / "curve.svg", picture.encode())
+    print(f"{args.output}: curve.json, curve.svg")  # noqa: T201

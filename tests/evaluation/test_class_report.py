@@ -1,0 +1,62 @@
+"""Metrics of every class against torchmetrics, on the scores that the evaluators give."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from PIL import Image
+from torchmetrics.functional import classification as oracle
+
+from clipkit.errors import DataError
+from clipkit.evaluation import PerClass, ZeroShotClassification
+from clipkit.evaluation.report import Chart, Confusion, Series
+from clipkit.evaluation.report.chart_svg import chart_svg
+from clipkit.evaluation.report.confusion_picture import confusion_png
+from tests.evaluation.layout import CLASSES, tiny_encoder, write_layout
+
+
+def test_every_class_is_measured(tmp_path):
+    root = write_layout(tmp_path / "set", (7, 5))
+    encoder, classifier = tiny_encoder(), ZeroShotClassification(root)
+    predictions = classifier.predict(encoder)
+
+    metrics = PerClass(classifier).run(encoder)
+
+    num = len(CLASSES)
+    for ours, function in (
+        ("recall", oracle.multiclass_recall),
+        ("f1", oracle.multiclass_f1_score),
+    ):
+        expected = function(predictions.scores, predictions.labels, num_classes=num, average="none")
+        values = [metrics[f"{ours}/{name}"] for name in CLASSES]
+        assert values == pytest.approx(expected.tolist(), abs=1e-6)
+    average = oracle.multiclass_average_precision(
+        predictions.scores.sigmoid(), predictions.labels, num_classes=num
+    )
+    assert metrics["mean_average_precision"] == pytest.approx(float(average), abs=1e-6)
+    assert metrics["macro_recall"] == pytest.approx(metrics["mean_per_class_recall"])
+    assert metrics["top1"] == classifier.run(encoder)["top1"]
+
+
+def test_the_picture_of_confusions_is_darker_where_more_is_right():
+    confusion = Confusion(
+        ["cat", "a very long name of a class, longer than that"], [[9, 1], [5, 5]]
+    )
+    image = Image.open(io.BytesIO(confusion_png(confusion))).convert("RGB")
+    right, bottom = image.width - 16 - 8, image.height - 16 - 44 - 8
+
+    def corner(x: int, y: int) -> int:
+        return sum(image.getpixel((x, y)))
+
+    assert corner(right - 44, bottom) < corner(right, bottom)  # 9 of 10 right, 1 of 10 wrong
+
+
+def test_a_chart_as_one_file():
+    lines = [Series("top1", [(0, 0.5), (1, 0.9)]), Series("a < b", [(0, 0.2), (1, 0.1)])]
+    svg = chart_svg(Chart("Accuracy", lines, is_share=True), "alpha")
+    assert svg.startswith("<svg")
+    assert svg.count("<polyline") == 2
+    assert "a &lt; b" in svg
+    with pytest.raises(DataError, match="expected 1 to 6 lines, got 0"):
+        chart_svg(Chart("Nothing", []), "alpha")
