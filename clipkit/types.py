@@ -12,6 +12,7 @@ S     tokens of a caption, padded to the longest of the batch
 C     classes
 K L   hard negatives: pictures, captions
 H W   height and width of an image, in pixels
+T U   height and width of a teacher's image, in pixels
 ====  ==========================================================
 """
 
@@ -40,6 +41,16 @@ class Sample:
         label: Class index, or ``IGNORE_LABEL``.
         sample_id: Position of the sample in the whole data set; stable over epochs and ranks.
         caption: The text that was tokenized.
+        group: Samples with the same number match each other; negative: it matches itself alone.
+            None, as in all that follows: nobody asked.
+        is_pair: Whether picture and caption belong together.
+        multi_labels: See ``Batch``.
+        negative_images: Pictures that do not match the caption.
+        negative_tokens: Captions that do not match the picture.
+        teacher_image: A teacher's embedding of the picture.
+        teacher_text: A teacher's embedding of the caption.
+        teacher_pixels: The picture as a teacher wants it.
+        teacher_tokens: The caption as a teacher wants it.
     """
 
     key: str
@@ -48,6 +59,15 @@ class Sample:
     label: int = IGNORE_LABEL
     sample_id: int = -1
     caption: str = ""
+    group: int | None = None
+    is_pair: bool | None = None
+    multi_labels: Int64[Tensor, " C"] | None = None
+    negative_images: tuple[UInt8[Tensor, "3 H W"], ...] | None = None
+    negative_tokens: tuple[Int64[Tensor, " S"], ...] | None = None
+    teacher_image: Float[Tensor, " E"] | None = None
+    teacher_text: Float[Tensor, " E"] | None = None
+    teacher_pixels: UInt8[Tensor, "3 T U"] | None = None
+    teacher_tokens: Int64[Tensor, " S"] | None = None
 
 
 @dataclass(slots=True)
@@ -71,6 +91,10 @@ class Batch:
             knows.
         teacher_image: Stored unit-norm embeddings of the pictures by a teacher, of its own width.
         teacher_text: Stored unit-norm embeddings of the captions by a teacher.
+        teacher_pixels: The pictures at a teacher's size, 0 to 255.
+        teacher_tokens: The captions in a teacher's tokens, padded for it.
+        negative_images: Pictures that match no caption of the batch; any number.
+        negative_tokens: Captions that match no picture of the batch; any number.
 
     Example:
         >>> batch = Batch(torch.zeros(2, 3, 8, 8, dtype=torch.uint8),
@@ -92,6 +116,10 @@ class Batch:
     multi_labels: Int64[Tensor, "B C"] | None = None
     teacher_image: Float[Tensor, "B E"] | None = None
     teacher_text: Float[Tensor, "B E"] | None = None
+    teacher_pixels: UInt8[Tensor, "B 3 T U"] | None = None
+    teacher_tokens: Int64[Tensor, "B S"] | None = None
+    negative_images: UInt8[Tensor, "K 3 H W"] | None = None
+    negative_tokens: Int64[Tensor, "L S"] | None = None
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -127,6 +155,8 @@ class Embeddings:
         label_logits: Scores of the classes.
         negative_image: Unit-norm embeddings of pictures that match no caption of the batch.
         negative_text: Unit-norm embeddings of captions that match no picture of the batch.
+        image_features: The pictures as the image tower gives them, not of unit norm; what a label
+            head scores. None without a head.
     """
 
     image: Float[Tensor, "B D"]
@@ -136,3 +166,4 @@ class Embeddings:
     label_logits: Float[Tensor, "B C"] | None = None
     negative_image: Float[Tensor, "K D"] | None = None
     negative_text: Float[Tensor, "L D"] | None = None
+    image_features: Float[Tensor, "B D"] | None = None

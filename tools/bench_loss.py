@@ -4,6 +4,9 @@ Each measurement runs in a process of its own, which reports how far its peak of
 what it held before. One run prints (and with ``--output`` writes) one JSON object::
 
     python tools/bench_loss.py --sizes 4096 16384 32768 --output loss.json
+
+A long table can be measured in several calls: what the file of ``--output`` holds already stays in
+it, if it is of the same torch, device, width and threads.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from typing import Any
 
 MATRICES = {"open_clip_softmax": 5, "open_clip_sigmoid": 6}  # of B*B floats, held at the peak
 PAIRS = (("clipkit_softmax", "open_clip_softmax"), ("clipkit_sigmoid", "open_clip_sigmoid"))
+NAMES = tuple(name for pair in PAIRS for name in pair)
 REPEAT_BELOW = 10_000
 
 
@@ -181,50 +185,62 @@ def compare(results: list[dict[str, Any]], sizes: list[int]) -> list[dict[str, A
     return rows
 
 
-def main() -> None:
+def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--sizes", type=int, nargs="+", default=[4096, 16384, 32768])
+    parser.add_argument("--implementations", nargs="+", choices=NAMES, default=NAMES)
     parser.add_argument("--width", type=int, default=512, help="components of an embedding")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--output", type=Path, help="also write the JSON here")
     parser.add_argument("--child", help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def earlier_results(path: Path | None, setting: dict[str, Any]) -> list[dict[str, Any]]:
+    """What the output file holds already, if it was measured in the same setting."""
+    if path is None or not path.exists():
+        return []
+    report = json.loads(path.read_text())
+    if any(report[name] != value for name, value in setting.items()):
+        raise SystemExit(f"--output: {path} was measured in another setting; name a new file")
+    results: list[dict[str, Any]] = report["results"]
+    return results
+
+
+def main() -> None:
+    options = parse_options()
     if options.child:
-        print(
-            json.dumps(
-                measure(
-                    options.child,
-                    options.sizes[0],
-                    options.width,
-                    options.threads,
-                    options.device,
-                )
-            )
-        )
+        setting = (options.width, options.threads, options.device)
+        print(json.dumps(measure(options.child, options.sizes[0], *setting)))
         return
-    names = [name for pair in PAIRS for name in pair]
-    results = []
-    for size in options.sizes:
-        for name in names:
-            results.append(run_child(name, size, options))
-            print(json.dumps(results[-1]), file=sys.stderr, flush=True)
     import torch
 
-    report = {
+    setting = {
         "machine": platform.processor() or platform.machine(),
         "torch": torch.__version__,
         "device": options.device,
         "width": options.width,
         "threads": options.threads,
+    }
+    measured = {
+        (r["batch"], r["implementation"]): r for r in earlier_results(options.output, setting)
+    }
+    for size in options.sizes:
+        for name in options.implementations:
+            measured[size, name] = run_child(name, size, options)
+            print(json.dumps(measured[size, name]), file=sys.stderr, flush=True)
+    results = [measured[key] for key in sorted(measured)]
+    report = {
+        **setting,
         "results": results,
-        "comparison": compare(results, options.sizes),
+        "comparison": compare(results, sorted({size for size, _ in measured})),
         "growth": {
             name: {
                 "memory": exponent(results, name, "extra_peak_mib"),
                 "time": exponent(results, name, "cpu_seconds"),
             }
-            for name in names
+            for name in NAMES
         },
     }
     text = json.dumps(report, indent=2)

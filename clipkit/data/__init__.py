@@ -19,9 +19,18 @@ if TYPE_CHECKING:
     from clipkit.data.captions import JsonFields as JsonFields
     from clipkit.data.captions import LabelTemplates as LabelTemplates
     from clipkit.data.captions import MixedCaptions as MixedCaptions
+    from clipkit.data.captions import OptionalCaption as OptionalCaption
     from clipkit.data.captions import TemplatedCaptions as TemplatedCaptions
     from clipkit.data.captions import TextField as TextField
     from clipkit.data.decode import ImageDecoder as ImageDecoder
+    from clipkit.data.fields import CaptionMask as CaptionMask
+    from clipkit.data.fields import Group as Group
+    from clipkit.data.fields import MultiLabels as MultiLabels
+    from clipkit.data.fields import NegativeCaptions as NegativeCaptions
+    from clipkit.data.fields import NegativeImages as NegativeImages
+    from clipkit.data.fields import SampleField as SampleField
+    from clipkit.data.fields import TeacherEmbeddings as TeacherEmbeddings
+    from clipkit.data.fields import TeacherInputs as TeacherInputs
     from clipkit.data.index import ShardIndex as ShardIndex
     from clipkit.data.mixture import Mixture as Mixture
     from clipkit.data.mixture import Source as Source
@@ -42,10 +51,12 @@ if TYPE_CHECKING:
 
 # Name -> module; imported when first asked for, so that `import clipkit.data` stays light.
 _EXPORTS = {
+    "CaptionMask": "fields",
     "CaptionPicker": "captions",
     "ColorJitter": "augment",
     "EvalTransform": "transforms",
     "Grayscale": "augment",
+    "Group": "fields",
     "HorizontalFlip": "augment",
     "ImageAugmentation": "augment",
     "ImageDecoder": "decode",
@@ -54,19 +65,26 @@ _EXPORTS = {
     "LabelTemplates": "captions",
     "MixedCaptions": "captions",
     "Mixture": "mixture",
+    "MultiLabels": "fields",
+    "NegativeCaptions": "fields",
+    "NegativeImages": "fields",
     "OpenClipTokenizer": "tokenizers",
+    "OptionalCaption": "captions",
     "PairStream": "stream",
     "RandAugment": "augment_rand",
     "RandomAffine": "augment_geometry",
     "RandomErasing": "augment",
     "RandomPerspective": "augment_geometry",
     "RawSample": "reader",
+    "SampleField": "fields",
     "ShardCache": "cache",
     "ShardIndex": "index",
     "ShardReader": "reader",
     "ShardWriter": "packing",
     "Source": "mixture",
     "Stage": "mixture",
+    "TeacherEmbeddings": "fields",
+    "TeacherInputs": "fields",
     "TemplatedCaptions": "captions",
     "TextField": "captions",
     "TiktokenTokenizer": "tokenizers",

@@ -232,6 +232,28 @@ class TemplatedCaptions(CaptionPicker):
 
 
 @final
+class OptionalCaption(CaptionPicker):
+    """Captions of another picker; an empty one where it finds none.
+
+    Args:
+        captions: Where the captions come from; None for the member ``txt``.
+
+    Example:
+        >>> OptionalCaption()({"cls": b"3"}, np.random.default_rng(0))
+        ''
+    """
+
+    def __init__(self, captions: CaptionPicker | None = None) -> None:
+        self.captions = captions or TextField()
+        self.source = self.captions.source
+
+    def candidates(self, members: Mapping[str, bytes]) -> list[Candidate]:
+        """See `CaptionPicker.candidates`."""
+        found = self.captions.candidates(members)
+        return found if any(c.weight > 0 for c in found) else [Candidate("", 1.0)]
+
+
+@final
 class MixedCaptions(CaptionPicker):
     """Several pickers with a weight each; one that finds nothing in a sample is left out there.
 

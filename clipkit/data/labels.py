@@ -33,7 +33,7 @@ def read_label(members: Mapping[str, bytes], field: str) -> int:
         return IGNORE_LABEL
     value: object = data.decode("utf-8", "replace").strip()
     if name:
-        value = _json_field(data, member, name)
+        value = json_field(data, member, name)
         if value is None:
             return IGNORE_LABEL
     if isinstance(value, bool) or not isinstance(value, int | str):
@@ -47,7 +47,17 @@ def read_label(members: Mapping[str, bytes], field: str) -> int:
     return label
 
 
-def _json_field(data: bytes, member: str, name: str) -> object:
+def json_field(data: bytes, member: str, name: str) -> object:
+    """A field of a JSON member; None where it is absent.
+
+    Args:
+        data: The member's content.
+        member: Its extension, for the message.
+        name: The field.
+
+    Raises:
+        SampleError: If the member is no JSON object.
+    """
     try:
         content = json.loads(data)
     except ValueError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import struct
 import threading
 import zlib
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from clipkit.data.collate import collate
 from clipkit.data.faults import WHOLE_SHARD, Fault
+from clipkit.data.fields import Origin, SampleField, teacher_pad_id
 from clipkit.data.labels import read_label
 from clipkit.data.lanes import generator
 from clipkit.data.order import Draw, SampleOrder
@@ -64,6 +66,7 @@ class SampleMaker:
         label_field: See ``read_label``.
         seed: Seed of the run.
         image_extensions: Which members are images; the first one present is taken.
+        fields: What else a sample gets, in this order.
     """
 
     tokenizer: Encoder
@@ -72,6 +75,7 @@ class SampleMaker:
     label_field: str
     seed: int
     image_extensions: Sequence[str] = IMAGE_EXTENSIONS
+    fields: Sequence[SampleField] = ()
 
     def make(
         self, key: str, members: Mapping[str, bytes], sample_id: int, nonces: Sequence[int]
@@ -93,7 +97,22 @@ class SampleMaker:
             caption = self.caption(members, rng)
             tokens = self.tokenizer.encode(caption)
             label = read_label(members, self.label_field)
+            before = copy.deepcopy(rng) if self.fields else rng
             image = self.image_transform(image_data, rng)
+            sample = Sample(
+                key=key,
+                image=image,
+                tokens=torch.tensor(tokens, dtype=torch.int64),
+                label=label,
+                sample_id=sample_id,
+                caption=caption,
+            )
+            origin = Origin(
+                members, rng, before, image_data, self.tokenizer.encode, self.image_transform
+            )
+            for field in self.fields:
+                sample = field.add(sample, origin)
+            return sample
         except SampleError:
             raise
         except _CONTENT_ERRORS as error:
@@ -102,14 +121,6 @@ class SampleMaker:
             if error.errno is not None:
                 raise
             raise SampleError(f"{type(error).__name__}: {error}") from error
-        return Sample(
-            key=key,
-            image=image,
-            tokens=torch.tensor(tokens, dtype=torch.int64),
-            label=label,
-            sample_id=sample_id,
-            caption=caption,
-        )
 
     def _image_of(self, members: Mapping[str, bytes]) -> bytes:
         for extension in self.image_extensions:
@@ -193,8 +204,10 @@ class BatchBuilder:
                     f"{found[-1]}"
                 )
                 return Built(None, faults, error)
-        pad_id = self._maker.tokenizer.pad_id
-        return Built(collate(samples, pad_id, cursor) if samples else None, faults)
+        if not samples:
+            return Built(None, faults)
+        pad_id, of_teacher = self._maker.tokenizer.pad_id, teacher_pad_id(self._maker.fields)
+        return Built(collate(samples, pad_id, cursor, of_teacher), faults)
 
     def _prefetch(self, task: Task, positions: Int64[np.ndarray, " B"], draw: Draw) -> None:
         """Fetch remote shards side by side: those of this batch, and of the next window."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,7 @@ from clipkit.data.cache import ShardCache
 from clipkit.data.cursor import Cursor
 from clipkit.data.defaults import default_caption, default_transform, log_of_rank, world_of
 from clipkit.data.faults import FaultBudget, FaultLedger
+from clipkit.data.fields import SampleField
 from clipkit.data.index import ShardIndex
 from clipkit.data.orders import Data, first_order, index_of, restored_order
 from clipkit.data.preflight import check_first_sample, check_options, check_sizes
@@ -68,6 +69,7 @@ class PairStream:
         max_bad_shards: Bad shards that are left out before the run ends.
         fault_log: File that names every bad sample and shard, one JSON object a line.
         cache: Where remote shards are kept; None for the default cache.
+        fields: What else a sample brings for the objective, such as ``Group``.
 
     Raises:
         ConfigError: If the sizes cannot work (a step needs more samples than there are).
@@ -103,6 +105,7 @@ class PairStream:
         max_bad_shards: int = 0,
         fault_log: str | Path | None = None,
         cache: ShardCache | None = None,
+        fields: Sequence[SampleField] = (),
     ) -> None:
         check_options(seed, tail, shuffle_window, num_workers, num_threads)
         self._data, self._index = index, index_of(index)
@@ -112,7 +115,9 @@ class PairStream:
         self._reader = ShardReader(self._index, cache)
         transform = image_transform or default_transform(image_size, shuffle)
         picker = caption or default_caption()
-        self._maker = SampleMaker(tokenizer, transform, picker, label_field, seed)
+        self._maker = SampleMaker(
+            tokenizer, transform, picker, label_field, seed, fields=tuple(fields)
+        )
         self._order = first_order(
             index,
             shuffle,

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
-from typing import Any, final
+from typing import Any, Protocol, final, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -41,11 +41,27 @@ def split_batch(batch: Batch, size: int) -> Iterator[Batch]:
         raise ConfigError(f"micro_batch_size: expected a positive number, got {size}")
     for start in range(0, len(batch), size):
         part: dict[str, Any] = {"cursor": None}
+        stop = min(start + size, len(batch))
         for field in fields(batch):
             value = getattr(batch, field.name)
-            if isinstance(value, Tensor | tuple):
-                part[field.name] = value[start : start + size]
+            if field.name in ("negative_images", "negative_tokens"):
+                part[field.name] = _share(value, start / len(batch), stop / len(batch))
+            elif isinstance(value, Tensor | tuple):
+                part[field.name] = value[start:stop]
         yield replace(batch, **part)
+
+
+@runtime_checkable
+class Staged(Protocol):
+    """An encoder that says which part of its work is done sample by sample."""
+
+    def embed(self, batch: Batch) -> Embeddings:
+        """What is done for each sample."""
+        ...
+
+    def score(self, embeddings: Embeddings) -> Embeddings:
+        """What is done once a step, with the embeddings of all samples."""
+        ...
 
 
 def embed_in_micro_batches(
@@ -57,7 +73,8 @@ def embed_in_micro_batches(
     not numpy's). Batch normalisation sees micro-batches, and updates its statistics twice.
 
     Args:
-        encoder: Not wrapped in DDP; wrap a :class:`MicroBatchedEncoder` instead.
+        encoder: Not wrapped in DDP; wrap a :class:`MicroBatchedEncoder` instead. Where it is
+            :class:`Staged`, its ``score`` sees the whole batch at once.
         batch: The whole batch of this rank.
         micro_batch_size: Samples whose activations are held at a time.
 
@@ -70,12 +87,14 @@ def embed_in_micro_batches(
     """
     if len(batch) <= micro_batch_size:
         return encoder(batch)
+    embed = encoder.embed if isinstance(encoder, Staged) else encoder
     parts = [
         # checkpoint() looks at tensors for the device whose random numbers it has to keep.
-        checkpoint(_embed, part.images, encoder, part, use_reentrant=False)
+        checkpoint(_embed, part.images, embed, part, use_reentrant=False)
         for part in split_batch(batch, micro_batch_size)
     ]
-    return _join(parts)
+    joined = _join(parts)
+    return encoder.score(joined) if isinstance(encoder, Staged) else joined
 
 
 @final
@@ -95,6 +114,13 @@ class MicroBatchedEncoder(nn.Module):
     def forward(self, batch: Batch) -> Embeddings:
         """See :func:`embed_in_micro_batches`."""
         return embed_in_micro_batches(self.encoder, batch, self.micro_batch_size)
+
+
+def _share(rows: Tensor | None, start: float, stop: float) -> Tensor | None:
+    """The part of rows that belong to no sample, from one fraction of them to another."""
+    if rows is None:
+        return None
+    return rows[round(start * len(rows)) : round(stop * len(rows))]
 
 
 def _embed(_: Tensor, encoder: Callable[[Batch], Embeddings], part: Batch) -> Embeddings:

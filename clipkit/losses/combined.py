@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from clipkit.errors import ConfigError
 from clipkit.losses.schedules import ConstantSchedule, Schedule, as_schedule
 from clipkit.losses.term import LossTerm, Term
+from clipkit.losses.tiled import outside_compiled_graph
 from clipkit.types import Batch, Embeddings
 
 
@@ -73,6 +74,7 @@ class CombinedLoss(nn.Module):
         )
         self.num_steps = 0
 
+    @outside_compiled_graph
     def forward(self, embeddings: Embeddings, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """Every term by name.
 

@@ -29,7 +29,7 @@ from clipkit.losses.term import LossTerm, Term, count
 from clipkit.losses.tiled import (
     SoftmaxTiles,
     attach_gradients,
-    choose_tile,
+    choose_softmax_tile,
     outside_compiled_graph,
 )
 from clipkit.types import Batch, Embeddings
@@ -142,7 +142,8 @@ def _value_and_gradients(
 ) -> tuple[Float[Tensor, ""], PairGradients]:
     rows, num_pairs, num_own = inputs.rows, columns.num_pairs, len(inputs.image)
     scale = inputs.scale.to(rows.dtype)
-    tiles = SoftmaxTiles(rows * scale, columns.values, choose_tile(tile_size, rows.device))
+    tile = choose_softmax_tile(tile_size, rows, columns.values)
+    tiles = SoftmaxTiles(rows * scale, columns.values, tile)
     row, column = tiles.logsumexp()
     column = logsumexp_over_ranks(column)
     matches = positive_sums(rows[:num_own], columns, inputs.groups, average=True)

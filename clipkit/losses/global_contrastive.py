@@ -30,7 +30,7 @@ from clipkit.losses.term import LossTerm, Term, count
 from clipkit.losses.tiled import (
     SoftmaxTiles,
     attach_gradients,
-    choose_tile,
+    choose_softmax_tile,
     outside_compiled_graph,
 )
 from clipkit.types import Batch, Embeddings
@@ -186,7 +186,7 @@ def compare_with_others(inputs: PairInputs, columns: Columns, tile_size: int | N
     """
     rows, own = inputs.rows, columns.own
     scaled = rows * inputs.scale.to(rows.dtype)
-    tile = choose_tile(tile_size, rows.device)
+    tile = choose_softmax_tile(tile_size, rows, columns.values)
     tiles = SoftmaxTiles(scaled, columns.values, tile, without_own=own.start)
     row, column = tiles.logsumexp()
     partner = gather_rows((scaled * columns.values[own]).sum(1), columns.pair_sizes)

@@ -27,7 +27,10 @@ class LabelLoss(LossTerm):
     Args:
         num_classes: Width of the head; checked where given.
         label_smoothing: Share of the target that is spread over all classes, 0 to 1.
-        class_weights: One factor a class; see :func:`balanced_class_weights`.
+        class_weights: One factor a class.
+        class_counts: Instead of ``class_weights``: training samples of each class, which
+            :func:`balanced_class_weights` makes weights of.
+        balance: The ``beta`` of that function, 0 to under 1.
 
     Raises:
         ConfigError: If the options contradict each other, the encoder has no label head, or a label
@@ -49,8 +52,14 @@ class LabelLoss(LossTerm):
         num_classes: int | None = None,
         label_smoothing: float = 0.0,
         class_weights: Sequence[float] | None = None,
+        class_counts: Sequence[int] | None = None,
+        balance: float = 0.999,
     ) -> None:
         super().__init__()
+        if class_counts is not None:
+            if class_weights is not None:
+                raise ConfigError("label loss: expected class_weights or class_counts, got both")
+            class_weights = balanced_class_weights(class_counts, balance)
         if not 0 <= label_smoothing <= 1:
             raise ConfigError(f"label_smoothing: expected 0 to 1, got {label_smoothing}")
         if class_weights is not None and any(weight < 0 for weight in class_weights):

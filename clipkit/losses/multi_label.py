@@ -57,7 +57,10 @@ class MultiLabelLoss(LossTerm):
         self.check(embeddings)
         logits = head_logits(embeddings)
         if batch is None or batch.multi_labels is None:
-            raise ConfigError("multi-label loss: expected a batch with multi_labels, got none")
+            raise ConfigError(
+                "multi-label loss: expected a batch with multi_labels, got none; read them by "
+                "data.fields (clipkit.data.MultiLabels)"
+            )
         targets = _checked(batch.multi_labels, logits)
         known = targets != IGNORE_LABEL
         weights = self.positive_weights

@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import final
 
 import torch
-from jaxtyping import Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -45,7 +44,8 @@ class StoredTeacher(Teacher):
         if image is None or text is None:
             raise ConfigError(
                 "StoredTeacher: expected batches with teacher_image and teacher_text, got none; "
-                "store the teacher's embeddings with the samples, or use EncoderTeacher"
+                "store the teacher's embeddings with the samples and read them by data.fields "
+                "(clipkit.data.TeacherEmbeddings), or use EncoderTeacher"
             )
         dtype = torch.promote_types(image.dtype, torch.float32)
         scale = torch.tensor(self.logit_scale, dtype=dtype, device=image.device)
@@ -56,6 +56,10 @@ class StoredTeacher(Teacher):
 @final
 class EncoderTeacher(Teacher):
     """Another encoder, frozen, run on the same samples.
+
+    Where the batch brings ``teacher_pixels`` or ``teacher_tokens`` (by
+    ``clipkit.data.TeacherInputs``), the encoder gets those: its own transform and tokenizer made
+    them.
 
     The encoder is no part of this module's state: it is neither trained nor saved again with every
     checkpoint, and it follows the batch to its device.
@@ -73,7 +77,7 @@ class EncoderTeacher(Teacher):
         self,
         encoder: nn.Module,
         image_size: int | None = None,
-        tokenize: Callable[[Sequence[str]], Int64[Tensor, "B S"]] | None = None,
+        tokenize: Callable[[Sequence[str]], Tensor] | None = None,
     ) -> None:
         super().__init__()
         self._hidden = (encoder.requires_grad_(False).eval(),)  # a tuple hides it from torch
@@ -85,15 +89,21 @@ class EncoderTeacher(Teacher):
         """The encoder's embeddings of the batch, resized and tokenized for it."""
         (encoder,) = self._hidden
         device = batch.images.device
-        if self.tokenize is not None:
+        if batch.teacher_tokens is not None:
+            batch = replace(batch, tokens=batch.teacher_tokens)
+        elif self.tokenize is not None:
             if len(batch.captions) != len(batch):
                 raise ConfigError(
                     f"EncoderTeacher: its tokenizer needs the captions, expected {len(batch)} in "
                     f"the batch, got {len(batch.captions)}"
                 )
             batch = replace(batch, tokens=self.tokenize(batch.captions).to(device))
-        if self.image_size not in (None, batch.images.shape[-1]):
+        if batch.teacher_pixels is not None:
+            batch = replace(batch, images=batch.teacher_pixels)
+        elif self.image_size not in (None, batch.images.shape[-1]):
             batch = replace(batch, images=_resized(batch.images, self.image_size))
+        # Negatives are the student's exercise; the pairs are what the teacher is asked about.
+        batch = replace(batch, negative_images=None, negative_tokens=None)
         embeddings: Embeddings = encoder.to(device)(batch)
         return embeddings
 

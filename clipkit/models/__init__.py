@@ -12,6 +12,7 @@ from clipkit.models.freezing import lock
 from clipkit.models.interpolation import interpolate
 from clipkit.models.label_head import CosineLabelHead, LabelHead, LinearLabelHead
 from clipkit.models.open_clip_towers import OpenClipImageTower, OpenClipTextTower, from_open_clip
+from clipkit.models.prototype_head import PrototypeLabelHead
 from clipkit.models.timm_tower import TimmImageTower
 from clipkit.models.towers import ImageTower, TextTower, Tower
 from clipkit.models.transformers_tower import TransformersTextTower
@@ -24,6 +25,7 @@ __all__ = [
     "LinearLabelHead",
     "OpenClipImageTower",
     "OpenClipTextTower",
+    "PrototypeLabelHead",
     "TextTower",
     "TimmImageTower",
     "Tower",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any, final
 
 import torch
@@ -100,6 +101,19 @@ class DualEncoder(nn.Module):
             keep_locked_in_evaluation(self)
         return self
 
+    def set_logit_scale(self, scale: float) -> None:
+        """Give the scale a value, as a schedule does.
+
+        Args:
+            scale: Inverse temperature, linear.
+
+        Raises:
+            ConfigError: If it is not above 0, or over ``max_logit_scale``.
+        """
+        _check_scale(scale, self.max_logit_scale)
+        with torch.no_grad():
+            self.log_logit_scale.fill_(math.log(scale))
+
     def limit_logit_scale(self) -> None:
         """Bring the parameter back to the limit after an optimizer step went over it.
 
@@ -155,28 +169,60 @@ class DualEncoder(nn.Module):
         """
         if self.label_head is None:
             raise ConfigError("label_head: this encoder has none, so it cannot classify")
-        logits: Tensor = self.label_head(self.image_tower(self.normalize(images)))
-        return logits
+        return self.label_head.score(self.image_tower(self.normalize(images)), self.text_tower)
 
     def forward(self, batch: Batch) -> Embeddings:
         """Embed a batch; all that a loss needs.
 
         Args:
-            batch: Pictures and captions on the encoder's device.
+            batch: Pictures and captions on the encoder's device; its negatives are embedded in the
+                same passes.
 
         Returns:
             Unit-norm embeddings, the scale and bias, and the head's logits where there is one.
         """
-        if self.training:
-            self.limit_logit_scale()
-        image = self.image_tower(self.normalize(batch.images))
+        return self.score(self.embed(batch))
+
+    def embed(self, batch: Batch) -> Embeddings:
+        """The towers' part of ``forward``: each sample on its own, but for batch norms.
+
+        Args:
+            batch: As for ``forward``.
+        """
+        images, tokens = batch.images, batch.tokens
+        num_images, num_texts = len(images), len(tokens)
+        if batch.negative_images is not None:
+            images = torch.cat([images, batch.negative_images])
+        if batch.negative_tokens is not None:
+            tokens = _cat_tokens(tokens, batch.negative_tokens, self.text_tower.pad_id)
+        features = self.image_tower(self.normalize(images))
+        image, text = _unit(features), self.encode_text(tokens)
         return Embeddings(
-            image=_unit(image),
-            text=self.encode_text(batch.tokens),
+            image=image[:num_images],
+            text=text[:num_texts],
             logit_scale=self.logit_scale,
             logit_bias=self.logit_bias,
-            label_logits=None if self.label_head is None else self.label_head(image),
+            negative_image=None if batch.negative_images is None else image[num_images:],
+            negative_text=None if batch.negative_tokens is None else text[num_texts:],
+            image_features=None if self.label_head is None else features[:num_images],
         )
+
+    def score(self, embeddings: Embeddings) -> Embeddings:
+        """The rest of ``forward``: what is done once a step, however the samples were embedded.
+
+        Args:
+            embeddings: Of all samples of this rank.
+
+        Returns:
+            The same with the head's logits.
+        """
+        if self.training:
+            self.limit_logit_scale()
+        if self.label_head is None:
+            return embeddings
+        assert embeddings.image_features is not None, "embed() gives them where there is a head"
+        logits = self.label_head.score(embeddings.image_features, self.text_tower)
+        return replace(embeddings, label_logits=logits)
 
     def config(self) -> dict[str, Any]:
         """Plain arguments beside the towers and the head that build this encoder again."""
@@ -203,6 +249,15 @@ def _unit(features: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
     if features.dtype in (torch.float16, torch.bfloat16):
         features = features.float()
     return F.normalize(features, dim=-1)
+
+
+def _cat_tokens(
+    tokens: Int64[Tensor, "B S"], more: Int64[Tensor, "L Z"], pad_id: int
+) -> Int64[Tensor, "N Y"]:
+    longest = max(tokens.shape[1], more.shape[1])
+    return torch.cat(
+        [F.pad(part, (0, longest - part.shape[1]), value=pad_id) for part in (tokens, more)]
+    )
 
 
 def _check_parts(image: ImageTower, text: TextTower, head: LabelHead | None) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from typing import Any, final
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from clipkit.errors import ConfigError
@@ -36,15 +37,51 @@ class LabelHead(nn.Module, ABC):
             Logits of the classes.
         """
 
+    def score(
+        self,
+        image: Float[Tensor, "B D"],
+        text_tower: Callable[[Int64[Tensor, "P S"]], Float[Tensor, "P D"]],  # noqa: ARG002
+    ) -> Float[Tensor, "B C"]:
+        """As ``forward``, once a step, with the text tower at hand for heads that ask it.
+
+        Args:
+            image: As for ``forward``.
+            text_tower: From token ids to embeddings.
+        """
+        logits: Tensor = self(image)
+        return logits
+
+    def read_texts(self, tokenize: Callable[[Sequence[str]], Int64[Tensor, "P S"]]) -> None:
+        """Tokenize what the head has to say to the text tower; most heads have nothing to say.
+
+        Args:
+            tokenize: The tokenizer of the text tower.
+        """
+
     def config(self) -> dict[str, Any]:
         """Plain arguments that build this head again."""
         return {"embedding_dim": self.embedding_dim, "num_classes": self.num_classes}
 
 
-def _check(embedding_dim: int, num_classes: int) -> None:
+def check_sizes(embedding_dim: int, num_classes: int) -> None:
+    """Refuse heads of no width or no classes.
+
+    Raises:
+        ConfigError: If either number is below 1.
+    """
     for name, value in (("embedding_dim", embedding_dim), ("num_classes", num_classes)):
         if value < 1:
             raise ConfigError(f"label_head.{name}: expected at least 1, got {value}")
+
+
+def check_scale(scale: float) -> None:
+    """Refuse a scale that is no factor.
+
+    Raises:
+        ConfigError: If it is not above 0.
+    """
+    if scale <= 0:
+        raise ConfigError(f"label_head.scale: expected more than 0, got {scale}")
 
 
 @final
@@ -62,7 +99,7 @@ class LinearLabelHead(LabelHead):
     """
 
     def __init__(self, embedding_dim: int, num_classes: int) -> None:
-        _check(embedding_dim, num_classes)
+        check_sizes(embedding_dim, num_classes)
         super().__init__()
         self.embedding_dim = embedding_dim
         self.num_classes = num_classes
@@ -90,9 +127,8 @@ class CosineLabelHead(LabelHead):
     """
 
     def __init__(self, embedding_dim: int, num_classes: int, scale: float = 16.0) -> None:
-        _check(embedding_dim, num_classes)
-        if scale <= 0:
-            raise ConfigError(f"label_head.scale: expected more than 0, got {scale}")
+        check_sizes(embedding_dim, num_classes)
+        check_scale(scale)
         super().__init__()
         self.embedding_dim = embedding_dim
         self.num_classes = num_classes

@@ -68,6 +68,11 @@ def check_architecture(expected: Mapping[str, Tensor], checkpoint: Mapping[str, 
             "ckpt_path: expected a checkpoint of clipkit fit, got weights without an encoder; "
             "to start from another model's weights, give them to --model.encoder"
         )
-    problem = mismatch(expected, given)
+    problem = mismatch(_tensors(expected), _tensors(given))
     if problem:
         raise CheckpointError(f"ckpt_path: {problem}; the configuration must build the same model")
+
+
+def _tensors(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The weights alone; what a loss remembers beside them it checks itself."""
+    return {name: value for name, value in state.items() if isinstance(value, Tensor)}

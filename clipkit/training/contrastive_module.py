@@ -11,14 +11,17 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from clipkit.losses import CombinedLoss
+from clipkit.errors import ConfigError
+from clipkit.losses import CombinedLoss, embed_in_micro_batches
 from clipkit.models import DualEncoder
 from clipkit.models.checkpoints import KEY
 from clipkit.optim import ParameterGroups, Schedule
 from clipkit.training.callbacks.cursor_commit import CursorCommit
 from clipkit.training.checkpointing import check_architecture, run_entry, take_out_averages
+from clipkit.training.datamodule import PairDataModule
 from clipkit.training.preflight import (
     check_objective,
+    warn_of_accumulation,
     warn_of_start,
 )
 from clipkit.training.progress import run_progress, total_steps
@@ -43,6 +46,8 @@ class ContrastiveModule(LightningModule):
         schedule: Factor of the learning rate over the run.
         groups: Which parameters decay, and which learn slower; None for no decay of norms, biases,
             embeddings and the scale, and one learning rate.
+        micro_batch_size: Samples whose activations are held at a time; the loss still sees the
+            whole batch, and gradients are those of the whole batch. None for all at once.
 
     Attributes:
         run_config: The resolved configuration of the run, in plain types; stored in checkpoints.
@@ -59,8 +64,14 @@ class ContrastiveModule(LightningModule):
         optimizer: OptimizerCallable,
         schedule: Schedule,
         groups: ParameterGroups | None = None,
+        micro_batch_size: int | None = None,
     ) -> None:
         super().__init__()
+        if micro_batch_size is not None and micro_batch_size < 1:
+            raise ConfigError(
+                f"model.micro_batch_size: expected at least 1 or null, got {micro_batch_size}"
+            )
+        self.micro_batch_size = micro_batch_size
         self.encoder = encoder
         self.loss = loss
         self.schedule = schedule
@@ -71,12 +82,20 @@ class ContrastiveModule(LightningModule):
 
     def forward(self, batch: Batch) -> Embeddings:
         """The embeddings of a batch."""
-        embeddings: Embeddings = self.encoder(batch)
-        return embeddings
+        if self.micro_batch_size is None:
+            embeddings: Embeddings = self.encoder(batch)
+            return embeddings
+        return embed_in_micro_batches(self.encoder, batch, self.micro_batch_size)
+
+    def setup(self, stage: str) -> None:  # noqa: ARG002
+        """Let a label head that reads text tokenize it, as the captions are tokenized."""
+        data = getattr(self.trainer, "datamodule", None)
+        if self.encoder.label_head is not None and isinstance(data, PairDataModule):
+            self.encoder.label_head.read_texts(data.resolved_tokenizer())
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002
         """The loss of a batch, the same number on every rank."""
-        terms = self.loss(self.encoder(batch), batch)
+        terms = self.loss(self(batch), batch)
         values = {**named_terms("train", terms), "train/logit_scale": self.encoder.logit_scale}
         self.log_dict(values, batch_size=len(batch))
         loss: Tensor = terms["loss"]
@@ -92,7 +111,7 @@ class ContrastiveModule(LightningModule):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:  # noqa: ARG002
         """Keys and embeddings, on the CPU."""
-        embeddings = self.encoder(batch)
+        embeddings = self(batch)
         return {
             "keys": batch.keys,
             "image": embeddings.image.cpu(),
@@ -120,6 +139,7 @@ class ContrastiveModule(LightningModule):
     def on_fit_start(self) -> None:
         """Refuse what cannot work, before the first step."""
         check_objective(self.encoder, self.loss)
+        warn_of_accumulation(self.trainer.accumulate_grad_batches)
         if self.trainer.global_step == 0:
             warn_of_start(self.encoder)
 
@@ -154,7 +174,7 @@ class ContrastiveModule(LightningModule):
         check_architecture(self.state_dict(), checkpoint)
 
     def _log_terms(self, stage: str, batch: Batch) -> None:
-        terms = self.loss(self.encoder(batch), batch)
+        terms = self.loss(self(batch), batch)
         # Every rank holds the same values: the loss is one of all ranks.
         self.log_dict(
             named_terms(stage, terms), batch_size=len(batch), on_step=False, on_epoch=True
@@ -162,12 +182,8 @@ class ContrastiveModule(LightningModule):
 
 
 def named_terms(stage: str, terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The terms to log: the loss and each raw term, without their counts and weighted twins."""
-    return {
-        f"{stage}/{name}": value
-        for name, value in terms.items()
-        if not name.endswith(("_num_samples", "_weighted"))
-    }
+    """The terms to log: each one raw, weighted and with the number of its samples of all ranks."""
+    return {f"{stage}/{name}": value for name, value in terms.items()}
 
 
 def gradient_norm(module: nn.Module) -> Tensor:

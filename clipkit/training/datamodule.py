@@ -9,6 +9,7 @@ from lightning.pytorch import LightningDataModule
 
 from clipkit.data import PairStream
 from clipkit.data.captions import CaptionPicker
+from clipkit.data.fields import SampleField
 from clipkit.data.tokenizers import Tokenizer, tokenizer_from_name
 from clipkit.data.transforms import EvalTransform, ImageTransform, TrainTransform
 from clipkit.distributed.world import current_world
@@ -54,6 +55,7 @@ class PairDataModule(LightningDataModule):
         mixture: Instead of ``train``: several sources, mixed in exact proportions.
         samples_per_class: Train on so many samples of each class, chosen by ``seed``; None for all.
         balance_classes: Train on every class equally often.
+        fields: What else the samples bring for the objective, such as ``clipkit.data.Group``.
 
     Example:
         >>> PairDataModule(train="shards/{00000..00041}.tar", val="val.tar", batch_size=256)
@@ -81,6 +83,7 @@ class PairDataModule(LightningDataModule):
         mixture: list[MixedSource] | None = None,
         samples_per_class: int | None = None,
         balance_classes: bool = False,
+        fields: list[SampleField] | None = None,
     ) -> None:
         super().__init__()
         self.train = train
@@ -96,7 +99,11 @@ class PairDataModule(LightningDataModule):
         self.num_workers = num_workers
         self.seed = seed
         self.choice = Choice(samples_per_class, balance_classes, seed)
-        self._shared: dict[str, Any] = {"label_field": label_field, "num_threads": num_threads}
+        self._shared: dict[str, Any] = {
+            "label_field": label_field,
+            "num_threads": num_threads,
+            "fields": fields or (),
+        }
         self._training: dict[str, Any] = {
             "shuffle_window": shuffle_window,
             "max_bad_fraction": max_bad_fraction,

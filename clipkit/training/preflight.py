@@ -83,3 +83,21 @@ def warn_of_start(encoder: DualEncoder) -> None:
             "logit_bias; the sigmoid loss was published with logit_scale 10 and logit_bias -10",
             scale,
         )
+
+
+def warn_of_accumulation(num_batches: int) -> None:
+    """Say aloud that added-up gradients of small batches are not those of a big one.
+
+    Args:
+        num_batches: The trainer's ``accumulate_grad_batches``.
+    """
+    if num_batches > 1:
+        _LOG.warning(
+            "trainer.accumulate_grad_batches=%d: each picture is compared with the captions of its "
+            "own batch only, and each batch counts alike however many labels it has; for the exact "
+            "gradients of a batch %d times as big, multiply data.batch_size by %d and set "
+            "model.micro_batch_size to what fits",
+            num_batches,
+            num_batches,
+            num_batches,
+        )

@@ -40,20 +40,25 @@ CASES = (
     "labels",
     "sigmoid",
     "sigmoid groups",
+    "sigmoid mask",
+    "sigmoid negatives",
     "mask",
     "negatives",
     "distillation",
     "global",
     "multi-label",
+    "prototypes",
+    "uncertainty",
 )
 
 
 class TinyEncoder(nn.Module):
     """Two linear towers, a label head and learnable scale and bias, all in fp64."""
 
-    def __init__(self, bias: bool) -> None:
+    def __init__(self, bias: bool, prototypes: bool = False) -> None:
         super().__init__()
         torch.manual_seed(0)
+        self.prototypes = prototypes
         self.image, self.text = nn.Linear(5, WIDTH), nn.Linear(5, WIDTH)
         self.head = nn.Linear(WIDTH, CLASSES)
         self.log_scale = nn.Parameter(torch.tensor(3.0))
@@ -68,7 +73,11 @@ class TinyEncoder(nn.Module):
         extra = (None, None)
         if negatives is not None:
             extra = unit(self.image(negatives[0])), unit(self.text(negatives[1]))
-        return Embeddings(image, text, self.log_scale.exp(), self.bias, self.head(image), *extra)
+        logits = self.head(image)
+        if self.prototypes:  # the text tower reads the names of the classes
+            names = torch.eye(CLASSES, 5, dtype=rows.dtype)
+            logits = logits + 5 * image @ unit(self.text(names)).T
+        return Embeddings(image, text, self.log_scale.exp(), self.bias, logits, *extra)
 
 
 def joined_data():
@@ -83,13 +92,16 @@ def joined_data():
 
 
 def objective(case):
+    tile = None if "groups" in case else 5
     pairs = {
-        "labels": LabelAwareContrastiveLoss(5),
-        "sigmoid": SigmoidLoss(5),
-        "sigmoid groups": SigmoidLoss(),
-        "global": GlobalContrastiveLoss(2 * ROWS, gamma=0.4, tile_size=5),
-    }.get(case, ContrastiveLoss(None if case == "groups" else 5))
+        "labels": LabelAwareContrastiveLoss(tile),
+        "global": GlobalContrastiveLoss(2 * ROWS, gamma=0.4, tile_size=tile),
+    }.get(case, SigmoidLoss(tile) if case.startswith("sigmoid") else ContrastiveLoss(tile))
     label = MultiLabelLoss([1.0, 2.0, 0.5, 3.0]) if case == "multi-label" else LabelLoss()
+    if case == "uncertainty":
+        loss = CombinedLoss(pairs, label, 0.7, 1.3, uncertainty=True).double()
+        loss.log_variances["label"].data.fill_(0.6)
+        return loss
     if case != "distillation":
         return CombinedLoss(pairs, label, 0.7, 1.3)
     distillation = DistillationLoss(StoredTeacher(20.0), 1.0, 0.5, tile_size=5)
@@ -103,7 +115,7 @@ def own_batch(case, own):
         len(rows[own]),
         labels[own],
         groups[own] if "groups" in case else None,
-        mask[own] if case in ("mask", "distillation") else None,
+        mask[own] if "mask" in case or case == "distillation" else None,
         2 * torch.arange(ROWS)[own],
     )
     multi_labels = torch.where(labels >= 0, groups, IGNORE_LABEL)[:, None] > torch.arange(-2, 2)
@@ -116,6 +128,10 @@ def own_batch(case, own):
     )
 
 
+def encoder_for(case):
+    return TinyEncoder(bias=case.startswith("sigmoid"), prototypes=case == "prototypes")
+
+
 def settle(loss, case, encoder, own):
     """A step before the measured one, for a loss that remembers."""
     if case == "global":
@@ -125,17 +141,18 @@ def settle(loss, case, encoder, own):
 
 def one_step(case, own, wrap):
     rows, _, _, _, negatives = joined_data()
-    encoder = TinyEncoder(bias=case.startswith("sigmoid"))
+    encoder = encoder_for(case)
     model = DistributedDataParallel(encoder) if wrap else encoder
     extra = None
-    if case == "negatives":  # uneven, and none on the first rank
+    if "negatives" in case:  # uneven, and none on the first rank
         first = 6 if own.start == 0 else own.start
         extra = negatives[0, first : own.stop : 3], negatives[1, first : own.stop : 2]
     loss = objective(case)
     settle(loss, case, encoder, own)
     terms = loss(model(rows[own], extra), own_batch(case, own))
     terms["loss"].backward()
-    gradients = [parameter.grad.numpy() for parameter in encoder.parameters()]
+    learned = [*encoder.parameters(), *loss.parameters()]
+    gradients = [parameter.grad.numpy() for parameter in learned]
     return [value.detach().numpy() for value in terms.values()], gradients
 
 
@@ -151,19 +168,20 @@ def joined_negatives(sizes):
 
 
 def single_process(case, sizes):
-    encoder = TinyEncoder(bias=case.startswith("sigmoid"))
-    extra = joined_negatives(sizes) if case == "negatives" else None
+    encoder = encoder_for(case)
+    extra = joined_negatives(sizes) if "negatives" in case else None
     loss, everything = objective(case), slice(0, ROWS)
     settle(loss, case, encoder, everything)
     terms = loss(encoder(joined_data()[0], extra), own_batch(case, everything))
     terms["loss"].backward()
-    gradients = [parameter.grad.numpy() for parameter in encoder.parameters()]
+    learned = [*encoder.parameters(), *loss.parameters()]
+    gradients = [parameter.grad.numpy() for parameter in learned]
     return [value.detach().numpy() for value in terms.values()], gradients
 
 
-def accumulated(own):
+def accumulated(name, own):
     """Under DDP in micro-batches: gradients, and how often DDP reduced."""
-    encoder = accumulation.Encoder()
+    encoder = accumulation.Encoder(bias=name == "sigmoid")
     model = DistributedDataParallel(accumulation.MicroBatchedEncoder(encoder, 3))
     reductions = []
 
@@ -176,8 +194,9 @@ def accumulated(own):
         )
 
     model.register_comm_hook(None, count_reductions)
-    batch = next(islice(split_batch(accumulation.make_batch(), own.stop - own.start), rank(), None))
-    loss = accumulation.LOSSES["softmax"]()
+    whole = accumulation.make_batch(with_groups=name != "global")
+    batch = next(islice(split_batch(whole, own.stop - own.start), rank(), None))
+    loss = accumulation.LOSSES[name]()
     loss(model(batch), batch)["loss"].backward()
     return [parameter.grad.numpy() for parameter in encoder.parameters()], len(reductions)
 
@@ -188,7 +207,8 @@ def all_cases(number, world_size, all_sizes):
         ends = np.cumsum([0, *sizes])
         own = slice(int(ends[number]), int(ends[number + 1]))
         results.append({case: one_step(case, own, wrap=True) for case in CASES})
-    return results, accumulated(slice(0, -(-accumulation.SIZE // world_size)))
+    share = slice(0, -(-accumulation.SIZE // world_size))
+    return results, {name: accumulated(name, share) for name in accumulation.LOSSES}
 
 
 @pytest.mark.parametrize("all_sizes", [((12, 12), (15, 9)), ((6, 6, 6, 6), (11, 0, 7, 6))])
@@ -209,9 +229,12 @@ def test_ranks_equal_one_process(all_sizes):
                         atol=TOLERANCE.get(case, 1e-10),
                         err_msg=f"{case}, rank {number}, {sizes}",
                     )
-    encoder = accumulation.Encoder()
-    _, expected = accumulation.gradients(encoder, encoder, accumulation.LOSSES["softmax"]())
-    for _, (gradients, num_reductions) in ranks:
-        assert num_reductions == 1
-        for got, reference in zip(gradients, expected.values(), strict=True):
-            np.testing.assert_allclose(got, reference, atol=1e-12)
+    for name in accumulation.LOSSES:
+        encoder = accumulation.Encoder(bias=name == "sigmoid")
+        _, expected = accumulation.gradients(encoder, encoder, accumulation.LOSSES[name]())
+        for _, accumulated_on_rank in ranks:
+            gradients, num_reductions = accumulated_on_rank[name]
+            assert num_reductions == 1
+            for got, reference in zip(gradients, expected.values(), strict=True):
+                atol = TOLERANCE.get(name, 1e-12)
+                np.testing.assert_allclose(got, reference, atol=atol, err_msg=name)

@@ -94,14 +94,50 @@ def naive_sigmoid(
     return total / size
 
 
-def naive_label(logits: Tensor, labels: Sequence[int], weights: Sequence[float] | None) -> Tensor:
-    total, divisor = logits.new_zeros(()), 0.0
+def naive_label(
+    logits: Tensor, labels: Sequence[int], weights: Sequence[float] | None, smoothing: float = 0.0
+) -> Tensor:
+    """With smoothing every class is right to a share; torch weighs each by its own class."""
+    total, divisor, num_classes = 0 * logits.sum(), 0.0, logits.shape[1]
+    weights = [1.0] * num_classes if weights is None else weights
     for row, label in zip(logits, labels, strict=True):
         if label != IGNORE_LABEL:
-            weight = 1.0 if weights is None else weights[label]
-            total = total - weight * (row[label] - row.logsumexp(0))
-            divisor += weight
+            for c in range(num_classes):
+                target = smoothing / num_classes + (1 - smoothing) * (c == label)
+                total = total - weights[c] * target * (row[c] - row.logsumexp(0))
+            divisor += weights[label]
     return total / divisor if divisor else total
+
+
+def naive_multi_label(logits: Tensor, targets: Tensor, weights: Sequence[float]) -> Tensor:
+    total, known = 0 * logits.sum(), 0
+    for row, answers in zip(logits, targets.tolist(), strict=True):
+        for c, answer in enumerate(answers):
+            if answer != IGNORE_LABEL:
+                sign, weight = (1, weights[c]) if answer else (-1, 1.0)
+                total = total - weight * F.logsigmoid(sign * row[c])
+                known += 1
+    return total / known if known else total
+
+
+def naive_distillation(
+    image: Tensor, text: Tensor, scale: Tensor, teacher: tuple[Tensor, Tensor, float]
+) -> Tensor:
+    """KL(teacher || student) for each picture and each caption, a candidate at a time."""
+    size = len(image)
+    total = 0 * (image.sum() + text.sum() + scale)
+    for of_student, of_teacher in (
+        ((image, text), teacher[:2]),
+        ((text, image), (teacher[1], teacher[0])),
+    ):
+        for i in range(size):
+            own = [scale * of_student[0][i].dot(other) for other in of_student[1]]
+            wanted = [teacher[2] * of_teacher[0][i].dot(other) for other in of_teacher[1]]
+            own_sum, wanted_sum = (torch.stack(scores).logsumexp(0) for scores in (own, wanted))
+            for one, other in zip(own, wanted, strict=True):
+                log_wanted = other - wanted_sum
+                total = total + log_wanted.exp() * (log_wanted - (one - own_sum))
+    return total / (2 * max(size, 1))
 
 
 def embeddings_of(

@@ -6,9 +6,17 @@ import pytest
 import torch
 from torch import nn
 
-from clipkit.losses import ContrastiveLoss, SigmoidLoss
+from clipkit.losses import (
+    CombinedLoss,
+    ContrastiveLoss,
+    CosineSchedule,
+    GlobalContrastiveLoss,
+    LabelLoss,
+    LinearSchedule,
+    SigmoidLoss,
+)
 from clipkit.types import Embeddings
-from tests.losses.oracles import unit_rows
+from tests.losses.oracles import make_batch, unit_rows
 
 
 class Towers(nn.Module):
@@ -23,6 +31,28 @@ class Towers(nn.Module):
         image = nn.functional.normalize(self.image(images), dim=1)
         text = nn.functional.normalize(self.text(texts), dim=1)
         return Embeddings(image, text, self.log_scale.exp(), self.bias)
+
+
+def test_a_compiled_objective_counts_its_steps():
+    """Schedules, labels and the memory of the global loss, over several steps of one graph."""
+    image, text = (unit_rows(8, 4, seed, torch.float32) for seed in (0, 1))
+    logits = torch.randn(8, 3, generator=torch.Generator().manual_seed(0))
+    batch = make_batch(8, torch.tensor([0, 1, 2, -100] * 2), sample_ids=torch.arange(8))
+
+    def losses(wrap):
+        pairs = GlobalContrastiveLoss(8, LinearSchedule(1.0, 0.2, 4), tile_size=3)
+        loss = CombinedLoss(pairs, LabelLoss(), CosineSchedule(1.0, 0.0, 4), 0.5)
+
+        def step(image, text):
+            return loss(Embeddings(2 * image / 2, text, torch.tensor(9.0), None, logits), batch)
+
+        step = wrap(step)
+        return [float(step(image.roll(k, 0), text)["loss"]) for k in range(4)]
+
+    got = losses(lambda step: torch.compile(step, backend="eager"))
+    expected = losses(lambda step: step)
+    assert len(set(expected)) == 4
+    assert got == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.slow

@@ -106,6 +106,14 @@ def test_balanced_weights():
         balanced_class_weights([0, 0])
 
 
+def test_counts_of_the_classes_become_weights():
+    loss = LabelLoss(class_counts=[100, 10, 1], balance=0.99)
+    weights = balanced_class_weights([100, 10, 1], beta=0.99)
+    assert loss.class_weights.tolist() == pytest.approx(weights)
+    with pytest.raises(ConfigError, match="got both"):
+        LabelLoss(class_weights=[1.0], class_counts=[1])
+
+
 def test_combined_is_the_weighted_sum_and_names_its_terms():
     embeddings, batch = with_logits(random_logits()), make_batch(6, LABELS)
     contrastive, label = ContrastiveLoss(), LabelLoss()

@@ -36,6 +36,8 @@ _RULES: Final = (
     _rule("Picture to text", r"image_to_text/recall_at_\d+$", "recall, %", share=True),
     _rule("Classification", r"(top\d+|mean_per_class_recall|accuracy)$", "%", share=True),
     _rule("Loss", r"(^|[/_])(loss|contrastive|label|sigmoid|distillation)([/_](step|epoch))?$"),
+    _rule("Loss, weighted", r"_weighted$"),
+    _rule("Samples of each term", r"_num_samples$", "of all ranks, in a step"),
     _rule("Logit scale", r"logit_scale$"),
     _rule("Learning rate", r"(^|[/_-])(lr|learning_rate)"),
     _rule("Gradient norm", r"grad(ient)?_norm"),

@@ -7,6 +7,7 @@ from clipkit.training.callbacks.parameter_table import PrintParameters
 from clipkit.training.callbacks.progress_bar import ProgressBar
 from clipkit.training.callbacks.save_checkpoint import SaveCheckpoint
 from clipkit.training.callbacks.save_config import SaveConfig
+from clipkit.training.callbacks.set_logit_scale import SetLogitScale
 from clipkit.training.callbacks.throughput import Throughput
 from clipkit.training.callbacks.write_embeddings import WriteEmbeddings
 from clipkit.training.callbacks.zero_shot_evaluation import ZeroShotEvaluation
@@ -19,6 +20,7 @@ __all__ = [
     "ProgressBar",
     "SaveCheckpoint",
     "SaveConfig",
+    "SetLogitScale",
     "Throughput",
     "WriteEmbeddings",
     "ZeroShotEvaluation",
