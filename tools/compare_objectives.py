@@ -203,7 +203,8 @@ def table(results: list[dict[str, Any]]) -> str:
     rows = [f"| objective | seeds | {' | '.join(COLUMNS.values())} |"]
     rows.append("|---" * (len(COLUMNS) + 2) + "|")
     for arm in ARMS:
-        runs = [result for result in results if result["arm"] == arm]
+        # Two processes may have made the same run.
+        runs = list({r["seed"]: r for r in results if r["arm"] == arm}.values())
         cells = [spread([run[name] for run in runs if name in run]) for name in COLUMNS]
         rows.append(f"| {arm} | {len(runs)} | {' | '.join(cells)} |")
     return "\n".join(rows)
@@ -212,8 +213,8 @@ def table(results: list[dict[str, Any]]) -> str:
 def spread(values: list[float]) -> str:
     if not values:
         return "–"
-    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
-    return f"{100 * statistics.mean(values):.1f} ± {100 * deviation:.1f}"
+    mean = f"{100 * statistics.mean(values):.1f}"
+    return f"{mean} ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else mean
 
 
 def main() -> None:

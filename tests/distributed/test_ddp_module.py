@@ -35,7 +35,13 @@ class Gradients(Callback):
 
 
 def train(
-    folder: Path, run: Path, batch_size: int, devices: int, ckpt: Path | None = None, **options: Any
+    folder: Path,
+    run: Path,
+    batch_size: int,
+    devices: int,
+    ckpt: Path | None = None,
+    micro_batch_size: int | None = None,
+    **options: Any,
 ) -> tuple[list[float], list[dict[str, np.ndarray]]]:
     """A few steps with both losses; what each step gave."""
     gradients = Gradients()
@@ -49,7 +55,7 @@ def train(
     trainer = tiny.trainer(
         run, *callbacks, devices=devices, **{"max_steps": 4, "num_nodes": 1, **options}
     )
-    module = tiny.module(labels=True)
+    module = tiny.module(labels=True, micro_batch_size=micro_batch_size)
     trainer.fit(module, datamodule=tiny.data(folder, batch_size, val=True), ckpt_path=ckpt)
     return gradients.losses, gradients.gradients
 
@@ -70,9 +76,11 @@ def shards(tmp_path_factory):
     return folder
 
 
-def test_loss_and_gradients_equal_those_of_one_process(shards, tmp_path):
+@pytest.mark.parametrize("micro_batch_size", [None, 3])
+def test_loss_and_gradients_equal_those_of_one_process(micro_batch_size, shards, tmp_path):
     losses, gradients = train(shards, tmp_path / "one", batch_size=8, devices=1)
-    ranks = run_ranks(train_rank, 2, shards, tmp_path / "two", {})
+    options = {"micro_batch_size": micro_batch_size}
+    ranks = run_ranks(train_rank, 2, shards, tmp_path / "two", options)
     for rank_losses, rank_gradients in ranks:
         np.testing.assert_allclose(rank_losses, losses, rtol=1e-5)
         for step, expected in enumerate(gradients):

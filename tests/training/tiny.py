@@ -38,7 +38,9 @@ def encoder(*, labels: bool = False) -> DualEncoder:
     return from_open_clip(CONFIG, label_head=head)
 
 
-def module(*, labels: bool = False, learning_rate: float = 1e-3) -> ContrastiveModule:
+def module(
+    *, labels: bool = False, learning_rate: float = 1e-3, micro_batch_size: int | None = None
+) -> ContrastiveModule:
     """A module with the softmax loss and, on request, a label loss."""
     label = LabelLoss() if labels else None
     return ContrastiveModule(
@@ -46,6 +48,7 @@ def module(*, labels: bool = False, learning_rate: float = 1e-3) -> ContrastiveM
         CombinedLoss(ContrastiveLoss(), label, label_weight=0.5 if labels else 0.0),
         lambda groups: torch.optim.AdamW(groups, lr=learning_rate),
         WarmupCosine(warmup_fraction=0.1),
+        micro_batch_size=micro_batch_size,
     )
 
 
