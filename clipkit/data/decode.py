@@ -2,11 +2,13 @@
 
 The crop is chosen from the header. A JPEG is then decoded at the smallest of the scales n/8 at
 which the crop still has at least the wanted size (its cosine transform gives these scales nearly
-for free), and Pillow resizes the crop to the exact size.
+for free). The crop is resized to the exact size by torch's vectorised kernel where its edges are
+those of decoded pixels, else by Pillow, which takes any box.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from math import ceil
 from typing import Final, NamedTuple, final
@@ -17,6 +19,7 @@ import torch
 from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional as F
 
 from clipkit.data.decode_formats import (
     DEFAULT_MAX_PIXELS,
@@ -42,7 +45,11 @@ Scaled decoding keeps finer detail than Pillow's filter would; the last reductio
 photos of 640 and 1,600 pixels, mean absolute difference to the exact crop of 64 pixels: 2.5 and 2.3
 levels without, 1.8 and 2.0 with 1.25, 1.5 and 1.7 with 1.5, at the same speed up to 1.25.
 """
+BLOCK_PIXELS: Final = 8
+"""Edges at multiples of this are edges of pixels at every scale that a JPEG is decoded at."""
 _JPEG_START: Final = b"\xff\xd8\xff"
+_MAX_KEPT_BYTES: Final = 2**26
+_OF_THREAD: Final = threading.local()
 
 
 class Box(NamedTuple):
@@ -132,12 +139,14 @@ class ImageDecoder:
         """
         pixels = self._plain_jpeg(data, crop) if self.fast else None
         if pixels is None:
-            pixels = self._any_format(data, crop, background or self.background)
-        return to_tensor(pixels)
+            pixels = to_tensor(self._any_format(data, crop, background or self.background))
+        return pixels
 
-    def _plain_jpeg(self, data: bytes, crop: CropChooser) -> Image.Image | None:
+    def _plain_jpeg(self, data: bytes, crop: CropChooser) -> UInt8[Tensor, "3 H W"] | None:
         """The crop of a healthy upright RGB or grey JPEG; None asks for the thorough way."""
-        if not data.startswith(_JPEG_START) or b"Exif\0\0" in data[:65536]:
+        if not data.startswith(_JPEG_START):
+            return None
+        if b"Exif\0\0" in data[:65536] and orientation_of(open_image(data, self.max_pixels), data):
             return None
         try:
             height, width, colors, _ = simplejpeg.decode_jpeg_header(data)
@@ -146,15 +155,15 @@ class ImageDecoder:
             check_size(width, height, self.max_pixels)
             box = crop(width, height)
             least = _least_decoded(box, width, height, self.size)
-            # Scales between 1/2 and 1 have no vector code: they take longer than the whole picture.
-            pixels = simplejpeg.decode_jpeg(
-                data, min_width=least[0], min_height=least[1], min_factor=2
-            )
+            pixels = _decode_jpeg(data, width * height, least)
         except ValueError:
             # simplejpeg's strictness: Pillow decides whether the damage matters, and names it.
             return None
-        scale = (pixels.shape[1] / width, pixels.shape[0] / height)
-        return self._resize(Image.fromarray(pixels), box, scale)
+        scale = _scale_of(pixels, width, height)
+        placed = Box(*(edge * scale for edge in box))
+        if all(float(edge).is_integer() for edge in placed):
+            return _resize_whole_pixels(pixels, placed, self.size, self.interpolation)
+        return to_tensor(self._resize(Image.fromarray(pixels), box, (scale, scale)))
 
     def _any_format(self, data: bytes, crop: CropChooser, background: Color | None) -> Image.Image:
         image = open_image(data, self.max_pixels)
@@ -235,6 +244,54 @@ def to_tensor(image: Image.Image) -> UInt8[Tensor, "3 H W"]:
 def to_image(pixels: UInt8[Tensor, "3 H W"]) -> Image.Image:
     """The reverse of `to_tensor`."""
     return Image.fromarray(np.ascontiguousarray(pixels.permute(1, 2, 0).numpy()))
+
+
+def _decode_jpeg(
+    data: bytes, num_pixels: int, least: tuple[int, int]
+) -> UInt8[np.ndarray, "rows columns 3"]:
+    """Decode at the smallest scale of at least ``least`` (width, height).
+
+    The result lies in memory that this thread's next call overwrites: fresh memory for each picture
+    would cost a third of the time in page faults, and leave holes between what lives longer.
+    """
+    buffer = None
+    if 3 * num_pixels <= _MAX_KEPT_BYTES:
+        buffer = getattr(_OF_THREAD, "buffer", None)
+        if buffer is None or len(buffer) < 3 * num_pixels:
+            buffer = _OF_THREAD.buffer = np.empty(3 * num_pixels, dtype=np.uint8)
+    # Scales between 1/2 and 1 have no vector code: they take longer than the whole picture.
+    pixels: UInt8[np.ndarray, "rows columns 3"] = simplejpeg.decode_jpeg(
+        data, min_width=least[0], min_height=least[1], min_factor=2, buffer=buffer
+    )
+    return pixels
+
+
+def _scale_of(pixels: UInt8[np.ndarray, "rows columns 3"], width: int, height: int) -> float:
+    """The scale that a JPEG was decoded at; its last row and column may be cut-off pixels."""
+    return next(
+        eighths / 8
+        for eighths in (8, 4, 3, 2, 1)
+        if pixels.shape[:2] == (ceil(height * eighths / 8), ceil(width * eighths / 8))
+    )
+
+
+def _resize_whole_pixels(
+    pixels: UInt8[np.ndarray, "rows columns 3"],
+    box: Box,
+    size: int,
+    interpolation: Image.Resampling,
+) -> UInt8[Tensor, "3 H W"]:
+    """A crop on whole pixels, resized with Pillow's filters in a fifth of Pillow's time.
+
+    At the crop's edges Pillow looks at the pixels outside; nowhere else do the two differ by more
+    than rounding.
+    """
+    left, top, width, height = map(int, box)
+    crop = torch.from_numpy(pixels[top : top + height, left : left + width])
+    resized: UInt8[Tensor, "1 3 H W"] = F.interpolate(
+        crop.permute(2, 0, 1)[None], (size, size), mode=interpolation.name.lower(), antialias=True
+    )
+    return resized[0]
 
 
 def _least_decoded(box: Box, width: int, height: int, size: int) -> tuple[int, int]:

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from clipkit.data.augment import ImageAugmentation, check_interval, check_probability
 from clipkit.data.decode import (
+    BLOCK_PIXELS,
+    OVERSAMPLING,
     Box,
     ImageDecoder,
     check_image_size,
@@ -110,11 +112,13 @@ class TrainTransform(ImageTransform):
         if rng.random() < self.random_background_probability:
             red, green, blue = rng.integers(0, 256, 3).tolist()
             background = (red, green, blue)
-        pixels = self._decode(
-            data,
-            lambda width, height: random_crop(draws, width, height, self.scale, self.ratio),
-            background,
-        )
+
+        def crop(width: int, height: int) -> Box:
+            box = random_crop(draws, width, height, self.scale, self.ratio)
+            reduced = min(box.width, box.height) >= 2 * OVERSAMPLING * self.image_size
+            return on_blocks(box) if reduced else box
+
+        pixels = self._decode(data, crop, background)
         for augment in self.augmentations:
             pixels = augment(pixels, rng)
         return pixels.contiguous()
@@ -207,6 +211,26 @@ def random_crop(
     columns = max(1, min(width, round(height * shape)))
     rows = max(1, min(height, round(width / shape)))
     return Box((width - columns) // 2, (height - rows) // 2, columns, rows)
+
+
+def on_blocks(box: Box) -> Box:
+    """A large crop, its edges moved to where a JPEG's blocks meet: at most 7 pixels.
+
+    There it lies on whole pixels at any scale that the picture is decoded at, and the decoder need
+    not resize it from between pixels, which takes five times as long.
+
+    Example:
+        >>> on_blocks(Box(left=3, top=13, width=700, height=600))
+        Box(left=0, top=16, width=696, height=592)
+    """
+    right, bottom = box.left + box.width, box.top + box.height
+    left, top = (round(edge / BLOCK_PIXELS) * BLOCK_PIXELS for edge in (box.left, box.top))
+    return Box(
+        left,
+        top,
+        right // BLOCK_PIXELS * BLOCK_PIXELS - left,
+        bottom // BLOCK_PIXELS * BLOCK_PIXELS - top,
+    )
 
 
 def resized_size(width: int, height: int, size: int, mode: str) -> tuple[int, int]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import simplejpeg
 import torch
 from PIL import Image, ImageOps
 
@@ -72,22 +73,71 @@ def test_the_fast_path_is_close_to_the_exact_one() -> None:
     assert np.max(differences) > 0  # else the fast path was not taken
 
 
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+def test_whole_pixels_are_resized_as_pillow_does(interpolation: str) -> None:
+    """Apart from the edges, where Pillow looks at the pixels outside the crop."""
+    data = encode(photo(500, 375), "JPEG", quality=90)
+    for box in (Box(10, 20, 450, 340), Box(0, 0, 500, 375), Box(3, 4, 90, 60)):
+        crop = lambda width, height, box=box: box  # noqa: E731
+        fast = ImageDecoder(224, interpolation=interpolation)(data, crop)
+        exact = ImageDecoder(224, False, interpolation=interpolation)(data, crop)
+        differences = (fast.int() - exact.int()).abs()
+        assert differences.float().mean() < 0.3
+        assert differences[:, 8:-8, 8:-8].max() <= 1
+        assert fast.is_contiguous()
+
+
+@pytest.mark.parametrize("crop", [64, 64.5, 200, 400])
+def test_a_picture_stays_when_the_next_one_is_decoded(crop: float) -> None:
+    """Decoded pixels lie in memory that is used again; what is returned must not."""
+    decoder = ImageDecoder(64)
+    box = lambda width, height: Box(0, 0, crop, crop)  # noqa: E731
+    data = [encode(photo(400, 400, seed), "JPEG") for seed in range(2)]
+    first = decoder(data[0], box)
+    before = first.clone()
+    assert not torch.equal(decoder(data[1], box), before)
+    assert torch.equal(first, before)
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_pictures_of_cameras_take_the_fast_way_unless_they_are_turned(
+    monkeypatch: pytest.MonkeyPatch, orientation: int
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encode(photo(), "JPEG", exif=exif)
+    ways = []
+    plain = simplejpeg.decode_jpeg
+
+    def decode_jpeg(*args: object, **options: object) -> np.ndarray:
+        ways.append("fast")
+        return plain(*args, **options)
+
+    monkeypatch.setattr(simplejpeg, "decode_jpeg", decode_jpeg)
+    ImageDecoder(64)(data)
+    assert ways == (["fast"] if orientation == 1 else [])
+
+
 @pytest.mark.real_data
-def test_the_fast_path_is_close_to_the_exact_one_on_photos(real_data: Path) -> None:
+@pytest.mark.parametrize("size", [64, 224])
+@pytest.mark.parametrize("whole_pixels", [True, False])
+def test_the_fast_path_is_close_to_the_exact_one_on_photos(
+    real_data: Path, size: int, whole_pixels: bool
+) -> None:
     rng = np.random.default_rng(0)
-    for size in (64, 224):
-        differences = []
-        for path in sorted((real_data / "photos").glob("*.jpg")):
-            share, column, row = rng.uniform(0.4, 1.0), rng.random(), rng.random()
+    differences = []
+    for path in sorted((real_data / "photos").glob("*.jpg")):
+        share, column, row = rng.uniform(0.4, 1.0), rng.random(), rng.random()
 
-            def crop(width: int, height: int, s=share, x=column, y=row) -> Box:
-                return Box(x * (1 - s) * width, y * (1 - s) * height, s * width, s * height)
+        def crop(width: int, height: int, s=share, x=column, y=row) -> Box:
+            box = Box(x * (1 - s) * width, y * (1 - s) * height, s * width, s * height)
+            return Box(*map(int, box)) if whole_pixels else box
 
-            data = path.read_bytes()
-            fast, exact = ImageDecoder(size)(data, crop), ImageDecoder(size, False)(data, crop)
-            differences.append((fast.float() - exact.float()).abs().mean().item())
-        assert len(differences) >= 10
-        assert np.mean(differences) <= 2.5
+        data = path.read_bytes()
+        fast, exact = ImageDecoder(size)(data, crop), ImageDecoder(size, False)(data, crop)
+        differences.append((fast.float() - exact.float()).abs().mean().item())
+    assert len(differences) >= 10
+    assert np.mean(differences) <= 2.5
 
 
 def test_a_crop_is_never_decoded_below_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,7 +151,7 @@ def test_a_crop_is_never_decoded_below_its_size(monkeypatch: pytest.MonkeyPatch)
     data = encode(photo(800, 600), "JPEG")
     monkeypatch.setattr(Image.Image, "resize", watch)
     for side in (60, 100, 230, 300, 599):
-        ImageDecoder(64)(data, lambda width, height, s=side: Box(1, 1, s, s))
+        ImageDecoder(64)(data, lambda width, height, s=side: Box(0.5, 0.5, s, s))
     assert all(min(box) >= 64.0 for box in seen[1:])
     assert seen[0] == (60.0, 60.0)  # smaller than wanted: never decoded below its own pixels
     assert seen[-1][0] < 300  # and decoded scaled where it can be

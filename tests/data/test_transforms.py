@@ -172,6 +172,37 @@ def test_a_crop_does_not_depend_on_how_the_picture_is_decoded() -> None:
         assert (one - two).abs().mean() < 5
 
 
+@pytest.mark.parametrize("size", [32, 48])
+def test_large_crops_lie_on_blocks(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    """Decoded at a reduced scale, they are resized without Pillow; the crop is the exact path's."""
+    data = encode(photo(803, 597), "JPEG", quality=95)
+    fast, exact = TrainTransform(size, (0.5, 1.0)), TrainTransform(size, (0.5, 1.0), fast=False)
+    expected = [exact(data, np.random.default_rng(seed)).float() for seed in range(20)]
+    monkeypatch.setattr(Image.Image, "resize", None)
+    differences = [
+        (fast(data, np.random.default_rng(seed)).float() - pixels).abs().mean().item()
+        for seed, pixels in enumerate(expected)
+    ]
+    assert np.mean(differences) <= 2.5
+    assert max(differences) <= 5.0
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize("size", [64, 224])
+def test_training_crops_of_photos_are_close_to_the_exact_ones(real_data: Path, size: int) -> None:
+    paths = [
+        *(real_data / "photos").glob("*.jpg"),
+        *(real_data / "imagenet_samples").glob("*.JPEG"),
+    ]
+    fast, exact = TrainTransform(size), TrainTransform(size, fast=False)
+    differences = []
+    for seed, path in enumerate(sorted(paths)):
+        pixels = [make(path.read_bytes(), np.random.default_rng(seed)) for make in (fast, exact)]
+        differences.append((pixels[0].float() - pixels[1].float()).abs().mean().item())
+    assert len(differences) >= 10
+    assert np.mean(differences) <= 2.5
+
+
 def test_bad_pictures_and_options() -> None:
     with pytest.raises(SampleError, match=r"(?i)truncated"):
         TrainTransform(8)(image_bytes()[:500], np.random.default_rng(0))
