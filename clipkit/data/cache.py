@@ -21,7 +21,7 @@ from filelock import FileLock
 
 from clipkit.data.remote import Retries, stat_remote, transfer
 from clipkit.data.tables import SIDECAR_SUFFIX
-from clipkit.data.urls import base_name
+from clipkit.data.urls import STALL_SECONDS, base_name
 from clipkit.errors import DataError, ShardError
 
 DEFAULT_MAX_BYTES: Final = 100 * 2**30
@@ -54,6 +54,7 @@ class ShardCache:
         max_bytes: Limit of all shards together.
         retries: How often a transfer is tried again, from where it broke, without any progress.
         backoff_seconds: Wait before the first new try; it doubles with each.
+        stall_seconds: An HTTP server that sends nothing for so long has failed, and is tried again.
 
     Example:
         >>> cache = ShardCache("/scratch/shards", max_bytes=200 * 2**30)  # doctest: +SKIP
@@ -67,11 +68,12 @@ class ShardCache:
         max_bytes: int = DEFAULT_MAX_BYTES,
         retries: int = 6,
         backoff_seconds: float = 0.5,
+        stall_seconds: float = STALL_SECONDS,
     ) -> None:
         default = os.environ.get("CLIPKIT_CACHE") or "~/.cache/clipkit/shards"
         self.folder = Path(folder if folder is not None else default).expanduser()
         self.max_bytes = max_bytes
-        self._retries = Retries(retries, backoff_seconds)
+        self._retries = Retries(retries, backoff_seconds, stall_seconds)
 
     def stat(self, url: str) -> RemoteFile:
         """The version of a remote file that the server has now.

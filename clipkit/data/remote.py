@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from clipkit.data.urls import PIPE_PREFIX, file_system
+from clipkit.data.urls import PIPE_PREFIX, STALL_SECONDS, file_system
 from clipkit.errors import DataError, ShardError
 
 _LOG = logging.getLogger(__name__)
@@ -33,10 +33,12 @@ class Retries:
     Args:
         count: New tries without any progress before giving up.
         backoff_seconds: Wait before the first; it doubles with each, up to a minute.
+        stall_seconds: A server that sends nothing for so long has failed.
     """
 
     count: int
     backoff_seconds: float
+    stall_seconds: float = STALL_SECONDS
 
     def run(self, url: str, action: Callable[[], T], progress: Callable[[], int]) -> T:
         """``action()``, again after errors that may pass.
@@ -86,7 +88,7 @@ def stat_remote(url: str, retries: Retries) -> tuple[int, str]:
         return -1, ""
 
     def ask() -> Mapping[str, Any]:
-        system, path = file_system(url)
+        system, path = file_system(url, retries.stall_seconds)
         system.invalidate_cache()
         found: Mapping[str, Any] = system.info(path)
         return found
@@ -118,13 +120,14 @@ def transfer(url: str, size_bytes: int, part: Path, retries: Retries) -> None:
     if url.startswith(PIPE_PREFIX):
         retries.run(url, lambda: _run_pipe(url, part), lambda: 0)
     elif size_bytes < 0:
-        retries.run(url, lambda: _copy_stream(url, part), lambda: 0)
+        retries.run(url, lambda: _copy_stream(url, part, retries.stall_seconds), lambda: 0)
     else:
-        retries.run(url, lambda: _copy_pieces(url, size_bytes, part), reached)
+        stall_seconds = retries.stall_seconds
+        retries.run(url, lambda: _copy_pieces(url, size_bytes, part, stall_seconds), reached)
 
 
-def _copy_pieces(url: str, size_bytes: int, part: Path) -> None:
-    system, path = file_system(url)
+def _copy_pieces(url: str, size_bytes: int, part: Path, stall_seconds: float) -> None:
+    system, path = file_system(url, stall_seconds)
     with part.open("ab") as file:
         if file.tell() > size_bytes:
             file.truncate(0)
@@ -139,8 +142,8 @@ def _copy_pieces(url: str, size_bytes: int, part: Path) -> None:
             file.flush()
 
 
-def _copy_stream(url: str, part: Path) -> None:
-    system, path = file_system(url)
+def _copy_stream(url: str, part: Path, stall_seconds: float) -> None:
+    system, path = file_system(url, stall_seconds)
     with system.open(path, "rb") as source, part.open("wb") as target:
         while piece := source.read(_PIECE_BYTES):
             target.write(piece)

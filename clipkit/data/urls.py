@@ -11,6 +11,7 @@ from typing import Any, Final
 from clipkit.errors import DataError, ShardError
 
 PIPE_PREFIX: Final = "pipe:"
+STALL_SECONDS: Final = 60.0
 _SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*://")
 _RANGE = re.compile(r"^(-?\d+|[A-Za-z])\.\.(-?\d+|[A-Za-z])(?:\.\.(-?\d+))?$")
 
@@ -36,16 +37,30 @@ def base_name(url: str) -> str:
     return path.rstrip("/").rpartition("/")[2]
 
 
-def file_system(url: str) -> tuple[Any, str]:
+def file_system(url: str, stall_seconds: float = STALL_SECONDS) -> tuple[Any, str]:
     """The fsspec file system for a remote URL, and the path inside it.
+
+    Args:
+        url: Where the file is.
+        stall_seconds: An HTTP server that sends nothing for so long has failed. A slow one that
+            sends something may take as long as it likes, where aiohttp's default would end any
+            request after five minutes; other schemes have limits of their own packages.
 
     Raises:
         DataError: If the scheme is unknown or its package is not installed.
     """
     import fsspec
 
+    options: dict[str, Any] = {}
+    if url.startswith(("http://", "https://")):
+        import aiohttp
+
+        timeout = aiohttp.ClientTimeout(
+            total=None, sock_connect=stall_seconds, sock_read=stall_seconds
+        )
+        options["client_kwargs"] = {"timeout": timeout}
     try:
-        system, path = fsspec.core.url_to_fs(url)
+        system, path = fsspec.core.url_to_fs(url, **options)
     except (ImportError, ValueError) as error:
         raise DataError(f"{url}: cannot be opened: {error}") from error
     return system, str(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,9 @@ class Misbehaviour:
     unavailable: int = 0
     cut_after_bytes: int | None = None
     num_cuts: int = 0
+    num_stalls: int = 0
+    stall_seconds: float = 0.0
+    pace_seconds: float = 0.0
     ignores_ranges: bool = False
     hides_length: bool = False
     gets: Counter[str] = field(default_factory=Counter)
@@ -80,6 +84,20 @@ class _Handler(BaseHTTPRequestHandler):
             trouble.num_cuts -= cut
             limit = trouble.cut_after_bytes if cut else None
             trouble.sent_bytes += len(data[:limit])
+            stalls = trouble.num_stalls > 0
+            trouble.num_stalls -= stalls
+        if stalls:
+            self.wfile.write(data[: len(data) // 2])
+            self.wfile.flush()
+            time.sleep(trouble.stall_seconds)
+            self.close_connection = True
+            return
+        if trouble.pace_seconds:
+            for start in range(0, len(data), 4096):
+                self.wfile.write(data[start : start + 4096])
+                self.wfile.flush()
+                time.sleep(trouble.pace_seconds)
+            return
         self.wfile.write(data[:limit])
         if cut:
             self.close_connection = True

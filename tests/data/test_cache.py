@@ -139,6 +139,24 @@ def test_a_busy_server_is_asked_again(
         cache.fetch(cache.stat(f"{server}/a/00001.tar"))
 
 
+def test_a_server_that_stalls_is_asked_again_and_a_slow_one_is_waited_for(
+    server: str, files: dict[str, bytes], tmp_path: Path, trouble: Misbehaviour
+) -> None:
+    cache = ShardCache(tmp_path, retries=1, backoff_seconds=0.01, stall_seconds=0.2)
+    remote = cache.stat(f"{server}/a/00000.tar")
+    trouble.num_stalls, trouble.stall_seconds = 1, 1.0
+    start = time.monotonic()
+    assert cache.fetch(remote).read_bytes() == files["/a/00000.tar"]
+    assert time.monotonic() - start < 1.0  # it did not wait for the stalled answer
+    trouble.num_stalls = 2
+    with pytest.raises(ShardError, match=r"gave up after 1 new tries; last error: .*[Tt]ime"):
+        cache.fetch(cache.stat(f"{server}/a/00001.tar"))
+    trouble.pace_seconds = 0.05  # in all more than stall_seconds
+    assert len(files["/b/00001.tar"]) > 5 * 4096
+    slow = cache.stat(f"{server}/b/00001.tar")
+    assert cache.fetch(slow).read_bytes() == files["/b/00001.tar"]
+
+
 def test_a_missing_shard_is_named_at_once(
     server: str, cache: ShardCache, trouble: Misbehaviour
 ) -> None:
