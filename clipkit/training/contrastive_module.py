@@ -17,6 +17,7 @@ from clipkit.models import DualEncoder
 from clipkit.models.checkpoints import KEY
 from clipkit.optim import ParameterGroups, Schedule
 from clipkit.training.callbacks.cursor_commit import CursorCommit
+from clipkit.training.callbacks.data_counters import DataCounters
 from clipkit.training.checkpointing import check_architecture, run_entry, take_out_averages
 from clipkit.training.datamodule import PairDataModule
 from clipkit.training.preflight import (
@@ -133,8 +134,8 @@ class ContrastiveModule(LightningModule):
         return optimizer
 
     def configure_callbacks(self) -> list[Callback]:
-        """What exact resuming needs, whoever builds the trainer."""
-        return [CursorCommit()]
+        """What exact resuming needs, and the counters after it, whoever builds the trainer."""
+        return [CursorCommit(), DataCounters()]
 
     def on_fit_start(self) -> None:
         """Refuse what cannot work, before the first step."""
@@ -160,7 +161,7 @@ class ContrastiveModule(LightningModule):
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:  # noqa: ARG002
         """Log the norm of all gradients, before any clipping, where it is looked at."""
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if (self.trainer.global_step + 1) % every == 0:
+        if every and (self.trainer.global_step + 1) % every == 0:
             self.log("train/gradient_norm", gradient_norm(self.encoder), batch_size=1)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

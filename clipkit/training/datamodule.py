@@ -7,7 +7,7 @@ from typing import Any, final
 
 from lightning.pytorch import LightningDataModule
 
-from clipkit.data import PairStream
+from clipkit.data import PairStream, ShardCache, Stage
 from clipkit.data.captions import CaptionPicker
 from clipkit.data.fields import SampleField
 from clipkit.data.tokenizers import Tokenizer, tokenizer_from_name
@@ -56,6 +56,10 @@ class PairDataModule(LightningDataModule):
         samples_per_class: Train on so many samples of each class, chosen by ``seed``; None for all.
         balance_classes: Train on every class equally often.
         fields: What else the samples bring for the objective, such as ``clipkit.data.Group``.
+        mixture_stages: Other weights of the mixture from some optimizer batches on: a curriculum.
+        mixture_epoch_samples: Samples that count as an epoch of the mixture; None for all sources'
+            samples together.
+        cache: Where remote shards are kept, and how many bytes of them; None for the default.
 
     Example:
         >>> PairDataModule(train="shards/{00000..00041}.tar", val="val.tar", batch_size=256)
@@ -84,10 +88,16 @@ class PairDataModule(LightningDataModule):
         samples_per_class: int | None = None,
         balance_classes: bool = False,
         fields: list[SampleField] | None = None,
+        mixture_stages: list[Stage] | None = None,
+        mixture_epoch_samples: int | None = None,
+        cache: ShardCache | None = None,
     ) -> None:
         super().__init__()
         self.train = train
         self.mixture = mixture
+        self.mixture_stages = mixture_stages
+        self.mixture_epoch_samples = mixture_epoch_samples
+        self.cache = cache
         self.val = val
         self.batch_size = batch_size
         self.val_batch_size = batch_size if val_batch_size is None else val_batch_size
@@ -103,6 +113,7 @@ class PairDataModule(LightningDataModule):
             "label_field": label_field,
             "num_threads": num_threads,
             "fields": fields or (),
+            "cache": cache,
         }
         self._training: dict[str, Any] = {
             "shuffle_window": shuffle_window,
@@ -185,7 +196,14 @@ class PairDataModule(LightningDataModule):
 
     def _open_train(self) -> PairStream:
         return PairStream(
-            open_data(self.train, self.mixture, self.choice),
+            open_data(
+                self.train,
+                self.mixture,
+                self.choice,
+                stages=self.mixture_stages,
+                epoch_samples=self.mixture_epoch_samples,
+                cache=self.cache,
+            ),
             tokenizer=self.resolved_tokenizer(),
             batch_size=self.batch_size,
             seed=self.seed,
@@ -198,7 +216,7 @@ class PairDataModule(LightningDataModule):
 
     def _open_val(self, urls: str | list[str]) -> PairStream:
         # A class has the number that it has in training, also where validation lacks some classes.
-        index = open_index(urls, class_names_of(self.train))
+        index = open_index(urls, class_names_of(self.train), self.cache)
         return PairStream(
             index,
             tokenizer=self.resolved_tokenizer(),

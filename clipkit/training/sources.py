@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from clipkit.data import Mixture, ShardIndex, Source
+from clipkit.data import Mixture, ShardCache, ShardIndex, Source, Stage
 from clipkit.data.packing_sources import CLASS_NAMES_FILE, open_source
 from clipkit.data.prepared import Prepared, is_raw, prepare, prepare_classes
 from clipkit.errors import ConfigError
@@ -53,6 +53,9 @@ def open_data(
     train: str | Sequence[str] | None,
     mixture: Sequence[MixedSource] | None,
     choice: Choice | None = None,
+    stages: Sequence[Stage] | None = None,
+    epoch_samples: int | None = None,
+    cache: ShardCache | None = None,
 ) -> ShardIndex | Mixture:
     """The index of some shards, or the mixture of several sources.
 
@@ -60,6 +63,9 @@ def open_data(
         train: Shards, or a table or folder of pictures, which is packed once into a cache.
         mixture: Sources; either these or shards.
         choice: Which samples of ``train``; None for all of them.
+        stages: Other weights of the mixture from some steps on.
+        epoch_samples: Samples of an epoch of the mixture.
+        cache: Where remote shards are kept; None for the default cache.
 
     Returns:
         What a ``PairStream`` reads.
@@ -71,24 +77,36 @@ def open_data(
     choice = choice or Choice()
     if train and mixture:
         raise ConfigError("data.train: expected either train or mixture, got both")
+    if not mixture and (stages or epoch_samples is not None):
+        raise ConfigError(
+            "data.mixture_stages and data.mixture_epoch_samples: expected a mixture, got none"
+        )
     if mixture:
         if not choice.is_everything:
             raise ConfigError(
                 "data.mixture: samples_per_class and balance_classes go with data.train; give the "
                 "sources weights instead"
             )
-        return Mixture([Source(s.name, open_index(s.urls), s.weight, s.epochs) for s in mixture])
+        sources = [
+            Source(s.name, open_index(s.urls, cache=cache), s.weight, s.epochs) for s in mixture
+        ]
+        return Mixture(sources, epoch_samples, stages or ())
     if not train:
         raise ConfigError("data.train: expected data to train on, got none")
-    return open_index(train) if choice.is_everything else _chosen(train, choice)
+    return open_index(train, cache=cache) if choice.is_everything else _chosen(train, choice)
 
 
-def open_index(data: str | Sequence[str], class_names: Sequence[str] | None = None) -> ShardIndex:
+def open_index(
+    data: str | Sequence[str],
+    class_names: Sequence[str] | None = None,
+    cache: ShardCache | None = None,
+) -> ShardIndex:
     """The index of shards, or of the shards that stand for a table or folder of pictures.
 
     Args:
         data: Paths, URLs or patterns.
         class_names: Numbers the classes of a table or folder that tells them by name.
+        cache: Where remote shards are kept; None for the default cache.
 
     Raises:
         ClipkitError: If data are missing or cannot be packed.
@@ -97,7 +115,7 @@ def open_index(data: str | Sequence[str], class_names: Sequence[str] | None = No
     shards: list[str] = []
     for one in several:
         shards += prepare(one, class_names=class_names).shards if is_raw(one) else [one]
-    return ShardIndex.from_urls(shards)
+    return ShardIndex.from_urls(shards, cache=cache)
 
 
 def class_names_of(data: str | Sequence[str] | None) -> tuple[str, ...]:

@@ -52,7 +52,7 @@ class Throughput(Callback):
         self._mark = now
         stepped = not trainer.fit_loop._should_accumulate()
         every = trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if stepped and trainer.global_step % every == 0:
+        if stepped and every and trainer.global_step % every == 0:
             self._log(pl_module)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
