@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing as mp
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -116,14 +115,42 @@ def test_resumed_after_an_exception(shards, tmp_path, step):
     assert weights_equal(module.encoder, again.encoder)
 
 
+def test_resumed_after_sigterm(shards, tmp_path):
+    """What a scheduler sends before it takes the machine away, in the middle of a step."""
+    whole, module = fit(shards, tmp_path / "whole")
+
+    class Terminate(Callback):
+        def on_before_backward(self, trainer, pl_module, loss):
+            if trainer.global_step == 7:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(SystemExit):
+        fit(shards, tmp_path / "run", Terminate(), SaveCheckpoint())
+    last = tmp_path / "run" / "last.ckpt"
+    assert torch.load(last, weights_only=True)["global_step"] == 8
+    lines, again = fit(shards, tmp_path / "run", ckpt=last)
+    assert lines == whole
+    assert weights_equal(module.encoder, again.encoder)
+
+
 def test_resumed_twice(shards, tmp_path):
-    whole, _ = fit(shards, tmp_path / "whole")
+    whole, module = fit(shards, tmp_path / "whole")
     run = tmp_path / "run"
     for step, ckpt in ((4, None), (7, run / "last.ckpt")):
         with pytest.raises(RuntimeError, match="crash"):
             fit(shards, run, Crash(step), SaveCheckpoint(), ckpt=ckpt)
-    lines, _ = fit(shards, run, ckpt=run / "last.ckpt")
+    lines, again = fit(shards, run, ckpt=run / "last.ckpt")
     assert lines == whole
+    assert weights_equal(module.encoder, again.encoder)
+
+
+def test_resumed_from_the_last_step_of_a_run_that_is_made_longer(shards, tmp_path):
+    whole, _ = fit(shards, tmp_path / "whole")
+    for steps in (7, 10):  # in the middle and at the end of the second epoch
+        run = tmp_path / str(steps)
+        fit(shards, run, SaveCheckpoint(), max_steps=steps)
+        lines, _ = fit(shards, run, ckpt=run / "last.ckpt")
+        assert lines == whole
 
 
 def test_resumed_with_another_batch_size(shards, tmp_path):
@@ -137,31 +164,73 @@ def test_resumed_with_another_batch_size(shards, tmp_path):
     assert keys[0] == keys[1]
 
 
-@pytest.mark.slow
 def test_killed_and_resumed(shards, tmp_path):
-    """SIGKILL at an arbitrary moment: the last whole checkpoint is there and goes on exactly."""
-    run = tmp_path / "run"
-    log = run / "keys.txt"
-    command = [
-        sys.executable, "-m", "clipkit.cli.main", "fit",
-        *tiny.words(shards, run, "--trainer.max_steps=40", "--trainer.enable_checkpointing=true"),
-        '--trainer.callbacks+={"class_path":"clipkit.training.callbacks.KeyLog",'
-        f'"init_args":{{"path":"{log}"}}}}',
-        '--trainer.callbacks+={"class_path":"clipkit.training.callbacks.SaveCheckpoint",'
-        '"init_args":{"every_n_steps":1}}',
-    ]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not (log.exists() and len(log.read_text().splitlines()) >= 40):
-        assert process.poll() is None, "the run ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    done = torch.load(run / "last.ckpt", weights_only=True)["global_step"]
-    assert 9 <= done < 40
-    subprocess.run([*command, "--ckpt_path=last"], env=environment, check=True)
-    whole, _ = fit(shards, tmp_path / "whole", max_steps=40)
-    assert log.read_text().splitlines() == whole
+    """SIGKILL at arbitrary moments, again and again: the run ends as if nothing had happened."""
+    whole, module = fit(shards, tmp_path / "whole", max_steps=40)
+    run, log = tmp_path / "run", tmp_path / "run" / "keys.txt"
+
+    def train() -> None:
+        torch.set_num_threads(1)
+        last = run / "last.ckpt"
+        ckpt = last if last.exists() else None
+        fit(shards, run, SaveCheckpoint(every_n_steps=1), max_steps=40, ckpt=ckpt)
+
+    for lines_before_the_kill in (18, 70, 110):
+        process = mp.get_context("fork").Process(target=train)
+        process.start()
+        deadline = time.monotonic() + 120
+        while not (log.exists() and log.read_text().count("\n") >= lines_before_the_kill):
+            assert process.is_alive(), "the run ended before it could be killed"
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+        process.kill()
+        process.join()
+        assert torch.load(run / "last.ckpt", weights_only=True)["global_step"] < 40
+    lines, again = fit(shards, run, max_steps=40, ckpt=run / "last.ckpt")
+    assert lines == whole
     assert Counter(line.split()[0] for line in whole) == {str(n + 1): 4 for n in range(40)}
+    assert weights_equal(module.encoder, again.encoder)
+
+
+def test_a_resume_survives_who_asks_for_the_number_of_steps(shards, tmp_path):
+    """Lightning sets its loaders up where an optimizer's builder reads this, before the restore."""
+
+    def run(ckpt=None):
+        log = KeyLog(str(tmp_path / "keys.txt"))
+        trainer = tiny.trainer(tmp_path, log, SaveCheckpoint(keep_every_n_steps=3), max_steps=STEPS)
+        module = tiny.module()
+        build, asked = module._build_optimizer, []
+
+        def ask_first(groups):
+            asked.append(trainer.estimated_stepping_batches)
+            return build(groups)
+
+        module._build_optimizer = ask_first
+        trainer.fit(module, datamodule=tiny.data(shards), ckpt_path=ckpt)
+        assert asked == [STEPS]
+        return (tmp_path / "keys.txt").read_text()
+
+    whole = run()
+    for step in (3, 9):
+        assert run(tmp_path / f"step={step}.ckpt") == whole
+
+
+def test_batches_that_workers_had_ready_are_made_again(shards, tmp_path):
+    def run(ckpt=None):
+        log = KeyLog(str(tmp_path / "keys.txt"))
+        trainer = tiny.trainer(tmp_path, log, SaveCheckpoint(keep_every_n_steps=4), max_steps=STEPS)
+        trainer.fit(tiny.module(), datamodule=tiny.data(shards, num_workers=2), ckpt_path=ckpt)
+        return (tmp_path / "keys.txt").read_text().splitlines()
+
+    whole = run()
+    assert whole == fit(shards, tmp_path / "alone")[0]
+    assert run(tmp_path / "step=8.ckpt") == whole
+
+
+def test_a_run_without_a_checkpoint_path_begins_anew(shards, tmp_path):
+    """Even in the folder of a run that crashed."""
+    whole, _ = fit(shards, tmp_path / "whole")
+    with pytest.raises(RuntimeError, match="crash"):
+        fit(shards, tmp_path / "run", Crash(6), SaveCheckpoint(every_n_steps=1))
+    lines, _ = fit(shards, tmp_path / "run", SaveCheckpoint(every_n_steps=1))
+    assert lines == whole
