@@ -14,7 +14,7 @@ from clipkit.errors import ConfigError
 if TYPE_CHECKING:
     from clipkit.evaluation import Evaluator
 
-TASKS = ("retrieval", "zero-shot", "label-head", "linear-probe")
+TASKS = ("retrieval", "zero-shot", "label-head", "multi-label", "linear-probe")
 
 
 def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
@@ -94,6 +94,7 @@ def _evaluator(task: str, args: argparse.Namespace) -> Evaluator:
     from clipkit.evaluation import (
         LabelHeadClassification,
         LinearProbe,
+        MultiLabelClassification,
         Retrieval,
         ZeroShotClassification,
     )
@@ -112,6 +113,8 @@ def _evaluator(task: str, args: argparse.Namespace) -> Evaluator:
         return ZeroShotClassification(args.data, **common)
     if task == "label-head":
         return LabelHeadClassification(args.data, **common)
+    if task == "multi-label":
+        return MultiLabelClassification(args.data, **common)
     return LinearProbe(args.data, train_split=args.train_split, **common)
 
 

@@ -6,6 +6,7 @@ from clipkit.evaluation.decoded import EmbedOptions
 from clipkit.evaluation.embed import EmbeddedPairs, embed_pairs, tokenizer_of
 from clipkit.evaluation.evaluator import Evaluator, evaluating
 from clipkit.evaluation.label_head import LabelHeadClassification
+from clipkit.evaluation.multi_label import MultiLabelClassification
 from clipkit.evaluation.probe import LinearProbe
 from clipkit.evaluation.prompts import GENERIC_TEMPLATES
 from clipkit.evaluation.retrieval import Retrieval
@@ -28,6 +29,7 @@ __all__ = [
     "Evaluator",
     "LabelHeadClassification",
     "LinearProbe",
+    "MultiLabelClassification",
     "PerClass",
     "Predictions",
     "Retrieval",

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Final, final
 
 from clipkit.data.index import ShardIndex
-from clipkit.data.labels import read_label
+from clipkit.data.labels import json_field, read_label
 from clipkit.data.prepared import is_raw, prepare
 from clipkit.data.reader import ShardReader
 from clipkit.data.remote import Retries
@@ -116,6 +116,27 @@ class EvaluationDataset:
             captions = _captions(raw.members.get("txt", b""))
             label = read_label(raw.members, "cls")
         return EvaluationSample(raw.key, image, captions, label)
+
+    def classes(self, sample_id: int) -> tuple[int, ...] | None:
+        """The classes of a sample that may have several: the list ``labels`` in its JSON member.
+
+        Args:
+            sample_id: Its position in the whole data set.
+
+        Returns:
+            Class numbers; None where the sample has no such list.
+
+        Raises:
+            SampleError: If it has one that holds anything but numbers of classes.
+        """
+        raw = self._reader.read(sample_id)
+        with self.blame(raw.key):
+            found = json_field(raw.members.get("json", b"{}"), "json", "labels")
+            if found is None:
+                return None
+            if not isinstance(found, list) or any(type(n) is not int or n < 0 for n in found):
+                raise SampleError(f"json:labels: expected a list of class numbers, got {found!r}")
+        return tuple(found)
 
     @contextmanager
     def blame(self, key: str) -> Iterator[None]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import final
 
 import torch
+from jaxtyping import Shaped
+from torch import Tensor
 
 from clipkit.distributed.collectives import gather_rows, gather_sizes
 from clipkit.errors import ConfigError
@@ -76,13 +79,21 @@ class LabelHeadClassification(Evaluator):
                 keys += chunk.keys
         own = torch.tensor(labels, dtype=torch.int64, device=device)
         check_labels(own, encoder.label_head.num_classes, keys, self.data.name)
-        sizes = [size[0] for size in gather_sizes(len(own), device=device)]
-        order = gather_rows(torch.tensor(ids, device=device), sizes).argsort()
-        return Predictions(
-            gather_rows(torch.cat(scores), sizes)[order].cpu(), gather_rows(own, sizes)[order].cpu()
-        )
+        return Predictions(in_data_order(torch.cat(scores), ids), in_data_order(own, ids))
 
     def run(self, encoder: DualEncoder) -> dict[str, float]:
         """The metrics; ``top5`` only where there are at least five classes."""
         predictions = self.predict(encoder)
         return classification_accuracy(predictions.scores, predictions.labels)
+
+
+def in_data_order(own: Shaped[Tensor, "B *rest"], ids: Sequence[int]) -> Shaped[Tensor, "N *rest"]:
+    """The rows of all ranks in the order of the data, on the CPU of every rank.
+
+    Args:
+        own: One row a sample of this rank.
+        ids: Those samples.
+    """
+    sizes = [size[0] for size in gather_sizes(len(own), device=own.device)]
+    order = gather_rows(torch.tensor(ids, device=own.device), sizes).argsort()
+    return gather_rows(own, sizes)[order].cpu()

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import io
+import json
 
 import pytest
+import torch
 from PIL import Image
 from torchmetrics.functional import classification as oracle
 
 from clipkit.errors import DataError
-from clipkit.evaluation import PerClass, ZeroShotClassification
+from clipkit.evaluation import MultiLabelClassification, PerClass, ZeroShotClassification
 from clipkit.evaluation.report import Chart, Confusion, Series
 from clipkit.evaluation.report.chart_svg import chart_svg
 from clipkit.evaluation.report.confusion_picture import confusion_png
-from tests.evaluation.layout import CLASSES, tiny_encoder, write_layout
+from clipkit.models import LinearLabelHead
+from clipkit.types import IGNORE_LABEL
+from tests.evaluation.layout import CLASSES, picture, tiny_encoder, write_layout
+from tests.factories import write_shard
 
 
 def test_every_class_is_measured(tmp_path):
@@ -60,3 +65,33 @@ def test_a_chart_as_one_file():
     assert "a &lt; b" in svg
     with pytest.raises(DataError, match="expected 1 to 6 lines, got 0"):
         chart_svg(Chart("Nothing", []), "alpha")
+
+
+def test_several_classes_a_picture(tmp_path):
+    samples = []
+    for number in range(9):
+        facts = {"labels": [number % 3, 3]} if number % 4 else {}
+        members = {"png": picture(number), "json": json.dumps(facts).encode()}
+        samples.append((f"s{number}", members))
+    write_shard(tmp_path / "set" / "0.tar", samples)
+    encoder = tiny_encoder()
+    encoder.label_head = LinearLabelHead(encoder.embedding_dim, 5)
+    torch.nn.init.normal_(encoder.label_head.linear.weight)
+    evaluator = MultiLabelClassification(tmp_path / "set", batch_size=4)
+
+    scores, targets = evaluator.predict(encoder)
+    metrics = evaluator.run(encoder)
+
+    known = [number for number in range(9) if number % 4]
+    assert (targets[[0, 4, 8]] == IGNORE_LABEL).all()
+    assert targets[known].argmax(1).tolist() == [number % 3 for number in known]
+    expected = oracle.multilabel_average_precision(
+        scores[known].sigmoid(), targets[known], num_labels=5, average="none"
+    )
+    assert set(metrics) == {"mean_average_precision", *(f"average_precision/{n}" for n in range(4))}
+    for number in range(4):
+        value = metrics[f"average_precision/{number}"]
+        assert value == pytest.approx(float(expected[number]), abs=1e-6)
+    encoder.label_head = LinearLabelHead(encoder.embedding_dim, 3)
+    with pytest.raises(DataError, match="has class 3; expected 0 to 2"):
+        evaluator.run(encoder)

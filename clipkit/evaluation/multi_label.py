@@ -1,0 +1,106 @@
+"""Classification where a picture may have several classes: average precision of each."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import final
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from clipkit.errors import ConfigError, DataError
+from clipkit.evaluation.datasets import EvaluationDataset, as_dataset
+from clipkit.evaluation.decoded import EmbedOptions, decoded_chunks, ids_of_rank
+from clipkit.evaluation.evaluator import Evaluator, evaluating
+from clipkit.evaluation.label_head import in_data_order
+from clipkit.metrics.per_class import average_precisions, mean_average_precision
+from clipkit.models import DualEncoder
+from clipkit.types import IGNORE_LABEL
+
+
+@final
+class MultiLabelClassification(Evaluator):
+    """Mean average precision of the encoder's label head.
+
+    A sample's classes are the list ``labels`` of its JSON member; classes that are not in it do not
+    apply. A sample without such a list is left out.
+
+    Args:
+        data: Folder, URL, pattern of shards, or an opened data set.
+        split: Folder inside ``data`` in CLIP_benchmark's layout.
+        batch_size: Pictures in one pass.
+        num_workers: Processes that decode pictures.
+        limit: Only the first samples; None for all.
+        precision: "fp32", "bf16" or "fp16".
+        progress: Show a progress bar.
+
+    Raises:
+        DataError: If the data cannot be found.
+
+    Example:
+        >>> MultiLabelClassification("data/scenes").run(encoder)  # doctest: +SKIP
+        {'mean_average_precision': 0.71, 'average_precision/dog': 0.8, ...}
+    """
+
+    def __init__(
+        self,
+        data: str | Path | EvaluationDataset,
+        split: str = "test",
+        batch_size: int = 64,
+        num_workers: int = 0,
+        limit: int | None = None,
+        precision: str = "fp32",
+        progress: bool = False,
+    ) -> None:
+        self.data = as_dataset(data, split)
+        self._options = EmbedOptions(batch_size, num_workers, limit, precision, progress)
+
+    def predict(self, encoder: DualEncoder) -> tuple[Float[Tensor, "N C"], Int64[Tensor, "N C"]]:
+        """Scores and targets (1, 0, ``IGNORE_LABEL`` for unknown) of every picture, on every rank.
+
+        Raises:
+            ConfigError: If the encoder has no label head.
+            DataError: If a picture has a class that the head does not know.
+        """
+        if encoder.label_head is None:
+            raise ConfigError("label_head: this encoder has none; multi-label metrics need one")
+        device, num_classes = encoder.log_logit_scale.device, encoder.label_head.num_classes
+        ids = ids_of_rank(self.data, self._options)
+        own = [_targets(self.data, number, num_classes) for number in ids]
+        targets = torch.stack(own) if own else torch.empty(0, num_classes, dtype=torch.int64)
+        scores = [torch.empty(0, num_classes, device=device)]
+        with evaluating(encoder, self._options.precision):
+            for chunk in decoded_chunks(encoder, self.data, ids, self._options):
+                scores.append(encoder.classify(chunk.images.to(device)).float())
+        return in_data_order(torch.cat(scores), ids), in_data_order(targets.to(device), ids)
+
+    def run(self, encoder: DualEncoder) -> dict[str, float]:
+        """``mean_average_precision``, and that of each class that applies to a picture."""
+        scores, targets = self.predict(encoder)
+        names: Sequence[str] = self.data.class_names
+        if len(names) != scores.shape[1]:
+            names = [str(number) for number in range(scores.shape[1])]
+        values = average_precisions(scores, targets).tolist()
+        single = {
+            f"average_precision/{n}": v
+            for n, v in zip(names, values, strict=True)
+            if not math.isnan(v)
+        }
+        return {"mean_average_precision": mean_average_precision(scores, targets), **single}
+
+
+def _targets(data: EvaluationDataset, sample_id: int, num_classes: int) -> Int64[Tensor, " C"]:
+    classes = data.classes(sample_id)
+    if classes is None:
+        return torch.full((num_classes,), IGNORE_LABEL)
+    if classes and max(classes) >= num_classes:
+        raise DataError(
+            f"{data.name}: sample {sample_id} has class {max(classes)}; expected 0 to "
+            f"{num_classes - 1}, as many as the label_head knows"
+        )
+    target = torch.zeros(num_classes, dtype=torch.int64)
+    target[list(classes)] = 1
+    return target
