@@ -43,7 +43,10 @@ def test_killed_runs_end_as_if_nothing_had_happened(
     assert (result["lost"], result["repeated"]) == (0, 0)
     if name == "other batch":
         # Batches are cut elsewhere; an epoch ends where fewer samples are left than a step takes.
-        assert 0 < result["dropped_at_epoch_ends"] < 12 * bench_kill.NUM_EPOCHS
+        # How many depends on the moments of the kills; none, where the last batches come out even.
+        dropped = result["dropped_at_epoch_ends"]
+        assert dropped < 12 * bench_kill.NUM_EPOCHS
+        assert result["samples_trained_on"] + dropped == len(whole)
     else:
         assert result["same_order_as_undisturbed"] is True
         assert result["samples_trained_on"] == len(whole)
