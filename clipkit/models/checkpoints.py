@@ -13,6 +13,7 @@ from clipkit.errors import CheckpointError
 from clipkit.models.description import build_encoder, describe
 from clipkit.models.dual_encoder import DualEncoder
 from clipkit.models.label_head import LabelHead
+from clipkit.models.lora import add_lora_of_entry, lora_entry, merge_lora
 from clipkit.models.open_clip_config import CONFIG_FILE_NAME
 from clipkit.models.open_clip_export import open_clip_config, open_clip_state
 from clipkit.models.open_clip_towers import from_open_clip
@@ -34,14 +35,18 @@ def encoder_entry(encoder: DualEncoder) -> dict[str, Any]:
 
     Returns:
         ``{"format_version": 1, "encoder": {"class_path": ..., "init_args": ...}}``; plain types.
+        Under "lora", where there are adapters, their options.
     """
-    return {"format_version": FORMAT_VERSION, "encoder": describe(encoder)}
+    entry = {"format_version": FORMAT_VERSION, "encoder": describe(encoder)}
+    adapters = lora_entry(encoder)
+    return {**entry, "lora": adapters} if adapters else entry
 
 
 def load_encoder(path: Path | str, prefix: str = "encoder.") -> DualEncoder:
     """The encoder of a training checkpoint, or of a folder that ``clipkit export`` wrote.
 
-    Neither Lightning nor the network is needed, and nothing is unpickled but tensors.
+    Neither Lightning nor the network is needed, and nothing is unpickled but tensors. Adapters are
+    merged into the weights.
 
     Args:
         path: A checkpoint of ``clipkit fit``, or a folder in either format of the export.
@@ -67,7 +72,11 @@ def load_encoder(path: Path | str, prefix: str = "encoder.") -> DualEncoder:
     own = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
     if not own:
         raise CheckpointError(f"{path}: holds no weights whose names begin with {prefix!r}")
+    if "lora" in entry:
+        add_lora_of_entry(encoder, entry["lora"], str(path))
     load_exactly(encoder, own, str(path))
+    for tower in (encoder.image_tower, encoder.text_tower):
+        merge_lora(tower)
     return encoder.eval()
 
 

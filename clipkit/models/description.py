@@ -6,6 +6,8 @@ import inspect
 from collections.abc import Mapping
 from typing import Any, Final
 
+from torch import nn
+
 from clipkit.errors import CheckpointError
 from clipkit.models.dual_encoder import DualEncoder
 from clipkit.models.label_head import LabelHead
@@ -37,7 +39,7 @@ def describe(model: DualEncoder | Part) -> dict[str, Any]:
         parts = {name: getattr(model, name) for name in _PARTS}
         described = {k: None if part is None else describe(part) for k, part in parts.items()}
         init_args = {**described, **init_args}
-    return {"class_path": _class_path(type(model)), "init_args": init_args}
+    return {"class_path": _class_path(_own_class(model)), "init_args": init_args}
 
 
 def build_encoder(description: Mapping[str, Any], where: str) -> DualEncoder:
@@ -102,6 +104,13 @@ def _concrete_subclasses(base: Any) -> list[Any]:
     for subclass in base.__subclasses__():
         found += _concrete_subclasses(subclass)
     return found
+
+
+def _own_class(model: nn.Module) -> type:
+    """The class of a model; sharding (FSDP2) lays one of its own over it."""
+    from torch.distributed.fsdp import FSDPModule
+
+    return next(cls for cls in type(model).__mro__ if not issubclass(cls, FSDPModule))
 
 
 def _class_path(cls: type) -> str:

@@ -10,12 +10,14 @@ from typing import Any, final
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from clipkit.errors import ConfigError
 from clipkit.models.dual_encoder import SOFTMAX_LOGIT_SCALE, DualEncoder
 from clipkit.models.label_head import LabelHead
 from clipkit.models.open_clip_config import OpenClipConfig, read_config
 from clipkit.models.open_clip_weights import build_clip, load_clip, without_downloads
+from clipkit.models.positions import resize_positions
 from clipkit.models.towers import ImageTower, TextTower, as_triple, check_length, group_by_block
 
 _RESIDUAL_BLOCK = re.compile(r"^\w+\.transformer\.resblocks\.(\d+)\.")
@@ -53,7 +55,7 @@ class OpenClipImageTower(ImageTower):
             clip = build_clip(config)
         else:
             clip, config = load_clip(config, pretrained)
-        self.visual: nn.Module = clip.visual
+        self.visual: Any = clip.visual
         self._config = without_downloads(config)
         preprocess = self._config.preprocess
         self.embedding_dim = int(config.model["embed_dim"])
@@ -64,8 +66,21 @@ class OpenClipImageTower(ImageTower):
         self.resize_mode = preprocess["resize_mode"]
 
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B D"]:
-        """Embed normalised pictures; see ``ImageTower.forward``."""
-        embeddings: Tensor = self.visual(images)
+        """Embed normalised pictures; see ``ImageTower.forward``.
+
+        A vision transformer takes pictures of any multiple of its patches: it interpolates its
+        positions.
+        """
+        positions = getattr(self.visual, "positional_embedding", None)
+        if positions is None or images.shape[-1] == self.image_size:
+            embeddings: Tensor = self.visual(images)
+        else:
+            grid = (
+                images.shape[-2] // self.visual.patch_size[0],
+                images.shape[-1] // self.visual.patch_size[1],
+            )
+            resized = {"positional_embedding": resize_positions(positions, *grid)}
+            embeddings = functional_call(self.visual, resized, images)
         return embeddings
 
     def config(self) -> dict[str, Any]:

@@ -38,6 +38,8 @@ def build_clip(config: OpenClipConfig) -> Any:
     """
     import open_clip
 
+    from clipkit.models.class_token_block import read_class_token_only
+
     model = config.model
     text_cfg = {**model.get("text_cfg", _NO_TEXT), "output_tokens": False}
     vision_cfg = {**model.get("vision_cfg", _NO_IMAGE), "output_tokens": False}
@@ -56,6 +58,7 @@ def build_clip(config: OpenClipConfig) -> Any:
         fit_input_size(clip.visual.trunk, size, option="vision_cfg.image_size")
     if isinstance(clip.text, open_clip.transformer.TextTransformer):
         clip.text.transformer.register_forward_pre_hook(_cut_mask, with_kwargs=True)
+    read_class_token_only(clip.visual)
     return clip
 
 

@@ -98,8 +98,8 @@ class ParameterGroups:
 
         Returns:
             One dictionary a group: "params", "name", "lr_scale" (the factor of the learning
-            rate), and "weight_decay" of 0 for those that do not decay. Frozen parameters are in
-            none of them.
+            rate), and for those that do not decay "weight_decay" of 0 and "use_fallback", which
+            tells Muon to leave them to AdamW. Frozen parameters are in none of them.
 
         Raises:
             ConfigError: If a part that ``factors`` names does not exist, or nothing is trainable.
@@ -144,4 +144,5 @@ class ParameterGroups:
 def _new_group(part: str, scale: float, decays: bool) -> dict[str, Any]:
     name = part if decays else f"{part}, no decay"
     group: dict[str, Any] = {"params": [], "name": name, "lr_scale": scale}
-    return group if decays else {**group, "weight_decay": 0.0}
+    # Norms, biases and embeddings are no matrices between features: not for Muon (timm.optim.Muon).
+    return group if decays else {**group, "weight_decay": 0.0, "use_fallback": True}

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, final
 
-import torch
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.cli import OptimizerCallable
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from clipkit.errors import ConfigError
@@ -26,6 +25,7 @@ from clipkit.training.preflight import (
     warn_of_start,
 )
 from clipkit.training.progress import run_progress, total_steps
+from clipkit.training.sharding import clip_gradients, gradient_norm, shard_encoder
 from clipkit.types import Batch, Embeddings
 
 _CONFIGURED = ("lr", "weight_decay")
@@ -80,6 +80,7 @@ class ContrastiveModule(LightningModule):
         self._build_optimizer = optimizer
         self._groups = groups or ParameterGroups()
         self._options: list[dict[str, Any]] = []
+        self._is_sharded = False
 
     def forward(self, batch: Batch) -> Embeddings:
         """The embeddings of a batch."""
@@ -133,6 +134,28 @@ class ContrastiveModule(LightningModule):
         ]
         return optimizer
 
+    def configure_model(self) -> None:
+        """Cut the encoder into shards where the strategy brings a mesh of ranks."""
+        if self.device_mesh is not None and not self._is_sharded:
+            shard_encoder(self.encoder, self.device_mesh["data_parallel"])
+            self._is_sharded = True
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip by the norm of all gradients; also those of fused optimizers and of shards.
+
+        Lightning refuses to clip for a fused optimizer under mixed precision, because that could
+        undo the scale of 16-mixed by itself; ``on_before_optimizer_step`` has done so already.
+        """
+        if gradient_clip_val is None or gradient_clip_algorithm == "value":
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        else:
+            clip_gradients(self.parameters(), gradient_clip_val)
+
     def configure_callbacks(self) -> list[Callback]:
         """What exact resuming needs, and the counters after it, whoever builds the trainer."""
         return [CursorCommit(), DataCounters()]
@@ -158,11 +181,15 @@ class ContrastiveModule(LightningModule):
         highest = max(group["lr"] for group in optimizer.param_groups)
         self.log("train/learning_rate", highest, batch_size=1)
 
-    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:  # noqa: ARG002
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Log the norm of all gradients, before any clipping, where it is looked at."""
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
+            scaler.unscale_(optimizer)  # Lightning leaves this to fused optimizers themselves
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         if every and (self.trainer.global_step + 1) % every == 0:
-            self.log("train/gradient_norm", gradient_norm(self.encoder), batch_size=1)
+            norm = gradient_norm(self.encoder.parameters())
+            self.log("train/gradient_norm", norm, batch_size=1)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what rebuilds the encoder without Lightning."""
@@ -185,9 +212,3 @@ class ContrastiveModule(LightningModule):
 def named_terms(stage: str, terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The terms to log: each one raw, weighted and with the number of its samples of all ranks."""
     return {f"{stage}/{name}": value for name, value in terms.items()}
-
-
-def gradient_norm(module: nn.Module) -> Tensor:
-    """Euclidean norm of the gradients of all parameters together."""
-    gradients = [p.grad for p in module.parameters() if p.grad is not None]
-    return torch.nn.utils.get_total_norm(gradients)

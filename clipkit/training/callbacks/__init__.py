@@ -1,10 +1,14 @@
 """Callbacks of a run; one job a file."""
 
+from clipkit.training.callbacks.add_lora import AddLora
 from clipkit.training.callbacks.average_weights import AverageWeights
+from clipkit.training.callbacks.compile_towers import CompileTowers
+from clipkit.training.callbacks.image_size_schedule import ImageSizeSchedule, ImageSizeStage
 from clipkit.training.callbacks.key_log import KeyLog
-from clipkit.training.callbacks.lock_tower import LockTower
+from clipkit.training.callbacks.lock_tower import LockTower, Unlock
 from clipkit.training.callbacks.parameter_table import PrintParameters
 from clipkit.training.callbacks.progress_bar import ProgressBar
+from clipkit.training.callbacks.recompute_activations import RecomputeActivations
 from clipkit.training.callbacks.save_checkpoint import SaveCheckpoint
 from clipkit.training.callbacks.save_config import SaveConfig
 from clipkit.training.callbacks.set_logit_scale import SetLogitScale
@@ -13,15 +17,21 @@ from clipkit.training.callbacks.write_embeddings import WriteEmbeddings
 from clipkit.training.callbacks.zero_shot_evaluation import ZeroShotEvaluation
 
 __all__ = [
+    "AddLora",
     "AverageWeights",
+    "CompileTowers",
+    "ImageSizeSchedule",
+    "ImageSizeStage",
     "KeyLog",
     "LockTower",
     "PrintParameters",
     "ProgressBar",
+    "RecomputeActivations",
     "SaveCheckpoint",
     "SaveConfig",
     "SetLogitScale",
     "Throughput",
+    "Unlock",
     "WriteEmbeddings",
     "ZeroShotEvaluation",
 ]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from clipkit.optim import WeightAverage
 from clipkit.training.checkpointing import AVERAGE
+from clipkit.training.sharding import like, whole
 
 
 @final
@@ -84,7 +85,9 @@ class AverageWeights(Callback):
     ) -> None:
         """Put the average beside the weights."""
         if self._average is not None:
-            averages = {AVERAGE + name: value for name, value in self._average.weights.items()}
+            averages = {
+                AVERAGE + name: whole(value) for name, value in self._average.weights.items()
+            }
             checkpoint["state_dict"].update(averages)
 
     def on_load_checkpoint(
@@ -99,7 +102,8 @@ class AverageWeights(Callback):
     def _start(self, pl_module: LightningModule) -> None:
         self._average = WeightAverage(_encoder(pl_module), self.decay)
         if self._loaded:
-            state = {"num_updates": self._num_updates, "weights": self._loaded}
+            weights = like(self._average.weights, self._loaded)
+            state = {"num_updates": self._num_updates, "weights": weights}
             self._average.load_state_dict(state)
             self._loaded = {}
 

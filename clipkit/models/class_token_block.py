@@ -1,0 +1,61 @@
+"""The last block of a vision transformer, for the one token that is read afterwards."""
+
+from __future__ import annotations
+
+from typing import Any, final
+
+from jaxtyping import Float
+from open_clip.transformer import ResidualAttentionBlock
+from torch import Tensor, nn
+
+
+@final
+class ClassTokenBlock(ResidualAttentionBlock):  # type: ignore[misc]
+    """A block of open_clip that gives the class token alone; the other tokens are only looked at.
+
+    Behind the last block a transformer with ``pool_type="tok"`` reads its class token. Of the
+    twelfth block of a ViT-B/32 that needs a sixth of the work, in both directions; the embedding
+    and all gradients stay the same but for rounding. Parameters keep their names.
+
+    Args:
+        block: The block whose parts this one takes over.
+    """
+
+    def __init__(self, block: nn.Module) -> None:
+        nn.Module.__init__(self)
+        for name, part in block.named_children():
+            self.add_module(name, part)
+
+    def forward(
+        self, q_x: Float[Tensor, "B S K"], attn_mask: Float[Tensor, "S S"] | None = None
+    ) -> Float[Tensor, "B 1 K"]:
+        """The class token of what the whole block would give.
+
+        Args:
+            q_x: Tokens, the class token first.
+            attn_mask: Not used: image towers have none.
+        """
+        assert attn_mask is None, "an image tower has no mask"
+        tokens = self.ln_1(q_x)
+        attended = self.attention(q_x=tokens[:, :1], k_x=tokens, v_x=tokens)
+        token: Tensor = q_x[:, :1] + self.ls_1(attended)
+        result: Tensor = token + self.ls_2(self.mlp(self.ln_2(token)))
+        return result
+
+
+def read_class_token_only(visual: Any) -> None:
+    """Let the last block of an open_clip image tower compute only what is read of it.
+
+    Args:
+        visual: The tower; changed in place where its class token is all that is read.
+    """
+    blocks = getattr(getattr(visual, "transformer", None), "resblocks", None)
+    if (
+        blocks is not None
+        and type(blocks[-1]) is ResidualAttentionBlock
+        and visual.transformer.batch_first
+        and visual.pool_type == "tok"
+        and visual.attn_pool is None
+        and not visual.output_tokens
+    ):
+        blocks[-1] = ClassTokenBlock(blocks[-1])

@@ -1,0 +1,37 @@
+"""Learned positions of patches, for pictures of another size."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+
+def resize_positions(
+    positions: Float[Tensor, "T K"], height: int, width: int
+) -> Float[Tensor, "U K"]:
+    """Interpolate the grid of positions; what precedes it (a class token's) stays.
+
+    Args:
+        positions: One row a token: of the class token, if any, then of a square grid, row by row.
+        height: Patches from top to bottom of the new grid.
+        width: Patches from left to right of the new grid.
+
+    Returns:
+        As many rows as the new grid needs; gradients flow back to ``positions``.
+
+    Example:
+        >>> resize_positions(torch.zeros(1 + 49, 8), 4, 4).shape
+        torch.Size([17, 8])
+    """
+    side = math.isqrt(len(positions))
+    before = len(positions) - side * side
+    if (height, width) == (side, side):
+        return positions
+    grid = positions[before:].float().T.reshape(1, -1, side, side)
+    resized = F.interpolate(grid, (height, width), mode="bicubic", antialias=True)
+    rows = resized.reshape(grid.shape[1], -1).T.to(positions.dtype)
+    return torch.cat([positions[:before], rows])

@@ -1,0 +1,50 @@
+"""Fine-tuning by low-rank adapters."""
+
+from __future__ import annotations
+
+from typing import Literal, final
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from clipkit.models import DualEncoder
+from clipkit.models.lora import add_lora, lora_entry
+
+TowerName = Literal["image_tower", "text_tower"]
+
+
+@final
+class AddLora(Callback):
+    """Trains low-rank adapters (LoRA) instead of the towers' weights.
+
+    Checkpoints hold weights and adapters; ``load_encoder``, and with it ``clipkit export`` and
+    ``clipkit evaluate``, merges them. Needs ``pip install 'clipkit[lora]'``.
+
+    Args:
+        towers: Which towers; both unless told otherwise.
+        rank: Rank of the products.
+        alpha: Their weight, before it is divided by the rank.
+        dropout: Share of their inputs that is dropped.
+
+    Example:
+        >>> trainer = Trainer(callbacks=[AddLora(rank=8)])
+    """
+
+    def __init__(
+        self,
+        towers: list[TowerName] | None = None,
+        rank: int = 8,
+        alpha: float = 16.0,
+        dropout: float = 0.0,
+    ) -> None:
+        self.towers: list[TowerName] = towers or ["image_tower", "text_tower"]
+        self.rank = rank
+        self.alpha = alpha
+        self.dropout = dropout
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
+        """Add them before the optimizer is built or a checkpoint is read."""
+        encoder = pl_module.encoder
+        assert isinstance(encoder, DualEncoder), "AddLora belongs to ContrastiveModule"
+        for name in self.towers:
+            if name not in lora_entry(encoder):
+                add_lora(getattr(encoder, name), self.rank, self.alpha, self.dropout)

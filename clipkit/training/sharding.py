@@ -1,0 +1,121 @@
+"""FSDP2: how an encoder is cut into shards, and what is kept whole on every rank."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from clipkit.models import DualEncoder
+from clipkit.models.blocks import tower_blocks
+
+
+def shard_encoder(encoder: DualEncoder, mesh: DeviceMesh) -> None:
+    """Spread the towers over the ranks of ``mesh``, block by block.
+
+    A rank gathers one block at a time, and keeps only its part of weights, gradients and optimizer
+    state. What lies outside of the towers (scale, bias, label head) is small and stays whole on
+    every rank; ``reduce_whole_parameters`` keeps it alike.
+
+    Args:
+        encoder: Changed in place; its parameters keep their names.
+        mesh: One axis of ranks.
+    """
+    for tower in (encoder.image_tower, encoder.text_tower):
+        for block in tower_blocks(tower):
+            fully_shard(block, mesh=mesh)
+        fully_shard(tower, mesh=mesh)
+
+
+def reduce_whole_parameters(module: nn.Module, mesh: DeviceMesh) -> None:
+    """Average the gradients of parameters that are not sharded, as soon as each is there.
+
+    Args:
+        module: A module some of whose parameters are sharded.
+        mesh: The ranks that share a step.
+    """
+    group = mesh.get_group()
+
+    def average(parameter: Tensor) -> None:
+        assert parameter.grad is not None
+        # gloo has no average
+        dist.all_reduce(parameter.grad.div_(mesh.size()), group=group)
+
+    for parameter in module.parameters():
+        if not isinstance(parameter, DTensor) and parameter.requires_grad:
+            parameter.register_post_accumulate_grad_hook(average)  # type: ignore[no-untyped-call]
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor with the parts of all ranks; to be called on all of them."""
+    if isinstance(tensor, DTensor):
+        full: Tensor = tensor.full_tensor()
+        return full
+    return tensor
+
+
+def part(tensor: Any, model: Tensor) -> Any:
+    """This rank's part of a whole tensor.
+
+    Args:
+        tensor: The same on all ranks, which all call this; anything else is given back.
+        model: A tensor that is spread over the ranks as the result shall be.
+    """
+    if isinstance(model, DTensor) and isinstance(tensor, Tensor) and tensor.shape == model.shape:
+        device = model.to_local().device
+        return distribute_tensor(tensor.to(device), model.device_mesh, model.placements)
+    return tensor
+
+
+def like(models: Mapping[str, Tensor], tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """Whole tensors by name, each spread as the one of that name among ``models``."""
+    return {
+        name: part(tensor, models[name]) if name in models else tensor
+        for name, tensor in tensors.items()
+    }
+
+
+def gradient_norm(parameters: Iterable[Tensor]) -> Float[Tensor, ""]:
+    """Euclidean norm of all gradients together, those of other ranks' shards included.
+
+    Args:
+        parameters: Sharded ones, whole ones, or both.
+    """
+    norms = [
+        whole(torch.nn.utils.get_total_norm(gradients))
+        for gradients in _by_kind(parameters)
+        if gradients
+    ]
+    return torch.linalg.vector_norm(torch.stack(norms)) if norms else torch.zeros(())
+
+
+def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> None:
+    """Scale all gradients so that their norm is at most ``max_norm``.
+
+    As ``torch.nn.utils.clip_grad_norm_``, which takes sharded or whole parameters, but not both.
+
+    Args:
+        parameters: Sharded ones, whole ones, or both.
+        max_norm: The limit.
+    """
+    given = list(parameters)
+    norm = gradient_norm(given)
+    factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
+    for gradients in _by_kind(given):
+        for gradient in gradients:
+            local = gradient.to_local() if isinstance(gradient, DTensor) else gradient
+            local.mul_(factor.to(local.device))
+
+
+def _by_kind(parameters: Iterable[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """The gradients of whole and of sharded parameters, which no function of torch takes mixed."""
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    sharded: list[Tensor] = [g for g in gradients if isinstance(g, DTensor)]
+    return [gradient for gradient in gradients if not isinstance(gradient, DTensor)], sharded

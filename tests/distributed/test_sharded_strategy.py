@@ -1,0 +1,89 @@
+"""Two ranks that share out weights and optimizer state (FSDP2) do what one process does."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import Callback
+from torch.distributed.tensor import DTensor
+
+from clipkit.models import load_encoder
+from clipkit.training import ShardedStrategy
+from clipkit.training.callbacks import AverageWeights, SaveCheckpoint
+from tests.distributed.spawn import run_ranks
+from tests.training import tiny
+from tests.training.test_tower_callbacks import batch
+
+pytestmark = [pytest.mark.distributed, pytest.mark.slow]
+
+
+class Watch(Callback):
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+        self.sharded = 0.0
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.losses.append(float(outputs["loss"]))
+        parameters = list(pl_module.encoder.parameters())
+        held = sum(p.numel() for p in parameters if isinstance(p, DTensor))
+        self.sharded = held / sum(p.numel() for p in parameters)
+
+
+def fit(
+    folder: Path, run: Path, batch_size: int, ckpt: Path | None = None, **options: Any
+) -> Watch:
+    watch = Watch()
+    callbacks = [watch, AverageWeights(), SaveCheckpoint(keep_every_n_steps=3)]
+    trainer = tiny.trainer(
+        run, *callbacks, max_steps=6, num_nodes=1, gradient_clip_val=0.5, **options
+    )
+    data = tiny.data(folder, batch_size)
+    trainer.fit(tiny.module(labels=True), datamodule=data, ckpt_path=ckpt)
+    return watch
+
+
+def sharded_runs(rank: int, world_size: int, folder: Path, run: Path, one: Path):
+    """A whole run, one in bfloat16, and one that goes on with another's checkpoint."""
+    os.environ.update(LOCAL_RANK=str(rank), NODE_RANK="0", LOCAL_WORLD_SIZE=str(world_size))
+    options = {"batch_size": 4, "devices": world_size}
+    whole = fit(folder, run / "whole", strategy=ShardedStrategy(), **options)
+    half = fit(folder, run / "half", strategy=ShardedStrategy(), precision="bf16-mixed", **options)
+    ckpt = one / "step=3.ckpt"
+    resumed = fit(folder, run / "resumed", strategy=ShardedStrategy(), ckpt=ckpt, **options)
+    return whole.losses, half.losses, resumed.losses, whole.sharded
+
+
+def test_sharded_ranks_train_like_one_process(tmp_path):
+    folder = tiny.shards(tmp_path / "data", (40,))
+    expected = fit(folder, tmp_path / "one", batch_size=8, devices=1).losses
+    in_half = fit(
+        folder, tmp_path / "one_half", batch_size=8, devices=1, precision="bf16-mixed"
+    ).losses
+    ranks = run_ranks(sharded_runs, 2, folder, tmp_path / "two", tmp_path / "one")
+    for losses, half, resumed, sharded in ranks:
+        np.testing.assert_allclose(losses, expected, rtol=1e-5)
+        np.testing.assert_allclose(half, in_half, rtol=2e-2)
+        np.testing.assert_allclose(resumed, expected[3:], rtol=1e-5)
+        assert sharded > 0.95
+    # the file is one that a single process reads, goes on with, and makes an encoder of
+    ckpt = tmp_path / "two" / "whole" / "step=3.ckpt"
+    resumed = fit(folder, tmp_path / "after", batch_size=8, devices=1, ckpt=ckpt).losses
+    np.testing.assert_allclose(resumed, expected[3:], rtol=1e-5)
+    files = [tmp_path / run / "last.ckpt" for run in ("one", "two/whole")]
+    one, two = (torch.load(file, weights_only=True)["state_dict"] for file in files)
+    assert one.keys() == two.keys()
+    for prefix in ("encoder.", "ema."):
+        # not the weights themselves: Adam makes steps of the rounding of keys' biases
+        images, texts = zip(*(embeddings(file, prefix) for file in files), strict=True)
+        torch.testing.assert_close(*images, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(*texts, rtol=1e-3, atol=1e-4)
+
+
+def embeddings(file: Path, prefix: str) -> tuple[torch.Tensor, torch.Tensor]:
+    made = load_encoder(file, prefix)(batch())
+    return made.image.detach(), made.text.detach()

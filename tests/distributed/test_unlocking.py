@@ -1,0 +1,36 @@
+"""Layers that are unlocked during a run learn the same on two ranks as on one."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.distributed.spawn import run_ranks
+from tests.training import tiny
+from tests.training.test_tower_callbacks import Movement, unlocking
+
+pytestmark = [pytest.mark.distributed, pytest.mark.slow]
+
+
+def fit(folder: Path, run: Path, batch_size: int, **options: Any):
+    movement = Movement()
+    trainer = tiny.trainer(run, movement, unlocking(), max_steps=6, num_nodes=1, **options)
+    trainer.fit(tiny.module(learning_rate=0.02), datamodule=tiny.data(folder, batch_size))
+    return movement.moved, movement.losses
+
+
+def fit_rank(rank: int, world_size: int, folder: Path, run: Path):
+    os.environ.update(LOCAL_RANK=str(rank), NODE_RANK="0", LOCAL_WORLD_SIZE=str(world_size))
+    return fit(folder, run, batch_size=4, devices=world_size, strategy="ddp")
+
+
+def test_unlocking_under_ddp(tmp_path):
+    folder = tiny.shards(tmp_path / "data", (60,))
+    moved, losses = fit(folder, tmp_path / "one", batch_size=8, devices=1)
+    for rank_moved, rank_losses in run_ranks(fit_rank, 2, folder, tmp_path / "two"):
+        assert rank_moved == moved
+        np.testing.assert_allclose(rank_losses, losses, rtol=1e-4)

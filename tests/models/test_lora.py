@@ -1,0 +1,89 @@
+"""Adapters start as nothing, learn alone, and merge into plain weights."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from clipkit.errors import CheckpointError, ConfigError
+from clipkit.models import DualEncoder, OpenClipTextTower, TimmImageTower, load_encoder
+from clipkit.models.lora import add_lora, add_lora_of_entry, merge_lora, target_names
+from clipkit.training.callbacks import AddLora, AverageWeights, SaveCheckpoint
+from tests.training import tiny
+from tests.training.test_tower_callbacks import batch
+
+pytest.importorskip("peft")
+
+
+def outputs(encoder: DualEncoder) -> tuple[torch.Tensor, torch.Tensor]:
+    embeddings = encoder.eval()(batch())
+    return embeddings.image.detach(), embeddings.text.detach()
+
+
+@pytest.mark.parametrize("timm", [False, True])
+def test_adapters_start_as_nothing_and_merge(timm):
+    encoder = tiny.encoder()
+    if timm:
+        torch.manual_seed(0)
+        image = TimmImageTower("test_vit", embedding_dim=16, image_size=16)
+        encoder = DualEncoder(image, OpenClipTextTower(tiny.CONFIG))
+    names, before = set(encoder.state_dict()), outputs(encoder)
+    for tower in (encoder.image_tower, encoder.text_tower):
+        add_lora(tower, rank=2)
+        learning = [name for name, p in tower.named_parameters() if p.requires_grad]
+        assert learning
+        assert all("lora_" in name for name in learning)
+        assert sum(map(len, tower.layer_groups())) == len(list(tower.named_parameters()))
+    torch.testing.assert_close(outputs(encoder), before)
+    with torch.no_grad():
+        for name, parameter in encoder.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.1)
+    changed = outputs(encoder)
+    assert not torch.allclose(changed[0], before[0], atol=1e-3)
+    assert not torch.allclose(changed[1], before[1], atol=1e-3)
+    for tower in (encoder.image_tower, encoder.text_tower):
+        merge_lora(tower)
+    assert set(encoder.state_dict()) == names
+    torch.testing.assert_close(outputs(encoder), changed, rtol=1e-4, atol=1e-5)
+
+
+def test_a_fit_learns_adapters_alone_and_its_checkpoint_merges_them(tmp_path):
+    folder, module = tiny.shards(tmp_path / "data"), tiny.module(learning_rate=0.1)
+    callbacks = [AddLora(rank=2), AverageWeights(), SaveCheckpoint()]
+    trainer = tiny.trainer(tmp_path, *callbacks, max_steps=3)
+    trainer.fit(module, datamodule=tiny.data(folder))
+    start = tiny.encoder().state_dict()
+    for name, value in module.encoder.state_dict().items():
+        plain = name.replace(".base_layer", "")
+        if "lora_" not in name and name != "log_logit_scale":
+            torch.testing.assert_close(value, start[plain], msg=name)
+    merged = load_encoder(tmp_path / "last.ckpt")
+    assert merged.state_dict().keys() == start.keys()
+    torch.testing.assert_close(outputs(merged), outputs(module.encoder), rtol=1e-4, atol=1e-5)
+    assert load_encoder(tmp_path / "last.ckpt", "ema.").state_dict().keys() == start.keys()
+    again = tiny.module()
+    callbacks = [AddLora(rank=2), AverageWeights(), SaveCheckpoint()]
+    trainer = tiny.trainer(tmp_path, *callbacks, max_steps=5)
+    trainer.fit(again, datamodule=tiny.data(folder), ckpt_path=tmp_path / "last.ckpt")
+    assert trainer.global_step == 5
+
+
+def test_attention_is_adapted_as_a_whole():
+    names = target_names(tiny.encoder().image_tower)
+    assert "visual.transformer.resblocks.0.attn" in names
+    assert "visual.transformer.resblocks.0.mlp.c_fc" in names
+    assert not any(name.endswith("out_proj") for name in names)
+
+
+def test_what_cannot_work_is_refused():
+    encoder = tiny.encoder()
+    with pytest.raises(ConfigError, match="rank of at least 1"):
+        add_lora(encoder.image_tower, rank=0)
+    add_lora(encoder.image_tower)
+    with pytest.raises(ConfigError, match="already"):
+        add_lora(encoder.image_tower)
+    with pytest.raises(CheckpointError, match=r"lora\.text_tower"):
+        add_lora_of_entry(encoder, {"text_tower": {"depth": 3}}, "last.ckpt")
+    with pytest.raises(CheckpointError, match="options by tower"):
+        add_lora_of_entry(encoder, ["text_tower"], "last.ckpt")
