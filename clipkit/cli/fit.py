@@ -31,7 +31,7 @@ options:
   -c, --config FILE     a YAML file with the sections model, data, trainer; may be repeated
   --print_config        print the resolved configuration and stop
   --ckpt_path FILE      {ckpt}
-  --seed_everything N   seed of weights, order and augmentation
+{more}  --seed_everything N   seed of weights, order and augmentation
   --model.KEY VALUE     what is trained: encoder, loss, optimizer, schedule
   --data.KEY VALUE      shards, tokenizer, transforms, batch_size (per process), workers
   --trainer.KEY VALUE   devices, precision, max_steps, max_time, callbacks, logger
@@ -49,10 +49,13 @@ examples:
 """
 
 _CKPT: Final = {
-    "fit": "go on from this checkpoint; configuration and flags win over what it stores",
+    "fit": "go on from this checkpoint (last: the newest whole one); configuration and flags win",
     "validate": "weights to validate",
     "test": "weights to test",
     "predict": "weights to embed with",
+}
+_MORE: Final = {
+    "fit": "  --preflight_only      check the run, say what it would do, and stop\n",
 }
 _EXAMPLES: Final = {
     "fit": """\
@@ -74,6 +77,7 @@ def help_text(name: str) -> str:
         name=name,
         summary=summary[0].upper() + summary[1:] + ".",
         ckpt=_CKPT[name],
+        more=_MORE.get(name, ""),
         example=_EXAMPLES[name],
     )
 

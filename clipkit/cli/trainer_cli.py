@@ -11,27 +11,39 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
 from jsonargparse import ArgumentParser, set_parsing_settings
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.warnings import disable_possible_user_warnings
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from clipkit.cli.parse_errors import clipkit_error, explain, one_line
+from clipkit.cli.wandb_id import choose_id, own_id
 from clipkit.errors import ClipkitError, ConfigError
 from clipkit.models import DualEncoder
 from clipkit.training import ContrastiveModule, PairDataModule
 from clipkit.training.atomic_io import write_atomically
-from clipkit.training.callbacks import SaveConfig, WriteEmbeddings
+from clipkit.training.callbacks import (
+    KeyLog,
+    Preflight,
+    SaveConfig,
+    StopOnSignal,
+    WriteEmbeddings,
+)
+from clipkit.training.callbacks.save_checkpoint import newest_checkpoint
 
 # DualEncoder is final; functions that return one (from_open_clip) are still to be accepted.
 set_parsing_settings(subclasses_enabled=[DualEncoder])
 
 _RUN_FOLDER = "auto"
 """As a logger's save_dir: the run's folder, trainer.default_root_dir."""
+_EXIT_STOPPED = 143
+"""128 + SIGTERM: whoever looks after the process sees that the run is not done."""
 
 
 class Parser(LightningArgumentParser):
@@ -90,17 +102,70 @@ class TrainerCLI(LightningCLI):
         config = self.config[str(self.subcommand)]
         dumped = self._parser(self.subcommand).dump(config, skip_none=False)
         self.model.run_config = yaml.safe_load(dumped)
-        if self.config_init[str(self.subcommand)].get("ckpt_path") == "last":
-            self.config_init[str(self.subcommand)]["ckpt_path"] = self._newest_checkpoint()
+        given = self.config_init[str(self.subcommand)]
+        if given.get("ckpt_path") == "last":
+            given["ckpt_path"] = last_checkpoint(self.trainer, required=self.subcommand != "fit")
+        if self.subcommand == "fit":
+            self._prepare_fit(given)
+
+    def _prepare_subcommand_parser(
+        self, klass: type, subcommand: str, **kwargs: Any
+    ) -> LightningArgumentParser:
+        """Give ``fit`` an option of its own."""
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand == "fit":
+            parser.add_argument(
+                "--preflight_only",
+                action="store_true",
+                help="check the run and say what it would do, then leave before the first step",
+            )
+        return parser
+
+    def _prepare_fit(self, given: Any) -> None:
+        """Add what every fit has; a rehearsal leaves nothing in the run's folder."""
+        only = bool(given.get("preflight_only"))
+        if only:
+            self.trainer.loggers = []
+            for callback in self.trainer.callbacks[:]:  # type: ignore[attr-defined]
+                if isinstance(callback, SaveConfig | KeyLog):
+                    self.trainer.callbacks.remove(callback)  # type: ignore[attr-defined]
+        add_missing(self.trainer, StopOnSignal(), Preflight(only=only))
+        if any(isinstance(logger, WandbLogger) for logger in self.trainer.loggers):
+            root = str(self.trainer.default_root_dir)
+            choose_id(root, resumes=given.get("ckpt_path") is not None)
 
     def before_predict(self) -> None:
         """Have the embeddings written; Lightning would only return them."""
         self.trainer.callbacks.append(WriteEmbeddings())  # type: ignore[attr-defined]
 
-    def _newest_checkpoint(self) -> str | None:
-        """``last.ckpt`` of the run's folder, or None before a first one was written."""
-        path = Path(self.trainer.default_root_dir) / "last.ckpt"
-        return str(path) if path.is_file() else None
+
+def last_checkpoint(trainer: Trainer, required: bool) -> str | None:
+    """What ``--ckpt_path last`` means: the newest whole checkpoint where the run writes its own.
+
+    Args:
+        trainer: The run's.
+        required: Whether to refuse a run that has none yet.
+
+    Returns:
+        Its path or URL; None before a first one was written.
+
+    Raises:
+        CheckpointError: If there are only half ones.
+        ConfigError: If there is none and one is required.
+    """
+    found = newest_checkpoint(trainer)
+    if found is None and required:
+        raise ConfigError(
+            f"ckpt_path: expected a checkpoint in {trainer.default_root_dir}, found none; "
+            f"name one with --ckpt_path FILE, or the run with --trainer.default_root_dir"
+        )
+    return found
+
+
+def add_missing(trainer: Trainer, *callbacks: Callback) -> None:
+    """Give a trainer those callbacks whose kind it lacks."""
+    present = trainer.callbacks  # type: ignore[attr-defined]
+    present[:0] = [new for new in callbacks if not any(type(old) is type(new) for old in present)]
 
 
 def run_trainer(name: str, options: Sequence[str]) -> int:
@@ -121,12 +186,14 @@ def run_trainer(name: str, options: Sequence[str]) -> int:
         print(text)  # noqa: T201
         return 0
     try:
-        with _own_wandb_run():
+        with own_id(), _own_wandb_run():
             TrainerCLI([name, *options])
     except MisconfigurationException as error:
         raise ConfigError(one_line(str(error))) from error
     except ClipkitError:
         raise
+    except SIGTERMException:
+        return _EXIT_STOPPED
     except SystemExit as leaving:
         return int(leaving.code or 0)
     except Exception as error:

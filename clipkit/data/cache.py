@@ -12,7 +12,7 @@ import hashlib
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Final, final
@@ -26,6 +26,7 @@ from clipkit.errors import DataError, ShardError
 
 DEFAULT_MAX_BYTES: Final = 100 * 2**30
 _ABANDONED_SECONDS: Final = 24 * 3600
+_EARLY_RETRIES: Final = 6
 _PART_SUFFIX: Final = ".part"
 
 
@@ -53,6 +54,8 @@ class ShardCache:
             ``~/.cache/clipkit/shards``.
         max_bytes: Limit of all shards together.
         retries: How often a transfer is tried again, from where it broke, without any progress.
+            Twelve sit out a server that is away for three minutes. Before a run, when shards are
+            indexed, six have to do.
         backoff_seconds: Wait before the first new try; it doubles with each.
         stall_seconds: An HTTP server that sends nothing for so long has failed, and is tried again.
 
@@ -66,7 +69,7 @@ class ShardCache:
         self,
         folder: str | Path | None = None,
         max_bytes: int = DEFAULT_MAX_BYTES,
-        retries: int = 6,
+        retries: int = 12,
         backoff_seconds: float = 0.5,
         stall_seconds: float = STALL_SECONDS,
     ) -> None:
@@ -74,6 +77,7 @@ class ShardCache:
         self.folder = Path(folder if folder is not None else default).expanduser()
         self.max_bytes = max_bytes
         self._retries = Retries(retries, backoff_seconds, stall_seconds)
+        self._early_retries = replace(self._retries, count=min(retries, _EARLY_RETRIES))
 
     def stat(self, url: str) -> RemoteFile:
         """The version of a remote file that the server has now.
@@ -81,8 +85,7 @@ class ShardCache:
         Raises:
             ShardError: If it is missing or the server does not answer.
         """
-        size_bytes, stamp = stat_remote(url, self._retries)
-        return RemoteFile(url, size_bytes, stamp)
+        return _stat(url, self._early_retries)
 
     def path_of(self, remote: RemoteFile) -> Path:
         """Where this version is kept once it is whole."""
@@ -145,7 +148,7 @@ class ShardCache:
                 f"{remote.url}: expected {remote.size_bytes} bytes, got {size_bytes}; "
                 f"did the shard change?"
             )
-        if remote.stamp and (now := self.stat(remote.url)) != remote:
+        if remote.stamp and (now := _stat(remote.url, self._retries)) != remote:
             part.unlink()
             raise ShardError(
                 f"{remote.url}: changed while the run was reading it: indexed as "
@@ -182,6 +185,11 @@ class ShardCache:
 def default_cache() -> ShardCache:
     """The cache of whoever did not choose one."""
     return ShardCache()
+
+
+def _stat(url: str, retries: Retries) -> RemoteFile:
+    size_bytes, stamp = stat_remote(url, retries)
+    return RemoteFile(url, size_bytes, stamp)
 
 
 def _digest(text: str) -> str:

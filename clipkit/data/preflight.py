@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Final, get_args
+
+import numpy as np
 
 from clipkit.data.index import ShardIndex
 from clipkit.data.reader import ShardReader
-from clipkit.data.samples import SampleMaker
+from clipkit.data.samples import Encoder, SampleMaker
 from clipkit.data.slicing import Slicing, Tail
 from clipkit.data.urls import is_local
 from clipkit.errors import ConfigError, DataError, SampleError
 
 _TRIED_SAMPLES: Final = 8
+_TRIED_SHARDS: Final = 16
 
 
 def check_options(
@@ -57,6 +61,34 @@ def check_sizes(slicing: Slicing) -> None:
             f"a step, the data has {slicing.num_samples}; use a smaller batch, fewer ranks or "
             f"more data"
         )
+
+
+def caption_lengths(
+    index: ShardIndex, reader: ShardReader, maker: SampleMaker, tokenizer: Encoder, num_samples: int
+) -> list[int]:
+    """Tokens of some captions, spread evenly over the first local shards.
+
+    Args:
+        index: The data.
+        reader: Of the data.
+        maker: Says which text of a sample is its caption.
+        tokenizer: Encodes; one with a long context tells what a short one cuts.
+        num_samples: How many to look at, at most.
+
+    Returns:
+        Their lengths; nothing for remote data, whose shards would have to be transferred.
+    """
+    if not reader.is_local:
+        return []
+    reach = min(index.num_samples, sum(shard.num_samples for shard in index.shards[:_TRIED_SHARDS]))
+    step = max(1, reach // num_samples)
+    lengths = []
+    for sample_id in range(0, reach, step)[:num_samples]:
+        rng = np.random.default_rng(sample_id)
+        with contextlib.suppress(SampleError, ValueError, KeyError):
+            text = maker.caption(reader.read(sample_id).members, rng)
+            lengths.append(len(tokenizer.encode(text)))
+    return lengths
 
 
 def check_first_sample(index: ShardIndex, reader: ShardReader, maker: SampleMaker) -> None:

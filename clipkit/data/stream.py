@@ -18,7 +18,12 @@ from clipkit.data.faults import FaultBudget, FaultLedger
 from clipkit.data.fields import SampleField
 from clipkit.data.index import ShardIndex
 from clipkit.data.orders import Data, first_order, index_of, restored_order
-from clipkit.data.preflight import check_first_sample, check_options, check_sizes
+from clipkit.data.preflight import (
+    caption_lengths,
+    check_first_sample,
+    check_options,
+    check_sizes,
+)
 from clipkit.data.reader import ShardReader
 from clipkit.data.samples import BatchBuilder, Caption, Encoder, SampleMaker, Transform
 from clipkit.data.slicing import Slicing, Tail
@@ -151,6 +156,11 @@ class PairStream:
         """Samples in an epoch, over all ranks, the tail included."""
         return self._order.num_samples
 
+    @property
+    def num_shards(self) -> int:
+        """Shards of the data."""
+        return len(self._index.shards)
+
     def __iter__(self) -> Iterator[Batch]:
         """The batches from here to the epoch's end. Workers start with the first one.
 
@@ -242,6 +252,14 @@ class PairStream:
         """Go to the start of an epoch; in the middle of that epoch already, stay there."""
         if epoch != self._cursor.start(self._slicing)[0]:
             self._cursor.jump(epoch, 0)
+
+    def caption_lengths(self, tokenizer: Encoder, num_samples: int = 256) -> list[int]:
+        """Tokens of some captions, as a tokenizer with a long context encodes them.
+
+        Returns:
+            Their lengths, before anything is cut; nothing for remote data.
+        """
+        return caption_lengths(self._index, self._reader, self._maker, tokenizer, num_samples)
 
     def sync_faults(self) -> None:
         """Tell all ranks what each found bad; call it on every rank, as before a checkpoint.

@@ -21,13 +21,13 @@ class Progress(Protocol):
     """Where a run stands.
 
     Attributes:
-        step: Optimizer steps that are behind.
+        step: Optimizer steps that are behind; not whole where the batch has changed.
         num_steps: Optimizer steps of the whole run; infinite where only the clock ends it.
         fraction: Part of the run that is behind, 0 to 1; step / num_steps where steps end it.
     """
 
     @property
-    def step(self) -> int: ...  # noqa: D102
+    def step(self) -> float: ...  # noqa: D102
     @property
     def num_steps(self) -> float: ...  # noqa: D102
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import zipfile
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, final
 
@@ -39,12 +40,18 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             storage_options: Not supported, as in Lightning's own.
 
         Raises:
-            OSError: If the disk is full or refuses; the former checkpoint is still there then.
+            OSError: If the disk is full, or the disk or the store refuses; the former checkpoint is
+                still there then.
         """
         if is_local(str(path)):
-            write_whole(Path(path), lambda beside: torch.save(checkpoint, beside))
-        else:
+            write_whole(Path(path), partial(_save, checkpoint))
+            return
+        try:
             super().save_checkpoint(checkpoint, path, storage_options)
+        except OSError:
+            raise
+        except Exception as error:  # each store has classes of its own for "not now"
+            raise OSError(f"{type(error).__name__}: {error}") from error
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
@@ -68,6 +75,21 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 f"weights, give them to --model.encoder"
             )
         return checkpoint
+
+
+def _save(checkpoint: dict[str, Any], path: Path) -> None:
+    """``torch.save``, with the disk's own error where the disk is at fault.
+
+    Raises:
+        OSError: Naming the file; torch would say "unexpected pos" of a full disk.
+    """
+    with path.open("wb") as file:
+        try:
+            torch.save(checkpoint, file)
+        except RuntimeError as error:
+            if not isinstance(cause := error.__context__, OSError):
+                raise
+            raise OSError(cause.errno, cause.strerror, str(path)) from error
 
 
 def write_atomically(trainer: Trainer) -> None:

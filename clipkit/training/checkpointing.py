@@ -17,6 +17,8 @@ _TOKENIZER: Final = "clipkit.data.tokenizers.tokenizer_from_name"
 _ENCODER: Final = "encoder."
 AVERAGE: Final = "ema."
 """Before the names of averaged weights in a checkpoint's state_dict."""
+PACE: Final = "pace"
+"""In clipkit's entry: the samples of a step at the run's first start, and such steps so far."""
 
 
 def take_out_averages(checkpoint: dict[str, Any]) -> None:

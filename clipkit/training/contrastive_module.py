@@ -7,6 +7,7 @@ from typing import Any, final
 
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -17,14 +18,25 @@ from clipkit.models.checkpoints import KEY
 from clipkit.optim import ParameterGroups, Schedule
 from clipkit.training.callbacks.cursor_commit import CursorCommit
 from clipkit.training.callbacks.data_counters import DataCounters
-from clipkit.training.checkpointing import check_architecture, run_entry, take_out_averages
+from clipkit.training.checkpointing import (
+    PACE,
+    check_architecture,
+    run_entry,
+    take_out_averages,
+)
 from clipkit.training.datamodule import PairDataModule
 from clipkit.training.preflight import (
     check_objective,
     warn_of_accumulation,
     warn_of_start,
 )
-from clipkit.training.progress import run_progress, total_steps
+from clipkit.training.progress import (
+    Pace,
+    resume_pace,
+    run_progress,
+    samples_of_step,
+    total_steps,
+)
 from clipkit.training.sharding import clip_gradients, gradient_norm, shard_encoder
 from clipkit.types import Batch, Embeddings
 
@@ -52,6 +64,8 @@ class ContrastiveModule(LightningModule):
 
     Attributes:
         run_config: The resolved configuration of the run, in plain types; stored in checkpoints.
+        group_options: Learning rate and weight decay of each group of the optimizer, as configured.
+        pace: How this start counts steps, whose samples may be more or fewer than at the first.
 
     Example:
         >>> module = ContrastiveModule(
@@ -77,9 +91,10 @@ class ContrastiveModule(LightningModule):
         self.loss = loss
         self.schedule = schedule
         self.run_config: dict[str, Any] = {}
+        self.pace = Pace()
         self._build_optimizer = optimizer
         self._groups = groups or ParameterGroups()
-        self._options: list[dict[str, Any]] = []
+        self.group_options: list[dict[str, Any]] = []
         self._is_sharded = False
 
     def forward(self, batch: Batch) -> Embeddings:
@@ -128,7 +143,7 @@ class ContrastiveModule(LightningModule):
             self.encoder,
             lambda groups: self._build_optimizer([*groups, *([of_loss] if learned else [])]),
         )
-        self._options = [
+        self.group_options = [
             {name: group[name] for name in _CONFIGURED if name in group}
             for group in optimizer.param_groups
         ]
@@ -175,7 +190,7 @@ class ContrastiveModule(LightningModule):
         """Set the learning rates of the step from the configuration, never from a checkpoint."""
         factor = self.schedule.factor(run_progress(self.trainer))
         optimizer = self.trainer.optimizers[0]
-        for group, options in zip(optimizer.param_groups, self._options, strict=True):
+        for group, options in zip(optimizer.param_groups, self.group_options, strict=True):
             group.update(options)
             group["lr"] = options["lr"] * factor
         highest = max(group["lr"] for group in optimizer.param_groups)
@@ -195,11 +210,27 @@ class ContrastiveModule(LightningModule):
         """Add what rebuilds the encoder without Lightning."""
         tokenizer = getattr(self.trainer.datamodule, "tokenizer", None)  # type: ignore[attr-defined]
         checkpoint[KEY] = run_entry(self.encoder, tokenizer, self.run_config)
+        if (samples := self._samples_of_step()) is not None:
+            checkpoint[KEY][PACE] = {
+                "step_samples": self.pace.step_samples or samples,
+                "steps": self.pace.steps_at(self.trainer.global_step),
+            }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse the weights of another architecture by name."""
         take_out_averages(checkpoint)
         check_architecture(self.state_dict(), checkpoint)
+        stored, samples = checkpoint.get(KEY, {}).get(PACE), self._samples_of_step()
+        if stored and samples is not None:
+            step = int(checkpoint["global_step"])
+            self.pace = resume_pace(self.trainer, stored, step, samples)
+
+    def _samples_of_step(self) -> int | None:
+        """Samples of an optimizer step of all ranks in a fit; None where nobody knows."""
+        batch_size = getattr(self.trainer.datamodule, "batch_size", None)  # type: ignore[attr-defined]
+        if self.trainer.state.fn != TrainerFn.FITTING or batch_size is None:
+            return None
+        return samples_of_step(self.trainer, int(batch_size))
 
     def _log_terms(self, stage: str, batch: Batch) -> None:
         terms = self.loss(self(batch), batch)

@@ -1,15 +1,81 @@
-"""How far a run is, by whichever of its limits ends it first."""
+"""How far a run is, by whichever of its limits ends it first.
+
+Steps are counted in the samples that a step of the run's first start took. A run that goes on with
+another batch or number of ranks has taken as many of these steps as its samples make, so that its
+schedule stays where it was and its end comes after the same samples.
+"""
 
 from __future__ import annotations
 
+import logging
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Final
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Timer
 
 from clipkit.errors import ConfigError
+
+_LOG: Final = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How optimizer steps are counted since a run's last start.
+
+    Args:
+        step_samples: Samples of a counted step, over all ranks: those of the run's first start.
+        ratio: Samples of an optimizer step now, as a multiple of that.
+        steps: Counted steps that were behind when this start began.
+        global_step: Optimizer steps that were behind then.
+        max_steps: Counted steps that end the run; None to ask the trainer.
+
+    Example:
+        >>> Pace(step_samples=8, ratio=0.5, steps=4, global_step=4).steps_at(10)
+        7.0
+    """
+
+    step_samples: int = 0
+    ratio: float = 1.0
+    steps: float = 0.0
+    global_step: int = 0
+    max_steps: int | None = None
+
+    def steps_at(self, global_step: int) -> float:
+        """Counted steps that are behind after so many optimizer steps."""
+        return self.steps + (global_step - self.global_step) * self.ratio
+
+
+def samples_of_step(trainer: Trainer, batch_size: int) -> int:
+    """Samples that an optimizer step of all ranks takes."""
+    return int(batch_size * trainer.world_size * trainer.accumulate_grad_batches)
+
+
+def resume_pace(trainer: Trainer, stored: Mapping[str, float], global_step: int, now: int) -> Pace:
+    """Go on counting as a checkpoint did, and end the trainer's steps after the same samples.
+
+    Args:
+        trainer: About to go on; its ``max_steps``, in counted steps, is turned into its own.
+        stored: ``step_samples`` and ``steps`` of the checkpoint.
+        global_step: Optimizer steps of the checkpoint.
+        now: Samples that a step takes now.
+    """
+    step_samples, steps = int(stored["step_samples"]), float(stored["steps"])
+    ratio, limit = now / step_samples, trainer.max_steps
+    if steps == global_step and ratio == 1:
+        return Pace(step_samples=step_samples)
+    pace = Pace(step_samples, ratio, steps, global_step, limit if limit >= 0 else None)
+    _LOG.warning(
+        "a step takes %d samples now and took %d when the run began; max_steps and warm-up go on "
+        "counting steps of %d samples", now, step_samples, step_samples,
+    )  # fmt: skip
+    if limit >= 0:
+        left = max(0, math.ceil((limit - steps) / ratio - 1e-9))
+        trainer.fit_loop.epoch_loop.max_steps = global_step + left
+    return pace
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,12 +83,12 @@ class RunProgress:
     """Where a run stands.
 
     Args:
-        step: Optimizer steps that are behind.
-        num_steps: Optimizer steps of the whole run; infinite where only the clock ends it.
+        step: Steps that are behind.
+        num_steps: Steps of the whole run; infinite where only the clock ends it.
         fraction: Part of the run that is behind, 0 to 1.
     """
 
-    step: int
+    step: float
     num_steps: float
     fraction: float
 
@@ -49,16 +115,19 @@ def local_progress(trainer: Trainer) -> RunProgress:
 
 
 def total_steps(trainer: Trainer) -> float:
-    """Optimizer steps until ``max_steps`` or ``max_epochs``; infinite where neither is set.
+    """Steps until ``max_steps`` or ``max_epochs``; infinite where neither is set.
 
     Lightning's own ``estimated_stepping_batches`` is not read: it sets up the loaders too early.
     """
+    pace = _pace(trainer)
     limits = [math.inf]
-    if trainer.max_steps >= 0:
-        limits.append(trainer.max_steps)
+    max_steps = trainer.max_steps if pace.max_steps is None else pace.max_steps
+    if max_steps >= 0:
+        limits.append(max_steps)
     if trainer.max_epochs is not None and trainer.max_epochs >= 0:
         batches = trainer.num_training_batches
-        limits.append(trainer.max_epochs * math.ceil(batches / trainer.accumulate_grad_batches))
+        steps_an_epoch = math.ceil(batches / trainer.accumulate_grad_batches)
+        limits.append(trainer.max_epochs * steps_an_epoch * pace.ratio)
     return max(1.0, min(limits))
 
 
@@ -80,13 +149,18 @@ def time_budget(trainer: Trainer) -> timedelta | None:
 
 
 def _progress(trainer: Trainer, by_clock: float | None) -> RunProgress:
-    step, num_steps = trainer.global_step, total_steps(trainer)
+    step, num_steps = _pace(trainer).steps_at(trainer.global_step), total_steps(trainer)
     if by_clock is None and math.isinf(num_steps):
         raise ConfigError(
             "trainer: nothing ends this run; set max_steps, max_epochs or max_time "
             "(the schedule of the learning rate needs an end)"
         )
     return RunProgress(step, num_steps, min(1.0, max(step / num_steps, by_clock or 0.0)))
+
+
+def _pace(trainer: Trainer) -> Pace:
+    pace = getattr(trainer.lightning_module, "pace", None)
+    return pace if isinstance(pace, Pace) else Pace()
 
 
 def _clock_fraction(trainer: Trainer) -> float | None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import time
 from pathlib import Path
 
 import pytest
@@ -248,6 +250,35 @@ def test_each_run_of_a_process_has_a_wandb_run_of_its_own(shards, tmp_path, monk
     for name in ("first", "second"):
         assert main(["fit", "-c", config, *tiny_words(shards, tmp_path / name)]) == 0
         assert list((tmp_path / name).glob("wandb/offline-run-*/*.wandb"))
+
+
+def test_resumed_run_goes_on_under_the_same_wandb_id(shards, tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    logger = {
+        "class_path": "lightning.pytorch.loggers.WandbLogger",
+        "init_args": {"save_dir": "auto", "offline": True, "project": "clipkit"},
+    }
+    saver = {"class_path": "clipkit.training.callbacks.SaveCheckpoint"}
+    trainer = {"logger": logger, "callbacks": [saver], "enable_checkpointing": True}
+    config = write(tmp_path / "a.yaml", {"trainer": trainer})
+
+    def ids() -> list[str]:
+        folders = sorted((tmp_path / "run" / "wandb").glob("offline-run-*"), key=os.path.getmtime)
+        return [folder.name.rsplit("-", 1)[1] for folder in folders]
+
+    words = ["fit", "-c", config, *tiny_words(shards, tmp_path / "run")]
+    assert main([*words, "--ckpt_path=last"]) == 0
+    assert ids() == [(tmp_path / "run" / "wandb_id.txt").read_text().strip()]
+    assert "WANDB_RUN_ID" not in os.environ
+    time.sleep(1.1)  # W&B names its folders by the second
+    assert main([*words, "--ckpt_path=last", "--trainer.max_steps=6"]) == 0
+    assert len(ids()) == 2
+    assert len(set(ids())) == 1
+    time.sleep(1.1)
+    assert main(words) == 0  # from the start: another run
+    assert len(set(ids())) == 2
+    stored = (tmp_path / "run" / "config.yaml").read_text()
+    assert not any(name in stored for name in ids())
 
 
 def test_bfloat16_on_cpu(shards, tmp_path):

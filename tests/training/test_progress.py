@@ -9,6 +9,7 @@ import pytest
 from lightning.pytorch import Callback
 
 from clipkit.errors import ConfigError
+from clipkit.training.callbacks import SaveCheckpoint
 from clipkit.training.progress import (
     RunProgress,
     _clock_fraction,
@@ -92,3 +93,49 @@ def test_clock_goes_on_where_a_resumed_run_left_off(shards, tmp_path):
 def test_a_run_without_an_end_is_refused(shards, tmp_path):
     with pytest.raises(ConfigError, match="max_time"):
         watched(shards, tmp_path, max_steps=-1, max_epochs=-1)
+
+
+def test_another_batch_keeps_the_schedule_by_samples(shards, tmp_path):
+    """Ten steps of 4; from the fourth on in batches of 2, then of 1, then of 4 again.
+
+    Every start goes on at the rate that its samples call for, and the run ends after the same 40
+    samples: the steps in the configuration are those of the first start.
+    """
+
+    def start(folder, batch_size, stop, ckpt=None, **options):
+        class Stop(Callback):
+            def on_train_batch_end(self, trainer, *_):
+                trainer.should_stop = trainer.global_step >= stop
+
+        watch = Watch()
+        options = options or {"max_steps": 10}
+        trainer = tiny.trainer(folder, watch, Stop(), SaveCheckpoint(), **options)
+        trainer.fit(tiny.module(), datamodule=tiny.data(shards, batch_size), ckpt_path=ckpt)
+        return trainer.global_step, watch.rates
+
+    last = tmp_path / "last.ckpt"
+    _, whole = start(tmp_path / "whole", 4, stop=99)
+    assert start(tmp_path, 4, stop=4) == (4, whole[:4])
+    step, halves = start(tmp_path, 2, 8, last)  # two steps' worth of samples
+    assert step == 8
+    assert halves[::2] == pytest.approx(whole[4:6], abs=1e-12)
+    assert halves[0] > halves[1] > halves[2]
+    step, quarters = start(tmp_path, 1, 16, last)
+    assert step == 16
+    assert quarters[::4] == pytest.approx(whole[6:8], abs=1e-12)
+    step, rest = start(tmp_path, 4, 99, last)
+    assert step == 18
+    assert rest == pytest.approx(whole[8:], abs=1e-12)
+
+
+def test_another_batch_keeps_the_schedule_of_epochs(shards, tmp_path):
+    """Two epochs of five steps; the second one has eleven, of half the size."""
+    trainer = tiny.trainer(tmp_path, SaveCheckpoint(), max_epochs=1)
+    trainer.fit(tiny.module(), datamodule=tiny.data(shards))
+    watch = Watch()
+    trainer = tiny.trainer(tmp_path, watch, max_epochs=2)
+    last = tmp_path / "last.ckpt"
+    trainer.fit(tiny.module(), datamodule=tiny.data(shards, 2), ckpt_path=last)
+    assert trainer.global_step == 5 + 11
+    assert watch.progress[0].step == 5.5
+    assert watch.progress[-1].fraction == pytest.approx(0.95, abs=0.06)

@@ -7,12 +7,16 @@ from clipkit.training.callbacks.image_size_schedule import ImageSizeSchedule, Im
 from clipkit.training.callbacks.key_log import KeyLog
 from clipkit.training.callbacks.lock_tower import LockTower, Unlock
 from clipkit.training.callbacks.parameter_table import PrintParameters
+from clipkit.training.callbacks.preflight import Preflight
 from clipkit.training.callbacks.progress_bar import ProgressBar
 from clipkit.training.callbacks.recompute_activations import RecomputeActivations
 from clipkit.training.callbacks.save_checkpoint import SaveCheckpoint
 from clipkit.training.callbacks.save_config import SaveConfig
 from clipkit.training.callbacks.set_logit_scale import SetLogitScale
+from clipkit.training.callbacks.step_guard import StepGuard
+from clipkit.training.callbacks.stop_on_signal import StopOnSignal
 from clipkit.training.callbacks.throughput import Throughput
+from clipkit.training.callbacks.watchdog import Watchdog
 from clipkit.training.callbacks.write_embeddings import WriteEmbeddings
 from clipkit.training.callbacks.zero_shot_evaluation import ZeroShotEvaluation
 
@@ -24,14 +28,18 @@ __all__ = [
     "ImageSizeStage",
     "KeyLog",
     "LockTower",
+    "Preflight",
     "PrintParameters",
     "ProgressBar",
     "RecomputeActivations",
     "SaveCheckpoint",
     "SaveConfig",
     "SetLogitScale",
+    "StepGuard",
+    "StopOnSignal",
     "Throughput",
     "Unlock",
+    "Watchdog",
     "WriteEmbeddings",
     "ZeroShotEvaluation",
 ]

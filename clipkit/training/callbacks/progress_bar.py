@@ -77,7 +77,7 @@ class ProgressBar(LightningProgressBar):
         if not self._enabled:
             return
         progress = local_progress(trainer)
-        text = f"step {progress.step} {figures(trainer.callback_metrics)}".rstrip()
+        text = f"step {trainer.global_step} {figures(trainer.callback_metrics)}".rstrip()
         if self._bar is not None:
             self._bar.update(self._task, completed=progress.fraction, figures=text)
         elif time.monotonic() - self._printed >= _PLAIN_SECONDS:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import math
-import os
-import shutil
 import time
-from pathlib import Path
-from typing import Any, Literal, final
+from typing import Any, Final, Literal, final
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from clipkit.errors import ConfigError
+from clipkit.distributed.votes import Vote
+from clipkit.errors import CheckpointError, ConfigError
+from clipkit.training import checkpoint_files as files
 from clipkit.training.atomic_io import write_atomically
+
+_LOG: Final = logging.getLogger(__name__)
+_RETRY_SECONDS: Final = 60.0
 
 
 @final
@@ -23,18 +26,25 @@ class SaveCheckpoint(Checkpoint):
 
     ``last.ckpt`` is written when ``every_n_steps`` or ``every_n_minutes`` is reached, at the end
     of the fit, and when the run is interrupted. It is replaced in one step: killed at any moment,
-    a run leaves the former one or the new one, whole.
+    a run leaves the former one or the new one, whole. A disk that is full costs no run: the former
+    checkpoint stays, the failure is logged, and the write is tried again every minute.
 
     Args:
-        folder: Where to write; the run's folder (``trainer.default_root_dir``) when None.
+        folder: Where to write, a path or a URL that fsspec knows (``s3://...``); the run's folder
+            (``trainer.default_root_dir``) when None.
         every_n_steps: Optimizer steps between two writes.
-        every_n_minutes: Minutes between two writes, by the clock of rank 0.
+        every_n_minutes: Minutes between two writes, by the clock of whoever is first.
         keep_every_n_steps: Steps whose checkpoint stays as ``step=N.ckpt``.
         monitor: A logged validation metric; its best checkpoint stays as ``best.ckpt``.
         mode: Whether the greatest or the smallest value of ``monitor`` is best.
 
+    Attributes:
+        held: Whether writes that are due are put off: ``StepGuard`` keeps the checkpoint of before
+            a row of bad steps, to go back to.
+
     Raises:
         ConfigError: If a number is not positive.
+        CheckpointError: At the end of the fit, if its last state could not be written.
 
     Example:
         >>> SaveCheckpoint(every_n_minutes=10, monitor="val/loss", mode="min")
@@ -62,10 +72,13 @@ class SaveCheckpoint(Checkpoint):
         self.keep_every_n_steps = keep_every_n_steps
         self.monitor = monitor
         self.mode = mode
+        self.held = False
         self._best = -math.inf
         self._saved_step = -1
         self._consistent = False
         self._saved_time = time.monotonic()
+        self._failure = ""
+        self._clock: Vote | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
         """Have checkpoints replaced in one step."""
@@ -73,6 +86,9 @@ class SaveCheckpoint(Checkpoint):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         """Start the clock; weights and cursor agree now."""
+        if trainer.is_global_zero:
+            files.sweep(self.folder_of(trainer))
+        self._clock = Vote()
         self._saved_time = time.monotonic()
         self._consistent = True
 
@@ -95,9 +111,9 @@ class SaveCheckpoint(Checkpoint):
         step = trainer.global_step
         keep = self.keep_every_n_steps is not None and step % self.keep_every_n_steps == 0
         by_steps = self.every_n_steps is not None and step % self.every_n_steps == 0
-        if keep or by_steps or self._minutes_are_over(trainer):
-            self._save_last(trainer)
-        if keep:
+        by_minutes = self._minutes_are_over()
+        due = (keep or by_steps or by_minutes) and not self.held
+        if due and self.save(trainer) and keep:
             self._copy_last(trainer, f"step={step}.ckpt")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
@@ -113,12 +129,40 @@ class SaveCheckpoint(Checkpoint):
         score = value if self.mode == "max" else -value
         if score > self._best:
             self._best = score
-            self._save_last(trainer)
-            self._copy_last(trainer, "best.ckpt")
+            if self.save(trainer):
+                self._copy_last(trainer, "best.ckpt")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         """Leave the last state of a finished fit."""
-        self._save_last(trainer)
+        if not self.save(trainer):
+            raise CheckpointError(
+                f"{self._last(trainer)}: the state after step {trainer.global_step} could not be "
+                f"written{self._failure}; the former checkpoint is still there: make room and go "
+                f"on from it with --ckpt_path last"
+            )
+
+    def save(self, trainer: Trainer) -> bool:
+        """Write ``last.ckpt`` unless it holds this step already; to be called on every rank.
+
+        Returns:
+            Whether it is written, the same on every rank; what went wrong is in the log.
+        """
+        if trainer.global_step == self._saved_step:
+            return True
+        self._failure = _written(trainer, self._last(trainer))
+        failed = bool(trainer.strategy.broadcast(bool(self._failure)))
+        if self._clock is not None:
+            self._clock.collect()  # cast before this write, so of no meaning any more
+        self._saved_time = time.monotonic()
+        if failed:
+            self._saved_time -= 60 * (self.every_n_minutes or 0) - _RETRY_SECONDS
+        else:
+            self._saved_step = trainer.global_step
+        return not failed
+
+    def folder_of(self, trainer: Trainer) -> str:
+        """Where this callback writes in a run of ``trainer``."""
+        return self.folder or str(trainer.default_root_dir)
 
     def on_exception(
         self,
@@ -133,7 +177,7 @@ class SaveCheckpoint(Checkpoint):
         """
         everyone = isinstance(exception, (KeyboardInterrupt, SIGTERMException))
         if (everyone or trainer.world_size == 1) and trainer.training and self._consistent:
-            self._save_last(trainer)
+            self.save(trainer)
 
     def state_dict(self) -> dict[str, Any]:
         """The best value so far, so that a resumed run does not lose its best checkpoint."""
@@ -143,30 +187,46 @@ class SaveCheckpoint(Checkpoint):
         """Take over the best value."""
         self._best = state_dict["best"]
 
-    def _minutes_are_over(self, trainer: Trainer) -> bool:
-        if self.every_n_minutes is None:
+    def _minutes_are_over(self) -> bool:
+        if self.every_n_minutes is None or self._clock is None:
             return False
         over = time.monotonic() - self._saved_time >= 60 * self.every_n_minutes
-        return bool(trainer.strategy.broadcast(over)) if trainer.world_size > 1 else over
+        return bool(self._clock.exchange(over))
 
-    def _folder(self, trainer: Trainer) -> Path:
-        return Path(self.folder or trainer.default_root_dir)
-
-    def _save_last(self, trainer: Trainer) -> None:
-        if trainer.global_step == self._saved_step:
-            return
-        trainer.save_checkpoint(self._folder(trainer) / "last.ckpt", weights_only=False)
-        self._saved_step = trainer.global_step
-        self._saved_time = time.monotonic()
+    def _last(self, trainer: Trainer) -> str:
+        return files.join(self.folder_of(trainer), files.LAST)
 
     def _copy_last(self, trainer: Trainer, name: str) -> None:
-        """Give ``last.ckpt`` a second name, which stays when the first moves on."""
-        if not trainer.is_global_zero:
-            return
-        source, target = self._folder(trainer) / "last.ckpt", self._folder(trainer) / name
-        beside = target.with_name(f".{name}.{os.getpid()}.part")
-        try:
-            os.link(source, beside)
-        except OSError:  # a file system without hard links
-            shutil.copyfile(source, beside)
-        beside.replace(target)
+        if trainer.is_global_zero:
+            last = self._last(trainer)
+            files.duplicate(last, files.join(self.folder_of(trainer), name))
+
+
+def newest_checkpoint(trainer: Trainer) -> str | None:
+    """The newest whole checkpoint where a run writes its own; see ``newest_complete``.
+
+    Returns:
+        Its path or URL; None before a first one was written.
+
+    Raises:
+        CheckpointError: If there are only half ones.
+    """
+    savers = [one for one in trainer.checkpoint_callbacks if isinstance(one, SaveCheckpoint)]
+    folders = [saver.folder_of(trainer) for saver in savers] or [str(trainer.default_root_dir)]
+    found = map(files.newest_complete, dict.fromkeys(folders))
+    return next((path for path in found if path is not None), None)
+
+
+def _written(trainer: Trainer, path: str) -> str:
+    """Write a checkpoint; why the disk or the store refused, or nothing.
+
+    A rank that cannot write meets the others at the barrier that ``save_checkpoint`` ends with.
+    """
+    try:
+        trainer.save_checkpoint(path, weights_only=False)
+    except OSError as error:
+        trainer.strategy.barrier("Trainer.save_checkpoint")
+        reason = error.strerror or str(error)
+        _LOG.error("%s: not written: %s; the run goes on with the former one", path, reason)
+        return f" ({reason})"
+    return ""

@@ -1,0 +1,258 @@
+"""Steps that would poison a run: left out, written down, and rolled back from when they persist."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, final
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+from torch.optim import Optimizer
+
+from clipkit.errors import ConfigError, NonFiniteError
+from clipkit.training.callbacks.average_weights import AverageWeights
+from clipkit.training.callbacks.save_checkpoint import SaveCheckpoint, newest_checkpoint
+from clipkit.training.checkpointing import take_out_averages
+from clipkit.training.sharding import gradient_norm
+from clipkit.training.step_health import StepHealth, skip_if, skips_on_device
+from clipkit.types import Batch
+
+_LOG: Final = logging.getLogger(__name__)
+_LAG_STEPS: Final = 2
+"""Steps after which a GPU's verdict is read: it has been computed by then, so nobody waits."""
+
+
+@final
+class StepGuard(Callback):
+    """Leaves out steps whose loss or gradients are NaN, infinite or a spike, on all ranks alike.
+
+    A bad step changes neither weights nor moments, and its keys are written to a file. After
+    ``max_in_a_row`` of them the weights go back to the newest whole checkpoint while the data go
+    on, so that the same batches do not come again; a run that needs this more than
+    ``max_rollbacks`` times ends.
+
+    On a GPU no step waits for its verdict if the optimizer is one of torch's fused ones (``fused:
+    true``) and the precision needs no scaler: the optimizer reads it there, and this callback two
+    steps later. Other optimizers have to be asked before each step, which waits for the gradients.
+    With 16-mixed, infinite gradients are the scaler's business, and only the loss is judged.
+
+    Args:
+        sigmas: How many standard deviations above the mean of the last ``window`` good steps a
+            loss or gradient norm is a spike; None to look for NaN and infinity only.
+        window: Good steps to compare with.
+        max_in_a_row: Bad steps in a row after which the weights go back.
+        max_rollbacks: How often they may.
+        path: File for the bad steps, a JSON object a line and rank; when None ``bad_steps.jsonl``
+            in the run's folder.
+
+    Raises:
+        ConfigError: If a number is out of range.
+        NonFiniteError: While training, if going back did not help or is not possible.
+
+    Example:
+        >>> trainer = Trainer(callbacks=[StepGuard(sigmas=6.0), SaveCheckpoint(every_n_steps=500)])
+    """
+
+    def __init__(
+        self,
+        sigmas: float | None = None,
+        window: int = 128,
+        max_in_a_row: int = 10,
+        max_rollbacks: int = 3,
+        path: str | None = None,
+    ) -> None:
+        for name, value, least in (
+            ("window", window, 20),
+            ("max_in_a_row", max_in_a_row, 1),
+            ("max_rollbacks", max_rollbacks, 0),
+        ):
+            if value < least:
+                raise ConfigError(f"StepGuard.{name}: expected at least {least}, got {value}")
+        if sigmas is not None and sigmas <= 0:
+            raise ConfigError(f"StepGuard.sigmas: expected more than 0, got {sigmas}")
+        self.sigmas = math.inf if sigmas is None else sigmas
+        self.window = window
+        self.max_in_a_row = max_in_a_row
+        self.max_rollbacks = max_rollbacks
+        self.path = path
+        self.num_bad = 0
+        self._in_a_row = 0
+        self._rollbacks = 0
+        self._losses: list[Tensor] = []
+        self._keys: list[str] = []
+        self._pending: deque[_Step] = deque()
+        self._health: StepHealth | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        """Begin a history of good steps; a resumed run begins a new one."""
+        self._health = StepHealth(pl_module.device, self.sigmas, self.window)
+        self._losses, self._keys = [], []
+        self._pending.clear()
+
+    def on_train_batch_start(
+        self,
+        trainer: Trainer,  # noqa: ARG002
+        pl_module: LightningModule,  # noqa: ARG002
+        batch: Batch,
+        batch_idx: int,  # noqa: ARG002
+    ) -> None:
+        """Remember who takes part in the step."""
+        self._keys += batch.keys
+
+    def on_before_backward(
+        self,
+        trainer: Trainer,  # noqa: ARG002
+        pl_module: LightningModule,  # noqa: ARG002
+        loss: Tensor,
+    ) -> None:
+        """Remember the loss; in a window of accumulated gradients its share of the window's."""
+        self._losses.append(loss.detach().float())
+
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
+    ) -> None:
+        """Judge the step, and have the optimizer leave it out if it is bad."""
+        assert self._health is not None
+        scaler = getattr(trainer.precision_plugin, "scaler", None)
+        loss = torch.stack(self._losses).sum()
+        if scaler is not None:
+            loss = loss / scaler.get_scale()
+        norm = gradient_norm(pl_module.parameters()) if scaler is None else loss
+        verdict = self._health.verdict(loss, norm)
+        skip_if(verdict, optimizer, skips_on_device(optimizer, scaler is not None))
+        figures = torch.stack([verdict, loss, norm.to(loss.dtype)])
+        self._pending.append(_Step(trainer.global_step + 1, self._keys, _Arriving(figures)))
+        self._losses, self._keys = [], []
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,  # noqa: ARG002
+        batch: Batch,  # noqa: ARG002
+        batch_idx: int,  # noqa: ARG002
+    ) -> None:
+        """Read the verdicts that have arrived, the same ones on every rank."""
+        for optimizer in trainer.optimizers:
+            vars(optimizer).pop("found_inf", None)
+        lag = _LAG_STEPS if pl_module.device.type != "cpu" else 0
+        while len(self._pending) > lag:
+            self._read(trainer, pl_module, self._pending.popleft())
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Read the last verdicts."""
+        while self._pending:
+            self._read(trainer, pl_module, self._pending.popleft())
+
+    def _read(self, trainer: Trainer, pl_module: LightningModule, step: _Step) -> None:
+        bad, loss, norm = step.figures.values()
+        self._in_a_row = self._in_a_row + 1 if bad else 0
+        for callback in trainer.checkpoint_callbacks:
+            if isinstance(callback, SaveCheckpoint):
+                callback.held = self._in_a_row > 0
+        if not bad:
+            return
+        self.num_bad += 1
+        path = Path(self.path or Path(trainer.default_root_dir) / "bad_steps.jsonl")
+        _append(path, step, trainer.global_rank, loss, norm)
+        if trainer.is_global_zero:
+            _LOG.warning(
+                "step %d left out: loss %g, gradient norm %g; its keys are in %s",
+                step.number, loss, norm, path,
+            )  # fmt: skip
+        if self._in_a_row >= self.max_in_a_row:
+            self._roll_back(trainer, pl_module, step, f"loss {loss:g}, gradient norm {norm:g}")
+
+    def _roll_back(
+        self, trainer: Trainer, pl_module: LightningModule, step: _Step, figures: str
+    ) -> None:
+        path = newest_checkpoint(trainer)
+        if self._rollbacks >= self.max_rollbacks or path is None:
+            tried = (
+                f"going back to a checkpoint {self._rollbacks} times did not help"
+                if path is not None
+                else "there is no checkpoint to go back to (SaveCheckpoint.every_n_steps)"
+            )
+            raise NonFiniteError(
+                f"step {step.number}: {self.max_in_a_row} bad steps in a row, the last with "
+                f"{figures}; {tried}; lower the learning rate or the precision's risk "
+                f"(bf16-mixed, 32-true), or look at the batches in bad_steps.jsonl"
+            )
+        self._rollbacks += 1
+        self._in_a_row = 0
+        self._pending.clear()
+        saved_step = restore_weights(trainer, pl_module, path)
+        _LOG.warning(
+            "step %d: %d bad steps in a row; weights and optimizer go back to step %d (%s), "
+            "the data go on", step.number, self.max_in_a_row, saved_step, path,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    number: int
+    keys: list[str]
+    figures: _Arriving
+
+
+@final
+class _Arriving:
+    """A few numbers on their way from the device to the CPU."""
+
+    def __init__(self, values: Tensor) -> None:
+        self._event: torch.cuda.Event | None = None
+        if values.is_cuda:
+            self._host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+            self._host.copy_(values, non_blocking=True)
+            self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._event.record()
+        else:
+            self._host = values.detach().clone()
+
+    def values(self) -> list[float]:
+        """The numbers, once they are there."""
+        if self._event is not None:
+            self._event.synchronize()
+        return [float(value) for value in self._host.tolist()]
+
+
+def restore_weights(trainer: Trainer, pl_module: LightningModule, path: str) -> int:
+    """Bring back weights, optimizer and averages of a checkpoint; counters and data stay.
+
+    Returns:
+        The optimizer step that they are of.
+    """
+    checkpoint = trainer.strategy.load_checkpoint(path)
+    take_out_averages(checkpoint)
+    trainer.strategy.load_model_state_dict(checkpoint)
+    trainer.strategy.load_optimizer_state_dict(checkpoint)
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, AverageWeights):
+            callback.load_state_dict(checkpoint["callbacks"][callback.state_key])
+            callback.on_load_checkpoint(trainer, pl_module, checkpoint)
+            callback.on_fit_start(trainer, pl_module)
+    return int(checkpoint["global_step"])
+
+
+def _append(path: Path, step: _Step, rank: int, loss: float, norm: float) -> None:
+    """One line in one write: lines of several processes do not mix."""
+    entry = {
+        "step": step.number,
+        "rank": rank,
+        "loss": str(loss) if not math.isfinite(loss) else loss,  # JSON knows no NaN
+        "gradient_norm": str(norm) if not math.isfinite(norm) else norm,
+        "keys": step.keys,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        os.write(descriptor, (json.dumps(entry) + "\n").encode())
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,159 @@
+"""SIGTERM and SLURM's warning: save, and stop where all ranks stand at the same step."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import threading
+from typing import Any, Final, final
+
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from clipkit.distributed.votes import Vote
+from clipkit.errors import ConfigError
+from clipkit.training.callbacks.save_checkpoint import SaveCheckpoint
+
+_LOG: Final = logging.getLogger(__name__)
+_GO_ON, _STOP, _REQUEUE = range(3)
+
+
+@final
+class StopOnSignal(Callback):
+    """Saves and ends a run that is told to go, between two steps and on all ranks together.
+
+    ``clipkit fit`` always has this callback. SIGTERM (``kill``, ``scancel``, Kubernetes, torchrun)
+    ends the run; the signal that SLURM is asked to send ahead of a job's end
+    (``#SBATCH --signal=USR1@300``) also puts the job back into the queue. It is enough that one
+    rank gets a signal: the ranks tell each other in the background of a step, and stop at the next.
+
+    Lightning's own way saves inside the signal's handler, wherever each rank happens to be, and
+    asks rank 0 on the device at every step; both are replaced.
+
+    Args:
+        requeue_signal: Name of the signal that means "put the job back into the queue".
+
+    Raises:
+        ConfigError: If there is no such signal.
+
+    Example:
+        >>> trainer = Trainer(callbacks=[SaveCheckpoint(), StopOnSignal()])
+    """
+
+    def __init__(self, requeue_signal: str = "SIGUSR1") -> None:
+        if requeue_signal not in signal.Signals.__members__:
+            raise ConfigError(
+                f"StopOnSignal.requeue_signal: expected the name of a signal such as SIGUSR1, "
+                f"got {requeue_signal!r}"
+            )
+        self._meanings = {signal.SIGTERM: _STOP, signal.Signals[requeue_signal]: _REQUEUE}
+        self._wish = _GO_ON
+        self._between_steps = True
+        self._vote: Vote | None = None
+        self._former: dict[Any, Any] = {}
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
+        """Take over before Lightning would; a signal that comes early is not lost."""
+        if stage != "fit":
+            return
+        environment = trainer._accelerator_connector.cluster_environment
+        if isinstance(environment, SLURMEnvironment):
+            environment.auto_requeue = False
+        self._listen()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        """Take over again: Lightning has put a handler of its own for SIGTERM in front."""
+        self._vote = Vote()
+        self._listen()
+        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _nothing  # type: ignore[method-assign]
+
+    def on_train_batch_start(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,  # noqa: ARG002
+        batch: Any,  # noqa: ARG002
+        batch_idx: int,  # noqa: ARG002
+    ) -> None:
+        """Stop before a batch: it has not been trained on, so a resumed run begins with it.
+
+        Raises:
+            SIGTERMException: On all ranks, once one was told to stop.
+        """
+        assert self._vote is not None
+        agreed = self._vote.exchange(self._wish) if self._between_steps else _GO_ON
+        if agreed == _GO_ON:
+            return
+        for callback in trainer.checkpoint_callbacks:
+            if isinstance(callback, SaveCheckpoint):
+                callback.save(trainer)
+        if trainer.is_global_zero:
+            _LOG.warning("told to stop: the run ends after step %d", trainer.global_step)
+            if agreed == _REQUEUE:
+                requeue()
+        raise SIGTERMException
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,  # noqa: ARG002
+        outputs: Any,  # noqa: ARG002
+        batch: Any,  # noqa: ARG002
+        batch_idx: int,  # noqa: ARG002
+    ) -> None:
+        """Inside a window of accumulated gradients a stop would lose them."""
+        self._between_steps = not trainer.fit_loop._should_accumulate()
+
+    def on_exception(self, trainer: Trainer, *_: Any) -> None:
+        """Give the signals back."""
+        self._stop_listening(trainer)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
+        """Give the signals back."""
+        self._stop_listening(trainer)
+
+    def _listen(self) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for number in self._meanings:
+            former = signal.signal(number, self._hear)
+            self._former.setdefault(number, former)
+
+    def _stop_listening(self, trainer: Trainer) -> None:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in self._former.items():
+                signal.signal(number, handler)
+        # What Lightning puts back when it ends are the handlers that it found: ours.
+        trainer._signal_connector._original_handlers.update(self._former)
+        self._former.clear()
+
+    def _hear(self, number: int, frame: Any) -> None:  # noqa: ARG002
+        """Only take a note: the main thread may be anywhere, inside a collective too."""
+        self._wish = max(self._wish, self._meanings[signal.Signals(number)])
+
+
+def _nothing() -> None:
+    """In the place of what Lightning asks all ranks for at every step."""
+
+
+def requeue() -> None:
+    """Put this SLURM job back into the queue; says so where there is none or SLURM refuses."""
+    job = os.environ.get("SLURM_JOB_ID")
+    if (array := os.environ.get("SLURM_ARRAY_JOB_ID")) is not None:
+        job = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    if job is None:
+        _LOG.warning("requeue: SLURM_JOB_ID is not set, so there is no job to put back")
+        return
+    try:
+        done = subprocess.run(
+            ["scontrol", "requeue", job], capture_output=True, text=True, check=False, timeout=60
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        _LOG.error("requeue: scontrol did not run: %s", error)
+        return
+    if done.returncode:
+        _LOG.error("requeue: scontrol ended with %d: %s", done.returncode, done.stderr.strip())
+    else:
+        _LOG.warning("requeue: job %s waits in the queue again", job)

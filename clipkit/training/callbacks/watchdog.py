@@ -1,0 +1,138 @@
+"""A thread that notices when a run stands still, and says who is waited for."""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import logging
+import os
+import socket
+import threading
+import time
+from pathlib import Path
+from typing import Any, Final, final
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from clipkit.errors import ConfigError
+from clipkit.training.heartbeat import STEP, Beat, diagnose, read_beats, write_beat
+
+_LOG: Final = logging.getLogger(__name__)
+_DATA: Final = "waiting for data"
+
+
+@final
+class Watchdog(Callback):
+    """Every rank writes down where it is; one that stands still too long reports who is waited for.
+
+    ``heartbeats/rankN.json`` in the run's folder says step, phase (training step, waiting for data,
+    validation, a checkpoint) and since when; a thread of its own writes it, also while the rank
+    hangs. After ``limit_seconds`` without a batch or a change of phase, each rank that stands logs
+    which ranks are behind or silent, and writes the stacks of its threads to
+    ``heartbeats/rankN.stacks.txt``. Nothing is ended: torchrun and SLURM end a run with a dead
+    rank, and a slow one may come back.
+
+    The ranks must see one folder, and their machines' clocks agree to within the interval.
+
+    Args:
+        limit_seconds: How long standing still is no news; above the longest validation.
+        interval_seconds: Between two heartbeats.
+
+    Raises:
+        ConfigError: If a number is not positive, or the limit not above the interval.
+
+    Example:
+        >>> trainer = Trainer(callbacks=[Watchdog(limit_seconds=600)])
+    """
+
+    def __init__(self, limit_seconds: float = 600.0, interval_seconds: float = 10.0) -> None:
+        if not 0 < interval_seconds < limit_seconds:
+            raise ConfigError(
+                f"Watchdog: expected 0 < interval_seconds < limit_seconds, got "
+                f"{interval_seconds} and {limit_seconds}"
+            )
+        self.limit_seconds = limit_seconds
+        self.interval_seconds = interval_seconds
+        self._place = (0, 0, _DATA, time.time())  # step, batches, phase, since
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        """Start the thread."""
+        self._place = (trainer.global_step, 0, _DATA, time.time())
+        self._stop.clear()
+        folder = Path(trainer.default_root_dir) / "heartbeats"
+        folder.mkdir(parents=True, exist_ok=True)
+        self._thread = threading.Thread(
+            target=self._watch,
+            args=(folder, trainer.global_rank, trainer.world_size),
+            name="clipkit-watchdog",
+            daemon=True,
+        )
+        self._thread.start()
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        """The batch is there."""
+        self._enter(STEP)
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:  # noqa: ARG002
+        """The step is over."""
+        self._place = (trainer.global_step, self._place[1] + 1, _DATA, time.time())
+
+    def on_validation_start(self, *_: Any) -> None:
+        """Validation begins."""
+        self._enter("validation")
+
+    def on_validation_end(self, *_: Any) -> None:
+        """Training goes on."""
+        self._enter(_DATA)
+
+    def on_save_checkpoint(self, *_: Any) -> None:
+        """A checkpoint is collected and written."""
+        self._enter("writing a checkpoint, or waiting after it")
+
+    def on_train_end(self, *_: Any) -> None:
+        """Nothing to watch any more."""
+        self._end()
+
+    def on_exception(self, *_: Any) -> None:
+        """Nothing to watch any more."""
+        self._end()
+
+    def _enter(self, phase: str) -> None:
+        step, batches, _, _ = self._place
+        self._place = (step, batches, phase, time.time())
+
+    def _end(self) -> None:
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def _watch(self, folder: Path, rank: int, num_ranks: int) -> None:
+        host, pid = socket.gethostname(), os.getpid()
+        reported: float | None = None
+        while True:
+            step, batches, phase, since = self._place
+            now = time.time()
+            # A disk that is full or away must not end the run; the next beat tries again.
+            with contextlib.suppress(OSError):
+                write_beat(folder, Beat(rank, host, pid, step, batches, phase, since, now))
+                if now - since > self.limit_seconds and reported != since:
+                    reported = since
+                    self._report(folder, rank, num_ranks)
+            if self._stop.wait(self.interval_seconds):
+                return
+
+    def _report(self, folder: Path, rank: int, num_ranks: int) -> None:
+        step, _, phase, since = self._place
+        stacks = folder / f"rank{rank}.stacks.txt"
+        with stacks.open("w") as file:
+            faulthandler.dump_traceback(file, all_threads=True)
+        beats = read_beats(folder, num_ranks)
+        suspects = diagnose(beats, time.time(), 3 * self.interval_seconds)
+        _LOG.error(
+            "rank %d has stood still for %.0f s at step %d (%s); %s; stacks: %s",
+            rank, time.time() - since, step, phase,
+            "; ".join(suspects) or "all ranks stand at the same place", stacks,
+        )  # fmt: skip

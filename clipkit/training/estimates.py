@@ -1,0 +1,157 @@
+"""What a step of a run costs, before it is taken: bytes held and bytes exchanged."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from clipkit.models import DualEncoder
+from clipkit.types import Batch
+
+_FLOAT_BYTES: Final = 4
+_FEW, _MORE = 2, 4
+"""Samples of the two forward passes that activations are measured with."""
+
+
+def activation_bytes(encoder: DualEncoder, num_tokens: int) -> int:
+    """What the backward pass needs of one pair: bytes that its forward pass keeps.
+
+    Two small batches of made-up pairs go through the encoder, and the difference is taken. Neither
+    the random numbers of the run nor running statistics change.
+
+    Args:
+        encoder: On its device, whole on this rank.
+        num_tokens: Length of the captions.
+    """
+    few, more = (_kept_bytes(encoder, size, num_tokens) for size in (_FEW, _MORE))
+    return max(0, (more - few) // (_MORE - _FEW))
+
+
+def _kept_bytes(encoder: DualEncoder, batch_size: int, num_tokens: int) -> int:
+    device = encoder.log_logit_scale.device
+    size, tower = encoder.image_tower.image_size, encoder.text_tower
+    batch = Batch(
+        images=torch.zeros(batch_size, 3, size, size, dtype=torch.uint8, device=device),
+        tokens=torch.full((batch_size, num_tokens), tower.vocab_size - 1, device=device),
+        labels=torch.full((batch_size,), -100, device=device),
+        keys=("",) * batch_size,
+    )
+    own = {value.untyped_storage().data_ptr() for value in encoder.parameters()}
+    kept: dict[int, int] = {}
+
+    def keep(value: Tensor) -> Tensor:
+        storage = value.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return value
+
+    buffers = {name: value.clone() for name, value in encoder.named_buffers()}
+    devices = [device] if device.type == "cuda" else []
+    with (
+        torch.random.fork_rng(devices),
+        torch.enable_grad(),
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value),
+    ):
+        # Held until the count is done: freed storage would be counted under its next owner.
+        embeddings = torch.func.functional_call(encoder, buffers, (batch,))
+    del embeddings
+    return sum(kept.values())
+
+
+def optimizer_bytes(optimizer: Optimizer) -> int | None:
+    """What the optimizer keeps for its parameters; None where its kind does not tell.
+
+    An optimizer of the same kind takes one step for a made-up matrix, and what it keeps for each
+    element is counted.
+    """
+    side = 64
+    dummy = nn.Parameter(torch.zeros(side, side))
+    dummy.grad = torch.ones(side, side)
+    try:
+        probe = type(optimizer)([dummy], **_options(optimizer))
+        probe.step()
+    except Exception:  # an optimizer of anyone's, with demands that nobody here knows
+        return None
+    state = probe.state.get(dummy, {})
+    kept = sum(
+        value.numel() * value.element_size()
+        for value in state.values()
+        if isinstance(value, Tensor) and value.numel() > 1
+    )
+    elements = sum(local_numel(p) for group in optimizer.param_groups for p in group["params"])
+    return round(kept / dummy.numel() * elements)
+
+
+def memory_estimate(
+    encoder: DualEncoder,
+    optimizer: Optimizer,
+    batch_size: int,
+    world_size: int,
+    activations: int | None,
+    has_average: bool,
+) -> dict[str, int]:
+    """Bytes that one rank holds in a step, by what they are for; a lower bound.
+
+    Args:
+        encoder: What is trained.
+        optimizer: Over its parameters.
+        batch_size: Pairs of a rank.
+        world_size: Ranks.
+        activations: Bytes of all pairs whose activations are held at a time; None where unknown.
+        has_average: Whether an average of the weights is kept.
+    """
+    parameters = list(encoder.parameters())
+    whole = sum(local_numel(p) * p.element_size() for p in parameters)
+    learned = sum(local_numel(p) * p.element_size() for p in parameters if p.requires_grad)
+    size = encoder.image_tower.image_size
+    embeddings = (batch_size + 2 * world_size * batch_size) * encoder.embedding_dim * _FLOAT_BYTES
+    estimate = {
+        "weights": whole,
+        "gradients": learned,
+        "optimizer": optimizer_bytes(optimizer) or 0,
+        "average of the weights": whole if has_average else 0,
+        "buckets of DDP": learned if world_size > 1 else 0,
+        "activations": activations or 0,
+        "pictures, embeddings of all ranks": batch_size * 3 * size * size + embeddings,
+    }
+    return {name: count for name, count in estimate.items() if count}
+
+
+def exchange_estimate(
+    encoder: DualEncoder, batch_size: int, world_size: int, accumulate: int
+) -> dict[str, int]:
+    """Bytes that one rank gets or reduces in a step under DDP, by what they are.
+
+    The table of ``docs/cluster.md``; a ring moves about twice the reduced bytes over its wires.
+
+    Example:
+        >>> exchange_estimate(encoder, batch_size=64, world_size=1, accumulate=1)
+        {}
+    """
+    if world_size == 1:
+        return {}
+    row = encoder.embedding_dim * _FLOAT_BYTES
+    joined = world_size * batch_size
+    learned = sum(p.numel() for p in encoder.parameters() if p.requires_grad)
+    return {
+        "captions of the other ranks": accumulate * (joined - batch_size) * row,
+        "log-sum-exps": accumulate * 2 * joined * _FLOAT_BYTES,
+        "gradients of the captions": accumulate * joined * row,
+        "gradients of the parameters": learned * _FLOAT_BYTES,
+    }
+
+
+def local_numel(parameter: Tensor) -> int:
+    """Elements of a parameter on this rank, also where it is sharded."""
+    local: Any = getattr(parameter, "to_local", None)
+    return int(local().numel()) if local is not None else parameter.numel()
+
+
+def _options(optimizer: Optimizer) -> dict[str, Any]:
+    """What the optimizer's kind is built with, as far as its defaults say."""
+    known = inspect.signature(type(optimizer).__init__).parameters
+    return {name: value for name, value in optimizer.defaults.items() if name in known}

@@ -1,0 +1,118 @@
+"""What of a run's configuration cannot work, and what of it has no effect."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+import torch
+
+from clipkit.errors import ConfigError
+
+_HALF: Final = ("16", "16-mixed", "16-true")
+_BFLOAT: Final = ("bf16", "bf16-mixed", "bf16-true")
+
+
+def check_precision(precision: str, device: torch.device) -> None:
+    """Whether a device can train in a precision.
+
+    Lightning turns 16-mixed on a CPU into bf16-mixed without a word that anybody reads.
+
+    Args:
+        precision: As ``trainer.precision`` has it.
+        device: The rank's.
+
+    Raises:
+        ConfigError: If it cannot.
+    """
+    if precision in _HALF and device.type == "cpu":
+        raise ConfigError(
+            f"trainer.precision: {precision} is not for a CPU; use bf16-mixed or 32-true"
+        )
+    if precision in _BFLOAT and device.type == "cuda" and not torch.cuda.is_bf16_supported(False):
+        raise ConfigError(
+            f"trainer.precision: {torch.cuda.get_device_name(device)} has no bfloat16; use "
+            f"16-mixed or 32-true"
+        )
+
+
+def check_windows(batches_per_epoch: int, accumulate: int) -> None:
+    """Whether an epoch fills a window of accumulated gradients.
+
+    Raises:
+        ConfigError: If not even one.
+    """
+    if accumulate > batches_per_epoch:
+        raise ConfigError(
+            f"trainer.accumulate_grad_batches: {accumulate} batches make a step, an epoch has "
+            f"{batches_per_epoch}; accumulate fewer, or use smaller batches"
+        )
+
+
+def unused_options(config: Mapping[str, Any], num_steps_by: Mapping[str, float]) -> list[str]:
+    """Options that were given and do nothing, each with the reason.
+
+    Args:
+        config: The resolved configuration, in plain types.
+        num_steps_by: For ``max_steps`` and ``max_epochs``, where given: the steps that they allow.
+
+    Example:
+        >>> unused_options({"data": {"val": None, "val_batch_size": 8}}, {})
+        ['data.val_batch_size: there is no data.val']
+    """
+    data, trainer = config.get("data") or {}, config.get("trainer") or {}
+    model = config.get("model") or {}
+    return [
+        *_without_validation(data, trainer),
+        *_of_the_schedule(model.get("schedule") or {}),
+        *_of_labels(data, model.get("loss") or {}),
+        *_of_micro_batches(data, model),
+        *_of_the_trainer(trainer, num_steps_by),
+    ]
+
+
+def _without_validation(data: Mapping[str, Any], trainer: Mapping[str, Any]) -> Iterator[str]:
+    if data.get("val"):
+        return
+    for name in ("val_batch_size", "val_transform", "val_caption"):
+        if data.get(name) is not None:
+            yield f"data.{name}: there is no data.val"
+    for name in ("val_check_interval", "limit_val_batches"):
+        if trainer.get(name) is not None:
+            yield f"trainer.{name}: there is no data.val"
+    for callback in trainer.get("callbacks") or []:
+        monitor = (callback.get("init_args") or {}).get("monitor")
+        if isinstance(monitor, str) and monitor.startswith("val/"):
+            kind = str(callback.get("class_path")).rsplit(".", 1)[-1]
+            yield f"trainer.callbacks: {kind}.monitor {monitor}: there is no data.val"
+
+
+def _of_the_schedule(schedule: Mapping[str, Any]) -> Iterator[str]:
+    options = schedule.get("init_args") or {}
+    for phase, default in (("warmup", 0.05), ("cooldown", 0.2)):
+        fraction = options.get(f"{phase}_fraction")
+        if options.get(f"{phase}_steps") is not None and fraction not in (None, default):
+            yield f"model.schedule.{phase}_fraction: {phase}_steps is given"
+
+
+def _of_labels(data: Mapping[str, Any], loss: Mapping[str, Any]) -> Iterator[str]:
+    contrastive = str((loss.get("contrastive") or {}).get("class_path", ""))
+    looks = loss.get("label") is not None or "Label" in contrastive
+    if not looks and data.get("label_field") not in (None, "cls"):
+        yield "data.label_field: no loss looks at labels"
+
+
+def _of_micro_batches(data: Mapping[str, Any], model: Mapping[str, Any]) -> Iterator[str]:
+    size, batch_size = model.get("micro_batch_size"), data.get("batch_size")
+    if size is not None and batch_size is not None and size >= batch_size:
+        yield f"model.micro_batch_size: a batch has no more than {batch_size} pairs"
+
+
+def _of_the_trainer(trainer: Mapping[str, Any], num_steps_by: Mapping[str, float]) -> Iterator[str]:
+    if len(num_steps_by) > 1:
+        first = min(num_steps_by, key=lambda name: num_steps_by[name])
+        for name in num_steps_by:
+            if num_steps_by[name] > num_steps_by[first]:
+                yield f"trainer.{name}: trainer.{first} ends the run before"
+    if trainer.get("gradient_clip_algorithm") and not trainer.get("gradient_clip_val"):
+        yield "trainer.gradient_clip_algorithm: there is no gradient_clip_val"

@@ -1,0 +1,101 @@
+"""Whether a step may be taken: finite, and no spike. Decided where the numbers are."""
+
+from __future__ import annotations
+
+import math
+from typing import Final, final
+
+import torch
+import torch.distributed as dist
+from jaxtyping import Float
+from torch import Tensor
+
+from clipkit.distributed.collectives import world_size
+
+_LEAST_HISTORY: Final = 20
+"""Accepted steps before spikes are looked for: a spread of fewer says little."""
+
+
+@final
+class StepHealth:
+    """Judges a step by its loss and the norm of its gradients, without leaving the device.
+
+    A step is bad if either is NaN or infinite, or higher than the mean of the last ``window``
+    accepted steps by more than ``sigmas`` of their standard deviations. All ranks give the same
+    verdict: it is exchanged on the device. Bad steps do not enter the history.
+
+    Args:
+        device: Where losses and gradients are.
+        sigmas: How far off is a spike; infinite to look for NaN and infinity only.
+        window: Accepted steps to compare with.
+
+    Example:
+        >>> health = StepHealth(torch.device("cpu"))
+        >>> bool(health.verdict(torch.tensor(float("nan")), torch.tensor(1.0)))
+        True
+    """
+
+    def __init__(self, device: torch.device, sigmas: float = math.inf, window: int = 128) -> None:
+        self._sigmas = sigmas
+        self._history = torch.zeros(2, window, device=device)
+        self._num_accepted = torch.zeros((), dtype=torch.long, device=device)
+
+    @torch.no_grad()
+    def verdict(self, loss: Float[Tensor, ""], norm: Float[Tensor, ""]) -> Float[Tensor, ""]:
+        """Whether the step is bad: 1, else 0; still on the device, nothing waits for it.
+
+        Args:
+            loss: Of the step.
+            norm: Euclidean norm of all gradients, before clipping.
+        """
+        values = torch.stack([loss.detach().float(), norm.detach().float()])
+        bad = ~values.isfinite().all()
+        if math.isfinite(self._sigmas):
+            bad |= self._is_spike(values)
+        verdict = bad.float()
+        if world_size() > 1:
+            dist.all_reduce(verdict, dist.ReduceOp.MAX)
+        self._accept(values, verdict == 0)
+        return verdict
+
+    def _is_spike(self, values: Float[Tensor, " 2"]) -> Tensor:
+        window = self._history.shape[1]
+        count = self._num_accepted.clamp(max=window)
+        mask = torch.arange(window, device=self._history.device) < count
+        mean = (self._history * mask).sum(1) / count.clamp(min=1)
+        variance = ((self._history - mean[:, None]).square() * mask).sum(1) / count.clamp(min=1)
+        far = values > mean + self._sigmas * variance.sqrt()
+        return far.any() & (self._num_accepted >= _LEAST_HISTORY)
+
+    def _accept(self, values: Float[Tensor, " 2"], good: Tensor) -> None:
+        """Write the values over the oldest ones, where the step is good."""
+        slot = (self._num_accepted % self._history.shape[1]).expand(2, 1)
+        kept = torch.where(good, values[:, None], self._history.gather(1, slot))
+        self._history.scatter_(1, slot, kept)
+        self._num_accepted += good
+
+
+def skips_on_device(optimizer: torch.optim.Optimizer, has_scaler: bool) -> bool:
+    """Whether the optimizer itself can leave out a step by a number on its device.
+
+    torch's fused optimizers can: it is what ``torch.amp.GradScaler`` uses to skip without asking
+    (``found_inf``). With a scaler that place is taken.
+    """
+    return not has_scaler and bool(getattr(optimizer, "_step_supports_amp_scaling", False))
+
+
+def skip_if(verdict: Float[Tensor, ""], optimizer: torch.optim.Optimizer, on_device: bool) -> None:
+    """Have the optimizer's coming step change nothing where the verdict is 1.
+
+    Weights, moments and counters of steps stay as they are; nothing decays.
+
+    Args:
+        verdict: Of ``StepHealth``.
+        optimizer: About to step.
+        on_device: What ``skips_on_device`` said. Otherwise the verdict is read here, which waits
+            for the device.
+    """
+    if on_device:
+        optimizer.found_inf = verdict  # type: ignore[attr-defined]
+    elif verdict:
+        optimizer.zero_grad(set_to_none=True)  # optimizers pass over what has no gradient
