@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from clipkit.cli import fit
+from clipkit.cli import fit, tune
 from clipkit.cli.main import build_parser, main
 from clipkit.cli.parse_errors import class_entries
 from tests.factories import image_bytes, write_shards
@@ -86,7 +86,8 @@ def shown(value: str | list[str]) -> str:
 
 RUN = [fence for fence in fences() if fence.is_run]
 TRAINER = [(page, words) for page, words in commands() if words[:1] and words[0] in fit.SUBCOMMANDS]
-OTHERS = [(page, words) for page, words in commands() if (page, words) not in TRAINER]
+TUNE = [(page, words) for page, words in commands() if words[:1] == ["tune"]]
+OTHERS = [(page, words) for page, words in commands() if (page, words) not in [*TRAINER, *TUNE]]
 
 
 @pytest.mark.parametrize("fence", RUN, ids=lambda fence: fence.name)
@@ -140,6 +141,19 @@ def test_runs_resolve(
         words = [*(word for word in words if word != "--print_config"), "--print_config"]
     status = main(words)
     assert status == 0, f"{page}: {capsys.readouterr().err}"
+
+
+@pytest.mark.parametrize(("page", "words"), TUNE, ids=shown)
+def test_searches_resolve(
+    page: str, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Space and options fit the configuration; nothing is trained."""
+    monkeypatch.chdir(ROOT)
+    if "--help" in words:
+        return
+    args, fit_words = tune.build_parser().parse_known_args(words[1:])
+    args.output = tmp_path
+    assert tune.resolve(args, fit_words).space, page
 
 
 def test_shards_commands_print_what_is_shown(

@@ -13,10 +13,13 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from clipkit import __version__
-from clipkit.cli import fit
+from clipkit.cli import fit, tune
 from clipkit.errors import ClipkitError
 
-_FILES = ("demo", "fit", "finetune", "evaluate", "embed", "interpolate", "export", "shards")
+_FILES = (
+    *("demo", "fit", "finetune", "tune", "evaluate", "embed", "interpolate"),
+    *("export", "shards"),
+)
 _EXIT_USAGE = 2
 _EXIT_INTERRUPTED = 130
 
@@ -51,6 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if words and words[0] in fit.SUBCOMMANDS:
             # LightningCLI has its own parser; argparse would trip over its options.
             return fit.run(words)
+        if words[:1] == ["tune"]:
+            return tune.run(words[1:])
         args = build_parser().parse_args(words)
         status: int = args.run(args)
         return status

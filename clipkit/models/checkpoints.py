@@ -17,7 +17,7 @@ from clipkit.models.lora import add_lora_of_entry, lora_entry, merge_lora
 from clipkit.models.open_clip_config import CONFIG_FILE_NAME
 from clipkit.models.open_clip_export import open_clip_config, open_clip_state
 from clipkit.models.open_clip_towers import from_open_clip
-from clipkit.models.state_dicts import load_exactly, read_file, write_state_dict, write_whole
+from clipkit.models.state_dicts import load_exactly, read_file, write_state_dict, write_text
 
 KEY: Final = "clipkit"
 """Where a checkpoint keeps what belongs to clipkit."""
@@ -162,12 +162,7 @@ def save_encoder(encoder: DualEncoder, folder: Path | str) -> None:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write JSON for people to read, all of it or nothing."""
-    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-    write_whole(path, lambda target: _write_text(target, text))
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def _load_folder(folder: Path) -> DualEncoder:

@@ -78,6 +78,15 @@ def write_whole(path: Path | str, write: Callable[[Path], None]) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def write_text(path: Path | str, text: str) -> None:
+    """Write a file of text, all of it or nothing."""
+
+    def write(target: Path) -> None:
+        target.write_text(text, encoding="utf-8")
+
+    write_whole(path, write)
+
+
 def write_state_dict(path: Path | str, state: Mapping[str, Tensor]) -> None:
     """Write weights as ``.safetensors`` or, under any other suffix, with ``torch.save``.
 

@@ -12,7 +12,7 @@ from clipkit.cli.main import build_parser, main
 from clipkit.errors import ConfigError
 
 SUBCOMMANDS = (
-    "demo", "fit", "validate", "test", "predict", "evaluate", "embed", "export", "shards",
+    "demo", "fit", "validate", "test", "predict", "tune", "evaluate", "embed", "export", "shards",
 )  # fmt: skip
 
 
@@ -43,6 +43,7 @@ def test_help_imports_no_heavy_library(words):
         "transformers",
         "numpy",
         "webdataset",
+        "optuna",
     }
     assert not heavy & modules_after(*words)
 

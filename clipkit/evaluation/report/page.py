@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -78,9 +79,34 @@ def render_report(data: ReportData) -> str:
     Returns:
         One HTML document that needs no other file and no network.
     """
-    sections = _sections(data)
+    return _document(data.title, _title(data), _sections(data), _foot(data.credits))
+
+
+def render_document(
+    title: str, subtitle: str, sections: Sequence[Section], *, style: str = ""
+) -> str:
+    """A page in the report's style with other parts.
+
+    Args:
+        title: Its heading.
+        subtitle: A sentence under the heading.
+        sections: Its parts, in order.
+        style: Style sheet of the parts, after the report's own.
+
+    Returns:
+        One HTML document that needs no other file and no network.
+    """
+    heading = tag(
+        "div", {"class": "title"}, tag("h1", None, title), tag("p", {"class": "subtitle"}, subtitle)
+    )
+    return _document(title, heading, sections, _foot(()), style)
+
+
+def _document(
+    title: str, heading: Markup, sections: Sequence[Section], foot: Markup, extra_style: str = ""
+) -> str:
     root = files("clipkit.evaluation.report")
-    style = Markup((root / "page.css").read_text(encoding="utf-8"))
+    style = Markup((root / "page.css").read_text(encoding="utf-8") + extra_style)
     script = Markup((root / "page.js").read_text(encoding="utf-8"))
     head = [
         tag("meta", {"charset": "utf-8"}),
@@ -88,15 +114,15 @@ def render_report(data: ReportData) -> str:
         tag("meta", {"name": "viewport", "content": "width=device-width, initial-scale=1"}),
         tag("meta", {"name": "color-scheme", "content": "light dark"}),
         tag("meta", {"name": "generator", "content": f"clipkit {clipkit.__version__}"}),
-        tag("title", None, data.title),
+        tag("title", None, title),
         tag("link", {"rel": "icon", "href": _ICON}),
         tag("style", None, style),
     ]
     body = [
         tag("a", {"class": "skip", "href": "#main"}, "To the results"),
         _bar(sections),
-        tag("main", {"id": "main"}, _title(data), *[section.render() for section in sections]),
-        _foot(data),
+        tag("main", {"id": "main"}, heading, *[section.render() for section in sections]),
+        foot,
         tag("div", {"id": "tip", "role": "tooltip", "hidden": True}),
         tag("script", None, script),
     ]
@@ -105,8 +131,15 @@ def render_report(data: ReportData) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class _Section:
-    """A part of the page: its anchor, its title, what it says about itself, and what it shows."""
+class Section:
+    """A part of a page.
+
+    Args:
+        anchor: Its name in links.
+        title: Its heading.
+        text: What it says about itself.
+        content: What it shows.
+    """
 
     anchor: str
     title: str
@@ -114,20 +147,21 @@ class _Section:
     content: Markup
 
     def render(self) -> Markup:
+        """The part with its heading."""
         lead = tag("div", {"class": "lead"}, tag("h2", None, self.title), tag("p", None, self.text))
         content = tag("div", {"class": "content"}, self.content)
         return tag("section", {"id": self.anchor, "aria-label": self.title}, lead, content)
 
 
-def _sections(data: ReportData) -> list[_Section]:
+def _sections(data: ReportData) -> list[Section]:
     """Every part that has something to show."""
     sections = [
-        _Section("results", "Results", _RESULTS, join(render_tables(data.results))),
-        _Section("curves", "Learning curves", _CURVES, _curves(data)),
-        _Section("gallery", "Gallery", _GALLERY, _gallery(data)),
-        _Section("confusion", "Confusion", _CONFUSION, _confusion(data)),
-        _Section("health", "Health of the embeddings", _HEALTH, _health(data)),
-        _Section("run", "The run", _RUN, render_run(data)),
+        Section("results", "Results", _RESULTS, join(render_tables(data.results))),
+        Section("curves", "Learning curves", _CURVES, _curves(data)),
+        Section("gallery", "Gallery", _GALLERY, _gallery(data)),
+        Section("confusion", "Confusion", _CONFUSION, _confusion(data)),
+        Section("health", "Health of the embeddings", _HEALTH, _health(data)),
+        Section("run", "The run", _RUN, render_run(data)),
     ]
     return [section for section in sections if section.content]
 
@@ -153,7 +187,7 @@ def _health(data: ReportData) -> Markup:
     return tag("div", {"class": "health"}, *parts) if parts else Markup()
 
 
-def _bar(sections: list[_Section]) -> Markup:
+def _bar(sections: Sequence[Section]) -> Markup:
     links = [
         tag("a", {"href": f"#{section.anchor}"}, section.title.split(" of ")[0])
         for section in sections
@@ -185,8 +219,8 @@ def _title(data: ReportData) -> Markup:
     )
 
 
-def _foot(data: ReportData) -> Markup:
-    credits = [tag("p", None, credit) for credit in data.credits]
+def _foot(credits_: Sequence[str]) -> Markup:
+    credits = [tag("p", None, credit) for credit in credits_]
     made = tag("p", None, f"Made by clipkit {clipkit.__version__}. This page is one file and loads "
                "nothing from the network.")  # fmt: skip
     return tag("footer", None, *credits, made)

@@ -1,0 +1,166 @@
+"""The link between a run and the study of hyperparameters that it is a trial of."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, final
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers.logger import Logger
+
+from clipkit.errors import ClipkitError, ConfigError
+from clipkit.models.checkpoints import write_json
+
+RESULT_NAME: Final = "trial.json"
+PRUNERS: Final = ("median", "halving", "none")
+
+
+@final
+class ReportTrial(Callback):
+    """Reports a metric to an Optuna study while the run goes on, and ends a run without prospects.
+
+    ``clipkit tune`` puts it into the configuration of every trial. Whatever is logged under the
+    metric's name counts, by whichever callback. What the run ends with is written to ``trial.json``
+    in its folder.
+
+    Args:
+        storage: URL of the study's storage.
+        study: Name of the study.
+        trial: Number of the trial.
+        metric: Name of the logged metric.
+        pruner: "median", "halving" or "none".
+
+    Raises:
+        ConfigError: If the pruner is unknown, or nothing was logged under the metric's name.
+    """
+
+    def __init__(
+        self, storage: str, study: str, trial: int, metric: str, pruner: str = "median"
+    ) -> None:
+        if pruner not in PRUNERS:
+            raise ConfigError(f"ReportTrial.pruner: expected one of {PRUNERS}, got {pruner!r}")
+        self.storage = storage
+        self.study = study
+        self.trial = trial
+        self.metric = metric
+        self.pruner = pruner
+        self._values = _LastValue(metric)
+        self._reported_step = -1
+        self._pruned = False
+        self._open: Any = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
+        """Listen to what is logged."""
+        if stage == "fit":
+            trainer.loggers = [*trainer.loggers, self._values]
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,  # noqa: ARG002
+        outputs: Any,  # noqa: ARG002
+        batch: Any,  # noqa: ARG002
+        batch_idx: int,  # noqa: ARG002
+    ) -> None:
+        """Report a new value."""
+        self._report(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        """Report a value of the validation that ended the epoch."""
+        self._report(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        """Report the last value and write the result."""
+        self._report(trainer)
+        if not trainer.is_global_zero:
+            return
+        if self._values.step < 0:
+            known = ", ".join(sorted(self._values.names)) or "nothing"
+            raise ConfigError(f"the metric {self.metric!r} was never logged; logged: {known}")
+        value = self._values.value
+        result = {
+            "metric": self.metric,
+            "value": value if math.isfinite(value) else None,
+            "step": self._values.step,
+            "pruned": self._pruned,
+        }
+        write_json(Path(trainer.default_root_dir) / RESULT_NAME, result)
+
+    def _report(self, trainer: Trainer) -> None:
+        # Every rank logs the same names at the same steps, so all ranks come here together.
+        if self._values.step <= self._reported_step or self._pruned:
+            return
+        self._reported_step = self._values.step
+        ends = trainer.is_global_zero and self._has_no_prospects()
+        if trainer.world_size > 1:
+            ends = bool(trainer.strategy.broadcast(ends))
+        if ends:
+            self._pruned = trainer.should_stop = True
+
+    def _has_no_prospects(self) -> bool:
+        from optuna.exceptions import UpdateFinishedTrialError
+
+        trial = self._open_trial()
+        try:
+            trial.report(self._values.value, self._values.step)
+        except UpdateFinishedTrialError as error:
+            raise ClipkitError(
+                f"trial {self.trial}: its study gave it up; this run ends"
+            ) from error
+        return bool(trial.should_prune())
+
+    def _open_trial(self) -> Any:
+        if self._open is None:
+            import optuna
+
+            optuna.logging.set_verbosity(optuna.logging.WARNING)
+            study = optuna.load_study(
+                study_name=self.study, storage=self.storage, pruner=make_pruner(self.pruner)
+            )
+            found = study.get_trials(deepcopy=False)[self.trial]
+            self._open = optuna.trial.Trial(study, found._trial_id)
+        return self._open
+
+
+def make_pruner(name: str) -> Any:
+    """The pruner of Optuna that a name stands for.
+
+    Args:
+        name: "median" ends a trial that is worse than half of the others were at that step,
+            "halving" keeps a quarter of the trials at each rung, "none" ends none.
+    """
+    from optuna import pruners
+
+    if name == "median":
+        return pruners.MedianPruner()
+    return pruners.SuccessiveHalvingPruner() if name == "halving" else pruners.NopPruner()
+
+
+@final
+class _LastValue(Logger):
+    """Remembers what was last logged under one name, and all names."""
+
+    def __init__(self, metric: str) -> None:
+        super().__init__()
+        self.value = math.nan
+        self.step = -1
+        self.names: set[str] = set()
+        self._metric = metric
+
+    @property
+    def name(self) -> str:
+        return "trial"
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing."""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        self.names |= set(metrics)
+        if self._metric in metrics:
+            self.value, self.step = float(metrics[self._metric]), int(step or 0)
