@@ -8,25 +8,23 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Final
 
-from clipkit.errors import CheckpointError, ConfigError
+from clipkit.errors import ConfigError
 
-if TYPE_CHECKING:
-    from clipkit.models import DualEncoder
-
-FORMATS = ("open_clip", "safetensors")
-_TOLERANCE = 1e-4
+FORMATS: Final = ("open_clip", "transformers", "onnx", "safetensors")
 
 
 def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     """Register the subcommand."""
     parser = subparsers.add_parser(
         "export",
-        help="write a trained encoder for open_clip, or as safetensors",
-        description="Write a trained encoder for others. 'open_clip' leaves a folder that "
-        "open_clip.create_model_and_transforms('local-dir:DIR') reads, preprocessing included; "
-        "'safetensors' takes any encoder, and clipkit reads it back.",
+        help="write a trained encoder for open_clip, transformers or ONNX, or as safetensors",
+        description="Write a trained encoder for others, with its preprocessing and a model card. "
+        "'open_clip' leaves a folder in the layout of the Hugging Face hub, for "
+        "open_clip.create_model_and_transforms('local-dir:DIR'); 'transformers' one for "
+        "CLIPModel.from_pretrained; 'onnx' a graph for each tower; 'safetensors' takes any "
+        "encoder, and clipkit reads it back. What was written is read again and compared.",
         allow_abbrev=False,
     )
     parser.add_argument("--model", required=True, metavar="CKPT", help="a checkpoint of clipkit")
@@ -35,6 +33,9 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     )
     parser.add_argument(
         "--output", required=True, type=Path, metavar="DIR", help="folder for the files"
+    )
+    parser.add_argument(
+        "--license", metavar="ID", help="licence for the model card, such as cc-by-4.0"
     )
     parser.set_defaults(run=run)
 
@@ -50,67 +51,64 @@ def run(args: argparse.Namespace) -> int:
 
     Raises:
         CheckpointError: If the checkpoint cannot be read, or its copy does not equal it.
-        ConfigError: If the format cannot express the encoder, or the output is a file.
+        ConfigError: If the format cannot express the encoder, or the output is in the way.
     """
-    from clipkit.models import load_encoder, save_encoder, save_open_clip
-    from clipkit.models.checkpoints import OPEN_CLIP_WEIGHTS_NAME
+    from clipkit.cli.card_examples import USAGE
+    from clipkit.cli.export_formats import EXPORTERS
+    from clipkit.cli.model_card import render_card
+    from clipkit.cli.run_facts import read_run
+    from clipkit.models import load_encoder
 
     output: Path = args.output
     if output.exists() and not output.is_dir():
         raise ConfigError(f"--output: expected a folder, but {output} is a file")
     encoder = load_encoder(args.model)
-    with _whole_folder(output) as folder:
-        if args.format == "open_clip":
-            save_open_clip(encoder, folder / OPEN_CLIP_WEIGHTS_NAME)
-            _check_copy(encoder, folder)
-            reader = f"open_clip.create_model_and_transforms('local-dir:{output}')"
-        else:
-            save_encoder(encoder, folder)
-            reader = f"clipkit.models.load_encoder('{output}')"
-    print(f"{output}: written; read it with {reader}")  # noqa: T201
+    run_facts = read_run(Path(args.model))
+    exporter = EXPORTERS[args.format]
+    with whole_folder(output) as folder:
+        exporter.write(encoder, folder, run_facts.tokenizer)
+        exporter.check(encoder, folder)
+        card = render_card(
+            output.resolve().name, encoder, run_facts, USAGE[args.format], exporter.library,
+            license=args.license,
+        )  # fmt: skip
+        (folder / "README.md").write_text(card, encoding="utf-8")
+    print(f"{output}: written; read it with {exporter.reader(output)}")  # noqa: T201
     return 0
 
 
 @contextmanager
-def _whole_folder(output: Path) -> Iterator[Path]:
-    """A folder beside ``output`` whose files move into it once the block has succeeded."""
+def whole_folder(output: Path) -> Iterator[Path]:
+    """A folder beside ``output`` that takes its place once the block has succeeded.
+
+    Args:
+        output: What an earlier export left there is replaced; anything else is refused.
+
+    Raises:
+        ConfigError: If ``output`` holds files of another origin.
+    """
     target = output.resolve()
     beside = target.with_name(f".{target.name}.{os.getpid()}.part")
     beside.mkdir(parents=True)
     try:
         yield beside
-        output.mkdir(parents=True, exist_ok=True)
-        for file in sorted(beside.iterdir()):
-            file.replace(output / file.name)
+        _put_in_place(beside, target)
     finally:
-        shutil.rmtree(beside)
+        shutil.rmtree(beside, ignore_errors=True)
 
 
-def _check_copy(encoder: DualEncoder, folder: Path) -> None:
-    """Let open_clip read the files, and compare the embeddings of a made-up batch.
-
-    Raises:
-        CheckpointError: If open_clip cannot read them or its embeddings are others.
-    """
-    import open_clip
-    import torch
-
-    generator = torch.Generator().manual_seed(0)
-    size, text = encoder.image_tower.image_size, encoder.text_tower
-    images = torch.randn(2, 3, size, size, generator=generator)
-    tokens = torch.randint(1, text.vocab_size, (2, text.context_length), generator=generator)
-    try:
-        copy = open_clip.create_model(f"local-dir:{folder}").eval()
-    except Exception as error:  # open_clip's errors have no common base
-        raise CheckpointError(f"export: open_clip cannot read what was written: {error}") from error
-    with torch.inference_mode():
-        pairs = (
-            ("image", encoder.encode_image(images), copy.encode_image(images, normalize=True)),
-            ("text", encoder.encode_text(tokens), copy.encode_text(tokens, normalize=True)),
+def _put_in_place(beside: Path, target: Path) -> None:
+    if not target.exists():
+        beside.rename(target)
+        return
+    written = {file.name for file in beside.iterdir()}
+    others = sorted(file.name for file in target.iterdir() if file.name not in written)
+    if others:
+        raise ConfigError(
+            f"--output: {target} holds {others[0]!r}, which this export does not write; give a new "
+            f"or empty folder"
         )
-    for name, ours, theirs in pairs:
-        difference = (ours - theirs).abs().max().item()
-        if not difference <= _TOLERANCE:
-            raise CheckpointError(
-                f"export: open_clip's {name} embeddings differ by {difference:.1e}; nothing is left"
-            )
+    former = beside.with_suffix(".former")
+    target.rename(former)
+    beside.rename(target)
+    shutil.rmtree(former)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import html
 import importlib.util
+from collections.abc import Mapping
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
@@ -125,6 +126,16 @@ class ClipBpe:
     def __reduce__(self) -> tuple[object, tuple[()]]:
         """A worker process reads the vocabulary itself rather than unpickle it."""
         return (clip_bpe, ())
+
+    @property
+    def ids(self) -> Mapping[str, int]:
+        """The id of every symbol."""
+        return self._ids
+
+    @property
+    def merges(self) -> list[tuple[str, str]]:
+        """The pairs of symbols that are merged, in the order in which they were learned."""
+        return list(self._ranks)
 
     def encode(self, text: str) -> list[int]:
         """The ids of ``text``, without start and end."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Final, final
 
 import torch
@@ -11,6 +12,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from clipkit.data.clip_bpe import clip_bpe
+from clipkit.data.tokenizer_files import clip_in_transformers
 from clipkit.data.tokenizer_sources import (
     load_tiktoken,
     load_transformers,
@@ -45,6 +47,17 @@ class Tokenizer(ABC):
     @abstractmethod
     def encode(self, text: str) -> list[int]:
         """The ids of one caption: start and end included, cut to context_length, no padding."""
+
+    def in_transformers(self) -> Any:
+        """The same tokenizer as an object of the library transformers.
+
+        Raises:
+            ConfigError: If transformers has none that gives these ids.
+        """
+        raise ConfigError(
+            f"tokenizer {self.name}: transformers has none like it; use --format open_clip or "
+            f"safetensors to export an encoder with this tokenizer"
+        )
 
     def pad(self, captions: Sequence[Sequence[int]]) -> Int64[Tensor, "B S"]:
         """A batch of encoded captions, as long as the longest of them."""
@@ -90,6 +103,7 @@ class OpenClipTokenizer(Tokenizer):
             context_length or config.get("context_length", DEFAULT_CONTEXT_LENGTH)
         )
         source = config.get("hf_tokenizer_name")
+        self._in_transformers: Callable[[], Any] | None = None
         self._encode: Callable[[str, int], list[int]]
         if config.get("tokenizer_type") == "tiktoken":
             inner = TiktokenTokenizer(
@@ -108,14 +122,24 @@ class OpenClipTokenizer(Tokenizer):
                 body.pad_id,
                 body.encode_to,
             )
+            self._in_transformers = body.in_transformers
         else:
             refuse_options(model, config)
             bpe = clip_bpe()
             self.vocab_size, self.pad_id, self._encode = bpe.vocab_size, 0, _encode_clip
+            self._in_transformers = partial(clip_in_transformers, self.context_length)
 
     def encode(self, text: str) -> list[int]:
         """See `Tokenizer.encode`."""
         return self._encode(text, self.context_length)
+
+    def in_transformers(self) -> Any:
+        """See `Tokenizer.in_transformers`."""
+        return (
+            super().in_transformers()
+            if self._in_transformers is None
+            else (self._in_transformers())
+        )
 
 
 @final
@@ -146,6 +170,10 @@ class TransformersTokenizer(Tokenizer):
         """See `Tokenizer.encode`."""
         ids = self._inner(text, truncation=True, max_length=self.context_length)["input_ids"]
         return [int(token) for token in ids]
+
+    def in_transformers(self) -> Any:
+        """See `Tokenizer.in_transformers`."""
+        return self._inner
 
 
 @final
@@ -236,6 +264,10 @@ class _HuggingFaceOfOpenClip:
         self.pad_id = padding_id(self._inner, model)
         # CLIPA's models saw padding where the separator was.
         self._stripped = self._inner.sep_token_id if wrapper.strip_sep_token else None
+
+    def in_transformers(self) -> Any:
+        """The tokenizer that is wrapped."""
+        return self._inner
 
     def encode_to(self, text: str, context_length: int) -> list[int]:
         """The ids of one caption, at most ``context_length`` of them."""

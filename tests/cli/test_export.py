@@ -139,7 +139,7 @@ def test_an_export_again_replaces_the_former_one(tmp_path):
     ours = encoder()
     ours.log_logit_scale.data.fill_(0.5)
     folder = exported(ours, tmp_path)
-    names = {"open_clip_config.json", "open_clip_model.safetensors"}
+    names = {"open_clip_config.json", "open_clip_model.safetensors", "README.md"}
     assert {file.name for file in folder.iterdir()} == names
     assert_same_embeddings(ours, open_clip.create_model(f"local-dir:{folder}").eval())
 

@@ -1,0 +1,89 @@
+"""Code for model cards: a few lines that embed a picture and two captions, run beside the files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+_OPEN_CLIP: Final = """\
+import open_clip
+import torch
+from PIL import Image
+
+name = "local-dir:."  # or "hf-hub:OWNER/NAME"
+model, _, preprocess = open_clip.create_model_and_transforms(name)
+tokenizer = open_clip.get_tokenizer(name)
+with torch.inference_mode():
+    image = model.eval().encode_image(preprocess(Image.open("dog.jpg"))[None], normalize=True)
+    text = model.encode_text(tokenizer(["a dog", "a cat"]), normalize=True)
+print(image @ text.T)
+"""
+
+_TRANSFORMERS: Final = """\
+import torch
+from PIL import Image
+from transformers import AutoProcessor, CLIPModel
+
+model = CLIPModel.from_pretrained(".").eval()
+processor = AutoProcessor.from_pretrained(".")
+inputs = processor(
+    text=["a dog", "a cat"], images=Image.open("dog.jpg"), padding=True, truncation=True,
+    return_tensors="pt",
+)
+with torch.inference_mode():
+    out = model(**inputs)
+print(out.image_embeds @ out.text_embeds.T)
+"""
+
+_ONNX: Final = """\
+import json
+
+import numpy as np
+import onnxruntime
+from PIL import Image, ImageOps
+from tokenizers import Tokenizer
+
+facts = json.load(open("preprocessing.json"))
+resample = Image.Resampling[facts["image"]["interpolation"].upper()]
+picture = Image.open("dog.jpg").convert("RGB")
+# For the resize_mode "shortest"; Image.resize for "squash", ImageOps.pad for "longest".
+picture = ImageOps.fit(picture, facts["image"]["size"], resample)
+pixels = np.asarray(picture).transpose(2, 0, 1)[None]  # uint8; the graph normalises
+tokenizer = Tokenizer.from_file("tokenizer.json")
+tokenizer.enable_truncation(facts["text"]["context_length"])
+tokenizer.enable_padding(pad_id=facts["text"]["pad_id"])
+tokens = np.array([line.ids for line in tokenizer.encode_batch(["a dog", "a cat"])])
+(image,) = onnxruntime.InferenceSession("image.onnx").run(None, {"pixels": pixels})
+(text,) = onnxruntime.InferenceSession("text.onnx").run(None, {"tokens": tokens})
+print(image @ text.T)
+"""
+
+_SAFETENSORS: Final = """\
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from clipkit.data import EvalTransform, tokenizer_from_name
+from clipkit.models import load_encoder
+
+encoder = load_encoder(".")
+image_tower, text_tower = encoder.image_tower, encoder.text_tower
+tokenizer = tokenizer_from_name(text_tower.tokenizer_name, text_tower.context_length)
+prepare = EvalTransform(
+    image_tower.image_size, image_tower.resize_mode, image_tower.interpolation
+)
+picture = prepare(Path("dog.jpg").read_bytes(), np.random.default_rng())
+with torch.inference_mode():
+    image = encoder.encode_image(picture[None])
+    text = encoder.encode_text(tokenizer(["a dog", "a cat"]))
+print(image @ text.T)
+"""
+
+USAGE: Final[Mapping[str, str]] = {
+    "open_clip": _OPEN_CLIP,
+    "transformers": _TRANSFORMERS,
+    "onnx": _ONNX,
+    "safetensors": _SAFETENSORS,
+}
+"""By the format of the export."""

@@ -1,0 +1,258 @@
+"""The formats of ``clipkit export``: each is written, and then read by the library it is for."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final, final
+
+import torch
+from torch import Tensor
+
+from clipkit.data.tokenizer_files import save_tokenizer
+from clipkit.data.tokenizers import Tokenizer, tokenizer_from_name
+from clipkit.errors import CheckpointError, ConfigError
+from clipkit.models import DualEncoder, load_encoder, save_encoder, save_open_clip
+from clipkit.models.checkpoints import OPEN_CLIP_WEIGHTS_NAME, write_json
+from clipkit.models.onnx_export import check_onnx, onnx_facts, save_onnx
+from clipkit.models.transformers_export import to_transformers
+
+TOLERANCE: Final = 1e-4
+"""Largest difference of a component of a unit-norm embedding."""
+
+
+class Exporter(ABC):
+    """One format.
+
+    Attributes:
+        library: The library that reads it, by its name on the Hugging Face hub.
+    """
+
+    library: str
+
+    @abstractmethod
+    def write(self, encoder: DualEncoder, folder: Path, tokenizer: str | None) -> None:
+        """Write the files.
+
+        Args:
+            encoder: What is written, in evaluation mode.
+            folder: An empty folder.
+            tokenizer: Name of the tokenizer of the run; None for the text tower's own.
+
+        Raises:
+            ConfigError: If the format cannot express the encoder or its tokenizer.
+        """
+
+    @abstractmethod
+    def check(self, encoder: DualEncoder, folder: Path) -> None:
+        """Read the files and compare embeddings.
+
+        Raises:
+            CheckpointError: If they cannot be read, or their embeddings differ.
+        """
+
+    @abstractmethod
+    def reader(self, folder: Path) -> str:
+        """The call that reads the files."""
+
+
+@final
+class OpenClipExporter(Exporter):
+    """The layout that open_clip reads from a folder (``local-dir:``) and the hub (``hf-hub:``)."""
+
+    library = "open_clip"
+
+    def write(self, encoder: DualEncoder, folder: Path, tokenizer: str | None) -> None:
+        """See ``Exporter.write``."""
+        save_open_clip(encoder, folder / OPEN_CLIP_WEIGHTS_NAME)
+        text_cfg = encoder.text_tower.config()["model"]["model_cfg"]["text_cfg"]
+        if text_cfg.get("hf_tokenizer_name"):  # open_clip looks for it in the folder alone
+            save_tokenizer(_tokenizer(encoder, tokenizer), folder)
+
+    def check(self, encoder: DualEncoder, folder: Path) -> None:
+        """See ``Exporter.check``."""
+        import open_clip
+
+        copy = _read("open_clip", lambda: open_clip.create_model(f"local-dir:{folder}").eval())
+        _compare(
+            "open_clip", encoder,
+            lambda images: copy.encode_image(images, normalize=True),
+            lambda tokens: copy.encode_text(tokens, normalize=True),
+        )  # fmt: skip
+
+    def reader(self, folder: Path) -> str:
+        """See ``Exporter.reader``."""
+        return f"open_clip.create_model_and_transforms('local-dir:{folder}')"
+
+
+@final
+class TransformersExporter(Exporter):
+    """transformers' CLIPModel with image processor and tokenizer."""
+
+    library = "transformers"
+
+    def write(self, encoder: DualEncoder, folder: Path, tokenizer: str | None) -> None:
+        """See ``Exporter.write``."""
+        from transformers import CLIPImageProcessor
+
+        processor = CLIPImageProcessor(**image_processor_options(encoder))
+        to_transformers(encoder).save_pretrained(folder)
+        processor.save_pretrained(folder)
+        save_tokenizer(_tokenizer(encoder, tokenizer), folder)
+
+    def check(self, encoder: DualEncoder, folder: Path) -> None:
+        """See ``Exporter.check``."""
+        from transformers import AutoProcessor, CLIPModel
+
+        copy = _read("transformers", lambda: CLIPModel.from_pretrained(folder).eval())
+        _read("transformers", lambda: AutoProcessor.from_pretrained(folder))
+        _compare(
+            "transformers", encoder,
+            lambda images: _unit(copy.get_image_features(pixel_values=images)),
+            lambda tokens: _unit(copy.get_text_features(input_ids=tokens)),
+        )  # fmt: skip
+
+    def reader(self, folder: Path) -> str:
+        """See ``Exporter.reader``."""
+        return f"transformers.CLIPModel.from_pretrained('{folder}')"
+
+
+@final
+class OnnxExporter(Exporter):
+    """A graph for each tower, and a JSON file with what a program needs besides."""
+
+    library = "onnx"
+
+    def write(self, encoder: DualEncoder, folder: Path, tokenizer: str | None) -> None:
+        """See ``Exporter.write``; a tokenizer that transformers lacks is only named."""
+        name = tokenizer or encoder.text_tower.tokenizer_name
+        facts = onnx_facts(encoder, name)
+        save_onnx(encoder, folder, facts)
+        write_json(folder / "preprocessing.json", facts)
+        own = _tokenizer(encoder, tokenizer)
+        try:
+            own.in_transformers()
+        except ConfigError:
+            return
+        save_tokenizer(own, folder)
+
+    def check(self, encoder: DualEncoder, folder: Path) -> None:
+        """See ``Exporter.check``."""
+        check_onnx(encoder, folder, TOLERANCE)
+
+    def reader(self, folder: Path) -> str:
+        """See ``Exporter.reader``."""
+        return f"onnxruntime.InferenceSession('{folder}/image.onnx'), and text.onnx"
+
+
+@final
+class SafetensorsExporter(Exporter):
+    """Any encoder, label head included, for clipkit itself."""
+
+    library = "clipkit"
+
+    def write(self, encoder: DualEncoder, folder: Path, tokenizer: str | None) -> None:  # noqa: ARG002
+        """See ``Exporter.write``."""
+        save_encoder(encoder, folder)
+
+    def check(self, encoder: DualEncoder, folder: Path) -> None:
+        """See ``Exporter.check``."""
+        copy = load_encoder(folder)
+        _compare("clipkit", encoder, copy.encode_image, copy.encode_text)
+
+    def reader(self, folder: Path) -> str:
+        """See ``Exporter.reader``."""
+        return f"clipkit.models.load_encoder('{folder}')"
+
+
+EXPORTERS: Final[Mapping[str, Exporter]] = {
+    "open_clip": OpenClipExporter(),
+    "transformers": TransformersExporter(),
+    "onnx": OnnxExporter(),
+    "safetensors": SafetensorsExporter(),
+}
+
+
+def image_processor_options(encoder: DualEncoder) -> dict[str, Any]:
+    """The arguments of a ``CLIPImageProcessor`` that prepares pictures as the encoder wants them.
+
+    Args:
+        encoder: The encoder.
+
+    Raises:
+        ConfigError: If that class cannot resize so.
+    """
+    from PIL.Image import Resampling
+
+    tower = encoder.image_tower
+    size = tower.image_size
+    if tower.resize_mode not in ("shortest", "squash"):
+        raise ConfigError(
+            f"image_tower: transformers' CLIPImageProcessor has no resize_mode "
+            f"{tower.resize_mode!r}, only 'shortest' and 'squash'; export with --format open_clip, "
+            f"onnx or safetensors instead"
+        )
+    square = {"height": size, "width": size}
+    crops = tower.resize_mode == "shortest"
+    return {
+        "size": {"shortest_edge": size} if crops else square,
+        "do_center_crop": crops,
+        "crop_size": square,
+        "resample": int(Resampling[tower.interpolation.upper()]),
+        "image_mean": list(tower.image_mean),
+        "image_std": list(tower.image_std),
+    }
+
+
+def _tokenizer(encoder: DualEncoder, name: str | None) -> Tokenizer:
+    """The run's tokenizer; refused where it gives ids that the tower does not know."""
+    text = encoder.text_tower
+    tokenizer = tokenizer_from_name(name or text.tokenizer_name, text.context_length)
+    if tokenizer.vocab_size > text.vocab_size:
+        raise ConfigError(
+            f"tokenizer {tokenizer.name}: gives {tokenizer.vocab_size} ids, but the text tower "
+            f"knows only {text.vocab_size}; export with --format safetensors instead"
+        )
+    return tokenizer
+
+
+def _read(library: str, load: Callable[[], Any]) -> Any:
+    try:
+        return load()
+    except Exception as error:  # the libraries' errors have no common base
+        raise CheckpointError(f"export: {library} cannot read what was written: {error}") from error
+
+
+def _compare(
+    library: str,
+    encoder: DualEncoder,
+    encode_image: Callable[[Tensor], Tensor],
+    encode_text: Callable[[Tensor], Tensor],
+) -> None:
+    """Compare the embeddings of a made-up batch.
+
+    Raises:
+        CheckpointError: If they differ.
+    """
+    generator = torch.Generator().manual_seed(0)
+    size, text = encoder.image_tower.image_size, encoder.text_tower
+    images = torch.randn(2, 3, size, size, generator=generator)
+    tokens = torch.randint(1, text.vocab_size - 1, (2, text.context_length), generator=generator)
+    tokens[:, -2] = text.vocab_size - 1  # the end, where CLIP's captions are pooled
+    with torch.inference_mode():
+        pairs = (
+            ("image", encoder.encode_image(images), encode_image(images)),
+            ("text", encoder.encode_text(tokens), encode_text(tokens)),
+        )
+    for name, ours, theirs in pairs:
+        difference = (ours - theirs).abs().max().item()
+        if not difference <= TOLERANCE:
+            raise CheckpointError(
+                f"export: {library}'s {name} embeddings differ by {difference:.1e}; nothing is left"
+            )
+
+
+def _unit(features: Any) -> Tensor:
+    """Unit norm; transformers 5 wraps what its earlier versions returned as it is."""
+    return torch.nn.functional.normalize(getattr(features, "pooler_output", features), dim=-1)

@@ -1,0 +1,112 @@
+"""What a checkpoint and the files beside it say about the run that made it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from clipkit.models.checkpoints import KEY
+from clipkit.models.state_dicts import read_file
+
+_QUALITY: Final = re.compile(r"(recall_at_\d+|top\d+|mean_per_class_recall|accuracy|f1)$")
+
+
+@dataclass(frozen=True, slots=True)
+class RunFacts:
+    """A run, as far as its files know it.
+
+    Args:
+        steps: Optimizer steps; None where there is no checkpoint of a run.
+        samples_seen: Samples trained on, repetitions counted.
+        num_samples: Samples of the training data.
+        config: The resolved configuration.
+        tokenizer: Name of the tokenizer.
+        metrics: Recalls and accuracies by name, from 0 to 1.
+    """
+
+    steps: int | None = None
+    samples_seen: int | None = None
+    num_samples: int | None = None
+    config: Mapping[str, Any] = field(default_factory=dict)
+    tokenizer: str | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+def read_run(model: Path) -> RunFacts:
+    """The facts of a checkpoint and of ``metrics.csv`` and ``metrics.json`` beside it.
+
+    Of the table those values count that were logged last up to the checkpoint's step. The JSON file
+    describes the end of a run, and counts for ``last.ckpt`` alone.
+
+    Args:
+        model: A checkpoint of a run, or a folder of an export, which knows no run.
+
+    Raises:
+        CheckpointError: If the checkpoint cannot be read.
+    """
+    if model.is_dir():
+        return RunFacts()
+    checkpoint = read_file(model)
+    entry = checkpoint.get(KEY, {})
+    stream = (checkpoint.get("PairDataModule") or {}).get("train") or {}
+    steps = checkpoint.get("global_step")
+    metrics = dict(_table_metrics(model.parent / "metrics.csv", steps))
+    if model.name == "last.ckpt":
+        metrics |= dict(_json_metrics(model.parent / "metrics.json"))
+    return RunFacts(
+        steps=steps,
+        samples_seen=_samples_seen(stream),
+        num_samples=stream.get("num_samples"),
+        config=entry.get("config") or {},
+        tokenizer=((entry.get("tokenizer") or {}).get("init_args") or {}).get("name"),
+        metrics=metrics,
+    )
+
+
+def _samples_seen(stream: Mapping[str, Any]) -> int | None:
+    if not {"epoch", "num_samples", "position", "dropped"} <= set(stream):
+        return None
+    return int(stream["epoch"] * stream["num_samples"] + stream["position"] - stream["dropped"])
+
+
+def _table_metrics(path: Path, steps: int | None) -> Iterator[tuple[str, float]]:
+    """The last value of every column of quality, up to the step."""
+    if not path.is_file():
+        return
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if None not in row.values()]
+    for row in rows:
+        if steps is not None and _number(row.get("step")) > steps:
+            continue
+        for name, text in row.items():
+            if _QUALITY.search(name) and math.isfinite(value := _number(text)):
+                yield name, value
+
+
+def _json_metrics(path: Path) -> Iterator[tuple[str, float]]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return
+    yield from _leaves(content, "")
+
+
+def _leaves(content: Any, name: str) -> Iterator[tuple[str, float]]:
+    if isinstance(content, Mapping):
+        for key, value in content.items():
+            yield from _leaves(value, f"{name}/{key}" if name else str(key))
+    elif isinstance(content, (int, float)) and _QUALITY.search(name) and math.isfinite(content):
+        yield name, float(content)
+
+
+def _number(text: str | None) -> float:
+    try:
+        return float(text or "nan")
+    except ValueError:
+        return math.nan

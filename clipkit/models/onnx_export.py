@@ -1,0 +1,215 @@
+"""Both towers as ONNX graphs, from pixels and token ids to unit-norm embeddings."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, final
+
+import torch
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor, nn
+
+from clipkit.errors import CheckpointError, ConfigError
+from clipkit.models.dual_encoder import DualEncoder
+
+IMAGE_FILE: Final = "image.onnx"
+TEXT_FILE: Final = "text.onnx"
+METADATA_KEY: Final = "clipkit"
+"""Key of the graphs' metadata under which the facts lie as JSON."""
+
+_PACKAGES: Final = ("onnx", "onnxscript", "onnxruntime")
+_TRACED_BATCH: Final = 3
+"""A size of 1 would be taken for a constant."""
+
+
+def onnx_facts(encoder: DualEncoder, tokenizer: str) -> dict[str, Any]:
+    """What a program needs besides the graphs: preprocessing, tokenizer, scale.
+
+    Args:
+        encoder: The encoder.
+        tokenizer: Name of its tokenizer.
+
+    Returns:
+        Plain types; the text of ``preprocessing.json`` and of the graphs' metadata.
+    """
+    image, text = encoder.image_tower, encoder.text_tower
+    bias = encoder.logit_bias
+    return {
+        "image": {
+            "file": IMAGE_FILE,
+            "input": "pixels",
+            "layout": "uint8 [batch, 3, height, width], red green blue; normalised inside",
+            "size": [image.image_size, image.image_size],
+            "interpolation": image.interpolation,
+            "resize_mode": image.resize_mode,
+            "mean": list(image.image_mean),
+            "std": list(image.image_std),
+            "output": "image_embedding",
+        },
+        "text": {
+            "file": TEXT_FILE,
+            "input": "tokens",
+            "layout": "int64 [batch, length], padded with pad_id",
+            "context_length": text.context_length,
+            "vocab_size": text.vocab_size,
+            "pad_id": text.pad_id,
+            "tokenizer": tokenizer,
+            "output": "text_embedding",
+        },
+        "embedding_dim": encoder.embedding_dim,
+        "logit_scale": float(encoder.logit_scale.detach()),
+        "logit_bias": None if bias is None else float(bias.detach()),
+    }
+
+
+def save_onnx(encoder: DualEncoder, folder: Path, facts: dict[str, Any]) -> None:
+    """Write ``image.onnx`` and ``text.onnx``.
+
+    Batches may have any size, captions any length up to the context. Pixels are uint8; scaling
+    and normalisation are part of the graph. Embeddings have unit norm.
+
+    Args:
+        encoder: Any encoder in evaluation mode, on the CPU.
+        folder: Where both files go.
+        facts: What ``onnx_facts`` gave; goes into the graphs' metadata.
+
+    Raises:
+        ConfigError: If a package is missing, or torch cannot turn a tower into a graph.
+    """
+    _check_packages()
+    size, text = encoder.image_tower.image_size, encoder.text_tower
+    pixels = torch.zeros(_TRACED_BATCH, 3, size, size, dtype=torch.uint8)
+    # One less than the longest: a dimension at its limit would be taken for a constant.
+    tokens = torch.ones(_TRACED_BATCH, text.context_length - 1, dtype=torch.int64)
+    batch = torch.export.Dim("batch")
+    length = torch.export.Dim("length", max=text.context_length)
+    _write(_ImageGraph(encoder), pixels, {0: batch}, "image", folder / IMAGE_FILE, facts)
+    _write(_TextGraph(encoder), tokens, {0: batch, 1: length}, "text", folder / TEXT_FILE, facts)
+
+
+def check_onnx(encoder: DualEncoder, folder: Path, tolerance: float) -> None:
+    """Run the files in onnxruntime and compare them with torch, at several sizes.
+
+    Args:
+        encoder: What was written.
+        folder: Where the files lie.
+        tolerance: Largest difference of a component.
+
+    Raises:
+        CheckpointError: If a file cannot be read, or its embeddings differ.
+    """
+    size, text = encoder.image_tower.image_size, encoder.text_tower
+    generator = torch.Generator().manual_seed(0)
+    for count in (1, 4):
+        shape = (count, 3, size, size)
+        pixels = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
+        with torch.inference_mode():
+            expected = encoder.encode_image(pixels)
+        _compare(folder / IMAGE_FILE, {"pixels": pixels}, expected, tolerance)
+        for length in (text.context_length, max(3, text.context_length // 2)):
+            tokens = torch.randint(1, text.vocab_size, (count, length), generator=generator)
+            with torch.inference_mode():
+                expected = encoder.encode_text(tokens)
+            _compare(folder / TEXT_FILE, {"tokens": tokens}, expected, tolerance)
+
+
+@final
+class _ImageGraph(nn.Module):
+    """What ``image.onnx`` computes."""
+
+    def __init__(self, encoder: DualEncoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, pixels: UInt8[Tensor, "B 3 H W"]) -> Float[Tensor, "B D"]:
+        return self.encoder.encode_image(pixels)
+
+
+@final
+class _TextGraph(nn.Module):
+    """What ``text.onnx`` computes."""
+
+    def __init__(self, encoder: DualEncoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, tokens: Int64[Tensor, "B S"]) -> Float[Tensor, "B D"]:
+        return self.encoder.encode_text(tokens)
+
+
+def _write(
+    graph: nn.Module,
+    example: Tensor,
+    sizes: dict[int, Any],
+    tower: str,
+    path: Path,
+    facts: dict[str, Any],
+) -> None:
+    try:
+        with _quiet():
+            program: Any = torch.onnx.export(
+                graph.eval(),
+                (example,),
+                dynamo=True,
+                input_names=[str(facts[tower]["input"])],
+                output_names=[str(facts[tower]["output"])],
+                dynamic_shapes=(sizes,),
+                verbose=False,
+            )
+    except Exception as error:  # the exporter's errors have no common base
+        first_line = str(error).strip().split("\n", 1)[0]
+        raise ConfigError(
+            f"{tower}_tower: torch cannot turn {type(graph.encoder).__name__}'s tower into an ONNX "
+            f"graph: {first_line}; export with --format safetensors instead"
+        ) from error
+    program.model.metadata_props[METADATA_KEY] = json.dumps(facts)
+    program.save(path)
+
+
+def _compare(
+    path: Path, inputs: dict[str, Tensor], expected: Float[Tensor, "B D"], tolerance: float
+) -> None:
+    import onnxruntime
+
+    try:
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        (found,) = session.run(None, {name: value.numpy() for name, value in inputs.items()})
+    except Exception as error:  # onnxruntime's errors have no common base
+        raise CheckpointError(
+            f"export: onnxruntime cannot run {path.name}: {str(error).splitlines()[0]}"
+        ) from error
+    difference = (torch.from_numpy(found) - expected).abs().max().item()
+    if not difference <= tolerance:
+        raise CheckpointError(
+            f"export: the embeddings of {path.name} differ by {difference:.1e}; nothing is left"
+        )
+
+
+def _check_packages() -> None:
+    missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ConfigError(
+            f"--format onnx: {', '.join(missing)} missing; pip install 'clipkit[onnx]'"
+        )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's notes about its own passes from the terminal."""
+    loggers = [logging.getLogger(name) for name in ("onnxscript", "onnx_ir", "torch.onnx")]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,230 @@
+"""An encoder as the ``CLIPModel`` of transformers, where that class can express it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from torch import Tensor
+
+from clipkit.errors import ConfigError
+from clipkit.models.dual_encoder import DualEncoder
+from clipkit.models.open_clip_towers import OpenClipImageTower, OpenClipTextTower
+from clipkit.models.state_dicts import load_exactly
+
+_ARGMAX_POOLING: Final = 2
+"""As ``eos_token_id``: CLIPModel pools at the greatest id, as open_clip does."""
+
+_CLIP_VOCABULARY: Final = 49408
+_CLIP_START: Final = 49406
+_CLIP_END: Final = 49407
+
+_ANY_TOWER: Final[Mapping[str, tuple[Any, ...]]] = {
+    "ls_init_value": (None,),
+    "act_kwargs": (None,),
+    "norm_kwargs": (None,),
+    "block_type": (None, "default"),
+    **dict.fromkeys(("qk_norm", "scaled_cosine_attn", "scale_heads"), (False,)),
+    **dict.fromkeys(("scale_attn_inner", "scale_attn", "scale_fc"), (False,)),
+}
+_VISION: Final[Mapping[str, tuple[Any, ...]]] = {
+    **_ANY_TOWER,
+    "timm_model_name": (None,),
+    "attentional_pool": (False,),
+    "no_ln_pre": (False,),
+    "pool_type": ("tok",),
+}
+_TEXT: Final[Mapping[str, tuple[Any, ...]]] = {
+    **_ANY_TOWER,
+    "hf_model_name": (None,),
+    "embed_cls": (False,),
+    "no_causal_mask": (False,),
+    "pool_type": ("argmax", "eos"),
+    "proj_bias": (False,),
+    "proj_type": ("linear",),
+}
+_BLOCK: Final = (
+    ("ln_1", "layer_norm1"),
+    ("ln_2", "layer_norm2"),
+    ("attn.out_proj", "self_attn.out_proj"),
+    ("mlp.c_fc", "mlp.fc1"),
+    ("mlp.c_proj", "mlp.fc2"),
+)
+
+
+def to_transformers(encoder: DualEncoder) -> Any:
+    """The same encoder as a ``transformers.CLIPModel`` in evaluation mode.
+
+    A label head is left out.
+
+    Args:
+        encoder: A ViT with a class token and a causal text transformer of open_clip.
+
+    Returns:
+        The model; its embeddings after normalisation are the encoder's.
+
+    Raises:
+        ConfigError: If CLIPModel cannot express the encoder.
+
+    Example:
+        >>> model = to_transformers(from_open_clip("ViT-B-32"))
+        >>> model.get_image_features(pixel_values=images)  # doctest: +SKIP
+    """
+    from transformers import CLIPConfig, CLIPModel
+
+    model = CLIPModel(CLIPConfig(**transformers_config(encoder))).eval()
+    load_exactly(model, transformers_state(encoder), "export")
+    return model
+
+
+def transformers_config(encoder: DualEncoder) -> dict[str, Any]:
+    """The arguments of a ``CLIPConfig``.
+
+    Args:
+        encoder: The encoder.
+
+    Raises:
+        ConfigError: If CLIPModel cannot express the encoder, naming what it does not have.
+    """
+    _check_bias(encoder)
+    image_cfg, text_cfg = _configs(encoder)
+    _check_tower("image_tower", image_cfg["vision_cfg"], _VISION)
+    _check_tower("text_tower", text_cfg["text_cfg"], _TEXT)
+    dim = encoder.embedding_dim
+    return {
+        "projection_dim": dim,
+        "logit_scale_init_value": float(encoder.logit_scale.detach().log()),
+        "vision_config": {**_vision_config(encoder, image_cfg), "projection_dim": dim},
+        "text_config": {**_text_config(encoder, text_cfg), "projection_dim": dim},
+    }
+
+
+def transformers_state(encoder: DualEncoder) -> dict[str, Tensor]:
+    """The weights under the names that ``CLIPModel`` has for them.
+
+    Args:
+        encoder: An encoder that ``transformers_config`` accepts.
+    """
+    visual = _under(encoder.image_tower.state_dict(), "visual.")
+    text = _under(encoder.text_tower.state_dict(), "text.")
+    patches = "vision_model.embeddings"
+    return {
+        "logit_scale": encoder.logit_scale.detach().log(),
+        "visual_projection.weight": visual["proj"].T,
+        "text_projection.weight": text["text_projection"].T,
+        f"{patches}.class_embedding": visual["class_embedding"],
+        f"{patches}.position_embedding.weight": visual["positional_embedding"],
+        f"{patches}.patch_embedding.weight": visual["conv1.weight"],
+        **_both(visual, "ln_pre", "vision_model.pre_layrnorm"),
+        **_both(visual, "ln_post", "vision_model.post_layernorm"),
+        **_blocks(visual, "vision_model"),
+        "text_model.embeddings.token_embedding.weight": text["token_embedding.weight"],
+        "text_model.embeddings.position_embedding.weight": text["positional_embedding"],
+        **_both(text, "ln_final", "text_model.final_layer_norm"),
+        **_blocks(text, "text_model"),
+    }
+
+
+def _configs(encoder: DualEncoder) -> tuple[dict[str, Any], dict[str, Any]]:
+    """open_clip's configurations of both towers."""
+    image, text = encoder.image_tower, encoder.text_tower
+    if not isinstance(image, OpenClipImageTower):
+        raise _not_expressed("image_tower", f"{type(image).__name__}, only a ViT of open_clip")
+    if not isinstance(text, OpenClipTextTower):
+        kind = "only a causal transformer of open_clip"
+        raise _not_expressed("text_tower", f"{type(text).__name__}, {kind}")
+    return image.config()["model"]["model_cfg"], text.config()["model"]["model_cfg"]
+
+
+def _vision_config(encoder: DualEncoder, cfg: Mapping[str, Any]) -> dict[str, Any]:
+    vision = cfg["vision_cfg"]
+    width = vision.get("width", 768)
+    return {
+        "hidden_size": width,
+        "intermediate_size": int(width * vision.get("mlp_ratio", 4.0)),
+        "num_hidden_layers": vision.get("layers", 12),
+        "num_attention_heads": width // vision.get("head_width", 64),
+        "image_size": encoder.image_tower.image_size,
+        "patch_size": vision.get("patch_size", 16),
+        "hidden_act": _activation(cfg),
+    }
+
+
+def _text_config(encoder: DualEncoder, cfg: Mapping[str, Any]) -> dict[str, Any]:
+    text, tower = cfg["text_cfg"], encoder.text_tower
+    width = text.get("width", 512)
+    return {
+        "vocab_size": tower.vocab_size,
+        "hidden_size": width,
+        "intermediate_size": int(width * text.get("mlp_ratio", 4.0)),
+        "num_hidden_layers": text.get("layers", 12),
+        "num_attention_heads": text.get("heads", 8),
+        "max_position_embeddings": tower.context_length,
+        "hidden_act": _activation(cfg),
+        **_special_ids(text, tower.vocab_size, tower.pad_id),
+    }
+
+
+def _special_ids(text: Mapping[str, Any], vocab_size: int, pad_id: int) -> dict[str, Any]:
+    """Start, end and padding; CLIPModel pools at the end."""
+    if text.get("pool_type", "argmax") == "argmax":
+        if vocab_size == _CLIP_VOCABULARY:
+            return {"bos_token_id": _CLIP_START, "eos_token_id": _CLIP_END,
+                    "pad_token_id": _CLIP_END}  # fmt: skip
+        end = _ARGMAX_POOLING
+    elif (end := int(text.get("eos_id", 2))) == _ARGMAX_POOLING:
+        raise _not_expressed(
+            "text_tower", "pooling at the id 2, which it takes for the greatest id instead"
+        )
+    return {"bos_token_id": None, "eos_token_id": end, "pad_token_id": pad_id}
+
+
+def _activation(cfg: Mapping[str, Any]) -> str:
+    return "quick_gelu" if cfg.get("quick_gelu") else "gelu"
+
+
+def _check_bias(encoder: DualEncoder) -> None:
+    if encoder.logit_bias is not None:
+        raise _not_expressed("logit_bias", "a bias (the encoder was made for the sigmoid loss)")
+
+
+def _check_tower(
+    tower: str, cfg: Mapping[str, Any], allowed: Mapping[str, tuple[Any, ...]]
+) -> None:
+    if tower == "image_tower" and not isinstance(cfg.get("layers", 12), int):
+        raise _not_expressed(tower, "a ResNet, only a ViT")
+    for key, values in allowed.items():
+        value = cfg.get(key, values[0])
+        if value not in values:
+            raise _not_expressed(tower, f"{key} = {value!r}, only {values[0]!r}")
+
+
+def _not_expressed(part: str, what: str) -> ConfigError:
+    return ConfigError(
+        f"{part}: transformers' CLIPModel has no {what}; export with --format open_clip, onnx or "
+        f"safetensors instead"
+    )
+
+
+def _under(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+
+
+def _both(state: Mapping[str, Tensor], ours: str, theirs: str) -> dict[str, Tensor]:
+    """Weight and bias."""
+    return {f"{theirs}.{part}": state[f"{ours}.{part}"] for part in ("weight", "bias")}
+
+
+def _blocks(state: Mapping[str, Tensor], model: str) -> dict[str, Tensor]:
+    """Every residual block; one matrix of queries, keys and values becomes three."""
+    found: dict[str, Tensor] = {}
+    numbers = {name.split(".")[2] for name in state if name.startswith("transformer.resblocks.")}
+    for number in numbers:
+        ours, theirs = f"transformer.resblocks.{number}", f"{model}.encoder.layers.{number}"
+        for own, other in _BLOCK:
+            found |= _both(state, f"{ours}.{own}", f"{theirs}.{other}")
+        for part in ("weight", "bias"):
+            thirds = state[f"{ours}.attn.in_proj_{part}"].chunk(3)
+            for letter, third in zip("qkv", thirds, strict=True):
+                found[f"{theirs}.self_attn.{letter}_proj.{part}"] = third
+    return found
