@@ -19,11 +19,10 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.warnings import disable_possible_user_warnings
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from clipkit.cli.parse_errors import clipkit_error, explain, one_line
-from clipkit.cli.wandb_id import choose_id, own_id
+from clipkit.cli.wandb_id import choose_id
 from clipkit.errors import ClipkitError, ConfigError
 from clipkit.models import DualEncoder
 from clipkit.training import ContrastiveModule, PairDataModule
@@ -42,6 +41,7 @@ set_parsing_settings(subclasses_enabled=[DualEncoder])
 
 _RUN_FOLDER = "auto"
 """As a logger's save_dir: the run's folder, trainer.default_root_dir."""
+_PREFLIGHT_ONLY = "--preflight_only"
 _EXIT_STOPPED = 143
 """128 + SIGTERM: whoever looks after the process sees that the run is not done."""
 
@@ -69,7 +69,9 @@ class TrainerCLI(LightningCLI):
 
     def __init__(self, words: Sequence[str]) -> None:
         Parser.config_files = tuple(config_files(words))
-        self.words = list(words)
+        # No part of the configuration: a saved one starts the run, not its rehearsal.
+        self.preflight_only = words[0] == "fit" and _PREFLIGHT_ONLY in words
+        self.words = [word for word in words if word != _PREFLIGHT_ONLY or words[0] != "fit"]
         super().__init__(
             ContrastiveModule,
             PairDataModule,
@@ -108,31 +110,16 @@ class TrainerCLI(LightningCLI):
         if self.subcommand == "fit":
             self._prepare_fit(given)
 
-    def _prepare_subcommand_parser(
-        self, klass: type, subcommand: str, **kwargs: Any
-    ) -> LightningArgumentParser:
-        """Give ``fit`` an option of its own."""
-        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
-        if subcommand == "fit":
-            parser.add_argument(
-                "--preflight_only",
-                action="store_true",
-                help="check the run and say what it would do, then leave before the first step",
-            )
-        return parser
-
     def _prepare_fit(self, given: Any) -> None:
         """Add what every fit has; a rehearsal leaves nothing in the run's folder."""
-        only = bool(given.get("preflight_only"))
-        if only:
+        if self.preflight_only:
             self.trainer.loggers = []
             for callback in self.trainer.callbacks[:]:  # type: ignore[attr-defined]
                 if isinstance(callback, SaveConfig | KeyLog):
                     self.trainer.callbacks.remove(callback)  # type: ignore[attr-defined]
-        add_missing(self.trainer, StopOnSignal(), Preflight(only=only))
-        if any(isinstance(logger, WandbLogger) for logger in self.trainer.loggers):
-            root = str(self.trainer.default_root_dir)
-            choose_id(root, resumes=given.get("ckpt_path") is not None)
+        add_missing(self.trainer, StopOnSignal(), Preflight(only=self.preflight_only))
+        resumes = given.get("ckpt_path") is not None
+        choose_id(self.trainer.loggers, str(self.trainer.default_root_dir), resumes)
 
     def before_predict(self) -> None:
         """Have the embeddings written; Lightning would only return them."""
@@ -186,7 +173,7 @@ def run_trainer(name: str, options: Sequence[str]) -> int:
         print(text)  # noqa: T201
         return 0
     try:
-        with own_id(), _own_wandb_run():
+        with _own_wandb_run():
             TrainerCLI([name, *options])
     except MisconfigurationException as error:
         raise ConfigError(one_line(str(error))) from error

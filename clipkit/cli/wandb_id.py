@@ -4,47 +4,46 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
+
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.loggers.logger import Logger
 
 from clipkit.distributed.world import current_world
 
 FILE: Final = "wandb_id.txt"
-_VARIABLE: Final = "WANDB_RUN_ID"
 
 
-def choose_id(folder: str, resumes: bool) -> None:
+def choose_id(loggers: Sequence[Logger], folder: str, resumes: bool) -> None:
     """Have W&B go on under the id that the run's folder holds, or begin a new one and keep it.
 
     The id lies beside the configuration, not in it: another run from the same ``config.yaml`` is
-    another run on W&B too. An id of the environment's (``WANDB_RUN_ID``) is left as it is.
+    another run on W&B too. Nor is it put into the environment, which W&B reads once a process,
+    for all runs to come. An id of the configuration's, or in ``WANDB_RUN_ID``, is left as it is.
 
     Args:
+        loggers: The run's; only those of W&B that have no id yet are touched.
         folder: The run's.
         resumes: Whether the run goes on from a checkpoint.
     """
-    if _VARIABLE in os.environ:
+    nameless = [one for one in loggers if isinstance(one, WandbLogger) and one.version is None]
+    if not nameless or "WANDB_RUN_ID" in os.environ:
         return
     path = Path(folder) / FILE
     if resumes and path.is_file():
-        os.environ[_VARIABLE] = path.read_text(encoding="utf-8").strip()
-        return
-    os.environ[_VARIABLE] = secrets.token_hex(4)
-    if current_world().is_main:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(f".{FILE}.{os.getpid()}")
-        beside.write_text(os.environ[_VARIABLE] + "\n", encoding="utf-8")
-        beside.replace(path)
+        chosen = path.read_text(encoding="utf-8").strip()
+    else:
+        chosen = secrets.token_hex(4)
+        if current_world().is_main:
+            _write(path, chosen)
+    for logger in nameless:
+        logger._wandb_init["id"] = logger._id = chosen
 
 
-@contextmanager
-def own_id() -> Iterator[None]:
-    """Leave no id behind for a later run of this process."""
-    given = _VARIABLE in os.environ
-    try:
-        yield
-    finally:
-        if not given:
-            os.environ.pop(_VARIABLE, None)
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside.write_text(text + "\n", encoding="utf-8")
+    beside.replace(path)

@@ -43,7 +43,7 @@ def test_no_shards_match(refused):
 
 
 def test_no_training_data(refused):
-    assert "data.train: expected shards" in refused("--data.train=null")
+    assert "data.train: expected data to train on" in refused("--data.train=null")
 
 
 def test_shards_and_a_mixture(refused, shards):
