@@ -80,7 +80,8 @@ def _without_validation(data: Mapping[str, Any], trainer: Mapping[str, Any]) -> 
     for name in ("val_check_interval", "limit_val_batches"):
         if trainer.get(name) is not None:
             yield f"trainer.{name}: there is no data.val"
-    for callback in trainer.get("callbacks") or []:
+    callbacks = trainer.get("callbacks") or []
+    for callback in callbacks if isinstance(callbacks, list) else [callbacks]:
         monitor = (callback.get("init_args") or {}).get("monitor")
         if isinstance(monitor, str) and monitor.startswith("val/"):
             kind = str(callback.get("class_path")).rsplit(".", 1)[-1]

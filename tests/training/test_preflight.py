@@ -195,6 +195,18 @@ class TestChecks:
                 ["trainer.callbacks: SaveCheckpoint.monitor val/loss: there is no data.val"],
             ),
             (
+                {
+                    "trainer": {
+                        "callbacks": {
+                            "class_path": "clipkit.training.callbacks.SaveCheckpoint",
+                            "init_args": {"monitor": "val/loss"},
+                        }
+                    }
+                },
+                {},
+                ["trainer.callbacks: SaveCheckpoint.monitor val/loss: there is no data.val"],
+            ),
+            (
                 {"model": {"schedule": {"init_args": {"warmup_steps": 5, "warmup_fraction": 0.1}}}},
                 {},
                 ["model.schedule.warmup_fraction: warmup_steps is given"],
