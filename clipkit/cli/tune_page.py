@@ -189,11 +189,16 @@ def _table(trials: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> M
     ]  # fmt: skip
     table = tag(
         "table", {"class": "plain trials"},
-        tag("thead", None, tag("tr", None, *[tag("th", {"scope": "col"}, h) for h in heads])),
+        tag("thead", None, tag("tr", None, *[_head(name) for name in heads])),
         tag("tbody", None, *rows),
     )  # fmt: skip
     return tag("div", {"class": "scroll", "tabindex": 0, "role": "region",
                        "aria-label": "Trials"}, table)  # fmt: skip
+
+
+def _head(name: str) -> Markup:
+    """A column's heading: the last part of an option's name, all of it on pointing at it."""
+    return tag("th", {"scope": "col", "title": name}, name.rpartition(".")[2])
 
 
 def _shown(value: Any) -> str:

@@ -21,11 +21,12 @@ from clipkit.training.callbacks.report_trial import RESULT_NAME, make_pruner
 STUDY_NAME: Final = "clipkit"
 STORAGE_NAME: Final = "study.sqlite3"
 _REPORTER: Final = "clipkit.training.callbacks.ReportTrial"
+_STOPPED: Final = 128
 _MAX_TRIES: Final = 2
 _MAX_FAILURES: Final = 3
 
 Launch = Callable[[Path], int]
-"""Runs the configuration of a trial; gives its exit status, negative where a signal killed it."""
+"""Runs the configuration of a trial; gives its exit status as ``killed_by`` reads it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +131,22 @@ def run_trials(
             raise ConfigError(f"trial {trial.number}: {message} (see {log})")
 
 
+def killed_by(status: int) -> int | None:
+    """The signal that ended a process, or that it stopped for in its own time; None for none.
+
+    Args:
+        status: Negative where the signal killed it; 128 and the signal where it stopped itself,
+            as a run does after SIGTERM.
+
+    Example:
+        >>> killed_by(-9), killed_by(143), killed_by(2)
+        (9, 15, None)
+    """
+    if status < 0:
+        return -status
+    return status - _STOPPED if status > _STOPPED else None
+
+
 def num_finished(study: Any) -> int:
     """Trials that gave a value or were pruned."""
     from optuna.trial import TrialState
@@ -165,8 +182,8 @@ def _run_trial(study: Any, trial: Any, output: Path, settings: Settings, launch:
     folder = trial_folder(output, trial.number)
     status = launch(_write_config(folder, trial.number, values, output, settings))
     result = _result(folder)
-    if status < 0:
-        message = f"killed by signal {-status}"
+    if (number := killed_by(status)) is not None:
+        message = f"killed by signal {number}"
         _give_up(study, trial.number, message)
     elif status != 0 or result is None:
         message = _last_line(folder / "log.txt") or f"ended with status {status}"

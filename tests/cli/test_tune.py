@@ -172,6 +172,14 @@ def test_a_killed_run_is_tried_once_more(tmp_path):
     assert study.trials[1].user_attrs["error"] == "killed by signal 9"
 
 
+def test_a_run_that_stopped_for_a_signal_is_tried_again(tmp_path):
+    """It leaves by itself with 128 + SIGTERM, and what it measured so far does not count."""
+    study = search(tmp_path, Runs(0, 128 + signal.SIGTERM), trials=2)
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE", "FAIL", "COMPLETE"]
+    assert study.trials[1].params == study.trials[2].params
+    assert study.trials[1].user_attrs["error"] == "killed by signal 15"
+
+
 def test_a_configuration_that_cannot_run_ends_the_search_at_once(tmp_path):
     runs = Runs(2, 2)
     with pytest.raises(ConfigError, match=r"trial 0: clipkit: error: no such shards \(see .*log"):
