@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from clipkit.cli.tune_study import Settings
 
 _PRUNERS: Final = ("median", "halving", "none")
+_LOCK_SECONDS: Final = 10
+"""A killed process holds its lock until its memory has been given back."""
 _EXIT_TERMINATED: Final = 143
 _SUMMARY: Final = "search the hyperparameters of a run"
 
@@ -104,7 +106,7 @@ def run(words: Sequence[str]) -> int:
 
     args.output.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(args.output / ".lock", timeout=0):
+        with FileLock(args.output / ".lock", timeout=_LOCK_SECONDS):
             _search(args, resolve(args, fit_words))
     except Timeout as error:
         raise ConfigError(f"--output: another process works on {args.output}; wait, or give "

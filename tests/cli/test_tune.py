@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import shlex
 import signal
@@ -311,6 +312,15 @@ def test_a_space_that_does_not_fit_the_run(text, message, tmp_path, capsys):
     assert main(words) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out/trials").exists()
+
+
+def test_two_searches_in_one_folder_are_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(tune, "_LOCK_SECONDS", 0)
+    with (tmp_path / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert main(["tune", "--space", "s.yaml", "--metric", "val/loss", "--direction", "minimize",
+                     "--output", str(tmp_path)]) == 2  # fmt: skip
+    assert "another process works on" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs/tune").glob("*.yaml")), ids=str)
