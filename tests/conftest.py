@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.distributed.spawn import free_port
 
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ.setdefault("WANDB_MODE", "offline")
@@ -20,3 +23,24 @@ def real_data() -> Path:
     if not folder or not Path(folder).is_dir():
         pytest.skip("CLIPKIT_REAL_DATA does not name a folder of real files")
     return Path(folder)
+
+
+@pytest.fixture
+def s3_endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A real S3 server on loopback that boto and fsspec find by their environment."""
+    moto = pytest.importorskip("moto.server")
+    s3 = pytest.importorskip("s3fs").S3FileSystem
+    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=free_port(), verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": "testing",
+        "AWS_SECRET_ACCESS_KEY": "testing",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+    }.items():
+        monkeypatch.setenv(name, value)
+    s3.clear_instance_cache()  # they keep the endpoint of the server before
+    yield os.environ["AWS_ENDPOINT_URL"]
+    server.stop()
+    s3.clear_instance_cache()

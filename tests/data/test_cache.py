@@ -21,7 +21,6 @@ from clipkit.errors import DataError, FaultBudgetExceeded, ShardError
 from tests.data.fakes import ByteTokenizer, NoisyTransform, first_text
 from tests.data.servers import Misbehaviour, http_server
 from tests.data.test_stream import train
-from tests.distributed.spawn import free_port
 from tests.factories import write_shards
 
 
@@ -330,32 +329,15 @@ def test_pipes_run_when_asked_for(tmp_path: Path, cache: ShardCache) -> None:
 
 
 @pytest.mark.slow
-def test_a_real_s3_server(
-    files: dict[str, bytes], cache: ShardCache, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    boto3 = pytest.importorskip("boto3")
-    server_module = pytest.importorskip("moto.server")
-    for name, value in {
-        "AWS_ACCESS_KEY_ID": "testing",
-        "AWS_SECRET_ACCESS_KEY": "testing",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }.items():
-        monkeypatch.setenv(name, value)
-    server = server_module.ThreadedMotoServer(port=free_port(), verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-    try:
-        client = boto3.client("s3", endpoint_url=f"http://{host}:{port}")
-        client.create_bucket(Bucket="pairs")
-        for name, data in files.items():
-            client.put_object(Bucket="pairs", Key=name[1:], Body=data)
-        index = ShardIndex.from_urls("s3://pairs/*/*.tar", cache=cache)
-        assert index.counts.tolist() == [6, 7, 6, 7]
-        stream = make(index, cache, tail="pad", num_workers=1)
-        keys = {int(key) for batch in stream for key in batch.keys}
-        assert keys == {*range(13), *range(100, 113)}
-        with pytest.raises(ShardError, match="no shards match"):
-            ShardIndex.from_urls("s3://pairs/none*.tar", cache=cache)
-    finally:
-        server.stop()
+def test_a_real_s3_server(files: dict[str, bytes], cache: ShardCache, s3_endpoint: str) -> None:
+    client = pytest.importorskip("boto3").client("s3", endpoint_url=s3_endpoint)
+    client.create_bucket(Bucket="pairs")
+    for name, data in files.items():
+        client.put_object(Bucket="pairs", Key=name[1:], Body=data)
+    index = ShardIndex.from_urls("s3://pairs/*/*.tar", cache=cache)
+    assert index.counts.tolist() == [6, 7, 6, 7]
+    stream = make(index, cache, tail="pad", num_workers=1)
+    keys = {int(key) for batch in stream for key in batch.keys}
+    assert keys == {*range(13), *range(100, 113)}
+    with pytest.raises(ShardError, match="no shards match"):
+        ShardIndex.from_urls("s3://pairs/none*.tar", cache=cache)

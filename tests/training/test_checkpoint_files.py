@@ -13,7 +13,6 @@ from clipkit.errors import CheckpointError, ConfigError
 from clipkit.training import checkpoint_files as files
 from clipkit.training.atomic_io import AtomicCheckpointIO
 from clipkit.training.callbacks import SaveCheckpoint
-from tests.distributed.spawn import free_port
 from tests.training import tiny
 
 VERSION = {"pytorch-lightning_version": "2"}
@@ -123,29 +122,17 @@ def test_half_checkpoint_in_a_store_is_left_out(store):
     assert files.newest_complete(store) == path
 
 
-def test_checkpoints_on_s3(shards, tmp_path, monkeypatch):
+@pytest.mark.usefixtures("s3_endpoint")
+def test_checkpoints_on_s3(shards, tmp_path):
     """Against a real S3 server on loopback: keep, fall back, go on."""
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=free_port(), verbose=False)
-    server.start()
-    try:
-        host, port = server.get_host_and_port()
-        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-            monkeypatch.setenv(name, "test")
-        monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        system = fsspec.filesystem("s3", skip_instance_cache=True)
-        system.mkdir("models")
-        folder = "s3://models/run"
-        fit(shards, tmp_path, SaveCheckpoint(folder=folder, keep_every_n_steps=2), max_steps=3)
-        system.pipe_file("models/run/last.ckpt", b"half")
-        found = files.newest_complete(folder)
-        assert found == f"{folder}/step=2.ckpt"
-        assert fit(shards, tmp_path, ckpt=found, max_steps=4).global_step == 4
-    finally:
-        server.stop()
-        fsspec.filesystem("s3").clear_instance_cache()
+    system = fsspec.filesystem("s3", skip_instance_cache=True)
+    system.mkdir("models")
+    folder = "s3://models/run"
+    fit(shards, tmp_path, SaveCheckpoint(folder=folder, keep_every_n_steps=2), max_steps=3)
+    system.pipe_file("models/run/last.ckpt", b"half")
+    found = files.newest_complete(folder)
+    assert found == f"{folder}/step=2.ckpt"
+    assert fit(shards, tmp_path, ckpt=found, max_steps=4).global_step == 4
 
 
 class TestDiskFull:
