@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,25 @@ class OpenClipConfig:
         if "custom_text" in self.model:
             model["custom_text"] = self.model["custom_text"]
         return {"model_cfg": self._with_activation(model)}
+
+    def with_patch_dropout(self, share: float | None) -> OpenClipConfig:
+        """The same architecture, whose transformer drops patches while it trains.
+
+        Args:
+            share: Of the patches, 0 up to but not 1; None for what the configuration says.
+
+        Raises:
+            ConfigError: If the share is out of range, or the image tower has no patches.
+        """
+        if share is None:
+            return self
+        vision = self.model["vision_cfg"]
+        if not 0 <= share < 1:
+            raise ConfigError(f"patch_dropout: expected 0 up to but not 1, got {share}")
+        if share and isinstance(vision.get("layers"), list | tuple):
+            raise ConfigError("patch_dropout: a ResNet has no patches; leave it out")
+        vision = {**vision, "patch_dropout": share}
+        return replace(self, model={**self.model, "vision_cfg": vision})
 
     def _with_activation(self, model: dict[str, Any]) -> dict[str, Any]:
         return deepcopy({**model, "quick_gelu": bool(self.model.get("quick_gelu", False))})

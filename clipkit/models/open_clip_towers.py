@@ -34,6 +34,8 @@ class OpenClipImageTower(ImageTower):
         model: A name of ``open_clip.list_models()``, a path to a JSON configuration, or its
             contents with at least ``embed_dim`` and ``vision_cfg``.
         pretrained: A tag or a path of weights of the whole model; None for weights by chance.
+        patch_dropout: Share of a vision transformer's patches that training leaves out; None for
+            what the configuration says.
 
     Raises:
         ConfigError: If the configuration is unknown, cannot be built or be downloaded.
@@ -45,9 +47,15 @@ class OpenClipImageTower(ImageTower):
         (512, 224)
     """
 
-    def __init__(self, model: str | dict[str, Any], pretrained: str | None = None) -> None:
+    def __init__(
+        self,
+        model: str | dict[str, Any],
+        pretrained: str | None = None,
+        patch_dropout: float | None = None,
+    ) -> None:
         super().__init__()
         config = read_config(model, needs=("vision_cfg",) if pretrained is None else _BOTH)
+        config = config.with_patch_dropout(patch_dropout)
         if pretrained is None:
             config = OpenClipConfig(
                 config.image_part()["model_cfg"], config.preprocess, config.name
@@ -221,6 +229,7 @@ def from_open_clip(
     name: str | dict[str, Any],
     pretrained: str | None = None,
     label_head: LabelHead | None = None,
+    patch_dropout: float | None = None,
 ) -> DualEncoder:
     """A dual encoder of any open_clip configuration, with or without its weights.
 
@@ -231,6 +240,8 @@ def from_open_clip(
             contents.
         pretrained: A tag of that name, or a path of weights; None for weights by chance.
         label_head: Scores classes from the image tower's output.
+        patch_dropout: Share of a vision transformer's patches that training leaves out (Li et al.
+            2023, arXiv:2212.00794); None for what the configuration says.
 
     Returns:
         The encoder; its scale and bias start as the configuration or the weights say.
@@ -243,7 +254,7 @@ def from_open_clip(
     Example:
         >>> encoder = from_open_clip("ViT-B-32-quickgelu", pretrained="openai")
     """
-    config = read_config(name, needs=_BOTH)
+    config = read_config(name, needs=_BOTH).with_patch_dropout(patch_dropout)
     clip: Any = None
     if pretrained is not None:
         config = without_downloads(config)

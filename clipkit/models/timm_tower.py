@@ -28,6 +28,7 @@ class TimmImageTower(ImageTower):
         pretrained: True for timm's weights, a path for a file of weights of the whole model,
             False for weights by chance.
         projection: "linear", "mlp" or "none".
+        patch_dropout: Share of a transformer's patches that training leaves out.
 
     Raises:
         ConfigError: If timm has no such model, cannot build it at that size, or cannot get or
@@ -45,11 +46,12 @@ class TimmImageTower(ImageTower):
         image_size: int | None = None,
         pretrained: bool | str = False,
         projection: Projection = "linear",
+        patch_dropout: float = 0.0,
     ) -> None:
         super().__init__()
         from timm.data import resolve_model_data_config
 
-        trunk = _create(model, pretrained)
+        trunk = _create(model, pretrained, patch_dropout)
         preprocess = resolve_model_data_config(trunk)
         self.image_size = image_size or int(preprocess["input_size"][-1])
         fit_input_size(trunk, self.image_size, option="image_size")
@@ -61,7 +63,11 @@ class TimmImageTower(ImageTower):
         self.image_std = as_triple(preprocess["std"])
         self.interpolation = preprocess["interpolation"]
         self.resize_mode = "shortest"
-        self._config = {"model": model, "projection": projection}
+        self._config = {
+            "model": model,
+            "projection": projection,
+            "patch_dropout": patch_dropout,
+        }
 
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B D"]:
         """Embed normalised pictures; see ``ImageTower.forward``."""
@@ -80,7 +86,7 @@ class TimmImageTower(ImageTower):
         return [*groups, head] if head else groups
 
 
-def _create(model: str, pretrained: bool | str) -> Any:
+def _create(model: str, pretrained: bool | str, patch_dropout: float) -> Any:
     """The timm model without its classifier, filled with the weights that are asked for."""
     import timm
 
@@ -88,6 +94,9 @@ def _create(model: str, pretrained: bool | str) -> Any:
         raise ConfigError(
             f"model: timm has no model {model!r}{did_you_mean(model, timm.list_models())}"
         )
+    if not 0 <= patch_dropout < 1:
+        raise ConfigError(f"patch_dropout: expected 0 up to but not 1, got {patch_dropout}")
+    options: dict[str, Any] = {"patch_drop_rate": patch_dropout} if patch_dropout else {}
     overlay = None
     if isinstance(pretrained, str):
         if not Path(pretrained).is_file():
@@ -95,8 +104,19 @@ def _create(model: str, pretrained: bool | str) -> Any:
         overlay = {"file": pretrained}
     try:
         return timm.create_model(
-            model, pretrained=bool(pretrained), pretrained_cfg_overlay=overlay, num_classes=0
+            model,
+            pretrained=bool(pretrained),
+            pretrained_cfg_overlay=overlay,
+            num_classes=0,
+            **options,
         )
+    except TypeError as error:
+        if not patch_dropout:
+            raise
+        raise ConfigError(
+            f"patch_dropout: timm's {model!r} cannot leave out patches; take a vision "
+            f"transformer, or leave the option out"
+        ) from error
     except Exception as error:  # the hub's and the disk's errors have no common base
         raise ConfigError(
             f"model: timm cannot build {model!r} with pretrained={pretrained!r}: "

@@ -38,6 +38,7 @@ from clipkit.training.progress import (
     total_steps,
 )
 from clipkit.training.sharding import clip_gradients, gradient_norm, shard_encoder
+from clipkit.training.step_randomness import seed_step
 from clipkit.types import Batch, Embeddings
 
 _CONFIGURED = ("lr", "weight_decay")
@@ -187,7 +188,10 @@ class ContrastiveModule(LightningModule):
         self.schedule.check(total_steps(self.trainer))
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
-        """Set the learning rates of the step from the configuration, never from a checkpoint."""
+        """Set random numbers and learning rates of the step, never from a checkpoint."""
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if isinstance(data, PairDataModule):
+            seed_step(batch, data.seed, self.trainer.global_rank)
         factor = self.schedule.factor(run_progress(self.trainer))
         optimizer = self.trainer.optimizers[0]
         for group, options in zip(optimizer.param_groups, self.group_options, strict=True):

@@ -13,6 +13,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 
+from clipkit.models import from_open_clip
 from clipkit.training import MixedSource, PairDataModule
 from clipkit.training.callbacks import KeyLog, SaveCheckpoint
 from tests.training import tiny
@@ -74,6 +75,24 @@ def test_resumed_after_any_step(shards, tmp_path, options):
         lines, again = fit(shards, tmp_path, ckpt=tmp_path / f"step={step}.ckpt", **options)
         assert lines == whole, f"resumed after step {step}"
         assert weights_equal(module, again), f"resumed after step {step}"
+
+
+def test_dropped_patches_are_the_same_after_a_resume(shards, tmp_path):
+    """Random numbers of a step follow from its place in the stream."""
+
+    def run(ckpt=None, seed=0):
+        torch.manual_seed(seed)  # whatever state a process is in
+        module = tiny.module()
+        module.encoder = from_open_clip(tiny.CONFIG, patch_dropout=0.5)
+        module.encoder.load_state_dict(tiny.encoder().state_dict())
+        save = SaveCheckpoint(keep_every_n_steps=3)
+        trainer = tiny.trainer(tmp_path, save, max_steps=7)
+        trainer.fit(module, datamodule=tiny.data(shards), ckpt_path=ckpt)
+        return module
+
+    whole = run()
+    for step in (3, 6):
+        assert weights_equal(whole, run(tmp_path / f"step={step}.ckpt", seed=step))
 
 
 def test_mixture_resumed_after_any_step(shards, tmp_path):

@@ -3,7 +3,6 @@
 from clipkit.training.callbacks.add_lora import AddLora
 from clipkit.training.callbacks.average_weights import AverageWeights
 from clipkit.training.callbacks.compile_towers import CompileTowers
-from clipkit.training.callbacks.image_size_schedule import ImageSizeSchedule, ImageSizeStage
 from clipkit.training.callbacks.key_log import KeyLog
 from clipkit.training.callbacks.lock_tower import LockTower, Unlock
 from clipkit.training.callbacks.parameter_table import PrintParameters
@@ -17,6 +16,7 @@ from clipkit.training.callbacks.set_logit_scale import SetLogitScale
 from clipkit.training.callbacks.step_guard import StepGuard
 from clipkit.training.callbacks.stop_on_signal import StopOnSignal
 from clipkit.training.callbacks.throughput import Throughput
+from clipkit.training.callbacks.token_schedule import TokenSchedule, TokenStage
 from clipkit.training.callbacks.watchdog import Watchdog
 from clipkit.training.callbacks.write_embeddings import WriteEmbeddings
 from clipkit.training.callbacks.zero_shot_evaluation import ZeroShotEvaluation
@@ -25,8 +25,6 @@ __all__ = [
     "AddLora",
     "AverageWeights",
     "CompileTowers",
-    "ImageSizeSchedule",
-    "ImageSizeStage",
     "KeyLog",
     "LockTower",
     "Preflight",
@@ -40,6 +38,8 @@ __all__ = [
     "StepGuard",
     "StopOnSignal",
     "Throughput",
+    "TokenSchedule",
+    "TokenStage",
     "Unlock",
     "Watchdog",
     "WriteEmbeddings",
