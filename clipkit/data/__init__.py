@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from clipkit.data.augment_geometry import RandomPerspective as RandomPerspective
     from clipkit.data.augment_rand import RandAugment as RandAugment
     from clipkit.data.cache import ShardCache as ShardCache
+    from clipkit.data.caption_templates import LabelTemplates as LabelTemplates
+    from clipkit.data.caption_templates import TemplatedCaptions as TemplatedCaptions
     from clipkit.data.captions import CaptionPicker as CaptionPicker
     from clipkit.data.captions import JsonFields as JsonFields
-    from clipkit.data.captions import LabelTemplates as LabelTemplates
     from clipkit.data.captions import MixedCaptions as MixedCaptions
     from clipkit.data.captions import OptionalCaption as OptionalCaption
-    from clipkit.data.captions import TemplatedCaptions as TemplatedCaptions
     from clipkit.data.captions import TextField as TextField
     from clipkit.data.decode import ImageDecoder as ImageDecoder
     from clipkit.data.fields import CaptionMask as CaptionMask
@@ -62,7 +62,7 @@ _EXPORTS = {
     "ImageDecoder": "decode",
     "ImageTransform": "transforms",
     "JsonFields": "captions",
-    "LabelTemplates": "captions",
+    "LabelTemplates": "caption_templates",
     "MixedCaptions": "captions",
     "Mixture": "mixture",
     "MultiLabels": "fields",
@@ -85,7 +85,7 @@ _EXPORTS = {
     "Stage": "mixture",
     "TeacherEmbeddings": "fields",
     "TeacherInputs": "fields",
-    "TemplatedCaptions": "captions",
+    "TemplatedCaptions": "caption_templates",
     "TextField": "captions",
     "TiktokenTokenizer": "tokenizers",
     "Tokenizer": "tokenizers",

@@ -19,7 +19,7 @@ from typing import Any, Final, final
 
 from filelock import FileLock
 
-from clipkit.data.remote import Retries, stat_remote, transfer
+from clipkit.data.remote import Retries, read_small, stat_remote, transfer
 from clipkit.data.tables import SIDECAR_SUFFIX
 from clipkit.data.urls import STALL_SECONDS, base_name
 from clipkit.errors import DataError, ShardError
@@ -86,6 +86,14 @@ class ShardCache:
             ShardError: If it is missing or the server does not answer.
         """
         return _stat(url, self._early_retries)
+
+    def read_small(self, url: str) -> bytes | None:
+        """A small remote file, read anew each time; None where there is none.
+
+        Raises:
+            ShardError: If the server does not answer.
+        """
+        return read_small(url, self._early_retries)
 
     def path_of(self, remote: RemoteFile) -> Path:
         """Where this version is kept once it is whole."""

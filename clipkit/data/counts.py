@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from clipkit.data.urls import base_name
+from clipkit.data.cache import ShardCache, default_cache
+from clipkit.data.urls import PIPE_PREFIX, base_name, is_local, local_path
 from clipkit.errors import DataError
 
+_LOG = logging.getLogger(__name__)
 COUNTS_FILES: Final = ("sizes.json", ".nv-meta/.info.json", ".info.json")
 
 
-def read_counts(path: Path) -> dict[str, int]:
+def read_counts(source: str | Path, cache: ShardCache | None = None) -> dict[str, int]:
     """``base name of a shard -> number of samples``, from any of three formats.
 
     Args:
-        path: open_clip's ``sizes.json``, energon's ``.info.json`` or a wids index.
+        source: Path or URL of open_clip's ``sizes.json``, energon's ``.info.json`` or a wids index.
+        cache: How patient to be with a remote one; None for the default cache.
 
     Raises:
         DataError: If the file is absent or has none of these formats.
     """
-    return parse_counts(_read_json(path), str(path))
+    return parse_counts(_read_json(source, cache), str(source))
 
 
 def parse_counts(content: Any, name: str) -> dict[str, int]:
@@ -55,28 +60,115 @@ def parse_counts(content: Any, name: str) -> dict[str, int]:
     return counts
 
 
-def counts_beside(folder: Path) -> dict[str, int]:
-    """The counts that lie in the folder of the shards; empty where there are none."""
+def counts_beside(folder: str, cache: ShardCache | None = None) -> dict[str, int]:
+    """The counts that lie in the folder of the shards; empty where there are none.
+
+    Args:
+        folder: Path or URL, without a slash at its end.
+        cache: How patient to be with a remote one; None for the default cache.
+    """
     for name in COUNTS_FILES:
-        path = folder / name
-        if path.is_file():
-            return read_counts(path)
+        address = f"{folder}/{name}"
+        try:
+            data = _read(address, cache)
+        except DataError as error:
+            # A store that cannot be read is told by the name of a shard, which comes next.
+            _LOG.warning("%s: not looked at: %s", address, error)
+            return {}
+        if data is not None:
+            return parse_counts(_parsed(data, address), address)
     return {}
 
 
-def shards_of_wids(path: Path) -> list[str]:
-    """The shards that a wids index names, relative to the index itself."""
-    content = _read_json(path)
+def named_shards(
+    urls: Sequence[str | Path], cache: ShardCache | None = None
+) -> tuple[list[str], dict[str, int]]:
+    """Patterns with the shards of wids indexes in their place, and the counts that these tell.
+
+    Args:
+        urls: Patterns of shards, and wids indexes (``.json``).
+        cache: How patient to be with a remote index; None for the default cache.
+    """
+    names: list[str] = []
+    counts: dict[str, int] = {}
+    for url in map(str, urls):
+        if base_name(url).endswith(".json"):
+            names += shards_of_wids(url, cache)
+            counts |= read_counts(url, cache)
+        else:
+            names.append(url)
+    return names, counts
+
+
+def known_counts(
+    names: Sequence[str],
+    counts: str | Path | Mapping[str, int] | None,
+    listed: Mapping[str, int],
+    cache: ShardCache | None = None,
+) -> dict[str, int]:
+    """Numbers of samples that are known without a scan, by base name of the shard.
+
+    Args:
+        names: The shards.
+        counts: The counts, or their file; None looks beside the shards.
+        listed: Counts of a wids index, which are not looked for.
+        cache: How patient to be with remote files; None for the default cache.
+    """
+    if counts is None:
+        known: dict[str, int] = {}
+        unlisted = (name for name in names if base_name(name) not in listed)
+        for folder in filter(None, dict.fromkeys(map(_folder_of, unlisted))):
+            known |= counts_beside(folder, cache)
+        known |= listed
+    elif isinstance(counts, Mapping):
+        known = dict(counts)
+    else:
+        known = read_counts(counts, cache)
+    # Counts are by base name; where two shards share one, the counts cannot be told apart.
+    shared = Counter(map(base_name, names))
+    return {base: count for base, count in known.items() if shared.get(base) == 1}
+
+
+def shards_of_wids(source: str, cache: ShardCache | None = None) -> list[str]:
+    """The shards that a wids index names, relative to the index itself.
+
+    Args:
+        source: Path or URL of the index.
+        cache: How patient to be with a remote one; None for the default cache.
+    """
+    content = _read_json(source, cache)
     if not isinstance(content, Mapping) or not isinstance(content.get("shardlist"), list):
-        raise DataError(f"{path}: expected a wids index with a shardlist")
+        raise DataError(f"{source}: expected a wids index with a shardlist")
     urls = [str(entry["url"]) for entry in content["shardlist"]]
-    return [url if "://" in url or url.startswith("/") else str(path.parent / url) for url in urls]
+    folder = source.rpartition("/")[0] if not is_local(source) else str(local_path(source).parent)
+    return [url if "://" in url or url.startswith("/") else f"{folder}/{url}" for url in urls]
 
 
-def _read_json(path: Path) -> Any:
+def _folder_of(url: str) -> str:
+    """The folder of a shard; "" for a command's output."""
+    if is_local(url):
+        return str(local_path(url).parent)
+    return "" if url.startswith(PIPE_PREFIX) else url.partition("?")[0].rpartition("/")[0]
+
+
+def _read(source: str, cache: ShardCache | None) -> bytes | None:
+    if not is_local(source):
+        return (cache or default_cache()).read_small(source)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file") from error
+        return local_path(source).read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def _read_json(source: str | Path, cache: ShardCache | None) -> Any:
+    data = _read(str(source), cache)
+    if data is None:
+        raise DataError(f"{source}: no such file")
+    return _parsed(data, str(source))
+
+
+def _parsed(data: bytes, name: str) -> Any:
+    try:
+        return json.loads(data)
     except ValueError as error:
-        raise DataError(f"{path}: not JSON: {error}") from error
+        raise DataError(f"{name}: not JSON: {error}") from error

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import logging
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from clipkit.data.cache import ShardCache, default_cache
-from clipkit.data.counts import counts_beside, read_counts, shards_of_wids
+from clipkit.data.counts import known_counts, named_shards
 from clipkit.data.tables import SIDECAR_SUFFIX, ShardTable, load_count, save_table, scan_shard
 from clipkit.data.urls import base_name, expand_urls, is_local, local_path
 from clipkit.errors import DataError, ShardError
@@ -92,8 +91,8 @@ class ShardIndex:
             urls: One pattern or several: braces (``{000..127}``), globs, folders, ``"::"`` unions,
                 a wids ``.json``, and any scheme that fsspec opens.
             counts: Known numbers of samples, by base name of the shard, or the file that holds
-                them; None looks for ``sizes.json`` and energon's ``.info.json`` beside local
-                shards. A scan is compared with them; remote shards are not scanned then.
+                them; None looks for ``sizes.json`` and energon's ``.info.json`` beside the shards.
+                A scan is compared with them; remote shards are not scanned then.
             allow_pipe: Whether ``pipe:COMMAND`` is allowed.
             max_bad_shards: How many broken shards are left out (and named) before it is an error.
             write_sidecars: Whether a scan is kept beside its shard (in the cache for remote ones).
@@ -107,11 +106,9 @@ class ShardIndex:
             ShardError: If no shards match, or more than ``max_bad_shards`` are missing, truncated,
                 damaged, empty, or have another count than expected.
         """
-        if isinstance(urls, str | Path) and str(urls).endswith(".json"):
-            counts = counts if counts is not None else Path(urls)
-            urls = shards_of_wids(Path(urls))
-        names = expand_urls(urls, allow_pipe=allow_pipe)
-        known = _known_counts(names, counts)
+        patterns, listed = named_shards([urls] if isinstance(urls, str | Path) else urls, cache)
+        names = expand_urls(patterns, allow_pipe=allow_pipe)
+        known = known_counts(names, counts, listed, cache)
         indexer = _Indexer(known, write_sidecars, cache)
         shards: list[Shard] = []
         faults: list[tuple[str, str]] = []
@@ -222,22 +219,6 @@ def stat_shard(path: Path, url: str) -> tuple[int, str]:
     except PermissionError as error:
         raise ShardError(f"{url}: may not be read: {error.strerror}") from error
     return status.st_size, str(status.st_mtime_ns)
-
-
-def _known_counts(
-    names: Sequence[str], counts: str | Path | Mapping[str, int] | None
-) -> dict[str, int]:
-    if counts is None:
-        known: dict[str, int] = {}
-        for folder in dict.fromkeys(local_path(name).parent for name in names if is_local(name)):
-            known |= counts_beside(folder)
-    elif isinstance(counts, Mapping):
-        known = dict(counts)
-    else:
-        known = read_counts(Path(counts))
-    # Counts are by base name; where two shards share one, the counts cannot be told apart.
-    shared = Counter(map(base_name, names))
-    return {base: count for base, count in known.items() if shared.get(base) == 1}
 
 
 def _check_faults(faults: Sequence[tuple[str, str]], allowed: int, num_shards: int) -> None:

@@ -23,7 +23,27 @@ _STAMPS: Final = ("ETag", "etag", "LastModified", "last_modified", "mtime", "upd
 SYSTEM_ERRNOS: Final = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EROFS}
 )
+_DENIED_STATUSES: Final = frozenset({401, 403})
+_MISSING_STATUSES: Final = frozenset({404, 410})
 T = TypeVar("T")
+
+
+def _cause(error: Exception) -> Exception:
+    """What went wrong: fsspec calls a file missing whenever a web server did not answer."""
+    cause = error.__cause__
+    if not isinstance(error, FileNotFoundError) or not isinstance(cause, Exception):
+        return error
+    return error if getattr(cause, "status", None) in _MISSING_STATUSES else cause
+
+
+def _refuse(url: str, error: Exception) -> None:
+    """Raise what no new try can mend."""
+    if isinstance(error, FileNotFoundError):
+        raise ShardError(f"{url}: no such file") from error
+    if isinstance(error, PermissionError) or getattr(error, "status", None) in _DENIED_STATUSES:
+        raise ShardError(f"{url}: access denied: {error}") from error
+    if isinstance(error, OSError) and error.errno in SYSTEM_ERRNOS:
+        raise error
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +78,9 @@ class Retries:
                 return action()
             except (DataError, MemoryError):
                 raise
-            except FileNotFoundError as error:
-                raise ShardError(f"{url}: no such file") from error
-            except PermissionError as error:
-                raise ShardError(f"{url}: access denied: {error}") from error
-            except Exception as error:
-                if isinstance(error, OSError) and error.errno in SYSTEM_ERRNOS:
-                    raise
+            except Exception as caught:
+                error = _cause(caught)
+                _refuse(url, error)
                 if progress() > reached:
                     tries, reached = 0, progress()
                 tries += 1
@@ -99,6 +115,28 @@ def stat_remote(url: str, retries: Retries) -> tuple[int, str]:
     size = info.get("size")
     stamp = next((str(info[name]) for name in _STAMPS if info.get(name)), "")
     return -1 if size is None else int(size), stamp
+
+
+def read_small(url: str, retries: Retries) -> bytes | None:
+    """The bytes of a small remote file; None where there is none or it may not be seen.
+
+    Raises:
+        ShardError: If the server does not answer.
+    """
+
+    def ask() -> bytes | None:
+        system, path = file_system(url, retries.stall_seconds)
+        try:
+            data: bytes = system.cat_file(path)
+        except (FileNotFoundError, PermissionError):
+            return None
+        except Exception as error:
+            if getattr(error, "status", None) in _DENIED_STATUSES | _MISSING_STATUSES:
+                return None
+            raise
+        return data
+
+    return retries.run(url, ask, lambda: 0)
 
 
 def transfer(url: str, size_bytes: int, part: Path, retries: Retries) -> None:

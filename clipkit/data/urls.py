@@ -144,8 +144,8 @@ def expand_urls(urls: str | Path | Sequence[str | Path], *, allow_pipe: bool = F
         if text.startswith(PIPE_PREFIX):
             if not allow_pipe:
                 raise DataError(
-                    f"{text}: a pipe runs a command of this machine; pass allow_pipe=True if you "
-                    f"trust whoever wrote it"
+                    f"{text}: a pipe runs a command of this machine; if you trust whoever wrote "
+                    f"it, allow it: data.allow_pipe: true, or allow_pipe=True in Python"
                 )
             found += expand_braces(text)
             continue

@@ -17,6 +17,7 @@ from clipkit.errors import ConfigError
 from clipkit.models import DualEncoder
 from clipkit.training.preflight import check_image_size, check_tokenizer
 from clipkit.training.sources import (
+    Access,
     Choice,
     MixedSource,
     class_names_of,
@@ -60,6 +61,7 @@ class PairDataModule(LightningDataModule):
         mixture_epoch_samples: Samples that count as an epoch of the mixture; None for all sources'
             samples together.
         cache: Where remote shards are kept, and how many bytes of them; None for the default.
+        allow_pipe: Whether ``pipe:COMMAND`` among the shards may run a command of this machine.
 
     Example:
         >>> PairDataModule(train="shards/{00000..00041}.tar", val="val.tar", batch_size=256)
@@ -91,13 +93,14 @@ class PairDataModule(LightningDataModule):
         mixture_stages: list[Stage] | None = None,
         mixture_epoch_samples: int | None = None,
         cache: ShardCache | None = None,
+        allow_pipe: bool = False,
     ) -> None:
         super().__init__()
         self.train = train
         self.mixture = mixture
         self.mixture_stages = mixture_stages
         self.mixture_epoch_samples = mixture_epoch_samples
-        self.cache = cache
+        self.access = Access(cache, allow_pipe)
         self.val = val
         self.batch_size = batch_size
         self.val_batch_size = batch_size if val_batch_size is None else val_batch_size
@@ -202,7 +205,7 @@ class PairDataModule(LightningDataModule):
                 self.choice,
                 stages=self.mixture_stages,
                 epoch_samples=self.mixture_epoch_samples,
-                cache=self.cache,
+                access=self.access,
             ),
             tokenizer=self.resolved_tokenizer(),
             batch_size=self.batch_size,
@@ -216,7 +219,7 @@ class PairDataModule(LightningDataModule):
 
     def _open_val(self, urls: str | list[str]) -> PairStream:
         # A class has the number that it has in training, also where validation lacks some classes.
-        index = open_index(urls, class_names_of(self.train), self.cache)
+        index = open_index(urls, class_names_of(self.train), self.access)
         return PairStream(
             index,
             tokenizer=self.resolved_tokenizer(),

@@ -49,13 +49,26 @@ class Choice:
         return self.samples_per_class is None and not self.balance_classes
 
 
+@dataclass(frozen=True, slots=True)
+class Access:
+    """How shards are reached.
+
+    Args:
+        cache: Where remote shards are kept; None for the default cache.
+        allow_pipe: Whether ``pipe:COMMAND`` may run a command of this machine.
+    """
+
+    cache: ShardCache | None = None
+    allow_pipe: bool = False
+
+
 def open_data(
     train: str | Sequence[str] | None,
     mixture: Sequence[MixedSource] | None,
     choice: Choice | None = None,
     stages: Sequence[Stage] | None = None,
     epoch_samples: int | None = None,
-    cache: ShardCache | None = None,
+    access: Access | None = None,
 ) -> ShardIndex | Mixture:
     """The index of some shards, or the mixture of several sources.
 
@@ -65,7 +78,7 @@ def open_data(
         choice: Which samples of ``train``; None for all of them.
         stages: Other weights of the mixture from some steps on.
         epoch_samples: Samples of an epoch of the mixture.
-        cache: Where remote shards are kept; None for the default cache.
+        access: How the shards are reached; None for the default cache and no pipes.
 
     Returns:
         What a ``PairStream`` reads.
@@ -88,25 +101,25 @@ def open_data(
                 "sources weights instead"
             )
         sources = [
-            Source(s.name, open_index(s.urls, cache=cache), s.weight, s.epochs) for s in mixture
+            Source(s.name, open_index(s.urls, access=access), s.weight, s.epochs) for s in mixture
         ]
         return Mixture(sources, epoch_samples, stages or ())
     if not train:
         raise ConfigError("data.train: expected data to train on, got none")
-    return open_index(train, cache=cache) if choice.is_everything else _chosen(train, choice)
+    return open_index(train, access=access) if choice.is_everything else _chosen(train, choice)
 
 
 def open_index(
     data: str | Sequence[str],
     class_names: Sequence[str] | None = None,
-    cache: ShardCache | None = None,
+    access: Access | None = None,
 ) -> ShardIndex:
     """The index of shards, or of the shards that stand for a table or folder of pictures.
 
     Args:
         data: Paths, URLs or patterns.
         class_names: Numbers the classes of a table or folder that tells them by name.
-        cache: Where remote shards are kept; None for the default cache.
+        access: How the shards are reached; None for the default cache and no pipes.
 
     Raises:
         ClipkitError: If data are missing or cannot be packed.
@@ -115,7 +128,8 @@ def open_index(
     shards: list[str] = []
     for one in several:
         shards += prepare(one, class_names=class_names).shards if is_raw(one) else [one]
-    return ShardIndex.from_urls(shards, cache=cache)
+    access = access or Access()
+    return ShardIndex.from_urls(shards, cache=access.cache, allow_pipe=access.allow_pipe)
 
 
 def class_names_of(data: str | Sequence[str] | None) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ class Misbehaviour:
     """What the server does wrong; each number counts down to 0."""
 
     unavailable: int = 0
+    forbidden: frozenset[str] = frozenset()
     cut_after_bytes: int | None = None
     num_cuts: int = 0
     num_stalls: int = 0
@@ -52,6 +53,8 @@ class _Handler(BaseHTTPRequestHandler):
             if trouble.unavailable and body:
                 trouble.unavailable -= 1
                 return self._plain(503)
+        if self.path in trouble.forbidden:
+            return self._plain(403)
         data = self.files.get(self.path)
         if data is None:
             return self._plain(404)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import multiprocessing as mp
 import os
 import time
@@ -21,6 +22,7 @@ from clipkit.errors import DataError, FaultBudgetExceeded, ShardError
 from tests.data.fakes import ByteTokenizer, NoisyTransform, first_text
 from tests.data.servers import Misbehaviour, http_server
 from tests.data.test_stream import train
+from tests.distributed.spawn import free_port
 from tests.factories import write_shards
 
 
@@ -74,10 +76,15 @@ def test_a_stream_over_http_with_colliding_base_names(
     assert index.counts.tolist() == [6, 7, 6, 7]
     keys = [int(key) for batch in make(index, cache, tail="pad") for key in batch.keys]
     assert set(keys) == {*range(13), *range(100, 113)}
-    assert set(trouble.gets.values()) == {1}
+    assert fetched(trouble) == {1}
     again = ShardIndex.from_urls(f"{server}/{{a,b}}/{{00000..00001}}.tar", cache=cache)
     assert again.fingerprint == index.fingerprint
-    assert set(trouble.gets.values()) == {1}
+    assert fetched(trouble) == {1}
+
+
+def fetched(trouble: Misbehaviour) -> set[int]:
+    """How often the shards were asked for."""
+    return {number for path, number in trouble.gets.items() if path.endswith(".tar")}
 
 
 def test_known_counts_spare_the_scan(server: str, cache: ShardCache, trouble: Misbehaviour) -> None:
@@ -315,6 +322,41 @@ def test_workers_fetch_for_themselves(server: str, cache: ShardCache) -> None:
     assert not list(cache.folder.glob("??/*.tar"))
     seen = train(make(index, cache, num_workers=2), 3)
     assert len({sample for batch in seen for sample in batch}) == 12
+
+
+def test_counts_beside_remote_shards_spare_the_scan(
+    files: dict[str, bytes], cache: ShardCache, trouble: Misbehaviour
+) -> None:
+    sizes = json.dumps({"00000.tar": 6, "00001.tar": 7}).encode()
+    with http_server({**files, "/a/sizes.json": sizes}, trouble) as url:
+        index = ShardIndex.from_urls(f"{url}/a/{{00000..00001}}.tar", cache=cache)
+    assert index.counts.tolist() == [6, 7]
+    assert not fetched(trouble)
+
+
+def test_a_remote_wids_index_stands_for_its_shards(
+    files: dict[str, bytes], cache: ShardCache, trouble: Misbehaviour
+) -> None:
+    entries = [{"url": f"0000{i}.tar", "nsamples": 6 + i} for i in range(2)]
+    wids = json.dumps({"shardlist": entries}).encode()
+    with http_server({**files, "/a/index.json": wids}, trouble) as url:
+        index = ShardIndex.from_urls([f"{url}/a/index.json", f"{url}/b/00000.tar"], cache=cache)
+        assert index.counts.tolist() == [6, 7, 6]
+        assert len(list(make(index, cache))) == 4
+        with pytest.raises(DataError, match=r"none\.json: no such file"):
+            ShardIndex.from_urls(f"{url}/a/none.json", cache=cache)
+
+
+def test_denied_is_said_at_once(server: str, cache: ShardCache, trouble: Misbehaviour) -> None:
+    trouble.forbidden = frozenset({"/a/sizes.json", "/a/00001.tar"})
+    assert ShardIndex.from_urls(f"{server}/a/00000.tar", cache=cache).num_samples == 6
+    with pytest.raises(ShardError, match=r"00001\.tar: access denied"):
+        ShardIndex.from_urls(f"{server}/a/00001.tar", cache=cache)
+
+
+def test_a_server_that_is_down_is_not_a_missing_file(cache: ShardCache) -> None:
+    with pytest.raises(ShardError, match=r"a\.tar: gave up after 2 new tries.*Connect"):
+        ShardIndex.from_urls(f"http://127.0.0.1:{free_port()}/a.tar", cache=cache)
 
 
 def test_pipes_run_when_asked_for(tmp_path: Path, cache: ShardCache) -> None:

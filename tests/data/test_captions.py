@@ -10,12 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from clipkit.data.caption_templates import LabelTemplates, TemplatedCaptions
 from clipkit.data.captions import (
     CaptionPicker,
     JsonFields,
-    LabelTemplates,
     MixedCaptions,
-    TemplatedCaptions,
     TextField,
 )
 from clipkit.errors import ConfigError, SampleError

@@ -272,6 +272,7 @@ def test_a_wids_index_names_shards(tmp_path: Path) -> None:
     entries = [{"url": f"data/0000{i}.tar", "nsamples": 3 + i} for i in range(2)]
     path.write_text(json.dumps({"shardlist": entries}))
     assert ShardIndex.from_urls(path).counts.tolist() == [3, 4]
+    assert ShardIndex.from_urls([str(path)]).counts.tolist() == [3, 4]
 
 
 @pytest.mark.parametrize("content", ["[]", "{}", '{"a.tar": "x"}', "not json"])
