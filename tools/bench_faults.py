@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +55,8 @@ def run_webdataset(path: Path) -> str:
     return words if all(map(str.strip, texts)) else f"{words}, one with an empty text"
 
 
-def open_clip_loader(path: Path, num_samples: int) -> Any:
-    """The training loader of open_clip's own trainer; gives pixels as floats, and captions."""
+def open_clip_loader(path: Path, num_samples: int) -> Iterator[tuple[Any, Any]]:
+    """Batches of open_clip's own trainer: pixels as floats, and captions."""
     from open_clip_train.data import get_data
     from torchvision.transforms.functional import pil_to_tensor
 
@@ -75,7 +75,9 @@ def open_clip_loader(path: Path, num_samples: int) -> Any:
     )
     transforms = [lambda image: pil_to_tensor(image).float()] * 2
     data = get_data(options, transforms, tokenizer=lambda text: [text])
-    return data["train"].dataloader
+    for batch in data["train"].dataloader:
+        # Its releases give a pair, its main branch a mapping.
+        yield (batch["image"], batch["text"]) if isinstance(batch, dict) else tuple(batch)
 
 
 class Hangs(BaseException):

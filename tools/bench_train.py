@@ -70,9 +70,9 @@ main.main(sys.argv[3:])
 """
 CASES: dict[str, dict[str, Any]] = {
     "vit_b32": {"model": "configs/model/vit_b32.yaml", "peer_model": "ViT-B-32", "batch_size": 16,
-                "short": 2, "long": 8, "overhead_steps": 6},
+                "short": 3, "long": 15, "overhead_steps": 6},
     "small": {"model": "configs/model/vit_tiny.yaml", "peer_model": None, "batch_size": 64,
-              "short": 10, "long": 110, "overhead_steps": 25},
+              "short": 10, "long": 90, "overhead_steps": 25},
 }  # fmt: skip
 LEARNING_RATE, EQUAL_STEPS, EQUAL_WARMUP = 5e-4, 20, 10
 
@@ -87,6 +87,12 @@ def run(command: list[str], log: Path, env: dict[str, str] | None = None) -> tup
     if done.returncode != 0:
         raise SystemExit(f"{command[:3]} failed with status {done.returncode}; see {log}")
     return time.perf_counter() - start, cpu_seconds() - used
+
+
+def remove_weights(folder: Path) -> None:
+    """A disk holds few checkpoints of a large model."""
+    for path in [*folder.rglob("*.ckpt"), *folder.rglob("*.pt")]:
+        path.unlink()
 
 
 def cpu_seconds() -> float:
@@ -145,6 +151,7 @@ def speed(args: argparse.Namespace) -> dict[str, Any]:
                 command = [sys.executable, "-c", RUN_PEER, str(args.peer_configs), *options]
                 env = peer_env(args)
             seconds.append(run(command, folder / "log.txt", env))
+            remove_weights(folder)
         samples = (long - short) * args.batch_size
         _, (wall, cpu), (longer_wall, longer_cpu) = seconds
         result[name] = {
@@ -236,17 +243,41 @@ def unpack(pattern: str, order: list[str], folder: Path) -> list[tuple[str, str]
 
 
 def overhead(args: argparse.Namespace) -> dict[str, Any]:
-    """Seconds per step of Lightning's trainer and of a plain loop, in turn, medians of rounds."""
+    """What a step costs under Lightning's trainer and in a plain loop, in turn.
+
+    Each round is a pair, measured one after the other; the first, with cold caches, is not counted.
+    """
     steps = args.case["overhead_steps"]
-    rounds = [(plain_loop(args, steps), lightning_loop(args, steps)) for _ in range(args.rounds)]
-    plain, trainer = (statistics.median(times) for times in zip(*rounds, strict=True))
-    return {
-        "steps": steps,
-        "rounds": rounds,
-        "plain_seconds_per_step": plain,
-        "lightning_seconds_per_step": trainer,
-        "overhead": trainer / plain - 1,
-    }
+    rounds = [
+        (plain_loop(args, steps), lightning_loop(args, steps)) for _ in range(args.rounds + 1)
+    ]
+    result: dict[str, Any] = {"steps": steps, "rounds": args.rounds}
+    for number, kind in enumerate(("seconds", "cpu_seconds")):
+        ratios = sorted(ours[number] / plain[number] for plain, ours in rounds[1:])
+        result[kind] = {
+            "plain": [round(plain[number], 4) for plain, _ in rounds[1:]],
+            "lightning": [round(ours[number], 4) for _, ours in rounds[1:]],
+            "overhead_median": statistics.median(ratios) - 1,
+            "overhead_range": [ratios[0] - 1, ratios[-1] - 1],
+        }
+    return result
+
+
+class StepClock:
+    """Seconds and seconds of CPU of a step, from the end of the first one on."""
+
+    def __init__(self) -> None:
+        self.times: list[tuple[float, float]] = []
+
+    def tick(self) -> None:
+        """A step is over."""
+        self.times.append((time.perf_counter(), time.process_time()))
+
+    def per_step(self) -> tuple[float, float]:
+        """Means; a worker's CPU is not this process's."""
+        steps = len(self.times) - 1
+        wall, cpu = (end - start for start, end in zip(self.times[0], self.times[-1], strict=True))
+        return wall / steps, cpu / steps
 
 
 def parts(args: argparse.Namespace) -> tuple[Any, Any, Any]:
@@ -261,7 +292,7 @@ def parts(args: argparse.Namespace) -> tuple[Any, Any, Any]:
     return encoder, CombinedLoss(ContrastiveLoss()), {"batch_size": args.batch_size}
 
 
-def plain_loop(args: argparse.Namespace, steps: int) -> float:
+def plain_loop(args: argparse.Namespace, steps: int) -> tuple[float, float]:
     """A loop of ten lines; the first step is not counted."""
     import torch
 
@@ -279,22 +310,21 @@ def plain_loop(args: argparse.Namespace, steps: int) -> float:
     optimizer = ParameterGroups().optimizer(
         encoder, lambda groups: torch.optim.AdamW(groups, lr=1e-5, fused=True)
     )
-    start, done = 0.0, 0
-    while done <= steps:
+    clock = StepClock()
+    while len(clock.times) <= steps:
         for batch in stream:
             terms = loss(encoder(batch), batch)
             optimizer.zero_grad()
             terms["loss"].backward()
             optimizer.step()
             stream.commit(batch)
-            start = start or time.perf_counter()
-            done += 1
-            if done > steps:
+            clock.tick()
+            if len(clock.times) > steps:
                 break
-    return (time.perf_counter() - start) / steps
+    return clock.per_step()
 
 
-def lightning_loop(args: argparse.Namespace, steps: int) -> float:
+def lightning_loop(args: argparse.Namespace, steps: int) -> tuple[float, float]:
     """The same under the trainer, with the callbacks and the logger of the shipped runs."""
     import torch
     from lightning.pytorch import Callback, Trainer
@@ -303,14 +333,12 @@ def lightning_loop(args: argparse.Namespace, steps: int) -> float:
     from clipkit.training import ContrastiveModule, MetricsCsv, PairDataModule
     from clipkit.training.callbacks import ProgressBar, Throughput
 
-    class Clock(Callback):
-        start = 0.0
+    clock = StepClock()
 
+    class Tick(Callback):
         def on_train_batch_end(self, *_: Any) -> None:
-            self.start = self.start or time.perf_counter()
-            self.end = time.perf_counter()
+            clock.tick()
 
-    clock = Clock()
     encoder, loss, options = parts(args)
     module = ContrastiveModule(
         encoder, loss, lambda groups: torch.optim.AdamW(groups, lr=1e-5, fused=True),
@@ -321,10 +349,10 @@ def lightning_loop(args: argparse.Namespace, steps: int) -> float:
     trainer = Trainer(
         accelerator="cpu", devices=1, max_steps=steps + 1, default_root_dir=folder,
         enable_checkpointing=False, enable_model_summary=False, log_every_n_steps=10,
-        logger=MetricsCsv(folder), callbacks=[ProgressBar(), Throughput(), clock],
+        logger=MetricsCsv(folder), callbacks=[ProgressBar(), Throughput(), Tick()],
     )  # fmt: skip
     trainer.fit(module, datamodule=data)
-    return (clock.end - clock.start) / steps
+    return clock.per_step()
 
 
 def main() -> None:
@@ -338,7 +366,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=None)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--precision", choices=("32-true", "bf16-mixed"), default="32-true")
-    parser.add_argument("--rounds", type=int, default=3, help="of the overhead")
+    parser.add_argument("--rounds", type=int, default=9, help="of the overhead")
     parser.add_argument("--output", type=Path, default=Path("runs/bench_train"))
     args = parser.parse_args()
     name = args.case

@@ -79,8 +79,9 @@ def open_clip_batches(task: dict[str, Any]) -> Iterator[Tensor]:
     transforms = [image_transform(IMAGE_SIZE, is_train) for is_train in (True, False)]
     data = get_data(options, transforms, tokenizer=get_tokenizer("ViT-B-32"))["train"]
     while True:
-        for images, _ in data.dataloader:
-            yield images
+        for batch in data.dataloader:
+            # Its releases give a pair, its main branch a mapping.
+            yield batch["image"] if isinstance(batch, dict) else batch[0]
 
 
 LOADERS: dict[str, Callable[[dict[str, Any]], Iterator[Tensor]]] = {
