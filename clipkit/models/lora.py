@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, final
 
-import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from clipkit.errors import CheckpointError, ConfigError
 from clipkit.models.blocks import tower_blocks
@@ -15,6 +16,38 @@ from clipkit.models.towers import Tower
 
 TOWERS: Final = ("image_tower", "text_tower")
 _ATTRIBUTE: Final = "lora"
+_ATTENTION_WEIGHTS: Final = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
+
+
+@final
+class LowRankProduct(nn.Module):
+    """Makes of a weight W the sum W + alpha / rank * B A: torch's parametrization.
+
+    For torch's attention, which reads its weights without calling the layers that hold them. The
+    adapter that peft 0.21 has for it counts the output projection's product twice, with the
+    gradient of one.
+
+    Args:
+        weight: Gives shape, device and type.
+        rank: Rows of A and columns of B.
+        alpha: Weight of the product, before it is divided by the rank.
+
+    Example:
+        >>> product = LowRankProduct(torch.zeros(6, 4), rank=2, alpha=4.0)
+        >>> bool((product(torch.ones(6, 4)) == 1).all())  # B starts at zero
+        True
+    """
+
+    def __init__(self, weight: Tensor, rank: int, alpha: float) -> None:
+        super().__init__()
+        self.scaling = alpha / rank
+        self.lora_A = nn.Parameter(weight.new_empty(rank, weight.shape[1]))
+        self.lora_B = nn.Parameter(weight.new_zeros(weight.shape[0], rank))
+        nn.init.kaiming_uniform_(self.lora_A, a=5**0.5)  # as peft starts those of linear layers
+
+    def forward(self, weight: Float[Tensor, "out in"]) -> Float[Tensor, "out in"]:
+        """The sum, differentiable by A and B."""
+        return weight + self.scaling * (self.lora_B @ self.lora_A)
 
 
 def add_lora(tower: Tower, rank: int = 8, alpha: float = 16.0, dropout: float = 0.0) -> None:
@@ -27,7 +60,7 @@ def add_lora(tower: Tower, rank: int = 8, alpha: float = 16.0, dropout: float = 
         tower: Changed in place; its own weights get other names, ending in ``base_layer``.
         rank: Rows of A and columns of B.
         alpha: Weight of the product, before it is divided by the rank.
-        dropout: Share of the inputs of A that is dropped.
+        dropout: Share of the inputs of A that is dropped; not in torch's attention.
 
     Raises:
         ConfigError: If an option is out of range, the tower has no such layers or adapters
@@ -47,30 +80,41 @@ def add_lora(tower: Tower, rank: int = 8, alpha: float = 16.0, dropout: float = 
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError as error:
         raise ConfigError("lora: needs peft; pip install 'clipkit[lora]'") from error
-    targets = target_names(tower)
-    if not targets:
+    attention, linear = adapted_layers(tower)
+    if not attention and not linear:
         raise ConfigError(f"lora: {type(tower).__name__} has no linear layers in blocks")
-    options = {"rank": rank, "alpha": alpha, "dropout": dropout}
-    config = LoraConfig(
-        r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets, bias="none"
-    )
-    inject_adapter_in_model(config, tower)
-    setattr(tower, _ATTRIBUTE, options)
+    tower.requires_grad_(False)
+    if linear:
+        config = LoraConfig(
+            r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=linear, bias="none"
+        )
+        inject_adapter_in_model(config, tower)
+    for module, name in attention:
+        product = LowRankProduct(getattr(module, name), rank, alpha)
+        parametrize.register_parametrization(module, name, product)
+    setattr(tower, _ATTRIBUTE, {"rank": rank, "alpha": alpha, "dropout": dropout})
 
 
-def target_names(tower: Tower) -> list[str]:
-    """Names of the linear and attention layers of a tower's blocks.
+def adapted_layers(tower: Tower) -> tuple[list[tuple[nn.Module, str]], list[str]]:
+    """What of a tower's blocks gets adapters.
 
-    The parts of torch's attention are left out: it reads their weights without calling them.
+    Returns:
+        The weights of torch's attention, as modules and names of parameters; and names of the
+        linear layers beside it.
     """
     names = {module: name for name, module in tower.named_modules()}
-    found: list[str] = []
+    weights: list[tuple[nn.Module, str]] = []
+    linear: list[str] = []
     for block in tower_blocks(tower):
         attention = [m for m in block.modules() if isinstance(m, nn.MultiheadAttention)]
         inside = {part for module in attention for part in module.children()}
-        linear = [m for m in block.modules() if isinstance(m, nn.Linear) and m not in inside]
-        found += [names[module] for module in (*attention, *linear)]
-    return found
+        for module in attention:
+            own = [n for n in _ATTENTION_WEIGHTS if getattr(module, n) is not None]
+            weights += [*((module, name) for name in own), (module.out_proj, "weight")]
+        linear += [
+            names[m] for m in block.modules() if isinstance(m, nn.Linear) and m not in inside
+        ]
+    return weights, linear
 
 
 def merge_lora(tower: Tower) -> None:
@@ -83,27 +127,15 @@ def merge_lora(tower: Tower) -> None:
         return
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    adapted = [name for name, module in tower.named_modules() if isinstance(module, BaseTunerLayer)]
-    for name in adapted:
-        parent, _, own = name.rpartition(".")
-        if own != "out_proj" or parent.rpartition(".")[0] not in adapted:  # went with its attention
-            adapter = tower.get_submodule(name)
-            setattr(tower.get_submodule(parent), own, _merged(adapter))
+    for name, module in list(tower.named_modules()):
+        if isinstance(module, BaseTunerLayer):
+            parent, _, own = name.rpartition(".")
+            module.merge()
+            setattr(tower.get_submodule(parent), own, module.get_base_layer())
+        elif parametrize.is_parametrized(module):
+            for weight in list(module.parametrizations):
+                parametrize.remove_parametrizations(module, weight)
     setattr(tower, _ATTRIBUTE, None)
-
-
-@torch.no_grad()
-def _merged(adapter: Any) -> nn.Module:
-    """The layer inside of an adapter, with the product added to its weight."""
-    if not isinstance(adapter.get_base_layer(), nn.MultiheadAttention):
-        adapter.merge()
-        linear: nn.Module = adapter.get_base_layer()
-        return linear
-    # by peft's own way: its forward pass counts the output's product twice, and so does this
-    attention: nn.Module = adapter.unload_and_optionally_merge_module(
-        merge=True, safe_merge=False, adapter_names=None
-    )
-    return attention
 
 
 def lora_entry(encoder: DualEncoder) -> dict[str, Any]:

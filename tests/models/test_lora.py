@@ -7,7 +7,7 @@ import torch
 
 from clipkit.errors import CheckpointError, ConfigError
 from clipkit.models import DualEncoder, OpenClipTextTower, TimmImageTower, load_encoder
-from clipkit.models.lora import add_lora, add_lora_of_entry, merge_lora, target_names
+from clipkit.models.lora import adapted_layers, add_lora, add_lora_of_entry, merge_lora
 from clipkit.training.callbacks import AddLora, AverageWeights, SaveCheckpoint
 from tests.training import tiny
 from tests.training.test_tower_callbacks import batch
@@ -55,7 +55,8 @@ def test_a_fit_learns_adapters_alone_and_its_checkpoint_merges_them(tmp_path):
     trainer.fit(module, datamodule=tiny.data(folder))
     start = tiny.encoder().state_dict()
     for name, value in module.encoder.state_dict().items():
-        plain = name.replace(".base_layer", "")
+        plain = name.replace(".base_layer", "").replace("parametrizations.", "")
+        plain = plain.removesuffix(".original")
         if "lora_" not in name and name != "log_logit_scale":
             torch.testing.assert_close(value, start[plain], msg=name)
     merged = load_encoder(tmp_path / "last.ckpt")
@@ -69,11 +70,40 @@ def test_a_fit_learns_adapters_alone_and_its_checkpoint_merges_them(tmp_path):
     assert trainer.global_step == 5
 
 
-def test_attention_is_adapted_as_a_whole():
-    names = target_names(tiny.encoder().image_tower)
-    assert "visual.transformer.resblocks.0.attn" in names
-    assert "visual.transformer.resblocks.0.mlp.c_fc" in names
-    assert not any(name.endswith("out_proj") for name in names)
+def test_every_weight_of_a_block_is_adapted_once():
+    attention, linear = adapted_layers(tiny.encoder().image_tower)
+    assert [name for _, name in attention[:2]] == ["in_proj_weight", "weight"]
+    assert "visual.transformer.resblocks.0.mlp.c_fc" in linear
+    assert not any("attn" in name for name in linear)
+
+
+def test_each_product_counts_once_in_values_and_gradients():
+    tower, plain = tiny.encoder().double().text_tower, tiny.encoder().double().text_tower
+    add_lora(tower, rank=2, alpha=6.0)
+    factors = {}
+    for name, parameter in tower.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.normal_(parameter, std=0.2)
+            factors[name] = parameter
+    attention = "text.transformer.resblocks.0.attn"
+    wholes = {
+        "in_proj_weight": f"{attention}.parametrizations.in_proj_weight.0.lora_{{}}",
+        "out_proj.weight": f"{attention}.out_proj.parametrizations.weight.0.lora_{{}}",
+    }
+    tokens = batch().tokens
+    adapted = tower(tokens)
+    adapted.square().sum().backward()
+    gradients = {name: factors[wholes[name].format("B")].grad for name in wholes}
+    # the same weights, written out: W + alpha / rank * B A in every layer
+    merge_lora(tower)
+    plain.load_state_dict(tower.state_dict())
+    written_out = plain(tokens)
+    torch.testing.assert_close(adapted, written_out)
+    written_out.square().sum().backward()
+    for name, factor in wholes.items():
+        whole = plain.get_parameter(f"{attention}.{name}").grad
+        expected = 3.0 * whole @ factors[factor.format("A")].T
+        torch.testing.assert_close(gradients[name], expected)
 
 
 def test_what_cannot_work_is_refused():

@@ -23,7 +23,8 @@ class AddLora(Callback):
         towers: Which towers; both unless told otherwise.
         rank: Rank of the products.
         alpha: Their weight, before it is divided by the rank.
-        dropout: Share of their inputs that is dropped.
+        dropout: Share of their inputs that is dropped; torch's attention, as open_clip uses it, has
+            none.
 
     Example:
         >>> trainer = Trainer(callbacks=[AddLora(rank=8)])
