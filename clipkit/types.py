@@ -76,7 +76,8 @@ class Batch:
 
     Args:
         images: Pixels, 0 to 255; they stay uint8 until they are on the device.
-        tokens: Token ids, padded with the tokenizer's padding id to the batch's longest caption.
+        tokens: Token ids, padded with the tokenizer's padding id to the batch's longest caption;
+            None where nobody reads captions.
         labels: Class indices, ``IGNORE_LABEL`` where a sample has none.
         keys: The samples' names.
         cursor: Where the stream stands once this batch has been trained on; plain types. The
@@ -105,7 +106,7 @@ class Batch:
     """
 
     images: UInt8[Tensor, "B 3 H W"]
-    tokens: Int64[Tensor, "B S"]
+    tokens: Int64[Tensor, "B S"] | None
     labels: Int64[Tensor, " B"]
     keys: tuple[str, ...]
     cursor: Mapping[str, Any] | None = None
@@ -149,7 +150,7 @@ class Embeddings:
 
     Args:
         image: Unit-norm embeddings of the pictures.
-        text: Unit-norm embeddings of the captions.
+        text: Unit-norm embeddings of the captions; None where the batch has no tokens.
         logit_scale: Inverse temperature, linear (never its logarithm).
         logit_bias: Added to the scaled similarities by the sigmoid loss.
         label_logits: Scores of the classes.
@@ -160,7 +161,7 @@ class Embeddings:
     """
 
     image: Float[Tensor, "B D"]
-    text: Float[Tensor, "B D"]
+    text: Float[Tensor, "B D"] | None
     logit_scale: Float[Tensor, ""]
     logit_bias: Float[Tensor, ""] | None = None
     label_logits: Float[Tensor, "B C"] | None = None

@@ -19,8 +19,9 @@ from clipkit.types import Batch, Embeddings
 class CombinedLoss(nn.Module):
     """``contrastive_weight * contrastive + label_weight * label + ...``.
 
-    A term whose weight is 0 is still computed and stays in the graph: DDP wants a gradient for
-    every parameter. Weights may change with the step, which is counted here over the forward
+    A term whose weight is 0 is still computed and stays in the graph, as DDP wants a gradient for
+    every parameter; but without embeddings of captions, those are left out that would read them and
+    have weight 0 for ever. Weights may change with the step, which is counted here over the forward
     passes in training mode with gradients, and saved with the state.
 
     With ``uncertainty`` each term L becomes ``exp(-s) * L + s / 2`` with a learned s, before its
@@ -74,6 +75,14 @@ class CombinedLoss(nn.Module):
         )
         self.num_steps = 0
 
+    @property
+    def reads_captions(self) -> bool:
+        """Whether a term that ever counts looks at the embeddings of the captions."""
+        return any(
+            getattr(self, name).reads_captions and not _is_zero(schedule)
+            for name, schedule in self._weights.items()
+        )
+
     @outside_compiled_graph
     def forward(self, embeddings: Embeddings, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """Every term by name.
@@ -90,6 +99,9 @@ class CombinedLoss(nn.Module):
         total = torch.zeros((), device=embeddings.image.device)
         for name, schedule in self._weights.items():
             loss: LossTerm = getattr(self, name)
+            if embeddings.text is None and loss.reads_captions and _is_zero(schedule):
+                total = total + self._of_no_weight(name, embeddings)
+                continue
             term = loss.term(embeddings, batch)
             weighted = schedule(self.num_steps) * self._with_uncertainty(name, term)
             total = total + weighted
@@ -124,6 +136,11 @@ class CombinedLoss(nn.Module):
         weighted: Tensor = torch.exp(-log_variance) * term.value + seen * log_variance / 2
         return weighted
 
+    def _of_no_weight(self, name: str, embeddings: Embeddings) -> Float[Tensor, ""]:
+        """0, with a gradient of 0 for what a term that is left out would teach."""
+        learned = [embeddings.logit_scale, embeddings.logit_bias, self.log_variances.get(name)]
+        return 0 * torch.stack([value for value in learned if value is not None]).sum()
+
     def get_extra_state(self) -> Tensor:
         """The step, so that schedules go on where they were."""
         return torch.tensor(self.num_steps)
@@ -131,6 +148,10 @@ class CombinedLoss(nn.Module):
     def set_extra_state(self, state: Tensor) -> None:
         """Go on from a saved step."""
         self.num_steps = int(state)
+
+
+def _is_zero(schedule: Schedule) -> bool:
+    return isinstance(schedule, ConstantSchedule) and schedule.value == 0
 
 
 def _checked(name: str, weight: float | Schedule, term: LossTerm | None) -> Schedule:

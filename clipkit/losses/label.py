@@ -45,6 +45,7 @@ class LabelLoss(LossTerm):
         1.386
     """
 
+    reads_captions = False
     class_weights: Float[Tensor, " C"] | None
 
     def __init__(

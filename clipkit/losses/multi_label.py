@@ -32,6 +32,7 @@ class MultiLabelLoss(LossTerm):
         ConfigError: If there is no label head, or no multi_labels in the batch, or they do not fit.
     """
 
+    reads_captions = False
     positive_weights: Float[Tensor, " C"] | None
 
     def __init__(self, positive_weights: Sequence[float] | None = None) -> None:

@@ -78,6 +78,11 @@ def pair_inputs(embeddings: Embeddings, batch: Batch | None) -> PairInputs:
         ConfigError: If pictures and captions do not pair up.
     """
     image, text = embeddings.image, embeddings.text
+    if text is None:
+        raise ConfigError(
+            "embeddings: expected those of captions, got none; the batch has no tokens, and only "
+            "an objective of labels alone can do without"
+        )
     if image.shape != text.shape:
         raise ConfigError(
             f"embeddings: expected as many captions as pictures, of equal width, "

@@ -31,7 +31,13 @@ class LossTerm(nn.Module, ABC):
 
     Write a new one by implementing :meth:`term` and :meth:`check`; nothing else is meant to be
     overridden.
+
+    Attributes:
+        reads_captions: Whether it looks at the embeddings of the captions. Where no term
+            that counts does, ``clipkit fit`` leaves the text tower alone.
     """
+
+    reads_captions: bool = True
 
     @abstractmethod
     def check(self, embeddings: Embeddings) -> None:

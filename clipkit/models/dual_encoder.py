@@ -176,7 +176,7 @@ class DualEncoder(nn.Module):
 
         Args:
             batch: Pictures and captions on the encoder's device; its negatives are embedded in the
-                same passes.
+                same passes. Without tokens the text tower does not run.
 
         Returns:
             Unit-norm embeddings, the scale and bias, and the head's logits where there is one.
@@ -189,23 +189,32 @@ class DualEncoder(nn.Module):
         Args:
             batch: As for ``forward``.
         """
-        images, tokens = batch.images, batch.tokens
-        num_images, num_texts = len(images), len(tokens)
+        images, num_images = batch.images, len(batch.images)
         if batch.negative_images is not None:
             images = torch.cat([images, batch.negative_images])
-        if batch.negative_tokens is not None:
-            tokens = _cat_tokens(tokens, batch.negative_tokens, self.text_tower.pad_id)
         features = self.image_tower(self.normalize(images))
-        image, text = _unit(features), self.encode_text(tokens)
+        image = _unit(features)
+        text, negative_text = self._embed_texts(batch.tokens, batch.negative_tokens)
         return Embeddings(
             image=image[:num_images],
-            text=text[:num_texts],
+            text=text,
             logit_scale=self.logit_scale,
             logit_bias=self.logit_bias,
             negative_image=None if batch.negative_images is None else image[num_images:],
-            negative_text=None if batch.negative_tokens is None else text[num_texts:],
+            negative_text=negative_text,
             image_features=None if self.label_head is None else features[:num_images],
         )
+
+    def _embed_texts(
+        self, tokens: Int64[Tensor, "B S"] | None, negatives: Int64[Tensor, "L Z"] | None
+    ) -> tuple[Float[Tensor, "B D"] | None, Float[Tensor, "L D"] | None]:
+        """Captions and wrong captions in one pass; None for what there is not."""
+        if tokens is None:
+            return None, None
+        if negatives is None:
+            return self.encode_text(tokens), None
+        text = self.encode_text(_cat_tokens(tokens, negatives, self.text_tower.pad_id))
+        return text[: len(tokens)], text[len(tokens) :]
 
     def score(self, embeddings: Embeddings) -> Embeddings:
         """The rest of ``forward``: what is done once a step, however the samples were embedded.

@@ -26,6 +26,11 @@ class LabelHead(nn.Module, ABC):
     embedding_dim: int
     num_classes: int
 
+    @property
+    def teaches_text_tower(self) -> bool:
+        """Whether the text tower learns from the scores, too."""
+        return False
+
     @abstractmethod
     def forward(self, image: Float[Tensor, "B D"]) -> Float[Tensor, "B C"]:
         """Score the classes.

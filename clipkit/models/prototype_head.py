@@ -83,6 +83,11 @@ class PrototypeLabelHead(LabelHead):
         self._evaluated: tuple[list[int], Tensor] | None = None
 
     @property
+    def teaches_text_tower(self) -> bool:
+        """Whether the prototypes are made in the graph, and not kept between refreshes."""
+        return self.refresh_every is None
+
+    @property
     def sentences(self) -> list[str]:
         """What the text tower reads: all templates of the first class, then of the second, ..."""
         return [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, final
 
 from lightning.pytorch import Callback, LightningModule
@@ -15,6 +16,7 @@ from clipkit.errors import ConfigError
 from clipkit.losses import CombinedLoss, embed_in_micro_batches
 from clipkit.models import DualEncoder
 from clipkit.models.checkpoints import KEY
+from clipkit.models.freezing import lock
 from clipkit.optim import ParameterGroups, Schedule
 from clipkit.training.callbacks.cursor_commit import CursorCommit
 from clipkit.training.callbacks.data_counters import DataCounters
@@ -105,15 +107,18 @@ class ContrastiveModule(LightningModule):
             return embeddings
         return embed_in_micro_batches(self.encoder, batch, self.micro_batch_size)
 
-    def setup(self, stage: str) -> None:  # noqa: ARG002
-        """Let a label head that reads text tokenize it, as the captions are tokenized."""
-        data = getattr(self.trainer, "datamodule", None)
-        if self.encoder.label_head is not None and isinstance(data, PairDataModule):
-            self.encoder.label_head.read_texts(data.resolved_tokenizer())
+    def setup(self, stage: str) -> None:
+        """Let a label head tokenize what it reads; lock a text tower that nothing teaches."""
+        head, data = self.encoder.label_head, getattr(self.trainer, "datamodule", None)
+        if head is not None and isinstance(data, PairDataModule):
+            head.read_texts(data.resolved_tokenizer())
+        taught = self.loss.reads_captions or (head is not None and head.teaches_text_tower)
+        if stage == "fit" and not taught:
+            lock(self.encoder.text_tower)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002
         """The loss of a batch, the same number on every rank."""
-        terms = self.loss(self(batch), batch)
+        terms = self.loss(self(self._needed(batch)), batch)
         values = {**named_terms("train", terms), "train/logit_scale": self.encoder.logit_scale}
         self.log_dict(values, batch_size=len(batch))
         loss: Tensor = terms["loss"]
@@ -129,7 +134,8 @@ class ContrastiveModule(LightningModule):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:  # noqa: ARG002
         """Keys and embeddings, on the CPU."""
-        embeddings = self(batch)
+        embeddings: Embeddings = self(batch)
+        assert embeddings.text is not None, "a stream's batches have captions"
         return {
             "keys": batch.keys,
             "image": embeddings.image.cpu(),
@@ -236,8 +242,14 @@ class ContrastiveModule(LightningModule):
             return None
         return samples_of_step(self.trainer, int(batch_size))
 
+    def _needed(self, batch: Batch) -> Batch:
+        """The batch, without captions where the objective reads none."""
+        if self.loss.reads_captions:
+            return batch
+        return replace(batch, tokens=None, negative_tokens=None)
+
     def _log_terms(self, stage: str, batch: Batch) -> None:
-        terms = self.loss(self(batch), batch)
+        terms = self.loss(self(self._needed(batch)), batch)
         # Every rank holds the same values: the loss is one of all ranks.
         self.log_dict(
             named_terms(stage, terms), batch_size=len(batch), on_step=False, on_epoch=True

@@ -17,7 +17,7 @@ _FEW, _MORE = 2, 4
 """Samples of the two forward passes that activations are measured with."""
 
 
-def activation_bytes(encoder: DualEncoder, num_tokens: int) -> int:
+def activation_bytes(encoder: DualEncoder, num_tokens: int | None) -> int:
     """What the backward pass needs of one pair: bytes that its forward pass keeps.
 
     Two small batches of made-up pairs go through the encoder, and the difference is taken. Neither
@@ -25,18 +25,21 @@ def activation_bytes(encoder: DualEncoder, num_tokens: int) -> int:
 
     Args:
         encoder: On its device, whole on this rank.
-        num_tokens: Length of the captions.
+        num_tokens: Length of the captions; None where they are not read.
     """
     few, more = (_kept_bytes(encoder, size, num_tokens) for size in (_FEW, _MORE))
     return max(0, (more - few) // (_MORE - _FEW))
 
 
-def _kept_bytes(encoder: DualEncoder, batch_size: int, num_tokens: int) -> int:
+def _kept_bytes(encoder: DualEncoder, batch_size: int, num_tokens: int | None) -> int:
     device = encoder.log_logit_scale.device
     size, tower = encoder.image_tower.image_size, encoder.text_tower
+    token = tower.vocab_size - 1
     batch = Batch(
         images=torch.zeros(batch_size, 3, size, size, dtype=torch.uint8, device=device),
-        tokens=torch.full((batch_size, num_tokens), tower.vocab_size - 1, device=device),
+        tokens=None
+        if num_tokens is None
+        else torch.full((batch_size, num_tokens), token, device=device),
         labels=torch.full((batch_size,), -100, device=device),
         keys=("",) * batch_size,
     )

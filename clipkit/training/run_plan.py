@@ -132,7 +132,8 @@ def make_plan(
     if whole and not _is_compiled(module.encoder):
         with trainer.precision_plugin.forward_context():
             held = min(module.micro_batch_size or data.batch_size, data.batch_size)
-            activations = held * activation_bytes(module.encoder, tokenizer.context_length)
+            length = tokenizer.context_length if module.loss.reads_captions else None
+            activations = held * activation_bytes(module.encoder, length)
     rates = [options["lr"] for options in module.group_options]
     return RunPlan(
         num_samples=stream.num_samples,
@@ -167,7 +168,9 @@ def make_plan(
         median_tokens=sorted(lengths)[len(lengths) // 2] if lengths else 0,
         context_length=tokenizer.context_length,
         unused=unused_options(module.run_config, _limits(trainer, batches)),
-        notes=_notes(trainer, stream.num_samples, samples_of_step(trainer, data.batch_size)),
+        notes=_notes(
+            trainer, module, stream.num_samples, samples_of_step(trainer, data.batch_size)
+        ),
     )
 
 
@@ -207,8 +210,12 @@ def _limits(trainer: Trainer, batches: int) -> dict[str, float]:
     return limits
 
 
-def _notes(trainer: Trainer, num_samples: int, step_samples: int) -> list[str]:
+def _notes(
+    trainer: Trainer, module: ContrastiveModule, num_samples: int, step_samples: int
+) -> list[str]:
     notes = []
+    if not module.loss.reads_captions:
+        notes.append("the objective reads no captions: the text tower does not run over them")
     if not any(isinstance(one, SaveCheckpoint) for one in trainer.checkpoint_callbacks):
         notes.append("no SaveCheckpoint among trainer.callbacks: an interrupted run is lost")
     left_out = num_samples % step_samples

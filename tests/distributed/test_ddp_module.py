@@ -30,7 +30,11 @@ class Gradients(Callback):
 
     def on_before_optimizer_step(self, trainer, pl_module, optimizer):
         self.gradients.append(
-            {name: p.grad.numpy().copy() for name, p in pl_module.named_parameters()}
+            {
+                name: p.grad.numpy().copy()
+                for name, p in pl_module.named_parameters()
+                if p.requires_grad
+            }
         )
 
 
@@ -41,6 +45,7 @@ def train(
     devices: int,
     ckpt: Path | None = None,
     micro_batch_size: int | None = None,
+    contrastive_weight: float = 1.0,
     **options: Any,
 ) -> tuple[list[float], list[dict[str, np.ndarray]]]:
     """A few steps with both losses; what each step gave."""
@@ -55,7 +60,9 @@ def train(
     trainer = tiny.trainer(
         run, *callbacks, devices=devices, **{"max_steps": 4, "num_nodes": 1, **options}
     )
-    module = tiny.module(labels=True, micro_batch_size=micro_batch_size)
+    module = tiny.module(
+        labels=True, micro_batch_size=micro_batch_size, contrastive_weight=contrastive_weight
+    )
     trainer.fit(module, datamodule=tiny.data(folder, batch_size, val=True), ckpt_path=ckpt)
     return gradients.losses, gradients.gradients
 
@@ -76,10 +83,14 @@ def shards(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("micro_batch_size", [None, 3])
-def test_loss_and_gradients_equal_those_of_one_process(micro_batch_size, shards, tmp_path):
-    losses, gradients = train(shards, tmp_path / "one", batch_size=8, devices=1)
-    options = {"micro_batch_size": micro_batch_size}
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"micro_batch_size": 3}, {"contrastive_weight": 0.0, "micro_batch_size": 3}],
+    ids=["plain", "micro-batches", "labels-alone"],
+)
+def test_loss_and_gradients_equal_those_of_one_process(options, shards, tmp_path):
+    whole = {name: value for name, value in options.items() if name != "micro_batch_size"}
+    losses, gradients = train(shards, tmp_path / "one", batch_size=8, devices=1, **whole)
     ranks = run_ranks(train_rank, 2, shards, tmp_path / "two", options)
     for rank_losses, rank_gradients in ranks:
         np.testing.assert_allclose(rank_losses, losses, rtol=1e-5)

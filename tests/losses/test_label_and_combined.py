@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -11,6 +13,7 @@ from clipkit.losses import (
     CombinedLoss,
     ContrastiveLoss,
     LabelLoss,
+    LinearSchedule,
     SigmoidLoss,
     balanced_class_weights,
 )
@@ -141,6 +144,32 @@ def test_a_head_without_a_label_loss_stays_in_the_graph():
     terms = CombinedLoss(ContrastiveLoss())(with_logits(logits), make_batch(6))
     terms["loss"].backward()
     assert torch.equal(logits.grad, torch.zeros_like(logits))
+
+
+def test_labels_alone_need_no_captions():
+    logits, batch = random_logits().requires_grad_(), make_batch(6, LABELS)
+    scale = torch.tensor(10.0, requires_grad=True)
+    image = unit_rows(6, 4, 0, torch.float32)
+    embeddings = Embeddings(image, None, scale, None, logits)
+    combined = CombinedLoss(ContrastiveLoss(), LabelLoss(), 0.0, 2.0, uncertainty=True)
+    assert not combined.reads_captions
+    terms = combined(embeddings, batch)
+    assert {name.split("_")[0] for name in terms} == {"loss", "label"}
+    torch.testing.assert_close(terms["loss"], 2 * LabelLoss()(embeddings, batch))
+    terms["loss"].backward()
+    learned = [scale, *combined.parameters()]
+    assert all(parameter.grad is not None for parameter in learned)  # as DDP needs
+    assert logits.grad.any()
+    assert not scale.grad.any()
+
+
+@pytest.mark.parametrize("weight", [0.1, LinearSchedule(0.0, 1.0, num_steps=5)])
+def test_a_contrastive_loss_that_ever_counts_reads_captions(weight):
+    combined = CombinedLoss(ContrastiveLoss(), LabelLoss(), weight, 1.0)
+    assert combined.reads_captions
+    without = replace(with_logits(random_logits()), text=None)
+    with pytest.raises(ConfigError, match="expected those of captions, got none"):
+        combined(without, make_batch(6, LABELS))
 
 
 def test_an_encoder_is_checked_without_a_batch():

@@ -39,13 +39,17 @@ def encoder(*, labels: bool = False) -> DualEncoder:
 
 
 def module(
-    *, labels: bool = False, learning_rate: float = 1e-3, micro_batch_size: int | None = None
+    *,
+    labels: bool = False,
+    learning_rate: float = 1e-3,
+    micro_batch_size: int | None = None,
+    contrastive_weight: float = 1.0,
 ) -> ContrastiveModule:
     """A module with the softmax loss and, on request, a label loss."""
     label = LabelLoss() if labels else None
     return ContrastiveModule(
         encoder(labels=labels),
-        CombinedLoss(ContrastiveLoss(), label, label_weight=0.5 if labels else 0.0),
+        CombinedLoss(ContrastiveLoss(), label, contrastive_weight, 0.5 if labels else 0.0),
         lambda groups: torch.optim.AdamW(groups, lr=learning_rate),
         WarmupCosine(warmup_fraction=0.1),
         micro_batch_size=micro_batch_size,
