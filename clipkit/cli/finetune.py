@@ -7,10 +7,12 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from clipkit.errors import ConfigError, DataError
+from clipkit.errors import ConfigError, DataError, SampleError
 
 if TYPE_CHECKING:
-    from clipkit.training.presets import TuningData
+    from collections.abc import Mapping
+
+    from clipkit.training.tuning_facts import Start, TuningData
 
 _TEMPLATES: Final = ("a photo of a {}", "a picture of a {}", "{}")
 
@@ -66,23 +68,26 @@ def run(args: argparse.Namespace) -> int:
     import yaml
 
     from clipkit.cli import fit
-    from clipkit.cli.arguments import load_model
     from clipkit.data.tables import write_atomically
     from clipkit.training.presets import tuning_config
 
     if args.output.exists() and not args.output.is_dir():
         raise ConfigError(f"--output: expected a folder, got the file {args.output}")
     data = look_at(args.train, args.val)
-    dim = load_model(args.model, "cpu").embedding_dim
     templates = args.template or list(_TEMPLATES)
-    config, reasons = tuning_config(data, _start(args.model), str(args.output), dim, templates)
+    config, reasons = tuning_config(data, _start(args.model), str(args.output), templates)
     path: Path = args.output / "finetune.yaml"
     lines = [f"{data.num_samples:,} samples, {len(data.class_counts)} classes", *reasons]
     head = "".join(f"# {line}\n" for line in [f"clipkit fit -c {path}", *lines])
     text = head + yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
     write_atomically(path, text.encode())
     print(text if args.print else head, end="", flush=True)  # noqa: T201
-    return 0 if args.print else fit.run(["fit", f"--config={path}"])
+    if args.print:
+        return 0
+    status = fit.run(["fit", f"--config={path}"])
+    if status == 0:
+        print(_what_next(args, data))  # noqa: T201
+    return status
 
 
 def look_at(train: str, val: str | None) -> TuningData:
@@ -100,25 +105,28 @@ def look_at(train: str, val: str | None) -> TuningData:
     """
     from clipkit.data.labels import read_label
     from clipkit.data.packing_sources import CLASS_NAMES_FILE, open_source
-    from clipkit.training.presets import TuningData
+    from clipkit.training.tuning_facts import TuningData
     from clipkit.types import IGNORE_LABEL
 
-    if not Path(train).exists():
-        raise DataError(f"--train: {train}: no such file or folder")
+    for option, given in (("--train", train), ("--val", val)):
+        if given is not None and not Path(given).exists():
+            raise DataError(f"{option}: {given}: no such file or folder")
     source = open_source(Path(train))
     names = source.files.get(CLASS_NAMES_FILE, "").splitlines()
     counts: Counter[int] = Counter()
-    num_own_captions = num_captions = 0
+    num_captions = num_own_captions = num_lists = 0
     for item in source.items:
         texts = item.texts()
-        label = read_label(texts, "cls")
+        label, several = read_label(texts, "cls"), _classes(texts)
+        classes = several or ([] if label == IGNORE_LABEL else [label])
+        counts.update(classes)
+        num_lists += several is not None
         caption = texts.get("txt", b"").decode("utf-8", "replace").strip()
-        counts[label] += label != IGNORE_LABEL
         num_captions += bool(caption)
-        is_name = 0 <= label < len(names) and caption == names[label]
+        is_name = caption == ", ".join(names[n] for n in classes if n < len(names))
         num_own_captions += bool(caption) and not is_name
-    num_classes = max(len(names), max(counts, default=-1) + 1)
-    if num_captions < len(source.items):
+    multi_label = num_lists > 0
+    if num_captions < len(source.items) and not (multi_label and not num_own_captions):
         raise DataError(
             f"{train}: {len(source.items) - num_captions} of {len(source.items)} samples have "
             f"neither a caption nor the name of a class; give the table a column caption or "
@@ -128,13 +136,48 @@ def look_at(train: str, val: str | None) -> TuningData:
         train=train,
         val=val,
         num_samples=len(source.items),
-        class_counts=[counts[number] for number in range(num_classes)],
+        class_counts=[counts[n] for n in range(max(len(names), max(counts, default=-1) + 1))],
         has_captions=num_own_captions > 0,
+        multi_label=multi_label,
     )
 
 
-def _start(model: str) -> dict[str, Any]:
-    """The model to start from, as a configuration names it."""
+def _classes(texts: Mapping[str, bytes]) -> list[int] | None:
+    """A sample's list of classes; None where its JSON has none, or other things of that name."""
+    from clipkit.data.labels import read_classes
+
+    try:
+        return read_classes(texts)
+    except SampleError:
+        return None
+
+
+def _what_next(args: argparse.Namespace, data: TuningData) -> str:
+    """The weights to take, and the command that measures them."""
+    weights = args.output / ("last.ckpt" if data.val is None else "best.ckpt")
+    task = "multi-label" if data.multi_label else "label-head" if data.class_counts else "retrieval"
+    measure = f"clipkit evaluate --model {weights} --data {data.val or 'DATA'} --task {task}"
+    return f"{weights}: the fine-tuned model; measure it, and the start too, with\n  {measure}"
+
+
+def _start(model: str) -> Start:
+    """What a configuration has to know of the model to start from."""
+    from clipkit.cli.arguments import load_model
+    from clipkit.training.tuning_facts import Start
+
+    encoder = load_model(model, "cpu")
+    towers = {"image_tower": encoder.image_tower, "text_tower": encoder.text_tower}
+    return Start(
+        encoder=_named(model),
+        embedding_dim=encoder.embedding_dim,
+        image_size=encoder.image_tower.image_size,
+        interpolation=encoder.image_tower.interpolation,
+        num_groups={name: len(tower.layer_groups()) for name, tower in towers.items()},
+    )
+
+
+def _named(model: str) -> dict[str, Any]:
+    """The model, as a configuration names it."""
     if Path(model).exists() and not model.endswith(".json"):
         return {"class_path": "clipkit.models.from_checkpoint", "init_args": {"path": model}}
     name, _, pretrained = model.partition("@")

@@ -47,6 +47,32 @@ def read_label(members: Mapping[str, bytes], field: str) -> int:
     return label
 
 
+def read_classes(members: Mapping[str, bytes], field: str = "json:labels") -> list[int] | None:
+    """The classes of a sample that may have several.
+
+    Args:
+        members: The sample's members by extension.
+        field: A field of a JSON member that lists class numbers.
+
+    Returns:
+        Class numbers; None where the member or field is absent or null.
+
+    Raises:
+        SampleError: If it is there and holds anything but a list of numbers from 0.
+
+    Example:
+        >>> read_classes({"json": b'{"labels": [0, 3]}'})
+        [0, 3]
+    """
+    member, _, name = field.partition(":")
+    value = json_field(members.get(member) or b"{}", member, name)
+    if value is None:
+        return None
+    if not isinstance(value, list) or any(type(n) is not int or n < 0 for n in value):
+        raise SampleError(f"{field}: expected a list of class numbers, got {value!r}")
+    return value
+
+
 def json_field(data: bytes, member: str, name: str) -> object:
     """A field of a JSON member; None where it is absent.
 

@@ -11,6 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from clipkit.data.packing_classes import (
+    CLASSES_COLUMNS,
+    Classes,
+    names_among,
+    numbered,
+    several_classes,
+)
 from clipkit.errors import DataError
 
 TABLE_SUFFIXES: Final = (".csv", ".tsv", ".parquet")
@@ -42,6 +49,9 @@ def read_table(path: Path, class_names: Sequence[str] | None = None) -> Table:
     else by the table's own numbers beside them, else in alphabetical order. A picture without
     caption gets its class's name as caption.
 
+    Several classes a picture (``labels``, ``classes``, see ``several_classes``) are numbered in the
+    same way, and stand as the list ``labels`` in the JSON; their names make the caption.
+
     Args:
         path: A CSV, TSV or Parquet file.
         class_names: Names of the classes in the order of their numbers.
@@ -52,20 +62,22 @@ def read_table(path: Path, class_names: Sequence[str] | None = None) -> Table:
     rows = _parquet_rows(path) if path.suffix.lower() == ".parquet" else _csv_rows(path)
     first: dict[str, dict[str, Any]] = {}
     captions: dict[str, list[str]] = defaultdict(list)
+    classes: dict[str, Classes] = {}
     for row in rows:
         image = str(row.get(_column(path, row, IMAGE_COLUMNS, "pictures")))
         first.setdefault(image, row)
         captions[image].extend(_captions(path, row))
+        if (some := several_classes(path, row)) is not None:
+            classes[image] = [*classes.get(image, []), *some]
     names = {image: _class_name(row) for image, row in first.items()}
     words = {name: _number(first[image]) for image, name in names.items() if name is not None}
-    known = list(class_names) if class_names and words else _in_order(words)
+    words = {**dict.fromkeys(names_among(list(classes.values()))), **words}
+    known = list(class_names) if class_names and (words or classes) else _in_order(words)
     numbers = class_numbers(list(words), known, str(path))
-    samples = {}
-    for image, row in first.items():
-        name = names[image]
-        label = _number(row) if name is None else str(numbers[name])
-        texts = captions[image] or ([] if name is None else [name])
-        samples[image] = _texts(row, texts, label)
+    samples = {
+        image: _texts(row, captions[image], names[image], classes.get(image), numbers)
+        for image, row in first.items()
+    }
     return Table(samples, tuple(known))
 
 
@@ -101,7 +113,8 @@ def as_json(value: Mapping[str, Any]) -> bytes:
 
 def _captions(path: Path, row: Mapping[str, Any]) -> list[str]:
     column = next((name for name in CAPTION_COLUMNS if name in row), None)
-    if column is None and any(name in row for name in (*LABEL_COLUMNS, *CLASS_NAME_COLUMNS)):
+    of_classes = (*LABEL_COLUMNS, *CLASS_NAME_COLUMNS, *CLASSES_COLUMNS)
+    if column is None and any(name in row for name in of_classes):
         return []
     found = row[column or _column(path, row, CAPTION_COLUMNS, "captions")]
     return [one_line(str(t)) for t in (found if isinstance(found, list) else [found]) if t]
@@ -132,8 +145,19 @@ def _is_whole(text: str) -> bool:
     return text.strip().lstrip("+-").isdigit()
 
 
-def _texts(row: Mapping[str, Any], captions: list[str], label: str | None) -> dict[str, bytes]:
-    """Captions one a line, as CLIP_benchmark has them; all columns as JSON."""
+def _texts(
+    row: Mapping[str, Any],
+    captions: list[str],
+    name: str | None,
+    classes: Classes | None,
+    numbers: Mapping[str, int],
+) -> dict[str, bytes]:
+    """Captions one a line, as CLIP_benchmark has them; the class; all columns as JSON."""
+    label = _number(row) if name is None else str(numbers[name])
+    listed = sorted(names_among([classes or []]), key=numbers.__getitem__)
+    captions = captions or [one for one in (name or ", ".join(listed),) if one]
+    if any(column in row for column in CLASSES_COLUMNS):
+        row = {**row, "labels": None if classes is None else numbered(classes, numbers)}
     texts = {
         "txt": "\n".join(captions).encode(),
         "json": as_json({**row, "captions": captions}),

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Final, final
 
 from clipkit.data.index import ShardIndex
-from clipkit.data.labels import json_field, read_label
+from clipkit.data.labels import read_classes, read_label
 from clipkit.data.prepared import is_raw, prepare
 from clipkit.data.reader import ShardReader
 from clipkit.data.remote import Retries
@@ -131,12 +131,8 @@ class EvaluationDataset:
         """
         raw = self._reader.read(sample_id)
         with self.blame(raw.key):
-            found = json_field(raw.members.get("json", b"{}"), "json", "labels")
-            if found is None:
-                return None
-            if not isinstance(found, list) or any(type(n) is not int or n < 0 for n in found):
-                raise SampleError(f"json:labels: expected a list of class numbers, got {found!r}")
-        return tuple(found)
+            found = read_classes(raw.members)
+        return None if found is None else tuple(found)
 
     @contextmanager
     def blame(self, key: str) -> Iterator[None]:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from clipkit.losses import balanced_class_weights
-
-_IMBALANCE: Final = 3.0
-"""The largest class has so many times the samples of the smallest: rare classes get weight."""
+from clipkit.training.preset_objective import objective
+from clipkit.training.tuning_facts import Start, TuningData
 
 _LARGEST_BATCH: Final = 256
 _VALIDATIONS: Final = 10
@@ -55,27 +53,6 @@ PRESETS: Final = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class TuningData:
-    """What is known of the data before a run.
-
-    Args:
-        train: Where the training data lie.
-        val: Where the validation data lie; None for none.
-        num_samples: Training samples.
-        class_counts: Training samples of each class, by number; empty where there are no classes.
-        has_captions: Whether the samples have captions of their own, beside their class's name.
-        label_field: Where a sample's class is.
-    """
-
-    train: str
-    val: str | None
-    num_samples: int
-    class_counts: Sequence[int] = ()
-    has_captions: bool = True
-    label_field: str = "cls"
-
-
 def choose_preset(num_samples: int) -> Preset:
     """The preset for a number of samples.
 
@@ -91,19 +68,14 @@ def choose_preset(num_samples: int) -> Preset:
 
 
 def tuning_config(
-    data: TuningData,
-    encoder: Mapping[str, Any],
-    folder: str,
-    embedding_dim: int,
-    templates: Sequence[str],
+    data: TuningData, start: Start, folder: str, templates: Sequence[str]
 ) -> tuple[dict[str, Any], list[str]]:
     """The whole configuration of a fine-tuning run, and why it is what it is.
 
     Args:
         data: What is trained on.
-        encoder: The model to start from: class_path and init_args.
+        start: The model to start from.
         folder: Where the run leaves its files.
-        embedding_dim: The model's.
         templates: Sentences with ``{}`` around class names.
 
     Returns:
@@ -115,7 +87,8 @@ def tuning_config(
     reasons.append(
         f"batches of {batch_size}: at least eight steps an epoch, and at most {_LARGEST_BATCH}"
     )
-    loss, head, factors = _objective(data, embedding_dim, reasons)
+    loss, head, factors = objective(data, start.embedding_dim, reasons)
+    encoder = start.encoder
     model: dict[str, Any] = {
         "encoder": {**encoder, "init_args": {**encoder["init_args"], **head}},
         "loss": loss,
@@ -132,44 +105,13 @@ def tuning_config(
     config = {
         "seed_everything": 0,
         "model": model,
-        "data": _data(data, batch_size, templates),
-        "trainer": _trainer(data, preset, folder, reasons),
+        "data": {
+            **_data(data, batch_size, templates),
+            "train_transform": _transform(start, preset, reasons),
+        },
+        "trainer": _trainer(data, start, preset, folder, reasons),
     }
     return config, reasons
-
-
-def _objective(
-    data: TuningData, embedding_dim: int, reasons: list[str]
-) -> tuple[dict[str, Any], dict[str, Any], dict[str, float]]:
-    """Loss, label head and learning-rate factors."""
-    if not data.class_counts:
-        reasons.append("no classes: the contrastive loss of captions alone")
-        loss: dict[str, Any] = {"contrastive": {"class_path": "clipkit.losses.ContrastiveLoss"}}
-        return loss, {}, {}
-    reasons.append(
-        "classes: pairs of one class are right answers for each other (UniCL), and a linear head "
-        "learns beside it"
-        + ("" if data.has_captions else "; captions are class names in sentences")
-    )
-    label: dict[str, Any] = {"label_smoothing": 0.1}
-    present = [count for count in data.class_counts if count]
-    if max(present) >= _IMBALANCE * min(present):
-        weights = balanced_class_weights(data.class_counts)
-        label["class_weights"] = [round(weight, 4) for weight in weights]
-        reasons.append(
-            f"the largest class has {max(present)} samples, the smallest {min(present)}: rare "
-            f"classes weigh more in the label loss"
-        )
-    head = {
-        "class_path": "clipkit.models.LinearLabelHead",
-        "init_args": {"embedding_dim": embedding_dim, "num_classes": len(data.class_counts)},
-    }
-    loss = {
-        "contrastive": {"class_path": "clipkit.losses.LabelAwareContrastiveLoss"},
-        "label": {"class_path": "clipkit.losses.LabelLoss", "init_args": label},
-        "label_weight": 0.5,
-    }
-    return loss, {"label_head": head}, {"label_head": 10.0}
 
 
 def _data(data: TuningData, batch_size: int, templates: Sequence[str]) -> dict[str, Any]:
@@ -177,12 +119,22 @@ def _data(data: TuningData, batch_size: int, templates: Sequence[str]) -> dict[s
         "class_path": "clipkit.data.TextField",
         "init_args": {"one_per_line": True},
     }
-    if not data.has_captions:
+    if data.multi_label:
+        captions = {
+            "class_path": "clipkit.data.OptionalCaption",
+            "init_args": {"captions": captions},
+        }
+    elif not data.has_captions:
         captions = {
             "class_path": "clipkit.data.TemplatedCaptions",
             "init_args": {"captions": captions, "templates": list(templates)},
         }
+    field = {
+        "class_path": "clipkit.data.MultiLabels",
+        "init_args": {"num_classes": len(data.class_counts)},
+    }
     return {
+        **({"fields": [field]} if data.multi_label else {}),
         "train": data.train,
         "val": data.val,
         "batch_size": batch_size,
@@ -193,18 +145,37 @@ def _data(data: TuningData, batch_size: int, templates: Sequence[str]) -> dict[s
     }
 
 
-def _trainer(data: TuningData, preset: Preset, folder: str, reasons: list[str]) -> dict[str, Any]:
+def _transform(start: Start, preset: Preset, reasons: list[str]) -> dict[str, Any]:
+    reasons.append(
+        f"crops of {preset.crop:.0%} to 100% of a picture; flips and colours are up to you, for "
+        f"they are wrong where left, right or a colour matters (data.train_transform)"
+    )
+    return {
+        "class_path": "clipkit.data.TrainTransform",
+        "init_args": {
+            "size": start.image_size,
+            "scale": [preset.crop, 1.0],
+            "interpolation": start.interpolation,
+        },
+    }
+
+
+def _trainer(
+    data: TuningData, start: Start, preset: Preset, folder: str, reasons: list[str]
+) -> dict[str, Any]:
     callbacks: list[dict[str, Any]] = [
-        {"class_path": f"{_CALLBACKS}.{name}"}
-        for name in ("ProgressBar", "PrintParameters", "Throughput")
+        {"class_path": f"{_CALLBACKS}.{name}"} for name in ("ProgressBar", "Throughput")
     ]
     if preset.unlocked_groups is not None:
         callbacks += [
             {
                 "class_path": f"{_CALLBACKS}.LockTower",
-                "init_args": {"tower": tower, "unlocked_groups": preset.unlocked_groups},
+                "init_args": {
+                    "tower": tower,
+                    "unlocked_groups": min(preset.unlocked_groups, num_groups),
+                },
             }
-            for tower in ("image_tower", "text_tower")
+            for tower, num_groups in start.num_groups.items()
         ]
     saving: dict[str, Any] = {"every_n_minutes": 10}
     every = max(1, preset.epochs // _VALIDATIONS)

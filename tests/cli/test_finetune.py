@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import xml.etree.ElementTree as ET
 from pathlib import Path
@@ -15,7 +16,8 @@ from clipkit.cli.finetune import look_at
 from clipkit.cli.main import main
 from clipkit.errors import DataError
 from clipkit.models import load_encoder, save_encoder
-from clipkit.training.presets import PRESETS, TuningData, choose_preset, tuning_config
+from clipkit.training.presets import PRESETS, choose_preset, tuning_config
+from clipkit.training.tuning_facts import Start, TuningData
 from tests.factories import image_bytes, write_shards
 from tests.training import tiny
 
@@ -105,6 +107,33 @@ def test_the_curve_between_start_and_end(tuned, photos, start, tmp_path):
     assert kept == curve[1]["metrics"][f"zero-shot={data}/top1"]
 
 
+def test_several_classes_a_picture_from_a_table(photos, start, tmp_path, capsys):
+    """Colours, and whether a colour is warm; two rows of three have two classes."""
+    cells = {"blue": "blue", "green": "green", "red": '["red", "warm"]'}
+    for split in ("train", "val"):
+        with (tmp_path / f"{split}.csv").open("w", newline="") as file:
+            table = csv.writer(file)
+            table.writerow(["image", "labels"])
+            for path in sorted((photos / split).rglob("*.jpg")):
+                table.writerow([path, cells[path.parent.name]])
+    run, output = tmp_path / "run", tmp_path / "numbers.json"
+    words = ["--train", tmp_path / "train.csv", "--val", tmp_path / "val.csv", "--model", start]
+    assert main([*map(str, ["finetune", *words, "--output", run])]) == 0
+    text = (run / "finetune.yaml").read_text()
+    said = capsys.readouterr().out
+    assert (
+        f"clipkit evaluate --model {run}/best.ckpt --data {tmp_path}/val.csv --task multi" in said
+    )
+    assert "# 28 samples, 4 classes\n" in text
+    assert "the text tower rests" in text
+    words = ["--model", run / "last.ckpt", "--data", tmp_path / "val.csv", "--output", output]
+    assert main([*map(str, ["evaluate", "--task", "multi-label", *words])]) == 0
+    metrics = json.loads(output.read_text())["metrics"]
+    single = [metrics[f"average_precision/{name}"] for name in ("blue", "green", "red", "warm")]
+    assert metrics["mean_average_precision"] == pytest.approx(sum(single) / 4)
+    assert single[2] == single[3] > 0.5  # far above the share of red, 4 of 28
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -158,10 +187,16 @@ def test_presets_cover_all_sizes_with_a_reason():
     for number, expected in ((1, 0), (999, 0), (1_000, 1), (20_000, 2), (10**7, 3)):
         assert choose_preset(number) is PRESETS[expected]
     encoder = {"class_path": "clipkit.models.from_open_clip", "init_args": {"name": "ViT-B-32"}}
-    config, reasons = tuning_config(TuningData("pairs", None, 5_000), encoder, "run", 512, ["{}"])
+    groups = {"image_tower": 14, "text_tower": 3}
+    start = Start(encoder, 512, 224, "bicubic", groups)
+    config, reasons = tuning_config(TuningData("pairs", None, 5_000), start, "run", ["{}"])
     assert "label" not in config["model"]["loss"]
     assert config["data"]["batch_size"] == 256
     assert any("1,000 to 20,000" in reason for reason in reasons)
+    assert config["data"]["train_transform"]["init_args"]["scale"] == [0.6, 1.0]
+    locks = [entry["init_args"] for entry in config["trainer"]["callbacks"] if "init_args" in entry]
+    locks = {args["tower"]: args["unlocked_groups"] for args in locks if "tower" in args}
+    assert locks == {"image_tower": 4, "text_tower": 3}  # no more than a tower has
 
 
 def test_captions_and_classes_are_told_apart(tmp_path):

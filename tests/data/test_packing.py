@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 from pathlib import Path
@@ -89,6 +90,56 @@ def test_a_parquet_table_with_lists_of_captions(tmp_path: Path) -> None:
     samples = read_all(tmp_path / "out")
     assert [sample["txt"] for sample in samples] == [b"one\ntwo", b"three", b"four"]
     assert [sample.get("cls") for sample in samples] == [b"0", None, b"2"]
+
+
+CELLS = {
+    "words": ["dog;old_horse", "cat", "", "[]"],
+    "numbers": ["1;2", "0", "", "[]"],
+    "json": ['["dog", "old horse"]', '["cat"]', "", "[]"],
+}
+
+
+@pytest.mark.parametrize("kind", [*CELLS, "parquet"])
+def test_several_classes_a_picture(kind: str, tmp_path: Path) -> None:
+    names = write_pictures(tmp_path / "images", 4)
+    path = tmp_path / "images" / "table.tsv"
+    if kind == "parquet":
+        from pyarrow import parquet
+        from pyarrow import table as arrow_table
+
+        path = path.with_suffix(".parquet")
+        cells = [["dog", "old_horse"], ["cat"], None, []]
+        parquet.write_table(arrow_table({"image": names, "labels": cells}), path)
+    else:
+        with path.open("w", newline="") as file:
+            rows = csv.writer(file, delimiter="\t")
+            rows.writerows([("image", "classes"), *zip(names, CELLS[kind], strict=True)])
+    pack(path, tmp_path / "out", class_names=["cat", "dog", "old horse"])
+    samples = read_all(tmp_path / "out")
+    found = [json.loads(sample["json"])["labels"] for sample in samples]
+    assert found == [[1, 2], [0], None, []]
+    assert (tmp_path / "out" / "classnames.txt").read_text().split("\n")[2] == "old horse"
+    first = b"" if kind == "numbers" else b"dog, old horse"
+    assert [sample["txt"] for sample in samples] == [first, first and b"cat", b"", b""]
+
+
+def test_classes_of_several_rows_are_joined_and_numbered_by_name(tmp_path: Path) -> None:
+    write_pictures(tmp_path / "images", 2)
+    rows = "image,caption,labels\n0.jpg,one,tree\n0.jpg,two,car; tree\n1.jpg,three,bus\n"
+    (tmp_path / "images" / "all.csv").write_text(rows)
+    pack(tmp_path / "images", tmp_path / "out")
+    samples = read_all(tmp_path / "out")
+    assert [json.loads(sample["json"])["labels"] for sample in samples] == [[1, 2], [0]]
+    assert (tmp_path / "out" / "classnames.txt").read_text() == "bus\ncar\ntree\n"
+
+
+@pytest.mark.parametrize("cell", ['"[1, ""dog""]"', "[1", "[-1]", "[true]"])
+def test_classes_that_are_no_list_are_named(cell: str, tmp_path: Path) -> None:
+    write_pictures(tmp_path / "images", 1)
+    table = tmp_path / "images" / "t.csv"
+    table.write_text(f"image,labels\n0.jpg,{cell}\n")
+    with pytest.raises(DataError, match=r"t\.csv: column labels: expected several classes"):
+        pack(table, tmp_path / "out")
 
 
 def test_rows_of_one_picture_are_one_sample(tmp_path: Path) -> None:
