@@ -108,7 +108,8 @@ class TokenSchedule(Callback):
             if batch.negative_images is not None:
                 batch.negative_images = shrink(batch.negative_images, size)
         if (length := stage.text_length) is not None:
-            batch.tokens = self._cut(batch.tokens, length)
+            if batch.tokens is not None:
+                batch.tokens = self._cut(batch.tokens, length)
             if batch.negative_tokens is not None:
                 batch.negative_tokens = self._cut(batch.negative_tokens, length)
 
