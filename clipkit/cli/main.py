@@ -18,7 +18,7 @@ from clipkit.errors import ClipkitError
 
 _FILES = (
     *("demo", "fit", "finetune", "tune", "evaluate", "embed", "interpolate"),
-    *("export", "shards"),
+    *("export", "consolidate", "shards"),
 )
 _EXIT_USAGE = 2
 _EXIT_INTERRUPTED = 130

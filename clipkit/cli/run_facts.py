@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from clipkit.models.checkpoints import KEY
-from clipkit.models.state_dicts import read_file
+from clipkit.models.sharded_files import is_sharded, read_checkpoint
 
 _QUALITY: Final = re.compile(r"(recall_at_\d+|top\d+|mean_per_class_recall|accuracy|f1)$")
 
@@ -50,9 +50,9 @@ def read_run(model: Path) -> RunFacts:
     Raises:
         CheckpointError: If the checkpoint cannot be read.
     """
-    if model.is_dir():
+    if model.is_dir() and not is_sharded(model):
         return RunFacts()
-    checkpoint = read_file(model)
+    checkpoint = read_checkpoint(model)
     entry = checkpoint.get(KEY, {})
     stream = (checkpoint.get("PairDataModule") or {}).get("train") or {}
     steps = checkpoint.get("global_step")

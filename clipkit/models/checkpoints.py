@@ -17,6 +17,7 @@ from clipkit.models.lora import add_lora_of_entry, lora_entry, merge_lora
 from clipkit.models.open_clip_config import CONFIG_FILE_NAME
 from clipkit.models.open_clip_export import open_clip_config, open_clip_state
 from clipkit.models.open_clip_towers import from_open_clip
+from clipkit.models.sharded_files import is_sharded, read_checkpoint
 from clipkit.models.state_dicts import load_exactly, read_file, write_state_dict, write_text
 
 KEY: Final = "clipkit"
@@ -49,7 +50,8 @@ def load_encoder(path: Path | str, prefix: str = "encoder.") -> DualEncoder:
     merged into the weights.
 
     Args:
-        path: A checkpoint of ``clipkit fit``, or a folder in either format of the export.
+        path: A checkpoint of ``clipkit fit``, one file or in parts, or a folder in either format of
+            the export.
         prefix: What the names of the weights begin with: "encoder.", or "ema." for their average.
 
     Returns:
@@ -63,9 +65,9 @@ def load_encoder(path: Path | str, prefix: str = "encoder.") -> DualEncoder:
         >>> encoder = load_encoder("runs/demo/last.ckpt")
     """
     path = Path(path)
-    if path.is_dir():
+    if path.is_dir() and not is_sharded(path):
         return _load_folder(path)
-    checkpoint = read_file(path)
+    checkpoint = read_checkpoint(path)
     entry = _entry(checkpoint, str(path))
     encoder = build_encoder(entry["encoder"], str(path))
     state = checkpoint.get("state_dict", {})

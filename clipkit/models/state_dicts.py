@@ -78,6 +78,25 @@ def write_whole(path: Path | str, write: Callable[[Path], None]) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def save_plain(content: Any, path: Path) -> None:
+    """``torch.save``, with the disk's own error where the disk is at fault.
+
+    Args:
+        content: Tensors and plain types.
+        path: The file.
+
+    Raises:
+        OSError: Naming the file; torch would say "unexpected pos" of a full disk.
+    """
+    with path.open("wb") as file:
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:
+            if not isinstance(cause := error.__context__, OSError):
+                raise
+            raise OSError(cause.errno, cause.strerror, str(path)) from error
+
+
 def write_text(path: Path | str, text: str) -> None:
     """Write a file of text, all of it or nothing."""
 

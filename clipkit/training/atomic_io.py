@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import shutil
 import zipfile
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, final
 
-import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.fabric.utilities.cloud_io import _is_local_file_protocol as is_local
 from lightning.pytorch import Trainer
 
 from clipkit.errors import CheckpointError
-from clipkit.models.state_dicts import write_whole
+from clipkit.models.sharded_files import is_sharded, read_sharded
+from clipkit.models.state_dicts import save_plain, write_whole
 
 UNREADABLE: Final = (pickle.UnpicklingError, RuntimeError, EOFError, OSError, zipfile.BadZipFile)
+FORMER: Final = ".former"
+"""How the name of a checkpoint ends that stepped aside for its successor."""
 _VERSION: Final = "pytorch-lightning_version"
 
 
@@ -44,7 +48,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 still there then.
         """
         if is_local(str(path)):
-            write_whole(Path(path), partial(_save, checkpoint))
+            _write_file(checkpoint, Path(path))
             return
         try:
             super().save_checkpoint(checkpoint, path, storage_options)
@@ -56,11 +60,13 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def load_checkpoint(
         self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Read a checkpoint of a run.
+        """Read a checkpoint of a run, be it a file or a folder of parts.
 
         Raises:
-            CheckpointError: If the file is missing, torn, or no checkpoint of a run.
+            CheckpointError: If it is missing, torn, or no checkpoint of a run.
         """
+        if is_sharded(path):
+            return read_sharded(path)
         try:
             loader = super().load_checkpoint
             checkpoint = loader(path, map_location or (lambda storage, _: storage), weights_only)
@@ -77,19 +83,53 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         return checkpoint
 
 
-def _save(checkpoint: dict[str, Any], path: Path) -> None:
-    """``torch.save``, with the disk's own error where the disk is at fault.
+def put_in_place(beside: Path, target: Path) -> None:
+    """Have a file or folder take the place of another one.
 
-    Raises:
-        OSError: Naming the file; torch would say "unexpected pos" of a full disk.
+    No system call replaces a folder. The former one steps aside first, under a name by which
+    ``sweep`` puts it back if this is killed between the two.
+
+    Args:
+        beside: What was written, whole, in the same folder as ``target``.
+        target: The place, free or not.
     """
-    with path.open("wb") as file:
-        try:
-            torch.save(checkpoint, file)
-        except RuntimeError as error:
-            if not isinstance(cause := error.__context__, OSError):
-                raise
-            raise OSError(cause.errno, cause.strerror, str(path)) from error
+    if not target.is_dir() and not beside.is_dir():
+        beside.replace(target)
+        return
+    former = target.with_name(f".{target.name}.{os.getpid()}{FORMER}")
+    if target.exists():
+        target.rename(former)
+    beside.rename(target)
+    _remove(former)
+
+
+def settle(former: Path) -> None:
+    """End what a killed ``put_in_place`` began: put the former one back where none took its place.
+
+    Args:
+        former: What stepped aside.
+    """
+    target = former.with_name(former.name[1:].removesuffix(FORMER).rpartition(".")[0])
+    if target.exists():
+        _remove(former)
+    else:
+        former.rename(target)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _write_file(checkpoint: dict[str, Any], path: Path) -> None:
+    if not path.is_dir():
+        write_whole(path, partial(save_plain, checkpoint))
+        return
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    write_whole(beside, partial(save_plain, checkpoint))
+    put_in_place(beside, path)
 
 
 def write_atomically(trainer: Trainer) -> None:

@@ -15,12 +15,11 @@ import torch
 from lightning.fabric.utilities.cloud_io import _is_local_file_protocol as is_local
 
 from clipkit.errors import CheckpointError
-from clipkit.training.atomic_io import UNREADABLE
+from clipkit.models import sharded_files
+from clipkit.training.atomic_io import FORMER, UNREADABLE, put_in_place, settle
 
 _LOG: Final = logging.getLogger(__name__)
 LAST: Final = "last.ckpt"
-_SHARDED: Final = (".metadata", "meta.pt")
-"""What lies in a checkpoint that is a folder; ``meta.pt`` is written last."""
 
 
 def join(folder: str | Path, name: str) -> str:
@@ -47,16 +46,17 @@ def duplicate(source: str, target: str) -> None:
     beside = second.with_name(f".{second.name}.{os.getpid()}.part")
     if first.is_dir():
         shutil.copytree(first, beside, copy_function=_link)
-        shutil.rmtree(second, ignore_errors=True)
     else:
         _link(str(first), str(beside))
-    beside.replace(second)
+    put_in_place(beside, second)
 
 
 def sweep(folder: str) -> None:
-    """Remove what killed runs left half written in ``folder``."""
+    """Remove what killed runs left half written in ``folder``, and end what they had begun."""
     if not is_local(folder):
         return
+    for former in Path(folder).glob(f".*.ckpt.*{FORMER}"):
+        settle(former)
     for pattern in (".*.ckpt.*.tmp", ".*.ckpt.*.part"):
         for path in Path(folder).glob(pattern):
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
@@ -66,7 +66,7 @@ def newest_complete(folder: str) -> str | None:
     """The checkpoint of a run that went furthest, among those that are whole.
 
     ``last.ckpt`` is looked at first; it is the newest unless a disk or a copy broke it. What is
-    half is left out aloud.
+    half is left out aloud. A folder that had stepped aside when its run was killed counts, too.
 
     Args:
         folder: The run's folder, or a URL.
@@ -81,10 +81,12 @@ def newest_complete(folder: str) -> str | None:
     system, root = fsspec.url_to_fs(folder)
     if not system.isdir(root):
         return None
-    found = [str(path) for path in system.ls(root, detail=False) if str(path).endswith(".ckpt")]
-    names = [path.rsplit("/", 1)[-1] for path in found]
+    listed_names = [str(path).rsplit("/", 1)[-1] for path in system.ls(root, detail=False)]
+    names = [
+        name for name in listed_names if name.endswith(FORMER if name.startswith(".") else ".ckpt")
+    ]
     broken: dict[str, str] = {}
-    for name in _newest_first(folder, [name for name in names if not name.startswith(".")]):
+    for name in _newest_first(folder, names):
         if not (problem := why_incomplete(join(folder, name))):
             for other, reason in broken.items():
                 _LOG.warning(
@@ -104,12 +106,13 @@ def newest_complete(folder: str) -> str | None:
 def why_incomplete(path: str) -> str:
     """What is wrong with a checkpoint; empty where it is whole.
 
-    A file is read to its end, so that every checksum in it is compared.
+    All of it is read, so that every checksum in it is compared.
     """
     system, inside = fsspec.url_to_fs(path)
     if system.isdir(inside):
-        missing = [name for name in _SHARDED if not system.exists(join(inside, name))]
-        return f"incomplete, {' and '.join(missing)} missing" if missing else ""
+        if not is_local(path):
+            return "in parts, which are read from disks only; copy it to one"
+        return sharded_files.why_incomplete(Path(inside))
     try:
         with system.open(inside, "rb") as file, zipfile.ZipFile(file) as archive:
             torn = archive.testzip()
@@ -135,10 +138,11 @@ def _step_of(path: str) -> int:
     head, _, number = path.rsplit("/", 1)[-1].removesuffix(".ckpt").partition("=")
     if head == "step" and number.isdigit():
         return int(number)
-    if not is_local(path) or Path(path).is_dir():
+    if not is_local(path):
         return -1  # reading it would bring it here whole
+    file = Path(path) / sharded_files.META if Path(path).is_dir() else Path(path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
         return int(content["global_step"])
     except (*UNREADABLE, KeyError, TypeError):
         return -1  # why_incomplete says what is wrong

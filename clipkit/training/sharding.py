@@ -65,10 +65,13 @@ def part(tensor: Any, model: Tensor) -> Any:
     """This rank's part of a whole tensor.
 
     Args:
-        tensor: The same on all ranks, which all call this; anything else is given back.
+        tensor: The same on all ranks, which all call this; anything else, and what is spread
+            already, is given back.
         model: A tensor that is spread over the ranks as the result shall be.
     """
-    if isinstance(model, DTensor) and isinstance(tensor, Tensor) and tensor.shape == model.shape:
+    if not isinstance(model, DTensor) or isinstance(tensor, DTensor):
+        return tensor
+    if isinstance(tensor, Tensor) and tensor.shape == model.shape:
         device = model.to_local().device
         return distribute_tensor(tensor.to(device), model.device_mesh, model.placements)
     return tensor

@@ -12,7 +12,8 @@ from clipkit.cli.main import build_parser, main
 from clipkit.errors import ConfigError
 
 SUBCOMMANDS = (
-    "demo", "fit", "validate", "test", "predict", "tune", "evaluate", "embed", "export", "shards",
+    "demo", "fit", "validate", "test", "predict", "tune", "evaluate", "embed", "export",
+    "consolidate", "shards",
 )  # fmt: skip
 
 

@@ -79,16 +79,6 @@ def test_no_checkpoint_is_no_error(tmp_path):
     assert files.newest_complete(str(tmp_path)) is None
 
 
-def test_sharded_checkpoint_is_whole_with_its_metadata(tmp_path):
-    folder = tmp_path / "last.ckpt"
-    folder.mkdir()
-    (folder / "__0_0.distcp").write_bytes(b"x")
-    assert ".metadata" in files.why_incomplete(str(folder))
-    (folder / ".metadata").write_bytes(b"x")
-    (folder / "meta.pt").write_bytes(b"x")
-    assert files.newest_complete(str(tmp_path)) == str(folder)
-
-
 def test_what_killed_runs_left_half_is_swept(shards, tmp_path):
     (tmp_path / ".last.ckpt.77.tmp").write_bytes(b"half")
     fit(shards, tmp_path, SaveCheckpoint())

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from clipkit.optim import WeightAverage
 from clipkit.training.checkpointing import AVERAGE
-from clipkit.training.sharding import like, whole
+from clipkit.training.sharding import like
 
 
 @final
@@ -83,11 +83,9 @@ class AverageWeights(Callback):
         pl_module: LightningModule,  # noqa: ARG002
         checkpoint: dict[str, Any],
     ) -> None:
-        """Put the average beside the weights."""
+        """Put the average beside the weights, spread as they are."""
         if self._average is not None:
-            averages = {
-                AVERAGE + name: whole(value) for name, value in self._average.weights.items()
-            }
+            averages = {AVERAGE + name: value for name, value in self._average.weights.items()}
             checkpoint["state_dict"].update(averages)
 
     def on_load_checkpoint(

@@ -15,6 +15,7 @@ from clipkit.distributed.votes import Vote
 from clipkit.errors import CheckpointError, ConfigError
 from clipkit.training import checkpoint_files as files
 from clipkit.training.atomic_io import write_atomically
+from clipkit.training.sharded_strategy import ShardedStrategy
 
 _LOG: Final = logging.getLogger(__name__)
 _RETRY_SECONDS: Final = 60.0
@@ -43,7 +44,7 @@ class SaveCheckpoint(Checkpoint):
             a row of bad steps, to go back to.
 
     Raises:
-        ConfigError: If a number is not positive.
+        ConfigError: If a number is not positive, or the folder does not suit the strategy.
         CheckpointError: At the end of the fit, if its last state could not be written.
 
     Example:
@@ -81,8 +82,10 @@ class SaveCheckpoint(Checkpoint):
         self._clock: Vote | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
-        """Have checkpoints replaced in one step."""
+        """Have checkpoints replaced in one step, and refuse a folder where that cannot be."""
         write_atomically(trainer)
+        if isinstance(trainer.strategy, ShardedStrategy):
+            trainer.strategy.check_folder(self.folder_of(trainer))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         """Start the clock; weights and cursor agree now."""

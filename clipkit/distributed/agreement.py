@@ -1,0 +1,43 @@
+"""What all ranks have to know of each other's success before they go on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch.distributed as dist
+
+from clipkit.distributed.collectives import world_size
+
+_Result = TypeVar("_Result")
+
+
+def on_all_ranks(action: Callable[[], _Result]) -> list[_Result]:
+    """Do something on every rank that the disk may refuse; refused on one, it fails on all.
+
+    Args:
+        action: What this rank does; to be called on all ranks, with results that pickle.
+
+    Returns:
+        The results in the order of ranks.
+
+    Raises:
+        OSError: On every rank, that of the first one that failed.
+
+    Example:
+        >>> on_all_ranks(lambda: 3)
+        [3]
+    """
+    failed, result = None, None
+    try:
+        result = action()
+    except OSError as error:
+        failed = error
+    answers: list[Any] = [(result, failed)]
+    if world_size() > 1:
+        answers = [None] * world_size()
+        dist.all_gather_object(answers, (result, failed))
+    for _, problem in answers:
+        if problem is not None:
+            raise problem
+    return [result for result, _ in answers]
