@@ -72,8 +72,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def one_line(error: Exception) -> str:
-    """An error's message without its line breaks."""
-    lines = [line.strip(" -\t") for line in str(error).splitlines()]
+    """An error's message without its line breaks and bullets; options keep their dashes."""
+    lines = [line.strip().removeprefix("- ") for line in str(error).splitlines()]
     return "; ".join(line for line in lines if line).replace(":;", ":")
 
 

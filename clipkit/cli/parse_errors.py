@@ -110,8 +110,8 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def one_line(message: str) -> str:
-    """``message`` on one line; of a failed union, every reason once."""
-    lines = [line.strip(" -\t") for line in message.splitlines()]
+    """``message`` on one line, without bullets; of a failed union, every reason once."""
+    lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
     dull = (
         "Subtypes:",
         "Errors:",

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from clipkit.cli import main as main_module
+from clipkit.cli import parse_errors
 from clipkit.cli.main import build_parser, main
 from clipkit.errors import ConfigError
 
@@ -74,6 +75,21 @@ def test_clipkit_error_is_one_line_with_status_2(monkeypatch, capsys):
     captured = capsys.readouterr()
     assert captured.err == "clipkit: error: data.train: expected shards, got none\n"
     assert captured.out == ""
+
+
+def test_error_names_the_option_as_it_was_typed(tmp_path, capsys):
+    (tmp_path / "taken").touch()
+    words = ["--model", "ViT-B-32", "--output", str(tmp_path / "taken")]
+    assert main(["export", *words]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("clipkit: error: --output: expected a folder")
+
+
+@pytest.mark.parametrize("module", [main_module, parse_errors])
+def test_lines_and_bullets_become_one_line(module):
+    text = "  --a: wrong:\n  - one\n\n\t- --b is missing\n"
+    given = ConfigError(text) if module is main_module else text
+    assert module.one_line(given) == "--a: wrong: one; --b is missing"
 
 
 def test_other_errors_keep_their_traceback(monkeypatch):

@@ -134,6 +134,27 @@ def test_resumed_after_an_exception(shards, tmp_path, step):
     assert weights_equal(module.encoder, again.encoder)
 
 
+class PressCtrlC(Callback):
+    """In the last batch of a window of accumulated gradients."""
+
+    def on_before_backward(self, trainer, pl_module, loss):
+        if trainer.global_step == 3 and not trainer.fit_loop._should_accumulate():
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("window", [2, 3])
+def test_ctrl_c_inside_a_window_loses_none_of_its_samples(shards, tmp_path, window):
+    options = {"accumulate_grad_batches": window, "max_steps": 6}
+    whole, module = fit(shards, tmp_path / "whole", **options)
+    with pytest.raises(SystemExit):
+        fit(shards, tmp_path / "run", PressCtrlC(), SaveCheckpoint(), **options)
+    last = tmp_path / "run" / "last.ckpt"
+    assert torch.load(last, weights_only=True)["global_step"] == 3
+    lines, again = fit(shards, tmp_path / "run", ckpt=last, **options)
+    assert lines == whole
+    assert weights_equal(module.encoder, again.encoder)
+
+
 def test_resumed_after_sigterm(shards, tmp_path):
     """What a scheduler sends before it takes the machine away, in the middle of a step."""
     whole, module = fit(shards, tmp_path / "whole")

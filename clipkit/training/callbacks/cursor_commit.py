@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, final
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -19,7 +21,17 @@ class CursorCommit(Callback):
     is fetched, forgets its position at the end of an epoch, and cannot know how many batches the
     cursor means on another number of ranks. So the stream's cursor is the truth: when a run is
     resumed, Lightning's counters are written anew from it.
+
+    The batches of a window of accumulated gradients are trained on only once its step is taken: a
+    run that is interrupted inside a window begins it again.
     """
+
+    def __init__(self) -> None:
+        self._window: list[Mapping[str, Any]] = []
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        """Forget the window in which an earlier fit was interrupted."""
+        self._window.clear()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         """Begin the stream's epoch; Lightning calls this for whole epochs only."""
@@ -34,9 +46,14 @@ class CursorCommit(Callback):
         batch: Batch,
         batch_idx: int,  # noqa: ARG002
     ) -> None:
-        """The batch has been trained on: it is behind the cursor now."""
-        if (data := _data(trainer)) is not None:
-            data.commit(batch)
+        """Once its step is taken, the batch is behind the cursor, with the others of its window."""
+        if (data := _data(trainer)) is None:
+            return
+        assert batch.cursor is not None
+        self._window.append(batch.cursor)
+        if not trainer.fit_loop._should_accumulate():
+            data.commit(replace(batch, cursor=joined(self._window)))
+            self._window.clear()
 
     def on_load_checkpoint(
         self,
@@ -61,6 +78,18 @@ class CursorCommit(Callback):
         adds_step = restarts and done % trainer.accumulate_grad_batches == 0
         steps_to_log = checkpoint["global_step"] - int(adds_step)
         rewrite_progress(checkpoint["loops"]["fit_loop"], epoch, done, steps_to_log)
+
+
+def joined(cursors: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The cursor of consecutive batches together: where the last one ends, and what all counted.
+
+    Example:
+        >>> joined([{"position": 4, "dropped": 1, "padded": 0},
+        ...         {"position": 8, "dropped": 0, "padded": 2}])
+        {'position': 8, 'dropped': 1, 'padded': 2}
+    """
+    counted = {name: sum(int(one[name]) for one in cursors) for name in ("dropped", "padded")}
+    return {**cursors[-1], **counted}
 
 
 def rewrite_progress(fit_loop: dict[str, Any], epoch: int, done: int, steps_to_log: int) -> None:
