@@ -77,7 +77,8 @@ def run(args: argparse.Namespace) -> int:
     templates = args.template or list(_TEMPLATES)
     config, reasons = tuning_config(data, _start(args.model), str(args.output), templates)
     path: Path = args.output / "finetune.yaml"
-    lines = [f"{data.num_samples:,} samples, {len(data.class_counts)} classes", *reasons]
+    num_classes = len(data.class_counts) or "no"
+    lines = [f"{data.num_samples:,} samples, {num_classes} classes", *reasons]
     head = "".join(f"# {line}\n" for line in [f"clipkit fit -c {path}", *lines])
     text = head + yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
     write_atomically(path, text.encode())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -41,8 +42,8 @@ class Preset:
 
 PRESETS: Final = (
     Preset(1_000, 1, 1e-3, 1.0, 20, 0.8, 0.2,
-           "fewer than 1,000 samples: they can turn the last projections, but towers would learn "
-           "them by heart; both are locked below their last layer group"),
+           "fewer than 1,000 samples: enough for the last layer group of each tower; whole towers "
+           "would learn them by heart"),
     Preset(20_000, 4, 1e-4, 0.7, 15, 0.6, 0.1,
            "1,000 to 20,000 samples: the last layers can follow the new domain, the lower ones "
            "keep what pretraining found; four layer groups of each tower learn"),
@@ -136,10 +137,9 @@ def _data(data: TuningData, batch_size: int, templates: Sequence[str]) -> dict[s
     return {
         **({"fields": [field]} if data.multi_label else {}),
         "train": data.train,
-        "val": data.val,
+        **({} if data.val is None else {"val": data.val, "val_caption": deepcopy(captions)}),
         "batch_size": batch_size,
         "train_caption": captions,
-        "val_caption": captions,
         "label_field": data.label_field,
         "num_workers": 2 if data.num_samples >= PRESETS[0].below else 0,  # type: ignore[operator]
     }
@@ -187,8 +187,9 @@ def _trainer(
                 "init_args": {"monitor": "val/loss", "mode": "min", "patience": 3},
             }
         )
+        pause = "epoch" if every == 1 else f"{every} epochs"
         reasons.append(
-            f"validation every {every} epochs: best.ckpt keeps the lowest val/loss, and the run "
+            f"validation after every {pause}: best.ckpt keeps the lowest val/loss, and the run "
             f"ends after three validations without a lower one"
         )
     callbacks.append({"class_path": f"{_CALLBACKS}.SaveCheckpoint", "init_args": saving})
