@@ -40,6 +40,7 @@ from clipkit.training.progress import (
     total_steps,
 )
 from clipkit.training.sharding import clip_gradients, gradient_norm, shard_encoder
+from clipkit.training.step_health import unscale_once
 from clipkit.training.step_randomness import seed_step
 from clipkit.types import Batch, Embeddings
 
@@ -209,8 +210,8 @@ class ContrastiveModule(LightningModule):
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Log the norm of all gradients, before any clipping, where it is looked at."""
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)
-        if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
-            scaler.unscale_(optimizer)  # Lightning leaves this to fused optimizers themselves
+        if scaler is not None:
+            unscale_once(scaler, optimizer)
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         if every and (self.trainer.global_step + 1) % every == 0:
             norm = gradient_norm(self.encoder.parameters())

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import csv
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Final, final
 
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.loggers.logger import Logger
+
+_LOG: Final = logging.getLogger(__name__)
 
 
 @final
@@ -18,7 +21,8 @@ class MetricsCsv(Logger):
 
     Rows are on the disk at once. Lightning's ``CSVLogger`` deletes the file of an earlier run in
     the same folder; this one drops only the rows from the step on that the run starts with, so a
-    resumed run has one unbroken history.
+    resumed run has one unbroken history. Rows that a full disk refuses are kept and written before
+    the next one; a run does not end for them.
 
     Args:
         save_dir: Folder of the file; "auto", in a configuration, is the run's folder.
@@ -32,6 +36,7 @@ class MetricsCsv(Logger):
         self._path = Path(save_dir) / "metrics.csv"
         self._columns: list[str] = []
         self._begun = False
+        self._waiting: list[dict[str, float]] = []
 
     @property
     def name(self) -> str:
@@ -60,24 +65,49 @@ class MetricsCsv(Logger):
             step: The step that they belong to.
         """
         number = 0 if step is None else step
-        if not self._begun:
-            self._begin(number)
-        row = {"step": number, **{name: float(value) for name, value in metrics.items()}}
-        new = [name for name in row if name not in self._columns]
-        if new:
-            rows = self._read()
-            self._columns += new
-            self._rewrite(rows)
-        with self._path.open("a", newline="", encoding="utf-8") as file:
-            csv.DictWriter(file, self._columns).writerow(row)
+        was_refused = bool(self._waiting)
+        self._waiting.append({"step": number, **{n: float(v) for n, v in metrics.items()}})
+        try:
+            self._write_waiting()
+        except OSError as error:
+            if not was_refused:
+                _LOG.error("%s: not written: %s; tried again later", self._path, error.strerror)
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:  # noqa: ARG002
+        """Try a last time, and say what is missing for good."""
+        try:
+            self._write_waiting()
+        except OSError as error:
+            _LOG.error(
+                "%s: the last %d rows are missing: %s",
+                self._path, len(self._waiting), error.strerror,
+            )  # fmt: skip
+
+    def _write_waiting(self) -> None:
+        while self._waiting:
+            if not self._begun:
+                self._begin(int(self._waiting[0]["step"]))
+            self._add(self._waiting[0])
+            del self._waiting[0]
+
+    def _add(self, row: Mapping[str, float]) -> None:
+        if new := [name for name in row if name not in self._columns]:
+            self._rewrite([*self._columns, *new], self._read())
+        size = self._path.stat().st_size
+        try:
+            with self._path.open("a", newline="", encoding="utf-8") as file:
+                csv.DictWriter(file, self._columns).writerow(row)
+        except OSError:
+            os.truncate(self._path, size)  # no half row in front of the next one
+            raise
 
     def _begin(self, step: int) -> None:
         """Take over the rows before ``step`` of an earlier start of this run."""
-        self._begun = True
         rows = [row for row in self._read() if int(row["step"] or 0) < step]
-        self._columns = list(rows[0]) if rows else ["step"]
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._rewrite(rows)
+        self._rewrite(list(rows[0]) if rows else ["step"], rows)
+        self._begun = True
 
     def _read(self) -> list[dict[str, str]]:
         if not self._path.exists():
@@ -86,10 +116,11 @@ class MetricsCsv(Logger):
             # A row that a killed run left half is shorter than the header.
             return [row for row in csv.DictReader(file) if None not in row.values()]
 
-    def _rewrite(self, rows: list[dict[str, str]]) -> None:
+    def _rewrite(self, columns: list[str], rows: list[dict[str, str]]) -> None:
         beside = self._path.with_name(f".{self._path.name}.{os.getpid()}")
         with beside.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, self._columns)
+            writer = csv.DictWriter(file, columns)
             writer.writeheader()
             writer.writerows(rows)
         beside.replace(self._path)
+        self._columns = columns

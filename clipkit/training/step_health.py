@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor
+from torch.amp.grad_scaler import OptState
 
 from clipkit.distributed.collectives import world_size
 
@@ -82,6 +83,20 @@ def skips_on_device(optimizer: torch.optim.Optimizer, has_scaler: bool) -> bool:
     (``found_inf``). With a scaler that place is taken.
     """
     return not has_scaler and bool(getattr(optimizer, "_step_supports_amp_scaling", False))
+
+
+def unscale_once(scaler: torch.amp.GradScaler, optimizer: torch.optim.Optimizer) -> None:
+    """Take the scale of the loss out of the gradients, unless that is done for this step.
+
+    Lightning does so before each step, but leaves it to fused optimizers themselves, which is too
+    late for whoever looks at gradients or leaves a step out.
+
+    Args:
+        scaler: That of 16-mixed.
+        optimizer: About to step.
+    """
+    if scaler._per_optimizer_states[id(optimizer)]["stage"] is OptState.READY:
+        scaler.unscale_(optimizer)
 
 
 def skip_if(verdict: Float[Tensor, ""], optimizer: torch.optim.Optimizer, on_device: bool) -> None:

@@ -35,27 +35,34 @@ class Watch(Callback):
 
 
 def fit(
-    folder: Path, run: Path, batch_size: int, ckpt: Path | None = None, **options: Any
-) -> Watch:
+    folder: Path, run: Path, batch_size: int, ckpt: Path | None = None,
+    micro: int | None = None, fused: bool = False, **options: Any,
+) -> Watch:  # fmt: skip
     watch = Watch()
     callbacks = [watch, AverageWeights(), SaveCheckpoint(keep_every_n_steps=3)]
     trainer = tiny.trainer(
         run, *callbacks, max_steps=6, num_nodes=1, gradient_clip_val=0.5, **options
     )
     data = tiny.data(folder, batch_size)
-    trainer.fit(tiny.module(labels=True), datamodule=data, ckpt_path=ckpt)
+    module = tiny.module(labels=True, micro_batch_size=micro)
+    if fused:
+        module._build_optimizer = lambda groups: torch.optim.AdamW(groups, lr=1e-3, fused=True)
+    trainer.fit(module, datamodule=data, ckpt_path=ckpt)
     return watch
 
 
 def sharded_runs(rank: int, world_size: int, folder: Path, run: Path, one: Path):
-    """A whole run, one in bfloat16, and one that goes on with another's checkpoint."""
+    """A whole run, one in bfloat16, one that goes on, one in micro-batches, one fused."""
     os.environ.update(LOCAL_RANK=str(rank), NODE_RANK="0", LOCAL_WORLD_SIZE=str(world_size))
     options = {"batch_size": 4, "devices": world_size}
     whole = fit(folder, run / "whole", strategy=ShardedStrategy(), **options)
     half = fit(folder, run / "half", strategy=ShardedStrategy(), precision="bf16-mixed", **options)
     ckpt = one / "step=3.ckpt"
     resumed = fit(folder, run / "resumed", strategy=ShardedStrategy(), ckpt=ckpt, **options)
-    return whole.losses, half.losses, resumed.losses, whole.sharded
+    micro = fit(folder, run / "micro", strategy=ShardedStrategy(), micro=2, **options)
+    fused = fit(folder, run / "fused", strategy=ShardedStrategy(), fused=True, **options)
+    again = (micro.losses, fused.losses)
+    return whole.losses, half.losses, resumed.losses, again, whole.sharded
 
 
 def test_sharded_ranks_train_like_one_process(tmp_path):
@@ -65,7 +72,9 @@ def test_sharded_ranks_train_like_one_process(tmp_path):
         folder, tmp_path / "one_half", batch_size=8, devices=1, precision="bf16-mixed"
     ).losses
     ranks = run_ranks(sharded_runs, 2, folder, tmp_path / "two", tmp_path / "one")
-    for losses, half, resumed, sharded in ranks:
+    for losses, half, resumed, again, sharded in ranks:
+        for same in again:
+            np.testing.assert_allclose(same, expected, rtol=1e-5)
         np.testing.assert_allclose(losses, expected, rtol=1e-5)
         np.testing.assert_allclose(half, in_half, rtol=2e-2)
         np.testing.assert_allclose(resumed, expected[3:], rtol=1e-5)

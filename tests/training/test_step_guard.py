@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -11,8 +12,9 @@ import torch
 from lightning.pytorch import Callback
 
 from clipkit.errors import ConfigError, NonFiniteError
-from clipkit.training import ContrastiveModule
+from clipkit.training import ContrastiveModule, ShardedStrategy
 from clipkit.training.callbacks import AverageWeights, KeyLog, SaveCheckpoint, StepGuard
+from clipkit.training.sharding import whole
 from clipkit.training.step_health import StepHealth, skip_if, skips_on_device
 from tests.distributed.spawn import run_ranks
 from tests.training import tiny
@@ -161,21 +163,58 @@ def test_numbers_are_checked(options):
         StepGuard(**options)
 
 
-def guarded_rank(rank: int, world_size: int, shards: Path, run: Path) -> dict[str, float]:
+def guarded_rank(rank: int, world_size: int, shards: Path, root: Path) -> dict[str, list[str]]:
+    """One rank's NaN under each strategy: skipped, rolled back, and the end of the run."""
     os.environ.update(LOCAL_RANK=str(rank), NODE_RANK="0", LOCAL_WORLD_SIZE=str(world_size))
-    options = {"devices": world_size, "strategy": "ddp", "max_steps": 4}
-    callbacks = (Poison([2], factor=INF, rank=1), StepGuard(sigmas=9.0))
-    _, trained = fit(shards, run, *callbacks, **options)
-    return {
-        name: float(value.detach().double().sum()) for name, value in trained.named_parameters()
+    strategies = {
+        "ddp": lambda: "ddp",
+        "sharded": ShardedStrategy,
+        "parts": lambda: ShardedStrategy(checkpoint="sharded"),
     }
+    digests = {}
+    for name, make in strategies.items():
+        weights = Digests()
+        options = {"devices": world_size, "num_nodes": 1, "strategy": make()}
+        callbacks = (
+            Poison([3, 4, 5], rank=1), StepGuard(sigmas=9.0, max_in_a_row=2), weights,
+            SaveCheckpoint(every_n_steps=1), AverageWeights(decay=0.5),
+        )  # fmt: skip
+        fit(shards, root / name, *callbacks, max_steps=6, **options)
+        digests[name] = weights.after
+    callbacks = (
+        Poison(list(range(3, 99)), factor=INF, rank=0),
+        StepGuard(max_in_a_row=2, max_rollbacks=1),
+        SaveCheckpoint(every_n_steps=1),
+    )
+    options = {"devices": world_size, "num_nodes": 1, "strategy": strategies["parts"]()}
+    with pytest.raises(NonFiniteError, match="step 6: 2 bad steps in a row"):
+        fit(shards, root / "ended", *callbacks, max_steps=50, **options)
+    return digests
+
+
+class Digests(Callback):
+    """What all ranks together hold after every step."""
+
+    def __init__(self) -> None:
+        self.after: list[str] = []
+
+    def on_train_batch_end(self, trainer, pl_module, *_):
+        state = pl_module.encoder.state_dict().values()
+        content = b"".join(whole(value).numpy().tobytes() for value in state)
+        self.after.append(hashlib.sha256(content).hexdigest())
 
 
 @pytest.mark.distributed
 def test_ranks_agree_when_one_of_them_is_bad(shards, tmp_path):
     first, second = run_ranks(guarded_rank, 2, shards, tmp_path)
-    assert first == second  # which NaN would not be
-    assert sorted((line["step"], line["rank"]) for line in lines(tmp_path)) == [(2, 0), (2, 1)]
+    assert first == second
+    for name, digests in first.items():
+        one, two, three, four, five, six = digests
+        assert one != two
+        assert two == three == four == five  # left out, left out and rolled back, left out
+        assert six != five
+        found = sorted((line["step"], line["rank"]) for line in lines(tmp_path / name))
+        assert found == [(step, rank) for step in (3, 4, 5) for rank in (0, 1)], name
 
 
 class TestStepHealth:

@@ -8,6 +8,7 @@ from typing import Any, final
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from clipkit.training.patient_log import PatientLog
 from clipkit.types import Batch
 
 
@@ -17,7 +18,8 @@ class KeyLog(Callback):
 
     ``step`` is the optimizer step, from 1, that the sample took part in. A resumed run first drops
     the lines after the step it resumes from: those samples are trained on again, so the file
-    always tells what the weights have seen. A new run starts the file anew.
+    always tells what the weights have seen. A new run starts the file anew. A full disk delays
+    lines, and ends no run.
 
     Args:
         path: The file; all ranks append to it, a batch at a time.
@@ -28,6 +30,7 @@ class KeyLog(Callback):
 
     def __init__(self, path: str) -> None:
         self.path = Path(path)
+        self._log = PatientLog(self.path)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         """Keep the lines of the steps that are behind; drop the rest."""
@@ -48,16 +51,20 @@ class KeyLog(Callback):
         batch: Batch,
         batch_idx: int,  # noqa: ARG002
     ) -> None:
-        """Append the batch's keys in one write, which the system does not interleave."""
+        """Append the batch's keys."""
         # Inside a window of accumulated gradients the step is still to come.
         step = trainer.global_step + trainer.fit_loop._should_accumulate()
         rank = trainer.global_rank
         text = "".join(f"{step} {rank} {key}\n" for key in batch.keys)
-        descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        try:
-            os.write(descriptor, text.encode())
-        finally:
-            os.close(descriptor)
+        self._log.append(text)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        """Write what still waits for room on the disk."""
+        self._log.close()
+
+    def on_exception(self, *_: Any) -> None:
+        """As at the end."""
+        self._log.close()
 
 
 def _step(line: str) -> float:

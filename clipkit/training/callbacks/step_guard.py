@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +19,9 @@ from clipkit.errors import ConfigError, NonFiniteError
 from clipkit.training.callbacks.average_weights import AverageWeights
 from clipkit.training.callbacks.save_checkpoint import SaveCheckpoint, newest_checkpoint
 from clipkit.training.checkpointing import take_out_averages
+from clipkit.training.patient_log import PatientLog
 from clipkit.training.sharding import gradient_norm
-from clipkit.training.step_health import StepHealth, skip_if, skips_on_device
+from clipkit.training.step_health import StepHealth, skip_if, skips_on_device, unscale_once
 from clipkit.types import Batch
 
 _LOG: Final = logging.getLogger(__name__)
@@ -89,6 +89,7 @@ class StepGuard(Callback):
         self._keys: list[str] = []
         self._pending: deque[_Step] = deque()
         self._health: StepHealth | None = None
+        self._log: PatientLog | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         """Begin a history of good steps; a resumed run begins a new one."""
@@ -124,6 +125,7 @@ class StepGuard(Callback):
         loss = torch.stack(self._losses).sum()
         if scaler is not None:
             loss = loss / scaler.get_scale()
+            unscale_once(scaler, optimizer)  # whose verdict the scaler asks for also of no gradient
         norm = gradient_norm(pl_module.parameters()) if scaler is None else loss
         verdict = self._health.verdict(loss, norm)
         skip_if(verdict, optimizer, skips_on_device(optimizer, scaler is not None))
@@ -161,7 +163,9 @@ class StepGuard(Callback):
             return
         self.num_bad += 1
         path = Path(self.path or Path(trainer.default_root_dir) / "bad_steps.jsonl")
-        _append(path, step, trainer.global_rank, loss, norm)
+        if self._log is None:
+            self._log = PatientLog(path)
+        self._log.append(_line(step, trainer.global_rank, loss, norm))
         if trainer.is_global_zero:
             _LOG.warning(
                 "step %d left out: loss %g, gradient norm %g; its keys are in %s",
@@ -241,8 +245,7 @@ def restore_weights(trainer: Trainer, pl_module: LightningModule, path: str) -> 
     return int(checkpoint["global_step"])
 
 
-def _append(path: Path, step: _Step, rank: int, loss: float, norm: float) -> None:
-    """One line in one write: lines of several processes do not mix."""
+def _line(step: _Step, rank: int, loss: float, norm: float) -> str:
     entry = {
         "step": step.number,
         "rank": rank,
@@ -250,9 +253,4 @@ def _append(path: Path, step: _Step, rank: int, loss: float, norm: float) -> Non
         "gradient_norm": str(norm) if not math.isfinite(norm) else norm,
         "keys": step.keys,
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-    try:
-        os.write(descriptor, (json.dumps(entry) + "\n").encode())
-    finally:
-        os.close(descriptor)
+    return json.dumps(entry) + "\n"

@@ -1,0 +1,72 @@
+"""A file of lines that a full disk delays, but that costs no run."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Final, final
+
+_LOG: Final = logging.getLogger(__name__)
+
+
+@final
+class PatientLog:
+    r"""Appends lines, in one write each time, so that those of several processes do not mix.
+
+    What the disk refuses is kept, said once, and written before the next lines: the file has all of
+    them, in their order, as soon as there is room. Lines are small, so memory is no concern.
+
+    Args:
+        path: The file; its folder is made.
+
+    Example:
+        >>> log = PatientLog(Path("runs/own/keys.txt"))
+        >>> log.append("1 0 cat-17\n")
+        >>> log.close()
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._waiting = b""
+
+    def append(self, text: str) -> None:
+        """Write whole lines, those that wait first.
+
+        Args:
+            text: Lines with their ends.
+        """
+        was_refused = bool(self._waiting)
+        self._waiting += text.encode()
+        try:
+            self._write()
+        except OSError as error:
+            if not was_refused:
+                _LOG.error("%s: not written: %s; tried again later", self.path, error.strerror)
+            return
+        if was_refused:
+            _LOG.warning("%s: written again, nothing is missing", self.path)
+
+    def close(self) -> None:
+        """Try a last time, and say what is missing for good."""
+        if not self._waiting:
+            return
+        try:
+            self._write()
+        except OSError as error:
+            lines = self._waiting.count(b"\n")
+            _LOG.error("%s: the last %d lines are missing: %s", self.path, lines, error.strerror)
+
+    def _write(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            written = os.write(descriptor, self._waiting)
+            if written < len(self._waiting):
+                # Take it back: lines of other processes must not follow half a line.
+                end = os.lseek(descriptor, 0, os.SEEK_CUR)
+                os.ftruncate(descriptor, end - written)
+                raise OSError(28, os.strerror(28), str(self.path))
+        finally:
+            os.close(descriptor)
+        self._waiting = b""
