@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, final
 
@@ -73,8 +74,12 @@ class ShardReader:
         """The shard of a sample."""
         return self._index.shards[self._index.locate(sample_id)[0]].url
 
-    def read(self, sample_id: int) -> RawSample:
-        """All members of a sample.
+    def read(self, sample_id: int, leave_out: Collection[str] = ()) -> RawSample:
+        """The members of a sample.
+
+        Args:
+            sample_id: Its position in the whole data set.
+            leave_out: Extensions of members that are not read.
 
         Raises:
             ShardError: If its shard is missing, was changed since it was indexed, or is damaged.
@@ -84,16 +89,12 @@ class ShardReader:
         url = self._index.shards[shard].url
         opened = self._open(shard)
         spans = opened.table.members(index)
-        start = min(offset for offset, _ in spans.values())
-        end = max(offset + size for offset, size in spans.values())
-        data = self._pread(shard, url, start, end)
-        if data is None:
-            self._bad[shard] = f"{url}: changed while the run was reading it; index it anew"
-            raise ShardError(self._bad[shard])
-        members = {
-            extension: data[offset - start : offset - start + size]
-            for extension, (offset, size) in spans.items()
-        }
+        parts = [spans]
+        if leave_out:  # what is left may lie on both sides of what is not read
+            parts = [{name: span} for name, span in spans.items() if name not in leave_out]
+        members: dict[str, bytes] = {}
+        for part in parts:
+            members |= self._members(shard, url, part)
         return RawSample(opened.table.key(index), members, url, index)
 
     def table(self, shard: int) -> ShardTable:
@@ -115,6 +116,21 @@ class ShardReader:
             for shard in shards
             if not is_local(shard.url)
         )
+
+    def _members(
+        self, shard: int, url: str, spans: Mapping[str, tuple[int, int]]
+    ) -> dict[str, bytes]:
+        """Some members, read in one go."""
+        start = min(offset for offset, _ in spans.values())
+        end = max(offset + size for offset, size in spans.values())
+        data = self._pread(shard, url, start, end)
+        if data is None:
+            self._bad[shard] = f"{url}: changed while the run was reading it; index it anew"
+            raise ShardError(self._bad[shard])
+        return {
+            extension: data[offset - start : offset - start + size]
+            for extension, (offset, size) in spans.items()
+        }
 
     def _pread(self, shard: int, url: str, start: int, end: int) -> bytes | None:
         """The bytes; None if the file was changed. Short failures are tried again."""

@@ -21,6 +21,7 @@ from clipkit.data.faults import WHOLE_SHARD, Fault
 from clipkit.data.fields import Origin, SampleField, teacher_pad_id
 from clipkit.data.labels import read_label
 from clipkit.data.lanes import generator
+from clipkit.data.length_windows import LengthDealer, LengthWindows
 from clipkit.data.order import Draw, SampleOrder
 from clipkit.data.reader import ShardReader
 from clipkit.data.slicing import Task
@@ -122,6 +123,16 @@ class SampleMaker:
                 raise
             raise SampleError(f"{type(error).__name__}: {error}") from error
 
+    def caption_length(
+        self, members: Mapping[str, bytes], sample_id: int, nonces: Sequence[int]
+    ) -> int:
+        """Tokens of the caption that ``make`` chooses; 0 where it would fail over it."""
+        try:
+            caption = self.caption(members, generator(self.seed, *nonces, sample_id))
+            return len(self.tokenizer.encode(caption))
+        except (SampleError, *_CONTENT_ERRORS):
+            return 0
+
     def _image_of(self, members: Mapping[str, bytes]) -> bytes:
         for extension in self.image_extensions:
             if extension in members:
@@ -158,14 +169,23 @@ class BatchBuilder:
         maker: Makes samples of them.
         order: Which sample stands where.
         num_threads: Samples of a batch that are made at the same time.
+        windows: Where captions are sorted by length; None for nowhere.
     """
 
     def __init__(
-        self, reader: ShardReader, maker: SampleMaker, order: SampleOrder, num_threads: int = 1
+        self,
+        reader: ShardReader,
+        maker: SampleMaker,
+        order: SampleOrder,
+        num_threads: int = 1,
+        windows: LengthWindows | None = None,
     ) -> None:
         self._reader = reader
         self._maker = maker
         self._order = order
+        self._dealer = (
+            None if windows is None else LengthDealer(windows, order.num_samples, maker.seed)
+        )
         self._num_threads = num_threads
         self._pool: ThreadPoolExecutor | None = None
         self._lock = threading.Lock()
@@ -184,6 +204,8 @@ class BatchBuilder:
         """
         wanted = np.arange(task.first, task.first + task.num_samples, dtype=np.int64)
         positions = wanted % self._order.num_samples
+        if self._dealer is not None:
+            positions = self._dealer.positions(task.epoch, positions, self._lengths)
         draw = self._order.draw(task.epoch, positions)
         self._prefetch(task, positions, draw)
         places = list(zip(positions.tolist(), draw.ids.tolist(), draw.passes.tolist(), strict=True))
@@ -208,6 +230,21 @@ class BatchBuilder:
             return Built(None, faults)
         pad_id, of_teacher = self._maker.tokenizer.pad_id, teacher_pad_id(self._maker.fields)
         return Built(collate(samples, pad_id, cursor, of_teacher), faults)
+
+    def _lengths(self, epoch: int, positions: Int64[np.ndarray, " B"]) -> Int64[np.ndarray, " B"]:
+        """Tokens of the captions at some positions; 0 for what cannot be used."""
+        draw = self._order.draw(epoch, positions)
+        if not self._reader.is_local:
+            self._reader.prefetch(draw.ids)
+        items = list(zip(draw.ids.tolist(), draw.passes.tolist(), strict=True))
+        return np.array(self._map(lambda item: self._length(*item), items), dtype=np.int64)
+
+    def _length(self, sample_id: int, number_of_pass: int) -> int:
+        try:
+            raw = self._reader.read(sample_id, leave_out=self._maker.image_extensions)
+        except ShardError:
+            return 0  # named when the sample itself is read
+        return self._maker.caption_length(raw.members, sample_id, [number_of_pass])
 
     def _prefetch(self, task: Task, positions: Int64[np.ndarray, " B"], draw: Draw) -> None:
         """Fetch remote shards side by side: those of this batch, and of the next window."""

@@ -17,6 +17,7 @@ from clipkit.data.defaults import default_caption, default_transform, log_of_ran
 from clipkit.data.faults import FaultBudget, FaultLedger
 from clipkit.data.fields import SampleField
 from clipkit.data.index import ShardIndex
+from clipkit.data.length_windows import first_windows, restored_windows
 from clipkit.data.orders import Data, first_order, index_of, restored_order
 from clipkit.data.preflight import (
     caption_lengths,
@@ -69,6 +70,8 @@ class PairStream:
             the epoch's first ones, counted) or "keep" (a smaller batch, shared out evenly; a rank
             may go without). None drops when shuffling and keeps otherwise.
         shuffle_window: Samples that are shuffled together inside a lane; None to choose.
+        length_window_batches: Batches of all ranks among which samples are dealt anew, so that
+            captions of alike length share a batch; None for none. Needs shuffling.
         num_threads: Samples that a worker makes at the same time.
         max_bad_fraction: Bad samples that are replaced before the run ends, as a fraction of all.
         max_bad_shards: Bad shards that are left out before the run ends.
@@ -105,6 +108,7 @@ class PairStream:
         shuffle: bool = True,
         tail: Tail | None = None,
         shuffle_window: int | None = None,
+        length_window_batches: int | None = None,
         num_threads: int = 1,
         max_bad_fraction: float = 0.05,
         max_bad_shards: int = 0,
@@ -134,6 +138,7 @@ class PairStream:
         tail = tail or ("drop" if shuffle else "keep")
         self._slicing = Slicing(self._order.num_samples, batch_size, world.rank, world.size, tail)
         check_sizes(self._slicing)
+        self._windows = first_windows(length_window_batches, shuffle, self._slicing.step_samples)
         check_first_sample(self._index, self._reader, self._maker)
         budget = FaultBudget(max_bad_fraction, max_bad_shards)
         log = log_of_rank(fault_log, world)
@@ -172,7 +177,9 @@ class PairStream:
         mine = self._iteration
         epoch, position, skipped = self._cursor.start(self._slicing)
         if self._loader is None:
-            builder = BatchBuilder(self._reader, self._maker, self._order, self._num_threads)
+            builder = BatchBuilder(
+                self._reader, self._maker, self._order, self._num_threads, self._windows
+            )
             self._loader = BatchLoader(builder, self._num_workers)
         try:
             for built in self._loader.run(partial(self._slicing.tasks, epoch, position, skipped)):
@@ -220,6 +227,7 @@ class PairStream:
             "seed": self._seed,
             **self._cursor.to_state(),
             **self._order.to_state(),
+            "length_windows": self._windows and self._windows.to_state(),
             **self._ledger.to_state(),
         }
 
@@ -236,6 +244,7 @@ class PairStream:
         seed = int(state["seed"])
         self._order = restored_order(self._data, self._shuffle, seed, state)
         self._slicing = replace(self._slicing, num_samples=self._order.num_samples)
+        self._windows = restored_windows(state.get("length_windows"), self._windows)
         if seed != self._seed:
             _LOG.warning("seed: the state's %s goes on, not %s", seed, self._seed)
             self._seed = seed

@@ -50,6 +50,8 @@ class PairDataModule(LightningDataModule):
         num_threads: Samples that a worker makes at the same time.
         seed: Of the order, the augmentation and the choice of captions.
         shuffle_window: Samples that are shuffled together; None to choose.
+        length_window_batches: Batches of all processes among which training samples are dealt
+            anew, so that captions of alike length share a batch; None for none.
         max_bad_fraction: Bad samples that are replaced before the run ends, as a fraction of all.
         max_bad_shards: Bad shards that are left out before the run ends.
         fault_log: File that names every bad sample and shard.
@@ -83,6 +85,7 @@ class PairDataModule(LightningDataModule):
         num_threads: int = 1,
         seed: int = 0,
         shuffle_window: int | None = None,
+        length_window_batches: int | None = None,
         max_bad_fraction: float = 0.05,
         max_bad_shards: int = 0,
         fault_log: str | None = None,
@@ -120,6 +123,7 @@ class PairDataModule(LightningDataModule):
         }
         self._training: dict[str, Any] = {
             "shuffle_window": shuffle_window,
+            "length_window_batches": length_window_batches,
             "max_bad_fraction": max_bad_fraction,
             "max_bad_shards": max_bad_shards,
             "fault_log": fault_log,

@@ -116,7 +116,7 @@ def test_a_resume_gives_what_would_have_come(index: ShardIndex, steps: int) -> N
     assert before + train(resumed, len(whole) - steps) == whole
 
 
-LAYOUTS = [{}, {"shuffle_window": 9}]
+LAYOUTS = [{}, {"shuffle_window": 9}, {"length_window_batches": 3}]
 
 
 @pytest.mark.parametrize("options", LAYOUTS)
