@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from clipkit.data.packing import pack as pack
     from clipkit.data.reader import RawSample as RawSample
     from clipkit.data.reader import ShardReader as ShardReader
+    from clipkit.data.slicing import BatchSizeStage as BatchSizeStage
     from clipkit.data.stream import PairStream as PairStream
     from clipkit.data.tokenizers import OpenClipTokenizer as OpenClipTokenizer
     from clipkit.data.tokenizers import TiktokenTokenizer as TiktokenTokenizer
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
 
 # Name -> module; imported when first asked for, so that `import clipkit.data` stays light.
 _EXPORTS = {
+    "BatchSizeStage": "slicing",
     "CaptionMask": "fields",
     "CaptionPicker": "captions",
     "ColorJitter": "augment",

@@ -30,7 +30,7 @@ class Cursor:
             Epoch, position, and how many samples are skipped to get there.
         """
         epoch, position = self._next
-        if position and not slicing.num_batches(position):
+        if position and not slicing.num_batches(epoch, position):
             return epoch + 1, 0, slicing.num_samples - position
         return epoch, position, 0
 

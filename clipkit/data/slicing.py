@@ -4,9 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
+from clipkit.errors import ConfigError
+
 Tail = Literal["drop", "pad", "keep"]
+
+
+@dataclass(frozen=True, slots=True)
+class BatchSizeStage:
+    """A part of a run with smaller batches.
+
+    Args:
+        batch_size: Samples of a batch on one rank.
+        until_samples: Samples of all ranks and epochs that are behind where the stage ends; what
+            epochs leave out counts too. The step that crosses this is the stage's last.
+    """
+
+    batch_size: int
+    until_samples: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,16 +48,32 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True)
+class Stretch:
+    """Steps of one size, one after the other.
+
+    Args:
+        position: Where the first one begins.
+        batch_size: Samples of a batch on one rank.
+        num_steps: At least one.
+    """
+
+    position: int
+    batch_size: int
+    num_steps: int
+
+
+@dataclass(frozen=True, slots=True)
 class Slicing:
     """How an epoch is cut into steps, and a step into ranks.
 
     Args:
         num_samples: Positions in an epoch.
-        batch_size: Samples of a batch on one rank.
+        batch_size: Samples of a batch on one rank, after all stages.
         rank: This rank.
         world_size: Number of ranks.
         tail: The last samples, too few for a whole step: left out ("drop"), made whole with the
             epoch's first samples ("pad"), or a smaller batch, shared out evenly ("keep").
+        stages: Smaller batches first; see ``check_stages``.
     """
 
     num_samples: int
@@ -48,16 +81,34 @@ class Slicing:
     rank: int
     world_size: int
     tail: Tail
+    stages: tuple[BatchSizeStage, ...] = ()
 
     @property
     def step_samples(self) -> int:
-        """Samples of a step over all ranks."""
+        """Samples of a step over all ranks, after all stages."""
         return self.batch_size * self.world_size
 
-    def num_batches(self, position: int = 0) -> int:
-        """Batches of this rank from ``position`` to the epoch's end."""
-        whole, rest = divmod(self.num_samples - position, self.step_samples)
-        return whole + (self._rest(rest)[1] > 0)
+    def is_settled(self, epoch: int) -> bool:
+        """Whether all stages are over when an epoch begins."""
+        return not self.stages or self.stages[-1].until_samples <= epoch * self.num_samples
+
+    def stretches(self, epoch: int, position: int = 0) -> Iterator[Stretch]:
+        """The whole steps from ``position`` to the epoch's end."""
+        while True:
+            batch_size, limit = self._stage_at(epoch, position)
+            step_samples = batch_size * self.world_size
+            num_steps = (self.num_samples - position) // step_samples
+            if limit is not None:
+                num_steps = min(num_steps, -(-(limit - position) // step_samples))
+            if num_steps <= 0:
+                return
+            yield Stretch(position, batch_size, num_steps)
+            position += num_steps * step_samples
+
+    def num_batches(self, epoch: int, position: int = 0) -> int:
+        """Batches of this rank from ``position`` to the end of an epoch."""
+        whole, rest_at = self._whole_steps(epoch, position)
+        return whole + (self._rest(epoch, rest_at)[1] > 0)
 
     def tasks(self, epoch: int, position: int, skipped: int = 0) -> Iterator[Task]:
         """The batches of this rank from ``position`` to the epoch's end.
@@ -68,28 +119,72 @@ class Slicing:
             skipped: Samples at the end of the epoch before that were too few for a step; counted
                 with the first batch.
         """
-        whole, rest = divmod(self.num_samples - position, self.step_samples)
-        offset, count = self._rest(rest)
-        dropped = rest if self.tail == "drop" else 0
-        for step in range(whole):
-            start = position + step * self.step_samples
-            last = step == whole - 1 and not count
-            yield Task(
-                epoch,
-                start + self.rank * self.batch_size,
-                self.batch_size,
-                epoch + 1 if last else epoch,
-                0 if last else start + self.step_samples,
-                dropped=(skipped if step == 0 else 0) + (dropped if last else 0),
-            )
+        whole, rest_at = self._whole_steps(epoch, position)
+        offset, count = self._rest(epoch, rest_at)
+        dropped = self.num_samples - rest_at if self.tail == "drop" else 0
+        for stretch in self.stretches(epoch, position):
+            step_samples = stretch.batch_size * self.world_size
+            for number in range(stretch.num_steps):
+                start = stretch.position + number * step_samples
+                whole -= 1
+                last = whole == 0 and not count
+                yield Task(
+                    epoch,
+                    start + self.rank * stretch.batch_size,
+                    stretch.batch_size,
+                    epoch + 1 if last else epoch,
+                    0 if last else start + step_samples,
+                    dropped=(skipped if start == position else 0) + (dropped if last else 0),
+                )
         if count:
-            yield Task(epoch, self.num_samples - rest + offset, count, epoch + 1, 0)
+            yield Task(epoch, rest_at + offset, count, epoch + 1, 0)
 
-    def _rest(self, rest: int) -> tuple[int, int]:
+    def _stage_at(self, epoch: int, position: int) -> tuple[int, int | None]:
+        """The size of a batch at a position, and the position in this epoch where that ends."""
+        before = epoch * self.num_samples
+        for stage in self.stages:
+            if before + position < stage.until_samples:
+                return stage.batch_size, stage.until_samples - before
+        return self.batch_size, None
+
+    def _whole_steps(self, epoch: int, position: int) -> tuple[int, int]:
+        """How many there are from a position on, and where they end."""
+        steps = 0
+        for stretch in self.stretches(epoch, position):
+            steps += stretch.num_steps
+            position = stretch.position + stretch.num_steps * stretch.batch_size * self.world_size
+        return steps, position
+
+    def _rest(self, epoch: int, position: int) -> tuple[int, int]:
         """Offset and size of what this rank makes of an epoch's last, incomplete step."""
-        if rest == 0 or self.tail == "drop":
+        rest = self.num_samples - position
+        if rest <= 0 or self.tail == "drop":
             return 0, 0
         if self.tail == "pad":
-            return self.rank * self.batch_size, self.batch_size
+            batch_size, _ = self._stage_at(epoch, position)
+            return self.rank * batch_size, batch_size
         share, extra = divmod(rest, self.world_size)
         return self.rank * share + min(self.rank, extra), share + (self.rank < extra)
+
+
+def check_stages(stages: tuple[BatchSizeStage, ...], batch_size: int) -> None:
+    """Whether batches grow from stage to stage.
+
+    They do not shrink: then a later position never has more steps before it than an earlier one,
+    on any number of ranks, and the size after all stages is the largest.
+
+    Raises:
+        ConfigError: If they do not, or the stages do not end one after the other.
+    """
+    sizes = [*(stage.batch_size for stage in stages), batch_size]
+    ends = [0, *(stage.until_samples for stage in stages)]
+    if sizes[0] < 1 or any(a >= b for a, b in pairwise(sizes)):
+        raise ConfigError(
+            f"batch_size_stages: expected batches that grow up to batch_size {batch_size}, got "
+            f"{sizes[:-1]}"
+        )
+    if any(a >= b for a, b in pairwise(ends)):
+        raise ConfigError(
+            f"batch_size_stages: expected ends (until_samples) that grow from above 0, got "
+            f"{ends[1:]}"
+        )

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, final
+from typing import Any, final
 
 import torch.distributed as dist
 
@@ -16,7 +16,6 @@ from clipkit.data.cursor import Cursor
 from clipkit.data.defaults import default_caption, default_transform, log_of_rank, world_of
 from clipkit.data.faults import FaultBudget, FaultLedger
 from clipkit.data.fields import SampleField
-from clipkit.data.index import ShardIndex
 from clipkit.data.length_windows import first_windows, restored_windows
 from clipkit.data.orders import Data, first_order, index_of, restored_order
 from clipkit.data.preflight import (
@@ -27,17 +26,13 @@ from clipkit.data.preflight import (
 )
 from clipkit.data.reader import ShardReader
 from clipkit.data.samples import BatchBuilder, Caption, Encoder, SampleMaker, Transform
-from clipkit.data.slicing import Slicing, Tail
+from clipkit.data.slicing import BatchSizeStage, Slicing, Tail, check_stages
+from clipkit.data.stream_state import STATE_VERSION, check_state
 from clipkit.data.workers import BatchLoader
-from clipkit.errors import CheckpointError, ConfigError
+from clipkit.errors import ConfigError
 from clipkit.types import Batch
 
 _LOG = logging.getLogger(__name__)
-_STATE_VERSION: Final = 1
-_STATE_KEYS: Final = frozenset(
-    {"fingerprint", "num_samples", "seed", "epoch", "position", "dropped", "layouts"}
-    | {"bad_samples", "bad_ids", "bad_shards", "padded"}
-)
 
 
 @final
@@ -55,6 +50,7 @@ class PairStream:
         index: The data: a ``ShardIndex`` or a ``Mixture`` of several.
         tokenizer: For the captions.
         batch_size: Samples of a batch on one rank.
+        batch_size_stages: Smaller batches for the first samples of a run.
         seed: Of the order, the augmentation and the choice of captions.
         image_size: Width and height in pixels, where ``image_transform`` is left out: random crops
             when shuffling, else the whole picture, resized and cut to its middle.
@@ -97,6 +93,7 @@ class PairStream:
         *,
         tokenizer: Encoder,
         batch_size: int,
+        batch_size_stages: Sequence[BatchSizeStage] = (),
         seed: int = 0,
         image_size: int = 224,
         image_transform: Transform | None = None,
@@ -136,7 +133,11 @@ class PairStream:
             window=shuffle_window,
         )
         tail = tail or ("drop" if shuffle else "keep")
-        self._slicing = Slicing(self._order.num_samples, batch_size, world.rank, world.size, tail)
+        stages = tuple(batch_size_stages)
+        check_stages(stages, batch_size)
+        self._slicing = Slicing(
+            self._order.num_samples, batch_size, world.rank, world.size, tail, stages
+        )
         check_sizes(self._slicing)
         self._windows = first_windows(length_window_batches, shuffle, self._slicing.step_samples)
         check_first_sample(self._index, self._reader, self._maker)
@@ -148,8 +149,13 @@ class PairStream:
         self._loader: BatchLoader | None = None
 
     def __len__(self) -> int:
-        """Batches of this rank in a whole epoch, wherever the stream stands."""
-        return self._slicing.num_batches()
+        """Batches of this rank in the whole of an epoch, that of the next batch."""
+        return self._slicing.num_batches(self._cursor.start(self._slicing)[0])
+
+    @property
+    def slicing(self) -> Slicing:
+        """How epochs are cut into steps."""
+        return self._slicing
 
     @property
     def epoch(self) -> int:
@@ -221,7 +227,7 @@ class PairStream:
         depend on it.
         """
         return {
-            "version": _STATE_VERSION,
+            "version": STATE_VERSION,
             "fingerprint": self._index.fingerprint,
             "num_samples": self._index.num_samples,
             "seed": self._seed,
@@ -240,7 +246,7 @@ class PairStream:
         Raises:
             CheckpointError: If the state is of another format, of other data, or of another kind.
         """
-        _check_state(state, self._index)
+        check_state(state, self._index)
         seed = int(state["seed"])
         self._order = restored_order(self._data, self._shuffle, seed, state)
         self._slicing = replace(self._slicing, num_samples=self._order.num_samples)
@@ -301,19 +307,3 @@ class PairStream:
             "dropped": self._cursor.dropped,
             **{f"samples/{name}": count for name, count in given.items()},
         }
-
-
-def _check_state(state: Mapping[str, Any], index: ShardIndex) -> None:
-    if state.get("version") != _STATE_VERSION:
-        raise CheckpointError(
-            f"stream state: expected version {_STATE_VERSION}, got {state.get('version')!r}"
-        )
-    missing = sorted(_STATE_KEYS - state.keys())
-    if missing:
-        raise CheckpointError(f"stream state: incomplete, {', '.join(missing)} missing")
-    if state["fingerprint"] != index.fingerprint:
-        raise CheckpointError(
-            f"stream state: taken on other data: {state['num_samples']} samples, fingerprint "
-            f"{state['fingerprint']}; now {index.num_samples} samples, {index.fingerprint}. Use "
-            f"the same shards in the same order, or start without the state"
-        )

@@ -28,12 +28,14 @@ from clipkit.training.checkpointing import (
 )
 from clipkit.training.datamodule import PairDataModule
 from clipkit.training.preflight import (
+    check_accumulation,
     check_objective,
     warn_of_accumulation,
     warn_of_start,
 )
 from clipkit.training.progress import (
     Pace,
+    change_pace,
     resume_pace,
     run_progress,
     samples_of_step,
@@ -109,7 +111,9 @@ class ContrastiveModule(LightningModule):
         return embed_in_micro_batches(self.encoder, batch, self.micro_batch_size)
 
     def setup(self, stage: str) -> None:
-        """Let a label head tokenize what it reads; lock a text tower that nothing teaches."""
+        """Begin to count steps; let a label head tokenize; lock a text tower nothing teaches."""
+        samples = self._samples_of_step()
+        self.pace = Pace() if samples is None else Pace(step_samples=samples, now=samples)
         head, data = self.encoder.label_head, getattr(self.trainer, "datamodule", None)
         if head is not None and isinstance(data, PairDataModule):
             head.read_texts(data.resolved_tokenizer())
@@ -186,6 +190,9 @@ class ContrastiveModule(LightningModule):
     def on_fit_start(self) -> None:
         """Refuse what cannot work, before the first step."""
         check_objective(self.encoder, self.loss)
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if isinstance(data, PairDataModule) and data.batch_size_stages:
+            check_accumulation(self.trainer.accumulate_grad_batches)
         warn_of_accumulation(self.trainer.accumulate_grad_batches)
         if self.trainer.global_step == 0:
             warn_of_start(self.encoder)
@@ -199,6 +206,9 @@ class ContrastiveModule(LightningModule):
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         if isinstance(data, PairDataModule):
             seed_step(batch, data.seed, self.trainer.global_rank)
+            samples = samples_of_step(self.trainer, len(batch))
+            if data.batch_size_stages and samples != self.pace.now:
+                self.pace = change_pace(self.trainer, self.pace, self.trainer.global_step, samples)
         factor = self.schedule.factor(run_progress(self.trainer))
         optimizer = self.trainer.optimizers[0]
         for group, options in zip(optimizer.param_groups, self.group_options, strict=True):
@@ -221,9 +231,9 @@ class ContrastiveModule(LightningModule):
         """Add what rebuilds the encoder without Lightning."""
         tokenizer = getattr(self.trainer.datamodule, "tokenizer", None)  # type: ignore[attr-defined]
         checkpoint[KEY] = run_entry(self.encoder, tokenizer, self.run_config)
-        if (samples := self._samples_of_step()) is not None:
+        if self._samples_of_step() is not None:
             checkpoint[KEY][PACE] = {
-                "step_samples": self.pace.step_samples or samples,
+                "step_samples": self.pace.step_samples,
                 "steps": self.pace.steps_at(self.trainer.global_step),
             }
 

@@ -7,7 +7,7 @@ from typing import Any, final
 
 from lightning.pytorch import LightningDataModule
 
-from clipkit.data import PairStream, ShardCache, Stage
+from clipkit.data import BatchSizeStage, PairStream, ShardCache, Stage
 from clipkit.data.captions import CaptionPicker
 from clipkit.data.fields import SampleField
 from clipkit.data.tokenizers import Tokenizer, tokenizer_from_name
@@ -39,6 +39,8 @@ class PairDataModule(LightningDataModule):
             a table or folder of pictures, which is packed once into a cache beside it.
         val: The same to validate on; None for no validation.
         batch_size: Pairs of a batch on one process; N processes train on N times as many a step.
+        batch_size_stages: Smaller batches for the first samples of a run. Steps in ``max_steps``
+            and schedules go on meaning steps of ``batch_size``.
         val_batch_size: The same for validation; None for ``batch_size``.
         tokenizer: For captions.
         train_transform: From an image file to pixels, for training.
@@ -74,6 +76,7 @@ class PairDataModule(LightningDataModule):
         train: str | list[str] | None = None,
         val: str | list[str] | None = None,
         batch_size: int = 64,
+        batch_size_stages: list[BatchSizeStage] | None = None,
         val_batch_size: int | None = None,
         tokenizer: Tokenizer | None = None,
         train_transform: ImageTransform | None = None,
@@ -106,6 +109,7 @@ class PairDataModule(LightningDataModule):
         self.access = Access(cache, allow_pipe)
         self.val = val
         self.batch_size = batch_size
+        self.batch_size_stages = tuple(batch_size_stages or ())
         self.val_batch_size = batch_size if val_batch_size is None else val_batch_size
         self.tokenizer = tokenizer
         self.train_transform = train_transform
@@ -179,15 +183,15 @@ class PairDataModule(LightningDataModule):
 
     @property
     def batches_per_epoch(self) -> int:
-        """Training batches of this process in a whole epoch."""
+        """Training batches of this process in the whole of the epoch of the next one."""
         return len(self.train_stream)
 
     def position(self) -> tuple[int, int]:
         """The epoch, and how many of its batches are trained on, as this run counts batches."""
-        state = self.train_stream.state_dict()
-        step_samples = self.batch_size * current_world().size
-        left = (self.train_stream.num_samples - state["position"]) // step_samples
-        return state["epoch"], self.batches_per_epoch - left
+        state, slicing = self.train_stream.state_dict(), self.train_stream.slicing
+        epoch, position = state["epoch"], state["position"]
+        left = slicing.num_batches(epoch, position)
+        return epoch, slicing.num_batches(epoch) - left
 
     def state_dict(self) -> dict[str, Any]:
         """Where the stream stands: plain types, the same on every rank; all ranks call this."""
@@ -213,6 +217,7 @@ class PairDataModule(LightningDataModule):
             ),
             tokenizer=self.resolved_tokenizer(),
             batch_size=self.batch_size,
+            batch_size_stages=self.batch_size_stages,
             seed=self.seed,
             image_transform=self._resolved_train_transform(),
             caption=self.train_caption,

@@ -76,7 +76,11 @@ def human_bytes(count: float) -> str:
 
 
 def _batch(plan: RunPlan) -> str:
-    factors = f"{plan.batch_size} pairs a rank x {_ranks(plan)}"
+    stages = [
+        f"{stage.batch_size} until {stage.until_samples:,} samples, then "
+        for stage in plan.batch_size_stages
+    ]
+    factors = f"{''.join(stages)}{plan.batch_size} pairs a rank x {_ranks(plan)}"
     if plan.accumulate > 1:
         factors += f" x {plan.accumulate} accumulated"
     return f"{factors} = {plan.step_samples:,} a step"
@@ -93,6 +97,8 @@ def _length(plan: RunPlan) -> str:
         f"{epoch}; {plan.num_steps:,.0f} steps = {samples:,.0f} samples = "
         f"{plan.num_steps / plan.steps_per_epoch:,.3g} epochs ({plan.ends_by})"
     )
+    if plan.batch_size_stages:
+        text += f", taken in {plan.optimizer_steps:,.0f} optimizer steps, smaller ones at first"
     return f"{text}; {plan.steps_behind:,.0f} are behind" if plan.steps_behind else text
 
 

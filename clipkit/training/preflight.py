@@ -85,6 +85,22 @@ def warn_of_start(encoder: DualEncoder) -> None:
         )
 
 
+def check_accumulation(num_batches: int) -> None:
+    """Whether the batch can grow during a run: not inside a window of accumulated gradients.
+
+    Args:
+        num_batches: The trainer's ``accumulate_grad_batches``.
+
+    Raises:
+        ConfigError: If gradients are accumulated.
+    """
+    if num_batches > 1:
+        raise ConfigError(
+            f"data.batch_size_stages: does not go with trainer.accumulate_grad_batches="
+            f"{num_batches}; set model.micro_batch_size to what fits into memory instead"
+        )
+
+
 def warn_of_accumulation(num_batches: int) -> None:
     """Say aloud that added-up gradients of small batches are not those of a big one.
 

@@ -1,8 +1,8 @@
 """How far a run is, by whichever of its limits ends it first.
 
 Steps are counted in the samples that a step of the run's first start took. A run that goes on with
-another batch or number of ranks has taken as many of these steps as its samples make, so that its
-schedule stays where it was and its end comes after the same samples.
+another batch or number of ranks, or whose batch grows, has taken as many of these steps as its
+samples make, so that its schedule stays where it was and its end comes after the same samples.
 """
 
 from __future__ import annotations
@@ -18,35 +18,42 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Timer
 
 from clipkit.errors import ConfigError
+from clipkit.training.datamodule import PairDataModule
+from clipkit.training.epoch_steps import samples_of_epochs
 
 _LOG: Final = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How optimizer steps are counted since a run's last start.
+    """How optimizer steps are counted since they last changed their size.
 
     Args:
-        step_samples: Samples of a counted step, over all ranks: those of the run's first start.
-        ratio: Samples of an optimizer step now, as a multiple of that.
-        steps: Counted steps that were behind when this start began.
+        step_samples: Samples of a counted step, over all ranks: those of the run's first start,
+            after all stages of the batch's size.
+        now: Samples of an optimizer step now.
+        samples: Samples that were behind when steps took this size.
         global_step: Optimizer steps that were behind then.
         max_steps: Counted steps that end the run; None to ask the trainer.
 
     Example:
-        >>> Pace(step_samples=8, ratio=0.5, steps=4, global_step=4).steps_at(10)
+        >>> Pace(step_samples=8, now=4, samples=32, global_step=4).steps_at(10)
         7.0
     """
 
-    step_samples: int = 0
-    ratio: float = 1.0
-    steps: float = 0.0
+    step_samples: int = 1
+    now: int = 1
+    samples: int = 0
     global_step: int = 0
     max_steps: int | None = None
 
+    def samples_at(self, global_step: int) -> int:
+        """Samples that are behind after so many optimizer steps."""
+        return self.samples + (global_step - self.global_step) * self.now
+
     def steps_at(self, global_step: int) -> float:
         """Counted steps that are behind after so many optimizer steps."""
-        return self.steps + (global_step - self.global_step) * self.ratio
+        return self.samples_at(global_step) / self.step_samples
 
 
 def samples_of_step(trainer: Trainer, batch_size: int) -> int:
@@ -54,28 +61,43 @@ def samples_of_step(trainer: Trainer, batch_size: int) -> int:
     return int(batch_size * trainer.world_size * trainer.accumulate_grad_batches)
 
 
-def resume_pace(trainer: Trainer, stored: Mapping[str, float], global_step: int, now: int) -> Pace:
-    """Go on counting as a checkpoint did, and end the trainer's steps after the same samples.
+def change_pace(trainer: Trainer, pace: Pace, global_step: int, now: int) -> Pace:
+    """Go on counting with steps of another size, and end the trainer's after the same samples.
 
     Args:
-        trainer: About to go on; its ``max_steps``, in counted steps, is turned into its own.
+        trainer: Its ``max_steps``, in counted steps, is turned into its own.
+        pace: So far.
+        global_step: Optimizer steps that are behind.
+        now: Samples of an optimizer step from here on.
+    """
+    limit = trainer.max_steps if pace.max_steps is None else pace.max_steps
+    samples = pace.samples_at(global_step)
+    if limit >= 0:
+        left = max(0, limit * pace.step_samples - samples)
+        trainer.fit_loop.epoch_loop.max_steps = global_step + -(-left // now)
+    return Pace(pace.step_samples, now, samples, global_step, limit if limit >= 0 else None)
+
+
+def resume_pace(trainer: Trainer, stored: Mapping[str, float], global_step: int, now: int) -> Pace:
+    """Go on counting as a checkpoint did.
+
+    Args:
+        trainer: About to go on.
         stored: ``step_samples`` and ``steps`` of the checkpoint.
         global_step: Optimizer steps of the checkpoint.
         now: Samples that a step takes now.
     """
-    step_samples, steps = int(stored["step_samples"]), float(stored["steps"])
-    ratio, limit = now / step_samples, trainer.max_steps
-    if steps == global_step and ratio == 1:
-        return Pace(step_samples=step_samples)
-    pace = Pace(step_samples, ratio, steps, global_step, limit if limit >= 0 else None)
-    _LOG.warning(
-        "a step takes %d samples now and took %d when the run began; max_steps and warm-up go on "
-        "counting steps of %d samples", now, step_samples, step_samples,
-    )  # fmt: skip
-    if limit >= 0:
-        left = max(0, math.ceil((limit - steps) / ratio - 1e-9))
-        trainer.fit_loop.epoch_loop.max_steps = global_step + left
-    return pace
+    step_samples = int(stored["step_samples"])
+    samples = round(stored["steps"] * step_samples)
+    pace = Pace(step_samples, now, samples, global_step)
+    if now != step_samples:
+        _LOG.warning(
+            "a step takes %d samples now and took %d when the run began; max_steps and warm-up go "
+            "on counting steps of %d samples", now, step_samples, step_samples,
+        )  # fmt: skip
+    if samples == global_step * step_samples and now == step_samples:
+        return pace
+    return change_pace(trainer, pace, global_step, now)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,9 +147,7 @@ def total_steps(trainer: Trainer) -> float:
     if max_steps >= 0:
         limits.append(max_steps)
     if trainer.max_epochs is not None and trainer.max_epochs >= 0:
-        batches = trainer.num_training_batches
-        steps_an_epoch = math.ceil(batches / trainer.accumulate_grad_batches)
-        limits.append(trainer.max_epochs * steps_an_epoch * pace.ratio)
+        limits.append(_steps_of_epochs(trainer, pace, trainer.max_epochs))
     return max(1.0, min(limits))
 
 
@@ -156,6 +176,17 @@ def _progress(trainer: Trainer, by_clock: float | None) -> RunProgress:
             "(the schedule of the learning rate needs an end)"
         )
     return RunProgress(step, num_steps, min(1.0, max(step / num_steps, by_clock or 0.0)))
+
+
+def _steps_of_epochs(trainer: Trainer, pace: Pace, num_epochs: int) -> float:
+    """Counted steps of so many epochs, from the first one on."""
+    data = trainer.datamodule  # type: ignore[attr-defined]
+    if isinstance(data, PairDataModule) and data.batch_size_stages:
+        slicing = data.train_stream.slicing
+        samples = samples_of_epochs(slicing, num_epochs, trainer.limit_train_batches)
+        return samples / pace.step_samples
+    steps = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
+    return num_epochs * steps * pace.now / pace.step_samples
 
 
 def _pace(trainer: Trainer) -> Pace:

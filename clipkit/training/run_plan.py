@@ -10,6 +10,7 @@ from typing import Final
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 
+from clipkit.data.slicing import BatchSizeStage, Slicing
 from clipkit.data.tokenizers import Tokenizer, tokenizer_from_name
 from clipkit.errors import ClipkitError
 from clipkit.models import DualEncoder
@@ -20,6 +21,7 @@ from clipkit.training.callbacks.parameter_table import count_parameters
 from clipkit.training.callbacks.save_checkpoint import SaveCheckpoint
 from clipkit.training.contrastive_module import ContrastiveModule
 from clipkit.training.datamodule import PairDataModule
+from clipkit.training.epoch_steps import steps_for
 from clipkit.training.estimates import activation_bytes, exchange_estimate, memory_estimate
 from clipkit.training.plan_checks import check_precision, check_windows, unused_options
 from clipkit.training.progress import samples_of_step, time_budget, total_steps
@@ -38,12 +40,15 @@ class RunPlan:
     Args:
         num_samples: Samples of an epoch.
         num_shards: Shards that they lie in.
-        batch_size: Pairs of a rank's batch.
+        batch_size: Pairs of a rank's batch, after all stages.
+        batch_size_stages: Smaller batches before that.
         world_size: Ranks.
         num_nodes: Machines.
         accumulate: Batches of a step.
-        steps_per_epoch: Optimizer steps.
-        num_steps: Steps of the whole run; infinite where only the clock ends it.
+        steps_per_epoch: Steps of the full batch.
+        num_steps: Such steps of the whole run; infinite where only the clock ends it.
+        optimizer_steps: Steps of the whole run as they are taken, smaller ones at first; infinite
+            likewise.
         steps_behind: Of them, those that a checkpoint has behind it.
         ends_by: Which option ends the run, as the configuration says it.
         dropped: Samples at an epoch's end that are too few for a step.
@@ -67,11 +72,13 @@ class RunPlan:
     num_samples: int
     num_shards: int
     batch_size: int
+    batch_size_stages: tuple[BatchSizeStage, ...]
     world_size: int
     num_nodes: int
     accumulate: int
     steps_per_epoch: int
     num_steps: float
+    optimizer_steps: float
     steps_behind: float
     ends_by: str
     dropped: int
@@ -121,7 +128,8 @@ def make_plan(
         data: What it trains on.
         num_captions: Captions to look at.
     """
-    stream, batches = data.train_stream, data.batches_per_epoch
+    stream, slicing = data.train_stream, data.train_stream.slicing
+    batches = stream.num_samples // slicing.step_samples
     accumulate, world_size = trainer.accumulate_grad_batches, trainer.world_size
     num_steps = total_steps(trainer)
     tokenizer = data.resolved_tokenizer()
@@ -139,11 +147,13 @@ def make_plan(
         num_samples=stream.num_samples,
         num_shards=stream.num_shards,
         batch_size=data.batch_size,
+        batch_size_stages=slicing.stages,
         world_size=world_size,
         num_nodes=trainer.num_nodes,
         accumulate=accumulate,
         steps_per_epoch=math.ceil(batches / accumulate),
         num_steps=num_steps,
+        optimizer_steps=_optimizer_steps(trainer, slicing, num_steps),
         steps_behind=module.pace.steps_at(trainer.global_step),
         ends_by=_ends_by(trainer),
         dropped=stream.num_samples - batches * data.batch_size * world_size,
@@ -184,6 +194,14 @@ def schedule_factors(schedule: Schedule, num_steps: float, points: int = _POINTS
     total = _CLOCK_STEPS if math.isinf(num_steps) else max(1, int(num_steps))
     moments = [round(point * total / max(1, points - 1)) for point in range(points)]
     return [schedule.factor(StepProgress(step, total)) for step in moments]
+
+
+def _optimizer_steps(trainer: Trainer, slicing: Slicing, num_steps: float) -> float:
+    """How many steps a run takes from its start to its end, on these ranks."""
+    if math.isinf(num_steps) or not slicing.stages:
+        return num_steps
+    samples = round(num_steps * slicing.step_samples)
+    return steps_for(slicing, samples, trainer.limit_train_batches)
 
 
 def _ends_by(trainer: Trainer) -> str:

@@ -10,6 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
 from clipkit.training.datamodule import PairDataModule
+from clipkit.training.epoch_steps import limited
 from clipkit.types import Batch
 
 
@@ -37,6 +38,8 @@ class CursorCommit(Callback):
         """Begin the stream's epoch; Lightning calls this for whole epochs only."""
         if (data := _data(trainer)) is not None:
             data.begin_epoch(trainer.current_epoch)
+            if data.batch_size_stages:
+                tell_length(trainer, limited(data.batches_per_epoch, trainer.limit_train_batches))
 
     def on_train_batch_end(
         self,
@@ -66,11 +69,8 @@ class CursorCommit(Callback):
         if trainer.state.fn != TrainerFn.FITTING or data is None or "loops" not in checkpoint:
             return
         epoch, done = data.position()
-        limit = trainer.limit_train_batches
-        if isinstance(limit, int):
-            last = min(data.batches_per_epoch, limit)
-        else:
-            last = int(data.batches_per_epoch * limit)
+        num_batches = data.train_stream.slicing.num_batches(epoch)
+        last = limited(num_batches, trainer.limit_train_batches)
         if done >= last:
             epoch, done = epoch + 1, 0
         # Lightning adds the step of the last batch where it takes this for a restart in an epoch.
@@ -90,6 +90,21 @@ def joined(cursors: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """
     counted = {name: sum(int(one[name]) for one in cursors) for name in ("dropped", "padded")}
     return {**cursors[-1], **counted}
+
+
+def tell_length(trainer: Trainer, num_batches: int) -> None:
+    """Tell Lightning how many batches an epoch has; it asks once a run, before the first one.
+
+    Args:
+        trainer: About to begin the epoch.
+        num_batches: Of this rank.
+    """
+    loop = trainer.fit_loop
+    assert loop._combined_loader is not None, "an epoch begins when loaders are set up"
+    loop.max_batches = num_batches
+    loop._combined_loader.limits = [num_batches]
+    if isinstance(trainer.val_check_interval, float):
+        trainer.val_check_batch = max(1, int(num_batches * trainer.val_check_interval))
 
 
 def rewrite_progress(fit_loop: dict[str, Any], epoch: int, done: int, steps_to_log: int) -> None:

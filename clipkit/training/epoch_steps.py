@@ -1,0 +1,64 @@
+"""How many steps and samples epochs have, where the batch grows during a run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+from itertools import count
+
+from clipkit.data.slicing import Slicing
+
+
+def limited(num_batches: int, limit: float) -> int:
+    """How many of an epoch's batches Lightning's ``limit_train_batches`` lets through.
+
+    Example:
+        >>> limited(10, 3), limited(10, 0.5), limited(10, 1.0)
+        (3, 5, 10)
+    """
+    return min(num_batches, limit) if isinstance(limit, int) else int(num_batches * limit)
+
+
+@lru_cache(maxsize=8)
+def samples_of_epochs(slicing: Slicing, num_epochs: int, limit: float) -> int:
+    """Samples of all ranks that so many epochs train on, from the first one on.
+
+    Args:
+        slicing: How they are cut into steps.
+        num_epochs: Their number.
+        limit: Lightning's ``limit_train_batches``.
+    """
+    total = 0
+    for epoch in range(num_epochs):
+        samples = sum(steps * size for steps, size in _steps_of(slicing, epoch, limit))
+        if slicing.is_settled(epoch):  # from here on, epochs are all alike
+            return total + (num_epochs - epoch) * samples
+        total += samples
+    return total
+
+
+def steps_for(slicing: Slicing, samples: float, limit: float) -> int:
+    """Steps of all ranks until so many samples are trained on, from the first epoch on.
+
+    Args:
+        slicing: How epochs are cut into steps.
+        samples: Of all ranks; the step that reaches them counts.
+        limit: Lightning's ``limit_train_batches``.
+    """
+    taken = 0
+    for epoch in count():
+        for steps, size in _steps_of(slicing, epoch, limit):
+            if steps * size >= samples:
+                return taken + int(-(-samples // size))
+            taken += steps
+            samples -= steps * size
+    raise AssertionError("unreachable")
+
+
+def _steps_of(slicing: Slicing, epoch: int, limit: float) -> Iterator[tuple[int, int]]:
+    """The steps of an epoch, in numbers of one size, and the samples of each."""
+    left = limited(slicing.num_batches(epoch), limit)
+    for stretch in slicing.stretches(epoch):
+        steps = min(left, stretch.num_steps)
+        yield steps, stretch.batch_size * slicing.world_size
+        left -= steps
