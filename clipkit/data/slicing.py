@@ -176,6 +176,8 @@ def check_stages(stages: tuple[BatchSizeStage, ...], batch_size: int) -> None:
     Raises:
         ConfigError: If they do not, or the stages do not end one after the other.
     """
+    if not stages:
+        return
     sizes = [*(stage.batch_size for stage in stages), batch_size]
     ends = [0, *(stage.until_samples for stage in stages)]
     if sizes[0] < 1 or any(a >= b for a, b in pairwise(sizes)):
