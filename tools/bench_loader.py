@@ -1,6 +1,7 @@
 """Loaders of image-text pairs against each other: clipkit's stream and open_clip's own loader.
 
     pip install --no-deps --target PEER 'webdataset==0.2.86'    # what open_clip's trainer pins
+    cp -r CLONE/src/open_clip CLONE/src/open_clip_train PEER/   # its main branch, if that is meant
     python tools/bench_loader.py PHOTOS [PHOTOS ...] --peer PEER --work DIR --output loader.json
 
 Makes shards of the photos (their longer sides resized to 500, and to 1,024 to 2,000 pixels), then
