@@ -24,7 +24,6 @@ from typing import Any
 
 import psutil
 import torch
-from bench_faults import jpeg, write
 from crash_run import (
     FAULT_AT,
     NUM_SHARDS,
@@ -35,6 +34,7 @@ from crash_run import (
     Run,
     Server,
 )
+from fault_samples import jpeg, write
 
 OUTAGE_SECONDS = 60
 
