@@ -134,14 +134,7 @@ def make_plan(
     num_steps = total_steps(trainer)
     tokenizer = data.resolved_tokenizer()
     lengths = stream.caption_lengths(_wide(tokenizer), num_captions)
-    # Sharded weights are gathered by all ranks together; one alone cannot run them.
-    whole = isinstance(trainer.strategy, DDPStrategy | SingleDeviceStrategy)
-    activations = None
-    if whole and not _is_compiled(module.encoder):
-        with trainer.precision_plugin.forward_context():
-            held = min(module.micro_batch_size or data.batch_size, data.batch_size)
-            length = tokenizer.context_length if module.loss.reads_captions else None
-            activations = held * activation_bytes(module.encoder, length)
+    activations = _activations(trainer, module, data.batch_size, tokenizer.context_length)
     rates = [options["lr"] for options in module.group_options]
     return RunPlan(
         num_samples=stream.num_samples,
@@ -182,6 +175,20 @@ def make_plan(
             trainer, module, stream.num_samples, samples_of_step(trainer, data.batch_size)
         ),
     )
+
+
+def _activations(
+    trainer: Trainer, module: ContrastiveModule, batch_size: int, context_length: int
+) -> int | None:
+    """Bytes of a rank's activations; None where they cannot be known before the first step."""
+    # Sharded weights are gathered by all ranks together; one alone cannot run them.
+    whole = isinstance(trainer.strategy, DDPStrategy | SingleDeviceStrategy)
+    if not whole or _is_compiled(module.encoder):
+        return None
+    held = min(module.micro_batch_size or batch_size, batch_size)
+    with trainer.precision_plugin.forward_context():
+        length = context_length if module.loss.reads_captions else None
+        return held * activation_bytes(module.encoder, length)
 
 
 def schedule_factors(schedule: Schedule, num_steps: float, points: int = _POINTS) -> list[float]:

@@ -1,0 +1,85 @@
+"""What a whole fit does on two ranks that one rank cannot show."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from clipkit.data import BatchSizeStage
+from clipkit.training.callbacks import KeyLog, ReportTrial
+from tests.distributed.spawn import run_ranks
+from tests.training import tiny
+
+pytestmark = [pytest.mark.distributed, pytest.mark.slow]
+
+STAGES = [(2, 10), (4, 30)]  # samples of a step over all ranks, until so many samples
+STEP_SAMPLES = 8
+
+
+def fit_growing(rank: int, world_size: int, folder: Path, run: Path) -> dict[str, Any]:
+    """A batch that grows from 2 to 8 samples a step; the final weights."""
+    os.environ.update(LOCAL_RANK=str(rank), NODE_RANK="0", LOCAL_WORLD_SIZE=str(world_size))
+    stages = [BatchSizeStage(size // world_size, until) for size, until in STAGES]
+    ranks = {"devices": world_size, "num_nodes": 1, "strategy": "ddp"} if world_size > 1 else {}
+    trainer = tiny.trainer(run, KeyLog(str(run / "keys.txt")), max_steps=8, **ranks)
+    module = tiny.module()
+    data = tiny.data(folder, STEP_SAMPLES // world_size, batch_size_stages=stages)
+    trainer.fit(module, datamodule=data)
+    return {name: value.numpy() for name, value in module.state_dict().items()}
+
+
+def keys_of(run: Path) -> dict[int, set[str]]:
+    """The keys of each step, of all ranks."""
+    found: dict[int, set[str]] = {}
+    for line in (run / "keys.txt").read_text().splitlines():
+        step, _, key = line.split()
+        found.setdefault(int(step), set()).add(key)
+    return found
+
+
+def test_a_growing_batch_is_that_of_one_rank(tmp_path: Path) -> None:
+    folder = tiny.shards(tmp_path / "shards", (40,))
+    one = fit_growing(0, 1, folder, tmp_path / "one")
+    two = run_ranks(fit_growing, 2, folder, tmp_path / "two")
+    assert keys_of(tmp_path / "two") == keys_of(tmp_path / "one")
+    assert [len(keys) for _, keys in sorted(keys_of(tmp_path / "one").items())][:11] == (
+        [2] * 5 + [4] * 5 + [8]
+    )
+    for name, value in one.items():
+        np.testing.assert_array_equal(two[0][name], two[1][name])
+        # The gradient of a key's bias is only rounding, which AdamW blows up to whole steps.
+        parts = [0, 2] if name.endswith("in_proj_bias") else [0, 1, 2]
+        mine, its = (np.array_split(array.reshape(-1), 3) for array in (two[0][name], value))
+        for part in parts:
+            np.testing.assert_allclose(mine[part], its[part], rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+def fit_trial(rank: int, world_size: int, folder: Path, run: Path, storage: str) -> int:
+    """A trial that its study has no use for; the step at which this rank ended it."""
+    os.environ.update(LOCAL_RANK=str(rank), NODE_RANK="0", LOCAL_WORLD_SIZE=str(world_size))
+    report = ReportTrial(storage, "trials", 6, "train/loss")
+    options = {"devices": world_size, "num_nodes": 1, "strategy": "ddp", "max_steps": 12}
+    trainer = tiny.trainer(run, report, **options)
+    trainer.fit(tiny.module(), datamodule=tiny.data(folder))
+    return int(trainer.global_step)
+
+
+def test_ranks_end_a_trial_without_prospects_together(tmp_path: Path) -> None:
+    optuna = pytest.importorskip("optuna")
+    storage = f"sqlite:///{tmp_path}/study.sqlite3"
+    study = optuna.create_study(storage=storage, study_name="trials")
+    for _ in range(6):
+        trial = study.ask()
+        for step in range(20):
+            trial.report(0.0, step)
+        study.tell(trial, 0.0)
+    study.ask()
+    folder = tiny.shards(tmp_path / "shards", (9, 32))
+    ends = run_ranks(fit_trial, 2, folder, tmp_path / "run", storage)
+    assert ends[0] == ends[1] < 12
+    assert json.loads((tmp_path / "run" / "trial.json").read_text())["pruned"]
