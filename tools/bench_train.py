@@ -135,7 +135,7 @@ def peer_env(args: argparse.Namespace) -> dict[str, str]:
 
 def speed(args: argparse.Namespace) -> dict[str, Any]:
     """Samples per second of both trainers."""
-    short, long = args.case["short"], args.case["long"]
+    short, long = args.steps or (args.case["short"], args.case["long"])
     result: dict[str, Any] = {"steps": [short, long]}
     for name in args.runners:
         seconds = []
@@ -364,6 +364,7 @@ def main() -> None:
     parser.add_argument("--part", choices=("speed", "equality", "overhead"), default="speed")
     parser.add_argument("--runners", nargs="+", default=["clipkit", "open_clip"])
     parser.add_argument("--batch-size", type=int, default=None)
+    parser.add_argument("--steps", type=int, nargs=2, metavar=("SHORT", "LONG"), help="of speed")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--precision", choices=("32-true", "bf16-mixed"), default="32-true")
     parser.add_argument("--rounds", type=int, default=9, help="of the overhead")

@@ -47,6 +47,8 @@ def steps_for(slicing: Slicing, samples: float, limit: float) -> int:
     """
     taken = 0
     for epoch in count():
+        if limited(slicing.num_batches(epoch), limit) == 0:
+            return taken  # nothing is trained on, however many epochs there are
         for steps, size in _steps_of(slicing, epoch, limit):
             if steps * size >= samples:
                 return taken + int(-(-samples // size))

@@ -7,8 +7,10 @@ import torch
 from lightning.pytorch import Callback
 
 from clipkit.data import BatchSizeStage
+from clipkit.data.slicing import Slicing
 from clipkit.errors import ConfigError
 from clipkit.training.callbacks import KeyLog, SaveCheckpoint
+from clipkit.training.epoch_steps import steps_for
 from clipkit.training.plan_screen import lines
 from clipkit.training.progress import run_progress
 from clipkit.training.run_plan import make_plan
@@ -138,3 +140,9 @@ def test_the_plan_counts_the_steps(shards, tmp_path):
 def test_accumulated_gradients_are_refused(shards, tmp_path):
     with pytest.raises(ConfigError, match=r"batch_size_stages.*micro_batch_size"):
         fit(shards, tmp_path, max_steps=4, accumulate_grad_batches=2)
+
+
+def test_a_run_that_trains_on_nothing_has_no_steps():
+    slicing = Slicing(40, 8, 0, 1, "drop", tuple(STAGES))
+    assert steps_for(slicing, 80, limit=0) == 0
+    assert steps_for(slicing, 80, limit=1.0) == len(FIRST_EPOCH) + 5 + 1
