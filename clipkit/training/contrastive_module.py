@@ -29,6 +29,7 @@ from clipkit.training.checkpointing import (
 from clipkit.training.datamodule import PairDataModule
 from clipkit.training.preflight import (
     check_accumulation,
+    check_clipping,
     check_objective,
     warn_of_accumulation,
     warn_of_start,
@@ -177,8 +178,11 @@ class ContrastiveModule(LightningModule):
 
         Lightning refuses to clip for a fused optimizer under mixed precision, because that could
         undo the scale of 16-mixed by itself; ``on_before_optimizer_step`` has done so already.
+        As everywhere in Lightning, 0 means no clipping.
         """
-        if gradient_clip_val is None or gradient_clip_algorithm == "value":
+        if not gradient_clip_val:
+            return
+        if gradient_clip_algorithm == "value":
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
         else:
             clip_gradients(self.parameters(), gradient_clip_val)
@@ -189,6 +193,7 @@ class ContrastiveModule(LightningModule):
 
     def on_fit_start(self) -> None:
         """Refuse what cannot work, before the first step."""
+        check_clipping(self.trainer.gradient_clip_val)
         check_objective(self.encoder, self.loss)
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         if isinstance(data, PairDataModule) and data.batch_size_stages:

@@ -85,6 +85,22 @@ def warn_of_start(encoder: DualEncoder) -> None:
         )
 
 
+def check_clipping(max_norm: float | None) -> None:
+    """Check that gradients can be clipped to a norm or value; 0 and None mean no clipping.
+
+    Args:
+        max_norm: The trainer's ``gradient_clip_val``.
+
+    Raises:
+        ConfigError: If it is negative, which would reverse every gradient, or NaN.
+    """
+    if max_norm is not None and not max_norm >= 0:
+        raise ConfigError(
+            f"trainer.gradient_clip_val: expected a positive number, or 0 or null for no clipping, "
+            f"got {max_norm}"
+        )
+
+
 def check_accumulation(num_batches: int) -> None:
     """Whether the batch can grow during a run: not inside a window of accumulated gradients.
 

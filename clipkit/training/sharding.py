@@ -13,6 +13,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from clipkit.errors import ConfigError
 from clipkit.models import DualEncoder
 from clipkit.models.blocks import tower_blocks
 
@@ -107,7 +108,12 @@ def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> None:
     Args:
         parameters: Sharded ones, whole ones, or both.
         max_norm: The limit.
+
+    Raises:
+        ConfigError: If the limit is not positive; without clipping this is not called.
     """
+    if not max_norm > 0:
+        raise ConfigError(f"max_norm: expected more than 0, got {max_norm}")
     given = list(parameters)
     norm = gradient_norm(given)
     factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)

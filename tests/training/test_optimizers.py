@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from clipkit.cli.main import main
+from clipkit.errors import ConfigError
 from clipkit.training.sharding import clip_gradients, gradient_norm
 from tests.training import tiny
 
@@ -52,6 +53,32 @@ def test_fused_optimizers_are_clipped_in_mixed_precision(shards, tmp_path):
     for state in states:
         moved = sum((state[name] - p.detach()).square().sum() for name, p in start.items())
         assert float(moved) ** 0.5 == pytest.approx(1e-3, rel=0.05)
+
+
+@pytest.mark.parametrize("algorithm", ["norm", "value"])
+def test_clipping_at_0_is_no_clipping(shards, tmp_path, algorithm):
+    sgd = ["--model.optimizer=torch.optim.SGD", "--model.optimizer.lr=0.1"]
+    clipping = {"0": "0", "off": "null"}
+    states = [
+        fit(shards, tmp_path / name, *sgd, f"--trainer.gradient_clip_val={value}",
+            f"--trainer.gradient_clip_algorithm={algorithm}", "--trainer.max_steps=2")
+        for name, value in clipping.items()
+    ]  # fmt: skip
+    for name, value in states[0].items():
+        if torch.is_tensor(value):
+            assert torch.equal(value, states[1][name]), name
+
+
+@pytest.mark.parametrize("value", [-1.0, -0.0001, float("nan")])
+@pytest.mark.parametrize("algorithm", ["norm", "value"])
+def test_clipping_below_0_is_refused(shards, tmp_path, value, algorithm):
+    trainer = tiny.trainer(
+        tmp_path, max_steps=1, gradient_clip_val=value, gradient_clip_algorithm=algorithm
+    )
+    with pytest.raises(ConfigError, match=r"trainer\.gradient_clip_val: expected.*null.*got"):
+        trainer.fit(tiny.module(), datamodule=tiny.data(shards))
+    with pytest.raises(ConfigError, match="max_norm: expected more than 0"):
+        clip_gradients([], value)
 
 
 def test_norm_and_clipping_are_those_of_torch():
