@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
         exporter.write(encoder, folder, run_facts.tokenizer)
         exporter.check(encoder, folder)
         card = render_card(
-            output.resolve().name, encoder, run_facts, USAGE[args.format], exporter.library,
+            output.resolve().name, encoder, run_facts, USAGE[args.format], exporter.hub_name,
             license=args.license,
         )  # fmt: skip
         (folder / "README.md").write_text(card, encoding="utf-8")

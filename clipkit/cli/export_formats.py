@@ -26,10 +26,10 @@ class Exporter(ABC):
     """One format.
 
     Attributes:
-        library: The library that reads it, by its name on the Hugging Face hub.
+        hub_name: Name on the Hugging Face hub of the library that reads the format.
     """
 
-    library: str
+    hub_name: str
 
     @abstractmethod
     def write(self, encoder: DualEncoder, folder: Path, tokenizer: str | None) -> None:
@@ -61,7 +61,7 @@ class Exporter(ABC):
 class OpenClipExporter(Exporter):
     """The layout that open_clip reads from a folder (``local-dir:``) and the hub (``hf-hub:``)."""
 
-    library = "open_clip"
+    hub_name = "open_clip"
 
     def write(self, encoder: DualEncoder, folder: Path, tokenizer: str | None) -> None:
         """See ``Exporter.write``."""
@@ -90,7 +90,7 @@ class OpenClipExporter(Exporter):
 class TransformersExporter(Exporter):
     """transformers' CLIPModel with image processor and tokenizer."""
 
-    library = "transformers"
+    hub_name = "transformers"
 
     def write(self, encoder: DualEncoder, folder: Path, tokenizer: str | None) -> None:
         """See ``Exporter.write``."""
@@ -122,7 +122,7 @@ class TransformersExporter(Exporter):
 class OnnxExporter(Exporter):
     """A graph for each tower, and a JSON file with what a program needs besides."""
 
-    library = "onnx"
+    hub_name = "onnx"
 
     def write(self, encoder: DualEncoder, folder: Path, tokenizer: str | None) -> None:
         """See ``Exporter.write``; a tokenizer that transformers lacks is only named."""
@@ -150,7 +150,7 @@ class OnnxExporter(Exporter):
 class SafetensorsExporter(Exporter):
     """Any encoder, label head included, for clipkit itself."""
 
-    library = "clipkit"
+    hub_name = "clipkit"
 
     def write(self, encoder: DualEncoder, folder: Path, tokenizer: str | None) -> None:  # noqa: ARG002
         """See ``Exporter.write``."""
