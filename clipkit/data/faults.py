@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, final
 
 from clipkit.data.id_sets import pack_ids, unpack_ids
+from clipkit.data.patient_log import PatientLog
 from clipkit.errors import ConfigError, FaultBudgetExceeded
 
 _LOG = logging.getLogger(__name__)
@@ -97,7 +97,7 @@ class FaultLedger:
         self._budget = budget
         self._num_samples = num_samples
         self._alone = alone
-        self._path = path
+        self._log = None if path is None else PatientLog(path)
         self._bad_ids: set[int] = set()
         self._bad_shards: dict[str, str] = {}
         self._shared = _SharedFaults()
@@ -190,21 +190,13 @@ class FaultLedger:
     def _report(self, fault: Fault, epoch: int) -> None:
         loud = len(self._bad_ids) <= _LOUD_FAULTS or fault.is_whole_shard
         _LOG.log(logging.WARNING if loud else logging.DEBUG, "left out %s", fault)
-        if self._path is None:
-            return
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        line = json.dumps({**asdict(fault), "epoch": epoch}) + "\n"
-        # One write of one line at the file's end: lines of several processes do not mix.
-        descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-        try:
-            os.write(descriptor, line.encode())
-        finally:
-            os.close(descriptor)
+        if self._log is not None:
+            self._log.append(json.dumps({**asdict(fault), "epoch": epoch}) + "\n")
 
     def _check(self, last: Fault) -> None:
         budget = self._budget
         allowed = budget.max_bad_samples(self._num_samples)
-        where = f"; all are listed in {self._path}" if self._path else ""
+        where = f"; all are listed in {self._log.path}" if self._log else ""
         if len(self._bad_shards) > budget.max_bad_shards:
             raise FaultBudgetExceeded(
                 f"{len(self._bad_shards)} bad shards, allowed "

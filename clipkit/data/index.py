@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -17,14 +16,13 @@ from jaxtyping import Int64
 
 from clipkit.data.cache import ShardCache, default_cache
 from clipkit.data.counts import known_counts, named_shards
-from clipkit.data.tables import SIDECAR_SUFFIX, ShardTable, load_count, save_table, scan_shard
+from clipkit.data.tables import SIDECAR_SUFFIX, ShardTable, keep_table, load_count, scan_shard
 from clipkit.data.urls import base_name, expand_urls, is_local, local_path
 from clipkit.errors import DataError, ShardError
 
 _LOG = logging.getLogger(__name__)
 _SCAN_THREADS: Final = 16
 _NAMED_ERRORS: Final = 5
-_UNWRITABLE: Final = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +118,7 @@ class ShardIndex:
                         on_shard(result)
                 else:
                     faults.append((name, str(result)))
+        indexer.report_unkept()
         _check_faults(faults, max_bad_shards, len(names))
         return cls(shards, faults)
 
@@ -163,6 +162,7 @@ class _Indexer:
         self._known = known
         self._write_sidecars = write_sidecars
         self._cache = cache
+        self._unkept: list[tuple[Path, OSError]] = []
 
     def __call__(self, url: str) -> Shard | ShardError:
         try:
@@ -198,12 +198,18 @@ class _Indexer:
     def _save(self, table: ShardTable, sidecar: Path, size_bytes: int, stamp: str) -> None:
         if not self._write_sidecars:
             return
-        try:
-            save_table(table, sidecar, size_bytes, stamp)
-        except OSError as error:
-            if error.errno not in _UNWRITABLE:
-                raise
-            _LOG.debug("%s: sidecar not written: %s", sidecar, error)
+        if (refusal := keep_table(table, sidecar, size_bytes, stamp)) is not None:
+            self._unkept.append((sidecar, refusal))
+
+    def report_unkept(self) -> None:
+        """Warn once per call about all sidecars that the disk refused."""
+        if self._unkept:
+            sidecar, error = self._unkept[0]
+            _LOG.warning(
+                "%d index files not written, such as %s: %s; their shards are scanned again "
+                "next time",
+                len(self._unkept), sidecar, error.strerror or error,
+            )  # fmt: skip
 
 
 def stat_shard(path: Path, url: str) -> tuple[int, str]:

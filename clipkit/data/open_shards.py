@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections import OrderedDict
@@ -10,10 +11,11 @@ from typing import Any, Final, final
 from clipkit.data.cache import RemoteFile, ShardCache, default_cache
 from clipkit.data.index import Shard, ShardIndex
 from clipkit.data.remote import SYSTEM_ERRNOS
-from clipkit.data.tables import SIDECAR_SUFFIX, ShardTable, load_table, save_table, scan_shard
+from clipkit.data.tables import SIDECAR_SUFFIX, ShardTable, keep_table, load_table, scan_shard
 from clipkit.data.urls import is_local, local_path
 from clipkit.errors import ShardError
 
+_LOG = logging.getLogger(__name__)
 _OPEN_FILES: Final = 128
 # Some 20 bytes each: tables stay after their files are closed, because random reading over many
 # shards would load them again and again.
@@ -142,7 +144,9 @@ class OpenShards:
                 table = load_table(sidecar, shard.size_bytes, shard.stamp)
                 if table is None or len(table) != shard.num_samples:
                     table = scan_shard(self.cache.fetch(remote), shard.url, shard.num_samples)
-                    save_table(table, sidecar, shard.size_bytes, shard.stamp)
+                    refusal = keep_table(table, sidecar, shard.size_bytes, shard.stamp)
+                    if refusal is not None:
+                        _LOG.warning("%s: index file not written: %s", sidecar, refusal)
                 self._keep(number, table)
         except BaseException:
             os.close(descriptor)

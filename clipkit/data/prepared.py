@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +28,7 @@ from clipkit.data.packing_tables import TABLE_SUFFIXES
 from clipkit.data.urls import expand_urls, is_local, local_path
 from clipkit.errors import DataError
 
+_LOG = logging.getLogger(__name__)
 CACHE_FOLDER: Final = ".clipkit"
 
 
@@ -142,24 +145,46 @@ def _packed(path: Path, source: Source) -> Prepared:
     names = tuple(source.files.get(CLASS_NAMES_FILE, "").splitlines())
     recipe = json.dumps([source.fingerprint(), names], ensure_ascii=False)
     key = hashlib.sha256(recipe.encode()).hexdigest()[:12]
-    folder = _cache_beside(path) / f"{path.stem}-{key}"
-    if not (folder / SIZES_FILE).is_file():
-        with FileLock(f"{folder}.lock"):
-            if not (folder / SIZES_FILE).is_file():
-                pack(source, folder, num_workers=min(4, os.cpu_count() or 1))
+    folders = [cache / f"{path.stem}-{key}" for cache in _caches(path)]
+    folder = next((known for known in folders if (known / SIZES_FILE).is_file()), None)
+    folder = folder or _pack_into_first(source, folders)
     return Prepared(tuple(sorted(str(shard) for shard in folder.glob("*.tar"))), names)
 
 
-def _cache_beside(path: Path) -> Path:
-    """The folder beside the source; in the user's cache where that cannot be written to."""
-    beside = path.resolve().parent / CACHE_FOLDER
-    try:
-        beside.mkdir(exist_ok=True)
-        if os.access(beside, os.W_OK):
-            return beside
-    except OSError:
-        pass  # a read-only disk is no fault of the data
+def _caches(path: Path) -> list[Path]:
+    """Where packed shards may be kept: next to the source, else in the user's cache."""
     home = os.environ.get("CLIPKIT_CACHE") or Path.home() / ".cache" / "clipkit"
-    fallback = Path(home) / "packed"
-    fallback.mkdir(parents=True, exist_ok=True)
-    return fallback
+    return [path.resolve().parent / CACHE_FOLDER, Path(home) / "packed"]
+
+
+def _pack_into_first(source: Source, folders: Sequence[Path]) -> Path:
+    """Pack into the first of some folders that the disk allows.
+
+    Raises:
+        DataError: If the disk refuses all of them, or the source cannot be packed.
+    """
+    refusals = []
+    for folder in folders:
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(f"{folder}.lock"):
+                _pack_whole(source, folder)
+            return folder
+        except OSError as error:
+            refusals.append(f"{folder}: {error.strerror or error}")
+            _LOG.warning("not packed into %s", refusals[-1])
+    raise DataError(
+        f"these data are packed into shards first, and no folder for them can be written: "
+        f"{'; '.join(refusals)}; make room, or name a folder with CLIPKIT_CACHE"
+    )
+
+
+def _pack_whole(source: Source, folder: Path) -> None:
+    """Pack unless another process did; a disk that refuses keeps nothing."""
+    if (folder / SIZES_FILE).is_file():
+        return
+    try:
+        pack(source, folder, num_workers=min(4, os.cpu_count() or 1))
+    except OSError:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise

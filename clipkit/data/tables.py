@@ -219,6 +219,25 @@ def save_table(table: ShardTable, path: Path, size_bytes: int, stamp: str) -> No
     write_atomically(path, buffer.getvalue())
 
 
+def keep_table(table: ShardTable, path: Path, size_bytes: int, stamp: str) -> OSError | None:
+    """Write the sidecar of a shard where the disk allows it; without it the shard is scanned again.
+
+    Args:
+        table: What to write.
+        path: The sidecar.
+        size_bytes: Length of the shard that was scanned, in bytes.
+        stamp: Its time of change or entity tag.
+
+    Returns:
+        Why the disk refused (read-only, full, no permission); None if the sidecar was written.
+    """
+    try:
+        save_table(table, path, size_bytes, stamp)
+    except OSError as error:
+        return error
+    return None
+
+
 def load_table(path: Path, size_bytes: int, stamp: str) -> ShardTable | None:
     """Read a sidecar.
 
@@ -252,7 +271,7 @@ def _load(
             if int(stored["size_bytes"]) != size_bytes or str(stored["stamp"]) != stamp:
                 return None
             return {name: stored[name] for name in names}
-    except (FileNotFoundError, PermissionError, KeyError, ValueError, EOFError, zipfile.BadZipFile):
+    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile):
         return None
 
 

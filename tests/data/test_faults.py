@@ -93,6 +93,17 @@ def test_bad_samples_are_replaced_named_and_counted(shards: list[Path], tmp_path
         assert word in line["reason"]
 
 
+def test_a_log_that_cannot_be_written_ends_no_run(
+    shards: list[Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    log = tmp_path / "faults.jsonl"
+    log.mkdir()  # no line can be written there
+    stream = make(ShardIndex.from_urls(shards), fault_log=log)
+    assert len(train(stream, 16)) == 16
+    assert stream.counters()["bad_samples"] == len(BAD)
+    assert caplog.text.count("faults.jsonl: not written") == 1
+
+
 def test_a_second_epoch_names_nothing_again(shards: list[Path], tmp_path: Path) -> None:
     log = tmp_path / "faults.jsonl"
     stream = make(ShardIndex.from_urls(shards), fault_log=log)

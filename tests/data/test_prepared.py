@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import errno
 import logging
+import os
 import shutil
 from pathlib import Path
 
@@ -167,3 +169,27 @@ def test_a_folder_that_cannot_be_written_to(folder, monkeypatch, tmp_path):
     monkeypatch.setenv("CLIPKIT_CACHE", str(tmp_path / "home"))
     (folder.parent / ".clipkit").write_text("in the way")
     assert Path(prepare(folder).shards[0]).is_relative_to(tmp_path / "home" / "packed")
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.ENOSPC])
+def test_a_disk_that_refuses_the_cache(folder, monkeypatch, tmp_path, number, caplog):
+    """The next cache is taken, aloud; only where all refuse is it an error, and nothing is left."""
+    monkeypatch.setenv("CLIPKIT_CACHE", str(tmp_path / "home"))
+    refused = [folder.parent / ".clipkit"]
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        target = Path(f"/proc/self/fd/{descriptor}").readlink()
+        if any(target.is_relative_to(place) for place in refused):
+            raise OSError(number, os.strerror(number))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    assert Path(prepare(folder).shards[0]).is_relative_to(tmp_path / "home" / "packed")
+    assert os.strerror(number) in caplog.text
+    assert [p for p in refused[0].rglob("*") if p.is_dir() or p.suffix == ".tar"] == []
+
+    refused.append(tmp_path / "home")
+    (folder / "daisy" / "0.jpg").write_bytes(image_bytes("blue"))  # other shards are needed
+    with pytest.raises(DataError, match="CLIPKIT_CACHE"):
+        prepare(folder)

@@ -7,9 +7,9 @@ import os
 
 import pytest
 
+from clipkit.data.patient_log import PatientLog
 from clipkit.training import MetricsCsv
 from clipkit.training.callbacks import KeyLog
-from clipkit.training.patient_log import PatientLog
 from tests.training import tiny
 
 

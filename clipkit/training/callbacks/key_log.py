@@ -8,7 +8,7 @@ from typing import Any, final
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from clipkit.training.patient_log import PatientLog
+from clipkit.data.patient_log import PatientLog
 from clipkit.types import Batch
 
 

@@ -15,11 +15,11 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.optim import Optimizer
 
+from clipkit.data.patient_log import PatientLog
 from clipkit.errors import ConfigError, NonFiniteError
 from clipkit.training.callbacks.average_weights import AverageWeights
 from clipkit.training.callbacks.save_checkpoint import SaveCheckpoint, newest_checkpoint
 from clipkit.training.checkpointing import take_out_averages
-from clipkit.training.patient_log import PatientLog
 from clipkit.training.sharding import gradient_norm
 from clipkit.training.step_health import StepHealth, skip_if, skips_on_device, unscale_once
 from clipkit.types import Batch
