@@ -5,10 +5,11 @@ from __future__ import annotations
 import copy
 import hashlib
 import io
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, final
+from typing import Any, Final, final
 
 import numpy as np
 import torch
@@ -21,6 +22,10 @@ from clipkit.data.tokenizers import Tokenizer
 from clipkit.data.transforms import ImageTransform
 from clipkit.errors import ConfigError, SampleError
 from clipkit.types import IGNORE_LABEL, Sample
+
+_PLAIN_NUMBER: Final = re.compile("0|[1-9][0-9]{0,18}")
+"""How a number is written: without a sign, leading zeros, or digits of other scripts."""
+_FIRST_DIGEST: Final = 2**62
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +78,8 @@ class Group(SampleField):
 
     Args:
         field: A member (``"group"``) or a field of a JSON member (``"json:picture"``): a whole
-            number of at least 0, or any text; equal texts are equal groups.
+            number of at least 0, or any text. Equal texts are equal groups, and a number equals the
+            text that writes it without leading zeros: 7 is "7", but not "007".
 
     Example:
         >>> # data: {fields: [{class_path: clipkit.data.Group, init_args: {field: json:photo}}]}
@@ -258,21 +264,31 @@ def _value(members: Mapping[str, bytes], field: str) -> Any:
     data = members.get(member)
     if data is None or not data.strip():
         return None
-    return json_field(data, member, name) if name else data.decode("utf-8", "replace").strip()
+    if name:
+        return json_field(data, member, name)
+    try:
+        return data.decode("utf-8").strip()
+    except UnicodeDecodeError as error:
+        raise SampleError(f"member {member}: not UTF-8: {error.reason}") from None
 
 
 def _number_of(value: Any, field: str) -> int:
+    """A number per text: small numbers stand for themselves, all else for its digest.
+
+    Digests lie above all numbers that stand for themselves, so that they never meet.
+    """
     if value is None:
         return -1
-    if isinstance(value, str) and value.isdecimal():
-        value = int(value)
-    if isinstance(value, str):
-        return int.from_bytes(hashlib.blake2b(value.encode(), digest_size=7).digest(), "big")
-    if type(value) is not int or not 0 <= value < 2**63:
+    is_negative = isinstance(value, int) and value < 0
+    if isinstance(value, bool) or not isinstance(value, int | str) or is_negative:
         raise SampleError(
             f"{field}: expected a whole number of at least 0 or a text, got {value!r}"
         )
-    return value
+    text = str(value)
+    if _PLAIN_NUMBER.fullmatch(text) and int(text) < _FIRST_DIGEST:
+        return int(text)
+    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "big") % _FIRST_DIGEST + _FIRST_DIGEST
 
 
 def _embedding(members: Mapping[str, bytes], name: str) -> Float[Tensor, " E"]:

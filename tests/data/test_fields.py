@@ -76,6 +76,29 @@ def test_groups_are_numbers_or_texts(tmp_path):
     assert batch_of(tmp_path, [{"photo": b"lake\n"}], Group("photo")).groups[0] == groups[2]
 
 
+def test_texts_that_look_like_one_number_are_groups_of_their_own(tmp_path):
+    texts = ["7", "007", "07", "+7", "7.0", "\u0667", str(2**62 + 7), str(2**70), "-7", 2**70]
+    samples = [{"json": facts(photo=value)} for value in texts]
+    groups = batch_of(tmp_path, samples, Group("json:photo")).groups.tolist()
+    assert groups[0] == 7
+    assert len(set(groups)) == len(texts) - 1  # 2**70 is one group, as a number and as a text
+    assert groups[7] == groups[9]
+    assert min(groups) >= 0
+    members = [{"photo": text.encode()} for text in ("007", "7")]
+    assert batch_of(tmp_path, members, Group("photo")).groups.tolist() == [groups[1], 7]
+
+
+@pytest.mark.parametrize("value", [-7, True, 1.5, [7]])
+def test_groups_of_other_types_are_bad_samples(tmp_path, value):
+    with pytest.raises(DataError, match="expected a whole number of at least 0"):
+        batch_of(tmp_path, [{"json": facts(photo=value)}], Group("json:photo"))
+
+
+def test_groups_that_are_not_utf8_do_not_merge(tmp_path):
+    with pytest.raises(DataError, match="member photo: not UTF-8"):
+        batch_of(tmp_path, [{"photo": b"\xff"}], Group("photo"))
+
+
 def test_captions_may_be_missing_and_are_masked(tmp_path):
     samples = [{}, {"txt": b""}, {"txt": b" "}, {"txt": b"a dog"}]
     batch = batch_of(tmp_path, samples, CaptionMask(), caption=OptionalCaption())
