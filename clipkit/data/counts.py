@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -100,25 +100,44 @@ def named_shards(
     return names, counts
 
 
+def counts_by_folder(
+    names: Sequence[str], listed: Collection[str] = (), cache: ShardCache | None = None
+) -> dict[str, dict[str, int]]:
+    """Read the counts stored beside the shards, for each of their folders.
+
+    Args:
+        names: The shards.
+        listed: Base names of shards whose counts a wids index gives; they are not looked for.
+        cache: How patient to be with remote files; None for the default cache.
+
+    Returns:
+        Path or URL of a folder -> base name -> number of samples; no counts where none are stored.
+    """
+    unlisted = (name for name in names if base_name(name) not in listed)
+    folders = filter(None, dict.fromkeys(map(folder_of, unlisted)))
+    return {folder: counts_beside(folder, cache) for folder in folders}
+
+
 def known_counts(
     names: Sequence[str],
     counts: str | Path | Mapping[str, int] | None,
     listed: Mapping[str, int],
+    beside: Mapping[str, Mapping[str, int]],
     cache: ShardCache | None = None,
 ) -> dict[str, int]:
     """Numbers of samples that are known without a scan, by base name of the shard.
 
     Args:
         names: The shards.
-        counts: The counts, or their file; None looks beside the shards.
-        listed: Counts of a wids index, which are not looked for.
+        counts: The counts, or their file; None takes those beside the shards.
+        listed: Counts of a wids index.
+        beside: What ``counts_by_folder`` found.
         cache: How patient to be with remote files; None for the default cache.
     """
     if counts is None:
         known: dict[str, int] = {}
-        unlisted = (name for name in names if base_name(name) not in listed)
-        for folder in filter(None, dict.fromkeys(map(_folder_of, unlisted))):
-            known |= counts_beside(folder, cache)
+        for found in beside.values():
+            known |= found
         known |= listed
     elif isinstance(counts, Mapping):
         known = dict(counts)
@@ -144,7 +163,7 @@ def shards_of_wids(source: str, cache: ShardCache | None = None) -> list[str]:
     return [url if "://" in url or url.startswith("/") else f"{folder}/{url}" for url in urls]
 
 
-def _folder_of(url: str) -> str:
+def folder_of(url: str) -> str:
     """The folder of a shard; "" for a command's output."""
     if is_local(url):
         return str(local_path(url).parent)

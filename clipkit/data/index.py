@@ -15,7 +15,8 @@ import numpy as np
 from jaxtyping import Int64
 
 from clipkit.data.cache import ShardCache, default_cache
-from clipkit.data.counts import known_counts, named_shards
+from clipkit.data.counts import counts_by_folder, known_counts, named_shards
+from clipkit.data.lost_shards import lost_shards
 from clipkit.data.tables import SIDECAR_SUFFIX, ShardTable, keep_table, load_count, scan_shard
 from clipkit.data.urls import base_name, expand_urls, is_local, local_path
 from clipkit.errors import DataError, ShardError
@@ -90,7 +91,8 @@ class ShardIndex:
                 a wids ``.json``, and any scheme that fsspec opens.
             counts: Known numbers of samples, by base name of the shard, or the file that holds
                 them; None looks for ``sizes.json`` and energon's ``.info.json`` beside the shards.
-                A scan is compared with them; remote shards are not scanned then.
+                A scan is compared with them; remote shards are not scanned then. Where a folder or
+                glob is given, a shard that these files name and that is not there is missing.
             allow_pipe: Whether ``pipe:COMMAND`` is allowed.
             max_bad_shards: How many broken shards are left out (and named) before it is an error.
             write_sidecars: Whether a scan is kept beside its shard (in the cache for remote ones).
@@ -106,10 +108,12 @@ class ShardIndex:
         """
         patterns, listed = named_shards([urls] if isinstance(urls, str | Path) else urls, cache)
         names = expand_urls(patterns, allow_pipe=allow_pipe)
-        known = known_counts(names, counts, listed, cache)
+        beside = counts_by_folder(names, listed, cache) if counts is None else {}
+        known = known_counts(names, counts, listed, beside, cache)
         indexer = _Indexer(known, write_sidecars, cache)
         shards: list[Shard] = []
-        faults: list[tuple[str, str]] = []
+        faults = lost_shards(patterns, names, beside)
+        num_shards = len(names) + len(faults)
         with ThreadPoolExecutor(max_workers=min(_SCAN_THREADS, len(names))) as pool:
             for name, result in zip(names, pool.map(indexer, names), strict=True):
                 if isinstance(result, Shard):
@@ -119,7 +123,7 @@ class ShardIndex:
                 else:
                     faults.append((name, str(result)))
         indexer.report_unkept()
-        _check_faults(faults, max_bad_shards, len(names))
+        _check_faults(faults, max_bad_shards, num_shards)
         return cls(shards, faults)
 
     def __len__(self) -> int:

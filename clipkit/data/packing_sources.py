@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final, final
 
 from clipkit.data.index import ShardIndex
+from clipkit.data.lost_shards import check_complete
 from clipkit.data.packing_tables import (
     TABLE_SUFFIXES,
     as_json,
@@ -248,6 +249,7 @@ def _from_shards(path: Path, shards: Sequence[Path]) -> Source:
     if len(folders) > 1:
         names = ", ".join(str(folder.relative_to(path)) for folder in folders)
         raise DataError(f"{path}: holds shards in several folders ({names}); name one of them")
+    check_complete([str(folders[0])], [str(shard) for shard in shards])
     return source_of_shards(shards)
 
 

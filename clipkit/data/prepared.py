@@ -15,6 +15,8 @@ from typing import Final
 from filelock import FileLock
 
 from clipkit.data.choosing import by_class, few_of_each
+from clipkit.data.counts import read_counts
+from clipkit.data.lost_shards import check_complete
 from clipkit.data.packing import SIZES_FILE, pack
 from clipkit.data.packing_sources import (
     CLASS_NAMES_FILE,
@@ -132,7 +134,9 @@ def _open(
     if path.exists() and path.suffix != ".tar":
         found = open_source(path, class_names=class_names)
     else:
-        shards = [local_path(url) for url in expand_urls(str(source)) if is_local(url)]
+        names = expand_urls(str(source))
+        check_complete([str(source)], names)
+        shards = [local_path(url) for url in names if is_local(url)]
         if not shards:
             raise DataError(f"{source}: expected shards on this machine, to choose samples from")
         path, found = shards[0].parent, source_of_shards(shards)
@@ -148,7 +152,22 @@ def _packed(path: Path, source: Source) -> Prepared:
     folders = [cache / f"{path.stem}-{key}" for cache in _caches(path)]
     folder = next((known for known in folders if (known / SIZES_FILE).is_file()), None)
     folder = folder or _pack_into_first(source, folders)
-    return Prepared(tuple(sorted(str(shard) for shard in folder.glob("*.tar"))), names)
+    return Prepared(_whole(folder), names)
+
+
+def _whole(folder: Path) -> tuple[str, ...]:
+    """Return the shards of a packed folder, in order.
+
+    Raises:
+        DataError: If one of them is gone.
+    """
+    shards = [folder / name for name in sorted(read_counts(folder / SIZES_FILE))]
+    if lost := [shard.name for shard in shards if not shard.is_file()]:
+        raise DataError(
+            f"{folder}: {', '.join(lost)} is missing from what was packed there; remove the "
+            f"folder to have it packed again"
+        )
+    return tuple(map(str, shards))
 
 
 def _caches(path: Path) -> list[Path]:

@@ -11,10 +11,12 @@ from itertools import islice
 from typing import Final, TypeVar
 
 from clipkit.data.captions import TextField, read_text
+from clipkit.data.counts import counts_by_folder
 from clipkit.data.decode_formats import DEFAULT_MAX_PIXELS, open_image, to_rgb
 from clipkit.data.faults import WHOLE_SHARD, Fault
 from clipkit.data.index import ShardIndex
 from clipkit.data.labels import read_label
+from clipkit.data.lost_shards import lost_shards
 from clipkit.data.reader import RawSample, ShardReader
 from clipkit.data.samples import IMAGE_EXTENSIONS
 from clipkit.data.tables import scan_shard
@@ -90,7 +92,7 @@ def verify_shards(
         ShardError: No shards match.
     """
     names = expand_urls(urls)
-    faults: list[Fault] = []
+    faults = _lost(urls, names)
     num_samples = 0
     for raw, reasons in _visit(names, sample_faults, num_workers, faults, on_sample):
         num_samples += 1
@@ -131,7 +133,7 @@ def collect_stats(
         ShardError: No shards match.
     """
     names = expand_urls(urls)
-    stats = ShardStats(num_shards=len(names))
+    stats = ShardStats(num_shards=len(names), faults=_lost(urls, names))
     keys: Counter[str] = Counter()
     visits = _visit(
         names, lambda raw: _look_at(raw, tokenizer), num_workers, stats.faults, on_sample
@@ -150,6 +152,13 @@ def collect_stats(
     stats.num_duplicate_keys = sum(shared.values()) - len(shared)
     stats.duplicate_keys = dict(list(shared.items())[:_MANY_KEYS])
     return stats
+
+
+def _lost(urls: str | Sequence[str], names: Sequence[str]) -> list[Fault]:
+    """Return shards that their folder's own counts name and that are not there."""
+    patterns = [urls] if isinstance(urls, str) else urls
+    lost = lost_shards(patterns, names, counts_by_folder(names))
+    return [Fault(url, WHOLE_SHARD, "", reason) for url, reason in lost]
 
 
 @dataclass(slots=True)

@@ -64,6 +64,15 @@ def stream(shards) -> PairStream:
     return PairStream(index, tokenizer=Letters(), batch_size=2, image_size=16)
 
 
+def test_a_shard_that_is_gone_from_the_cache_is_named(folder):
+    first = Path(prepare(folder).shards[0])
+    first.unlink()
+    with pytest.raises(DataError, match=rf"{first.parent}: {first.name} is missing"):
+        prepare(folder)
+    shutil.rmtree(first.parent)
+    assert prepare(folder).shards == (str(first),)
+
+
 def test_a_folder_of_classes_is_packed_once_beside_it(folder, monkeypatch):
     first = prepare(folder)
     assert Path(first.shards[0]).parents[1] == folder.parent / ".clipkit"
