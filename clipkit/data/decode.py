@@ -8,13 +8,11 @@ those of decoded pixels, else by Pillow, which takes any box.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from math import ceil
 from typing import Final, NamedTuple, final
 
 import numpy as np
-import simplejpeg
 import torch
 from jaxtyping import UInt8
 from PIL import Image
@@ -27,11 +25,12 @@ from clipkit.data.decode_formats import (
     Color,
     Orientation,
     check_max_pixels,
-    check_size,
     open_image,
     orientation_of,
     to_rgb,
 )
+from clipkit.data.decode_jpeg import decode_jpeg, plain_jpeg_size, scale_of
+from clipkit.data.decoded import DecodedImages
 from clipkit.errors import ConfigError, SampleError
 
 INTERPOLATIONS: Final = {
@@ -48,8 +47,7 @@ levels without, 1.8 and 2.0 with 1.25, 1.5 and 1.7 with 1.5, at the same speed u
 BLOCK_PIXELS: Final = 8
 """Edges at multiples of this are edges of pixels at every scale that a JPEG is decoded at."""
 _JPEG_START: Final = b"\xff\xd8\xff"
-_MAX_KEPT_BYTES: Final = 2**26
-_OF_THREAD: Final = threading.local()
+_PLAIN_JPEG: Final = "plain JPEG"
 
 
 class Box(NamedTuple):
@@ -98,6 +96,8 @@ class ImageDecoder:
             them, as open_clip does.
         interpolation: ``"bicubic"`` or ``"bilinear"``.
         max_pixels: Larger pictures are refused before they are decoded.
+        keep_mib: Memory for the pixels of decoded files, in MiB per process; see `DecodedImages`.
+            The results are the same with and without it.
 
     Example:
         >>> ImageDecoder(size=224)(jpeg_bytes).shape  # doctest: +SKIP
@@ -111,12 +111,14 @@ class ImageDecoder:
         background: Color | None = WHITE,
         interpolation: str = "bicubic",
         max_pixels: int = DEFAULT_MAX_PIXELS,
+        keep_mib: int = 0,
     ) -> None:
         self.size = check_image_size(size)
         self.fast = fast
         self.background = background
         self.interpolation = check_interpolation(interpolation)
         self.max_pixels = check_max_pixels(max_pixels)
+        self._decoded = DecodedImages(keep_mib)
 
     def __call__(
         self,
@@ -146,34 +148,47 @@ class ImageDecoder:
         """The crop of a healthy upright RGB or grey JPEG; None asks for the thorough way."""
         if not data.startswith(_JPEG_START):
             return None
-        if b"Exif\0\0" in data[:65536] and orientation_of(open_image(data, self.max_pixels), data):
-            return None
+        pixels = self._decoded.find(data, _PLAIN_JPEG)
         try:
-            height, width, colors, _ = simplejpeg.decode_jpeg_header(data)
-            if colors not in {"RGB", "YCbCr", "Gray"}:
-                return None
-            check_size(width, height, self.max_pixels)
+            if pixels is None:
+                size = plain_jpeg_size(data, self.max_pixels)
+                if size is None:
+                    return None
+                width, height = size
+            else:
+                height, width = pixels.shape[:2]
             box = crop(width, height)
             least = _least_decoded(box, width, height, self.size)
-            pixels = _decode_jpeg(data, width * height, least)
+            reduced = least[0] <= ceil(width / 2) and least[1] <= ceil(height / 2)
+            if pixels is None or reduced:
+                pixels = decode_jpeg(data, width * height, least)
+                if not reduced:
+                    self._decoded.keep(data, _PLAIN_JPEG, pixels)
         except ValueError:
             # simplejpeg's strictness: Pillow decides whether the damage matters, and names it.
             return None
-        scale = _scale_of(pixels, width, height)
+        scale = scale_of(pixels, width, height)
         placed = Box(*(edge * scale for edge in box))
         if all(float(edge).is_integer() for edge in placed):
             return _resize_whole_pixels(pixels, placed, self.size, self.interpolation)
         return to_tensor(self._resize(Image.fromarray(pixels), box, (scale, scale)))
 
     def _any_format(self, data: bytes, crop: CropChooser, background: Color | None) -> Image.Image:
+        kept = self._decoded.find(data, background)
+        if kept is not None:
+            box = crop(kept.shape[1], kept.shape[0])
+            return self._resize(Image.fromarray(kept), box, (1.0, 1.0))
         image = open_image(data, self.max_pixels)
         turn = orientation_of(image, data)
         width, height = image.size
         upright = (height, width) if turn and turn.swaps else (width, height)
         box = stored_box(crop(*upright), width, height, turn)
-        if self.fast and image.format == "JPEG":
+        drafted = self.fast and image.format == "JPEG"
+        if drafted:
             image.draft(None, _least_decoded(box, width, height, self.size))
         pixels = to_rgb(image, background)
+        if turn is None and not drafted and background == self.background:
+            self._decoded.keep(data, background, pixels)
         resized = self._resize(pixels, box, (pixels.width / width, pixels.height / height))
         return resized.transpose(turn.method) if turn else resized
 
@@ -244,35 +259,6 @@ def to_tensor(image: Image.Image) -> UInt8[Tensor, "3 H W"]:
 def to_image(pixels: UInt8[Tensor, "3 H W"]) -> Image.Image:
     """The reverse of `to_tensor`."""
     return Image.fromarray(np.ascontiguousarray(pixels.permute(1, 2, 0).numpy()))
-
-
-def _decode_jpeg(
-    data: bytes, num_pixels: int, least: tuple[int, int]
-) -> UInt8[np.ndarray, "rows columns 3"]:
-    """Decode at the smallest scale of at least ``least`` (width, height).
-
-    The result lies in memory that this thread's next call overwrites: fresh memory for each picture
-    would cost a third of the time in page faults, and leave holes between what lives longer.
-    """
-    buffer = None
-    if 3 * num_pixels <= _MAX_KEPT_BYTES:
-        buffer = getattr(_OF_THREAD, "buffer", None)
-        if buffer is None or len(buffer) < 3 * num_pixels:
-            buffer = _OF_THREAD.buffer = np.empty(3 * num_pixels, dtype=np.uint8)
-    # Scales between 1/2 and 1 have no vector code: they take longer than the whole picture.
-    pixels: UInt8[np.ndarray, "rows columns 3"] = simplejpeg.decode_jpeg(
-        data, min_width=least[0], min_height=least[1], min_factor=2, buffer=buffer
-    )
-    return pixels
-
-
-def _scale_of(pixels: UInt8[np.ndarray, "rows columns 3"], width: int, height: int) -> float:
-    """The scale that a JPEG was decoded at; its last row and column may be cut-off pixels."""
-    return next(
-        eighths / 8
-        for eighths in (8, 4, 3, 2, 1)
-        if pixels.shape[:2] == (ceil(height * eighths / 8), ceil(width * eighths / 8))
-    )
 
 
 def _resize_whole_pixels(

@@ -77,6 +77,8 @@ class TrainTransform(ImageTransform):
         fast: Whether JPEGs are decoded at a reduced scale where the crop allows.
         interpolation: ``"bicubic"`` or ``"bilinear"``.
         max_pixels: Larger pictures are refused before they are decoded.
+        keep_decoded_mib: Memory for decoded images, in MiB per process that loads data: a small
+            data set is decoded once and not in every epoch. The pixels are the same.
 
     Example:
         >>> from clipkit.data.augment import ColorJitter, HorizontalFlip
@@ -96,13 +98,16 @@ class TrainTransform(ImageTransform):
         fast: bool = True,
         interpolation: str = "bicubic",
         max_pixels: int = DEFAULT_MAX_PIXELS,
+        keep_decoded_mib: int = 0,
     ) -> None:
         self.image_size = size
         self.scale = check_interval("TrainTransform.scale", scale, 1e-4, 1.0)
         self.ratio = check_interval("TrainTransform.ratio", ratio, 1e-2, 1e2)
         self.augmentations = list(augmentations or ())
         self.random_background_probability = check_probability(random_background_probability)
-        self._decode = ImageDecoder(size, fast, background, interpolation, max_pixels)
+        self._decode = ImageDecoder(
+            size, fast, background, interpolation, max_pixels, keep_decoded_mib
+        )
 
     def __call__(self, data: bytes, rng: np.random.Generator) -> UInt8[Tensor, "3 H W"]:
         """See `ImageTransform`."""

@@ -22,6 +22,7 @@ from clipkit.models.towers import ImageTower, TextTower, as_triple, check_length
 
 _RESIDUAL_BLOCK = re.compile(r"^\w+\.transformer\.resblocks\.(\d+)\.")
 _RESNET_STAGE = re.compile(r"^visual\.layer(\d+)\.")
+_RESNET_STRIDE = (32, 32)
 _HF_BLOCK = re.compile(r"\.(?:layer|layers|block|h)\.(\d+)\.")
 _BOTH = ("vision_cfg", "text_cfg")
 
@@ -76,19 +77,16 @@ class OpenClipImageTower(ImageTower):
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B D"]:
         """Embed normalised pictures; see ``ImageTower.forward``.
 
-        A vision transformer takes pictures of any multiple of its patches: it interpolates its
-        positions.
+        A vision transformer takes pictures of any multiple of its patches, a ResNet with attention
+        pooling of any multiple of its stride: their positions are interpolated.
         """
-        positions = getattr(self.visual, "positional_embedding", None)
-        if positions is None or images.shape[-1] == self.image_size:
+        name, step = _positions_of(self.visual)
+        if name is None or images.shape[-1] == self.image_size:
             embeddings: Tensor = self.visual(images)
         else:
-            grid = (
-                images.shape[-2] // self.visual.patch_size[0],
-                images.shape[-1] // self.visual.patch_size[1],
-            )
-            resized = {"positional_embedding": resize_positions(positions, *grid)}
-            embeddings = functional_call(self.visual, resized, images)
+            grid = (images.shape[-2] // step[0], images.shape[-1] // step[1])
+            positions = resize_positions(self.visual.get_parameter(name), *grid)
+            embeddings = functional_call(self.visual, {name: positions}, images)
         return embeddings
 
     def config(self) -> dict[str, Any]:
@@ -105,6 +103,15 @@ class OpenClipImageTower(ImageTower):
         parts = ("conv1", "class_embedding", "positional_embedding", "ln_pre")
         first = [f"visual.{part}" for part in parts]
         return group_by_block(names, block=_RESIDUAL_BLOCK, first=first)
+
+
+def _positions_of(visual: Any) -> tuple[str | None, tuple[int, int]]:
+    """Name of the parameter of positions, if any, and the pixels (rows, columns) of a position."""
+    if hasattr(visual, "positional_embedding"):
+        return "positional_embedding", visual.patch_size
+    if hasattr(visual, "attnpool"):
+        return "attnpool.positional_embedding", _RESNET_STRIDE
+    return None, (1, 1)
 
 
 def _timm_groups(visual: Any, names: list[str]) -> list[list[str]]:

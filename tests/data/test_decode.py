@@ -13,7 +13,7 @@ import simplejpeg
 import torch
 from PIL import Image, ImageOps
 
-from clipkit.data import decode
+from clipkit.data import decode, decode_jpeg
 from clipkit.data.decode import Box, ImageDecoder, central_square, stored_box
 from clipkit.data.decode_formats import ORIENTATIONS
 from clipkit.errors import ConfigError, SampleError
@@ -294,7 +294,9 @@ def test_large_pictures_are_refused_before_they_are_decoded(
 ) -> None:
     data = encode(Image.new("RGB", (100, 100)), format)
     monkeypatch.setattr(decode, "to_rgb", lambda *_: pytest.fail("it was decoded"))
-    monkeypatch.setattr(decode.simplejpeg, "decode_jpeg", lambda *_, **__: pytest.fail("decoded"))
+    monkeypatch.setattr(
+        decode_jpeg.simplejpeg, "decode_jpeg", lambda *_, **__: pytest.fail("decoded")
+    )
     with pytest.raises(SampleError, match="100 x 100 pixels is above the limit of 9999"):
         ImageDecoder(8, max_pixels=9_999)(data)
 

@@ -209,3 +209,21 @@ def test_weights_of_another_architecture_name_the_parameters(tmp_path):
     torch.save(open_clip.CustomTextCLIP(**config(embed_dim=16)).state_dict(), path)
     with pytest.raises(CheckpointError, match=r"visual\.proj: expected \(32, 24\), got \(32, 16\)"):
         from_open_clip(config(), pretrained=str(path))
+
+
+def test_a_resnet_takes_smaller_pictures_and_other_weights_stay_as_they_are():
+    """A run may train on small pictures first: attention pooling has learned positions too."""
+    vision = {**RESNET, "image_size": 64}
+    tower = encoder(vision=vision).image_tower.train()
+    small = tower(torch.randn(2, 3, 32, 32))
+    assert small.shape == (2, 24)
+    small.square().sum().backward()
+    positions = tower.visual.attnpool.positional_embedding
+    assert positions.shape[0] == 1 + 2 * 2, "the parameter keeps its shape"
+    assert positions.grad.abs().amin(1).min() > 0, "every position learns from small pictures"
+
+
+def test_a_resnet_at_its_own_size_is_open_clips():
+    tower = encoder(vision=RESNET).image_tower
+    images = torch.randn(2, 3, 32, 32)
+    assert torch.equal(tower(images), tower.visual(images))
