@@ -112,13 +112,10 @@ def run_pack(args: argparse.Namespace) -> int:
 
 def run_index(args: argparse.Namespace) -> int:
     """``clipkit shards index``."""
+    from clipkit.data.counts import named_shards
     from clipkit.data.index import ShardIndex
-    from clipkit.data.urls import expand_urls
 
-    urls = args.urls[0] if len(args.urls) == 1 else args.urls
-    # A wids JSON names its shards itself.
-    is_wids = isinstance(urls, str) and urls.endswith(".json")
-    total, done = None if is_wids else len(expand_urls(urls)), 0
+    total, done = len(named_shards(args.urls)[0]), 0
     with _progress("indexing") as advance:
 
         def on_shard(_: object) -> None:
@@ -126,7 +123,8 @@ def run_index(args: argparse.Namespace) -> int:
             done += 1
             advance(done, total)
 
-        index = ShardIndex.from_urls(urls, max_bad_shards=args.max_bad_shards, on_shard=on_shard)
+        allowed = args.max_bad_shards
+        index = ShardIndex.from_urls(args.urls, max_bad_shards=allowed, on_shard=on_shard)
     for _, reason in index.faults:
         _say(f"left out: {reason}")
     _say(f"{index.num_samples} samples in {len(index.shards)} shards")

@@ -21,7 +21,7 @@ from filelock import FileLock
 
 from clipkit.data.remote import Retries, read_small, stat_remote, transfer
 from clipkit.data.tables import SIDECAR_SUFFIX
-from clipkit.data.urls import STALL_SECONDS, base_name
+from clipkit.data.urls import STALL_SECONDS, Address
 from clipkit.errors import DataError, ShardError
 
 DEFAULT_MAX_BYTES: Final = 100 * 2**30
@@ -35,12 +35,12 @@ class RemoteFile:
     """One version of a remote file.
 
     Args:
-        url: Where it is.
+        address: Where it is.
         size_bytes: Its length; -1 where the server does not say.
         stamp: Its entity tag or time of change; "" where the server does not say.
     """
 
-    url: str
+    address: Address
     size_bytes: int = -1
     stamp: str = ""
 
@@ -79,32 +79,32 @@ class ShardCache:
         self._retries = Retries(retries, backoff_seconds, stall_seconds)
         self._early_retries = replace(self._retries, count=min(retries, _EARLY_RETRIES))
 
-    def stat(self, url: str) -> RemoteFile:
+    def stat(self, address: Address) -> RemoteFile:
         """The version of a remote file that the server has now.
 
         Raises:
             ShardError: If it is missing or the server does not answer.
         """
-        return _stat(url, self._early_retries)
+        return _stat(address, self._early_retries)
 
-    def read_small(self, url: str) -> bytes | None:
+    def read_small(self, address: Address) -> bytes | None:
         """A small remote file, read anew each time; None where there is none.
 
         Raises:
             ShardError: If the server does not answer.
         """
-        return read_small(url, self._early_retries)
+        return read_small(address, self._early_retries)
 
     def path_of(self, remote: RemoteFile) -> Path:
         """Where this version is kept once it is whole."""
-        digest = _digest(f"{remote.url}\0{remote.size_bytes}\0{remote.stamp}")
-        base = base_name(remote.url)[-60:]
+        digest = _digest(f"{remote.address}\0{remote.size_bytes}\0{remote.stamp}")
+        base = remote.address.name[-60:]
         safe = "".join(c if c.isalnum() or c in "._-" else "_" for c in base)
         return self.folder / digest[:2] / f"{digest}-{safe}"
 
-    def sidecar(self, url: str) -> Path:
+    def sidecar(self, address: Address) -> Path:
         """Where the table of a remote shard is kept; it outlives the shard's eviction."""
-        return self.folder / "index" / f"{_digest(url)}{SIDECAR_SUFFIX}"
+        return self.folder / "index" / f"{_digest(str(address))}{SIDECAR_SUFFIX}"
 
     def fetch(self, remote: RemoteFile) -> Path:
         """The local path of a remote shard, transferred if it is not there.
@@ -122,7 +122,7 @@ class ShardCache:
                 return path
             self._make_room(max(remote.size_bytes, 0))
             part = Path(f"{path}{_PART_SUFFIX}")
-            transfer(remote.url, remote.size_bytes, part, self._retries)
+            transfer(remote.address, remote.size_bytes, part, self._retries)
             self._check(remote, part)
             part.replace(path)
             if remote.size_bytes < 0:
@@ -153,13 +153,13 @@ class ShardCache:
         if remote.size_bytes >= 0 and size_bytes != remote.size_bytes:
             part.unlink()
             raise ShardError(
-                f"{remote.url}: expected {remote.size_bytes} bytes, got {size_bytes}; "
+                f"{remote.address}: expected {remote.size_bytes} bytes, got {size_bytes}; "
                 f"did the shard change?"
             )
-        if remote.stamp and (now := _stat(remote.url, self._retries)) != remote:
+        if remote.stamp and (now := _stat(remote.address, self._retries)) != remote:
             part.unlink()
             raise ShardError(
-                f"{remote.url}: changed while the run was reading it: indexed as "
+                f"{remote.address}: changed while the run was reading it: indexed as "
                 f"{remote.stamp} with {remote.size_bytes} bytes, now {now.stamp} with "
                 f"{now.size_bytes}; index it anew"
             )
@@ -195,9 +195,9 @@ def default_cache() -> ShardCache:
     return ShardCache()
 
 
-def _stat(url: str, retries: Retries) -> RemoteFile:
-    size_bytes, stamp = stat_remote(url, retries)
-    return RemoteFile(url, size_bytes, stamp)
+def _stat(address: Address, retries: Retries) -> RemoteFile:
+    size_bytes, stamp = stat_remote(address, retries)
+    return RemoteFile(address, size_bytes, stamp)
 
 
 def _digest(text: str) -> str:

@@ -10,7 +10,19 @@ from pathlib import Path
 from typing import Any, Final
 
 from clipkit.data.cache import ShardCache, default_cache
-from clipkit.data.urls import PIPE_PREFIX, base_name, is_local, local_path
+from clipkit.data.urls import (
+    PIPE_PREFIX,
+    Address,
+    Patterns,
+    base_name,
+    expand_urls,
+    file_address,
+    has_scheme,
+    is_local,
+    parse_address,
+    refuse_repeats,
+    without_scheme,
+)
 from clipkit.errors import DataError
 
 _LOG = logging.getLogger(__name__)
@@ -27,7 +39,8 @@ def read_counts(source: str | Path, cache: ShardCache | None = None) -> dict[str
     Raises:
         DataError: If the file is absent or has none of these formats.
     """
-    return parse_counts(_read_json(source, cache), str(source))
+    address = file_address(source) if isinstance(source, Path) else parse_address(source)
+    return parse_counts(_read_json(address, cache), str(source))
 
 
 def parse_counts(content: Any, name: str) -> dict[str, int]:
@@ -37,8 +50,8 @@ def parse_counts(content: Any, name: str) -> dict[str, int]:
         content: The parsed file.
         name: What errors call it.
     """
-    if isinstance(content, Mapping) and isinstance(content.get("shardlist"), list):
-        pairs = [(entry["url"], entry["nsamples"]) for entry in content["shardlist"]]
+    if isinstance(content, Mapping) and "shardlist" in content:
+        pairs = _shardlist(content, name)
     elif isinstance(content, Mapping) and isinstance(content.get("shard_counts"), Mapping):
         pairs = list(content["shard_counts"].items())
     elif isinstance(content, Mapping) and content:
@@ -60,15 +73,15 @@ def parse_counts(content: Any, name: str) -> dict[str, int]:
     return counts
 
 
-def counts_beside(folder: str, cache: ShardCache | None = None) -> dict[str, int]:
+def counts_beside(folder: Address, cache: ShardCache | None = None) -> dict[str, int]:
     """The counts that lie in the folder of the shards; empty where there are none.
 
     Args:
-        folder: Path or URL, without a slash at its end.
+        folder: The folder, without a slash at its end.
         cache: How patient to be with a remote one; None for the default cache.
     """
     for name in COUNTS_FILES:
-        address = f"{folder}/{name}"
+        address = folder.child(name)
         try:
             data = _read(address, cache)
         except DataError as error:
@@ -76,59 +89,68 @@ def counts_beside(folder: str, cache: ShardCache | None = None) -> dict[str, int
             _LOG.warning("%s: not looked at: %s", address, error)
             return {}
         if data is not None:
-            return parse_counts(_parsed(data, address), address)
+            return parse_counts(_parsed(data, str(address)), str(address))
     return {}
 
 
 def named_shards(
-    urls: Sequence[str | Path], cache: ShardCache | None = None
-) -> tuple[list[str], dict[str, int]]:
-    """Patterns with the shards of wids indexes in their place, and the counts that these tell.
+    urls: Patterns,
+    cache: ShardCache | None = None,
+    *,
+    allow_pipe: bool = False,
+) -> tuple[list[Address], dict[str, int]]:
+    """The shards that patterns and wids indexes name, and the counts that the indexes give.
 
     Args:
         urls: Patterns of shards, and wids indexes (``.json``).
         cache: How patient to be with a remote index; None for the default cache.
+        allow_pipe: Whether a pattern may be ``pipe:COMMAND``. An entry of an index never may.
+
+    Raises:
+        ShardError: If a pattern matches nothing, or a shard is named twice.
+        DataError: If a pipe is given and not allowed, or an index cannot be read.
     """
-    names: list[str] = []
+    shards: list[Address] = []
     counts: dict[str, int] = {}
-    for url in map(str, urls):
-        if base_name(url).endswith(".json"):
-            names += shards_of_wids(url, cache)
-            counts |= read_counts(url, cache)
+    for address in expand_urls(urls, allow_pipe=allow_pipe):
+        if address.kind != "pipe" and address.name.endswith(".json"):
+            content = _read_json(address, cache)
+            shards += shards_of_wids(content, address)
+            counts |= parse_counts(content, str(address))
         else:
-            names.append(url)
-    return names, counts
+            shards.append(address)
+    refuse_repeats(shards)
+    return shards, counts
 
 
 def counts_by_folder(
-    names: Sequence[str], listed: Collection[str] = (), cache: ShardCache | None = None
-) -> dict[str, dict[str, int]]:
+    shards: Sequence[Address], listed: Collection[str] = (), cache: ShardCache | None = None
+) -> dict[Address, dict[str, int]]:
     """Read the counts stored beside the shards, for each of their folders.
 
     Args:
-        names: The shards.
+        shards: The shards.
         listed: Base names of shards whose counts a wids index gives; they are not looked for.
         cache: How patient to be with remote files; None for the default cache.
 
     Returns:
-        Path or URL of a folder -> base name -> number of samples; no counts where none are stored.
+        Folder -> base name -> number of samples; no counts where none are stored.
     """
-    unlisted = (name for name in names if base_name(name) not in listed)
-    folders = filter(None, dict.fromkeys(map(folder_of, unlisted)))
-    return {folder: counts_beside(folder, cache) for folder in folders}
+    folders = dict.fromkeys(shard.folder for shard in shards if shard.name not in listed)
+    return {folder: counts_beside(folder, cache) for folder in folders if folder is not None}
 
 
 def known_counts(
-    names: Sequence[str],
+    shards: Sequence[Address],
     counts: str | Path | Mapping[str, int] | None,
     listed: Mapping[str, int],
-    beside: Mapping[str, Mapping[str, int]],
+    beside: Mapping[Address, Mapping[str, int]],
     cache: ShardCache | None = None,
 ) -> dict[str, int]:
     """Numbers of samples that are known without a scan, by base name of the shard.
 
     Args:
-        names: The shards.
+        shards: The shards.
         counts: The counts, or their file; None takes those beside the shards.
         listed: Counts of a wids index.
         beside: What ``counts_by_folder`` found.
@@ -144,43 +166,68 @@ def known_counts(
     else:
         known = read_counts(counts, cache)
     # Counts are by base name; where two shards share one, the counts cannot be told apart.
-    shared = Counter(map(base_name, names))
+    shared = Counter(shard.name for shard in shards)
     return {base: count for base, count in known.items() if shared.get(base) == 1}
 
 
-def shards_of_wids(source: str, cache: ShardCache | None = None) -> list[str]:
+def shards_of_wids(content: Any, source: Address) -> list[Address]:
     """The shards that a wids index names, relative to the index itself.
 
+    A name is taken as it is: it is not expanded, and it is no command.
+
     Args:
-        source: Path or URL of the index.
-        cache: How patient to be with a remote one; None for the default cache.
+        content: The parsed index.
+        source: Where it was read from.
+
+    Raises:
+        DataError: If it is no index, or an entry is a command, or a remote index names a file of
+            this machine.
     """
-    content = _read_json(source, cache)
-    if not isinstance(content, Mapping) or not isinstance(content.get("shardlist"), list):
-        raise DataError(f"{source}: expected a wids index with a shardlist")
-    urls = [str(entry["url"]) for entry in content["shardlist"]]
-    folder = source.rpartition("/")[0] if not is_local(source) else str(local_path(source).parent)
-    return [url if "://" in url or url.startswith("/") else f"{folder}/{url}" for url in urls]
+    return [_named_by_index(url, source) for url, _ in _shardlist(content, str(source))]
 
 
-def folder_of(url: str) -> str:
-    """The folder of a shard; "" for a command's output."""
-    if is_local(url):
-        return str(local_path(url).parent)
-    return "" if url.startswith(PIPE_PREFIX) else url.partition("?")[0].rpartition("/")[0]
+def _named_by_index(url: str, source: Address) -> Address:
+    if url.startswith(PIPE_PREFIX):
+        raise DataError(
+            f"{source}: {url}: an index may not name a command, whatever allow_pipe says; give "
+            f"the command itself as a shard, or the URL that it reads"
+        )
+    if has_scheme(url) and not is_local(url):
+        return parse_address(url)
+    if not (is_local(url) and (has_scheme(url) or url.startswith("/"))):
+        folder = source.folder
+        assert folder is not None, f"{source} is read from a file"
+        return folder.child(url)
+    if not source.is_local:
+        raise DataError(
+            f"{source}: {url}: a remote index may not name a file of this machine; expected names "
+            f"relative to the index, or URLs"
+        )
+    return file_address(Path(without_scheme(url)))
 
 
-def _read(source: str, cache: ShardCache | None) -> bytes | None:
-    if not is_local(source):
+def _shardlist(content: Any, name: str) -> list[tuple[str, Any]]:
+    """URL and count of each entry of a wids index."""
+    entries = content.get("shardlist") if isinstance(content, Mapping) else None
+    if not isinstance(entries, list):
+        raise DataError(f"{name}: expected a wids index with a shardlist")
+    for entry in entries:
+        if not isinstance(entry, Mapping) or not isinstance(entry.get("url"), str):
+            raise DataError(f"{name}: shardlist: expected entries with a url, got {entry!r:.80}")
+    return [(entry["url"], entry.get("nsamples")) for entry in entries]
+
+
+def _read(source: Address, cache: ShardCache | None) -> bytes | None:
+    if not source.is_local:
         return (cache or default_cache()).read_small(source)
     try:
-        return local_path(source).read_bytes()
+        return source.path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         return None
 
 
-def _read_json(source: str | Path, cache: ShardCache | None) -> Any:
-    data = _read(str(source), cache)
+def _read_json(source: Address, cache: ShardCache | None) -> Any:
+    data = _read(source, cache)
     if data is None:
         raise DataError(f"{source}: no such file")
     return _parsed(data, str(source))
@@ -189,5 +236,5 @@ def _read_json(source: str | Path, cache: ShardCache | None) -> Any:
 def _parsed(data: bytes, name: str) -> Any:
     try:
         return json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{name}: not JSON: {error}") from error

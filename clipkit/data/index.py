@@ -18,7 +18,7 @@ from clipkit.data.cache import ShardCache, default_cache
 from clipkit.data.counts import counts_by_folder, known_counts, named_shards
 from clipkit.data.lost_shards import lost_shards
 from clipkit.data.tables import SIDECAR_SUFFIX, ShardTable, keep_table, load_count, scan_shard
-from clipkit.data.urls import base_name, expand_urls, is_local, local_path
+from clipkit.data.urls import Address, Patterns
 from clipkit.errors import DataError, ShardError
 
 _LOG = logging.getLogger(__name__)
@@ -31,16 +31,21 @@ class Shard:
     """One tar.
 
     Args:
-        url: Where it is.
+        address: Where it is.
         num_samples: How many samples it holds.
         size_bytes: Its length; -1 where the server does not say.
         stamp: Time of change (local, in ns) or entity tag (remote); "" where unknown.
     """
 
-    url: str
+    address: Address
     num_samples: int
     size_bytes: int = -1
     stamp: str = ""
+
+    @property
+    def url(self) -> str:
+        """The address as text, for messages and records."""
+        return str(self.address)
 
 
 @final
@@ -75,7 +80,7 @@ class ShardIndex:
     @classmethod
     def from_urls(
         cls,
-        urls: str | Path | Sequence[str | Path],
+        urls: Patterns,
         *,
         counts: str | Path | Mapping[str, int] | None = None,
         allow_pipe: bool = False,
@@ -93,7 +98,7 @@ class ShardIndex:
                 them; None looks for ``sizes.json`` and energon's ``.info.json`` beside the shards.
                 A scan is compared with them; remote shards are not scanned then. Where a folder or
                 glob is given, a shard that these files name and that is not there is missing.
-            allow_pipe: Whether ``pipe:COMMAND`` is allowed.
+            allow_pipe: Whether a pattern may be ``pipe:COMMAND``, which runs it.
             max_bad_shards: How many broken shards are left out (and named) before it is an error.
             write_sidecars: Whether a scan is kept beside its shard (in the cache for remote ones).
             cache: Where remote shards are kept; None for the default cache.
@@ -106,13 +111,12 @@ class ShardIndex:
             ShardError: If no shards match, or more than ``max_bad_shards`` are missing, truncated,
                 damaged, empty, or have another count than expected.
         """
-        patterns, listed = named_shards([urls] if isinstance(urls, str | Path) else urls, cache)
-        names = expand_urls(patterns, allow_pipe=allow_pipe)
+        names, listed = named_shards(urls, cache, allow_pipe=allow_pipe)
         beside = counts_by_folder(names, listed, cache) if counts is None else {}
         known = known_counts(names, counts, listed, beside, cache)
         indexer = _Indexer(known, write_sidecars, cache)
         shards: list[Shard] = []
-        faults = lost_shards(patterns, names, beside)
+        faults = lost_shards(urls, names, beside)
         num_shards = len(names) + len(faults)
         with ThreadPoolExecutor(max_workers=min(_SCAN_THREADS, len(names))) as pool:
             for name, result in zip(names, pool.map(indexer, names), strict=True):
@@ -121,7 +125,7 @@ class ShardIndex:
                     if on_shard is not None:
                         on_shard(result)
                 else:
-                    faults.append((name, str(result)))
+                    faults.append((str(name), str(result)))
         indexer.report_unkept()
         _check_faults(faults, max_bad_shards, num_shards)
         return cls(shards, faults)
@@ -140,7 +144,7 @@ class ShardIndex:
         digest = hashlib.sha256()
         for shard in self.shards:
             digest.update(
-                f"{base_name(shard.url)}\0{shard.num_samples}\0{shard.size_bytes}\n".encode()
+                f"{shard.address.name}\0{shard.num_samples}\0{shard.size_bytes}\n".encode()
             )
         return digest.hexdigest()[:32]
 
@@ -168,36 +172,37 @@ class _Indexer:
         self._cache = cache
         self._unkept: list[tuple[Path, OSError]] = []
 
-    def __call__(self, url: str) -> Shard | ShardError:
+    def __call__(self, address: Address) -> Shard | ShardError:
+        expected = self._known.get(address.name)
+        index = self._local if address.is_local else self._remote
         try:
-            expected = self._known.get(base_name(url))
-            return self._local(url, expected) if is_local(url) else self._remote(url, expected)
+            return index(address, expected)
         except ShardError as error:
             return error
 
-    def _local(self, url: str, expected: int | None) -> Shard:
-        path = local_path(url)
-        size_bytes, stamp = stat_shard(path, url)
+    def _local(self, address: Address, expected: int | None) -> Shard:
+        path = address.path
+        size_bytes, stamp = stat_shard(path, str(address))
         sidecar = path.with_name(path.name + SIDECAR_SUFFIX)
         count = load_count(sidecar, size_bytes, stamp)
         if count is None or expected not in (None, count):
-            table = scan_shard(path, url, expected)
+            table = scan_shard(path, str(address), expected)
             count = len(table)
             self._save(table, sidecar, size_bytes, stamp)
-        return Shard(str(path), count, size_bytes, stamp)
+        return Shard(address, count, size_bytes, stamp)
 
-    def _remote(self, url: str, expected: int | None) -> Shard:
+    def _remote(self, address: Address, expected: int | None) -> Shard:
         cache = self._cache if self._cache is not None else default_cache()
-        remote = cache.stat(url)
-        sidecar = cache.sidecar(url)
+        remote = cache.stat(address)
+        sidecar = cache.sidecar(address)
         count = expected
         if count is None:
             count = load_count(sidecar, remote.size_bytes, remote.stamp)
         if count is None:
-            table = scan_shard(cache.fetch(remote), url)
+            table = scan_shard(cache.fetch(remote), str(address))
             count = len(table)
             self._save(table, sidecar, remote.size_bytes, remote.stamp)
-        return Shard(url, count, remote.size_bytes, remote.stamp)
+        return Shard(address, count, remote.size_bytes, remote.stamp)
 
     def _save(self, table: ShardTable, sidecar: Path, size_bytes: int, stamp: str) -> None:
         if not self._write_sidecars:

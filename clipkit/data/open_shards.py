@@ -12,7 +12,6 @@ from clipkit.data.cache import RemoteFile, ShardCache, default_cache
 from clipkit.data.index import Shard, ShardIndex
 from clipkit.data.remote import SYSTEM_ERRNOS
 from clipkit.data.tables import SIDECAR_SUFFIX, ShardTable, keep_table, load_table, scan_shard
-from clipkit.data.urls import is_local, local_path
 from clipkit.errors import ShardError
 
 _LOG = logging.getLogger(__name__)
@@ -93,9 +92,8 @@ class OpenShards:
                 return found
         # Not under the lock: a transfer must not hold up those who read other shards.
         shard = self._index.shards[number]
-        found = (
-            self._open_local(number, shard) if is_local(shard.url) else self._open_remote(number)
-        )
+        is_local = shard.address.is_local
+        found = self._open_local(number, shard) if is_local else self._open_remote(number)
         with self._lock:
             self._files[number] = found
             while len(self._files) > _OPEN_FILES:
@@ -108,7 +106,7 @@ class OpenShards:
             self._files.pop(number, None)
 
     def _open_local(self, number: int, shard: Shard) -> OpenShard:
-        path = local_path(shard.url)
+        path = shard.address.path
         try:
             descriptor = os.open(path, os.O_RDONLY)
         except OSError as error:
@@ -135,12 +133,12 @@ class OpenShards:
 
     def _open_remote(self, number: int) -> OpenShard:
         shard = self._index.shards[number]
-        remote = RemoteFile(shard.url, shard.size_bytes, shard.stamp)
+        remote = RemoteFile(shard.address, shard.size_bytes, shard.stamp)
         descriptor = self.cache.open(remote)
         try:
             table = self._kept(number)
             if table is None:
-                sidecar = self.cache.sidecar(shard.url)
+                sidecar = self.cache.sidecar(shard.address)
                 table = load_table(sidecar, shard.size_bytes, shard.stamp)
                 if table is None or len(table) != shard.num_samples:
                     table = scan_shard(self.cache.fetch(remote), shard.url, shard.num_samples)

@@ -9,7 +9,6 @@ from clipkit.data.index import ShardIndex
 from clipkit.data.lanes import LaneOrder, Layout, choose_layout
 from clipkit.data.mixture import Mixture, MixtureOrder, stages_of_state
 from clipkit.data.order import SampleOrder, SequentialOrder, ShuffledOrder
-from clipkit.data.urls import is_local
 from clipkit.errors import CheckpointError, ConfigError
 
 Data = ShardIndex | Mixture
@@ -47,7 +46,7 @@ def first_order(
             index.num_samples,
             max(1, round(batch_size * share)),
             world_size,
-            random_access=all(is_local(shard.url) for shard in index.shards),
+            random_access=all(shard.address.is_local for shard in index.shards),
             window=window,
         )
         # Lanes as wide as the source's share of a batch: then each rank stays with its own.

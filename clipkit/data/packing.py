@@ -257,6 +257,6 @@ def _finish(folder: Path, packer: _Packer, counts: Sequence[int]) -> PackReport:
     shards = tuple(packer.path(number) for number in range(packer.num_shards))
     sizes = {shard.name: count for shard, count in zip(shards, counts, strict=True)}
     write_atomically(folder / SIZES_FILE, json.dumps(sizes, indent=1).encode())
-    index = ShardIndex.from_urls([str(shard) for shard in shards], counts=sizes)
+    index = ShardIndex.from_urls(shards, counts=sizes)
     faults = [fault for number in sorted(packer.faults) for fault in packer.faults[number]]
     return PackReport(shards, index.num_samples, tuple(faults))

@@ -21,6 +21,7 @@ from clipkit.data.packing_tables import (
     read_table,
 )
 from clipkit.data.reader import ShardReader
+from clipkit.data.urls import file_address
 from clipkit.errors import DataError, SampleError
 
 IMAGE_SUFFIXES: Final = frozenset(
@@ -249,7 +250,7 @@ def _from_shards(path: Path, shards: Sequence[Path]) -> Source:
     if len(folders) > 1:
         names = ", ".join(str(folder.relative_to(path)) for folder in folders)
         raise DataError(f"{path}: holds shards in several folders ({names}); name one of them")
-    check_complete([str(folders[0])], [str(shard) for shard in shards])
+    check_complete(folders[0], [file_address(shard) for shard in shards])
     return source_of_shards(shards)
 
 
@@ -260,7 +261,7 @@ def source_of_shards(shards: Sequence[Path]) -> Source:
         shards: Tars of one folder.
     """
     folder = shards[0].parent
-    index = ShardIndex.from_urls([str(shard) for shard in shards], write_sidecars=False)
+    index = ShardIndex.from_urls(shards, write_sidecars=False)
     reader = ShardReader(index)
     # CLIP_benchmark keeps them beside the folders of the splits.
     texts = [parent / name for parent in (folder.parent, folder) for name in _CLASS_FILES]

@@ -63,7 +63,7 @@ class Prefetcher:
             try:
                 self._cache.fetch(remote)
             except Exception as error:
-                _LOG.debug("prefetch of %s failed: %s", remote.url, error)
+                _LOG.debug("prefetch of %s failed: %s", remote.address, error)
             finally:
                 with self._lock:
                     self._under_way.discard(remote)

@@ -11,7 +11,6 @@ from clipkit.data.index import ShardIndex
 from clipkit.data.reader import ShardReader
 from clipkit.data.samples import Encoder, SampleMaker
 from clipkit.data.slicing import Slicing, Tail
-from clipkit.data.urls import is_local
 from clipkit.errors import ConfigError, DataError, SampleError
 
 _TRIED_SAMPLES: Final = 8
@@ -99,7 +98,7 @@ def check_first_sample(index: ShardIndex, reader: ShardReader, maker: SampleMake
     Raises:
         DataError: If none of the tried samples can be used.
     """
-    if not is_local(index.shards[0].url):
+    if not index.shards[0].address.is_local:
         return
     tried = min(_TRIED_SAMPLES, index.num_samples)
     for sample_id in range(tried):

@@ -15,7 +15,7 @@ from typing import Final
 from filelock import FileLock
 
 from clipkit.data.choosing import by_class, few_of_each
-from clipkit.data.counts import read_counts
+from clipkit.data.counts import named_shards, read_counts
 from clipkit.data.lost_shards import check_complete
 from clipkit.data.packing import SIZES_FILE, pack
 from clipkit.data.packing_sources import (
@@ -27,7 +27,7 @@ from clipkit.data.packing_sources import (
     tables_in,
 )
 from clipkit.data.packing_tables import TABLE_SUFFIXES
-from clipkit.data.urls import expand_urls, is_local, local_path
+from clipkit.data.urls import is_local, local_path
 from clipkit.errors import DataError
 
 _LOG = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ class Prepared:
         class_names: In the order of the class numbers; none where the source names no classes.
     """
 
-    shards: tuple[str, ...]
+    shards: tuple[Path, ...]
     class_names: tuple[str, ...] = ()
 
 
@@ -134,9 +134,9 @@ def _open(
     if path.exists() and path.suffix != ".tar":
         found = open_source(path, class_names=class_names)
     else:
-        names = expand_urls(str(source))
-        check_complete([str(source)], names)
-        shards = [local_path(url) for url in names if is_local(url)]
+        names, _ = named_shards(source)
+        check_complete(source, names)
+        shards = [shard.path for shard in names if shard.is_local]
         if not shards:
             raise DataError(f"{source}: expected shards on this machine, to choose samples from")
         path, found = shards[0].parent, source_of_shards(shards)
@@ -155,7 +155,7 @@ def _packed(path: Path, source: Source) -> Prepared:
     return Prepared(_whole(folder), names)
 
 
-def _whole(folder: Path) -> tuple[str, ...]:
+def _whole(folder: Path) -> tuple[Path, ...]:
     """Return the shards of a packed folder, in order.
 
     Raises:
@@ -167,7 +167,7 @@ def _whole(folder: Path) -> tuple[str, ...]:
             f"{folder}: {', '.join(lost)} is missing from what was packed there; remove the "
             f"folder to have it packed again"
         )
-    return tuple(map(str, shards))
+    return tuple(shards)
 
 
 def _caches(path: Path) -> list[Path]:

@@ -16,7 +16,6 @@ from clipkit.data.open_shards import OpenShard, OpenShards, as_shard_error
 from clipkit.data.prefetch import Prefetcher
 from clipkit.data.remote import SYSTEM_ERRNOS
 from clipkit.data.tables import ShardTable
-from clipkit.data.urls import is_local
 from clipkit.errors import ShardError
 
 # Network file systems have short failures (a stale handle, an input/output error).
@@ -61,7 +60,7 @@ class ShardReader:
         self._shards = OpenShards(index, cache)
         self._bad: dict[int, str] = {}
         self._prefetcher: Prefetcher | None = None
-        self.is_local = all(is_local(shard.url) for shard in index.shards)
+        self.is_local = all(shard.address.is_local for shard in index.shards)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_prefetcher": None}
@@ -112,9 +111,9 @@ class ShardReader:
         if self._prefetcher is None:
             self._prefetcher = Prefetcher(self._shards.cache)
         self._prefetcher.request(
-            RemoteFile(shard.url, shard.size_bytes, shard.stamp)
+            RemoteFile(shard.address, shard.size_bytes, shard.stamp)
             for shard in shards
-            if not is_local(shard.url)
+            if not shard.address.is_local
         )
 
     def _members(

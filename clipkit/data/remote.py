@@ -12,13 +12,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from clipkit.data.urls import PIPE_PREFIX, STALL_SECONDS, file_system
+from clipkit.data.urls import PIPE_PREFIX, STALL_SECONDS, Address, file_system
 from clipkit.errors import DataError, ShardError
 
 _LOG = logging.getLogger(__name__)
 _PIECE_BYTES: Final = 8 * 2**20
 _MAX_WAIT_SECONDS: Final = 60.0
-_STAMPS: Final = ("ETag", "etag", "LastModified", "last_modified", "mtime", "updated")
+_STAMPS: Final = (
+    "ETag",
+    "etag",
+    "Last-Modified",
+    "LastModified",
+    "last_modified",
+    "mtime",
+    "updated",
+)
 # Trouble of this machine, not of the server: trying again hides it.
 SYSTEM_ERRNOS: Final = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EROFS}
@@ -94,14 +102,15 @@ class Retries:
                 time.sleep(wait * random.uniform(0.5, 1.0))
 
 
-def stat_remote(url: str, retries: Retries) -> tuple[int, str]:
+def stat_remote(address: Address, retries: Retries) -> tuple[int, str]:
     """Length in bytes (-1 where unknown) and version ("" where unknown) of a remote file.
 
     Raises:
         ShardError: If it is missing or the server does not answer.
     """
-    if url.startswith(PIPE_PREFIX):
+    if address.kind == "pipe":
         return -1, ""
+    url = address.text
 
     def ask() -> Mapping[str, Any]:
         system, path = file_system(url, retries.stall_seconds)
@@ -117,12 +126,13 @@ def stat_remote(url: str, retries: Retries) -> tuple[int, str]:
     return -1 if size is None else int(size), stamp
 
 
-def read_small(url: str, retries: Retries) -> bytes | None:
+def read_small(address: Address, retries: Retries) -> bytes | None:
     """The bytes of a small remote file; None where there is none or it may not be seen.
 
     Raises:
         ShardError: If the server does not answer.
     """
+    url = address.text
 
     def ask() -> bytes | None:
         system, path = file_system(url, retries.stall_seconds)
@@ -139,11 +149,11 @@ def read_small(url: str, retries: Retries) -> bytes | None:
     return retries.run(url, ask, lambda: 0)
 
 
-def transfer(url: str, size_bytes: int, part: Path, retries: Retries) -> None:
+def transfer(address: Address, size_bytes: int, part: Path, retries: Retries) -> None:
     """Bring a remote file to ``part``; what is there already is kept.
 
     Args:
-        url: Where from.
+        address: Where from.
         size_bytes: Its length, -1 where unknown: then each try begins anew.
         part: Where to; on return it is whole.
         retries: How patient to be.
@@ -151,12 +161,13 @@ def transfer(url: str, size_bytes: int, part: Path, retries: Retries) -> None:
     Raises:
         ShardError: If it cannot be had.
     """
+    url = address.text
 
     def reached() -> int:
         return part.stat().st_size if part.exists() and size_bytes >= 0 else 0
 
-    if url.startswith(PIPE_PREFIX):
-        retries.run(url, lambda: _run_pipe(url, part), lambda: 0)
+    if address.kind == "pipe":
+        retries.run(url, lambda: _run_pipe(address, part), lambda: 0)
     elif size_bytes < 0:
         retries.run(url, lambda: _copy_stream(url, part, retries.stall_seconds), lambda: 0)
     else:
@@ -187,9 +198,11 @@ def _copy_stream(url: str, part: Path, stall_seconds: float) -> None:
             target.write(piece)
 
 
-def _run_pipe(url: str, part: Path) -> None:
-    # The user asked for pipes by name (allow_pipe) and wrote the command.
-    command = url.removeprefix(PIPE_PREFIX)
+def _run_pipe(address: Address, part: Path) -> None:
+    # Only parse_address makes an address of this kind: out of a text that the user wrote, and if
+    # the user asked for pipes by name (allow_pipe).
+    assert address.kind == "pipe", f"{address} is no command"
+    command = address.text.removeprefix(PIPE_PREFIX)
     with part.open("wb") as target:
         done = subprocess.run(  # noqa: S602
             command, shell=True, stdout=target, stderr=subprocess.PIPE, check=False

@@ -11,7 +11,7 @@ from itertools import islice
 from typing import Final, TypeVar
 
 from clipkit.data.captions import TextField, read_text
-from clipkit.data.counts import counts_by_folder
+from clipkit.data.counts import counts_by_folder, named_shards
 from clipkit.data.decode_formats import DEFAULT_MAX_PIXELS, open_image, to_rgb
 from clipkit.data.faults import WHOLE_SHARD, Fault
 from clipkit.data.index import ShardIndex
@@ -21,7 +21,7 @@ from clipkit.data.reader import RawSample, ShardReader
 from clipkit.data.samples import IMAGE_EXTENSIONS
 from clipkit.data.tables import scan_shard
 from clipkit.data.tokenizers import Tokenizer
-from clipkit.data.urls import expand_urls, is_local, local_path
+from clipkit.data.urls import Address
 from clipkit.errors import SampleError, ShardError
 from clipkit.types import IGNORE_LABEL
 
@@ -91,7 +91,7 @@ def verify_shards(
     Raises:
         ShardError: No shards match.
     """
-    names = expand_urls(urls)
+    names, _ = named_shards(urls)
     faults = _lost(urls, names)
     num_samples = 0
     for raw, reasons in _visit(names, sample_faults, num_workers, faults, on_sample):
@@ -132,7 +132,7 @@ def collect_stats(
     Raises:
         ShardError: No shards match.
     """
-    names = expand_urls(urls)
+    names, _ = named_shards(urls)
     stats = ShardStats(num_shards=len(names), faults=_lost(urls, names))
     keys: Counter[str] = Counter()
     visits = _visit(
@@ -154,10 +154,9 @@ def collect_stats(
     return stats
 
 
-def _lost(urls: str | Sequence[str], names: Sequence[str]) -> list[Fault]:
+def _lost(urls: str | Sequence[str], names: Sequence[Address]) -> list[Fault]:
     """Return shards that their folder's own counts name and that are not there."""
-    patterns = [urls] if isinstance(urls, str) else urls
-    lost = lost_shards(patterns, names, counts_by_folder(names))
+    lost = lost_shards(urls, names, counts_by_folder(names))
     return [Fault(url, WHOLE_SHARD, "", reason) for url, reason in lost]
 
 
@@ -186,7 +185,7 @@ def _look_at(raw: RawSample, tokenizer: Tokenizer) -> _Facts:
 
 
 def _visit(
-    names: Sequence[str],
+    names: Sequence[Address],
     look: Callable[[RawSample], T],
     num_workers: int,
     faults: list[Fault],
@@ -195,12 +194,12 @@ def _visit(
     """Every sample with what ``look`` says of it; shards that cannot be read go to ``faults``."""
     done = total = 0
     with ThreadPoolExecutor(num_workers) as pool:
-        for url in names:
+        for address in names:
             try:
                 # The headers themselves: an index file could hide what happened to them since.
-                if is_local(url):
-                    scan_shard(local_path(url), url)
-                index = ShardIndex.from_urls([url], write_sidecars=False)
+                if address.is_local:
+                    scan_shard(address.path, str(address))
+                index = ShardIndex.from_urls(address, write_sidecars=False)
                 reader = ShardReader(index)
                 total += index.num_samples
                 samples = map(reader.read, range(index.num_samples))
@@ -211,7 +210,7 @@ def _visit(
                             on_sample(done, total)
                         yield raw, result
             except ShardError as error:
-                faults.append(Fault(url, WHOLE_SHARD, "", str(error)))
+                faults.append(Fault(str(address), WHOLE_SHARD, "", str(error)))
 
 
 def _batches(samples: Iterator[RawSample], size: int) -> Iterator[list[RawSample]]:

@@ -1,29 +1,128 @@
-"""From what a user writes (braces, globs, folders, lists, unions) to the URLs of shards."""
+"""From what a user writes (braces, globs, folders, lists, unions) to addresses of shards.
+
+A text is parsed once, into an ``Address`` that says what it is. Names that a disk, a store or an
+index gave are addresses from the start: they are never expanded, and never commands.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from glob import has_magic
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal, final
 
+from clipkit.data.braces import expand_braces
 from clipkit.errors import DataError, ShardError
 
 PIPE_PREFIX: Final = "pipe:"
 STALL_SECONDS: Final = 60.0
-_SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*://")
-_RANGE = re.compile(r"^(-?\d+|[A-Za-z])\.\.(-?\d+|[A-Za-z])(?:\.\.(-?\d+))?$")
+UNION: Final = "::"
+_LOCAL_SCHEMES: Final = ("file://", "local://")
+_SCHEME: Final = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*://")
+_NOT_SHARDS: Final = frozenset({".npz", ".json", ".idx", ".txt"})
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where one file is.
+
+    Args:
+        text: A path, a URL, or a command with its ``pipe:`` in front.
+        kind: What ``text`` is. Only ``parse_address`` makes a "pipe", and only if it is allowed to.
+    """
+
+    text: str
+    kind: Literal["file", "remote", "pipe"]
+
+    def __str__(self) -> str:
+        return self.text
+
+    @property
+    def is_local(self) -> bool:
+        """Whether this is a path of this machine."""
+        return self.kind == "file"
+
+    @property
+    def path(self) -> Path:
+        """The path of a local file, as it is: neither ``~`` nor anything else is expanded."""
+        assert self.is_local, f"{self.text} is no path"
+        return Path(self.text)
+
+    @property
+    def name(self) -> str:
+        """The last part, without the signature that a signed URL carries."""
+        return base_name(self.text)
+
+    @property
+    def folder(self) -> Address | None:
+        """Where the file lies; None for a command's output."""
+        if self.kind == "pipe":
+            return None
+        if self.is_local:
+            return file_address(self.path.parent)
+        return Address(self.text.partition("?")[0].rpartition("/")[0], self.kind)
+
+    def child(self, name: str) -> Address:
+        """A file in this folder; ``name`` is taken as it is."""
+        if self.is_local:
+            return file_address(self.path / name)
+        return Address(f"{self.text}/{name}", self.kind)
+
+
+Patterns = str | Path | Address | Sequence[str | Path | Address]
+"""What a user may name shards with; see ``expand_urls``."""
+
+
+def file_address(path: Path) -> Address:
+    """The address of a file whose name was found, not written."""
+    return Address(str(path), "file")
+
+
+def parse_address(text: str, *, allow_pipe: bool = False) -> Address:
+    """What a user's text names, without any expansion but that of ``~``.
+
+    Args:
+        text: A path, a URL, or a command with ``pipe:`` in front.
+        allow_pipe: Whether it may be a command.
+
+    Raises:
+        DataError: If it is a command and may be none.
+    """
+    if text.startswith(PIPE_PREFIX):
+        if not allow_pipe:
+            raise DataError(
+                f"{text}: a pipe runs a command of this machine; if you trust whoever wrote it, "
+                f"allow it: data.allow_pipe: true, or allow_pipe=True in Python"
+            )
+        return Address(text, "pipe")
+    return file_address(local_path(text)) if is_local(text) else Address(text, "remote")
+
+
+def has_scheme(url: str) -> bool:
+    """Whether ``url`` begins like ``https://``."""
+    return _SCHEME.match(url) is not None
 
 
 def is_local(url: str) -> bool:
     """Whether ``url`` is a path of this machine."""
-    return url.startswith("file://") or not (url.startswith(PIPE_PREFIX) or _SCHEME.match(url))
+    return url.startswith(_LOCAL_SCHEMES) or not (url.startswith(PIPE_PREFIX) or has_scheme(url))
 
 
 def local_path(url: str) -> Path:
     """The path that a local URL names."""
-    return Path(url.removeprefix("file://")).expanduser()
+    path = Path(without_scheme(url) if url.startswith(_LOCAL_SCHEMES) else url)
+    try:
+        return path.expanduser()
+    except RuntimeError:  # no such user: then the name begins with a tilde
+        return path
+
+
+def without_scheme(url: str) -> str:
+    """What follows ``https://``, or the like, in ``url``."""
+    return _SCHEME.sub("", url)
 
 
 def base_name(url: str) -> str:
@@ -47,10 +146,13 @@ def file_system(url: str, stall_seconds: float = STALL_SECONDS) -> tuple[Any, st
             request after five minutes; other schemes have limits of their own packages.
 
     Raises:
-        DataError: If the scheme is unknown or its package is not installed.
+        DataError: If the scheme is unknown, its package is not installed, or the URL is a chain.
     """
     import fsspec
 
+    if UNION in url:
+        # fsspec would open a chain of file systems, one inside the other.
+        raise DataError(f"{url}: expected the URL of one file, got several joined by {UNION!r}")
     options: dict[str, Any] = {}
     if url.startswith(("http://", "https://")):
         import aiohttp
@@ -66,134 +168,132 @@ def file_system(url: str, stall_seconds: float = STALL_SECONDS) -> tuple[Any, st
     return system, str(path)
 
 
-def expand_braces(pattern: str) -> Iterator[str]:
-    """Every string that a pattern with ``{a,b}`` and ``{000..127}`` stands for, nested too.
-
-    Example:
-        >>> list(expand_braces("{a,b}-{09..10}.tar"))
-        ['a-09.tar', 'a-10.tar', 'b-09.tar', 'b-10.tar']
-    """
-    start = pattern.find("{")
-    while start != -1:
-        end = _closing(pattern, start)
-        choices = _choices(pattern[start + 1 : end]) if end != -1 else None
-        if choices is not None:
-            tails = list(expand_braces(pattern[end + 1 :]))
-            for choice in choices:
-                for middle in expand_braces(choice):
-                    yield from (f"{pattern[:start]}{middle}{tail}" for tail in tails)
-            return
-        start = pattern.find("{", start + 1)
-    yield pattern
-
-
-def _closing(pattern: str, start: int) -> int:
-    depth = 0
-    for position in range(start, len(pattern)):
-        depth += {"{": 1, "}": -1}.get(pattern[position], 0)
-        if depth == 0:
-            return position
-    return -1
-
-
-def _choices(inside: str) -> list[str] | None:
-    """What one pair of braces offers; None where the braces mean themselves."""
-    match = _RANGE.match(inside)
-    if match:
-        first, last, step_text = match.groups()
-        step = abs(int(step_text or 1)) or 1
-        if first.isalpha() != last.isalpha():
-            return None
-        if first.isalpha():
-            low, high = ord(first), ord(last)
-            return [chr(code) for code in _inclusive(low, high, step)]
-        padded = any(
-            len(text.lstrip("-")) > 1 and text.lstrip("-")[0] == "0" for text in (first, last)
-        )
-        width = max(len(first), len(last)) if padded else 0
-        return [str(number).zfill(width) for number in _inclusive(int(first), int(last), step)]
-    parts, depth = [""], 0
-    for character in inside:
-        depth += {"{": 1, "}": -1}.get(character, 0)
-        if character == "," and depth == 0:
-            parts.append("")
-        else:
-            parts[-1] += character
-    return parts if len(parts) > 1 else None
-
-
-def _inclusive(first: int, last: int, step: int) -> range:
-    return range(first, last + 1, step) if first <= last else range(first, last - 1, -step)
-
-
-def expand_urls(urls: str | Path | Sequence[str | Path], *, allow_pipe: bool = False) -> list[str]:
-    """The URLs of shards, in the order given; inside a glob or folder by name.
+def expand_urls(urls: Patterns, *, allow_pipe: bool = False) -> list[Address]:
+    """The addresses that patterns stand for, in the order given; inside a glob or folder by name.
 
     Args:
-        urls: One pattern or several: braces, globs, folders (their ``*.tar``), ``"::"`` unions.
+        urls: One pattern or several: braces, globs, folders (their ``*.tar``), ``"::"`` unions. A
+            text that is the name of a file or folder means that one, whatever characters are in it.
+            A ``Path`` is a path of this machine, never a URL, union or command. An ``Address`` is
+            taken as it is.
         allow_pipe: Whether ``pipe:COMMAND`` may run a command of this machine.
 
     Raises:
-        ShardError: If a pattern matches nothing or a shard is named twice.
+        ShardError: If a pattern matches nothing.
         DataError: If a pipe is given and not allowed.
     """
-    patterns = [urls] if isinstance(urls, str | Path) else list(urls)
-    found: list[str] = []
-    for pattern in patterns:
-        text = str(pattern)
-        if text.startswith(PIPE_PREFIX):
-            if not allow_pipe:
-                raise DataError(
-                    f"{text}: a pipe runs a command of this machine; if you trust whoever wrote "
-                    f"it, allow it: data.allow_pipe: true, or allow_pipe=True in Python"
-                )
-            found += expand_braces(text)
-            continue
-        for part in filter(None, text.split("::")):
-            found += _expand_one(part)
+    found: list[Address] = []
+    for pattern in _listed(urls):
+        if isinstance(pattern, Address):
+            found.append(pattern)
+        else:
+            for one in parse_patterns(pattern, allow_pipe=allow_pipe):
+                found += _matches(one)
     if not found:
         raise ShardError(
             f"no shards: expected URLs, folders or patterns of tar files, got {urls!r}"
         )
-    seen: set[str] = set()
-    for url in found:
-        if url in seen:
+    return found
+
+
+def refuse_repeats(addresses: Iterable[Address]) -> None:
+    """Refuse a shard that is named twice.
+
+    Raises:
+        ShardError: Naming the first one.
+    """
+    seen: set[Address] = set()
+    for address in addresses:
+        if address in seen:
             raise ShardError(
-                f"{url}: named twice; to repeat a source, give it more epochs or weight"
+                f"{address}: named twice; to repeat a source, give it more epochs or weight"
             )
-        seen.add(url)
-    return found
+        seen.add(address)
 
 
-def _expand_one(pattern: str) -> list[str]:
-    found: list[str] = []
-    for url in expand_braces(pattern):
-        local = is_local(url)
-        if local and local_path(url).is_dir():
-            matches = sorted(str(path) for path in local_path(url).glob("*.tar"))
-        elif local and has_magic(url) and not local_path(url).exists():
-            matches = _local_glob(url)
-        elif not local and "*" in url:  # "?" begins the query of a signed URL
-            matches = _remote_glob(url)
+def parse_patterns(urls: Patterns, *, allow_pipe: bool = False) -> Iterator[Address]:
+    """Take unions and braces apart; folders and globs stay, an ``Address`` is no pattern.
+
+    Args:
+        urls: As for ``expand_urls``.
+        allow_pipe: As for ``expand_urls``.
+
+    Raises:
+        DataError: If a pipe is given and not allowed.
+    """
+    for pattern in _listed(urls):
+        if isinstance(pattern, Address):
+            continue
+        if (path := _existing(pattern)) is not None:
+            yield file_address(path)
+        elif isinstance(pattern, Path):
+            yield from (file_address(local_path(text)) for text in expand_braces(str(pattern)))
         else:
-            matches = [url]
-        if not matches:
-            raise ShardError(f"{url}: no shards match; expected at least one .tar file there")
-        found += matches
+            # A command is one from its beginning to its end, "::" included.
+            parts = [pattern] if pattern.startswith(PIPE_PREFIX) else pattern.split(UNION)
+            texts = (text for part in parts if part for text in expand_braces(part))
+            yield from (parse_address(text, allow_pipe=allow_pipe) for text in texts)
+
+
+def _listed(urls: Patterns) -> list[str | Path | Address]:
+    return [urls] if isinstance(urls, str | Path | Address) else list(urls)
+
+
+def _existing(pattern: str | Path) -> Path | None:
+    """The file or folder of exactly this name; it comes before any other meaning of a text."""
+    if isinstance(pattern, str) and has_scheme(pattern) and not is_local(pattern):
+        return None
+    path = pattern if isinstance(pattern, Path) else local_path(pattern)
+    return path if _exists(path) else None
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # too long for a name, or with a NUL
+        return False
+
+
+def _matches(address: Address) -> list[Address]:
+    if address.is_local:
+        return _files(address.path)
+    if address.kind == "remote" and "*" in address.text:  # "?" begins the query of a signed URL
+        return _nonempty(_remote_glob(address.text), address.text)
+    return [address]
+
+
+def _files(path: Path) -> list[Address]:
+    """The tars of a folder, what a glob matches, or the file itself."""
+    if _is_folder(path):
+        paths = sorted(path.glob("*.tar"))
+    elif has_magic(str(path)) and not _exists(path):
+        paths = _local_glob(path)
+    else:
+        paths = [path]
+    return _nonempty([file_address(path) for path in paths], str(path))
+
+
+def _is_folder(path: Path) -> bool:
+    return _exists(path) and path.is_dir()
+
+
+def _nonempty(found: list[Address], pattern: str) -> list[Address]:
+    if not found:
+        raise ShardError(f"{pattern}: no shards match; expected at least one .tar file there")
     return found
 
 
-def _local_glob(pattern: str) -> list[str]:
-    path = local_path(pattern)
+def _local_glob(path: Path) -> list[Path]:
     anchor = Path(path.anchor) if path.is_absolute() else Path()
     relative = str(path.relative_to(path.anchor)) if path.is_absolute() else str(path)
     return sorted(
-        str(match)
+        match
         for match in anchor.glob(relative)
-        if match.is_file() and match.suffix not in {".npz", ".json", ".idx", ".txt"}
+        if match.is_file() and match.suffix not in _NOT_SHARDS
     )
 
 
-def _remote_glob(pattern: str) -> list[str]:
+def _remote_glob(pattern: str) -> list[Address]:
     system, path = file_system(pattern)
-    return sorted(system.unstrip_protocol(match) for match in system.glob(path))
+    names = sorted(system.unstrip_protocol(match) for match in system.glob(path))
+    return [Address(name, "remote") for name in names]

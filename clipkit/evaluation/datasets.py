@@ -25,7 +25,7 @@ from clipkit.data.labels import read_classes, read_label
 from clipkit.data.prepared import is_raw, prepare
 from clipkit.data.reader import ShardReader
 from clipkit.data.remote import Retries
-from clipkit.data.urls import file_system, is_local, local_path
+from clipkit.data.urls import UNION, file_system, is_local, local_path
 from clipkit.errors import DataError, SampleError, ShardError
 from clipkit.evaluation.prompts import check_templates
 
@@ -180,7 +180,7 @@ def open_dataset(source: str | Path, split: str = "test") -> EvaluationDataset:
     for raw in (f"{address}/{split}", address):
         if is_raw(raw):
             return _open_raw(raw, name, address)
-    is_folder = not address.endswith(".tar")
+    is_folder = not address.endswith(".tar") and UNION not in address
     count = _read_text(f"{address}/{split}/nshards.txt") if is_folder else None
     if count is not None:
         index = ShardIndex.from_urls(_numbered(address, split, count))
@@ -195,13 +195,15 @@ def open_dataset(source: str | Path, split: str = "test") -> EvaluationDataset:
 def _open_raw(raw: str, name: str, address: str) -> EvaluationDataset:
     """A table or folder of pictures; what has classes is for classification."""
     prepared = prepare(raw)
-    index = ShardIndex.from_urls(list(prepared.shards))
+    index = ShardIndex.from_urls(prepared.shards)
     task = _TASKS["classification" if prepared.class_names else "retrieval"]
     return EvaluationDataset(name, index, prepared.class_names, task=task, root=address)
 
 
 def _describe(address: str) -> tuple[tuple[str, ...], tuple[str, ...], str]:
     """Names of classes, templates and task, out of the text files beside the data."""
+    if UNION in address:
+        return (), (), _TASKS["classification"]
     folder = address.rpartition("/")[0] if address.endswith(".tar") else address
     kind = (_read_text(f"{folder}/dataset_type.txt") or "classification").strip().lower()
     if kind not in _TASKS:

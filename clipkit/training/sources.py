@@ -125,7 +125,7 @@ def open_index(
         ClipkitError: If data are missing or cannot be packed.
     """
     several = [data] if isinstance(data, str) else list(data)
-    shards: list[str] = []
+    shards: list[str | Path] = []
     for one in several:
         shards += prepare(one, class_names=class_names).shards if is_raw(one) else [one]
     access = access or Access()
@@ -159,4 +159,4 @@ def _chosen(train: str | Sequence[str], choice: Choice) -> ShardIndex | Mixture:
 
 
 def _index(prepared: Prepared) -> ShardIndex:
-    return ShardIndex.from_urls(list(prepared.shards))
+    return ShardIndex.from_urls(prepared.shards)

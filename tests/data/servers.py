@@ -26,6 +26,7 @@ class Misbehaviour:
     pace_seconds: float = 0.0
     ignores_ranges: bool = False
     hides_length: bool = False
+    hides_version: bool = False
     gets: Counter[str] = field(default_factory=Counter)
     sent_bytes: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -68,7 +69,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(206 if partial else 200)
         if partial:
             self.send_header("Content-Range", f"bytes {start}-{start + len(data) - 1}/{total}")
-        self.send_header("ETag", f'"{hash(self.files[self.path])}"')
+        if not trouble.hides_version:
+            self.send_header("ETag", f'"{hash(self.files[self.path])}"')
         if trouble.hides_length:
             self.send_header("Connection", "close")
             self.close_connection = True

@@ -18,6 +18,7 @@ import clipkit.data.remote as remote_module
 from clipkit.data import PairStream, ShardCache, ShardIndex, ShardReader
 from clipkit.data.cache import RemoteFile
 from clipkit.data.prefetch import Prefetcher
+from clipkit.data.urls import parse_address
 from clipkit.errors import DataError, FaultBudgetExceeded, ShardError
 from tests.data.fakes import ByteTokenizer, NoisyTransform, first_text
 from tests.data.servers import Misbehaviour, http_server
@@ -112,7 +113,7 @@ def test_a_broken_transfer_goes_on_where_it_broke(
     monkeypatch.setattr(remote_module, "_PIECE_BYTES", 4096)
     data = files["/a/00001.tar"]
     trouble.cut_after_bytes, trouble.num_cuts = 1000, 2
-    remote = cache.stat(f"{server}/a/00001.tar")
+    remote = cache.stat(parse_address(f"{server}/a/00001.tar"))
     assert cache.fetch(remote).read_bytes() == data
     # Two pieces came twice; nothing else did.
     assert trouble.sent_bytes <= len(data) + 2 * 4096
@@ -125,7 +126,7 @@ def test_what_a_killed_process_left_is_kept(
     trouble: Misbehaviour,
 ) -> None:
     data = files["/a/00001.tar"]
-    remote = cache.stat(f"{server}/a/00001.tar")
+    remote = cache.stat(parse_address(f"{server}/a/00001.tar"))
     path = cache.path_of(remote)
     path.parent.mkdir(parents=True)
     Path(f"{path}.part").write_bytes(data[:20_000])
@@ -138,28 +139,28 @@ def test_a_busy_server_is_asked_again(
     server: str, files: dict[str, bytes], cache: ShardCache, trouble: Misbehaviour
 ) -> None:
     trouble.unavailable = 2
-    remote = cache.stat(f"{server}/a/00000.tar")
+    remote = cache.stat(parse_address(f"{server}/a/00000.tar"))
     assert cache.fetch(remote).read_bytes() == files["/a/00000.tar"]
     trouble.unavailable = 3
     with pytest.raises(ShardError, match=r"gave up after 2 new tries; last error: .*503"):
-        cache.fetch(cache.stat(f"{server}/a/00001.tar"))
+        cache.fetch(cache.stat(parse_address(f"{server}/a/00001.tar")))
 
 
 def test_a_server_that_stalls_is_asked_again_and_a_slow_one_is_waited_for(
     server: str, files: dict[str, bytes], tmp_path: Path, trouble: Misbehaviour
 ) -> None:
     cache = ShardCache(tmp_path, retries=1, backoff_seconds=0.01, stall_seconds=0.2)
-    remote = cache.stat(f"{server}/a/00000.tar")
+    remote = cache.stat(parse_address(f"{server}/a/00000.tar"))
     trouble.num_stalls, trouble.stall_seconds = 1, 1.0
     start = time.monotonic()
     assert cache.fetch(remote).read_bytes() == files["/a/00000.tar"]
     assert time.monotonic() - start < 1.0  # it did not wait for the stalled answer
     trouble.num_stalls = 2
     with pytest.raises(ShardError, match=r"gave up after 1 new tries; last error: .*[Tt]ime"):
-        cache.fetch(cache.stat(f"{server}/a/00001.tar"))
+        cache.fetch(cache.stat(parse_address(f"{server}/a/00001.tar")))
     trouble.pace_seconds = 0.05  # in all more than stall_seconds
     assert len(files["/b/00001.tar"]) > 5 * 4096
-    slow = cache.stat(f"{server}/b/00001.tar")
+    slow = cache.stat(parse_address(f"{server}/b/00001.tar"))
     assert cache.fetch(slow).read_bytes() == files["/b/00001.tar"]
 
 
@@ -174,7 +175,7 @@ def test_servers_that_ignore_ranges(
     server: str, files: dict[str, bytes], cache: ShardCache, trouble: Misbehaviour
 ) -> None:
     trouble.ignores_ranges = True
-    remote = cache.stat(f"{server}/a/00001.tar")
+    remote = cache.stat(parse_address(f"{server}/a/00001.tar"))
     path = cache.path_of(remote)
     path.parent.mkdir(parents=True)
     Path(f"{path}.part").write_bytes(b"x" * 100)
@@ -195,7 +196,7 @@ def test_a_shard_that_changes_on_the_server_is_named(
 ) -> None:
     served = dict(files)
     with http_server(served, trouble) as url:
-        remote = cache.stat(f"{url}/a/00000.tar")
+        remote = cache.stat(parse_address(f"{url}/a/00000.tar"))
         served["/a/00000.tar"] = (
             bytearray(files["/a/00000.tar"])[::-1].hex()[: len(files["/a/00000.tar"])].encode()
         )
@@ -203,7 +204,7 @@ def test_a_shard_that_changes_on_the_server_is_named(
             cache.fetch(remote)
         assert parts(cache) == []
         # A new index takes the new version, not the old copy.
-        assert cache.stat(f"{url}/a/00000.tar").stamp != remote.stamp
+        assert cache.stat(parse_address(f"{url}/a/00000.tar")).stamp != remote.stamp
 
 
 def test_the_least_recently_used_go_first(
@@ -212,7 +213,7 @@ def test_the_least_recently_used_go_first(
     names = list(files)
     limit = sum(len(files[name]) for name in names[:3]) + 1000
     cache = ShardCache(tmp_path / "small", max_bytes=limit)
-    remotes = [cache.stat(server + name) for name in names]
+    remotes = [cache.stat(parse_address(server + name)) for name in names]
     paths = [cache.fetch(remote) for remote in remotes[:3]]
     for age, path in zip((30, 20, 10), paths, strict=True):
         os.utime(path, (time.time() - age, time.time() - age))
@@ -246,7 +247,7 @@ def test_a_full_disk_is_not_tried_again(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    remote = cache.stat(f"{server}/a/00000.tar")
+    remote = cache.stat(parse_address(f"{server}/a/00000.tar"))
     monkeypatch.setattr(remote_module, "_copy_pieces", full)
     with pytest.raises(OSError, match="No space left"):
         cache.fetch(remote)
@@ -254,7 +255,7 @@ def test_a_full_disk_is_not_tried_again(
 
 def _fetch(url: str, folder: Path, results: Any) -> None:
     cache = ShardCache(folder)
-    results.put(len(cache.fetch(cache.stat(url)).read_bytes()))
+    results.put(len(cache.fetch(cache.stat(parse_address(url))).read_bytes()))
 
 
 def test_many_processes_share_one_transfer(
@@ -276,8 +277,8 @@ def test_many_processes_share_one_transfer(
 
 
 def test_prefetching(server: str, cache: ShardCache, trouble: Misbehaviour) -> None:
-    remotes = [cache.stat(f"{server}/a/0000{i}.tar") for i in (0, 1)]
-    missing = RemoteFile(f"{server}/a/nothing.tar", 10, "x")
+    remotes = [cache.stat(parse_address(f"{server}/a/0000{i}.tar")) for i in (0, 1)]
+    missing = RemoteFile(parse_address(f"{server}/a/nothing.tar"), 10, "x")
     prefetcher = Prefetcher(cache)
     prefetcher.request([*remotes, missing])
     prefetcher.request(remotes)

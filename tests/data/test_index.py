@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 
 from clipkit.data import ShardIndex, ShardReader
+from clipkit.data.braces import expand_braces
 from clipkit.data.counts import read_counts
 from clipkit.data.index import Shard
 from clipkit.data.tables import SIDECAR_SUFFIX, load_count, load_table
-from clipkit.data.urls import base_name, expand_braces, expand_urls
+from clipkit.data.urls import base_name, expand_urls, parse_address
 from clipkit.errors import DataError, ShardError
 from tests.factories import pair, write_shard, write_shards
 
@@ -79,8 +80,10 @@ def test_names_that_look_like_patterns(tmp_path: Path) -> None:
 def test_signed_urls_keep_their_query(tmp_path: Path) -> None:
     url = "https://host/a/00000.tar?signature=a/b*"
     assert base_name(url) == "00000.tar"
-    assert expand_urls("https://host/a/00000.tar?x=[1]") == ["https://host/a/00000.tar?x=[1]"]
-    indexes = [ShardIndex([Shard(f"https://h/0.tar?signature={s}", 5, 9)]) for s in "ab"]
+    signed = "https://host/a/00000.tar?x=[1]"
+    assert expand_urls(signed) == [parse_address(signed)]
+    signed = "https://h/0.tar?signature="
+    indexes = [ShardIndex([Shard(parse_address(signed + s), 5, 9)]) for s in "ab"]
     assert indexes[0].fingerprint == indexes[1].fingerprint
 
 
@@ -224,8 +227,9 @@ def test_all_faults_are_named_at_once_or_left_out(tmp_path: Path) -> None:
 def test_pipes_only_when_asked_for() -> None:
     with pytest.raises(DataError, match="allow_pipe=True"):
         expand_urls("pipe:cat {0..1}.tar")
-    assert expand_urls("pipe:cat {0..1}.tar", allow_pipe=True) == [
-        "pipe:cat 0.tar", "pipe:cat 1.tar",
+    found = expand_urls("pipe:cat {0..1}.tar", allow_pipe=True)
+    assert [(str(one), one.kind) for one in found] == [
+        ("pipe:cat 0.tar", "pipe"), ("pipe:cat 1.tar", "pipe"),
     ]  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from clipkit.data.packing_sources import open_source
 from clipkit.data.prepared import prepare
 from clipkit.data.shard_checks import collect_stats, verify_shards
 from clipkit.data.tokenizers import tokenizer_from_name
+from clipkit.data.urls import file_address, parse_address
 from clipkit.errors import ShardError
 from tests.factories import write_shards
 
@@ -60,13 +61,13 @@ def test_whoever_names_some_shards_may_leave_others_out(folder: Path, pattern: s
 
 
 def test_other_folders_are_not_compared(folder: Path) -> None:
-    beside = {str(folder): {LOST: 2}, str(folder / "sub"): {LOST: 2}}
+    beside = {file_address(folder): {LOST: 2}, file_address(folder / "sub"): {LOST: 2}}
     assert [url for url, _ in lost_shards([str(folder)], [], beside)] == [str(folder / LOST)]
 
 
 def test_remote_globs_are_compared() -> None:
-    names = ["s3://b/d/0.tar"]
-    beside = {"s3://b/d": {"0.tar": 1, "1.tar": 1}}
+    names = [parse_address("s3://b/d/0.tar")]
+    beside = {parse_address("s3://b/d"): {"0.tar": 1, "1.tar": 1}}
     assert [url for url, _ in lost_shards(["s3://b/d/*.tar"], names, beside)] == ["s3://b/d/1.tar"]
     assert lost_shards(["s3://b/d/0.tar"], names, beside) == []
 

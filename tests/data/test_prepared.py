@@ -70,7 +70,7 @@ def test_a_shard_that_is_gone_from_the_cache_is_named(folder):
     with pytest.raises(DataError, match=rf"{first.parent}: {first.name} is missing"):
         prepare(folder)
     shutil.rmtree(first.parent)
-    assert prepare(folder).shards == (str(first),)
+    assert prepare(folder).shards == (first,)
 
 
 def test_a_folder_of_classes_is_packed_once_beside_it(folder, monkeypatch):

@@ -1,0 +1,69 @@
+"""Shell braces: the strings that a pattern with ``{a,b}`` and ``{000..127}`` stands for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Final
+
+_RANGE: Final = re.compile(r"^(-?\d+|[A-Za-z])\.\.(-?\d+|[A-Za-z])(?:\.\.(-?\d+))?$")
+
+
+def expand_braces(pattern: str) -> Iterator[str]:
+    """Every string that a pattern with ``{a,b}`` and ``{000..127}`` stands for, nested too.
+
+    Example:
+        >>> list(expand_braces("{a,b}-{09..10}.tar"))
+        ['a-09.tar', 'a-10.tar', 'b-09.tar', 'b-10.tar']
+    """
+    start = pattern.find("{")
+    while start != -1:
+        end = _closing(pattern, start)
+        choices = _choices(pattern[start + 1 : end]) if end != -1 else None
+        if choices is not None:
+            tails = list(expand_braces(pattern[end + 1 :]))
+            for choice in choices:
+                for middle in expand_braces(choice):
+                    yield from (f"{pattern[:start]}{middle}{tail}" for tail in tails)
+            return
+        start = pattern.find("{", start + 1)
+    yield pattern
+
+
+def _closing(pattern: str, start: int) -> int:
+    depth = 0
+    for position in range(start, len(pattern)):
+        depth += {"{": 1, "}": -1}.get(pattern[position], 0)
+        if depth == 0:
+            return position
+    return -1
+
+
+def _choices(inside: str) -> list[str] | None:
+    """What one pair of braces offers; None where the braces mean themselves."""
+    match = _RANGE.match(inside)
+    if match:
+        first, last, step_text = match.groups()
+        step = abs(int(step_text or 1)) or 1
+        if first.isalpha() != last.isalpha():
+            return None
+        if first.isalpha():
+            low, high = ord(first), ord(last)
+            return [chr(code) for code in _inclusive(low, high, step)]
+        padded = any(
+            len(text.lstrip("-")) > 1 and text.lstrip("-")[0] == "0" for text in (first, last)
+        )
+        width = max(len(first), len(last)) if padded else 0
+        return [str(number).zfill(width) for number in _inclusive(int(first), int(last), step)]
+    parts, depth = [""], 0
+    for character in inside:
+        depth += {"{": 1, "}": -1}.get(character, 0)
+        if character == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return parts if len(parts) > 1 else None
+
+
+def _inclusive(first: int, last: int, step: int) -> range:
+    return range(first, last + 1, step) if first <= last else range(first, last - 1, -step)
