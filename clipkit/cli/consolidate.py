@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from clipkit.errors import CheckpointError, ConfigError
+from clipkit.cli.outputs import check_output_file
+from clipkit.errors import CheckpointError
 
 
 def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
@@ -48,13 +49,13 @@ def run(args: argparse.Namespace) -> int:
     from clipkit.models.state_dicts import save_plain, write_whole
 
     folder, output = args.checkpoint, args.output
-    if output.is_dir():
-        raise ConfigError(f"--output: expected a file, got the folder {output}")
     if not is_sharded(folder):
         kind = "a file, which is whole already" if folder.is_file() else "nothing like it"
         raise CheckpointError(f"--checkpoint: expected a checkpoint in parts, {folder} is {kind}")
     if problem := why_incomplete(folder):
         raise CheckpointError(f"{folder}: {problem}")
+    num_bytes = sum(part.stat().st_size for part in folder.iterdir())
+    check_output_file("--output", output, num_bytes)
     checkpoint = read_sharded(folder)
     write_whole(output, partial(save_plain, checkpoint))
     step, size = checkpoint["global_step"], output.stat().st_size / 1e6

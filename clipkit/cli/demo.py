@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from clipkit.cli.outputs import check_output_folder
 from clipkit.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -87,9 +88,9 @@ def run(args: argparse.Namespace) -> int:
     """
     if not 0 < args.minutes <= _MOST_MINUTES:
         raise ConfigError(f"--minutes: expected more than 0 and at most 1440, got {args.minutes}")
-    if args.output.exists() and not args.output.is_dir():
-        raise ConfigError(f"--output: expected a folder, got the file {args.output}")
     files = DemoFiles(args.output)
+    written = (files.checkpoint, files.history, files.metrics, files.report)
+    check_output_folder("--output", args.output, [file.name for file in written])
     data = _pack(files.data)
     seconds = _fit(files, data, args.minutes, args.seed)
 

@@ -7,13 +7,15 @@ import json
 import shutil
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from clipkit.cli.arguments import add_data_arguments, add_model_arguments, load_model, versions
-from clipkit.errors import ConfigError
+from clipkit.cli.outputs import check_new_folder
 
 if TYPE_CHECKING:
     from clipkit.evaluation import EmbeddedPairs
+
+_BYTES_PER_NUMBER: Final = 4
 
 
 def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
@@ -44,21 +46,21 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         ClipkitError: If the model, the data or an option cannot be used; nothing is written then.
     """
+    output: Path = args.output.absolute()
+    check_new_folder("--output", output)
+
     from clipkit.evaluation import EmbedOptions, embed_pairs, open_dataset
 
-    output: Path = args.output
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise ConfigError(f"--output: expected a new or empty folder, {output} holds something")
     options = EmbedOptions(args.batch_size, args.num_workers, args.limit, args.precision, True)
     data = open_dataset(args.data, args.split)
     encoder = load_model(args.model, args.device)
+    num_rows = len(data) if args.limit is None else min(args.limit, len(data))
+    check_new_folder("--output", output, num_rows * encoder.embedding_dim * _BYTES_PER_NUMBER)
     pairs = embed_pairs(encoder, data, options, captions=not args.images_only)
-    try:
-        _write(output, pairs, {"model": args.model, "data": args.data, "versions": versions()})
-    except OSError as error:
-        raise ConfigError(f"--output: {output} cannot be written: {error.strerror}") from error
+    _write(output, pairs, {"model": args.model, "data": args.data, "versions": versions()})
     num_images, width = pairs.images.shape
-    print(f"{num_images} pictures and {len(pairs.texts)} texts, {width} numbers each: {output}")  # noqa: T201
+    found = f"{num_images} pictures and {len(pairs.texts)} texts, {width} numbers each"
+    print(f"{found}: {args.output}")  # noqa: T201
     return 0
 
 

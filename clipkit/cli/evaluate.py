@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipkit.cli.arguments import add_data_arguments, add_model_arguments, load_model, versions
-from clipkit.errors import ConfigError
+from clipkit.cli.outputs import check_output_file, check_output_folder
 
 if TYPE_CHECKING:
     from clipkit.evaluation import Evaluator
@@ -57,11 +57,11 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         ClipkitError: If the model, the data or an option cannot be used; nothing is written then.
     """
+    check_output_file("--output", args.output)
+    check_output_folder("--report", args.report, ["report.html"])
+
     from clipkit.evaluation import EvaluationSuite
 
-    _check_output(args.output)
-    if args.report is not None and args.report.exists() and not args.report.is_dir():
-        raise ConfigError(f"--report: expected a folder, got the file {args.report}")
     tasks = list(dict.fromkeys(args.task or [_default_task(args)]))
     evaluators = {task: _evaluator(task, args) for task in tasks}
     encoder = load_model(args.model, args.device)
@@ -118,12 +118,6 @@ def _evaluator(task: str, args: argparse.Namespace) -> Evaluator:
     return LinearProbe(args.data, train_split=args.train_split, **common)
 
 
-def _check_output(output: Path | None) -> None:
-    """Find out before the work, not after it, that the result cannot be written."""
-    if output is not None and output.is_dir():
-        raise ConfigError(f"--output: expected a file, got the folder {output}")
-
-
 def _print_table(args: argparse.Namespace, metrics: dict[str, float]) -> None:
     from rich.console import Console
     from rich.table import Table
@@ -154,7 +148,4 @@ def _write(args: argparse.Namespace, tasks: list[str], metrics: dict[str, float]
         "date": datetime.now().astimezone().isoformat(timespec="seconds"),
     }
     text = json.dumps(record, indent=2, allow_nan=False) + "\n"
-    try:
-        write_atomically(args.output, text.encode())
-    except OSError as error:
-        raise ConfigError(f"--output: {args.output} cannot be written: {error.strerror}") from error
+    write_atomically(args.output, text.encode())

@@ -10,9 +10,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+from clipkit.cli.outputs import check_output_file, check_output_folder
 from clipkit.errors import ConfigError
 
 FORMATS: Final = ("open_clip", "transformers", "onnx", "safetensors")
+_SUFFIXES: Final = frozenset(
+    {".json", ".txt", ".md", ".safetensors", ".onnx", ".data", ".model", ".tiktoken"}
+)
+"""How the files of all formats end, those of tokenizers included."""
 
 
 def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
@@ -53,15 +58,15 @@ def run(args: argparse.Namespace) -> int:
         CheckpointError: If the checkpoint cannot be read, or its copy does not equal it.
         ConfigError: If the format cannot express the encoder, or the output is in the way.
     """
+    output: Path = args.output
+    _check_output(output)
+
     from clipkit.cli.card_examples import USAGE
     from clipkit.cli.export_formats import EXPORTERS
     from clipkit.cli.model_card import render_card
     from clipkit.cli.run_facts import read_run
     from clipkit.models import load_encoder
 
-    output: Path = args.output
-    if output.exists() and not output.is_dir():
-        raise ConfigError(f"--output: expected a folder, but {output} is a file")
     encoder = load_encoder(args.model)
     run_facts = read_run(Path(args.model))
     exporter = EXPORTERS[args.format]
@@ -77,6 +82,31 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _check_output(output: Path) -> None:
+    """Check that the folder can be replaced by what is written next to it.
+
+    Raises:
+        ConfigError: If the disk refuses, or the folder holds files of another origin.
+    """
+    check_output_folder("--output", output)
+    target = output.resolve()
+    check_output_file("--output", _beside(target))
+    held = sorted(target.iterdir()) if target.is_dir() else []
+    if others := [file for file in held if file.is_dir() or file.suffix not in _SUFFIXES]:
+        raise _holds(target, others[0].name)
+
+
+def _beside(target: Path) -> Path:
+    return target.parent / f".{target.name}.{os.getpid()}.part"
+
+
+def _holds(target: Path, name: str) -> ConfigError:
+    return ConfigError(
+        f"--output: {target} holds {name!r}, which this export does not write; give a new or empty "
+        f"folder"
+    )
+
+
 @contextmanager
 def whole_folder(output: Path) -> Iterator[Path]:
     """A folder beside ``output`` that takes its place once the block has succeeded.
@@ -88,7 +118,7 @@ def whole_folder(output: Path) -> Iterator[Path]:
         ConfigError: If ``output`` holds files of another origin.
     """
     target = output.resolve()
-    beside = target.with_name(f".{target.name}.{os.getpid()}.part")
+    beside = _beside(target)
     beside.mkdir(parents=True)
     try:
         yield beside
@@ -104,10 +134,7 @@ def _put_in_place(beside: Path, target: Path) -> None:
     written = {file.name for file in beside.iterdir()}
     others = sorted(file.name for file in target.iterdir() if file.name not in written)
     if others:
-        raise ConfigError(
-            f"--output: {target} holds {others[0]!r}, which this export does not write; give a new "
-            f"or empty folder"
-        )
+        raise _holds(target, others[0])
     former = beside.with_suffix(".former")
     target.rename(former)
     beside.rename(target)

@@ -7,7 +7,8 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from clipkit.errors import ConfigError, DataError, SampleError
+from clipkit.cli.outputs import check_output_folder
+from clipkit.errors import DataError, SampleError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -65,14 +66,14 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         ClipkitError: If the data or the model cannot be used.
     """
+    check_output_folder("--output", args.output, ["finetune.yaml"])
+
     import yaml
 
     from clipkit.cli import fit
     from clipkit.data.tables import write_atomically
     from clipkit.training.presets import tuning_config
 
-    if args.output.exists() and not args.output.is_dir():
-        raise ConfigError(f"--output: expected a folder, got the file {args.output}")
     data = look_at(args.train, args.val)
     templates = args.template or list(_TEMPLATES)
     config, reasons = tuning_config(data, _start(args.model), str(args.output), templates)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from clipkit.cli.arguments import load_model, versions
+from clipkit.cli.outputs import check_output_folder
 from clipkit.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -68,9 +69,10 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         ClipkitError: If the models do not fit together, or the data or an option cannot be used.
     """
+    _check(args)
+
     from clipkit.models import interpolate, save_encoder
 
-    _check(args)
     evaluators = {word: _evaluator(word, args) for word in dict.fromkeys(args.measure)}
     start, end = load_model(args.start, args.device), load_model(args.end, args.device)
     alphas = [number / (args.points - 1) for number in range(args.points)]
@@ -94,8 +96,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> None:
-    if args.output.exists() and not args.output.is_dir():
-        raise ConfigError(f"--output: expected a folder, got the file {args.output}")
+    check_output_folder("--output", args.output, ["curve.json", "curve.svg"])
+    if args.keep is not None:
+        check_output_folder("--output", args.output / "model")
     if args.points < 2:
         raise ConfigError(f"--points: expected at least 2, got {args.points}")
     if args.keep is not None and not 0 <= args.keep <= 1:

@@ -7,6 +7,7 @@ Nothing here, nor at the top of a subcommand's file, imports torch: ``clipkit --
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -46,10 +47,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Words after ``clipkit``; those of this process when None.
 
     Returns:
-        The exit status: 0 done, 1 an unforeseen failure (with its traceback, raised), 2 an error
-        that the user can mend, 130 interrupted.
+        The exit status: 0 done, 1 an unforeseen failure (with its traceback, raised) or broken
+        shards, 2 an error that the user can mend, 130 interrupted.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    _print_any_name()
     try:
         if words and words[0] in fit.SUBCOMMANDS:
             # LightningCLI has its own parser; argparse would trip over its options.
@@ -69,12 +71,34 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader of our output (`| head`) left; keep Python's own flush at exit quiet.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        if error.errno is None:
+            raise
+        print(f"clipkit: error: {system_reason(error)}", file=sys.stderr)  # noqa: T201
+        return _EXIT_USAGE
+
+
+def system_reason(error: OSError) -> str:
+    """What the operating system refuses, and of which file where it says so.
+
+    Example:
+        >>> system_reason(FileNotFoundError(2, "No such file or directory", "a.tar"))
+        'a.tar: No such file or directory'
+    """
+    reason = error.strerror or str(error)
+    return reason if error.filename is None else f"{error.filename}: {reason}"
 
 
 def one_line(error: Exception) -> str:
     """An error's message without its line breaks and bullets; options keep their dashes."""
     lines = [line.strip().removeprefix("- ") for line in str(error).splitlines()]
     return "; ".join(line for line in lines if line).replace(":;", ":")
+
+
+def _print_any_name() -> None:
+    """Let names of files that are not UTF-8 be printed, as escapes."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 if __name__ == "__main__":

@@ -8,11 +8,9 @@ import inspect
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import yaml
-
+from clipkit.cli.yaml_files import read_yaml
 from clipkit.errors import ClipkitError
 
 _NO_OPTION = re.compile(r"does not accept option '(?P<key>[^']+)'")
@@ -61,8 +59,6 @@ def explain(
     if (found := _NO_CLASS.search(message)) is not None:
         names = public_names(found["module"])
         return f"{found['module']} has no {found['name']!r}{did_you_mean(found['name'], names)}"
-    if (found_file := _broken_file(files)) is not None:
-        return found_file
     return plainer(one_line(message))
 
 
@@ -147,7 +143,7 @@ def public_names(module: str) -> list[str]:
 
 def _explain_init_arg(key: str, files: Sequence[str]) -> str:
     for file in files:
-        for entry in class_entries(_read(file)):
+        for entry in class_entries(read_yaml(file)):
             if key not in entry.options or (known := _parameters(entry.class_path)) is None:
                 continue
             if key not in known:
@@ -173,24 +169,3 @@ def _parameters(class_path: str) -> list[str] | None:
         if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
             break
     return names
-
-
-def _broken_file(files: Sequence[str]) -> str | None:
-    """What keeps a file from being read as YAML, with the line; None where all can be read."""
-    for file in files:
-        try:
-            yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-        except OSError as error:
-            return f"{file}: {error.strerror}; expected a YAML file"
-        except yaml.YAMLError as error:
-            mark = getattr(error, "problem_mark", None)
-            line = f" line {mark.line + 1}:" if mark else ""
-            return f"{file}:{line} not YAML: {getattr(error, 'problem', None) or error}"
-    return None
-
-
-def _read(file: str) -> Any:
-    try:
-        return yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError):
-        return None

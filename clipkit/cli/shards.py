@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from clipkit.errors import ConfigError
+from clipkit.cli.outputs import check_output_file, check_output_folder
+from clipkit.errors import ConfigError, ShardError
 
 if TYPE_CHECKING:
     from clipkit.data.shard_checks import ShardStats
@@ -91,6 +92,8 @@ def _add_workers(parser: argparse.ArgumentParser) -> None:
 
 def run_pack(args: argparse.Namespace) -> int:
     """``clipkit shards pack``."""
+    check_output_folder("OUT", args.out)
+
     from clipkit.data.packing import pack
 
     with _progress("packing") as advance:
@@ -133,9 +136,11 @@ def run_index(args: argparse.Namespace) -> int:
 
 def run_verify(args: argparse.Namespace) -> int:
     """``clipkit shards verify``: exit status 1 when something is broken."""
+    _require_workers(args.num_workers)
+    check_output_file("--output", args.output)
+
     from clipkit.data.shard_checks import verify_shards
 
-    _require_workers(args.num_workers)
     with _progress("verifying") as advance:
         report = verify_shards(args.urls, args.num_workers, advance)
     for fault in report.faults:
@@ -159,15 +164,23 @@ def run_verify(args: argparse.Namespace) -> int:
 
 
 def run_stats(args: argparse.Namespace) -> int:
-    """``clipkit shards stats``."""
+    """``clipkit shards stats``: exit status 1 when something is broken.
+
+    Raises:
+        ShardError: If no shard can be read.
+    """
+    _require_workers(args.num_workers)
+    check_output_folder("--output", args.output, ["stats.json", "stats.html"])
+
     from clipkit.cli.shards_page import render_page
     from clipkit.data.shard_checks import collect_stats
     from clipkit.data.tokenizers import tokenizer_from_name
 
-    _require_workers(args.num_workers)
     tokenizer = tokenizer_from_name(args.tokenizer, context_length=_MOST_TOKENS)
     with _progress("reading") as advance:
         stats = collect_stats(args.urls, tokenizer, args.num_workers, advance)
+    if stats.num_samples == 0 and stats.faults:
+        raise ShardError(stats.faults[0].reason)
     summary = summarise(stats, args.tokenizer)
     for fault in stats.faults:
         _say(f"broken: {fault}")
@@ -182,7 +195,7 @@ def run_stats(args: argparse.Namespace) -> int:
         _write(args.output / "stats.json", json.dumps(summary, indent=1, ensure_ascii=False))
         _write(args.output / "stats.html", render_page(summary, charts))
         _say(f"page: {args.output / 'stats.html'}")
-    return 0
+    return _EXIT_BROKEN if stats.faults else 0
 
 
 def summarise(stats: ShardStats, tokenizer: str) -> dict[str, Any]:

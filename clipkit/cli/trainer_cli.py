@@ -5,12 +5,14 @@ from __future__ import annotations
 import inspect
 import logging
 import sys
+import textwrap
 import warnings
 from argparse import SUPPRESS
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
@@ -21,8 +23,10 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from clipkit.cli.outputs import check_output_folder
 from clipkit.cli.parse_errors import clipkit_error, explain, one_line
 from clipkit.cli.wandb_id import choose_id
+from clipkit.cli.yaml_files import read_yaml
 from clipkit.errors import ClipkitError, ConfigError
 from clipkit.models import DualEncoder
 from clipkit.training import ContrastiveModule, PairDataModule
@@ -35,12 +39,14 @@ from clipkit.training.callbacks import (
     WriteEmbeddings,
 )
 from clipkit.training.callbacks.save_checkpoint import newest_checkpoint
+from clipkit.training.callbacks.write_embeddings import embeddings_name
 
 # DualEncoder is final; functions that return one (from_open_clip) are still to be accepted.
 set_parsing_settings(subclasses_enabled=[DualEncoder])
 
 _RUN_FOLDER = "auto"
 """As a logger's save_dir: the run's folder, trainer.default_root_dir."""
+_SHOWN_CHARACTERS = 60
 _PREFLIGHT_ONLY = "--preflight_only"
 _EXIT_STOPPED = 143
 """128 + SIGTERM: whoever looks after the process sees that the run is not done."""
@@ -69,6 +75,8 @@ class TrainerCLI(LightningCLI):
 
     def __init__(self, words: Sequence[str]) -> None:
         Parser.config_files = tuple(config_files(words))
+        for file in Parser.config_files:
+            check_sections(file)
         # No part of the configuration: a saved one starts the run, not its rehearsal.
         self.preflight_only = words[0] == "fit" and _PREFLIGHT_ONLY in words
         self.words = [word for word in words if word != _PREFLIGHT_ONLY or words[0] != "fit"]
@@ -107,6 +115,7 @@ class TrainerCLI(LightningCLI):
         given = self.config_init[str(self.subcommand)]
         if given.get("ckpt_path") == "last":
             given["ckpt_path"] = last_checkpoint(self.trainer, required=self.subcommand != "fit")
+        check_run_folder(self.trainer, str(self.subcommand))
         if self.subcommand == "fit":
             self._prepare_fit(given)
 
@@ -147,6 +156,18 @@ def last_checkpoint(trainer: Trainer, required: bool) -> str | None:
             f"name one with --ckpt_path FILE, or the run with --trainer.default_root_dir"
         )
     return found
+
+
+def check_run_folder(trainer: Trainer, subcommand: str) -> None:
+    """Check that ``fit`` and ``predict`` can write into the run's folder, where that is local.
+
+    Raises:
+        ConfigError: If they cannot.
+    """
+    folder = str(trainer.default_root_dir)
+    if subcommand in ("fit", "predict") and "://" not in folder:
+        files = [embeddings_name(trainer.global_rank)] if subcommand == "predict" else []
+        check_output_folder("trainer.default_root_dir", Path(folder), files)
 
 
 def add_missing(trainer: Trainer, *callbacks: Callback) -> None:
@@ -241,6 +262,23 @@ def loggers_of(trainer: Any) -> list[Any]:
     loggers = trainer.get("logger")
     entries = loggers if isinstance(loggers, list) else [loggers]
     return [entry["init_args"] for entry in entries if getattr(entry, "class_path", None)]
+
+
+def check_sections(file: str) -> None:
+    """Check that a configuration is a YAML file of options by name.
+
+    Raises:
+        ConfigError: If it is not.
+    """
+    content = read_yaml(file)
+    if not isinstance(content, dict):
+        shown = textwrap.shorten(repr(content), _SHOWN_CHARACTERS)
+        raise ConfigError(
+            f"{file}: expected a mapping with sections such as model, data and trainer, got "
+            f"{type(content).__name__} {shown}"
+        )
+    if unusable := [key for key in content if not isinstance(key, str)]:
+        raise ConfigError(f"{file}: expected names of sections, got the key {unusable[0]!r}")
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from clipkit.cli.outputs import check_output_folder
 from clipkit.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -104,6 +105,7 @@ def run(words: Sequence[str]) -> int:
         raise ConfigError("tune: the package optuna is missing; pip install 'clipkit[tune]'")
     from filelock import FileLock, Timeout
 
+    check_output_folder("--output", args.output, ["study.html", "study.json", "best.yaml"])
     args.output.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(args.output / ".lock", timeout=_LOCK_SECONDS):

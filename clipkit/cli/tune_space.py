@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, final
 
-import yaml
-
 from clipkit.cli.parse_errors import did_you_mean
+from clipkit.cli.yaml_files import read_yaml
 from clipkit.errors import ConfigError
 
 _KEYS: Final[Mapping[str, tuple[str, ...]]] = {
@@ -101,16 +100,7 @@ def read_space(path: Path) -> dict[str, Dimension]:
         >>> read_space(Path("configs/tune/vit_tiny.yaml"))["model.optimizer.lr"]
         Range(low=0.0001, high=0.01, log=True, step=None, whole=False)
     """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}; expected a YAML file") from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f" line {mark.line + 1}:" if mark else ""
-        raise ConfigError(
-            f"{path}:{line} not YAML: {getattr(error, 'problem', None) or error}"
-        ) from error
+    content = read_yaml(path)
     if not isinstance(content, Mapping) or not content:
         raise ConfigError(f"{path}: expected options and their ranges, got {content!r}")
     return {str(name): _dimension(spec, f"{path}: {name}") for name, spec in content.items()}

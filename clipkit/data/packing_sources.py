@@ -21,6 +21,7 @@ from clipkit.data.packing_tables import (
     read_table,
 )
 from clipkit.data.reader import ShardReader
+from clipkit.data.remote import SYSTEM_ERRNOS
 from clipkit.data.urls import file_address
 from clipkit.errors import DataError, SampleError
 
@@ -66,16 +67,22 @@ class FileItem(Item):
         try:
             status = self.image.stat()
             state = f"{status.st_size} {status.st_mtime_ns}"
-        except OSError:
+        except (OSError, ValueError):
             state = "missing"
         return f"{self.image} {state} {sorted(self.own_texts.items())}"
 
     def members(self) -> dict[str, bytes]:
         """See `Item.members`."""
         try:
-            data = self.image.read_bytes()
-        except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
-            raise SampleError("no such picture", key=str(self.image)) from error
+            # Reading a pipe would wait for ever.
+            data = self.image.read_bytes() if self.image.is_file() else None
+        except (OSError, ValueError) as error:
+            if getattr(error, "errno", None) in SYSTEM_ERRNOS:
+                raise
+            reason = getattr(error, "strerror", None) or error
+            raise SampleError(f"cannot be read: {reason}", key=str(self.image)) from error
+        if data is None:
+            raise SampleError("no such picture", key=str(self.image))
         extension = self.image.suffix.lower().lstrip(".") or "jpg"
         return {extension: data, **self.own_texts}
 

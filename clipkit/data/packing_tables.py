@@ -178,24 +178,27 @@ def _column(path: Path, row: Mapping[str, Any], names: Sequence[str], what: str)
 def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:
     csv.field_size_limit(_CSV_LIMIT)
     delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        try:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
             for row in csv.DictReader(file, delimiter=delimiter, strict=True):
                 if None in row or None in row.values():
                     raise DataError(f"{path}: a row has another number of columns than the header")
                 yield row
-        except (UnicodeDecodeError, csv.Error) as error:
-            raise DataError(f"{path}: not a UTF-8 table: {error}") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}: not a UTF-8 table: {error}") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
 
 
 def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
     try:
-        from pyarrow import ArrowInvalid, parquet
+        from pyarrow import ArrowException, parquet
     except ImportError as error:
         raise DataError(f"{path}: Parquet needs pip install 'clipkit[tables]'") from error
     try:
         with parquet.ParquetFile(path) as file:
             for batch in file.iter_batches():
                 yield from batch.to_pylist()
-    except ArrowInvalid as error:
-        raise DataError(f"{path}: not a Parquet file: {error}") from error
+    except (ArrowException, OSError, ValueError, ArithmeticError) as error:
+        # What Arrow raises over damaged columns has no common base.
+        raise DataError(f"{path}: not a whole Parquet file: {error}") from error

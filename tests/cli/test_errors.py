@@ -220,6 +220,14 @@ def refused_file(tmp_path: Path, refused, content: object) -> str:
         ({"trainer": {"max_epohcs": 4}}, "did you mean 'trainer.max_epochs'"),
         ({"data": {"batch_size": "four"}}, "data.batch_size: expected int, got four"),
         ("model: {loss: [", "mistake.yaml: line 1: not YAML"),
+        ("- model\n- data\n", "mistake.yaml: expected a mapping with sections"),
+        ("model", "mistake.yaml: expected a mapping with sections"),
+        ("# nothing", "mistake.yaml: expected a mapping with sections"),
+        ("1: 2", "mistake.yaml: expected names of sections, got the key 1"),
+        ("data: !!int x", "mistake.yaml: not YAML"),
+        ("a\0b: 1", "mistake.yaml: not YAML: "),
+        ("[" * 3000, "mistake.yaml: nested too deeply"),
+        ("model: &m {loss: *m}", "mistake.yaml: an alias (*name) stands inside what it names"),
         (
             {"model": {"loss": {"contrastive": {"class_path": "clipkit.losses.ContrastiveLos"}}}},
             "did you mean 'ContrastiveLoss'",
@@ -236,7 +244,23 @@ def refused_file(tmp_path: Path, refused, content: object) -> str:
             "clipkit.optim.WarmupCosine has no option 'warmup_step'; did you mean 'warmup_steps'",
         ),
     ],
-    ids=["section", "option", "trainer", "type", "syntax", "class", "class option"],
+    ids=[
+        "section",
+        "option",
+        "trainer",
+        "type",
+        "syntax",
+        "list",
+        "text",
+        "nothing",
+        "number",
+        "tag",
+        "NUL",
+        "deep",
+        "alias",
+        "class",
+        "class option",
+    ],
 )
 def test_mistakes_in_yaml(refused, tmp_path, content, expected):
     assert expected in refused_file(tmp_path, refused, content)
@@ -244,6 +268,13 @@ def test_mistakes_in_yaml(refused, tmp_path, content, expected):
 
 def test_missing_file(refused):
     assert "/nowhere/x.yaml" in refused("-c", "/nowhere/x.yaml")
+
+
+def test_files_that_are_no_yaml(refused, tmp_path):
+    (tmp_path / "loop.yaml").symlink_to(tmp_path / "loop.yaml")
+    (tmp_path / "some.ckpt").write_bytes(bytes(range(256)))
+    for name in ("loop.yaml", "some.ckpt", "", "x" * 300, "a\0b"):
+        assert "expected" in refused("-c", f"{tmp_path}/{name}")
 
 
 def test_validate_without_validation_data(shards, tmp_path, capsys):

@@ -146,5 +146,11 @@ def test_an_export_again_replaces_the_former_one(tmp_path):
 
 def test_output_that_is_a_file_is_refused(tmp_path):
     path = write_checkpoint(tmp_path / "last.ckpt", encoder(VIT))
-    with pytest.raises(ConfigError, match="is a file"):
+    with pytest.raises(ConfigError, match="expected a folder, got the file"):
         run("--model", path, "--output", path)
+
+
+def test_folder_of_other_files_is_refused_before_the_model_is_read(tmp_path):
+    (tmp_path / "out" / "photos").mkdir(parents=True)
+    with pytest.raises(ConfigError, match="holds 'photos'"):
+        run("--model", tmp_path / "none.ckpt", "--output", tmp_path / "out")

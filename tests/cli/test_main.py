@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -90,6 +91,36 @@ def test_lines_and_bullets_become_one_line(module):
     text = "  --a: wrong:\n  - one\n\n\t- --b is missing\n"
     given = ConfigError(text) if module is main_module else text
     assert module.one_line(given) == "--a: wrong: one; --b is missing"
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (OSError(28, "No space left on device"), "No space left on device"),
+        (PermissionError(13, "Permission denied", "/x/y"), "/x/y: Permission denied"),
+    ],
+)
+def test_what_the_system_refuses_is_one_line_with_status_2(monkeypatch, capsys, error, line):
+    def fail(words):
+        raise error
+
+    monkeypatch.setattr(main_module.fit, "run", fail)
+    assert main(["fit", "-c", "x.yaml"]) == 2
+    assert capsys.readouterr().err == f"clipkit: error: {line}\n"
+
+
+def test_names_that_are_not_utf8_can_be_printed(tmp_path):
+    folder = tmp_path / "caf\udce9"
+    folder.mkdir()
+    code = (
+        "import os; from clipkit.cli.main import main; main(['shards', 'index', '.']); "
+        "print(os.getcwd())"
+    )
+    words = [sys.executable, "-c", code]
+    environment = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
+    done = subprocess.run(words, capture_output=True, cwd=folder, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    assert b"caf\\udce9" in done.stdout
 
 
 def test_other_errors_keep_their_traceback(monkeypatch):

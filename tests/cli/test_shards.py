@@ -124,6 +124,26 @@ def test_stats(shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert stats["num_faults"] == 0
 
 
+@pytest.mark.parametrize("command", ["index", "verify", "stats"])
+def test_statuses_of_what_is_absent_or_empty(
+    tmp_path: Path, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty.tar").write_bytes(b"")
+    (tmp_path / "folder").mkdir()
+    for name in ("nope", "nope.tar", "empty.tar", "folder", "*.tar.gz"):
+        assert main(["shards", command, str(tmp_path / name)]) in (1, 2), name
+        assert capsys.readouterr().err.count(name.removeprefix("*")) >= 1
+
+
+def test_stats_of_which_a_part_is_missing(
+    shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["shards", "stats", str(shards), str(tmp_path / "nope.tar")]) == 1
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["num_samples"] == 7
+    assert "nope.tar: no such file" in captured.err
+
+
 class Tags(HTMLParser):
     """Checks that tags are closed in order, and keeps what they hold."""
 

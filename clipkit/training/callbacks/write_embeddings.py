@@ -38,10 +38,15 @@ class WriteEmbeddings(BasePredictionWriter):
             torch.cat([prediction[name] for prediction in predictions]).numpy()
             for name in ("image", "text")
         )
-        path = Path(trainer.default_root_dir) / f"embeddings.rank{trainer.global_rank}.npz"
+        path = Path(trainer.default_root_dir) / embeddings_name(trainer.global_rank)
 
         def save(beside: Path) -> None:
             with beside.open("wb") as file:  # to a name without .npz numpy would add it
                 np.savez(file, keys=np.array(keys), image=image, text=text)
 
         write_whole(path, save)
+
+
+def embeddings_name(rank: int) -> str:
+    """Name of the file of one rank in the run's folder."""
+    return f"embeddings.rank{rank}.npz"

@@ -1,0 +1,128 @@
+"""Where a command writes: every output that cannot be written is found before the work."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from clipkit.errors import ConfigError
+
+_PROBE: Final = bytes(64 * 1024)
+"""Written and removed again: a full disk may still create an empty file."""
+
+
+def check_output_file(option: str, path: Path | None, num_bytes: int = 0) -> None:
+    """Check that a file can be written, by writing another one next to it.
+
+    Args:
+        option: Name of the option, for the message.
+        path: The file; its folder need not exist yet, and is left as it was. None: no output.
+        num_bytes: Size of the file as far as it is known, in bytes.
+
+    Raises:
+        ConfigError: If a folder or device has that name, the disk is full or read-only, the folder
+            may not be written to, or the name is too long.
+    """
+    if path is None:
+        return
+    if kind := _other_kind(option, path, wanted="file"):
+        raise ConfigError(f"{option}: expected a file, got the {kind} {path}")
+    _probe(option, path, path.parent, num_bytes)
+
+
+def check_output_folder(option: str, path: Path | None, files: Sequence[str] = ()) -> None:
+    """Check that files can be written into a folder, by writing another one there.
+
+    Args:
+        option: Name of the option, for the message.
+        path: The folder, which need not exist yet, and is left as it was. None: no output.
+        files: Names of files that will be written there.
+
+    Raises:
+        ConfigError: As ``check_output_file``, or if a file has the folder's name.
+    """
+    if path is None:
+        return
+    if kind := _other_kind(option, path, wanted="folder"):
+        raise ConfigError(f"{option}: expected a folder, got the {kind} {path}")
+    _probe(option, path, path)
+    for name in files:
+        check_output_file(option, path / name)
+
+
+def check_new_folder(option: str, path: Path, num_bytes: int = 0) -> None:
+    """Check that a folder can appear at a path, under which there is none or an empty one.
+
+    Args:
+        option: Name of the option, for the message.
+        path: The folder.
+        num_bytes: Size of its files as far as it is known, in bytes.
+
+    Raises:
+        ConfigError: As ``check_output_folder``, or if the folder holds something.
+    """
+    kind = _other_kind(option, path, wanted="folder")
+    if kind or (path.is_dir() and any(path.iterdir())):
+        held = f"{path} is a {kind}" if kind else f"{path} holds something"
+        raise ConfigError(f"{option}: expected a new or empty folder, {held}")
+    _probe(option, path, path.parent, num_bytes)
+
+
+def _other_kind(option: str, path: Path, wanted: str) -> str | None:
+    """What a path is if it is there and not what is wanted."""
+    try:
+        is_there, is_folder, is_file = path.exists(), path.is_dir(), path.is_file()
+        is_link = path.is_symlink()
+    except (OSError, ValueError) as error:
+        raise _refusal(option, path, error) from error
+    if not is_there:
+        return "broken link" if is_link else None
+    if is_folder if wanted == "folder" else is_file:
+        return None
+    return "folder" if is_folder else "file" if is_file else "device or pipe"
+
+
+def _probe(option: str, path: Path, folder: Path, num_bytes: int = 0) -> None:
+    """Write a file into ``folder`` under a name as long as the temporary one of ``path``."""
+    made: list[Path] = []
+    try:
+        for missing in _missing(folder):
+            missing.mkdir()
+            made.append(missing)
+        descriptor, name = tempfile.mkstemp(dir=folder, prefix=f".{path.name}.", suffix=".tmp")
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(_PROBE)
+                file.flush()
+                os.fsync(file.fileno())
+        finally:
+            Path(name).unlink(missing_ok=True)
+        free = shutil.disk_usage(folder).free
+    except (OSError, ValueError) as error:
+        raise _refusal(option, path, error) from error
+    finally:
+        for empty in reversed(made):
+            empty.rmdir()
+    if free < num_bytes:
+        raise ConfigError(
+            f"{option}: {path} needs {num_bytes / 1e6:,.0f} MB, the disk has {free / 1e6:,.0f} MB; "
+            f"make room, or name another place"
+        )
+
+
+def _missing(folder: Path) -> list[Path]:
+    """The folders that have to be made, the outermost first."""
+    missing = []
+    while not folder.exists():
+        missing.append(folder)
+        folder = folder.parent
+    return missing[::-1]
+
+
+def _refusal(option: str, path: Path, error: Exception) -> ConfigError:
+    reason = getattr(error, "strerror", None) or error
+    return ConfigError(f"{option}: {str(path)!r} cannot be written: {reason}; name another place")

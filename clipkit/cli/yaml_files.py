@@ -1,0 +1,80 @@
+"""YAML files of users, read so that every mistake is one line with the file's name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from clipkit.errors import ConfigError
+
+
+def read_yaml(path: str | Path) -> Any:
+    """The content of a YAML file.
+
+    Args:
+        path: The file.
+
+    Raises:
+        ConfigError: If it cannot be read, is not text, or not YAML.
+
+    Example:
+        >>> read_yaml("configs/trainer/cpu.yaml")["trainer"]["accelerator"]
+        'cpu'
+    """
+    try:
+        text = Path(path).read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}; expected a YAML file") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"{path}: expected a YAML file, got bytes that are not UTF-8 (at {error.start})"
+        ) from error
+    except ValueError as error:
+        raise ConfigError(f"{str(path)!r}: expected the name of a YAML file: {error}") from error
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" line {mark.line + 1}:" if mark else ""
+        reason = getattr(error, "problem", None) or one_reason(error)
+        raise ConfigError(f"{path}:{line} not YAML: {reason}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{path}: nested too deeply to be a configuration") from error
+    except Exception as error:  # tagged nonsense, such as !!int x, has no error of its own
+        raise ConfigError(f"{path}: not YAML: {one_reason(error)}") from error
+    if holds_itself(content):
+        raise ConfigError(f"{path}: an alias (*name) stands inside what it names; write it out")
+    return content
+
+
+def holds_itself(content: Any) -> bool:
+    """Whether a mapping or list contains itself, which readers would follow for ever.
+
+    Example:
+        >>> holds_itself({"a": [1, 2]})
+        False
+    """
+    finished: set[int] = set()
+    open_ids: set[int] = set()
+    waiting = [(content, False)]
+    while waiting:
+        value, is_done = waiting.pop()
+        if not isinstance(value, dict | list) or id(value) in finished:
+            continue
+        if is_done:
+            open_ids.remove(id(value))
+            finished.add(id(value))
+        elif id(value) in open_ids:
+            return True
+        else:
+            open_ids.add(id(value))
+            items = value.values() if isinstance(value, dict) else value
+            waiting += [(value, True), *((item, False) for item in items)]
+    return False
+
+
+def one_reason(error: Exception) -> str:
+    """An error's first line; its kind where it has none."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
