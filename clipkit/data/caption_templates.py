@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import final
 
+from clipkit.class_names import read_class_names
 from clipkit.data.captions import Candidate, CaptionPicker
 from clipkit.data.labels import read_label
 from clipkit.errors import ConfigError, SampleError
@@ -17,7 +17,8 @@ class LabelTemplates(CaptionPicker):
     """The caption says the sample's class: ``"a photo of a {}"`` with the name of its class.
 
     Args:
-        classnames: A file with one name a line, or the names, in the order of the labels.
+        classnames: A file with one name per line, or the names, in the order of the labels. A
+            blank line is a class without a name.
         templates: Sentences with one ``{}`` each.
         field: Where the label is; see `read_label`.
 
@@ -34,9 +35,11 @@ class LabelTemplates(CaptionPicker):
         self, classnames: list[str] | str, templates: list[str], field: str = "cls"
     ) -> None:
         self.classnames = (
-            _read_lines(Path(classnames)) if isinstance(classnames, str) else list(classnames)
+            read_class_names(classnames, "classnames")
+            if isinstance(classnames, str)
+            else list(classnames)
         )
-        if not self.classnames:
+        if not any(self.classnames):
             raise ConfigError("classnames: expected at least one name, got none")
         self.templates = _checked_templates(templates)
         self.field = field
@@ -53,6 +56,8 @@ class LabelTemplates(CaptionPicker):
                 f"class names, got {label}"
             )
         name = self.classnames[label]
+        if not name:
+            raise SampleError(f"label {self.field}: class {label} has no name in classnames")
         return [Candidate(template.replace("{}", name), 1.0) for template in self.templates]
 
 
@@ -90,11 +95,3 @@ def _checked_templates(templates: Sequence[str]) -> list[str]:
             f"templates: expected sentences with one '{{}}' each, got {list(templates)}"
         )
     return list(templates)
-
-
-def _read_lines(path: Path) -> list[str]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"classnames: cannot read {path}: {error}") from error
-    return [line.strip() for line in lines if line.strip()]

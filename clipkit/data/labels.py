@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
+from typing import Final
 
 from clipkit.errors import SampleError
 from clipkit.types import IGNORE_LABEL
+
+LARGEST_LABEL: Final = 2**63 - 1
+_WHOLE_NUMBER: Final = re.compile("[+-]?[0-9]{1,19}")
 
 
 def read_label(members: Mapping[str, bytes], field: str) -> int:
@@ -38,12 +43,11 @@ def read_label(members: Mapping[str, bytes], field: str) -> int:
             return IGNORE_LABEL
     if isinstance(value, bool) or not isinstance(value, int | str):
         raise SampleError(f"label {field}: expected a whole number, got {value!r}")
-    try:
-        label = int(value)
-    except ValueError:
-        raise SampleError(f"label {field}: expected a whole number, got {value!r}") from None
-    if label < 0 and label != IGNORE_LABEL:
-        raise SampleError(f"label {field}: expected at least 0, got {label}")
+    if isinstance(value, str) and not _WHOLE_NUMBER.fullmatch(value.strip()):
+        raise SampleError(f"label {field}: expected a whole number, got {value!r}")
+    label = int(value)
+    if label != IGNORE_LABEL and not 0 <= label <= LARGEST_LABEL:
+        raise SampleError(f"label {field}: expected at least 0, at most 2^63 - 1, got {label}")
     return label
 
 
@@ -68,7 +72,9 @@ def read_classes(members: Mapping[str, bytes], field: str = "json:labels") -> li
     value = json_field(members.get(member) or b"{}", member, name)
     if value is None:
         return None
-    if not isinstance(value, list) or any(type(n) is not int or n < 0 for n in value):
+    if not isinstance(value, list) or any(
+        type(n) is not int or not 0 <= n <= LARGEST_LABEL for n in value
+    ):
         raise SampleError(f"{field}: expected a list of class numbers, got {value!r}")
     return value
 

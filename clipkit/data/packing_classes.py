@@ -1,12 +1,13 @@
-"""Several classes a picture, as the cells of a table tell them."""
+"""Several classes per image, as the cells of a table tell them."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import Any, Final, final
 
+from clipkit.data.labels import LARGEST_LABEL
+from clipkit.data.packing_labels import ColumnKinds, Spellings, is_missing, whole_number
 from clipkit.errors import DataError
 
 CLASSES_COLUMNS: Final = ("labels", "classes")
@@ -15,46 +16,63 @@ SEPARATOR: Final = ";"
 Classes = list[int] | list[str]
 
 
-def several_classes(path: Path, row: Mapping[str, Any]) -> Classes | None:
-    """The classes of a row: a list (Parquet), a JSON list, or words or numbers between semicolons.
+@final
+class ClassLists:
+    """Reads the lists of classes in the rows of a table.
 
     Args:
-        path: The table, for the message.
-        row: A row of it.
-
-    Returns:
-        Numbers, or names with spaces for underscores; None where there is no such column or the
-        cell is empty, which means that nobody knows. An empty list means that no class applies.
-
-    Raises:
-        DataError: If the cell holds something else.
+        where: What messages call the table.
+        spellings: Of the table's names.
+        kinds: Of the table's columns.
 
     Example:
-        >>> several_classes(Path("t.csv"), {"image": "1.jpg", "labels": "dog; old_horse"})
+        >>> lists = ClassLists("t.csv", Spellings("t.csv"), ColumnKinds("t.csv"))
+        >>> lists.read({"image": "1.jpg", "labels": "dog; old_horse"}, 1)
         ['dog', 'old horse']
     """
-    column = next((name for name in CLASSES_COLUMNS if name in row), None)
-    if column is None or row[column] is None or row[column] == "":
-        return None
-    items = _items(row[column])
-    if items is not None and all(type(item) is int and item >= 0 for item in items):
-        return list(items)
-    if items is not None and all(isinstance(item, str) and item.strip() for item in items):
-        return [" ".join(item.replace("_", " ").split()) for item in items]
-    raise DataError(
-        f"{path}: column {column}: expected several classes, all names or all numbers from 0, "
-        f"as a list, a JSON list, or a;b; got {row[column]!r}"
-    )
 
+    def __init__(self, where: str, spellings: Spellings, kinds: ColumnKinds) -> None:
+        self._where = where
+        self._spellings = spellings
+        self._kinds = kinds
 
-def numbered(classes: Classes, numbers: Mapping[str, int]) -> list[int]:
-    """Each class once, as numbers in order."""
-    return sorted({item if isinstance(item, int) else numbers[item] for item in classes})
+    def read(self, row: Mapping[str, Any], at: int) -> Classes | None:
+        """The classes of a row: a list (Parquet), a JSON list, or words or numbers with semicolons.
 
+        Args:
+            row: Cells by column.
+            at: Number of the row, from 1.
 
-def names_among(classes: Sequence[Classes]) -> list[str]:
-    """All names, in order of appearance; numbers are left out."""
-    return list(dict.fromkeys(item for some in classes for item in some if isinstance(item, str)))
+        Returns:
+            Numbers, or names with spaces for underscores; None where there is no such column or the
+            cell is empty: the classes are not known. An empty list: no class applies.
+
+        Raises:
+            DataError: If the cell holds something else, or two columns are filled.
+        """
+        filled = [name for name in CLASSES_COLUMNS if not is_missing(row.get(name))]
+        if not filled:
+            return None
+        if len(filled) > 1:
+            raise DataError(
+                f"{self._where}: row {at} has classes in {' and '.join(filled)}; keep one column"
+            )
+        column, value = filled[0], row[filled[0]]
+        items = _items(value)
+        if items is not None and all(isinstance(item, str) and item.strip() for item in items):
+            classes: Classes = [self._spellings.name(" ".join(item.split())) for item in items]
+        elif items is not None and all(
+            type(item) is int and 0 <= item <= LARGEST_LABEL for item in items
+        ):
+            classes = list(items)
+        else:
+            raise DataError(
+                f"{self._where}: column {column}, row {at}: expected several classes, all names or "
+                f"all numbers from 0, as a list, a JSON list, or a;b; got {value!r}"
+            )
+        for item in classes[:1]:
+            self._kinds.check(column, value, isinstance(item, int), at)
+        return classes
 
 
 def _items(value: Any) -> list[Any] | None:
@@ -66,8 +84,10 @@ def _items(value: Any) -> list[Any] | None:
             return None
     if isinstance(value, str):
         value = [part.strip() for part in value.split(SEPARATOR) if part.strip()]
-        if all(part.isdecimal() for part in value):
-            value = [int(part) for part in value]
-    if isinstance(value, int):  # a column of Parquet without lists
+        if all(whole_number(part) is not None for part in value):
+            value = [whole_number(part) for part in value]
+    if isinstance(value, int | float) and not isinstance(value, bool):  # Parquet without lists
         value = [value]
-    return value if isinstance(value, list) else None
+    if not isinstance(value, list):
+        return None
+    return [whole_number(item) if isinstance(item, float) else item for item in value]

@@ -4,30 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from abc import ABC, abstractmethod
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, final
 
+from clipkit.class_names import class_names_text
 from clipkit.data.index import ShardIndex
 from clipkit.data.lost_shards import check_complete
-from clipkit.data.packing_tables import (
-    TABLE_SUFFIXES,
-    as_json,
-    class_numbers,
-    one_line,
-    read_table,
-)
+from clipkit.data.packing_images import find_images, kinds_of, member_extension, visible_shards
+from clipkit.data.packing_labels import Spellings
+from clipkit.data.packing_numbers import ClassNumbers
+from clipkit.data.packing_tables import TABLE_SUFFIXES, as_json, one_line, read_table
 from clipkit.data.reader import ShardReader
 from clipkit.data.remote import SYSTEM_ERRNOS
 from clipkit.data.urls import file_address
 from clipkit.errors import DataError, SampleError
 
-IMAGE_SUFFIXES: Final = frozenset(
-    {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
-)
+_LOG: Final = logging.getLogger(__name__)
 CLASS_NAMES_FILE: Final = "classnames.txt"
 _CLASS_FILES: Final = (CLASS_NAMES_FILE, "zeroshot_classification_templates.txt")
 
@@ -83,8 +80,7 @@ class FileItem(Item):
             raise SampleError(f"cannot be read: {reason}", key=str(self.image)) from error
         if data is None:
             raise SampleError("no such picture", key=str(self.image))
-        extension = self.image.suffix.lower().lstrip(".") or "jpg"
-        return {extension: data, **self.own_texts}
+        return {member_extension(self.image, data): data, **self.own_texts}
 
     def texts(self) -> Mapping[str, bytes]:
         """See `Item.texts`."""
@@ -161,7 +157,7 @@ def open_source(
 
 def _from_folder(path: Path, images: Path | None, class_names: Sequence[str] | None) -> Source:
     tables = tables_in(path)
-    if shards := sorted(path.rglob("*.tar")):
+    if shards := visible_shards(path):
         return _from_shards(path, shards)
     if len(tables) == 1:
         return _from_file(tables[0], images, class_names)
@@ -182,7 +178,9 @@ def tables_in(folder: Path) -> list[Path]:
     return [
         file
         for file in sorted(folder.iterdir())
-        if file.suffix.lower() in suffixes and file.name not in {"sizes.json", "pack.json"}
+        if file.suffix.lower() in suffixes
+        and file.name not in {"sizes.json", "pack.json"}
+        and not file.name.startswith(".")
     ]
 
 
@@ -211,19 +209,38 @@ def _from_table(path: Path, root: Path, class_names: Sequence[str] | None) -> So
 def _from_class_folders(
     path: Path, classes: Sequence[Path], class_names: Sequence[str] | None
 ) -> Source:
+    spellings = Spellings(str(path))
+    names = [spellings.name(folder.name) for folder in classes]
+    numbers = ClassNumbers(class_names or names, str(path))
     items: list[Item] = []
-    names = [folder.name.replace("_", " ") for folder in classes]
-    known = list(class_names or names)
-    numbers = class_numbers(names, known, str(path))
+    skipped: Counter[str] = Counter()
     for folder, name in zip(classes, names, strict=True):
-        texts = {"cls": str(numbers[name]).encode(), "txt": name.encode()}
-        pictures = (file for file in folder.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
-        items.extend(FileItem(file, texts) for file in sorted(pictures))
-    return Source(items, _class_file(known))
+        texts = {"cls": str(numbers.number(name)).encode(), "txt": name.encode()}
+        found = find_images(folder)
+        items.extend(FileItem(file, texts) for file in found.images)
+        skipped += found.skipped
+        if not found.images:
+            _LOG.warning("%s: no images of the class %r", folder, name)
+    _say_skipped(path, len(items), skipped)
+    return Source(items, _class_file(numbers.names))
+
+
+def _say_skipped(path: Path, num_images: int, inside: Counter[str]) -> None:
+    """Name the kinds of files that a folder of classes holds besides images, with their counts."""
+    outside = sum(file.is_file() and not file.name.startswith(".") for file in path.iterdir())
+    skipped = +(inside + Counter({"outside the folders of classes": outside}))
+    if skipped:
+        _LOG.warning(
+            "%s: %d images; skipped %d files that are no images of a class: %s",
+            path,
+            num_images,
+            skipped.total(),
+            kinds_of(skipped),
+        )
 
 
 def _class_file(names: Sequence[str]) -> dict[str, str]:
-    return {CLASS_NAMES_FILE: "".join(f"{name}\n" for name in names)} if names else {}
+    return {CLASS_NAMES_FILE: class_names_text(names)} if any(names) else {}
 
 
 def _from_coco(path: Path, root: Path) -> Source:

@@ -7,13 +7,15 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from glob import escape
 from pathlib import Path
 from typing import Final
 
 from filelock import FileLock
 
+from clipkit.class_names import parse_class_names, shown_names
 from clipkit.data.choosing import by_class, few_of_each
 from clipkit.data.counts import named_shards, read_counts
 from clipkit.data.lost_shards import check_complete
@@ -27,11 +29,13 @@ from clipkit.data.packing_sources import (
     tables_in,
 )
 from clipkit.data.packing_tables import TABLE_SUFFIXES
+from clipkit.data.tables import write_atomically
 from clipkit.data.urls import is_local, local_path
 from clipkit.errors import DataError
 
 _LOG = logging.getLogger(__name__)
 CACHE_FOLDER: Final = ".clipkit"
+ORIGIN_FILE: Final = "origin.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +66,7 @@ def is_raw(source: str | Path) -> bool:
     path = local_path(address)
     if path.is_file():
         return path.suffix.lower() in TABLE_SUFFIXES
-    if not path.is_dir() or any(path.glob("*.tar")) or any(path.glob("*/*.tar")):
+    if not path.is_dir() or any(path.glob("*.tar")) or any(path.glob("[!.]*/*.tar")):
         return False
     return bool(tables_in(path) or class_folders(path))
 
@@ -94,7 +98,7 @@ def prepare(
         DataError: If the source cannot be packed.
     """
     path, found = _open(source, class_names, samples_per_class, seed)
-    return _packed(path, found)
+    return _packed(path, found, [samples_per_class, seed])
 
 
 def prepare_classes(
@@ -119,10 +123,14 @@ def prepare_classes(
         DataError: If the source cannot be packed or tells no classes.
     """
     path, found = _open(source, class_names, samples_per_class, seed)
-    names = found.files.get(CLASS_NAMES_FILE, "").splitlines()
+    parts = by_class(found)
+    names = class_names_in(found.files)
+    shown = shown_names(names, len(names))
     return {
-        names[label] if label < len(names) else str(label): _packed(path, part)
-        for label, part in by_class(found).items()
+        shown[label] if label < len(shown) else str(label): _packed(
+            path, part, [samples_per_class, seed, label]
+        )
+        for label, part in parts.items()
     }
 
 
@@ -145,13 +153,24 @@ def _open(
     return path, found
 
 
-def _packed(path: Path, source: Source) -> Prepared:
-    names = tuple(source.files.get(CLASS_NAMES_FILE, "").splitlines())
+def class_names_in(files: Mapping[str, str]) -> tuple[str, ...]:
+    """The names of classes among the texts of a source.
+
+    Args:
+        files: Texts by file name, as ``Source.files`` has them.
+    """
+    return parse_class_names(files.get(CLASS_NAMES_FILE, ""))
+
+
+def _packed(path: Path, source: Source, choice: Sequence[int | None]) -> Prepared:
+    names = class_names_in(source.files)
     recipe = json.dumps([source.fingerprint(), names], ensure_ascii=False)
     key = hashlib.sha256(recipe.encode()).hexdigest()[:12]
     folders = [cache / f"{path.stem}-{key}" for cache in _caches(path)]
     folder = next((known for known in folders if (known / SIZES_FILE).is_file()), None)
-    folder = folder or _pack_into_first(source, folders)
+    if folder is None:
+        folder = _pack_into_first(source, folders)
+        _note_origin(path, folder, choice)
     return Prepared(_whole(folder), names)
 
 
@@ -168,6 +187,28 @@ def _whole(folder: Path) -> tuple[Path, ...]:
             f"folder to have it packed again"
         )
     return tuple(shards)
+
+
+def _note_origin(path: Path, folder: Path, choice: Sequence[int | None]) -> None:
+    """Write down what a packed folder was made of, and name the one of an earlier state."""
+    origin = {"source": str(path.resolve()), "choice": list(choice)}
+    for other in folder.parent.glob(f"{escape(path.stem)}-*/{ORIGIN_FILE}"):
+        try:
+            is_former = json.loads(other.read_text(encoding="utf-8")) == origin
+        except (OSError, ValueError):
+            continue
+        if is_former and other.parent != folder:
+            _LOG.warning(
+                "%s or its images changed since it was packed into %s, which you may delete; "
+                "packed again into %s",
+                path,
+                other.parent,
+                folder,
+            )
+    try:
+        write_atomically(folder / ORIGIN_FILE, json.dumps(origin, ensure_ascii=False).encode())
+    except OSError as error:
+        _LOG.warning("%s: not written: %s", folder / ORIGIN_FILE, error.strerror or error)
 
 
 def _caches(path: Path) -> list[Path]:

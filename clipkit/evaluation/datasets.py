@@ -25,11 +25,13 @@ from clipkit.data.labels import read_classes, read_label
 from clipkit.data.prepared import is_raw, prepare
 from clipkit.data.reader import ShardReader
 from clipkit.data.remote import Retries
+from clipkit.data.samples import IMAGE_EXTENSIONS
 from clipkit.data.urls import UNION, file_system, is_local, local_path
 from clipkit.errors import DataError, SampleError, ShardError
 from clipkit.evaluation.prompts import check_templates
 
-_IMAGE_MEMBERS: Final = ("webp", "png", "jpg", "jpeg")
+# CLIP_benchmark's come first, in its order; then what a stream takes too.
+_IMAGE_MEMBERS: Final = tuple(dict.fromkeys(("webp", "png", "jpg", "jpeg", *IMAGE_EXTENSIONS)))
 _TEMPLATES: Final = "zeroshot_classification_templates.txt"
 _RETRIES: Final = Retries(count=3, backoff_seconds=1.0)
 _CONTENT_ERRORS: Final = (ValueError, EOFError, SyntaxError, struct.error, zlib.error)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, Final, final
 
 import torch
@@ -12,6 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from clipkit.class_names import read_class_names
 from clipkit.errors import ConfigError
 from clipkit.models.label_head import LabelHead, check_scale, check_sizes
 
@@ -63,7 +63,13 @@ class PrototypeLabelHead(LabelHead):
         refresh_every: int | None = None,
         num_tokens: int = 0,
     ) -> None:
-        names = _read_lines(class_names) if isinstance(class_names, str) else list(class_names)
+        names = list(class_names)
+        if isinstance(class_names, str):
+            names = read_class_names(class_names, "label_head.class_names")
+        if "" in names:
+            raise ConfigError(
+                f"label_head.class_names: class {names.index('')} has no name; a sentence needs one"
+            )
         check_sizes(embedding_dim, len(names))
         check_scale(scale)
         if refresh_every is not None and refresh_every < 1:
@@ -167,11 +173,3 @@ def _checked_templates(templates: Sequence[str]) -> list[str]:
                 f"got {template!r}"
             )
     return list(templates)
-
-
-def _read_lines(path: str) -> list[str]:
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"label_head.class_names: cannot read {path}: {error}") from error
-    return [line.strip() for line in lines if line.strip()]

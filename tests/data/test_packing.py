@@ -119,8 +119,7 @@ def test_several_classes_a_picture(kind: str, tmp_path: Path) -> None:
     found = [json.loads(sample["json"])["labels"] for sample in samples]
     assert found == [[1, 2], [0], None, []]
     assert (tmp_path / "out" / "classnames.txt").read_text().split("\n")[2] == "old horse"
-    first = b"" if kind == "numbers" else b"dog, old horse"
-    assert [sample["txt"] for sample in samples] == [first, first and b"cat", b"", b""]
+    assert [sample["txt"] for sample in samples] == [b"dog, old horse", b"cat", b"", b""]
 
 
 def test_classes_of_several_rows_are_joined_and_numbered_by_name(tmp_path: Path) -> None:
@@ -138,7 +137,7 @@ def test_classes_that_are_no_list_are_named(cell: str, tmp_path: Path) -> None:
     write_pictures(tmp_path / "images", 1)
     table = tmp_path / "images" / "t.csv"
     table.write_text(f"image,labels\n0.jpg,{cell}\n")
-    with pytest.raises(DataError, match=r"t\.csv: column labels: expected several classes"):
+    with pytest.raises(DataError, match=r"t\.csv: column labels, row 1: expected several classes"):
         pack(table, tmp_path / "out")
 
 
@@ -301,13 +300,13 @@ def test_sources_that_are_none(table: Path, tmp_path: Path) -> None:
         (table.parent / "images" / "0.jpg", "expected one of"),
     ]
     bad = {
-        "columns.csv": ("a,b\n1,2\n", "no column with pictures: .* got columns a, b"),
+        "columns.csv": ("a,b\n1,2\n", "no column with images: .* got columns a, b"),
         "captions.csv": ("image,b\n1,2\n", "no column with captions"),
         "ragged.csv": ("image,caption\nx\n", "another number of columns"),
         "nothing.csv": ("image,caption\n", "no samples found"),
         "coco.json": ('{"images": []}', "expected COCO's captions"),
         "broken.json": ("{", "expected COCO's captions"),
-        "broken.parquet": ("no parquet", "not a Parquet file"),
+        "broken.parquet": ("no parquet", "not a .*Parquet file"),
     }
     for name, (text, reason) in bad.items():
         (tmp_path / name).write_text(text)

@@ -202,3 +202,33 @@ def test_a_disk_that_refuses_the_cache(folder, monkeypatch, tmp_path, number, ca
     (folder / "daisy" / "0.jpg").write_bytes(image_bytes("blue"))  # other shards are needed
     with pytest.raises(DataError, match="CLIPKIT_CACHE"):
         prepare(folder)
+
+
+def test_an_edited_table_is_packed_again_where_its_folder_is_named(folder, caplog):
+    """The cache lies inside that folder, and its shards are of the table's earlier state."""
+    (folder / "train.csv").write_text("file,label\ndaisy/0.jpg,daisy\ntulip/0.jpg,tulip\n")
+    for picture in folder.rglob("*.jpg"):
+        picture.touch()
+    before = prepare(folder / "train.csv")
+    (folder / "train.csv").write_text("file,label\ndaisy/0.jpg,tulip\n")
+    assert is_raw(folder)
+    by_folder = prepare(folder)
+    assert len(labels_of(by_folder.shards)) == 1
+    assert by_folder.class_names == ("tulip",)
+    assert not caplog.text  # the folder was never packed before
+    after = prepare(folder / "train.csv")
+    assert labels_of(after.shards) == [0] != labels_of(before.shards)
+    assert "train.csv or its images changed since it was packed into" in caplog.text
+    assert str(Path(before.shards[0]).parent) in caplog.text
+    caplog.clear()
+    prepare(folder / "train.csv", samples_per_class=1)  # another choice is no other state
+    assert prepare(folder / "train.csv") == after
+    assert not caplog.text
+
+
+def test_classes_of_one_name_stay_apart(folder):
+    rows = "file,label,class_name\ndaisy/0.jpg,4,crane\ntulip/0.jpg,9,crane\ntulip/1.jpg,2,\n"
+    (folder / "t.csv").write_text(rows)
+    classes = prepare_classes(folder / "t.csv")
+    found = {name: labels_of(part.shards) for name, part in classes.items()}
+    assert found == {"2": [2], "crane (4)": [4], "crane (9)": [9]}

@@ -167,8 +167,11 @@ def test_a_saved_encoder_knows_its_sentences(tmp_path):
 
 def test_names_come_from_a_file(tmp_path):
     path = tmp_path / "names.txt"
-    path.write_text("cat\n\ndog\n")
+    path.write_text("cat\ndog\n\n")
     assert PrototypeLabelHead(4, str(path)).class_names == ["cat", "dog"]
+    path.write_text("cat\n\ndog\n")  # the dog is class 2, not class 1
+    with pytest.raises(ConfigError, match="class 1 has no name"):
+        PrototypeLabelHead(4, str(path))
     with pytest.raises(ConfigError, match="cannot read"):
         PrototypeLabelHead(4, str(tmp_path / "none.txt"))
 
