@@ -20,7 +20,7 @@ from typing import Any, Final, final
 from filelock import FileLock
 
 from clipkit.data.remote import Retries, read_small, stat_remote, transfer
-from clipkit.data.tables import SIDECAR_SUFFIX
+from clipkit.data.sidecars import SIDECAR_SUFFIX
 from clipkit.data.urls import STALL_SECONDS, Address
 from clipkit.errors import DataError, ShardError
 

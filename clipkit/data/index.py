@@ -17,7 +17,8 @@ from jaxtyping import Int64
 from clipkit.data.cache import ShardCache, default_cache
 from clipkit.data.counts import counts_by_folder, known_counts, named_shards
 from clipkit.data.lost_shards import lost_shards
-from clipkit.data.tables import SIDECAR_SUFFIX, ShardTable, keep_table, load_count, scan_shard
+from clipkit.data.sidecars import SIDECAR_SUFFIX, Summary, keep_table, load_summary
+from clipkit.data.tables import scan_shard
 from clipkit.data.urls import Address, Patterns
 from clipkit.errors import DataError, ShardError
 
@@ -35,12 +36,14 @@ class Shard:
         num_samples: How many samples it holds.
         size_bytes: Its length; -1 where the server does not say.
         stamp: Time of change (local, in ns) or entity tag (remote); "" where unknown.
+        digest: ``ShardTable.digest`` of its table; "" where only the number of samples is known.
     """
 
     address: Address
     num_samples: int
     size_bytes: int = -1
     stamp: str = ""
+    digest: str = ""
 
     @property
     def url(self) -> str:
@@ -148,6 +151,18 @@ class ShardIndex:
             )
         return digest.hexdigest()[:32]
 
+    @cached_property
+    def digest(self) -> str:
+        """A hash of all keys, extensions and member sizes, in order; "" if any is unknown.
+
+        A shard's table is unknown where its number of samples comes from a counts file and it is
+        not on this machine. What the local cache holds of such a shard does not count: the digest
+        is the same on every rank.
+        """
+        if any(not shard.digest for shard in self.shards):
+            return ""
+        return hashlib.sha256("\n".join(s.digest for s in self.shards).encode()).hexdigest()[:32]
+
     def locate(self, sample_id: int) -> tuple[int, int]:
         """The shard of a sample and its position inside.
 
@@ -184,31 +199,38 @@ class _Indexer:
         path = address.path
         size_bytes, stamp = stat_shard(path, str(address))
         sidecar = path.with_name(path.name + SIDECAR_SUFFIX)
-        count = load_count(sidecar, size_bytes, stamp)
-        if count is None or expected not in (None, count):
-            table = scan_shard(path, str(address), expected)
-            count = len(table)
-            self._save(table, sidecar, size_bytes, stamp)
-        return Shard(address, count, size_bytes, stamp)
+        known = load_summary(sidecar, size_bytes, stamp)
+        if known is None or expected not in (None, known.num_samples):
+            known = self._scan(path, str(address), expected, sidecar, size_bytes, stamp)
+        return Shard(address, known.num_samples, size_bytes, stamp, known.digest)
 
     def _remote(self, address: Address, expected: int | None) -> Shard:
         cache = self._cache if self._cache is not None else default_cache()
         remote = cache.stat(address)
         sidecar = cache.sidecar(address)
-        count = expected
-        if count is None:
-            count = load_count(sidecar, remote.size_bytes, remote.stamp)
-        if count is None:
-            table = scan_shard(cache.fetch(remote), str(address))
-            count = len(table)
-            self._save(table, sidecar, remote.size_bytes, remote.stamp)
-        return Shard(address, count, remote.size_bytes, remote.stamp)
+        if expected is not None:
+            return Shard(address, expected, remote.size_bytes, remote.stamp)
+        known = load_summary(sidecar, remote.size_bytes, remote.stamp)
+        if known is None:
+            path = cache.fetch(remote)
+            known = self._scan(path, str(address), None, sidecar, remote.size_bytes, remote.stamp)
+        return Shard(address, known.num_samples, remote.size_bytes, remote.stamp, known.digest)
 
-    def _save(self, table: ShardTable, sidecar: Path, size_bytes: int, stamp: str) -> None:
-        if not self._write_sidecars:
-            return
-        if (refusal := keep_table(table, sidecar, size_bytes, stamp)) is not None:
-            self._unkept.append((sidecar, refusal))
+    def _scan(
+        self,
+        path: Path,
+        url: str,
+        expected: int | None,
+        sidecar: Path,
+        size_bytes: int,
+        stamp: str,
+    ) -> Summary:
+        table = scan_shard(path, url, expected)
+        if self._write_sidecars:
+            refusal = keep_table(table, sidecar, size_bytes, stamp)
+            if refusal is not None:
+                self._unkept.append((sidecar, refusal))
+        return Summary(len(table), table.digest())
 
     def report_unkept(self) -> None:
         """Warn once per call about all sidecars that the disk refused."""

@@ -11,7 +11,8 @@ from typing import Any, Final, final
 from clipkit.data.cache import RemoteFile, ShardCache, default_cache
 from clipkit.data.index import Shard, ShardIndex
 from clipkit.data.remote import SYSTEM_ERRNOS
-from clipkit.data.tables import SIDECAR_SUFFIX, ShardTable, keep_table, load_table, scan_shard
+from clipkit.data.sidecars import SIDECAR_SUFFIX, keep_table, load_table
+from clipkit.data.tables import ShardTable, scan_shard
 from clipkit.errors import ShardError
 
 _LOG = logging.getLogger(__name__)

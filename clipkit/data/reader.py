@@ -20,6 +20,8 @@ from clipkit.errors import ShardError
 
 # Network file systems have short failures (a stale handle, an input/output error).
 _RETRY_SECONDS: Final = (0.1, 1.0)
+# Bytes between two members that are read rather than skipped: headers, long names, a small member.
+_GAP_BYTES: Final = 2**14
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,12 +90,11 @@ class ShardReader:
         url = self._index.shards[shard].url
         opened = self._open(shard)
         spans = opened.table.members(index)
-        parts = [spans]
-        if leave_out:  # what is left may lie on both sides of what is not read
-            parts = [{name: span} for name, span in spans.items() if name not in leave_out]
-        members: dict[str, bytes] = {}
-        for part in parts:
-            members |= self._members(shard, url, part)
+        wanted = {name: span for name, span in spans.items() if name not in leave_out}
+        read: dict[str, bytes] = {}
+        for part in neighbours(wanted):
+            read |= self._members(shard, url, part)
+        members = {name: read[name] for name in wanted}
         return RawSample(opened.table.key(index), members, url, index)
 
     def table(self, shard: int) -> ShardTable:
@@ -151,3 +152,26 @@ class ShardReader:
         except ShardError as error:
             self._bad[shard] = str(error)
             raise
+
+
+def neighbours(spans: Mapping[str, tuple[int, int]]) -> list[dict[str, tuple[int, int]]]:
+    """Group members that are read in one go: a link may share contents at the other end of a tar.
+
+    Args:
+        spans: Extension -> offset and size, in bytes.
+
+    Returns:
+        The same spans in groups, by ascending offset.
+
+    Example:
+        >>> neighbours({"txt": (9_000_000, 5), "jpg": (512, 700), "cls": (2048, 1)})
+        [{'jpg': (512, 700), 'cls': (2048, 1)}, {'txt': (9000000, 5)}]
+    """
+    groups: list[dict[str, tuple[int, int]]] = []
+    end = 0
+    for name, (offset, size) in sorted(spans.items(), key=lambda item: item[1]):
+        if not groups or offset > end + _GAP_BYTES:
+            groups.append({})
+        groups[-1][name] = (offset, size)
+        end = max(end, offset + size)
+    return groups

@@ -229,6 +229,7 @@ class PairStream:
         return {
             "version": STATE_VERSION,
             "fingerprint": self._index.fingerprint,
+            "digest": self._index.digest,
             "num_samples": self._index.num_samples,
             "seed": self._seed,
             **self._cursor.to_state(),

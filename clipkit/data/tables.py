@@ -1,25 +1,25 @@
-"""Where every sample of a shard lies: columns, their scan from a tar, and the sidecar file."""
+"""Where every sample of a shard is located: columns, and their scan from a tar."""
 
 from __future__ import annotations
 
-import io
+import hashlib
 import os
 import tempfile
-import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from jaxtyping import Int64, UInt8, UInt16
 
-from clipkit.data.tar_headers import Member, TarContents, scan_tar
+from clipkit.data.tar_headers import TarContents, scan_tar
+from clipkit.data.tar_links import Member
 from clipkit.errors import ShardError
 
-SIDECAR_SUFFIX: Final = ".index.npz"
-_FORMAT_VERSION: Final = 1
-_COLUMNS: Final = ("keys", "key_ends", "member_ends", "extensions", "kinds", "offsets", "sizes")
+_MAX_EXTENSIONS: Final = 2**16
+_SHOWN_EXTENSIONS: Final = 3
+_CONTROLS: Final = {code: f"\\x{code:02x}" for code in (*range(32), 127)}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,7 +50,7 @@ class ShardTable:
     def key(self, index: int) -> str:
         """The key of sample ``index``."""
         start, end = self.key_ends[index : index + 2]
-        return self.keys[start:end].tobytes().decode("utf-8", "surrogateescape")
+        return self.keys[start:end].tobytes().decode("utf-8", "backslashreplace")
 
     def members(self, index: int) -> dict[str, tuple[int, int]]:
         """``extension -> (offset, size)`` of sample ``index``, in the order of the tar."""
@@ -65,6 +65,17 @@ class ShardTable:
     def iter_keys(self) -> Iterator[str]:
         """Every key, in order."""
         return (self.key(index) for index in range(len(self)))
+
+    def digest(self) -> str:
+        """Hash the keys, extensions and member sizes, in order.
+
+        Where members are located is left out: it follows from the rest.
+        """
+        digest = hashlib.blake2b("\0".join(self.extensions).encode(), digest_size=16)
+        digest.update(self.keys.tobytes())
+        for column in (self.key_ends, self.member_ends, self.kinds, self.sizes):
+            digest.update(column.astype("<i8").tobytes())
+        return digest.hexdigest()
 
 
 def split_name(name: str) -> tuple[str, str] | None:
@@ -89,6 +100,19 @@ def split_name(name: str) -> tuple[str, str] | None:
     return f"{folder}{slash}{stem}", extension.lower()
 
 
+def name_as_text(name: bytes) -> str:
+    r"""Decode a member's name; what is no UTF-8 and control characters become ``\x..`` escapes.
+
+    Keys are printed, logged and written to files, where such bytes would fail or break lines.
+
+    Example:
+        >>> name_as_text(b"caf\xe9.jpg")
+        'caf\\xe9.jpg'
+    """
+    text = name.decode("utf-8", "backslashreplace")
+    return text if text.isprintable() else text.translate(_CONTROLS)
+
+
 def table_from_members(members: list[Member], url: str) -> ShardTable:
     """Group consecutive members with one key into samples.
 
@@ -97,7 +121,8 @@ def table_from_members(members: list[Member], url: str) -> ShardTable:
         url: What errors call the tar.
 
     Raises:
-        ShardError: If a key comes back after another, or a sample has one extension twice.
+        ShardError: If a key comes back after another, a sample has one extension twice, or there
+            are more different extensions than a table holds.
     """
     keys: list[bytes] = []
     seen: set[str] = set()
@@ -109,7 +134,7 @@ def table_from_members(members: list[Member], url: str) -> ShardTable:
     current: str | None = None
     used: set[str] = set()
     for member in members:
-        parts = split_name(member.name.decode("utf-8", "surrogateescape"))
+        parts = split_name(name_as_text(member.name))
         if parts is None:
             continue
         key, extension = parts
@@ -121,7 +146,7 @@ def table_from_members(members: list[Member], url: str) -> ShardTable:
                 )
             current, used = key, set()
             seen.add(key)
-            keys.append(key.encode("utf-8", "surrogateescape"))
+            keys.append(key.encode())
             member_ends.append(len(kinds))
         if extension in used:
             raise ShardError(f"{url}: duplicate member {key}.{extension}; pack the shard again")
@@ -130,6 +155,13 @@ def table_from_members(members: list[Member], url: str) -> ShardTable:
         offsets.append(member.offset)
         sizes.append(member.size)
         member_ends[-1] = len(kinds)
+    if len(extensions) > _MAX_EXTENSIONS:
+        shown = ", ".join(f".{name}" for name in list(extensions)[-_SHOWN_EXTENSIONS:])
+        raise ShardError(
+            f"{url}: {len(extensions)} different extensions, such as {shown}; expected at most "
+            f"{_MAX_EXTENSIONS}. A key ends at the first dot of a name: pack the shard again with "
+            f"keys that contain no dots"
+        )
     return ShardTable(
         keys=np.frombuffer(b"".join(keys), dtype=np.uint8),
         key_ends=np.cumsum([0, *map(len, keys)], dtype=np.int64),
@@ -168,9 +200,21 @@ def scan_shard(path: Path, url: str, expected_samples: int | None = None) -> Sha
         raise ShardError(f"{url}: a folder, expected a tar file") from error
     finally:
         os.close(descriptor)
+    _check_resolved(contents, url)
     table = table_from_members(contents.members, url)
     _check_contents(contents, table, size_bytes, url, expected_samples)
     return table
+
+
+def _check_resolved(contents: TarContents, url: str) -> None:
+    for entry in contents.unresolved:
+        name = name_as_text(entry.name)
+        if split_name(name) is not None:  # anything else is no part of a sample
+            raise ShardError(
+                f"{url}: {name!r}: expected a file, got {entry.reason}; its sample would lack it. "
+                f"Pack the shard again with the file itself (tar --dereference "
+                f"--hard-dereference)"
+            )
 
 
 def _check_contents(
@@ -192,87 +236,6 @@ def _check_contents(
             f"{url}: empty shard: expected files named KEY.EXTENSION, got {found} "
             f"in {size_bytes} bytes"
         )
-
-
-def save_table(table: ShardTable, path: Path, size_bytes: int, stamp: str) -> None:
-    """Write the sidecar of a shard, whole or not at all.
-
-    Args:
-        table: What to write.
-        path: The sidecar.
-        size_bytes: Length of the shard that was scanned.
-        stamp: Its time of change or entity tag.
-    """
-    buffer = io.BytesIO()
-    columns: dict[str, Any] = {
-        name: np.asarray(getattr(table, name)) for name in _COLUMNS if name != "extensions"
-    }
-    np.savez(
-        buffer,
-        format_version=np.int64(_FORMAT_VERSION),
-        size_bytes=np.int64(size_bytes),
-        stamp=np.array(stamp),
-        num_samples=np.int64(len(table)),
-        extensions=np.array(table.extensions, dtype=np.str_),
-        **columns,
-    )
-    write_atomically(path, buffer.getvalue())
-
-
-def keep_table(table: ShardTable, path: Path, size_bytes: int, stamp: str) -> OSError | None:
-    """Write the sidecar of a shard where the disk allows it; without it the shard is scanned again.
-
-    Args:
-        table: What to write.
-        path: The sidecar.
-        size_bytes: Length of the shard that was scanned, in bytes.
-        stamp: Its time of change or entity tag.
-
-    Returns:
-        Why the disk refused (read-only, full, no permission); None if the sidecar was written.
-    """
-    try:
-        save_table(table, path, size_bytes, stamp)
-    except OSError as error:
-        return error
-    return None
-
-
-def load_table(path: Path, size_bytes: int, stamp: str) -> ShardTable | None:
-    """Read a sidecar.
-
-    Returns:
-        The table; None where the file is absent, unreadable, or of another version of the shard.
-    """
-    values = _load(path, size_bytes, stamp, _COLUMNS)
-    if values is None:
-        return None
-    extensions = tuple(map(str, values.pop("extensions")))
-    return ShardTable(extensions=extensions, **values)
-
-
-def load_count(path: Path, size_bytes: int, stamp: str) -> int | None:
-    """The number of samples that a sidecar tells of; a few bytes are read, not its columns.
-
-    Returns:
-        The number; None where ``load_table`` gives None.
-    """
-    values = _load(path, size_bytes, stamp, ("num_samples",))
-    return None if values is None else int(values["num_samples"])
-
-
-def _load(
-    path: Path, size_bytes: int, stamp: str, names: Sequence[str]
-) -> dict[str, np.ndarray] | None:
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            if int(stored["format_version"]) != _FORMAT_VERSION:
-                return None
-            if int(stored["size_bytes"]) != size_bytes or str(stored["stamp"]) != stamp:
-                return None
-            return {name: stored[name] for name in names}
-    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile):
-        return None
 
 
 def write_atomically(path: Path, data: bytes) -> None:

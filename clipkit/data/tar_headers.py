@@ -7,10 +7,11 @@ Formats: POSIX ustar, PAX (what WebDataset's writer makes) and GNU with long nam
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from clipkit.data.tar_links import Link, Member, Unresolved, resolve_links
 from clipkit.errors import ShardError
 
 BLOCK_BYTES: Final = 512
@@ -19,6 +20,8 @@ _ZEROS: Final = bytes(BLOCK_BYTES)
 _MAX_END_BYTES: Final = 2**20
 _MAX_EXTENDED_HEADER_BYTES: Final = 2**20
 _FILE_TYPES: Final = frozenset(b"0\0" + b"7")
+_HARD_LINK: Final = ord("1")
+_LINK_TYPES: Final = frozenset(b"12")
 _COMPRESSED: Final = {
     b"\x1f\x8b": "gzip",
     b"BZh": "bzip2",
@@ -31,31 +34,18 @@ ReadAt = Callable[[int, int], bytes]
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
-    """One regular file of a tar.
-
-    Args:
-        name: Its whole path, as stored.
-        offset: Where its contents start in the tar, in bytes.
-        size: Length of its contents, in bytes.
-    """
-
-    name: bytes
-    offset: int
-    size: int
-
-
-@dataclass(frozen=True, slots=True)
 class TarContents:
     """What a scan found.
 
     Args:
-        members: The regular files, in order.
+        members: The regular files and the links to them, in order.
+        unresolved: Entries without contents: links to something else, devices and pipes.
         num_directories: Directories passed over.
         has_end_marker: Whether the archive ends with the block of zeros that closes a tar.
     """
 
     members: list[Member]
+    unresolved: list[Unresolved]
     num_directories: int
     has_end_marker: bool
 
@@ -65,6 +55,7 @@ class _Header:
     name: bytes
     size: int
     kind: int
+    target: bytes
 
 
 def scan_tar(read_at: ReadAt, size_bytes: int, url: str) -> TarContents:
@@ -82,29 +73,30 @@ def scan_tar(read_at: ReadAt, size_bytes: int, url: str) -> TarContents:
     Raises:
         ShardError: If the file is not a tar, is cut inside a header or a member, or damaged.
     """
-    members: list[Member] = []
+    entries: list[Member | Link] = []
     num_directories, offset = 0, 0
     overrides: dict[bytes, bytes] = {}
     while offset < size_bytes:
         block = read_at(offset, BLOCK_BYTES)
         if len(block) < BLOCK_BYTES:
-            raise _truncated(url, size_bytes, f"inside the header at byte {offset}", members)
+            raise _truncated(url, size_bytes, f"inside the header at byte {offset}", entries)
         if block == _ZEROS:
             _check_end(read_at, offset, size_bytes, url)
-            return TarContents(members, num_directories, has_end_marker=True)
+            return TarContents(*resolve_links(entries), num_directories, has_end_marker=True)
         header = _parse_header(block, offset, url)
         name, size = header.name, header.size
         contents = offset + BLOCK_BYTES
         if header.kind in b"xLKg":
             if size > _MAX_EXTENDED_HEADER_BYTES or contents + size > size_bytes:
-                raise _truncated(url, size_bytes, f"inside a long name at byte {offset}", members)
+                raise _truncated(url, size_bytes, f"inside a long name at byte {offset}", entries)
             overrides |= _extended(header.kind, read_at(contents, size), offset, url)
         else:
             name = overrides.get(b"path", name)
             size = int(overrides.get(b"size", size))
+            target = overrides.get(b"linkpath", header.target)
             overrides = {}
             if header.kind in _FILE_TYPES and not name.endswith(b"/"):
-                members.append(Member(name, contents, size))
+                entries.append(Member(name, contents, size))
             elif header.kind == ord("5") or name.endswith(b"/"):
                 num_directories += 1
                 size = 0
@@ -112,10 +104,12 @@ def scan_tar(read_at: ReadAt, size_bytes: int, url: str) -> TarContents:
                 raise ShardError(f"{url}: sparse member {_show(name)}; pack it without --sparse")
             else:
                 size = 0  # links, devices and pipes carry no contents
+                is_link = header.kind in _LINK_TYPES
+                entries.append(Link(name, target if is_link else None, header.kind == _HARD_LINK))
         offset = contents + -(-size // BLOCK_BYTES) * BLOCK_BYTES
         if contents + size > size_bytes:
-            raise _truncated(url, size_bytes, f"inside {_show(name)}", members)
-    return TarContents(members, num_directories, has_end_marker=False)
+            raise _truncated(url, size_bytes, f"inside {_show(name)}", entries)
+    return TarContents(*resolve_links(entries), num_directories, has_end_marker=False)
 
 
 def _parse_header(block: bytes, offset: int, url: str) -> _Header:
@@ -133,7 +127,7 @@ def _parse_header(block: bytes, offset: int, url: str) -> _Header:
     if block[257:263] == b"ustar\0":  # GNU ("ustar  ") keeps other things in the prefix's place
         prefix = block[345:500].split(b"\0", 1)[0]
         name = prefix + b"/" + name if prefix else name
-    return _Header(name, size, block[156])
+    return _Header(name, size, block[156], block[157:257].split(b"\0", 1)[0])
 
 
 def _number(field: bytes) -> int | None:
@@ -148,11 +142,11 @@ def _number(field: bytes) -> int | None:
 
 
 def _extended(kind: int, data: bytes, offset: int, url: str) -> dict[bytes, bytes]:
-    """What an extended header says of the next member: its path and size."""
-    if kind == ord("L"):
-        return {b"path": data.split(b"\0", 1)[0]}
+    """What an extended header says of the next entry: its path, its size, what it links to."""
+    if kind in b"LK":
+        return {b"path" if kind == ord("L") else b"linkpath": data.split(b"\0", 1)[0]}
     if kind != ord("x"):
-        return {}  # long link targets and global comments do not concern us
+        return {}  # global comments do not concern us
     found: dict[bytes, bytes] = {}
     position = 0
     while position < len(data) and data[position]:
@@ -163,7 +157,7 @@ def _extended(kind: int, data: bytes, offset: int, url: str) -> dict[bytes, byte
         keyword, _, value = record.partition(b"=")
         if keyword.startswith(b"GNU.sparse"):
             raise ShardError(f"{url}: sparse member at byte {offset}; pack it without --sparse")
-        if keyword == b"path" or (keyword == b"size" and value.isdigit()):
+        if keyword in {b"path", b"linkpath"} or (keyword == b"size" and value.isdigit()):
             found[keyword] = value
         position += int(length)
     return found
@@ -190,10 +184,12 @@ def _check_end(read_at: ReadAt, offset: int, size_bytes: int, url: str) -> None:
         )
 
 
-def _truncated(url: str, size_bytes: int, where: str, members: list[Member]) -> ShardError:
+def _truncated(
+    url: str, size_bytes: int, where: str, entries: Sequence[Member | Link]
+) -> ShardError:
     return ShardError(
         f"{url}: truncated: the file ends at byte {size_bytes}, {where}, after "
-        f"{len(members)} whole members; copy or pack the shard again"
+        f"{len(entries)} whole members; copy or pack the shard again"
     )
 
 

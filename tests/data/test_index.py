@@ -17,7 +17,7 @@ from clipkit.data import ShardIndex, ShardReader
 from clipkit.data.braces import expand_braces
 from clipkit.data.counts import read_counts
 from clipkit.data.index import Shard
-from clipkit.data.tables import SIDECAR_SUFFIX, load_count, load_table
+from clipkit.data.sidecars import SIDECAR_SUFFIX, load_summary, load_table
 from clipkit.data.urls import base_name, expand_urls, parse_address
 from clipkit.errors import DataError, ShardError
 from tests.factories import pair, write_shard, write_shards
@@ -155,6 +155,68 @@ def test_the_fingerprint_knows_what_changed(tmp_path: Path) -> None:
     write_shards(tmp_path / "c", [4, 3])
     others = {ShardIndex.from_urls(tmp_path / name).fingerprint for name in ("b", "c")}
     assert len(others | {same[0]}) == 3
+
+
+def test_the_digest_knows_what_the_sizes_do_not(tmp_path: Path) -> None:
+    """Keys, their order inside shards, and the sizes of members; moving a folder keeps it."""
+
+    def index(name: str, samples: list[tuple[str, dict[str, bytes]]]) -> ShardIndex:
+        write_shard(tmp_path / name / "0.tar", samples)
+        return ShardIndex.from_urls(tmp_path / name)
+
+    a, b = {"txt": b"1", "cls": b"0"}, {"txt": b"333", "cls": b"0"}
+    first = index("first", [("a", a), ("b", b)])
+    assert first.digest == index("moved", [("a", a), ("b", b)]).digest
+    others = [
+        index("keys", [("a", a), ("c", b)]),
+        index("order", [("b", b), ("a", a)]),
+        index("sizes", [("a", b), ("b", a)]),
+        index("extensions", [("a", a), ("b", {"txt": b"333", "num": b"0"})]),
+    ]
+    assert len({first.digest, *(other.digest for other in others)}) == 5
+    assert {other.fingerprint for other in others} == {first.fingerprint}
+    # From the sidecar, by a scan, and after a scan of another shard.
+    assert ShardIndex.from_urls(tmp_path / "first").digest == first.digest
+    assert ShardIndex.from_urls(tmp_path / "first", write_sidecars=False).digest == first.digest
+
+
+def test_the_digest_is_unknown_where_counts_alone_are_known() -> None:
+    known = Shard(parse_address("s3://b/0.tar"), 3, 9, "", "d1")
+    unknown = Shard(parse_address("s3://b/1.tar"), 4, 9)
+    assert ShardIndex([known]).digest
+    assert ShardIndex([known, unknown]).digest == ""
+
+
+@pytest.mark.parametrize("offset", [6, 8, 10, 26, 30])
+def test_a_sidecar_with_damaged_flags_is_made_again(tmp_path: Path, offset: int) -> None:
+    """Every bit of the fields of a zip's headers: encryption, patches, methods, lengths."""
+    (path,) = write_shards(tmp_path, [3])
+    digest = ShardIndex.from_urls(path).digest
+    whole = sidecar(path).read_bytes()
+    starts = [start for start in range(len(whole)) if whole[start : start + 2] == b"PK"]
+    for start in starts:
+        for bit in range(16):
+            damaged = bytearray(whole)
+            if start + offset + 1 < len(damaged):
+                damaged[start + offset + bit // 8] ^= 1 << bit % 8
+            sidecar(path).write_bytes(damaged)
+            index = ShardIndex.from_urls(path)
+            assert index.digest == digest
+            assert ShardReader(index).read(2).members == pair(2)
+
+
+def test_a_sidecar_of_the_first_format_is_made_again(tmp_path: Path) -> None:
+    """It passed over links, so its table may lack members."""
+    (path,) = write_shards(tmp_path, [3])
+    status = path.stat()
+    np.savez(
+        sidecar(path).with_suffix(""),
+        format_version=np.int64(1),
+        size_bytes=np.int64(status.st_size),
+        stamp=np.array(str(status.st_mtime_ns)),
+        num_samples=np.int64(2),
+    )
+    assert ShardIndex.from_urls(path).num_samples == 3
 
 
 def index_error(urls: object) -> str:
@@ -317,7 +379,9 @@ def test_counting_reads_a_few_bytes_of_a_sidecar(tmp_path: Path) -> None:
         data[middle] ^= 0xFF
     status = path.stat()
     sidecar(path).write_bytes(data)
-    assert load_count(sidecar(path), status.st_size, str(status.st_mtime_ns)) == 5000
+    summary = load_summary(sidecar(path), status.st_size, str(status.st_mtime_ns))
+    assert summary is not None
+    assert summary.num_samples == 5000
     assert load_table(sidecar(path), status.st_size, str(status.st_mtime_ns)) is None
     assert ShardReader(ShardIndex.from_urls(path)).read(4999).key == "0004999"
 

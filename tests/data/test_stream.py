@@ -331,6 +331,32 @@ def test_a_state_of_other_data_is_refused(index: ShardIndex, tmp_path: Path) -> 
         make(index, shuffle=False).load_state_dict(make(index).state_dict())
 
 
+def test_a_state_of_the_same_samples_in_another_order_is_refused(tmp_path: Path) -> None:
+    """Shards of equal names, counts and sizes: 12 of 40 samples came twice."""
+    samples = [(f"{i:03d}", {"jpg": pair(0)["jpg"], "txt": b"%03d" % i}) for i in range(8)]
+    write_shard(tmp_path / "a" / "0.tar", samples)
+    write_shard(tmp_path / "b" / "0.tar", samples[::-1])
+    first, second = (ShardIndex.from_urls(tmp_path / name) for name in "ab")
+    assert first.fingerprint == second.fingerprint
+    state = make(first).state_dict()
+    with pytest.raises(CheckpointError, match="hold other samples or another order"):
+        make(second).load_state_dict(state)
+    make(first).load_state_dict(state)
+
+
+def test_a_state_without_a_digest_loads_and_says_so(
+    index: ShardIndex, caplog: pytest.LogCaptureFixture
+) -> None:
+    state = make(index).state_dict()
+    make(index).load_state_dict(state)
+    assert not caplog.text
+    make(index).load_state_dict({**state, "digest": ""})
+    assert "known by number only" in caplog.text
+    del state["digest"]
+    make(index).load_state_dict(state)
+    assert "written by an older clipkit, without a digest" in caplog.text
+
+
 def test_an_old_iteration_cannot_go_on(index: ShardIndex) -> None:
     stream = make(index)
     old = iter(stream)

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clipkit.data.tables import scan_shard, split_name
-from clipkit.data.tar_headers import Member, TarContents, scan_tar
+from clipkit.data.tar_headers import TarContents, scan_tar
+from clipkit.data.tar_links import Member
 from clipkit.errors import ShardError
 from tests.factories import pair, write_shard
 
@@ -85,7 +86,7 @@ def test_a_global_pax_header_is_passed_over() -> None:
     assert named(scan(out.getvalue()).members) == as_tarfile_sees(out.getvalue())
 
 
-def test_directories_links_and_devices_are_no_members() -> None:
+def test_directories_and_devices_are_no_members_and_links_are() -> None:
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w") as tar:
         for name, kind in [
@@ -99,7 +100,8 @@ def test_directories_links_and_devices_are_no_members() -> None:
             info.type, info.linkname = kind, "a.jpg" if "jpg" in name[1:] else ""
             tar.addfile(info)
     contents = scan(out.getvalue())
-    assert [member.name for member in contents.members] == [b"a.jpg"]
+    assert [member.name for member in contents.members] == [b"a.jpg", b"link.jpg", b"hard.jpg"]
+    assert [entry.name for entry in contents.unresolved] == [b"fifo"]
     assert contents.num_directories == 1
 
 
