@@ -20,6 +20,8 @@ DEFAULT_MAX_PIXELS: Final = 89_478_485
 """Pillow's own limit against decompression bombs: a gigabyte of RGBA, divided by 12."""
 
 ORIENTATION_TAG: Final = 0x0112
+EXIF_START: Final = b"Exif\0\0"
+_START_OF_SCAN: Final = 0xDA
 _PILLOW_FAULTS: Final = (
     Image.DecompressionBombError,
     Image.DecompressionBombWarning,
@@ -120,6 +122,29 @@ def open_image(data: bytes, max_pixels: int) -> Image.Image:
             raise SampleError(f"not an image of a known format; starts {data[:8]!r}") from None
         check_size(image.width, image.height, max_pixels)
         return image
+
+
+def jpeg_header_end(data: bytes) -> int:
+    """Find where the compressed pixels of a JPEG begin, in bytes.
+
+    Segments in front of them (colour profiles, notes of the camera, EXIF) may be of any total
+    length and come in any order.
+
+    Returns:
+        The offset; the length of the file if its segments do not follow each other properly.
+    """
+    position = 2
+    while position + 4 <= len(data) and data[position] == 0xFF:
+        marker = data[position + 1]
+        if marker == _START_OF_SCAN:
+            return position
+        if marker == 0xFF:  # padding in front of a marker
+            position += 1
+        elif marker < 0xC0 or 0xD0 <= marker <= 0xD9:  # has no length: not expected in a header
+            break
+        else:
+            position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+    return len(data)
 
 
 def orientation_of(image: Image.Image, data: bytes) -> Orientation | None:

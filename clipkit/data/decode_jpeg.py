@@ -10,7 +10,13 @@ import numpy as np
 import simplejpeg
 from jaxtyping import UInt8
 
-from clipkit.data.decode_formats import check_size, open_image, orientation_of
+from clipkit.data.decode_formats import (
+    EXIF_START,
+    check_size,
+    jpeg_header_end,
+    open_image,
+    orientation_of,
+)
 
 _MAX_KEPT_BYTES: Final = 2**26
 _OF_THREAD: Final = threading.local()
@@ -23,7 +29,8 @@ def plain_jpeg_size(data: bytes, max_pixels: int) -> tuple[int, int] | None:
         ValueError: If the header is damaged.
         SampleError: If the image has no pixels or too many.
     """
-    if b"Exif\0\0" in data[:65536] and orientation_of(open_image(data, max_pixels), data):
+    has_exif = data.find(EXIF_START, 0, jpeg_header_end(data)) != -1
+    if has_exif and orientation_of(open_image(data, max_pixels), data):
         return None
     height, width, colors, _ = simplejpeg.decode_jpeg_header(data)
     if colors not in {"RGB", "YCbCr", "Gray"}:

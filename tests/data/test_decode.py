@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 
 from clipkit.data import decode, decode_jpeg
 from clipkit.data.decode import Box, ImageDecoder, central_square, stored_box
-from clipkit.data.decode_formats import ORIENTATIONS
+from clipkit.data.decode_formats import ORIENTATIONS, jpeg_header_end
 from clipkit.errors import ConfigError, SampleError
 from tests.factories import image_bytes
 
@@ -116,6 +116,26 @@ def test_pictures_of_cameras_take_the_fast_way_unless_they_are_turned(
     monkeypatch.setattr(simplejpeg, "decode_jpeg", decode_jpeg)
     ImageDecoder(64)(data)
     assert ways == (["fast"] if orientation == 1 else [])
+
+
+@pytest.mark.parametrize("padding", [b"", b"\xff" * 3])
+def test_exif_behind_other_segments_turns_pictures_for_training_too(padding: bytes) -> None:
+    """Colour profiles or notes of 64 KiB and more may stand in front of it."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encode(photo(300, 200), "JPEG", exif=exif)
+    note = b"\xff\xe2\xff\xff" + b"n" * 65533
+    late = data[:2] + note + padding + note + data[2:]
+    assert late.find(b"Exif\0\0") > 2 * 65536
+    plain = encode(photo(300, 200), "JPEG")
+    for picture in (data, late):
+        turned = ImageDecoder(64)(picture)
+        exact = ImageDecoder(64, fast=False)(picture)
+        assert (turned.float() - exact.float()).abs().mean() < 3
+        assert (turned.float() - ImageDecoder(64)(plain).float()).abs().mean() > 3
+    # A JPEG inside a segment, such as a preview, does not end the header.
+    assert jpeg_header_end(late) == late.rfind(b"\xff\xda\x00")
+    assert jpeg_header_end(data[:2] + b"\xff\xd8" + data[2:]) == len(data) + 2
 
 
 @pytest.mark.real_data
