@@ -23,7 +23,14 @@ from clipkit.losses.pairs import (
     pair_gradients,
     pair_inputs,
     positive_sums,
+    scaled_rows,
     singles_to_groups,
+)
+from clipkit.losses.products import (
+    Precision,
+    Products,
+    checked_precision,
+    choose_products,
 )
 from clipkit.losses.term import LossTerm, Term, count
 from clipkit.losses.tiled import (
@@ -46,10 +53,12 @@ class ContrastiveLoss(LossTerm):
 
     Args:
         tile_size: Rows and columns of the similarities that are held at a time; None chooses.
+        precision: Precision of the similarities' operands; sums are always fp32. "auto" is TF32 on
+            a GPU in a run of mixed precision or where torch allows TF32, else fp32.
 
     Raises:
-        ConfigError: If ``tile_size`` is not positive, or the encoder has a logit_bias, which a
-            softmax cannot see.
+        ConfigError: If ``tile_size`` is not positive, ``precision`` is unknown, or the encoder
+            has a logit_bias, which a softmax cannot see.
 
     Example:
         >>> same = torch.eye(4)
@@ -58,9 +67,10 @@ class ContrastiveLoss(LossTerm):
         0.0
     """
 
-    def __init__(self, tile_size: int | None = None) -> None:
+    def __init__(self, tile_size: int | None = None, precision: Precision = "auto") -> None:
         super().__init__()
         self.tile_size = checked_tile(tile_size)
+        self.precision = checked_precision(precision)
 
     def check(self, embeddings: Embeddings) -> None:
         """Refuse a logit_bias."""
@@ -69,7 +79,7 @@ class ContrastiveLoss(LossTerm):
     def term(self, embeddings: Embeddings, batch: Batch | None) -> Term:
         """See :class:`ContrastiveLoss`; its samples are the pairs of all ranks."""
         self.check(embeddings)
-        return softmax_term(pair_inputs(embeddings, batch), self.tile_size)
+        return softmax_term(pair_inputs(embeddings, batch), self.tile_size, self.precision)
 
 
 @final
@@ -80,14 +90,17 @@ class LabelAwareContrastiveLoss(LossTerm):
 
     Args:
         tile_size: Rows and columns of the similarities that are held at a time; None chooses.
+        precision: Precision of the similarities' operands; sums are always fp32. "auto" is TF32 on
+            a GPU in a run of mixed precision or where torch allows TF32, else fp32.
 
     Raises:
         ConfigError: As :class:`ContrastiveLoss`, or if it is called without a batch.
     """
 
-    def __init__(self, tile_size: int | None = None) -> None:
+    def __init__(self, tile_size: int | None = None, precision: Precision = "auto") -> None:
         super().__init__()
         self.tile_size = checked_tile(tile_size)
+        self.precision = checked_precision(precision)
 
     def check(self, embeddings: Embeddings) -> None:
         """Refuse a logit_bias."""
@@ -99,7 +112,7 @@ class LabelAwareContrastiveLoss(LossTerm):
         if batch is None:
             raise ConfigError("LabelAwareContrastiveLoss: expected a batch with labels, got None")
         by_label = replace(batch, groups=singles_to_groups(batch.labels))
-        return softmax_term(pair_inputs(embeddings, by_label), self.tile_size)
+        return softmax_term(pair_inputs(embeddings, by_label), self.tile_size, self.precision)
 
 
 def checked_tile(tile_size: int | None) -> int | None:
@@ -119,18 +132,21 @@ def refuse_bias(embeddings: Embeddings) -> None:
 
 
 @outside_compiled_graph
-def softmax_term(inputs: PairInputs, tile_size: int | None) -> Term:
+def softmax_term(inputs: PairInputs, tile_size: int | None, precision: Precision = "auto") -> Term:
     """The loss of :class:`ContrastiveLoss` on inputs that are already selected.
 
     Args:
         inputs: Pairs of this rank.
         tile_size: Width of a tile, or None.
+        precision: As for :class:`ContrastiveLoss`.
     """
     device = inputs.image.device
+    products = choose_products(precision, device)
     needs = inputs.needs_rows, inputs.needs_columns
-    with torch.no_grad(), torch.autocast(device.type, enabled=False):
+    with torch.no_grad(), torch.autocast(device.type, enabled=False), products.switched():
         columns = gather_columns(inputs)
-        value, gradients = _value_and_gradients(inputs, columns, tile_size, needs)
+        columns = replace(columns, values=products.rounded(columns.values))
+        value, gradients = _value_and_gradients(inputs, columns, tile_size, products, needs)
     return Term(
         attach_gradients(value, gradients, inputs.differentiable),
         count(columns.num_pairs, value),
@@ -138,12 +154,18 @@ def softmax_term(inputs: PairInputs, tile_size: int | None) -> Term:
 
 
 def _value_and_gradients(
-    inputs: PairInputs, columns: Columns, tile_size: int | None, needs: tuple[bool, bool]
+    inputs: PairInputs,
+    columns: Columns,
+    tile_size: int | None,
+    products: Products,
+    needs: tuple[bool, bool],
 ) -> tuple[Float[Tensor, ""], PairGradients]:
-    rows, num_pairs, num_own = inputs.rows, columns.num_pairs, len(inputs.image)
-    scale = inputs.scale.to(rows.dtype)
+    num_pairs, num_own = columns.num_pairs, len(inputs.image)
+    rows, scaled, scale = scaled_rows(inputs, products)
     tile = choose_softmax_tile(tile_size, rows, columns.values)
-    tiles = SoftmaxTiles(rows * scale, columns.values, tile)
+    # rows of hard negatives have no partner
+    apart = None if products.is_exact or len(rows) > num_own else columns.own
+    tiles = SoftmaxTiles(scaled, columns.values, tile, products=products, apart=apart)
     row, column = tiles.logsumexp()
     column = logsumexp_over_ranks(column)
     matches = positive_sums(rows[:num_own], columns, inputs.groups, average=True)

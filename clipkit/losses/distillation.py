@@ -25,6 +25,7 @@ from clipkit.losses.teachers import Teacher
 from clipkit.losses.term import LossTerm, Term, count
 from clipkit.losses.tiled import (
     SoftmaxTiles,
+    TileShape,
     attach_gradients,
     choose_tile,
     outside_compiled_graph,
@@ -141,7 +142,7 @@ def _divergence(
     needs: tuple[bool, bool],
 ) -> tuple[Float[Tensor, ""], tuple[Tensor | None, Tensor | None, Tensor | None]]:
     rows, scale = student.image.detach().to(accumulation_dtype(student.image)), student.scale
-    tile = choose_tile(tile_size, rows.device)
+    tile = choose_tile(tile_size, rows)
     total, to_rows, to_columns = divergence_sums(
         _normalised(student, sizes, tile), _normalised(teacher, sizes, tile), *needs
     )
@@ -157,7 +158,7 @@ def _divergence(
     return value, (to_rows, to_columns, to_scale)
 
 
-def _normalised(inputs: PairInputs, sizes: list[int], tile: int) -> NormalisedTiles:
+def _normalised(inputs: PairInputs, sizes: list[int], tile: TileShape) -> NormalisedTiles:
     """Tiles, and the normalisers of rows and columns over all ranks."""
     dtype = accumulation_dtype(inputs.image)
     columns = gather_rows(inputs.text, sizes).to(dtype)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int64
@@ -18,6 +19,7 @@ from clipkit.distributed.collectives import (
     world_size,
 )
 from clipkit.errors import ConfigError
+from clipkit.losses.products import Products
 from clipkit.types import Batch, Embeddings
 
 
@@ -120,6 +122,33 @@ def singles_to_groups(groups: Int64[Tensor, " B"]) -> Int64[Tensor, " B"]:
     """
     own = torch.arange(len(groups), device=groups.device) * world_size() + rank()
     return torch.where(groups >= 0, groups, -1 - own)
+
+
+class ScaledRows(NamedTuple):
+    """Rows of this rank as the products see them.
+
+    Args:
+        rows: Detached embeddings.
+        scaled: ``rows * scale``, rounded for the products.
+        scale: Inverse temperature, in the precision of the sums.
+    """
+
+    rows: Float[Tensor, "R D"]
+    scaled: Float[Tensor, "R D"]
+    scale: Float[Tensor, ""]
+
+
+def scaled_rows(inputs: PairInputs, products: Products) -> ScaledRows:
+    """Multiply the rows by the scale and round once; what is rounded counts everywhere.
+
+    Args:
+        inputs: Pairs of this rank.
+        products: Precision of the products.
+    """
+    rows = inputs.rows
+    scale = inputs.scale.to(rows.dtype)
+    scaled = products.rounded(rows * scale)
+    return ScaledRows(rows if products.is_exact else scaled / scale, scaled, scale)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import final
 
 import torch
@@ -16,10 +17,18 @@ from clipkit.losses.pairs import (
     PairGradients,
     PairInputs,
     PositiveSums,
+    ScaledRows,
     gather_columns,
     pair_gradients,
     pair_inputs,
     positive_sums,
+    scaled_rows,
+)
+from clipkit.losses.products import (
+    Precision,
+    Products,
+    checked_precision,
+    choose_products,
 )
 from clipkit.losses.term import LossTerm, Term, count
 from clipkit.losses.tiled import (
@@ -43,9 +52,12 @@ class SigmoidLoss(LossTerm):
 
     Args:
         tile_size: Rows and columns of the similarities that are held at a time; None chooses.
+        precision: Precision of the similarities' operands; sums are always fp32. "auto" is TF32 on
+            a GPU in a run of mixed precision or where torch allows TF32, else fp32.
 
     Raises:
-        ConfigError: If ``tile_size`` is not positive, or the encoder has no logit_bias.
+        ConfigError: If ``tile_size`` is not positive, ``precision`` is unknown, or the encoder
+            has no logit_bias.
 
     Example:
         >>> same = torch.eye(2)
@@ -54,9 +66,10 @@ class SigmoidLoss(LossTerm):
         True
     """
 
-    def __init__(self, tile_size: int | None = None) -> None:
+    def __init__(self, tile_size: int | None = None, precision: Precision = "auto") -> None:
         super().__init__()
         self.tile_size = checked_tile(tile_size)
+        self.precision = checked_precision(precision)
 
     def check(self, embeddings: Embeddings) -> None:
         """Refuse an encoder without logit_bias."""
@@ -65,7 +78,8 @@ class SigmoidLoss(LossTerm):
     def term(self, embeddings: Embeddings, batch: Batch | None) -> Term:
         """See :class:`SigmoidLoss`; its samples are the pairs of all ranks."""
         bias = _bias(embeddings)
-        return sigmoid_term(pair_inputs(embeddings, batch), bias, self.tile_size)
+        inputs = pair_inputs(embeddings, batch)
+        return sigmoid_term(inputs, bias, self.tile_size, self.precision)
 
 
 def _bias(embeddings: Embeddings) -> Float[Tensor, ""]:
@@ -78,20 +92,29 @@ def _bias(embeddings: Embeddings) -> Float[Tensor, ""]:
 
 
 @outside_compiled_graph
-def sigmoid_term(inputs: PairInputs, bias: Float[Tensor, ""], tile_size: int | None) -> Term:
+def sigmoid_term(
+    inputs: PairInputs,
+    bias: Float[Tensor, ""],
+    tile_size: int | None,
+    precision: Precision = "auto",
+) -> Term:
     """The loss of :class:`SigmoidLoss` on inputs that are already selected.
 
     Args:
         inputs: Pairs of this rank.
         bias: Added to the scaled similarities.
         tile_size: Width of a tile, or None.
+        precision: As for :class:`SigmoidLoss`.
     """
     device = inputs.image.device
+    products = choose_products(precision, device)
     needs = inputs.needs_rows, inputs.needs_columns
-    with torch.no_grad(), torch.autocast(device.type, enabled=False):
+    with torch.no_grad(), torch.autocast(device.type, enabled=False), products.switched():
         columns = gather_columns(inputs)
-        sums = _negative_sums(inputs, columns, bias, tile_size, needs)
-        value, to_bias, gradients = _assemble(inputs, columns, bias, sums)
+        columns = replace(columns, values=products.rounded(columns.values))
+        rows = scaled_rows(inputs, products)
+        sums = _negative_sums(inputs, rows, columns, bias, tile_size, products, needs)
+        value, to_bias, gradients = _assemble(inputs, rows, columns, bias, sums)
     return Term(
         attach_gradients(value, (*gradients, to_bias), (*inputs.differentiable, bias)),
         count(columns.num_pairs, value),
@@ -100,27 +123,30 @@ def sigmoid_term(inputs: PairInputs, bias: Float[Tensor, ""], tile_size: int | N
 
 def _negative_sums(
     inputs: PairInputs,
+    given: ScaledRows,
     columns: Columns,
     bias: Tensor,
     tile_size: int | None,
+    products: Products,
     needs: tuple[bool, bool],
 ) -> SigmoidSums:
     """Every combination as if it did not match; nobody knows of two negatives whether they do."""
-    rows, num_own = inputs.rows, len(inputs.image)
-    scaled, bias = rows * inputs.scale.to(rows.dtype), bias.to(rows.dtype)
-    tile = choose_tile(tile_size, rows.device)
-    sums = sigmoid_sums(scaled[:num_own], columns.values, bias, tile, *needs)
-    if len(rows) == num_own:
+    num_own, scaled = len(inputs.image), given.scaled
+    bias = bias.to(scaled.dtype)
+    tile = choose_tile(tile_size, scaled)
+    apart = None if products.is_exact else columns.own
+    sums = sigmoid_sums(scaled[:num_own], columns.values, bias, tile, *needs, products, apart)
+    if len(scaled) == num_own:
         return sums
     pairs = columns.values[: columns.num_pairs]
-    return sums.stacked(sigmoid_sums(scaled[num_own:], pairs, bias, tile, *needs))
+    return sums.stacked(sigmoid_sums(scaled[num_own:], pairs, bias, tile, *needs, products))
 
 
 def _assemble(
-    inputs: PairInputs, columns: Columns, bias: Tensor, sums: SigmoidSums
+    inputs: PairInputs, given: ScaledRows, columns: Columns, bias: Tensor, sums: SigmoidSums
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""], PairGradients]:
-    rows, num_own = inputs.rows, len(inputs.image)
-    scale, bias = inputs.scale.to(rows.dtype), bias.to(rows.dtype)
+    rows, _, scale = given
+    num_own, bias = len(inputs.image), bias.to(rows.dtype)
     matches: PositiveSums = positive_sums(rows[:num_own], columns, inputs.groups, average=False)
     # -log sigmoid(x) = softplus(x) - x turns a combination from "no" into "yes".
     own_sum = sums.loss - scale * matches.value - bias * matches.num

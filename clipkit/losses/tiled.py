@@ -17,7 +17,9 @@ from typing import Any, ParamSpec, TypeVar, cast
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional as F
+
+from clipkit.losses.products import EXACT, Products
+from clipkit.losses.tile_body import add_logsumexp, sigmoid_weights, softmax_weights
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -25,33 +27,45 @@ R = TypeVar("R")
 CPU_TILE = 1024
 """Time per logit is the same within 4 % from 256 to 2,048 on a CPU core (D=512, fp32)."""
 
-GPU_TILE = 4096
-"""Larger tiles hide the launches of kernels; a few buffers of 64 MiB. Not measured."""
+GPU_TILE_AREA = 4096 * 4096
+"""Logits of a tile on a GPU: 64 MiB, wide where this rank has few rows."""
 
+GPU_TILE_ROWS = 4096
 
 CPU_PLAIN = 2048
 """Softmax: up to here the whole matrix is faster on a CPU core (0.81 of the time of tiles at 1,100
 pairs, 0.89 at 2,048, 0.97 at 3,072, where it would already take 36 MiB a copy)."""
 
 
-def choose_tile(tile_size: int | None, device: torch.device) -> int:
-    """The width of a tile: what was asked for, else what suits the device.
+@dataclass(frozen=True, slots=True)
+class TileShape:
+    """How many rows and columns of the matrix are held at a time."""
+
+    rows: int
+    columns: int
+
+
+def choose_tile(tile_size: int | None, rows: Float[Tensor, "R D"]) -> TileShape:
+    """Choose the shape of a tile: square as the user asked, else what suits the device.
+
+    A GPU is given tiles of one area, because each tile costs the same number of kernel launches:
+    a rank with 512 rows of 262,144 would need 64 square tiles, and needs 8.
 
     Args:
         tile_size: The user's choice, or None.
-        device: Where the products run.
-
-    Returns:
-        Rows and columns of a tile.
+        rows: Images of this rank.
     """
     if tile_size is not None:
-        return tile_size
-    return CPU_TILE if device.type == "cpu" else GPU_TILE
+        return TileShape(tile_size, tile_size)
+    if rows.device.type == "cpu":
+        return TileShape(CPU_TILE, CPU_TILE)
+    height = max(1, min(len(rows), GPU_TILE_ROWS))
+    return TileShape(height, max(1, GPU_TILE_AREA // height))
 
 
 def choose_softmax_tile(
     tile_size: int | None, rows: Float[Tensor, "R D"], columns: Float[Tensor, "M D"]
-) -> int:
+) -> TileShape:
     """As :func:`choose_tile`, or the whole matrix where that is faster.
 
     A matrix of one tile is the plain form: its logits are kept between the two passes, which takes
@@ -60,37 +74,43 @@ def choose_softmax_tile(
 
     Args:
         tile_size: The user's choice, or None.
-        rows: Pictures of this rank.
+        rows: Images of this rank.
         columns: Captions of all ranks.
     """
     longest = max(len(rows), len(columns))
     if tile_size is None and rows.device.type == "cpu" and longest <= CPU_PLAIN:
-        return max(longest, 1)
-    return choose_tile(tile_size, rows.device)
+        return TileShape(max(longest, 1), max(longest, 1))
+    return choose_tile(tile_size, rows)
 
 
 class _Logits:
     """Tiles of ``scaled @ columns.T``; a single tile is computed once and kept."""
 
     def __init__(
-        self, scaled: Tensor, columns: Tensor, tile: int, without_own: int | None = None
+        self,
+        scaled: Tensor,
+        columns: Tensor,
+        tile: TileShape,
+        products: Products,
+        without_own: int | None = None,
     ) -> None:
-        self.scaled, self.columns, self.tile = scaled, columns, tile
+        self.scaled, self.columns = products.operand(scaled), products.operand(columns)
+        self.tile, self.products = tile, products
         self.without_own = without_own
         self.kept: Tensor | None = None
-        self.is_single = len(scaled) <= tile and len(columns) <= tile
+        self.is_single = len(scaled) <= tile.rows and len(columns) <= tile.columns
 
     def tiles(self) -> Iterator[tuple[slice, slice, Tensor]]:
-        for i in range(0, len(self.scaled), self.tile):
-            rows = slice(i, i + self.tile)
-            for j in range(0, len(self.columns), self.tile):
-                columns = slice(j, j + self.tile)
+        for i in range(0, len(self.scaled), self.tile.rows):
+            rows = slice(i, min(i + self.tile.rows, len(self.scaled)))
+            for j in range(0, len(self.columns), self.tile.columns):
+                columns = slice(j, min(j + self.tile.columns, len(self.columns)))
                 yield rows, columns, self._tile(rows, columns)
 
     def _tile(self, rows: slice, columns: slice) -> Tensor:
         if self.kept is not None:
             return self.kept
-        logits = self.scaled[rows] @ self.columns[columns].T
+        logits = self.products.multiply(self.scaled[rows], self.columns[columns].T)
         if self.without_own is not None:
             offset = self.without_own + rows.start - columns.start
             logits.diagonal(offset).fill_(-torch.inf)
@@ -103,22 +123,28 @@ class SoftmaxTiles:
     """The two passes of a softmax over rows and over columns of the same matrix.
 
     Args:
-        scaled: Rows of this rank, multiplied by the scale.
-        columns: Columns of all ranks.
-        tile: Width of a tile.
+        scaled: Rows of this rank, multiplied by the scale and rounded for ``products``.
+        columns: Columns of all ranks, rounded for ``products``.
+        tile: Shape of a tile.
         without_own: Where given, the column of the first row's partner; each row is then compared
             with the others' columns only.
+        products: Precision of the products.
+        apart: Where given, the column of the first row's partner; the weights of partners, which
+            are near 1 in a solved batch, are then never rounded with those of the tile.
     """
 
     def __init__(
         self,
         scaled: Float[Tensor, "R D"],
         columns: Float[Tensor, "M D"],
-        tile: int,
+        tile: TileShape,
         without_own: int | None = None,
+        products: Products = EXACT,
+        apart: slice | None = None,
     ) -> None:
-        self.scaled, self.columns = scaled, columns
-        self._logits = _Logits(scaled, columns, tile, without_own)
+        self.scaled, self.columns, self.apart = scaled, columns, apart
+        self._logits = _Logits(scaled, columns, tile, products, without_own)
+        self._products = products
 
     def tiles(self) -> Iterator[tuple[slice, slice, Float[Tensor, "T U"]]]:
         """Rows, columns and logits of each tile; the logits are not to be changed."""
@@ -129,8 +155,7 @@ class SoftmaxTiles:
         row = self.scaled.new_full((len(self.scaled),), -torch.inf)
         column = self.scaled.new_full((len(self.columns),), -torch.inf)
         for i, j, logits in self.tiles():
-            row[i] = torch.logaddexp(row[i], logits.logsumexp(1))
-            column[j] = torch.logaddexp(column[j], logits.logsumexp(0))
+            add_logsumexp(logits, row[i], column[j])
         return row, column
 
     def weighted_sums(
@@ -152,14 +177,31 @@ class SoftmaxTiles:
         to_columns = torch.zeros_like(self.columns) if need_columns else None
         if not need_rows and not need_columns:
             return None, None
+        products, left, right = self._products, self._logits.scaled, self._logits.columns
         for i, j, logits in self.tiles():
-            weights = (logits - row[i, None]).exp_()
-            weights += (logits - column[None, j]).exp_()
+            partner = None if self.apart is None else self.apart.start + i.start - j.start
+            weights = softmax_weights(logits, row[i], column[j], partner, right.dtype)
             if to_rows is not None:
-                to_rows[i].addmm_(weights, self.columns[j])
+                products.add_product(to_rows[i], weights, right[j])
             if to_columns is not None:
-                to_columns[j].addmm_(weights.T, self.scaled[i])
+                products.add_product(to_columns[j], weights.T, left[i])
+        self._add_partners(row, column, to_rows, to_columns)
         return to_rows, to_columns
+
+    def _add_partners(
+        self, row: Tensor, column: Tensor, to_rows: Tensor | None, to_columns: Tensor | None
+    ) -> None:
+        """Add the share of the combinations of each row with its own column, in fp32."""
+        if self.apart is None:
+            return
+        num_own = self.apart.stop - self.apart.start
+        left, right = self.scaled[:num_own], self.columns[self.apart]
+        logits = (left * right).sum(1)
+        weights = (logits - row[:num_own]).exp() + (logits - column[self.apart]).exp()
+        if to_rows is not None:
+            to_rows[:num_own] += weights[:, None] * right
+        if to_columns is not None:
+            to_columns[self.apart] += weights[:, None] * left
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,32 +235,45 @@ def sigmoid_sums(
     scaled: Float[Tensor, "R D"],
     columns: Float[Tensor, "M D"],
     bias: Float[Tensor, ""],
-    tile: int,
+    tile: TileShape,
     need_rows: bool,
     need_columns: bool,
+    products: Products = EXACT,
+    apart: slice | None = None,
 ) -> SigmoidSums:
     """Value and gradient of all combinations as negatives, in one pass of three products.
 
     Args:
-        scaled: Rows of this rank, multiplied by the scale.
-        columns: Columns of all ranks.
+        scaled: Rows of this rank, multiplied by the scale and rounded for ``products``.
+        columns: Columns of all ranks, rounded for ``products``.
         bias: Added to every logit.
-        tile: Width of a tile.
+        tile: Shape of a tile.
         need_rows: Whether the product of the rows' gradient is wanted.
         need_columns: Whether that of the columns' gradient is wanted.
+        products: Precision of the products.
+        apart: As for :class:`SoftmaxTiles`.
     """
     loss, total = scaled.new_zeros(()), scaled.new_zeros(())
     to_rows = torch.zeros_like(scaled) if need_rows else None
     to_columns = torch.zeros_like(columns) if need_columns else None
-    for i, j, logits in _Logits(scaled, columns, tile).tiles():
-        logits += bias
-        loss -= F.logsigmoid(-logits).sum()
-        weights = logits.sigmoid_()
-        total += weights.sum()
+    tiles = _Logits(scaled, columns, tile, products)
+    for i, j, logits in tiles.tiles():
+        partner = None if apart is None else apart.start + i.start - j.start
+        tile_loss, tile_weight, weights = sigmoid_weights(
+            logits, bias, partner, tiles.columns.dtype
+        )
+        loss += tile_loss
+        total += tile_weight
         if to_rows is not None:
-            to_rows[i].addmm_(weights, columns[j])
+            products.add_product(to_rows[i], weights, tiles.columns[j])
         if to_columns is not None:
-            to_columns[j].addmm_(weights.T, scaled[i])
+            products.add_product(to_columns[j], weights.T, tiles.scaled[i])
+    if apart is not None:
+        weights = torch.sigmoid((scaled * columns[apart]).sum(1) + bias)[:, None]
+        if to_rows is not None:
+            to_rows += weights * columns[apart]
+        if to_columns is not None:
+            to_columns[apart] += weights * scaled
     return SigmoidSums(loss, total, to_rows, to_columns)
 
 

@@ -1,0 +1,94 @@
+"""What is done to the logits of one tile between the products: on a GPU in one pass over them.
+
+Each function has a plain form in torch, which is the definition, and a fused form for CUDA
+(:mod:`clipkit.losses.tile_kernels`), which reads the tile once where the plain form reads and
+writes it many times.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def add_logsumexp(
+    logits: Float[Tensor, "T U"], row: Float[Tensor, " T"], column: Float[Tensor, " U"]
+) -> None:
+    """Add a tile to running log-sum-exps of its rows and columns, in place.
+
+    Args:
+        logits: The tile.
+        row: Log-sum-exp of each row so far; -inf at the start.
+        column: Log-sum-exp of each column so far.
+    """
+    if (kernels := _kernels(logits)) is not None:
+        kernels.add_logsumexp(logits, row, column)
+        return
+    row.copy_(torch.logaddexp(row, logits.logsumexp(1)))
+    column.copy_(torch.logaddexp(column, logits.logsumexp(0)))
+
+
+def softmax_weights(
+    logits: Float[Tensor, "T U"],
+    row: Float[Tensor, " T"],
+    column: Float[Tensor, " U"],
+    partner: int | None,
+    dtype: torch.dtype,
+) -> Float[Tensor, "T U"]:
+    """``exp(logits - row) + exp(logits - column)``.
+
+    Args:
+        logits: The tile; left as it is.
+        row: Normaliser of each row.
+        column: Normaliser of each column.
+        partner: Where given, the diagonal whose weights become 0: column minus row.
+        dtype: Data type of the result.
+    """
+    if (kernels := _kernels(logits)) is not None:
+        weights: Tensor = kernels.softmax_weights(logits, row, column, partner, dtype)
+        return weights
+    weights = (logits - row[:, None]).exp_()
+    weights += (logits - column[None, :]).exp_()
+    return _without_partners(weights, partner).to(dtype)
+
+
+def sigmoid_weights(
+    logits: Float[Tensor, "T U"], bias: Float[Tensor, ""], partner: int | None, dtype: torch.dtype
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""], Float[Tensor, "T U"]]:
+    """Sums of softplus and of sigmoid of ``logits + bias``, and the sigmoids.
+
+    Args:
+        logits: The tile; overwritten.
+        bias: Added to every logit.
+        partner: Where given, the diagonal whose weights become 0 (the sums include them).
+        dtype: Data type of the weights.
+    """
+    if (kernels := _kernels(logits)) is not None:
+        sums: tuple[Tensor, Tensor, Tensor] = kernels.sigmoid_weights(logits, bias, partner, dtype)
+        return sums
+    logits += bias
+    loss = -F.logsigmoid(-logits).sum()
+    weights = logits.sigmoid_()
+    total = weights.sum()
+    return loss, total, _without_partners(weights, partner).to(dtype)
+
+
+def _without_partners(weights: Tensor, partner: int | None) -> Tensor:
+    if partner is not None and -len(weights) < partner < weights.shape[1]:
+        weights.diagonal(partner).zero_()
+    return weights
+
+
+def _kernels(logits: Tensor) -> ModuleType | None:
+    """Return the fused form where it runs: fp32 on CUDA, with Triton installed."""
+    if not logits.is_cuda or logits.dtype != torch.float32:
+        return None
+    try:
+        from clipkit.losses import tile_kernels
+    except ImportError:  # no Triton, as on some platforms
+        return None
+    return tile_kernels
