@@ -125,8 +125,17 @@ class Batch:
     def __len__(self) -> int:
         return len(self.keys)
 
-    def to(self, device: torch.device | str | int, non_blocking: bool = True) -> Batch:
-        """A copy with every tensor on ``device``; asynchronous from pinned memory."""
+    def to(self, device: torch.device | str | int, non_blocking: bool | None = None) -> Batch:
+        """Return a copy with every tensor on ``device``.
+
+        Args:
+            device: The destination.
+            non_blocking: Whether to return before the copy is made; None for yes where the
+                destination is a GPU, whose later work waits for it. On its way to the CPU a tensor
+                could be read before it is there.
+        """
+        if non_blocking is None:
+            non_blocking = torch.device(device).type in ("cuda", "xpu")
         moved: dict[str, Any] = {
             f.name: value.to(device, non_blocking=non_blocking)
             for f in fields(self)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, final
 
+import torch
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
@@ -42,7 +43,12 @@ from clipkit.training.progress import (
     samples_of_step,
     total_steps,
 )
-from clipkit.training.sharding import clip_gradients, gradient_norm, shard_encoder
+from clipkit.training.sharding import (
+    clip_gradients,
+    gathered_dtype,
+    gradient_norm,
+    shard_encoder,
+)
 from clipkit.training.step_health import unscale_once
 from clipkit.training.step_randomness import seed_step
 from clipkit.types import Batch, Embeddings
@@ -165,7 +171,8 @@ class ContrastiveModule(LightningModule):
     def configure_model(self) -> None:
         """Cut the encoder into shards where the strategy brings a mesh of ranks."""
         if self.device_mesh is not None and not self._is_sharded:
-            shard_encoder(self.encoder, self.device_mesh["data_parallel"])
+            mesh, precision = self.device_mesh["data_parallel"], str(self.trainer.precision)
+            shard_encoder(self.encoder, mesh, gathered_dtype(precision))
             self._is_sharded = True
 
     def configure_gradient_clipping(
@@ -220,7 +227,9 @@ class ContrastiveModule(LightningModule):
             group.update(options)
             group["lr"] = options["lr"] * factor
         highest = max(group["lr"] for group in optimizer.param_groups)
-        self.log("train/learning_rate", highest, batch_size=1)
+        # made on the device: Lightning would copy a float there, which waits for all queued work
+        shown = torch.full((), highest, device=self.device)
+        self.log("train/learning_rate", shown, batch_size=1)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Log the norm of all gradients, before any clipping, where it is looked at."""

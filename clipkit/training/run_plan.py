@@ -9,6 +9,7 @@ from typing import Final
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+from torch import nn
 
 from clipkit.data.slicing import BatchSizeStage, Slicing
 from clipkit.data.tokenizers import Tokenizer, tokenizer_from_name
@@ -183,7 +184,9 @@ def _activations(
     """Bytes of a rank's activations; None where they cannot be known before the first step."""
     # Sharded weights are gathered by all ranks together; one alone cannot run them.
     whole = isinstance(trainer.strategy, DDPStrategy | SingleDeviceStrategy)
-    if not whole or _is_compiled(module.encoder):
+    # Only this rank runs this, and SyncBatchNorm would wait for the others inside its forward.
+    waits = any(isinstance(part, nn.SyncBatchNorm) for part in module.encoder.modules())
+    if not whole or waits or _is_compiled(module.encoder):
         return None
     held = min(module.micro_batch_size or batch_size, batch_size)
     with trainer.precision_plugin.forward_context():
@@ -265,5 +268,6 @@ def _is_compiled(encoder: DualEncoder) -> bool:
     return any(
         type(part).__name__ == "OptimizedModule"
         or getattr(part, "_compiled_call_impl", None) is not None
+        or getattr(part.forward, "compile_options", None) is not None
         for part in encoder.modules()
     )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, final
 
+import torch
+import torch._dynamo
 import torch.nn.functional as F
 from jaxtyping import Int64
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 from clipkit.errors import ConfigError
 from clipkit.models import DualEncoder, TextTower
 from clipkit.models.blocks import tower_blocks
+from clipkit.training.block_wrappers import compile_block
 
 
 @final
@@ -21,7 +24,8 @@ class CompileTowers(Callback):
     Blocks of one shape share one compiled graph, so this takes a fraction of the time that a whole
     model takes. Captions are padded to a multiple of ``text_multiple`` tokens, which keeps shapes
     few and even; torch then makes one graph for all lengths once it meets a second one. Weights
-    keep their names.
+    keep their names. Together with ``RecomputeActivations``, in either order, what a block
+    recomputes is compiled.
 
     Args:
         text_multiple: Captions are as long as the longest of the batch, rounded up to this.
@@ -52,11 +56,13 @@ class CompileTowers(Callback):
         if stage != "fit" or self._done:
             return
         self._done = True
+        # Blocks are smaller than the buckets that it would cut their graphs at.
+        torch._dynamo.config.optimize_ddp = False
         encoder = pl_module.encoder
         assert isinstance(encoder, DualEncoder), "CompileTowers belongs to ContrastiveModule"
         for tower in (encoder.image_tower, encoder.text_tower):
             for block in tower_blocks(tower):
-                block.compile(backend=self.backend, mode=self.mode)
+                compile_block(block, self.backend, self.mode)
         encoder.text_tower.register_forward_pre_hook(self._round_up)
 
     def _round_up(self, tower: nn.Module, args: tuple[Any, ...]) -> tuple[Tensor]:

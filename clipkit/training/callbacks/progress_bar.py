@@ -22,6 +22,7 @@ from rich.progress import (
 from clipkit.training.progress import local_progress
 
 _PLAIN_SECONDS = 10.0
+_BAR_SECONDS = 1.0
 _SHOWN = {
     "train/loss": "loss {:.3f}",
     "throughput/samples_per_second": "{:.0f} samples/s",
@@ -76,17 +77,26 @@ class ProgressBar(LightningProgressBar):
         super().on_train_batch_end(trainer, *args, **kwargs)
         if not self._enabled:
             return
+        # To read a figure is to wait for the GPU, so they are read when they are shown.
+        pause = _PLAIN_SECONDS if self._bar is None else _BAR_SECONDS
+        if time.monotonic() - self._printed < pause:
+            return
+        self._show(trainer)
+
+    def _show(self, trainer: Trainer) -> None:
+        self._printed = time.monotonic()
         progress = local_progress(trainer)
         text = f"step {trainer.global_step} {figures(trainer.callback_metrics)}".rstrip()
         if self._bar is not None:
             self._bar.update(self._task, completed=progress.fraction, figures=text)
-        elif time.monotonic() - self._printed >= _PLAIN_SECONDS:
-            self._printed = time.monotonic()
+        else:
             self._console.print(f"training {progress.fraction:.0%} {text}", soft_wrap=True)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave the full bar on the screen."""
         super().on_train_end(trainer, pl_module)
+        if self._bar is not None:
+            self._show(trainer)
         self._stop()
 
     def on_exception(self, trainer: Trainer, *args: Any) -> None:  # noqa: ARG002

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Literal, final
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import nn
-from torch.utils.checkpoint import checkpoint
 
 from clipkit.errors import ConfigError
 from clipkit.models import DualEncoder
 from clipkit.models.blocks import tower_blocks
+from clipkit.training.block_wrappers import recompute_block
 
 TowerName = Literal["image_tower", "text_tower"]
 
@@ -50,14 +48,4 @@ class RecomputeActivations(Callback):
         assert isinstance(encoder, DualEncoder), "RecomputeActivations belongs to ContrastiveModule"
         for name in self.towers:
             for block in tower_blocks(getattr(encoder, name))[:: self.every]:
-                recompute(block)
-
-
-def recompute(block: nn.Module) -> None:
-    """Have a module's activations computed again when its gradients are.
-
-    Args:
-        block: Changed in place; its parameters keep their names.
-    """
-    # A partial, because copies of the module then hold copies of it.
-    block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+                recompute_block(block)

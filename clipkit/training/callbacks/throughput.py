@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from typing import Any, final
+from typing import Any, Protocol, final
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from clipkit.types import Batch
@@ -14,14 +15,19 @@ from clipkit.types import Batch
 class Throughput(Callback):
     """Logs samples per second of all ranks and the share of time spent waiting for data.
 
-    Both are averages since they were last logged; validation does not count.
+    Both are averages since they were last logged; validation does not count. On a GPU both are
+    measured by its own clock: the CPU queues work and is ahead of it, so the CPU's waits need not
+    be the GPU's. Waiting is then the time in which the GPU has no step to work on.
     """
 
     def __init__(self) -> None:
-        self._waited = 0.0
-        self._worked = 0.0
+        self._clock: _Clock = _HostClock()
         self._samples = 0
-        self._mark: float | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        """Choose the clock of the device."""
+        on_gpu = pl_module.device.type == "cuda"
+        self._clock = _DeviceClock() if on_gpu else _HostClock()
 
     def on_train_batch_start(
         self,
@@ -31,10 +37,7 @@ class Throughput(Callback):
         batch_idx: int,  # noqa: ARG002
     ) -> None:
         """The wait for this batch is over."""
-        now = time.perf_counter()
-        if self._mark is not None:
-            self._waited += now - self._mark
-        self._mark = now
+        self._clock.begin_step()
 
     def on_train_batch_end(
         self,
@@ -45,11 +48,8 @@ class Throughput(Callback):
         batch_idx: int,  # noqa: ARG002
     ) -> None:
         """The step is over; the wait for the next batch begins."""
-        now = time.perf_counter()
-        assert self._mark is not None
-        self._worked += now - self._mark
+        self._clock.end_step()
         self._samples += len(batch) * trainer.world_size
-        self._mark = now
         stepped = not trainer.fit_loop._should_accumulate()
         every = trainer.log_every_n_steps  # type: ignore[attr-defined]
         if stepped and every and trainer.global_step % every == 0:
@@ -57,20 +57,102 @@ class Throughput(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         """Leave out the time of validation: only what follows is waiting."""
-        self._mark = time.perf_counter()
+        self._clock.begin_wait()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         """Count the wait for the first batch, in which workers start, too."""
-        self._mark = time.perf_counter()
+        self._clock.begin_wait()
 
     def _log(self, pl_module: LightningModule) -> None:
-        total = self._waited + self._worked
+        waited, worked = self._clock.take_seconds()
+        total = waited + worked
         pl_module.log_dict(
             {
                 "throughput/samples_per_second": self._samples / total,
-                "throughput/data_wait_share": self._waited / total,
+                "throughput/data_wait_share": waited / total,
             },
             batch_size=1,
         )
-        self._waited = self._worked = 0.0
         self._samples = 0
+
+
+class _Clock(Protocol):
+    """Measures how long steps take and how long the pauses between them are."""
+
+    def begin_wait(self) -> None:
+        """Forget what came before: a wait begins now."""
+
+    def begin_step(self) -> None:
+        """End a wait, if one has begun."""
+
+    def end_step(self) -> None:
+        """End a step and begin a wait."""
+
+    def take_seconds(self) -> tuple[float, float]:
+        """Return the seconds of waits and of steps since the last call."""
+
+
+class _HostClock:
+    def __init__(self) -> None:
+        self._waited = self._worked = 0.0
+        self._mark: float | None = None
+
+    def begin_wait(self) -> None:
+        self._mark = time.perf_counter()
+
+    def begin_step(self) -> None:
+        now = time.perf_counter()
+        if self._mark is not None:
+            self._waited += now - self._mark
+        self._mark = now
+
+    def end_step(self) -> None:
+        now = time.perf_counter()
+        assert self._mark is not None
+        self._worked += now - self._mark
+        self._mark = now
+
+    def take_seconds(self) -> tuple[float, float]:
+        seconds = self._waited, self._worked
+        self._waited = self._worked = 0.0
+        return seconds
+
+
+class _DeviceClock:
+    """Marks in the GPU's queue of work; their times are read once per log."""
+
+    def __init__(self) -> None:
+        self._mark: torch.cuda.Event | None = None
+        self._waits: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+        self._steps: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+
+    def begin_wait(self) -> None:
+        self._mark = _event()
+
+    def begin_step(self) -> None:
+        now = _event()
+        if self._mark is not None:
+            self._waits.append((self._mark, now))
+        self._mark = now
+
+    def end_step(self) -> None:
+        now = _event()
+        assert self._mark is not None
+        self._steps.append((self._mark, now))
+        self._mark = now
+
+    def take_seconds(self) -> tuple[float, float]:
+        if self._steps:
+            self._steps[-1][1].synchronize()
+        waited, worked = (
+            sum(start.elapsed_time(end) for start, end in pairs) / 1000
+            for pairs in (self._waits, self._steps)
+        )
+        self._waits, self._steps = [], []
+        return waited, worked
+
+
+def _event() -> torch.cuda.Event:
+    event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+    event.record()
+    return event

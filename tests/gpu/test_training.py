@@ -1,0 +1,168 @@
+"""Training on a GPU, against the CPU and against itself."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback, Trainer
+
+from clipkit.training import MetricsCsv, ShardedStrategy
+from clipkit.training.callbacks import (
+    AverageWeights,
+    CompileTowers,
+    RecomputeActivations,
+    SaveCheckpoint,
+    StepGuard,
+    Throughput,
+)
+from tests.training import tiny
+
+STEPS = 8
+
+
+def fit(folder: Path, source: Path, *callbacks: Callback, **options: Any) -> list[float]:
+    """The losses of a short run."""
+    settings: dict[str, Any] = {
+        "accelerator": "gpu",
+        "devices": 1,
+        "max_steps": STEPS,
+        "logger": MetricsCsv(str(folder)),
+        **options,
+    }
+    trainer = tiny.trainer(folder, *callbacks, **settings)
+    trainer.fit(tiny.module(labels=True), datamodule=tiny.data(source))
+    return losses(folder)
+
+
+def losses(folder: Path) -> list[float]:
+    with next(folder.rglob("metrics.csv")).open() as file:
+        return [float(row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]]
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.shards(tmp_path_factory.mktemp("shards"))
+
+
+@pytest.fixture(scope="module")
+def on_cpu(source: Path, tmp_path_factory: pytest.TempPathFactory) -> list[float]:
+    return fit(tmp_path_factory.mktemp("cpu"), source, accelerator="cpu")
+
+
+@pytest.mark.parametrize(
+    ("options", "limit"),
+    [
+        ({}, 1e-3),
+        ({"precision": "bf16-mixed"}, 3e-2),
+        ({"precision": "16-mixed"}, 3e-2),
+        ({"strategy": "ddp"}, 1e-3),
+    ],
+    ids=["fp32", "bf16-mixed", "16-mixed", "ddp"],
+)
+def test_losses_are_those_of_the_cpu(
+    tmp_path: Path, source: Path, on_cpu: list[float], options: dict[str, Any], limit: float
+) -> None:
+    assert fit(tmp_path, source, **options) == pytest.approx(on_cpu, rel=limit)
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_sharded_losses_are_those_of_the_cpu(
+    tmp_path: Path, source: Path, on_cpu: list[float], precision: Any
+) -> None:
+    limit = 1e-3 if precision == "32-true" else 3e-2
+    found = fit(tmp_path, source, strategy=ShardedStrategy(), precision=precision)
+    assert found == pytest.approx(on_cpu, rel=limit)
+
+
+def test_every_callback_of_long_runs_together(
+    tmp_path: Path, source: Path, on_cpu: list[float]
+) -> None:
+    found = fit(
+        tmp_path,
+        source,
+        CompileTowers(),
+        RecomputeActivations(),
+        AverageWeights(),
+        StepGuard(),
+        Throughput(),
+        SaveCheckpoint(),
+        gradient_clip_val=1e6,
+    )
+    assert found == pytest.approx(on_cpu, rel=1e-3)
+    assert (tmp_path / "last.ckpt").exists()
+    with next(tmp_path.rglob("metrics.csv")).open() as file:
+        shares = [
+            float(row["throughput/data_wait_share"])
+            for row in csv.DictReader(file)
+            if row["throughput/data_wait_share"]
+        ]
+    assert shares
+    assert all(0 <= share <= 1 for share in shares)
+
+
+class SpoilGradient(Callback):
+    """Makes one gradient NaN at a step."""
+
+    def on_after_backward(self, trainer: Trainer, pl_module: Any) -> None:
+        if trainer.global_step == 2:
+            next(iter(pl_module.encoder.parameters())).grad.fill_(torch.nan)
+
+
+def test_step_guard_leaves_a_bad_step_out(tmp_path: Path, source: Path) -> None:
+    found = fit(tmp_path, source, SpoilGradient(), StepGuard(), precision="bf16-mixed")
+    assert all(value == value for value in found)
+    assert (tmp_path / "bad_steps.jsonl").exists()
+
+
+COMMAND = """
+import sys
+from clipkit.training.callbacks import SaveCheckpoint, KeyLog
+from clipkit.training import MetricsCsv
+from tests.training import tiny
+folder, source, ckpt, steps = sys.argv[1:]
+trainer = tiny.trainer(folder, SaveCheckpoint(every_n_steps=1), KeyLog(folder + "/keys.txt"),
+                       accelerator="gpu", max_steps=int(steps), logger=MetricsCsv(folder))
+from pathlib import Path
+trainer.fit(tiny.module(), datamodule=tiny.data(Path(source)),
+            ckpt_path=None if ckpt == "none" else ckpt)
+"""
+
+
+def test_goes_on_with_the_next_sample_after_kill_9(tmp_path: Path, source: Path) -> None:
+    def start(folder: Path, ckpt: str, steps: int) -> subprocess.Popen[bytes]:
+        folder.mkdir(exist_ok=True)
+        arguments = [str(folder), str(source), ckpt, str(steps)]
+        return subprocess.Popen([sys.executable, "-c", COMMAND, *arguments])
+
+    assert start(tmp_path / "whole", "none", 40).wait() == 0
+    killed = start(tmp_path / "killed", "none", 100_000)
+    last = tmp_path / "killed" / "last.ckpt"
+    until = time.monotonic() + 60
+    while time.monotonic() < until and not last.exists():
+        time.sleep(0.02)
+    time.sleep(0.3)
+    os.kill(killed.pid, signal.SIGKILL)
+    killed.wait()
+    step = int(torch.load(last, weights_only=True)["global_step"])
+    assert start(tmp_path / "killed", str(last), max(40, step + 10)).wait() == 0
+
+    def keys(name: str) -> dict[str, list[str]]:
+        by_step: dict[str, list[str]] = {}
+        for line in (tmp_path / name / "keys.txt").read_text().splitlines():
+            number, _, key = line.split(" ", 2)
+            by_step.setdefault(number, []).append(key)
+        return by_step
+
+    whole, resumed = keys("whole"), keys("killed")
+    common = whole.keys() & resumed.keys()
+    assert len(common) >= 30
+    assert all(whole[number] == resumed[number] for number in common)

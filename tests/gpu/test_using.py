@@ -1,0 +1,47 @@
+"""What is done with a model after training, on a GPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from clipkit.data import OpenClipTokenizer
+from clipkit.metrics.functional import retrieval_recall
+from tests.training import tiny
+
+
+def test_recalls_are_those_of_the_cpu() -> None:
+    generator = torch.Generator().manual_seed(0)
+    image = torch.nn.functional.normalize(torch.randn(700, 32, generator=generator), dim=1)
+    text = torch.nn.functional.normalize(image + 0.8 * torch.randn(700, 32), dim=1)
+    owner = torch.arange(700)
+    here = retrieval_recall(image, text, owner, chunk_size=256)
+    there = retrieval_recall(image.cuda(), text.cuda(), owner.cuda(), chunk_size=256)
+    assert {k: float(v) for k, v in there.items()} == pytest.approx(
+        {k: float(v) for k, v in here.items()}, abs=2e-3
+    )
+
+
+def test_embeddings_are_those_of_the_cpu() -> None:
+    encoder = tiny.encoder().eval()
+    images = torch.randint(0, 256, (6, 3, 16, 16), dtype=torch.uint8)
+    tokens = torch.nn.utils.rnn.pad_sequence(
+        [OpenClipTokenizer(context_length=16).encode(f"a {n} square") for n in range(6)],
+        batch_first=True,
+    )
+    with torch.no_grad():
+        here = encoder.encode_image(images), encoder.encode_text(tokens)
+        encoder.cuda()
+        there = encoder.encode_image(images.cuda()), encoder.encode_text(tokens.cuda())
+    for one, other in zip(here, there, strict=True):
+        torch.testing.assert_close(other.cpu(), one, rtol=1e-4, atol=1e-5)
+
+
+def test_a_checkpoint_of_a_gpu_is_read_and_exported_on_a_cpu(tmp_path: Path) -> None:
+    from clipkit.models import save_open_clip
+
+    encoder = tiny.encoder().cuda()
+    save_open_clip(encoder, tmp_path / "open_clip_model.safetensors")
+    assert (tmp_path / "open_clip_model.safetensors").stat().st_size > 0

@@ -1,0 +1,157 @@
+"""The contrastive losses on one GPU: time and memory of forward and backward, by precision.
+
+Against open_clip's losses in fp32 with TF32 products and under bf16 autocast, as its trainer runs
+them, and siglip-kernel where it is installed. Prints one line of JSON per measurement::
+
+    PYTHONPATH=peer/open_clip/src python tools/bench_gpu_loss.py --sizes 4096 16384 65536
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+Loss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+
+
+def clipkit_loss(kind: str, precision: Any, is_fused: bool) -> Loss:
+    """Clipkit's loss with its passes over a tile fused, or plain."""
+    from clipkit.losses import ContrastiveLoss, SigmoidLoss, tile_body
+    from clipkit.types import Embeddings
+
+    def plain(logits: Tensor) -> None:  # noqa: ARG001
+        return None
+
+    original = tile_body._kernels
+    softmax, sigmoid = ContrastiveLoss(precision=precision), SigmoidLoss(precision=precision)
+
+    def value(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+        tile_body._kernels = original if is_fused else plain
+        try:
+            if kind == "softmax":
+                return softmax(Embeddings(image, text, scale))
+            return sigmoid(Embeddings(image, text, scale, bias))
+        finally:
+            tile_body._kernels = original
+
+    return value
+
+
+def open_clip_loss(kind: str, is_half: bool) -> Loss:
+    """open_clip's loss, in its trainer's autocast or in fp32 with TF32 products."""
+    from open_clip.loss import ClipLoss, SigLipLoss
+
+    softmax, sigmoid = ClipLoss(), SigLipLoss()
+
+    def value(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+        with torch.autocast("cuda", torch.bfloat16, enabled=is_half):
+            if kind == "softmax":
+                return softmax(image, text, scale)
+            return sigmoid(image, text, scale, bias)
+
+    return value
+
+
+def implementations(kind: str) -> dict[str, Loss]:
+    """All of them by name."""
+    losses = {
+        f"clipkit {precision}{'' if is_fused else ' plain'}": clipkit_loss(
+            kind, precision, is_fused
+        )
+        for precision in ("fp32", "tf32", "bf16")
+        for is_fused in (True, False)
+    }
+    try:
+        losses["open_clip tf32"] = open_clip_loss(kind, False)
+        losses["open_clip bf16"] = open_clip_loss(kind, True)
+    except ImportError:
+        pass
+    return losses
+
+
+def make_inputs(size: int, width: int) -> list[Tensor]:
+    """Correlated unit-norm embeddings in the middle of a training run."""
+    generator = torch.Generator("cuda").manual_seed(0)
+    shared = torch.randn(size, width, generator=generator, device="cuda")
+    towers = [
+        F.normalize(
+            0.6 * shared + torch.randn(size, width, generator=generator, device="cuda"), dim=1
+        )
+        for _ in range(2)
+    ]
+    numbers = [torch.tensor(value, device="cuda") for value in (50.0, -10.0)]
+    return [tensor.requires_grad_() for tensor in (*towers, *numbers)]
+
+
+def measure(loss: Loss, size: int, width: int, repeats: int) -> dict[str, Any]:
+    """Median time and extra memory of forward and backward, the loss and its gradient's norm."""
+    inputs = make_inputs(size, width)
+
+    def step() -> Tensor:
+        for tensor in inputs:
+            tensor.grad = None
+        value = loss(*inputs)
+        value.backward()
+        return value.detach()
+
+    step()
+    torch.cuda.synchronize()
+    for tensor in inputs:
+        tensor.grad = None
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    times = []
+    for _ in range(repeats):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        value = step()
+        end.record()
+        torch.cuda.synchronize()
+        times.append(start.elapsed_time(end))
+    assert inputs[0].grad is not None
+    return {
+        "ms": round(statistics.median(times), 3),
+        "extra_mib": round((torch.cuda.max_memory_allocated() - before) / 2**20, 1),
+        "loss": float(value),
+        "gradient_norm": float(inputs[0].grad.double().norm()),
+    }
+
+
+def main() -> None:
+    """Measure and print JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--sizes", type=int, nargs="+", default=[4096, 16_384, 32_768, 65_536, 131_072]
+    )
+    parser.add_argument("--width", type=int, default=512)
+    parser.add_argument("--kinds", nargs="+", default=["softmax", "sigmoid"])
+    parser.add_argument("--names", nargs="+", help="only these implementations")
+    args = parser.parse_args()
+    torch.set_float32_matmul_precision("high")  # as open_clip's trainer does
+    for kind in args.kinds:
+        for size in args.sizes:
+            for name, loss in implementations(kind).items():
+                if args.names and name not in args.names:
+                    continue
+                torch.cuda.empty_cache()
+                row = {"kind": kind, "name": name, "pairs": size, "width": args.width}
+                try:
+                    row |= measure(loss, size, args.width, 10 if size <= 32_768 else 3)
+                except torch.cuda.OutOfMemoryError:
+                    row["skipped"] = "out of memory"
+                print(json.dumps(row), flush=True)
+
+
+if __name__ == "__main__":
+    main()
