@@ -14,6 +14,17 @@ if TYPE_CHECKING:
 _FILE_ENDINGS = (".ckpt", ".pt", ".pth", ".bin", ".safetensors")
 
 
+def given_path(text: str) -> Path:
+    """Parse the path of an option; an empty one would mean the current folder.
+
+    Raises:
+        argparse.ArgumentTypeError: If it is empty.
+    """
+    if not text:
+        raise argparse.ArgumentTypeError("expected a path, got an empty text")
+    return Path(text)
+
+
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """Add ``--model`` and ``--device``."""
     parser.add_argument(

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
+from clipkit.cli.arguments import given_path
 from clipkit.cli.outputs import check_output_file
 from clipkit.errors import CheckpointError
 
@@ -22,10 +22,18 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
         allow_abbrev=False,
     )
     parser.add_argument(
-        "--checkpoint", required=True, type=Path, metavar="DIR", help="such as runs/big/last.ckpt"
+        "--checkpoint",
+        required=True,
+        type=given_path,
+        metavar="DIR",
+        help="such as runs/big/last.ckpt",
     )
     parser.add_argument(
-        "--output", required=True, type=Path, metavar="FILE", help="such as runs/big/whole.ckpt"
+        "--output",
+        required=True,
+        type=given_path,
+        metavar="FILE",
+        help="such as runs/big/whole.ckpt",
     )
     parser.set_defaults(run=run)
 

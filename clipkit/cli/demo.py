@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from clipkit.cli.arguments import given_path
 from clipkit.cli.outputs import check_output_folder
 from clipkit.errors import ConfigError
 
@@ -65,7 +66,11 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
         allow_abbrev=False,
     )
     parser.add_argument(
-        "--output", type=Path, default=Path("runs/demo"), metavar="DIR", help="default: runs/demo"
+        "--output",
+        type=given_path,
+        default=Path("runs/demo"),
+        metavar="DIR",
+        help="default: runs/demo",
     )
     parser.add_argument(
         "--minutes", type=float, default=5.0, metavar="M", help="of training (default: 5)"

@@ -9,7 +9,13 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from clipkit.cli.arguments import add_data_arguments, add_model_arguments, load_model, versions
+from clipkit.cli.arguments import (
+    add_data_arguments,
+    add_model_arguments,
+    given_path,
+    load_model,
+    versions,
+)
 from clipkit.cli.outputs import check_new_folder
 
 if TYPE_CHECKING:
@@ -30,7 +36,9 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     add_model_arguments(parser)
     add_data_arguments(parser)
     parser.add_argument("--images-only", action="store_true", help="leave the captions out")
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="a new folder")
+    parser.add_argument(
+        "--output", type=given_path, required=True, metavar="DIR", help="a new folder"
+    )
     parser.set_defaults(run=run)
 
 

@@ -5,10 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clipkit.cli.arguments import add_data_arguments, add_model_arguments, load_model, versions
+from clipkit.cli.arguments import (
+    add_data_arguments,
+    add_model_arguments,
+    given_path,
+    load_model,
+    versions,
+)
 from clipkit.cli.outputs import check_output_file, check_output_folder
 
 if TYPE_CHECKING:
@@ -35,10 +40,12 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
         help="may be given several times; default: what dataset_type.txt beside the data says",
     )
     parser.add_argument("--train-split", default="train", help="split a linear probe is fitted on")
-    parser.add_argument("--output", type=Path, metavar="FILE.json", help="where the numbers go")
+    parser.add_argument(
+        "--output", type=given_path, metavar="FILE.json", help="where the numbers go"
+    )
     parser.add_argument(
         "--report",
-        type=Path,
+        type=given_path,
         metavar="DIR",
         help="also measure every class, and write report.html and confusion pictures there",
     )

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+from clipkit.cli.arguments import given_path
 from clipkit.cli.outputs import check_output_file, check_output_folder
 from clipkit.errors import ConfigError
 
@@ -37,7 +38,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
         "--format", default="open_clip", choices=FORMATS, help="default: %(default)s"
     )
     parser.add_argument(
-        "--output", required=True, type=Path, metavar="DIR", help="folder for the files"
+        "--output", required=True, type=given_path, metavar="DIR", help="folder for the files"
     )
     parser.add_argument(
         "--license", metavar="ID", help="licence for the model card, such as cc-by-4.0"

@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from clipkit.cli.arguments import given_path
 from clipkit.cli.outputs import check_output_folder
 from clipkit.errors import DataError, SampleError
 
@@ -48,7 +49,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
         help="a sentence with {} for the class name; may be given several times",
     )
     parser.add_argument(
-        "--output", type=Path, required=True, metavar="DIR", help="the run's folder"
+        "--output", type=given_path, required=True, metavar="DIR", help="the run's folder"
     )
     parser.add_argument("--print", action="store_true", help="write the YAML, print it, and stop")
     parser.set_defaults(run=run)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from clipkit.cli.arguments import load_model, versions
+from clipkit.cli.arguments import given_path, load_model, versions
 from clipkit.cli.outputs import check_output_folder
 from clipkit.errors import ConfigError
 
@@ -53,7 +52,9 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     parser.add_argument("--batch-size", type=int, default=64, help="samples in one pass")
     parser.add_argument("--num-workers", type=int, default=0, help="processes that decode pictures")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 …")
-    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="for the files")
+    parser.add_argument(
+        "--output", required=True, type=given_path, metavar="DIR", help="for the files"
+    )
     parser.set_defaults(run=run)
 
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from clipkit.cli.arguments import given_path
 from clipkit.cli.outputs import check_output_file, check_output_folder
 from clipkit.errors import ConfigError, ShardError
 
@@ -36,9 +37,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     verify = _add_reading(
         commands, "verify", "read everything; exit status 1 if anything is broken", run_verify
     )
-    verify.add_argument("--output", type=Path, metavar="FILE.json", help="write what was found")
+    verify.add_argument(
+        "--output", type=given_path, metavar="FILE.json", help="write what was found"
+    )
     stats = _add_reading(commands, "stats", "count samples, sizes, captions, labels", run_stats)
-    stats.add_argument("--output", type=Path, metavar="DIR", help="write stats.json and stats.html")
+    stats.add_argument(
+        "--output", type=given_path, metavar="DIR", help="write stats.json and stats.html"
+    )
     stats.add_argument(
         "--tokenizer",
         default="open_clip:ViT-B-32",
@@ -54,9 +59,11 @@ def _add_pack(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         "holds one, a folder of one folder for each class, or shards. The bytes of the shards "
         "depend on SOURCE and the options alone. The same command goes on where it was stopped.",
     )
-    parser.add_argument("source", type=Path, metavar="SOURCE")
-    parser.add_argument("out", type=Path, metavar="OUT", help="folder for the shards")
-    parser.add_argument("--images", type=Path, help="folder that pictures are named relative to")
+    parser.add_argument("source", type=given_path, metavar="SOURCE")
+    parser.add_argument("out", type=given_path, metavar="OUT", help="folder for the shards")
+    parser.add_argument(
+        "--images", type=given_path, help="folder that pictures are named relative to"
+    )
     parser.add_argument("--samples-per-shard", type=int, default=10_000, help="(default: 10000)")
     parser.add_argument(
         "--image-size", type=int, metavar="PIXELS", help="reduce longer shorter sides to this"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import logging
 import sys
-import textwrap
 import warnings
 from argparse import SUPPRESS
 from collections.abc import Iterator, Sequence
@@ -272,7 +271,7 @@ def check_sections(file: str) -> None:
     """
     content = read_yaml(file)
     if not isinstance(content, dict):
-        shown = textwrap.shorten(repr(content), _SHOWN_CHARACTERS)
+        shown = repr(content)[:_SHOWN_CHARACTERS]
         raise ConfigError(
             f"{file}: expected a mapping with sections such as model, data and trainer, got "
             f"{type(content).__name__} {shown}"

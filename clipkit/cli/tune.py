@@ -17,6 +17,7 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from clipkit.cli.arguments import given_path
 from clipkit.cli.outputs import check_output_folder
 from clipkit.errors import ConfigError
 
@@ -53,7 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add(
         "--space",
-        type=Path,
+        type=given_path,
         required=True,
         metavar="FILE",
         help="YAML: each option with {type: float, low, high, log, step}, int likewise, or "
@@ -66,7 +67,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="the logged metric that decides, such as val/loss; the last value of a run counts",
     )
     add("--direction", required=True, choices=("minimize", "maximize"))
-    add("--output", type=Path, required=True, metavar="DIR")
+    add("--output", type=given_path, required=True, metavar="DIR")
     add(
         "--trials",
         type=int,

@@ -3,27 +3,58 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Final
 
-_RANGE: Final = re.compile(r"^(-?\d+|[A-Za-z])\.\.(-?\d+|[A-Za-z])(?:\.\.(-?\d+))?$")
+from clipkit.errors import DataError
+
+MAX_NAMES: Final = 1_000_000
+MAX_BRACES: Final = 100
+_SHOWN_CHARACTERS: Final = 80
+_RANGE: Final = re.compile(
+    r"^(-?\d{1,18}|[A-Za-z])\.\.(-?\d{1,18}|[A-Za-z])(?:\.\.(-?\d{1,18}))?$", re.ASCII
+)
 
 
 def expand_braces(pattern: str) -> Iterator[str]:
     """Every string that a pattern with ``{a,b}`` and ``{000..127}`` stands for, nested too.
 
+    Raises:
+        DataError: If there are more than ``MAX_NAMES``, or of ``MAX_BRACES``.
+
     Example:
         >>> list(expand_braces("{a,b}-{09..10}.tar"))
         ['a-09.tar', 'a-10.tar', 'b-09.tar', 'b-10.tar']
     """
+    if pattern.count("{") > MAX_BRACES:
+        raise DataError(f"{_shown(pattern)}: expected at most {MAX_BRACES} pairs of braces")
+    # All names before the first one is looked for on a disk.
+    yield from list(_bounded(_expanded(pattern), pattern))
+
+
+def _bounded(names: Iterator[str], pattern: str) -> Iterator[str]:
+    yield from islice(names, MAX_NAMES)
+    if next(names, None) is not None:
+        raise DataError(
+            f"{_shown(pattern)}: stands for more than {MAX_NAMES:,} names; "
+            f"give a folder, a glob, or fewer"
+        )
+
+
+def _shown(pattern: str) -> str:
+    return pattern if len(pattern) <= _SHOWN_CHARACTERS else f"{pattern[:_SHOWN_CHARACTERS]}..."
+
+
+def _expanded(pattern: str) -> Iterator[str]:
     start = pattern.find("{")
     while start != -1:
         end = _closing(pattern, start)
         choices = _choices(pattern[start + 1 : end]) if end != -1 else None
         if choices is not None:
-            tails = list(expand_braces(pattern[end + 1 :]))
+            tails = list(_bounded(_expanded(pattern[end + 1 :]), pattern))
             for choice in choices:
-                for middle in expand_braces(choice):
+                for middle in _expanded(choice):
                     yield from (f"{pattern[:start]}{middle}{tail}" for tail in tails)
             return
         start = pattern.find("{", start + 1)
@@ -39,7 +70,7 @@ def _closing(pattern: str, start: int) -> int:
     return -1
 
 
-def _choices(inside: str) -> list[str] | None:
+def _choices(inside: str) -> Iterable[str] | None:
     """What one pair of braces offers; None where the braces mean themselves."""
     match = _RANGE.match(inside)
     if match:
@@ -49,12 +80,12 @@ def _choices(inside: str) -> list[str] | None:
             return None
         if first.isalpha():
             low, high = ord(first), ord(last)
-            return [chr(code) for code in _inclusive(low, high, step)]
+            return map(chr, _inclusive(low, high, step))
         padded = any(
             len(text.lstrip("-")) > 1 and text.lstrip("-")[0] == "0" for text in (first, last)
         )
         width = max(len(first), len(last)) if padded else 0
-        return [str(number).zfill(width) for number in _inclusive(int(first), int(last), step)]
+        return (str(number).zfill(width) for number in _inclusive(int(first), int(last), step))
     parts, depth = [""], 0
     for character in inside:
         depth += {"{": 1, "}": -1}.get(character, 0)

@@ -224,6 +224,9 @@ def _read(source: Address, cache: ShardCache | None) -> bytes | None:
         return source.path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"{source}: cannot be read: {reason}") from error
 
 
 def _read_json(source: Address, cache: ShardCache | None) -> Any:

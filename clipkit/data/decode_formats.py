@@ -33,6 +33,7 @@ _PILLOW_FAULTS: Final = (
     EOFError,
     ArithmeticError,
     AttributeError,
+    RuntimeError,
     struct.error,
     zlib.error,
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import stat
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -247,14 +248,17 @@ def stat_shard(path: Path, url: str) -> tuple[int, str]:
     """Length in bytes and time of change of a local shard.
 
     Raises:
-        ShardError: If it is missing, a folder, or may not be read.
+        ShardError: If it is missing, no regular file, or may not be read.
     """
     try:
         status = path.stat()
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ShardError(f"{url}: no such file") from error
-    except PermissionError as error:
-        raise ShardError(f"{url}: may not be read: {error.strerror}") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ShardError(f"{url}: cannot be read: {reason}") from error
+    if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
+        raise ShardError(f"{url}: expected a file, got a pipe or device")
     return status.st_size, str(status.st_mtime_ns)
 
 

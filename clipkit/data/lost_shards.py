@@ -8,7 +8,7 @@ from glob import has_magic
 
 from clipkit.data.cache import ShardCache
 from clipkit.data.counts import counts_by_folder
-from clipkit.data.urls import Address, Patterns, parse_patterns
+from clipkit.data.urls import Address, Patterns, exists, is_folder, parse_patterns
 from clipkit.errors import ShardError
 
 FolderCounts = Mapping[Address, Mapping[str, int]]
@@ -73,9 +73,9 @@ def _wide_patterns(patterns: Patterns) -> list[str]:
     for one in parse_patterns(patterns, allow_pipe=True):  # none is opened here
         if not one.is_local:
             found += [one.text] if one.kind == "remote" and "*" in one.text else []
-        elif one.path.is_dir():
+        elif is_folder(one.path):
             found.append(str(one.path / "*.tar"))
-        elif has_magic(one.text) and not one.path.exists():
+        elif has_magic(one.text) and not exists(one.path):
             found.append(one.text)
     return found
 

@@ -219,11 +219,13 @@ def _reduced(extension: str, data: bytes, size: int) -> tuple[str, bytes]:
     wanted = (max(1, round(pixels.width * factor)), max(1, round(pixels.height * factor)))
     out = io.BytesIO()
     small = pixels.resize(wanted, Image.Resampling.BICUBIC)
-    if keeps_alpha or image.format == "PNG":
-        small.save(out, format="PNG")
-        return "png", out.getvalue()
-    small.save(out, format="JPEG", quality=JPEG_QUALITY)
-    return "jpg", out.getvalue()
+    stays_exact = keeps_alpha or image.format == "PNG"
+    with image_faults(f"image reduced to {wanted[0]} x {wanted[1]} pixels cannot be stored"):
+        if stays_exact:
+            small.save(out, format="PNG")
+        else:
+            small.save(out, format="JPEG", quality=JPEG_QUALITY)
+    return "png" if stays_exact else "jpg", out.getvalue()
 
 
 def _recipe(source: Source, samples_per_shard: int, image_size: int | None) -> dict[str, object]:

@@ -13,6 +13,7 @@ from typing import Final
 import numpy as np
 from jaxtyping import Int64, UInt8, UInt16
 
+from clipkit.data.remote import SYSTEM_ERRNOS
 from clipkit.data.tar_headers import TarContents, scan_tar
 from clipkit.data.tar_links import Member
 from clipkit.errors import ShardError
@@ -186,11 +187,15 @@ def scan_shard(path: Path, url: str, expected_samples: int | None = None) -> Sha
         ShardError: If the shard is damaged, empty, or has another number of samples.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY)
-    except FileNotFoundError as error:
+        # A pipe without a writer would be waited for.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise ShardError(f"{url}: no such file") from error
-    except (IsADirectoryError, PermissionError) as error:
-        raise ShardError(f"{url}: cannot be read: {error.strerror}") from error
+    except (OSError, ValueError) as error:
+        if getattr(error, "errno", None) in SYSTEM_ERRNOS:
+            raise
+        reason = getattr(error, "strerror", None) or error
+        raise ShardError(f"{url}: cannot be read: {reason}") from error
     try:
         size_bytes = os.fstat(descriptor).st_size
         contents = scan_tar(

@@ -116,7 +116,7 @@ def local_path(url: str) -> Path:
     path = Path(without_scheme(url) if url.startswith(_LOCAL_SCHEMES) else url)
     try:
         return path.expanduser()
-    except RuntimeError:  # no such user: then the name begins with a tilde
+    except (RuntimeError, ValueError):  # no such user: then the name begins with a tilde
         return path
 
 
@@ -244,10 +244,11 @@ def _existing(pattern: str | Path) -> Path | None:
     if isinstance(pattern, str) and has_scheme(pattern) and not is_local(pattern):
         return None
     path = pattern if isinstance(pattern, Path) else local_path(pattern)
-    return path if _exists(path) else None
+    return path if exists(path) else None
 
 
-def _exists(path: Path) -> bool:
+def exists(path: Path) -> bool:
+    """Whether a path can be there and is; no name is too odd to ask."""
     try:
         return path.exists()
     except (OSError, ValueError):  # too long for a name, or with a NUL
@@ -264,17 +265,18 @@ def _matches(address: Address) -> list[Address]:
 
 def _files(path: Path) -> list[Address]:
     """The tars of a folder, what a glob matches, or the file itself."""
-    if _is_folder(path):
+    if is_folder(path):
         paths = sorted(path.glob("*.tar"))
-    elif has_magic(str(path)) and not _exists(path):
+    elif has_magic(str(path)) and not exists(path):
         paths = _local_glob(path)
     else:
         paths = [path]
     return _nonempty([file_address(path) for path in paths], str(path))
 
 
-def _is_folder(path: Path) -> bool:
-    return _exists(path) and path.is_dir()
+def is_folder(path: Path) -> bool:
+    """Whether a path can be a folder and is one."""
+    return exists(path) and path.is_dir()
 
 
 def _nonempty(found: list[Address], pattern: str) -> list[Address]:
@@ -286,11 +288,14 @@ def _nonempty(found: list[Address], pattern: str) -> list[Address]:
 def _local_glob(path: Path) -> list[Path]:
     anchor = Path(path.anchor) if path.is_absolute() else Path()
     relative = str(path.relative_to(path.anchor)) if path.is_absolute() else str(path)
-    return sorted(
-        match
-        for match in anchor.glob(relative)
-        if match.is_file() and match.suffix not in _NOT_SHARDS
-    )
+    try:
+        return sorted(
+            match
+            for match in anchor.glob(relative)
+            if match.is_file() and match.suffix not in _NOT_SHARDS
+        )
+    except (OSError, ValueError) as error:
+        raise ShardError(f"{path}: cannot be searched: {error}") from error
 
 
 def _remote_glob(pattern: str) -> list[Address]:

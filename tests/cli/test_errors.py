@@ -222,6 +222,10 @@ def refused_file(tmp_path: Path, refused, content: object) -> str:
         ("model: {loss: [", "mistake.yaml: line 1: not YAML"),
         ("- model\n- data\n", "mistake.yaml: expected a mapping with sections"),
         ("model", "mistake.yaml: expected a mapping with sections"),
+        (
+            "data:\n  seed: 1\n  seed: 2",
+            "mistake.yaml: line 3: not YAML: the key 'seed' stands twice",
+        ),
         ("# nothing", "mistake.yaml: expected a mapping with sections"),
         ("1: 2", "mistake.yaml: expected names of sections, got the key 1"),
         ("data: !!int x", "mistake.yaml: not YAML"),
@@ -252,6 +256,7 @@ def refused_file(tmp_path: Path, refused, content: object) -> str:
         "syntax",
         "list",
         "text",
+        "twice",
         "nothing",
         "number",
         "tag",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -17,6 +18,7 @@ from clipkit.data import ShardIndex, ShardReader
 from clipkit.data.braces import expand_braces
 from clipkit.data.counts import read_counts
 from clipkit.data.index import Shard
+from clipkit.data.shard_checks import verify_shards
 from clipkit.data.sidecars import SIDECAR_SUFFIX, load_summary, load_table
 from clipkit.data.urls import base_name, expand_urls, parse_address
 from clipkit.errors import DataError, ShardError
@@ -391,3 +393,28 @@ def test_progress_is_reported_for_every_shard(tmp_path: Path) -> None:
     seen: list[int] = []
     ShardIndex.from_urls(paths, on_shard=lambda shard: seen.append(shard.num_samples))
     assert seen == [1, 2, 3]
+
+
+@pytest.mark.timeout(60)
+def test_places_that_cannot_be_read(tmp_path: Path) -> None:
+    """Whatever keeps a shard from being read is one error that names it, for Python too."""
+    (tmp_path / "loop.tar").symlink_to(tmp_path / "loop.tar")
+    os.mkfifo(tmp_path / "pipe.tar")
+    (tmp_path / "file").write_text("x")
+    for name in (
+        "loop.tar", "loop.tar/x.tar", "pipe.tar", "file/x.tar", "x" * 300 + ".tar", "a\0b.tar",
+        "**x/*.tar", "x" * 300 + "*.tar", "[*.tar", "/".join(["d" * 200] * 30),
+    ):  # fmt: skip
+        with pytest.raises(DataError) as caught:
+            ShardIndex.from_urls(f"{tmp_path}/{name}")
+        assert name in str(caught.value)
+        with contextlib.suppress(ShardError):
+            assert verify_shards(f"{tmp_path}/{name}").faults
+
+
+@pytest.mark.parametrize(
+    "pattern", ["{0..99999999999}.tar", "{a,b}" * 40, "{a," * 2000 + "b" + "}" * 2000, "{" * 10**5]
+)
+def test_braces_without_measure(pattern: str) -> None:
+    with pytest.raises(DataError, match=r"names|braces"):
+        ShardIndex.from_urls(pattern)

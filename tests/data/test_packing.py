@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ from PIL import Image
 from clipkit.data import packing
 from clipkit.data.index import ShardIndex
 from clipkit.data.packing import pack
+from clipkit.data.packing_sources import open_source
 from clipkit.data.reader import ShardReader
 from clipkit.errors import ConfigError, DataError, FaultBudgetExceeded
 from tests.factories import COLORS, image_bytes, write_shards
@@ -327,3 +330,52 @@ def test_bad_options(table: Path, tmp_path: Path) -> None:
         pack(table, tmp_path / "out", num_workers=0)
     with pytest.raises(ConfigError, match="image_size"):
         pack(table, tmp_path / "out", image_size=0)
+
+
+def odd_images() -> dict[str, bytes]:
+    """Images that Pillow opens and then cannot decode or store."""
+    narrow, blp = io.BytesIO(), io.BytesIO()
+    Image.new("RGB", (9, 80_000)).save(narrow, format="BMP")  # a JPEG has at most 65,500 rows
+    Image.new("P", (12, 9)).save(blp, format="BLP")
+    damaged = bytearray(blp.getvalue())
+    damaged[4] = 9
+    return {"narrow.bmp": narrow.getvalue(), "damaged.bmp": bytes(damaged)}
+
+
+@pytest.mark.parametrize("name", ["narrow.bmp", "damaged.bmp"])
+def test_images_that_cannot_be_reduced_are_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / "good.jpg").write_bytes(image_bytes())
+    (tmp_path / name).write_bytes(odd_images()[name])
+    (tmp_path / "t.csv").write_text(f"image,caption\ngood.jpg,a\n{name},b\n")
+    report = pack(tmp_path / "t.csv", tmp_path / "out", image_size=8, max_bad_samples=1)
+    assert report.num_samples == 1
+    ((_, reason),) = report.faults
+    assert reason.startswith("image")
+
+
+def test_image_names_that_are_no_files_are_named(tmp_path: Path) -> None:
+    (tmp_path / "good.jpg").write_bytes(image_bytes())
+    (tmp_path / "loop.jpg").symlink_to(tmp_path / "loop.jpg")
+    os.mkfifo(tmp_path / "pipe.jpg")
+    names = ["good.jpg", "loop.jpg", "pipe.jpg", "x" * 300, "a\0.jpg", "good.jpg/x.jpg", "."]
+    rows = "".join(f"{name},words\n" for name in names)
+    (tmp_path / "t.csv").write_text(f"image,caption\n{rows}")
+    report = pack(tmp_path / "t.csv", tmp_path / "out", max_bad_samples=6)
+    assert report.num_samples == 1
+    assert len(report.faults) == 6
+
+
+def test_damaged_parquet_is_one_error(tmp_path: Path) -> None:
+    """Columns that Arrow cannot read raise OSError, UnicodeDecodeError and others."""
+    parquet = pytest.importorskip("pyarrow.parquet")
+    table = pytest.importorskip("pyarrow").table(
+        {"image": ["good.jpg"] * 50, "caption": ["words"] * 50}
+    )
+    parquet.write_table(table, tmp_path / "t.parquet")
+    data = (tmp_path / "t.parquet").read_bytes()
+    for position in range(4, len(data) - 8, 17):
+        changed = bytearray(data)
+        changed[position] ^= 0x81
+        (tmp_path / "t.parquet").write_bytes(changed)
+        with contextlib.suppress(DataError):
+            open_source(tmp_path / "t.parquet")
