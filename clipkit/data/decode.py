@@ -90,8 +90,9 @@ class ImageDecoder:
 
     Args:
         size: Width and height of the result, in pixels.
-        fast: Whether JPEGs are decoded at a reduced scale where the crop allows; the result stays
-            within about two levels of 255 of the exact one on average.
+        fast: Whether JPEGs are decoded at a reduced scale where the crop allows, and crops on whole
+            pixels are resized by torch; the result stays within about two levels of 255 of the
+            exact one on average.
         background: What shows through transparent pixels; None reveals the colour stored under
             them, as open_clip does.
         interpolation: ``"bicubic"`` or ``"bilinear"``.
@@ -141,7 +142,7 @@ class ImageDecoder:
         """
         pixels = self._plain_jpeg(data, crop) if self.fast else None
         if pixels is None:
-            pixels = to_tensor(self._any_format(data, crop, background or self.background))
+            pixels = self._any_format(data, crop, background or self.background)
         return pixels
 
     def _plain_jpeg(self, data: bytes, crop: CropChooser) -> UInt8[Tensor, "3 H W"] | None:
@@ -168,16 +169,14 @@ class ImageDecoder:
             # simplejpeg's strictness: Pillow decides whether the damage matters, and names it.
             return None
         scale = scale_of(pixels, width, height)
-        placed = Box(*(edge * scale for edge in box))
-        if all(float(edge).is_integer() for edge in placed):
-            return _resize_whole_pixels(pixels, placed, self.size, self.interpolation)
-        return to_tensor(self._resize(Image.fromarray(pixels), box, (scale, scale)))
+        return self._resized(pixels, box, (scale, scale))
 
-    def _any_format(self, data: bytes, crop: CropChooser, background: Color | None) -> Image.Image:
+    def _any_format(
+        self, data: bytes, crop: CropChooser, background: Color | None
+    ) -> UInt8[Tensor, "3 H W"]:
         kept = self._decoded.find(data, background)
         if kept is not None:
-            box = crop(kept.shape[1], kept.shape[0])
-            return self._resize(Image.fromarray(kept), box, (1.0, 1.0))
+            return self._resized(kept, crop(kept.shape[1], kept.shape[0]), (1.0, 1.0))
         image = open_image(data, self.max_pixels)
         turn = orientation_of(image, data)
         width, height = image.size
@@ -189,8 +188,20 @@ class ImageDecoder:
         pixels = to_rgb(image, background)
         if turn is None and not drafted and background == self.background:
             self._decoded.keep(data, background, pixels)
-        resized = self._resize(pixels, box, (pixels.width / width, pixels.height / height))
-        return resized.transpose(turn.method) if turn else resized
+        scale = (pixels.width / width, pixels.height / height)
+        if turn is None:
+            return self._resized(np.array(pixels), box, scale)
+        return to_tensor(self._resize(pixels, box, scale).transpose(turn.method))
+
+    def _resized(
+        self, pixels: UInt8[np.ndarray, "rows columns 3"], box: Box, scale: tuple[float, float]
+    ) -> UInt8[Tensor, "3 H W"]:
+        placed = Box(
+            box.left * scale[0], box.top * scale[1], box.width * scale[0], box.height * scale[1]
+        )
+        if self.fast and all(float(edge).is_integer() for edge in placed):
+            return _resize_whole_pixels(pixels, placed, self.size, self.interpolation)
+        return to_tensor(self._resize(Image.fromarray(pixels), box, scale))
 
     def _resize(self, image: Image.Image, box: Box, scale: tuple[float, float]) -> Image.Image:
         # min() takes back what rounding added beyond the edge, which Pillow refuses.

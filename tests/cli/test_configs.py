@@ -20,7 +20,11 @@ CONFIGS = sorted(
     path for path in (ROOT / "configs").rglob("*.yaml") if path.parent.name not in {"tune", "sweep"}
 )
 # Deep enough for what the configurations lock or learn slower, and small enough for seconds.
-ENCODER = {**tiny.CONFIG, "vision_cfg": {**tiny.CONFIG["vision_cfg"], "layers": 6}}
+# As large as the smallest image that a configuration trains on first.
+ENCODER = {
+    **tiny.CONFIG,
+    "vision_cfg": {**tiny.CONFIG["vision_cfg"], "layers": 6, "image_size": 32},
+}
 
 BERT = {
     "model_type": "bert",

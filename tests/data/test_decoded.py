@@ -54,6 +54,26 @@ def test_every_crop_is_the_same_as_without(name: str, fast: bool) -> None:
         assert torch.equal(keeping(data), plain(data))
 
 
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+def test_whole_pixels_of_any_format_are_resized_as_pillow_does(interpolation: str) -> None:
+    shapes = np.random.default_rng(2).integers(0, 256, (5, 5, 3), dtype=np.uint8)
+    drawing = Image.fromarray(shapes).resize((72, 72), Image.Resampling.BICUBIC)
+    out = io.BytesIO()
+    drawing.save(out, "PNG")
+    for box in (Box(0, 0, 72, 72), Box(3, 5, 60, 47)):
+
+        def crop(width: int, height: int, box: Box = box) -> Box:
+            return box
+
+        fast, exact = (
+            ImageDecoder(64, fast, interpolation=interpolation)(out.getvalue(), crop)
+            for fast in (True, False)
+        )
+        difference = (fast.int() - exact.int()).abs()
+        assert difference.float().mean() < 0.1
+        assert difference[:, 2:-2, 2:-2].max() <= 2, "inside, nothing but rounding differs"
+
+
 def test_a_file_is_decoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
     for name in ("to_rgb", "decode_jpeg"):
