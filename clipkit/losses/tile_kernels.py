@@ -6,8 +6,6 @@ kernels on a CPU, which is how they are tested without a GPU.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
@@ -70,17 +68,17 @@ def sigmoid_weights(
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _partial_logsumexp(
-    logits: Any,
-    of_rows: Any,
-    of_columns: Any,
-    height: Any,
-    width: Any,
-    stride: Any,
+def _partial_logsumexp(  # type: ignore[no-untyped-def]
+    logits,
+    of_rows,
+    of_columns,
+    height,
+    width,
+    stride,
     ROWS: tl.constexpr,
     SPAN: tl.constexpr,
     COLUMNS: tl.constexpr,
-) -> None:
+):
     """Log-sum-exp over SPAN columns of each row, and over ROWS rows of each column."""
     block, span = tl.program_id(0), tl.program_id(1)
     rows = block * ROWS + tl.arange(0, ROWS)
@@ -109,7 +107,7 @@ def _partial_logsumexp(
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _combine(partial: Any, total: Any, count: Any, length: Any, COMBINED: tl.constexpr) -> None:
+def _combine(partial, total, count, length, COMBINED: tl.constexpr):  # type: ignore[no-untyped-def]
     """Add ``count`` partial log-sum-exps of each element to its total."""
     places = tl.program_id(0) * COMBINED + tl.arange(0, COMBINED)
     inside = places < length
@@ -128,17 +126,17 @@ def _combine(partial: Any, total: Any, count: Any, length: Any, COMBINED: tl.con
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _softmax_weights(
-    logits: Any,
-    row: Any,
-    column: Any,
-    weights: Any,
-    width: Any,
-    stride: Any,
-    out_stride: Any,
-    partner: Any,
+def _softmax_weights(  # type: ignore[no-untyped-def]
+    logits,
+    row,
+    column,
+    weights,
+    width,
+    stride,
+    out_stride,
+    partner,
     POINTS: tl.constexpr,
-) -> None:
+):
     number = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * POINTS + tl.arange(0, POINTS)
     inside = columns < width
@@ -150,18 +148,18 @@ def _softmax_weights(
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _sigmoid_weights(
-    logits: Any,
-    bias: Any,
-    weights: Any,
-    sums: Any,
-    width: Any,
-    stride: Any,
-    out_stride: Any,
-    count: Any,
-    partner: Any,
+def _sigmoid_weights(  # type: ignore[no-untyped-def]
+    logits,
+    bias,
+    weights,
+    sums,
+    width,
+    stride,
+    out_stride,
+    count,
+    partner,
     POINTS: tl.constexpr,
-) -> None:
+):
     number = tl.program_id(0).to(tl.int64)
     span = tl.program_id(1)
     columns = span * POINTS + tl.arange(0, POINTS)

@@ -28,7 +28,10 @@ def test_embeddings_are_those_of_the_cpu() -> None:
     encoder = tiny.encoder().eval()
     images = torch.randint(0, 256, (6, 3, 16, 16), dtype=torch.uint8)
     tokens = torch.nn.utils.rnn.pad_sequence(
-        [OpenClipTokenizer(context_length=16).encode(f"a {n} square") for n in range(6)],
+        [
+            torch.tensor(OpenClipTokenizer(context_length=16).encode(f"a {n} square"))
+            for n in range(6)
+        ],
         batch_first=True,
     )
     with torch.no_grad():

@@ -38,14 +38,49 @@ for height, width, scale in ((1, 1, 1.0), (7, 33, 100.0), (130, 70, 100.0), (65,
 print("equal")
 """
 
+COMPILE = """
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from clipkit.losses import tile_kernels as kernels
 
-def test_kernels_equal_the_plain_form_in_the_interpreter() -> None:
+def compiled(kernel, constants, output):
+    types = {"logits": "*fp32", "row": "*fp32", "column": "*fp32", "of_rows": "*fp32",
+             "of_columns": "*fp32", "partial": "*fp32", "total": "*fp32", "bias": "*fp32",
+             "sums": "*fp32", "weights": output}
+    names = kernel.arg_names
+    signature = {n: "constexpr" if n in constants else types.get(n, "i32") for n in names}
+    places = {(names.index(n),): value for n, value in constants.items()}
+    source = ASTSource(fn=kernel, signature=signature, constexprs=places)
+    return triton.compile(source, target=GPUTarget("cuda", 90, 32)).asm["ptx"]
+
+for output in ("*fp32", "*bf16"):
+    for kernel, constants in (
+        (kernels._partial_logsumexp, {"ROWS": 64, "SPAN": 1024, "COLUMNS": 64}),
+        (kernels._combine, {"COMBINED": 64}),
+        (kernels._softmax_weights, {"POINTS": 1024}),
+        (kernels._sigmoid_weights, {"POINTS": 1024}),
+    ):
+        assert "sm_90" in compiled(kernel, constants, output)
+print("compiled")
+"""
+
+
+def run(code: str, **env: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-c", CHECK],
-        env={**os.environ, "TRITON_INTERPRET": "1"},
+        [sys.executable, "-c", code],
+        env={**os.environ, **env},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == "equal"
+    return done.stdout.strip()
+
+
+def test_kernels_equal_the_plain_form_in_the_interpreter() -> None:
+    assert run(CHECK, TRITON_INTERPRET="1") == "equal"
+
+
+def test_kernels_compile_for_a_gpu_that_is_not_there() -> None:
+    assert run(COMPILE) == "compiled"
