@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from clipkit.data.cache import ShardCache, default_cache
+from clipkit.data.repeats import refuse_repeats
 from clipkit.data.urls import (
     PIPE_PREFIX,
     Address,
@@ -20,7 +21,6 @@ from clipkit.data.urls import (
     has_scheme,
     is_local,
     parse_address,
-    refuse_repeats,
     without_scheme,
 )
 from clipkit.errors import DataError

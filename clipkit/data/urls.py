@@ -7,7 +7,7 @@ index gave are addresses from the start: they are never expanded, and never comm
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from glob import has_magic
 from pathlib import Path
@@ -194,21 +194,6 @@ def expand_urls(urls: Patterns, *, allow_pipe: bool = False) -> list[Address]:
             f"no shards: expected URLs, folders or patterns of tar files, got {urls!r}"
         )
     return found
-
-
-def refuse_repeats(addresses: Iterable[Address]) -> None:
-    """Refuse a shard that is named twice.
-
-    Raises:
-        ShardError: Naming the first one.
-    """
-    seen: set[Address] = set()
-    for address in addresses:
-        if address in seen:
-            raise ShardError(
-                f"{address}: named twice; to repeat a source, give it more epochs or weight"
-            )
-        seen.add(address)
 
 
 def parse_patterns(urls: Patterns, *, allow_pipe: bool = False) -> Iterator[Address]:

@@ -249,6 +249,43 @@ def test_empty_shards(tmp_path: Path) -> None:
     assert f"{nothing}: empty shard" in index_error(nothing)
 
 
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("loop.tar", "Too many levels of symbolic links"),
+        ("loops/*.tar", "no shards match"),
+        ("loops", "Too many levels of symbolic links"),
+        ("loop/a.tar", "Too many levels of symbolic links"),
+        ("x" * 300 + ".tar", "File name too long"),
+        ("x" * 300 + "/*.tar", "File name too long"),
+        ("y/" * 3000 + "a.tar", "File name too long"),
+        ("a\0b.tar", "null byte"),
+        ("a\0*/b.tar", "no shards match"),
+        ("~nobody\0/a.tar", "null byte"),
+        ("file://a\0.tar", "null byte"),
+        ("a\0.json", "null byte"),
+    ],
+)
+def test_paths_that_cannot_be_are_one_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str, reason: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("loop", "loop.tar", "loops/loop.tar"):
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).symlink_to(Path(name).name)
+    with pytest.raises(DataError, match=reason):
+        ShardIndex.from_urls(url)
+    (shard,) = write_shards(tmp_path / "data", [2])
+    with pytest.raises(DataError, match=r"no such file|cannot be read"):
+        ShardIndex.from_urls(shard, counts=url)
+
+
+def test_counts_that_are_a_loop_of_links_are_not_used(tmp_path: Path) -> None:
+    write_shards(tmp_path, [2])
+    (tmp_path / "sizes.json").symlink_to("sizes.json")
+    assert ShardIndex.from_urls(tmp_path).num_samples == 2
+
+
 def test_a_tar_of_directories(tmp_path: Path) -> None:
     path = tmp_path / "folders.tar"
     with tarfile.open(path, "w") as tar:
