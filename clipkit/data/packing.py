@@ -157,9 +157,11 @@ class _Packer:
         with ShardWriter(self.path(number)) as writer:
             for position, item in enumerate(items, start=start):
                 try:
-                    writer.write(f"{position:09d}", prepare(item.members(), self._image_size))
+                    members = prepare(item.members(), self._image_size)
+                    writer.write(item.key or f"{position:09d}", members)
                 except SampleError as error:
-                    faults.append((error.key or f"sample {position}", error.reason))
+                    name = error.key or item.key or f"sample {position}"
+                    faults.append((name, error.reason))
                 self._count(faults, number, 1)
             if writer.num_samples == 0:
                 raise DataError(
@@ -188,6 +190,9 @@ class _Packer:
 def prepare(members: dict[str, bytes], image_size: int | None) -> dict[str, bytes]:
     """The members as they are packed: pictures above the wanted size are reduced.
 
+    An image alone becomes a JPEG, or a PNG where it is one or has transparent pixels. Several
+    images of a sample keep their extensions and formats, so that none takes the place of another.
+
     Args:
         members: The sample's files by extension.
         image_size: Longest that the shorter side may be, in pixels; None keeps every file.
@@ -197,15 +202,16 @@ def prepare(members: dict[str, bytes], image_size: int | None) -> dict[str, byte
     """
     if image_size is None:
         return members
+    images = [extension for extension in members if f".{extension}" in IMAGE_SUFFIXES]
     prepared: dict[str, bytes] = {}
     for extension, data in members.items():
-        if f".{extension}" in IMAGE_SUFFIXES:
-            extension, data = _reduced(extension, data, image_size)
+        if extension in images:
+            extension, data = _reduced(extension, data, image_size, keeps_format=len(images) > 1)
         prepared[extension] = data
     return prepared
 
 
-def _reduced(extension: str, data: bytes, size: int) -> tuple[str, bytes]:
+def _reduced(extension: str, data: bytes, size: int, keeps_format: bool) -> tuple[str, bytes]:
     image = open_image(data, DEFAULT_MAX_PIXELS)
     turn = orientation_of(image, data)
     with image_faults("image is truncated or damaged"):
@@ -219,13 +225,14 @@ def _reduced(extension: str, data: bytes, size: int) -> tuple[str, bytes]:
     wanted = (max(1, round(pixels.width * factor)), max(1, round(pixels.height * factor)))
     out = io.BytesIO()
     small = pixels.resize(wanted, Image.Resampling.BICUBIC)
-    stays_exact = keeps_alpha or image.format == "PNG"
+    if keeps_format:
+        kind = "JPEG" if image.format == "MPO" else image.format
+        kind = kind if kind in Image.SAVE else "PNG"
+    else:
+        kind = "PNG" if keeps_alpha or image.format == "PNG" else "JPEG"
     with image_faults(f"image reduced to {wanted[0]} x {wanted[1]} pixels cannot be stored"):
-        if stays_exact:
-            small.save(out, format="PNG")
-        else:
-            small.save(out, format="JPEG", quality=JPEG_QUALITY)
-    return "png" if stays_exact else "jpg", out.getvalue()
+        small.save(out, format=kind, quality=JPEG_QUALITY)
+    return extension if keeps_format else {"PNG": "png", "JPEG": "jpg"}[kind], out.getvalue()
 
 
 def _recipe(source: Source, samples_per_shard: int, image_size: int | None) -> dict[str, object]:

@@ -16,6 +16,7 @@ from clipkit.class_names import class_names_text
 from clipkit.data.index import ShardIndex
 from clipkit.data.lost_shards import check_complete
 from clipkit.data.packing_images import find_images, kinds_of, member_extension, visible_shards
+from clipkit.data.packing_keys import distinct_keys
 from clipkit.data.packing_labels import Spellings
 from clipkit.data.packing_numbers import ClassNumbers
 from clipkit.data.packing_tables import TABLE_SUFFIXES, as_json, one_line, read_table
@@ -36,6 +37,11 @@ class Item(ABC):
     @abstractmethod
     def identity(self) -> str:
         """Changes when the sample's bytes do; cheap to find out."""
+
+    @property
+    @abstractmethod
+    def key(self) -> str | None:
+        """The key that the sample has already; None where it gets a number."""
 
     @abstractmethod
     def members(self) -> dict[str, bytes]:
@@ -68,6 +74,11 @@ class FileItem(Item):
             state = "missing"
         return f"{self.image} {state} {sorted(self.own_texts.items())}"
 
+    @property
+    def key(self) -> None:
+        """See `Item.key`."""
+        return None
+
     def members(self) -> dict[str, bytes]:
         """See `Item.members`."""
         try:
@@ -95,11 +106,12 @@ class ShardItem(Item):
     reader: ShardReader
     fingerprint: str
     sample_id: int
+    key: str
 
     @property
     def identity(self) -> str:
         """See `Item.identity`."""
-        return f"{self.fingerprint} {self.sample_id}"
+        return f"{self.fingerprint} {self.sample_id} {self.key}"
 
     def members(self) -> dict[str, bytes]:
         """See `Item.members`."""
@@ -279,7 +291,7 @@ def _from_shards(path: Path, shards: Sequence[Path]) -> Source:
 
 
 def source_of_shards(shards: Sequence[Path]) -> Source:
-    """Every sample of some shards, in their order.
+    """Every sample of some shards, in their order and under their keys.
 
     Args:
         shards: Tars of one folder.
@@ -289,7 +301,10 @@ def source_of_shards(shards: Sequence[Path]) -> Source:
     reader = ShardReader(index)
     # CLIP_benchmark keeps them beside the folders of the splits.
     texts = [parent / name for parent in (folder.parent, folder) for name in _CLASS_FILES]
+    fingerprint = f"{index.fingerprint} {index.digest}"
+    found = [key for number in range(len(shards)) for key in reader.table(number).iter_keys()]
+    keys = enumerate(distinct_keys(found, str(folder)))
     return Source(
-        [ShardItem(reader, index.fingerprint, number) for number in range(index.num_samples)],
+        [ShardItem(reader, fingerprint, number, key) for number, key in keys],
         {file.name: file.read_text(encoding="utf-8") for file in texts if file.is_file()},
     )

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self, final
 
+from clipkit.data.tables import name_as_text, split_name
 from clipkit.errors import DataError
 
 FILE_MODE: Final = 0o644
@@ -22,6 +23,11 @@ def tar_header(name: str, num_bytes: int) -> tarfile.TarInfo:
     header.size = num_bytes
     header.mode = FILE_MODE
     return header
+
+
+def _as_read(key: str) -> str:
+    """The key as readers see it."""
+    return name_as_text(key.encode("utf-8", "surrogateescape"))
 
 
 @final
@@ -62,9 +68,10 @@ class ShardWriter:
         Raises:
             DataError: The key is unusable, or was written before.
         """
-        if not key or "." in key.rpartition("/")[2] or key.startswith(("/", "__")):
+        if key.startswith("/") or split_name(f"{key}.x") != (key, "x") or _as_read(key) != key:
             raise DataError(
-                f"{self.path}: key {key!r}: expected a name without dots, a leading slash or '__'"
+                f"{self.path}: key {key!r}: expected a name without dots in its last part, without "
+                f"a leading slash, a folder in '__' or control characters"
             )
         if key in self._keys:
             raise DataError(f"{self.path}: key {key!r} was written before; keys must differ")

@@ -19,7 +19,7 @@ from clipkit.data.packing import pack
 from clipkit.data.packing_sources import open_source
 from clipkit.data.reader import ShardReader
 from clipkit.errors import ConfigError, DataError, FaultBudgetExceeded
-from tests.factories import COLORS, image_bytes, write_shards
+from tests.factories import COLORS, image_bytes, pair, write_shard, write_shards
 
 
 def write_pictures(folder: Path, count: int = 7) -> list[str]:
@@ -230,6 +230,73 @@ def test_pictures_are_reduced(tmp_path: Path) -> None:
     with Image.open(io.BytesIO(samples[1]["png"])) as image:
         assert (image.size, image.mode) == ((20, 30), "RGBA")
     assert samples[2]["webp"] == (folder / "c.webp").read_bytes()  # small enough as it is
+
+
+def test_several_pictures_of_a_sample_stay_several(tmp_path: Path) -> None:
+    """A reduced .webp was written as .jpg, over the picture that was trained on."""
+    pictures = {
+        "jpg": image_bytes("red", (60, 40), format="JPEG"),
+        "webp": image_bytes("blue", (60, 40), format="WEBP"),
+        "png": image_bytes("green", (60, 40), format="PNG"),
+        "gif": image_bytes("yellow", (60, 40), format="GIF"),
+        "jpeg": image_bytes("yellow", (60, 40), format="JPEG"),
+        "txt": b"five",
+    }
+    alone = {"webp": pictures["webp"], "txt": b"one"}
+    write_shard(tmp_path / "in" / "0.tar", [("many", pictures), ("one", alone)])
+    pack(tmp_path / "in", tmp_path / "out", image_size=20)
+    many, one = read_all(tmp_path / "out")
+    assert set(many) == set(pictures)
+    assert set(one) == {"jpg", "txt"}
+    colors = {"jpg": "red", "webp": "blue", "png": "green", "gif": "yellow", "jpeg": "yellow"}
+    for extension, color in colors.items():
+        with Image.open(io.BytesIO(many[extension])) as image:
+            assert image.size == (30, 20)
+            assert image.format == {"jpg": "JPEG"}.get(extension, extension.upper())
+            found = np.asarray(image.convert("RGB")).mean((0, 1))
+        assert np.allclose(found, COLORS[color], atol=12)
+
+
+def keys_in(folder: Path) -> list[str]:
+    index = ShardIndex.from_urls(folder)
+    reader = ShardReader(index)
+    return [reader.read(number).key for number in range(index.num_samples)]
+
+
+def test_shards_packed_again_keep_their_keys(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for shard, keys in enumerate([["b/1", "a"], ["2", "c_d"]]):
+        samples = [(key, pair(number)) for number, key in enumerate(keys)]
+        write_shard(tmp_path / "in" / f"{shard}.tar", samples)
+    pack(tmp_path / "in", tmp_path / "out", samples_per_shard=3)
+    assert keys_in(tmp_path / "out") == ["b/1", "a", "2", "c_d"]
+    assert "renamed" not in caplog.text
+    assert read_all(tmp_path / "out") == read_all(tmp_path / "in")
+
+
+def test_keys_that_several_shards_have_are_made_to_differ(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for shard, keys in enumerate([["0", "1"], ["0", "0-2", "1"], ["/x/0", "0"]]):
+        samples = [(key, pair(number)) for number, key in enumerate(keys)]
+        write_shard(tmp_path / "in" / f"{shard}.tar", samples)
+    expected = ["0", "1", "0-3", "0-2", "1-2", "x/0", "0-4"]
+    for name, workers in (("one", 1), ("many", 4)):
+        pack(tmp_path / "in", tmp_path / name, samples_per_shard=2, num_workers=workers)
+        assert keys_in(tmp_path / name) == expected
+    assert tars(tmp_path / "one") == tars(tmp_path / "many")
+    assert "renamed 4 of 7 samples" in caplog.text
+    assert "0 to 0-3, 1 to 1-2, /x/0 to x/0, ..." in caplog.text
+
+
+def test_shards_of_equal_sizes_with_other_samples_are_another_source(tmp_path: Path) -> None:
+    samples = [(name, pair(0)) for name in "ab"]
+    write_shard(tmp_path / "in" / "0.tar", samples)
+    pack(tmp_path / "in", tmp_path / "out")
+    write_shard(tmp_path / "in" / "0.tar", samples[::-1])
+    with pytest.raises(DataError, match="another source"):
+        pack(tmp_path / "in", tmp_path / "out")
 
 
 def test_an_interrupted_call_goes_on(

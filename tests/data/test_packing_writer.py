@@ -63,7 +63,7 @@ def test_a_failure_keeps_the_shard_of_before(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("key", ["", "a.b", "/root", "__meta__/x"])
+@pytest.mark.parametrize("key", ["", "a.b", "/root", "__meta__/x", "a\0b", "a\nb", "caf\udce9"])
 def test_keys_that_readers_would_misread(tmp_path: Path, key: str) -> None:
     with pytest.raises(DataError, match="key"), ShardWriter(tmp_path / "0.tar") as shard:
         shard.write(key, {"txt": b"x"})
