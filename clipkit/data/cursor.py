@@ -22,30 +22,52 @@ class Cursor:
         self.dropped = 0
         """Samples left out at the ends of epochs so far."""
         self._next = (0, 0)
+        self._handed = (0, 0)
+        self._end: tuple[int, int] | None = None
 
     def start(self, slicing: Slicing) -> tuple[int, int, int]:
-        """Where the next iteration begins: never at an end where no batch is left.
+        """Where the next iteration begins: never at an end where no rank has a batch left.
 
         Returns:
             Epoch, position, and how many samples are skipped to get there.
         """
         epoch, position = self._next
-        if position and not slicing.num_batches(epoch, position):
+        if position and not slicing.has_steps(epoch, position):
             return epoch + 1, 0, slicing.num_samples - position
         return epoch, position, 0
 
+    def begin(self) -> None:
+        """An iteration begins; no batch of it was handed out yet."""
+        self._handed, self._end = self.committed, None
+
+    def hand_out(self, batch_cursor: Mapping[str, Any]) -> None:
+        """A batch with this cursor is handed out."""
+        self._handed = (int(batch_cursor["epoch"]), int(batch_cursor["position"]))
+
     def commit(self, batch_cursor: Mapping[str, Any]) -> None:
         """A batch with this cursor has been trained on."""
-        self.jump(int(batch_cursor["epoch"]), int(batch_cursor["position"]))
+        place = (int(batch_cursor["epoch"]), int(batch_cursor["position"]))
+        self.committed = self._next = place
         self.dropped += int(batch_cursor["dropped"])
+        self._close()
 
-    def finish(self, epoch: int) -> None:
-        """An iteration reached the end of ``epoch``."""
-        self._next = (epoch + 1, 0)
+    def finish(self, end: tuple[int, int]) -> None:
+        """An iteration ran out; all ranks together stand at ``end``.
+
+        A rank that has none of an epoch's last samples, or none that can be used, is there as soon
+        as its own last batch was trained on.
+        """
+        self._next = self._end = end
+        self._close()
 
     def jump(self, epoch: int, position: int) -> None:
         """Stand at this place."""
-        self.committed = self._next = (epoch, position)
+        self.committed = self._next = self._handed = (epoch, position)
+        self._end = None
+
+    def _close(self) -> None:
+        if self._end is not None and self.committed == self._handed:
+            self.jump(*self._end)
 
     def to_state(self) -> dict[str, int]:
         """Plain types."""

@@ -59,8 +59,9 @@ class Mixture:
     Args:
         sources: What is mixed.
         epoch_samples: Samples that count as an epoch; None for all sources' samples together, or
-            what ``epochs`` adds up to. It is cut to whole steps, and the next epoch goes on there:
-            a mixture drops nothing.
+            what ``epochs`` adds up to. It is cut to complete steps of the first launch; the next
+            epoch continues there. Steps of another size, after a resume or in a stage, may reach
+            into the next epoch: a mixture drops nothing.
         stages: Other weights from some steps on, by ascending step; only for weights.
 
     Raises:
@@ -130,6 +131,8 @@ class MixtureOrder(SampleOrder):
         stages: ``(first position over all epochs, quotas)``, ascending from position 0.
         epoch_samples: Positions in an epoch; the next epoch goes on where one ends.
     """
+
+    is_endless = True
 
     def __init__(
         self,

@@ -33,6 +33,8 @@ class SampleOrder(ABC):
 
     num_samples: int
     """Positions in an epoch."""
+    is_endless: bool = False
+    """Whether an epoch is a part of one endless sequence, which the next epoch continues."""
 
     @abstractmethod
     def draw(self, epoch: int, positions: Int64[np.ndarray, " B"]) -> Draw:

@@ -9,7 +9,7 @@ import numpy as np
 
 from clipkit.data.index import ShardIndex
 from clipkit.data.reader import ShardReader
-from clipkit.data.samples import Encoder, SampleMaker
+from clipkit.data.samples import CONTENT_ERRORS, Encoder, SampleMaker
 from clipkit.data.slicing import Slicing, Tail
 from clipkit.errors import ConfigError, DataError, SampleError
 
@@ -57,8 +57,8 @@ def check_sizes(slicing: Slicing) -> None:
     if slicing.step_samples > slicing.num_samples:
         raise ConfigError(
             f"batch_size: {world_size} ranks of {batch_size} samples need {slicing.step_samples} "
-            f"a step, the data has {slicing.num_samples}; use a smaller batch, fewer ranks or "
-            f"more data"
+            f"a step, an epoch has {slicing.num_samples}; use a smaller batch, fewer ranks or more "
+            f"data"
         )
 
 
@@ -84,7 +84,7 @@ def caption_lengths(
     lengths = []
     for sample_id in range(0, reach, step)[:num_samples]:
         rng = np.random.default_rng(sample_id)
-        with contextlib.suppress(SampleError, ValueError, KeyError):
+        with contextlib.suppress(SampleError, *CONTENT_ERRORS):
             text = maker.caption(reader.read(sample_id).members, rng)
             lengths.append(len(tokenizer.encode(text)))
     return lengths

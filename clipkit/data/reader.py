@@ -62,6 +62,7 @@ class ShardReader:
         self._shards = OpenShards(index, cache)
         self._bad: dict[int, str] = {}
         self._prefetcher: Prefetcher | None = None
+        self.num_samples = index.num_samples
         self.is_local = all(shard.address.is_local for shard in index.shards)
 
     def __getstate__(self) -> dict[str, Any]:

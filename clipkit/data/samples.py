@@ -17,6 +17,7 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from clipkit.data.collate import collate
+from clipkit.data.embedding_dims import EmbeddingDims
 from clipkit.data.faults import WHOLE_SHARD, Fault
 from clipkit.data.fields import Origin, SampleField, teacher_pad_id
 from clipkit.data.labels import read_label
@@ -33,8 +34,9 @@ IMAGE_EXTENSIONS: Final = (
 )  # fmt: skip
 # What decoders and users' transforms raise over broken content. An OSError with a number comes
 # from the operating system and is never one sample's fault; the same for a lack of memory.
-_CONTENT_ERRORS: Final = (
+CONTENT_ERRORS: Final = (
     ValueError, KeyError, IndexError, SyntaxError, EOFError, struct.error, zlib.error,
+    ArithmeticError, RecursionError,
 )  # fmt: skip
 _MAX_REFILLS: Final = 256
 
@@ -116,7 +118,7 @@ class SampleMaker:
             return sample
         except SampleError:
             raise
-        except _CONTENT_ERRORS as error:
+        except CONTENT_ERRORS as error:
             raise SampleError(f"{type(error).__name__}: {error}") from error
         except OSError as error:
             if error.errno is not None:
@@ -130,7 +132,7 @@ class SampleMaker:
         try:
             caption = self.caption(members, generator(self.seed, *nonces, sample_id))
             return len(self.tokenizer.encode(caption))
-        except (SampleError, *_CONTENT_ERRORS):
+        except (SampleError, *CONTENT_ERRORS):
             return 0
 
     def _image_of(self, members: Mapping[str, bytes]) -> bytes:
@@ -186,6 +188,7 @@ class BatchBuilder:
         self._dealer = (
             None if windows is None else LengthDealer(windows, order.num_samples, maker.seed)
         )
+        self._dims = EmbeddingDims(self._first, reader.num_samples)
         self._num_threads = num_threads
         self._pool: ThreadPoolExecutor | None = None
         self._lock = threading.Lock()
@@ -203,13 +206,13 @@ class BatchBuilder:
             OSError: If this machine is out of files, memory or disk.
         """
         wanted = np.arange(task.first, task.first + task.num_samples, dtype=np.int64)
-        positions = wanted % self._order.num_samples
-        if self._dealer is not None:
-            positions = self._dealer.positions(task.epoch, positions, self._lengths)
-        draw = self._order.draw(task.epoch, positions)
-        self._prefetch(task, positions, draw)
-        places = list(zip(positions.tolist(), draw.ids.tolist(), draw.passes.tolist(), strict=True))
-        made = self._map(lambda place: self._one(task.epoch, *place), places)
+        rounds, positions = np.divmod(wanted, self._order.num_samples)
+        epochs = task.epoch + rounds * task.continues
+        draw = self._draw(epochs, positions)
+        self._prefetch(task.epoch, epochs, positions, draw)
+        columns = (epochs, positions, draw.ids, draw.passes)
+        places = list(zip(*(column.tolist() for column in columns), strict=True))
+        made = self._map(lambda place: self._one(*place), places)
         samples = [sample for sample, _ in made if sample is not None]
         faults = [fault for _, found in made for fault in found]
         refilled = sum(1 for sample, found in made if sample is not None and found)
@@ -217,7 +220,7 @@ class BatchBuilder:
             "epoch": task.end_epoch,
             "position": task.end_position,
             "dropped": task.dropped,
-            "padded": refilled + int((wanted >= self._order.num_samples).sum()),
+            "padded": refilled + int(not task.continues and np.count_nonzero(rounds)),
         }
         for sample, found in made:
             if sample is None and len(found) == _MAX_REFILLS:
@@ -230,6 +233,17 @@ class BatchBuilder:
             return Built(None, faults)
         pad_id, of_teacher = self._maker.tokenizer.pad_id, teacher_pad_id(self._maker.fields)
         return Built(collate(samples, pad_id, cursor, of_teacher), faults)
+
+    def _draw(self, epochs: Int64[np.ndarray, " B"], positions: Int64[np.ndarray, " B"]) -> Draw:
+        """The samples at some places; ``positions`` become those before the sorting by length."""
+        ids, passes = np.empty_like(positions), np.empty_like(positions)
+        for epoch in np.unique(epochs).tolist():
+            mine = epochs == epoch
+            if self._dealer is not None:
+                positions[mine] = self._dealer.positions(epoch, positions[mine], self._lengths)
+            draw = self._order.draw(epoch, positions[mine])
+            ids[mine], passes[mine] = draw.ids, draw.passes
+        return Draw(ids, passes)
 
     def _lengths(self, epoch: int, positions: Int64[np.ndarray, " B"]) -> Int64[np.ndarray, " B"]:
         """Tokens of the captions at some positions; 0 for what cannot be used."""
@@ -246,15 +260,21 @@ class BatchBuilder:
             return 0  # named when the sample itself is read
         return self._maker.caption_length(raw.members, sample_id, [number_of_pass])
 
-    def _prefetch(self, task: Task, positions: Int64[np.ndarray, " B"], draw: Draw) -> None:
+    def _prefetch(
+        self,
+        first_epoch: int,
+        epochs: Int64[np.ndarray, " B"],
+        positions: Int64[np.ndarray, " B"],
+        draw: Draw,
+    ) -> None:
         """Fetch remote shards side by side: those of this batch, and of the next window."""
         if self._reader.is_local:
             return
         self._reader.prefetch(draw.ids)
         total = self._order.num_samples
-        later = positions + self._order.lookahead
-        for epoch in (task.epoch, task.epoch + 1):
-            there = later[later // total == epoch - task.epoch] % total
+        later = (epochs - first_epoch) * total + positions + self._order.lookahead
+        for epoch in (first_epoch, first_epoch + 1):
+            there = later[later // total == epoch - first_epoch] % total
             if len(there):
                 self._reader.prefetch(self._order.draw(epoch, there).ids)
 
@@ -290,7 +310,14 @@ class BatchBuilder:
             faults.append(Fault(self._reader.url_of(sample_id), WHOLE_SHARD, "", str(error)))
             return None
         try:
-            return self._maker.make(raw.key, raw.members, sample_id, nonces)
+            sample = self._maker.make(raw.key, raw.members, sample_id, nonces)
+            self._dims.check(sample)
+            return sample
         except SampleError as error:
             faults.append(Fault(raw.shard, raw.index, raw.key, error.reason, sample_id))
             return None
+
+    def _first(self, sample_id: int) -> Sample:
+        """A sample as it is made in the first pass."""
+        raw = self._reader.read(sample_id)
+        return self._maker.make(raw.key, raw.members, sample_id, [0])

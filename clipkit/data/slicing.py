@@ -33,10 +33,12 @@ class Task:
     Args:
         epoch: Number of the pass.
         first: Its first position in canonical order.
-        num_samples: Its samples; positions past the epoch's end wrap around (padding).
+        num_samples: Its samples; their positions may reach past the epoch's end.
         end_epoch: Epoch of the cursor after this step, on all ranks.
         end_position: Position of that cursor.
         dropped: Samples that all ranks together leave out with this step, at the epoch's end.
+        continues: Whether positions past the epoch's end are the first ones of the next epoch; else
+            those of this one (padding).
     """
 
     epoch: int
@@ -45,6 +47,7 @@ class Task:
     end_epoch: int
     end_position: int
     dropped: int = 0
+    continues: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +77,9 @@ class Slicing:
         tail: The last samples, too few for a whole step: left out ("drop"), made whole with the
             epoch's first samples ("pad"), or a smaller batch, shared out evenly ("keep").
         stages: Smaller batches first; see ``check_stages``.
+        carries: Whether epochs follow each other without a gap (mixtures). A step that reaches past
+            an epoch's end takes the first samples of the next epoch and belongs to the epoch in
+            which it begins; ``tail`` has no effect.
     """
 
     num_samples: int
@@ -82,6 +88,12 @@ class Slicing:
     world_size: int
     tail: Tail
     stages: tuple[BatchSizeStage, ...] = ()
+    carries: bool = False
+
+    @property
+    def varies(self) -> bool:
+        """Whether epochs differ in their numbers of steps."""
+        return bool(self.stages) or (self.carries and self.num_samples % self.step_samples != 0)
 
     @property
     def step_samples(self) -> int:
@@ -93,11 +105,12 @@ class Slicing:
         return not self.stages or self.stages[-1].until_samples <= epoch * self.num_samples
 
     def stretches(self, epoch: int, position: int = 0) -> Iterator[Stretch]:
-        """The whole steps from ``position`` to the epoch's end."""
+        """The complete steps from ``position`` to the epoch's end."""
         while True:
             batch_size, limit = self._stage_at(epoch, position)
             step_samples = batch_size * self.world_size
-            num_steps = (self.num_samples - position) // step_samples
+            left = self.num_samples - position
+            num_steps = -(-left // step_samples) if self.carries else left // step_samples
             if limit is not None:
                 num_steps = min(num_steps, -(-(limit - position) // step_samples))
             if num_steps <= 0:
@@ -110,6 +123,33 @@ class Slicing:
         whole, rest_at = self._whole_steps(epoch, position)
         return whole + (self._rest(epoch, rest_at)[1] > 0)
 
+    def has_steps(self, epoch: int, position: int) -> bool:
+        """Whether any rank has a batch from ``position`` to the end of an epoch."""
+        whole, rest_at = self._whole_steps(epoch, position)
+        return whole > 0 or self._has_rest(rest_at)
+
+    def progress(self, epoch: int, position: int) -> tuple[int, int]:
+        """Batches of this rank in an epoch: before ``position``, and in all.
+
+        Where epochs carry over, the first batch of an epoch may begin behind its start: then the
+        batches are counted back from ``position``.
+        """
+        left = self.num_batches(epoch, position)
+        if not self.carries:
+            total = self.num_batches(epoch)
+            return total - left, total
+        done = 0
+        for stretch in self.stretches(epoch):
+            step_samples = stretch.batch_size * self.world_size
+            fits = max(0, (position - stretch.position) // step_samples)
+            done += min(fits, stretch.num_steps)
+        return done, done + left
+
+    def end(self, epoch: int, position: int) -> tuple[int, int]:
+        """Epoch and position after the last step of all ranks from ``position`` on."""
+        _, rest_at = self._whole_steps(epoch, position)
+        return epoch + 1, max(0, rest_at - self.num_samples)
+
     def tasks(self, epoch: int, position: int, skipped: int = 0) -> Iterator[Task]:
         """The batches of this rank from ``position`` to the epoch's end.
 
@@ -121,20 +161,22 @@ class Slicing:
         """
         whole, rest_at = self._whole_steps(epoch, position)
         offset, count = self._rest(epoch, rest_at)
-        dropped = self.num_samples - rest_at if self.tail == "drop" else 0
+        dropped = 0 if self._has_rest(rest_at) else max(0, self.num_samples - rest_at)
         for stretch in self.stretches(epoch, position):
             step_samples = stretch.batch_size * self.world_size
             for number in range(stretch.num_steps):
                 start = stretch.position + number * step_samples
                 whole -= 1
-                last = whole == 0 and not count
+                # The cursor is that of all ranks, also where this one has none of the rest.
+                last = whole == 0 and not self._has_rest(rest_at)
+                end = (epoch + 1, max(0, rest_at - self.num_samples))
                 yield Task(
                     epoch,
                     start + self.rank * stretch.batch_size,
                     stretch.batch_size,
-                    epoch + 1 if last else epoch,
-                    0 if last else start + step_samples,
+                    *(end if last else (epoch, start + step_samples)),
                     dropped=(skipped if start == position else 0) + (dropped if last else 0),
+                    continues=self.carries,
                 )
         if count:
             yield Task(epoch, rest_at + offset, count, epoch + 1, 0)
@@ -155,11 +197,15 @@ class Slicing:
             position = stretch.position + stretch.num_steps * stretch.batch_size * self.world_size
         return steps, position
 
+    def _has_rest(self, position: int) -> bool:
+        """Whether all ranks together make a step of what follows the complete ones."""
+        return position < self.num_samples and self.tail != "drop" and not self.carries
+
     def _rest(self, epoch: int, position: int) -> tuple[int, int]:
         """Offset and size of what this rank makes of an epoch's last, incomplete step."""
-        rest = self.num_samples - position
-        if rest <= 0 or self.tail == "drop":
+        if not self._has_rest(position):
             return 0, 0
+        rest = self.num_samples - position
         if self.tail == "pad":
             batch_size, _ = self._stage_at(epoch, position)
             return self.rank * batch_size, batch_size

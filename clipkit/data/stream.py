@@ -64,7 +64,8 @@ class PairStream:
         shuffle: False for evaluation: the order of the shards, the same every time, no gaps filled.
         tail: What happens to an epoch's last samples, too few for a whole step: "drop", "pad" (with
             the epoch's first ones, counted) or "keep" (a smaller batch, shared out evenly; a rank
-            may go without). None drops when shuffling and keeps otherwise.
+            may go without). None drops when shuffling and keeps otherwise. An epoch of a mixture
+            has no such rest, as its last step takes the first samples of the next one.
         shuffle_window: Samples that are shuffled together inside a lane; None to choose.
         length_window_batches: Batches of all ranks among which samples are dealt anew, so that
             captions of alike length share a batch; None for none. Needs shuffling.
@@ -135,8 +136,9 @@ class PairStream:
         tail = tail or ("drop" if shuffle else "keep")
         stages = tuple(batch_size_stages)
         check_stages(stages, batch_size)
+        carries = self._order.is_endless and tail == "drop"
         self._slicing = Slicing(
-            self._order.num_samples, batch_size, world.rank, world.size, tail, stages
+            self._order.num_samples, batch_size, world.rank, world.size, tail, stages, carries
         )
         check_sizes(self._slicing)
         self._windows = first_windows(length_window_batches, shuffle, self._slicing.step_samples)
@@ -150,7 +152,8 @@ class PairStream:
 
     def __len__(self) -> int:
         """Batches of this rank in the whole of an epoch, that of the next batch."""
-        return self._slicing.num_batches(self._cursor.start(self._slicing)[0])
+        epoch, position, _ = self._cursor.start(self._slicing)
+        return self._slicing.progress(epoch, position)[1]
 
     @property
     def slicing(self) -> Slicing:
@@ -187,12 +190,15 @@ class PairStream:
                 self._reader, self._maker, self._order, self._num_threads, self._windows
             )
             self._loader = BatchLoader(builder, self._num_workers)
+        self._cursor.begin()
         try:
             for built in self._loader.run(partial(self._slicing.tasks, epoch, position, skipped)):
                 self._ledger.record(built.faults, epoch)
                 if built.error is not None:
                     raise built.error
                 if built.batch is not None:
+                    assert built.batch.cursor is not None
+                    self._cursor.hand_out(built.batch.cursor)
                     yield built.batch
                 if self._iteration != mine:
                     raise ConfigError(
@@ -204,7 +210,7 @@ class PairStream:
                 # End the workers now: whoever keeps the error keeps this frame alive too.
                 self._loader = None
             raise
-        self._cursor.finish(epoch)
+        self._cursor.finish(self._slicing.end(epoch, position))
 
     def commit(self, batch: Batch) -> None:
         """This batch has been trained on: a resume starts after it.
@@ -246,11 +252,15 @@ class PairStream:
 
         Raises:
             CheckpointError: If the state is of another format, of other data, or of another kind.
+            ConfigError: If a step is larger than the epochs of a mixture, whose length is fixed at
+                the first launch.
         """
         check_state(state, self._index)
         seed = int(state["seed"])
-        self._order = restored_order(self._data, self._shuffle, seed, state)
-        self._slicing = replace(self._slicing, num_samples=self._order.num_samples)
+        order = restored_order(self._data, self._shuffle, seed, state)
+        slicing = replace(self._slicing, num_samples=order.num_samples)
+        check_sizes(slicing)
+        self._order, self._slicing = order, slicing
         self._windows = restored_windows(state.get("length_windows"), self._windows)
         if seed != self._seed:
             _LOG.warning("seed: the state's %s goes on, not %s", seed, self._seed)

@@ -186,12 +186,11 @@ class PairDataModule(LightningDataModule):
         """Training batches of this process in the whole of the epoch of the next one."""
         return len(self.train_stream)
 
-    def position(self) -> tuple[int, int]:
-        """The epoch, and how many of its batches are trained on, as this run counts batches."""
-        state, slicing = self.train_stream.state_dict(), self.train_stream.slicing
+    def position(self) -> tuple[int, int, int]:
+        """The epoch, its batches that are trained on, and all of them, as this run counts them."""
+        state = self.train_stream.state_dict()
         epoch, position = state["epoch"], state["position"]
-        left = slicing.num_batches(epoch, position)
-        return epoch, slicing.num_batches(epoch) - left
+        return epoch, *self.train_stream.slicing.progress(epoch, position)
 
     def state_dict(self) -> dict[str, Any]:
         """Where the stream stands: plain types, the same on every rank; all ranks call this."""

@@ -181,8 +181,8 @@ def _progress(trainer: Trainer, by_clock: float | None) -> RunProgress:
 def _steps_of_epochs(trainer: Trainer, pace: Pace, num_epochs: int) -> float:
     """Counted steps of so many epochs, from the first one on."""
     data = trainer.datamodule  # type: ignore[attr-defined]
-    if isinstance(data, PairDataModule) and data.batch_size_stages:
-        slicing = data.train_stream.slicing
+    slicing = data.train_stream.slicing if isinstance(data, PairDataModule) else None
+    if slicing is not None and slicing.varies:
         samples = samples_of_epochs(slicing, num_epochs, trainer.limit_train_batches)
         return samples / pace.step_samples
     steps = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clipkit.data import Mixture, PairStream, ShardIndex, Source, Stage
+from clipkit.data import BatchSizeStage, Mixture, PairStream, ShardIndex, Source, Stage
 from clipkit.data.interleave import counts_before, deal, quotas_of
 from clipkit.data.mixture import MixtureOrder
 from clipkit.errors import CheckpointError, ConfigError
@@ -190,6 +190,91 @@ def test_a_mixtures_epoch_keeps_its_length_over_other_batches(
     after = [int(key) for batch in resumed for key in batch.keys]
     assert before + after == whole[:56]
     assert [int(key) for key in next(iter(resumed)).keys] == whole[56:61]
+
+
+def ranks_of(
+    mixture: Mixture, world_size: int, batch_size: int, state: dict[str, Any] | None, **options: Any
+) -> list[PairStream]:
+    streams = [
+        make(mixture, rank=rank, world_size=world_size, batch_size=batch_size, **options)
+        for rank in range(world_size)
+    ]
+    for stream in streams:
+        if state is not None:
+            stream.load_state_dict(state)
+    return streams
+
+
+def steps_of(streams: list[PairStream], num_steps: int) -> list[list[int]]:
+    """The keys of each step over all ranks, across epochs; all ranks agree on the state."""
+    taken: list[list[int]] = [[] for _ in range(num_steps)]
+    for stream in streams:
+        step = 0
+        while step < num_steps:
+            left = len(stream) - stream.slicing.progress(*place_of(stream))[0]
+            for batch in stream:
+                stream.commit(batch)
+                taken[step] += map(int, batch.keys)
+                step, left = step + 1, left - 1
+                if step == num_steps:
+                    break
+            assert left == 0 or step == num_steps
+    assert all(stream.state_dict() == streams[0].state_dict() for stream in streams)
+    return taken
+
+
+def place_of(stream: PairStream) -> tuple[int, int]:
+    state = stream.state_dict()
+    return state["epoch"], state["position"]
+
+
+@pytest.mark.parametrize("options", [{}, {"length_window_batches": 3}])
+@pytest.mark.parametrize(("world_size", "batch_size"), [(1, 5), (3, 3), (2, 20), (1, 56), (5, 11)])
+def test_a_step_of_another_size_drops_nothing(
+    indexes: tuple[ShardIndex, ShardIndex],
+    world_size: int,
+    batch_size: int,
+    options: dict[str, Any],
+) -> None:
+    """The order goes through the ends of epochs; none of three resumes loses or repeats one."""
+    mixture = by_weight(indexes)
+    whole = [
+        key for step in steps_of(ranks_of(mixture, 1, 4, None, **options), 120) for key in step
+    ]
+    seen: list[int] = []
+    state = None
+    for ranks, batch, steps in [(1, 4, 9), (world_size, batch_size, 6), (1, 7, 10)]:
+        streams = ranks_of(mixture, ranks, batch, state, **options)
+        seen += [key for step in steps_of(streams, steps) for key in step]
+        state = streams[0].state_dict()
+    assert state is not None
+    assert seen == whole[: len(seen)]
+    assert (state["dropped"], state["padded"]) == (0, 0)
+    assert state["epoch"] * 56 + state["position"] == len(seen)
+
+
+def test_batches_that_grow_drop_nothing_of_a_mixture(
+    indexes: tuple[ShardIndex, ShardIndex],
+) -> None:
+    mixture = by_weight(indexes)
+    whole = keys_of(make(mixture, batch_size=8), 3 * 56)
+    stages = [BatchSizeStage(3, 20), BatchSizeStage(5, 70)]
+    stream = make(mixture, batch_size=8, batch_size_stages=stages)
+    keys = [key for step in steps_of([stream], 24) for key in step]
+    assert keys == whole[: len(keys)]
+    assert stream.state_dict()["dropped"] == 0
+
+
+def test_a_step_larger_than_an_epoch_is_refused(indexes: tuple[ShardIndex, ShardIndex]) -> None:
+    """It trained on nothing and ended well."""
+    mixture = by_weight(indexes, epoch_samples=20)
+    stream = make(mixture)
+    keys_of(stream, 8)
+    large = make(by_weight(indexes, epoch_samples=40), batch_size=12, rank=0, world_size=2)
+    before = large.state_dict()
+    with pytest.raises(ConfigError, match="2 ranks of 12 samples need 24 a step, an epoch has 20"):
+        large.load_state_dict(stream.state_dict())
+    assert large.state_dict() == before
 
 
 def test_each_rank_reads_from_lanes_of_its_own(indexes: tuple[ShardIndex, ShardIndex]) -> None:

@@ -394,6 +394,59 @@ def test_evaluation_is_the_same_every_time(index: ShardIndex) -> None:
         assert torch.equal(first[0], second[0])
 
 
+@pytest.mark.parametrize("world_size", [2, 3, 4, 7])
+@pytest.mark.parametrize("batch_size", [1, 5, 20, 61])
+@pytest.mark.parametrize("ahead", [False, True])
+def test_ranks_that_keep_the_tail_agree_on_the_state(
+    index: ShardIndex, world_size: int, batch_size: int, ahead: bool
+) -> None:
+    """A rank that has none of an epoch's last samples is at its end like the others."""
+    streams = [
+        make(index, batch_size, tail="keep", rank=rank, world_size=world_size)
+        for rank in range(world_size)
+    ]
+    for epoch in (1, 2):
+        for stream in streams:
+            for batch in list(stream) if ahead else stream:
+                stream.commit(batch)
+        states = [stream.state_dict() for stream in streams]
+        assert all(state == states[0] for state in states)
+        assert (states[0]["epoch"], states[0]["position"]) == (epoch, 0)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_a_resume_at_the_kept_tail_is_alike_on_all_ranks(index: ShardIndex, steps: int) -> None:
+    """61 samples in steps of 20 leave one, which rank 0 has."""
+    whole = [train(make(index, 5, tail="keep", rank=r, world_size=4), 6) for r in range(4)]
+    streams = [make(index, 5, tail="keep", rank=r, world_size=4) for r in range(4)]
+    before = [train(stream, steps) for stream in streams]
+    states = [stream.state_dict() for stream in streams]
+    assert all(state == states[0] for state in states)
+    resumed = [make(index, 5, tail="keep", rank=r, world_size=4) for r in range(4)]
+    for stream in resumed:
+        stream.load_state_dict(states[0])
+    first = [[ids(batch) for batch in stream] for stream in resumed]
+    assert [len(batches) for batches in first] == [4 - steps, 3 - steps, 3 - steps, 3 - steps]
+    assert [b + f for b, f in zip(before, first, strict=True)] == [
+        batches[: 4 if rank == 0 else 3] for rank, batches in enumerate(whole)
+    ]
+
+
+def test_a_rank_whose_last_batch_is_bad_agrees_on_the_state(tmp_path: Path) -> None:
+    samples = [(f"{i}", pair(i)) for i in range(4)]
+    for key in (2, 3):
+        samples[key] = (f"{key}", {**pair(key), "jpg": b"broken"})
+    write_shard(tmp_path / "0.tar", samples)
+    index = ShardIndex.from_urls(tmp_path)
+    places = []
+    for rank in range(2):
+        stream = make(index, 1, shuffle=False, rank=rank, world_size=2, max_bad_fraction=1.0)
+        for batch in stream:
+            stream.commit(batch)
+        places.append((stream.state_dict()["epoch"], stream.state_dict()["position"]))
+    assert places == [(1, 0), (1, 0)]
+
+
 def test_padding_fills_the_last_step_and_is_counted(index: ShardIndex) -> None:
     batches, state = train_ranks(index, 1, 8, 8, tail="pad")
     flat = [i for batch in batches for i in batch]

@@ -116,6 +116,36 @@ def test_mixture_resumed_after_any_step(shards, tmp_path):
         assert run(tmp_path, ckpt=tmp_path / f"step={step}.ckpt") == whole, f"after step {step}"
 
 
+@pytest.mark.parametrize("batch_size", [3, 5, 7])
+def test_a_mixture_resumed_with_another_batch_size_drops_nothing(shards, tmp_path, batch_size):
+    """An epoch has 16 samples, which none of these divides: steps reach into the next epoch."""
+
+    def run(folder, size, epochs, ckpt=None, **options):
+        sources = [
+            MixedSource("first", str(shards / "train" / "00000.tar"), weight=3),
+            MixedSource("second", str(shards / "train" / "00001.tar"), weight=1),
+        ]
+        callbacks = [KeyLog(str(folder / "keys.txt")), SaveCheckpoint(every_n_steps=1)]
+        trainer = tiny.trainer(folder, *callbacks, max_epochs=epochs, max_steps=-1, **options)
+        data = PairDataModule(mixture=sources, batch_size=size, mixture_epoch_samples=16)
+        trainer.fit(tiny.module(), datamodule=data, ckpt_path=ckpt)
+        keys = [line.split()[2] for line in (folder / "keys.txt").read_text().splitlines()]
+        return keys, trainer
+
+    whole, _ = run(tmp_path / "whole", 4, 6)
+    assert len(whole) == 6 * 16
+    folder = tmp_path / "run"
+    first, _ = run(folder, 4, 1, limit_train_batches=2)
+    assert first == whole[:8]
+    keys, trainer = run(folder, batch_size, 3, folder / "last.ckpt")
+    assert keys == whole[: len(keys)]
+    assert 3 * 16 <= len(keys) < 3 * 16 + batch_size
+    assert trainer.current_epoch == 3
+    keys, _ = run(folder, 4, 5, folder / "last.ckpt")
+    assert keys == whole[: len(keys)]
+    assert 5 * 16 <= len(keys) < 5 * 16 + 4
+
+
 def test_an_epoch_gives_no_sample_twice(shards, tmp_path):
     lines, _ = fit(shards, tmp_path)
     keys = [line.split()[2] for line in lines]

@@ -38,7 +38,7 @@ class CursorCommit(Callback):
         """Begin the stream's epoch; Lightning calls this for whole epochs only."""
         if (data := _data(trainer)) is not None:
             data.begin_epoch(trainer.current_epoch)
-            if data.batch_size_stages:
+            if data.train_stream.slicing.varies:
                 tell_length(trainer, limited(data.batches_per_epoch, trainer.limit_train_batches))
 
     def on_train_batch_end(
@@ -68,8 +68,7 @@ class CursorCommit(Callback):
         data = _data(trainer)
         if trainer.state.fn != TrainerFn.FITTING or data is None or "loops" not in checkpoint:
             return
-        epoch, done = data.position()
-        num_batches = data.train_stream.slicing.num_batches(epoch)
+        epoch, done, num_batches = data.position()
         last = limited(num_batches, trainer.limit_train_batches)
         if done >= last:
             epoch, done = epoch + 1, 0

@@ -1,0 +1,66 @@
+"""The sizes that a teacher's stored embeddings must have to be stacked into a batch."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Final, final
+
+from clipkit.errors import SampleError, ShardError
+from clipkit.types import Sample
+
+_TRIED_SAMPLES: Final = 8
+_NAMES: Final = {"teacher_image": "image", "teacher_text": "caption"}
+
+
+@final
+class EmbeddingDims:
+    """Holds the embeddings of every sample against those of the data set's first samples.
+
+    The sizes that most of the first samples have are expected of all. They depend on the data
+    alone, so every rank and worker finds the same samples bad. Nothing is read where samples have
+    no such embeddings.
+
+    Args:
+        make: Makes the sample of an id; raises ``SampleError`` or ``ShardError``.
+        num_samples: Samples in the data set.
+    """
+
+    def __init__(self, make: Callable[[int], Sample], num_samples: int) -> None:
+        self._make = make
+        self._num_samples = num_samples
+        self._dims: dict[str, int] | None = None
+
+    def check(self, sample: Sample) -> None:
+        """Compare the sizes of a sample's embeddings with those expected.
+
+        Args:
+            sample: As it was made.
+
+        Raises:
+            SampleError: If they differ.
+        """
+        if sample.teacher_image is None and sample.teacher_text is None:
+            return
+        if self._dims is None:
+            self._dims = self._find()
+        for name, what in _NAMES.items():
+            embedding = getattr(sample, name)
+            expected = self._dims.get(name)
+            if embedding is not None and expected not in (None, len(embedding)):
+                raise SampleError(
+                    f"teacher's embedding of the {what}: expected {expected} numbers, as most of "
+                    f"the first samples have, got {len(embedding)}"
+                )
+
+    def _find(self) -> dict[str, int]:
+        found: dict[str, Counter[int]] = {name: Counter() for name in _NAMES}
+        for sample_id in range(min(_TRIED_SAMPLES, self._num_samples)):
+            try:
+                sample = self._make(sample_id)
+            except (SampleError, ShardError):
+                continue
+            for name, counter in found.items():
+                if (embedding := getattr(sample, name)) is not None:
+                    counter[len(embedding)] += 1
+        return {name: dims.most_common(1)[0][0] for name, dims in found.items() if dims}
