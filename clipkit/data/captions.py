@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,6 +10,7 @@ from typing import Any, NamedTuple, TypeVar, final
 
 import numpy as np
 
+from clipkit.data.json_members import parsed_json
 from clipkit.errors import ConfigError, SampleError
 
 _K = TypeVar("_K")
@@ -133,10 +133,7 @@ class JsonFields(CaptionPicker):
         text = read_text(members, self.member)
         if not text:
             return []
-        try:
-            content = json.loads(text)
-        except ValueError as error:
-            raise SampleError(f"member {self.member!r} is not JSON: {error}") from None
+        content = parsed_json(text, self.member)
         return [
             candidate
             for path, weight in self.fields.items()

@@ -295,11 +295,16 @@ def _embedding(members: Mapping[str, bytes], name: str) -> Float[Tensor, " E"]:
     if name not in members:
         raise SampleError(f"no member {name}: expected a teacher's embedding in every sample")
     try:
-        array = np.load(io.BytesIO(members[name]), allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+        array = np.lib.format.read_array(io.BytesIO(members[name]), allow_pickle=False)
+    except (ValueError, EOFError, OSError, TypeError, SyntaxError, MemoryError) as error:
+        # A header may ask for any amount of memory.
         raise SampleError(f"member {name}: no NumPy file: {error}") from None
     if array.ndim != 1 or not np.issubdtype(array.dtype, np.floating):
         raise SampleError(
             f"member {name}: expected one axis of floats, got {array.shape} of {array.dtype}"
         )
-    return torch.from_numpy(array.astype(np.float32))
+    with np.errstate(over="ignore"):
+        embedding = array.astype(np.float32)
+    if not np.isfinite(embedding).all():
+        raise SampleError(f"member {name}: expected finite numbers, got NaN or infinity")
+    return torch.from_numpy(embedding)

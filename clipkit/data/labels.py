@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from typing import Final
 
+from clipkit.data.json_members import parsed_json
 from clipkit.errors import SampleError
 from clipkit.types import IGNORE_LABEL
 
@@ -90,10 +90,7 @@ def json_field(data: bytes, member: str, name: str) -> object:
     Raises:
         SampleError: If the member is no JSON object.
     """
-    try:
-        content = json.loads(data)
-    except ValueError as error:
-        raise SampleError(f"member {member}: not JSON: {error}") from None
+    content = parsed_json(data, member)
     if not isinstance(content, dict):
         raise SampleError(f"member {member}: expected a JSON object, got {type(content).__name__}")
     return content.get(name)

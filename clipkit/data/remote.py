@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import random
 import subprocess
 import time
+import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,7 @@ from clipkit.data.urls import PIPE_PREFIX, STALL_SECONDS, Address, file_system
 from clipkit.errors import DataError, ShardError
 
 _LOG = logging.getLogger(__name__)
+_RUN_VARIABLE: Final = "CLIPKIT_VERSION_OF_RUN"
 _PIECE_BYTES: Final = 8 * 2**20
 _MAX_WAIT_SECONDS: Final = 60.0
 _STAMPS: Final = (
@@ -103,13 +106,16 @@ class Retries:
 
 
 def stat_remote(address: Address, retries: Retries) -> tuple[int, str]:
-    """Length in bytes (-1 where unknown) and version ("" where unknown) of a remote file.
+    """Length in bytes (-1 where unknown) and version ("" where only the length is known).
+
+    The output of a command, and a file of which a server tells neither length nor version, may be
+    another one each time: their version is new in every run.
 
     Raises:
         ShardError: If it is missing or the server does not answer.
     """
     if address.kind == "pipe":
-        return -1, ""
+        return -1, _version_of_run()
     url = address.text
 
     def ask() -> Mapping[str, Any]:
@@ -123,7 +129,14 @@ def stat_remote(address: Address, retries: Retries) -> tuple[int, str]:
         raise ShardError(f"{url}: a folder, expected a tar file; for all of its shards add /*.tar")
     size = info.get("size")
     stamp = next((str(info[name]) for name in _STAMPS if info.get(name)), "")
-    return -1 if size is None else int(size), stamp
+    if size is None:
+        return -1, stamp or _version_of_run()
+    return int(size), stamp
+
+
+def _version_of_run() -> str:
+    """A text that no other run has; the processes that this one starts inherit it."""
+    return os.environ.setdefault(_RUN_VARIABLE, f"run-{uuid.uuid4().hex}")
 
 
 def read_small(address: Address, retries: Retries) -> bytes | None:

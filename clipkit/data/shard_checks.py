@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +14,7 @@ from clipkit.data.counts import counts_by_folder, named_shards
 from clipkit.data.decode_formats import DEFAULT_MAX_PIXELS, open_image, to_rgb
 from clipkit.data.faults import WHOLE_SHARD, Fault
 from clipkit.data.index import ShardIndex
+from clipkit.data.json_members import parsed_json
 from clipkit.data.labels import read_label
 from clipkit.data.lost_shards import lost_shards
 from clipkit.data.reader import RawSample, ShardReader
@@ -227,7 +227,4 @@ def _check_member(members: Mapping[str, bytes], extension: str) -> None:
     elif extension == "cls":
         read_label(members, "cls")
     elif extension == "json":
-        try:
-            json.loads(members["json"])
-        except ValueError as error:
-            raise SampleError(f"not JSON: {error}") from error
+        parsed_json(members["json"], "json")

@@ -12,8 +12,6 @@
 
 from __future__ import annotations
 
-import struct
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,7 +23,7 @@ from clipkit.data.labels import read_classes, read_label
 from clipkit.data.prepared import is_raw, prepare
 from clipkit.data.reader import ShardReader
 from clipkit.data.remote import Retries
-from clipkit.data.samples import IMAGE_EXTENSIONS
+from clipkit.data.samples import CONTENT_ERRORS, IMAGE_EXTENSIONS
 from clipkit.data.urls import UNION, file_system, is_local, local_path
 from clipkit.errors import DataError, SampleError, ShardError
 from clipkit.evaluation.prompts import check_templates
@@ -34,7 +32,6 @@ from clipkit.evaluation.prompts import check_templates
 _IMAGE_MEMBERS: Final = tuple(dict.fromkeys(("webp", "png", "jpg", "jpeg", *IMAGE_EXTENSIONS)))
 _TEMPLATES: Final = "zeroshot_classification_templates.txt"
 _RETRIES: Final = Retries(count=3, backoff_seconds=1.0)
-_CONTENT_ERRORS: Final = (ValueError, EOFError, SyntaxError, struct.error, zlib.error)
 _TASKS: Final = {"retrieval": "retrieval", "classification": "zero-shot"}
 
 
@@ -146,7 +143,7 @@ class EvaluationDataset:
             yield
         except SampleError as error:
             raise SampleError(error.reason, shard=self.name, key=key) from error
-        except _CONTENT_ERRORS as error:
+        except CONTENT_ERRORS as error:
             raise SampleError(f"cannot be decoded: {error}", shard=self.name, key=key) from error
         except OSError as error:
             if error.errno is not None:

@@ -90,7 +90,7 @@ def test_verify_names_everything_that_is_broken(
         ("halfimage", "jpg: "),
         ("emptytext", "txt: caption is empty"),
         ("latin", "txt: member 'txt' is not UTF-8"),
-        ("nojson", "json: not JSON"),
+        ("nojson", "json: member 'json' is not JSON"),
         ("badlabel", "cls: label cls: expected a whole number"),
         ("noimage", "no image, only txt"),
         ("nocaption", "no caption, only jpg"),

@@ -372,6 +372,36 @@ def test_pipes_run_when_asked_for(tmp_path: Path, cache: ShardCache) -> None:
 
 
 @pytest.mark.slow
+def test_the_output_of_a_pipe_is_kept_for_one_run(
+    tmp_path: Path, cache: ShardCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kept for ever, a command's first output stood for all later ones."""
+    monkeypatch.delenv("CLIPKIT_VERSION_OF_RUN", raising=False)
+    (path,) = write_shards(tmp_path / "data", [3])
+    runs = tmp_path / "runs"
+    url = f"pipe:echo x >> {runs}; cat {path}"
+
+    def keys() -> list[str]:
+        index = ShardIndex.from_urls(url, allow_pipe=True, cache=cache)
+        reader = ShardReader(index, cache)
+        return [reader.read(number).key for number in range(index.num_samples)]
+
+    assert keys() == keys() == ["000000", "000001", "000002"]
+    assert len(runs.read_text().split()) == 1
+    index = ShardIndex.from_urls(url, allow_pipe=True, cache=cache)
+    write_shards(tmp_path / "data", [4], start=7)
+    # A process that this one starts belongs to the run.
+    with mp.get_context("fork").Pool(1) as pool:
+        assert pool.apply(read_key, (index, cache)) == "000000"
+    monkeypatch.delenv("CLIPKIT_VERSION_OF_RUN")  # as in another run
+    assert keys() == ["000007", "000008", "000009", "000010"]
+    assert len(runs.read_text().split()) == 2
+
+
+def read_key(index: ShardIndex, cache: ShardCache) -> str:
+    return ShardReader(index, cache).read(0).key
+
+
 def test_a_real_s3_server(files: dict[str, bytes], cache: ShardCache, s3_endpoint: str) -> None:
     client = pytest.importorskip("boto3").client("s3", endpoint_url=s3_endpoint)
     client.create_bucket(Bucket="pairs")

@@ -134,6 +134,7 @@ def test_bad_texts(members: dict[str, bytes], reason: str) -> None:
     ("data", "reason"),
     [
         (b"{", "'json' is not JSON"),
+        (b"[" * 100_000, "nested too deeply"),
         (b"\xff\xfe{}", "not UTF-8"),
         (b"[1, 2]", "missing or empty"),
         (b'{"name": 3}', "field 'name': expected text, got 3"),

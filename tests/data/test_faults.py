@@ -299,7 +299,14 @@ def test_errors_that_cannot_cross_processes_are_told_in_words(shards: list[Path]
 
 
 @pytest.mark.parametrize(
-    "error", [ValueError("bad"), OSError("image file is truncated"), SyntaxError("broken PNG")]
+    "error",
+    [
+        ValueError("bad"),
+        OSError("image file is truncated"),
+        SyntaxError("broken PNG"),
+        RecursionError("too deep"),
+        OverflowError("too large"),
+    ],
 )
 def test_errors_of_content_are_faults_of_a_sample(shards: list[Path], error: Exception) -> None:
     stream = make(ShardIndex.from_urls(shards), image_transform=Breaking(error))

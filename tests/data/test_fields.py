@@ -41,6 +41,10 @@ def facts(**more) -> bytes:
     return json.dumps(more).encode()
 
 
+def deep(levels: int) -> bytes:
+    return b'{"a": ' + b"[" * levels + b"]" * levels + b"}"
+
+
 def batch_of(tmp_path, samples, *fields, **options):
     """The samples as one batch, in their order."""
     shard = write_shard(
@@ -144,6 +148,31 @@ def test_a_teachers_embeddings(tmp_path):
     assert batch.teacher_image.dtype == torch.float32
 
 
+@pytest.mark.parametrize("odd", [0, 3])
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_a_teachers_embedding_of_another_size_is_a_bad_sample(tmp_path, odd, batch_size):
+    """Also the first of the data: most of the first ones say what is right."""
+    samples = [
+        (f"{i}", {**pair(i), "t_i.npy": npy(np.ones(2 + (i == odd))), "t_t.npy": npy(np.ones(3))})
+        for i in range(8)
+    ]
+    stream = PairStream(
+        ShardIndex.from_urls(write_shard(tmp_path / "0.tar", samples)),
+        batch_size=batch_size,
+        image_transform=EvalTransform(16),
+        tokenizer=TOKENIZER,
+        max_bad_fraction=0.2,
+        fields=[TeacherEmbeddings("t_i.npy", "t_t.npy")],
+    )
+    for batch in stream:
+        stream.commit(batch)
+        assert batch.teacher_image.shape == (batch_size, 2)
+        assert str(odd) not in batch.keys
+    ((_, _, key, reason),) = stream.state_dict()["bad_samples"]
+    assert key == str(odd)
+    assert reason.startswith("teacher's embedding of the image: expected 2 numbers")
+
+
 def test_a_teacher_sees_the_students_crop_in_its_own_size(tmp_path):
     def transform(size):
         return TrainTransform(size, (0.2, 0.4), fast=False)
@@ -169,6 +198,24 @@ def test_a_teacher_sees_the_students_crop_in_its_own_size(tmp_path):
         (TeacherEmbeddings(), {}, "no member teacher_image.npy"),
         (TeacherEmbeddings("a.npy", "a.npy"), {"a.npy": b"no"}, "no NumPy file"),
         (TeacherEmbeddings("a.npy", "a.npy"), {"a.npy": npy([[1.0]])}, "one axis of floats"),
+        (TeacherEmbeddings("a.npy", "a.npy"), {"a.npy": npy([1.0, np.nan])}, "finite numbers"),
+        (TeacherEmbeddings("a.npy", "a.npy"), {"a.npy": npy([1e300])}, "finite numbers"),
+        (
+            TeacherEmbeddings("a.npy", "a.npy"),
+            {"a.npy": b"PK\x03\x04" + b"x" * 40},
+            "no NumPy file",
+        ),
+        (
+            TeacherEmbeddings("a.npy", "a.npy"),
+            {"a.npy": npy([1.0]).replace(b"(1,), }" + b" " * 14, b"(99999999999999999,),}")},
+            "no NumPy file",
+        ),
+        (Group("json:a"), {"json": b'{"a": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"}, "deep"),
+        (
+            Group("json:a"),
+            {"json": b'{"a": ' + b"[" * 700 + b"]" * 700 + b"}"},
+            "json:a|deep|Recurs",
+        ),
     ],
 )
 def test_wrong_members_are_faults_of_the_sample(tmp_path, field, members, message):
