@@ -95,7 +95,7 @@ def make_inputs(size: int, width: int) -> list[Tensor]:
 
 
 def measure(loss: Loss, size: int, width: int, repeats: int) -> dict[str, Any]:
-    """Median time and extra memory of forward and backward, the loss and its gradient's norm."""
+    """Median of three times of some steps in a row, extra memory, loss and gradient's norm."""
     inputs = make_inputs(size, width)
 
     def step() -> Tensor:
@@ -112,13 +112,14 @@ def measure(loss: Loss, size: int, width: int, repeats: int) -> dict[str, Any]:
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
     times = []
-    for _ in range(repeats):
+    for _ in range(3):
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record()
-        value = step()
+        for _ in range(repeats):
+            value = step()
         end.record()
         torch.cuda.synchronize()
-        times.append(start.elapsed_time(end))
+        times.append(start.elapsed_time(end) / repeats)
     assert inputs[0].grad is not None
     return {
         "ms": round(statistics.median(times), 3),
@@ -147,7 +148,7 @@ def main() -> None:
                 torch.cuda.empty_cache()
                 row = {"kind": kind, "name": name, "pairs": size, "width": args.width}
                 try:
-                    row |= measure(loss, size, args.width, 10 if size <= 32_768 else 3)
+                    row |= measure(loss, size, args.width, max(1, min(100, (65_536 // size) ** 2)))
                 except torch.cuda.OutOfMemoryError:
                     row["skipped"] = "out of memory"
                 print(json.dumps(row), flush=True)

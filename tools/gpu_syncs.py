@@ -39,15 +39,19 @@ class RecordSyncs(Callback):
         self.places: collections.Counter[str] = collections.Counter()
 
     def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
-        """Switch the reports on, and off again."""
+        """Switch the reports on."""
         if trainer.global_step == FIRST:
             torch.cuda.set_sync_debug_mode("warn")
+
+    def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+        """Switch the reports off after the last step."""
         if trainer.global_step == LAST:
             torch.cuda.set_sync_debug_mode("default")
 
     def note(self, message: Any, *_: Any, **__: Any) -> None:
         """Count a warning by the innermost lines outside of torch."""
-        if "synchroniz" not in str(message):
+        # the first report is the switch's own
+        if "called a synchronizing" not in str(message):
             return
         frames = [
             f"{short(frame.filename)}:{frame.lineno}"

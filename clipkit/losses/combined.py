@@ -127,6 +127,20 @@ class CombinedLoss(nn.Module):
             loss: LossTerm = getattr(self, name)
             loss.check(embeddings)
 
+    def check_batch(self, batch: Batch, num_classes: int | None = None) -> None:
+        """Refuse a batch whose values a term cannot use; call it before the batch is on a GPU.
+
+        Args:
+            batch: A batch of this rank, on the CPU.
+            num_classes: Classes of the encoder's label head, or None without one.
+
+        Raises:
+            ConfigError: Naming the value.
+        """
+        for name in self._weights:
+            loss: LossTerm = getattr(self, name)
+            loss.check_batch(batch, num_classes)
+
     def _with_uncertainty(self, name: str, term: Term) -> Float[Tensor, ""]:
         if name not in self.log_variances:
             return term.value

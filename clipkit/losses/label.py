@@ -83,6 +83,11 @@ class LabelLoss(LossTerm):
                 f"the encoder's label_head gives {num_classes}"
             )
 
+    def check_batch(self, batch: Batch, num_classes: int | None) -> None:
+        """Refuse labels that the head has no class for."""
+        if num_classes is not None:
+            check_labels(batch.labels, num_classes)
+
     def term(self, embeddings: Embeddings, batch: Batch | None) -> Term:
         """See :class:`LabelLoss`; its samples are the labelled ones of all ranks."""
         self.check(embeddings)
@@ -141,6 +146,9 @@ def mean_over_ranks(
 def check_labels(labels: Int64[Tensor, " B"], num_classes: int) -> None:
     """Refuse labels that no class stands for.
 
+    On a GPU the check waits for nothing: labels that were not checked on the CPU before
+    (:meth:`~clipkit.losses.CombinedLoss.check_batch`) then stop the program by an assertion.
+
     Args:
         labels: Class indices, ``IGNORE_LABEL`` where a sample has none.
         num_classes: Number of classes.
@@ -149,7 +157,9 @@ def check_labels(labels: Int64[Tensor, " B"], num_classes: int) -> None:
         ConfigError: Naming the first label outside 0 to ``num_classes`` - 1.
     """
     wrong = (labels != IGNORE_LABEL) & ((labels < 0) | (labels >= num_classes))
-    if wrong.any():
+    if wrong.is_cuda:
+        torch._assert_async(~wrong.any(), f"labels: expected 0 to {num_classes - 1}")
+    elif wrong.any():
         raise ConfigError(
             f"labels: expected 0 to {num_classes - 1} or {IGNORE_LABEL} for none, "
             f"got {int(labels[wrong][0])}; make the label_head wider or mend the labels"

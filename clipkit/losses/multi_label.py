@@ -53,6 +53,11 @@ class MultiLabelLoss(LossTerm):
                 f"got {len(weights)}"
             )
 
+    def check_batch(self, batch: Batch, num_classes: int | None) -> None:
+        """Refuse targets of another width, or other than 0, 1 and unknown."""
+        if num_classes is not None and batch.multi_labels is not None:
+            _checked(batch.multi_labels, num_classes)
+
     def term(self, embeddings: Embeddings, batch: Batch | None) -> Term:
         """See :class:`MultiLabelLoss`; its samples are those of all ranks with a known entry."""
         self.check(embeddings)
@@ -62,7 +67,7 @@ class MultiLabelLoss(LossTerm):
                 "multi-label loss: expected a batch with multi_labels, got none; read them by "
                 "data.fields (clipkit.data.MultiLabels)"
             )
-        targets = _checked(batch.multi_labels, logits)
+        targets = _checked(batch.multi_labels, logits.shape[1])
         known = targets != IGNORE_LABEL
         weights = self.positive_weights
         losses = F.binary_cross_entropy_with_logits(
@@ -75,14 +80,16 @@ class MultiLabelLoss(LossTerm):
         return mean_over_ranks(losses, known.sum(), known.any(1).sum())
 
 
-def _checked(targets: Int64[Tensor, "B C"], logits: Tensor) -> Int64[Tensor, "B C"]:
-    if targets.shape != logits.shape:
+def _checked(targets: Int64[Tensor, "B C"], num_classes: int) -> Int64[Tensor, "B C"]:
+    if targets.shape[1] != num_classes:
         raise ConfigError(
-            f"multi_labels: expected {list(logits.shape)}, as the encoder's label_head gives, "
-            f"got {list(targets.shape)}"
+            f"multi_labels: expected {[len(targets), num_classes]}, as the encoder's label_head "
+            f"gives, got {list(targets.shape)}"
         )
     wrong = (targets != 0) & (targets != 1) & (targets != IGNORE_LABEL)
-    if wrong.any():
+    if wrong.is_cuda:
+        torch._assert_async(~wrong.any(), f"multi_labels: expected 0, 1 or {IGNORE_LABEL}")
+    elif wrong.any():
         raise ConfigError(
             f"multi_labels: expected 0, 1 or {IGNORE_LABEL} for unknown, "
             f"got {int(targets[wrong][0])}"

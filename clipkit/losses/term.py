@@ -30,7 +30,7 @@ class LossTerm(nn.Module, ABC):
     """One part of the objective, exact over all ranks.
 
     Write a new one by implementing :meth:`term` and :meth:`check`; nothing else is meant to be
-    overridden.
+    overridden, but :meth:`check_batch` by terms that read labels.
 
     Attributes:
         reads_captions: Whether it looks at the embeddings of the captions. Where no term
@@ -50,6 +50,20 @@ class LossTerm(nn.Module, ABC):
 
         Raises:
             ConfigError: Naming what is missing or in the way.
+        """
+
+    def check_batch(self, batch: Batch, num_classes: int | None) -> None:
+        """Refuse a batch whose values this term cannot use, while it is on the CPU.
+
+        On a GPU, to look at a value is to wait for all queued work. A term that reads labels
+        overrides this; others have nothing to look at.
+
+        Args:
+            batch: A batch of this rank.
+            num_classes: Classes of the encoder's label head, or None without one.
+
+        Raises:
+            ConfigError: Naming the value.
         """
 
     @abstractmethod

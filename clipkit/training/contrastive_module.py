@@ -122,11 +122,18 @@ class ContrastiveModule(LightningModule):
         samples = self._samples_of_step()
         self.pace = Pace() if samples is None else Pace(step_samples=samples, now=samples)
         head, data = self.encoder.label_head, getattr(self.trainer, "datamodule", None)
-        if head is not None and isinstance(data, PairDataModule):
-            head.read_texts(data.resolved_tokenizer())
+        if isinstance(data, PairDataModule):
+            data.check_batch = self.check_batch
+            if head is not None:
+                head.read_texts(data.resolved_tokenizer())
         taught = self.loss.reads_captions or (head is not None and head.teaches_text_tower)
         if stage == "fit" and not taught:
             lock(self.encoder.text_tower)
+
+    def check_batch(self, batch: Batch) -> None:
+        """Refuse labels that the objective cannot use; for a batch on the CPU."""
+        head = self.encoder.label_head
+        self.loss.check_batch(batch, None if head is None else head.num_classes)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002
         """The loss of a batch, the same number on every rank."""

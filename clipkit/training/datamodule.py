@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, final
 
 from lightning.pytorch import LightningDataModule
@@ -112,6 +112,7 @@ class PairDataModule(LightningDataModule):
         self.batch_size_stages = tuple(batch_size_stages or ())
         self.val_batch_size = batch_size if val_batch_size is None else val_batch_size
         self.tokenizer = tokenizer
+        self.check_batch: Callable[[Batch], None] | None = None
         self.train_transform = train_transform
         self.val_transform = val_transform
         self.train_caption = train_caption
@@ -172,6 +173,12 @@ class PairDataModule(LightningDataModule):
     def predict_dataloader(self) -> PairStream | list[Any]:
         """As for validation."""
         return self.val_dataloader()
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:  # noqa: ARG002
+        """Have the trained module check a batch while it is on the CPU."""
+        if self.check_batch is not None and isinstance(batch, Batch):
+            self.check_batch(batch)
+        return batch
 
     def commit(self, batch: Batch) -> None:
         """This batch has been trained on."""

@@ -146,6 +146,6 @@ def test_unknown_precision_is_named() -> None:
 
 def test_tiles_of_a_gpu_have_one_area() -> None:
     wide = choose_tile(None, torch.empty(512, 1, device="meta"))
-    assert wide == TileShape(512, 32_768)
-    assert choose_tile(None, torch.empty(20_000, 1, device="meta")) == TileShape(4096, 4096)
+    assert wide == TileShape(512, 65_536)
+    assert choose_tile(None, torch.empty(20_000, 1, device="meta")) == TileShape(4096, 8192)
     assert choose_tile(7, torch.empty(20_000, 1, device="meta")) == TileShape(7, 7)
