@@ -52,6 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if argv is None else argv)
     _print_any_name()
+    # It has torch unpickle any code, also in libraries that leave the choice to torch.
+    os.environ.pop("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", None)
     try:
         if words and words[0] in fit.SUBCOMMANDS:
             # LightningCLI has its own parser; argparse would trip over its options.

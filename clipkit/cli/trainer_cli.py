@@ -29,7 +29,7 @@ from clipkit.cli.yaml_files import read_yaml
 from clipkit.errors import ClipkitError, ConfigError
 from clipkit.models import DualEncoder
 from clipkit.training import ContrastiveModule, PairDataModule
-from clipkit.training.atomic_io import write_atomically
+from clipkit.training.atomic_io import refuse_unpickling, write_atomically
 from clipkit.training.callbacks import (
     KeyLog,
     Preflight,
@@ -112,6 +112,9 @@ class TrainerCLI(LightningCLI):
         dumped = self._parser(self.subcommand).dump(config, skip_none=False)
         self.model.run_config = yaml.safe_load(dumped)
         given = self.config_init[str(self.subcommand)]
+        if "weights_only" in given:  # strategies with a way of their own are handed it
+            refuse_unpickling(given["weights_only"])
+            given["weights_only"] = True
         if given.get("ckpt_path") == "last":
             given["ckpt_path"] = last_checkpoint(self.trainer, required=self.subcommand != "fit")
         check_run_folder(self.trainer, str(self.subcommand))

@@ -13,10 +13,12 @@ from typing import Any, Final, final
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.fabric.utilities.cloud_io import _is_local_file_protocol as is_local
 from lightning.pytorch import Trainer
+from lightning.pytorch.plugins.io.wrapper import _WrappingCheckpointIO
 
-from clipkit.errors import CheckpointError
+from clipkit.errors import CheckpointError, ConfigError
 from clipkit.models.sharded_files import is_sharded, read_sharded
-from clipkit.models.state_dicts import save_plain, write_whole
+from clipkit.models.state_dicts import read_file, save_plain, write_whole
+from clipkit.training.remote_checkpoints import local_copy
 
 UNREADABLE: Final = (pickle.UnpicklingError, RuntimeError, EOFError, OSError, zipfile.BadZipFile)
 FORMER: Final = ".former"
@@ -58,18 +60,31 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             raise OSError(f"{type(error).__name__}: {error}") from error
 
     def load_checkpoint(
-        self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
+        self,
+        path: str | Path,
+        map_location: Any = None,  # noqa: ARG002
+        weights_only: bool | None = None,
     ) -> dict[str, Any]:
-        """Read a checkpoint of a run, be it a file or a folder of parts.
+        """Read a checkpoint of a run, be it a file, a URL or a folder of parts, onto the CPU.
+
+        Only tensors and plain types are unpickled, also where Lightning or the environment variable
+        ``TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD`` would have everything unpickled.
+
+        Args:
+            path: The file, URL or folder.
+            map_location: Ignored; Lightning moves what it takes.
+            weights_only: True or None, which mean the same.
 
         Raises:
             CheckpointError: If it is missing, torn, or no checkpoint of a run.
+            ConfigError: If ``weights_only`` is False.
         """
+        refuse_unpickling(weights_only)
         if is_sharded(path):
             return read_sharded(path)
         try:
-            loader = super().load_checkpoint
-            checkpoint = loader(path, map_location or (lambda storage, _: storage), weights_only)
+            with local_copy(str(path)) as file:
+                checkpoint = read_file(file)
         except (*UNREADABLE, KeyError) as error:
             first_line = str(error).split("\n", 1)[0]
             raise CheckpointError(
@@ -134,5 +149,23 @@ def _write_file(checkpoint: dict[str, Any], path: Path) -> None:
 
 def write_atomically(trainer: Trainer) -> None:
     """Have a trainer read and write checkpoints so, unless its strategy has a way of its own."""
-    if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+    outer = trainer.strategy.checkpoint_io
+    if type(outer) is TorchCheckpointIO:
         trainer.strategy.checkpoint_io = AtomicCheckpointIO()
+    elif isinstance(outer, _WrappingCheckpointIO) and type(outer.checkpoint_io) is (
+        TorchCheckpointIO
+    ):
+        outer._checkpoint_io = AtomicCheckpointIO()  # its setter takes the first one only
+
+
+def refuse_unpickling(weights_only: bool | None) -> None:
+    """Refuse the option that has a checkpoint run code.
+
+    Raises:
+        ConfigError: If ``weights_only`` is False.
+    """
+    if weights_only is False:
+        raise ConfigError(
+            "weights_only: expected true, got false: a checkpoint that is unpickled can run any "
+            "code; clipkit reads tensors and plain types only"
+        )

@@ -19,6 +19,7 @@ from clipkit.models import DualEncoder
 from clipkit.models.checkpoints import KEY
 from clipkit.models.freezing import lock
 from clipkit.optim import ParameterGroups, Schedule
+from clipkit.training.atomic_io import write_atomically
 from clipkit.training.callbacks.cursor_commit import CursorCommit
 from clipkit.training.callbacks.data_counters import DataCounters
 from clipkit.training.checkpointing import (
@@ -118,7 +119,11 @@ class ContrastiveModule(LightningModule):
         return embed_in_micro_batches(self.encoder, batch, self.micro_batch_size)
 
     def setup(self, stage: str) -> None:
-        """Begin to count steps; let a label head tokenize; lock a text tower nothing teaches."""
+        """Begin to count steps; let a label head tokenize; lock a text tower nothing trains.
+
+        Checkpoints are read and written clipkit's way from here on, whoever builds the trainer.
+        """
+        write_atomically(self.trainer)
         samples = self._samples_of_step()
         self.pace = Pace() if samples is None else Pace(step_samples=samples, now=samples)
         head, data = self.encoder.label_head, getattr(self.trainer, "datamodule", None)
