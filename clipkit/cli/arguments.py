@@ -38,6 +38,17 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--device", default="auto", help="cpu, cuda, cuda:1 …; auto takes a GPU where there is one"
     )
+    add_trust_argument(parser)
+
+
+def add_trust_argument(parser: argparse.ArgumentParser) -> None:
+    """Add ``--trust-remote-code``; ``main`` grants it."""
+    parser.add_argument(
+        "--trust-remote-code",
+        action="store_true",
+        help="let the model or tokenizer run Python code that it brings along; without it, one "
+        "that does is refused",
+    )
 
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from clipkit.cli.arguments import given_path
+from clipkit.cli.arguments import add_trust_argument, given_path
 from clipkit.cli.outputs import check_output_file, check_output_folder
 from clipkit.errors import ConfigError
 
@@ -43,6 +43,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     parser.add_argument(
         "--license", metavar="ID", help="licence for the model card, such as cc-by-4.0"
     )
+    add_trust_argument(parser)
     parser.set_defaults(run=run)
 
 

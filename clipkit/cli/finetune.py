@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from clipkit.cli.arguments import given_path
+from clipkit.cli.arguments import add_trust_argument, given_path
 from clipkit.cli.outputs import check_output_folder
 from clipkit.errors import DataError, SampleError
 
@@ -52,6 +52,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
         "--output", type=given_path, required=True, metavar="DIR", help="the run's folder"
     )
     parser.add_argument("--print", action="store_true", help="write the YAML, print it, and stop")
+    add_trust_argument(parser)
     parser.set_defaults(run=run)
 
 
@@ -87,7 +88,8 @@ def run(args: argparse.Namespace) -> int:
     print(text if args.print else head, end="", flush=True)  # noqa: T201
     if args.print:
         return 0
-    status = fit.run(["fit", f"--config={path}"])
+    trust = [fit.TRUST_OPTION] if args.trust_remote_code else []
+    status = fit.run(["fit", f"--config={path}", *trust])
     if status == 0:
         print(_what_next(args, data))  # noqa: T201
     return status

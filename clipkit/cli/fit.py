@@ -10,12 +10,16 @@ import argparse
 from collections.abc import Sequence
 from typing import Any, Final
 
+from clipkit.remote_code import trust_remote_code
+
 SUBCOMMANDS: Final = {
     "fit": "train a model from a YAML configuration",
     "validate": "run the validation of a configuration once, on a checkpoint",
     "test": "run the test evaluators of a configuration once, on a checkpoint",
     "predict": "write the embeddings of a configuration's validation pairs",
 }
+
+TRUST_OPTION: Final = "--trust-remote-code"
 
 _HELP: Final = """\
 usage: clipkit {name} -c FILE [-c FILE ...] [--KEY VALUE ...]
@@ -31,6 +35,7 @@ options:
   -c, --config FILE     a YAML file with the sections model, data, trainer; may be repeated
   --print_config        print the resolved configuration and stop
   --ckpt_path FILE      {ckpt}
+  --trust-remote-code   let models and tokenizers run Python code that they bring along
 {more}  --seed_everything N   seed of weights, order and augmentation
   --model.KEY VALUE     what is trained: encoder, loss, optimizer, schedule
   --data.KEY VALUE      shards, tokenizer, transforms, batch_size (per process), workers
@@ -106,4 +111,8 @@ def run(words: Sequence[str]) -> int:
         return 0 if options else 2
     from clipkit.cli.trainer_cli import run_trainer
 
-    return run_trainer(name, ["--help" if word == "--help_all" else word for word in options])
+    # No part of the configuration: a file that comes with a run must not grant it.
+    trusts = TRUST_OPTION in options
+    given = [word for word in options if word != TRUST_OPTION]
+    with trust_remote_code(trusts):
+        return run_trainer(name, ["--help" if word == "--help_all" else word for word in given])

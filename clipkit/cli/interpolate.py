@@ -6,7 +6,7 @@ import argparse
 import json
 from typing import TYPE_CHECKING, Any, Final
 
-from clipkit.cli.arguments import given_path, load_model, versions
+from clipkit.cli.arguments import add_trust_argument, given_path, load_model, versions
 from clipkit.cli.outputs import check_output_folder
 from clipkit.errors import ConfigError
 
@@ -55,6 +55,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     parser.add_argument(
         "--output", required=True, type=given_path, metavar="DIR", help="for the files"
     )
+    add_trust_argument(parser)
     parser.set_defaults(run=run)
 
 

@@ -16,6 +16,7 @@ from importlib import import_module
 from clipkit import __version__
 from clipkit.cli import fit, tune
 from clipkit.errors import ClipkitError
+from clipkit.remote_code import trust_remote_code
 
 _FILES = (
     *("demo", "fit", "finetune", "tune", "evaluate", "embed", "interpolate"),
@@ -61,7 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if words[:1] == ["tune"]:
             return tune.run(words[1:])
         args = build_parser().parse_args(words)
-        status: int = args.run(args)
+        with trust_remote_code(getattr(args, "trust_remote_code", False)):
+            status: int = args.run(args)
         return status
     except ClipkitError as error:
         print(f"clipkit: error: {one_line(error)}", file=sys.stderr)  # noqa: T201

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from clipkit.cli.arguments import given_path
+from clipkit.cli.arguments import add_trust_argument, given_path
 from clipkit.cli.outputs import check_output_file, check_output_folder
 from clipkit.errors import ConfigError, ShardError
 
@@ -49,6 +49,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         default="open_clip:ViT-B-32",
         help="counts the tokens of captions (default: open_clip:ViT-B-32)",
     )
+    add_trust_argument(stats)
 
 
 def _add_pack(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

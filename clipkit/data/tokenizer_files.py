@@ -42,7 +42,13 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
     from transformers import AutoTokenizer
 
     tokenizer.in_transformers().save_pretrained(folder)
-    copy = AutoTokenizer.from_pretrained(folder)
+    try:
+        copy = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError, ImportError) as error:
+        raise ConfigError(
+            f"tokenizer {tokenizer.name}: transformers cannot read it again without Python code of "
+            f"its own: {error}; export with --format open_clip or safetensors instead"
+        ) from error
     for text in _SAMPLES:
         ours = tokenizer.encode(text)
         theirs = copy(text, truncation=True, max_length=tokenizer.context_length)["input_ids"]
@@ -81,4 +87,4 @@ def clip_in_transformers(context_length: int) -> Any:
         (folder / "vocab.json").write_text(json.dumps(ids), encoding="utf-8")
         (folder / "merges.txt").write_text("\n".join([*merges, ""]), encoding="utf-8")
         (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
-        return AutoTokenizer.from_pretrained(folder)
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)

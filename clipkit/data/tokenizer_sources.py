@@ -10,6 +10,7 @@ from typing import Any
 
 from clipkit.data.clip_bpe import open_clip_folder
 from clipkit.errors import ConfigError
+from clipkit.remote_code import OPTION, is_trusted, load_trusted, refuse_remote_code
 
 
 def open_clip_models() -> list[str]:
@@ -71,7 +72,9 @@ def loading(name: str, load: Callable[[], Any]) -> Any:
     """What ``load`` returns; its failures become a `ConfigError`."""
     try:
         return load()
-    except (OSError, ValueError, ImportError) as error:
+    except ConfigError:
+        raise
+    except (OSError, ValueError, ImportError, TypeError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         raise ConfigError(
             f"tokenizer of {name}: cannot be loaded: {reason}. Load it once with a network, or "
@@ -80,10 +83,40 @@ def loading(name: str, load: Callable[[], Any]) -> Any:
 
 
 def load_transformers(path: str, name: str) -> Any:
-    """The tokenizer at a local folder or hub name."""
+    """The tokenizer at a local folder or hub name.
+
+    Raises:
+        ConfigError: If it cannot be loaded, or would run Python of its own that is not trusted.
+    """
     from transformers import AutoTokenizer
 
-    return loading(name, lambda: AutoTokenizer.from_pretrained(path))
+    def load(trusted: bool) -> Any:
+        return AutoTokenizer.from_pretrained(path, trust_remote_code=trusted)
+
+    return loading(name, lambda: load_trusted(f"tokenizer of {name}", load))
+
+
+def load_of_open_clip(source: str, model: str, options: Mapping[str, Any]) -> Any:
+    """open_clip's wrapper of a tokenizer of transformers.
+
+    Args:
+        source: A local folder or a name on the Hugging Face hub.
+        model: The model whose configuration names it.
+        options: The configuration's ``tokenizer_kwargs``, for transformers.
+
+    Raises:
+        ConfigError: If it cannot be loaded, or would run Python of its own that is not trusted.
+    """
+    what = f"tokenizer of {model}: {source!r}"
+    if options.get(OPTION) and not is_trusted():
+        raise refuse_remote_code(f"{what}, with tokenizer_kwargs {dict(options)} in its file,")
+    from open_clip.tokenizer import HFTokenizer
+
+    def load(trusted: bool) -> Any:
+        wanted = {"context_length": None, **options, OPTION: trusted}
+        return HFTokenizer(source, **wanted)
+
+    return loading(model, lambda: load_trusted(what, load))
 
 
 def load_tiktoken(encoding: str) -> Any:

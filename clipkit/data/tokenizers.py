@@ -14,9 +14,9 @@ from torch import Tensor
 from clipkit.data.clip_bpe import clip_bpe
 from clipkit.data.tokenizer_files import clip_in_transformers
 from clipkit.data.tokenizer_sources import (
+    load_of_open_clip,
     load_tiktoken,
     load_transformers,
-    loading,
     open_clip_models,
     open_clip_text_config,
     padding_id,
@@ -254,10 +254,7 @@ class _HuggingFaceOfOpenClip:
                 f"tokenizer of {model}: mode {config['tokenizer_mode']!r} puts a token behind the "
                 f"padding, which captions of varying length cannot have; choose another model"
             )
-        from open_clip.tokenizer import HFTokenizer
-
-        options = dict(config.get("tokenizer_kwargs") or {})
-        wrapper = loading(model, lambda: HFTokenizer(source, context_length=None, **options))
+        wrapper = load_of_open_clip(source, model, config.get("tokenizer_kwargs") or {})
         self._inner = wrapper.tokenizer
         self._clean: Callable[[str], str] = wrapper.clean_fn
         self.vocab_size = len(self._inner)

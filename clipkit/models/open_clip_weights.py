@@ -14,6 +14,7 @@ from clipkit.errors import CheckpointError, ConfigError
 from clipkit.models.open_clip_config import OpenClipConfig, did_you_mean, merge_preprocess
 from clipkit.models.state_dicts import describe_mismatch, mismatch, read_state_dict
 from clipkit.models.timm_layers import fit_input_size
+from clipkit.remote_code import is_trusted, load_trusted, refuse_remote_code
 
 # open_clip builds both towers or none; the one that nobody wants is made as small as can be.
 _NO_IMAGE = {"layers": 1, "width": 8, "head_width": 8, "patch_size": 1, "image_size": 1}
@@ -43,6 +44,8 @@ def build_clip(config: OpenClipConfig) -> Any:
     model = config.model
     text_cfg = {**model.get("text_cfg", _NO_TEXT), "output_tokens": False}
     vision_cfg = {**model.get("vision_cfg", _NO_IMAGE), "output_tokens": False}
+    if name := text_cfg.get("hf_model_name"):
+        _refuse_code(str(name))
     try:
         clip = open_clip.CustomTextCLIP(
             model["embed_dim"], vision_cfg, text_cfg, quick_gelu=model.get("quick_gelu", False)
@@ -60,6 +63,32 @@ def build_clip(config: OpenClipConfig) -> Any:
         clip.text.transformer.register_forward_pre_hook(_cut_mask, with_kwargs=True)
     read_class_token_only(clip.visual)
     return clip
+
+
+def _refuse_code(name: str) -> None:
+    """Refuse a text encoder with Python of its own; open_clip would have transformers ask for it.
+
+    Args:
+        name: A folder, or a name on the Hugging Face hub.
+
+    Raises:
+        ConfigError: If its configuration or its model is none of transformers' own.
+    """
+    from transformers import MODEL_MAPPING, AutoConfig
+
+    if is_trusted():
+        return
+    what = f"model: text_cfg.hf_model_name {name!r}"
+    try:
+        config = load_trusted(
+            what, lambda trusted: AutoConfig.from_pretrained(name, trust_remote_code=trusted)
+        )
+    except ConfigError:
+        raise
+    except Exception:
+        return
+    if "AutoModel" in getattr(config, "auto_map", {}) and type(config) not in MODEL_MAPPING:
+        raise refuse_remote_code(what)
 
 
 def _cut_mask(

@@ -12,6 +12,7 @@ from torch import Tensor
 from clipkit.errors import ConfigError
 from clipkit.models.projection import Projection, make_projection
 from clipkit.models.towers import TextTower, check_length, group_by_block
+from clipkit.remote_code import load_trusted
 
 Pooling = Literal["mean", "first", "last"]
 _BLOCK = re.compile(r"\.(?:layer|layers|block|h)\.(\d+)\.")
@@ -125,8 +126,13 @@ def _read_architecture(model: str | dict[str, Any]) -> Any:
 
     try:
         if isinstance(model, str):
-            return AutoConfig.from_pretrained(model)
+            return load_trusted(
+                f"model {model!r}",
+                lambda trusted: AutoConfig.from_pretrained(model, trust_remote_code=trusted),
+            )
         return AutoConfig.for_model(**model)
+    except ConfigError:
+        raise
     except Exception as error:  # the hub's, the disk's and the parser's errors
         first_line = str(error).strip().split("\n", 1)[0]
         raise ConfigError(
@@ -143,10 +149,16 @@ def _build(model: str | dict[str, Any], architecture: Any, pretrained: bool) -> 
         raise ConfigError(
             "pretrained: a configuration has no weights; set pretrained: false, or give a folder"
         )
+
+    def load(trusted: bool) -> Any:
+        if pretrained:
+            return AutoModel.from_pretrained(model, trust_remote_code=trusted)
+        return AutoModel.from_config(architecture, trust_remote_code=trusted)
+
     try:
-        built = (
-            AutoModel.from_pretrained(model) if pretrained else AutoModel.from_config(architecture)
-        )
+        built = load_trusted(f"model {model!r}", load)
+    except ConfigError:
+        raise
     except Exception as error:
         first_line = str(error).strip().split("\n", 1)[0]
         raise ConfigError(

@@ -1,0 +1,75 @@
+"""Whether Python code that a model brings along may run: only if the user said so.
+
+transformers loads models and tokenizers that come with Python files of their own. Which ones are
+loaded is named by checkpoints and configurations, which are data. So the permission is no part of
+either: ``--trust-remote-code`` gives it to one command, ``trust_remote_code`` to a block of Python.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Final, TypeVar
+
+from clipkit.errors import ConfigError
+
+OPTION: Final = "trust_remote_code"
+"""What transformers calls the permission."""
+
+_TRUSTED: Final[ContextVar[bool]] = ContextVar(OPTION, default=False)
+T = TypeVar("T")
+
+
+@contextmanager
+def trust_remote_code(trusted: bool = True) -> Iterator[None]:
+    """Let models that are loaded in the block run Python code that they bring along.
+
+    Args:
+        trusted: False refuses it, as outside of any such block.
+
+    Example:
+        >>> with trust_remote_code():  # doctest: +SKIP
+        ...     encoder = load_encoder("theirs/last.ckpt")
+    """
+    token = _TRUSTED.set(trusted)
+    try:
+        yield
+    finally:
+        _TRUSTED.reset(token)
+
+
+def is_trusted() -> bool:
+    """Whether the block that this is called from trusts the code of models."""
+    return _TRUSTED.get()
+
+
+def refuse_remote_code(what: str) -> ConfigError:
+    """Make the error for a model that brings code along.
+
+    Args:
+        what: The tokenizer or model that was asked for, and by which file.
+    """
+    return ConfigError(
+        f"{what}: brings Python code of its own, which loading it would run; if you have read that "
+        f"code and trust it, allow it: --trust-remote-code, or clipkit.remote_code."
+        f"trust_remote_code() in Python"
+    )
+
+
+def load_trusted(what: str, load: Callable[[bool], T]) -> T:
+    """Load something of transformers, which runs no code that is not trusted, and asks nobody.
+
+    Args:
+        what: As for ``refuse_remote_code``.
+        load: Called with transformers' argument ``trust_remote_code``.
+
+    Raises:
+        ConfigError: If code would have to run and is not trusted.
+    """
+    try:
+        return load(is_trusted())
+    except ValueError as error:
+        if OPTION not in str(error):
+            raise
+        raise refuse_remote_code(what) from error
