@@ -150,5 +150,5 @@ def _numbers(values: Sequence[float]) -> str:
 
 
 def _table(rows: Sequence[tuple[str, str]]) -> str:
-    lines = [f"| {name} | {value.replace('|', '/')} |" for name, value in rows]
+    lines = [f"| {name} | {' '.join(value.replace('|', '/').split())} |" for name, value in rows]
     return "\n".join(["| | |", "|---|---|", *lines])

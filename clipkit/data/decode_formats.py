@@ -19,6 +19,10 @@ WHITE: Final[Color] = (255, 255, 255)
 DEFAULT_MAX_PIXELS: Final = 89_478_485
 """Pillow's own limit against decompression bombs: a gigabyte of RGBA, divided by 12."""
 
+_PROGRAMS: Final = frozenset({"EPS", "WMF", "IPTC"})
+"""Formats whose files are programs: Pillow would run Ghostscript, or have Windows play them. An
+IPTC file may hold one of them, or any other image."""
+
 ORIENTATION_TAG: Final = 0x0112
 EXIF_START: Final = b"Exif\0\0"
 _START_OF_SCAN: Final = 0xDA
@@ -112,7 +116,8 @@ def open_image(data: bytes, max_pixels: int) -> Image.Image:
     """Read the header; pixels are decoded when they are asked for.
 
     Raises:
-        SampleError: There are no bytes, no known format, no pixels, or too many pixels.
+        SampleError: There are no bytes, no known format, no pixels, or too many pixels, or the
+            format is one that is run rather than decoded.
     """
     if not data:
         raise SampleError("image is empty (0 bytes)")
@@ -121,6 +126,8 @@ def open_image(data: bytes, max_pixels: int) -> Image.Image:
             image = Image.open(io.BytesIO(data))
         except UnidentifiedImageError:
             raise SampleError(f"not an image of a known format; starts {data[:8]!r}") from None
+        if image.format in _PROGRAMS:
+            raise SampleError(f"{image.format} files are programs, which are not run; convert it")
         check_size(image.width, image.height, max_pixels)
         return image
 

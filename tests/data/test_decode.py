@@ -5,18 +5,21 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import simplejpeg
 import torch
-from PIL import Image, ImageOps
+from PIL import EpsImagePlugin, Image, ImageOps
 
 from clipkit.data import decode, decode_jpeg
 from clipkit.data.decode import Box, ImageDecoder, central_square, stored_box
 from clipkit.data.decode_formats import ORIENTATIONS, jpeg_header_end
+from clipkit.data.packing import prepare
 from clipkit.errors import ConfigError, SampleError
+from clipkit.evaluation.report.examples import thumbnail
 from tests.factories import image_bytes
 
 
@@ -364,3 +367,33 @@ def test_bad_options() -> None:
         ImageDecoder(8, max_pixels=10**12)
     with pytest.raises(SampleError, match="has no pixels"):
         ImageDecoder(8)(JPEG, lambda width, height: Box(0, 0, 0, 5))
+
+
+def iptc(data: bytes) -> bytes:
+    """An IPTC file of 20 x 20 grey pixels that holds another file."""
+    size = b"\0\x14"
+    fields = [(3, 60, b"\1\0"), (3, 20, size), (3, 30, size), (3, 120, b"\5"), (8, 10, data)]
+    heads = [bytes([0x1C, *tag]) + len(value).to_bytes(2, "big") for *tag, value in fields]
+    return b"".join(head + value for head, (_, _, value) in zip(heads, fields, strict=True))
+
+
+@pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.parametrize("wrap", [bytes, iptc])
+def test_files_that_are_programs_are_not_run(
+    fast: bool, wrap: Callable[[bytes], bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PostScript is refused by name, also inside of another file."""
+
+    def run(*args: object, **options: object) -> None:
+        raise AssertionError("Ghostscript was started")
+
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", run)
+    data = wrap(encode(Image.new("L", (20, 20)), "EPS"))
+    with pytest.raises(AssertionError, match="Ghostscript"):
+        Image.open(io.BytesIO(data)).load()
+    with pytest.raises(SampleError, match="files are programs"):
+        ImageDecoder(8, fast)(data)
+    with pytest.raises(SampleError, match="files are programs"):
+        thumbnail(data, 8)
+    with pytest.raises(SampleError, match="files are programs"):
+        prepare({"jpg": data}, 8)

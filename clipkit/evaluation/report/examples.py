@@ -12,6 +12,7 @@ from jaxtyping import Float, Int64
 from PIL import Image
 from torch import Tensor
 
+from clipkit.data.decode_formats import DEFAULT_MAX_PIXELS, open_image
 from clipkit.data.tokenizers import Tokenizer
 from clipkit.errors import DataError
 from clipkit.evaluation import health
@@ -173,8 +174,7 @@ class _Gallery:
 
 def thumbnail(data: bytes, pixels: int) -> bytes:
     """A small WebP of a picture, at most ``pixels`` on its longest side, on white."""
-    with Image.open(io.BytesIO(data)) as image:
-        picture = image.convert("RGBA")
+    picture = open_image(data, DEFAULT_MAX_PIXELS).convert("RGBA")
     picture.thumbnail((pixels, pixels), Image.Resampling.LANCZOS)
     canvas = Image.new("RGBA", picture.size, "white")
     canvas.alpha_composite(picture)
