@@ -41,6 +41,15 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     add_trust_argument(parser)
 
 
+def add_outside_argument(parser: argparse.ArgumentParser) -> None:
+    """Add ``--allow-outside``."""
+    parser.add_argument(
+        "--allow-outside",
+        action="store_true",
+        help="take the images of a table or folder also from outside of its folder",
+    )
+
+
 def add_trust_argument(parser: argparse.ArgumentParser) -> None:
     """Add ``--trust-remote-code``; ``main`` grants it."""
     parser.add_argument(
@@ -57,6 +66,7 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
         "--data", required=True, metavar="DIR-or-URL", help="a folder, URL or pattern of shards"
     )
     parser.add_argument("--split", default="test", help="folder inside --data (default: test)")
+    add_outside_argument(parser)
     parser.add_argument("--batch-size", type=int, default=64, help="samples in one pass")
     parser.add_argument("--num-workers", type=int, default=0, help="processes that decode pictures")
     parser.add_argument("--limit", type=int, help="only the first samples")

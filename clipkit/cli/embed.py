@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import secrets
 import shutil
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     from clipkit.evaluation import EmbedOptions, embed_pairs, open_dataset
 
     options = EmbedOptions(args.batch_size, args.num_workers, args.limit, args.precision, True)
-    data = open_dataset(args.data, args.split)
+    data = open_dataset(args.data, args.split, allow_outside=args.allow_outside)
     encoder = load_model(args.model, args.device)
     num_rows = len(data) if args.limit is None else min(args.limit, len(data))
     check_new_folder("--output", output, num_rows * encoder.embedding_dim * _BYTES_PER_NUMBER)
@@ -77,7 +77,8 @@ def _write(output: Path, pairs: EmbeddedPairs, facts: dict[str, Any]) -> None:
     import numpy as np
 
     output.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(dir=output.parent, prefix=f".{output.name}."))
+    draft = output.with_name(f".{output.name}.{secrets.token_hex(4)}")
+    draft.mkdir()
     try:
         np.save(draft / "images.npy", pairs.images.numpy())
         np.save(draft / "texts.npy", pairs.texts.numpy())
@@ -86,7 +87,6 @@ def _write(output: Path, pairs: EmbeddedPairs, facts: dict[str, Any]) -> None:
         (draft / "keys.json").write_text(
             json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8"
         )
-        draft.chmod(0o755)
         draft.replace(output)
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)

@@ -94,7 +94,7 @@ def _prefixed(found: dict[str, dict[str, float]]) -> dict[str, float]:
 def _default_task(args: argparse.Namespace) -> str:
     from clipkit.evaluation import open_dataset
 
-    return open_dataset(args.data, args.split).task
+    return open_dataset(args.data, args.split, allow_outside=args.allow_outside).task
 
 
 def _evaluator(task: str, args: argparse.Namespace) -> Evaluator:
@@ -104,6 +104,7 @@ def _evaluator(task: str, args: argparse.Namespace) -> Evaluator:
         MultiLabelClassification,
         Retrieval,
         ZeroShotClassification,
+        open_dataset,
     )
 
     common: dict[str, Any] = {
@@ -114,15 +115,17 @@ def _evaluator(task: str, args: argparse.Namespace) -> Evaluator:
         "precision": args.precision,
         "progress": True,
     }
+    outside = {"allow_outside": args.allow_outside}
+    if task == "linear-probe":
+        return LinearProbe(args.data, train_split=args.train_split, **common, **outside)
+    data = open_dataset(args.data, args.split, **outside)
     if task == "retrieval":
-        return Retrieval(args.data, **common)
+        return Retrieval(data, **common)
     if task == "zero-shot":
-        return ZeroShotClassification(args.data, **common)
+        return ZeroShotClassification(data, **common)
     if task == "label-head":
-        return LabelHeadClassification(args.data, **common)
-    if task == "multi-label":
-        return MultiLabelClassification(args.data, **common)
-    return LinearProbe(args.data, train_split=args.train_split, **common)
+        return LabelHeadClassification(data, **common)
+    return MultiLabelClassification(data, **common)
 
 
 def _print_table(args: argparse.Namespace, metrics: dict[str, float]) -> None:

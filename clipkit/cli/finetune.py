@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from clipkit.cli.arguments import add_trust_argument, given_path
+from clipkit.cli.arguments import add_outside_argument, add_trust_argument, given_path
 from clipkit.cli.outputs import check_output_folder
 from clipkit.errors import DataError, SampleError
 
@@ -52,6 +52,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
         "--output", type=given_path, required=True, metavar="DIR", help="the run's folder"
     )
     parser.add_argument("--print", action="store_true", help="write the YAML, print it, and stop")
+    add_outside_argument(parser)
     add_trust_argument(parser)
     parser.set_defaults(run=run)
 
@@ -76,9 +77,11 @@ def run(args: argparse.Namespace) -> int:
     from clipkit.data.tables import write_atomically
     from clipkit.training.presets import tuning_config
 
-    data = look_at(args.train, args.val)
+    data = look_at(args.train, args.val, args.allow_outside)
     templates = args.template or list(_TEMPLATES)
     config, reasons = tuning_config(data, _start(args.model), str(args.output), templates)
+    if args.allow_outside:
+        config["data"]["allow_outside"] = True
     path: Path = args.output / "finetune.yaml"
     num_classes = len(data.class_counts) or "no"
     lines = [f"{data.num_samples:,} samples, {num_classes} classes", *reasons]
@@ -95,12 +98,13 @@ def run(args: argparse.Namespace) -> int:
     return status
 
 
-def look_at(train: str, val: str | None) -> TuningData:
+def look_at(train: str, val: str | None, allow_outside: bool = False) -> TuningData:
     """Count samples and classes, and find out whether there are captions.
 
     Args:
         train: Training data.
         val: Validation data.
+        allow_outside: Whether images may be outside of the folder of their table.
 
     Returns:
         What a preset needs to know.
@@ -116,7 +120,7 @@ def look_at(train: str, val: str | None) -> TuningData:
     for option, given in (("--train", train), ("--val", val)):
         if given is not None and not Path(given).exists():
             raise DataError(f"{option}: {given}: no such file or folder")
-    source = open_source(Path(train))
+    source = open_source(Path(train), allow_outside=allow_outside)
     names = source.files.get(CLASS_NAMES_FILE, "").splitlines()
     counts: Counter[int] = Counter()
     num_captions = num_own_captions = num_lists = 0
@@ -162,6 +166,7 @@ def _what_next(args: argparse.Namespace, data: TuningData) -> str:
     weights = args.output / ("last.ckpt" if data.val is None else "best.ckpt")
     task = "multi-label" if data.multi_label else "label-head" if data.class_counts else "retrieval"
     measure = f"clipkit evaluate --model {weights} --data {data.val or 'DATA'} --task {task}"
+    measure += " --allow-outside" * args.allow_outside
     return f"{weights}: the fine-tuned model; measure it, and the start too, with\n  {measure}"
 
 

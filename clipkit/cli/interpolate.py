@@ -6,7 +6,13 @@ import argparse
 import json
 from typing import TYPE_CHECKING, Any, Final
 
-from clipkit.cli.arguments import add_trust_argument, given_path, load_model, versions
+from clipkit.cli.arguments import (
+    add_outside_argument,
+    add_trust_argument,
+    given_path,
+    load_model,
+    versions,
+)
 from clipkit.cli.outputs import check_output_folder
 from clipkit.errors import ConfigError
 
@@ -55,6 +61,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     parser.add_argument(
         "--output", required=True, type=given_path, metavar="DIR", help="for the files"
     )
+    add_outside_argument(parser)
     add_trust_argument(parser)
     parser.set_defaults(run=run)
 
@@ -116,14 +123,20 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _evaluator(word: str, args: argparse.Namespace) -> Evaluator:
-    from clipkit.evaluation import LabelHeadClassification, Retrieval, ZeroShotClassification
+    from clipkit.evaluation import (
+        LabelHeadClassification,
+        Retrieval,
+        ZeroShotClassification,
+        open_dataset,
+    )
 
     kinds = {
         "retrieval": Retrieval,
         "zero-shot": ZeroShotClassification,
         "label-head": LabelHeadClassification,
     }
-    task, _, data = word.partition("=")
+    task, _, name = word.partition("=")
+    data = open_dataset(name, args.split, allow_outside=args.allow_outside)
     evaluator: Evaluator = kinds[task](
         data, split=args.split, batch_size=args.batch_size, num_workers=args.num_workers
     )

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from clipkit.cli.arguments import add_trust_argument, given_path
+from clipkit.cli.arguments import add_outside_argument, add_trust_argument, given_path
 from clipkit.cli.outputs import check_output_file, check_output_folder
 from clipkit.errors import ConfigError, ShardError
 
@@ -65,6 +65,7 @@ def _add_pack(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     parser.add_argument(
         "--images", type=given_path, help="folder that pictures are named relative to"
     )
+    add_outside_argument(parser)
     parser.add_argument("--samples-per-shard", type=int, default=10_000, help="(default: 10000)")
     parser.add_argument(
         "--image-size", type=int, metavar="PIXELS", help="reduce longer shorter sides to this"
@@ -109,6 +110,7 @@ def run_pack(args: argparse.Namespace) -> int:
             args.source,
             args.out,
             images=args.images,
+            allow_outside=args.allow_outside,
             samples_per_shard=args.samples_per_shard,
             image_size=args.image_size,
             max_bad_samples=args.max_bad_samples,

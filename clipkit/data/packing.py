@@ -55,6 +55,7 @@ def pack(
     *,
     images: str | Path | None = None,
     class_names: Sequence[str] | None = None,
+    allow_outside: bool = False,
     samples_per_shard: int = 10_000,
     image_size: int | None = None,
     max_bad_samples: int = 0,
@@ -74,6 +75,7 @@ def pack(
         images: Folder that pictures are named relative to; that of the table when left out.
         class_names: Numbers the classes of a source that tells them by name; its own order when
             left out.
+        allow_outside: Whether images may be outside of that folder, directly or by a symbolic link.
         samples_per_shard: Samples in each shard but the last.
         image_size: Pictures whose shorter side is longer are reduced to it, in pixels; None keeps
             every file as it is.
@@ -85,7 +87,8 @@ def pack(
         What was written.
 
     Raises:
-        DataError: The source is not recognised or empty, or ``out`` holds something else.
+        DataError: The source is not recognised or empty, names images outside of its folder, or
+            ``out`` holds something else.
         FaultBudgetExceeded: More samples are bad than allowed.
 
     Example:
@@ -99,7 +102,8 @@ def pack(
     if isinstance(source, Source):
         found = source
     else:
-        found = open_source(Path(source), None if images is None else Path(images), class_names)
+        root = None if images is None else Path(images)
+        found = open_source(Path(source), root, class_names, allow_outside)
     folder = Path(out)
     _claim(folder, _recipe(found, samples_per_shard, image_size))
     packer = _Packer(folder, found.items, samples_per_shard, image_size, max_bad_samples, on_sample)

@@ -19,6 +19,7 @@ from clipkit.data.packing_images import find_images, kinds_of, member_extension,
 from clipkit.data.packing_keys import distinct_keys
 from clipkit.data.packing_labels import Spellings
 from clipkit.data.packing_numbers import ClassNumbers
+from clipkit.data.packing_roots import refuse_outside
 from clipkit.data.packing_tables import TABLE_SUFFIXES, as_json, one_line, read_table
 from clipkit.data.reader import ShardReader
 from clipkit.data.remote import SYSTEM_ERRNOS
@@ -143,7 +144,10 @@ class Source:
 
 
 def open_source(
-    path: Path, images: Path | None = None, class_names: Sequence[str] | None = None
+    path: Path,
+    images: Path | None = None,
+    class_names: Sequence[str] | None = None,
+    allow_outside: bool = False,
 ) -> Source:
     """Recognise a source by what it looks like.
 
@@ -154,9 +158,11 @@ def open_source(
         images: Folder that pictures are named relative to; that of the table when left out.
         class_names: Names of the classes in the order of their numbers, where the source tells them
             by name (folders, or words in a table); the source's own in order when left out.
+        allow_outside: Whether images may be outside of ``images`` or the folder of the source.
 
     Raises:
-        DataError: It is none of these, has no samples, or has a class that has no number.
+        DataError: It is none of these, has no samples, has a class that has no number, or an image
+            is outside of its folder and may not be.
     """
     if not path.exists():
         raise DataError(f"{path}: no such file or folder")
@@ -164,6 +170,10 @@ def open_source(
     source = read(path, images, class_names)
     if not source.items:
         raise DataError(f"{path}: no samples found")
+    if not allow_outside:
+        root = images or (path if path.is_dir() else path.parent)
+        files = [item.image for item in source.items if isinstance(item, FileItem)]
+        refuse_outside(files, root, path)
     return source
 
 

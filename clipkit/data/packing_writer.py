@@ -5,16 +5,16 @@ from __future__ import annotations
 import io
 import os
 import tarfile
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self, final
 
-from clipkit.data.tables import name_as_text, split_name
+from clipkit.data.tables import name_as_text, open_beside, split_name
 from clipkit.errors import DataError
 
 FILE_MODE: Final = 0o644
+"""Of a member inside a tar; the tar itself has what the umask leaves."""
 
 
 def tar_header(name: str, num_bytes: int) -> tarfile.TarInfo:
@@ -48,10 +48,7 @@ class ShardWriter:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.num_samples = 0
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-        self._temporary = Path(name)
-        self._file = os.fdopen(descriptor, "wb")
+        self._file, self._temporary = open_beside(path)
         # GNU's format stores any name without a time stamp of its own (PAX headers carry one).
         self._tar = tarfile.TarFile(
             fileobj=self._file, mode="w", format=tarfile.GNU_FORMAT, encoding="utf-8"
@@ -97,7 +94,6 @@ class ShardWriter:
                 self._tar.close()
                 self._file.flush()
                 os.fsync(self._file.fileno())
-                self._temporary.chmod(FILE_MODE)
                 self._temporary.replace(self.path)
         finally:
             self._file.close()

@@ -77,6 +77,7 @@ def prepare(
     class_names: Sequence[str] | None = None,
     samples_per_class: int | None = None,
     seed: int = 0,
+    allow_outside: bool = False,
 ) -> Prepared:
     """Pack a source into a cache beside it, or find there what was packed before.
 
@@ -90,6 +91,7 @@ def prepare(
             training data number those of the validation data.
         samples_per_class: Only so many of each class, chosen by ``seed``.
         seed: Of that choice.
+        allow_outside: Whether images may be outside of the source's folder.
 
     Returns:
         The shards.
@@ -97,7 +99,7 @@ def prepare(
     Raises:
         DataError: If the source cannot be packed.
     """
-    path, found = _open(source, class_names, samples_per_class, seed)
+    path, found = _open(source, class_names, samples_per_class, seed, allow_outside)
     return _packed(path, found, [samples_per_class, seed])
 
 
@@ -107,6 +109,7 @@ def prepare_classes(
     class_names: Sequence[str] | None = None,
     samples_per_class: int | None = None,
     seed: int = 0,
+    allow_outside: bool = False,
 ) -> dict[str, Prepared]:
     """As ``prepare``, each class on its own: the sources of a mixture that shows all alike.
 
@@ -115,6 +118,7 @@ def prepare_classes(
         class_names: As for ``prepare``.
         samples_per_class: As for ``prepare``.
         seed: Of that choice.
+        allow_outside: As for ``prepare``.
 
     Returns:
         Name of the class, or its number -> its shards, by number.
@@ -122,7 +126,7 @@ def prepare_classes(
     Raises:
         DataError: If the source cannot be packed or tells no classes.
     """
-    path, found = _open(source, class_names, samples_per_class, seed)
+    path, found = _open(source, class_names, samples_per_class, seed, allow_outside)
     parts = by_class(found)
     names = class_names_in(found.files)
     shown = shown_names(names, len(names))
@@ -135,12 +139,16 @@ def prepare_classes(
 
 
 def _open(
-    source: str | Path, class_names: Sequence[str] | None, samples_per_class: int | None, seed: int
+    source: str | Path,
+    class_names: Sequence[str] | None,
+    samples_per_class: int | None,
+    seed: int,
+    allow_outside: bool,
 ) -> tuple[Path, Source]:
     """The chosen samples, and the file or folder that the cache lies beside."""
     path = Path(source)
     if path.exists() and path.suffix != ".tar":
-        found = open_source(path, class_names=class_names)
+        found = open_source(path, class_names=class_names, allow_outside=allow_outside)
     else:
         names, _ = named_shards(source)
         check_complete(source, names)

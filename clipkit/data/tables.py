@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 import numpy as np
 from jaxtyping import Int64, UInt8, UInt16
@@ -243,17 +243,30 @@ def _check_contents(
         )
 
 
+def open_beside(path: Path) -> tuple[BinaryIO, Path]:
+    """Open a new file next to ``path``, to be renamed to it; its folder is made.
+
+    Its permissions are those that the umask leaves, as of any file that a program makes.
+
+    Args:
+        path: What the file shall be called in the end.
+
+    Returns:
+        The file, and its name until then, which nobody can foresee.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    return temporary.open("xb"), temporary
+
+
 def write_atomically(path: Path, data: bytes) -> None:
     """Write ``data`` beside ``path`` and rename it there: readers see all of it or nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    temporary = Path(name)
+    file, temporary = open_beside(path)
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        temporary.chmod(0o644)
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)

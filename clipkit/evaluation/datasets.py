@@ -156,7 +156,9 @@ def as_dataset(data: str | Path | EvaluationDataset, split: str) -> EvaluationDa
     return data if isinstance(data, EvaluationDataset) else open_dataset(data, split)
 
 
-def open_dataset(source: str | Path, split: str = "test") -> EvaluationDataset:
+def open_dataset(
+    source: str | Path, split: str = "test", *, allow_outside: bool = False
+) -> EvaluationDataset:
     """Open a folder or URL.
 
     Args:
@@ -165,6 +167,7 @@ def open_dataset(source: str | Path, split: str = "test") -> EvaluationDataset:
             shards, or a pattern of shards; or a table or folder of pictures, which is packed once
             into a cache beside it.
         split: Folder inside ``source``, in CLIP_benchmark's layout or of pictures.
+        allow_outside: Whether the images of a table or folder may be outside of its folder.
 
     Returns:
         The data set. Its order is that of the shards.
@@ -178,7 +181,7 @@ def open_dataset(source: str | Path, split: str = "test") -> EvaluationDataset:
     name = address.rpartition("/")[2] if "{" not in address else address
     for raw in (f"{address}/{split}", address):
         if is_raw(raw):
-            return _open_raw(raw, name, address)
+            return _open_raw(raw, name, address, allow_outside)
     is_folder = not address.endswith(".tar") and UNION not in address
     count = _read_text(f"{address}/{split}/nshards.txt") if is_folder else None
     if count is not None:
@@ -191,9 +194,9 @@ def open_dataset(source: str | Path, split: str = "test") -> EvaluationDataset:
     return EvaluationDataset(name, index, *_describe(address), root=address)
 
 
-def _open_raw(raw: str, name: str, address: str) -> EvaluationDataset:
+def _open_raw(raw: str, name: str, address: str, allow_outside: bool) -> EvaluationDataset:
     """A table or folder of pictures; what has classes is for classification."""
-    prepared = prepare(raw)
+    prepared = prepare(raw, allow_outside=allow_outside)
     index = ShardIndex.from_urls(prepared.shards)
     task = _TASKS["classification" if prepared.class_names else "retrieval"]
     return EvaluationDataset(name, index, prepared.class_names, task=task, root=address)

@@ -150,6 +150,7 @@ class LinearProbe(Evaluator):
         limit: Only the first samples of each split; None for all.
         precision: "fp32", "bf16" or "fp16" for the tower; the regression is float64.
         progress: Show a progress bar.
+        allow_outside: Whether the images of a table or folder may be outside of its folder.
 
     Raises:
         DataError: If a split is missing.
@@ -170,10 +171,13 @@ class LinearProbe(Evaluator):
         limit: int | None = None,
         precision: str = "fp32",
         progress: bool = False,
+        allow_outside: bool = False,
     ) -> None:
-        self.test = open_dataset(data, split)
-        self.train = open_dataset(data, train_split)
-        self.validation = open_dataset(data, validation_split) if validation_split else None
+        def part(name: str) -> EvaluationDataset:
+            return open_dataset(data, name, allow_outside=allow_outside)
+
+        self.test, self.train = part(split), part(train_split)
+        self.validation = part(validation_split) if validation_split else None
         self._options = EmbedOptions(batch_size, num_workers, limit, precision, progress)
 
     def run(self, encoder: DualEncoder) -> dict[str, float]:

@@ -66,6 +66,8 @@ class PairDataModule(LightningDataModule):
             samples together.
         cache: Where remote shards are kept, and how many bytes of them; None for the default.
         allow_pipe: Whether ``pipe:COMMAND`` among the shards may run a command of this machine.
+        allow_outside: Whether the images of a table or folder may be outside of its folder,
+            directly or by a symbolic link.
 
     Example:
         >>> PairDataModule(train="shards/{00000..00041}.tar", val="val.tar", batch_size=256)
@@ -100,13 +102,14 @@ class PairDataModule(LightningDataModule):
         mixture_epoch_samples: int | None = None,
         cache: ShardCache | None = None,
         allow_pipe: bool = False,
+        allow_outside: bool = False,
     ) -> None:
         super().__init__()
         self.train = train
         self.mixture = mixture
         self.mixture_stages = mixture_stages
         self.mixture_epoch_samples = mixture_epoch_samples
-        self.access = Access(cache, allow_pipe)
+        self.access = Access(cache, allow_pipe, allow_outside)
         self.val = val
         self.batch_size = batch_size
         self.batch_size_stages = tuple(batch_size_stages or ())
@@ -234,7 +237,7 @@ class PairDataModule(LightningDataModule):
 
     def _open_val(self, urls: str | list[str]) -> PairStream:
         # A class has the number that it has in training, also where validation lacks some classes.
-        index = open_index(urls, class_names_of(self.train), self.access)
+        index = open_index(urls, class_names_of(self.train, self.access), self.access)
         return PairStream(
             index,
             tokenizer=self.resolved_tokenizer(),

@@ -56,10 +56,12 @@ class Access:
     Args:
         cache: Where remote shards are kept; None for the default cache.
         allow_pipe: Whether ``pipe:COMMAND`` may run a command of this machine.
+        allow_outside: Whether the images of a table or folder may be outside of its folder.
     """
 
     cache: ShardCache | None = None
     allow_pipe: bool = False
+    allow_outside: bool = False
 
 
 def open_data(
@@ -106,7 +108,9 @@ def open_data(
         return Mixture(sources, epoch_samples, stages or ())
     if not train:
         raise ConfigError("data.train: expected data to train on, got none")
-    return open_index(train, access=access) if choice.is_everything else _chosen(train, choice)
+    if choice.is_everything:
+        return open_index(train, access=access)
+    return _chosen(train, choice, access or Access())
 
 
 def open_index(
@@ -124,36 +128,45 @@ def open_index(
     Raises:
         ClipkitError: If data are missing or cannot be packed.
     """
-    several = [data] if isinstance(data, str) else list(data)
-    shards: list[str | Path] = []
-    for one in several:
-        shards += prepare(one, class_names=class_names).shards if is_raw(one) else [one]
     access = access or Access()
+    shards: list[str | Path] = []
+    for one in [data] if isinstance(data, str) else data:
+        if is_raw(one):
+            packed = prepare(one, class_names=class_names, allow_outside=access.allow_outside)
+            shards += packed.shards
+        else:
+            shards.append(one)
     return ShardIndex.from_urls(shards, cache=access.cache, allow_pipe=access.allow_pipe)
 
 
-def class_names_of(data: str | Sequence[str] | None) -> tuple[str, ...]:
+def class_names_of(
+    data: str | Sequence[str] | None, access: Access | None = None
+) -> tuple[str, ...]:
     """The names of the classes of a table or folder; none where it is something else.
 
     Args:
         data: What is trained on.
+        access: How it is reached.
     """
     if not isinstance(data, str) or not is_raw(data):
         return ()
-    return tuple(open_source(Path(data)).files.get(CLASS_NAMES_FILE, "").splitlines())
+    source = open_source(Path(data), allow_outside=access is not None and access.allow_outside)
+    return tuple(source.files.get(CLASS_NAMES_FILE, "").splitlines())
 
 
-def _chosen(train: str | Sequence[str], choice: Choice) -> ShardIndex | Mixture:
+def _chosen(train: str | Sequence[str], choice: Choice, access: Access) -> ShardIndex | Mixture:
     several = [train] if isinstance(train, str) else list(train)
     if len(several) != 1:
         raise ConfigError(
             "data.train: samples_per_class and balance_classes take one table, folder or folder of "
             f"shards, got {len(several)} sources"
         )
-    number, seed = choice.samples_per_class, choice.seed
+    data, number, seed, outside = (
+        several[0], choice.samples_per_class, choice.seed, access.allow_outside
+    )  # fmt: skip
     if not choice.balance_classes:
-        return _index(prepare(several[0], samples_per_class=number, seed=seed))
-    classes = prepare_classes(several[0], samples_per_class=number, seed=seed)
+        return _index(prepare(data, samples_per_class=number, seed=seed, allow_outside=outside))
+    classes = prepare_classes(data, samples_per_class=number, seed=seed, allow_outside=outside)
     # An epoch of the mixture has as many samples as the data, so steps and schedules stay alike.
     return Mixture([Source(name, _index(part), weight=1.0) for name, part in classes.items()])
 

@@ -121,7 +121,10 @@ def test_several_classes_a_picture_from_a_table(photos, start, tmp_path, capsys)
                 table.writerow([path, cells[path.parent.name]])
     run, output = tmp_path / "run", tmp_path / "numbers.json"
     words = ["--train", tmp_path / "train.csv", "--val", tmp_path / "val.csv", "--model", start]
-    assert main([*map(str, ["finetune", *words, "--output", run])]) == 0
+    words = [*words, "--output", run]
+    assert main([*map(str, ["finetune", *words])]) == 2  # the images are in another folder
+    assert "--allow-outside" in capsys.readouterr().err
+    assert main([*map(str, ["finetune", *words, "--allow-outside"])]) == 0
     text = (run / "finetune.yaml").read_text()
     said = capsys.readouterr().out
     assert (
@@ -130,7 +133,7 @@ def test_several_classes_a_picture_from_a_table(photos, start, tmp_path, capsys)
     assert "# 28 samples, 4 classes\n" in text
     assert "the text tower rests" in text
     words = ["--model", run / "last.ckpt", "--data", tmp_path / "val.csv", "--output", output]
-    assert main([*map(str, ["evaluate", "--task", "multi-label", *words])]) == 0
+    assert main([*map(str, ["evaluate", "--task", "multi-label", *words, "--allow-outside"])]) == 0
     metrics = json.loads(output.read_text())["metrics"]
     single = [metrics[f"average_precision/{name}"] for name in ("blue", "green", "red", "warm")]
     assert metrics["mean_average_precision"] == pytest.approx(sum(single) / 4)

@@ -1,0 +1,44 @@
+"""Keep the images of a table or folder inside the folder that they belong to."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from clipkit.errors import DataError
+
+
+def refuse_outside(images: Sequence[Path], root: Path, source: Path) -> None:
+    """Refuse images outside of a folder; a symbolic link is where it leads.
+
+    Whoever wrote a table could otherwise have any file of this machine packed and handed on.
+
+    Args:
+        images: Paths, relative ones from the working directory on.
+        root: The folder that they have to be in.
+        source: What names them, for the message.
+
+    Raises:
+        DataError: If one is outside. Names the first one and where it leads.
+    """
+    inside = _real(root)
+    outside = [image for image in images if not _real(image).is_relative_to(inside)]
+    if not outside:
+        return
+    first, real = outside[0], _real(outside[0])
+    leads = "" if real == first else f" (which is {real})"
+    raise DataError(
+        f"{source}: {len(outside)} of {len(images)} images are outside of {root}, the first is "
+        f"{first}{leads}; name the folder that holds all of them (clipkit shards pack --images "
+        f"DIR), or, if you trust whoever wrote these names, allow it: --allow-outside, "
+        f"data.allow_outside: true for fit, or allow_outside=True in Python"
+    )
+
+
+def _real(path: Path) -> Path:
+    """Where a path leads; unlike ``Path.resolve``, without an error for links in a circle."""
+    try:
+        return Path(os.path.realpath(path))
+    except ValueError:  # a NUL: there is no such file anywhere
+        return Path()
