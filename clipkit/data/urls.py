@@ -163,7 +163,8 @@ def file_system(url: str, stall_seconds: float = STALL_SECONDS) -> tuple[Any, st
         options["client_kwargs"] = {"timeout": timeout}
     try:
         system, path = fsspec.core.url_to_fs(url, **options)
-    except (ImportError, ValueError) as error:
+    except (ImportError, ValueError, TypeError, AttributeError) as error:
+        # Schemes that open a part of another file system want arguments that no URL gives.
         raise DataError(f"{url}: cannot be opened: {error}") from error
     return system, str(path)
 
@@ -285,5 +286,8 @@ def _local_glob(path: Path) -> list[Path]:
 
 def _remote_glob(pattern: str) -> list[Address]:
     system, path = file_system(pattern)
-    names = sorted(system.unstrip_protocol(match) for match in system.glob(path))
+    try:
+        names = sorted(system.unstrip_protocol(match) for match in system.glob(path))
+    except Exception as error:  # the stores' errors have no common base
+        raise ShardError(f"{pattern}: cannot be listed: {error or type(error).__name__}") from error
     return [Address(name, "remote") for name in names]

@@ -166,6 +166,17 @@ def test_a_chain_of_file_systems_is_refused() -> None:
         file_system("reference://a::http://127.0.0.1:9/references.json")
 
 
+@pytest.mark.parametrize("scheme", ["reference", "dir", "simplecache", "github", "nosuch"])
+def test_a_scheme_that_cannot_be_opened_is_named(scheme: str) -> None:
+    with pytest.raises(DataError, match=f"{scheme}://a.tar: cannot be opened"):
+        file_system(f"{scheme}://a.tar")
+
+
+def test_a_store_that_cannot_be_listed_is_named() -> None:
+    with pytest.raises(ShardError, match=r"/\*\.tar: cannot be listed"):
+        expand_urls("http://127.0.0.1:9/*.tar")
+
+
 def test_an_address_says_what_it_is() -> None:
     assert parse_address("a/b.tar") == Address("a/b.tar", "file")
     assert parse_address("file:///a/b.tar") == Address("/a/b.tar", "file")
