@@ -49,7 +49,8 @@ class GlobalContrastiveLoss(LossTerm):
 
     The averages are kept by ``batch.sample_ids``, equal on all ranks, on the CPU (8 bytes a
     sample), and saved with the state. In evaluation mode, or without gradients, they are neither
-    read nor changed.
+    read nor changed. A denominator that is NaN or infinite is not remembered, but its loss is NaN
+    or infinite.
 
     Args:
         num_samples: Samples of the whole data set; sample ids are 0 to ``num_samples`` - 1.
@@ -61,6 +62,8 @@ class GlobalContrastiveLoss(LossTerm):
         ConfigError: If a sample id is missing or out of range, the batch has groups, or the encoder
             has a logit_bias or hard negatives.
     """
+
+    remembers = True
 
     def __init__(
         self,
@@ -82,6 +85,8 @@ class GlobalContrastiveLoss(LossTerm):
         # DDP would send it to every rank in every step.
         self.log_averages = torch.full((2, num_samples), -torch.inf)
         self.num_steps = 0
+        # Ids and their averages before each pass since begin_step; None where it was not called.
+        self._changes: list[tuple[Tensor, Tensor]] | None = None
 
     def check(self, embeddings: Embeddings) -> None:
         """Refuse a logit_bias and hard negatives."""
@@ -126,9 +131,23 @@ class GlobalContrastiveLoss(LossTerm):
         before, now = self.log_averages[:, everyone], others.log_means.float().cpu()
         kept = before + (math.log1p(-gamma) if gamma < 1 else -torch.inf)
         moved = torch.logaddexp(kept, now + math.log(gamma))
-        self.log_averages[:, everyone] = torch.where(before.isneginf(), now, moved)
+        moved = torch.where(before.isneginf(), now, moved)
+        if self._changes is not None:
+            self._changes.append((everyone, before))
+        self.log_averages[:, everyone] = torch.where(now.isfinite(), moved, before)
         self.num_steps += 1
-        return self.log_averages[:, everyone].to(others.log_means)
+        averages = self.log_averages[:, everyone]
+        return torch.where(now.isfinite(), averages, now).to(others.log_means)
+
+    def begin_step(self) -> None:
+        """See :meth:`LossTerm.begin_step`."""
+        self._changes = []
+
+    def revert_step(self) -> None:
+        """See :meth:`LossTerm.revert_step`."""
+        for ids, before in reversed(self._changes or []):
+            self.log_averages[:, ids] = before
+        self._changes = None
 
     def _checked_ids(self, batch: Batch | None) -> Int64[Tensor, " B"]:
         ids = None if batch is None else batch.sample_ids

@@ -29,15 +29,19 @@ class Term:
 class LossTerm(nn.Module, ABC):
     """One part of the objective, exact over all ranks.
 
-    Write a new one by implementing :meth:`term` and :meth:`check`; nothing else is meant to be
-    overridden, but :meth:`check_batch` by terms that read labels.
+    Write a new one by implementing :meth:`term` and :meth:`check`. A term that reads labels
+    overrides :meth:`check_batch` too. A term that keeps more than parameters and buffers from step
+    to step sets ``remembers`` and overrides :meth:`begin_step` and :meth:`revert_step`. Nothing
+    else is meant to be overridden.
 
     Attributes:
         reads_captions: Whether it looks at the embeddings of the captions. Where no term
             that counts does, ``clipkit fit`` leaves the text tower alone.
+        remembers: Whether it keeps a memory of its own, outside of parameters and buffers.
     """
 
     reads_captions: bool = True
+    remembers: bool = False
 
     @abstractmethod
     def check(self, embeddings: Embeddings) -> None:
@@ -73,6 +77,15 @@ class LossTerm(nn.Module, ABC):
         Args:
             embeddings: What the encoder made of this rank's batch.
             batch: This rank's batch, for those terms that look at labels, groups or masks.
+        """
+
+    def begin_step(self) -> None:
+        """Mark the state to which :meth:`revert_step` goes back, before a step's first pass."""
+
+    def revert_step(self) -> None:
+        """Undo what the passes since :meth:`begin_step` changed of the memory.
+
+        Counters of schedules stay: a step that is left out counts for every schedule.
         """
 
     def forward(self, embeddings: Embeddings, batch: Batch | None = None) -> Float[Tensor, ""]:

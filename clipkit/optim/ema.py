@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any, final
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from clipkit.errors import CheckpointError, ConfigError
@@ -56,13 +57,17 @@ class WeightAverage:
         }
 
     @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
+    def update(self, model: nn.Module, left_out: Float[Tensor, ""] | None = None) -> None:
         """Take the model's weights into the average.
 
         Args:
             model: The model after an optimizer step, with the same parameters as before.
+            left_out: 1 if that step was left out, on any device: the average stays as it is, and
+                only the number of updates grows. 0 or None otherwise.
         """
-        weight = 1 - decay_of_update(self.num_updates, self.decay)
+        weight: float | Tensor = 1 - decay_of_update(self.num_updates, self.decay)
+        if left_out is not None:
+            weight = weight * (1 - left_out)
         for name, value in model.state_dict().items():
             average = self.weights[name]
             if average.is_floating_point():

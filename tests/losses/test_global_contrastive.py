@@ -96,6 +96,34 @@ def test_evaluation_leaves_the_averages_alone():
     assert loss.log_averages.isneginf().all()
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_not_finite_shows_in_the_loss_and_is_not_remembered(value):
+    loss = GlobalContrastiveLoss(20)
+    image, text, scale, ids = next(steps())
+    batch = make_batch(len(ids), sample_ids=ids)
+    clean = loss(Embeddings(image, text, scale), batch)
+    averages = loss.log_averages.clone()
+    assert not loss(Embeddings(image * value, text, scale), batch).isfinite()
+    assert torch.equal(loss.log_averages, averages)
+    assert loss(Embeddings(image, text, scale), batch).isfinite()
+    assert clean.isfinite()
+
+
+def test_passes_of_a_step_are_reverted_together():
+    loss = GlobalContrastiveLoss(20, 0.5)
+    data = list(steps())
+    run(loss, data[:1])
+    averages = loss.log_averages.clone()
+    loss.begin_step()
+    run(loss, data[1:4])
+    assert not torch.equal(loss.log_averages, averages)
+    loss.revert_step()
+    assert torch.equal(loss.log_averages, averages)
+    assert loss.num_steps == 4  # a schedule counts the step that is left out
+    loss.revert_step()  # nothing is left to undo
+    assert torch.equal(loss.log_averages, averages)
+
+
 def test_extreme_scores_stay_finite():
     """exp(s_ij - s_ii) is e^200 here: only its logarithm fits into fp32."""
     image = unit_rows(9, 6, 0, torch.float32)

@@ -92,6 +92,19 @@ def test_batch_norm_counts_are_copied():
     assert average.weights["1.num_batches_tracked"].item() == 1
 
 
+def test_a_step_that_is_left_out_leaves_the_average():
+    module, other = model(), model()
+    average, plain = WeightAverage(module), WeightAverage(other)
+    change(module, 1)
+    change(other, 1)
+    average.update(module, torch.tensor(0.0))
+    plain.update(other)
+    assert all(torch.equal(average.weights[name], value) for name, value in plain.weights.items())
+    average.update(module, torch.tensor(1.0))
+    assert all(torch.equal(average.weights[name], value) for name, value in plain.weights.items())
+    assert average.num_updates == 2  # the warm-up of the decay counts the step
+
+
 def test_weights_of_another_architecture_are_refused():
     average = WeightAverage(model())
     with pytest.raises(CheckpointError, match=r"0\.weight"):

@@ -237,13 +237,22 @@ def test_resumed_with_another_batch_size(shards, tmp_path):
     assert keys[0] == keys[1]
 
 
+@pytest.fixture
+def one_thread():
+    """A forked process must not use several, and weights compare bit for bit at one number only."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("one_thread")
 def test_killed_and_resumed(shards, tmp_path):
     """SIGKILL at arbitrary moments, again and again: the run ends as if nothing had happened."""
     whole, module = fit(shards, tmp_path / "whole", max_steps=40)
     run, log = tmp_path / "run", tmp_path / "run" / "keys.txt"
 
     def train() -> None:
-        torch.set_num_threads(1)
         last = run / "last.ckpt"
         ckpt = last if last.exists() else None
         fit(shards, run, SaveCheckpoint(every_n_steps=1), max_steps=40, ckpt=ckpt)

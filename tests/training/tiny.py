@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +81,24 @@ def trainer(folder: Path, *callbacks: Callback, **options: Any) -> Trainer:
         "enable_checkpointing": any("Checkpoint" in type(c).__name__ for c in callbacks),
     }
     return Trainer(**{**defaults, **options})
+
+
+def comparable(state: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """Return the weights that runs with different rounding share after steps of Adam.
+
+    Attention does not change with the bias of its keys, since a softmax ignores what is added to
+    all its inputs. The gradient of that bias is rounding alone, and Adam makes full steps of it.
+
+    Args:
+        state: A module's state or a checkpoint's ``state_dict``; entries that are no tensors, such
+            as the state of a loss, are left out.
+    """
+    kept = {}
+    for name, value in state.items():
+        if isinstance(value, torch.Tensor):
+            query_key_value = value.chunk(3) if name.endswith("in_proj_bias") else ()
+            kept[name] = torch.cat(query_key_value[::2]) if query_key_value else value
+    return kept
 
 
 def words(folder: Path, run: Path, *more: str) -> list[str]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any, final
 
+from jaxtyping import Float
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
@@ -22,24 +24,35 @@ class AverageWeights(Callback):
     Args:
         decay: Weight of the past at each optimizer step, below 1.
 
+    Attributes:
+        left_out: Set by ``StepGuard`` before each optimizer step: 1 on the device if the step is
+            left out, which leaves the average as it is.
+
     Example:
         >>> trainer = Trainer(callbacks=[AverageWeights(decay=0.999)])
     """
 
     def __init__(self, decay: float = 0.999) -> None:
         self.decay = decay
+        self.left_out: Float[Tensor, ""] | None = None
         self._average: WeightAverage | None = None
         self._num_updates = 0
         self._loaded: dict[str, Tensor] = {}
         self._swap = ExitStack()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
-        """Refuse a wrong decay before anything is read."""
+        """Refuse a wrong decay before anything is read; a fit begins a new average."""
         WeightAverage(nn.Identity(), self.decay)
+        if stage == "fit":
+            self._average, self._num_updates, self._loaded = None, 0, {}
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
-        """Start at the weights, or where a checkpoint left off; they are on their device now."""
-        self._start(pl_module)
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        """Start at the weights, or where a checkpoint left off; they are on their device now.
+
+        Not earlier: strategies that shard read a checkpoint after ``on_fit_start``.
+        """
+        if self._average is None:
+            self._start(pl_module)
 
     def on_train_batch_end(
         self,
@@ -51,7 +64,8 @@ class AverageWeights(Callback):
     ) -> None:
         """Take the weights in after every optimizer step."""
         if self._average is not None and not trainer.fit_loop._should_accumulate():
-            self._average.update(_encoder(pl_module))
+            self._average.update(_encoder(pl_module), self.left_out)
+            self.left_out = None
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         """Look at the average."""
@@ -96,6 +110,20 @@ class AverageWeights(Callback):
     ) -> None:
         """Keep the average of a checkpoint until the weights are on their device."""
         self._loaded = dict(checkpoint.get(AVERAGE, {}))
+
+    def restore(self, weights: Mapping[str, Tensor]) -> None:
+        """Go back to the averaged weights of a checkpoint; the number of updates stays.
+
+        Args:
+            weights: By their plain names, whole or spread as the average is.
+        """
+        assert self._average is not None, "a fit has begun"
+        self._average.load_state_dict(
+            {
+                "num_updates": self._average.num_updates,
+                "weights": like(self._average.weights, weights),
+            }
+        )
 
     def _start(self, pl_module: LightningModule) -> None:
         self._average = WeightAverage(_encoder(pl_module), self.decay)

@@ -19,9 +19,10 @@ from clipkit.data.patient_log import PatientLog
 from clipkit.errors import ConfigError, NonFiniteError
 from clipkit.training.callbacks.average_weights import AverageWeights
 from clipkit.training.callbacks.save_checkpoint import SaveCheckpoint, newest_checkpoint
-from clipkit.training.checkpointing import take_out_averages
+from clipkit.training.rollback import restore_weights
 from clipkit.training.sharding import gradient_norm
 from clipkit.training.step_health import StepHealth, skip_if, skips_on_device, unscale_once
+from clipkit.training.step_state import StepState
 from clipkit.types import Batch
 
 _LOG: Final = logging.getLogger(__name__)
@@ -33,14 +34,17 @@ _LAG_STEPS: Final = 2
 class StepGuard(Callback):
     """Leaves out steps whose loss or gradients are NaN, infinite or a spike, on all ranks alike.
 
-    A bad step changes neither weights nor moments, and its keys are written to a file. After
-    ``max_in_a_row`` of them the weights go back to the newest whole checkpoint while the data go
-    on, so that the same batches do not come again; a run that needs this more than
+    A bad step changes nothing that is learned: weights, moments, running statistics of batch
+    norms, prototypes, the memory of a loss and the average of the weights stay as they were. It
+    counts as a step for every schedule. Its keys are written to a file. After ``max_in_a_row`` of
+    them everything learned goes back to the newest whole checkpoint while data and schedules
+    continue, so that the same batches do not come again; a run that needs this more than
     ``max_rollbacks`` times ends.
 
     On a GPU no step waits for its verdict if the optimizer is one of torch's fused ones (``fused:
     true``) and the precision needs no scaler: the optimizer reads it there, and this callback two
-    steps later. Other optimizers have to be asked before each step, which waits for the gradients.
+    steps later. Other optimizers have to be asked before each step, which waits for the gradients;
+    so has ``GlobalContrastiveLoss``, which keeps its averages on the CPU.
     With 16-mixed, infinite gradients are the scaler's business, and only the loss is judged.
 
     Args:
@@ -89,11 +93,13 @@ class StepGuard(Callback):
         self._keys: list[str] = []
         self._pending: deque[_Step] = deque()
         self._health: StepHealth | None = None
+        self._state: StepState | None = None
         self._log: PatientLog | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         """Begin a history of good steps; a resumed run begins a new one."""
         self._health = StepHealth(pl_module.device, self.sigmas, self.window)
+        self._state = StepState(pl_module)
         self._losses, self._keys = [], []
         self._pending.clear()
 
@@ -104,7 +110,10 @@ class StepGuard(Callback):
         batch: Batch,
         batch_idx: int,  # noqa: ARG002
     ) -> None:
-        """Remember who takes part in the step."""
+        """Remember who takes part in the step, and the state before its first batch."""
+        assert self._state is not None
+        if not self._losses:
+            self._state.keep()
         self._keys += batch.keys
 
     def on_before_backward(
@@ -119,8 +128,9 @@ class StepGuard(Callback):
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
     ) -> None:
-        """Judge the step, and have the optimizer leave it out if it is bad."""
+        """Judge the step, and have everything leave it out if it is bad."""
         assert self._health is not None
+        assert self._state is not None
         scaler = getattr(trainer.precision_plugin, "scaler", None)
         loss = torch.stack(self._losses).sum()
         if scaler is not None:
@@ -129,6 +139,10 @@ class StepGuard(Callback):
         norm = gradient_norm(pl_module.parameters()) if scaler is None else loss
         verdict = self._health.verdict(loss, norm)
         skip_if(verdict, optimizer, skips_on_device(optimizer, scaler is not None))
+        self._state.restore(verdict)
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, AverageWeights):
+                callback.left_out = verdict
         figures = torch.stack([verdict, loss, norm.to(loss.dtype)])
         self._pending.append(_Step(trainer.global_step + 1, self._keys, _Arriving(figures)))
         self._losses, self._keys = [], []
@@ -146,14 +160,14 @@ class StepGuard(Callback):
             vars(optimizer).pop("found_inf", None)
         lag = _LAG_STEPS if pl_module.device.type != "cpu" else 0
         while len(self._pending) > lag:
-            self._read(trainer, pl_module, self._pending.popleft())
+            self._read(trainer, self._pending.popleft())
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         """Read the last verdicts."""
         while self._pending:
-            self._read(trainer, pl_module, self._pending.popleft())
+            self._read(trainer, self._pending.popleft())
 
-    def _read(self, trainer: Trainer, pl_module: LightningModule, step: _Step) -> None:
+    def _read(self, trainer: Trainer, step: _Step) -> None:
         bad, loss, norm = step.figures.values()
         self._in_a_row = self._in_a_row + 1 if bad else 0
         for callback in trainer.checkpoint_callbacks:
@@ -172,11 +186,9 @@ class StepGuard(Callback):
                 step.number, loss, norm, path,
             )  # fmt: skip
         if self._in_a_row >= self.max_in_a_row:
-            self._roll_back(trainer, pl_module, step, f"loss {loss:g}, gradient norm {norm:g}")
+            self._roll_back(trainer, step, f"loss {loss:g}, gradient norm {norm:g}")
 
-    def _roll_back(
-        self, trainer: Trainer, pl_module: LightningModule, step: _Step, figures: str
-    ) -> None:
+    def _roll_back(self, trainer: Trainer, step: _Step, figures: str) -> None:
         path = newest_checkpoint(trainer)
         if self._rollbacks >= self.max_rollbacks or path is None:
             tried = (
@@ -192,7 +204,7 @@ class StepGuard(Callback):
         self._rollbacks += 1
         self._in_a_row = 0
         self._pending.clear()
-        saved_step = restore_weights(trainer, pl_module, path)
+        saved_step = restore_weights(trainer, path)
         _LOG.warning(
             "step %d: %d bad steps in a row; weights and optimizer go back to step %d (%s), "
             "the data go on", step.number, self.max_in_a_row, saved_step, path,
@@ -225,24 +237,6 @@ class _Arriving:
         if self._event is not None:
             self._event.synchronize()
         return [float(value) for value in self._host.tolist()]
-
-
-def restore_weights(trainer: Trainer, pl_module: LightningModule, path: str) -> int:
-    """Bring back weights, optimizer and averages of a checkpoint; counters and data stay.
-
-    Returns:
-        The optimizer step that they are of.
-    """
-    checkpoint = trainer.strategy.load_checkpoint(path)
-    take_out_averages(checkpoint)
-    trainer.strategy.load_model_state_dict(checkpoint)
-    trainer.strategy.load_optimizer_state_dict(checkpoint)
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, AverageWeights):
-            callback.load_state_dict(checkpoint["callbacks"][callback.state_key])
-            callback.on_load_checkpoint(trainer, pl_module, checkpoint)
-            callback.on_fit_start(trainer, pl_module)
-    return int(checkpoint["global_step"])
 
 
 def _line(step: _Step, rank: int, loss: float, norm: float) -> str:

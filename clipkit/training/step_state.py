@@ -1,0 +1,68 @@
+"""What a step changes besides weights and moments, and how a bad step leaves it as it was."""
+
+from __future__ import annotations
+
+from typing import final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from clipkit.losses.term import LossTerm
+
+
+@final
+class StepState:
+    """Keeps buffers and the memory of losses as they are before a step, to restore them after it.
+
+    Buffers are those that a checkpoint holds, such as the running statistics of batch norms and the
+    prototypes of a label head. They are restored where they are, without waiting for the device. A
+    loss that keeps its memory on the CPU (``LossTerm.begin_step``) reads the verdict there.
+
+    Args:
+        module: Encoder and loss; a buffer may be replaced by another of the same shape.
+
+    Example:
+        >>> norm = torch.nn.BatchNorm1d(2)
+        >>> state = StepState(norm)
+        >>> state.keep()
+        >>> _ = norm(torch.full((4, 2), float("nan")))
+        >>> state.restore(torch.tensor(1.0))
+        >>> norm.running_mean
+        tensor([0., 0.])
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+        self._stored = frozenset(module.state_dict())
+        self._terms = [m for m in module.modules() if isinstance(m, LossTerm) and m.remembers]
+        self._before: dict[str, Tensor] = {}
+
+    @torch.no_grad()
+    def keep(self) -> None:
+        """Take the state before the first forward pass of a step."""
+        for name, buffer in self._buffers().items():
+            kept = self._before.get(name)
+            if kept is None or kept.shape != buffer.shape or kept.device != buffer.device:
+                self._before[name] = buffer.detach().clone()
+            else:
+                kept.copy_(buffer)
+        for term in self._terms:
+            term.begin_step()
+
+    @torch.no_grad()
+    def restore(self, verdict: Float[Tensor, ""]) -> None:
+        """Bring the state of ``keep`` back where the step is bad.
+
+        Args:
+            verdict: 1 for a bad step, else 0; see ``StepHealth``.
+        """
+        bad = verdict > 0
+        for name, buffer in self._buffers().items():
+            buffer.copy_(torch.where(bad.to(buffer.device), self._before[name], buffer))
+        if self._terms and bool(bad):
+            for term in self._terms:
+                term.revert_step()
+
+    def _buffers(self) -> dict[str, Tensor]:
+        return {n: b for n, b in self._module.named_buffers() if n in self._stored}
