@@ -5,12 +5,15 @@ BIN := $(VENV)/bin
 OUTPUT ?= runs/demo
 MINUTES ?= 5
 PYTEST_ARGS ?=
+CAPABILITY ?= default
+THREADS ?= 1
+NUMERIC := tests/losses tests/metrics tests/models tests/optim tests/distributed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint types imports docs clean
+.PHONY: help setup demo test test-numeric check lint types imports docs clean
 
 help: ## Show this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
 
 $(VENV)/.installed-demo: pyproject.toml tools/setup.sh
 	@PYTHON="$(PYTHON)" bash tools/setup.sh "$(VENV)" demo
@@ -26,6 +29,10 @@ demo: $(VENV)/.installed-demo ## Pretrain on emoji for MINUTES (5), evaluate, wr
 test: $(VENV)/.installed-test ## Run the tests
 	@echo "Running the tests (about 15 minutes on 2 cores; PYTEST_ARGS='-m \"not slow\"' for the fast ones)"
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-numeric: $(VENV)/.installed-test ## Run the numeric tests as another CPU: CAPABILITY (default, avx2, avx512), THREADS (1)
+	@echo "Running $(NUMERIC) with CPU capability $(CAPABILITY) and $(THREADS) thread(s)"
+	@ATEN_CPU_CAPABILITY=$(CAPABILITY) OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest $(NUMERIC) $(PYTEST_ARGS)
 
 lint: $(VENV)/.installed-test ## ruff: lint and format
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -249,11 +249,11 @@ def test_names_of_the_package_exist() -> None:
 
 
 def test_targets_of_make_exist() -> None:
-    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     wanted = {
         found
         for page in PAGES
-        for found in re.findall(r"^(?:\$ )?\s*make (\w+)|`make (\w+)", page.read_text(), re.M)
+        for found in re.findall(r"^(?:\$ )?\s*make ([\w-]+)|`make ([\w-]+)", page.read_text(), re.M)
     }
     assert {first or second for first, second in wanted} <= targets
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from clipkit.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
-    from clipkit.models import DualEncoder
+    from clipkit.models.checkpoints import LoadedEncoder
 
 _FILE_ENDINGS = (".ckpt", ".pt", ".pth", ".bin", ".safetensors")
 
@@ -26,7 +26,7 @@ def given_path(text: str) -> Path:
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add ``--model`` and ``--device``."""
+    """Add ``--model``, ``--weights`` and ``--device``."""
     parser.add_argument(
         "--model",
         required=True,
@@ -35,6 +35,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         "without weights: "
         "last.ckpt, ViT-B-32@laion2b_s34b_b79k, ViT-B-32@weights.safetensors, config.json@model.pt",
     )
+    add_weights_argument(parser)
     parser.add_argument(
         "--device", default="auto", help="cpu, cuda, cuda:1 …; auto takes a GPU where there is one"
     )
@@ -60,6 +61,16 @@ def add_trust_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_weights_argument(parser: argparse.ArgumentParser) -> None:
+    """Add ``--weights``."""
+    parser.add_argument(
+        "--weights",
+        choices=("average", "raw"),
+        help="weights of a checkpoint: their moving average, which validation measured, or those "
+        "that were trained; default: the average where there is one",
+    )
+
+
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what says which samples are read, and how."""
     parser.add_argument(
@@ -73,31 +84,48 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16", "fp16"))
 
 
-def load_model(name: str, device: str) -> DualEncoder:
-    """The encoder that ``--model`` names, in evaluation mode, on its device.
+def load_model(name: str, device: str, weights: str | None = None) -> LoadedEncoder:
+    """Load the encoder that ``--model`` names, in evaluation mode, on its device.
 
     Args:
         name: A checkpoint of clipkit, a folder that it exported, or NAME[@PRETRAINED] of open_clip,
             where NAME may be the path of a JSON configuration.
         device: A torch device, or "auto".
+        weights: "average" or "raw"; None for the average where there is one.
 
     Returns:
-        The encoder.
+        The encoder, and which weights it has.
 
     Raises:
-        CheckpointError: If the file is missing or is no checkpoint of clipkit.
+        CheckpointError: If the file is missing, is no checkpoint of clipkit, or lacks such weights.
         ConfigError: If open_clip does not know the name, or torch the device.
     """
     from clipkit.models import from_open_clip
-    from clipkit.models.checkpoints import load_encoder
+    from clipkit.models.checkpoints import PREFIXES, LoadedEncoder, read_encoder
 
     target = _device(device)
     if Path(name).exists() and not name.endswith(".json"):
-        return load_encoder(name).to(target).eval()
+        loaded = read_encoder(name, None if weights is None else PREFIXES[weights])
+        return LoadedEncoder(loaded.encoder.to(target).eval(), loaded.weights)
     if name.endswith(_FILE_ENDINGS) and "@" not in name:
         raise CheckpointError(f"{name}: no such file; expected a checkpoint of clipkit")
+    if weights == "average":
+        raise ConfigError(
+            f"--weights: expected a checkpoint with an average of the weights, got {name}, a model "
+            f"of open_clip; leave --weights out"
+        )
     architecture, _, pretrained = name.partition("@")
-    return from_open_clip(architecture, pretrained or None).to(target).eval()
+    return LoadedEncoder(from_open_clip(architecture, pretrained or None).to(target).eval(), None)
+
+
+def shown_weights(weights: str | None) -> str:
+    """Describe in parentheses which weights of a checkpoint are used; nothing if there is one set.
+
+    Example:
+        >>> shown_weights("average")
+        ' (average weights)'
+    """
+    return f" ({weights} weights)" if weights else ""
 
 
 def _device(name: str) -> str:

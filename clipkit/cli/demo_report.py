@@ -79,7 +79,7 @@ def evaluate(checkpoint: Path, data: DemoData) -> Outcome:
     Returns:
         Metrics and examples.
     """
-    encoder = load_model(str(checkpoint), "auto")
+    encoder = load_model(str(checkpoint), "auto").encoder
     metrics: dict[str, dict[str, float]] = {}
     num_pictures: dict[str, int] = {}
     for name in ("unseen_drawings", "unseen_concepts"):

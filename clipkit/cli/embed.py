@@ -14,6 +14,7 @@ from clipkit.cli.arguments import (
     add_model_arguments,
     given_path,
     load_model,
+    shown_weights,
     versions,
 )
 from clipkit.cli.outputs import check_new_folder
@@ -61,14 +62,15 @@ def run(args: argparse.Namespace) -> int:
 
     options = EmbedOptions(args.batch_size, args.num_workers, args.limit, args.precision, True)
     data = open_dataset(args.data, args.split, allow_outside=args.allow_outside)
-    encoder = load_model(args.model, args.device)
+    encoder, weights = load_model(args.model, args.device, args.weights)
     num_rows = len(data) if args.limit is None else min(args.limit, len(data))
     check_new_folder("--output", output, num_rows * encoder.embedding_dim * _BYTES_PER_NUMBER)
     pairs = embed_pairs(encoder, data, options, captions=not args.images_only)
-    _write(output, pairs, {"model": args.model, "data": args.data, "versions": versions()})
+    facts = {"model": args.model, "weights": weights, "data": args.data, "versions": versions()}
+    _write(output, pairs, facts)
     num_images, width = pairs.images.shape
     found = f"{num_images} pictures and {len(pairs.texts)} texts, {width} numbers each"
-    print(f"{found}: {args.output}")  # noqa: T201
+    print(f"{found}{shown_weights(weights)}: {args.output}")  # noqa: T201
     return 0
 
 

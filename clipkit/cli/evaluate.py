@@ -12,6 +12,7 @@ from clipkit.cli.arguments import (
     add_model_arguments,
     given_path,
     load_model,
+    shown_weights,
     versions,
 )
 from clipkit.cli.outputs import check_output_file, check_output_folder
@@ -71,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
 
     tasks = list(dict.fromkeys(args.task or [_default_task(args)]))
     evaluators = {task: _evaluator(task, args) for task in tasks}
-    encoder = load_model(args.model, args.device)
+    encoder, weights = load_model(args.model, args.device, args.weights)
     if args.report is not None:
         from clipkit.cli.evaluate_report import measure_and_report
 
@@ -81,9 +82,9 @@ def run(args: argparse.Namespace) -> int:
         metrics = evaluators[tasks[0]].run(encoder)
     else:
         metrics = EvaluationSuite(evaluators).run(encoder)
-    _print_table(args, metrics)
+    _print_table(args, weights, metrics)
     if args.output is not None:
-        _write(args, tasks, metrics)
+        _write(args, tasks, weights, metrics)
     return 0
 
 
@@ -128,12 +129,13 @@ def _evaluator(task: str, args: argparse.Namespace) -> Evaluator:
     return MultiLabelClassification(data, **common)
 
 
-def _print_table(args: argparse.Namespace, metrics: dict[str, float]) -> None:
+def _print_table(args: argparse.Namespace, weights: str | None, metrics: dict[str, float]) -> None:
     from rich.console import Console
     from rich.table import Table
 
     console = Console()
-    console.print(f"{args.model} on {args.data}", markup=False, soft_wrap=True)
+    model = f"{args.model}{shown_weights(weights)}"
+    console.print(f"{model} on {args.data}", markup=False, soft_wrap=True)
     table = Table()
     table.add_column("Metric")
     table.add_column("Value", justify="right")
@@ -143,11 +145,14 @@ def _print_table(args: argparse.Namespace, metrics: dict[str, float]) -> None:
     console.print(table)
 
 
-def _write(args: argparse.Namespace, tasks: list[str], metrics: dict[str, float]) -> None:
+def _write(
+    args: argparse.Namespace, tasks: list[str], weights: str | None, metrics: dict[str, float]
+) -> None:
     from clipkit.data.tables import write_atomically
 
     record = {
         "model": args.model,
+        "weights": weights,
         "data": args.data,
         "split": args.split,
         "limit": args.limit,

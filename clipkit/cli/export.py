@@ -7,10 +7,16 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from clipkit.cli.arguments import add_trust_argument, given_path
+from clipkit.cli.arguments import (
+    add_trust_argument,
+    add_weights_argument,
+    given_path,
+    shown_weights,
+)
 from clipkit.cli.outputs import check_output_file, check_output_folder
 from clipkit.errors import ConfigError
 
@@ -34,6 +40,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
         allow_abbrev=False,
     )
     parser.add_argument("--model", required=True, metavar="CKPT", help="a checkpoint of clipkit")
+    add_weights_argument(parser)
     parser.add_argument(
         "--format", default="open_clip", choices=FORMATS, help="default: %(default)s"
     )
@@ -67,10 +74,11 @@ def run(args: argparse.Namespace) -> int:
     from clipkit.cli.export_formats import EXPORTERS
     from clipkit.cli.model_card import render_card
     from clipkit.cli.run_facts import read_run
-    from clipkit.models import load_encoder
+    from clipkit.models.checkpoints import PREFIXES, read_encoder
 
-    encoder = load_encoder(args.model)
-    run_facts = read_run(Path(args.model))
+    prefix = None if args.weights is None else PREFIXES[args.weights]
+    encoder, weights = read_encoder(args.model, prefix)
+    run_facts = replace(read_run(Path(args.model)), weights=weights)
     exporter = EXPORTERS[args.format]
     with whole_folder(output) as folder:
         exporter.write(encoder, folder, run_facts.tokenizer)
@@ -80,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
             license=args.license,
         )  # fmt: skip
         (folder / "README.md").write_text(card, encoding="utf-8")
-    print(f"{output}: written; read it with {exporter.reader(output)}")  # noqa: T201
+    print(f"{output}: written{shown_weights(weights)}; read it with {exporter.reader(output)}")  # noqa: T201
     return 0
 
 

@@ -7,7 +7,13 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from clipkit.cli.arguments import add_outside_argument, add_trust_argument, given_path
+from clipkit.cli.arguments import (
+    add_outside_argument,
+    add_trust_argument,
+    add_weights_argument,
+    given_path,
+    shown_weights,
+)
 from clipkit.cli.outputs import check_output_folder
 from clipkit.errors import DataError, SampleError
 
@@ -42,6 +48,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
         metavar="CKPT-or-NAME",
         help="a checkpoint of clipkit, or NAME@WEIGHTS of open_clip (default: %(default)s)",
     )
+    add_weights_argument(parser)
     parser.add_argument(
         "--template",
         action="append",
@@ -79,12 +86,15 @@ def run(args: argparse.Namespace) -> int:
 
     data = look_at(args.train, args.val, args.allow_outside)
     templates = args.template or list(_TEMPLATES)
-    config, reasons = tuning_config(data, _start(args.model), str(args.output), templates)
+    start, weights = _start(args.model, args.weights)
+    config, reasons = tuning_config(data, start, str(args.output), templates)
     if args.allow_outside:
         config["data"]["allow_outside"] = True
     path: Path = args.output / "finetune.yaml"
     num_classes = len(data.class_counts) or "no"
-    lines = [f"{data.num_samples:,} samples, {num_classes} classes", *reasons]
+    facts = [f"{data.num_samples:,} samples, {num_classes} classes"]
+    facts += [f"starts from {args.model}{shown_weights(weights)}"] if weights else []
+    lines = [*facts, *reasons]
     head = "".join(f"# {line}\n" for line in [f"clipkit fit -c {path}", *lines])
     text = head + yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
     write_atomically(path, text.encode())
@@ -170,26 +180,30 @@ def _what_next(args: argparse.Namespace, data: TuningData) -> str:
     return f"{weights}: the fine-tuned model; measure it, and the start too, with\n  {measure}"
 
 
-def _start(model: str) -> Start:
-    """What a configuration has to know of the model to start from."""
+def _start(model: str, weights: str | None) -> tuple[Start, str | None]:
+    """What a configuration has to know of the model to start from, and which weights it has."""
     from clipkit.cli.arguments import load_model
     from clipkit.training.tuning_facts import Start
 
-    encoder = load_model(model, "cpu")
+    encoder, weights = load_model(model, "cpu", weights)
     towers = {"image_tower": encoder.image_tower, "text_tower": encoder.text_tower}
-    return Start(
-        encoder=_named(model),
+    start = Start(
+        encoder=_named(model, weights),
         embedding_dim=encoder.embedding_dim,
         image_size=encoder.image_tower.image_size,
         interpolation=encoder.image_tower.interpolation,
         num_groups={name: len(tower.layer_groups()) for name, tower in towers.items()},
     )
+    return start, weights
 
 
-def _named(model: str) -> dict[str, Any]:
+def _named(model: str, weights: str | None) -> dict[str, Any]:
     """The model, as a configuration names it."""
+    from clipkit.models.checkpoints import PREFIXES
+
     if Path(model).exists() and not model.endswith(".json"):
-        return {"class_path": "clipkit.models.from_checkpoint", "init_args": {"path": model}}
+        init_args = {"path": model} | ({"prefix": PREFIXES[weights]} if weights else {})
+        return {"class_path": "clipkit.models.from_checkpoint", "init_args": init_args}
     name, _, pretrained = model.partition("@")
-    init_args = {"name": name, "pretrained": pretrained or None}
-    return {"class_path": "clipkit.models.from_open_clip", "init_args": init_args}
+    options = {"name": name, "pretrained": pretrained or None}
+    return {"class_path": "clipkit.models.from_open_clip", "init_args": options}

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any, Final
 from clipkit.cli.arguments import (
     add_outside_argument,
     add_trust_argument,
+    add_weights_argument,
     given_path,
     load_model,
+    shown_weights,
     versions,
 )
 from clipkit.cli.outputs import check_output_folder
@@ -45,6 +47,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
         parser.add_argument(
             name, required=True, metavar="CKPT-or-NAME", help=f"the model {when} fine-tuning"
         )
+    add_weights_argument(parser)
     parser.add_argument(
         "--measure",
         action="append",
@@ -83,7 +86,11 @@ def run(args: argparse.Namespace) -> int:
     from clipkit.models import interpolate, save_encoder
 
     evaluators = {word: _evaluator(word, args) for word in dict.fromkeys(args.measure)}
-    start, end = load_model(args.start, args.device), load_model(args.end, args.device)
+    (start, of_start), (end, of_end) = (
+        load_model(name, args.device, args.weights) for name in (args.start, args.end)
+    )
+    for name, weights in ((args.start, of_start), (args.end, of_end)):
+        print(f"{name}{shown_weights(weights)}", flush=True)  # noqa: T201
     alphas = [number / (args.points - 1) for number in range(args.points)]
     curve = []
     for alpha in alphas if evaluators else []:
@@ -97,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
         shown = "  ".join(f"{k} {100 * metrics[k]:.1f} %" for k in _drawn_keys(evaluators))
         print(f"alpha {alpha:.2f}  {shown}", flush=True)  # noqa: T201
     if curve:
-        _write(args, curve, _drawn_keys(evaluators))
+        _write(args, {"start": of_start, "end": of_end}, curve, _drawn_keys(evaluators))
     if args.keep is not None:
         save_encoder(interpolate(start, end, args.keep), args.output / "model")
         print(f"{args.output / 'model'}: alpha {args.keep:g}; --model takes it")  # noqa: T201
@@ -157,13 +164,23 @@ def _chart(curve: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> Chart:
 
 
 def _write(
-    args: argparse.Namespace, curve: Sequence[Mapping[str, Any]], keys: Sequence[str]
+    args: argparse.Namespace,
+    weights: Mapping[str, str | None],
+    curve: Sequence[Mapping[str, Any]],
+    keys: Sequence[str],
 ) -> None:
     from clipkit.data.tables import write_atomically
     from clipkit.evaluation.report.chart_svg import chart_svg
 
-    record = {"start": args.start, "end": args.end, "split": args.split, "curve": curve}
-    text = json.dumps({**record, "versions": versions()}, indent=2, allow_nan=False) + "\n"
+    record = {
+        "start": args.start,
+        "end": args.end,
+        "weights": weights,
+        "split": args.split,
+        "curve": curve,
+        "versions": versions(),
+    }
+    text = json.dumps(record, indent=2, allow_nan=False) + "\n"
     write_atomically(args.output / "curve.json", text.encode())
     picture = chart_svg(_chart(curve, keys), "alpha")
     write_atomically(args.output / "curve.svg", picture.encode())

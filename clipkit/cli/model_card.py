@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import yaml
 
 from clipkit import __version__
 from clipkit.cli.run_facts import RunFacts
 from clipkit.models import DualEncoder
+
+_WEIGHTS: Final = {"average": "moving average over the steps", "raw": "of the last step"}
 
 
 def render_card(
@@ -80,6 +82,7 @@ def training(run: RunFacts) -> Iterator[tuple[str, str]]:
     """Names and values of how it was trained; what is not known is left out."""
     data, model = run.config.get("data") or {}, run.config.get("model") or {}
     trainer = run.config.get("trainer") or {}
+    yield from _known("Weights", _WEIGHTS.get(run.weights or ""))
     yield from _known("Data", _data(data))
     yield from _known("Pairs", None if run.num_samples is None else f"{run.num_samples:,}")
     yield "Steps", f"{run.steps:,}"

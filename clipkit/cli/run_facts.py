@@ -28,6 +28,8 @@ class RunFacts:
         config: The resolved configuration.
         tokenizer: Name of the tokenizer.
         metrics: Recalls and accuracies by name, from 0 to 1.
+        weights: "average" or "raw", the weights of a checkpoint that are meant; None if it is not
+            known or there is one set.
     """
 
     steps: int | None = None
@@ -36,6 +38,7 @@ class RunFacts:
     config: Mapping[str, Any] = field(default_factory=dict)
     tokenizer: str | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
+    weights: str | None = None
 
 
 def read_run(model: Path) -> RunFacts:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from torch import Tensor
 
@@ -20,8 +21,13 @@ from clipkit.models.open_clip_towers import from_open_clip
 from clipkit.models.sharded_files import is_sharded, read_checkpoint
 from clipkit.models.state_dicts import load_exactly, read_file, write_state_dict, write_text
 
+_LOG: Final = logging.getLogger(__name__)
+
 KEY: Final = "clipkit"
 """Where a checkpoint keeps what belongs to clipkit."""
+
+PREFIXES: Final = {"average": "ema.", "raw": "encoder."}
+"""What names in a checkpoint begin with: the weights that are trained, and their average."""
 
 FORMAT_VERSION: Final = 1
 DESCRIPTION_FILE_NAME: Final = "clipkit_encoder.json"
@@ -43,8 +49,21 @@ def encoder_entry(encoder: DualEncoder) -> dict[str, Any]:
     return {**entry, "lora": adapters} if adapters else entry
 
 
-def load_encoder(path: Path | str, prefix: str = "encoder.") -> DualEncoder:
-    """The encoder of a training checkpoint, or of a folder that ``clipkit export`` wrote.
+class LoadedEncoder(NamedTuple):
+    """An encoder and which of a checkpoint's weights it has.
+
+    Args:
+        encoder: In evaluation mode.
+        weights: "average" or "raw"; None if the source holds one set of weights only, such as an
+            export or a model of open_clip.
+    """
+
+    encoder: DualEncoder
+    weights: str | None
+
+
+def load_encoder(path: Path | str, prefix: str | None = None) -> DualEncoder:
+    """Load the encoder of a training checkpoint, or of a folder that ``clipkit export`` wrote.
 
     Neither Lightning nor the network is needed, and nothing is unpickled but tensors. Adapters are
     merged into the weights.
@@ -52,47 +71,83 @@ def load_encoder(path: Path | str, prefix: str = "encoder.") -> DualEncoder:
     Args:
         path: A checkpoint of ``clipkit fit``, one file or in parts, or a folder in either format of
             the export.
-        prefix: What the names of the weights begin with: "encoder.", or "ema." for their average.
+        prefix: What the names of the weights begin with: "ema." for their average, which is what
+            validation and ``best.ckpt`` of a run with ``AverageWeights`` refer to, or "encoder."
+            for the weights that were trained. None for the average where there is one.
 
     Returns:
         The encoder in evaluation mode, on the CPU.
 
     Raises:
         CheckpointError: If the file is no such checkpoint, is incomplete or from a newer version,
-            or its weights do not fit its own description.
+            has no such weights, or its weights do not fit its own description.
 
     Example:
         >>> encoder = load_encoder("runs/demo/last.ckpt")
     """
+    return read_encoder(path, prefix).encoder
+
+
+def read_encoder(path: Path | str, prefix: str | None = None) -> LoadedEncoder:
+    """Load an encoder as ``load_encoder`` does, and report which weights it has.
+
+    Args:
+        path: As for ``load_encoder``.
+        prefix: As for ``load_encoder``.
+
+    Raises:
+        CheckpointError: As for ``load_encoder``.
+    """
     path = Path(path)
     if path.is_dir() and not is_sharded(path):
-        return _load_folder(path)
+        if prefix == PREFIXES["average"]:
+            raise CheckpointError(
+                f"{path}: expected a checkpoint with an average of the weights, got an export, "
+                f"which holds one set of weights; leave --weights out"
+            )
+        return LoadedEncoder(_load_folder(path), None)
     checkpoint = read_checkpoint(path)
     entry = _entry(checkpoint, str(path))
     encoder = build_encoder(entry["encoder"], str(path))
-    state = checkpoint.get("state_dict", {})
-    own = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-    if not own:
-        raise CheckpointError(f"{path}: holds no weights whose names begin with {prefix!r}")
+    weights, own = _chosen_weights(checkpoint.get("state_dict", {}), prefix, path)
     if "lora" in entry:
         add_lora_of_entry(encoder, entry["lora"], str(path))
     load_exactly(encoder, own, str(path))
     for tower in (encoder.image_tower, encoder.text_tower):
         merge_lora(tower)
-    return encoder.eval()
+    return LoadedEncoder(encoder.eval(), weights)
+
+
+def _chosen_weights(
+    state: Mapping[str, Any], prefix: str | None, path: Path
+) -> tuple[str | None, dict[str, Any]]:
+    """The kind of the weights, and the weights by their plain names."""
+    candidates = list(PREFIXES.values()) if prefix is None else [prefix]
+    for candidate in candidates:
+        own = {k.removeprefix(candidate): v for k, v in state.items() if k.startswith(candidate)}
+        if own:
+            kinds = {value: kind for kind, value in PREFIXES.items()}
+            return kinds.get(candidate), own
+    if prefix == PREFIXES["average"]:
+        raise CheckpointError(
+            f"{path}: holds no average of the weights; take the raw ones (--weights raw), or train "
+            f"with the callback AverageWeights"
+        )
+    raise CheckpointError(f"{path}: holds no weights whose names begin with {candidates[-1]!r}")
 
 
 def from_checkpoint(
-    path: Path | str, label_head: LabelHead | None = None, prefix: str = "encoder."
+    path: Path | str, label_head: LabelHead | None = None, prefix: str | None = None
 ) -> DualEncoder:
-    """The encoder of a checkpoint, to train on from its weights with another objective.
+    """Load the encoder of a checkpoint, to train on from its weights with another objective.
 
     Unlike ``--ckpt_path``, which goes on with a run, nothing but the weights is taken.
 
     Args:
         path: A checkpoint of ``clipkit fit``, or a folder in either format of the export.
         label_head: Replaces the checkpoint's; None keeps that one, if there is one.
-        prefix: "encoder.", or "ema." for the average of the weights.
+        prefix: "ema." for the average of the weights, "encoder." for the weights themselves, None
+            for the average where there is one.
 
     Returns:
         The encoder in training mode; nothing is locked.
@@ -104,7 +159,9 @@ def from_checkpoint(
     Example:
         >>> encoder = from_checkpoint("runs/pairs/last.ckpt", LinearLabelHead(512, 10))
     """
-    loaded = load_encoder(path, prefix)
+    loaded, kind = read_encoder(path, prefix)
+    if kind is not None:
+        _LOG.warning("%s: starting from the %s weights", path, kind)
     if label_head is None:
         return loaded.train()
     encoder = DualEncoder(loaded.image_tower, loaded.text_tower, label_head, **loaded.config())

@@ -65,12 +65,11 @@ class WeightAverage:
             left_out: 1 if that step was left out, on any device: the average stays as it is, and
                 only the number of updates grows. 0 or None otherwise.
         """
-        weight: float | Tensor = 1 - decay_of_update(self.num_updates, self.decay)
-        if left_out is not None:
-            weight = weight * (1 - left_out)
+        share = 1 - decay_of_update(self.num_updates, self.decay)
         for name, value in model.state_dict().items():
             average = self.weights[name]
             if average.is_floating_point():
+                weight = share if left_out is None else (share * (1 - left_out)).to(average.dtype)
                 average.lerp_(value.detach().to(average), weight)
             else:
                 average.copy_(value)

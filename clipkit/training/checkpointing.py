@@ -10,12 +10,12 @@ from torch import Tensor
 from clipkit.data.tokenizers import Tokenizer
 from clipkit.errors import CheckpointError
 from clipkit.models import DualEncoder
-from clipkit.models.checkpoints import encoder_entry
+from clipkit.models.checkpoints import PREFIXES, encoder_entry
 from clipkit.models.state_dicts import mismatch
 
 _TOKENIZER: Final = "clipkit.data.tokenizers.tokenizer_from_name"
-_ENCODER: Final = "encoder."
-AVERAGE: Final = "ema."
+_ENCODER: Final = PREFIXES["raw"]
+AVERAGE: Final = PREFIXES["average"]
 """Before the names of averaged weights in a checkpoint's state_dict."""
 PACE: Final = "pace"
 """In clipkit's entry: the samples of a step at the run's first start, and such steps so far."""

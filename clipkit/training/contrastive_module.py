@@ -20,6 +20,7 @@ from clipkit.models.checkpoints import KEY
 from clipkit.models.freezing import lock
 from clipkit.optim import ParameterGroups, Schedule
 from clipkit.training.atomic_io import write_atomically
+from clipkit.training.callbacks.average_weights import warn_of_unused_average
 from clipkit.training.callbacks.cursor_commit import CursorCommit
 from clipkit.training.callbacks.data_counters import DataCounters
 from clipkit.training.checkpointing import (
@@ -266,6 +267,7 @@ class ContrastiveModule(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse the weights of another architecture by name."""
         take_out_averages(checkpoint)
+        warn_of_unused_average(self.trainer, checkpoint)
         check_architecture(self.state_dict(), checkpoint)
         stored, samples = checkpoint.get(KEY, {}).get(PACE), self._samples_of_step()
         if stored and samples is not None:

@@ -28,7 +28,7 @@ def restore_weights(trainer: Trainer, path: str) -> int:
     """
     checkpoint = trainer.strategy.load_checkpoint(path)
     take_out_averages(checkpoint)
-    steps = _schedule_steps(trainer.lightning_module.loss)
+    steps = _schedule_steps(getattr(trainer.lightning_module, "loss", None))
     trainer.strategy.load_model_state_dict(checkpoint)
     for part, num_steps in steps.items():
         part.num_steps = num_steps  # type: ignore[assignment]

@@ -59,7 +59,7 @@ def test_a_fit_learns_adapters_alone_and_its_checkpoint_merges_them(tmp_path):
         plain = plain.removesuffix(".original")
         if "lora_" not in name and name != "log_logit_scale":
             torch.testing.assert_close(value, start[plain], msg=name)
-    merged = load_encoder(tmp_path / "last.ckpt")
+    merged = load_encoder(tmp_path / "last.ckpt", "encoder.")
     assert merged.state_dict().keys() == start.keys()
     torch.testing.assert_close(outputs(merged), outputs(module.encoder), rtol=1e-4, atol=1e-5)
     assert load_encoder(tmp_path / "last.ckpt", "ema.").state_dict().keys() == start.keys()

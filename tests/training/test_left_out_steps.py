@@ -27,7 +27,7 @@ def shards(tmp_path_factory):
 
 
 class PoisonPixels(Callback):
-    """NaN enters at the image tower, so that its batch norms see it; one rank alone on request."""
+    """NaN in the pixels, so that batch norms see it; of one rank alone on request."""
 
     def __init__(self, steps: list[int], rank: int | None = None) -> None:
         self.steps, self.rank = steps, rank
@@ -39,17 +39,11 @@ class PoisonPixels(Callback):
                 return (inputs[0] * NAN,)
             return None
 
-        pl_module.encoder.image_tower.register_forward_pre_hook(poison)
-
-
-RESNET = {
-    **tiny.CONFIG,
-    "vision_cfg": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "head_width": 8},
-}
+        pl_module.encoder.image_tower.register_forward_pre_hook(poison, prepend=True)
 
 
 def remembering(fused: bool = False) -> ContrastiveModule:
-    """Batch norms, prototypes that are refreshed, a loss with averages, and schedules."""
+    """A batch norm, prototypes that are refreshed, a loss with averages, and schedules."""
     torch.manual_seed(0)
     head = PrototypeLabelHead(16, ["red", "green", "blue", "grey"], refresh_every=2)
     loss = CombinedLoss(
@@ -57,8 +51,12 @@ def remembering(fused: bool = False) -> ContrastiveModule:
         LabelLoss(),
         label_weight=LinearSchedule(0.0, 1.0, 8),
     )
+    encoder = from_open_clip(tiny.CONFIG, label_head=head)
+    tower = encoder.image_tower
+    tower.input_norm = torch.nn.BatchNorm2d(3, affine=False)
+    tower.register_forward_pre_hook(lambda tower, inputs: (tower.input_norm(inputs[0]),))
     return ContrastiveModule(
-        from_open_clip(RESNET, label_head=head),
+        encoder,
         loss,
         lambda groups: torch.optim.AdamW(groups, lr=1e-3, fused=fused),
         tiny.module().schedule,

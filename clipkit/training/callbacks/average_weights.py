@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import ExitStack
-from typing import Any, final
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any, Final, final
 
 from jaxtyping import Float
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -14,10 +15,12 @@ from clipkit.optim import WeightAverage
 from clipkit.training.checkpointing import AVERAGE
 from clipkit.training.sharding import like
 
+_LOG: Final = logging.getLogger(__name__)
+
 
 @final
 class AverageWeights(Callback):
-    """Averages the encoder's weights exponentially; validation and test look at the average.
+    """Averages the encoder's weights exponentially; whatever measures or predicts uses the average.
 
     Checkpoints hold both: the weights under ``encoder.``, their average under ``ema.``.
 
@@ -39,6 +42,7 @@ class AverageWeights(Callback):
         self._num_updates = 0
         self._loaded: dict[str, Tensor] = {}
         self._swap = ExitStack()
+        self._is_held = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
         """Refuse a wrong decay before anything is read; a fit begins a new average."""
@@ -67,19 +71,42 @@ class AverageWeights(Callback):
             self._average.update(_encoder(pl_module), self.left_out)
             self.left_out = None
 
+    @contextmanager
+    def swapped_into(self, pl_module: LightningModule) -> Iterator[None]:
+        """Let the encoder hold the average inside the block, if there is one."""
+        if self._average is None and self._loaded:
+            self._start(pl_module)
+        if self._average is None or self._is_held:
+            yield
+            return
+        self._is_held = True
+        try:
+            with self._average.swapped_into(_encoder(pl_module)):
+                yield
+        finally:
+            self._is_held = False
+
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         """Look at the average."""
-        self._swap_in(pl_module)
+        self._swap.enter_context(self.swapped_into(pl_module))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
-        """Go on with the weights."""
+        """Continue with the weights."""
         self._swap.close()
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         """Look at the average."""
-        self._swap_in(pl_module)
+        self._swap.enter_context(self.swapped_into(pl_module))
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        """Leave the weights."""
+        self._swap.close()
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        """Embed with the average."""
+        self._swap.enter_context(self.swapped_into(pl_module))
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         """Leave the weights."""
         self._swap.close()
 
@@ -133,11 +160,34 @@ class AverageWeights(Callback):
             self._average.load_state_dict(state)
             self._loaded = {}
 
-    def _swap_in(self, pl_module: LightningModule) -> None:
-        if self._average is None and self._loaded:
-            self._start(pl_module)
-        if self._average is not None:
-            self._swap.enter_context(self._average.swapped_into(_encoder(pl_module)))
+
+def warn_of_unused_average(trainer: Trainer, checkpoint: Mapping[str, Any]) -> None:
+    """Log that a checkpoint's average is not used, because the callback is missing.
+
+    Args:
+        trainer: About to use the checkpoint.
+        checkpoint: After ``take_out_averages``.
+    """
+    used = any(isinstance(callback, AverageWeights) for callback in trainer.callbacks)  # type: ignore[attr-defined]
+    if checkpoint.get(AVERAGE) and not used:
+        _LOG.warning(
+            "ckpt_path: using the raw weights; the checkpoint's average of the weights needs the "
+            "callback AverageWeights"
+        )
+
+
+@contextmanager
+def average_in_place(trainer: Trainer) -> Iterator[None]:
+    """Let the encoder of a run hold the average of its weights inside the block, if it keeps one.
+
+    Args:
+        trainer: In a fit; its callbacks decide.
+    """
+    with ExitStack() as stack:
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, AverageWeights):
+                stack.enter_context(callback.swapped_into(trainer.lightning_module))
+        yield
 
 
 def _encoder(pl_module: LightningModule) -> nn.Module:

@@ -9,6 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from clipkit.errors import ConfigError
 from clipkit.evaluation import Evaluator
 from clipkit.models import DualEncoder
+from clipkit.training.callbacks.average_weights import average_in_place
 
 
 @final
@@ -81,8 +82,9 @@ class ZeroShotEvaluation(Callback):
         encoder = pl_module.encoder
         assert isinstance(encoder, DualEncoder), "ZeroShotEvaluation belongs to ContrastiveModule"
         self._measured_step = trainer.global_step
-        return {
-            f"{name}/{key}": value
-            for name, evaluator in self.evaluators.items()
-            for key, value in evaluator.run(encoder).items()
-        }
+        with average_in_place(trainer):
+            return {
+                f"{name}/{key}": value
+                for name, evaluator in self.evaluators.items()
+                for key, value in evaluator.run(encoder).items()
+            }
