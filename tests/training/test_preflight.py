@@ -23,7 +23,7 @@ from clipkit.training.estimates import (
 )
 from clipkit.training.plan_checks import check_precision, check_windows, unused_options
 from clipkit.training.plan_screen import draw, human_bytes, lines, screen
-from clipkit.training.run_plan import RunPlan, make_plan, schedule_factors
+from clipkit.training.run_plan import RunPlan, _activations, make_plan, schedule_factors
 from tests.factories import pair, write_shard
 from tests.training import tiny
 
@@ -289,3 +289,10 @@ class TestCommand:
         errors = [line for line in capsys.readouterr().err.splitlines() if "error:" in line]
         assert len(errors) == 1
         assert expected in errors[0]
+
+
+def test_no_rank_runs_synchronised_batch_norm_alone(tmp_path):
+    trainer, module = tiny.trainer(tmp_path), tiny.module()
+    assert _activations(trainer, module, 4, 16) is not None
+    module.encoder.image_tower.norm = torch.nn.SyncBatchNorm(8)
+    assert _activations(trainer, module, 4, 16) is None

@@ -84,6 +84,30 @@ def test_recomputed_activations_are_not_kept():
     assert all(p.grad is None for p in module.parameters())
 
 
+@pytest.mark.parametrize("first", ["compile", "recompute"])
+def test_what_is_recomputed_is_compiled_in_either_order(first):
+    torch._dynamo.reset()
+    GRAPHS.clear()
+    plain, module = tiny.module(), tiny.module()
+    callbacks = [CompileTowers(8, "clipkit_counting"), RecomputeActivations()]
+    for callback in callbacks if first == "compile" else reversed(callbacks):
+        callback.setup(None, module, "fit")
+    assert module.state_dict().keys() == plain.state_dict().keys()
+    torch.testing.assert_close(
+        gradients(module, batch(8)), gradients(plain, batch(8)), rtol=1e-3, atol=1e-5
+    )
+    assert len(GRAPHS) == 2  # a block for pictures and one for captions, not none
+    copied = copy.deepcopy(module)
+    module.zero_grad()
+    gradients(copied, batch(8))
+    assert all(p.grad is None for p in module.parameters())
+
+
+def test_blocks_are_not_cut_at_ddp_buckets():
+    CompileTowers(backend="clipkit_counting").setup(None, tiny.module(), "fit")
+    assert torch._dynamo.config.optimize_ddp is False
+
+
 def test_options_that_cannot_work():
     with pytest.raises(ConfigError, match="text_multiple: expected at least 1, got 0"):
         CompileTowers(text_multiple=0)
