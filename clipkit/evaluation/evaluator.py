@@ -9,6 +9,7 @@ from typing import Final
 
 import torch
 
+from clipkit.distributed.unsharded import unsharded
 from clipkit.errors import ConfigError
 from clipkit.models import DualEncoder
 
@@ -38,7 +39,7 @@ def evaluating(encoder: DualEncoder, precision: str = "fp32") -> Iterator[None]:
 
     Args:
         encoder: The model. Each of its parts gets its own mode back: a frozen tower that was in
-            evaluation mode stays there.
+            evaluation mode stays there. One that is sharded over ranks is gathered once.
         precision: "fp32", "bf16" or "fp16"; the latter two by autocast.
 
     Raises:
@@ -52,6 +53,7 @@ def evaluating(encoder: DualEncoder, precision: str = "fp32") -> Iterator[None]:
         with (
             torch.no_grad(),
             torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None),
+            unsharded(encoder),
         ):
             yield
     finally:

@@ -1,0 +1,43 @@
+"""Hold the weights of a sharded model whole for a while."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch.distributed as dist
+from torch import nn
+
+
+@contextmanager
+def unsharded(module: nn.Module) -> Iterator[None]:
+    """Gather the weights of FSDP2's parts once, so that their forward passes exchange nothing.
+
+    A forward pass of a sharded part is a collective. Ranks that make different numbers of passes,
+    as an evaluation of an uneven number of samples does, would wait for each other for ever.
+
+    Args:
+        module: A module some of whose parts may be sharded; all ranks call this together. Between
+            them the weights have the data type in which they are gathered.
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        yield
+        return
+    from torch.distributed.fsdp import FSDPModule  # a second of imports
+
+    parts = [part for part in module.modules() if isinstance(part, FSDPModule)]
+    for part in parts:
+        part.set_reshard_after_forward(False, recurse=False)
+        part.unshard()
+    try:
+        yield
+    finally:
+        inner = {child for part in parts for child in _below(part)}
+        for part in parts:
+            part.reshard()
+            # as ``fully_shard`` sets it: what is outermost stays gathered for the backward pass
+            part.set_reshard_after_forward(part in inner, recurse=False)
+
+
+def _below(part: nn.Module) -> Iterator[nn.Module]:
+    return (child for child in part.modules() if child is not part)

@@ -1,0 +1,51 @@
+"""Evaluators on an encoder whose weights are spread over ranks, which make uneven passes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor
+
+from clipkit.evaluation import Retrieval
+from clipkit.training.sharding import shard_encoder
+from tests.distributed.spawn import run_ranks
+from tests.factories import write_shards
+from tests.training import tiny
+from tests.training.test_tower_callbacks import batch
+
+pytestmark = [pytest.mark.distributed]
+
+NUM_IMAGES = (4, 5, 1)
+
+
+def evaluate(rank: int, world_size: int, folder: Path, dtype: torch.dtype | None):
+    encoder = tiny.encoder()
+    if world_size > 1:
+        shard_encoder(encoder, init_device_mesh("cpu", (world_size,)), dtype)
+    evaluator = Retrieval(str(folder), batch_size=2)
+    first, second = evaluator.run(encoder), evaluator.run(encoder)
+    assert first == second
+    # training goes on afterwards, and the weights are spread again
+    encoder(batch()).image.sum().backward()
+    parameters = list(encoder.image_tower.parameters())
+    assert world_size == 1 or all(isinstance(p, DTensor) for p in parameters)
+    assert all(p.grad is not None for p in parameters)
+    return first
+
+
+def evaluate_all(rank: int, world_size: int, root: Path):
+    exact = {n: evaluate(rank, world_size, root / str(n), None) for n in NUM_IMAGES}
+    return exact, evaluate(rank, world_size, root / "5", torch.bfloat16)
+
+
+def test_ranks_that_make_uneven_passes_agree_with_one_process(tmp_path):
+    for number in NUM_IMAGES:
+        write_shards(tmp_path / str(number), (number,))
+    alone, _ = evaluate_all(0, 1, tmp_path)
+    (one, half), (other, other_half) = run_ranks(evaluate_all, 2, tmp_path)
+    for number in NUM_IMAGES:
+        assert one[number] == other[number] == pytest.approx(alone[number])
+    assert half == other_half
