@@ -35,6 +35,11 @@ class DemoFiles:
         return self.root / "data"
 
     @property
+    def overlay(self) -> Path:
+        """Options of the run; the file also marks the folder as one of a demo."""
+        return self.root / "demo.yaml"
+
+    @property
     def checkpoint(self) -> Path:
         """The trained model."""
         return self.root / "last.ckpt"
@@ -96,6 +101,7 @@ def run(args: argparse.Namespace) -> int:
     files = DemoFiles(args.output)
     written = (files.checkpoint, files.history, files.metrics, files.report)
     check_output_folder("--output", args.output, [file.name for file in written])
+    _check_folder(files)
     data = _pack(files.data)
     seconds = _fit(files, data, args.minutes, args.seed)
 
@@ -107,6 +113,20 @@ def run(args: argparse.Namespace) -> int:
     write_demo_report(files, outcome, figures)
     print_table(outcome, figures, files.report)
     return 0
+
+
+def _check_folder(files: DemoFiles) -> None:
+    """Replace an earlier demo, aloud, and no other run."""
+    from clipkit.training.run_folder import traces_of_a_run
+
+    traces = traces_of_a_run(str(files.root))
+    if traces and not files.overlay.is_file():
+        raise ConfigError(
+            f"--output: {files.root} holds a run that is no demo ({', '.join(traces)}); give "
+            f"another folder"
+        )
+    if traces:
+        print(f"{files.root}: replacing the demo that it holds", flush=True)  # noqa: T201
 
 
 def _pack(root: Path) -> DemoData:
@@ -126,18 +146,15 @@ def _fit(files: DemoFiles, data: DemoData, minutes: float, seed: int) -> float:
     from clipkit.cli import fit
     from clipkit.cli.config_files import config_path
 
-    # A run of before would be gone on with, or mixed up with this one.
-    for path in (files.checkpoint, files.history):
-        path.unlink(missing_ok=True)
-    overlay = files.root / "demo.yaml"
-    _write_json(overlay, _overlay(files, data, minutes))
+    _write_json(files.overlay, _overlay(files, data, minutes))
     start = time.monotonic()
     status = fit.run(
         [
             "fit",
             f"--config={config_path(CONFIG)}",
-            f"--config={overlay}",
+            f"--config={files.overlay}",
             f"--seed_everything={seed}",
+            "--overwrite",
         ]
     )
     if status != 0 or not files.checkpoint.exists():

@@ -61,6 +61,9 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     parser.add_argument("--print", action="store_true", help="write the YAML, print it, and stop")
     add_outside_argument(parser)
     add_trust_argument(parser)
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace the run that the folder holds"
+    )
     parser.set_defaults(run=run)
 
 
@@ -83,14 +86,18 @@ def run(args: argparse.Namespace) -> int:
     from clipkit.cli import fit
     from clipkit.data.tables import write_atomically
     from clipkit.training.presets import tuning_config
+    from clipkit.training.run_folder import refusal, traces_of_a_run
 
+    path: Path = args.output / "finetune.yaml"
+    if not args.overwrite and (traces := traces_of_a_run(str(args.output))):
+        resume = f"clipkit fit -c {path} --ckpt_path last"
+        raise ConfigError(refusal("--output", str(args.output), traces, resume, "--output"))
     data = look_at(args.train, args.val, args.allow_outside)
     templates = args.template or list(_TEMPLATES)
     start, weights = _start(args.model, args.weights)
     config, reasons = tuning_config(data, start, str(args.output), templates)
     if args.allow_outside:
         config["data"]["allow_outside"] = True
-    path: Path = args.output / "finetune.yaml"
     num_classes = len(data.class_counts) or "no"
     facts = [f"{data.num_samples:,} samples, {num_classes} classes"]
     facts += [f"starts from {args.model}{shown_weights(weights)}"] if weights else []
@@ -102,7 +109,8 @@ def run(args: argparse.Namespace) -> int:
     if args.print:
         return 0
     trust = [fit.TRUST_OPTION] if args.trust_remote_code else []
-    status = fit.run(["fit", f"--config={path}", *trust])
+    replace = ["--overwrite"] if args.overwrite else []
+    status = fit.run(["fit", f"--config={path}", *trust, *replace])
     if status == 0:
         print(_what_next(args, data))  # noqa: T201
     return status

@@ -54,13 +54,14 @@ examples:
 """
 
 _CKPT: Final = {
-    "fit": "go on from this checkpoint (last: the newest whole one); configuration and flags win",
+    "fit": "continue from this checkpoint (last: the newest complete one, if there is one)",
     "validate": "weights to validate",
     "test": "weights to test",
     "predict": "weights to embed with",
 }
 _MORE: Final = {
-    "fit": "  --preflight_only      check the run, say what it would do, and stop\n",
+    "fit": "  --preflight_only      check the run, say what it would do, and stop\n"
+    "  --overwrite           replace the run that the folder holds\n",
 }
 _EXAMPLES: Final = {
     "fit": """\

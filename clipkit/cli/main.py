@@ -15,6 +15,7 @@ from importlib import import_module
 
 from clipkit import __version__
 from clipkit.cli import fit, tune
+from clipkit.cli.interrupts import ignore_interrupts, one_interrupt
 from clipkit.errors import ClipkitError
 from clipkit.remote_code import trust_remote_code
 
@@ -55,6 +56,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     _print_any_name()
     # It has torch unpickle any code, also in libraries that leave the choice to torch.
     os.environ.pop("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", None)
+    with one_interrupt(for_good=argv is None):
+        return _run(words)
+
+
+def _run(words: list[str]) -> int:
+    """Run a command and turn what it raises into a line and an exit status."""
     try:
         if words and words[0] in fit.SUBCOMMANDS:
             # LightningCLI has its own parser; argparse would trip over its options.
@@ -69,6 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"clipkit: error: {one_line(error)}", file=sys.stderr)  # noqa: T201
         return _EXIT_USAGE
     except KeyboardInterrupt:
+        ignore_interrupts()
         print("clipkit: interrupted", file=sys.stderr)  # noqa: T201
         return _EXIT_INTERRUPTED
     except BrokenPipeError:

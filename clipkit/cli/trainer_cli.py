@@ -33,11 +33,13 @@ from clipkit.training.atomic_io import refuse_unpickling, write_atomically
 from clipkit.training.callbacks import (
     KeyLog,
     Preflight,
+    ReplaceRun,
     SaveConfig,
     StopOnSignal,
     WriteEmbeddings,
 )
 from clipkit.training.callbacks.save_checkpoint import newest_checkpoint
+from clipkit.training.run_folder import check_folder_is_free
 from clipkit.training.callbacks.write_embeddings import embeddings_name
 
 # DualEncoder is final; functions that return one (from_open_clip) are still to be accepted.
@@ -47,6 +49,7 @@ _RUN_FOLDER = "auto"
 """As a logger's save_dir: the run's folder, trainer.default_root_dir."""
 _SHOWN_CHARACTERS = 60
 _PREFLIGHT_ONLY = "--preflight_only"
+_OVERWRITE = "--overwrite"
 _EXIT_STOPPED = 143
 """128 + SIGTERM: whoever looks after the process sees that the run is not done."""
 
@@ -76,9 +79,13 @@ class TrainerCLI(LightningCLI):
         Parser.config_files = tuple(config_files(words))
         for file in Parser.config_files:
             check_sections(file)
-        # No part of the configuration: a saved one starts the run, not its rehearsal.
-        self.preflight_only = words[0] == "fit" and _PREFLIGHT_ONLY in words
-        self.words = [word for word in words if word != _PREFLIGHT_ONLY or words[0] != "fit"]
+        # No part of the configuration: a saved one starts the run, not its rehearsal, and must not
+        # replace another run whenever it is used.
+        flags = (_PREFLIGHT_ONLY, _OVERWRITE) if words[0] == "fit" else ()
+        self.preflight_only, self.overwrite = (
+            flag in flags and flag in words for flag in (_PREFLIGHT_ONLY, _OVERWRITE)
+        )
+        self.words = [word for word in words if word not in flags]
         super().__init__(
             ContrastiveModule,
             PairDataModule,
@@ -115,21 +122,24 @@ class TrainerCLI(LightningCLI):
         if "weights_only" in given:  # strategies with a way of their own are handed it
             refuse_unpickling(given["weights_only"])
             given["weights_only"] = True
-        if given.get("ckpt_path") == "last":
+        resume_last = given.get("ckpt_path") == "last"
+        if resume_last:
             given["ckpt_path"] = last_checkpoint(self.trainer, required=self.subcommand != "fit")
         check_run_folder(self.trainer, str(self.subcommand))
         if self.subcommand == "fit":
-            self._prepare_fit(given)
+            path = given.get("ckpt_path")
+            check_folder_is_free(self.trainer, path, resume_last, self.overwrite)
+            self._prepare_fit(resumes=path is not None)
 
-    def _prepare_fit(self, given: Any) -> None:
+    def _prepare_fit(self, resumes: bool) -> None:
         """Add what every fit has; a rehearsal leaves nothing in the run's folder."""
         if self.preflight_only:
             self.trainer.loggers = []
             for callback in self.trainer.callbacks[:]:  # type: ignore[attr-defined]
                 if isinstance(callback, SaveConfig | KeyLog):
                     self.trainer.callbacks.remove(callback)  # type: ignore[attr-defined]
-        add_missing(self.trainer, StopOnSignal(), Preflight(only=self.preflight_only))
-        resumes = given.get("ckpt_path") is not None
+        replace = [ReplaceRun()] if self.overwrite else []
+        add_missing(self.trainer, StopOnSignal(), Preflight(only=self.preflight_only), *replace)
         choose_id(self.trainer.loggers, str(self.trainer.default_root_dir), resumes)
 
     def before_predict(self) -> None:
@@ -163,11 +173,13 @@ def last_checkpoint(trainer: Trainer, required: bool) -> str | None:
 def check_run_folder(trainer: Trainer, subcommand: str) -> None:
     """Check that ``fit`` and ``predict`` can write into the run's folder, where that is local.
 
+    One rank looks: the check makes missing folders and removes them again.
+
     Raises:
         ConfigError: If they cannot.
     """
     folder = str(trainer.default_root_dir)
-    if subcommand in ("fit", "predict") and "://" not in folder:
+    if subcommand in ("fit", "predict") and "://" not in folder and trainer.is_global_zero:
         files = [embeddings_name(trainer.global_rank)] if subcommand == "predict" else []
         check_output_folder("trainer.default_root_dir", Path(folder), files)
 
@@ -205,6 +217,8 @@ def run_trainer(name: str, options: Sequence[str]) -> int:
     except SIGTERMException:
         return _EXIT_STOPPED
     except SystemExit as leaving:
+        if isinstance(leaving.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None  # Lightning leaves with status 1 then
         return int(leaving.code or 0)
     except Exception as error:
         found = clipkit_error(error)

@@ -223,7 +223,8 @@ class ContrastiveModule(LightningModule):
             warn_of_start(self.encoder)
 
     def on_train_start(self) -> None:
-        """Refuse a run that is too short for its schedule; its length is known only here."""
+        """Refuse a run without an end, or too short for its schedule, before a file is touched."""
+        run_progress(self.trainer)  # its length is known only here
         self.schedule.check(total_steps(self.trainer))
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002

@@ -39,6 +39,11 @@ class MetricsCsv(Logger):
         self._waiting: list[dict[str, float]] = []
 
     @property
+    def path(self) -> Path:
+        """The file."""
+        return self._path
+
+    @property
     def name(self) -> str:
         """Fixed; Lightning wants one."""
         return "metrics"

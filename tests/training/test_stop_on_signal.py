@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -28,12 +32,13 @@ def shards(tmp_path_factory):
 class Signal(Callback):
     """A signal to this process in the middle of a step."""
 
-    def __init__(self, number: int, rank: int = 0) -> None:
-        self.number, self.rank = number, rank
+    def __init__(self, number: int, rank: int = 0, times: int = 1) -> None:
+        self.number, self.rank, self.times = number, rank, times
 
     def on_before_backward(self, trainer, pl_module, loss):
         if trainer.global_step == STEP - 1 and trainer.global_rank == self.rank:
-            os.kill(os.getpid(), self.number)
+            for _ in range(self.times):
+                os.kill(os.getpid(), self.number)
 
 
 def fit(shards, run, *callbacks, ckpt=None, **options):
@@ -69,6 +74,97 @@ def test_sigterm_saves_after_the_step_and_loses_nothing(shards, tmp_path, scontr
     fit(shards, tmp_path / "run", StopOnSignal(), ckpt=last)
     keys = [(tmp_path / run / "keys.txt").read_text() for run in ("whole", "run")]
     assert keys[0] == keys[1]
+
+
+@pytest.fixture
+def listening():
+    """A process that Ctrl-C ends, also where the tests run in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def signal_words(shards, run, number: int, times: int) -> list[str]:
+    told = {
+        "class_path": "tests.training.test_stop_on_signal.Signal",
+        "init_args": {"number": int(number), "times": times},
+    }
+    saver = {"class_path": "clipkit.training.callbacks.SaveCheckpoint"}
+    words = tiny.words(shards, run, "--trainer.enable_checkpointing=true")
+    return [*words, *(f"--trainer.callbacks+={json.dumps(one)}" for one in (told, saver))]
+
+
+@pytest.mark.usefixtures("listening")
+@pytest.mark.parametrize("times", [1, 2, 5])
+def test_interrupts_save_after_the_step_and_end_with_130(shards, tmp_path, capfd, times):
+    assert main(["fit", *signal_words(shards, tmp_path, signal.SIGINT, times)]) == 130
+    assert torch.load(tmp_path / "last.ckpt")["global_step"] == STEP
+    said = capfd.readouterr().err
+    assert said.count("stopping after this step") == 1
+    assert "Traceback" not in said
+    assert said.endswith("clipkit: interrupted\n")
+    assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
+
+
+class Late(Callback):
+    """A second Ctrl-C while the run still waits for the end of its step."""
+
+    def on_before_backward(self, trainer, pl_module, loss):
+        if trainer.global_step == STEP - 1:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(1.1)
+            os.kill(os.getpid(), signal.SIGINT)
+            raise AssertionError("the second Ctrl-C was not heard")
+
+
+@pytest.mark.usefixtures("listening")
+def test_second_interrupt_a_second_later_ends_at_once(shards, tmp_path):
+    with pytest.raises(SystemExit) as leaving:
+        fit(shards, tmp_path, Late(), StopOnSignal())
+    assert isinstance(leaving.value.__context__, KeyboardInterrupt)
+    assert torch.load(tmp_path / "last.ckpt")["global_step"] == STEP - 1
+
+
+def test_ignored_interrupts_stay_ignored(shards, tmp_path):
+    """As under nohup."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        fit(shards, tmp_path, Signal(signal.SIGINT), StopOnSignal(), max_steps=4)
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert torch.load(tmp_path / "last.ckpt")["global_step"] == 4
+
+
+@pytest.mark.slow
+def test_two_interrupts_within_milliseconds_of_a_process(shards, tmp_path):
+    log = {
+        "class_path": "clipkit.training.callbacks.KeyLog",
+        "init_args": {"path": f"{tmp_path}/run/keys.txt"},
+    }
+    saver = {"class_path": "clipkit.training.callbacks.SaveCheckpoint"}
+    words = tiny.words(shards, tmp_path / "run", "--trainer.enable_checkpointing=true")
+    words = [word for word in words if "max_steps" not in word]
+    words += ["--trainer.max_epochs=100000", "--data.num_workers=1"]
+    words += [f"--trainer.callbacks+={json.dumps(one)}" for one in (log, saver)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "clipkit.cli.main", "fit", *words],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    keys = tmp_path / "run" / "keys.txt"
+    while process.poll() is None and not (keys.exists() and keys.stat().st_size):
+        time.sleep(0.01)
+    for _ in range(2):
+        os.killpg(process.pid, signal.SIGINT)  # a terminal reaches the workers too
+        time.sleep(0.005)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 130, said
+    assert "Traceback" not in said
+    step = max(int(line.split()[0]) for line in keys.read_text().splitlines())
+    assert torch.load(tmp_path / "run" / "last.ckpt")["global_step"] == step
 
 
 def test_windows_of_accumulated_gradients_are_finished(shards, tmp_path):
@@ -129,13 +225,8 @@ def test_one_rank_is_told_and_all_stop_at_the_same_step(shards, tmp_path):
     ]
 
 
-def test_command_ends_with_143(shards, tmp_path, monkeypatch):
-    callback = (
-        '{"class_path":"tests.training.test_stop_on_signal.Signal","init_args":{"number":15}}'
-    )
-    saver = '{"class_path":"clipkit.training.callbacks.SaveCheckpoint"}'
-    words = tiny.words(shards, tmp_path, "--trainer.enable_checkpointing=true")
-    words += [f"--trainer.callbacks+={callback}", f"--trainer.callbacks+={saver}"]
+def test_command_ends_with_143(shards, tmp_path):
+    words = signal_words(shards, tmp_path, signal.SIGTERM, 1)
     assert main(["fit", *words]) == 143
     assert main(["fit", *words, "--ckpt_path=last", "--trainer.max_steps=5"]) == 0
     assert torch.load(tmp_path / "last.ckpt")["global_step"] == 5

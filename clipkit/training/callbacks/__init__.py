@@ -9,6 +9,7 @@ from clipkit.training.callbacks.parameter_table import PrintParameters
 from clipkit.training.callbacks.preflight import Preflight
 from clipkit.training.callbacks.progress_bar import ProgressBar
 from clipkit.training.callbacks.recompute_activations import RecomputeActivations
+from clipkit.training.callbacks.replace_run import ReplaceRun
 from clipkit.training.callbacks.report_trial import ReportTrial
 from clipkit.training.callbacks.save_checkpoint import SaveCheckpoint
 from clipkit.training.callbacks.save_config import SaveConfig
@@ -31,6 +32,7 @@ __all__ = [
     "PrintParameters",
     "ProgressBar",
     "RecomputeActivations",
+    "ReplaceRun",
     "ReportTrial",
     "SaveCheckpoint",
     "SaveConfig",

@@ -31,9 +31,22 @@ class KeyLog(Callback):
     def __init__(self, path: str) -> None:
         self.path = Path(path)
         self._log = PatientLog(self.path)
+        self._begun = False
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
-        """Keep the lines of the steps that are behind; drop the rest."""
+    def on_train_batch_start(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,  # noqa: ARG002
+        batch: Batch,  # noqa: ARG002
+        batch_idx: int,  # noqa: ARG002
+    ) -> None:
+        """Keep the lines of the steps that are behind; drop the rest.
+
+        Not before the first batch: a run that is refused until then leaves the file as it was.
+        """
+        if self._begun:
+            return
+        self._begun = True
         if trainer.is_global_zero:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             lines = self.path.read_text().splitlines() if self.path.exists() else []

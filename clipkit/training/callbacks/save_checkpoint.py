@@ -76,6 +76,7 @@ class SaveCheckpoint(Checkpoint):
         self.held = False
         self._best = -math.inf
         self._saved_step = -1
+        self._first_step = 0
         self._consistent = False
         self._saved_time = time.monotonic()
         self._failure = ""
@@ -92,6 +93,7 @@ class SaveCheckpoint(Checkpoint):
         if trainer.is_global_zero:
             files.sweep(self.folder_of(trainer))
         self._clock = Vote()
+        self._first_step = trainer.global_step
         self._saved_time = time.monotonic()
         self._consistent = True
 
@@ -163,6 +165,15 @@ class SaveCheckpoint(Checkpoint):
             self._saved_step = trainer.global_step
         return not failed
 
+    def save_interrupted(self, trainer: Trainer) -> None:
+        """Save a run that ends early, on every rank; a run that took no step has nothing new.
+
+        It must not replace a checkpoint that went further, as when a run starts from an earlier
+        one of its own.
+        """
+        if trainer.global_step > self._first_step:
+            self.save(trainer)
+
     def folder_of(self, trainer: Trainer) -> str:
         """Where this callback writes in a run of ``trainer``."""
         return self.folder or str(trainer.default_root_dir)
@@ -176,11 +187,12 @@ class SaveCheckpoint(Checkpoint):
         """Save an interrupted run where all ranks can take part in it.
 
         Weights and cursor are those before the failing batch. What its forward pass left behind
-        (running statistics of batch norms) stays, which is better than minutes of lost work.
+        (running statistics of batch norms) stays, which is better than minutes of lost work. Ctrl-C
+        finds several ranks in different places; ``StopOnSignal`` has them save together.
         """
-        everyone = isinstance(exception, (KeyboardInterrupt, SIGTERMException))
+        everyone = isinstance(exception, SIGTERMException)
         if (everyone or trainer.world_size == 1) and trainer.training and self._consistent:
-            self.save(trainer)
+            self.save_interrupted(trainer)
 
     def state_dict(self) -> dict[str, Any]:
         """The best value so far, so that a resumed run does not lose its best checkpoint."""
@@ -205,6 +217,13 @@ class SaveCheckpoint(Checkpoint):
             files.duplicate(last, files.join(self.folder_of(trainer), name))
 
 
+def checkpoint_folders(trainer: Trainer) -> list[str]:
+    """Return the folders or URLs where a run writes its checkpoints, then its own folder."""
+    savers = [one for one in trainer.checkpoint_callbacks if isinstance(one, SaveCheckpoint)]
+    folders = [saver.folder_of(trainer) for saver in savers]
+    return list(dict.fromkeys([*folders, str(trainer.default_root_dir)]))
+
+
 def newest_checkpoint(trainer: Trainer) -> str | None:
     """The newest whole checkpoint where a run writes its own; see ``newest_complete``.
 
@@ -214,9 +233,7 @@ def newest_checkpoint(trainer: Trainer) -> str | None:
     Raises:
         CheckpointError: If there are only half ones.
     """
-    savers = [one for one in trainer.checkpoint_callbacks if isinstance(one, SaveCheckpoint)]
-    folders = [saver.folder_of(trainer) for saver in savers] or [str(trainer.default_root_dir)]
-    found = map(files.newest_complete, dict.fromkeys(folders))
+    found = map(files.newest_complete, checkpoint_folders(trainer))
     return next((path for path in found if path is not None), None)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
@@ -12,16 +12,29 @@ from lightning.pytorch.cli import SaveConfigCallback
 
 @final
 class SaveConfig(SaveConfigCallback):
-    """Writes ``config.yaml`` into the run's folder when a fit starts, and tells the loggers.
+    """Writes ``config.yaml`` into the run's folder at the first batch of a fit.
 
     The folder is ``trainer.default_root_dir``: the same for every logger, and the one that holds
-    ``last.ckpt``. A resumed run writes the file again.
+    ``last.ckpt``. A resumed run writes the file again. A run that is refused before it trains
+    leaves the file as it was.
     """
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
+    _written = False
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write nothing yet, where Lightning's callback would."""
+
+    def on_train_batch_start(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,  # noqa: ARG002
+        batch: Any,  # noqa: ARG002
+        batch_idx: int,  # noqa: ARG002
+    ) -> None:
         """Write the file on one rank, by a temporary name beside it."""
-        if stage != "fit" or not trainer.is_global_zero:
+        if self._written or not trainer.is_global_zero:
             return
+        self._written = True
         folder = Path(trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
         beside = folder / f".{self.config_filename}.{os.getpid()}"

@@ -1,4 +1,4 @@
-"""SIGTERM and SLURM's warning: save, and stop where all ranks stand at the same step."""
+"""Ctrl-C, SIGTERM and SLURM's warning: save, and stop where all ranks stand at the same step."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import threading
+import time
 from typing import Any, Final, final
 
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
@@ -18,7 +19,10 @@ from clipkit.errors import ConfigError
 from clipkit.training.callbacks.save_checkpoint import SaveCheckpoint
 
 _LOG: Final = logging.getLogger(__name__)
-_GO_ON, _STOP, _REQUEUE = range(3)
+_GO_ON, _INTERRUPT, _STOP, _REQUEUE = range(4)
+_PATIENCE_SECONDS: Final = 1.0
+"""A second Ctrl-C that comes sooner belongs to the first: keys bounce, launchers pass it on too."""
+_STOPPING: Final = b"\nclipkit: stopping after this step; press Ctrl-C again to stop at once\n"
 
 
 @final
@@ -26,9 +30,10 @@ class StopOnSignal(Callback):
     """Saves and ends a run that is told to go, between two steps and on all ranks together.
 
     ``clipkit fit`` always has this callback. SIGTERM (``kill``, ``scancel``, Kubernetes, torchrun)
-    ends the run; the signal that SLURM is asked to send ahead of a job's end
-    (``#SBATCH --signal=USR1@300``) also puts the job back into the queue. It is enough that one
-    rank gets a signal: the ranks tell each other in the background of a step, and stop at the next.
+    ends the run, and so does Ctrl-C (a second one, at least a second later, ends it at once). The
+    signal that SLURM is asked to send ahead of a job's end (``#SBATCH --signal=USR1@300``) also
+    puts the job back into the queue. It is enough that one rank gets a signal: the ranks tell each
+    other in the background of a step, and stop at the next.
 
     Lightning's own way saves inside the signal's handler, wherever each rank happens to be, and
     asks rank 0 on the device at every step; both are replaced.
@@ -49,8 +54,16 @@ class StopOnSignal(Callback):
                 f"StopOnSignal.requeue_signal: expected the name of a signal such as SIGUSR1, "
                 f"got {requeue_signal!r}"
             )
-        self._meanings = {signal.SIGTERM: _STOP, signal.Signals[requeue_signal]: _REQUEUE}
+        self._meanings = {
+            signal.SIGINT: _INTERRUPT,
+            signal.SIGTERM: _STOP,
+            signal.Signals[requeue_signal]: _REQUEUE,
+        }
         self._wish = _GO_ON
+        self._interrupted_at: float | None = None
+        self._gives_up = False
+        self._process = os.getpid()
+        self._speaks = True
         self._between_steps = True
         self._vote: Vote | None = None
         self._former: dict[Any, Any] = {}
@@ -62,6 +75,7 @@ class StopOnSignal(Callback):
         environment = trainer._accelerator_connector.cluster_environment
         if isinstance(environment, SLURMEnvironment):
             environment.auto_requeue = False
+        self._process, self._speaks = os.getpid(), trainer.is_global_zero
         self._listen()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
@@ -81,6 +95,7 @@ class StopOnSignal(Callback):
 
         Raises:
             SIGTERMException: On all ranks, once one was told to stop.
+            KeyboardInterrupt: The same after Ctrl-C.
         """
         assert self._vote is not None
         agreed = self._vote.exchange(self._wish) if self._between_steps else _GO_ON
@@ -88,11 +103,13 @@ class StopOnSignal(Callback):
             return
         for callback in trainer.checkpoint_callbacks:
             if isinstance(callback, SaveCheckpoint):
-                callback.save(trainer)
+                callback.save_interrupted(trainer)
         if trainer.is_global_zero:
             _LOG.warning("told to stop: the run ends after step %d", trainer.global_step)
             if agreed == _REQUEUE:
                 requeue()
+        if agreed == _INTERRUPT:
+            raise KeyboardInterrupt
         raise SIGTERMException
 
     def on_train_batch_end(
@@ -118,20 +135,43 @@ class StopOnSignal(Callback):
         if threading.current_thread() is not threading.main_thread():
             return
         for number in self._meanings:
+            if number == signal.SIGINT and signal.getsignal(number) == signal.SIG_IGN:
+                continue  # started by nohup, or in the background: a terminal's Ctrl-C is not meant
             former = signal.signal(number, self._hear)
             self._former.setdefault(number, former)
 
     def _stop_listening(self, trainer: Trainer) -> None:
         if threading.current_thread() is threading.main_thread():
             for number, handler in self._former.items():
-                signal.signal(number, handler)
+                # After Ctrl-C Lightning ignores another one until it has ended, and then gives back
+                # the handler too: it must not break the save that other callbacks have begun.
+                if signal.getsignal(number) == self._hear:
+                    signal.signal(number, handler)
         # What Lightning puts back when it ends are the handlers that it found: ours.
         trainer._signal_connector._original_handlers.update(self._former)
         self._former.clear()
 
     def _hear(self, number: int, frame: Any) -> None:  # noqa: ARG002
-        """Only take a note: the main thread may be anywhere, inside a collective too."""
+        """Only take a note: the main thread may be anywhere, inside a collective too.
+
+        Raises:
+            KeyboardInterrupt: At the second Ctrl-C, once.
+        """
+        if os.getpid() != self._process:
+            return  # a worker that loads batches, which the run needs to the end of its step
+        if number == signal.SIGINT:
+            self._hear_interrupt()
         self._wish = max(self._wish, self._meanings[signal.Signals(number)])
+
+    def _hear_interrupt(self) -> None:
+        now = time.monotonic()
+        if self._interrupted_at is None:
+            self._interrupted_at = now
+            if self._speaks:
+                os.write(2, _STOPPING)  # printing is not safe wherever this interrupts
+        elif now - self._interrupted_at >= _PATIENCE_SECONDS and not self._gives_up:
+            self._gives_up = True
+            raise KeyboardInterrupt
 
 
 def _nothing() -> None:

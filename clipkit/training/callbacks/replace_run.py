@@ -1,0 +1,42 @@
+"""The replacement of the run that a folder held before."""
+
+from __future__ import annotations
+
+from typing import Any, final
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from clipkit.training.callbacks.save_checkpoint import checkpoint_folders
+
+
+@final
+class ReplaceRun(Callback):
+    """Removes the checkpoints and logs of an earlier run, as late as the first batch.
+
+    ``clipkit fit --overwrite`` has this callback. A run that is refused, or interrupted before it
+    trains, leaves the earlier one as it was.
+
+    Example:
+        >>> trainer = Trainer(callbacks=[ReplaceRun()])
+    """
+
+    def __init__(self) -> None:
+        self._done = False
+
+    def on_train_batch_start(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,  # noqa: ARG002
+        batch: Any,  # noqa: ARG002
+        batch_idx: int,  # noqa: ARG002
+    ) -> None:
+        """Remove them on one rank, before any rank writes."""
+        # run_folder knows the callbacks that write logs, so it cannot be imported before them.
+        from clipkit.training.run_folder import remove_run
+
+        if self._done:
+            return
+        self._done = True
+        if trainer.is_global_zero:
+            remove_run(checkpoint_folders(trainer))
+        trainer.strategy.barrier("ReplaceRun")
