@@ -39,8 +39,8 @@ from clipkit.training.callbacks import (
     WriteEmbeddings,
 )
 from clipkit.training.callbacks.save_checkpoint import newest_checkpoint
-from clipkit.training.run_folder import check_folder_is_free
 from clipkit.training.callbacks.write_embeddings import embeddings_name
+from clipkit.training.run_folder import check_folder_is_free
 
 # DualEncoder is final; functions that return one (from_open_clip) are still to be accepted.
 set_parsing_settings(subclasses_enabled=[DualEncoder])

@@ -47,6 +47,15 @@ def check_sizes(slicing: Slicing) -> None:
     batch_size, world_size = slicing.batch_size, slicing.world_size
     if batch_size < 1:
         raise ConfigError(f"batch_size: expected at least 1, got {batch_size}")
+    if slicing.tail == "even" and world_size > slicing.num_samples:
+        raise ConfigError(
+            f"data: expected a sample at least for each of the {world_size} ranks, got "
+            f"{slicing.num_samples}; use fewer ranks or more data (data.val, for a validation)"
+        )
+    if slicing.tail == "even" and slicing.stages:
+        raise ConfigError(
+            "batch_size_stages: expected none with tail='even', whose steps are equal"
+        )
     if slicing.tail != "drop":
         return
     if batch_size > slicing.num_samples:

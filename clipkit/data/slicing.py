@@ -9,7 +9,7 @@ from typing import Literal
 
 from clipkit.errors import ConfigError
 
-Tail = Literal["drop", "pad", "keep"]
+Tail = Literal["drop", "pad", "keep", "even"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,9 @@ class Slicing:
         rank: This rank.
         world_size: Number of ranks.
         tail: The last samples, too few for a whole step: left out ("drop"), made whole with the
-            epoch's first samples ("pad"), or a smaller batch, shared out evenly ("keep").
+            epoch's first samples ("pad"), or a smaller batch, shared out evenly ("keep"). "even"
+            cuts the epoch into steps of nearly equal size, none larger than a step has to be so
+            that every rank has a sample in each.
         stages: Smaller batches first; see ``check_stages``.
         carries: Whether epochs follow each other without a gap (mixtures). A step that reaches past
             an epoch's end takes the first samples of the next epoch and belongs to the epoch in
@@ -120,6 +122,8 @@ class Slicing:
 
     def num_batches(self, epoch: int, position: int = 0) -> int:
         """Batches of this rank from ``position`` to the end of an epoch."""
+        if self.tail == "even":
+            return self._even_steps(position)
         whole, rest_at = self._whole_steps(epoch, position)
         return whole + (self._rest(epoch, rest_at)[1] > 0)
 
@@ -159,6 +163,9 @@ class Slicing:
             skipped: Samples at the end of the epoch before that were too few for a step; counted
                 with the first batch.
         """
+        if self.tail == "even":
+            yield from self._even_tasks(epoch, position, skipped)
+            return
         whole, rest_at = self._whole_steps(epoch, position)
         offset, count = self._rest(epoch, rest_at)
         dropped = 0 if self._has_rest(rest_at) else max(0, self.num_samples - rest_at)
@@ -180,6 +187,28 @@ class Slicing:
                 )
         if count:
             yield Task(epoch, rest_at + offset, count, epoch + 1, 0)
+
+    def _even_steps(self, position: int) -> int:
+        """Return the number of steps from a position to the end, for the tail "even"."""
+        left = self.num_samples - position
+        return min(-(-left // self.step_samples), left // self.world_size)
+
+    def _even_tasks(self, epoch: int, position: int, skipped: int) -> Iterator[Task]:
+        """Yield this rank's batches for the tail "even"; sizes differ by one sample at most."""
+        num_steps, left = self._even_steps(position), self.num_samples - position
+        for step in range(num_steps):
+            start, end = (position + left * number // num_steps for number in (step, step + 1))
+            offset, count = self._share(end - start)
+            last = step == num_steps - 1
+            yield Task(
+                epoch, start + offset, count, epoch + last, 0 if last else end,
+                dropped=0 if step else skipped,
+            )  # fmt: skip
+
+    def _share(self, samples: int) -> tuple[int, int]:
+        """Return offset and size of this rank's share of a step."""
+        share, extra = divmod(samples, self.world_size)
+        return self.rank * share + min(self.rank, extra), share + (self.rank < extra)
 
     def _stage_at(self, epoch: int, position: int) -> tuple[int, int | None]:
         """The size of a batch at a position, and the position in this epoch where that ends."""
@@ -209,8 +238,7 @@ class Slicing:
         if self.tail == "pad":
             batch_size, _ = self._stage_at(epoch, position)
             return self.rank * batch_size, batch_size
-        share, extra = divmod(rest, self.world_size)
-        return self.rank * share + min(self.rank, extra), share + (self.rank < extra)
+        return self._share(rest)
 
 
 def check_stages(stages: tuple[BatchSizeStage, ...], batch_size: int) -> None:

@@ -29,7 +29,7 @@ from clipkit.data.samples import BatchBuilder, Caption, Encoder, SampleMaker, Tr
 from clipkit.data.slicing import BatchSizeStage, Slicing, Tail, check_stages
 from clipkit.data.stream_state import STATE_VERSION, check_state
 from clipkit.data.workers import BatchLoader
-from clipkit.errors import ConfigError
+from clipkit.errors import ConfigError, DataError
 from clipkit.types import Batch
 
 _LOG = logging.getLogger(__name__)
@@ -63,8 +63,10 @@ class PairStream:
         world_size: Their number; None asks the environment.
         shuffle: False for evaluation: the order of the shards, the same every time, no gaps filled.
         tail: What happens to an epoch's last samples, too few for a whole step: "drop", "pad" (with
-            the epoch's first ones, counted) or "keep" (a smaller batch, shared out evenly; a rank
-            may go without). None drops when shuffling and keeps otherwise. An epoch of a mixture
+            the epoch's first ones, counted), "keep" (a smaller batch, shared out evenly; a rank
+            may go without) or "even" (all steps of nearly equal size, at most one sample per rank
+            above ``batch_size``; no rank goes without, so that all may exchange something in each
+            step). None drops when shuffling and keeps otherwise. An epoch of a mixture
             has no such rest, as its last step takes the first samples of the next one.
         shuffle_window: Samples that are shuffled together inside a lane; None to choose.
         length_window_batches: Batches of all ranks among which samples are dealt anew, so that
@@ -180,6 +182,7 @@ class PairStream:
 
         Raises:
             FaultBudgetExceeded: If more samples or shards are bad than allowed.
+            DataError: If a batch that all ranks need has no usable sample.
             OSError: If this machine is out of files, memory or disk.
         """
         self._iteration += 1
@@ -200,6 +203,12 @@ class PairStream:
                     assert built.batch.cursor is not None
                     self._cursor.hand_out(built.batch.cursor)
                     yield built.batch
+                elif self._slicing.tail == "even" and self._world.size > 1:
+                    raise DataError(
+                        f"no sample of a batch of rank {self._world.rank} can be used, and the "
+                        f"other ranks would wait for it: {built.faults[0]}; mend the data, or use "
+                        f"larger batches or fewer ranks"
+                    )
                 if self._iteration != mine:
                     raise ConfigError(
                         "PairStream: a newer iteration has begun, or a state was loaded; the old "

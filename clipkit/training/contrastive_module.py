@@ -53,6 +53,7 @@ from clipkit.training.sharding import (
 )
 from clipkit.training.step_health import unscale_once
 from clipkit.training.step_randomness import seed_step
+from clipkit.training.term_means import TermMeans
 from clipkit.types import Batch, Embeddings
 
 _CONFIGURED = ("lr", "weight_decay")
@@ -111,6 +112,7 @@ class ContrastiveModule(LightningModule):
         self._groups = groups or ParameterGroups()
         self.group_options: list[dict[str, Any]] = []
         self._is_sharded = False
+        self._means = TermMeans()
 
     def forward(self, batch: Batch) -> Embeddings:
         """The embeddings of a batch."""
@@ -150,12 +152,20 @@ class ContrastiveModule(LightningModule):
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
-        """Log every term; the mean over batches is weighted by their sizes."""
-        self._log_terms("val", batch)
+        """Take in every term; the mean over all batches counts each sample once."""
+        self._means.add(self.loss(self(self._needed(batch)), batch))
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
+    def on_validation_epoch_end(self) -> None:
+        """Log the mean of every term."""
+        self.log_dict(named_terms("val", self._means.result()), batch_size=1)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
         """As for validation."""
-        self._log_terms("test", batch)
+        self.validation_step(batch, batch_idx)
+
+    def on_test_epoch_end(self) -> None:
+        """As for validation."""
+        self.log_dict(named_terms("test", self._means.result()), batch_size=1)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:  # noqa: ARG002
         """Keys and embeddings, on the CPU."""
@@ -171,10 +181,13 @@ class ContrastiveModule(LightningModule):
         """The optimizer over the groups of the encoder, and what the loss learns (its weights)."""
         learned = [p for p in self.loss.parameters() if p.requires_grad]
         of_loss = {"params": learned, "name": "loss", "lr_scale": 1.0, "weight_decay": 0.0}
-        optimizer = self._groups.optimizer(
-            self.encoder,
-            lambda groups: self._build_optimizer([*groups, *([of_loss] if learned else [])]),
-        )
+        try:
+            optimizer = self._groups.optimizer(
+                self.encoder,
+                lambda groups: self._build_optimizer([*groups, *([of_loss] if learned else [])]),
+            )
+        except (ValueError, TypeError) as error:  # of an optimizer's own options
+            raise ConfigError(f"model.optimizer: {error}") from error
         self.group_options = [
             {name: group[name] for name in _CONFIGURED if name in group}
             for group in optimizer.param_groups
@@ -287,13 +300,6 @@ class ContrastiveModule(LightningModule):
         if self.loss.reads_captions:
             return batch
         return replace(batch, tokens=None, negative_tokens=None)
-
-    def _log_terms(self, stage: str, batch: Batch) -> None:
-        terms = self.loss(self(self._needed(batch)), batch)
-        # Every rank holds the same values: the loss is one of all ranks.
-        self.log_dict(
-            named_terms(stage, terms), batch_size=len(batch), on_step=False, on_epoch=True
-        )
 
 
 def named_terms(stage: str, terms: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -12,7 +12,6 @@ from clipkit.data.captions import CaptionPicker
 from clipkit.data.fields import SampleField
 from clipkit.data.tokenizers import Tokenizer, tokenizer_from_name
 from clipkit.data.transforms import EvalTransform, ImageTransform, TrainTransform
-from clipkit.distributed.world import current_world
 from clipkit.errors import ConfigError
 from clipkit.models import DualEncoder
 from clipkit.training.preflight import check_image_size, check_tokenizer
@@ -41,7 +40,8 @@ class PairDataModule(LightningDataModule):
         batch_size: Pairs of a batch on one process; N processes train on N times as many a step.
         batch_size_stages: Smaller batches for the first samples of a run. Steps in ``max_steps``
             and schedules go on meaning steps of ``batch_size``.
-        val_batch_size: The same for validation; None for ``batch_size``.
+        val_batch_size: Pairs of a validation batch on one process, at most; None for
+            ``batch_size``. All validation pairs are cut into batches of nearly equal size.
         tokenizer: For captions.
         train_transform: From an image file to pixels, for training.
         val_transform: From an image file to pixels, for validation.
@@ -241,9 +241,9 @@ class PairDataModule(LightningDataModule):
         return PairStream(
             index,
             tokenizer=self.resolved_tokenizer(),
-            # Batches of one size, because the loss depends on it; small data makes small ones.
-            batch_size=max(1, min(self.val_batch_size, index.num_samples // current_world().size)),
-            tail="drop",
+            batch_size=self.val_batch_size,
+            # Batches of nearly one size, because the loss depends on it; every sample is in one.
+            tail="even",
             shuffle=False,
             image_transform=self._resolved_val_transform(),
             caption=self.val_caption,

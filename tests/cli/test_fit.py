@@ -274,7 +274,7 @@ def test_resumed_run_goes_on_under_the_same_wandb_id(shards, tmp_path, monkeypat
     assert len(ids()) == 2
     assert len(set(ids())) == 1
     time.sleep(1.1)
-    assert main(words) == 0  # from the start: another run
+    assert main([*words, "--overwrite"]) == 0  # from the start: another run
     assert len(set(ids())) == 2
     stored = (tmp_path / "run" / "config.yaml").read_text()
     assert not any(name in stored for name in ids())

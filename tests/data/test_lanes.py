@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -163,6 +165,27 @@ def test_ranks_share_an_epoch_out(
         assert len(flat) == -(-num_samples // step) * step
     if tail != "keep":
         assert {len(batch) for mine in batches for batch in mine} <= {batch_size}
+
+
+@given(st.integers(1, 300), st.integers(1, 12), st.integers(1, 5))
+@settings(max_examples=200, deadline=None)
+def test_even_steps_hold_all_and_leave_no_rank_out(
+    num_samples: int, batch_size: int, world_size: int
+) -> None:
+    ranks = [
+        Slicing(num_samples, batch_size, rank, world_size, "even") for rank in range(world_size)
+    ]
+    batches = [positions_of(slicing) for slicing in ranks]
+    assert {len(mine) for mine in batches} == {ranks[0].num_batches(0)}
+    steps = [list(chain(*parts)) for parts in zip(*batches, strict=True)]
+    if num_samples < world_size:
+        assert steps == []  # refused by the stream
+        return
+    assert list(chain(*steps)) == list(range(num_samples))
+    assert max(map(len, steps)) - min(map(len, steps)) <= 1
+    assert all(batch for mine in batches for batch in mine)
+    most = max(len(batch) for mine in batches for batch in mine)
+    assert most <= (batch_size if batch_size > 1 else 2)
 
 
 @given(st.integers(20, 300), st.lists(st.tuples(st.integers(1, 6), st.integers(1, 4)), min_size=1,

@@ -551,3 +551,23 @@ def test_what_a_loader_pins_is_the_batch(
     assert pin_memory(Built(None, [])).batch is None
     error = ValueError("x")
     assert pin_memory(error) is error
+
+
+def test_even_steps_refuse_fewer_samples_than_ranks(tmp_path: Path) -> None:
+    write_shards(tmp_path, [3])
+    few = ShardIndex.from_urls(tmp_path)
+    with pytest.raises(ConfigError, match="each of the 4 ranks, got 3"):
+        make(few, 2, shuffle=False, tail="even", rank=0, world_size=4)
+
+
+def test_even_steps_end_where_a_rank_would_have_no_batch(tmp_path: Path) -> None:
+    """The other ranks would wait for it in the exchange of the step."""
+    samples = [(f"{i:03d}", pair(i)) for i in range(40)]
+    samples[1] = ("001", {**pair(1), "jpg": b"broken"})
+    write_shard(tmp_path / "0.tar", samples)
+    broken = ShardIndex.from_urls(tmp_path)
+    options: dict[str, Any] = {"shuffle": False, "tail": "even", "max_bad_fraction": 0.5}
+    with pytest.raises(DataError, match=r"rank 1 can be used.*001"):
+        list(make(broken, 1, rank=1, world_size=2, **options))
+    left = [key for batch in make(broken, 1, **options) for key in batch.keys]
+    assert len(left) == 39

@@ -1,0 +1,66 @@
+"""The terms of the objective over many batches, each sample counted once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+_COUNT = "_num_samples"
+
+
+@final
+class TermMeans:
+    """Averages what ``CombinedLoss`` returns over the batches of a validation.
+
+    Each term is weighted by the number of its samples over all ranks (those with a label, for a
+    label loss), so batches of different sizes, or with few labels, count for what they hold. Every
+    rank sees the same values and computes the same means. The loss is the sum of the weighted
+    terms' means.
+
+    Example:
+        >>> means = TermMeans()
+        >>> for value, number in ((1.0, 3.0), (5.0, 1.0)):
+        ...     term = torch.tensor(value)
+        ...     means.add({"loss": term, "label": term, "label_weighted": term,
+        ...                "label_num_samples": torch.tensor(number)})
+        >>> {name: value.item() for name, value in means.result().items()}
+        {'label': 2.0, 'label_weighted': 2.0, 'label_num_samples': 2.0, 'loss': 2.0}
+    """
+
+    def __init__(self) -> None:
+        self._seen: dict[str, list[Tensor]] = {}
+
+    def add(self, terms: Mapping[str, Float[Tensor, ""]]) -> None:
+        """Add the terms of a batch.
+
+        Args:
+            terms: What ``CombinedLoss`` returned; the same names in every batch.
+        """
+        for name, value in terms.items():
+            self._seen.setdefault(name, []).append(value.detach())
+
+    def result(self) -> dict[str, Float[Tensor, ""]]:
+        """Return the means of all batches so far, and forget the batches.
+
+        Returns:
+            The names that went in; ``NAME_num_samples`` is the mean of the batches. Nothing where
+            there was no batch.
+        """
+        # On the CPU: not every device has float64.
+        seen = {name: torch.stack(values).cpu().double() for name, values in self._seen.items()}
+        device = next((values[0].device for values in self._seen.values()), None)
+        self._seen = {}
+        means: dict[str, Tensor] = {}
+        for count in (name for name in seen if name.endswith(_COUNT)):
+            term = count.removesuffix(_COUNT)
+            weights = seen[count] / seen[count].sum().clamp(min=1)
+            means |= {name: (seen[name] * weights).sum() for name in (term, f"{term}_weighted")}
+            means[count] = seen[count].mean()
+        if seen:
+            weighted = [value for name, value in means.items() if name.endswith("_weighted")]
+            means["loss"] = torch.stack(weighted).sum()
+        return {name: value.float().to(device) for name, value in means.items()}
