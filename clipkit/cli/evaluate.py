@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
     if args.report is not None:
         from clipkit.cli.evaluate_report import measure_and_report
 
-        found = measure_and_report(args, evaluators, encoder)
+        found = measure_and_report(args, evaluators, encoder, weights)
         metrics = found[tasks[0]] if len(found) == 1 else _prefixed(found)
     elif len(evaluators) == 1:
         metrics = evaluators[tasks[0]].run(encoder)

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Mapping
 from pathlib import Path
 
-from clipkit.cli.arguments import versions
+from clipkit.cli.arguments import shown_weights, versions
 from clipkit.data.tables import write_atomically
 from clipkit.evaluation import (
     ClassReport,
@@ -21,7 +21,10 @@ from clipkit.models import DualEncoder
 
 
 def measure_and_report(
-    args: argparse.Namespace, evaluators: Mapping[str, Evaluator], encoder: DualEncoder
+    args: argparse.Namespace,
+    evaluators: Mapping[str, Evaluator],
+    encoder: DualEncoder,
+    weights: str | None,
 ) -> dict[str, dict[str, float]]:
     """Run evaluators, classifiers with all their classes, and write what they found.
 
@@ -29,6 +32,7 @@ def measure_and_report(
         args: Of ``clipkit evaluate``; ``report`` is the folder.
         evaluators: By task.
         encoder: The model.
+        weights: Which weights of a checkpoint it has; None if there is one set.
 
     Returns:
         Metrics by task.
@@ -51,7 +55,7 @@ def measure_and_report(
         for task, values in metrics.items()
     ]
     data = ReportData(
-        title=f"{Path(args.model).name} on {Path(args.data).name}",
+        title=f"{Path(args.model).name}{shown_weights(weights)} on {Path(args.data).name}",
         results=results,
         confusion=next(iter(confusions.values()), None),
         facts=[_fact(report, number) for report in list(reports.values())[:1]

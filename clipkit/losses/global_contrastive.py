@@ -143,9 +143,9 @@ class GlobalContrastiveLoss(LossTerm):
         """See :meth:`LossTerm.begin_step`."""
         self._changes = []
 
-    def revert_step(self) -> None:
-        """See :meth:`LossTerm.revert_step`."""
-        for ids, before in reversed(self._changes or []):
+    def end_step(self, left_out: bool) -> None:
+        """See :meth:`LossTerm.end_step`."""
+        for ids, before in reversed(self._changes or []) if left_out else ():
             self.log_averages[:, ids] = before
         self._changes = None
 

@@ -31,7 +31,7 @@ class LossTerm(nn.Module, ABC):
 
     Write a new one by implementing :meth:`term` and :meth:`check`. A term that reads labels
     overrides :meth:`check_batch` too. A term that keeps more than parameters and buffers from step
-    to step sets ``remembers`` and overrides :meth:`begin_step` and :meth:`revert_step`. Nothing
+    to step sets ``remembers`` and overrides :meth:`begin_step` and :meth:`end_step`. Nothing
     else is meant to be overridden.
 
     Attributes:
@@ -80,12 +80,15 @@ class LossTerm(nn.Module, ABC):
         """
 
     def begin_step(self) -> None:
-        """Mark the state to which :meth:`revert_step` goes back, before a step's first pass."""
+        """Mark the state to which :meth:`end_step` can go back, before a step's first pass."""
 
-    def revert_step(self) -> None:
-        """Undo what the passes since :meth:`begin_step` changed of the memory.
+    def end_step(self, left_out: bool) -> None:
+        """Keep what the passes since :meth:`begin_step` changed of the memory, or undo it.
 
         Counters of schedules stay: a step that is left out counts for every schedule.
+
+        Args:
+            left_out: Whether the step is left out, and its changes with it.
         """
 
     def forward(self, embeddings: Embeddings, batch: Batch | None = None) -> Float[Tensor, ""]:

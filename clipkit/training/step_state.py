@@ -60,9 +60,8 @@ class StepState:
         bad = verdict > 0
         for name, buffer in self._buffers().items():
             buffer.copy_(torch.where(bad.to(buffer.device), self._before[name], buffer))
-        if self._terms and bool(bad):
-            for term in self._terms:
-                term.revert_step()
+        for term in self._terms:
+            term.end_step(left_out=bool(bad))
 
     def _buffers(self) -> dict[str, Tensor]:
         return {n: b for n, b in self._module.named_buffers() if n in self._stored}

@@ -50,7 +50,8 @@ class TestChoice:
         words = ["evaluate", "--model", str(runs["with"]), "--data", f"{shards}/val/*.tar"]
         output = tmp_path / "numbers.json"
         words += ["--task=retrieval", f"--output={output}", *option(weights)]
-        assert main(words) == 0
+        assert main([*words, f"--report={tmp_path}/report"]) == 0
+        assert f"({kind} weights)" in (tmp_path / "report" / "report.html").read_text()
         record = json.loads(output.read_text())
         assert record["weights"] == kind
         assert f"last.ckpt ({kind} weights) on" in capsys.readouterr().out

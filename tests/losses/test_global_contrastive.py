@@ -117,11 +117,15 @@ def test_passes_of_a_step_are_reverted_together():
     loss.begin_step()
     run(loss, data[1:4])
     assert not torch.equal(loss.log_averages, averages)
-    loss.revert_step()
+    loss.end_step(left_out=True)
     assert torch.equal(loss.log_averages, averages)
     assert loss.num_steps == 4  # a schedule counts the step that is left out
-    loss.revert_step()  # nothing is left to undo
-    assert torch.equal(loss.log_averages, averages)
+    loss.begin_step()
+    run(loss, data[4:])
+    moved = loss.log_averages.clone()
+    loss.end_step(left_out=False)
+    loss.end_step(left_out=True)  # nothing is left to undo
+    assert torch.equal(loss.log_averages, moved)
 
 
 def test_extreme_scores_stay_finite():
