@@ -239,14 +239,40 @@ def positive_sums(
         value = (image * text[own]).sum()
         return PositiveSums(num, value, text[own], own, image)
     everyone = gather_rows(groups, columns.pair_sizes)
-    _, number, sizes = torch.unique(everyone, return_inverse=True, return_counts=True)
-    weight = sizes.to(text).reciprocal() if average else torch.ones_like(sizes, dtype=text.dtype)
+    number, sizes = numbered_groups(everyone)
+    weight = sizes.clamp(min=1).to(text).reciprocal()
+    weight = weight if average else torch.ones_like(weight)
     of_text = text.new_zeros(len(sizes), text.shape[1]).index_add_(0, number, text)
     of_image = torch.zeros_like(of_text).index_add_(0, number[own], image)
     to_rows = (of_text * weight[:, None])[number[own]]
     to_columns = (of_image * weight[:, None])[number]
     num = sizes[number[own]].sum().to(text)
     return PositiveSums(num, (image * to_rows).sum(), to_rows, slice(0, len(text)), to_columns)
+
+
+def numbered_groups(groups: Int64[Tensor, " N"]) -> tuple[Int64[Tensor, " N"], Int64[Tensor, " N"]]:
+    """Number groups from 0 in ascending order.
+
+    Unlike ``torch.unique`` the result has a shape that is known beforehand, so that a GPU need not
+    be waited for.
+
+    Args:
+        groups: Any ids.
+
+    Returns:
+        The number of each element's group, and the size of each group; 0 for numbers that no
+        group has.
+
+    Example:
+        >>> numbered_groups(torch.tensor([7, -2, 7]))
+        (tensor([1, 0, 1]), tensor([1, 2, 0]))
+    """
+    ascending, order = groups.sort(stable=True)
+    begins = torch.zeros_like(ascending)
+    begins[1:] = ascending[1:] != ascending[:-1]
+    number = torch.empty_like(order).scatter_(0, order, begins.cumsum(0))
+    sizes = torch.zeros_like(groups).scatter_add_(0, number, torch.ones_like(groups))
+    return number, sizes
 
 
 def accumulation_dtype(values: Tensor) -> torch.dtype:
