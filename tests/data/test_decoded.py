@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import io
 import pickle
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from clipkit.data import TrainTransform, decode
+from clipkit.data import PairStream, ShardIndex, TrainTransform, decode
 from clipkit.data.decode import Box, ImageDecoder
 from clipkit.data.decoded import DecodedImages
 from clipkit.errors import ConfigError, SampleError
+from tests.data.fakes import ByteTokenizer
+from tests.factories import write_shards
 
 
 def _file(format: str, width: int, height: int, seed: int = 0, mode: str = "RGB") -> bytes:
     rng = np.random.default_rng(seed)
     pixels = rng.integers(0, 256, (height, width, len(mode)), dtype=np.uint8)
     out = io.BytesIO()
-    Image.fromarray(pixels, mode).save(out, format)
+    Image.fromarray(pixels).save(out, format)
     return out.getvalue()
 
 
@@ -149,3 +154,41 @@ def test_several_threads_keep_each_file_once() -> None:
 def test_negative_memory_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"keep_decoded_mib: expected at least 0 MiB, got -1"):
         DecodedImages(-1)
+
+
+def _batches(
+    index: ShardIndex, num_steps: int, state: Mapping[str, Any] | None = None, **options: Any
+) -> tuple[list[tuple[tuple[str, ...], torch.Tensor]], dict[str, Any]]:
+    """Keys and images of some steps, over several epochs, and where the stream stands then."""
+    mib, workers = options.get("keep_decoded_mib", 0), options.get("num_workers", 0)
+    stream = PairStream(
+        index,
+        tokenizer=ByteTokenizer(),
+        batch_size=4,
+        num_workers=workers,
+        image_transform=TrainTransform(16, scale=(0.3, 1.0), keep_decoded_mib=mib),
+    )
+    if state is not None:
+        stream.load_state_dict(state)
+    found: list[tuple[tuple[str, ...], torch.Tensor]] = []
+    while len(found) < num_steps:
+        for batch in stream:
+            stream.commit(batch)
+            found.append((batch.keys, batch.images))
+            if len(found) == num_steps:
+                break
+    return found, stream.state_dict()
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_stream_and_its_resume_are_those_without(tmp_path: Path, num_workers: int) -> None:
+    write_shards(tmp_path, (5, 8))
+    index = ShardIndex.from_urls(str(tmp_path / "*.tar"))
+    plain, end = _batches(index, 10)
+    kept = {"keep_decoded_mib": 1, "num_workers": num_workers}
+    before, state = _batches(index, 5, **kept)
+    after, kept_end = _batches(index, 5, state, **kept)
+    assert kept_end == end
+    for (keys, images), (kept_keys, kept_images) in zip(plain, before + after, strict=True):
+        assert keys == kept_keys
+        assert torch.equal(images, kept_images)
