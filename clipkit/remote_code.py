@@ -1,4 +1,4 @@
-"""Whether Python code that a model brings along may run: only if the user said so.
+"""Refuse Python code that a model brings along, unless the user allows it.
 
 transformers loads models and tokenizers that come with Python files of their own. Which ones are
 loaded is named by checkpoints and configurations, which are data. So the permission is no part of
@@ -40,7 +40,7 @@ def trust_remote_code(trusted: bool = True) -> Iterator[None]:
 
 
 def is_trusted() -> bool:
-    """Whether the block that this is called from trusts the code of models."""
+    """Return whether the calling block trusts the code of models."""
     return _TRUSTED.get()
 
 
@@ -58,7 +58,7 @@ def refuse_remote_code(what: str) -> ConfigError:
 
 
 def load_trusted(what: str, load: Callable[[bool], T]) -> T:
-    """Load something of transformers, which runs no code that is not trusted, and asks nobody.
+    """Load a part of transformers, without code that is not trusted and without a question.
 
     Args:
         what: As for ``refuse_remote_code``.

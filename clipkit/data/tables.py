@@ -252,7 +252,7 @@ def open_beside(path: Path) -> tuple[BinaryIO, Path]:
         path: What the file shall be called in the end.
 
     Returns:
-        The file, and its name until then, which nobody can foresee.
+        The file, and its temporary name, which is random.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")

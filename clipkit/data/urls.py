@@ -77,12 +77,12 @@ Patterns = str | Path | Address | Sequence[str | Path | Address]
 
 
 def file_address(path: Path) -> Address:
-    """The address of a file whose name was found, not written."""
+    """Make the address of a file whose name was found, not written."""
     return Address(str(path), "file")
 
 
 def parse_address(text: str, *, allow_pipe: bool = False) -> Address:
-    """What a user's text names, without any expansion but that of ``~``.
+    """Classify a user's text as a path, a URL or a command; only ``~`` is expanded.
 
     Args:
         text: A path, a URL, or a command with ``pipe:`` in front.
@@ -94,7 +94,7 @@ def parse_address(text: str, *, allow_pipe: bool = False) -> Address:
     if text.startswith(PIPE_PREFIX):
         if not allow_pipe:
             raise DataError(
-                f"{text}: a pipe runs a command of this machine; if you trust whoever wrote it, "
+                f"{text}: a pipe runs a command of this machine; if you trust its author, "
                 f"allow it: data.allow_pipe: true, or allow_pipe=True in Python"
             )
         return Address(text, "pipe")
@@ -102,7 +102,7 @@ def parse_address(text: str, *, allow_pipe: bool = False) -> Address:
 
 
 def has_scheme(url: str) -> bool:
-    """Whether ``url`` begins like ``https://``."""
+    """Return whether ``url`` begins like ``https://``."""
     return _SCHEME.match(url) is not None
 
 
@@ -121,7 +121,7 @@ def local_path(url: str) -> Path:
 
 
 def without_scheme(url: str) -> str:
-    """What follows ``https://``, or the like, in ``url``."""
+    """Return what follows ``https://``, or the like, in ``url``."""
     return _SCHEME.sub("", url)
 
 
@@ -226,7 +226,7 @@ def _listed(urls: Patterns) -> list[str | Path | Address]:
 
 
 def _existing(pattern: str | Path) -> Path | None:
-    """The file or folder of exactly this name; it comes before any other meaning of a text."""
+    """Return the file or folder of exactly this name, which any other meaning comes after."""
     if isinstance(pattern, str) and has_scheme(pattern) and not is_local(pattern):
         return None
     path = pattern if isinstance(pattern, Path) else local_path(pattern)
@@ -250,7 +250,7 @@ def _matches(address: Address) -> list[Address]:
 
 
 def _files(path: Path) -> list[Address]:
-    """The tars of a folder, what a glob matches, or the file itself."""
+    """List the tars of a folder, what a glob matches, or the file itself."""
     if is_folder(path):
         paths = sorted(path.glob("*.tar"))
     elif has_magic(str(path)) and not exists(path):

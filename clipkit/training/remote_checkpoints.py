@@ -18,7 +18,7 @@ _RETRIES: Final = Retries(count=6, backoff_seconds=0.5)
 
 @contextmanager
 def local_copy(path: str) -> Iterator[Path]:
-    """A file of this machine with the bytes of a checkpoint.
+    """Provide a file of this machine with the bytes of a checkpoint.
 
     What comes from a URL is kept in the cache of remote shards, under its complete URL, its length
     and its version (entity tag or time of change). Where the server tells no version, the file is
