@@ -9,9 +9,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from clipkit.errors import ConfigError
+from clipkit.losses.attach import outside_compiled_graph
 from clipkit.losses.schedules import ConstantSchedule, Schedule, as_schedule
 from clipkit.losses.term import LossTerm, Term
-from clipkit.losses.tiled import outside_compiled_graph
 from clipkit.types import Batch, Embeddings
 
 

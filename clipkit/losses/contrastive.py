@@ -15,6 +15,7 @@ from clipkit.distributed.collectives import (
     world_size,
 )
 from clipkit.errors import ConfigError
+from clipkit.losses.attach import attach_gradients, outside_compiled_graph
 from clipkit.losses.pairs import (
     Columns,
     PairGradients,
@@ -33,12 +34,7 @@ from clipkit.losses.products import (
     choose_products,
 )
 from clipkit.losses.term import LossTerm, Term, count
-from clipkit.losses.tiled import (
-    SoftmaxTiles,
-    attach_gradients,
-    choose_softmax_tile,
-    outside_compiled_graph,
-)
+from clipkit.losses.tiled import SoftmaxTiles, choose_softmax_tile
 from clipkit.types import Batch, Embeddings
 
 

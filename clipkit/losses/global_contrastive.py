@@ -16,6 +16,7 @@ from clipkit.distributed.collectives import (
     world_size,
 )
 from clipkit.errors import ConfigError
+from clipkit.losses.attach import attach_gradients, outside_compiled_graph
 from clipkit.losses.contrastive import checked_tile, refuse_bias
 from clipkit.losses.pairs import (
     Columns,
@@ -27,12 +28,7 @@ from clipkit.losses.pairs import (
 )
 from clipkit.losses.schedules import Schedule, as_schedule
 from clipkit.losses.term import LossTerm, Term, count
-from clipkit.losses.tiled import (
-    SoftmaxTiles,
-    attach_gradients,
-    choose_softmax_tile,
-    outside_compiled_graph,
-)
+from clipkit.losses.tiled import SoftmaxTiles, choose_softmax_tile
 from clipkit.types import Batch, Embeddings
 
 

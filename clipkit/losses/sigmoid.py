@@ -11,6 +11,7 @@ from torch import Tensor
 
 from clipkit.distributed.collectives import sum_over_ranks, world_size
 from clipkit.errors import ConfigError
+from clipkit.losses.attach import attach_gradients, outside_compiled_graph
 from clipkit.losses.contrastive import checked_tile
 from clipkit.losses.pairs import (
     Columns,
@@ -31,13 +32,7 @@ from clipkit.losses.products import (
     choose_products,
 )
 from clipkit.losses.term import LossTerm, Term, count
-from clipkit.losses.tiled import (
-    SigmoidSums,
-    attach_gradients,
-    choose_tile,
-    outside_compiled_graph,
-    sigmoid_sums,
-)
+from clipkit.losses.tiled import SigmoidSums, choose_tile, sigmoid_sums
 from clipkit.types import Batch, Embeddings
 
 

@@ -1,8 +1,9 @@
 """Sums over the matrix of similarities, a tile at a time, so that memory is linear in the batch.
 
 No autograd in here: each function returns a value together with its gradients, and
-:func:`attach_gradients` hands both over to autograd. Gradients come with the forward pass because
-nothing of the matrix has to be kept for them then: neither the logits nor the gathered tower.
+:func:`~clipkit.losses.attach.attach_gradients` hands both over to autograd. Gradients come with the
+forward pass because nothing of the matrix has to be kept for them then: neither the logits nor the
+gathered tower.
 
 Names inside: R rows (pictures of this rank), M columns (captions of all ranks), ``scaled`` rows
 already multiplied by the scale, so that a tile of logits is one product.
@@ -10,9 +11,8 @@ already multiplied by the scale, so that a tile of logits is one product.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ParamSpec, TypeVar, cast
 
 import torch
 from jaxtyping import Float
@@ -20,9 +20,6 @@ from torch import Tensor
 
 from clipkit.losses.products import EXACT, Products
 from clipkit.losses.tile_body import add_logsumexp, sigmoid_weights, softmax_weights
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 CPU_TILE = 1024
 """Time per logit is the same within 4 % from 256 to 2,048 on a CPU core (D=512, fp32)."""
@@ -276,50 +273,3 @@ def sigmoid_sums(
         if to_columns is not None:
             to_columns[apart] += weights * scaled
     return SigmoidSums(loss, total, to_rows, to_columns)
-
-
-def outside_compiled_graph(function: Callable[P, R]) -> Callable[P, R]:
-    """Keep ``torch.compile`` out of ``function``: it breaks the graph there and runs it as it is.
-
-    Loops over tiles, whose number depends on the batch, would be unrolled and compiled anew.
-    """
-    disabled = torch.compiler.disable(function)  # type: ignore[no-untyped-call]
-    return cast("Callable[P, R]", disabled)
-
-
-class _AttachGradients(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, value: Tensor, gradients: tuple[Tensor | None, ...], *inputs: Tensor | None
-    ) -> Tensor:
-        ctx.dtypes = tuple(None if tensor is None else tensor.dtype for tensor in inputs)
-        ctx.save_for_backward(*gradients)
-        return value.clone()
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        scaled = tuple(
-            None if gradient is None or dtype is None else (gradient * upstream).to(dtype)
-            for gradient, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
-        )
-        return None, None, *scaled
-
-
-def attach_gradients(
-    value: Float[Tensor, ""],
-    gradients: tuple[Tensor | None, ...],
-    inputs: tuple[Tensor | None, ...],
-) -> Float[Tensor, ""]:
-    """``value``, as a tensor whose gradient with respect to ``inputs`` is ``gradients``.
-
-    Args:
-        value: A scalar that was computed without autograd.
-        gradients: One for each input, of its shape; None where it needs none.
-        inputs: What ``value`` was computed from; None where an optional one is absent.
-
-    Returns:
-        The value; its ``backward`` gives ``gradients`` times what comes from above.
-    """
-    result: Tensor = _AttachGradients.apply(value, gradients, *inputs)
-    return result
