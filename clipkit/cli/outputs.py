@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
@@ -13,6 +14,7 @@ from clipkit.errors import ConfigError
 
 _PROBE: Final = bytes(64 * 1024)
 """Written and removed again: a full disk may still create an empty file."""
+_TRIES: Final = 20
 
 
 def check_output_file(option: str, path: Path | None, num_bytes: int = 0) -> None:
@@ -88,30 +90,46 @@ def _other_kind(option: str, path: Path, wanted: str) -> str | None:
 
 def _probe(option: str, path: Path, folder: Path, num_bytes: int = 0) -> None:
     """Write a file into ``folder`` under a name as long as the temporary one of ``path``."""
-    made: list[Path] = []
     try:
-        for missing in _missing(folder):
-            missing.mkdir()
-            made.append(missing)
-        descriptor, name = tempfile.mkstemp(dir=folder, prefix=f".{path.name}.", suffix=".tmp")
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(_PROBE)
-                file.flush()
-                os.fsync(file.fileno())
-        finally:
-            Path(name).unlink(missing_ok=True)
-        free = shutil.disk_usage(folder).free
+        free = _free_after_writing(folder, f".{path.name}.")
     except (OSError, ValueError) as error:
         raise _refusal(option, path, error) from error
-    finally:
-        for empty in reversed(made):
-            empty.rmdir()
     if free < num_bytes:
         raise ConfigError(
             f"{option}: {path} needs {num_bytes / 1e6:,.0f} MB, the disk has {free / 1e6:,.0f} MB; "
             f"make room, or name another place"
         )
+
+
+def _free_after_writing(folder: Path, prefix: str) -> int:
+    """The free bytes of a disk on which a file could be written; the folder is left as it was."""
+    for tries_left in reversed(range(_TRIES)):
+        made: list[Path] = []
+        try:
+            for missing in _missing(folder):
+                missing.mkdir(exist_ok=True)
+                made.append(missing)
+            _write_and_remove(folder, prefix)
+            return shutil.disk_usage(folder).free
+        except FileNotFoundError:  # another process tried the same place and removed the folder
+            if not tries_left:
+                raise
+        finally:
+            for empty in reversed(made):
+                with contextlib.suppress(OSError):  # another process uses it by now
+                    empty.rmdir()
+    raise AssertionError("unreachable")
+
+
+def _write_and_remove(folder: Path, prefix: str) -> None:
+    descriptor, name = tempfile.mkstemp(dir=folder, prefix=prefix, suffix=".tmp")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(_PROBE)
+            file.flush()
+            os.fsync(file.fileno())
+    finally:
+        Path(name).unlink(missing_ok=True)
 
 
 def _missing(folder: Path) -> list[Path]:

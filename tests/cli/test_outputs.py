@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 from collections import namedtuple
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,14 @@ def test_known_sizes(tmp_path, monkeypatch):
         check_output_file("--output", tmp_path / "out", num_bytes=2 * 10**7)
     with pytest.raises(ConfigError, match="needs 20 MB"):
         check_new_folder("--output", tmp_path / "out", num_bytes=2 * 10**7)
+
+
+def test_many_at_once(tmp_path):
+    """Commands of one script that share a new folder do not disturb each other."""
+    with ThreadPoolExecutor(16) as pool:
+        paths = [tmp_path / "a" / "b" / f"{number}.json" for number in range(200)]
+        list(pool.map(lambda path: check_output_file("--output", path), paths))
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 COMMANDS = {
