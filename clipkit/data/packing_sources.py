@@ -267,28 +267,30 @@ def _class_file(names: Sequence[str]) -> dict[str, str]:
 
 def _from_coco(path: Path, root: Path) -> Source:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        captions: dict[Any, list[str]] = defaultdict(list)
-        for annotation in content["annotations"]:
-            captions[annotation["image_id"]].append(one_line(annotation["caption"]))
-        pictures = [(root / image["file_name"], image["id"]) for image in content["images"]]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        return Source(_coco_items(json.loads(path.read_text(encoding="utf-8")), root))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(
             f"{path}: expected COCO's captions: 'images' with id and file_name, 'annotations' with "
             f"image_id and caption; got {error!r}"
         ) from error
-    return Source(
-        [
-            FileItem(
-                picture,
-                {
-                    "txt": "\n".join(captions[number]).encode(),
-                    "json": as_json({"id": number, "captions": captions[number]}),
-                },
-            )
-            for picture, number in pictures
-        ]
-    )
+
+
+def _coco_items(content: Any, root: Path) -> list[Item]:
+    captions: dict[Any, list[str]] = defaultdict(list)
+    for annotation in content["annotations"]:
+        captions[annotation["image_id"]].append(one_line(annotation["caption"]))
+    return [
+        FileItem(
+            root / image["file_name"],
+            {
+                "txt": "\n".join(captions[image["id"]]).encode(),
+                "json": as_json({"id": image["id"], "captions": captions[image["id"]]}),
+            },
+        )
+        for image in content["images"]
+    ]
 
 
 def _from_shards(path: Path, shards: Sequence[Path]) -> Source:

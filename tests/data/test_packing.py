@@ -446,3 +446,24 @@ def test_damaged_parquet_is_one_error(tmp_path: Path) -> None:
         (tmp_path / "t.parquet").write_bytes(changed)
         with contextlib.suppress(DataError):
             open_source(tmp_path / "t.parquet")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[" * 100_000,
+        json.dumps({"images": [{"id": [], "file_name": "a.jpg"}], "annotations": []}),
+        json.dumps({"images": [{"id": 1, "file_name": 2}], "annotations": []}),
+        json.dumps(
+            {
+                "images": [{"id": 1, "file_name": "a.jpg"}],
+                "annotations": [{"image_id": 1, "caption": "\ud800"}],
+            }
+        ),
+    ],
+    ids=["deep", "id that is a list", "name that is a number", "half a character"],
+)
+def test_odd_coco_files_are_one_error(tmp_path: Path, content: str) -> None:
+    (tmp_path / "captions.json").write_text(content)
+    with pytest.raises(DataError, match="expected COCO's captions"):
+        pack(tmp_path / "captions.json", tmp_path / "out")
