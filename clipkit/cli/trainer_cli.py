@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
-from jsonargparse import ArgumentParser, set_parsing_settings
+from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.fabric.utilities.warnings import disable_possible_user_warnings
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from clipkit.cli.outputs import check_output_folder
@@ -49,6 +49,7 @@ set_parsing_settings(subclasses_enabled=[DualEncoder])
 _RUN_FOLDER = "auto"
 """As a logger's save_dir: the run's folder, trainer.default_root_dir."""
 _SHOWN_CHARACTERS = 60
+_SECTIONS = ("model", "data", "trainer")
 _PREFLIGHT_ONLY = "--preflight_only"
 _OVERWRITE = "--overwrite"
 _EXIT_STOPPED = 143
@@ -102,7 +103,11 @@ class TrainerCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:  # noqa: ARG002
         """Parse the words that were given, never those of the process."""
         self.config = parser.parse_args(self.words)
-        trainer = self.config[self.config["subcommand"]]["trainer"]
+        sections = self.config[self.config["subcommand"]]
+        for name in _SECTIONS:
+            if not isinstance(sections.get(name), Namespace):
+                raise ConfigError(f"{name}: expected options by name, got {sections.get(name)!r}")
+        trainer = sections["trainer"]
         for logger in loggers_of(trainer):
             if logger.get("save_dir") == _RUN_FOLDER:
                 logger["save_dir"] = trainer["default_root_dir"] or "."
