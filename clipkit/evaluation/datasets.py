@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, final
 
+from clipkit.data.braces import MAX_NAMES
 from clipkit.data.index import ShardIndex
 from clipkit.data.labels import read_classes, read_label
 from clipkit.data.prepared import is_raw, prepare
@@ -30,6 +31,7 @@ from clipkit.evaluation.prompts import check_templates
 
 # CLIP_benchmark's come first, in its order; then what a stream takes too.
 _IMAGE_MEMBERS: Final = tuple(dict.fromkeys(("webp", "png", "jpg", "jpeg", *IMAGE_EXTENSIONS)))
+_SHOWN_CHARACTERS: Final = 40
 _TEMPLATES: Final = "zeroshot_classification_templates.txt"
 _RETRIES: Final = Retries(count=3, backoff_seconds=1.0)
 _TASKS: Final = {"retrieval": "retrieval", "classification": "zero-shot"}
@@ -222,9 +224,10 @@ def _numbered(address: str, split: str, count: str) -> list[str]:
         number = int(count)
     except ValueError:
         number = 0
-    if number < 1:
+    if not 1 <= number <= MAX_NAMES:
         raise DataError(
-            f"{address}/{split}/nshards.txt: expected the number of shards, got {count.strip()!r}"
+            f"{address}/{split}/nshards.txt: expected the number of shards, 1 to {MAX_NAMES:,}, "
+            f"got {count.strip()[:_SHOWN_CHARACTERS]!r}"
         )
     return [f"{address}/{split}/{shard}.tar" for shard in range(number)]
 
