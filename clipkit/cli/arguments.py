@@ -14,21 +14,28 @@ if TYPE_CHECKING:
 _FILE_ENDINGS = (".ckpt", ".pt", ".pth", ".bin", ".safetensors")
 
 
-def given_path(text: str) -> Path:
-    """Parse the path of an option; an empty one would mean the current folder.
+def given_text(text: str) -> str:
+    """Parse the value of an option that is a path, URL or name.
 
     Raises:
-        argparse.ArgumentTypeError: If it is empty.
+        argparse.ArgumentTypeError: If it is empty, as of an unset variable of the shell; as a path
+            it would mean the current folder.
     """
     if not text:
-        raise argparse.ArgumentTypeError("expected a path, got an empty text")
-    return Path(text)
+        raise argparse.ArgumentTypeError("expected a path or name, got an empty text")
+    return text
+
+
+def given_path(text: str) -> Path:
+    """Parse the path of an option; see ``given_text``."""
+    return Path(given_text(text))
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """Add ``--model``, ``--weights`` and ``--device``."""
     parser.add_argument(
         "--model",
+        type=given_text,
         required=True,
         metavar="CKPT-or-NAME",
         help="a checkpoint of clipkit, a folder of its export, or an open_clip name with or "
@@ -74,7 +81,11 @@ def add_weights_argument(parser: argparse.ArgumentParser) -> None:
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what says which samples are read, and how."""
     parser.add_argument(
-        "--data", required=True, metavar="DIR-or-URL", help="a folder, URL or pattern of shards"
+        "--data",
+        type=given_text,
+        required=True,
+        metavar="DIR-or-URL",
+        help="a folder, URL or pattern of shards",
     )
     parser.add_argument("--split", default="test", help="folder inside --data (default: test)")
     add_outside_argument(parser)

@@ -15,6 +15,7 @@ from clipkit.cli.arguments import (
     add_trust_argument,
     add_weights_argument,
     given_path,
+    given_text,
     shown_weights,
 )
 from clipkit.cli.outputs import check_output_file, check_output_folder
@@ -39,7 +40,9 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
         "encoder, and clipkit reads it back. What was written is read again and compared.",
         allow_abbrev=False,
     )
-    parser.add_argument("--model", required=True, metavar="CKPT", help="a checkpoint of clipkit")
+    parser.add_argument(
+        "--model", type=given_text, required=True, metavar="CKPT", help="a checkpoint of clipkit"
+    )
     add_weights_argument(parser)
     parser.add_argument(
         "--format", default="open_clip", choices=FORMATS, help="default: %(default)s"

@@ -12,6 +12,7 @@ from clipkit.cli.arguments import (
     add_trust_argument,
     add_weights_argument,
     given_path,
+    given_text,
     shown_weights,
 )
 from clipkit.cli.outputs import check_output_folder
@@ -37,13 +38,17 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     )
     parser.add_argument(
         "--train",
+        type=given_text,
         required=True,
         metavar="DATA",
         help="a CSV, TSV or Parquet table, a folder of one folder a class, or shards",
     )
-    parser.add_argument("--val", metavar="DATA", help="the same, to validate on and stop early")
+    parser.add_argument(
+        "--val", type=given_text, metavar="DATA", help="the same, to validate on and stop early"
+    )
     parser.add_argument(
         "--model",
+        type=given_text,
         default="ViT-B-32@laion2b_s34b_b79k",
         metavar="CKPT-or-NAME",
         help="a checkpoint of clipkit, or NAME@WEIGHTS of open_clip (default: %(default)s)",

@@ -11,6 +11,7 @@ from clipkit.cli.arguments import (
     add_trust_argument,
     add_weights_argument,
     given_path,
+    given_text,
     load_model,
     shown_weights,
     versions,
@@ -45,7 +46,11 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     )
     for name, when in (("--start", "before"), ("--end", "after")):
         parser.add_argument(
-            name, required=True, metavar="CKPT-or-NAME", help=f"the model {when} fine-tuning"
+            name,
+            type=given_text,
+            required=True,
+            metavar="CKPT-or-NAME",
+            help=f"the model {when} fine-tuning",
         )
     add_weights_argument(parser)
     parser.add_argument(

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from clipkit.cli.arguments import add_outside_argument, add_trust_argument, given_path
+from clipkit.cli.arguments import add_outside_argument, add_trust_argument, given_path, given_text
 from clipkit.cli.outputs import check_output_file, check_output_folder
 from clipkit.errors import ConfigError, ShardError
 
@@ -85,7 +85,11 @@ def _add_reading(
 ) -> argparse.ArgumentParser:
     parser = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
     parser.add_argument(
-        "urls", nargs="+", metavar="URL", help="tars, folders, globs, braces, s3:// and others"
+        "urls",
+        type=given_text,
+        nargs="+",
+        metavar="URL",
+        help="tars, folders, globs, braces, s3:// and others",
     )
     if name != "index":
         _add_workers(parser)

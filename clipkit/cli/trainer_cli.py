@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
-from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
+from jsonargparse import ArgumentParser, set_parsing_settings
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.fabric.utilities.warnings import disable_possible_user_warnings
@@ -23,10 +23,10 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from clipkit.cli.config_checks import check_parsed, check_sections
 from clipkit.cli.outputs import check_output_folder
 from clipkit.cli.parse_errors import clipkit_error, explain, one_line
 from clipkit.cli.wandb_id import choose_id
-from clipkit.cli.yaml_files import read_yaml
 from clipkit.errors import ClipkitError, ConfigError
 from clipkit.models import DualEncoder
 from clipkit.training import ContrastiveModule, PairDataModule
@@ -48,8 +48,6 @@ set_parsing_settings(subclasses_enabled=[DualEncoder])
 
 _RUN_FOLDER = "auto"
 """As a logger's save_dir: the run's folder, trainer.default_root_dir."""
-_SHOWN_CHARACTERS = 60
-_SECTIONS = ("model", "data", "trainer")
 _PREFLIGHT_ONLY = "--preflight_only"
 _OVERWRITE = "--overwrite"
 _EXIT_STOPPED = 143
@@ -104,9 +102,7 @@ class TrainerCLI(LightningCLI):
         """Parse the words that were given, never those of the process."""
         self.config = parser.parse_args(self.words)
         sections = self.config[self.config["subcommand"]]
-        for name in _SECTIONS:
-            if not isinstance(sections.get(name), Namespace):
-                raise ConfigError(f"{name}: expected options by name, got {sections.get(name)!r}")
+        check_parsed(sections)
         trainer = sections["trainer"]
         for logger in loggers_of(trainer):
             if logger.get("save_dir") == _RUN_FOLDER:
@@ -284,23 +280,6 @@ def loggers_of(trainer: Any) -> list[Any]:
     loggers = trainer.get("logger")
     entries = loggers if isinstance(loggers, list) else [loggers]
     return [entry["init_args"] for entry in entries if getattr(entry, "class_path", None)]
-
-
-def check_sections(file: str) -> None:
-    """Check that a configuration is a YAML file of options by name.
-
-    Raises:
-        ConfigError: If it is not.
-    """
-    content = read_yaml(file)
-    if not isinstance(content, dict):
-        shown = repr(content)[:_SHOWN_CHARACTERS]
-        raise ConfigError(
-            f"{file}: expected a mapping with sections such as model, data and trainer, got "
-            f"{type(content).__name__} {shown}"
-        )
-    if unusable := [key for key in content if not isinstance(key, str)]:
-        raise ConfigError(f"{file}: expected names of sections, got the key {unusable[0]!r}")
 
 
 @contextmanager

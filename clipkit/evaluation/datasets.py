@@ -255,7 +255,7 @@ def _read_text(url: str) -> str | None:
         if isinstance(error.__cause__, FileNotFoundError):
             return None
         raise
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise DataError(f"{url}: cannot be read: {error}") from error
 
 

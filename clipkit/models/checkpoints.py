@@ -230,7 +230,7 @@ def _load_folder(folder: Path) -> DualEncoder:
     description = folder / DESCRIPTION_FILE_NAME
     try:
         content = json.loads(description.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(
             f"{folder}: expected a folder that clipkit wrote, with a readable "
             f"{DESCRIPTION_FILE_NAME}: {error}"

@@ -157,7 +157,7 @@ def _find(model: str | Mapping[str, Any]) -> tuple[str | None, str, Mapping[str,
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(
             f"{path}: expected an open_clip configuration in JSON: {error}"
         ) from error

@@ -132,6 +132,24 @@ def test_other_errors_keep_their_traceback(monkeypatch):
         main(["fit", "-c", "x.yaml"])
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("shards", "pack", "", "out"),
+        ("shards", "verify", "a.tar", ""),
+        ("evaluate", "--model", "m", "--data", ""),
+        ("embed", "--model", "", "--data", "d", "--output", "o"),
+        ("finetune", "--train", "", "--output", "o"),
+        ("export", "--model", "m", "--output", ""),
+    ],
+)
+def test_empty_paths_do_not_mean_the_current_folder(words, capsys):
+    with pytest.raises(SystemExit) as leaving:
+        main(words)
+    assert leaving.value.code == 2
+    assert "got an empty text" in capsys.readouterr().err
+
+
 def test_unknown_subcommand_is_refused():
     done = run("tarin")
     assert done.returncode == 2

@@ -106,6 +106,18 @@ def test_files_that_are_no_checkpoints(model, tmp_path):
         load_encoder(tmp_path)
 
 
+@pytest.mark.parametrize("suffix", [".ckpt", ".pt", ".safetensors"])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"hello", bytes(range(256)), b"PK\x03\x04abc", b"\x80\x02}q\x00(X", b"\xff" * 20],
+)
+def test_any_bytes_are_no_checkpoint(tmp_path, content, suffix):
+    """Unpicklers raise KeyError, IndexError and others over text."""
+    (tmp_path / f"some{suffix}").write_bytes(content)
+    with pytest.raises(CheckpointError, match="expected a whole checkpoint"):
+        load_encoder(tmp_path / f"some{suffix}")
+
+
 def test_checkpoint_of_a_newer_version_is_refused(model, tmp_path):
     entry = {**encoder_entry(model), "format_version": 2}
     path = write_checkpoint(tmp_path / "last.ckpt", model, clipkit=entry)

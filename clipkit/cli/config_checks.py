@@ -1,0 +1,47 @@
+"""What a configuration must be before Lightning sees it."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from jsonargparse import Namespace
+
+from clipkit.cli.yaml_files import read_yaml
+from clipkit.errors import ConfigError
+
+_SECTIONS: Final = ("model", "data", "trainer")
+_LARGEST_SEED: Final = 2**32 - 1
+_SHOWN_CHARACTERS: Final = 60
+
+
+def check_parsed(sections: Namespace) -> None:
+    """Check what the parser accepts and Lightning does not.
+
+    Raises:
+        ConfigError: If a section holds no options, or the seed or checkpoint cannot be one.
+    """
+    for name in _SECTIONS:
+        if not isinstance(sections.get(name), Namespace):
+            raise ConfigError(f"{name}: expected options by name, got {sections.get(name)!r}")
+    seed = sections.get("seed_everything")
+    if not isinstance(seed, bool) and seed is not None and not 0 <= seed <= _LARGEST_SEED:
+        raise ConfigError(f"seed_everything: expected 0 to {_LARGEST_SEED}, got {seed}")
+    if sections.get("ckpt_path") == "":
+        raise ConfigError("ckpt_path: expected a checkpoint or last, got an empty text")
+
+
+def check_sections(file: str) -> None:
+    """Check that a configuration is a YAML file of options by name.
+
+    Raises:
+        ConfigError: If it is not.
+    """
+    content = read_yaml(file)
+    if not isinstance(content, dict):
+        shown = repr(content)[:_SHOWN_CHARACTERS]
+        raise ConfigError(
+            f"{file}: expected a mapping with sections such as model, data and trainer, got "
+            f"{type(content).__name__} {shown}"
+        )
+    if unusable := [key for key in content if not isinstance(key, str)]:
+        raise ConfigError(f"{file}: expected names of sections, got the key {unusable[0]!r}")
