@@ -6,6 +6,10 @@ mend it. Programming mistakes inside clipkit are ``assert``; these classes are f
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 
 class ClipkitError(Exception):
     """Base of everything that clipkit raises on purpose.
@@ -69,3 +73,25 @@ class MetricError(ClipkitError, ValueError):
 
 class NonFiniteError(ClipkitError):
     """A loss or gradient is NaN or infinite."""
+
+
+@contextmanager
+def naming(path: Path | str) -> Iterator[None]:
+    """Name a file in errors of the operating system that name none, such as of a full disk.
+
+    Args:
+        path: What is written.
+
+    Example:
+        >>> with naming("out.json"):
+        ...     raise OSError(28, "No space left on device")
+        Traceback (most recent call last):
+        ...
+        OSError: [Errno 28] No space left on device: 'out.json'
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import tarfile
@@ -11,7 +12,7 @@ from types import TracebackType
 from typing import Final, Self, final
 
 from clipkit.data.tables import name_as_text, open_beside, split_name
-from clipkit.errors import DataError
+from clipkit.errors import DataError, naming
 
 FILE_MODE: Final = 0o644
 """Of a member inside a tar; the tar itself has what the umask leaves."""
@@ -77,7 +78,8 @@ class ShardWriter:
         self._keys.add(key)
         for extension in sorted(members):
             data = members[extension]
-            self._tar.addfile(tar_header(f"{key}.{extension}", len(data)), io.BytesIO(data))
+            with naming(self.path):
+                self._tar.addfile(tar_header(f"{key}.{extension}", len(data)), io.BytesIO(data))
         self.num_samples += 1
 
     def __enter__(self) -> Self:
@@ -90,11 +92,14 @@ class ShardWriter:
         trace: TracebackType | None,
     ) -> None:
         try:
-            if kind is None:
+            if kind is not None:
+                return
+            with naming(self.path):
                 self._tar.close()
                 self._file.flush()
                 os.fsync(self._file.fileno())
                 self._temporary.replace(self.path)
         finally:
-            self._file.close()
+            with contextlib.suppress(OSError):  # what counts is on the disk, or the tar is given up
+                self._file.close()
             self._temporary.unlink(missing_ok=True)

@@ -16,7 +16,7 @@ from jaxtyping import Int64, UInt8, UInt16
 from clipkit.data.remote import SYSTEM_ERRNOS
 from clipkit.data.tar_headers import TarContents, scan_tar
 from clipkit.data.tar_links import Member
-from clipkit.errors import ShardError
+from clipkit.errors import ShardError, naming
 
 _MAX_EXTENSIONS: Final = 2**16
 _SHOWN_EXTENSIONS: Final = 3
@@ -263,7 +263,7 @@ def write_atomically(path: Path, data: bytes) -> None:
     """Write ``data`` beside ``path`` and rename it there: readers see all of it or nothing."""
     file, temporary = open_beside(path)
     try:
-        with file:
+        with naming(path), file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

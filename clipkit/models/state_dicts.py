@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from clipkit.errors import CheckpointError
+from clipkit.errors import CheckpointError, naming
 
 _SHOWN = 3
 
@@ -67,7 +67,8 @@ def write_whole(path: Path | str, write: Callable[[Path], None]) -> None:
     try:
         temporary.touch()
         mode = temporary.stat().st_mode
-        write(temporary)
+        with naming(path):
+            write(temporary)
         if temporary.stat().st_mode != mode:  # safetensors' are 0600, whatever the umask
             temporary.chmod(stat.S_IMODE(mode))
         with temporary.open("rb") as file:

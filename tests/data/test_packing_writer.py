@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tarfile
 import time
@@ -76,3 +77,18 @@ def test_keys_differ_and_samples_have_members(tmp_path: Path) -> None:
             shard.write("a", {"jpg": b"x"})
     with pytest.raises(DataError, match="no members"), ShardWriter(tmp_path / "0.tar") as shard:
         shard.write("a", {})
+
+
+def test_a_full_disk_names_the_shard_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with (
+        pytest.raises(OSError, match=r"No space left on device: '.*0\.tar'"),
+        ShardWriter(tmp_path / "0.tar") as shard,
+    ):
+        shard.write("a", {"txt": b"words"})
+    assert list(tmp_path.iterdir()) == []
