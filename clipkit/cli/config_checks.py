@@ -26,6 +26,8 @@ def check_parsed(sections: Namespace) -> None:
     seed = sections.get("seed_everything")
     if not isinstance(seed, bool) and seed is not None and not 0 <= seed <= _LARGEST_SEED:
         raise ConfigError(f"seed_everything: expected 0 to {_LARGEST_SEED}, got {seed}")
+    if sections["trainer"].get("default_root_dir") == "":
+        raise ConfigError("trainer.default_root_dir: expected a folder, got an empty text")
     if sections.get("ckpt_path") == "":
         raise ConfigError("ckpt_path: expected a checkpoint or last, got an empty text")
 

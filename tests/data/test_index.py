@@ -7,14 +7,13 @@ import errno
 import json
 import os
 import tarfile
-import tempfile
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from clipkit.data import ShardIndex, ShardReader
+from clipkit.data import ShardIndex, ShardReader, tables
 from clipkit.data.braces import expand_braces
 from clipkit.data.counts import read_counts
 from clipkit.data.index import Shard
@@ -113,7 +112,7 @@ def test_sidecars_are_used_and_renewed(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("number", [errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EACCES])
-@pytest.mark.parametrize("step", ["mkstemp", "fsync"])
+@pytest.mark.parametrize("step", ["open_beside", "fsync"])
 def test_sidecars_that_the_disk_refuses_are_one_warning(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -127,7 +126,7 @@ def test_sidecars_that_the_disk_refuses_are_one_warning(
     def refuse(*_: object, **__: object) -> None:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(*((tempfile, "mkstemp") if step == "mkstemp" else (os, "fsync")), refuse)
+    monkeypatch.setattr(*((tables, step) if step == "open_beside" else (os, step)), refuse)
     index = ShardIndex.from_urls(tmp_path)
     assert ShardReader(index).read(4).key == "000004"
     assert sorted(tmp_path.iterdir()) == paths

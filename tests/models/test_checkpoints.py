@@ -75,7 +75,7 @@ def test_average_of_weights_by_its_prefix(model, tmp_path):
     torch.save({**torch.load(path), "clipkit": encoder_entry(model)}, path)
     assert_equal(load_encoder(path, prefix="ema."), model)
     with pytest.raises(CheckpointError, match=r"no weights whose names begin with 'encoder\.'"):
-        load_encoder(path)
+        load_encoder(path, prefix="encoder.")
 
 
 def test_weights_that_do_not_fit_are_named(model, tmp_path):
