@@ -29,7 +29,7 @@ def refuse_outside(images: Sequence[Path], root: Path, source: Path) -> None:
         # Tables of millions of images name few folders, and most images are no links.
         if image.parent not in folders:
             folders[image.parent] = _real(image.parent).is_relative_to(inside)
-        is_plain = folders[image.parent] and image.name != ".." and not image.is_symlink()
+        is_plain = folders[image.parent] and image.name != ".." and not _may_lead(image)
         if not is_plain and not _real(image).is_relative_to(inside):
             outside.append(image)
     if not outside:
@@ -42,6 +42,14 @@ def refuse_outside(images: Sequence[Path], root: Path, source: Path) -> None:
         f"DIR), or, if you trust the author of these names, allow it: --allow-outside, "
         f"data.allow_outside: true for fit, or allow_outside=True in Python"
     )
+
+
+def _may_lead(image: Path) -> bool:
+    """Whether an image may be a link; of a name that cannot be asked for it is not known."""
+    try:
+        return image.is_symlink()
+    except OSError:
+        return True
 
 
 def _real(path: Path) -> Path:
