@@ -1,4 +1,4 @@
-"""What a configuration must be before Lightning sees it."""
+"""Checks of a configuration before Lightning reads it."""
 
 from __future__ import annotations
 
@@ -15,10 +15,13 @@ _SHOWN_CHARACTERS: Final = 60
 
 
 def check_parsed(sections: Namespace) -> None:
-    """Check what the parser accepts and Lightning does not.
+    """Check values that the parser accepts and Lightning does not.
+
+    Args:
+        sections: The parsed options of the subcommand.
 
     Raises:
-        ConfigError: If a section holds no options, or the seed or checkpoint cannot be one.
+        ConfigError: If a section holds no options, or the seed, checkpoint or folder is invalid.
     """
     for name in _SECTIONS:
         if not isinstance(sections.get(name), Namespace):
@@ -33,7 +36,10 @@ def check_parsed(sections: Namespace) -> None:
 
 
 def check_sections(file: str) -> None:
-    """Check that a configuration is a YAML file of options by name.
+    """Check that a configuration is a YAML file with options by name.
+
+    Args:
+        file: The file.
 
     Raises:
         ConfigError: If it is not.

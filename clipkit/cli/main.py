@@ -91,7 +91,7 @@ def _run(words: list[str]) -> int:
 
 
 def system_reason(error: OSError) -> str:
-    """What the operating system refuses, and of which file where it says so.
+    """Return the reason of an error of the operating system, with the file if it is known.
 
     Example:
         >>> system_reason(FileNotFoundError(2, "No such file or directory", "a.tar"))
@@ -108,7 +108,7 @@ def one_line(error: Exception) -> str:
 
 
 def _print_any_name() -> None:
-    """Let names of files that are not UTF-8 be printed, as escapes."""
+    """Print file names that are not UTF-8 with escapes instead of failing."""
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="backslashreplace")
 

@@ -1,4 +1,4 @@
-"""Where a command writes: every output that cannot be written is found before the work."""
+"""Check that the outputs of a command can be written, before the work starts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Final
 from clipkit.errors import ConfigError
 
 _PROBE: Final = bytes(64 * 1024)
-"""Written and removed again: a full disk may still create an empty file."""
+"""Content of the test file: an empty file can be created even on a full disk."""
 _TRIES: Final = 20
 
 
@@ -22,8 +22,8 @@ def check_output_file(option: str, path: Path | None, num_bytes: int = 0) -> Non
 
     Args:
         option: Name of the option, for the message.
-        path: The file; its folder need not exist yet, and is left as it was. None: no output.
-        num_bytes: Size of the file as far as it is known, in bytes.
+        path: The file; its folder need not exist, and is left unchanged. None: none.
+        num_bytes: Expected size of the file in bytes; 0 if unknown.
 
     Raises:
         ConfigError: If a folder or device has that name, the disk is full or read-only, the folder
@@ -41,7 +41,7 @@ def check_output_folder(option: str, path: Path | None, files: Sequence[str] = (
 
     Args:
         option: Name of the option, for the message.
-        path: The folder, which need not exist yet, and is left as it was. None: no output.
+        path: The folder, which need not exist, and is left unchanged. None: none.
         files: Names of files that will be written there.
 
     Raises:
@@ -57,12 +57,12 @@ def check_output_folder(option: str, path: Path | None, files: Sequence[str] = (
 
 
 def check_new_folder(option: str, path: Path, num_bytes: int = 0) -> None:
-    """Check that a folder can appear at a path, under which there is none or an empty one.
+    """Check that a new folder can be created, or that the existing one is empty.
 
     Args:
         option: Name of the option, for the message.
         path: The folder.
-        num_bytes: Size of its files as far as it is known, in bytes.
+        num_bytes: Expected size of its files in bytes; 0 if unknown.
 
     Raises:
         ConfigError: As ``check_output_folder``, or if the folder holds something.
@@ -75,7 +75,7 @@ def check_new_folder(option: str, path: Path, num_bytes: int = 0) -> None:
 
 
 def _other_kind(option: str, path: Path, wanted: str) -> str | None:
-    """What a path is if it is there and not what is wanted."""
+    """Return what exists at a path if it is not the wanted kind, else None."""
     try:
         is_there, is_folder, is_file = path.exists(), path.is_dir(), path.is_file()
         is_link = path.is_symlink()
@@ -97,12 +97,12 @@ def _probe(option: str, path: Path, folder: Path, num_bytes: int = 0) -> None:
     if free < num_bytes:
         raise ConfigError(
             f"{option}: {path} needs {num_bytes / 1e6:,.0f} MB, the disk has {free / 1e6:,.0f} MB; "
-            f"make room, or name another place"
+            f"free some space, or choose another path"
         )
 
 
 def _free_after_writing(folder: Path, prefix: str) -> int:
-    """The free bytes of a disk on which a file could be written; the folder is left as it was."""
+    """Write a test file, remove it and the folders made for it, and return the free bytes."""
     for tries_left in reversed(range(_TRIES)):
         made: list[Path] = []
         try:
@@ -111,12 +111,12 @@ def _free_after_writing(folder: Path, prefix: str) -> int:
                 made.append(missing)
             _write_and_remove(folder, prefix)
             return shutil.disk_usage(folder).free
-        except FileNotFoundError:  # another process tried the same place and removed the folder
+        except FileNotFoundError:  # another process checked the same path and removed the folder
             if not tries_left:
                 raise
         finally:
             for empty in reversed(made):
-                with contextlib.suppress(OSError):  # another process uses it by now
+                with contextlib.suppress(OSError):  # in use by another process
                     empty.rmdir()
     raise AssertionError("unreachable")
 
@@ -133,7 +133,7 @@ def _write_and_remove(folder: Path, prefix: str) -> None:
 
 
 def _missing(folder: Path) -> list[Path]:
-    """The folders that have to be made, the outermost first."""
+    """Return the folders that do not exist yet, the outermost first."""
     missing = []
     while not folder.exists():
         missing.append(folder)
@@ -143,4 +143,4 @@ def _missing(folder: Path) -> list[Path]:
 
 def _refusal(option: str, path: Path, error: Exception) -> ConfigError:
     reason = getattr(error, "strerror", None) or error
-    return ConfigError(f"{option}: {str(path)!r} cannot be written: {reason}; name another place")
+    return ConfigError(f"{option}: {str(path)!r} cannot be written: {reason}; choose another path")

@@ -1,4 +1,4 @@
-"""YAML files of users, read so that every mistake is one line with the file's name."""
+"""Read YAML files, and report every mistake in one line that names the file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from clipkit.errors import ConfigError
 
 @final
 class _Loader(yaml.SafeLoader):
-    """Refuses a key that stands twice in one mapping, where YAML would drop the first."""
+    """Refuse a key that occurs twice in one mapping; PyYAML would drop the first value."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """See ``SafeLoader.construct_mapping``."""
@@ -21,17 +21,20 @@ class _Loader(yaml.SafeLoader):
             name = (key.tag, str(key.value))
             if name in seen and isinstance(key, yaml.ScalarNode):
                 raise yaml.constructor.ConstructorError(
-                    problem=f"the key {key.value!r} stands twice", problem_mark=key.start_mark
+                    problem=f"the key {key.value!r} occurs twice", problem_mark=key.start_mark
                 )
             seen.add(name)
         return super().construct_mapping(node, deep)
 
 
 def read_yaml(path: str | Path) -> Any:
-    """The content of a YAML file.
+    """Read a YAML file.
 
     Args:
         path: The file.
+
+    Returns:
+        Its content, in plain types.
 
     Raises:
         ConfigError: If it cannot be read, is not text, or not YAML.
@@ -59,15 +62,17 @@ def read_yaml(path: str | Path) -> Any:
         raise ConfigError(f"{path}:{line} not YAML: {reason}") from error
     except RecursionError as error:
         raise ConfigError(f"{path}: nested too deeply to be a configuration") from error
-    except Exception as error:  # tagged nonsense, such as !!int x, has no error of its own
+    except Exception as error:  # a wrong tag, such as !!int x, raises any error
         raise ConfigError(f"{path}: not YAML: {one_reason(error)}") from error
     if holds_itself(content):
-        raise ConfigError(f"{path}: an alias (*name) stands inside what it names; write it out")
+        raise ConfigError(
+            f"{path}: an alias (*name) is inside the value that it names; write the value out"
+        )
     return content
 
 
 def holds_itself(content: Any) -> bool:
-    """Whether a mapping or list contains itself, which readers would follow for ever.
+    """Return whether a mapping or list contains itself; a reader would not terminate.
 
     Example:
         >>> holds_itself({"a": [1, 2]})
@@ -93,5 +98,5 @@ def holds_itself(content: Any) -> bool:
 
 
 def one_reason(error: Exception) -> str:
-    """An error's first line; its kind where it has none."""
+    """Return the first line of an error's message, or its type if there is none."""
     return (str(error).splitlines() or [type(error).__name__])[0]

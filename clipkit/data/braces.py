@@ -29,7 +29,7 @@ def expand_braces(pattern: str) -> Iterator[str]:
     """
     if pattern.count("{") > MAX_BRACES:
         raise DataError(f"{_shown(pattern)}: expected at most {MAX_BRACES} pairs of braces")
-    # All names before the first one is looked for on a disk.
+    # Expand all names before the first file is looked up.
     yield from list(_bounded(_expanded(pattern), pattern))
 
 
@@ -37,8 +37,8 @@ def _bounded(names: Iterator[str], pattern: str) -> Iterator[str]:
     yield from islice(names, MAX_NAMES)
     if next(names, None) is not None:
         raise DataError(
-            f"{_shown(pattern)}: stands for more than {MAX_NAMES:,} names; "
-            f"give a folder, a glob, or fewer"
+            f"{_shown(pattern)}: expands to more than {MAX_NAMES:,} names; "
+            f"give a folder, a glob, or a smaller range"
         )
 
 

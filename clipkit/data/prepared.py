@@ -220,13 +220,13 @@ def _note_origin(path: Path, folder: Path, choice: Sequence[int | None]) -> None
 
 
 def _caches(path: Path) -> list[Path]:
-    """Where packed shards may be kept: next to the source, else in the user's cache."""
+    """Return the folders for packed shards: next to the source, then in the user's cache."""
     home = os.environ.get("CLIPKIT_CACHE") or Path.home() / ".cache" / "clipkit"
     return [path.resolve().parent / CACHE_FOLDER, Path(home) / "packed"]
 
 
 def _pack_into_first(source: Source, folders: Sequence[Path]) -> Path:
-    """Pack into the first of some folders that the disk allows.
+    """Pack into the first folder that can be written, and return it.
 
     Raises:
         DataError: If the disk refuses all of them, or the source cannot be packed.
@@ -243,12 +243,12 @@ def _pack_into_first(source: Source, folders: Sequence[Path]) -> Path:
             _LOG.warning("not packed into %s", refusals[-1])
     raise DataError(
         f"these data are packed into shards first, and no folder for them can be written: "
-        f"{'; '.join(refusals)}; make room, or name a folder with CLIPKIT_CACHE"
+        f"{'; '.join(refusals)}; free some space, or set CLIPKIT_CACHE to another folder"
     )
 
 
 def _pack_whole(source: Source, folder: Path) -> None:
-    """Pack unless another process did; a disk that refuses keeps nothing."""
+    """Pack unless another process did; remove an incomplete folder after an error of the disk."""
     if (folder / SIZES_FILE).is_file():
         return
     try:

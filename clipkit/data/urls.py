@@ -234,7 +234,7 @@ def _existing(pattern: str | Path) -> Path | None:
 
 
 def exists(path: Path) -> bool:
-    """Whether a path can be there and is; no name is too odd to ask."""
+    """Return whether a path exists; False for a name that no file can have."""
     try:
         return path.exists()
     except (OSError, ValueError):  # too long for a name, or with a NUL
@@ -261,7 +261,7 @@ def _files(path: Path) -> list[Address]:
 
 
 def is_folder(path: Path) -> bool:
-    """Whether a path can be a folder and is one."""
+    """Return whether a path is a folder; False for a name that no folder can have."""
     return exists(path) and path.is_dir()
 
 

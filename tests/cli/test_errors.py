@@ -224,7 +224,7 @@ def refused_file(tmp_path: Path, refused, content: object) -> str:
         ("model", "mistake.yaml: expected a mapping with sections"),
         (
             "data:\n  seed: 1\n  seed: 2",
-            "mistake.yaml: line 3: not YAML: the key 'seed' stands twice",
+            "mistake.yaml: line 3: not YAML: the key 'seed' occurs twice",
         ),
         ("data: [1]", "data: expected options by name, got [1]"),
         ("trainer: null", "trainer: expected options by name, got None"),
@@ -236,7 +236,10 @@ def refused_file(tmp_path: Path, refused, content: object) -> str:
         ("data: !!int x", "mistake.yaml: not YAML"),
         ("a\0b: 1", "mistake.yaml: not YAML: "),
         ("[" * 3000, "mistake.yaml: nested too deeply"),
-        ("model: &m {loss: *m}", "mistake.yaml: an alias (*name) stands inside what it names"),
+        (
+            "model: &m {loss: *m}",
+            "mistake.yaml: an alias (*name) is inside the value that it names",
+        ),
         (
             {"model": {"loss": {"contrastive": {"class_path": "clipkit.losses.ContrastiveLos"}}}},
             "did you mean 'ContrastiveLoss'",
