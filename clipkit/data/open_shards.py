@@ -126,6 +126,8 @@ class OpenShards:
                 table = load_table(sidecar, shard.size_bytes, shard.stamp)
                 if table is None or len(table) != shard.num_samples:
                     table = scan_shard(path, shard.url, shard.num_samples)
+                    if sidecar.exists():  # damaged: else every process would scan the shard again
+                        keep_table(table, sidecar, shard.size_bytes, shard.stamp)
                 self._keep(number, table)
         except BaseException:
             os.close(descriptor)
