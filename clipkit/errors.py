@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
+
+_LONGEST_REASON: Final = 400
 
 
 class ClipkitError(Exception):
@@ -42,21 +45,26 @@ class SampleError(DataError):
     """One sample cannot be used; a stream skips it, names it and counts it.
 
     Args:
-        reason: What is wrong, without the name of the sample.
+        reason: What is wrong, without the name of the sample. Its end is left out where it is
+            long: reasons quote what was found, and are kept in checkpoints.
         shard: URL of the shard.
         key: Key of the sample inside the shard.
     """
 
     def __init__(self, reason: str, *, shard: str = "", key: str = "") -> None:
-        self.reason = reason
+        self.reason = _shortened(reason)
         self.shard = shard
         self.key = key
         where = "/".join(part for part in (shard, key) if part)
-        super().__init__(f"{where}: {reason}" if where else reason)
+        super().__init__(f"{where}: {self.reason}" if where else self.reason)
 
     def __reduce__(self) -> tuple[object, tuple[str, str, str]]:
         """Keep the fields when a worker process hands the error over."""
         return (_rebuild_sample_error, (self.reason, self.shard, self.key))
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _LONGEST_REASON else f"{text[:_LONGEST_REASON]} ..."
 
 
 def _rebuild_sample_error(reason: str, shard: str, key: str) -> SampleError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import pickle
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -361,6 +362,17 @@ def test_labels(members: dict[str, bytes], field: str, label: int) -> None:
 def test_labels_that_are_none(members: dict[str, bytes], field: str) -> None:
     with pytest.raises(SampleError):
         read_label(members, field)
+
+
+def test_a_reason_does_not_quote_a_whole_member(shards: list[Path]) -> None:
+    """The first thousand reasons are kept in every checkpoint."""
+    members = {"json": json.dumps({"a": list(range(100_000))}).encode()}
+    with pytest.raises(SampleError) as caught:
+        read_label(members, "json:a")
+    assert len(caught.value.reason) < 500
+    assert "expected a whole number, got [0, 1, 2" in caught.value.reason
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert (again.reason, str(again)) == (caught.value.reason, str(caught.value))
 
 
 def test_ranks_learn_of_each_others_faults_together() -> None:
