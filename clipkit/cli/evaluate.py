@@ -18,7 +18,10 @@ from clipkit.cli.arguments import (
 from clipkit.cli.outputs import check_output_file, check_output_folder
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from clipkit.evaluation import Evaluator
+    from clipkit.models import DualEncoder
 
 TASKS = ("retrieval", "zero-shot", "label-head", "multi-label", "linear-probe")
 
@@ -84,8 +87,15 @@ def run(args: argparse.Namespace) -> int:
         metrics = EvaluationSuite(evaluators).run(encoder)
     _print_table(args, weights, metrics)
     if args.output is not None:
-        _write(args, tasks, weights, metrics)
+        _write(args, tasks, weights, metrics, _class_names(evaluators.values(), encoder))
     return 0
+
+
+def _class_names(evaluators: Iterable[Evaluator], encoder: DualEncoder) -> dict[str, list[str]]:
+    """Names in the order of the class numbers: of the data, and of the model's label head."""
+    of_data = next((e.class_names for e in evaluators if e.class_names), ())
+    of_model = () if encoder.label_head is None else encoder.label_head.class_names
+    return {"data": list(of_data), "model": list(of_model)}
 
 
 def _prefixed(found: dict[str, dict[str, float]]) -> dict[str, float]:
@@ -146,7 +156,11 @@ def _print_table(args: argparse.Namespace, weights: str | None, metrics: dict[st
 
 
 def _write(
-    args: argparse.Namespace, tasks: list[str], weights: str | None, metrics: dict[str, float]
+    args: argparse.Namespace,
+    tasks: list[str],
+    weights: str | None,
+    metrics: dict[str, float],
+    class_names: dict[str, list[str]],
 ) -> None:
     from clipkit.data.tables import write_atomically
 
@@ -159,8 +173,9 @@ def _write(
         "precision": args.precision,
         "tasks": tasks,
         "metrics": metrics,
+        "class_names": class_names,
         "versions": versions(),
         "date": datetime.now().astimezone().isoformat(timespec="seconds"),
     }
-    text = json.dumps(record, indent=2, allow_nan=False) + "\n"
+    text = json.dumps(record, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
     write_atomically(args.output, text.encode())

@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
         exporter.check(encoder, folder)
         card = render_card(
             output.resolve().name, encoder, run_facts, USAGE[args.format], exporter.hub_name,
-            license=args.license,
+            license=args.license, keeps_label_head=exporter.keeps_label_head,
         )  # fmt: skip
         (folder / "README.md").write_text(card, encoding="utf-8")
     print(f"{output}: written{shown_weights(weights)}; read it with {exporter.reader(output)}")  # noqa: T201

@@ -27,9 +27,11 @@ class Exporter(ABC):
 
     Attributes:
         hub_name: Name on the Hugging Face hub of the library that reads the format.
+        keeps_label_head: Whether a label head is part of the files.
     """
 
     hub_name: str
+    keeps_label_head: bool = False
 
     @abstractmethod
     def write(self, encoder: DualEncoder, folder: Path, tokenizer: str | None) -> None:
@@ -151,6 +153,7 @@ class SafetensorsExporter(Exporter):
     """Any encoder, label head included, for clipkit itself."""
 
     hub_name = "clipkit"
+    keeps_label_head = True
 
     def write(self, encoder: DualEncoder, folder: Path, tokenizer: str | None) -> None:  # noqa: ARG002
         """See ``Exporter.write``."""

@@ -19,10 +19,11 @@ from clipkit.cli.outputs import check_output_folder
 from clipkit.errors import DataError, SampleError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from clipkit.training.tuning_facts import Start, TuningData
 
+_SHOWN_CLASSES: Final = 20
 _TEMPLATES: Final = ("a photo of a {}", "a picture of a {}", "{}")
 
 
@@ -105,6 +106,7 @@ def run(args: argparse.Namespace) -> int:
         config["data"]["allow_outside"] = True
     num_classes = len(data.class_counts) or "no"
     facts = [f"{data.num_samples:,} samples, {num_classes} classes"]
+    facts += [f"classes: {_numbered(data.class_names)}"] if any(data.class_names) else []
     facts += [f"starts from {args.model}{shown_weights(weights)}"] if weights else []
     lines = [*facts, *reasons]
     head = "".join(f"# {line}\n" for line in [f"clipkit fit -c {path}", *lines])
@@ -136,7 +138,9 @@ def look_at(train: str, val: str | None, allow_outside: bool = False) -> TuningD
         DataError: If the data cannot be read, or only some samples have a class name for a caption.
     """
     from clipkit.data.labels import read_label
-    from clipkit.data.packing_sources import CLASS_NAMES_FILE, open_source
+    from clipkit.data.packing_numbers import MOST_CLASSES
+    from clipkit.data.packing_sources import open_source
+    from clipkit.data.prepared import class_names_in
     from clipkit.training.tuning_facts import TuningData
     from clipkit.types import IGNORE_LABEL
 
@@ -144,7 +148,7 @@ def look_at(train: str, val: str | None, allow_outside: bool = False) -> TuningD
         if given is not None and not Path(given).exists():
             raise DataError(f"{option}: {given}: no such file or folder")
     source = open_source(Path(train), allow_outside=allow_outside)
-    names = source.files.get(CLASS_NAMES_FILE, "").splitlines()
+    names = class_names_in(source.files)
     counts: Counter[int] = Counter()
     num_captions = num_own_captions = num_lists = 0
     for item in source.items:
@@ -157,6 +161,11 @@ def look_at(train: str, val: str | None, allow_outside: bool = False) -> TuningD
         num_captions += bool(caption)
         is_name = caption == ", ".join(names[n] for n in classes if n < len(names))
         num_own_captions += bool(caption) and not is_name
+    if counts and max(counts) >= MOST_CLASSES:
+        raise DataError(
+            f"{train}: class number {max(counts)}: expected less than {MOST_CLASSES}, because a "
+            f"label head has a score for every number; number the classes from 0, or name them"
+        )
     multi_label = num_lists > 0
     if num_captions < len(source.items) and not (multi_label and not num_own_captions):
         raise DataError(
@@ -169,9 +178,17 @@ def look_at(train: str, val: str | None, allow_outside: bool = False) -> TuningD
         val=val,
         num_samples=len(source.items),
         class_counts=[counts[n] for n in range(max(len(names), max(counts, default=-1) + 1))],
+        class_names=names,
         has_captions=num_own_captions > 0,
         multi_label=multi_label,
     )
+
+
+def _numbered(names: Sequence[str]) -> str:
+    """The first classes, each with its number."""
+    known = [f"{number} {name}" for number, name in enumerate(names) if name]
+    more = [f"... ({len(known)} names)"] if len(known) > _SHOWN_CLASSES else []
+    return ", ".join([*known[:_SHOWN_CLASSES], *more])
 
 
 def _classes(texts: Mapping[str, bytes]) -> list[int] | None:

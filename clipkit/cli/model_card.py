@@ -9,7 +9,7 @@ import yaml
 
 from clipkit import __version__
 from clipkit.cli.run_facts import RunFacts
-from clipkit.models import DualEncoder
+from clipkit.models import DualEncoder, LabelHead
 
 _WEIGHTS: Final = {"average": "moving average over the steps", "raw": "of the last step"}
 
@@ -22,6 +22,7 @@ def render_card(
     library: str,
     *,
     license: str | None = None,
+    keeps_label_head: bool = False,
 ) -> str:
     """The card: what the files know, and nothing that they do not.
 
@@ -32,6 +33,7 @@ def render_card(
         usage: Python that loads the files.
         library: Name of the library that reads them.
         license: Licence of the weights; left out where None.
+        keeps_label_head: Whether the label head is part of the files.
 
     Returns:
         Markdown with a head of YAML.
@@ -51,6 +53,8 @@ def render_card(
         f"## Use\n\nBeside the files:\n\n```python\n{usage}```",
         f"## Architecture\n\n{_table(list(architecture(encoder)))}",
     ]
+    if encoder.label_head is not None:
+        parts.append(f"## Classes\n\n{_classes(encoder.label_head, keeps_label_head)}")
     if run.steps is not None:
         parts.append(f"## Training\n\n{_table(list(training(run)))}")
     if run.metrics:
@@ -95,6 +99,16 @@ def training(run: RunFacts) -> Iterator[tuple[str, str]]:
     yield from _known("Precision", trainer.get("precision"))
     yield from _known("Tokenizer", run.tokenizer)
     yield from _known("Seed", data.get("seed"))
+
+
+def _classes(head: LabelHead, is_kept: bool) -> str:
+    """What the label head scores: names by number, where the data named them."""
+    text = f"The model was trained with a label head of {head.num_classes} classes"
+    text += "." if is_kept else ", which is not part of these files."
+    if not any(head.class_names):
+        return text
+    rows = [(str(number), name) for number, name in enumerate(head.class_names) if name]
+    return f"{text} By number:\n\n{_table(rows)}"
 
 
 def _known(name: str, value: Any) -> Iterator[tuple[str, str]]:

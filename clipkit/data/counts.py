@@ -81,16 +81,31 @@ def counts_beside(folder: Address, cache: ShardCache | None = None) -> dict[str,
         cache: How patient to be with a remote one; None for the default cache.
     """
     for name in COUNTS_FILES:
-        address = folder.child(name)
-        try:
-            data = _read(address, cache)
-        except DataError as error:
-            # A store that cannot be read is told by the name of a shard, which comes next.
-            _LOG.warning("%s: not looked at: %s", address, error)
-            return {}
+        data = read_beside(folder, name, cache)
         if data is not None:
-            return parse_counts(_parsed(data, str(address)), str(address))
+            address = str(folder.child(name))
+            return parse_counts(_parsed(data, address), address)
     return {}
+
+
+def read_beside(folder: Address, name: str, cache: ShardCache | None = None) -> bytes | None:
+    """Read a small file that may be in the folder of some shards.
+
+    Args:
+        folder: The folder, without a slash at its end.
+        name: The file.
+        cache: How patient to be with a remote one; None for the default cache.
+
+    Returns:
+        Its content; None where there is none, or the store cannot be read, which is logged.
+    """
+    address = folder.child(name)
+    try:
+        return _read(address, cache)
+    except DataError as error:
+        # A store that cannot be read is told by the name of a shard, which comes next.
+        _LOG.warning("%s: not looked at: %s", address, error)
+        return None
 
 
 def named_shards(

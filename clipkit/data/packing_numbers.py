@@ -11,8 +11,8 @@ from clipkit.data.packing_classes import Classes
 from clipkit.data.packing_labels import RowClass, listed_names
 from clipkit.errors import DataError
 
-MOST_NAMED: Final = 2**20
-"""Most classes with names: a file of names has a line for each number."""
+MOST_CLASSES: Final = 2**20
+"""Most classes with names, or with a head: both have an entry for every number."""
 
 
 @final
@@ -25,13 +25,16 @@ class ClassNumbers:
     Args:
         names: In the order of the numbers, empty for a number without a name.
         where: What messages call the table.
+        are_given: Whether the numbers are the table's own.
 
     Attributes:
         names: As given.
+        are_given: Whether the numbers are the table's own, and not made from the names.
     """
 
-    def __init__(self, names: Sequence[str], where: str) -> None:
+    def __init__(self, names: Sequence[str], where: str, are_given: bool = False) -> None:
         self.names = tuple(names)
+        self.are_given = are_given
         self._where = where
         counts = Counter(names)
         self._by_name = {name: number for number, name in enumerate(names) if counts[name] == 1}
@@ -58,8 +61,10 @@ class ClassNumbers:
         """
         words = dict.fromkeys([row.name for row in rows if row.name], None)
         words |= dict.fromkeys(listed_names(lists), None)
-        if class_names or not words:
-            return cls(class_names or (), where)
+        if class_names:
+            return cls(class_names, where)
+        if not words:
+            return cls((), where, are_given=True)
         given = _named_numbers(rows, where)
         used = {row.number for row in rows if row.number is not None}
         used |= {item for some in lists for item in some if isinstance(item, int)}
@@ -70,12 +75,12 @@ class ClassNumbers:
                 f"{where}: some images have the number of a class ({min(used)}), others the name "
                 f"({next(iter(words))!r}); give each class its number and name in one row"
             )
-        if max(used) >= MOST_NAMED:
+        if max(used) >= MOST_CLASSES:
             raise DataError(
-                f"{where}: class number {max(used)}: expected less than {MOST_NAMED} where classes "
-                f"have names"
+                f"{where}: class number {max(used)}: expected less than {MOST_CLASSES} where "
+                f"classes have names"
             )
-        return cls([given.get(number, "") for number in range(max(used) + 1)], where)
+        return cls([given.get(number, "") for number in range(max(used) + 1)], where, True)
 
     def number(self, name: str, own: int | None = None) -> int:
         """The number of a name.

@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, Final, final
 
@@ -130,10 +131,13 @@ class Source:
     Args:
         items: The samples.
         files: Texts that are written beside the shards, by name.
+        has_own_numbers: Whether the source gives the numbers of its classes, and they were not made
+            from their names.
     """
 
     items: Sequence[Item]
     files: Mapping[str, str] = field(default_factory=dict)
+    has_own_numbers: bool = True
 
     def fingerprint(self) -> str:
         """A hash of all samples' identities."""
@@ -225,7 +229,7 @@ def _from_file(path: Path, images: Path | None, class_names: Sequence[str] | Non
 def _from_table(path: Path, root: Path, class_names: Sequence[str] | None) -> Source:
     table = read_table(path, class_names)
     items = [FileItem(root / image, texts) for image, texts in table.samples.items()]
-    return Source(items, _class_file(table.class_names))
+    return Source(items, _class_file(table.class_names), table.has_own_numbers)
 
 
 def _from_class_folders(
@@ -242,9 +246,9 @@ def _from_class_folders(
         items.extend(FileItem(file, texts) for file in found.images)
         skipped += found.skipped
         if not found.images:
-            _LOG.warning("%s: no images of the class %r", folder, name)
+            _say_once(f"{folder}: no images of the class {name!r}")
     _say_skipped(path, len(items), skipped)
-    return Source(items, _class_file(numbers.names))
+    return Source(items, _class_file(numbers.names), has_own_numbers=False)
 
 
 def _say_skipped(path: Path, num_images: int, inside: Counter[str]) -> None:
@@ -252,13 +256,16 @@ def _say_skipped(path: Path, num_images: int, inside: Counter[str]) -> None:
     outside = sum(file.is_file() and not file.name.startswith(".") for file in path.iterdir())
     skipped = +(inside + Counter({"outside the folders of classes": outside}))
     if skipped:
-        _LOG.warning(
-            "%s: %d images; skipped %d files that are no images of a class: %s",
-            path,
-            num_images,
-            skipped.total(),
-            kinds_of(skipped),
+        _say_once(
+            f"{path}: {num_images} images; skipped {skipped.total()} files that are no images of a "
+            f"class: {kinds_of(skipped)}"
         )
+
+
+@cache
+def _say_once(message: str) -> None:
+    """Log a warning, which a command that opens its data several times gives once."""
+    _LOG.warning("%s", message)
 
 
 def _class_file(names: Sequence[str]) -> dict[str, str]:

@@ -38,10 +38,12 @@ class Table:
         samples: Name of the image -> its texts by extension, in order of appearance.
         class_names: In the order of their numbers, empty for a number without a name; none where
             the table has no names.
+        has_own_numbers: Whether it gives the numbers, and they were not made from its names.
     """
 
     samples: Mapping[str, Mapping[str, bytes]]
     class_names: tuple[str, ...]
+    has_own_numbers: bool
 
 
 def read_table(path: Path, class_names: Sequence[str] | None = None) -> Table:
@@ -82,7 +84,7 @@ def read_table(path: Path, class_names: Sequence[str] | None = None) -> Table:
         image: _texts(row, captions[image], own[image], lists.get(image), numbers)
         for image, row in first.items()
     }
-    return Table(samples, numbers.names)
+    return Table(samples, numbers.names, numbers.are_given)
 
 
 def one_line(text: str) -> str:

@@ -28,7 +28,7 @@ class ClassReport:
     """What a classifier did on a data set.
 
     Args:
-        class_names: C names; the numbers where the data bring no names.
+        class_names: C names, no two alike; the numbers where there are no names.
         accuracy: ``top1``, ``top5`` and ``mean_per_class_recall``.
         scores: Of each class.
         average_precision: Of each class against all others; NaN where it does not occur.
@@ -86,10 +86,8 @@ class PerClass(Evaluator):
         scores, labels = predictions.scores, predictions.labels
         num_classes = scores.shape[1]
         confusion = confusion_matrix(chosen_classes(scores, labels), labels, num_classes)
-        names = self.classifier.class_names
-        known = names if len(names) == num_classes else tuple(map(str, range(num_classes)))
         return ClassReport(
-            class_names=known,
+            class_names=predictions.class_names,
             accuracy=classification_accuracy(scores, labels),
             scores=class_scores(confusion),
             average_precision=average_precisions(scores, F.one_hot(labels, num_classes)),

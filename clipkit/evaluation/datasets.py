@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, final
 
+from clipkit.class_names import parse_class_names
 from clipkit.data.braces import MAX_NAMES
 from clipkit.data.index import ShardIndex
 from clipkit.data.labels import read_classes, read_label
@@ -61,7 +62,8 @@ class EvaluationDataset:
     Args:
         name: What messages and reports call it.
         index: The shards.
-        class_names: Names of the classes; none where the data bring none.
+        class_names: Names of the classes, empty for a number without a name; none where the data
+            bring none.
         templates: Sentences with ``{c}``; none where the data bring none.
         task: The task the data were made for: "retrieval" or "zero-shot".
         root: Folder or URL that other splits lie in; None where there is none.
@@ -212,7 +214,7 @@ def _describe(address: str) -> tuple[tuple[str, ...], tuple[str, ...], str]:
     kind = (_read_text(f"{folder}/dataset_type.txt") or "classification").strip().lower()
     if kind not in _TASKS:
         raise DataError(f"{folder}/dataset_type.txt: expected {' or '.join(_TASKS)}, got {kind!r}")
-    names = _lines(_read_text(f"{folder}/classnames.txt"))
+    names = parse_class_names(_read_text(f"{folder}/classnames.txt") or "")
     templates = _lines(_read_text(f"{folder}/{_TEMPLATES}"))
     if templates:
         check_templates(templates, f"{folder}/{_TEMPLATES}")

@@ -17,7 +17,14 @@ _PRECISIONS: Final = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float1
 
 
 class Evaluator(ABC):
-    """Measures an encoder on data of its own."""
+    """Measures an encoder on data of its own.
+
+    Attributes:
+        class_names: Names of the data's classes, in the order of their numbers; none where the
+            evaluator measures no classes, or the data do not name them.
+    """
+
+    class_names: tuple[str, ...] = ()
 
     @abstractmethod
     def run(self, encoder: DualEncoder) -> dict[str, float]:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from clipkit.distributed.collectives import gather_rows, gather_sizes
 from clipkit.errors import ConfigError
+from clipkit.evaluation.class_match import head_names, match_head
 from clipkit.evaluation.datasets import EvaluationDataset, as_dataset
 from clipkit.evaluation.decoded import EmbedOptions, decoded_chunks, ids_of_rank
 from clipkit.evaluation.evaluator import Evaluator, evaluating
@@ -23,6 +24,8 @@ from clipkit.models import DualEncoder
 @final
 class LabelHeadClassification(Evaluator):
     """Top-1, top-5 and the mean of the classes' recalls of the encoder's label head.
+
+    Classes of the data are matched with those of the head by name, where both have names.
 
     Args:
         data: Folder, URL, pattern of shards, or an opened data set, with a class in each sample.
@@ -60,7 +63,7 @@ class LabelHeadClassification(Evaluator):
 
         Raises:
             ConfigError: If the encoder has no label head.
-            DataError: If a picture has no class that the head knows.
+            DataError: If an image has no class that the head knows.
         """
         if encoder.label_head is None:
             raise ConfigError(
@@ -78,8 +81,13 @@ class LabelHeadClassification(Evaluator):
                 labels += chunk.labels
                 keys += chunk.keys
         own = torch.tensor(labels, dtype=torch.int64, device=device)
+        own = match_head(self.class_names, encoder.label_head, self.data.name).labels(own)
         check_labels(own, encoder.label_head.num_classes, keys, self.data.name)
-        return Predictions(in_data_order(torch.cat(scores), ids), in_data_order(own, ids))
+        return Predictions(
+            in_data_order(torch.cat(scores), ids),
+            in_data_order(own, ids),
+            head_names(self.class_names, encoder.label_head),
+        )
 
     def run(self, encoder: DualEncoder) -> dict[str, float]:
         """The metrics; ``top5`` only where there are at least five classes."""

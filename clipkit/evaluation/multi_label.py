@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import final
 
@@ -11,7 +10,9 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from clipkit.class_names import UNKNOWN
 from clipkit.errors import ConfigError, DataError
+from clipkit.evaluation.class_match import ClassMatch, head_names, match_head
 from clipkit.evaluation.datasets import EvaluationDataset, as_dataset
 from clipkit.evaluation.decoded import EmbedOptions, decoded_chunks, ids_of_rank
 from clipkit.evaluation.evaluator import Evaluator, evaluating
@@ -26,7 +27,8 @@ class MultiLabelClassification(Evaluator):
     """Mean average precision of the encoder's label head.
 
     A sample's classes are the list ``labels`` of its JSON member; classes that are not in it do not
-    apply. A sample without such a list is left out.
+    apply. A sample without such a list is left out. Classes are matched with those of the head by
+    name, where both have names.
 
     Args:
         data: Folder, URL, pattern of shards, or an opened data set.
@@ -56,6 +58,7 @@ class MultiLabelClassification(Evaluator):
         progress: bool = False,
     ) -> None:
         self.data = as_dataset(data, split)
+        self.class_names = self.data.class_names
         self._options = EmbedOptions(batch_size, num_workers, limit, precision, progress)
 
     def predict(self, encoder: DualEncoder) -> tuple[Float[Tensor, "N C"], Int64[Tensor, "N C"]]:
@@ -69,7 +72,8 @@ class MultiLabelClassification(Evaluator):
             raise ConfigError("label_head: this encoder has none; multi-label metrics need one")
         device, num_classes = encoder.log_logit_scale.device, encoder.label_head.num_classes
         ids = ids_of_rank(self.data, self._options)
-        own = [_targets(self.data, number, num_classes) for number in ids]
+        match = match_head(self.class_names, encoder.label_head, self.data.name)
+        own = [_targets(self.data, number, num_classes, match) for number in ids]
         targets = torch.stack(own) if own else torch.empty(0, num_classes, dtype=torch.int64)
         scores = [torch.empty(0, num_classes, device=device)]
         with evaluating(encoder, self._options.precision):
@@ -80,9 +84,8 @@ class MultiLabelClassification(Evaluator):
     def run(self, encoder: DualEncoder) -> dict[str, float]:
         """``mean_average_precision``, and that of each class that applies to a picture."""
         scores, targets = self.predict(encoder)
-        names: Sequence[str] = self.data.class_names
-        if len(names) != scores.shape[1]:
-            names = [str(number) for number in range(scores.shape[1])]
+        assert encoder.label_head is not None, "predict refuses an encoder without one"
+        names = head_names(self.class_names, encoder.label_head)
         values = average_precisions(scores, targets).tolist()
         single = {
             f"average_precision/{n}": v
@@ -92,15 +95,20 @@ class MultiLabelClassification(Evaluator):
         return {"mean_average_precision": mean_average_precision(scores, targets), **single}
 
 
-def _targets(data: EvaluationDataset, sample_id: int, num_classes: int) -> Int64[Tensor, " C"]:
-    classes = data.classes(sample_id)
-    if classes is None:
+def _targets(
+    data: EvaluationDataset, sample_id: int, num_classes: int, match: ClassMatch
+) -> Int64[Tensor, " C"]:
+    given = data.classes(sample_id)
+    if given is None:
         return torch.full((num_classes,), IGNORE_LABEL)
+    classes = [match.number(number) for number in given]
+    if UNKNOWN in classes:
+        match.refuse([n for n, to in zip(given, classes, strict=True) if to == UNKNOWN])
     if classes and max(classes) >= num_classes:
         raise DataError(
             f"{data.name}: sample {sample_id} has class {max(classes)}; expected 0 to "
             f"{num_classes - 1}, as many as the label_head knows"
         )
     target = torch.zeros(num_classes, dtype=torch.int64)
-    target[list(classes)] = 1
+    target[classes] = 1
     return target

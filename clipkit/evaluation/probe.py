@@ -13,6 +13,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from clipkit.errors import DataError
+from clipkit.evaluation.class_match import ClassMatch
 from clipkit.evaluation.datasets import EvaluationDataset, open_dataset
 from clipkit.evaluation.decoded import EmbedOptions
 from clipkit.evaluation.embed import embed_pairs
@@ -139,6 +140,8 @@ def hold_out(labels: Int64[Tensor, " N"]) -> tuple[Int64[Tensor, " n"], Int64[Te
 class LinearProbe(Evaluator):
     """Logistic regression on frozen embeddings; the validation part picks its regularisation.
 
+    The classes of the splits are matched by name, where they have names.
+
     Args:
         data: Folder or URL in CLIP_benchmark's layout, with a class in each sample.
         split: The split to measure on.
@@ -178,6 +181,8 @@ class LinearProbe(Evaluator):
 
         self.test, self.train = part(split), part(train_split)
         self.validation = part(validation_split) if validation_split else None
+        splits = [self.train, *([self.validation] if self.validation else []), self.test]
+        self.class_names = _all_names(splits)
         self._options = EmbedOptions(batch_size, num_workers, limit, precision, progress)
 
     def run(self, encoder: DualEncoder) -> dict[str, float]:
@@ -207,7 +212,17 @@ class LinearProbe(Evaluator):
         pairs = embed_pairs(encoder, data, self._options, captions=False)
         num_classes = len(data.class_names) or int(pairs.labels.max()) + 1
         check_labels(pairs.labels, num_classes, pairs.keys, data.name)
-        return pairs.images, pairs.labels
+        match = ClassMatch(data.class_names, self.class_names, data.name, "the other splits")
+        return pairs.images, match.labels(pairs.labels)
 
     def _num_classes(self, *labels: Int64[Tensor, " N"]) -> int:
-        return max(len(self.test.class_names), *(int(part.max()) + 1 for part in labels))
+        return max(len(self.class_names), *(int(part.max()) + 1 for part in labels))
+
+
+def _all_names(splits: Sequence[EvaluationDataset]) -> tuple[str, ...]:
+    """The classes of all splits: those of the first, then those that only others have."""
+    names: tuple[str, ...] = ()
+    for split in splits:
+        added = [name for name in split.class_names if name not in names] if names else []
+        names = (*names, *added) if names else split.class_names
+    return names

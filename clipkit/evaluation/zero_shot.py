@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from clipkit.class_names import shown_names
 from clipkit.data.tokenizers import Tokenizer
 from clipkit.errors import DataError
 from clipkit.evaluation.datasets import EvaluationDataset, as_dataset
@@ -29,12 +30,14 @@ class Predictions:
     """Scores of every class for every picture.
 
     Args:
-        scores: Cosine similarities.
-        labels: The true classes.
+        scores: Cosine similarities, or logits of a label head.
+        labels: The true classes, by the columns of ``scores``.
+        class_names: What to call the columns: C names, no two alike.
     """
 
     scores: Float[Tensor, "N C"]
     labels: Int64[Tensor, " N"]
+    class_names: tuple[str, ...] = ()
 
 
 def class_embeddings(
@@ -98,7 +101,8 @@ class ZeroShotClassification(Evaluator):
         data: Folder, URL, pattern of shards, or an opened data set, with a class in each sample.
         tokenizer: None for the text tower's own.
         split: Folder inside ``data`` in CLIP_benchmark's layout.
-        class_names: Names in the order of class numbers; None for the data's own.
+        class_names: Names in the order of class numbers; None for the data's own. Numbers with an
+            empty name take no part.
         templates: Sentences with ``{c}``; None for the data's own, else generic ones.
         batch_size: Pictures, or sentences, in one pass.
         num_workers: Processes that decode pictures.
@@ -130,10 +134,11 @@ class ZeroShotClassification(Evaluator):
     ) -> None:
         self.data = as_dataset(data, split)
         self.class_names = tuple(class_names or self.data.class_names)
-        if len(self.class_names) < 2:
+        num_named = sum(map(bool, self.class_names))
+        if num_named < 2:
             raise DataError(
                 f"{self.data.name}: zero-shot classification needs the names of at least two "
-                f"classes, got {len(self.class_names)}; write classnames.txt, one name a line"
+                f"classes, got {num_named}; write classnames.txt, one name per line"
             )
         chosen = templates if templates is not None else self.data.templates or GENERIC_TEMPLATES
         self.templates = check_templates(chosen, "templates")
@@ -147,13 +152,27 @@ class ZeroShotClassification(Evaluator):
             DataError: If a picture has no class, or one without a name.
         """
         pairs = embed_pairs(encoder, self.data, self._options, self._tokenizer, captions=False)
-        check_labels(pairs.labels, len(self.class_names), pairs.keys, self.data.name)
+        names = [name for name in self.class_names if name]
+        labels = self._named(pairs.labels, pairs.keys)
         tokenizer = self._tokenizer or tokenizer_of(encoder)
         with evaluating(encoder, self._options.precision):
             classes = class_embeddings(
-                encoder, self.class_names, self.templates, tokenizer, self._options.batch_size
+                encoder, names, self.templates, tokenizer, self._options.batch_size
             )
-        return Predictions(pairs.images @ classes.cpu().T, pairs.labels)
+        return Predictions(pairs.images @ classes.cpu().T, labels, shown_names(names, len(names)))
+
+    def _named(self, labels: Int64[Tensor, " N"], keys: Sequence[str]) -> Int64[Tensor, " N"]:
+        """The place of each sample's class among those that have a name."""
+        check_labels(labels, len(self.class_names), keys, self.data.name)
+        has_name = torch.tensor([bool(name) for name in self.class_names])
+        nameless = (~has_name[labels]).nonzero().flatten().tolist()
+        if nameless:
+            raise DataError(
+                f"{self.data.name}: {len(nameless)} of {len(labels)} images have a class without a "
+                f"name (first: {keys[nameless[0]]}, class {int(labels[nameless[0]])}); name it in "
+                f"classnames.txt, or next to its number in the table"
+            )
+        return (has_name.cumsum(0) - 1)[labels]
 
     def run(self, encoder: DualEncoder) -> dict[str, float]:
         """The metrics; ``top5`` only where there are more than five classes."""

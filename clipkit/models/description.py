@@ -15,6 +15,7 @@ from clipkit.models.towers import ImageTower, TextTower
 
 _PUBLIC: Final = "clipkit.models"
 _PARTS: Final = ("image_tower", "text_tower", "label_head")
+_NAMES: Final = "class_names"
 _BASES: Final = (ImageTower, TextTower, LabelHead)
 
 Part = ImageTower | TextTower | LabelHead
@@ -22,6 +23,8 @@ Part = ImageTower | TextTower | LabelHead
 
 def describe(model: DualEncoder | Part) -> dict[str, Any]:
     """How to build a model's architecture again, without its weights.
+
+    The names of a label head's classes are next to its arguments, unless those include the same.
 
     Args:
         model: An encoder, or one of its parts.
@@ -37,9 +40,15 @@ def describe(model: DualEncoder | Part) -> dict[str, Any]:
     init_args: dict[str, Any] = model.config()
     if isinstance(model, DualEncoder):
         parts = {name: getattr(model, name) for name in _PARTS}
-        described = {k: None if part is None else describe(part) for k, part in parts.items()}
-        init_args = {**described, **init_args}
-    return {"class_path": _class_path(_own_class(model)), "init_args": init_args}
+        init_args = {
+            **{name: None if part is None else describe(part) for name, part in parts.items()},
+            **init_args,
+        }
+    described = {"class_path": _class_path(_own_class(model)), "init_args": init_args}
+    names = list(model.class_names) if isinstance(model, LabelHead) else []
+    if any(names) and names != init_args.get(_NAMES):
+        described[_NAMES] = names
+    return described
 
 
 def build_encoder(description: Mapping[str, Any], where: str) -> DualEncoder:
@@ -80,7 +89,19 @@ def _build_part(description: Mapping[str, Any], where: str) -> Part:
             f"{', '.join(sorted(known))}; import the module of your own class before loading"
         )
     part: Part = _call(known[class_path], _init_args(description, where), where)
+    if isinstance(part, LabelHead) and _NAMES in description:
+        part.class_names = _checked_names(description[_NAMES], part.num_classes, where)
     return part
+
+
+def _checked_names(names: Any, num_classes: int, where: str) -> tuple[str, ...]:
+    is_list = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    if not is_list or len(names) != num_classes:
+        raise CheckpointError(
+            f"{where}: {_NAMES}: expected a list of {num_classes} texts, one per class of the "
+            f"label head, got {str(names)[:80]}"
+        )
+    return tuple(names)
 
 
 def _init_args(description: Mapping[str, Any], where: str) -> Mapping[str, Any]:

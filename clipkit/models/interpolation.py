@@ -7,9 +7,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from clipkit.class_names import conflict
 from clipkit.errors import CheckpointError, ConfigError
 from clipkit.models.description import build_encoder, describe
 from clipkit.models.dual_encoder import DualEncoder
+from clipkit.models.label_head import LabelHead
 from clipkit.models.state_dicts import mismatch
 
 _HEAD = "label_head."
@@ -33,16 +35,29 @@ def interpolate(start: DualEncoder, end: DualEncoder, alpha: float) -> DualEncod
 
     Raises:
         ConfigError: If ``alpha`` is not within 0 to 1.
-        CheckpointError: If the two are of different architectures.
+        CheckpointError: If the two are of different architectures, or their label heads name a
+            class differently.
 
     Example:
         >>> half = interpolate(before, after, 0.5)  # doctest: +SKIP
     """
     if not 0 <= alpha <= 1:
         raise ConfigError(f"alpha: expected 0 to 1, got {alpha}")
+    _check_classes(start.label_head, end.label_head)
     mixed = build_encoder(describe(end), "interpolate")
     mixed.load_state_dict(mixed_states(start.state_dict(), end.state_dict(), alpha))
     return mixed.to(end.log_logit_scale.device).eval()
+
+
+def _check_classes(start: LabelHead | None, end: LabelHead | None) -> None:
+    if start is None or end is None:
+        return
+    at = conflict(start.class_names, end.class_names)
+    if at is not None:
+        raise CheckpointError(
+            f"interpolate: class {at} is {start.class_names[at]!r} for the label head of start and "
+            f"{end.class_names[at]!r} for that of end; mix models of the same classes"
+        )
 
 
 @torch.no_grad()

@@ -16,15 +16,18 @@ from clipkit.errors import ConfigError
 
 
 class LabelHead(nn.Module, ABC):
-    """Image embeddings to one score a class.
+    """Image embeddings to one score per class.
 
     Attributes:
         embedding_dim: Components of an embedding.
         num_classes: Number of classes.
+        class_names: Names of the classes, empty for a class without a name; none where no data has
+            named them. They are part of checkpoints, and evaluation matches classes by them.
     """
 
     embedding_dim: int
     num_classes: int
+    class_names: Sequence[str] = ()
 
     @property
     def teaches_text_tower(self) -> bool:

@@ -32,13 +32,17 @@ class PrototypeLabelHead(LabelHead):
 
     Args:
         embedding_dim: Components of an embedding.
-        class_names: The names in the order of the labels, or a file with one a line.
+        class_names: The names in the order of the labels, or a file with one per line. The data may
+            call the classes otherwise.
         templates: Sentences with ``{c}`` where the name goes.
         scale: The scale at the start, linear. Were it shared with the contrastive loss, the label
             loss would drive the temperature of that.
         refresh_every: Make the prototypes anew, without gradient, in every k-th training step; None
             makes them in each step, with gradient, which costs a pass of all sentences.
         num_tokens: Longest sentence in tokens; ``read_texts`` finds it out, a checkpoint knows it.
+
+    Attributes:
+        prompt_names: The names in the sentences.
 
     Raises:
         ConfigError: If there are no names, a template has no place for them, or a number is not
@@ -78,7 +82,8 @@ class PrototypeLabelHead(LabelHead):
             )
         super().__init__()
         self.embedding_dim, self.num_classes = embedding_dim, len(names)
-        self.class_names, self.refresh_every = names, refresh_every
+        self.prompt_names, self.refresh_every = names, refresh_every
+        self.class_names = list(names)
         self.templates = _checked_templates(templates or [PLACEHOLDER])
         self._start_scale = scale
         self.log_scale = nn.Parameter(torch.tensor(math.log(scale)))
@@ -98,7 +103,7 @@ class PrototypeLabelHead(LabelHead):
         """What the text tower reads: all templates of the first class, then of the second, ..."""
         return [
             template.replace(PLACEHOLDER, name)
-            for name in self.class_names
+            for name in self.prompt_names
             for template in self.templates
         ]
 
@@ -130,7 +135,7 @@ class PrototypeLabelHead(LabelHead):
         """Plain arguments that build this head again."""
         return {
             "embedding_dim": self.embedding_dim,
-            "class_names": list(self.class_names),
+            "class_names": list(self.prompt_names),
             "templates": list(self.templates),
             "scale": self._start_scale,
             "refresh_every": self.refresh_every,

@@ -29,6 +29,7 @@ from clipkit.training.checkpointing import (
     run_entry,
     take_out_averages,
 )
+from clipkit.training.class_checks import adopt_class_names, check_class_names
 from clipkit.training.datamodule import PairDataModule
 from clipkit.training.preflight import (
     check_accumulation,
@@ -122,7 +123,7 @@ class ContrastiveModule(LightningModule):
         return embed_in_micro_batches(self.encoder, batch, self.micro_batch_size)
 
     def setup(self, stage: str) -> None:
-        """Begin to count steps; let a label head tokenize; lock a text tower nothing trains.
+        """Count steps; tell a label head its classes; lock a text tower that nothing trains.
 
         Checkpoints are read and written clipkit's way from here on, whoever builds the trainer.
         """
@@ -134,6 +135,7 @@ class ContrastiveModule(LightningModule):
             data.check_batch = self.check_batch
             if head is not None:
                 head.read_texts(data.resolved_tokenizer())
+                adopt_class_names(head, data.class_names)
         taught = self.loss.reads_captions or (head is not None and head.teaches_text_tower)
         if stage == "fit" and not taught:
             lock(self.encoder.text_tower)
@@ -283,6 +285,7 @@ class ContrastiveModule(LightningModule):
         take_out_averages(checkpoint)
         warn_of_unused_average(self.trainer, checkpoint)
         check_architecture(self.state_dict(), checkpoint)
+        check_class_names(self.encoder.label_head, checkpoint)
         stored, samples = checkpoint.get(KEY, {}).get(PACE), self._samples_of_step()
         if stored and samples is not None:
             step = int(checkpoint["global_step"])

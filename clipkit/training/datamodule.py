@@ -10,6 +10,7 @@ from lightning.pytorch import LightningDataModule
 from clipkit.data import BatchSizeStage, PairStream, ShardCache, Stage
 from clipkit.data.captions import CaptionPicker
 from clipkit.data.fields import SampleField
+from clipkit.data.prepared import is_raw
 from clipkit.data.tokenizers import Tokenizer, tokenizer_from_name
 from clipkit.data.transforms import EvalTransform, ImageTransform, TrainTransform
 from clipkit.errors import ConfigError
@@ -19,6 +20,7 @@ from clipkit.training.sources import (
     Access,
     Choice,
     MixedSource,
+    check_classes,
     class_names_of,
     open_data,
     open_index,
@@ -136,6 +138,7 @@ class PairDataModule(LightningDataModule):
             "max_bad_shards": max_bad_shards,
             "fault_log": fault_log,
         }
+        self.class_names: tuple[str, ...] = ()
         self._train_stream: PairStream | None = None
         self._val_stream: PairStream | None = None
 
@@ -148,10 +151,11 @@ class PairDataModule(LightningDataModule):
         Raises:
             ClipkitError: If shards are missing or cannot be used.
         """
-        if stage == "fit" and self._train_stream is None:
-            self._train_stream = self._open_train()
         if stage != "fit" and not self.val:
             raise ConfigError(f"data.val: {stage.lower()} needs shards of pairs, got none")
+        self.class_names = self._named_classes(is_fit=stage == "fit")
+        if stage == "fit" and self._train_stream is None:
+            self._train_stream = self._open_train()
         if self.val and self._val_stream is None:
             self._val_stream = self._open_val(self.val)
 
@@ -223,6 +227,7 @@ class PairDataModule(LightningDataModule):
                 stages=self.mixture_stages,
                 epoch_samples=self.mixture_epoch_samples,
                 access=self.access,
+                class_names=self.class_names,
             ),
             tokenizer=self.resolved_tokenizer(),
             batch_size=self.batch_size,
@@ -237,7 +242,8 @@ class PairDataModule(LightningDataModule):
 
     def _open_val(self, urls: str | list[str]) -> PairStream:
         # A class has the number that it has in training, also where validation lacks some classes.
-        index = open_index(urls, class_names_of(self.train, self.access), self.access)
+        check_classes(urls, self.class_names, self.access)
+        index = open_index(urls, self.class_names, self.access)
         return PairStream(
             index,
             tokenizer=self.resolved_tokenizer(),
@@ -249,6 +255,17 @@ class PairDataModule(LightningDataModule):
             caption=self.val_caption,
             **self._shared,
         )
+
+    def _named_classes(self, is_fit: bool) -> tuple[str, ...]:
+        """Names by number of the training data, if they are there; else of the validation data."""
+        if self._shared["label_field"] != "cls":
+            return ()  # names belong to the numbers in .cls
+        encoder = self._known_encoder()
+        head = None if encoder is None else encoder.label_head
+        known = () if head is None else head.class_names
+        if is_fit or (isinstance(self.train, str) and is_raw(self.train)):
+            return class_names_of(self.train, self.mixture, known, self.access)
+        return class_names_of(self.val, None, known, self.access)
 
     def resolved_tokenizer(self) -> Tokenizer:
         """The tokenizer that was given, or the one that belongs to the text tower.

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from clipkit.data import Mixture, ShardCache, ShardIndex, Source, Stage
-from clipkit.data.packing_sources import CLASS_NAMES_FILE, open_source
 from clipkit.data.prepared import Prepared, is_raw, prepare, prepare_classes
+from clipkit.data.source_classes import SourceClasses, classes_of, join_classes
 from clipkit.errors import ConfigError
 
 
@@ -71,6 +72,7 @@ def open_data(
     stages: Sequence[Stage] | None = None,
     epoch_samples: int | None = None,
     access: Access | None = None,
+    class_names: Sequence[str] = (),
 ) -> ShardIndex | Mixture:
     """The index of some shards, or the mixture of several sources.
 
@@ -81,6 +83,7 @@ def open_data(
         stages: Other weights of the mixture from some steps on.
         epoch_samples: Samples of an epoch of the mixture.
         access: How the shards are reached; None for the default cache and no pipes.
+        class_names: Numbers the classes of tables and folders that tell them by name.
 
     Returns:
         What a ``PairStream`` reads.
@@ -103,14 +106,15 @@ def open_data(
                 "sources weights instead"
             )
         sources = [
-            Source(s.name, open_index(s.urls, access=access), s.weight, s.epochs) for s in mixture
+            Source(s.name, open_index(s.urls, class_names, access), s.weight, s.epochs)
+            for s in mixture
         ]
         return Mixture(sources, epoch_samples, stages or ())
     if not train:
         raise ConfigError("data.train: expected data to train on, got none")
     if choice.is_everything:
-        return open_index(train, access=access)
-    return _chosen(train, choice, access or Access())
+        return open_index(train, class_names, access)
+    return _chosen(train, choice, class_names, access or Access())
 
 
 def open_index(
@@ -140,33 +144,81 @@ def open_index(
 
 
 def class_names_of(
-    data: str | Sequence[str] | None, access: Access | None = None
+    train: str | Sequence[str] | None,
+    mixture: Sequence[MixedSource] | None = None,
+    known: Sequence[str] = (),
+    access: Access | None = None,
 ) -> tuple[str, ...]:
-    """The names of the classes of a table or folder; none where it is something else.
+    """Names of the classes of all training data, in the order of the numbers that they get.
 
     Args:
-        data: What is trained on.
-        access: How it is reached.
+        train: Shards, or a table or folder of images.
+        mixture: Sources; either these or shards.
+        known: Names that the model has numbered, which are taken if they include those of the data.
+        access: How the shards are reached; None for the default cache and no pipes.
+
+    Raises:
+        ClipkitError: If data are missing, or two sources give one number to different names.
     """
-    if not isinstance(data, str) or not is_raw(data):
-        return ()
-    source = open_source(Path(data), allow_outside=access is not None and access.allow_outside)
-    return tuple(source.files.get(CLASS_NAMES_FILE, "").splitlines())
+    access = access or Access()
+    sources = [
+        _classes(one, access)
+        for data in (train or [], *[source.urls for source in mixture or ()])
+        for one in ([data] if isinstance(data, str) else data)
+    ]
+    names = join_classes(sources)
+    return join_classes(sources, known) if names and {*names} <= {*known, ""} else names
 
 
-def _chosen(train: str | Sequence[str], choice: Choice, access: Access) -> ShardIndex | Mixture:
+def check_classes(
+    val: str | Sequence[str], class_names: Sequence[str], access: Access | None = None
+) -> None:
+    """Compare the names of the classes in validation shards with those of training.
+
+    Tables and folders are not checked here: they are numbered by the names.
+
+    Args:
+        val: Validation data.
+        class_names: Names in the order of the class numbers.
+        access: How the shards are reached; None for the default cache and no pipes.
+
+    Raises:
+        ClipkitError: If shards are missing, or a class has another name there.
+    """
+    access = access or Access()
+    for one in [val] if isinstance(val, str) else val:
+        if not is_raw(one):
+            found = _classes(one, access)
+            join_classes([found], class_names, "the training data")
+
+
+def _classes(source: str, access: Access) -> SourceClasses:
+    return classes_of(
+        source,
+        access.cache,
+        allow_pipe=access.allow_pipe,
+        allow_outside=access.allow_outside,
+    )
+
+
+def _chosen(
+    train: str | Sequence[str], choice: Choice, class_names: Sequence[str], access: Access
+) -> ShardIndex | Mixture:
     several = [train] if isinstance(train, str) else list(train)
     if len(several) != 1:
         raise ConfigError(
             "data.train: samples_per_class and balance_classes take one table, folder or folder of "
             f"shards, got {len(several)} sources"
         )
-    data, number, seed, outside = (
-        several[0], choice.samples_per_class, choice.seed, access.allow_outside
-    )  # fmt: skip
+    options: dict[str, Any] = {
+        "class_names": class_names,
+        "samples_per_class": choice.samples_per_class,
+        "seed": choice.seed,
+        "allow_outside": access.allow_outside,
+    }
     if not choice.balance_classes:
-        return _index(prepare(data, samples_per_class=number, seed=seed, allow_outside=outside))
-    classes = prepare_classes(data, samples_per_class=number, seed=seed, allow_outside=outside)
+        return _index(prepare(several[0], **options))
+    classes = prepare_classes(several[0], **options)
     # An epoch of the mixture has as many samples as the data, so steps and schedules stay alike.
     return Mixture([Source(name, _index(part), weight=1.0) for name, part in classes.items()])
 

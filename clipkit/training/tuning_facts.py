@@ -16,6 +16,7 @@ class TuningData:
         val: Where the validation data lie; None for none.
         num_samples: Training samples.
         class_counts: Training samples of each class, by number; empty where there are no classes.
+        class_names: Names of the classes, by number; none where the data do not name them.
         has_captions: Whether the samples have captions of their own, beside their class's name.
         multi_label: Whether a sample may have several classes.
         label_field: Where a sample's class is.
@@ -25,6 +26,7 @@ class TuningData:
     val: str | None
     num_samples: int
     class_counts: Sequence[int] = ()
+    class_names: Sequence[str] = ()
     has_captions: bool = True
     multi_label: bool = False
     label_field: str = "cls"

@@ -109,6 +109,19 @@ def test_label_head_is_left_out_for_open_clip_and_kept_in_safetensors(tmp_path):
     assert_equal(load_encoder(own), model)
 
 
+def test_the_card_lists_the_classes(tmp_path):
+    plain = encoder()
+    model = DualEncoder(plain.image_tower, plain.text_tower, LinearLabelHead(24, 3))
+    model.label_head.class_names = ("cat", "", "dog|wolf")
+    card = (exported(model, tmp_path) / "README.md").read_text()
+    assert "label head of 3 classes, which is not part of these files. By number:" in card
+    assert "| 0 | cat |\n| 2 | dog/wolf |" in card
+    path = tmp_path / "last.ckpt"
+    assert run("--model", path, "--output", tmp_path / "own", "--format", "safetensors") == 0
+    assert "label head of 3 classes. By number:" in (tmp_path / "own" / "README.md").read_text()
+    assert load_encoder(tmp_path / "own").label_head.class_names == ("cat", "", "dog|wolf")
+
+
 def test_towers_that_open_clip_does_not_have(tmp_path):
     image = TimmImageTower("test_resnet", 24, 32)
     model = DualEncoder(image, encoder().text_tower).eval()

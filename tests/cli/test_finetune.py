@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -58,13 +59,15 @@ def test_one_yaml_is_the_run(tuned, photos, start, capsys):
     config = yaml.safe_load(text)
     assert "*id" not in text  # no aliases: every part can be changed where it stands
     assert text.startswith(f"# clipkit fit -c {tuned}/finetune.yaml\n# 28 samples, 3 classes\n")
+    assert "# classes: 0 blue, 1 green, 2 red\n" in text
     assert "fewer than 1,000 samples" in text
     assert config["model"]["encoder"]["init_args"]["path"] == str(start)
     weights = config["model"]["loss"]["label"]["init_args"]["class_weights"]
     assert weights[0] < weights[1] < weights[2]
     resolved = yaml.safe_load((tuned / "config.yaml").read_text())
     assert resolved["data"]["train"] == str(photos / "train")
-    assert load_encoder(tuned / "best.ckpt").label_head.num_classes == 3
+    head = load_encoder(tuned / "best.ckpt").label_head
+    assert (head.num_classes, head.class_names) == (3, ("blue", "green", "red"))
 
 
 def test_printing_runs_nothing(tmp_path, photos, start, capsys):
@@ -93,6 +96,22 @@ def test_evaluation_on_a_folder_with_a_report(tuned, photos, tmp_path):
     page = (tmp_path / "report" / "report.html").read_text()
     assert "blue" in page
     assert "taken for" in page
+
+
+def test_data_that_lack_a_class_are_measured_by_name(tuned, photos, tmp_path):
+    for color in ("green", "red"):
+        shutil.copytree(photos / "val" / color, tmp_path / "val" / color)
+    output = tmp_path / "numbers.json"
+    words = ["evaluate", "--model", tuned / "last.ckpt", "--task", "label-head", "--report"]
+    found = []
+    for data in (photos / "val", tmp_path / "val"):
+        options = [tmp_path / "report", "--data", data, "--output", output]
+        assert main([*map(str, [*words, *options])]) == 0
+        found.append(json.loads(output.read_text()))
+    whole, part = (record["metrics"] for record in found)
+    for color in ("green", "red"):
+        assert part[f"recall/{color}"] == whole[f"recall/{color}"]
+    assert found[1]["class_names"] == {"data": ["green", "red"], "model": [*COLORS]}
 
 
 def test_the_curve_between_start_and_end(tuned, photos, start, tmp_path):
@@ -211,5 +230,8 @@ def test_captions_and_classes_are_told_apart(tmp_path):
     assert (found.num_samples, list(found.class_counts)) == (9, [3, 2, 2, 2])
     assert found.has_captions
     (tmp_path / "t.csv").write_text("file,label\na.jpg,0\nb.jpg,1\n")
+    (tmp_path / "far.csv").write_text("file,label,caption\na.jpg,1048576,one\n")
+    with pytest.raises(DataError, match="class number 1048576: expected less than 1048576"):
+        look_at(str(tmp_path / "far.csv"), None)
     with pytest.raises(DataError, match="2 of 2 samples have neither a caption nor"):
         look_at(str(tmp_path / "t.csv"), None)

@@ -84,3 +84,22 @@ def test_options_of_another_version_are_named():
     description["init_args"]["text_tower"]["init_args"] = None
     with pytest.raises(CheckpointError, match="text_tower: expected init_args"):
         build_encoder(description, "here")
+
+
+def test_names_of_classes_travel_beside_the_arguments():
+    plain = encoder()
+    model = DualEncoder(plain.image_tower, plain.text_tower, CosineLabelHead(24, 3))
+    description = describe(model)
+    head = description["init_args"]["label_head"]
+    assert "class_names" not in head  # as in checkpoints from before
+    assert build_encoder(description, "here").label_head.class_names == ()
+    model.label_head.class_names = ("cat", "", "dog")
+    description = json.loads(json.dumps(describe(model)))
+    head = description["init_args"]["label_head"]
+    assert head["class_names"] == ["cat", "", "dog"]
+    assert "class_names" not in head["init_args"]
+    assert build_encoder(description, "here").label_head.class_names == ("cat", "", "dog")
+    for wrong in (["cat", "dog"], "cat", [1, 2, 3]):
+        head["class_names"] = wrong
+        with pytest.raises(CheckpointError, match="class_names: expected a list of 3 texts"):
+            build_encoder(description, "here")

@@ -63,3 +63,12 @@ def test_training_on_from_a_checkpoint_with_another_head(tmp_path):
             assert torch.equal(value, before.state_dict()[name])
     with pytest.raises(ConfigError, match="expected the towers' 16"):
         from_checkpoint(tmp_path / "model", LinearLabelHead(17, 2))
+
+
+def test_heads_of_other_classes_are_not_mixed():
+    start, end = encoder(0, classes=2), encoder(1, classes=2)
+    end.label_head.class_names = ("cat", "dog")
+    assert interpolate(start, end, 0.5).label_head.class_names == ("cat", "dog")
+    start.label_head.class_names = ("dog", "cat")
+    with pytest.raises(CheckpointError, match="class 0 is 'dog' for the label head of start"):
+        interpolate(start, end, 0.5)

@@ -88,7 +88,7 @@ def build_examples(
     images = torch.randperm(len(pairs.keys), generator=generator)[:num_queries].tolist()
     confusion = None
     if classes is not None:
-        confusion = _confusion(classes.predict(encoder), classes.class_names)
+        confusion = _confusion(classes.predict(encoder))
     return Examples(
         text_queries=[gallery.text_query(row) for row in texts],
         image_queries=[gallery.image_query(row) for row in images if gallery.has_caption(row)],
@@ -188,9 +188,9 @@ def _best(scores: Float[Tensor, " N"]) -> tuple[list[int], list[float]]:
     return rows.tolist(), values.tolist()
 
 
-def _confusion(predictions: Predictions, class_names: Sequence[str]) -> Confusion:
+def _confusion(predictions: Predictions) -> Confusion:
     counts: Int64[Tensor, "C C"] = confusion_counts(predictions)
-    return Confusion(class_names, counts.tolist())
+    return Confusion(predictions.class_names, counts.tolist())
 
 
 def _health(pairs: EmbeddedPairs) -> list[Fact]:
