@@ -325,5 +325,12 @@ def source_of_shards(shards: Sequence[Path]) -> Source:
     keys = enumerate(distinct_keys(found, str(folder)))
     return Source(
         [ShardItem(reader, fingerprint, number, key) for number, key in keys],
-        {file.name: file.read_text(encoding="utf-8") for file in texts if file.is_file()},
+        {file.name: _text_of(file) for file in texts if file.is_file()},
     )
+
+
+def _text_of(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{file}: expected a text in UTF-8: {error}") from error

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from clipkit.data.packing_sources import open_source
 from clipkit.data.source_classes import SourceClasses, classes_of, join_classes
 from clipkit.errors import DataError
 from tests.factories import image_bytes, write_shards
@@ -70,3 +71,12 @@ def test_every_kind_of_source_tells_its_names(tmp_path: Path):
         "layout/train": (("red", "green"), True),
         "layout/train/*.tar": (("red", "green"), True),
     }
+
+
+def test_names_that_are_not_utf8_are_named(tmp_path: Path):
+    write_shards(tmp_path / "packed", (2,))
+    (tmp_path / "packed" / "classnames.txt").write_bytes(b"caf\xe9\n")
+    with pytest.raises(DataError, match=r"packed/classnames\.txt: not UTF-8"):
+        classes_of(str(tmp_path / "packed"))
+    with pytest.raises(DataError, match=r"classnames\.txt: expected a text in UTF-8"):
+        open_source(tmp_path / "packed")
