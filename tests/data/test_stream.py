@@ -475,7 +475,7 @@ def test_a_small_evaluation_set_pads_over_ranks(tmp_path: Path) -> None:
         ({"batch_size": 31, "rank": 0, "world_size": 2}, "2 ranks of 31 samples need 62 a step"),
         ({"rank": 0}, "give both or none"),
         ({"rank": 2, "world_size": 2}, "rank 2 of 2"),
-        ({"tail": "cut"}, "tail: expected drop or pad or keep, got 'cut'"),
+        ({"tail": "cut"}, "tail: expected drop or pad or keep or even, got 'cut'"),
         ({"shuffle_window": 0}, "shuffle_window: expected at least 1"),
         ({"seed": -1}, "seed: expected at least 0"),
         ({"num_workers": -1}, "num_workers: expected at least 0"),
