@@ -125,6 +125,17 @@ def test_bad_steps_change_nothing_else_either(shards, tmp_path, fused):
     assert len(states.counts) == 8
 
 
+def test_all_batches_of_a_window_are_left_out(shards, tmp_path):
+    """The first batch of the second window has changed buffers and averages by then."""
+    poison, guard = PoisonPixels([2]), StepGuard()
+    window = {"accumulate_grad_batches": 2}
+    states = fit_remembering(shards, tmp_path, poison, guard, steps=2, **window)
+    assert len(states.after) == 4
+    assert states.changed(3)
+    for name, value in states.after[3].items():
+        assert torch.equal(value, states.after[1][name]), name
+
+
 def test_schedules_do_not_go_back_with_the_weights(shards, tmp_path):
     saver = SaveCheckpoint(every_n_steps=2)
     poison, guard = PoisonPixels([4, 5, 6]), StepGuard(max_in_a_row=3)
