@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 import sys
 import warnings
-from argparse import SUPPRESS
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from importlib import import_module
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
-from jsonargparse import ArgumentParser, set_parsing_settings
+from jsonargparse import set_parsing_settings
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.warnings import disable_possible_user_warnings
 from lightning.pytorch import Callback, Trainer
@@ -25,6 +21,12 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from clipkit.cli.config_checks import check_parsed, check_sections
 from clipkit.cli.outputs import check_output_folder
 from clipkit.cli.parse_errors import clipkit_error, explain, one_line
+from clipkit.cli.trainer_checks import (
+    check_trainer_options,
+    merge_savers,
+    raised_by,
+)
+from clipkit.cli.trainer_help import function_help, option_names
 from clipkit.cli.wandb_id import choose_id
 from clipkit.errors import ClipkitError, ConfigError
 from clipkit.models import DualEncoder
@@ -49,6 +51,9 @@ _RUN_FOLDER = "auto"
 """As a logger's save_dir: the run's folder, trainer.default_root_dir."""
 _PREFLIGHT_ONLY = "--preflight_only"
 _OVERWRITE = "--overwrite"
+_REFUSALS = (ValueError, TypeError, RuntimeError, ImportError)
+_REFUSING = ("lightning", "lightning_utilities", "fsspec")
+"""Packages whose own errors of these kinds are about an option, not about a step."""
 _EXIT_STOPPED = 143
 """128 + SIGTERM: whoever looks after the process sees that the run is not done."""
 
@@ -103,6 +108,8 @@ class TrainerCLI(LightningCLI):
         sections = self.config[self.config["subcommand"]]
         check_parsed(sections)
         trainer = sections["trainer"]
+        check_trainer_options(trainer)
+        trainer["callbacks"] = merge_savers(trainer.get("callbacks"))
         for logger in loggers_of(trainer):
             if logger.get("save_dir") == _RUN_FOLDER:
                 logger["save_dir"] = trainer["default_root_dir"] or "."
@@ -223,46 +230,12 @@ def run_trainer(name: str, options: Sequence[str]) -> int:
         return int(leaving.code or 0)
     except Exception as error:
         found = clipkit_error(error)
+        if found is None and isinstance(error, _REFUSALS) and raised_by(error, _REFUSING):
+            found = ConfigError(one_line(str(error)))
         if found is None:
             raise
         raise found from error
     return 0
-
-
-def function_help(words: Sequence[str]) -> str | None:
-    """The options of a function that ``--KEY.help`` names; jsonargparse explains classes only.
-
-    Args:
-        words: The options of the command.
-
-    Returns:
-        The text, or None where no function is asked about.
-    """
-    for word, value in pairwise([*words, ""]):
-        if not (word.startswith("--") and word.endswith(".help")) or "." not in value:
-            continue
-        module, _, name = value.rpartition(".")
-        try:
-            function = getattr(import_module(module), name, None)
-        except ImportError:
-            return None  # the parser will say so
-        if inspect.isfunction(function):
-            parser = ArgumentParser(prog=value, add_help=False, usage=SUPPRESS)
-            parser.add_function_arguments(function, word[2 : -len(".help")])
-            return str(parser.format_help())
-    return None
-
-
-def option_names(parser: ArgumentParser) -> Iterator[str]:
-    """Every option of a parser, dotted, those of its subcommands included."""
-    for action in parser._actions:
-        if action.dest:
-            yield action.dest
-        choices = getattr(action, "choices", None)
-        if isinstance(choices, dict):
-            for child in choices.values():
-                if isinstance(child, ArgumentParser):
-                    yield from option_names(child)
 
 
 def config_files(words: Sequence[str]) -> Iterator[str]:

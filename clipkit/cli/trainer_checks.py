@@ -1,0 +1,121 @@
+"""What of ``trainer`` and its options cannot work, told before anything is built from them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from clipkit.errors import ConfigError
+from clipkit.training.callbacks import SaveCheckpoint
+
+_LEAST: Final = {
+    "accumulate_grad_batches": 1,
+    "check_val_every_n_epoch": 1,
+    "num_nodes": 1,
+    "log_every_n_steps": 0,
+    "num_sanity_val_steps": -1,
+}
+_TIME_UNITS: Final = ("days", "hours", "minutes", "seconds", "weeks")
+_IN_ONE_PROGRAM: Final = ("spawn", "fork", "notebook")
+_SAVER: Final = f"{SaveCheckpoint.__module__}.{SaveCheckpoint.__qualname__}"
+
+
+def check_trainer_options(trainer: Mapping[str, Any]) -> None:
+    """Refuse numbers that Lightning divides by or ignores, and strategies that lose the result.
+
+    Args:
+        trainer: The section of the resolved configuration.
+
+    Raises:
+        ConfigError: Naming the first option that cannot work.
+    """
+    for name, least in _LEAST.items():
+        value = trainer.get(name)
+        if value is not None and value < least:
+            raise ConfigError(f"trainer.{name}: expected at least {least}, got {value}")
+    interval = trainer.get("val_check_interval")
+    if isinstance(interval, int | float) and interval <= 0:
+        raise ConfigError(
+            f"trainer.val_check_interval: expected a number of batches, or a fraction of an epoch "
+            f"above 0 up to 1.0, got {interval}; --data.val null turns validation off"
+        )
+    limit = trainer.get("max_time")
+    if isinstance(limit, Mapping) and (unknown := [u for u in limit if u not in _TIME_UNITS]):
+        units = ", ".join(_TIME_UNITS)
+        raise ConfigError(f"trainer.max_time: expected {units} or DD:HH:MM:SS, got {unknown[0]!r}")
+    _check_strategy(trainer.get("strategy"))
+
+
+def _check_strategy(strategy: Any) -> None:
+    """Refuse ranks that are started inside this program: they die with the trained model."""
+    name, start = strategy, strategy
+    if not isinstance(strategy, str):
+        name = getattr(strategy, "class_path", "")
+        start = (getattr(strategy, "init_args", None) or {}).get("start_method")
+    found = [word for word in _IN_ONE_PROGRAM if isinstance(start, str) and word in start]
+    if found:
+        raise ConfigError(
+            f"trainer.strategy: {name} starts its ranks inside this program ({found[0]}), which "
+            f"clipkit does not support; use ddp, or torchrun, which start the command once for "
+            f"each rank"
+        )
+
+
+def merge_savers(callbacks: Any) -> Any:
+    """Join the ``SaveCheckpoint`` entries of a configuration into one.
+
+    A file that appends one with a ``monitor`` to a file that has one with ``every_n_minutes`` means
+    both. Of each option, the last value that is not the default counts.
+
+    Args:
+        callbacks: ``trainer.callbacks`` of the resolved configuration.
+
+    Returns:
+        The callbacks, with one entry in the place of the last; unchanged where there is one.
+
+    Raises:
+        ConfigError: If the entries write into different folders or watch different metrics.
+    """
+    if not isinstance(callbacks, list):
+        return callbacks
+    savers = [entry for entry in callbacks if is_saver(entry)]
+    if len(savers) < 2:
+        return callbacks
+    defaults = {
+        name: parameter.default
+        for name, parameter in inspect.signature(SaveCheckpoint).parameters.items()
+    }
+    merged = savers[-1]
+    for name, default in defaults.items():
+        given = [one.init_args[name] for one in savers if one.init_args[name] != default]
+        if name in ("folder", "monitor") and len(set(given)) > 1:
+            raise ConfigError(
+                f"trainer.callbacks: expected one SaveCheckpoint, got {len(savers)}, with "
+                f"{name} {' and '.join(map(repr, given))}; leave one out"
+            )
+        merged.init_args[name] = given[-1] if given else default
+    return [entry for entry in callbacks if entry is merged or entry not in savers]
+
+
+def is_saver(entry: Any) -> bool:
+    """Return whether an entry of a configuration is a ``SaveCheckpoint``."""
+    path = str(getattr(entry, "class_path", ""))
+    return path in (_SAVER, "clipkit.training.callbacks.SaveCheckpoint", "SaveCheckpoint")
+
+
+def raised_by(error: BaseException, packages: Sequence[str]) -> bool:
+    """Return whether the statement that raised an error lies in one of some packages.
+
+    A ``ValueError`` that Lightning raises is its way to refuse an option; one that torch raises in
+    the middle of a step is not.
+
+    Args:
+        error: With its traceback.
+        packages: Their top-level names.
+    """
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    module = "" if trace is None else str(trace.tb_frame.f_globals.get("__name__", ""))
+    return module.partition(".")[0] in packages
