@@ -16,7 +16,7 @@ from importlib import import_module
 from clipkit import __version__
 from clipkit.cli import fit, tune
 from clipkit.cli.interrupts import ignore_interrupts, one_interrupt
-from clipkit.errors import ClipkitError
+from clipkit.errors import ClipkitError, ConfigError
 from clipkit.remote_code import trust_remote_code
 
 _FILES = (
@@ -68,6 +68,8 @@ def _run(words: list[str]) -> int:
             return fit.run(words)
         if words[:1] == ["tune"]:
             return tune.run(words[1:])
+        if words.count("--") > 1:  # argparse would take an empty list for a positional argument
+            raise ConfigError("'--' may be given once; write ./-- for a file of that name")
         args = build_parser().parse_args(words)
         with trust_remote_code(getattr(args, "trust_remote_code", False)):
             status: int = args.run(args)

@@ -150,6 +150,11 @@ def test_empty_paths_do_not_mean_the_current_folder(words, capsys):
     assert "got an empty text" in capsys.readouterr().err
 
 
+def test_two_ends_of_options(capsys):
+    assert main(["shards", "pack", "--", "--samples-per-shard", "--"]) == 2
+    assert "'--' may be given once" in capsys.readouterr().err
+
+
 def test_unknown_subcommand_is_refused():
     done = run("tarin")
     assert done.returncode == 2
