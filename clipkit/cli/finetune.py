@@ -16,7 +16,7 @@ from clipkit.cli.arguments import (
     shown_weights,
 )
 from clipkit.cli.outputs import check_output_folder
-from clipkit.errors import DataError, SampleError
+from clipkit.errors import ConfigError, DataError, SampleError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
