@@ -130,9 +130,9 @@ def validate_ranks(rank: int, world_size: int, folder: Path, run: Path, batch_si
 
 
 @pytest.mark.distributed
-@pytest.mark.parametrize(("world_size", "batch_size"), [(2, 2), (3, 1), (3, 2), (4, 1)])
+@pytest.mark.parametrize(("world_size", "batch_size"), [(2, 2), (3, 1), (3, 2)])
 def test_ranks_validate_every_sample_once_and_agree(folder, tmp_path, world_size, batch_size):
-    found = run_ranks(validate_ranks, world_size, folder, tmp_path, batch_size)
+    found = run_ranks(validate_ranks, world_size, folder, tmp_path, batch_size, timeout_seconds=240)
     keys = [key for _, batches in found for batch in batches for key in batch]
     assert sorted(keys) == [f"v{i}" for i in range(NUM_VAL)]
     assert len({json.dumps(metrics) for metrics, _ in found}) == 1
