@@ -47,6 +47,8 @@ def shard_encoder(encoder: DualEncoder, mesh: DeviceMesh, dtype: torch.dtype | N
         dtype: Data type in which weights are gathered; None for their own. Gradients are reduced
             in fp32, and a tower's output is fp32.
     """
+    for parameter in encoder.parameters():
+        parameter.data = parameter.data.contiguous()  # FSDP2 takes no channels-last weights
     inner, outer = MixedPrecisionPolicy(), MixedPrecisionPolicy()
     if dtype is not None:
         inner = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)

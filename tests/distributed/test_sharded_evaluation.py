@@ -10,6 +10,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 
 from clipkit.evaluation import Retrieval
+from clipkit.models import from_open_clip
 from clipkit.training.sharding import shard_encoder
 from tests.distributed.spawn import run_ranks
 from tests.factories import write_shards
@@ -19,6 +20,7 @@ from tests.training.test_tower_callbacks import batch
 pytestmark = [pytest.mark.distributed]
 
 NUM_IMAGES = (4, 5, 1)
+RESNET = {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8}  # weights in channels-last order
 
 
 def evaluate(rank: int, world_size: int, folder: Path, dtype: torch.dtype | None):
@@ -37,6 +39,11 @@ def evaluate(rank: int, world_size: int, folder: Path, dtype: torch.dtype | None
 
 
 def evaluate_all(rank: int, world_size: int, root: Path):
+    if world_size > 1:
+        resnet = from_open_clip({**tiny.CONFIG, "vision_cfg": RESNET})
+        shard_encoder(resnet, init_device_mesh("cpu", (world_size,)))
+        images = torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
+        assert resnet.encode_image(images).shape == (2, 16)
     exact = {n: evaluate(rank, world_size, root / str(n), None) for n in NUM_IMAGES}
     return exact, evaluate(rank, world_size, root / "5", torch.bfloat16)
 
