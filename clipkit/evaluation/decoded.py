@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from clipkit.data.transforms import EvalTransform
 from clipkit.distributed.collectives import rank, world_size
-from clipkit.errors import ConfigError
+from clipkit.errors import ClipkitError, ConfigError
 from clipkit.evaluation.datasets import EvaluationDataset
 from clipkit.evaluation.evaluator import check_precision
 from clipkit.models import DualEncoder
@@ -80,8 +80,12 @@ def ids_of_rank(data: EvaluationDataset, options: EmbedOptions) -> range:
     return range(rank(), count, world_size())
 
 
-class _Decoded(Dataset[Chunk]):
-    """Samples by position among those of this rank, decoded in the loader's workers."""
+class _Decoded(Dataset[Chunk | ClipkitError]):
+    """Samples by position among those of this rank, decoded in the loader's workers.
+
+    An error is handed over as a value: raised in a worker, it would arrive as the text of a
+    traceback.
+    """
 
     def __init__(
         self, data: EvaluationDataset, ids: Sequence[int], transform: EvalTransform
@@ -93,14 +97,25 @@ class _Decoded(Dataset[Chunk]):
     def __len__(self) -> int:
         return len(self._ids)
 
-    def __getitem__(self, index: int) -> Chunk:
+    def __getitem__(self, index: int) -> Chunk | ClipkitError:
+        try:
+            return self._decoded(index)
+        except ClipkitError as error:
+            return error
+
+    def _decoded(self, index: int) -> Chunk:
         sample = self._data.sample(self._ids[index])
         with self._data.blame(sample.key):
             image = self._transform(sample.image, np.random.default_rng(_NO_CHANCE))
         return Chunk(image[None], [sample.captions], [sample.label], [sample.key])
 
 
-def _join_chunks(chunks: list[Chunk]) -> Chunk:
+def _join_chunks(items: list[Chunk | ClipkitError]) -> Chunk | ClipkitError:
+    chunks: list[Chunk] = []
+    for item in items:
+        if isinstance(item, ClipkitError):
+            return item
+        chunks.append(item)
     return Chunk(
         torch.cat([chunk.images for chunk in chunks]),
         [chunk.captions[0] for chunk in chunks],
@@ -136,6 +151,14 @@ def decoded_chunks(
         generator=torch.Generator(),
         pin_memory=encoder.log_logit_scale.is_cuda,
     )
-    if not options.progress or rank() > 0:
-        return iter(loader)
-    return iter(track(loader, description=f"Embedding {data.name}", total=len(loader)))
+    shown: Iterable[Chunk | ClipkitError] = loader
+    if options.progress and rank() == 0:
+        shown = track(loader, description=f"Embedding {data.name}", total=len(loader))
+    return _without_errors(shown)
+
+
+def _without_errors(items: Iterable[Chunk | ClipkitError]) -> Iterator[Chunk]:
+    for item in items:
+        if isinstance(item, ClipkitError):
+            raise item
+        yield item

@@ -287,8 +287,10 @@ def test_zero_shot_without_names_is_refused_at_once(tmp_path):
 def test_a_picture_that_is_none_is_named(tmp_path, encoder, num_workers):
     write_shard(tmp_path / "0.tar", [("broken", {"png": b"no picture", "txt": b"one"})])
 
-    with pytest.raises(SampleError, match="broken: "):
+    with pytest.raises(SampleError, match="broken: ") as caught:
         Retrieval(tmp_path, num_workers=num_workers).run(encoder)
+    assert "Traceback" not in str(caught.value)
+    assert caught.value.key == "broken"
 
 
 @pytest.mark.parametrize(
