@@ -9,7 +9,8 @@ from typing import Final
 import numpy as np
 
 from clipkit.data.labels import read_label
-from clipkit.data.packing_sources import Item, Source
+from clipkit.data.packing_items import Item
+from clipkit.data.packing_sources import Source
 from clipkit.errors import ConfigError, DataError
 from clipkit.types import IGNORE_LABEL
 

@@ -22,7 +22,8 @@ from clipkit.data.decode_formats import (
 )
 from clipkit.data.index import ShardIndex
 from clipkit.data.packing_images import IMAGE_SUFFIXES
-from clipkit.data.packing_sources import Item, Source, open_source
+from clipkit.data.packing_items import Item
+from clipkit.data.packing_sources import Source, open_source
 from clipkit.data.packing_writer import ShardWriter
 from clipkit.data.tables import write_atomically
 from clipkit.errors import ConfigError, DataError, FaultBudgetExceeded, SampleError

@@ -5,123 +5,30 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from abc import ABC, abstractmethod
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, Final, final
+from typing import Any, Final
 
 from clipkit.class_names import class_names_text
 from clipkit.data.index import ShardIndex
 from clipkit.data.lost_shards import check_complete
-from clipkit.data.packing_images import find_images, kinds_of, member_extension, visible_shards
+from clipkit.data.packing_images import find_images, kinds_of, visible_shards
+from clipkit.data.packing_items import FileItem, Item, ShardItem
 from clipkit.data.packing_keys import distinct_keys
 from clipkit.data.packing_labels import Spellings
 from clipkit.data.packing_numbers import ClassNumbers
 from clipkit.data.packing_roots import refuse_outside
 from clipkit.data.packing_tables import TABLE_SUFFIXES, as_json, one_line, read_table
 from clipkit.data.reader import ShardReader
-from clipkit.data.remote import SYSTEM_ERRNOS
 from clipkit.data.urls import file_address
-from clipkit.errors import DataError, SampleError
+from clipkit.errors import DataError
 
 _LOG: Final = logging.getLogger(__name__)
 CLASS_NAMES_FILE: Final = "classnames.txt"
 _CLASS_FILES: Final = (CLASS_NAMES_FILE, "zeroshot_classification_templates.txt")
-
-
-class Item(ABC):
-    """One sample that is to be packed."""
-
-    @property
-    @abstractmethod
-    def identity(self) -> str:
-        """Changes when the sample's bytes do; cheap to find out."""
-
-    @property
-    @abstractmethod
-    def key(self) -> str | None:
-        """The key that the sample has already; None where it gets a number."""
-
-    @abstractmethod
-    def members(self) -> dict[str, bytes]:
-        """The sample's files by extension.
-
-        Raises:
-            SampleError: A file is missing.
-        """
-
-    @abstractmethod
-    def texts(self) -> Mapping[str, bytes]:
-        """The sample's files, its picture left out where that is cheaper."""
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class FileItem(Item):
-    """A picture on disk and the texts that belong to it."""
-
-    image: Path
-    own_texts: Mapping[str, bytes]
-
-    @property
-    def identity(self) -> str:
-        """See `Item.identity`."""
-        try:
-            status = self.image.stat()
-            state = f"{status.st_size} {status.st_mtime_ns}"
-        except (OSError, ValueError):
-            state = "missing"
-        return f"{self.image} {state} {sorted(self.own_texts.items())}"
-
-    @property
-    def key(self) -> None:
-        """See `Item.key`."""
-        return None
-
-    def members(self) -> dict[str, bytes]:
-        """See `Item.members`."""
-        try:
-            # Reading a pipe would wait for ever.
-            data = self.image.read_bytes() if self.image.is_file() else None
-        except (OSError, ValueError) as error:
-            if getattr(error, "errno", None) in SYSTEM_ERRNOS:
-                raise
-            reason = getattr(error, "strerror", None) or error
-            raise SampleError(f"cannot be read: {reason}", key=str(self.image)) from error
-        if data is None:
-            raise SampleError("no such picture", key=str(self.image))
-        return {member_extension(self.image, data): data, **self.own_texts}
-
-    def texts(self) -> Mapping[str, bytes]:
-        """See `Item.texts`."""
-        return self.own_texts
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class ShardItem(Item):
-    """A sample of a shard that exists already."""
-
-    reader: ShardReader
-    fingerprint: str
-    sample_id: int
-    key: str
-
-    @property
-    def identity(self) -> str:
-        """See `Item.identity`."""
-        return f"{self.fingerprint} {self.sample_id} {self.key}"
-
-    def members(self) -> dict[str, bytes]:
-        """See `Item.members`."""
-        return dict(self.reader.read(self.sample_id).members)
-
-    def texts(self) -> Mapping[str, bytes]:
-        """See `Item.texts`."""
-        return self.members()
 
 
 @dataclass(frozen=True, slots=True)
