@@ -22,7 +22,7 @@ from filelock import FileLock
 from clipkit.data.remote import Retries, read_small, stat_remote, transfer
 from clipkit.data.sidecars import SIDECAR_SUFFIX
 from clipkit.data.urls import STALL_SECONDS, Address
-from clipkit.errors import DataError, ShardError
+from clipkit.errors import ConfigError, DataError, ShardError
 
 DEFAULT_MAX_BYTES: Final = 100 * 2**30
 _ABANDONED_SECONDS: Final = 24 * 3600
@@ -75,6 +75,8 @@ class ShardCache:
     ) -> None:
         default = os.environ.get("CLIPKIT_CACHE") or "~/.cache/clipkit/shards"
         self.folder = Path(folder if folder is not None else default).expanduser()
+        if max_bytes < 0:
+            raise ConfigError(f"cache.max_bytes: expected 0 or more, got {max_bytes}")
         self.max_bytes = max_bytes
         self._retries = Retries(retries, backoff_seconds, stall_seconds)
         self._early_retries = replace(self._retries, count=min(retries, _EARLY_RETRIES))

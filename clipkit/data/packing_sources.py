@@ -181,7 +181,7 @@ def _class_file(names: Sequence[str]) -> dict[str, str]:
 
 def _from_coco(path: Path, root: Path) -> Source:
     try:
-        return Source(_coco_items(json.loads(path.read_text(encoding="utf-8")), root))
+        return Source(_coco_items(json.loads(path.read_text(encoding="utf-8")), path, root))
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -191,10 +191,20 @@ def _from_coco(path: Path, root: Path) -> Source:
         ) from error
 
 
-def _coco_items(content: Any, root: Path) -> list[Item]:
+def _coco_items(content: Any, path: Path, root: Path) -> list[Item]:
     captions: dict[Any, list[str]] = defaultdict(list)
     for annotation in content["annotations"]:
         captions[annotation["image_id"]].append(one_line(annotation["caption"]))
+    listed = [image["id"] for image in content["images"]]
+    if len(set(listed)) < len(listed):
+        twice = next(number for number, count in Counter(listed).items() if count > 1)
+        raise DataError(f"{path}: expected one entry per image, got several with id {twice!r}")
+    if absent := sorted(map(repr, captions.keys() - set(listed))):
+        left_out = sum(len(captions[number]) for number in captions.keys() - set(listed))
+        _say_once(
+            f"{path}: left out {left_out} captions of {len(absent)} images that 'images' does not "
+            f"list, such as image_id {absent[0]}"
+        )
     return [
         FileItem(
             root / image["file_name"],

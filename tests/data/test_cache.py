@@ -19,7 +19,7 @@ from clipkit.data import PairStream, ShardCache, ShardIndex, ShardReader
 from clipkit.data.cache import RemoteFile
 from clipkit.data.prefetch import Prefetcher
 from clipkit.data.urls import parse_address
-from clipkit.errors import DataError, FaultBudgetExceeded, ShardError
+from clipkit.errors import ConfigError, DataError, FaultBudgetExceeded, ShardError
 from tests.data.fakes import ByteTokenizer, NoisyTransform, first_text
 from tests.data.servers import Misbehaviour, http_server
 from tests.data.test_stream import train
@@ -414,3 +414,8 @@ def test_a_real_s3_server(files: dict[str, bytes], cache: ShardCache, s3_endpoin
     assert keys == {*range(13), *range(100, 113)}
     with pytest.raises(ShardError, match="no shards match"):
         ShardIndex.from_urls("s3://pairs/none*.tar", cache=cache)
+
+
+def test_a_size_below_nothing_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"cache.max_bytes: expected 0 or more, got -1"):
+        ShardCache(tmp_path, max_bytes=-1)

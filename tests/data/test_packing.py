@@ -186,6 +186,22 @@ def test_coco_captions(tmp_path: Path) -> None:
     assert [sample["txt"] for sample in read_all(tmp_path / "out")] == [b"a1", b"b1 b1\nb2"]
 
 
+def test_coco_captions_of_images_that_are_not_listed_are_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (name,) = write_pictures(tmp_path / "val", 1)
+    annotations = [{"image_id": number, "caption": "a"} for number in (1, 2, 2)]
+    content = {"images": [{"id": 1, "file_name": name}], "annotations": annotations}
+    path = tmp_path / "captions.json"
+    path.write_text(json.dumps(content))
+    pack(path, tmp_path / "out", images=tmp_path / "val")
+    assert "left out 2 captions of 1 images" in caplog.text
+    content["images"] *= 2
+    path.write_text(json.dumps(content))
+    with pytest.raises(DataError, match="one entry per image, got several with id 1"):
+        pack(path, tmp_path / "twice", images=tmp_path / "val")
+
+
 def test_shards_in_clip_benchmarks_layout(tmp_path: Path) -> None:
     write_shards(tmp_path / "data" / "test", [3, 4])
     (tmp_path / "data" / "test" / "nshards.txt").write_text("2")
