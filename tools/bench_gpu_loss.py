@@ -138,7 +138,14 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=512)
     parser.add_argument("--kinds", nargs="+", default=["softmax", "sigmoid"])
     parser.add_argument("--names", nargs="+", help="only these implementations")
+    parser.add_argument(
+        "--tile-mib", type=int, help="size of a tile of logits; clipkit's own if left out"
+    )
     args = parser.parse_args()
+    if args.tile_mib:
+        from clipkit.losses import tiled
+
+        tiled.GPU_TILE_AREA = args.tile_mib * 2**20 // 4
     torch.set_float32_matmul_precision("high")  # as open_clip's trainer does
     for kind in args.kinds:
         for size in args.sizes:

@@ -7,6 +7,7 @@ writes it many times.
 
 from __future__ import annotations
 
+from functools import cache
 from types import ModuleType
 
 import torch
@@ -85,8 +86,12 @@ def _without_partners(weights: Tensor, partner: int | None) -> Tensor:
 
 def _kernels(logits: Tensor) -> ModuleType | None:
     """Return the fused form where it runs: fp32 on CUDA, with Triton installed."""
-    if not logits.is_cuda or logits.dtype != torch.float32:
-        return None
+    return _load_kernels() if logits.is_cuda and logits.dtype == torch.float32 else None
+
+
+@cache
+def _load_kernels() -> ModuleType | None:
+    # Cached, because Python searches again for a missing package at every import.
     try:
         from clipkit.losses import tile_kernels
     except ImportError:  # no Triton, as on some platforms
