@@ -29,8 +29,9 @@ def trust_remote_code(trusted: bool = True) -> Iterator[None]:
         trusted: False refuses it, as outside of any such block.
 
     Example:
-        >>> with trust_remote_code():  # doctest: +SKIP
-        ...     encoder = load_encoder("theirs/last.ckpt")
+        >>> with trust_remote_code():
+        ...     is_trusted()
+        True
     """
     token = _TRUSTED.set(trusted)
     try:

@@ -101,7 +101,7 @@ class ImageDecoder:
             The results are the same with and without it.
 
     Example:
-        >>> ImageDecoder(size=224)(jpeg_bytes).shape  # doctest: +SKIP
+        >>> ImageDecoder(size=224)(Path("dog.jpg").read_bytes()).shape
         torch.Size([3, 224, 224])
     """
 

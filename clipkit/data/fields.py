@@ -82,7 +82,10 @@ class Group(SampleField):
             text that writes it without leading zeros: 7 is "7", but not "007".
 
     Example:
-        >>> # data: {fields: [{class_path: clipkit.data.Group, init_args: {field: json:photo}}]}
+        >>> stream = PairStream(ShardIndex.from_urls("data/train"), tokenizer=OpenClipTokenizer(),
+        ...                     batch_size=2, image_size=16, fields=[Group("json:color")])
+        >>> len(next(iter(stream)).groups)
+        2
     """
 
     def __init__(self, field: str = "json:group") -> None:

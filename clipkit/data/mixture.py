@@ -68,8 +68,11 @@ class Mixture:
         ConfigError: If names repeat, weights and epochs are mixed, or a stage is wrong.
 
     Example:
-        >>> Mixture([Source("web", web, weight=0.9), Source("books", books, weight=0.1)],
-        ...         stages=[Stage(10_000, {"web": 0.5, "books": 0.5})])  # doctest: +SKIP
+        >>> web, books = map(ShardIndex.from_urls, ("data/train", "data/val"))
+        >>> mixture = Mixture([Source("web", web, weight=0.9), Source("books", books, weight=0.1)],
+        ...                   stages=[Stage(10_000, {"web": 0.5, "books": 0.5})])
+        >>> mixture.epoch_samples
+        18
     """
 
     def __init__(

@@ -93,7 +93,8 @@ def pack(
         FaultBudgetExceeded: More samples are bad than allowed.
 
     Example:
-        >>> pack("photos/captions.csv", "shards", image_size=256)  # doctest: +SKIP
+        >>> pack("photos/captions.csv", "shards", image_size=256).num_samples
+        4
     """
     for option, value in (("samples_per_shard", samples_per_shard), ("num_workers", num_workers)):
         if value < 1:

@@ -42,8 +42,9 @@ class ShardWriter:
         path: The tar to write; its folder is made.
 
     Example:
-        >>> with ShardWriter(Path("shards/00000.tar")) as shard:  # doctest: +SKIP
-        ...     shard.write("000000", {"jpg": picture, "txt": b"a dog"})
+        >>> image = Path("dog.jpg").read_bytes()
+        >>> with ShardWriter(Path("shards/00000.tar")) as shard:
+        ...     shard.write("000000", {"jpg": image, "txt": b"a dog"})
     """
 
     def __init__(self, path: Path) -> None:

@@ -52,9 +52,9 @@ class ShardReader:
         cache: Where remote shards are kept; None for the default cache.
 
     Example:
-        >>> reader = ShardReader(ShardIndex.from_urls("data/"))  # doctest: +SKIP
-        >>> reader.read(1_000_000).members["txt"]  # doctest: +SKIP
-        b'a dog on a beach'
+        >>> reader = ShardReader(ShardIndex.from_urls("data/train"))
+        >>> reader.read(7).members["txt"]
+        b'a yellow square number 7'
     """
 
     def __init__(self, index: ShardIndex, cache: ShardCache | None = None) -> None:

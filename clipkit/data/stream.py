@@ -83,11 +83,13 @@ class PairStream:
         DataError: If the first samples have no image or no caption.
 
     Example:
-        >>> stream = PairStream(index, tokenizer=tokenizer, batch_size=64)  # doctest: +SKIP
-        >>> for batch in stream:  # doctest: +SKIP
-        ...     train_on(batch)
+        >>> index = ShardIndex.from_urls("data/train")
+        >>> stream = PairStream(index, tokenizer=OpenClipTokenizer(), batch_size=4, image_size=64)
+        >>> for batch in stream:
+        ...     # train on the batch here
         ...     stream.commit(batch)
-        >>> torch.save(stream.state_dict(), "stream.pt")  # doctest: +SKIP
+        >>> stream.state_dict()["epoch"]
+        1
     """
 
     def __init__(

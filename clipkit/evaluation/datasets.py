@@ -69,9 +69,9 @@ class EvaluationDataset:
         root: Folder or URL that other splits lie in; None where there is none.
 
     Example:
-        >>> data = open_dataset("data/flowers")  # doctest: +SKIP
-        >>> data.class_names[data.sample(0).label]  # doctest: +SKIP
-        'daisy'
+        >>> data = open_dataset("data/val")
+        >>> data.class_names[data.sample(0).label]
+        'red'
     """
 
     def __init__(

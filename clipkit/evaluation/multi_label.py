@@ -43,8 +43,8 @@ class MultiLabelClassification(Evaluator):
         DataError: If the data cannot be found.
 
     Example:
-        >>> MultiLabelClassification("data/scenes").run(encoder)  # doctest: +SKIP
-        {'mean_average_precision': 0.71, 'average_precision/dog': 0.8, ...}
+        >>> MultiLabelClassification("photos/labels.csv").run(encoder)
+        {'mean_average_precision': ..., 'average_precision/red': ..., ...}
     """
 
     def __init__(

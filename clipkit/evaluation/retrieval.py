@@ -38,8 +38,8 @@ class Retrieval(Evaluator):
         DataError: If the data cannot be found or have no captions.
 
     Example:
-        >>> Retrieval("data/flickr8k").run(encoder)  # doctest: +SKIP
-        {'image_to_text/recall_at_1': 0.61, ...}
+        >>> Retrieval("data/val").run(encoder)
+        {'image_to_text/recall_at_1': ..., ...}
     """
 
     def __init__(

@@ -21,9 +21,9 @@ class EvaluationSuite(Evaluator):
         ConfigError: If there are none.
 
     Example:
-        >>> suite = EvaluationSuite({"noto": Retrieval("data/noto")})  # doctest: +SKIP
-        >>> suite.run(encoder)  # doctest: +SKIP
-        {'noto/image_to_text/recall_at_1': 0.21, ...}
+        >>> suite = EvaluationSuite({"squares": Retrieval("data/val")})
+        >>> suite.run(encoder)
+        {'squares/image_to_text/recall_at_1': ..., ...}
     """
 
     def __init__(self, evaluators: Mapping[str, Evaluator]) -> None:

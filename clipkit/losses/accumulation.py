@@ -82,8 +82,8 @@ def embed_in_micro_batches(
         Embeddings of the whole batch, to be given to any loss.
 
     Example:
-        >>> embeddings = embed_in_micro_batches(encoder, batch, 64)  # doctest: +SKIP
-        >>> loss(embeddings, batch)["loss"].backward()  # doctest: +SKIP
+        >>> embeddings = embed_in_micro_batches(encoder.train(), batch, micro_batch_size=2)
+        >>> CombinedLoss(ContrastiveLoss())(embeddings, batch)["loss"].backward()
     """
     if len(batch) <= micro_batch_size:
         return encoder(batch)

@@ -83,7 +83,8 @@ def load_encoder(path: Path | str, prefix: str | None = None) -> DualEncoder:
             has no such weights, or its weights do not fit its own description.
 
     Example:
-        >>> encoder = load_encoder("runs/demo/last.ckpt")
+        >>> save_encoder(encoder, "export")
+        >>> encoder = load_encoder("export")
     """
     return read_encoder(path, prefix).encoder
 
@@ -157,7 +158,10 @@ def from_checkpoint(
         ConfigError: If the label head does not fit the towers.
 
     Example:
-        >>> encoder = from_checkpoint("runs/pairs/last.ckpt", LinearLabelHead(512, 10))
+        >>> save_encoder(encoder, "export")
+        >>> head = LinearLabelHead(encoder.embedding_dim, num_classes=10)
+        >>> from_checkpoint("export", head).label_head.num_classes
+        10
     """
     loaded, kind = read_encoder(path, prefix)
     if kind is not None:

@@ -39,7 +39,7 @@ def interpolate(start: DualEncoder, end: DualEncoder, alpha: float) -> DualEncod
             class differently.
 
     Example:
-        >>> half = interpolate(before, after, 0.5)  # doctest: +SKIP
+        >>> half = interpolate(encoder, encoder, 0.5)
     """
     if not 0 <= alpha <= 1:
         raise ConfigError(f"alpha: expected 0 to 1, got {alpha}")

@@ -259,7 +259,7 @@ def from_open_clip(
         CheckpointError: If the weights belong to another architecture.
 
     Example:
-        >>> encoder = from_open_clip("ViT-B-32-quickgelu", pretrained="openai")
+        >>> encoder = from_open_clip("ViT-B-32-quickgelu", pretrained="openai")  # doctest: +SKIP
     """
     config = read_config(name, needs=_BOTH).with_patch_dropout(patch_dropout)
     clip: Any = None

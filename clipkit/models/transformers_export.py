@@ -67,8 +67,9 @@ def to_transformers(encoder: DualEncoder) -> Any:
         ConfigError: If CLIPModel cannot express the encoder.
 
     Example:
-        >>> model = to_transformers(from_open_clip("ViT-B-32"))
-        >>> model.get_image_features(pixel_values=images)  # doctest: +SKIP
+        >>> model = to_transformers(encoder)
+        >>> model.config.projection_dim == encoder.embedding_dim
+        True
     """
     from transformers import CLIPConfig, CLIPModel
 

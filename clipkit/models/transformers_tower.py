@@ -39,8 +39,12 @@ class TransformersTextTower(TextTower):
         ConfigError: If the model cannot be found, or the options do not fit it.
 
     Example:
-        >>> TransformersTextTower("./all-MiniLM-L6-v2", embedding_dim=256).tokenizer_name
-        'transformers:./all-MiniLM-L6-v2'
+        >>> bert = {"model_type": "bert", "hidden_size": 32, "num_hidden_layers": 2,
+        ...         "num_attention_heads": 2, "vocab_size": 100, "max_position_embeddings": 32}
+        >>> tower = TransformersTextTower(bert, embedding_dim=16, pretrained=False,
+        ...                               context_length=16, tokenizer_name="transformers:./bert")
+        >>> tower.embedding_dim
+        16
     """
 
     def __init__(

@@ -43,7 +43,8 @@ class WeightAverage:
         >>> average = WeightAverage(encoder, decay=0.999)
         >>> average.update(encoder)              # after each optimizer step
         >>> with average.swapped_into(encoder):  # the encoder holds the average inside
-        ...     evaluate(encoder)
+        ...     Retrieval("data/val").run(encoder)
+        {...}
     """
 
     def __init__(self, model: nn.Module, decay: float = 0.999) -> None:

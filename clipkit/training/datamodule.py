@@ -72,7 +72,7 @@ class PairDataModule(LightningDataModule):
             directly or by a symbolic link.
 
     Example:
-        >>> PairDataModule(train="shards/{00000..00041}.tar", val="val.tar", batch_size=256)
+        >>> data = PairDataModule(train="data/train/{00000..00001}.tar", val="data/val")
     """
 
     def __init__(

@@ -180,8 +180,10 @@ class ReportData:
         created: When the page was made.
 
     Example:
+        >>> from clipkit.evaluation.report.page import write_report
         >>> data = ReportData("A run", results=[Result("Validation", {"top1": 0.5})])
-        >>> write_report(Path("report.html"), data)
+        >>> write_report("report.html", data)
+        PosixPath('report.html')
     """
 
     title: str

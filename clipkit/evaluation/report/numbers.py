@@ -36,7 +36,7 @@ def nice_ticks(low: float, high: float, count: int = 4) -> list[float]:
 
     Example:
         >>> nice_ticks(0.0, 0.83)
-        [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
+        [0.0, 0.5, 1.0]
     """
     if high <= low:
         margin = abs(low) or 1.0

@@ -48,7 +48,7 @@ class SaveCheckpoint(Checkpoint):
         CheckpointError: At the end of the fit, if its last state could not be written.
 
     Example:
-        >>> SaveCheckpoint(every_n_minutes=10, monitor="val/loss", mode="min")
+        >>> callback = SaveCheckpoint(every_n_minutes=10, monitor="val/loss", mode="min")
     """
 
     def __init__(

@@ -28,7 +28,7 @@ class ZeroShotEvaluation(Callback):
         ConfigError: If there is no evaluator, or ``every_n_steps`` is not positive.
 
     Example:
-        >>> ZeroShotEvaluation({"emoji": Retrieval("data/emoji")})  # doctest: +SKIP
+        >>> callback = ZeroShotEvaluation({"squares": Retrieval("data/val")}, every_n_steps=100)
     """
 
     def __init__(self, evaluators: dict[str, Evaluator], every_n_steps: int | None = None) -> None:

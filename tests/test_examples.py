@@ -1,0 +1,116 @@
+"""The examples in the docstrings are true.
+
+An example may use, without importing them, ``torch``, ``nn``, ``np``, ``Path``, ``AdamW``,
+``Trainer``, every public name of the package, an ``encoder`` with a label head of 4 classes and a
+``batch`` of 4 pairs for it. Its working folder holds shards with 9 pairs each (``data/train``,
+``data/val``), the same 4 images with one caption (``photos/captions.csv``) or a list of classes
+(``photos/labels.csv``), ``dog.jpg`` and the package's ``configs``.
+"""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import logging
+import pkgutil
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import clipkit
+from tests.factories import COLORS, image_bytes, write_shards
+from tests.public_names import PACKAGES
+
+ROOT = Path(clipkit.__file__).parent
+FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+
+
+def modules_with_examples() -> list[str]:
+    names = [module.name for module in pkgutil.walk_packages([str(ROOT)], "clipkit.")]
+    return [name for name in names if ">>> " in source(name)]
+
+
+def source(name: str) -> str:
+    path = ROOT.parent.joinpath(*name.split("."))
+    file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    return file.read_text(encoding="utf-8")
+
+
+def tiny_encoder() -> Any:
+    from tests.training import tiny
+
+    return tiny.encoder(labels=True).eval()
+
+
+def batch() -> Any:
+    from clipkit.data import OpenClipTokenizer, PairStream, ShardIndex
+
+    index, tokenizer = ShardIndex.from_urls("data/train"), OpenClipTokenizer(context_length=16)
+    return next(iter(PairStream(index, tokenizer=tokenizer, batch_size=4, image_size=16)))
+
+
+def trainer() -> Any:
+    from lightning.pytorch import Trainer
+
+    return Trainer
+
+
+ON_REQUEST: dict[str, Callable[[], Any]] = {
+    "encoder": tiny_encoder, "batch": batch, "Trainer": trainer,
+}  # fmt: skip
+
+
+def make_world(folder: Path) -> None:
+    write_shards(folder / "data/train", (5, 4))
+    write_shards(folder / "data/val", (9,), start=100)
+    (folder / "data/val/classnames.txt").write_text("\n".join(COLORS))
+    (folder / "photos").mkdir()
+    for color in COLORS:
+        (folder / f"photos/{color}.jpg").write_bytes(image_bytes(color))
+    captions = "".join(f"{color}.jpg,a {color} square\n" for color in COLORS)
+    labels = "red.jpg,red;yellow\ngreen.jpg,green\nblue.jpg,blue;red\nyellow.jpg,yellow\n"
+    (folder / "photos/captions.csv").write_text(f"image,caption\n{captions}")
+    (folder / "photos/labels.csv").write_text(f"image,labels\n{labels}")
+    (folder / "dog.jpg").write_bytes(image_bytes("blue"))
+    (folder / "configs").symlink_to(ROOT.parent / "configs")
+
+
+def names_for(text: str) -> dict[str, Any]:
+    """What the examples of a module with this text may use; only what it mentions is imported."""
+    words = set(re.findall(r"\w+", text))
+    names: dict[str, Any] = {
+        "torch": torch, "nn": nn, "np": np, "Path": Path, "AdamW": torch.optim.AdamW,
+    }  # fmt: skip
+    for package in PACKAGES:
+        module = importlib.import_module(package)
+        names |= {name: getattr(module, name) for name in words & set(module.__all__)}
+    return names | {name: make() for name, make in ON_REQUEST.items() if name in words}
+
+
+@pytest.mark.parametrize("name", modules_with_examples())
+def test_examples(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_world(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    module = importlib.import_module(name)
+    result = doctest.testmod(
+        module, globs=names_for(source(name)) | vars(module), optionflags=FLAGS
+    )
+    assert result.failed == 0
+    assert result.attempted > 0
+
+
+def test_only_what_needs_the_hub_is_skipped() -> None:
+    skipped = [
+        line.strip()
+        for path in ROOT.rglob("*.py")
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if "+SKIP" in line
+    ]
+    assert [line for line in skipped if 'pretrained="' not in line] == []
