@@ -1,22 +1,22 @@
 """Evaluators that know no trainer, and the report."""
 
-from clipkit.evaluation.class_report import ClassReport, PerClass
-from clipkit.evaluation.datasets import EvaluationDataset, EvaluationSample, open_dataset
-from clipkit.evaluation.decoded import EmbedOptions
-from clipkit.evaluation.embed import EmbeddedPairs, embed_pairs, tokenizer_of
-from clipkit.evaluation.evaluator import Evaluator, evaluating
-from clipkit.evaluation.label_head import LabelHeadClassification
-from clipkit.evaluation.multi_label import MultiLabelClassification
-from clipkit.evaluation.probe import LinearProbe
-from clipkit.evaluation.prompts import GENERIC_TEMPLATES
-from clipkit.evaluation.retrieval import Retrieval
-from clipkit.evaluation.suite import EvaluationSuite
-from clipkit.evaluation.zero_shot import (
+from clipkit.evaluation.datasets.dataset import EvaluationDataset, EvaluationSample, open_dataset
+from clipkit.evaluation.datasets.prompts import GENERIC_TEMPLATES
+from clipkit.evaluation.embedding import EmbeddedPairs, embed_pairs, tokenizer_of
+from clipkit.evaluation.evaluators.base import Evaluator
+from clipkit.evaluation.evaluators.class_report import ClassReport, PerClass
+from clipkit.evaluation.evaluators.label_head import LabelHeadClassification
+from clipkit.evaluation.evaluators.linear_probe import LinearProbe
+from clipkit.evaluation.evaluators.multi_label import MultiLabelClassification
+from clipkit.evaluation.evaluators.retrieval import Retrieval
+from clipkit.evaluation.evaluators.suite import EvaluationSuite
+from clipkit.evaluation.evaluators.zero_shot import (
     Predictions,
     ZeroShotClassification,
     class_embeddings,
     confusion_counts,
 )
+from clipkit.evaluation.inference import EmbedOptions, evaluating
 
 __all__ = [
     "GENERIC_TEMPLATES",

@@ -17,7 +17,7 @@ from clipkit.evaluation import (
     Retrieval,
     ZeroShotClassification,
     embed_pairs,
-    health,
+    embedding_health,
     open_dataset,
 )
 from clipkit.evaluation.report import ReportData, build_examples, render_report
@@ -144,10 +144,10 @@ def test_health_of_known_spaces():
     same = F.normalize(torch.ones(10, 4), dim=-1)
     basis = torch.eye(4)
 
-    assert health.effective_rank(same) == pytest.approx(1, abs=1e-3)
-    assert health.effective_rank(basis) == pytest.approx(4, abs=1e-3)
-    assert health.uniformity(same) == pytest.approx(0, abs=1e-6)
-    assert health.uniformity(basis) == pytest.approx(-4)  # every distance squared is 2
-    assert health.alignment(basis, -basis) == pytest.approx(4)
-    assert health.modality_gap(basis, -basis) == pytest.approx(2 * math.sqrt(4 / 16))
-    assert health.spread(torch.arange(10), 4).tolist() == [0, 3, 6, 9]
+    assert embedding_health.effective_rank(same) == pytest.approx(1, abs=1e-3)
+    assert embedding_health.effective_rank(basis) == pytest.approx(4, abs=1e-3)
+    assert embedding_health.uniformity(same) == pytest.approx(0, abs=1e-6)
+    assert embedding_health.uniformity(basis) == pytest.approx(-4)  # every distance squared is 2
+    assert embedding_health.alignment(basis, -basis) == pytest.approx(4)
+    assert embedding_health.modality_gap(basis, -basis) == pytest.approx(2 * math.sqrt(4 / 16))
+    assert embedding_health.spread(torch.arange(10), 4).tolist() == [0, 3, 6, 9]

@@ -15,11 +15,16 @@ from torch import Tensor
 from clipkit.data.decode_formats import DEFAULT_MAX_PIXELS, open_image
 from clipkit.data.tokenizers import Tokenizer
 from clipkit.errors import DataError
-from clipkit.evaluation import health
-from clipkit.evaluation.datasets import EvaluationDataset
-from clipkit.evaluation.decoded import EmbedOptions
-from clipkit.evaluation.embed import EmbeddedPairs, embed_pairs
-from clipkit.evaluation.label_head import LabelHeadClassification
+from clipkit.evaluation import embedding_health as health
+from clipkit.evaluation.datasets.dataset import EvaluationDataset
+from clipkit.evaluation.embedding import EmbeddedPairs, embed_pairs
+from clipkit.evaluation.evaluators.label_head import LabelHeadClassification
+from clipkit.evaluation.evaluators.zero_shot import (
+    Predictions,
+    ZeroShotClassification,
+    confusion_counts,
+)
+from clipkit.evaluation.inference import EmbedOptions
 from clipkit.evaluation.report.data import (
     CaptionHit,
     Confusion,
@@ -30,7 +35,6 @@ from clipkit.evaluation.report.data import (
     SimilarityHistogram,
     TextQuery,
 )
-from clipkit.evaluation.zero_shot import Predictions, ZeroShotClassification, confusion_counts
 from clipkit.models import DualEncoder
 
 _NUM_BINS: Final = 48

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from clipkit.distributed.collectives import gather_rows, gather_sizes
 from clipkit.errors import ConfigError
-from clipkit.evaluation.class_match import head_names, match_head
-from clipkit.evaluation.datasets import EvaluationDataset, as_dataset
-from clipkit.evaluation.decoded import EmbedOptions, decoded_chunks, ids_of_rank
-from clipkit.evaluation.evaluator import Evaluator, evaluating
-from clipkit.evaluation.zero_shot import Predictions, check_labels
+from clipkit.evaluation.datasets.dataset import EvaluationDataset, as_dataset
+from clipkit.evaluation.datasets.loading import decoded_chunks, ids_of_rank
+from clipkit.evaluation.evaluators.base import Evaluator
+from clipkit.evaluation.evaluators.class_match import head_names, match_head
+from clipkit.evaluation.evaluators.zero_shot import Predictions, check_labels
+from clipkit.evaluation.inference import EmbedOptions, evaluating
 from clipkit.metrics.functional import classification_accuracy
 from clipkit.models import DualEncoder
 

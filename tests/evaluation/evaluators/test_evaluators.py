@@ -23,7 +23,7 @@ from clipkit.evaluation import (
     evaluating,
     open_dataset,
 )
-from clipkit.evaluation.prompts import GENERIC_TEMPLATES, check_templates, fill
+from clipkit.evaluation.datasets.prompts import GENERIC_TEMPLATES, check_templates, fill
 from tests.distributed.spawn import run_ranks
 from tests.evaluation.layout import CLASSES, captions, picture, tiny_encoder, write_layout
 from tests.factories import write_shard

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from clipkit.class_names import UNKNOWN
 from clipkit.errors import ConfigError, DataError
-from clipkit.evaluation.class_match import ClassMatch, head_names, match_head
-from clipkit.evaluation.datasets import EvaluationDataset, as_dataset
-from clipkit.evaluation.decoded import EmbedOptions, decoded_chunks, ids_of_rank
-from clipkit.evaluation.evaluator import Evaluator, evaluating
-from clipkit.evaluation.label_head import in_data_order
+from clipkit.evaluation.datasets.dataset import EvaluationDataset, as_dataset
+from clipkit.evaluation.datasets.loading import decoded_chunks, ids_of_rank
+from clipkit.evaluation.evaluators.base import Evaluator
+from clipkit.evaluation.evaluators.class_match import ClassMatch, head_names, match_head
+from clipkit.evaluation.evaluators.label_head import in_data_order
+from clipkit.evaluation.inference import EmbedOptions, evaluating
 from clipkit.metrics.per_class import average_precisions, mean_average_precision
 from clipkit.models import DualEncoder
 from clipkit.types import IGNORE_LABEL

@@ -17,8 +17,8 @@ from clipkit.evaluation import (
     ZeroShotClassification,
     open_dataset,
 )
-from clipkit.evaluation.class_match import ClassMatch
-from clipkit.evaluation.decoded import transform_of
+from clipkit.evaluation.datasets.loading import transform_of
+from clipkit.evaluation.evaluators.class_match import ClassMatch
 from clipkit.models import LinearLabelHead
 from tests.evaluation.layout import picture, tiny_encoder, write_layout
 from tests.factories import write_shard

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import final
 
 from clipkit.errors import ConfigError
-from clipkit.evaluation.evaluator import Evaluator
+from clipkit.evaluation.evaluators.base import Evaluator
 from clipkit.models import DualEncoder
 
 

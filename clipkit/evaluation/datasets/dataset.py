@@ -28,7 +28,7 @@ from clipkit.data.remote import Retries
 from clipkit.data.samples import CONTENT_ERRORS, IMAGE_EXTENSIONS
 from clipkit.data.urls import UNION, file_system, is_local, local_path
 from clipkit.errors import DataError, SampleError, ShardError
-from clipkit.evaluation.prompts import check_templates
+from clipkit.evaluation.datasets.prompts import check_templates
 
 # CLIP_benchmark's come first, in its order; then what a stream takes too.
 _IMAGE_MEMBERS: Final = tuple(dict.fromkeys(("webp", "png", "jpg", "jpeg", *IMAGE_EXTENSIONS)))

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from clipkit.data.tokenizers import Tokenizer, tokenizer_from_name
 from clipkit.distributed.collectives import gather_rows, gather_sizes, world_size
-from clipkit.evaluation.datasets import EvaluationDataset
-from clipkit.evaluation.decoded import Chunk, EmbedOptions, decoded_chunks, ids_of_rank
-from clipkit.evaluation.evaluator import evaluating
+from clipkit.evaluation.datasets.dataset import EvaluationDataset
+from clipkit.evaluation.datasets.loading import Chunk, decoded_chunks, ids_of_rank
+from clipkit.evaluation.inference import EmbedOptions, evaluating
 from clipkit.models import DualEncoder
 
 

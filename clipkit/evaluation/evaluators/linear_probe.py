@@ -13,12 +13,12 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from clipkit.errors import DataError
-from clipkit.evaluation.class_match import ClassMatch
-from clipkit.evaluation.datasets import EvaluationDataset, open_dataset
-from clipkit.evaluation.decoded import EmbedOptions
-from clipkit.evaluation.embed import embed_pairs
-from clipkit.evaluation.evaluator import Evaluator
-from clipkit.evaluation.zero_shot import check_labels, classification_metrics
+from clipkit.evaluation.datasets.dataset import EvaluationDataset, open_dataset
+from clipkit.evaluation.embedding import embed_pairs
+from clipkit.evaluation.evaluators.base import Evaluator
+from clipkit.evaluation.evaluators.class_match import ClassMatch
+from clipkit.evaluation.evaluators.zero_shot import check_labels, classification_metrics
+from clipkit.evaluation.inference import EmbedOptions
 from clipkit.models import DualEncoder
 
 L2_GRID: Final = tuple(10.0 ** (-exponent / 2) for exponent in range(13))

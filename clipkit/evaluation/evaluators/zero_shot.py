@@ -15,11 +15,11 @@ from torch import Tensor
 from clipkit.class_names import shown_names
 from clipkit.data.tokenizers import Tokenizer
 from clipkit.errors import DataError
-from clipkit.evaluation.datasets import EvaluationDataset, as_dataset
-from clipkit.evaluation.decoded import EmbedOptions
-from clipkit.evaluation.embed import embed_pairs, encode_texts, tokenizer_of
-from clipkit.evaluation.evaluator import Evaluator, evaluating
-from clipkit.evaluation.prompts import GENERIC_TEMPLATES, check_templates, fill
+from clipkit.evaluation.datasets.dataset import EvaluationDataset, as_dataset
+from clipkit.evaluation.datasets.prompts import GENERIC_TEMPLATES, check_templates, fill
+from clipkit.evaluation.embedding import embed_pairs, encode_texts, tokenizer_of
+from clipkit.evaluation.evaluators.base import Evaluator
+from clipkit.evaluation.inference import EmbedOptions, evaluating
 from clipkit.metrics.functional import mean_per_class_recall, topk_accuracy
 from clipkit.models import DualEncoder
 from clipkit.types import IGNORE_LABEL

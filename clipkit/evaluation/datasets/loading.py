@@ -15,38 +15,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from clipkit.data.transforms import EvalTransform
 from clipkit.distributed.collectives import rank, world_size
-from clipkit.errors import ClipkitError, ConfigError
-from clipkit.evaluation.datasets import EvaluationDataset
-from clipkit.evaluation.evaluator import check_precision
+from clipkit.errors import ClipkitError
+from clipkit.evaluation.datasets.dataset import EvaluationDataset
+from clipkit.evaluation.inference import EmbedOptions
 from clipkit.models import DualEncoder
 
 _NO_CHANCE: Final = 0  # the evaluation transform draws nothing; any generator will do
-
-
-@dataclass(frozen=True, slots=True)
-class EmbedOptions:
-    """How embeddings are computed; the values do not depend on any of these but ``precision``.
-
-    Args:
-        batch_size: Pictures, or texts, in one pass through a tower.
-        num_workers: Processes that decode pictures; 0 decodes in this one.
-        limit: Only the first samples of the data; None for all.
-        precision: "fp32", "bf16" or "fp16".
-        progress: Show a progress bar on the main process.
-    """
-
-    batch_size: int = 64
-    num_workers: int = 0
-    limit: int | None = None
-    precision: str = "fp32"
-    progress: bool = False
-
-    def __post_init__(self) -> None:
-        check_precision(self.precision)
-        for name, least in (("batch_size", 1), ("num_workers", 0), ("limit", 1)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise ConfigError(f"{name}: expected at least {least}, got {value}")
 
 
 @dataclass(slots=True)

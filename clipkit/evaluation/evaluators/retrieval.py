@@ -8,10 +8,10 @@ from typing import final
 
 from clipkit.data.tokenizers import Tokenizer
 from clipkit.errors import DataError
-from clipkit.evaluation.datasets import EvaluationDataset, as_dataset
-from clipkit.evaluation.decoded import EmbedOptions
-from clipkit.evaluation.embed import EmbeddedPairs, embed_pairs
-from clipkit.evaluation.evaluator import Evaluator
+from clipkit.evaluation.datasets.dataset import EvaluationDataset, as_dataset
+from clipkit.evaluation.embedding import EmbeddedPairs, embed_pairs
+from clipkit.evaluation.evaluators.base import Evaluator
+from clipkit.evaluation.inference import EmbedOptions
 from clipkit.metrics.functional import retrieval_recall
 from clipkit.models import DualEncoder
 

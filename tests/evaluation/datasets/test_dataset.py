@@ -101,7 +101,7 @@ def test_a_server_that_refuses_is_named(monkeypatch, status):
         def log_message(self, *_):
             pass
 
-    monkeypatch.setattr("clipkit.evaluation.datasets._RETRIES", Retries(1, 0.0))
+    monkeypatch.setattr("clipkit.evaluation.datasets.dataset._RETRIES", Retries(1, 0.0))
     with ThreadingHTTPServer(("127.0.0.1", 0), Refuses) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         with pytest.raises(DataError, match=rf"nshards\.txt: .*{status}"):

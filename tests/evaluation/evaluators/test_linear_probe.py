@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from clipkit.errors import DataError
 from clipkit.evaluation import LinearProbe
-from clipkit.evaluation.probe import L2_GRID, choose_l2, fit_logistic, hold_out
+from clipkit.evaluation.evaluators.linear_probe import L2_GRID, choose_l2, fit_logistic, hold_out
 from tests.evaluation.layout import tiny_encoder, write_layout
 
 

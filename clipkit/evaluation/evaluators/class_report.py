@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from clipkit.evaluation.evaluator import Evaluator
-from clipkit.evaluation.label_head import LabelHeadClassification
-from clipkit.evaluation.zero_shot import ZeroShotClassification
+from clipkit.evaluation.evaluators.base import Evaluator
+from clipkit.evaluation.evaluators.label_head import LabelHeadClassification
+from clipkit.evaluation.evaluators.zero_shot import ZeroShotClassification
 from clipkit.metrics.functional import classification_accuracy
 from clipkit.metrics.per_class import (
     ClassScores,

@@ -8,7 +8,7 @@ import torch
 
 from clipkit.errors import ConfigError, DataError
 from clipkit.evaluation import LabelHeadClassification, open_dataset
-from clipkit.evaluation.decoded import transform_of
+from clipkit.evaluation.datasets.loading import transform_of
 from clipkit.models import LinearLabelHead
 from tests.distributed.spawn import run_ranks
 from tests.evaluation.layout import CLASSES, tiny_encoder, write_layout

@@ -1,10 +1,10 @@
-"""What an evaluator is: it knows an encoder and its own data, and no trainer."""
+"""Options of inference: batch size, workers, precision; and the encoder's state while it runs."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Final
 
 import torch
@@ -16,28 +16,30 @@ from clipkit.models import DualEncoder
 _PRECISIONS: Final = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-class Evaluator(ABC):
-    """Measures an encoder on data of its own.
+@dataclass(frozen=True, slots=True)
+class EmbedOptions:
+    """How embeddings are computed; the values do not depend on any of these but ``precision``.
 
-    Attributes:
-        class_names: Names of the data's classes, in the order of their numbers; none where the
-            evaluator measures no classes, or the data do not name them.
+    Args:
+        batch_size: Pictures, or texts, in one pass through a tower.
+        num_workers: Processes that decode pictures; 0 decodes in this one.
+        limit: Only the first samples of the data; None for all.
+        precision: "fp32", "bf16" or "fp16".
+        progress: Show a progress bar on the main process.
     """
 
-    class_names: tuple[str, ...] = ()
+    batch_size: int = 64
+    num_workers: int = 0
+    limit: int | None = None
+    precision: str = "fp32"
+    progress: bool = False
 
-    @abstractmethod
-    def run(self, encoder: DualEncoder) -> dict[str, float]:
-        """Measure.
-
-        Args:
-            encoder: The model, on the device where it is to run. Its training mode and its
-                gradients are as before afterwards. Over several ranks, every rank calls this with
-                the same encoder and gets the same numbers.
-
-        Returns:
-            Metric keys and values.
-        """
+    def __post_init__(self) -> None:
+        check_precision(self.precision)
+        for name, least in (("batch_size", 1), ("num_workers", 0), ("limit", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ConfigError(f"{name}: expected at least {least}, got {value}")
 
 
 @contextmanager

@@ -1,0 +1,1 @@
+"""Evaluation data: layout of the files, prompts, decoded chunks."""
