@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from clipkit.cli import fit, tune
+from clipkit.cli.fit import command as fit
+from clipkit.cli.fit.parse_errors import class_entries
 from clipkit.cli.main import build_parser, main
-from clipkit.cli.parse_errors import class_entries
+from clipkit.cli.tune import command as tune
 from tests.factories import image_bytes, write_shards
 
 ROOT = Path(__file__).resolve().parent.parent

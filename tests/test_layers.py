@@ -23,7 +23,7 @@ class Block:
 
 sys.meta_path.insert(0, Block())
 import clipkit
-above = ("clipkit.training", "clipkit.cli")
+above = ("clipkit.training", "clipkit.tuning", "clipkit.cli")
 walk = pkgutil.walk_packages(clipkit.__path__, "clipkit.", onerror=lambda name: None)
 names = [module.name for module in walk]
 lower = [name for name in names if not name.startswith(above)]

@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
 
     import yaml
 
-    from clipkit.cli import fit
+    from clipkit.cli.fit import command as fit
     from clipkit.data.tables import write_atomically
     from clipkit.training.presets import tuning_config
     from clipkit.training.run_folder import refusal, traces_of_a_run

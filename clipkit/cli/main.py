@@ -14,14 +14,15 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from clipkit import __version__
-from clipkit.cli import fit, tune
+from clipkit.cli.fit import command as fit
 from clipkit.cli.interrupts import ignore_interrupts, one_interrupt
+from clipkit.cli.tune import command as tune
 from clipkit.errors import ClipkitError, ConfigError
 from clipkit.remote_code import trust_remote_code
 
-_FILES = (
-    *("demo", "fit", "finetune", "tune", "evaluate", "embed", "interpolate"),
-    *("export", "consolidate", "shards"),
+_COMMANDS = (
+    *("demo.command", "fit.command", "finetune", "tune.command", "evaluate.command", "embed"),
+    *("interpolate", "export.command", "consolidate", "shards.command"),
 )
 _EXIT_USAGE = 2
 _EXIT_INTERRUPTED = 130
@@ -37,7 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"clipkit {__version__}")
     subparsers = parser.add_subparsers(dest="subcommand", metavar="SUBCOMMAND", required=True)
-    for name in _FILES:
+    for name in _COMMANDS:
         import_module(f"clipkit.cli.{name}").add_parser(subparsers)
     return parser
 

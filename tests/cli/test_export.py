@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from clipkit.cli import export
+from clipkit.cli.export import command as export
 from clipkit.errors import CheckpointError, ConfigError
 from clipkit.models import DualEncoder, LinearLabelHead, TimmImageTower, load_encoder
 from tests.models.test_checkpoints import assert_equal, write_checkpoint

@@ -9,12 +9,12 @@ import pytest
 import torch
 import yaml
 
-from clipkit.cli.export import whole_folder
-from clipkit.cli.export_formats import image_processor_options
+from clipkit.cli.export.command import whole_folder
 from clipkit.cli.main import main
-from clipkit.cli.run_facts import read_run
 from clipkit.data import EvalTransform, OpenClipTokenizer
 from clipkit.errors import ConfigError
+from clipkit.export.formats import image_processor_options
+from clipkit.export.run_facts import read_run
 from clipkit.models import load_encoder
 from tests.factories import image_bytes
 from tests.models.test_checkpoints import write_checkpoint

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from clipkit.cli import main as main_module
-from clipkit.cli import parse_errors
+from clipkit.cli.fit import parse_errors
 from clipkit.cli.main import build_parser, main
 from clipkit.errors import ConfigError
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from clipkit.cli.main import main
-from clipkit.cli.shards_page import histogram, render_page
+from clipkit.cli.shards.page import histogram, render_page
 from tests.factories import image_bytes, pair, write_shard, write_shards
 
 

@@ -11,11 +11,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from clipkit.cli import tune
 from clipkit.cli.main import main
-from clipkit.cli.tune_page import best_so_far, heights, render_page
-from clipkit.cli.tune_space import Choice, Range, option_path, read_space, with_values
-from clipkit.cli.tune_study import (
+from clipkit.cli.tune import command as tune
+from clipkit.errors import ConfigError
+from clipkit.training.callbacks import ReportTrial
+from clipkit.tuning.page import best_so_far, heights, render_page
+from clipkit.tuning.space import Choice, Range, option_path, read_space, with_values
+from clipkit.tuning.study import (
     Settings,
     num_finished,
     open_study,
@@ -23,8 +25,6 @@ from clipkit.cli.tune_study import (
     write_best,
     write_summary,
 )
-from clipkit.errors import ConfigError
-from clipkit.training.callbacks import ReportTrial
 from tests.training import tiny
 
 optuna = pytest.importorskip("optuna")

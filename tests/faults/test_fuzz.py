@@ -22,12 +22,12 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from clipkit.cli.main import main
-from clipkit.cli.yaml_files import read_yaml
 from clipkit.data import MultiLabels, PairStream, ShardIndex, ShardReader, pack
 from clipkit.data.shard_checks import verify_shards
 from clipkit.data.tables import split_name
 from clipkit.errors import ClipkitError, DataError
 from clipkit.evaluation import open_dataset
+from clipkit.yaml_files import read_yaml
 from tests.data.fakes import ByteTokenizer
 from tests.faults import fuzz_inputs as inputs
 

@@ -162,13 +162,13 @@ class TestDiskFull:
 
 class TestLastOfTheCommand:
     def test_validate_needs_one(self, shards, tmp_path):
-        from clipkit.cli.trainer_cli import last_checkpoint
+        from clipkit.cli.fit.trainer_cli import last_checkpoint
 
         with pytest.raises(ConfigError, match="ckpt_path: expected a checkpoint in"):
             last_checkpoint(tiny.trainer(tmp_path), required=True)
 
     def test_it_lies_where_the_run_writes(self, shards, tmp_path):
-        from clipkit.cli.trainer_cli import last_checkpoint
+        from clipkit.cli.fit.trainer_cli import last_checkpoint
 
         elsewhere = save(tmp_path / "elsewhere", "last.ckpt", 3)
         save(tmp_path, "last.ckpt", 9)

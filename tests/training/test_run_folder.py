@@ -11,7 +11,8 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 
-from clipkit.cli.demo import DemoFiles, _check_folder
+from clipkit.cli.demo.command import _check_folder
+from clipkit.cli.demo.files import DemoFiles
 from clipkit.cli.main import main
 from clipkit.errors import ConfigError
 from clipkit.training.run_folder import traces_of_a_run

@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
     evaluators = {task: _evaluator(task, args) for task in tasks}
     encoder, weights = load_model(args.model, args.device, args.weights)
     if args.report is not None:
-        from clipkit.cli.evaluate_report import measure_and_report
+        from clipkit.cli.evaluate.report import measure_and_report
 
         found = measure_and_report(args, evaluators, encoder, weights)
         metrics = found[tasks[0]] if len(found) == 1 else _prefixed(found)

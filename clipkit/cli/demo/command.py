@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from clipkit.cli.arguments import given_path
+from clipkit.cli.demo.files import DemoFiles
 from clipkit.cli.outputs import check_output_folder
 from clipkit.errors import ConfigError
 
@@ -17,47 +17,6 @@ if TYPE_CHECKING:
 
 CONFIG: Final = "experiment/demo.yaml"
 _MOST_MINUTES: Final = 24 * 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class DemoFiles:
-    """What a demo leaves in its folder.
-
-    Args:
-        root: The folder.
-    """
-
-    root: Path
-
-    @property
-    def data(self) -> Path:
-        """Shards to train and evaluate on."""
-        return self.root / "data"
-
-    @property
-    def overlay(self) -> Path:
-        """Options of the run; the file also marks the folder as one of a demo."""
-        return self.root / "demo.yaml"
-
-    @property
-    def checkpoint(self) -> Path:
-        """The trained model."""
-        return self.root / "last.ckpt"
-
-    @property
-    def history(self) -> Path:
-        """What was logged, a row a step."""
-        return self.root / "metrics.csv"
-
-    @property
-    def metrics(self) -> Path:
-        """The figures, flat."""
-        return self.root / "metrics.json"
-
-    @property
-    def report(self) -> Path:
-        """The page."""
-        return self.root / "report.html"
 
 
 def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
@@ -105,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
     data = _pack(files.data)
     seconds = _fit(files, data, args.minutes, args.seed)
 
-    from clipkit.cli.demo_report import evaluate, print_table, run_figures, write_demo_report
+    from clipkit.cli.demo.report import evaluate, print_table, run_figures, write_demo_report
 
     outcome = evaluate(files.checkpoint, data)
     figures = {**outcome.figures(), **run_figures(files.checkpoint, seconds)}
@@ -143,8 +102,8 @@ def _fit(files: DemoFiles, data: DemoData, minutes: float, seed: int) -> float:
     """Train; returns the seconds that ``fit`` took."""
     import time
 
-    from clipkit.cli import fit
     from clipkit.cli.config_files import config_path
+    from clipkit.cli.fit import command as fit
 
     _write_json(files.overlay, _overlay(files, data, minutes))
     start = time.monotonic()

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from clipkit.errors import ConfigError
+from clipkit.export.transformers import to_transformers, transformers_config
 from clipkit.models import DualEncoder, TimmImageTower, from_open_clip
-from clipkit.models.transformers_export import to_transformers, transformers_config
 from tests.models.tiny import RESNET, TEXT, TIMM_VIT, VIT, captions, encoder, pixels
 
 ENDS = {**TEXT, "pool_type": "eos", "eos_id": 99}

@@ -6,8 +6,8 @@ from typing import Final
 
 from jsonargparse import Namespace
 
-from clipkit.cli.yaml_files import read_yaml
 from clipkit.errors import ConfigError
+from clipkit.yaml_files import read_yaml
 
 _SECTIONS: Final = ("model", "data", "trainer")
 _LARGEST_SEED: Final = 2**32 - 1

@@ -22,7 +22,7 @@ from clipkit.cli.outputs import check_output_folder
 from clipkit.errors import ConfigError
 
 if TYPE_CHECKING:
-    from clipkit.cli.tune_study import Settings
+    from clipkit.tuning.study import Settings
 
 _PRUNERS: Final = ("median", "halving", "none")
 _LOCK_SECONDS: Final = 10
@@ -129,8 +129,8 @@ def resolve(args: argparse.Namespace, fit_words: Sequence[str]) -> Settings:
     """
     import yaml
 
-    from clipkit.cli.tune_space import option_path, read_space, with_values
-    from clipkit.cli.tune_study import Settings
+    from clipkit.tuning.space import option_path, read_space, with_values
+    from clipkit.tuning.study import Settings
 
     space = read_space(args.space)
     config = print_config(list(fit_words))
@@ -160,7 +160,7 @@ def print_config(words: list[str]) -> dict[str, Any]:
     """
     import yaml
 
-    from clipkit.cli.trainer_cli import run_trainer
+    from clipkit.cli.fit.trainer_cli import run_trainer
 
     with redirect_stdout(io.StringIO()) as text:
         run_trainer("fit", [*words, "--print_config"])
@@ -189,8 +189,8 @@ def launch(config: Path) -> int:
 
 
 def _search(args: argparse.Namespace, settings: Settings) -> None:
-    from clipkit.cli.tune_page import write_page
-    from clipkit.cli.tune_study import open_study, run_trials, write_best, write_summary
+    from clipkit.tuning.page import write_page
+    from clipkit.tuning.study import open_study, run_trials, write_best, write_summary
 
     study = open_study(args.output, settings)
 

@@ -18,16 +18,16 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from clipkit.cli.config_checks import check_parsed, check_sections
-from clipkit.cli.outputs import check_output_folder
-from clipkit.cli.parse_errors import clipkit_error, explain, one_line
-from clipkit.cli.trainer_checks import (
+from clipkit.cli.fit.config_checks import check_parsed, check_sections
+from clipkit.cli.fit.parse_errors import clipkit_error, explain, one_line
+from clipkit.cli.fit.trainer_checks import (
     check_trainer_options,
     merge_savers,
     raised_by,
 )
-from clipkit.cli.trainer_help import function_help, option_names
-from clipkit.cli.wandb_id import choose_id
+from clipkit.cli.fit.trainer_help import function_help, option_names
+from clipkit.cli.fit.wandb_id import choose_id
+from clipkit.cli.outputs import check_output_folder
 from clipkit.errors import ClipkitError, ConfigError
 from clipkit.models import DualEncoder
 from clipkit.training import ContrastiveModule, PairDataModule

@@ -186,7 +186,7 @@ def run_stats(args: argparse.Namespace) -> int:
     _require_workers(args.num_workers)
     check_output_folder("--output", args.output, ["stats.json", "stats.html"])
 
-    from clipkit.cli.shards_page import render_page
+    from clipkit.cli.shards.page import render_page
     from clipkit.data.shard_checks import collect_stats
     from clipkit.data.tokenizers import tokenizer_from_name
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
 import re
@@ -10,8 +9,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from clipkit.cli.yaml_files import read_yaml
 from clipkit.errors import ClipkitError
+from clipkit.suggestions import did_you_mean
+from clipkit.yaml_files import read_yaml
 
 _NO_OPTION = re.compile(r"does not accept option '(?P<key>[^']+)'")
 _NO_ARGUMENT = re.compile(r"unrecognized arguments: --(?P<key>[\w.+-]+)")
@@ -83,26 +83,6 @@ def clipkit_error(error: BaseException | None) -> ClipkitError | None:
         seen.add(id(error))
         error = error.__cause__ or error.__context__
     return None
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """``"; did you mean 'a' or 'b'?"``, or nothing where nothing is close.
-
-    A dotted word is matched from its first wrong part on, so that ``modle.loss`` finds ``model``.
-
-    Example:
-        >>> did_you_mean("modle.loss", ["model", "model.loss", "data"])
-        "; did you mean 'model.loss'?"
-    """
-    names = sorted(set(known))
-    close = difflib.get_close_matches(word, names, n=3, cutoff=0.75)
-    if not close and "." in word:
-        head = word.split(".")[0]
-        close = difflib.get_close_matches(head, {name.split(".")[0] for name in names}, n=3)
-    elif not close:
-        close = difflib.get_close_matches(word, names, n=3, cutoff=0.6)
-    exact = [name for name in close if name != word][:2]
-    return f"; did you mean {' or '.join(map(repr, exact))}?" if exact else ""
 
 
 def one_line(message: str) -> str:

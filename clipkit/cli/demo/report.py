@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import torch
 import yaml
@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from clipkit.cli.arguments import load_model, versions
+from clipkit.cli.demo.files import DemoFiles
 from clipkit.data.demo import DemoData
 from clipkit.evaluation import (
     LabelHeadClassification,
@@ -32,9 +33,6 @@ from clipkit.evaluation.report import (
     write_report,
 )
 from clipkit.models import DualEncoder
-
-if TYPE_CHECKING:
-    from clipkit.cli.demo import DemoFiles
 
 _CREDITS: Final = (
     "Twemoji, copyright Twitter, Inc. and other contributors, CC-BY 4.0",

@@ -8,7 +8,7 @@ from typing import Any, Final
 import yaml
 
 from clipkit import __version__
-from clipkit.cli.run_facts import RunFacts
+from clipkit.export.run_facts import RunFacts
 from clipkit.models import DualEncoder, LabelHead
 
 _WEIGHTS: Final = {"average": "moving average over the steps", "raw": "of the last step"}

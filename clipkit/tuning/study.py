@@ -12,11 +12,11 @@ from typing import Any, Final
 
 import yaml
 
-from clipkit.cli.tune_space import Dimension, option_path, with_values
 from clipkit.errors import ConfigError
 from clipkit.models.checkpoints import write_json
 from clipkit.models.state_dicts import write_text
 from clipkit.training.callbacks.report_trial import RESULT_NAME, make_pruner
+from clipkit.tuning.space import Dimension, option_path, with_values
 
 STUDY_NAME: Final = "clipkit"
 STORAGE_NAME: Final = "study.sqlite3"

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from clipkit.errors import CheckpointError, ConfigError
-from clipkit.models.onnx_export import check_onnx, onnx_facts, save_onnx
+from clipkit.export.onnx import check_onnx, onnx_facts, save_onnx
 from tests.models.tiny import RESNET, TEXT, captions, encoder, pixels
 
 onnxruntime = pytest.importorskip("onnxruntime")

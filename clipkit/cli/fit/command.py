@@ -110,7 +110,7 @@ def run(words: Sequence[str]) -> int:
     if not options or "-h" in options or "--help" in options:
         print(help_text(name))  # noqa: T201
         return 0 if options else 2
-    from clipkit.cli.trainer_cli import run_trainer
+    from clipkit.cli.fit.trainer_cli import run_trainer
 
     # No part of the configuration: a file that comes with a run must not grant it.
     trusts = TRUST_OPTION in options

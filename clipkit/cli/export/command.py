@@ -73,10 +73,10 @@ def run(args: argparse.Namespace) -> int:
     output: Path = args.output
     _check_output(output)
 
-    from clipkit.cli.card_examples import USAGE
-    from clipkit.cli.export_formats import EXPORTERS
-    from clipkit.cli.model_card import render_card
-    from clipkit.cli.run_facts import read_run
+    from clipkit.export.card_examples import USAGE
+    from clipkit.export.formats import EXPORTERS
+    from clipkit.export.model_card import render_card
+    from clipkit.export.run_facts import read_run
     from clipkit.models.checkpoints import PREFIXES, read_encoder
 
     prefix = None if args.weights is None else PREFIXES[args.weights]

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, final
 
-from clipkit.cli.parse_errors import did_you_mean
-from clipkit.cli.yaml_files import read_yaml
 from clipkit.errors import ConfigError
+from clipkit.suggestions import did_you_mean
+from clipkit.yaml_files import read_yaml
 
 _KEYS: Final[Mapping[str, tuple[str, ...]]] = {
     "float": ("low", "high", "log", "step"),

@@ -1,0 +1,1 @@
+"""``clipkit demo``."""

@@ -1,0 +1,1 @@
+"""``clipkit fit | validate | test | predict``."""

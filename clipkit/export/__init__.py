@@ -1,0 +1,1 @@
+"""Export trained encoders for other libraries."""

@@ -1,0 +1,1 @@
+"""Search hyperparameters of a run with Optuna."""
