@@ -27,7 +27,8 @@ Loss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 def clipkit_loss(kind: str, precision: Any, is_fused: bool) -> Loss:
     """Clipkit's loss with its passes over a tile fused, or plain."""
-    from clipkit.losses import ContrastiveLoss, SigmoidLoss, tile_body
+    from clipkit.losses import ContrastiveLoss, SigmoidLoss
+    from clipkit.losses.kernels import tile_body
     from clipkit.types import Embeddings
 
     def plain(logits: Tensor) -> None:  # noqa: ARG001
@@ -143,7 +144,7 @@ def main() -> None:
     )
     args = parser.parse_args()
     if args.tile_mib:
-        from clipkit.losses import tiled
+        from clipkit.losses.kernels import tiled
 
         tiled.GPU_TILE_AREA = args.tile_mib * 2**20 // 4
     torch.set_float32_matmul_precision("high")  # as open_clip's trainer does

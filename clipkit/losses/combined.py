@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from clipkit.errors import ConfigError
-from clipkit.losses.attach import outside_compiled_graph
+from clipkit.losses.kernels.attach import outside_compiled_graph
 from clipkit.losses.schedules import ConstantSchedule, Schedule, as_schedule
 from clipkit.losses.term import LossTerm, Term
 from clipkit.types import Batch, Embeddings

@@ -15,8 +15,8 @@ from clipkit.distributed.collectives import (
     world_size,
 )
 from clipkit.errors import ConfigError
-from clipkit.losses.attach import attach_gradients, outside_compiled_graph
-from clipkit.losses.pairs import (
+from clipkit.losses.kernels.attach import attach_gradients, outside_compiled_graph
+from clipkit.losses.kernels.pairs import (
     Columns,
     PairGradients,
     PairInputs,
@@ -27,14 +27,14 @@ from clipkit.losses.pairs import (
     scaled_rows,
     singles_to_groups,
 )
-from clipkit.losses.products import (
+from clipkit.losses.kernels.products import (
     Precision,
     Products,
     checked_precision,
     choose_products,
 )
+from clipkit.losses.kernels.tiled import SoftmaxTiles, choose_softmax_tile
 from clipkit.losses.term import LossTerm, Term, count
-from clipkit.losses.tiled import SoftmaxTiles, choose_softmax_tile
 from clipkit.types import Batch, Embeddings
 
 

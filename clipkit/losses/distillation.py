@@ -18,14 +18,14 @@ from clipkit.distributed.collectives import (
     world_size,
 )
 from clipkit.errors import ConfigError
-from clipkit.losses.attach import attach_gradients, outside_compiled_graph
 from clipkit.losses.contrastive import checked_tile
+from clipkit.losses.kernels.attach import attach_gradients, outside_compiled_graph
+from clipkit.losses.kernels.pairs import PairInputs, accumulation_dtype, pair_inputs
+from clipkit.losses.kernels.tiled import SoftmaxTiles, TileShape, choose_tile
+from clipkit.losses.kernels.tiled_divergence import NormalisedTiles, divergence_sums
 from clipkit.losses.label import mean_over_ranks
-from clipkit.losses.pairs import PairInputs, accumulation_dtype, pair_inputs
 from clipkit.losses.teachers import Teacher
 from clipkit.losses.term import LossTerm, Term, count
-from clipkit.losses.tiled import SoftmaxTiles, TileShape, choose_tile
-from clipkit.losses.tiled_divergence import NormalisedTiles, divergence_sums
 from clipkit.types import Batch, Embeddings
 
 

@@ -16,9 +16,9 @@ from clipkit.distributed.collectives import (
     world_size,
 )
 from clipkit.errors import ConfigError
-from clipkit.losses.attach import attach_gradients, outside_compiled_graph
 from clipkit.losses.contrastive import checked_tile, refuse_bias
-from clipkit.losses.pairs import (
+from clipkit.losses.kernels.attach import attach_gradients, outside_compiled_graph
+from clipkit.losses.kernels.pairs import (
     Columns,
     PairGradients,
     PairInputs,
@@ -26,9 +26,9 @@ from clipkit.losses.pairs import (
     pair_gradients,
     pair_inputs,
 )
+from clipkit.losses.kernels.tiled import SoftmaxTiles, choose_softmax_tile
 from clipkit.losses.schedules import Schedule, as_schedule
 from clipkit.losses.term import LossTerm, Term, count
-from clipkit.losses.tiled import SoftmaxTiles, choose_softmax_tile
 from clipkit.types import Batch, Embeddings
 
 

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from clipkit.distributed.collectives import sum_over_ranks, world_size
 from clipkit.errors import ConfigError
-from clipkit.losses.attach import attach_gradients, outside_compiled_graph
 from clipkit.losses.contrastive import checked_tile
-from clipkit.losses.pairs import (
+from clipkit.losses.kernels.attach import attach_gradients, outside_compiled_graph
+from clipkit.losses.kernels.pairs import (
     Columns,
     PairGradients,
     PairInputs,
@@ -25,14 +25,14 @@ from clipkit.losses.pairs import (
     positive_sums,
     scaled_rows,
 )
-from clipkit.losses.products import (
+from clipkit.losses.kernels.products import (
     Precision,
     Products,
     checked_precision,
     choose_products,
 )
+from clipkit.losses.kernels.tiled import SigmoidSums, choose_tile, sigmoid_sums
 from clipkit.losses.term import LossTerm, Term, count
-from clipkit.losses.tiled import SigmoidSums, choose_tile, sigmoid_sums
 from clipkit.types import Batch, Embeddings
 
 

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from clipkit.losses import ContrastiveLoss, SigmoidLoss, tile_body
+from clipkit.losses import ContrastiveLoss, SigmoidLoss
+from clipkit.losses.kernels import tile_body
 from clipkit.types import Embeddings
 
 SCALE = 100.0
@@ -66,7 +67,7 @@ def test_equals_fp64(
 
 
 def test_auto_is_tf32_under_mixed_precision_alone() -> None:
-    from clipkit.losses.products import choose_products
+    from clipkit.losses.kernels.products import choose_products
 
     device = torch.device("cuda")
     assert choose_products("auto", device).precision == "fp32"

@@ -21,8 +21,8 @@ from clipkit.losses import (
     LabelLoss,
     MultiLabelLoss,
     SigmoidLoss,
-    tile_body,
 )
+from clipkit.losses.kernels import tile_body
 from clipkit.types import Batch, Embeddings
 
 ROWS, WIDTH, CLASSES = 12, 8, 5

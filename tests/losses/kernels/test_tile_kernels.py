@@ -12,7 +12,7 @@ pytest.importorskip("triton")
 
 CHECK = """
 import sys, torch
-from clipkit.losses import tile_body, tile_kernels
+from clipkit.losses.kernels import tile_body, tile_kernels
 # sizes that no block divides; what no row has seen yet is -inf
 for height, width, scale in ((1, 1, 1.0), (7, 33, 100.0), (130, 70, 100.0), (65, 1100, 30.0)):
     generator = torch.Generator().manual_seed(height)
@@ -42,7 +42,7 @@ COMPILE = """
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from clipkit.losses import tile_kernels as kernels
+from clipkit.losses.kernels import tile_kernels as kernels
 
 def compiled(kernel, constants, output):
     types = {"logits": "*fp32", "row": "*fp32", "column": "*fp32", "of_rows": "*fp32",

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from clipkit.losses.tiled import SoftmaxTiles
+from clipkit.losses.kernels.tiled import SoftmaxTiles
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Fused passes over a tile of logits, in Triton; see :mod:`clipkit.losses.tile_body`.
+"""Fused passes over a tile of logits, in Triton; see :mod:`clipkit.losses.kernels.tile_body`.
 
 T and U are the rows and columns of the tile. Sums are in fp32. ``TRITON_INTERPRET=1`` runs the
 kernels on a CPU, which is how they are tested without a GPU.
@@ -22,7 +22,7 @@ NO_PARTNER = 2**30
 def add_logsumexp(
     logits: Float[Tensor, "T U"], row: Float[Tensor, " T"], column: Float[Tensor, " U"]
 ) -> None:
-    """See :func:`clipkit.losses.tile_body.add_logsumexp`."""
+    """See :func:`clipkit.losses.kernels.tile_body.add_logsumexp`."""
     height, width = logits.shape
     blocks, spans = triton.cdiv(height, ROWS), triton.cdiv(width, SPAN)
     of_rows, of_columns = logits.new_empty(spans, height), logits.new_empty(blocks, width)
@@ -41,7 +41,7 @@ def softmax_weights(
     partner: int | None,
     dtype: torch.dtype,
 ) -> Float[Tensor, "T U"]:
-    """See :func:`clipkit.losses.tile_body.softmax_weights`."""
+    """See :func:`clipkit.losses.kernels.tile_body.softmax_weights`."""
     height, width = logits.shape
     weights = torch.empty_like(logits, dtype=dtype)
     _softmax_weights[(height, triton.cdiv(width, POINTS))](
@@ -54,7 +54,7 @@ def softmax_weights(
 def sigmoid_weights(
     logits: Float[Tensor, "T U"], bias: Float[Tensor, ""], partner: int | None, dtype: torch.dtype
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""], Float[Tensor, "T U"]]:
-    """See :func:`clipkit.losses.tile_body.sigmoid_weights`."""
+    """See :func:`clipkit.losses.kernels.tile_body.sigmoid_weights`."""
     height, width = logits.shape
     spans = triton.cdiv(width, POINTS)
     weights = torch.empty_like(logits, dtype=dtype)

@@ -1,9 +1,9 @@
 """Sums over the matrix of similarities, a tile at a time, so that memory is linear in the batch.
 
 No autograd in here: each function returns a value together with its gradients, and
-:func:`~clipkit.losses.attach.attach_gradients` hands both over to autograd. Gradients come with the
-forward pass because nothing of the matrix has to be kept for them then: neither the logits nor the
-gathered tower.
+:func:`~clipkit.losses.kernels.attach.attach_gradients` hands both over to autograd. Gradients come
+with the forward pass because nothing of the matrix has to be kept for them then: neither the logits
+nor the gathered tower.
 
 Names inside: R rows (pictures of this rank), M columns (captions of all ranks), ``scaled`` rows
 already multiplied by the scale, so that a tile of logits is one product.
@@ -18,8 +18,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from clipkit.losses.products import EXACT, Products
-from clipkit.losses.tile_body import add_logsumexp, sigmoid_weights, softmax_weights
+from clipkit.losses.kernels.products import EXACT, Products
+from clipkit.losses.kernels.tile_body import add_logsumexp, sigmoid_weights, softmax_weights
 
 CPU_TILE = 1024
 """Time per logit is the same within 4 % from 256 to 2,048 on a CPU core (D=512, fp32)."""

@@ -1,8 +1,8 @@
 """What is done to the logits of one tile between the products: on a GPU in one pass over them.
 
 Each function has a plain form in torch, which is the definition, and a fused form for CUDA
-(:mod:`clipkit.losses.tile_kernels`), which reads the tile once where the plain form reads and
-writes it many times.
+(:mod:`clipkit.losses.kernels.tile_kernels`), which reads the tile once where the plain form reads
+and writes it many times.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def _kernels(logits: Tensor) -> ModuleType | None:
 def _load_kernels() -> ModuleType | None:
     # Cached, because Python searches again for a missing package at every import.
     try:
-        from clipkit.losses import tile_kernels
+        from clipkit.losses.kernels import tile_kernels
     except ImportError:  # no Triton, as on some platforms
         return None
     return tile_kernels

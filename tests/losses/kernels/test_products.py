@@ -9,8 +9,8 @@ from torch.nn import functional as F
 
 from clipkit.errors import ConfigError
 from clipkit.losses import ContrastiveLoss, LabelAwareContrastiveLoss, SigmoidLoss
-from clipkit.losses.products import EXACT, Products, choose_products
-from clipkit.losses.tiled import TileShape, choose_tile
+from clipkit.losses.kernels.products import EXACT, Products, choose_products
+from clipkit.losses.kernels.tiled import TileShape, choose_tile
 from clipkit.types import IGNORE_LABEL, Batch, Embeddings
 
 PRECISIONS = ("fp32", "tf32", "bf16")

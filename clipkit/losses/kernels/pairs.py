@@ -19,7 +19,7 @@ from clipkit.distributed.collectives import (
     world_size,
 )
 from clipkit.errors import ConfigError
-from clipkit.losses.products import Products
+from clipkit.losses.kernels.products import Products
 from clipkit.types import Batch, Embeddings
 
 
