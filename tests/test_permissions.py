@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from clipkit.atomic_files import write_bytes
 from clipkit.cli.main import main
 from clipkit.data import ShardCache, ShardIndex, pack
 from clipkit.data.patient_log import PatientLog
 from clipkit.data.prepared import prepare
-from clipkit.data.tables import write_atomically
 from clipkit.data.urls import parse_address
 from clipkit.models import save_encoder
 from tests.data.servers import Misbehaviour, http_server
@@ -41,7 +41,7 @@ def test_files_and_caches(tmp_path: Path, umask: int) -> None:
     (tmp_path / "data" / "t.csv").write_text("image,caption\na.jpg,a dog\n")
     prepare(tmp_path / "data" / "t.csv")
     pack(tmp_path / "data", tmp_path / "shards")
-    write_atomically(tmp_path / "new" / "folder" / "x.json", b"{}")
+    write_bytes(tmp_path / "new" / "folder" / "x.json", b"{}")
     PatientLog(tmp_path / "log.txt").append("a line\n")
     (tar,) = (tmp_path / "shards").glob("*.tar")
     with http_server({"/a.tar": tar.read_bytes()}, Misbehaviour()) as server:
@@ -71,5 +71,5 @@ def test_no_foreseeable_name_is_written_through(tmp_path: Path) -> None:
     (tmp_path / "victim").write_bytes(b"mine")
     for name in (f".x.json.{os.getpid()}.tmp", ".x.json.tmp"):
         (tmp_path / name).symlink_to(tmp_path / "victim")
-    write_atomically(tmp_path / "x.json", b"{}")
+    write_bytes(tmp_path / "x.json", b"{}")
     assert (tmp_path / "victim").read_bytes() == b"mine"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from clipkit.atomic_files import new_file
 from clipkit.cli.arguments import given_path
 from clipkit.cli.outputs import check_output_file
 from clipkit.errors import CheckpointError
@@ -51,10 +52,8 @@ def run(args: argparse.Namespace) -> int:
         CheckpointError: If the folder is no checkpoint in parts, or not whole.
         ConfigError: If the output is a folder.
     """
-    from functools import partial
-
     from clipkit.models.sharded_files import is_sharded, read_sharded, why_incomplete
-    from clipkit.models.state_dicts import save_plain, write_whole
+    from clipkit.models.state_dicts import save_plain
 
     folder, output = args.checkpoint, args.output
     if not is_sharded(folder):
@@ -65,7 +64,8 @@ def run(args: argparse.Namespace) -> int:
     num_bytes = sum(part.stat().st_size for part in folder.iterdir())
     check_output_file("--output", output, num_bytes)
     checkpoint = read_sharded(folder)
-    write_whole(output, partial(save_plain, checkpoint))
+    with new_file(output) as temporary:
+        save_plain(checkpoint, temporary)
     step, size = checkpoint["global_step"], output.stat().st_size / 1e6
     print(f"{output}: step {step}, {size:.1f} MB")  # noqa: T201
     return 0

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
-import secrets
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from clipkit.atomic_files import new_folder, write_json
 from clipkit.cli.arguments import (
     add_data_arguments,
     add_model_arguments,
@@ -75,21 +73,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _write(output: Path, pairs: EmbeddedPairs, facts: dict[str, Any]) -> None:
-    """Fill a folder beside the target, then rename it: the target is never half there."""
+    """Write the complete folder, or nothing."""
     import numpy as np
 
-    output.parent.mkdir(parents=True, exist_ok=True)
-    draft = output.with_name(f".{output.name}.{secrets.token_hex(4)}")
-    draft.mkdir()
-    try:
+    with new_folder(output) as draft:
         np.save(draft / "images.npy", pairs.images.numpy())
         np.save(draft / "texts.npy", pairs.texts.numpy())
         np.save(draft / "text_to_image.npy", pairs.text_to_image.numpy())
         content = {"keys": pairs.keys, "captions": pairs.captions, **facts}
-        (draft / "keys.json").write_text(
-            json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8"
-        )
-        draft.replace(output)
-    except BaseException:
-        shutil.rmtree(draft, ignore_errors=True)
-        raise
+        write_json(draft / "keys.json", content)

@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from clipkit.atomic_files import write_text
 from clipkit.cli.arguments import (
     add_outside_argument,
     add_trust_argument,
@@ -90,7 +91,6 @@ def run(args: argparse.Namespace) -> int:
     import yaml
 
     from clipkit.cli.fit import command as fit
-    from clipkit.data.tables import write_atomically
     from clipkit.training.presets import tuning_config
     from clipkit.training.run_folder import refusal, traces_of_a_run
 
@@ -111,7 +111,7 @@ def run(args: argparse.Namespace) -> int:
     lines = [*facts, *reasons]
     head = "".join(f"# {line}\n" for line in [f"clipkit fit -c {path}", *lines])
     text = head + yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
-    write_atomically(path, text.encode())
+    write_text(path, text)
     print(text if args.print else head, end="", flush=True)  # noqa: T201
     if args.print:
         return 0

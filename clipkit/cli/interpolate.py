@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import json
 from typing import TYPE_CHECKING, Any, Final
 
+from clipkit.atomic_files import write_json, write_text
 from clipkit.cli.arguments import (
     add_outside_argument,
     add_trust_argument,
@@ -174,7 +174,6 @@ def _write(
     curve: Sequence[Mapping[str, Any]],
     keys: Sequence[str],
 ) -> None:
-    from clipkit.data.tables import write_atomically
     from clipkit.evaluation.report.chart_svg import chart_svg
 
     record = {
@@ -185,8 +184,6 @@ def _write(
         "curve": curve,
         "versions": versions(),
     }
-    text = json.dumps(record, indent=2, allow_nan=False) + "\n"
-    write_atomically(args.output / "curve.json", text.encode())
-    picture = chart_svg(_chart(curve, keys), "alpha")
-    write_atomically(args.output / "curve.svg", picture.encode())
+    write_json(args.output / "curve.json", record)
+    write_text(args.output / "curve.svg", chart_svg(_chart(curve, keys), "alpha"))
     print(f"{args.output}: curve.json, curve.svg")  # noqa: T201

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from clipkit.atomic_files import new_folder, write_json
 from clipkit.data.demo_concepts import DRAWING_PIXELS, Concept, drawing, load_concepts
 from clipkit.data.index import ShardIndex
 from clipkit.data.packing_writer import ShardWriter
@@ -108,14 +107,9 @@ def pack_demo(root: Path, progress: Callable[[int, int], None] | None = None) ->
     concepts = load_concepts()
     recipe = _recipe(concepts)
     if not _is_complete(root, recipe):
-        unfinished = root.with_name(f".{root.name}.{os.getpid()}.partial")
-        try:
-            _pack_all(unfinished, concepts, progress or _silent)
-            (unfinished / "recipe.json").write_text(json.dumps(recipe), encoding="utf-8")
-            shutil.rmtree(root, ignore_errors=True)
-            unfinished.replace(root)
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
+        with new_folder(root) as folder:
+            _pack_all(folder, concepts, progress or _silent)
+            write_json(folder / "recipe.json", recipe)
     train = str(root / "train" / f"{{00000..{NUM_TRAINING_SHARDS - 1:05d}}}.tar")
     return DemoData(
         root=root,

@@ -13,6 +13,7 @@ from typing import Final, final
 
 from PIL import Image
 
+from clipkit.atomic_files import write_json, write_text
 from clipkit.data.decode_formats import (
     DEFAULT_MAX_PIXELS,
     image_faults,
@@ -25,7 +26,6 @@ from clipkit.data.packing_images import IMAGE_SUFFIXES
 from clipkit.data.packing_items import Item
 from clipkit.data.packing_sources import Source, open_source
 from clipkit.data.packing_writer import ShardWriter
-from clipkit.data.tables import write_atomically
 from clipkit.errors import ConfigError, DataError, FaultBudgetExceeded, SampleError
 
 __all__ = ["PackReport", "ShardWriter", "pack"]
@@ -117,7 +117,7 @@ def pack(
             pool.shutdown(cancel_futures=True)
             raise
     for name, text in found.files.items():
-        write_atomically(folder / name, text.encode())
+        write_text(folder / name, text)
     return _finish(folder, packer, counts)
 
 
@@ -175,7 +175,7 @@ class _Packer:
                 )
             notes.unlink(missing_ok=True)
             if faults:
-                write_atomically(notes, json.dumps(faults).encode())
+                write_json(notes, faults)
         return len(items) - len(faults)
 
     def _count(self, faults: list[tuple[str, str]], shard: int, num_done: int) -> None:
@@ -266,13 +266,13 @@ def _claim(folder: Path, recipe: dict[str, object]) -> None:
     elif folder.is_dir() and any(folder.glob("*.tar")):
         raise DataError(f"{folder}: holds tars that were not packed here; choose another folder")
     else:
-        write_atomically(path, json.dumps(recipe, indent=1, sort_keys=True).encode())
+        write_json(path, recipe)
 
 
 def _finish(folder: Path, packer: _Packer, counts: Sequence[int]) -> PackReport:
     shards = tuple(packer.path(number) for number in range(packer.num_shards))
     sizes = {shard.name: count for shard, count in zip(shards, counts, strict=True)}
-    write_atomically(folder / SIZES_FILE, json.dumps(sizes, indent=1).encode())
+    write_json(folder / SIZES_FILE, sizes)
     index = ShardIndex.from_urls(shards, counts=sizes)
     faults = [fault for number in sorted(packer.faults) for fault in packer.faults[number]]
     return PackReport(shards, index.num_samples, tuple(faults))

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
-import os
 import tarfile
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self, final
 
-from clipkit.data.tables import name_as_text, open_beside, split_name
-from clipkit.errors import DataError, naming
+from clipkit.atomic_files import new_file
+from clipkit.data.tables import name_as_text, split_name
+from clipkit.errors import DataError
 
 FILE_MODE: Final = 0o644
 """Of a member inside a tar; the tar itself has what the umask leaves."""
@@ -50,11 +50,11 @@ class ShardWriter:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.num_samples = 0
-        self._file, self._temporary = open_beside(path)
+        self._stack = ExitStack()
+        file = self._stack.enter_context(self._stack.enter_context(new_file(path)).open("wb"))
         # GNU's format stores any name without a time stamp of its own (PAX headers carry one).
-        self._tar = tarfile.TarFile(
-            fileobj=self._file, mode="w", format=tarfile.GNU_FORMAT, encoding="utf-8"
-        )
+        tar = tarfile.TarFile(fileobj=file, mode="w", format=tarfile.GNU_FORMAT, encoding="utf-8")
+        self._tar = self._stack.enter_context(tar)
         self._keys: set[str] = set()
 
     def write(self, key: str, members: Mapping[str, bytes]) -> None:
@@ -79,8 +79,7 @@ class ShardWriter:
         self._keys.add(key)
         for extension in sorted(members):
             data = members[extension]
-            with naming(self.path):
-                self._tar.addfile(tar_header(f"{key}.{extension}", len(data)), io.BytesIO(data))
+            self._tar.addfile(tar_header(f"{key}.{extension}", len(data)), io.BytesIO(data))
         self.num_samples += 1
 
     def __enter__(self) -> Self:
@@ -92,15 +91,4 @@ class ShardWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        try:
-            if kind is not None:
-                return
-            with naming(self.path):
-                self._tar.close()
-                self._file.flush()
-                os.fsync(self._file.fileno())
-                self._temporary.replace(self.path)
-        finally:
-            with contextlib.suppress(OSError):  # what counts is on the disk, or the tar is given up
-                self._file.close()
-            self._temporary.unlink(missing_ok=True)
+        self._stack.__exit__(kind, error, trace)

@@ -15,6 +15,7 @@ from typing import Final
 
 from filelock import FileLock
 
+from clipkit.atomic_files import write_json
 from clipkit.class_names import parse_class_names, shown_names
 from clipkit.data.choosing import by_class, few_of_each
 from clipkit.data.counts import named_shards, read_counts
@@ -29,7 +30,6 @@ from clipkit.data.packing_sources import (
     tables_in,
 )
 from clipkit.data.packing_tables import TABLE_SUFFIXES
-from clipkit.data.tables import write_atomically
 from clipkit.data.urls import is_local, local_path
 from clipkit.errors import DataError
 
@@ -214,7 +214,7 @@ def _note_origin(path: Path, folder: Path, choice: Sequence[int | None]) -> None
                 folder,
             )
     try:
-        write_atomically(folder / ORIGIN_FILE, json.dumps(origin, ensure_ascii=False).encode())
+        write_json(folder / ORIGIN_FILE, origin)
     except OSError as error:
         _LOG.warning("%s: not written: %s", folder / ORIGIN_FILE, error.strerror or error)
 

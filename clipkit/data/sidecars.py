@@ -11,7 +11,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from clipkit.data.tables import ShardTable, write_atomically
+from clipkit.atomic_files import write_bytes
+from clipkit.data.tables import ShardTable
 
 _LOG: Final = logging.getLogger(__name__)
 SIDECAR_SUFFIX: Final = ".index.npz"
@@ -56,7 +57,7 @@ def save_table(table: ShardTable, path: Path, size_bytes: int, stamp: str) -> No
         extensions=np.array(table.extensions, dtype=np.str_),
         **columns,
     )
-    write_atomically(path, buffer.getvalue())
+    write_bytes(path, buffer.getvalue())
 
 
 def keep_table(table: ShardTable, path: Path, size_bytes: int, stamp: str) -> OSError | None:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Final
 
 import numpy as np
 from jaxtyping import Int64, UInt8, UInt16
@@ -16,7 +15,7 @@ from jaxtyping import Int64, UInt8, UInt16
 from clipkit.data.remote import SYSTEM_ERRNOS
 from clipkit.data.tar_headers import TarContents, scan_tar
 from clipkit.data.tar_links import Member
-from clipkit.errors import ShardError, naming
+from clipkit.errors import ShardError
 
 _MAX_EXTENSIONS: Final = 2**16
 _SHOWN_EXTENSIONS: Final = 3
@@ -241,33 +240,3 @@ def _check_contents(
             f"{url}: empty shard: expected files named KEY.EXTENSION, got {found} "
             f"in {size_bytes} bytes"
         )
-
-
-def open_beside(path: Path) -> tuple[BinaryIO, Path]:
-    """Open a new file next to ``path``, to be renamed to it; its folder is made.
-
-    Its permissions are those that the umask leaves, as of any file that a program makes.
-
-    Args:
-        path: What the file shall be called in the end.
-
-    Returns:
-        The file, and its temporary name, which is random.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    return temporary.open("xb"), temporary
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write ``data`` beside ``path`` and rename it there: readers see all of it or nothing."""
-    file, temporary = open_beside(path)
-    try:
-        with naming(path), file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

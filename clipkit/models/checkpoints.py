@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple
 
 from torch import Tensor
 
+from clipkit.atomic_files import write_json
 from clipkit.errors import CheckpointError
 from clipkit.models.description import build_encoder, describe
 from clipkit.models.dual_encoder import DualEncoder
@@ -19,7 +20,7 @@ from clipkit.models.open_clip_config import CONFIG_FILE_NAME
 from clipkit.models.open_clip_export import open_clip_config, open_clip_state
 from clipkit.models.open_clip_towers import from_open_clip
 from clipkit.models.sharded_files import is_sharded, read_checkpoint
-from clipkit.models.state_dicts import load_exactly, read_file, write_state_dict, write_text
+from clipkit.models.state_dicts import load_exactly, read_file, write_state_dict
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -221,11 +222,6 @@ def save_encoder(encoder: DualEncoder, folder: Path | str) -> None:
     folder = Path(folder)
     write_state_dict(folder / "model.safetensors", encoder.state_dict())
     write_json(folder / DESCRIPTION_FILE_NAME, encoder_entry(encoder))
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write JSON for people to read, all of it or nothing."""
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def _load_folder(folder: Path) -> DualEncoder:

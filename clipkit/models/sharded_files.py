@@ -12,7 +12,6 @@ import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
-from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
@@ -24,10 +23,11 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.tensor import DTensor
 
+from clipkit.atomic_files import new_file
 from clipkit.distributed.agreement import on_all_ranks
 from clipkit.distributed.collectives import rank
 from clipkit.errors import CheckpointError, ConfigError
-from clipkit.models.state_dicts import read_file, save_plain, write_whole
+from clipkit.models.state_dicts import read_file, save_plain
 
 META: Final = "meta.pt"
 """Written last, so that a folder without it is no checkpoint."""
@@ -85,7 +85,8 @@ def write_sharded(checkpoint: Mapping[str, Any], folder: Path) -> None:
 
     def write_rest() -> None:
         if rank() == 0:
-            write_whole(folder / META, partial(save_plain, {**rest, _PARTS: parts}))
+            with new_file(folder / META) as temporary:
+                save_plain({**rest, _PARTS: parts}, temporary)
 
     on_all_ranks(write_rest)
 

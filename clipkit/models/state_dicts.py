@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import stat
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from clipkit.errors import CheckpointError, naming
+from clipkit.atomic_files import new_file
+from clipkit.errors import CheckpointError
 
 _SHOWN = 3
 
@@ -54,30 +53,6 @@ def read_state_dict(path: Path | str) -> dict[str, Tensor]:
     return {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
 
 
-def write_whole(path: Path | str, write: Callable[[Path], None]) -> None:
-    """Write a file under a temporary name beside ``path``, then put it in place at once.
-
-    Args:
-        path: Where the file shall be; its folder is made.
-        write: Writes the file to the path that it is given.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.touch()
-        mode = temporary.stat().st_mode
-        with naming(path):
-            write(temporary)
-        if temporary.stat().st_mode != mode:  # safetensors' are 0600, whatever the umask
-            temporary.chmod(stat.S_IMODE(mode))
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def save_plain(content: Any, path: Path) -> None:
     """``torch.save``, with the disk's own error where the disk is at fault.
 
@@ -97,15 +72,6 @@ def save_plain(content: Any, path: Path) -> None:
             raise OSError(cause.errno, cause.strerror, str(path)) from error
 
 
-def write_text(path: Path | str, text: str) -> None:
-    """Write a file of text, all of it or nothing."""
-
-    def write(target: Path) -> None:
-        target.write_text(text, encoding="utf-8")
-
-    write_whole(path, write)
-
-
 def write_state_dict(path: Path | str, state: Mapping[str, Tensor]) -> None:
     """Write weights as ``.safetensors`` or, under any other suffix, with ``torch.save``.
 
@@ -115,9 +81,11 @@ def write_state_dict(path: Path | str, state: Mapping[str, Tensor]) -> None:
     if Path(path).suffix == ".safetensors":
         from safetensors.torch import save_file
 
-        write_whole(path, lambda target: save_file(own, target, metadata={"format": "pt"}))
+        with new_file(path) as temporary:
+            save_file(own, temporary, metadata={"format": "pt"})
     else:
-        write_whole(path, lambda target: torch.save(own, target))
+        with new_file(path) as temporary:
+            save_plain(own, temporary)
 
 
 def load_exactly(module: nn.Module, state: Mapping[str, Tensor], where: str) -> None:

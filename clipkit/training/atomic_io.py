@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import os
 import pickle
-import shutil
 import zipfile
-from functools import partial
 from pathlib import Path
 from typing import Any, Final, final
 
 from lightning.fabric.plugins import TorchCheckpointIO
-from lightning.fabric.utilities.cloud_io import _is_local_file_protocol as is_local
 from lightning.pytorch import Trainer
 from lightning.pytorch.plugins.io.wrapper import _WrappingCheckpointIO
 
+from clipkit.atomic_files import new_file, put_in_place, temporary_path
+from clipkit.data.urls import is_local, local_path
 from clipkit.errors import CheckpointError, ConfigError
 from clipkit.models.sharded_files import is_sharded, read_sharded
-from clipkit.models.state_dicts import read_file, save_plain, write_whole
+from clipkit.models.state_dicts import read_file, save_plain
 from clipkit.training.remote_checkpoints import local_copy
 
 UNREADABLE: Final = (pickle.UnpicklingError, RuntimeError, EOFError, OSError, zipfile.BadZipFile)
-FORMER: Final = ".former"
-"""How the name of a checkpoint ends that stepped aside for its successor."""
 _VERSION: Final = "pytorch-lightning_version"
 
 
@@ -50,7 +46,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 still there then.
         """
         if is_local(str(path)):
-            _write_file(checkpoint, Path(path))
+            _write_file(checkpoint, local_path(str(path)))
             return
         try:
             super().save_checkpoint(checkpoint, path, storage_options)
@@ -98,56 +94,15 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         return checkpoint
 
 
-def put_in_place(beside: Path, target: Path) -> None:
-    """Have a file or folder take the place of another one.
-
-    No system call replaces a folder. The former one steps aside first, under a name by which
-    ``sweep`` puts it back if this is killed between the two.
-
-    Args:
-        beside: What was written, whole, in the same folder as ``target``.
-        target: The place, free or not.
-    """
-    if not target.is_dir() and not beside.is_dir():
-        beside.replace(target)
-        return
-    former = target.with_name(f".{target.name}.{os.getpid()}{FORMER}")
-    if target.exists():
-        target.rename(former)
-    beside.rename(target)
-    _remove(former)
-
-
-def settle(former: Path) -> None:
-    """End what a killed ``put_in_place`` began: put the former one back where none took its place.
-
-    Args:
-        former: What stepped aside.
-    """
-    target = former.with_name(former.name[1:].removesuffix(FORMER).rpartition(".")[0])
-    if target.exists():
-        _remove(former)
-    else:
-        former.rename(target)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
 def _write_file(checkpoint: dict[str, Any], path: Path) -> None:
-    if not path.is_dir():
-        write_whole(path, partial(save_plain, checkpoint))
-        return
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    write_whole(beside, partial(save_plain, checkpoint))
-    put_in_place(beside, path)
+    complete = temporary_path(path) if path.is_dir() else path
+    with new_file(complete) as temporary:
+        save_plain(checkpoint, temporary)
+    if complete != path:
+        put_in_place(complete, path)
 
 
-def write_atomically(trainer: Trainer) -> None:
+def use_atomic_checkpoints(trainer: Trainer) -> None:
     """Have a trainer read and write checkpoints so, unless its strategy has a way of its own."""
     outer = trainer.strategy.checkpoint_io
     if type(outer) is TorchCheckpointIO:

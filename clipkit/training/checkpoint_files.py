@@ -12,11 +12,18 @@ from typing import Any, Final
 
 import fsspec
 import torch
-from lightning.fabric.utilities.cloud_io import _is_local_file_protocol as is_local
 
+from clipkit.atomic_files import (
+    FORMER_SUFFIX,
+    TEMPORARY_SUFFIX,
+    put_in_place,
+    restore,
+    temporary_path,
+)
+from clipkit.data.urls import is_local, local_path
 from clipkit.errors import CheckpointError
 from clipkit.models import sharded_files
-from clipkit.training.atomic_io import FORMER, UNREADABLE, put_in_place, settle
+from clipkit.training.atomic_io import UNREADABLE
 
 _LOG: Final = logging.getLogger(__name__)
 LAST: Final = "last.ckpt"
@@ -42,24 +49,23 @@ def duplicate(source: str, target: str) -> None:
         system, path = fsspec.url_to_fs(source)
         system.copy(path, fsspec.url_to_fs(target)[1], recursive=system.isdir(path))
         return
-    first, second = Path(source), Path(target)
-    beside = second.with_name(f".{second.name}.{os.getpid()}.part")
+    first, second = local_path(source), local_path(target)
+    copy = temporary_path(second)
     if first.is_dir():
-        shutil.copytree(first, beside, copy_function=_link)
+        shutil.copytree(first, copy, copy_function=_link)
     else:
-        _link(str(first), str(beside))
-    put_in_place(beside, second)
+        _link(str(first), str(copy))
+    put_in_place(copy, second)
 
 
 def sweep(folder: str) -> None:
     """Remove what killed runs left half written in ``folder``, and end what they had begun."""
     if not is_local(folder):
         return
-    for former in Path(folder).glob(f".*.ckpt.*{FORMER}"):
-        settle(former)
-    for pattern in (".*.ckpt.*.tmp", ".*.ckpt.*.part"):
-        for path in Path(folder).glob(pattern):
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    for former in local_path(folder).glob(f".*.ckpt.*{FORMER_SUFFIX}"):
+        restore(former)
+    for path in local_path(folder).glob(f".*.ckpt.*{TEMPORARY_SUFFIX}"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def newest_complete(folder: str) -> str | None:
@@ -83,7 +89,9 @@ def newest_complete(folder: str) -> str | None:
         return None
     listed_names = [str(path).rsplit("/", 1)[-1] for path in system.ls(root, detail=False)]
     names = [
-        name for name in listed_names if name.endswith(FORMER if name.startswith(".") else ".ckpt")
+        name
+        for name in listed_names
+        if name.endswith(FORMER_SUFFIX if name.startswith(".") else ".ckpt")
     ]
     broken: dict[str, str] = {}
     for name in _newest_first(folder, names):
@@ -140,7 +148,8 @@ def _step_of(path: str) -> int:
         return int(number)
     if not is_local(path):
         return -1  # reading it would bring it here whole
-    file = Path(path) / sharded_files.META if Path(path).is_dir() else Path(path)
+    place = local_path(path)
+    file = place / sharded_files.META if place.is_dir() else place
     try:
         content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
         return int(content["global_step"])

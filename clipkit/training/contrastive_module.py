@@ -19,7 +19,7 @@ from clipkit.models import DualEncoder
 from clipkit.models.checkpoints import KEY
 from clipkit.models.freezing import lock
 from clipkit.optim import ParameterGroups, Schedule
-from clipkit.training.atomic_io import write_atomically
+from clipkit.training.atomic_io import use_atomic_checkpoints
 from clipkit.training.callbacks.average_weights import warn_of_unused_average
 from clipkit.training.callbacks.cursor_commit import CursorCommit
 from clipkit.training.callbacks.data_counters import DataCounters
@@ -127,7 +127,7 @@ class ContrastiveModule(LightningModule):
 
         Checkpoints are read and written clipkit's way from here on, whoever builds the trainer.
         """
-        write_atomically(self.trainer)
+        use_atomic_checkpoints(self.trainer)
         samples = self._samples_of_step()
         self.pace = Pace() if samples is None else Pace(step_samples=samples, now=samples)
         head, data = self.encoder.label_head, getattr(self.trainer, "datamodule", None)

@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
+from clipkit.atomic_files import new_file
+
 STEP: Final = "training step"
 """The phase in which ranks wait for each other."""
 
@@ -44,10 +46,9 @@ class Beat:
 
 def write_beat(folder: Path, beat: Beat) -> None:
     """Put a rank's beat into its file, whole."""
-    path = _path(folder, beat.rank)
-    beside = path.with_suffix(f".{beat.pid}")
-    beside.write_text(json.dumps(asdict(beat)), encoding="utf-8")
-    beside.replace(path)
+    # Waiting for a busy disk would look like a rank that has stopped.
+    with new_file(_path(folder, beat.rank), sync=False) as temporary:
+        temporary.write_text(json.dumps(asdict(beat)), encoding="utf-8")
 
 
 def read_beats(folder: Path, num_ranks: int) -> list[Beat | None]:

@@ -12,6 +12,8 @@ from typing import Any, Final, final
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.loggers.logger import Logger
 
+from clipkit.atomic_files import new_file
+
 _LOG: Final = logging.getLogger(__name__)
 
 
@@ -110,7 +112,6 @@ class MetricsCsv(Logger):
     def _begin(self, step: int) -> None:
         """Take over the rows before ``step`` of an earlier start of this run."""
         rows = [row for row in self._read() if int(row["step"] or 0) < step]
-        self._path.parent.mkdir(parents=True, exist_ok=True)
         self._rewrite(list(rows[0]) if rows else ["step"], rows)
         self._begun = True
 
@@ -122,10 +123,11 @@ class MetricsCsv(Logger):
             return [row for row in csv.DictReader(file) if None not in row.values()]
 
     def _rewrite(self, columns: list[str], rows: list[dict[str, str]]) -> None:
-        beside = self._path.with_name(f".{self._path.name}.{os.getpid()}")
-        with beside.open("w", newline="", encoding="utf-8") as file:
+        with (
+            new_file(self._path) as temporary,
+            temporary.open("w", newline="", encoding="utf-8") as file,
+        ):
             writer = csv.DictWriter(file, columns)
             writer.writeheader()
             writer.writerows(rows)
-        beside.replace(self._path)
         self._columns = columns

@@ -10,18 +10,20 @@ from pathlib import Path
 from typing import Final
 
 import fsspec
-from lightning.fabric.utilities.cloud_io import _is_local_file_protocol as is_local
 from lightning.pytorch import Trainer
 
+from clipkit.atomic_files import FORMER_SUFFIX
+from clipkit.data.urls import is_local, local_path
 from clipkit.errors import ConfigError
-from clipkit.training.atomic_io import FORMER
 from clipkit.training.callbacks.key_log import KeyLog
 from clipkit.training.callbacks.save_checkpoint import checkpoint_folders
 from clipkit.training.checkpoint_files import join
 from clipkit.training.metrics_csv import MetricsCsv
 
 _LOG: Final = logging.getLogger(__name__)
-_CHECKPOINT: Final = re.compile(rf"(last|best|step=\d+)\.ckpt|\..*\.ckpt\..*{re.escape(FORMER)}")
+_CHECKPOINT: Final = re.compile(
+    rf"(last|best|step=\d+)\.ckpt|\..*\.ckpt\..*{re.escape(FORMER_SUFFIX)}"
+)
 _LOGS: Final = ("metrics.csv", "bad_steps.jsonl")
 
 
@@ -128,8 +130,8 @@ def _lies_in(ckpt_path: str, folders: Sequence[str]) -> bool:
     """Return whether a checkpoint is one of the run's own."""
     if not is_local(ckpt_path):
         return ckpt_path.rpartition("/")[0] in [folder.rstrip("/") for folder in folders]
-    parent = Path(ckpt_path).expanduser().resolve().parent
-    return parent in [Path(folder).resolve() for folder in folders if is_local(folder)]
+    parent = local_path(ckpt_path).resolve().parent
+    return parent in [local_path(folder).resolve() for folder in folders if is_local(folder)]
 
 
 def _filled_logs(trainer: Trainer) -> list[str]:

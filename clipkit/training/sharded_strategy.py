@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Literal, final
 
-from lightning.fabric.utilities.cloud_io import _is_local_file_protocol as is_local
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import ModelParallelStrategy, ParallelStrategy
 from torch import Tensor
 from torch.optim import Optimizer
 
+from clipkit.atomic_files import put_in_place, temporary_path
+from clipkit.data.urls import is_local, local_path
 from clipkit.distributed.agreement import on_all_ranks
 from clipkit.errors import ConfigError
 from clipkit.models.sharded_files import Place, is_sharded, read_sharded, storage, write_sharded
-from clipkit.training.atomic_io import put_in_place
 from clipkit.training.checkpointing import own_name
 from clipkit.training.sharding import like, part, reduce_whole_parameters, whole
 
@@ -145,14 +144,14 @@ class ShardedStrategy(ModelParallelStrategy):
             ParallelStrategy.save_checkpoint(self, whole_one, path, storage_options)
             return
         self.check_folder(path)
-        target = Path(path)
-        beside = Path(self.broadcast(str(target.with_name(f".{target.name}.{os.getpid()}.part"))))
+        target = local_path(path)
+        complete = Path(self.broadcast(str(temporary_path(target))))
         try:
-            write_sharded(checkpoint, beside)
-            on_all_ranks(lambda: put_in_place(beside, target) if self.is_global_zero else None)
+            write_sharded(checkpoint, complete)
+            on_all_ranks(lambda: put_in_place(complete, target) if self.is_global_zero else None)
         finally:
             if self.is_global_zero:
-                shutil.rmtree(beside, ignore_errors=True)
+                shutil.rmtree(complete, ignore_errors=True)
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> Any:
         """Read a checkpoint; of one in parts each rank only what it will hold."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from clipkit.data.tables import write_atomically
+from clipkit.atomic_files import write_text
 from clipkit.evaluation.report import Chart, Series
 from clipkit.evaluation.report.charts import render_chart
 from clipkit.evaluation.report.markup import Markup, join, tag
@@ -36,7 +36,7 @@ def write_page(path: Path, summary: Mapping[str, Any]) -> None:
         path: Where it goes.
         summary: What ``write_summary`` gave.
     """
-    write_atomically(path, render_page(summary).encode())
+    write_text(path, render_page(summary))
 
 
 def render_page(summary: Mapping[str, Any]) -> str:

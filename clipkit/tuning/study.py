@@ -12,9 +12,8 @@ from typing import Any, Final
 
 import yaml
 
+from clipkit.atomic_files import write_json, write_text
 from clipkit.errors import ConfigError
-from clipkit.models.checkpoints import write_json
-from clipkit.models.state_dicts import write_text
 from clipkit.training.callbacks.report_trial import RESULT_NAME, make_pruner
 from clipkit.tuning.space import Dimension, option_path, with_values
 

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clipkit.data import ShardIndex, ShardReader, tables
+from clipkit import atomic_files
+from clipkit.data import ShardIndex, ShardReader
 from clipkit.data.braces import expand_braces
 from clipkit.data.counts import read_counts
 from clipkit.data.index import Shard
@@ -112,7 +113,7 @@ def test_sidecars_are_used_and_renewed(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("number", [errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EACCES])
-@pytest.mark.parametrize("step", ["open_beside", "fsync"])
+@pytest.mark.parametrize("step", ["temporary_path", "fsync"])
 def test_sidecars_that_the_disk_refuses_are_one_warning(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -126,7 +127,7 @@ def test_sidecars_that_the_disk_refuses_are_one_warning(
     def refuse(*_: object, **__: object) -> None:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(*((tables, step) if step == "open_beside" else (os, step)), refuse)
+    monkeypatch.setattr(*((atomic_files, step) if step == "temporary_path" else (os, step)), refuse)
     index = ShardIndex.from_urls(tmp_path)
     assert ShardReader(index).read(4).key == "000004"
     assert sorted(tmp_path.iterdir()) == paths

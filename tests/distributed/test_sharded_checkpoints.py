@@ -15,11 +15,12 @@ from lightning.pytorch import Callback
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
 
+from clipkit.atomic_files import put_in_place
 from clipkit.cli.main import main
 from clipkit.errors import CheckpointError, ConfigError
 from clipkit.models import load_encoder
 from clipkit.models.sharded_files import META, is_sharded, read_sharded, write_sharded
-from clipkit.training import ShardedStrategy, atomic_io
+from clipkit.training import ShardedStrategy
 from clipkit.training import checkpoint_files as files
 from clipkit.training.callbacks import AverageWeights, KeyLog, SaveCheckpoint
 from tests.distributed.spawn import run_ranks
@@ -252,7 +253,7 @@ def test_half_one_is_left_out_by_name(copy, caplog, breaking, broken, tmp_path):
 
 
 def test_killed_between_two_names_the_former_one_is_found_and_put_back(copy, monkeypatch):
-    last, new = copy / "last.ckpt", copy / ".last.ckpt.7.part"
+    last, new = copy / "last.ckpt", copy / ".last.ckpt.7.tmp"
     shutil.rmtree(copy / "step=3.ckpt")
     shutil.copytree(last, new)
 
@@ -265,7 +266,7 @@ def test_killed_between_two_names_the_former_one_is_found_and_put_back(copy, mon
 
     monkeypatch.setattr(Path, "rename", killed)
     with pytest.raises(KeyboardInterrupt):
-        atomic_io.put_in_place(new, last)
+        put_in_place(new, last)
     monkeypatch.undo()
     assert not last.exists()
     found = files.newest_complete(str(copy))

@@ -19,7 +19,6 @@ from clipkit.models import (
     save_open_clip,
 )
 from clipkit.models.checkpoints import encoder_entry
-from clipkit.models.state_dicts import write_whole
 from tests.models.tiny import TIMM_VIT, VIT, batch, encoder
 
 
@@ -182,20 +181,6 @@ def test_what_open_clip_cannot_express_is_refused_before_anything_is_written(mod
         with pytest.raises(ConfigError, match=message):
             save_open_clip(each, tmp_path / "out" / "weights.pt")
     assert not (tmp_path / "out").exists()
-
-
-def test_a_failed_write_leaves_the_former_file(tmp_path):
-    target = tmp_path / "file"
-    target.write_text("former")
-
-    def fail(path):
-        path.write_text("half")
-        raise OSError("disk full")
-
-    with pytest.raises(OSError, match="disk full"):
-        write_whole(target, fail)
-    assert target.read_text() == "former"
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_description_in_the_checkpoint_is_plain(model):

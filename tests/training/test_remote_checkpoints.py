@@ -13,7 +13,7 @@ from lightning.pytorch.plugins.io import AsyncCheckpointIO, TorchCheckpointIO
 from clipkit.cli.main import main
 from clipkit.data.cache import default_cache
 from clipkit.errors import CheckpointError, ConfigError
-from clipkit.training.atomic_io import AtomicCheckpointIO, write_atomically
+from clipkit.training.atomic_io import AtomicCheckpointIO, use_atomic_checkpoints
 from clipkit.training.callbacks import SaveCheckpoint
 from tests.data.servers import Misbehaviour, http_server
 from tests.training import tiny
@@ -95,7 +95,7 @@ def test_a_trainer_of_ones_own_does_not_unpickle(shards, tmp_path, evil, mark, m
 def test_an_io_that_wraps_another_is_no_way_round(tmp_path):
     trainer = tiny.trainer(tmp_path, plugins=[AsyncCheckpointIO()])
     assert type(trainer.strategy.checkpoint_io.checkpoint_io) is TorchCheckpointIO
-    write_atomically(trainer)
+    use_atomic_checkpoints(trainer)
     assert type(trainer.strategy.checkpoint_io.checkpoint_io) is AtomicCheckpointIO
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from clipkit.atomic_files import write_json
 from clipkit.cli.arguments import given_path
 from clipkit.cli.demo.files import DemoFiles
 from clipkit.cli.outputs import check_output_folder
@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
 
     outcome = evaluate(files.checkpoint, data)
     figures = {**outcome.figures(), **run_figures(files.checkpoint, seconds)}
-    _write_json(files.metrics, figures)
+    write_json(files.metrics, figures)
     write_demo_report(files, outcome, figures)
     print_table(outcome, figures, files.report)
     return 0
@@ -105,7 +105,7 @@ def _fit(files: DemoFiles, data: DemoData, minutes: float, seed: int) -> float:
     from clipkit.cli.config_files import config_path
     from clipkit.cli.fit import command as fit
 
-    _write_json(files.overlay, _overlay(files, data, minutes))
+    write_json(files.overlay, _overlay(files, data, minutes))
     start = time.monotonic()
     status = fit.run(
         [
@@ -142,9 +142,3 @@ def _overlay(files: DemoFiles, data: DemoData, minutes: float) -> dict[str, Any]
             "callbacks+": [recalls],
         },
     }
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    from clipkit.data.tables import write_atomically
-
-    write_atomically(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from clipkit.atomic_files import write_json
 from clipkit.cli.arguments import (
     add_data_arguments,
     add_model_arguments,
@@ -162,8 +162,6 @@ def _write(
     metrics: dict[str, float],
     class_names: dict[str, list[str]],
 ) -> None:
-    from clipkit.data.tables import write_atomically
-
     record = {
         "model": args.model,
         "weights": weights,
@@ -177,5 +175,4 @@ def _write(
         "versions": versions(),
         "date": datetime.now().astimezone().isoformat(timespec="seconds"),
     }
-    text = json.dumps(record, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
-    write_atomically(args.output, text.encode())
+    write_json(args.output, record)

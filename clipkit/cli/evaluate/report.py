@@ -6,8 +6,8 @@ import argparse
 from collections.abc import Mapping
 from pathlib import Path
 
+from clipkit.atomic_files import write_bytes
 from clipkit.cli.arguments import shown_weights, versions
-from clipkit.data.tables import write_atomically
 from clipkit.evaluation import (
     ClassReport,
     Evaluator,
@@ -48,7 +48,7 @@ def measure_and_report(
     folder: Path = args.report
     confusions = {task: _confusion(report) for task, report in reports.items()}
     for task, confusion in confusions.items():
-        write_atomically(folder / f"confusion-{task}.png", confusion_png(confusion))
+        write_bytes(folder / f"confusion-{task}.png", confusion_png(confusion))
     # Figures of single classes would drown the others in the tables.
     results = [
         Result(task, {k: v for k, v in values.items() if not _is_of_class(k)})

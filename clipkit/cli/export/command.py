@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
+from clipkit.atomic_files import new_folder, temporary_path
 from clipkit.cli.arguments import (
     add_trust_argument,
     add_weights_argument,
@@ -103,14 +102,10 @@ def _check_output(output: Path) -> None:
     """
     check_output_folder("--output", output)
     target = output.resolve()
-    check_output_file("--output", _beside(target))
+    check_output_file("--output", temporary_path(target))
     held = sorted(target.iterdir()) if target.is_dir() else []
     if others := [file for file in held if file.is_dir() or file.suffix not in _SUFFIXES]:
         raise _holds(target, others[0].name)
-
-
-def _beside(target: Path) -> Path:
-    return target.parent / f".{target.name}.{os.getpid()}.part"
 
 
 def _holds(target: Path, name: str) -> ConfigError:
@@ -131,24 +126,9 @@ def whole_folder(output: Path) -> Iterator[Path]:
         ConfigError: If ``output`` holds files of another origin.
     """
     target = output.resolve()
-    beside = _beside(target)
-    beside.mkdir(parents=True)
-    try:
-        yield beside
-        _put_in_place(beside, target)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
-
-
-def _put_in_place(beside: Path, target: Path) -> None:
-    if not target.exists():
-        beside.rename(target)
-        return
-    written = {file.name for file in beside.iterdir()}
-    others = sorted(file.name for file in target.iterdir() if file.name not in written)
-    if others:
-        raise _holds(target, others[0])
-    former = beside.with_suffix(".former")
-    target.rename(former)
-    beside.rename(target)
-    shutil.rmtree(former)
+    with new_folder(target) as folder:
+        yield folder
+        written = {file.name for file in folder.iterdir()}
+        existing = sorted(file.name for file in target.iterdir()) if target.is_dir() else []
+        if others := [name for name in existing if name not in written]:
+            raise _holds(target, others[0])

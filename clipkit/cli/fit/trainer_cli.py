@@ -31,7 +31,7 @@ from clipkit.cli.outputs import check_output_folder
 from clipkit.errors import ClipkitError, ConfigError
 from clipkit.models import DualEncoder
 from clipkit.training import ContrastiveModule, PairDataModule
-from clipkit.training.atomic_io import refuse_unpickling, write_atomically
+from clipkit.training.atomic_io import refuse_unpickling, use_atomic_checkpoints
 from clipkit.training.callbacks import (
     KeyLog,
     Preflight,
@@ -122,7 +122,7 @@ class TrainerCLI(LightningCLI):
 
     def after_instantiate_classes(self) -> None:
         """Hand the resolved configuration to the model, which stores it in its checkpoints."""
-        write_atomically(self.trainer)
+        use_atomic_checkpoints(self.trainer)
         config = self.config[str(self.subcommand)]
         dumped = self._parser(self.subcommand).dump(config, skip_none=False)
         self.model.run_config = yaml.safe_load(dumped)

@@ -11,6 +11,7 @@ from typing import Final
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.loggers.logger import Logger
 
+from clipkit.atomic_files import write_text
 from clipkit.distributed.world import current_world
 
 FILE: Final = "wandb_id.txt"
@@ -37,13 +38,6 @@ def choose_id(loggers: Sequence[Logger], folder: str, resumes: bool) -> None:
     else:
         chosen = secrets.token_hex(4)
         if current_world().is_main:
-            _write(path, chosen)
+            write_text(path, f"{chosen}\n")
     for logger in nameless:
         logger._wandb_init["id"] = logger._id = chosen
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(text + "\n", encoding="utf-8")
-    beside.replace(path)

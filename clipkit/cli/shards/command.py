@@ -8,9 +8,9 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from clipkit.atomic_files import write_text
 from clipkit.cli.arguments import add_outside_argument, add_trust_argument, given_path, given_text
 from clipkit.cli.outputs import check_output_file, check_output_folder
 from clipkit.errors import ConfigError, ShardError
@@ -173,7 +173,7 @@ def run_verify(args: argparse.Namespace) -> int:
             "num_samples": report.num_samples,
             "faults": faults,
         }
-        _write(args.output, json.dumps(content, indent=1))
+        write_text(args.output, json.dumps(content, indent=1))
     return _EXIT_BROKEN if report.faults else 0
 
 
@@ -206,8 +206,8 @@ def run_stats(args: argparse.Namespace) -> int:
             "Length of captions, tokens": stats.caption_lengths,
             "Class of labelled samples": list(stats.labels.elements()),
         }
-        _write(args.output / "stats.json", json.dumps(summary, indent=1, ensure_ascii=False))
-        _write(args.output / "stats.html", render_page(summary, charts))
+        write_text(args.output / "stats.json", json.dumps(summary, indent=1, ensure_ascii=False))
+        write_text(args.output / "stats.html", render_page(summary, charts))
         _say(f"page: {args.output / 'stats.html'}")
     return _EXIT_BROKEN if stats.faults else 0
 
@@ -268,9 +268,3 @@ def _progress(what: str) -> Iterator[Callable[[int, int | None], None]]:
 
 def _say(text: str) -> None:
     print(text, file=sys.stderr)  # noqa: T201
-
-
-def _write(path: Path, text: str) -> None:
-    from clipkit.data.tables import write_atomically
-
-    write_atomically(path, text.encode())

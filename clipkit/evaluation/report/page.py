@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 import clipkit
-from clipkit.data.tables import write_atomically
+from clipkit.atomic_files import write_text
 from clipkit.errors import DataError
 from clipkit.evaluation.report.charts import render_chart, render_histogram
 from clipkit.evaluation.report.confusion import render_confusion
@@ -64,7 +64,7 @@ def write_report(path: Path | str, data: ReportData) -> Path:
     path = Path(path)
     page = render_report(data)
     try:
-        write_atomically(path, page.encode())
+        write_text(path, page)
     except OSError as error:
         raise DataError(f"{path}: cannot write the report: {error.strerror}") from error
     return path

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any, final
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from clipkit.atomic_files import write_text
 from clipkit.data.patient_log import PatientLog
 from clipkit.types import Batch
 
@@ -48,12 +48,9 @@ class KeyLog(Callback):
             return
         self._begun = True
         if trainer.is_global_zero:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
             lines = self.path.read_text().splitlines() if self.path.exists() else []
             kept = [line for line in lines if _step(line) <= trainer.global_step]
-            beside = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-            beside.write_text("".join(f"{line}\n" for line in kept))
-            beside.replace(self.path)
+            write_text(self.path, "".join(f"{line}\n" for line in kept))
         trainer.strategy.barrier("KeyLog")
 
     def on_train_batch_end(

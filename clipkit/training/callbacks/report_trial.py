@@ -10,8 +10,8 @@ from typing import Any, Final, final
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers.logger import Logger
 
+from clipkit.atomic_files import write_json
 from clipkit.errors import ClipkitError, ConfigError
-from clipkit.models.checkpoints import write_json
 
 RESULT_NAME: Final = "trial.json"
 PRUNERS: Final = ("median", "halving", "none")

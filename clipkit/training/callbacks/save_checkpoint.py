@@ -14,7 +14,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from clipkit.distributed.votes import Vote
 from clipkit.errors import CheckpointError, ConfigError
 from clipkit.training import checkpoint_files as files
-from clipkit.training.atomic_io import write_atomically
+from clipkit.training.atomic_io import use_atomic_checkpoints
 from clipkit.training.sharded_strategy import ShardedStrategy
 
 _LOG: Final = logging.getLogger(__name__)
@@ -84,7 +84,7 @@ class SaveCheckpoint(Checkpoint):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
         """Have checkpoints replaced in one step, and refuse a folder where that cannot be."""
-        write_atomically(trainer)
+        use_atomic_checkpoints(trainer)
         if isinstance(trainer.strategy, ShardedStrategy):
             trainer.strategy.check_folder(self.folder_of(trainer))
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any, final
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
+
+from clipkit.atomic_files import write_text
 
 
 @final
@@ -35,9 +36,5 @@ class SaveConfig(SaveConfigCallback):
         if self._written or not trainer.is_global_zero:
             return
         self._written = True
-        folder = Path(trainer.default_root_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        beside = folder / f".{self.config_filename}.{os.getpid()}"
-        text = self.parser.dump(self.config, skip_none=False)
-        beside.write_text(text, encoding="utf-8")
-        beside.replace(folder / self.config_filename)
+        path = Path(trainer.default_root_dir) / self.config_filename
+        write_text(path, self.parser.dump(self.config, skip_none=False))

@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 
-from clipkit.models.state_dicts import write_whole
+from clipkit.atomic_files import new_file
 
 
 @final
@@ -39,12 +39,9 @@ class WriteEmbeddings(BasePredictionWriter):
             for name in ("image", "text")
         )
         path = Path(trainer.default_root_dir) / embeddings_name(trainer.global_rank)
-
-        def save(beside: Path) -> None:
-            with beside.open("wb") as file:  # to a name without .npz numpy would add it
-                np.savez(file, keys=np.array(keys), image=image, text=text)
-
-        write_whole(path, save)
+        # numpy would add .npz to a name without it
+        with new_file(path) as temporary, temporary.open("wb") as file:
+            np.savez(file, keys=np.array(keys), image=image, text=text)
 
 
 def embeddings_name(rank: int) -> str:

@@ -1,0 +1,161 @@
+"""Files and folders that are complete under their own name, or absent.
+
+Everything is written under a hidden temporary name in the folder of its target, synchronised with
+the disk, then renamed. A reader sees the previous content or the new one, never a part, even if the
+process is killed or the disk is full. Permissions are those that the umask leaves.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from clipkit.errors import naming
+
+TEMPORARY_SUFFIX: Final = ".tmp"
+FORMER_SUFFIX: Final = ".former"
+"""Ends the name of a folder that was renamed to make room for its successor."""
+
+
+def temporary_path(path: Path, suffix: str = TEMPORARY_SUFFIX) -> Path:
+    """Return a hidden, random name in the folder of ``path``.
+
+    A name that can be predicted could be a link that another user put into a shared folder.
+
+    Args:
+        path: The target.
+        suffix: Ends the name.
+    """
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}{suffix}")
+
+
+@contextmanager
+def new_file(path: Path | str, *, sync: bool = True) -> Iterator[Path]:
+    """Provide the path of an empty temporary file that replaces ``path`` after the block.
+
+    If the block raises, the temporary file is removed and ``path`` stays as it was.
+
+    Args:
+        path: The target; its folder is created.
+        sync: Whether the content must be on the disk before the rename. Without it a power failure
+            can leave an empty file, and a slow disk does not delay the caller.
+
+    Raises:
+        OSError: If the disk refuses; the error names a file.
+
+    Example:
+        >>> with new_file("runs/table.csv") as temporary:  # doctest: +SKIP
+        ...     temporary.write_text("a,b")
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_path(path)
+    try:
+        temporary.touch(exist_ok=False)
+        mode = temporary.stat().st_mode
+        with naming(path):
+            yield temporary
+            if temporary.stat().st_mode != mode:  # safetensors makes files that only we can read
+                temporary.chmod(stat.S_IMODE(mode))
+            if sync:
+                _sync(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_folder(path: Path | str) -> Iterator[Path]:
+    """Provide an empty temporary folder that takes the place of ``path`` after the block.
+
+    If the block raises, the temporary folder is removed and ``path`` stays as it was.
+
+    Args:
+        path: The target; what is there is removed.
+
+    Raises:
+        OSError: If the disk refuses; the error names a file.
+    """
+    path = Path(path)
+    temporary = temporary_path(path)
+    temporary.mkdir(parents=True)
+    try:
+        with naming(path):
+            yield temporary
+            for file in temporary.rglob("*"):
+                if file.is_file():
+                    _sync(file)
+        put_in_place(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_bytes(path: Path | str, content: bytes) -> None:
+    """Write a complete file; see ``new_file``."""
+    with new_file(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_text(path: Path | str, text: str) -> None:
+    """Write a complete file of text in UTF-8, line ends as they are; see ``new_file``."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path | str, content: Any) -> None:
+    """Write JSON that people can read; see ``new_file``."""
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+    # Names of files that are not UTF-8 hold lone surrogates, which JSON writes as Python does.
+    write_bytes(path, f"{text}\n".encode(errors="backslashreplace"))
+
+
+def put_in_place(complete: Path, target: Path) -> None:
+    """Rename a complete file or folder so that it takes the place of another one.
+
+    No system call replaces a folder. The former one is renamed first, to a name from which
+    ``restore`` brings it back if the process is killed between the two.
+
+    Args:
+        complete: The new file or folder, in the folder of ``target``.
+        target: The place; need not exist.
+    """
+    if not target.is_dir() and not complete.is_dir():
+        complete.replace(target)
+        return
+    former = temporary_path(target, FORMER_SUFFIX)
+    if target.exists():
+        target.rename(former)
+    complete.rename(target)
+    _remove(former)
+
+
+def restore(former: Path) -> None:
+    """Complete a ``put_in_place`` that was killed: rename back unless the successor is there.
+
+    Args:
+        former: What had been renamed to make room; its name ends with ``FORMER_SUFFIX``.
+    """
+    target = former.with_name(former.name[1:].removesuffix(FORMER_SUFFIX).rpartition(".")[0])
+    if target.exists():
+        _remove(former)
+    else:
+        former.rename(target)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    """Wait until the content of a file is on the disk."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())

@@ -1,0 +1,134 @@
+"""Whatever is written is complete under its name, or what was there before stays."""
+
+from __future__ import annotations
+
+import ast
+import errno
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+import clipkit
+from clipkit.atomic_files import (
+    FORMER_SUFFIX,
+    new_file,
+    new_folder,
+    put_in_place,
+    restore,
+    temporary_path,
+    write_bytes,
+    write_json,
+    write_text,
+)
+
+RENAMES_ITSELF = {"atomic_files.py", "cache.py"}
+"""The second continues a transfer under a fixed name, which a lock protects."""
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def fill_and_fail(path: Path) -> None:
+    path.write_text("half")
+    path.parent.write_text("not a file")
+
+
+def full(_: int) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_contents(tmp_path: Path) -> None:
+    write_bytes(tmp_path / "new" / "bytes", b"\0")
+    write_text(str(tmp_path / "text"), "ä\r\n")
+    write_json(tmp_path / "json", {"ä": ["caf\udce9", 1.5]})
+    assert (tmp_path / "new" / "bytes").read_bytes() == b"\0"
+    assert (tmp_path / "text").read_bytes() == "ä\r\n".encode()
+    assert json.loads((tmp_path / "json").read_text("utf-8")) == {"ä": ["caf\udce9", 1.5]}
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "json", float("nan"))
+    assert names(tmp_path) == ["json", "new", "text"]
+
+
+@pytest.mark.parametrize("what", [new_file, new_folder])
+def test_a_failure_leaves_the_previous_content(tmp_path: Path, what) -> None:
+    target = tmp_path / "target"
+    with what(target) as temporary:
+        (temporary / "a" if what is new_folder else temporary).write_text("previous")
+        assert not target.exists()
+    with pytest.raises(IsADirectoryError), what(target) as temporary:
+        fill_and_fail(temporary / "a" if what is new_folder else temporary)
+    assert (target / "a" if what is new_folder else target).read_text() == "previous"
+    assert names(tmp_path) == ["target"]
+
+
+def test_a_full_disk_names_the_target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_text(tmp_path / "file", "previous")
+    with new_folder(tmp_path / "folder") as folder:
+        (folder / "a").write_text("previous")
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=r"No space left on device: '.*/file'"):
+        write_text(tmp_path / "file", "new")
+    with (
+        pytest.raises(OSError, match=r"No space left on device: '.*/folder'"),
+        new_folder(tmp_path / "folder") as folder,
+    ):
+        (folder / "a").write_text("new")
+    assert (tmp_path / "file").read_text() == "previous"
+    assert (tmp_path / "folder" / "a").read_text() == "previous"
+    with new_file(tmp_path / "file", sync=False) as temporary:
+        temporary.write_text("new")
+    assert (tmp_path / "file").read_text() == "new"
+    assert names(tmp_path) == ["file", "folder"]
+
+
+def test_a_file_does_not_replace_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(IsADirectoryError):
+        write_text(tmp_path / "folder", "new")
+    assert names(tmp_path) == ["folder"]
+
+
+def test_a_link_to_a_folder_is_replaced_and_its_target_stays(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    with new_folder(tmp_path / "link") as folder:
+        (folder / "a").write_text("new")
+    assert names(tmp_path / "elsewhere") == []
+    assert names(tmp_path / "link") == ["a"]
+
+
+@pytest.mark.parametrize("is_replaced", [False, True])
+def test_a_kill_between_two_renames(tmp_path: Path, is_replaced: bool) -> None:
+    target = tmp_path / "last.ckpt"
+    former = temporary_path(target, FORMER_SUFFIX)
+    former.mkdir()
+    (former / "a").write_text("former")
+    if is_replaced:
+        target.mkdir()
+    restore(former)
+    assert names(tmp_path) == ["last.ckpt"]
+    assert names(target) == ([] if is_replaced else ["a"])
+
+
+def test_kinds_that_replace_each_other(tmp_path: Path) -> None:
+    write_text(tmp_path / "target", "file")
+    for complete in (tmp_path / "new-folder", tmp_path / "new-file"):
+        complete.mkdir() if complete.name == "new-folder" else complete.write_text("file")
+        is_folder = complete.is_dir()
+        put_in_place(complete, tmp_path / "target")
+        assert (tmp_path / "target").is_dir() == is_folder
+    assert names(tmp_path) == ["target"]
+
+
+def test_no_other_module_renames_files() -> None:
+    """``str.replace`` has two arguments, ``Path.replace`` one."""
+    for path in Path(clipkit.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+                continue
+            name, count = node.func.attr, len(node.args) + len(node.keywords)
+            renames = (name == "rename") or (name == "replace" and count == 1 and node.args)
+            assert not renames or path.name in RENAMES_ITSELF, f"{path}:{node.lineno}"
