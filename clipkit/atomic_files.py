@@ -50,7 +50,7 @@ def new_file(path: Path | str, *, sync: bool = True) -> Iterator[Path]:
     Raises:
         OSError: If the disk refuses; the error names a file.
 
-    Example:
+    Examples:
         >>> with new_file("runs/table.csv") as temporary:  # doctest: +SKIP
         ...     temporary.write_text("a,b")
     """

@@ -16,7 +16,7 @@ UNKNOWN: Final = -1
 def parse_class_names(text: str) -> tuple[str, ...]:
     r"""Read the content of a ``classnames.txt``: line N names class N, a blank line names none.
 
-    Example:
+    Examples:
         >>> parse_class_names("cat\n\ndog\n\n")
         ('cat', '', 'dog')
     """
@@ -58,7 +58,7 @@ def shown_names(names: Sequence[str], num_classes: int) -> tuple[str, ...]:
         names: In the order of the class numbers; may be shorter.
         num_classes: Number of classes.
 
-    Example:
+    Examples:
         >>> shown_names(["crane", "crane", ""], 4)
         ('crane (0)', 'crane (1)', '2', '3')
     """
@@ -111,7 +111,7 @@ def map_classes(given: Sequence[str], wanted: Sequence[str]) -> list[int]:
         The number in ``wanted`` of each class of ``given``; ``UNKNOWN`` where it is not there, or
         its name stands for several classes.
 
-    Example:
+    Examples:
         >>> map_classes(["a", "c", "d"], ["a", "b", "c"])
         [0, 2, -1]
     """

@@ -11,13 +11,25 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+__all__ = [
+    "CheckpointError",
+    "ClipkitError",
+    "ConfigError",
+    "DataError",
+    "FaultBudgetExceeded",
+    "MetricError",
+    "NonFiniteError",
+    "SampleError",
+    "ShardError",
+]
+
 _LONGEST_REASON: Final = 400
 
 
 class ClipkitError(Exception):
     """Base of everything that clipkit raises on purpose.
 
-    Example:
+    Examples:
         >>> raise ConfigError("trainer.max_steps: expected a positive number, got 0")
         Traceback (most recent call last):
         ...
@@ -90,7 +102,7 @@ def naming(path: Path | str) -> Iterator[None]:
     Args:
         path: What is written.
 
-    Example:
+    Examples:
         >>> with naming("out.json"):
         ...     raise OSError(28, "No space left on device")
         Traceback (most recent call last):

@@ -28,7 +28,7 @@ def trust_remote_code(trusted: bool = True) -> Iterator[None]:
     Args:
         trusted: False refuses it, as outside of any such block.
 
-    Example:
+    Examples:
         >>> with trust_remote_code():
         ...     is_trusted()
         True

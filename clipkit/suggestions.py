@@ -11,7 +11,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
     A dotted word is matched from its first wrong part on, so that ``modle.loss`` finds ``model``.
 
-    Example:
+    Examples:
         >>> did_you_mean("modle.loss", ["model", "model.loss", "data"])
         "; did you mean 'model.loss'?"
     """

@@ -2,18 +2,16 @@
 
 Axes in shape annotations, everywhere in clipkit:
 
-====  ==========================================================
-axis  meaning
-====  ==========================================================
-B     samples in the batch of this rank
-N     samples in the batch of all ranks together
-D E   components of an embedding: of the student, of a teacher
-S     tokens of a caption, padded to the longest of the batch
-C     classes
-K L   hard negatives: pictures, captions
-H W   height and width of an image, in pixels
-T U   height and width of a teacher's image, in pixels
-====  ==========================================================
+| axis | meaning |
+| --- | --- |
+| B | samples in the batch of this rank |
+| N | samples in the batch of all ranks together |
+| D E | components of an embedding: of the student, of a teacher |
+| S | tokens of a caption, padded to the longest of the batch |
+| C | classes |
+| K L | hard negatives: pictures, captions |
+| H W | height and width of an image, in pixels |
+| T U | height and width of a teacher's image, in pixels |
 """
 
 from __future__ import annotations
@@ -25,6 +23,8 @@ from typing import Any, Final
 import torch
 from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
+
+__all__ = ["IGNORE_LABEL", "Batch", "Embeddings", "Sample"]
 
 IGNORE_LABEL: Final = -100
 """The label of a sample that has none; torch's own convention for ``ignore_index``."""
@@ -97,7 +97,7 @@ class Batch:
         negative_images: Pictures that match no caption of the batch; any number.
         negative_tokens: Captions that match no picture of the batch; any number.
 
-    Example:
+    Examples:
         >>> batch = Batch(torch.zeros(2, 3, 8, 8, dtype=torch.uint8),
         ...               torch.zeros(2, 5, dtype=torch.int64),
         ...               torch.tensor([3, IGNORE_LABEL]), ("a", "b"))

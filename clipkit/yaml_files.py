@@ -39,7 +39,7 @@ def read_yaml(path: str | Path) -> Any:
     Raises:
         ConfigError: If it cannot be read, is not text, or not YAML.
 
-    Example:
+    Examples:
         >>> read_yaml("configs/trainer/cpu.yaml")["trainer"]["accelerator"]
         'cpu'
     """
@@ -74,7 +74,7 @@ def read_yaml(path: str | Path) -> Any:
 def holds_itself(content: Any) -> bool:
     """Return whether a mapping or list contains itself; a reader would not terminate.
 
-    Example:
+    Examples:
         >>> holds_itself({"a": [1, 2]})
         False
     """

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import griffe
 import pytest
 import yaml
 
@@ -20,6 +21,7 @@ from clipkit.cli.fit.parse_errors import class_entries
 from clipkit.cli.main import build_parser, main
 from clipkit.cli.tune import command as tune
 from tests.factories import image_bytes, write_shards
+from tools.reference_pages import address, public_modules
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([*(ROOT / "docs").rglob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"])
@@ -259,13 +261,35 @@ def test_targets_of_make_exist() -> None:
     assert {first or second for first, second in wanted} <= targets
 
 
-def test_pages_build_and_stay_on_this_machine(tmp_path: Path) -> None:
-    mkdocs = pytest.importorskip("mkdocs.commands.build", reason="pip install -e '.[docs]'")
-    config = importlib.import_module("mkdocs.config").load_config(
-        str(ROOT / "mkdocs.yml"), site_dir=str(tmp_path), strict=True
-    )
-    mkdocs.build(config)
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The pages as mkdocs builds them, without a warning."""
+    from mkdocs.commands.build import build
+    from mkdocs.config import load_config
 
-    home = (tmp_path / "index.html").read_text(encoding="utf-8")
+    folder = tmp_path_factory.mktemp("site")
+    build(load_config(str(ROOT / "mkdocs.yml"), site_dir=str(folder), strict=True))
+    return folder
+
+
+def test_pages_stay_on_this_machine(site: Path) -> None:
+    home = (site / "index.html").read_text(encoding="utf-8")
     loaded = re.findall(r"<(?:script|img|link)[^>]*(?:src|href)=\"(https?:[^\"]+)\"", home)
     assert [url for url in loaded if "canonical" not in url] == []
+
+
+@pytest.mark.parametrize("module", public_modules())
+def test_every_public_name_is_on_a_page(module: str, site: Path) -> None:
+    shown = (site / address(module)).with_suffix("") / "index.html"
+    shown_names = set(re.findall(r'<h2 id="([\w.]+)"', shown.read_text(encoding="utf-8")))
+    assert {f"{module}.{name}" for name in importlib.import_module(module).__all__} <= shown_names
+
+
+def test_every_public_name_has_a_docstring() -> None:
+    package = griffe.load("clipkit", search_paths=[str(ROOT)], try_relative_path=False)
+    exported = [
+        package[f"{module}.{name}".removeprefix("clipkit.")]
+        for module in public_modules()
+        for name in importlib.import_module(module).__all__
+    ]
+    assert [entry.path for entry in exported if not entry.has_docstring] == []

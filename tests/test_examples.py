@@ -25,7 +25,7 @@ from torch import nn
 
 import clipkit
 from tests.factories import COLORS, image_bytes, write_shards
-from tests.public_names import PACKAGES
+from tools.reference_pages import public_modules
 
 ROOT = Path(clipkit.__file__).parent
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
@@ -87,7 +87,7 @@ def names_for(text: str) -> dict[str, Any]:
     names: dict[str, Any] = {
         "torch": torch, "nn": nn, "np": np, "Path": Path, "AdamW": torch.optim.AdamW,
     }  # fmt: skip
-    for package in PACKAGES:
+    for package in public_modules():
         module = importlib.import_module(package)
         names |= {name: getattr(module, name) for name in words & set(module.__all__)}
     return names | {name: make() for name, make in ON_REQUEST.items() if name in words}

@@ -132,7 +132,7 @@ def load_model(name: str, device: str, weights: str | None = None) -> LoadedEnco
 def shown_weights(weights: str | None) -> str:
     """Describe in parentheses which weights of a checkpoint are used; nothing if there is one set.
 
-    Example:
+    Examples:
         >>> shown_weights("average")
         ' (average weights)'
     """

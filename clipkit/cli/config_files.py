@@ -20,7 +20,7 @@ def config_path(name: str) -> Path:
     Raises:
         ConfigError: If there is none of that name.
 
-    Example:
+    Examples:
         >>> config_path("experiment/demo.yaml").name
         'demo.yaml'
     """

@@ -96,7 +96,7 @@ def _run(words: list[str]) -> int:
 def system_reason(error: OSError) -> str:
     """Return the reason of an error of the operating system, with the file if it is known.
 
-    Example:
+    Examples:
         >>> system_reason(FileNotFoundError(2, "No such file or directory", "a.tar"))
         'a.tar: No such file or directory'
     """

@@ -23,7 +23,7 @@ def expand_braces(pattern: str) -> Iterator[str]:
     Raises:
         DataError: If there are more than ``MAX_NAMES``, or of ``MAX_BRACES``.
 
-    Example:
+    Examples:
         >>> list(expand_braces("{a,b}-{09..10}.tar"))
         ['a-09.tar', 'a-10.tar', 'b-09.tar', 'b-10.tar']
     """

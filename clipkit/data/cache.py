@@ -59,7 +59,7 @@ class ShardCache:
         backoff_seconds: Wait before the first new try; it doubles with each.
         stall_seconds: An HTTP server that sends nothing for so long has failed, and is tried again.
 
-    Example:
+    Examples:
         >>> cache = ShardCache("scratch/shards", max_bytes=200 * 2**30)
         >>> ShardIndex.from_urls("data/train", cache=cache).num_samples  # s3://bucket/{000..127}.tar
         9

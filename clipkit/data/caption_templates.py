@@ -25,7 +25,7 @@ class LabelTemplates(CaptionPicker):
     Raises:
         ConfigError: There are no names or no templates, or a template lacks ``{}``.
 
-    Example:
+    Examples:
         >>> pick = LabelTemplates(["cat", "dog"], ["a photo of a {}"])
         >>> pick({"cls": b"1"}, np.random.default_rng(0))
         'a photo of a dog'
@@ -69,7 +69,7 @@ class TemplatedCaptions(CaptionPicker):
         captions: Where the captions come from.
         templates: Sentences with one ``{}`` each; ``"{}"`` is the caption as it is.
 
-    Example:
+    Examples:
         >>> pick = TemplatedCaptions(TextField(), ["an icon of {}"])
         >>> pick({"txt": b"a dog"}, np.random.default_rng(0))
         'an icon of a dog'

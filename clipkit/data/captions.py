@@ -78,7 +78,7 @@ class TextField(CaptionPicker):
         field: Extension of the member.
         one_per_line: Whether each line is a caption of its own, as in CLIP_benchmark's data sets.
 
-    Example:
+    Examples:
         >>> TextField("txt")({"txt": b"a dog"}, np.random.default_rng(0))
         'a dog'
     """
@@ -111,7 +111,7 @@ class JsonFields(CaptionPicker):
     Raises:
         ConfigError: A weight is negative or not finite, or all of them are zero.
 
-    Example:
+    Examples:
         >>> pick = JsonFields({"name": 1.0, "keywords": 1.0})
         >>> pick({"json": b'{"name": "dog", "keywords": []}'}, np.random.default_rng(0))
         'dog'
@@ -160,7 +160,7 @@ class OptionalCaption(CaptionPicker):
     Args:
         captions: Where the captions come from; None for the member ``txt``.
 
-    Example:
+    Examples:
         >>> OptionalCaption()({"cls": b"3"}, np.random.default_rng(0))
         ''
     """

@@ -64,7 +64,7 @@ def merge_symbols(symbols: list[str], ranks: dict[tuple[str, str], int]) -> list
     Returns:
         The symbols that remain.
 
-    Example:
+    Examples:
         >>> merge_symbols(["l", "o", "w</w>"], {("l", "o"): 0})
         ['lo', 'w</w>']
     """
@@ -100,7 +100,7 @@ class ClipBpe:
     Args:
         vocabulary: The gzipped list of merges, ``bpe_simple_vocab_16e6.txt.gz``.
 
-    Example:
+    Examples:
         >>> clip_bpe().encode("a dog")
         [320, 1929]
     """

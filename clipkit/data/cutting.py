@@ -39,7 +39,7 @@ def cut_captions(
     Returns:
         The captions, in memory of their own where any was cut.
 
-    Example:
+    Examples:
         >>> cut_captions(torch.tensor([[8, 1, 2, 3, 9], [8, 1, 9, 0, 0]]), 3, 0, end=9).tolist()
         [[8, 1, 9], [8, 1, 9]]
     """

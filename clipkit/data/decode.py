@@ -73,7 +73,7 @@ CropChooser = Callable[[int, int], Box]
 def central_square(width: int, height: int) -> Box:
     """The largest square in the middle.
 
-    Example:
+    Examples:
         >>> central_square(640, 480)
         Box(left=80.0, top=0.0, width=480, height=480)
     """
@@ -100,7 +100,7 @@ class ImageDecoder:
         keep_mib: Memory for the pixels of decoded files, in MiB per process; see `DecodedImages`.
             The results are the same with and without it.
 
-    Example:
+    Examples:
         >>> ImageDecoder(size=224)(Path("dog.jpg").read_bytes()).shape
         torch.Size([3, 224, 224])
     """
@@ -223,7 +223,7 @@ def stored_box(box: Box, width: int, height: int, turn: Orientation | None) -> B
         height: Of the stored picture.
         turn: How stored pixels become upright ones.
 
-    Example:
+    Examples:
         >>> from clipkit.data.decode_formats import ORIENTATIONS
         >>> stored_box(Box(0, 0, 10, 20), 100, 50, ORIENTATIONS[6])
         Box(left=0, top=40, width=20, height=10)

@@ -34,7 +34,7 @@ class DecodedImages:
     Raises:
         ConfigError: If ``max_mib`` is negative.
 
-    Example:
+    Examples:
         >>> kept = DecodedImages(max_mib=1)
         >>> kept.keep(b"file", None, np.zeros((2, 2, 3), dtype=np.uint8))
         >>> kept.find(b"file", None).shape, kept.find(b"another file", None)

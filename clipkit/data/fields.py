@@ -81,7 +81,7 @@ class Group(SampleField):
             number of at least 0, or any text. Equal texts are equal groups, and a number equals the
             text that writes it without leading zeros: 7 is "7", but not "007".
 
-    Example:
+    Examples:
         >>> stream = PairStream(ShardIndex.from_urls("data/train"), tokenizer=OpenClipTokenizer(),
         ...                     batch_size=2, image_size=16, fields=[Group("json:color")])
         >>> len(next(iter(stream)).groups)

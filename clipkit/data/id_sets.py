@@ -15,7 +15,7 @@ def pack_ids(ids: Collection[int]) -> str:
     Args:
         ids: Each at least 0.
 
-    Example:
+    Examples:
         >>> sorted(unpack_ids(pack_ids({3, 5, 2**40})))
         [3, 5, 1099511627776]
     """

@@ -63,7 +63,7 @@ class ShardIndex:
         shards: The shards, in order.
         faults: ``(url, reason)`` of shards that were left out.
 
-    Example:
+    Examples:
         >>> ShardIndex.from_urls("data/train/{00000..00001}.tar").num_samples
         9
     """

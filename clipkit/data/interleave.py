@@ -29,7 +29,7 @@ def quotas_of(weights: Sequence[float]) -> tuple[int, ...]:
     Raises:
         ConfigError: If a weight is negative, infinite, or all are 0.
 
-    Example:
+    Examples:
         >>> quotas_of([0.7, 0.2, 0.1])
         (7, 2, 1)
     """
@@ -90,7 +90,7 @@ def deal(
     Returns:
         Sources, and numbers inside the sources' own sequences.
 
-    Example:
+    Examples:
         >>> deal((2, 1), np.arange(6))[0].tolist()
         [0, 1, 0, 0, 1, 0]
     """

@@ -28,7 +28,7 @@ def read_label(members: Mapping[str, bytes], field: str) -> int:
     Raises:
         SampleError: If it is there and not a whole number of at least 0 (or ``IGNORE_LABEL``).
 
-    Example:
+    Examples:
         >>> read_label({"json": b'{"category": 7}'}, "json:category")
         7
     """
@@ -64,7 +64,7 @@ def read_classes(members: Mapping[str, bytes], field: str = "json:labels") -> li
     Raises:
         SampleError: If it is there and holds anything but a list of numbers from 0.
 
-    Example:
+    Examples:
         >>> read_classes({"json": b'{"labels": [0, 3]}'})
         [0, 3]
     """

@@ -114,7 +114,7 @@ def deal_by_length(
     Returns:
         The positions again, each once; in order inside a step.
 
-    Example:
+    Examples:
         >>> deal_by_length(np.array([[0, 1], [2, 3]]), np.array([[9, 5], [5, 8]]),
         ...                np.array([1, 0])).tolist()
         [[0, 3], [1, 2]]

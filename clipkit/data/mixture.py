@@ -67,7 +67,7 @@ class Mixture:
     Raises:
         ConfigError: If names repeat, weights and epochs are mixed, or a stage is wrong.
 
-    Example:
+    Examples:
         >>> web, books = map(ShardIndex.from_urls, ("data/train", "data/val"))
         >>> mixture = Mixture([Source("web", web, weight=0.9), Source("books", books, weight=0.1)],
         ...                   stages=[Stage(10_000, {"web": 0.5, "books": 0.5})])

@@ -92,7 +92,7 @@ def pack(
             ``out`` holds something else.
         FaultBudgetExceeded: More samples are bad than allowed.
 
-    Example:
+    Examples:
         >>> pack("photos/captions.csv", "shards", image_size=256).num_samples
         4
     """

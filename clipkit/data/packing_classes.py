@@ -25,7 +25,7 @@ class ClassLists:
         spellings: Of the table's names.
         kinds: Of the table's columns.
 
-    Example:
+    Examples:
         >>> lists = ClassLists("t.csv", Spellings("t.csv"), ColumnKinds("t.csv"))
         >>> lists.read({"image": "1.jpg", "labels": "dog; old_horse"}, 1)
         ['dog', 'old horse']

@@ -23,7 +23,7 @@ def distinct_keys(keys: Sequence[str], where: str) -> list[str]:
     Returns:
         As many keys, all different. They depend on ``keys`` alone.
 
-    Example:
+    Examples:
         >>> distinct_keys(["a", "b", "a", "a-2", "/a"], "shards")
         ['a', 'b', 'a-3', 'a-2', 'a-4']
     """

@@ -81,7 +81,7 @@ class Spellings:
     Args:
         where: What messages call the source.
 
-    Example:
+    Examples:
         >>> Spellings("t.csv").name("red_panda")
         'red panda'
     """

@@ -41,7 +41,7 @@ class ShardWriter:
     Args:
         path: The tar to write; its folder is made.
 
-    Example:
+    Examples:
         >>> image = Path("dog.jpg").read_bytes()
         >>> with ShardWriter(Path("shards/00000.tar")) as shard:
         ...     shard.write("000000", {"jpg": image, "txt": b"a dog"})

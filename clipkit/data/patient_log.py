@@ -20,7 +20,7 @@ class PatientLog:
     Args:
         path: The file; its folder is made.
 
-    Example:
+    Examples:
         >>> log = PatientLog(Path("runs/own/keys.txt"))
         >>> log.append("1 0 cat-17\n")
         >>> log.close()

@@ -51,7 +51,7 @@ class ShardReader:
         index: The shards.
         cache: Where remote shards are kept; None for the default cache.
 
-    Example:
+    Examples:
         >>> reader = ShardReader(ShardIndex.from_urls("data/train"))
         >>> reader.read(7).members["txt"]
         b'a yellow square number 7'
@@ -164,7 +164,7 @@ def neighbours(spans: Mapping[str, tuple[int, int]]) -> list[dict[str, tuple[int
     Returns:
         The same spans in groups, by ascending offset.
 
-    Example:
+    Examples:
         >>> neighbours({"txt": (9_000_000, 5), "jpg": (512, 700), "cls": (2048, 1)})
         [{'jpg': (512, 700), 'cls': (2048, 1)}, {'txt': (9000000, 5)}]
     """

@@ -82,7 +82,7 @@ class PairStream:
         ConfigError: If the sizes cannot work (a step needs more samples than there are).
         DataError: If the first samples have no image or no caption.
 
-    Example:
+    Examples:
         >>> index = ShardIndex.from_urls("data/train")
         >>> stream = PairStream(index, tokenizer=OpenClipTokenizer(), batch_size=4, image_size=64)
         >>> for batch in stream:

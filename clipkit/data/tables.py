@@ -87,7 +87,7 @@ def split_name(name: str) -> tuple[str, str] | None:
     Returns:
         The key and the lower-case extension, or None for what is no part of a sample.
 
-    Example:
+    Examples:
         >>> split_name("train/0001.seg.PNG")
         ('train/0001', 'seg.png')
     """
@@ -105,7 +105,7 @@ def name_as_text(name: bytes) -> str:
 
     Keys are printed, logged and written to files, where such bytes would fail or break lines.
 
-    Example:
+    Examples:
         >>> name_as_text(b"caf\xe9.jpg")
         'caf\\xe9.jpg'
     """

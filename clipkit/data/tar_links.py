@@ -67,7 +67,7 @@ def resolve_links(entries: Sequence[Member | Link]) -> tuple[list[Member], list[
     Returns:
         The members in the same order, and the entries that name no file of the tar.
 
-    Example:
+    Examples:
         >>> resolve_links([Member(b"a.jpg", 512, 9), Link(b"b.jpg", b"a.jpg", is_hard=True)])[0]
         [Member(name=b'a.jpg', offset=512, size=9), Member(name=b'b.jpg', offset=512, size=9)]
     """

@@ -36,7 +36,7 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
     Raises:
         ConfigError: If transformers cannot express it, or reads other ids out of the files.
 
-    Example:
+    Examples:
         >>> save_tokenizer(OpenClipTokenizer(), Path("out"))
     """
     from transformers import AutoTokenizer

@@ -70,7 +70,7 @@ class Tokenizer(ABC):
     def __call__(self, texts: str | Sequence[str]) -> Int64[Tensor, "B S"]:
         """Encode and pad.
 
-        Example:
+        Examples:
             >>> OpenClipTokenizer("ViT-B-32")(["a dog", "a small dog"]).shape
             torch.Size([2, 5])
         """
@@ -91,7 +91,7 @@ class OpenClipTokenizer(Tokenizer):
     Raises:
         ConfigError: The name is unknown, or its files cannot be loaded.
 
-    Example:
+    Examples:
         >>> OpenClipTokenizer("ViT-B-32").encode("a dog")
         [49406, 320, 1929, 49407]
     """
@@ -221,7 +221,7 @@ def tokenizer_from_name(name: str, context_length: int | None = None) -> Tokeniz
     Raises:
         ConfigError: The name is none of these.
 
-    Example:
+    Examples:
         >>> tokenizer_from_name("open_clip:ViT-B-32", context_length=32).context_length
         32
     """

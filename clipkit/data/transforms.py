@@ -80,7 +80,7 @@ class TrainTransform(ImageTransform):
         keep_decoded_mib: Memory for decoded images, in MiB per process that loads data: a small
             data set is decoded once and not in every epoch. The pixels are the same.
 
-    Example:
+    Examples:
         >>> from clipkit.data.augment import ColorJitter, HorizontalFlip
         >>> transform = TrainTransform(64, (0.5, 1.0), augmentations=[HorizontalFlip()])
         >>> transform.image_size
@@ -224,7 +224,7 @@ def on_blocks(box: Box) -> Box:
     There it lies on whole pixels at any scale that the picture is decoded at, and the decoder need
     not resize it from between pixels, which takes five times as long.
 
-    Example:
+    Examples:
         >>> on_blocks(Box(left=3, top=13, width=700, height=600))
         Box(left=0, top=16, width=696, height=592)
     """
@@ -241,7 +241,7 @@ def on_blocks(box: Box) -> Box:
 def resized_size(width: int, height: int, size: int, mode: str) -> tuple[int, int]:
     """Width and height to resize to, before the middle is cut out; rounded as open_clip does.
 
-    Example:
+    Examples:
         >>> resized_size(640, 480, 224, "shortest")
         (298, 224)
     """

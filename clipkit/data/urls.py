@@ -128,7 +128,7 @@ def without_scheme(url: str) -> str:
 def base_name(url: str) -> str:
     """The last part of a path or URL, without the signature that a signed URL carries.
 
-    Example:
+    Examples:
         >>> base_name("https://host/a/00000.tar?signature=abc")
         '00000.tar'
     """

@@ -24,7 +24,7 @@ def on_all_ranks(action: Callable[[], _Result]) -> list[_Result]:
     Raises:
         OSError: On every rank, that of the first one that failed.
 
-    Example:
+    Examples:
         >>> on_all_ranks(lambda: 3)
         [3]
     """

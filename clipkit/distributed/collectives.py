@@ -52,7 +52,7 @@ def gather_sizes(*counts: int, device: torch.device) -> list[tuple[int, ...]]:
     Returns:
         One tuple a rank.
 
-    Example:
+    Examples:
         >>> gather_sizes(3, 0, device=torch.device("cpu"))
         [(3, 0)]
     """
@@ -142,7 +142,7 @@ def logsumexp_over_ranks(values: Tensor) -> Tensor:
 def own_slice(sizes: Sequence[int]) -> slice:
     """Where this rank's rows lie among the gathered rows.
 
-    Example:
+    Examples:
         >>> own_slice([4])
         slice(0, 4, None)
     """

@@ -18,7 +18,7 @@ class Vote:
     all at their next call: the exchange runs over gloo, from CPU memory and in the background, so
     that neither the step nor a GPU waits for it. In one process the answer comes at once.
 
-    Example:
+    Examples:
         >>> Vote().exchange(3)
         3
     """

@@ -20,7 +20,7 @@ class World:
         rank: 0 to ``size`` - 1.
         size: Number of processes.
 
-    Example:
+    Examples:
         >>> World(rank=0, size=1).is_main
         True
     """

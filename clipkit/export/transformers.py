@@ -66,7 +66,7 @@ def to_transformers(encoder: DualEncoder) -> Any:
     Raises:
         ConfigError: If CLIPModel cannot express the encoder.
 
-    Example:
+    Examples:
         >>> model = to_transformers(encoder)
         >>> model.config.projection_dim == encoder.embedding_dim
         True

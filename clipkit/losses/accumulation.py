@@ -81,7 +81,7 @@ def embed_in_micro_batches(
     Returns:
         Embeddings of the whole batch, to be given to any loss.
 
-    Example:
+    Examples:
         >>> embeddings = embed_in_micro_batches(encoder.train(), batch, micro_batch_size=2)
         >>> CombinedLoss(ContrastiveLoss())(embeddings, batch)["loss"].backward()
     """

@@ -40,7 +40,7 @@ class CombinedLoss(nn.Module):
     Raises:
         ConfigError: If a weight is negative or its term is missing.
 
-    Example:
+    Examples:
         >>> from clipkit.losses import ContrastiveLoss
         >>> same = torch.eye(4)
         >>> batch = Batch(torch.zeros(4, 3, 1, 1, dtype=torch.uint8), torch.zeros(4, 1).long(),

@@ -56,7 +56,7 @@ class ContrastiveLoss(LossTerm):
         ConfigError: If ``tile_size`` is not positive, ``precision`` is unknown, or the encoder
             has a logit_bias, which a softmax cannot see.
 
-    Example:
+    Examples:
         >>> same = torch.eye(4)
         >>> loss = ContrastiveLoss()
         >>> loss(Embeddings(same, same, torch.tensor(100.0))).item()

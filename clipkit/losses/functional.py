@@ -50,7 +50,7 @@ def softmax_contrastive_loss(
     Returns:
         Mean over pairs and over both directions.
 
-    Example:
+    Examples:
         >>> one = torch.eye(2)
         >>> round(softmax_contrastive_loss(one, one, torch.tensor(1.0)).item(), 3)
         0.313

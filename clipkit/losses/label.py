@@ -36,7 +36,7 @@ class LabelLoss(LossTerm):
         ConfigError: If the options contradict each other, the encoder has no label head, or a label
             lies outside the head's classes.
 
-    Example:
+    Examples:
         >>> one = torch.eye(2)
         >>> embeddings = Embeddings(one, one, torch.tensor(1.0), label_logits=torch.zeros(2, 4))
         >>> batch = Batch(torch.zeros(2, 3, 1, 1, dtype=torch.uint8), torch.zeros(2, 1).long(),
@@ -179,7 +179,7 @@ def balanced_class_weights(counts: Sequence[int], beta: float = 0.999) -> list[f
     Raises:
         ConfigError: If ``beta`` is not in [0, 1), or no class has samples.
 
-    Example:
+    Examples:
         >>> [round(weight, 2) for weight in balanced_class_weights([1000, 10])]
         [0.03, 1.97]
     """

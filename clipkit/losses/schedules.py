@@ -47,7 +47,7 @@ class LinearSchedule(Schedule):
     Raises:
         ConfigError: If ``num_steps`` is not positive.
 
-    Example:
+    Examples:
         >>> [LinearSchedule(0.0, 1.0, num_steps=4)(step) for step in (0, 1, 4, 9)]
         [0.0, 0.25, 1.0, 1.0]
     """
@@ -75,7 +75,7 @@ class CosineSchedule(Schedule):
     Raises:
         ConfigError: If ``num_steps`` is not positive.
 
-    Example:
+    Examples:
         >>> [round(CosineSchedule(1.0, 0.0, num_steps=4)(step), 3) for step in (0, 1, 2, 4)]
         [1.0, 0.854, 0.5, 0.0]
     """
@@ -101,7 +101,7 @@ class StepSchedule(Schedule):
     Raises:
         ConfigError: If there is not one boundary less than values, or they do not ascend.
 
-    Example:
+    Examples:
         >>> [StepSchedule([0.0, 1.0], boundaries=[10])(step) for step in (9, 10)]
         [0.0, 1.0]
     """

@@ -54,7 +54,7 @@ class SigmoidLoss(LossTerm):
         ConfigError: If ``tile_size`` is not positive, ``precision`` is unknown, or the encoder
             has no logit_bias.
 
-    Example:
+    Examples:
         >>> same = torch.eye(2)
         >>> loss = SigmoidLoss()
         >>> loss(Embeddings(same, same, torch.tensor(20.0), torch.tensor(-10.0))).item() < 1e-3

@@ -26,7 +26,7 @@ class ClassificationMetrics(Metric):
         num_classes: Columns of the scores.
         ks: Depths; those above ``num_classes`` mean nothing and are left out.
 
-    Example:
+    Examples:
         >>> metric = ClassificationMetrics(num_classes=3, ks=(1,))
         >>> metric.update(torch.eye(3), torch.tensor([0, 1, 1]), torch.arange(3))
         >>> {name: round(value.item(), 3) for name, value in metric.compute().items()}

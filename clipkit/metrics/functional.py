@@ -47,7 +47,7 @@ def retrieval_recall(
     Raises:
         MetricError: If an embedding is NaN or infinite, or the shapes do not fit.
 
-    Example:
+    Examples:
         >>> one = torch.eye(4)
         >>> retrieval_recall(one, one, torch.arange(4), ks=(1,))
         {'image_to_text/recall_at_1': 1.0, 'text_to_image/recall_at_1': 1.0}
@@ -181,7 +181,7 @@ def topk_accuracy(
     Raises:
         MetricError: If a score is NaN, a label has no column, or no sample has a label.
 
-    Example:
+    Examples:
         >>> topk_accuracy(torch.tensor([[0.1, 0.7, 0.2]]), torch.tensor([2]), ks=(1, 2))
         {'top1': 0.0, 'top2': 1.0}
     """
@@ -200,7 +200,7 @@ def mean_per_class_recall(scores: Float[Tensor, "B C"], labels: Int64[Tensor, " 
     Raises:
         MetricError: If a score is NaN, a label has no column, or no sample has a label.
 
-    Example:
+    Examples:
         >>> mean_per_class_recall(torch.eye(3)[[0, 0, 1]], torch.tensor([0, 0, 2]))
         0.5
     """
@@ -249,7 +249,7 @@ def recall_by_class(ranks: Int64[Tensor, " B"], labels: Int64[Tensor, " B"]) -> 
 def first_of_each(ids: Int64[Tensor, " N"]) -> Int64[Tensor, " K"]:
     """Positions of the first occurrence of every id, ascending; drops what a sampler repeated.
 
-    Example:
+    Examples:
         >>> first_of_each(torch.tensor([5, 3, 5, 4])).tolist()
         [0, 1, 3]
     """

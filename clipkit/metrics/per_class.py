@@ -58,7 +58,7 @@ def chosen_classes(
     Raises:
         MetricError: If a score is NaN, or a label has no column.
 
-    Example:
+    Examples:
         >>> chosen_classes(torch.tensor([[1.0, 1.0], [0.0, 1.0]]), torch.tensor([0, 1])).tolist()
         [1, 1]
     """
@@ -87,7 +87,7 @@ def class_scores(confusion: Int64[Tensor, "C C"]) -> ClassScores:
     Args:
         confusion: Counts; row: the true class, column: the class it was taken for.
 
-    Example:
+    Examples:
         >>> scores = class_scores(torch.tensor([[2, 0], [1, 1]]))
         >>> scores.recall.tolist(), scores.macro()["macro_recall"]
         ([1.0, 0.5], 0.75)
@@ -116,7 +116,7 @@ def average_precisions(
     Raises:
         MetricError: If shapes differ, a score is NaN, or a target is something else.
 
-    Example:
+    Examples:
         >>> scores = torch.tensor([[0.9], [0.8], [0.1]])
         >>> round(average_precisions(scores, torch.tensor([[1], [0], [1]])).item(), 4)
         0.8333

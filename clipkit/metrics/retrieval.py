@@ -25,7 +25,7 @@ class RetrievalMetrics(Metric):
     Args:
         ks: Depths of the list of answers.
 
-    Example:
+    Examples:
         >>> metric = RetrievalMetrics(ks=(1,))
         >>> metric.update(torch.eye(4), torch.eye(4), torch.arange(4))
         >>> metric.compute()

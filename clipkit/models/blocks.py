@@ -21,7 +21,7 @@ def tower_blocks(tower: Tower) -> list[nn.Module]:
     Returns:
         Modules inside the tower, none within another.
 
-    Example:
+    Examples:
         >>> len(tower_blocks(from_open_clip("ViT-B-32").image_tower))
         12
     """

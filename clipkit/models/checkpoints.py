@@ -83,7 +83,7 @@ def load_encoder(path: Path | str, prefix: str | None = None) -> DualEncoder:
         CheckpointError: If the file is no such checkpoint, is incomplete or from a newer version,
             has no such weights, or its weights do not fit its own description.
 
-    Example:
+    Examples:
         >>> save_encoder(encoder, "export")
         >>> encoder = load_encoder("export")
     """
@@ -158,7 +158,7 @@ def from_checkpoint(
         CheckpointError: As for ``load_encoder``.
         ConfigError: If the label head does not fit the towers.
 
-    Example:
+    Examples:
         >>> save_encoder(encoder, "export")
         >>> head = LinearLabelHead(encoder.embedding_dim, num_classes=10)
         >>> from_checkpoint("export", head).label_head.num_classes

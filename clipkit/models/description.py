@@ -32,7 +32,7 @@ def describe(model: DualEncoder | Part) -> dict[str, Any]:
     Returns:
         Plain types: lists, dictionaries, strings and numbers.
 
-    Example:
+    Examples:
         >>> describe(LinearLabelHead(8, 3))
         {'class_path': 'clipkit.models.LinearLabelHead',
          'init_args': {'embedding_dim': 8, 'num_classes': 3}}

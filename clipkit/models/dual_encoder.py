@@ -44,7 +44,7 @@ class DualEncoder(nn.Module):
     Raises:
         ConfigError: If the parts do not fit together.
 
-    Example:
+    Examples:
         >>> encoder = from_open_clip("ViT-B-32")
         >>> encoder.encode_image(torch.zeros(2, 3, 224, 224, dtype=torch.uint8)).shape
         torch.Size([2, 512])

@@ -24,7 +24,7 @@ def lock(tower: Tower, unlocked_groups: int = 0) -> None:
     Raises:
         ConfigError: If the tower has fewer groups.
 
-    Example:
+    Examples:
         >>> lock(encoder.image_tower)                     # LiT
         >>> lock(encoder.image_tower, unlocked_groups=2)  # all but projection and last block
     """

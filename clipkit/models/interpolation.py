@@ -38,7 +38,7 @@ def interpolate(start: DualEncoder, end: DualEncoder, alpha: float) -> DualEncod
         CheckpointError: If the two are of different architectures, or their label heads name a
             class differently.
 
-    Example:
+    Examples:
         >>> half = interpolate(encoder, encoder, 0.5)
     """
     if not 0 <= alpha <= 1:

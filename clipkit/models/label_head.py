@@ -100,7 +100,7 @@ class LinearLabelHead(LabelHead):
         embedding_dim: Components of an embedding.
         num_classes: Number of classes.
 
-    Example:
+    Examples:
         >>> LinearLabelHead(8, 3)(torch.ones(2, 8))
         tensor([[0., 0., 0.],
                 [0., 0., 0.]], grad_fn=<AddmmBackward0>)

@@ -32,7 +32,7 @@ class LowRankProduct(nn.Module):
         rank: Rows of A and columns of B.
         alpha: Weight of the product, before it is divided by the rank.
 
-    Example:
+    Examples:
         >>> product = LowRankProduct(torch.zeros(6, 4), rank=2, alpha=4.0)
         >>> bool((product(torch.ones(6, 4)) == 1).all())  # B starts at zero
         True
@@ -66,7 +66,7 @@ def add_lora(tower: Tower, rank: int = 8, alpha: float = 16.0, dropout: float = 
         ConfigError: If an option is out of range, the tower has no such layers or adapters
             already, or peft is not installed.
 
-    Example:
+    Examples:
         >>> add_lora(encoder.image_tower, rank=8)
     """
     if rank < 1 or not 0 <= dropout < 1:

@@ -42,7 +42,7 @@ class OpenClipImageTower(ImageTower):
         ConfigError: If the configuration is unknown, cannot be built or be downloaded.
         CheckpointError: If the weights belong to another architecture.
 
-    Example:
+    Examples:
         >>> tower = OpenClipImageTower("ViT-B-32")
         >>> tower.embedding_dim, tower.image_size
         (512, 224)
@@ -137,7 +137,7 @@ class OpenClipTextTower(TextTower):
         ConfigError: If the configuration is unknown, cannot be built or be downloaded.
         CheckpointError: If the weights belong to another architecture.
 
-    Example:
+    Examples:
         >>> OpenClipTextTower("ViT-B-32").trims_exactly
         True
     """
@@ -200,7 +200,7 @@ def trims_exactly(text_cfg: Mapping[str, Any]) -> bool:
     Args:
         text_cfg: The text_cfg of an open_clip configuration.
 
-    Example:
+    Examples:
         >>> trims_exactly({"no_causal_mask": True}), trims_exactly({"pool_type": "argmax"})
         (False, True)
     """
@@ -258,7 +258,7 @@ def from_open_clip(
             downloaded.
         CheckpointError: If the weights belong to another architecture.
 
-    Example:
+    Examples:
         >>> encoder = from_open_clip("ViT-B-32-quickgelu", pretrained="openai")  # doctest: +SKIP
     """
     config = read_config(name, needs=_BOTH).with_patch_dropout(patch_dropout)

@@ -23,7 +23,7 @@ def resize_positions(
     Returns:
         As many rows as the new grid needs; gradients flow back to ``positions``.
 
-    Example:
+    Examples:
         >>> resize_positions(torch.zeros(1 + 49, 8), 4, 4).shape
         torch.Size([17, 8])
     """

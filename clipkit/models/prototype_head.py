@@ -48,7 +48,7 @@ class PrototypeLabelHead(LabelHead):
         ConfigError: If there are no names, a template has no place for them, or a number is not
             positive.
 
-    Example:
+    Examples:
         >>> head = PrototypeLabelHead(8, ["cat", "dog"], ["a photo of a {c}"])
         >>> head.num_classes, head.sentences
         (2, ['a photo of a cat', 'a photo of a dog'])

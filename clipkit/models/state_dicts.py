@@ -108,7 +108,7 @@ def load_exactly(module: nn.Module, state: Mapping[str, Tensor], where: str) -> 
 def mismatch(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
     """Why weights do not fit a module; empty where they do.
 
-    Example:
+    Examples:
         >>> mismatch({"a": torch.zeros(2)}, {"b": torch.zeros(2)})
         'the weights belong to another architecture: 1 missing (a); 1 unexpected (b)'
     """

@@ -34,7 +34,7 @@ class TimmImageTower(ImageTower):
         ConfigError: If timm has no such model, cannot build it at that size, or cannot get or
             read the weights.
 
-    Example:
+    Examples:
         >>> TimmImageTower("test_vit", embedding_dim=24, image_size=64).image_size
         64
     """

@@ -132,7 +132,7 @@ def group_by_block(
     Returns:
         Groups from the input to the output, none of them empty.
 
-    Example:
+    Examples:
         >>> import re
         >>> group_by_block(["proj", "conv.weight", "blocks.0.fc", "blocks.1.fc"],
         ...                block=re.compile(r"^blocks[.]([0-9]+)[.]"), first=["conv"])

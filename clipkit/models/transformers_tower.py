@@ -38,7 +38,7 @@ class TransformersTextTower(TextTower):
     Raises:
         ConfigError: If the model cannot be found, or the options do not fit it.
 
-    Example:
+    Examples:
         >>> bert = {"model_type": "bert", "hidden_size": 32, "num_hidden_layers": 2,
         ...         "num_attention_heads": 2, "vocab_size": 100, "max_position_embeddings": 32}
         >>> tower = TransformersTextTower(bert, embedding_dim=16, pretrained=False,

@@ -18,7 +18,7 @@ def decay_of_update(num_updates: int, decay: float) -> float:
 
     min(decay, (1 + n) / (10 + n)) keeps the start by chance out of the average of a short run.
 
-    Example:
+    Examples:
         >>> decay_of_update(0, 0.999), decay_of_update(100_000, 0.999)
         (0.1, 0.999)
     """
@@ -39,7 +39,7 @@ class WeightAverage:
     Raises:
         ConfigError: If ``decay`` is out of range.
 
-    Example:
+    Examples:
         >>> average = WeightAverage(encoder, decay=0.999)
         >>> average.update(encoder)              # after each optimizer step
         >>> with average.swapped_into(encoder):  # the encoder holds the average inside

@@ -29,7 +29,7 @@ def undecayed_names(model: nn.Module) -> set[str]:
     Args:
         model: Any module.
 
-    Example:
+    Examples:
         >>> sorted(undecayed_names(nn.Sequential(nn.Embedding(3, 2), nn.Linear(2, 2))))
         ['0.weight', '1.bias']
     """
@@ -76,7 +76,7 @@ class ParameterGroups:
     Raises:
         ConfigError: If a factor is negative or ``layer_decay`` is out of range.
 
-    Example:
+    Examples:
         >>> groups = ParameterGroups(factors={"image_tower": 0.1}, layer_decay=0.8)
         >>> optimizer = groups.optimizer(encoder, lambda g: AdamW(g, lr=1e-3, weight_decay=0.2))
     """

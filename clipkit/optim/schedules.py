@@ -50,7 +50,7 @@ class StepProgress:
 def ramp(step: float, length: float) -> float:
     """The factor of a linear warm-up: 1 / length at step 0, 1 from step length - 1 on.
 
-    Example:
+    Examples:
         >>> [ramp(step, 4) for step in range(5)]
         [0.25, 0.5, 0.75, 1.0, 1.0]
     """
@@ -124,7 +124,7 @@ class WarmupCosine(Schedule):
     Raises:
         ConfigError: If an option is out of range; ``check`` if the warm-up is longer than the run.
 
-    Example:
+    Examples:
         >>> [round(WarmupCosine(warmup_steps=2).at(step, 6), 2) for step in range(6)]
         [0.5, 1.0, 1.0, 0.85, 0.5, 0.15]
     """
@@ -170,7 +170,7 @@ class WarmupStableDecay(Schedule):
     Raises:
         ConfigError: If an option is out of range; ``check`` if both do not fit into the run.
 
-    Example:
+    Examples:
         >>> schedule = WarmupStableDecay(warmup_steps=2, cooldown_steps=2, shape="linear")
         >>> [round(schedule.at(step, 6), 2) for step in range(6)]
         [0.5, 1.0, 1.0, 1.0, 1.0, 0.5]

@@ -32,7 +32,7 @@ LAST: Final = "last.ckpt"
 def join(folder: str | Path, name: str) -> str:
     """The place of a file in a folder, which may be a URL.
 
-    Example:
+    Examples:
         >>> join("s3://bucket/run/", "last.ckpt")
         's3://bucket/run/last.ckpt'
     """

@@ -35,7 +35,7 @@ def take_out_averages(checkpoint: dict[str, Any]) -> None:
 def own_name(name: str) -> str:
     """The name in the module's state_dict of a weight in a checkpoint, or of what it averages.
 
-    Example:
+    Examples:
         >>> own_name("ema.image_tower.proj")
         'encoder.image_tower.proj'
     """

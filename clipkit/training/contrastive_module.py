@@ -84,7 +84,7 @@ class ContrastiveModule(LightningModule):
         group_options: Learning rate and weight decay of each group of the optimizer, as configured.
         pace: How this start counts steps, whose samples may be more or fewer than at the first.
 
-    Example:
+    Examples:
         >>> module = ContrastiveModule(
         ...     from_open_clip("ViT-B-32"), CombinedLoss(ContrastiveLoss()), AdamW, WarmupCosine())
     """

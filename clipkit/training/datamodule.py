@@ -71,7 +71,7 @@ class PairDataModule(LightningDataModule):
         allow_outside: Whether the images of a table or folder may be outside of its folder,
             directly or by a symbolic link.
 
-    Example:
+    Examples:
         >>> data = PairDataModule(train="data/train/{00000..00001}.tar", val="data/val")
     """
 

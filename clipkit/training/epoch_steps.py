@@ -12,7 +12,7 @@ from clipkit.data.slicing import Slicing
 def limited(num_batches: int, limit: float) -> int:
     """How many of an epoch's batches Lightning's ``limit_train_batches`` lets through.
 
-    Example:
+    Examples:
         >>> limited(10, 3), limited(10, 0.5), limited(10, 1.0)
         (3, 5, 10)
     """

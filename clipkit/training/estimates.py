@@ -131,7 +131,7 @@ def exchange_estimate(
 
     The table of ``docs/cluster.md``; a ring moves about twice the reduced bytes over its wires.
 
-    Example:
+    Examples:
         >>> exchange_estimate(encoder, batch_size=64, world_size=1, accumulate=1)
         {}
     """

@@ -76,7 +76,7 @@ def diagnose(beats: Sequence[Beat | None], now: float, silence_seconds: float) -
     Returns:
         Sentences.
 
-    Example:
+    Examples:
         >>> beat = Beat(0, "a", 7, 5, 5, "training step", 100.0, 160.0)
         >>> diagnose([beat, None], 165.0, 30.0)
         ['rank 1 has never been heard of: it did not start, or it writes elsewhere']

@@ -29,7 +29,7 @@ class MetricsCsv(Logger):
     Args:
         save_dir: Folder of the file; "auto", in a configuration, is the run's folder.
 
-    Example:
+    Examples:
         >>> trainer = Trainer(logger=MetricsCsv("runs/first"))
     """
 

@@ -56,7 +56,7 @@ def unused_options(config: Mapping[str, Any], num_steps_by: Mapping[str, float])
         config: The resolved configuration, in plain types.
         num_steps_by: For ``max_steps`` and ``max_epochs``, where given: the steps that they allow.
 
-    Example:
+    Examples:
         >>> unused_options({"data": {"val": None, "val_batch_size": 8}}, {})
         ['data.val_batch_size: there is no data.val']
     """

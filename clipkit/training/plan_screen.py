@@ -49,7 +49,7 @@ def lines(plan: RunPlan) -> list[tuple[str, str]]:
 def draw(values: Sequence[float], height: int) -> list[str]:
     """A curve of numbers from 0 to 1 in rows of block characters, the highest row first.
 
-    Example:
+    Examples:
         >>> draw([0.0, 0.5, 1.0], height=2)
         ['  █', ' ██']
     """
@@ -64,7 +64,7 @@ def draw(values: Sequence[float], height: int) -> list[str]:
 def human_bytes(count: float) -> str:
     """A number of bytes with a unit of 1024.
 
-    Example:
+    Examples:
         >>> human_bytes(1536)
         '1.5 KiB'
     """

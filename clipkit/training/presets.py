@@ -60,7 +60,7 @@ def choose_preset(num_samples: int) -> Preset:
     Args:
         num_samples: Training samples.
 
-    Example:
+    Examples:
         >>> choose_preset(400).unlocked_groups
         1
     """

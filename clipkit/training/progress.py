@@ -36,7 +36,7 @@ class Pace:
         global_step: Optimizer steps that were behind then.
         max_steps: Counted steps that end the run; None to ask the trainer.
 
-    Example:
+    Examples:
         >>> Pace(step_samples=8, now=4, samples=32, global_step=4).steps_at(10)
         7.0
     """

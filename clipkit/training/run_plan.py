@@ -197,7 +197,7 @@ def _activations(
 def schedule_factors(schedule: Schedule, num_steps: float, points: int = _POINTS) -> list[float]:
     """Factors of the learning rate at evenly spaced moments of a run.
 
-    Example:
+    Examples:
         >>> schedule_factors(WarmupCosine(warmup_fraction=0.0), 100, points=3)
         [1.0, 0.5, 0.0]
     """

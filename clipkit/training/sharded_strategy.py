@@ -40,7 +40,7 @@ class ShardedStrategy(ModelParallelStrategy):
     Raises:
         ConfigError: If ``checkpoint`` is neither, or torch is too old for it.
 
-    Example:
+    Examples:
         >>> trainer = Trainer(strategy=ShardedStrategy(), devices=8, precision="bf16-mixed")
     """
 

@@ -30,7 +30,7 @@ class StepHealth:
         sigmas: How far off is a spike; infinite to look for NaN and infinity only.
         window: Accepted steps to compare with.
 
-    Example:
+    Examples:
         >>> health = StepHealth(torch.device("cpu"))
         >>> bool(health.verdict(torch.tensor(float("nan")), torch.tensor(1.0)))
         True

@@ -22,7 +22,7 @@ class StepState:
     Args:
         module: Encoder and loss; a buffer may be replaced by another of the same shape.
 
-    Example:
+    Examples:
         >>> norm = torch.nn.BatchNorm1d(2)
         >>> state = StepState(norm)
         >>> state.keep()

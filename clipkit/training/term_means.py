@@ -21,7 +21,7 @@ class TermMeans:
     rank sees the same values and computes the same means. The loss is the sum of the weighted
     terms' means.
 
-    Example:
+    Examples:
         >>> means = TermMeans()
         >>> for value, number in ((1.0, 3.0), (5.0, 1.0)):
         ...     term = torch.tensor(value)

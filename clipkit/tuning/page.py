@@ -75,7 +75,7 @@ def render_page(summary: Mapping[str, Any]) -> str:
 def best_so_far(values: Sequence[float], direction: str) -> list[float]:
     """The best value up to each place.
 
-    Example:
+    Examples:
         >>> best_so_far([3.0, 1.0, 2.0], "minimize")
         [3.0, 1.0, 1.0]
     """
@@ -139,7 +139,7 @@ def heights(values: Sequence[Any]) -> list[float]:
     Args:
         values: Numbers, or anything else, which is spread evenly.
 
-    Example:
+    Examples:
         >>> heights([1e-4, 1e-2, 1e-3])
         [0.0, 1.0, 0.5]
     """

@@ -96,7 +96,7 @@ def read_space(path: Path) -> dict[str, Dimension]:
     Raises:
         ConfigError: If the file cannot be read, or a dimension makes no sense.
 
-    Example:
+    Examples:
         >>> read_space(Path("configs/tune/vit_tiny.yaml"))["model.optimizer.lr"]
         Range(low=0.0001, high=0.01, log=True, step=None, whole=False)
     """
@@ -168,7 +168,7 @@ def option_path(name: str, config: Mapping[str, Any], where: str) -> tuple[str, 
     Raises:
         ConfigError: If there is no such option, with close matches.
 
-    Example:
+    Examples:
         >>> config = {"optimizer": {"class_path": "AdamW", "init_args": {"lr": 0.1}}}
         >>> option_path("optimizer.lr", config, "space.yaml")
         ('optimizer', 'init_args', 'lr')

@@ -137,7 +137,7 @@ def killed_by(status: int) -> int | None:
         status: Negative where the signal killed it; 128 and the signal where it stopped itself,
             as a run does after SIGTERM.
 
-    Example:
+    Examples:
         >>> killed_by(-9), killed_by(143), killed_by(2)
         (9, 15, None)
     """

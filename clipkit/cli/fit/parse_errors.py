@@ -65,7 +65,7 @@ def explain(
 def plainer(line: str) -> str:
     """What jsonargparse says, in the words of the other messages.
 
-    Example:
+    Examples:
         >>> plainer("data.seed: Expected a <class 'int'>. Got value: x")
         'data.seed: expected int, got x'
     """

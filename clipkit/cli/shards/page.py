@@ -34,7 +34,7 @@ def histogram(values: Sequence[int], num_bins: int = _NUM_BINS) -> list[tuple[in
     Returns:
         First value, last value and count of each bin.
 
-    Example:
+    Examples:
         >>> histogram([1, 2, 2, 4], num_bins=2)
         [(1, 2, 3), (3, 4, 1)]
     """

@@ -68,7 +68,7 @@ class EvaluationDataset:
         task: The task the data were made for: "retrieval" or "zero-shot".
         root: Folder or URL that other splits lie in; None where there is none.
 
-    Example:
+    Examples:
         >>> data = open_dataset("data/val")
         >>> data.class_names[data.sample(0).label]
         'red'

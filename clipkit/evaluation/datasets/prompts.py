@@ -26,7 +26,7 @@ GENERIC_TEMPLATES: Final = (
 def fill(template: str, class_name: str) -> str:
     """The template with the class name in it.
 
-    Example:
+    Examples:
         >>> fill("a picture of {c}", "sheep")
         'a picture of sheep'
     """

@@ -30,7 +30,7 @@ class ClassMatch:
         where: What messages call the data.
         who: What messages call the classifier.
 
-    Example:
+    Examples:
         >>> ClassMatch(["a", "c"], ["a", "b", "c"], "val", "the model").labels(torch.tensor([1]))
         tensor([2])
     """

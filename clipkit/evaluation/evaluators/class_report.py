@@ -68,7 +68,7 @@ class PerClass(Evaluator):
     Args:
         classifier: Whose scores are looked at.
 
-    Example:
+    Examples:
         >>> PerClass(ZeroShotClassification("data/val")).run(encoder)
         {'top1': ..., 'macro_f1': ..., 'recall/red': ..., ...}
     """

@@ -40,7 +40,7 @@ class LabelHeadClassification(Evaluator):
     Raises:
         DataError: If the data cannot be found.
 
-    Example:
+    Examples:
         >>> LabelHeadClassification("data/val").run(encoder)
         {'top1': ..., 'mean_per_class_recall': ...}
     """

@@ -62,7 +62,7 @@ def fit_logistic(
     Returns:
         The classifier.
 
-    Example:
+    Examples:
         >>> features = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
         >>> fit_logistic(features, torch.tensor([0, 1]), 2, 0.01)(features).argmax(1).tolist()
         [0, 1]
@@ -124,7 +124,7 @@ def choose_l2(
 def hold_out(labels: Int64[Tensor, " N"]) -> tuple[Int64[Tensor, " n"], Int64[Tensor, " k"]]:
     """Rows to fit on, and rows to compare on: of each class every fifth.
 
-    Example:
+    Examples:
         >>> hold_out(torch.tensor([0, 0, 0, 0, 0, 1]))
         (tensor([0, 1, 2, 3, 5]), tensor([4]))
     """
@@ -158,7 +158,7 @@ class LinearProbe(Evaluator):
     Raises:
         DataError: If a split is missing.
 
-    Example:
+    Examples:
         >>> LinearProbe("data", split="val", validation_split="val").run(encoder)
         {'top1': ..., 'mean_per_class_recall': ..., 'l2': ...}
     """

@@ -43,7 +43,7 @@ class MultiLabelClassification(Evaluator):
     Raises:
         DataError: If the data cannot be found.
 
-    Example:
+    Examples:
         >>> MultiLabelClassification("photos/labels.csv").run(encoder)
         {'mean_average_precision': ..., 'average_precision/red': ..., ...}
     """

@@ -37,7 +37,7 @@ class Retrieval(Evaluator):
     Raises:
         DataError: If the data cannot be found or have no captions.
 
-    Example:
+    Examples:
         >>> Retrieval("data/val").run(encoder)
         {'image_to_text/recall_at_1': ..., ...}
     """

@@ -20,7 +20,7 @@ class EvaluationSuite(Evaluator):
     Raises:
         ConfigError: If there are none.
 
-    Example:
+    Examples:
         >>> suite = EvaluationSuite({"squares": Retrieval("data/val")})
         >>> suite.run(encoder)
         {'squares/image_to_text/recall_at_1': ..., ...}

@@ -83,7 +83,7 @@ def confusion_counts(
     Returns:
         Counts; the diagonal holds the right ones.
 
-    Example:
+    Examples:
         >>> scores = torch.tensor([[1.0, 0.0], [0.9, 0.1]])
         >>> confusion_counts(Predictions(scores, torch.tensor([0, 1]))).tolist()
         [[1, 0], [1, 0]]
@@ -114,7 +114,7 @@ class ZeroShotClassification(Evaluator):
         DataError: If the data cannot be found or name no classes.
         ConfigError: If a template has no ``{c}``.
 
-    Example:
+    Examples:
         >>> ZeroShotClassification("data/val").run(encoder)
         {'top1': ..., 'mean_per_class_recall': ...}
     """

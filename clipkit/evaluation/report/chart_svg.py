@@ -29,7 +29,7 @@ def chart_svg(chart: Chart, x_title: str) -> str:
     Raises:
         DataError: If there is no point, or there are more lines than colours.
 
-    Example:
+    Examples:
         >>> chart_svg(Chart("Accuracy", [Series("top1", [(0, 0.5), (1, 0.9)])]), "alpha")[:4]
         '<svg'
     """

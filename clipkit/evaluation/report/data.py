@@ -179,7 +179,7 @@ class ReportData:
         credits: Sources and licences of the pictures shown.
         created: When the page was made.
 
-    Example:
+    Examples:
         >>> from clipkit.evaluation.report.page import write_report
         >>> data = ReportData("A run", results=[Result("Validation", {"top1": 0.5})])
         >>> write_report("report.html", data)

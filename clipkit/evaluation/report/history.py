@@ -115,7 +115,7 @@ def _charts(rule: _Rule, columns: Mapping[str, list[tuple[float, float]]]) -> li
 def short_names(names: Iterable[str]) -> dict[str, str]:
     """Names without the beginning that all of them share: "val/recall_at_1" -> "1".
 
-    Example:
+    Examples:
         >>> short_names(["val/recall_at_1", "val/recall_at_10"])
         {'val/recall_at_1': 'at 1', 'val/recall_at_10': 'at 10'}
     """

@@ -28,7 +28,7 @@ def tag(name: str, attributes: Attributes | None = None, *children: str) -> Mark
     Returns:
         The element with its children.
 
-    Example:
+    Examples:
         >>> tag("p", {"class": "note"}, "1 < 2")
         '<p class="note">1 &lt; 2</p>'
     """

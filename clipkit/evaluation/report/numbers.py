@@ -34,7 +34,7 @@ def grouped(count: int) -> str:
 def nice_ticks(low: float, high: float, count: int = 4) -> list[float]:
     """About ``count`` round values (1, 2 or 5 times a power of ten) that span low to high.
 
-    Example:
+    Examples:
         >>> nice_ticks(0.0, 0.83)
         [0.0, 0.5, 1.0]
     """

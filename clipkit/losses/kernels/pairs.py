@@ -116,7 +116,7 @@ def singles_to_groups(groups: Int64[Tensor, " B"]) -> Int64[Tensor, " B"]:
     Returns:
         Numbers, unique over all ranks where ``groups`` was negative.
 
-    Example:
+    Examples:
         >>> singles_to_groups(torch.tensor([7, -100, -100])).tolist()
         [7, -2, -3]
     """
@@ -263,7 +263,7 @@ def numbered_groups(groups: Int64[Tensor, " N"]) -> tuple[Int64[Tensor, " N"], I
         The number of each element's group, and the size of each group; 0 for numbers that no
         group has.
 
-    Example:
+    Examples:
         >>> numbered_groups(torch.tensor([7, -2, 7]))
         (tensor([1, 0, 1]), tensor([1, 2, 0]))
     """

@@ -57,7 +57,7 @@ class Products:
     def rounded(self, values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """Round to the precision of the operands; the data type stays.
 
-        Example:
+        Examples:
             >>> Products("bf16").rounded(torch.tensor([1.0, 1.001])).tolist()
             [1.0, 1.0]
         """

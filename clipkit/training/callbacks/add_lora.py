@@ -26,7 +26,7 @@ class AddLora(Callback):
         dropout: Share of their inputs that is dropped; torch's attention, as open_clip uses it, has
             none.
 
-    Example:
+    Examples:
         >>> trainer = Trainer(callbacks=[AddLora(rank=8)])
     """
 

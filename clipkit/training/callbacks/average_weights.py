@@ -31,7 +31,7 @@ class AverageWeights(Callback):
         left_out: Set by ``StepGuard`` before each optimizer step: 1 on the device if the step is
             left out, which leaves the average as it is.
 
-    Example:
+    Examples:
         >>> trainer = Trainer(callbacks=[AverageWeights(decay=0.999)])
     """
 

@@ -35,7 +35,7 @@ class CompileTowers(Callback):
     Raises:
         ConfigError: If ``text_multiple`` is not positive.
 
-    Example:
+    Examples:
         >>> trainer = Trainer(callbacks=[CompileTowers(text_multiple=16)])
     """
 
@@ -81,7 +81,7 @@ def round_up_length(
         longest: Most tokens that the tower can read.
         pad_id: What fills the rest.
 
-    Example:
+    Examples:
         >>> round_up_length(torch.ones(2, 9, dtype=torch.int64), 8, 77, 0).shape
         torch.Size([2, 16])
     """

@@ -82,7 +82,7 @@ class CursorCommit(Callback):
 def joined(cursors: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The cursor of consecutive batches together: where the last one ends, and what all counted.
 
-    Example:
+    Examples:
         >>> joined([{"position": 4, "dropped": 1, "padded": 0},
         ...         {"position": 8, "dropped": 0, "padded": 2}])
         {'position': 8, 'dropped': 1, 'padded': 2}

@@ -24,7 +24,7 @@ class KeyLog(Callback):
     Args:
         path: The file; all ranks append to it, a batch at a time.
 
-    Example:
+    Examples:
         >>> trainer = Trainer(callbacks=[KeyLog("runs/keys.txt")])
     """
 

@@ -57,7 +57,7 @@ class LockTower(Callback):
         unlocked_groups: Layer groups, counted from the output, that learn from the start.
         unlock: When more of them begin to learn, in order.
 
-    Example:
+    Examples:
         >>> trainer = Trainer(callbacks=[
         ...     LockTower("image_tower", unlock=[Unlock(groups=3, fraction=0.5)])])
     """
@@ -129,7 +129,7 @@ def _encoder(pl_module: LightningModule) -> DualEncoder:
 def groups_due(at_first: int, unlock: Sequence[Unlock], progress: RunProgress) -> int:
     """How many groups learn where a run stands.
 
-    Example:
+    Examples:
         >>> groups_due(1, [Unlock(3, step=10)], RunProgress(10, 100, 0.1))
         3
     """

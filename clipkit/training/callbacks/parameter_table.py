@@ -32,7 +32,7 @@ def count_parameters(module: nn.Module) -> dict[str, tuple[int, int]]:
     Returns:
         Name of the part to its number of parameters and how many of them are trained.
 
-    Example:
+    Examples:
         >>> count_parameters(nn.Sequential(nn.Linear(2, 3)))
         {'0': (9, 9)}
     """

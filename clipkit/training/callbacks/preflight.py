@@ -20,7 +20,7 @@ class Preflight(Callback):
         ConfigError: When the fit starts, if the run cannot work.
         SystemExit: With status 0, after the screen, if ``only``.
 
-    Example:
+    Examples:
         >>> trainer = Trainer(callbacks=[Preflight()])
     """
 

@@ -121,7 +121,7 @@ class ProgressBar(LightningProgressBar):
 def figures(metrics: Any) -> str:
     """The figures beside the bar, of those that were logged.
 
-    Example:
+    Examples:
         >>> figures({"train/loss": 2.0, "throughput/samples_per_second": 120.4})
         'loss 2.000 · 120 samples/s'
     """

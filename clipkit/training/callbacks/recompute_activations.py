@@ -28,7 +28,7 @@ class RecomputeActivations(Callback):
     Raises:
         ConfigError: If ``every`` is not positive.
 
-    Example:
+    Examples:
         >>> trainer = Trainer(callbacks=[RecomputeActivations(["image_tower"])])
     """
 

@@ -16,7 +16,7 @@ class ReplaceRun(Callback):
     ``clipkit fit --overwrite`` has this callback. A run that is refused, or interrupted before it
     trains, leaves the earlier one as it was.
 
-    Example:
+    Examples:
         >>> trainer = Trainer(callbacks=[ReplaceRun()])
     """
 

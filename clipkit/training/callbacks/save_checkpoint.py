@@ -47,7 +47,7 @@ class SaveCheckpoint(Checkpoint):
         ConfigError: If a number is not positive, or the folder does not suit the strategy.
         CheckpointError: At the end of the fit, if its last state could not be written.
 
-    Example:
+    Examples:
         >>> callback = SaveCheckpoint(every_n_minutes=10, monitor="val/loss", mode="min")
     """
 

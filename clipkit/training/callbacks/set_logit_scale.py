@@ -19,7 +19,7 @@ class SetLogitScale(Callback):
         scale: Inverse temperature, linear: a number or a schedule of ``clipkit.losses``, a function
             of the optimizer steps that are done, also in a resumed run.
 
-    Example:
+    Examples:
         >>> trainer = Trainer(callbacks=[SetLogitScale(LinearSchedule(10.0, 100.0, 20_000))])
     """
 

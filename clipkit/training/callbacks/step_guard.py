@@ -60,7 +60,7 @@ class StepGuard(Callback):
         ConfigError: If a number is out of range.
         NonFiniteError: While training, if going back did not help or is not possible.
 
-    Example:
+    Examples:
         >>> trainer = Trainer(callbacks=[StepGuard(sigmas=6.0), SaveCheckpoint(every_n_steps=500)])
     """
 

@@ -44,7 +44,7 @@ class StopOnSignal(Callback):
     Raises:
         ConfigError: If there is no such signal.
 
-    Example:
+    Examples:
         >>> trainer = Trainer(callbacks=[SaveCheckpoint(), StopOnSignal()])
     """
 

@@ -54,7 +54,7 @@ class TokenSchedule(Callback):
         ConfigError: If the stages are not in order, change nothing, or ask for more than the towers
             take.
 
-    Example:
+    Examples:
         >>> trainer = Trainer(callbacks=[
         ...     TokenSchedule([TokenStage(0.8, image_size=112, text_length=16)])])
     """
@@ -120,7 +120,7 @@ class TokenSchedule(Callback):
 def stage_at(stages: Sequence[TokenStage], fraction: float) -> TokenStage | None:
     """The stage where a part of the run is behind; None after the last one.
 
-    Example:
+    Examples:
         >>> stages = [TokenStage(0.8, image_size=112)]
         >>> stage_at(stages, 0.5).image_size, stage_at(stages, 0.8)
         (112, None)

@@ -41,7 +41,7 @@ class Watchdog(Callback):
     Raises:
         ConfigError: If a number is not positive, or the limit not above the interval.
 
-    Example:
+    Examples:
         >>> trainer = Trainer(callbacks=[Watchdog(limit_seconds=600)])
     """
 

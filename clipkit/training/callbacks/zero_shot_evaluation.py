@@ -27,7 +27,7 @@ class ZeroShotEvaluation(Callback):
     Raises:
         ConfigError: If there is no evaluator, or ``every_n_steps`` is not positive.
 
-    Example:
+    Examples:
         >>> callback = ZeroShotEvaluation({"squares": Retrieval("data/val")}, every_n_steps=100)
     """
 
