@@ -41,9 +41,9 @@ if TYPE_CHECKING:
     from clipkit.data.reader import ShardReader as ShardReader
     from clipkit.data.slicing import BatchSizeStage as BatchSizeStage
     from clipkit.data.stream import PairStream as PairStream
+    from clipkit.data.tokenizer import Tokenizer as Tokenizer
     from clipkit.data.tokenizers import OpenClipTokenizer as OpenClipTokenizer
     from clipkit.data.tokenizers import TiktokenTokenizer as TiktokenTokenizer
-    from clipkit.data.tokenizers import Tokenizer as Tokenizer
     from clipkit.data.tokenizers import TransformersTokenizer as TransformersTokenizer
     from clipkit.data.tokenizers import tokenizer_from_name as tokenizer_from_name
     from clipkit.data.transforms import EvalTransform as EvalTransform
@@ -90,7 +90,7 @@ _EXPORTS = {
     "TemplatedCaptions": "caption_templates",
     "TextField": "captions",
     "TiktokenTokenizer": "tokenizers",
-    "Tokenizer": "tokenizers",
+    "Tokenizer": "tokenizer",
     "TrainTransform": "transforms",
     "TransformersTokenizer": "tokenizers",
     "pack": "packing",

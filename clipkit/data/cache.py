@@ -20,11 +20,12 @@ from typing import Any, Final, final
 from filelock import FileLock
 
 from clipkit.data.remote import Retries, read_small, stat_remote, transfer
-from clipkit.data.sidecars import SIDECAR_SUFFIX
 from clipkit.data.urls import STALL_SECONDS, Address
 from clipkit.errors import ConfigError, DataError, ShardError
 
 DEFAULT_MAX_BYTES: Final = 100 * 2**30
+SIDECAR_SUFFIX: Final = ".index.npz"
+"""Ends the names of the files that keep the tables of shards."""
 _ABANDONED_SECONDS: Final = 24 * 3600
 _EARLY_RETRIES: Final = 6
 _PART_SUFFIX: Final = ".part"

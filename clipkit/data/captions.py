@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeVar, final
 
 import numpy as np
 
-from clipkit.data.json_members import parsed_json
+from clipkit.data.labels import parsed_json, read_text
 from clipkit.errors import ConfigError, SampleError
 
 _K = TypeVar("_K")
@@ -204,21 +204,6 @@ class MixedCaptions(CaptionPicker):
             for picker, weight in zip(self.pickers, self.weights, strict=True)
             for candidate in _scaled(picker.candidates(members), weight)
         ]
-
-
-def read_text(members: Mapping[str, bytes], field: str) -> str:
-    """A member as text, without white space around it; "" when it is missing.
-
-    Raises:
-        SampleError: It is not UTF-8.
-    """
-    data = members.get(field, b"")
-    try:
-        return data.decode("utf-8-sig").strip()
-    except UnicodeDecodeError as error:
-        raise SampleError(
-            f"member {field!r} is not UTF-8: byte {data[error.start]:#04x} at {error.start}"
-        ) from None
 
 
 def _texts(value: Any, where: str) -> list[Candidate]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from jaxtyping import Int64
 from torch import Tensor
 
-from clipkit.data.tokenizers import Tokenizer
+from clipkit.data.tokenizer import Tokenizer
 
 _LONG_CAPTIONS = ("a ", "b ")
 

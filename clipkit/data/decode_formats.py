@@ -16,6 +16,10 @@ from clipkit.errors import ConfigError, SampleError
 
 Color = tuple[int, int, int]
 WHITE: Final[Color] = (255, 255, 255)
+IMAGE_EXTENSIONS: Final = (
+    "jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm", "image",
+)  # fmt: skip
+"""Extensions of the members that are images, in the order in which they are preferred."""
 DEFAULT_MAX_PIXELS: Final = 89_478_485
 """Pillow's own limit against decompression bombs: a gigabyte of RGBA, divided by 12."""
 

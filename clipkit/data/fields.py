@@ -18,7 +18,7 @@ from torch import Tensor
 
 from clipkit.data.captions import CaptionPicker
 from clipkit.data.labels import json_field
-from clipkit.data.tokenizers import Tokenizer
+from clipkit.data.tokenizer import Tokenizer
 from clipkit.data.transforms import ImageTransform
 from clipkit.errors import ConfigError, SampleError
 from clipkit.types import IGNORE_LABEL, Sample

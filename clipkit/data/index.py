@@ -15,10 +15,10 @@ from typing import Final, final
 import numpy as np
 from jaxtyping import Int64
 
-from clipkit.data.cache import ShardCache, default_cache
+from clipkit.data.cache import SIDECAR_SUFFIX, ShardCache, default_cache
 from clipkit.data.counts import counts_by_folder, known_counts, named_shards
 from clipkit.data.lost_shards import lost_shards
-from clipkit.data.sidecars import SIDECAR_SUFFIX, Summary, keep_table, load_summary
+from clipkit.data.sidecars import Summary, keep_table, load_summary
 from clipkit.data.tables import scan_shard
 from clipkit.data.urls import Address, Patterns
 from clipkit.errors import DataError, ShardError

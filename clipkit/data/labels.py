@@ -1,12 +1,12 @@
-"""The class of a sample, where it has one."""
+"""What the members of a sample hold: its class, its classes, text and JSON."""
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final
 
-from clipkit.data.json_members import parsed_json
 from clipkit.errors import SampleError
 from clipkit.types import IGNORE_LABEL
 
@@ -94,3 +94,36 @@ def json_field(data: bytes, member: str, name: str) -> object:
     if not isinstance(content, dict):
         raise SampleError(f"member {member}: expected a JSON object, got {type(content).__name__}")
     return content.get(name)
+
+
+def read_text(members: Mapping[str, bytes], field: str) -> str:
+    """A member as text, without white space around it; "" when it is missing.
+
+    Raises:
+        SampleError: It is not UTF-8.
+    """
+    data = members.get(field, b"")
+    try:
+        return data.decode("utf-8-sig").strip()
+    except UnicodeDecodeError as error:
+        raise SampleError(
+            f"member {field!r} is not UTF-8: byte {data[error.start]:#04x} at {error.start}"
+        ) from None
+
+
+def parsed_json(data: bytes | str, member: str) -> Any:
+    """Parse a JSON member.
+
+    Args:
+        data: The member's content.
+        member: Its extension, for the message.
+
+    Raises:
+        SampleError: If it is not JSON, or nested deeper than the parser follows.
+    """
+    try:
+        return json.loads(data)
+    except ValueError as error:
+        raise SampleError(f"member {member!r} is not JSON: {error}") from None
+    except RecursionError:
+        raise SampleError(f"member {member!r}: JSON that is nested too deeply") from None

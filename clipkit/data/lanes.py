@@ -23,6 +23,7 @@ from typing import Final, final
 import numpy as np
 from jaxtyping import Int32, Int64
 
+from clipkit.data.rng import generator
 from clipkit.errors import CheckpointError
 
 # What the streams of random numbers are for; the last word of their keys.
@@ -39,11 +40,6 @@ _KEPT_SAMPLES: Final = 2**22
 _NEAR_ATTEMPTS: Final = 32
 
 _Shuffled = Int64[np.ndarray, " window"] | Int32[np.ndarray, " window"]
-
-
-def generator(*key: int) -> np.random.Generator:
-    """Random numbers that depend on nothing but ``key`` (non-negative integers)."""
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from typing import Any, Final, final
 import numpy as np
 from jaxtyping import Int64
 
-from clipkit.data.lanes import generator
+from clipkit.data.rng import generator
 from clipkit.errors import CheckpointError, ConfigError
 
 _LOG: Final = logging.getLogger(__name__)

@@ -8,10 +8,10 @@ import threading
 from collections import OrderedDict
 from typing import Any, Final, final
 
-from clipkit.data.cache import RemoteFile, ShardCache, default_cache
+from clipkit.data.cache import SIDECAR_SUFFIX, RemoteFile, ShardCache, default_cache
 from clipkit.data.index import Shard, ShardIndex
 from clipkit.data.remote import SYSTEM_ERRNOS
-from clipkit.data.sidecars import SIDECAR_SUFFIX, keep_table, load_table
+from clipkit.data.sidecars import keep_table, load_table
 from clipkit.data.tables import ShardTable, scan_shard
 from clipkit.errors import ShardError
 

@@ -12,7 +12,7 @@ from typing import BinaryIO, Final
 
 from PIL import Image
 
-from clipkit.data.samples import IMAGE_EXTENSIONS
+from clipkit.data.decode_formats import IMAGE_EXTENSIONS
 from clipkit.errors import SampleError
 
 IMAGE_SUFFIXES: Final = frozenset(f".{extension}" for extension in IMAGE_EXTENSIONS)

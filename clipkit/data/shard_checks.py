@@ -9,18 +9,16 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Final, TypeVar
 
-from clipkit.data.captions import TextField, read_text
+from clipkit.data.captions import TextField
 from clipkit.data.counts import counts_by_folder, named_shards
-from clipkit.data.decode_formats import DEFAULT_MAX_PIXELS, open_image, to_rgb
+from clipkit.data.decode_formats import DEFAULT_MAX_PIXELS, IMAGE_EXTENSIONS, open_image, to_rgb
 from clipkit.data.faults import WHOLE_SHARD, Fault
 from clipkit.data.index import ShardIndex
-from clipkit.data.json_members import parsed_json
-from clipkit.data.labels import read_label
+from clipkit.data.labels import parsed_json, read_label, read_text
 from clipkit.data.lost_shards import lost_shards
 from clipkit.data.reader import RawSample, ShardReader
-from clipkit.data.samples import IMAGE_EXTENSIONS
 from clipkit.data.tables import scan_shard
-from clipkit.data.tokenizers import Tokenizer
+from clipkit.data.tokenizer import Tokenizer
 from clipkit.data.urls import Address
 from clipkit.errors import SampleError, ShardError
 from clipkit.types import IGNORE_LABEL

@@ -15,7 +15,6 @@ from clipkit.atomic_files import write_bytes
 from clipkit.data.tables import ShardTable
 
 _LOG: Final = logging.getLogger(__name__)
-SIDECAR_SUFFIX: Final = ".index.npz"
 # 1 passed over links and stored no digest.
 _FORMAT_VERSION: Final = 2
 _COLUMNS: Final = ("keys", "key_ends", "member_ends", "extensions", "kinds", "offsets", "sizes")

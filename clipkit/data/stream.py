@@ -11,6 +11,7 @@ from typing import Any, final
 
 import torch.distributed as dist
 
+from clipkit.data.builder import BatchBuilder
 from clipkit.data.cache import ShardCache
 from clipkit.data.cursor import Cursor
 from clipkit.data.defaults import default_caption, default_transform, log_of_rank, world_of
@@ -25,7 +26,7 @@ from clipkit.data.preflight import (
     check_sizes,
 )
 from clipkit.data.reader import ShardReader
-from clipkit.data.samples import BatchBuilder, Caption, Encoder, SampleMaker, Transform
+from clipkit.data.samples import Caption, Encoder, SampleMaker, Transform
 from clipkit.data.slicing import BatchSizeStage, Slicing, Tail, check_stages
 from clipkit.data.stream_state import STATE_VERSION, check_state
 from clipkit.data.workers import BatchLoader

@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from clipkit.data.clip_bpe import clip_bpe
+from clipkit.data.tokenizer import Tokenizer
 from clipkit.errors import ConfigError
-
-if TYPE_CHECKING:
-    from clipkit.data.tokenizers import Tokenizer
 
 _START: Final = "<|startoftext|>"
 _END: Final = "<|endoftext|>"

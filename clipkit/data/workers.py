@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, final
 
 import torch
 
-from clipkit.data.samples import BatchBuilder, Built
+from clipkit.data.builder import BatchBuilder, Built
 from clipkit.data.slicing import Task
 from clipkit.errors import ClipkitError
 

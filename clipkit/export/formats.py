@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from clipkit.atomic_files import write_json
+from clipkit.data.tokenizer import Tokenizer
 from clipkit.data.tokenizer_files import save_tokenizer
-from clipkit.data.tokenizers import Tokenizer, tokenizer_from_name
+from clipkit.data.tokenizers import tokenizer_from_name
 from clipkit.errors import CheckpointError, ConfigError
 from clipkit.export.onnx import check_onnx, onnx_facts, save_onnx
 from clipkit.export.transformers import to_transformers

@@ -7,13 +7,13 @@ from typing import Any, Final
 
 from torch import Tensor
 
-from clipkit.data.tokenizers import Tokenizer
+from clipkit.data.tokenizer import Tokenizer
 from clipkit.errors import CheckpointError
 from clipkit.models import DualEncoder
 from clipkit.models.checkpoints import PREFIXES, encoder_entry
 from clipkit.models.state_dicts import mismatch
 
-_TOKENIZER: Final = "clipkit.data.tokenizers.tokenizer_from_name"
+_TOKENIZER: Final = "clipkit.data.tokenizer_from_name"
 _ENCODER: Final = PREFIXES["raw"]
 AVERAGE: Final = PREFIXES["average"]
 """Before the names of averaged weights in a checkpoint's state_dict."""

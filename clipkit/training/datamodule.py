@@ -11,7 +11,8 @@ from clipkit.data import BatchSizeStage, PairStream, ShardCache, Stage
 from clipkit.data.captions import CaptionPicker
 from clipkit.data.fields import SampleField
 from clipkit.data.prepared import is_raw
-from clipkit.data.tokenizers import Tokenizer, tokenizer_from_name
+from clipkit.data.tokenizer import Tokenizer
+from clipkit.data.tokenizers import tokenizer_from_name
 from clipkit.data.transforms import EvalTransform, ImageTransform, TrainTransform
 from clipkit.errors import ConfigError
 from clipkit.models import DualEncoder

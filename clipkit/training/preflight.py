@@ -7,7 +7,7 @@ from typing import Final
 
 import torch
 
-from clipkit.data.tokenizers import Tokenizer
+from clipkit.data.tokenizer import Tokenizer
 from clipkit.errors import ConfigError
 from clipkit.losses import CombinedLoss
 from clipkit.models import DualEncoder, ImageTower, TextTower

@@ -12,13 +12,14 @@ from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import nn
 
 from clipkit.data.slicing import BatchSizeStage, Slicing
-from clipkit.data.tokenizers import Tokenizer, tokenizer_from_name
+from clipkit.data.tokenizer import Tokenizer
+from clipkit.data.tokenizers import tokenizer_from_name
 from clipkit.errors import ClipkitError
 from clipkit.models import DualEncoder
+from clipkit.models.parameters import count_parameters
 from clipkit.optim import Schedule
 from clipkit.optim.schedules import StepProgress
 from clipkit.training.callbacks.average_weights import AverageWeights
-from clipkit.training.callbacks.parameter_table import count_parameters
 from clipkit.training.callbacks.save_checkpoint import SaveCheckpoint
 from clipkit.training.contrastive_module import ContrastiveModule
 from clipkit.training.datamodule import PairDataModule

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from clipkit.data.lanes import generator
+from clipkit.data.rng import generator
 from clipkit.types import Batch
 
 

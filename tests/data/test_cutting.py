@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from clipkit.data.cutting import cut_captions, end_of_cut
-from clipkit.data.tokenizers import Tokenizer, tokenizer_from_name
+from clipkit.data.tokenizer import Tokenizer
+from clipkit.data.tokenizers import tokenizer_from_name
 
 CAPTIONS = [
     "a dog",

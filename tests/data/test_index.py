@@ -16,10 +16,11 @@ import pytest
 from clipkit import atomic_files
 from clipkit.data import ShardIndex, ShardReader
 from clipkit.data.braces import expand_braces
+from clipkit.data.cache import SIDECAR_SUFFIX
 from clipkit.data.counts import read_counts
 from clipkit.data.index import Shard
 from clipkit.data.shard_checks import verify_shards
-from clipkit.data.sidecars import SIDECAR_SUFFIX, load_summary, load_table
+from clipkit.data.sidecars import load_summary, load_table
 from clipkit.data.urls import base_name, expand_urls, parse_address
 from clipkit.errors import DataError, ShardError
 from tests.factories import pair, write_shard, write_shards

@@ -13,7 +13,7 @@ import pytest
 import clipkit.data.open_shards as open_shards
 import clipkit.data.reader as reader_module
 from clipkit.data import ShardIndex, ShardReader
-from clipkit.data.sidecars import SIDECAR_SUFFIX
+from clipkit.data.cache import SIDECAR_SUFFIX
 from clipkit.errors import ShardError
 from tests.factories import pair, write_shard, write_shards
 

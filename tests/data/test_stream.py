@@ -13,8 +13,8 @@ import torch
 from torch.utils.data._utils.pin_memory import pin_memory
 
 from clipkit.data import PairStream, ShardIndex
+from clipkit.data.builder import BatchBuilder, Built
 from clipkit.data.faults import Fault
-from clipkit.data.samples import BatchBuilder, Built
 from clipkit.errors import CheckpointError, ConfigError, DataError
 from clipkit.types import Batch
 from tests.data.fakes import ByteTokenizer, NoisyTransform, first_text

@@ -15,6 +15,7 @@ from torch import nn
 from clipkit.errors import CheckpointError, ConfigError
 from clipkit.evaluation import Evaluator
 from clipkit.models.checkpoints import load_encoder
+from clipkit.models.parameters import count_parameters
 from clipkit.training.atomic_io import AtomicCheckpointIO
 from clipkit.training.callbacks import (
     AverageWeights,
@@ -25,7 +26,7 @@ from clipkit.training.callbacks import (
     Throughput,
     ZeroShotEvaluation,
 )
-from clipkit.training.callbacks.parameter_table import count_parameters, parameter_table
+from clipkit.training.callbacks.parameter_table import parameter_table
 from clipkit.training.callbacks.progress_bar import figures
 from tests.training import tiny
 

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from clipkit.data.decode_formats import DEFAULT_MAX_PIXELS, open_image
-from clipkit.data.tokenizers import Tokenizer
+from clipkit.data.tokenizer import Tokenizer
 from clipkit.errors import DataError
 from clipkit.evaluation import embedding_health as health
 from clipkit.evaluation.datasets.dataset import EvaluationDataset
