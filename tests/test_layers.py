@@ -8,7 +8,7 @@ import sys
 import torch
 
 from clipkit.data import PairStream, ShardIndex
-from clipkit.data.tokenizers import OpenClipTokenizer
+from clipkit.data.text.tokenizers import OpenClipTokenizer
 from clipkit.losses import CombinedLoss, ContrastiveLoss
 from clipkit.models import from_open_clip
 from tests.training import tiny

@@ -11,9 +11,9 @@ import pytest
 from clipkit.atomic_files import write_bytes
 from clipkit.cli.main import main
 from clipkit.data import ShardCache, ShardIndex, pack
-from clipkit.data.patient_log import PatientLog
-from clipkit.data.prepared import prepare
-from clipkit.data.urls import parse_address
+from clipkit.data.packing.packed_cache import prepare
+from clipkit.data.storage.urls import parse_address
+from clipkit.line_log import PatientLog
 from clipkit.models import save_encoder
 from tests.data.servers import Misbehaviour, http_server
 from tests.factories import image_bytes, write_shards

@@ -148,7 +148,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def compare(args: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
     """Train and evaluate with every trainer and seed, in turn; return the runs of each trainer."""
-    from clipkit.data.demo import pack_demo
+    from clipkit.data.demo.emoji import pack_demo
     from clipkit.models import from_open_clip, load_encoder
 
     data = pack_demo(args.output / "data")

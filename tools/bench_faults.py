@@ -30,7 +30,7 @@ import webdataset
 from fault_samples import FAULTS, NUM_SAMPLES, PICTURES, SIDE, make_all
 
 from clipkit.data import PairStream, ShardIndex
-from clipkit.data.captions import TextField
+from clipkit.data.text.captions import TextField
 from clipkit.errors import ClipkitError
 
 HANGS_SECONDS = 8  # of computing

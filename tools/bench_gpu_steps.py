@@ -50,9 +50,9 @@ def clipkit_step(model: str, batch_size: int, length: int, is_compiled: bool) ->
     """A step of a plain loop over clipkit's parts."""
     from clipkit.losses import CombinedLoss, ContrastiveLoss
     from clipkit.models import from_open_clip
-    from clipkit.models.blocks import tower_blocks
-    from clipkit.training.block_wrappers import compile_block
-    from clipkit.training.sharding import clip_gradients
+    from clipkit.models.towers.blocks import tower_blocks
+    from clipkit.training.callbacks.towers.block_wrappers import compile_block
+    from clipkit.training.strategies.sharding import clip_gradients
     from clipkit.types import Batch
 
     encoder = from_open_clip(model).cuda().train()

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 
 from clipkit.data import PairStream, ShardIndex
-from clipkit.data.packing import ShardWriter
+from clipkit.data.packing.pack import ShardWriter
 
 NUM_EPOCHS = 3
 CHECKPOINT_EVERY_STEPS = 5

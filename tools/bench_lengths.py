@@ -22,9 +22,9 @@ import torch
 from jaxtyping import Int64
 
 from clipkit.data import OpenClipTokenizer, PairStream, ShardIndex, TextField
-from clipkit.data.lanes import LaneOrder, Layout
-from clipkit.data.length_windows import LengthDealer, LengthWindows
-from clipkit.data.reader import ShardReader
+from clipkit.data.order.lanes import LaneOrder, Layout
+from clipkit.data.order.length_buckets import LengthDealer, LengthWindows
+from clipkit.data.shards.reader import ShardReader
 from clipkit.losses import CombinedLoss, ContrastiveLoss
 from clipkit.models import from_open_clip
 from clipkit.types import Batch

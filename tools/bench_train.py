@@ -297,7 +297,7 @@ def plain_loop(args: argparse.Namespace, steps: int) -> tuple[float, float]:
     import torch
 
     from clipkit.data import OpenClipTokenizer, PairStream, ShardIndex
-    from clipkit.data.transforms import TrainTransform
+    from clipkit.data.images.transforms import TrainTransform
     from clipkit.optim import ParameterGroups
 
     encoder, loss, options = parts(args)

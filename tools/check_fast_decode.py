@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 from clipkit.data import ImageDecoder
-from clipkit.data.tokenizers import tokenizer_from_name
+from clipkit.data.text.tokenizers import tokenizer_from_name
 from clipkit.metrics.functional import retrieval_recall
 from clipkit.models import DualEncoder, load_encoder
 

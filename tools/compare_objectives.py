@@ -25,10 +25,10 @@ from typing import Any
 import torch
 
 from clipkit.data import PairStream, ShardIndex, TrainTransform
-from clipkit.data.augment import ColorJitter
-from clipkit.data.augment_geometry import RandomAffine
-from clipkit.data.demo import DemoData, pack_demo
-from clipkit.data.tokenizers import tokenizer_from_name
+from clipkit.data.demo.emoji import DemoData, pack_demo
+from clipkit.data.images.augment import ColorJitter
+from clipkit.data.images.augment_geometry import RandomAffine
+from clipkit.data.text.tokenizers import tokenizer_from_name
 from clipkit.evaluation import LabelHeadClassification, Retrieval, ZeroShotClassification
 from clipkit.losses import (
     CombinedLoss,
@@ -49,7 +49,7 @@ from clipkit.models import (
     PrototypeLabelHead,
 )
 from clipkit.optim import ParameterGroups, WarmupCosine
-from clipkit.training.progress import RunProgress
+from clipkit.training.progress.run_progress import RunProgress
 
 WIDTH = 128
 SIZE = 32

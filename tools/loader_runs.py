@@ -187,7 +187,7 @@ def transfer_seconds(batch: Tensor) -> float:
 
 def planning(task: dict[str, Any]) -> dict[str, Any]:
     """What the order of a large data set costs, without any data: counts of shards are enough."""
-    from clipkit.data.lanes import LaneOrder, choose_layout
+    from clipkit.data.order.lanes import LaneOrder, choose_layout
 
     before = resident_peak()
     counts = np.full(-(-task["num_samples"] // 10_000), 10_000, dtype=np.int64)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
-from clipkit.data.packing import ShardWriter
+from clipkit.data.packing.pack import ShardWriter
 
 SUFFIXES = {".jpg", ".jpeg"}
 WORDS = (

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from clipkit.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
-    from clipkit.models.checkpoints import LoadedEncoder
+    from clipkit.models.checkpoints.encoder import LoadedEncoder
 
 _FILE_ENDINGS = (".ckpt", ".pt", ".pth", ".bin", ".safetensors")
 
@@ -112,7 +112,7 @@ def load_model(name: str, device: str, weights: str | None = None) -> LoadedEnco
         ConfigError: If open_clip does not know the name, or torch the device.
     """
     from clipkit.models import from_open_clip
-    from clipkit.models.checkpoints import PREFIXES, LoadedEncoder, read_encoder
+    from clipkit.models.checkpoints.encoder import PREFIXES, LoadedEncoder, read_encoder
 
     target = _device(device)
     if Path(name).exists() and not name.endswith(".json"):

@@ -52,8 +52,8 @@ def run(args: argparse.Namespace) -> int:
         CheckpointError: If the folder is no checkpoint in parts, or not whole.
         ConfigError: If the output is a folder.
     """
-    from clipkit.models.sharded_files import is_sharded, read_sharded, why_incomplete
-    from clipkit.models.state_dicts import save_plain
+    from clipkit.models.files.sharded import is_sharded, read_sharded, why_incomplete
+    from clipkit.models.files.state_dicts import save_plain
 
     folder, output = args.checkpoint, args.output
     if not is_sharded(folder):

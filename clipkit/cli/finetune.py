@@ -22,7 +22,7 @@ from clipkit.errors import ConfigError, DataError, SampleError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from clipkit.training.tuning_facts import Start, TuningData
+    from clipkit.training.finetune.facts import Start, TuningData
 
 _SHOWN_CLASSES: Final = 20
 _TEMPLATES: Final = ("a photo of a {}", "a picture of a {}", "{}")
@@ -91,8 +91,8 @@ def run(args: argparse.Namespace) -> int:
     import yaml
 
     from clipkit.cli.fit import command as fit
-    from clipkit.training.presets import tuning_config
-    from clipkit.training.run_folder import refusal, traces_of_a_run
+    from clipkit.training.callbacks.run_folder import refusal, traces_of_a_run
+    from clipkit.training.finetune.presets import tuning_config
 
     path: Path = args.output / "finetune.yaml"
     if not args.overwrite and (traces := traces_of_a_run(str(args.output))):
@@ -137,11 +137,11 @@ def look_at(train: str, val: str | None, allow_outside: bool = False) -> TuningD
     Raises:
         DataError: If the data cannot be read, or only some samples have a class name for a caption.
     """
-    from clipkit.data.labels import read_label
-    from clipkit.data.packing_numbers import MOST_CLASSES
-    from clipkit.data.packing_sources import open_source
-    from clipkit.data.prepared import class_names_in
-    from clipkit.training.tuning_facts import TuningData
+    from clipkit.data.packing.class_numbers import MOST_CLASSES
+    from clipkit.data.packing.packed_cache import class_names_in
+    from clipkit.data.packing.sources import open_source
+    from clipkit.data.shards.members import read_label
+    from clipkit.training.finetune.facts import TuningData
     from clipkit.types import IGNORE_LABEL
 
     for option, given in (("--train", train), ("--val", val)):
@@ -193,7 +193,7 @@ def _numbered(names: Sequence[str]) -> str:
 
 def _classes(texts: Mapping[str, bytes]) -> list[int] | None:
     """A sample's list of classes; None where its JSON has none, or other things of that name."""
-    from clipkit.data.labels import read_classes
+    from clipkit.data.shards.members import read_classes
 
     try:
         return read_classes(texts)
@@ -213,7 +213,7 @@ def _what_next(args: argparse.Namespace, data: TuningData) -> str:
 def _start(model: str, weights: str | None) -> tuple[Start, str | None]:
     """What a configuration has to know of the model to start from, and which weights it has."""
     from clipkit.cli.arguments import load_model
-    from clipkit.training.tuning_facts import Start
+    from clipkit.training.finetune.facts import Start
 
     encoder, weights = load_model(model, "cpu", weights)
     towers = {"image_tower": encoder.image_tower, "text_tower": encoder.text_tower}
@@ -229,7 +229,7 @@ def _start(model: str, weights: str | None) -> tuple[Start, str | None]:
 
 def _named(model: str, weights: str | None) -> dict[str, Any]:
     """The model, as a configuration names it."""
-    from clipkit.models.checkpoints import PREFIXES
+    from clipkit.models.checkpoints.encoder import PREFIXES
 
     if Path(model).exists() and not model.endswith(".json"):
         init_args = {"path": model} | ({"prefix": PREFIXES[weights]} if weights else {})

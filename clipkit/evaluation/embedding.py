@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from clipkit.data.tokenizer import Tokenizer
-from clipkit.data.tokenizers import tokenizer_from_name
+from clipkit.data.text.tokenizer import Tokenizer
+from clipkit.data.text.tokenizers import tokenizer_from_name
 from clipkit.distributed.collectives import gather_rows, gather_sizes, world_size
 from clipkit.evaluation.datasets.dataset import EvaluationDataset
 from clipkit.evaluation.datasets.loading import Chunk, decoded_chunks, ids_of_rank

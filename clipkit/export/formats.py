@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from clipkit.atomic_files import write_json
-from clipkit.data.tokenizer import Tokenizer
-from clipkit.data.tokenizer_files import save_tokenizer
-from clipkit.data.tokenizers import tokenizer_from_name
+from clipkit.data.text.tokenizer import Tokenizer
+from clipkit.data.text.tokenizer_export import save_tokenizer
+from clipkit.data.text.tokenizers import tokenizer_from_name
 from clipkit.errors import CheckpointError, ConfigError
 from clipkit.export.onnx import check_onnx, onnx_facts, save_onnx
 from clipkit.export.transformers import to_transformers
 from clipkit.models import DualEncoder, load_encoder, save_encoder, save_open_clip
-from clipkit.models.checkpoints import OPEN_CLIP_WEIGHTS_NAME
+from clipkit.models.checkpoints.encoder import OPEN_CLIP_WEIGHTS_NAME
 
 TOLERANCE: Final = 1e-4
 """Largest difference of a component of a unit-norm embedding."""

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from clipkit.models.checkpoints import KEY
-from clipkit.models.sharded_files import is_sharded, read_checkpoint
+from clipkit.models.checkpoints.encoder import KEY
+from clipkit.models.files.sharded import is_sharded, read_checkpoint
 
 _QUALITY: Final = re.compile(r"(recall_at_\d+|top\d+|mean_per_class_recall|accuracy|f1)$")
 

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from clipkit.errors import ConfigError
 from clipkit.models.dual_encoder import DualEncoder
-from clipkit.models.open_clip_towers import OpenClipImageTower, OpenClipTextTower
-from clipkit.models.state_dicts import load_exactly
+from clipkit.models.files.state_dicts import load_exactly
+from clipkit.models.open_clip.towers import OpenClipImageTower, OpenClipTextTower
 
 _ARGMAX_POOLING: Final = 2
 """As ``eos_token_id``: CLIPModel pools at the greatest id, as open_clip does."""

@@ -1,21 +1,25 @@
 """Towers, the dual encoder over them, and their checkpoints."""
 
-from clipkit.models.checkpoints import (
+from clipkit.models.checkpoints.description import describe
+from clipkit.models.checkpoints.encoder import (
     from_checkpoint,
     load_encoder,
     save_encoder,
     save_open_clip,
 )
-from clipkit.models.description import describe
+from clipkit.models.checkpoints.interpolation import interpolate
 from clipkit.models.dual_encoder import DualEncoder
-from clipkit.models.freezing import lock
-from clipkit.models.interpolation import interpolate
-from clipkit.models.label_head import CosineLabelHead, LabelHead, LinearLabelHead
-from clipkit.models.open_clip_towers import OpenClipImageTower, OpenClipTextTower, from_open_clip
-from clipkit.models.prototype_head import PrototypeLabelHead
-from clipkit.models.timm_tower import TimmImageTower
-from clipkit.models.towers import ImageTower, TextTower, Tower
-from clipkit.models.transformers_tower import TransformersTextTower
+from clipkit.models.heads.label_head import CosineLabelHead, LabelHead, LinearLabelHead
+from clipkit.models.heads.prototype_head import PrototypeLabelHead
+from clipkit.models.open_clip.towers import (
+    OpenClipImageTower,
+    OpenClipTextTower,
+    from_open_clip,
+)
+from clipkit.models.towers.base import ImageTower, TextTower, Tower
+from clipkit.models.towers.freezing import lock
+from clipkit.models.towers.timm_tower import TimmImageTower
+from clipkit.models.towers.transformers_tower import TransformersTextTower
 
 __all__ = [
     "CosineLabelHead",

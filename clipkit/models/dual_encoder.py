@@ -12,9 +12,9 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
 from clipkit.errors import ConfigError
-from clipkit.models.freezing import keep_locked_in_evaluation
-from clipkit.models.label_head import LabelHead
-from clipkit.models.towers import ImageTower, TextTower
+from clipkit.models.heads.label_head import LabelHead
+from clipkit.models.towers.base import ImageTower, TextTower
+from clipkit.models.towers.freezing import keep_locked_in_evaluation
 from clipkit.types import Batch, Embeddings
 
 SOFTMAX_LOGIT_SCALE = 1 / 0.07

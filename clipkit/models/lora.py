@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from clipkit.errors import CheckpointError, ConfigError
-from clipkit.models.blocks import tower_blocks
 from clipkit.models.dual_encoder import DualEncoder
-from clipkit.models.towers import Tower
+from clipkit.models.towers.base import Tower
+from clipkit.models.towers.blocks import tower_blocks
 
 TOWERS: Final = ("image_tower", "text_tower")
 _ATTRIBUTE: Final = "lora"

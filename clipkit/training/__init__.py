@@ -1,15 +1,17 @@
 """The Lightning side: modules, data module, callbacks."""
 
-from clipkit.training.contrastive_module import ContrastiveModule
-from clipkit.training.datamodule import PairDataModule
-from clipkit.training.metrics_csv import MetricsCsv
-from clipkit.training.sharded_strategy import ShardedStrategy
-from clipkit.training.sources import MixedSource
+from clipkit.training.datamodule.pair_datamodule import PairDataModule
+from clipkit.training.datamodule.sources import MixedSource
+from clipkit.training.loggers.metrics_csv import MetricsCsv
+from clipkit.training.module.contrastive_module import ContrastiveModule
+from clipkit.training.preflight.callback import Preflight
+from clipkit.training.strategies.fsdp import ShardedStrategy
 
 __all__ = [
     "ContrastiveModule",
     "MetricsCsv",
     "MixedSource",
     "PairDataModule",
+    "Preflight",
     "ShardedStrategy",
 ]

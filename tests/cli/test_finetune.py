@@ -17,8 +17,8 @@ from clipkit.cli.finetune import look_at
 from clipkit.cli.main import main
 from clipkit.errors import DataError
 from clipkit.models import load_encoder, save_encoder
-from clipkit.training.presets import PRESETS, choose_preset, tuning_config
-from clipkit.training.tuning_facts import Start, TuningData
+from clipkit.training.finetune.facts import Start, TuningData
+from clipkit.training.finetune.presets import PRESETS, choose_preset, tuning_config
 from tests.factories import image_bytes, write_shards
 from tests.training import tiny
 

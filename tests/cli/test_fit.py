@@ -13,7 +13,7 @@ import torch
 import yaml
 
 from clipkit.cli.main import main
-from clipkit.models.checkpoints import load_encoder
+from clipkit.models.checkpoints.encoder import load_encoder
 from tests.training import tiny
 
 CALLBACKS = {

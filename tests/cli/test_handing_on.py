@@ -17,7 +17,7 @@ from clipkit.export.formats import image_processor_options
 from clipkit.export.run_facts import read_run
 from clipkit.models import load_encoder
 from tests.factories import image_bytes
-from tests.models.test_checkpoints import write_checkpoint
+from tests.models.checkpoints.test_checkpoints import write_checkpoint
 from tests.models.tiny import TIMM_VIT, encoder
 from tests.training import tiny
 

@@ -17,7 +17,7 @@ from lightning.pytorch import Callback
 
 from clipkit.cli.main import main
 from clipkit.models import from_open_clip
-from clipkit.models.checkpoints import load_encoder, save_encoder
+from clipkit.models.checkpoints.encoder import load_encoder, save_encoder
 from tests.factories import COLORS, image_bytes, pair, write_shard
 from tests.training import tiny
 

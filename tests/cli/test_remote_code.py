@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from clipkit.cli.main import main
-from clipkit.data.tokenizer_files import clip_in_transformers
-from clipkit.data.tokenizers import tokenizer_from_name
+from clipkit.data.text.tokenizer_export import clip_in_transformers
+from clipkit.data.text.tokenizers import tokenizer_from_name
 from clipkit.errors import ConfigError
 from clipkit.models import TransformersTextTower, from_open_clip, save_encoder
-from clipkit.models.checkpoints import encoder_entry
+from clipkit.models.checkpoints.encoder import encoder_entry
 from clipkit.remote_code import is_trusted, trust_remote_code
 from tests.factories import write_shards
 from tests.training import tiny

@@ -13,7 +13,7 @@ import yaml
 from clipkit.cli.main import main
 from clipkit.errors import CheckpointError, ConfigError
 from clipkit.models import from_checkpoint, load_encoder, save_encoder
-from clipkit.models.checkpoints import PREFIXES
+from clipkit.models.checkpoints.encoder import PREFIXES
 from clipkit.training.callbacks import AverageWeights, SaveCheckpoint, ZeroShotEvaluation
 from tests.training import tiny
 

@@ -19,10 +19,10 @@ from clipkit.atomic_files import put_in_place
 from clipkit.cli.main import main
 from clipkit.errors import CheckpointError, ConfigError
 from clipkit.models import load_encoder
-from clipkit.models.sharded_files import META, is_sharded, read_sharded, write_sharded
+from clipkit.models.files.sharded import META, is_sharded, read_sharded, write_sharded
 from clipkit.training import ShardedStrategy
-from clipkit.training import checkpoint_files as files
 from clipkit.training.callbacks import AverageWeights, KeyLog, SaveCheckpoint
+from clipkit.training.checkpoints import files as files
 from tests.distributed.spawn import run_ranks
 from tests.training import tiny
 

@@ -11,11 +11,11 @@ from torch.distributed.tensor import DTensor
 
 from clipkit.evaluation import Retrieval
 from clipkit.models import from_open_clip
-from clipkit.training.sharding import shard_encoder
+from clipkit.training.strategies.sharding import shard_encoder
 from tests.distributed.spawn import run_ranks
 from tests.factories import write_shards
 from tests.training import tiny
-from tests.training.test_tower_callbacks import batch
+from tests.training.callbacks.test_tower_callbacks import batch
 
 pytestmark = [pytest.mark.distributed]
 

@@ -17,7 +17,7 @@ from clipkit.training import ShardedStrategy
 from clipkit.training.callbacks import AverageWeights, SaveCheckpoint
 from tests.distributed.spawn import run_ranks
 from tests.training import tiny
-from tests.training.test_tower_callbacks import batch
+from tests.training.callbacks.test_tower_callbacks import batch
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests.distributed.spawn import run_ranks
 from tests.training import tiny
-from tests.training.test_tower_callbacks import Movement, unlocking
+from tests.training.callbacks.test_tower_callbacks import Movement, unlocking
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 

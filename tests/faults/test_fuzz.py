@@ -23,8 +23,8 @@ from pyarrow import parquet
 
 from clipkit.cli.main import main
 from clipkit.data import MultiLabels, PairStream, ShardIndex, ShardReader, pack
-from clipkit.data.shard_checks import verify_shards
-from clipkit.data.tables import split_name
+from clipkit.data.packing.verify import verify_shards
+from clipkit.data.shards.shard_table import split_name
 from clipkit.errors import ClipkitError, DataError
 from clipkit.evaluation import open_dataset
 from clipkit.yaml_files import read_yaml

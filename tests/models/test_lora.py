@@ -10,7 +10,7 @@ from clipkit.models import DualEncoder, OpenClipTextTower, TimmImageTower, load_
 from clipkit.models.lora import adapted_layers, add_lora, add_lora_of_entry, merge_lora
 from clipkit.training.callbacks import AddLora, AverageWeights, SaveCheckpoint
 from tests.training import tiny
-from tests.training.test_tower_callbacks import batch
+from tests.training.callbacks.test_tower_callbacks import batch
 
 pytest.importorskip("peft")
 

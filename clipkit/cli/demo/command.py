@@ -13,7 +13,7 @@ from clipkit.cli.outputs import check_output_folder
 from clipkit.errors import ConfigError
 
 if TYPE_CHECKING:
-    from clipkit.data.demo import DemoData
+    from clipkit.data.demo.emoji import DemoData
 
 CONFIG: Final = "experiment/demo.yaml"
 _MOST_MINUTES: Final = 24 * 60.0
@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _check_folder(files: DemoFiles) -> None:
     """Replace an earlier demo, aloud, and no other run."""
-    from clipkit.training.run_folder import traces_of_a_run
+    from clipkit.training.callbacks.run_folder import traces_of_a_run
 
     traces = traces_of_a_run(str(files.root))
     if traces and not files.overlay.is_file():
@@ -91,7 +91,7 @@ def _check_folder(files: DemoFiles) -> None:
 def _pack(root: Path) -> DemoData:
     from rich.progress import Progress
 
-    from clipkit.data.demo import pack_demo
+    from clipkit.data.demo.emoji import pack_demo
 
     with Progress() as bar:
         task = bar.add_task("Drawing and packing emoji", total=None)

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from clipkit.cli.arguments import load_model, versions
 from clipkit.cli.demo.files import DemoFiles
-from clipkit.data.demo import DemoData
+from clipkit.data.demo.emoji import DemoData
 from clipkit.evaluation import (
     LabelHeadClassification,
     Retrieval,

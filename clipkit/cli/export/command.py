@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
     from clipkit.export.formats import EXPORTERS
     from clipkit.export.model_card import render_card
     from clipkit.export.run_facts import read_run
-    from clipkit.models.checkpoints import PREFIXES, read_encoder
+    from clipkit.models.checkpoints.encoder import PREFIXES, read_encoder
 
     prefix = None if args.weights is None else PREFIXES[args.weights]
     encoder, weights = read_encoder(args.model, prefix)

@@ -20,6 +20,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from clipkit.cli.fit.config_checks import check_parsed, check_sections
 from clipkit.cli.fit.parse_errors import clipkit_error, explain, one_line
+from clipkit.cli.fit.renamed import read_renamed
 from clipkit.cli.fit.trainer_checks import (
     check_trainer_options,
     merge_savers,
@@ -31,21 +32,22 @@ from clipkit.cli.outputs import check_output_folder
 from clipkit.errors import ClipkitError, ConfigError
 from clipkit.models import DualEncoder
 from clipkit.training import ContrastiveModule, PairDataModule
-from clipkit.training.atomic_io import refuse_unpickling, use_atomic_checkpoints
 from clipkit.training.callbacks import (
     KeyLog,
-    Preflight,
     ReplaceRun,
     SaveConfig,
     StopOnSignal,
     WriteEmbeddings,
 )
+from clipkit.training.callbacks.run_folder import check_folder_is_free
 from clipkit.training.callbacks.save_checkpoint import newest_checkpoint
 from clipkit.training.callbacks.write_embeddings import embeddings_name
-from clipkit.training.run_folder import check_folder_is_free
+from clipkit.training.checkpoints.io import refuse_unpickling, use_atomic_checkpoints
+from clipkit.training.preflight.callback import Preflight
 
 # DualEncoder is final; functions that return one (from_open_clip) are still to be accepted.
 set_parsing_settings(subclasses_enabled=[DualEncoder])
+read_renamed()
 
 _RUN_FOLDER = "auto"
 """As a logger's save_dir: the run's folder, trainer.default_root_dir."""

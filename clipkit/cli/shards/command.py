@@ -16,7 +16,7 @@ from clipkit.cli.outputs import check_output_file, check_output_folder
 from clipkit.errors import ConfigError, ShardError
 
 if TYPE_CHECKING:
-    from clipkit.data.shard_checks import ShardStats
+    from clipkit.data.packing.verify import ShardStats
 
 _EXIT_BROKEN: Final = 1
 _MOST_TOKENS: Final = 100_000
@@ -107,7 +107,7 @@ def run_pack(args: argparse.Namespace) -> int:
     """``clipkit shards pack``."""
     check_output_folder("OUT", args.out)
 
-    from clipkit.data.packing import pack
+    from clipkit.data.packing.pack import pack
 
     with _progress("packing") as advance:
         report = pack(
@@ -129,8 +129,8 @@ def run_pack(args: argparse.Namespace) -> int:
 
 def run_index(args: argparse.Namespace) -> int:
     """``clipkit shards index``."""
-    from clipkit.data.counts import named_shards
-    from clipkit.data.index import ShardIndex
+    from clipkit.data.shards.counts import named_shards
+    from clipkit.data.shards.index import ShardIndex
 
     total, done = len(named_shards(args.urls)[0]), 0
     with _progress("indexing") as advance:
@@ -153,7 +153,7 @@ def run_verify(args: argparse.Namespace) -> int:
     _require_workers(args.num_workers)
     check_output_file("--output", args.output)
 
-    from clipkit.data.shard_checks import verify_shards
+    from clipkit.data.packing.verify import verify_shards
 
     with _progress("verifying") as advance:
         report = verify_shards(args.urls, args.num_workers, advance)
@@ -187,8 +187,8 @@ def run_stats(args: argparse.Namespace) -> int:
     check_output_folder("--output", args.output, ["stats.json", "stats.html"])
 
     from clipkit.cli.shards.page import render_page
-    from clipkit.data.shard_checks import collect_stats
-    from clipkit.data.tokenizers import tokenizer_from_name
+    from clipkit.data.packing.verify import collect_stats
+    from clipkit.data.text.tokenizers import tokenizer_from_name
 
     tokenizer = tokenizer_from_name(args.tokenizer, context_length=_MOST_TOKENS)
     with _progress("reading") as advance:

@@ -19,15 +19,15 @@ from pathlib import Path
 from typing import Final, final
 
 from clipkit.class_names import parse_class_names
-from clipkit.data.braces import MAX_NAMES
-from clipkit.data.decode_formats import IMAGE_EXTENSIONS
-from clipkit.data.index import ShardIndex
-from clipkit.data.labels import read_classes, read_label
-from clipkit.data.prepared import is_raw, prepare
-from clipkit.data.reader import ShardReader
-from clipkit.data.remote import Retries
-from clipkit.data.samples import CONTENT_ERRORS
-from clipkit.data.urls import UNION, file_system, is_local, local_path
+from clipkit.data.images.formats import IMAGE_EXTENSIONS
+from clipkit.data.packing.packed_cache import is_raw, prepare
+from clipkit.data.samples.maker import CONTENT_ERRORS
+from clipkit.data.shards.index import ShardIndex
+from clipkit.data.shards.members import read_classes, read_label
+from clipkit.data.shards.reader import ShardReader
+from clipkit.data.storage.braces import MAX_NAMES
+from clipkit.data.storage.remote import Retries
+from clipkit.data.storage.urls import UNION, file_system, is_local, local_path
 from clipkit.errors import DataError, SampleError, ShardError
 from clipkit.evaluation.datasets.prompts import check_templates
 

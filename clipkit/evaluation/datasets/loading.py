@@ -13,7 +13,7 @@ from rich.progress import track
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from clipkit.data.transforms import EvalTransform
+from clipkit.data.images.transforms import EvalTransform
 from clipkit.distributed.collectives import rank, world_size
 from clipkit.errors import ClipkitError
 from clipkit.evaluation.datasets.dataset import EvaluationDataset

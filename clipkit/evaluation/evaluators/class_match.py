@@ -12,7 +12,7 @@ from torch import Tensor
 
 from clipkit.class_names import UNKNOWN, map_classes, shown_names
 from clipkit.errors import DataError
-from clipkit.models.label_head import LabelHead
+from clipkit.models.heads.label_head import LabelHead
 
 _LOG: Final = logging.getLogger(__name__)
 _SHOWN: Final = 8

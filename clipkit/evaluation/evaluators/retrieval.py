@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import final
 
-from clipkit.data.tokenizer import Tokenizer
+from clipkit.data.text.tokenizer import Tokenizer
 from clipkit.errors import DataError
 from clipkit.evaluation.datasets.dataset import EvaluationDataset, as_dataset
 from clipkit.evaluation.embedding import EmbeddedPairs, embed_pairs

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from clipkit.class_names import shown_names
-from clipkit.data.tokenizer import Tokenizer
+from clipkit.data.text.tokenizer import Tokenizer
 from clipkit.errors import DataError
 from clipkit.evaluation.datasets.dataset import EvaluationDataset, as_dataset
 from clipkit.evaluation.datasets.prompts import GENERIC_TEMPLATES, check_templates, fill

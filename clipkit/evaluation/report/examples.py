@@ -12,8 +12,8 @@ from jaxtyping import Float, Int64
 from PIL import Image
 from torch import Tensor
 
-from clipkit.data.decode_formats import DEFAULT_MAX_PIXELS, open_image
-from clipkit.data.tokenizer import Tokenizer
+from clipkit.data.images.formats import DEFAULT_MAX_PIXELS, open_image
+from clipkit.data.text.tokenizer import Tokenizer
 from clipkit.errors import DataError
 from clipkit.evaluation import embedding_health as health
 from clipkit.evaluation.datasets.dataset import EvaluationDataset

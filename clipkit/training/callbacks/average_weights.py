@@ -12,8 +12,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 from clipkit.optim import WeightAverage
-from clipkit.training.checkpointing import AVERAGE
-from clipkit.training.sharding import like
+from clipkit.training.checkpoints.contents import AVERAGE
+from clipkit.training.strategies.sharding import like
 
 _LOG: Final = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from typing import Any, final
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from clipkit.atomic_files import write_text
-from clipkit.data.patient_log import PatientLog
+from clipkit.line_log import PatientLog
 from clipkit.types import Batch
 
 

@@ -19,7 +19,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from clipkit.training.progress import local_progress
+from clipkit.training.progress.run_progress import local_progress
 
 _PLAIN_SECONDS = 10.0
 _BAR_SECONDS = 1.0

@@ -6,6 +6,7 @@ from typing import Any, final
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from clipkit.training.callbacks.run_folder import remove_run
 from clipkit.training.callbacks.save_checkpoint import checkpoint_folders
 
 
@@ -31,9 +32,6 @@ class ReplaceRun(Callback):
         batch_idx: int,  # noqa: ARG002
     ) -> None:
         """Remove them on one rank, before any rank writes."""
-        # run_folder knows the callbacks that write logs, so it cannot be imported before them.
-        from clipkit.training.run_folder import remove_run
-
         if self._done:
             return
         self._done = True

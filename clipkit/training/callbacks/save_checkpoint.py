@@ -13,9 +13,9 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from clipkit.distributed.votes import Vote
 from clipkit.errors import CheckpointError, ConfigError
-from clipkit.training import checkpoint_files as files
-from clipkit.training.atomic_io import use_atomic_checkpoints
-from clipkit.training.sharded_strategy import ShardedStrategy
+from clipkit.training.checkpoints import files as files
+from clipkit.training.checkpoints.io import use_atomic_checkpoints
+from clipkit.training.strategies.fsdp import ShardedStrategy
 
 _LOG: Final = logging.getLogger(__name__)
 _RETRY_SECONDS: Final = 60.0

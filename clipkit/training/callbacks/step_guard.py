@@ -15,14 +15,19 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.optim import Optimizer
 
-from clipkit.data.patient_log import PatientLog
 from clipkit.errors import ConfigError, NonFiniteError
+from clipkit.line_log import PatientLog
 from clipkit.training.callbacks.average_weights import AverageWeights
+from clipkit.training.callbacks.rollback import restore_weights
 from clipkit.training.callbacks.save_checkpoint import SaveCheckpoint, newest_checkpoint
-from clipkit.training.rollback import restore_weights
-from clipkit.training.sharding import gradient_norm
-from clipkit.training.step_health import StepHealth, skip_if, skips_on_device, unscale_once
-from clipkit.training.step_state import StepState
+from clipkit.training.health.step_health import (
+    StepHealth,
+    skip_if,
+    skips_on_device,
+    unscale_once,
+)
+from clipkit.training.health.step_state import StepState
+from clipkit.training.strategies.sharding import gradient_norm
 from clipkit.types import Batch
 
 _LOG: Final = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ from typing import Any, Final, final
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from clipkit.errors import ConfigError
-from clipkit.training.heartbeat import STEP, Beat, diagnose, read_beats, write_beat
+from clipkit.training.health.heartbeat import STEP, Beat, diagnose, read_beats, write_beat
 
 _LOG: Final = logging.getLogger(__name__)
 _DATA: Final = "waiting for data"

@@ -9,7 +9,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from clipkit.data.remote import Retries
+from clipkit.data.storage.remote import Retries
 from clipkit.errors import ClipkitError, ConfigError, DataError, SampleError
 from clipkit.evaluation import open_dataset
 from clipkit.types import IGNORE_LABEL

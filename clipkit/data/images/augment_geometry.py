@@ -1,0 +1,181 @@
+"""Augmentations that move pixels: affine maps and changes of perspective."""
+
+from __future__ import annotations
+
+import math
+from typing import final
+
+import numpy as np
+from jaxtyping import Float64, UInt8
+from PIL import Image
+from torch import Tensor
+
+from clipkit.data.images.augment import (
+    ImageAugmentation,
+    check_interval,
+    check_probability,
+    check_range,
+)
+from clipkit.data.images.decode import to_image, to_tensor
+
+Color = tuple[int, int, int]
+
+
+@final
+class RandomAffine(ImageAugmentation):
+    """Turns, moves, scales and shears about the middle.
+
+    Args:
+        degrees: Largest turn, to either side.
+        translate: Largest shift, as a share of the side.
+        scale: Smallest and largest factor.
+        shear_degrees: Largest shear along x and along y.
+        fill: What appears at the borders; None for the mean colour of the picture's corners, which
+            on a plain background is the background.
+        probability: Share of the pictures that are changed.
+    """
+
+    def __init__(
+        self,
+        degrees: float = 0.0,
+        translate: float = 0.0,
+        scale: tuple[float, float] = (1.0, 1.0),
+        shear_degrees: float = 0.0,
+        fill: Color | None = None,
+        probability: float = 1.0,
+    ) -> None:
+        self.degrees = check_range("RandomAffine.degrees", degrees, 0.0, 180.0)
+        self.translate = check_range("RandomAffine.translate", translate, 0.0, 1.0)
+        self.scale = check_interval("RandomAffine.scale", scale, 0.01, 100.0)
+        self.shear_degrees = check_range("RandomAffine.shear_degrees", shear_degrees, 0.0, 80.0)
+        self.fill = fill
+        self.probability = check_probability(probability)
+
+    def __call__(
+        self, pixels: UInt8[Tensor, "3 H W"], rng: np.random.Generator
+    ) -> UInt8[Tensor, "3 H W"]:
+        """See `ImageAugmentation`."""
+        if rng.random() >= self.probability:
+            return pixels
+        turn, move_x, move_y, zoom, shear_x, shear_y = rng.random(6)
+        height, width = pixels.shape[-2:]
+        matrix = affine_matrix(
+            degrees=self.degrees * (2.0 * turn - 1.0),
+            scale=self.scale[0] + (self.scale[1] - self.scale[0]) * zoom,
+            shear_degrees=(
+                self.shear_degrees * (2.0 * shear_x - 1.0),
+                self.shear_degrees * (2.0 * shear_y - 1.0),
+            ),
+        )
+        shift = (
+            self.translate * width * (2.0 * move_x - 1.0),
+            self.translate * height * (2.0 * move_y - 1.0),
+        )
+        return apply_affine(pixels, matrix, shift, self.fill)
+
+
+def affine_matrix(
+    degrees: float = 0.0, scale: float = 1.0, shear_degrees: tuple[float, float] = (0.0, 0.0)
+) -> Float64[np.ndarray, "2 2"]:
+    """Shear, then scale, then turn (counter-clockwise on the screen, where y points down)."""
+    angle = math.radians(degrees)
+    turn = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
+    shear_x, shear_y = (math.tan(math.radians(value)) for value in shear_degrees)
+    # Along x first, then along y: the product has determinant 1, so no angles make it singular.
+    shear = np.array([[1.0, shear_x], [shear_y, 1.0 + shear_x * shear_y]])
+    matrix: Float64[np.ndarray, "2 2"] = scale * (turn @ shear)
+    return matrix
+
+
+def apply_affine(
+    pixels: UInt8[Tensor, "3 H W"],
+    matrix: Float64[np.ndarray, "2 2"],
+    shift: tuple[float, float],
+    fill: Color | None,
+) -> UInt8[Tensor, "3 H W"]:
+    """Map the picture about its middle, then shift it; bilinear.
+
+    Args:
+        pixels: 0 to 255.
+        matrix: Where a point goes, seen from the middle.
+        shift: Right and down, in pixels.
+        fill: What appears at the borders; None for the mean colour of the corners.
+    """
+    # Pillow asks, for each pixel of the result, where it comes from.
+    (forth_a, forth_b), (forth_d, forth_e) = matrix.tolist()
+    area = forth_a * forth_e - forth_b * forth_d
+    a, b, d, e = forth_e / area, -forth_b / area, -forth_d / area, forth_a / area
+    middle_x, middle_y = pixels.shape[-1] / 2, pixels.shape[-2] / 2
+    x, y = middle_x + shift[0], middle_y + shift[1]
+    coefficients = (a, b, middle_x - a * x - b * y, d, e, middle_y - d * x - e * y)
+    return _transformed(pixels, Image.Transform.AFFINE, coefficients, fill)
+
+
+@final
+class RandomPerspective(ImageAugmentation):
+    """Looks at the picture from aside: each corner moves inwards by a random amount.
+
+    Args:
+        distortion: Largest move of a corner, as a share of half the side; below 1.
+        fill: What appears at the borders; None for the mean colour of the picture's corners.
+        probability: Share of the pictures that are changed.
+    """
+
+    def __init__(
+        self, distortion: float = 0.5, fill: Color | None = None, probability: float = 0.5
+    ) -> None:
+        self.distortion = check_range("RandomPerspective.distortion", distortion, 0.0, 0.95)
+        self.fill = fill
+        self.probability = check_probability(probability)
+
+    def __call__(
+        self, pixels: UInt8[Tensor, "3 H W"], rng: np.random.Generator
+    ) -> UInt8[Tensor, "3 H W"]:
+        """See `ImageAugmentation`."""
+        if rng.random() >= self.probability:
+            return pixels
+        height, width = pixels.shape[-2:]
+        corners = np.array([[0, 0], [width, 0], [width, height], [0, height]], dtype=np.float64)
+        inwards = np.where(corners == 0, 1.0, -1.0) * np.array([width, height]) / 2
+        moved = corners + inwards * self.distortion * rng.random((4, 2))
+        coefficients = tuple(perspective_coefficients(moved, corners).tolist())
+        return _transformed(pixels, Image.Transform.PERSPECTIVE, coefficients, self.fill)
+
+
+def perspective_coefficients(
+    points: Float64[np.ndarray, "4 2"], images: Float64[np.ndarray, "4 2"]
+) -> Float64[np.ndarray, " 8"]:
+    """The change of perspective that takes four points to four others.
+
+    Returns:
+        (a, b, c, d, e, f, g, h) with x' = (a x + b y + c) / (g x + h y + 1) and
+        y' = (d x + e y + f) / (g x + h y + 1).
+    """
+    rows = []
+    for (x, y), (u, v) in zip(points, images, strict=True):
+        rows.append([x, y, 1.0, 0.0, 0.0, 0.0, -u * x, -u * y])
+        rows.append([0.0, 0.0, 0.0, x, y, 1.0, -v * x, -v * y])
+    return np.linalg.solve(np.array(rows), images.ravel())
+
+
+def _transformed(
+    pixels: UInt8[Tensor, "3 H W"],
+    method: Image.Transform,
+    coefficients: tuple[float, ...],
+    fill: Color | None,
+) -> UInt8[Tensor, "3 H W"]:
+    image = to_image(pixels)
+    moved = image.transform(
+        image.size,
+        method,
+        coefficients,
+        Image.Resampling.BILINEAR,
+        fillcolor=_corner_color(pixels) if fill is None else fill,
+    )
+    return to_tensor(moved)
+
+
+def _corner_color(pixels: UInt8[Tensor, "3 H W"]) -> Color:
+    corners = pixels.numpy()[:, [0, 0, -1, -1], [0, -1, 0, -1]]
+    red, green, blue = (corners.sum(1) // 4).tolist()
+    return (red, green, blue)

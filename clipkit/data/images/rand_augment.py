@@ -1,0 +1,102 @@
+"""RandAugment, drawn from the sample's own generator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Final, final
+
+import numpy as np
+from jaxtyping import UInt8
+from torch import Tensor
+from torchvision.transforms.v2 import functional
+
+from clipkit.data.images.augment import ImageAugmentation, check_range
+from clipkit.data.images.augment_geometry import Color, affine_matrix, apply_affine
+from clipkit.errors import ConfigError
+
+MAX_MAGNITUDE: Final = 30
+_LARGEST_SHEAR: Final = 0.3
+_LARGEST_SHIFT: Final = 150 / 331
+_LARGEST_TURN_DEGREES: Final = 30.0
+_LARGEST_ENHANCEMENT: Final = 0.9
+_MOST_BITS_LOST: Final = 4
+
+Step = Callable[[Tensor, float, Color | None], Tensor]
+"""Changes a picture by a strength from -1 to 1; one-sided steps look at its absolute value."""
+
+
+def _shear(pixels: Tensor, strength: float, fill: Color | None, axis: int) -> Tensor:
+    matrix = np.eye(2)
+    matrix[axis, 1 - axis] = _LARGEST_SHEAR * strength
+    return apply_affine(pixels, matrix, (0.0, 0.0), fill)
+
+
+def _translate(pixels: Tensor, strength: float, fill: Color | None, axis: int) -> Tensor:
+    shift = [0.0, 0.0]
+    shift[axis] = _LARGEST_SHIFT * strength * pixels.shape[-1 - axis]
+    return apply_affine(pixels, np.eye(2), (shift[0], shift[1]), fill)
+
+
+def _rotate(pixels: Tensor, strength: float, fill: Color | None) -> Tensor:
+    return apply_affine(pixels, affine_matrix(_LARGEST_TURN_DEGREES * strength), (0.0, 0.0), fill)
+
+
+def _enhance(adjust: Callable[[Tensor, float], Tensor]) -> Step:
+    return lambda pixels, strength, _: adjust(pixels, 1.0 + _LARGEST_ENHANCEMENT * strength)
+
+
+STEPS: Final[Mapping[str, Step]] = {
+    "identity": lambda pixels, _, __: pixels,
+    "shear_x": lambda pixels, strength, fill: _shear(pixels, strength, fill, 0),
+    "shear_y": lambda pixels, strength, fill: _shear(pixels, strength, fill, 1),
+    "translate_x": lambda pixels, strength, fill: _translate(pixels, strength, fill, 0),
+    "translate_y": lambda pixels, strength, fill: _translate(pixels, strength, fill, 1),
+    "rotate": _rotate,
+    "brightness": _enhance(functional.adjust_brightness),
+    "saturation": _enhance(functional.adjust_saturation),
+    "contrast": _enhance(functional.adjust_contrast),
+    "sharpness": _enhance(functional.adjust_sharpness),
+    "posterize": lambda pixels, strength, _: functional.posterize(
+        pixels, 8 - round(_MOST_BITS_LOST * abs(strength))
+    ),
+    "solarize": lambda pixels, strength, _: functional.solarize(
+        pixels, 255.0 * (1.0 - abs(strength))
+    ),
+    "autocontrast": lambda pixels, _, __: functional.autocontrast(pixels),
+    "equalize": lambda pixels, _, __: functional.equalize(pixels),
+}
+"""The steps and their largest strengths are torchvision's; drawing them is not."""
+
+
+@final
+class RandAugment(ImageAugmentation):
+    """A few random steps out of fourteen, all of the same strength.
+
+    Args:
+        num_steps: How many steps a picture goes through.
+        magnitude: Strength, from 0 to 30.
+        fill: What appears at the borders; None for the mean colour of the picture's corners.
+
+    Source: Cubuk et al. 2019, "RandAugment: Practical automated data augmentation with a reduced
+    search space".
+    """
+
+    def __init__(
+        self, num_steps: int = 2, magnitude: float = 9.0, fill: Color | None = None
+    ) -> None:
+        if num_steps < 1:
+            raise ConfigError(f"RandAugment.num_steps: expected at least 1, got {num_steps}")
+        self.num_steps = num_steps
+        self.magnitude = check_range("RandAugment.magnitude", magnitude, 0.0, MAX_MAGNITUDE)
+        self.fill = fill
+
+    def __call__(
+        self, pixels: UInt8[Tensor, "3 H W"], rng: np.random.Generator
+    ) -> UInt8[Tensor, "3 H W"]:
+        """See `ImageAugmentation`."""
+        names = list(STEPS)
+        for _ in range(self.num_steps):
+            name = names[rng.integers(len(names))]
+            sign = 1.0 if rng.random() < 0.5 else -1.0
+            pixels = STEPS[name](pixels, sign * self.magnitude / MAX_MAGNITUDE, self.fill)
+        return pixels

@@ -1,0 +1,271 @@
+"""From the bytes of a picture to the pixels that a model sees, in training and in evaluation."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import Final, final
+
+import numpy as np
+from jaxtyping import Float64, UInt8
+from PIL import Image
+from torch import Tensor
+
+from clipkit.data.images.augment import (
+    ImageAugmentation,
+    check_interval,
+    check_probability,
+)
+from clipkit.data.images.decode import (
+    BLOCK_PIXELS,
+    OVERSAMPLING,
+    Box,
+    ImageDecoder,
+    check_image_size,
+    check_interpolation,
+    to_tensor,
+)
+from clipkit.data.images.formats import (
+    DEFAULT_MAX_PIXELS,
+    WHITE,
+    Color,
+    check_max_pixels,
+    open_image,
+    orientation_of,
+    to_rgb,
+)
+from clipkit.errors import ConfigError
+
+RESIZE_MODES: Final = ("shortest", "longest", "squash")
+_CROP_ATTEMPTS: Final = 10
+
+
+class ImageTransform(ABC):
+    """Bytes to pixels.
+
+    Attributes:
+        image_size: Width and height of the result, in pixels.
+    """
+
+    image_size: int
+
+    @abstractmethod
+    def __call__(self, data: bytes, rng: np.random.Generator) -> UInt8[Tensor, "3 H W"]:
+        """Decode, crop and change one picture.
+
+        Args:
+            data: The file's bytes.
+            rng: The sample's own random numbers; the result depends on them and ``data`` alone.
+
+        Returns:
+            Pixels, 0 to 255; normalising them is the encoder's work.
+
+        Raises:
+            SampleError: The bytes are no usable picture.
+        """
+
+
+@final
+class TrainTransform(ImageTransform):
+    """A random crop, resized, then augmented.
+
+    Args:
+        size: Width and height of the result, in pixels.
+        scale: Smallest and largest share of the picture's area that a crop may have.
+        ratio: Smallest and largest width over height of a crop.
+        augmentations: What the crop goes through, in order.
+        background: What shows through transparent pixels; None reveals the colour stored under
+            them, as open_clip does. Evaluate drawings with the same background.
+        random_background_probability: Share of the pictures with transparency that get a random
+            colour behind them.
+        fast: Whether JPEGs are decoded at a reduced scale where the crop allows.
+        interpolation: ``"bicubic"`` or ``"bilinear"``.
+        max_pixels: Larger pictures are refused before they are decoded.
+        keep_decoded_mib: Memory for decoded images, in MiB per process that loads data: a small
+            data set is decoded once and not in every epoch. The pixels are the same.
+
+    Examples:
+        >>> from clipkit.data.augment import ColorJitter, HorizontalFlip
+        >>> transform = TrainTransform(64, (0.5, 1.0), augmentations=[HorizontalFlip()])
+        >>> transform.image_size
+        64
+    """
+
+    def __init__(
+        self,
+        size: int = 224,
+        scale: tuple[float, float] = (0.9, 1.0),
+        ratio: tuple[float, float] = (3 / 4, 4 / 3),
+        augmentations: list[ImageAugmentation] | None = None,
+        background: Color | None = WHITE,
+        random_background_probability: float = 0.0,
+        fast: bool = True,
+        interpolation: str = "bicubic",
+        max_pixels: int = DEFAULT_MAX_PIXELS,
+        keep_decoded_mib: int = 0,
+    ) -> None:
+        self.image_size = size
+        self.scale = check_interval("TrainTransform.scale", scale, 1e-4, 1.0)
+        self.ratio = check_interval("TrainTransform.ratio", ratio, 1e-2, 1e2)
+        self.augmentations = list(augmentations or ())
+        self.random_background_probability = check_probability(random_background_probability)
+        self._decode = ImageDecoder(
+            size, fast, background, interpolation, max_pixels, keep_decoded_mib
+        )
+
+    def __call__(self, data: bytes, rng: np.random.Generator) -> UInt8[Tensor, "3 H W"]:
+        """See `ImageTransform`."""
+        # Drawn at once, so that what is drawn later does not depend on the picture's shape.
+        draws = rng.random((_CROP_ATTEMPTS, 4))
+        background = None
+        if rng.random() < self.random_background_probability:
+            red, green, blue = rng.integers(0, 256, 3).tolist()
+            background = (red, green, blue)
+
+        def crop(width: int, height: int) -> Box:
+            box = random_crop(draws, width, height, self.scale, self.ratio)
+            reduced = min(box.width, box.height) >= 2 * OVERSAMPLING * self.image_size
+            return on_blocks(box) if reduced else box
+
+        pixels = self._decode(data, crop, background)
+        for augment in self.augmentations:
+            pixels = augment(pixels, rng)
+        return pixels.contiguous()
+
+
+@final
+class EvalTransform(ImageTransform):
+    """The whole picture or its middle, decoded exactly; draws no random numbers.
+
+    Pixel for pixel what open_clip's evaluation transform gives (before it normalises) behind
+    WebDataset's conversion to RGB, with two deliberate exceptions, where those pixels are wrong:
+    pictures are turned upright by their EXIF orientation, and 16-bit pictures are scaled to 8 bits
+    instead of cut off.
+
+    Args:
+        size: Width and height of the result, in pixels.
+        resize_mode: ``"shortest"`` fits the shorter side and cuts the longer one, ``"longest"``
+            fits the longer side and pads with black, ``"squash"`` fits both.
+        interpolation: ``"bicubic"`` or ``"bilinear"``.
+        background: What shows through transparent pixels; None reveals the colour stored under
+            them, as open_clip does. Give the background of the training for drawings.
+        max_pixels: Larger pictures are refused before they are decoded.
+    """
+
+    def __init__(
+        self,
+        size: int = 224,
+        resize_mode: str = "shortest",
+        interpolation: str = "bicubic",
+        background: Color | None = None,
+        max_pixels: int = DEFAULT_MAX_PIXELS,
+    ) -> None:
+        self.image_size = check_image_size(size)
+        if resize_mode not in RESIZE_MODES:
+            raise ConfigError(
+                f"resize_mode: expected one of {list(RESIZE_MODES)}, got {resize_mode!r}"
+            )
+        self.resize_mode = resize_mode
+        self.interpolation = check_interpolation(interpolation)
+        self.background = background
+        self.max_pixels = check_max_pixels(max_pixels)
+
+    def __call__(
+        self,
+        data: bytes,
+        rng: np.random.Generator,  # noqa: ARG002
+    ) -> UInt8[Tensor, "3 H W"]:
+        """See `ImageTransform`."""
+        image = open_image(data, self.max_pixels)
+        turn = orientation_of(image, data)
+        pixels = to_rgb(image, self.background)
+        if turn:
+            pixels = pixels.transpose(turn.method)
+        fitted = resized_size(*pixels.size, self.image_size, self.resize_mode)
+        if pixels.size != fitted:
+            pixels = pixels.resize(fitted, self.interpolation)
+        return to_tensor(_centred(pixels, self.image_size)).contiguous()
+
+
+def random_crop(
+    draws: Float64[np.ndarray, "attempts 4"],
+    width: int,
+    height: int,
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+) -> Box:
+    """A crop of random area, shape and place; the first attempt that fits.
+
+    When none fits, the largest crop in the middle whose shape is allowed.
+
+    Args:
+        draws: Uniform numbers from 0 to 1: area, shape, column and row of each attempt.
+        width: Of the picture, in pixels.
+        height: Of the picture, in pixels.
+        scale: Smallest and largest share of the area.
+        ratio: Smallest and largest width over height.
+
+    Source: Szegedy et al. 2014, "Going deeper with convolutions", section 6.
+    """
+    log_ratio = (math.log(ratio[0]), math.log(ratio[1]))
+    for area_draw, ratio_draw, column_draw, row_draw in draws.tolist():
+        area = width * height * (scale[0] + (scale[1] - scale[0]) * area_draw)
+        shape = math.exp(log_ratio[0] + (log_ratio[1] - log_ratio[0]) * ratio_draw)
+        columns, rows = round(math.sqrt(area * shape)), round(math.sqrt(area / shape))
+        if 0 < columns <= width and 0 < rows <= height:
+            left = int(column_draw * (width - columns + 1))
+            top = int(row_draw * (height - rows + 1))
+            return Box(left, top, columns, rows)
+    shape = min(max(width / height, ratio[0]), ratio[1])
+    columns = max(1, min(width, round(height * shape)))
+    rows = max(1, min(height, round(width / shape)))
+    return Box((width - columns) // 2, (height - rows) // 2, columns, rows)
+
+
+def on_blocks(box: Box) -> Box:
+    """A large crop, its edges moved to where a JPEG's blocks meet: at most 7 pixels.
+
+    There it lies on whole pixels at any scale that the picture is decoded at, and the decoder need
+    not resize it from between pixels, which takes five times as long.
+
+    Examples:
+        >>> on_blocks(Box(left=3, top=13, width=700, height=600))
+        Box(left=0, top=16, width=696, height=592)
+    """
+    right, bottom = box.left + box.width, box.top + box.height
+    left, top = (round(edge / BLOCK_PIXELS) * BLOCK_PIXELS for edge in (box.left, box.top))
+    return Box(
+        left,
+        top,
+        right // BLOCK_PIXELS * BLOCK_PIXELS - left,
+        bottom // BLOCK_PIXELS * BLOCK_PIXELS - top,
+    )
+
+
+def resized_size(width: int, height: int, size: int, mode: str) -> tuple[int, int]:
+    """Width and height to resize to, before the middle is cut out; rounded as open_clip does.
+
+    Examples:
+        >>> resized_size(640, 480, 224, "shortest")
+        (298, 224)
+    """
+    if mode == "squash":
+        return size, size
+    if mode == "longest":
+        factor = max(width, height) / size
+        return max(1, round(width / factor)), max(1, round(height / factor))
+    if width <= height:
+        return size, int(size * height / width)
+    return int(size * width / height), size
+
+
+def _centred(image: Image.Image, size: int) -> Image.Image:
+    """The middle square; black where the picture does not reach."""
+    if image.width < size or image.height < size:
+        canvas = Image.new("RGB", (max(size, image.width), max(size, image.height)))
+        canvas.paste(
+            image, ((canvas.width - image.width) // 2, (canvas.height - image.height) // 2)
+        )
+        image = canvas
+    left, top = round((image.width - size) / 2), round((image.height - size) / 2)
+    return image.crop((left, top, left + size, top + size))

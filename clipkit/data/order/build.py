@@ -1,0 +1,107 @@
+"""The order of a stream: chosen at a first launch, restored from a state later."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from clipkit.data.order.base import SampleOrder, SequentialOrder, ShuffledOrder
+from clipkit.data.order.lanes import LaneOrder, Layout, choose_layout
+from clipkit.data.order.mixture import Mixture, MixtureOrder, stages_of_state
+from clipkit.data.shards.index import ShardIndex
+from clipkit.errors import CheckpointError, ConfigError
+
+Data = ShardIndex | Mixture
+
+
+def index_of(data: Data) -> ShardIndex:
+    """All shards of a data set or mixture."""
+    return data.index if isinstance(data, Mixture) else data
+
+
+def first_order(
+    data: Data, shuffle: bool, seed: int, *, batch_size: int, world_size: int, window: int | None
+) -> SampleOrder:
+    """The order of a first launch.
+
+    Args:
+        data: One data set or a mixture.
+        shuffle: False for the order of the shards.
+        seed: Of the order.
+        batch_size: Samples of a batch on one rank.
+        world_size: Number of ranks.
+        window: Samples that are shuffled together inside a lane; None to choose.
+
+    Raises:
+        ConfigError: If a mixture is not to be shuffled.
+    """
+    if not shuffle:
+        if isinstance(data, Mixture):
+            raise ConfigError(
+                "shuffle=False: a mixture has no order of its own; stream its sources"
+            )
+        return SequentialOrder(data.num_samples)
+    layouts = [
+        choose_layout(
+            index.num_samples,
+            max(1, round(batch_size * share)),
+            world_size,
+            random_access=all(shard.address.is_local for shard in index.shards),
+            window=window,
+        )
+        # Lanes as wide as the source's share of a batch: then each rank stays with its own.
+        for index, share in zip(_indexes(data), _shares(data), strict=True)
+    ]
+    if not isinstance(data, Mixture):
+        return ShuffledOrder(_lanes(data, layouts, seed)[0])
+    step_samples = batch_size * world_size
+    whole = data.epoch_samples // step_samples * step_samples
+    stages = [(step * step_samples, list(quotas)) for step, quotas in data.stages]
+    return MixtureOrder(data, _lanes(data, layouts, seed), stages, whole or data.epoch_samples)
+
+
+def restored_order(data: Data, shuffle: bool, seed: int, state: Mapping[str, Any]) -> SampleOrder:
+    """The order that a state describes.
+
+    Args:
+        data: One data set or a mixture.
+        shuffle: False for the order of the shards.
+        seed: Of the order.
+        state: What ``SampleOrder.to_state`` gave.
+
+    Raises:
+        CheckpointError: If the state is of another kind of stream.
+    """
+    layouts = [Layout.from_state(layout) for layout in state["layouts"]]
+    expected = len(_indexes(data)) if shuffle else 0
+    if len(layouts) != expected or ("stages" in state) != isinstance(data, Mixture):
+        raise CheckpointError(
+            f"stream state: of {len(layouts)} shuffled sources, this stream has {expected} "
+            f"(shuffle={shuffle}); use the options that the state was taken with"
+        )
+    if not shuffle:
+        return SequentialOrder(index_of(data).num_samples)
+    lanes = _lanes(data, layouts, seed)
+    if not isinstance(data, Mixture):
+        return ShuffledOrder(lanes[0])
+    return MixtureOrder(data, lanes, stages_of_state(data, state), int(state["epoch_samples"]))
+
+
+def _indexes(data: Data) -> list[ShardIndex]:
+    return [s.index for s in data.sources] if isinstance(data, Mixture) else [data]
+
+
+def _shares(data: Data) -> list[float]:
+    """What part of a batch each source fills at first."""
+    if not isinstance(data, Mixture):
+        return [1.0]
+    quotas = data.stages[0][1]
+    return [quota / sum(quotas) for quota in quotas]
+
+
+def _lanes(data: Data, layouts: list[Layout], seed: int) -> list[LaneOrder]:
+    return [
+        # Equal shards of two sources must not be shuffled alike.
+        LaneOrder(index.counts, layout, seed, source)
+        for source, (index, layout) in enumerate(zip(_indexes(data), layouts, strict=True))
+    ]

@@ -1,0 +1,235 @@
+"""Several sources in exact proportions, by weight or by passes, with a curriculum."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, final
+
+import numpy as np
+from jaxtyping import Int64
+
+from clipkit.data.order.base import Draw, SampleOrder
+from clipkit.data.order.interleave import counts_before, deal, quotas_of
+from clipkit.data.order.lanes import LaneOrder
+from clipkit.data.shards.index import ShardIndex
+from clipkit.errors import CheckpointError, ConfigError
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One part of a mixture; give a weight or a number of epochs, all sources the same.
+
+    Args:
+        name: For counters and curricula.
+        index: Its shards.
+        weight: Its share of the samples, relative to the other sources'.
+        epochs: How often an epoch of the mixture goes through it; fractions allowed.
+    """
+
+    name: str
+    index: ShardIndex
+    weight: float | None = None
+    epochs: float | None = None
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Other weights from some step on.
+
+    Args:
+        step: First step (batches of all ranks together count as one) with these weights.
+        weights: ``name of a source -> weight``; sources that are not named get none.
+    """
+
+    step: int
+    weights: Mapping[str, float]
+
+
+@final
+class Mixture:
+    """Sources whose samples are interleaved in exact proportions.
+
+    Every source runs through its own endless sequence of shuffled passes, so no sample of a source
+    is seen twice before all others of it were seen once, whatever its weight.
+
+    Args:
+        sources: What is mixed.
+        epoch_samples: Samples that count as an epoch; None for all sources' samples together, or
+            what ``epochs`` adds up to. It is cut to complete steps of the first launch; the next
+            epoch continues there. Steps of another size, after a resume or in a stage, may reach
+            into the next epoch: a mixture drops nothing.
+        stages: Other weights from some steps on, by ascending step; only for weights.
+
+    Raises:
+        ConfigError: If names repeat, weights and epochs are mixed, or a stage is wrong.
+
+    Examples:
+        >>> web, books = map(ShardIndex.from_urls, ("data/train", "data/val"))
+        >>> mixture = Mixture([Source("web", web, weight=0.9), Source("books", books, weight=0.1)],
+        ...                   stages=[Stage(10_000, {"web": 0.5, "books": 0.5})])
+        >>> mixture.epoch_samples
+        18
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        epoch_samples: int | None = None,
+        stages: Sequence[Stage] = (),
+    ) -> None:
+        self.sources = tuple(sources)
+        self.names = tuple(source.name for source in self.sources)
+        if not self.sources or len(set(self.names)) < len(self.names):
+            raise ConfigError(f"mixture: expected sources of different names, got {self.names}")
+        by_epochs = [source.epochs for source in self.sources if source.epochs is not None]
+        by_weight = [source.weight for source in self.sources if source.weight is not None]
+        if sorted((len(by_epochs), len(by_weight))) != [0, len(self.sources)]:
+            raise ConfigError(
+                "mixture: give every source a weight, or every source a number of epochs; got "
+                f"{len(by_weight)} weights and {len(by_epochs)} epochs for {len(self.names)}"
+            )
+        if by_epochs and (stages or epoch_samples is not None):
+            raise ConfigError("mixture: stages and epoch_samples go with weights, not with epochs")
+        if by_epochs:
+            by_weight = [
+                round(epochs * source.index.num_samples)
+                for epochs, source in zip(by_epochs, self.sources, strict=True)
+            ]
+            epoch_samples = int(sum(by_weight))
+        self.epoch_samples = epoch_samples or sum(s.index.num_samples for s in self.sources)
+        self.stages = ((0, quotas_of(by_weight)), *map(self._stage, stages))
+        steps = [step for step, _ in self.stages]
+        if steps != sorted(set(steps)):
+            raise ConfigError(f"mixture: stages must ascend from a step after 0, got {steps[1:]}")
+
+    @cached_property
+    def index(self) -> ShardIndex:
+        """All sources' shards, one source after the other."""
+        return ShardIndex(
+            [shard for source in self.sources for shard in source.index.shards],
+            [fault for source in self.sources for fault in source.index.faults],
+        )
+
+    def _stage(self, stage: Stage) -> tuple[int, tuple[int, ...]]:
+        unknown = set(stage.weights) - set(self.names)
+        if unknown:
+            raise ConfigError(
+                f"mixture: stage at step {stage.step} names {sorted(unknown)}; "
+                f"the sources are {list(self.names)}"
+            )
+        return stage.step, quotas_of([stage.weights.get(name, 0.0) for name in self.names])
+
+
+@final
+class MixtureOrder(SampleOrder):
+    """The interleaved order of a mixture.
+
+    Args:
+        mixture: The sources.
+        lanes: The order inside each source.
+        stages: ``(first position over all epochs, quotas)``, ascending from position 0.
+        epoch_samples: Positions in an epoch; the next epoch goes on where one ends.
+    """
+
+    is_endless = True
+
+    def __init__(
+        self,
+        mixture: Mixture,
+        lanes: Sequence[LaneOrder],
+        stages: Sequence[tuple[int, Sequence[int]]],
+        epoch_samples: int,
+    ) -> None:
+        self.num_samples = epoch_samples
+        self._names = mixture.names
+        self._lanes = tuple(lanes)
+        self._stages = [(start, tuple(quotas)) for start, quotas in stages]
+        sizes = [order.num_samples for order in self._lanes]
+        self._first_ids = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+        self._given = [np.zeros(len(sizes), dtype=np.int64)]
+        for (start, quotas), (end, _) in zip(self._stages, self._stages[1:], strict=False):
+            grown = counts_before(quotas, np.array([end - start]))[:, 0]
+            self._given.append(self._given[-1] + grown)
+
+    @property
+    def lookahead(self) -> int:
+        """Positions until every source's lanes are in their next windows."""
+        return max(order.lookahead for order in self._lanes)
+
+    def draw(self, epoch: int, positions: Int64[np.ndarray, " B"]) -> Draw:
+        """The samples at some positions."""
+        sources, numbers = self._deal(epoch * self.num_samples + positions)
+        ids = np.empty_like(numbers)
+        passes = np.empty_like(numbers)
+        for source, lanes in enumerate(self._lanes):
+            mine = sources == source
+            passes[mine], offsets = np.divmod(numbers[mine], lanes.num_samples)
+            for number in np.unique(passes[mine]):
+                there = passes[mine] == number
+                ids[np.flatnonzero(mine)[there]] = self._first_ids[source] + lanes.ids(
+                    int(number), offsets[there]
+                )
+        return Draw(ids, passes)
+
+    def refill(self, epoch: int, position: int, attempt: int) -> Draw | None:
+        """Another sample of the same lane of the same source."""
+        sources, numbers = self._deal(np.array([epoch * self.num_samples + position]))
+        source = int(sources[0])
+        lanes = self._lanes[source]
+        number, offset = divmod(int(numbers[0]), lanes.num_samples)
+        sample_id = self._first_ids[source] + lanes.refill(number, offset, attempt)
+        return Draw(np.array([sample_id]), np.array([number]))
+
+    def source_counts(self, epoch: int, position: int) -> dict[str, int]:
+        """How many samples of each source stand before a position, over all epochs."""
+        place = epoch * self.num_samples + position
+        stage = self._stage_of(np.array([place]))[0]
+        start, quotas = self._stages[stage]
+        counts = self._given[stage] + counts_before(quotas, np.array([place - start]))[:, 0]
+        return dict(zip(self._names, counts.tolist(), strict=True))
+
+    def to_state(self) -> dict[str, Any]:
+        """The layouts and stages, by position."""
+        return {
+            "layouts": [order.layout.to_state() for order in self._lanes],
+            "stages": [[start, list(quotas)] for start, quotas in self._stages],
+            "epoch_samples": self.num_samples,
+        }
+
+    def _stage_of(self, places: Int64[np.ndarray, " B"]) -> Int64[np.ndarray, " B"]:
+        starts = np.array([start for start, _ in self._stages], dtype=np.int64)
+        stages: Int64[np.ndarray, " B"] = np.searchsorted(starts, places, side="right") - 1
+        return stages
+
+    def _deal(
+        self, places: Int64[np.ndarray, " B"]
+    ) -> tuple[Int64[np.ndarray, " B"], Int64[np.ndarray, " B"]]:
+        """Source, and number in that source's endless sequence, of each place."""
+        sources, numbers = np.empty_like(places), np.empty_like(places)
+        stages = self._stage_of(places)
+        for stage in np.unique(stages):
+            start, quotas = self._stages[stage]
+            mine = stages == stage
+            sources[mine], inside = deal(quotas, places[mine] - start)
+            numbers[mine] = self._given[stage][sources[mine]] + inside
+        return sources, numbers
+
+
+def stages_of_state(mixture: Mixture, state: Mapping[str, Any]) -> list[tuple[int, list[int]]]:
+    """The stages that a state froze.
+
+    Raises:
+        CheckpointError: If the mixture's weights are others now.
+    """
+    stored = [(int(start), [int(quota) for quota in quotas]) for start, quotas in state["stages"]]
+    if [tuple(quotas) for _, quotas in stored] != [quotas for _, quotas in mixture.stages]:
+        raise CheckpointError(
+            f"stream state: taken with quotas {[quotas for _, quotas in stored]} of "
+            f"{list(mixture.names)}, the mixture has {[quotas for _, quotas in mixture.stages]}; "
+            f"to change weights in a run, use stages"
+        )
+    return stored

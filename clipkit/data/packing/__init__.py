@@ -1,0 +1,1 @@
+"""From tables, folders and other data sets to shards; the packed cache, subsets, verification."""

@@ -1,0 +1,145 @@
+"""The numbers of a table's classes: those that it gives are kept."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Final, Self, final
+
+from clipkit.class_names import number_of
+from clipkit.data.packing.classes import Classes
+from clipkit.data.packing.labels import RowClass, listed_names
+from clipkit.errors import DataError
+
+MOST_CLASSES: Final = 2**20
+"""Most classes with names, or with a head: both have an entry for every number."""
+
+
+@final
+class ClassNumbers:
+    """Numbers and names of a table's classes.
+
+    With ``class_names`` given, a name decides. Else, numbers next to names are kept, whichever they
+    are; without any numbers, names are numbered in alphabetical order.
+
+    Args:
+        names: In the order of the numbers, empty for a number without a name.
+        where: What messages call the table.
+        are_given: Whether the numbers are the table's own.
+
+    Attributes:
+        names: As given.
+        are_given: Whether the numbers are the table's own, and not made from the names.
+    """
+
+    def __init__(self, names: Sequence[str], where: str, are_given: bool = False) -> None:
+        self.names = tuple(names)
+        self.are_given = are_given
+        self._where = where
+        counts = Counter(names)
+        self._by_name = {name: number for number, name in enumerate(names) if counts[name] == 1}
+
+    @classmethod
+    def of(
+        cls,
+        where: str,
+        rows: Sequence[RowClass],
+        lists: Sequence[Classes],
+        class_names: Sequence[str] | None,
+    ) -> Self:
+        """Number the classes of a table.
+
+        Args:
+            where: What messages call the table.
+            rows: The class of each image.
+            lists: Where an image may have several: its classes.
+            class_names: Names in the order of the numbers; None for the table's own.
+
+        Raises:
+            DataError: If names and numbers contradict each other, or a class has a name but no
+                number where others have one.
+        """
+        words = dict.fromkeys([row.name for row in rows if row.name], None)
+        words |= dict.fromkeys(listed_names(lists), None)
+        if class_names:
+            return cls(class_names, where)
+        if not words:
+            return cls((), where, are_given=True)
+        given = _named_numbers(rows, where)
+        used = {row.number for row in rows if row.number is not None}
+        used |= {item for some in lists for item in some if isinstance(item, int)}
+        if not used:
+            return cls(sorted(words), where)
+        if not given:
+            raise DataError(
+                f"{where}: some images have the number of a class ({min(used)}), others the name "
+                f"({next(iter(words))!r}); give each class its number and name in one row"
+            )
+        if max(used) >= MOST_CLASSES:
+            raise DataError(
+                f"{where}: class number {max(used)}: expected less than {MOST_CLASSES} where "
+                f"classes have names"
+            )
+        return cls([given.get(number, "") for number in range(max(used) + 1)], where, True)
+
+    def number(self, name: str, own: int | None = None) -> int:
+        """The number of a name.
+
+        Args:
+            name: The class.
+            own: The number that the source gives it; decides among classes of one name.
+
+        Raises:
+            DataError: If the class is not among the known ones.
+        """
+        if name in self._by_name:
+            return self._by_name[name]
+        return number_of(name, self.names, own, self._where)
+
+    def of_row(self, row: RowClass) -> int | None:
+        """The number of an image's class; None where it has none.
+
+        Raises:
+            DataError: If the class is not among the known ones.
+        """
+        if row.name is None:
+            return None if row.number is None else self._within(row.number)
+        return self.number(row.name, row.number)
+
+    def of_list(self, classes: Classes) -> list[int]:
+        """Each class once, as numbers in order.
+
+        Raises:
+            DataError: If a class is not among the known ones.
+        """
+        return sorted(
+            {self._within(c) if isinstance(c, int) else self.number(c, None) for c in classes}
+        )
+
+    def caption(self, numbers: Sequence[int]) -> str:
+        """The names of some classes, with commas; empty where one has no name."""
+        names = [self.names[n] if n < len(self.names) else "" for n in numbers]
+        return ", ".join(names) if all(names) else ""
+
+    def _within(self, number: int) -> int:
+        if self.names and number >= len(self.names):
+            raise DataError(
+                f"{self._where}: class {number}: expected 0 to {len(self.names) - 1}, the numbers "
+                f"of the known classes"
+            )
+        return number
+
+
+def _named_numbers(rows: Sequence[RowClass], where: str) -> dict[int, str]:
+    """The name of each number that has one next to it."""
+    named: dict[int, RowClass] = {}
+    for row in rows:
+        if row.name is None or row.number is None:
+            continue
+        former = named.setdefault(row.number, row)
+        if former.name != row.name:
+            raise DataError(
+                f"{where}: class {row.number} is {former.name!r} in row {former.row} and "
+                f"{row.name!r} in row {row.row}; expected one name per number"
+            )
+    return {number: row.name or "" for number, row in named.items()}

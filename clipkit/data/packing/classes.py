@@ -1,0 +1,93 @@
+"""Several classes per image, as the cells of a table tell them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, Final, final
+
+from clipkit.data.packing.labels import ColumnKinds, Spellings, is_missing, whole_number
+from clipkit.data.shards.members import LARGEST_LABEL
+from clipkit.errors import DataError
+
+CLASSES_COLUMNS: Final = ("labels", "classes")
+SEPARATOR: Final = ";"
+
+Classes = list[int] | list[str]
+
+
+@final
+class ClassLists:
+    """Reads the lists of classes in the rows of a table.
+
+    Args:
+        where: What messages call the table.
+        spellings: Of the table's names.
+        kinds: Of the table's columns.
+
+    Examples:
+        >>> lists = ClassLists("t.csv", Spellings("t.csv"), ColumnKinds("t.csv"))
+        >>> lists.read({"image": "1.jpg", "labels": "dog; old_horse"}, 1)
+        ['dog', 'old horse']
+    """
+
+    def __init__(self, where: str, spellings: Spellings, kinds: ColumnKinds) -> None:
+        self._where = where
+        self._spellings = spellings
+        self._kinds = kinds
+
+    def read(self, row: Mapping[str, Any], at: int) -> Classes | None:
+        """The classes of a row: a list (Parquet), a JSON list, or words or numbers with semicolons.
+
+        Args:
+            row: Cells by column.
+            at: Number of the row, from 1.
+
+        Returns:
+            Numbers, or names with spaces for underscores; None where there is no such column or the
+            cell is empty: the classes are not known. An empty list: no class applies.
+
+        Raises:
+            DataError: If the cell holds something else, or two columns are filled.
+        """
+        filled = [name for name in CLASSES_COLUMNS if not is_missing(row.get(name))]
+        if not filled:
+            return None
+        if len(filled) > 1:
+            raise DataError(
+                f"{self._where}: row {at} has classes in {' and '.join(filled)}; keep one column"
+            )
+        column, value = filled[0], row[filled[0]]
+        items = _items(value)
+        if items is not None and all(isinstance(item, str) and item.strip() for item in items):
+            classes: Classes = [self._spellings.name(" ".join(item.split())) for item in items]
+        elif items is not None and all(
+            type(item) is int and 0 <= item <= LARGEST_LABEL for item in items
+        ):
+            classes = list(items)
+        else:
+            raise DataError(
+                f"{self._where}: column {column}, row {at}: expected several classes, all names or "
+                f"all numbers from 0, as a list, a JSON list, or a;b; got {value!r}"
+            )
+        for item in classes[:1]:
+            self._kinds.check(column, value, isinstance(item, int), at)
+        return classes
+
+
+def _items(value: Any) -> list[Any] | None:
+    """The cell as a list; None where it is none."""
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            return None
+    if isinstance(value, str):
+        value = [part.strip() for part in value.split(SEPARATOR) if part.strip()]
+        if all(whole_number(part) is not None for part in value):
+            value = [whole_number(part) for part in value]
+    if isinstance(value, int | float) and not isinstance(value, bool):  # Parquet without lists
+        value = [value]
+    if not isinstance(value, list):
+        return None
+    return [whole_number(item) if isinstance(item, float) else item for item in value]

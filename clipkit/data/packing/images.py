@@ -1,0 +1,136 @@
+"""Which files of a folder are images that Pillow here can read, and what else there is."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections import Counter
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from PIL import Image
+
+from clipkit.data.images.formats import IMAGE_EXTENSIONS
+from clipkit.errors import SampleError
+
+IMAGE_SUFFIXES: Final = frozenset(f".{extension}" for extension in IMAGE_EXTENSIONS)
+"""Names of members that every reader of shards takes for an image."""
+
+_OTHERS_DO_IT: Final = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"})
+"""Formats that Pillow recognises, but needs other programs to decode."""
+_GENERIC: Final = "image"
+_SHOWN: Final = 6
+
+
+@dataclass(slots=True)
+class FoundImages:
+    """What a search through folders found.
+
+    Args:
+        images: Files with images, by path.
+        skipped: Kinds of other files, and how many of each.
+    """
+
+    images: list[Path] = field(default_factory=list)
+    skipped: Counter[str] = field(default_factory=Counter)
+
+
+def kinds_of(skipped: Counter[str]) -> str:
+    """Kinds of files for people, most frequent first.
+
+    Args:
+        skipped: How many there are of each kind.
+    """
+    kinds = [f"{count} {kind}" for kind, count in skipped.most_common()]
+    more = ["and others"] if len(kinds) > _SHOWN else []
+    return ", ".join([*kinds[:_SHOWN], *more])
+
+
+def find_images(folder: Path) -> FoundImages:
+    """Search a folder and those inside it, hidden ones apart.
+
+    A known suffix is believed; a file with another or none is an image if its first bytes are those
+    of one.
+
+    Args:
+        folder: Where to search.
+    """
+    found = FoundImages()
+    for place, folders, names in os.walk(folder):
+        links = [name for name in folders if (Path(place) / name).is_symlink()]
+        found.skipped["links to folders"] += len(links)
+        folders[:] = [name for name in folders if not name.startswith(".") and name not in links]
+        for name in names:
+            file = Path(place) / name
+            if name.startswith("."):
+                found.skipped["hidden"] += 1
+            elif file.suffix.lower() in _readable_suffixes() or _is_image(file):
+                found.images.append(file)
+            else:
+                found.skipped[file.suffix.lower() or "without a suffix"] += 1
+    found.skipped = +found.skipped
+    found.images.sort()
+    return found
+
+
+def visible_shards(folder: Path) -> list[Path]:
+    """The tars in a folder and those inside it, by path, hidden folders apart.
+
+    The cache of packed tables is such a hidden folder: its shards belong to an earlier state of
+    the table.
+    """
+    return [
+        tar
+        for tar in sorted(folder.rglob("*.tar"))
+        if not any(part.startswith(".") for part in tar.relative_to(folder).parts)
+    ]
+
+
+def member_extension(image: Path, data: bytes) -> str:
+    """The extension under which readers of shards find an image.
+
+    Args:
+        image: Its file; a suffix that readers know is kept.
+        data: Its content.
+
+    Raises:
+        SampleError: If it has another suffix, and is no image that Pillow here can read.
+    """
+    if (suffix := image.suffix.lower()) in IMAGE_SUFFIXES:
+        return suffix.lstrip(".")
+    kind = _format_of(io.BytesIO(data))
+    if kind is None:
+        raise SampleError("not an image that Pillow here can read", key=str(image))
+    extension = {"JPEG": "jpg", "MPO": "jpg", "TIFF": "tif"}.get(kind, kind.lower())
+    return extension if extension in IMAGE_EXTENSIONS else _GENERIC
+
+
+def _is_image(file: Path) -> bool:
+    try:
+        if not file.is_file():  # to open a named pipe would wait for ever
+            return False
+        with file.open("rb") as stream:
+            return _format_of(stream) is not None
+    except OSError:
+        return False
+
+
+def _format_of(stream: BinaryIO) -> str | None:
+    """Pillow's name of the format; None where Pillow has no decoder for it."""
+    try:
+        with Image.open(stream) as image:
+            kind = image.format
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        return _GENERIC  # too large, which whoever decodes it says by name
+    except Exception:  # whatever Pillow's plugins raise over files that are no images
+        return None
+    return None if kind in _OTHERS_DO_IT else kind
+
+
+@cache
+def _readable_suffixes() -> frozenset[str]:
+    Image.init()
+    known = Image.registered_extensions().items()
+    return frozenset(s for s, kind in known if kind in Image.OPEN and kind not in _OTHERS_DO_IT)

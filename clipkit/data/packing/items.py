@@ -1,0 +1,106 @@
+"""One sample that is to be packed: a file with its texts, or a sample of a shard."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+from clipkit.data.packing.images import member_extension
+from clipkit.data.shards.reader import ShardReader
+from clipkit.data.storage.remote import SYSTEM_ERRNOS
+from clipkit.errors import SampleError
+
+
+class Item(ABC):
+    """One sample that is to be packed."""
+
+    @property
+    @abstractmethod
+    def identity(self) -> str:
+        """Changes when the sample's bytes do; cheap to find out."""
+
+    @property
+    @abstractmethod
+    def key(self) -> str | None:
+        """The key that the sample has already; None where it gets a number."""
+
+    @abstractmethod
+    def members(self) -> dict[str, bytes]:
+        """The sample's files by extension.
+
+        Raises:
+            SampleError: A file is missing.
+        """
+
+    @abstractmethod
+    def texts(self) -> Mapping[str, bytes]:
+        """The sample's files, its picture left out where that is cheaper."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class FileItem(Item):
+    """A picture on disk and the texts that belong to it."""
+
+    image: Path
+    own_texts: Mapping[str, bytes]
+
+    @property
+    def identity(self) -> str:
+        """See `Item.identity`."""
+        try:
+            status = self.image.stat()
+            state = f"{status.st_size} {status.st_mtime_ns}"
+        except (OSError, ValueError):
+            state = "missing"
+        return f"{self.image} {state} {sorted(self.own_texts.items())}"
+
+    @property
+    def key(self) -> None:
+        """See `Item.key`."""
+        return None
+
+    def members(self) -> dict[str, bytes]:
+        """See `Item.members`."""
+        try:
+            # Reading a pipe would wait for ever.
+            data = self.image.read_bytes() if self.image.is_file() else None
+        except (OSError, ValueError) as error:
+            if getattr(error, "errno", None) in SYSTEM_ERRNOS:
+                raise
+            reason = getattr(error, "strerror", None) or error
+            raise SampleError(f"cannot be read: {reason}", key=str(self.image)) from error
+        if data is None:
+            raise SampleError("no such picture", key=str(self.image))
+        return {member_extension(self.image, data): data, **self.own_texts}
+
+    def texts(self) -> Mapping[str, bytes]:
+        """See `Item.texts`."""
+        return self.own_texts
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class ShardItem(Item):
+    """A sample of a shard that exists already."""
+
+    reader: ShardReader
+    fingerprint: str
+    sample_id: int
+    key: str
+
+    @property
+    def identity(self) -> str:
+        """See `Item.identity`."""
+        return f"{self.fingerprint} {self.sample_id} {self.key}"
+
+    def members(self) -> dict[str, bytes]:
+        """See `Item.members`."""
+        return dict(self.reader.read(self.sample_id).members)
+
+    def texts(self) -> Mapping[str, bytes]:
+        """See `Item.texts`."""
+        return self.members()

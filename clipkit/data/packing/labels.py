@@ -1,0 +1,203 @@
+"""The class in a row of a table: a number, a word, or both, decided by the whole column."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar, final
+
+from clipkit.data.shards.members import LARGEST_LABEL
+from clipkit.errors import DataError
+from clipkit.types import IGNORE_LABEL
+
+LABEL_COLUMNS: Final = ("label", "cls", "class_id", "class_index")
+CLASS_NAME_COLUMNS: Final = ("class_name", "class")
+_ALWAYS_WORDS: Final = "class_name"
+_NUMBER: Final = re.compile(r"[+-]?[0-9]+(\.0*)?")
+"""What spreadsheets and pandas write for a whole number: "10", and "10.0" in a column with gaps."""
+Value = TypeVar("Value", int, str)
+
+
+@dataclass(frozen=True, slots=True)
+class RowClass:
+    """What a row tells of its class.
+
+    Args:
+        number: The class's number; None where there is none.
+        name: The class's name; None where there is none.
+        row: Number of the row, from 1, for messages.
+    """
+
+    number: int | None
+    name: str | None
+    row: int
+
+    def joined(self, other: RowClass, where: str) -> RowClass:
+        """Combine two rows of one image.
+
+        Args:
+            other: A later row.
+            where: What messages call the image.
+
+        Raises:
+            DataError: If the rows disagree.
+        """
+        for own, its in ((self.number, other.number), (self.name, other.name)):
+            if own is not None and its is not None and own != its:
+                raise DataError(
+                    f"{where}: class {own!r} in row {self.row} and {its!r} in row {other.row}; "
+                    f"expected one class per image; several go into one cell of a column labels, "
+                    f"as a;b"
+                )
+        number = other.number if self.number is None else self.number
+        return RowClass(number, self.name or other.name, self.row)
+
+
+def whole_number(value: Any) -> int | None:
+    """The whole number that a cell holds, as 10, 10.0, "10" or "10.0"; None for anything else."""
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, float):
+        return int(value) if value.is_integer() else None
+    if isinstance(value, int):
+        return value
+    text = str(value).strip()
+    return int(text.partition(".")[0]) if _NUMBER.fullmatch(text) else None
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a cell is empty: nothing, blanks, or pandas' NaN."""
+    if isinstance(value, float):
+        return math.isnan(value)
+    return value is None or (isinstance(value, str) and not value.strip())
+
+
+@final
+class Spellings:
+    """Names of classes with spaces for underscores, of which no two may be spelt differently.
+
+    Args:
+        where: What messages call the source.
+
+    Examples:
+        >>> Spellings("t.csv").name("red_panda")
+        'red panda'
+    """
+
+    def __init__(self, where: str) -> None:
+        self._where = where
+        self._spelt: dict[str, str] = {}
+
+    def name(self, text: str) -> str:
+        """The name that a text stands for.
+
+        Args:
+            text: As it is in the source.
+
+        Raises:
+            DataError: If another text has stood for the same name.
+        """
+        name = " ".join(text.replace("_", " ").split()) or text
+        if (former := self._spelt.setdefault(name, text)) != text:
+            raise DataError(
+                f"{self._where}: {former!r} and {text!r} are both the class {name!r}, because "
+                f"underscores count as spaces; spell them alike if they are one class, and give "
+                f"one of them another name if they are two"
+            )
+        return name
+
+
+@final
+class ColumnKinds:
+    """Holds each column to numbers or to words, whichever came first.
+
+    Args:
+        where: What messages call the table.
+    """
+
+    def __init__(self, where: str) -> None:
+        self._where = where
+        self._first: dict[str, tuple[bool, Any, int]] = {}
+
+    def check(self, column: str, value: Any, is_number: bool, row: int) -> None:
+        """Note what a cell holds.
+
+        Raises:
+            DataError: If an earlier cell of the column held the other kind.
+        """
+        was_number, earlier, at = self._first.setdefault(column, (is_number, value, row))
+        if was_number != is_number:
+            raise DataError(
+                f"{self._where}: column {column}: numbers and words mixed: {earlier!r} in row "
+                f"{at}, {value!r} in row {row}; expected numbers of classes or names of classes; "
+                f"names that look like numbers go into a column class_name"
+            )
+
+
+@final
+class RowClasses:
+    """Reads the class of every row of a table.
+
+    Args:
+        where: What messages call the table.
+        spellings: Of the table's names.
+        kinds: Of the table's columns.
+    """
+
+    def __init__(self, where: str, spellings: Spellings, kinds: ColumnKinds) -> None:
+        self._where = where
+        self._spellings = spellings
+        self._kinds = kinds
+
+    def read(self, row: Mapping[str, Any], at: int) -> RowClass:
+        """The class of a row.
+
+        Args:
+            row: Cells by column.
+            at: Number of the row, from 1.
+
+        Raises:
+            DataError: If a cell is no class, or two cells tell different ones.
+        """
+        numbers: dict[str, int] = {}
+        names: dict[str, str] = {}
+        for column in (*LABEL_COLUMNS, *CLASS_NAME_COLUMNS):
+            value = row.get(column)
+            if is_missing(value):
+                continue
+            if isinstance(value, list | dict):
+                raise DataError(
+                    f"{self._where}: column {column}, row {at}: expected one class, got {value!r}; "
+                    f"several classes go into a column labels"
+                )
+            number = None if column == _ALWAYS_WORDS else whole_number(value)
+            self._kinds.check(column, value, number is not None, at)
+            if number is None:
+                names[column] = self._spellings.name(" ".join(str(value).split()))
+            elif number != IGNORE_LABEL:
+                numbers[column] = self._checked(number, column, at)
+        return RowClass(self._single(numbers, at), self._single(names, at), at)
+
+    def _checked(self, number: int, column: str, at: int) -> int:
+        if not 0 <= number <= LARGEST_LABEL:
+            raise DataError(
+                f"{self._where}: column {column}, row {at}: expected a class number from 0 to "
+                f"{LARGEST_LABEL}, got {number}; leave the cell empty where there is no class"
+            )
+        return number
+
+    def _single(self, found: Mapping[str, Value], at: int) -> Value | None:
+        if len(set(found.values())) > 1:
+            told = " and ".join(f"{column} {value!r}" for column, value in found.items())
+            raise DataError(
+                f"{self._where}: row {at} has several classes: {told}; keep one of the columns, or "
+                f"rename what is no class"
+            )
+        return next(iter(found.values()), None)
+
+
+def listed_names(classes: Sequence[Sequence[int | str]]) -> list[str]:
+    """All names among lists of classes, in order of appearance; numbers are left out."""
+    return list(dict.fromkeys(item for some in classes for item in some if isinstance(item, str)))

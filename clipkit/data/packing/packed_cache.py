@@ -1,0 +1,258 @@
+"""Tables and folders of pictures as shards, without packing by hand: packed once, into a cache."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from glob import escape
+from pathlib import Path
+from typing import Final
+
+from filelock import FileLock
+
+from clipkit.atomic_files import write_json
+from clipkit.class_names import parse_class_names, shown_names
+from clipkit.data.packing.pack import SIZES_FILE, pack
+from clipkit.data.packing.sources import (
+    CLASS_NAMES_FILE,
+    Source,
+    class_folders,
+    open_source,
+    source_of_shards,
+    tables_in,
+)
+from clipkit.data.packing.subsets import by_class, few_of_each
+from clipkit.data.packing.tables import TABLE_SUFFIXES
+from clipkit.data.shards.counts import named_shards, read_counts
+from clipkit.data.shards.lost_shards import check_complete
+from clipkit.data.storage.urls import is_local, local_path
+from clipkit.errors import DataError
+
+_LOG = logging.getLogger(__name__)
+CACHE_FOLDER: Final = ".clipkit"
+ORIGIN_FILE: Final = "origin.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Shards that stand for a table or folder.
+
+    Args:
+        shards: Paths, in order.
+        class_names: In the order of the class numbers; none where the source names no classes.
+    """
+
+    shards: tuple[Path, ...]
+    class_names: tuple[str, ...] = ()
+
+
+def is_raw(source: str | Path) -> bool:
+    """Whether a source is no set of shards but a table or folder that has to be packed first.
+
+    Args:
+        source: A path, URL or pattern.
+
+    Returns:
+        True for an existing local table, or a folder that holds no tar and one table or folders.
+    """
+    address = str(source)
+    if not is_local(address):
+        return False
+    path = local_path(address)
+    if path.is_file():
+        return path.suffix.lower() in TABLE_SUFFIXES
+    if not path.is_dir() or any(path.glob("*.tar")) or any(path.glob("[!.]*/*.tar")):
+        return False
+    return bool(tables_in(path) or class_folders(path))
+
+
+def prepare(
+    source: str | Path,
+    *,
+    class_names: Sequence[str] | None = None,
+    samples_per_class: int | None = None,
+    seed: int = 0,
+    allow_outside: bool = False,
+) -> Prepared:
+    """Pack a source into a cache beside it, or find there what was packed before.
+
+    The shards' bytes follow from the source's, so a stream over them has one order and resumes
+    exactly, also when the cache was removed in between. A changed picture, caption, class or option
+    makes shards of its own; the former stay. Processes wait for the one that packs.
+
+    Args:
+        source: What ``pack`` takes, or a pattern of shards on this machine.
+        class_names: Numbers the classes of a source that tells them by name, as those of the
+            training data number those of the validation data.
+        samples_per_class: Only so many of each class, chosen by ``seed``.
+        seed: Of that choice.
+        allow_outside: Whether images may be outside of the source's folder.
+
+    Returns:
+        The shards.
+
+    Raises:
+        DataError: If the source cannot be packed.
+    """
+    path, found = _open(source, class_names, samples_per_class, seed, allow_outside)
+    return _packed(path, found, [samples_per_class, seed])
+
+
+def prepare_classes(
+    source: str | Path,
+    *,
+    class_names: Sequence[str] | None = None,
+    samples_per_class: int | None = None,
+    seed: int = 0,
+    allow_outside: bool = False,
+) -> dict[str, Prepared]:
+    """As ``prepare``, each class on its own: the sources of a mixture that shows all alike.
+
+    Args:
+        source: As for ``prepare``, with classes.
+        class_names: As for ``prepare``.
+        samples_per_class: As for ``prepare``.
+        seed: Of that choice.
+        allow_outside: As for ``prepare``.
+
+    Returns:
+        Name of the class, or its number -> its shards, by number.
+
+    Raises:
+        DataError: If the source cannot be packed or tells no classes.
+    """
+    path, found = _open(source, class_names, samples_per_class, seed, allow_outside)
+    parts = by_class(found)
+    names = class_names_in(found.files)
+    shown = shown_names(names, len(names))
+    return {
+        shown[label] if label < len(shown) else str(label): _packed(
+            path, part, [samples_per_class, seed, label]
+        )
+        for label, part in parts.items()
+    }
+
+
+def _open(
+    source: str | Path,
+    class_names: Sequence[str] | None,
+    samples_per_class: int | None,
+    seed: int,
+    allow_outside: bool,
+) -> tuple[Path, Source]:
+    """The chosen samples, and the file or folder that the cache lies beside."""
+    path = Path(source)
+    if path.exists() and path.suffix != ".tar":
+        found = open_source(path, class_names=class_names, allow_outside=allow_outside)
+    else:
+        names, _ = named_shards(source)
+        check_complete(source, names)
+        shards = [shard.path for shard in names if shard.is_local]
+        if not shards:
+            raise DataError(f"{source}: expected shards on this machine, to choose samples from")
+        path, found = shards[0].parent, source_of_shards(shards)
+    if samples_per_class is not None:
+        found = few_of_each(found, samples_per_class, seed)
+    return path, found
+
+
+def class_names_in(files: Mapping[str, str]) -> tuple[str, ...]:
+    """The names of classes among the texts of a source.
+
+    Args:
+        files: Texts by file name, as ``Source.files`` has them.
+    """
+    return parse_class_names(files.get(CLASS_NAMES_FILE, ""))
+
+
+def _packed(path: Path, source: Source, choice: Sequence[int | None]) -> Prepared:
+    names = class_names_in(source.files)
+    recipe = json.dumps([source.fingerprint(), names], ensure_ascii=False)
+    key = hashlib.sha256(recipe.encode()).hexdigest()[:12]
+    folders = [cache / f"{path.stem}-{key}" for cache in _caches(path)]
+    folder = next((known for known in folders if (known / SIZES_FILE).is_file()), None)
+    if folder is None:
+        folder = _pack_into_first(source, folders)
+        _note_origin(path, folder, choice)
+    return Prepared(_whole(folder), names)
+
+
+def _whole(folder: Path) -> tuple[Path, ...]:
+    """Return the shards of a packed folder, in order.
+
+    Raises:
+        DataError: If one of them is gone.
+    """
+    shards = [folder / name for name in sorted(read_counts(folder / SIZES_FILE))]
+    if lost := [shard.name for shard in shards if not shard.is_file()]:
+        raise DataError(
+            f"{folder}: {', '.join(lost)} is missing from what was packed there; remove the "
+            f"folder to have it packed again"
+        )
+    return tuple(shards)
+
+
+def _note_origin(path: Path, folder: Path, choice: Sequence[int | None]) -> None:
+    """Write down what a packed folder was made of, and name the one of an earlier state."""
+    origin = {"source": str(path.resolve()), "choice": list(choice)}
+    for other in folder.parent.glob(f"{escape(path.stem)}-*/{ORIGIN_FILE}"):
+        try:
+            is_former = json.loads(other.read_text(encoding="utf-8")) == origin
+        except (OSError, ValueError):
+            continue
+        if is_former and other.parent != folder:
+            _LOG.warning(
+                "%s or its images changed since it was packed into %s, which you may delete; "
+                "packed again into %s",
+                path,
+                other.parent,
+                folder,
+            )
+    try:
+        write_json(folder / ORIGIN_FILE, origin)
+    except OSError as error:
+        _LOG.warning("%s: not written: %s", folder / ORIGIN_FILE, error.strerror or error)
+
+
+def _caches(path: Path) -> list[Path]:
+    """Return the folders for packed shards: next to the source, then in the user's cache."""
+    home = os.environ.get("CLIPKIT_CACHE") or Path.home() / ".cache" / "clipkit"
+    return [path.resolve().parent / CACHE_FOLDER, Path(home) / "packed"]
+
+
+def _pack_into_first(source: Source, folders: Sequence[Path]) -> Path:
+    """Pack into the first folder that can be written, and return it.
+
+    Raises:
+        DataError: If the disk refuses all of them, or the source cannot be packed.
+    """
+    refusals = []
+    for folder in folders:
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(f"{folder}.lock"):
+                _pack_whole(source, folder)
+            return folder
+        except OSError as error:
+            refusals.append(f"{folder}: {error.strerror or error}")
+            _LOG.warning("not packed into %s", refusals[-1])
+    raise DataError(
+        f"these data are packed into shards first, and no folder for them can be written: "
+        f"{'; '.join(refusals)}; free some space, or set CLIPKIT_CACHE to another folder"
+    )
+
+
+def _pack_whole(source: Source, folder: Path) -> None:
+    """Pack unless another process did; remove an incomplete folder after an error of the disk."""
+    if (folder / SIZES_FILE).is_file():
+        return
+    try:
+        pack(source, folder, num_workers=min(4, os.cpu_count() or 1))
+    except OSError:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise

@@ -1,0 +1,124 @@
+"""One list of class names for several sources: tables, folders and shards."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from clipkit.class_names import conflict, parse_class_names
+from clipkit.data.packing.packed_cache import class_names_in, is_raw
+from clipkit.data.packing.sources import CLASS_NAMES_FILE, open_source
+from clipkit.data.shards.counts import named_shards, read_beside
+from clipkit.data.storage.cache import ShardCache
+from clipkit.data.storage.urls import Address
+from clipkit.errors import DataError
+
+_LOG: Final = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class SourceClasses:
+    """The classes of one source.
+
+    Args:
+        where: What messages call the source.
+        names: In the order of the class numbers, empty for a number without a name.
+        are_given: Whether the numbers are the source's own. Those of folders, and of tables that
+            have names alone, are not: they follow from the names.
+    """
+
+    where: str
+    names: tuple[str, ...]
+    are_given: bool
+
+
+def classes_of(
+    source: str,
+    cache: ShardCache | None = None,
+    *,
+    allow_pipe: bool = False,
+    allow_outside: bool = False,
+) -> SourceClasses:
+    """Find the names of a source's classes.
+
+    Args:
+        source: Shards, whose names are in ``classnames.txt`` next to them or one folder above; or a
+            table or folder of images.
+        cache: How patient to be with remote files; None for the default cache.
+        allow_pipe: Whether the source may be ``pipe:COMMAND``, which has no names.
+        allow_outside: Whether images of a table or folder may be outside of its folder.
+
+    Raises:
+        ClipkitError: If the source cannot be read.
+    """
+    if is_raw(source):
+        found = open_source(Path(source), allow_outside=allow_outside)
+        return SourceClasses(source, class_names_in(found.files), found.has_own_numbers)
+    shards, _ = named_shards(source, cache, allow_pipe=allow_pipe)
+    folders = list(dict.fromkeys(shard.folder for shard in shards if shard.folder is not None))
+    lists = [SourceClasses(str(f), _names_beside(f, cache), are_given=True) for f in folders]
+    return SourceClasses(source, join_classes(lists), are_given=True)
+
+
+def join_classes(
+    sources: Sequence[SourceClasses], known: Sequence[str] = (), known_from: str = "the model"
+) -> tuple[str, ...]:
+    """Number the classes of several sources alike, by name.
+
+    Numbers that sources give are kept, and must agree. Classes that have names alone get the number
+    of their name, or one after all others.
+
+    Args:
+        sources: Classes of each source.
+        known: Names that are numbered already, to which nothing is added.
+        known_from: What messages call their origin.
+
+    Returns:
+        Names in the order of the class numbers.
+
+    Raises:
+        DataError: If two sources give one number to different names.
+    """
+    names, origin = tuple(known), known_from
+    for source in sources:
+        if source.are_given and source.names:
+            names = _by_number(names, origin, source)
+            origin = origin if known else source.where
+    for source in sources:
+        if not source.are_given and not known:
+            names = (*names, *[name for name in source.names if name not in names])
+    unnamed = [source.where for source in sources if not source.names]
+    if any(names) and unnamed and len(sources) > 1:
+        _LOG.warning(
+            "%s: no names of classes; class numbers there, if any, are taken for those of the "
+            "other data",
+            ", ".join(unnamed),
+        )
+    return names
+
+
+def _by_number(names: Sequence[str], origin: str, source: SourceClasses) -> tuple[str, ...]:
+    at = conflict(names, source.names)
+    if at is not None:
+        raise DataError(
+            f"{source.where}: class {at} is {source.names[at]!r}, but {names[at]!r} in {origin}; "
+            f"number the classes alike, in the tables or in {CLASS_NAMES_FILE}"
+        )
+    size = max(len(names), len(source.names))
+    lists = [[*some, *[""] * (size - len(some))] for some in (names, source.names)]
+    return tuple(a or b for a, b in zip(*lists, strict=True))
+
+
+def _names_beside(folder: Address, cache: ShardCache | None) -> tuple[str, ...]:
+    """Names next to some shards; in CLIP_benchmark's layout they are one folder above."""
+    for place in (folder, folder.folder):
+        data = None if place is None else read_beside(place, CLASS_NAMES_FILE, cache)
+        if data is not None:
+            try:
+                return parse_class_names(data.decode("utf-8"))
+            except UnicodeDecodeError as error:
+                raise DataError(f"{place}/{CLASS_NAMES_FILE}: not UTF-8: {error}") from error
+    return ()

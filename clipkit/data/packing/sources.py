@@ -1,0 +1,253 @@
+"""What can be packed: tables, folders by class, COCO's JSON, and shards that exist already."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+from clipkit.class_names import class_names_text
+from clipkit.data.packing.class_numbers import ClassNumbers
+from clipkit.data.packing.images import find_images, kinds_of, visible_shards
+from clipkit.data.packing.items import FileItem, Item, ShardItem
+from clipkit.data.packing.keys import distinct_keys
+from clipkit.data.packing.labels import Spellings
+from clipkit.data.packing.roots import refuse_outside
+from clipkit.data.packing.tables import TABLE_SUFFIXES, as_json, one_line, read_table
+from clipkit.data.shards.index import ShardIndex
+from clipkit.data.shards.lost_shards import check_complete
+from clipkit.data.shards.reader import ShardReader
+from clipkit.data.storage.urls import file_address
+from clipkit.errors import DataError
+
+_LOG: Final = logging.getLogger(__name__)
+CLASS_NAMES_FILE: Final = "classnames.txt"
+_CLASS_FILES: Final = (CLASS_NAMES_FILE, "zeroshot_classification_templates.txt")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Everything that is to be packed, in order.
+
+    Args:
+        items: The samples.
+        files: Texts that are written beside the shards, by name.
+        has_own_numbers: Whether the source gives the numbers of its classes, and they were not made
+            from their names.
+    """
+
+    items: Sequence[Item]
+    files: Mapping[str, str] = field(default_factory=dict)
+    has_own_numbers: bool = True
+
+    def fingerprint(self) -> str:
+        """A hash of all samples' identities."""
+        digest = hashlib.sha256()
+        for item in self.items:
+            digest.update(item.identity.encode("utf-8", "surrogateescape") + b"\n")
+        return digest.hexdigest()
+
+
+def open_source(
+    path: Path,
+    images: Path | None = None,
+    class_names: Sequence[str] | None = None,
+    allow_outside: bool = False,
+) -> Source:
+    """Recognise a source by what it looks like.
+
+    Args:
+        path: A CSV, TSV or Parquet table; a COCO-style JSON file; a folder that holds one of these;
+            a folder of one folder of pictures for each class; or a folder of shards, also in
+            CLIP_benchmark's layout.
+        images: Folder that pictures are named relative to; that of the table when left out.
+        class_names: Names of the classes in the order of their numbers, where the source tells them
+            by name (folders, or words in a table); the source's own in order when left out.
+        allow_outside: Whether images may be outside of ``images`` or the folder of the source.
+
+    Raises:
+        DataError: It is none of these, has no samples, has a class that has no number, or an image
+            is outside of its folder and may not be.
+    """
+    if not path.exists():
+        raise DataError(f"{path}: no such file or folder")
+    read = _from_folder if path.is_dir() else _from_file
+    source = read(path, images, class_names)
+    if not source.items:
+        raise DataError(f"{path}: no samples found")
+    if not allow_outside:
+        root = images or (path if path.is_dir() else path.parent)
+        files = [item.image for item in source.items if isinstance(item, FileItem)]
+        refuse_outside(files, root, path)
+    return source
+
+
+def _from_folder(path: Path, images: Path | None, class_names: Sequence[str] | None) -> Source:
+    tables = tables_in(path)
+    if shards := visible_shards(path):
+        return _from_shards(path, shards)
+    if len(tables) == 1:
+        return _from_file(tables[0], images, class_names)
+    if len(tables) > 1:
+        names = ", ".join(file.name for file in tables)
+        raise DataError(f"{path}: holds several tables ({names}); name one of them")
+    if classes := class_folders(path):
+        return _from_class_folders(path, classes, class_names)
+    raise DataError(
+        f"{path}: expected a table ({', '.join(TABLE_SUFFIXES)}, .json), one folder for each "
+        f"class, or shards (.tar); found none of them"
+    )
+
+
+def tables_in(folder: Path) -> list[Path]:
+    """Tables and COCO-style files that lie in a folder, by name."""
+    suffixes = (*TABLE_SUFFIXES, ".json")
+    return [
+        file
+        for file in sorted(folder.iterdir())
+        if file.suffix.lower() in suffixes
+        and file.name not in {"sizes.json", "pack.json"}
+        and not file.name.startswith(".")
+    ]
+
+
+def class_folders(folder: Path) -> list[Path]:
+    """The folders in a folder, by name, without hidden ones."""
+    return [
+        path for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith(".")
+    ]
+
+
+def _from_file(path: Path, images: Path | None, class_names: Sequence[str] | None) -> Source:
+    root = images or path.parent
+    if path.suffix.lower() == ".json":
+        return _from_coco(path, root)
+    if path.suffix.lower() in TABLE_SUFFIXES:
+        return _from_table(path, root, class_names)
+    raise DataError(f"{path}: expected one of {', '.join((*TABLE_SUFFIXES, '.json'))}")
+
+
+def _from_table(path: Path, root: Path, class_names: Sequence[str] | None) -> Source:
+    table = read_table(path, class_names)
+    items = [FileItem(root / image, texts) for image, texts in table.samples.items()]
+    return Source(items, _class_file(table.class_names), table.has_own_numbers)
+
+
+def _from_class_folders(
+    path: Path, classes: Sequence[Path], class_names: Sequence[str] | None
+) -> Source:
+    spellings = Spellings(str(path))
+    names = [spellings.name(folder.name) for folder in classes]
+    numbers = ClassNumbers(class_names or names, str(path))
+    items: list[Item] = []
+    skipped: Counter[str] = Counter()
+    for folder, name in zip(classes, names, strict=True):
+        texts = {"cls": str(numbers.number(name)).encode(), "txt": name.encode()}
+        found = find_images(folder)
+        items.extend(FileItem(file, texts) for file in found.images)
+        skipped += found.skipped
+        if not found.images:
+            _say_once(f"{folder}: no images of the class {name!r}")
+    _say_skipped(path, len(items), skipped)
+    return Source(items, _class_file(numbers.names), has_own_numbers=False)
+
+
+def _say_skipped(path: Path, num_images: int, inside: Counter[str]) -> None:
+    """Name the kinds of files that a folder of classes holds besides images, with their counts."""
+    outside = sum(file.is_file() and not file.name.startswith(".") for file in path.iterdir())
+    skipped = +(inside + Counter({"outside the folders of classes": outside}))
+    if skipped:
+        _say_once(
+            f"{path}: {num_images} images; skipped {skipped.total()} files that are no images of a "
+            f"class: {kinds_of(skipped)}"
+        )
+
+
+@cache
+def _say_once(message: str) -> None:
+    """Log a warning, which a command that opens its data several times gives once."""
+    _LOG.warning("%s", message)
+
+
+def _class_file(names: Sequence[str]) -> dict[str, str]:
+    return {CLASS_NAMES_FILE: class_names_text(names)} if any(names) else {}
+
+
+def _from_coco(path: Path, root: Path) -> Source:
+    try:
+        return Source(_coco_items(json.loads(path.read_text(encoding="utf-8")), path, root))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise DataError(
+            f"{path}: expected COCO's captions: 'images' with id and file_name, 'annotations' with "
+            f"image_id and caption; got {error!r}"
+        ) from error
+
+
+def _coco_items(content: Any, path: Path, root: Path) -> list[Item]:
+    captions: dict[Any, list[str]] = defaultdict(list)
+    for annotation in content["annotations"]:
+        captions[annotation["image_id"]].append(one_line(annotation["caption"]))
+    listed = [image["id"] for image in content["images"]]
+    if len(set(listed)) < len(listed):
+        twice = next(number for number, count in Counter(listed).items() if count > 1)
+        raise DataError(f"{path}: expected one entry per image, got several with id {twice!r}")
+    if absent := sorted(map(repr, captions.keys() - set(listed))):
+        left_out = sum(len(captions[number]) for number in captions.keys() - set(listed))
+        _say_once(
+            f"{path}: left out {left_out} captions of {len(absent)} images that 'images' does not "
+            f"list, such as image_id {absent[0]}"
+        )
+    return [
+        FileItem(
+            root / image["file_name"],
+            {
+                "txt": "\n".join(captions[image["id"]]).encode(),
+                "json": as_json({"id": image["id"], "captions": captions[image["id"]]}),
+            },
+        )
+        for image in content["images"]
+    ]
+
+
+def _from_shards(path: Path, shards: Sequence[Path]) -> Source:
+    folders = sorted({shard.parent for shard in shards})
+    if len(folders) > 1:
+        names = ", ".join(str(folder.relative_to(path)) for folder in folders)
+        raise DataError(f"{path}: holds shards in several folders ({names}); name one of them")
+    check_complete(folders[0], [file_address(shard) for shard in shards])
+    return source_of_shards(shards)
+
+
+def source_of_shards(shards: Sequence[Path]) -> Source:
+    """Every sample of some shards, in their order and under their keys.
+
+    Args:
+        shards: Tars of one folder.
+    """
+    folder = shards[0].parent
+    index = ShardIndex.from_urls(shards, write_sidecars=False)
+    reader = ShardReader(index)
+    # CLIP_benchmark keeps them beside the folders of the splits.
+    texts = [parent / name for parent in (folder.parent, folder) for name in _CLASS_FILES]
+    fingerprint = f"{index.fingerprint} {index.digest}"
+    found = [key for number in range(len(shards)) for key in reader.table(number).iter_keys()]
+    keys = enumerate(distinct_keys(found, str(folder)))
+    return Source(
+        [ShardItem(reader, fingerprint, number, key) for number, key in keys],
+        {file.name: _text_of(file) for file in texts if file.is_file()},
+    )
+
+
+def _text_of(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{file}: expected a text in UTF-8: {error}") from error

@@ -1,0 +1,69 @@
+"""Fewer samples of a source: k of each class, or one class alone."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from typing import Final
+
+import numpy as np
+
+from clipkit.data.packing.items import Item
+from clipkit.data.packing.sources import Source
+from clipkit.data.shards.members import read_label
+from clipkit.errors import ConfigError, DataError
+from clipkit.types import IGNORE_LABEL
+
+_LOG: Final = logging.getLogger(__name__)
+
+
+def by_class(source: Source) -> dict[int, Source]:
+    """The samples of each class, in their order; those without a class are left out.
+
+    Args:
+        source: Samples with a class in ``.cls``.
+
+    Returns:
+        Class number -> its samples, by ascending number.
+
+    Raises:
+        DataError: If no sample has a class.
+    """
+    items: dict[int, list[Item]] = {}
+    for item in source.items:
+        label = read_label(item.texts(), "cls")
+        if label != IGNORE_LABEL:
+            items.setdefault(label, []).append(item)
+    if not items:
+        raise DataError(
+            "the data tell no classes: expected a folder for each class, or a table with a column "
+            "label or class_name"
+        )
+    return {label: replace(source, items=items[label]) for label in sorted(items)}
+
+
+def few_of_each(source: Source, num_samples: int, seed: int = 0) -> Source:
+    """``num_samples`` of each class by chance, in the order of the source.
+
+    The choice in one class depends on the seed, the class's number and its number of samples alone,
+    and the samples of a smaller number are among those of a greater one. A class that has fewer
+    gives all.
+
+    Args:
+        source: Samples with a class in ``.cls``.
+        num_samples: k.
+        seed: Of the choice.
+
+    Raises:
+        ConfigError: If ``num_samples`` is not positive.
+        DataError: If no sample has a class.
+    """
+    if num_samples < 1:
+        raise ConfigError(f"samples_per_class: expected at least 1, got {num_samples}")
+    chosen: set[int] = set()
+    for label, part in by_class(source).items():
+        order = np.random.default_rng([seed, label]).permutation(len(part.items))
+        chosen |= {id(part.items[number]) for number in order[:num_samples].tolist()}
+        if len(part.items) < num_samples:
+            _LOG.warning("class %d has %d samples of %d", label, len(part.items), num_samples)
+    return replace(source, items=[item for item in source.items if id(item) in chosen])

@@ -1,0 +1,94 @@
+"""Writing tars whose bytes depend on nothing but the samples."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self, final
+
+from clipkit.atomic_files import new_file
+from clipkit.data.shards.shard_table import name_as_text, split_name
+from clipkit.errors import DataError
+
+FILE_MODE: Final = 0o644
+"""Of a member inside a tar; the tar itself has what the umask leaves."""
+
+
+def tar_header(name: str, num_bytes: int) -> tarfile.TarInfo:
+    """The header of a member, without time, owner or anything else of this machine."""
+    header = tarfile.TarInfo(name)
+    header.size = num_bytes
+    header.mode = FILE_MODE
+    return header
+
+
+def _as_read(key: str) -> str:
+    """The key as readers see it."""
+    return name_as_text(key.encode("utf-8", "surrogateescape"))
+
+
+@final
+class ShardWriter:
+    """Writes one WebDataset tar, byte for byte the same from the same samples.
+
+    The tar appears under its name when the writer is closed without an exception; before that it is
+    a hidden file beside it, which is removed when something fails.
+
+    Args:
+        path: The tar to write; its folder is made.
+
+    Examples:
+        >>> image = Path("dog.jpg").read_bytes()
+        >>> with ShardWriter(Path("shards/00000.tar")) as shard:
+        ...     shard.write("000000", {"jpg": image, "txt": b"a dog"})
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.num_samples = 0
+        self._stack = ExitStack()
+        file = self._stack.enter_context(self._stack.enter_context(new_file(path)).open("wb"))
+        # GNU's format stores any name without a time stamp of its own (PAX headers carry one).
+        tar = tarfile.TarFile(fileobj=file, mode="w", format=tarfile.GNU_FORMAT, encoding="utf-8")
+        self._tar = self._stack.enter_context(tar)
+        self._keys: set[str] = set()
+
+    def write(self, key: str, members: Mapping[str, bytes]) -> None:
+        """Append a sample.
+
+        Args:
+            key: Its name inside the shard; no dot in its last part, and no other sample's.
+            members: Bytes by extension, written in the order of the extensions.
+
+        Raises:
+            DataError: The key is unusable, or was written before.
+        """
+        if key.startswith("/") or split_name(f"{key}.x") != (key, "x") or _as_read(key) != key:
+            raise DataError(
+                f"{self.path}: key {key!r}: expected a name without dots in its last part, without "
+                f"a leading slash, a folder in '__' or control characters"
+            )
+        if key in self._keys:
+            raise DataError(f"{self.path}: key {key!r} was written before; keys must differ")
+        if not members:
+            raise DataError(f"{self.path}: sample {key!r} has no members")
+        self._keys.add(key)
+        for extension in sorted(members):
+            data = members[extension]
+            self._tar.addfile(tar_header(f"{key}.{extension}", len(data)), io.BytesIO(data))
+        self.num_samples += 1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)

@@ -1,0 +1,248 @@
+"""What could not be used: named, counted, written to a file, and held to a budget."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final, final
+
+from clipkit.data.samples.id_sets import pack_ids, unpack_ids
+from clipkit.errors import ConfigError, FaultBudgetExceeded
+from clipkit.line_log import PatientLog
+
+_LOG = logging.getLogger(__name__)
+WHOLE_SHARD: Final = -1
+_LOUD_FAULTS: Final = 20
+_MAX_NAMED_FAULTS: Final = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One sample, or a whole shard, that cannot be used.
+
+    Args:
+        shard: URL of the shard.
+        index: Position of the sample in its shard; -1 for the whole shard.
+        key: Key of the sample.
+        reason: What is wrong.
+        sample_id: Position of the sample in the whole data set; -1 for a whole shard.
+    """
+
+    shard: str
+    index: int
+    key: str
+    reason: str
+    sample_id: int = -1
+
+    @property
+    def is_whole_shard(self) -> bool:
+        """Whether the shard as such cannot be used."""
+        return self.index == WHOLE_SHARD
+
+    def __str__(self) -> str:
+        return self.reason if self.is_whole_shard else f"{self.shard}: {self.key}: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True)
+class FaultBudget:
+    """How much may be bad before a run ends.
+
+    Args:
+        max_bad_fraction: Bad samples, as a fraction of the data set (rounded up to whole samples).
+        max_bad_shards: Whole shards.
+
+    Raises:
+        ConfigError: If a limit is no such number.
+    """
+
+    max_bad_fraction: float = 0.05
+    max_bad_shards: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.max_bad_fraction <= 1:
+            raise ConfigError(
+                f"max_bad_fraction: expected 0 to 1, a share of all samples, got "
+                f"{self.max_bad_fraction}"
+            )
+        if self.max_bad_shards < 0:
+            raise ConfigError(f"max_bad_shards: expected at least 0, got {self.max_bad_shards}")
+
+    def max_bad_samples(self, num_samples: int) -> int:
+        """The allowed number of bad samples of a data set."""
+        return math.ceil(self.max_bad_fraction * num_samples)
+
+
+@final
+class FaultLedger:
+    """All faults and fillings of a run so far, as far as this rank knows.
+
+    What this rank finds alone is kept apart until it has been shared, so that ``to_state`` is the
+    same on every rank. Of every bad sample its id is kept, of the first thousand also their names;
+    the file names all.
+
+    Args:
+        budget: The limits.
+        num_samples: Samples in the data set.
+        alone: Whether there is only one rank, so that nothing needs sharing.
+        path: A file that gets one JSON object a line for each new fault; None for none.
+    """
+
+    def __init__(
+        self, budget: FaultBudget, num_samples: int, alone: bool = True, path: Path | None = None
+    ) -> None:
+        self._budget = budget
+        self._num_samples = num_samples
+        self._alone = alone
+        self._log = None if path is None else PatientLog(path)
+        self._bad_ids: set[int] = set()
+        self._bad_shards: dict[str, str] = {}
+        self._shared = _SharedFaults()
+        self._unshared: list[Fault] = []
+        self._unshared_padded = 0
+
+    @property
+    def num_bad_samples(self) -> int:
+        """Distinct bad samples, without those of bad shards."""
+        return len(self._bad_ids)
+
+    @property
+    def num_padded(self) -> int:
+        """Samples given again in the place of others."""
+        return self._shared.num_padded + self._unshared_padded
+
+    @property
+    def bad_shards(self) -> Mapping[str, str]:
+        """``url -> reason`` of every bad shard."""
+        return self._bad_shards
+
+    def record(self, faults: Iterable[Fault], epoch: int) -> None:
+        """Take note of what a batch met; what is known already is not counted again.
+
+        Args:
+            faults: What it met.
+            epoch: For the file.
+
+        Raises:
+            FaultBudgetExceeded: If there is more than the budget allows.
+        """
+        for fault in faults:
+            if self._know(fault):
+                if self._alone:
+                    self._shared.add(fault)
+                else:
+                    self._unshared.append(fault)
+                self._report(fault, epoch)
+                self._check(fault)
+
+    def add_padded(self, count: int) -> None:
+        """Count samples given again in the place of others."""
+        if self._alone:
+            self._shared.num_padded += count
+        else:
+            self._unshared_padded += count
+
+    def unshared(self) -> tuple[list[Fault], int]:
+        """What this rank found since the last ``share``: faults, and number of padded samples."""
+        return self._unshared, self._unshared_padded
+
+    def share(self, reports: Iterable[tuple[list[Fault], int]]) -> None:
+        """Take over what all ranks (this one too) found alone, in the same order on each.
+
+        Raises:
+            FaultBudgetExceeded: If all ranks together found more than the budget allows.
+        """
+        self._unshared, self._unshared_padded = [], 0
+        last = None
+        for faults, padded in reports:
+            self._shared.num_padded += padded
+            for fault in faults:
+                self._shared.add(fault)
+                self._know(fault)
+                last = fault
+        if last is not None:
+            self._check(last)
+
+    def to_state(self) -> dict[str, Any]:
+        """Plain types: ``bad_samples`` with names as far as they are kept, ``bad_ids`` of all."""
+        return self._shared.to_state()
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Know what the state knew, and nothing else."""
+        self._shared = _SharedFaults.from_state(state)
+        self._bad_ids = set(self._shared.ids)
+        self._bad_shards = dict(self._shared.shards)
+        self._unshared, self._unshared_padded = [], 0
+
+    def _know(self, fault: Fault) -> bool:
+        """Add a fault to what is known; whether it is new."""
+        if fault.is_whole_shard:
+            new = fault.shard not in self._bad_shards
+            self._bad_shards.setdefault(fault.shard, fault.reason)
+        else:
+            new = fault.sample_id not in self._bad_ids
+            self._bad_ids.add(fault.sample_id)
+        return new
+
+    def _report(self, fault: Fault, epoch: int) -> None:
+        loud = len(self._bad_ids) <= _LOUD_FAULTS or fault.is_whole_shard
+        _LOG.log(logging.WARNING if loud else logging.DEBUG, "left out %s", fault)
+        if self._log is not None:
+            self._log.append(json.dumps({**asdict(fault), "epoch": epoch}) + "\n")
+
+    def _check(self, last: Fault) -> None:
+        budget = self._budget
+        allowed = budget.max_bad_samples(self._num_samples)
+        where = f"; all are listed in {self._log.path}" if self._log else ""
+        if len(self._bad_shards) > budget.max_bad_shards:
+            raise FaultBudgetExceeded(
+                f"{len(self._bad_shards)} bad shards, allowed "
+                f"max_bad_shards={budget.max_bad_shards}; the last one: {last}{where}"
+            )
+        if len(self._bad_ids) > allowed:
+            raise FaultBudgetExceeded(
+                f"{len(self._bad_ids)} bad samples of {self._num_samples}, allowed {allowed} "
+                f"(max_bad_fraction={budget.max_bad_fraction}); the last one: {last}{where}"
+            )
+
+
+@final
+class _SharedFaults:
+    """What all ranks know alike."""
+
+    def __init__(self) -> None:
+        self.ids: set[int] = set()
+        self.names: list[Fault] = []
+        self.shards: dict[str, str] = {}
+        self.num_padded = 0
+
+    def add(self, fault: Fault) -> None:
+        if fault.is_whole_shard:
+            self.shards.setdefault(fault.shard, fault.reason)
+        elif fault.sample_id not in self.ids:
+            self.ids.add(fault.sample_id)
+            if len(self.names) < _MAX_NAMED_FAULTS:
+                self.names.append(fault)
+
+    def to_state(self) -> dict[str, Any]:
+        return {
+            "bad_samples": [[f.shard, f.index, f.key, f.reason] for f in self.names],
+            "bad_ids": pack_ids(self.ids),
+            "bad_shards": [[url, reason] for url, reason in sorted(self.shards.items())],
+            "padded": self.num_padded,
+        }
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> _SharedFaults:
+        shared = cls()
+        shared.ids = unpack_ids(str(state["bad_ids"]))
+        shared.names = [
+            Fault(str(shard), int(index), str(key), str(reason))
+            for shard, index, key, reason in state["bad_samples"]
+        ]
+        shared.shards = {str(url): str(reason) for url, reason in state["bad_shards"]}
+        shared.num_padded = int(state["padded"])
+        return shared

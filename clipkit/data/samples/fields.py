@@ -1,0 +1,313 @@
+"""What a sample brings for the objective besides its picture, caption and class."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import io
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, final
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from clipkit.data.images.transforms import ImageTransform
+from clipkit.data.shards.members import json_field
+from clipkit.data.text.captions import CaptionPicker
+from clipkit.data.text.tokenizer import Tokenizer
+from clipkit.errors import ConfigError, SampleError
+from clipkit.types import IGNORE_LABEL, Sample
+
+_PLAIN_NUMBER: Final = re.compile("0|[1-9][0-9]{0,18}")
+"""How a number is written: without a sign, leading zeros, or digits of other scripts."""
+_FIRST_DIGEST: Final = 2**62
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What a sample is made of, and with what.
+
+    Args:
+        members: The sample's files by extension.
+        rng: Its own random numbers, behind those of its picture and caption.
+        image_rng: The same as they were before its picture drew from them.
+        image: The file of its picture.
+        encode: Token ids of a text, as the captions are tokenized.
+        image_transform: From an image file to pixels, as the pictures are.
+    """
+
+    members: Mapping[str, bytes]
+    rng: np.random.Generator
+    image_rng: np.random.Generator
+    image: bytes
+    encode: Callable[[str], list[int]]
+    image_transform: Callable[[bytes, np.random.Generator], UInt8[Tensor, "3 H W"]]
+
+
+class SampleField(ABC):
+    """Adds something to a sample; the result depends on its members and random numbers alone.
+
+    A field of a configuration sets its part in *every* sample, to "nothing" where a sample lacks
+    it: all ranks must give their loss the same kind of batch.
+    """
+
+    pad_id: int | None = None
+    """Fills the teacher's tokens, where this field makes them."""
+
+    @abstractmethod
+    def add(self, sample: Sample, origin: Origin) -> Sample:
+        """The sample with its field.
+
+        Args:
+            sample: As far as it is made.
+            origin: What it is made of.
+
+        Raises:
+            SampleError: If the members hold something that cannot be used.
+        """
+
+
+@final
+class Group(SampleField):
+    """Samples of one group match each other: ``batch.groups``.
+
+    Args:
+        field: A member (``"group"``) or a field of a JSON member (``"json:picture"``): a whole
+            number of at least 0, or any text. Equal texts are equal groups, and a number equals the
+            text that writes it without leading zeros: 7 is "7", but not "007".
+
+    Examples:
+        >>> stream = PairStream(ShardIndex.from_urls("data/train"), tokenizer=OpenClipTokenizer(),
+        ...                     batch_size=2, image_size=16, fields=[Group("json:color")])
+        >>> len(next(iter(stream)).groups)
+        2
+    """
+
+    def __init__(self, field: str = "json:group") -> None:
+        self.field = field
+
+    def add(self, sample: Sample, origin: Origin) -> Sample:
+        """See ``SampleField.add``; a sample without the field matches itself alone."""
+        return replace(sample, group=_number_of(_value(origin.members, self.field), self.field))
+
+
+@final
+class CaptionMask(SampleField):
+    """Leaves samples with an empty caption out of the contrastive loss: ``batch.pair_mask``.
+
+    They still teach the label head. Use it with ``OptionalCaption``, which lets them through.
+    """
+
+    def add(self, sample: Sample, origin: Origin) -> Sample:  # noqa: ARG002 (the caption is there)
+        """See ``SampleField.add``."""
+        return replace(sample, is_pair=bool(sample.caption))
+
+
+@final
+class MultiLabels(SampleField):
+    """Several classes at once: ``batch.multi_labels``.
+
+    A sample that lacks the first list has no known class.
+
+    Args:
+        num_classes: Number of classes.
+        positives: A JSON member's field that lists the classes that apply.
+        negatives: One that lists those that do not, where the others are unknown; None: all others
+            do not apply.
+
+    Raises:
+        ConfigError: If ``num_classes`` is not positive.
+    """
+
+    def __init__(
+        self, num_classes: int, positives: str = "json:labels", negatives: str | None = None
+    ) -> None:
+        if num_classes < 1:
+            raise ConfigError(f"MultiLabels.num_classes: expected at least 1, got {num_classes}")
+        self.num_classes, self.positives, self.negatives = num_classes, positives, negatives
+
+    def add(self, sample: Sample, origin: Origin) -> Sample:
+        """See ``SampleField.add``."""
+        applies = self._classes(origin.members, self.positives)
+        rest = 0 if applies is not None and self.negatives is None else IGNORE_LABEL
+        labels = torch.full((self.num_classes,), rest, dtype=torch.int64)
+        if self.negatives is not None:
+            labels[self._classes(origin.members, self.negatives) or []] = 0
+        labels[applies or []] = 1
+        return replace(sample, multi_labels=labels)
+
+    def _classes(self, members: Mapping[str, bytes], field: str) -> list[int] | None:
+        value = _value(members, field)
+        if value is None:
+            return None
+        if not isinstance(value, list) or not all(
+            type(item) is int and 0 <= item < self.num_classes for item in value
+        ):
+            raise SampleError(
+                f"{field}: expected a list of classes from 0 to {self.num_classes - 1}, "
+                f"got {value!r}"
+            )
+        return value
+
+
+@final
+class NegativeCaptions(SampleField):
+    """Captions that are wrong for the picture: ``batch.negative_tokens``.
+
+    Args:
+        captions: Where they come from; a sample may have none.
+        number: How many of them are drawn, by their weights.
+
+    Raises:
+        ConfigError: If ``number`` is not positive.
+    """
+
+    def __init__(self, captions: CaptionPicker, number: int = 1) -> None:
+        if number < 1:
+            raise ConfigError(f"NegativeCaptions.number: expected at least 1, got {number}")
+        self.captions, self.number = captions, number
+
+    def add(self, sample: Sample, origin: Origin) -> Sample:
+        """See ``SampleField.add``."""
+        candidates = [c for c in self.captions.candidates(origin.members) if c.weight > 0]
+        chosen: Sequence[int] = range(len(candidates))
+        if len(candidates) > self.number:
+            weights = np.array([candidate.weight for candidate in candidates])
+            chosen = origin.rng.choice(
+                len(candidates), self.number, replace=False, p=weights / weights.sum()
+            ).tolist()
+        tokens = [origin.encode(candidates[i].text) for i in chosen]
+        return replace(sample, negative_tokens=tuple(map(torch.tensor, tokens)))
+
+
+@final
+class NegativeImages(SampleField):
+    """Pictures that are wrong for the caption: ``batch.negative_images``.
+
+    Args:
+        members: Extensions of their files, such as ``["negative.jpg"]``; those that a sample lacks
+            are left out.
+    """
+
+    def __init__(self, members: list[str]) -> None:
+        self.members = list(members)
+
+    def add(self, sample: Sample, origin: Origin) -> Sample:
+        """See ``SampleField.add``."""
+        files = [origin.members[name] for name in self.members if name in origin.members]
+        pictures = tuple(origin.image_transform(data, origin.rng) for data in files)
+        return replace(sample, negative_images=pictures)
+
+
+@final
+class TeacherEmbeddings(SampleField):
+    """Embeddings that a teacher made once, for ``StoredTeacher``.
+
+    Args:
+        image: Extension of the member with that of the picture: a NumPy file of one axis.
+        text: The same for the caption; it must be the caption that the sample is trained with.
+    """
+
+    def __init__(self, image: str = "teacher_image.npy", text: str = "teacher_text.npy") -> None:
+        self.image, self.text = image, text
+
+    def add(self, sample: Sample, origin: Origin) -> Sample:
+        """See ``SampleField.add``."""
+        image, text = (_embedding(origin.members, name) for name in (self.image, self.text))
+        return replace(sample, teacher_image=image, teacher_text=text)
+
+
+@final
+class TeacherInputs(SampleField):
+    """Picture and caption as another encoder wants them, for ``EncoderTeacher``.
+
+    The picture is transformed with the random numbers that the student's transform drew, so that
+    two ``TrainTransform`` s that differ in size alone cut the same crop.
+
+    Args:
+        image_transform: From an image file to the teacher's pixels; None: it gets the student's.
+        tokenizer: Of the teacher's text tower; None: it gets the student's tokens.
+
+    Raises:
+        ConfigError: If both are left out.
+    """
+
+    def __init__(
+        self, image_transform: ImageTransform | None = None, tokenizer: Tokenizer | None = None
+    ) -> None:
+        if image_transform is None and tokenizer is None:
+            raise ConfigError("TeacherInputs: expected an image_transform, a tokenizer, or both")
+        self.image_transform, self.tokenizer = image_transform, tokenizer
+        self.pad_id = None if tokenizer is None else tokenizer.pad_id
+
+    def add(self, sample: Sample, origin: Origin) -> Sample:
+        """See ``SampleField.add``."""
+        if self.image_transform is not None:
+            pixels = self.image_transform(origin.image, copy.deepcopy(origin.image_rng))
+            sample = replace(sample, teacher_pixels=pixels)
+        if self.tokenizer is not None:
+            tokens = self.tokenizer.encode(sample.caption)
+            sample = replace(sample, teacher_tokens=torch.tensor(tokens, dtype=torch.int64))
+        return sample
+
+
+def teacher_pad_id(fields: Sequence[SampleField]) -> int:
+    """What fills the rows of ``teacher_tokens``; 0 where no field makes them."""
+    return next((field.pad_id for field in fields if field.pad_id is not None), 0)
+
+
+def _value(members: Mapping[str, bytes], field: str) -> Any:
+    """A member as text, or a field of a JSON member; None where it is absent or empty."""
+    member, _, name = field.partition(":")
+    data = members.get(member)
+    if data is None or not data.strip():
+        return None
+    if name:
+        return json_field(data, member, name)
+    try:
+        return data.decode("utf-8").strip()
+    except UnicodeDecodeError as error:
+        raise SampleError(f"member {member}: not UTF-8: {error.reason}") from None
+
+
+def _number_of(value: Any, field: str) -> int:
+    """A number per text: small numbers stand for themselves, all else for its digest.
+
+    Digests lie above all numbers that stand for themselves, so that they never meet.
+    """
+    if value is None:
+        return -1
+    is_negative = isinstance(value, int) and value < 0
+    if isinstance(value, bool) or not isinstance(value, int | str) or is_negative:
+        raise SampleError(
+            f"{field}: expected a whole number of at least 0 or a text, got {value!r}"
+        )
+    text = str(value)
+    if _PLAIN_NUMBER.fullmatch(text) and int(text) < _FIRST_DIGEST:
+        return int(text)
+    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "big") % _FIRST_DIGEST + _FIRST_DIGEST
+
+
+def _embedding(members: Mapping[str, bytes], name: str) -> Float[Tensor, " E"]:
+    if name not in members:
+        raise SampleError(f"no member {name}: expected a teacher's embedding in every sample")
+    try:
+        array = np.lib.format.read_array(io.BytesIO(members[name]), allow_pickle=False)
+    except (ValueError, EOFError, OSError, TypeError, SyntaxError, MemoryError) as error:
+        # A header may ask for any amount of memory.
+        raise SampleError(f"member {name}: no NumPy file: {error}") from None
+    if array.ndim != 1 or not np.issubdtype(array.dtype, np.floating):
+        raise SampleError(
+            f"member {name}: expected one axis of floats, got {array.shape} of {array.dtype}"
+        )
+    with np.errstate(over="ignore"):
+        embedding = array.astype(np.float32)
+    if not np.isfinite(embedding).all():
+        raise SampleError(f"member {name}: expected finite numbers, got NaN or infinity")
+    return torch.from_numpy(embedding)

@@ -1,0 +1,131 @@
+"""From the raw members of a sample to its pixels, tokens and label."""
+
+from __future__ import annotations
+
+import copy
+import struct
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol, final
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from clipkit.data.images.formats import IMAGE_EXTENSIONS
+from clipkit.data.rng import generator
+from clipkit.data.samples.fields import Origin, SampleField
+from clipkit.data.shards.members import read_label
+from clipkit.errors import SampleError
+from clipkit.types import Sample
+
+# What decoders and users' transforms raise over broken content. An OSError with a number comes
+# from the operating system and is never one sample's fault; the same for a lack of memory.
+CONTENT_ERRORS: Final = (
+    ValueError, KeyError, IndexError, SyntaxError, EOFError, struct.error, zlib.error,
+    ArithmeticError, RecursionError,
+)  # fmt: skip
+
+Caption = Callable[[Mapping[str, bytes], np.random.Generator], str]
+Transform = Callable[[bytes, np.random.Generator], UInt8[Tensor, "3 H W"]]
+
+
+class Encoder(Protocol):
+    """What a stream needs of a tokenizer."""
+
+    @property
+    def pad_id(self) -> int:
+        """Fills the rest of short captions."""
+        ...
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a caption, complete and cut to the context length."""
+        ...
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class SampleMaker:
+    """Makes one sample of its raw members.
+
+    Args:
+        tokenizer: For captions.
+        image_transform: From an image file to pixels.
+        caption: Picks the text among the members.
+        label_field: See ``read_label``.
+        seed: Seed of the run.
+        image_extensions: Which members are images; the first one present is taken.
+        fields: What else a sample gets, in this order.
+    """
+
+    tokenizer: Encoder
+    image_transform: Transform
+    caption: Caption
+    label_field: str
+    seed: int
+    image_extensions: Sequence[str] = IMAGE_EXTENSIONS
+    fields: Sequence[SampleField] = ()
+
+    def make(
+        self, key: str, members: Mapping[str, bytes], sample_id: int, nonces: Sequence[int]
+    ) -> Sample:
+        """The sample, a function of its members, its id and ``nonces`` alone.
+
+        Args:
+            key: Its name.
+            members: Its files by extension.
+            sample_id: Its position in the data set.
+            nonces: The pass, and whatever else shall change the augmentation.
+
+        Raises:
+            SampleError: If a member is missing or cannot be used.
+        """
+        rng = generator(self.seed, *nonces, sample_id)
+        try:
+            image_data = self._image_of(members)
+            caption = self.caption(members, rng)
+            tokens = self.tokenizer.encode(caption)
+            label = read_label(members, self.label_field)
+            before = copy.deepcopy(rng) if self.fields else rng
+            image = self.image_transform(image_data, rng)
+            sample = Sample(
+                key=key,
+                image=image,
+                tokens=torch.tensor(tokens, dtype=torch.int64),
+                label=label,
+                sample_id=sample_id,
+                caption=caption,
+            )
+            origin = Origin(
+                members, rng, before, image_data, self.tokenizer.encode, self.image_transform
+            )
+            for field in self.fields:
+                sample = field.add(sample, origin)
+            return sample
+        except SampleError:
+            raise
+        except CONTENT_ERRORS as error:
+            raise SampleError(f"{type(error).__name__}: {error}") from error
+        except OSError as error:
+            if error.errno is not None:
+                raise
+            raise SampleError(f"{type(error).__name__}: {error}") from error
+
+    def caption_length(
+        self, members: Mapping[str, bytes], sample_id: int, nonces: Sequence[int]
+    ) -> int:
+        """Tokens of the caption that ``make`` chooses; 0 where it would fail over it."""
+        try:
+            caption = self.caption(members, generator(self.seed, *nonces, sample_id))
+            return len(self.tokenizer.encode(caption))
+        except (SampleError, *CONTENT_ERRORS):
+            return 0
+
+    def _image_of(self, members: Mapping[str, bytes]) -> bytes:
+        for extension in self.image_extensions:
+            if extension in members:
+                return members[extension]
+        wanted = ", ".join(self.image_extensions)
+        raise SampleError(f"no image: expected a member .{wanted}; got {', '.join(members)}")

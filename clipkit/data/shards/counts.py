@@ -1,0 +1,258 @@
+"""Numbers of samples that other tools have written down beside the shards."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from clipkit.data.shards.repeats import refuse_repeats
+from clipkit.data.storage.cache import ShardCache, default_cache
+from clipkit.data.storage.urls import (
+    PIPE_PREFIX,
+    Address,
+    Patterns,
+    base_name,
+    expand_urls,
+    file_address,
+    has_scheme,
+    is_local,
+    parse_address,
+    without_scheme,
+)
+from clipkit.errors import DataError
+
+_LOG = logging.getLogger(__name__)
+COUNTS_FILES: Final = ("sizes.json", ".nv-meta/.info.json", ".info.json")
+
+
+def read_counts(source: str | Path, cache: ShardCache | None = None) -> dict[str, int]:
+    """``base name of a shard -> number of samples``, from any of three formats.
+
+    Args:
+        source: Path or URL of open_clip's ``sizes.json``, energon's ``.info.json`` or a wids index.
+        cache: How patient to be with a remote one; None for the default cache.
+
+    Raises:
+        DataError: If the file is absent or has none of these formats.
+    """
+    address = file_address(source) if isinstance(source, Path) else parse_address(source)
+    return parse_counts(_read_json(address, cache), str(source))
+
+
+def parse_counts(content: Any, name: str) -> dict[str, int]:
+    """What ``read_counts`` does, on parsed JSON.
+
+    Args:
+        content: The parsed file.
+        name: What errors call it.
+    """
+    if isinstance(content, Mapping) and "shardlist" in content:
+        pairs = _shardlist(content, name)
+    elif isinstance(content, Mapping) and isinstance(content.get("shard_counts"), Mapping):
+        pairs = list(content["shard_counts"].items())
+    elif isinstance(content, Mapping) and content:
+        pairs = list(content.items())
+    else:
+        pairs = []
+    counts: dict[str, int] = {}
+    for shard, count in pairs:
+        if not isinstance(count, int) or isinstance(count, bool):
+            raise DataError(f"{name}: {shard}: expected a number of samples, got {count!r}")
+        base = base_name(str(shard))
+        if counts.setdefault(base, count) != count:
+            raise DataError(f"{name}: two shards are called {base} and their counts differ")
+    if not counts:
+        raise DataError(
+            f"{name}: expected open_clip's sizes.json ({{shard: count}}), energon's .info.json "
+            f"(shard_counts) or a wids index (shardlist), got another format"
+        )
+    return counts
+
+
+def counts_beside(folder: Address, cache: ShardCache | None = None) -> dict[str, int]:
+    """The counts that lie in the folder of the shards; empty where there are none.
+
+    Args:
+        folder: The folder, without a slash at its end.
+        cache: How patient to be with a remote one; None for the default cache.
+    """
+    for name in COUNTS_FILES:
+        data = read_beside(folder, name, cache)
+        if data is not None:
+            address = str(folder.child(name))
+            return parse_counts(_parsed(data, address), address)
+    return {}
+
+
+def read_beside(folder: Address, name: str, cache: ShardCache | None = None) -> bytes | None:
+    """Read a small file that may be in the folder of some shards.
+
+    Args:
+        folder: The folder, without a slash at its end.
+        name: The file.
+        cache: How patient to be with a remote one; None for the default cache.
+
+    Returns:
+        Its content; None where there is none, or the store cannot be read, which is logged.
+    """
+    address = folder.child(name)
+    try:
+        return _read(address, cache)
+    except DataError as error:
+        # A store that cannot be read is told by the name of a shard, which comes next.
+        _LOG.warning("%s: not looked at: %s", address, error)
+        return None
+
+
+def named_shards(
+    urls: Patterns,
+    cache: ShardCache | None = None,
+    *,
+    allow_pipe: bool = False,
+) -> tuple[list[Address], dict[str, int]]:
+    """The shards that patterns and wids indexes name, and the counts that the indexes give.
+
+    Args:
+        urls: Patterns of shards, and wids indexes (``.json``).
+        cache: How patient to be with a remote index; None for the default cache.
+        allow_pipe: Whether a pattern may be ``pipe:COMMAND``. An entry of an index never may.
+
+    Raises:
+        ShardError: If a pattern matches nothing, or a shard is named twice.
+        DataError: If a pipe is given and not allowed, or an index cannot be read.
+    """
+    shards: list[Address] = []
+    counts: dict[str, int] = {}
+    for address in expand_urls(urls, allow_pipe=allow_pipe):
+        if address.kind != "pipe" and address.name.endswith(".json"):
+            content = _read_json(address, cache)
+            shards += shards_of_wids(content, address)
+            counts |= parse_counts(content, str(address))
+        else:
+            shards.append(address)
+    refuse_repeats(shards)
+    return shards, counts
+
+
+def counts_by_folder(
+    shards: Sequence[Address], listed: Collection[str] = (), cache: ShardCache | None = None
+) -> dict[Address, dict[str, int]]:
+    """Read the counts stored beside the shards, for each of their folders.
+
+    Args:
+        shards: The shards.
+        listed: Base names of shards whose counts a wids index gives; they are not looked for.
+        cache: How patient to be with remote files; None for the default cache.
+
+    Returns:
+        Folder -> base name -> number of samples; no counts where none are stored.
+    """
+    folders = dict.fromkeys(shard.folder for shard in shards if shard.name not in listed)
+    return {folder: counts_beside(folder, cache) for folder in folders if folder is not None}
+
+
+def known_counts(
+    shards: Sequence[Address],
+    counts: str | Path | Mapping[str, int] | None,
+    listed: Mapping[str, int],
+    beside: Mapping[Address, Mapping[str, int]],
+    cache: ShardCache | None = None,
+) -> dict[str, int]:
+    """Numbers of samples that are known without a scan, by base name of the shard.
+
+    Args:
+        shards: The shards.
+        counts: The counts, or their file; None takes those beside the shards.
+        listed: Counts of a wids index.
+        beside: What ``counts_by_folder`` found.
+        cache: How patient to be with remote files; None for the default cache.
+    """
+    if counts is None:
+        known: dict[str, int] = {}
+        for found in beside.values():
+            known |= found
+        known |= listed
+    elif isinstance(counts, Mapping):
+        known = dict(counts)
+    else:
+        known = read_counts(counts, cache)
+    # Counts are by base name; where two shards share one, the counts cannot be told apart.
+    shared = Counter(shard.name for shard in shards)
+    return {base: count for base, count in known.items() if shared.get(base) == 1}
+
+
+def shards_of_wids(content: Any, source: Address) -> list[Address]:
+    """The shards that a wids index names, relative to the index itself.
+
+    A name is taken as it is: it is not expanded, and it is no command.
+
+    Args:
+        content: The parsed index.
+        source: Where it was read from.
+
+    Raises:
+        DataError: If it is no index, or an entry is a command, or a remote index names a file of
+            this machine.
+    """
+    return [_named_by_index(url, source) for url, _ in _shardlist(content, str(source))]
+
+
+def _named_by_index(url: str, source: Address) -> Address:
+    if url.startswith(PIPE_PREFIX):
+        raise DataError(
+            f"{source}: {url}: an index may not name a command, whatever allow_pipe says; give "
+            f"the command itself as a shard, or the URL that it reads"
+        )
+    if has_scheme(url) and not is_local(url):
+        return parse_address(url)
+    if not (is_local(url) and (has_scheme(url) or url.startswith("/"))):
+        folder = source.folder
+        assert folder is not None, f"{source} is read from a file"
+        return folder.child(url)
+    if not source.is_local:
+        raise DataError(
+            f"{source}: {url}: a remote index may not name a file of this machine; expected names "
+            f"relative to the index, or URLs"
+        )
+    return file_address(Path(without_scheme(url)))
+
+
+def _shardlist(content: Any, name: str) -> list[tuple[str, Any]]:
+    """URL and count of each entry of a wids index."""
+    entries = content.get("shardlist") if isinstance(content, Mapping) else None
+    if not isinstance(entries, list):
+        raise DataError(f"{name}: expected a wids index with a shardlist")
+    for entry in entries:
+        if not isinstance(entry, Mapping) or not isinstance(entry.get("url"), str):
+            raise DataError(f"{name}: shardlist: expected entries with a url, got {entry!r:.80}")
+    return [(entry["url"], entry.get("nsamples")) for entry in entries]
+
+
+def _read(source: Address, cache: ShardCache | None) -> bytes | None:
+    if not source.is_local:
+        return (cache or default_cache()).read_small(source)
+    try:
+        return source.path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"{source}: cannot be read: {reason}") from error
+
+
+def _read_json(source: Address, cache: ShardCache | None) -> Any:
+    data = _read(source, cache)
+    if data is None:
+        raise DataError(f"{source}: no such file")
+    return _parsed(data, str(source))
+
+
+def _parsed(data: bytes, name: str) -> Any:
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{name}: not JSON: {error}") from error

@@ -1,0 +1,180 @@
+"""Shards open for reading: a file descriptor and a table of what lies where."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections import OrderedDict
+from typing import Any, Final, final
+
+from clipkit.data.shards.index import Shard, ShardIndex
+from clipkit.data.shards.shard_table import ShardTable, scan_shard
+from clipkit.data.shards.sidecars import keep_table, load_table
+from clipkit.data.storage.cache import SIDECAR_SUFFIX, RemoteFile, ShardCache, default_cache
+from clipkit.data.storage.remote import SYSTEM_ERRNOS
+from clipkit.errors import ShardError
+
+_LOG = logging.getLogger(__name__)
+_OPEN_FILES: Final = 128
+# Some 20 bytes each: tables stay after their files are closed, because random reading over many
+# shards would load them again and again.
+_KEPT_TABLE_MEMBERS: Final = 2**22
+
+
+@final
+class OpenShard:
+    """A file descriptor, closed when nobody uses it any more, and the table of its samples.
+
+    Args:
+        descriptor: Open for reading; owned from now on.
+        table: Where its samples lie.
+        stamp: Time of change when it was opened; "" where it does not matter (cached copies).
+    """
+
+    def __init__(self, descriptor: int, table: ShardTable, stamp: str) -> None:
+        self.descriptor = descriptor
+        self.table = table
+        self.stamp = stamp
+
+    def __del__(self) -> None:
+        os.close(self.descriptor)
+
+    def read(self, start: int, end: int) -> bytes | None:
+        """Bytes ``start`` to ``end``; None if the file was changed since it was opened.
+
+        Raises:
+            OSError: If the file cannot be read.
+        """
+        data = os.pread(self.descriptor, end - start, start)
+        stamp = str(os.fstat(self.descriptor).st_mtime_ns) if self.stamp else ""
+        return data if len(data) == end - start and stamp == self.stamp else None
+
+
+@final
+class OpenShards:
+    """Opens shards and keeps those used last; safe for threads.
+
+    Args:
+        index: The shards.
+        cache: Where remote shards are kept; None for the default cache.
+    """
+
+    def __init__(self, index: ShardIndex, cache: ShardCache | None) -> None:
+        self._index = index
+        self._cache = cache
+        self._lock = threading.Lock()
+        self._files: OrderedDict[int, OpenShard] = OrderedDict()
+        self._tables: OrderedDict[int, ShardTable] = OrderedDict()
+        self._members = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"index": self._index, "cache": self._cache}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["index"], state["cache"])
+
+    @property
+    def cache(self) -> ShardCache:
+        """Where remote shards are kept."""
+        return self._cache if self._cache is not None else default_cache()
+
+    def get(self, number: int) -> OpenShard:
+        """An open shard.
+
+        Raises:
+            ShardError: If it is missing, was changed since it was indexed, or is damaged.
+            OSError: If this machine is out of files, memory or disk.
+        """
+        with self._lock:
+            found = self._files.get(number)
+            if found is not None:
+                self._files.move_to_end(number)
+                return found
+        # Not under the lock: a transfer must not hold up those who read other shards.
+        shard = self._index.shards[number]
+        is_local = shard.address.is_local
+        found = self._open_local(number, shard) if is_local else self._open_remote(number)
+        with self._lock:
+            self._files[number] = found
+            while len(self._files) > _OPEN_FILES:
+                self._files.popitem(last=False)
+        return found
+
+    def forget(self, number: int) -> None:
+        """Open this shard anew next time."""
+        with self._lock:
+            self._files.pop(number, None)
+
+    def _open_local(self, number: int, shard: Shard) -> OpenShard:
+        path = shard.address.path
+        try:
+            descriptor = os.open(path, os.O_RDONLY)
+        except OSError as error:
+            raise as_shard_error(error, shard.url) from error
+        try:
+            status = os.fstat(descriptor)
+            stamp = str(status.st_mtime_ns)
+            if (status.st_size, stamp) != (shard.size_bytes, shard.stamp):
+                raise ShardError(
+                    f"{shard.url}: changed since it was indexed: {shard.size_bytes} bytes then, "
+                    f"{status.st_size} bytes now; index it anew"
+                )
+            table = self._kept(number)
+            if table is None:
+                sidecar = path.with_name(path.name + SIDECAR_SUFFIX)
+                table = load_table(sidecar, shard.size_bytes, shard.stamp)
+                if table is None or len(table) != shard.num_samples:
+                    table = scan_shard(path, shard.url, shard.num_samples)
+                    if sidecar.exists():  # damaged: else every process would scan the shard again
+                        keep_table(table, sidecar, shard.size_bytes, shard.stamp)
+                self._keep(number, table)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return OpenShard(descriptor, table, stamp)
+
+    def _open_remote(self, number: int) -> OpenShard:
+        shard = self._index.shards[number]
+        remote = RemoteFile(shard.address, shard.size_bytes, shard.stamp)
+        descriptor = self.cache.open(remote)
+        try:
+            table = self._kept(number)
+            if table is None:
+                sidecar = self.cache.sidecar(shard.address)
+                table = load_table(sidecar, shard.size_bytes, shard.stamp)
+                if table is None or len(table) != shard.num_samples:
+                    table = scan_shard(self.cache.fetch(remote), shard.url, shard.num_samples)
+                    refusal = keep_table(table, sidecar, shard.size_bytes, shard.stamp)
+                    if refusal is not None:
+                        _LOG.warning("%s: index file not written: %s", sidecar, refusal)
+                self._keep(number, table)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return OpenShard(descriptor, table, "")
+
+    def _kept(self, number: int) -> ShardTable | None:
+        with self._lock:
+            table = self._tables.get(number)
+            if table is not None:
+                self._tables.move_to_end(number)
+            return table
+
+    def _keep(self, number: int, table: ShardTable) -> None:
+        with self._lock:
+            if number not in self._tables:
+                self._members += len(table.offsets)
+            self._tables[number] = table
+            while self._members > _KEPT_TABLE_MEMBERS and len(self._tables) > 1:
+                _, dropped = self._tables.popitem(last=False)
+                self._members -= len(dropped.offsets)
+
+
+def as_shard_error(error: OSError, url: str) -> Exception:
+    """What an error of the operating system says about a shard, or the error itself if nothing."""
+    if error.errno in SYSTEM_ERRNOS:
+        return error
+    if isinstance(error, FileNotFoundError):
+        return ShardError(f"{url}: vanished since it was indexed")
+    return ShardError(f"{url}: cannot be read: {error.strerror}")

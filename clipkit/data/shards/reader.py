@@ -1,0 +1,178 @@
+"""The raw members of one sample, read in place."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, final
+
+import numpy as np
+from jaxtyping import Int64
+
+from clipkit.data.shards.index import ShardIndex
+from clipkit.data.shards.open_files import OpenShard, OpenShards, as_shard_error
+from clipkit.data.shards.shard_table import ShardTable
+from clipkit.data.storage.cache import RemoteFile, ShardCache
+from clipkit.data.storage.prefetch import Prefetcher
+from clipkit.data.storage.remote import SYSTEM_ERRNOS
+from clipkit.errors import ShardError
+
+# Network file systems have short failures (a stale handle, an input/output error).
+_RETRY_SECONDS: Final = (0.1, 1.0)
+# Bytes between two members that are read rather than skipped: headers, long names, a small member.
+_GAP_BYTES: Final = 2**14
+
+
+@dataclass(frozen=True, slots=True)
+class RawSample:
+    """One sample as it lies in its shard.
+
+    Args:
+        key: Its name.
+        members: Its files by extension, in the order of the tar.
+        shard: URL of its shard.
+        index: Its position in the shard.
+    """
+
+    key: str
+    members: dict[str, bytes]
+    shard: str
+    index: int
+
+
+@final
+class ShardReader:
+    """Reads samples at random from local shards, or from whole cached copies of remote ones.
+
+    Safe to use from several threads; a copy in another process opens its own files.
+
+    Args:
+        index: The shards.
+        cache: Where remote shards are kept; None for the default cache.
+
+    Examples:
+        >>> reader = ShardReader(ShardIndex.from_urls("data/train"))
+        >>> reader.read(7).members["txt"]
+        b'a yellow square number 7'
+    """
+
+    def __init__(self, index: ShardIndex, cache: ShardCache | None = None) -> None:
+        self._index = index
+        self._shards = OpenShards(index, cache)
+        self._bad: dict[int, str] = {}
+        self._prefetcher: Prefetcher | None = None
+        self.num_samples = index.num_samples
+        self.is_local = all(shard.address.is_local for shard in index.shards)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_prefetcher": None}
+
+    def mark_bad(self, shard: int, reason: str) -> None:
+        """Never try this shard again."""
+        self._bad[shard] = reason
+
+    def url_of(self, sample_id: int) -> str:
+        """The shard of a sample."""
+        return self._index.shards[self._index.locate(sample_id)[0]].url
+
+    def read(self, sample_id: int, leave_out: Collection[str] = ()) -> RawSample:
+        """The members of a sample.
+
+        Args:
+            sample_id: Its position in the whole data set.
+            leave_out: Extensions of members that are not read.
+
+        Raises:
+            ShardError: If its shard is missing, was changed since it was indexed, or is damaged.
+            OSError: If this machine is out of files, memory or disk.
+        """
+        shard, index = self._index.locate(sample_id)
+        url = self._index.shards[shard].url
+        opened = self._open(shard)
+        spans = opened.table.members(index)
+        wanted = {name: span for name, span in spans.items() if name not in leave_out}
+        read: dict[str, bytes] = {}
+        for part in neighbours(wanted):
+            read |= self._members(shard, url, part)
+        members = {name: read[name] for name in wanted}
+        return RawSample(opened.table.key(index), members, url, index)
+
+    def table(self, shard: int) -> ShardTable:
+        """Where the samples of a shard lie.
+
+        Raises:
+            ShardError: As ``read``.
+        """
+        return self._open(shard).table
+
+    def prefetch(self, sample_ids: Int64[np.ndarray, " B"]) -> None:
+        """Have the remote shards of these samples fetched in the background."""
+        numbers = np.unique(np.searchsorted(self._index.starts, sample_ids, side="right") - 1)
+        shards = [self._index.shards[number] for number in numbers.tolist()]
+        if self._prefetcher is None:
+            self._prefetcher = Prefetcher(self._shards.cache)
+        self._prefetcher.request(
+            RemoteFile(shard.address, shard.size_bytes, shard.stamp)
+            for shard in shards
+            if not shard.address.is_local
+        )
+
+    def _members(
+        self, shard: int, url: str, spans: Mapping[str, tuple[int, int]]
+    ) -> dict[str, bytes]:
+        """Some members, read in one go."""
+        start = min(offset for offset, _ in spans.values())
+        end = max(offset + size for offset, size in spans.values())
+        data = self._pread(shard, url, start, end)
+        if data is None:
+            self._bad[shard] = f"{url}: changed while the run was reading it; index it anew"
+            raise ShardError(self._bad[shard])
+        return {
+            extension: data[offset - start : offset - start + size]
+            for extension, (offset, size) in spans.items()
+        }
+
+    def _pread(self, shard: int, url: str, start: int, end: int) -> bytes | None:
+        """The bytes; None if the file was changed. Short failures are tried again."""
+        for wait_seconds in (*_RETRY_SECONDS, None):
+            try:
+                return self._open(shard).read(start, end)
+            except OSError as error:
+                if wait_seconds is None or error.errno in SYSTEM_ERRNOS:
+                    raise as_shard_error(error, url) from error
+                self._shards.forget(shard)
+                time.sleep(wait_seconds)
+        raise AssertionError("unreachable")
+
+    def _open(self, shard: int) -> OpenShard:
+        if shard in self._bad:
+            raise ShardError(self._bad[shard])
+        try:
+            return self._shards.get(shard)
+        except ShardError as error:
+            self._bad[shard] = str(error)
+            raise
+
+
+def neighbours(spans: Mapping[str, tuple[int, int]]) -> list[dict[str, tuple[int, int]]]:
+    """Group members that are read in one go: a link may share contents at the other end of a tar.
+
+    Args:
+        spans: Extension -> offset and size, in bytes.
+
+    Returns:
+        The same spans in groups, by ascending offset.
+
+    Examples:
+        >>> neighbours({"txt": (9_000_000, 5), "jpg": (512, 700), "cls": (2048, 1)})
+        [{'jpg': (512, 700), 'cls': (2048, 1)}, {'txt': (9000000, 5)}]
+    """
+    groups: list[dict[str, tuple[int, int]]] = []
+    end = 0
+    for name, (offset, size) in sorted(spans.items(), key=lambda item: item[1]):
+        if not groups or offset > end + _GAP_BYTES:
+            groups.append({})
+        groups[-1][name] = (offset, size)
+        end = max(end, offset + size)
+    return groups

@@ -1,0 +1,242 @@
+"""Where every sample of a shard is located: columns, and their scan from a tar."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from jaxtyping import Int64, UInt8, UInt16
+
+from clipkit.data.shards.tar_headers import TarContents, scan_tar
+from clipkit.data.shards.tar_links import Member
+from clipkit.data.storage.remote import SYSTEM_ERRNOS
+from clipkit.errors import ShardError
+
+_MAX_EXTENSIONS: Final = 2**16
+_SHOWN_EXTENSIONS: Final = 3
+_CONTROLS: Final = {code: f"\\x{code:02x}" for code in (*range(32), 127)}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ShardTable:
+    """The samples of one shard, in columns. N samples, M members, K bytes of keys.
+
+    Args:
+        keys: All keys, one after the other, UTF-8.
+        key_ends: Where each key starts and the last ends in ``keys``.
+        member_ends: Where each sample's members start and the last end.
+        extensions: The distinct extensions, lower case.
+        kinds: Of each member, the position of its extension in ``extensions``.
+        offsets: Of each member, where its contents start in the tar, in bytes.
+        sizes: Of each member, the length of its contents, in bytes.
+    """
+
+    keys: UInt8[np.ndarray, " K"]
+    key_ends: Int64[np.ndarray, " N+1"]
+    member_ends: Int64[np.ndarray, " N+1"]
+    extensions: tuple[str, ...]
+    kinds: UInt16[np.ndarray, " M"]
+    offsets: Int64[np.ndarray, " M"]
+    sizes: Int64[np.ndarray, " M"]
+
+    def __len__(self) -> int:
+        return len(self.key_ends) - 1
+
+    def key(self, index: int) -> str:
+        """The key of sample ``index``."""
+        start, end = self.key_ends[index : index + 2]
+        return self.keys[start:end].tobytes().decode("utf-8", "backslashreplace")
+
+    def members(self, index: int) -> dict[str, tuple[int, int]]:
+        """``extension -> (offset, size)`` of sample ``index``, in the order of the tar."""
+        start, end = self.member_ends[index : index + 2]
+        return {
+            self.extensions[kind]: (int(offset), int(size))
+            for kind, offset, size in zip(
+                self.kinds[start:end], self.offsets[start:end], self.sizes[start:end], strict=True
+            )
+        }
+
+    def iter_keys(self) -> Iterator[str]:
+        """Every key, in order."""
+        return (self.key(index) for index in range(len(self)))
+
+    def digest(self) -> str:
+        """Hash the keys, extensions and member sizes, in order.
+
+        Where members are located is left out: it follows from the rest.
+        """
+        digest = hashlib.blake2b("\0".join(self.extensions).encode(), digest_size=16)
+        digest.update(self.keys.tobytes())
+        for column in (self.key_ends, self.member_ends, self.kinds, self.sizes):
+            digest.update(column.astype("<i8").tobytes())
+        return digest.hexdigest()
+
+
+def split_name(name: str) -> tuple[str, str] | None:
+    """WebDataset's rule: everything before the first dot of the base name is the key.
+
+    Hidden files (``._0001.jpg``, which macOS adds) belong to no sample, nor do WebDataset's own
+    ``__meta__`` entries.
+
+    Returns:
+        The key and the lower-case extension, or None for what is no part of a sample.
+
+    Examples:
+        >>> split_name("train/0001.seg.PNG")
+        ('train/0001', 'seg.png')
+    """
+    folder, slash, base = name.rpartition("/")
+    stem, dot, extension = base.partition(".")
+    if not stem or not dot:
+        return None
+    if name.startswith("__") and name.split("/")[0].endswith("__"):
+        return None
+    return f"{folder}{slash}{stem}", extension.lower()
+
+
+def name_as_text(name: bytes) -> str:
+    r"""Decode a member's name; what is no UTF-8 and control characters become ``\x..`` escapes.
+
+    Keys are printed, logged and written to files, where such bytes would fail or break lines.
+
+    Examples:
+        >>> name_as_text(b"caf\xe9.jpg")
+        'caf\\xe9.jpg'
+    """
+    text = name.decode("utf-8", "backslashreplace")
+    return text if text.isprintable() else text.translate(_CONTROLS)
+
+
+def table_from_members(members: list[Member], url: str) -> ShardTable:
+    """Group consecutive members with one key into samples.
+
+    Args:
+        members: The files of the tar, in order.
+        url: What errors call the tar.
+
+    Raises:
+        ShardError: If a key comes back after another, a sample has one extension twice, or there
+            are more different extensions than a table holds.
+    """
+    keys: list[bytes] = []
+    seen: set[str] = set()
+    member_ends: list[int] = [0]
+    kinds: list[int] = []
+    offsets: list[int] = []
+    sizes: list[int] = []
+    extensions: dict[str, int] = {}
+    current: str | None = None
+    used: set[str] = set()
+    for member in members:
+        parts = split_name(name_as_text(member.name))
+        if parts is None:
+            continue
+        key, extension = parts
+        if key != current:
+            if key in seen:
+                raise ShardError(
+                    f"{url}: duplicate key {key!r}: its members are not next to each other, or two "
+                    f"samples share the name; pack the shard again"
+                )
+            current, used = key, set()
+            seen.add(key)
+            keys.append(key.encode())
+            member_ends.append(len(kinds))
+        if extension in used:
+            raise ShardError(f"{url}: duplicate member {key}.{extension}; pack the shard again")
+        used.add(extension)
+        kinds.append(extensions.setdefault(extension, len(extensions)))
+        offsets.append(member.offset)
+        sizes.append(member.size)
+        member_ends[-1] = len(kinds)
+    if len(extensions) > _MAX_EXTENSIONS:
+        shown = ", ".join(f".{name}" for name in list(extensions)[-_SHOWN_EXTENSIONS:])
+        raise ShardError(
+            f"{url}: {len(extensions)} different extensions, such as {shown}; expected at most "
+            f"{_MAX_EXTENSIONS}. A key ends at the first dot of a name: pack the shard again with "
+            f"keys that contain no dots"
+        )
+    return ShardTable(
+        keys=np.frombuffer(b"".join(keys), dtype=np.uint8),
+        key_ends=np.cumsum([0, *map(len, keys)], dtype=np.int64),
+        member_ends=np.array(member_ends, dtype=np.int64),
+        extensions=tuple(extensions),
+        kinds=np.array(kinds, dtype=np.uint16),
+        offsets=np.array(offsets, dtype=np.int64),
+        sizes=np.array(sizes, dtype=np.int64),
+    )
+
+
+def scan_shard(path: Path, url: str, expected_samples: int | None = None) -> ShardTable:
+    """Scan the headers of a local tar.
+
+    Args:
+        path: The tar on this machine.
+        url: What errors call it.
+        expected_samples: Known number of samples; a different one is an error, and a missing end
+            marker is forgiven when it is right.
+
+    Raises:
+        ShardError: If the shard is damaged, empty, or has another number of samples.
+    """
+    try:
+        # A pipe without a writer would be waited for.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ShardError(f"{url}: no such file") from error
+    except (OSError, ValueError) as error:
+        if getattr(error, "errno", None) in SYSTEM_ERRNOS:
+            raise
+        reason = getattr(error, "strerror", None) or error
+        raise ShardError(f"{url}: cannot be read: {reason}") from error
+    try:
+        size_bytes = os.fstat(descriptor).st_size
+        contents = scan_tar(
+            lambda offset, length: os.pread(descriptor, length, offset), size_bytes, url
+        )
+    except IsADirectoryError as error:
+        raise ShardError(f"{url}: a folder, expected a tar file") from error
+    finally:
+        os.close(descriptor)
+    _check_resolved(contents, url)
+    table = table_from_members(contents.members, url)
+    _check_contents(contents, table, size_bytes, url, expected_samples)
+    return table
+
+
+def _check_resolved(contents: TarContents, url: str) -> None:
+    for entry in contents.unresolved:
+        name = name_as_text(entry.name)
+        if split_name(name) is not None:  # anything else is no part of a sample
+            raise ShardError(
+                f"{url}: {name!r}: expected a file, got {entry.reason}; its sample would lack it. "
+                f"Pack the shard again with the file itself (tar --dereference "
+                f"--hard-dereference)"
+            )
+
+
+def _check_contents(
+    contents: TarContents, table: ShardTable, size_bytes: int, url: str, expected: int | None
+) -> None:
+    if expected is not None and len(table) != expected:
+        raise ShardError(
+            f"{url}: expected {expected} samples, as its index or counts file says, got "
+            f"{len(table)}; the shard was truncated or changed: copy it again or index it anew"
+        )
+    if not contents.has_end_marker and expected is None and size_bytes:
+        raise ShardError(
+            f"{url}: truncated: the end marker of a tar is missing after {len(contents.members)} "
+            f"members, so samples may be lost; copy or pack the shard again"
+        )
+    if len(table) == 0:
+        found = f"{len(contents.members)} other files, {contents.num_directories} directories"
+        raise ShardError(
+            f"{url}: empty shard: expected files named KEY.EXTENSION, got {found} "
+            f"in {size_bytes} bytes"
+        )

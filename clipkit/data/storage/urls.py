@@ -1,0 +1,293 @@
+"""From what a user writes (braces, globs, folders, lists, unions) to addresses of shards.
+
+A text is parsed once, into an ``Address`` that says what it is. Names that a disk, a store or an
+index gave are addresses from the start: they are never expanded, and never commands.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from glob import has_magic
+from pathlib import Path
+from typing import Any, Final, Literal, final
+
+from clipkit.data.storage.braces import expand_braces
+from clipkit.errors import DataError, ShardError
+
+PIPE_PREFIX: Final = "pipe:"
+STALL_SECONDS: Final = 60.0
+UNION: Final = "::"
+_LOCAL_SCHEMES: Final = ("file://", "local://")
+_SCHEME: Final = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*://")
+_NOT_SHARDS: Final = frozenset({".npz", ".json", ".idx", ".txt"})
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where one file is.
+
+    Args:
+        text: A path, a URL, or a command with its ``pipe:`` in front.
+        kind: What ``text`` is. Only ``parse_address`` makes a "pipe", and only if it is allowed to.
+    """
+
+    text: str
+    kind: Literal["file", "remote", "pipe"]
+
+    def __str__(self) -> str:
+        return self.text
+
+    @property
+    def is_local(self) -> bool:
+        """Whether this is a path of this machine."""
+        return self.kind == "file"
+
+    @property
+    def path(self) -> Path:
+        """The path of a local file, as it is: neither ``~`` nor anything else is expanded."""
+        assert self.is_local, f"{self.text} is no path"
+        return Path(self.text)
+
+    @property
+    def name(self) -> str:
+        """The last part, without the signature that a signed URL carries."""
+        return base_name(self.text)
+
+    @property
+    def folder(self) -> Address | None:
+        """Where the file lies; None for a command's output."""
+        if self.kind == "pipe":
+            return None
+        if self.is_local:
+            return file_address(self.path.parent)
+        return Address(self.text.partition("?")[0].rpartition("/")[0], self.kind)
+
+    def child(self, name: str) -> Address:
+        """A file in this folder; ``name`` is taken as it is."""
+        if self.is_local:
+            return file_address(self.path / name)
+        return Address(f"{self.text}/{name}", self.kind)
+
+
+Patterns = str | Path | Address | Sequence[str | Path | Address]
+"""What a user may name shards with; see ``expand_urls``."""
+
+
+def file_address(path: Path) -> Address:
+    """Make the address of a file whose name was found, not written."""
+    return Address(str(path), "file")
+
+
+def parse_address(text: str, *, allow_pipe: bool = False) -> Address:
+    """Classify a user's text as a path, a URL or a command; only ``~`` is expanded.
+
+    Args:
+        text: A path, a URL, or a command with ``pipe:`` in front.
+        allow_pipe: Whether it may be a command.
+
+    Raises:
+        DataError: If it is a command and may be none.
+    """
+    if text.startswith(PIPE_PREFIX):
+        if not allow_pipe:
+            raise DataError(
+                f"{text}: a pipe runs a command of this machine; if you trust its author, "
+                f"allow it: data.allow_pipe: true, or allow_pipe=True in Python"
+            )
+        return Address(text, "pipe")
+    return file_address(local_path(text)) if is_local(text) else Address(text, "remote")
+
+
+def has_scheme(url: str) -> bool:
+    """Return whether ``url`` begins like ``https://``."""
+    return _SCHEME.match(url) is not None
+
+
+def is_local(url: str) -> bool:
+    """Whether ``url`` is a path of this machine."""
+    return url.startswith(_LOCAL_SCHEMES) or not (url.startswith(PIPE_PREFIX) or has_scheme(url))
+
+
+def local_path(url: str) -> Path:
+    """The path that a local URL names."""
+    path = Path(without_scheme(url) if url.startswith(_LOCAL_SCHEMES) else url)
+    try:
+        return path.expanduser()
+    except (RuntimeError, ValueError):  # no such user: then the name begins with a tilde
+        return path
+
+
+def without_scheme(url: str) -> str:
+    """Return what follows ``https://``, or the like, in ``url``."""
+    return _SCHEME.sub("", url)
+
+
+def base_name(url: str) -> str:
+    """The last part of a path or URL, without the signature that a signed URL carries.
+
+    Examples:
+        >>> base_name("https://host/a/00000.tar?signature=abc")
+        '00000.tar'
+    """
+    path = url.partition("?")[0] if url.startswith(("http://", "https://")) else url
+    return path.rstrip("/").rpartition("/")[2]
+
+
+def file_system(url: str, stall_seconds: float = STALL_SECONDS) -> tuple[Any, str]:
+    """The fsspec file system for a remote URL, and the path inside it.
+
+    Args:
+        url: Where the file is.
+        stall_seconds: An HTTP server that sends nothing for so long has failed. A slow one that
+            sends something may take as long as it likes, where aiohttp's default would end any
+            request after five minutes; other schemes have limits of their own packages.
+
+    Raises:
+        DataError: If the scheme is unknown, its package is not installed, or the URL is a chain.
+    """
+    import fsspec
+
+    if UNION in url:
+        # fsspec would open a chain of file systems, one inside the other.
+        raise DataError(f"{url}: expected the URL of one file, got several joined by {UNION!r}")
+    options: dict[str, Any] = {}
+    if url.startswith(("http://", "https://")):
+        import aiohttp
+
+        timeout = aiohttp.ClientTimeout(
+            total=None, sock_connect=stall_seconds, sock_read=stall_seconds
+        )
+        options["client_kwargs"] = {"timeout": timeout}
+    try:
+        system, path = fsspec.core.url_to_fs(url, **options)
+    except (ImportError, ValueError, TypeError, AttributeError) as error:
+        # Schemes that open a part of another file system want arguments that no URL gives.
+        raise DataError(f"{url}: cannot be opened: {error}") from error
+    return system, str(path)
+
+
+def expand_urls(urls: Patterns, *, allow_pipe: bool = False) -> list[Address]:
+    """The addresses that patterns stand for, in the order given; inside a glob or folder by name.
+
+    Args:
+        urls: One pattern or several: braces, globs, folders (their ``*.tar``), ``"::"`` unions. A
+            text that is the name of a file or folder means that one, whatever characters are in it.
+            A ``Path`` is a path of this machine, never a URL, union or command. An ``Address`` is
+            taken as it is.
+        allow_pipe: Whether ``pipe:COMMAND`` may run a command of this machine.
+
+    Raises:
+        ShardError: If a pattern matches nothing.
+        DataError: If a pipe is given and not allowed.
+    """
+    found: list[Address] = []
+    for pattern in _listed(urls):
+        if isinstance(pattern, Address):
+            found.append(pattern)
+        else:
+            for one in parse_patterns(pattern, allow_pipe=allow_pipe):
+                found += _matches(one)
+    if not found:
+        raise ShardError(
+            f"no shards: expected URLs, folders or patterns of tar files, got {urls!r}"
+        )
+    return found
+
+
+def parse_patterns(urls: Patterns, *, allow_pipe: bool = False) -> Iterator[Address]:
+    """Take unions and braces apart; folders and globs stay, an ``Address`` is no pattern.
+
+    Args:
+        urls: As for ``expand_urls``.
+        allow_pipe: As for ``expand_urls``.
+
+    Raises:
+        DataError: If a pipe is given and not allowed.
+    """
+    for pattern in _listed(urls):
+        if isinstance(pattern, Address):
+            continue
+        if (path := _existing(pattern)) is not None:
+            yield file_address(path)
+        elif isinstance(pattern, Path):
+            yield from (file_address(local_path(text)) for text in expand_braces(str(pattern)))
+        else:
+            # A command is one from its beginning to its end, "::" included.
+            parts = [pattern] if pattern.startswith(PIPE_PREFIX) else pattern.split(UNION)
+            texts = (text for part in parts if part for text in expand_braces(part))
+            yield from (parse_address(text, allow_pipe=allow_pipe) for text in texts)
+
+
+def _listed(urls: Patterns) -> list[str | Path | Address]:
+    return [urls] if isinstance(urls, str | Path | Address) else list(urls)
+
+
+def _existing(pattern: str | Path) -> Path | None:
+    """Return the file or folder of exactly this name, which any other meaning comes after."""
+    if isinstance(pattern, str) and has_scheme(pattern) and not is_local(pattern):
+        return None
+    path = pattern if isinstance(pattern, Path) else local_path(pattern)
+    return path if exists(path) else None
+
+
+def exists(path: Path) -> bool:
+    """Return whether a path exists; False for a name that no file can have."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # too long for a name, or with a NUL
+        return False
+
+
+def _matches(address: Address) -> list[Address]:
+    if address.is_local:
+        return _files(address.path)
+    if address.kind == "remote" and "*" in address.text:  # "?" begins the query of a signed URL
+        return _nonempty(_remote_glob(address.text), address.text)
+    return [address]
+
+
+def _files(path: Path) -> list[Address]:
+    """List the tars of a folder, what a glob matches, or the file itself."""
+    if is_folder(path):
+        paths = sorted(path.glob("*.tar"))
+    elif has_magic(str(path)) and not exists(path):
+        paths = _local_glob(path)
+    else:
+        paths = [path]
+    return _nonempty([file_address(path) for path in paths], str(path))
+
+
+def is_folder(path: Path) -> bool:
+    """Return whether a path is a folder; False for a name that no folder can have."""
+    return exists(path) and path.is_dir()
+
+
+def _nonempty(found: list[Address], pattern: str) -> list[Address]:
+    if not found:
+        raise ShardError(f"{pattern}: no shards match; expected at least one .tar file there")
+    return found
+
+
+def _local_glob(path: Path) -> list[Path]:
+    anchor = Path(path.anchor) if path.is_absolute() else Path()
+    relative = str(path.relative_to(path.anchor)) if path.is_absolute() else str(path)
+    try:
+        return sorted(
+            match
+            for match in anchor.glob(relative)
+            if match.is_file() and match.suffix not in _NOT_SHARDS
+        )
+    except (OSError, ValueError) as error:
+        raise ShardError(f"{path}: cannot be searched: {error}") from error
+
+
+def _remote_glob(pattern: str) -> list[Address]:
+    system, path = file_system(pattern)
+    try:
+        names = sorted(system.unstrip_protocol(match) for match in system.glob(path))
+    except Exception as error:  # the stores' errors have no common base
+        raise ShardError(f"{pattern}: cannot be listed: {error or type(error).__name__}") from error
+    return [Address(name, "remote") for name in names]

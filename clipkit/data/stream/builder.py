@@ -1,0 +1,206 @@
+"""From a stretch of the order to a batch, with bad samples replaced."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any, Final, final
+
+import numpy as np
+from jaxtyping import Int64
+
+from clipkit.data.order.base import Draw, SampleOrder
+from clipkit.data.order.length_buckets import LengthDealer, LengthWindows
+from clipkit.data.order.partition import Task
+from clipkit.data.samples.collate import collate
+from clipkit.data.samples.embedding_dims import EmbeddingDims
+from clipkit.data.samples.faults import WHOLE_SHARD, Fault
+from clipkit.data.samples.fields import teacher_pad_id
+from clipkit.data.samples.maker import SampleMaker
+from clipkit.data.shards.reader import ShardReader
+from clipkit.errors import DataError, SampleError, ShardError
+from clipkit.types import Batch, Sample
+
+_MAX_REFILLS: Final = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """What became of a task.
+
+    Args:
+        batch: The batch; None where none of its samples can be used and none is filled in.
+        faults: What could not be used.
+        error: Why a bad sample could not be filled in; worth telling after the faults.
+    """
+
+    batch: Batch | None
+    faults: list[Fault]
+    error: DataError | None = None
+
+    def pin_memory(self) -> Built:
+        """The same with the batch in page-locked memory."""
+        return replace(self, batch=None if self.batch is None else self.batch.pin_memory())
+
+
+@final
+class BatchBuilder:
+    """Builds the batch of a task. This is what a worker process holds.
+
+    Args:
+        reader: Reads raw samples.
+        maker: Makes samples of them.
+        order: Which sample stands where.
+        num_threads: Samples of a batch that are made at the same time.
+        windows: Where captions are sorted by length; None for nowhere.
+    """
+
+    def __init__(
+        self,
+        reader: ShardReader,
+        maker: SampleMaker,
+        order: SampleOrder,
+        num_threads: int = 1,
+        windows: LengthWindows | None = None,
+    ) -> None:
+        self._reader = reader
+        self._maker = maker
+        self._order = order
+        self._dealer = (
+            None if windows is None else LengthDealer(windows, order.num_samples, maker.seed)
+        )
+        self._dims = EmbeddingDims(self._first, reader.num_samples)
+        self._num_threads = num_threads
+        self._pool: ThreadPoolExecutor | None = None
+        self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_pool": None, "_lock": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=threading.Lock())
+
+    def build(self, task: Task) -> Built:
+        """The batch of a task.
+
+        Raises:
+            OSError: If this machine is out of files, memory or disk.
+        """
+        wanted = np.arange(task.first, task.first + task.num_samples, dtype=np.int64)
+        rounds, positions = np.divmod(wanted, self._order.num_samples)
+        epochs = task.epoch + rounds * task.continues
+        draw = self._draw(epochs, positions)
+        self._prefetch(task.epoch, epochs, positions, draw)
+        columns = (epochs, positions, draw.ids, draw.passes)
+        places = list(zip(*(column.tolist() for column in columns), strict=True))
+        made = self._map(lambda place: self._one(*place), places)
+        samples = [sample for sample, _ in made if sample is not None]
+        faults = [fault for _, found in made for fault in found]
+        refilled = sum(1 for sample, found in made if sample is not None and found)
+        cursor = {
+            "epoch": task.end_epoch,
+            "position": task.end_position,
+            "dropped": task.dropped,
+            "padded": refilled + int(not task.continues and np.count_nonzero(rounds)),
+        }
+        for sample, found in made:
+            if sample is None and len(found) == _MAX_REFILLS:
+                error = DataError(
+                    f"no usable sample in a lane, in {_MAX_REFILLS} tries; the last fault: "
+                    f"{found[-1]}"
+                )
+                return Built(None, faults, error)
+        if not samples:
+            return Built(None, faults)
+        pad_id, of_teacher = self._maker.tokenizer.pad_id, teacher_pad_id(self._maker.fields)
+        return Built(collate(samples, pad_id, cursor, of_teacher), faults)
+
+    def _draw(self, epochs: Int64[np.ndarray, " B"], positions: Int64[np.ndarray, " B"]) -> Draw:
+        """The samples at some places; ``positions`` become those before the sorting by length."""
+        ids, passes = np.empty_like(positions), np.empty_like(positions)
+        for epoch in np.unique(epochs).tolist():
+            mine = epochs == epoch
+            if self._dealer is not None:
+                positions[mine] = self._dealer.positions(epoch, positions[mine], self._lengths)
+            draw = self._order.draw(epoch, positions[mine])
+            ids[mine], passes[mine] = draw.ids, draw.passes
+        return Draw(ids, passes)
+
+    def _lengths(self, epoch: int, positions: Int64[np.ndarray, " B"]) -> Int64[np.ndarray, " B"]:
+        """Tokens of the captions at some positions; 0 for what cannot be used."""
+        draw = self._order.draw(epoch, positions)
+        if not self._reader.is_local:
+            self._reader.prefetch(draw.ids)
+        items = list(zip(draw.ids.tolist(), draw.passes.tolist(), strict=True))
+        return np.array(self._map(lambda item: self._length(*item), items), dtype=np.int64)
+
+    def _length(self, sample_id: int, number_of_pass: int) -> int:
+        try:
+            raw = self._reader.read(sample_id, leave_out=self._maker.image_extensions)
+        except ShardError:
+            return 0  # named when the sample itself is read
+        return self._maker.caption_length(raw.members, sample_id, [number_of_pass])
+
+    def _prefetch(
+        self,
+        first_epoch: int,
+        epochs: Int64[np.ndarray, " B"],
+        positions: Int64[np.ndarray, " B"],
+        draw: Draw,
+    ) -> None:
+        """Fetch remote shards side by side: those of this batch, and of the next window."""
+        if self._reader.is_local:
+            return
+        self._reader.prefetch(draw.ids)
+        total = self._order.num_samples
+        later = (epochs - first_epoch) * total + positions + self._order.lookahead
+        for epoch in (first_epoch, first_epoch + 1):
+            there = later[later // total == epoch - first_epoch] % total
+            if len(there):
+                self._reader.prefetch(self._order.draw(epoch, there).ids)
+
+    def _map(self, function: Callable[[Any], Any], items: list[Any]) -> list[Any]:
+        if self._num_threads <= 1:
+            return [function(item) for item in items]
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(self._num_threads)
+        return list(self._pool.map(function, items))
+
+    def _one(
+        self, epoch: int, position: int, sample_id: int, number_of_pass: int
+    ) -> tuple[Sample | None, list[Fault]]:
+        """The sample at a position, or its substitute, and what was wrong on the way."""
+        faults: list[Fault] = []
+        nonces = [number_of_pass]
+        for attempt in range(_MAX_REFILLS):
+            sample = self._try(sample_id, nonces, faults)
+            if sample is not None:
+                return sample, faults
+            with self._lock:
+                substitute = self._order.refill(epoch, position, attempt)
+            if substitute is None:
+                return None, faults
+            sample_id = int(substitute.ids[0])
+            nonces = [int(substitute.passes[0]), position, attempt + 1]
+        return None, faults
+
+    def _try(self, sample_id: int, nonces: Sequence[int], faults: list[Fault]) -> Sample | None:
+        try:
+            raw = self._reader.read(sample_id)
+        except ShardError as error:
+            faults.append(Fault(self._reader.url_of(sample_id), WHOLE_SHARD, "", str(error)))
+            return None
+        try:
+            sample = self._maker.make(raw.key, raw.members, sample_id, nonces)
+            self._dims.check(sample)
+            return sample
+        except SampleError as error:
+            faults.append(Fault(raw.shard, raw.index, raw.key, error.reason, sample_id))
+            return None
+
+    def _first(self, sample_id: int) -> Sample:
+        """A sample as it is made in the first pass."""
+        raw = self._reader.read(sample_id)
+        return self._maker.make(raw.key, raw.members, sample_id, [0])

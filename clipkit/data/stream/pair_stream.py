@@ -1,0 +1,337 @@
+"""The stream of batches: exact, resumable, the same over any topology."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, final
+
+import torch.distributed as dist
+
+from clipkit.data.order.build import Data, first_order, index_of, restored_order
+from clipkit.data.order.length_buckets import first_windows, restored_windows
+from clipkit.data.order.partition import BatchSizeStage, Slicing, Tail, check_stages
+from clipkit.data.samples.faults import FaultBudget, FaultLedger
+from clipkit.data.samples.fields import SampleField
+from clipkit.data.samples.maker import Caption, Encoder, SampleMaker, Transform
+from clipkit.data.shards.reader import ShardReader
+from clipkit.data.storage.cache import ShardCache
+from clipkit.data.stream.builder import BatchBuilder
+from clipkit.data.stream.checks import (
+    caption_lengths,
+    check_first_sample,
+    check_options,
+    check_sizes,
+)
+from clipkit.data.stream.cursor import Cursor
+from clipkit.data.stream.defaults import (
+    default_caption,
+    default_transform,
+    log_of_rank,
+    world_of,
+)
+from clipkit.data.stream.state import STATE_VERSION, check_state
+from clipkit.data.stream.workers import BatchLoader
+from clipkit.errors import ConfigError, DataError
+from clipkit.types import Batch
+
+_LOG = logging.getLogger(__name__)
+
+
+@final
+class PairStream:
+    """Batches of image-text pairs, every sample of an epoch once, in an order that is fixed.
+
+    The order depends on the seed, the epoch and the data. Killed and resumed, even on other
+    numbers of ranks, workers or samples a batch, a stream gives what it would have given. What was
+    handed out but not committed is handed out again.
+
+    A new iteration starts where the last commit left off; after an iteration that ran to the end of
+    its epoch, with the next epoch.
+
+    Args:
+        index: The data: a ``ShardIndex`` or a ``Mixture`` of several.
+        tokenizer: For the captions.
+        batch_size: Samples of a batch on one rank.
+        batch_size_stages: Smaller batches for the first samples of a run.
+        seed: Of the order, the augmentation and the choice of captions.
+        image_size: Width and height in pixels, where ``image_transform`` is left out: random crops
+            when shuffling, else the whole picture, resized and cut to its middle.
+        image_transform: From an image file and random numbers to uint8 pixels ``[3 H W]``.
+        caption: Picks the text of a sample; None for its ``.txt``.
+        label_field: Where the class is: a member (``"cls"``) or a JSON field (``"json:category"``).
+        num_workers: Processes that build batches; 0 builds them in this one. The batches are the
+            same.
+        rank: This process among those that share an epoch; None asks the environment.
+        world_size: Their number; None asks the environment.
+        shuffle: False for evaluation: the order of the shards, the same every time, no gaps filled.
+        tail: What happens to an epoch's last samples, too few for a whole step: "drop", "pad" (with
+            the epoch's first ones, counted), "keep" (a smaller batch, shared out evenly; a rank
+            may go without) or "even" (all steps of nearly equal size, at most one sample per rank
+            above ``batch_size``; no rank goes without, so that all may exchange something in each
+            step). None drops when shuffling and keeps otherwise. An epoch of a mixture
+            has no such rest, as its last step takes the first samples of the next one.
+        shuffle_window: Samples that are shuffled together inside a lane; None to choose.
+        length_window_batches: Batches of all ranks among which samples are dealt anew, so that
+            captions of alike length share a batch; None for none. Needs shuffling.
+        num_threads: Samples that a worker makes at the same time.
+        max_bad_fraction: Bad samples that are replaced before the run ends, as a fraction of all.
+        max_bad_shards: Bad shards that are left out before the run ends.
+        fault_log: File that names every bad sample and shard, one JSON object a line.
+        cache: Where remote shards are kept; None for the default cache.
+        fields: What else a sample brings for the objective, such as ``Group``.
+
+    Raises:
+        ConfigError: If the sizes cannot work (a step needs more samples than there are).
+        DataError: If the first samples have no image or no caption.
+
+    Examples:
+        >>> index = ShardIndex.from_urls("data/train")
+        >>> stream = PairStream(index, tokenizer=OpenClipTokenizer(), batch_size=4, image_size=64)
+        >>> for batch in stream:
+        ...     # train on the batch here
+        ...     stream.commit(batch)
+        >>> stream.state_dict()["epoch"]
+        1
+    """
+
+    def __init__(
+        self,
+        index: Data,
+        *,
+        tokenizer: Encoder,
+        batch_size: int,
+        batch_size_stages: Sequence[BatchSizeStage] = (),
+        seed: int = 0,
+        image_size: int = 224,
+        image_transform: Transform | None = None,
+        caption: Caption | None = None,
+        label_field: str = "cls",
+        num_workers: int = 0,
+        rank: int | None = None,
+        world_size: int | None = None,
+        shuffle: bool = True,
+        tail: Tail | None = None,
+        shuffle_window: int | None = None,
+        length_window_batches: int | None = None,
+        num_threads: int = 1,
+        max_bad_fraction: float = 0.05,
+        max_bad_shards: int = 0,
+        fault_log: str | Path | None = None,
+        cache: ShardCache | None = None,
+        fields: Sequence[SampleField] = (),
+    ) -> None:
+        check_options(seed, tail, shuffle_window, num_workers, num_threads)
+        self._data, self._index = index, index_of(index)
+        self._world = world = world_of(rank, world_size)
+        self._shuffle, self._seed = shuffle, seed
+        self._num_workers, self._num_threads = num_workers, num_threads
+        self._reader = ShardReader(self._index, cache)
+        transform = image_transform or default_transform(image_size, shuffle)
+        picker = caption or default_caption()
+        self._maker = SampleMaker(
+            tokenizer, transform, picker, label_field, seed, fields=tuple(fields)
+        )
+        self._order = first_order(
+            index,
+            shuffle,
+            seed,
+            batch_size=batch_size,
+            world_size=world.size,
+            window=shuffle_window,
+        )
+        tail = tail or ("drop" if shuffle else "keep")
+        stages = tuple(batch_size_stages)
+        check_stages(stages, batch_size)
+        carries = self._order.is_endless and tail == "drop"
+        self._slicing = Slicing(
+            self._order.num_samples, batch_size, world.rank, world.size, tail, stages, carries
+        )
+        check_sizes(self._slicing)
+        self._windows = first_windows(length_window_batches, shuffle, self._slicing.step_samples)
+        check_first_sample(self._index, self._reader, self._maker)
+        budget = FaultBudget(max_bad_fraction, max_bad_shards)
+        log = log_of_rank(fault_log, world)
+        self._ledger = FaultLedger(budget, self._index.num_samples, world.size == 1, log)
+        self._cursor = Cursor()
+        self._iteration = 0
+        self._loader: BatchLoader | None = None
+
+    def __len__(self) -> int:
+        """Batches of this rank in the whole of an epoch, that of the next batch."""
+        epoch, position, _ = self._cursor.start(self._slicing)
+        return self._slicing.progress(epoch, position)[1]
+
+    @property
+    def slicing(self) -> Slicing:
+        """How epochs are cut into steps."""
+        return self._slicing
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of the next batch to be trained on."""
+        return self._cursor.committed[0]
+
+    @property
+    def num_samples(self) -> int:
+        """Samples in an epoch, over all ranks, the tail included."""
+        return self._order.num_samples
+
+    @property
+    def num_shards(self) -> int:
+        """Shards of the data."""
+        return len(self._index.shards)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """The batches from here to the epoch's end. Workers start with the first one.
+
+        Raises:
+            FaultBudgetExceeded: If more samples or shards are bad than allowed.
+            DataError: If a batch that all ranks need has no usable sample.
+            OSError: If this machine is out of files, memory or disk.
+        """
+        self._iteration += 1
+        mine = self._iteration
+        epoch, position, skipped = self._cursor.start(self._slicing)
+        if self._loader is None:
+            builder = BatchBuilder(
+                self._reader, self._maker, self._order, self._num_threads, self._windows
+            )
+            self._loader = BatchLoader(builder, self._num_workers)
+        self._cursor.begin()
+        try:
+            for built in self._loader.run(partial(self._slicing.tasks, epoch, position, skipped)):
+                self._ledger.record(built.faults, epoch)
+                if built.error is not None:
+                    raise built.error
+                if built.batch is not None:
+                    assert built.batch.cursor is not None
+                    self._cursor.hand_out(built.batch.cursor)
+                    yield built.batch
+                elif self._slicing.tail == "even" and self._world.size > 1:
+                    raise DataError(
+                        f"no sample of a batch of rank {self._world.rank} can be used, and the "
+                        f"other ranks would wait for it: {built.faults[0]}; mend the data, or use "
+                        f"larger batches or fewer ranks"
+                    )
+                if self._iteration != mine:
+                    raise ConfigError(
+                        "PairStream: a newer iteration has begun, or a state was loaded; the old "
+                        "iteration cannot go on"
+                    )
+        except Exception:
+            if self._iteration == mine:
+                # End the workers now: whoever keeps the error keeps this frame alive too.
+                self._loader = None
+            raise
+        self._cursor.finish(self._slicing.end(epoch, position))
+
+    def commit(self, batch: Batch) -> None:
+        """This batch has been trained on: a resume starts after it.
+
+        Args:
+            batch: As the stream gave it, or its copy on a device.
+
+        Raises:
+            ConfigError: If the batch carries no cursor, so is no batch of a stream.
+        """
+        if batch.cursor is None:
+            raise ConfigError("commit: expected a batch of a PairStream, got one without a cursor")
+        self._cursor.commit(batch.cursor)
+        self._ledger.add_padded(int(batch.cursor["padded"]))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the stream stands after the last commit: plain types, the same on every rank.
+
+        What other ranks found bad is in it from the next ``sync_faults`` on; the order does not
+        depend on it.
+        """
+        return {
+            "version": STATE_VERSION,
+            "fingerprint": self._index.fingerprint,
+            "digest": self._index.digest,
+            "num_samples": self._index.num_samples,
+            "seed": self._seed,
+            **self._cursor.to_state(),
+            **self._order.to_state(),
+            "length_windows": self._windows and self._windows.to_state(),
+            **self._ledger.to_state(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go where a stream stood, on any number of ranks and workers and with any batch size.
+
+        Args:
+            state: What ``state_dict`` gave.
+
+        Raises:
+            CheckpointError: If the state is of another format, of other data, or of another kind.
+            ConfigError: If a step is larger than the epochs of a mixture, whose length is fixed at
+                the first launch.
+        """
+        check_state(state, self._index)
+        seed = int(state["seed"])
+        order = restored_order(self._data, self._shuffle, seed, state)
+        slicing = replace(self._slicing, num_samples=order.num_samples)
+        check_sizes(slicing)
+        self._order, self._slicing = order, slicing
+        self._windows = restored_windows(state.get("length_windows"), self._windows)
+        if seed != self._seed:
+            _LOG.warning("seed: the state's %s goes on, not %s", seed, self._seed)
+            self._seed = seed
+            self._maker = replace(self._maker, seed=seed)
+        self._ledger.load_state(state)
+        for number, shard in enumerate(self._index.shards):
+            if shard.url in self._ledger.bad_shards:
+                self._reader.mark_bad(number, self._ledger.bad_shards[shard.url])
+        self._cursor.load_state(state)
+        self._iteration += 1
+        self._loader = None
+
+    def set_epoch(self, epoch: int) -> None:
+        """Go to the start of an epoch; in the middle of that epoch already, stay there."""
+        if epoch != self._cursor.start(self._slicing)[0]:
+            self._cursor.jump(epoch, 0)
+
+    def caption_lengths(self, tokenizer: Encoder, num_samples: int = 256) -> list[int]:
+        """Tokens of some captions, as a tokenizer with a long context encodes them.
+
+        Returns:
+            Their lengths, before anything is cut; nothing for remote data.
+        """
+        return caption_lengths(self._index, self._reader, self._maker, tokenizer, num_samples)
+
+    def sync_faults(self) -> None:
+        """Tell all ranks what each found bad; call it on every rank, as before a checkpoint.
+
+        Raises:
+            FaultBudgetExceeded: On every rank, if all together found more than allowed.
+            ConfigError: If the ranks of the stream are not those of the process group.
+        """
+        if self._world.size == 1:
+            return
+        if not dist.is_initialized() or dist.get_world_size() != self._world.size:
+            raise ConfigError(
+                f"sync_faults: expected a process group of {self._world.size} ranks, got "
+                f"{dist.get_world_size() if dist.is_initialized() else 'none'}"
+            )
+        reports: list[Any] = [None] * self._world.size
+        dist.all_gather_object(reports, self._ledger.unshared())
+        self._ledger.share(reports)
+
+    def counters(self) -> dict[str, int]:
+        """For logs: what was bad, padded (given again) or dropped, and samples of mixed sources.
+
+        Dropped samples and sources are counted over all ranks, up to the last commit.
+        """
+        given = self._order.source_counts(*self._cursor.committed)
+        return {
+            "bad_samples": self._ledger.num_bad_samples,
+            "bad_shards": len(self._ledger.bad_shards),
+            "padded": self._ledger.num_padded,
+            "dropped": self._cursor.dropped,
+            **{f"samples/{name}": count for name, count in given.items()},
+        }

@@ -1,0 +1,63 @@
+"""What a stored state of a stream must hold."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any, Final
+
+from clipkit.data.shards.index import ShardIndex
+from clipkit.errors import CheckpointError
+
+_LOG: Final = logging.getLogger(__name__)
+STATE_VERSION: Final = 1
+_STATE_KEYS: Final = frozenset(
+    {"fingerprint", "num_samples", "seed", "epoch", "position", "dropped", "layouts"}
+    | {"bad_samples", "bad_ids", "bad_shards", "padded"}
+)
+
+
+def check_state(state: Mapping[str, Any], index: ShardIndex) -> None:
+    """Whether a stream over these data can go on from a state.
+
+    Raises:
+        CheckpointError: If the state is of another format, incomplete, or of other data.
+    """
+    if state.get("version") != STATE_VERSION:
+        raise CheckpointError(
+            f"stream state: expected version {STATE_VERSION}, got {state.get('version')!r}"
+        )
+    missing = sorted(_STATE_KEYS - state.keys())
+    if missing:
+        raise CheckpointError(f"stream state: incomplete, {', '.join(missing)} missing")
+    if state["fingerprint"] != index.fingerprint:
+        raise CheckpointError(
+            f"stream state: taken on other data: {state['num_samples']} samples, fingerprint "
+            f"{state['fingerprint']}; now {index.num_samples} samples, {index.fingerprint}. Use "
+            f"the same shards in the same order, or start without the state"
+        )
+    _check_contents(state.get("digest"), index)
+
+
+def _check_contents(stored: str | None, index: ShardIndex) -> None:
+    """Whether the shards hold the samples that they held, as far as both sides know them.
+
+    Raises:
+        CheckpointError: If they are known to hold others.
+    """
+    if stored is None:
+        _LOG.warning(
+            "stream state: written by an older clipkit, without a digest of the samples; only "
+            "names, sizes and numbers of samples of the shards were compared"
+        )
+    elif not stored or not index.digest:
+        _LOG.warning(
+            "stream state: the samples of some remote shards are known by number only (counts "
+            "file, no index); only names, sizes and numbers of samples were compared"
+        )
+    elif stored != index.digest:
+        raise CheckpointError(
+            f"stream state: taken on other data: the shards have the same names, sizes and numbers "
+            f"of samples, but hold other samples or another order of them (digest {stored}, now "
+            f"{index.digest}). Use the shards of the first launch, or start without the state"
+        )

@@ -1,0 +1,117 @@
+"""Batches built in this process or ahead of time in others; the same batches either way."""
+
+from __future__ import annotations
+
+import pickle
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, final
+
+import torch
+
+from clipkit.data.order.partition import Task
+from clipkit.data.stream.builder import BatchBuilder, Built
+from clipkit.errors import ClipkitError
+
+if TYPE_CHECKING:
+    from torch.utils.data import DataLoader
+
+_BATCHES_AHEAD: Final = 2
+"""Batches that each worker builds before they are asked for."""
+
+
+@final
+class BatchLoader:
+    """Runs tasks, in order, in persistent worker processes.
+
+    Args:
+        builder: Builds the batch of a task.
+        num_workers: Processes; 0 builds in this one.
+    """
+
+    def __init__(self, builder: BatchBuilder, num_workers: int) -> None:
+        self._tasks = _Tasks()
+        self._loader: DataLoader[Any] | None = None
+        self._builder = builder
+        self._num_workers = num_workers
+
+    def run(self, tasks: Callable[[], Iterator[Task]]) -> Iterator[Built]:
+        """The batches of ``tasks()``; what an earlier, unfinished run left over is dropped.
+
+        Raises:
+            Exception: What building a batch raised, as if it had been built here.
+        """
+        if self._loader is None:
+            self._loader = self._start()
+        self._tasks.current = tasks
+        failure: _Failure | None = None
+        for result in self._loader:
+            if isinstance(result, _Failure):
+                failure = result
+                break
+            yield result
+        if failure is not None:
+            # End the workers now: whoever keeps the error also keeps this frame alive.
+            self._loader = None
+            raise failure.error
+
+    def _start(self) -> DataLoader[Any]:
+        from torch.utils.data import DataLoader
+
+        return DataLoader(
+            _Guarded(self._builder),  # type: ignore[arg-type]
+            sampler=self._tasks,
+            batch_size=None,
+            num_workers=self._num_workers,
+            persistent_workers=self._num_workers > 0,
+            prefetch_factor=_BATCHES_AHEAD if self._num_workers else None,
+            pin_memory=torch.cuda.is_available(),
+            # A generator of its own: the global one must not depend on how often we iterate.
+            generator=torch.Generator(),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    """An error of a worker on its way to the main process."""
+
+    error: Exception
+
+
+@final
+class _Guarded:
+    """Returns errors instead of raising them: a loader would wrap them into other text."""
+
+    def __init__(self, builder: BatchBuilder) -> None:
+        self._builder = builder
+
+    def __getitem__(self, task: Task) -> Built | _Failure:
+        try:
+            return self._builder.build(task)
+        except Exception as error:
+            return _Failure(_portable(error))
+
+
+def _portable(error: Exception) -> Exception:
+    """The error as another process can raise it, with a note of where it came from."""
+    trace = "".join(traceback.format_exception(error))
+    try:
+        portable: Exception = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own bytes
+        assert isinstance(portable, type(error))
+    except Exception:
+        portable = RuntimeError(f"{type(error).__name__}: {error}")
+    if not isinstance(error, ClipkitError):
+        portable.add_note(f"in a worker process:\n{trace}")
+    return portable
+
+
+@final
+class _Tasks:
+    """The tasks of the current run, in the place of a sampler."""
+
+    def __init__(self) -> None:
+        self.current: Callable[[], Iterator[Task]] = lambda: iter(())
+
+    def __iter__(self) -> Iterator[Task]:
+        return self.current()

@@ -1,0 +1,231 @@
+"""Which text a sample is trained with, where it has several."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate
+from typing import Any, NamedTuple, TypeVar, final
+
+import numpy as np
+
+from clipkit.data.shards.members import parsed_json, read_text
+from clipkit.errors import ConfigError, SampleError
+
+_K = TypeVar("_K")
+
+
+class Candidate(NamedTuple):
+    """A caption that a sample offers.
+
+    Args:
+        text: The caption, without white space around it.
+        weight: How often it is chosen, relative to the sample's others.
+    """
+
+    text: str
+    weight: float
+
+
+class CaptionPicker(ABC):
+    """Chooses one caption of a sample; the choice depends on the sample and ``rng`` alone.
+
+    Attributes:
+        source: Where the captions come from, for the message when there are none.
+    """
+
+    source: str
+
+    @abstractmethod
+    def candidates(self, members: Mapping[str, bytes]) -> list[Candidate]:
+        """Every caption that the sample offers; an empty list when it has none.
+
+        Args:
+            members: The sample's members by extension.
+
+        Raises:
+            SampleError: A caption is there and cannot be read.
+        """
+
+    def __call__(self, members: Mapping[str, bytes], rng: np.random.Generator) -> str:
+        """One caption at random, by weight.
+
+        Args:
+            members: The sample's members by extension.
+            rng: The sample's own random numbers; one is drawn, however many captions there are.
+
+        Raises:
+            SampleError: There is no caption, or one cannot be read.
+        """
+        point = rng.random()
+        candidates = self.candidates(members)
+        sums = list(accumulate(candidate.weight for candidate in candidates))
+        if not sums or sums[-1] <= 0:
+            raise SampleError(f"no caption: {self.source} is missing or empty")
+        return next(
+            candidate.text
+            for candidate, upper in zip(candidates, sums, strict=True)
+            if point * sums[-1] < upper
+        )
+
+
+@final
+class TextField(CaptionPicker):
+    """The caption is a text member.
+
+    Args:
+        field: Extension of the member.
+        one_per_line: Whether each line is a caption of its own, as in CLIP_benchmark's data sets.
+
+    Examples:
+        >>> TextField("txt")({"txt": b"a dog"}, np.random.default_rng(0))
+        'a dog'
+    """
+
+    def __init__(self, field: str = "txt", one_per_line: bool = False) -> None:
+        self.field = field
+        self.one_per_line = one_per_line
+        self.source = f"member {field!r}"
+
+    def candidates(self, members: Mapping[str, bytes]) -> list[Candidate]:
+        """See `CaptionPicker.candidates`."""
+        text = read_text(members, self.field)
+        lines = text.splitlines() if self.one_per_line else [text]
+        return [Candidate(line.strip(), 1.0) for line in lines if line.strip()]
+
+
+@final
+class JsonFields(CaptionPicker):
+    """Captions out of a JSON member: texts, lists of texts, and texts by language.
+
+    A field that holds a list gives one of its texts, each as often as the others. A field that
+    holds an object is taken as language -> text or list of texts.
+
+    Args:
+        fields: Weight of each field; ``"a.b"`` is the field b inside a. Fields that a sample lacks
+            are left out of the choice.
+        languages: Weight of each language; all languages alike when left out.
+        member: Extension of the member.
+
+    Raises:
+        ConfigError: A weight is negative or not finite, or all of them are zero.
+
+    Examples:
+        >>> pick = JsonFields({"name": 1.0, "keywords": 1.0})
+        >>> pick({"json": b'{"name": "dog", "keywords": []}'}, np.random.default_rng(0))
+        'dog'
+    """
+
+    def __init__(
+        self,
+        fields: dict[str, float],
+        languages: dict[str, float] | None = None,
+        member: str = "json",
+    ) -> None:
+        self.fields = _checked_weights(fields, "fields")
+        self.languages = None if languages is None else _checked_weights(languages, "languages")
+        self.member = member
+        self.source = f"fields {', '.join(fields)} of member {member!r}"
+
+    def candidates(self, members: Mapping[str, bytes]) -> list[Candidate]:
+        """See `CaptionPicker.candidates`."""
+        text = read_text(members, self.member)
+        if not text:
+            return []
+        content = parsed_json(text, self.member)
+        return [
+            candidate
+            for path, weight in self.fields.items()
+            for candidate in _scaled(self._texts_at(content, path), weight)
+        ]
+
+    def _texts_at(self, content: Any, path: str) -> list[Candidate]:
+        for name in path.split("."):
+            content = content.get(name) if isinstance(content, Mapping) else None
+        if not isinstance(content, Mapping):
+            return _texts(content, path)
+        weights = self.languages or dict.fromkeys(content, 1.0)
+        return [
+            candidate
+            for language, weight in weights.items()
+            for candidate in _scaled(_texts(content.get(language), f"{path}.{language}"), weight)
+        ]
+
+
+@final
+class OptionalCaption(CaptionPicker):
+    """Captions of another picker; an empty one where it finds none.
+
+    Args:
+        captions: Where the captions come from; None for the member ``txt``.
+
+    Examples:
+        >>> OptionalCaption()({"cls": b"3"}, np.random.default_rng(0))
+        ''
+    """
+
+    def __init__(self, captions: CaptionPicker | None = None) -> None:
+        self.captions = captions or TextField()
+        self.source = self.captions.source
+
+    def candidates(self, members: Mapping[str, bytes]) -> list[Candidate]:
+        """See `CaptionPicker.candidates`."""
+        found = self.captions.candidates(members)
+        return found if any(c.weight > 0 for c in found) else [Candidate("", 1.0)]
+
+
+@final
+class MixedCaptions(CaptionPicker):
+    """Several pickers with a weight each; one that finds nothing in a sample is left out there.
+
+    Args:
+        pickers: Where captions come from.
+        weights: How often each is used, relative to the others; all alike when left out.
+
+    Raises:
+        ConfigError: The weights are not as many as the pickers, negative, or all zero.
+    """
+
+    def __init__(self, pickers: list[CaptionPicker], weights: list[float] | None = None) -> None:
+        weights = [1.0] * len(pickers) if weights is None else weights
+        if len(weights) != len(pickers):
+            raise ConfigError(
+                f"weights: expected one for each of the {len(pickers)} pickers, got {len(weights)}"
+            )
+        self.pickers = list(pickers)
+        self.weights = list(_checked_weights(dict(enumerate(weights)), "weights").values())
+        self.source = " or ".join(picker.source for picker in pickers)
+
+    def candidates(self, members: Mapping[str, bytes]) -> list[Candidate]:
+        """See `CaptionPicker.candidates`."""
+        return [
+            candidate
+            for picker, weight in zip(self.pickers, self.weights, strict=True)
+            for candidate in _scaled(picker.candidates(members), weight)
+        ]
+
+
+def _texts(value: Any, where: str) -> list[Candidate]:
+    """A text or a list of texts, as captions of weight 1."""
+    values = value if isinstance(value, list) else [] if value is None else [value]
+    if wrong := [item for item in values if not isinstance(item, str)]:
+        raise SampleError(f"field {where!r}: expected text, got {wrong[0]!r}")
+    return [Candidate(item.strip(), 1.0) for item in values if item.strip()]
+
+
+def _scaled(candidates: Sequence[Candidate], weight: float) -> Iterator[Candidate]:
+    """The same captions; their weights sum to ``weight``."""
+    total = sum(candidate.weight for candidate in candidates)
+    if total > 0:
+        for text, own in candidates:
+            yield Candidate(text, own * weight / total)
+
+
+def _checked_weights(weights: dict[_K, float], option: str) -> dict[_K, float]:
+    values = list(weights.values())
+    if not all(math.isfinite(value) and value >= 0 for value in values) or sum(values) <= 0:
+        raise ConfigError(
+            f"{option}: expected weights of at least 0 and one above 0, got {dict(weights)}"
+        )
+    return dict(weights)

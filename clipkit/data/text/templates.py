@@ -1,0 +1,97 @@
+"""Captions that are sentences around a class name or another caption."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import final
+
+from clipkit.class_names import read_class_names
+from clipkit.data.shards.members import read_label
+from clipkit.data.text.captions import Candidate, CaptionPicker
+from clipkit.errors import ConfigError, SampleError
+from clipkit.types import IGNORE_LABEL
+
+
+@final
+class LabelTemplates(CaptionPicker):
+    """The caption says the sample's class: ``"a photo of a {}"`` with the name of its class.
+
+    Args:
+        classnames: A file with one name per line, or the names, in the order of the labels. A
+            blank line is a class without a name.
+        templates: Sentences with one ``{}`` each.
+        field: Where the label is; see `read_label`.
+
+    Raises:
+        ConfigError: There are no names or no templates, or a template lacks ``{}``.
+
+    Examples:
+        >>> pick = LabelTemplates(["cat", "dog"], ["a photo of a {}"])
+        >>> pick({"cls": b"1"}, np.random.default_rng(0))
+        'a photo of a dog'
+    """
+
+    def __init__(
+        self, classnames: list[str] | str, templates: list[str], field: str = "cls"
+    ) -> None:
+        self.classnames = (
+            read_class_names(classnames, "classnames")
+            if isinstance(classnames, str)
+            else list(classnames)
+        )
+        if not any(self.classnames):
+            raise ConfigError("classnames: expected at least one name, got none")
+        self.templates = _checked_templates(templates)
+        self.field = field
+        self.source = f"label {field!r}"
+
+    def candidates(self, members: Mapping[str, bytes]) -> list[Candidate]:
+        """See `CaptionPicker.candidates`."""
+        label = read_label(members, self.field)
+        if label == IGNORE_LABEL:
+            return []
+        if label >= len(self.classnames):
+            raise SampleError(
+                f"label {self.field}: expected less than {len(self.classnames)}, the number of "
+                f"class names, got {label}"
+            )
+        name = self.classnames[label]
+        if not name:
+            raise SampleError(f"label {self.field}: class {label} has no name in classnames")
+        return [Candidate(template.replace("{}", name), 1.0) for template in self.templates]
+
+
+@final
+class TemplatedCaptions(CaptionPicker):
+    """Captions of another picker, put into sentences.
+
+    Args:
+        captions: Where the captions come from.
+        templates: Sentences with one ``{}`` each; ``"{}"`` is the caption as it is.
+
+    Examples:
+        >>> pick = TemplatedCaptions(TextField(), ["an icon of {}"])
+        >>> pick({"txt": b"a dog"}, np.random.default_rng(0))
+        'an icon of a dog'
+    """
+
+    def __init__(self, captions: CaptionPicker, templates: list[str]) -> None:
+        self.captions = captions
+        self.templates = _checked_templates(templates)
+        self.source = captions.source
+
+    def candidates(self, members: Mapping[str, bytes]) -> list[Candidate]:
+        """See `CaptionPicker.candidates`."""
+        return [
+            Candidate(template.replace("{}", text), weight)
+            for text, weight in self.captions.candidates(members)
+            for template in self.templates
+        ]
+
+
+def _checked_templates(templates: Sequence[str]) -> list[str]:
+    if not templates or any(template.count("{}") != 1 for template in templates):
+        raise ConfigError(
+            f"templates: expected sentences with one '{{}}' each, got {list(templates)}"
+        )
+    return list(templates)

@@ -1,0 +1,131 @@
+"""Where tokenizers come from: configurations of open_clip, transformers, tiktoken."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from clipkit.data.text.clip_bpe import open_clip_folder
+from clipkit.errors import ConfigError
+from clipkit.remote_code import OPTION, is_trusted, load_trusted, refuse_remote_code
+
+
+def open_clip_models() -> list[str]:
+    """Names of the configurations that the installed open_clip brings."""
+    return sorted(path.stem for path in (open_clip_folder() / "model_configs").glob("*.json"))
+
+
+def open_clip_text_config(model: str) -> tuple[Mapping[str, Any], Path | None]:
+    """The section ``text_cfg`` of a model's configuration, and its folder if it brings files."""
+    path = Path(model.removeprefix("local-dir:"))
+    folder = path if path.is_dir() else None
+    if model.startswith("hf-hub:"):
+        from open_clip import get_model_config
+
+        return _text_section(loading(model, lambda: get_model_config(model)), model), None
+    builtin = open_clip_folder() / "model_configs" / f"{model}.json"
+    file = (
+        folder / "open_clip_config.json" if folder else path if path.suffix == ".json" else builtin
+    )
+    if not file.is_file():
+        close = difflib.get_close_matches(model, open_clip_models(), n=3, cutoff=0.5)
+        hint = f"; close matches: {', '.join(close)}" if close else ""
+        raise ConfigError(
+            f"tokenizer: {model!r} is no model of open_clip and no JSON configuration{hint}"
+        )
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{file}: expected JSON, got: {error}") from error
+    return _text_section(config, str(file)), folder
+
+
+def _text_section(config: Any, where: str) -> Mapping[str, Any]:
+    config = config.get("model_cfg", config) if isinstance(config, Mapping) else {}
+    if not isinstance(config.get("text_cfg"), Mapping):
+        raise ConfigError(f"{where}: expected a section 'text_cfg', got keys {sorted(config)}")
+    section: Mapping[str, Any] = config["text_cfg"]
+    return section
+
+
+def refuse_options(model: str, config: Mapping[str, Any]) -> None:
+    """Refuse variants of the CLIP vocabulary that no shipped configuration uses."""
+    if config.get("tokenizer_kwargs"):
+        raise ConfigError(
+            f"tokenizer of {model}: options {config['tokenizer_kwargs']} of the CLIP vocabulary "
+            f"are not supported; remove 'tokenizer_kwargs' from the configuration"
+        )
+
+
+def padding_id(tokenizer: Any, name: str) -> int:
+    """The padding id; without one the end id pads, as transformers advises."""
+    for token in (tokenizer.pad_token_id, tokenizer.eos_token_id):
+        if token is not None:
+            return int(token)
+    raise ConfigError(f"tokenizer {name}: it has neither a padding nor an end token; define one")
+
+
+def loading(name: str, load: Callable[[], Any]) -> Any:
+    """What ``load`` returns; its failures become a `ConfigError`."""
+    try:
+        return load()
+    except ConfigError:
+        raise
+    except (OSError, ValueError, ImportError, TypeError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        raise ConfigError(
+            f"tokenizer of {name}: cannot be loaded: {reason}. Load it once with a network, or "
+            f"give a local folder"
+        ) from error
+
+
+def load_transformers(path: str, name: str) -> Any:
+    """The tokenizer at a local folder or hub name.
+
+    Raises:
+        ConfigError: If it cannot be loaded, or would run Python of its own that is not trusted.
+    """
+    from transformers import AutoTokenizer
+
+    def load(trusted: bool) -> Any:
+        return AutoTokenizer.from_pretrained(path, trust_remote_code=trusted)
+
+    return loading(name, lambda: load_trusted(f"tokenizer of {name}", load))
+
+
+def load_of_open_clip(source: str, model: str, options: Mapping[str, Any]) -> Any:
+    """open_clip's wrapper of a tokenizer of transformers.
+
+    Args:
+        source: A local folder or a name on the Hugging Face hub.
+        model: The model whose configuration names it.
+        options: The configuration's ``tokenizer_kwargs``, for transformers.
+
+    Raises:
+        ConfigError: If it cannot be loaded, or would run Python of its own that is not trusted.
+    """
+    what = f"tokenizer of {model}: {source!r}"
+    if options.get(OPTION) and not is_trusted():
+        raise refuse_remote_code(f"{what}, with tokenizer_kwargs {dict(options)} in its file,")
+    from open_clip.tokenizer import HFTokenizer
+
+    def load(trusted: bool) -> Any:
+        wanted = {"context_length": None, **options, OPTION: trusted}
+        return HFTokenizer(source, **wanted)
+
+    return loading(model, lambda: load_trusted(what, load))
+
+
+def load_tiktoken(encoding: str) -> Any:
+    """An encoding of tiktoken."""
+    try:
+        import tiktoken
+    except ImportError as error:
+        raise ConfigError("tiktoken is missing: pip install 'clipkit[tiktoken]'") from error
+    known = tiktoken.list_encoding_names()
+    if encoding not in known:
+        raise ConfigError(f"tiktoken: unknown encoding {encoding!r}, expected one of {known}")
+    return loading(f"tiktoken:{encoding}", lambda: tiktoken.get_encoding(encoding))

@@ -1,0 +1,229 @@
+"""Text to token ids: open_clip, transformers and tiktoken behind one interface."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Final, final
+
+from clipkit.data.text.clip_bpe import clip_bpe
+from clipkit.data.text.tokenizer import Tokenizer
+from clipkit.data.text.tokenizer_export import clip_in_transformers
+from clipkit.data.text.tokenizer_loading import (
+    load_of_open_clip,
+    load_tiktoken,
+    load_transformers,
+    open_clip_models,
+    open_clip_text_config,
+    padding_id,
+    refuse_options,
+)
+from clipkit.errors import ConfigError
+
+DEFAULT_CONTEXT_LENGTH: Final = 77
+LONGEST_SANE_CONTEXT: Final = 100_000
+"""transformers writes 1e30 where a tokenizer has no limit of its own."""
+
+
+@final
+class OpenClipTokenizer(Tokenizer):
+    """The tokenizer that belongs to a model of open_clip; the same ids, without its padding.
+
+    Args:
+        model: Name of a configuration (``open_clip.list_models()``), ``hf-hub:ORGANISATION/NAME``,
+            a JSON configuration, or a folder that holds ``open_clip_config.json``.
+        context_length: Overrides the configuration's.
+
+    Raises:
+        ConfigError: The name is unknown, or its files cannot be loaded.
+
+    Examples:
+        >>> OpenClipTokenizer("ViT-B-32").encode("a dog")
+        [49406, 320, 1929, 49407]
+    """
+
+    def __init__(self, model: str = "ViT-B-32", context_length: int | None = None) -> None:
+        config, folder = open_clip_text_config(model)
+        self.name = f"open_clip:{model}"
+        self.context_length = _checked_length(
+            context_length or config.get("context_length", DEFAULT_CONTEXT_LENGTH)
+        )
+        source = config.get("hf_tokenizer_name")
+        self._in_transformers: Callable[[], Any] | None = None
+        self._encode: Callable[[str, int], list[int]]
+        if config.get("tokenizer_type") == "tiktoken":
+            inner = TiktokenTokenizer(
+                config.get("tiktoken_name", "cl100k_base"), self.context_length
+            )
+            self.vocab_size, self.pad_id, self._encode = (
+                inner.vocab_size,
+                inner.pad_id,
+                inner.encode_to,
+            )
+        elif source:
+            # A folder brings its tokenizer along, as open_clip's own `local-dir:` does.
+            body = _HuggingFaceOfOpenClip(str(folder or source), model, config)
+            self.vocab_size, self.pad_id, self._encode = (
+                body.vocab_size,
+                body.pad_id,
+                body.encode_to,
+            )
+            self._in_transformers = body.in_transformers
+        else:
+            refuse_options(model, config)
+            bpe = clip_bpe()
+            self.vocab_size, self.pad_id, self._encode = bpe.vocab_size, 0, _encode_clip
+            self._in_transformers = partial(clip_in_transformers, self.context_length)
+
+    def encode(self, text: str) -> list[int]:
+        """See `Tokenizer.encode`."""
+        return self._encode(text, self.context_length)
+
+    def in_transformers(self) -> Any:
+        """See `Tokenizer.in_transformers`."""
+        return (
+            super().in_transformers()
+            if self._in_transformers is None
+            else (self._in_transformers())
+        )
+
+
+@final
+class TransformersTokenizer(Tokenizer):
+    """A tokenizer of the library transformers.
+
+    Args:
+        path: Local folder, or a name on the Hugging Face hub.
+        context_length: Most ids of one caption; the tokenizer's own limit when left out.
+
+    Raises:
+        ConfigError: It cannot be loaded, or has neither limit nor padding id.
+    """
+
+    def __init__(self, path: str, context_length: int | None = None) -> None:
+        self.name = f"transformers:{path}"
+        self._inner = load_transformers(path, f"transformers:{path}")
+        limit = context_length or self._inner.model_max_length
+        if limit > LONGEST_SANE_CONTEXT:
+            raise ConfigError(
+                f"tokenizer {self.name}: it names no longest input; set context_length (such as 77)"
+            )
+        self.context_length = _checked_length(int(limit))
+        self.vocab_size = len(self._inner)
+        self.pad_id = padding_id(self._inner, self.name)
+
+    def encode(self, text: str) -> list[int]:
+        """See `Tokenizer.encode`."""
+        ids = self._inner(text, truncation=True, max_length=self.context_length)["input_ids"]
+        return [int(token) for token in ids]
+
+    def in_transformers(self) -> Any:
+        """See `Tokenizer.in_transformers`."""
+        return self._inner
+
+
+@final
+class TiktokenTokenizer(Tokenizer):
+    """An encoding of OpenAI's tiktoken with end, padding and start ids put above its vocabulary.
+
+    The three ids lie in the order that open_clip's tiktoken models use: weights are exchangeable.
+
+    Args:
+        encoding: Name of the encoding, for example ``cl100k_base``.
+        context_length: Most ids of one caption, start and end included.
+
+    Raises:
+        ConfigError: tiktoken is missing, or the encoding is unknown or cannot be fetched.
+    """
+
+    def __init__(
+        self, encoding: str = "cl100k_base", context_length: int = DEFAULT_CONTEXT_LENGTH
+    ) -> None:
+        self.name = f"tiktoken:{encoding}"
+        self.context_length = _checked_length(context_length)
+        self._inner = load_tiktoken(encoding)
+        self._end_id: int = self._inner.n_vocab
+        self.pad_id = self._end_id + 1
+        self._start_id = self._end_id + 2
+        self.vocab_size = self._end_id + 3
+
+    def encode(self, text: str) -> list[int]:
+        """See `Tokenizer.encode`."""
+        return self.encode_to(text, self.context_length)
+
+    def encode_to(self, text: str, context_length: int) -> list[int]:
+        """`encode` with another limit."""
+        body = self._inner.encode_ordinary(text)[: context_length - 2]
+        return [self._start_id, *body, self._end_id]
+
+
+def tokenizer_from_name(name: str, context_length: int | None = None) -> Tokenizer:
+    """The tokenizer that a ``Tokenizer.name`` describes.
+
+    Args:
+        name: ``open_clip:MODEL``, ``transformers:PATH`` or ``tiktoken:ENCODING``.
+        context_length: Overrides the tokenizer's own.
+
+    Raises:
+        ConfigError: The name is none of these.
+
+    Examples:
+        >>> tokenizer_from_name("open_clip:ViT-B-32", context_length=32).context_length
+        32
+    """
+    library, _, rest = name.partition(":")
+    if library == "open_clip" and rest:
+        return OpenClipTokenizer(rest, context_length)
+    if library == "transformers" and rest:
+        return TransformersTokenizer(rest, context_length)
+    if library == "tiktoken" and rest:
+        return TiktokenTokenizer(rest, context_length or DEFAULT_CONTEXT_LENGTH)
+    hint = f"; did you mean open_clip:{name}?" if name in open_clip_models() else ""
+    raise ConfigError(
+        f"tokenizer {name!r}: expected open_clip:MODEL, transformers:PATH or tiktoken:ENCODING"
+        f"{hint}"
+    )
+
+
+def _encode_clip(text: str, context_length: int) -> list[int]:
+    bpe = clip_bpe()
+    return [bpe.start_id, *bpe.encode(text)[: context_length - 2], bpe.end_id]
+
+
+@final
+class _HuggingFaceOfOpenClip:
+    """open_clip's wrapper of a transformers tokenizer, without padding; its cleaning is reused."""
+
+    def __init__(self, source: str, model: str, config: Mapping[str, Any]) -> None:
+        if config.get("tokenizer_mode"):
+            raise ConfigError(
+                f"tokenizer of {model}: mode {config['tokenizer_mode']!r} puts a token behind the "
+                f"padding, which captions of varying length cannot have; choose another model"
+            )
+        wrapper = load_of_open_clip(source, model, config.get("tokenizer_kwargs") or {})
+        self._inner = wrapper.tokenizer
+        self._clean: Callable[[str], str] = wrapper.clean_fn
+        self.vocab_size = len(self._inner)
+        self.pad_id = padding_id(self._inner, model)
+        # CLIPA's models saw padding where the separator was.
+        self._stripped = self._inner.sep_token_id if wrapper.strip_sep_token else None
+
+    def in_transformers(self) -> Any:
+        """The tokenizer that is wrapped."""
+        return self._inner
+
+    def encode_to(self, text: str, context_length: int) -> list[int]:
+        """The ids of one caption, at most ``context_length`` of them."""
+        encoded = self._inner(self._clean(text), truncation=True, max_length=context_length)
+        ids = [0 if token == self._stripped else int(token) for token in encoded["input_ids"]]
+        while self._stripped is not None and ids and ids[-1] == self.pad_id:
+            ids.pop()
+        return ids
+
+
+def _checked_length(context_length: int) -> int:
+    if context_length < 3:
+        raise ConfigError(
+            f"context_length: expected at least 3 (start, one token, end), got {context_length}"
+        )
+    return context_length

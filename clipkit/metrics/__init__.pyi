@@ -1,0 +1,4 @@
+from .classification import ClassificationMetrics
+from .retrieval import RetrievalMetrics
+
+__all__ = ["ClassificationMetrics", "RetrievalMetrics"]

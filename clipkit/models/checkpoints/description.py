@@ -1,0 +1,140 @@
+"""A model's architecture as plain types, and back: ``{"class_path": ..., "init_args": {...}}``."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any, Final
+
+from torch import nn
+
+from clipkit.errors import CheckpointError
+from clipkit.models.dual_encoder import DualEncoder
+from clipkit.models.heads.label_head import LabelHead
+from clipkit.models.towers.base import ImageTower, TextTower
+
+_PUBLIC: Final = "clipkit.models"
+_PARTS: Final = ("image_tower", "text_tower", "label_head")
+_NAMES: Final = "class_names"
+_BASES: Final = (ImageTower, TextTower, LabelHead)
+
+Part = ImageTower | TextTower | LabelHead
+
+
+def describe(model: DualEncoder | Part) -> dict[str, Any]:
+    """How to build a model's architecture again, without its weights.
+
+    The names of a label head's classes are next to its arguments, unless those include the same.
+
+    Args:
+        model: An encoder, or one of its parts.
+
+    Returns:
+        Plain types: lists, dictionaries, strings and numbers.
+
+    Examples:
+        >>> describe(LinearLabelHead(8, 3))
+        {'class_path': 'clipkit.models.LinearLabelHead',
+         'init_args': {'embedding_dim': 8, 'num_classes': 3}}
+    """
+    init_args: dict[str, Any] = model.config()
+    if isinstance(model, DualEncoder):
+        parts = {name: getattr(model, name) for name in _PARTS}
+        init_args = {
+            **{name: None if part is None else describe(part) for name, part in parts.items()},
+            **init_args,
+        }
+    described = {"class_path": _class_path(_own_class(model)), "init_args": init_args}
+    names = list(model.class_names) if isinstance(model, LabelHead) else []
+    if any(names) and names != init_args.get(_NAMES):
+        described[_NAMES] = names
+    return described
+
+
+def build_encoder(description: Mapping[str, Any], where: str) -> DualEncoder:
+    """Build the encoder that ``describe`` described, with weights by chance.
+
+    Only clipkit's own classes, and subclasses of its towers and heads whose modules are imported
+    already, are ever called: a checkpoint cannot make this process run anything else.
+
+    Args:
+        description: What ``describe`` gave.
+        where: What messages call its source.
+
+    Returns:
+        The encoder.
+
+    Raises:
+        CheckpointError: If the description is damaged or names another class.
+    """
+    if description.get("class_path") != _class_path(DualEncoder):
+        raise CheckpointError(
+            f"{where}: encoder: expected {_class_path(DualEncoder)}, "
+            f"got {description.get('class_path')!r}"
+        )
+    init_args = dict(_init_args(description, where))
+    for name in _PARTS:
+        if init_args.get(name) is not None:
+            init_args[name] = _build_part(init_args[name], f"{where}: {name}")
+    encoder: DualEncoder = _call(DualEncoder, init_args, where)
+    return encoder
+
+
+def _build_part(description: Mapping[str, Any], where: str) -> Part:
+    known = {_class_path(cls): cls for base in _BASES for cls in _concrete_subclasses(base)}
+    class_path = description.get("class_path")
+    if class_path not in known:
+        raise CheckpointError(
+            f"{where}: {class_path!r} is not known as a tower or head; clipkit has "
+            f"{', '.join(sorted(known))}; import the module of your own class before loading"
+        )
+    part: Part = _call(known[class_path], _init_args(description, where), where)
+    if isinstance(part, LabelHead) and _NAMES in description:
+        part.class_names = _checked_names(description[_NAMES], part.num_classes, where)
+    return part
+
+
+def _checked_names(names: Any, num_classes: int, where: str) -> tuple[str, ...]:
+    is_list = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    if not is_list or len(names) != num_classes:
+        raise CheckpointError(
+            f"{where}: {_NAMES}: expected a list of {num_classes} texts, one per class of the "
+            f"label head, got {str(names)[:80]}"
+        )
+    return tuple(names)
+
+
+def _init_args(description: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    init_args = description.get("init_args")
+    if not isinstance(init_args, Mapping):
+        raise CheckpointError(f"{where}: expected init_args, got {init_args!r}")
+    return init_args
+
+
+def _call(cls: Any, init_args: Mapping[str, Any], where: str) -> Any:
+    unknown = set(init_args) - set(inspect.signature(cls.__init__).parameters)
+    if unknown:
+        raise CheckpointError(
+            f"{where}: {cls.__name__} of this version of clipkit takes no {sorted(unknown)[0]!r}"
+        )
+    return cls(**init_args)
+
+
+def _concrete_subclasses(base: Any) -> list[Any]:
+    found: list[Any] = [] if inspect.isabstract(base) else [base]
+    for subclass in base.__subclasses__():
+        found += _concrete_subclasses(subclass)
+    return found
+
+
+def _own_class(model: nn.Module) -> type:
+    """The class of a model; sharding (FSDP2) lays one of its own over it."""
+    from torch.distributed.fsdp import FSDPModule
+
+    return next(cls for cls in type(model).__mro__ if not issubclass(cls, FSDPModule))
+
+
+def _class_path(cls: type) -> str:
+    """The public path of clipkit's own classes, which outlives a move inside the package."""
+    own = cls.__module__.startswith(f"{_PUBLIC}.")
+    return f"{_PUBLIC if own else cls.__module__}.{cls.__qualname__}"

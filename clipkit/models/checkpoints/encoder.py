@@ -1,0 +1,242 @@
+"""Encoders out of training checkpoints, and into files that open_clip and others read."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from torch import Tensor
+
+from clipkit.atomic_files import write_json
+from clipkit.errors import CheckpointError
+from clipkit.models.checkpoints.description import build_encoder, describe
+from clipkit.models.dual_encoder import DualEncoder
+from clipkit.models.files.sharded import is_sharded, read_checkpoint
+from clipkit.models.files.state_dicts import load_exactly, read_file, write_state_dict
+from clipkit.models.heads.label_head import LabelHead
+from clipkit.models.lora import add_lora_of_entry, lora_entry, merge_lora
+from clipkit.models.open_clip.config import CONFIG_FILE_NAME
+from clipkit.models.open_clip.export import open_clip_config, open_clip_state
+from clipkit.models.open_clip.towers import from_open_clip
+
+_LOG: Final = logging.getLogger(__name__)
+
+KEY: Final = "clipkit"
+"""Where a checkpoint keeps what belongs to clipkit."""
+
+PREFIXES: Final = {"average": "ema.", "raw": "encoder."}
+"""What names in a checkpoint begin with: the weights that are trained, and their average."""
+
+FORMAT_VERSION: Final = 1
+DESCRIPTION_FILE_NAME: Final = "clipkit_encoder.json"
+OPEN_CLIP_WEIGHTS_NAME: Final = "open_clip_model.safetensors"
+
+
+def encoder_entry(encoder: DualEncoder) -> dict[str, Any]:
+    """What a training checkpoint stores under ``KEY`` about its encoder.
+
+    Args:
+        encoder: The encoder that is trained.
+
+    Returns:
+        ``{"format_version": 1, "encoder": {"class_path": ..., "init_args": ...}}``; plain types.
+        Under "lora", where there are adapters, their options.
+    """
+    entry = {"format_version": FORMAT_VERSION, "encoder": describe(encoder)}
+    adapters = lora_entry(encoder)
+    return {**entry, "lora": adapters} if adapters else entry
+
+
+class LoadedEncoder(NamedTuple):
+    """An encoder and which of a checkpoint's weights it has.
+
+    Args:
+        encoder: In evaluation mode.
+        weights: "average" or "raw"; None if the source holds one set of weights only, such as an
+            export or a model of open_clip.
+    """
+
+    encoder: DualEncoder
+    weights: str | None
+
+
+def load_encoder(path: Path | str, prefix: str | None = None) -> DualEncoder:
+    """Load the encoder of a training checkpoint, or of a folder that ``clipkit export`` wrote.
+
+    Neither Lightning nor the network is needed, and nothing is unpickled but tensors. Adapters are
+    merged into the weights.
+
+    Args:
+        path: A checkpoint of ``clipkit fit``, one file or in parts, or a folder in either format of
+            the export.
+        prefix: What the names of the weights begin with: "ema." for their average, which is what
+            validation and ``best.ckpt`` of a run with ``AverageWeights`` refer to, or "encoder."
+            for the weights that were trained. None for the average where there is one.
+
+    Returns:
+        The encoder in evaluation mode, on the CPU.
+
+    Raises:
+        CheckpointError: If the file is no such checkpoint, is incomplete or from a newer version,
+            has no such weights, or its weights do not fit its own description.
+
+    Examples:
+        >>> save_encoder(encoder, "export")
+        >>> encoder = load_encoder("export")
+    """
+    return read_encoder(path, prefix).encoder
+
+
+def read_encoder(path: Path | str, prefix: str | None = None) -> LoadedEncoder:
+    """Load an encoder as ``load_encoder`` does, and report which weights it has.
+
+    Args:
+        path: As for ``load_encoder``.
+        prefix: As for ``load_encoder``.
+
+    Raises:
+        CheckpointError: As for ``load_encoder``.
+    """
+    path = Path(path)
+    if path.is_dir() and not is_sharded(path):
+        if prefix == PREFIXES["average"]:
+            raise CheckpointError(
+                f"{path}: expected a checkpoint with an average of the weights, got an export, "
+                f"which holds one set of weights; leave --weights out"
+            )
+        return LoadedEncoder(_load_folder(path), None)
+    checkpoint = read_checkpoint(path)
+    entry = _entry(checkpoint, str(path))
+    encoder = build_encoder(entry["encoder"], str(path))
+    weights, own = _chosen_weights(checkpoint.get("state_dict", {}), prefix, path)
+    if "lora" in entry:
+        add_lora_of_entry(encoder, entry["lora"], str(path))
+    load_exactly(encoder, own, str(path))
+    for tower in (encoder.image_tower, encoder.text_tower):
+        merge_lora(tower)
+    return LoadedEncoder(encoder.eval(), weights)
+
+
+def _chosen_weights(
+    state: Mapping[str, Any], prefix: str | None, path: Path
+) -> tuple[str | None, dict[str, Any]]:
+    """The kind of the weights, and the weights by their plain names."""
+    candidates = list(PREFIXES.values()) if prefix is None else [prefix]
+    for candidate in candidates:
+        own = {k.removeprefix(candidate): v for k, v in state.items() if k.startswith(candidate)}
+        if own:
+            kinds = {value: kind for kind, value in PREFIXES.items()}
+            return kinds.get(candidate), own
+    if prefix == PREFIXES["average"]:
+        raise CheckpointError(
+            f"{path}: holds no average of the weights; take the raw ones (--weights raw), or train "
+            f"with the callback AverageWeights"
+        )
+    raise CheckpointError(f"{path}: holds no weights whose names begin with {candidates[-1]!r}")
+
+
+def from_checkpoint(
+    path: Path | str, label_head: LabelHead | None = None, prefix: str | None = None
+) -> DualEncoder:
+    """Load the encoder of a checkpoint, to train on from its weights with another objective.
+
+    Unlike ``--ckpt_path``, which goes on with a run, nothing but the weights is taken.
+
+    Args:
+        path: A checkpoint of ``clipkit fit``, or a folder in either format of the export.
+        label_head: Replaces the checkpoint's; None keeps that one, if there is one.
+        prefix: "ema." for the average of the weights, "encoder." for the weights themselves, None
+            for the average where there is one.
+
+    Returns:
+        The encoder in training mode; nothing is locked.
+
+    Raises:
+        CheckpointError: As for ``load_encoder``.
+        ConfigError: If the label head does not fit the towers.
+
+    Examples:
+        >>> save_encoder(encoder, "export")
+        >>> head = LinearLabelHead(encoder.embedding_dim, num_classes=10)
+        >>> from_checkpoint("export", head).label_head.num_classes
+        10
+    """
+    loaded, kind = read_encoder(path, prefix)
+    if kind is not None:
+        _LOG.warning("%s: starting from the %s weights", path, kind)
+    if label_head is None:
+        return loaded.train()
+    encoder = DualEncoder(loaded.image_tower, loaded.text_tower, label_head, **loaded.config())
+    weights = loaded.state_dict().items()
+    kept = {name: value for name, value in weights if not name.startswith("label_head.")}
+    encoder.load_state_dict(kept, strict=False)  # the new head alone keeps its own start
+    return encoder.train()
+
+
+def _entry(checkpoint: Any, where: str) -> dict[str, Any]:
+    entry = checkpoint.get(KEY) if isinstance(checkpoint, Mapping) else None
+    if not isinstance(entry, Mapping) or not isinstance(entry.get("encoder"), Mapping):
+        raise CheckpointError(
+            f"{where}: expected a checkpoint of clipkit fit, but it does not describe an encoder; "
+            f"for weights of open_clip name the architecture too: "
+            f"from_open_clip(NAME, pretrained=PATH)"
+        )
+    version = entry.get("format_version")
+    if not isinstance(version, int) or version > FORMAT_VERSION:
+        raise CheckpointError(
+            f"{where}: its format is version {version}, this clipkit reads up to "
+            f"{FORMAT_VERSION}; install a newer clipkit"
+        )
+    return dict(entry)
+
+
+def save_open_clip(encoder: DualEncoder, path: Path | str) -> None:
+    """Write what ``open_clip.create_model(name, pretrained=path)`` reads.
+
+    Beside the weights an ``open_clip_config.json`` is written, with the preprocessing: with it
+    ``open_clip.create_model("local-dir:FOLDER")`` needs no name. A label head is left out.
+
+    Args:
+        encoder: An encoder of two open_clip towers.
+        path: The file of weights; ``.safetensors``, or anything else for ``torch.save``.
+
+    Raises:
+        ConfigError: If open_clip has no configuration that says what the encoder is.
+    """
+    path = Path(path)
+    config, state = open_clip_config(encoder), open_clip_state(encoder)
+    write_state_dict(path, state)
+    write_json(path.parent / CONFIG_FILE_NAME, config)
+
+
+def save_encoder(encoder: DualEncoder, folder: Path | str) -> None:
+    """Write any encoder as ``model.safetensors`` with its description; ``load_encoder`` reads it.
+
+    Args:
+        encoder: Any encoder, label head included.
+        folder: Where both files go.
+    """
+    folder = Path(folder)
+    write_state_dict(folder / "model.safetensors", encoder.state_dict())
+    write_json(folder / DESCRIPTION_FILE_NAME, encoder_entry(encoder))
+
+
+def _load_folder(folder: Path) -> DualEncoder:
+    if (folder / CONFIG_FILE_NAME).is_file():
+        return from_open_clip(str(folder), str(folder / OPEN_CLIP_WEIGHTS_NAME)).eval()
+    description = folder / DESCRIPTION_FILE_NAME
+    try:
+        content = json.loads(description.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(
+            f"{folder}: expected a folder that clipkit wrote, with a readable "
+            f"{DESCRIPTION_FILE_NAME}: {error}"
+        ) from error
+    entry = _entry({KEY: content}, str(description))
+    encoder = build_encoder(entry["encoder"], str(description))
+    weights: dict[str, Tensor] = read_file(folder / "model.safetensors")
+    load_exactly(encoder, weights, str(folder / "model.safetensors"))
+    return encoder.eval()

@@ -1,0 +1,202 @@
+"""A checkpoint as a folder: each rank's part of the tensors in a file, and the rest in one more.
+
+The parts are safetensors files as ``torch.distributed.checkpoint`` writes and reads them; the rest
+is ``meta.pt``, with the sizes and checksums of the parts. Nothing is unpickled but plain types and
+tensors, and nothing here needs a process group to read.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
+from torch.distributed.tensor import DTensor
+
+from clipkit.atomic_files import new_file
+from clipkit.distributed.agreement import on_all_ranks
+from clipkit.distributed.collectives import rank
+from clipkit.errors import CheckpointError, ConfigError
+from clipkit.models.files.state_dicts import read_file, save_plain
+
+META: Final = "meta.pt"
+"""Written last, so that a folder without it is no checkpoint."""
+_PARTS: Final = "parts"
+_CHUNK_BYTES: Final = 1 << 24
+
+Place = tuple[Any, ...]
+"""Where a tensor lies in a checkpoint: the keys and indices that lead to it."""
+
+
+def is_sharded(path: Path | str) -> bool:
+    """Whether ``path`` is a folder that ``write_sharded`` wrote."""
+    return (Path(path) / META).is_file()
+
+
+def storage() -> Any:
+    """The reader and writer of torch for safetensors in parts.
+
+    Raises:
+        ConfigError: If torch is older than they are.
+    """
+    try:
+        return import_module("torch.distributed.checkpoint.hf_storage")
+    except ImportError as error:
+        raise ConfigError(
+            f"ShardedStrategy.checkpoint: sharded needs torch 2.9 or later, this is "
+            f"{torch.__version__}"
+        ) from error
+
+
+def write_sharded(checkpoint: Mapping[str, Any], folder: Path) -> None:
+    """Write a checkpoint whose tensors are spread over the ranks; each writes what it holds.
+
+    To be called on all ranks. The folder is complete when this returns; write it under a temporary
+    name.
+
+    Args:
+        checkpoint: Nested mappings and lists. ``DTensor`` go into the parts; everything else is
+            taken from rank 0.
+        folder: Where the files go, the same folder on all ranks.
+
+    Raises:
+        OSError: On all ranks, if one could not write.
+    """
+    spread: dict[str, Any] = {}
+    rest = _take_out(checkpoint, (), spread)
+    writer = storage().HuggingFaceStorageWriter(str(folder), save_distributed=True)
+    try:
+        save(spread, storage_writer=writer)
+    except CheckpointException as error:
+        raise _of_disk(error) from error
+    own = f"shard-{rank() + 1:05d}-*"
+    found = on_all_ranks(lambda: {path.name: _digest(path) for path in sorted(folder.glob(own))})
+    parts = {name: digest for files in found for name, digest in files.items()}
+
+    def write_rest() -> None:
+        if rank() == 0:
+            with new_file(folder / META) as temporary:
+                save_plain({**rest, _PARTS: parts}, temporary)
+
+    on_all_ranks(write_rest)
+
+
+def read_sharded(
+    folder: Path | str,
+    like: Callable[[Place], Tensor | None] = lambda _: None,
+    wanted: Callable[[Place], bool] = lambda _: True,
+) -> dict[str, Any]:
+    """The checkpoint of a folder, as the same run would have written it into one file.
+
+    Args:
+        folder: What ``write_sharded`` wrote, on however many ranks.
+        like: For the place of a tensor, a ``DTensor`` that is spread over the ranks as the result
+            shall be: only this rank's part of it is read. None for a whole tensor.
+        wanted: Which tensors of the parts are read at all.
+
+    Returns:
+        Nested mappings and lists; tensors are on the CPU, those like another on that one's device.
+
+    Raises:
+        CheckpointError: If the folder is incomplete.
+    """
+    folder = Path(folder)
+    checkpoint: dict[str, Any] = read_file(folder / META)
+    if problem := _missing(folder, checkpoint.pop(_PARTS, None)):
+        raise CheckpointError(f"{folder}: {problem}")
+    reader = storage().HuggingFaceStorageReader(str(folder))
+    targets: dict[str, Tensor] = {}
+    for key, stored in reader.read_metadata().state_dict_metadata.items():
+        place = tuple(json.loads(key))
+        if wanted(place):
+            targets[key] = _empty(stored.size, stored.properties.dtype, like(place))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*assuming the intent is to load")
+        load(targets, storage_reader=reader, no_dist=True)
+    for key, tensor in targets.items():
+        *path, name = json.loads(key)
+        container = checkpoint
+        for step in path:
+            container = container[step]
+        container[name] = tensor
+    return checkpoint
+
+
+def read_checkpoint(path: Path | str) -> Any:
+    """The contents of a checkpoint, be it a file or a folder of parts.
+
+    Raises:
+        CheckpointError: If it is missing, torn, or holds other things.
+    """
+    return read_sharded(path) if is_sharded(path) else read_file(path)
+
+
+def why_incomplete(folder: Path) -> str:
+    """What is wrong with a folder of parts; empty where it is whole. All of it is read."""
+    try:
+        with zipfile.ZipFile(folder / META) as archive:
+            if torn := archive.testzip():
+                return f"{META} is damaged at {torn}"
+        parts = read_file(folder / META).get(_PARTS)
+    except FileNotFoundError:
+        return f"incomplete, {META} missing"
+    except (zipfile.BadZipFile, OSError, EOFError, CheckpointError) as error:
+        return f"{META} is half written or torn ({str(error).lower()})"
+    if problem := _missing(folder, parts):
+        return problem
+    damaged = [name for name, digest in parts.items() if _digest(folder / name) != digest]
+    return f"damaged: {', '.join(damaged)}" if damaged else ""
+
+
+def _take_out(value: Any, place: Place, spread: dict[str, Any]) -> Any:
+    """A copy of nested containers without their spread tensors, which go to ``spread``."""
+    if not isinstance(value, dict | list):
+        return value
+    kept: dict[Any, Any] = {}
+    for key, child in value.items() if isinstance(value, dict) else enumerate(value):
+        inside = (*place, key)
+        if isinstance(child, DTensor):
+            spread[json.dumps(inside)] = child.detach()
+        else:
+            kept[key] = _take_out(child, inside, spread)
+    return kept if isinstance(value, dict) else list(kept.values())
+
+
+def _empty(size: torch.Size, dtype: torch.dtype, model: Tensor | None) -> Tensor:
+    if isinstance(model, DTensor) and model.shape == size:
+        return torch.empty_like(model, dtype=dtype)
+    return torch.empty(size, dtype=dtype)
+
+
+def _missing(folder: Path, parts: Any) -> str:
+    """Which parts are not there in their length; empty where all are."""
+    if not isinstance(parts, Mapping):
+        return f"{META} does not list the parts"
+    sizes = {path.name: path.stat().st_size for path in folder.iterdir()}
+    wrong = [name for name, (size, _) in parts.items() if sizes.get(name) != size]
+    return f"incomplete, {', '.join(wrong)} missing or half written" if wrong else ""
+
+
+def _digest(path: Path) -> tuple[int, int]:
+    """Length and CRC-32 of a file."""
+    length, checksum = 0, 0
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            length, checksum = length + len(chunk), zlib.crc32(chunk, checksum)
+    return length, checksum
+
+
+def _of_disk(error: CheckpointException) -> BaseException:
+    """The disk's own error behind a failed save, where the disk is at fault."""
+    causes = [cause for cause, _ in error.failures.values() if isinstance(cause, OSError)]
+    return causes[0] if causes else error

@@ -1,0 +1,180 @@
+"""A label head whose classes are sentences, read by the text tower."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Final, final
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from clipkit.class_names import read_class_names
+from clipkit.errors import ConfigError
+from clipkit.models.heads.label_head import LabelHead, check_scale, check_sizes
+
+PLACEHOLDER: Final = "{c}"
+"""Where the class name goes in a template."""
+
+TextTowerCall = Callable[[Int64[Tensor, "P S"]], Float[Tensor, "P D"]]
+
+
+@final
+class PrototypeLabelHead(LabelHead):
+    """Cosine of the picture and its class as the text tower reads it, times a scale of its own.
+
+    The prototype of a class is the mean of the unit-norm embeddings of its sentences, brought to
+    unit norm (Radford et al. 2021, section 3.1.4). The text tower learns from the labels too,
+    unless ``refresh_every`` makes the prototypes constants between refreshes. In evaluation they
+    are always those of the present text tower.
+
+    Args:
+        embedding_dim: Components of an embedding.
+        class_names: The names in the order of the labels, or a file with one per line. The data may
+            call the classes otherwise.
+        templates: Sentences with ``{c}`` where the name goes.
+        scale: The scale at the start, linear. Were it shared with the contrastive loss, the label
+            loss would drive the temperature of that.
+        refresh_every: Make the prototypes anew, without gradient, in every k-th training step; None
+            makes them in each step, with gradient, which costs a pass of all sentences.
+        num_tokens: Longest sentence in tokens; ``read_texts`` finds it out, a checkpoint knows it.
+
+    Attributes:
+        prompt_names: The names in the sentences.
+
+    Raises:
+        ConfigError: If there are no names, a template has no place for them, or a number is not
+            positive.
+
+    Examples:
+        >>> head = PrototypeLabelHead(8, ["cat", "dog"], ["a photo of a {c}"])
+        >>> head.num_classes, head.sentences
+        (2, ['a photo of a cat', 'a photo of a dog'])
+    """
+
+    tokens: Int64[Tensor, "P S"]
+    prototypes: Float[Tensor, "C D"]
+    num_steps: Int64[Tensor, ""]
+
+    def __init__(
+        self,
+        embedding_dim: int,
+        class_names: list[str] | str,
+        templates: list[str] | None = None,
+        scale: float = 16.0,
+        refresh_every: int | None = None,
+        num_tokens: int = 0,
+    ) -> None:
+        names = list(class_names)
+        if isinstance(class_names, str):
+            names = read_class_names(class_names, "label_head.class_names")
+        if "" in names:
+            raise ConfigError(
+                f"label_head.class_names: class {names.index('')} has no name; a sentence needs one"
+            )
+        check_sizes(embedding_dim, len(names))
+        check_scale(scale)
+        if refresh_every is not None and refresh_every < 1:
+            raise ConfigError(
+                f"label_head.refresh_every: expected at least 1 or null, got {refresh_every}"
+            )
+        super().__init__()
+        self.embedding_dim, self.num_classes = embedding_dim, len(names)
+        self.prompt_names, self.refresh_every = names, refresh_every
+        self.class_names = list(names)
+        self.templates = _checked_templates(templates or [PLACEHOLDER])
+        self._start_scale = scale
+        self.log_scale = nn.Parameter(torch.tensor(math.log(scale)))
+        num_sentences = len(names) * len(self.templates)
+        self.register_buffer("tokens", torch.zeros(num_sentences, num_tokens, dtype=torch.int64))
+        self.register_buffer("prototypes", torch.zeros(len(names), embedding_dim))
+        self.register_buffer("num_steps", torch.zeros((), dtype=torch.int64))
+        self._evaluated: tuple[list[int], Tensor] | None = None
+
+    @property
+    def teaches_text_tower(self) -> bool:
+        """Whether the prototypes are made in the graph, and not kept between refreshes."""
+        return self.refresh_every is None
+
+    @property
+    def sentences(self) -> list[str]:
+        """What the text tower reads: all templates of the first class, then of the second, ..."""
+        return [
+            template.replace(PLACEHOLDER, name)
+            for name in self.prompt_names
+            for template in self.templates
+        ]
+
+    def read_texts(self, tokenize: Callable[[Sequence[str]], Int64[Tensor, "P S"]]) -> None:
+        """Tokenize the sentences; to be done once, before the first pass."""
+        self.tokens = tokenize(self.sentences).to(self.prototypes.device)
+
+    def forward(self, image: Float[Tensor, "B D"]) -> Float[Tensor, "B C"]:
+        """Score the classes by the prototypes of the last refresh."""
+        return self._against(image, self.prototypes)
+
+    def score(self, image: Float[Tensor, "B D"], text_tower: TextTowerCall) -> Float[Tensor, "B C"]:
+        """Score the classes by what the text tower says of them now.
+
+        Raises:
+            ConfigError: If ``read_texts`` was never called.
+        """
+        if not self.training or not torch.is_grad_enabled():
+            return self._against(image, self._in_evaluation(text_tower))
+        if self.refresh_every is None:
+            return self._against(image, self._read_classes(text_tower))
+        if int(self.num_steps) % self.refresh_every == 0:
+            with torch.no_grad():
+                self.prototypes.copy_(self._read_classes(text_tower))
+        self.num_steps += 1
+        return self._against(image, self.prototypes.clone())
+
+    def config(self) -> dict[str, Any]:
+        """Plain arguments that build this head again."""
+        return {
+            "embedding_dim": self.embedding_dim,
+            "class_names": list(self.prompt_names),
+            "templates": list(self.templates),
+            "scale": self._start_scale,
+            "refresh_every": self.refresh_every,
+            "num_tokens": self.tokens.shape[1],
+        }
+
+    def _against(
+        self, image: Float[Tensor, "B D"], prototypes: Float[Tensor, "C D"]
+    ) -> Float[Tensor, "B C"]:
+        return self.log_scale.exp() * (F.normalize(image, dim=-1) @ prototypes.to(image.dtype).T)
+
+    def _read_classes(self, text_tower: TextTowerCall) -> Float[Tensor, "C D"]:
+        if not self.tokens.shape[1]:
+            raise ConfigError(
+                "label_head: its sentences are not tokenized; call "
+                "encoder.label_head.read_texts(tokenizer) first (clipkit fit does)"
+            )
+        sentences = F.normalize(text_tower(self.tokens).float(), dim=-1)
+        means = sentences.view(self.num_classes, len(self.templates), -1).mean(1)
+        return F.normalize(means, dim=-1)
+
+    @torch.inference_mode(False)  # what is kept must serve passes with gradients too
+    @torch.no_grad()
+    def _in_evaluation(self, text_tower: TextTowerCall) -> Float[Tensor, "C D"]:
+        """The present prototypes; read again only after a change of the text tower's weights."""
+        weights = list(text_tower.parameters()) if isinstance(text_tower, nn.Module) else []
+        # Inference tensors count no changes: those are read every time.
+        changes = [] if any(w.is_inference() for w in weights) else [w._version for w in weights]
+        changes.append(self.tokens.data_ptr())
+        if len(changes) == 1 or self._evaluated is None or self._evaluated[0] != changes:
+            self._evaluated = (changes, self._read_classes(text_tower))
+        return self._evaluated[1].to(self.prototypes.device)
+
+
+def _checked_templates(templates: Sequence[str]) -> list[str]:
+    for template in templates:
+        if PLACEHOLDER not in template:
+            raise ConfigError(
+                f"label_head.templates: expected {PLACEHOLDER!r} in every template, "
+                f"got {template!r}"
+            )
+    return list(templates)

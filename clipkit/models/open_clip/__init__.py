@@ -1,0 +1,1 @@
+"""Configurations, weights, towers and export of open_clip."""

@@ -1,0 +1,166 @@
+"""open_clip's configurations: found by name, read from a file, or given in line; and checked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from clipkit.errors import ConfigError
+from clipkit.suggestions import did_you_mean
+
+CONFIG_FILE_NAME = "open_clip_config.json"
+_TOP_KEYS = (
+    *("embed_dim", "vision_cfg", "text_cfg", "quick_gelu", "custom_text"),
+    *("init_logit_scale", "init_logit_bias", "nonscalar_logit_scale", "multimodal_cfg"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenClipConfig:
+    """One architecture of open_clip with the preprocessing of its pictures.
+
+    Args:
+        model: What open_clip calls model_cfg: embed_dim, vision_cfg, text_cfg, ...
+        preprocess: What open_clip calls preprocess_cfg: mean, std, interpolation, resize_mode.
+        name: The name under which open_clip lists it; None for a file or a dictionary.
+    """
+
+    model: dict[str, Any]
+    preprocess: dict[str, Any] = field(default_factory=dict)
+    name: str | None = None
+
+    def image_part(self) -> dict[str, Any]:
+        """What an image tower is built from, in the layout of an ``open_clip_config.json``."""
+        model = {key: self.model[key] for key in ("embed_dim", "vision_cfg")}
+        return {"model_cfg": self._with_activation(model), "preprocess_cfg": self.preprocess}
+
+    def text_part(self) -> dict[str, Any]:
+        """What a text tower is built from, in the layout of an ``open_clip_config.json``."""
+        model = {key: self.model[key] for key in ("embed_dim", "text_cfg")}
+        if "custom_text" in self.model:
+            model["custom_text"] = self.model["custom_text"]
+        return {"model_cfg": self._with_activation(model)}
+
+    def with_patch_dropout(self, share: float | None) -> OpenClipConfig:
+        """The same architecture, whose transformer drops patches while it trains.
+
+        Args:
+            share: Of the patches, 0 up to but not 1; None for what the configuration says.
+
+        Raises:
+            ConfigError: If the share is out of range, or the image tower has no patches.
+        """
+        if share is None:
+            return self
+        vision = self.model["vision_cfg"]
+        if not 0 <= share < 1:
+            raise ConfigError(f"patch_dropout: expected 0 up to but not 1, got {share}")
+        if share and isinstance(vision.get("layers"), list | tuple):
+            raise ConfigError("patch_dropout: a ResNet has no patches; leave it out")
+        vision = {**vision, "patch_dropout": share}
+        return replace(self, model={**self.model, "vision_cfg": vision})
+
+    def _with_activation(self, model: dict[str, Any]) -> dict[str, Any]:
+        return deepcopy({**model, "quick_gelu": bool(self.model.get("quick_gelu", False))})
+
+
+def read_config(model: str | Mapping[str, Any], *, needs: tuple[str, ...]) -> OpenClipConfig:
+    """Find and check a configuration.
+
+    Args:
+        model: A name of ``open_clip.list_models()``; a path to a JSON file, or to a folder with an
+            ``open_clip_config.json``; or the contents of such a file. Read as open_clip's
+            model_configs are, or as ``{"model_cfg": ..., "preprocess_cfg": ...}``.
+        needs: Which of "vision_cfg" and "text_cfg" must be there.
+
+    Returns:
+        The configuration; a copy, with preprocessing complete.
+
+    Raises:
+        ConfigError: If there is no such name or file, or something in it is unknown.
+    """
+    name, where, raw = _find(model)
+    model_cfg = deepcopy(dict(raw.get("model_cfg", raw)))
+    preprocess = raw.get("preprocess_cfg", {}) if "model_cfg" in raw else {}
+    check_model_cfg(model_cfg, where=where, needs=needs)
+    return OpenClipConfig(model_cfg, merge_preprocess(preprocess, where), name)
+
+
+def merge_preprocess(overlay: Mapping[str, Any], where: str = "preprocess_cfg") -> dict[str, Any]:
+    """open_clip's default preprocessing with ``overlay`` on top; the size stays with the tower."""
+    from open_clip.transform import PreprocessCfg
+
+    merged = asdict(PreprocessCfg())
+    merged.update({k: v for k, v in overlay.items() if k in merged and v is not None})
+    for key in ("mean", "std"):
+        merged[key] = [float(value) for value in merged[key]]
+        if len(merged[key]) != 3:
+            raise ConfigError(f"{where}: {key}: expected 3 numbers, got {merged[key]}")
+    return {key: merged[key] for key in ("mean", "std", "interpolation", "resize_mode")}
+
+
+def check_model_cfg(model_cfg: Mapping[str, Any], *, where: str, needs: tuple[str, ...]) -> None:
+    """Refuse keys that open_clip does not know and parts that are missing.
+
+    Raises:
+        ConfigError: With the closest known key.
+    """
+    from open_clip import CLIPTextCfg, CLIPVisionCfg
+
+    _check_keys(model_cfg, _TOP_KEYS, where)
+    for key in ("embed_dim", *needs):
+        if key not in model_cfg:
+            raise ConfigError(f"{where}: the open_clip configuration has no {key!r}; add it")
+    for key, schema in (("vision_cfg", CLIPVisionCfg), ("text_cfg", CLIPTextCfg)):
+        if key in model_cfg:
+            _check_keys(model_cfg[key], [f.name for f in fields(schema)], f"{where}: {key}")
+    size = model_cfg.get("vision_cfg", {}).get("image_size", 224)
+    if not isinstance(size, int):
+        raise ConfigError(
+            f"{where}: vision_cfg.image_size: expected one number (square pictures), got {size}"
+        )
+
+
+def _check_keys(given: Any, known: tuple[str, ...] | list[str], where: str) -> None:
+    if not isinstance(given, Mapping):
+        raise ConfigError(f"{where}: expected a dictionary, got {given!r}")
+    for key in given:
+        if key not in known:
+            raise ConfigError(f"{where}: unknown key {key!r}{did_you_mean(str(key), known)}")
+
+
+def _find(model: str | Mapping[str, Any]) -> tuple[str | None, str, Mapping[str, Any]]:
+    """The listed name (or None), how messages call it, and the raw configuration."""
+    if isinstance(model, Mapping):
+        return None, "model", model
+    import open_clip
+
+    if model in open_clip.list_models():
+        return model, f"model {model!r}", open_clip.get_model_config(model)
+    path = Path(model)
+    if path.is_dir() and (path / CONFIG_FILE_NAME).is_file():
+        path = path / CONFIG_FILE_NAME
+    if path.is_file():
+        return None, str(path), _read_json(path)
+    if path.suffix == ".json" or path.is_dir():
+        raise ConfigError(f"model: there is no open_clip configuration at {model!r}")
+    raise ConfigError(
+        f"model: open_clip has no model {model!r} and there is no such file"
+        f"{did_you_mean(model, open_clip.list_models())}"
+    )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(
+            f"{path}: expected an open_clip configuration in JSON: {error}"
+        ) from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: expected a JSON object, got {type(content).__name__}")
+    return content

@@ -1,0 +1,293 @@
+"""open_clip's towers, for any of its configurations, with or without its weights."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any, final
+
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from clipkit.errors import ConfigError
+from clipkit.models.dual_encoder import SOFTMAX_LOGIT_SCALE, DualEncoder
+from clipkit.models.heads.label_head import LabelHead
+from clipkit.models.open_clip.config import OpenClipConfig, read_config
+from clipkit.models.open_clip.positions import resize_positions
+from clipkit.models.open_clip.weights import build_clip, load_clip, without_downloads
+from clipkit.models.towers.base import (
+    ImageTower,
+    TextTower,
+    as_triple,
+    check_length,
+    group_by_block,
+)
+
+_RESIDUAL_BLOCK = re.compile(r"^\w+\.transformer\.resblocks\.(\d+)\.")
+_RESNET_STAGE = re.compile(r"^visual\.layer(\d+)\.")
+_RESNET_STRIDE = (32, 32)
+_HF_BLOCK = re.compile(r"\.(?:layer|layers|block|h)\.(\d+)\.")
+_BOTH = ("vision_cfg", "text_cfg")
+
+
+@final
+class OpenClipImageTower(ImageTower):
+    """The image tower of an open_clip configuration: ViT, ResNet or any timm trunk.
+
+    Args:
+        model: A name of ``open_clip.list_models()``, a path to a JSON configuration, or its
+            contents with at least ``embed_dim`` and ``vision_cfg``.
+        pretrained: A tag or a path of weights of the whole model; None for weights by chance.
+        patch_dropout: Share of a vision transformer's patches that training leaves out; None for
+            what the configuration says.
+
+    Raises:
+        ConfigError: If the configuration is unknown, cannot be built or be downloaded.
+        CheckpointError: If the weights belong to another architecture.
+
+    Examples:
+        >>> tower = OpenClipImageTower("ViT-B-32")
+        >>> tower.embedding_dim, tower.image_size
+        (512, 224)
+    """
+
+    def __init__(
+        self,
+        model: str | dict[str, Any],
+        pretrained: str | None = None,
+        patch_dropout: float | None = None,
+    ) -> None:
+        super().__init__()
+        config = read_config(model, needs=("vision_cfg",) if pretrained is None else _BOTH)
+        config = config.with_patch_dropout(patch_dropout)
+        if pretrained is None:
+            config = OpenClipConfig(
+                config.image_part()["model_cfg"], config.preprocess, config.name
+            )
+            clip = build_clip(config)
+        else:
+            clip, config = load_clip(config, pretrained)
+        self.visual: Any = clip.visual
+        self._config = without_downloads(config)
+        preprocess = self._config.preprocess
+        self.embedding_dim = int(config.model["embed_dim"])
+        self.image_size = int(config.model["vision_cfg"].get("image_size", 224))
+        self.image_mean = as_triple(preprocess["mean"])
+        self.image_std = as_triple(preprocess["std"])
+        self.interpolation = preprocess["interpolation"]
+        self.resize_mode = preprocess["resize_mode"]
+
+    def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B D"]:
+        """Embed normalised pictures; see ``ImageTower.forward``.
+
+        A vision transformer takes pictures of any multiple of its patches, a ResNet with attention
+        pooling of any multiple of its stride: their positions are interpolated.
+        """
+        name, step = _positions_of(self.visual)
+        if name is None or images.shape[-1] == self.image_size:
+            embeddings: Tensor = self.visual(images)
+        else:
+            grid = (images.shape[-2] // step[0], images.shape[-1] // step[1])
+            positions = resize_positions(self.visual.get_parameter(name), *grid)
+            embeddings = functional_call(self.visual, {name: positions}, images)
+        return embeddings
+
+    def config(self) -> dict[str, Any]:
+        """Plain arguments that build this architecture again, without weights or network."""
+        return {"model": self._config.image_part()}
+
+    def layer_groups(self) -> list[list[str]]:
+        """Parameter names from the patches to the projection; see ``Tower.layer_groups``."""
+        names = [name for name, _ in self.named_parameters()]
+        if self._config.model["vision_cfg"].get("timm_model_name"):
+            return _timm_groups(self.visual, names)
+        if hasattr(self.visual, "layer1"):
+            return group_by_block(names, block=_RESNET_STAGE, first=("visual.conv", "visual.bn"))
+        parts = ("conv1", "class_embedding", "positional_embedding", "ln_pre")
+        first = [f"visual.{part}" for part in parts]
+        return group_by_block(names, block=_RESIDUAL_BLOCK, first=first)
+
+
+def _positions_of(visual: Any) -> tuple[str | None, tuple[int, int]]:
+    """Name of the parameter of positions, if any, and the pixels (rows, columns) of a position."""
+    if hasattr(visual, "positional_embedding"):
+        return "positional_embedding", visual.patch_size
+    if hasattr(visual, "attnpool"):
+        return "attnpool.positional_embedding", _RESNET_STRIDE
+    return None, (1, 1)
+
+
+def _timm_groups(visual: Any, names: list[str]) -> list[list[str]]:
+    """The trunk's layers as timm orders them, then open_clip's projection."""
+    from clipkit.models.towers.timm_layers import trunk_groups
+
+    groups = [[f"visual.trunk.{name}" for name in group] for group in trunk_groups(visual.trunk)]
+    head = [name for name in names if name.startswith("visual.head.")]
+    return [*groups, head] if head else groups
+
+
+@final
+class OpenClipTextTower(TextTower):
+    """The text tower of an open_clip configuration: its own transformer or one of transformers'.
+
+    Args:
+        model: A name of ``open_clip.list_models()``, a path to a JSON configuration, or its
+            contents with at least ``embed_dim`` and ``text_cfg``.
+        pretrained: A tag or a path of weights of the whole model; None for weights by chance.
+        tokenizer_name: The tokenizer that belongs to the tower; None for the configuration's own.
+
+    Raises:
+        ConfigError: If the configuration is unknown, cannot be built or be downloaded.
+        CheckpointError: If the weights belong to another architecture.
+
+    Examples:
+        >>> OpenClipTextTower("ViT-B-32").trims_exactly
+        True
+    """
+
+    def __init__(
+        self,
+        model: str | dict[str, Any],
+        pretrained: str | None = None,
+        tokenizer_name: str | None = None,
+    ) -> None:
+        super().__init__()
+        config = read_config(model, needs=("text_cfg",) if pretrained is None else _BOTH)
+        text_cfg = config.model["text_cfg"]
+        if text_cfg.get("pool_type") == "none":
+            raise ConfigError("model: text_cfg.pool_type: 'none' gives no embedding of a caption")
+        if pretrained is None:
+            part = OpenClipConfig(config.text_part()["model_cfg"], name=config.name)
+            clip = build_clip(part)
+        else:
+            clip, _ = load_clip(config, pretrained)
+        self.text: nn.Module = clip.text
+        self._config = without_downloads(config)
+        self.embedding_dim = int(config.model["embed_dim"])
+        # transformers' models could read more than open_clip's tokenizer gives them
+        self.context_length = int(text_cfg.get("context_length", 77))
+        self.vocab_size = int(clip.text.vocab_size)
+        self.pad_id = _pad_id(text_cfg, clip.text)
+        self.tokenizer_name = tokenizer_name or _tokenizer_name(config)
+        self.trims_exactly = trims_exactly(text_cfg)
+
+    def forward(self, tokens: Int64[Tensor, "B S"]) -> Float[Tensor, "B D"]:
+        """Embed captions; see ``TextTower.forward``."""
+        check_length(tokens, self.context_length)
+        if not self.trims_exactly:
+            tokens = F.pad(tokens, (0, self.context_length - tokens.shape[1]), value=self.pad_id)
+        embeddings: Tensor = self.text(tokens)
+        return embeddings
+
+    def config(self) -> dict[str, Any]:
+        """Plain arguments that build this architecture again, without weights."""
+        return {"model": self._config.text_part(), "tokenizer_name": self.tokenizer_name}
+
+    def layer_groups(self) -> list[list[str]]:
+        """Parameter names from the vocabulary to the projection; see ``Tower.layer_groups``."""
+        names = [name for name, _ in self.named_parameters()]
+        if self._config.model["text_cfg"].get("hf_model_name"):
+            first = [n for n in names if "embed" in n and not _HF_BLOCK.search(n)]
+            return group_by_block(names, block=_HF_BLOCK, first=first)
+        stem = ("text.token_embedding", "text.positional_embedding")
+        return group_by_block(names, block=_RESIDUAL_BLOCK, first=stem)
+
+
+def trims_exactly(text_cfg: Mapping[str, Any]) -> bool:
+    """Whether padding behind the longest caption can be cut away without changing embeddings.
+
+    True where no pooled token can see the padding: behind a causal mask with pooling at the end
+    token (or the first), and in transformers' encoders, which mask the padding. Not true for
+    attention in both directions, pooling at the last position, or a class token behind the text.
+
+    Args:
+        text_cfg: The text_cfg of an open_clip configuration.
+
+    Examples:
+        >>> trims_exactly({"no_causal_mask": True}), trims_exactly({"pool_type": "argmax"})
+        (False, True)
+    """
+    if text_cfg.get("hf_model_name"):
+        return True
+    sees_padding = text_cfg.get("no_causal_mask", False) or text_cfg.get("embed_cls", False)
+    return not sees_padding and text_cfg.get("pool_type", "argmax") in ("argmax", "eos", "first")
+
+
+def _pad_id(text_cfg: Mapping[str, Any], text: Any) -> int:
+    """What the tower's tokenizer pads with.
+
+    open_clip's configurations do not say it: its own tokenizer pads with 0, transformers' models
+    name their id, and of the SigLIP family the first generation (T5's vocabulary) pads with 1.
+    """
+    if text_cfg.get("hf_model_name"):
+        return int(text.config.pad_token_id)
+    tokenizer = str(text_cfg.get("hf_tokenizer_name", ""))
+    if "SigLIP" in tokenizer and "SigLIP2" not in tokenizer and "pad_id" not in text_cfg:
+        return 1
+    return int(text_cfg.get("pad_id", 0))
+
+
+def _tokenizer_name(config: OpenClipConfig) -> str:
+    if config.name:
+        return f"open_clip:{config.name}"
+    text_cfg = config.model["text_cfg"]
+    name = text_cfg.get("hf_tokenizer_name") or text_cfg.get("hf_model_name")
+    return f"transformers:{name}" if name else "open_clip:ViT-B-32"
+
+
+def from_open_clip(
+    name: str | dict[str, Any],
+    pretrained: str | None = None,
+    label_head: LabelHead | None = None,
+    patch_dropout: float | None = None,
+) -> DualEncoder:
+    """A dual encoder of any open_clip configuration, with or without its weights.
+
+    Of a captioner (CoCa) the two towers are taken, without the decoder.
+
+    Args:
+        name: A name of ``open_clip.list_models()``, a path to a JSON configuration, or its
+            contents.
+        pretrained: A tag of that name, or a path of weights; None for weights by chance.
+        label_head: Scores classes from the image tower's output.
+        patch_dropout: Share of a vision transformer's patches that training leaves out (Li et al.
+            2023, arXiv:2212.00794); None for what the configuration says.
+
+    Returns:
+        The encoder; its scale and bias start as the configuration or the weights say.
+
+    Raises:
+        ConfigError: If the configuration is unknown (with close matches), or cannot be built or
+            downloaded.
+        CheckpointError: If the weights belong to another architecture.
+
+    Examples:
+        >>> encoder = from_open_clip("ViT-B-32-quickgelu", pretrained="openai")  # doctest: +SKIP
+    """
+    config = read_config(name, needs=_BOTH).with_patch_dropout(patch_dropout)
+    clip: Any = None
+    if pretrained is not None:
+        config = without_downloads(config)
+        clip, config = load_clip(config, pretrained)
+    image_tower = OpenClipImageTower(config.image_part())
+    text_tower = OpenClipTextTower(config.text_part(), tokenizer_name=_tokenizer_name(config))
+    if clip is not None:
+        image_tower.visual, text_tower.text = clip.visual, clip.text
+    logit_bias = config.model.get("init_logit_bias")
+    encoder = DualEncoder(
+        image_tower,
+        text_tower,
+        label_head,
+        logit_scale=math.exp(config.model.get("init_logit_scale", math.log(SOFTMAX_LOGIT_SCALE))),
+        logit_bias=logit_bias,
+        # the sigmoid loss wants scales above 100 (SigLIP ends near 117) and needs no limit
+        max_logit_scale=100.0 if logit_bias is None else None,
+    )
+    if clip is not None:
+        encoder.log_logit_scale.data.copy_(clip.logit_scale.data.reshape(()))
+        if encoder.logit_bias is not None:
+            encoder.logit_bias.data.copy_(clip.logit_bias.data.reshape(()))
+    return encoder

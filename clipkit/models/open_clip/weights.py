@@ -1,0 +1,222 @@
+"""Building open_clip's modules and filling them with weights."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from clipkit.errors import CheckpointError, ConfigError
+from clipkit.models.files.state_dicts import describe_mismatch, mismatch, read_state_dict
+from clipkit.models.open_clip.config import OpenClipConfig, merge_preprocess
+from clipkit.models.towers.timm_layers import fit_input_size
+from clipkit.remote_code import is_trusted, load_trusted, refuse_remote_code
+from clipkit.suggestions import did_you_mean
+
+# open_clip builds both towers or none; the one that nobody wants is made as small as can be.
+_NO_IMAGE = {"layers": 1, "width": 8, "head_width": 8, "patch_size": 1, "image_size": 1}
+_NO_TEXT = {"context_length": 1, "vocab_size": 1, "width": 8, "heads": 1, "layers": 1}
+
+
+def build_clip(config: OpenClipConfig) -> Any:
+    """open_clip's two-tower module, its captions in a module of their own (``.text``).
+
+    A part that ``config`` lacks is filled in by a tiny one. Parts that only a captioner needs
+    (CoCa's decoder) are left out.
+
+    Args:
+        config: The architecture.
+
+    Returns:
+        An ``open_clip.CustomTextCLIP`` with ``.visual`` and ``.text``, weights by chance unless
+        the configuration asks for a pretrained trunk.
+
+    Raises:
+        ConfigError: If open_clip, timm or transformers cannot build it.
+    """
+    import open_clip
+
+    from clipkit.models.open_clip.class_token_block import read_class_token_only
+
+    model = config.model
+    text_cfg = {**model.get("text_cfg", _NO_TEXT), "output_tokens": False}
+    vision_cfg = {**model.get("vision_cfg", _NO_IMAGE), "output_tokens": False}
+    if name := text_cfg.get("hf_model_name"):
+        _refuse_code(str(name))
+    try:
+        clip = open_clip.CustomTextCLIP(
+            model["embed_dim"], vision_cfg, text_cfg, quick_gelu=model.get("quick_gelu", False)
+        )
+    except Exception as error:  # whatever timm, transformers and the network may raise
+        first_line = str(error).strip().split("\n", 1)[0]
+        raise ConfigError(
+            f"model: open_clip cannot build this configuration: "
+            f"{type(error).__name__}: {first_line}{_offline_hint(model)}"
+        ) from error
+    if vision_cfg.get("timm_model_name"):  # open_clip notes the size down and leaves it there
+        size = vision_cfg.get("image_size", 224)
+        fit_input_size(clip.visual.trunk, size, option="vision_cfg.image_size")
+    if isinstance(clip.text, open_clip.transformer.TextTransformer):
+        clip.text.transformer.register_forward_pre_hook(_cut_mask, with_kwargs=True)
+    read_class_token_only(clip.visual)
+    return clip
+
+
+def _refuse_code(name: str) -> None:
+    """Refuse a text encoder with Python of its own; open_clip would have transformers ask for it.
+
+    Args:
+        name: A folder, or a name on the Hugging Face hub.
+
+    Raises:
+        ConfigError: If its configuration or its model is none of transformers' own.
+    """
+    from transformers import MODEL_MAPPING, AutoConfig
+
+    if is_trusted():
+        return
+    what = f"model: text_cfg.hf_model_name {name!r}"
+    try:
+        config = load_trusted(
+            what, lambda trusted: AutoConfig.from_pretrained(name, trust_remote_code=trusted)
+        )
+    except ConfigError:
+        raise
+    except Exception:
+        return
+    if "AutoModel" in getattr(config, "auto_map", {}) and type(config) not in MODEL_MAPPING:
+        raise refuse_remote_code(what)
+
+
+def _cut_mask(
+    module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Tensor, ...], dict[str, Any]]:
+    """Cut a causal mask to the length of the text; open_clip 3.3 passes it whole, and fails."""
+    del module
+    mask, length = kwargs.get("attn_mask"), args[0].shape[1]
+    if mask is not None:
+        kwargs = {**kwargs, "attn_mask": mask[..., :length, :length]}
+    return args, kwargs
+
+
+def _offline_hint(model: Mapping[str, Any]) -> str:
+    hub = model.get("text_cfg", {}).get("hf_model_name")
+    trunk = model.get("vision_cfg", {}).get("timm_model_pretrained")
+    if hub:
+        return f" (it needs {hub!r} from the Hugging Face hub or its cache, or give a folder)"
+    return " (timm_model_pretrained: true needs the network or a cache)" if trunk else ""
+
+
+def load_clip(config: OpenClipConfig, pretrained: str) -> tuple[Any, OpenClipConfig]:
+    """Build the whole of ``config`` and fill it with pretrained weights.
+
+    Args:
+        config: The architecture, both towers.
+        pretrained: A tag of open_clip for ``config.name``, or a path of a file of weights.
+
+    Returns:
+        The module, and the configuration with the preprocessing that belongs to the weights.
+
+    Raises:
+        ConfigError: If there is no such tag or file, or it cannot be downloaded.
+        CheckpointError: If the weights belong to another architecture.
+    """
+    path, preprocess = _find_weights(config, pretrained)
+    loaded = OpenClipConfig({**config.model, **_bare(config.model)}, preprocess, config.name)
+    clip = build_clip(loaded)
+    bias = config.model.get("init_logit_bias")
+    if bias is not None:
+        clip.logit_bias = nn.Parameter(torch.tensor(float(bias)))
+    _fill(clip, path)
+    return clip, loaded
+
+
+def _bare(model: Mapping[str, Any]) -> dict[str, Any]:
+    """The towers' configurations without pretrained trunks: better weights come anyway."""
+    bare: dict[str, Any] = {}
+    if model.get("vision_cfg", {}).get("timm_model_name"):
+        bare["vision_cfg"] = {**model["vision_cfg"], "timm_model_pretrained": False}
+    if model.get("text_cfg", {}).get("hf_model_name"):
+        bare["text_cfg"] = {**model["text_cfg"], "hf_model_pretrained": False}
+    return bare
+
+
+def without_downloads(config: OpenClipConfig) -> OpenClipConfig:
+    """The same architecture that asks for no pretrained trunk when it is built."""
+    return OpenClipConfig({**config.model, **_bare(config.model)}, config.preprocess, config.name)
+
+
+def _find_weights(config: OpenClipConfig, pretrained: str) -> tuple[Path, dict[str, Any]]:
+    """The file of weights and the preprocessing that belongs to them."""
+    import open_clip
+
+    if Path(pretrained).is_file():
+        return Path(pretrained), config.preprocess
+    tags = open_clip.list_pretrained_tags_by_model(config.name) if config.name else []
+    if pretrained not in tags:
+        known = f"; its tags are {', '.join(tags)}" if tags else ""
+        raise ConfigError(
+            f"pretrained: {pretrained!r} is neither a file nor a tag of "
+            f"{config.name or 'this configuration'}{did_you_mean(pretrained, tags)}{known}"
+        )
+    tag = open_clip.get_pretrained_cfg(config.name, pretrained)
+    if tag.get("quick_gelu", False) != config.model.get("quick_gelu", False):
+        warnings.warn(
+            f"model {config.name!r}: quick_gelu is {config.model.get('quick_gelu', False)}, but "
+            f"{pretrained!r} was trained with {tag.get('quick_gelu', False)}; "
+            f"its embeddings will be poor",
+            stacklevel=4,
+        )
+    try:
+        return Path(open_clip.download_pretrained(tag)), merge_preprocess(tag)
+    except Exception as error:  # the hub's, urllib's and the disk's errors have no common base
+        raise ConfigError(
+            f"pretrained: the weights {pretrained!r} of {config.name!r} are not in the cache and "
+            f"could not be downloaded ({type(error).__name__}: {error}); with no network, copy "
+            f"the file here and give its path"
+        ) from error
+
+
+def _fill(clip: nn.Module, path: Path) -> None:
+    """Load weights in any form that open_clip reads; positions are resized as it does.
+
+    Raises:
+        CheckpointError: If they do not fit.
+    """
+    import open_clip
+
+    try:
+        result = open_clip.load_checkpoint(clip, str(path), strict=False)
+    except Exception as error:  # open_clip meets foreign files with errors of many kinds
+        raise CheckpointError(f"{path}: {_explain(clip, path) or error}") from error
+    missing = list(getattr(result, "missing_keys", []))
+    extra = [key for key in getattr(result, "unexpected_keys", []) if not _is_decoder(key)]
+    if missing or extra:
+        raise CheckpointError(
+            f"{path}: {_explain(clip, path) or describe_mismatch(missing, extra, [])}"
+        )
+
+
+def _is_decoder(key: str) -> bool:
+    return key.startswith("text_decoder.")
+
+
+def _explain(clip: nn.Module, path: Path) -> str:
+    """Which parameters of a file differ from the module's."""
+    given: dict[str, Tensor] = read_state_dict(path)
+    if any(key.startswith("encoder.") for key in given):
+        return (
+            "this is a checkpoint of clipkit, not of open_clip; load it with "
+            "clipkit.models.load_encoder, or export it first (clipkit export)"
+        )
+    if "positional_embedding" in given:  # the names of open_clip's plain CLIP
+        given = {_custom_text_name(key): value for key, value in given.items()}
+    return mismatch(clip.state_dict(), {k: v for k, v in given.items() if not _is_decoder(k)})
+
+
+def _custom_text_name(key: str) -> str:
+    return key if key.startswith(("visual.", "logit_")) else f"text.{key}"

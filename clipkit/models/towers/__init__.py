@@ -1,0 +1,1 @@
+"""Abstract towers, timm and transformers towers, and their helpers."""

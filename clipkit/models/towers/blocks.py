@@ -1,0 +1,46 @@
+"""The blocks that a tower is made of, found by the names of its parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from clipkit.models.towers.base import Tower
+
+
+def tower_blocks(tower: Tower) -> list[nn.Module]:
+    """The modules that hold exactly the parameters of one layer group, from input to output.
+
+    These are the units in which a tower is sharded, compiled, and recomputed. Of groups that are
+    no module (an input's embeddings beside a class token) there is none.
+
+    Args:
+        tower: Any tower; only ``layer_groups`` is asked.
+
+    Returns:
+        Modules inside the tower, none within another.
+
+    Examples:
+        >>> len(tower_blocks(from_open_clip("ViT-B-32").image_tower))
+        12
+    """
+    found = (_module_of(tower, names) for names in tower.layer_groups())
+    return [module for module in found if module is not None]
+
+
+def _module_of(tower: nn.Module, names: Sequence[str]) -> nn.Module | None:
+    """The module whose parameters are exactly ``names``; None where there is none."""
+    paths = [name.split(".")[:-1] for name in names]
+    common = paths[0]
+    for path in paths[1:]:
+        length = next(
+            (i for i, pair in enumerate(zip(common, path, strict=False)) if pair[0] != pair[1]),
+            min(len(common), len(path)),
+        )
+        common = common[:length]
+    prefix = ".".join(common)
+    module = tower.get_submodule(prefix)
+    held = {f"{prefix}.{name}" for name, _ in module.named_parameters()}
+    # a single weight is no block: a linear layer may be used without being called
+    return module if prefix and len(names) > 2 and held == set(names) else None

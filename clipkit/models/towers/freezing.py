@@ -1,0 +1,58 @@
+"""Locking towers: wholly, or up to their last layers."""
+
+from __future__ import annotations
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from clipkit.errors import ConfigError
+from clipkit.models.towers.base import Tower
+
+
+def lock(tower: Tower, unlocked_groups: int = 0) -> None:
+    """Train only the last layer groups of a tower; with none, this is LiT's locked tower.
+
+    A locked tower also stays in evaluation mode while the encoder trains: no dropout, and batch
+    norms keep their statistics (Zhai et al. 2022, section 3). Parameters that are constants by
+    design stay so.
+
+    Args:
+        tower: The tower of an encoder.
+        unlocked_groups: How many of ``tower.layer_groups()``, counted from the output, go on
+            learning.
+
+    Raises:
+        ConfigError: If the tower has fewer groups.
+
+    Examples:
+        >>> lock(encoder.image_tower)                     # LiT
+        >>> lock(encoder.image_tower, unlocked_groups=2)  # all but projection and last block
+    """
+    groups = tower.layer_groups()
+    if not 0 <= unlocked_groups <= len(groups):
+        raise ConfigError(
+            f"unlocked_groups: this tower has {len(groups)} layer groups, got {unlocked_groups}"
+        )
+    for names in groups[: len(groups) - unlocked_groups]:
+        for name in names:
+            tower.get_parameter(name).requires_grad_(False)
+
+
+def is_locked(module: nn.Module) -> bool:
+    """Whether a module has parameters, and none of them learns."""
+    parameters = list(module.parameters())
+    return bool(parameters) and not any(p.requires_grad for p in parameters)
+
+
+def keep_locked_in_evaluation(module: nn.Module) -> None:
+    """Put locked modules of a model that was set to training back into evaluation mode.
+
+    Args:
+        module: Its direct parts that are locked, and every locked batch norm within, are changed.
+    """
+    for part in module.children():
+        if is_locked(part):
+            part.eval()
+    for part in module.modules():
+        if isinstance(part, _BatchNorm) and is_locked(part):
+            part.eval()

@@ -1,0 +1,124 @@
+"""Any image model of timm as a tower."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, final
+
+from jaxtyping import Float
+from torch import Tensor
+
+from clipkit.errors import ConfigError
+from clipkit.models.towers.base import ImageTower, as_triple
+from clipkit.models.towers.projection import Projection, make_projection
+from clipkit.models.towers.timm_layers import fit_input_size, trunk_groups
+from clipkit.suggestions import did_you_mean
+
+
+@final
+class TimmImageTower(ImageTower):
+    """A timm model without its classifier, and a projection.
+
+    Pictures are normalised as timm's own weights of that model expect it.
+
+    Args:
+        model: A name of ``timm.list_models()``, with or without the tag of its weights.
+        embedding_dim: Components of an embedding.
+        image_size: Height and width of the pictures, in pixels; None for the model's own.
+        pretrained: True for timm's weights, a path for a file of weights of the whole model,
+            False for weights by chance.
+        projection: "linear", "mlp" or "none".
+        patch_dropout: Share of a transformer's patches that training leaves out.
+
+    Raises:
+        ConfigError: If timm has no such model, cannot build it at that size, or cannot get or
+            read the weights.
+
+    Examples:
+        >>> TimmImageTower("test_vit", embedding_dim=24, image_size=64).image_size
+        64
+    """
+
+    def __init__(
+        self,
+        model: str,
+        embedding_dim: int,
+        image_size: int | None = None,
+        pretrained: bool | str = False,
+        projection: Projection = "linear",
+        patch_dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        from timm.data import resolve_model_data_config
+
+        trunk = _create(model, pretrained, patch_dropout)
+        preprocess = resolve_model_data_config(trunk)
+        self.image_size = image_size or int(preprocess["input_size"][-1])
+        fit_input_size(trunk, self.image_size, option="image_size")
+        num_features = getattr(trunk, "head_hidden_size", None) or trunk.num_features
+        self.trunk = trunk
+        self.projection = make_projection(projection, num_features, embedding_dim)
+        self.embedding_dim = embedding_dim
+        self.image_mean = as_triple(preprocess["mean"])
+        self.image_std = as_triple(preprocess["std"])
+        self.interpolation = preprocess["interpolation"]
+        self.resize_mode = "shortest"
+        self._config = {
+            "model": model,
+            "projection": projection,
+            "patch_dropout": patch_dropout,
+        }
+
+    def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B D"]:
+        """Embed normalised pictures; see ``ImageTower.forward``."""
+        embeddings: Tensor = self.projection(self.trunk(images))
+        return embeddings
+
+    def config(self) -> dict[str, Any]:
+        """Plain arguments that build this architecture again, without weights or network."""
+        sizes = {"embedding_dim": self.embedding_dim, "image_size": self.image_size}
+        return {**self._config, **sizes, "pretrained": False}
+
+    def layer_groups(self) -> list[list[str]]:
+        """Parameter names from the input to the projection; see ``Tower.layer_groups``."""
+        groups = [[f"trunk.{name}" for name in group] for group in trunk_groups(self.trunk)]
+        head = [f"projection.{name}" for name, _ in self.projection.named_parameters()]
+        return [*groups, head] if head else groups
+
+
+def _create(model: str, pretrained: bool | str, patch_dropout: float) -> Any:
+    """The timm model without its classifier, filled with the weights that are asked for."""
+    import timm
+
+    if not timm.is_model(model):
+        raise ConfigError(
+            f"model: timm has no model {model!r}{did_you_mean(model, timm.list_models())}"
+        )
+    if not 0 <= patch_dropout < 1:
+        raise ConfigError(f"patch_dropout: expected 0 up to but not 1, got {patch_dropout}")
+    options: dict[str, Any] = {"patch_drop_rate": patch_dropout} if patch_dropout else {}
+    overlay = None
+    if isinstance(pretrained, str):
+        if not Path(pretrained).is_file():
+            raise ConfigError(f"pretrained: there is no file {pretrained!r}")
+        overlay = {"file": pretrained}
+    try:
+        return timm.create_model(
+            model,
+            pretrained=bool(pretrained),
+            pretrained_cfg_overlay=overlay,
+            num_classes=0,
+            **options,
+        )
+    except TypeError as error:
+        if not patch_dropout:
+            raise
+        raise ConfigError(
+            f"patch_dropout: timm's {model!r} cannot leave out patches; take a vision "
+            f"transformer, or leave the option out"
+        ) from error
+    except Exception as error:  # the hub's and the disk's errors have no common base
+        raise ConfigError(
+            f"model: timm cannot build {model!r} with pretrained={pretrained!r}: "
+            f"{type(error).__name__}: {error}; with no network, give pretrained the path of a file"
+        ) from error

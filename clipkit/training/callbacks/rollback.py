@@ -1,0 +1,56 @@
+"""Back to the weights of a checkpoint during a run, while data and schedules continue."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lightning.pytorch import Trainer
+from torch import nn
+
+from clipkit.training.callbacks.average_weights import AverageWeights
+from clipkit.training.checkpoints.contents import AVERAGE, take_out_averages
+
+
+def restore_weights(trainer: Trainer, path: str) -> int:
+    """Restore what a run has learned from a checkpoint; what it counts continues.
+
+    Weights, buffers, the memory of losses, the optimizer's state and the average of the weights go
+    back. Data, steps and epochs do not, and no schedule does: neither the learning rate, nor the
+    weights of loss terms, nor the decay of the average.
+
+    Args:
+        trainer: In a fit.
+        path: The checkpoint; all ranks give the same one.
+
+    Returns:
+        The optimizer step of the checkpoint.
+    """
+    checkpoint = trainer.strategy.load_checkpoint(path)
+    take_out_averages(checkpoint)
+    steps = _schedule_steps(getattr(trainer.lightning_module, "loss", None))
+    trainer.strategy.load_model_state_dict(checkpoint)
+    for part, num_steps in steps.items():
+        part.num_steps = num_steps  # type: ignore[assignment]
+    _restore_moments(trainer, checkpoint)
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, AverageWeights) and checkpoint[AVERAGE]:
+            callback.restore(checkpoint[AVERAGE])
+    return int(checkpoint["global_step"])
+
+
+def _restore_moments(trainer: Trainer, checkpoint: Mapping[str, Any]) -> None:
+    """Load the optimizer's state, but leave its groups the learning rates of this step."""
+    groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
+    options = [{name: value for name, value in g.items() if name != "params"} for g in groups]
+    trainer.strategy.load_optimizer_state_dict(checkpoint)
+    groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
+    for group, own in zip(groups, options, strict=True):
+        group.update(own)
+
+
+def _schedule_steps(loss: object) -> dict[nn.Module, int]:
+    """The steps that the parts of an objective count for their schedules."""
+    modules = loss.modules() if isinstance(loss, nn.Module) else ()
+    counts = {module: getattr(module, "num_steps", None) for module in modules}
+    return {module: count for module, count in counts.items() if isinstance(count, int)}

@@ -1,0 +1,141 @@
+"""The rule that a run's folder belongs to one run: what a run left there, and who may write."""
+
+from __future__ import annotations
+
+import logging
+import re
+import shutil
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Final
+
+import fsspec
+from lightning.pytorch import Trainer
+
+from clipkit.atomic_files import FORMER_SUFFIX
+from clipkit.data.storage.urls import is_local, local_path
+from clipkit.errors import ConfigError
+from clipkit.training.callbacks.key_log import KeyLog
+from clipkit.training.callbacks.save_checkpoint import checkpoint_folders
+from clipkit.training.checkpoints.files import join
+from clipkit.training.loggers.metrics_csv import MetricsCsv
+
+_LOG: Final = logging.getLogger(__name__)
+_CHECKPOINT: Final = re.compile(
+    rf"(last|best|step=\d+)\.ckpt|\..*\.ckpt\..*{re.escape(FORMER_SUFFIX)}"
+)
+_LOGS: Final = ("metrics.csv", "bad_steps.jsonl")
+
+
+def traces_of_a_run(folder: str) -> list[str]:
+    """List what an earlier run left in a folder and a new one would replace.
+
+    The configuration is not among it: a run that was refused before its first step leaves one.
+
+    Args:
+        folder: The run's folder, or a URL.
+
+    Returns:
+        Names of checkpoints and logs, sorted; none where the folder is free or does not exist.
+
+    Raises:
+        ConfigError: If it is no folder.
+    """
+    system, root = fsspec.url_to_fs(folder)
+    if not system.exists(root):
+        return []
+    if not system.isdir(root):
+        raise ConfigError(f"trainer.default_root_dir: expected a folder, got the file {folder}")
+    names = [str(path).rstrip("/").rsplit("/", 1)[-1] for path in system.ls(root, detail=False)]
+    return sorted(name for name in names if _CHECKPOINT.fullmatch(name) or name in _LOGS)
+
+
+def refusal(option: str, folder: str, traces: Iterable[str], resume: str, option_of: str) -> str:
+    """Say that a folder belongs to another run, and the three ways out.
+
+    Args:
+        option: The option that names the folder, as messages call it.
+        folder: The folder.
+        traces: What the other run left there.
+        resume: How to continue that run.
+        option_of: The flag that gives another folder.
+    """
+    return (
+        f"{option}: {folder} holds a run ({', '.join(traces)}), and a new one would replace it; "
+        f"continue that run with {resume}, give another folder with {option_of}, or replace it "
+        f"with --overwrite"
+    )
+
+
+def check_folder_is_free(
+    trainer: Trainer, ckpt_path: str | None, resume_last: bool, overwrite: bool
+) -> None:
+    """Refuse to write into another run's folder, before anything in it is touched.
+
+    Args:
+        trainer: The trainer of the new run.
+        ckpt_path: The checkpoint that the run starts from; None for none.
+        resume_last: Whether ``--ckpt_path last`` was given, with or without a checkpoint there.
+        overwrite: Whether the user allowed to replace the other run.
+
+    Raises:
+        ConfigError: If the folder belongs to another run, or the options contradict each other.
+    """
+    folders = checkpoint_folders(trainer)
+    root = str(trainer.default_root_dir)
+    continues = resume_last or (ckpt_path is not None and _lies_in(ckpt_path, folders))
+    if overwrite and continues:
+        raise ConfigError(
+            f"--overwrite: does not go with --ckpt_path {'last' if resume_last else ckpt_path}, "
+            f"which continues the run in {root}; give one of them"
+        )
+    if resume_last and ckpt_path is None:
+        _LOG.warning("ckpt_path: no checkpoint in %s yet, so the run starts anew", root)
+    if overwrite or continues:
+        return
+    found = {folder: traces_of_a_run(folder) for folder in folders}
+    traces = found.pop(root) + [join(folder, name) for folder in found for name in found[folder]]
+    traces += [path for path in _filled_logs(trainer) if Path(path).parent != Path(root)]
+    if traces:
+        raise ConfigError(
+            refusal(
+                "trainer.default_root_dir",
+                root,
+                dict.fromkeys(traces),
+                "--ckpt_path last",
+                "--trainer.default_root_dir",
+            )
+        )
+
+
+def remove_run(folders: Sequence[str]) -> None:
+    """Remove what an earlier run left: checkpoints that a new one would be mistaken for.
+
+    Args:
+        folders: Where the new run writes, before it has written anything.
+    """
+    for folder in folders:
+        system, root = fsspec.url_to_fs(folder)
+        for name in traces_of_a_run(folder):
+            path = join(root, name)
+            if not is_local(folder):
+                system.rm(path, recursive=True)
+            elif Path(path).is_dir():
+                shutil.rmtree(path)
+            else:
+                Path(path).unlink(missing_ok=True)
+
+
+def _lies_in(ckpt_path: str, folders: Sequence[str]) -> bool:
+    """Return whether a checkpoint is one of the run's own."""
+    if not is_local(ckpt_path):
+        return ckpt_path.rpartition("/")[0] in [folder.rstrip("/") for folder in folders]
+    parent = local_path(ckpt_path).resolve().parent
+    return parent in [local_path(folder).resolve() for folder in folders if is_local(folder)]
+
+
+def _filled_logs(trainer: Trainer) -> list[str]:
+    """Return the logs that the run would cut back, and that hold something."""
+    logs = [one.path for one in trainer.callbacks if isinstance(one, KeyLog)]  # type: ignore[attr-defined]
+    logs += [one.path for one in trainer.loggers if isinstance(one, MetricsCsv)]
+    return [str(path) for path in logs if path.is_file() and path.stat().st_size > 0]

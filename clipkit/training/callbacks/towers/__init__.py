@@ -1,0 +1,1 @@
+"""Callbacks that change how the towers are trained; one per file."""

@@ -1,0 +1,90 @@
+"""Compiled towers, which captions of changing length do not compile again and again."""
+
+from __future__ import annotations
+
+from typing import Any, final
+
+import torch
+import torch._dynamo
+import torch.nn.functional as F
+from jaxtyping import Int64
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor, nn
+
+from clipkit.errors import ConfigError
+from clipkit.models import DualEncoder, TextTower
+from clipkit.models.towers.blocks import tower_blocks
+from clipkit.training.callbacks.towers.block_wrappers import compile_block
+
+
+@final
+class CompileTowers(Callback):
+    """Runs ``torch.compile`` over every block of both towers before a fit.
+
+    Blocks of one shape share one compiled graph, so this takes a fraction of the time that a whole
+    model takes. Captions are padded to a multiple of ``text_multiple`` tokens, which keeps shapes
+    few and even; torch then makes one graph for all lengths once it meets a second one. Weights
+    keep their names. Together with ``RecomputeActivations``, in either order, what a block
+    recomputes is compiled.
+
+    Args:
+        text_multiple: Captions are as long as the longest of the batch, rounded up to this.
+        backend: A backend of ``torch.compile``; "inductor" needs a C++ compiler, or Triton.
+        mode: A mode of ``torch.compile`` such as "max-autotune-no-cudagraphs"; None for its own.
+
+    Raises:
+        ConfigError: If ``text_multiple`` is not positive.
+
+    Examples:
+        >>> trainer = Trainer(callbacks=[CompileTowers(text_multiple=16)])
+    """
+
+    def __init__(
+        self, text_multiple: int = 16, backend: str = "inductor", mode: str | None = None
+    ) -> None:
+        if text_multiple < 1:
+            raise ConfigError(
+                f"CompileTowers.text_multiple: expected at least 1, got {text_multiple}"
+            )
+        self.text_multiple = text_multiple
+        self.backend = backend
+        self.mode = mode
+        self._done = False
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
+        """Mark the blocks; torch compiles them when they first run."""
+        if stage != "fit" or self._done:
+            return
+        self._done = True
+        # Blocks are smaller than the buckets that it would cut their graphs at.
+        torch._dynamo.config.optimize_ddp = False
+        encoder = pl_module.encoder
+        assert isinstance(encoder, DualEncoder), "CompileTowers belongs to ContrastiveModule"
+        for tower in (encoder.image_tower, encoder.text_tower):
+            for block in tower_blocks(tower):
+                compile_block(block, self.backend, self.mode)
+        encoder.text_tower.register_forward_pre_hook(self._round_up)
+
+    def _round_up(self, tower: nn.Module, args: tuple[Any, ...]) -> tuple[Tensor]:
+        assert isinstance(tower, TextTower)
+        return (round_up_length(args[0], self.text_multiple, tower.context_length, tower.pad_id),)
+
+
+def round_up_length(
+    tokens: Int64[Tensor, "B S"], multiple: int, longest: int, pad_id: int
+) -> Int64[Tensor, "B T"]:
+    """Captions padded to the next multiple of a length.
+
+    Args:
+        tokens: Token ids.
+        multiple: What the length shall be a multiple of, unless ``longest`` is in the way.
+        longest: Most tokens that the tower can read.
+        pad_id: What fills the rest.
+
+    Examples:
+        >>> round_up_length(torch.ones(2, 9, dtype=torch.int64), 8, 77, 0).shape
+        torch.Size([2, 16])
+    """
+    length = tokens.shape[1]
+    wanted = max(length, min(longest, -(-length // multiple) * multiple))
+    return F.pad(tokens, (0, wanted - length), value=pad_id)

@@ -1,0 +1,150 @@
+"""Small pictures and short captions first, the whole ones at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Final, final
+
+import torch.nn.functional as F
+from jaxtyping import UInt8
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from clipkit.data.text.truncate import cut_captions, end_of_cut
+from clipkit.errors import ConfigError
+from clipkit.models import DualEncoder, TextTower
+from clipkit.training.datamodule.pair_datamodule import PairDataModule
+from clipkit.training.progress.run_progress import run_progress
+from clipkit.types import Batch
+
+_SHORTEST_TEXT: Final = 3
+"""Start, one token, end."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenStage:
+    """A part of a run with fewer tokens.
+
+    Args:
+        until: Where the stage ends, as a part of the run, above 0 and below 1.
+        image_size: Height and width of the pictures, in pixels; None for the tower's own.
+        text_length: Most tokens of a caption, start and end included; None for the tokenizer's.
+    """
+
+    until: float
+    image_size: int | None = None
+    text_length: int | None = None
+
+
+@final
+class TokenSchedule(Callback):
+    """Trains on smaller pictures and shorter captions first, which costs less.
+
+    After the last stage pictures and captions are whole (CLIPA, Li et al. 2023, arXiv:2305.07017).
+    They come whole from the data and are made smaller on the device, so the order, the crops and a
+    resumed run are those of a run without this. open_clip's vision transformers interpolate their
+    positions; timm's convolutions take any size. Captions keep their end token.
+
+    Args:
+        stages: In order.
+
+    Raises:
+        ConfigError: If the stages are not in order, change nothing, or ask for more than the towers
+            take.
+
+    Examples:
+        >>> trainer = Trainer(callbacks=[
+        ...     TokenSchedule([TokenStage(0.8, image_size=112, text_length=16)])])
+    """
+
+    def __init__(self, stages: list[TokenStage]) -> None:
+        ends = [stage.until for stage in stages]
+        if not stages or any(a >= b for a, b in pairwise([0.0, *ends, 1.0])):
+            raise ConfigError(
+                f"TokenSchedule.stages: expected ends that grow between 0 and 1, got {ends}"
+            )
+        if any(stage.image_size is None and stage.text_length is None for stage in stages):
+            raise ConfigError(
+                f"TokenSchedule.stages: a stage needs image_size, text_length or both; got {stages}"
+            )
+        self.stages = stages
+        self._pad_id = 0
+        self._end: int | None = None
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse sizes and lengths that cannot be."""
+        encoder = pl_module.encoder
+        assert isinstance(encoder, DualEncoder), "TokenSchedule belongs to ContrastiveModule"
+        full = encoder.image_tower.image_size
+        for stage in self.stages:
+            if stage.image_size is not None and not 1 <= stage.image_size <= full:
+                raise ConfigError(
+                    f"TokenSchedule: expected sizes of at most the tower's {full} pixels, "
+                    f"got {stage.image_size}"
+                )
+        lengths = [stage.text_length for stage in self.stages if stage.text_length is not None]
+        if lengths:
+            _check_lengths(lengths, encoder.text_tower)
+            data = trainer.datamodule  # type: ignore[attr-defined]
+            assert isinstance(data, PairDataModule), "text_length needs a PairDataModule"
+            tokenizer = data.resolved_tokenizer()
+            self._pad_id, self._end = tokenizer.pad_id, end_of_cut(tokenizer)
+
+    def on_train_batch_start(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,  # noqa: ARG002
+        batch: Batch,
+        batch_idx: int,  # noqa: ARG002
+    ) -> None:
+        """Make the pictures and captions of this batch as small as they shall be."""
+        stage = stage_at(self.stages, run_progress(trainer).fraction)
+        if stage is None:
+            return
+        if (size := stage.image_size) is not None:
+            batch.images = shrink(batch.images, size)
+            if batch.negative_images is not None:
+                batch.negative_images = shrink(batch.negative_images, size)
+        if (length := stage.text_length) is not None:
+            if batch.tokens is not None:
+                batch.tokens = self._cut(batch.tokens, length)
+            if batch.negative_tokens is not None:
+                batch.negative_tokens = self._cut(batch.negative_tokens, length)
+
+    def _cut(self, tokens: Tensor, length: int) -> Tensor:
+        return cut_captions(tokens, length, self._pad_id, self._end)
+
+
+def stage_at(stages: Sequence[TokenStage], fraction: float) -> TokenStage | None:
+    """The stage where a part of the run is behind; None after the last one.
+
+    Examples:
+        >>> stages = [TokenStage(0.8, image_size=112)]
+        >>> stage_at(stages, 0.5).image_size, stage_at(stages, 0.8)
+        (112, None)
+    """
+    return next((stage for stage in stages if fraction < stage.until), None)
+
+
+def shrink(images: UInt8[Tensor, "B 3 H W"], size: int) -> UInt8[Tensor, "B 3 H2 W2"]:
+    """Pictures of ``size`` pixels, filtered so that no pixel is skipped."""
+    if images.shape[-1] == size or not len(images):
+        return images
+    small = F.interpolate(images.float(), (size, size), mode="bilinear", antialias=True)
+    return small.round_().clamp_(0, 255).to(images.dtype)
+
+
+def _check_lengths(lengths: Sequence[int], tower: TextTower) -> None:
+    if not tower.trims_exactly:
+        raise ConfigError(
+            "TokenSchedule.text_length: this text tower fills every caption up to "
+            f"{tower.context_length} tokens, so shorter ones save nothing; leave text_length out"
+        )
+    for length in lengths:
+        if not _SHORTEST_TEXT <= length <= tower.context_length:
+            raise ConfigError(
+                f"TokenSchedule: expected captions of {_SHORTEST_TEXT} to "
+                f"{tower.context_length} tokens, got text_length={length}"
+            )

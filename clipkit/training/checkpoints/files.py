@@ -1,0 +1,171 @@
+"""A run's checkpoints as files: where they lie, which one is the newest, which are whole."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import fsspec
+import torch
+
+from clipkit.atomic_files import (
+    FORMER_SUFFIX,
+    TEMPORARY_SUFFIX,
+    put_in_place,
+    restore,
+    temporary_path,
+)
+from clipkit.data.storage.urls import is_local, local_path
+from clipkit.errors import CheckpointError
+from clipkit.models.files import sharded as sharded_files
+from clipkit.training.checkpoints.io import UNREADABLE
+
+_LOG: Final = logging.getLogger(__name__)
+LAST: Final = "last.ckpt"
+
+
+def join(folder: str | Path, name: str) -> str:
+    """The place of a file in a folder, which may be a URL.
+
+    Examples:
+        >>> join("s3://bucket/run/", "last.ckpt")
+        's3://bucket/run/last.ckpt'
+    """
+    return f"{str(folder).rstrip('/')}/{name}" if str(folder) != "/" else f"/{name}"
+
+
+def duplicate(source: str, target: str) -> None:
+    """Give a checkpoint a second name, which stays when the first one moves on.
+
+    On a local disk nothing is copied where hard links are possible; in a store the copy is made
+    there.
+    """
+    if not is_local(source):
+        system, path = fsspec.url_to_fs(source)
+        system.copy(path, fsspec.url_to_fs(target)[1], recursive=system.isdir(path))
+        return
+    first, second = local_path(source), local_path(target)
+    copy = temporary_path(second)
+    if first.is_dir():
+        shutil.copytree(first, copy, copy_function=_link)
+    else:
+        _link(str(first), str(copy))
+    put_in_place(copy, second)
+
+
+def sweep(folder: str) -> None:
+    """Remove what killed runs left half written in ``folder``, and end what they had begun."""
+    if not is_local(folder):
+        return
+    for former in local_path(folder).glob(f".*.ckpt.*{FORMER_SUFFIX}"):
+        restore(former)
+    for path in local_path(folder).glob(f".*.ckpt.*{TEMPORARY_SUFFIX}"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def newest_complete(folder: str) -> str | None:
+    """The checkpoint of a run that went furthest, among those that are whole.
+
+    ``last.ckpt`` is looked at first; it is the newest unless a disk or a copy broke it. What is
+    half is left out aloud. A folder that had stepped aside when its run was killed counts, too.
+
+    Args:
+        folder: The run's folder, or a URL.
+
+    Returns:
+        Its path; None where there is no checkpoint at all.
+
+    Raises:
+        CheckpointError: If there are checkpoints and none is whole: starting anew would throw the
+            run away without a word.
+    """
+    system, root = fsspec.url_to_fs(folder)
+    if not system.isdir(root):
+        return None
+    listed_names = [str(path).rsplit("/", 1)[-1] for path in system.ls(root, detail=False)]
+    names = [
+        name
+        for name in listed_names
+        if name.endswith(FORMER_SUFFIX if name.startswith(".") else ".ckpt")
+    ]
+    broken: dict[str, str] = {}
+    for name in _newest_first(folder, names):
+        if not (problem := why_incomplete(join(folder, name))):
+            for other, reason in broken.items():
+                _LOG.warning(
+                    "%s: left out, %s; going on from %s", join(folder, other), reason, name
+                )
+            return join(folder, name)
+        broken[name] = problem
+    if not broken:
+        return None
+    listed = "; ".join(f"{name}: {reason}" for name, reason in broken.items())
+    raise CheckpointError(
+        f"ckpt_path: no checkpoint in {folder} is whole ({listed}); "
+        f"move them away to start anew, or name another with --ckpt_path FILE"
+    )
+
+
+def why_incomplete(path: str) -> str:
+    """What is wrong with a checkpoint; empty where it is whole.
+
+    All of it is read, so that every checksum in it is compared.
+    """
+    system, inside = fsspec.url_to_fs(path)
+    if system.isdir(inside):
+        if not is_local(path):
+            return "in parts, which are read from disks only; copy it to one"
+        return sharded_files.why_incomplete(Path(inside))
+    try:
+        with system.open(inside, "rb") as file, zipfile.ZipFile(file) as archive:
+            torn = archive.testzip()
+    except (zipfile.BadZipFile, OSError, EOFError, ValueError) as error:
+        return f"half written or torn ({str(error).lower()})"
+    return f"damaged at {torn}" if torn else ""
+
+
+def _newest_first(folder: str, names: list[str]) -> Iterator[str]:
+    """``last.ckpt``, then the others by the steps that they hold, then by their age."""
+    if LAST in names:
+        yield LAST
+    system, root = fsspec.url_to_fs(folder)
+
+    def rank(name: str) -> tuple[int, float]:
+        return _step_of(join(folder, name)), _modified(system, join(root, name))
+
+    yield from sorted((name for name in names if name != LAST), key=rank, reverse=True)
+
+
+def _step_of(path: str) -> int:
+    """The optimizer step of a checkpoint: by its name, else by what it says; -1 if it is torn."""
+    head, _, number = path.rsplit("/", 1)[-1].removesuffix(".ckpt").partition("=")
+    if head == "step" and number.isdigit():
+        return int(number)
+    if not is_local(path):
+        return -1  # reading it would bring it here whole
+    place = local_path(path)
+    file = place / sharded_files.META if place.is_dir() else place
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        return int(content["global_step"])
+    except (*UNREADABLE, KeyError, TypeError):
+        return -1  # why_incomplete says what is wrong
+
+
+def _modified(system: Any, path: str) -> float:
+    try:
+        return float(system.modified(path).timestamp())
+    except (NotImplementedError, FileNotFoundError, AttributeError):
+        return 0.0
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(source, target)

@@ -1,0 +1,126 @@
+"""Checkpoints that are whole or not there."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any, Final, final
+
+from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch import Trainer
+from lightning.pytorch.plugins.io.wrapper import _WrappingCheckpointIO
+
+from clipkit.atomic_files import new_file, put_in_place, temporary_path
+from clipkit.data.storage.urls import is_local, local_path
+from clipkit.errors import CheckpointError, ConfigError
+from clipkit.models.files.sharded import is_sharded, read_sharded
+from clipkit.models.files.state_dicts import read_file, save_plain
+from clipkit.training.checkpoints.remote import local_copy
+
+UNREADABLE: Final = (pickle.UnpicklingError, RuntimeError, EOFError, OSError, zipfile.BadZipFile)
+_VERSION: Final = "pytorch-lightning_version"
+
+
+@final
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes a local checkpoint beside its target, to the disk, and only then renames it.
+
+    Lightning's own goes through a temporary file that may lie on another disk; its last move is
+    then a copy, and a killed run leaves half a checkpoint. Remote paths are left to fsspec, whose
+    stores show an object only once it is complete.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
+        """Write ``checkpoint`` to ``path``.
+
+        Args:
+            checkpoint: What ``Trainer.save_checkpoint`` collected.
+            path: The target; missing folders are made.
+            storage_options: Not supported, as in Lightning's own.
+
+        Raises:
+            OSError: If the disk is full, or the disk or the store refuses; the former checkpoint is
+                still there then.
+        """
+        if is_local(str(path)):
+            _write_file(checkpoint, local_path(str(path)))
+            return
+        try:
+            super().save_checkpoint(checkpoint, path, storage_options)
+        except OSError:
+            raise
+        except Exception as error:  # each store has classes of its own for "not now"
+            raise OSError(f"{type(error).__name__}: {error}") from error
+
+    def load_checkpoint(
+        self,
+        path: str | Path,
+        map_location: Any = None,  # noqa: ARG002
+        weights_only: bool | None = None,
+    ) -> dict[str, Any]:
+        """Read a checkpoint of a run, be it a file, a URL or a folder of parts, onto the CPU.
+
+        Only tensors and plain types are unpickled, also where Lightning or the environment variable
+        ``TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD`` would have everything unpickled.
+
+        Args:
+            path: The file, URL or folder.
+            map_location: Ignored; Lightning moves what it takes.
+            weights_only: True or None, which mean the same.
+
+        Raises:
+            CheckpointError: If it is missing, torn, or no checkpoint of a run.
+            ConfigError: If ``weights_only`` is False.
+        """
+        refuse_unpickling(weights_only)
+        if is_sharded(path):
+            return read_sharded(path)
+        try:
+            with local_copy(str(path)) as file:
+                checkpoint = read_file(file)
+        except (*UNREADABLE, KeyError) as error:
+            first_line = str(error).split("\n", 1)[0]
+            raise CheckpointError(
+                f"{path}: cannot be read as a checkpoint: {first_line}"
+            ) from error
+        if not isinstance(checkpoint, dict) or _VERSION not in checkpoint:
+            raise CheckpointError(
+                f"{path}: expected a checkpoint of clipkit fit; to start from another model's "
+                f"weights, give them to --model.encoder"
+            )
+        return checkpoint
+
+
+def _write_file(checkpoint: dict[str, Any], path: Path) -> None:
+    complete = temporary_path(path) if path.is_dir() else path
+    with new_file(complete) as temporary:
+        save_plain(checkpoint, temporary)
+    if complete != path:
+        put_in_place(complete, path)
+
+
+def use_atomic_checkpoints(trainer: Trainer) -> None:
+    """Have a trainer read and write checkpoints so, unless its strategy has a way of its own."""
+    outer = trainer.strategy.checkpoint_io
+    if type(outer) is TorchCheckpointIO:
+        trainer.strategy.checkpoint_io = AtomicCheckpointIO()
+    elif isinstance(outer, _WrappingCheckpointIO) and type(outer.checkpoint_io) is (
+        TorchCheckpointIO
+    ):
+        outer._checkpoint_io = AtomicCheckpointIO()  # its setter takes the first one only
+
+
+def refuse_unpickling(weights_only: bool | None) -> None:
+    """Refuse the option that has a checkpoint run code.
+
+    Raises:
+        ConfigError: If ``weights_only`` is False.
+    """
+    if weights_only is False:
+        raise ConfigError(
+            "weights_only: expected true, got false: a checkpoint that is unpickled can run any "
+            "code; clipkit reads tensors and plain types only"
+        )

@@ -1,0 +1,1 @@
+"""Checks of options that need no trainer."""

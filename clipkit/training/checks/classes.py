@@ -1,0 +1,110 @@
+"""The names of classes between data, label head and checkpoint: adopted once, then checked."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from clipkit.class_names import conflict
+from clipkit.errors import CheckpointError, ConfigError
+from clipkit.models import LabelHead, PrototypeLabelHead
+from clipkit.models.checkpoints.encoder import KEY
+
+_LOG: Final = logging.getLogger(__name__)
+
+
+def adopt_class_names(head: LabelHead, names: Sequence[str]) -> None:
+    """Give a label head the names of its data's classes, or check those that it has.
+
+    Args:
+        head: The head; its ``class_names`` are set.
+        names: Names of the data's classes in the order of their numbers; none where they have none.
+
+    Raises:
+        ConfigError: If the head has fewer classes, or other names at the same numbers.
+    """
+    if not any(names):
+        if any(head.class_names):
+            _LOG.warning(
+                "model.encoder: the label head names its classes (%s), the data do not: class "
+                "numbers of the data are taken for the head's",
+                _listed(head.class_names),
+            )
+        return
+    if len(names) > head.num_classes:
+        raise ConfigError(
+            f"model.encoder.label_head: expected num_classes of at least {len(names)}, as the data "
+            f"name classes 0 to {len(names) - 1} ({_listed(names)}), got {head.num_classes}"
+        )
+    _check_names(head, names)
+    own = [*head.class_names, *[""] * (head.num_classes - len(head.class_names))]
+    given = [*names, *[""] * (head.num_classes - len(names))]
+    # Those of the data come first: sentences may call a class otherwise.
+    head.class_names = tuple(b or a for a, b in zip(own, given, strict=True))
+
+
+def check_class_names(head: LabelHead | None, checkpoint: Mapping[str, Any]) -> None:
+    """Compare the names of a checkpoint's classes with those of the head that it is loaded into.
+
+    Args:
+        head: The head; one without names takes those of the checkpoint. None: nothing is checked.
+        checkpoint: What Lightning loaded.
+
+    Raises:
+        CheckpointError: If a class has another name.
+    """
+    stored = _stored_names(checkpoint)
+    if head is None or not stored:
+        if head is not None and any(head.class_names):
+            _LOG.warning(
+                "ckpt_path: the checkpoint does not name its classes (clipkit wrote no names into "
+                "earlier ones); their numbers are taken for those of the data (%s)",
+                _listed(head.class_names),
+            )
+        return
+    at = conflict(head.class_names, stored)
+    if at is not None:
+        raise CheckpointError(
+            f"ckpt_path: class {at} is {stored[at]!r} in the checkpoint and "
+            f"{head.class_names[at]!r} in the data; number the classes as in training: give a "
+            f"folder or table of all its classes as data.train, or a table with their numbers"
+        )
+    if not any(head.class_names) and len(stored) == head.num_classes:
+        head.class_names = tuple(stored)
+
+
+def _check_names(head: LabelHead, names: Sequence[str]) -> None:
+    """Refuse other names at the same numbers; sentences may call a class as they like."""
+    for number, (given, own) in enumerate(zip(names, head.class_names, strict=False)):
+        if not given or not own or given == own:
+            continue
+        is_renamed = given not in head.class_names and own not in names
+        if not (is_renamed and isinstance(head, PrototypeLabelHead)):
+            raise ConfigError(
+                f"model.encoder.label_head: class {number} is {own!r} for the label head and "
+                f"{given!r} in the data; number the classes alike, or start with a new head"
+            )
+        _LOG.warning(
+            "model.encoder.label_head: class %d is %r in its sentences and %r in the data",
+            number,
+            own,
+            given,
+        )
+
+
+def _stored_names(checkpoint: Mapping[str, Any]) -> list[str]:
+    part: Any = checkpoint
+    for name in (KEY, "encoder", "init_args", "label_head"):
+        part = part.get(name) if isinstance(part, Mapping) else None
+    if not isinstance(part, Mapping):
+        return []
+    arguments = part.get("init_args")
+    inside = arguments.get("class_names") if isinstance(arguments, Mapping) else None
+    names = part.get("class_names", inside)
+    return [str(name) for name in names] if isinstance(names, list) else []
+
+
+def _listed(names: Sequence[str]) -> str:
+    known = [name for name in names if name]
+    return f"{', '.join(known[:8])}{', ...' if len(known) > 8 else ''}"

@@ -1,0 +1,135 @@
+"""What can be known to fail before the first step."""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+import torch
+
+from clipkit.data.text.tokenizer import Tokenizer
+from clipkit.errors import ConfigError
+from clipkit.losses import CombinedLoss
+from clipkit.models import DualEncoder, ImageTower, TextTower
+from clipkit.models.dual_encoder import SOFTMAX_LOGIT_SCALE
+from clipkit.types import Embeddings
+
+_LOG: Final = logging.getLogger(__name__)
+
+
+def check_tokenizer(tokenizer: Tokenizer, tower: TextTower) -> None:
+    """Whether the text tower can read what the tokenizer writes.
+
+    Raises:
+        ConfigError: If it cannot.
+    """
+    if tokenizer.vocab_size > tower.vocab_size:
+        raise ConfigError(
+            f"data.tokenizer: {tokenizer.name} has {tokenizer.vocab_size} tokens, the text tower "
+            f"knows {tower.vocab_size}; the tower's own tokenizer is {tower.tokenizer_name}"
+        )
+    if tokenizer.context_length > tower.context_length:
+        raise ConfigError(
+            f"data.tokenizer: {tokenizer.name} gives up to {tokenizer.context_length} tokens, the "
+            f"text tower reads {tower.context_length}; "
+            f"set data.tokenizer.init_args.context_length to that"
+        )
+    if tokenizer.pad_id != tower.pad_id:
+        raise ConfigError(
+            f"data.tokenizer: {tokenizer.name} pads with id {tokenizer.pad_id}, the text tower "
+            f"expects {tower.pad_id}; the tower's own tokenizer is {tower.tokenizer_name}"
+        )
+
+
+def check_image_size(image_size: int, tower: ImageTower) -> None:
+    """Whether the image tower expects pictures of the size that the transform makes.
+
+    Raises:
+        ConfigError: If not.
+    """
+    if image_size != tower.image_size:
+        raise ConfigError(
+            f"data: the image transform makes pictures of {image_size} pixels, the image tower "
+            f"expects {tower.image_size}; leave the transform out, or give both the same size"
+        )
+
+
+def check_objective(encoder: DualEncoder, loss: CombinedLoss) -> None:
+    """Whether the loss gets from this encoder what it needs: a head, a bias, or none.
+
+    Raises:
+        ConfigError: If it does not.
+    """
+    device = encoder.log_logit_scale.device
+    unit = torch.eye(2, encoder.embedding_dim, device=device)
+    head = encoder.label_head
+    loss.check(
+        Embeddings(
+            image=unit,
+            text=unit,
+            logit_scale=encoder.logit_scale.detach(),
+            logit_bias=None if encoder.logit_bias is None else encoder.logit_bias.detach(),
+            label_logits=None if head is None else torch.zeros(2, head.num_classes, device=device),
+        )
+    )
+
+
+def warn_of_start(encoder: DualEncoder) -> None:
+    """Say aloud that a scale for the softmax loss starts together with the sigmoid's bias."""
+    scale = float(encoder.logit_scale.detach())
+    if encoder.logit_bias is not None and abs(scale - SOFTMAX_LOGIT_SCALE) < 0.01:
+        _LOG.warning(
+            "model.encoder: logit_scale starts at %.2f, meant for the softmax loss, beside a "
+            "logit_bias; the sigmoid loss was published with logit_scale 10 and logit_bias -10",
+            scale,
+        )
+
+
+def check_clipping(max_norm: float | None) -> None:
+    """Check that gradients can be clipped to a norm or value; 0 and None mean no clipping.
+
+    Args:
+        max_norm: The trainer's ``gradient_clip_val``.
+
+    Raises:
+        ConfigError: If it is negative, which would reverse every gradient, or NaN.
+    """
+    if max_norm is not None and not max_norm >= 0:
+        raise ConfigError(
+            f"trainer.gradient_clip_val: expected a positive number, or 0 or null for no clipping, "
+            f"got {max_norm}"
+        )
+
+
+def check_accumulation(num_batches: int) -> None:
+    """Whether the batch can grow during a run: not inside a window of accumulated gradients.
+
+    Args:
+        num_batches: The trainer's ``accumulate_grad_batches``.
+
+    Raises:
+        ConfigError: If gradients are accumulated.
+    """
+    if num_batches > 1:
+        raise ConfigError(
+            f"data.batch_size_stages: does not go with trainer.accumulate_grad_batches="
+            f"{num_batches}; set model.micro_batch_size to what fits into memory instead"
+        )
+
+
+def warn_of_accumulation(num_batches: int) -> None:
+    """Say aloud that added-up gradients of small batches are not those of a big one.
+
+    Args:
+        num_batches: The trainer's ``accumulate_grad_batches``.
+    """
+    if num_batches > 1:
+        _LOG.warning(
+            "trainer.accumulate_grad_batches=%d: each picture is compared with the captions of its "
+            "own batch only, and each batch counts alike however many labels it has; for the exact "
+            "gradients of a batch %d times as big, multiply data.batch_size by %d and set "
+            "model.micro_batch_size to what fits",
+            num_batches,
+            num_batches,
+            num_batches,
+        )

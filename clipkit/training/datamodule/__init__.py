@@ -1,0 +1,1 @@
+"""The data module and how its options become an index or a mixture."""

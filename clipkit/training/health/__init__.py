@@ -1,0 +1,1 @@
+"""Bad steps and stalled ranks: the logic without Lightning."""

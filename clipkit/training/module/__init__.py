@@ -1,0 +1,1 @@
+"""The Lightning module and the callbacks that it always brings along."""

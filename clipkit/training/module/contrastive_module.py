@@ -1,0 +1,310 @@
+"""The training of a dual encoder, as Lightning sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, final
+
+import torch
+from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
+from torch.optim import Optimizer
+
+from clipkit.errors import ConfigError
+from clipkit.losses import CombinedLoss, embed_in_micro_batches
+from clipkit.models import DualEncoder
+from clipkit.models.checkpoints.encoder import KEY
+from clipkit.models.towers.freezing import lock
+from clipkit.optim import ParameterGroups, Schedule
+from clipkit.training.callbacks.average_weights import warn_of_unused_average
+from clipkit.training.checkpoints.contents import (
+    PACE,
+    check_architecture,
+    run_entry,
+    take_out_averages,
+)
+from clipkit.training.checkpoints.io import use_atomic_checkpoints
+from clipkit.training.checks.classes import adopt_class_names, check_class_names
+from clipkit.training.checks.options import (
+    check_accumulation,
+    check_clipping,
+    check_objective,
+    warn_of_accumulation,
+    warn_of_start,
+)
+from clipkit.training.datamodule.pair_datamodule import PairDataModule
+from clipkit.training.health.step_health import unscale_once
+from clipkit.training.module.cursor_commit import CursorCommit
+from clipkit.training.module.data_counters import DataCounters
+from clipkit.training.module.step_seed import seed_step
+from clipkit.training.module.term_means import TermMeans
+from clipkit.training.progress.run_progress import (
+    Pace,
+    change_pace,
+    resume_pace,
+    run_progress,
+    samples_of_step,
+    total_steps,
+)
+from clipkit.training.strategies.sharding import (
+    clip_gradients,
+    gathered_dtype,
+    gradient_norm,
+    shard_encoder,
+)
+from clipkit.types import Batch, Embeddings
+
+_CONFIGURED = ("lr", "weight_decay")
+"""Options of an optimizer's groups that the configuration decides, also in a resumed run."""
+
+
+@final
+class ContrastiveModule(LightningModule):
+    """Trains an encoder: ``loss(encoder(batch), batch)``, and logging.
+
+    The learning rate follows ``schedule`` over the part of the run that is behind, which with
+    ``trainer.max_time`` is a matter of the clock (see ``run_progress``). Learning rates and weight
+    decays of the configuration win over those of a checkpoint.
+
+    Args:
+        encoder: What is trained.
+        loss: The objective.
+        optimizer: Builds the optimizer from groups of parameters.
+        schedule: Factor of the learning rate over the run.
+        groups: Which parameters decay, and which learn slower; None for no decay of norms, biases,
+            embeddings and the scale, and one learning rate.
+        micro_batch_size: Samples whose activations are held at a time; the loss still sees the
+            whole batch, and gradients are those of the whole batch. None for all at once.
+
+    Attributes:
+        run_config: The resolved configuration of the run, in plain types; stored in checkpoints.
+        group_options: Learning rate and weight decay of each group of the optimizer, as configured.
+        pace: How this start counts steps, whose samples may be more or fewer than at the first.
+
+    Examples:
+        >>> module = ContrastiveModule(
+        ...     from_open_clip("ViT-B-32"), CombinedLoss(ContrastiveLoss()), AdamW, WarmupCosine())
+    """
+
+    def __init__(
+        self,
+        encoder: DualEncoder,
+        loss: CombinedLoss,
+        optimizer: OptimizerCallable,
+        schedule: Schedule,
+        groups: ParameterGroups | None = None,
+        micro_batch_size: int | None = None,
+    ) -> None:
+        super().__init__()
+        if micro_batch_size is not None and micro_batch_size < 1:
+            raise ConfigError(
+                f"model.micro_batch_size: expected at least 1 or null, got {micro_batch_size}"
+            )
+        self.micro_batch_size = micro_batch_size
+        self.encoder = encoder
+        self.loss = loss
+        self.schedule = schedule
+        self.run_config: dict[str, Any] = {}
+        self.pace = Pace()
+        self._build_optimizer = optimizer
+        self._groups = groups or ParameterGroups()
+        self.group_options: list[dict[str, Any]] = []
+        self._is_sharded = False
+        self._means = TermMeans()
+
+    def forward(self, batch: Batch) -> Embeddings:
+        """The embeddings of a batch."""
+        if self.micro_batch_size is None:
+            embeddings: Embeddings = self.encoder(batch)
+            return embeddings
+        return embed_in_micro_batches(self.encoder, batch, self.micro_batch_size)
+
+    def setup(self, stage: str) -> None:
+        """Count steps; tell a label head its classes; lock a text tower that nothing trains.
+
+        Checkpoints are read and written clipkit's way from here on, whoever builds the trainer.
+        """
+        use_atomic_checkpoints(self.trainer)
+        samples = self._samples_of_step()
+        self.pace = Pace() if samples is None else Pace(step_samples=samples, now=samples)
+        head, data = self.encoder.label_head, getattr(self.trainer, "datamodule", None)
+        if isinstance(data, PairDataModule):
+            data.check_batch = self.check_batch
+            if head is not None:
+                head.read_texts(data.resolved_tokenizer())
+                adopt_class_names(head, data.class_names)
+        taught = self.loss.reads_captions or (head is not None and head.teaches_text_tower)
+        if stage == "fit" and not taught:
+            lock(self.encoder.text_tower)
+
+    def check_batch(self, batch: Batch) -> None:
+        """Refuse labels that the objective cannot use; for a batch on the CPU."""
+        head = self.encoder.label_head
+        self.loss.check_batch(batch, None if head is None else head.num_classes)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002
+        """The loss of a batch, the same number on every rank."""
+        terms = self.loss(self(self._needed(batch)), batch)
+        values = {**named_terms("train", terms), "train/logit_scale": self.encoder.logit_scale}
+        self.log_dict(values, batch_size=len(batch))
+        loss: Tensor = terms["loss"]
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
+        """Take in every term; the mean over all batches counts each sample once."""
+        self._means.add(self.loss(self(self._needed(batch)), batch))
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the mean of every term."""
+        self.log_dict(named_terms("val", self._means.result()), batch_size=1)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """As for validation."""
+        self.validation_step(batch, batch_idx)
+
+    def on_test_epoch_end(self) -> None:
+        """As for validation."""
+        self.log_dict(named_terms("test", self._means.result()), batch_size=1)
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:  # noqa: ARG002
+        """Keys and embeddings, on the CPU."""
+        embeddings: Embeddings = self(batch)
+        assert embeddings.text is not None, "a stream's batches have captions"
+        return {
+            "keys": batch.keys,
+            "image": embeddings.image.cpu(),
+            "text": embeddings.text.cpu(),
+        }
+
+    def configure_optimizers(self) -> Optimizer:
+        """The optimizer over the groups of the encoder, and what the loss learns (its weights)."""
+        learned = [p for p in self.loss.parameters() if p.requires_grad]
+        of_loss = {"params": learned, "name": "loss", "lr_scale": 1.0, "weight_decay": 0.0}
+        try:
+            optimizer = self._groups.optimizer(
+                self.encoder,
+                lambda groups: self._build_optimizer([*groups, *([of_loss] if learned else [])]),
+            )
+        except (ValueError, TypeError) as error:  # of an optimizer's own options
+            raise ConfigError(f"model.optimizer: {error}") from error
+        self.group_options = [
+            {name: group[name] for name in _CONFIGURED if name in group}
+            for group in optimizer.param_groups
+        ]
+        return optimizer
+
+    def configure_model(self) -> None:
+        """Cut the encoder into shards where the strategy brings a mesh of ranks."""
+        if self.device_mesh is not None and not self._is_sharded:
+            mesh, precision = self.device_mesh["data_parallel"], str(self.trainer.precision)
+            shard_encoder(self.encoder, mesh, gathered_dtype(precision))
+            self._is_sharded = True
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip by the norm of all gradients; also those of fused optimizers and of shards.
+
+        Lightning refuses to clip for a fused optimizer under mixed precision, because that could
+        undo the scale of 16-mixed by itself; ``on_before_optimizer_step`` has done so already.
+        As everywhere in Lightning, 0 means no clipping.
+        """
+        if not gradient_clip_val:
+            return
+        if gradient_clip_algorithm == "value":
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        else:
+            clip_gradients(self.parameters(), gradient_clip_val)
+
+    def configure_callbacks(self) -> list[Callback]:
+        """What exact resuming needs, and the counters after it, whoever builds the trainer."""
+        return [CursorCommit(), DataCounters()]
+
+    def on_fit_start(self) -> None:
+        """Refuse what cannot work, before the first step."""
+        check_clipping(self.trainer.gradient_clip_val)
+        check_objective(self.encoder, self.loss)
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if isinstance(data, PairDataModule) and data.batch_size_stages:
+            check_accumulation(self.trainer.accumulate_grad_batches)
+        warn_of_accumulation(self.trainer.accumulate_grad_batches)
+        if self.trainer.global_step == 0:
+            warn_of_start(self.encoder)
+
+    def on_train_start(self) -> None:
+        """Refuse a run without an end, or too short for its schedule, before a file is touched."""
+        run_progress(self.trainer)  # its length is known only here
+        self.schedule.check(total_steps(self.trainer))
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
+        """Set random numbers and learning rates of the step, never from a checkpoint."""
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if isinstance(data, PairDataModule):
+            seed_step(batch, data.seed, self.trainer.global_rank)
+            samples = samples_of_step(self.trainer, len(batch))
+            if data.batch_size_stages and samples != self.pace.now:
+                self.pace = change_pace(self.trainer, self.pace, self.trainer.global_step, samples)
+        factor = self.schedule.factor(run_progress(self.trainer))
+        optimizer = self.trainer.optimizers[0]
+        for group, options in zip(optimizer.param_groups, self.group_options, strict=True):
+            group.update(options)
+            group["lr"] = options["lr"] * factor
+        highest = max(group["lr"] for group in optimizer.param_groups)
+        # made on the device: Lightning would copy a float there, which waits for all queued work
+        shown = torch.full((), highest, device=self.device)
+        self.log("train/learning_rate", shown, batch_size=1)
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Log the norm of all gradients, before any clipping, where it is looked at."""
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        if scaler is not None:
+            unscale_once(scaler, optimizer)
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if every and (self.trainer.global_step + 1) % every == 0:
+            norm = gradient_norm(self.encoder.parameters())
+            self.log("train/gradient_norm", norm, batch_size=1)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what rebuilds the encoder without Lightning."""
+        tokenizer = getattr(self.trainer.datamodule, "tokenizer", None)  # type: ignore[attr-defined]
+        checkpoint[KEY] = run_entry(self.encoder, tokenizer, self.run_config)
+        if self._samples_of_step() is not None:
+            checkpoint[KEY][PACE] = {
+                "step_samples": self.pace.step_samples,
+                "steps": self.pace.steps_at(self.trainer.global_step),
+            }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse the weights of another architecture by name."""
+        take_out_averages(checkpoint)
+        warn_of_unused_average(self.trainer, checkpoint)
+        check_architecture(self.state_dict(), checkpoint)
+        check_class_names(self.encoder.label_head, checkpoint)
+        stored, samples = checkpoint.get(KEY, {}).get(PACE), self._samples_of_step()
+        if stored and samples is not None:
+            step = int(checkpoint["global_step"])
+            self.pace = resume_pace(self.trainer, stored, step, samples)
+
+    def _samples_of_step(self) -> int | None:
+        """Samples of an optimizer step of all ranks in a fit; None where nobody knows."""
+        batch_size = getattr(self.trainer.datamodule, "batch_size", None)  # type: ignore[attr-defined]
+        if self.trainer.state.fn != TrainerFn.FITTING or batch_size is None:
+            return None
+        return samples_of_step(self.trainer, int(batch_size))
+
+    def _needed(self, batch: Batch) -> Batch:
+        """The batch, without captions where the objective reads none."""
+        if self.loss.reads_captions:
+            return batch
+        return replace(batch, tokens=None, negative_tokens=None)
+
+
+def named_terms(stage: str, terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The terms to log: each one raw, weighted and with the number of its samples of all ranks."""
+    return {f"{stage}/{name}": value for name, value in terms.items()}

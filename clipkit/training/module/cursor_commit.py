@@ -1,0 +1,136 @@
+"""Keeps the stream's cursor and Lightning's counters of batches in agreement."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, final
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
+
+from clipkit.training.datamodule.pair_datamodule import PairDataModule
+from clipkit.training.progress.epoch_steps import limited
+from clipkit.types import Batch
+
+
+@final
+class CursorCommit(Callback):
+    """Moves the cursor past a batch once it was trained on, and resumes exactly there.
+
+    ``ContrastiveModule`` brings this callback along. Lightning counts a batch as consumed when it
+    is fetched, forgets its position at the end of an epoch, and cannot know how many batches the
+    cursor means on another number of ranks. So the stream's cursor is the truth: when a run is
+    resumed, Lightning's counters are written anew from it.
+
+    The batches of a window of accumulated gradients are trained on only once its step is taken: a
+    run that is interrupted inside a window begins it again.
+    """
+
+    def __init__(self) -> None:
+        self._window: list[Mapping[str, Any]] = []
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        """Forget the window in which an earlier fit was interrupted."""
+        self._window.clear()
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        """Begin the stream's epoch; Lightning calls this for whole epochs only."""
+        if (data := _data(trainer)) is not None:
+            data.begin_epoch(trainer.current_epoch)
+            if data.train_stream.slicing.varies:
+                tell_length(trainer, limited(data.batches_per_epoch, trainer.limit_train_batches))
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,  # noqa: ARG002
+        outputs: Any,  # noqa: ARG002
+        batch: Batch,
+        batch_idx: int,  # noqa: ARG002
+    ) -> None:
+        """Once its step is taken, the batch is behind the cursor, with the others of its window."""
+        if (data := _data(trainer)) is None:
+            return
+        assert batch.cursor is not None
+        self._window.append(batch.cursor)
+        if not trainer.fit_loop._should_accumulate():
+            data.commit(replace(batch, cursor=joined(self._window)))
+            self._window.clear()
+
+    def on_load_checkpoint(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,  # noqa: ARG002
+        checkpoint: dict[str, Any],
+    ) -> None:
+        """Write Lightning's counters from the cursor; its own state is restored after this."""
+        data = _data(trainer)
+        if trainer.state.fn != TrainerFn.FITTING or data is None or "loops" not in checkpoint:
+            return
+        epoch, done, num_batches = data.position()
+        last = limited(num_batches, trainer.limit_train_batches)
+        if done >= last:
+            epoch, done = epoch + 1, 0
+        # Lightning adds the step of the last batch where it takes this for a restart in an epoch.
+        restarts = done > 0 or trainer.max_steps != -1
+        adds_step = restarts and done % trainer.accumulate_grad_batches == 0
+        steps_to_log = checkpoint["global_step"] - int(adds_step)
+        rewrite_progress(checkpoint["loops"]["fit_loop"], epoch, done, steps_to_log)
+
+
+def joined(cursors: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The cursor of consecutive batches together: where the last one ends, and what all counted.
+
+    Examples:
+        >>> joined([{"position": 4, "dropped": 1, "padded": 0},
+        ...         {"position": 8, "dropped": 0, "padded": 2}])
+        {'position': 8, 'dropped': 1, 'padded': 2}
+    """
+    counted = {name: sum(int(one[name]) for one in cursors) for name in ("dropped", "padded")}
+    return {**cursors[-1], **counted}
+
+
+def tell_length(trainer: Trainer, num_batches: int) -> None:
+    """Tell Lightning how many batches an epoch has; it asks once a run, before the first one.
+
+    Args:
+        trainer: About to begin the epoch.
+        num_batches: Of this rank.
+    """
+    loop = trainer.fit_loop
+    assert loop._combined_loader is not None, "an epoch begins when loaders are set up"
+    loop.max_batches = num_batches
+    loop._combined_loader.limits = [num_batches]
+    if isinstance(trainer.val_check_interval, float):
+        trainer.val_check_batch = max(1, int(num_batches * trainer.val_check_interval))
+
+
+def rewrite_progress(fit_loop: dict[str, Any], epoch: int, done: int, steps_to_log: int) -> None:
+    """Make a stored fit loop say: ``done`` batches of epoch ``epoch`` are trained on.
+
+    The form is that of a checkpoint saved when a batch ended: everything but ``completed`` counts
+    it, and Lightning adds the missing one to that and to the steps that it logs with.
+
+    Args:
+        fit_loop: State of Lightning's fit loop; changed in place.
+        epoch: Epochs that are behind.
+        done: Batches of the running epoch that are behind.
+        steps_to_log: Optimizer steps behind, without the one that Lightning adds.
+    """
+    begun = epoch + (done > 0)
+    for scope in ("total", "current"):
+        fit_loop["epoch_progress"][scope].update(
+            ready=begun, started=begun, processed=epoch, completed=epoch
+        )
+    batches = fit_loop["epoch_loop.batch_progress"]
+    batches["is_last_batch"] = False
+    batches["current"].update(ready=done, started=done, processed=done, completed=done - 1)
+    behind = batches["total"]["processed"]
+    batches["total"].update(ready=behind, started=behind, completed=behind - 1)
+    fit_loop["epoch_loop.state_dict"]["_batches_that_stepped"] = steps_to_log
+
+
+def _data(trainer: Trainer) -> PairDataModule | None:
+    data = trainer.datamodule  # type: ignore[attr-defined]
+    return data if isinstance(data, PairDataModule) else None

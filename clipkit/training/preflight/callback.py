@@ -1,0 +1,46 @@
+"""What a run will do, on one screen, before its first step; and what cannot work, refused."""
+
+from __future__ import annotations
+
+from typing import final
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from rich.console import Console
+
+from clipkit.training.datamodule.pair_datamodule import PairDataModule
+from clipkit.training.module.contrastive_module import ContrastiveModule
+from clipkit.training.preflight.plan import check_plan, make_plan
+from clipkit.training.preflight.screen import screen
+
+
+@final
+class Preflight(Callback):
+    """Checks a run and says what it will do; ``clipkit fit`` always has this callback.
+
+    Args:
+        only: Leave then: ``clipkit fit --preflight_only``.
+        num_captions: Captions that are looked at for how many are cut.
+
+    Raises:
+        ConfigError: When the fit starts, if the run cannot work.
+        SystemExit: With status 0, after the screen, if ``only``.
+
+    Examples:
+        >>> trainer = Trainer(callbacks=[Preflight()])
+    """
+
+    def __init__(self, only: bool = False, num_captions: int = 256) -> None:
+        self.only = only
+        self.num_captions = num_captions
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Check on every rank, print on one."""
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        if isinstance(pl_module, ContrastiveModule) and isinstance(data, PairDataModule):
+            check_plan(trainer, pl_module, data)
+            if trainer.is_global_zero:
+                plan = make_plan(trainer, pl_module, data, self.num_captions)
+                Console(stderr=True).print(screen(plan))
+        if self.only:
+            trainer.strategy.barrier("Preflight")
+            raise SystemExit(0)

@@ -1,0 +1,286 @@
+"""What a run is about to do, in numbers, before its first step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+from torch import nn
+
+from clipkit.data.order.partition import BatchSizeStage, Slicing
+from clipkit.data.text.tokenizer import Tokenizer
+from clipkit.data.text.tokenizers import tokenizer_from_name
+from clipkit.errors import ClipkitError
+from clipkit.models import DualEncoder
+from clipkit.models.parameters import count_parameters
+from clipkit.optim import Schedule
+from clipkit.optim.schedules import StepProgress
+from clipkit.training.callbacks.average_weights import AverageWeights
+from clipkit.training.callbacks.save_checkpoint import SaveCheckpoint
+from clipkit.training.datamodule.pair_datamodule import PairDataModule
+from clipkit.training.module.contrastive_module import ContrastiveModule
+from clipkit.training.preflight.memory import (
+    activation_bytes,
+    exchange_estimate,
+    memory_estimate,
+)
+from clipkit.training.preflight.options import (
+    check_precision,
+    check_windows,
+    unused_options,
+)
+from clipkit.training.progress.epoch_steps import steps_for
+from clipkit.training.progress.run_progress import (
+    samples_of_step,
+    time_budget,
+    total_steps,
+)
+
+_WIDE: Final = 8
+"""A context so many times as long as the run's shows what the run cuts."""
+_CLOCK_STEPS: Final = 10_000
+"""Steps that a run is drawn with where only the clock ends it."""
+_POINTS: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class RunPlan:
+    """A run in numbers.
+
+    Args:
+        num_samples: Samples of an epoch.
+        num_shards: Shards that they lie in.
+        batch_size: Pairs of a rank's batch, after all stages.
+        batch_size_stages: Smaller batches before that.
+        world_size: Ranks.
+        num_nodes: Machines.
+        accumulate: Batches of a step.
+        steps_per_epoch: Steps of the full batch.
+        num_steps: Such steps of the whole run; infinite where only the clock ends it.
+        optimizer_steps: Steps of the whole run as they are taken, smaller ones at first; infinite
+            likewise.
+        steps_behind: Of them, those that a checkpoint has behind it.
+        ends_by: Which option ends the run, as the configuration says it.
+        dropped: Samples at an epoch's end that are too few for a step.
+        device: Kind and name.
+        precision: As Lightning calls it.
+        strategy: Likewise.
+        parameters: By part, all and learned.
+        memory: Bytes of a rank, by what they are for.
+        activations_known: Whether they are among them.
+        exchanged: Bytes of a step and rank, by what they are.
+        peak_rates: The least and the greatest learning rate of a group at the schedule's peak.
+        factors: Of the learning rate, over the run.
+        num_captions: Captions that were looked at.
+        num_cut: Of them, those longer than the context.
+        median_tokens: Their median length.
+        context_length: Where they are cut.
+        unused: Options without effect.
+        notes: What to know, or to mend.
+    """
+
+    num_samples: int
+    num_shards: int
+    batch_size: int
+    batch_size_stages: tuple[BatchSizeStage, ...]
+    world_size: int
+    num_nodes: int
+    accumulate: int
+    steps_per_epoch: int
+    num_steps: float
+    optimizer_steps: float
+    steps_behind: float
+    ends_by: str
+    dropped: int
+    device: str
+    precision: str
+    strategy: str
+    parameters: Mapping[str, tuple[int, int]]
+    memory: Mapping[str, int]
+    activations_known: bool
+    exchanged: Mapping[str, int]
+    peak_rates: tuple[float, float]
+    factors: list[float]
+    num_captions: int
+    num_cut: int
+    median_tokens: int
+    context_length: int
+    unused: list[str]
+    notes: list[str]
+
+    @property
+    def step_samples(self) -> int:
+        """Samples of a step, over all ranks."""
+        return self.batch_size * self.world_size * self.accumulate
+
+
+def check_plan(trainer: Trainer, module: ContrastiveModule, data: PairDataModule) -> None:
+    """Refuse a run that cannot work; on every rank alike.
+
+    Raises:
+        ConfigError: Saying how to mend it.
+    """
+    options = module.run_config.get("trainer") or {}
+    precision = str(options.get("precision") or trainer.precision)
+    check_precision(precision, trainer.strategy.root_device)
+    check_windows(data.batches_per_epoch, trainer.accumulate_grad_batches)
+    module.schedule.check(total_steps(trainer))
+
+
+def make_plan(
+    trainer: Trainer, module: ContrastiveModule, data: PairDataModule, num_captions: int
+) -> RunPlan:
+    """The numbers of a run whose trainer is about to start; for one rank alone.
+
+    Args:
+        trainer: With everything set up.
+        module: What it trains.
+        data: What it trains on.
+        num_captions: Captions to look at.
+    """
+    stream, slicing = data.train_stream, data.train_stream.slicing
+    batches = stream.num_samples // slicing.step_samples
+    accumulate, world_size = trainer.accumulate_grad_batches, trainer.world_size
+    num_steps = total_steps(trainer)
+    tokenizer = data.resolved_tokenizer()
+    lengths = stream.caption_lengths(_wide(tokenizer), num_captions)
+    activations = _activations(trainer, module, data.batch_size, tokenizer.context_length)
+    rates = [options["lr"] for options in module.group_options]
+    return RunPlan(
+        num_samples=stream.num_samples,
+        num_shards=stream.num_shards,
+        batch_size=data.batch_size,
+        batch_size_stages=slicing.stages,
+        world_size=world_size,
+        num_nodes=trainer.num_nodes,
+        accumulate=accumulate,
+        steps_per_epoch=math.ceil(batches / accumulate),
+        num_steps=num_steps,
+        optimizer_steps=_optimizer_steps(trainer, slicing, num_steps),
+        steps_behind=module.pace.steps_at(trainer.global_step),
+        ends_by=_ends_by(trainer),
+        dropped=stream.num_samples - batches * data.batch_size * world_size,
+        device=str(trainer.strategy.root_device.type),
+        precision=str(trainer.precision),
+        strategy=type(trainer.strategy).__name__,
+        parameters=count_parameters(module.encoder),
+        memory=memory_estimate(
+            module.encoder,
+            trainer.optimizers[0],
+            data.batch_size,
+            world_size,
+            activations,
+            any(isinstance(one, AverageWeights) for one in trainer.callbacks),  # type: ignore[attr-defined]
+        ),
+        activations_known=activations is not None,
+        exchanged=exchange_estimate(module.encoder, data.batch_size, world_size, accumulate),
+        peak_rates=(min(rates), max(rates)),
+        factors=schedule_factors(module.schedule, num_steps),
+        num_captions=len(lengths),
+        num_cut=sum(length > tokenizer.context_length for length in lengths),
+        median_tokens=sorted(lengths)[len(lengths) // 2] if lengths else 0,
+        context_length=tokenizer.context_length,
+        unused=unused_options(module.run_config, _limits(trainer, batches)),
+        notes=_notes(
+            trainer, module, stream.num_samples, samples_of_step(trainer, data.batch_size)
+        ),
+    )
+
+
+def _activations(
+    trainer: Trainer, module: ContrastiveModule, batch_size: int, context_length: int
+) -> int | None:
+    """Bytes of a rank's activations; None where they cannot be known before the first step."""
+    # Sharded weights are gathered by all ranks together; one alone cannot run them.
+    whole = isinstance(trainer.strategy, DDPStrategy | SingleDeviceStrategy)
+    # Only this rank runs this, and SyncBatchNorm would wait for the others inside its forward.
+    waits = any(isinstance(part, nn.SyncBatchNorm) for part in module.encoder.modules())
+    if not whole or waits or _is_compiled(module.encoder):
+        return None
+    held = min(module.micro_batch_size or batch_size, batch_size)
+    with trainer.precision_plugin.forward_context():
+        length = context_length if module.loss.reads_captions else None
+        return held * activation_bytes(module.encoder, length)
+
+
+def schedule_factors(schedule: Schedule, num_steps: float, points: int = _POINTS) -> list[float]:
+    """Factors of the learning rate at evenly spaced moments of a run.
+
+    Examples:
+        >>> schedule_factors(WarmupCosine(warmup_fraction=0.0), 100, points=3)
+        [1.0, 0.5, 0.0]
+    """
+    total = _CLOCK_STEPS if math.isinf(num_steps) else max(1, int(num_steps))
+    moments = [round(point * total / max(1, points - 1)) for point in range(points)]
+    return [schedule.factor(StepProgress(step, total)) for step in moments]
+
+
+def _optimizer_steps(trainer: Trainer, slicing: Slicing, num_steps: float) -> float:
+    """How many steps a run takes from its start to its end, on these ranks."""
+    if math.isinf(num_steps) or not slicing.stages:
+        return num_steps
+    samples = round(num_steps * slicing.step_samples)
+    return steps_for(slicing, samples, trainer.limit_train_batches)
+
+
+def _ends_by(trainer: Trainer) -> str:
+    limits = {
+        name: value
+        for name, value in (
+            ("max_steps", trainer.max_steps if trainer.max_steps >= 0 else None),
+            ("max_epochs", trainer.max_epochs if (trainer.max_epochs or -1) >= 0 else None),
+            ("max_time", time_budget(trainer)),
+        )
+        if value is not None
+    }
+    return " or ".join(f"{name} {value}" for name, value in limits.items())
+
+
+def _limits(trainer: Trainer, batches: int) -> dict[str, float]:
+    """Steps that ``max_steps`` and ``max_epochs`` allow, where given."""
+    limits: dict[str, float] = {}
+    if trainer.max_steps >= 0:
+        limits["max_steps"] = trainer.max_steps
+    if trainer.max_epochs is not None and trainer.max_epochs >= 0:
+        steps = math.ceil(batches / trainer.accumulate_grad_batches)
+        limits["max_epochs"] = trainer.max_epochs * steps
+    return limits
+
+
+def _notes(
+    trainer: Trainer, module: ContrastiveModule, num_samples: int, step_samples: int
+) -> list[str]:
+    notes = []
+    if not module.loss.reads_captions:
+        notes.append("the objective reads no captions: the text tower does not run over them")
+    if not any(isinstance(one, SaveCheckpoint) for one in trainer.checkpoint_callbacks):
+        notes.append("no SaveCheckpoint among trainer.callbacks: an interrupted run is lost")
+    left_out = num_samples % step_samples
+    if left_out > num_samples / 20:
+        notes.append(
+            f"{left_out} of {num_samples} samples are left out of every epoch, too few for a step "
+            f"of {step_samples}; others each time"
+        )
+    return notes
+
+
+def _wide(tokenizer: Tokenizer) -> Tokenizer:
+    """The same tokenizer with a longer context, where one can be made."""
+    try:
+        return tokenizer_from_name(tokenizer.name, _WIDE * tokenizer.context_length)
+    except ClipkitError:
+        return tokenizer
+
+
+def _is_compiled(encoder: DualEncoder) -> bool:
+    """Whether a forward pass of another size would set off a compilation."""
+    return any(
+        type(part).__name__ == "OptimizedModule"
+        or getattr(part, "_compiled_call_impl", None) is not None
+        or getattr(part.forward, "compile_options", None) is not None
+        for part in encoder.modules()
+    )

@@ -1,0 +1,1 @@
+"""How far a run is, in samples and reference steps."""

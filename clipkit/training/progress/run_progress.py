@@ -1,0 +1,201 @@
+"""How far a run is, by whichever of its limits ends it first.
+
+Steps are counted in the samples that a step of the run's first start took. A run that goes on with
+another batch or number of ranks, or whose batch grows, has taken as many of these steps as its
+samples make, so that its schedule stays where it was and its end comes after the same samples.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Timer
+
+from clipkit.errors import ConfigError
+from clipkit.training.datamodule.pair_datamodule import PairDataModule
+from clipkit.training.progress.epoch_steps import samples_of_epochs
+
+_LOG: Final = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How optimizer steps are counted since they last changed their size.
+
+    Args:
+        step_samples: Samples of a counted step, over all ranks: those of the run's first start,
+            after all stages of the batch's size.
+        now: Samples of an optimizer step now.
+        samples: Samples that were behind when steps took this size.
+        global_step: Optimizer steps that were behind then.
+        max_steps: Counted steps that end the run; None to ask the trainer.
+
+    Examples:
+        >>> Pace(step_samples=8, now=4, samples=32, global_step=4).steps_at(10)
+        7.0
+    """
+
+    step_samples: int = 1
+    now: int = 1
+    samples: int = 0
+    global_step: int = 0
+    max_steps: int | None = None
+
+    def samples_at(self, global_step: int) -> int:
+        """Samples that are behind after so many optimizer steps."""
+        return self.samples + (global_step - self.global_step) * self.now
+
+    def steps_at(self, global_step: int) -> float:
+        """Counted steps that are behind after so many optimizer steps."""
+        return self.samples_at(global_step) / self.step_samples
+
+
+def samples_of_step(trainer: Trainer, batch_size: int) -> int:
+    """Samples that an optimizer step of all ranks takes."""
+    return int(batch_size * trainer.world_size * trainer.accumulate_grad_batches)
+
+
+def change_pace(trainer: Trainer, pace: Pace, global_step: int, now: int) -> Pace:
+    """Go on counting with steps of another size, and end the trainer's after the same samples.
+
+    Args:
+        trainer: Its ``max_steps``, in counted steps, is turned into its own.
+        pace: So far.
+        global_step: Optimizer steps that are behind.
+        now: Samples of an optimizer step from here on.
+    """
+    limit = trainer.max_steps if pace.max_steps is None else pace.max_steps
+    samples = pace.samples_at(global_step)
+    if limit >= 0:
+        left = max(0, limit * pace.step_samples - samples)
+        trainer.fit_loop.epoch_loop.max_steps = global_step + -(-left // now)
+    return Pace(pace.step_samples, now, samples, global_step, limit if limit >= 0 else None)
+
+
+def resume_pace(trainer: Trainer, stored: Mapping[str, float], global_step: int, now: int) -> Pace:
+    """Go on counting as a checkpoint did.
+
+    Args:
+        trainer: About to go on.
+        stored: ``step_samples`` and ``steps`` of the checkpoint.
+        global_step: Optimizer steps of the checkpoint.
+        now: Samples that a step takes now.
+    """
+    step_samples = int(stored["step_samples"])
+    samples = round(stored["steps"] * step_samples)
+    pace = Pace(step_samples, now, samples, global_step)
+    if now != step_samples:
+        _LOG.warning(
+            "a step takes %d samples now and took %d when the run began; max_steps and warm-up go "
+            "on counting steps of %d samples", now, step_samples, step_samples,
+        )  # fmt: skip
+    if samples == global_step * step_samples and now == step_samples:
+        return pace
+    return change_pace(trainer, pace, global_step, now)
+
+
+@dataclass(frozen=True, slots=True)
+class RunProgress:
+    """Where a run stands.
+
+    Args:
+        step: Steps that are behind.
+        num_steps: Steps of the whole run; infinite where only the clock ends it.
+        fraction: Part of the run that is behind, 0 to 1.
+    """
+
+    step: float
+    num_steps: float
+    fraction: float
+
+
+def run_progress(trainer: Trainer) -> RunProgress:
+    """Where ``trainer``'s fit stands, the same on every rank; to be called on all of them.
+
+    With ``max_time`` the fraction of the time that is behind counts where it is ahead of the
+    fraction of steps: a run of five minutes ends its schedule after five minutes, on any machine.
+
+    Raises:
+        ConfigError: If nothing ends the run.
+    """
+    fraction = _clock_fraction(trainer)
+    if fraction is not None and trainer.world_size > 1:
+        # Clocks differ, learning rates must not.
+        fraction = float(trainer.strategy.broadcast(fraction))
+    return _progress(trainer, fraction)
+
+
+def local_progress(trainer: Trainer) -> RunProgress:
+    """As ``run_progress``, by this rank's own clock; for showing only."""
+    return _progress(trainer, _clock_fraction(trainer))
+
+
+def total_steps(trainer: Trainer) -> float:
+    """Steps until ``max_steps`` or ``max_epochs``; infinite where neither is set.
+
+    Lightning's own ``estimated_stepping_batches`` is not read: it sets up the loaders too early.
+    """
+    pace = _pace(trainer)
+    limits = [math.inf]
+    max_steps = trainer.max_steps if pace.max_steps is None else pace.max_steps
+    if max_steps >= 0:
+        limits.append(max_steps)
+    if trainer.max_epochs is not None and trainer.max_epochs >= 0:
+        limits.append(_steps_of_epochs(trainer, pace, trainer.max_epochs))
+    return max(1.0, min(limits))
+
+
+def time_limit(trainer: Trainer) -> Timer | None:
+    """The timer behind ``max_time``, or None."""
+    timers = [callback for callback in trainer.callbacks if isinstance(callback, Timer)]  # type: ignore[attr-defined]
+    limited = [timer for timer in timers if timer.time_remaining() is not None]
+    return limited[0] if limited else None
+
+
+def time_budget(trainer: Trainer) -> timedelta | None:
+    """``max_time`` as a duration, or None."""
+    timer = time_limit(trainer)
+    remaining = timer.time_remaining() if timer else None
+    if timer is None or remaining is None:
+        return None
+    # The clock goes on between the two readings; a limit has no microseconds.
+    return timedelta(seconds=round(timer.time_elapsed() + remaining, 3))
+
+
+def _progress(trainer: Trainer, by_clock: float | None) -> RunProgress:
+    step, num_steps = _pace(trainer).steps_at(trainer.global_step), total_steps(trainer)
+    if by_clock is None and math.isinf(num_steps):
+        raise ConfigError(
+            "trainer: nothing ends this run; set max_steps, max_epochs or max_time "
+            "(the schedule of the learning rate needs an end)"
+        )
+    return RunProgress(step, num_steps, min(1.0, max(step / num_steps, by_clock or 0.0)))
+
+
+def _steps_of_epochs(trainer: Trainer, pace: Pace, num_epochs: int) -> float:
+    """Counted steps of so many epochs, from the first one on."""
+    data = trainer.datamodule  # type: ignore[attr-defined]
+    slicing = data.train_stream.slicing if isinstance(data, PairDataModule) else None
+    if slicing is not None and slicing.varies:
+        samples = samples_of_epochs(slicing, num_epochs, trainer.limit_train_batches)
+        return samples / pace.step_samples
+    steps = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
+    return num_epochs * steps * pace.now / pace.step_samples
+
+
+def _pace(trainer: Trainer) -> Pace:
+    pace = getattr(trainer.lightning_module, "pace", None)
+    return pace if isinstance(pace, Pace) else Pace()
+
+
+def _clock_fraction(trainer: Trainer) -> float | None:
+    timer, budget = time_limit(trainer), time_budget(trainer)
+    if timer is None or budget is None:
+        return None
+    return timer.time_elapsed() / max(budget.total_seconds(), 1e-9)

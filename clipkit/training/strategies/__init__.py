@@ -1,0 +1,1 @@
+"""Sharding of parameters, and what DDP must be told."""

@@ -1,0 +1,102 @@
+"""Smaller pictures and shorter captions for a part of the run."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+
+from clipkit.errors import ConfigError
+from clipkit.models.open_clip.positions import resize_positions
+from clipkit.training.callbacks import SaveCheckpoint, TokenSchedule, TokenStage
+from clipkit.training.callbacks.towers.token_schedule import shrink
+from tests.training import tiny
+
+END_OF_TEXT = 49407
+
+
+class Sizes(Callback):
+    def __init__(self) -> None:
+        self.seen: list[tuple[int, int]] = []
+        self.ends: list[bool] = []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.seen.append((batch.images.shape[-1], batch.tokens.shape[-1]))
+        self.ends.append(bool((batch.tokens.max(dim=1).values == END_OF_TEXT).all()))
+
+
+def fit(folder, run, ckpt=None, **options):
+    sizes, module = Sizes(), tiny.module(**options)
+    schedule = TokenSchedule(
+        [
+            TokenStage(0.3, image_size=8, text_length=4),
+            TokenStage(0.5, text_length=6),
+            TokenStage(0.7, image_size=8),
+        ]
+    )
+    trainer = tiny.trainer(run, sizes, schedule, SaveCheckpoint(keep_every_n_steps=1), max_steps=8)
+    trainer.fit(module, datamodule=tiny.data(folder), ckpt_path=ckpt)
+    return sizes, module.state_dict()
+
+
+def test_sizes_and_lengths_follow_the_run_and_resume_exactly(tmp_path):
+    folder = tiny.shards(tmp_path / "data", (40,))
+    sizes, weights = fit(folder, tmp_path)
+    whole = sizes.seen[-1][1]
+    assert whole > 6, "the captions must be longer than what they are cut to"
+    assert sizes.seen == [(8, 4)] * 3 + [(16, 6)] + [(8, whole)] * 2 + [(16, whole)] * 2
+    assert all(sizes.ends)
+    for step in (2, 4, 6):
+        again, same = fit(folder, tmp_path, tmp_path / f"step={step}.ckpt")
+        assert again.seen == sizes.seen[step:]
+        assert all(torch.equal(weights[name], same[name]) for name in weights)
+
+
+def test_positions_keep_the_class_token_and_pass_gradients():
+    positions = torch.randn(1 + 16, 4, requires_grad=True)
+    assert resize_positions(positions, 4, 4) is positions
+    small = resize_positions(positions, 2, 2)
+    assert small.shape == (5, 4)
+    torch.testing.assert_close(small[0], positions[0])
+    small.sum().backward()
+    assert positions.grad.abs().min() > 0
+    flat = resize_positions(torch.ones(16, 4), 2, 2)  # no class token
+    torch.testing.assert_close(flat, torch.ones(4, 4))
+
+
+def test_shrinking_keeps_colours():
+    images = torch.full((2, 3, 16, 16), 7, dtype=torch.uint8)
+    assert torch.equal(shrink(images, 8), torch.full((2, 3, 8, 8), 7, dtype=torch.uint8))
+    assert shrink(images, 16) is images
+
+
+def test_stages_that_cannot_be():
+    for ends in ([], [0.5, 0.4], [1.0]):
+        with pytest.raises(ConfigError, match="ends that grow"):
+            TokenSchedule([TokenStage(end, image_size=8) for end in ends])
+    with pytest.raises(ConfigError, match="image_size, text_length or both"):
+        TokenSchedule([TokenStage(0.5)])
+
+
+@pytest.mark.parametrize(
+    ("stage", "message"),
+    [
+        (TokenStage(0.5, image_size=32), "at most the tower's 16 pixels, got 32"),
+        (TokenStage(0.5, text_length=2), "captions of 3 to 16 tokens, got text_length=2"),
+        (TokenStage(0.5, text_length=17), "captions of 3 to 16 tokens, got text_length=17"),
+    ],
+)
+def test_more_than_the_towers_take(tmp_path, stage, message):
+    folder = tiny.shards(tmp_path / "data")
+    trainer = tiny.trainer(tmp_path, TokenSchedule([stage]), max_steps=2)
+    with pytest.raises(ConfigError, match=message):
+        trainer.fit(tiny.module(), datamodule=tiny.data(folder))
+
+
+def test_a_tower_that_fills_captions_up_gains_nothing(tmp_path):
+    folder = tiny.shards(tmp_path / "data")
+    module = tiny.module()
+    module.encoder.text_tower.trims_exactly = False
+    trainer = tiny.trainer(tmp_path, TokenSchedule([TokenStage(0.5, text_length=8)]), max_steps=2)
+    with pytest.raises(ConfigError, match="save nothing"):
+        trainer.fit(module, datamodule=tiny.data(folder))

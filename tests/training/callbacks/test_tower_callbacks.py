@@ -1,0 +1,162 @@
+"""Callbacks that change how towers run or learn, never what they compute."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+from torch._dynamo import register_backend
+
+from clipkit.errors import ConfigError
+from clipkit.training.callbacks import (
+    CompileTowers,
+    LockTower,
+    RecomputeActivations,
+    SaveCheckpoint,
+    Unlock,
+)
+from clipkit.training.callbacks.towers.compile_towers import round_up_length
+from clipkit.types import Batch
+from tests.training import tiny
+
+GRAPHS: list[int] = []
+
+
+@register_backend(name="clipkit_counting")
+def counting(graph, inputs):
+    GRAPHS.append(len(inputs))
+    return graph.forward
+
+
+def batch(length: int = 6, size: int = 4) -> Batch:
+    generator = torch.Generator().manual_seed(length)
+    tokens = torch.randint(1, 49000, (size, length), generator=generator)
+    tokens[:, -1] = 49407
+    images = torch.randint(0, 256, (size, 3, 16, 16), dtype=torch.uint8, generator=generator)
+    return Batch(images, tokens, torch.full((size,), -100), tuple("abcdefgh"[:size]))
+
+
+def gradients(module, batch):
+    module.zero_grad()
+    module.loss(module.encoder(batch), batch)["loss"].backward()
+    return {name: p.grad.clone() for name, p in module.encoder.named_parameters()}
+
+
+def test_compiled_towers_are_not_compiled_again_for_every_length():
+    torch._dynamo.reset()
+    GRAPHS.clear()
+    plain, module = tiny.module(), tiny.module()
+    CompileTowers(text_multiple=8, backend="clipkit_counting").setup(None, module, "fit")
+    assert module.state_dict().keys() == plain.state_dict().keys()
+    for length in range(3, 17):  # 8 and 16 tokens after rounding
+        torch.testing.assert_close(
+            gradients(module, batch(length)), gradients(plain, batch(length)), rtol=1e-3, atol=1e-5
+        )
+    assert 2 <= len(GRAPHS) <= 3  # pictures, captions of 8, captions of any length
+
+
+@pytest.mark.parametrize(("length", "wanted"), [(1, 8), (8, 8), (9, 16), (73, 77), (77, 77)])
+def test_lengths_are_rounded_up_but_not_past_the_tower(length, wanted):
+    tokens = torch.ones(2, length, dtype=torch.int64)
+    rounded = round_up_length(tokens, 8, 77, pad_id=5)
+    assert rounded.shape == (2, wanted)
+    assert (rounded[:, length:] == 5).all()
+
+
+def test_recomputed_activations_are_not_kept():
+    plain, module = tiny.module(), tiny.module()
+    RecomputeActivations().setup(None, module, "fit")
+    assert module.state_dict().keys() == plain.state_dict().keys()
+    torch.testing.assert_close(gradients(module, batch()), gradients(plain, batch()))
+
+    def saved(module) -> int:
+        sizes: list[int] = []
+        pack = lambda x: sizes.append(x.numel()) or x  # noqa: E731
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+            module.encoder(batch(size=8))
+        return sum(sizes)
+
+    assert saved(module) < 0.7 * saved(plain)
+    module.zero_grad()
+    gradients(copy.deepcopy(module), batch())  # a copy recomputes itself, not the original
+    assert all(p.grad is None for p in module.parameters())
+
+
+@pytest.mark.parametrize("first", ["compile", "recompute"])
+def test_what_is_recomputed_is_compiled_in_either_order(first):
+    torch._dynamo.reset()
+    GRAPHS.clear()
+    plain, module = tiny.module(), tiny.module()
+    callbacks = [CompileTowers(8, "clipkit_counting"), RecomputeActivations()]
+    for callback in callbacks if first == "compile" else reversed(callbacks):
+        callback.setup(None, module, "fit")
+    assert module.state_dict().keys() == plain.state_dict().keys()
+    torch.testing.assert_close(
+        gradients(module, batch(8)), gradients(plain, batch(8)), rtol=1e-3, atol=1e-5
+    )
+    assert len(GRAPHS) == 2  # a block for pictures and one for captions, not none
+    copied = copy.deepcopy(module)
+    module.zero_grad()
+    gradients(copied, batch(8))
+    assert all(p.grad is None for p in module.parameters())
+
+
+def test_blocks_are_not_cut_at_ddp_buckets():
+    CompileTowers(backend="clipkit_counting").setup(None, tiny.module(), "fit")
+    assert torch._dynamo.config.optimize_ddp is False
+
+
+def test_options_that_cannot_work():
+    with pytest.raises(ConfigError, match="text_multiple: expected at least 1, got 0"):
+        CompileTowers(text_multiple=0)
+    with pytest.raises(ConfigError, match="every: expected at least 1, got 0"):
+        RecomputeActivations(every=0)
+    with pytest.raises(ConfigError, match="either step or fraction"):
+        Unlock(groups=1, step=3, fraction=0.5)
+
+
+class Movement(Callback):
+    """Which layer groups of the image tower each step moved."""
+
+    def __init__(self) -> None:
+        self.moved: list[list[bool]] = []
+        self.losses: list[float] = []
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self.before = {n: p.clone() for n, p in pl_module.encoder.image_tower.named_parameters()}
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.losses.append(float(outputs["loss"]))
+        tower = pl_module.encoder.image_tower
+        self.moved.append(
+            [
+                any(not torch.equal(self.before[n], tower.get_parameter(n)) for n in names)
+                for names in tower.layer_groups()
+            ]
+        )
+
+
+def unlocking():
+    """The output of three groups learns from step 2, the block below it from step 4 of 6."""
+    return LockTower("image_tower", unlock=[Unlock(1, step=2), Unlock(2, fraction=0.65)])
+
+
+def test_layers_are_unlocked_on_time_and_resumed_exactly(tmp_path):
+    folder = tiny.shards(tmp_path / "data", (40,))
+
+    def fit(ckpt=None):
+        movement, module = Movement(), tiny.module()
+        callbacks = [movement, unlocking(), SaveCheckpoint(keep_every_n_steps=1)]
+        trainer = tiny.trainer(tmp_path, *callbacks, max_steps=6)
+        trainer.fit(module, datamodule=tiny.data(folder), ckpt_path=ckpt)
+        return movement.moved, module.state_dict()
+
+    moved, weights = fit()
+    nothing, last, upper = [False] * 3, [False, False, True], [False, True, True]
+    assert moved == [nothing, nothing, last, last, upper, upper]
+    for step in (1, 3, 5):
+        again, same = fit(tmp_path / f"step={step}.ckpt")
+        assert again == moved[step:]
+        assert all(torch.equal(weights[name], same[name]) for name in weights)
