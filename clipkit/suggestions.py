@@ -10,7 +10,8 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """``"; did you mean 'a' or 'b'?"``, or nothing where nothing is close.
 
     Upper and lower case are the same. A dotted word is matched from its first wrong part on, so
-    that ``modle.loss`` finds ``model``.
+    that ``modle.loss`` finds ``model``. An option that is nested now is found by its last part:
+    ``data.seed`` finds ``data.order.seed``.
 
     Example:
         >>> did_you_mean("modle.loss", ["model", "model.loss", "data"])
@@ -18,7 +19,9 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """
     names = {name.lower(): name for name in sorted(set(known))}
     lower = word.lower()
-    close = difflib.get_close_matches(lower, names, n=3, cutoff=0.75)
+    parent, _, leaf = lower.rpartition(".")
+    nested = [name for name in names if name.startswith(parent) and name.endswith(f".{leaf}")]
+    close = nested or difflib.get_close_matches(lower, names, n=3, cutoff=0.75)
     if not close and "." in word:
         names = {name.split(".")[0]: full.split(".")[0] for name, full in names.items()}
         close = difflib.get_close_matches(lower.split(".")[0], names, n=3)

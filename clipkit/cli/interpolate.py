@@ -136,6 +136,7 @@ def _check(args: argparse.Namespace) -> None:
 
 def _evaluator(word: str, args: argparse.Namespace) -> Evaluator:
     from clipkit.evaluation import (
+        EmbedOptions,
         LabelHeadClassification,
         Retrieval,
         ZeroShotClassification,
@@ -150,7 +151,7 @@ def _evaluator(word: str, args: argparse.Namespace) -> Evaluator:
     task, _, name = word.partition("=")
     data = open_dataset(name, args.split, allow_outside=args.allow_outside)
     evaluator: Evaluator = kinds[task](
-        data, split=args.split, batch_size=args.batch_size, num_workers=args.num_workers
+        data, options=EmbedOptions(args.batch_size, args.num_workers)
     )
     return evaluator
 

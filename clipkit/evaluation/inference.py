@@ -16,16 +16,16 @@ from clipkit.models import DualEncoder
 _PRECISIONS: Final = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # no slots: jsonargparse reads a default instance with vars()
 class EmbedOptions:
-    """How embeddings are computed; the values do not depend on any of these but ``precision``.
+    """Set how embeddings are computed; of these, only ``precision`` changes their values.
 
     Args:
-        batch_size: Pictures, or texts, in one pass through a tower.
-        num_workers: Processes that decode pictures; 0 decodes in this one.
-        limit: Only the first samples of the data; None for all.
-        precision: "fp32", "bf16" or "fp16".
-        progress: Show a progress bar on the main process.
+        batch_size: Images or texts per forward pass of a tower.
+        num_workers: Processes that decode images; 0 decodes in the main process.
+        limit: Number of samples to read, from the first one on; None for all.
+        precision: "fp32", or autocast to "bf16" or "fp16".
+        progress: Whether rank 0 shows a progress bar.
     """
 
     batch_size: int = 64

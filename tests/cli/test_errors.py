@@ -255,6 +255,26 @@ def refused_file(tmp_path: Path, refused, content: object) -> str:
             },
             "clipkit.optim.WarmupCosine has no option 'warmup_step'; did you mean 'warmup_steps'",
         ),
+        (
+            {
+                "trainer": {
+                    "callbacks": [
+                        {
+                            "class_path": "clipkit.training.callbacks.ZeroShotEvaluation",
+                            "init_args": {
+                                "evaluators": {
+                                    "photos": {
+                                        "class_path": "clipkit.evaluation.Retrieval",
+                                        "init_args": {"data": "photos", "limit": 3},
+                                    }
+                                }
+                            },
+                        }
+                    ]
+                }
+            },
+            "Retrieval has no option 'limit'; did you mean 'options.limit'?",
+        ),
     ],
     ids=[
         "section",
@@ -278,6 +298,7 @@ def refused_file(tmp_path: Path, refused, content: object) -> str:
         "alias",
         "class",
         "class option",
+        "nested option",
     ],
 )
 def test_mistakes_in_yaml(refused, tmp_path, content, expected):

@@ -201,7 +201,7 @@ def test_predict_writes_embeddings_of_the_validation_pairs(finished, tmp_path):
 def test_zero_shot_evaluation_during_fit(shards, tmp_path):
     evaluator = {
         "class_path": "clipkit.evaluation.Retrieval",
-        "init_args": {"data": f"{shards}/val/*.tar", "ks": [1, 5]},
+        "init_args": {"data": f"{shards}/val/*.tar", "ks": [1, 5], "options": {"batch_size": 3}},
     }
     callback = {
         "class_path": "clipkit.training.callbacks.ZeroShotEvaluation",

@@ -9,7 +9,7 @@ import torch
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 
-from clipkit.evaluation import Retrieval
+from clipkit.evaluation import EmbedOptions, Retrieval
 from clipkit.models import from_open_clip
 from clipkit.training.strategies.sharding import shard_encoder
 from tests.distributed.spawn import run_ranks
@@ -27,7 +27,7 @@ def evaluate(rank: int, world_size: int, folder: Path, dtype: torch.dtype | None
     encoder = tiny.encoder()
     if world_size > 1:
         shard_encoder(encoder, init_device_mesh("cpu", (world_size,)), dtype)
-    evaluator = Retrieval(str(folder), batch_size=2)
+    evaluator = Retrieval(str(folder), options=EmbedOptions(batch_size=2))
     first, second = evaluator.run(encoder), evaluator.run(encoder)
     assert first == second
     # training goes on afterwards, and the weights are spread again

@@ -110,6 +110,7 @@ def _default_task(args: argparse.Namespace) -> str:
 
 def _evaluator(task: str, args: argparse.Namespace) -> Evaluator:
     from clipkit.evaluation import (
+        EmbedOptions,
         LabelHeadClassification,
         LinearProbe,
         MultiLabelClassification,
@@ -118,25 +119,22 @@ def _evaluator(task: str, args: argparse.Namespace) -> Evaluator:
         open_dataset,
     )
 
-    common: dict[str, Any] = {
-        "split": args.split,
-        "batch_size": args.batch_size,
-        "num_workers": args.num_workers,
-        "limit": args.limit,
-        "precision": args.precision,
-        "progress": True,
-    }
-    outside = {"allow_outside": args.allow_outside}
+    data, split, outside = args.data, args.split, args.allow_outside
+    options = EmbedOptions(
+        args.batch_size, args.num_workers, args.limit, args.precision, progress=True
+    )
     if task == "linear-probe":
-        return LinearProbe(args.data, train_split=args.train_split, **common, **outside)
-    data = open_dataset(args.data, args.split, **outside)
-    if task == "retrieval":
-        return Retrieval(data, **common)
-    if task == "zero-shot":
-        return ZeroShotClassification(data, **common)
-    if task == "label-head":
-        return LabelHeadClassification(data, **common)
-    return MultiLabelClassification(data, **common)
+        return LinearProbe(data, split, args.train_split, options=options, allow_outside=outside)
+    kinds = {
+        "retrieval": Retrieval,
+        "zero-shot": ZeroShotClassification,
+        "label-head": LabelHeadClassification,
+        "multi-label": MultiLabelClassification,
+    }
+    evaluator: Evaluator = kinds[task](
+        open_dataset(data, split, allow_outside=outside), options=options
+    )
+    return evaluator
 
 
 def _print_table(args: argparse.Namespace, weights: str | None, metrics: dict[str, float]) -> None:

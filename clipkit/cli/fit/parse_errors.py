@@ -6,7 +6,7 @@ import importlib
 import inspect
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 from clipkit.errors import ClipkitError
@@ -136,16 +136,20 @@ def _explain_init_arg(key: str, files: Sequence[str]) -> str:
 
 def _parameters(class_path: str) -> list[str] | None:
     """The constructor's options, those of its bases included where it passes them on."""
-    module, _, name = class_path.rpartition(".")
+    module, _, attribute = class_path.rpartition(".")
     try:
-        target = getattr(importlib.import_module(module), name)
+        target = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError):
         return None
     classes = inspect.getmro(target) if inspect.isclass(target) else (target,)
     names: list[str] = []
     for cls in classes:
         parameters = inspect.signature(cls).parameters if cls is not object else {}
-        names += [n for n, p in parameters.items() if p.kind is not p.VAR_KEYWORD]
+        for name, parameter in parameters.items():
+            if is_dataclass(parameter.default):
+                names += [f"{name}.{field.name}" for field in fields(parameter.default)]
+            if parameter.kind is not parameter.VAR_KEYWORD:
+                names.append(name)
         if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
             break
     return names

@@ -1,4 +1,4 @@
-"""What an evaluator is: it knows an encoder and its own data, and no trainer."""
+"""The base class of evaluators, which know an encoder and their own data, but no trainer."""
 
 from __future__ import annotations
 
@@ -8,24 +8,30 @@ from clipkit.models import DualEncoder
 
 
 class Evaluator(ABC):
-    """Measures an encoder on data of its own.
+    """Measure an encoder on the evaluator's own data (abstract).
 
     Attributes:
-        class_names: Names of the data's classes, in the order of their numbers; none where the
-            evaluator measures no classes, or the data do not name them.
+        class_names: Names of the data's classes in the order of their numbers; empty if the
+            evaluator measures no classes or the data do not name them.
+        primary_metric: Key of the one metric in the result of ``run`` that models are compared by;
+            empty if there is none. ``SaveCheckpoint(monitor=NAME)`` watches it, where NAME is the
+            evaluator's name in ``ZeroShotEvaluation``.
+        greater_is_better: Whether a greater value of ``primary_metric`` is better.
     """
 
     class_names: tuple[str, ...] = ()
+    primary_metric: str = ""
+    greater_is_better: bool = True
 
     @abstractmethod
     def run(self, encoder: DualEncoder) -> dict[str, float]:
-        """Measure.
+        """Measure an encoder.
 
         Args:
             encoder: The model, on the device where it is to run. Its training mode and its
-                gradients are as before afterwards. Over several ranks, every rank calls this with
-                the same encoder and gets the same numbers.
+                gradients are restored afterwards. With several ranks, every rank calls this method
+                with the same encoder and gets the same numbers.
 
         Returns:
-            Metric keys and values.
+            Value of each metric by its key.
         """

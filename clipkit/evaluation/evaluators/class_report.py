@@ -73,6 +73,8 @@ class PerClass(Evaluator):
         {'top1': ..., 'macro_f1': ..., 'recall/red': ..., ...}
     """
 
+    primary_metric = "macro_f1"
+
     def __init__(self, classifier: ZeroShotClassification | LabelHeadClassification) -> None:
         self.classifier = classifier
 

@@ -31,11 +31,7 @@ class LabelHeadClassification(Evaluator):
     Args:
         data: Folder, URL, pattern of shards, or an opened data set, with a class in each sample.
         split: Folder inside ``data`` in CLIP_benchmark's layout.
-        batch_size: Pictures in one pass.
-        num_workers: Processes that decode pictures.
-        limit: Only the first samples; None for all.
-        precision: "fp32", "bf16" or "fp16".
-        progress: Show a progress bar.
+        options: Batch size, number of workers, limit, precision, progress bar.
 
     Raises:
         DataError: If the data cannot be found.
@@ -45,19 +41,17 @@ class LabelHeadClassification(Evaluator):
         {'top1': ..., 'mean_per_class_recall': ...}
     """
 
+    primary_metric = "top1"
+
     def __init__(
         self,
         data: str | Path | EvaluationDataset,
         split: str = "test",
-        batch_size: int = 64,
-        num_workers: int = 0,
-        limit: int | None = None,
-        precision: str = "fp32",
-        progress: bool = False,
+        options: EmbedOptions = EmbedOptions(),
     ) -> None:
         self.data = as_dataset(data, split)
         self.class_names = self.data.class_names
-        self._options = EmbedOptions(batch_size, num_workers, limit, precision, progress)
+        self.options = options
 
     def predict(self, encoder: DualEncoder) -> Predictions:
         """Scores of every class for every picture, in the order of the data, on every rank.
@@ -72,12 +66,12 @@ class LabelHeadClassification(Evaluator):
                 "evaluate zero-shot"
             )
         device = encoder.log_logit_scale.device
-        ids = ids_of_rank(self.data, self._options)
+        ids = ids_of_rank(self.data, self.options)
         scores = [torch.empty(0, encoder.label_head.num_classes, device=device)]
         labels: list[int] = []
         keys: list[str] = []
-        with evaluating(encoder, self._options.precision):
-            for chunk in decoded_chunks(encoder, self.data, ids, self._options):
+        with evaluating(encoder, self.options.precision):
+            for chunk in decoded_chunks(encoder, self.data, ids, self.options):
                 scores.append(encoder.classify(chunk.images.to(device)).float())
                 labels += chunk.labels
                 keys += chunk.keys

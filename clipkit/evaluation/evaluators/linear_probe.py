@@ -17,8 +17,9 @@ from clipkit.evaluation.datasets.dataset import EvaluationDataset, open_dataset
 from clipkit.evaluation.embedding import embed_pairs
 from clipkit.evaluation.evaluators.base import Evaluator
 from clipkit.evaluation.evaluators.class_match import ClassMatch
-from clipkit.evaluation.evaluators.zero_shot import check_labels, classification_metrics
+from clipkit.evaluation.evaluators.zero_shot import check_labels
 from clipkit.evaluation.inference import EmbedOptions
+from clipkit.metrics.functional import classification_accuracy
 from clipkit.models import DualEncoder
 
 L2_GRID: Final = tuple(10.0 ** (-exponent / 2) for exponent in range(13))
@@ -148,11 +149,7 @@ class LinearProbe(Evaluator):
         train_split: The split to fit on.
         validation_split: The split that picks the regularisation; None holds every fifth sample of
             each class of the training split out for that. Both parts are fitted on at the end.
-        batch_size: Pictures in one pass.
-        num_workers: Processes that decode pictures.
-        limit: Only the first samples of each split; None for all.
-        precision: "fp32", "bf16" or "fp16" for the tower; the regression is float64.
-        progress: Show a progress bar.
+        options: Batch size, number of workers, limit, precision, progress bar.
         allow_outside: Whether the images of a table or folder may be outside of its folder.
 
     Raises:
@@ -163,17 +160,15 @@ class LinearProbe(Evaluator):
         {'top1': ..., 'mean_per_class_recall': ..., 'l2': ...}
     """
 
+    primary_metric = "top1"
+
     def __init__(
         self,
         data: str | Path,
         split: str = "test",
         train_split: str = "train",
         validation_split: str | None = None,
-        batch_size: int = 64,
-        num_workers: int = 0,
-        limit: int | None = None,
-        precision: str = "fp32",
-        progress: bool = False,
+        options: EmbedOptions = EmbedOptions(),
         allow_outside: bool = False,
     ) -> None:
         def part(name: str) -> EvaluationDataset:
@@ -183,7 +178,7 @@ class LinearProbe(Evaluator):
         self.validation = part(validation_split) if validation_split else None
         splits = [self.train, *([self.validation] if self.validation else []), self.test]
         self.class_names = _all_names(splits)
-        self._options = EmbedOptions(batch_size, num_workers, limit, precision, progress)
+        self.options = options
 
     def run(self, encoder: DualEncoder) -> dict[str, float]:
         """Top-1, top-5, mean of the classes' recalls, and the chosen penalty ``l2``."""
@@ -204,12 +199,12 @@ class LinearProbe(Evaluator):
             )
         l2 = choose_l2(fitting, comparing, num_classes)
         scores = fit_logistic(*train, num_classes, l2)(test[0])
-        return {**classification_metrics(scores, test[1]), "l2": l2}
+        return {**classification_accuracy(scores, test[1]), "l2": l2}
 
     def _features(
         self, encoder: DualEncoder, data: EvaluationDataset
     ) -> tuple[Float[Tensor, "N D"], Int64[Tensor, " N"]]:
-        pairs = embed_pairs(encoder, data, self._options, captions=False)
+        pairs = embed_pairs(encoder, data, self.options, captions=False)
         num_classes = len(data.class_names) or int(pairs.labels.max()) + 1
         check_labels(pairs.labels, num_classes, pairs.keys, data.name)
         match = ClassMatch(data.class_names, self.class_names, data.name, "the other splits")

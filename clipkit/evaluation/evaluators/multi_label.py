@@ -34,11 +34,7 @@ class MultiLabelClassification(Evaluator):
     Args:
         data: Folder, URL, pattern of shards, or an opened data set.
         split: Folder inside ``data`` in CLIP_benchmark's layout.
-        batch_size: Pictures in one pass.
-        num_workers: Processes that decode pictures.
-        limit: Only the first samples; None for all.
-        precision: "fp32", "bf16" or "fp16".
-        progress: Show a progress bar.
+        options: Batch size, number of workers, limit, precision, progress bar.
 
     Raises:
         DataError: If the data cannot be found.
@@ -48,19 +44,17 @@ class MultiLabelClassification(Evaluator):
         {'mean_average_precision': ..., 'average_precision/red': ..., ...}
     """
 
+    primary_metric = "mean_average_precision"
+
     def __init__(
         self,
         data: str | Path | EvaluationDataset,
         split: str = "test",
-        batch_size: int = 64,
-        num_workers: int = 0,
-        limit: int | None = None,
-        precision: str = "fp32",
-        progress: bool = False,
+        options: EmbedOptions = EmbedOptions(),
     ) -> None:
         self.data = as_dataset(data, split)
         self.class_names = self.data.class_names
-        self._options = EmbedOptions(batch_size, num_workers, limit, precision, progress)
+        self.options = options
 
     def predict(self, encoder: DualEncoder) -> tuple[Float[Tensor, "N C"], Int64[Tensor, "N C"]]:
         """Scores and targets (1, 0, ``IGNORE_LABEL`` for unknown) of every picture, on every rank.
@@ -72,13 +66,13 @@ class MultiLabelClassification(Evaluator):
         if encoder.label_head is None:
             raise ConfigError("label_head: this encoder has none; multi-label metrics need one")
         device, num_classes = encoder.log_logit_scale.device, encoder.label_head.num_classes
-        ids = ids_of_rank(self.data, self._options)
+        ids = ids_of_rank(self.data, self.options)
         match = match_head(self.class_names, encoder.label_head, self.data.name)
         own = [_targets(self.data, number, num_classes, match) for number in ids]
         targets = torch.stack(own) if own else torch.empty(0, num_classes, dtype=torch.int64)
         scores = [torch.empty(0, num_classes, device=device)]
-        with evaluating(encoder, self._options.precision):
-            for chunk in decoded_chunks(encoder, self.data, ids, self._options):
+        with evaluating(encoder, self.options.precision):
+            for chunk in decoded_chunks(encoder, self.data, ids, self.options):
                 scores.append(encoder.classify(chunk.images.to(device)).float())
         return in_data_order(torch.cat(scores), ids), in_data_order(targets.to(device), ids)
 

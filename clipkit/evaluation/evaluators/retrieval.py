@@ -28,11 +28,7 @@ class Retrieval(Evaluator):
         tokenizer: None for the text tower's own.
         split: Folder inside ``data`` in CLIP_benchmark's layout.
         ks: The k's.
-        batch_size: Pictures, or texts, in one pass.
-        num_workers: Processes that decode pictures.
-        limit: Only the first samples; None for all.
-        precision: "fp32", "bf16" or "fp16".
-        progress: Show a progress bar.
+        options: Batch size, number of workers, limit, precision, progress bar.
 
     Raises:
         DataError: If the data cannot be found or have no captions.
@@ -48,16 +44,13 @@ class Retrieval(Evaluator):
         tokenizer: Tokenizer | None = None,
         split: str = "test",
         ks: Sequence[int] = (1, 5, 10),
-        batch_size: int = 64,
-        num_workers: int = 0,
-        limit: int | None = None,
-        precision: str = "fp32",
-        progress: bool = False,
+        options: EmbedOptions = EmbedOptions(),
     ) -> None:
         self.data = as_dataset(data, split)
         self.ks = tuple(ks)
+        self.primary_metric = f"text_to_image/recall_at_{min(self.ks, default=1)}"
         self._tokenizer = tokenizer
-        self._options = EmbedOptions(batch_size, num_workers, limit, precision, progress)
+        self.options = options
 
     def embed(self, encoder: DualEncoder) -> EmbeddedPairs:
         """The embeddings that ``run`` measures.
@@ -65,7 +58,7 @@ class Retrieval(Evaluator):
         Raises:
             DataError: If a picture has no caption.
         """
-        pairs = embed_pairs(encoder, self.data, self._options, self._tokenizer)
+        pairs = embed_pairs(encoder, self.data, self.options, self._tokenizer)
         lonely = set(range(len(pairs.keys))) - set(pairs.text_to_image.tolist())
         if lonely:
             raise DataError(

@@ -15,7 +15,8 @@ class EvaluationSuite(Evaluator):
     """Runs evaluators one after another; an error in one ends the run, nothing is left out.
 
     Args:
-        evaluators: Evaluators by name; a name prefixes its metrics.
+        evaluators: Evaluators by name; a name prefixes its metrics. The primary metric is that of
+            the first one.
 
     Raises:
         ConfigError: If there are none.
@@ -30,6 +31,9 @@ class EvaluationSuite(Evaluator):
         if not evaluators:
             raise ConfigError("evaluators: expected at least one, got none")
         self.evaluators = dict(evaluators)
+        name, first = next(iter(self.evaluators.items()))
+        self.primary_metric = f"{name}/{first.primary_metric}" if first.primary_metric else ""
+        self.greater_is_better = first.greater_is_better
 
     def run(self, encoder: DualEncoder) -> dict[str, float]:
         """All metrics in one flat dict, ``NAME/METRIC``."""

@@ -20,7 +20,7 @@ from clipkit.evaluation.datasets.prompts import GENERIC_TEMPLATES, check_templat
 from clipkit.evaluation.embedding import embed_pairs, encode_texts, tokenizer_of
 from clipkit.evaluation.evaluators.base import Evaluator
 from clipkit.evaluation.inference import EmbedOptions, evaluating
-from clipkit.metrics.functional import mean_per_class_recall, topk_accuracy
+from clipkit.metrics.functional import classification_accuracy
 from clipkit.models import DualEncoder
 from clipkit.types import IGNORE_LABEL
 
@@ -104,11 +104,7 @@ class ZeroShotClassification(Evaluator):
         class_names: Names in the order of class numbers; None for the data's own. Numbers with an
             empty name take no part.
         templates: Sentences with ``{c}``; None for the data's own, else generic ones.
-        batch_size: Pictures, or sentences, in one pass.
-        num_workers: Processes that decode pictures.
-        limit: Only the first samples; None for all.
-        precision: "fp32", "bf16" or "fp16".
-        progress: Show a progress bar.
+        options: Batch size, number of workers, limit, precision, progress bar.
 
     Raises:
         DataError: If the data cannot be found or name no classes.
@@ -119,6 +115,8 @@ class ZeroShotClassification(Evaluator):
         {'top1': ..., 'mean_per_class_recall': ...}
     """
 
+    primary_metric = "top1"
+
     def __init__(
         self,
         data: str | Path | EvaluationDataset,
@@ -126,11 +124,7 @@ class ZeroShotClassification(Evaluator):
         split: str = "test",
         class_names: Sequence[str] | None = None,
         templates: Sequence[str] | None = None,
-        batch_size: int = 64,
-        num_workers: int = 0,
-        limit: int | None = None,
-        precision: str = "fp32",
-        progress: bool = False,
+        options: EmbedOptions = EmbedOptions(),
     ) -> None:
         self.data = as_dataset(data, split)
         self.class_names = tuple(class_names or self.data.class_names)
@@ -143,7 +137,7 @@ class ZeroShotClassification(Evaluator):
         chosen = templates if templates is not None else self.data.templates or GENERIC_TEMPLATES
         self.templates = check_templates(chosen, "templates")
         self._tokenizer = tokenizer
-        self._options = EmbedOptions(batch_size, num_workers, limit, precision, progress)
+        self.options = options
 
     def predict(self, encoder: DualEncoder) -> Predictions:
         """Scores of every class for every picture; what ``run`` measures.
@@ -151,13 +145,13 @@ class ZeroShotClassification(Evaluator):
         Raises:
             DataError: If a picture has no class, or one without a name.
         """
-        pairs = embed_pairs(encoder, self.data, self._options, self._tokenizer, captions=False)
+        pairs = embed_pairs(encoder, self.data, self.options, self._tokenizer, captions=False)
         names = [name for name in self.class_names if name]
         labels = self._named(pairs.labels, pairs.keys)
         tokenizer = self._tokenizer or tokenizer_of(encoder)
-        with evaluating(encoder, self._options.precision):
+        with evaluating(encoder, self.options.precision):
             classes = class_embeddings(
-                encoder, names, self.templates, tokenizer, self._options.batch_size
+                encoder, names, self.templates, tokenizer, self.options.batch_size
             )
         return Predictions(pairs.images @ classes.cpu().T, labels, shown_names(names, len(names)))
 
@@ -177,15 +171,7 @@ class ZeroShotClassification(Evaluator):
     def run(self, encoder: DualEncoder) -> dict[str, float]:
         """The metrics; ``top5`` only where there are more than five classes."""
         predictions = self.predict(encoder)
-        return classification_metrics(predictions.scores, predictions.labels)
-
-
-def classification_metrics(
-    scores: Float[Tensor, "N C"], labels: Int64[Tensor, " N"]
-) -> dict[str, float]:
-    """``top1``, ``top5`` (where there are more than five classes) and ``mean_per_class_recall``."""
-    recall = mean_per_class_recall(scores, labels)
-    return {**topk_accuracy(scores, labels), "mean_per_class_recall": recall}
+        return classification_accuracy(predictions.scores, predictions.labels)
 
 
 def check_labels(

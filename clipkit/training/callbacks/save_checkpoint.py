@@ -13,7 +13,8 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from clipkit.distributed.votes import Vote
 from clipkit.errors import CheckpointError, ConfigError
-from clipkit.training.checkpoints import files as files
+from clipkit.training.callbacks.zero_shot_evaluation import resolve_monitor
+from clipkit.training.checkpoints import files
 from clipkit.training.checkpoints.io import use_atomic_checkpoints
 from clipkit.training.strategies.fsdp import ShardedStrategy
 
@@ -36,8 +37,10 @@ class SaveCheckpoint(Checkpoint):
         every_n_steps: Optimizer steps between two writes.
         every_n_minutes: Minutes between two writes, by the clock of whoever is first.
         keep_every_n_steps: Steps whose checkpoint stays as ``step=N.ckpt``.
-        monitor: A logged validation metric; its best checkpoint stays as ``best.ckpt``.
-        mode: Whether the greatest or the smallest value of ``monitor`` is best.
+        monitor: A logged validation metric, or the name of an evaluator of ``ZeroShotEvaluation``
+            for its primary metric; the checkpoint of the best value is kept as ``best.ckpt``.
+        mode: Whether the greatest ("max") or the smallest ("min") value of ``monitor`` is best;
+            None for the direction that the evaluator declares, and "max" for other metrics.
 
     Attributes:
         held: Whether writes that are due are put off: ``StepGuard`` keeps the checkpoint of before
@@ -58,7 +61,7 @@ class SaveCheckpoint(Checkpoint):
         every_n_minutes: float | None = 10.0,
         keep_every_n_steps: int | None = None,
         monitor: str | None = None,
-        mode: Literal["min", "max"] = "max",
+        mode: Literal["min", "max"] | None = None,
     ) -> None:
         for name, value in (
             ("every_n_steps", every_n_steps),
@@ -84,6 +87,8 @@ class SaveCheckpoint(Checkpoint):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
         """Have checkpoints replaced in one step, and refuse a folder where that cannot be."""
+        if self.monitor is not None:
+            resolve_monitor(trainer, self.monitor)  # refuses what it cannot resolve, before step 1
         use_atomic_checkpoints(trainer)
         if isinstance(trainer.strategy, ShardedStrategy):
             trainer.strategy.check_folder(self.folder_of(trainer))
@@ -125,13 +130,15 @@ class SaveCheckpoint(Checkpoint):
         """Keep the checkpoint where the monitored metric is the best so far."""
         if self.monitor is None or trainer.sanity_checking or trainer.state.fn != "fit":
             return
-        if self.monitor not in trainer.callback_metrics:
+        key, greater_is_better = resolve_monitor(trainer, self.monitor)
+        if key not in trainer.callback_metrics:
             known = ", ".join(sorted(map(str, trainer.callback_metrics))) or "none"
             raise ConfigError(
-                f"SaveCheckpoint.monitor: no metric {self.monitor!r} was logged; logged: {known}"
+                f"SaveCheckpoint.monitor: no metric {key!r} was logged; logged: {known}"
             )
-        value = float(trainer.callback_metrics[self.monitor])
-        score = value if self.mode == "max" else -value
+        value = float(trainer.callback_metrics[key])
+        is_max = greater_is_better if self.mode is None else self.mode == "max"
+        score = value if is_max else -value
         if score > self._best:
             self._best = score
             if self.save(trainer):

@@ -18,7 +18,8 @@ class ZeroShotEvaluation(Callback):
 
     They run with every validation and test, every ``every_n_steps`` optimizer steps where that is
     set, and at the end of the fit if the weights have changed since. Metrics are logged as
-    ``NAME/KEY``, so ``emoji/text_to_image/recall_at_1`` can be monitored.
+    ``NAME/KEY``, so ``emoji/text_to_image/recall_at_1`` can be monitored; ``SaveCheckpoint`` also
+    takes NAME alone, for the evaluator's primary metric.
 
     Args:
         evaluators: Name to evaluator.
@@ -88,3 +89,32 @@ class ZeroShotEvaluation(Callback):
                 for name, evaluator in self.evaluators.items()
                 for key, value in evaluator.run(encoder).items()
             }
+
+
+def resolve_monitor(trainer: Trainer, monitor: str) -> tuple[str, bool]:
+    """Return the key of a monitored metric and whether a greater value of it is better.
+
+    Args:
+        trainer: The trainer, whose ``ZeroShotEvaluation`` callbacks are searched for an evaluator
+            of that name or with that primary metric.
+        monitor: A logged metric, or the name of an evaluator.
+
+    Returns:
+        Key of the logged metric, and the direction that the evaluator declares; greater is better
+        for a metric that is no evaluator's primary one.
+
+    Raises:
+        ConfigError: If the evaluator declares no primary metric.
+    """
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        evaluators = callback.evaluators if isinstance(callback, ZeroShotEvaluation) else {}
+        for name, evaluator in evaluators.items():
+            if monitor == name and not evaluator.primary_metric:
+                raise ConfigError(
+                    f"monitor: the evaluator {name!r} declares no primary_metric; expected the "
+                    f"key of one of its metrics, {name}/KEY"
+                )
+            key = f"{name}/{evaluator.primary_metric}"
+            if monitor in (name, key):
+                return key, evaluator.greater_is_better
+    return monitor, True

@@ -11,7 +11,12 @@ from PIL import Image
 from torchmetrics.functional import classification as oracle
 
 from clipkit.errors import DataError
-from clipkit.evaluation import MultiLabelClassification, PerClass, ZeroShotClassification
+from clipkit.evaluation import (
+    EmbedOptions,
+    MultiLabelClassification,
+    PerClass,
+    ZeroShotClassification,
+)
 from clipkit.evaluation.report import Chart, Confusion, Series
 from clipkit.evaluation.report.chart_svg import chart_svg
 from clipkit.evaluation.report.confusion_picture import confusion_png
@@ -77,7 +82,7 @@ def test_several_classes_a_picture(tmp_path):
     encoder = tiny_encoder()
     encoder.label_head = LinearLabelHead(encoder.embedding_dim, 5)
     torch.nn.init.normal_(encoder.label_head.linear.weight)
-    evaluator = MultiLabelClassification(tmp_path / "set", batch_size=4)
+    evaluator = MultiLabelClassification(tmp_path / "set", options=EmbedOptions(4))
 
     scores, targets = evaluator.predict(encoder)
     metrics = evaluator.run(encoder)

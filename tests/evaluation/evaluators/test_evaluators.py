@@ -15,6 +15,7 @@ from clipkit.evaluation import (
     EmbedOptions,
     EvaluationSuite,
     Evaluator,
+    PerClass,
     Predictions,
     Retrieval,
     ZeroShotClassification,
@@ -101,7 +102,7 @@ def _embed_on_rank(rank, world_size, root):
     torch.manual_seed(0)
     options = EmbedOptions(batch_size=3, limit=NUM - 1)
     pairs = embed_pairs(tiny_encoder(), open_dataset(root), options)
-    metrics = Retrieval(root, limit=NUM - 1).run(tiny_encoder())
+    metrics = Retrieval(root, options=EmbedOptions(limit=NUM - 1)).run(tiny_encoder())
     single = embed_pairs(tiny_encoder(), open_dataset(root), EmbedOptions(limit=1))
     return (
         pairs.images.numpy(),
@@ -119,7 +120,7 @@ def _embed_on_rank(rank, world_size, root):
 def test_over_ranks_every_sample_counts_once_and_all_ranks_agree(root, encoder):
     limit = NUM - 1
     alone = embed_pairs(encoder, open_dataset(root), EmbedOptions(limit=limit))
-    metrics = Retrieval(root, limit=limit).run(encoder)
+    metrics = Retrieval(root, options=EmbedOptions(limit=limit)).run(encoder)
 
     for got in run_ranks(_embed_on_rank, 2, root):
         torch.testing.assert_close(torch.from_numpy(got[0]), alone.images, atol=1e-5, rtol=0)
@@ -249,6 +250,17 @@ def test_suite_joins_metrics_under_names(root, encoder):
     assert metrics == {**expected, "b/top1": 0.5}
 
 
+def test_the_primary_metric_is_among_the_results(root, encoder):
+    retrieval, zero_shot = Retrieval(root, ks=(3, 2)), ZeroShotClassification(root)
+    evaluators = [retrieval, zero_shot, PerClass(zero_shot), EvaluationSuite({"a": retrieval})]
+
+    for evaluator in evaluators:
+        assert evaluator.primary_metric in evaluator.run(encoder)
+        assert evaluator.greater_is_better
+    assert retrieval.primary_metric == "text_to_image/recall_at_2"
+    assert EvaluationSuite({"b": _Constant()}).primary_metric == ""
+
+
 def test_suite_does_not_swallow_an_error(root, encoder, tmp_path):
     empty = Retrieval(write_layout(tmp_path, text=False))
 
@@ -288,7 +300,7 @@ def test_a_picture_that_is_none_is_named(tmp_path, encoder, num_workers):
     write_shard(tmp_path / "0.tar", [("broken", {"png": b"no picture", "txt": b"one"})])
 
     with pytest.raises(SampleError, match="broken: ") as caught:
-        Retrieval(tmp_path, num_workers=num_workers).run(encoder)
+        Retrieval(tmp_path, options=EmbedOptions(num_workers=num_workers)).run(encoder)
     assert "Traceback" not in str(caught.value)
     assert caught.value.key == "broken"
 
@@ -296,9 +308,9 @@ def test_a_picture_that_is_none_is_named(tmp_path, encoder, num_workers):
 @pytest.mark.parametrize(
     "wrong", [{"batch_size": 0}, {"num_workers": -1}, {"limit": 0}, {"precision": "fp8"}]
 )
-def test_options_that_cannot_work_are_refused_at_once(root, wrong):
+def test_options_that_cannot_work_are_refused_at_once(wrong):
     with pytest.raises(ConfigError, match=next(iter(wrong))):
-        Retrieval(root, **wrong)
+        EmbedOptions(**wrong)
 
 
 def test_prompts():

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from clipkit.errors import ConfigError, DataError
-from clipkit.evaluation import LabelHeadClassification, open_dataset
+from clipkit.evaluation import EmbedOptions, LabelHeadClassification, open_dataset
 from clipkit.evaluation.datasets.loading import transform_of
 from clipkit.models import LinearLabelHead
 from tests.distributed.spawn import run_ranks
@@ -39,7 +39,7 @@ def test_scores_are_those_of_a_plain_loop(root):
         ]
     right = [int(scores.argmax()) == data.sample(i).label for i, scores in enumerate(expected)]
 
-    predictions = LabelHeadClassification(root, batch_size=5).predict(encoder)
+    predictions = LabelHeadClassification(root, options=EmbedOptions(5)).predict(encoder)
 
     torch.testing.assert_close(predictions.scores, torch.stack(expected), atol=1e-5, rtol=0)
     top1 = LabelHeadClassification(root).run(encoder)["top1"]
@@ -47,7 +47,9 @@ def test_scores_are_those_of_a_plain_loop(root):
 
 
 def _on_rank(rank, world_size, root):
-    predictions = LabelHeadClassification(root, batch_size=2).predict(encoder_with_head())
+    predictions = LabelHeadClassification(root, options=EmbedOptions(2)).predict(
+        encoder_with_head()
+    )
     return predictions.scores.numpy(), predictions.labels.numpy()
 
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from clipkit.errors import DataError
-from clipkit.evaluation import LinearProbe
+from clipkit.evaluation import EmbedOptions, LinearProbe
 from clipkit.evaluation.evaluators.linear_probe import L2_GRID, choose_l2, fit_logistic, hold_out
 from tests.evaluation.layout import tiny_encoder, write_layout
 
@@ -80,7 +80,9 @@ def test_probe_measures_the_test_split_and_repeats_itself(tmp_path):
     encoder = tiny_encoder()
 
     held_out = LinearProbe(tmp_path).run(encoder)
-    with_val = LinearProbe(tmp_path, validation_split="val", limit=60).run(encoder)
+    with_val = LinearProbe(tmp_path, validation_split="val", options=EmbedOptions(limit=60)).run(
+        encoder
+    )
 
     assert set(held_out) == {"top1", "top5", "mean_per_class_recall", "l2"}
     assert held_out["l2"] in L2_GRID

@@ -36,6 +36,22 @@ def shards(tmp_path_factory):
     return tiny.shards(tmp_path_factory.mktemp("shards"))
 
 
+class Errors(Evaluator):
+    primary_metric, greater_is_better = "value", False
+
+    def __init__(self):
+        self.values = iter([3.0, 1.0, 2.0])
+
+    def run(self, encoder):
+        value = next(self.values)
+        return {"value": value, "other": 7.0 - value}
+
+
+class Plain(Evaluator):
+    def run(self, encoder):
+        return {"value": 0.0}
+
+
 def fit(shards, run, *callbacks, val=False, ckpt=None, labels=False, **options):
     trainer = tiny.trainer(run, *callbacks, **{"max_steps": 6, **options})
     module = tiny.module(labels=labels)
@@ -98,6 +114,26 @@ class TestSaveCheckpoint:
         best = torch.load(tmp_path / "best.ckpt")
         score = -best["callbacks"]["SaveCheckpoint"]["best"]
         assert score <= float(trainer.callback_metrics["val/loss"]) + 1e-6
+
+    @pytest.mark.parametrize(
+        ("monitor", "mode", "best"),
+        [("error", None, 1.0), ("error/value", None, 1.0), ("error/other", None, 6.0),
+         ("error", "max", 3.0)],
+    )  # fmt: skip
+    def test_an_evaluator_by_name_is_its_primary_metric(
+        self, shards, tmp_path, monitor, mode, best
+    ):
+        """The metric goes 3, 1, 2 and the other one the opposite way; smaller is better."""
+        evaluation = ZeroShotEvaluation({"error": Errors()})
+        saver = SaveCheckpoint(monitor=monitor, mode=mode)
+        fit(shards, tmp_path, evaluation, saver, val=True, val_check_interval=2)
+        assert abs(saver.state_dict()["best"]) == best
+
+    def test_an_evaluator_without_primary_metric_is_refused_at_once(self, shards, tmp_path):
+        evaluation = ZeroShotEvaluation({"plain": Plain()})
+        with pytest.raises(ConfigError, match=r"'plain' declares no primary_metric.*plain/KEY"):
+            fit(shards, tmp_path, evaluation, SaveCheckpoint(monitor="plain"), max_steps=1)
+        assert not (tmp_path / "last.ckpt").exists()
 
     def test_never_inside_a_window_of_accumulated_gradients(self, shards, tmp_path):
         fit(
