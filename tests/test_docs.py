@@ -8,18 +8,23 @@ import re
 import shlex
 import sys
 import types
+import typing
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 
 import griffe
 import pytest
 import yaml
+from lightning.pytorch import Callback
+from open_clip_train import params
 
+from clipkit import training
 from clipkit.cli.fit import command as fit
 from clipkit.cli.fit.parse_errors import class_entries
 from clipkit.cli.main import build_parser, main
 from clipkit.cli.tune import command as tune
+from clipkit.training import callbacks
 from tests.factories import image_bytes, write_shards
 from tools.reference_pages import address, public_modules
 
@@ -249,6 +254,46 @@ def test_names_of_the_package_exist() -> None:
             except ImportError:
                 wrong.append((page.name, code))
     assert wrong == []
+
+
+def test_options_of_a_run_exist() -> None:
+    """``data.train`` in the text, with or without dashes, is an option of ``clipkit fit``."""
+    sections = {"data": training.PairDataModule, "model": training.ContrastiveModule}
+    dotted = re.compile(r"^(?:--)?(data|model)\.([a-z]\w*(?:\.\w+)*)$")
+    wrong = []
+    for page in PAGES:
+        for code in INLINE.findall(prose(page)):
+            if not (found := dotted.match(code)) or code.endswith(".safetensors"):
+                continue
+            known: type | None = sections[found[1]]
+            for name in found[2].split("."):
+                if known is None:
+                    break
+                options = typing.get_type_hints(known.__init__)
+                if name not in options:
+                    wrong.append((page.name, code))
+                    break
+                known = next(filter(is_dataclass, alternatives(options[name])), None)
+    assert wrong == []
+
+
+def alternatives(hint: object) -> tuple[object, ...]:
+    """The parts of ``A | B``, else the hint itself."""
+    return typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+
+
+def test_all_callbacks_are_in_the_table() -> None:
+    page = (ROOT / "docs/configuration.md").read_text(encoding="utf-8")
+    table = set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE))
+    known = {name for name in callbacks.__all__ if issubclass(getattr(callbacks, name), Callback)}
+    assert known <= table
+
+
+def test_every_option_of_open_clip_is_mapped() -> None:
+    page = (ROOT / "docs/from-open-clip.md").read_text(encoding="utf-8")
+    options = set(re.findall(r"""["'](--[a-z0-9-]+)["']""", inspect.getsource(params)))
+    assert len(options) > 80
+    assert options <= set(re.findall(r"`(--[a-z0-9-]+)`", page))
 
 
 def test_targets_of_make_exist() -> None:
