@@ -67,5 +67,5 @@ def run(args: argparse.Namespace) -> int:
     with new_file(output) as temporary:
         save_plain(checkpoint, temporary)
     step, size = checkpoint["global_step"], output.stat().st_size / 1e6
-    print(f"{output}: step {step}, {size:.1f} MB")  # noqa: T201
+    print(f"{output}: step {step}, {size:.1f} MB")
     return 0

@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     _write(output, pairs, facts)
     num_images, width = pairs.images.shape
     found = f"{num_images} pictures and {len(pairs.texts)} texts, {width} numbers each"
-    print(f"{found}{shown_weights(weights)}: {args.output}")  # noqa: T201
+    print(f"{found}{shown_weights(weights)}: {args.output}")
     return 0
 
 

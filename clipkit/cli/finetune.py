@@ -112,14 +112,14 @@ def run(args: argparse.Namespace) -> int:
     head = "".join(f"# {line}\n" for line in [f"clipkit fit -c {path}", *lines])
     text = head + yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
     write_text(path, text)
-    print(text if args.print else head, end="", flush=True)  # noqa: T201
+    print(text if args.print else head, end="", flush=True)
     if args.print:
         return 0
     trust = [fit.TRUST_OPTION] if args.trust_remote_code else []
     replace = ["--overwrite"] if args.overwrite else []
     status = fit.run(["fit", f"--config={path}", *trust, *replace])
     if status == 0:
-        print(_what_next(args, data))  # noqa: T201
+        print(_what_next(args, data))
     return status
 
 

@@ -95,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
         load_model(name, args.device, args.weights) for name in (args.start, args.end)
     )
     for name, weights in ((args.start, of_start), (args.end, of_end)):
-        print(f"{name}{shown_weights(weights)}", flush=True)  # noqa: T201
+        print(f"{name}{shown_weights(weights)}", flush=True)
     alphas = [number / (args.points - 1) for number in range(args.points)]
     curve = []
     for alpha in alphas if evaluators else []:
@@ -107,12 +107,12 @@ def run(args: argparse.Namespace) -> int:
         }
         curve.append({"alpha": alpha, "metrics": metrics})
         shown = "  ".join(f"{k} {100 * metrics[k]:.1f} %" for k in _drawn_keys(evaluators))
-        print(f"alpha {alpha:.2f}  {shown}", flush=True)  # noqa: T201
+        print(f"alpha {alpha:.2f}  {shown}", flush=True)
     if curve:
         _write(args, {"start": of_start, "end": of_end}, curve, _drawn_keys(evaluators))
     if args.keep is not None:
         save_encoder(interpolate(start, end, args.keep), args.output / "model")
-        print(f"{args.output / 'model'}: alpha {args.keep:g}; --model takes it")  # noqa: T201
+        print(f"{args.output / 'model'}: alpha {args.keep:g}; --model takes it")
     return 0
 
 
@@ -187,4 +187,4 @@ def _write(
     }
     write_json(args.output / "curve.json", record)
     write_text(args.output / "curve.svg", chart_svg(_chart(curve, keys), "alpha"))
-    print(f"{args.output}: curve.json, curve.svg")  # noqa: T201
+    print(f"{args.output}: curve.json, curve.svg")

@@ -76,11 +76,11 @@ def _run(words: list[str]) -> int:
             status: int = args.run(args)
         return status
     except ClipkitError as error:
-        print(f"clipkit: error: {one_line(error)}", file=sys.stderr)  # noqa: T201
+        print(f"clipkit: error: {one_line(error)}", file=sys.stderr)
         return _EXIT_USAGE
     except KeyboardInterrupt:
         ignore_interrupts()
-        print("clipkit: interrupted", file=sys.stderr)  # noqa: T201
+        print("clipkit: interrupted", file=sys.stderr)
         return _EXIT_INTERRUPTED
     except BrokenPipeError:
         # The reader of our output (`| head`) left; keep Python's own flush at exit quiet.
@@ -89,7 +89,7 @@ def _run(words: list[str]) -> int:
     except OSError as error:
         if error.errno is None:
             raise
-        print(f"clipkit: error: {system_reason(error)}", file=sys.stderr)  # noqa: T201
+        print(f"clipkit: error: {system_reason(error)}", file=sys.stderr)
         return _EXIT_USAGE
 
 

@@ -1,11 +1,10 @@
-"""Code for model cards: a few lines that embed a picture and two captions, run beside the files."""
+"""Python code for model cards: embed an image and two captions, run in the exported folder."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Final
 
-_OPEN_CLIP: Final = """\
+OPEN_CLIP: Final = """\
 import open_clip
 import torch
 from PIL import Image
@@ -19,7 +18,7 @@ with torch.inference_mode():
 print(image @ text.T)
 """
 
-_TRANSFORMERS: Final = """\
+TRANSFORMERS: Final = """\
 import torch
 from PIL import Image
 from transformers import AutoProcessor, CLIPModel
@@ -35,7 +34,7 @@ with torch.inference_mode():
 print(out.image_embeds @ out.text_embeds.T)
 """
 
-_ONNX: Final = """\
+ONNX: Final = """\
 import json
 
 import numpy as np
@@ -45,10 +44,10 @@ from tokenizers import Tokenizer
 
 facts = json.load(open("preprocessing.json"))
 resample = Image.Resampling[facts["image"]["interpolation"].upper()]
-picture = Image.open("dog.jpg").convert("RGB")
+photo = Image.open("dog.jpg").convert("RGB")
 # For the resize_mode "shortest"; Image.resize for "squash", ImageOps.pad for "longest".
-picture = ImageOps.fit(picture, facts["image"]["size"], resample)
-pixels = np.asarray(picture).transpose(2, 0, 1)[None]  # uint8; the graph normalises
+photo = ImageOps.fit(photo, facts["image"]["size"], resample)
+pixels = np.asarray(photo).transpose(2, 0, 1)[None]  # uint8; the graph normalises
 tokenizer = Tokenizer.from_file("tokenizer.json")
 tokenizer.enable_truncation(facts["text"]["context_length"])
 tokenizer.enable_padding(pad_id=facts["text"]["pad_id"])
@@ -58,7 +57,7 @@ tokens = np.array([line.ids for line in tokenizer.encode_batch(["a dog", "a cat"
 print(image @ text.T)
 """
 
-_SAFETENSORS: Final = """\
+SAFETENSORS: Final = """\
 from pathlib import Path
 
 import numpy as np
@@ -73,17 +72,9 @@ tokenizer = tokenizer_from_name(text_tower.tokenizer_name, text_tower.context_le
 prepare = EvalTransform(
     image_tower.image_size, image_tower.resize_mode, image_tower.interpolation
 )
-picture = prepare(Path("dog.jpg").read_bytes(), np.random.default_rng())
+pixels = prepare(Path("dog.jpg").read_bytes(), np.random.default_rng())
 with torch.inference_mode():
-    image = encoder.encode_image(picture[None])
+    image = encoder.encode_image(pixels[None])
     text = encoder.encode_text(tokenizer(["a dog", "a cat"]))
 print(image @ text.T)
 """
-
-USAGE: Final[Mapping[str, str]] = {
-    "open_clip": _OPEN_CLIP,
-    "transformers": _TRANSFORMERS,
-    "onnx": _ONNX,
-    "safetensors": _SAFETENSORS,
-}
-"""By the format of the export."""

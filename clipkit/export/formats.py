@@ -1,4 +1,4 @@
-"""The formats of ``clipkit export``: each is written, and then read by the library it is for."""
+"""Export formats: write the files, then read them with the library that they are for."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any, Final, final
 import torch
 from torch import Tensor
 
-from clipkit.atomic_files import write_json
 from clipkit.data.text.tokenizer import Tokenizer
 from clipkit.data.text.tokenizer_export import save_tokenizer
 from clipkit.data.text.tokenizers import tokenizer_from_name
 from clipkit.errors import CheckpointError, ConfigError
-from clipkit.export.onnx import check_onnx, onnx_facts, save_onnx
+from clipkit.export import card_examples
+from clipkit.export.onnx import check_onnx, save_onnx
 from clipkit.export.transformers import to_transformers
 from clipkit.models import DualEncoder, load_encoder, save_encoder, save_open_clip
 from clipkit.models.checkpoints.encoder import OPEN_CLIP_WEIGHTS_NAME
@@ -25,14 +25,16 @@ TOLERANCE: Final = 1e-4
 
 
 class Exporter(ABC):
-    """One format.
+    """An export format.
 
     Attributes:
         hub_name: Name on the Hugging Face hub of the library that reads the format.
-        keeps_label_head: Whether a label head is part of the files.
+        usage: Python code for the model card that embeds an image and two captions.
+        keeps_label_head: Whether the files contain the label head.
     """
 
     hub_name: str
+    usage: str
     keeps_label_head: bool = False
 
     @abstractmethod
@@ -40,9 +42,10 @@ class Exporter(ABC):
         """Write the files.
 
         Args:
-            encoder: What is written, in evaluation mode.
+            encoder: Encoder in evaluation mode, on the CPU.
             folder: An empty folder.
-            tokenizer: Name of the tokenizer of the run; None for the text tower's own.
+            tokenizer: Name of the tokenizer that the encoder was trained with; None for the default
+                tokenizer of its text tower.
 
         Raises:
             ConfigError: If the format cannot express the encoder or its tokenizer.
@@ -50,7 +53,11 @@ class Exporter(ABC):
 
     @abstractmethod
     def check(self, encoder: DualEncoder, folder: Path) -> None:
-        """Read the files and compare embeddings.
+        """Read the files and compare their embeddings with those of the encoder.
+
+        Args:
+            encoder: The encoder that was written.
+            folder: Folder of the files.
 
         Raises:
             CheckpointError: If they cannot be read, or their embeddings differ.
@@ -58,7 +65,11 @@ class Exporter(ABC):
 
     @abstractmethod
     def reader(self, folder: Path) -> str:
-        """The call that reads the files."""
+        """Return the Python expression that loads the files.
+
+        Args:
+            folder: Folder of the files.
+        """
 
 
 @final
@@ -66,16 +77,15 @@ class OpenClipExporter(Exporter):
     """The layout that open_clip reads from a folder (``local-dir:``) and the hub (``hf-hub:``)."""
 
     hub_name = "open_clip"
+    usage = card_examples.OPEN_CLIP
 
     def write(self, encoder: DualEncoder, folder: Path, tokenizer: str | None) -> None:
-        """See ``Exporter.write``."""
         save_open_clip(encoder, folder / OPEN_CLIP_WEIGHTS_NAME)
         text_cfg = encoder.text_tower.config()["model"]["model_cfg"]["text_cfg"]
         if text_cfg.get("hf_tokenizer_name"):  # open_clip looks for it in the folder alone
             save_tokenizer(_tokenizer(encoder, tokenizer), folder)
 
     def check(self, encoder: DualEncoder, folder: Path) -> None:
-        """See ``Exporter.check``."""
         import open_clip
 
         copy = _read("open_clip", lambda: open_clip.create_model(f"local-dir:{folder}").eval())
@@ -86,18 +96,17 @@ class OpenClipExporter(Exporter):
         )  # fmt: skip
 
     def reader(self, folder: Path) -> str:
-        """See ``Exporter.reader``."""
         return f"open_clip.create_model_and_transforms('local-dir:{folder}')"
 
 
 @final
 class TransformersExporter(Exporter):
-    """transformers' CLIPModel with image processor and tokenizer."""
+    """``CLIPModel`` of transformers, with image processor and tokenizer."""
 
     hub_name = "transformers"
+    usage = card_examples.TRANSFORMERS
 
     def write(self, encoder: DualEncoder, folder: Path, tokenizer: str | None) -> None:
-        """See ``Exporter.write``."""
         from transformers import CLIPImageProcessor
 
         processor = CLIPImageProcessor(**image_processor_options(encoder))
@@ -106,7 +115,6 @@ class TransformersExporter(Exporter):
         save_tokenizer(_tokenizer(encoder, tokenizer), folder)
 
     def check(self, encoder: DualEncoder, folder: Path) -> None:
-        """See ``Exporter.check``."""
         from transformers import AutoProcessor, CLIPModel
 
         copy = _read("transformers", lambda: CLIPModel.from_pretrained(folder).eval())
@@ -118,56 +126,48 @@ class TransformersExporter(Exporter):
         )  # fmt: skip
 
     def reader(self, folder: Path) -> str:
-        """See ``Exporter.reader``."""
         return f"transformers.CLIPModel.from_pretrained('{folder}')"
 
 
 @final
 class OnnxExporter(Exporter):
-    """A graph for each tower, and a JSON file with what a program needs besides."""
+    """One ONNX graph per tower, and ``preprocessing.json`` with all other constants."""
 
     hub_name = "onnx"
+    usage = card_examples.ONNX
 
     def write(self, encoder: DualEncoder, folder: Path, tokenizer: str | None) -> None:
-        """See ``Exporter.write``; a tokenizer that transformers lacks is only named."""
-        name = tokenizer or encoder.text_tower.tokenizer_name
-        facts = onnx_facts(encoder, name)
-        save_onnx(encoder, folder, facts)
-        write_json(folder / "preprocessing.json", facts)
-        own = _tokenizer(encoder, tokenizer)
+        save_onnx(encoder, folder, tokenizer)
+        loaded = _tokenizer(encoder, tokenizer)
         try:
-            own.in_transformers()
-        except ConfigError:
+            loaded.in_transformers()
+        except ConfigError:  # preprocessing.json names a tokenizer that transformers cannot express
             return
-        save_tokenizer(own, folder)
+        save_tokenizer(loaded, folder)
 
     def check(self, encoder: DualEncoder, folder: Path) -> None:
-        """See ``Exporter.check``."""
         check_onnx(encoder, folder, TOLERANCE)
 
     def reader(self, folder: Path) -> str:
-        """See ``Exporter.reader``."""
         return f"onnxruntime.InferenceSession('{folder}/image.onnx'), and text.onnx"
 
 
 @final
 class SafetensorsExporter(Exporter):
-    """Any encoder, label head included, for clipkit itself."""
+    """Any encoder, including its label head, to be loaded with clipkit."""
 
     hub_name = "clipkit"
+    usage = card_examples.SAFETENSORS
     keeps_label_head = True
 
     def write(self, encoder: DualEncoder, folder: Path, tokenizer: str | None) -> None:  # noqa: ARG002
-        """See ``Exporter.write``."""
         save_encoder(encoder, folder)
 
     def check(self, encoder: DualEncoder, folder: Path) -> None:
-        """See ``Exporter.check``."""
         copy = load_encoder(folder)
         _compare("clipkit", encoder, copy.encode_image, copy.encode_text)
 
     def reader(self, folder: Path) -> str:
-        """See ``Exporter.reader``."""
         return f"clipkit.models.load_encoder('{folder}')"
 
 
@@ -177,16 +177,18 @@ EXPORTERS: Final[Mapping[str, Exporter]] = {
     "onnx": OnnxExporter(),
     "safetensors": SafetensorsExporter(),
 }
+FORMATS: Final = tuple(EXPORTERS)
+"""Names of the formats."""
 
 
 def image_processor_options(encoder: DualEncoder) -> dict[str, Any]:
-    """The arguments of a ``CLIPImageProcessor`` that prepares pictures as the encoder wants them.
+    """Return the arguments of a ``CLIPImageProcessor`` with the preprocessing of an encoder.
 
     Args:
         encoder: The encoder.
 
     Raises:
-        ConfigError: If that class cannot resize so.
+        ConfigError: If ``CLIPImageProcessor`` does not have the resize mode.
     """
     from PIL.Image import Resampling
 
@@ -211,7 +213,7 @@ def image_processor_options(encoder: DualEncoder) -> dict[str, Any]:
 
 
 def _tokenizer(encoder: DualEncoder, name: str | None) -> Tokenizer:
-    """The run's tokenizer; refused where it gives ids that the tower does not know."""
+    """Load the tokenizer; refuse one with more ids than the text tower has embeddings."""
     text = encoder.text_tower
     tokenizer = tokenizer_from_name(name or text.tokenizer_name, text.context_length)
     if tokenizer.vocab_size > text.vocab_size:
@@ -235,16 +237,12 @@ def _compare(
     encode_image: Callable[[Tensor], Tensor],
     encode_text: Callable[[Tensor], Tensor],
 ) -> None:
-    """Compare the embeddings of a made-up batch.
-
-    Raises:
-        CheckpointError: If they differ.
-    """
+    """Compare the embeddings of a random batch."""
     generator = torch.Generator().manual_seed(0)
     size, text = encoder.image_tower.image_size, encoder.text_tower
     images = torch.randn(2, 3, size, size, generator=generator)
     tokens = torch.randint(1, text.vocab_size - 1, (2, text.context_length), generator=generator)
-    tokens[:, -2] = text.vocab_size - 1  # the end, where CLIP's captions are pooled
+    tokens[:, -2] = text.vocab_size - 1  # the end, where CLIP pools the text
     with torch.inference_mode():
         pairs = (
             ("image", encoder.encode_image(images), encode_image(images)),
@@ -259,5 +257,5 @@ def _compare(
 
 
 def _unit(features: Any) -> Tensor:
-    """Unit norm; transformers 5 wraps what its earlier versions returned as it is."""
+    """Normalise features; transformers 5 wraps the tensor that earlier versions returned."""
     return torch.nn.functional.normalize(getattr(features, "pooler_output", features), dim=-1)

@@ -1,77 +1,98 @@
-"""The ``README.md`` of an exported model, in the form of the Hugging Face hub."""
+"""Render the model card (``README.md``) of an export, with the metadata of the Hugging Face hub."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
-import yaml
+from huggingface_hub import EvalResult, ModelCardData
 
 from clipkit import __version__
+from clipkit.export.formats import Exporter
 from clipkit.export.run_facts import RunFacts
 from clipkit.models import DualEncoder, LabelHead
 
 _WEIGHTS: Final = {"average": "moving average over the steps", "raw": "of the last step"}
+_RETRIEVAL: Final = ("image-text-retrieval", "Image-text retrieval")
+_CLASSIFICATION: Final = ("image-classification", "Image classification")
 
 
 def render_card(
-    title: str,
-    encoder: DualEncoder,
-    run: RunFacts,
-    usage: str,
-    library: str,
-    *,
-    license: str | None = None,
-    keeps_label_head: bool = False,
+    title: str, encoder: DualEncoder, run: RunFacts, exporter: Exporter, license: str | None = None
 ) -> str:
-    """The card: what the files know, and nothing that they do not.
+    """Render the model card from the encoder and the files of its run.
 
     Args:
         title: Name of the model.
-        encoder: The encoder that was exported.
-        run: The run that made it.
-        usage: Python that loads the files.
-        library: Name of the library that reads them.
-        license: Licence of the weights; left out where None.
-        keeps_label_head: Whether the label head is part of the files.
+        encoder: The exported encoder.
+        run: The run that trained it.
+        exporter: The format of the files.
+        license: License id of the weights; None to name no license.
 
     Returns:
-        Markdown with a head of YAML.
+        Markdown with a YAML header that the Hugging Face hub reads, evaluation results included.
     """
-    head: dict[str, Any] = {
-        "library_name": library,
-        "pipeline_tag": "zero-shot-image-classification",
-        "tags": ["clip", "clipkit"],
-    }
-    if license is not None:
-        head = {"license": license, **head}
+    header = ModelCardData(
+        license=license,
+        library_name=exporter.hub_name,
+        pipeline_tag="zero-shot-image-classification",
+        tags=["clip", "clipkit"],
+        model_name=title,
+        eval_results=[evaluation_result(*metric) for metric in run.metrics.items()] or None,
+    )
     parts = [
-        f"---\n{yaml.safe_dump(head, sort_keys=False)}---",
+        f"---\n{header.to_yaml()}\n---",
         f"# {title}",
-        f"A dual encoder of pictures and captions, trained and exported with clipkit {__version__}."
-        " Embeddings of matching pictures and captions have a high cosine similarity.",
-        f"## Use\n\nBeside the files:\n\n```python\n{usage}```",
+        f"A dual encoder of images and captions, trained and exported with clipkit {__version__}."
+        " Embeddings of matching images and captions have a high cosine similarity.",
+        f"## Use\n\nIn the folder of the files:\n\n```python\n{exporter.usage}```",
         f"## Architecture\n\n{_table(list(architecture(encoder)))}",
     ]
     if encoder.label_head is not None:
-        parts.append(f"## Classes\n\n{_classes(encoder.label_head, keeps_label_head)}")
+        parts.append(f"## Classes\n\n{_classes(encoder.label_head, exporter.keeps_label_head)}")
     if run.steps is not None:
         parts.append(f"## Training\n\n{_table(list(training(run)))}")
     if run.metrics:
         rows = [(f"`{name}`", f"{100 * value:.1f} %") for name, value in run.metrics.items()]
-        parts.append(f"## Evaluation\n\nMeasured by the run itself.\n\n{_table(rows)}")
+        parts.append(f"## Evaluation\n\nMeasured during the run.\n\n{_table(rows)}")
     return "\n\n".join(parts) + "\n"
 
 
+def evaluation_result(name: str, value: float) -> EvalResult:
+    """Convert a logged metric into a result that the Hugging Face hub lists.
+
+    Args:
+        name: Logged name: name of the evaluation, then the key of the metric.
+        value: Value of the metric.
+
+    Example:
+        >>> result = evaluation_result("photos/text_to_image/recall_at_5", 0.75)
+        >>> result.task_type, result.dataset_name, result.metric_type, result.metric_name
+        ('image-text-retrieval', 'photos', 'recall_at_5', 'text_to_image/recall_at_5')
+    """
+    dataset, _, metric = name.partition("/") if "/" in name else ("validation", "", name)
+    kind = metric.rpartition("/")[2]
+    task_type, task_name = _RETRIEVAL if kind.startswith("recall_at_") else _CLASSIFICATION
+    return EvalResult(
+        task_type=task_type,
+        task_name=task_name,
+        dataset_type="custom",
+        dataset_name=dataset,
+        metric_type=kind,
+        metric_name=metric,
+        metric_value=round(value, 6),
+    )
+
+
 def architecture(encoder: DualEncoder) -> Iterator[tuple[str, str]]:
-    """Names and values of what the encoder is."""
+    """Yield names and values that describe the encoder."""
     image, text = encoder.image_tower, encoder.text_tower
     yield "Image tower", f"{type(image).__name__}, {_count(image)} parameters"
     yield "Text tower", f"{type(text).__name__}, {_count(text)} parameters"
     yield "Parameters", _count(encoder)
     yield "Embedding", f"{encoder.embedding_dim} components"
     yield (
-        "Pictures",
+        "Images",
         f"{image.image_size} x {image.image_size} pixels, {image.interpolation}, "
         f"resize mode {image.resize_mode}",
     )
@@ -83,7 +104,7 @@ def architecture(encoder: DualEncoder) -> Iterator[tuple[str, str]]:
 
 
 def training(run: RunFacts) -> Iterator[tuple[str, str]]:
-    """Names and values of how it was trained; what is not known is left out."""
+    """Yield names and values that describe the training; unknown values are omitted."""
     data, model = run.config.get("data") or {}, run.config.get("model") or {}
     trainer = run.config.get("trainer") or {}
     yield from _known("Weights", _WEIGHTS.get(run.weights or ""))
@@ -91,7 +112,7 @@ def training(run: RunFacts) -> Iterator[tuple[str, str]]:
     yield from _known("Pairs", None if run.num_samples is None else f"{run.num_samples:,}")
     yield "Steps", f"{run.steps:,}"
     yield from _known("Samples seen", None if run.samples_seen is None else f"{run.samples_seen:,}")
-    yield from _known("Batch size of a process", data.get("batch_size"))
+    yield from _known("Batch size per process", data.get("batch_size"))
     yield from _known("Started from", _start(model))
     yield from _known("Loss", _loss(model.get("loss") or {}))
     yield from _known("Optimizer", _part(model.get("optimizer"), ("lr", "weight_decay")))
@@ -102,7 +123,7 @@ def training(run: RunFacts) -> Iterator[tuple[str, str]]:
 
 
 def _classes(head: LabelHead, is_kept: bool) -> str:
-    """What the label head scores: names by number, where the data named them."""
+    """Describe the classes of the label head by number, if they have names."""
     text = f"The model was trained with a label head of {head.num_classes} classes"
     text += "." if is_kept else ", which is not part of these files."
     if not any(head.class_names):
@@ -127,7 +148,7 @@ def _data(data: Mapping[str, Any]) -> str | None:
 
 
 def _start(model: Mapping[str, Any]) -> str | None:
-    """The weights that the encoder started from, where a name in the configuration says so."""
+    """Return the pretrained weights that the configuration names, if any."""
     encoder = model.get("encoder") or {}
     options = encoder.get("init_args") or {}
     if not options.get("pretrained"):

@@ -1,4 +1,4 @@
-"""Both towers as ONNX graphs, from pixels and token ids to unit-norm embeddings."""
+"""Export both towers as ONNX graphs, from pixels and token ids to unit-norm embeddings."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
+from clipkit.atomic_files import write_json
 from clipkit.errors import CheckpointError, ConfigError
 from clipkit.models.dual_encoder import DualEncoder
 
 IMAGE_FILE: Final = "image.onnx"
 TEXT_FILE: Final = "text.onnx"
+FACTS_FILE: Final = "preprocessing.json"
 METADATA_KEY: Final = "clipkit"
-"""Key of the graphs' metadata under which the facts lie as JSON."""
+"""Key of the metadata of both graphs; its value is the JSON of ``onnx_facts``."""
 
 _PACKAGES: Final = ("onnx", "onnxscript", "onnxruntime")
 _TRACED_BATCH: Final = 3
@@ -29,14 +31,14 @@ _TRACED_BATCH: Final = 3
 
 
 def onnx_facts(encoder: DualEncoder, tokenizer: str) -> dict[str, Any]:
-    """What a program needs besides the graphs: preprocessing, tokenizer, scale.
+    """Return what a program needs in addition to the graphs: preprocessing, tokenizer, scale.
 
     Args:
         encoder: The encoder.
         tokenizer: Name of its tokenizer.
 
     Returns:
-        Plain types; the text of ``preprocessing.json`` and of the graphs' metadata.
+        Plain types: the content of ``preprocessing.json`` and of the metadata of both graphs.
     """
     image, text = encoder.image_tower, encoder.text_tower
     bias = encoder.logit_bias
@@ -68,21 +70,30 @@ def onnx_facts(encoder: DualEncoder, tokenizer: str) -> dict[str, Any]:
     }
 
 
-def save_onnx(encoder: DualEncoder, folder: Path, facts: dict[str, Any]) -> None:
-    """Write ``image.onnx`` and ``text.onnx``.
+def save_onnx(encoder: DualEncoder, folder: Path | str, tokenizer: str | None = None) -> None:
+    """Write ``image.onnx``, ``text.onnx`` and ``preprocessing.json``.
 
-    Batches may have any size, captions any length up to the context. Pixels are uint8; scaling
-    and normalisation are part of the graph. Embeddings have unit norm.
+    Batches may have any size, captions any length up to the context length. Pixels are uint8;
+    scaling and normalisation are part of the graph. Embeddings have unit norm.
 
     Args:
         encoder: Any encoder in evaluation mode, on the CPU.
-        folder: Where both files go.
-        facts: What ``onnx_facts`` gave; goes into the graphs' metadata.
+        folder: Folder for the files.
+        tokenizer: Name of the tokenizer that the encoder was trained with; None for the default
+            tokenizer of its text tower.
 
     Raises:
         ConfigError: If a package is missing, or torch cannot turn a tower into a graph.
+
+    Example:
+        >>> save_onnx(encoder, "onnx")
+        >>> check_onnx(encoder, "onnx", tolerance=1e-4)
     """
     _check_packages()
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    facts = onnx_facts(encoder, tokenizer or encoder.text_tower.tokenizer_name)
+    write_json(folder / FACTS_FILE, facts)
     size, text = encoder.image_tower.image_size, encoder.text_tower
     pixels = torch.zeros(_TRACED_BATCH, 3, size, size, dtype=torch.uint8)
     # One less than the longest: a dimension at its limit would be taken for a constant.
@@ -93,17 +104,18 @@ def save_onnx(encoder: DualEncoder, folder: Path, facts: dict[str, Any]) -> None
     _write(_TextGraph(encoder), tokens, {0: batch, 1: length}, "text", folder / TEXT_FILE, facts)
 
 
-def check_onnx(encoder: DualEncoder, folder: Path, tolerance: float) -> None:
-    """Run the files in onnxruntime and compare them with torch, at several sizes.
+def check_onnx(encoder: DualEncoder, folder: Path | str, tolerance: float) -> None:
+    """Run the graphs in onnxruntime and compare their embeddings with torch, at several sizes.
 
     Args:
-        encoder: What was written.
-        folder: Where the files lie.
-        tolerance: Largest difference of a component.
+        encoder: The encoder that was written, in evaluation mode, on the CPU.
+        folder: Folder of the files.
+        tolerance: Largest permitted difference of any component of an embedding.
 
     Raises:
         CheckpointError: If a file cannot be read, or its embeddings differ.
     """
+    folder = Path(folder)
     size, text = encoder.image_tower.image_size, encoder.text_tower
     generator = torch.Generator().manual_seed(0)
     for count in (1, 4):
@@ -121,7 +133,7 @@ def check_onnx(encoder: DualEncoder, folder: Path, tolerance: float) -> None:
 
 @final
 class _ImageGraph(nn.Module):
-    """What ``image.onnx`` computes."""
+    """The graph of ``image.onnx``."""
 
     def __init__(self, encoder: DualEncoder) -> None:
         super().__init__()
@@ -133,7 +145,7 @@ class _ImageGraph(nn.Module):
 
 @final
 class _TextGraph(nn.Module):
-    """What ``text.onnx`` computes."""
+    """The graph of ``text.onnx``."""
 
     def __init__(self, encoder: DualEncoder) -> None:
         super().__init__()
@@ -179,12 +191,12 @@ def _compare(
 
     try:
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-        (found,) = session.run(None, {name: value.numpy() for name, value in inputs.items()})
+        (embeddings,) = session.run(None, {name: value.numpy() for name, value in inputs.items()})
     except Exception as error:  # onnxruntime's errors have no common base
         raise CheckpointError(
             f"export: onnxruntime cannot run {path.name}: {str(error).splitlines()[0]}"
         ) from error
-    difference = (torch.from_numpy(found) - expected).abs().max().item()
+    difference = (torch.from_numpy(embeddings) - expected).abs().max().item()
     if not difference <= tolerance:
         raise CheckpointError(
             f"export: the embeddings of {path.name} differ by {difference:.1e}; nothing is left"
@@ -201,7 +213,7 @@ def _check_packages() -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the exporter's notes about its own passes from the terminal."""
+    """Silence the log of the exporter's internal passes."""
     loggers = [logging.getLogger(name) for name in ("onnxscript", "onnx_ir", "torch.onnx")]
     before = [logger.level for logger in loggers]
     for logger in loggers:

@@ -1,4 +1,4 @@
-"""What a checkpoint and the files beside it say about the run that made it."""
+"""Read from a checkpoint and the files next to it which run wrote it."""
 
 from __future__ import annotations
 
@@ -19,17 +19,16 @@ _QUALITY: Final = re.compile(r"(recall_at_\d+|top\d+|mean_per_class_recall|accur
 
 @dataclass(frozen=True, slots=True)
 class RunFacts:
-    """A run, as far as its files know it.
+    """Facts about a training run.
 
     Args:
-        steps: Optimizer steps; None where there is no checkpoint of a run.
-        samples_seen: Samples trained on, repetitions counted.
+        steps: Completed optimizer steps; None if the encoder is not from a training checkpoint.
+        samples_seen: Samples trained on, including repetitions.
         num_samples: Samples of the training data.
-        config: The resolved configuration.
-        tokenizer: Name of the tokenizer.
-        metrics: Recalls and accuracies by name, from 0 to 1.
-        weights: "average" or "raw", the weights of a checkpoint that are meant; None if it is not
-            known or there is one set.
+        config: Resolved configuration of the run.
+        tokenizer: Name of the tokenizer; None for the default one of the text tower.
+        metrics: Recalls and accuracies by logged name, from 0 to 1.
+        weights: "average" or "raw", the weights that are described; None if there is only one set.
     """
 
     steps: int | None = None
@@ -42,16 +41,22 @@ class RunFacts:
 
 
 def read_run(model: Path) -> RunFacts:
-    """The facts of a checkpoint and of ``metrics.csv`` and ``metrics.json`` beside it.
+    """Read a checkpoint, and ``metrics.csv`` and ``metrics.json`` in its folder.
 
-    Of the table those values count that were logged last up to the checkpoint's step. The JSON file
-    describes the end of a run, and counts for ``last.ckpt`` alone.
+    For each column of the table, the last value up to the step of the checkpoint is used. The JSON
+    file describes the end of the run, and is used for ``last.ckpt`` only.
 
     Args:
-        model: A checkpoint of a run, or a folder of an export, which knows no run.
+        model: A training checkpoint, or the folder of an export, which contains no facts.
 
     Raises:
         CheckpointError: If the checkpoint cannot be read.
+
+    Example:
+        >>> from clipkit.models import save_encoder
+        >>> save_encoder(encoder, "export")
+        >>> read_run(Path("export")).steps is None
+        True
     """
     if model.is_dir() and not is_sharded(model):
         return RunFacts()
@@ -79,7 +84,7 @@ def _samples_seen(stream: Mapping[str, Any]) -> int | None:
 
 
 def _table_metrics(path: Path, steps: int | None) -> Iterator[tuple[str, float]]:
-    """The last value of every column of quality, up to the step."""
+    """Yield the values of quality metrics up to the step; later ones replace earlier ones."""
     if not path.is_file():
         return
     with path.open(newline="", encoding="utf-8") as file:

@@ -1,4 +1,4 @@
-"""An encoder as the ``CLIPModel`` of transformers, where that class can express it."""
+"""Convert an encoder into the ``CLIPModel`` of transformers, if that class can express it."""
 
 from __future__ import annotations
 
@@ -53,15 +53,13 @@ _BLOCK: Final = (
 
 
 def to_transformers(encoder: DualEncoder) -> Any:
-    """The same encoder as a ``transformers.CLIPModel`` in evaluation mode.
-
-    A label head is left out.
+    """Convert an encoder into a ``transformers.CLIPModel`` in evaluation mode, without label head.
 
     Args:
         encoder: A ViT with a class token and a causal text transformer of open_clip.
 
     Returns:
-        The model; its embeddings after normalisation are the encoder's.
+        The model; its normalised embeddings are those of the encoder.
 
     Raises:
         ConfigError: If CLIPModel cannot express the encoder.
@@ -79,13 +77,13 @@ def to_transformers(encoder: DualEncoder) -> Any:
 
 
 def transformers_config(encoder: DualEncoder) -> dict[str, Any]:
-    """The arguments of a ``CLIPConfig``.
+    """Return the arguments of a ``CLIPConfig``.
 
     Args:
         encoder: The encoder.
 
     Raises:
-        ConfigError: If CLIPModel cannot express the encoder, naming what it does not have.
+        ConfigError: If CLIPModel cannot express the encoder; names the first unsupported option.
     """
     _check_bias(encoder)
     image_cfg, text_cfg = _configs(encoder)
@@ -101,7 +99,7 @@ def transformers_config(encoder: DualEncoder) -> dict[str, Any]:
 
 
 def transformers_state(encoder: DualEncoder) -> dict[str, Tensor]:
-    """The weights under the names that ``CLIPModel`` has for them.
+    """Return the weights under their names in ``CLIPModel``.
 
     Args:
         encoder: An encoder that ``transformers_config`` accepts.
@@ -127,7 +125,7 @@ def transformers_state(encoder: DualEncoder) -> dict[str, Tensor]:
 
 
 def _configs(encoder: DualEncoder) -> tuple[dict[str, Any], dict[str, Any]]:
-    """open_clip's configurations of both towers."""
+    """Return open_clip's configurations of both towers."""
     image, text = encoder.image_tower, encoder.text_tower
     if not isinstance(image, OpenClipImageTower):
         raise _not_expressed("image_tower", f"{type(image).__name__}, only a ViT of open_clip")
@@ -167,7 +165,7 @@ def _text_config(encoder: DualEncoder, cfg: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _special_ids(text: Mapping[str, Any], vocab_size: int, pad_id: int) -> dict[str, Any]:
-    """Start, end and padding; CLIPModel pools at the end."""
+    """Return the ids of start, end and padding; CLIPModel pools at the end token."""
     if text.get("pool_type", "argmax") == "argmax":
         if vocab_size == _CLIP_VOCABULARY:
             return {"bos_token_id": _CLIP_START, "eos_token_id": _CLIP_END,
@@ -212,20 +210,20 @@ def _under(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def _both(state: Mapping[str, Tensor], ours: str, theirs: str) -> dict[str, Tensor]:
-    """Weight and bias."""
+    """Return weight and bias under their new names."""
     return {f"{theirs}.{part}": state[f"{ours}.{part}"] for part in ("weight", "bias")}
 
 
 def _blocks(state: Mapping[str, Tensor], model: str) -> dict[str, Tensor]:
-    """Every residual block; one matrix of queries, keys and values becomes three."""
-    found: dict[str, Tensor] = {}
+    """Return every residual block; the joint matrix of queries, keys and values is split."""
+    blocks: dict[str, Tensor] = {}
     numbers = {name.split(".")[2] for name in state if name.startswith("transformer.resblocks.")}
     for number in numbers:
         ours, theirs = f"transformer.resblocks.{number}", f"{model}.encoder.layers.{number}"
         for own, other in _BLOCK:
-            found |= _both(state, f"{ours}.{own}", f"{theirs}.{other}")
+            blocks |= _both(state, f"{ours}.{own}", f"{theirs}.{other}")
         for part in ("weight", "bias"):
             thirds = state[f"{ours}.attn.in_proj_{part}"].chunk(3)
             for letter, third in zip("qkv", thirds, strict=True):
-                found[f"{theirs}.self_attn.{letter}_proj.{part}"] = third
-    return found
+                blocks[f"{theirs}.self_attn.{letter}_proj.{part}"] = third
+    return blocks

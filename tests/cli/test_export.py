@@ -165,5 +165,5 @@ def test_output_that_is_a_file_is_refused(tmp_path):
 
 def test_folder_of_other_files_is_refused_before_the_model_is_read(tmp_path):
     (tmp_path / "out" / "photos").mkdir(parents=True)
-    with pytest.raises(ConfigError, match="holds 'photos'"):
+    with pytest.raises(ConfigError, match="contains 'photos'"):
         run("--model", tmp_path / "none.ckpt", "--output", tmp_path / "out")

@@ -8,13 +8,11 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from huggingface_hub import ModelCard
 
-from clipkit.cli.export.command import whole_folder
 from clipkit.cli.main import main
 from clipkit.data import EvalTransform, OpenClipTokenizer
-from clipkit.errors import ConfigError
-from clipkit.export.formats import image_processor_options
-from clipkit.export.run_facts import read_run
+from clipkit.export import read_run
 from clipkit.models import load_encoder
 from tests.factories import image_bytes
 from tests.models.checkpoints.test_checkpoints import write_checkpoint
@@ -100,6 +98,17 @@ def test_card_says_what_the_run_knows(exported):
     assert "train/loss" not in text
 
 
+def test_the_hub_finds_the_results_in_the_card(exported):
+    results = {
+        (result.task_type, result.dataset_name, result.metric_name): result.metric_value
+        for result in ModelCard.load(exported[1] / "README.md").data.eval_results
+    }
+    assert results == {
+        ("image-text-retrieval", "val", "text_to_image/recall_at_1"): 0.5,
+        ("image-classification", "unseen", "top1"): 0.125,
+    }
+
+
 def test_licence_only_where_given(run, tmp_path):
     words = ["export", "--model", str(run / "last.ckpt"), "--format", "safetensors"]
     assert main([*words, "--output", str(tmp_path / "out"), "--license", "cc-by-4.0"]) == 0
@@ -137,31 +146,3 @@ def test_vocabulary_that_the_tower_lacks(tmp_path, capsys):
     words = ["export", "--model", str(path), "--output", str(tmp_path / "out")]
     assert main([*words, "--format", "transformers"]) == 2
     assert "gives 49408 ids, but the text tower knows only 100" in capsys.readouterr().err
-
-
-def test_image_processor_of_each_resize_mode():
-    tower = encoder()
-    assert image_processor_options(tower)["size"] == {"shortest_edge": 32}
-    tower.image_tower.resize_mode = "squash"
-    assert image_processor_options(tower)["do_center_crop"] is False
-    tower.image_tower.resize_mode = "longest"
-    with pytest.raises(ConfigError, match="resize_mode 'longest'"):
-        image_processor_options(tower)
-
-
-def test_a_failed_export_leaves_the_former_one(tmp_path):
-    output = tmp_path / "out"
-    with whole_folder(output) as folder:
-        (folder / "a").write_text("first")
-    with pytest.raises(IsADirectoryError), whole_folder(output) as folder:
-        folder.write_text("half")
-    assert (output / "a").read_text() == "first"
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
-
-
-def test_files_of_others_are_not_replaced(tmp_path):
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out/mine").write_text("")
-    with pytest.raises(ConfigError, match="'mine'"), whole_folder(tmp_path / "out") as folder:
-        (folder / "a").write_text("")
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine"]

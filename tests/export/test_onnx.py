@@ -20,7 +20,7 @@ def exported(tmp_path_factory):
     """Convolutions, attention in both directions, a bias; plain towers are the command's test."""
     model = encoder(RESNET, BOTH_WAYS, init_logit_bias=-10, custom_text=True)
     folder = tmp_path_factory.mktemp("onnx")
-    save_onnx(model, folder, onnx_facts(model, "open_clip:ViT-B-32"))
+    save_onnx(model, folder, "open_clip:ViT-B-32")
     return model, folder
 
 
@@ -71,4 +71,4 @@ def test_missing_packages_are_named(monkeypatch, tmp_path):
     with pytest.raises(
         ConfigError, match=r"onnx, onnxscript, onnxruntime missing.*clipkit\[onnx\]"
     ):
-        save_onnx(encoder(), tmp_path, {})
+        save_onnx(encoder(), tmp_path)

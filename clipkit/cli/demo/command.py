@@ -85,7 +85,7 @@ def _check_folder(files: DemoFiles) -> None:
             f"another folder"
         )
     if traces:
-        print(f"{files.root}: replacing the demo that it holds", flush=True)  # noqa: T201
+        print(f"{files.root}: replacing the demo that it holds", flush=True)
 
 
 def _pack(root: Path) -> DemoData:

@@ -108,7 +108,7 @@ def run(words: Sequence[str]) -> int:
     """
     name, options = words[0], list(words[1:])
     if not options or "-h" in options or "--help" in options:
-        print(help_text(name))  # noqa: T201
+        print(help_text(name))
         return 0 if options else 2
     from clipkit.cli.fit.trainer_cli import run_trainer
 

@@ -215,7 +215,7 @@ def run_trainer(name: str, options: Sequence[str]) -> int:
     """
     _quiet()
     if (text := function_help(options)) is not None:
-        print(text)  # noqa: T201
+        print(text)
         return 0
     try:
         with _own_wandb_run():

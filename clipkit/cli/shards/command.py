@@ -198,7 +198,7 @@ def run_stats(args: argparse.Namespace) -> int:
     summary = summarise(stats, args.tokenizer)
     for fault in stats.faults:
         _say(f"broken: {fault}")
-    print(json.dumps(summary, indent=1, ensure_ascii=False))  # noqa: T201
+    print(json.dumps(summary, indent=1, ensure_ascii=False))
     if args.output is not None:
         charts = {
             "Width of pictures, pixels": stats.widths,
@@ -267,4 +267,4 @@ def _progress(what: str) -> Iterator[Callable[[int, int | None], None]]:
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr)  # noqa: T201
+    print(text, file=sys.stderr)

@@ -199,7 +199,7 @@ def _search(args: argparse.Namespace, settings: Settings) -> None:
         write_page(args.output / "study.html", summary)
         if summary["best"] is not None:
             write_best(study, args.output, settings)
-        print(describe(summary), flush=True)  # noqa: T201
+        print(describe(summary), flush=True)
 
     with _sigterm_ends_the_trial():
         run_trials(
@@ -211,7 +211,7 @@ def _search(args: argparse.Namespace, settings: Settings) -> None:
             seconds=None if args.max_minutes is None else 60 * args.max_minutes,
             after_each=after_each,
         )
-    print(f"{args.output}: see study.html; clipkit fit -c {args.output / 'best.yaml'}")  # noqa: T201
+    print(f"{args.output}: see study.html; clipkit fit -c {args.output / 'best.yaml'}")
 
 
 @contextmanager
