@@ -175,7 +175,7 @@ def _write(
     curve: Sequence[Mapping[str, Any]],
     keys: Sequence[str],
 ) -> None:
-    from clipkit.evaluation.report.chart_svg import chart_svg
+    from clipkit.evaluation.report import chart_svg
 
     record = {
         "start": args.start,

@@ -25,6 +25,7 @@ from clipkit.tuning.study import (
     write_best,
     write_summary,
 )
+from tests.evaluation.report.parsing import parse
 from tests.training import tiny
 
 optuna = pytest.importorskip("optuna")
@@ -208,13 +209,27 @@ def test_another_study_in_the_folder_is_refused(tmp_path):
 
 def test_page_shows_history_options_and_every_trial(tmp_path):
     study = search(tmp_path, Runs(0, 1), trials=3)
-    page = render_page(write_summary(study, tmp_path, SETTINGS))
+    hostile = "<script>alert(1)</script> {{ 7 * 7 }}"
+    summary = write_summary(study, tmp_path, SETTINGS) | {"metric": hostile}
+    for trial in summary["trials"]:
+        trial["values"][f"model.{hostile}"] = hostile
+        trial["error"] = hostile
+    page = render_page(summary)
+    parsed = parse(page)
+    assert parsed.ids == ["main", "history", "options", "trials", "tip"]
     assert "http-equiv" in page
     assert "src=" not in page
-    assert page.count("<polyline") == 3 + 2  # one for each finished trial, two of the history
+    assert parsed.tags.count("script") == 1
+    assert (
+        parsed.tags.count("polyline") == 3 + 2
+    )  # one for each completed trial, two of the history
     assert page.count('scope="row"') == 4
-    assert 'class="best"' in page
-    assert render_page({"metric": "m", "direction": "minimize", "best": None, "trials": []})
+    assert 'tr class="best"' in page
+    assert f"Study of {hostile}" in parsed.text
+    assert hostile in parsed.text
+    assert hostile in parsed.values
+    empty = {"metric": "m", "direction": "minimize", "best": None, "trials": []}
+    assert parse(render_page(empty)).ids == ["main", "trials", "tip"]
 
 
 def test_places_on_axes():

@@ -27,6 +27,7 @@ from clipkit.evaluation.report import (
     Fact,
     ReportData,
     Result,
+    RunDetails,
     TowerParameters,
     build_examples,
     read_metrics_csv,
@@ -153,23 +154,14 @@ def write_demo_report(files: DemoFiles, outcome: Outcome, figures: Mapping[str, 
     """
     stored = torch.load(files.checkpoint, map_location="cpu", weights_only=True)
     config = yaml.safe_dump(stored["clipkit"]["config"], sort_keys=False, allow_unicode=True)
-    examples = outcome.examples
     data = ReportData(
         title="clipkit demo",
         subtitle="A dual encoder, pretrained from nothing on emoji by two artists and asked about "
         "drawings that it never saw.",
         results=_results(outcome),
         charts=read_metrics_csv(files.history),
-        text_queries=examples.text_queries,
-        image_queries=examples.image_queries,
-        gallery_note=examples.gallery_note,
-        confusion=examples.confusion,
-        similarity=examples.similarity,
-        health=examples.health,
-        facts=_facts(figures),
-        parameters=_parameters(outcome.encoder),
-        versions=versions(),
-        config=config,
+        examples=outcome.examples,
+        run=RunDetails(_facts(figures), _parameters(outcome.encoder), versions(), config),
         credits=_CREDITS,
     )
     write_report(files.report, data)

@@ -15,8 +15,16 @@ from clipkit.evaluation import (
     PerClass,
     ZeroShotClassification,
 )
-from clipkit.evaluation.report import Confusion, Fact, ReportData, Result, write_report
-from clipkit.evaluation.report.confusion_picture import confusion_png
+from clipkit.evaluation.report import (
+    Confusion,
+    Examples,
+    Fact,
+    ReportData,
+    Result,
+    RunDetails,
+    confusion_png,
+    write_report,
+)
 from clipkit.models import DualEncoder
 
 
@@ -57,11 +65,9 @@ def measure_and_report(
     data = ReportData(
         title=f"{Path(args.model).name}{shown_weights(weights)} on {Path(args.data).name}",
         results=results,
-        confusion=next(iter(confusions.values()), None),
-        facts=[_fact(report, number) for report in list(reports.values())[:1]
-               for number in range(len(report.class_names))],
-        versions=versions(),
-    )  # fmt: skip
+        examples=Examples(confusion=next(iter(confusions.values()), None)),
+        run=RunDetails(facts=_facts(next(iter(reports.values()), None)), versions=versions()),
+    )
     write_report(folder / "report.html", data)
     return metrics
 
@@ -72,6 +78,10 @@ def _is_of_class(key: str) -> bool:
 
 def _confusion(report: ClassReport) -> Confusion:
     return Confusion(report.class_names, report.confusion.tolist())
+
+
+def _facts(report: ClassReport | None) -> list[Fact]:
+    return [] if report is None else [_fact(report, n) for n in range(len(report.class_names))]
 
 
 def _fact(report: ClassReport, number: int) -> Fact:

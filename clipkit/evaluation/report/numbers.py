@@ -1,4 +1,4 @@
-"""Figures as people read them."""
+"""Format numbers for readers, and choose the ticks of an axis."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ _THIN = "\N{NARROW NO-BREAK SPACE}"
 
 
 def percent(share: float, digits: int = 1) -> str:
-    """0.5 -> "50.0"; the sign stands in the heading of the column."""
+    """Return a share in percent without the sign: 0.5 -> "50.0"."""
     return f"{100 * share:.{digits}f}"
 
 
 def compact(value: float) -> str:
-    """Three significant figures, thousands as k, millions as M: 12345 -> "12.3k"."""
+    """Return three significant figures, with k, M or G for large values: 12345 -> "12.3k"."""
     if value == 0 or not math.isfinite(value):
         return "0" if value == 0 else str(value)
     size = abs(value)
@@ -27,12 +27,17 @@ def compact(value: float) -> str:
 
 
 def grouped(count: int) -> str:
-    """1234567 -> "1 234 567" with narrow spaces that do not break."""
+    """Return digits in groups of three: 1234567 -> "1 234 567" with narrow no-break spaces."""
     return f"{count:,}".replace(",", _THIN)
 
 
 def nice_ticks(low: float, high: float, count: int = 4) -> list[float]:
-    """About ``count`` round values (1, 2 or 5 times a power of ten) that span low to high.
+    """Return about ``count`` round values (1, 2 or 5 times a power of ten) that span an interval.
+
+    Args:
+        low: Lower end of the interval.
+        high: Upper end of the interval.
+        count: Approximate number of intervals between the ticks.
 
     Examples:
         >>> nice_ticks(0.0, 0.83)

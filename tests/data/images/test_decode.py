@@ -20,7 +20,7 @@ from clipkit.data.images.decode import Box, ImageDecoder, central_square, stored
 from clipkit.data.images.formats import ORIENTATIONS, jpeg_header_end
 from clipkit.data.packing.pack import prepare
 from clipkit.errors import ConfigError, SampleError
-from clipkit.evaluation.report.examples import thumbnail
+from clipkit.evaluation.report.collect.examples import thumbnail
 from tests.factories import image_bytes
 
 

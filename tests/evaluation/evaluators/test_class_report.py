@@ -17,9 +17,7 @@ from clipkit.evaluation import (
     PerClass,
     ZeroShotClassification,
 )
-from clipkit.evaluation.report import Chart, Confusion, Series
-from clipkit.evaluation.report.chart_svg import chart_svg
-from clipkit.evaluation.report.confusion_picture import confusion_png
+from clipkit.evaluation.report import Confusion, confusion_png
 from clipkit.models import LinearLabelHead
 from clipkit.types import IGNORE_LABEL
 from tests.evaluation.layout import CLASSES, picture, tiny_encoder, write_layout
@@ -60,16 +58,6 @@ def test_the_picture_of_confusions_is_darker_where_more_is_right():
         return sum(image.getpixel((x, y)))
 
     assert corner(right - 44, bottom) < corner(right, bottom)  # 9 of 10 right, 1 of 10 wrong
-
-
-def test_a_chart_as_one_file():
-    lines = [Series("top1", [(0, 0.5), (1, 0.9)]), Series("a < b", [(0, 0.2), (1, 0.1)])]
-    svg = chart_svg(Chart("Accuracy", lines, is_share=True), "alpha")
-    assert svg.startswith("<svg")
-    assert svg.count("<polyline") == 2
-    assert "a &lt; b" in svg
-    with pytest.raises(DataError, match="expected 1 to 6 lines, got 0"):
-        chart_svg(Chart("Nothing", []), "alpha")
 
 
 def test_several_classes_a_picture(tmp_path):

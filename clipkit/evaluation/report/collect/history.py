@@ -1,4 +1,4 @@
-"""From the rows that a logger wrote to charts."""
+"""Arrange the rows of a logger in charts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from clipkit.errors import DataError
-from clipkit.evaluation.report.data import MAX_SERIES, Chart, Series
+from clipkit.evaluation.report.content import MAX_SERIES, Chart, Series
 
 _COUNTERS: Final = frozenset({"step", "epoch"})
 _DIRECTION: Final = re.compile(r"(text_to_image/|image_to_text/)?recall_(?=at_)")
@@ -19,7 +19,7 @@ _DIRECTION: Final = re.compile(r"(text_to_image/|image_to_text/)?recall_(?=at_)"
 
 @dataclass(frozen=True, slots=True)
 class _Rule:
-    """Which columns share a chart, and how it is drawn."""
+    """Columns that share a chart, and how the chart is printed."""
 
     title: str
     pattern: re.Pattern[str]
@@ -32,28 +32,28 @@ def _rule(title: str, pattern: str, note: str = "", *, share: bool = False) -> _
 
 
 _RULES: Final = (
-    _rule("Text to picture", r"text_to_image/recall_at_\d+$", "recall, %", share=True),
-    _rule("Picture to text", r"image_to_text/recall_at_\d+$", "recall, %", share=True),
+    _rule("Text to image", r"text_to_image/recall_at_\d+$", "recall, %", share=True),
+    _rule("Image to text", r"image_to_text/recall_at_\d+$", "recall, %", share=True),
     _rule("Classification", r"(top\d+|mean_per_class_recall|accuracy)$", "%", share=True),
     _rule("Loss", r"(^|[/_])(loss|contrastive|label|sigmoid|distillation)([/_](step|epoch))?$"),
     _rule("Loss, weighted", r"_weighted$"),
-    _rule("Samples of each term", r"_num_samples$", "of all ranks, in a step"),
+    _rule("Samples of each term", r"_num_samples$", "of all ranks, per step"),
     _rule("Logit scale", r"logit_scale$"),
     _rule("Learning rate", r"(^|[/_-])(lr|learning_rate)"),
     _rule("Gradient norm", r"grad(ient)?_norm"),
-    _rule("Throughput", r"(samples|images)_(per|a)_second", "samples a second"),
+    _rule("Throughput", r"(samples|images)_(per|a)_second", "samples per second"),
     _rule("Waiting for data", r"(data_wait|wait)_share$", "share of time, %", share=True),
 )
 
 
 def read_metrics_csv(path: Path | str) -> list[Chart]:
-    """The charts of a ``metrics.csv`` as Lightning's CSVLogger writes it.
+    """Read the charts of a ``metrics.csv`` as written by Lightning's CSVLogger.
 
     Args:
         path: A CSV file with a column "step"; empty cells mean "not logged at this step".
 
     Returns:
-        Charts, related columns together, in the order in which people want to see them.
+        Charts of related columns, retrieval first and the waiting time last.
 
     Raises:
         DataError: If the file is missing, has no column "step", or holds no number.
@@ -72,14 +72,15 @@ def read_metrics_csv(path: Path | str) -> list[Chart]:
 
 
 def charts_from_history(rows: Iterable[Mapping[str, float]]) -> list[Chart]:
-    """Charts out of rows {"step": 10, "train/loss": 3.1, …}; a row need not have every column.
+    """Arrange logged values in charts.
 
     Args:
-        rows: Logged values in the order of steps; not finite ones leave a gap.
+        rows: Logged values in the order of steps, such as {"step": 10, "train/loss": 3.1}; a row
+            may lack columns, and values that are not finite are skipped.
 
     Returns:
-        One chart for each group of related columns, then one for every other column: nothing that
-        was logged more than once is left out.
+        One chart for each group of related columns, then one for each other column that was logged
+        more than once.
     """
     columns: dict[str, list[tuple[float, float]]] = {}
     for row in rows:
@@ -95,7 +96,7 @@ def charts_from_history(rows: Iterable[Mapping[str, float]]) -> list[Chart]:
 
 
 def _charts(rule: _Rule, columns: Mapping[str, list[tuple[float, float]]]) -> list[Chart]:
-    """One chart, or one for each beginning of the names where one could not hold all lines."""
+    """Return one chart, or one for each prefix of the names if there are too many lines."""
     if not columns:
         return []
     groups: dict[str, list[str]] = {}
@@ -113,7 +114,13 @@ def _charts(rule: _Rule, columns: Mapping[str, list[tuple[float, float]]]) -> li
 
 
 def short_names(names: Iterable[str]) -> dict[str, str]:
-    """Names without the beginning that all of them share: "val/recall_at_1" -> "1".
+    """Remove the prefix that all names share.
+
+    Args:
+        names: Names of logged values.
+
+    Returns:
+        Short names by name.
 
     Examples:
         >>> short_names(["val/recall_at_1", "val/recall_at_10"])

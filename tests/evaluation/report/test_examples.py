@@ -21,7 +21,7 @@ from clipkit.evaluation import (
     open_dataset,
 )
 from clipkit.evaluation.report import ReportData, build_examples, render_report
-from clipkit.evaluation.report.examples import similarity_histogram, thumbnail
+from clipkit.evaluation.report.collect.examples import similarity_histogram, thumbnail
 from tests.evaluation.layout import CLASSES, captions, tiny_encoder, write_layout
 
 NUM = 12
@@ -47,36 +47,36 @@ def test_ranks_in_the_gallery_are_those_that_recall_counts(encoder, data, exampl
     metrics = Retrieval(data, ks=(1, 5)).run(encoder)
 
     for queries, way in (
-        (examples.text_queries, "text_to_image"),
-        (examples.image_queries, "image_to_text"),
+        (examples.gallery.text_queries, "text_to_image"),
+        (examples.gallery.image_queries, "image_to_text"),
     ):
         for k in (1, 5):
             share = sum(query.rank <= k for query in queries) / len(queries)
             assert share == pytest.approx(metrics[f"{way}/recall_at_{k}"])
-    assert len(examples.image_queries) == NUM
-    assert len(examples.text_queries) == sum(len(captions(i)) for i in range(NUM))
+    assert len(examples.gallery.image_queries) == NUM
+    assert len(examples.gallery.text_queries) == sum(len(captions(i)) for i in range(NUM))
 
 
 def test_hits_are_sorted_and_marked_where_they_belong(examples):
     own = {text: i for i in range(NUM) for text in captions(i)}
-    for query in (*examples.text_queries, *examples.image_queries):
+    for query in (*examples.gallery.text_queries, *examples.gallery.image_queries):
         similarities = [hit.similarity for hit in query.hits]
         assert similarities == sorted(similarities, reverse=True)
         assert any(hit.is_match for hit in query.hits) == (query.rank <= 5)
-    for query in examples.text_queries:
+    for query in examples.gallery.text_queries:
         for hit in query.hits:
-            assert hit.is_match == (own[hit.picture.caption] == own[query.text])
+            assert hit.is_match == (own[hit.image.caption] == own[query.text])
         assert own[query.answer.caption] == own[query.text]
-    for query in examples.image_queries:
+    for query in examples.gallery.image_queries:
         for hit in query.hits:
-            assert hit.is_match == (own[hit.caption] == own[query.picture.caption])
-        assert own[query.answer] == own[query.picture.caption]
+            assert hit.is_match == (own[hit.caption] == own[query.image.caption])
+        assert own[query.answer] == own[query.image.caption]
 
 
 def test_the_draw_is_seeded(encoder, data):
     def texts(seed):
         drawn = build_examples(encoder, data, num_queries=4, seed=seed)
-        return [query.text for query in drawn.text_queries]
+        return [query.text for query in drawn.gallery.text_queries]
 
     assert texts(1) == texts(1)
     assert texts(1) != texts(2)
@@ -92,13 +92,10 @@ def test_confusion_adds_up_to_the_pictures(encoder, data, examples):
 
 
 def test_examples_fill_a_report(examples):
-    data = ReportData("A run", text_queries=examples.text_queries, health=examples.health,
-                      similarity=examples.similarity, confusion=examples.confusion)  # fmt: skip
+    page = render_report(ReportData("A run", examples=examples))
 
-    page = render_report(data)
-
-    assert "Effective rank of pictures" in page
-    assert page.count("data:image/webp") >= 5 * len(examples.text_queries)
+    assert "Effective rank of images" in page
+    assert page.count("data:image/webp") >= 5 * len(examples.gallery.text_queries)
 
 
 def test_data_without_captions_have_no_gallery(tmp_path, encoder):

@@ -1,10 +1,8 @@
-"""From an encoder and its evaluation data to what the report shows of them."""
+"""Collect examples of what a model retrieves and predicts on a data set."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
 
 import torch
@@ -25,32 +23,23 @@ from clipkit.evaluation.evaluators.zero_shot import (
     confusion_counts,
 )
 from clipkit.evaluation.inference import EmbedOptions
-from clipkit.evaluation.report.data import (
+from clipkit.evaluation.report.content import (
     CaptionHit,
     Confusion,
+    EmbeddingHealth,
+    Examples,
     Fact,
+    Gallery,
+    ImageHit,
     ImageQuery,
-    Picture,
-    PictureHit,
     SimilarityHistogram,
     TextQuery,
+    Thumbnail,
 )
 from clipkit.models import DualEncoder
 
 _NUM_BINS: Final = 48
 _NUM_HITS: Final = 5
-
-
-@dataclass(frozen=True, slots=True)
-class Examples:
-    """Parts of ``ReportData`` that come from one data set; the names of the fields are the same."""
-
-    text_queries: Sequence[TextQuery] = ()
-    image_queries: Sequence[ImageQuery] = ()
-    gallery_note: str = ""
-    confusion: Confusion | None = None
-    similarity: SimilarityHistogram | None = None
-    health: Sequence[Fact] = ()
 
 
 def build_examples(
@@ -64,21 +53,20 @@ def build_examples(
     thumbnail_pixels: int = 112,
     seed: int = 0,
 ) -> Examples:
-    """Galleries, histogram and health of the pairs; the confusion where classes are given.
+    """Collect retrieval examples, embedding health and a confusion matrix of a model.
 
     Args:
-        encoder: The model.
-        data: Pictures with captions.
-        classes: Classification whose confusion is shown, of data that name their classes; None
-            for none.
-        tokenizer: None for the text tower's own.
-        options: Batch size, precision …; None for the defaults.
-        num_queries: Queries in each gallery, drawn at random.
-        thumbnail_pixels: Longest side of a picture in the page.
-        seed: Of the draw.
+        encoder: Model to examine.
+        data: Images with captions.
+        classes: Classifier whose confusion matrix is shown; None for none.
+        tokenizer: Tokenizer of the captions; None for the text tower's own.
+        options: How to compute the embeddings; None for the defaults.
+        num_queries: Number of queries in each direction, selected at random.
+        thumbnail_pixels: Longest side of an image in the page, in pixels.
+        seed: Seed of the selection.
 
     Returns:
-        Parts for ``ReportData``.
+        Examples for ``ReportData``.
 
     Raises:
         DataError: If the data have no captions.
@@ -86,32 +74,28 @@ def build_examples(
     pairs = embed_pairs(encoder, data, options or EmbedOptions(), tokenizer)
     if not pairs.captions:
         raise DataError(f"{data.name}: a gallery needs captions (member .txt), got none")
-    gallery = _Gallery(data, pairs, thumbnail_pixels)
+    search = _Search(data, pairs, thumbnail_pixels)
     generator = torch.Generator().manual_seed(seed)
     texts = torch.randperm(len(pairs.captions), generator=generator)[:num_queries].tolist()
     images = torch.randperm(len(pairs.keys), generator=generator)[:num_queries].tolist()
-    confusion = None
-    if classes is not None:
-        confusion = _confusion(classes.predict(encoder))
+    gallery = Gallery(
+        text_queries=[search.text_query(row) for row in texts],
+        image_queries=[search.image_query(row) for row in images if search.has_caption(row)],
+        note=f"Selected at random from {data.name} ({len(pairs.keys):,} images, seed {seed}).",
+    )
     return Examples(
-        text_queries=[gallery.text_query(row) for row in texts],
-        image_queries=[gallery.image_query(row) for row in images if gallery.has_caption(row)],
-        gallery_note=(
-            f"Drawn at random from {data.name} ({len(pairs.keys):,} pictures, seed {seed}); "
-            f"none was picked by hand."
-        ),
-        confusion=confusion,
-        similarity=similarity_histogram(pairs),
-        health=_health(pairs),
+        gallery=gallery,
+        confusion=None if classes is None else _confusion(classes.predict(encoder)),
+        health=EmbeddingHealth(similarity_histogram(pairs), _measures(pairs)),
     )
 
 
 def similarity_histogram(pairs: EmbeddedPairs, num_bins: int = _NUM_BINS) -> SimilarityHistogram:
-    """Cosine similarities of matching pairs, and of the others among rows evenly spread.
+    """Count cosine similarities of matching pairs, and of the other pairs of 1,024 spread rows.
 
     Args:
-        pairs: Embeddings.
-        num_bins: K.
+        pairs: Embeddings of images and captions.
+        num_bins: Number of bins, K.
     """
     matching = (pairs.images[pairs.text_to_image] * pairs.texts).sum(1)
     rows = health.spread(torch.arange(len(pairs.texts))[:, None], 1024).flatten()
@@ -130,8 +114,8 @@ def similarity_histogram(pairs: EmbeddedPairs, num_bins: int = _NUM_BINS) -> Sim
     return SimilarityHistogram([float(edge) for edge in edges], shares(matching), shares(other))
 
 
-class _Gallery:
-    """Finds neighbours and makes thumbnails."""
+class _Search:
+    """Retrieves images and captions, and makes thumbnails."""
 
     def __init__(self, data: EvaluationDataset, pairs: EmbeddedPairs, pixels: int) -> None:
         self._data = data
@@ -148,40 +132,48 @@ class _Gallery:
         pairs = self._pairs
         owner = int(pairs.text_to_image[row])
         scores = pairs.images @ pairs.texts[row]
-        found, values = _best(scores)
+        best, values = _best(scores)
         hits = [
-            PictureHit(self._picture(other), value, other == owner)
-            for other, value in zip(found, values, strict=True)
+            ImageHit(self._thumbnail(other), value, other == owner)
+            for other, value in zip(best, values, strict=True)
         ]
         rank = 1 + int((scores > scores[owner]).sum())
-        return TextQuery(pairs.captions[row], hits, self._picture(owner), rank)
+        return TextQuery(pairs.captions[row], hits, self._thumbnail(owner), rank)
 
     def image_query(self, row: int) -> ImageQuery:
         pairs = self._pairs
         scores = pairs.texts @ pairs.images[row]
-        own = pairs.text_to_image == row
-        found, values = _best(scores)
+        is_match = pairs.text_to_image == row
+        best, values = _best(scores)
         hits = [
-            CaptionHit(pairs.captions[other], value, bool(own[other]))
-            for other, value in zip(found, values, strict=True)
+            CaptionHit(pairs.captions[other], value, bool(is_match[other]))
+            for other, value in zip(best, values, strict=True)
         ]
-        right = int(torch.where(own, scores, -torch.inf).argmax())
+        right = int(torch.where(is_match, scores, -torch.inf).argmax())
         rank = 1 + int((scores > scores[right]).sum())
-        return ImageQuery(self._picture(row), hits, pairs.captions[right], rank)
+        return ImageQuery(self._thumbnail(row), hits, pairs.captions[right], rank)
 
-    def _picture(self, row: int) -> Picture:
+    def _thumbnail(self, row: int) -> Thumbnail:
         sample = self._data.sample(row)
         with self._data.blame(sample.key):
             data = thumbnail(sample.image, self._pixels)
-        return Picture(data, self._first_caption.get(row, sample.key))
+        return Thumbnail(data, self._first_caption.get(row, sample.key))
 
 
 def thumbnail(data: bytes, pixels: int) -> bytes:
-    """A small WebP of a picture, at most ``pixels`` on its longest side, on white."""
-    picture = open_image(data, DEFAULT_MAX_PIXELS).convert("RGBA")
-    picture.thumbnail((pixels, pixels), Image.Resampling.LANCZOS)
-    canvas = Image.new("RGBA", picture.size, "white")
-    canvas.alpha_composite(picture)
+    """Reduce an image to a small WebP file on a white background.
+
+    Args:
+        data: Bytes of an image file.
+        pixels: Longest side of the result, in pixels.
+
+    Returns:
+        Bytes of a WebP file.
+    """
+    image = open_image(data, DEFAULT_MAX_PIXELS).convert("RGBA")
+    image.thumbnail((pixels, pixels), Image.Resampling.LANCZOS)
+    canvas = Image.new("RGBA", image.size, "white")
+    canvas.alpha_composite(image)
     out = io.BytesIO()
     canvas.convert("RGB").save(out, "WEBP", quality=82, method=6)
     return out.getvalue()
@@ -197,33 +189,26 @@ def _confusion(predictions: Predictions) -> Confusion:
     return Confusion(predictions.class_names, counts.tolist())
 
 
-def _health(pairs: EmbeddedPairs) -> list[Fact]:
+def _measures(pairs: EmbeddedPairs) -> list[Fact]:
     images, texts = pairs.images, pairs.texts
-    width = images.shape[1]
+    rank_note = f"RankMe: number of dimensions in use, of {images.shape[1]}"
+    alignment = health.alignment(images[pairs.text_to_image], texts)
+    uniformity = f"{health.uniformity(images):.2f}".replace("-", "\N{MINUS SIGN}")
+    gap = health.modality_gap(images, texts)
     return [
-        Fact(
-            "Effective rank of pictures",
-            f"{health.effective_rank(images):.0f}",
-            f"RankMe: dimensions in use, of {width}",
-        ),
-        Fact(
-            "Effective rank of texts",
-            f"{health.effective_rank(texts):.0f}",
-            f"RankMe: dimensions in use, of {width}",
-        ),
+        Fact("Effective rank of images", f"{health.effective_rank(images):.0f}", rank_note),
+        Fact("Effective rank of texts", f"{health.effective_rank(texts):.0f}", rank_note),
         Fact(
             "Alignment",
-            f"{health.alignment(images[pairs.text_to_image], texts):.2f}",
-            "mean squared distance of pairs, 0 to 4; lower is closer",
+            f"{alignment:.2f}",
+            "mean squared distance of matching pairs, 0 to 4; lower is closer",
         ),
         Fact(
-            "Uniformity of pictures",
-            f"{health.uniformity(images):.2f}".replace("-", "\N{MINUS SIGN}"),
-            "0 where all are equal; lower is more evenly spread",
+            "Uniformity of images",
+            uniformity,
+            "0 if all embeddings are equal; lower is more evenly spread",
         ),
         Fact(
-            "Modality gap",
-            f"{health.modality_gap(images, texts):.2f}",
-            "distance between the centres of pictures and texts, 0 to 2",
+            "Modality gap", f"{gap:.2f}", "distance between the means of images and texts, 0 to 2"
         ),
     ]

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from clipkit.evaluation.report import write_report
-from tests.evaluation.chromium import Chromium, find_chromium
-from tests.evaluation.report_data import LONG_WORD, full_report
+from tests.evaluation.report.chromium import Chromium, find_chromium
+from tests.evaluation.report.content import LONG_WORD, full_report
 
 pytestmark = pytest.mark.browser
 
@@ -83,9 +83,9 @@ def test_renders_without_complaint_and_fits(browser, page, width, dark):
     browser.open(page, width=width, dark=dark)
 
     assert browser.evaluate("document.documentElement.scrollWidth") <= width
-    pictures = "[...document.images].filter((image) => !image.hidden)"
-    browser.wait_for(f"{pictures}.every((image) => image.complete && image.naturalWidth > 0)")
-    assert browser.evaluate(f"{pictures}.length") > 50
+    images = "[...document.images].filter((image) => !image.hidden)"
+    browser.wait_for(f"{images}.every((image) => image.complete && image.naturalWidth > 0)")
+    assert browser.evaluate(f"{images}.length") > 50
     sections = browser.evaluate("[...document.querySelectorAll('section')].map((s) => s.id)")
     assert sections == ["results", "curves", "gallery", "confusion", "health", "run"]
     heights = "[...document.querySelectorAll('.plot')].map((p) => p.getBoundingClientRect())"
@@ -164,7 +164,7 @@ def test_gallery_shows_one_direction_filters_and_searches(browser, page):
     missed = browser.evaluate(visible)
     browser.evaluate("document.querySelector('#tab-texts').focus()")
     browser.press("ArrowRight")
-    missed_pictures = browser.evaluate(visible)
+    missed_images = browser.evaluate(visible)
     browser.evaluate(
         """{ const field = document.querySelector("[type=search]"); field.value = "ANSWER 3";
              field.dispatchEvent(new Event("input", { bubbles: true })); }"""
@@ -172,7 +172,7 @@ def test_gallery_shows_one_direction_filters_and_searches(browser, page):
     found = browser.evaluate(visible)
     browser.evaluate("document.querySelector('input[value=first]').click()")
 
-    assert (shown_at_first, all_texts, missed, missed_pictures, found) == (12, 14, 4, 1, 1)
+    assert (shown_at_first, all_texts, missed, missed_images, found) == (12, 14, 4, 1, 1)
     assert browser.evaluate(visible) == 0
     assert browser.evaluate("document.querySelector('.none-left').checkVisibility()")
 
@@ -189,4 +189,4 @@ def test_hovering_a_cell_of_the_heat_map_names_the_classes(browser, page):
 
     browser.wait_for("!document.querySelector('#tip').hidden")
     tip = browser.evaluate("document.querySelector('#tip').innerText")
-    assert tip.startswith("smileys & emotion taken for people, ")
+    assert tip.startswith("smileys & emotion: predicted as people, ")

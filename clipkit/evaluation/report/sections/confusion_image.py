@@ -1,4 +1,4 @@
-"""A confusion matrix as a PNG, for slides and tickets; the page has one that can be read out."""
+"""Draw a confusion matrix as a PNG, for slides and tickets."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Final
 
 from PIL import Image, ImageDraw, ImageFont
 
-from clipkit.evaluation.report.confusion import most_confused
-from clipkit.evaluation.report.data import Confusion
+from clipkit.evaluation.report.content import Confusion
+from clipkit.evaluation.report.sections.confusion import most_confused, share_of_row
 
 _MAX_CLASSES: Final = 40
 _MAX_NAME: Final = 24
@@ -20,7 +20,7 @@ _INK: Final = (25, 28, 33)
 
 
 def confusion_png(confusion: Confusion) -> bytes:
-    """Rows: the true class; columns: what it was taken for; percent of the row.
+    """Draw a confusion matrix; row: true class, column: predicted class, percent of the row.
 
     Args:
         confusion: Names and counts; of more than 40 classes those with the most errors are drawn.
@@ -36,7 +36,7 @@ def confusion_png(confusion: Confusion) -> bytes:
     size = (margin + _CELL * len(chosen) + 16, head + _CELL * len(chosen) + 16)
     image = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(image)
-    draw.text((8, 8), "Row: true class. Column: taken for, % of the row.", _INK, font)
+    draw.text((8, 8), "Row: true class. Column: predicted class, % of the row.", _INK, font)
     for row, index in enumerate(chosen):
         top = head + _CELL * row
         middle = top + _CELL / 2
@@ -44,7 +44,7 @@ def confusion_png(confusion: Confusion) -> bytes:
         place = (margin + _CELL * (row + 0.5), head - 10)
         draw.text(place, str(row + 1), _INK, font, anchor="ms")
         for column, other in enumerate(chosen):
-            share = _share(confusion, index, other)
+            share = share_of_row(confusion, index, other)
             box = (margin + _CELL * column, top, margin + _CELL * (column + 1) - 2, top + _CELL - 2)
             draw.rectangle(box, fill=_shade(share, index == other))
             if share >= 0.005:
@@ -60,13 +60,8 @@ def _short(name: str) -> str:
     return name if len(name) <= _MAX_NAME else f"{name[: _MAX_NAME - 1]}…"
 
 
-def _share(confusion: Confusion, true: int, said: int) -> float:
-    total = sum(confusion.counts[true])
-    return confusion.counts[true][said] / total if total else 0.0
-
-
 def _shade(share: float, is_right: bool) -> tuple[int, int, int]:
-    """White for none, the full colour for all of the row."""
+    """Mix white (share 0) and the full colour (share 1)."""
     red, green, blue = _RIGHT if is_right else _WRONG
     strength = 0.04 + 0.96 * share**0.7 if share > 0 else 0.04
     return tuple(round(255 + (part - 255) * strength) for part in (red, green, blue))  # type: ignore[return-value]

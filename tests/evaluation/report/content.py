@@ -11,20 +11,24 @@ from clipkit.evaluation.report import (
     CaptionHit,
     Chart,
     Confusion,
+    EmbeddingHealth,
+    Examples,
     Fact,
+    Gallery,
+    ImageHit,
     ImageQuery,
-    Picture,
-    PictureHit,
     ReportData,
     Result,
+    RunDetails,
     Series,
     SimilarityHistogram,
     TextQuery,
+    Thumbnail,
     TowerParameters,
 )
 from tests.factories import COLORS, image_bytes
 
-HOSTILE = "<script>alert('x')</script> & \"quotes\" "
+HOSTILE = "<script>alert('x')</script> & \"quotes\" {{ 7 * 7 }} {% raw %} "
 LONG_WORD = "incomprehensibilities" * 6
 NAMES = ("smileys & emotion", "people", "animals", "travel and places of this wide world", HOSTILE)
 RECALLS = tuple(
@@ -32,21 +36,21 @@ RECALLS = tuple(
 )
 
 
-def picture(number: int, caption: str = "") -> Picture:
+def thumbnail(number: int, caption: str = "") -> Thumbnail:
     color = list(COLORS)[number % len(COLORS)]
     data = image_bytes(color, seed=number, format="WEBP")
-    return Picture(data, caption or f"a {color} square")
+    return Thumbnail(data, caption or f"a {color} square")
 
 
 def text_query(number: int, rank: int) -> TextQuery:
     text = (f"a square, number {number}", HOSTILE, LONG_WORD)[min(number, 2)]
-    hits = [PictureHit(picture(i), 0.6 - 0.1 * i, i + 1 == rank) for i in range(5)]
-    return TextQuery(text, hits, picture(number), rank)
+    hits = [ImageHit(thumbnail(i), 0.6 - 0.1 * i, i + 1 == rank) for i in range(5)]
+    return TextQuery(text, hits, thumbnail(number), rank)
 
 
 def image_query(number: int, rank: int) -> ImageQuery:
     hits = [CaptionHit(f"caption {i} {HOSTILE}", 0.6 - 0.2 * i, i + 1 == rank) for i in range(5)]
-    return ImageQuery(picture(number), hits, f"answer {number}", rank)
+    return ImageQuery(thumbnail(number), hits, f"answer {number}", rank)
 
 
 def curve(start: float, end: float, count: int = 600) -> list[tuple[float, float]]:
@@ -63,7 +67,7 @@ def full_report() -> ReportData:
         title=f"A run {HOSTILE}",
         subtitle="Squares of four colours and their names.",
         results=[
-            Result("Unseen drawings", metrics | {"top1": 0.5, "l2": 0.001}, "1,504 pictures"),
+            Result("Unseen drawings", metrics | {"top1": 0.5, "l2": 0.001}, "1,504 images"),
             Result("Chance", dict.fromkeys(RECALLS, 0.0007), is_baseline=True),
         ],
         charts=[
@@ -71,16 +75,27 @@ def full_report() -> ReportData:
             Chart("Recall", [Series("at 1", curve(0, 0.4, 9))], is_share=True, note="%"),
             Chart("Constant", [Series("learning rate", [(0.0, 1e-3), (90.0, 1e-3)])]),
         ],
-        text_queries=[text_query(i, rank) for i, rank in enumerate(ranks)],
-        image_queries=[image_query(i, rank) for i, rank in enumerate(ranks[:4])],
-        gallery_note="Drawn at random.",
-        confusion=Confusion(NAMES, counts.tolist()),
-        similarity=SimilarityHistogram([-0.2, 0.1, 0.4, 0.7], [0, 0.2, 0.8], [0.7, 0.3, 0]),
-        health=[Fact("Modality gap", "0.31", "distance of the centres")],
-        facts=[Fact("Duration", "4 min 58 s"), Fact("Samples seen", "172,032", "33 epochs")],
-        parameters=[TowerParameters("Image tower", 6_812_416, 0), TowerParameters("Text", 1, 9)],
-        versions={"clipkit": "0.1.0", "torch": "2.9.1"},
-        config=f"seed: 0\n{HOSTILE}\n" + "key: " + "long " * 90,
+        examples=Examples(
+            gallery=Gallery(
+                text_queries=[text_query(i, rank) for i, rank in enumerate(ranks)],
+                image_queries=[image_query(i, rank) for i, rank in enumerate(ranks[:4])],
+                note="Selected at random.",
+            ),
+            confusion=Confusion(NAMES, counts.tolist()),
+            health=EmbeddingHealth(
+                SimilarityHistogram([-0.2, 0.1, 0.4, 0.7], [0, 0.2, 0.8], [0.7, 0.3, 0]),
+                [Fact("Modality gap", "0.31", "distance of the means")],
+            ),
+        ),
+        run=RunDetails(
+            facts=[Fact("Duration", "4 min 58 s"), Fact("Samples seen", "172,032", "33 epochs")],
+            parameters=[
+                TowerParameters("Image tower", 6_812_416, 0),
+                TowerParameters("Text", 1, 9),
+            ],
+            versions={"clipkit": "0.1.0", "torch": "2.9.1"},
+            config=f"seed: 0\n{HOSTILE}\n" + "key: " + "long " * 90,
+        ),
         credits=["Squares: public domain."],
         created=datetime(2026, 5, 4, 12, 30, tzinfo=UTC),
     )

@@ -1,0 +1,1 @@
+"""Collect report content from models, data and logs."""

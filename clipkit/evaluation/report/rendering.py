@@ -1,0 +1,65 @@
+"""Render the Jinja templates of all pages: one environment, one style sheet, one script."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping
+from functools import cache
+from importlib.resources import files
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+import clipkit
+from clipkit.evaluation.report.content import Thumbnail
+from clipkit.evaluation.report.numbers import compact, grouped, percent
+
+_PACKAGE = "clipkit.evaluation.report"
+
+
+def render(template: str, context: Mapping[str, object]) -> str:
+    """Render a template of the folder ``templates``.
+
+    Every value is escaped, and a name that the context lacks is an error.
+
+    Args:
+        template: File name of the template.
+        context: Values by the names that the template uses.
+
+    Returns:
+        The rendered text, for a page one HTML document without references to other files.
+    """
+    return _environment().get_template(template).render(context)
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader(_PACKAGE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        compact=compact, grouped=grouped, percent=percent, data_uri=data_uri, csp_hash=_csp_hash
+    )
+    environment.globals.update(asset=_asset, version=clipkit.__version__)
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
+    return environment
+
+
+def data_uri(image: Thumbnail) -> str:
+    """Return the image as a ``data:`` address, which needs no network."""
+    return f"data:{image.media_type};base64,{base64.b64encode(image.data).decode()}"
+
+
+def _asset(name: str) -> Markup:
+    """Read the style sheet or the script. They are no templates: braces have no meaning there."""
+    return Markup((files(_PACKAGE) / "templates" / name).read_text(encoding="utf-8"))  # noqa: S704
+
+
+def _csp_hash(text: str) -> str:
+    """Return the source expression with which a content security policy admits only ``text``."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"

@@ -1,0 +1,1 @@
+"""Turn report content into positions, colours and texts that the templates print."""

@@ -1,0 +1,258 @@
+"""Place the lines, areas and bars of charts; the templates draw them as SVG."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from clipkit.errors import DataError
+from clipkit.evaluation.report.content import MAX_SERIES, Chart, Series, SimilarityHistogram
+from clipkit.evaluation.report.numbers import compact, grouped, nice_ticks, percent
+from clipkit.evaluation.report.rendering import render
+
+_MAX_POINTS: Final = 240
+_NUM_BINS: Final = 24
+_SIZE: Final = 1000.0
+
+Points = Sequence[tuple[float, float]]
+Labels = Sequence[tuple[float, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """One line, area or bar.
+
+    Args:
+        points: Corners (x, y).
+        tip: Text of its tooltip; empty for none.
+    """
+
+    points: Points
+    tip: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Plot:
+    """A chart whose positions are known, on a square of 1000 by 1000, origin at the upper left.
+
+    Args:
+        title: Heading.
+        kind: "line", "area" or "bar".
+        shapes: What is drawn, the first in the first colour.
+        x_labels: Position and text of the labels of the horizontal axis.
+        y_labels: Position and text of the labels of the vertical axis, each with a grid line.
+        description: Text for screen readers.
+        note: Unit or a few words, shown after the title.
+        names: Legend, one name for each shape; shown if there are several.
+        values: Data from which the script of the page displays values; empty for none.
+    """
+
+    title: str
+    kind: str
+    shapes: Sequence[Shape]
+    x_labels: Labels
+    y_labels: Labels
+    description: str
+    note: str = ""
+    names: Sequence[str] = ()
+    values: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    """Values at the borders of a plot."""
+
+    left: float
+    right: float
+    bottom: float
+    top: float
+
+    def x(self, value: float) -> float:
+        return _SIZE * (value - self.left) / ((self.right - self.left) or 1.0)
+
+    def y(self, value: float) -> float:
+        return _SIZE * (self.top - value) / (self.top - self.bottom)
+
+    def place(self, points: Points) -> list[tuple[float, float]]:
+        return [(self.x(x), self.y(y)) for x, y in points]
+
+    def ticks(self) -> list[float]:
+        """Return the round values of the horizontal axis."""
+        ticks = nice_ticks(self.left, self.right)
+        return [tick for tick in ticks if self.left <= tick <= self.right]
+
+
+def line_plot(chart: Chart, *, from_zero: bool = True) -> Plot:
+    """Place the lines of a chart.
+
+    Args:
+        chart: Lines with at least one point in total.
+        from_zero: Start the vertical axis at 0 if the values are shares or come near to 0.
+    """
+    series = [Series(line.name, thin_out(line.points)) for line in chart.series if line.points]
+    steps = [step for line in series for step, _ in line.points]
+    values = [value for line in series for _, value in line.points]
+    low, high = min(values), max(values)
+    if from_zero and low >= 0 and (chart.is_share or low < 0.4 * high):
+        low = 0.0
+    ticks = nice_ticks(low, high)
+    right = max(steps) if max(steps) > min(steps) else min(steps) + 1.0
+    frame = _Frame(min(steps), right, ticks[0], ticks[-1])
+    digits = 0 if ticks[1] - ticks[0] >= 0.01 else 1
+    labels = [percent(tick, digits) if chart.is_share else compact(tick) for tick in ticks]
+    return Plot(
+        title=chart.title,
+        kind="line",
+        shapes=[Shape(frame.place(line.points)) for line in series],
+        x_labels=[(frame.x(step), compact(step)) for step in frame.ticks()],
+        y_labels=[(frame.y(tick), label) for tick, label in zip(ticks, labels, strict=True)],
+        description=_describe(chart, series),
+        note=chart.note,
+        names=[line.name for line in series],
+        values={
+            "share": chart.is_share,
+            "frame": [frame.left, frame.right, frame.bottom, frame.top],
+            "series": [[line.name, line.points] for line in series],
+        },
+    )
+
+
+def chart_svg(chart: Chart, x_title: str) -> str:
+    """Draw a chart as an SVG file of its own, for web pages and slides.
+
+    Args:
+        chart: From 1 to ``MAX_SERIES`` lines.
+        x_title: Name of the horizontal axis.
+
+    Returns:
+        A complete SVG document without scripts and links.
+
+    Raises:
+        DataError: If there is no point, or there are more lines than colours.
+
+    Examples:
+        >>> chart_svg(Chart("Accuracy", [Series("top1", [(0, 0.5), (1, 0.9)])]), "alpha")[:4]
+        '<svg'
+    """
+    num_lines = sum(bool(line.points) for line in chart.series)
+    if not 1 <= num_lines <= MAX_SERIES:
+        raise DataError(f"{chart.title}: expected 1 to {MAX_SERIES} lines, got {num_lines}")
+    return render("chart.svg", {"plot": line_plot(chart, from_zero=False), "x_title": x_title})
+
+
+def similarity_plot(histogram: SimilarityHistogram) -> Plot:
+    """Place the two outlines of a histogram of cosine similarities."""
+    edges = [float(edge) for edge in histogram.edges]
+    both = (histogram.matching, histogram.other)
+    frame = _Frame(edges[0], edges[-1], 0.0, 1.08 * max(map(max, both)))
+    means = [
+        sum(s * (a + b) / 2 for s, a, b in zip(shares, edges[:-1], edges[1:], strict=True))
+        for shares in both
+    ]
+    return Plot(
+        title="Similarity of pairs",
+        kind="area",
+        shapes=[Shape(frame.place(_outline(edges, shares))) for shares in both],
+        x_labels=[(frame.x(edge), f"{edge:.1f}") for edge in frame.ticks()],
+        y_labels=[],
+        description=f"Histogram of cosine similarity: matching pairs have a mean of "
+        f"{means[0]:.2f}, all other pairs {means[1]:.2f}.",
+        note="cosine",
+        names=["matching", "other"],
+    )
+
+
+def bar_plot(title: str, values: Sequence[int]) -> Plot:
+    """Place the bars of a histogram of integers.
+
+    Args:
+        title: Heading.
+        values: Integers, at least one.
+    """
+    bins = histogram(values)
+    frame = _Frame(0, len(bins), 0, max(count for _, _, count in bins))
+    shapes = []
+    for number, (first, last, count) in enumerate(bins):
+        span = f"{first:,}" if first == last else f"{first:,} to {last:,}"
+        corners = [(number + x, y) for x, y in ((0.04, 0), (0.04, count), (0.96, count), (0.96, 0))]
+        shapes.append(Shape(frame.place(corners), f"{span}: {grouped(count)}"))
+    middle = sorted(values)[len(values) // 2]
+    ends = {0.5: bins[0][0], len(bins) - 0.5: bins[-1][1]}
+    return Plot(
+        title=title,
+        kind="bar",
+        shapes=shapes,
+        x_labels=[(frame.x(place), f"{value:,}") for place, value in ends.items()],
+        y_labels=[],
+        description=f"Histogram: {title}, from {min(values):,} to {max(values):,}.",
+        note=f"{len(values):,} values from {min(values):,} to {max(values):,}, median {middle:,}",
+    )
+
+
+def histogram(values: Sequence[int], num_bins: int = _NUM_BINS) -> list[tuple[int, int, int]]:
+    """Count integers in equal bins from the smallest to the largest value.
+
+    Args:
+        values: Integers.
+        num_bins: Largest number of bins.
+
+    Returns:
+        First value, last value and count of each bin.
+
+    Examples:
+        >>> histogram([1, 2, 2, 4], num_bins=2)
+        [(1, 2, 3), (3, 4, 1)]
+    """
+    if not values:
+        return []
+    low, high = min(values), max(values)
+    step = max(1, -(-(high - low + 1) // num_bins))
+    counts = [0] * ((high - low) // step + 1)
+    for value in values:
+        counts[(value - low) // step] += 1
+    return [
+        (low + number * step, low + (number + 1) * step - 1, count)
+        for number, count in enumerate(counts)
+    ]
+
+
+def thin_out(points: Points, limit: int = _MAX_POINTS) -> list[tuple[float, float]]:
+    """Reduce the number of points of a line.
+
+    Args:
+        points: Points (step, value).
+        limit: Largest number of points returned.
+
+    Returns:
+        The first and the last point unchanged, and between them means of neighbouring points.
+    """
+    plain = [(float(step), float(value)) for step, value in points]
+    if len(plain) <= limit:
+        return plain
+    inner = plain[1:-1]
+    size = -(-len(inner) // (limit - 2))
+    groups = [inner[start : start + size] for start in range(0, len(inner), size)]
+    means = [(_mean([p[0] for p in group]), _mean([p[1] for p in group])) for group in groups]
+    return [plain[0], *means, plain[-1]]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _outline(edges: Sequence[float], shares: Sequence[float]) -> list[tuple[float, float]]:
+    corners = [(edges[0], 0.0)]
+    for left, right, share in zip(edges[:-1], edges[1:], shares, strict=True):
+        corners += [(left, share), (right, share)]
+    return [*corners, (edges[-1], 0.0)]
+
+
+def _describe(chart: Chart, series: Sequence[Series]) -> str:
+    show = percent if chart.is_share else compact
+    lines = [
+        f"{line.name}: from {show(line.points[0][1])} at step {compact(line.points[0][0])} "
+        f"to {show(line.points[-1][1])} at step {compact(line.points[-1][0])}"
+        for line in series
+    ]
+    return f"{chart.title}. {'; '.join(lines)}."

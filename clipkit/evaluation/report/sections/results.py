@@ -1,0 +1,123 @@
+"""Select the large figures, and arrange metrics in tables."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from clipkit.evaluation.report.content import Result
+
+_RECALL: Final = re.compile(r"(text_to_image|image_to_text)/recall_at_(\d+)$")
+_HEADLINES: Final = (
+    ("text_to_image/recall_at_1", "Text to image", "recall at 1"),
+    ("image_to_text/recall_at_1", "Image to text", "recall at 1"),
+    ("text_to_image/recall_at_10", "Text to image", "recall at 10"),
+    ("image_to_text/recall_at_10", "Image to text", "recall at 10"),
+    ("top1", "Classes", "top-1"),
+)
+_DIRECTIONS: Final = (("text_to_image", "Text to image"), ("image_to_text", "Image to text"))
+_CLASSES: Final = {
+    "top1": "Top-1",
+    "top5": "Top-5",
+    "mean_per_class_recall": "Mean of classes",
+}
+_MAX_HEADLINES: Final = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Headline:
+    """One large figure.
+
+    Args:
+        title: What was measured.
+        unit: Name of the metric.
+        value: Share from 0 to 1.
+        baseline: Share of the baseline; None if it was not measured.
+    """
+
+    title: str
+    unit: str
+    value: float
+    baseline: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Headlines:
+    """The large figures of the first result.
+
+    Args:
+        figures: At most four figures.
+        measured: Result that they are taken from.
+        baseline: Result that they are compared with; None for no comparison.
+    """
+
+    figures: list[Headline]
+    measured: Result
+    baseline: Result | None
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Metrics as a table.
+
+    Args:
+        title: Caption.
+        groups: Heading of each group of columns, and metric keys with headings of its columns.
+        rows: Results with at least one of the metrics.
+        is_share: True if the values are shares from 0 to 1, which are printed as percentages.
+    """
+
+    title: str
+    groups: Sequence[tuple[str, dict[str, str]]]
+    rows: Sequence[Result]
+    is_share: bool = True
+
+
+def headlines(results: Sequence[Result]) -> Headlines | None:
+    """Select up to four figures of the first result, compared with the first baseline.
+
+    Args:
+        results: Rows of metrics.
+
+    Returns:
+        The figures; None if there is no result with such a metric.
+    """
+    measured = next((result for result in results if not result.is_baseline), None)
+    baseline = next((result for result in results if result.is_baseline), None)
+    if measured is None:
+        return None
+    compared = baseline.metrics if baseline is not None else {}
+    figures = [
+        Headline(title, unit, measured.metrics[key], compared.get(key))
+        for key, title, unit in _HEADLINES
+        if key in measured.metrics
+    ]
+    return Headlines(figures[:_MAX_HEADLINES], measured, baseline) if figures else None
+
+
+def tables(results: Sequence[Result]) -> list[Table]:
+    """Arrange metrics in a table of retrieval, one of classification and one of all others."""
+    keys = {key for result in results for key in result.metrics}
+    ks = sorted({int(match[2]) for key in keys if (match := _RECALL.match(key))})
+    recalls = [
+        (title, {f"{way}/recall_at_{k}": f"R@{k}" for k in ks}) for way, title in _DIRECTIONS
+    ]
+    classes = {key: title for key, title in _CLASSES.items() if key in keys}
+    rest = {
+        key: key.replace("_", " ")
+        for key in sorted(keys)
+        if key not in _CLASSES and not _RECALL.match(key)
+    }
+    candidates = [
+        Table("Retrieval, recall in percent", recalls, _rows(results, recalls)),
+        Table("Classification, percent", [("", classes)], _rows(results, [("", classes)])),
+        Table("Other metrics", [("", rest)], _rows(results, [("", rest)]), is_share=False),
+    ]
+    return [table for table in candidates if table.rows]
+
+
+def _rows(results: Sequence[Result], groups: Sequence[tuple[str, dict[str, str]]]) -> list[Result]:
+    keys = {key for _, columns in groups for key in columns}
+    return [result for result in results if not keys.isdisjoint(result.metrics)]
