@@ -1,7 +1,6 @@
 """Evaluators that know no trainer, and the report."""
 
 from clipkit.evaluation.datasets.dataset import EvaluationDataset, EvaluationSample, open_dataset
-from clipkit.evaluation.datasets.prompts import GENERIC_TEMPLATES
 from clipkit.evaluation.embedding import EmbeddedPairs, embed_pairs, tokenizer_of
 from clipkit.evaluation.evaluators.base import Evaluator
 from clipkit.evaluation.evaluators.class_report import ClassReport, PerClass
@@ -11,6 +10,7 @@ from clipkit.evaluation.evaluators.multi_label import MultiLabelClassification
 from clipkit.evaluation.evaluators.retrieval import Retrieval
 from clipkit.evaluation.evaluators.suite import EvaluationSuite
 from clipkit.evaluation.evaluators.zero_shot import (
+    GENERIC_TEMPLATES,
     Predictions,
     ZeroShotClassification,
     class_embeddings,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import final
 
 from clipkit.class_names import read_class_names
 from clipkit.data.shards.members import read_label
 from clipkit.data.text.captions import Candidate, CaptionPicker
 from clipkit.errors import ConfigError, SampleError
+from clipkit.templates import check_templates, fill_template
 from clipkit.types import IGNORE_LABEL
 
 
@@ -19,7 +20,7 @@ class LabelTemplates(CaptionPicker):
     Args:
         classnames: A file with one name per line, or the names, in the order of the labels. A
             blank line is a class without a name.
-        templates: Sentences with one ``{}`` each.
+        templates: Sentences with ``{}`` for the class name.
         field: Where the label is; see `read_label`.
 
     Raises:
@@ -41,7 +42,7 @@ class LabelTemplates(CaptionPicker):
         )
         if not any(self.classnames):
             raise ConfigError("classnames: expected at least one name, got none")
-        self.templates = _checked_templates(templates)
+        self.templates = check_templates(templates, "templates")
         self.field = field
         self.source = f"label {field!r}"
 
@@ -58,7 +59,7 @@ class LabelTemplates(CaptionPicker):
         name = self.classnames[label]
         if not name:
             raise SampleError(f"label {self.field}: class {label} has no name in classnames")
-        return [Candidate(template.replace("{}", name), 1.0) for template in self.templates]
+        return [Candidate(fill_template(template, name), 1.0) for template in self.templates]
 
 
 @final
@@ -67,7 +68,7 @@ class TemplatedCaptions(CaptionPicker):
 
     Args:
         captions: Where the captions come from.
-        templates: Sentences with one ``{}`` each; ``"{}"`` is the caption as it is.
+        templates: Sentences with ``{}`` for the caption; ``"{}"`` is the caption itself.
 
     Examples:
         >>> pick = TemplatedCaptions(TextField(), ["an icon of {}"])
@@ -77,21 +78,13 @@ class TemplatedCaptions(CaptionPicker):
 
     def __init__(self, captions: CaptionPicker, templates: list[str]) -> None:
         self.captions = captions
-        self.templates = _checked_templates(templates)
+        self.templates = check_templates(templates, "templates")
         self.source = captions.source
 
     def candidates(self, members: Mapping[str, bytes]) -> list[Candidate]:
         """See `CaptionPicker.candidates`."""
         return [
-            Candidate(template.replace("{}", text), weight)
+            Candidate(fill_template(template, text), weight)
             for text, weight in self.captions.candidates(members)
             for template in self.templates
         ]
-
-
-def _checked_templates(templates: Sequence[str]) -> list[str]:
-    if not templates or any(template.count("{}") != 1 for template in templates):
-        raise ConfigError(
-            f"templates: expected sentences with one '{{}}' each, got {list(templates)}"
-        )
-    return list(templates)

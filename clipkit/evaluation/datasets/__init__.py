@@ -1,1 +1,1 @@
-"""Evaluation data: layout of the files, prompts, decoded chunks."""
+"""Evaluation data: layout of the files, decoded chunks."""

@@ -6,7 +6,7 @@
     ROOT/test/0.tar  1.tar                      KEY.jpg|jpeg|png|webp, KEY.cls, KEY.txt
     ROOT/train/…                                for a linear probe
     ROOT/classnames.txt                         one name a line, in the order of the class numbers
-    ROOT/zeroshot_classification_templates.txt  one sentence a line, with {c} for the class name
+    ROOT/zeroshot_classification_templates.txt  one sentence per line, {c} or {} for the name
     ROOT/dataset_type.txt                       "retrieval" or "classification"
 """
 
@@ -29,7 +29,7 @@ from clipkit.data.storage.braces import MAX_NAMES
 from clipkit.data.storage.remote import Retries
 from clipkit.data.storage.urls import UNION, file_system, is_local, local_path
 from clipkit.errors import DataError, SampleError, ShardError
-from clipkit.evaluation.datasets.prompts import check_templates
+from clipkit.templates import check_templates
 
 # CLIP_benchmark's come first, in its order; then what a stream takes too.
 _IMAGE_MEMBERS: Final = tuple(dict.fromkeys(("webp", "png", "jpg", "jpeg", *IMAGE_EXTENSIONS)))
@@ -65,7 +65,7 @@ class EvaluationDataset:
         index: The shards.
         class_names: Names of the classes, empty for a number without a name; none where the data
             bring none.
-        templates: Sentences with ``{c}``; none where the data bring none.
+        templates: Sentences with ``{}`` or ``{c}`` for the class name; empty if the data have none.
         task: The task the data were made for: "retrieval" or "zero-shot".
         root: Folder or URL that other splits lie in; None where there is none.
 

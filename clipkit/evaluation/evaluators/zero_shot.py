@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import final
+from typing import Final, final
 
 import torch
 import torch.nn.functional as F
@@ -16,13 +16,25 @@ from clipkit.class_names import shown_names
 from clipkit.data.text.tokenizer import Tokenizer
 from clipkit.errors import DataError
 from clipkit.evaluation.datasets.dataset import EvaluationDataset, as_dataset
-from clipkit.evaluation.datasets.prompts import GENERIC_TEMPLATES, check_templates, fill
 from clipkit.evaluation.embedding import embed_pairs, encode_texts, tokenizer_of
 from clipkit.evaluation.evaluators.base import Evaluator
 from clipkit.evaluation.inference import EmbedOptions, evaluating
 from clipkit.metrics.functional import classification_accuracy
 from clipkit.models import DualEncoder
+from clipkit.templates import check_templates, fill_template
 from clipkit.types import IGNORE_LABEL
+
+GENERIC_TEMPLATES: Final = (
+    "{}",
+    "a picture of {}",
+    "a photo that shows {}",
+    "a drawing of {}",
+    "here we see {}",
+    "{}, seen from nearby",
+    "{}, small and far away",
+    "an image in the category {}",
+)
+"""Templates for data without any: several views and media, no assumption about the domain."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +66,7 @@ def class_embeddings(
     Args:
         encoder: The model, in evaluation mode and without gradients.
         class_names: C names.
-        templates: Sentences with ``{c}``.
+        templates: Sentences with ``{}`` for the class name.
         tokenizer: The text tower's tokenizer.
         batch_size: Sentences in one pass.
 
@@ -65,7 +77,7 @@ def class_embeddings(
         ConfigError: If a template has no place for the name.
     """
     templates = check_templates(templates, "templates")
-    prompts = [fill(template, name) for name in class_names for template in templates]
+    prompts = [fill_template(template, name) for name in class_names for template in templates]
     embedded = encode_texts(encoder, tokenizer, prompts, batch_size)
     means = embedded.view(len(class_names), len(templates), -1).mean(1)
     return F.normalize(means, dim=-1)
@@ -103,12 +115,13 @@ class ZeroShotClassification(Evaluator):
         split: Folder inside ``data`` in CLIP_benchmark's layout.
         class_names: Names in the order of class numbers; None for the data's own. Numbers with an
             empty name take no part.
-        templates: Sentences with ``{c}``; None for the data's own, else generic ones.
+        templates: Sentences with ``{}`` for the class name; None for those of the data, or
+            ``GENERIC_TEMPLATES`` if the data have none.
         options: Batch size, number of workers, limit, precision, progress bar.
 
     Raises:
         DataError: If the data cannot be found or name no classes.
-        ConfigError: If a template has no ``{c}``.
+        ConfigError: If a template has no place for the class name.
 
     Examples:
         >>> ZeroShotClassification("data/val").run(encoder)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Final, final
+from typing import Any, final
 
 import torch
 import torch.nn.functional as F
@@ -14,9 +14,7 @@ from torch import Tensor, nn
 from clipkit.class_names import read_class_names
 from clipkit.errors import ConfigError
 from clipkit.models.heads.label_head import LabelHead, check_scale, check_sizes
-
-PLACEHOLDER: Final = "{c}"
-"""Where the class name goes in a template."""
+from clipkit.templates import PLACEHOLDER, check_templates, fill_template
 
 TextTowerCall = Callable[[Int64[Tensor, "P S"]], Float[Tensor, "P D"]]
 
@@ -34,7 +32,7 @@ class PrototypeLabelHead(LabelHead):
         embedding_dim: Components of an embedding.
         class_names: The names in the order of the labels, or a file with one per line. The data may
             call the classes otherwise.
-        templates: Sentences with ``{c}`` where the name goes.
+        templates: Sentences with ``{}`` for the class name; None for the name alone.
         scale: The scale at the start, linear. Were it shared with the contrastive loss, the label
             loss would drive the temperature of that.
         refresh_every: Make the prototypes anew, without gradient, in every k-th training step; None
@@ -49,7 +47,7 @@ class PrototypeLabelHead(LabelHead):
             positive.
 
     Examples:
-        >>> head = PrototypeLabelHead(8, ["cat", "dog"], ["a photo of a {c}"])
+        >>> head = PrototypeLabelHead(8, ["cat", "dog"], ["a photo of a {}"])
         >>> head.num_classes, head.sentences
         (2, ['a photo of a cat', 'a photo of a dog'])
     """
@@ -84,7 +82,7 @@ class PrototypeLabelHead(LabelHead):
         self.embedding_dim, self.num_classes = embedding_dim, len(names)
         self.prompt_names, self.refresh_every = names, refresh_every
         self.class_names = list(names)
-        self.templates = _checked_templates(templates or [PLACEHOLDER])
+        self.templates = check_templates(templates or [PLACEHOLDER], "label_head.templates")
         self._start_scale = scale
         self.log_scale = nn.Parameter(torch.tensor(math.log(scale)))
         num_sentences = len(names) * len(self.templates)
@@ -102,7 +100,7 @@ class PrototypeLabelHead(LabelHead):
     def sentences(self) -> list[str]:
         """What the text tower reads: all templates of the first class, then of the second, ..."""
         return [
-            template.replace(PLACEHOLDER, name)
+            fill_template(template, name)
             for name in self.prompt_names
             for template in self.templates
         ]
@@ -168,13 +166,3 @@ class PrototypeLabelHead(LabelHead):
         if len(changes) == 1 or self._evaluated is None or self._evaluated[0] != changes:
             self._evaluated = (changes, self._read_classes(text_tower))
         return self._evaluated[1].to(self.prototypes.device)
-
-
-def _checked_templates(templates: Sequence[str]) -> list[str]:
-    for template in templates:
-        if PLACEHOLDER not in template:
-            raise ConfigError(
-                f"label_head.templates: expected {PLACEHOLDER!r} in every template, "
-                f"got {template!r}"
-            )
-    return list(templates)

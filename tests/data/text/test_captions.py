@@ -152,7 +152,7 @@ def test_bad_options(tmp_path: Path) -> None:
         JsonFields({"name": 1.0}, languages={"de": float("nan")})
     with pytest.raises(ConfigError, match="one for each of the 1 pickers, got 2"):
         MixedCaptions([TextField()], [1.0, 2.0])
-    with pytest.raises(ConfigError, match="templates: expected sentences"):
+    with pytest.raises(ConfigError, match=r"templates: expected '\{\}'"):
         LabelTemplates(["cat"], ["a photo"])
     with pytest.raises(ConfigError, match="templates"):
         TemplatedCaptions(TextField(), [])

@@ -146,7 +146,7 @@ def test_a_kind_of_data_that_nobody_reads_is_refused(tmp_path):
 
 
 def test_a_template_without_a_place_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match=r"templates\.txt: expected '\{c\}'.*'a thing'"):
+    with pytest.raises(ConfigError, match=r"templates\.txt: expected '\{\}'.*'a thing'"):
         open_dataset(write_layout(tmp_path, templates=["a thing"]))
 
 

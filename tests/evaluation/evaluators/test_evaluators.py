@@ -24,7 +24,7 @@ from clipkit.evaluation import (
     evaluating,
     open_dataset,
 )
-from clipkit.evaluation.datasets.prompts import GENERIC_TEMPLATES, check_templates, fill
+from clipkit.evaluation.evaluators.zero_shot import GENERIC_TEMPLATES
 from tests.distributed.spawn import run_ranks
 from tests.evaluation.layout import CLASSES, captions, picture, tiny_encoder, write_layout
 from tests.factories import write_shard
@@ -172,7 +172,7 @@ def test_zero_shot_counts_as_a_plain_loop_does(root, encoder, oracle):
 
 
 def test_zero_shot_takes_names_and_templates_that_are_given(root, encoder):
-    given = ZeroShotClassification(root, class_names=CLASSES, templates=["a {c} picture", "{c}"])
+    given = ZeroShotClassification(root, class_names=CLASSES, templates=["a {} picture", "{c}"])
 
     assert given.run(encoder) == ZeroShotClassification(root).run(encoder)
 
@@ -311,10 +311,3 @@ def test_a_picture_that_is_none_is_named(tmp_path, encoder, num_workers):
 def test_options_that_cannot_work_are_refused_at_once(wrong):
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         EmbedOptions(**wrong)
-
-
-def test_prompts():
-    assert fill("a {c} {d}", "red {c} %s") == "a red {c} %s {d}"
-    assert len(set(GENERIC_TEMPLATES)) == len(check_templates(GENERIC_TEMPLATES, "generic"))
-    with pytest.raises(ConfigError, match="at least one"):
-        check_templates([], "templates")
