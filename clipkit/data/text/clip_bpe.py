@@ -1,7 +1,9 @@
 """The byte-pair encoding of CLIP, without importing open_clip (which takes seconds).
 
-The vocabulary travels inside the package open_clip_torch. Every word is merged once and remembered,
-and captions of plain ASCII skip the repair of broken Unicode, which costs far more than the rest.
+The vocabulary is a file of the package open_clip_torch. The library tokenizers merges the symbols
+of a word. Captions are split into words here, and the ids of each word are kept: a complete
+pipeline of that library takes three times as long for a caption, and knows another version of
+Unicode (docs/decisions/clip-tokenizer.md).
 """
 
 from __future__ import annotations
@@ -11,7 +13,6 @@ import html
 import importlib.util
 from collections.abc import Mapping
 from functools import lru_cache
-from itertools import pairwise
 from pathlib import Path
 from typing import Final, final
 
@@ -32,7 +33,7 @@ _WORDS: Final = regex.compile(
 
 
 def open_clip_folder() -> Path:
-    """Where the package open_clip is installed, found without importing it.
+    """Return the folder of the package open_clip, without importing it.
 
     Raises:
         ConfigError: It is not installed.
@@ -44,7 +45,7 @@ def open_clip_folder() -> Path:
 
 
 def byte_symbols() -> list[str]:
-    """One printable character for each of the 256 bytes, indexed by the byte.
+    """Return one printable character for each of the 256 bytes, indexed by the byte.
 
     Printable bytes of Latin-1 stand for themselves, the others for the characters from U+0100 on
     (Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", section 2.2).
@@ -54,39 +55,8 @@ def byte_symbols() -> list[str]:
     return [chr(byte if byte in printable else next(others)) for byte in range(256)]
 
 
-def merge_symbols(symbols: list[str], ranks: dict[tuple[str, str], int]) -> list[str]:
-    """Merge neighbours, the pair that was learned first before all others, until none is left.
-
-    Args:
-        symbols: The characters of one word, the last of them ending in ``</w>``.
-        ranks: When each pair was learned; smaller is earlier.
-
-    Returns:
-        The symbols that remain.
-
-    Examples:
-        >>> merge_symbols(["l", "o", "w</w>"], {("l", "o"): 0})
-        ['lo', 'w</w>']
-    """
-    while len(symbols) > 1:
-        best = min(pairwise(symbols), key=lambda pair: ranks.get(pair, len(ranks)))
-        if best not in ranks:
-            break
-        merged: list[str] = []
-        position = 0
-        while position < len(symbols):
-            if tuple(symbols[position : position + 2]) == best:
-                merged.append(best[0] + best[1])
-                position += 2
-            else:
-                merged.append(symbols[position])
-                position += 1
-        symbols = merged
-    return symbols
-
-
 def clean_caption(text: str) -> str:
-    """Repair mojibake and HTML entities, collapse white space, lower the case: CLIP's cleaning."""
+    """Clean a caption as CLIP does: repair mojibake and HTML entities, collapse spaces, lower."""
     # In printable ASCII only entities are left to repair: both give the same text, ftfy slowly.
     if not (text.isascii() and text.isprintable() and "&" not in text):
         text = html.unescape(html.unescape(ftfy.fix_text(text)))
@@ -100,55 +70,53 @@ class ClipBpe:
     Args:
         vocabulary: The gzipped list of merges, ``bpe_simple_vocab_16e6.txt.gz``.
 
+    Attributes:
+        merges: The pairs of symbols that are merged, the first one before all others.
+        ids: The id of every symbol.
+        vocab_size: Number of ids.
+        start_id: Marks the start of a caption.
+        end_id: Marks the end of a caption.
+
     Examples:
         >>> clip_bpe().encode("a dog")
         [320, 1929]
     """
 
     def __init__(self, vocabulary: Path) -> None:
+        from tokenizers.models import BPE
+
         lines = gzip.decompress(vocabulary.read_bytes()).decode().split("\n")
-        merges = [(line.split()[0], line.split()[1]) for line in lines[1 : NUM_MERGES + 1]]
+        self.merges = [(a, b) for a, b in map(str.split, lines[1 : NUM_MERGES + 1])]
         self._bytes = byte_symbols()
         # The order of the first 512 ids: characters that stand for themselves come first.
         characters = sorted(self._bytes)
         symbols = [*characters, *(f"{char}</w>" for char in characters)]
-        symbols += [first + second for first, second in merges]
-        self._ids = {
-            symbol: index for index, symbol in enumerate([*symbols, START_OF_TEXT, END_OF_TEXT])
-        }
-        self._ranks = {pair: rank for rank, pair in enumerate(merges)}
-        self.vocab_size = len(self._ids)
-        self.start_id = self._ids[START_OF_TEXT]
-        self.end_id = self._ids[END_OF_TEXT]
+        symbols += [first + second for first, second in self.merges]
+        symbols += [START_OF_TEXT, END_OF_TEXT]
+        self.ids: Mapping[str, int] = {symbol: index for index, symbol in enumerate(symbols)}
+        self._model = BPE(self.ids, self.merges, end_of_word_suffix="</w>", cache_capacity=0)
+        self.vocab_size = len(self.ids)
+        self.start_id = self.ids[START_OF_TEXT]
+        self.end_id = self.ids[END_OF_TEXT]
         self._special = {START_OF_TEXT: (self.start_id,), END_OF_TEXT: (self.end_id,)}
         self._words: dict[str, tuple[int, ...]] = dict(self._special)
 
     def __reduce__(self) -> tuple[object, tuple[()]]:
-        """A worker process reads the vocabulary itself rather than unpickle it."""
+        """Let a worker process read the vocabulary itself rather than unpickle it."""
         return (clip_bpe, ())
 
-    @property
-    def ids(self) -> Mapping[str, int]:
-        """The id of every symbol."""
-        return self._ids
-
-    @property
-    def merges(self) -> list[tuple[str, str]]:
-        """The pairs of symbols that are merged, in the order in which they were learned."""
-        return list(self._ranks)
-
     def encode(self, text: str) -> list[int]:
-        """The ids of ``text``, without start and end."""
+        """Return the ids of ``text``, without start and end."""
         ids: list[int] = []
         for word in _WORDS.findall(clean_caption(text)):
-            known = self._words.get(word)
-            ids.extend(self._learn(word) if known is None else known)
+            cached = self._words.get(word)
+            ids.extend(self._merge(word) if cached is None else cached)
         return ids
 
-    def _learn(self, word: str) -> tuple[int, ...]:
-        symbols = [self._bytes[byte] for byte in word.encode()]
-        symbols[-1] += "</w>"
-        ids = tuple(self._ids[symbol] for symbol in merge_symbols(symbols, self._ranks))
+    def _merge(self, word: str) -> tuple[int, ...]:
+        """Return the ids of a word, and keep them."""
+        symbols = "".join(self._bytes[byte] for byte in word.encode())
+        ids = tuple(token.id for token in self._model.tokenize(symbols))
         if len(self._words) >= WORD_CACHE_SIZE:
             self._words = dict(self._special)
         self._words[word] = ids
@@ -157,5 +125,5 @@ class ClipBpe:
 
 @lru_cache(maxsize=1)
 def clip_bpe() -> ClipBpe:
-    """The one CLIP vocabulary of this process."""
+    """Return the CLIP vocabulary, read once per process."""
     return ClipBpe(open_clip_folder() / "bpe_simple_vocab_16e6.txt.gz")

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import subprocess
 import sys
 from pathlib import Path
+from random import Random
 
 import pytest
 import torch
 
-from clipkit.data.text.clip_bpe import merge_symbols
+from clipkit.data.text.clip_bpe import clip_bpe
 from clipkit.data.text.tokenizers import (
     OpenClipTokenizer,
     TiktokenTokenizer,
@@ -34,6 +36,19 @@ CAPTIONS = [
     "word " * 200,
     "x" * 400,
 ]
+
+PIECES = [
+    "'s",
+    "'T",
+    "'RE",
+    "'ve",
+    "'ſ",
+    "'ll",
+    "<start_of_text>",
+    "<End_of_text>",
+    "<ſtart_of_text>",
+]
+PIECES += ["&amp;", "&lt;", "\u0345", "ᾼ", "İ", "K", "Ⅷ", "\u180e", "\x1c", "\x85", "ﬁ", "“"]
 
 
 def cut_padding(row: torch.Tensor, pad_id: int) -> list[int]:
@@ -81,6 +96,35 @@ def test_clip_ids_equal_open_clips(model: str) -> None:
         assert ours.encode(caption) == cut_padding(row, 0), caption
 
 
+def random_caption(random: Random) -> str:
+    """Words, contractions in any case, single characters out of all of Unicode."""
+    parts = []
+    for _ in range(random.randint(1, 12)):
+        kind = random.randrange(6)
+        if kind < 3:
+            letters = random.choices("etaoinshrdlcumwfgypbvkjxqz", k=random.randint(1, 11))
+            parts.append("".join(letters).capitalize() if kind == 1 else "".join(letters))
+        elif kind == 3:
+            parts.append("".join(chr(random.randrange(0x20, 0x7F)) for _ in range(5)))
+        elif kind == 4:
+            parts.append(random.choice(PIECES))
+        else:
+            limit = random.choice((0x250, 0x3000, 0xD800, 0x30000))
+            codes = (random.randrange(0x80, limit) for _ in range(random.randint(1, 4)))
+            parts.append("".join(chr(c) for c in codes if not 0xD800 <= c < 0xE000))
+    return random.choice(("", " ", " ")).join(parts)
+
+
+def test_random_captions_give_open_clips_ids() -> None:
+    """``CLIPKIT_FUZZ=50`` compares 100,000."""
+    from open_clip.tokenizer import SimpleTokenizer
+
+    reference, random = SimpleTokenizer(), Random(0)
+    for _ in range(2_000 * int(os.environ.get("CLIPKIT_FUZZ", "1"))):
+        caption = random_caption(random)
+        assert clip_bpe().encode(caption) == reference.encode(caption), caption
+
+
 def test_cut_captions_keep_their_end() -> None:
     tokenizer = OpenClipTokenizer("ViT-B-32", context_length=8)
     ids = tokenizer.encode("one two three four five six seven eight nine")
@@ -96,13 +140,6 @@ def test_batches_are_as_long_as_their_longest_caption() -> None:
     assert tokens[0].tolist() == [49406, 320, 1929, 49407, 0, 0]
     assert torch.equal(tokens[:1, :4], tokenizer("a dog"))
     assert tokenizer.pad([]).shape == (0, 0)
-
-
-def test_merges_follow_the_order_of_learning() -> None:
-    ranks = {("b", "c"): 0, ("a", "b"): 1, ("bc", "bc"): 2}
-    assert merge_symbols(list("abcbc"), ranks) == ["a", "bcbc"]
-    assert merge_symbols(list("abab"), ranks) == ["ab", "ab"]
-    assert merge_symbols(["x"], ranks) == ["x"]
 
 
 def test_a_json_configuration_and_its_folder(tmp_path: Path) -> None:
