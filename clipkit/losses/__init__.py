@@ -1,12 +1,20 @@
-"""The objective: contrastive, sigmoid, label and combined losses."""
+"""Losses: terms of the objective as classes and as functions, and their weighted sum."""
 
 from clipkit.losses.accumulation import MicroBatchedEncoder, embed_in_micro_batches
 from clipkit.losses.combined import CombinedLoss
-from clipkit.losses.contrastive import ContrastiveLoss, LabelAwareContrastiveLoss
+from clipkit.losses.contrastive import ContrastiveLoss, LabelAwareContrastiveLoss, SigmoidLoss
 from clipkit.losses.distillation import DistillationLoss
+from clipkit.losses.functional import (
+    contrastive_loss,
+    feature_distillation_loss,
+    global_contrastive_loss,
+    label_loss,
+    multi_label_loss,
+    sigmoid_loss,
+    similarity_distillation_loss,
+)
 from clipkit.losses.global_contrastive import GlobalContrastiveLoss
-from clipkit.losses.label import LabelLoss, balanced_class_weights
-from clipkit.losses.multi_label import MultiLabelLoss
+from clipkit.losses.label import LabelLoss, MultiLabelLoss, balanced_class_weights
 from clipkit.losses.schedules import (
     ConstantSchedule,
     CosineSchedule,
@@ -14,9 +22,8 @@ from clipkit.losses.schedules import (
     Schedule,
     StepSchedule,
 )
-from clipkit.losses.sigmoid import SigmoidLoss
 from clipkit.losses.teachers import EncoderTeacher, StoredTeacher, Teacher
-from clipkit.losses.term import LossTerm, Term
+from clipkit.losses.term import LossTerm, Term, mean_over_ranks
 
 __all__ = [
     "CombinedLoss",
@@ -39,5 +46,13 @@ __all__ = [
     "Teacher",
     "Term",
     "balanced_class_weights",
+    "contrastive_loss",
     "embed_in_micro_batches",
+    "feature_distillation_loss",
+    "global_contrastive_loss",
+    "label_loss",
+    "mean_over_ranks",
+    "multi_label_loss",
+    "sigmoid_loss",
+    "similarity_distillation_loss",
 ]

@@ -1,93 +1,289 @@
-"""The contrastive losses as plain formulas over the whole matrix of similarities, one process.
+"""The losses as pure functions of tensors, exact over all ranks.
 
-These are the definitions: short, differentiable twice, with memory quadratic in the batch. The
-classes :class:`~clipkit.losses.ContrastiveLoss` and :class:`~clipkit.losses.SigmoidLoss` give the
-same numbers in linear memory and over ranks.
+A class of :mod:`clipkit.losses` checks its options, selects what a function needs from embeddings
+and batch, and calls it. Batches may be uneven over the ranks; a rank may be empty. Values can be
+differentiated once.
 """
 
 from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn import functional as F
 
+from clipkit.losses.kernels.attach import (
+    attach_gradients,
+    outside_compiled_graph,
+    without_autograd,
+)
+from clipkit.losses.kernels.divergence import divergence_and_gradients
+from clipkit.losses.kernels.global_softmax import compare_with_others, global_softmax_and_gradients
+from clipkit.losses.kernels.labels import check_labels, check_multi_labels
+from clipkit.losses.kernels.pairs import Pairs, accumulation_dtype, gather_columns
+from clipkit.losses.kernels.products import Precision, choose_products
+from clipkit.losses.kernels.sigmoid import sigmoid_and_gradients
+from clipkit.losses.kernels.softmax import softmax_and_gradients
+from clipkit.losses.term import Term, mean_over_ranks
+from clipkit.types import IGNORE_LABEL
 
-def similarity_logits(
-    image: Float[Tensor, "B D"], text: Float[Tensor, "M D"], logit_scale: Float[Tensor, ""]
-) -> Float[Tensor, "B M"]:
-    """Cosine similarities times the scale.
 
-    Args:
-        image: Unit-norm embeddings of the pictures.
-        text: Unit-norm embeddings of the captions.
-        logit_scale: Inverse temperature, linear.
-
-    Returns:
-        One row a picture, one column a caption.
-    """
-    return logit_scale * image @ text.T
-
-
-def softmax_contrastive_loss(
+@outside_compiled_graph
+def contrastive_loss(
     image: Float[Tensor, "B D"],
     text: Float[Tensor, "B D"],
     logit_scale: Float[Tensor, ""],
     groups: Int64[Tensor, " B"] | None = None,
-) -> Float[Tensor, ""]:
-    """Symmetric cross-entropy between each picture and the captions, and the other way round.
+    negative_image: Float[Tensor, "negative_images D"] | None = None,
+    negative_text: Float[Tensor, "negative_texts D"] | None = None,
+    tile_size: int | None = None,
+    precision: Precision = "auto",
+) -> Term:
+    """Compute the symmetric cross-entropy between each image and the texts of all ranks.
 
-    With ``groups``, all pairs of one group are right answers of equal weight (UniCL, Yang et al.
-    2022, arXiv:2204.03610); without, pair ``i`` belongs to pair ``i`` alone (CLIP, Radford et al.
-    2021, arXiv:2103.00020).
+    CLIP (Radford et al. 2021, arXiv:2103.00020); with ``groups`` UniCL (Yang et al. 2022,
+    arXiv:2204.03610); with negatives NegCLIP (Yuksekgonul et al. 2023, arXiv:2210.01936).
 
     Args:
-        image: Unit-norm embeddings of the pictures.
-        text: Unit-norm embeddings of the captions.
+        image: Unit-norm embeddings of the images.
+        text: Unit-norm embeddings of the texts; row i belongs to image i.
         logit_scale: Inverse temperature, linear.
-        groups: Pairs with the same number match each other.
+        groups: Group ids over all ranks. Pairs with the same non-negative id are positives of equal
+            weight for each other; a negative id means no other positives.
+        negative_image: Unit-norm embeddings of additional negatives for the texts.
+        negative_text: Unit-norm embeddings of additional negatives for the images.
+        tile_size: Rows and columns of similarities held at a time; None to choose them.
+        precision: Precision of the operands of the products; sums are in fp32.
 
     Returns:
-        Mean over pairs and over both directions.
+        Mean over pairs of all ranks and both directions.
 
     Examples:
-        >>> one = torch.eye(2)
-        >>> round(softmax_contrastive_loss(one, one, torch.tensor(1.0)).item(), 3)
-        0.313
+        >>> contrastive_loss(torch.eye(2), torch.eye(2), torch.tensor(1.0)).value
+        tensor(0.3133)
     """
-    logits = similarity_logits(image, text, logit_scale)
-    targets = _targets(len(image), groups, logits)
-    targets = targets / targets.sum(1, keepdim=True)  # symmetric: rows and columns sum to 1
-    return (F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets)) / 2
+    pairs = Pairs(image, text, logit_scale, groups, negative_image, negative_text)
+    products, needs = choose_products(precision, image.device), pairs.needs
+    with without_autograd(image.device), products.switched():
+        columns = gather_columns(pairs, products)
+        value, gradients = softmax_and_gradients(pairs, columns, tile_size, products, needs)
+    return _term(value, gradients, pairs.differentiable, columns.num_pairs)
 
 
-def sigmoid_contrastive_loss(
+@outside_compiled_graph
+def sigmoid_loss(
     image: Float[Tensor, "B D"],
     text: Float[Tensor, "B D"],
     logit_scale: Float[Tensor, ""],
     logit_bias: Float[Tensor, ""],
     groups: Int64[Tensor, " B"] | None = None,
-) -> Float[Tensor, ""]:
-    """Binary cross-entropy of every picture with every caption.
+    negative_image: Float[Tensor, "negative_images D"] | None = None,
+    negative_text: Float[Tensor, "negative_texts D"] | None = None,
+    tile_size: int | None = None,
+    precision: Precision = "auto",
+) -> Term:
+    """Compute the binary cross-entropy of every image with every text of all ranks.
 
-    SigLIP, Zhai et al. 2023, arXiv:2303.15343.
+    SigLIP (Zhai et al. 2023, arXiv:2303.15343).
 
     Args:
-        image: Unit-norm embeddings of the pictures.
-        text: Unit-norm embeddings of the captions.
+        image: Unit-norm embeddings of the images.
+        text: Unit-norm embeddings of the texts; row i belongs to image i.
         logit_scale: Inverse temperature, linear.
         logit_bias: Added to the scaled similarities.
-        groups: Pairs with the same number match each other; default: each matches itself alone.
+        groups: Group ids over all ranks, as for :func:`contrastive_loss`.
+        negative_image: Unit-norm embeddings of additional negatives for the texts.
+        negative_text: Unit-norm embeddings of additional negatives for the images.
+        tile_size: Rows and columns of similarities held at a time; None to choose them.
+        precision: Precision of the operands of the products; sums are in fp32.
 
     Returns:
-        Sum over all B*B combinations, divided by B.
+        Sum over all combinations, divided by the number of pairs of all ranks.
     """
-    logits = similarity_logits(image, text, logit_scale) + logit_bias
-    signs = 2 * _targets(len(image), groups, logits) - 1
-    return -F.logsigmoid(signs * logits).sum() / len(image)
+    pairs = Pairs(image, text, logit_scale, groups, negative_image, negative_text)
+    products, needs = choose_products(precision, image.device), pairs.needs
+    with without_autograd(image.device), products.switched():
+        columns = gather_columns(pairs, products)
+        value, gradients = sigmoid_and_gradients(
+            pairs, columns, logit_bias, tile_size, products, needs
+        )
+    return _term(value, gradients, (*pairs.differentiable, logit_bias), columns.num_pairs)
 
 
-def _targets(size: int, groups: Tensor | None, like: Tensor) -> Tensor:
-    if groups is None:
-        return torch.eye(size, dtype=like.dtype, device=like.device)
-    return (groups[:, None] == groups[None, :]).to(like)
+@outside_compiled_graph
+def global_contrastive_loss(
+    image: Float[Tensor, "B D"],
+    text: Float[Tensor, "B D"],
+    logit_scale: Float[Tensor, ""],
+    update: Callable[[Float[Tensor, "2 N"], Sequence[int]], Float[Tensor, "2 N"]] | None = None,
+    epsilon: float = 1e-14,
+    tile_size: int | None = None,
+) -> Term:
+    """Compute a contrastive loss whose denominators are averages over the data set.
+
+    SogCLR (Yuan et al. 2022, arXiv:2202.12387); see :class:`~clipkit.losses.GlobalContrastiveLoss`.
+
+    Args:
+        image: Unit-norm embeddings of the images.
+        text: Unit-norm embeddings of the texts; row i belongs to image i.
+        logit_scale: Inverse temperature, linear.
+        update: Maps log g, the denominators in this batch (row 0 for the images of all ranks, row 1
+            for their texts), and the number of pairs of each rank to log u, the denominators that
+            the gradient uses; None to use those of this batch.
+        epsilon: Added to u.
+        tile_size: Rows and columns of similarities held at a time; None to choose them.
+
+    Returns:
+        Mean of log u over pairs of all ranks and both directions; 0 for fewer than two pairs.
+    """
+    pairs = Pairs(image, text, logit_scale)
+    needs = pairs.needs
+    with without_autograd(image.device):
+        columns = gather_columns(pairs)
+        if columns.num_pairs > 1:
+            comparison = compare_with_others(pairs, columns, tile_size)
+            averages = comparison.log_means
+            if update is not None:
+                averages = update(averages, columns.pair_sizes)
+            floor = torch.full_like(averages, math.log(epsilon))
+            averages = torch.logaddexp(averages, floor)
+            value, gradients = global_softmax_and_gradients(columns, comparison, averages, needs)
+        else:  # the last batch of an epoch may be a single pair, which has no negatives
+            value, gradients = columns.values.new_zeros(()), pairs.zeros()
+    return _term(value, gradients, pairs.differentiable, columns.num_pairs)
+
+
+@outside_compiled_graph
+def similarity_distillation_loss(
+    image: Float[Tensor, "B D"],
+    text: Float[Tensor, "B D"],
+    logit_scale: Float[Tensor, ""],
+    teacher_image: Float[Tensor, "B teacher_dim"],
+    teacher_text: Float[Tensor, "B teacher_dim"],
+    teacher_logit_scale: Float[Tensor, ""],
+    tile_size: int | None = None,
+) -> Term:
+    """Compute KL(teacher || student) over texts for each image, and over images for each text.
+
+    Args:
+        image: Unit-norm embeddings of the images by the student.
+        text: Unit-norm embeddings of the texts by the student; row i belongs to image i.
+        logit_scale: Inverse temperature of the student, linear.
+        teacher_image: Unit-norm embeddings of the same images by the teacher; no gradient.
+        teacher_text: Unit-norm embeddings of the same texts by the teacher; no gradient.
+        teacher_logit_scale: Inverse temperature of the teacher, linear.
+        tile_size: Rows and columns of similarities held at a time; None to choose them.
+
+    Returns:
+        Mean over pairs of all ranks and both directions.
+    """
+    student = Pairs(image, text, logit_scale)
+    teacher = Pairs(teacher_image, teacher_text, teacher_logit_scale)
+    needs = student.needs
+    with without_autograd(image.device):
+        value, gradients, num_pairs = divergence_and_gradients(student, teacher, tile_size, needs)
+    return _term(value, gradients, student.differentiable, num_pairs)
+
+
+def feature_distillation_loss(
+    image: Float[Tensor, "B D"],
+    text: Float[Tensor, "B D"],
+    teacher_image: Float[Tensor, "B D"],
+    teacher_text: Float[Tensor, "B D"],
+) -> Term:
+    """Compute 1 - cosine between student and teacher, averaged over both towers.
+
+    Args:
+        image: Unit-norm embeddings of the images by the student.
+        text: Unit-norm embeddings of the texts by the student; row i belongs to image i.
+        teacher_image: Unit-norm embeddings of the same images by the teacher; no gradient.
+        teacher_text: Unit-norm embeddings of the same texts by the teacher; no gradient.
+
+    Returns:
+        Mean over pairs of all ranks and both towers.
+    """
+    dtype = accumulation_dtype(image)
+    cosines = (image.to(dtype) * teacher_image.to(dtype)).sum(1)
+    cosines = cosines + (text.to(dtype) * teacher_text.to(dtype)).sum(1)
+    size = torch.full((), float(len(cosines)), device=cosines.device)
+    return mean_over_ranks((1 - cosines / 2).sum(), size, size)
+
+
+def label_loss(
+    logits: Float[Tensor, "B C"],
+    labels: Int64[Tensor, " B"],
+    class_weights: Float[Tensor, " C"] | None = None,
+    label_smoothing: float = 0.0,
+) -> Term:
+    """Compute the cross-entropy over the labelled samples.
+
+    Args:
+        logits: Scores of the classes; sums are in fp32 or better.
+        labels: Class indices, ``IGNORE_LABEL`` where a sample has none.
+        class_weights: Factor of each class; None for 1.
+        label_smoothing: Share of the target that is spread evenly over all classes, 0 to 1.
+
+    Returns:
+        Mean over the labelled samples of all ranks (divided by the sum of their class weights, as
+        in torch); 0 if no sample has a label.
+
+    Raises:
+        ConfigError: If a label has no class.
+    """
+    check_labels(labels, logits.shape[1])
+    logits = logits.to(accumulation_dtype(logits))
+    weights = None if class_weights is None else class_weights.to(logits)
+    total = F.cross_entropy(
+        logits, labels, weights, ignore_index=IGNORE_LABEL, reduction="sum",
+        label_smoothing=label_smoothing,
+    )  # fmt: skip
+    labelled = labels != IGNORE_LABEL
+    divisor = labelled.to(logits)
+    if weights is not None:
+        divisor = divisor * weights[labels.clamp(min=0)]
+    return mean_over_ranks(total, divisor.sum(), labelled.sum())
+
+
+def multi_label_loss(
+    logits: Float[Tensor, "B C"],
+    targets: Int64[Tensor, "B C"],
+    positive_weights: Float[Tensor, " C"] | None = None,
+) -> Term:
+    """Compute the binary cross-entropy over the known (sample, class) entries.
+
+    Args:
+        logits: Scores of the classes; sums are in fp32 or better.
+        targets: 1 where a class applies, 0 where it does not, ``IGNORE_LABEL`` where it is unknown.
+        positive_weights: Factor of each class for entries that are 1; None for 1.
+
+    Returns:
+        Mean over the known entries of all ranks; 0 if no entry is known. ``num_samples`` counts the
+        samples with a known entry.
+
+    Raises:
+        ConfigError: If the shapes differ or a target has another value.
+    """
+    check_multi_labels(targets, logits.shape[1])
+    logits = logits.to(accumulation_dtype(logits))
+    known = targets != IGNORE_LABEL
+    total = F.binary_cross_entropy_with_logits(
+        logits,
+        targets.clamp(min=0).to(logits),
+        weight=known.to(logits),
+        pos_weight=None if positive_weights is None else positive_weights.to(logits),
+        reduction="sum",
+    )
+    return mean_over_ranks(total, known.sum(), known.any(1).sum())
+
+
+def _term(
+    value: Float[Tensor, ""],
+    gradients: tuple[Tensor | None, ...],
+    inputs: tuple[Tensor | None, ...],
+    num_samples: int,
+) -> Term:
+    count = torch.full((), float(num_samples), device=value.device)
+    return Term(attach_gradients(value, gradients, inputs), count)

@@ -3,32 +3,20 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from functools import partial
 from typing import final
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from clipkit.distributed.collectives import (
-    gather_rows,
-    logsumexp_over_ranks,
-    world_size,
-)
+from clipkit.distributed.collectives import gather_rows
 from clipkit.errors import ConfigError
-from clipkit.losses.contrastive import checked_tile, refuse_bias
-from clipkit.losses.kernels.attach import attach_gradients, outside_compiled_graph
-from clipkit.losses.kernels.pairs import (
-    Columns,
-    PairGradients,
-    PairInputs,
-    gather_columns,
-    pair_gradients,
-    pair_inputs,
-)
-from clipkit.losses.kernels.tiled import SoftmaxTiles, choose_softmax_tile
+from clipkit.losses.contrastive import checked_tile, refuse_bias, select_pairs
+from clipkit.losses.functional import global_contrastive_loss
 from clipkit.losses.schedules import Schedule, as_schedule
-from clipkit.losses.term import LossTerm, Term, count
+from clipkit.losses.term import LossTerm, Term
 from clipkit.types import Batch, Embeddings
 
 
@@ -91,40 +79,23 @@ class GlobalContrastiveLoss(LossTerm):
             raise ConfigError("GlobalContrastiveLoss: expected no hard negatives, got some")
 
     def term(self, embeddings: Embeddings, batch: Batch | None) -> Term:
-        """See :class:`GlobalContrastiveLoss`; its samples are the pairs of all ranks."""
+        """Compute the loss over the pairs of all ranks, and update their averages."""
         self.check(embeddings)
-        inputs = pair_inputs(embeddings, batch)
-        if inputs.groups is not None:
+        image, text, scale, groups, *_ = select_pairs(embeddings, batch)
+        if groups is not None:
             raise ConfigError("GlobalContrastiveLoss: expected a batch without groups, got some")
-        learning = self.training and torch.is_grad_enabled()
-        ids = self._checked_ids(batch) if learning else None
-        return self._term(inputs, ids)
+        update = None
+        if self.training and torch.is_grad_enabled():
+            update = partial(self._update, self._checked_ids(batch))
+        return global_contrastive_loss(image, text, scale, update, self.epsilon, self.tile_size)
 
-    @outside_compiled_graph
-    def _term(self, inputs: PairInputs, ids: Int64[Tensor, " B"] | None) -> Term:
-        device = inputs.image.device
-        needs = inputs.needs_rows, inputs.needs_columns
-        with torch.no_grad(), torch.autocast(device.type, enabled=False):
-            columns = gather_columns(inputs)
-            if columns.num_pairs < 2:  # nothing to compare with, as in the last batch of a set
-                return _zero_term(inputs, columns)
-            others = compare_with_others(inputs, columns, self.tile_size)
-            averages = others.log_means if ids is None else self._remember(ids, others, columns)
-            floor = torch.full_like(averages, math.log(self.epsilon))
-            averages = torch.logaddexp(averages, floor)
-            value, gradients = _value_and_gradients(inputs, columns, others, averages, needs)
-        return Term(
-            attach_gradients(value, gradients, inputs.differentiable),
-            count(columns.num_pairs, value),
-        )
-
-    def _remember(
-        self, ids: Int64[Tensor, " B"], others: Others, columns: Columns
+    def _update(
+        self, ids: Int64[Tensor, " B"], log_means: Float[Tensor, "2 N"], sizes: Sequence[int]
     ) -> Float[Tensor, "2 N"]:
         """Move the averages of this step's samples of all ranks, and return them."""
-        everyone = gather_rows(ids, columns.pair_sizes).cpu()
+        everyone = gather_rows(ids, sizes).cpu()
         gamma = _checked_gamma(self.gamma(self.num_steps))
-        before, now = self.log_averages[:, everyone], others.log_means.float().cpu()
+        before, now = self.log_averages[:, everyone], log_means.float().cpu()
         kept = before + (math.log1p(-gamma) if gamma < 1 else -torch.inf)
         moved = torch.logaddexp(kept, now + math.log(gamma))
         moved = torch.where(before.isneginf(), now, moved)
@@ -133,7 +104,7 @@ class GlobalContrastiveLoss(LossTerm):
         self.log_averages[:, everyone] = torch.where(now.isfinite(), moved, before)
         self.num_steps += 1
         averages = self.log_averages[:, everyone]
-        return torch.where(now.isfinite(), averages, now).to(others.log_means)
+        return torch.where(now.isfinite(), averages, now).to(log_means)
 
     def begin_step(self) -> None:
         """See :meth:`LossTerm.begin_step`."""
@@ -172,75 +143,6 @@ class GlobalContrastiveLoss(LossTerm):
             )
         self.log_averages = state["log_averages"].cpu().clone()
         self.num_steps = int(state["num_steps"])
-
-
-@dataclass(frozen=True, slots=True)
-class Others:
-    """How each sample compares with the others of the batch of all ranks.
-
-    Args:
-        tiles: Logits of this rank's rows, partners left out.
-        rows: Pictures of this rank.
-        partner: Logit of each pair of all ranks.
-        log_means: Logarithm of g, for the pictures and for the captions of all ranks.
-    """
-
-    tiles: SoftmaxTiles
-    rows: Float[Tensor, "B D"]
-    partner: Float[Tensor, " N"]
-    log_means: Float[Tensor, "2 N"]
-
-
-def compare_with_others(inputs: PairInputs, columns: Columns, tile_size: int | None) -> Others:
-    """Find ``log g`` of every sample of all ranks.
-
-    Args:
-        inputs: Pairs of this rank.
-        columns: Captions of all ranks, at least two.
-        tile_size: Width of a tile, or None.
-    """
-    rows, own = inputs.rows, columns.own
-    scaled = rows * inputs.scale.to(rows.dtype)
-    tile = choose_softmax_tile(tile_size, rows, columns.values)
-    tiles = SoftmaxTiles(scaled, columns.values, tile, without_own=own.start)
-    row, column = tiles.logsumexp()
-    partner = gather_rows((scaled * columns.values[own]).sum(1), columns.pair_sizes)
-    of_images = gather_rows(row, columns.pair_sizes)
-    sums = torch.stack([of_images, logsumexp_over_ranks(column)])
-    return Others(tiles, rows, partner, sums - partner - math.log(columns.num_pairs - 1))
-
-
-def _value_and_gradients(
-    inputs: PairInputs,
-    columns: Columns,
-    others: Others,
-    averages: Float[Tensor, "2 N"],
-    needs: tuple[bool, bool],
-) -> tuple[Float[Tensor, ""], PairGradients]:
-    """Mean of log u, and the gradient of mean(g / u) with u held constant."""
-    scale, own, num_pairs = inputs.scale.to(others.rows.dtype), columns.own, columns.num_pairs
-    normaliser = others.partner + averages + math.log(num_pairs - 1)
-    to_rows, to_columns = others.tiles.weighted_sums(normaliser[0, own], normaliser[1], *needs)
-    pull = (others.log_means - averages).exp().sum(0)[own, None]  # of each pair, both directions
-    factor = world_size() / (2 * num_pairs)
-    to_scale = None
-    if to_rows is not None:
-        to_rows -= pull * columns.values[own]
-        to_scale = factor * (to_rows * others.rows).sum()
-        to_rows *= factor * scale
-    if to_columns is not None:
-        to_columns[own] -= pull * others.rows * scale
-        to_columns *= factor
-    gradients = pair_gradients(inputs, columns, to_rows, to_columns, to_scale)
-    return averages.mean(), gradients
-
-
-def _zero_term(inputs: PairInputs, columns: Columns) -> Term:
-    given = tuple(tensor for tensor in inputs.differentiable if tensor is not None)
-    value = columns.values.new_zeros(())
-    with torch.enable_grad():
-        attached = attach_gradients(value, tuple(map(torch.zeros_like, given)), given)
-    return Term(attached, count(columns.num_pairs, value))
 
 
 def _checked_gamma(gamma: float) -> float:

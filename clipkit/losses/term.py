@@ -1,4 +1,4 @@
-"""What every part of the objective looks like from outside."""
+"""Interface of the terms of the objective."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from clipkit.distributed.collectives import sum_over_ranks, world_size
 from clipkit.types import Batch, Embeddings
 
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """The value of one part of the objective.
+    """Value of one part of the objective.
 
     Args:
         value: Mean over ``num_samples`` samples of all ranks; the same number on every rank.
             Differentiable: gradients are multiplied by the number of ranks, because DDP averages.
-        num_samples: Samples of all ranks that the value is a mean of.
+        num_samples: Number of samples of all ranks in the mean.
     """
 
     value: Float[Tensor, ""]
@@ -29,15 +30,14 @@ class Term:
 class LossTerm(nn.Module, ABC):
     """One part of the objective, exact over all ranks.
 
-    Write a new one by implementing :meth:`term` and :meth:`check`. A term that reads labels
-    overrides :meth:`check_batch` too. A term that keeps more than parameters and buffers from step
-    to step sets ``remembers`` and overrides :meth:`begin_step` and :meth:`end_step`. Nothing
-    else is meant to be overridden.
+    Implement :meth:`term` and :meth:`check` for a new one. A term that reads labels also overrides
+    :meth:`check_batch`. A term with state other than parameters and buffers sets ``remembers`` and
+    overrides :meth:`begin_step` and :meth:`end_step`. Other methods are not meant to be overridden.
 
     Attributes:
-        reads_captions: Whether it looks at the embeddings of the captions. Where no term
-            that counts does, ``clipkit fit`` leaves the text tower alone.
-        remembers: Whether it keeps a memory of its own, outside of parameters and buffers.
+        reads_captions: Whether the term uses text embeddings. If no term with a weight does,
+            ``clipkit fit`` does not run the text tower.
+        remembers: Whether the term has state outside of parameters and buffers.
     """
 
     reads_captions: bool = True
@@ -45,26 +45,25 @@ class LossTerm(nn.Module, ABC):
 
     @abstractmethod
     def check(self, embeddings: Embeddings) -> None:
-        """Refuse an encoder that does not give what this term needs.
+        """Refuse an encoder that does not return what this term needs.
 
-        :meth:`term` does so too; this tells it before a run, without a batch.
+        :meth:`term` does so too; this method reports it before a run, without a batch.
 
         Args:
-            embeddings: Of any pairs, made up or not; only their shapes matter.
+            embeddings: Embeddings of any pairs, real or random; only their shapes matter.
 
         Raises:
-            ConfigError: Naming what is missing or in the way.
+            ConfigError: Naming what is missing or must be absent.
         """
 
     def check_batch(self, batch: Batch, num_classes: int | None) -> None:
         """Refuse a batch whose values this term cannot use, while it is on the CPU.
 
-        On a GPU, to look at a value is to wait for all queued work. A term that reads labels
-        overrides this; others have nothing to look at.
+        Reading a value on a GPU waits for all queued work. The default checks nothing.
 
         Args:
             batch: A batch of this rank.
-            num_classes: Classes of the encoder's label head, or None without one.
+            num_classes: Number of classes of the encoder's label head; None without a head.
 
         Raises:
             ConfigError: Naming the value.
@@ -72,30 +71,48 @@ class LossTerm(nn.Module, ABC):
 
     @abstractmethod
     def term(self, embeddings: Embeddings, batch: Batch | None) -> Term:
-        """The value, and how many samples of all ranks it is a mean of.
+        """Compute the value, and the number of samples of all ranks in its mean.
 
         Args:
-            embeddings: What the encoder made of this rank's batch.
-            batch: This rank's batch, for those terms that look at labels, groups or masks.
+            embeddings: Output of the encoder for this rank's batch.
+            batch: This rank's batch, for terms that use labels, groups or masks.
         """
 
     def begin_step(self) -> None:
-        """Mark the state to which :meth:`end_step` can go back, before a step's first pass."""
+        """Mark the state that :meth:`end_step` can restore, before the first pass of a step."""
 
     def end_step(self, left_out: bool) -> None:
-        """Keep what the passes since :meth:`begin_step` changed of the memory, or undo it.
+        """Keep or undo the changes of state since :meth:`begin_step`.
 
-        Counters of schedules stay: a step that is left out counts for every schedule.
+        Step counters of schedules are kept: a skipped step counts for every schedule.
 
         Args:
-            left_out: Whether the step is left out, and its changes with it.
+            left_out: Whether the step is skipped and its changes are undone.
         """
 
     def forward(self, embeddings: Embeddings, batch: Batch | None = None) -> Float[Tensor, ""]:
-        """The value alone; see :meth:`term`."""
+        """Compute the value alone; see :meth:`term`."""
         return self.term(embeddings, batch).value
 
 
-def count(num_samples: int, like: Tensor) -> Float[Tensor, ""]:
-    """``num_samples`` as a scalar on the device of ``like``."""
-    return torch.full((), float(num_samples), device=like.device)
+def mean_over_ranks(
+    total: Float[Tensor, ""], divisor: Float[Tensor, ""], num_samples: Tensor
+) -> Term:
+    """Turn the sum of this rank into the mean over all ranks, with the gradient that DDP expects.
+
+    Args:
+        total: Sum over this rank's samples, differentiable.
+        divisor: This rank's part of the divisor; the parts of all ranks are added.
+        num_samples: Number of samples of this rank.
+
+    Returns:
+        The global mean; 0 if the divisor of all ranks is 0.
+
+    Examples:
+        >>> mean_over_ranks(torch.tensor(6.0), torch.tensor(4.0), torch.tensor(4)).value
+        tensor(1.5000)
+    """
+    sums = sum_over_ranks(torch.stack([total.detach(), divisor.to(total), num_samples.to(total)]))
+    denominator = torch.where(sums[1] > 0, sums[1], 1.0)
+    own = total * (world_size() / denominator)
+    return Term(own + (sums[0] / denominator - own).detach(), sums[2])

@@ -1,14 +1,15 @@
-"""Losses as loops over single samples in fp64, and what the tests feed to them."""
+"""Losses as loops over single samples in fp64: independent of the package's implementation."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from clipkit.types import IGNORE_LABEL, Batch, Embeddings
+from clipkit.types import IGNORE_LABEL, Batch
 
 
 def unit_rows(size: int, width: int, seed: int, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -38,13 +39,14 @@ def value_and_gradients(function: Callable[..., Tensor], inputs: Sequence[Tensor
     leaves = [tensor.detach().clone().requires_grad_() for tensor in inputs]
     value = function(*leaves)
     value.backward()
-    return [value.detach(), *(leaf.grad for leaf in leaves)]
+    gradients = [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in leaves]
+    return [value.detach(), *gradients]
 
 
 def assert_close(got: Sequence[Tensor], expected: Sequence[Tensor], atol: float) -> None:
     assert len(got) == len(expected)
-    for index, (one, other) in enumerate(zip(got, expected, strict=True)):
-        error = float((one.double() - other.double()).abs().max()) if one.numel() else 0.0
+    for index, (value, wanted) in enumerate(zip(got, expected, strict=True)):
+        error = float((value.double() - wanted.double()).abs().max()) if value.numel() else 0.0
         assert error <= atol, f"entry {index} (0 is the value): off by {error}"
 
 
@@ -68,7 +70,7 @@ def naive_softmax(
         for j in members:
             total = total - (over_texts[j] - over_texts.logsumexp(0)) / len(members)
             total = total - (over_images[j] - over_images.logsumexp(0)) / len(members)
-    return total / (2 * size)
+    return total / (2 * max(size, 1))
 
 
 def naive_sigmoid(
@@ -91,13 +93,39 @@ def naive_sigmoid(
             total = total - F.logsigmoid(-(scale * image[i].dot(other) + bias))
         for other in () if negative_image is None else negative_image:
             total = total - F.logsigmoid(-(scale * other.dot(text[i]) + bias))
-    return total / size
+    return total / max(size, 1)
+
+
+def naive_global(
+    image: Tensor,
+    text: Tensor,
+    scale: Tensor,
+    ids: Sequence[int],
+    averages: dict[tuple[int, int], float],
+    gamma: float,
+) -> Tensor:
+    """Updates ``averages`` ({(side, id): u}); the surrogate's gradient, and the mean of log u."""
+    size = len(ids)
+    if size < 2:
+        return image.new_zeros(())
+    surrogate, logs = image.new_zeros(()), []
+    for side, (queries, answers) in enumerate(((image, text), (text, image))):
+        for i in range(size):
+            scores = [scale * queries[i].dot(answers[j]) for j in range(size)]
+            g = sum((scores[j] - scores[i]).exp() for j in range(size) if j != i) / (size - 1)
+            key = (side, ids[i])
+            before = averages.get(key)
+            averages[key] = g.item() if before is None else (1 - gamma) * before + gamma * g.item()
+            surrogate = surrogate + g / averages[key]
+            logs.append(math.log(averages[key]))
+    surrogate = surrogate / (2 * size)
+    return surrogate - surrogate.detach() + sum(logs) / len(logs)
 
 
 def naive_label(
     logits: Tensor, labels: Sequence[int], weights: Sequence[float] | None, smoothing: float = 0.0
 ) -> Tensor:
-    """With smoothing every class is right to a share; torch weighs each by its own class."""
+    """With smoothing every class gets a share of the target; torch weights each by its class."""
     total, divisor, num_classes = 0 * logits.sum(), 0.0, logits.shape[1]
     weights = [1.0] * num_classes if weights is None else weights
     for row, label in zip(logits, labels, strict=True):
@@ -109,12 +137,14 @@ def naive_label(
     return total / divisor if divisor else total
 
 
-def naive_multi_label(logits: Tensor, targets: Tensor, weights: Sequence[float]) -> Tensor:
+def naive_multi_label(
+    logits: Tensor, targets: Tensor, weights: Sequence[float] | None = None
+) -> Tensor:
     total, known = 0 * logits.sum(), 0
     for row, answers in zip(logits, targets.tolist(), strict=True):
         for c, answer in enumerate(answers):
             if answer != IGNORE_LABEL:
-                sign, weight = (1, weights[c]) if answer else (-1, 1.0)
+                sign, weight = (1, weights[c] if weights else 1.0) if answer else (-1, 1.0)
                 total = total - weight * F.logsigmoid(sign * row[c])
                 known += 1
     return total / known if known else total
@@ -123,7 +153,7 @@ def naive_multi_label(logits: Tensor, targets: Tensor, weights: Sequence[float])
 def naive_distillation(
     image: Tensor, text: Tensor, scale: Tensor, teacher: tuple[Tensor, Tensor, float]
 ) -> Tensor:
-    """KL(teacher || student) for each picture and each caption, a candidate at a time."""
+    """KL(teacher || student) for each image and each text, a candidate at a time."""
     size = len(image)
     total = 0 * (image.sum() + text.sum() + scale)
     for of_student, of_teacher in (
@@ -131,22 +161,18 @@ def naive_distillation(
         ((text, image), (teacher[1], teacher[0])),
     ):
         for i in range(size):
-            own = [scale * of_student[0][i].dot(other) for other in of_student[1]]
-            wanted = [teacher[2] * of_teacher[0][i].dot(other) for other in of_teacher[1]]
-            own_sum, wanted_sum = (torch.stack(scores).logsumexp(0) for scores in (own, wanted))
-            for one, other in zip(own, wanted, strict=True):
-                log_wanted = other - wanted_sum
-                total = total + log_wanted.exp() * (log_wanted - (one - own_sum))
+            scores = [scale * of_student[0][i].dot(other) for other in of_student[1]]
+            targets = [teacher[2] * of_teacher[0][i].dot(other) for other in of_teacher[1]]
+            score_sum, target_sum = (torch.stack(x).logsumexp(0) for x in (scores, targets))
+            for score, target in zip(scores, targets, strict=True):
+                log_target = target - target_sum
+                total = total + log_target.exp() * (log_target - (score - score_sum))
     return total / (2 * max(size, 1))
 
 
-def embeddings_of(
-    image: Tensor,
-    text: Tensor,
-    scale: Tensor,
-    bias: Tensor | None = None,
-    label_logits: Tensor | None = None,
-    negative_image: Tensor | None = None,
-    negative_text: Tensor | None = None,
-) -> Embeddings:
-    return Embeddings(image, text, scale, bias, label_logits, negative_image, negative_text)
+def naive_features(image: Tensor, text: Tensor, teacher: tuple[Tensor, Tensor]) -> Tensor:
+    """1 - cosine of each image and of each text, averaged over both towers."""
+    total = 0 * (image.sum() + text.sum())
+    for i in range(len(image)):
+        total = total + 1 - (image[i].dot(teacher[0][i]) + text[i].dot(teacher[1][i])) / 2
+    return total / max(len(image), 1)

@@ -82,6 +82,9 @@ LOSSES = {
         GlobalContrastiveLoss(SIZE, gamma=0.5, tile_size=7), LabelLoss(), 1.0, 0.5
     ),
     "multi-label": lambda: CombinedLoss(ContrastiveLoss(7), MultiLabelLoss(), 1.0, 0.5),
+    "uncertainty": lambda: CombinedLoss(
+        ContrastiveLoss(7), LabelLoss(), 1.0, 0.5, uncertainty=True
+    ).double(),
     "distillation": lambda: CombinedLoss(
         ContrastiveLoss(7),
         LabelLoss(),

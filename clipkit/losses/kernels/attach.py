@@ -1,9 +1,11 @@
-"""Hand a value and its gradient, computed without autograd, over to autograd."""
+"""Attach a gradient that was computed without autograd to a value."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar, cast
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -14,12 +16,31 @@ R = TypeVar("R")
 
 
 def outside_compiled_graph(function: Callable[P, R]) -> Callable[P, R]:
-    """Keep ``torch.compile`` out of ``function``: it breaks the graph there and runs it as it is.
+    """Exclude ``function`` from ``torch.compile``: the graph breaks there and it runs eagerly.
 
-    Loops over tiles, whose number depends on the batch, would be unrolled and compiled anew.
+    Loops over tiles, whose number depends on the batch, would be unrolled and compiled again for
+    every number. ``torch.compiler.disable`` is called at the first use inside a compiled graph and
+    not here, because it imports ``torch._dynamo``, which takes two seconds.
     """
-    disabled = torch.compiler.disable(function)  # type: ignore[no-untyped-call]
-    return cast("Callable[P, R]", disabled)
+
+    @wraps(function)
+    def eager(*args: P.args, **kwargs: P.kwargs) -> R:
+        if not torch.compiler.is_compiling():
+            return function(*args, **kwargs)
+        disabled: Callable[P, R] | None = getattr(function, "disabled", None)
+        if disabled is None:
+            disabled = torch.compiler.disable(function)  # type: ignore[no-untyped-call]
+            function.disabled = disabled  # type: ignore[attr-defined]
+        return disabled(*args, **kwargs)
+
+    return eager
+
+
+@contextmanager
+def without_autograd(device: torch.device) -> Iterator[None]:
+    """Compute a value and its gradient in full precision, and record nothing."""
+    with torch.no_grad(), torch.autocast(device.type, enabled=False):
+        yield
 
 
 class _AttachGradients(torch.autograd.Function):
@@ -46,15 +67,15 @@ def attach_gradients(
     gradients: tuple[Tensor | None, ...],
     inputs: tuple[Tensor | None, ...],
 ) -> Float[Tensor, ""]:
-    """``value``, as a tensor whose gradient with respect to ``inputs`` is ``gradients``.
+    """Return ``value`` as a tensor whose gradient with respect to ``inputs`` is ``gradients``.
 
     Args:
-        value: A scalar that was computed without autograd.
-        gradients: One for each input, of its shape; None where it needs none.
-        inputs: What ``value`` was computed from; None where an optional one is absent.
+        value: Scalar that was computed from ``inputs`` without autograd.
+        gradients: One gradient for each input, in the input's shape; None where none is needed.
+        inputs: Tensors that receive the gradients; None where an optional input is absent.
 
     Returns:
-        The value; its ``backward`` gives ``gradients`` times what comes from above.
+        Scalar that can be differentiated once.
     """
     result: Tensor = _AttachGradients.apply(value, gradients, *inputs)
     return result

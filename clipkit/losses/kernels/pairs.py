@@ -1,4 +1,4 @@
-"""Rows of this rank, columns of all ranks, and which of them match: what both losses start from."""
+"""Rows of this rank, columns of all ranks, and the matches between them."""
 
 from __future__ import annotations
 
@@ -18,114 +18,79 @@ from clipkit.distributed.collectives import (
     sum_rows_to_owner,
     world_size,
 )
-from clipkit.errors import ConfigError
-from clipkit.losses.kernels.products import Products
-from clipkit.types import Batch, Embeddings
+from clipkit.losses.kernels.products import EXACT, Products
+
+PairGradients = tuple[Tensor | None, ...]
+"""Gradients of image, text, scale, negative image and negative text."""
 
 
-@dataclass(frozen=True, slots=True)
-class PairInputs:
-    """The differentiable inputs of a contrastive loss on this rank, without masked pairs.
+class Pairs(NamedTuple):
+    """Pairs of this rank: the differentiable inputs of a contrastive loss.
 
     Args:
-        image: Unit-norm embeddings of the pictures.
-        text: Unit-norm embeddings of the captions.
-        scale: Inverse temperature, linear.
-        groups: Pairs with the same number match each other, over all ranks.
-        negative_image: Pictures that match no caption of the batch.
-        negative_text: Captions that match no picture of the batch.
+        image: Unit-norm embeddings of the images.
+        text: Unit-norm embeddings of the texts; row i belongs to image i.
+        logit_scale: Inverse temperature, linear.
+        groups: Group ids over all ranks. Pairs with the same non-negative id match each other; a
+            negative id matches no other pair. None if every pair matches itself only.
+        negative_image: Unit-norm embeddings of images that match no text of the batch.
+        negative_text: Unit-norm embeddings of texts that match no image of the batch.
     """
 
     image: Float[Tensor, "B D"]
     text: Float[Tensor, "B D"]
-    scale: Float[Tensor, ""]
-    groups: Int64[Tensor, " B"] | None
-    negative_image: Float[Tensor, "K D"] | None
-    negative_text: Float[Tensor, "L D"] | None
+    logit_scale: Float[Tensor, ""]
+    groups: Int64[Tensor, " B"] | None = None
+    negative_image: Float[Tensor, "negative_images D"] | None = None
+    negative_text: Float[Tensor, "negative_texts D"] | None = None
 
     @property
-    def rows(self) -> Float[Tensor, "R D"]:
-        """Pictures, then negative pictures; detached, in the precision of the sums."""
-        return _stack(self.image, self.negative_image)
+    def rows(self) -> Float[Tensor, "rows D"]:
+        """Images, then negative images; detached, in the precision of the sums."""
+        rows = self.image.detach()
+        if self.negative_image is not None:
+            rows = torch.cat([rows, self.negative_image.detach()])
+        return rows.to(accumulation_dtype(rows))
 
     @property
     def differentiable(self) -> tuple[Tensor | None, ...]:
-        """What a loss has gradients for."""
-        return self.image, self.text, self.scale, self.negative_image, self.negative_text
+        """Inputs that receive a gradient, in the order of :data:`PairGradients`."""
+        return self.image, self.text, self.logit_scale, self.negative_image, self.negative_text
+
+    def zeros(self) -> PairGradients:
+        """Return a gradient of 0 for each differentiable input."""
+        return tuple(None if x is None else torch.zeros_like(x) for x in self.differentiable)
 
     @property
-    def needs_rows(self) -> bool:
-        """Whether the gradient of the pictures or of the scale is wanted."""
-        wanted = self.image.requires_grad or self.scale.requires_grad
-        return torch.is_grad_enabled() and wanted
+    def needs(self) -> tuple[bool, bool]:
+        """Whether autograd needs the gradient of the rows (or the scale), and of the columns.
 
-    @property
-    def needs_columns(self) -> bool:
-        """Whether the gradient of the captions is wanted; equal on all ranks, which exchange it."""
-        return torch.is_grad_enabled() and self.text.requires_grad
-
-
-def pair_inputs(embeddings: Embeddings, batch: Batch | None) -> PairInputs:
-    """The embeddings, reduced to the pairs that the batch does not mask.
-
-    Args:
-        embeddings: Of this rank.
-        batch: Read for ``groups`` and ``pair_mask``; without it every pair counts and matches
-            itself alone.
-
-    Returns:
-        Inputs that are still part of the encoder's graph.
-
-    Raises:
-        ConfigError: If pictures and captions do not pair up.
-    """
-    image, text = embeddings.image, embeddings.text
-    if text is None:
-        raise ConfigError(
-            "embeddings: expected those of captions, got none; the batch has no tokens, and only "
-            "an objective of labels alone can do without"
-        )
-    if image.shape != text.shape:
-        raise ConfigError(
-            f"embeddings: expected as many captions as pictures, of equal width, "
-            f"got image {tuple(image.shape)} and text {tuple(text.shape)}"
-        )
-    groups = None if batch is None else batch.groups
-    mask = None if batch is None else batch.pair_mask
-    if groups is not None:
-        groups = singles_to_groups(groups)
-    if mask is not None:
-        image, text = image[mask], text[mask]
-        groups = None if groups is None else groups[mask]
-    return PairInputs(
-        image,
-        text,
-        embeddings.logit_scale,
-        groups,
-        embeddings.negative_image,
-        embeddings.negative_text,
-    )
+        The second is the same on all ranks, which exchange that gradient.
+        """
+        rows = self.image.requires_grad or self.logit_scale.requires_grad
+        enabled = torch.is_grad_enabled()
+        return enabled and rows, enabled and self.text.requires_grad
 
 
-def singles_to_groups(groups: Int64[Tensor, " B"]) -> Int64[Tensor, " B"]:
-    """Replace negative numbers ("matches itself alone") by numbers that nobody else has.
+def number_singles(groups: Int64[Tensor, " B"]) -> Int64[Tensor, " B"]:
+    """Replace negative group ids by ids that no other pair has.
 
     Args:
-        groups: Numbers of groups, 0 or more; negative where a pair has no group.
+        groups: Group ids; negative where a pair has no group.
 
     Returns:
-        Numbers, unique over all ranks where ``groups`` was negative.
+        Group ids; where ``groups`` was negative, unique over all ranks.
 
     Examples:
-        >>> singles_to_groups(torch.tensor([7, -100, -100])).tolist()
+        >>> number_singles(torch.tensor([7, -100, -100])).tolist()
         [7, -2, -3]
     """
-    own = torch.arange(len(groups), device=groups.device) * world_size() + rank()
-    return torch.where(groups >= 0, groups, -1 - own)
+    singles = torch.arange(len(groups), device=groups.device) * world_size() + rank()
+    return torch.where(groups >= 0, groups, -1 - singles)
 
 
 class ScaledRows(NamedTuple):
-    """Rows of this rank as the products see them.
+    """Rows of this rank in the form that enters the products.
 
     Args:
         rows: Detached embeddings.
@@ -133,50 +98,50 @@ class ScaledRows(NamedTuple):
         scale: Inverse temperature, in the precision of the sums.
     """
 
-    rows: Float[Tensor, "R D"]
-    scaled: Float[Tensor, "R D"]
+    rows: Float[Tensor, "rows D"]
+    scaled: Float[Tensor, "rows D"]
     scale: Float[Tensor, ""]
 
 
-def scaled_rows(inputs: PairInputs, products: Products) -> ScaledRows:
-    """Multiply the rows by the scale and round once; what is rounded counts everywhere.
+def scaled_rows(pairs: Pairs, products: Products = EXACT) -> ScaledRows:
+    """Multiply the rows by the scale and round them once; all later steps use the rounded values.
 
     Args:
-        inputs: Pairs of this rank.
+        pairs: Pairs of this rank.
         products: Precision of the products.
     """
-    rows = inputs.rows
-    scale = inputs.scale.to(rows.dtype)
+    rows = pairs.rows
+    scale = pairs.logit_scale.to(rows.dtype)
     scaled = products.rounded(rows * scale)
     return ScaledRows(rows if products.is_exact else scaled / scale, scaled, scale)
 
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """The captions of all ranks: first all pairs, then all negatives.
+    """Texts of all ranks: first those of all pairs, then all negatives.
 
     Args:
-        pair_sizes: Pairs of every rank.
-        negative_sizes: Negative captions of every rank.
-        values: Their embeddings, in the precision of the sums.
+        pair_sizes: Number of pairs of each rank.
+        negative_sizes: Number of negative texts of each rank.
+        values: Embeddings, in the precision of the sums, rounded for the products.
     """
 
     pair_sizes: Sequence[int]
     negative_sizes: Sequence[int]
-    values: Float[Tensor, "M D"]
+    values: Float[Tensor, "columns D"]
 
     @property
     def num_pairs(self) -> int:
-        """Pairs of all ranks."""
+        """Number of pairs of all ranks."""
         return sum(self.pair_sizes)
 
     @property
     def own(self) -> slice:
-        """Where this rank's pairs lie."""
+        """Columns of this rank's pairs."""
         return own_slice(self.pair_sizes)
 
-    def to_owners(self, sums: Float[Tensor, "M D"]) -> tuple[Tensor, Tensor]:
-        """Sum over ranks what was found for every column; each rank keeps its own."""
+    def to_owners(self, sums: Float[Tensor, "columns D"]) -> tuple[Tensor, Tensor]:
+        """Sum contributions to every column over ranks; each rank keeps its own columns."""
         pairs = sum_rows_to_owner(sums[: self.num_pairs], self.pair_sizes)
         negatives = sums[self.num_pairs :]
         if len(negatives):
@@ -184,17 +149,17 @@ class Columns:
         return pairs, negatives
 
 
-def gather_columns(inputs: PairInputs) -> Columns:
-    """Bring the captions of all ranks here: the one tower that travels, in its own precision."""
-    num_negatives = 0 if inputs.negative_text is None else len(inputs.negative_text)
-    sizes = gather_sizes(len(inputs.text), num_negatives, device=inputs.text.device)
+def gather_columns(pairs: Pairs, products: Products = EXACT) -> Columns:
+    """Gather the texts of all ranks in their own precision, and round them for the products."""
+    num_negatives = 0 if pairs.negative_text is None else len(pairs.negative_text)
+    sizes = gather_sizes(len(pairs.text), num_negatives, device=pairs.text.device)
     pair_sizes, negative_sizes = [size[0] for size in sizes], [size[1] for size in sizes]
-    values = gather_rows(inputs.text, pair_sizes)
+    values = gather_rows(pairs.text, pair_sizes)
     if sum(negative_sizes):
-        negatives = inputs.negative_text
-        negatives = inputs.text[:0] if negatives is None else negatives
+        negatives = pairs.text[:0] if pairs.negative_text is None else pairs.negative_text
         values = torch.cat([values, gather_rows(negatives, negative_sizes)])
-    return Columns(pair_sizes, negative_sizes, values.to(accumulation_dtype(values)))
+    values = products.rounded(values.to(accumulation_dtype(values)))
+    return Columns(pair_sizes, negative_sizes, values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,18 +167,18 @@ class PositiveSums:
     """Sums over the matching combinations of this rank's rows; linear in memory and time.
 
     Args:
-        num: How many combinations there are.
+        num: Number of matching combinations.
         value: Sum of their weights times similarity (without the scale).
-        to_rows: Gradient of ``value`` with respect to the rows' embeddings.
-        where: The columns that ``to_columns`` is about.
-        to_columns: Gradient of ``value`` with respect to those columns' embeddings.
+        to_rows: Gradient of ``value`` with respect to the rows.
+        where: Columns that ``to_columns`` refers to.
+        to_columns: Gradient of ``value`` with respect to these columns.
     """
 
     num: Float[Tensor, ""]
     value: Float[Tensor, ""]
     to_rows: Float[Tensor, "B D"]
     where: slice
-    to_columns: Float[Tensor, "K D"]
+    to_columns: Float[Tensor, "columns D"]
 
 
 def positive_sums(
@@ -222,24 +187,23 @@ def positive_sums(
     groups: Int64[Tensor, " B"] | None,
     average: bool,
 ) -> PositiveSums:
-    """Sum the similarities of this rank's pictures with the captions that match them.
+    """Sum the similarities of this rank's images with the texts that match them.
 
-    Over groups this needs no tile of the matrix: the sum over a group's captions of ``image @
-    caption`` is ``image @ (sum of the captions)``.
+    Groups need no tile of the matrix: the sum of ``image @ text`` over a group's texts is
+    ``image @ (sum of the texts)``.
 
     Args:
-        image: Pictures of this rank's pairs.
-        columns: Captions of all ranks.
-        groups: Numbers of this rank's groups; None where each pair matches itself alone.
-        average: Weigh a match by 1 / size of its group (softmax) instead of by 1 (sigmoid).
+        image: Images of this rank's pairs.
+        columns: Texts of all ranks.
+        groups: Group ids of this rank's pairs; None if every pair matches itself only.
+        average: Weight a match by 1 / size of its group (softmax) instead of by 1 (sigmoid).
     """
     text, own = columns.values[: columns.num_pairs], columns.own
     if groups is None:
         num = image.new_full((), len(image))
         value = (image * text[own]).sum()
         return PositiveSums(num, value, text[own], own, image)
-    everyone = gather_rows(groups, columns.pair_sizes)
-    number, sizes = numbered_groups(everyone)
+    number, sizes = numbered_groups(gather_rows(number_singles(groups), columns.pair_sizes))
     weight = sizes.clamp(min=1).to(text).reciprocal()
     weight = weight if average else torch.ones_like(weight)
     of_text = text.new_zeros(len(sizes), text.shape[1]).index_add_(0, number, text)
@@ -251,17 +215,16 @@ def positive_sums(
 
 
 def numbered_groups(groups: Int64[Tensor, " N"]) -> tuple[Int64[Tensor, " N"], Int64[Tensor, " N"]]:
-    """Number groups from 0 in ascending order.
+    """Number groups from 0 in ascending order of their ids.
 
-    Unlike ``torch.unique`` the result has a shape that is known beforehand, so that a GPU need not
-    be waited for.
+    Unlike ``torch.unique`` the shape of the result does not depend on values, so that the CPU does
+    not wait for a GPU.
 
     Args:
         groups: Any ids.
 
     Returns:
-        The number of each element's group, and the size of each group; 0 for numbers that no
-        group has.
+        The number of each element's group, and the size of each group; 0 for unused numbers.
 
     Examples:
         >>> numbered_groups(torch.tensor([7, -2, 7]))
@@ -276,39 +239,33 @@ def numbered_groups(groups: Int64[Tensor, " N"]) -> tuple[Int64[Tensor, " N"], I
 
 
 def accumulation_dtype(values: Tensor) -> torch.dtype:
-    """fp32 for half precision, else the precision of the values."""
+    """Return fp32 for half precision, else the precision of the values."""
     return torch.promote_types(values.dtype, torch.float32)
 
 
-PairGradients = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None]
-"""Gradients in the order of :attr:`PairInputs.differentiable`."""
-
-
 def pair_gradients(
-    inputs: PairInputs,
     columns: Columns,
-    to_rows: Float[Tensor, "R D"] | None,
-    to_columns: Float[Tensor, "M D"] | None,
-    to_scale: Float[Tensor, ""] | None,
+    rows: ScaledRows,
+    to_rows: Float[Tensor, "rows D"] | None,
+    to_columns: Float[Tensor, "columns D"] | None,
+    factor: float,
 ) -> PairGradients:
-    """Hand what was found for rows and columns back to the inputs, over ranks where needed.
+    """Turn the gradient of the logits, multiplied by both sides, into gradients of the inputs.
 
     Args:
-        inputs: Of this rank.
-        columns: Of all ranks.
-        to_rows: Gradient of this rank's rows, or None.
-        to_columns: This rank's part of the gradient of all columns, or None.
-        to_scale: This rank's part of the gradient of the scale, or None.
+        columns: Texts of all ranks.
+        rows: Images of this rank.
+        to_rows: Gradient of the logits times the columns, or None; overwritten.
+        to_columns: Transposed gradient of the logits times the scaled rows, or None; overwritten.
+        factor: Multiplied to all gradients.
     """
-    image = negative_image = text = negative_text = None
+    image = negative_image = text = negative_text = scale = None
     if to_rows is not None:
-        image = to_rows[: len(inputs.image)]
-        negative_image = to_rows[len(inputs.image) :]
+        scale = factor * (to_rows * rows.rows).sum()
+        to_rows *= factor * rows.scale
+        num_own = columns.pair_sizes[rank()]
+        image, negative_image = to_rows[:num_own], to_rows[num_own:]
     if to_columns is not None:
+        to_columns *= factor
         text, negative_text = columns.to_owners(to_columns)
-    return image, text, to_scale, negative_image, negative_text
-
-
-def _stack(values: Tensor, more: Tensor | None) -> Tensor:
-    stacked = values.detach() if more is None else torch.cat([values.detach(), more.detach()])
-    return stacked.to(accumulation_dtype(stacked))
+    return image, text, scale, negative_image, negative_text

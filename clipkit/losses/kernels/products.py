@@ -11,32 +11,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final, Literal, get_args
+from typing import Final, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-
-from clipkit.errors import ConfigError
 
 Precision = Literal["auto", "fp32", "tf32", "bf16"]
 """What a loss takes as ``precision``."""
 
 _MULTIPLIES_HALF: Final = hasattr(torch.ops.aten.mm, "dtype")
 """Whether torch has products of bf16 matrices that return fp32 (2.8 and later)."""
-
-
-def checked_precision(precision: Precision) -> Precision:
-    """Return ``precision``, or raise an error that names it.
-
-    Raises:
-        ConfigError: If it is not one of "auto", "fp32", "tf32" and "bf16".
-    """
-    if precision not in get_args(Precision):
-        raise ConfigError(
-            f"precision: expected one of {', '.join(get_args(Precision))}, got {precision!r}"
-        )
-    return precision
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,13 +58,13 @@ class Products:
         """Return the form in which rounded values are multiplied; made once, used by all tiles."""
         return rounded.to(torch.bfloat16) if self._in_half(rounded) else rounded
 
-    def multiply(self, left: Tensor, right: Tensor) -> Float[Tensor, "R M"]:
+    def multiply(self, left: Tensor, right: Tensor) -> Float[Tensor, "rows columns"]:
         """``left @ right`` of two operands, in fp32 (fp64 for fp64)."""
         if left.dtype == torch.bfloat16:
             return torch.mm(left, right, out_dtype=torch.float32)
         return left @ right
 
-    def add_product(self, to: Float[Tensor, "R D"], weights: Tensor, right: Tensor) -> None:
+    def add_product(self, to: Float[Tensor, "rows D"], weights: Tensor, right: Tensor) -> None:
         """``to += weights @ right``, in place.
 
         Args:

@@ -17,7 +17,9 @@ from torch.nn import functional as F
 
 
 def add_logsumexp(
-    logits: Float[Tensor, "T U"], row: Float[Tensor, " T"], column: Float[Tensor, " U"]
+    logits: Float[Tensor, "tile_rows tile_columns"],
+    row: Float[Tensor, " tile_rows"],
+    column: Float[Tensor, " tile_columns"],
 ) -> None:
     """Add a tile to running log-sum-exps of its rows and columns, in place.
 
@@ -34,12 +36,12 @@ def add_logsumexp(
 
 
 def softmax_weights(
-    logits: Float[Tensor, "T U"],
-    row: Float[Tensor, " T"],
-    column: Float[Tensor, " U"],
+    logits: Float[Tensor, "tile_rows tile_columns"],
+    row: Float[Tensor, " tile_rows"],
+    column: Float[Tensor, " tile_columns"],
     partner: int | None,
     dtype: torch.dtype,
-) -> Float[Tensor, "T U"]:
+) -> Float[Tensor, "tile_rows tile_columns"]:
     """``exp(logits - row) + exp(logits - column)``.
 
     Args:
@@ -58,8 +60,11 @@ def softmax_weights(
 
 
 def sigmoid_weights(
-    logits: Float[Tensor, "T U"], bias: Float[Tensor, ""], partner: int | None, dtype: torch.dtype
-) -> tuple[Float[Tensor, ""], Float[Tensor, ""], Float[Tensor, "T U"]]:
+    logits: Float[Tensor, "tile_rows tile_columns"],
+    bias: Float[Tensor, ""],
+    partner: int | None,
+    dtype: torch.dtype,
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""], Float[Tensor, "tile_rows tile_columns"]]:
     """Sums of softplus and of sigmoid of ``logits + bias``, and the sigmoids.
 
     Args:

@@ -20,7 +20,9 @@ NO_PARTNER = 2**30
 
 
 def add_logsumexp(
-    logits: Float[Tensor, "T U"], row: Float[Tensor, " T"], column: Float[Tensor, " U"]
+    logits: Float[Tensor, "tile_rows tile_columns"],
+    row: Float[Tensor, " tile_rows"],
+    column: Float[Tensor, " tile_columns"],
 ) -> None:
     """See :func:`clipkit.losses.kernels.tile_body.add_logsumexp`."""
     height, width = logits.shape
@@ -35,12 +37,12 @@ def add_logsumexp(
 
 
 def softmax_weights(
-    logits: Float[Tensor, "T U"],
-    row: Float[Tensor, " T"],
-    column: Float[Tensor, " U"],
+    logits: Float[Tensor, "tile_rows tile_columns"],
+    row: Float[Tensor, " tile_rows"],
+    column: Float[Tensor, " tile_columns"],
     partner: int | None,
     dtype: torch.dtype,
-) -> Float[Tensor, "T U"]:
+) -> Float[Tensor, "tile_rows tile_columns"]:
     """See :func:`clipkit.losses.kernels.tile_body.softmax_weights`."""
     height, width = logits.shape
     weights = torch.empty_like(logits, dtype=dtype)
@@ -52,8 +54,11 @@ def softmax_weights(
 
 
 def sigmoid_weights(
-    logits: Float[Tensor, "T U"], bias: Float[Tensor, ""], partner: int | None, dtype: torch.dtype
-) -> tuple[Float[Tensor, ""], Float[Tensor, ""], Float[Tensor, "T U"]]:
+    logits: Float[Tensor, "tile_rows tile_columns"],
+    bias: Float[Tensor, ""],
+    partner: int | None,
+    dtype: torch.dtype,
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""], Float[Tensor, "tile_rows tile_columns"]]:
     """See :func:`clipkit.losses.kernels.tile_body.sigmoid_weights`."""
     height, width = logits.shape
     spans = triton.cdiv(width, POINTS)

@@ -43,7 +43,7 @@ class TileShape:
     columns: int
 
 
-def choose_tile(tile_size: int | None, rows: Float[Tensor, "R D"]) -> TileShape:
+def choose_tile(tile_size: int | None, rows: Float[Tensor, "rows D"]) -> TileShape:
     """Choose the shape of a tile: square as the user asked, else what suits the device.
 
     A GPU is given tiles of one area, because each tile costs the same number of kernel launches:
@@ -62,7 +62,7 @@ def choose_tile(tile_size: int | None, rows: Float[Tensor, "R D"]) -> TileShape:
 
 
 def choose_softmax_tile(
-    tile_size: int | None, rows: Float[Tensor, "R D"], columns: Float[Tensor, "M D"]
+    tile_size: int | None, rows: Float[Tensor, "rows D"], columns: Float[Tensor, "columns D"]
 ) -> TileShape:
     """As :func:`choose_tile`, or the whole matrix where that is faster.
 
@@ -133,8 +133,8 @@ class SoftmaxTiles:
 
     def __init__(
         self,
-        scaled: Float[Tensor, "R D"],
-        columns: Float[Tensor, "M D"],
+        scaled: Float[Tensor, "rows D"],
+        columns: Float[Tensor, "columns D"],
         tile: TileShape,
         without_own: int | None = None,
         products: Products = EXACT,
@@ -144,11 +144,11 @@ class SoftmaxTiles:
         self._logits = _Logits(scaled, columns, tile, products, without_own)
         self._products = products
 
-    def tiles(self) -> Iterator[tuple[slice, slice, Float[Tensor, "T U"]]]:
+    def tiles(self) -> Iterator[tuple[slice, slice, Float[Tensor, "tile_rows tile_columns"]]]:
         """Rows, columns and logits of each tile; the logits are not to be changed."""
         return self._logits.tiles()
 
-    def logsumexp(self) -> tuple[Float[Tensor, " R"], Float[Tensor, " M"]]:
+    def logsumexp(self) -> tuple[Float[Tensor, " rows"], Float[Tensor, " columns"]]:
         """Log of the sum of exp(logits) over each row, and over each column's rows of this rank."""
         row = self.scaled.new_full((len(self.scaled),), -torch.inf)
         column = self.scaled.new_full((len(self.columns),), -torch.inf)
@@ -158,11 +158,11 @@ class SoftmaxTiles:
 
     def weighted_sums(
         self,
-        row: Float[Tensor, " R"],
-        column: Float[Tensor, " M"],
+        row: Float[Tensor, " rows"],
+        column: Float[Tensor, " columns"],
         need_rows: bool,
         need_columns: bool,
-    ) -> tuple[Float[Tensor, "R D"] | None, Float[Tensor, "M D"] | None]:
+    ) -> tuple[Float[Tensor, "rows D"] | None, Float[Tensor, "columns D"] | None]:
         """``P @ columns`` and ``P.T @ scaled`` with P = exp(logits - row) + exp(logits - column).
 
         Args:
@@ -215,8 +215,8 @@ class SigmoidSums:
 
     loss: Float[Tensor, ""]
     weight: Float[Tensor, ""]
-    to_rows: Float[Tensor, "R D"] | None
-    to_columns: Float[Tensor, "M D"] | None
+    to_rows: Float[Tensor, "rows D"] | None
+    to_columns: Float[Tensor, "columns D"] | None
 
     def stacked(self, below: SigmoidSums) -> SigmoidSums:
         """Together with the sums of further rows, over the first of the same columns."""
@@ -230,8 +230,8 @@ class SigmoidSums:
 
 
 def sigmoid_sums(
-    scaled: Float[Tensor, "R D"],
-    columns: Float[Tensor, "M D"],
+    scaled: Float[Tensor, "rows D"],
+    columns: Float[Tensor, "columns D"],
     bias: Float[Tensor, ""],
     tile: TileShape,
     need_rows: bool,

@@ -1,0 +1,19 @@
+"""Every term of the objective against its oracle, and what else a term has to keep."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.losses.cases import CASES
+from tests.losses.loss_tester import SIZES, LossTester, check_ranks
+
+
+@pytest.mark.parametrize("name", CASES)
+class TestTerms(LossTester):
+    pass
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("world_size", SIZES)
+def test_ranks_equal_one_process(world_size):
+    check_ranks(world_size)
