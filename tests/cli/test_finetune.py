@@ -95,7 +95,7 @@ def test_evaluation_on_a_folder_with_a_report(tuned, photos, tmp_path):
     Image.open(tmp_path / "report" / "confusion-label-head.png").verify()
     page = (tmp_path / "report" / "report.html").read_text()
     assert "blue" in page
-    assert "taken for" in page
+    assert "predicted as" in page
 
 
 def test_data_that_lack_a_class_are_measured_by_name(tuned, photos, tmp_path):

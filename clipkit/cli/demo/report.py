@@ -1,4 +1,4 @@
-"""The demo's evaluation: figures, table and page."""
+"""Evaluate the demo's model, print a table and write the page."""
 
 from __future__ import annotations
 
@@ -45,22 +45,22 @@ _KS: Final = (1, 5, 10)
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What the evaluation found.
+    """Results of the evaluation.
 
     Args:
-        encoder: The trained model.
+        encoder: Trained model.
         metrics: Metric keys and values of each evaluation set.
-        num_pictures: Size of each evaluation set.
-        examples: Galleries and confusion, of the unseen drawings.
+        num_images: Number of images of each evaluation set.
+        examples: Gallery and confusion matrix of the unseen drawings.
     """
 
     encoder: DualEncoder
     metrics: Mapping[str, Mapping[str, float]]
-    num_pictures: Mapping[str, int]
+    num_images: Mapping[str, int]
     examples: Examples
 
     def figures(self) -> dict[str, float]:
-        """All metrics in one flat dict, ``SET/METRIC``."""
+        """Return all metrics in one flat dict with keys ``SET/METRIC``."""
         return {
             f"{name}/{metric}": value
             for name, metrics in self.metrics.items()
@@ -69,43 +69,43 @@ class Outcome:
 
 
 def evaluate(checkpoint: Path, data: DemoData) -> Outcome:
-    """Evaluate on drawings, and on concepts, that were never trained on.
+    """Evaluate on drawings, and on concepts, that were not in the training data.
 
     Args:
-        checkpoint: The trained model.
-        data: The demo's data.
+        checkpoint: Checkpoint of the trained model.
+        data: Paths of the demo's data.
 
     Returns:
         Metrics and examples.
     """
     encoder = load_model(str(checkpoint), "auto").encoder
     metrics: dict[str, dict[str, float]] = {}
-    num_pictures: dict[str, int] = {}
+    num_images: dict[str, int] = {}
     for name in ("unseen_drawings", "unseen_concepts"):
         dataset = open_dataset(str(getattr(data, name)))
-        num_pictures[name] = len(dataset)
+        num_images[name] = len(dataset)
         metrics[name] = {
             **Retrieval(dataset, ks=_KS).run(encoder),
             **LabelHeadClassification(dataset).run(encoder),
         }
     drawings = open_dataset(str(data.unseen_drawings))
     examples = build_examples(encoder, drawings, classes=LabelHeadClassification(drawings))
-    return Outcome(encoder, metrics, num_pictures, examples)
+    return Outcome(encoder, metrics, num_images, examples)
 
 
 def run_figures(checkpoint: Path, seconds: float) -> dict[str, float]:
-    """How much was trained, and what it took.
+    """Measure the number of samples, the speed and the memory of the training.
 
     Args:
-        checkpoint: The trained model.
-        seconds: That ``fit`` took.
+        checkpoint: Checkpoint of the trained model.
+        seconds: Duration of ``fit`` in seconds.
 
     Returns:
-        Figures under ``train/``.
+        Values with keys ``train/NAME``.
     """
     stored = torch.load(checkpoint, map_location="cpu", weights_only=True)
     num_samples = stored["global_step"] * stored["clipkit"]["config"]["data"]["batch_size"]
-    # Linux counts in KiB, macOS in bytes.
+    # ru_maxrss is in KiB on Linux and in bytes on macOS.
     unit = 1 if sys.platform == "darwin" else 1024
     peak_bytes = unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {
@@ -117,28 +117,28 @@ def run_figures(checkpoint: Path, seconds: float) -> dict[str, float]:
 
 
 def print_table(outcome: Outcome, figures: Mapping[str, float], report: Path) -> None:
-    """Print the figures and where the page lies."""
-    table = Table(title="Drawings that were never trained on", title_justify="left")
+    """Print the metrics, the duration and the path of the page."""
+    table = Table(title="Drawings not in the training data", title_justify="left")
     table.add_column("")
     for name in outcome.metrics:
         table.add_column(_title(name), justify="right")
     rows = {
         f"{title}, recall@{k}": f"{way}/recall_at_{k}"
         for title, way in (
-            ("Picture to text", "image_to_text"),
-            ("Text to picture", "text_to_image"),
+            ("Image to text", "image_to_text"),
+            ("Text to image", "text_to_image"),
         )
         for k in _KS
     }
     for title, key in {**rows, "Category, top-1": "top1"}.items():
         table.add_row(title, *(f"{100 * m[key]:.1f} %" for m in outcome.metrics.values()))
-    table.add_row("Pictures", *(f"{count:,}" for count in outcome.num_pictures.values()))
+    table.add_row("Images", *(f"{count:,}" for count in outcome.num_images.values()))
     console = Console()
     console.print(table)
     console.print(
         f"{figures['train/minutes']:.1f} minutes of training, "
         f"{figures['train/num_samples']:,.0f} samples, "
-        f"{figures['train/samples_per_second']:.0f} a second\nReport: {report}",
+        f"{figures['train/samples_per_second']:.0f} per second\nReport: {report}",
         soft_wrap=True,
         highlight=False,
     )
@@ -148,16 +148,16 @@ def write_demo_report(files: DemoFiles, outcome: Outcome, figures: Mapping[str, 
     """Write the page.
 
     Args:
-        files: The demo's folder.
-        outcome: Metrics and examples.
-        figures: What ``metrics.json`` holds.
+        files: Paths in the demo's output folder.
+        outcome: Results of the evaluation.
+        figures: Values that ``metrics.json`` stores.
     """
     stored = torch.load(files.checkpoint, map_location="cpu", weights_only=True)
     config = yaml.safe_dump(stored["clipkit"]["config"], sort_keys=False, allow_unicode=True)
     data = ReportData(
         title="clipkit demo",
-        subtitle="A dual encoder, pretrained from nothing on emoji by two artists and asked about "
-        "drawings that it never saw.",
+        subtitle="A dual encoder, randomly initialised, trained on emoji by two artists and "
+        "evaluated on drawings that were not in the training data.",
         results=_results(outcome),
         charts=read_metrics_csv(files.history),
         examples=outcome.examples,
@@ -178,8 +178,8 @@ def _results(outcome: Outcome) -> list[Result]:
     }
     results = []
     for name, metrics in outcome.metrics.items():
-        count = outcome.num_pictures[name]
-        results.append(Result(_title(name), metrics, f"{count} pictures {notes[name]}"))
+        count = outcome.num_images[name]
+        results.append(Result(_title(name), metrics, f"{count} images {notes[name]}"))
         chance = {
             f"{way}/recall_at_{k}": min(1.0, k / count)
             for way in ("image_to_text", "text_to_image")
@@ -191,9 +191,9 @@ def _results(outcome: Outcome) -> list[Result]:
 
 def _facts(figures: Mapping[str, float]) -> list[Fact]:
     return [
-        Fact("Training", f"{figures['train/minutes']:.1f} min", "by the clock, without packing"),
+        Fact("Training", f"{figures['train/minutes']:.1f} min", "wall-clock time without packing"),
         Fact("Samples seen", f"{figures['train/num_samples']:,.0f}"),
-        Fact("Samples a second", f"{figures['train/samples_per_second']:.0f}", "whole process"),
+        Fact("Samples per second", f"{figures['train/samples_per_second']:.0f}", "entire process"),
         Fact("Peak memory", f"{figures['train/peak_memory_mib']:,.0f} MiB", "resident"),
         Fact("CPU threads", f"{torch.get_num_threads()}"),
     ]

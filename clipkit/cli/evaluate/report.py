@@ -1,4 +1,4 @@
-"""``clipkit evaluate --report``: a page, and a picture of the confusions of each classifier."""
+"""Write the page of ``clipkit evaluate --report``, and a confusion matrix per classifier."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ def measure_and_report(
     encoder: DualEncoder,
     weights: str | None,
 ) -> dict[str, dict[str, float]]:
-    """Run evaluators, classifiers with all their classes, and write what they found.
+    """Run evaluators, classifiers with metrics of every class, and write the report.
 
     Args:
-        args: Of ``clipkit evaluate``; ``report`` is the folder.
-        evaluators: By task.
-        encoder: The model.
-        weights: Which weights of a checkpoint it has; None if there is one set.
+        args: Arguments of ``clipkit evaluate``; ``report`` is the output folder.
+        evaluators: Evaluators by task.
+        encoder: Model to evaluate.
+        weights: Name of the checkpoint's weights in use; None if the checkpoint has one set.
 
     Returns:
         Metrics by task.
@@ -57,7 +57,7 @@ def measure_and_report(
     confusions = {task: _confusion(report) for task, report in reports.items()}
     for task, confusion in confusions.items():
         write_bytes(folder / f"confusion-{task}.png", confusion_png(confusion))
-    # Figures of single classes would drown the others in the tables.
+    # The page lists metrics of single classes as facts, because the tables would be too wide.
     results = [
         Result(task, {k: v for k, v in values.items() if not _is_of_class(k)})
         for task, values in metrics.items()

@@ -46,7 +46,7 @@ CONTRAST = """
     const text = walker.currentNode.data.trim();
     const node = walker.currentNode.parentElement;
     const width = node.getBoundingClientRect().width;
-    if (!text || width < 2 || node.closest("script, .quiet, .skip")) continue;
+    if (!text || width < 2 || node.closest("script, .visually-hidden, .skip")) continue;
     const a = light(pixel(getComputedStyle(node).color));
     const b = light(pixel(ground(node)));
     const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
@@ -102,7 +102,7 @@ def test_no_text_is_cut_off_by_its_own_box(browser, page, width):
 
     sticking_out = browser.evaluate(
         f"""[...document.querySelectorAll("main *")].filter((node) => {{
-          if (node.closest(".quiet, pre, .scroll, svg")) return false;
+          if (node.closest(".visually-hidden, pre, .scroll, svg")) return false;
           const box = node.getBoundingClientRect();
           return box.width > 0 && (box.right > {width} + 1 || box.left < -1);
         }}).map((node) => node.outerHTML.slice(0, 120))"""

@@ -1,6 +1,5 @@
 "use strict";
-// Everything on the page can be read without this script; it adds reading of values, filters and
-// the choice of colours.
+// The page is complete without this script, which adds tooltips, filters and the choice of colours.
 (() => {
   const root = document.documentElement;
   root.classList.add("js");
@@ -26,7 +25,7 @@
   system.addEventListener("change", showTheme);
   showTheme();
 
-  // The link of the part on screen.
+  // Highlight the link of the section on screen.
   const links = new Map(all(".top nav a").map((link) => [link.hash.slice(1), link]));
   const watcher = new IntersectionObserver((entries) => {
     for (const { target, isIntersecting } of entries) {
@@ -39,7 +38,7 @@
   }, { rootMargin: "-30% 0px -65% 0px" });
   all("main > section").forEach((section) => watcher.observe(section));
 
-  // One tooltip for all.
+  // One tooltip for all elements.
   const tip = one("#tip");
   const place = (x, y) => {
     tip.hidden = false;
@@ -58,7 +57,7 @@
     cell.addEventListener("pointerleave", hide);
   }
 
-  // Charts.
+  // Charts: read values with the pointer or the arrow keys.
   const show = (value, share) => share
     ? `${(100 * value).toFixed(1)} %`
     : Number(value.toPrecision(4)).toLocaleString("en", { maximumSignificantDigits: 4 });
@@ -167,7 +166,7 @@
     update();
   }
 
-  // The configuration, into the clipboard.
+  // Copy the configuration to the clipboard.
   const copy = one(".copy");
   if (copy && navigator.clipboard) {
     copy.hidden = false;
