@@ -72,7 +72,7 @@ def export_checkpoint(
         ConfigError: If the format is unknown or cannot express the encoder, or ``output`` contains
             other files.
 
-    Example:
+    Examples:
         >>> from clipkit.models import save_encoder
         >>> save_encoder(encoder, "weights")
         >>> export_checkpoint("weights", "for_open_clip", "open_clip").reader
@@ -111,7 +111,7 @@ def export_encoder(
         CheckpointError: If the embeddings of the written files differ from those of the encoder.
         ConfigError: See ``export_checkpoint``.
 
-    Example:
+    Examples:
         >>> export_encoder(encoder, "export", "safetensors").reader
         "clipkit.models.load_encoder('export')"
     """

@@ -65,7 +65,7 @@ def evaluation_result(name: str, value: float) -> EvalResult:
         name: Logged name: name of the evaluation, then the key of the metric.
         value: Value of the metric.
 
-    Example:
+    Examples:
         >>> result = evaluation_result("photos/text_to_image/recall_at_5", 0.75)
         >>> result.task_type, result.dataset_name, result.metric_type, result.metric_name
         ('image-text-retrieval', 'photos', 'recall_at_5', 'text_to_image/recall_at_5')

@@ -85,7 +85,7 @@ def save_onnx(encoder: DualEncoder, folder: Path | str, tokenizer: str | None = 
     Raises:
         ConfigError: If a package is missing, or torch cannot turn a tower into a graph.
 
-    Example:
+    Examples:
         >>> save_onnx(encoder, "onnx")
         >>> check_onnx(encoder, "onnx", tolerance=1e-4)
     """

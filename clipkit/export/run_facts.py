@@ -52,7 +52,7 @@ def read_run(model: Path) -> RunFacts:
     Raises:
         CheckpointError: If the checkpoint cannot be read.
 
-    Example:
+    Examples:
         >>> from clipkit.models import save_encoder
         >>> save_encoder(encoder, "export")
         >>> read_run(Path("export")).steps is None

@@ -1,0 +1,41 @@
+"""Run ``clipkit fit`` in a process of its own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+
+def launch_fit(config: Path | str, options: Sequence[str] = (), log: Path | None = None) -> int:
+    """Run ``clipkit fit -c config`` in a process of its own and wait for it.
+
+    A process of its own has its own seeds, signals and memory: a run that is killed does not take
+    the caller with it. If the caller is interrupted, the process is terminated.
+
+    Args:
+        config: Configuration of the run.
+        options: Further options of ``clipkit fit``.
+        log: File for the output of the process; None for the output of this process.
+
+    Returns:
+        The exit status, negative if a signal killed the process.
+
+    Examples:
+        >>> launch_fit("none.yaml", log=Path("log.txt"))
+        2
+        >>> print(Path("log.txt").read_text())
+        clipkit: error: none.yaml: No such file or directory; expected a YAML file
+    """
+    command = [sys.executable, "-m", "clipkit.cli.main", "fit", "-c", str(config), *options]
+    with ExitStack() as stack:
+        output = None if log is None else stack.enter_context(log.open("w", encoding="utf-8"))
+        process = subprocess.Popen(command, stdout=output, stderr=output and subprocess.STDOUT)
+        try:
+            return process.wait()
+        except BaseException:
+            process.terminate()
+            process.wait()
+            raise
