@@ -55,16 +55,14 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def _add_pack(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser(
         "pack",
-        help="pack pictures and captions into shards",
+        help="pack images and captions into shards",
         description="SOURCE is a CSV, TSV or Parquet table, a COCO-style JSON file, a folder that "
         "holds one, a folder of one folder for each class, or shards. The bytes of the shards "
         "depend on SOURCE and the options alone. The same command goes on where it was stopped.",
     )
     parser.add_argument("source", type=given_path, metavar="SOURCE")
     parser.add_argument("out", type=given_path, metavar="OUT", help="folder for the shards")
-    parser.add_argument(
-        "--images", type=given_path, help="folder that pictures are named relative to"
-    )
+    parser.add_argument("--images", type=given_path, help="folder that image paths are relative to")
     add_outside_argument(parser)
     parser.add_argument("--samples-per-shard", type=int, default=10_000, help="(default: 10000)")
     parser.add_argument(
@@ -201,9 +199,9 @@ def run_stats(args: argparse.Namespace) -> int:
     print(json.dumps(summary, indent=1, ensure_ascii=False))
     if args.output is not None:
         charts = {
-            "Width of pictures, pixels": stats.widths,
-            "Height of pictures, pixels": stats.heights,
-            "Length of captions, tokens": stats.caption_lengths,
+            "Image width, pixels": stats.widths,
+            "Image height, pixels": stats.heights,
+            "Caption length, tokens": stats.caption_lengths,
             "Class of labelled samples": list(stats.labels.elements()),
         }
         write_text(args.output / "stats.json", json.dumps(summary, indent=1, ensure_ascii=False))
