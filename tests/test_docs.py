@@ -33,7 +33,8 @@ PAGES = sorted([*(ROOT / "docs").rglob("*.md"), ROOT / "README.md", ROOT / "CONT
 MARK = "<!-- run -->"
 FENCE = re.compile(
     rf"^(?P<mark>{MARK}\n+)?"
-    r"^(?P<ticks>`{3,}) ?(?P<language>\w*)[^\n]*\n(?P<text>.*?)^(?P=ticks)$",
+    r"^(?P<ticks>`{3,}) ?(?P<language>\w*)(?: title=\"(?P<title>[\w.]+)\")?[^\n]*\n"
+    r"(?P<text>.*?)^(?P=ticks)$",
     re.MULTILINE | re.DOTALL,
 )
 INLINE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
@@ -49,6 +50,7 @@ class Fence:
     language: str
     text: str
     is_run: bool
+    title: str | None
 
     @property
     def name(self) -> str:
@@ -57,7 +59,7 @@ class Fence:
 
 def fences() -> list[Fence]:
     return [
-        Fence(page, found["language"], found["text"], found["mark"] is not None)
+        Fence(page, found["language"], found["text"], found["mark"] is not None, found["title"])
         for page in PAGES
         for found in FENCE.finditer(page.read_text(encoding="utf-8"))
     ]
@@ -70,16 +72,20 @@ def prose(page: Path) -> str:
 def commands() -> Iterator[tuple[str, list[str]]]:
     """Every line of the shell that starts clipkit, as (page, words after ``clipkit``)."""
     for fence in fences():
-        if fence.language not in {"bash", "console", "sh"}:
-            continue
-        for line in fence.text.replace("\\\n", " ").splitlines():
-            words = shlex.split(line.removeprefix("$ "), comments=True)
-            if words[:1] == ["srun"]:
-                words = words[1:]
-            if words[:1] == ["torchrun"]:
-                words = ["clipkit", *words[words.index("clipkit.cli.main") + 1 :]]
-            if words[:1] == ["clipkit"]:
-                yield fence.name, words[1:]
+        if fence.language in {"bash", "console", "sh"}:
+            for words in commands_of(fence):
+                yield fence.name, words
+
+
+def commands_of(fence: Fence) -> Iterator[list[str]]:
+    for line in fence.text.replace("\\\n", " ").splitlines():
+        words = shlex.split(line.removeprefix("$ "), comments=True)
+        if words[:1] == ["srun"]:
+            words = words[1:]
+        if words[:1] == ["torchrun"]:
+            words = ["clipkit", *words[words.index("clipkit.cli.main") + 1 :]]
+        if words[:1] == ["clipkit"]:
+            yield words[1:]
 
 
 def slug(heading: str) -> str:
@@ -92,15 +98,16 @@ def shown(value: str | list[str]) -> str:
     return value if isinstance(value, str) else " ".join(value)[:60]
 
 
+TUTORIALS = ("train", "finetune", "evaluate")
 RUN = [fence for fence in fences() if fence.is_run]
 TRAINER = [(page, words) for page, words in commands() if words[:1] and words[0] in fit.SUBCOMMANDS]
 TUNE = [(page, words) for page, words in commands() if words[:1] == ["tune"]]
 OTHERS = [(page, words) for page, words in commands() if (page, words) not in [*TRAINER, *TUNE]]
 
 
-@pytest.mark.parametrize("fence", RUN, ids=lambda fence: fence.name)
-def test_examples_run(fence: Fence, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert fence.language == "python"
+@pytest.mark.parametrize("page", sorted({fence.name for fence in RUN}))
+def test_examples_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The marked examples of a page run one after the other, in one folder."""
     write_shards(tmp_path / "data" / "train", (12, 9))
     write_shards(tmp_path / "data" / "val", (5,), start=100)
     (tmp_path / "dog.jpg").write_bytes(image_bytes("blue"))
@@ -108,12 +115,20 @@ def test_examples_run(fence: Fence, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     module = types.ModuleType("an_example_of_the_documentation")
     monkeypatch.setitem(sys.modules, module.__name__, module)
 
-    exec(compile(fence.text, fence.name, "exec"), module.__dict__)
+    for fence in RUN:
+        if fence.name != page:
+            continue
+        if fence.language == "python":
+            exec(compile(fence.text, fence.name, "exec"), module.__dict__)
+        elif fence.title is not None:
+            Path(fence.title).write_text(fence.text)
+        else:
+            assert [words for words in commands_of(fence) if main(words) != 0] == []
 
 
 def test_all_pages_with_examples_were_found() -> None:
     assert {fence.name for fence in RUN} >= {"docs/extending.md", "docs/quickstart.md"}
-    assert len(RUN) >= 7
+    assert {fence.name for fence in RUN} >= {f"docs/tutorials/{name}.md" for name in TUTORIALS}
 
 
 def test_the_plain_loop_is_the_one_that_is_tested() -> None:

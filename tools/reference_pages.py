@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent.parent
 SECTION = "Reference"
-_EXPORTS = re.compile(r"^__all__ = ", re.MULTILINE)
+_EXPORTS = re.compile(r"^(?:\w+, )*__all__ = ", re.MULTILINE)
 
 
 def public_modules() -> list[str]:

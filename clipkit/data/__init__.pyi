@@ -20,7 +20,14 @@ from .shards.index import ShardIndex
 from .shards.reader import RawSample, ShardReader
 from .storage.cache import ShardCache
 from .stream.pair_stream import PairStream
-from .text.captions import CaptionPicker, JsonFields, MixedCaptions, OptionalCaption, TextField
+from .text.captions import (
+    Candidate,
+    CaptionPicker,
+    JsonFields,
+    MixedCaptions,
+    OptionalCaption,
+    TextField,
+)
 from .text.templates import LabelTemplates, TemplatedCaptions
 from .text.tokenizer import Tokenizer
 from .text.tokenizers import (
@@ -32,6 +39,7 @@ from .text.tokenizers import (
 
 __all__ = [
     "BatchSizeStage",
+    "Candidate",
     "CaptionMask",
     "CaptionPicker",
     "ColorJitter",

@@ -19,7 +19,7 @@ _K = TypeVar("_K")
 class Candidate(NamedTuple):
     """A caption that a sample offers.
 
-    Args:
+    Attributes:
         text: The caption, without white space around it.
         weight: How often it is chosen, relative to the sample's others.
     """
