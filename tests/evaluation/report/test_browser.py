@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from clipkit.cli.shards import page as shards
 from clipkit.evaluation.report import write_report
+from clipkit.tuning import page as study
 from tests.evaluation.report.chromium import Chromium, find_chromium
 from tests.evaluation.report.content import LONG_WORD, full_report
 
@@ -190,3 +192,56 @@ def test_hovering_a_cell_of_the_heat_map_names_the_classes(browser, page):
     browser.wait_for("!document.querySelector('#tip').hidden")
     tip = browser.evaluate("document.querySelector('#tip').innerText")
     assert tip.startswith("smileys & emotion: predicted as people, ")
+
+
+def shards_page() -> str:
+    summary = {"num_samples": 1234, "labels": {str(n): n for n in range(40)}, "note": LONG_WORD}
+    charts = {"Image width, pixels": [224, 224, 300, 512], LONG_WORD: [3], "Empty": []}
+    return shards.render_page(summary, charts)
+
+
+def study_page() -> str:
+    trials = [
+        {
+            "number": number,
+            "state": "complete",
+            "value": 1.0 + number % 3,
+            "values": {"model.lr": 10.0**-number, "data.batch_size": 64, "loss": LONG_WORD},
+            "seconds": 90.0,
+            "error": None,
+        }
+        for number in range(1, 6)
+    ]
+    summary = {"metric": "val/loss", "direction": "minimize", "best": 3, "trials": trials}
+    return study.render_page(summary)
+
+
+@pytest.mark.parametrize("page", [shards_page, study_page])
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("width", [400, 1400])
+def test_other_pages_share_the_style(browser, tmp_path, page, width, dark):
+    path = tmp_path / "page.html"
+    path.write_text(page(), encoding="utf-8")
+    browser.complaints.clear()
+
+    browser.open(path, width=width, dark=dark)
+
+    assert browser.evaluate("document.documentElement.scrollWidth") <= width
+    assert browser.evaluate(CONTRAST) == []
+    assert browser.evaluate("document.querySelector('.theme').checkVisibility()")
+    assert browser.complaints == []
+
+
+def test_hovering_a_bar_names_its_values(browser, tmp_path):
+    path = tmp_path / "page.html"
+    path.write_text(shards_page(), encoding="utf-8")
+    browser.open(path, width=1400, dark=False)
+    box = browser.evaluate(
+        """(() => { const box = document.querySelector(".bar").getBoundingClientRect();
+             return [box.x + box.width / 2, box.y + box.height - 3]; })()"""
+    )
+
+    browser.call("Input.dispatchMouseEvent", type="mouseMoved", x=box[0], y=box[1])
+
+    browser.wait_for("!document.querySelector('#tip').hidden")
+    assert browser.evaluate("document.querySelector('#tip').innerText") == "224 to 236: 2"
