@@ -43,6 +43,7 @@ from clipkit.training.callbacks.run_folder import check_folder_is_free
 from clipkit.training.callbacks.save_checkpoint import newest_checkpoint
 from clipkit.training.callbacks.write_embeddings import embeddings_name
 from clipkit.training.checkpoints.io import refuse_unpickling, use_atomic_checkpoints
+from clipkit.training.lightning_compat import all_callbacks
 from clipkit.training.preflight.callback import Preflight
 
 # DualEncoder is final; functions that return one (from_open_clip) are still to be accepted.
@@ -145,16 +146,15 @@ class TrainerCLI(LightningCLI):
         """Add what every fit has; a rehearsal leaves nothing in the run's folder."""
         if self.preflight_only:
             self.trainer.loggers = []
-            for callback in self.trainer.callbacks[:]:  # type: ignore[attr-defined]
-                if isinstance(callback, SaveConfig | KeyLog):
-                    self.trainer.callbacks.remove(callback)  # type: ignore[attr-defined]
+            callbacks = all_callbacks(self.trainer)
+            callbacks[:] = [one for one in callbacks if not isinstance(one, SaveConfig | KeyLog)]
         replace = [ReplaceRun()] if self.overwrite else []
         add_missing(self.trainer, StopOnSignal(), Preflight(only=self.preflight_only), *replace)
         choose_id(self.trainer.loggers, str(self.trainer.default_root_dir), resumes)
 
     def before_predict(self) -> None:
         """Have the embeddings written; Lightning would only return them."""
-        self.trainer.callbacks.append(WriteEmbeddings())  # type: ignore[attr-defined]
+        all_callbacks(self.trainer).append(WriteEmbeddings())
 
 
 def last_checkpoint(trainer: Trainer, required: bool) -> str | None:
@@ -196,7 +196,7 @@ def check_run_folder(trainer: Trainer, subcommand: str) -> None:
 
 def add_missing(trainer: Trainer, *callbacks: Callback) -> None:
     """Give a trainer those callbacks whose kind it lacks."""
-    present = trainer.callbacks  # type: ignore[attr-defined]
+    present = all_callbacks(trainer)
     present[:0] = [new for new in callbacks if not any(type(old) is type(new) for old in present)]
 
 

@@ -13,6 +13,7 @@ from lightning.pytorch.loggers.logger import Logger
 
 from clipkit.atomic_files import write_text
 from clipkit.distributed.world import current_world
+from clipkit.training.lightning_compat import set_wandb_id
 
 FILE: Final = "wandb_id.txt"
 
@@ -40,4 +41,4 @@ def choose_id(loggers: Sequence[Logger], folder: str, resumes: bool) -> None:
         if current_world().is_main:
             write_text(path, f"{chosen}\n")
     for logger in nameless:
-        logger._wandb_init["id"] = logger._id = chosen
+        set_wandb_id(logger, chosen)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from clipkit.optim import WeightAverage
 from clipkit.training.checkpoints.contents import AVERAGE
+from clipkit.training.lightning_compat import callbacks_of, is_accumulating
 from clipkit.training.strategies.sharding import like
 
 _LOG: Final = logging.getLogger(__name__)
@@ -67,7 +68,7 @@ class AverageWeights(Callback):
         batch_idx: int,  # noqa: ARG002
     ) -> None:
         """Take the weights in after every optimizer step."""
-        if self._average is not None and not trainer.fit_loop._should_accumulate():
+        if self._average is not None and not is_accumulating(trainer):
             self._average.update(_encoder(pl_module), self.left_out)
             self.left_out = None
 
@@ -168,8 +169,7 @@ def warn_of_unused_average(trainer: Trainer, checkpoint: Mapping[str, Any]) -> N
         trainer: About to use the checkpoint.
         checkpoint: After ``take_out_averages``.
     """
-    used = any(isinstance(callback, AverageWeights) for callback in trainer.callbacks)  # type: ignore[attr-defined]
-    if checkpoint.get(AVERAGE) and not used:
+    if checkpoint.get(AVERAGE) and not callbacks_of(trainer, AverageWeights):
         _LOG.warning(
             "ckpt_path: using the raw weights; the checkpoint's average of the weights needs the "
             "callback AverageWeights"
@@ -184,9 +184,8 @@ def average_in_place(trainer: Trainer) -> Iterator[None]:
         trainer: In a fit; its callbacks decide.
     """
     with ExitStack() as stack:
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, AverageWeights):
-                stack.enter_context(callback.swapped_into(trainer.lightning_module))
+        for callback in callbacks_of(trainer, AverageWeights):
+            stack.enter_context(callback.swapped_into(trainer.lightning_module))
         yield
 
 

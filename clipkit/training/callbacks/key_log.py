@@ -9,6 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from clipkit.atomic_files import write_text
 from clipkit.line_log import PatientLog
+from clipkit.training.lightning_compat import is_accumulating
 from clipkit.types import Batch
 
 
@@ -63,7 +64,7 @@ class KeyLog(Callback):
     ) -> None:
         """Append the batch's keys."""
         # Inside a window of accumulated gradients the step is still to come.
-        step = trainer.global_step + trainer.fit_loop._should_accumulate()
+        step = trainer.global_step + is_accumulating(trainer)
         rank = trainer.global_rank
         text = "".join(f"{step} {rank} {key}\n" for key in batch.keys)
         self._log.append(text)

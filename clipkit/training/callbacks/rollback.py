@@ -10,6 +10,7 @@ from torch import nn
 
 from clipkit.training.callbacks.average_weights import AverageWeights
 from clipkit.training.checkpoints.contents import AVERAGE, take_out_averages
+from clipkit.training.lightning_compat import callbacks_of
 
 
 def restore_weights(trainer: Trainer, path: str) -> int:
@@ -33,9 +34,9 @@ def restore_weights(trainer: Trainer, path: str) -> int:
     for part, num_steps in steps.items():
         part.num_steps = num_steps  # type: ignore[assignment]
     _restore_moments(trainer, checkpoint)
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, AverageWeights) and checkpoint[AVERAGE]:
-            callback.restore(checkpoint[AVERAGE])
+    for average in callbacks_of(trainer, AverageWeights):
+        if checkpoint[AVERAGE]:
+            average.restore(checkpoint[AVERAGE])
     return int(checkpoint["global_step"])
 
 

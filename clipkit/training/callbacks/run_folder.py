@@ -18,6 +18,7 @@ from clipkit.errors import ConfigError
 from clipkit.training.callbacks.key_log import KeyLog
 from clipkit.training.callbacks.save_checkpoint import checkpoint_folders
 from clipkit.training.checkpoints.files import join
+from clipkit.training.lightning_compat import callbacks_of
 from clipkit.training.loggers.metrics_csv import MetricsCsv
 
 _LOG: Final = logging.getLogger(__name__)
@@ -136,6 +137,6 @@ def _lies_in(ckpt_path: str, folders: Sequence[str]) -> bool:
 
 def _filled_logs(trainer: Trainer) -> list[str]:
     """Return the logs that the run would cut back, and that hold something."""
-    logs = [one.path for one in trainer.callbacks if isinstance(one, KeyLog)]  # type: ignore[attr-defined]
+    logs = [log.path for log in callbacks_of(trainer, KeyLog)]
     logs += [one.path for one in trainer.loggers if isinstance(one, MetricsCsv)]
     return [str(path) for path in logs if path.is_file() and path.stat().st_size > 0]

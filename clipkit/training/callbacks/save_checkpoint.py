@@ -16,6 +16,7 @@ from clipkit.errors import CheckpointError, ConfigError
 from clipkit.training.callbacks.zero_shot_evaluation import resolve_monitor
 from clipkit.training.checkpoints import files
 from clipkit.training.checkpoints.io import use_atomic_checkpoints
+from clipkit.training.lightning_compat import callbacks_of, is_accumulating
 from clipkit.training.strategies.fsdp import ShardedStrategy
 
 _LOG: Final = logging.getLogger(__name__)
@@ -115,7 +116,7 @@ class SaveCheckpoint(Checkpoint):
         batch_idx: int,  # noqa: ARG002
     ) -> None:
         """Save where it is due; never inside a window, whose gradients would be lost."""
-        if trainer.fit_loop._should_accumulate():
+        if is_accumulating(trainer):
             return
         self._consistent = True
         step = trainer.global_step
@@ -226,7 +227,7 @@ class SaveCheckpoint(Checkpoint):
 
 def checkpoint_folders(trainer: Trainer) -> list[str]:
     """Return the folders or URLs where a run writes its checkpoints, then its own folder."""
-    savers = [one for one in trainer.checkpoint_callbacks if isinstance(one, SaveCheckpoint)]
+    savers = callbacks_of(trainer, SaveCheckpoint)
     folders = [saver.folder_of(trainer) for saver in savers]
     return list(dict.fromkeys([*folders, str(trainer.default_root_dir)]))
 

@@ -27,6 +27,7 @@ from clipkit.training.health.step_health import (
     unscale_once,
 )
 from clipkit.training.health.step_state import StepState
+from clipkit.training.lightning_compat import callbacks_of, set_skip
 from clipkit.training.strategies.sharding import gradient_norm
 from clipkit.types import Batch
 
@@ -145,9 +146,8 @@ class StepGuard(Callback):
         verdict = self._health.verdict(loss, norm)
         skip_if(verdict, optimizer, skips_on_device(optimizer, scaler is not None))
         self._state.restore(verdict)
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, AverageWeights):
-                callback.left_out = verdict
+        for average in callbacks_of(trainer, AverageWeights):
+            average.left_out = verdict
         figures = torch.stack([verdict, loss, norm.to(loss.dtype)])
         self._pending.append(_Step(trainer.global_step + 1, self._keys, _Arriving(figures)))
         self._losses, self._keys = [], []
@@ -162,7 +162,7 @@ class StepGuard(Callback):
     ) -> None:
         """Read the verdicts that have arrived, the same ones on every rank."""
         for optimizer in trainer.optimizers:
-            vars(optimizer).pop("found_inf", None)
+            set_skip(optimizer, None)
         lag = _LAG_STEPS if pl_module.device.type != "cpu" else 0
         while len(self._pending) > lag:
             self._read(trainer, self._pending.popleft())
@@ -175,9 +175,8 @@ class StepGuard(Callback):
     def _read(self, trainer: Trainer, step: _Step) -> None:
         bad, loss, norm = step.figures.values()
         self._in_a_row = self._in_a_row + 1 if bad else 0
-        for callback in trainer.checkpoint_callbacks:
-            if isinstance(callback, SaveCheckpoint):
-                callback.held = self._in_a_row > 0
+        for saver in callbacks_of(trainer, SaveCheckpoint):
+            saver.held = self._in_a_row > 0
         if not bad:
             return
         self.num_bad += 1

@@ -10,13 +10,19 @@ import threading
 import time
 from typing import Any, Final, final
 
-from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from clipkit.distributed.votes import Vote
 from clipkit.errors import ConfigError
 from clipkit.training.callbacks.save_checkpoint import SaveCheckpoint
+from clipkit.training.lightning_compat import (
+    callbacks_of,
+    disable_signal_handling,
+    disable_sigterm_broadcast,
+    is_accumulating,
+    set_original_handlers,
+)
 
 _LOG: Final = logging.getLogger(__name__)
 _GO_ON, _INTERRUPT, _STOP, _REQUEUE = range(4)
@@ -72,9 +78,7 @@ class StopOnSignal(Callback):
         """Take over before Lightning would; a signal that comes early is not lost."""
         if stage != "fit":
             return
-        environment = trainer._accelerator_connector.cluster_environment
-        if isinstance(environment, SLURMEnvironment):
-            environment.auto_requeue = False
+        disable_signal_handling(trainer)
         self._process, self._speaks = os.getpid(), trainer.is_global_zero
         self._listen()
 
@@ -82,7 +86,7 @@ class StopOnSignal(Callback):
         """Take over again: Lightning has put a handler of its own for SIGTERM in front."""
         self._vote = Vote()
         self._listen()
-        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _nothing  # type: ignore[method-assign]
+        disable_sigterm_broadcast(trainer)
 
     def on_train_batch_start(
         self,
@@ -101,9 +105,8 @@ class StopOnSignal(Callback):
         agreed = self._vote.exchange(self._wish) if self._between_steps else _GO_ON
         if agreed == _GO_ON:
             return
-        for callback in trainer.checkpoint_callbacks:
-            if isinstance(callback, SaveCheckpoint):
-                callback.save_interrupted(trainer)
+        for saver in callbacks_of(trainer, SaveCheckpoint):
+            saver.save_interrupted(trainer)
         if trainer.is_global_zero:
             _LOG.warning("told to stop: the run ends after step %d", trainer.global_step)
             if agreed == _REQUEUE:
@@ -121,7 +124,7 @@ class StopOnSignal(Callback):
         batch_idx: int,  # noqa: ARG002
     ) -> None:
         """Inside a window of accumulated gradients a stop would lose them."""
-        self._between_steps = not trainer.fit_loop._should_accumulate()
+        self._between_steps = not is_accumulating(trainer)
 
     def on_exception(self, trainer: Trainer, *_: Any) -> None:
         """Give the signals back."""
@@ -148,7 +151,7 @@ class StopOnSignal(Callback):
                 if signal.getsignal(number) == self._hear:
                     signal.signal(number, handler)
         # What Lightning puts back when it ends are the handlers that it found: ours.
-        trainer._signal_connector._original_handlers.update(self._former)
+        set_original_handlers(trainer, self._former)
         self._former.clear()
 
     def _hear(self, number: int, frame: Any) -> None:  # noqa: ARG002
@@ -172,10 +175,6 @@ class StopOnSignal(Callback):
         elif now - self._interrupted_at >= _PATIENCE_SECONDS and not self._gives_up:
             self._gives_up = True
             raise KeyboardInterrupt
-
-
-def _nothing() -> None:
-    """In the place of what Lightning asks all ranks for at every step."""
 
 
 def requeue() -> None:

@@ -8,6 +8,7 @@ from typing import Any, Protocol, final
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from clipkit.training.lightning_compat import is_accumulating, logs_at
 from clipkit.types import Batch
 
 
@@ -50,9 +51,7 @@ class Throughput(Callback):
         """The step is over; the wait for the next batch begins."""
         self._clock.end_step()
         self._samples += len(batch) * trainer.world_size
-        stepped = not trainer.fit_loop._should_accumulate()
-        every = trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if stepped and every and trainer.global_step % every == 0:
+        if not is_accumulating(trainer) and logs_at(trainer, trainer.global_step):
             self._log(pl_module)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002

@@ -10,6 +10,7 @@ from clipkit.errors import ConfigError
 from clipkit.evaluation import Evaluator
 from clipkit.models import DualEncoder
 from clipkit.training.callbacks.average_weights import average_in_place
+from clipkit.training.lightning_compat import callbacks_of, is_accumulating
 
 
 @final
@@ -52,7 +53,7 @@ class ZeroShotEvaluation(Callback):
         batch_idx: int,  # noqa: ARG002
     ) -> None:
         """Measure every so many optimizer steps."""
-        if self.every_n_steps is None or trainer.fit_loop._should_accumulate():
+        if self.every_n_steps is None or is_accumulating(trainer):
             return
         step = trainer.global_step
         if step % self.every_n_steps == 0 and step != self._measured_step:
@@ -106,9 +107,8 @@ def resolve_monitor(trainer: Trainer, monitor: str) -> tuple[str, bool]:
     Raises:
         ConfigError: If the evaluator declares no primary metric.
     """
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        evaluators = callback.evaluators if isinstance(callback, ZeroShotEvaluation) else {}
-        for name, evaluator in evaluators.items():
+    for callback in callbacks_of(trainer, ZeroShotEvaluation):
+        for name, evaluator in callback.evaluators.items():
             if monitor == name and not evaluator.primary_metric:
                 raise ConfigError(
                     f"monitor: the evaluator {name!r} declares no primary_metric; expected the "

@@ -9,7 +9,6 @@ from typing import Any, Final, final
 
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Trainer
-from lightning.pytorch.plugins.io.wrapper import _WrappingCheckpointIO
 
 from clipkit.atomic_files import new_file, put_in_place, temporary_path
 from clipkit.data.storage.urls import is_local, local_path
@@ -17,6 +16,7 @@ from clipkit.errors import CheckpointError, ConfigError
 from clipkit.models.files.sharded import is_sharded, read_sharded
 from clipkit.models.files.state_dicts import read_file, save_plain
 from clipkit.training.checkpoints.remote import local_copy
+from clipkit.training.lightning_compat import set_checkpoint_io
 
 UNREADABLE: Final = (pickle.UnpicklingError, RuntimeError, EOFError, OSError, zipfile.BadZipFile)
 _VERSION: Final = "pytorch-lightning_version"
@@ -104,13 +104,7 @@ def _write_file(checkpoint: dict[str, Any], path: Path) -> None:
 
 def use_atomic_checkpoints(trainer: Trainer) -> None:
     """Have a trainer read and write checkpoints so, unless its strategy has a way of its own."""
-    outer = trainer.strategy.checkpoint_io
-    if type(outer) is TorchCheckpointIO:
-        trainer.strategy.checkpoint_io = AtomicCheckpointIO()
-    elif isinstance(outer, _WrappingCheckpointIO) and type(outer.checkpoint_io) is (
-        TorchCheckpointIO
-    ):
-        outer._checkpoint_io = AtomicCheckpointIO()  # its setter takes the first one only
+    set_checkpoint_io(trainer, AtomicCheckpointIO())
 
 
 def refuse_unpickling(weights_only: bool | None) -> None:

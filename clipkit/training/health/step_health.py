@@ -9,9 +9,9 @@ import torch
 import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor
-from torch.amp.grad_scaler import OptState
 
 from clipkit.distributed.collectives import world_size
+from clipkit.training.lightning_compat import can_skip_on_device, is_scaled, set_skip
 
 _LEAST_HISTORY: Final = 20
 """Accepted steps before spikes are looked for: a spread of fewer says little."""
@@ -82,7 +82,7 @@ def skips_on_device(optimizer: torch.optim.Optimizer, has_scaler: bool) -> bool:
     torch's fused optimizers can: it is what ``torch.amp.GradScaler`` uses to skip without asking
     (``found_inf``). With a scaler that place is taken.
     """
-    return not has_scaler and bool(getattr(optimizer, "_step_supports_amp_scaling", False))
+    return not has_scaler and can_skip_on_device(optimizer)
 
 
 def unscale_once(scaler: torch.amp.GradScaler, optimizer: torch.optim.Optimizer) -> None:
@@ -95,7 +95,7 @@ def unscale_once(scaler: torch.amp.GradScaler, optimizer: torch.optim.Optimizer)
         scaler: That of 16-mixed.
         optimizer: About to step.
     """
-    if scaler._per_optimizer_states[id(optimizer)]["stage"] is OptState.READY:
+    if is_scaled(scaler, optimizer):
         scaler.unscale_(optimizer)
 
 
@@ -111,6 +111,6 @@ def skip_if(verdict: Float[Tensor, ""], optimizer: torch.optim.Optimizer, on_dev
             for the device.
     """
     if on_device:
-        optimizer.found_inf = verdict  # type: ignore[attr-defined]
+        set_skip(optimizer, verdict)
     elif verdict:
         optimizer.zero_grad(set_to_none=True)  # optimizers pass over what has no gradient

@@ -37,6 +37,7 @@ from clipkit.training.checks.options import (
 )
 from clipkit.training.datamodule.pair_datamodule import PairDataModule
 from clipkit.training.health.step_health import unscale_once
+from clipkit.training.lightning_compat import data_of, logs_at
 from clipkit.training.module.cursor_commit import CursorCommit
 from clipkit.training.module.data_counters import DataCounters
 from clipkit.training.module.step_seed import seed_step
@@ -230,7 +231,7 @@ class ContrastiveModule(LightningModule):
         """Refuse what cannot work, before the first step."""
         check_clipping(self.trainer.gradient_clip_val)
         check_objective(self.encoder, self.loss)
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        data = data_of(self.trainer)
         if isinstance(data, PairDataModule) and data.batch_size_stages:
             check_accumulation(self.trainer.accumulate_grad_batches)
         warn_of_accumulation(self.trainer.accumulate_grad_batches)
@@ -244,7 +245,7 @@ class ContrastiveModule(LightningModule):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
         """Set random numbers and learning rates of the step, never from a checkpoint."""
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        data = data_of(self.trainer)
         if isinstance(data, PairDataModule):
             seed_step(batch, data.seed, self.trainer.global_rank)
             samples = samples_of_step(self.trainer, len(batch))
@@ -265,14 +266,13 @@ class ContrastiveModule(LightningModule):
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)
         if scaler is not None:
             unscale_once(scaler, optimizer)
-        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if every and (self.trainer.global_step + 1) % every == 0:
+        if logs_at(self.trainer, self.trainer.global_step + 1):
             norm = gradient_norm(self.encoder.parameters())
             self.log("train/gradient_norm", norm, batch_size=1)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what rebuilds the encoder without Lightning."""
-        tokenizer = getattr(self.trainer.datamodule, "tokenizer", None)  # type: ignore[attr-defined]
+        tokenizer = getattr(data_of(self.trainer), "tokenizer", None)
         checkpoint[KEY] = run_entry(self.encoder, tokenizer, self.run_config)
         if self._samples_of_step() is not None:
             checkpoint[KEY][PACE] = {
@@ -293,7 +293,7 @@ class ContrastiveModule(LightningModule):
 
     def _samples_of_step(self) -> int | None:
         """Samples of an optimizer step of all ranks in a fit; None where nobody knows."""
-        batch_size = getattr(self.trainer.datamodule, "batch_size", None)  # type: ignore[attr-defined]
+        batch_size = getattr(data_of(self.trainer), "batch_size", None)
         if self.trainer.state.fn != TrainerFn.FITTING or batch_size is None:
             return None
         return samples_of_step(self.trainer, int(batch_size))

@@ -10,6 +10,12 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
 from clipkit.training.datamodule.pair_datamodule import PairDataModule
+from clipkit.training.lightning_compat import (
+    data_of,
+    is_accumulating,
+    rewrite_progress,
+    set_epoch_length,
+)
 from clipkit.training.progress.epoch_steps import limited
 from clipkit.types import Batch
 
@@ -39,7 +45,9 @@ class CursorCommit(Callback):
         if (data := _data(trainer)) is not None:
             data.begin_epoch(trainer.current_epoch)
             if data.train_stream.slicing.varies:
-                tell_length(trainer, limited(data.batches_per_epoch, trainer.limit_train_batches))
+                set_epoch_length(
+                    trainer, limited(data.batches_per_epoch, trainer.limit_train_batches)
+                )
 
     def on_train_batch_end(
         self,
@@ -54,7 +62,7 @@ class CursorCommit(Callback):
             return
         assert batch.cursor is not None
         self._window.append(batch.cursor)
-        if not trainer.fit_loop._should_accumulate():
+        if not is_accumulating(trainer):
             data.commit(replace(batch, cursor=joined(self._window)))
             self._window.clear()
 
@@ -91,46 +99,6 @@ def joined(cursors: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {**cursors[-1], **counted}
 
 
-def tell_length(trainer: Trainer, num_batches: int) -> None:
-    """Tell Lightning how many batches an epoch has; it asks once a run, before the first one.
-
-    Args:
-        trainer: About to begin the epoch.
-        num_batches: Of this rank.
-    """
-    loop = trainer.fit_loop
-    assert loop._combined_loader is not None, "an epoch begins when loaders are set up"
-    loop.max_batches = num_batches
-    loop._combined_loader.limits = [num_batches]
-    if isinstance(trainer.val_check_interval, float):
-        trainer.val_check_batch = max(1, int(num_batches * trainer.val_check_interval))
-
-
-def rewrite_progress(fit_loop: dict[str, Any], epoch: int, done: int, steps_to_log: int) -> None:
-    """Make a stored fit loop say: ``done`` batches of epoch ``epoch`` are trained on.
-
-    The form is that of a checkpoint saved when a batch ended: everything but ``completed`` counts
-    it, and Lightning adds the missing one to that and to the steps that it logs with.
-
-    Args:
-        fit_loop: State of Lightning's fit loop; changed in place.
-        epoch: Epochs that are behind.
-        done: Batches of the running epoch that are behind.
-        steps_to_log: Optimizer steps behind, without the one that Lightning adds.
-    """
-    begun = epoch + (done > 0)
-    for scope in ("total", "current"):
-        fit_loop["epoch_progress"][scope].update(
-            ready=begun, started=begun, processed=epoch, completed=epoch
-        )
-    batches = fit_loop["epoch_loop.batch_progress"]
-    batches["is_last_batch"] = False
-    batches["current"].update(ready=done, started=done, processed=done, completed=done - 1)
-    behind = batches["total"]["processed"]
-    batches["total"].update(ready=behind, started=behind, completed=behind - 1)
-    fit_loop["epoch_loop.state_dict"]["_batches_that_stepped"] = steps_to_log
-
-
 def _data(trainer: Trainer) -> PairDataModule | None:
-    data = trainer.datamodule  # type: ignore[attr-defined]
+    data = data_of(trainer)
     return data if isinstance(data, PairDataModule) else None

@@ -7,6 +7,7 @@ from typing import Any, final
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from clipkit.training.datamodule.pair_datamodule import PairDataModule
+from clipkit.training.lightning_compat import data_of, is_accumulating, logs_at
 
 
 @final
@@ -28,11 +29,10 @@ class DataCounters(Callback):
         batch_idx: int,  # noqa: ARG002
     ) -> None:
         """Log the counters of the stream where the trainer logs."""
-        data = trainer.datamodule  # type: ignore[attr-defined]
-        every = trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if not isinstance(data, PairDataModule) or trainer.fit_loop._should_accumulate():
+        data = data_of(trainer)
+        if not isinstance(data, PairDataModule) or is_accumulating(trainer):
             return
-        if every and trainer.global_step % every == 0:
+        if logs_at(trainer, trainer.global_step):
             counters = data.train_stream.counters()
             pl_module.log_dict(
                 {f"data/{name}": float(count) for name, count in counters.items()}, batch_size=1

@@ -8,6 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
 
 from clipkit.training.datamodule.pair_datamodule import PairDataModule
+from clipkit.training.lightning_compat import data_of
 from clipkit.training.module.contrastive_module import ContrastiveModule
 from clipkit.training.preflight.plan import check_plan, make_plan
 from clipkit.training.preflight.screen import screen
@@ -35,7 +36,7 @@ class Preflight(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check on every rank, print on one."""
-        data = trainer.datamodule  # type: ignore[attr-defined]
+        data = data_of(trainer)
         if isinstance(pl_module, ContrastiveModule) and isinstance(data, PairDataModule):
             check_plan(trainer, pl_module, data)
             if trainer.is_global_zero:

@@ -22,6 +22,7 @@ from clipkit.optim.schedules import StepProgress
 from clipkit.training.callbacks.average_weights import AverageWeights
 from clipkit.training.callbacks.save_checkpoint import SaveCheckpoint
 from clipkit.training.datamodule.pair_datamodule import PairDataModule
+from clipkit.training.lightning_compat import callbacks_of
 from clipkit.training.module.contrastive_module import ContrastiveModule
 from clipkit.training.preflight.memory import (
     activation_bytes,
@@ -174,7 +175,7 @@ def make_plan(
             data.batch_size,
             world_size,
             activations,
-            any(isinstance(one, AverageWeights) for one in trainer.callbacks),  # type: ignore[attr-defined]
+            bool(callbacks_of(trainer, AverageWeights)),
         ),
         activations_known=activations is not None,
         exchanged=exchange_estimate(module.encoder, data.batch_size, world_size, accumulate),
@@ -257,7 +258,7 @@ def _notes(
     notes = []
     if not module.loss.reads_captions:
         notes.append("the objective reads no captions: the text tower does not run over them")
-    if not any(isinstance(one, SaveCheckpoint) for one in trainer.checkpoint_callbacks):
+    if not callbacks_of(trainer, SaveCheckpoint):
         notes.append("no SaveCheckpoint among trainer.callbacks: an interrupted run is lost")
     left_out = num_samples % step_samples
     if left_out > num_samples / 20:

@@ -19,6 +19,7 @@ from lightning.pytorch.callbacks import Timer
 
 from clipkit.errors import ConfigError
 from clipkit.training.datamodule.pair_datamodule import PairDataModule
+from clipkit.training.lightning_compat import callbacks_of, data_of
 from clipkit.training.progress.epoch_steps import samples_of_epochs
 
 _LOG: Final = logging.getLogger(__name__)
@@ -153,7 +154,7 @@ def total_steps(trainer: Trainer) -> float:
 
 def time_limit(trainer: Trainer) -> Timer | None:
     """The timer behind ``max_time``, or None."""
-    timers = [callback for callback in trainer.callbacks if isinstance(callback, Timer)]  # type: ignore[attr-defined]
+    timers = callbacks_of(trainer, Timer)
     limited = [timer for timer in timers if timer.time_remaining() is not None]
     return limited[0] if limited else None
 
@@ -180,7 +181,7 @@ def _progress(trainer: Trainer, by_clock: float | None) -> RunProgress:
 
 def _steps_of_epochs(trainer: Trainer, pace: Pace, num_epochs: int) -> float:
     """Counted steps of so many epochs, from the first one on."""
-    data = trainer.datamodule  # type: ignore[attr-defined]
+    data = data_of(trainer)
     slicing = data.train_stream.slicing if isinstance(data, PairDataModule) else None
     if slicing is not None and slicing.varies:
         samples = samples_of_epochs(slicing, num_epochs, trainer.limit_train_batches)

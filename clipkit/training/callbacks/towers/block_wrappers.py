@@ -15,6 +15,8 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from clipkit.training.lightning_compat import undo_compile
+
 _OPTIONS: Final = "_compile_options"
 
 
@@ -68,5 +70,5 @@ def recompute_block(block: nn.Module) -> None:
     """
     options = getattr(block, _OPTIONS, None)
     if options is not None:
-        block._compiled_call_impl = None  # its forward is compiled instead
+        undo_compile(block)  # its forward is compiled instead
     block.forward = Recomputed(block.forward, options)

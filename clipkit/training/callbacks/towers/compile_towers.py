@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any, final
 
-import torch
-import torch._dynamo
 import torch.nn.functional as F
 from jaxtyping import Int64
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -15,6 +13,7 @@ from clipkit.errors import ConfigError
 from clipkit.models import DualEncoder, TextTower
 from clipkit.models.towers.blocks import tower_blocks
 from clipkit.training.callbacks.towers.block_wrappers import compile_block
+from clipkit.training.lightning_compat import disable_ddp_graph_splits
 
 
 @final
@@ -57,7 +56,7 @@ class CompileTowers(Callback):
             return
         self._done = True
         # Blocks are smaller than the buckets that it would cut their graphs at.
-        torch._dynamo.config.optimize_ddp = False
+        disable_ddp_graph_splits()
         encoder = pl_module.encoder
         assert isinstance(encoder, DualEncoder), "CompileTowers belongs to ContrastiveModule"
         for tower in (encoder.image_tower, encoder.text_tower):

@@ -16,6 +16,7 @@ from clipkit.data.text.truncate import cut_captions, end_of_cut
 from clipkit.errors import ConfigError
 from clipkit.models import DualEncoder, TextTower
 from clipkit.training.datamodule.pair_datamodule import PairDataModule
+from clipkit.training.lightning_compat import data_of
 from clipkit.training.progress.run_progress import run_progress
 from clipkit.types import Batch
 
@@ -87,7 +88,7 @@ class TokenSchedule(Callback):
         lengths = [stage.text_length for stage in self.stages if stage.text_length is not None]
         if lengths:
             _check_lengths(lengths, encoder.text_tower)
-            data = trainer.datamodule  # type: ignore[attr-defined]
+            data = data_of(trainer)
             assert isinstance(data, PairDataModule), "text_length needs a PairDataModule"
             tokenizer = data.resolved_tokenizer()
             self._pad_id, self._end = tokenizer.pad_id, end_of_cut(tokenizer)

@@ -1,0 +1,172 @@
+"""Every private or untyped name of Lightning and torch that training depends on, in one place.
+
+New versions may rename them without notice; ``tests/training/test_lightning_compat.py`` names each
+one that is gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeVar, cast
+
+import torch
+from lightning.fabric.plugins import CheckpointIO, TorchCheckpointIO
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.pytorch import Callback, LightningDataModule, Trainer
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.plugins.io.wrapper import _WrappingCheckpointIO
+from torch import Tensor, nn
+from torch.amp.grad_scaler import OptState
+
+_Kind = TypeVar("_Kind")
+
+
+def all_callbacks(trainer: Trainer) -> list[Callback]:
+    """Return the trainer's own list of callbacks; a change of the list changes the trainer."""
+    return cast("list[Callback]", trainer.callbacks)  # type: ignore[attr-defined]
+
+
+def callbacks_of(trainer: Trainer, kind: type[_Kind]) -> list[_Kind]:
+    """Return the trainer's callbacks of one class, in order."""
+    return [callback for callback in all_callbacks(trainer) if isinstance(callback, kind)]
+
+
+def data_of(trainer: Trainer) -> LightningDataModule | None:
+    """Return the trainer's data module, or None before it has one."""
+    return cast("LightningDataModule | None", trainer.datamodule)  # type: ignore[attr-defined]
+
+
+def logs_at(trainer: Trainer, step: int) -> bool:
+    """Return whether an optimizer step, counted from 1, is one of ``log_every_n_steps``."""
+    every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+    return every > 0 and step % every == 0
+
+
+def is_accumulating(trainer: Trainer) -> bool:
+    """Return whether the optimizer step of the present batch is still to come.
+
+    True inside a window of accumulated gradients, except at its last batch.
+    """
+    return trainer.fit_loop._should_accumulate()
+
+
+def set_checkpoint_io(trainer: Trainer, new: CheckpointIO) -> None:
+    """Replace Lightning's default reader and writer of checkpoints, also inside a wrapper.
+
+    A strategy with a checkpoint plugin of its own keeps it.
+
+    Args:
+        trainer: The trainer, before a checkpoint is read.
+        new: The replacement.
+    """
+    outer = trainer.strategy.checkpoint_io
+    if type(outer) is TorchCheckpointIO:
+        trainer.strategy.checkpoint_io = new
+    elif isinstance(outer, _WrappingCheckpointIO) and type(outer.checkpoint_io) is (
+        TorchCheckpointIO
+    ):
+        outer._checkpoint_io = new  # its setter takes the first one only
+
+
+def set_epoch_length(trainer: Trainer, num_batches: int) -> None:
+    """Set the number of batches of an epoch, which Lightning reads once per run.
+
+    Args:
+        trainer: About to start the epoch.
+        num_batches: Batches of this rank.
+    """
+    loop = trainer.fit_loop
+    assert loop._combined_loader is not None, "an epoch starts after the loaders are set up"
+    loop.max_batches = num_batches
+    loop._combined_loader.limits = [num_batches]
+    if isinstance(trainer.val_check_interval, float):
+        trainer.val_check_batch = max(1, int(num_batches * trainer.val_check_interval))
+
+
+def rewrite_progress(fit_loop: dict[str, Any], epoch: int, done: int, steps_to_log: int) -> None:
+    """Make a stored fit loop say that ``done`` batches of epoch ``epoch`` are trained on.
+
+    The form is that of a checkpoint saved when a batch ended: everything but ``completed`` counts
+    it, and Lightning adds the missing one to that and to the steps that it logs with.
+
+    Args:
+        fit_loop: State of Lightning's fit loop; changed in place.
+        epoch: Number of completed epochs.
+        done: Number of completed batches of the current epoch.
+        steps_to_log: Completed optimizer steps, without the one that Lightning adds.
+    """
+    started = epoch + (done > 0)
+    for scope in ("total", "current"):
+        fit_loop["epoch_progress"][scope].update(
+            ready=started, started=started, processed=epoch, completed=epoch
+        )
+    batches = fit_loop["epoch_loop.batch_progress"]
+    batches["is_last_batch"] = False
+    batches["current"].update(ready=done, started=done, processed=done, completed=done - 1)
+    total = batches["total"]["processed"]
+    batches["total"].update(ready=total, started=total, completed=total - 1)
+    fit_loop["epoch_loop.state_dict"]["_batches_that_stepped"] = steps_to_log
+
+
+def disable_signal_handling(trainer: Trainer) -> None:
+    """Turn off Lightning's requeueing under SLURM, which saves inside the signal's handler."""
+    environment = trainer._accelerator_connector.cluster_environment
+    if isinstance(environment, SLURMEnvironment):
+        environment.auto_requeue = False
+
+
+def disable_sigterm_broadcast(trainer: Trainer) -> None:
+    """Turn off the broadcast on the device by which Lightning exchanges SIGTERM at every step."""
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
+
+
+def set_original_handlers(trainer: Trainer, handlers: Mapping[Any, Any]) -> None:
+    """Set the signal handlers that Lightning restores when it ends.
+
+    Args:
+        trainer: The trainer.
+        handlers: Handler by signal.
+    """
+    trainer._signal_connector._original_handlers.update(handlers)
+
+
+def set_wandb_id(logger: WandbLogger, run_id: str) -> None:
+    """Set the id of a W&B run that has not started; the logger has no setter for it."""
+    logger._wandb_init["id"] = logger._id = run_id
+
+
+def is_scaled(scaler: torch.amp.GradScaler, optimizer: torch.optim.Optimizer) -> bool:
+    """Return whether the gradients of this step still hold the factor of the loss scale."""
+    return bool(scaler._per_optimizer_states[id(optimizer)]["stage"] is OptState.READY)
+
+
+def can_skip_on_device(optimizer: torch.optim.Optimizer) -> bool:
+    """Return whether the optimizer itself skips a step by a number on its device (found_inf).
+
+    torch's fused optimizers do, so that ``torch.amp.GradScaler`` need not wait for the device.
+    """
+    return bool(getattr(optimizer, "_step_supports_amp_scaling", False))
+
+
+def set_skip(optimizer: torch.optim.Optimizer, skip: Tensor | None) -> None:
+    """Set the number that ``can_skip_on_device`` is about.
+
+    Args:
+        optimizer: A fused optimizer of torch.
+        skip: 1 on the device to skip the next step, 0 to take it; None removes the number.
+    """
+    vars(optimizer).pop("found_inf", None)
+    if skip is not None:
+        optimizer.found_inf = skip  # type: ignore[attr-defined]
+
+
+def undo_compile(module: nn.Module) -> None:
+    """Undo ``module.compile()``, for which torch has no call."""
+    module._compiled_call_impl = None
+
+
+def disable_ddp_graph_splits() -> None:
+    """Let compiled graphs be complete under DDP, which splits them at its gradient buckets."""
+    import torch._dynamo
+
+    torch._dynamo.config.optimize_ddp = False

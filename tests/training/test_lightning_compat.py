@@ -1,0 +1,125 @@
+"""The private names of Lightning and torch that clipkit needs: which one moved, and no others."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable
+from operator import attrgetter
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch.plugins.io.wrapper as wrapper
+import pytest
+import torch
+import torch._dynamo
+from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import WandbLogger
+from torch import nn
+
+import clipkit
+from clipkit.training import lightning_compat as compat
+
+COMPAT = Path(compat.__file__)
+OF_TRAINER = (
+    *("callbacks", "datamodule", "log_every_n_steps", "fit_loop._should_accumulate"),
+    *("fit_loop._combined_loader", "fit_loop.max_batches", "val_check_batch"),
+    *("fit_loop.epoch_loop._broadcast_sigterm_tensor", "_signal_connector._original_handlers"),
+    *("_accelerator_connector.cluster_environment", "strategy._checkpoint_io"),
+)
+BELOW_TRAINING = {
+    "_assert_async": torch,
+    "_foreach_lerp_": torch,
+    "_foreach_mul_": torch,
+    "_version": torch.Tensor,
+    "_BatchNorm": torch.nn.modules.batchnorm,
+}
+"""Names that torch documents, or uses in its own optimizers."""
+OF_OTHERS = {"_SubParsersAction", "_actions", "_trial_id", "_replace"}
+"""argparse, Optuna and named tuples."""
+
+
+def trainer() -> Trainer:
+    return Trainer(barebones=True, accelerator="cpu")
+
+
+def fused() -> torch.optim.Optimizer:
+    return torch.optim.AdamW([nn.Parameter(torch.zeros(1))], fused=True)
+
+
+def compiled() -> nn.Module:
+    module = nn.Linear(1, 1)
+    module.compile()
+    return module
+
+
+HOLDERS: dict[str, tuple[Callable[[], Any], tuple[str, ...]]] = {
+    "Trainer": (trainer, OF_TRAINER),
+    "_WrappingCheckpointIO": (wrapper._WrappingCheckpointIO, ("_checkpoint_io",)),
+    "WandbLogger": (lambda: WandbLogger(offline=True), ("_wandb_init", "_id")),
+    "GradScaler": (lambda: torch.amp.GradScaler("cpu"), ("_per_optimizer_states",)),
+    "a fused optimizer": (fused, ("_step_supports_amp_scaling",)),
+    "a compiled module": (compiled, ("_compiled_call_impl",)),
+    "torch": (lambda: torch, ("_dynamo.config.optimize_ddp",)),
+}
+
+
+@pytest.mark.parametrize("name", HOLDERS)
+def test_every_name_is_where_it_was(name: str) -> None:
+    make, paths = HOLDERS[name]
+    holder = make()
+    for path in paths:
+        assert exists(holder, path), f"{name} has no {path} any more: mend {COMPAT.name}"
+
+
+def exists(holder: object, path: str) -> bool:
+    try:
+        attrgetter(path)(holder)
+    except AttributeError:
+        return False
+    return True
+
+
+def test_names_of_torch_below_training() -> None:
+    moved = [name for name, holder in BELOW_TRAINING.items() if not hasattr(holder, name)]
+    assert not moved
+
+
+def test_the_progress_of_a_fit_loop_has_the_form_that_is_rewritten() -> None:
+    fit_loop = trainer().fit_loop
+    state = fit_loop.state_dict()
+    compat.rewrite_progress(state, epoch=2, done=3, steps_to_log=7)
+    fit_loop.load_state_dict(state)
+    assert fit_loop.epoch_progress.current.processed == 2
+    assert fit_loop.epoch_loop.batch_progress.current.ready == 3
+    assert fit_loop.epoch_loop._batches_that_stepped == 7
+
+
+def test_private_names_are_used_in_one_module_only() -> None:
+    """Of other libraries: clipkit's own are those of the object itself, or of its own module."""
+    checked = {part for _, paths in HOLDERS.values() for path in paths for part in path.split(".")}
+    root = Path(clipkit.__file__).parent
+    for path in root.rglob("*.py"):
+        tree = ast.parse(path.read_text("utf-8"))
+        own = {n.attr for n in ast.walk(tree) if isinstance(n, ast.Attribute) and is_self(n.value)}
+        allowed = {*own, *BELOW_TRAINING, *OF_OTHERS}
+        if path == COMPAT:
+            allowed |= {*checked, "_WrappingCheckpointIO", "_batches_that_stepped"}
+        for node in ast.walk(tree):
+            for name in names_of_others(node):
+                assert name in allowed, f"{path.relative_to(root)}:{node.lineno}: {name}"
+
+
+def names_of_others(node: ast.AST) -> list[str]:
+    if isinstance(node, ast.ImportFrom):
+        names = [
+            alias.name for alias in node.names if not (node.module or "").startswith("clipkit")
+        ]
+    elif isinstance(node, ast.Attribute) and not is_self(node.value):
+        names = [node.attr]
+    else:
+        names = []
+    return [name for name in names if name.startswith("_") and not name.startswith("__")]
+
+
+def is_self(node: ast.AST) -> bool:
+    return isinstance(node, ast.Name) and node.id in ("self", "cls")
