@@ -311,6 +311,20 @@ def test_every_option_of_open_clip_is_mapped() -> None:
     assert options <= set(re.findall(r"`(--[a-z0-9-]+)`", page))
 
 
+def test_stages_of_the_route_are_the_folders_of_data() -> None:
+    page = (ROOT / "docs/data-flow.md").read_text(encoding="utf-8")
+    stages = page[page.index("## Stage by stage") :].partition("After the data")[0]
+    folders = {path.parent.name for path in (ROOT / "clipkit/data").glob("*/__init__.py")}
+    assert set(re.findall(r"^\| `(\w+)` \|", stages, re.MULTILINE)) == folders
+
+
+def test_all_tools_are_in_their_table() -> None:
+    table = (ROOT / "tools/README.md").read_text(encoding="utf-8")
+    listed = {name for name in INLINE.findall(table) if name.endswith((".py", ".sh"))}
+    files = {path.name for path in (ROOT / "tools").iterdir() if path.suffix in {".py", ".sh"}}
+    assert files == listed
+
+
 def test_targets_of_make_exist() -> None:
     targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     wanted = {
