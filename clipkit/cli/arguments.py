@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clipkit.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
+    from clipkit.data import CaptionPicker
+    from clipkit.evaluation import EvaluationDataset
     from clipkit.models.checkpoints.encoder import LoadedEncoder
 
 _FILE_ENDINGS = (".ckpt", ".pt", ".pth", ".bin", ".safetensors")
@@ -88,11 +91,82 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
         help="a folder, URL or pattern of shards",
     )
     parser.add_argument("--split", default="test", help="folder inside --data (default: test)")
-    add_outside_argument(parser)
+    add_sample_arguments(parser)
     parser.add_argument("--batch-size", type=int, default=64, help="samples in one pass")
     parser.add_argument("--num-workers", type=int, default=0, help="processes that decode pictures")
     parser.add_argument("--limit", type=int, help="only the first samples")
     parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16", "fp16"))
+
+
+def add_sample_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add ``--caption``, ``--label-field`` and ``--allow-outside``; see ``open_data``."""
+    parser.add_argument(
+        "--caption",
+        type=given_text,
+        metavar="MEMBER-or-PICKER",
+        help="where captions are: a text member (txt, one per line), a field of a JSON member "
+        "(json:title), or a caption picker as in data.val_caption, as YAML or the path of a YAML "
+        "file; default: txt",
+    )
+    parser.add_argument(
+        "--label-field",
+        default="cls",
+        metavar="MEMBER",
+        help="where the class is: a member (cls) or a field of a JSON member (json:category)",
+    )
+    add_outside_argument(parser)
+
+
+def open_data(data: str, args: argparse.Namespace) -> EvaluationDataset:
+    """Open evaluation data with the options of ``add_sample_arguments`` and ``--split``.
+
+    Args:
+        data: A folder, URL or pattern of shards.
+        args: Parsed arguments.
+
+    Raises:
+        ClipkitError: If the data cannot be found, or ``--caption`` is no caption picker.
+    """
+    from clipkit.evaluation import open_dataset
+
+    return open_dataset(
+        data,
+        args.split,
+        caption=caption_picker(args.caption),
+        label_field=args.label_field,
+        allow_outside=args.allow_outside,
+    )
+
+
+def caption_picker(text: str | None) -> CaptionPicker | None:
+    """Parse the value of ``--caption``.
+
+    Raises:
+        ConfigError: If it is no caption picker.
+    """
+    from clipkit.data.text.captions import CaptionPicker, JsonFields, TextField
+
+    if text is None:
+        return None
+    if re.fullmatch(r"[\w.-]+", text) and not text.endswith((".yaml", ".yml")):
+        return TextField(text, one_per_line=True)
+    if (field := re.fullmatch(r"(\w+):([\w.-]+)", text)) is not None:
+        return JsonFields({field[2]: 1.0}, member=field[1])
+
+    from jsonargparse import ArgumentError, ArgumentParser
+
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--caption", type=CaptionPicker, enable_path=True)
+    try:
+        picker: CaptionPicker = parser.instantiate_classes(
+            parser.parse_args([f"--caption={text}"])
+        ).caption
+    except ArgumentError as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(
+            f"--caption: expected a member, json:FIELD or a caption picker, got {text!r}: {reason}"
+        ) from error
+    return picker
 
 
 def load_model(name: str, device: str, weights: str | None = None) -> LoadedEncoder:

@@ -12,6 +12,7 @@ from clipkit.cli.arguments import (
     add_model_arguments,
     given_path,
     load_model,
+    open_data,
     shown_weights,
     versions,
 )
@@ -56,10 +57,10 @@ def run(args: argparse.Namespace) -> int:
     output: Path = args.output.absolute()
     check_new_folder("--output", output)
 
-    from clipkit.evaluation import EmbedOptions, embed_pairs, open_dataset
+    from clipkit.evaluation import EmbedOptions, embed_pairs
 
     options = EmbedOptions(args.batch_size, args.num_workers, args.limit, args.precision, True)
-    data = open_dataset(args.data, args.split, allow_outside=args.allow_outside)
+    data = open_data(args.data, args)
     encoder, weights = load_model(args.model, args.device, args.weights)
     num_rows = len(data) if args.limit is None else min(args.limit, len(data))
     check_new_folder("--output", output, num_rows * encoder.embedding_dim * _BYTES_PER_NUMBER)

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from clipkit.atomic_files import write_json, write_text
 from clipkit.cli.arguments import (
-    add_outside_argument,
+    add_sample_arguments,
     add_trust_argument,
     add_weights_argument,
     given_path,
     given_text,
     load_model,
+    open_data,
     shown_weights,
     versions,
 )
@@ -69,7 +70,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     parser.add_argument(
         "--output", required=True, type=given_path, metavar="DIR", help="for the files"
     )
-    add_outside_argument(parser)
+    add_sample_arguments(parser)
     add_trust_argument(parser)
     parser.set_defaults(run=run)
 
@@ -140,7 +141,6 @@ def _evaluator(word: str, args: argparse.Namespace) -> Evaluator:
         LabelHeadClassification,
         Retrieval,
         ZeroShotClassification,
-        open_dataset,
     )
 
     kinds = {
@@ -149,9 +149,8 @@ def _evaluator(word: str, args: argparse.Namespace) -> Evaluator:
         "label-head": LabelHeadClassification,
     }
     task, _, name = word.partition("=")
-    data = open_dataset(name, args.split, allow_outside=args.allow_outside)
     evaluator: Evaluator = kinds[task](
-        data, options=EmbedOptions(args.batch_size, args.num_workers)
+        open_data(name, args), options=EmbedOptions(args.batch_size, args.num_workers)
     )
     return evaluator
 

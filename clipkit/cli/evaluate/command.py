@@ -12,6 +12,7 @@ from clipkit.cli.arguments import (
     add_model_arguments,
     given_path,
     load_model,
+    open_data,
     shown_weights,
     versions,
 )
@@ -73,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
 
     from clipkit.evaluation import EvaluationSuite
 
-    tasks = list(dict.fromkeys(args.task or [_default_task(args)]))
+    tasks = list(dict.fromkeys(args.task or [open_data(args.data, args).task]))
     evaluators = {task: _evaluator(task, args) for task in tasks}
     encoder, weights = load_model(args.model, args.device, args.weights)
     if args.report is not None:
@@ -102,12 +103,6 @@ def _prefixed(found: dict[str, dict[str, float]]) -> dict[str, float]:
     return {f"{task}/{k}": value for task, values in found.items() for k, value in values.items()}
 
 
-def _default_task(args: argparse.Namespace) -> str:
-    from clipkit.evaluation import open_dataset
-
-    return open_dataset(args.data, args.split, allow_outside=args.allow_outside).task
-
-
 def _evaluator(task: str, args: argparse.Namespace) -> Evaluator:
     from clipkit.evaluation import (
         EmbedOptions,
@@ -116,24 +111,30 @@ def _evaluator(task: str, args: argparse.Namespace) -> Evaluator:
         MultiLabelClassification,
         Retrieval,
         ZeroShotClassification,
-        open_dataset,
     )
 
-    data, split, outside = args.data, args.split, args.allow_outside
     options = EmbedOptions(
         args.batch_size, args.num_workers, args.limit, args.precision, progress=True
     )
     if task == "linear-probe":
-        return LinearProbe(data, split, args.train_split, options=options, allow_outside=outside)
+        return LinearProbe(
+            args.data,
+            args.split,
+            args.train_split,
+            label_field=args.label_field,
+            options=options,
+            allow_outside=args.allow_outside,
+        )
+    data = open_data(args.data, args)
+    if task == "multi-label":
+        field = "json:labels" if args.label_field == "cls" else args.label_field
+        return MultiLabelClassification(data, positives=field, options=options)
     kinds = {
         "retrieval": Retrieval,
         "zero-shot": ZeroShotClassification,
         "label-head": LabelHeadClassification,
-        "multi-label": MultiLabelClassification,
     }
-    evaluator: Evaluator = kinds[task](
-        open_dataset(data, split, allow_outside=outside), options=options
-    )
+    evaluator: Evaluator = kinds[task](data, options=options)
     return evaluator
 
 

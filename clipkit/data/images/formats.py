@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final, NamedTuple
 
@@ -46,6 +46,22 @@ _PILLOW_FAULTS: Final = (
     zlib.error,
 )
 """What Pillow's readers raise on damaged files. MemoryError is absent: it is no sample's fault."""
+
+
+def image_member(members: Mapping[str, bytes]) -> bytes:
+    """Return the bytes of a sample's image: the first of ``IMAGE_EXTENSIONS`` that it has.
+
+    Args:
+        members: The sample's members by extension.
+
+    Raises:
+        SampleError: If no member is an image.
+    """
+    for extension in IMAGE_EXTENSIONS:
+        if extension in members:
+            return members[extension]
+    wanted = ", ".join(IMAGE_EXTENSIONS)
+    raise SampleError(f"no image: expected a member .{wanted}; got {', '.join(members)}")
 
 
 class Orientation(NamedTuple):

@@ -16,12 +16,12 @@ from PIL import Image
 from clipkit.atomic_files import write_json, write_text
 from clipkit.data.images.formats import (
     DEFAULT_MAX_PIXELS,
+    IMAGE_EXTENSIONS,
     image_faults,
     open_image,
     orientation_of,
     to_rgb,
 )
-from clipkit.data.packing.images import IMAGE_SUFFIXES
 from clipkit.data.packing.items import Item
 from clipkit.data.packing.sources import Source, open_source
 from clipkit.data.packing.writer import ShardWriter
@@ -208,7 +208,7 @@ def prepare(members: dict[str, bytes], image_size: int | None) -> dict[str, byte
     """
     if image_size is None:
         return members
-    images = [extension for extension in members if f".{extension}" in IMAGE_SUFFIXES]
+    images = [extension for extension in members if extension in IMAGE_EXTENSIONS]
     prepared: dict[str, bytes] = {}
     for extension, data in members.items():
         if extension in images:

@@ -17,7 +17,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from clipkit.data.images.transforms import ImageTransform
-from clipkit.data.shards.members import json_field
+from clipkit.data.shards.members import read_classes, read_value
 from clipkit.data.text.captions import CaptionPicker
 from clipkit.data.text.tokenizer import Tokenizer
 from clipkit.errors import ConfigError, SampleError
@@ -93,7 +93,7 @@ class Group(SampleField):
 
     def add(self, sample: Sample, origin: Origin) -> Sample:
         """See ``SampleField.add``; a sample without the field matches itself alone."""
-        return replace(sample, group=_number_of(_value(origin.members, self.field), self.field))
+        return replace(sample, group=_number_of(read_value(origin.members, self.field), self.field))
 
 
 @final
@@ -142,17 +142,12 @@ class MultiLabels(SampleField):
         return replace(sample, multi_labels=labels)
 
     def _classes(self, members: Mapping[str, bytes], field: str) -> list[int] | None:
-        value = _value(members, field)
-        if value is None:
-            return None
-        if not isinstance(value, list) or not all(
-            type(item) is int and 0 <= item < self.num_classes for item in value
-        ):
+        classes = read_classes(members, field)
+        if classes and max(classes) >= self.num_classes:
             raise SampleError(
-                f"{field}: expected a list of classes from 0 to {self.num_classes - 1}, "
-                f"got {value!r}"
+                f"{field}: expected classes from 0 to {self.num_classes - 1}, got {classes!r}"
             )
-        return value
+        return classes
 
 
 @final
@@ -259,20 +254,6 @@ class TeacherInputs(SampleField):
 def teacher_pad_id(fields: Sequence[SampleField]) -> int:
     """What fills the rows of ``teacher_tokens``; 0 where no field makes them."""
     return next((field.pad_id for field in fields if field.pad_id is not None), 0)
-
-
-def _value(members: Mapping[str, bytes], field: str) -> Any:
-    """A member as text, or a field of a JSON member; None where it is absent or empty."""
-    member, _, name = field.partition(":")
-    data = members.get(member)
-    if data is None or not data.strip():
-        return None
-    if name:
-        return json_field(data, member, name)
-    try:
-        return data.decode("utf-8").strip()
-    except UnicodeDecodeError as error:
-        raise SampleError(f"member {member}: not UTF-8: {error.reason}") from None
 
 
 def _number_of(value: Any, field: str) -> int:

@@ -3,30 +3,22 @@
 from __future__ import annotations
 
 import copy
-import struct
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol, final
+from typing import Protocol, final
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from clipkit.data.images.formats import IMAGE_EXTENSIONS
+from clipkit.data.images.formats import image_member
 from clipkit.data.rng import generator
+from clipkit.data.samples.content import CONTENT_ERRORS, sample_errors
 from clipkit.data.samples.fields import Origin, SampleField
 from clipkit.data.shards.members import read_label
 from clipkit.errors import SampleError
 from clipkit.types import Sample
-
-# What decoders and users' transforms raise over broken content. An OSError with a number comes
-# from the operating system and is never one sample's fault; the same for a lack of memory.
-CONTENT_ERRORS: Final = (
-    ValueError, KeyError, IndexError, SyntaxError, EOFError, struct.error, zlib.error,
-    ArithmeticError, RecursionError,
-)  # fmt: skip
 
 Caption = Callable[[Mapping[str, bytes], np.random.Generator], str]
 Transform = Callable[[bytes, np.random.Generator], UInt8[Tensor, "3 H W"]]
@@ -56,7 +48,6 @@ class SampleMaker:
         caption: Picks the text among the members.
         label_field: See ``read_label``.
         seed: Seed of the run.
-        image_extensions: Which members are images; the first one present is taken.
         fields: What else a sample gets, in this order.
     """
 
@@ -65,7 +56,6 @@ class SampleMaker:
     caption: Caption
     label_field: str
     seed: int
-    image_extensions: Sequence[str] = IMAGE_EXTENSIONS
     fields: Sequence[SampleField] = ()
 
     def make(
@@ -83,8 +73,8 @@ class SampleMaker:
             SampleError: If a member is missing or cannot be used.
         """
         rng = generator(self.seed, *nonces, sample_id)
-        try:
-            image_data = self._image_of(members)
+        with sample_errors():
+            image_data = image_member(members)
             caption = self.caption(members, rng)
             tokens = self.tokenizer.encode(caption)
             label = read_label(members, self.label_field)
@@ -104,14 +94,6 @@ class SampleMaker:
             for field in self.fields:
                 sample = field.add(sample, origin)
             return sample
-        except SampleError:
-            raise
-        except CONTENT_ERRORS as error:
-            raise SampleError(f"{type(error).__name__}: {error}") from error
-        except OSError as error:
-            if error.errno is not None:
-                raise
-            raise SampleError(f"{type(error).__name__}: {error}") from error
 
     def caption_length(
         self, members: Mapping[str, bytes], sample_id: int, nonces: Sequence[int]
@@ -122,10 +104,3 @@ class SampleMaker:
             return len(self.tokenizer.encode(caption))
         except (SampleError, *CONTENT_ERRORS):
             return 0
-
-    def _image_of(self, members: Mapping[str, bytes]) -> bytes:
-        for extension in self.image_extensions:
-            if extension in members:
-                return members[extension]
-        wanted = ", ".join(self.image_extensions)
-        raise SampleError(f"no image: expected a member .{wanted}; got {', '.join(members)}")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from clipkit.data.shards.repeats import refuse_repeats
-from clipkit.data.storage.cache import ShardCache, default_cache
+from clipkit.data.storage.cache import ShardCache, read_small_file
 from clipkit.data.storage.urls import (
     PIPE_PREFIX,
     Address,
@@ -101,7 +101,7 @@ def read_beside(folder: Address, name: str, cache: ShardCache | None = None) -> 
     """
     address = folder.child(name)
     try:
-        return _read(address, cache)
+        return read_small_file(address, cache)
     except DataError as error:
         # A store that cannot be read is told by the name of a shard, which comes next.
         _LOG.warning("%s: not looked at: %s", address, error)
@@ -232,20 +232,8 @@ def _shardlist(content: Any, name: str) -> list[tuple[str, Any]]:
     return [(entry["url"], entry.get("nsamples")) for entry in entries]
 
 
-def _read(source: Address, cache: ShardCache | None) -> bytes | None:
-    if not source.is_local:
-        return (cache or default_cache()).read_small(source)
-    try:
-        return source.path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise DataError(f"{source}: cannot be read: {reason}") from error
-
-
 def _read_json(source: Address, cache: ShardCache | None) -> Any:
-    data = _read(source, cache)
+    data = read_small_file(source, cache)
     if data is None:
         raise DataError(f"{source}: no such file")
     return _parsed(data, str(source))

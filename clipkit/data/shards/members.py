@@ -32,15 +32,9 @@ def read_label(members: Mapping[str, bytes], field: str) -> int:
         >>> read_label({"json": b'{"category": 7}'}, "json:category")
         7
     """
-    member, _, name = field.partition(":")
-    data = members.get(member)
-    if data is None or not data.strip():
+    value = read_value(members, field)
+    if value is None:
         return IGNORE_LABEL
-    value: object = data.decode("utf-8", "replace").strip()
-    if name:
-        value = json_field(data, member, name)
-        if value is None:
-            return IGNORE_LABEL
     if isinstance(value, bool) or not isinstance(value, int | str):
         raise SampleError(f"label {field}: expected a whole number, got {value!r}")
     if isinstance(value, str) and not _WHOLE_NUMBER.fullmatch(value.strip()):
@@ -68,8 +62,7 @@ def read_classes(members: Mapping[str, bytes], field: str = "json:labels") -> li
         >>> read_classes({"json": b'{"labels": [0, 3]}'})
         [0, 3]
     """
-    member, _, name = field.partition(":")
-    value = json_field(members.get(member) or b"{}", member, name)
+    value = read_value(members, field)
     if value is None:
         return None
     if not isinstance(value, list) or any(
@@ -79,18 +72,27 @@ def read_classes(members: Mapping[str, bytes], field: str = "json:labels") -> li
     return value
 
 
-def json_field(data: bytes, member: str, name: str) -> object:
-    """A field of a JSON member; None where it is absent.
+def read_value(members: Mapping[str, bytes], field: str) -> Any:
+    """Return a member as text, or a field of a JSON member.
 
     Args:
-        data: The member's content.
-        member: Its extension, for the message.
-        name: The field.
+        members: The sample's members by extension.
+        field: A member (``"cls"``), or a field of a JSON member (``"json:category"``).
+
+    Returns:
+        The text without white space around it, or the field's value; None if the member or field is
+        absent, empty or null.
 
     Raises:
-        SampleError: If the member is no JSON object.
+        SampleError: If the member is not UTF-8, or is no JSON object where a field is wanted.
     """
-    content = parsed_json(data, member)
+    member, _, name = field.partition(":")
+    text = read_text(members, member)
+    if not text:
+        return None
+    if not name:
+        return text
+    content = parsed_json(text, member)
     if not isinstance(content, dict):
         raise SampleError(f"member {member}: expected a JSON object, got {type(content).__name__}")
     return content.get(name)

@@ -198,6 +198,32 @@ def default_cache() -> ShardCache:
     return ShardCache()
 
 
+def read_small_file(source: Address, cache: ShardCache | None = None) -> bytes | None:
+    """Read a small local or remote file.
+
+    Args:
+        source: The file.
+        cache: Decides how often a server is asked again; None for the default cache.
+
+    Returns:
+        The bytes; None if there is no such file, or a server denies access to it, as stores do for
+        a missing file of a folder that may not be listed.
+
+    Raises:
+        DataError: If a local file cannot be read.
+        ShardError: If the server does not answer.
+    """
+    if not source.is_local:
+        return (cache or default_cache()).read_small(source)
+    try:
+        return source.path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"{source}: cannot be read: {reason}") from error
+
+
 def _stat(address: Address, retries: Retries) -> RemoteFile:
     size_bytes, stamp = stat_remote(address, retries)
     return RemoteFile(address, size_bytes, stamp)

@@ -11,6 +11,7 @@ from typing import Any, Final, final
 import numpy as np
 from jaxtyping import Int64
 
+from clipkit.data.images.formats import IMAGE_EXTENSIONS
 from clipkit.data.order.base import Draw, SampleOrder
 from clipkit.data.order.length_buckets import LengthDealer, LengthWindows
 from clipkit.data.order.partition import Task
@@ -138,7 +139,7 @@ class BatchBuilder:
 
     def _length(self, sample_id: int, number_of_pass: int) -> int:
         try:
-            raw = self._reader.read(sample_id, leave_out=self._maker.image_extensions)
+            raw = self._reader.read(sample_id, leave_out=IMAGE_EXTENSIONS)
         except ShardError:
             return 0  # named when the sample itself is read
         return self._maker.caption_length(raw.members, sample_id, [number_of_pass])

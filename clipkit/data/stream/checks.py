@@ -8,7 +8,8 @@ from typing import Final, get_args
 import numpy as np
 
 from clipkit.data.order.partition import Slicing, Tail
-from clipkit.data.samples.maker import CONTENT_ERRORS, Encoder, SampleMaker
+from clipkit.data.samples.content import CONTENT_ERRORS
+from clipkit.data.samples.maker import Encoder, SampleMaker
 from clipkit.data.shards.index import ShardIndex
 from clipkit.data.shards.reader import ShardReader
 from clipkit.errors import ConfigError, DataError, SampleError

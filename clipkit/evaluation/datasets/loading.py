@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from clipkit.data.images.transforms import EvalTransform
+from clipkit.data.samples.content import sample_errors
 from clipkit.distributed.collectives import rank, world_size
 from clipkit.errors import ClipkitError
 from clipkit.evaluation.datasets.dataset import EvaluationDataset
@@ -79,7 +80,7 @@ class _Decoded(Dataset[Chunk | ClipkitError]):
 
     def _decoded(self, index: int) -> Chunk:
         sample = self._data.sample(self._ids[index])
-        with self._data.blame(sample.key):
+        with sample_errors(self._data.name, sample.key):
             image = self._transform(sample.image, np.random.default_rng(_NO_CHANCE))
         return Chunk(image[None], [sample.captions], [sample.label], [sample.key])
 

@@ -1,4 +1,4 @@
-"""Classification by the head that was trained with the encoder."""
+"""Classification by the label head that was trained with the encoder."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import final
 
 import torch
-from jaxtyping import Shaped
+from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 
 from clipkit.distributed.collectives import gather_rows, gather_sizes
@@ -19,18 +19,18 @@ from clipkit.evaluation.evaluators.class_match import head_names, match_head
 from clipkit.evaluation.evaluators.zero_shot import Predictions, check_labels
 from clipkit.evaluation.inference import EmbedOptions, evaluating
 from clipkit.metrics.functional import classification_accuracy
-from clipkit.models import DualEncoder
+from clipkit.models import DualEncoder, LabelHead
 
 
 @final
 class LabelHeadClassification(Evaluator):
-    """Top-1, top-5 and the mean of the classes' recalls of the encoder's label head.
+    """Measure top-1 and top-5 accuracy and the mean per-class recall of the label head.
 
-    Classes of the data are matched with those of the head by name, where both have names.
+    Classes of the data are matched with those of the head by name, if both have names.
 
     Args:
-        data: Folder, URL, pattern of shards, or an opened data set, with a class in each sample.
-        split: Folder inside ``data`` in CLIP_benchmark's layout.
+        data: Folder, URL or pattern of shards, or an opened data set, with a class in each sample.
+        split: Folder inside ``data``, in CLIP_benchmark's layout.
         options: Batch size, number of workers, limit, precision, progress bar.
 
     Raises:
@@ -54,49 +54,69 @@ class LabelHeadClassification(Evaluator):
         self.options = options
 
     def predict(self, encoder: DualEncoder) -> Predictions:
-        """Scores of every class for every picture, in the order of the data, on every rank.
+        """Return the scores of every class for every image, in the order of the data.
 
         Raises:
             ConfigError: If the encoder has no label head.
             DataError: If an image has no class that the head knows.
         """
-        if encoder.label_head is None:
-            raise ConfigError(
-                "label_head: this encoder has none; train one (model.encoder.label_head), or "
-                "evaluate zero-shot"
-            )
-        device = encoder.log_logit_scale.device
-        ids = ids_of_rank(self.data, self.options)
-        scores = [torch.empty(0, encoder.label_head.num_classes, device=device)]
-        labels: list[int] = []
-        keys: list[str] = []
-        with evaluating(encoder, self.options.precision):
-            for chunk in decoded_chunks(encoder, self.data, ids, self.options):
-                scores.append(encoder.classify(chunk.images.to(device)).float())
-                labels += chunk.labels
-                keys += chunk.keys
-        own = torch.tensor(labels, dtype=torch.int64, device=device)
-        own = match_head(self.class_names, encoder.label_head, self.data.name).labels(own)
-        check_labels(own, encoder.label_head.num_classes, keys, self.data.name)
+        head, ids = label_head_of(encoder), ids_of_rank(self.data, self.options)
+        scores, labels, keys = head_scores(encoder, self.data, self.options)
+        labels = match_head(self.class_names, head, self.data.name).labels(labels)
+        check_labels(labels, head.num_classes, keys, self.data)
         return Predictions(
-            in_data_order(torch.cat(scores), ids),
-            in_data_order(own, ids),
-            head_names(self.class_names, encoder.label_head),
+            in_data_order(scores, ids),
+            in_data_order(labels, ids),
+            head_names(self.class_names, head),
         )
 
     def run(self, encoder: DualEncoder) -> dict[str, float]:
-        """The metrics; ``top5`` only where there are at least five classes."""
+        """Return the metrics; ``top5`` only if there are at least five classes."""
         predictions = self.predict(encoder)
         return classification_accuracy(predictions.scores, predictions.labels)
 
 
-def in_data_order(own: Shaped[Tensor, "B *rest"], ids: Sequence[int]) -> Shaped[Tensor, "N *rest"]:
-    """The rows of all ranks in the order of the data, on the CPU of every rank.
+def label_head_of(encoder: DualEncoder) -> LabelHead:
+    """Return the label head of an encoder.
+
+    Raises:
+        ConfigError: If it has none.
+    """
+    if encoder.label_head is None:
+        raise ConfigError(
+            "label_head: expected an encoder with a label head, got one without; train one "
+            "(model.encoder.label_head), or evaluate zero-shot"
+        )
+    return encoder.label_head
+
+
+def head_scores(
+    encoder: DualEncoder, data: EvaluationDataset, options: EmbedOptions
+) -> tuple[Float[Tensor, "B C"], Int64[Tensor, " B"], list[str]]:
+    """Score the samples of this rank with the label head.
+
+    Returns:
+        Scores, labels and keys of the samples ``ids_of_rank``, on the encoder's device.
+    """
+    head, device = label_head_of(encoder), encoder.log_logit_scale.device
+    scores = [torch.empty(0, head.num_classes, device=device)]
+    labels: list[int] = []
+    keys: list[str] = []
+    with evaluating(encoder, options.precision):
+        for chunk in decoded_chunks(encoder, data, ids_of_rank(data, options), options):
+            scores.append(encoder.classify(chunk.images.to(device)).float())
+            labels += chunk.labels
+            keys += chunk.keys
+    return torch.cat(scores), torch.tensor(labels, dtype=torch.int64, device=device), keys
+
+
+def in_data_order(rows: Shaped[Tensor, "B *rest"], ids: Sequence[int]) -> Shaped[Tensor, "N *rest"]:
+    """Gather the rows of all ranks in the order of the data, on the CPU of every rank.
 
     Args:
-        own: One row a sample of this rank.
-        ids: Those samples.
+        rows: One row per sample of this rank.
+        ids: Positions of these samples in the data.
     """
-    sizes = [size[0] for size in gather_sizes(len(own), device=own.device)]
-    order = gather_rows(torch.tensor(ids, device=own.device), sizes).argsort()
-    return gather_rows(own, sizes)[order].cpu()
+    sizes = [size[0] for size in gather_sizes(len(rows), device=rows.device)]
+    order = gather_rows(torch.tensor(ids, device=rows.device), sizes).argsort()
+    return gather_rows(rows, sizes)[order].cpu()

@@ -1,4 +1,4 @@
-"""Linear probe: how well a linear classifier does on the frozen image tower's embeddings."""
+"""Linear probe: a linear classifier on the embeddings of the frozen image tower."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from clipkit.metrics.functional import classification_accuracy
 from clipkit.models import DualEncoder
 
 L2_GRID: Final = tuple(10.0 ** (-exponent / 2) for exponent in range(13))
-"""From strong (1) to weak (1e-6), two a decade; for embeddings of unit norm."""
+"""From strong (1) to weak (1e-6), two per decade; for embeddings of unit norm."""
 
 _HOLD_OUT: Final = 5
 _MAX_ITERATIONS: Final = 300
@@ -31,13 +31,13 @@ _MAX_ITERATIONS: Final = 300
 
 @dataclass(frozen=True, slots=True)
 class LinearClassifier:
-    """Scores ``features @ weight.T + bias``, in float64."""
+    """Score ``features @ weight.T + bias``, in float64."""
 
     weight: Float[Tensor, "C D"]
     bias: Float[Tensor, " C"]
 
     def __call__(self, features: Float[Tensor, "N D"]) -> Float[Tensor, "N C"]:
-        """Scores of every class for every row."""
+        """Return the scores of every class for every row."""
         return features.double() @ self.weight.T + self.bias
 
 
@@ -48,17 +48,17 @@ def fit_logistic(
     l2: float,
     start: LinearClassifier | None = None,
 ) -> LinearClassifier:
-    """Multinomial logistic regression by L-BFGS: mean cross-entropy + l2/2 * ||weight||².
+    """Fit a multinomial logistic regression by L-BFGS: mean cross-entropy + l2/2 * ||weight||².
 
-    Convex and computed in float64 from a fixed start, so that the result does not depend on a
-    seed or an order.
+    The problem is convex and solved in float64 from a fixed start, so the result depends neither on
+    a seed nor on the order of the rows.
 
     Args:
         features: Embeddings.
-        labels: Classes, all of them below ``num_classes``.
+        labels: Class of each row, below ``num_classes``.
         num_classes: C.
-        l2: Strength of the penalty; the bias bears none.
-        start: Where the search starts; zeros where None.
+        l2: Strength of the penalty on the weight; the bias has none.
+        start: Classifier that the search starts from; None for zeros.
 
     Returns:
         The classifier.
@@ -100,13 +100,13 @@ def choose_l2(
     num_classes: int,
     grid: Sequence[float] = L2_GRID,
 ) -> float:
-    """The strength with the best accuracy on the validation part; of equals the strongest.
+    """Return the penalty with the best validation accuracy, the strongest one of equals.
 
     Args:
         train: Embeddings and classes to fit on.
-        validation: Embeddings and classes to compare on.
+        validation: Embeddings and classes to measure on.
         num_classes: C.
-        grid: Strengths to try, from strong to weak: each starts from the one before.
+        grid: Penalties to try, from strong to weak; each fit starts from the previous one.
 
     Returns:
         One of ``grid``.
@@ -123,7 +123,7 @@ def choose_l2(
 
 
 def hold_out(labels: Int64[Tensor, " N"]) -> tuple[Int64[Tensor, " n"], Int64[Tensor, " k"]]:
-    """Rows to fit on, and rows to compare on: of each class every fifth.
+    """Return rows to fit on and rows to hold out: every fifth row of each class.
 
     Examples:
         >>> hold_out(torch.tensor([0, 0, 0, 0, 0, 1]))
@@ -139,16 +139,18 @@ def hold_out(labels: Int64[Tensor, " N"]) -> tuple[Int64[Tensor, " n"], Int64[Te
 
 @final
 class LinearProbe(Evaluator):
-    """Logistic regression on frozen embeddings; the validation part picks its regularisation.
+    """Measure a logistic regression on frozen embeddings; validation data select its penalty.
 
-    The classes of the splits are matched by name, where they have names.
+    The classes of the splits are matched by name, if they have names.
 
     Args:
         data: Folder or URL in CLIP_benchmark's layout, with a class in each sample.
-        split: The split to measure on.
-        train_split: The split to fit on.
-        validation_split: The split that picks the regularisation; None holds every fifth sample of
-            each class of the training split out for that. Both parts are fitted on at the end.
+        split: Split to measure on.
+        train_split: Split to fit on.
+        validation_split: Split that selects the penalty; None holds out every fifth sample of each
+            class of the training split. The final fit uses both parts.
+        label_field: Where the class of a sample is: a member ("cls") or a field of a JSON member
+            ("json:category").
         options: Batch size, number of workers, limit, precision, progress bar.
         allow_outside: Whether the images of a table or folder may be outside of its folder.
 
@@ -168,11 +170,12 @@ class LinearProbe(Evaluator):
         split: str = "test",
         train_split: str = "train",
         validation_split: str | None = None,
+        label_field: str = "cls",
         options: EmbedOptions = EmbedOptions(),
         allow_outside: bool = False,
     ) -> None:
         def part(name: str) -> EvaluationDataset:
-            return open_dataset(data, name, allow_outside=allow_outside)
+            return open_dataset(data, name, label_field=label_field, allow_outside=allow_outside)
 
         self.test, self.train = part(split), part(train_split)
         self.validation = part(validation_split) if validation_split else None
@@ -181,7 +184,7 @@ class LinearProbe(Evaluator):
         self.options = options
 
     def run(self, encoder: DualEncoder) -> dict[str, float]:
-        """Top-1, top-5, mean of the classes' recalls, and the chosen penalty ``l2``."""
+        """Return top-1, top-5, mean per-class recall, and the selected penalty ``l2``."""
         train = self._features(encoder, self.train)
         test = self._features(encoder, self.test)
         if self.validation is not None:
@@ -206,7 +209,7 @@ class LinearProbe(Evaluator):
     ) -> tuple[Float[Tensor, "N D"], Int64[Tensor, " N"]]:
         pairs = embed_pairs(encoder, data, self.options, captions=False)
         num_classes = len(data.class_names) or int(pairs.labels.max()) + 1
-        check_labels(pairs.labels, num_classes, pairs.keys, data.name)
+        check_labels(pairs.labels, num_classes, pairs.keys, data)
         match = ClassMatch(data.class_names, self.class_names, data.name, "the other splits")
         return pairs.images, match.labels(pairs.labels)
 
@@ -215,7 +218,7 @@ class LinearProbe(Evaluator):
 
 
 def _all_names(splits: Sequence[EvaluationDataset]) -> tuple[str, ...]:
-    """The classes of all splits: those of the first, then those that only others have."""
+    """Return the classes of all splits: those of the first, then those that only others have."""
     names: tuple[str, ...] = ()
     for split in splits:
         added = [name for name in split.class_names if name not in names] if names else []

@@ -1,4 +1,4 @@
-"""Zero-shot retrieval, both ways."""
+"""Zero-shot retrieval in both directions."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from clipkit.models import DualEncoder
 
 @final
 class Retrieval(Evaluator):
-    """Recall at k, from pictures to captions and back; a picture may have several captions.
+    """Measure recall at k from images to captions and from captions to images.
 
-    A picture counts as found if any of its captions is among the first k (the convention of
-    CLIP-like papers and of CLIP_benchmark).
+    An image may have several captions. It counts as found if any of them is among the first k (the
+    convention of CLIP-like papers and of CLIP_benchmark).
 
     Args:
-        data: Folder, URL, pattern of shards, or an opened data set, with captions.
-        tokenizer: None for the text tower's own.
-        split: Folder inside ``data`` in CLIP_benchmark's layout.
-        ks: The k's.
+        data: Folder, URL or pattern of shards, or an opened data set, with captions.
+        tokenizer: Tokenizer for the captions; None for that of the text tower.
+        split: Folder inside ``data``, in CLIP_benchmark's layout.
+        ks: Depths at which recall is measured.
         options: Batch size, number of workers, limit, precision, progress bar.
 
     Raises:
@@ -53,22 +53,22 @@ class Retrieval(Evaluator):
         self.options = options
 
     def embed(self, encoder: DualEncoder) -> EmbeddedPairs:
-        """The embeddings that ``run`` measures.
+        """Return the embeddings that ``run`` measures.
 
         Raises:
-            DataError: If a picture has no caption.
+            DataError: If an image has no caption.
         """
         pairs = embed_pairs(encoder, self.data, self.options, self._tokenizer)
-        lonely = set(range(len(pairs.keys))) - set(pairs.text_to_image.tolist())
-        if lonely:
+        without_caption = set(range(len(pairs.keys))) - set(pairs.text_to_image.tolist())
+        if without_caption:
             raise DataError(
-                f"{self.data.name}: {len(lonely)} of {len(pairs.keys)} pictures have no caption "
-                f"(first: {pairs.keys[min(lonely)]}); retrieval needs a .txt member, one caption "
-                f"a line, in every sample"
+                f"{self.data.name}: {len(without_caption)} of {len(pairs.keys)} images have no "
+                f"caption (first: {pairs.keys[min(without_caption)]}): {self.data.caption.source} "
+                f"is missing or empty; retrieval needs captions in every sample"
             )
         return pairs
 
     def run(self, encoder: DualEncoder) -> dict[str, float]:
-        """Recall at each k, both ways, and the numbers of pictures and captions."""
+        """Return the recall at each k in both directions."""
         pairs = self.embed(encoder)
         return retrieval_recall(pairs.images, pairs.texts, pairs.text_to_image, ks=self.ks)

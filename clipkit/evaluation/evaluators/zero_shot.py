@@ -1,4 +1,4 @@
-"""Zero-shot classification: the class whose name, in sentences, lies nearest to the picture."""
+"""Zero-shot classification: images are assigned to the class whose prompts are most similar."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ GENERIC_TEMPLATES: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Predictions:
-    """Scores of every class for every picture.
+    """Hold the scores of every class for every image.
 
     Args:
         scores: Cosine similarities, or logits of a label head.
-        labels: The true classes, by the columns of ``scores``.
-        class_names: What to call the columns: C names, no two alike.
+        labels: True class of each image, as a column of ``scores``.
+        class_names: Name of each column; C distinct names.
     """
 
     scores: Float[Tensor, "N C"]
@@ -59,7 +59,7 @@ def class_embeddings(
     tokenizer: Tokenizer,
     batch_size: int = 64,
 ) -> Float[Tensor, "C D"]:
-    """One unit-norm embedding a class: the mean of its sentences' embeddings, normalised.
+    """Return one unit-norm embedding per class: the normalised mean over its prompts.
 
     The classifier of Radford et al. 2021, section 3.1.4.
 
@@ -67,8 +67,8 @@ def class_embeddings(
         encoder: The model, in evaluation mode and without gradients.
         class_names: C names.
         templates: Sentences with ``{}`` for the class name.
-        tokenizer: The text tower's tokenizer.
-        batch_size: Sentences in one pass.
+        tokenizer: Tokenizer of the text tower.
+        batch_size: Prompts per forward pass.
 
     Returns:
         float32 embeddings on the encoder's device.
@@ -86,14 +86,14 @@ def class_embeddings(
 def confusion_counts(
     predictions: Predictions, num_classes: int | None = None
 ) -> Int64[Tensor, "C C"]:
-    """How often each true class (row) got each class (column) as its best.
+    """Count how often each true class (row) was predicted as each class (column).
 
     Args:
         predictions: Scores and true classes.
-        num_classes: C; None for the number of scores.
+        num_classes: C; None for the number of columns of the scores.
 
     Returns:
-        Counts; the diagonal holds the right ones.
+        Counts; correct predictions are on the diagonal.
 
     Examples:
         >>> scores = torch.tensor([[1.0, 0.0], [0.9, 0.1]])
@@ -101,20 +101,20 @@ def confusion_counts(
         [[1, 0], [1, 0]]
     """
     size = predictions.scores.shape[1] if num_classes is None else num_classes
-    said = predictions.scores.argmax(1)
-    return torch.bincount(predictions.labels * size + said, minlength=size * size).view(size, size)
+    cells = predictions.labels * size + predictions.scores.argmax(1)
+    return torch.bincount(cells, minlength=size * size).view(size, size)
 
 
 @final
 class ZeroShotClassification(Evaluator):
-    """Top-1, top-5 and the mean of the classes' recalls.
+    """Measure top-1 and top-5 accuracy and the mean per-class recall of zero-shot predictions.
 
     Args:
-        data: Folder, URL, pattern of shards, or an opened data set, with a class in each sample.
-        tokenizer: None for the text tower's own.
-        split: Folder inside ``data`` in CLIP_benchmark's layout.
-        class_names: Names in the order of class numbers; None for the data's own. Numbers with an
-            empty name take no part.
+        data: Folder, URL or pattern of shards, or an opened data set, with a class in each sample.
+        tokenizer: Tokenizer for the prompts; None for that of the text tower.
+        split: Folder inside ``data``, in CLIP_benchmark's layout.
+        class_names: Names in the order of class numbers; None for those of the data. Numbers with
+            an empty name are not predicted.
         templates: Sentences with ``{}`` for the class name; None for those of the data, or
             ``GENERIC_TEMPLATES`` if the data have none.
         options: Batch size, number of workers, limit, precision, progress bar.
@@ -153,10 +153,10 @@ class ZeroShotClassification(Evaluator):
         self.options = options
 
     def predict(self, encoder: DualEncoder) -> Predictions:
-        """Scores of every class for every picture; what ``run`` measures.
+        """Return the scores of every class for every image, which ``run`` measures.
 
         Raises:
-            DataError: If a picture has no class, or one without a name.
+            DataError: If an image has no class, or a class without a name.
         """
         pairs = embed_pairs(encoder, self.data, self.options, self._tokenizer, captions=False)
         names = [name for name in self.class_names if name]
@@ -169,8 +169,8 @@ class ZeroShotClassification(Evaluator):
         return Predictions(pairs.images @ classes.cpu().T, labels, shown_names(names, len(names)))
 
     def _named(self, labels: Int64[Tensor, " N"], keys: Sequence[str]) -> Int64[Tensor, " N"]:
-        """The place of each sample's class among those that have a name."""
-        check_labels(labels, len(self.class_names), keys, self.data.name)
+        """Return the position of each sample's class among the classes with a name."""
+        check_labels(labels, len(self.class_names), keys, self.data)
         has_name = torch.tensor([bool(name) for name in self.class_names])
         nameless = (~has_name[labels]).nonzero().flatten().tolist()
         if nameless:
@@ -182,25 +182,31 @@ class ZeroShotClassification(Evaluator):
         return (has_name.cumsum(0) - 1)[labels]
 
     def run(self, encoder: DualEncoder) -> dict[str, float]:
-        """The metrics; ``top5`` only where there are more than five classes."""
+        """Return the metrics; ``top5`` only if there are at least five classes."""
         predictions = self.predict(encoder)
         return classification_accuracy(predictions.scores, predictions.labels)
 
 
 def check_labels(
-    labels: Int64[Tensor, " N"], num_classes: int, keys: Sequence[str], where: str
+    labels: Int64[Tensor, " N"], num_classes: int, keys: Sequence[str], data: EvaluationDataset
 ) -> None:
-    """Refuse pictures whose class is missing or has no name.
+    """Refuse images whose class is missing or out of range.
+
+    Args:
+        labels: Class of each image.
+        num_classes: Number of classes.
+        keys: Name of each sample.
+        data: The data set, for the message.
 
     Raises:
-        DataError: If there are any; the first is named.
+        DataError: If there are such images; the first is named.
     """
     wrong = ((labels < 0) | (labels >= num_classes)).nonzero().flatten().tolist()
     if not wrong:
         return
     label = int(labels[wrong[0]])
-    found = "no class (member .cls)" if label == IGNORE_LABEL else f"class {label}"
+    problem = f"no class in {data.label_field}" if label == IGNORE_LABEL else f"class {label}"
     raise DataError(
-        f"{where}: {len(wrong)} of {len(labels)} pictures have no usable class (first: "
-        f"{keys[wrong[0]]}, {found}); expected 0 to {num_classes - 1}"
+        f"{data.name}: {len(wrong)} of {len(labels)} images have no usable class (first: "
+        f"{keys[wrong[0]]}, {problem}); expected 0 to {num_classes - 1}"
     )

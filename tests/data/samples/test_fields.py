@@ -99,7 +99,7 @@ def test_groups_of_other_types_are_bad_samples(tmp_path, value):
 
 
 def test_groups_that_are_not_utf8_do_not_merge(tmp_path):
-    with pytest.raises(DataError, match="member photo: not UTF-8"):
+    with pytest.raises(DataError, match="member 'photo' is not UTF-8"):
         batch_of(tmp_path, [{"photo": b"\xff"}], Group("photo"))
 
 
@@ -194,7 +194,7 @@ def test_a_teacher_sees_the_students_crop_in_its_own_size(tmp_path):
         (Group("json:photo"), {"json": facts(photo=1.5)}, "whole number"),
         (Group("json:photo"), {"json": b"[]"}, "JSON object"),
         (MultiLabels(3, "json:has"), {"json": facts(has=[3])}, "classes from 0 to 2"),
-        (MultiLabels(3, "json:has"), {"json": facts(has=2)}, "list of classes"),
+        (MultiLabels(3, "json:has"), {"json": facts(has=2)}, "list of class numbers"),
         (TeacherEmbeddings(), {}, "no member teacher_image.npy"),
         (TeacherEmbeddings("a.npy", "a.npy"), {"a.npy": b"no"}, "no NumPy file"),
         (TeacherEmbeddings("a.npy", "a.npy"), {"a.npy": npy([[1.0]])}, "one axis of floats"),

@@ -9,7 +9,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from clipkit.data.storage.remote import Retries
+from clipkit.data.storage.cache import ShardCache
 from clipkit.errors import ClipkitError, ConfigError, DataError, SampleError
 from clipkit.evaluation import open_dataset
 from clipkit.types import IGNORE_LABEL
@@ -90,8 +90,8 @@ def test_data_are_read_over_http(tmp_path, monkeypatch):
     assert data.templates == ("a {c} picture", "{c}")
 
 
-@pytest.mark.parametrize("status", [403, 500])
-def test_a_server_that_refuses_is_named(monkeypatch, status):
+@pytest.mark.parametrize(("status", "name"), [(403, "set"), (500, r"nshards\.txt")])
+def test_a_server_that_refuses_is_named(monkeypatch, status, name):
     class Refuses(SimpleHTTPRequestHandler):
         def do_GET(self):
             self.send_error(status)
@@ -101,10 +101,12 @@ def test_a_server_that_refuses_is_named(monkeypatch, status):
         def log_message(self, *_):
             pass
 
-    monkeypatch.setattr("clipkit.evaluation.datasets.dataset._RETRIES", Retries(1, 0.0))
+    monkeypatch.setattr(
+        "clipkit.data.storage.cache.default_cache", lambda: ShardCache(retries=1, backoff_seconds=0)
+    )
     with ThreadingHTTPServer(("127.0.0.1", 0), Refuses) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        with pytest.raises(DataError, match=rf"nshards\.txt: .*{status}"):
+        with pytest.raises(DataError, match=rf"{name}: .*{status}"):
             open_dataset(f"http://127.0.0.1:{server.server_port}/set")
         server.shutdown()
 
@@ -153,8 +155,8 @@ def test_a_template_without_a_place_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("members", "reason"),
     [
-        ({"txt": b"no picture"}, "expected a picture .* got txt"),
-        ({**sample(0), "txt": b"\xff\xfe"}, "member txt: not UTF-8"),
+        ({"txt": b"no picture"}, "no image: expected a member .*; got txt"),
+        ({**sample(0), "txt": b"\xff\xfe"}, "member 'txt' is not UTF-8"),
         ({**sample(0), "cls": b"seven"}, "expected a whole number, got 'seven'"),
     ],
 )

@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from clipkit.data.images.formats import DEFAULT_MAX_PIXELS, open_image
+from clipkit.data.samples.content import sample_errors
 from clipkit.data.text.tokenizer import Tokenizer
 from clipkit.errors import DataError
 from clipkit.evaluation import embedding_health as health
@@ -155,7 +156,7 @@ class _Search:
 
     def _thumbnail(self, row: int) -> Thumbnail:
         sample = self._data.sample(row)
-        with self._data.blame(sample.key):
+        with sample_errors(self._data.name, sample.key):
             data = thumbnail(sample.image, self._pixels)
         return Thumbnail(data, self._first_caption.get(row, sample.key))
 

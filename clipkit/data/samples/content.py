@@ -1,0 +1,45 @@
+"""Broken content of samples: which errors it raises, and how they become a ``SampleError``."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from clipkit.errors import SampleError
+
+CONTENT_ERRORS: Final = (
+    ValueError, KeyError, IndexError, SyntaxError, EOFError, struct.error, zlib.error,
+    ArithmeticError, RecursionError,
+)  # fmt: skip
+"""What decoders and users' transforms raise on broken content.
+
+``MemoryError`` is absent, and an ``OSError`` with a number comes from the operating system: neither
+is the fault of one sample.
+"""
+
+
+@contextmanager
+def sample_errors(shard: str = "", key: str = "") -> Iterator[None]:
+    """Turn errors over the content of a sample into a ``SampleError``.
+
+    Args:
+        shard: Name of the shard or data set, for the message; empty where the caller adds it.
+        key: Key of the sample, for the message.
+
+    Raises:
+        SampleError: If the block raises one, or one of ``CONTENT_ERRORS``.
+    """
+    try:
+        yield
+    except SampleError as error:
+        if not key:
+            raise
+        raise SampleError(error.reason, shard=shard, key=key) from error
+    except (*CONTENT_ERRORS, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        reason = f"{type(error).__name__}: {error}"
+        raise SampleError(reason, shard=shard, key=key) from error
