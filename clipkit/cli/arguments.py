@@ -157,10 +157,10 @@ def caption_picker(text: str | None) -> CaptionPicker | None:
 
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--caption", type=CaptionPicker, enable_path=True)
+    # jsonargparse 4.49 deprecates the second name, 4.40 has no other.
+    instantiate = getattr(parser, "instantiate", parser.instantiate_classes)
     try:
-        picker: CaptionPicker = parser.instantiate_classes(
-            parser.parse_args([f"--caption={text}"])
-        ).caption
+        picker: CaptionPicker = instantiate(parser.parse_args([f"--caption={text}"])).caption
     except ArgumentError as error:
         reason = " ".join(str(error).split())
         raise ConfigError(

@@ -48,7 +48,7 @@ def encoder(model):
 def call(command, *words: object) -> int:
     parser = argparse.ArgumentParser()
     command.add_parser(parser.add_subparsers())
-    name = command.__name__.rpartition(".")[2]
+    name = command.__name__.removesuffix(".command").rpartition(".")[2]
     args = parser.parse_args([name, *map(str, words)])
     return int(args.run(args))
 

@@ -3,9 +3,9 @@
 ::
 
     ROOT/test/nshards.txt                       "2"
-    ROOT/test/0.tar  1.tar                      KEY.jpg|jpeg|png|webp, KEY.cls, KEY.txt
+    ROOT/test/0.tar  1.tar                      KEY.jpg|png|webp|…, KEY.cls, KEY.txt
     ROOT/train/…                                for a linear probe
-    ROOT/classnames.txt                         one name a line, in the order of the class numbers
+    ROOT/classnames.txt                         one name per line, in the order of the class numbers
     ROOT/zeroshot_classification_templates.txt  one sentence per line, {c} or {} for the name
     ROOT/dataset_type.txt                       "retrieval" or "classification"
 """
