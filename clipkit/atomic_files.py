@@ -51,8 +51,10 @@ def new_file(path: Path | str, *, sync: bool = True) -> Iterator[Path]:
         OSError: If the disk refuses; the error names a file.
 
     Examples:
-        >>> with new_file("runs/table.csv") as temporary:  # doctest: +SKIP
-        ...     temporary.write_text("a,b")
+        >>> with new_file("runs/table.csv") as temporary:
+        ...     _ = temporary.write_text("a,b")
+        >>> Path("runs/table.csv").read_text()
+        'a,b'
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     that ``modle.loss`` finds ``model``. An option that is nested now is found by its last part:
     ``data.seed`` finds ``data.order.seed``.
 
-    Example:
+    Examples:
         >>> did_you_mean("modle.loss", ["model", "model.loss", "data"])
         "; did you mean 'model.loss'?"
     """

@@ -73,7 +73,6 @@ def export_checkpoint(
             other files.
 
     Examples:
-        >>> from clipkit.models import save_encoder
         >>> save_encoder(encoder, "weights")
         >>> export_checkpoint("weights", "for_open_clip", "open_clip").reader
         "open_clip.create_model_and_transforms('local-dir:for_open_clip')"

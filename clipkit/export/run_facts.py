@@ -53,7 +53,6 @@ def read_run(model: Path) -> RunFacts:
         CheckpointError: If the checkpoint cannot be read.
 
     Examples:
-        >>> from clipkit.models import save_encoder
         >>> save_encoder(encoder, "export")
         >>> read_run(Path("export")).steps is None
         True

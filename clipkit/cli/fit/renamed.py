@@ -27,7 +27,7 @@ def with_new_names(value: Any) -> Any:
     Returns:
         The same with today's names.
 
-    Example:
+    Examples:
         >>> with_new_names({"class_path": "clipkit.training.callbacks.Preflight"})
         {'class_path': 'clipkit.training.Preflight'}
     """

@@ -224,7 +224,7 @@ def stored_box(box: Box, width: int, height: int, turn: Orientation | None) -> B
         turn: How stored pixels become upright ones.
 
     Examples:
-        >>> from clipkit.data.decode_formats import ORIENTATIONS
+        >>> from clipkit.data.images.formats import ORIENTATIONS
         >>> stored_box(Box(0, 0, 10, 20), 100, 50, ORIENTATIONS[6])
         Box(left=0, top=40, width=20, height=10)
     """

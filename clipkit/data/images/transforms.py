@@ -85,7 +85,6 @@ class TrainTransform(ImageTransform):
             data set is decoded once and not in every epoch. The pixels are the same.
 
     Examples:
-        >>> from clipkit.data.augment import ColorJitter, HorizontalFlip
         >>> transform = TrainTransform(64, (0.5, 1.0), augmentations=[HorizontalFlip()])
         >>> transform.image_size
         64

@@ -270,7 +270,6 @@ class ReportData:
         created: Time at which the report was created.
 
     Examples:
-        >>> from clipkit.evaluation.report import write_report
         >>> data = ReportData("A run", results=[Result("Validation", {"top1": 0.5})])
         >>> write_report("report.html", data)
         PosixPath('report.html')
