@@ -3,6 +3,9 @@
 The parts are safetensors files as ``torch.distributed.checkpoint`` writes and reads them; the rest
 is ``meta.pt``, with the sizes and checksums of the parts. Nothing is unpickled but plain types and
 tensors, and nothing here needs a process group to read.
+
+Modules of ``torch.distributed`` are imported where they are used: they take seconds, and most
+programs read and write no such folder.
 """
 
 from __future__ import annotations
@@ -14,20 +17,19 @@ import zlib
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from torch import Tensor
-from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.state_dict_loader import load
-from torch.distributed.checkpoint.state_dict_saver import save
-from torch.distributed.tensor import DTensor
 
 from clipkit.atomic_files import new_file
 from clipkit.distributed.agreement import on_all_ranks
 from clipkit.distributed.collectives import rank
 from clipkit.errors import CheckpointError, ConfigError
 from clipkit.models.files.state_dicts import read_file, save_plain
+
+if TYPE_CHECKING:
+    from torch.distributed.checkpoint.api import CheckpointException
 
 META: Final = "meta.pt"
 """Written last, so that a folder without it is no checkpoint."""
@@ -72,6 +74,9 @@ def write_sharded(checkpoint: Mapping[str, Any], folder: Path) -> None:
     Raises:
         OSError: On all ranks, if one could not write.
     """
+    from torch.distributed.checkpoint.api import CheckpointException
+    from torch.distributed.checkpoint.state_dict_saver import save
+
     spread: dict[str, Any] = {}
     rest = _take_out(checkpoint, (), spread)
     writer = storage().HuggingFaceStorageWriter(str(folder), save_distributed=True)
@@ -110,6 +115,8 @@ def read_sharded(
     Raises:
         CheckpointError: If the folder is incomplete.
     """
+    from torch.distributed.checkpoint.state_dict_loader import load
+
     folder = Path(folder)
     checkpoint: dict[str, Any] = read_file(folder / META)
     if problem := _missing(folder, checkpoint.pop(_PARTS, None)):
@@ -160,6 +167,8 @@ def why_incomplete(folder: Path) -> str:
 
 def _take_out(value: Any, place: Place, spread: dict[str, Any]) -> Any:
     """A copy of nested containers without their spread tensors, which go to ``spread``."""
+    from torch.distributed.tensor import DTensor
+
     if not isinstance(value, dict | list):
         return value
     kept: dict[Any, Any] = {}
@@ -173,6 +182,8 @@ def _take_out(value: Any, place: Place, spread: dict[str, Any]) -> Any:
 
 
 def _empty(size: torch.Size, dtype: torch.dtype, model: Tensor | None) -> Tensor:
+    from torch.distributed.tensor import DTensor
+
     if isinstance(model, DTensor) and model.shape == size:
         return torch.empty_like(model, dtype=dtype)
     return torch.empty(size, dtype=dtype)
