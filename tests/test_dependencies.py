@@ -1,0 +1,58 @@
+"""Every dependency is used, and none that is slow to import is imported early."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+import clipkit
+
+ROOT = Path(__file__).parents[1]
+NEVER_IMPORTED = {
+    "tensorboard": "Lightning's TensorBoardLogger writes with it",
+    "wandb": "Lightning's WandbLogger writes with it",
+}
+SLOW = (
+    *("open_clip", "timm", "transformers", "tokenizers", "torchvision", "torchmetrics"),
+    *("lightning", "torch._dynamo", "torch.distributed.checkpoint", "torch.distributed.tensor"),
+)
+
+
+def imported_modules() -> set[str]:
+    names: set[str] = set()
+    for path in Path(clipkit.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Import):
+                names |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                names.add((node.module or "").partition(".")[0])
+    return names
+
+
+def test_every_dependency_is_imported() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    wanted = {Requirement(line).name.replace("_", "-").lower() for line in project["dependencies"]}
+    modules = imported_modules()
+    used = {
+        distribution.replace("_", "-").lower()
+        for module, distributions in packages_distributions().items()
+        for distribution in distributions
+        if module in modules
+    }
+    assert wanted - used == set(NEVER_IMPORTED)
+
+
+def test_what_is_slow_is_imported_when_it_is_used() -> None:
+    code = (
+        "import sys, torch; before = set(sys.modules); "
+        "import clipkit.data, clipkit.models, clipkit.losses; "
+        f"print(*(set({SLOW!r}) & set(sys.modules) - before))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
