@@ -1,4 +1,4 @@
-"""Close matches for a mistyped name."""
+"""Texts of error messages: close matches for a mistyped name, and messages on one line."""
 
 from __future__ import annotations
 
@@ -29,3 +29,19 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
         close = difflib.get_close_matches(lower, names, n=3, cutoff=0.6)
     exact = [names[name] for name in close if names[name] != word][:2]
     return f"; did you mean {' or '.join(map(repr, exact))}?" if exact else ""
+
+
+def one_line(message: str, omit: tuple[str, ...] = ()) -> str:
+    r"""Return a message on one line, without bullets and repeated lines; options keep dashes.
+
+    Args:
+        message: The message.
+        omit: Lines that start with one of these texts are omitted.
+
+    Examples:
+        >>> one_line("--a: wrong:\n  - one\n  - one\n--b is missing")
+        '--a: wrong: one; --b is missing'
+    """
+    lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
+    kept = [line for line in lines if line and not (omit and line.startswith(omit))]
+    return "; ".join(dict.fromkeys(kept)).replace(":;", ":")

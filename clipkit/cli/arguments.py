@@ -7,14 +7,11 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clipkit.errors import CheckpointError, ConfigError
+from clipkit.errors import ConfigError
 
 if TYPE_CHECKING:
     from clipkit.data import CaptionPicker
     from clipkit.evaluation import EvaluationDataset
-    from clipkit.models.checkpoints.encoder import LoadedEncoder
-
-_FILE_ENDINGS = (".ckpt", ".pt", ".pth", ".bin", ".safetensors")
 
 
 def given_text(text: str) -> str:
@@ -169,40 +166,6 @@ def caption_picker(text: str | None) -> CaptionPicker | None:
     return picker
 
 
-def load_model(name: str, device: str, weights: str | None = None) -> LoadedEncoder:
-    """Load the encoder that ``--model`` names, in evaluation mode, on its device.
-
-    Args:
-        name: A checkpoint of clipkit, a folder that it exported, or NAME[@PRETRAINED] of open_clip,
-            where NAME may be the path of a JSON configuration.
-        device: A torch device, or "auto".
-        weights: "average" or "raw"; None for the average where there is one.
-
-    Returns:
-        The encoder, and which weights it has.
-
-    Raises:
-        CheckpointError: If the file is missing, is no checkpoint of clipkit, or lacks such weights.
-        ConfigError: If open_clip does not know the name, or torch the device.
-    """
-    from clipkit.models import from_open_clip
-    from clipkit.models.checkpoints.encoder import PREFIXES, LoadedEncoder, read_encoder
-
-    target = _device(device)
-    if Path(name).exists() and not name.endswith(".json"):
-        loaded = read_encoder(name, None if weights is None else PREFIXES[weights])
-        return LoadedEncoder(loaded.encoder.to(target).eval(), loaded.weights)
-    if name.endswith(_FILE_ENDINGS) and "@" not in name:
-        raise CheckpointError(f"{name}: no such file; expected a checkpoint of clipkit")
-    if weights == "average":
-        raise ConfigError(
-            f"--weights: expected a checkpoint with an average of the weights, got {name}, a model "
-            f"of open_clip; leave --weights out"
-        )
-    architecture, _, pretrained = name.partition("@")
-    return LoadedEncoder(from_open_clip(architecture, pretrained or None).to(target).eval(), None)
-
-
 def shown_weights(weights: str | None) -> str:
     """Describe in parentheses which weights of a checkpoint are used; nothing if there is one set.
 
@@ -211,19 +174,6 @@ def shown_weights(weights: str | None) -> str:
         ' (average weights)'
     """
     return f" ({weights} weights)" if weights else ""
-
-
-def _device(name: str) -> str:
-    import torch
-
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"--device: {name!r} cannot be used: {reason}") from error
-    return name
 
 
 def versions() -> dict[str, str]:

@@ -11,7 +11,6 @@ from clipkit.cli.arguments import (
     add_data_arguments,
     add_model_arguments,
     given_path,
-    load_model,
     open_data,
     shown_weights,
     versions,
@@ -58,6 +57,7 @@ def run(args: argparse.Namespace) -> int:
     check_new_folder("--output", output)
 
     from clipkit.evaluation import EmbedOptions, embed_pairs
+    from clipkit.models import load_model
 
     options = EmbedOptions(args.batch_size, args.num_workers, args.limit, args.precision, True)
     data = open_data(args.data, args)

@@ -12,7 +12,6 @@ from clipkit.cli.arguments import (
     add_weights_argument,
     given_path,
     given_text,
-    load_model,
     open_data,
     shown_weights,
     versions,
@@ -89,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
     """
     _check(args)
 
-    from clipkit.models import interpolate, save_encoder
+    from clipkit.models import interpolate, load_model, save_encoder
 
     evaluators = {word: _evaluator(word, args) for word in dict.fromkeys(args.measure)}
     (start, of_start), (end, of_end) = (

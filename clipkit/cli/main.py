@@ -19,6 +19,7 @@ from clipkit.cli.interrupts import ignore_interrupts, one_interrupt
 from clipkit.cli.tune import command as tune
 from clipkit.errors import ClipkitError, ConfigError
 from clipkit.remote_code import trust_remote_code
+from clipkit.suggestions import one_line
 
 _COMMANDS = (
     *("demo.command", "fit.command", "finetune", "tune.command", "evaluate.command", "embed"),
@@ -76,7 +77,7 @@ def _run(words: list[str]) -> int:
             status: int = args.run(args)
         return status
     except ClipkitError as error:
-        print(f"clipkit: error: {one_line(error)}", file=sys.stderr)
+        print(f"clipkit: error: {one_line(str(error))}", file=sys.stderr)
         return _EXIT_USAGE
     except KeyboardInterrupt:
         ignore_interrupts()
@@ -102,12 +103,6 @@ def system_reason(error: OSError) -> str:
     """
     reason = error.strerror or str(error)
     return reason if error.filename is None else f"{error.filename}: {reason}"
-
-
-def one_line(error: Exception) -> str:
-    """An error's message without its line breaks and bullets; options keep their dashes."""
-    lines = [line.strip().removeprefix("- ") for line in str(error).splitlines()]
-    return "; ".join(line for line in lines if line).replace(":;", ":")
 
 
 def _print_any_name() -> None:

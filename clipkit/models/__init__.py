@@ -8,7 +8,9 @@ from clipkit.models.checkpoints.encoder import (
     save_open_clip,
 )
 from clipkit.models.checkpoints.interpolation import interpolate
+from clipkit.models.checkpoints.named import load_model
 from clipkit.models.dual_encoder import DualEncoder
+from clipkit.models.files.consolidate import consolidate_checkpoint
 from clipkit.models.heads.label_head import CosineLabelHead, LabelHead, LinearLabelHead
 from clipkit.models.heads.prototype_head import PrototypeLabelHead
 from clipkit.models.open_clip.towers import (
@@ -34,11 +36,13 @@ __all__ = [
     "TimmImageTower",
     "Tower",
     "TransformersTextTower",
+    "consolidate_checkpoint",
     "describe",
     "from_checkpoint",
     "from_open_clip",
     "interpolate",
     "load_encoder",
+    "load_model",
     "lock",
     "save_encoder",
     "save_open_clip",

@@ -13,12 +13,11 @@ import torch
 import yaml
 from PIL import Image
 
-from clipkit.cli.finetune import look_at
 from clipkit.cli.main import main
 from clipkit.errors import DataError
 from clipkit.models import load_encoder, save_encoder
-from clipkit.training.finetune.facts import Start, TuningData
-from clipkit.training.finetune.presets import PRESETS, choose_preset, tuning_config
+from clipkit.training.finetune import BaseModelInfo, FinetuneData, inspect_data
+from clipkit.training.finetune.presets import PRESETS, choose_preset, finetune_config
 from tests.factories import image_bytes, write_shards
 from tests.training import tiny
 
@@ -213,8 +212,8 @@ def test_presets_cover_all_sizes_with_a_reason():
         assert choose_preset(number) is PRESETS[expected]
     encoder = {"class_path": "clipkit.models.from_open_clip", "init_args": {"name": "ViT-B-32"}}
     groups = {"image_tower": 14, "text_tower": 3}
-    start = Start(encoder, 512, 224, "bicubic", groups)
-    config, reasons = tuning_config(TuningData("pairs", None, 5_000), start, "run", ["{}"])
+    start = BaseModelInfo(encoder, 512, 224, "bicubic", groups)
+    config, reasons = finetune_config(FinetuneData("pairs", None, 5_000), start, "run", ["{}"])
     assert "label" not in config["model"]["loss"]
     assert config["data"]["batch_size"] == 256
     assert any("1,000 to 20,000" in reason for reason in reasons)
@@ -226,12 +225,12 @@ def test_presets_cover_all_sizes_with_a_reason():
 
 def test_captions_and_classes_are_told_apart(tmp_path):
     write_shards(tmp_path / "shards", (9,))
-    found = look_at(str(tmp_path / "shards"), None)
+    found = inspect_data(str(tmp_path / "shards"), None)
     assert (found.num_samples, list(found.class_counts)) == (9, [3, 2, 2, 2])
     assert found.has_captions
     (tmp_path / "t.csv").write_text("file,label\na.jpg,0\nb.jpg,1\n")
     (tmp_path / "far.csv").write_text("file,label,caption\na.jpg,1048576,one\n")
     with pytest.raises(DataError, match="class number 1048576: expected less than 1048576"):
-        look_at(str(tmp_path / "far.csv"), None)
+        inspect_data(str(tmp_path / "far.csv"), None)
     with pytest.raises(DataError, match="2 of 2 samples have neither a caption nor"):
-        look_at(str(tmp_path / "t.csv"), None)
+        inspect_data(str(tmp_path / "t.csv"), None)

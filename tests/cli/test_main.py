@@ -9,9 +9,9 @@ import sys
 import pytest
 
 from clipkit.cli import main as main_module
-from clipkit.cli.fit import parse_errors
 from clipkit.cli.main import build_parser, main
 from clipkit.errors import ConfigError
+from clipkit.suggestions import one_line
 
 SUBCOMMANDS = (
     "demo", "fit", "validate", "test", "predict", "tune", "evaluate", "embed", "export",
@@ -86,11 +86,9 @@ def test_error_names_the_option_as_it_was_typed(tmp_path, capsys):
     assert error.startswith("clipkit: error: --output: expected a folder")
 
 
-@pytest.mark.parametrize("module", [main_module, parse_errors])
-def test_lines_and_bullets_become_one_line(module):
+def test_lines_and_bullets_become_one_line():
     text = "  --a: wrong:\n  - one\n\n\t- --b is missing\n"
-    given = ConfigError(text) if module is main_module else text
-    assert module.one_line(given) == "--a: wrong: one; --b is missing"
+    assert one_line(text) == "--a: wrong: one; --b is missing"
 
 
 @pytest.mark.parametrize(

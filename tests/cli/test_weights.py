@@ -116,7 +116,7 @@ def test_an_average_that_is_not_there_is_refused(runs, tmp_path, capsys):
         load_encoder(tmp_path / "export", "ema.")
     words = ["embed", "--weights=average", "--data=x", "--output", str(tmp_path / "out")]
     (tmp_path / "tiny.json").write_text(json.dumps(tiny.CONFIG))
-    from clipkit.cli.arguments import load_model
+    from clipkit.models import load_model
 
     with pytest.raises(ConfigError, match=r"--weights: .*a model of open_clip"):
         load_model(str(tmp_path / "tiny.json"), "cpu", "average")

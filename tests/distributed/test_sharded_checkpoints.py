@@ -18,7 +18,7 @@ from torch.distributed.tensor import Shard, distribute_tensor
 from clipkit.atomic_files import put_in_place
 from clipkit.cli.main import main
 from clipkit.errors import CheckpointError, ConfigError
-from clipkit.models import load_encoder
+from clipkit.models import consolidate_checkpoint, load_encoder
 from clipkit.models.files.sharded import META, is_sharded, read_sharded, write_sharded
 from clipkit.training import ShardedStrategy
 from clipkit.training.callbacks import AverageWeights, KeyLog, SaveCheckpoint
@@ -196,6 +196,7 @@ def test_one_file_is_made_of_it(folder, root, expected, capsys):
     ckpt, file = root / "parts" / "step=3.ckpt", root / "whole.ckpt"
     assert main(["consolidate", "--checkpoint", str(ckpt), "--output", str(file)]) == 0
     assert "step 3" in capsys.readouterr().out
+    assert consolidate_checkpoint(ckpt, root / "again.ckpt") == 3
     one = torch.load(root / "one" / "step=3.ckpt", weights_only=True)
     made = torch.load(file, weights_only=True)
     assert made.keys() == one.keys()
@@ -292,4 +293,4 @@ def test_only_folders_of_parts_are_consolidated(tmp_path, capsys, what):
         source.touch()
     words = ["consolidate", "--checkpoint", str(source), "--output", str(tmp_path / "out.ckpt")]
     assert main(words) == 2
-    assert "expected a checkpoint in parts" in capsys.readouterr().err
+    assert "expected a sharded checkpoint" in capsys.readouterr().err

@@ -14,7 +14,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from clipkit.cli.arguments import load_model, versions
+from clipkit.cli.arguments import versions
 from clipkit.cli.demo.files import DemoFiles
 from clipkit.data.demo.emoji import DemoData
 from clipkit.evaluation import (
@@ -33,7 +33,7 @@ from clipkit.evaluation.report import (
     read_metrics_csv,
     write_report,
 )
-from clipkit.models import DualEncoder
+from clipkit.models import DualEncoder, load_model
 
 _CREDITS: Final = (
     "Twemoji, copyright Twitter, Inc. and other contributors, CC-BY 4.0",

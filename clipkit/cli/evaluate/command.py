@@ -11,7 +11,6 @@ from clipkit.cli.arguments import (
     add_data_arguments,
     add_model_arguments,
     given_path,
-    load_model,
     open_data,
     shown_weights,
     versions,
@@ -73,6 +72,7 @@ def run(args: argparse.Namespace) -> int:
     check_output_folder("--report", args.report, ["report.html"])
 
     from clipkit.evaluation import EvaluationSuite
+    from clipkit.models import load_model
 
     tasks = list(dict.fromkeys(args.task or [open_data(args.data, args).task]))
     evaluators = {task: _evaluator(task, args) for task in tasks}

@@ -10,9 +10,17 @@ from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 from clipkit.errors import ClipkitError
-from clipkit.suggestions import did_you_mean
+from clipkit.suggestions import did_you_mean, one_line
 from clipkit.yaml_files import read_yaml
 
+_UNION_LINES = (
+    "Subtypes:",
+    "Errors:",
+    "Given value",
+    "Does not validate against any",
+    "Expected a <class 'NoneType'>",
+)
+"""How lines start that jsonargparse adds to the reasons of a failed union."""
 _NO_OPTION = re.compile(r"does not accept option '(?P<key>[^']+)'")
 _NO_ARGUMENT = re.compile(r"unrecognized arguments: --(?P<key>[\w.+-]+)")
 _NO_INIT_ARG = re.compile(r"Option '(?P<key>[^']+)' is not accepted")
@@ -59,7 +67,7 @@ def explain(
     if (found := _NO_CLASS.search(message)) is not None:
         names = public_names(found["module"])
         return f"{found['module']} has no {found['name']!r}{did_you_mean(found['name'], names)}"
-    return plainer(one_line(message))
+    return plainer(one_line(message, omit=_UNION_LINES))
 
 
 def plainer(line: str) -> str:
@@ -83,20 +91,6 @@ def clipkit_error(error: BaseException | None) -> ClipkitError | None:
         seen.add(id(error))
         error = error.__cause__ or error.__context__
     return None
-
-
-def one_line(message: str) -> str:
-    """``message`` on one line, without bullets; of a failed union, every reason once."""
-    lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
-    dull = (
-        "Subtypes:",
-        "Errors:",
-        "Given value",
-        "Does not validate against any",
-        "Expected a <class 'NoneType'>",
-    )
-    kept = [line for line in lines if line and not line.startswith(dull)]
-    return "; ".join(dict.fromkeys(kept)).replace(":;", ":")
 
 
 def class_entries(config: Any, where: str = "") -> Iterator[ClassEntry]:

@@ -19,7 +19,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from clipkit.cli.fit.config_checks import check_parsed, check_sections
-from clipkit.cli.fit.parse_errors import clipkit_error, explain, one_line
+from clipkit.cli.fit.parse_errors import clipkit_error, explain
 from clipkit.cli.fit.renamed import read_renamed
 from clipkit.cli.fit.trainer_checks import (
     check_trainer_options,
@@ -31,6 +31,7 @@ from clipkit.cli.fit.wandb_id import choose_id
 from clipkit.cli.outputs import check_output_folder
 from clipkit.errors import ClipkitError, ConfigError
 from clipkit.models import DualEncoder
+from clipkit.suggestions import one_line
 from clipkit.training import ContrastiveModule, PairDataModule
 from clipkit.training.callbacks import (
     KeyLog,

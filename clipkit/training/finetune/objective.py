@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any, Final
 
 from clipkit.losses import balanced_class_weights
-from clipkit.training.finetune.facts import TuningData
+from clipkit.training.finetune.facts import FinetuneData
 
 _IMBALANCE: Final = 3.0
 """The largest class has so many times the samples of the smallest: rare classes get weight."""
 
 
 def objective(
-    data: TuningData, embedding_dim: int, reasons: list[str]
+    data: FinetuneData, embedding_dim: int, reasons: list[str]
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, float]]:
     """Loss, label head and learning-rate factors.
 
@@ -36,7 +36,7 @@ def objective(
     return loss, {"label_head": head}, {"label_head": 10.0}
 
 
-def _several_classes(data: TuningData, reasons: list[str]) -> dict[str, Any]:
+def _several_classes(data: FinetuneData, reasons: list[str]) -> dict[str, Any]:
     """The loss where a sample may have several classes."""
     reasons.append(
         "several classes a sample: a linear head says yes or no to each of them, "
@@ -54,7 +54,7 @@ def _several_classes(data: TuningData, reasons: list[str]) -> dict[str, Any]:
     }
 
 
-def _one_class(data: TuningData, reasons: list[str]) -> dict[str, Any]:
+def _one_class(data: FinetuneData, reasons: list[str]) -> dict[str, Any]:
     """The loss where a sample has one class."""
     reasons.append(
         "classes: pairs of one class are right answers for each other (UniCL), and a linear head "

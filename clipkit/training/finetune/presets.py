@@ -7,7 +7,7 @@ from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, Final
 
-from clipkit.training.finetune.facts import Start, TuningData
+from clipkit.training.finetune.facts import BaseModelInfo, FinetuneData
 from clipkit.training.finetune.objective import objective
 
 _LARGEST_BATCH: Final = 256
@@ -68,8 +68,8 @@ def choose_preset(num_samples: int) -> Preset:
     return next(fitting)
 
 
-def tuning_config(
-    data: TuningData, start: Start, folder: str, templates: Sequence[str]
+def finetune_config(
+    data: FinetuneData, start: BaseModelInfo, folder: str, templates: Sequence[str]
 ) -> tuple[dict[str, Any], list[str]]:
     """The whole configuration of a fine-tuning run, and why it is what it is.
 
@@ -84,9 +84,9 @@ def tuning_config(
     """
     preset = choose_preset(data.num_samples)
     reasons = [preset.reason]
-    batch_size = min(_LARGEST_BATCH, max(8, data.num_samples // 8))
+    batch_size = min(_LARGEST_BATCH, data.num_samples, max(8, data.num_samples // 8))
     reasons.append(
-        f"batches of {batch_size}: at least eight steps an epoch, and at most {_LARGEST_BATCH}"
+        f"batches of {batch_size}: at least eight steps per epoch, and at most {_LARGEST_BATCH}"
     )
     loss, head, factors = objective(data, start.embedding_dim, reasons)
     encoder = start.encoder
@@ -115,7 +115,7 @@ def tuning_config(
     return config, reasons
 
 
-def _data(data: TuningData, batch_size: int, templates: Sequence[str]) -> dict[str, Any]:
+def _data(data: FinetuneData, batch_size: int, templates: Sequence[str]) -> dict[str, Any]:
     captions: dict[str, Any] = {
         "class_path": "clipkit.data.TextField",
         "init_args": {"one_per_line": True},
@@ -145,7 +145,7 @@ def _data(data: TuningData, batch_size: int, templates: Sequence[str]) -> dict[s
     }
 
 
-def _transform(start: Start, preset: Preset, reasons: list[str]) -> dict[str, Any]:
+def _transform(start: BaseModelInfo, preset: Preset, reasons: list[str]) -> dict[str, Any]:
     reasons.append(
         f"crops of {preset.crop:.0%} to 100% of a picture; flips and colours are up to you, for "
         f"they are wrong where left, right or a colour matters (data.train_transform)"
@@ -161,7 +161,7 @@ def _transform(start: Start, preset: Preset, reasons: list[str]) -> dict[str, An
 
 
 def _trainer(
-    data: TuningData, start: Start, preset: Preset, folder: str, reasons: list[str]
+    data: FinetuneData, start: BaseModelInfo, preset: Preset, folder: str, reasons: list[str]
 ) -> dict[str, Any]:
     callbacks: list[dict[str, Any]] = [
         {"class_path": f"{_CALLBACKS}.{name}"} for name in ("ProgressBar", "Throughput")
