@@ -29,8 +29,7 @@ import torch
 import webdataset
 from fault_samples import FAULTS, NUM_SAMPLES, PICTURES, SIDE, make_all
 
-from clipkit.data import PairStream, ShardIndex
-from clipkit.data.text.captions import TextField
+from clipkit.data import FaultOptions, OrderOptions, PairStream, ShardIndex
 from clipkit.errors import ClipkitError
 
 HANGS_SECONDS = 8  # of computing
@@ -147,7 +146,13 @@ def show_open_clip(path: Path) -> str:
 
 def show_clipkit(path: Path) -> str:
     index = ShardIndex.from_urls(path, write_sidecars=False)
-    stream = PairStream(index, tokenizer=Characters(), batch_size=1, image_size=SIDE, shuffle=False)
+    stream = PairStream(
+        index,
+        tokenizer=Characters(),
+        batch_size=1,
+        image_size=SIDE,
+        order=OrderOptions(shuffle=False),
+    )
     return left_level(next(iter(stream)).images[0])
 
 
@@ -159,9 +164,8 @@ def run_clipkit(path: Path) -> str:
             tokenizer=Characters(),
             batch_size=NUM_SAMPLES,
             image_size=16,
-            caption=TextField("txt"),
-            shuffle=False,
-            max_bad_fraction=0.5,
+            order=OrderOptions(shuffle=False),
+            faults=FaultOptions(max_bad_fraction=0.5),
         )
         num_samples = sum(len(batch.keys) for batch in stream)
     except ClipkitError as error:

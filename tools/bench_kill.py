@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from clipkit.data import PairStream, ShardIndex
+from clipkit.data import OrderOptions, PairStream, ShardIndex
 from clipkit.data.packing.pack import ShardWriter
 
 NUM_EPOCHS = 3
@@ -96,8 +96,8 @@ def run_loop(folder: Path, out: Path, topology: Topology) -> None:
             num_workers=topology.num_workers,
             rank=rank,
             world_size=topology.world_size,
-            shuffle_window=50,
             seed=11,
+            order=OrderOptions(shuffle_window=50),
         )
         for rank in range(topology.world_size)
     ]

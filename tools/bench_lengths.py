@@ -21,7 +21,14 @@ import numpy as np
 import torch
 from jaxtyping import Int64
 
-from clipkit.data import OpenClipTokenizer, PairStream, ShardIndex, TextField
+from clipkit.data import (
+    OpenClipTokenizer,
+    OrderOptions,
+    PairStream,
+    SampleOptions,
+    ShardIndex,
+    TextField,
+)
 from clipkit.data.order.lanes import LaneOrder, Layout
 from clipkit.data.order.length_buckets import LengthDealer, LengthWindows
 from clipkit.data.shards.reader import ShardReader
@@ -126,10 +133,10 @@ def loader_rates(index: ShardIndex, num_batches: int) -> dict[str, float]:
                 index,
                 tokenizer=OpenClipTokenizer("ViT-B-32"),
                 batch_size=TIMED_BATCH,
-                caption=TextField("txt", one_per_line=True),
-                length_window_batches=window,
                 rank=0,
                 world_size=1,
+                order=OrderOptions(length_bucket_batches=window),
+                samples=SampleOptions(caption=TextField("txt", one_per_line=True)),
             )
             start = time.perf_counter()
             seen = sum(len(batch) for batch in islice(iter(stream), num_batches))

@@ -80,7 +80,7 @@ class Run:
             "--model.schedule=clipkit.optim.WarmupCosine",
             f"--data.train={self.train}",
             f"--data.batch_size={STEP_SAMPLES // self.ranks}",
-            f"--data.shuffle_window={SHARD_SAMPLES}",
+            f"--data.order.shuffle_window={SHARD_SAMPLES}",
             "--trainer.accelerator=cpu",
             f"--trainer.strategy={'ddp' if self.ranks > 1 else 'auto'}",
             f"--trainer.max_steps={NUM_STEPS}",

@@ -102,8 +102,8 @@ def add_sample_arguments(parser: argparse.ArgumentParser) -> None:
         type=given_text,
         metavar="MEMBER-or-PICKER",
         help="where captions are: a text member (txt, one per line), a field of a JSON member "
-        "(json:title), or a caption picker as in data.val_caption, as YAML or the path of a YAML "
-        "file; default: txt",
+        "(json:title), or a caption picker as in data.validation.caption, as YAML or the path of a "
+        "YAML file; default: txt",
     )
     parser.add_argument(
         "--label-field",

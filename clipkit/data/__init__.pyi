@@ -6,6 +6,7 @@ from .images.transforms import EvalTransform, ImageTransform, TrainTransform
 from .order.mixture import Mixture, Source, Stage
 from .order.partition import BatchSizeStage
 from .packing.pack import ShardWriter, pack
+from .samples.faults import FaultOptions
 from .samples.fields import (
     CaptionMask,
     Group,
@@ -19,6 +20,7 @@ from .samples.fields import (
 from .shards.index import ShardIndex
 from .shards.reader import RawSample, ShardReader
 from .storage.cache import ShardCache
+from .stream.options import OrderOptions, SampleOptions
 from .stream.pair_stream import PairStream
 from .text.captions import (
     Candidate,
@@ -44,6 +46,7 @@ __all__ = [
     "CaptionPicker",
     "ColorJitter",
     "EvalTransform",
+    "FaultOptions",
     "Grayscale",
     "Group",
     "HorizontalFlip",
@@ -59,6 +62,7 @@ __all__ = [
     "NegativeImages",
     "OpenClipTokenizer",
     "OptionalCaption",
+    "OrderOptions",
     "PairStream",
     "RandAugment",
     "RandomAffine",
@@ -66,6 +70,7 @@ __all__ = [
     "RandomPerspective",
     "RawSample",
     "SampleField",
+    "SampleOptions",
     "ShardCache",
     "ShardIndex",
     "ShardReader",

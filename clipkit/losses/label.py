@@ -136,7 +136,7 @@ class MultiLabelLoss(LossTerm):
         if batch is None or batch.multi_labels is None:
             raise ConfigError(
                 "multi-label loss: expected a batch with multi_labels, got none; add "
-                "clipkit.data.MultiLabels to data.fields"
+                "clipkit.data.MultiLabels to data.samples.fields"
             )
         return multi_label_loss(head_logits(embeddings), batch.multi_labels, self.positive_weights)
 

@@ -44,8 +44,8 @@ class StoredTeacher(Teacher):
         if image is None or text is None:
             raise ConfigError(
                 "StoredTeacher: expected batches with teacher_image and teacher_text, got none; "
-                "store the teacher's embeddings with the samples and read them by data.fields "
-                "(clipkit.data.TeacherEmbeddings), or use EncoderTeacher"
+                "store the teacher's embeddings with the samples and read them by "
+                "data.samples.fields (clipkit.data.TeacherEmbeddings), or use EncoderTeacher"
             )
         dtype = torch.promote_types(image.dtype, torch.float32)
         scale = torch.tensor(self.logit_scale, dtype=dtype, device=image.device)

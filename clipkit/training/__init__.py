@@ -1,7 +1,13 @@
 """The Lightning side: modules, data module, callbacks."""
 
+from clipkit.training.datamodule.options import (
+    MixtureOptions,
+    MixtureSource,
+    PairOptions,
+    StorageOptions,
+    ValidationOptions,
+)
 from clipkit.training.datamodule.pair_datamodule import PairDataModule
-from clipkit.training.datamodule.sources import MixedSource
 from clipkit.training.loggers.metrics_csv import MetricsCsv
 from clipkit.training.module.contrastive_module import ContrastiveModule
 from clipkit.training.preflight.callback import Preflight
@@ -10,8 +16,12 @@ from clipkit.training.strategies.fsdp import ShardedStrategy
 __all__ = [
     "ContrastiveModule",
     "MetricsCsv",
-    "MixedSource",
+    "MixtureOptions",
+    "MixtureSource",
     "PairDataModule",
+    "PairOptions",
     "Preflight",
     "ShardedStrategy",
+    "StorageOptions",
+    "ValidationOptions",
 ]

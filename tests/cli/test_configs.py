@@ -57,8 +57,8 @@ def tiny_encoder(words: list[str]) -> list[str]:
     encoder = next(model["encoder"] for model in models if model)
     data = [yaml.safe_load((ROOT / file).read_text()).get("data", {}) for file in files]
     flags = []
-    if any("train_transform" in part for part in data):
-        flags.append(f"--data.train_transform.size={ENCODER['vision_cfg']['image_size']}")
+    if any("transform" in part.get("samples", {}) for part in data):
+        flags.append(f"--data.samples.transform.size={ENCODER['vision_cfg']['image_size']}")
     if "image_tower" in encoder["init_args"]:
         for tower in ("image_tower", "text_tower"):
             flags += tiny_tower(tower, encoder["init_args"][tower])
@@ -105,9 +105,9 @@ def tiny_data(words: list[str], shards: Path) -> list[str]:
         return [f"--data.train={shards}/train/*.tar", *flags]
     sources = [
         {**source, "urls": f"{shards}/train/{number:05d}.tar"}
-        for number, source in enumerate(mixtures[0])
+        for number, source in enumerate(mixtures[0]["sources"])
     ]
-    return [f"--data.mixture={json.dumps(sources)}", *flags]
+    return [f"--data.mixture.sources={json.dumps(sources)}", *flags]
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: str(path.relative_to(ROOT)))

@@ -48,7 +48,7 @@ def test_no_training_data(refused):
 
 def test_shards_and_a_mixture(refused, shards):
     source = {"name": "squares", "urls": f"{shards}/train/*.tar", "weight": 1}
-    line = refused(f"--data.mixture={json.dumps([source])}")
+    line = refused(f"--data.mixture.sources={json.dumps([source])}")
     assert "either train or mixture" in line
 
 
@@ -169,8 +169,8 @@ def test_tokenizer_with_more_tokens_than_the_tower(refused):
 
 
 def test_transform_of_another_size(refused):
-    words = ["--data.train_transform=clipkit.data.TrainTransform"]
-    line = refused(*words, "--data.train_transform.size=32")
+    words = ["--data.samples.transform=clipkit.data.TrainTransform"]
+    line = refused(*words, "--data.samples.transform.size=32")
     assert "32 pixels" in line
     assert "expects 16" in line
 

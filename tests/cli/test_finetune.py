@@ -16,6 +16,7 @@ from PIL import Image
 from clipkit.cli.main import main
 from clipkit.errors import DataError
 from clipkit.models import load_encoder, save_encoder
+from clipkit.training import PairOptions
 from clipkit.training.finetune import BaseModelInfo, FinetuneData, inspect_data
 from clipkit.training.finetune.presets import PRESETS, choose_preset, finetune_config
 from tests.factories import image_bytes, write_shards
@@ -74,7 +75,7 @@ def test_printing_runs_nothing(tmp_path, photos, start, capsys):
     assert main([*map(str, words), str(tmp_path / "run")]) == 0
     text = capsys.readouterr().out
     assert "val" not in yaml.safe_load(text)["data"]
-    assert "val_caption" not in text
+    assert "validation" not in text
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["finetune.yaml"]
 
 
@@ -190,7 +191,9 @@ def test_lightnings_early_stopping_watches_what_is_logged(tmp_path):
 
 def test_classes_are_shown_equally_often(photos, tmp_path):
     module = tiny.module(labels=True)
-    data = tiny.PairDataModule(train=str(photos / "train"), batch_size=6, balance_classes=True)
+    data = tiny.PairDataModule(
+        train=str(photos / "train"), batch_size=6, samples=PairOptions(balance_classes=True)
+    )
     trainer = tiny.trainer(tmp_path, max_epochs=1)
     trainer.fit(module, data)
     counts = {key: value for key, value in data.train_stream.counters().items() if "/" in key}
@@ -200,7 +203,7 @@ def test_classes_are_shown_equally_often(photos, tmp_path):
 def test_a_mixture_has_weights_of_its_own(photos, tmp_path, capsys):
     sources = json.dumps([{"name": "a", "urls": str(photos / "train"), "weight": 1}])
     words = [w for w in tiny.words(photos, tmp_path) if not w.startswith("--data.train")]
-    flags = [f"--data.mixture={sources}", "--data.samples_per_class=2"]
+    flags = [f"--data.mixture.sources={sources}", "--data.samples.per_class=2"]
     assert main(["fit", *words, *flags]) == 2
     assert "give the sources weights instead" in capsys.readouterr().err
 
@@ -217,7 +220,7 @@ def test_presets_cover_all_sizes_with_a_reason():
     assert "label" not in config["model"]["loss"]
     assert config["data"]["batch_size"] == 256
     assert any("1,000 to 20,000" in reason for reason in reasons)
-    assert config["data"]["train_transform"]["init_args"]["scale"] == [0.6, 1.0]
+    assert config["data"]["samples"]["transform"]["init_args"]["scale"] == [0.6, 1.0]
     locks = [entry["init_args"] for entry in config["trainer"]["callbacks"] if "init_args" in entry]
     locks = {args["tower"]: args["unlocked_groups"] for args in locks if "tower" in args}
     assert locks == {"image_tower": 4, "text_tower": 3}  # no more than a tower has

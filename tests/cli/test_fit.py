@@ -130,13 +130,13 @@ def test_later_files_and_flags_win_and_lists_append(shards, tmp_path, capsys):
         first,
         "-c",
         write(tmp_path / "2.yaml", second),
-        "--data.label_field=json:number",
+        "--data.samples.label_field=json:number",
     ]
     assert main(["fit", *words, *tiny_words(shards, tmp_path), "--print_config"]) == 0
     config = yaml.safe_load(capsys.readouterr().out)
     assert config["data"]["seed"] == 5
     assert config["data"]["batch_size"] == 4  # the last of tiny_words
-    assert config["data"]["label_field"] == "json:number"
+    assert config["data"]["samples"]["label_field"] == "json:number"
     classes = [entry["class_path"].rsplit(".", 1)[1] for entry in config["trainer"]["callbacks"]]
     assert classes == [
         "ProgressBar", "PrintParameters", "Throughput", "SaveCheckpoint", "AverageWeights",
@@ -309,8 +309,8 @@ def test_towers_and_tokenizer_by_class_path(shards, tmp_path):
                 "--model.loss.contrastive=clipkit.losses.SigmoidLoss",
                 "--data.tokenizer=clipkit.data.OpenClipTokenizer",
                 "--data.tokenizer.context_length=12",
-                "--data.train_transform=clipkit.data.TrainTransform",
-                "--data.train_transform.size=16",
+                "--data.samples.transform=clipkit.data.TrainTransform",
+                "--data.samples.transform.size=16",
             ]
         )
         == 0

@@ -77,9 +77,8 @@ def configuration(
         },
         "data": {
             "batch_size": 8,
-            "fields": fields,
-            "train_caption": part("clipkit.data.OptionalCaption"),
-            "val_caption": part("clipkit.data.OptionalCaption"),
+            "samples": {"fields": fields or [], "caption": part("clipkit.data.OptionalCaption")},
+            "validation": {"caption": part("clipkit.data.OptionalCaption")},
         },
         "trainer": {
             "accelerator": "cpu",

@@ -129,7 +129,10 @@ OTHERS: dict[str, tuple[list[str], str]] = {
     "a log that is a folder": ([callbacks(("KeyLog", {"path": "{root}"}))], "{root}"),
     "a log under a file": ([callbacks(("KeyLog", {"path": "{root}/file/k"}))], "{root}/file"),
     "workers": (["--data.num_workers=-1"], "num_workers: expected at least 0, got -1"),
-    "a batch of validation": (["--data.val_batch_size=0"], "batch_size: expected at least 1"),
+    "a batch of validation": (
+        ["--data.validation.batch_size=0"],
+        "batch_size: expected at least 1",
+    ),
     "a word too many": (["whatever"], "whatever"),
 }
 

@@ -4,12 +4,25 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
+from clipkit.data import FaultOptions, Mixture, OrderOptions, PairStream, SampleOptions, ShardIndex
 from clipkit.errors import SampleError
+
+GROUPS = {"order": OrderOptions, "samples": SampleOptions, "faults": FaultOptions}
+
+
+def flat_stream(data: ShardIndex | Mixture, **options: Any) -> PairStream:
+    """A ``PairStream`` whose nested options are given by name, as ``shuffle=False``."""
+    for group, kind in GROUPS.items():
+        names = options.keys() & {field.name for field in fields(kind)}
+        options[group] = kind(**{name: options.pop(name) for name in names})
+    return PairStream(data, **options)
 
 
 class ByteTokenizer:

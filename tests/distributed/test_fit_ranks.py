@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from clipkit.data import BatchSizeStage
+from clipkit.data import BatchSizeStage, OrderOptions
 from clipkit.training.callbacks import KeyLog, ReportTrial
 from tests.distributed.spawn import run_ranks
 from tests.training import tiny
@@ -28,7 +28,9 @@ def fit_growing(rank: int, world_size: int, folder: Path, run: Path) -> dict[str
     ranks = {"devices": world_size, "num_nodes": 1, "strategy": "ddp"} if world_size > 1 else {}
     trainer = tiny.trainer(run, KeyLog(str(run / "keys.txt")), max_steps=8, **ranks)
     module = tiny.module()
-    data = tiny.data(folder, STEP_SAMPLES // world_size, batch_size_stages=stages)
+    data = tiny.data(
+        folder, STEP_SAMPLES // world_size, order=OrderOptions(batch_size_stages=stages)
+    )
     trainer.fit(module, datamodule=data)
     return {name: value.numpy() for name, value in module.state_dict().items()}
 

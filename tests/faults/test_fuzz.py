@@ -22,13 +22,13 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from clipkit.cli.main import main
-from clipkit.data import MultiLabels, PairStream, ShardIndex, ShardReader, pack
+from clipkit.data import MultiLabels, ShardIndex, ShardReader, pack
 from clipkit.data.packing.verify import verify_shards
 from clipkit.data.shards.shard_table import split_name
 from clipkit.errors import ClipkitError, DataError
 from clipkit.evaluation import open_dataset
 from clipkit.yaml_files import read_yaml
-from tests.data.fakes import ByteTokenizer
+from tests.data.fakes import ByteTokenizer, flat_stream
 from tests.faults import fuzz_inputs as inputs
 
 FACTOR = int(os.environ.get("CLIPKIT_FUZZ", "1"))
@@ -188,7 +188,7 @@ def test_every_sample_is_trained_on_or_named(samples, shuffle):
         (folder / "0.tar").write_bytes(inputs.tar_bytes(files))
         index = ShardIndex.from_urls(folder / "0.tar")
         try:
-            stream = PairStream(
+            stream = flat_stream(
                 index, tokenizer=ByteTokenizer(), batch_size=2, image_size=8, shuffle=shuffle,
                 tail="keep", max_bad_fraction=1.0, fields=[MultiLabels(num_classes=3)],
             )  # fmt: skip

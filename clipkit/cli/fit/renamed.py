@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import logging
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import yaml
 from jsonargparse import get_loader, set_loader
 
+from clipkit.training.datamodule.options import RENAMED
+
 _LOG: Final = logging.getLogger(__name__)
 _CLASSES: Final = {"clipkit.training.callbacks.Preflight": "clipkit.training.Preflight"}
+_DATA_OPTION: Final = re.compile(r"--data\.(?P<name>\w+)(?P<rest>.*)", re.DOTALL)
+_SOURCES: Final = "mixture.sources"
+_LISTS: Final = ("samples.fields", "order.batch_size_stages", "mixture.stages", _SOURCES)
+"""Options that were null where nothing was given, and are an empty list now."""
 
 
 def read_renamed() -> None:
@@ -30,6 +38,8 @@ def with_new_names(value: Any) -> Any:
     Examples:
         >>> with_new_names({"class_path": "clipkit.training.callbacks.Preflight"})
         {'class_path': 'clipkit.training.Preflight'}
+        >>> with_new_names({"data": {"batch_size": 8, "fault_log": "bad.jsonl"}})
+        {'data': {'batch_size': 8, 'faults': {'log': 'bad.jsonl'}}}
     """
     if isinstance(value, list):
         return [with_new_names(item) for item in value]
@@ -38,6 +48,64 @@ def with_new_names(value: Any) -> Any:
     renamed = {key: with_new_names(item) for key, item in value.items()}
     name = renamed.get("class_path")
     if isinstance(name, str) and name in _CLASSES:
-        _LOG.warning("%s is now called %s; please rename it", name, _CLASSES[name])
+        _tell(name, _CLASSES[name])
         renamed["class_path"] = _CLASSES[name]
+    if isinstance(renamed.get("data"), dict):
+        renamed["data"] = _nested(renamed["data"])
     return renamed
+
+
+def with_new_options(words: Sequence[str]) -> list[str]:
+    """Replace the options of earlier versions in the words of a command.
+
+    Args:
+        words: Options of ``clipkit fit`` and its like, with their values.
+
+    Example:
+        >>> with_new_options(["--data.fault_log=bad.jsonl", "--data.train", "a.tar"])
+        ['--data.faults.log=bad.jsonl', '--data.train', 'a.tar']
+    """
+    renamed = list(words)
+    for position, word in enumerate(words):
+        match = _DATA_OPTION.fullmatch(word)
+        if match is None or match["rest"][:1] not in ("", "=", ".", "+"):
+            continue
+        name, rest = match["name"], match["rest"]
+        inline = "=" in rest
+        value = rest.partition("=")[2] if inline else "".join(words[position + 1 : position + 2])
+        is_list = (name, rest[:1]) == ("mixture", "+") or (
+            name == "mixture" and rest[:1] != "." and value.strip()[:1] in ("[", "n")
+        )
+        new = _SOURCES if is_list else RENAMED.get(name)
+        if new is None:
+            continue
+        _tell(f"--data.{name}", f"--data.{new}")
+        if new in _LISTS and value == "null":
+            value = "[]"
+            rest = "=[]" if inline else rest
+        renamed[position] = f"--data.{new}{rest}"
+        if not inline and position + 1 < len(words):
+            renamed[position + 1] = value
+    return renamed
+
+
+def _nested(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The section ``data`` with its former options in their groups."""
+    section: dict[str, Any] = {}
+    for name, value in data.items():
+        is_list = name == "mixture" and not isinstance(value, dict)
+        new = _SOURCES if is_list else RENAMED.get(name)
+        if new is None:
+            group = section.get(name)
+            section[name] = value | group if group and isinstance(value, dict) else value
+            continue
+        if value is not None:
+            _tell(f"data.{name}", f"data.{new}")
+        group_name, _, option = new.partition(".")
+        group = section.setdefault(group_name, {})
+        group[option] = [] if value is None and new in _LISTS else value
+    return section
+
+
+def _tell(old: str, new: str) -> None:
+    _LOG.warning("%s is now called %s; please rename it", old, new)

@@ -20,7 +20,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from clipkit.cli.fit.config_checks import check_parsed, check_sections
 from clipkit.cli.fit.parse_errors import clipkit_error, explain
-from clipkit.cli.fit.renamed import read_renamed
+from clipkit.cli.fit.renamed import read_renamed, with_new_options
 from clipkit.cli.fit.trainer_checks import (
     check_trainer_options,
     merge_savers,
@@ -220,7 +220,7 @@ def run_trainer(name: str, options: Sequence[str]) -> int:
         return 0
     try:
         with _own_wandb_run():
-            TrainerCLI([name, *options])
+            TrainerCLI([name, *with_new_options(options)])
     except MisconfigurationException as error:
         raise ConfigError(one_line(str(error))) from error
     except ClipkitError:

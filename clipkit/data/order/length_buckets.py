@@ -66,9 +66,9 @@ def first_windows(num_steps: int | None, shuffle: bool, step_samples: int) -> Le
     if num_steps is None:
         return None
     if num_steps < 2:
-        raise ConfigError(f"length_window_batches: expected at least 2, got {num_steps}")
+        raise ConfigError(f"length_bucket_batches: expected at least 2, got {num_steps}")
     if not shuffle:
-        raise ConfigError("length_window_batches: needs shuffle=True; leave it out")
+        raise ConfigError("length_bucket_batches: needs shuffle=True; leave it out")
     return LengthWindows(num_steps, step_samples)
 
 
@@ -95,7 +95,7 @@ def restored_windows(
         windows = LengthWindows(*numbers)
     theirs, ours = (one and one.num_steps for one in (windows, mine))
     if theirs != ours:
-        _LOG.warning("length_window_batches: the state's %s goes on, not %s", theirs, ours)
+        _LOG.warning("length_bucket_batches: the state's %s goes on, not %s", theirs, ours)
     return windows
 
 

@@ -112,6 +112,7 @@ class Mixture:
         return ShardIndex(
             [shard for source in self.sources for shard in source.index.shards],
             [fault for source in self.sources for fault in source.index.faults],
+            next((s.index.cache for s in self.sources if s.index.cache is not None), None),
         )
 
     def _stage(self, stage: Stage) -> tuple[int, tuple[int, ...]]:

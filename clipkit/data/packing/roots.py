@@ -40,7 +40,7 @@ def refuse_outside(images: Sequence[Path], root: Path, source: Path) -> None:
         f"{source}: {len(outside)} of {len(images)} images are outside of {root}, the first is "
         f"{first}{leads}; name the folder that holds all of them (clipkit shards pack --images "
         f"DIR), or, if you trust the author of these names, allow it: --allow-outside, "
-        f"data.allow_outside: true for fit, or allow_outside=True in Python"
+        f"data.storage.allow_outside: true for fit, or allow_outside=True in Python"
     )
 
 

@@ -47,20 +47,24 @@ class Fault:
         return self.reason if self.is_whole_shard else f"{self.shard}: {self.key}: {self.reason}"
 
 
-@dataclass(frozen=True, slots=True)
-class FaultBudget:
-    """How much may be bad before a run ends.
+@dataclass(frozen=True)  # not slotted: see clipkit.data.stream.options
+class FaultOptions:
+    """How many samples and shards may be unusable before a run ends, and where they are logged.
 
     Args:
-        max_bad_fraction: Bad samples, as a fraction of the data set (rounded up to whole samples).
-        max_bad_shards: Whole shards.
+        max_bad_fraction: Largest allowed fraction of bad samples in the data, 0 to 1; the number is
+            rounded up. Bad samples are replaced by others when shuffling.
+        max_bad_shards: Largest allowed number of bad shards.
+        log: File that gets one JSON object per line for each bad sample and shard; None for none.
+            With several ranks each writes its own file, with the rank in the name.
 
     Raises:
-        ConfigError: If a limit is no such number.
+        ConfigError: If a limit is out of range.
     """
 
     max_bad_fraction: float = 0.05
     max_bad_shards: int = 0
+    log: str | Path | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.max_bad_fraction <= 1:
@@ -85,16 +89,16 @@ class FaultLedger:
     the file names all.
 
     Args:
-        budget: The limits.
+        options: The limits.
         num_samples: Samples in the data set.
         alone: Whether there is only one rank, so that nothing needs sharing.
         path: A file that gets one JSON object a line for each new fault; None for none.
     """
 
     def __init__(
-        self, budget: FaultBudget, num_samples: int, alone: bool = True, path: Path | None = None
+        self, options: FaultOptions, num_samples: int, alone: bool = True, path: Path | None = None
     ) -> None:
-        self._budget = budget
+        self._options = options
         self._num_samples = num_samples
         self._alone = alone
         self._log = None if path is None else PatientLog(path)
@@ -194,18 +198,18 @@ class FaultLedger:
             self._log.append(json.dumps({**asdict(fault), "epoch": epoch}) + "\n")
 
     def _check(self, last: Fault) -> None:
-        budget = self._budget
-        allowed = budget.max_bad_samples(self._num_samples)
+        options = self._options
+        allowed = options.max_bad_samples(self._num_samples)
         where = f"; all are listed in {self._log.path}" if self._log else ""
-        if len(self._bad_shards) > budget.max_bad_shards:
+        if len(self._bad_shards) > options.max_bad_shards:
             raise FaultBudgetExceeded(
                 f"{len(self._bad_shards)} bad shards, allowed "
-                f"max_bad_shards={budget.max_bad_shards}; the last one: {last}{where}"
+                f"max_bad_shards={options.max_bad_shards}; the last one: {last}{where}"
             )
         if len(self._bad_ids) > allowed:
             raise FaultBudgetExceeded(
                 f"{len(self._bad_ids)} bad samples of {self._num_samples}, allowed {allowed} "
-                f"(max_bad_fraction={budget.max_bad_fraction}); the last one: {last}{where}"
+                f"(max_bad_fraction={options.max_bad_fraction}); the last one: {last}{where}"
             )
 
 

@@ -62,17 +62,24 @@ class ShardIndex:
     Args:
         shards: The shards, in order.
         faults: ``(url, reason)`` of shards that were left out.
+        cache: Local cache of the remote shards; None for the default cache.
 
     Examples:
         >>> ShardIndex.from_urls("data/train/{00000..00001}.tar").num_samples
         9
     """
 
-    def __init__(self, shards: Sequence[Shard], faults: Sequence[tuple[str, str]] = ()) -> None:
+    def __init__(
+        self,
+        shards: Sequence[Shard],
+        faults: Sequence[tuple[str, str]] = (),
+        cache: ShardCache | None = None,
+    ) -> None:
         if not shards:
             raise ShardError("an index needs at least one shard")
         self.shards = tuple(shards)
         self.faults = tuple(faults)
+        self.cache = cache
         self.counts: Int64[np.ndarray, " shards"] = np.array(
             [shard.num_samples for shard in self.shards], dtype=np.int64
         )
@@ -104,7 +111,8 @@ class ShardIndex:
             allow_pipe: Whether a pattern may be ``pipe:COMMAND``, which runs it.
             max_bad_shards: How many broken shards are left out (and named) before it is an error.
             write_sidecars: Whether a scan is kept beside its shard (in the cache for remote ones).
-            cache: Where remote shards are kept; None for the default cache.
+            cache: Local cache of remote shards, here and for readers of the index; None for the
+                default cache.
             on_shard: Called after each shard, for a progress bar.
 
         Returns:
@@ -131,7 +139,7 @@ class ShardIndex:
                     faults.append((str(name), str(result)))
         indexer.report_unkept()
         _check_faults(faults, max_bad_shards, num_shards)
-        return cls(shards, faults)
+        return cls(shards, faults, cache)
 
     def __len__(self) -> int:
         return self.num_samples

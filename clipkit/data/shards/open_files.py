@@ -57,27 +57,25 @@ class OpenShards:
 
     Args:
         index: The shards.
-        cache: Where remote shards are kept; None for the default cache.
     """
 
-    def __init__(self, index: ShardIndex, cache: ShardCache | None) -> None:
+    def __init__(self, index: ShardIndex) -> None:
         self._index = index
-        self._cache = cache
         self._lock = threading.Lock()
         self._files: OrderedDict[int, OpenShard] = OrderedDict()
         self._tables: OrderedDict[int, ShardTable] = OrderedDict()
         self._members = 0
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"index": self._index, "cache": self._cache}
+        return {"index": self._index}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["index"], state["cache"])
+        self.__init__(state["index"])
 
     @property
     def cache(self) -> ShardCache:
         """Where remote shards are kept."""
-        return self._cache if self._cache is not None else default_cache()
+        return self._index.cache if self._index.cache is not None else default_cache()
 
     def get(self, number: int) -> OpenShard:
         """An open shard.

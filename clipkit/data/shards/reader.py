@@ -13,7 +13,7 @@ from jaxtyping import Int64
 from clipkit.data.shards.index import ShardIndex
 from clipkit.data.shards.open_files import OpenShard, OpenShards, as_shard_error
 from clipkit.data.shards.shard_table import ShardTable
-from clipkit.data.storage.cache import RemoteFile, ShardCache
+from clipkit.data.storage.cache import RemoteFile
 from clipkit.data.storage.prefetch import Prefetcher
 from clipkit.data.storage.remote import SYSTEM_ERRNOS
 from clipkit.errors import ShardError
@@ -49,7 +49,6 @@ class ShardReader:
 
     Args:
         index: The shards.
-        cache: Where remote shards are kept; None for the default cache.
 
     Examples:
         >>> reader = ShardReader(ShardIndex.from_urls("data/train"))
@@ -57,9 +56,9 @@ class ShardReader:
         b'a yellow square number 7'
     """
 
-    def __init__(self, index: ShardIndex, cache: ShardCache | None = None) -> None:
+    def __init__(self, index: ShardIndex) -> None:
         self._index = index
-        self._shards = OpenShards(index, cache)
+        self._shards = OpenShards(index)
         self._bad: dict[int, str] = {}
         self._prefetcher: Prefetcher | None = None
         self.num_samples = index.num_samples

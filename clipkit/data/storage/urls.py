@@ -95,7 +95,7 @@ def parse_address(text: str, *, allow_pipe: bool = False) -> Address:
         if not allow_pipe:
             raise DataError(
                 f"{text}: a pipe runs a command of this machine; if you trust its author, "
-                f"allow it: data.allow_pipe: true, or allow_pipe=True in Python"
+                f"allow it: data.storage.allow_pipe: true, or allow_pipe=True in Python"
             )
         return Address(text, "pipe")
     return file_address(local_path(text)) if is_local(text) else Address(text, "remote")

@@ -12,24 +12,23 @@ from clipkit.data.samples.content import CONTENT_ERRORS
 from clipkit.data.samples.maker import Encoder, SampleMaker
 from clipkit.data.shards.index import ShardIndex
 from clipkit.data.shards.reader import ShardReader
+from clipkit.data.stream.options import OrderOptions
 from clipkit.errors import ConfigError, DataError, SampleError
 
 _TRIED_SAMPLES: Final = 8
 _TRIED_SHARDS: Final = 16
 
 
-def check_options(
-    seed: int, tail: str | None, window: int | None, num_workers: int, num_threads: int
-) -> None:
+def check_options(seed: int, num_workers: int, order: OrderOptions, num_threads: int) -> None:
     """Whether each option of a stream makes sense alone.
 
     Raises:
         ConfigError: If one does not.
     """
-    if tail not in (None, *get_args(Tail)):
-        raise ConfigError(f"tail: expected {' or '.join(get_args(Tail))}, got {tail!r}")
-    if window is not None and window < 1:
-        raise ConfigError(f"shuffle_window: expected at least 1, got {window}")
+    if order.tail not in (None, *get_args(Tail)):
+        raise ConfigError(f"tail: expected {' or '.join(get_args(Tail))}, got {order.tail!r}")
+    if order.shuffle_window is not None and order.shuffle_window < 1:
+        raise ConfigError(f"shuffle_window: expected at least 1, got {order.shuffle_window}")
     for name, value, least in [
         ("seed", seed, 0),
         ("num_workers", num_workers, 0),

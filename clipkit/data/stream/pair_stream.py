@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
-from typing import Any, final
+from typing import Any, Final, final
 
 import torch.distributed as dist
 
 from clipkit.data.order.build import Data, first_order, index_of, restored_order
 from clipkit.data.order.length_buckets import first_windows, restored_windows
-from clipkit.data.order.partition import BatchSizeStage, Slicing, Tail, check_stages
-from clipkit.data.samples.faults import FaultBudget, FaultLedger
-from clipkit.data.samples.fields import SampleField
-from clipkit.data.samples.maker import Caption, Encoder, SampleMaker, Transform
+from clipkit.data.order.partition import Slicing, check_stages
+from clipkit.data.samples.faults import FaultLedger, FaultOptions
+from clipkit.data.samples.maker import Encoder, SampleMaker, Transform
 from clipkit.data.shards.reader import ShardReader
-from clipkit.data.storage.cache import ShardCache
 from clipkit.data.stream.builder import BatchBuilder
 from clipkit.data.stream.checks import (
     caption_lengths,
@@ -33,12 +30,25 @@ from clipkit.data.stream.defaults import (
     log_of_rank,
     world_of,
 )
+from clipkit.data.stream.options import OrderOptions, SampleOptions
 from clipkit.data.stream.state import STATE_VERSION, check_state
 from clipkit.data.stream.workers import BatchLoader
 from clipkit.errors import ConfigError, DataError
+from clipkit.renamed_arguments import renamed_arguments
 from clipkit.types import Batch
 
 _LOG = logging.getLogger(__name__)
+_ORDER = ("shuffle", "tail", "shuffle_window", "batch_size_stages")
+_SAMPLES = ("caption", "label_field", "fields", "num_threads")
+_FAULTS = ("max_bad_fraction", "max_bad_shards")
+_RENAMED: Final = {
+    **{name: f"order=OrderOptions({name}=...)" for name in _ORDER},
+    **{name: f"samples=SampleOptions({name}=...)" for name in _SAMPLES},
+    **{name: f"faults=FaultOptions({name}=...)" for name in _FAULTS},
+    "length_window_batches": "order=OrderOptions(length_bucket_batches=...)",
+    "fault_log": "faults=FaultOptions(log=...)",
+    "cache": "ShardIndex.from_urls(cache=...)",
+}
 
 
 @final
@@ -54,35 +64,21 @@ class PairStream:
 
     Args:
         index: The data: a ``ShardIndex`` or a ``Mixture`` of several.
-        tokenizer: For the captions.
-        batch_size: Samples of a batch on one rank.
-        batch_size_stages: Smaller batches for the first samples of a run.
-        seed: Of the order, the augmentation and the choice of captions.
-        image_size: Width and height in pixels, where ``image_transform`` is left out: random crops
-            when shuffling, else the whole picture, resized and cut to its middle.
-        image_transform: From an image file and random numbers to uint8 pixels ``[3 H W]``.
-        caption: Picks the text of a sample; None for its ``.txt``.
-        label_field: Where the class is: a member (``"cls"``) or a JSON field (``"json:category"``).
-        num_workers: Processes that build batches; 0 builds them in this one. The batches are the
-            same.
-        rank: This process among those that share an epoch; None asks the environment.
-        world_size: Their number; None asks the environment.
-        shuffle: False for evaluation: the order of the shards, the same every time, no gaps filled.
-        tail: What happens to an epoch's last samples, too few for a whole step: "drop", "pad" (with
-            the epoch's first ones, counted), "keep" (a smaller batch, shared out evenly; a rank
-            may go without) or "even" (all steps of nearly equal size, at most one sample per rank
-            above ``batch_size``; no rank goes without, so that all may exchange something in each
-            step). None drops when shuffling and keeps otherwise. An epoch of a mixture
-            has no such rest, as its last step takes the first samples of the next one.
-        shuffle_window: Samples that are shuffled together inside a lane; None to choose.
-        length_window_batches: Batches of all ranks among which samples are dealt anew, so that
-            captions of alike length share a batch; None for none. Needs shuffling.
-        num_threads: Samples that a worker makes at the same time.
-        max_bad_fraction: Bad samples that are replaced before the run ends, as a fraction of all.
-        max_bad_shards: Bad shards that are left out before the run ends.
-        fault_log: File that names every bad sample and shard, one JSON object a line.
-        cache: Where remote shards are kept; None for the default cache.
-        fields: What else a sample brings for the objective, such as ``Group``.
+        tokenizer: Encodes the captions: a ``Tokenizer``, or any object with ``pad_id`` and
+            ``encode(text) -> list[int]``.
+        batch_size: Number of samples in a batch of one rank.
+        seed: Seed for the sample order, the augmentation and the selection of captions.
+        image_size: Width and height of the images in pixels, where ``image_transform`` is None:
+            random crops when shuffling, else the complete image, resized and cropped to its center.
+        image_transform: Function from an image file and a random generator to uint8 pixels
+            ``[3 H W]``.
+        num_workers: Number of processes that build batches; 0 builds them in the calling process.
+            The batches are the same.
+        rank: Rank of this process among those that share an epoch; None reads the environment.
+        world_size: Number of processes that share an epoch; None reads the environment.
+        order: Shuffling, batches at the end of an epoch, and batch sizes at the start of a run.
+        samples: Captions, labels and further fields of a sample.
+        faults: How many bad samples and shards are allowed, and where they are logged.
 
     Raises:
         ConfigError: If the sizes cannot work (a step needs more samples than there are).
@@ -98,64 +94,59 @@ class PairStream:
         1
     """
 
+    @renamed_arguments(_RENAMED)
     def __init__(
         self,
         index: Data,
         *,
         tokenizer: Encoder,
         batch_size: int,
-        batch_size_stages: Sequence[BatchSizeStage] = (),
         seed: int = 0,
         image_size: int = 224,
         image_transform: Transform | None = None,
-        caption: Caption | None = None,
-        label_field: str = "cls",
         num_workers: int = 0,
         rank: int | None = None,
         world_size: int | None = None,
-        shuffle: bool = True,
-        tail: Tail | None = None,
-        shuffle_window: int | None = None,
-        length_window_batches: int | None = None,
-        num_threads: int = 1,
-        max_bad_fraction: float = 0.05,
-        max_bad_shards: int = 0,
-        fault_log: str | Path | None = None,
-        cache: ShardCache | None = None,
-        fields: Sequence[SampleField] = (),
+        order: OrderOptions = OrderOptions(),
+        samples: SampleOptions = SampleOptions(),
+        faults: FaultOptions = FaultOptions(),
     ) -> None:
-        check_options(seed, tail, shuffle_window, num_workers, num_threads)
+        check_options(seed, num_workers, order, samples.num_threads)
         self._data, self._index = index, index_of(index)
         self._world = world = world_of(rank, world_size)
-        self._shuffle, self._seed = shuffle, seed
-        self._num_workers, self._num_threads = num_workers, num_threads
-        self._reader = ShardReader(self._index, cache)
-        transform = image_transform or default_transform(image_size, shuffle)
-        picker = caption or default_caption()
+        self._shuffle, self._seed = order.shuffle, seed
+        self._num_workers, self._num_threads = num_workers, samples.num_threads
+        self._reader = ShardReader(self._index)
         self._maker = SampleMaker(
-            tokenizer, transform, picker, label_field, seed, fields=tuple(fields)
+            tokenizer,
+            image_transform or default_transform(image_size, order.shuffle),
+            samples.caption or default_caption(),
+            samples.label_field,
+            seed,
+            fields=tuple(samples.fields),
         )
         self._order = first_order(
             index,
-            shuffle,
+            order.shuffle,
             seed,
             batch_size=batch_size,
             world_size=world.size,
-            window=shuffle_window,
+            window=order.shuffle_window,
         )
-        tail = tail or ("drop" if shuffle else "keep")
-        stages = tuple(batch_size_stages)
+        tail = order.tail or ("drop" if order.shuffle else "keep")
+        stages = tuple(order.batch_size_stages)
         check_stages(stages, batch_size)
         carries = self._order.is_endless and tail == "drop"
         self._slicing = Slicing(
             self._order.num_samples, batch_size, world.rank, world.size, tail, stages, carries
         )
         check_sizes(self._slicing)
-        self._windows = first_windows(length_window_batches, shuffle, self._slicing.step_samples)
+        self._windows = first_windows(
+            order.length_bucket_batches, order.shuffle, self._slicing.step_samples
+        )
         check_first_sample(self._index, self._reader, self._maker)
-        budget = FaultBudget(max_bad_fraction, max_bad_shards)
-        log = log_of_rank(fault_log, world)
-        self._ledger = FaultLedger(budget, self._index.num_samples, world.size == 1, log)
+        log = log_of_rank(faults.log, world)
+        self._ledger = FaultLedger(faults, self._index.num_samples, world.size == 1, log)
         self._cursor = Cursor()
         self._iteration = 0
         self._loader: BatchLoader | None = None

@@ -112,7 +112,7 @@ def check_accumulation(num_batches: int) -> None:
     """
     if num_batches > 1:
         raise ConfigError(
-            f"data.batch_size_stages: does not go with trainer.accumulate_grad_batches="
+            f"data.order.batch_size_stages: does not go with trainer.accumulate_grad_batches="
             f"{num_batches}; set model.micro_batch_size to what fits into memory instead"
         )
 

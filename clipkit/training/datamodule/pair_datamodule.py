@@ -7,20 +7,26 @@ from typing import Any, final
 
 from lightning.pytorch import LightningDataModule
 
-from clipkit.data import BatchSizeStage, PairStream, ShardCache, Stage
+from clipkit.data import PairStream
 from clipkit.data.images.transforms import EvalTransform, ImageTransform, TrainTransform
 from clipkit.data.packing.packed_cache import is_raw
-from clipkit.data.samples.fields import SampleField
+from clipkit.data.samples.faults import FaultOptions
+from clipkit.data.stream.options import OrderOptions, SampleOptions
 from clipkit.data.text.captions import CaptionPicker
 from clipkit.data.text.tokenizer import Tokenizer
 from clipkit.data.text.tokenizers import tokenizer_from_name
 from clipkit.errors import ConfigError
 from clipkit.models import DualEncoder
+from clipkit.renamed_arguments import renamed_arguments
 from clipkit.training.checks.options import check_image_size, check_tokenizer
+from clipkit.training.datamodule.options import (
+    RENAMED,
+    MixtureOptions,
+    PairOptions,
+    StorageOptions,
+    ValidationOptions,
+)
 from clipkit.training.datamodule.sources import (
-    Access,
-    Choice,
-    MixedSource,
     check_classes,
     class_names_of,
     open_data,
@@ -38,107 +44,64 @@ class PairDataModule(LightningDataModule):
 
     Args:
         train: Shards to train on: a path, URL, pattern with braces or ``*``, or several of them; or
-            a table or folder of pictures, which is packed once into a cache beside it.
-        val: The same to validate on; None for no validation.
-        batch_size: Pairs of a batch on one process; N processes train on N times as many a step.
-        batch_size_stages: Smaller batches for the first samples of a run. Steps in ``max_steps``
-            and schedules go on meaning steps of ``batch_size``.
-        val_batch_size: Pairs of a validation batch on one process, at most; None for
-            ``batch_size``. All validation pairs are cut into batches of nearly equal size.
-        tokenizer: For captions.
-        train_transform: From an image file to pixels, for training.
-        val_transform: From an image file to pixels, for validation.
-        train_caption: Picks the text of a training pair; None for its ``.txt``.
-        val_caption: Picks the text of a validation pair; None for its ``.txt``.
-        label_field: Where the class is: a member ("cls") or a JSON field ("json:category").
-        num_workers: Processes that build training batches; 0 for none.
-        num_threads: Samples that a worker makes at the same time.
-        seed: Of the order, the augmentation and the choice of captions.
-        shuffle_window: Samples that are shuffled together; None to choose.
-        length_window_batches: Batches of all processes among which training samples are dealt
-            anew, so that captions of alike length share a batch; None for none.
-        max_bad_fraction: Bad samples that are replaced before the run ends, as a fraction of all.
-        max_bad_shards: Bad shards that are left out before the run ends.
-        fault_log: File that names every bad sample and shard.
-        mixture: Instead of ``train``: several sources, mixed in exact proportions.
-        samples_per_class: Train on so many samples of each class, chosen by ``seed``; None for all.
-        balance_classes: Train on every class equally often.
-        fields: What else the samples bring for the objective, such as ``clipkit.data.Group``.
-        mixture_stages: Other weights of the mixture from some optimizer batches on: a curriculum.
-        mixture_epoch_samples: Samples that count as an epoch of the mixture; None for all sources'
-            samples together.
-        cache: Where remote shards are kept, and how many bytes of them; None for the default.
-        allow_pipe: Whether ``pipe:COMMAND`` among the shards may run a command of this machine.
-        allow_outside: Whether the images of a table or folder may be outside of its folder,
-            directly or by a symbolic link.
+            a table or folder of images, which is packed once into a cache next to it.
+        val: Shards, table or folder to validate on; None for no validation.
+        batch_size: Number of pairs in a training batch of one process; N processes train on N times
+            as many per step.
+        tokenizer: Encodes the captions; None for the tokenizer of the text tower.
+        seed: Seed for the sample order, the augmentation and the selection of captions.
+        num_workers: Number of processes that build training batches; 0 builds them in the training
+            process.
+        samples: Which samples are trained on, and what they are made of.
+        validation: What validation does differently.
+        order: Shuffling, and batch sizes at the start of a run. Steps in ``max_steps`` and
+            schedules are steps of ``batch_size``, also while its batches are smaller.
+        faults: How many bad samples and shards are allowed in training, and where they are logged.
+        storage: How shards, tables and images are read.
+        mixture: Several training sources instead of ``train``.
+
+    Raises:
+        ConfigError: If training is to run without shuffling.
 
     Examples:
         >>> data = PairDataModule(train="data/train/{00000..00001}.tar", val="data/val")
     """
 
+    @renamed_arguments(RENAMED)
     def __init__(
         self,
         train: str | list[str] | None = None,
         val: str | list[str] | None = None,
         batch_size: int = 64,
-        batch_size_stages: list[BatchSizeStage] | None = None,
-        val_batch_size: int | None = None,
         tokenizer: Tokenizer | None = None,
-        train_transform: ImageTransform | None = None,
-        val_transform: ImageTransform | None = None,
-        train_caption: CaptionPicker | None = None,
-        val_caption: CaptionPicker | None = None,
-        label_field: str = "cls",
-        num_workers: int = 0,
-        num_threads: int = 1,
         seed: int = 0,
-        shuffle_window: int | None = None,
-        length_window_batches: int | None = None,
-        max_bad_fraction: float = 0.05,
-        max_bad_shards: int = 0,
-        fault_log: str | None = None,
-        mixture: list[MixedSource] | None = None,
-        samples_per_class: int | None = None,
-        balance_classes: bool = False,
-        fields: list[SampleField] | None = None,
-        mixture_stages: list[Stage] | None = None,
-        mixture_epoch_samples: int | None = None,
-        cache: ShardCache | None = None,
-        allow_pipe: bool = False,
-        allow_outside: bool = False,
+        num_workers: int = 0,
+        samples: PairOptions = PairOptions(),
+        validation: ValidationOptions = ValidationOptions(),
+        order: OrderOptions = OrderOptions(),
+        faults: FaultOptions = FaultOptions(),
+        storage: StorageOptions = StorageOptions(),
+        mixture: MixtureOptions = MixtureOptions(),
     ) -> None:
         super().__init__()
+        if not order.shuffle or order.tail not in (None, "drop"):
+            raise ConfigError(
+                f"data.order: training needs shuffle=true and tail=drop, got shuffle="
+                f"{str(order.shuffle).lower()} and tail={order.tail}; leave them out"
+            )
         self.train = train
-        self.mixture = mixture
-        self.mixture_stages = mixture_stages
-        self.mixture_epoch_samples = mixture_epoch_samples
-        self.access = Access(cache, allow_pipe, allow_outside)
         self.val = val
         self.batch_size = batch_size
-        self.batch_size_stages = tuple(batch_size_stages or ())
-        self.val_batch_size = batch_size if val_batch_size is None else val_batch_size
         self.tokenizer = tokenizer
-        self.check_batch: Callable[[Batch], None] | None = None
-        self.train_transform = train_transform
-        self.val_transform = val_transform
-        self.train_caption = train_caption
-        self.val_caption = val_caption
-        self.num_workers = num_workers
         self.seed = seed
-        self.choice = Choice(samples_per_class, balance_classes, seed)
-        self._shared: dict[str, Any] = {
-            "label_field": label_field,
-            "num_threads": num_threads,
-            "fields": fields or (),
-            "cache": cache,
-        }
-        self._training: dict[str, Any] = {
-            "shuffle_window": shuffle_window,
-            "length_window_batches": length_window_batches,
-            "max_bad_fraction": max_bad_fraction,
-            "max_bad_shards": max_bad_shards,
-            "fault_log": fault_log,
-        }
+        self.num_workers = num_workers
+        self.samples = samples
+        self.validation = validation
+        self.order = order
+        self.faults = faults
+        self.storage = storage
+        self.mixture = mixture
+        self.check_batch: Callable[[Batch], None] | None = None
         self.class_names: tuple[str, ...] = ()
         self._train_stream: PairStream | None = None
         self._val_stream: PairStream | None = None
@@ -220,53 +183,49 @@ class PairDataModule(LightningDataModule):
             self._train_stream.load_state_dict(state_dict["train"])
 
     def _open_train(self) -> PairStream:
+        data = open_data(
+            self.train, self.mixture, self.samples, self.seed, self.storage, self.class_names
+        )
         return PairStream(
-            open_data(
-                self.train,
-                self.mixture,
-                self.choice,
-                stages=self.mixture_stages,
-                epoch_samples=self.mixture_epoch_samples,
-                access=self.access,
-                class_names=self.class_names,
-            ),
+            data,
             tokenizer=self.resolved_tokenizer(),
             batch_size=self.batch_size,
-            batch_size_stages=self.batch_size_stages,
             seed=self.seed,
             image_transform=self._resolved_train_transform(),
-            caption=self.train_caption,
             num_workers=self.num_workers,
-            **self._shared,
-            **self._training,
+            order=self.order,
+            samples=self._sample_options(self.samples.caption),
+            faults=self.faults,
         )
 
     def _open_val(self, urls: str | list[str]) -> PairStream:
         # A class has the number that it has in training, also where validation lacks some classes.
-        check_classes(urls, self.class_names, self.access)
-        index = open_index(urls, self.class_names, self.access)
+        check_classes(urls, self.class_names, self.storage)
+        size = self.validation.batch_size
         return PairStream(
-            index,
+            open_index(urls, self.class_names, self.storage),
             tokenizer=self.resolved_tokenizer(),
-            batch_size=self.val_batch_size,
-            # Batches of nearly one size, because the loss depends on it; every sample is in one.
-            tail="even",
-            shuffle=False,
+            batch_size=self.batch_size if size is None else size,
             image_transform=self._resolved_val_transform(),
-            caption=self.val_caption,
-            **self._shared,
+            # Batches of nearly one size, because the loss depends on it; every sample is in one.
+            order=OrderOptions(shuffle=False, tail="even"),
+            samples=self._sample_options(self.validation.caption),
         )
+
+    def _sample_options(self, caption: CaptionPicker | None) -> SampleOptions:
+        options = self.samples
+        return SampleOptions(caption, options.label_field, options.fields, options.num_threads)
 
     def _named_classes(self, is_fit: bool) -> tuple[str, ...]:
         """Names by number of the training data, if they are there; else of the validation data."""
-        if self._shared["label_field"] != "cls":
+        if self.samples.label_field != "cls":
             return ()  # names belong to the numbers in .cls
         encoder = self._known_encoder()
         head = None if encoder is None else encoder.label_head
         known = () if head is None else head.class_names
         if is_fit or (isinstance(self.train, str) and is_raw(self.train)):
-            return class_names_of(self.train, self.mixture, known, self.access)
-        return class_names_of(self.val, None, known, self.access)
+            return class_names_of(self.train, self.mixture.sources, known, self.storage)
+        return class_names_of(self.val, (), known, self.storage)
 
     def resolved_tokenizer(self) -> Tokenizer:
         """The tokenizer that was given, or the one that belongs to the text tower.
@@ -282,16 +241,16 @@ class PairDataModule(LightningDataModule):
         return self.tokenizer
 
     def _resolved_train_transform(self) -> ImageTransform:
-        if self.train_transform is None:
-            tower = self._encoder("train_transform").image_tower
+        if self.samples.transform is None:
+            tower = self._encoder("samples.transform").image_tower
             return TrainTransform(tower.image_size, interpolation=tower.interpolation)
-        return self._checked(self.train_transform)
+        return self._checked(self.samples.transform)
 
     def _resolved_val_transform(self) -> ImageTransform:
-        if self.val_transform is None:
-            tower = self._encoder("val_transform").image_tower
+        if self.validation.transform is None:
+            tower = self._encoder("validation.transform").image_tower
             return EvalTransform(tower.image_size, tower.resize_mode, tower.interpolation)
-        return self._checked(self.val_transform)
+        return self._checked(self.validation.transform)
 
     def _checked(self, transform: ImageTransform) -> ImageTransform:
         if (encoder := self._known_encoder()) is not None:

@@ -3,151 +3,101 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from clipkit.data import Mixture, ShardCache, ShardIndex, Source, Stage
+from clipkit.data import Mixture, ShardIndex, Source
 from clipkit.data.packing.packed_cache import Prepared, is_raw, prepare, prepare_classes
 from clipkit.data.packing.source_classes import SourceClasses, classes_of, join_classes
 from clipkit.errors import ConfigError
-
-
-@dataclass(frozen=True, slots=True)
-class MixedSource:
-    """One of several data sets that are mixed in exact proportions; see ``clipkit.data.Mixture``.
-
-    Args:
-        name: For counters and checkpoints.
-        urls: Its shards, or a table or folder of pictures.
-        weight: Its share of the samples, relative to the other sources'.
-        epochs: Instead of a weight: how often an epoch of the mixture goes through it.
-    """
-
-    name: str
-    urls: str | list[str]
-    weight: float | None = None
-    epochs: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """Which of the training samples are taken, and how often.
-
-    Args:
-        samples_per_class: k for few-shot training; None for all.
-        balance_classes: Show every class equally often, however many samples it has.
-        seed: Of the choice.
-    """
-
-    samples_per_class: int | None = None
-    balance_classes: bool = False
-    seed: int = 0
-
-    @property
-    def is_everything(self) -> bool:
-        """Whether nothing is left out and nothing repeated."""
-        return self.samples_per_class is None and not self.balance_classes
-
-
-@dataclass(frozen=True, slots=True)
-class Access:
-    """How shards are reached.
-
-    Args:
-        cache: Where remote shards are kept; None for the default cache.
-        allow_pipe: Whether ``pipe:COMMAND`` may run a command of this machine.
-        allow_outside: Whether the images of a table or folder may be outside of its folder.
-    """
-
-    cache: ShardCache | None = None
-    allow_pipe: bool = False
-    allow_outside: bool = False
+from clipkit.training.datamodule.options import (
+    MixtureOptions,
+    MixtureSource,
+    PairOptions,
+    StorageOptions,
+)
 
 
 def open_data(
     train: str | Sequence[str] | None,
-    mixture: Sequence[MixedSource] | None,
-    choice: Choice | None = None,
-    stages: Sequence[Stage] | None = None,
-    epoch_samples: int | None = None,
-    access: Access | None = None,
+    mixture: MixtureOptions = MixtureOptions(),
+    samples: PairOptions = PairOptions(),
+    seed: int = 0,
+    storage: StorageOptions = StorageOptions(),
     class_names: Sequence[str] = (),
 ) -> ShardIndex | Mixture:
-    """The index of some shards, or the mixture of several sources.
+    """Open some shards, or a mixture of several sources.
 
     Args:
-        train: Shards, or a table or folder of pictures, which is packed once into a cache.
-        mixture: Sources; either these or shards.
-        choice: Which samples of ``train``; None for all of them.
-        stages: Other weights of the mixture from some steps on.
-        epoch_samples: Samples of an epoch of the mixture.
-        access: How the shards are reached; None for the default cache and no pipes.
-        class_names: Numbers the classes of tables and folders that tell them by name.
+        train: Shards, or a table or folder of images, which is packed once into a cache.
+        mixture: Several sources; either these or ``train``.
+        samples: Which samples of ``train`` are taken.
+        seed: Seed for the selection of samples.
+        storage: How the shards are read.
+        class_names: Names in the order of the class numbers, for tables and folders that name their
+            classes.
 
     Returns:
-        What a ``PairStream`` reads.
+        The data of a ``PairStream``.
 
     Raises:
-        ClipkitError: If both are given or none, if data are missing, if the sources do not make a
-            mixture, or if a choice is asked of a mixture.
+        ClipkitError: If both or neither are given, if data are missing, if the sources do not make
+            a mixture, or if samples of a mixture are to be selected.
     """
-    choice = choice or Choice()
-    if train and mixture:
+    if train and mixture.sources:
         raise ConfigError("data.train: expected either train or mixture, got both")
-    if not mixture and (stages or epoch_samples is not None):
+    if not mixture.sources and (mixture.stages or mixture.epoch_samples is not None):
         raise ConfigError(
-            "data.mixture_stages and data.mixture_epoch_samples: expected a mixture, got none"
+            "data.mixture.stages and data.mixture.epoch_samples: expected data.mixture.sources, "
+            "got none"
         )
-    if mixture:
-        if not choice.is_everything:
+    if mixture.sources:
+        if samples.selects:
             raise ConfigError(
-                "data.mixture: samples_per_class and balance_classes go with data.train; give the "
-                "sources weights instead"
+                "data.mixture: samples.per_class and samples.balance_classes go with data.train; "
+                "give the sources weights instead"
             )
         sources = [
-            Source(s.name, open_index(s.urls, class_names, access), s.weight, s.epochs)
-            for s in mixture
+            Source(s.name, open_index(s.urls, class_names, storage), s.weight, s.epochs)
+            for s in mixture.sources
         ]
-        return Mixture(sources, epoch_samples, stages or ())
+        return Mixture(sources, mixture.epoch_samples, mixture.stages)
     if not train:
         raise ConfigError("data.train: expected data to train on, got none")
-    if choice.is_everything:
-        return open_index(train, class_names, access)
-    return _chosen(train, choice, class_names, access or Access())
+    if samples.selects:
+        return _selected(train, samples, seed, class_names, storage)
+    return open_index(train, class_names, storage)
 
 
 def open_index(
     data: str | Sequence[str],
     class_names: Sequence[str] | None = None,
-    access: Access | None = None,
+    storage: StorageOptions = StorageOptions(),
 ) -> ShardIndex:
     """The index of shards, or of the shards that stand for a table or folder of pictures.
 
     Args:
         data: Paths, URLs or patterns.
         class_names: Numbers the classes of a table or folder that tells them by name.
-        access: How the shards are reached; None for the default cache and no pipes.
+        storage: How the shards are read.
 
     Raises:
         ClipkitError: If data are missing or cannot be packed.
     """
-    access = access or Access()
     shards: list[str | Path] = []
     for one in [data] if isinstance(data, str) else data:
         if is_raw(one):
-            packed = prepare(one, class_names=class_names, allow_outside=access.allow_outside)
+            packed = prepare(one, class_names=class_names, allow_outside=storage.allow_outside)
             shards += packed.shards
         else:
             shards.append(one)
-    return ShardIndex.from_urls(shards, cache=access.cache, allow_pipe=access.allow_pipe)
+    return ShardIndex.from_urls(shards, cache=storage.cache, allow_pipe=storage.allow_pipe)
 
 
 def class_names_of(
     train: str | Sequence[str] | None,
-    mixture: Sequence[MixedSource] | None = None,
+    mixture: Sequence[MixtureSource] = (),
     known: Sequence[str] = (),
-    access: Access | None = None,
+    storage: StorageOptions = StorageOptions(),
 ) -> tuple[str, ...]:
     """Names of the classes of all training data, in the order of the numbers that they get.
 
@@ -155,15 +105,14 @@ def class_names_of(
         train: Shards, or a table or folder of images.
         mixture: Sources; either these or shards.
         known: Names that the model has numbered, which are taken if they include those of the data.
-        access: How the shards are reached; None for the default cache and no pipes.
+        storage: How the shards are read.
 
     Raises:
         ClipkitError: If data are missing, or two sources give one number to different names.
     """
-    access = access or Access()
     sources = [
-        _classes(one, access)
-        for data in (train or [], *[source.urls for source in mixture or ()])
+        _classes(one, storage)
+        for data in (train or [], *[source.urls for source in mixture])
         for one in ([data] if isinstance(data, str) else data)
     ]
     names = join_classes(sources)
@@ -171,7 +120,7 @@ def class_names_of(
 
 
 def check_classes(
-    val: str | Sequence[str], class_names: Sequence[str], access: Access | None = None
+    val: str | Sequence[str], class_names: Sequence[str], storage: StorageOptions = StorageOptions()
 ) -> None:
     """Compare the names of the classes in validation shards with those of training.
 
@@ -180,45 +129,56 @@ def check_classes(
     Args:
         val: Validation data.
         class_names: Names in the order of the class numbers.
-        access: How the shards are reached; None for the default cache and no pipes.
+        storage: How the shards are read.
 
     Raises:
         ClipkitError: If shards are missing, or a class has another name there.
     """
-    access = access or Access()
     for one in [val] if isinstance(val, str) else val:
         if not is_raw(one):
-            found = _classes(one, access)
+            found = _classes(one, storage)
             join_classes([found], class_names, "the training data")
 
 
-def _classes(source: str, access: Access) -> SourceClasses:
+def _classes(source: str, storage: StorageOptions) -> SourceClasses:
     return classes_of(
         source,
-        access.cache,
-        allow_pipe=access.allow_pipe,
-        allow_outside=access.allow_outside,
+        storage.cache,
+        allow_pipe=storage.allow_pipe,
+        allow_outside=storage.allow_outside,
     )
 
 
-def _chosen(
-    train: str | Sequence[str], choice: Choice, class_names: Sequence[str], access: Access
+def _selected(
+    train: str | Sequence[str],
+    samples: PairOptions,
+    seed: int,
+    class_names: Sequence[str],
+    storage: StorageOptions,
 ) -> ShardIndex | Mixture:
-    several = [train] if isinstance(train, str) else list(train)
-    if len(several) != 1:
+    sources = [train] if isinstance(train, str) else list(train)
+    if len(sources) != 1:
         raise ConfigError(
-            "data.train: samples_per_class and balance_classes take one table, folder or folder of "
-            f"shards, got {len(several)} sources"
+            "data.train: samples.per_class and samples.balance_classes take one table, folder or "
+            f"folder of shards, got {len(sources)} sources"
         )
-    options: dict[str, Any] = {
-        "class_names": class_names,
-        "samples_per_class": choice.samples_per_class,
-        "seed": choice.seed,
-        "allow_outside": access.allow_outside,
-    }
-    if not choice.balance_classes:
-        return _index(prepare(several[0], **options))
-    classes = prepare_classes(several[0], **options)
+    if not samples.balance_classes:
+        return _index(
+            prepare(
+                sources[0],
+                class_names=class_names,
+                samples_per_class=samples.per_class,
+                seed=seed,
+                allow_outside=storage.allow_outside,
+            )
+        )
+    classes = prepare_classes(
+        sources[0],
+        class_names=class_names,
+        samples_per_class=samples.per_class,
+        seed=seed,
+        allow_outside=storage.allow_outside,
+    )
     # An epoch of the mixture has as many samples as the data, so steps and schedules stay alike.
     return Mixture([Source(name, _index(part), weight=1.0) for name, part in classes.items()])
 

@@ -106,16 +106,15 @@ def finetune_config(
     config = {
         "seed_everything": 0,
         "model": model,
-        "data": {
-            **_data(data, batch_size, templates),
-            "train_transform": _transform(start, preset, reasons),
-        },
+        "data": _data(data, batch_size, templates, _transform(start, preset, reasons)),
         "trainer": _trainer(data, start, preset, folder, reasons),
     }
     return config, reasons
 
 
-def _data(data: FinetuneData, batch_size: int, templates: Sequence[str]) -> dict[str, Any]:
+def _data(
+    data: FinetuneData, batch_size: int, templates: Sequence[str], transform: dict[str, Any]
+) -> dict[str, Any]:
     captions: dict[str, Any] = {
         "class_path": "clipkit.data.TextField",
         "init_args": {"one_per_line": True},
@@ -135,12 +134,16 @@ def _data(data: FinetuneData, batch_size: int, templates: Sequence[str]) -> dict
         "init_args": {"num_classes": len(data.class_counts)},
     }
     return {
-        **({"fields": [field]} if data.multi_label else {}),
         "train": data.train,
-        **({} if data.val is None else {"val": data.val, "val_caption": deepcopy(captions)}),
+        **({} if data.val is None else {"val": data.val}),
         "batch_size": batch_size,
-        "train_caption": captions,
-        "label_field": data.label_field,
+        "samples": {
+            "transform": transform,
+            "caption": captions,
+            "label_field": data.label_field,
+            **({"fields": [field]} if data.multi_label else {}),
+        },
+        **({} if data.val is None else {"validation": {"caption": deepcopy(captions)}}),
         "num_workers": 2 if data.num_samples >= PRESETS[0].below else 0,  # type: ignore[operator]
     }
 
@@ -148,7 +151,7 @@ def _data(data: FinetuneData, batch_size: int, templates: Sequence[str]) -> dict
 def _transform(start: BaseModelInfo, preset: Preset, reasons: list[str]) -> dict[str, Any]:
     reasons.append(
         f"crops of {preset.crop:.0%} to 100% of a picture; flips and colours are up to you, for "
-        f"they are wrong where left, right or a colour matters (data.train_transform)"
+        f"they are wrong where left, right or a colour matters (data.samples.transform)"
     )
     return {
         "class_path": "clipkit.data.TrainTransform",

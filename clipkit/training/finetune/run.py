@@ -106,7 +106,7 @@ def plan_finetune(
     base = inspect_model(model, weights)
     config, reasons = finetune_config(data, base, str(folder), templates)
     if allow_outside:
-        config["data"]["allow_outside"] = True
+        config["data"]["storage"] = {"allow_outside": True}
     facts = [f"{data.num_samples:,} samples, {len(data.class_counts) or 'no'} classes"]
     facts += [f"classes: {_numbered(data.class_names)}"] if any(data.class_names) else []
     facts += [f"starts from {model} ({base.weights} weights)"] if base.weights else []

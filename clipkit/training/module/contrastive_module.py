@@ -232,7 +232,7 @@ class ContrastiveModule(LightningModule):
         check_clipping(self.trainer.gradient_clip_val)
         check_objective(self.encoder, self.loss)
         data = data_of(self.trainer)
-        if isinstance(data, PairDataModule) and data.batch_size_stages:
+        if isinstance(data, PairDataModule) and data.order.batch_size_stages:
             check_accumulation(self.trainer.accumulate_grad_batches)
         warn_of_accumulation(self.trainer.accumulate_grad_batches)
         if self.trainer.global_step == 0:
@@ -249,7 +249,7 @@ class ContrastiveModule(LightningModule):
         if isinstance(data, PairDataModule):
             seed_step(batch, data.seed, self.trainer.global_rank)
             samples = samples_of_step(self.trainer, len(batch))
-            if data.batch_size_stages and samples != self.pace.now:
+            if data.order.batch_size_stages and samples != self.pace.now:
                 self.pace = change_pace(self.trainer, self.pace, self.trainer.global_step, samples)
         factor = self.schedule.factor(run_progress(self.trainer))
         optimizer = self.trainer.optimizers[0]

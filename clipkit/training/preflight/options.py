@@ -57,8 +57,8 @@ def unused_options(config: Mapping[str, Any], num_steps_by: Mapping[str, float])
         num_steps_by: For ``max_steps`` and ``max_epochs``, where given: the steps that they allow.
 
     Examples:
-        >>> unused_options({"data": {"val": None, "val_batch_size": 8}}, {})
-        ['data.val_batch_size: there is no data.val']
+        >>> unused_options({"data": {"val": None, "validation": {"batch_size": 8}}}, {})
+        ['data.validation.batch_size: there is no data.val']
     """
     data, trainer = config.get("data") or {}, config.get("trainer") or {}
     model = config.get("model") or {}
@@ -74,9 +74,9 @@ def unused_options(config: Mapping[str, Any], num_steps_by: Mapping[str, float])
 def _without_validation(data: Mapping[str, Any], trainer: Mapping[str, Any]) -> Iterator[str]:
     if data.get("val"):
         return
-    for name in ("val_batch_size", "val_transform", "val_caption"):
-        if data.get(name) is not None:
-            yield f"data.{name}: there is no data.val"
+    for name, value in (data.get("validation") or {}).items():
+        if value is not None:
+            yield f"data.validation.{name}: there is no data.val"
     for name in ("val_check_interval", "limit_val_batches"):
         if trainer.get(name) is not None:
             yield f"trainer.{name}: there is no data.val"
@@ -99,8 +99,8 @@ def _of_the_schedule(schedule: Mapping[str, Any]) -> Iterator[str]:
 def _of_labels(data: Mapping[str, Any], loss: Mapping[str, Any]) -> Iterator[str]:
     contrastive = str((loss.get("contrastive") or {}).get("class_path", ""))
     looks = loss.get("label") is not None or "Label" in contrastive
-    if not looks and data.get("label_field") not in (None, "cls"):
-        yield "data.label_field: no loss looks at labels"
+    if not looks and (data.get("samples") or {}).get("label_field") not in (None, "cls"):
+        yield "data.samples.label_field: no loss uses labels"
 
 
 def _of_micro_batches(data: Mapping[str, Any], model: Mapping[str, Any]) -> Iterator[str]:

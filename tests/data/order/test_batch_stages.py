@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from clipkit.data import BatchSizeStage, PairStream, ShardIndex
 from clipkit.data.order.partition import Slicing, Tail
 from clipkit.errors import ConfigError
-from tests.data.fakes import ByteTokenizer, NoisyTransform, first_text
+from tests.data.fakes import ByteTokenizer, NoisyTransform, first_text, flat_stream
 from tests.factories import write_shards
 
 TOTAL = 61
@@ -32,7 +32,7 @@ def make(index: ShardIndex, batch_size: int = 8, **options: Any) -> PairStream:
         "caption": first_text,
         "batch_size_stages": STAGES,
     }
-    return PairStream(index, batch_size=batch_size, **{**defaults, **options})
+    return flat_stream(index, batch_size=batch_size, **{**defaults, **options})
 
 
 def epochs(stream: PairStream, number: int) -> list[list[list[int]]]:
@@ -143,7 +143,7 @@ def epochs_from(stream: PairStream, number: int) -> list[list[list[int]]]:
 def test_ranks_and_workers_see_the_same_steps(index: ShardIndex) -> None:
     (whole,) = epochs(make(index), 1)
     halves = [BatchSizeStage(1, 10), BatchSizeStage(2, 75)]
-    for options in ({}, {"length_window_batches": 2}):
+    for options in ({}, {"length_bucket_batches": 2}):
         (one,) = epochs(make(index, **options), 1)
         ranks = [
             epochs(make(index, 4, batch_size_stages=halves, rank=rank, world_size=2, **options), 1)[

@@ -17,7 +17,7 @@ from clipkit.data.order.length_buckets import LengthDealer, LengthWindows
 from clipkit.data.shards.reader import ShardReader
 from clipkit.errors import CheckpointError, ConfigError
 from clipkit.types import Batch
-from tests.data.fakes import ByteTokenizer, NoisyTransform, first_text
+from tests.data.fakes import ByteTokenizer, NoisyTransform, first_text, flat_stream
 from tests.factories import pair, write_shard
 
 COUNTS = (70, 31, 52, 50)
@@ -50,10 +50,10 @@ def make(index: Any, batch_size: int = 8, **options: Any) -> PairStream:
         "tokenizer": ByteTokenizer(),
         "image_transform": NoisyTransform(),
         "caption": first_text,
-        "length_window_batches": WINDOW,
+        "length_bucket_batches": WINDOW,
         "seed": 3,
     }
-    return PairStream(index, batch_size=batch_size, **{**defaults, **options})
+    return flat_stream(index, batch_size=batch_size, **{**defaults, **options})
 
 
 def ids(batch: Batch) -> list[int]:
@@ -114,7 +114,7 @@ def test_a_sample_stays_in_its_window_and_lengths_are_alike() -> None:
 
 def test_an_epoch_holds_the_same_samples_with_less_padding(index: ShardIndex) -> None:
     """A sample that stands in for a broken one too."""
-    sorted_, plain = list(make(index)), list(make(index, length_window_batches=None))
+    sorted_, plain = list(make(index)), list(make(index, length_bucket_batches=None))
     seen, expected = ([i for batch in batches for i in ids(batch)] for batches in (sorted_, plain))
     assert seen != expected
     assert sorted(seen) == sorted(expected)
@@ -130,7 +130,7 @@ def test_tensors_are_those_of_an_epoch_without_sorting(index: ShardIndex) -> Non
             for i, image in zip(ids(batch), batch.images, strict=True)
         }
 
-    mine, theirs = pictures(make(index)), pictures(make(index, length_window_batches=None))
+    mine, theirs = pictures(make(index)), pictures(make(index, length_bucket_batches=None))
     assert mine.keys() == theirs.keys()
     again = [i for i in mine if mine[i] != theirs[i]]
     assert len(again) <= len(BROKEN)  # those that stand in for a broken one, too
@@ -226,14 +226,14 @@ def test_sources_of_a_mixture_keep_their_shares(index: ShardIndex, tmp_path: Pat
     mixture = Mixture([Source("a", index, weight=3), Source("b", other, weight=1)])
     stream = make(mixture)
     seen = [i for batch in stream for i in ids(batch)]
-    plain = [i for batch in make(mixture, length_window_batches=None) for i in ids(batch)]
+    plain = [i for batch in make(mixture, length_bucket_batches=None) for i in ids(batch)]
     assert sum(i >= TOTAL for i in seen) == sum(i >= TOTAL for i in plain) == len(seen) // 4
 
 
 def test_what_cannot_be(index: ShardIndex) -> None:
-    with pytest.raises(ConfigError, match="length_window_batches: expected at least 2, got 1"):
-        make(index, length_window_batches=1)
-    with pytest.raises(ConfigError, match="length_window_batches: needs shuffle=True"):
+    with pytest.raises(ConfigError, match="length_bucket_batches: expected at least 2, got 1"):
+        make(index, length_bucket_batches=1)
+    with pytest.raises(ConfigError, match="length_bucket_batches: needs shuffle=True"):
         make(index, shuffle=False)
     state = make(index).state_dict()
     for broken in ({"num_steps": 2}, {**state["length_windows"], "num_steps": 0}, 3):
@@ -242,11 +242,11 @@ def test_what_cannot_be(index: ShardIndex) -> None:
 
 
 def test_a_state_s_windows_win(index: ShardIndex, caplog: pytest.LogCaptureFixture) -> None:
-    plain = make(index, length_window_batches=None)
-    whole = [ids(batch) for batch in make(index, length_window_batches=None)]
+    plain = make(index, length_bucket_batches=None)
+    whole = [ids(batch) for batch in make(index, length_bucket_batches=None)]
     state = plain.state_dict()
     del state["length_windows"]  # as before there were any
     stream = make(index)
     stream.load_state_dict(state)
     assert [ids(batch) for batch in stream] == whole
-    assert "length_window_batches: the state's None goes on" in caplog.text
+    assert "length_bucket_batches: the state's None goes on" in caplog.text

@@ -15,7 +15,7 @@ from clipkit.data import BatchSizeStage, Mixture, PairStream, ShardIndex, Source
 from clipkit.data.order.interleave import counts_before, deal, quotas_of
 from clipkit.data.order.mixture import MixtureOrder
 from clipkit.errors import CheckpointError, ConfigError
-from tests.data.fakes import ByteTokenizer, NoisyTransform, first_text
+from tests.data.fakes import ByteTokenizer, NoisyTransform, first_text, flat_stream
 from tests.factories import write_shards
 
 quota_lists = st.lists(st.integers(0, 30), min_size=1, max_size=5).filter(any)
@@ -80,7 +80,7 @@ def indexes(tmp_path_factory: pytest.TempPathFactory) -> tuple[ShardIndex, Shard
 
 def make(mixture: Mixture, **options: Any) -> PairStream:
     defaults: dict[str, Any] = {"batch_size": 4, "seed": 1}
-    return PairStream(
+    return flat_stream(
         mixture,
         tokenizer=ByteTokenizer(),
         image_transform=NoisyTransform(),
@@ -228,7 +228,7 @@ def place_of(stream: PairStream) -> tuple[int, int]:
     return state["epoch"], state["position"]
 
 
-@pytest.mark.parametrize("options", [{}, {"length_window_batches": 3}])
+@pytest.mark.parametrize("options", [{}, {"length_bucket_batches": 3}])
 @pytest.mark.parametrize(("world_size", "batch_size"), [(1, 5), (3, 3), (2, 20), (1, 56), (5, 11)])
 def test_a_step_of_another_size_drops_nothing(
     indexes: tuple[ShardIndex, ShardIndex],

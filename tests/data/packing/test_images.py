@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 from PIL import Image, features
 
-from clipkit.data import PairStream, ShardIndex, ShardReader
+from clipkit.data import ShardIndex, ShardReader
 from clipkit.data.packing.images import find_images, member_extension, visible_shards
 from clipkit.data.packing.pack import pack
 from clipkit.errors import DataError, SampleError
 from clipkit.evaluation import open_dataset
+from tests.data.fakes import flat_stream
 from tests.data.packing.test_packed_cache import Letters
 from tests.factories import image_bytes, write_shards
 
@@ -51,7 +52,7 @@ def test_every_format_that_pillow_reads_is_packed_and_trained_on(tmp_path, caplo
     images = [{*sample} - {"txt", "cls"} for sample in members_of(tmp_path / "out")]
     assert images == [{"jpg"}, {"png"}, {"jpg"}, {"image"}, {"jpg"}, *[{"image"}]][: len(kinds)]
     index = ShardIndex.from_urls(str(tmp_path / "out"))
-    stream = PairStream(index, tokenizer=Letters(), batch_size=1, image_size=16, shuffle=False)
+    stream = flat_stream(index, tokenizer=Letters(), batch_size=1, image_size=16, shuffle=False)
     assert len([batch for batch in stream if batch.images.float().std() > 0]) == len(kinds)
     data = open_dataset(tmp_path / "out")
     assert all(data.sample(number).image for number in range(len(data)))

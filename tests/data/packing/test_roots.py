@@ -13,7 +13,8 @@ from clipkit.data.packing.packed_cache import prepare
 from clipkit.data.packing.roots import refuse_outside
 from clipkit.errors import DataError
 from clipkit.evaluation import open_dataset
-from clipkit.training.datamodule.sources import Access, open_index
+from clipkit.training.datamodule.options import StorageOptions
+from clipkit.training.datamodule.sources import open_index
 from tests.factories import image_bytes
 
 
@@ -88,7 +89,7 @@ def test_it_is_packed_where_it_is_allowed(folder: Path) -> None:
     assert main(["shards", "pack", str(source), str(out), "--allow-outside"]) == 0
     assert members(out) == [image_bytes(), b"a key"]
     assert members(prepare(source, allow_outside=True).shards) == [image_bytes(), b"a key"]
-    assert open_index(str(source), access=Access(allow_outside=True)).num_samples == 2
+    assert open_index(str(source), storage=StorageOptions(allow_outside=True)).num_samples == 2
 
 
 def test_the_folder_that_images_are_relative_to_is_the_limit(folder: Path) -> None:

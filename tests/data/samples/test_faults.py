@@ -18,11 +18,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clipkit.data import PairStream, ShardIndex
-from clipkit.data.samples.faults import Fault, FaultBudget, FaultLedger
+from clipkit.data.samples.faults import Fault, FaultLedger, FaultOptions
 from clipkit.data.samples.id_sets import pack_ids, unpack_ids
 from clipkit.data.shards.members import read_label
 from clipkit.errors import DataError, FaultBudgetExceeded, SampleError, ShardError
-from tests.data.fakes import ByteTokenizer, NoisyTransform, first_text
+from tests.data.fakes import ByteTokenizer, NoisyTransform, first_text, flat_stream
 from tests.data.stream.test_pair_stream import ids, train, train_ranks
 from tests.distributed.spawn import run_ranks
 from tests.factories import pair, write_shard
@@ -72,12 +72,12 @@ def make(index: ShardIndex, batch_size: int = 4, **options: Any) -> PairStream:
         "seed": 3,
         "max_bad_fraction": 0.2,
     }
-    return PairStream(index, batch_size=batch_size, **{**defaults, **options})
+    return flat_stream(index, batch_size=batch_size, **{**defaults, **options})
 
 
 def test_bad_samples_are_replaced_named_and_counted(shards: list[Path], tmp_path: Path) -> None:
     log = tmp_path / "logs" / "faults.jsonl"
-    stream = make(ShardIndex.from_urls(shards), fault_log=log)
+    stream = make(ShardIndex.from_urls(shards), log=log)
     seen = Counter(i for batch in train(stream, 16) for i in batch)
     assert set(seen) == set(range(TOTAL)) - BAD
     assert seen.total() == TOTAL
@@ -99,7 +99,7 @@ def test_a_log_that_cannot_be_written_ends_no_run(
 ) -> None:
     log = tmp_path / "faults.jsonl"
     log.mkdir()  # no line can be written there
-    stream = make(ShardIndex.from_urls(shards), fault_log=log)
+    stream = make(ShardIndex.from_urls(shards), log=log)
     assert len(train(stream, 16)) == 16
     assert stream.counters()["bad_samples"] == len(BAD)
     assert caplog.text.count("faults.jsonl: not written") == 1
@@ -107,7 +107,7 @@ def test_a_log_that_cannot_be_written_ends_no_run(
 
 def test_a_second_epoch_names_nothing_again(shards: list[Path], tmp_path: Path) -> None:
     log = tmp_path / "faults.jsonl"
-    stream = make(ShardIndex.from_urls(shards), fault_log=log)
+    stream = make(ShardIndex.from_urls(shards), log=log)
     train(stream, 48)
     assert len(log.read_text().splitlines()) == len(BAD)
     assert stream.counters()["bad_samples"] == len(BAD)
@@ -205,7 +205,7 @@ def test_a_shard_that_vanishes_is_named(shards: list[Path]) -> None:
 def test_a_shard_may_vanish_within_the_budget(shards: list[Path], tmp_path: Path) -> None:
     index = ShardIndex.from_urls(shards)
     log = tmp_path / "faults.jsonl"
-    stream = make(index, max_bad_shards=1, fault_log=log, num_workers=2)
+    stream = make(index, max_bad_shards=1, log=log, num_workers=2)
     shards[2].unlink()
     seen = {i for batch in train(stream, 16) for i in batch}
     assert seen <= set(range(TOTAL)) - set(range(32, 48)) - BAD
@@ -377,7 +377,7 @@ def test_a_reason_does_not_quote_a_whole_member(shards: list[Path]) -> None:
 
 def test_ranks_learn_of_each_others_faults_together() -> None:
     faults = [Fault("a.tar", i, f"{i}", "broken", sample_id=10 + i) for i in range(4)]
-    ledgers = [FaultLedger(FaultBudget(0.03), 100, alone=False) for _ in range(2)]
+    ledgers = [FaultLedger(FaultOptions(0.03), 100, alone=False) for _ in range(2)]
     ledgers[0].record(faults[:2], 0)
     ledgers[1].record(faults[1:3], 0)
     ledgers[1].add_padded(2)
@@ -396,7 +396,7 @@ def test_ranks_learn_of_each_others_faults_together() -> None:
 
 
 def test_a_budget_of_all_ranks_ends_all_ranks() -> None:
-    ledgers = [FaultLedger(FaultBudget(0.03), 100, alone=False) for _ in range(2)]
+    ledgers = [FaultLedger(FaultOptions(0.03), 100, alone=False) for _ in range(2)]
     for rank, ledger in enumerate(ledgers):
         found = [Fault("a.tar", i, f"{i}", "broken", sample_id=i) for i in (rank, rank + 50)]
         ledger.record(found, 0)
@@ -410,12 +410,12 @@ def test_millions_of_faults_stay_small() -> None:
     """Names are kept of the first thousand, ids of all; a second epoch counts nothing twice."""
     total = 20_000
     found = [Fault("a.tar", i, f"{i}", "broken", sample_id=37 * i) for i in range(total)]
-    ledger = FaultLedger(FaultBudget(1.0), 37 * total)
+    ledger = FaultLedger(FaultOptions(1.0), 37 * total)
     ledger.record(found, 0)
     state = ledger.to_state()
     assert len(state["bad_samples"]) == 1000
     assert len(state["bad_ids"]) < 2 * total
-    resumed = FaultLedger(FaultBudget(1.0), 37 * total)
+    resumed = FaultLedger(FaultOptions(1.0), 37 * total)
     resumed.load_state(state)
     resumed.record(found, 1)
     assert resumed.num_bad_samples == total

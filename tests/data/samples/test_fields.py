@@ -19,13 +19,13 @@ from clipkit.data import (
     NegativeImages,
     OpenClipTokenizer,
     OptionalCaption,
-    PairStream,
     ShardIndex,
     TeacherEmbeddings,
     TeacherInputs,
     TrainTransform,
 )
 from clipkit.errors import ConfigError, DataError, FaultBudgetExceeded
+from tests.data.fakes import flat_stream
 from tests.factories import image_bytes, pair, write_shard
 
 TOKENIZER = OpenClipTokenizer(context_length=12)
@@ -51,7 +51,7 @@ def batch_of(tmp_path, samples, *fields, **options):
         tmp_path / "0.tar", [(f"{i:03d}", {**pair(i), **more}) for i, more in enumerate(samples)]
     )
     options = {"image_transform": EvalTransform(16), "tokenizer": TOKENIZER, **options}
-    stream = PairStream(
+    stream = flat_stream(
         ShardIndex.from_urls(str(shard)),
         batch_size=len(samples),
         shuffle=False,
@@ -156,7 +156,7 @@ def test_a_teachers_embedding_of_another_size_is_a_bad_sample(tmp_path, odd, bat
         (f"{i}", {**pair(i), "t_i.npy": npy(np.ones(2 + (i == odd))), "t_t.npy": npy(np.ones(3))})
         for i in range(8)
     ]
-    stream = PairStream(
+    stream = flat_stream(
         ShardIndex.from_urls(write_shard(tmp_path / "0.tar", samples)),
         batch_size=batch_size,
         image_transform=EvalTransform(16),

@@ -20,7 +20,7 @@ from clipkit.data.storage.cache import RemoteFile
 from clipkit.data.storage.prefetch import Prefetcher
 from clipkit.data.storage.urls import parse_address
 from clipkit.errors import ConfigError, DataError, FaultBudgetExceeded, ShardError
-from tests.data.fakes import ByteTokenizer, NoisyTransform, first_text
+from tests.data.fakes import ByteTokenizer, NoisyTransform, first_text, flat_stream
 from tests.data.servers import Misbehaviour, http_server
 from tests.data.stream.test_pair_stream import train
 from tests.distributed.spawn import free_port
@@ -54,14 +54,13 @@ def cache(tmp_path: Path) -> ShardCache:
     return ShardCache(tmp_path / "cache", retries=2, backoff_seconds=0.01)
 
 
-def make(index: ShardIndex, cache: ShardCache, **options: Any) -> PairStream:
-    return PairStream(
+def make(index: ShardIndex, **options: Any) -> PairStream:
+    return flat_stream(
         index,
         tokenizer=ByteTokenizer(),
         image_transform=NoisyTransform(),
         caption=first_text,
         batch_size=4,
-        cache=cache,
         **options,
     )
 
@@ -75,7 +74,7 @@ def test_a_stream_over_http_with_colliding_base_names(
 ) -> None:
     index = ShardIndex.from_urls(f"{server}/{{a,b}}/{{00000..00001}}.tar", cache=cache)
     assert index.counts.tolist() == [6, 7, 6, 7]
-    keys = [int(key) for batch in make(index, cache, tail="pad") for key in batch.keys]
+    keys = [int(key) for batch in make(index, tail="pad") for key in batch.keys]
     assert set(keys) == {*range(13), *range(100, 113)}
     assert fetched(trouble) == {1}
     again = ShardIndex.from_urls(f"{server}/{{a,b}}/{{00000..00001}}.tar", cache=cache)
@@ -93,14 +92,14 @@ def test_known_counts_spare_the_scan(server: str, cache: ShardCache, trouble: Mi
     index = ShardIndex.from_urls(urls, counts={"00000.tar": 6, "00001.tar": 7}, cache=cache)
     assert index.num_samples == 13
     assert not trouble.gets
-    assert ShardReader(index, cache).read(12).key == "000012"
+    assert ShardReader(index).read(12).key == "000012"
     assert list(trouble.gets) == ["/a/00001.tar"]
 
 
 def test_a_wrong_count_is_noticed_when_the_shard_is_read(server: str, cache: ShardCache) -> None:
     index = ShardIndex.from_urls(f"{server}/a/00000.tar", counts={"00000.tar": 9}, cache=cache)
     with pytest.raises(FaultBudgetExceeded, match=r"expected 9 samples.*got 6"):
-        list(make(index, cache))
+        list(make(index))
 
 
 def test_a_broken_transfer_goes_on_where_it_broke(
@@ -188,7 +187,7 @@ def test_servers_that_do_not_tell_lengths(
     trouble.hides_length = True
     index = ShardIndex.from_urls(f"{server}/a/00001.tar", cache=cache)
     assert index.shards[0].size_bytes == -1
-    assert ShardReader(index, cache).read(3).key == "000009"
+    assert ShardReader(index).read(3).key == "000009"
 
 
 def test_a_shard_that_changes_on_the_server_is_named(
@@ -227,12 +226,12 @@ def test_the_least_recently_used_go_first(
 
 def test_an_evicted_shard_is_read_on(server: str, cache: ShardCache) -> None:
     index = ShardIndex.from_urls(f"{server}/a/00000.tar", cache=cache)
-    reader = ShardReader(index, cache)
+    reader = ShardReader(index)
     first = reader.read(0)
     for path in cache.folder.glob("??/*.tar"):
         path.unlink()
     assert reader.read(1).key == "000001"
-    assert ShardReader(index, cache).read(0).members == first.members
+    assert ShardReader(index).read(0).members == first.members
 
 
 def test_a_limit_below_one_shard_is_refused(server: str, tmp_path: Path) -> None:
@@ -294,7 +293,7 @@ def test_prefetching(server: str, cache: ShardCache, trouble: Misbehaviour) -> N
 def test_a_reader_asks_for_what_comes_next(server: str, cache: ShardCache) -> None:
     urls = f"{server}/a/{{00000..00001}}.tar"
     index = ShardIndex.from_urls(urls, counts={"00000.tar": 6, "00001.tar": 7}, cache=cache)
-    reader = ShardReader(index, cache)
+    reader = ShardReader(index)
     reader.prefetch(np.array([0, 2, 7, 12]))
     deadline = time.monotonic() + 30
     while len(list(cache.folder.glob("??/*.tar"))) < 2:
@@ -307,8 +306,8 @@ def test_remote_streams_equal_local_ones(server: str, cache: ShardCache, tmp_pat
     write_shards(tmp_path / "a", [6, 7])
     local = ShardIndex.from_urls(tmp_path / "a")
     remote = ShardIndex.from_urls(f"{server}/a/{{00000..00001}}.tar", cache=cache)
-    state = make(local, cache, shuffle_window=5).state_dict()
-    streams = [make(local, cache), make(remote, cache), make(remote, cache, num_workers=2)]
+    state = make(local, shuffle_window=5).state_dict()
+    streams = [make(local), make(remote), make(remote, num_workers=2)]
     for stream in streams:
         assert stream.state_dict()["fingerprint"] == state["fingerprint"]
         stream.load_state_dict(state)
@@ -321,7 +320,7 @@ def test_workers_fetch_for_themselves(server: str, cache: ShardCache) -> None:
     urls = f"{server}/a/{{00000..00001}}.tar"
     index = ShardIndex.from_urls(urls, counts={"00000.tar": 6, "00001.tar": 7}, cache=cache)
     assert not list(cache.folder.glob("??/*.tar"))
-    seen = train(make(index, cache, num_workers=2), 3)
+    seen = train(make(index, num_workers=2), 3)
     assert len({sample for batch in seen for sample in batch}) == 12
 
 
@@ -343,7 +342,7 @@ def test_a_remote_wids_index_stands_for_its_shards(
     with http_server({**files, "/a/index.json": wids}, trouble) as url:
         index = ShardIndex.from_urls([f"{url}/a/index.json", f"{url}/b/00000.tar"], cache=cache)
         assert index.counts.tolist() == [6, 7, 6]
-        assert len(list(make(index, cache))) == 4
+        assert len(list(make(index))) == 4
         with pytest.raises(DataError, match=r"none\.json: no such file"):
             ShardIndex.from_urls(f"{url}/a/none.json", cache=cache)
 
@@ -366,7 +365,7 @@ def test_pipes_run_when_asked_for(tmp_path: Path, cache: ShardCache) -> None:
         f"pipe:cat {tmp_path}/a/{{00000..00001}}.tar", allow_pipe=True, cache=cache
     )
     assert index.counts.tolist() == [6, 7]
-    assert len(list(make(index, cache))) == 3
+    assert len(list(make(index))) == 3
     with pytest.raises(ShardError, match="status 3: oh no"):
         ShardIndex.from_urls("pipe:echo oh no >&2; exit 3", allow_pipe=True, cache=cache)
 
@@ -383,7 +382,7 @@ def test_the_output_of_a_pipe_is_kept_for_one_run(
 
     def keys() -> list[str]:
         index = ShardIndex.from_urls(url, allow_pipe=True, cache=cache)
-        reader = ShardReader(index, cache)
+        reader = ShardReader(index)
         return [reader.read(number).key for number in range(index.num_samples)]
 
     assert keys() == keys() == ["000000", "000001", "000002"]
@@ -399,7 +398,7 @@ def test_the_output_of_a_pipe_is_kept_for_one_run(
 
 
 def read_key(index: ShardIndex, cache: ShardCache) -> str:
-    return ShardReader(index, cache).read(0).key
+    return ShardReader(index).read(0).key
 
 
 def test_a_real_s3_server(files: dict[str, bytes], cache: ShardCache, s3_endpoint: str) -> None:
@@ -409,7 +408,7 @@ def test_a_real_s3_server(files: dict[str, bytes], cache: ShardCache, s3_endpoin
         client.put_object(Bucket="pairs", Key=name[1:], Body=data)
     index = ShardIndex.from_urls("s3://pairs/*/*.tar", cache=cache)
     assert index.counts.tolist() == [6, 7, 6, 7]
-    stream = make(index, cache, tail="pad", num_workers=1)
+    stream = make(index, tail="pad", num_workers=1)
     keys = {int(key) for batch in stream for key in batch.keys}
     assert keys == {*range(13), *range(100, 113)}
     with pytest.raises(ShardError, match="no shards match"):

@@ -17,7 +17,7 @@ from clipkit.data.samples.faults import Fault
 from clipkit.data.stream.builder import BatchBuilder, Built
 from clipkit.errors import CheckpointError, ConfigError, DataError
 from clipkit.types import Batch
-from tests.data.fakes import ByteTokenizer, NoisyTransform, first_text
+from tests.data.fakes import ByteTokenizer, NoisyTransform, first_text, flat_stream
 from tests.factories import pair, write_shard, write_shards
 
 COUNTS = [7, 13, 5, 20, 16]
@@ -38,7 +38,7 @@ def make(index: ShardIndex, batch_size: int = 4, **options: Any) -> PairStream:
         "caption": first_text,
         "seed": 3,
     }
-    return PairStream(index, batch_size=batch_size, **{**defaults, **options})
+    return flat_stream(index, batch_size=batch_size, **{**defaults, **options})
 
 
 def ids(batch: Batch) -> list[int]:
@@ -116,7 +116,7 @@ def test_a_resume_gives_what_would_have_come(index: ShardIndex, steps: int) -> N
     assert before + train(resumed, len(whole) - steps) == whole
 
 
-LAYOUTS = [{}, {"shuffle_window": 9}, {"length_window_batches": 3}]
+LAYOUTS = [{}, {"shuffle_window": 9}, {"length_bucket_batches": 3}]
 
 
 @pytest.mark.parametrize("options", LAYOUTS)
@@ -511,7 +511,7 @@ def test_labels_may_come_from_json_or_be_absent(index: ShardIndex, tmp_path: Pat
 
 def test_the_defaults_crop_at_random_or_cut_the_middle(index: ShardIndex) -> None:
     for shuffle in (True, False):
-        stream = PairStream(
+        stream = flat_stream(
             index, tokenizer=ByteTokenizer(), batch_size=4, image_size=16, shuffle=shuffle
         )
         first, again = next(iter(stream)), next(iter(stream))

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from clipkit.cli.main import main
-from clipkit.data import JsonFields, PairStream, ShardIndex
+from clipkit.data import JsonFields, ShardIndex
 from clipkit.data.images.formats import IMAGE_EXTENSIONS
 from clipkit.data.packing.verify import verify_shards
 from clipkit.data.text.tokenizers import OpenClipTokenizer
@@ -26,6 +26,7 @@ from clipkit.evaluation import (
 )
 from clipkit.evaluation.inference import EmbedOptions
 from clipkit.losses import CombinedLoss, ContrastiveLoss, LabelLoss
+from tests.data.fakes import flat_stream
 from tests.factories import COLORS, write_shard
 from tests.training import tiny
 
@@ -61,7 +62,7 @@ def shards(tmp_path_factory):
 @pytest.fixture(scope="module")
 def trained(shards):
     encoder = tiny.encoder(labels=True)
-    stream = PairStream(
+    stream = flat_stream(
         ShardIndex.from_urls(shards / "train"), tokenizer=OpenClipTokenizer(context_length=16),
         batch_size=4, image_size=16, caption=CAPTION, label_field="json:kind",
     )  # fmt: skip
@@ -125,7 +126,7 @@ def test_the_command_line_takes_the_same_captions_and_labels(shards, trained, tm
 )
 def test_training_and_evaluation_give_the_same_reason(tmp_path, members, caplog):
     write_shard(tmp_path / "0.tar", [("fine", sample(1, "bmp")), ("bad", members)])
-    stream = PairStream(
+    stream = flat_stream(
         ShardIndex.from_urls(tmp_path), tokenizer=OpenClipTokenizer(context_length=16),
         batch_size=1, image_size=16, caption=CAPTION, label_field="json:kind",
         max_bad_fraction=1.0, shuffle=False,

@@ -14,7 +14,7 @@ import torch
 from lightning.pytorch import Callback
 
 from clipkit.models import from_open_clip
-from clipkit.training import MixedSource, PairDataModule
+from clipkit.training import MixtureOptions, MixtureSource, PairDataModule
 from clipkit.training.callbacks import KeyLog, SaveCheckpoint
 from tests.training import tiny
 
@@ -100,12 +100,12 @@ def test_mixture_resumed_after_any_step(shards, tmp_path):
 
     def run(folder, ckpt=None, save=None):
         sources = [
-            MixedSource("first", str(shards / "train" / "00000.tar"), weight=3),
-            MixedSource("second", str(shards / "train" / "00001.tar"), weight=1),
+            MixtureSource("first", str(shards / "train" / "00000.tar"), weight=3),
+            MixtureSource("second", str(shards / "train" / "00001.tar"), weight=1),
         ]
         callbacks = [KeyLog(str(folder / "keys.txt")), *([save] if save else [])]
         trainer = tiny.trainer(folder, *callbacks, max_steps=STEPS)
-        data = PairDataModule(mixture=sources, batch_size=4)
+        data = PairDataModule(mixture=MixtureOptions(sources), batch_size=4)
         trainer.fit(tiny.module(), datamodule=data, ckpt_path=ckpt)
         return (folder / "keys.txt").read_text().splitlines()
 
@@ -122,12 +122,13 @@ def test_a_mixture_resumed_with_another_batch_size_drops_nothing(shards, tmp_pat
 
     def run(folder, size, epochs, ckpt=None, **options):
         sources = [
-            MixedSource("first", str(shards / "train" / "00000.tar"), weight=3),
-            MixedSource("second", str(shards / "train" / "00001.tar"), weight=1),
+            MixtureSource("first", str(shards / "train" / "00000.tar"), weight=3),
+            MixtureSource("second", str(shards / "train" / "00001.tar"), weight=1),
         ]
         callbacks = [KeyLog(str(folder / "keys.txt")), SaveCheckpoint(every_n_steps=1)]
         trainer = tiny.trainer(folder, *callbacks, max_epochs=epochs, max_steps=-1, **options)
-        data = PairDataModule(mixture=sources, batch_size=size, mixture_epoch_samples=16)
+        mixture = MixtureOptions(sources, epoch_samples=16)
+        data = PairDataModule(mixture=mixture, batch_size=size)
         trainer.fit(tiny.module(), datamodule=data, ckpt_path=ckpt)
         keys = [line.split()[2] for line in (folder / "keys.txt").read_text().splitlines()]
         return keys, trainer

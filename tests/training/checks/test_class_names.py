@@ -10,7 +10,7 @@ import torch
 from clipkit.errors import CheckpointError, ConfigError, DataError
 from clipkit.models import LinearLabelHead, PrototypeLabelHead, describe, load_encoder
 from clipkit.models.checkpoints.encoder import KEY
-from clipkit.training import PairDataModule
+from clipkit.training import MixtureOptions, MixtureSource, PairDataModule, PairOptions
 from clipkit.training.checks.classes import adopt_class_names, check_class_names
 from tests.factories import image_bytes, write_shards
 from tests.training import tiny
@@ -98,7 +98,7 @@ def test_a_mixture_numbers_its_sources_alike(photos, tmp_path):
     shutil.copytree(photos, tmp_path / "more")
     shutil.rmtree(tmp_path / "more" / "blue")
     sources = [tiny_source("a", photos), tiny_source("b", tmp_path / "more")]
-    data = PairDataModule(mixture=sources, batch_size=20)
+    data = PairDataModule(mixture=MixtureOptions(sources), batch_size=20)
     trainer = tiny.trainer(tmp_path / "run", max_steps=1)
     trainer.fit(tiny.module(labels=True), data)
     data.begin_epoch(5)
@@ -108,13 +108,11 @@ def test_a_mixture_numbers_its_sources_alike(photos, tmp_path):
 
 
 def tiny_source(name, urls):
-    from clipkit.training.datamodule.sources import MixedSource
-
-    return MixedSource(name, str(urls), weight=1.0)
+    return MixtureSource(name, str(urls), weight=1.0)
 
 
 def test_names_belong_to_the_numbers_in_cls(photos, tmp_path):
-    _, data = fit(tmp_path / "run", photos, label_field="json:category")
+    _, data = fit(tmp_path / "run", photos, samples=PairOptions(label_field="json:category"))
     assert data.class_names == ()
 
 

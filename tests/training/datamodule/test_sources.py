@@ -6,7 +6,7 @@ import pytest
 
 from clipkit.data import ShardCache
 from clipkit.errors import DataError
-from clipkit.training import PairDataModule
+from clipkit.training import PairDataModule, StorageOptions
 from tests.training import tiny
 
 
@@ -18,10 +18,12 @@ def test_a_pipe_must_be_asked_for(tmp_path, part):
         "val": f"{folder}/val/00000.tar",
     }
     paths[part] = f"pipe:cat {paths[part]}"
-    options = {**paths, "batch_size": 4, "cache": ShardCache(tmp_path / "cache")}
-    with pytest.raises(DataError, match=r"data\.allow_pipe: true"):
-        fit(tmp_path, options)
-    assert fit(tmp_path, {**options, "allow_pipe": True}).global_step == 2
+    options = {**paths, "batch_size": 4}
+    cache = ShardCache(tmp_path / "cache")
+    with pytest.raises(DataError, match=r"data\.storage\.allow_pipe: true"):
+        fit(tmp_path, {**options, "storage": StorageOptions(cache)})
+    allowed = {**options, "storage": StorageOptions(cache, allow_pipe=True)}
+    assert fit(tmp_path, allowed).global_step == 2
 
 
 def fit(run, options):

@@ -11,7 +11,7 @@ from lightning.pytorch.loggers.logger import DummyLogger
 from clipkit.cli.main import main
 from clipkit.data import Stage
 from clipkit.errors import ConfigError
-from clipkit.training import MixedSource, PairDataModule
+from clipkit.training import MixtureOptions, MixtureSource, PairDataModule
 from clipkit.training.callbacks import KeyLog, SaveCheckpoint, Throughput
 from tests.factories import pair, write_shard
 from tests.training import tiny
@@ -37,10 +37,10 @@ def shards(tmp_path_factory):
     return tiny.shards(tmp_path_factory.mktemp("shards"))
 
 
-def sources(shards: Path) -> list[MixedSource]:
+def sources(shards: Path) -> list[MixtureSource]:
     return [
-        MixedSource("first", str(shards / "train" / "00000.tar"), weight=3),
-        MixedSource("second", str(shards / "train" / "00001.tar"), weight=1),
+        MixtureSource("first", str(shards / "train" / "00000.tar"), weight=3),
+        MixtureSource("second", str(shards / "train" / "00001.tar"), weight=1),
     ]
 
 
@@ -63,14 +63,14 @@ def of_first(run: Path) -> list[int]:
 
 
 def test_samples_of_each_source_are_logged_and_go_on_after_a_resume(shards, tmp_path):
-    record = fit(tmp_path, PairDataModule(mixture=sources(shards), batch_size=4))
+    record = fit(tmp_path, PairDataModule(mixture=MixtureOptions(sources(shards)), batch_size=4))
     first = record.counters("data/samples/first")
     assert first == of_first(tmp_path)
     second = record.counters("data/samples/second")
     assert [a + b for a, b in zip(first, second, strict=True)] == [4 * n for n in range(1, 9)]
     again = fit(
         tmp_path,
-        PairDataModule(mixture=sources(shards), batch_size=4),
+        PairDataModule(mixture=MixtureOptions(sources(shards)), batch_size=4),
         ckpt=tmp_path / "step=3.ckpt",
     )
     assert again.counters("data/samples/first") == first[3:]
@@ -79,9 +79,9 @@ def test_samples_of_each_source_are_logged_and_go_on_after_a_resume(shards, tmp_
 def test_a_curriculum_in_a_run(shards, tmp_path):
     """Weights 3 to 1, from the fourth step on the second source alone."""
     data = PairDataModule(
-        mixture=sources(shards),
-        mixture_stages=[Stage(3, {"second": 1.0})],
-        mixture_epoch_samples=40,
+        mixture=MixtureOptions(
+            sources(shards), stages=[Stage(3, {"second": 1.0})], epoch_samples=40
+        ),
         batch_size=4,
     )
     record = fit(tmp_path, data)
@@ -93,9 +93,9 @@ def test_a_curriculum_and_a_cache_in_a_configuration(shards, tmp_path):
     mixture = [{"name": s.name, "urls": s.urls, "weight": s.weight} for s in sources(shards)]
     words = [w for w in tiny.words(shards, tmp_path) if not w.startswith("--data.train")]
     words += [
-        f"--data.mixture={json.dumps(mixture)}",
-        '--data.mixture_stages=[{"step": 2, "weights": {"second": 1.0}}]',
-        f'--data.cache={{"folder": "{tmp_path / "cache"}", "max_bytes": 1000000}}',
+        f"--data.mixture.sources={json.dumps(mixture)}",
+        '--data.mixture.stages=[{"step": 2, "weights": {"second": 1.0}}]',
+        f'--data.storage.cache={{"folder": "{tmp_path / "cache"}", "max_bytes": 1000000}}',
         '--trainer.callbacks+={"class_path":"clipkit.training.callbacks.KeyLog",'
         f'"init_args":{{"path":"{tmp_path / "keys.txt"}"}}}}',
     ]
@@ -124,7 +124,9 @@ def test_a_run_that_logs_nothing(shards, tmp_path):
 
 def test_stages_want_a_mixture(shards):
     data = PairDataModule(
-        train=str(shards / "train"), mixture_stages=[Stage(3, {"second": 1.0})], batch_size=4
+        train=str(shards / "train"),
+        mixture=MixtureOptions(stages=[Stage(3, {"second": 1.0})]),
+        batch_size=4,
     )
-    with pytest.raises(ConfigError, match=r"mixture_stages.*expected a mixture"):
+    with pytest.raises(ConfigError, match=r"mixture.stages.*expected data.mixture.sources"):
         tiny.trainer(shards, max_steps=1).fit(tiny.module(), datamodule=data)

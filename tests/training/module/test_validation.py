@@ -13,6 +13,7 @@ import torch
 from lightning.pytorch import Callback
 
 from clipkit.cli.main import main
+from clipkit.training import ValidationOptions
 from clipkit.training.callbacks import SaveCheckpoint
 from clipkit.training.module.term_means import TermMeans
 from tests.distributed.spawn import run_ranks
@@ -46,7 +47,7 @@ def validated(folder: Path, run: Path, batch_size: int, **options: Any) -> tuple
     """The metrics of an untrained model, and the batches of this rank."""
     seen = Seen()
     trainer = tiny.trainer(run, seen, **options)
-    data = tiny.data(folder, 4, val=True, val_batch_size=batch_size)
+    data = tiny.data(folder, 4, val=True, validation=ValidationOptions(batch_size))
     (metrics,) = trainer.validate(tiny.module(labels=True), data, verbose=False)
     return metrics, seen.batches
 
@@ -98,7 +99,7 @@ def test_no_label_at_all_is_no_division_by_zero():
 @pytest.mark.parametrize("batch_size", [4, 8, 64])
 def test_predict_writes_every_pair(folder, tmp_path, batch_size):
     words = tiny.words(folder, tmp_path, f"--data.val={folder}/val/*.tar")
-    assert main(["predict", *words, f"--data.val_batch_size={batch_size}"]) == 0
+    assert main(["predict", *words, f"--data.validation.batch_size={batch_size}"]) == 0
     stored = np.load(tmp_path / "embeddings.rank0.npz")
     assert sorted(stored["keys"].tolist()) == [f"v{i}" for i in range(NUM_VAL)]
     assert stored["image"].shape == stored["text"].shape == (NUM_VAL, tiny.CONFIG["embed_dim"])
@@ -108,12 +109,12 @@ def test_best_checkpoint_looks_at_all_samples(folder, tmp_path):
     """The metric of ``best.ckpt`` is the one that a validation of its weights gives."""
     saver = SaveCheckpoint(monitor="val/loss", mode="min")
     trainer = tiny.trainer(tmp_path, saver, max_epochs=2)
-    data = tiny.data(folder, 4, val=True, val_batch_size=8)
+    data = tiny.data(folder, 4, val=True, validation=ValidationOptions(8))
     trainer.fit(tiny.module(labels=True), data)
     best = torch.load(tmp_path / "best.ckpt", weights_only=True)
     (metrics,) = tiny.trainer(tmp_path).validate(
         tiny.module(labels=True),
-        tiny.data(folder, 4, val=True, val_batch_size=8),
+        tiny.data(folder, 4, val=True, validation=ValidationOptions(8)),
         ckpt_path=str(tmp_path / "best.ckpt"),
         verbose=False,
         weights_only=True,

@@ -185,14 +185,18 @@ class TestChecks:
     @pytest.mark.parametrize(
         ("config", "limits", "expected"),
         [
-            ({"data": {"val_batch_size": 8, "val": "x"}}, {}, []),
+            ({"data": {"validation": {"batch_size": 8}, "val": "x"}}, {}, []),
             (
                 {"data": {"batch_size": 8}, "model": {"micro_batch_size": 8}},
                 {},
                 ["model.micro_batch_size: a batch has no more than 8 pairs"],
             ),
             ({"data": {"batch_size": 8}, "model": {"micro_batch_size": 4}}, {}, []),
-            ({"data": {"val_caption": {}}}, {}, ["data.val_caption: there is no data.val"]),
+            (
+                {"data": {"validation": {"caption": {}}}},
+                {},
+                ["data.validation.caption: there is no data.val"],
+            ),
             (
                 {"trainer": {"val_check_interval": 5}},
                 {},
@@ -222,9 +226,9 @@ class TestChecks:
                 ["model.schedule.warmup_fraction: warmup_steps is given"],
             ),
             (
-                {"data": {"label_field": "json:class"}, "model": {"loss": {"label": None}}},
+                {"data": {"samples": {"label_field": "json:class"}}, "model": {"loss": {}}},
                 {},
-                ["data.label_field: no loss looks at labels"],
+                ["data.samples.label_field: no loss uses labels"],
             ),
             (
                 {},
@@ -279,11 +283,11 @@ class TestCommand:
         ]  # fmt: skip
         words = tiny.words(shards, tmp_path / "run", "--trainer.enable_checkpointing=true")
         words += [f"--trainer.callbacks+={json.dumps(callback)}" for callback in callbacks]
-        words += ["--data.val_batch_size=7"]
+        words += ["--data.validation.batch_size=7"]
         assert main(["fit", *words, "--preflight_only"]) == 0
         text = " ".join(capsys.readouterr().err.replace("│", " ").split())
         assert "4 steps = 16 samples" in text
-        assert "data.val_batch_size: there is no data.val" in text
+        assert "data.validation.batch_size: there is no data.val" in text
         assert not (tmp_path / "run").exists()
 
     @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 
-from clipkit.data import BatchSizeStage
+from clipkit.data import BatchSizeStage, OrderOptions
 from clipkit.data.order.partition import Slicing
 from clipkit.errors import ConfigError
 from clipkit.training.callbacks import KeyLog, SaveCheckpoint
@@ -51,7 +51,13 @@ def fit(shards, run, ckpt=None, micro_batch_size=None, num_workers=0, val=False,
         SaveCheckpoint(keep_every_n_steps=1),
         **(options or {"max_steps": 10}),
     )
-    data = tiny.data(shards, 8, val=val, batch_size_stages=STAGES, num_workers=num_workers)
+    data = tiny.data(
+        shards,
+        8,
+        val=val,
+        order=OrderOptions(batch_size_stages=STAGES),
+        num_workers=num_workers,
+    )
     trainer.fit(module, datamodule=data, ckpt_path=ckpt)
     return watch, module.state_dict(), (run / "keys.txt").read_text()
 
@@ -124,7 +130,7 @@ def test_the_plan_counts_the_steps(shards, tmp_path):
 
     for options in ({"max_steps": 10}, {"max_epochs": 2}):
         trainer = tiny.trainer(tmp_path, Plan(), **options)
-        data = tiny.data(shards, 8, batch_size_stages=STAGES)
+        data = tiny.data(shards, 8, order=OrderOptions(batch_size_stages=STAGES))
         trainer.fit(tiny.module(), datamodule=data)
         assert plans[-1].optimizer_steps == trainer.global_step
     text = dict(lines(plans[0]))

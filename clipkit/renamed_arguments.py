@@ -1,0 +1,39 @@
+"""Arguments of earlier versions, refused with the spelling that replaces them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from clipkit.errors import ConfigError
+
+_Callable = TypeVar("_Callable", bound=Callable[..., Any])
+
+
+def renamed_arguments(renamed: Mapping[str, str]) -> Callable[[_Callable], _Callable]:
+    """Decorate a constructor so that its former keywords raise one line instead of a TypeError.
+
+    Args:
+        renamed: Spelling that replaces each former keyword.
+
+    Example:
+        >>> @renamed_arguments({"size": "image_size"})
+        ... def transform(image_size): ...
+        >>> transform(size=3)
+        Traceback (most recent call last):
+        clipkit.errors.ConfigError: transform: size is now called image_size
+    """
+
+    def decorate(function: _Callable) -> _Callable:
+        owner = function.__qualname__.removesuffix(".__init__")
+
+        @functools.wraps(function)
+        def checked(*args: Any, **options: Any) -> Any:
+            for name in options.keys() & renamed.keys():
+                raise ConfigError(f"{owner}: {name} is now called {renamed[name]}")
+            return function(*args, **options)
+
+        return checked  # type: ignore[return-value]
+
+    return decorate

@@ -1,0 +1,81 @@
+"""Names of earlier versions in configurations, on the command line and in Python."""
+
+from __future__ import annotations
+
+import inspect
+import json
+
+import pytest
+
+from clipkit.cli.fit.renamed import with_new_names, with_new_options
+from clipkit.data import PairStream, ShardIndex
+from clipkit.errors import ConfigError
+from clipkit.training import PairDataModule
+from clipkit.training.datamodule.options import RENAMED
+from tests.data.fakes import ByteTokenizer
+from tests.factories import write_shards
+
+SOURCES = [{"name": "a", "urls": "a.tar", "weight": 1.0}]
+
+
+@pytest.mark.parametrize("old", RENAMED)
+def test_an_old_key_takes_its_place_and_is_named(old, caplog):
+    assert with_new_names({"fit": {"data": {"train": "x", old: 3}}}) == {
+        "fit": {"data": {"train": "x", **nested(RENAMED[old], 3)}}
+    }
+    assert with_new_options([f"--data.{old}=3", f"--data.{old}", "4", "-c", "x.yaml"]) == [
+        f"--data.{RENAMED[old]}=3", f"--data.{RENAMED[old]}", "4", "-c", "x.yaml",
+    ]  # fmt: skip
+    lines = [record.getMessage() for record in caplog.records]
+    assert lines[0] == f"data.{old} is now called data.{RENAMED[old]}; please rename it"
+    assert len(lines) == 3
+
+
+def nested(name, value):
+    group, _, option = name.partition(".")
+    return {group: {option: value}}
+
+
+def test_a_list_of_sources_is_nested():
+    old = {"data": {"mixture": SOURCES, "mixture_stages": None, "mixture_epoch_samples": 8}}
+    mixture = {"sources": SOURCES, "stages": [], "epoch_samples": 8}
+    assert with_new_names(old) == {"data": {"mixture": mixture}}
+    assert with_new_names({"data": {"mixture": mixture}}) == {"data": {"mixture": mixture}}
+    text = json.dumps(SOURCES)
+    words = with_new_options([f"--data.mixture={text}", "--data.mixture+={}", "--data.fields=null"])
+    assert words == [
+        f"--data.mixture.sources={text}", "--data.mixture.sources+={}", "--data.samples.fields=[]",
+    ]  # fmt: skip
+
+
+def test_parts_of_an_option_and_new_names_stay():
+    words = ["--data.train_transform.init_args.size", "16", "--data.fields+=Group"]
+    assert with_new_options(words) == [
+        "--data.samples.transform.init_args.size", "16", "--data.samples.fields+=Group",
+    ]  # fmt: skip
+    new = ["--data.mixture.sources=[]", "--data.cached=1", "--model.fields=2", "--data.order", "{}"]
+    assert with_new_options(new) == new
+
+
+def test_old_keywords_in_python_name_the_new_ones(tmp_path):
+    with pytest.raises(ConfigError, match=r"PairDataModule: val_batch_size .* validation\.batch"):
+        PairDataModule(val_batch_size=3)
+    write_shards(tmp_path, [4])
+    with pytest.raises(ConfigError, match=r"PairStream: shuffle .*OrderOptions\(shuffle=\.\.\.\)"):
+        PairStream(
+            ShardIndex.from_urls(tmp_path), tokenizer=ByteTokenizer(), batch_size=2, shuffle=False
+        )
+
+
+@pytest.mark.parametrize("kind", [PairStream, PairDataModule])
+def test_constructors_have_at_most_twelve_arguments(kind):
+    assert len(inspect.signature(kind).parameters) <= 12
+    assert not {"kwargs", "options"} & inspect.signature(kind).parameters.keys()
+
+
+@pytest.mark.parametrize("order", [{"shuffle": False}, {"tail": "keep"}])
+def test_training_is_shuffled(order):
+    from clipkit.data import OrderOptions
+
+    with pytest.raises(ConfigError, match=r"data\.order: training needs shuffle=true"):
+        PairDataModule(order=OrderOptions(**order))
