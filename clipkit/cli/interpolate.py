@@ -88,6 +88,7 @@ def run(args: argparse.Namespace) -> int:
     """
     _check(args)
 
+    from clipkit.evaluation import EvaluationSuite
     from clipkit.models import interpolate, load_model, save_encoder
 
     evaluators = {word: _evaluator(word, args) for word in dict.fromkeys(args.measure)}
@@ -100,11 +101,7 @@ def run(args: argparse.Namespace) -> int:
     curve = []
     for alpha in alphas if evaluators else []:
         mixed = interpolate(start, end, alpha)
-        metrics = {
-            f"{word}/{key}": value
-            for word, evaluator in evaluators.items()
-            for key, value in evaluator.run(mixed).items()
-        }
+        metrics = EvaluationSuite(evaluators).run(mixed)
         curve.append({"alpha": alpha, "metrics": metrics})
         shown = "  ".join(f"{k} {100 * metrics[k]:.1f} %" for k in _drawn_keys(evaluators))
         print(f"alpha {alpha:.2f}  {shown}", flush=True)

@@ -1,4 +1,4 @@
-"""Evaluators that know no trainer, and the report."""
+"""Evaluators, which work without a trainer, and the report."""
 
 from clipkit.evaluation.datasets.dataset import EvaluationDataset, EvaluationSample, open_dataset
 from clipkit.evaluation.embedding import EmbeddedPairs, embed_pairs, tokenizer_of

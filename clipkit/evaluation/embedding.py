@@ -1,4 +1,4 @@
-"""Embeddings of every sample of a data set, each exactly once, over all ranks."""
+"""Embeddings of a data set: each sample exactly once, over all ranks."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from clipkit.models import DualEncoder
 
 @dataclass(frozen=True, slots=True)
 class EmbeddedPairs:
-    """A data set as its embeddings, in the order of the data, the same on every rank.
+    """Embeddings of a data set in the order of the data, the same on every rank.
 
     Args:
-        images: Unit-norm embeddings of the N pictures, float32 on the CPU.
+        images: Unit-norm embeddings of the N images, float32 on the CPU.
         texts: Unit-norm embeddings of the M captions, float32 on the CPU.
-        text_to_image: For each caption, the row of its picture.
-        labels: Class of each picture, ``IGNORE_LABEL`` where it has none.
-        keys: Names of the samples.
-        captions: The M texts.
+        text_to_image: Row of the image of each caption.
+        labels: Class of each image; ``IGNORE_LABEL`` if it has none.
+        keys: Name of each sample.
+        captions: The M captions.
     """
 
     images: Float[Tensor, "N D"]
@@ -47,20 +47,20 @@ def embed_pairs(
     tokenizer: Tokenizer | None = None,
     captions: bool = True,
 ) -> EmbeddedPairs:
-    """Embed pictures and their captions.
+    """Embed images and their captions.
 
     Args:
         encoder: The model.
-        data: The pictures; captions where the data have them.
-        options: Batch size, precision …
-        tokenizer: None for the text tower's own.
-        captions: Whether captions are wanted; the text tower and the tokenizer rest otherwise.
+        data: Images, with or without captions.
+        options: Batch size, number of workers, limit, precision, progress bar.
+        tokenizer: Tokenizer for the captions; None for that of the text tower.
+        captions: Whether to embed captions; otherwise the text tower is not used.
 
     Returns:
-        The embeddings; no captions where the data have none or none are wanted.
+        The embeddings, without captions if the data have none or ``captions`` is false.
 
     Raises:
-        DataError: If a picture cannot be decoded.
+        DataError: If an image cannot be decoded.
     """
     ids = ids_of_rank(data, options)
     with evaluating(encoder, options.precision):
@@ -74,13 +74,13 @@ def embed_pairs(
 def encode_texts(
     encoder: DualEncoder, tokenizer: Tokenizer, texts: Sequence[str], batch_size: int
 ) -> Float[Tensor, "M D"]:
-    """Unit-norm float32 embeddings of texts, on the encoder's device.
+    """Return unit-norm float32 embeddings of texts, on the encoder's device.
 
     Args:
         encoder: The model, in evaluation mode.
-        tokenizer: Its tokenizer.
-        texts: M texts; may be none.
-        batch_size: Texts in one pass.
+        tokenizer: Tokenizer of the text tower.
+        texts: M texts, possibly none.
+        batch_size: Texts per forward pass.
     """
     device = encoder.log_logit_scale.device
     batches = [
@@ -91,7 +91,7 @@ def encode_texts(
 
 
 def tokenizer_of(encoder: DualEncoder) -> Tokenizer:
-    """The tokenizer that belongs to the encoder's text tower."""
+    """Return the tokenizer of the encoder's text tower."""
     tower = encoder.text_tower
     return _tokenizer(tower.tokenizer_name, tower.context_length)
 
@@ -108,18 +108,19 @@ def _embed_chunk(
     tokenizer: Tokenizer | None,
     captions: bool,
 ) -> EmbeddedPairs:
-    """A chunk's embeddings; ``text_to_image`` counts within the chunk."""
+    """Embed a chunk; ``text_to_image`` counts rows of the chunk."""
     device = encoder.log_logit_scale.device
-    texts = [caption for own in chunk.captions for caption in own] if captions else []
-    owners = [row for row, own in enumerate(chunk.captions) for _ in own] if captions else []
+    of_each = chunk.captions if captions else []
+    texts = [caption for captions_of_image in of_each for caption in captions_of_image]
+    rows = [row for row, captions_of_image in enumerate(of_each) for _ in captions_of_image]
     embedded = torch.empty(0, encoder.embedding_dim, device=device)
     if texts:
-        used = tokenizer if tokenizer is not None else tokenizer_of(encoder)
-        embedded = encode_texts(encoder, used, texts, options.batch_size)
+        tokenizer = tokenizer or tokenizer_of(encoder)
+        embedded = encode_texts(encoder, tokenizer, texts, options.batch_size)
     return EmbeddedPairs(
         images=encoder.encode_image(chunk.images.to(device)).float(),
         texts=embedded,
-        text_to_image=torch.tensor(owners, dtype=torch.int64, device=device),
+        text_to_image=torch.tensor(rows, dtype=torch.int64, device=device),
         labels=torch.tensor(chunk.labels, dtype=torch.int64, device=device),
         keys=tuple(chunk.keys),
         captions=tuple(texts),
@@ -129,57 +130,55 @@ def _embed_chunk(
 def _join_embedded(
     chunks: Sequence[EmbeddedPairs], encoder: DualEncoder, ids: Sequence[int]
 ) -> EmbeddedPairs:
-    """The chunks of one rank in a row; ``text_to_image`` now holds sample ids."""
+    """Concatenate the chunks of this rank; ``text_to_image`` becomes the id of the sample."""
     device = encoder.log_logit_scale.device
     starts = [0]
     for chunk in chunks:
         starts.append(starts[-1] + len(chunk.keys))
-    own_ids = torch.tensor(ids, dtype=torch.int64, device=device)
-    nothing = torch.empty(0, encoder.embedding_dim, device=device)
-    owners = [start + chunk.text_to_image for start, chunk in zip(starts, chunks, strict=False)]
+    sample_ids = torch.tensor(ids, dtype=torch.int64, device=device)
+    empty = torch.empty(0, encoder.embedding_dim, device=device)
+    rows = [start + chunk.text_to_image for start, chunk in zip(starts, chunks, strict=False)]
     return EmbeddedPairs(
-        images=torch.cat([nothing, *[chunk.images for chunk in chunks]]),
-        texts=torch.cat([nothing, *[chunk.texts for chunk in chunks]]),
-        text_to_image=own_ids[torch.cat([own_ids[:0], *owners])],
-        labels=torch.cat([own_ids[:0], *[chunk.labels for chunk in chunks]]),
+        images=torch.cat([empty, *[chunk.images for chunk in chunks]]),
+        texts=torch.cat([empty, *[chunk.texts for chunk in chunks]]),
+        text_to_image=sample_ids[torch.cat([sample_ids[:0], *rows])],
+        labels=torch.cat([sample_ids[:0], *[chunk.labels for chunk in chunks]]),
         keys=tuple(key for chunk in chunks for key in chunk.keys),
         captions=tuple(caption for chunk in chunks for caption in chunk.captions),
     )
 
 
-def _join_ranks(own: EmbeddedPairs, ids: Sequence[int]) -> EmbeddedPairs:
-    """What all ranks embedded, on each of them, in the order of the data."""
-    device = own.images.device
-    sizes = gather_sizes(len(own.images), len(own.texts), device=device)
+def _join_ranks(local: EmbeddedPairs, ids: Sequence[int]) -> EmbeddedPairs:
+    """Gather the embeddings of all ranks on every rank, in the order of the data."""
+    device = local.images.device
+    sizes = gather_sizes(len(local.images), len(local.texts), device=device)
     num_images, num_texts = ([size[i] for size in sizes] for i in range(2))
-    own_ids = torch.tensor(ids, dtype=torch.int64, device=device)
-    by_id = gather_rows(own_ids, num_images).cpu().argsort()
-    owners = gather_rows(own.text_to_image, num_texts).cpu()
-    by_owner = owners.argsort(stable=True)
-    keys = _gather_texts(own.keys, num_images, device)
-    captions = _gather_texts(own.captions, num_texts, device)
+    local_ids = torch.tensor(ids, dtype=torch.int64, device=device)
+    image_order = gather_rows(local_ids, num_images).cpu().argsort()
+    text_to_image = gather_rows(local.text_to_image, num_texts).cpu()
+    text_order = text_to_image.argsort(stable=True)
+    keys = _gather_texts(local.keys, num_images, device)
+    captions = _gather_texts(local.captions, num_texts, device)
     return EmbeddedPairs(
-        images=gather_rows(own.images, num_images).cpu()[by_id],
-        texts=gather_rows(own.texts, num_texts).cpu()[by_owner],
-        text_to_image=owners[by_owner],
-        labels=gather_rows(own.labels, num_images).cpu()[by_id],
-        keys=tuple(keys[i] for i in by_id.tolist()),
-        captions=tuple(captions[i] for i in by_owner.tolist()),
+        images=gather_rows(local.images, num_images).cpu()[image_order],
+        texts=gather_rows(local.texts, num_texts).cpu()[text_order],
+        text_to_image=text_to_image[text_order],
+        labels=gather_rows(local.labels, num_images).cpu()[image_order],
+        keys=tuple(keys[i] for i in image_order.tolist()),
+        captions=tuple(captions[i] for i in text_order.tolist()),
     )
 
 
 def _gather_texts(
     texts: Sequence[str], sizes: Sequence[int], device: torch.device
 ) -> Sequence[str]:
-    """The texts of all ranks, sent as UTF-8 bytes: nothing is pickled."""
+    """Gather the texts of all ranks as UTF-8 bytes, without pickle."""
     if world_size() == 1:
         return texts
     encoded = [text.encode() for text in texts]
     raw = torch.tensor(list(b"".join(encoded)), dtype=torch.uint8, device=device)
     lengths = torch.tensor([len(text) for text in encoded], dtype=torch.int64, device=device)
     num_bytes = [size[0] for size in gather_sizes(len(raw), device=device)]
-    everything = bytes(gather_rows(raw, num_bytes).cpu().numpy())
+    joined = bytes(gather_rows(raw, num_bytes).cpu().numpy())
     ends = gather_rows(lengths, sizes).cumsum(0).tolist()
-    return [
-        everything[start:end].decode() for start, end in zip([0, *ends[:-1]], ends, strict=True)
-    ]
+    return [joined[start:end].decode() for start, end in zip([0, *ends[:-1]], ends, strict=True)]

@@ -18,7 +18,7 @@ _PRECISIONS: Final = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float1
 
 @dataclass(frozen=True)  # no slots: jsonargparse reads a default instance with vars()
 class EmbedOptions:
-    """Set how embeddings are computed; of these, only ``precision`` changes their values.
+    """Options of embedding; of these, only ``precision`` changes the values.
 
     Args:
         batch_size: Images or texts per forward pass of a tower.
@@ -35,7 +35,7 @@ class EmbedOptions:
     progress: bool = False
 
     def __post_init__(self) -> None:
-        check_precision(self.precision)
+        _check_precision(self.precision)
         for name, least in (("batch_size", 1), ("num_workers", 0), ("limit", 1)):
             value = getattr(self, name)
             if value is not None and value < least:
@@ -44,17 +44,17 @@ class EmbedOptions:
 
 @contextmanager
 def evaluating(encoder: DualEncoder, precision: str = "fp32") -> Iterator[None]:
-    """Evaluation mode, no gradients, and the asked precision; the mode is restored afterwards.
+    """Put an encoder into evaluation mode, without gradients, and restore its mode afterwards.
 
     Args:
-        encoder: The model. Each of its parts gets its own mode back: a frozen tower that was in
-            evaluation mode stays there. One that is sharded over ranks is gathered once.
-        precision: "fp32", "bf16" or "fp16"; the latter two by autocast.
+        encoder: The model. The mode of each module is restored: a frozen tower that was in
+            evaluation mode stays in it. A model that is sharded over ranks is gathered once.
+        precision: "fp32", or autocast to "bf16" or "fp16".
 
     Raises:
         ConfigError: If the precision is unknown.
     """
-    check_precision(precision)
+    _check_precision(precision)
     modes = [(module, module.training) for module in encoder.modules()]
     device, dtype = encoder.log_logit_scale.device, _PRECISIONS[precision]
     encoder.eval()
@@ -70,12 +70,6 @@ def evaluating(encoder: DualEncoder, precision: str = "fp32") -> Iterator[None]:
             module.training = mode
 
 
-def check_precision(precision: str) -> None:
-    """Refuse a precision that is not known.
-
-    Raises:
-        ConfigError: If it is not.
-    """
+def _check_precision(precision: str) -> None:
     if precision not in _PRECISIONS:
-        known = ", ".join(_PRECISIONS)
-        raise ConfigError(f"precision: expected one of {known}, got {precision!r}")
+        raise ConfigError(f"precision: expected one of {', '.join(_PRECISIONS)}, got {precision!r}")

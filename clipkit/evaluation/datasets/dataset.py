@@ -37,7 +37,7 @@ _TASKS: Final = {"retrieval": "retrieval", "classification": "zero-shot"}
 
 @dataclass(frozen=True, slots=True)
 class EvaluationSample:
-    """An image file with its captions and its class.
+    """Image file with its captions and its class.
 
     Args:
         key: Name of the sample inside its shard.
@@ -54,10 +54,10 @@ class EvaluationSample:
 
 @final
 class EvaluationDataset:
-    """Read images with captions, classes, or both, at random.
+    """Images with captions, classes, or both, with random access.
 
     Samples are read as in training: any caption picker and label field that a ``PairStream`` takes
-    serves here too, and every caption that the picker offers counts.
+    can be used here too, and all captions that the picker offers count.
 
     Args:
         name: Name of the data in messages and reports.

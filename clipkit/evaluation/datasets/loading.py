@@ -1,4 +1,4 @@
-"""The pictures of a data set, decoded in chunks as an encoder wants them."""
+"""Decoding of a data set's images in chunks, with the image transform of an encoder."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from clipkit.evaluation.datasets.dataset import EvaluationDataset
 from clipkit.evaluation.inference import EmbedOptions
 from clipkit.models import DualEncoder
 
-_NO_CHANCE: Final = 0  # the evaluation transform draws nothing; any generator will do
+_UNUSED_SEED: Final = 0  # the evaluation transform draws no random number
 
 
 @dataclass(slots=True)
 class Chunk:
-    """Some samples, decoded.
+    """Batch of decoded samples.
 
     Args:
         images: Pixels, 0 to 255.
-        captions: Of each sample.
-        labels: Of each sample, ``IGNORE_LABEL`` where it has none.
-        keys: Names of the samples.
+        captions: Captions of each sample.
+        labels: Class of each sample; ``IGNORE_LABEL`` if it has none.
+        keys: Name of each sample.
     """
 
     images: UInt8[Tensor, "B 3 H W"]
@@ -42,7 +42,7 @@ class Chunk:
 
 
 def transform_of(encoder: DualEncoder) -> EvalTransform:
-    """The exact preparation of pictures that the encoder's image tower was trained for."""
+    """Return the image transform that the encoder's image tower was trained for."""
     tower = encoder.image_tower
     return EvalTransform(
         tower.image_size, resize_mode=tower.resize_mode, interpolation=tower.interpolation
@@ -50,16 +50,15 @@ def transform_of(encoder: DualEncoder) -> EvalTransform:
 
 
 def ids_of_rank(data: EvaluationDataset, options: EmbedOptions) -> range:
-    """The samples that this rank works on; all ranks together have each exactly once."""
+    """Return the samples of this rank; over all ranks, each sample occurs exactly once."""
     count = len(data) if options.limit is None else min(len(data), options.limit)
     return range(rank(), count, world_size())
 
 
 class _Decoded(Dataset[Chunk | ClipkitError]):
-    """Samples by position among those of this rank, decoded in the loader's workers.
+    """Samples of this rank, decoded in the workers of the loader.
 
-    An error is handed over as a value: raised in a worker, it would arrive as the text of a
-    traceback.
+    An error is returned as a value: raised in a worker, it would arrive as the text of a traceback.
     """
 
     def __init__(
@@ -81,7 +80,7 @@ class _Decoded(Dataset[Chunk | ClipkitError]):
     def _decoded(self, index: int) -> Chunk:
         sample = self._data.sample(self._ids[index])
         with sample_errors(self._data.name, sample.key):
-            image = self._transform(sample.image, np.random.default_rng(_NO_CHANCE))
+            image = self._transform(sample.image, np.random.default_rng(_UNUSED_SEED))
         return Chunk(image[None], [sample.captions], [sample.label], [sample.key])
 
 
@@ -102,27 +101,27 @@ def _join_chunks(items: list[Chunk | ClipkitError]) -> Chunk | ClipkitError:
 def decoded_chunks(
     encoder: DualEncoder, data: EvaluationDataset, ids: Sequence[int], options: EmbedOptions
 ) -> Iterator[Chunk]:
-    """Samples in batches, decoded exactly, in the order of ``ids``.
+    """Decode samples in batches, in the order of ``ids``.
 
     Args:
-        encoder: Decides size and preparation of the pictures.
+        encoder: The model, whose image tower specifies the image transform.
         data: The data set.
-        ids: Which samples.
-        options: Batch size, workers, progress bar.
+        ids: Positions of the samples in the data set.
+        options: Batch size, number of workers, progress bar.
 
     Returns:
-        The chunks.
+        An iterator over the chunks.
 
     Raises:
-        DataError: If a picture cannot be decoded.
+        DataError: If an image cannot be decoded.
     """
     loader = DataLoader(
         _Decoded(data, ids, transform_of(encoder)),
         batch_size=options.batch_size,
         num_workers=min(options.num_workers, len(ids)),
         collate_fn=_join_chunks,
-        # With a generator of its own the loader does not draw from the global one: an evaluation
-        # in the middle of a run leaves the run's random numbers as they were.
+        # With its own generator the loader does not draw from the global one: an evaluation
+        # during a run does not change the run's random numbers.
         generator=torch.Generator(),
         pin_memory=encoder.log_logit_scale.is_cuda,
     )

@@ -8,7 +8,7 @@ from clipkit.models import DualEncoder
 
 
 class Evaluator(ABC):
-    """Measure an encoder on the evaluator's own data (abstract).
+    """Measurement of an encoder on the evaluator's own data (abstract).
 
     Attributes:
         class_names: Names of the data's classes in the order of their numbers; empty if the

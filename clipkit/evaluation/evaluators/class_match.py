@@ -1,4 +1,4 @@
-"""The class numbers of some data as those of a model, matched by the names of the classes."""
+"""Mapping of the class numbers of data to those of a model, by the names of the classes."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ _SHOWN: Final = 8
 
 @final
 class ClassMatch:
-    """Turns class numbers of data into those of a classifier.
+    """Map from the class numbers of data to those of a classifier.
 
-    Where only one of them has names, numbers are taken as they are, which is logged.
+    If only one of them has names, numbers are kept, and a warning is logged.
 
     Args:
-        given: Names of the data's classes, in the order of their numbers.
-        wanted: Names of the classifier's classes.
-        where: What messages call the data.
-        who: What messages call the classifier.
+        names: Names of the data's classes, in the order of their numbers.
+        classifier_names: Names of the classifier's classes.
+        data_name: Name of the data in messages.
+        classifier: Name of the classifier in messages.
 
     Examples:
         >>> ClassMatch(["a", "c"], ["a", "b", "c"], "val", "the model").labels(torch.tensor([1]))
@@ -36,38 +36,42 @@ class ClassMatch:
     """
 
     def __init__(
-        self, given: Sequence[str], wanted: Sequence[str], where: str, who: str = "the model"
+        self,
+        names: Sequence[str],
+        classifier_names: Sequence[str],
+        data_name: str,
+        classifier: str = "the model",
     ) -> None:
-        self._given, self._wanted = tuple(given), tuple(wanted)
-        self._where, self._who = where, who
-        self._has_names = any(given) and any(wanted)
-        self._found = map_classes(given, wanted) if self._has_names else []
-        self._is_same = all(to in (n, UNKNOWN) for n, to in enumerate(self._found))
-        if not self._has_names and (any(given) or any(wanted)):
-            nameless, named = (where, who) if any(wanted) else (who, where)
+        self._names, self._classifier_names = tuple(names), tuple(classifier_names)
+        self._data_name, self._classifier = data_name, classifier
+        self._has_names = any(names) and any(classifier_names)
+        self._numbers = map_classes(names, classifier_names) if self._has_names else []
+        self._is_same = all(to in (n, UNKNOWN) for n, to in enumerate(self._numbers))
+        if not self._has_names and (any(names) or any(classifier_names)):
+            nameless, named = data_name, classifier
+            if any(names):
+                nameless, named = named, nameless
             _LOG.warning(
-                "%s: no names of classes; its class numbers are taken for those of %s",
-                nameless,
-                named,
+                "%s: no class names; its class numbers are used as those of %s", nameless, named
             )
 
     def number(self, label: int) -> int:
-        """The classifier's number of a class; ``UNKNOWN`` where it does not know the class.
+        """Return the classifier's number of a class; ``UNKNOWN`` if it does not know the class.
 
         Args:
-            label: A number of the data; negative ones stand for no class and are kept.
+            label: Class number in the data; a negative number means no class and is kept.
         """
         if label < 0 or not self._has_names:
             return label
-        if label < len(self._found):
-            return self._found[label]
+        if label < len(self._numbers):
+            return self._numbers[label]
         return label if self._is_same else UNKNOWN
 
     def labels(self, labels: Int64[Tensor, " N"]) -> Int64[Tensor, " N"]:
-        """The classifier's number of every sample's class.
+        """Return the classifier's number of the class of every sample.
 
         Args:
-            labels: Numbers of the data.
+            labels: Class numbers in the data.
 
         Raises:
             DataError: If the classifier does not know a class that occurs.
@@ -83,38 +87,38 @@ class ClassMatch:
         """Refuse classes that the classifier does not know.
 
         Args:
-            unknown: Their numbers in the data.
+            unknown: Their class numbers in the data.
 
         Raises:
             DataError: Always.
         """
-        names = shown_names(self._given, max(len(self._given), 1))
-        told = [repr(names[n]) if n < len(names) else f"class {n}" for n in unknown[:_SHOWN]]
-        known = [name for name in self._wanted if name]
+        names = shown_names(self._names, max(len(self._names), 1))
+        listed = [repr(names[n]) if n < len(names) else f"class {n}" for n in unknown[:_SHOWN]]
+        known = [name for name in self._classifier_names if name]
         raise DataError(
-            f"{self._where}: {self._who} does not know {len(unknown)} of the classes that occur: "
-            f"{', '.join(told)}{', ...' if len(unknown) > _SHOWN else ''}; it knows "
+            f"{self._data_name}: {self._classifier} does not know {len(unknown)} of the classes "
+            f"that occur: {', '.join(listed)}{', ...' if len(unknown) > _SHOWN else ''}; it knows "
             f"{', '.join(known[:_SHOWN])}{', ...' if len(known) > _SHOWN else ''}; classes are "
-            f"matched by name: rename them in the data, or leave those samples out"
+            f"matched by name: rename them in the data, or remove those samples"
         )
 
 
-def match_head(given: Sequence[str], head: LabelHead, where: str) -> ClassMatch:
+def match_head(names: Sequence[str], head: LabelHead, data_name: str) -> ClassMatch:
     """Match the classes of data with those of a label head.
 
     Args:
-        given: Names of the data's classes.
-        head: The head.
-        where: What messages call the data.
+        names: Names of the data's classes.
+        head: Label head of the encoder.
+        data_name: Name of the data in messages.
     """
-    return ClassMatch(given, head.class_names, where, "the model's label head")
+    return ClassMatch(names, head.class_names, data_name, "the model's label head")
 
 
-def head_names(given: Sequence[str], head: LabelHead) -> tuple[str, ...]:
-    """What to call the classes of a label head: by its own names, else by those of the data.
+def head_names(names: Sequence[str], head: LabelHead) -> tuple[str, ...]:
+    """Return the names of a label head's classes: its own ones, else those of the data.
 
     Args:
-        given: Names of the data's classes.
-        head: The head.
+        names: Names of the data's classes.
+        head: Label head of the encoder.
     """
-    return shown_names(head.class_names if any(head.class_names) else given, head.num_classes)
+    return shown_names(head.class_names if any(head.class_names) else names, head.num_classes)

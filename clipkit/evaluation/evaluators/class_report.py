@@ -1,4 +1,4 @@
-"""How each class did: precision, recall, F1, average precision, and what was taken for what."""
+"""Precision, recall, F1 and average precision of each class, and the confusion matrix."""
 
 from __future__ import annotations
 
@@ -25,14 +25,15 @@ from clipkit.models import DualEncoder
 
 @dataclass(frozen=True, slots=True)
 class ClassReport:
-    """What a classifier did on a data set.
+    """Results of a classifier on a data set, class by class.
 
     Args:
-        class_names: C names, no two alike; the numbers where there are no names.
+        class_names: C distinct names; the class numbers where there are no names.
         accuracy: ``top1``, ``top5`` and ``mean_per_class_recall``.
-        scores: Of each class.
-        average_precision: Of each class against all others; NaN where it does not occur.
-        confusion: Row: the true class, column: the class it was taken for.
+        scores: Precision, recall, F1 and support of each class.
+        average_precision: Average precision of each class against all others; NaN if the class does
+            not occur.
+        confusion: Number of images of each true class (row) and predicted class (column).
     """
 
     class_names: tuple[str, ...]
@@ -42,7 +43,7 @@ class ClassReport:
     confusion: Int64[Tensor, "C C"]
 
     def metrics(self) -> dict[str, float]:
-        """Everything in one flat dict; classes that do not occur have no entries."""
+        """Return all metrics in one flat dict, without classes that do not occur."""
         occurs = self.scores.support > 0
         values = {
             **self.accuracy,
@@ -60,13 +61,13 @@ class ClassReport:
 
 @final
 class PerClass(Evaluator):
-    """Metrics of every class, and their means, of a zero-shot classifier or a label head.
+    """Metrics of every class, and their means, for a zero-shot classifier or a label head.
 
-    Means are over the classes that occur, each alike. The average precision of a class ranks all
-    pictures by their score for it.
+    The means weight all classes that occur equally. The average precision of a class ranks all
+    images by their score for it.
 
     Args:
-        classifier: Whose scores are looked at.
+        classifier: Evaluator whose predictions are measured.
 
     Examples:
         >>> PerClass(ZeroShotClassification("data/val")).run(encoder)
@@ -79,10 +80,10 @@ class PerClass(Evaluator):
         self.classifier = classifier
 
     def measure(self, encoder: DualEncoder) -> ClassReport:
-        """All that is to be said about the classifier.
+        """Measure the classifier, class by class.
 
         Raises:
-            ClipkitError: As the classifier.
+            ClipkitError: If the classifier cannot be run on the data.
         """
         predictions = self.classifier.predict(encoder)
         scores, labels = predictions.scores, predictions.labels
@@ -97,5 +98,5 @@ class PerClass(Evaluator):
         )
 
     def run(self, encoder: DualEncoder) -> dict[str, float]:
-        """See ``ClassReport.metrics``."""
+        """Return ``ClassReport.metrics``."""
         return self.measure(encoder).metrics()

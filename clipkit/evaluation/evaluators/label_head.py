@@ -16,7 +16,7 @@ from clipkit.evaluation.datasets.dataset import EvaluationDataset, as_dataset
 from clipkit.evaluation.datasets.loading import decoded_chunks, ids_of_rank
 from clipkit.evaluation.evaluators.base import Evaluator
 from clipkit.evaluation.evaluators.class_match import head_names, match_head
-from clipkit.evaluation.evaluators.zero_shot import Predictions, check_labels
+from clipkit.evaluation.evaluators.zero_shot import Predictions, require_classes
 from clipkit.evaluation.inference import EmbedOptions, evaluating
 from clipkit.metrics.functional import classification_accuracy
 from clipkit.models import DualEncoder, LabelHead
@@ -24,7 +24,7 @@ from clipkit.models import DualEncoder, LabelHead
 
 @final
 class LabelHeadClassification(Evaluator):
-    """Measure top-1 and top-5 accuracy and the mean per-class recall of the label head.
+    """Top-1 and top-5 accuracy and mean per-class recall of the label head.
 
     Classes of the data are matched with those of the head by name, if both have names.
 
@@ -63,7 +63,7 @@ class LabelHeadClassification(Evaluator):
         head, ids = label_head_of(encoder), ids_of_rank(self.data, self.options)
         scores, labels, keys = head_scores(encoder, self.data, self.options)
         labels = match_head(self.class_names, head, self.data.name).labels(labels)
-        check_labels(labels, head.num_classes, keys, self.data)
+        require_classes(labels, head.num_classes, keys, self.data)
         return Predictions(
             in_data_order(scores, ids),
             in_data_order(labels, ids),

@@ -17,7 +17,7 @@ from clipkit.evaluation.datasets.dataset import EvaluationDataset, open_dataset
 from clipkit.evaluation.embedding import embed_pairs
 from clipkit.evaluation.evaluators.base import Evaluator
 from clipkit.evaluation.evaluators.class_match import ClassMatch
-from clipkit.evaluation.evaluators.zero_shot import check_labels
+from clipkit.evaluation.evaluators.zero_shot import require_classes
 from clipkit.evaluation.inference import EmbedOptions
 from clipkit.metrics.functional import classification_accuracy
 from clipkit.models import DualEncoder
@@ -31,7 +31,7 @@ _MAX_ITERATIONS: Final = 300
 
 @dataclass(frozen=True, slots=True)
 class LinearClassifier:
-    """Score ``features @ weight.T + bias``, in float64."""
+    """Linear classifier in float64: scores are ``features @ weight.T + bias``."""
 
     weight: Float[Tensor, "C D"]
     bias: Float[Tensor, " C"]
@@ -139,7 +139,7 @@ def hold_out(labels: Int64[Tensor, " N"]) -> tuple[Int64[Tensor, " n"], Int64[Te
 
 @final
 class LinearProbe(Evaluator):
-    """Measure a logistic regression on frozen embeddings; validation data select its penalty.
+    """Accuracy of a logistic regression on frozen embeddings; validation data select its penalty.
 
     The classes of the splits are matched by name, if they have names.
 
@@ -209,7 +209,7 @@ class LinearProbe(Evaluator):
     ) -> tuple[Float[Tensor, "N D"], Int64[Tensor, " N"]]:
         pairs = embed_pairs(encoder, data, self.options, captions=False)
         num_classes = len(data.class_names) or int(pairs.labels.max()) + 1
-        check_labels(pairs.labels, num_classes, pairs.keys, data)
+        require_classes(pairs.labels, num_classes, pairs.keys, data)
         match = ClassMatch(data.class_names, self.class_names, data.name, "the other splits")
         return pairs.images, match.labels(pairs.labels)
 

@@ -29,7 +29,7 @@ from clipkit.types import IGNORE_LABEL
 
 @final
 class MultiLabelClassification(Evaluator):
-    """Measure the mean average precision of the label head where an image may have several classes.
+    """Mean average precision of the label head, if an image may have several classes.
 
     A sample without a list of classes is left out. Classes are matched with those of the head by
     name, if both have names.

@@ -18,7 +18,7 @@ from clipkit.models import DualEncoder
 
 @final
 class Retrieval(Evaluator):
-    """Measure recall at k from images to captions and from captions to images.
+    """Recall at k from images to captions and from captions to images.
 
     An image may have several captions. It counts as found if any of them is among the first k (the
     convention of CLIP-like papers and of CLIP_benchmark).

@@ -1,4 +1,4 @@
-"""Several evaluators as one."""
+"""Several evaluators as one evaluator."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from clipkit.models import DualEncoder
 
 @final
 class EvaluationSuite(Evaluator):
-    """Runs evaluators one after another; an error in one ends the run, nothing is left out.
+    """Evaluators that run one after another; an error in one of them ends the run.
 
     Args:
         evaluators: Evaluators by name; a name prefixes its metrics. The primary metric is that of
@@ -36,7 +36,7 @@ class EvaluationSuite(Evaluator):
         self.greater_is_better = first.greater_is_better
 
     def run(self, encoder: DualEncoder) -> dict[str, float]:
-        """All metrics in one flat dict, ``NAME/METRIC``."""
+        """Return all metrics in one flat dict, ``NAME/METRIC``."""
         return {
             f"{name}/{metric}": value
             for name, evaluator in self.evaluators.items()

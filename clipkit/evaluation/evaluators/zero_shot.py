@@ -20,6 +20,7 @@ from clipkit.evaluation.embedding import embed_pairs, encode_texts, tokenizer_of
 from clipkit.evaluation.evaluators.base import Evaluator
 from clipkit.evaluation.inference import EmbedOptions, evaluating
 from clipkit.metrics.functional import classification_accuracy
+from clipkit.metrics.per_class import confusion_matrix
 from clipkit.models import DualEncoder
 from clipkit.templates import check_templates, fill_template
 from clipkit.types import IGNORE_LABEL
@@ -39,7 +40,7 @@ GENERIC_TEMPLATES: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Predictions:
-    """Hold the scores of every class for every image.
+    """Scores of every class for every image.
 
     Args:
         scores: Cosine similarities, or logits of a label head.
@@ -101,13 +102,12 @@ def confusion_counts(
         [[1, 0], [1, 0]]
     """
     size = predictions.scores.shape[1] if num_classes is None else num_classes
-    cells = predictions.labels * size + predictions.scores.argmax(1)
-    return torch.bincount(cells, minlength=size * size).view(size, size)
+    return confusion_matrix(predictions.scores.argmax(1), predictions.labels, size)
 
 
 @final
 class ZeroShotClassification(Evaluator):
-    """Measure top-1 and top-5 accuracy and the mean per-class recall of zero-shot predictions.
+    """Top-1 and top-5 accuracy and mean per-class recall of zero-shot predictions.
 
     Args:
         data: Folder, URL or pattern of shards, or an opened data set, with a class in each sample.
@@ -170,7 +170,7 @@ class ZeroShotClassification(Evaluator):
 
     def _named(self, labels: Int64[Tensor, " N"], keys: Sequence[str]) -> Int64[Tensor, " N"]:
         """Return the position of each sample's class among the classes with a name."""
-        check_labels(labels, len(self.class_names), keys, self.data)
+        require_classes(labels, len(self.class_names), keys, self.data)
         has_name = torch.tensor([bool(name) for name in self.class_names])
         nameless = (~has_name[labels]).nonzero().flatten().tolist()
         if nameless:
@@ -187,7 +187,7 @@ class ZeroShotClassification(Evaluator):
         return classification_accuracy(predictions.scores, predictions.labels)
 
 
-def check_labels(
+def require_classes(
     labels: Int64[Tensor, " N"], num_classes: int, keys: Sequence[str], data: EvaluationDataset
 ) -> None:
     """Refuse images whose class is missing or out of range.

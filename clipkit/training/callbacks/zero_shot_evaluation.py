@@ -1,4 +1,4 @@
-"""Zero-shot evaluation while a model is trained."""
+"""Evaluation during training."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, final
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from clipkit.errors import ConfigError
-from clipkit.evaluation import Evaluator
+from clipkit.evaluation import EvaluationSuite, Evaluator
 from clipkit.models import DualEncoder
 from clipkit.training.callbacks.average_weights import average_in_place
 from clipkit.training.lightning_compat import callbacks_of, is_accumulating
@@ -15,16 +15,17 @@ from clipkit.training.lightning_compat import callbacks_of, is_accumulating
 
 @final
 class ZeroShotEvaluation(Callback):
-    """Runs evaluators during ``fit``, ``validate`` and ``test`` and logs what they measure.
+    """Evaluators that run during ``fit``, ``validate`` and ``test``, with their metrics logged.
 
-    They run with every validation and test, every ``every_n_steps`` optimizer steps where that is
-    set, and at the end of the fit if the weights have changed since. Metrics are logged as
+    They run with every validation and test, every ``every_n_steps`` optimizer steps if that is set,
+    and at the end of the fit if the weights have changed since. Metrics are logged as
     ``NAME/KEY``, so ``emoji/text_to_image/recall_at_1`` can be monitored; ``SaveCheckpoint`` also
     takes NAME alone, for the evaluator's primary metric.
 
     Args:
-        evaluators: Name to evaluator.
-        every_n_steps: Optimizer steps between two runs, for training without validation pairs.
+        evaluators: Evaluators by name.
+        every_n_steps: Optimizer steps between two evaluations, for training without validation
+            pairs; None for none.
 
     Raises:
         ConfigError: If there is no evaluator, or ``every_n_steps`` is not positive.
@@ -52,7 +53,7 @@ class ZeroShotEvaluation(Callback):
         batch: Any,  # noqa: ARG002
         batch_idx: int,  # noqa: ARG002
     ) -> None:
-        """Measure every so many optimizer steps."""
+        """Measure every ``every_n_steps`` optimizer steps."""
         if self.every_n_steps is None or is_accumulating(trainer):
             return
         step = trainer.global_step
@@ -60,36 +61,32 @@ class ZeroShotEvaluation(Callback):
             self._write(trainer, self._measure(trainer, pl_module))
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Measure with the validation, before a checkpoint looks at its metrics."""
+        """Measure with every validation, before ``SaveCheckpoint`` reads the metrics."""
         if not trainer.sanity_checking:
             pl_module.log_dict(self._measure(trainer, pl_module), batch_size=1)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Measure with the test."""
+        """Measure with every test."""
         pl_module.log_dict(self._measure(trainer, pl_module), batch_size=1)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Measure the weights that the fit leaves."""
+        """Measure the final weights of the fit."""
         if trainer.global_step != self._measured_step:
             self._write(trainer, self._measure(trainer, pl_module))
 
     def _write(self, trainer: Trainer, metrics: dict[str, float]) -> None:
-        """Hand metrics to the loggers: ``log`` is closed at the end, and repeats them before."""
+        """Pass metrics to the loggers: ``log`` is closed at the end, and repeats them before."""
         for logger in trainer.loggers:
-            # The step that Lightning gives a validation at this moment.
+            # Lightning logs a validation at this moment under the same step.
             logger.log_metrics(metrics, step=trainer.global_step - 1)
 
     def _measure(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, float]:
-        """Every evaluator's metrics; all ranks take part and get the same numbers."""
+        """Return the metrics of all evaluators, the same on every rank."""
         encoder = pl_module.encoder
         assert isinstance(encoder, DualEncoder), "ZeroShotEvaluation belongs to ContrastiveModule"
         self._measured_step = trainer.global_step
         with average_in_place(trainer):
-            return {
-                f"{name}/{key}": value
-                for name, evaluator in self.evaluators.items()
-                for key, value in evaluator.run(encoder).items()
-            }
+            return EvaluationSuite(self.evaluators).run(encoder)
 
 
 def resolve_monitor(trainer: Trainer, monitor: str) -> tuple[str, bool]:

@@ -105,7 +105,7 @@ def test_numbers_without_names_are_believed_aloud(tmp_path, encoder, caplog, nam
     predictions = LabelHeadClassification(root).predict(encoder)
     assert predictions.labels.tolist() == [0, 1, 2, 3]
     assert predictions.class_names[:4] == NAMES
-    assert "no names of classes; its class numbers are taken" in caplog.text
+    assert "no class names; its class numbers are used" in caplog.text
 
 
 def test_several_classes_are_matched_too(tmp_path, encoder):

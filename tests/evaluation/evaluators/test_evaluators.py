@@ -277,7 +277,7 @@ def test_retrieval_names_a_picture_without_caption(tmp_path, encoder):
     members = {"png": picture(0), "txt": b"one"}
     write_shard(tmp_path / "0.tar", [("fine", members), ("lonely", {"png": picture(1)})])
 
-    with pytest.raises(DataError, match=r"1 of 2 pictures have no caption \(first: lonely\)"):
+    with pytest.raises(DataError, match=r"1 of 2 images have no caption \(first: lonely\)"):
         Retrieval(tmp_path).run(encoder)
 
 

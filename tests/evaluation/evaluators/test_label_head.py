@@ -62,7 +62,7 @@ def test_two_ranks_give_what_one_gives(root):
 
 
 def test_an_encoder_without_a_head_is_refused(root):
-    with pytest.raises(ConfigError, match="label_head: this encoder has none"):
+    with pytest.raises(ConfigError, match="label_head: expected an encoder with a label head"):
         LabelHeadClassification(root).run(tiny_encoder())
 
 
