@@ -6,6 +6,8 @@ from .images.transforms import EvalTransform, ImageTransform, TrainTransform
 from .order.mixture import Mixture, Source, Stage
 from .order.partition import BatchSizeStage
 from .packing.pack import ShardWriter, pack
+from .packing.stats import ShardStats, collect_stats
+from .packing.verify import VerifyReport, verify_shards
 from .samples.faults import FaultOptions
 from .samples.fields import (
     CaptionMask,
@@ -74,6 +76,7 @@ __all__ = [
     "ShardCache",
     "ShardIndex",
     "ShardReader",
+    "ShardStats",
     "ShardWriter",
     "Source",
     "Stage",
@@ -85,6 +88,9 @@ __all__ = [
     "Tokenizer",
     "TrainTransform",
     "TransformersTokenizer",
+    "VerifyReport",
+    "collect_stats",
     "pack",
     "tokenizer_from_name",
+    "verify_shards",
 ]

@@ -59,7 +59,7 @@ def test_index(shards: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (shards / "00001.tar").write_bytes((shards / "00001.tar").read_bytes()[:3000])
     assert main(["shards", "index", str(shards)]) == 2
     assert main(["shards", "index", str(shards), "--max-bad-shards", "1"]) == 0
-    assert "left out: " in capsys.readouterr().err
+    assert "skipped: " in capsys.readouterr().err
 
 
 def test_verify_finds_nothing_in_good_shards(

@@ -10,6 +10,7 @@ from clipkit.atomic_files import write_json
 from clipkit.cli.arguments import given_path
 from clipkit.cli.demo.files import DemoFiles
 from clipkit.cli.outputs import check_output_folder
+from clipkit.cli.progress import progress_bar
 from clipkit.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -89,13 +90,10 @@ def _check_folder(files: DemoFiles) -> None:
 
 
 def _pack(root: Path) -> DemoData:
-    from rich.progress import Progress
-
     from clipkit.data.demo.emoji import pack_demo
 
-    with Progress() as bar:
-        task = bar.add_task("Drawing and packing emoji", total=None)
-        return pack_demo(root, lambda done, total: bar.update(task, completed=done, total=total))
+    with progress_bar("Drawing and packing emoji") as advance:
+        return pack_demo(root, advance)
 
 
 def _fit(files: DemoFiles, data: DemoData, minutes: float, seed: int) -> float:

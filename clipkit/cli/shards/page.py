@@ -3,10 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from clipkit.atomic_files import write_text
+from clipkit.data import ShardStats
 from clipkit.evaluation.report.rendering import render
 from clipkit.evaluation.report.sections.charts import bar_plot
+
+
+def write_page(path: Path, stats: ShardStats, summary: Mapping[str, Any]) -> None:
+    """Write the page of statistics.
+
+    Args:
+        path: Path of the page.
+        stats: Values of the histograms.
+        summary: Value of each number by its name.
+    """
+    charts = {
+        "Image width, pixels": stats.widths,
+        "Image height, pixels": stats.heights,
+        "Caption length, tokens": stats.caption_lengths,
+        "Class of labelled samples": list(stats.labels.elements()),
+    }
+    write_text(path, render_page(summary, charts))
 
 
 def render_page(summary: Mapping[str, Any], charts: Mapping[str, Sequence[int]]) -> str:

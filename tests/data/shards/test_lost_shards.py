@@ -11,7 +11,8 @@ import pytest
 from clipkit.data import ShardIndex
 from clipkit.data.packing.packed_cache import prepare
 from clipkit.data.packing.sources import open_source
-from clipkit.data.packing.verify import collect_stats, verify_shards
+from clipkit.data.packing.stats import collect_stats
+from clipkit.data.packing.verify import verify_shards
 from clipkit.data.shards.lost_shards import lost_shards
 from clipkit.data.storage.urls import file_address, parse_address
 from clipkit.data.text.tokenizers import tokenizer_from_name
