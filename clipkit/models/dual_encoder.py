@@ -263,6 +263,7 @@ def _unit(features: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
 def _cat_tokens(
     tokens: Int64[Tensor, "B S"], more: Int64[Tensor, "L Z"], pad_id: int
 ) -> Int64[Tensor, "N Y"]:
+    # pad_sequence would copy row by row, each in a kernel of its own
     longest = max(tokens.shape[1], more.shape[1])
     return torch.cat(
         [F.pad(part, (0, longest - part.shape[1]), value=pad_id) for part in (tokens, more)]

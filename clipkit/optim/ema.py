@@ -67,13 +67,22 @@ class WeightAverage:
                 only the number of updates grows. 0 or None otherwise.
         """
         share = 1 - decay_of_update(self.num_updates, self.decay)
+        averages: list[Tensor] = []
+        values: list[Tensor] = []
         for name, value in model.state_dict().items():
             average = self.weights[name]
-            if average.is_floating_point():
-                weight = share if left_out is None else (share * (1 - left_out)).to(average.dtype)
-                average.lerp_(value.detach().to(average), weight)
-            else:
+            if not average.is_floating_point():
                 average.copy_(value)
+            elif left_out is not None:
+                weight = (share * (1 - left_out)).to(average.dtype)
+                average.lerp_(value.to(average), weight)
+            elif value.dtype != average.dtype or value.device != average.device:
+                average.lerp_(value.to(average), share)  # one copy in float32 at a time
+            else:
+                averages.append(average)
+                values.append(value)
+        if averages:
+            torch._foreach_lerp_(averages, values, share)  # a few kernels for all of them
         self.num_updates += 1
 
     @contextmanager

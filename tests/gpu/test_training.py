@@ -15,6 +15,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
 
+from clipkit.optim import WeightAverage
 from clipkit.training import MetricsCsv, ShardedStrategy
 from clipkit.training.callbacks import (
     AverageWeights,
@@ -173,3 +174,14 @@ def test_goes_on_with_the_next_sample_after_kill_9(tmp_path: Path, source: Path)
     common = whole.keys() & resumed.keys()
     assert len(common) >= 30
     assert all(whole[number] == resumed[number] for number in common)
+
+
+def test_the_average_of_weights_in_one_kernel_equals_that_of_single_tensors() -> None:
+    encoder = tiny.encoder().cuda()
+    together, single = WeightAverage(encoder), WeightAverage(encoder)
+    for _ in range(3):
+        for parameter in encoder.parameters():
+            parameter.data.add_(torch.randn_like(parameter))
+        together.update(encoder)
+        single.update(encoder, torch.zeros((), device="cuda"))
+    assert all(torch.equal(value, single.weights[name]) for name, value in together.weights.items())

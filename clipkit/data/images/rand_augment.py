@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Final, final
 
@@ -11,7 +12,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional
 
 from clipkit.data.images.augment import ImageAugmentation, check_range
-from clipkit.data.images.augment_geometry import Color, affine_matrix, apply_affine
+from clipkit.data.images.augment_geometry import Color, move
 from clipkit.errors import ConfigError
 
 MAX_MAGNITUDE: Final = 30
@@ -26,19 +27,17 @@ Step = Callable[[Tensor, float, Color | None], Tensor]
 
 
 def _shear(pixels: Tensor, strength: float, fill: Color | None, axis: int) -> Tensor:
-    matrix = np.eye(2)
-    matrix[axis, 1 - axis] = _LARGEST_SHEAR * strength
-    return apply_affine(pixels, matrix, (0.0, 0.0), fill)
+    angle = math.degrees(math.atan(_LARGEST_SHEAR * strength))
+    return move(pixels, fill, shear_degrees=(angle, 0.0) if axis == 0 else (0.0, angle))
 
 
 def _translate(pixels: Tensor, strength: float, fill: Color | None, axis: int) -> Tensor:
-    shift = [0.0, 0.0]
-    shift[axis] = _LARGEST_SHIFT * strength * pixels.shape[-1 - axis]
-    return apply_affine(pixels, np.eye(2), (shift[0], shift[1]), fill)
+    distance = _LARGEST_SHIFT * strength * pixels.shape[-1 - axis]
+    return move(pixels, fill, shift=(distance, 0.0) if axis == 0 else (0.0, distance))
 
 
 def _rotate(pixels: Tensor, strength: float, fill: Color | None) -> Tensor:
-    return apply_affine(pixels, affine_matrix(_LARGEST_TURN_DEGREES * strength), (0.0, 0.0), fill)
+    return move(pixels, fill, degrees=_LARGEST_TURN_DEGREES * strength)
 
 
 def _enhance(adjust: Callable[[Tensor, float], Tensor]) -> Step:

@@ -7,27 +7,11 @@ from itertools import chain
 from typing import Any
 
 import torch
-from jaxtyping import Int64, UInt8
+from jaxtyping import UInt8
 from torch import Tensor
 
+from clipkit.data.text.tokenizer import pad_tokens
 from clipkit.types import Batch, Sample
-
-
-def pad_tokens(sequences: Sequence[Int64[Tensor, " S"]], pad_id: int) -> Int64[Tensor, "B S"]:
-    """Stack sequences, padded to the longest.
-
-    Args:
-        sequences: Token ids, one tensor a caption.
-        pad_id: What fills the rest.
-
-    Returns:
-        One row a caption.
-    """
-    longest = max((len(tokens) for tokens in sequences), default=0)
-    stacked = torch.full((len(sequences), longest), pad_id, dtype=torch.int64)
-    for row, tokens in zip(stacked, sequences, strict=True):
-        row[: len(tokens)] = tokens
-    return stacked
 
 
 def collate(

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from jaxtyping import Int64
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from clipkit.errors import ConfigError
 
@@ -45,11 +46,7 @@ class Tokenizer(ABC):
 
     def pad(self, captions: Sequence[Sequence[int]]) -> Int64[Tensor, "B S"]:
         """A batch of encoded captions, as long as the longest of them."""
-        longest = max(map(len, captions), default=0)
-        tokens = torch.full((len(captions), longest), self.pad_id, dtype=torch.int64)
-        for row, ids in enumerate(captions):
-            tokens[row, : len(ids)] = torch.tensor(ids, dtype=torch.int64)
-        return tokens
+        return pad_tokens([torch.tensor(ids, dtype=torch.int64) for ids in captions], self.pad_id)
 
     def __call__(self, texts: str | Sequence[str]) -> Int64[Tensor, "B S"]:
         """Encode and pad.
@@ -61,3 +58,18 @@ class Tokenizer(ABC):
         return self.pad(
             [self.encode(text) for text in ([texts] if isinstance(texts, str) else texts)]
         )
+
+
+def pad_tokens(sequences: Sequence[Int64[Tensor, " S"]], pad_id: int) -> Int64[Tensor, "B S"]:
+    """Stack sequences of token ids, padded to the longest.
+
+    Args:
+        sequences: Token ids, one tensor per caption; may be none.
+        pad_id: Fills the rest of each row.
+
+    Returns:
+        One row per caption.
+    """
+    if not sequences:
+        return torch.empty((0, 0), dtype=torch.int64)
+    return pad_sequence(list(sequences), batch_first=True, padding_value=pad_id)
