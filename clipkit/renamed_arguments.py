@@ -12,7 +12,7 @@ _Callable = TypeVar("_Callable", bound=Callable[..., Any])
 
 
 def renamed_arguments(renamed: Mapping[str, str]) -> Callable[[_Callable], _Callable]:
-    """Decorate a constructor so that its former keywords raise one line instead of a TypeError.
+    """Refuse the former keywords of a constructor or class with one line instead of a TypeError.
 
     Args:
         renamed: Spelling that replaces each former keyword.
@@ -26,6 +26,9 @@ def renamed_arguments(renamed: Mapping[str, str]) -> Callable[[_Callable], _Call
     """
 
     def decorate(function: _Callable) -> _Callable:
+        if isinstance(function, type):
+            function.__init__ = decorate(function.__init__)  # type: ignore[misc]
+            return function
         owner = function.__qualname__.removesuffix(".__init__")
 
         @functools.wraps(function)

@@ -144,7 +144,7 @@ def speed(args: argparse.Namespace) -> dict[str, Any]:
             folder = args.output / f"{name}_{number}_{os.getpid()}"
             folder.mkdir(parents=True)
             if name == "clipkit":
-                warmup = f"--model.schedule.init_args.warmup_steps={max(1, steps // 10)}"
+                warmup = f"--model.schedule.init_args.warmup={max(1, steps // 10)}"
                 command, env = own_command(args, folder, steps, warmup), None
             else:
                 options = peer_options(args, folder, steps, max(1, steps // 10))
@@ -189,7 +189,7 @@ def equality(args: argparse.Namespace) -> dict[str, Any]:
         f"--model.encoder.init_args.pretrained={weights}",
         "--model.optimizer.init_args.weight_decay=0",
         f"--model.optimizer.init_args.lr={LEARNING_RATE}",
-        f"--model.schedule.init_args.warmup_steps={EQUAL_WARMUP}",
+        f"--model.schedule.init_args.warmup={EQUAL_WARMUP}",
         "--data.samples.transform=clipkit.data.EvalTransform",
         f"--data.samples.transform.size={size}",
         "--trainer.log_every_n_steps=1",

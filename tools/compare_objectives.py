@@ -48,8 +48,7 @@ from clipkit.models import (
     OpenClipTextTower,
     PrototypeLabelHead,
 )
-from clipkit.optim import ParameterGroups, WarmupCosine
-from clipkit.training.progress.run_progress import RunProgress
+from clipkit.optim import ParameterGroups, Progress, WarmupCosine
 
 WIDTH = 128
 SIZE = 32
@@ -144,7 +143,7 @@ def train(arm: Arm, data: DemoData, seed: int, options: argparse.Namespace) -> D
     optimizer = ParameterGroups().optimizer(
         encoder, lambda groups: torch.optim.AdamW(groups, lr=options.lr, weight_decay=0.1)
     )
-    schedule = WarmupCosine(warmup_fraction=0.1)
+    schedule = WarmupCosine(warmup=0.1)
     stream = make_stream(data, tokenizer, arm.batch_size, seed)
     steps = count()
     encoder.train()
@@ -153,9 +152,9 @@ def train(arm: Arm, data: DemoData, seed: int, options: argparse.Namespace) -> D
             step = next(steps)
             if step == num_steps:
                 return encoder.eval()
-            progress = RunProgress(step, num_steps, step / num_steps)
+            progress = Progress(step, num_steps)
             for group in optimizer.param_groups:
-                group["lr"] = options.lr * schedule.factor(progress)
+                group["lr"] = options.lr * schedule.at(progress)
             loss(encoder(batch), batch)["loss"].backward()
             torch.nn.utils.clip_grad_norm_(encoder.parameters(), 1.0)
             optimizer.step()

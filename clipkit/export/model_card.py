@@ -12,6 +12,8 @@ from clipkit.export.formats import Exporter
 from clipkit.export.run_facts import RunFacts
 from clipkit.models import DualEncoder, LabelHead
 
+_LENGTHS = ("warmup", "warmup_steps", "warmup_fraction", "cooldown")
+"""Options of schedules, those of earlier versions included."""
 _WEIGHTS: Final = {"average": "moving average over the steps", "raw": "of the last step"}
 _RETRIEVAL: Final = ("image-text-retrieval", "Image-text retrieval")
 _CLASSIFICATION: Final = ("image-classification", "Image classification")
@@ -116,7 +118,7 @@ def training(run: RunFacts) -> Iterator[tuple[str, str]]:
     yield from _known("Started from", _start(model))
     yield from _known("Loss", _loss(model.get("loss") or {}))
     yield from _known("Optimizer", _part(model.get("optimizer"), ("lr", "weight_decay")))
-    yield from _known("Schedule", _part(model.get("schedule"), ("warmup_steps", "warmup_fraction")))
+    yield from _known("Schedule", _part(model.get("schedule"), _LENGTHS))
     yield from _known("Precision", trainer.get("precision"))
     yield from _known("Tokenizer", run.tokenizer)
     yield from _known("Seed", data.get("seed"))
@@ -171,8 +173,14 @@ def _part(part: Any, shown: Sequence[str]) -> str | None:
     if not isinstance(part, Mapping) or "class_path" not in part:
         return None
     options = part.get("init_args") or {}
-    named = [f"{name} {options[name]:g}" for name in shown if options.get(name) is not None]
+    named = [f"{name} {_value(options[name])}" for name in shown if options.get(name) is not None]
     return ", ".join([_name(part), *named])
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, Mapping):  # a moment: {samples: 1000}
+        return " ".join(f"{number:g} {unit}" for unit, number in value.items() if number)
+    return f"{value:g}"
 
 
 def _name(part: Mapping[str, Any]) -> str:

@@ -1,7 +1,7 @@
 """Losses: terms of the objective as classes and as functions, and their weighted sum."""
 
 from clipkit.losses.accumulation import MicroBatchedEncoder, embed_in_micro_batches
-from clipkit.losses.combined import CombinedLoss
+from clipkit.losses.combined import CombinedLoss, WeightedTerm
 from clipkit.losses.contrastive import ContrastiveLoss, LabelAwareContrastiveLoss, SigmoidLoss
 from clipkit.losses.distillation import DistillationLoss
 from clipkit.losses.functional import (
@@ -15,15 +15,15 @@ from clipkit.losses.functional import (
 )
 from clipkit.losses.global_contrastive import GlobalContrastiveLoss
 from clipkit.losses.label import LabelLoss, MultiLabelLoss, balanced_class_weights
-from clipkit.losses.schedules import (
+from clipkit.losses.teachers import EncoderTeacher, StoredTeacher, Teacher
+from clipkit.losses.term import LossTerm, Term, mean_over_ranks
+from clipkit.schedules import (
     ConstantSchedule,
     CosineSchedule,
     LinearSchedule,
     Schedule,
     StepSchedule,
 )
-from clipkit.losses.teachers import EncoderTeacher, StoredTeacher, Teacher
-from clipkit.losses.term import LossTerm, Term, mean_over_ranks
 
 __all__ = [
     "CombinedLoss",
@@ -45,6 +45,7 @@ __all__ = [
     "StoredTeacher",
     "Teacher",
     "Term",
+    "WeightedTerm",
     "balanced_class_weights",
     "contrastive_loss",
     "embed_in_micro_batches",

@@ -1,7 +1,9 @@
-"""The whole objective: a weighted sum of named terms."""
+"""The objective: a weighted sum of named terms."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import final
 
 import torch
@@ -10,121 +12,156 @@ from torch import Tensor, nn
 
 from clipkit.errors import ConfigError
 from clipkit.losses.kernels.attach import outside_compiled_graph
-from clipkit.losses.schedules import ConstantSchedule, Schedule, as_schedule
 from clipkit.losses.term import LossTerm, Term
+from clipkit.renamed_arguments import renamed_arguments
+from clipkit.schedules import ConstantSchedule, Schedule, as_schedule
 from clipkit.types import Batch, Embeddings
+from clipkit.when import Progress
+
+
+@dataclass(frozen=True)
+class WeightedTerm:
+    """A term of the objective with its weight.
+
+    Args:
+        loss: The term.
+        weight: Factor of the term in the sum: a number, or a schedule over the run.
+    """
+
+    loss: LossTerm
+    weight: float | Schedule = 1.0
 
 
 @final
 class CombinedLoss(nn.Module):
-    """``contrastive_weight * contrastive + label_weight * label + ...``.
+    """Weighted sum of named terms, ``contrastive_weight * contrastive + label_weight * label``...
 
-    A term whose weight is 0 is still computed and stays in the graph, as DDP wants a gradient for
-    every parameter; but without embeddings of captions, those are left out that would read them and
-    have weight 0 for ever. Weights may change with the step, which is counted here over the forward
-    passes in training mode with gradients, and saved with the state.
+    Terms of weight 0 are still computed, because DDP requires a gradient for every parameter.
+    Exception: if the batch has no text embeddings, terms that need them and whose weight is the
+    constant 0 are skipped.
 
-    With ``uncertainty`` each term L becomes ``exp(-s) * L + s / 2`` with a learned s, before its
+    With ``uncertainty`` each term L becomes ``exp(-s) * L + s / 2`` with a trainable s, before its
     weight (Kendall et al. 2018, arXiv:1705.07115); the optimizer must then get the parameters of
     this module too.
 
     Args:
-        contrastive: A loss over pairs.
-        label: A loss over labels.
-        contrastive_weight: Its factor, a number or a schedule.
-        label_weight: Its factor, a number or a schedule.
-        distillation: A loss against a teacher.
-        distillation_weight: Its factor, a number or a schedule.
-        uncertainty: Learn a factor for each term.
+        contrastive: A loss over pairs; null for none.
+        label: A loss over labels; null for none.
+        contrastive_weight: Factor of the contrastive loss: a number, or a schedule over the run.
+        label_weight: Factor of the label loss: a number, or a schedule over the run.
+        terms: Further terms by name, each with its weight.
+        uncertainty: Whether each term has a trainable factor in addition to its weight.
+
+    Attributes:
+        progress: Progress of the run, which schedules follow; set it before each training step.
+            None to count the forward passes in training mode with gradients instead; the count is
+            part of the state.
 
     Raises:
-        ConfigError: If a weight is negative or its term is missing.
+        ConfigError: If there is no term, a weight is negative or has no term, or a name of
+            ``terms`` is not a free identifier.
 
     Examples:
         >>> from clipkit.losses import ContrastiveLoss
         >>> same = torch.eye(4)
         >>> batch = Batch(torch.zeros(4, 3, 1, 1, dtype=torch.uint8), torch.zeros(4, 1).long(),
         ...               torch.full((4,), -100), tuple("abcd"))
-        >>> terms = CombinedLoss(ContrastiveLoss())(
-        ...     Embeddings(same, same, torch.tensor(100.0)), batch)
-        >>> terms["loss"].item(), terms["contrastive_num_samples"].item()
+        >>> loss = CombinedLoss(terms={"pairs": WeightedTerm(ContrastiveLoss(), weight=0.5)})
+        >>> values = loss(Embeddings(same, same, torch.tensor(100.0)), batch)
+        >>> values["loss"].item(), values["pairs_num_samples"].item()
         (0.0, 4.0)
     """
 
+    @renamed_arguments(
+        {
+            "distillation": "terms={'distillation': WeightedTerm(loss, weight)}",
+            "distillation_weight": "terms={'distillation': WeightedTerm(loss, weight)}",
+        }
+    )
     def __init__(
         self,
-        contrastive: LossTerm,
+        contrastive: LossTerm | None = None,
         label: LossTerm | None = None,
         contrastive_weight: float | Schedule = 1.0,
         label_weight: float | Schedule = 0.0,
-        distillation: LossTerm | None = None,
-        distillation_weight: float | Schedule = 0.0,
+        terms: Mapping[str, WeightedTerm] | None = None,
         uncertainty: bool = False,
     ) -> None:
         super().__init__()
-        self.contrastive, self.label, self.distillation = contrastive, label, distillation
-        terms = {"contrastive": contrastive, "label": label, "distillation": distillation}
-        weights = (contrastive_weight, label_weight, distillation_weight)
-        self._weights = {
-            name: _checked(name, weight, term)
-            for (name, term), weight in zip(terms.items(), weights, strict=True)
-            if term is not None or weight != 0
-        }
+        if label is None and label_weight != 0:
+            raise ConfigError(f"label_weight: expected 0 without a label loss, got {label_weight}")
+        self.progress: Progress | None = None
+        self.num_steps = 0
+        self.contrastive, self.label = contrastive, label
+        self._weights: dict[str, Schedule] = {}
+        if contrastive is not None:
+            self._weights["contrastive"] = _checked("contrastive_weight", contrastive_weight)
+        if label is not None:
+            self._weights["label"] = _checked("label_weight", label_weight)
+        for name, term in (terms or {}).items():
+            if not name.isidentifier() or hasattr(self, name) or name == "loss":
+                raise ConfigError(
+                    f"terms: expected names that are identifiers and not in use, got {name!r}"
+                )
+            self.add_module(name, term.loss)
+            self._weights[name] = _checked(f"terms.{name}.weight", term.weight)
+        if not self._weights:
+            raise ConfigError("loss: expected at least one term (contrastive, label or terms)")
         self.log_variances = nn.ParameterDict(
             {name: nn.Parameter(torch.zeros(())) for name in self._weights if uncertainty}
         )
-        self.num_steps = 0
 
     @property
     def reads_captions(self) -> bool:
-        """Whether a term that ever counts looks at the embeddings of the captions."""
+        """Whether a term that ever has a weight uses text embeddings."""
         return any(
-            getattr(self, name).reads_captions and not _is_zero(schedule)
-            for name, schedule in self._weights.items()
+            loss.reads_captions and not _is_zero(self._weights[name])
+            for name, loss in self._terms()
         )
 
     @outside_compiled_graph
     def forward(self, embeddings: Embeddings, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        """Every term by name.
+        """Compute every term and the weighted sum.
 
         Args:
-            embeddings: What the encoder made of this rank's batch.
+            embeddings: Output of the encoder for this rank's batch.
             batch: This rank's batch.
 
         Returns:
-            ``loss`` is what to differentiate. For every term NAME: ``NAME`` (raw),
-            ``NAME_weighted`` and ``NAME_num_samples`` (of all ranks), all three for logging.
+            ``loss`` is the value to differentiate. For logging, each term NAME adds ``NAME`` (not
+            weighted), ``NAME_weighted`` and ``NAME_num_samples`` (of all ranks).
         """
         values: dict[str, Tensor] = {}
         total = torch.zeros((), device=embeddings.image.device)
-        for name, schedule in self._weights.items():
-            loss: LossTerm = getattr(self, name)
-            if embeddings.text is None and loss.reads_captions and _is_zero(schedule):
-                total = total + self._of_no_weight(name, embeddings)
+        progress = self.progress or Progress(self.num_steps)
+        for name, loss in self._terms():
+            weight = self._weights[name]
+            if embeddings.text is None and loss.reads_captions and _is_zero(weight):
+                total = total + self._zero(name, embeddings)
                 continue
+            loss.progress = self.progress
             term = loss.term(embeddings, batch)
-            weighted = schedule(self.num_steps) * self._with_uncertainty(name, term)
+            weighted = weight.at(progress) * self._with_uncertainty(name, term)
             total = total + weighted
             values[name] = term.value.detach()
             values[f"{name}_weighted"] = weighted.detach()
             values[f"{name}_num_samples"] = term.num_samples
         if self.label is None and embeddings.label_logits is not None:
-            total = total + 0 * embeddings.label_logits.sum()  # a head that nobody asks to learn
+            total = total + 0 * embeddings.label_logits.sum()  # DDP needs a gradient of the head
         if self.training and torch.is_grad_enabled():
             self.num_steps += 1
         return {"loss": total, **values}
 
     def check(self, embeddings: Embeddings) -> None:
-        """Refuse an encoder that does not give what a term needs, before a run.
+        """Refuse an encoder that does not return what a term needs, before a run.
 
         Args:
-            embeddings: Of any pairs, made up or not; only their shapes matter.
+            embeddings: Embeddings of any pairs, real or random; only their shapes matter.
 
         Raises:
-            ConfigError: Naming what is missing or in the way.
+            ConfigError: Naming what is missing or must be absent.
         """
-        for name in self._weights:
-            loss: LossTerm = getattr(self, name)
+        for _, loss in self._terms():
             loss.check(embeddings)
 
     def check_batch(self, batch: Batch, num_classes: int | None = None) -> None:
@@ -132,46 +169,46 @@ class CombinedLoss(nn.Module):
 
         Args:
             batch: A batch of this rank, on the CPU.
-            num_classes: Classes of the encoder's label head, or None without one.
+            num_classes: Number of classes of the encoder's label head; None without a head.
 
         Raises:
             ConfigError: Naming the value.
         """
-        for name in self._weights:
-            loss: LossTerm = getattr(self, name)
+        for _, loss in self._terms():
             loss.check_batch(batch, num_classes)
+
+    def get_extra_state(self) -> Tensor:
+        """Return the count of steps."""
+        return torch.tensor(self.num_steps)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Continue from a saved count of steps."""
+        self.num_steps = int(state)
+
+    def _terms(self) -> list[tuple[str, LossTerm]]:
+        return [(name, getattr(self, name)) for name in self._weights]
 
     def _with_uncertainty(self, name: str, term: Term) -> Float[Tensor, ""]:
         if name not in self.log_variances:
             return term.value
         log_variance = self.log_variances[name]
-        # A step without samples must not push the variance down for ever.
-        seen = (term.num_samples > 0).to(term.value)
-        weighted: Tensor = torch.exp(-log_variance) * term.value + seen * log_variance / 2
+        # A step without samples must not decrease the variance.
+        has_samples = (term.num_samples > 0).to(term.value)
+        weighted: Tensor = torch.exp(-log_variance) * term.value + has_samples * log_variance / 2
         return weighted
 
-    def _of_no_weight(self, name: str, embeddings: Embeddings) -> Float[Tensor, ""]:
-        """0, with a gradient of 0 for what a term that is left out would teach."""
-        learned = [embeddings.logit_scale, embeddings.logit_bias, self.log_variances.get(name)]
-        return 0 * torch.stack([value for value in learned if value is not None]).sum()
-
-    def get_extra_state(self) -> Tensor:
-        """The step, so that schedules go on where they were."""
-        return torch.tensor(self.num_steps)
-
-    def set_extra_state(self, state: Tensor) -> None:
-        """Go on from a saved step."""
-        self.num_steps = int(state)
+    def _zero(self, name: str, embeddings: Embeddings) -> Float[Tensor, ""]:
+        """Return 0, with a gradient of 0 for the parameters of a term that is skipped."""
+        trained = [embeddings.logit_scale, embeddings.logit_bias, self.log_variances.get(name)]
+        return 0 * torch.stack([value for value in trained if value is not None]).sum()
 
 
 def _is_zero(schedule: Schedule) -> bool:
     return isinstance(schedule, ConstantSchedule) and schedule.value == 0
 
 
-def _checked(name: str, weight: float | Schedule, term: LossTerm | None) -> Schedule:
-    if term is None:
-        raise ConfigError(f"{name}_weight: expected 0 without a {name} loss, got {weight}")
+def _checked(option: str, weight: float | Schedule) -> Schedule:
     schedule = as_schedule(weight)
     if isinstance(schedule, ConstantSchedule) and schedule.value < 0:
-        raise ConfigError(f"{name}_weight: expected 0 or more, got {weight}")
+        raise ConfigError(f"{option}: expected 0 or more, got {weight}")
     return schedule

@@ -1,4 +1,4 @@
-"""A contrastive loss whose denominators remember the whole data set, for small batches."""
+"""A contrastive loss for small batches, whose denominators are averages over the data set."""
 
 from __future__ import annotations
 
@@ -15,32 +15,34 @@ from clipkit.distributed.collectives import gather_rows
 from clipkit.errors import ConfigError
 from clipkit.losses.contrastive import checked_tile, refuse_bias, select_pairs
 from clipkit.losses.functional import global_contrastive_loss
-from clipkit.losses.schedules import Schedule, as_schedule
 from clipkit.losses.term import LossTerm, Term
+from clipkit.schedules import Schedule, as_schedule
 from clipkit.types import Batch, Embeddings
+from clipkit.when import START, Progress
 
 
 @final
 class GlobalContrastiveLoss(LossTerm):
-    """SogCLR's loss: each sample keeps a moving average of its denominator.
+    """Contrastive loss whose denominators are moving averages, one per sample (SogCLR).
 
-    For picture i, ``g_i = mean over the other captions j of exp(s_ij - s_ii)``; its average is
-    ``u_i <- (1 - gamma) u_i + gamma g_i``, and the gradient is that of ``log g_i`` with ``u_i`` in
-    the denominator; captions likewise. So the bias of small batches goes away as the averages
-    settle (Yuan et al. 2022, arXiv:2202.12387; with a gamma that falls: FastCLIP, Wei et al. 2024,
-    arXiv:2407.01445). With gamma 1 it is a softmax contrastive loss without the right answer in
-    the denominator.
+    For image i, ``g_i = mean over the other texts j of exp(s_ij - s_ii)``; its average is ``u_i <-
+    (1 - gamma) u_i + gamma g_i``, and the gradient is that of ``log g_i`` with ``u_i`` in the
+    denominator; texts likewise. The bias of small batches thus vanishes as the averages converge
+    (Yuan et al. 2022, arXiv:2202.12387; with a decreasing gamma FastCLIP, Wei et al. 2024,
+    arXiv:2407.01445). With gamma 1 it is a softmax contrastive loss without the positive in the
+    denominator.
 
-    The averages are kept by ``batch.sample_ids``, equal on all ranks, on the CPU (8 bytes a
+    The averages are stored by ``batch.sample_ids``, identical on all ranks, on the CPU (8 bytes per
     sample), and saved with the state. In evaluation mode, or without gradients, they are neither
-    read nor changed. A denominator that is NaN or infinite is not remembered, but its loss is NaN
-    or infinite.
+    read nor changed. A denominator that is NaN or infinite is not stored, but its loss is NaN or
+    infinite.
 
     Args:
-        num_samples: Samples of the whole data set; sample ids are 0 to ``num_samples`` - 1.
-        gamma: Share of the present batch, over 0 and up to 1; a number or a schedule.
-        epsilon: Added to the averages.
-        tile_size: Rows and columns of the similarities that are held at a time; None chooses.
+        num_samples: Number of samples of the data set; sample ids are 0 to ``num_samples`` - 1.
+        gamma: Weight of the current batch in the averages, above 0 and at most 1: a number, or a
+            schedule over the run.
+        epsilon: Number added to the averages.
+        tile_size: Rows and columns of similarities held at a time; null to choose them by device.
 
     Raises:
         ConfigError: If a sample id is missing or out of range, the batch has groups, or the encoder
@@ -64,12 +66,12 @@ class GlobalContrastiveLoss(LossTerm):
             )
         self.tile_size = checked_tile(tile_size)
         self.gamma, self.epsilon = as_schedule(gamma), epsilon
-        _checked_gamma(self.gamma(0))
-        # Row 0 for pictures, row 1 for captions, as logarithms; -inf: never seen. Not a buffer:
-        # DDP would send it to every rank in every step.
+        _checked_gamma(self.gamma.at(START))
+        # Logarithms; row 0 for images, row 1 for texts; -inf where a sample has no average yet.
+        # Not a buffer: DDP would send it to every rank in every step.
         self.log_averages = torch.full((2, num_samples), -torch.inf)
         self.num_steps = 0
-        # Ids and their averages before each pass since begin_step; None where it was not called.
+        # Ids and their averages before each pass since begin_step; None if it was not called.
         self._changes: list[tuple[Tensor, Tensor]] | None = None
 
     def check(self, embeddings: Embeddings) -> None:
@@ -94,7 +96,7 @@ class GlobalContrastiveLoss(LossTerm):
     ) -> Float[Tensor, "2 N"]:
         """Move the averages of this step's samples of all ranks, and return them."""
         everyone = gather_rows(ids, sizes).cpu()
-        gamma = _checked_gamma(self.gamma(self.num_steps))
+        gamma = _checked_gamma(self.gamma.at(self.progress or Progress(self.num_steps)))
         before, now = self.log_averages[:, everyone], log_means.float().cpu()
         kept = before + (math.log1p(-gamma) if gamma < 1 else -torch.inf)
         moved = torch.logaddexp(kept, now + math.log(gamma))
@@ -107,11 +109,11 @@ class GlobalContrastiveLoss(LossTerm):
         return torch.where(now.isfinite(), averages, now).to(log_means)
 
     def begin_step(self) -> None:
-        """See :meth:`LossTerm.begin_step`."""
+        """Start to record the changes of the averages."""
         self._changes = []
 
     def end_step(self, left_out: bool) -> None:
-        """See :meth:`LossTerm.end_step`."""
+        """Restore the averages if the step is skipped, and stop recording."""
         for ids, before in reversed(self._changes or []) if left_out else ():
             self.log_averages[:, ids] = before
         self._changes = None
@@ -131,11 +133,11 @@ class GlobalContrastiveLoss(LossTerm):
         return ids
 
     def get_extra_state(self) -> dict[str, Tensor]:
-        """Averages and step."""
+        """Return the averages and the count of steps."""
         return {"log_averages": self.log_averages, "num_steps": torch.tensor(self.num_steps)}
 
     def set_extra_state(self, state: dict[str, Tensor]) -> None:
-        """Go on from saved averages of the same data."""
+        """Continue from saved averages of the same data."""
         if state["log_averages"].shape != self.log_averages.shape:
             raise ConfigError(
                 f"num_samples: the saved averages are of {state['log_averages'].shape[1]} samples, "

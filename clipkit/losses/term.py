@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from clipkit.distributed.collectives import sum_over_ranks, world_size
 from clipkit.types import Batch, Embeddings
+from clipkit.when import Progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +39,12 @@ class LossTerm(nn.Module, ABC):
         reads_captions: Whether the term uses text embeddings. If no term with a weight does,
             ``clipkit fit`` does not run the text tower.
         remembers: Whether the term has state outside of parameters and buffers.
+        progress: Progress of the run, set by ``CombinedLoss`` before each call; None if unknown.
     """
 
     reads_captions: bool = True
     remembers: bool = False
+    progress: Progress | None = None
 
     @abstractmethod
     def check(self, embeddings: Embeddings) -> None:

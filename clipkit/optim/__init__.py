@@ -1,8 +1,9 @@
-"""Parameter groups, schedules and averages of weights."""
+"""Parameter groups, schedules and moving averages of weights."""
 
 from clipkit.optim.ema import WeightAverage
 from clipkit.optim.parameter_groups import ParameterGroups
-from clipkit.optim.schedules import Progress, Schedule, WarmupCosine, WarmupStableDecay
+from clipkit.schedules import Schedule, WarmupCosine, WarmupStableDecay
+from clipkit.when import Progress, When
 
 __all__ = [
     "ParameterGroups",
@@ -11,4 +12,5 @@ __all__ = [
     "WarmupCosine",
     "WarmupStableDecay",
     "WeightAverage",
+    "When",
 ]

@@ -120,7 +120,7 @@ def test_configuration_runs(config, shards, tmp_path, monkeypatch):
         [
             *words,
             *tiny_encoder(words),
-            "--model.schedule.warmup_steps=1",
+            "--model.schedule.warmup=1",
             *tiny_data(words, shards),
             "--data.batch_size=4",
             "--data.num_workers=0",

@@ -91,7 +91,7 @@ def test_fewer_samples_than_all_ranks_take(refused, monkeypatch):
 
 
 def test_warmup_longer_than_the_run(refused):
-    line = refused("--model.schedule.warmup_steps=9")
+    line = refused("--model.schedule.warmup=9")
     assert "warmup of 9 steps" in line
     assert "4 steps" in line
 
@@ -253,7 +253,7 @@ def refused_file(tmp_path: Path, refused, content: object) -> str:
                     }
                 }
             },
-            "clipkit.optim.WarmupCosine has no option 'warmup_step'; did you mean 'warmup_steps'",
+            "clipkit.optim.WarmupCosine has no option 'warmup_step'; did you mean 'warmup'",
         ),
         (
             {

@@ -72,7 +72,7 @@ def configuration(
             "encoder": encoder,
             "loss": loss,
             "optimizer": part("torch.optim.AdamW", lr=3e-3),
-            "schedule": part("clipkit.optim.WarmupCosine", warmup_steps=1),
+            "schedule": part("clipkit.optim.WarmupCosine", warmup=1),
             **model,
         },
         "data": {
@@ -126,8 +126,8 @@ PROTOTYPES = part(
 LABELLED = {
     "contrastive": part(f"{LOSSES}.ContrastiveLoss"),
     "label": part(f"{LOSSES}.LabelLoss", label_smoothing=0.1, class_weights=[1.0, 2.0, 0.5, 1.0]),
-    "contrastive_weight": part(f"{LOSSES}.CosineSchedule", start=1.0, end=0.5, num_steps=6),
-    "label_weight": part(f"{LOSSES}.LinearSchedule", start=0.0, end=0.6, num_steps=6),
+    "contrastive_weight": part(f"{LOSSES}.CosineSchedule", start=1.0, end=0.5, length=6),
+    "label_weight": part(f"{LOSSES}.LinearSchedule", start=0.0, end=0.6, length=6),
 }
 
 
@@ -154,10 +154,15 @@ def test_the_whole_objective_at_once_resumes_exactly(shards, tmp_path):
     """Schedules, groups, negatives, stored teacher, prototypes and learned weights."""
     loss = {
         **LABELLED,
-        "distillation": part(
-            f"{LOSSES}.DistillationLoss", teacher=part(f"{LOSSES}.StoredTeacher", logit_scale=20.0)
-        ),
-        "distillation_weight": part(f"{LOSSES}.StepSchedule", values=[0.2, 0.7], boundaries=[3]),
+        "terms": {
+            "distillation": {
+                "loss": part(
+                    f"{LOSSES}.DistillationLoss",
+                    teacher=part(f"{LOSSES}.StoredTeacher", logit_scale=20.0),
+                ),
+                "weight": part(f"{LOSSES}.StepSchedule", values=[0.2, 0.7], boundaries=[0.5]),
+            }
+        },
         "uncertainty": True,
     }
     head = {**PROTOTYPES, "init_args": {**PROTOTYPES["init_args"], "refresh_every": 3}}
@@ -232,7 +237,7 @@ MORE_OBJECTIVES = {
             "contrastive": part(
                 f"{LOSSES}.GlobalContrastiveLoss",
                 num_samples=NUM_TRAIN,
-                gamma=part(f"{LOSSES}.LinearSchedule", start=1.0, end=0.3, num_steps=6),
+                gamma=part(f"{LOSSES}.LinearSchedule", start=1.0, end=0.3, length=6),
             )
         },
         None,
@@ -289,7 +294,7 @@ def test_micro_batches_take_the_same_steps(name, shards, tmp_path):
 @pytest.mark.parametrize("frozen", [True, False])
 def test_the_scale_is_frozen_or_scheduled(frozen, shards, tmp_path):
     config = configuration({"contrastive": part(f"{LOSSES}.ContrastiveLoss")})
-    scale = 20.0 if frozen else part(f"{LOSSES}.LinearSchedule", start=10.0, end=40.0, num_steps=6)
+    scale = 20.0 if frozen else part(f"{LOSSES}.LinearSchedule", start=10.0, end=40.0, length=6)
     callback = part("clipkit.training.callbacks.SetLogitScale", scale=scale)
     config["trainer"]["callbacks"].append(callback)
     fit(config, shards, tmp_path)
@@ -299,7 +304,10 @@ def test_the_scale_is_frozen_or_scheduled(frozen, shards, tmp_path):
 
 
 def test_a_teacher_with_its_own_size_and_tokenizer(shards, tmp_path):
-    """The teacher is an encoder that an earlier run left; it is no part of the checkpoint."""
+    """The teacher is an encoder of an earlier run; it is no part of the checkpoint.
+
+    The configuration is spelled as in 0.1, when the objective had three places.
+    """
     torch.manual_seed(3)
     wide = {**tiny.CONFIG, "embed_dim": 24}
     wide["vision_cfg"] = {**tiny.CONFIG["vision_cfg"], "image_size": 24}

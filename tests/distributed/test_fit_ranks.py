@@ -12,6 +12,7 @@ import torch
 
 from clipkit.data import BatchSizeStage, OrderOptions
 from clipkit.training.callbacks import KeyLog, ReportTrial
+from clipkit.when import When
 from tests.distributed.spawn import run_ranks
 from tests.training import tiny
 
@@ -24,7 +25,7 @@ STEP_SAMPLES = 8
 def fit_growing(rank: int, world_size: int, folder: Path, run: Path) -> dict[str, np.ndarray]:
     """A batch that grows from 2 to 8 samples a step; the final weights."""
     os.environ.update(LOCAL_RANK=str(rank), NODE_RANK="0", LOCAL_WORLD_SIZE=str(world_size))
-    stages = [BatchSizeStage(size // world_size, until) for size, until in STAGES]
+    stages = [BatchSizeStage(size // world_size, When(samples=until)) for size, until in STAGES]
     ranks = {"devices": world_size, "num_nodes": 1, "strategy": "ddp"} if world_size > 1 else {}
     trainer = tiny.trainer(run, KeyLog(str(run / "keys.txt")), max_steps=8, **ranks)
     module = tiny.module()

@@ -21,6 +21,7 @@ from clipkit.losses import (
     MultiLabelLoss,
     SigmoidLoss,
     StoredTeacher,
+    WeightedTerm,
 )
 from clipkit.losses.accumulation import split_batch
 from clipkit.types import Batch, Embeddings
@@ -90,8 +91,9 @@ LOSSES = {
         LabelLoss(),
         1.0,
         0.5,
-        DistillationLoss(StoredTeacher(20.0), tile_size=7),
-        2.0,
+        terms={
+            "distillation": WeightedTerm(DistillationLoss(StoredTeacher(20.0), tile_size=7), 2.0)
+        },
     ),
 }
 

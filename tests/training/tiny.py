@@ -51,7 +51,7 @@ def module(
         encoder(labels=labels),
         CombinedLoss(ContrastiveLoss(), label, contrastive_weight, 0.5 if labels else 0.0),
         lambda groups: torch.optim.AdamW(groups, lr=learning_rate),
-        WarmupCosine(warmup_fraction=0.1),
+        WarmupCosine(warmup=0.1),
         micro_batch_size=micro_batch_size,
     )
 

@@ -15,9 +15,29 @@ from clipkit.training.datamodule.options import RENAMED
 _LOG: Final = logging.getLogger(__name__)
 _CLASSES: Final = {"clipkit.training.callbacks.Preflight": "clipkit.training.Preflight"}
 _DATA_OPTION: Final = re.compile(r"--data\.(?P<name>\w+)(?P<rest>.*)", re.DOTALL)
+_MOMENT_OPTION: Final = re.compile(
+    r"(?P<start>--[\w.]+\.)(?P<name>warmup|cooldown)_(steps|fraction)\b"
+)
 _SOURCES: Final = "mixture.sources"
 _LISTS: Final = ("samples.fields", "order.batch_size_stages", "mixture.stages", _SOURCES)
 """Options that were null where nothing was given, and are an empty list now."""
+
+_OPTIONS: Final = (
+    (None, "warmup_steps", "warmup"),
+    (None, "warmup_fraction", "warmup"),
+    (None, "cooldown_steps", "cooldown"),
+    (None, "cooldown_fraction", "cooldown"),
+    ("start", "num_steps", "length"),
+    ("start", "first_step", "begin"),
+    ("batch_size", "until_samples", "until"),
+    ("weights", "step", "begin"),
+    ("groups", "step", "begin"),
+    ("groups", "fraction", "begin"),
+)
+"""Moments: a neighbour that the option needs, its name, and its name today.
+
+Of two that are the same today, the first that is not null counts, as it did.
+"""
 
 
 def read_renamed() -> None:
@@ -52,6 +72,8 @@ def with_new_names(value: Any) -> Any:
         renamed["class_path"] = _CLASSES[name]
     if isinstance(renamed.get("data"), dict):
         renamed["data"] = _nested(renamed["data"])
+    _rename_options(renamed)
+    _move_distillation(renamed)
     return renamed
 
 
@@ -64,9 +86,14 @@ def with_new_options(words: Sequence[str]) -> list[str]:
     Example:
         >>> with_new_options(["--data.fault_log=bad.jsonl", "--data.train", "a.tar"])
         ['--data.faults.log=bad.jsonl', '--data.train', 'a.tar']
+        >>> with_new_options(["--model.schedule.warmup_steps=9"])
+        ['--model.schedule.warmup=9']
     """
     renamed = list(words)
     for position, word in enumerate(words):
+        if (moment := _MOMENT_OPTION.match(word)) is not None:
+            _tell(moment[0], f"{moment['start']}{moment['name']}")
+            renamed[position] = f"{moment['start']}{moment['name']}{word[moment.end() :]}"
         match = _DATA_OPTION.fullmatch(word)
         if match is None or match["rest"][:1] not in ("", "=", ".", "+"):
             continue
@@ -105,6 +132,27 @@ def _nested(data: Mapping[str, Any]) -> dict[str, Any]:
         group = section.setdefault(group_name, {})
         group[option] = [] if value is None and new in _LISTS else value
     return section
+
+
+def _rename_options(part: dict[str, Any]) -> None:
+    for neighbour, old, new in _OPTIONS:
+        if old in part and (neighbour is None or neighbour in part):
+            value = part.pop(old)
+            if value is not None and new not in part:
+                _tell(old, new)
+                part[new] = {"samples": value} if old == "until_samples" else value
+
+
+def _move_distillation(loss: dict[str, Any]) -> None:
+    if "distillation" not in loss or "contrastive" not in loss:
+        return
+    term, weight = loss.pop("distillation"), loss.pop("distillation_weight", 0.0)
+    if term is not None:
+        _tell("loss.distillation", "loss.terms.distillation")
+        loss["terms"] = {
+            **(loss.get("terms") or {}),
+            "distillation": {"loss": term, "weight": weight},
+        }
 
 
 def _tell(old: str, new: str) -> None:

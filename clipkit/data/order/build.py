@@ -56,7 +56,10 @@ def first_order(
         return ShuffledOrder(_lanes(data, layouts, seed)[0])
     step_samples = batch_size * world_size
     whole = data.epoch_samples // step_samples * step_samples
-    stages = [(step * step_samples, list(quotas)) for step, quotas in data.stages]
+    stages = [
+        ((begin.step or 0) * step_samples if begin.samples is None else begin.samples, quotas)
+        for begin, quotas in data.stages
+    ]
     return MixtureOrder(data, _lanes(data, layouts, seed), stages, whole or data.epoch_samples)
 
 

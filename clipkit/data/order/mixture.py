@@ -15,6 +15,8 @@ from clipkit.data.order.interleave import counts_before, deal, quotas_of
 from clipkit.data.order.lanes import LaneOrder
 from clipkit.data.shards.index import ShardIndex
 from clipkit.errors import CheckpointError, ConfigError
+from clipkit.renamed_arguments import renamed_arguments
+from clipkit.when import Moment, When, ascending
 
 
 @final
@@ -36,16 +38,18 @@ class Source:
 
 
 @final
+@renamed_arguments({"step": "begin"})
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """Other weights from some step on.
+    """Other weights from a moment of the run on.
 
     Args:
-        step: First step (batches of all ranks together count as one) with these weights.
-        weights: ``name of a source -> weight``; sources that are not named get none.
+        begin: Number of steps, in the size of the first launch, or of samples (a ``When``) before
+            the first step with these weights.
+        weights: Weight of each source by name; a source that is not named gets none.
     """
 
-    step: int
+    begin: Moment
     weights: Mapping[str, float]
 
 
@@ -62,7 +66,7 @@ class Mixture:
             what ``epochs`` adds up to. It is cut to complete steps of the first launch; the next
             epoch continues there. Steps of another size, after a resume or in a stage, may reach
             into the next epoch: a mixture drops nothing.
-        stages: Other weights from some steps on, by ascending step; only for weights.
+        stages: Other weights from some moments on, ascending; only for weights.
 
     Raises:
         ConfigError: If names repeat, weights and epochs are mixed, or a stage is wrong.
@@ -101,10 +105,13 @@ class Mixture:
             ]
             epoch_samples = int(sum(by_weight))
         self.epoch_samples = epoch_samples or sum(s.index.num_samples for s in self.sources)
-        self.stages = ((0, quotas_of(by_weight)), *map(self._stage, stages))
-        steps = [step for step, _ in self.stages]
-        if steps != sorted(set(steps)):
-            raise ConfigError(f"mixture: stages must ascend from a step after 0, got {steps[1:]}")
+        begins = ascending("mixture: stages.begin", [stage.begin for stage in stages])
+        if any(begin.fraction is not None for begin in begins):
+            raise ConfigError("mixture: stages.begin: expected steps or samples, got a fraction")
+        self.stages = (
+            (When(step=0), quotas_of(by_weight)),
+            *zip(begins, map(self._quotas, stages), strict=True),
+        )
 
     @cached_property
     def index(self) -> ShardIndex:
@@ -115,14 +122,14 @@ class Mixture:
             next((s.index.cache for s in self.sources if s.index.cache is not None), None),
         )
 
-    def _stage(self, stage: Stage) -> tuple[int, tuple[int, ...]]:
+    def _quotas(self, stage: Stage) -> tuple[int, ...]:
         unknown = set(stage.weights) - set(self.names)
         if unknown:
             raise ConfigError(
-                f"mixture: stage at step {stage.step} names {sorted(unknown)}; "
+                f"mixture: stage with begin {stage.begin} names {sorted(unknown)}; "
                 f"the sources are {list(self.names)}"
             )
-        return stage.step, quotas_of([stage.weights.get(name, 0.0) for name in self.names])
+        return quotas_of([stage.weights.get(name, 0.0) for name in self.names])
 
 
 @final

@@ -8,22 +8,43 @@ from itertools import pairwise
 from typing import Literal
 
 from clipkit.errors import ConfigError
+from clipkit.renamed_arguments import renamed_arguments
+from clipkit.when import Moment, When, as_when
 
 Tail = Literal["drop", "pad", "keep", "even"]
 
 
+@renamed_arguments({"until_samples": "until: {samples: N}"})
 @dataclass(frozen=True, slots=True)
 class BatchSizeStage:
     """A part of a run with smaller batches.
 
     Args:
-        batch_size: Samples of a batch on one rank.
-        until_samples: Samples of all ranks and epochs that are behind where the stage ends; what
-            epochs leave out counts too. The step that crosses this is the stage's last.
+        batch_size: Number of samples of a batch on one rank.
+        until: ``When(samples=...)``: the stage ends with the first step at which the number of
+            samples consumed, over all ranks and epochs and including dropped ones, reaches this.
+
+    Raises:
+        ConfigError: If ``until`` is not a number of samples.
     """
 
     batch_size: int
-    until_samples: int
+    until: Moment
+
+    def __post_init__(self) -> None:
+        when = as_when("batch_size_stages.until", self.until)
+        if when.samples is None:
+            raise ConfigError(
+                f"batch_size_stages.until: expected a number of samples, such as {{samples: 4000}} "
+                f"(the size of a step changes), got {when}"
+            )
+
+    @property
+    def until_samples(self) -> int:
+        """Number of samples at which the stage ends."""
+        assert isinstance(self.until, When)
+        assert self.until.samples is not None
+        return self.until.samples
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,6 +282,6 @@ def check_stages(stages: tuple[BatchSizeStage, ...], batch_size: int) -> None:
         )
     if any(a >= b for a, b in pairwise(ends)):
         raise ConfigError(
-            f"batch_size_stages: expected ends (until_samples) that grow from above 0, got "
+            f"batch_size_stages: expected ends (until, in samples) that grow from above 0, got "
             f"{ends[1:]}"
         )

@@ -100,7 +100,7 @@ def finetune_config(
         },
         "schedule": {
             "class_path": "clipkit.optim.WarmupCosine",
-            "init_args": {"warmup_fraction": 0.1},
+            "init_args": {"warmup": 0.1},
         },
     }
     config = {

@@ -48,7 +48,6 @@ from clipkit.training.progress.run_progress import (
     resume_pace,
     run_progress,
     samples_of_step,
-    total_steps,
 )
 from clipkit.training.strategies.sharding import (
     clip_gradients,
@@ -57,6 +56,7 @@ from clipkit.training.strategies.sharding import (
     shard_encoder,
 )
 from clipkit.types import Batch, Embeddings
+from clipkit.when import Progress
 
 _CONFIGURED = ("lr", "weight_decay")
 """Options of an optimizer's groups that the configuration decides, also in a resumed run."""
@@ -158,9 +158,17 @@ class ContrastiveModule(LightningModule):
         """Take in every term; the mean over all batches counts each sample once."""
         self._means.add(self.loss(self(self._needed(batch)), batch))
 
+    def on_validation_epoch_start(self) -> None:
+        """Update the progress that the schedules of the loss follow."""
+        self.loss.progress = self._progress_of_loss()
+
     def on_validation_epoch_end(self) -> None:
         """Log the mean of every term."""
         self.log_dict(named_terms("val", self._means.result()), batch_size=1)
+
+    def on_test_epoch_start(self) -> None:
+        """Update the progress that the schedules of the loss follow."""
+        self.loss.progress = self._progress_of_loss()
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """As for validation."""
@@ -240,8 +248,7 @@ class ContrastiveModule(LightningModule):
 
     def on_train_start(self) -> None:
         """Refuse a run without an end, or too short for its schedule, before a file is touched."""
-        run_progress(self.trainer)  # its length is known only here
-        self.schedule.check(total_steps(self.trainer))
+        self.schedule.check(run_progress(self.trainer))  # its length is known only here
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
         """Set random numbers and learning rates of the step, never from a checkpoint."""
@@ -251,7 +258,8 @@ class ContrastiveModule(LightningModule):
             samples = samples_of_step(self.trainer, len(batch))
             if data.order.batch_size_stages and samples != self.pace.now:
                 self.pace = change_pace(self.trainer, self.pace, self.trainer.global_step, samples)
-        factor = self.schedule.factor(run_progress(self.trainer))
+        self.loss.progress = run_progress(self.trainer)
+        factor = self.schedule.at(self.loss.progress)
         optimizer = self.trainer.optimizers[0]
         for group, options in zip(optimizer.param_groups, self.group_options, strict=True):
             group.update(options)
@@ -290,6 +298,15 @@ class ContrastiveModule(LightningModule):
         if stored and samples is not None:
             step = int(checkpoint["global_step"])
             self.pace = resume_pace(self.trainer, stored, step, samples)
+        elif stored:
+            self.pace = Pace(step_samples=int(stored["step_samples"]))
+
+    def _progress_of_loss(self) -> Progress:
+        """Return the progress of the fit; outside of it that of the loss, at the end of the run."""
+        if self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking:
+            return run_progress(self.trainer)
+        elapsed = 0.0 if self.trainer.sanity_checking else 1.0
+        return Progress(self.loss.num_steps, elapsed=elapsed, step_samples=self.pace.step_samples)
 
     def _samples_of_step(self) -> int | None:
         """Samples of an optimizer step of all ranks in a fit; None where nobody knows."""

@@ -64,7 +64,6 @@ def unused_options(config: Mapping[str, Any], num_steps_by: Mapping[str, float])
     model = config.get("model") or {}
     return [
         *_without_validation(data, trainer),
-        *_of_the_schedule(model.get("schedule") or {}),
         *_of_labels(data, model.get("loss") or {}),
         *_of_micro_batches(data, model),
         *_of_the_trainer(trainer, num_steps_by),
@@ -86,14 +85,6 @@ def _without_validation(data: Mapping[str, Any], trainer: Mapping[str, Any]) -> 
         if isinstance(monitor, str) and monitor.startswith("val/"):
             kind = str(callback.get("class_path")).rsplit(".", 1)[-1]
             yield f"trainer.callbacks: {kind}.monitor {monitor}: there is no data.val"
-
-
-def _of_the_schedule(schedule: Mapping[str, Any]) -> Iterator[str]:
-    options = schedule.get("init_args") or {}
-    for phase, default in (("warmup", 0.05), ("cooldown", 0.2)):
-        fraction = options.get(f"{phase}_fraction")
-        if options.get(f"{phase}_steps") is not None and fraction not in (None, default):
-            yield f"model.schedule.{phase}_fraction: {phase}_steps is given"
 
 
 def _of_labels(data: Mapping[str, Any], loss: Mapping[str, Any]) -> Iterator[str]:

@@ -18,7 +18,6 @@ from clipkit.errors import ClipkitError
 from clipkit.models import DualEncoder
 from clipkit.models.parameters import count_parameters
 from clipkit.optim import Schedule
-from clipkit.optim.schedules import StepProgress
 from clipkit.training.callbacks.average_weights import AverageWeights
 from clipkit.training.callbacks.save_checkpoint import SaveCheckpoint
 from clipkit.training.datamodule.pair_datamodule import PairDataModule
@@ -36,10 +35,12 @@ from clipkit.training.preflight.options import (
 )
 from clipkit.training.progress.epoch_steps import steps_for
 from clipkit.training.progress.run_progress import (
+    local_progress,
     samples_of_step,
     time_budget,
     total_steps,
 )
+from clipkit.when import Progress
 
 _WIDE: Final = 8
 """A context so many times as long as the run's shows what the run cuts."""
@@ -129,7 +130,7 @@ def check_plan(trainer: Trainer, module: ContrastiveModule, data: PairDataModule
     precision = str(options.get("precision") or trainer.precision)
     check_precision(precision, trainer.strategy.root_device)
     check_windows(data.batches_per_epoch, trainer.accumulate_grad_batches)
-    module.schedule.check(total_steps(trainer))
+    module.schedule.check(local_progress(trainer))
 
 
 def make_plan(
@@ -180,7 +181,7 @@ def make_plan(
         activations_known=activations is not None,
         exchanged=exchange_estimate(module.encoder, data.batch_size, world_size, accumulate),
         peak_rates=(min(rates), max(rates)),
-        factors=schedule_factors(module.schedule, num_steps),
+        factors=schedule_factors(module.schedule, num_steps, module.pace.step_samples),
         num_captions=len(lengths),
         num_cut=sum(length > tokenizer.context_length for length in lengths),
         median_tokens=sorted(lengths)[len(lengths) // 2] if lengths else 0,
@@ -208,16 +209,19 @@ def _activations(
         return held * activation_bytes(module.encoder, length)
 
 
-def schedule_factors(schedule: Schedule, num_steps: float, points: int = _POINTS) -> list[float]:
-    """Factors of the learning rate at evenly spaced moments of a run.
+def schedule_factors(
+    schedule: Schedule, num_steps: float, step_samples: int | None = None, points: int = _POINTS
+) -> list[float]:
+    """Return the factors of the learning rate at evenly spaced moments of a run.
 
     Examples:
-        >>> schedule_factors(WarmupCosine(warmup_fraction=0.0), 100, points=3)
+        >>> schedule_factors(WarmupCosine(warmup=0), 100, points=3)
         [1.0, 0.5, 0.0]
     """
     total = _CLOCK_STEPS if math.isinf(num_steps) else max(1, int(num_steps))
     moments = [round(point * total / max(1, points - 1)) for point in range(points)]
-    return [schedule.factor(StepProgress(step, total)) for step in moments]
+    runs = [Progress(step, total, step_samples=step_samples) for step in moments]
+    return [schedule.at(run) for run in runs]
 
 
 def _optimizer_steps(trainer: Trainer, slicing: Slicing, num_steps: float) -> float:

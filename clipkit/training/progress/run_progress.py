@@ -21,6 +21,7 @@ from clipkit.errors import ConfigError
 from clipkit.training.datamodule.pair_datamodule import PairDataModule
 from clipkit.training.lightning_compat import callbacks_of, data_of
 from clipkit.training.progress.epoch_steps import samples_of_epochs
+from clipkit.when import Progress
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -101,26 +102,11 @@ def resume_pace(trainer: Trainer, stored: Mapping[str, float], global_step: int,
     return change_pace(trainer, pace, global_step, now)
 
 
-@dataclass(frozen=True, slots=True)
-class RunProgress:
-    """Where a run stands.
+def run_progress(trainer: Trainer) -> Progress:
+    """Return the progress of ``trainer``'s fit, the same on every rank; call it on all ranks.
 
-    Args:
-        step: Steps that are behind.
-        num_steps: Steps of the whole run; infinite where only the clock ends it.
-        fraction: Part of the run that is behind, 0 to 1.
-    """
-
-    step: float
-    num_steps: float
-    fraction: float
-
-
-def run_progress(trainer: Trainer) -> RunProgress:
-    """Where ``trainer``'s fit stands, the same on every rank; to be called on all of them.
-
-    With ``max_time`` the fraction of the time that is behind counts where it is ahead of the
-    fraction of steps: a run of five minutes ends its schedule after five minutes, on any machine.
+    With ``max_time`` the fraction of the time counts if it is ahead of the fraction of steps: a run
+    of five minutes completes its schedule after five minutes, on any machine.
 
     Raises:
         ConfigError: If nothing ends the run.
@@ -132,8 +118,8 @@ def run_progress(trainer: Trainer) -> RunProgress:
     return _progress(trainer, fraction)
 
 
-def local_progress(trainer: Trainer) -> RunProgress:
-    """As ``run_progress``, by this rank's own clock; for showing only."""
+def local_progress(trainer: Trainer) -> Progress:
+    """Return the progress by this rank's own clock; for display only."""
     return _progress(trainer, _clock_fraction(trainer))
 
 
@@ -169,14 +155,14 @@ def time_budget(trainer: Trainer) -> timedelta | None:
     return timedelta(seconds=round(timer.time_elapsed() + remaining, 3))
 
 
-def _progress(trainer: Trainer, by_clock: float | None) -> RunProgress:
+def _progress(trainer: Trainer, by_clock: float | None) -> Progress:
     step, num_steps = _pace(trainer).steps_at(trainer.global_step), total_steps(trainer)
     if by_clock is None and math.isinf(num_steps):
         raise ConfigError(
             "trainer: nothing ends this run; set max_steps, max_epochs or max_time "
             "(the schedule of the learning rate needs an end)"
         )
-    return RunProgress(step, num_steps, min(1.0, max(step / num_steps, by_clock or 0.0)))
+    return Progress(step, num_steps, by_clock, _pace(trainer).step_samples)
 
 
 def _steps_of_epochs(trainer: Trainer, pace: Pace, num_epochs: int) -> float:

@@ -11,11 +11,18 @@ from hypothesis import strategies as st
 from clipkit.data import BatchSizeStage, PairStream, ShardIndex
 from clipkit.data.order.partition import Slicing, Tail
 from clipkit.errors import ConfigError
+from clipkit.when import When
 from tests.data.fakes import ByteTokenizer, NoisyTransform, first_text, flat_stream
 from tests.factories import write_shards
 
 TOTAL = 61
-STAGES = [BatchSizeStage(2, 10), BatchSizeStage(4, 75)]
+
+
+def stage(batch_size: int, samples: int) -> BatchSizeStage:
+    return BatchSizeStage(batch_size, When(samples=samples))
+
+
+STAGES = [stage(2, 10), stage(4, 75)]
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +72,7 @@ def slicings(draw: st.DrawFn) -> tuple[int, int, tuple[BatchSizeStage, ...]]:
             unique=True,
         ).map(sorted)
     )
-    stages = tuple(map(BatchSizeStage, numbers, ends))
+    stages = tuple(map(stage, numbers, ends))
     return draw(st.integers(1, 150)), numbers[-1], stages
 
 
@@ -142,7 +149,7 @@ def epochs_from(stream: PairStream, number: int) -> list[list[list[int]]]:
 
 def test_ranks_and_workers_see_the_same_steps(index: ShardIndex) -> None:
     (whole,) = epochs(make(index), 1)
-    halves = [BatchSizeStage(1, 10), BatchSizeStage(2, 75)]
+    halves = [stage(1, 10), stage(2, 75)]
     for options in ({}, {"length_bucket_batches": 2}):
         (one,) = epochs(make(index, **options), 1)
         ranks = [
@@ -158,11 +165,17 @@ def test_ranks_and_workers_see_the_same_steps(index: ShardIndex) -> None:
 @pytest.mark.parametrize(
     ("stages", "message"),
     [
-        ([BatchSizeStage(8, 10)], r"batches that grow up to batch_size 8, got \[8\]"),
-        ([BatchSizeStage(4, 10), BatchSizeStage(2, 20)], "batches that grow"),
-        ([BatchSizeStage(0, 10)], "batches that grow"),
-        ([BatchSizeStage(2, 20), BatchSizeStage(4, 20)], r"above 0, got \[20, 20\]"),
-        ([BatchSizeStage(2, 0)], r"above 0, got \[0\]"),
+        ([stage(8, 10)], r"batches that grow up to batch_size 8, got \[8\]"),
+        (
+            [stage(4, 10), stage(2, 20)],
+            "batches that grow",
+        ),
+        ([stage(0, 10)], "batches that grow"),
+        (
+            [stage(2, 20), stage(4, 20)],
+            r"above 0, got \[20, 20\]",
+        ),
+        ([stage(2, 0)], r"above 0, got \[0\]"),
     ],
 )
 def test_stages_that_cannot_be(
@@ -170,3 +183,9 @@ def test_stages_that_cannot_be(
 ) -> None:
     with pytest.raises(ConfigError, match=f"batch_size_stages: .*{message}"):
         make(index, batch_size_stages=stages)
+
+
+def test_a_stage_ends_by_samples() -> None:
+    for until in (100, 0.5, When(step=3)):
+        with pytest.raises(ConfigError, match=r"until: expected a number of samples"):
+            BatchSizeStage(2, until)

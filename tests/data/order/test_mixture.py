@@ -15,6 +15,7 @@ from clipkit.data import BatchSizeStage, Mixture, PairStream, ShardIndex, Source
 from clipkit.data.order.interleave import counts_before, deal, quotas_of
 from clipkit.data.order.mixture import MixtureOrder
 from clipkit.errors import CheckpointError, ConfigError
+from clipkit.when import When
 from tests.data.fakes import ByteTokenizer, NoisyTransform, first_text, flat_stream
 from tests.factories import write_shards
 
@@ -258,7 +259,7 @@ def test_batches_that_grow_drop_nothing_of_a_mixture(
 ) -> None:
     mixture = by_weight(indexes)
     whole = keys_of(make(mixture, batch_size=8), 3 * 56)
-    stages = [BatchSizeStage(3, 20), BatchSizeStage(5, 70)]
+    stages = [BatchSizeStage(3, When(samples=20)), BatchSizeStage(5, When(samples=70))]
     stream = make(mixture, batch_size=8, batch_size_stages=stages)
     keys = [key for step in steps_of([stream], 24) for key in step]
     assert keys == whole[: len(keys)]
@@ -314,6 +315,8 @@ def test_senseless_mixtures_are_refused(indexes: tuple[ShardIndex, ShardIndex]) 
         by_weight(indexes, stages=[Stage(3, {"c": 1.0})])
     with pytest.raises(ConfigError, match="ascend"):
         by_weight(indexes, stages=[Stage(3, {"large": 1.0}), Stage(3, {"small": 1.0})])
+    with pytest.raises(ConfigError, match="expected steps or samples, got a fraction"):
+        by_weight(indexes, stages=[Stage(0.5, {"large": 1.0})])
     with pytest.raises(ConfigError, match="shuffle=False"):
         make(by_weight(indexes), shuffle=False)
 
@@ -325,3 +328,14 @@ def test_two_sources_with_one_base_name_are_kept_apart(tmp_path: Path) -> None:
     mixture = Mixture([Source("a", a, epochs=1), Source("b", b, epochs=1)])
     keys = sorted(keys_of(make(mixture), 16))
     assert keys == [*range(8), *range(100, 108)]
+
+
+def test_stages_begin_by_steps_or_by_samples(indexes: tuple[ShardIndex, ShardIndex]) -> None:
+    weights = {"large": 0.5, "small": 0.5}
+    by_steps, by_samples = (
+        make(by_weight(indexes, stages=[Stage(begin, weights)]))
+        for begin in (6, When(samples=6 * 4))
+    )
+    keys = [[batch.keys for batch in stream] for stream in (by_steps, by_samples)]
+    assert keys[0] == keys[1]
+    assert keys[0] != [batch.keys for batch in make(by_weight(indexes))]

@@ -103,7 +103,7 @@ def test_another_run_is_refused_before_anything_is_touched(shards, finished, cap
 @pytest.mark.parametrize("start", ["--ckpt_path=last", "--ckpt_path={}/step=2.ckpt", "--overwrite"])
 @pytest.mark.parametrize(
     "wrong", [["--trainer.max_epochs=-1", "--trainer.max_steps=-1"],
-              ["--model.schedule.warmup_steps=90", "--trainer.max_steps=9"]]
+              ["--model.schedule.warmup=90", "--trainer.max_steps=9"]]
 )  # fmt: skip
 def test_a_refused_command_leaves_all_as_it_was(shards, finished, start, wrong):
     before = contents(finished)

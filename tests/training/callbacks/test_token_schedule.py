@@ -71,8 +71,11 @@ def test_shrinking_keeps_colours():
 
 
 def test_stages_that_cannot_be():
-    for ends in ([], [0.5, 0.4], [1.0]):
-        with pytest.raises(ConfigError, match="ends that grow"):
+    for ends in ([0.5, 0.4], [0.0, 0.4], [2, 0.4]):
+        with pytest.raises(ConfigError, match="expected ascending values above 0"):
+            TokenSchedule([TokenStage(end, image_size=8) for end in ends])
+    for ends in ([], [1.0]):
+        with pytest.raises(ConfigError, match="stages that end before the run"):
             TokenSchedule([TokenStage(end, image_size=8) for end in ends])
     with pytest.raises(ConfigError, match="image_size, text_length or both"):
         TokenSchedule([TokenStage(0.5)])

@@ -113,8 +113,8 @@ def test_options_that_cannot_work():
         CompileTowers(text_multiple=0)
     with pytest.raises(ConfigError, match="every: expected at least 1, got 0"):
         RecomputeActivations(every=0)
-    with pytest.raises(ConfigError, match="either step or fraction"):
-        Unlock(groups=1, step=3, fraction=0.5)
+    with pytest.raises(ConfigError, match=r"unlock\.begin: expected one of step"):
+        Unlock(groups=1, begin=1.5)
 
 
 class Movement(Callback):
@@ -140,7 +140,7 @@ class Movement(Callback):
 
 def unlocking():
     """The output of three groups learns from step 2, the block below it from step 4 of 6."""
-    return LockTower("image_tower", unlock=[Unlock(1, step=2), Unlock(2, fraction=0.65)])
+    return LockTower("image_tower", unlock=[Unlock(1, begin=2), Unlock(2, begin=0.65)])
 
 
 def test_layers_are_unlocked_on_time_and_resumed_exactly(tmp_path):

@@ -43,7 +43,7 @@ def test_fused_optimizers_are_clipped_in_mixed_precision(shards, tmp_path):
     """Lightning refuses; unclipped, SGD would go as far as the gradients are long."""
     options = ["--trainer.gradient_clip_val=1e-3", "--trainer.max_steps=1"]
     sgd = ["--model.optimizer=torch.optim.SGD", "--model.optimizer.lr=1.0"]
-    flat = ["--model.schedule.warmup_fraction=0"]
+    flat = ["--model.schedule.warmup=0"]
     states = [
         fit(shards, tmp_path / str(fused), *options, *sgd, *flat, f"--trainer.precision={p}",
             f"--model.optimizer.fused={fused}")

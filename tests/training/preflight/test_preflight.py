@@ -221,11 +221,6 @@ class TestChecks:
                 ["trainer.callbacks: SaveCheckpoint.monitor val/loss: there is no data.val"],
             ),
             (
-                {"model": {"schedule": {"init_args": {"warmup_steps": 5, "warmup_fraction": 0.1}}}},
-                {},
-                ["model.schedule.warmup_fraction: warmup_steps is given"],
-            ),
-            (
                 {"data": {"samples": {"label_field": "json:class"}}, "model": {"loss": {}}},
                 {},
                 ["data.samples.label_field: no loss uses labels"],
@@ -258,11 +253,11 @@ class TestScreen:
             assert word in text
 
     def test_schedules_have_their_shapes(self):
-        cosine = schedule_factors(WarmupCosine(warmup_fraction=0.1), 1000)
+        cosine = schedule_factors(WarmupCosine(warmup=0.1), 1000)
         assert max(cosine) == pytest.approx(1, abs=0.01)
         assert cosine[0] < 0.05
         assert cosine[-1] == 0
-        stable = schedule_factors(WarmupStableDecay(cooldown_fraction=0.2), 1000)
+        stable = schedule_factors(WarmupStableDecay(cooldown=0.2), 1000)
         assert stable[20:50] == [1.0] * 30
         assert draw(stable, 3)[0][20:50] == "█" * 30
         assert schedule_factors(WarmupCosine(), float("inf"))[-1] == 0
@@ -295,7 +290,7 @@ class TestCommand:
         [
             ("--trainer.precision=16-mixed", "trainer.precision: 16-mixed is not for a CPU"),
             ("--trainer.accumulate_grad_batches=6", "an epoch has 5"),
-            ("--model.schedule.warmup_steps=4", "warmup of 4 steps"),
+            ("--model.schedule.warmup=4", "warmup of 4 steps"),
         ],
     )
     def test_what_cannot_work_is_one_line(self, shards, tmp_path, capsys, word, expected):

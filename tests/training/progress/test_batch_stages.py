@@ -14,10 +14,11 @@ from clipkit.training.preflight.plan import make_plan
 from clipkit.training.preflight.screen import lines
 from clipkit.training.progress.epoch_steps import steps_for
 from clipkit.training.progress.run_progress import run_progress
+from clipkit.when import Progress, When
 from tests.training import tiny
 
 # 40 samples an epoch: 5 steps of 2, 5 of 4, one of 8; 2 samples are left over. Then 5 of 8 each.
-STAGES = [BatchSizeStage(2, 10), BatchSizeStage(4, 30)]
+STAGES = [BatchSizeStage(2, When(samples=10)), BatchSizeStage(4, When(samples=30))]
 FIRST_EPOCH = [2] * 5 + [4] * 5 + [8]
 
 
@@ -73,7 +74,7 @@ def test_max_steps_counts_full_steps_and_rates_follow_samples(shards, tmp_path):
     behind, expected = 0, []
     schedule = tiny.module().schedule
     for size in watch.sizes:
-        expected.append(1e-3 * schedule.at(behind / 8, 10))
+        expected.append(1e-3 * schedule.at(Progress(behind / 8, 10)))
         behind += size
     assert watch.rates == pytest.approx(expected, rel=1e-9)
     assert watch.fractions[0] == 2 / 80

@@ -11,12 +11,12 @@ from lightning.pytorch import Callback
 from clipkit.errors import ConfigError
 from clipkit.training.callbacks import SaveCheckpoint
 from clipkit.training.progress.run_progress import (
-    RunProgress,
     _clock_fraction,
     run_progress,
     time_budget,
     total_steps,
 )
+from clipkit.when import Progress
 from tests.training import tiny
 
 
@@ -29,7 +29,7 @@ class Watch(Callback):
     """Keeps the progress and the learning rate of every step."""
 
     def __init__(self) -> None:
-        self.progress: list[RunProgress] = []
+        self.progress: list[Progress] = []
         self.rates: list[float] = []
         self.clock: list[float | None] = []
         self.budget: timedelta | None = None
@@ -59,7 +59,7 @@ def test_epochs_end_the_run(shards, tmp_path, accumulate, steps):
     """Five batches an epoch; the last window of an epoch is a step of its own."""
     watch = watched(shards, tmp_path, max_epochs=2, accumulate_grad_batches=accumulate)
     assert watch.total == steps
-    assert watch.progress[-1] == RunProgress(steps, steps, 1.0)
+    assert (watch.progress[-1].step, watch.progress[-1].fraction) == (steps, 1.0)
 
 
 def test_the_first_of_two_limits_counts(shards, tmp_path):

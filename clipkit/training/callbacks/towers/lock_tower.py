@@ -1,4 +1,4 @@
-"""A tower that does not learn, only in its last layers, or only later."""
+"""Freeze a tower, its first layers, or both until a moment of the run."""
 
 from __future__ import annotations
 
@@ -8,58 +8,51 @@ from typing import Any, Literal, final
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from clipkit.errors import ConfigError
 from clipkit.models import DualEncoder
 from clipkit.models.towers.base import Tower
 from clipkit.models.towers.freezing import lock
-from clipkit.training.progress.run_progress import RunProgress, run_progress
+from clipkit.renamed_arguments import renamed_arguments
+from clipkit.training.progress.run_progress import run_progress
 from clipkit.training.strategies.ddp import rewrap
+from clipkit.when import Moment, Progress, as_when
 
 
+@renamed_arguments({"step": "begin", "fraction": "begin"})
 @dataclass(frozen=True, slots=True)
 class Unlock:
-    """From when on more of a tower learns.
+    """Train more layers of a tower from a moment of the run on.
 
     Args:
-        groups: Layer groups, counted from the output, that learn from then on.
-        step: The optimizer step, from 0, that is the first; or
-        fraction: the part of the run that is behind by then.
+        groups: Number of layer groups, counted from the output, that are trained from then on.
+        begin: Number of completed steps, completed fraction of the run, or a ``When``.
 
     Raises:
-        ConfigError: Unless exactly one of ``step`` and ``fraction`` is given.
+        ConfigError: If ``begin`` is out of range.
     """
 
     groups: int
-    step: int | None = None
-    fraction: float | None = None
+    begin: Moment
 
     def __post_init__(self) -> None:
-        if (self.step is None) == (self.fraction is None):
-            raise ConfigError("LockTower.unlock: expected either step or fraction for each entry")
-
-    def is_due(self, progress: RunProgress) -> bool:
-        """Whether a run has come so far."""
-        if self.step is not None:
-            return progress.step >= self.step
-        assert self.fraction is not None
-        return progress.fraction >= self.fraction
+        as_when("LockTower.unlock.begin", self.begin)
 
 
 @final
 class LockTower(Callback):
-    """Locks a tower: LiT (Zhai et al. 2022), or fine-tuning of the last layers.
+    """Freeze a tower: LiT (Zhai et al. 2022), or fine-tuning of the last layers.
 
-    With ``unlock`` more layers join later. They belong to the optimizer from the start, so a
-    resumed run is exact; what is locked costs no gradients and no exchange between ranks.
+    With ``unlock`` more layers are trained later. They belong to the optimizer from the start, so
+    that a resumed run is exact; frozen layers cost no gradients and no exchange between ranks.
 
     Args:
-        tower: Which one.
-        unlocked_groups: Layer groups, counted from the output, that learn from the start.
-        unlock: When more of them begin to learn, in order.
+        tower: Name of the tower.
+        unlocked_groups: Number of layer groups, counted from the output, that are trained from the
+            start.
+        unlock: Moments at which more layer groups are trained, in order.
 
     Examples:
         >>> trainer = Trainer(callbacks=[
-        ...     LockTower("image_tower", unlock=[Unlock(groups=3, fraction=0.5)])])
+        ...     LockTower("image_tower", unlock=[Unlock(groups=3, begin=0.5)])])
     """
 
     def __init__(
@@ -75,7 +68,7 @@ class LockTower(Callback):
         self._names: frozenset[str] = frozenset()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
-        """Lock what never learns, before the optimizer collects what does."""
+        """Freeze layers that are never trained, before the optimizer collects the parameters."""
         if stage != "fit":
             return
         tower = self._tower(pl_module)
@@ -84,7 +77,7 @@ class LockTower(Callback):
         self._learning = -1
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Lock what does not learn yet; in a resumed run, what did not at this step."""
+        """Freeze layers that are not trained yet at this step, also in a resumed run."""
         self._follow(trainer, pl_module)
 
     def on_train_batch_start(
@@ -94,7 +87,7 @@ class LockTower(Callback):
         batch: Any,  # noqa: ARG002
         batch_idx: int,  # noqa: ARG002
     ) -> None:
-        """Unlock what is due."""
+        """Unlock the layers that are due."""
         self._follow(trainer, pl_module)
 
     def _follow(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -126,12 +119,12 @@ def _encoder(pl_module: LightningModule) -> DualEncoder:
     return encoder
 
 
-def groups_due(at_first: int, unlock: Sequence[Unlock], progress: RunProgress) -> int:
-    """How many groups learn where a run stands.
+def groups_due(at_first: int, unlock: Sequence[Unlock], progress: Progress) -> int:
+    """Return the number of layer groups that are trained at a point of the run.
 
     Examples:
-        >>> groups_due(1, [Unlock(3, step=10)], RunProgress(10, 100, 0.1))
+        >>> groups_due(1, [Unlock(3, begin=10)], Progress(step=10))
         3
     """
-    due = [entry.groups for entry in unlock if entry.is_due(progress)]
+    due = [e.groups for e in unlock if as_when("begin", e.begin).is_reached(progress)]
     return due[-1] if due else at_first

@@ -1,4 +1,4 @@
-"""A temperature that is given instead of learnt."""
+"""A temperature that is set instead of trained."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from typing import Any, final
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from clipkit.losses import Schedule
-from clipkit.losses.schedules import as_schedule
 from clipkit.models import DualEncoder
+from clipkit.schedules import Schedule, as_schedule
+from clipkit.training.progress.run_progress import run_progress
+from clipkit.when import START
 
 
 @final
 class SetLogitScale(Callback):
-    """Freezes the encoder's scale at a number, or moves it by a schedule over the steps.
+    """Set the encoder's logit scale to a number or a schedule instead of training it.
 
     Args:
-        scale: Inverse temperature, linear: a number or a schedule of ``clipkit.losses``, a function
-            of the optimizer steps that are done, also in a resumed run.
+        scale: Inverse temperature, linear: a number, or a schedule over the run.
 
     Examples:
         >>> trainer = Trainer(callbacks=[SetLogitScale(LinearSchedule(10.0, 100.0, 20_000))])
@@ -27,10 +27,10 @@ class SetLogitScale(Callback):
         self.scale = as_schedule(scale)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
-        """Take the scale from what learns, before the optimizer collects that."""
+        """Freeze the scale, before the optimizer collects the trainable parameters."""
         if stage == "fit":
             encoder = _encoder(pl_module)
-            encoder.set_logit_scale(self.scale(0))
+            encoder.set_logit_scale(self.scale.at(START))
             encoder.log_logit_scale.requires_grad_(False)
 
     def on_train_batch_start(
@@ -40,8 +40,8 @@ class SetLogitScale(Callback):
         batch: Any,  # noqa: ARG002
         batch_idx: int,  # noqa: ARG002
     ) -> None:
-        """Set it for the step."""
-        _encoder(pl_module).set_logit_scale(self.scale(trainer.global_step))
+        """Set the scale of the step."""
+        _encoder(pl_module).set_logit_scale(self.scale.at(run_progress(trainer)))
 
 
 def _encoder(pl_module: LightningModule) -> DualEncoder:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Final, final
 
 import torch.nn.functional as F
@@ -19,6 +18,7 @@ from clipkit.training.datamodule.pair_datamodule import PairDataModule
 from clipkit.training.lightning_compat import data_of
 from clipkit.training.progress.run_progress import run_progress
 from clipkit.types import Batch
+from clipkit.when import Moment, Progress, When, as_when, ascending
 
 _SHORTEST_TEXT: Final = 3
 """Start, one token, end."""
@@ -29,12 +29,12 @@ class TokenStage:
     """A part of a run with fewer tokens.
 
     Args:
-        until: Where the stage ends, as a part of the run, above 0 and below 1.
+        until: End of the stage, above 0: steps, a fraction of the run, or a ``When``.
         image_size: Height and width of the pictures, in pixels; None for the tower's own.
         text_length: Most tokens of a caption, start and end included; None for the tokenizer's.
     """
 
-    until: float
+    until: Moment
     image_size: int | None = None
     text_length: int | None = None
 
@@ -61,10 +61,10 @@ class TokenSchedule(Callback):
     """
 
     def __init__(self, stages: list[TokenStage]) -> None:
-        ends = [stage.until for stage in stages]
-        if not stages or any(a >= b for a, b in pairwise([0.0, *ends, 1.0])):
+        ends = ascending("TokenSchedule.stages.until", [stage.until for stage in stages])
+        if not stages or ends[-1] == When(fraction=1.0):
             raise ConfigError(
-                f"TokenSchedule.stages: expected ends that grow between 0 and 1, got {ends}"
+                f"TokenSchedule.stages: expected stages that end before the run, got {stages}"
             )
         if any(stage.image_size is None and stage.text_length is None for stage in stages):
             raise ConfigError(
@@ -101,7 +101,7 @@ class TokenSchedule(Callback):
         batch_idx: int,  # noqa: ARG002
     ) -> None:
         """Make the pictures and captions of this batch as small as they shall be."""
-        stage = stage_at(self.stages, run_progress(trainer).fraction)
+        stage = stage_at(self.stages, run_progress(trainer))
         if stage is None:
             return
         if (size := stage.image_size) is not None:
@@ -118,15 +118,16 @@ class TokenSchedule(Callback):
         return cut_captions(tokens, length, self._pad_id, self._end)
 
 
-def stage_at(stages: Sequence[TokenStage], fraction: float) -> TokenStage | None:
-    """The stage where a part of the run is behind; None after the last one.
+def stage_at(stages: Sequence[TokenStage], progress: Progress) -> TokenStage | None:
+    """Return the stage at a point of the run; None after the last stage.
 
     Examples:
         >>> stages = [TokenStage(0.8, image_size=112)]
-        >>> stage_at(stages, 0.5).image_size, stage_at(stages, 0.8)
-        (112, None)
+        >>> [stage_at(stages, Progress(step, num_steps=100)) is None for step in (50, 80)]
+        [False, True]
     """
-    return next((stage for stage in stages if fraction < stage.until), None)
+    ends = ((stage, as_when("until", stage.until)) for stage in stages)
+    return next((stage for stage, end in ends if not end.is_reached(progress)), None)
 
 
 def shrink(images: UInt8[Tensor, "B 3 H W"], size: int) -> UInt8[Tensor, "B 3 H2 W2"]:
