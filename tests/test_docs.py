@@ -39,6 +39,10 @@ FENCE = re.compile(
 )
 INLINE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 LINK = re.compile(r"\]\((?!https?://|mailto:)([^)\s]*)\)")
+UNUSED_WORDS = (
+    "pictures?", "beside", "former", "go(?:es|ing)? on", "by chance", "whole", "wholly", "nobody",
+    "somebody", "whoever", "learns", "teach(?:es)?", "taught", "so many", "lies",
+)  # fmt: skip
 OWN_FILE = re.compile(r"^(?:clipkit|tests|configs|docs|tools)/[\w./*-]+$")
 
 
@@ -323,6 +327,16 @@ def test_all_tools_are_in_their_table() -> None:
     listed = {name for name in INLINE.findall(table) if name.endswith((".py", ".sh"))}
     files = {path.name for path in (ROOT / "tools").iterdir() if path.suffix in {".py", ".sh"}}
     assert files == listed
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if "decisions" not in page.parts and page.name != "style.md"],
+    ids=lambda page: str(page.relative_to(ROOT)),
+)  # fmt: skip
+def test_pages_use_the_words_of_the_field(page: Path) -> None:
+    """docs/contributing/style.md lists them."""
+    text = INLINE.sub("", LINK.sub("", prose(page)))
+    assert re.findall(rf"\b(?:{'|'.join(UNUSED_WORDS)})\b", text, re.IGNORECASE) == []
 
 
 def test_targets_of_make_exist() -> None:
