@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import tarfile
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,14 +14,6 @@ from clipkit.errors import DataError
 
 FILE_MODE: Final = 0o644
 """Of a member inside a tar; the tar itself has what the umask leaves."""
-
-
-def tar_header(name: str, num_bytes: int) -> tarfile.TarInfo:
-    """The header of a member, without time, owner or anything else of this machine."""
-    header = tarfile.TarInfo(name)
-    header.size = num_bytes
-    header.mode = FILE_MODE
-    return header
 
 
 def _as_read(key: str) -> str:
@@ -48,12 +38,16 @@ class ShardWriter:
     """
 
     def __init__(self, path: Path) -> None:
+        from webdataset import TarWriter  # brings torch along, which reading an index does without
+
         self.path = path
         self.num_samples = 0
         self._stack = ExitStack()
         file = self._stack.enter_context(self._stack.enter_context(new_file(path)).open("wb"))
-        # GNU's format stores any name without a time stamp of its own (PAX headers carry one).
-        tar = tarfile.TarFile(fileobj=file, mode="w", format=tarfile.GNU_FORMAT, encoding="utf-8")
+        # Without time, owner or anything else of this machine; extensions may begin with "_".
+        tar = TarWriter(
+            file, user="", group="", mode=FILE_MODE, encoder=False, keep_meta=True, mtime=0
+        )
         self._tar = self._stack.enter_context(tar)
         self._keys: set[str] = set()
 
@@ -77,9 +71,7 @@ class ShardWriter:
         if not members:
             raise DataError(f"{self.path}: sample {key!r} has no members")
         self._keys.add(key)
-        for extension in sorted(members):
-            data = members[extension]
-            self._tar.addfile(tar_header(f"{key}.{extension}", len(data)), io.BytesIO(data))
+        self._tar.write({"__key__": key, **members})
         self.num_samples += 1
 
     def __enter__(self) -> Self:
