@@ -1,25 +1,25 @@
-"""Options that several subcommands share: which model, on which device, on which data."""
+"""Options that several subcommands share: model, device, data."""
 
 from __future__ import annotations
 
 import argparse
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 from clipkit.errors import ConfigError
 
 if TYPE_CHECKING:
     from clipkit.data import CaptionPicker
-    from clipkit.evaluation import EvaluationDataset
+    from clipkit.evaluation import EmbedOptions
 
 
 def given_text(text: str) -> str:
     """Parse the value of an option that is a path, URL or name.
 
     Raises:
-        argparse.ArgumentTypeError: If it is empty, as of an unset variable of the shell; as a path
-            it would mean the current folder.
+        argparse.ArgumentTypeError: If it is empty, for example because a variable of the shell is
+            not set; an empty path would be the current folder.
     """
     if not text:
         raise argparse.ArgumentTypeError("expected a path or name, got an empty text")
@@ -39,12 +39,12 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         metavar="CKPT-or-NAME",
         help="a checkpoint of clipkit, a folder of its export, or an open_clip name with or "
-        "without weights: "
+        "without weights, such as "
         "last.ckpt, ViT-B-32@laion2b_s34b_b79k, ViT-B-32@weights.safetensors, config.json@model.pt",
     )
     add_weights_argument(parser)
     parser.add_argument(
-        "--device", default="auto", help="cpu, cuda, cuda:1 …; auto takes a GPU where there is one"
+        "--device", default="auto", help="cpu, cuda, cuda:1 …; auto: a GPU if there is one"
     )
     add_trust_argument(parser)
 
@@ -54,7 +54,7 @@ def add_outside_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--allow-outside",
         action="store_true",
-        help="take the images of a table or folder also from outside of its folder",
+        help="allow images of a table or folder that are outside of its folder",
     )
 
 
@@ -63,8 +63,7 @@ def add_trust_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--trust-remote-code",
         action="store_true",
-        help="let the model or tokenizer run Python code that it brings along; without it, one "
-        "that does is refused",
+        help="allow the model or tokenizer to run Python code of its own; otherwise it is refused",
     )
 
 
@@ -73,13 +72,13 @@ def add_weights_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--weights",
         choices=("average", "raw"),
-        help="weights of a checkpoint: their moving average, which validation measured, or those "
-        "that were trained; default: the average where there is one",
+        help="weights of a checkpoint: the moving average, which validation measured, or the raw "
+        "trained weights; default: the average if there is one",
     )
 
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what says which samples are read, and how."""
+    """Add ``--data``, ``--split``, and the options of samples and of embedding."""
     parser.add_argument(
         "--data",
         type=given_text,
@@ -89,14 +88,19 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--split", default="test", help="folder inside --data (default: test)")
     add_sample_arguments(parser)
-    parser.add_argument("--batch-size", type=int, default=64, help="samples in one pass")
-    parser.add_argument("--num-workers", type=int, default=0, help="processes that decode pictures")
-    parser.add_argument("--limit", type=int, help="only the first samples")
+    add_embed_arguments(parser)
+
+
+def add_embed_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of embedding; see ``embed_options``."""
+    parser.add_argument("--batch-size", type=int, default=64, help="samples per batch")
+    parser.add_argument("--num-workers", type=int, default=0, help="processes that decode images")
+    parser.add_argument("--limit", type=int, help="number of samples; default: all")
     parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16", "fp16"))
 
 
 def add_sample_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add ``--caption``, ``--label-field`` and ``--allow-outside``; see ``open_data``."""
+    """Add ``--caption``, ``--label-field`` and ``--allow-outside``; see ``sample_options``."""
     parser.add_argument(
         "--caption",
         type=given_text,
@@ -114,25 +118,32 @@ def add_sample_arguments(parser: argparse.ArgumentParser) -> None:
     add_outside_argument(parser)
 
 
-def open_data(data: str, args: argparse.Namespace) -> EvaluationDataset:
-    """Open evaluation data with the options of ``add_sample_arguments`` and ``--split``.
+class SampleOptions(TypedDict):
+    """Keyword arguments of ``open_dataset`` and ``make_evaluator``."""
 
-    Args:
-        data: A folder, URL or pattern of shards.
-        args: Parsed arguments.
+    caption: CaptionPicker | None
+    label_field: str
+    allow_outside: bool
+
+
+def sample_options(args: argparse.Namespace) -> SampleOptions:
+    """Return the options of ``add_sample_arguments``.
 
     Raises:
-        ClipkitError: If the data cannot be found, or ``--caption`` is no caption picker.
+        ConfigError: If ``--caption`` is no caption picker.
     """
-    from clipkit.evaluation import open_dataset
+    return {
+        "caption": caption_picker(args.caption),
+        "label_field": args.label_field,
+        "allow_outside": args.allow_outside,
+    }
 
-    return open_dataset(
-        data,
-        args.split,
-        caption=caption_picker(args.caption),
-        label_field=args.label_field,
-        allow_outside=args.allow_outside,
-    )
+
+def embed_options(args: argparse.Namespace, progress: bool = True) -> EmbedOptions:
+    """Return the options of ``add_embed_arguments``."""
+    from clipkit.evaluation import EmbedOptions
+
+    return EmbedOptions(args.batch_size, args.num_workers, args.limit, args.precision, progress)
 
 
 def caption_picker(text: str | None) -> CaptionPicker | None:
@@ -167,7 +178,7 @@ def caption_picker(text: str | None) -> CaptionPicker | None:
 
 
 def shown_weights(weights: str | None) -> str:
-    """Describe in parentheses which weights of a checkpoint are used; nothing if there is one set.
+    """Return the weights of a checkpoint in parentheses; an empty text if there is only one set.
 
     Examples:
         >>> shown_weights("average")
@@ -177,7 +188,7 @@ def shown_weights(weights: str | None) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what the numbers depend on."""
+    """Return the versions of packages that results depend on."""
     import platform
     from importlib.metadata import version
 

@@ -2,6 +2,7 @@
 
 from clipkit.evaluation.datasets.dataset import EvaluationDataset, EvaluationSample, open_dataset
 from clipkit.evaluation.embedding import EmbeddedPairs, embed_pairs, tokenizer_of
+from clipkit.evaluation.embedding_files import save_embeddings
 from clipkit.evaluation.evaluators.base import Evaluator
 from clipkit.evaluation.evaluators.class_report import ClassReport, PerClass
 from clipkit.evaluation.evaluators.label_head import LabelHeadClassification
@@ -17,9 +18,12 @@ from clipkit.evaluation.evaluators.zero_shot import (
     confusion_counts,
 )
 from clipkit.evaluation.inference import EmbedOptions, evaluating
+from clipkit.evaluation.interpolation import InterpolationPoint, interpolation_curve
+from clipkit.evaluation.tasks import TASKS, make_evaluator
 
 __all__ = [
     "GENERIC_TEMPLATES",
+    "TASKS",
     "ClassReport",
     "EmbedOptions",
     "EmbeddedPairs",
@@ -27,6 +31,7 @@ __all__ = [
     "EvaluationSample",
     "EvaluationSuite",
     "Evaluator",
+    "InterpolationPoint",
     "LabelHeadClassification",
     "LinearProbe",
     "MultiLabelClassification",
@@ -38,6 +43,9 @@ __all__ = [
     "confusion_counts",
     "embed_pairs",
     "evaluating",
+    "interpolation_curve",
+    "make_evaluator",
     "open_dataset",
+    "save_embeddings",
     "tokenizer_of",
 ]

@@ -12,6 +12,7 @@ import yaml
 
 from clipkit.cli.main import main
 from clipkit.errors import CheckpointError, ConfigError
+from clipkit.evaluation import Evaluator
 from clipkit.models import from_checkpoint, load_encoder, save_encoder
 from clipkit.models.checkpoints.encoder import PREFIXES
 from clipkit.training.callbacks import AverageWeights, SaveCheckpoint, ZeroShotEvaluation
@@ -136,7 +137,7 @@ def test_a_checkpoint_whose_average_is_not_used_is_said(runs, shards, tmp_path, 
     assert "raw weights" not in caplog.text
 
 
-class Scale:
+class Scale(Evaluator):
     """An evaluator that measures the scale of the encoder it is given."""
 
     def run(self, encoder):

@@ -21,6 +21,8 @@ from clipkit.evaluation.report.content import (
     Thumbnail,
     TowerParameters,
 )
+from clipkit.evaluation.report.curve import write_curve
+from clipkit.evaluation.report.evaluated import evaluate_with_report
 from clipkit.evaluation.report.page import render_report, write_report
 from clipkit.evaluation.report.sections.charts import chart_svg
 from clipkit.evaluation.report.sections.confusion_image import confusion_png
@@ -47,7 +49,9 @@ __all__ = [
     "chart_svg",
     "charts_from_history",
     "confusion_png",
+    "evaluate_with_report",
     "read_metrics_csv",
     "render_report",
+    "write_curve",
     "write_report",
 ]

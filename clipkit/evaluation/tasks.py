@@ -1,0 +1,74 @@
+"""Create evaluators by the name of a task."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from clipkit.data import CaptionPicker
+from clipkit.errors import ConfigError
+from clipkit.evaluation.datasets.dataset import open_dataset
+from clipkit.evaluation.evaluators.base import Evaluator
+from clipkit.evaluation.evaluators.label_head import LabelHeadClassification
+from clipkit.evaluation.evaluators.linear_probe import LinearProbe
+from clipkit.evaluation.evaluators.multi_label import MultiLabelClassification
+from clipkit.evaluation.evaluators.retrieval import Retrieval
+from clipkit.evaluation.evaluators.zero_shot import ZeroShotClassification
+from clipkit.evaluation.inference import EmbedOptions
+from clipkit.suggestions import did_you_mean
+
+TASKS: Final = ("retrieval", "zero-shot", "label-head", "multi-label", "linear-probe")
+"""Names of the tasks."""
+
+
+def make_evaluator(
+    task: str,
+    source: str | Path,
+    split: str = "test",
+    *,
+    train_split: str = "train",
+    caption: CaptionPicker | None = None,
+    label_field: str = "cls",
+    allow_outside: bool = False,
+    options: EmbedOptions = EmbedOptions(),
+) -> Evaluator:
+    """Create the evaluator of a task.
+
+    Args:
+        task: One of ``TASKS``.
+        source: Evaluation data, as for ``open_dataset``.
+        split: Folder inside ``source`` to evaluate on.
+        train_split: Folder inside ``source`` that a linear probe is trained on.
+        caption: Finds the captions of a sample; None for the lines of its ``.txt``.
+        label_field: Where the class of a sample is: a member ("cls") or a field of a JSON member
+            ("json:category"). For "multi-label", "cls" stands for "json:labels".
+        allow_outside: Whether the images of a table or folder may be outside of its folder.
+        options: How embeddings are computed.
+
+    Raises:
+        ConfigError: If the task is unknown.
+        DataError: If the data cannot be found or do not fit the task.
+
+    Examples:
+        >>> make_evaluator("retrieval", "data/val").primary_metric
+        'text_to_image/recall_at_1'
+    """
+    if task not in TASKS:
+        raise ConfigError(
+            f"task: expected one of {', '.join(TASKS)}, got {task!r}{did_you_mean(task, TASKS)}"
+        )
+    if task == "linear-probe":
+        return LinearProbe(
+            source, split, train_split,
+            label_field=label_field, options=options, allow_outside=allow_outside,
+        )  # fmt: skip
+    data = open_dataset(
+        source, split, caption=caption, label_field=label_field, allow_outside=allow_outside
+    )
+    if task == "multi-label":
+        field = "json:labels" if label_field == "cls" else label_field
+        return MultiLabelClassification(data, positives=field, options=options)
+    if task == "retrieval":
+        return Retrieval(data, options=options)
+    kind = ZeroShotClassification if task == "zero-shot" else LabelHeadClassification
+    return kind(data, options=options)
