@@ -140,9 +140,10 @@ def _known(name: str, value: Any) -> Iterator[tuple[str, str]]:
 
 
 def _data(data: Mapping[str, Any]) -> str | None:
-    train, mixture = data.get("train"), data.get("mixture")
-    if mixture:
-        sources = mixture.values() if isinstance(mixture, Mapping) else mixture
+    train, mixture = data.get("train"), data.get("mixture") or []
+    # Version 0.1 has a list of sources here.
+    sources = mixture.get("sources") if isinstance(mixture, Mapping) else mixture
+    if sources:
         return ", ".join(f"`{source.get('urls', source)}`" for source in sources
                          if isinstance(source, Mapping)) or None  # fmt: skip
     urls = [train] if isinstance(train, str) else train or []
