@@ -7,10 +7,13 @@ MINUTES ?= 5
 PYTEST_ARGS ?=
 CAPABILITY ?= default
 THREADS ?= 1
+# Two tests at a time, whole modules on one worker: their fixtures are made once.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadscope
+FAST := tests/data tests/losses tests/metrics tests/models tests/optim
 NUMERIC := tests/losses tests/metrics tests/models tests/optim tests/distributed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-numeric check lint types imports docs clean
+.PHONY: help setup demo test test-fast test-all test-numeric check lint types imports docs clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -26,9 +29,15 @@ setup: $(VENV)/.installed-test ## Create .venv with everything that development 
 demo: $(VENV)/.installed-demo ## Pretrain on emoji for MINUTES (5), evaluate, write OUTPUT/report.html
 	@$(BIN)/clipkit demo --output "$(OUTPUT)" --minutes "$(MINUTES)"
 
-test: $(VENV)/.installed-test ## Run the tests
-	@echo "Running the tests (about 15 minutes on 2 cores; PYTEST_ARGS='-m \"not slow\"' for the fast ones)"
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+test: $(VENV)/.installed-test ## Run the tests but those that kill and fuzz runs for minutes
+	@echo "Running the tests (about 8 minutes on 2 cores; make test-fast for the fast ones)"
+	@$(PYTEST) -m "not long" $(PYTEST_ARGS)
+
+test-fast: $(VENV)/.installed-test ## Run the tests without a trainer and without processes
+	@$(PYTEST) $(FAST) $(PYTEST_ARGS)
+
+test-all: $(VENV)/.installed-test ## Run all tests, and list the slowest
+	@$(PYTEST) --durations=25 $(PYTEST_ARGS)
 
 test-numeric: $(VENV)/.installed-test ## Run the numeric tests as another CPU: CAPABILITY (default, avx2, avx512), THREADS (1)
 	@echo "Running $(NUMERIC) with CPU capability $(CAPABILITY) and $(THREADS) thread(s)"
@@ -43,7 +52,7 @@ types: $(VENV)/.installed-test ## mypy --strict
 imports: $(VENV)/.installed-test ## The direction of imports
 	@$(BIN)/lint-imports --no-logo
 
-check: lint types imports test ## Everything that CI runs
+check: lint types imports test-all ## Everything that CI runs
 
 docs: $(VENV)/.installed-test ## Build the documentation into site/
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

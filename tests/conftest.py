@@ -5,15 +5,28 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 import pytest
 
 from tests.distributed.spawn import free_port
 
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+LONG: Final = ("faults", "launch")
+"""Folders of tests that kill, restart and fuzz real runs for minutes: `make test-all` only."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Set tiers by folder, so that none is forgotten; `make test-fast` names its folders itself."""
+    root = Path(__file__).parent
+    for item in items:
+        if item.path.relative_to(root).parts[0] in LONG:
+            item.add_marker(pytest.mark.long)
 
 
 @pytest.fixture

@@ -28,7 +28,6 @@ def test_command_offers_every_pruner():
     assert tune._PRUNERS == PRUNERS
 
 
-@pytest.mark.slow
 def test_the_command(tmp_path, capsys):
     """A trial in a process of its own, and the same command again."""
     tiny.shards(tmp_path / "data")

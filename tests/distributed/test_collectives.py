@@ -28,7 +28,6 @@ def exchange(number, world_size):
     return results
 
 
-@pytest.mark.distributed
 def test_uneven_and_empty_shares():
     gathered = [[i, i] for i in range(5)]
     for number, got in enumerate(run_ranks(exchange, 3)):

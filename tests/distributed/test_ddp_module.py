@@ -15,8 +15,6 @@ from clipkit.training.callbacks import AverageWeights, KeyLog, SaveCheckpoint, T
 from tests.distributed.spawn import run_ranks
 from tests.training import tiny
 
-pytestmark = [pytest.mark.distributed, pytest.mark.slow]
-
 
 class Gradients(Callback):
     """Keeps the loss and the gradients of every step, as the optimizer sees them."""

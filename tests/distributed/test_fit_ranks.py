@@ -16,8 +16,6 @@ from clipkit.when import When
 from tests.distributed.spawn import run_ranks
 from tests.training import tiny
 
-pytestmark = [pytest.mark.distributed, pytest.mark.slow]
-
 STAGES = [(2, 10), (4, 30)]  # samples of a step over all ranks, until so many samples
 STEP_SAMPLES = 8
 

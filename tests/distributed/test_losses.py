@@ -5,7 +5,6 @@ from __future__ import annotations
 from itertools import islice
 
 import numpy as np
-import pytest
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
@@ -44,7 +43,6 @@ def all_losses(number, world_size):
     return {name: accumulated(name, number, world_size) for name in accumulation.LOSSES}
 
 
-@pytest.mark.distributed
 def test_ranks_in_micro_batches_equal_one_process():
     ranks = run_ranks(all_losses, 2)
     for name in accumulation.LOSSES:

@@ -34,7 +34,6 @@ def measure(rank, world_size):
     return {name: float(value) for name, value in both.items()}
 
 
-@pytest.mark.distributed
 def test_ranks_equal_one_process():
     image, text, owner, scores, labels = data()
     expected = {

@@ -17,8 +17,6 @@ from clipkit.training.callbacks import KeyLog, SaveCheckpoint
 from tests.distributed.spawn import run_ranks
 from tests.training import tiny
 
-pytestmark = [pytest.mark.distributed, pytest.mark.slow]
-
 STEPS = 12  # 41 pairs, 8 a step: five steps an epoch and one pair too few; ends in the third
 STOPS = {"mid-epoch": 3, "epoch's end": 5, "second epoch": 7, "its end": 10, "last step": 11}
 

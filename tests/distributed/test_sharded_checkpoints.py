@@ -26,7 +26,6 @@ from clipkit.training.checkpoints import files as files
 from tests.distributed.spawn import run_ranks
 from tests.training import tiny
 
-pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 STEPS = 6
 
 

@@ -17,8 +17,6 @@ from tests.factories import write_shards
 from tests.training import tiny
 from tests.training.callbacks.test_tower_callbacks import batch
 
-pytestmark = [pytest.mark.distributed]
-
 NUM_IMAGES = (4, 5, 1)
 RESNET = {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8}  # weights in channels-last order
 

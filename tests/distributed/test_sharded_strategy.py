@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
 from lightning.pytorch import Callback
 from torch.distributed.tensor import DTensor
@@ -18,8 +17,6 @@ from clipkit.training.callbacks import AverageWeights, SaveCheckpoint
 from tests.distributed.spawn import run_ranks
 from tests.training import tiny
 from tests.training.callbacks.test_tower_callbacks import batch
-
-pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
 
 class Watch(Callback):

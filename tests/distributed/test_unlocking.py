@@ -7,13 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 
 from tests.distributed.spawn import run_ranks
 from tests.training import tiny
 from tests.training.callbacks.test_tower_callbacks import Movement, unlocking
-
-pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
 
 def fit(folder: Path, run: Path, batch_size: int, **options: Any):

@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
-import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -231,7 +230,6 @@ def run(*words: str) -> int | str:
     return status
 
 
-@pytest.mark.slow
 @fuzz(8)
 @given(
     st.dictionaries(st.sampled_from(inputs.SECTIONS), inputs.yaml_values, min_size=1, max_size=2)

@@ -66,8 +66,6 @@ def allows_namespaces() -> bool:
     return made.returncode == 0
 
 
-@pytest.mark.slow
-@pytest.mark.distributed
 @pytest.mark.skipif(not allows_namespaces(), reason="network namespaces are not allowed here")
 def test_two_hosts_train_as_one_with_two_ranks(shards, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"

@@ -13,7 +13,6 @@ class TestTerms(LossTester):
     pass
 
 
-@pytest.mark.distributed
 @pytest.mark.parametrize("world_size", SIZES)
 def test_ranks_equal_one_process(world_size):
     check_ranks(world_size)

@@ -62,8 +62,6 @@ def both_on_a_rank(rank, world_size):
     return results
 
 
-@pytest.mark.distributed
-@pytest.mark.slow
 def test_two_ranks():
     pytest.importorskip("open_clip.loss")
     for result in run_ranks(both_on_a_rank, 2, timeout_seconds=200):

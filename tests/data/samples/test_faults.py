@@ -435,7 +435,6 @@ def _sync(rank: int, world_size: int, folder: str) -> dict[str, Any]:
     return {"state": stream.state_dict(), "counters": stream.counters()}
 
 
-@pytest.mark.distributed
 def test_states_are_equal_on_every_rank_with_bad_data(shards: list[Path]) -> None:
     ShardIndex.from_urls(shards)
     first, second = run_ranks(_sync, 2, str(shards[0].parent))

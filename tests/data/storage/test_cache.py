@@ -370,7 +370,6 @@ def test_pipes_run_when_asked_for(tmp_path: Path, cache: ShardCache) -> None:
         ShardIndex.from_urls("pipe:echo oh no >&2; exit 3", allow_pipe=True, cache=cache)
 
 
-@pytest.mark.slow
 def test_the_output_of_a_pipe_is_kept_for_one_run(
     tmp_path: Path, cache: ShardCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:

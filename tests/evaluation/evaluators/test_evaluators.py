@@ -116,7 +116,6 @@ def _embed_on_rank(rank, world_size, root):
     )
 
 
-@pytest.mark.distributed
 def test_over_ranks_every_sample_counts_once_and_all_ranks_agree(root, encoder):
     limit = NUM - 1
     alone = embed_pairs(encoder, open_dataset(root), EmbedOptions(limit=limit))

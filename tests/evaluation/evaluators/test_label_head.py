@@ -53,7 +53,6 @@ def _on_rank(rank, world_size, root):
     return predictions.scores.numpy(), predictions.labels.numpy()
 
 
-@pytest.mark.distributed
 def test_two_ranks_give_what_one_gives(root):
     alone = LabelHeadClassification(root).predict(encoder_with_head())
     for scores, labels in run_ranks(_on_rank, 2, root):

@@ -136,7 +136,6 @@ def test_ignored_interrupts_stay_ignored(shards, tmp_path):
     assert torch.load(tmp_path / "last.ckpt")["global_step"] == 4
 
 
-@pytest.mark.slow
 def test_two_interrupts_within_milliseconds_of_a_process(shards, tmp_path):
     log = {
         "class_path": "clipkit.training.callbacks.KeyLog",
@@ -214,7 +213,6 @@ def stop_rank(rank: int, world_size: int, shards: Path, run: Path) -> str:
     return "ended"
 
 
-@pytest.mark.distributed
 def test_one_rank_is_told_and_all_stop_at_the_same_step(shards, tmp_path):
     assert run_ranks(stop_rank, 2, shards, tmp_path) == ["stopped", "stopped"]
     step = torch.load(tmp_path / "last.ckpt")["global_step"]

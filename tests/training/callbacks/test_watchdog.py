@@ -84,7 +84,6 @@ def watched_rank(rank: int, world_size: int, shards: Path, run: Path) -> list[st
     return said
 
 
-@pytest.mark.distributed
 def test_the_rank_that_is_waited_for_is_named_with_stacks(shards, tmp_path):
     first, _ = run_ranks(watched_rank, 2, shards, tmp_path)
     assert len(first) == 1

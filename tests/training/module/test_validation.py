@@ -130,7 +130,6 @@ def validate_ranks(rank: int, world_size: int, folder: Path, run: Path, batch_si
     return {name: float(value) for name, value in metrics.items()}, batches
 
 
-@pytest.mark.distributed
 @pytest.mark.parametrize(("world_size", "batch_size"), [(2, 2), (3, 1), (3, 2)])
 def test_ranks_validate_every_sample_once_and_agree(folder, tmp_path, world_size, batch_size):
     found = run_ranks(validate_ranks, world_size, folder, tmp_path, batch_size, timeout_seconds=240)

@@ -209,7 +209,6 @@ class Digests(Callback):
         self.after.append((shared, everything))
 
 
-@pytest.mark.distributed
 def test_ranks_agree_when_one_of_them_is_bad(shards, tmp_path):
     first, second = run_ranks(guarded_rank, 2, shards, tmp_path)
     for name in first:
