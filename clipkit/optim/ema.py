@@ -67,8 +67,7 @@ class WeightAverage:
                 only the number of updates grows. 0 or None otherwise.
         """
         share = 1 - decay_of_update(self.num_updates, self.decay)
-        averages: list[Tensor] = []
-        values: list[Tensor] = []
+        groups: dict[type, tuple[list[Tensor], list[Tensor]]] = {}
         for name, value in model.state_dict().items():
             average = self.weights[name]
             if not average.is_floating_point():
@@ -79,9 +78,10 @@ class WeightAverage:
             elif value.dtype != average.dtype or value.device != average.device:
                 average.lerp_(value.to(average), share)  # one copy in float32 at a time
             else:
+                averages, values = groups.setdefault(type(value), ([], []))
                 averages.append(average)
                 values.append(value)
-        if averages:
+        for averages, values in groups.values():  # sharded and whole tensors do not mix
             torch._foreach_lerp_(averages, values, share)  # a few kernels for all of them
         self.num_updates += 1
 

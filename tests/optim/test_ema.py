@@ -115,3 +115,29 @@ def test_weights_of_another_architecture_are_refused():
 def test_decay_out_of_range_is_refused(decay):
     with pytest.raises(ConfigError, match="decay"):
         WeightAverage(model(), decay=decay)
+
+
+def test_sharded_and_whole_weights_are_averaged_together(tmp_path):
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.tensor import DTensor
+
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1
+    )
+    try:
+        module, plain = model(), model()
+        fully_shard(module[0], mesh=init_device_mesh("cpu", (1,)))
+        average, expected = WeightAverage(module), WeightAverage(plain)
+        for part in (module, plain):
+            with torch.no_grad():
+                for parameter in part.parameters():
+                    parameter.add_(1.0)
+        average.update(module)
+        expected.update(plain)
+        for name, value in average.weights.items():
+            whole = value.full_tensor() if isinstance(value, DTensor) else value
+            assert torch.equal(whole, expected.weights[name])
+        assert isinstance(average.weights["0.weight"], DTensor)
+    finally:
+        torch.distributed.destroy_process_group()
