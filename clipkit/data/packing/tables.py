@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,6 +28,7 @@ from clipkit.errors import DataError
 TABLE_SUFFIXES: Final = (".csv", ".tsv", ".parquet")
 IMAGE_COLUMNS: Final = ("image", "image_path", "filepath", "file_path", "file", "path", "filename")
 CAPTION_COLUMNS: Final = ("caption", "captions", "title", "text", "txt")
+_NUMBERED_CAPTION: Final = re.compile(r"(caption|text)[ _-]?\d+")
 _CSV_LIMIT: Final = min(sys.maxsize, 2**31 - 1)
 
 
@@ -55,6 +57,9 @@ def read_table(path: Path, class_names: Sequence[str] | None = None) -> Table:
 
     Several classes per image (``labels``, ``classes``, see ``ClassLists``) are numbered in the
     same way, and are stored as the list ``labels`` in the JSON; their names make the caption.
+
+    Captions are in one column (``caption``, ``text``, ...), as a text or a list, or in numbered
+    columns (``caption_0``, ``caption_1``, ...).
 
     Args:
         path: A CSV, TSV or Parquet file.
@@ -106,11 +111,13 @@ def _image(path: Path, row: Mapping[str, Any], at: int) -> str:
 
 def _captions(path: Path, row: Mapping[str, Any]) -> list[str]:
     column = next((name for name in CAPTION_COLUMNS if name in row), None)
+    columns = [column] if column else [name for name in row if _NUMBERED_CAPTION.fullmatch(name)]
     of_classes = (*LABEL_COLUMNS, *CLASS_NAME_COLUMNS, *CLASSES_COLUMNS)
-    if column is None and any(name in row for name in of_classes):
+    if not columns and any(name in row for name in of_classes):
         return []
-    found = row[column or _column(path, row, CAPTION_COLUMNS, "captions")]
-    texts = found if isinstance(found, list) else [found]
+    texts: list[Any] = []
+    for name in columns or [_column(path, row, CAPTION_COLUMNS, "captions")]:
+        texts += row[name] if isinstance(row[name], list) else [row[name]]
     return [one_line(str(text)) for text in texts if not is_missing(text)]
 
 

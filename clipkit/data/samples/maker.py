@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, final
+from typing import final
 
 import numpy as np
 import torch
@@ -17,24 +17,12 @@ from clipkit.data.rng import generator
 from clipkit.data.samples.content import CONTENT_ERRORS, sample_errors
 from clipkit.data.samples.fields import Origin, SampleField
 from clipkit.data.shards.members import read_label
+from clipkit.data.text.tokenizer import Encoder
 from clipkit.errors import SampleError
 from clipkit.types import Sample
 
 Caption = Callable[[Mapping[str, bytes], np.random.Generator], str]
 Transform = Callable[[bytes, np.random.Generator], UInt8[Tensor, "3 H W"]]
-
-
-class Encoder(Protocol):
-    """What a stream needs of a tokenizer."""
-
-    @property
-    def pad_id(self) -> int:
-        """Fills the rest of short captions."""
-        ...
-
-    def encode(self, text: str) -> list[int]:
-        """Token ids of a caption, complete and cut to the context length."""
-        ...
 
 
 @final

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import dataclass
 from typing import Final, get_args
 
 import numpy as np
 
+from clipkit.data.images.formats import IMAGE_EXTENSIONS
 from clipkit.data.order.partition import Slicing, Tail
 from clipkit.data.samples.content import CONTENT_ERRORS
-from clipkit.data.samples.maker import Encoder, SampleMaker
+from clipkit.data.samples.maker import SampleMaker
 from clipkit.data.shards.index import ShardIndex
 from clipkit.data.shards.reader import ShardReader
 from clipkit.data.stream.options import OrderOptions
+from clipkit.data.text.captions import OptionalCaption, TextField
+from clipkit.data.text.tokenizer import Encoder
 from clipkit.errors import ConfigError, DataError, SampleError
 
 _TRIED_SAMPLES: Final = 8
@@ -71,32 +75,48 @@ def check_sizes(slicing: Slicing) -> None:
         )
 
 
-def caption_lengths(
-    index: ShardIndex, reader: ShardReader, maker: SampleMaker, tokenizer: Encoder, num_samples: int
-) -> list[int]:
-    """Tokens of some captions, spread evenly over the first local shards.
+@dataclass(frozen=True, slots=True)
+class CaptionFacts:
+    """What some captions look like.
 
     Args:
-        index: The data.
-        reader: Of the data.
-        maker: Says which text of a sample is its caption.
-        tokenizer: Encodes; one with a long context tells what a short one cuts.
-        num_samples: How many to look at, at most.
+        lengths: Number of tokens of each caption that could be read.
+        num_joined: Number of texts of several lines that are one caption because nothing says that
+            their lines are captions.
+    """
+
+    lengths: list[int]
+    num_joined: int = 0
+
+
+def read_captions(
+    index: ShardIndex, reader: ShardReader, maker: SampleMaker, tokenizer: Encoder, num_samples: int
+) -> CaptionFacts:
+    """Read some captions, spread evenly over the first local shards.
+
+    Args:
+        index: The shards.
+        reader: Reads the samples of the shards.
+        maker: Picks the caption of a sample.
+        tokenizer: Encodes the captions; its context is to be longer than that of the run.
+        num_samples: Largest number of captions to read.
 
     Returns:
-        Their lengths; nothing for remote data, whose shards would have to be transferred.
+        Their lengths; none for remote data, whose shards would have to be transferred.
     """
     if not reader.is_local:
-        return []
+        return CaptionFacts([])
     reach = min(index.num_samples, sum(shard.num_samples for shard in index.shards[:_TRIED_SHARDS]))
     step = max(1, reach // num_samples)
-    lengths = []
+    picker = maker.caption.captions if isinstance(maker.caption, OptionalCaption) else maker.caption
+    lengths, num_joined = [], 0
     for sample_id in range(0, reach, step)[:num_samples]:
         rng = np.random.default_rng(sample_id)
         with contextlib.suppress(SampleError, *CONTENT_ERRORS):
-            text = maker.caption(reader.read(sample_id).members, rng)
-            lengths.append(len(tokenizer.encode(text)))
-    return lengths
+            members = reader.read(sample_id, leave_out=IMAGE_EXTENSIONS).members
+            lengths.append(len(tokenizer.encode(maker.caption(members, rng))))
+            num_joined += isinstance(picker, TextField) and picker.joins_lines(members)
+    return CaptionFacts(lengths, num_joined)
 
 
 def check_first_sample(index: ShardIndex, reader: ShardReader, maker: SampleMaker) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any, Final, final
@@ -14,14 +14,15 @@ from clipkit.data.order.build import Data, first_order, index_of, restored_order
 from clipkit.data.order.length_buckets import first_windows, restored_windows
 from clipkit.data.order.partition import Slicing, check_stages
 from clipkit.data.samples.faults import FaultLedger, FaultOptions
-from clipkit.data.samples.maker import Encoder, SampleMaker, Transform
+from clipkit.data.samples.maker import SampleMaker, Transform
 from clipkit.data.shards.reader import ShardReader
 from clipkit.data.stream.builder import BatchBuilder
 from clipkit.data.stream.checks import (
-    caption_lengths,
+    CaptionFacts,
     check_first_sample,
     check_options,
     check_sizes,
+    read_captions,
 )
 from clipkit.data.stream.cursor import Cursor
 from clipkit.data.stream.defaults import (
@@ -33,6 +34,8 @@ from clipkit.data.stream.defaults import (
 from clipkit.data.stream.options import OrderOptions, SampleOptions
 from clipkit.data.stream.state import STATE_VERSION, check_state
 from clipkit.data.stream.workers import BatchLoader
+from clipkit.data.text.tokenizer import Encoder
+from clipkit.data.text.tokenizer_objects import as_encoder
 from clipkit.errors import ConfigError, DataError
 from clipkit.renamed_arguments import renamed_arguments
 from clipkit.types import Batch
@@ -64,8 +67,8 @@ class PairStream:
 
     Args:
         index: The data: a ``ShardIndex`` or a ``Mixture`` of several.
-        tokenizer: Encodes the captions: a ``Tokenizer``, or any object with ``pad_id`` and
-            ``encode(text) -> list[int]``.
+        tokenizer: Encodes the captions: a ``Tokenizer``, a tokenizer object of open_clip or
+            transformers, or any object with ``pad_id`` and ``encode(text) -> list[int]``.
         batch_size: Number of samples in a batch of one rank.
         seed: Seed for the sample order, the augmentation and the selection of captions.
         image_size: Width and height of the images in pixels, where ``image_transform`` is None:
@@ -99,7 +102,7 @@ class PairStream:
         self,
         index: Data,
         *,
-        tokenizer: Encoder,
+        tokenizer: Encoder | Callable[..., Any],
         batch_size: int,
         seed: int = 0,
         image_size: int = 224,
@@ -118,7 +121,7 @@ class PairStream:
         self._num_workers, self._num_threads = num_workers, samples.num_threads
         self._reader = ShardReader(self._index)
         self._maker = SampleMaker(
-            tokenizer,
+            as_encoder(tokenizer),
             image_transform or default_transform(image_size, order.shuffle),
             samples.caption or default_caption(),
             samples.label_field,
@@ -287,13 +290,9 @@ class PairStream:
         if epoch != self._cursor.start(self._slicing)[0]:
             self._cursor.jump(epoch, 0)
 
-    def caption_lengths(self, tokenizer: Encoder, num_samples: int = 256) -> list[int]:
-        """Tokens of some captions, as a tokenizer with a long context encodes them.
-
-        Returns:
-            Their lengths, before anything is cut; nothing for remote data.
-        """
-        return caption_lengths(self._index, self._reader, self._maker, tokenizer, num_samples)
+    def read_captions(self, tokenizer: Encoder, num_samples: int = 256) -> CaptionFacts:
+        """Read some captions; see ``clipkit.data.stream.checks.read_captions``."""
+        return read_captions(self._index, self._reader, self._maker, tokenizer, num_samples)
 
     def sync_faults(self) -> None:
         """Tell all ranks what each found bad; call it on every rank, as before a checkpoint.

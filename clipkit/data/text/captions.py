@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -76,14 +77,16 @@ class TextField(CaptionPicker):
 
     Args:
         field: Extension of the member.
-        one_per_line: Whether each line is a caption of its own, as in CLIP_benchmark's data sets.
+        one_per_line: True if each line is a caption, as in CLIP_benchmark's data sets; False if the
+            complete text is one caption. None asks the sample: its lines are captions if its JSON
+            lists them as ``captions``, as ``clipkit shards pack`` writes it.
 
     Examples:
         >>> TextField("txt")({"txt": b"a dog"}, np.random.default_rng(0))
         'a dog'
     """
 
-    def __init__(self, field: str = "txt", one_per_line: bool = False) -> None:
+    def __init__(self, field: str = "txt", one_per_line: bool | None = None) -> None:
         self.field = field
         self.one_per_line = one_per_line
         self.source = f"member {field!r}"
@@ -91,8 +94,14 @@ class TextField(CaptionPicker):
     def candidates(self, members: Mapping[str, bytes]) -> list[Candidate]:
         """See `CaptionPicker.candidates`."""
         text = read_text(members, self.field)
-        lines = text.splitlines() if self.one_per_line else [text]
-        return [Candidate(line.strip(), 1.0) for line in lines if line.strip()]
+        lines = _lines(text)
+        each = lines == listed_captions(members) if self.one_per_line is None else self.one_per_line
+        return [Candidate(line, 1.0) for line in (lines if each else [text]) if line]
+
+    def joins_lines(self, members: Mapping[str, bytes]) -> bool:
+        """Tell whether a sample's text has several lines and nothing says what they are."""
+        lines = _lines(read_text(members, self.field))
+        return self.one_per_line is None and len(lines) > 1 and lines != listed_captions(members)
 
 
 @final
@@ -204,6 +213,29 @@ class MixedCaptions(CaptionPicker):
             for picker, weight in zip(self.pickers, self.weights, strict=True)
             for candidate in _scaled(picker.candidates(members), weight)
         ]
+
+
+def listed_captions(members: Mapping[str, bytes]) -> list[str]:
+    """Return the captions that a sample's JSON lists; none where it lists none.
+
+    Args:
+        members: The sample's members by extension.
+
+    Examples:
+        >>> listed_captions({"json": b'{"captions": ["a dog", "a brown dog"]}'})
+        ['a dog', 'a brown dog']
+    """
+    try:
+        captions = json.loads(members.get("json", b"{}")).get("captions")
+    except (ValueError, AttributeError, RecursionError):
+        return []
+    if not isinstance(captions, list):
+        return []
+    return [text.strip() for text in captions if isinstance(text, str) and text.strip()]
+
+
+def _lines(text: str) -> list[str]:
+    return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 def _texts(value: Any, where: str) -> list[Candidate]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Int64
@@ -12,6 +12,20 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from clipkit.errors import ConfigError
+
+
+@runtime_checkable
+class Encoder(Protocol):
+    """What a stream needs of a tokenizer."""
+
+    @property
+    def pad_id(self) -> int:
+        """Id that fills the rest of short captions."""
+        ...
+
+    def encode(self, text: str) -> list[int]:
+        """Return the token ids of a caption: complete, cut to the context length, not padded."""
+        ...
 
 
 class Tokenizer(ABC):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Final, final
 
@@ -15,14 +15,12 @@ from clipkit.data.text.tokenizer_loading import (
     load_transformers,
     open_clip_models,
     open_clip_text_config,
-    padding_id,
     refuse_options,
 )
+from clipkit.data.text.tokenizer_objects import HuggingFaceEncoder, limit_of, refuse_mode
 from clipkit.errors import ConfigError
 
 DEFAULT_CONTEXT_LENGTH: Final = 77
-LONGEST_SANE_CONTEXT: Final = 100_000
-"""transformers writes 1e30 where a tokenizer has no limit of its own."""
 
 
 @final
@@ -62,7 +60,11 @@ class OpenClipTokenizer(Tokenizer):
             )
         elif source:
             # A folder brings its tokenizer along, as open_clip's own `local-dir:` does.
-            body = _HuggingFaceOfOpenClip(str(folder or source), model, config)
+            refuse_mode(config.get("tokenizer_mode"), model)
+            wrapper = load_of_open_clip(
+                str(folder or source), model, config.get("tokenizer_kwargs") or {}
+            )
+            body = HuggingFaceEncoder.of_open_clip(wrapper, model)
             self.vocab_size, self.pad_id, self._encode = (
                 body.vocab_size,
                 body.pad_id,
@@ -102,24 +104,18 @@ class TransformersTokenizer(Tokenizer):
 
     def __init__(self, path: str, context_length: int | None = None) -> None:
         self.name = f"transformers:{path}"
-        self._inner = load_transformers(path, f"transformers:{path}")
-        limit = context_length or self._inner.model_max_length
-        if limit > LONGEST_SANE_CONTEXT:
-            raise ConfigError(
-                f"tokenizer {self.name}: it names no longest input; set context_length (such as 77)"
-            )
-        self.context_length = _checked_length(int(limit))
-        self.vocab_size = len(self._inner)
-        self.pad_id = padding_id(self._inner, self.name)
+        inner = load_transformers(path, self.name)
+        self._body = HuggingFaceEncoder(inner, self.name)
+        self.context_length = _checked_length(context_length or limit_of(inner, self.name))
+        self.vocab_size, self.pad_id = self._body.vocab_size, self._body.pad_id
 
     def encode(self, text: str) -> list[int]:
         """See `Tokenizer.encode`."""
-        ids = self._inner(text, truncation=True, max_length=self.context_length)["input_ids"]
-        return [int(token) for token in ids]
+        return self._body.encode_to(text, self.context_length)
 
     def in_transformers(self) -> Any:
         """See `Tokenizer.in_transformers`."""
-        return self._inner
+        return self._body.inner
 
 
 @final
@@ -188,37 +184,6 @@ def tokenizer_from_name(name: str, context_length: int | None = None) -> Tokeniz
 def _encode_clip(text: str, context_length: int) -> list[int]:
     bpe = clip_bpe()
     return [bpe.start_id, *bpe.encode(text)[: context_length - 2], bpe.end_id]
-
-
-@final
-class _HuggingFaceOfOpenClip:
-    """open_clip's wrapper of a transformers tokenizer, without padding; its cleaning is reused."""
-
-    def __init__(self, source: str, model: str, config: Mapping[str, Any]) -> None:
-        if config.get("tokenizer_mode"):
-            raise ConfigError(
-                f"tokenizer of {model}: mode {config['tokenizer_mode']!r} puts a token behind the "
-                f"padding, which captions of varying length cannot have; choose another model"
-            )
-        wrapper = load_of_open_clip(source, model, config.get("tokenizer_kwargs") or {})
-        self._inner = wrapper.tokenizer
-        self._clean: Callable[[str], str] = wrapper.clean_fn
-        self.vocab_size = len(self._inner)
-        self.pad_id = padding_id(self._inner, model)
-        # CLIPA's models saw padding where the separator was.
-        self._stripped = self._inner.sep_token_id if wrapper.strip_sep_token else None
-
-    def in_transformers(self) -> Any:
-        """The tokenizer that is wrapped."""
-        return self._inner
-
-    def encode_to(self, text: str, context_length: int) -> list[int]:
-        """The ids of one caption, at most ``context_length`` of them."""
-        encoded = self._inner(self._clean(text), truncation=True, max_length=context_length)
-        ids = [0 if token == self._stripped else int(token) for token in encoded["input_ids"]]
-        while self._stripped is not None and ids and ids[-1] == self.pad_id:
-            ids.pop()
-        return ids
 
 
 def _checked_length(context_length: int) -> int:

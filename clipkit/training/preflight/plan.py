@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import nn
 
-from clipkit.data.order.partition import BatchSizeStage, Slicing
+from clipkit.data.order.partition import Slicing
 from clipkit.data.text.tokenizer import Tokenizer
 from clipkit.data.text.tokenizers import tokenizer_from_name
 from clipkit.errors import ClipkitError
@@ -33,6 +31,14 @@ from clipkit.training.preflight.options import (
     check_windows,
     unused_options,
 )
+from clipkit.training.preflight.run_plan import (
+    CaptionPlan,
+    DataPlan,
+    DevicePlan,
+    LengthPlan,
+    MemoryPlan,
+    RunPlan,
+)
 from clipkit.training.progress.epoch_steps import steps_for
 from clipkit.training.progress.run_progress import (
     local_progress,
@@ -47,77 +53,6 @@ _WIDE: Final = 8
 _CLOCK_STEPS: Final = 10_000
 """Steps that a run is drawn with where only the clock ends it."""
 _POINTS: Final = 64
-
-
-@dataclass(frozen=True, slots=True)
-class RunPlan:
-    """A run in numbers.
-
-    Args:
-        num_samples: Samples of an epoch.
-        num_shards: Shards that they lie in.
-        batch_size: Pairs of a rank's batch, after all stages.
-        batch_size_stages: Smaller batches before that.
-        world_size: Ranks.
-        num_nodes: Machines.
-        accumulate: Batches of a step.
-        steps_per_epoch: Steps of the full batch.
-        num_steps: Such steps of the whole run; infinite where only the clock ends it.
-        optimizer_steps: Steps of the whole run as they are taken, smaller ones at first; infinite
-            likewise.
-        steps_behind: Of them, those that a checkpoint has behind it.
-        ends_by: Which option ends the run, as the configuration says it.
-        dropped: Samples at an epoch's end that are too few for a step.
-        device: Kind and name.
-        precision: As Lightning calls it.
-        strategy: Likewise.
-        parameters: By part, all and learned.
-        memory: Bytes of a rank, by what they are for.
-        activations_known: Whether they are among them.
-        exchanged: Bytes of a step and rank, by what they are.
-        peak_rates: The least and the greatest learning rate of a group at the schedule's peak.
-        factors: Of the learning rate, over the run.
-        num_captions: Captions that were looked at.
-        num_cut: Of them, those longer than the context.
-        median_tokens: Their median length.
-        context_length: Where they are cut.
-        unused: Options without effect.
-        notes: What to know, or to mend.
-    """
-
-    num_samples: int
-    num_shards: int
-    batch_size: int
-    batch_size_stages: tuple[BatchSizeStage, ...]
-    world_size: int
-    num_nodes: int
-    accumulate: int
-    steps_per_epoch: int
-    num_steps: float
-    optimizer_steps: float
-    steps_behind: float
-    ends_by: str
-    dropped: int
-    device: str
-    precision: str
-    strategy: str
-    parameters: Mapping[str, tuple[int, int]]
-    memory: Mapping[str, int]
-    activations_known: bool
-    exchanged: Mapping[str, int]
-    peak_rates: tuple[float, float]
-    factors: list[float]
-    num_captions: int
-    num_cut: int
-    median_tokens: int
-    context_length: int
-    unused: list[str]
-    notes: list[str]
-
-    @property
-    def step_samples(self) -> int:
-        """Samples of a step, over all ranks."""
-        return self.batch_size * self.world_size * self.accumulate
 
 
 def check_plan(trainer: Trainer, module: ContrastiveModule, data: PairDataModule) -> None:
@@ -144,52 +79,89 @@ def make_plan(
         data: What it trains on.
         num_captions: Captions to look at.
     """
-    stream, slicing = data.train_stream, data.train_stream.slicing
-    batches = stream.num_samples // slicing.step_samples
-    accumulate, world_size = trainer.accumulate_grad_batches, trainer.world_size
     num_steps = total_steps(trainer)
-    tokenizer = data.resolved_tokenizer()
-    lengths = stream.caption_lengths(_wide(tokenizer), num_captions)
-    activations = _activations(trainer, module, data.batch_size, tokenizer.context_length)
+    captions = _caption_plan(data, num_captions)
     rates = [options["lr"] for options in module.group_options]
+    numbers = _data_plan(trainer, data)
     return RunPlan(
+        data=numbers,
+        length=_length_plan(trainer, module, data, num_steps),
+        device=DevicePlan(
+            kind=str(trainer.strategy.root_device.type),
+            precision=str(trainer.precision),
+            strategy=type(trainer.strategy).__name__,
+            num_nodes=trainer.num_nodes,
+        ),
+        memory=_memory_plan(trainer, module, data, captions.context_length),
+        captions=captions,
+        parameters=count_parameters(module.encoder),
+        peak_rates=(min(rates), max(rates)),
+        factors=schedule_factors(module.schedule, num_steps, module.pace.step_samples),
+        unused=unused_options(module.run_config, _limits(trainer, _batches(data))),
+        notes=_notes(trainer, module, numbers, captions),
+    )
+
+
+def _batches(data: PairDataModule) -> int:
+    """Return the number of full batches of all ranks in an epoch."""
+    return data.train_stream.num_samples // data.train_stream.slicing.step_samples
+
+
+def _data_plan(trainer: Trainer, data: PairDataModule) -> DataPlan:
+    stream = data.train_stream
+    return DataPlan(
         num_samples=stream.num_samples,
         num_shards=stream.num_shards,
         batch_size=data.batch_size,
-        batch_size_stages=slicing.stages,
-        world_size=world_size,
-        num_nodes=trainer.num_nodes,
-        accumulate=accumulate,
-        steps_per_epoch=math.ceil(batches / accumulate),
+        batch_size_stages=stream.slicing.stages,
+        world_size=trainer.world_size,
+        accumulate=trainer.accumulate_grad_batches,
+        dropped=stream.num_samples - _batches(data) * data.batch_size * trainer.world_size,
+    )
+
+
+def _length_plan(
+    trainer: Trainer, module: ContrastiveModule, data: PairDataModule, num_steps: float
+) -> LengthPlan:
+    return LengthPlan(
+        steps_per_epoch=math.ceil(_batches(data) / trainer.accumulate_grad_batches),
         num_steps=num_steps,
-        optimizer_steps=_optimizer_steps(trainer, slicing, num_steps),
-        steps_behind=module.pace.steps_at(trainer.global_step),
+        optimizer_steps=_optimizer_steps(trainer, data.train_stream.slicing, num_steps),
+        completed_steps=module.pace.steps_at(trainer.global_step),
         ends_by=_ends_by(trainer),
-        dropped=stream.num_samples - batches * data.batch_size * world_size,
-        device=str(trainer.strategy.root_device.type),
-        precision=str(trainer.precision),
-        strategy=type(trainer.strategy).__name__,
-        parameters=count_parameters(module.encoder),
-        memory=memory_estimate(
+    )
+
+
+def _memory_plan(
+    trainer: Trainer, module: ContrastiveModule, data: PairDataModule, context_length: int
+) -> MemoryPlan:
+    activations = _activations(trainer, module, data.batch_size, context_length)
+    return MemoryPlan(
+        parts=memory_estimate(
             module.encoder,
             trainer.optimizers[0],
             data.batch_size,
-            world_size,
+            trainer.world_size,
             activations,
             bool(callbacks_of(trainer, AverageWeights)),
         ),
         activations_known=activations is not None,
-        exchanged=exchange_estimate(module.encoder, data.batch_size, world_size, accumulate),
-        peak_rates=(min(rates), max(rates)),
-        factors=schedule_factors(module.schedule, num_steps, module.pace.step_samples),
-        num_captions=len(lengths),
-        num_cut=sum(length > tokenizer.context_length for length in lengths),
-        median_tokens=sorted(lengths)[len(lengths) // 2] if lengths else 0,
-        context_length=tokenizer.context_length,
-        unused=unused_options(module.run_config, _limits(trainer, batches)),
-        notes=_notes(
-            trainer, module, stream.num_samples, samples_of_step(trainer, data.batch_size)
+        communication=exchange_estimate(
+            module.encoder, data.batch_size, trainer.world_size, trainer.accumulate_grad_batches
         ),
+    )
+
+
+def _caption_plan(data: PairDataModule, num_captions: int) -> CaptionPlan:
+    tokenizer = data.resolved_tokenizer()
+    captions = data.train_stream.read_captions(_wide(tokenizer), num_captions)
+    lengths = sorted(captions.lengths)
+    return CaptionPlan(
+        num_read=len(lengths),
+        num_truncated=sum(length > tokenizer.context_length for length in lengths),
+        num_joined=captions.num_joined,
+        median_tokens=lengths[len(lengths) // 2] if lengths else 0,
+        context_length=tokenizer.context_length,
     )
 
 
@@ -257,18 +229,24 @@ def _limits(trainer: Trainer, batches: int) -> dict[str, float]:
 
 
 def _notes(
-    trainer: Trainer, module: ContrastiveModule, num_samples: int, step_samples: int
+    trainer: Trainer, module: ContrastiveModule, data: DataPlan, captions: CaptionPlan
 ) -> list[str]:
     notes = []
+    if captions.num_joined:
+        notes.append(
+            f"{captions.num_joined} of {captions.num_read} texts have several lines and are one "
+            f"caption each; if every line is a caption, set --data.samples.caption=TextField "
+            f"--data.samples.caption.one_per_line=true (false keeps the lines joined)"
+        )
     if not module.loss.reads_captions:
-        notes.append("the objective reads no captions: the text tower does not run over them")
+        notes.append("the objective uses no captions: the text tower does not run over them")
     if not callbacks_of(trainer, SaveCheckpoint):
         notes.append("no SaveCheckpoint among trainer.callbacks: an interrupted run is lost")
-    left_out = num_samples % step_samples
-    if left_out > num_samples / 20:
+    dropped = data.num_samples % samples_of_step(trainer, data.batch_size)
+    if dropped > data.num_samples / 20:
         notes.append(
-            f"{left_out} of {num_samples} samples are left out of every epoch, too few for a step "
-            f"of {step_samples}; others each time"
+            f"{dropped} of {data.num_samples} samples are left out of every epoch, too few for a "
+            f"step of {samples_of_step(trainer, data.batch_size)}; others each time"
         )
     return notes
 

@@ -10,7 +10,13 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from clipkit.training.preflight.plan import RunPlan
+from clipkit.training.preflight.run_plan import (
+    CaptionPlan,
+    DataPlan,
+    LengthPlan,
+    MemoryPlan,
+    RunPlan,
+)
 
 _BLOCKS = " ▁▂▃▄▅▆▇█"
 _HEIGHT = 4
@@ -31,19 +37,19 @@ def lines(plan: RunPlan) -> list[tuple[str, str]]:
     """The rows of the screen, as label and text."""
     low, high = plan.peak_rates
     rows = [
-        ("data", f"{plan.num_samples:,} samples in {plan.num_shards:,} shards"),
-        ("batch", _batch(plan)),
-        ("length", _length(plan)),
-        ("on", f"{plan.device}, {plan.precision}, {plan.strategy}, {_ranks(plan)}"),
+        ("data", f"{plan.data.num_samples:,} samples in {plan.data.num_shards:,} shards"),
+        ("batch", _batch(plan.data, _ranks(plan))),
+        ("length", _length(plan.length, plan.data)),
+        ("device", _device(plan)),
         ("parameters", _parameters(plan.parameters)),
-        ("memory a rank", _memory(plan)),
-        ("exchanged a step", _sum(plan.exchanged) if plan.exchanged else "nothing: one rank"),
-        ("captions", _captions(plan)),
+        ("memory per rank", _memory(plan.memory)),
+        ("communication per step", _communication(plan.memory)),
+        ("captions", _captions(plan.captions)),
     ]
-    rows += [("no effect", option) for option in plan.unused]
+    rows += [("ignored option", option) for option in plan.unused]
     rows += [("note", note) for note in plan.notes]
     rates = f"{high:g}" if low == high else f"{low:g} to {high:g} by group"
-    return [*rows, ("learning rate", f"{rates} at its peak, over the run:")]
+    return [*rows, ("learning rate", f"{rates} at the peak, over the run:")]
 
 
 def draw(values: Sequence[float], height: int) -> list[str]:
@@ -75,46 +81,52 @@ def human_bytes(count: float) -> str:
     return f"{count:.3g} TiB"
 
 
-def _batch(plan: RunPlan) -> str:
+def _batch(data: DataPlan, ranks: str) -> str:
     stages = [
         f"{stage.batch_size} until {stage.until_samples:,} samples, then "
-        for stage in plan.batch_size_stages
+        for stage in data.batch_size_stages
     ]
-    factors = f"{''.join(stages)}{plan.batch_size} pairs a rank x {_ranks(plan)}"
-    if plan.accumulate > 1:
-        factors += f" x {plan.accumulate} accumulated"
-    return f"{factors} = {plan.step_samples:,} a step"
+    factors = f"{''.join(stages)}{data.batch_size} pairs per rank x {ranks}"
+    if data.accumulate > 1:
+        factors += f" x {data.accumulate} accumulated"
+    return f"{factors} = {data.step_samples:,} per step"
 
 
-def _length(plan: RunPlan) -> str:
-    epoch = f"{plan.steps_per_epoch:,} steps an epoch"
-    if plan.dropped:
-        epoch += f" ({plan.dropped:,} samples left over)"
-    if math.isinf(plan.num_steps):
-        return f"{epoch}; until {plan.ends_by}"
-    samples = plan.num_steps * plan.step_samples
+def _length(length: LengthPlan, data: DataPlan) -> str:
+    epoch = f"{length.steps_per_epoch:,} steps per epoch"
+    if data.dropped:
+        epoch += f" ({data.dropped:,} samples left over)"
+    if math.isinf(length.num_steps):
+        return f"{epoch}; until {length.ends_by}"
+    samples = length.num_steps * data.step_samples
     text = (
-        f"{epoch}; {plan.num_steps:,.0f} steps = {samples:,.0f} samples = "
-        f"{plan.num_steps / plan.steps_per_epoch:,.3g} epochs ({plan.ends_by})"
+        f"{epoch}; {length.num_steps:,.0f} steps = {samples:,.0f} samples = "
+        f"{length.num_steps / length.steps_per_epoch:,.3g} epochs ({length.ends_by})"
     )
-    if plan.batch_size_stages:
-        text += f", taken in {plan.optimizer_steps:,.0f} optimizer steps, smaller ones at first"
-    return f"{text}; {plan.steps_behind:,.0f} are behind" if plan.steps_behind else text
+    if data.batch_size_stages:
+        text += f", taken in {length.optimizer_steps:,.0f} optimizer steps, smaller ones at first"
+    return f"{text}; {length.completed_steps:,.0f} completed" if length.completed_steps else text
+
+
+def _device(plan: RunPlan) -> str:
+    device = plan.device
+    return f"{device.kind}, {device.precision}, {device.strategy}, {_ranks(plan)}"
 
 
 def _ranks(plan: RunPlan) -> str:
-    ranks = f"{plan.world_size} rank{'s' * (plan.world_size > 1)}"
-    return f"{ranks} on {plan.num_nodes} machines" if plan.num_nodes > 1 else ranks
+    ranks = f"{plan.data.world_size} rank{'s' * (plan.data.world_size > 1)}"
+    num_nodes = plan.device.num_nodes
+    return f"{ranks} on {num_nodes} machines" if num_nodes > 1 else ranks
 
 
 def _parameters(counts: Mapping[str, tuple[int, int]]) -> str:
-    everything, learned = (sum(column) for column in zip(*counts.values(), strict=True))
+    total, trainable = (sum(column) for column in zip(*counts.values(), strict=True))
     parts = ", ".join(
-        f"{part} {_short(learned)}" + (f" of {_short(whole)}" if learned != whole else "")
-        for part, (whole, learned) in counts.items()
-        if whole > 1
+        f"{part} {_short(some)}" + (f" of {_short(every)}" if some != every else "")
+        for part, (every, some) in counts.items()
+        if every > 1
     )
-    return f"{_short(learned)} of {_short(everything)} learn: {parts}"
+    return f"{_short(trainable)} of {_short(total)} trainable: {parts}"
 
 
 def _short(count: int) -> str:
@@ -124,9 +136,13 @@ def _short(count: int) -> str:
     return str(count)
 
 
-def _memory(plan: RunPlan) -> str:
-    text = f"at least {_sum(plan.memory)}"
-    return text if plan.activations_known else f"{text}; activations not estimated"
+def _memory(memory: MemoryPlan) -> str:
+    text = f"at least {_sum(memory.parts)}"
+    return text if memory.activations_known else f"{text}; activations not estimated"
+
+
+def _communication(memory: MemoryPlan) -> str:
+    return _sum(memory.communication) if memory.communication else "none: one rank"
 
 
 def _sum(parts: Mapping[str, int]) -> str:
@@ -136,11 +152,11 @@ def _sum(parts: Mapping[str, int]) -> str:
     return f"{human_bytes(total)}: {', '.join(shown)}"
 
 
-def _captions(plan: RunPlan) -> str:
-    if not plan.num_captions:
-        return f"cut at {plan.context_length} tokens; not looked at, the shards are remote"
-    share = plan.num_cut / plan.num_captions
+def _captions(captions: CaptionPlan) -> str:
+    if not captions.num_read:
+        return f"truncated at {captions.context_length} tokens; not read, the shards are remote"
+    share = captions.num_truncated / captions.num_read
     return (
-        f"{share:.1%} of {plan.num_captions} are cut at {plan.context_length} tokens; "
-        f"the median has {plan.median_tokens}"
+        f"{share:.1%} of {captions.num_read} are truncated at {captions.context_length} tokens; "
+        f"the median has {captions.median_tokens}"
     )

@@ -51,6 +51,22 @@ def test_one_caption_a_line() -> None:
         shares(TextField(one_per_line=True), members), {"one": 1 / 3, "two": 1 / 3, "three": 1 / 3}
     )
     assert TextField()(members, np.random.default_rng(0)).count("\n") == 3
+    listed = {**members, "json": json.dumps({"captions": ["one", "two", "three"]}).encode()}
+    assert close(shares(TextField(), listed), {"one": 1 / 3, "two": 1 / 3, "three": 1 / 3})
+    assert (
+        shares(TextField(one_per_line=False), listed).keys() == shares(TextField(), members).keys()
+    )
+
+
+@pytest.mark.parametrize(
+    "note", [b"", b"not JSON", b"[]", b'{"captions": "one"}', b'{"captions": ["one", "two"]}']
+)
+def test_lines_that_nothing_lists_are_one_caption(note: bytes) -> None:
+    members = {"txt": b"one\ntwo\nthree", "json": note}
+    assert TextField()(members, np.random.default_rng(0)) == "one\ntwo\nthree"
+    assert TextField().joins_lines(members)
+    assert not TextField(one_per_line=True).joins_lines(members)
+    assert not TextField().joins_lines({"txt": b"one"})
 
 
 def test_json_fields_by_weight() -> None:

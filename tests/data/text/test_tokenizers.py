@@ -211,7 +211,7 @@ def test_a_worker_gets_an_equal_tokenizer() -> None:
 
 def test_clip_ids_need_neither_open_clip_nor_transformers() -> None:
     code = (
-        "import sys; from clipkit.data.text.tokenizers import OpenClipTokenizer;"
+        "import sys; from clipkit.data import OpenClipTokenizer;"
         "OpenClipTokenizer().encode('a dog');"
         "sys.exit('open_clip' in sys.modules or 'transformers' in sys.modules)"
     )

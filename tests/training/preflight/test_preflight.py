@@ -28,11 +28,11 @@ from clipkit.training.preflight.options import (
     unused_options,
 )
 from clipkit.training.preflight.plan import (
-    RunPlan,
     _activations,
     make_plan,
     schedule_factors,
 )
+from clipkit.training.preflight.run_plan import RunPlan
 from clipkit.training.preflight.screen import draw, human_bytes, lines, screen
 from tests.factories import pair, write_shard
 from tests.training import tiny
@@ -58,17 +58,17 @@ def planned(shards, run, *callbacks, data=None, **options) -> RunPlan:
 
 def test_numbers_are_those_of_the_run(shards, tmp_path):
     plan = planned(shards, tmp_path, SaveCheckpoint(), accumulate_grad_batches=2)
-    assert (plan.num_samples, plan.num_shards, plan.step_samples) == (23, 2, 8)
-    assert (plan.steps_per_epoch, plan.num_steps, plan.dropped) == (3, 3, 3)
-    assert plan.ends_by == "max_steps 3"
+    assert (plan.data.num_samples, plan.data.num_shards, plan.data.step_samples) == (23, 2, 8)
+    assert (plan.length.steps_per_epoch, plan.length.num_steps, plan.data.dropped) == (3, 3, 3)
+    assert plan.length.ends_by == "max_steps 3"
     assert plan.peak_rates == (1e-3, 1e-3)
-    assert plan.num_captions == 23
+    assert plan.captions.num_read == 23
     assert plan.notes == ["7 of 23 samples are left out of every epoch, too few for a step of 8; "
                           "others each time"]  # fmt: skip
     text = dict(lines(plan))
-    assert text["batch"] == "4 pairs a rank x 1 rank x 2 accumulated = 8 a step"
+    assert text["batch"] == "4 pairs per rank x 1 rank x 2 accumulated = 8 per step"
     assert text["length"] == (
-        "3 steps an epoch (3 samples left over); 3 steps = 24 samples = 1 epochs (max_steps 3)"
+        "3 steps per epoch (3 samples left over); 3 steps = 24 samples = 1 epochs (max_steps 3)"
     )
 
 
@@ -85,7 +85,8 @@ def test_captions_that_are_cut_are_counted(tmp_path):
         samples.append((f"{number:03d}", {**pair(number), "txt": words.encode()}))
     write_shard(tmp_path / "train" / "0.tar", samples)
     plan = planned(tmp_path, tmp_path / "run")
-    assert (plan.num_captions, plan.num_cut, plan.median_tokens) == (10, 4, 6)
+    captions = plan.captions
+    assert (captions.num_read, captions.num_truncated, captions.median_tokens) == (10, 4, 6)
 
 
 def test_plan_changes_nothing_of_the_run(shards, tmp_path):
@@ -249,7 +250,7 @@ class TestScreen:
         console.print(screen(plan))
         text = console.export_text()
         assert len(text.splitlines()) < 40
-        for word in ("23 samples in 2 shards", "= 4 a step", "memory a rank", "captions", "█"):
+        for word in ("23 samples in 2 shards", "= 4 per step", "memory per rank", "captions", "█"):
             assert word in text
 
     def test_schedules_have_their_shapes(self):

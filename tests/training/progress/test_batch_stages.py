@@ -133,13 +133,13 @@ def test_the_plan_counts_the_steps(shards, tmp_path):
         trainer = tiny.trainer(tmp_path, Plan(), **options)
         data = tiny.data(shards, 8, order=OrderOptions(batch_size_stages=STAGES))
         trainer.fit(tiny.module(), datamodule=data)
-        assert plans[-1].optimizer_steps == trainer.global_step
+        assert plans[-1].length.optimizer_steps == trainer.global_step
     text = dict(lines(plans[0]))
     assert text["batch"] == (
-        "2 until 10 samples, then 4 until 30 samples, then 8 pairs a rank x 1 rank = 8 a step"
+        "2 until 10 samples, then 4 until 30 samples, then 8 pairs per rank x 1 rank = 8 per step"
     )
     assert text["length"] == (
-        "5 steps an epoch; 10 steps = 80 samples = 2 epochs (max_steps 10), "
+        "5 steps per epoch; 10 steps = 80 samples = 2 epochs (max_steps 10), "
         "taken in 17 optimizer steps, smaller ones at first"
     )
 
