@@ -29,12 +29,13 @@ def renamed_arguments(renamed: Mapping[str, str]) -> Callable[[_Callable], _Call
         if isinstance(function, type):
             function.__init__ = decorate(function.__init__)  # type: ignore[misc]
             return function
-        owner = function.__qualname__.removesuffix(".__init__")
+        is_constructor = function.__name__ == "__init__"
 
         @functools.wraps(function)
         def checked(*args: Any, **options: Any) -> Any:
             for name in options.keys() & renamed.keys():
-                raise ConfigError(f"{owner}: {name} is now called {renamed[name]}")
+                owner = type(args[0]) if is_constructor else function
+                raise ConfigError(f"{owner.__qualname__}: {name} is now called {renamed[name]}")
             return function(*args, **options)
 
         return checked  # type: ignore[return-value]

@@ -17,7 +17,6 @@ from clipkit.when import Moment, Progress, When, as_when, ascending
 
 CooldownShape = Literal["linear", "one_minus_sqrt", "cosine"]
 _SHAPES = ("linear", "one_minus_sqrt", "cosine")
-_CURVE = {"num_steps": "length", "first_step": "begin"}
 _WARMUP = {
     f"{name}_{unit}": name for name in ("warmup", "cooldown") for unit in ("steps", "fraction")
 }
@@ -61,8 +60,29 @@ class ConstantSchedule(Schedule):
         return self.value
 
 
+class _Curve(Schedule, ABC):
+    """A curve from ``start`` to ``end`` over a part of the run."""
+
+    @renamed_arguments({"num_steps": "length", "first_step": "begin"})
+    def __init__(self, start: float, end: float, length: Moment, begin: Moment = 0) -> None:
+        self.start, self.end = start, end
+        self.begin, self.length = as_when("begin", begin), as_when("length", length)
+        if not (self.length.step or self.length.samples or self.length.fraction):
+            raise ConfigError(f"length: expected more than 0, got {length}")
+
+    def share(self, progress: Progress) -> float:
+        """Return the completed fraction of the curve, 0 to 1."""
+        first, steps = self.begin.steps(progress), self.length.steps(progress)
+        if first is not None and steps is not None:
+            share = (progress.step - first) / steps
+        else:
+            share = progress.fraction - self.begin.share(progress)
+            share /= self.length.share(progress)
+        return min(max(share, 0.0), 1.0)
+
+
 @final
-class LinearSchedule(Schedule):
+class LinearSchedule(_Curve):
     """A straight line from ``start`` to ``end``, then ``end``.
 
     Args:
@@ -79,18 +99,13 @@ class LinearSchedule(Schedule):
         [0.0, 0.25, 1.0, 1.0]
     """
 
-    @renamed_arguments(_CURVE)
-    def __init__(self, start: float, end: float, length: Moment, begin: Moment = 0) -> None:
-        self.start, self.end = start, end
-        self.begin, self.length = as_when("begin", begin), _positive("length", length)
-
     def at(self, progress: Progress) -> float:
         """Return the height of the line."""
-        return self.start + (self.end - self.start) * _share(progress, self.begin, self.length)
+        return self.start + (self.end - self.start) * self.share(progress)
 
 
 @final
-class CosineSchedule(Schedule):
+class CosineSchedule(_Curve):
     """Half a cosine from ``start`` to ``end``, then ``end``.
 
     Args:
@@ -108,15 +123,10 @@ class CosineSchedule(Schedule):
         [1.0, 0.854, 0.5, 0.0]
     """
 
-    @renamed_arguments(_CURVE)
-    def __init__(self, start: float, end: float, length: Moment, begin: Moment = 0) -> None:
-        self.start, self.end = start, end
-        self.begin, self.length = as_when("begin", begin), _positive("length", length)
-
     def at(self, progress: Progress) -> float:
         """Return the height of the curve."""
-        share = _share(progress, self.begin, self.length)
-        return self.end + (self.start - self.end) * (1 + math.cos(math.pi * share)) / 2
+        wave = (1 + math.cos(math.pi * self.share(progress))) / 2
+        return self.end + (self.start - self.end) * wave
 
 
 @final
@@ -269,23 +279,6 @@ def cosine(part: float, final_factor: float = 0.0) -> float:
         final_factor: Value at the end.
     """
     return final_factor + (1 - final_factor) * 0.5 * (1 + math.cos(math.pi * part))
-
-
-def _share(progress: Progress, begin: When, length: When) -> float:
-    """Return the completed fraction of a part of the run, 0 to 1."""
-    first, steps = begin.steps(progress), length.steps(progress)
-    if first is not None and steps is not None:
-        share = (progress.step - first) / steps
-    else:
-        share = (progress.fraction - begin.share(progress)) / length.share(progress)
-    return min(max(share, 0.0), 1.0)
-
-
-def _positive(option: str, value: Moment) -> When:
-    length = as_when(option, value)
-    if not (length.step or length.samples or length.fraction):
-        raise ConfigError(f"{option}: expected more than 0, got {value}")
-    return length
 
 
 def _checked_factor(final_factor: float) -> float:

@@ -1,17 +1,17 @@
-"""What travels between the stages, and the legend of axes.
+"""Data that is passed between the stages, and the legend of axes.
 
-Axes in shape annotations, everywhere in clipkit:
+Axes in shape annotations, in all of clipkit:
 
 | axis | meaning |
 | --- | --- |
 | B | samples in the batch of this rank |
-| N | samples in the batch of all ranks together |
-| D E | components of an embedding: of the student, of a teacher |
+| N | samples in the batch of all ranks, or of a complete set |
+| D | components of an embedding |
 | S | tokens of a caption, padded to the longest of the batch |
 | C | classes |
-| K L | hard negatives: pictures, captions |
 | H W | height and width of an image, in pixels |
-| T U | height and width of a teacher's image, in pixels |
+
+Every other axis is a word, such as ``"tile_rows columns"``.
 """
 
 from __future__ import annotations
@@ -27,30 +27,33 @@ from torch import Tensor
 __all__ = ["IGNORE_LABEL", "Batch", "Embeddings", "Sample"]
 
 IGNORE_LABEL: Final = -100
-"""The label of a sample that has none; torch's own convention for ``ignore_index``."""
+"""Label of a sample without a label; torch's default of ``ignore_index``."""
 
 
 @dataclass(slots=True)
 class Sample:
     """One decoded pair.
 
+    Fields that are None were not requested.
+
     Args:
-        key: The sample's name inside its shard.
-        image: Pixels of one picture, 0 to 255.
-        tokens: Token ids of one caption, at most context_length of them, without padding.
+        key: Name of the sample in its shard.
+        image: Pixels of one image, 0 to 255.
+        tokens: Token ids of one caption, at most context_length, without padding.
         label: Class index, or ``IGNORE_LABEL``.
-        sample_id: Position of the sample in the whole data set; stable over epochs and ranks.
-        caption: The text that was tokenized.
-        group: Samples with the same number match each other; negative: it matches itself alone.
-            None, as in all that follows: nobody asked.
-        is_pair: Whether picture and caption belong together.
-        multi_labels: See ``Batch``.
-        negative_images: Pictures that do not match the caption.
-        negative_tokens: Captions that do not match the picture.
-        teacher_image: A teacher's embedding of the picture.
-        teacher_text: A teacher's embedding of the caption.
-        teacher_pixels: The picture as a teacher wants it.
-        teacher_tokens: The caption as a teacher wants it.
+        sample_id: Position of the sample in the data set, the same in all epochs and on all ranks.
+        caption: Text of the tokens.
+        group: Group id. Samples that share a non-negative id match each other; a negative id means
+            that the sample matches itself only.
+        is_pair: Whether image and caption belong together.
+        multi_labels: 1 for each class that applies, 0 for each that does not, ``IGNORE_LABEL`` if
+            unknown.
+        negative_images: Images that do not match the caption.
+        negative_tokens: Token ids of captions that do not match the image.
+        teacher_image: Embedding of the image by a teacher.
+        teacher_text: Embedding of the caption by a teacher.
+        teacher_pixels: Pixels of the image at the teacher's size, 0 to 255.
+        teacher_tokens: Token ids of the caption by the teacher's tokenizer.
     """
 
     key: str
@@ -64,9 +67,9 @@ class Sample:
     multi_labels: Int64[Tensor, " C"] | None = None
     negative_images: tuple[UInt8[Tensor, "3 H W"], ...] | None = None
     negative_tokens: tuple[Int64[Tensor, " S"], ...] | None = None
-    teacher_image: Float[Tensor, " E"] | None = None
-    teacher_text: Float[Tensor, " E"] | None = None
-    teacher_pixels: UInt8[Tensor, "3 T U"] | None = None
+    teacher_image: Float[Tensor, " teacher_dim"] | None = None
+    teacher_text: Float[Tensor, " teacher_dim"] | None = None
+    teacher_pixels: UInt8[Tensor, "3 teacher_height teacher_width"] | None = None
     teacher_tokens: Int64[Tensor, " S"] | None = None
 
 
@@ -74,28 +77,29 @@ class Sample:
 class Batch:
     """The samples of one step on one rank.
 
+    Fields that are None were not requested.
+
     Args:
-        images: Pixels, 0 to 255; they stay uint8 until they are on the device.
+        images: Pixels, 0 to 255; uint8 until they are on the device.
         tokens: Token ids, padded with the tokenizer's padding id to the batch's longest caption;
-            None where nobody reads captions.
+            None if captions are not used.
         labels: Class indices, ``IGNORE_LABEL`` where a sample has none.
-        keys: The samples' names.
-        cursor: Where the stream stands once this batch has been trained on; plain types. The
-            stream's ``commit`` reads it.
-        sample_ids: Position of each sample in the whole data set.
-        captions: The texts that were tokenized; empty where nobody needs them.
-        groups: Pairs with the same number match each other (several captions of a picture,
-            duplicates); negative: the pair matches itself alone. None: all do.
-        pair_mask: False where picture and caption do not belong together (a sample with a label
-            but no caption); the contrastive loss leaves those out.
-        multi_labels: 1 where a class applies, 0 where it does not, ``IGNORE_LABEL`` where nobody
-            knows.
-        teacher_image: Stored unit-norm embeddings of the pictures by a teacher, of its own width.
-        teacher_text: Stored unit-norm embeddings of the captions by a teacher.
-        teacher_pixels: The pictures at a teacher's size, 0 to 255.
-        teacher_tokens: The captions in a teacher's tokens, padded for it.
-        negative_images: Pictures that match no caption of the batch; any number.
-        negative_tokens: Captions that match no picture of the batch; any number.
+        keys: Names of the samples in their shards.
+        cursor: State of the stream after this batch, in plain types, for the stream's ``commit``.
+        sample_ids: Position of each sample in the data set.
+        captions: Texts of the tokens; empty if they are not used.
+        groups: Group ids. Pairs that share a non-negative id match each other (several captions of
+            an image, duplicates); a negative id means that the pair matches itself only.
+        pair_mask: False where image and caption do not belong together (a sample with a label but
+            without a caption); the contrastive loss excludes these.
+        multi_labels: 1 where a class applies, 0 where it does not, ``IGNORE_LABEL`` where it is
+            unknown.
+        teacher_image: Stored embeddings of the images by a teacher.
+        teacher_text: Stored embeddings of the captions by a teacher.
+        teacher_pixels: Images at a teacher's size, 0 to 255.
+        teacher_tokens: Token ids of the captions by a teacher's tokenizer, with its padding.
+        negative_images: Images that match no caption of the batch; any number.
+        negative_tokens: Token ids of captions that match no image of the batch; any number.
 
     Examples:
         >>> batch = Batch(torch.zeros(2, 3, 8, 8, dtype=torch.uint8),
@@ -115,12 +119,12 @@ class Batch:
     groups: Int64[Tensor, " B"] | None = None
     pair_mask: Bool[Tensor, " B"] | None = None
     multi_labels: Int64[Tensor, "B C"] | None = None
-    teacher_image: Float[Tensor, "B E"] | None = None
-    teacher_text: Float[Tensor, "B E"] | None = None
-    teacher_pixels: UInt8[Tensor, "B 3 T U"] | None = None
+    teacher_image: Float[Tensor, "B teacher_dim"] | None = None
+    teacher_text: Float[Tensor, "B teacher_dim"] | None = None
+    teacher_pixels: UInt8[Tensor, "B 3 teacher_height teacher_width"] | None = None
     teacher_tokens: Int64[Tensor, "B S"] | None = None
-    negative_images: UInt8[Tensor, "K 3 H W"] | None = None
-    negative_tokens: Int64[Tensor, "L S"] | None = None
+    negative_images: UInt8[Tensor, "negative_images 3 H W"] | None = None
+    negative_tokens: Int64[Tensor, "negative_texts S"] | None = None
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -129,10 +133,10 @@ class Batch:
         """Return a copy with every tensor on ``device``.
 
         Args:
-            device: The destination.
-            non_blocking: Whether to return before the copy is made; None for yes where the
-                destination is a GPU, whose later work waits for it. On its way to the CPU a tensor
-                could be read before it is there.
+            device: Destination of the tensors.
+            non_blocking: Whether to return before the copy is complete; None for true if the
+                destination is a GPU, whose later work waits for it. A copy to the CPU could be read
+                before it is complete.
         """
         if non_blocking is None:
             non_blocking = torch.device(device).type in ("cuda", "xpu")
@@ -144,7 +148,7 @@ class Batch:
         return replace(self, **moved)
 
     def pin_memory(self) -> Batch:
-        """A copy in page-locked memory, which a GPU can read while the CPU goes on."""
+        """Return a copy in page-locked memory, which a GPU reads while the CPU continues."""
         pinned: dict[str, Any] = {
             f.name: value.pin_memory()
             for f in fields(self)
@@ -155,18 +159,18 @@ class Batch:
 
 @dataclass(slots=True)
 class Embeddings:
-    """What a dual encoder makes of a batch, and all that a loss may look at.
+    """Output of a dual encoder for a batch: the input of the losses.
 
     Args:
-        image: Unit-norm embeddings of the pictures.
-        text: Unit-norm embeddings of the captions; None where the batch has no tokens.
-        logit_scale: Inverse temperature, linear (never its logarithm).
-        logit_bias: Added to the scaled similarities by the sigmoid loss.
-        label_logits: Scores of the classes.
-        negative_image: Unit-norm embeddings of pictures that match no caption of the batch.
-        negative_text: Unit-norm embeddings of captions that match no picture of the batch.
-        image_features: The pictures as the image tower gives them, not of unit norm; what a label
-            head scores. None without a head.
+        image: Unit-norm embeddings of the images.
+        text: Unit-norm embeddings of the captions; None if the batch has no tokens.
+        logit_scale: Inverse temperature, linear (not its logarithm).
+        logit_bias: Added to the scaled similarities by the sigmoid loss; None without one.
+        label_logits: Scores of the classes; None without a label head.
+        negative_image: Unit-norm embeddings of images that match no caption of the batch.
+        negative_text: Unit-norm embeddings of captions that match no image of the batch.
+        image_features: Output of the image tower before normalisation, the input of a label head;
+            None without a head.
     """
 
     image: Float[Tensor, "B D"]
@@ -174,6 +178,6 @@ class Embeddings:
     logit_scale: Float[Tensor, ""]
     logit_bias: Float[Tensor, ""] | None = None
     label_logits: Float[Tensor, "B C"] | None = None
-    negative_image: Float[Tensor, "K D"] | None = None
-    negative_text: Float[Tensor, "L D"] | None = None
+    negative_image: Float[Tensor, "negative_images D"] | None = None
+    negative_text: Float[Tensor, "negative_texts D"] | None = None
     image_features: Float[Tensor, "B D"] | None = None

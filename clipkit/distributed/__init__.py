@@ -1,1 +1,1 @@
-"""Processes of one run: who this one is, and exact collectives with gradients."""
+"""Rank and world size of this process, and exact collectives with gradients."""

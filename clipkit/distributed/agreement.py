@@ -1,4 +1,4 @@
-"""What all ranks have to know of each other's success before they go on."""
+"""Agreement of all ranks on success before they continue."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ _Result = TypeVar("_Result")
 
 
 def on_all_ranks(action: Callable[[], _Result]) -> list[_Result]:
-    """Do something on every rank that the disk may refuse; refused on one, it fails on all.
+    """Call a function that may raise ``OSError`` on every rank; if one rank fails, all fail.
 
     Args:
-        action: What this rank does; to be called on all ranks, with results that pickle.
+        action: Function of this rank, whose result can be pickled; call this on all ranks.
 
     Returns:
         The results in the order of ranks.
 
     Raises:
-        OSError: On every rank, that of the first one that failed.
+        OSError: On every rank, the error of the first rank that failed.
 
     Examples:
         >>> on_all_ranks(lambda: 3)

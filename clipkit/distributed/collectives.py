@@ -1,12 +1,11 @@
-"""Exchanges between the ranks of the default process group; every one is a no-op in one process.
+"""Exchanges between the ranks of the default process group; each is a no-op in one process.
 
-Rows may be uneven over the ranks: each function that moves rows takes ``sizes``, the number of rows
-of every rank, which :func:`gather_sizes` finds out once a step.
+Ranks may have different numbers of rows: each function that exchanges rows takes ``sizes``, the
+number of rows of every rank, which ``gather_sizes`` exchanges once per step.
 
-The convention for gradients, wherever a loss crosses ranks: every rank returns the value of the
-*global* loss, and gradients are multiplied by the number of ranks, because
-``DistributedDataParallel`` averages over them. What comes out is the gradient of one process on the
-joined batch.
+Convention for gradients of losses over ranks: every rank returns the value of the *global* loss,
+and gradients are multiplied by the number of ranks, because ``DistributedDataParallel`` averages
+over them. The result is the gradient of one process on the joined batch.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ import torch.distributed as dist
 from jaxtyping import Shaped
 from torch import Tensor
 
-# torch 2.14 renamed these two and deprecated the old names; 2.6, the floor, knows only those.
+# torch 2.14 renamed these two and deprecated the old names; 2.6, the minimum, has only those.
 _all_gather: Final[Callable[..., Any] | None] = getattr(
     dist, "all_gather_single", getattr(dist, "all_gather_into_tensor", None)
 )
@@ -30,27 +29,27 @@ _reduce_scatter: Final[Callable[..., Any] | None] = getattr(
 
 
 def world_size() -> int:
-    """Ranks that exchange tensors: 1 unless a process group is initialised.
+    """Return the number of ranks that exchange tensors: 1 without a process group.
 
-    Launcher variables alone do not count here: without a group nothing can be exchanged.
+    Variables of a launcher have no effect here: without a group nothing can be exchanged.
     """
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """This process among those that exchange tensors."""
+    """Return the rank of this process among those that exchange tensors."""
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
 def gather_sizes(*counts: int, device: torch.device) -> list[tuple[int, ...]]:
-    """The ``counts`` of every rank, in the order of ranks.
+    """Gather the ``counts`` of every rank, in the order of ranks.
 
     Args:
-        counts: Numbers of this rank, such as the rows it holds; as many on every rank.
-        device: Where the exchange runs (NCCL needs a GPU).
+        counts: Numbers of this rank, such as its rows; equally many on every rank.
+        device: Device of the exchange (NCCL needs a GPU).
 
     Returns:
-        One tuple a rank.
+        One tuple per rank.
 
     Examples:
         >>> gather_sizes(3, 0, device=torch.device("cpu"))
@@ -66,10 +65,10 @@ def gather_sizes(*counts: int, device: torch.device) -> list[tuple[int, ...]]:
 
 @torch.no_grad()
 def gather_rows(rows: Shaped[Tensor, "B *rest"], sizes: Sequence[int]) -> Shaped[Tensor, "N *rest"]:
-    """The rows of all ranks, in the order of ranks, without gradient.
+    """Gather the rows of all ranks, in the order of ranks, without gradient.
 
     Args:
-        rows: What this rank holds.
+        rows: Rows of this rank.
         sizes: Number of rows of every rank.
 
     Returns:
@@ -91,10 +90,10 @@ def gather_rows(rows: Shaped[Tensor, "B *rest"], sizes: Sequence[int]) -> Shaped
 def sum_rows_to_owner(
     rows: Shaped[Tensor, "N *rest"], sizes: Sequence[int]
 ) -> Shaped[Tensor, "B *rest"]:
-    """The opposite of :func:`gather_rows`: sums over ranks, and each rank keeps its own rows.
+    """Sum over ranks and return this rank's rows; the transpose of ``gather_rows``.
 
     Args:
-        rows: A contribution to the rows of all ranks, in the order of ranks.
+        rows: Contribution of this rank to the rows of all ranks, in the order of ranks.
         sizes: Number of rows of every rank.
 
     Returns:
@@ -113,34 +112,28 @@ def sum_rows_to_owner(
 
 @torch.no_grad()
 def sum_over_ranks(values: Tensor) -> Tensor:
-    """The sum over all ranks, as a new tensor without gradient."""
-    total = values.detach().clone()
-    if world_size() > 1:
-        dist.all_reduce(total, dist.ReduceOp.SUM)
-    return total
+    """Return the sum over all ranks as a new tensor without gradient."""
+    return _reduced(values, dist.ReduceOp.SUM)
 
 
 @torch.no_grad()
 def max_over_ranks(values: Tensor) -> Tensor:
-    """The maximum over all ranks, as a new tensor without gradient."""
-    largest = values.detach().clone()
-    if world_size() > 1:
-        dist.all_reduce(largest, dist.ReduceOp.MAX)
-    return largest
+    """Return the maximum over all ranks as a new tensor without gradient."""
+    return _reduced(values, dist.ReduceOp.MAX)
 
 
 @torch.no_grad()
 def logsumexp_over_ranks(values: Tensor) -> Tensor:
-    """``log(sum over ranks of exp(values))``, element by element, without overflow."""
+    """Compute ``log(sum over ranks of exp(values))`` of each element, without overflow."""
     if world_size() == 1:
         return values.detach()
     shift = max_over_ranks(values)
-    shift = torch.where(shift.isfinite(), shift, 0.0)  # a column that no rank has seen yet: -inf
+    shift = torch.where(shift.isfinite(), shift, 0.0)  # -inf: a column without a row on any rank
     return shift + sum_over_ranks((values - shift).exp()).log()
 
 
 def own_slice(sizes: Sequence[int]) -> slice:
-    """Where this rank's rows lie among the gathered rows.
+    """Return the slice of this rank's rows among the gathered rows.
 
     Examples:
         >>> own_slice([4])
@@ -151,6 +144,13 @@ def own_slice(sizes: Sequence[int]) -> slice:
         ends.append(ends[-1] + size)
     start, stop = list(pairwise(ends))[rank()]
     return slice(start, stop)
+
+
+def _reduced(values: Tensor, operation: Any) -> Tensor:
+    result = values.detach().clone()
+    if world_size() > 1:
+        dist.all_reduce(result, operation)
+    return result
 
 
 def _gather_into(everyone: Tensor, mine: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""Hold the weights of a sharded model whole for a while."""
+"""Gather the weights of a sharded model for several forward passes."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch import nn
 
 @contextmanager
 def unsharded(module: nn.Module) -> Iterator[None]:
-    """Gather the weights of FSDP2's parts once, so that their forward passes exchange nothing.
+    """Gather the weights of FSDP2 modules once, so that their forward passes exchange nothing.
 
-    A forward pass of a sharded part is a collective. Ranks that make different numbers of passes,
-    as an evaluation of an uneven number of samples does, would wait for each other for ever.
+    A forward pass of a sharded module is a collective. Ranks with different numbers of passes, as
+    in an evaluation of an uneven number of samples, would block each other forever.
 
     Args:
-        module: A module some of whose parts may be sharded; all ranks call this together. Between
-            them the weights have the data type in which they are gathered.
+        module: Module that may contain sharded modules; all ranks call this together. Inside the
+            context the weights have the data type in which they are gathered.
     """
     if not (dist.is_available() and dist.is_initialized()):
         yield
@@ -35,7 +35,7 @@ def unsharded(module: nn.Module) -> Iterator[None]:
         inner = {child for part in parts for child in _below(part)}
         for part in parts:
             part.reshard()
-            # as ``fully_shard`` sets it: what is outermost stays gathered for the backward pass
+            # as ``fully_shard`` sets it: the outermost module stays gathered for the backward pass
             part.set_reshard_after_forward(part in inner, recurse=False)
 
 

@@ -1,4 +1,4 @@
-"""Which rank this process is, and how many there are, whoever started it."""
+"""Rank of this process and number of processes, with any launcher."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _LAUNCHERS = (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS"))
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """The place of this process among all of a run.
+    """Rank of this process and number of processes of a run.
 
     Args:
-        rank: 0 to ``size`` - 1.
+        rank: Rank of this process, 0 to ``size`` - 1.
         size: Number of processes.
 
     Examples:
@@ -42,13 +42,10 @@ class World:
 
 
 def current_world() -> World:
-    """The process group's rank and size; else the launcher's variables; else one process.
+    """Return rank and size of the process group, else of the launcher, else of one process.
 
-    torchrun and Lightning set ``RANK`` and ``WORLD_SIZE``. SLURM's variables count only inside a
+    torchrun and Lightning set ``RANK`` and ``WORLD_SIZE``. SLURM's variables are used only inside a
     job step (``srun``): in a batch script they describe the allocation, not this process.
-
-    Returns:
-        The place of this process.
 
     Raises:
         ConfigError: If a launcher's variables contradict each other.
@@ -66,6 +63,6 @@ def current_world() -> World:
         except ValueError as error:
             raise ConfigError(
                 f"environment: {rank_name}={rank!r} and {size_name}={size!r} "
-                f"do not name a process of a run"
+                f"are not the rank and size of a run"
             ) from error
     return World()

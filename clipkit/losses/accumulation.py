@@ -1,13 +1,13 @@
-"""The gradient of a big batch with the activations of a small one, exact for every loss.
+"""Gradient of a large batch with the activations of a small one, exact for every loss.
 
-A contrastive loss is no mean over samples: adding up the gradients of micro-batches would compare
-each picture with the captions of its own micro-batch only. Here all embeddings are made first,
-keeping no activations; the loss sees the whole batch; and the backward pass makes one micro-batch's
-activations at a time anew, with the random numbers of its first pass (Gao et al. 2021,
-arXiv:2101.06983, "GradCache").
+A contrastive loss is not a mean over samples: with accumulated gradients of micro-batches, each
+image would be compared with the texts of its micro-batch only. Here all embeddings are computed
+first, without activations; the loss uses the complete batch; and the backward pass recomputes the
+activations of one micro-batch at a time, with the random numbers of the first pass (Gao et al.
+2021, arXiv:2101.06983, "GradCache").
 
 It is one graph, so the loss is differentiated as usual: each parameter gets its gradient once, and
-DDP reduces once a step.
+DDP reduces once per step.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from clipkit.types import Batch, Embeddings
 
 
 def split_batch(batch: Batch, size: int) -> Iterator[Batch]:
-    """Cut a batch into micro-batches; the last may be smaller.
+    """Split a batch into micro-batches; the last may be smaller.
 
     Args:
-        batch: Samples.
-        size: Samples of a micro-batch.
+        batch: Samples of this rank.
+        size: Number of samples of a micro-batch.
 
     Yields:
         Batches that share the memory of ``batch``, without its cursor.
@@ -53,33 +53,33 @@ def split_batch(batch: Batch, size: int) -> Iterator[Batch]:
 
 @runtime_checkable
 class Staged(Protocol):
-    """An encoder that says which part of its work is done sample by sample."""
+    """An encoder with a part that runs per sample and a part that runs once per step."""
 
     def embed(self, batch: Batch) -> Embeddings:
-        """What is done for each sample."""
+        """Compute the embeddings of each sample."""
         ...
 
     def score(self, embeddings: Embeddings) -> Embeddings:
-        """What is done once a step, with the embeddings of all samples."""
+        """Compute what uses the embeddings of all samples, once per step."""
         ...
 
 
 def embed_in_micro_batches(
     encoder: Callable[[Batch], Embeddings], batch: Batch, micro_batch_size: int
 ) -> Embeddings:
-    """``encoder(batch)``, with the activations of ``micro_batch_size`` samples at a time.
+    """Compute ``encoder(batch)`` with the activations of ``micro_batch_size`` samples at a time.
 
     Costs a second forward pass. Dropout and dropped patches repeat exactly (torch's random numbers;
-    not numpy's). Batch normalisation sees micro-batches, and updates its statistics twice.
+    not numpy's). Batch normalisation uses micro-batches, and updates its statistics twice.
 
     Args:
-        encoder: Not wrapped in DDP; wrap a :class:`MicroBatchedEncoder` instead. Where it is
-            :class:`Staged`, its ``score`` sees the whole batch at once.
-        batch: The whole batch of this rank.
-        micro_batch_size: Samples whose activations are held at a time.
+        encoder: Encoder without DDP; wrap a ``MicroBatchedEncoder`` instead. The ``score`` of a
+            ``Staged`` encoder runs on the complete batch.
+        batch: Complete batch of this rank.
+        micro_batch_size: Number of samples whose activations are held at a time.
 
     Returns:
-        Embeddings of the whole batch, to be given to any loss.
+        Embeddings of the complete batch, for any loss.
 
     Examples:
         >>> embeddings = embed_in_micro_batches(encoder.train(), batch, micro_batch_size=2)
@@ -89,7 +89,7 @@ def embed_in_micro_batches(
         return encoder(batch)
     embed = encoder.embed if isinstance(encoder, Staged) else encoder
     parts = [
-        # checkpoint() looks at tensors for the device whose random numbers it has to keep.
+        # checkpoint() finds the device whose random state it has to keep by its tensor arguments.
         checkpoint(_embed, part.images, embed, part, use_reentrant=False)
         for part in split_batch(batch, micro_batch_size)
     ]
@@ -99,11 +99,11 @@ def embed_in_micro_batches(
 
 @final
 class MicroBatchedEncoder(nn.Module):
-    """An encoder that is given big batches and works in micro-batches; DDP may wrap it.
+    """An encoder that processes large batches in micro-batches; DDP may wrap it.
 
     Args:
-        encoder: Makes embeddings of a batch.
-        micro_batch_size: Samples whose activations are held at a time.
+        encoder: Encoder that returns the embeddings of a batch.
+        micro_batch_size: Number of samples whose activations are held at a time.
     """
 
     def __init__(self, encoder: nn.Module, micro_batch_size: int) -> None:
@@ -112,12 +112,12 @@ class MicroBatchedEncoder(nn.Module):
         self.micro_batch_size = micro_batch_size
 
     def forward(self, batch: Batch) -> Embeddings:
-        """See :func:`embed_in_micro_batches`."""
+        """Compute the embeddings of a batch; see ``embed_in_micro_batches``."""
         return embed_in_micro_batches(self.encoder, batch, self.micro_batch_size)
 
 
 def _share(rows: Tensor | None, start: float, stop: float) -> Tensor | None:
-    """The part of rows that belong to no sample, from one fraction of them to another."""
+    """Return the rows between two fractions of rows that do not belong to samples."""
     if rows is None:
         return None
     return rows[round(start * len(rows)) : round(stop * len(rows))]

@@ -39,7 +39,7 @@ class PairLoss(LossTerm, ABC):
 class ContrastiveLoss(PairLoss):
     """Symmetric cross-entropy between each image and the texts of all ranks (CLIP).
 
-    The value is that of :func:`~clipkit.losses.contrastive_loss`. ``batch.groups`` marks several
+    The value is that of ``losses.contrastive_loss``. ``batch.groups`` marks several
     texts as positives, ``batch.pair_mask`` excludes pairs, ``embeddings.negative_text`` and
     ``negative_image`` add negatives. The encoder must not have a logit_bias, which has no effect on
     a softmax.
@@ -69,7 +69,7 @@ class ContrastiveLoss(PairLoss):
 
 @final
 class LabelAwareContrastiveLoss(PairLoss):
-    """As :class:`ContrastiveLoss`, with all pairs of one class as positives (UniCL).
+    """As ``ContrastiveLoss``, with all pairs of one class as positives (UniCL).
 
     Yang et al. 2022, arXiv:2204.03610. A pair without a label matches itself only.
 
@@ -96,8 +96,8 @@ class LabelAwareContrastiveLoss(PairLoss):
 class SigmoidLoss(PairLoss):
     """Binary cross-entropy of each image with each text of all ranks (SigLIP).
 
-    Zhai et al. 2023, arXiv:2303.15343. The value is that of :func:`~clipkit.losses.sigmoid_loss`.
-    Groups, masks and negatives have the same effect as in :class:`ContrastiveLoss`. The encoder
+    Zhai et al. 2023, arXiv:2303.15343. The value is that of ``losses.sigmoid_loss``.
+    Groups, masks and negatives have the same effect as in ``ContrastiveLoss``. The encoder
     needs a logit_bias; the paper starts with a scale of 10 and a bias of -10.
 
     Args:

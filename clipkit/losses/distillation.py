@@ -17,11 +17,11 @@ from clipkit.types import Batch, Embeddings
 
 @final
 class DistillationLoss(LossTerm):
-    """Match a teacher's distribution over texts for each image, and over images for each text.
+    """Divergence from a teacher's distributions over texts per image and over images per text.
 
     The similarity part is KL(teacher || student) over the pairs of all ranks, in memory linear in
-    the batch (:func:`~clipkit.losses.similarity_distillation_loss`). The feature part is
-    1 - cosine, averaged over both towers (:func:`~clipkit.losses.feature_distillation_loss`); for
+    the batch (``losses.similarity_distillation_loss``). The feature part is
+    1 - cosine, averaged over both towers (``losses.feature_distillation_loss``); for
     unit-norm embeddings that is half their squared distance. ``batch.pair_mask`` excludes pairs.
 
     Args:

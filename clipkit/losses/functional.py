@@ -1,6 +1,6 @@
 """The losses as pure functions of tensors, exact over all ranks.
 
-A class of :mod:`clipkit.losses` checks its options, selects what a function needs from embeddings
+A class of ``losses`` checks its options, selects what a function needs from embeddings
 and batch, and calls it. Batches may be uneven over the ranks; a rank may be empty. Values can be
 differentiated once.
 """
@@ -94,7 +94,7 @@ def sigmoid_loss(
         text: Unit-norm embeddings of the texts; row i belongs to image i.
         logit_scale: Inverse temperature, linear.
         logit_bias: Added to the scaled similarities.
-        groups: Group ids over all ranks, as for :func:`contrastive_loss`.
+        groups: Group ids over all ranks, as for ``contrastive_loss``.
         negative_image: Unit-norm embeddings of additional negatives for the texts.
         negative_text: Unit-norm embeddings of additional negatives for the images.
         tile_size: Rows and columns of similarities held at a time; None to choose them.
@@ -124,7 +124,7 @@ def global_contrastive_loss(
 ) -> Term:
     """Compute a contrastive loss whose denominators are averages over the data set.
 
-    SogCLR (Yuan et al. 2022, arXiv:2202.12387); see :class:`~clipkit.losses.GlobalContrastiveLoss`.
+    SogCLR (Yuan et al. 2022, arXiv:2202.12387); see ``losses.GlobalContrastiveLoss``.
 
     Args:
         image: Unit-norm embeddings of the images.

@@ -20,7 +20,7 @@ from clipkit.types import Batch, Embeddings
 class LabelLoss(LossTerm):
     """Cross-entropy of the label head, as a mean over the labelled samples of all ranks.
 
-    The value is that of :func:`~clipkit.losses.label_loss`. A rank without labels contributes a
+    The value is that of ``losses.label_loss``. A rank without labels contributes a
     zero that keeps the head in the graph, as DDP requires.
 
     Args:
@@ -28,8 +28,8 @@ class LabelLoss(LossTerm):
         label_smoothing: Share of the target that is spread evenly over all classes, 0 to 1.
         class_weights: Factor of each class; null for 1.
         class_counts: Number of training samples of each class; class weights are computed from them
-            by :func:`balanced_class_weights`. An alternative to ``class_weights``.
-        balance: ``beta`` of :func:`balanced_class_weights`, 0 or more and below 1.
+            by ``balanced_class_weights``. An alternative to ``class_weights``.
+        balance: ``beta`` of ``balanced_class_weights``, 0 or more and below 1.
 
     Raises:
         ConfigError: If the options contradict each other, the encoder has no label head, or a label
@@ -97,7 +97,7 @@ class LabelLoss(LossTerm):
 class MultiLabelLoss(LossTerm):
     """Binary cross-entropy of the label head, as a mean over the known entries of all ranks.
 
-    The value is that of :func:`~clipkit.losses.multi_label_loss` of ``batch.multi_labels``: 1, 0 or
+    The value is that of ``losses.multi_label_loss`` of ``batch.multi_labels``: 1, 0 or
     ``IGNORE_LABEL`` (-100, unknown) for each sample and class.
 
     Args:

@@ -1,4 +1,4 @@
-"""Where a teacher's embeddings come from."""
+"""Sources of a teacher's embeddings."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from clipkit.types import Batch, Embeddings
 
 
 class Teacher(nn.Module, ABC):
-    """Gives embeddings to learn from; they carry no gradient."""
+    """A source of target embeddings without gradient."""
 
     @abstractmethod
     def forward(self, batch: Batch) -> Embeddings:
-        """The teacher's view of this rank's batch; its width may differ from the student's."""
+        """Return the teacher's embeddings of this rank's batch, of any width."""
 
 
 @final
 class StoredTeacher(Teacher):
-    """Embeddings that were computed once and travel with the samples.
+    """Embeddings that were computed once and are stored with the samples.
 
     Args:
-        logit_scale: The teacher's inverse temperature, linear.
+        logit_scale: Inverse temperature of the teacher, linear.
 
     Raises:
-        ConfigError: If a batch does not carry them.
+        ConfigError: If a batch has no teacher embeddings.
     """
 
     def __init__(self, logit_scale: float = 100.0) -> None:
@@ -39,7 +39,7 @@ class StoredTeacher(Teacher):
         self.logit_scale = logit_scale
 
     def forward(self, batch: Batch) -> Embeddings:
-        """``batch.teacher_image`` and ``batch.teacher_text``, brought to unit norm."""
+        """Return ``batch.teacher_image`` and ``batch.teacher_text``, normalised to unit norm."""
         image, text = batch.teacher_image, batch.teacher_text
         if image is None or text is None:
             raise ConfigError(
@@ -55,22 +55,22 @@ class StoredTeacher(Teacher):
 
 @final
 class EncoderTeacher(Teacher):
-    """Another encoder, frozen, run on the same samples.
+    """A frozen encoder that runs on the same samples.
 
-    Where the batch brings ``teacher_pixels`` or ``teacher_tokens`` (by
-    ``clipkit.data.TeacherInputs``), the encoder gets those: its own transform and tokenizer made
-    them.
+    If the batch has ``teacher_pixels`` or ``teacher_tokens`` (by ``clipkit.data.TeacherInputs``),
+    the encoder gets these: they were made by its own transform and tokenizer.
 
-    The encoder is no part of this module's state: it is neither trained nor saved again with every
-    checkpoint, and it follows the batch to its device.
+    The encoder is not part of this module's state: it is neither trained nor saved with
+    checkpoints, and it is moved to the device of the batch.
 
     Args:
-        encoder: Makes embeddings of a batch.
-        image_size: Height and width in pixels that it wants; None takes the pictures as they are.
-        tokenize: Makes its token ids of captions; None takes the batch's own.
+        encoder: Encoder that returns the embeddings of a batch.
+        image_size: Height and width of the encoder's images, in pixels; null for the batch's own.
+        tokenize: Function that returns the encoder's token ids of captions; null for the batch's
+            own tokens.
 
     Raises:
-        ConfigError: If it needs captions and the batch carries none.
+        ConfigError: If ``tokenize`` is given and the batch has no captions.
     """
 
     def __init__(
@@ -80,13 +80,13 @@ class EncoderTeacher(Teacher):
         tokenize: Callable[[Sequence[str]], Tensor] | None = None,
     ) -> None:
         super().__init__()
-        self._hidden = (encoder.requires_grad_(False).eval(),)  # a tuple hides it from torch
+        self._hidden = (encoder.requires_grad_(False).eval(),)  # torch does not look into tuples
         self.image_size = image_size
         self.tokenize = tokenize
 
     @torch.no_grad()
     def forward(self, batch: Batch) -> Embeddings:
-        """The encoder's embeddings of the batch, resized and tokenized for it."""
+        """Return the encoder's embeddings of the batch, resized and tokenized for it."""
         (encoder,) = self._hidden
         device = batch.images.device
         if batch.teacher_tokens is not None:
@@ -94,15 +94,15 @@ class EncoderTeacher(Teacher):
         elif self.tokenize is not None:
             if len(batch.captions) != len(batch):
                 raise ConfigError(
-                    f"EncoderTeacher: its tokenizer needs the captions, expected {len(batch)} in "
-                    f"the batch, got {len(batch.captions)}"
+                    f"EncoderTeacher: tokenize needs the captions, expected {len(batch)} in the "
+                    f"batch, got {len(batch.captions)}"
                 )
             batch = replace(batch, tokens=self.tokenize(batch.captions).to(device))
         if batch.teacher_pixels is not None:
             batch = replace(batch, images=batch.teacher_pixels)
         elif self.image_size not in (None, batch.images.shape[-1]):
             batch = replace(batch, images=_resized(batch.images, self.image_size))
-        # Negatives are the student's exercise; the pairs are what the teacher is asked about.
+        # Only the pairs are compared with the teacher.
         batch = replace(batch, negative_images=None, negative_tokens=None)
         embeddings: Embeddings = encoder.to(device)(batch)
         return embeddings

@@ -31,9 +31,9 @@ class Term:
 class LossTerm(nn.Module, ABC):
     """One part of the objective, exact over all ranks.
 
-    Implement :meth:`term` and :meth:`check` for a new one. A term that reads labels also overrides
-    :meth:`check_batch`. A term with state other than parameters and buffers sets ``remembers`` and
-    overrides :meth:`begin_step` and :meth:`end_step`. Other methods are not meant to be overridden.
+    Implement ``term`` and ``check`` for a new one. A term that reads labels also overrides
+    ``check_batch``. A term with state other than parameters and buffers sets ``remembers`` and
+    overrides ``begin_step`` and ``end_step``. Other methods are not meant to be overridden.
 
     Attributes:
         reads_captions: Whether the term uses text embeddings. If no term with a weight does,
@@ -50,7 +50,7 @@ class LossTerm(nn.Module, ABC):
     def check(self, embeddings: Embeddings) -> None:
         """Refuse an encoder that does not return what this term needs.
 
-        :meth:`term` does so too; this method reports it before a run, without a batch.
+        ``term`` does so too; this method reports it before a run, without a batch.
 
         Args:
             embeddings: Embeddings of any pairs, real or random; only their shapes matter.
@@ -82,10 +82,10 @@ class LossTerm(nn.Module, ABC):
         """
 
     def begin_step(self) -> None:
-        """Mark the state that :meth:`end_step` can restore, before the first pass of a step."""
+        """Mark the state that ``end_step`` can restore, before the first pass of a step."""
 
     def end_step(self, left_out: bool) -> None:
-        """Keep or undo the changes of state since :meth:`begin_step`.
+        """Keep or undo the changes of state since ``begin_step``.
 
         Step counters of schedules are kept: a skipped step counts for every schedule.
 
@@ -94,7 +94,7 @@ class LossTerm(nn.Module, ABC):
         """
 
     def forward(self, embeddings: Embeddings, batch: Batch | None = None) -> Float[Tensor, ""]:
-        """Compute the value alone; see :meth:`term`."""
+        """Compute the value alone; see ``term``."""
         return self.term(embeddings, batch).value
 
 

@@ -1,4 +1,4 @@
-"""Accuracy over a whole validation set, gathered from all ranks."""
+"""Accuracy over a complete validation set, gathered from all ranks."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from clipkit.types import IGNORE_LABEL
 class ClassificationMetrics(Metric):
     """Top-k accuracy and mean recall per class, exact over ranks.
 
-    Samples without a label are left out; a sample that a sampler repeated counts once.
+    Samples without a label are skipped; a sample that a sampler has repeated counts once.
 
     Args:
-        num_classes: Columns of the scores.
-        ks: Depths; those above ``num_classes`` mean nothing and are left out.
+        num_classes: Number of classes, the columns of the scores.
+        ks: Numbers of best classes that are considered; those above ``num_classes`` are skipped.
 
     Examples:
         >>> metric = ClassificationMetrics(num_classes=3, ks=(1,))
@@ -59,9 +59,9 @@ class ClassificationMetrics(Metric):
         """Add samples.
 
         Args:
-            scores: One column a class; any scale.
+            scores: Score of each class, on any scale.
             labels: Class indices, ``IGNORE_LABEL`` where a sample has none.
-            ids: What tells one sample from another, over all ranks: ``batch.sample_ids``.
+            ids: Ids that are unique over all ranks: ``batch.sample_ids``.
 
         Raises:
             MetricError: If a score is NaN, a label has no column, or the widths do not fit.
@@ -74,7 +74,7 @@ class ClassificationMetrics(Metric):
         self.ids.append(ids[known])
 
     def compute(self) -> dict[str, Tensor]:
-        """``topK`` for each K, and ``mean_per_class_recall``, of all ranks' samples."""
+        """Compute ``topK`` for each K, and ``mean_per_class_recall``, over all ranks."""
         ranks, labels, ids = (
             gather_chunks(state, torch.int64, self.device)
             for state in (self.ranks, self.labels, self.ids)

@@ -1,7 +1,7 @@
-"""Retrieval and classification scores as pure functions.
+"""Retrieval and classification metrics as pure functions.
 
-A tie is never a win: a candidate that scores as high as the right one ranks before it. So a model
-that maps everything to one point gets 0, whichever order the candidates come in, and NaN raises.
+A tie is never a win: a candidate with the score of the correct one ranks before it. A model that
+maps everything to one point therefore gets 0, in any order of the candidates, and NaN raises.
 """
 
 from __future__ import annotations
@@ -17,29 +17,29 @@ from clipkit.errors import MetricError
 from clipkit.types import IGNORE_LABEL
 
 _CHUNK = 1024
-_NEAR = 1e-5  # fp32 dot products of unit vectors err by less; what is nearer is compared in fp64
-_SAME = 1e-12  # fp64 dot products of equal vectors differ by less
+_NEAR = 1e-5  # above the error of fp32 dot products of unit vectors; below it, fp64 decides
+_SAME = 1e-12  # above the difference of fp64 dot products of equal vectors
 
 
 @torch.no_grad()
 def retrieval_recall(
-    image: Float[Tensor, "N D"],
-    text: Float[Tensor, "M D"],
-    text_to_image: Int64[Tensor, " M"],
+    image: Float[Tensor, "images D"],
+    text: Float[Tensor, "texts D"],
+    text_to_image: Int64[Tensor, " texts"],
     ks: Sequence[int] = (1, 5, 10),
     chunk_size: int | None = None,
 ) -> dict[str, float]:
-    """How often a right answer is among the k best, from pictures to captions and back.
+    """Compute recall at k, from images to texts and from texts to images.
 
-    A picture with several captions is found when one of them is among the k best. Pictures without
-    a caption are candidates but no queries.
+    An image with several texts counts as retrieved if one of them is among the k best. Images
+    without a text are candidates but not queries.
 
     Args:
-        image: Unit-norm embeddings of distinct pictures.
-        text: Unit-norm embeddings of captions.
-        text_to_image: For each caption, the row of its picture.
-        ks: Depths of the list of answers.
-        chunk_size: Rows and columns of the similarities held at a time; None: 1,024.
+        image: Unit-norm embeddings of distinct images.
+        text: Unit-norm embeddings of texts.
+        text_to_image: Row of the image of each text.
+        ks: Numbers of best candidates that are considered.
+        chunk_size: Rows and columns of the similarities held at a time; None for 1,024.
 
     Returns:
         ``image_to_text/recall_at_K`` and ``text_to_image/recall_at_K`` for each K, 0 to 1.
@@ -62,25 +62,25 @@ def retrieval_recall(
 
 @torch.no_grad()
 def retrieval_ranks(
-    image: Float[Tensor, "N D"],
-    text: Float[Tensor, "M D"],
-    text_to_image: Int64[Tensor, " M"],
+    image: Float[Tensor, "images D"],
+    text: Float[Tensor, "texts D"],
+    text_to_image: Int64[Tensor, " texts"],
     chunk_size: int | None = None,
-) -> tuple[Int64[Tensor, " N"], Int64[Tensor, " M"]]:
-    """Wrong candidates that score at least as high as the best right one; both directions at once.
+) -> tuple[Int64[Tensor, " images"], Int64[Tensor, " texts"]]:
+    """Compute the rank of the best correct candidate of each image and of each text.
 
-    Memory is linear in N and M. Comparisons that fp32 cannot decide are made in fp64, so that the
-    ranks depend neither on the size of a chunk nor on the order of the candidates.
+    Memory is linear in the numbers of images and texts. Comparisons that fp32 cannot decide are
+    made in fp64, so that the ranks depend neither on the chunk size nor on the candidates' order.
 
     Args:
-        image: Unit-norm embeddings of distinct pictures.
-        text: Unit-norm embeddings of captions.
-        text_to_image: For each caption, the row of its picture.
-        chunk_size: Rows and columns of the similarities held at a time; None: 1,024.
+        image: Unit-norm embeddings of distinct images.
+        text: Unit-norm embeddings of texts.
+        text_to_image: Row of the image of each text.
+        chunk_size: Rows and columns of the similarities held at a time; None for 1,024.
 
     Returns:
-        The rank of each picture's best caption (0 is best; the number of captions where it has
-        none), and the rank of each caption's picture.
+        The number of incorrect candidates that score at least as high: for each image over texts
+        (the number of texts if it has none), and for each text over images.
 
     Raises:
         MetricError: If an embedding is NaN or infinite, or the shapes do not fit.
@@ -114,7 +114,7 @@ def retrieval_ranks(
 
 
 class _Tile:
-    """Scores of some pictures and captions, the right combinations taken out."""
+    """Scores of some images and texts, without the correct combinations."""
 
     def __init__(self, image: Tensor, text: Tensor, owner: Tensor) -> None:
         self.image, self.text = image, text
@@ -123,11 +123,11 @@ class _Tile:
         self.scores[owner[inside], inside] = -torch.inf
 
     def not_below(self, threshold: Tensor) -> Tensor:
-        """Where a score reaches ``threshold`` (fp64; one a row or one a column)."""
+        """Return where a score reaches ``threshold`` (fp64; one per row or per column)."""
         difference = self.scores - threshold.float()
         reached = difference > _NEAR
         rows, columns = (difference.abs() <= _NEAR).nonzero(as_tuple=True)
-        if len(rows) > reached.numel() // 64:  # a collapsed model: all alike
+        if len(rows) > reached.numel() // 64:  # a collapsed model: all scores are equal
             exact = (self.image.double() @ self.text.double().T)[rows, columns]
         else:
             exact = (self.image[rows].double() * self.text[columns].double()).sum(1)
@@ -138,14 +138,14 @@ class _Tile:
 
 @torch.no_grad()
 def label_ranks(scores: Float[Tensor, "B C"], labels: Int64[Tensor, " B"]) -> Int64[Tensor, " B"]:
-    """Wrong classes that score at least as high as the right one, for each sample.
+    """Compute the rank of the correct class of each sample.
 
     Args:
-        scores: One column a class; any scale.
+        scores: Score of each class, on any scale.
         labels: Class indices, 0 to C - 1.
 
     Returns:
-        0 where the right class is alone at the top.
+        The number of incorrect classes that score at least as high as the correct one.
 
     Raises:
         MetricError: If a score is NaN, or a label has no column.
@@ -168,12 +168,12 @@ def label_ranks(scores: Float[Tensor, "B C"], labels: Int64[Tensor, " B"]) -> In
 def topk_accuracy(
     scores: Float[Tensor, "B C"], labels: Int64[Tensor, " B"], ks: Sequence[int] = (1, 5)
 ) -> dict[str, float]:
-    """How often the right class is among the k best.
+    """Compute how often the correct class is among the k best.
 
     Args:
-        scores: One column a class; any scale.
-        labels: Class indices; ``IGNORE_LABEL`` leaves a sample out.
-        ks: Depths; those above C mean nothing and are left out.
+        scores: Score of each class, on any scale.
+        labels: Class indices; samples with ``IGNORE_LABEL`` are skipped.
+        ks: Numbers of best classes that are considered; those above C are skipped.
 
     Returns:
         ``topK`` for each K, 0 to 1.
@@ -185,17 +185,16 @@ def topk_accuracy(
         >>> topk_accuracy(torch.tensor([[0.1, 0.7, 0.2]]), torch.tensor([2]), ks=(1, 2))
         {'top1': 0.0, 'top2': 1.0}
     """
-    known = labels != IGNORE_LABEL
-    ranks = label_ranks(scores[known], labels[known])
+    ranks, _ = _labelled_ranks(scores, labels)
     return {f"top{k}": _share(ranks < k) for k in _checked_ks(ks) if k <= scores.shape[1]}
 
 
 def mean_per_class_recall(scores: Float[Tensor, "B C"], labels: Int64[Tensor, " B"]) -> float:
-    """Top-1 accuracy of each class, averaged over the classes that occur.
+    """Compute the top-1 accuracy of each class, averaged over the classes that occur.
 
     Args:
-        scores: One column a class; any scale.
-        labels: Class indices; ``IGNORE_LABEL`` leaves a sample out.
+        scores: Score of each class, on any scale.
+        labels: Class indices; samples with ``IGNORE_LABEL`` are skipped.
 
     Raises:
         MetricError: If a score is NaN, a label has no column, or no sample has a label.
@@ -204,20 +203,18 @@ def mean_per_class_recall(scores: Float[Tensor, "B C"], labels: Int64[Tensor, " 
         >>> mean_per_class_recall(torch.eye(3)[[0, 0, 1]], torch.tensor([0, 0, 2]))
         0.5
     """
-    known = labels != IGNORE_LABEL
-    ranks = label_ranks(scores[known], labels[known])
-    return recall_by_class(ranks, labels[known])
+    return recall_by_class(*_labelled_ranks(scores, labels))
 
 
 def classification_accuracy(
     scores: Float[Tensor, "B C"], labels: Int64[Tensor, " B"], ks: Sequence[int] = (1, 5)
 ) -> dict[str, float]:
-    """:func:`topk_accuracy` and :func:`mean_per_class_recall` together.
+    """Compute ``topk_accuracy`` and ``mean_per_class_recall``.
 
     Args:
-        scores: One column a class; any scale.
-        labels: Class indices; ``IGNORE_LABEL`` leaves a sample out.
-        ks: Depths; those above C mean nothing and are left out.
+        scores: Score of each class, on any scale.
+        labels: Class indices; samples with ``IGNORE_LABEL`` are skipped.
+        ks: Numbers of best classes that are considered; those above C are skipped.
 
     Returns:
         ``topK`` for each K, and ``mean_per_class_recall``.
@@ -230,10 +227,10 @@ def classification_accuracy(
 
 
 def recall_by_class(ranks: Int64[Tensor, " B"], labels: Int64[Tensor, " B"]) -> float:
-    """Share of rank 0 in each class, averaged over the classes that occur.
+    """Compute the share of rank 0 in each class, averaged over the classes that occur.
 
     Args:
-        ranks: Of :func:`label_ranks`.
+        ranks: Ranks of the correct classes, by ``label_ranks``.
         labels: Class indices.
 
     Raises:
@@ -246,8 +243,10 @@ def recall_by_class(ranks: Int64[Tensor, " B"], labels: Int64[Tensor, " B"]) -> 
     return float((hits.double() / sizes).mean())
 
 
-def first_of_each(ids: Int64[Tensor, " N"]) -> Int64[Tensor, " K"]:
-    """Positions of the first occurrence of every id, ascending; drops what a sampler repeated.
+def first_of_each(ids: Int64[Tensor, " N"]) -> Int64[Tensor, " distinct"]:
+    """Return the position of the first occurrence of every id, ascending.
+
+    It removes the samples that a sampler has repeated.
 
     Examples:
         >>> first_of_each(torch.tensor([5, 3, 5, 4])).tolist()
@@ -259,12 +258,17 @@ def first_of_each(ids: Int64[Tensor, " N"]) -> Int64[Tensor, " K"]:
     return first.scatter_reduce(0, number, positions, "amin").sort().values
 
 
+def _labelled_ranks(scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    labelled = labels != IGNORE_LABEL
+    return label_ranks(scores[labelled], labels[labelled]), labels[labelled]
+
+
 def _check_retrieval(image: Tensor, text: Tensor, text_to_image: Tensor) -> None:
     shapes = f"{list(image.shape)}, {list(text.shape)} and {list(text_to_image.shape)}"
     if image.ndim != 2 or text.ndim != 2 or image.shape[1] != text.shape[1]:
         raise MetricError(f"image, text, text_to_image: expected [N D], [M D], [M], got {shapes}")
     if text_to_image.shape != text.shape[:1]:
-        raise MetricError(f"text_to_image: expected one entry a caption, got {shapes}")
+        raise MetricError(f"text_to_image: expected one entry per text, got {shapes}")
     if not len(image) or not len(text):
         raise MetricError(f"image and text: expected at least one of each, got {shapes}")
     for name, values in (("image", image), ("text", text)):
@@ -291,7 +295,7 @@ def _share(hits: Tensor) -> float:
 
 @contextmanager
 def _full_float32_products() -> Iterator[None]:
-    """No TF32: its error of 1e-3 would decide ranks."""
+    """Disable TF32: its error of 1e-3 would change ranks."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:

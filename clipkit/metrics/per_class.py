@@ -15,13 +15,13 @@ from clipkit.types import IGNORE_LABEL
 
 @dataclass(frozen=True, slots=True)
 class ClassScores:
-    """How each class did; float64.
+    """Metrics of each class; float64.
 
     Args:
-        precision: Right among those that were taken for the class; 0 where none was.
-        recall: Right among those of the class; NaN where the class does not occur.
-        f1: Harmonic mean of both; NaN where the class does not occur.
-        support: Samples of the class.
+        precision: Share of correct samples among those predicted as the class; 0 if there are none.
+        recall: Share of correct samples among those of the class; NaN if the class does not occur.
+        f1: Harmonic mean of precision and recall; NaN if the class does not occur.
+        support: Number of samples of the class.
     """
 
     precision: Float[Tensor, " C"]
@@ -30,18 +30,18 @@ class ClassScores:
     support: Int64[Tensor, " C"]
 
     def macro(self) -> dict[str, float]:
-        """Means over the classes that occur; each class counts alike, however small.
+        """Compute the means over the classes that occur, with equal weight per class.
 
         Raises:
             MetricError: If no class occurs.
         """
-        there = self.support > 0
-        if not there.any():
+        occurs = self.support > 0
+        if not occurs.any():
             raise MetricError("labels: expected at least one sample with a label, got none")
         return {
-            "macro_precision": float(self.precision[there].mean()),
-            "macro_recall": float(self.recall[there].mean()),
-            "macro_f1": float(self.f1[there].mean()),
+            "macro_precision": float(self.precision[occurs].mean()),
+            "macro_recall": float(self.recall[occurs].mean()),
+            "macro_f1": float(self.f1[occurs].mean()),
         }
 
 
@@ -49,10 +49,10 @@ class ClassScores:
 def chosen_classes(
     scores: Float[Tensor, "N C"], labels: Int64[Tensor, " N"]
 ) -> Int64[Tensor, " N"]:
-    """The class that each sample is taken for; a tie with a wrong class goes to the wrong one.
+    """Predict the class of each sample; a tie with an incorrect class counts as incorrect.
 
     Args:
-        scores: One column a class, at least two of them; any scale.
+        scores: Score of each class (at least two), on any scale.
         labels: True classes.
 
     Raises:
@@ -70,22 +70,22 @@ def chosen_classes(
 def confusion_matrix(
     chosen: Int64[Tensor, " N"], labels: Int64[Tensor, " N"], num_classes: int
 ) -> Int64[Tensor, "C C"]:
-    """How often each true class (row) was taken for each class (column).
+    """Count how often each true class (row) was predicted as each class (column).
 
     Args:
-        chosen: Of :func:`chosen_classes`.
+        chosen: Predicted classes, by ``chosen_classes``.
         labels: True classes.
-        num_classes: C.
+        num_classes: Number of classes.
     """
     places = labels * num_classes + chosen
     return torch.bincount(places, minlength=num_classes**2).view(num_classes, num_classes)
 
 
 def class_scores(confusion: Int64[Tensor, "C C"]) -> ClassScores:
-    """Precision, recall and F1 of each class.
+    """Compute precision, recall and F1 of each class.
 
     Args:
-        confusion: Counts; row: the true class, column: the class it was taken for.
+        confusion: Counts; rows are true classes, columns predicted classes.
 
     Examples:
         >>> scores = class_scores(torch.tensor([[2, 0], [1, 1]]))
@@ -102,19 +102,19 @@ def class_scores(confusion: Int64[Tensor, "C C"]) -> ClassScores:
 def average_precisions(
     scores: Float[Tensor, "N C"], targets: Int64[Tensor, "N C"]
 ) -> Float[Tensor, " C"]:
-    """Average precision of each class: sum of (R_k - R_{k-1}) P_k over the distinct scores.
+    """Compute the average precision of each class: sum of (R_k - R_{k-1}) P_k over distinct scores.
 
-    Samples of equal score enter together, so their order cannot matter.
+    Samples of equal score enter together, so that their order has no effect.
 
     Args:
-        scores: One column a class; any scale.
-        targets: 1 where a class applies, 0 where it does not, ``IGNORE_LABEL`` where nobody knows.
+        scores: Score of each class, on any scale.
+        targets: 1 where a class applies, 0 where it does not, ``IGNORE_LABEL`` where it is unknown.
 
     Returns:
         float64; NaN for a class that applies to no sample.
 
     Raises:
-        MetricError: If shapes differ, a score is NaN, or a target is something else.
+        MetricError: If shapes differ, a score is NaN, or a target has another value.
 
     Examples:
         >>> scores = torch.tensor([[0.9], [0.8], [0.1]])
@@ -151,14 +151,15 @@ def _average_precision(scores: Float[Tensor, " N"], targets: Int64[Tensor, " N"]
 
 
 def mean_average_precision(scores: Float[Tensor, "N C"], targets: Int64[Tensor, "N C"]) -> float:
-    """Mean of :func:`average_precisions` over the classes that apply to a sample.
+    """Compute the mean of ``average_precisions`` over the classes that apply to a sample.
 
     Args:
-        scores: One column a class; any scale.
-        targets: 1, 0, or ``IGNORE_LABEL`` where nobody knows.
+        scores: Score of each class, on any scale.
+        targets: 1 where a class applies, 0 where it does not, ``IGNORE_LABEL`` where it is unknown.
 
     Raises:
-        MetricError: As for :func:`average_precisions`, or if no class applies to any sample.
+        MetricError: If shapes differ, a score is NaN, a target has another value, or no class
+            applies to any sample.
     """
     values = average_precisions(scores, targets)
     known = values[~values.isnan()]

@@ -1,4 +1,4 @@
-"""Recall over a whole validation set, gathered from all ranks."""
+"""Recall over a complete validation set, gathered from all ranks."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from clipkit.metrics.states import gather_chunks
 
 @final
 class RetrievalMetrics(Metric):
-    """Recall at k, from pictures to captions and back, exact over ranks.
+    """Recall at k, from images to texts and from texts to images, exact over ranks.
 
-    Embeddings are kept until :meth:`compute`. A picture that comes twice, because a sampler padded
-    the last batch, counts once.
+    Embeddings are kept until ``compute``. An image that a sampler has repeated to fill the last
+    batch counts once.
 
     Args:
-        ks: Depths of the list of answers.
+        ks: Numbers of best candidates that are considered.
 
     Examples:
         >>> metric = RetrievalMetrics(ks=(1,))
@@ -53,17 +53,17 @@ class RetrievalMetrics(Metric):
     def update(
         self,
         image: Float[Tensor, "B D"],
-        text: Float[Tensor, "M D"],
+        text: Float[Tensor, "texts D"],
         ids: Int64[Tensor, " B"],
-        text_to_image: Int64[Tensor, " M"] | None = None,
+        text_to_image: Int64[Tensor, " texts"] | None = None,
     ) -> None:
-        """Add pictures together with all of their captions.
+        """Add images together with all of their texts.
 
         Args:
-            image: Unit-norm embeddings.
-            text: Unit-norm embeddings.
-            ids: What tells one picture from another, over all ranks: ``batch.sample_ids``.
-            text_to_image: For each caption, the row of its picture in ``image``; None: one each.
+            image: Unit-norm embeddings of the images.
+            text: Unit-norm embeddings of the texts.
+            ids: Ids of the images that are unique over all ranks: ``batch.sample_ids``.
+            text_to_image: Row of the image of each text; None if text i belongs to image i.
 
         Raises:
             MetricError: If the lengths do not fit.
@@ -82,7 +82,7 @@ class RetrievalMetrics(Metric):
         self.ordinals.append(_ordinals(owner))
 
     def compute(self) -> dict[str, Tensor]:
-        """Recalls of everything that was added on all ranks; see ``retrieval_recall``."""
+        """Compute ``retrieval_recall`` of everything added on all ranks."""
         image = gather_chunks(self.image, torch.float32, self.device)
         text = gather_chunks(self.text, torch.float32, self.device)
         if not len(image):
@@ -91,16 +91,16 @@ class RetrievalMetrics(Metric):
             gather_chunks(state, torch.int64, self.device)
             for state in (self.ids, self.owners, self.ordinals)
         )
-        pictures = first_of_each(ids)
-        known, order = ids[pictures].sort()
-        rows = order[torch.searchsorted(known, owners)]
-        captions = first_of_each(rows * (int(ordinals.max()) + 1) + ordinals)
-        recalls = retrieval_recall(image[pictures], text[captions], rows[captions], self.ks)
+        images = first_of_each(ids)
+        ascending, order = ids[images].sort()
+        rows = order[torch.searchsorted(ascending, owners)]
+        texts = first_of_each(rows * (int(ordinals.max()) + 1) + ordinals)
+        recalls = retrieval_recall(image[images], text[texts], rows[texts], self.ks)
         return {name: torch.tensor(value, device=image.device) for name, value in recalls.items()}
 
 
-def _ordinals(owner: Int64[Tensor, " M"]) -> Int64[Tensor, " M"]:
-    """Number the captions of each picture: 0 for its first, 1 for its second, and so on."""
+def _ordinals(owner: Int64[Tensor, " texts"]) -> Int64[Tensor, " texts"]:
+    """Return the number of each text among the texts of its image, from 0."""
     order = owner.sort(stable=True).indices
     _, sizes = torch.unique(owner, return_counts=True)
     starts = (sizes.cumsum(0) - sizes).repeat_interleave(sizes)

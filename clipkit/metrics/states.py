@@ -1,4 +1,4 @@
-"""Joining what the ranks collected, also where one of them collected nothing."""
+"""Gather the states of metrics over ranks, also if a rank has none."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from clipkit.distributed.collectives import gather_rows, gather_sizes
 def gather_chunks(
     chunks: Sequence[Shaped[Tensor, "B *rest"]], dtype: torch.dtype, device: torch.device
 ) -> Shaped[Tensor, "N *rest"]:
-    """All chunks of all ranks as one tensor, in the order of ranks.
+    """Concatenate all chunks of all ranks, in the order of ranks.
 
-    torchmetrics' own exchange fails when a rank has nothing: it cannot know the width and the
-    precision of what the others hold.
+    torchmetrics' own exchange fails if a rank has no chunk: it does not know the width and the data
+    type of the other ranks' chunks.
 
     Args:
-        chunks: Of this rank; vectors or matrices of equal width, maybe none.
-        dtype: Precision of the result, the same on every rank.
-        device: Where the exchange runs.
+        chunks: Chunks of this rank; vectors or matrices of equal width, possibly none.
+        dtype: Data type of the result, the same on every rank.
+        device: Device of the exchange.
 
     Returns:
-        Vector or matrix; a vector of length 0 where no rank has anything.
+        Vector or matrix; a vector of length 0 if no rank has a chunk.
     """
     own = torch.cat(list(chunks)).to(device, dtype) if chunks else torch.empty(0, device=device)
     width = own.shape[1] if own.ndim == 2 else 0

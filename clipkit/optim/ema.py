@@ -14,9 +14,9 @@ from clipkit.errors import CheckpointError, ConfigError
 
 
 def decay_of_update(num_updates: int, decay: float) -> float:
-    """The decay of update number ``num_updates`` (from 0): short memory first, then ``decay``.
+    """Return the decay of update number ``num_updates`` (from 0), which increases up to ``decay``.
 
-    min(decay, (1 + n) / (10 + n)) keeps the start by chance out of the average of a short run.
+    min(decay, (1 + n) / (10 + n)) keeps random initial weights out of the average of a short run.
 
     Examples:
         >>> decay_of_update(0, 0.999), decay_of_update(100_000, 0.999)
@@ -27,14 +27,14 @@ def decay_of_update(num_updates: int, decay: float) -> float:
 
 @final
 class WeightAverage:
-    """Keeps average = d * average + (1 - d) * weights, in float32, after every step.
+    """Exponential moving average of weights, average = d * average + (1 - d) * weights, in float32.
 
     Buffers that are part of the weights (running statistics of batch norms) are averaged as well;
     integers are copied.
 
     Args:
-        model: Its present weights are where the average starts.
-        decay: Weight of the past once the start is over, at least 0 and below 1.
+        model: Model with whose weights the average starts.
+        decay: Weight of the previous average after the first updates, at least 0 and below 1.
 
     Raises:
         ConfigError: If ``decay`` is out of range.
@@ -59,12 +59,12 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, model: nn.Module, left_out: Float[Tensor, ""] | None = None) -> None:
-        """Take the model's weights into the average.
+        """Update the average with the model's weights.
 
         Args:
             model: The model after an optimizer step, with the same parameters as before.
-            left_out: 1 if that step was left out, on any device: the average stays as it is, and
-                only the number of updates grows. 0 or None otherwise.
+            left_out: 1 if that step was skipped, on any device: the average does not change, only
+                the number of updates. 0 or None otherwise.
         """
         share = 1 - decay_of_update(self.num_updates, self.decay)
         groups: dict[type, tuple[list[Tensor], list[Tensor]]] = {}
@@ -87,7 +87,7 @@ class WeightAverage:
 
     @contextmanager
     def swapped_into(self, model: nn.Module) -> Iterator[None]:
-        """Let the model hold the average inside the block; bit for bit its own weights after it."""
+        """Load the average into the model inside the context, and restore its weights after it."""
         own = {name: value.detach().clone() for name, value in model.state_dict().items()}
         model.load_state_dict(self.weights)
         try:
@@ -96,14 +96,14 @@ class WeightAverage:
             model.load_state_dict(own)
 
     def state_dict(self) -> dict[str, Any]:
-        """What continues the average exactly: tensors and plain types."""
+        """Return the state that continues the average exactly: tensors and plain types."""
         return {"num_updates": self.num_updates, "weights": dict(self.weights)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from ``state_dict``; the decay stays that of this object.
+        """Continue from ``state_dict``; the decay of this object is kept.
 
         Raises:
-            CheckpointError: If the weights are those of another architecture.
+            CheckpointError: If the weights belong to another architecture.
         """
         weights: Mapping[str, Tensor] = state["weights"]
         wrong = [
@@ -124,7 +124,7 @@ class WeightAverage:
 
 
 def _average_type(value: Tensor) -> torch.dtype:
-    """At least float32: steps of (1 - decay) would vanish in half precision."""
+    """Return at least float32: updates of (1 - decay) would vanish in half precision."""
     if value.dtype in (torch.float16, torch.bfloat16):
         return torch.float32
     return value.dtype

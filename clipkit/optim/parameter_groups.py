@@ -1,4 +1,4 @@
-"""Which parameters decay, and which learn slower than others."""
+"""Groups of parameters with their own learning rate and weight decay."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from clipkit.errors import ConfigError
 
 @runtime_checkable
 class Layered(Protocol):
-    """A part of a model that knows the order of its layers."""
+    """A part of a model with ordered layers."""
 
     def layer_groups(self) -> list[list[str]]:
-        """Names of all its parameters, in groups from the input's side to the output's."""
+        """Return the names of all its parameters, in groups from input to output."""
         ...
 
 
 def undecayed_names(model: nn.Module) -> set[str]:
-    """Names of the parameters that weight decay would harm.
+    """Return the names of the parameters without weight decay.
 
-    Norms, biases, scales and temperatures (everything with less than two axes), and embeddings of
-    tokens and positions: a decay would shrink rare tokens, which seldom get a gradient.
+    These are norms, biases, scales and temperatures (everything with less than two axes), and
+    embeddings of tokens and positions: decay would shrink rare tokens, which seldom get a gradient.
 
     Args:
-        model: Any module.
+        model: Model with any parameters.
 
     Examples:
         >>> sorted(undecayed_names(nn.Sequential(nn.Embedding(3, 2), nn.Linear(2, 2))))
@@ -45,14 +45,14 @@ def undecayed_names(model: nn.Module) -> set[str]:
 
 
 def layer_factors(model: nn.Module, layer_decay: float) -> dict[str, float]:
-    """Factor of the learning rate of each parameter of the layered parts of a model.
+    """Return the factor of the learning rate of each parameter in parts with ordered layers.
 
-    The last group of a part learns at the full rate, each one below it ``layer_decay`` times
-    slower (Clark et al. 2020, section 3.1).
+    The factor of the last group of a part is 1, and that of each group below it ``layer_decay``
+    times the factor of the group above (Clark et al. 2020, section 3.1).
 
     Args:
-        model: Its direct parts that have ``layer_groups`` are looked at.
-        layer_decay: Factor from one group to the one below it, above 0 and at most 1.
+        model: Model whose direct children may have ``layer_groups``.
+        layer_decay: Factor from one group to the group below it, above 0 and at most 1.
     """
     factors: dict[str, float] = {}
     for part, module in model.named_children():
@@ -65,13 +65,13 @@ def layer_factors(model: nn.Module, layer_decay: float) -> dict[str, float]:
 
 @final
 class ParameterGroups:
-    """Sorts a model's trainable parameters into the groups of an optimizer.
+    """Groups of a model's trainable parameters for an optimizer.
 
     Args:
         factors: Factor of the learning rate by part of the model, such as
             ``{"image_tower": 0.1, "label_head": 10}``; 1 for a part that is not named.
-        layer_decay: Each layer group of a tower learns this much slower than the one above it; 1
-            for all alike.
+        layer_decay: Factor of the learning rate from each layer group of a tower to the group below
+            it, above 0 and at most 1; 1 for equal rates.
 
     Raises:
         ConfigError: If a factor is negative or ``layer_decay`` is out of range.
@@ -91,18 +91,18 @@ class ParameterGroups:
         self._layer_decay = layer_decay
 
     def build(self, model: nn.Module) -> list[dict[str, Any]]:
-        """The groups, in the order of the model's parameters.
+        """Build the groups, in the order of the model's parameters.
 
         Args:
-            model: A dual encoder; its direct parts have the names that ``factors`` uses.
+            model: Dual encoder, whose direct children have the names of ``factors``.
 
         Returns:
-            One dictionary a group: "params", "name", "lr_scale" (the factor of the learning
-            rate), and for those that do not decay "weight_decay" of 0 and "use_fallback", which
-            tells Muon to leave them to AdamW. Frozen parameters are in none of them.
+            One dictionary per group: "params", "name", "lr_scale" (the factor of the learning
+            rate), and without decay "weight_decay" of 0 and "use_fallback", so that Muon uses AdamW
+            for them. Frozen parameters are in no group.
 
         Raises:
-            ConfigError: If a part that ``factors`` names does not exist, or nothing is trainable.
+            ConfigError: If a part in ``factors`` does not exist, or no parameter is trainable.
         """
         self._check_parts(model)
         undecayed, by_layer = undecayed_names(model), layer_factors(model, self._layer_decay)
@@ -121,11 +121,11 @@ class ParameterGroups:
     def optimizer(
         self, model: nn.Module, factory: Callable[[Iterable[Any]], Optimizer]
     ) -> Optimizer:
-        """An optimizer over the groups, each with its own learning rate.
+        """Build an optimizer over the groups, each with its own learning rate.
 
         Args:
-            model: What is trained.
-            factory: Makes an optimizer of groups; its learning rate is the one of factor 1.
+            model: Model whose trainable parameters are optimized.
+            factory: Function that builds an optimizer of groups, at the rate of factor 1.
         """
         optimizer = factory(self.build(model))
         for group in optimizer.param_groups:
@@ -144,5 +144,5 @@ class ParameterGroups:
 def _new_group(part: str, scale: float, decays: bool) -> dict[str, Any]:
     name = part if decays else f"{part}, no decay"
     group: dict[str, Any] = {"params": [], "name": name, "lr_scale": scale}
-    # Norms, biases and embeddings are no matrices between features: not for Muon (timm.optim.Muon).
+    # Norms, biases and embeddings are not matrices between features, for which Muon is made.
     return group if decays else {**group, "weight_decay": 0.0, "use_fallback": True}

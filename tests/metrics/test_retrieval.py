@@ -118,7 +118,7 @@ def test_what_is_no_number_raises(bad):
 
 def test_wrong_shapes_raise():
     one = torch.eye(3)
-    with pytest.raises(MetricError, match="one entry a caption"):
+    with pytest.raises(MetricError, match="one entry per text"):
         retrieval_recall(one, one, torch.arange(2))
     with pytest.raises(MetricError, match="rows 0 to 2, got 0 to 3"):
         retrieval_recall(one, one, torch.tensor([0, 1, 3]))

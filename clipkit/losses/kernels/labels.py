@@ -14,7 +14,7 @@ def check_labels(labels: Int64[Tensor, " B"], num_classes: int) -> None:
     """Refuse labels without a class.
 
     On a GPU the check does not wait; a wrong label then stops the program by an assertion, unless
-    :meth:`CombinedLoss.check_batch` has refused it on the CPU before.
+    ``CombinedLoss.check_batch`` has refused it on the CPU before.
 
     Args:
         labels: Class indices, ``IGNORE_LABEL`` where a sample has none.
@@ -31,7 +31,7 @@ def check_labels(labels: Int64[Tensor, " B"], num_classes: int) -> None:
 def check_multi_labels(targets: Int64[Tensor, "B C"], num_classes: int) -> None:
     """Refuse targets of another width, or with other values than 0, 1 and ``IGNORE_LABEL``.
 
-    On a GPU the check does not wait, as for :func:`check_labels`.
+    On a GPU the check does not wait, as for ``check_labels``.
 
     Args:
         targets: Entries of this rank's samples.

@@ -54,7 +54,7 @@ class Pairs(NamedTuple):
 
     @property
     def differentiable(self) -> tuple[Tensor | None, ...]:
-        """Inputs that receive a gradient, in the order of :data:`PairGradients`."""
+        """Inputs that receive a gradient, in the order of ``PairGradients``."""
         return self.image, self.text, self.logit_scale, self.negative_image, self.negative_text
 
     def zeros(self) -> PairGradients:
@@ -215,7 +215,7 @@ def positive_sums(
 
 
 def numbered_groups(groups: Int64[Tensor, " N"]) -> tuple[Int64[Tensor, " N"], Int64[Tensor, " N"]]:
-    """Number groups from 0 in ascending order of their ids.
+    """Renumber groups from 0 in ascending order of their ids.
 
     Unlike ``torch.unique`` the shape of the result does not depend on values, so that the CPU does
     not wait for a GPU.

@@ -1,9 +1,9 @@
-"""Matrix products of the contrastive losses: which precision, and what is rounded for it.
+"""Precision of the matrix products of the contrastive losses.
 
-A product in TF32 or bf16 rounds its operands. Done inside each product, the positives, which are
-summed apart from the tiles, would see other numbers than the tiles do, and in a nearly solved batch
-the gradient is a difference of the two. So the operands are rounded once, here, and everything else
-is computed from the rounded rows; sums stay in fp32.
+A product in TF32 or bf16 rounds its operands. If each product rounded them, the positives, which
+are summed separately from the tiles, would use other numbers than the tiles, and in a nearly solved
+batch the gradient is a difference of the two. The operands are therefore rounded once, here, and
+all later steps use the rounded rows; sums stay in fp32.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 Precision = Literal["auto", "fp32", "tf32", "bf16"]
-"""What a loss takes as ``precision``."""
+"""Values of the option ``precision`` of a loss."""
 
 _MULTIPLIES_HALF: Final = hasattr(torch.ops.aten.mm, "dtype")
 """Whether torch has products of bf16 matrices that return fp32 (2.8 and later)."""
@@ -36,7 +36,7 @@ class Products:
 
     @property
     def is_exact(self) -> bool:
-        """Whether operands are used as they are."""
+        """Whether operands are not rounded."""
         return self.precision == "fp32"
 
     def rounded(self, values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
@@ -55,22 +55,22 @@ class Products:
         return ((bits + 0x1000) & ~0x1FFF).view(values.dtype)
 
     def operand(self, rounded: Float[Tensor, "*shape"]) -> Tensor:
-        """Return the form in which rounded values are multiplied; made once, used by all tiles."""
+        """Return rounded values in the data type of the products; made once, used by all tiles."""
         return rounded.to(torch.bfloat16) if self._in_half(rounded) else rounded
 
     def multiply(self, left: Tensor, right: Tensor) -> Float[Tensor, "rows columns"]:
-        """``left @ right`` of two operands, in fp32 (fp64 for fp64)."""
+        """Compute ``left @ right`` of two operands, in fp32 (fp64 for fp64)."""
         if left.dtype == torch.bfloat16:
             return torch.mm(left, right, out_dtype=torch.float32)
         return left @ right
 
     def add_product(self, to: Float[Tensor, "rows D"], weights: Tensor, right: Tensor) -> None:
-        """``to += weights @ right``, in place.
+        """Compute ``to += weights @ right`` in place.
 
         Args:
             to: Sums in fp32.
-            weights: Of the type that :meth:`weights_dtype` names.
-            right: An operand.
+            weights: Left factor, in the data type of ``weights_dtype``.
+            right: Right factor; an ``operand``.
         """
         if right.dtype == torch.bfloat16:
             to += self.multiply(weights, right)
@@ -78,14 +78,14 @@ class Products:
             to.addmm_(weights, right)
 
     def weights_dtype(self, operand: Tensor) -> torch.dtype:
-        """Return the data type of what is multiplied with ``operand``."""
+        """Return the data type of a factor for ``operand``."""
         return operand.dtype
 
     @contextmanager
     def switched(self) -> Iterator[None]:
-        """Set torch's switch for fp32 products, and set it back."""
+        """Set torch's precision of fp32 products, and restore it."""
         before = torch.get_float32_matmul_precision()
-        # CPUs multiply rounded operands in fp32: the switch would let some of them round more
+        # CPUs multiply rounded operands in fp32: "high" would let some of them round more
         use_tf32 = not self.is_exact and torch.cuda.is_available()
         torch.set_float32_matmul_precision("high" if use_tf32 else "highest")
         try:
@@ -107,11 +107,13 @@ EXACT: Final = Products()
 
 
 def choose_products(precision: Precision, device: torch.device) -> Products:
-    """Resolve "auto": TF32 on a GPU in a run of mixed precision, or where torch is set to it.
+    """Resolve "auto": TF32 on a GPU in a run of mixed precision, or if torch allows it.
+
+    Call this outside of ``autocast(enabled=False)``.
 
     Args:
-        precision: The user's choice.
-        device: Where the products run. Call this outside of ``autocast(enabled=False)``.
+        precision: Option of the loss.
+        device: Device of the products.
     """
     if precision != "auto":
         return Products(precision)

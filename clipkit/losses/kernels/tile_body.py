@@ -1,8 +1,7 @@
-"""What is done to the logits of one tile between the products: on a GPU in one pass over them.
+"""Operations on the logits of one tile between the products.
 
 Each function has a plain form in torch, which is the definition, and a fused form for CUDA
-(:mod:`clipkit.losses.kernels.tile_kernels`), which reads the tile once where the plain form reads
-and writes it many times.
+(``tile_kernels``), which reads the tile once; the plain form reads and writes it many times.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ def add_logsumexp(
     Args:
         logits: The tile.
         row: Log-sum-exp of each row so far; -inf at the start.
-        column: Log-sum-exp of each column so far.
+        column: Log-sum-exp of each column so far; -inf at the start.
     """
     if (kernels := _kernels(logits)) is not None:
         kernels.add_logsumexp(logits, row, column)
@@ -42,13 +41,13 @@ def softmax_weights(
     partner: int | None,
     dtype: torch.dtype,
 ) -> Float[Tensor, "tile_rows tile_columns"]:
-    """``exp(logits - row) + exp(logits - column)``.
+    """Compute ``exp(logits - row) + exp(logits - column)``.
 
     Args:
-        logits: The tile; left as it is.
+        logits: The tile; not changed.
         row: Normaliser of each row.
         column: Normaliser of each column.
-        partner: Where given, the diagonal whose weights become 0: column minus row.
+        partner: Diagonal (column minus row) whose weights become 0; None for none.
         dtype: Data type of the result.
     """
     if (kernels := _kernels(logits)) is not None:
@@ -65,12 +64,13 @@ def sigmoid_weights(
     partner: int | None,
     dtype: torch.dtype,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""], Float[Tensor, "tile_rows tile_columns"]]:
-    """Sums of softplus and of sigmoid of ``logits + bias``, and the sigmoids.
+    """Compute the sums of softplus and of sigmoid of ``logits + bias``, and the sigmoids.
 
     Args:
         logits: The tile; overwritten.
         bias: Added to every logit.
-        partner: Where given, the diagonal whose weights become 0 (the sums include them).
+        partner: Diagonal (column minus row) whose weights become 0, but not in the sums; None for
+            none.
         dtype: Data type of the weights.
     """
     if (kernels := _kernels(logits)) is not None:
@@ -90,7 +90,7 @@ def _without_partners(weights: Tensor, partner: int | None) -> Tensor:
 
 
 def _kernels(logits: Tensor) -> ModuleType | None:
-    """Return the fused form where it runs: fp32 on CUDA, with Triton installed."""
+    """Return the fused form if it can run: fp32 on CUDA, with Triton installed."""
     return _load_kernels() if logits.is_cuda and logits.dtype == torch.float32 else None
 
 

@@ -1,7 +1,6 @@
-"""Fused passes over a tile of logits, in Triton; see :mod:`clipkit.losses.kernels.tile_body`.
+"""Fused passes over a tile of logits, in Triton; ``tile_body`` defines them.
 
-T and U are the rows and columns of the tile. Sums are in fp32. ``TRITON_INTERPRET=1`` runs the
-kernels on a CPU, which is how they are tested without a GPU.
+Sums are in fp32. ``TRITON_INTERPRET=1`` runs the kernels on a CPU, as the tests without a GPU do.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ def add_logsumexp(
     row: Float[Tensor, " tile_rows"],
     column: Float[Tensor, " tile_columns"],
 ) -> None:
-    """See :func:`clipkit.losses.kernels.tile_body.add_logsumexp`."""
+    """Compute ``tile_body.add_logsumexp``."""
     height, width = logits.shape
     blocks, spans = triton.cdiv(height, ROWS), triton.cdiv(width, SPAN)
     of_rows, of_columns = logits.new_empty(spans, height), logits.new_empty(blocks, width)
@@ -43,7 +42,7 @@ def softmax_weights(
     partner: int | None,
     dtype: torch.dtype,
 ) -> Float[Tensor, "tile_rows tile_columns"]:
-    """See :func:`clipkit.losses.kernels.tile_body.softmax_weights`."""
+    """Compute ``tile_body.softmax_weights``."""
     height, width = logits.shape
     weights = torch.empty_like(logits, dtype=dtype)
     _softmax_weights[(height, triton.cdiv(width, POINTS))](
@@ -59,7 +58,7 @@ def sigmoid_weights(
     partner: int | None,
     dtype: torch.dtype,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""], Float[Tensor, "tile_rows tile_columns"]]:
-    """See :func:`clipkit.losses.kernels.tile_body.sigmoid_weights`."""
+    """Compute ``tile_body.sigmoid_weights``."""
     height, width = logits.shape
     spans = triton.cdiv(width, POINTS)
     weights = torch.empty_like(logits, dtype=dtype)
@@ -95,7 +94,7 @@ def _partial_logsumexp(  # type: ignore[no-untyped-def]
         inside = (rows[:, None] < height) & (columns[None, :] < width)
         x = tl.load(logits + starts[:, None] + columns[None, :], inside, other=float("-inf"))
         higher = tl.maximum(largest, tl.max(x, 1))
-        # where all are -inf, the difference must not be NaN
+        # if all are -inf, the difference must not be NaN
         shift = tl.where(higher == float("-inf"), 0.0, higher)
         total = total * tl.exp(largest - shift) + tl.sum(tl.exp(x - shift[:, None]), 1)
         largest = higher
@@ -172,7 +171,7 @@ def _sigmoid_weights(  # type: ignore[no-untyped-def]
     x = tl.load(logits + number * stride + columns, inside, other=0.0) + tl.load(bias)
     small = tl.exp(-tl.abs(x))
     above = 1.0 + small
-    # log1p: what 1 + small loses by rounding is put back (Kahan)
+    # log1p: the rounding error of 1 + small is compensated (Kahan)
     log1p = tl.where(
         above == 1.0, small, tl.log(above) * small / tl.where(above == 1.0, 1.0, above - 1.0)
     )

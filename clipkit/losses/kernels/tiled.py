@@ -1,12 +1,11 @@
-"""Sums over the matrix of similarities, a tile at a time, so that memory is linear in the batch.
+"""Sums over the matrix of similarities, a tile at a time, in memory linear in the batch.
 
-No autograd in here: each function returns a value together with its gradients, and
-:func:`~clipkit.losses.kernels.attach.attach_gradients` hands both over to autograd. Gradients come
-with the forward pass because nothing of the matrix has to be kept for them then: neither the logits
-nor the gathered tower.
+Nothing here uses autograd: each function returns a value together with its gradients, and
+``attach_gradients`` attaches both. Gradients are computed in the forward pass because then neither
+the logits nor the gathered tower have to be kept.
 
-Names inside: R rows (pictures of this rank), M columns (captions of all ranks), ``scaled`` rows
-already multiplied by the scale, so that a tile of logits is one product.
+Rows are images of this rank, columns are texts of all ranks; ``scaled`` rows are multiplied by the
+scale, so that a tile of logits is one product.
 """
 
 from __future__ import annotations
@@ -25,32 +24,32 @@ CPU_TILE = 1024
 """Time per logit is the same within 4 % from 256 to 2,048 on a CPU core (D=512, fp32)."""
 
 GPU_TILE_AREA = 4096 * 8192
-"""Logits of a tile on a GPU: 128 MiB, wide where this rank has few rows. Tiles of 64 MiB take 12 %
+"""Logits of a tile on a GPU: 128 MiB, wide if this rank has few rows. Tiles of 64 MiB take 12 %
 longer on an H200, tiles of 256 MiB 3 to 7 % less time and up to 400 MiB more memory."""
 
 GPU_TILE_ROWS = 4096
 
 CPU_PLAIN = 2048
-"""Softmax: up to here the whole matrix is faster on a CPU core (0.81 of the time of tiles at 1,100
-pairs, 0.89 at 2,048, 0.97 at 3,072, where it would already take 36 MiB a copy)."""
+"""Softmax: up to this size the complete matrix is faster on a CPU core (0.81 of the time of tiles
+at 1,100 pairs, 0.89 at 2,048, 0.97 at 3,072, where a copy already takes 36 MiB)."""
 
 
 @dataclass(frozen=True, slots=True)
 class TileShape:
-    """How many rows and columns of the matrix are held at a time."""
+    """Number of rows and columns of the matrix that are held at a time."""
 
     rows: int
     columns: int
 
 
 def choose_tile(tile_size: int | None, rows: Float[Tensor, "rows D"]) -> TileShape:
-    """Choose the shape of a tile: square as the user asked, else what suits the device.
+    """Choose the shape of a tile: a square of ``tile_size``, else by device.
 
-    A GPU is given tiles of one area, because each tile costs the same number of kernel launches:
-    a rank with 512 rows of 262,144 would need 64 square tiles, and needs 4.
+    Tiles of a GPU have a fixed area, because each tile costs the same number of kernel launches: a
+    rank with 512 rows of 262,144 would need 64 square tiles, and needs 4.
 
     Args:
-        tile_size: The user's choice, or None.
+        tile_size: Rows and columns of a tile; None to choose by device.
         rows: Images of this rank.
     """
     if tile_size is not None:
@@ -64,16 +63,16 @@ def choose_tile(tile_size: int | None, rows: Float[Tensor, "rows D"]) -> TileSha
 def choose_softmax_tile(
     tile_size: int | None, rows: Float[Tensor, "rows D"], columns: Float[Tensor, "columns D"]
 ) -> TileShape:
-    """As :func:`choose_tile`, or the whole matrix where that is faster.
+    """Choose the shape of a tile of a softmax: the complete matrix if that is faster.
 
-    A matrix of one tile is the plain form: its logits are kept between the two passes, which takes
-    the time of the plain formula under autograd (38.3 against 39.0 ms at 1,024 pairs). A sigmoid
-    has one pass and nothing to keep.
+    The logits of a single tile are kept between the two passes, which takes the time of the plain
+    formula under autograd (38.3 against 39.0 ms at 1,024 pairs). A sigmoid has one pass and keeps
+    nothing.
 
     Args:
-        tile_size: The user's choice, or None.
+        tile_size: Rows and columns of a tile; None to choose by device and size.
         rows: Images of this rank.
-        columns: Captions of all ranks.
+        columns: Texts of all ranks.
     """
     longest = max(len(rows), len(columns))
     if tile_size is None and rows.device.type == "cpu" and longest <= CPU_PLAIN:
@@ -124,11 +123,11 @@ class SoftmaxTiles:
         scaled: Rows of this rank, multiplied by the scale and rounded for ``products``.
         columns: Columns of all ranks, rounded for ``products``.
         tile: Shape of a tile.
-        without_own: Where given, the column of the first row's partner; each row is then compared
-            with the others' columns only.
+        without_own: Column of the first row's partner, to exclude each row's own column; None to
+            include it.
         products: Precision of the products.
-        apart: Where given, the column of the first row's partner; the weights of partners, which
-            are near 1 in a solved batch, are then never rounded with those of the tile.
+        apart: Columns of the rows' partners, whose weights are near 1 in a solved batch, to compute
+            them in fp32; None to round them like the others.
     """
 
     def __init__(
@@ -145,11 +144,11 @@ class SoftmaxTiles:
         self._products = products
 
     def tiles(self) -> Iterator[tuple[slice, slice, Float[Tensor, "tile_rows tile_columns"]]]:
-        """Rows, columns and logits of each tile; the logits are not to be changed."""
+        """Iterate over rows, columns and logits of each tile; the logits must not be changed."""
         return self._logits.tiles()
 
     def logsumexp(self) -> tuple[Float[Tensor, " rows"], Float[Tensor, " columns"]]:
-        """Log of the sum of exp(logits) over each row, and over each column's rows of this rank."""
+        """Compute the log-sum-exp of each row, and of each column over the rows of this rank."""
         row = self.scaled.new_full((len(self.scaled),), -torch.inf)
         column = self.scaled.new_full((len(self.columns),), -torch.inf)
         for i, j, logits in self.tiles():
@@ -163,13 +162,13 @@ class SoftmaxTiles:
         need_rows: bool,
         need_columns: bool,
     ) -> tuple[Float[Tensor, "rows D"] | None, Float[Tensor, "columns D"] | None]:
-        """``P @ columns`` and ``P.T @ scaled`` with P = exp(logits - row) + exp(logits - column).
+        """Compute ``P @ columns``, ``P.T @ scaled``; P = exp(logits - row) + exp(logits - column).
 
         Args:
-            row: Normaliser of each row; +inf switches a row's own softmax off.
-            column: Normaliser of each column; likewise.
-            need_rows: Whether the first product is wanted.
-            need_columns: Whether the second product is wanted.
+            row: Normaliser of each row; +inf excludes the softmax over that row.
+            column: Normaliser of each column; +inf excludes the softmax over that column.
+            need_rows: Whether the first product is computed.
+            need_columns: Whether the second product is computed.
         """
         to_rows = torch.zeros_like(self.scaled) if need_rows else None
         to_columns = torch.zeros_like(self.columns) if need_columns else None
@@ -189,7 +188,7 @@ class SoftmaxTiles:
     def _add_partners(
         self, row: Tensor, column: Tensor, to_rows: Tensor | None, to_columns: Tensor | None
     ) -> None:
-        """Add the share of the combinations of each row with its own column, in fp32."""
+        """Add the combinations of each row with its partner, in fp32."""
         if self.apart is None:
             return
         num_own = self.apart.stop - self.apart.start
@@ -204,13 +203,13 @@ class SoftmaxTiles:
 
 @dataclass(frozen=True, slots=True)
 class SigmoidSums:
-    """What one pass over the matrix finds when every combination counts as "does not match".
+    """Sums over the matrix with every combination as a negative.
 
     Args:
         loss: Sum of softplus(logits).
         weight: Sum of P = sigmoid(logits).
-        to_rows: ``P @ columns``, or None where not wanted.
-        to_columns: ``P.T @ scaled``, or None where not wanted.
+        to_rows: ``P @ columns``, or None.
+        to_columns: ``P.T @ scaled``, or None.
     """
 
     loss: Float[Tensor, ""]
@@ -219,7 +218,7 @@ class SigmoidSums:
     to_columns: Float[Tensor, "columns D"] | None
 
     def stacked(self, below: SigmoidSums) -> SigmoidSums:
-        """Together with the sums of further rows, over the first of the same columns."""
+        """Add the sums of further rows, over the first of the same columns."""
         to_rows, to_columns = self.to_rows, self.to_columns
         if to_rows is not None and below.to_rows is not None:
             to_rows = torch.cat([to_rows, below.to_rows])
@@ -239,17 +238,18 @@ def sigmoid_sums(
     products: Products = EXACT,
     apart: slice | None = None,
 ) -> SigmoidSums:
-    """Value and gradient of all combinations as negatives, in one pass of three products.
+    """Compute value and gradient of all combinations as negatives, in one pass of three products.
 
     Args:
         scaled: Rows of this rank, multiplied by the scale and rounded for ``products``.
         columns: Columns of all ranks, rounded for ``products``.
         bias: Added to every logit.
         tile: Shape of a tile.
-        need_rows: Whether the product of the rows' gradient is wanted.
-        need_columns: Whether that of the columns' gradient is wanted.
+        need_rows: Whether the product with the columns is computed.
+        need_columns: Whether the product with the rows is computed.
         products: Precision of the products.
-        apart: As for :class:`SoftmaxTiles`.
+        apart: Columns of the rows' partners, to compute their weights in fp32; None to round them
+            like the others.
     """
     loss, total = scaled.new_zeros(()), scaled.new_zeros(())
     to_rows = torch.zeros_like(scaled) if need_rows else None

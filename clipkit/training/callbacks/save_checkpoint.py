@@ -11,7 +11,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from clipkit.distributed.votes import Vote
+from clipkit.distributed.delayed_max import DelayedMax
 from clipkit.errors import CheckpointError, ConfigError
 from clipkit.training.callbacks.zero_shot_evaluation import resolve_monitor
 from clipkit.training.checkpoints import files
@@ -84,7 +84,7 @@ class SaveCheckpoint(Checkpoint):
         self._consistent = False
         self._saved_time = time.monotonic()
         self._failure = ""
-        self._clock: Vote | None = None
+        self._clock: DelayedMax | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
         """Have checkpoints replaced in one step, and refuse a folder where that cannot be."""
@@ -98,7 +98,7 @@ class SaveCheckpoint(Checkpoint):
         """Start the clock; weights and cursor agree now."""
         if trainer.is_global_zero:
             files.sweep(self.folder_of(trainer))
-        self._clock = Vote()
+        self._clock = DelayedMax()
         self._first_step = trainer.global_step
         self._saved_time = time.monotonic()
         self._consistent = True
@@ -165,7 +165,7 @@ class SaveCheckpoint(Checkpoint):
         self._failure = _written(trainer, self._last(trainer))
         failed = bool(trainer.strategy.broadcast(bool(self._failure)))
         if self._clock is not None:
-            self._clock.collect()  # cast before this write, so of no meaning any more
+            self._clock.wait()  # a request from before this write is obsolete
         self._saved_time = time.monotonic()
         if failed:
             self._saved_time -= 60 * (self.every_n_minutes or 0) - _RETRY_SECONDS
@@ -214,7 +214,7 @@ class SaveCheckpoint(Checkpoint):
         if self.every_n_minutes is None or self._clock is None:
             return False
         over = time.monotonic() - self._saved_time >= 60 * self.every_n_minutes
-        return bool(self._clock.exchange(over))
+        return bool(self._clock.all_reduce(over))
 
     def _last(self, trainer: Trainer) -> str:
         return files.join(self.folder_of(trainer), files.LAST)

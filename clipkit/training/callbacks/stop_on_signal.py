@@ -13,7 +13,7 @@ from typing import Any, Final, final
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from clipkit.distributed.votes import Vote
+from clipkit.distributed.delayed_max import DelayedMax
 from clipkit.errors import ConfigError
 from clipkit.training.callbacks.save_checkpoint import SaveCheckpoint
 from clipkit.training.lightning_compat import (
@@ -71,7 +71,7 @@ class StopOnSignal(Callback):
         self._process = os.getpid()
         self._speaks = True
         self._between_steps = True
-        self._vote: Vote | None = None
+        self._flag: DelayedMax | None = None
         self._former: dict[Any, Any] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
@@ -84,7 +84,7 @@ class StopOnSignal(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         """Take over again: Lightning has put a handler of its own for SIGTERM in front."""
-        self._vote = Vote()
+        self._flag = DelayedMax()
         self._listen()
         disable_sigterm_broadcast(trainer)
 
@@ -101,8 +101,8 @@ class StopOnSignal(Callback):
             SIGTERMException: On all ranks, once one was told to stop.
             KeyboardInterrupt: The same after Ctrl-C.
         """
-        assert self._vote is not None
-        agreed = self._vote.exchange(self._wish) if self._between_steps else _GO_ON
+        assert self._flag is not None
+        agreed = self._flag.all_reduce(self._wish) if self._between_steps else _GO_ON
         if agreed == _GO_ON:
             return
         for saver in callbacks_of(trainer, SaveCheckpoint):

@@ -1,0 +1,60 @@
+"""A maximum over ranks that no rank waits for."""
+
+from __future__ import annotations
+
+from typing import Any, final
+
+import torch
+import torch.distributed as dist
+
+from clipkit.distributed.collectives import world_size
+
+
+@final
+class DelayedMax:
+    """Maximum over all ranks of a number per step, known one step later.
+
+    Every rank calls ``all_reduce`` once per step and gets the maximum of the previous step. The
+    exchange runs over gloo, from CPU memory and in the background, so that neither the step nor a
+    GPU waits for it. In one process the result is immediate.
+
+    Examples:
+        >>> DelayedMax().all_reduce(3)
+        3
+    """
+
+    def __init__(self) -> None:
+        self._group: Any = None
+        if world_size() > 1:
+            # A group of its own: its exchanges must not queue behind those of the gradients.
+            self._group = dist.new_group(backend="gloo")
+        self._pending: tuple[dist.Work, torch.Tensor] | None = None
+
+    def all_reduce(self, number: int) -> int:
+        """Start the exchange of this step and return the result of the previous one.
+
+        Call it on every rank, equally often.
+
+        Args:
+            number: Number of this rank, at least 0.
+
+        Returns:
+            The maximum over ranks of the previous step, the same on every rank; 0 at first.
+        """
+        if self._group is None:
+            return number
+        previous = self.wait()
+        value = torch.tensor(number)
+        work = dist.all_reduce(value, dist.ReduceOp.MAX, group=self._group, async_op=True)
+        assert work is not None
+        self._pending = (work, value)
+        return previous
+
+    def wait(self) -> int:
+        """Return the result of the last exchange; 0 if there is none."""
+        if self._pending is None:
+            return 0
+        work, value = self._pending
+        work.wait()
+        self._pending = None
+        return int(value)
