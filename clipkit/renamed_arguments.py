@@ -17,7 +17,7 @@ def renamed_arguments(renamed: Mapping[str, str]) -> Callable[[_Callable], _Call
     Args:
         renamed: Spelling that replaces each former keyword.
 
-    Example:
+    Examples:
         >>> @renamed_arguments({"size": "image_size"})
         ... def transform(image_size): ...
         >>> transform(size=3)

@@ -114,3 +114,8 @@ def test_only_what_needs_the_hub_is_skipped() -> None:
         if "+SKIP" in line
     ]
     assert [line for line in skipped if 'pretrained="' not in line] == []
+
+
+def test_sections_of_examples_are_named_as_the_reference_expects() -> None:
+    heading = re.compile(r"^ *Example:$", re.MULTILINE)
+    assert [path for path in ROOT.rglob("*.py") if heading.search(path.read_text("utf-8"))] == []

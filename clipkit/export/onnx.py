@@ -84,10 +84,6 @@ def save_onnx(encoder: DualEncoder, folder: Path | str, tokenizer: str | None = 
 
     Raises:
         ConfigError: If a package is missing, or torch cannot turn a tower into a graph.
-
-    Examples:
-        >>> save_onnx(encoder, "onnx")
-        >>> check_onnx(encoder, "onnx", tolerance=1e-4)
     """
     _check_packages()
     folder = Path(folder)

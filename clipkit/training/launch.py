@@ -22,12 +22,6 @@ def launch_fit(config: Path | str, options: Sequence[str] = (), log: Path | None
 
     Returns:
         The exit status, negative if a signal killed the process.
-
-    Examples:
-        >>> launch_fit("none.yaml", log=Path("log.txt"))
-        2
-        >>> print(Path("log.txt").read_text())
-        clipkit: error: none.yaml: No such file or directory; expected a YAML file
     """
     command = [sys.executable, "-m", "clipkit.cli.main", "fit", "-c", str(config), *options]
     with ExitStack() as stack:

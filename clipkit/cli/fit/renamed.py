@@ -83,7 +83,7 @@ def with_new_options(words: Sequence[str]) -> list[str]:
     Args:
         words: Options of ``clipkit fit`` and its like, with their values.
 
-    Example:
+    Examples:
         >>> with_new_options(["--data.fault_log=bad.jsonl", "--data.train", "a.tar"])
         ['--data.faults.log=bad.jsonl', '--data.train', 'a.tar']
         >>> with_new_options(["--model.schedule.warmup_steps=9"])

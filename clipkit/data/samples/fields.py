@@ -83,7 +83,7 @@ class Group(SampleField):
 
     Examples:
         >>> stream = PairStream(ShardIndex.from_urls("data/train"), tokenizer=OpenClipTokenizer(),
-        ...                     batch_size=2, image_size=16, fields=[Group("json:color")])
+        ...                     batch_size=2, samples=SampleOptions(fields=[Group("json:color")]))
         >>> len(next(iter(stream)).groups)
         2
     """

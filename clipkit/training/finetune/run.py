@@ -125,13 +125,6 @@ def finetune(plan: FinetunePlan, *, overwrite: bool = False) -> Path:
 
     Raises:
         ClipkitError: If the run failed; its output shows why.
-
-    Examples:
-        >>> save_encoder(encoder, "base")
-        >>> plan = plan_finetune("photos/captions.csv", "run", model="base")
-        >>> plan.config["trainer"]["max_epochs"] = 1
-        >>> finetune(plan)
-        PosixPath('run/last.ckpt')
     """
     plan.write()
     status = launch_fit(plan.path, ["--overwrite"] if overwrite else [])
