@@ -25,6 +25,7 @@ from clipkit.cli.fit.parse_errors import class_entries
 from clipkit.cli.main import build_parser, main
 from clipkit.cli.tune import command as tune
 from clipkit.training import callbacks
+from clipkit.tuning.search import check_space
 from tests.factories import image_bytes, write_shards
 from tools.reference_pages import address, public_modules
 
@@ -74,9 +75,9 @@ def prose(page: Path) -> str:
 
 
 def commands() -> Iterator[tuple[str, list[str]]]:
-    """Every line of the shell that starts clipkit, as (page, words after ``clipkit``)."""
+    """Every line of the shell that starts clipkit and is only shown, as (page, words after it)."""
     for fence in fences():
-        if fence.language in {"bash", "console", "sh"}:
+        if fence.language in {"bash", "console", "sh"} and not fence.is_run:
             for words in commands_of(fence):
                 yield fence.name, words
 
@@ -171,16 +172,13 @@ def test_runs_resolve(
 
 
 @pytest.mark.parametrize(("page", "words"), TUNE, ids=shown)
-def test_searches_resolve(
-    page: str, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_searches_resolve(page: str, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Space and options fit the configuration; nothing is trained."""
     monkeypatch.chdir(ROOT)
     if "--help" in words:
         return
     args, fit_words = tune.build_parser().parse_known_args(words[1:])
-    args.output = tmp_path
-    assert tune.resolve(args, fit_words).space, page
+    check_space(tune.study_settings(args, fit_words), None)  # raises where a name is unknown
 
 
 def test_shards_commands_print_what_is_shown(
