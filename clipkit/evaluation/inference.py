@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Final
 
 import torch
@@ -40,6 +40,12 @@ class EmbedOptions:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ConfigError(f"{name}: expected at least {least}, got {value}")
+
+
+MOVED_TO_OPTIONS: Final = {
+    field.name: f"options=EmbedOptions({field.name}=...)" for field in fields(EmbedOptions)
+}
+"""Arguments of evaluators in version 0.1, and their place now."""
 
 
 @contextmanager

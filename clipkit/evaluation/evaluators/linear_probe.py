@@ -18,9 +18,10 @@ from clipkit.evaluation.embedding import embed_pairs
 from clipkit.evaluation.evaluators.base import Evaluator
 from clipkit.evaluation.evaluators.class_match import ClassMatch
 from clipkit.evaluation.evaluators.zero_shot import require_classes
-from clipkit.evaluation.inference import EmbedOptions
+from clipkit.evaluation.inference import MOVED_TO_OPTIONS, EmbedOptions
 from clipkit.metrics.functional import classification_accuracy
 from clipkit.models import DualEncoder
+from clipkit.renamed_arguments import renamed_arguments
 
 L2_GRID: Final = tuple(10.0 ** (-exponent / 2) for exponent in range(13))
 """From strong (1) to weak (1e-6), two per decade; for embeddings of unit norm."""
@@ -164,6 +165,7 @@ class LinearProbe(Evaluator):
 
     primary_metric = "top1"
 
+    @renamed_arguments(MOVED_TO_OPTIONS)
     def __init__(
         self,
         data: str | Path,

@@ -21,9 +21,10 @@ from clipkit.evaluation.evaluators.label_head import (
     in_data_order,
     label_head_of,
 )
-from clipkit.evaluation.inference import EmbedOptions
+from clipkit.evaluation.inference import MOVED_TO_OPTIONS, EmbedOptions
 from clipkit.metrics.per_class import average_precisions, mean_average_precision
 from clipkit.models import DualEncoder
+from clipkit.renamed_arguments import renamed_arguments
 from clipkit.types import IGNORE_LABEL
 
 
@@ -52,6 +53,7 @@ class MultiLabelClassification(Evaluator):
 
     primary_metric = "mean_average_precision"
 
+    @renamed_arguments(MOVED_TO_OPTIONS)
     def __init__(
         self,
         data: str | Path | EvaluationDataset,

@@ -11,9 +11,10 @@ from clipkit.errors import DataError
 from clipkit.evaluation.datasets.dataset import EvaluationDataset, as_dataset
 from clipkit.evaluation.embedding import EmbeddedPairs, embed_pairs
 from clipkit.evaluation.evaluators.base import Evaluator
-from clipkit.evaluation.inference import EmbedOptions
+from clipkit.evaluation.inference import MOVED_TO_OPTIONS, EmbedOptions
 from clipkit.metrics.functional import retrieval_recall
 from clipkit.models import DualEncoder
+from clipkit.renamed_arguments import renamed_arguments
 
 
 @final
@@ -38,6 +39,7 @@ class Retrieval(Evaluator):
         {'image_to_text/recall_at_1': ..., ...}
     """
 
+    @renamed_arguments(MOVED_TO_OPTIONS)
     def __init__(
         self,
         data: str | Path | EvaluationDataset,

@@ -15,6 +15,7 @@ from clipkit.evaluation import (
     EmbedOptions,
     EvaluationSuite,
     Evaluator,
+    LinearProbe,
     PerClass,
     Predictions,
     Retrieval,
@@ -302,6 +303,12 @@ def test_a_picture_that_is_none_is_named(tmp_path, encoder, num_workers):
         Retrieval(tmp_path, options=EmbedOptions(num_workers=num_workers)).run(encoder)
     assert "Traceback" not in str(caught.value)
     assert caught.value.key == "broken"
+
+
+@pytest.mark.parametrize("evaluator", [Retrieval, ZeroShotClassification, LinearProbe])
+def test_arguments_that_became_options_name_their_place(root, evaluator):
+    with pytest.raises(ConfigError, match=r"limit is now called options=EmbedOptions\(limit="):
+        evaluator(root, limit=3)
 
 
 @pytest.mark.parametrize(
