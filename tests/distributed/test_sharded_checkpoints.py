@@ -243,12 +243,12 @@ def test_half_one_is_left_out_by_name(copy, caplog, breaking, broken, tmp_path):
     (part,) = last.glob(broken)
     breaking(part)
     assert files.newest_complete(str(copy)) == str(copy / "step=3.ckpt")
-    assert "last.ckpt: left out" in caplog.text
+    assert f"skipping {last}: " in caplog.text
     output = tmp_path / "whole.ckpt"
     assert main(["consolidate", "--checkpoint", str(last), "--output", str(output)]) == 2
     assert not output.exists()
     shutil.rmtree(copy / "step=3.ckpt")
-    with pytest.raises(CheckpointError, match=r"is whole \(last.ckpt: .*(missing|damaged|torn)"):
+    with pytest.raises(CheckpointError, match=r"is complete \(last.ckpt: .*(missing|damaged)"):
         files.newest_complete(str(copy))
 
 

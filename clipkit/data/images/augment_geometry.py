@@ -23,16 +23,16 @@ Color = tuple[int, int, int]
 
 @final
 class RandomAffine(ImageAugmentation):
-    """Turns, moves, scales and shears about the middle.
+    """Rotates, shifts, scales and shears an image about its centre.
 
     Args:
-        degrees: Largest turn, to either side.
-        translate: Largest shift, as a share of the side.
+        degrees: Largest angle of rotation, in either direction.
+        translate: Largest shift, as a fraction of the side.
         scale: Smallest and largest factor.
-        shear_degrees: Largest shear along x and along y.
-        fill: What appears at the borders; None for the mean colour of the picture's corners, which
-            on a plain background is the background.
-        probability: Share of the pictures that are changed.
+        shear_degrees: Largest angle of the shear along x and along y.
+        fill: Colour of the borders; None for the mean colour of the image's corners, which on a
+            plain background is the background.
+        probability: Fraction of the images that are changed.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ def move(
 
     Args:
         pixels: Values from 0 to 255.
-        fill: What appears at the borders; None for the mean colour of the corners.
+        fill: Colour of the borders; None for the mean colour of the corners.
         degrees: Angle of the rotation, counter-clockwise.
         shift: Right and down, in pixels.
         scale: Factor of both sides.
@@ -108,12 +108,12 @@ def move(
 
 @final
 class RandomPerspective(ImageAugmentation):
-    """Looks at the picture from aside: each corner moves inwards by a random amount.
+    """Changes the perspective: each corner moves inwards by a random amount.
 
     Args:
-        distortion: Largest move of a corner, as a share of half the side; below 1.
-        fill: What appears at the borders; None for the mean colour of the picture's corners.
-        probability: Share of the pictures that are changed.
+        distortion: Largest move of a corner, as a fraction of half the side; below 1.
+        fill: Colour of the borders; None for the mean colour of the image's corners.
+        probability: Fraction of the images that are changed.
     """
 
     def __init__(
@@ -150,7 +150,7 @@ def perspective_coefficients(
 ) -> Float64[np.ndarray, " 8"]:
     """Return the change of perspective that takes four points to four others.
 
-    torchvision's own rounds to float32 and takes six times as long.
+    torchvision's function rounds to float32 and takes six times as long.
 
     Returns:
         (a, b, c, d, e, f, g, h) with x' = (a x + b y + c) / (g x + h y + 1) and

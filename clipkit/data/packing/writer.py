@@ -1,4 +1,4 @@
-"""Writing tars whose bytes depend on nothing but the samples."""
+"""Write tars whose bytes depend on the samples only."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from clipkit.data.shards.shard_table import name_as_text, split_name
 from clipkit.errors import DataError
 
 FILE_MODE: Final = 0o644
-"""Of a member inside a tar; the tar itself has what the umask leaves."""
+"""Mode of a member inside a tar; the tar itself has the mode that the umask leaves."""
 
 
 def _as_read(key: str) -> str:
-    """The key as readers see it."""
+    """Return the key as readers see it."""
     return name_as_text(key.encode("utf-8", "surrogateescape"))
 
 
 @final
 class ShardWriter:
-    """Writes one WebDataset tar, byte for byte the same from the same samples.
+    """Writes one WebDataset tar; equal samples give equal bytes.
 
-    The tar appears under its name when the writer is closed without an exception; before that it is
-    a hidden file beside it, which is removed when something fails.
+    The tar appears under its name when the writer is closed without an exception; until then it is
+    a hidden file in the same folder, which is removed if an error occurs.
 
     Args:
-        path: The tar to write; its folder is made.
+        path: The tar to write; its folder is created.
 
     Examples:
         >>> image = Path("dog.jpg").read_bytes()
@@ -55,11 +55,11 @@ class ShardWriter:
         """Append a sample.
 
         Args:
-            key: Its name inside the shard; no dot in its last part, and no other sample's.
+            key: Name of the sample inside the shard, unique and without a dot in its last part.
             members: Bytes by extension, written in the order of the extensions.
 
         Raises:
-            DataError: The key is unusable, or was written before.
+            DataError: If the key cannot be used, or was written before.
         """
         if key.startswith("/") or split_name(f"{key}.x") != (key, "x") or _as_read(key) != key:
             raise DataError(

@@ -1,4 +1,4 @@
-"""Shell braces: the strings that a pattern with ``{a,b}`` and ``{000..127}`` stands for."""
+"""Shell braces: expand patterns such as ``{a,b}`` and ``{000..127}``."""
 
 from __future__ import annotations
 
@@ -18,10 +18,13 @@ _RANGE: Final = re.compile(
 
 
 def expand_braces(pattern: str) -> Iterator[str]:
-    """Every string that a pattern with ``{a,b}`` and ``{000..127}`` stands for, nested too.
+    """Yield every string of a pattern with ``{a,b}`` and ``{000..127}``, also nested.
+
+    The names are counted before any is looked up, which the library braceexpand cannot do
+    (docs/decisions/kept-instead-of-libraries.md).
 
     Raises:
-        DataError: If there are more than ``MAX_NAMES``, or of ``MAX_BRACES``.
+        DataError: If there are more than ``MAX_NAMES`` names, or ``MAX_BRACES`` braces.
 
     Examples:
         >>> list(expand_braces("{a,b}-{09..10}.tar"))
@@ -71,7 +74,7 @@ def _closing(pattern: str, start: int) -> int:
 
 
 def _choices(inside: str) -> Iterable[str] | None:
-    """What one pair of braces offers; None where the braces mean themselves."""
+    """Return the choices of one pair of braces; None if the braces are part of the name."""
     match = _RANGE.match(inside)
     if match:
         first, last, step_text = match.groups()

@@ -1,4 +1,4 @@
-"""A checkpoint as a folder: each rank's part of the tensors in a file, and the rest in one more.
+"""Sharded checkpoints: a folder with one file of tensors per rank, and one for the rest.
 
 The parts are safetensors files as ``torch.distributed.checkpoint`` writes and reads them; the rest
 is ``meta.pt``, with the sizes and checksums of the parts. Nothing is unpickled but plain types and
@@ -37,16 +37,16 @@ _PARTS: Final = "parts"
 _CHUNK_BYTES: Final = 1 << 24
 
 Place = tuple[Any, ...]
-"""Where a tensor lies in a checkpoint: the keys and indices that lead to it."""
+"""Position of a tensor in a checkpoint: the keys and indices that lead to it."""
 
 
 def is_sharded(path: Path | str) -> bool:
-    """Whether ``path`` is a folder that ``write_sharded`` wrote."""
+    """Return whether ``path`` is a folder that ``write_sharded`` wrote."""
     return (Path(path) / META).is_file()
 
 
 def storage() -> Any:
-    """The reader and writer of torch for safetensors in parts.
+    """Return torch's module of readers and writers for sharded safetensors.
 
     Raises:
         ConfigError: If torch is older than they are.
@@ -61,32 +61,32 @@ def storage() -> Any:
 
 
 def write_sharded(checkpoint: Mapping[str, Any], folder: Path) -> None:
-    """Write a checkpoint whose tensors are spread over the ranks; each writes what it holds.
+    """Write a checkpoint whose tensors are sharded over the ranks; each rank writes its part.
 
-    To be called on all ranks. The folder is complete when this returns; write it under a temporary
+    All ranks call it. The folder is complete when this returns; write it under a temporary
     name.
 
     Args:
         checkpoint: Nested mappings and lists. ``DTensor`` go into the parts; everything else is
             taken from rank 0.
-        folder: Where the files go, the same folder on all ranks.
+        folder: Folder for the files, the same on all ranks.
 
     Raises:
-        OSError: On all ranks, if one could not write.
+        OSError: On all ranks, if one of them could not write.
     """
     from torch.distributed.checkpoint.api import CheckpointException
     from torch.distributed.checkpoint.state_dict_saver import save
 
-    spread: dict[str, Any] = {}
-    rest = _take_out(checkpoint, (), spread)
+    sharded: dict[str, Any] = {}
+    rest = _split(checkpoint, (), sharded)
     writer = storage().HuggingFaceStorageWriter(str(folder), save_distributed=True)
     try:
-        save(spread, storage_writer=writer)
+        save(sharded, storage_writer=writer)
     except CheckpointException as error:
-        raise _of_disk(error) from error
-    own = f"shard-{rank() + 1:05d}-*"
-    found = on_all_ranks(lambda: {path.name: _digest(path) for path in sorted(folder.glob(own))})
-    parts = {name: digest for files in found for name, digest in files.items()}
+        raise _disk_error(error) from error
+    pattern = f"shard-{rank() + 1:05d}-*"
+    digests = on_all_ranks(lambda: {path.name: _digest(path) for path in folder.glob(pattern)})
+    parts = {name: digest for files in digests for name, digest in sorted(files.items())}
 
     def write_rest() -> None:
         if rank() == 0:
@@ -101,16 +101,17 @@ def read_sharded(
     like: Callable[[Place], Tensor | None] = lambda _: None,
     wanted: Callable[[Place], bool] = lambda _: True,
 ) -> dict[str, Any]:
-    """The checkpoint of a folder, as the same run would have written it into one file.
+    """Read a sharded checkpoint, as the same run would have written it to one file.
 
     Args:
-        folder: What ``write_sharded`` wrote, on however many ranks.
-        like: For the place of a tensor, a ``DTensor`` that is spread over the ranks as the result
-            shall be: only this rank's part of it is read. None for a whole tensor.
-        wanted: Which tensors of the parts are read at all.
+        folder: Folder that ``write_sharded`` wrote, on any number of ranks.
+        like: Returns, for the position of a tensor, a ``DTensor`` with the sharding of the result,
+            of which only this rank's part is read; None for a complete tensor.
+        wanted: Returns, for the position of a tensor, whether it is read.
 
     Returns:
-        Nested mappings and lists; tensors are on the CPU, those like another on that one's device.
+        Nested mappings and lists. Tensors are on the CPU, or on the device of the tensor that
+        ``like`` returns.
 
     Raises:
         CheckpointError: If the folder is incomplete.
@@ -140,33 +141,33 @@ def read_sharded(
 
 
 def read_checkpoint(path: Path | str) -> Any:
-    """The contents of a checkpoint, be it a file or a folder of parts.
+    """Return the contents of a checkpoint, a file or a folder of parts.
 
     Raises:
-        CheckpointError: If it is missing, torn, or holds other things.
+        CheckpointError: If it is missing, damaged, or contains other types.
     """
     return read_sharded(path) if is_sharded(path) else read_file(path)
 
 
 def why_incomplete(folder: Path) -> str:
-    """What is wrong with a folder of parts; empty where it is whole. All of it is read."""
+    """Read a folder of parts and return what is wrong with it; empty if it is complete."""
     try:
         with zipfile.ZipFile(folder / META) as archive:
-            if torn := archive.testzip():
-                return f"{META} is damaged at {torn}"
+            if damaged_member := archive.testzip():
+                return f"{META} is damaged at {damaged_member}"
         parts = read_file(folder / META).get(_PARTS)
     except FileNotFoundError:
         return f"incomplete, {META} missing"
     except (zipfile.BadZipFile, OSError, EOFError, CheckpointError) as error:
-        return f"{META} is half written or torn ({str(error).lower()})"
+        return f"{META} is incomplete or damaged ({str(error).lower()})"
     if problem := _missing(folder, parts):
         return problem
     damaged = [name for name, digest in parts.items() if _digest(folder / name) != digest]
     return f"damaged: {', '.join(damaged)}" if damaged else ""
 
 
-def _take_out(value: Any, place: Place, spread: dict[str, Any]) -> Any:
-    """A copy of nested containers without their spread tensors, which go to ``spread``."""
+def _split(value: Any, place: Place, sharded: dict[str, Any]) -> Any:
+    """Copy nested containers without their sharded tensors, which are added to ``sharded``."""
     from torch.distributed.tensor import DTensor
 
     if not isinstance(value, dict | list):
@@ -175,9 +176,9 @@ def _take_out(value: Any, place: Place, spread: dict[str, Any]) -> Any:
     for key, child in value.items() if isinstance(value, dict) else enumerate(value):
         inside = (*place, key)
         if isinstance(child, DTensor):
-            spread[json.dumps(inside)] = child.detach()
+            sharded[json.dumps(inside)] = child.detach()
         else:
-            kept[key] = _take_out(child, inside, spread)
+            kept[key] = _split(child, inside, sharded)
     return kept if isinstance(value, dict) else list(kept.values())
 
 
@@ -190,16 +191,16 @@ def _empty(size: torch.Size, dtype: torch.dtype, model: Tensor | None) -> Tensor
 
 
 def _missing(folder: Path, parts: Any) -> str:
-    """Which parts are not there in their length; empty where all are."""
+    """Name the parts that are missing or of another length; empty if there are none."""
     if not isinstance(parts, Mapping):
         return f"{META} does not list the parts"
     sizes = {path.name: path.stat().st_size for path in folder.iterdir()}
     wrong = [name for name, (size, _) in parts.items() if sizes.get(name) != size]
-    return f"incomplete, {', '.join(wrong)} missing or half written" if wrong else ""
+    return f"incomplete, {', '.join(wrong)} missing or incomplete" if wrong else ""
 
 
 def _digest(path: Path) -> tuple[int, int]:
-    """Length and CRC-32 of a file."""
+    """Return length and CRC-32 of a file."""
     length, checksum = 0, 0
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK_BYTES):
@@ -207,7 +208,7 @@ def _digest(path: Path) -> tuple[int, int]:
     return length, checksum
 
 
-def _of_disk(error: CheckpointException) -> BaseException:
-    """The disk's own error behind a failed save, where the disk is at fault."""
+def _disk_error(error: CheckpointException) -> BaseException:
+    """Return the error of the disk that made a save fail, or ``error`` if there is none."""
     causes = [cause for cause, _ in error.failures.values() if isinstance(cause, OSError)]
     return causes[0] if causes else error

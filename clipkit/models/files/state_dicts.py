@@ -1,4 +1,4 @@
-"""Files of weights: reading them safely, writing them whole, and naming what does not fit."""
+"""Files of weights: read safely, write atomically, and name what does not fit."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _SHOWN = 3
 
 
 def read_file(path: Path | str) -> Any:
-    """The contents of a ``.safetensors`` file or of anything that ``torch.save`` wrote.
+    """Return the contents of a ``.safetensors`` file or of a file that ``torch.save`` wrote.
 
-    Nothing is unpickled but tensors and plain types.
+    Only tensors and plain types are unpickled.
 
     Raises:
-        CheckpointError: If the file is missing, torn, or holds other things.
+        CheckpointError: If the file is missing, damaged, or contains other types.
     """
     path = Path(path)
     if not path.is_file():
@@ -32,15 +32,15 @@ def read_file(path: Path | str) -> Any:
 
             return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # what unpicklers raise over other files has no common base
+    except Exception as error:  # unpicklers raise errors without a common base
         first_line = (str(error).splitlines() or [type(error).__name__])[0]
         raise CheckpointError(
-            f"{path}: expected a whole checkpoint of tensors and plain types: {first_line}"
+            f"{path}: expected a complete checkpoint of tensors and plain types: {first_line}"
         ) from error
 
 
 def read_state_dict(path: Path | str) -> dict[str, Tensor]:
-    """The tensors of a file, by name, whether or not they lie under ``state_dict``.
+    """Return the tensors of a file by name, at its top level or under ``state_dict``.
 
     Raises:
         CheckpointError: If the file has none.
@@ -54,14 +54,15 @@ def read_state_dict(path: Path | str) -> dict[str, Tensor]:
 
 
 def save_plain(content: Any, path: Path) -> None:
-    """``torch.save``, with the disk's own error where the disk is at fault.
+    """Call ``torch.save``, and raise the error of the disk if that is the cause.
 
     Args:
         content: Tensors and plain types.
         path: The file.
 
     Raises:
-        OSError: Naming the file; torch would say "unexpected pos" of a full disk.
+        OSError: If the disk refuses; it names the file. torch reports a full disk as "unexpected
+            pos".
     """
     with path.open("wb") as file:
         try:
@@ -75,29 +76,28 @@ def save_plain(content: Any, path: Path) -> None:
 def write_state_dict(path: Path | str, state: Mapping[str, Tensor]) -> None:
     """Write weights as ``.safetensors`` or, under any other suffix, with ``torch.save``.
 
-    Tensors that share memory are written apart, as safetensors demands.
+    Tensors that share memory are written separately, as safetensors requires.
     """
-    own = {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}
-    if Path(path).suffix == ".safetensors":
-        from safetensors.torch import save_file
+    tensors = {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}
+    with new_file(path) as temporary:
+        if Path(path).suffix == ".safetensors":
+            from safetensors.torch import save_file
 
-        with new_file(path) as temporary:
-            save_file(own, temporary, metadata={"format": "pt"})
-    else:
-        with new_file(path) as temporary:
-            save_plain(own, temporary)
+            save_file(tensors, temporary, metadata={"format": "pt"})
+        else:
+            save_plain(tensors, temporary)
 
 
 def load_exactly(module: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
-    """Fill a module with weights, all of them and no others; else change nothing.
+    """Load weights into a module if all of them fit; otherwise change nothing.
 
     Args:
-        module: What is filled.
+        module: The module.
         state: Weights by name.
-        where: What the message calls the source.
+        where: Name of their source, for the message.
 
     Raises:
-        CheckpointError: Naming the first parameters that do not fit.
+        CheckpointError: If names or shapes differ; it names the first of them.
     """
     problem = mismatch(module.state_dict(), state)
     if problem:
@@ -106,7 +106,7 @@ def load_exactly(module: nn.Module, state: Mapping[str, Tensor], where: str) -> 
 
 
 def mismatch(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
-    """Why weights do not fit a module; empty where they do.
+    """Return why weights do not fit a module; empty if they fit.
 
     Examples:
         >>> mismatch({"a": torch.zeros(2)}, {"b": torch.zeros(2)})
@@ -127,7 +127,7 @@ def describe_mismatch(
     extra: Sequence[str],
     shapes: Sequence[tuple[str, tuple[int, ...], tuple[int, ...]]],
 ) -> str:
-    """One line that names the first parameters of each kind; empty where nothing is wrong."""
+    """Return one line with the first parameters of each kind; empty if there are none."""
     kinds = (
         ("missing", list(missing)),
         ("unexpected", list(extra)),

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SLURM's warning: save, and stop where all ranks stand at the same step."""
+"""Ctrl-C, SIGTERM and SLURM's warning signal: save and stop all ranks after the same step."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from clipkit.training.lightning_compat import (
 )
 
 _LOG: Final = logging.getLogger(__name__)
-_GO_ON, _INTERRUPT, _STOP, _REQUEUE = range(4)
+_CONTINUE, _INTERRUPT, _STOP, _REQUEUE = range(4)
 _PATIENCE_SECONDS: Final = 1.0
 """A second Ctrl-C that comes sooner belongs to the first: keys bounce, launchers pass it on too."""
 _STOPPING: Final = b"\nclipkit: stopping after this step; press Ctrl-C again to stop at once\n"
@@ -33,19 +33,19 @@ _STOPPING: Final = b"\nclipkit: stopping after this step; press Ctrl-C again to 
 
 @final
 class StopOnSignal(Callback):
-    """Saves and ends a run that is told to go, between two steps and on all ranks together.
+    """Saves a checkpoint on a signal, after the current step, and stops all ranks together.
 
     ``clipkit fit`` always has this callback. SIGTERM (``kill``, ``scancel``, Kubernetes, torchrun)
     ends the run, and so does Ctrl-C (a second one, at least a second later, ends it at once). The
-    signal that SLURM is asked to send ahead of a job's end (``#SBATCH --signal=USR1@300``) also
-    puts the job back into the queue. It is enough that one rank gets a signal: the ranks tell each
-    other in the background of a step, and stop at the next.
+    signal that SLURM sends before the end of a job (``#SBATCH --signal=USR1@300``) also requeues
+    the job. One rank that receives a signal is enough: the ranks exchange it in the background of a
+    step, and stop at the next one.
 
-    Lightning's own way saves inside the signal's handler, wherever each rank happens to be, and
-    asks rank 0 on the device at every step; both are replaced.
+    Lightning saves inside the signal's handler, at a different point of the step on each rank, and
+    broadcasts on the device at every step; both are replaced.
 
     Args:
-        requeue_signal: Name of the signal that means "put the job back into the queue".
+        requeue_signal: Name of the signal that requeues the job.
 
     Raises:
         ConfigError: If there is no such signal.
@@ -65,17 +65,17 @@ class StopOnSignal(Callback):
             signal.SIGTERM: _STOP,
             signal.Signals[requeue_signal]: _REQUEUE,
         }
-        self._wish = _GO_ON
+        self._wish = _CONTINUE
         self._interrupted_at: float | None = None
         self._gives_up = False
         self._process = os.getpid()
         self._speaks = True
         self._between_steps = True
         self._flag: DelayedMax | None = None
-        self._former: dict[Any, Any] = {}
+        self._previous: dict[Any, Any] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
-        """Take over before Lightning would; a signal that comes early is not lost."""
+        """Install the handlers before Lightning does, so that no early signal is lost."""
         if stage != "fit":
             return
         disable_signal_handling(trainer)
@@ -83,7 +83,7 @@ class StopOnSignal(Callback):
         self._listen()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
-        """Take over again: Lightning has put a handler of its own for SIGTERM in front."""
+        """Install the handlers again: Lightning has replaced the one of SIGTERM."""
         self._flag = DelayedMax()
         self._listen()
         disable_sigterm_broadcast(trainer)
@@ -95,20 +95,20 @@ class StopOnSignal(Callback):
         batch: Any,  # noqa: ARG002
         batch_idx: int,  # noqa: ARG002
     ) -> None:
-        """Stop before a batch: it has not been trained on, so a resumed run begins with it.
+        """Stop before a batch, with which a resumed run starts.
 
         Raises:
-            SIGTERMException: On all ranks, once one was told to stop.
+            SIGTERMException: On all ranks, after one of them received a signal.
             KeyboardInterrupt: The same after Ctrl-C.
         """
         assert self._flag is not None
-        agreed = self._flag.all_reduce(self._wish) if self._between_steps else _GO_ON
-        if agreed == _GO_ON:
+        agreed = self._flag.all_reduce(self._wish) if self._between_steps else _CONTINUE
+        if agreed == _CONTINUE:
             return
         for saver in callbacks_of(trainer, SaveCheckpoint):
             saver.save_interrupted(trainer)
         if trainer.is_global_zero:
-            _LOG.warning("told to stop: the run ends after step %d", trainer.global_step)
+            _LOG.warning("received a signal: stopping after step %d", trainer.global_step)
             if agreed == _REQUEUE:
                 requeue()
         if agreed == _INTERRUPT:
@@ -123,15 +123,15 @@ class StopOnSignal(Callback):
         batch: Any,  # noqa: ARG002
         batch_idx: int,  # noqa: ARG002
     ) -> None:
-        """Inside a window of accumulated gradients a stop would lose them."""
+        """Do not stop inside a window of accumulated gradients, which would be lost."""
         self._between_steps = not is_accumulating(trainer)
 
     def on_exception(self, trainer: Trainer, *_: Any) -> None:
-        """Give the signals back."""
+        """Restore the previous handlers."""
         self._stop_listening(trainer)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
-        """Give the signals back."""
+        """Restore the previous handlers."""
         self._stop_listening(trainer)
 
     def _listen(self) -> None:
@@ -140,22 +140,22 @@ class StopOnSignal(Callback):
         for number in self._meanings:
             if number == signal.SIGINT and signal.getsignal(number) == signal.SIG_IGN:
                 continue  # started by nohup, or in the background: a terminal's Ctrl-C is not meant
-            former = signal.signal(number, self._hear)
-            self._former.setdefault(number, former)
+            previous = signal.signal(number, self._hear)
+            self._previous.setdefault(number, previous)
 
     def _stop_listening(self, trainer: Trainer) -> None:
         if threading.current_thread() is threading.main_thread():
-            for number, handler in self._former.items():
-                # After Ctrl-C Lightning ignores another one until it has ended, and then gives back
-                # the handler too: it must not break the save that other callbacks have begun.
+            for number, handler in self._previous.items():
+                # After Ctrl-C Lightning ignores another one until it has ended, and then restores
+                # the handler too: it must not interrupt a save that other callbacks have started.
                 if signal.getsignal(number) == self._hear:
                     signal.signal(number, handler)
-        # What Lightning puts back when it ends are the handlers that it found: ours.
-        set_original_handlers(trainer, self._former)
-        self._former.clear()
+        # Lightning restores at its end the handlers that were set at its start: ours.
+        set_original_handlers(trainer, self._previous)
+        self._previous.clear()
 
     def _hear(self, number: int, frame: Any) -> None:  # noqa: ARG002
-        """Only take a note: the main thread may be anywhere, inside a collective too.
+        """Only record the signal: the main thread may be inside a collective.
 
         Raises:
             KeyboardInterrupt: At the second Ctrl-C, once.
@@ -178,12 +178,12 @@ class StopOnSignal(Callback):
 
 
 def requeue() -> None:
-    """Put this SLURM job back into the queue; says so where there is none or SLURM refuses."""
+    """Requeue this SLURM job; log an error if there is none or SLURM refuses."""
     job = os.environ.get("SLURM_JOB_ID")
     if (array := os.environ.get("SLURM_ARRAY_JOB_ID")) is not None:
         job = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
     if job is None:
-        _LOG.warning("requeue: SLURM_JOB_ID is not set, so there is no job to put back")
+        _LOG.warning("requeue: SLURM_JOB_ID is not set, so there is no job to requeue")
         return
     try:
         done = subprocess.run(
@@ -195,4 +195,4 @@ def requeue() -> None:
     if done.returncode:
         _LOG.error("requeue: scontrol ended with %d: %s", done.returncode, done.stderr.strip())
     else:
-        _LOG.warning("requeue: job %s waits in the queue again", job)
+        _LOG.warning("requeue: job %s is in the queue again", job)

@@ -1,4 +1,4 @@
-"""A run's checkpoints as files: where they lie, which one is the newest, which are whole."""
+"""The checkpoint files of a run: their names, the newest one, and whether they are complete."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ LAST: Final = "last.ckpt"
 
 
 def join(folder: str | Path, name: str) -> str:
-    """The place of a file in a folder, which may be a URL.
+    """Return the path of a file in a folder, which may be a URL.
 
     Examples:
         >>> join("s3://bucket/run/", "last.ckpt")
@@ -40,10 +40,9 @@ def join(folder: str | Path, name: str) -> str:
 
 
 def duplicate(source: str, target: str) -> None:
-    """Give a checkpoint a second name, which stays when the first one moves on.
+    """Give a checkpoint a second name, which stays when the first one is replaced.
 
-    On a local disk nothing is copied where hard links are possible; in a store the copy is made
-    there.
+    Hard links are used on local disks that have them; a store makes a copy.
     """
     if not is_local(source):
         system, path = fsspec.url_to_fs(source)
@@ -59,7 +58,7 @@ def duplicate(source: str, target: str) -> None:
 
 
 def sweep(folder: str) -> None:
-    """Remove what killed runs left half written in ``folder``, and end what they had begun."""
+    """Remove incomplete files of killed runs from ``folder``, and complete interrupted renames."""
     if not is_local(folder):
         return
     for former in local_path(folder).glob(f".*.ckpt.*{FORMER_SUFFIX}"):
@@ -69,20 +68,20 @@ def sweep(folder: str) -> None:
 
 
 def newest_complete(folder: str) -> str | None:
-    """The checkpoint of a run that went furthest, among those that are whole.
+    """Return the complete checkpoint of a run with the most steps.
 
-    ``last.ckpt`` is looked at first; it is the newest unless a disk or a copy broke it. What is
-    half is left out aloud. A folder that had stepped aside when its run was killed counts, too.
+    ``last.ckpt`` is read first; it is the newest unless it was damaged. Incomplete ones are skipped
+    with a warning. A folder that was being replaced when its run was killed counts, too.
 
     Args:
         folder: The run's folder, or a URL.
 
     Returns:
-        Its path; None where there is no checkpoint at all.
+        Its path; None if there is no checkpoint.
 
     Raises:
-        CheckpointError: If there are checkpoints and none is whole: starting anew would throw the
-            run away without a word.
+        CheckpointError: If there are checkpoints and none is complete: a silent new start would
+            lose the run.
     """
     system, root = fsspec.url_to_fs(folder)
     if not system.isdir(root):
@@ -98,7 +97,7 @@ def newest_complete(folder: str) -> str | None:
         if not (problem := why_incomplete(join(folder, name))):
             for other, reason in broken.items():
                 _LOG.warning(
-                    "%s: left out, %s; going on from %s", join(folder, other), reason, name
+                    "skipping %s: %s; continuing from %s", join(folder, other), reason, name
                 )
             return join(folder, name)
         broken[name] = problem
@@ -106,31 +105,31 @@ def newest_complete(folder: str) -> str | None:
         return None
     listed = "; ".join(f"{name}: {reason}" for name, reason in broken.items())
     raise CheckpointError(
-        f"ckpt_path: no checkpoint in {folder} is whole ({listed}); "
-        f"move them away to start anew, or name another with --ckpt_path FILE"
+        f"ckpt_path: no checkpoint in {folder} is complete ({listed}); "
+        f"move them away for a new start, or name another one with --ckpt_path FILE"
     )
 
 
 def why_incomplete(path: str) -> str:
-    """What is wrong with a checkpoint; empty where it is whole.
+    """Read a checkpoint and return what is wrong with it; empty if it is complete.
 
-    All of it is read, so that every checksum in it is compared.
+    Every checksum in it is compared.
     """
     system, inside = fsspec.url_to_fs(path)
     if system.isdir(inside):
         if not is_local(path):
-            return "in parts, which are read from disks only; copy it to one"
+            return "sharded, and sharded checkpoints are read from disks only; copy it to one"
         return sharded_files.why_incomplete(Path(inside))
     try:
         with system.open(inside, "rb") as file, zipfile.ZipFile(file) as archive:
-            torn = archive.testzip()
+            damaged = archive.testzip()
     except (zipfile.BadZipFile, OSError, EOFError, ValueError) as error:
-        return f"half written or torn ({str(error).lower()})"
-    return f"damaged at {torn}" if torn else ""
+        return f"incomplete or damaged ({str(error).lower()})"
+    return f"damaged at {damaged}" if damaged else ""
 
 
 def _newest_first(folder: str, names: list[str]) -> Iterator[str]:
-    """``last.ckpt``, then the others by the steps that they hold, then by their age."""
+    """Yield ``last.ckpt``, then the others by their optimizer steps, then by their age."""
     if LAST in names:
         yield LAST
     system, root = fsspec.url_to_fs(folder)
@@ -142,19 +141,19 @@ def _newest_first(folder: str, names: list[str]) -> Iterator[str]:
 
 
 def _step_of(path: str) -> int:
-    """The optimizer step of a checkpoint: by its name, else by what it says; -1 if it is torn."""
+    """Return the optimizer step of a checkpoint, by its name or content; -1 if it is damaged."""
     head, _, number = path.rsplit("/", 1)[-1].removesuffix(".ckpt").partition("=")
     if head == "step" and number.isdigit():
         return int(number)
     if not is_local(path):
-        return -1  # reading it would bring it here whole
+        return -1  # reading it would transfer all of it
     place = local_path(path)
     file = place / sharded_files.META if place.is_dir() else place
     try:
         content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
         return int(content["global_step"])
     except (*UNREADABLE, KeyError, TypeError):
-        return -1  # why_incomplete says what is wrong
+        return -1  # why_incomplete names the problem
 
 
 def _modified(system: Any, path: str) -> float:

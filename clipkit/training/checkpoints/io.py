@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or not there."""
+"""Checkpoints that are written atomically and read safely."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _VERSION: Final = "pytorch-lightning_version"
 
 @final
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a local checkpoint beside its target, to the disk, and only then renames it.
+    """Writes a local checkpoint under a temporary name in the folder of its target.
 
-    Lightning's own goes through a temporary file that may lie on another disk; its last move is
-    then a copy, and a killed run leaves half a checkpoint. Remote paths are left to fsspec, whose
-    stores show an object only once it is complete.
+    Lightning's temporary file may be on another disk; its last step is then a copy, and a killed
+    run leaves an incomplete checkpoint. Remote paths are left to fsspec, whose stores show an
+    object when it is complete.
     """
 
     def save_checkpoint(
@@ -37,13 +37,12 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """Write ``checkpoint`` to ``path``.
 
         Args:
-            checkpoint: What ``Trainer.save_checkpoint`` collected.
-            path: The target; missing folders are made.
-            storage_options: Not supported, as in Lightning's own.
+            checkpoint: Content that ``Trainer.save_checkpoint`` collected.
+            path: The target; missing folders are created.
+            storage_options: Not supported, as in Lightning's plugin.
 
         Raises:
-            OSError: If the disk is full, or the disk or the store refuses; the former checkpoint is
-                still there then.
+            OSError: If the disk or the store refuses; the previous checkpoint stays.
         """
         if is_local(str(path)):
             _write_file(checkpoint, local_path(str(path)))
@@ -52,7 +51,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             super().save_checkpoint(checkpoint, path, storage_options)
         except OSError:
             raise
-        except Exception as error:  # each store has classes of its own for "not now"
+        except Exception as error:  # stores have errors without a common base
             raise OSError(f"{type(error).__name__}: {error}") from error
 
     def load_checkpoint(
@@ -61,18 +60,18 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         map_location: Any = None,  # noqa: ARG002
         weights_only: bool | None = None,
     ) -> dict[str, Any]:
-        """Read a checkpoint of a run, be it a file, a URL or a folder of parts, onto the CPU.
+        """Read a checkpoint of a run from a file, a URL or a folder of parts to the CPU.
 
-        Only tensors and plain types are unpickled, also where Lightning or the environment variable
-        ``TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD`` would have everything unpickled.
+        Only tensors and plain types are unpickled, even if Lightning or the environment variable
+        ``TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD`` allows more.
 
         Args:
             path: The file, URL or folder.
-            map_location: Ignored; Lightning moves what it takes.
+            map_location: Ignored; Lightning moves the tensors.
             weights_only: True or None, which mean the same.
 
         Raises:
-            CheckpointError: If it is missing, torn, or no checkpoint of a run.
+            CheckpointError: If it is missing, damaged, or no checkpoint of a run.
             ConfigError: If ``weights_only`` is False.
         """
         refuse_unpickling(weights_only)
@@ -103,12 +102,12 @@ def _write_file(checkpoint: dict[str, Any], path: Path) -> None:
 
 
 def use_atomic_checkpoints(trainer: Trainer) -> None:
-    """Have a trainer read and write checkpoints so, unless its strategy has a way of its own."""
+    """Set ``AtomicCheckpointIO`` in a trainer, unless its strategy has another plugin."""
     set_checkpoint_io(trainer, AtomicCheckpointIO())
 
 
 def refuse_unpickling(weights_only: bool | None) -> None:
-    """Refuse the option that has a checkpoint run code.
+    """Refuse the option that lets a checkpoint run code.
 
     Raises:
         ConfigError: If ``weights_only`` is False.

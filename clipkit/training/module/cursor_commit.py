@@ -1,4 +1,4 @@
-"""Keeps the stream's cursor and Lightning's counters of batches in agreement."""
+"""Keep the stream's cursor and Lightning's counters of batches consistent."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from clipkit.types import Batch
 
 @final
 class CursorCommit(Callback):
-    """Moves the cursor past a batch once it was trained on, and resumes exactly there.
+    """Moves the cursor past a batch after it was trained on, so that a run resumes exactly there.
 
-    ``ContrastiveModule`` brings this callback along. Lightning counts a batch as consumed when it
+    ``ContrastiveModule`` adds this callback. Lightning counts a batch as consumed when it
     is fetched, forgets its position at the end of an epoch, and cannot know how many batches the
-    cursor means on another number of ranks. So the stream's cursor is the truth: when a run is
-    resumed, Lightning's counters are written anew from it.
+    cursor means on another number of ranks. When a run is resumed, Lightning's counters are
+    therefore set from the stream's cursor.
 
-    The batches of a window of accumulated gradients are trained on only once its step is taken: a
-    run that is interrupted inside a window begins it again.
+    The batches of a window of accumulated gradients count when its step is taken: a run that is
+    interrupted inside a window repeats it.
     """
 
     def __init__(self) -> None:
@@ -41,7 +41,7 @@ class CursorCommit(Callback):
         self._window.clear()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
-        """Begin the stream's epoch; Lightning calls this for whole epochs only."""
+        """Start the stream's epoch; Lightning calls this only at the start of an epoch."""
         if (data := _data(trainer)) is not None:
             data.begin_epoch(trainer.current_epoch)
             if data.train_stream.slicing.varies:
@@ -57,7 +57,7 @@ class CursorCommit(Callback):
         batch: Batch,
         batch_idx: int,  # noqa: ARG002
     ) -> None:
-        """Once its step is taken, the batch is behind the cursor, with the others of its window."""
+        """Move the cursor past the batches of a window after its step."""
         if (data := _data(trainer)) is None:
             return
         assert batch.cursor is not None
@@ -72,7 +72,7 @@ class CursorCommit(Callback):
         pl_module: LightningModule,  # noqa: ARG002
         checkpoint: dict[str, Any],
     ) -> None:
-        """Write Lightning's counters from the cursor; its own state is restored after this."""
+        """Set Lightning's counters from the cursor; Lightning restores its state after this."""
         data = _data(trainer)
         if trainer.state.fn != TrainerFn.FITTING or data is None or "loops" not in checkpoint:
             return
@@ -80,7 +80,7 @@ class CursorCommit(Callback):
         last = limited(num_batches, trainer.limit_train_batches)
         if done >= last:
             epoch, done = epoch + 1, 0
-        # Lightning adds the step of the last batch where it takes this for a restart in an epoch.
+        # Lightning adds the step of the last batch if it sees a restart within an epoch.
         restarts = done > 0 or trainer.max_steps != -1
         adds_step = restarts and done % trainer.accumulate_grad_batches == 0
         steps_to_log = checkpoint["global_step"] - int(adds_step)
@@ -88,7 +88,7 @@ class CursorCommit(Callback):
 
 
 def joined(cursors: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The cursor of consecutive batches together: where the last one ends, and what all counted.
+    """Join the cursors of consecutive batches: the last position, and the sums of the counters.
 
     Examples:
         >>> joined([{"position": 4, "dropped": 1, "padded": 0},

@@ -1,4 +1,4 @@
-"""What became of the data, in the logs."""
+"""Log counters of the data."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from clipkit.training.lightning_compat import data_of, is_accumulating, logs_at
 
 @final
 class DataCounters(Callback):
-    """Logs what was bad, padded or dropped, and the samples of each mixed source.
+    """Logs the numbers of bad, padded and dropped samples, and the samples of each mixed source.
 
-    ``ContrastiveModule`` brings this callback along, so that nothing is left out in silence. The
+    ``ContrastiveModule`` adds this callback, so that no sample is skipped silently. The
     names are ``data/bad_samples``, ``data/bad_shards``, ``data/padded``, ``data/dropped`` and, for
-    mixtures, ``data/samples/NAME``; see ``PairStream.counters``. All count from the beginning of a
-    run, whatever interrupted it. What other ranks found bad is in them from the next checkpoint on.
+    mixtures, ``data/samples/NAME``; see ``PairStream.counters``. All count from the first start
+    of a run, through interruptions. Bad samples of other ranks are included from the next
+    checkpoint on.
     """
 
     def on_train_batch_end(
@@ -28,7 +29,7 @@ class DataCounters(Callback):
         batch: Any,  # noqa: ARG002
         batch_idx: int,  # noqa: ARG002
     ) -> None:
-        """Log the counters of the stream where the trainer logs."""
+        """Log the counters of the stream at the steps at which the trainer logs."""
         data = data_of(trainer)
         if not isinstance(data, PairDataModule) or is_accumulating(trainer):
             return

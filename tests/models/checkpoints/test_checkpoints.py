@@ -95,7 +95,7 @@ def test_files_that_are_no_checkpoints(model, tmp_path):
         load_encoder(tmp_path / "nothing.ckpt")
     torn = tmp_path / "torn.ckpt"
     torn.write_bytes(write_checkpoint(tmp_path / "whole.ckpt", model).read_bytes()[:5000])
-    with pytest.raises(CheckpointError, match=r"torn\.ckpt: expected a whole checkpoint"):
+    with pytest.raises(CheckpointError, match=r"torn\.ckpt: expected a complete checkpoint"):
         load_encoder(torn)
     weights = tmp_path / "weights.pt"
     torch.save(model.state_dict(), weights)
@@ -113,7 +113,7 @@ def test_files_that_are_no_checkpoints(model, tmp_path):
 def test_any_bytes_are_no_checkpoint(tmp_path, content, suffix):
     """Unpicklers raise KeyError, IndexError and others over text."""
     (tmp_path / f"some{suffix}").write_bytes(content)
-    with pytest.raises(CheckpointError, match="expected a whole checkpoint"):
+    with pytest.raises(CheckpointError, match="expected a complete checkpoint"):
         load_encoder(tmp_path / f"some{suffix}")
 
 

@@ -194,7 +194,7 @@ class TestAtomicCheckpointIO:
 
     def test_half_a_checkpoint_is_named(self, tmp_path):
         (tmp_path / "half.ckpt").write_bytes(b"PK\x03\x04 and no more")
-        with pytest.raises(CheckpointError, match=r"half\.ckpt: expected a whole checkpoint"):
+        with pytest.raises(CheckpointError, match=r"half\.ckpt: expected a complete checkpoint"):
             AtomicCheckpointIO().load_checkpoint(tmp_path / "half.ckpt")
 
 
