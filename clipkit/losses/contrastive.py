@@ -34,6 +34,10 @@ class PairLoss(LossTerm, ABC):
             )
         self.tile_size, self.precision = checked_tile(tile_size), precision
 
+    def check(self, embeddings: Embeddings) -> None:
+        """Refuse a logit_bias, unless a subclass uses it."""
+        refuse_bias(embeddings)
+
 
 @final
 class ContrastiveLoss(PairLoss):
@@ -56,10 +60,6 @@ class ContrastiveLoss(PairLoss):
         0.0
     """
 
-    def check(self, embeddings: Embeddings) -> None:
-        """Refuse a logit_bias."""
-        refuse_bias(embeddings)
-
     def term(self, embeddings: Embeddings, batch: Batch | None) -> Term:
         """Compute the loss over the pairs of all ranks."""
         self.check(embeddings)
@@ -71,17 +71,9 @@ class ContrastiveLoss(PairLoss):
 class LabelAwareContrastiveLoss(PairLoss):
     """As ``ContrastiveLoss``, with all pairs of one class as positives (UniCL).
 
-    Yang et al. 2022, arXiv:2204.03610. A pair without a label matches itself only.
-
-    Args:
-        tile_size: Rows and columns of similarities held at a time; null to choose them by device.
-        precision: Precision of the operands of the matrix products; sums are in fp32. "auto" is
-            TF32 on a GPU in a run of mixed precision or where torch allows TF32, else fp32.
+    Yang et al. 2022, arXiv:2204.03610. A pair without a label matches itself only. Options are
+    those of ``ContrastiveLoss``.
     """
-
-    def check(self, embeddings: Embeddings) -> None:
-        """Refuse a logit_bias."""
-        refuse_bias(embeddings)
 
     def term(self, embeddings: Embeddings, batch: Batch | None) -> Term:
         """Compute the loss over the pairs of all ranks."""
@@ -96,14 +88,9 @@ class LabelAwareContrastiveLoss(PairLoss):
 class SigmoidLoss(PairLoss):
     """Binary cross-entropy of each image with each text of all ranks (SigLIP).
 
-    Zhai et al. 2023, arXiv:2303.15343. The value is that of ``losses.sigmoid_loss``.
-    Groups, masks and negatives have the same effect as in ``ContrastiveLoss``. The encoder
-    needs a logit_bias; the paper starts with a scale of 10 and a bias of -10.
-
-    Args:
-        tile_size: Rows and columns of similarities held at a time; null to choose them by device.
-        precision: Precision of the operands of the matrix products; sums are in fp32. "auto" is
-            TF32 on a GPU in a run of mixed precision or where torch allows TF32, else fp32.
+    Zhai et al. 2023, arXiv:2303.15343. The value is that of ``losses.sigmoid_loss``. Groups, masks
+    and negatives have the same effect as in ``ContrastiveLoss``. The encoder needs a logit_bias;
+    the paper starts with a scale of 10 and a bias of -10. Options are those of ``ContrastiveLoss``.
 
     Examples:
         >>> same = torch.eye(2)

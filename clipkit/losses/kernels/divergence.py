@@ -43,17 +43,10 @@ class NormalisedTiles:
 def divergence_and_gradients(
     student: Pairs, teacher: Pairs, tile_size: int | None, needs: tuple[bool, bool]
 ) -> tuple[Float[Tensor, ""], PairGradients, int]:
-    """Compute KL(teacher || student) over rows and over columns, and its gradients.
-
-    Args:
-        student: Pairs of this rank.
-        teacher: Embeddings of the same pairs by the teacher, of any width.
-        tile_size: Rows and columns of a tile; None to choose them by device.
-        needs: Whether the gradients of the rows and of the columns are computed.
+    """Compute the mean KL(teacher || student) of both directions over all ranks.
 
     Returns:
-        Mean over the pairs of all ranks and both directions, the student's gradients, and the
-        number of pairs of all ranks.
+        The mean, the student's gradients, and the number of pairs of all ranks.
     """
     columns, rows = gather_columns(student), scaled_rows(student)
     of_teacher = gather_rows(teacher.text, columns.pair_sizes).to(accumulation_dtype(teacher.text))
@@ -85,12 +78,6 @@ def divergence_sums(
 
     With P the probabilities over rows plus those over columns, the gradient with respect to the
     student's logits is ``P_student - P_teacher``.
-
-    Args:
-        student: Tiles of the same size and shape as the teacher's; the width D may differ.
-        teacher: Target of the student.
-        need_rows: Whether the product with the columns is computed.
-        need_columns: Whether the product with the rows is computed.
 
     Returns:
         This rank's part of the sum; ``P @ columns`` and ``P.T @ scaled`` with the difference as P.

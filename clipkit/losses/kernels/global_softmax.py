@@ -40,13 +40,7 @@ class Comparison:
 
 
 def compare_with_others(pairs: Pairs, columns: Columns, tile_size: int | None) -> Comparison:
-    """Compute the logarithm of the denominator of every sample of all ranks.
-
-    Args:
-        pairs: Pairs of this rank.
-        columns: Texts of all ranks, at least two.
-        tile_size: Rows and columns of a tile; None to choose them by device and size.
-    """
+    """Compute the logarithm of the denominator of every sample of all ranks, at least two."""
     rows, own = scaled_rows(pairs), columns.own
     tile = choose_softmax_tile(tile_size, rows.rows, columns.values)
     tiles = SoftmaxTiles(rows.scaled, columns.values, tile, without_own=own.start)
@@ -65,11 +59,8 @@ def global_softmax_and_gradients(
 ) -> tuple[Float[Tensor, ""], PairGradients]:
     """Compute the mean of log u, and the gradient of mean(g / u) with u held constant.
 
-    Args:
-        columns: Texts of all ranks.
-        comparison: log g of every sample of all ranks.
-        log_averages: log u of every sample of all ranks.
-        needs: Whether the gradients of the rows and of the columns are computed.
+    ``comparison`` contains log g, ``log_averages`` is log u; ``needs`` tells whether the gradients
+    of the rows and of the columns are computed.
     """
     rows, own, num_pairs = comparison.rows, columns.own, columns.num_pairs
     normaliser = comparison.partner + log_averages + math.log(num_pairs - 1)

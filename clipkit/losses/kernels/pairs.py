@@ -73,13 +73,7 @@ class Pairs(NamedTuple):
 
 
 def number_singles(groups: Int64[Tensor, " B"]) -> Int64[Tensor, " B"]:
-    """Replace negative group ids by ids that no other pair has.
-
-    Args:
-        groups: Group ids; negative where a pair has no group.
-
-    Returns:
-        Group ids; where ``groups`` was negative, unique over all ranks.
+    """Replace negative group ids by ids that no other pair of any rank has.
 
     Examples:
         >>> number_singles(torch.tensor([7, -100, -100])).tolist()
@@ -104,12 +98,7 @@ class ScaledRows(NamedTuple):
 
 
 def scaled_rows(pairs: Pairs, products: Products = EXACT) -> ScaledRows:
-    """Multiply the rows by the scale and round them once; all later steps use the rounded values.
-
-    Args:
-        pairs: Pairs of this rank.
-        products: Precision of the products.
-    """
+    """Multiply the rows by the scale and round them once; later steps use the rounded values."""
     rows = pairs.rows
     scale = pairs.logit_scale.to(rows.dtype)
     scaled = products.rounded(rows * scale)
@@ -190,13 +179,8 @@ def positive_sums(
     """Sum the similarities of this rank's images with the texts that match them.
 
     Groups need no tile of the matrix: the sum of ``image @ text`` over a group's texts is
-    ``image @ (sum of the texts)``.
-
-    Args:
-        image: Images of this rank's pairs.
-        columns: Texts of all ranks.
-        groups: Group ids of this rank's pairs; None if every pair matches itself only.
-        average: Weight a match by 1 / size of its group (softmax) instead of by 1 (sigmoid).
+    ``image @ (sum of the texts)``. With ``average`` a match has the weight 1 / size of its group
+    (softmax), else 1 (sigmoid).
     """
     text, own = columns.values[: columns.num_pairs], columns.own
     if groups is None:
@@ -218,13 +202,7 @@ def numbered_groups(groups: Int64[Tensor, " N"]) -> tuple[Int64[Tensor, " N"], I
     """Renumber groups from 0 in ascending order of their ids.
 
     Unlike ``torch.unique`` the shape of the result does not depend on values, so that the CPU does
-    not wait for a GPU.
-
-    Args:
-        groups: Any ids.
-
-    Returns:
-        The number of each element's group, and the size of each group; 0 for unused numbers.
+    not wait for a GPU. The sizes of unused numbers are 0.
 
     Examples:
         >>> numbered_groups(torch.tensor([7, -2, 7]))
@@ -250,14 +228,9 @@ def pair_gradients(
     to_columns: Float[Tensor, "columns D"] | None,
     factor: float,
 ) -> PairGradients:
-    """Turn the gradient of the logits, multiplied by both sides, into gradients of the inputs.
+    """Turn the gradient G of the logits into gradients of the inputs, times ``factor``.
 
-    Args:
-        columns: Texts of all ranks.
-        rows: Images of this rank.
-        to_rows: Gradient of the logits times the columns, or None; overwritten.
-        to_columns: Transposed gradient of the logits times the scaled rows, or None; overwritten.
-        factor: Multiplied to all gradients.
+    ``to_rows`` is ``G @ columns``, ``to_columns`` is ``G.T @ scaled``; both are overwritten.
     """
     image = negative_image = text = negative_text = scale = None
     if to_rows is not None:

@@ -65,21 +65,11 @@ class Products:
         return left @ right
 
     def add_product(self, to: Float[Tensor, "rows D"], weights: Tensor, right: Tensor) -> None:
-        """Compute ``to += weights @ right`` in place.
-
-        Args:
-            to: Sums in fp32.
-            weights: Left factor, in the data type of ``weights_dtype``.
-            right: Right factor; an ``operand``.
-        """
+        """Compute ``to += weights @ right`` in place; both factors are operands."""
         if right.dtype == torch.bfloat16:
             to += self.multiply(weights, right)
         else:
             to.addmm_(weights, right)
-
-    def weights_dtype(self, operand: Tensor) -> torch.dtype:
-        """Return the data type of a factor for ``operand``."""
-        return operand.dtype
 
     @contextmanager
     def switched(self) -> Iterator[None]:

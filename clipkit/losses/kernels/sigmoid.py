@@ -26,19 +26,9 @@ def sigmoid_and_gradients(
     products: Products,
     needs: tuple[bool, bool],
 ) -> tuple[Float[Tensor, ""], PairGradients]:
-    """Compute the binary cross-entropy of all combinations, and its gradients.
+    """Compute the binary cross-entropy per pair of all ranks; gradients of the pairs and the bias.
 
-    Args:
-        pairs: Pairs of this rank.
-        columns: Texts of all ranks.
-        bias: Added to every logit.
-        tile_size: Rows and columns of a tile; None to choose them by device.
-        products: Precision of the products.
-        needs: Whether the gradients of the rows and of the columns are computed.
-
-    Returns:
-        Sum over all combinations divided by the number of pairs of all ranks; this rank's gradients
-        of the pairs, then of the bias.
+    ``needs`` tells whether the gradients of the rows and of the columns are computed.
     """
     rows, num_own = scaled_rows(pairs, products), len(pairs.image)
     bias = bias.to(rows.rows.dtype)

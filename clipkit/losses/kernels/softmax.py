@@ -26,17 +26,9 @@ def softmax_and_gradients(
     products: Products,
     needs: tuple[bool, bool],
 ) -> tuple[Float[Tensor, ""], PairGradients]:
-    """Compute the symmetric cross-entropy over the matrix of similarities, and its gradients.
+    """Compute the mean cross-entropy of both directions over all ranks, and its gradients.
 
-    Args:
-        pairs: Pairs of this rank.
-        columns: Texts of all ranks.
-        tile_size: Rows and columns of a tile; None to choose them by device and size.
-        products: Precision of the products.
-        needs: Whether the gradients of the rows and of the columns are computed.
-
-    Returns:
-        Mean over the pairs of all ranks and both directions, and this rank's gradients.
+    ``needs`` tells whether the gradients of the rows and of the columns are computed.
     """
     num_pairs, num_own = columns.num_pairs, len(pairs.image)
     rows = scaled_rows(pairs, products)
