@@ -16,90 +16,99 @@ Every other axis is a word, such as ``"tile_rows columns"``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
-__all__ = ["IGNORE_LABEL", "Batch", "Embeddings", "Sample"]
+__all__ = [
+    "IGNORE_LABEL",
+    "Batch",
+    "Embeddings",
+    "NegativeBatch",
+    "NegativeSample",
+    "Sample",
+    "TeacherBatch",
+    "TeacherSample",
+]
+
+_Part = TypeVar("_Part", bound="Batch | TeacherBatch | NegativeBatch")
+_RENAMED: Final = {
+    **{f"teacher_{name}": f"teacher.{name}" for name in ("image", "text", "pixels", "tokens")},
+    **{f"negative_{name}": f"negatives.{name}" for name in ("images", "tokens")},
+}
 
 IGNORE_LABEL: Final = -100
 """Label of a sample without a label; torch's default of ``ignore_index``."""
 
 
 @dataclass(slots=True)
+class TeacherSample:
+    """What a teacher needs of a sample, or made of it before."""
+
+    image: Float[Tensor, " teacher_dim"] | None = None  # stored embedding of the image
+    text: Float[Tensor, " teacher_dim"] | None = None  # stored embedding of the caption
+    pixels: UInt8[Tensor, "3 teacher_height teacher_width"] | None = (
+        None  # the image at the teacher's size
+    )
+    tokens: Int64[Tensor, " S"] | None = None  # the caption in the teacher's tokens
+
+
+@dataclass(slots=True)
+class NegativeSample:
+    """Hard negatives of a sample."""
+
+    images: tuple[UInt8[Tensor, "3 H W"], ...] | None = None  # images that do not match the caption
+    tokens: tuple[Int64[Tensor, " S"], ...] | None = None  # captions that do not match the image
+
+
+@dataclass(slots=True)
 class Sample:
-    """One decoded pair.
+    """One decoded pair. A field that is None was not requested."""
 
-    Fields that are None were not requested.
+    key: str  # name of the sample inside its shard
+    image: UInt8[Tensor, "3 H W"]  # pixels, 0 to 255
+    tokens: Int64[Tensor, " S"]  # token ids of the caption, without padding
+    label: int = IGNORE_LABEL  # class index, or IGNORE_LABEL
+    sample_id: int = -1  # position in the data set; the same in all epochs and on all ranks
+    caption: str = ""  # the text that was tokenized
+    group: int | None = None  # see Batch.groups
+    is_pair: bool | None = None  # whether image and caption belong together
+    multi_labels: Int64[Tensor, " C"] | None = None  # see Batch.multi_labels
+    teacher: TeacherSample | None = None  # for distillation
+    negatives: NegativeSample | None = None  # hard negatives
 
-    Args:
-        key: Name of the sample in its shard.
-        image: Pixels of one image, 0 to 255.
-        tokens: Token ids of one caption, at most context_length, without padding.
-        label: Class index, or ``IGNORE_LABEL``.
-        sample_id: Position of the sample in the data set, the same in all epochs and on all ranks.
-        caption: Text of the tokens.
-        group: Group id. Samples that share a non-negative id match each other; a negative id means
-            that the sample matches itself only.
-        is_pair: Whether image and caption belong together.
-        multi_labels: 1 for each class that applies, 0 for each that does not, ``IGNORE_LABEL`` if
-            unknown.
-        negative_images: Images that do not match the caption.
-        negative_tokens: Token ids of captions that do not match the image.
-        teacher_image: Embedding of the image by a teacher.
-        teacher_text: Embedding of the caption by a teacher.
-        teacher_pixels: Pixels of the image at the teacher's size, 0 to 255.
-        teacher_tokens: Token ids of the caption by the teacher's tokenizer.
-    """
 
-    key: str
-    image: UInt8[Tensor, "3 H W"]
-    tokens: Int64[Tensor, " S"]
-    label: int = IGNORE_LABEL
-    sample_id: int = -1
-    caption: str = ""
-    group: int | None = None
-    is_pair: bool | None = None
-    multi_labels: Int64[Tensor, " C"] | None = None
-    negative_images: tuple[UInt8[Tensor, "3 H W"], ...] | None = None
-    negative_tokens: tuple[Int64[Tensor, " S"], ...] | None = None
-    teacher_image: Float[Tensor, " teacher_dim"] | None = None
-    teacher_text: Float[Tensor, " teacher_dim"] | None = None
-    teacher_pixels: UInt8[Tensor, "3 teacher_height teacher_width"] | None = None
-    teacher_tokens: Int64[Tensor, " S"] | None = None
+@dataclass(slots=True)
+class TeacherBatch:
+    """What a teacher needs of a batch, or made of it before. A field that is None is not there."""
+
+    image: Float[Tensor, "B teacher_dim"] | None = None  # stored embeddings of the images
+    text: Float[Tensor, "B teacher_dim"] | None = None  # stored embeddings of the captions
+    pixels: UInt8[Tensor, "B 3 teacher_height teacher_width"] | None = (
+        None  # the images at the teacher's size, 0 to 255
+    )
+    tokens: Int64[Tensor, "B S"] | None = None  # the captions in the teacher's tokens, padded
+
+
+@dataclass(slots=True)
+class NegativeBatch:
+    """Hard negatives of a batch: any number of them, which belong to no sample."""
+
+    images: UInt8[Tensor, "negative_images 3 H W"] | None = (
+        None  # images that match no caption of the batch
+    )
+    tokens: Int64[Tensor, "negative_texts S"] | None = (
+        None  # captions that match no image of the batch
+    )
 
 
 @dataclass(slots=True)
 class Batch:
-    """The samples of one step on one rank.
-
-    Fields that are None were not requested.
-
-    Args:
-        images: Pixels, 0 to 255; uint8 until they are on the device.
-        tokens: Token ids, padded with the tokenizer's padding id to the batch's longest caption;
-            None if captions are not used.
-        labels: Class indices, ``IGNORE_LABEL`` where a sample has none.
-        keys: Names of the samples in their shards.
-        cursor: State of the stream after this batch, in plain types, for the stream's ``commit``.
-        sample_ids: Position of each sample in the data set.
-        captions: Texts of the tokens; empty if they are not used.
-        groups: Group ids. Pairs that share a non-negative id match each other (several captions of
-            an image, duplicates); a negative id means that the pair matches itself only.
-        pair_mask: False where image and caption do not belong together (a sample with a label but
-            without a caption); the contrastive loss excludes these.
-        multi_labels: 1 where a class applies, 0 where it does not, ``IGNORE_LABEL`` where it is
-            unknown.
-        teacher_image: Stored embeddings of the images by a teacher.
-        teacher_text: Stored embeddings of the captions by a teacher.
-        teacher_pixels: Images at a teacher's size, 0 to 255.
-        teacher_tokens: Token ids of the captions by a teacher's tokenizer, with its padding.
-        negative_images: Images that match no caption of the batch; any number.
-        negative_tokens: Token ids of captions that match no image of the batch; any number.
+    """The samples of one step on one rank. A field that is None was not requested.
 
     Examples:
         >>> batch = Batch(torch.zeros(2, 3, 8, 8, dtype=torch.uint8),
@@ -109,52 +118,70 @@ class Batch:
         2
     """
 
+    # pixels, 0 to 255; uint8 until they are on the device
     images: UInt8[Tensor, "B 3 H W"]
+    # token ids, padded to the longest caption of the batch; None where no captions are used
     tokens: Int64[Tensor, "B S"] | None
+    # class indices, IGNORE_LABEL where a sample has none
     labels: Int64[Tensor, " B"]
+    # names of the samples inside their shards
     keys: tuple[str, ...]
+    # position of the stream after this batch, in plain types, for PairStream.commit
     cursor: Mapping[str, Any] | None = None
+    # position of each sample in the data set
     sample_ids: Int64[Tensor, " B"] | None = None
+    # the texts that were tokenized; empty where they are not needed
     captions: tuple[str, ...] = ()
+    # pairs with the same non-negative number match each other, such as several captions of an
+    # image; a pair with a negative number matches itself only
     groups: Int64[Tensor, " B"] | None = None
+    # False where image and caption do not belong together, as for a sample with a label and no
+    # caption; the contrastive loss leaves those out. None: all belong together
     pair_mask: Bool[Tensor, " B"] | None = None
+    # 1 where a class applies, 0 where it does not, IGNORE_LABEL where it is unknown
     multi_labels: Int64[Tensor, "B C"] | None = None
-    teacher_image: Float[Tensor, "B teacher_dim"] | None = None
-    teacher_text: Float[Tensor, "B teacher_dim"] | None = None
-    teacher_pixels: UInt8[Tensor, "B 3 teacher_height teacher_width"] | None = None
-    teacher_tokens: Int64[Tensor, "B S"] | None = None
-    negative_images: UInt8[Tensor, "negative_images 3 H W"] | None = None
-    negative_tokens: Int64[Tensor, "negative_texts S"] | None = None
+    # for distillation
+    teacher: TeacherBatch | None = None
+    # hard negatives
+    negatives: NegativeBatch | None = None
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> NoReturn:
+            hint = f"; it is batch.{_RENAMED[name]} now" if name in _RENAMED else ""
+            raise AttributeError(f"Batch has no {name!r}{hint}")
 
     def to(self, device: torch.device | str | int, non_blocking: bool | None = None) -> Batch:
         """Return a copy with every tensor on ``device``.
 
         Args:
-            device: Destination of the tensors.
-            non_blocking: Whether to return before the copy is complete; None for true if the
-                destination is a GPU, whose later work waits for it. A copy to the CPU could be read
-                before it is complete.
+            device: The destination.
+            non_blocking: Whether to return before the copy is complete; None for yes if the
+                destination is a GPU, whose later work waits for it. On its way to the CPU a tensor
+                could be read too early.
         """
         if non_blocking is None:
             non_blocking = torch.device(device).type in ("cuda", "xpu")
-        moved: dict[str, Any] = {
-            f.name: value.to(device, non_blocking=non_blocking)
-            for f in fields(self)
-            if isinstance(value := getattr(self, f.name), Tensor)
-        }
-        return replace(self, **moved)
+        return _with_tensors(self, lambda value: value.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Batch:
-        """Return a copy in page-locked memory, which a GPU reads while the CPU continues."""
-        pinned: dict[str, Any] = {
-            f.name: value.pin_memory()
-            for f in fields(self)
-            if isinstance(value := getattr(self, f.name), Tensor)
-        }
-        return replace(self, **pinned)
+        """Return a copy in page-locked memory, from which a GPU reads asynchronously."""
+        return _with_tensors(self, Tensor.pin_memory)
+
+
+def _with_tensors(part: _Part, change: Callable[[Tensor], Tensor]) -> _Part:
+    """Return a copy of a part of a batch with every tensor changed, also in nested parts."""
+    changed: dict[str, Any] = {}
+    for field in fields(part):
+        value = getattr(part, field.name)
+        if isinstance(value, Tensor):
+            changed[field.name] = change(value)
+        elif isinstance(value, TeacherBatch | NegativeBatch):
+            changed[field.name] = _with_tensors(value, change)
+    return replace(part, **changed)
 
 
 @dataclass(slots=True)

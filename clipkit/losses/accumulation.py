@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from clipkit.errors import ConfigError
-from clipkit.types import Batch, Embeddings
+from clipkit.types import Batch, Embeddings, NegativeBatch, TeacherBatch
 
 
 def split_batch(batch: Batch, size: int) -> Iterator[Batch]:
@@ -44,8 +44,15 @@ def split_batch(batch: Batch, size: int) -> Iterator[Batch]:
         stop = min(start + size, len(batch))
         for field in fields(batch):
             value = getattr(batch, field.name)
-            if field.name in ("negative_images", "negative_tokens"):
-                part[field.name] = _share(value, start / len(batch), stop / len(batch))
+            if isinstance(value, NegativeBatch):
+                share = start / len(batch), stop / len(batch)
+                images, tokens = (_share(some, *share) for some in (value.images, value.tokens))
+                part[field.name] = NegativeBatch(images, tokens)
+            elif isinstance(value, TeacherBatch):
+                rows = (value.image, value.text, value.pixels, value.tokens)
+                part[field.name] = TeacherBatch(
+                    *(None if row is None else row[start:stop] for row in rows)
+                )
             elif isinstance(value, Tensor | tuple):
                 part[field.name] = value[start:stop]
         yield replace(batch, **part)

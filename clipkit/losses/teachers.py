@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clipkit.errors import ConfigError
-from clipkit.types import Batch, Embeddings
+from clipkit.types import Batch, Embeddings, TeacherBatch
 
 
 class Teacher(nn.Module, ABC):
@@ -39,11 +39,12 @@ class StoredTeacher(Teacher):
         self.logit_scale = logit_scale
 
     def forward(self, batch: Batch) -> Embeddings:
-        """Return ``batch.teacher_image`` and ``batch.teacher_text``, normalised to unit norm."""
-        image, text = batch.teacher_image, batch.teacher_text
+        """Return ``batch.teacher.image`` and ``batch.teacher.text``, normalised to unit norm."""
+        teacher = batch.teacher or TeacherBatch()
+        image, text = teacher.image, teacher.text
         if image is None or text is None:
             raise ConfigError(
-                "StoredTeacher: expected batches with teacher_image and teacher_text, got none; "
+                "StoredTeacher: expected batches with teacher.image and teacher.text, got none; "
                 "store the teacher's embeddings with the samples and read them by "
                 "data.samples.fields (clipkit.data.TeacherEmbeddings), or use EncoderTeacher"
             )
@@ -57,7 +58,7 @@ class StoredTeacher(Teacher):
 class EncoderTeacher(Teacher):
     """A frozen encoder that runs on the same samples.
 
-    If the batch has ``teacher_pixels`` or ``teacher_tokens`` (by ``clipkit.data.TeacherInputs``),
+    If the batch has ``teacher.pixels`` or ``teacher.tokens`` (by ``clipkit.data.TeacherInputs``),
     the encoder gets these: they were made by its own transform and tokenizer.
 
     The encoder is not part of this module's state: it is neither trained nor saved with
@@ -89,8 +90,9 @@ class EncoderTeacher(Teacher):
         """Return the encoder's embeddings of the batch, resized and tokenized for it."""
         (encoder,) = self._hidden
         device = batch.images.device
-        if batch.teacher_tokens is not None:
-            batch = replace(batch, tokens=batch.teacher_tokens)
+        teacher = batch.teacher or TeacherBatch()
+        if teacher.tokens is not None:
+            batch = replace(batch, tokens=teacher.tokens)
         elif self.tokenize is not None:
             if len(batch.captions) != len(batch):
                 raise ConfigError(
@@ -98,12 +100,12 @@ class EncoderTeacher(Teacher):
                     f"batch, got {len(batch.captions)}"
                 )
             batch = replace(batch, tokens=self.tokenize(batch.captions).to(device))
-        if batch.teacher_pixels is not None:
-            batch = replace(batch, images=batch.teacher_pixels)
+        if teacher.pixels is not None:
+            batch = replace(batch, images=teacher.pixels)
         elif self.image_size not in (None, batch.images.shape[-1]):
             batch = replace(batch, images=_resized(batch.images, self.image_size))
         # Only the pairs are compared with the teacher.
-        batch = replace(batch, negative_images=None, negative_tokens=None)
+        batch = replace(batch, negatives=None)
         embeddings: Embeddings = encoder.to(device)(batch)
         return embeddings
 

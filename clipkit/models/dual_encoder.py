@@ -15,7 +15,7 @@ from clipkit.errors import ConfigError
 from clipkit.models.heads.label_head import LabelHead
 from clipkit.models.towers.base import ImageTower, TextTower
 from clipkit.models.towers.freezing import keep_locked_in_evaluation
-from clipkit.types import Batch, Embeddings
+from clipkit.types import Batch, Embeddings, NegativeBatch
 
 SOFTMAX_LOGIT_SCALE = 1 / 0.07
 """Start of the scale for the softmax loss (Radford et al. 2021, section 2.5)."""
@@ -190,17 +190,18 @@ class DualEncoder(nn.Module):
             batch: As for ``forward``.
         """
         images, num_images = batch.images, len(batch.images)
-        if batch.negative_images is not None:
-            images = torch.cat([images, batch.negative_images])
+        negatives = batch.negatives or NegativeBatch()
+        if negatives.images is not None:
+            images = torch.cat([images, negatives.images])
         features = self.image_tower(self.normalize(images))
         image = _unit(features)
-        text, negative_text = self._embed_texts(batch.tokens, batch.negative_tokens)
+        text, negative_text = self._embed_texts(batch.tokens, negatives.tokens)
         return Embeddings(
             image=image[:num_images],
             text=text,
             logit_scale=self.logit_scale,
             logit_bias=self.logit_bias,
-            negative_image=None if batch.negative_images is None else image[num_images:],
+            negative_image=None if negatives.images is None else image[num_images:],
             negative_text=negative_text,
             image_features=None if self.label_head is None else features[:num_images],
         )

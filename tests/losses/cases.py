@@ -23,7 +23,7 @@ from clipkit.losses import (
     SigmoidLoss,
     StoredTeacher,
 )
-from clipkit.types import IGNORE_LABEL, Batch, Embeddings
+from clipkit.types import IGNORE_LABEL, Batch, Embeddings, TeacherBatch
 from tests.losses import oracles
 
 CLASSES, NUM_SAMPLES, GAMMA, TEACHER_SCALE = 4, 60, 0.4, 20.0
@@ -94,7 +94,7 @@ def _global() -> Oracle:
 
 def _teacher(batch: Batch) -> tuple[Tensor, Tensor]:
     kept = _kept(batch)
-    towers = batch.teacher_image, batch.teacher_text
+    towers = batch.teacher.image, batch.teacher.text
     image, text = (F.normalize(tower[kept].double(), dim=1) for tower in towers)
     return image, text
 
@@ -206,8 +206,9 @@ def make_inputs(
         multi_labels=some(0, 2, size, CLASSES).masked_fill(
             some(0, 3, size, CLASSES) == 0, IGNORE_LABEL
         ),
-        teacher_image=oracles.unit_rows(size, 6, seed + 4),
-        teacher_text=oracles.unit_rows(size, 6, seed + 5),
+        teacher=TeacherBatch(
+            oracles.unit_rows(size, 6, seed + 4), oracles.unit_rows(size, 6, seed + 5)
+        ),
     )
     return inputs, batch
 
@@ -227,4 +228,5 @@ def rows_of(
         for field in fields(batch)
         if isinstance(value := getattr(batch, field.name), Tensor | tuple)
     }
-    return parts, replace(batch, **sliced)
+    teacher = TeacherBatch(batch.teacher.image[rows], batch.teacher.text[rows])
+    return parts, replace(batch, **sliced, teacher=teacher)

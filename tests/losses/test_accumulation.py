@@ -24,7 +24,7 @@ from clipkit.losses import (
     WeightedTerm,
 )
 from clipkit.losses.accumulation import split_batch
-from clipkit.types import Batch, Embeddings
+from clipkit.types import Batch, Embeddings, NegativeBatch, TeacherBatch
 
 SIZE = 22
 
@@ -60,8 +60,10 @@ def make_batch(with_groups: bool = True) -> Batch:
         cursor={"position": 3},
         sample_ids=torch.arange(SIZE),
         pair_mask=torch.rand(SIZE, generator=generator) > 0.2,
-        teacher_image=torch.randn(SIZE, 5, generator=generator, dtype=torch.float64),
-        teacher_text=torch.randn(SIZE, 5, generator=generator, dtype=torch.float64),
+        teacher=TeacherBatch(
+            torch.randn(SIZE, 5, generator=generator, dtype=torch.float64),
+            torch.randn(SIZE, 5, generator=generator, dtype=torch.float64),
+        ),
         multi_labels=torch.randint(0, 2, (SIZE, 4), generator=generator),
         groups=groups,
     )
@@ -173,11 +175,11 @@ def test_split_keeps_every_field():
 
 def test_negatives_are_shared_out_and_none_is_lost():
     tokens = torch.arange(7)[:, None]
-    batch = replace(make_batch(), negative_tokens=tokens, negative_images=torch.zeros(0, 3, 2, 2))
+    batch = replace(make_batch(), negatives=NegativeBatch(torch.zeros(0, 3, 2, 2), tokens))
     parts = list(split_batch(batch, 5))
-    assert torch.equal(torch.cat([part.negative_tokens for part in parts]), tokens)
-    assert max(len(part.negative_tokens) for part in parts) == 2
-    assert all(part.negative_images.shape == (0, 3, 2, 2) for part in parts)
+    assert torch.equal(torch.cat([part.negatives.tokens for part in parts]), tokens)
+    assert max(len(part.negatives.tokens) for part in parts) == 2
+    assert all(part.negatives.images.shape == (0, 3, 2, 2) for part in parts)
 
 
 def test_without_gradient_it_is_the_plain_encoder():

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from clipkit.errors import ConfigError
 from clipkit.losses import DistillationLoss, EncoderTeacher, StoredTeacher
-from clipkit.types import Embeddings
+from clipkit.types import Embeddings, TeacherBatch
 from tests.losses.oracles import assert_close, make_batch, unit_rows, value_and_gradients
 
 SIZE, TEACHER_SCALE = 13, 30.0
@@ -24,12 +24,12 @@ def inputs(width=5, scale=12.0):
 def stored_batch(width=7, **changes):
     batch = make_batch(SIZE)
     image, text = 3 * unit_rows(SIZE, width, 2), unit_rows(SIZE, width, 3)
-    return replace(batch, teacher_image=image, teacher_text=text, **changes)
+    return replace(batch, teacher=TeacherBatch(image, text), **changes)
 
 
 def test_a_perfect_student_has_no_loss_and_no_gradient():
     image, text, _ = inputs()
-    batch = replace(make_batch(SIZE), teacher_image=image, teacher_text=text)
+    batch = replace(make_batch(SIZE), teacher=TeacherBatch(image, text))
     loss = DistillationLoss(StoredTeacher(20.0), 1.0, 1.0, tile_size=5)
     scale = torch.tensor(20.0).double()
     got = value_and_gradients(lambda *x: loss(Embeddings(*x), batch), (image, text, scale))
@@ -92,7 +92,7 @@ def test_a_constant_picture_stays_itself_when_resized():
 
 def test_what_cannot_work_is_refused():
     embeddings = Embeddings(*inputs())
-    with pytest.raises(ConfigError, match="teacher_image and teacher_text"):
+    with pytest.raises(ConfigError, match=r"teacher\.image and teacher\.text"):
         DistillationLoss(StoredTeacher())(embeddings, make_batch(SIZE))
     with pytest.raises(ConfigError, match="width 5, got 7"):
         DistillationLoss(StoredTeacher(), 0.0, 1.0)(embeddings, stored_batch())

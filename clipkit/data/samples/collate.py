@@ -11,7 +11,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from clipkit.data.text.tokenizer import pad_tokens
-from clipkit.types import Batch, Sample
+from clipkit.types import Batch, NegativeBatch, Sample, TeacherBatch
 
 
 def collate(
@@ -23,7 +23,7 @@ def collate(
     """Join samples into a batch.
 
     Args:
-        samples: At least one; all pictures of one size.
+        samples: At least one; all images of one size.
         pad_id: The tokenizer's padding id.
         cursor: Where the stream stands after the batch.
         teacher_pad_id: The padding id of a teacher's tokenizer.
@@ -43,29 +43,41 @@ def collate(
         groups=_joined(samples, "group", torch.tensor),
         pair_mask=_joined(samples, "is_pair", torch.tensor),
         multi_labels=_joined(samples, "multi_labels", torch.stack),
-        teacher_image=_joined(samples, "teacher_image", torch.stack),
-        teacher_text=_joined(samples, "teacher_text", torch.stack),
-        teacher_pixels=_joined(samples, "teacher_pixels", torch.stack),
-        teacher_tokens=_joined(
-            samples, "teacher_tokens", lambda rows: pad_tokens(rows, teacher_pad_id)
-        ),
-        negative_images=_joined(
-            samples, "negative_images", lambda rows: _stack_all(rows, samples[0].image)
-        ),
-        negative_tokens=_joined(
-            samples, "negative_tokens", lambda rows: pad_tokens(list(chain(*rows)), pad_id)
-        ),
+        teacher=_teacher_batch(samples, teacher_pad_id),
+        negatives=_negative_batch(samples, pad_id),
+    )
+
+
+def _teacher_batch(samples: Sequence[Sample], pad_id: int) -> TeacherBatch | None:
+    teachers = [sample.teacher for sample in samples if sample.teacher is not None]
+    if not teachers:
+        return None
+    return TeacherBatch(
+        image=_joined(teachers, "image", torch.stack),
+        text=_joined(teachers, "text", torch.stack),
+        pixels=_joined(teachers, "pixels", torch.stack),
+        tokens=_joined(teachers, "tokens", lambda rows: pad_tokens(rows, pad_id)),
+    )
+
+
+def _negative_batch(samples: Sequence[Sample], pad_id: int) -> NegativeBatch | None:
+    negatives = [sample.negatives for sample in samples if sample.negatives is not None]
+    if not negatives:
+        return None
+    return NegativeBatch(
+        images=_joined(negatives, "images", lambda rows: _stack_all(rows, samples[0].image)),
+        tokens=_joined(negatives, "tokens", lambda rows: pad_tokens(list(chain(*rows)), pad_id)),
     )
 
 
 def _joined(
-    samples: Sequence[Sample], name: str, join: Callable[[list[Any]], Tensor]
+    parts: Sequence[object], name: str, join: Callable[[list[Any]], Tensor]
 ) -> Tensor | None:
-    """A field of all samples; None where nobody asked for it, which is the same in all of them."""
-    values = [getattr(sample, name) for sample in samples]
+    """Join a field of all samples; None if it was not requested, as then in all of them."""
+    values = [getattr(part, name) for part in parts]
     return None if values[0] is None else join(values)
 
 
 def _stack_all(rows: Sequence[Sequence[Tensor]], like: Tensor) -> UInt8[Tensor, "K 3 H W"]:
-    pictures = list(chain(*rows))
-    return torch.stack(pictures) if pictures else like.new_empty((0, *like.shape))
+    images = list(chain(*rows))
+    return torch.stack(images) if images else like.new_empty((0, *like.shape))

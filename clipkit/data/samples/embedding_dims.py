@@ -10,7 +10,8 @@ from clipkit.errors import SampleError, ShardError
 from clipkit.types import Sample
 
 _TRIED_SAMPLES: Final = 8
-_NAMES: Final = {"teacher_image": "image", "teacher_text": "caption"}
+_NAMES: Final = {"image": "image", "text": "caption"}
+"""Fields of ``TeacherSample``, and what they are the embeddings of."""
 
 
 @final
@@ -40,12 +41,12 @@ class EmbeddingDims:
         Raises:
             SampleError: If they differ.
         """
-        if sample.teacher_image is None and sample.teacher_text is None:
+        if sample.teacher is None or (sample.teacher.image is None and sample.teacher.text is None):
             return
         if self._dims is None:
             self._dims = self._find()
         for name, what in _NAMES.items():
-            embedding = getattr(sample, name)
+            embedding = getattr(sample.teacher, name)
             expected = self._dims.get(name)
             if embedding is not None and expected not in (None, len(embedding)):
                 raise SampleError(
@@ -61,6 +62,6 @@ class EmbeddingDims:
             except (SampleError, ShardError):
                 continue
             for name, counter in found.items():
-                if (embedding := getattr(sample, name)) is not None:
+                if (embedding := getattr(sample.teacher, name, None)) is not None:
                     counter[len(embedding)] += 1
         return {name: dims.most_common(1)[0][0] for name, dims in found.items() if dims}

@@ -21,7 +21,7 @@ from clipkit.data.shards.members import read_classes, read_value
 from clipkit.data.text.captions import CaptionPicker
 from clipkit.data.text.tokenizer import Tokenizer
 from clipkit.errors import ConfigError, SampleError
-from clipkit.types import IGNORE_LABEL, Sample
+from clipkit.types import IGNORE_LABEL, NegativeSample, Sample, TeacherSample
 
 _PLAIN_NUMBER: Final = re.compile("0|[1-9][0-9]{0,18}")
 """How a number is written: without a sign, leading zeros, or digits of other scripts."""
@@ -152,7 +152,7 @@ class MultiLabels(SampleField):
 
 @final
 class NegativeCaptions(SampleField):
-    """Captions that are wrong for the picture: ``batch.negative_tokens``.
+    """Captions that are wrong for the picture: ``batch.negatives.tokens``.
 
     Args:
         captions: Where they come from; a sample may have none.
@@ -177,12 +177,14 @@ class NegativeCaptions(SampleField):
                 len(candidates), self.number, replace=False, p=weights / weights.sum()
             ).tolist()
         tokens = [origin.encode(candidates[i].text) for i in chosen]
-        return replace(sample, negative_tokens=tuple(map(torch.tensor, tokens)))
+        negatives = sample.negatives or NegativeSample()
+        chosen_tokens = tuple(map(torch.tensor, tokens))
+        return replace(sample, negatives=replace(negatives, tokens=chosen_tokens))
 
 
 @final
 class NegativeImages(SampleField):
-    """Pictures that are wrong for the caption: ``batch.negative_images``.
+    """Pictures that are wrong for the caption: ``batch.negatives.images``.
 
     Args:
         members: Extensions of their files, such as ``["negative.jpg"]``; those that a sample lacks
@@ -195,8 +197,9 @@ class NegativeImages(SampleField):
     def add(self, sample: Sample, origin: Origin) -> Sample:
         """See ``SampleField.add``."""
         files = [origin.members[name] for name in self.members if name in origin.members]
-        pictures = tuple(origin.image_transform(data, origin.rng) for data in files)
-        return replace(sample, negative_images=pictures)
+        images = tuple(origin.image_transform(data, origin.rng) for data in files)
+        negatives = sample.negatives or NegativeSample()
+        return replace(sample, negatives=replace(negatives, images=images))
 
 
 @final
@@ -214,7 +217,8 @@ class TeacherEmbeddings(SampleField):
     def add(self, sample: Sample, origin: Origin) -> Sample:
         """See ``SampleField.add``."""
         image, text = (_embedding(origin.members, name) for name in (self.image, self.text))
-        return replace(sample, teacher_image=image, teacher_text=text)
+        teacher = sample.teacher or TeacherSample()
+        return replace(sample, teacher=replace(teacher, image=image, text=text))
 
 
 @final
@@ -242,17 +246,18 @@ class TeacherInputs(SampleField):
 
     def add(self, sample: Sample, origin: Origin) -> Sample:
         """See ``SampleField.add``."""
+        teacher = sample.teacher or TeacherSample()
         if self.image_transform is not None:
             pixels = self.image_transform(origin.image, copy.deepcopy(origin.image_rng))
-            sample = replace(sample, teacher_pixels=pixels)
+            teacher = replace(teacher, pixels=pixels)
         if self.tokenizer is not None:
             tokens = self.tokenizer.encode(sample.caption)
-            sample = replace(sample, teacher_tokens=torch.tensor(tokens, dtype=torch.int64))
-        return sample
+            teacher = replace(teacher, tokens=torch.tensor(tokens, dtype=torch.int64))
+        return replace(sample, teacher=teacher)
 
 
 def teacher_pad_id(fields: Sequence[SampleField]) -> int:
-    """What fills the rows of ``teacher_tokens``; 0 where no field makes them."""
+    """What fills the rows of ``teacher.tokens``; 0 where no field makes them."""
     return next((field.pad_id for field in fields if field.pad_id is not None), 0)
 
 

@@ -319,7 +319,8 @@ class ContrastiveModule(LightningModule):
         """The batch, without captions where the objective reads none."""
         if self.loss.reads_captions:
             return batch
-        return replace(batch, tokens=None, negative_tokens=None)
+        negatives = None if batch.negatives is None else replace(batch.negatives, tokens=None)
+        return replace(batch, tokens=None, negatives=negatives)
 
 
 def named_terms(stage: str, terms: Mapping[str, Tensor]) -> dict[str, Tensor]:

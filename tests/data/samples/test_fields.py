@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from clipkit.data import (
     TrainTransform,
 )
 from clipkit.errors import ConfigError, DataError, FaultBudgetExceeded
+from clipkit.types import TeacherBatch
 from tests.data.fakes import flat_stream
 from tests.factories import image_bytes, pair, write_shard
 
@@ -65,8 +67,7 @@ def batch_of(tmp_path, samples, *fields, **options):
 
 def test_nothing_is_there_where_nobody_asked(tmp_path):
     batch = batch_of(tmp_path, [{}, {}])
-    names = ("groups", "pair_mask", "multi_labels", "negative_images", "negative_tokens")
-    names += ("teacher_image", "teacher_text", "teacher_pixels", "teacher_tokens")
+    names = ("groups", "pair_mask", "multi_labels", "negatives", "teacher")
     assert [getattr(batch, name) for name in names] == [None] * len(names)
 
 
@@ -126,15 +127,15 @@ def test_negatives_are_as_many_as_there_are(tmp_path):
     field = NegativeCaptions(JsonFields({"wrong": 1.0}), number=2)
     batch = batch_of(tmp_path, samples, field, NegativeImages(["wrong.jpg", "wrong.png"]))
     known = [TOKENIZER.encode(text) for text in wrong]
-    rows = [[i for i in row if i] for row in batch.negative_tokens.tolist()]
+    rows = [[i for i in row if i] for row in batch.negatives.tokens.tolist()]
     assert len(rows) == 3
     assert all(row in known for row in rows)
     assert rows[0] != rows[1]
     assert rows[2] == known[0]
-    assert batch.negative_images.shape == (1, 3, 16, 16)
+    assert batch.negatives.images.shape == (1, 3, 16, 16)
     none = batch_of(tmp_path, [{}, {}], field, NegativeImages(["wrong.jpg"]))
-    assert none.negative_tokens.shape[0] == 0
-    assert none.negative_images.shape == (0, 3, 16, 16)
+    assert none.negatives.tokens.shape[0] == 0
+    assert none.negatives.images.shape == (0, 3, 16, 16)
 
 
 def test_a_teachers_embeddings(tmp_path):
@@ -143,9 +144,9 @@ def test_a_teachers_embeddings(tmp_path):
         for i in range(2)
     ]
     batch = batch_of(tmp_path, samples, TeacherEmbeddings("t_i.npy", "t_t.npy"))
-    assert batch.teacher_image.tolist() == [[1, 0], [1, 1]]
-    assert batch.teacher_text.tolist() == [[0, 2, 3], [1, 2, 3]]
-    assert batch.teacher_image.dtype == torch.float32
+    assert batch.teacher.image.tolist() == [[1, 0], [1, 1]]
+    assert batch.teacher.text.tolist() == [[0, 2, 3], [1, 2, 3]]
+    assert batch.teacher.image.dtype == torch.float32
 
 
 @pytest.mark.parametrize("odd", [0, 3])
@@ -166,7 +167,7 @@ def test_a_teachers_embedding_of_another_size_is_a_bad_sample(tmp_path, odd, bat
     )
     for batch in stream:
         stream.commit(batch)
-        assert batch.teacher_image.shape == (batch_size, 2)
+        assert batch.teacher.image.shape == (batch_size, 2)
         assert str(odd) not in batch.keys
     ((_, _, key, reason),) = stream.state_dict()["bad_samples"]
     assert key == str(odd)
@@ -181,10 +182,10 @@ def test_a_teacher_sees_the_students_crop_in_its_own_size(tmp_path):
     batch = batch_of(tmp_path, [{}, {}, {}], teacher, image_transform=transform(16))
     plain = batch_of(tmp_path, [{}, {}, {}], image_transform=transform(16))
     assert torch.equal(batch.images, plain.images)  # a field changes nothing of the sample
-    assert batch.teacher_pixels.shape == (3, 3, 32, 32)
-    halved = torch.nn.functional.avg_pool2d(batch.teacher_pixels.float(), 2)
+    assert batch.teacher.pixels.shape == (3, 3, 32, 32)
+    halved = torch.nn.functional.avg_pool2d(batch.teacher.pixels.float(), 2)
     assert float((halved - batch.images.float()).abs().mean()) < 8
-    assert batch.teacher_tokens.shape == (3, 5)
+    assert batch.teacher.tokens.shape == (3, 5)
     assert batch.tokens.shape[1] > 5
 
 
@@ -237,3 +238,11 @@ def test_options_that_cannot_work_are_refused():
         NegativeCaptions(OptionalCaption(), 0)
     with pytest.raises(ConfigError, match="TeacherInputs"):
         TeacherInputs()
+
+
+def test_old_names_of_a_batch_are_told(tmp_path):
+    batch = batch_of(tmp_path, [{}])
+    with pytest.raises(AttributeError, match=r"'teacher_image'; it is batch\.teacher\.image now"):
+        batch.teacher_image  # noqa: B018
+    moved = replace(batch, teacher=TeacherBatch(text=torch.ones(1, 2))).to("cpu")
+    assert moved.teacher.text.tolist() == [[1, 1]]

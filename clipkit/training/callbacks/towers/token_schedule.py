@@ -106,13 +106,13 @@ class TokenSchedule(Callback):
             return
         if (size := stage.image_size) is not None:
             batch.images = shrink(batch.images, size)
-            if batch.negative_images is not None:
-                batch.negative_images = shrink(batch.negative_images, size)
+            if batch.negatives is not None and batch.negatives.images is not None:
+                batch.negatives.images = shrink(batch.negatives.images, size)
         if (length := stage.text_length) is not None:
             if batch.tokens is not None:
                 batch.tokens = self._cut(batch.tokens, length)
-            if batch.negative_tokens is not None:
-                batch.negative_tokens = self._cut(batch.negative_tokens, length)
+            if batch.negatives is not None and batch.negatives.tokens is not None:
+                batch.negatives.tokens = self._cut(batch.negatives.tokens, length)
 
     def _cut(self, tokens: Tensor, length: int) -> Tensor:
         return cut_captions(tokens, length, self._pad_id, self._end)
