@@ -8,16 +8,15 @@ from typing import final
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
-from torchmetrics import Metric
 
 from clipkit.errors import MetricError
 from clipkit.metrics.functional import first_of_each, label_ranks, recall_by_class
-from clipkit.metrics.states import gather_chunks
+from clipkit.metrics.states import GatheredMetric
 from clipkit.types import IGNORE_LABEL
 
 
 @final
-class ClassificationMetrics(Metric):
+class ClassificationMetrics(GatheredMetric):
     """Top-k accuracy and mean recall per class, exact over ranks.
 
     Samples without a label are skipped; a sample that a sampler has repeated counts once.
@@ -33,22 +32,14 @@ class ClassificationMetrics(Metric):
         {'top1': 0.667, 'mean_per_class_recall': 0.75}
     """
 
-    is_differentiable = False
-    higher_is_better = True
-    full_state_update = False
-
     ranks: list[Tensor]
     labels: list[Tensor]
     ids: list[Tensor]
 
     def __init__(self, num_classes: int, ks: Sequence[int] = (1, 5)) -> None:
-        super().__init__(sync_on_compute=False)  # compute() gathers, empty ranks included
-        if not ks or min(ks) < 1:
-            raise MetricError(f"ks: expected positive numbers, got {list(ks)}")
+        super().__init__(ks, ("ranks", "labels", "ids"))
         self.num_classes = num_classes
         self.ks = tuple(k for k in ks if k <= num_classes)
-        for name in ("ranks", "labels", "ids"):
-            self.add_state(name, default=[], dist_reduce_fx="cat")
 
     def update(
         self,
@@ -75,10 +66,7 @@ class ClassificationMetrics(Metric):
 
     def compute(self) -> dict[str, Tensor]:
         """Compute ``topK`` for each K, and ``mean_per_class_recall``, over all ranks."""
-        ranks, labels, ids = (
-            gather_chunks(state, torch.int64, self.device)
-            for state in (self.ranks, self.labels, self.ids)
-        )
+        ranks, labels, ids = map(self.gathered, ("ranks", "labels", "ids"))
         once = first_of_each(ids)
         ranks, labels = ranks[once], labels[once]
         mean = torch.tensor(recall_by_class(ranks, labels), device=ranks.device)

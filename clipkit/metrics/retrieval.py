@@ -8,15 +8,14 @@ from typing import final
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
-from torchmetrics import Metric
 
 from clipkit.errors import MetricError
 from clipkit.metrics.functional import first_of_each, retrieval_recall
-from clipkit.metrics.states import gather_chunks
+from clipkit.metrics.states import GatheredMetric
 
 
 @final
-class RetrievalMetrics(Metric):
+class RetrievalMetrics(GatheredMetric):
     """Recall at k, from images to texts and from texts to images, exact over ranks.
 
     Embeddings are kept until ``compute``. An image that a sampler has repeated to fill the last
@@ -32,10 +31,6 @@ class RetrievalMetrics(Metric):
         {'image_to_text/recall_at_1': tensor(1.), 'text_to_image/recall_at_1': tensor(1.)}
     """
 
-    is_differentiable = False
-    higher_is_better = True
-    full_state_update = False
-
     image: list[Tensor]
     text: list[Tensor]
     ids: list[Tensor]
@@ -43,12 +38,7 @@ class RetrievalMetrics(Metric):
     ordinals: list[Tensor]
 
     def __init__(self, ks: Sequence[int] = (1, 5, 10)) -> None:
-        super().__init__(sync_on_compute=False)  # compute() gathers, empty ranks included
-        if not ks or min(ks) < 1:
-            raise MetricError(f"ks: expected positive numbers, got {list(ks)}")
-        self.ks = tuple(ks)
-        for name in ("image", "text", "ids", "owners", "ordinals"):
-            self.add_state(name, default=[], dist_reduce_fx="cat")
+        super().__init__(ks, ("image", "text", "ids", "owners", "ordinals"))
 
     def update(
         self,
@@ -83,14 +73,10 @@ class RetrievalMetrics(Metric):
 
     def compute(self) -> dict[str, Tensor]:
         """Compute ``retrieval_recall`` of everything added on all ranks."""
-        image = gather_chunks(self.image, torch.float32, self.device)
-        text = gather_chunks(self.text, torch.float32, self.device)
+        image, text = (self.gathered(state, torch.float32) for state in ("image", "text"))
         if not len(image):
             raise MetricError("RetrievalMetrics: expected an update before compute, got none")
-        ids, owners, ordinals = (
-            gather_chunks(state, torch.int64, self.device)
-            for state in (self.ids, self.owners, self.ordinals)
-        )
+        ids, owners, ordinals = map(self.gathered, ("ids", "owners", "ordinals"))
         images = first_of_each(ids)
         ascending, order = ids[images].sort()
         rows = order[torch.searchsorted(ascending, owners)]

@@ -7,8 +7,38 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Shaped
 from torch import Tensor
+from torchmetrics import Metric
 
 from clipkit.distributed.collectives import gather_rows, gather_sizes
+from clipkit.errors import MetricError
+
+
+class GatheredMetric(Metric):
+    """A metric of everything that was added on all ranks.
+
+    Args:
+        ks: Numbers of best candidates that are considered.
+        states: Names of the lists of tensors that ``update`` extends.
+
+    Raises:
+        MetricError: If ``ks`` is empty or contains a number below 1.
+    """
+
+    is_differentiable = False
+    higher_is_better = True
+    full_state_update = False
+
+    def __init__(self, ks: Sequence[int], states: Sequence[str]) -> None:
+        super().__init__(sync_on_compute=False)  # compute() gathers, empty ranks included
+        if not ks or min(ks) < 1:
+            raise MetricError(f"ks: expected positive numbers, got {list(ks)}")
+        self.ks = tuple(ks)
+        for name in states:
+            self.add_state(name, default=[], dist_reduce_fx="cat")
+
+    def gathered(self, state: str, dtype: torch.dtype = torch.int64) -> Shaped[Tensor, "N *rest"]:
+        """Return the tensors of a state of all ranks as one tensor."""
+        return gather_chunks(getattr(self, state), dtype, self.device)
 
 
 def gather_chunks(

@@ -79,3 +79,37 @@ def test_training_is_shuffled(order):
 
     with pytest.raises(ConfigError, match=r"data\.order: training needs shuffle=true"):
         PairDataModule(order=OrderOptions(**order))
+
+
+@pytest.mark.parametrize(
+    ("before", "today"),
+    [
+        ({"warmup_steps": None, "warmup_fraction": 0.1}, {"warmup": 0.1}),
+        ({"warmup_steps": 9, "warmup_fraction": 0.1}, {"warmup": 9}),
+        ({"cooldown_steps": None, "cooldown_fraction": 0.2}, {"cooldown": 0.2}),
+        (
+            {"start": 0.0, "end": 1.0, "num_steps": 5, "first_step": 2},
+            {"start": 0.0, "end": 1.0, "length": 5, "begin": 2},
+        ),
+        ({"groups": 1, "step": None, "fraction": 0.5}, {"groups": 1, "begin": 0.5}),
+        ({"step": 3, "weights": {"a": 1.0}}, {"weights": {"a": 1.0}, "begin": 3}),
+        (
+            {"batch_size": 2, "until_samples": 10},
+            {"batch_size": 2, "until": {"samples": 10}},
+        ),
+        (
+            {"contrastive": {}, "distillation": {"class_path": "D"}, "distillation_weight": 0.5},
+            {
+                "contrastive": {},
+                "terms": {"distillation": {"loss": {"class_path": "D"}, "weight": 0.5}},
+            },
+        ),
+        (
+            {"contrastive": {}, "distillation": None, "distillation_weight": 0.0},
+            {"contrastive": {}},
+        ),
+        ({"num_steps": 5}, {"num_steps": 5}),
+    ],
+)
+def test_moments_and_terms_of_0_1(before, today):
+    assert with_new_names(before) == today
