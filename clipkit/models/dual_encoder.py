@@ -45,9 +45,10 @@ class DualEncoder(nn.Module):
         ConfigError: If the parts do not fit together.
 
     Examples:
-        >>> encoder = from_open_clip("ViT-B-32")
-        >>> encoder.encode_image(torch.zeros(2, 3, 224, 224, dtype=torch.uint8)).shape
-        torch.Size([2, 512])
+        >>> size = encoder.image_tower.image_size
+        >>> images = torch.zeros(2, 3, size, size, dtype=torch.uint8)
+        >>> encoder.encode_image(images).shape == (2, encoder.embedding_dim)
+        True
     """
 
     image_mean: Tensor

@@ -22,8 +22,8 @@ def tower_blocks(tower: Tower) -> list[nn.Module]:
         Modules inside the tower, none within another.
 
     Examples:
-        >>> len(tower_blocks(from_open_clip("ViT-B-32").image_tower))
-        12
+        >>> len(tower_blocks(encoder.image_tower))
+        1
     """
     found = (_module_of(tower, names) for names in tower.layer_groups())
     return [module for module in found if module is not None]

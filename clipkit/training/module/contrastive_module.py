@@ -87,7 +87,7 @@ class ContrastiveModule(LightningModule):
 
     Examples:
         >>> module = ContrastiveModule(
-        ...     from_open_clip("ViT-B-32"), CombinedLoss(ContrastiveLoss()), AdamW, WarmupCosine())
+        ...     encoder, CombinedLoss(ContrastiveLoss()), AdamW, WarmupCosine())
     """
 
     def __init__(
