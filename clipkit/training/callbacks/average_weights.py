@@ -45,13 +45,13 @@ class AverageWeights(Callback):
         self._swap = ExitStack()
         self._is_held = False
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse a wrong decay before anything is read; a fit begins a new average."""
         WeightAverage(nn.Identity(), self.decay)
         if stage == "fit":
             self._average, self._num_updates, self._loaded = None, 0, {}
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start at the weights, or where a checkpoint left off; they are on their device now.
 
         Not earlier: strategies that shard read a checkpoint after ``on_fit_start``.
@@ -60,12 +60,7 @@ class AverageWeights(Callback):
             self._start(pl_module)
 
     def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,  # noqa: ARG002
-        batch: Any,  # noqa: ARG002
-        batch_idx: int,  # noqa: ARG002
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Take the weights in after every optimizer step."""
         if self._average is not None and not is_accumulating(trainer):
@@ -87,27 +82,27 @@ class AverageWeights(Callback):
         finally:
             self._is_held = False
 
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Look at the average."""
         self._swap.enter_context(self.swapped_into(pl_module))
 
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Continue with the weights."""
         self._swap.close()
 
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Look at the average."""
         self._swap.enter_context(self.swapped_into(pl_module))
 
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave the weights."""
         self._swap.close()
 
-    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Embed with the average."""
         self._swap.enter_context(self.swapped_into(pl_module))
 
-    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave the weights."""
         self._swap.close()
 
@@ -120,10 +115,7 @@ class AverageWeights(Callback):
         self._num_updates = int(state_dict["num_updates"])
 
     def on_save_checkpoint(
-        self,
-        trainer: Trainer,  # noqa: ARG002
-        pl_module: LightningModule,  # noqa: ARG002
-        checkpoint: dict[str, Any],
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Put the average beside the weights, spread as they are."""
         if self._average is not None:
@@ -131,10 +123,7 @@ class AverageWeights(Callback):
             checkpoint["state_dict"].update(averages)
 
     def on_load_checkpoint(
-        self,
-        trainer: Trainer,  # noqa: ARG002
-        pl_module: LightningModule,  # noqa: ARG002
-        checkpoint: dict[str, Any],
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Keep the average of a checkpoint until the weights are on their device."""
         self._loaded = dict(checkpoint.get(AVERAGE, {}))

@@ -35,11 +35,7 @@ class KeyLog(Callback):
         self._begun = False
 
     def on_train_batch_start(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,  # noqa: ARG002
-        batch: Batch,  # noqa: ARG002
-        batch_idx: int,  # noqa: ARG002
+        self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int
     ) -> None:
         """Keep the lines of the steps that are behind; drop the rest.
 
@@ -57,10 +53,10 @@ class KeyLog(Callback):
     def on_train_batch_end(
         self,
         trainer: Trainer,
-        pl_module: LightningModule,  # noqa: ARG002
-        outputs: Any,  # noqa: ARG002
+        pl_module: LightningModule,
+        outputs: Any,
         batch: Batch,
-        batch_idx: int,  # noqa: ARG002
+        batch_idx: int,
     ) -> None:
         """Append the batch's keys."""
         # Inside a window of accumulated gradients the step is still to come.
@@ -69,7 +65,7 @@ class KeyLog(Callback):
         text = "".join(f"{step} {rank} {key}\n" for key in batch.keys)
         self._log.append(text)
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write what still waits for room on the disk."""
         self._log.close()
 

@@ -99,15 +99,15 @@ class ProgressBar(LightningProgressBar):
             self._show(trainer)
         self._stop()
 
-    def on_exception(self, trainer: Trainer, *args: Any) -> None:  # noqa: ARG002
+    def on_exception(self, trainer: Trainer, *args: Any) -> None:
         """Give the terminal back."""
         self._stop()
 
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Give the terminal back."""
         self._stop()
 
-    def print(self, *args: Any, **kwargs: Any) -> None:  # noqa: ARG002
+    def print(self, *args: Any, **kwargs: Any) -> None:
         """Print above the bar."""
         if self._enabled:
             self._console.print(*args)

@@ -86,7 +86,7 @@ class SaveCheckpoint(Checkpoint):
         self._failure = ""
         self._clock: DelayedMax | None = None
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Have checkpoints replaced in one step, and refuse a folder where that cannot be."""
         if self.monitor is not None:
             resolve_monitor(trainer, self.monitor)  # refuses what it cannot resolve, before step 1
@@ -94,7 +94,7 @@ class SaveCheckpoint(Checkpoint):
         if isinstance(trainer.strategy, ShardedStrategy):
             trainer.strategy.check_folder(self.folder_of(trainer))
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock; weights and cursor agree now."""
         if trainer.is_global_zero:
             files.sweep(self.folder_of(trainer))
@@ -108,12 +108,7 @@ class SaveCheckpoint(Checkpoint):
         self._consistent = False
 
     def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,  # noqa: ARG002
-        outputs: Any,  # noqa: ARG002
-        batch: Any,  # noqa: ARG002
-        batch_idx: int,  # noqa: ARG002
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Save where it is due; never inside a window, whose gradients would be lost."""
         if is_accumulating(trainer):
@@ -127,7 +122,7 @@ class SaveCheckpoint(Checkpoint):
         if due and self.save(trainer) and keep:
             self._copy_last(trainer, f"step={step}.ckpt")
 
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the checkpoint where the monitored metric is the best so far."""
         if self.monitor is None or trainer.sanity_checking or trainer.state.fn != "fit":
             return
@@ -145,7 +140,7 @@ class SaveCheckpoint(Checkpoint):
             if self.save(trainer):
                 self._copy_last(trainer, "best.ckpt")
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave the last state of a finished fit."""
         if not self.save(trainer):
             raise CheckpointError(
@@ -187,10 +182,7 @@ class SaveCheckpoint(Checkpoint):
         return self.folder or str(trainer.default_root_dir)
 
     def on_exception(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,  # noqa: ARG002
-        exception: BaseException,
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
         """Save an interrupted run where all ranks can take part in it.
 

@@ -26,11 +26,7 @@ class SaveConfig(SaveConfigCallback):
         """Write nothing yet, where Lightning's callback would."""
 
     def on_train_batch_start(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,  # noqa: ARG002
-        batch: Any,  # noqa: ARG002
-        batch_idx: int,  # noqa: ARG002
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Write the file on one rank, by a temporary name beside it."""
         if self._written or not trainer.is_global_zero:

@@ -102,7 +102,7 @@ class StepGuard(Callback):
         self._state: StepState | None = None
         self._log: PatientLog | None = None
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin a history of good steps; a resumed run begins a new one."""
         self._health = StepHealth(pl_module.device, self.sigmas, self.window)
         self._state = StepState(pl_module)
@@ -110,11 +110,7 @@ class StepGuard(Callback):
         self._pending.clear()
 
     def on_train_batch_start(
-        self,
-        trainer: Trainer,  # noqa: ARG002
-        pl_module: LightningModule,  # noqa: ARG002
-        batch: Batch,
-        batch_idx: int,  # noqa: ARG002
+        self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int
     ) -> None:
         """Remember who takes part in the step, and the state before its first batch."""
         assert self._state is not None
@@ -123,10 +119,7 @@ class StepGuard(Callback):
         self._keys += batch.keys
 
     def on_before_backward(
-        self,
-        trainer: Trainer,  # noqa: ARG002
-        pl_module: LightningModule,  # noqa: ARG002
-        loss: Tensor,
+        self, trainer: Trainer, pl_module: LightningModule, loss: Tensor
     ) -> None:
         """Remember the loss; in a window of accumulated gradients its share of the window's."""
         self._losses.append(loss.detach().float())
@@ -156,9 +149,9 @@ class StepGuard(Callback):
         self,
         trainer: Trainer,
         pl_module: LightningModule,
-        outputs: Any,  # noqa: ARG002
-        batch: Batch,  # noqa: ARG002
-        batch_idx: int,  # noqa: ARG002
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
     ) -> None:
         """Read the verdicts that have arrived, the same ones on every rank."""
         for optimizer in trainer.optimizers:
@@ -167,7 +160,7 @@ class StepGuard(Callback):
         while len(self._pending) > lag:
             self._read(trainer, self._pending.popleft())
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Read the last verdicts."""
         while self._pending:
             self._read(trainer, self._pending.popleft())

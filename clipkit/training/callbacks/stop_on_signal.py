@@ -74,7 +74,7 @@ class StopOnSignal(Callback):
         self._flag: DelayedMax | None = None
         self._previous: dict[Any, Any] = {}
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Install the handlers before Lightning does, so that no early signal is lost."""
         if stage != "fit":
             return
@@ -82,18 +82,14 @@ class StopOnSignal(Callback):
         self._process, self._speaks = os.getpid(), trainer.is_global_zero
         self._listen()
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Install the handlers again: Lightning has replaced the one of SIGTERM."""
         self._flag = DelayedMax()
         self._listen()
         disable_sigterm_broadcast(trainer)
 
     def on_train_batch_start(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,  # noqa: ARG002
-        batch: Any,  # noqa: ARG002
-        batch_idx: int,  # noqa: ARG002
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Stop before a batch, with which a resumed run starts.
 
@@ -116,12 +112,7 @@ class StopOnSignal(Callback):
         raise SIGTERMException
 
     def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,  # noqa: ARG002
-        outputs: Any,  # noqa: ARG002
-        batch: Any,  # noqa: ARG002
-        batch_idx: int,  # noqa: ARG002
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Do not stop inside a window of accumulated gradients, which would be lost."""
         self._between_steps = not is_accumulating(trainer)
@@ -130,7 +121,7 @@ class StopOnSignal(Callback):
         """Restore the previous handlers."""
         self._stop_listening(trainer)
 
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Restore the previous handlers."""
         self._stop_listening(trainer)
 
@@ -154,7 +145,7 @@ class StopOnSignal(Callback):
         set_original_handlers(trainer, self._previous)
         self._previous.clear()
 
-    def _hear(self, number: int, frame: Any) -> None:  # noqa: ARG002
+    def _hear(self, number: int, frame: Any) -> None:
         """Only record the signal: the main thread may be inside a collective.
 
         Raises:

@@ -25,17 +25,13 @@ class Throughput(Callback):
         self._clock: _Clock = _HostClock()
         self._samples = 0
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Choose the clock of the device."""
         on_gpu = pl_module.device.type == "cuda"
         self._clock = _DeviceClock() if on_gpu else _HostClock()
 
     def on_train_batch_start(
-        self,
-        trainer: Trainer,  # noqa: ARG002
-        pl_module: LightningModule,  # noqa: ARG002
-        batch: Batch,  # noqa: ARG002
-        batch_idx: int,  # noqa: ARG002
+        self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int
     ) -> None:
         """The wait for this batch is over."""
         self._clock.begin_step()
@@ -44,9 +40,9 @@ class Throughput(Callback):
         self,
         trainer: Trainer,
         pl_module: LightningModule,
-        outputs: Any,  # noqa: ARG002
+        outputs: Any,
         batch: Batch,
-        batch_idx: int,  # noqa: ARG002
+        batch_idx: int,
     ) -> None:
         """The step is over; the wait for the next batch begins."""
         self._clock.end_step()
@@ -54,11 +50,11 @@ class Throughput(Callback):
         if not is_accumulating(trainer) and logs_at(trainer, trainer.global_step):
             self._log(pl_module)
 
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave out the time of validation: only what follows is waiting."""
         self._clock.begin_wait()
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Count the wait for the first batch, in which workers start, too."""
         self._clock.begin_wait()
 

@@ -57,7 +57,7 @@ class Watchdog(Callback):
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the thread."""
         self._place = (trainer.global_step, 0, _DATA, time.time())
         self._stop.clear()
@@ -75,7 +75,7 @@ class Watchdog(Callback):
         """The batch is there."""
         self._enter(STEP)
 
-    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:  # noqa: ARG002
+    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
         """The step is over."""
         self._place = (trainer.global_step, self._place[1] + 1, _DATA, time.time())
 

@@ -28,9 +28,9 @@ class WriteEmbeddings(BasePredictionWriter):
     def write_on_epoch_end(
         self,
         trainer: Trainer,
-        pl_module: LightningModule,  # noqa: ARG002
+        pl_module: LightningModule,
         predictions: Sequence[dict[str, Any]],
-        batch_indices: Sequence[Any],  # noqa: ARG002
+        batch_indices: Sequence[Any],
     ) -> None:
         """Write what all batches gave."""
         keys = [key for prediction in predictions for key in prediction["keys"]]

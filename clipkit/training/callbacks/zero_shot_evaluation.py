@@ -46,12 +46,7 @@ class ZeroShotEvaluation(Callback):
         self._measured_step = -1
 
     def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,  # noqa: ARG002
-        batch: Any,  # noqa: ARG002
-        batch_idx: int,  # noqa: ARG002
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Measure every ``every_n_steps`` optimizer steps."""
         if self.every_n_steps is None or is_accumulating(trainer):

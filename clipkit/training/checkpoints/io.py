@@ -55,10 +55,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             raise OSError(f"{type(error).__name__}: {error}") from error
 
     def load_checkpoint(
-        self,
-        path: str | Path,
-        map_location: Any = None,  # noqa: ARG002
-        weights_only: bool | None = None,
+        self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
         """Read a checkpoint of a run from a file, a URL or a folder of parts to the CPU.
 

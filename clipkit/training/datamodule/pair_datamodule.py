@@ -145,7 +145,7 @@ class PairDataModule(LightningDataModule):
         """As for validation."""
         return self.val_dataloader()
 
-    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:  # noqa: ARG002
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Have the trained module check a batch while it is on the CPU."""
         if self.check_batch is not None and isinstance(batch, Batch):
             self.check_batch(batch)

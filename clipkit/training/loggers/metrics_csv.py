@@ -81,7 +81,7 @@ class MetricsCsv(Logger):
                 _LOG.error("%s: not written: %s; tried again later", self._path, error.strerror)
 
     @rank_zero_only
-    def finalize(self, status: str) -> None:  # noqa: ARG002
+    def finalize(self, status: str) -> None:
         """Try a last time, and say what is missing for good."""
         try:
             self._write_waiting()

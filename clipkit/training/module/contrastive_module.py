@@ -146,7 +146,7 @@ class ContrastiveModule(LightningModule):
         head = self.encoder.label_head
         self.loss.check_batch(batch, None if head is None else head.num_classes)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of a batch, the same number on every rank."""
         terms = self.loss(self(self._needed(batch)), batch)
         values = {**named_terms("train", terms), "train/logit_scale": self.encoder.logit_scale}
@@ -154,7 +154,7 @@ class ContrastiveModule(LightningModule):
         loss: Tensor = terms["loss"]
         return loss
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Take in every term; the mean over all batches counts each sample once."""
         self._means.add(self.loss(self(self._needed(batch)), batch))
 
@@ -178,7 +178,7 @@ class ContrastiveModule(LightningModule):
         """As for validation."""
         self.log_dict(named_terms("test", self._means.result()), batch_size=1)
 
-    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:  # noqa: ARG002
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """Keys and embeddings, on the CPU."""
         embeddings: Embeddings = self(batch)
         assert embeddings.text is not None, "a stream's batches have captions"
@@ -250,7 +250,7 @@ class ContrastiveModule(LightningModule):
         """Refuse a run without an end, or too short for its schedule, before a file is touched."""
         self.schedule.check(run_progress(self.trainer))  # its length is known only here
 
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Set random numbers and learning rates of the step, never from a checkpoint."""
         data = data_of(self.trainer)
         if isinstance(data, PairDataModule):

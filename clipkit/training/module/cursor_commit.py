@@ -36,11 +36,11 @@ class CursorCommit(Callback):
     def __init__(self) -> None:
         self._window: list[Mapping[str, Any]] = []
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget the window in which an earlier fit was interrupted."""
         self._window.clear()
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the stream's epoch; Lightning calls this only at the start of an epoch."""
         if (data := _data(trainer)) is not None:
             data.begin_epoch(trainer.current_epoch)
@@ -52,10 +52,10 @@ class CursorCommit(Callback):
     def on_train_batch_end(
         self,
         trainer: Trainer,
-        pl_module: LightningModule,  # noqa: ARG002
-        outputs: Any,  # noqa: ARG002
+        pl_module: LightningModule,
+        outputs: Any,
         batch: Batch,
-        batch_idx: int,  # noqa: ARG002
+        batch_idx: int,
     ) -> None:
         """Move the cursor past the batches of a window after its step."""
         if (data := _data(trainer)) is None:
@@ -67,10 +67,7 @@ class CursorCommit(Callback):
             self._window.clear()
 
     def on_load_checkpoint(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,  # noqa: ARG002
-        checkpoint: dict[str, Any],
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Set Lightning's counters from the cursor; Lightning restores its state after this."""
         data = _data(trainer)

@@ -42,7 +42,7 @@ class AddLora(Callback):
         self.alpha = alpha
         self.dropout = dropout
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Add them before the optimizer is built or a checkpoint is read."""
         encoder = pl_module.encoder
         assert isinstance(encoder, DualEncoder), "AddLora belongs to ContrastiveModule"

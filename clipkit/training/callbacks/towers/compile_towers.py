@@ -50,7 +50,7 @@ class CompileTowers(Callback):
         self.mode = mode
         self._done = False
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Mark the blocks; torch compiles them when they first run."""
         if stage != "fit" or self._done:
             return

@@ -67,7 +67,7 @@ class LockTower(Callback):
         self._learning = -1
         self._names: frozenset[str] = frozenset()
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Freeze layers that are never trained, before the optimizer collects the parameters."""
         if stage != "fit":
             return
@@ -81,11 +81,7 @@ class LockTower(Callback):
         self._follow(trainer, pl_module)
 
     def on_train_batch_start(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        batch: Any,  # noqa: ARG002
-        batch_idx: int,  # noqa: ARG002
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Unlock the layers that are due."""
         self._follow(trainer, pl_module)

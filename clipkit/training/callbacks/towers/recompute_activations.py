@@ -39,7 +39,7 @@ class RecomputeActivations(Callback):
         self.every = every
         self._done = False
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Change the blocks before a fit."""
         if stage != "fit" or self._done:
             return

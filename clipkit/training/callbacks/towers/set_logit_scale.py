@@ -26,7 +26,7 @@ class SetLogitScale(Callback):
     def __init__(self, scale: float | Schedule) -> None:
         self.scale = as_schedule(scale)
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Freeze the scale, before the optimizer collects the trainable parameters."""
         if stage == "fit":
             encoder = _encoder(pl_module)
@@ -34,11 +34,7 @@ class SetLogitScale(Callback):
             encoder.log_logit_scale.requires_grad_(False)
 
     def on_train_batch_start(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        batch: Any,  # noqa: ARG002
-        batch_idx: int,  # noqa: ARG002
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Set the scale of the step."""
         _encoder(pl_module).set_logit_scale(self.scale.at(run_progress(trainer)))

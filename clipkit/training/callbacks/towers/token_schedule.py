@@ -94,11 +94,7 @@ class TokenSchedule(Callback):
             self._pad_id, self._end = tokenizer.pad_id, end_of_cut(tokenizer)
 
     def on_train_batch_start(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,  # noqa: ARG002
-        batch: Batch,
-        batch_idx: int,  # noqa: ARG002
+        self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int
     ) -> None:
         """Make the pictures and captions of this batch as small as they shall be."""
         stage = stage_at(self.stages, run_progress(trainer))
