@@ -1,4 +1,4 @@
-"""Read YAML files, and report every mistake in one line that names the file."""
+"""Read YAML files, and report every error on one line that names the file."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from clipkit.errors import ConfigError
 
 @final
 class _Loader(yaml.SafeLoader):
-    """Refuse a key that occurs twice in one mapping; PyYAML would drop the first value."""
+    """Loader that refuses duplicate keys; PyYAML would drop the first value."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """See ``SafeLoader.construct_mapping``."""
+        """Construct a mapping without duplicate keys."""
         seen: set[tuple[str, str]] = set()
         for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
             name = (key.tag, str(key.value))
@@ -34,10 +34,10 @@ def read_yaml(path: str | Path) -> Any:
         path: The file.
 
     Returns:
-        Its content, in plain types.
+        The content, in plain types.
 
     Raises:
-        ConfigError: If it cannot be read, is not text, or not YAML.
+        ConfigError: If the file cannot be read, or is not YAML.
 
     Examples:
         >>> read_yaml("configs/trainer/cpu.yaml")["trainer"]["accelerator"]
@@ -72,7 +72,7 @@ def read_yaml(path: str | Path) -> Any:
 
 
 def holds_itself(content: Any) -> bool:
-    """Return whether a mapping or list contains itself; a reader would not terminate.
+    """Return whether a mapping or list contains itself; reading it would not terminate.
 
     Examples:
         >>> holds_itself({"a": [1, 2]})

@@ -1,4 +1,4 @@
-"""Where the configurations that come with clipkit lie."""
+"""Find the configurations that are shipped with clipkit."""
 
 from __future__ import annotations
 
@@ -9,16 +9,13 @@ from clipkit.errors import ConfigError
 
 
 def config_path(name: str) -> Path:
-    """A shipped configuration: inside an installed package, or in the checkout around it.
+    """Return the path of a shipped configuration, in the installed package or the repository.
 
     Args:
-        name: For example "experiment/demo.yaml".
-
-    Returns:
-        Its path.
+        name: Name of the configuration, such as "experiment/demo.yaml".
 
     Raises:
-        ConfigError: If there is none of that name.
+        ConfigError: If there is no such configuration.
 
     Examples:
         >>> config_path("experiment/demo.yaml").name

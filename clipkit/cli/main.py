@@ -1,7 +1,7 @@
-"""The command ``clipkit``: registers the subcommands and turns errors into one line.
+"""The command ``clipkit``: parse the subcommand, run it, and print errors on one line.
 
-Nothing here, nor at the top of a subcommand's file, imports torch: ``clipkit --help`` and
-``clipkit SUBCOMMAND --help`` answer at once.
+Neither this file nor the top of a subcommand's file imports torch, so that ``clipkit --help`` and
+``clipkit SUBCOMMAND --help`` are fast.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _EXIT_INTERRUPTED = 130
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser of the whole command, with every subcommand registered."""
+    """Return the parser of all subcommands."""
     parser = argparse.ArgumentParser(
         prog="clipkit",
         description="Pretrain, fine-tune and evaluate CLIP models on WebDataset shards.",
@@ -48,29 +48,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run ``clipkit`` with ``argv``.
 
     Args:
-        argv: Words after ``clipkit``; those of this process when None.
+        argv: Words after ``clipkit``; None for those of this process.
 
     Returns:
-        The exit status: 0 done, 1 an unforeseen failure (with its traceback, raised) or broken
-        shards, 2 an error that the user can mend, 130 interrupted.
+        The exit status: 0 for success, 1 for broken shards (an unexpected error is raised), 2 for
+        an error that the user can solve, 130 if interrupted.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     _print_any_name()
-    # It has torch unpickle any code, also in libraries that leave the choice to torch.
+    # With this variable, torch.load unpickles code in all libraries.
     os.environ.pop("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", None)
-    with one_interrupt(for_good=argv is None):
+    with one_interrupt(ends_process=argv is None):
         return _run(words)
 
 
 def _run(words: list[str]) -> int:
-    """Run a command and turn what it raises into a line and an exit status."""
+    """Run a command; print its error on one line and return the exit status."""
     try:
         if words and words[0] in fit.SUBCOMMANDS:
-            # LightningCLI has its own parser; argparse would trip over its options.
+            # LightningCLI has its own parser.
             return fit.run(words)
         if words[:1] == ["tune"]:
             return tune.run(words[1:])
-        if words.count("--") > 1:  # argparse would take an empty list for a positional argument
+        if words.count("--") > 1:  # argparse would use an empty list for a positional argument
             raise ConfigError("'--' may be given once; write ./-- for a file of that name")
         args = build_parser().parse_args(words)
         with trust_remote_code(getattr(args, "trust_remote_code", False)):
@@ -84,7 +84,7 @@ def _run(words: list[str]) -> int:
         print("clipkit: interrupted", file=sys.stderr)
         return _EXIT_INTERRUPTED
     except BrokenPipeError:
-        # The reader of our output (`| head`) left; keep Python's own flush at exit quiet.
+        # The reader of the output (`| head`) ended; avoid an error at the flush at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:

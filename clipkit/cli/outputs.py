@@ -65,12 +65,12 @@ def check_new_folder(option: str, path: Path, num_bytes: int = 0) -> None:
         num_bytes: Expected size of its files in bytes; 0 if unknown.
 
     Raises:
-        ConfigError: As ``check_output_folder``, or if the folder holds something.
+        ConfigError: As ``check_output_folder``, or if the folder is not empty.
     """
     kind = _other_kind(option, path, wanted="folder")
     if kind or (path.is_dir() and any(path.iterdir())):
-        held = f"{path} is a {kind}" if kind else f"{path} holds something"
-        raise ConfigError(f"{option}: expected a new or empty folder, {held}")
+        problem = f"{path} is a {kind}" if kind else f"{path} is not empty"
+        raise ConfigError(f"{option}: expected a new or empty folder, {problem}")
     _probe(option, path, path.parent, num_bytes)
 
 

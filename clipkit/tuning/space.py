@@ -129,7 +129,7 @@ def _number(value: Any, where: str, is_int: bool) -> float:
         number = math.nan
     if not math.isfinite(number) or (is_int and number != int(number)):
         raise ConfigError(
-            f"{where}: expected a {'whole number' if is_int else 'number'}, got {value!r}"
+            f"{where}: expected {'an integer' if is_int else 'a number'}, got {value!r}"
         )
     return int(number) if is_int else number
 

@@ -17,16 +17,15 @@ if TYPE_CHECKING:
     from clipkit.data.demo.emoji import DemoData
 
 CONFIG: Final = "experiment/demo.yaml"
-_MOST_MINUTES: Final = 24 * 60.0
+_MAX_MINUTES: Final = 24 * 60.0
 
 
 def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
-    """Register the subcommand."""
     parser = subparsers.add_parser(
         "demo",
         help="pretrain on emoji in five minutes on a CPU, evaluate, and write a report",
-        description="Pack emoji drawn by two artists into shards, pretrain on them as "
-        f"configs/{CONFIG} says, evaluate on drawings that were never trained on, and write "
+        description="Pack emoji drawn by two artists into shards, pretrain on them with "
+        f"configs/{CONFIG}, evaluate on drawings that are not in the training data, and write "
         "metrics.json, last.ckpt and report.html. Needs pip install 'clipkit[demo]'.",
         allow_abbrev=False,
     )
@@ -38,25 +37,16 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
         help="default: runs/demo",
     )
     parser.add_argument(
-        "--minutes", type=float, default=5.0, metavar="M", help="of training (default: 5)"
+        "--minutes", type=float, default=5.0, metavar="M", help="duration of training (default: 5)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of weights, order and augmentation")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of weights, sample order and augmentation"
+    )
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the demo.
-
-    Args:
-        args: What ``add_parser`` declares.
-
-    Returns:
-        0.
-
-    Raises:
-        ClipkitError: If a package is missing or the folder cannot be used.
-    """
-    if not 0 < args.minutes <= _MOST_MINUTES:
+    if not 0 < args.minutes <= _MAX_MINUTES:
         raise ConfigError(f"--minutes: expected more than 0 and at most 1440, got {args.minutes}")
     files = DemoFiles(args.output)
     written = (files.checkpoint, files.history, files.metrics, files.report)
@@ -76,17 +66,17 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check_folder(files: DemoFiles) -> None:
-    """Replace an earlier demo, aloud, and no other run."""
+    """Allow and report the replacement of an earlier demo; refuse that of another run."""
     from clipkit.training.callbacks.run_folder import traces_of_a_run
 
     traces = traces_of_a_run(str(files.root))
     if traces and not files.overlay.is_file():
         raise ConfigError(
-            f"--output: {files.root} holds a run that is no demo ({', '.join(traces)}); give "
-            f"another folder"
+            f"--output: {files.root} contains a run that is no demo ({', '.join(traces)}); "
+            f"choose another folder"
         )
     if traces:
-        print(f"{files.root}: replacing the demo that it holds", flush=True)
+        print(f"{files.root}: replacing the demo in this folder", flush=True)
 
 
 def _pack(root: Path) -> DemoData:
@@ -97,7 +87,7 @@ def _pack(root: Path) -> DemoData:
 
 
 def _fit(files: DemoFiles, data: DemoData, minutes: float, seed: int) -> float:
-    """Train; returns the seconds that ``fit`` took."""
+    """Train and return the duration in seconds."""
     import time
 
     from clipkit.cli.config_files import config_path
@@ -115,12 +105,12 @@ def _fit(files: DemoFiles, data: DemoData, minutes: float, seed: int) -> float:
         ]
     )
     if status != 0 or not files.checkpoint.exists():
-        raise ConfigError(f"fit ended with status {status} and without {files.checkpoint}")
+        raise ConfigError(f"fit: exit status {status}, without {files.checkpoint}")
     return time.monotonic() - start
 
 
 def _overlay(files: DemoFiles, data: DemoData, minutes: float) -> dict[str, Any]:
-    """What this run adds to the configuration: places, minutes, recalls while training."""
+    """Return the options of this run: paths, duration, recall during training."""
     recalls = {
         "class_path": "clipkit.training.callbacks.ZeroShotEvaluation",
         "init_args": {

@@ -8,10 +8,10 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class DemoFiles:
-    """What a demo leaves in its folder.
+    """Paths of the files of a demo.
 
     Args:
-        root: The folder.
+        root: Folder of the demo.
     """
 
     root: Path
@@ -23,25 +23,25 @@ class DemoFiles:
 
     @property
     def overlay(self) -> Path:
-        """Options of the run; the file also marks the folder as one of a demo."""
+        """Options of the run; the file also marks the folder as that of a demo."""
         return self.root / "demo.yaml"
 
     @property
     def checkpoint(self) -> Path:
-        """The trained model."""
+        """Checkpoint of the trained model."""
         return self.root / "last.ckpt"
 
     @property
     def history(self) -> Path:
-        """What was logged, a row a step."""
+        """Logged values, one row per step."""
         return self.root / "metrics.csv"
 
     @property
     def metrics(self) -> Path:
-        """The figures, flat."""
+        """The metrics, in one flat mapping."""
         return self.root / "metrics.json"
 
     @property
     def report(self) -> Path:
-        """The page."""
+        """Page of the results."""
         return self.root / "report.html"

@@ -1,7 +1,6 @@
-"""``clipkit fit | validate | test | predict``: runs described by YAML, through LightningCLI.
+"""``clipkit fit | validate | test | predict``: runs described by YAML, with LightningCLI.
 
-This file is imported by ``clipkit --help`` and stays free of torch; the work is in
-``trainer_cli``.
+``clipkit --help`` imports this file, therefore it does not import torch.
 """
 
 from __future__ import annotations
@@ -35,13 +34,13 @@ options:
   -c, --config FILE     a YAML file with the sections model, data, trainer; may be repeated
   --print_config        print the resolved configuration and stop
   --ckpt_path FILE      {ckpt}
-  --trust-remote-code   let models and tokenizers run Python code that they bring along
-{more}  --seed_everything N   seed of weights, order and augmentation
+  --trust-remote-code   allow models and tokenizers to run Python code of their own
+{more}  --seed_everything N   seed of weights, sample order and augmentation
   --model.KEY VALUE     what is trained: encoder, loss, optimizer, schedule
   --data.KEY VALUE      shards, tokenizer, transforms, batch_size (per process), workers
   --trainer.KEY VALUE   devices, precision, max_steps, max_time, callbacks, logger
 
-parts are chosen by class; each one explains itself:
+options of each class:
   --model.encoder.help clipkit.models.DualEncoder
   --model.encoder.help clipkit.models.from_open_clip
   --model.loss.help clipkit.losses.CombinedLoss
@@ -60,8 +59,8 @@ _CKPT: Final = {
     "predict": "weights to embed with",
 }
 _MORE: Final = {
-    "fit": "  --preflight_only      check the run, say what it would do, and stop\n"
-    "  --overwrite           replace the run that the folder holds\n",
+    "fit": "  --preflight_only      check the run, print its plan, and stop\n"
+    "  --overwrite           replace the run that the folder contains\n",
 }
 _EXAMPLES: Final = {
     "fit": """\
@@ -77,7 +76,7 @@ clipkit fit -c configs/experiment/demo.yaml --trainer.max_time 00:00:05:00
 
 
 def help_text(name: str) -> str:
-    """What ``clipkit NAME --help`` prints: short, and without importing torch."""
+    """Return the help of a subcommand, without importing torch."""
     summary = SUBCOMMANDS[name]
     return _HELP.format(
         name=name,
@@ -89,7 +88,7 @@ def help_text(name: str) -> str:
 
 
 def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
-    """List the four subcommands; their options are parsed by LightningCLI, not here."""
+    """List the four subcommands; LightningCLI parses their options."""
     for name, summary in SUBCOMMANDS.items():
         subparsers.add_parser(name, help=summary, add_help=False)
 
@@ -104,7 +103,7 @@ def run(words: Sequence[str]) -> int:
         The exit status.
 
     Raises:
-        ClipkitError: If the configuration or the data cannot work.
+        ClipkitError: If the configuration or the data are invalid.
     """
     name, options = words[0], list(words[1:])
     if not options or "-h" in options or "--help" in options:
@@ -112,8 +111,7 @@ def run(words: Sequence[str]) -> int:
         return 0 if options else 2
     from clipkit.cli.fit.trainer_cli import run_trainer
 
-    # No part of the configuration: a file that comes with a run must not grant it.
-    trusts = TRUST_OPTION in options
-    given = [word for word in options if word != TRUST_OPTION]
-    with trust_remote_code(trusts):
-        return run_trainer(name, ["--help" if word == "--help_all" else word for word in given])
+    # Not part of the configuration: the file of a run must not permit it.
+    words = [word for word in options if word != TRUST_OPTION]
+    with trust_remote_code(TRUST_OPTION in options):
+        return run_trainer(name, ["--help" if word == "--help_all" else word for word in words])

@@ -21,7 +21,7 @@ def check_parsed(sections: Namespace) -> None:
         sections: The parsed options of the subcommand.
 
     Raises:
-        ConfigError: If a section holds no options, or the seed, checkpoint or folder is invalid.
+        ConfigError: If a section contains no options, or the seed, checkpoint or folder is invalid.
     """
     for name in _SECTIONS:
         if not isinstance(sections.get(name), Namespace):

@@ -1,4 +1,4 @@
-"""Turns what jsonargparse says about a configuration into one line with a way to mend it."""
+"""Convert errors of jsonargparse into one line with a suggestion."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _UNION_LINES = (
     "Does not validate against any",
     "Expected a <class 'NoneType'>",
 )
-"""How lines start that jsonargparse adds to the reasons of a failed union."""
+"""Starts of lines that jsonargparse adds to the reasons of a failed union."""
 _NO_OPTION = re.compile(r"does not accept option '(?P<key>[^']+)'")
 _NO_ARGUMENT = re.compile(r"unrecognized arguments: --(?P<key>[\w.+-]+)")
 _NO_INIT_ARG = re.compile(r"Option '(?P<key>[^']+)' is not accepted")
@@ -32,9 +32,9 @@ class ClassEntry:
     """One ``class_path`` of a configuration.
 
     Args:
-        where: Dotted place of the mapping, after the file's name.
-        class_path: What it names.
-        options: The names under ``init_args``.
+        where: Dotted path of the mapping inside the file.
+        class_path: The class path.
+        options: Names under ``init_args``.
     """
 
     where: str
@@ -45,33 +45,31 @@ class ClassEntry:
 def explain(
     message: str, error: BaseException | None, options: Iterable[str], files: Sequence[str]
 ) -> str:
-    """One line that says what is wrong with a configuration.
+    """Explain an error of a configuration on one line.
 
     Args:
-        message: jsonargparse's own words.
-        error: The exception behind them; a ``ClipkitError`` anywhere in its chain is the answer.
-        options: Every option that the parser knows, dotted.
-        files: The YAML files that were read.
+        message: Message of jsonargparse.
+        error: The exception; a ``ClipkitError`` anywhere in its chain is the explanation.
+        options: Dotted name of every option of the parser.
+        files: YAML files that were read.
 
     Returns:
-        A line without line breaks.
+        The explanation, without line breaks.
     """
-    if (own := clipkit_error(error)) is not None:
-        return str(own)
-    if (found := _NO_INIT_ARG.search(message)) is not None:
-        return _explain_init_arg(found["key"], files)
-    for pattern in (_NO_OPTION, _NO_ARGUMENT):
-        if (found := pattern.search(message)) is not None:
-            known = list(options)
-            return f"no option {found['key']!r}{did_you_mean(found['key'], known)}"
-    if (found := _NO_CLASS.search(message)) is not None:
-        names = public_names(found["module"])
-        return f"{found['module']} has no {found['name']!r}{did_you_mean(found['name'], names)}"
+    if (cause := clipkit_error(error)) is not None:
+        return str(cause)
+    if (match := _NO_INIT_ARG.search(message)) is not None:
+        return _explain_init_arg(match["key"], files)
+    if (match := _NO_OPTION.search(message) or _NO_ARGUMENT.search(message)) is not None:
+        return f"no option {match['key']!r}{did_you_mean(match['key'], options)}"
+    if (match := _NO_CLASS.search(message)) is not None:
+        names = public_names(match["module"])
+        return f"{match['module']} has no {match['name']!r}{did_you_mean(match['name'], names)}"
     return plainer(one_line(message, omit=_UNION_LINES))
 
 
 def plainer(line: str) -> str:
-    """What jsonargparse says, in the words of the other messages.
+    """Rewrite a message of jsonargparse in the style of the other messages.
 
     Examples:
         >>> plainer("data.seed: Expected a <class 'int'>. Got value: x")
@@ -83,7 +81,7 @@ def plainer(line: str) -> str:
 
 
 def clipkit_error(error: BaseException | None) -> ClipkitError | None:
-    """The first ``ClipkitError`` in the chain of causes and contexts of ``error``."""
+    """Return the first ``ClipkitError`` in the chain of causes and contexts of ``error``."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         if isinstance(error, ClipkitError):
@@ -94,7 +92,7 @@ def clipkit_error(error: BaseException | None) -> ClipkitError | None:
 
 
 def class_entries(config: Any, where: str = "") -> Iterator[ClassEntry]:
-    """Every mapping with a ``class_path`` in a configuration, depth first."""
+    """Yield every mapping with a ``class_path`` in a configuration, depth first."""
     if isinstance(config, Mapping):
         path = config.get("class_path")
         if isinstance(path, str):
@@ -108,7 +106,7 @@ def class_entries(config: Any, where: str = "") -> Iterator[ClassEntry]:
 
 
 def public_names(module: str) -> list[str]:
-    """The public names of a module; none where it cannot be imported."""
+    """Return the public names of a module; none if it cannot be imported."""
     try:
         return [name for name in dir(importlib.import_module(module)) if not name.startswith("_")]
     except ImportError:
@@ -129,7 +127,7 @@ def _explain_init_arg(key: str, files: Sequence[str]) -> str:
 
 
 def _parameters(class_path: str) -> list[str] | None:
-    """The constructor's options, those of its bases included where it passes them on."""
+    """Return the options of a constructor, and of its bases if it passes keywords on."""
     module, _, attribute = class_path.rpartition(".")
     try:
         target = getattr(importlib.import_module(module), attribute)

@@ -1,4 +1,4 @@
-"""Names of earlier versions in configurations, read as today's names with one line that says so."""
+"""Read the names of earlier versions in configurations, with one warning per name."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def with_new_options(words: Sequence[str]) -> list[str]:
 
 
 def _nested(data: Mapping[str, Any]) -> dict[str, Any]:
-    """The section ``data`` with its former options in their groups."""
+    """Return the section ``data`` with options of earlier versions in their groups."""
     section: dict[str, Any] = {}
     for name, value in data.items():
         is_list = name == "mixture" and not isinstance(value, dict)

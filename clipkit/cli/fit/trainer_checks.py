@@ -1,4 +1,4 @@
-"""What of ``trainer`` and its options cannot work, told before anything is built from them."""
+"""Check the section ``trainer`` of a configuration before anything is created from it."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _SAVER: Final = f"{SaveCheckpoint.__module__}.{SaveCheckpoint.__qualname__}"
 
 
 def check_trainer_options(trainer: Mapping[str, Any]) -> None:
-    """Refuse numbers that Lightning divides by or ignores, and strategies that lose the result.
+    """Refuse numbers that Lightning divides by or ignores, and strategies that lose the model.
 
     Args:
         trainer: The section of the resolved configuration.
 
     Raises:
-        ConfigError: Naming the first option that cannot work.
+        ConfigError: If an option is invalid; names the first one.
     """
     for name, least in _LEAST.items():
         value = trainer.get(name)
@@ -48,15 +48,15 @@ def check_trainer_options(trainer: Mapping[str, Any]) -> None:
 
 
 def _check_strategy(strategy: Any) -> None:
-    """Refuse ranks that are started inside this program: they die with the trained model."""
+    """Refuse strategies that start the ranks in this program and end with the trained model."""
     name, start = strategy, strategy
     if not isinstance(strategy, str):
         name = getattr(strategy, "class_path", "")
         start = (getattr(strategy, "init_args", None) or {}).get("start_method")
-    found = [word for word in _IN_ONE_PROGRAM if isinstance(start, str) and word in start]
-    if found:
+    methods = [word for word in _IN_ONE_PROGRAM if isinstance(start, str) and word in start]
+    if methods:
         raise ConfigError(
-            f"trainer.strategy: {name} starts its ranks inside this program ({found[0]}), which "
+            f"trainer.strategy: {name} starts its ranks in this program ({methods[0]}), which "
             f"clipkit does not support; use ddp, or torchrun, which start the command once for "
             f"each rank"
         )
@@ -65,17 +65,17 @@ def _check_strategy(strategy: Any) -> None:
 def merge_savers(callbacks: Any) -> Any:
     """Join the ``SaveCheckpoint`` entries of a configuration into one.
 
-    A file that appends one with a ``monitor`` to a file that has one with ``every_n_minutes`` means
-    both. Of each option, the last value that is not the default counts.
+    A file may append an entry with ``monitor`` to a file with an entry with ``every_n_minutes``.
+    For each option, the last value that is not the default is used.
 
     Args:
         callbacks: ``trainer.callbacks`` of the resolved configuration.
 
     Returns:
-        The callbacks, with one entry in the place of the last; unchanged where there is one.
+        The callbacks with one entry at the position of the last; unchanged if there is only one.
 
     Raises:
-        ConfigError: If the entries write into different folders or watch different metrics.
+        ConfigError: If the entries write to different folders or monitor different metrics.
     """
     if not isinstance(callbacks, list):
         return callbacks
@@ -88,11 +88,12 @@ def merge_savers(callbacks: Any) -> Any:
     }
     merged = savers[-1]
     for name, default in defaults.items():
-        given = [one.init_args[name] for one in savers if one.init_args[name] != default]
+        values = [saver.init_args[name] for saver in savers]
+        given = [value for value in values if value != default]
         if name in ("folder", "monitor") and len(set(given)) > 1:
             raise ConfigError(
                 f"trainer.callbacks: expected one SaveCheckpoint, got {len(savers)}, with "
-                f"{name} {' and '.join(map(repr, given))}; leave one out"
+                f"{name} {' and '.join(map(repr, given))}; remove one"
             )
         merged.init_args[name] = given[-1] if given else default
     return [entry for entry in callbacks if entry is merged or entry not in savers]
@@ -105,14 +106,13 @@ def is_saver(entry: Any) -> bool:
 
 
 def raised_by(error: BaseException, packages: Sequence[str]) -> bool:
-    """Return whether the statement that raised an error lies in one of some packages.
+    """Return whether an error was raised by the code of certain packages.
 
-    A ``ValueError`` that Lightning raises is its way to refuse an option; one that torch raises in
-    the middle of a step is not.
+    Lightning raises a ``ValueError`` to refuse an option; torch raises one for a failure in a step.
 
     Args:
-        error: With its traceback.
-        packages: Their top-level names.
+        error: The error, with its traceback.
+        packages: Top-level names of the packages.
     """
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:

@@ -1,4 +1,4 @@
-"""LightningCLI, with configuration and flags that win and errors of one line."""
+"""LightningCLI whose options override checkpoints, with errors on one line."""
 
 from __future__ import annotations
 
@@ -52,32 +52,31 @@ set_parsing_settings(subclasses_enabled=[DualEncoder])
 read_renamed()
 
 _RUN_FOLDER = "auto"
-"""As a logger's save_dir: the run's folder, trainer.default_root_dir."""
+"""A logger's save_dir that stands for the folder of the run, trainer.default_root_dir."""
 _PREFLIGHT_ONLY = "--preflight_only"
 _OVERWRITE = "--overwrite"
 _REFUSALS = (ValueError, TypeError, RuntimeError, ImportError)
 _REFUSING = ("lightning", "lightning_utilities", "fsspec")
-"""Packages whose own errors of these kinds are about an option, not about a step."""
+"""Packages that raise such errors to refuse an option."""
 _EXIT_STOPPED = 143
-"""128 + SIGTERM: whoever looks after the process sees that the run is not done."""
+"""128 + SIGTERM: a scheduler sees that the run is not complete."""
 
 
 class Parser(LightningArgumentParser):
-    """A parser that raises one clear line instead of printing usage and leaving the process."""
+    """Parser that raises a ``ConfigError`` instead of printing the usage and exiting."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raise what is wrong as a ``ConfigError``, with close matches for a typo."""
-        found = clipkit_error(ex)
-        if found is not None:
-            raise found
+        """Raise an error as a ``ConfigError`` on one line, with close matches for a typo."""
+        if (cause := clipkit_error(ex)) is not None:
+            raise cause
         raise ConfigError(explain(message, ex, option_names(self), self.config_files))
 
-    # Shared by the parsers of all subcommands: an error does not say which file it came from.
+    # Shared by the parsers of all subcommands, because an error does not name its file.
     config_files: tuple[str, ...] = ()
 
 
 class TrainerCLI(LightningCLI):
-    """``clipkit fit | validate | test | predict``.
+    """The commands ``fit``, ``validate``, ``test`` and ``predict``.
 
     Args:
         words: The subcommand and its options.
@@ -87,8 +86,8 @@ class TrainerCLI(LightningCLI):
         Parser.config_files = tuple(config_files(words))
         for file in Parser.config_files:
             check_sections(file)
-        # No part of the configuration: a saved one starts the run, not its rehearsal, and must not
-        # replace another run whenever it is used.
+        # Not part of the configuration: a saved configuration starts the run itself, and must not
+        # replace another run.
         flags = (_PREFLIGHT_ONLY, _OVERWRITE) if words[0] == "fit" else ()
         self.preflight_only, self.overwrite = (
             flag in flags and flag in words for flag in (_PREFLIGHT_ONLY, _OVERWRITE)
@@ -102,12 +101,12 @@ class TrainerCLI(LightningCLI):
             save_config_callback=SaveConfig,
             seed_everything_default=0,
             auto_configure_optimizers=False,
-            # Hyperparameters in a checkpoint would come back over the configuration.
+            # Hyperparameters in a checkpoint would override the configuration.
             load_from_checkpoint_support=False,
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:  # noqa: ARG002
-        """Parse the words that were given, never those of the process."""
+        """Parse the words of the constructor, not those of the process."""
         self.config = parser.parse_args(self.words)
         sections = self.config[self.config["subcommand"]]
         check_parsed(sections)
@@ -119,19 +118,16 @@ class TrainerCLI(LightningCLI):
                 logger["save_dir"] = trainer["default_root_dir"] or "."
 
     def _parse_ckpt_path(self) -> None:
-        """Keep configuration and flags: Lightning would read the checkpoint's options over them.
-
-        With ``--ckpt_path`` a changed learning rate would be lost without a word.
-        """
+        """Do nothing; Lightning would override options, such as a new learning rate."""
 
     def after_instantiate_classes(self) -> None:
-        """Hand the resolved configuration to the model, which stores it in its checkpoints."""
+        """Pass the resolved configuration to the model, which stores it in its checkpoints."""
         use_atomic_checkpoints(self.trainer)
         config = self.config[str(self.subcommand)]
         dumped = self._parser(self.subcommand).dump(config, skip_none=False)
         self.model.run_config = yaml.safe_load(dumped)
         given = self.config_init[str(self.subcommand)]
-        if "weights_only" in given:  # strategies with a way of their own are handed it
+        if "weights_only" in given:  # strategies may pass it on
             refuse_unpickling(given["weights_only"])
             given["weights_only"] = True
         resume_last = given.get("ckpt_path") == "last"
@@ -144,50 +140,54 @@ class TrainerCLI(LightningCLI):
             self._prepare_fit(resumes=path is not None)
 
     def _prepare_fit(self, resumes: bool) -> None:
-        """Add what every fit has; a rehearsal leaves nothing in the run's folder."""
+        """Add the callbacks of every fit; a preflight writes nothing to the folder of the run."""
         if self.preflight_only:
             self.trainer.loggers = []
             callbacks = all_callbacks(self.trainer)
-            callbacks[:] = [one for one in callbacks if not isinstance(one, SaveConfig | KeyLog)]
+            callbacks[:] = [c for c in callbacks if not isinstance(c, SaveConfig | KeyLog)]
         replace = [ReplaceRun()] if self.overwrite else []
         add_missing(self.trainer, StopOnSignal(), Preflight(only=self.preflight_only), *replace)
         choose_id(self.trainer.loggers, str(self.trainer.default_root_dir), resumes)
 
     def before_predict(self) -> None:
-        """Have the embeddings written; Lightning would only return them."""
+        """Write the embeddings to files; Lightning would only return them."""
         all_callbacks(self.trainer).append(WriteEmbeddings())
 
 
 def last_checkpoint(trainer: Trainer, required: bool) -> str | None:
-    """What ``--ckpt_path last`` means: the newest whole checkpoint where the run writes its own.
+    """Return the newest complete checkpoint of a run, for ``--ckpt_path last``.
 
     Args:
-        trainer: The run's.
-        required: Whether to refuse a run that has none yet.
+        trainer: Trainer of the run.
+        required: Whether a missing checkpoint is an error.
 
     Returns:
-        Its path or URL; None before a first one was written.
+        Path or URL of the checkpoint; None if there is none.
 
     Raises:
-        CheckpointError: If there are only half ones.
+        CheckpointError: If all checkpoints are incomplete.
         ConfigError: If there is none and one is required.
     """
-    found = newest_checkpoint(trainer)
-    if found is None and required:
+    checkpoint = newest_checkpoint(trainer)
+    if checkpoint is None and required:
         raise ConfigError(
             f"ckpt_path: expected a checkpoint in {trainer.default_root_dir}, found none; "
             f"name one with --ckpt_path FILE, or the run with --trainer.default_root_dir"
         )
-    return found
+    return checkpoint
 
 
 def check_run_folder(trainer: Trainer, subcommand: str) -> None:
-    """Check that ``fit`` and ``predict`` can write into the run's folder, where that is local.
+    """Check that ``fit`` and ``predict`` can write into the folder of the run, if it is local.
 
-    One rank looks: the check makes missing folders and removes them again.
+    Only rank 0 checks, because the check creates missing folders and removes them again.
+
+    Args:
+        trainer: Trainer of the run.
+        subcommand: The subcommand.
 
     Raises:
-        ConfigError: If they cannot.
+        ConfigError: If the folder cannot be written.
     """
     folder = str(trainer.default_root_dir)
     if subcommand in ("fit", "predict") and "://" not in folder and trainer.is_global_zero:
@@ -196,7 +196,7 @@ def check_run_folder(trainer: Trainer, subcommand: str) -> None:
 
 
 def add_missing(trainer: Trainer, *callbacks: Callback) -> None:
-    """Give a trainer those callbacks whose kind it lacks."""
+    """Add callbacks to a trainer, except those of a class that it already has."""
     present = all_callbacks(trainer)
     present[:0] = [new for new in callbacks if not any(type(old) is type(new) for old in present)]
 
@@ -206,13 +206,13 @@ def run_trainer(name: str, options: Sequence[str]) -> int:
 
     Args:
         name: ``fit``, ``validate``, ``test`` or ``predict``.
-        options: Its options.
+        options: Options of the subcommand.
 
     Returns:
         The exit status.
 
     Raises:
-        ClipkitError: If the run cannot work.
+        ClipkitError: If the run fails for a reason that the user can solve.
     """
     _quiet()
     if (text := function_help(options)) is not None:
@@ -229,20 +229,20 @@ def run_trainer(name: str, options: Sequence[str]) -> int:
         return _EXIT_STOPPED
     except SystemExit as leaving:
         if isinstance(leaving.__context__, KeyboardInterrupt):
-            raise KeyboardInterrupt from None  # Lightning leaves with status 1 then
+            raise KeyboardInterrupt from None  # Lightning exits with status 1 after Ctrl-C
         return int(leaving.code or 0)
     except Exception as error:
-        found = clipkit_error(error)
-        if found is None and isinstance(error, _REFUSALS) and raised_by(error, _REFUSING):
-            found = ConfigError(one_line(str(error)))
-        if found is None:
+        cause = clipkit_error(error)
+        if cause is None and isinstance(error, _REFUSALS) and raised_by(error, _REFUSING):
+            cause = ConfigError(one_line(str(error)))
+        if cause is None:
             raise
-        raise found from error
+        raise cause from error
     return 0
 
 
 def config_files(words: Sequence[str]) -> Iterator[str]:
-    """The files that ``-c`` and ``--config`` name."""
+    """Yield the files that ``-c`` and ``--config`` name."""
     for position, word in enumerate(words):
         if word in ("-c", "--config") and position + 1 < len(words):
             yield words[position + 1]
@@ -251,7 +251,7 @@ def config_files(words: Sequence[str]) -> Iterator[str]:
 
 
 def loggers_of(trainer: Any) -> list[Any]:
-    """The options of every configured logger of a trainer's configuration."""
+    """Return the options of every logger of a trainer's configuration."""
     loggers = trainer.get("logger")
     entries = loggers if isinstance(loggers, list) else [loggers]
     return [entry["init_args"] for entry in entries if getattr(entry, "class_path", None)]
@@ -259,7 +259,7 @@ def loggers_of(trainer: Any) -> list[Any]:
 
 @contextmanager
 def _own_wandb_run() -> Iterator[None]:
-    """Close the W&B run that a command opens: a later one in this process would write into it."""
+    """Close the W&B run of a command; a later run in this process would write into it."""
     outer = getattr(sys.modules.get("wandb"), "run", None)
     failed = True
     try:
@@ -272,7 +272,7 @@ def _own_wandb_run() -> Iterator[None]:
 
 
 def _quiet() -> None:
-    """Leave out Lightning's advertisements and the warnings that no user can act on."""
+    """Silence Lightning's advertisements and warnings that need no action."""
     disable_possible_user_warnings()
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
     for text in (

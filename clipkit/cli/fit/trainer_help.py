@@ -1,4 +1,4 @@
-"""What the parser of a run knows: every option, and the help of functions."""
+"""List the options of a parser, and render the help of functions."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from jsonargparse import ArgumentParser
 
 
 def function_help(words: Sequence[str]) -> str | None:
-    """The options of a function that ``--KEY.help`` names; jsonargparse explains classes only.
+    """Render the options of a function that ``--KEY.help`` names; jsonargparse supports classes.
 
     Args:
-        words: The options of the command.
+        words: Options of the command.
 
     Returns:
-        The text, or None where no function is asked about.
+        The text; None if no option names a function.
     """
     for word, value in pairwise([*words, ""]):
         if not (word.startswith("--") and word.endswith(".help")) or "." not in value:
@@ -27,7 +27,7 @@ def function_help(words: Sequence[str]) -> str | None:
         try:
             function = getattr(import_module(module), name, None)
         except ImportError:
-            return None  # the parser will say so
+            return None  # the parser reports it
         if inspect.isfunction(function):
             parser = ArgumentParser(prog=value, add_help=False, usage=SUPPRESS)
             parser.add_function_arguments(function, word[2 : -len(".help")])
@@ -36,7 +36,7 @@ def function_help(words: Sequence[str]) -> str | None:
 
 
 def option_names(parser: ArgumentParser) -> Iterator[str]:
-    """Every option of a parser, dotted, those of its subcommands included."""
+    """Yield every option of a parser and its subcommands, by dotted name."""
     for action in parser._actions:
         if action.dest:
             yield action.dest

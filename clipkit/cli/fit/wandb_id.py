@@ -1,4 +1,4 @@
-"""One W&B run for one run, however often it is started again."""
+"""Use one W&B run for a run, also if it is resumed."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ FILE: Final = "wandb_id.txt"
 
 
 def choose_id(loggers: Sequence[Logger], folder: str, resumes: bool) -> None:
-    """Have W&B go on under the id that the run's folder holds, or begin a new one and keep it.
+    """Set the W&B id of a run: the stored one if the run resumes, otherwise a new one.
 
-    The id lies beside the configuration, not in it: another run from the same ``config.yaml`` is
-    another run on W&B too. Nor is it put into the environment, which W&B reads once a process,
-    for all runs to come. An id of the configuration's, or in ``WANDB_RUN_ID``, is left as it is.
+    The id is stored next to the configuration, not in it, so that another run with the same
+    ``config.yaml`` is another run on W&B. It is not set in the environment, where W&B would use it
+    for all later runs of the process. An id in the configuration or in ``WANDB_RUN_ID`` is kept.
 
     Args:
-        loggers: The run's; only those of W&B that have no id yet are touched.
-        folder: The run's.
-        resumes: Whether the run goes on from a checkpoint.
+        loggers: Loggers of the run; those of W&B without an id are changed.
+        folder: Folder of the run.
+        resumes: Whether the run resumes from a checkpoint.
     """
-    nameless = [one for one in loggers if isinstance(one, WandbLogger) and one.version is None]
-    if not nameless or "WANDB_RUN_ID" in os.environ:
+    without_id = [x for x in loggers if isinstance(x, WandbLogger) and x.version is None]
+    if not without_id or "WANDB_RUN_ID" in os.environ:
         return
     path = Path(folder) / FILE
     if resumes and path.is_file():
@@ -40,5 +40,5 @@ def choose_id(loggers: Sequence[Logger], folder: str, resumes: bool) -> None:
         chosen = secrets.token_hex(4)
         if current_world().is_main:
             write_text(path, f"{chosen}\n")
-    for logger in nameless:
+    for logger in without_id:
         set_wandb_id(logger, chosen)

@@ -1,4 +1,4 @@
-"""The objective of a fine-tuning run, chosen by what the data bring."""
+"""Choose the objective of a fine-tuning run from its captions and classes."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from clipkit.losses import balanced_class_weights
 from clipkit.training.finetune.facts import FinetuneData
 
 _IMBALANCE: Final = 3.0
-"""The largest class has so many times the samples of the smallest: rare classes get weight."""
+"""Ratio of the largest to the smallest class from which rare classes get a larger weight."""
 
 
 def objective(
     data: FinetuneData, embedding_dim: int, reasons: list[str]
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, float]]:
-    """Loss, label head and learning-rate factors.
+    """Choose the loss, the label head and the learning-rate factors.
 
     Args:
-        data: What is trained on.
-        embedding_dim: Components of the model's embeddings.
-        reasons: Sentences that say why are added here.
+        data: Facts about the data.
+        embedding_dim: Number of components of the model's embeddings.
+        reasons: Sentences that explain the choices are added here.
 
     Returns:
-        The loss, options of the encoder, and factors by part, all as a configuration has them.
+        Configurations of the loss, of options of the encoder, and of factors by part.
     """
     if not data.class_counts:
-        reasons.append("no classes: the contrastive loss of captions alone")
+        reasons.append("no classes: only the contrastive loss of captions")
         loss: dict[str, Any] = {"contrastive": {"class_path": "clipkit.losses.ContrastiveLoss"}}
         return loss, {}, {}
     head = {
@@ -37,13 +37,13 @@ def objective(
 
 
 def _several_classes(data: FinetuneData, reasons: list[str]) -> dict[str, Any]:
-    """The loss where a sample may have several classes."""
+    """Return the loss for samples with several classes."""
     reasons.append(
-        "several classes a sample: a linear head says yes or no to each of them, "
+        "several classes per sample: a linear head predicts each of them, "
         + (
-            "beside the contrastive loss of the captions"
+            "in addition to the contrastive loss of the captions"
             if data.has_captions
-            else "and the text tower rests, for there are no captions but the names of classes"
+            else "and the text tower is not used, because the only captions are class names"
         )
     )
     return {
@@ -55,11 +55,10 @@ def _several_classes(data: FinetuneData, reasons: list[str]) -> dict[str, Any]:
 
 
 def _one_class(data: FinetuneData, reasons: list[str]) -> dict[str, Any]:
-    """The loss where a sample has one class."""
+    """Return the loss for samples with one class."""
     reasons.append(
-        "classes: pairs of one class are right answers for each other (UniCL), and a linear head "
-        "learns beside it"
-        + ("" if data.has_captions else "; captions are class names in sentences")
+        "classes: pairs of one class are positives for each other (UniCL), and a linear head is "
+        "trained too" + ("" if data.has_captions else "; captions are class names in sentences")
     )
     label: dict[str, Any] = {"label_smoothing": 0.1}
     present = [count for count in data.class_counts if count]
@@ -68,7 +67,7 @@ def _one_class(data: FinetuneData, reasons: list[str]) -> dict[str, Any]:
         label["class_weights"] = [round(weight, 4) for weight in weights]
         reasons.append(
             f"the largest class has {max(present)} samples, the smallest {min(present)}: rare "
-            f"classes weigh more in the label loss"
+            f"classes have a larger weight in the label loss"
         )
     return {
         "contrastive": {"class_path": "clipkit.losses.LabelAwareContrastiveLoss"},

@@ -1,4 +1,4 @@
-"""Starting points for fine-tuning, chosen by the number of samples, each with its reason."""
+"""Presets of fine-tuning, chosen by the number of samples, each with its reason."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ _CALLBACKS: Final = "clipkit.training.callbacks"
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """How much of a model learns, how fast, and for how long.
+    """Trainable layers, learning rates and duration of a fine-tuning run.
 
     Args:
         below: The preset is for fewer samples than this; None for any number.
-        unlocked_groups: Layer groups of each tower that learn, from the output; None for all.
-        learning_rate: Of the last layers.
-        layer_decay: Each layer group learns so much slower than the one above it.
-        epochs: Passes over the data.
-        crop: Smallest share of a picture's area that a random crop keeps.
-        weight_decay: Of the optimizer.
-        reason: Why, in a sentence.
+        unlocked_groups: Number of trainable layer groups per tower, counted from the output; None
+            for all.
+        learning_rate: Learning rate of the last layer group.
+        layer_decay: Factor of the learning rate from each layer group to the one below it.
+        epochs: Number of epochs.
+        crop: Smallest fraction of an image's area that a random crop keeps.
+        weight_decay: Weight decay of the optimizer.
+        reason: Sentence that explains the choice.
     """
 
     below: int | None
@@ -42,45 +43,46 @@ class Preset:
 
 PRESETS: Final = (
     Preset(1_000, 1, 1e-3, 1.0, 20, 0.8, 0.2,
-           "fewer than 1,000 samples: enough for the last layer group of each tower; whole towers "
-           "would learn them by heart"),
+           "fewer than 1,000 samples: the last layer group of each tower is trained; complete "
+           "towers would overfit"),
     Preset(20_000, 4, 1e-4, 0.7, 15, 0.6, 0.1,
-           "1,000 to 20,000 samples: the last layers can follow the new domain, the lower ones "
-           "keep what pretraining found; four layer groups of each tower learn"),
+           "1,000 to 20,000 samples: four layer groups of each tower are trained; the last layers "
+           "adapt to the new domain, the others keep their pretrained weights"),
     Preset(200_000, None, 3e-5, 0.75, 10, 0.5, 0.1,
-           "20,000 to 200,000 samples: enough for all layers, the lower ones slowly"),
+           "20,000 to 200,000 samples: all layers are trained, lower ones with lower learning "
+           "rates"),
     Preset(None, None, 3e-5, 0.9, 5, 0.4, 0.1,
-           "200,000 samples or more: all layers learn at nearly the same rate, for few epochs"),
+           "200,000 samples or more: all layers are trained with similar learning rates, for few "
+           "epochs"),
 )  # fmt: skip
 
 
 def choose_preset(num_samples: int) -> Preset:
-    """The preset for a number of samples.
+    """Return the preset for a number of samples.
 
     Args:
-        num_samples: Training samples.
+        num_samples: Number of training samples.
 
     Examples:
         >>> choose_preset(400).unlocked_groups
         1
     """
-    fitting = (p for p in PRESETS if p.below is None or num_samples < p.below)
-    return next(fitting)
+    return next(p for p in PRESETS if p.below is None or num_samples < p.below)
 
 
 def finetune_config(
-    data: FinetuneData, start: BaseModelInfo, folder: str, templates: Sequence[str]
+    data: FinetuneData, base: BaseModelInfo, folder: str, templates: Sequence[str]
 ) -> tuple[dict[str, Any], list[str]]:
-    """The whole configuration of a fine-tuning run, and why it is what it is.
+    """Return the complete configuration of a fine-tuning run, and the reasons of its choices.
 
     Args:
-        data: What is trained on.
-        start: The model to start from.
-        folder: Where the run leaves its files.
-        templates: Sentences with ``{}`` around class names.
+        data: Facts about the data.
+        base: Facts about the model to start from.
+        folder: Folder of the run.
+        templates: Sentences with ``{}`` for the class name.
 
     Returns:
-        Plain types for ``clipkit fit``, and sentences for people.
+        The configuration for ``clipkit fit`` in plain types, and sentences that explain it.
     """
     preset = choose_preset(data.num_samples)
     reasons = [preset.reason]
@@ -88,8 +90,8 @@ def finetune_config(
     reasons.append(
         f"batches of {batch_size}: at least eight steps per epoch, and at most {_LARGEST_BATCH}"
     )
-    loss, head, factors = objective(data, start.embedding_dim, reasons)
-    encoder = start.encoder
+    loss, head, factors = objective(data, base.embedding_dim, reasons)
+    encoder = base.encoder
     model: dict[str, Any] = {
         "encoder": {**encoder, "init_args": {**encoder["init_args"], **head}},
         "loss": loss,
@@ -106,8 +108,8 @@ def finetune_config(
     config = {
         "seed_everything": 0,
         "model": model,
-        "data": _data(data, batch_size, templates, _transform(start, preset, reasons)),
-        "trainer": _trainer(data, start, preset, folder, reasons),
+        "data": _data(data, batch_size, templates, _transform(base, preset, reasons)),
+        "trainer": _trainer(data, base, preset, folder, reasons),
     }
     return config, reasons
 
@@ -148,23 +150,23 @@ def _data(
     }
 
 
-def _transform(start: BaseModelInfo, preset: Preset, reasons: list[str]) -> dict[str, Any]:
+def _transform(base: BaseModelInfo, preset: Preset, reasons: list[str]) -> dict[str, Any]:
     reasons.append(
-        f"crops of {preset.crop:.0%} to 100% of a picture; flips and colours are up to you, for "
-        f"they are wrong where left, right or a colour matters (data.samples.transform)"
+        f"crops of {preset.crop:.0%} to 100% of an image; no flips and no changes of colour, "
+        f"because left, right or colour may matter; add them with data.samples.transform"
     )
     return {
         "class_path": "clipkit.data.TrainTransform",
         "init_args": {
-            "size": start.image_size,
+            "size": base.image_size,
             "scale": [preset.crop, 1.0],
-            "interpolation": start.interpolation,
+            "interpolation": base.interpolation,
         },
     }
 
 
 def _trainer(
-    data: FinetuneData, start: BaseModelInfo, preset: Preset, folder: str, reasons: list[str]
+    data: FinetuneData, base: BaseModelInfo, preset: Preset, folder: str, reasons: list[str]
 ) -> dict[str, Any]:
     callbacks: list[dict[str, Any]] = [
         {"class_path": f"{_CALLBACKS}.{name}"} for name in ("ProgressBar", "Throughput")
@@ -178,7 +180,7 @@ def _trainer(
                     "unlocked_groups": min(preset.unlocked_groups, num_groups),
                 },
             }
-            for tower, num_groups in start.num_groups.items()
+            for tower, num_groups in base.num_groups.items()
         ]
     saving: dict[str, Any] = {"every_n_minutes": 10}
     every = max(1, preset.epochs // _VALIDATIONS)

@@ -208,9 +208,9 @@ def test_a_demo_replaces_a_demo_and_no_other_run(tmp_path, capsys):
     files = DemoFiles(tmp_path)
     _check_folder(files)
     files.checkpoint.write_bytes(b"x")
-    with pytest.raises(ConfigError, match=r"holds a run that is no demo \(last.ckpt\)"):
+    with pytest.raises(ConfigError, match=r"contains a run that is no demo \(last.ckpt\)"):
         _check_folder(files)
     files.overlay.write_text("{}")
     _check_folder(files)
-    assert "replacing the demo that it holds" in capsys.readouterr().out
+    assert "replacing the demo in this folder" in capsys.readouterr().out
     assert files.checkpoint.exists()
