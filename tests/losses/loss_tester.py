@@ -216,13 +216,13 @@ def check_ranks(world_size: int) -> None:
         shared = {key: torch.zeros(()).double() for key in inputs if inputs[key].ndim == 0}
         start = 0
         for number, results in enumerate(ranks):
-            got, samples, of_rank_ = results[index][name]
+            got, samples, rank_gradients = results[index][name]
             assert got == pytest.approx(float(value), abs=case.atol), (name, sizes, number)
             assert samples == ranks[0][index][name][1] > 0
             rows = slice(start, start + sizes[number])
             start = rows.stop
             parts, _ = rows_of(expected, batch, rows, negatives_of(number, world_size))
-            for (key, wanted), gradient in zip(parts.items(), of_rank_, strict=True):
+            for (key, wanted), gradient in zip(parts.items(), rank_gradients, strict=True):
                 mean = torch.from_numpy(gradient) / world_size  # as DDP does
                 if key in shared:
                     shared[key] += mean
