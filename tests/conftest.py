@@ -9,7 +9,7 @@ from typing import Final
 
 import pytest
 
-from tests.distributed.spawn import free_port
+from tests.helpers.ranks import free_port
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("WANDB_MODE", "offline")

@@ -26,7 +26,7 @@ from clipkit.cli.main import build_parser, main
 from clipkit.cli.tune import command as tune
 from clipkit.training import callbacks
 from clipkit.tuning.search import check_space
-from tests.factories import image_bytes, write_shards
+from tests.helpers.factories import image_bytes, write_shards
 from tools.reference_pages import address, public_modules
 
 ROOT = Path(__file__).resolve().parent.parent

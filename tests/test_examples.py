@@ -24,7 +24,7 @@ import torch
 from torch import nn
 
 import clipkit
-from tests.factories import COLORS, image_bytes, write_shards
+from tests.helpers.factories import COLORS, image_bytes, write_shards
 from tools.reference_pages import public_modules
 
 ROOT = Path(clipkit.__file__).parent
@@ -43,7 +43,7 @@ def source(name: str) -> str:
 
 
 def tiny_encoder() -> Any:
-    from tests.training import tiny
+    from tests.helpers import tiny
 
     return tiny.encoder(labels=True).eval()
 

@@ -11,7 +11,7 @@ from clipkit.data import PairStream, ShardIndex
 from clipkit.data.text.tokenizers import OpenClipTokenizer
 from clipkit.losses import CombinedLoss, ContrastiveLoss
 from clipkit.models import from_open_clip
-from tests.training import tiny
+from tests.helpers import tiny
 
 BLOCKED = """
 import importlib, pkgutil, sys

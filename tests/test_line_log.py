@@ -10,7 +10,7 @@ import pytest
 from clipkit.line_log import PatientLog
 from clipkit.training import MetricsCsv
 from clipkit.training.callbacks import KeyLog
-from tests.training import tiny
+from tests.helpers import tiny
 
 
 @pytest.fixture

@@ -15,9 +15,9 @@ from clipkit.data.packing.packed_cache import prepare
 from clipkit.data.storage.urls import parse_address
 from clipkit.line_log import PatientLog
 from clipkit.models import save_encoder
-from tests.data.servers import Misbehaviour, http_server
-from tests.factories import image_bytes, write_shards
-from tests.training import tiny
+from tests.helpers import tiny
+from tests.helpers.factories import image_bytes, write_shards
+from tests.helpers.servers import Misbehaviour, http_server
 
 
 @pytest.fixture(params=[0o077, 0o022, 0o002], ids=oct)

@@ -65,7 +65,7 @@ def main() -> None:
     """Run a fit and print what synchronises."""
     from clipkit.training import MetricsCsv
     from clipkit.training.callbacks import ProgressBar, StepGuard, Throughput, Watchdog
-    from tests.training import tiny
+    from tests.helpers import tiny
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--labels", action="store_true", help="with a label loss")

@@ -12,7 +12,7 @@ import torch
 import yaml
 
 from clipkit.cli.main import main
-from tests.training import tiny
+from tests.helpers import tiny
 
 ROOT = Path(__file__).parents[2]
 # tune/ and sweep/ hold no runs but spaces of values; tests/cli/test_tune.py runs them.

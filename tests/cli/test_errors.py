@@ -11,8 +11,8 @@ import torch
 import yaml
 
 from clipkit.cli.main import main
-from tests.factories import pair, write_shard
-from tests.training import tiny
+from tests.helpers import tiny
+from tests.helpers.factories import pair, write_shard
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from clipkit.cli.evaluate import command as evaluate
 from clipkit.errors import CheckpointError, ClipkitError, ConfigError
 from clipkit.evaluation import LinearProbe, Retrieval, ZeroShotClassification
 from clipkit.models import from_open_clip
-from tests.evaluation.layout import OPEN_CLIP, captions, write_layout
+from tests.helpers.evaluation_data import OPEN_CLIP, captions, write_layout
 
 
 @pytest.fixture(scope="module")

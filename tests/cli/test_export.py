@@ -12,8 +12,17 @@ from PIL import Image
 from clipkit.cli.export import command as export
 from clipkit.errors import CheckpointError, ConfigError
 from clipkit.models import DualEncoder, LinearLabelHead, TimmImageTower, load_encoder
-from tests.models.checkpoints.test_checkpoints import assert_equal, write_checkpoint
-from tests.models.tiny import RESNET, TEXT, TIMM_CONV, VIT, captions, config, encoder, pixels
+from tests.helpers.checkpoints import assert_equal, write_checkpoint
+from tests.helpers.tiny_models import (
+    RESNET,
+    TEXT,
+    TIMM_CONV,
+    VIT,
+    captions,
+    config,
+    encoder,
+    pixels,
+)
 
 BOTH_WAYS = {**TEXT, "no_causal_mask": True, "pool_type": "last", "proj_bias": True}
 CASES = {

@@ -19,8 +19,8 @@ from clipkit.models import load_encoder, save_encoder
 from clipkit.training import PairOptions
 from clipkit.training.finetune import BaseModelInfo, FinetuneData, inspect_data
 from clipkit.training.finetune.presets import PRESETS, choose_preset, finetune_config
-from tests.factories import image_bytes, write_shards
-from tests.training import tiny
+from tests.helpers import tiny
+from tests.helpers.factories import image_bytes, write_shards
 
 SAVE = {"class_path": "clipkit.training.callbacks.SaveCheckpoint"}
 COLORS = {"blue": 16, "green": 8, "red": 4}

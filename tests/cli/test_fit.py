@@ -14,7 +14,7 @@ import yaml
 
 from clipkit.cli.main import main
 from clipkit.models.checkpoints.encoder import load_encoder
-from tests.training import tiny
+from tests.helpers import tiny
 
 CALLBACKS = {
     "trainer": {

@@ -14,10 +14,10 @@ from clipkit.cli.main import main
 from clipkit.data import EvalTransform, OpenClipTokenizer
 from clipkit.export import read_run
 from clipkit.models import load_encoder
-from tests.factories import image_bytes
-from tests.models.checkpoints.test_checkpoints import write_checkpoint
-from tests.models.tiny import TIMM_VIT, encoder
-from tests.training import tiny
+from tests.helpers import tiny
+from tests.helpers.checkpoints import write_checkpoint
+from tests.helpers.factories import image_bytes
+from tests.helpers.tiny_models import TIMM_VIT, encoder
 
 FILES = {
     "open_clip": {"open_clip_config.json", "open_clip_model.safetensors"},

@@ -18,8 +18,8 @@ from lightning.pytorch import Callback
 from clipkit.cli.main import main
 from clipkit.models import from_open_clip
 from clipkit.models.checkpoints.encoder import load_encoder, save_encoder
-from tests.factories import COLORS, image_bytes, pair, write_shard
-from tests.training import tiny
+from tests.helpers import tiny
+from tests.helpers.factories import COLORS, image_bytes, pair, write_shard
 
 NUM_TRAIN, NUM_VAL = 22, 8
 LOSSES, FIELDS = "clipkit.losses", "clipkit.data"

@@ -10,7 +10,7 @@ import pytest
 
 from clipkit.cli.main import main
 from clipkit.data import OpenClipTokenizer, PairStream, ShardIndex, ShardReader
-from tests.factories import COLORS, image_bytes, write_shard
+from tests.helpers.factories import COLORS, image_bytes, write_shard
 
 CAPTIONS = [
     "a {} square on a white wall .",

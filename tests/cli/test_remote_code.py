@@ -15,8 +15,8 @@ from clipkit.errors import ConfigError
 from clipkit.models import TransformersTextTower, from_open_clip, save_encoder
 from clipkit.models.checkpoints.encoder import encoder_entry
 from clipkit.remote_code import is_trusted, trust_remote_code
-from tests.factories import write_shards
-from tests.training import tiny
+from tests.helpers import tiny
+from tests.helpers.factories import write_shards
 
 REFUSAL = "brings Python code of its own"
 

@@ -12,8 +12,8 @@ from clipkit.data import PairStream, ShardIndex
 from clipkit.errors import ConfigError
 from clipkit.training import PairDataModule
 from clipkit.training.datamodule.options import RENAMED
-from tests.data.fakes import ByteTokenizer
-from tests.factories import write_shards
+from tests.helpers.factories import write_shards
+from tests.helpers.fakes import ByteTokenizer
 
 SOURCES = [{"name": "a", "urls": "a.tar", "weight": 1.0}]
 

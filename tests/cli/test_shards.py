@@ -11,8 +11,8 @@ import pytest
 
 from clipkit.cli.main import main
 from clipkit.cli.shards.page import render_page
-from tests.evaluation.report.parsing import parse
-from tests.factories import image_bytes, pair, write_shard, write_shards
+from tests.helpers.factories import image_bytes, pair, write_shard, write_shards
+from tests.helpers.html import parse
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from clipkit.cli.main import main
 from clipkit.cli.tune import command as tune
 from clipkit.training.callbacks.report_trial import PRUNERS
 from clipkit.tuning.search import check_space
-from tests.training import tiny
+from tests.helpers import tiny
 
 ROOT = Path(__file__).parents[2]
 

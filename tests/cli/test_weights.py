@@ -16,7 +16,7 @@ from clipkit.evaluation import Evaluator
 from clipkit.models import from_checkpoint, load_encoder, save_encoder
 from clipkit.models.checkpoints.encoder import PREFIXES
 from clipkit.training.callbacks import AverageWeights, SaveCheckpoint, ZeroShotEvaluation
-from tests.training import tiny
+from tests.helpers import tiny
 
 CHOICES = {None: "average", "average": "average", "raw": "raw"}
 

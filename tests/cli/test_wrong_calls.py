@@ -11,7 +11,7 @@ import torch
 
 from clipkit.cli.config_files import config_path
 from clipkit.cli.main import main
-from tests.training import tiny
+from tests.helpers import tiny
 
 CALLBACKS = "clipkit.training.callbacks"
 SAVING = "--trainer.enable_checkpointing=true"

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from clipkit.distributed import collectives
-from tests.distributed.spawn import run_ranks
+from tests.helpers.ranks import run_ranks
 
 SIZES = (2, 0, 3)
 

@@ -12,8 +12,8 @@ import torch
 from lightning.pytorch import Callback
 
 from clipkit.training.callbacks import AverageWeights, KeyLog, SaveCheckpoint, Throughput
-from tests.distributed.spawn import run_ranks
-from tests.training import tiny
+from tests.helpers import tiny
+from tests.helpers.ranks import run_ranks
 
 
 class Gradients(Callback):

@@ -13,8 +13,8 @@ import torch
 from clipkit.data import BatchSizeStage, OrderOptions
 from clipkit.training.callbacks import KeyLog, ReportTrial
 from clipkit.when import When
-from tests.distributed.spawn import run_ranks
-from tests.training import tiny
+from tests.helpers import tiny
+from tests.helpers.ranks import run_ranks
 
 STAGES = [(2, 10), (4, 30)]  # samples of a step over all ranks, until so many samples
 STEP_SAMPLES = 8

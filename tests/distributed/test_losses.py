@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from clipkit.losses.accumulation import split_batch
-from tests.distributed.spawn import run_ranks
+from tests.helpers.ranks import run_ranks
 from tests.losses import test_accumulation as accumulation
 
 TOLERANCE = {"global": 1e-6}  # its averages are kept in fp32

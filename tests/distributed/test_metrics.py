@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from clipkit.metrics import ClassificationMetrics, RetrievalMetrics
 from clipkit.metrics.functional import classification_accuracy, retrieval_recall
-from tests.distributed.spawn import run_ranks
+from tests.helpers.ranks import run_ranks
 
 SHARES = ((0, 1, 2, 3, 4, 5, 6, 7, 8), (9, 10, 11, 12, 13, 0, 1), ())
 

@@ -14,8 +14,8 @@ import torch
 from lightning.pytorch import Callback
 
 from clipkit.training.callbacks import KeyLog, SaveCheckpoint
-from tests.distributed.spawn import run_ranks
-from tests.training import tiny
+from tests.helpers import tiny
+from tests.helpers.ranks import run_ranks
 
 STEPS = 12  # 41 pairs, 8 a step: five steps an epoch and one pair too few; ends in the third
 STOPS = {"mid-epoch": 3, "epoch's end": 5, "second epoch": 7, "its end": 10, "last step": 11}

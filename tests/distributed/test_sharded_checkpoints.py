@@ -23,8 +23,8 @@ from clipkit.models.files.sharded import META, is_sharded, read_sharded, write_s
 from clipkit.training import ShardedStrategy
 from clipkit.training.callbacks import AverageWeights, KeyLog, SaveCheckpoint
 from clipkit.training.checkpoints import files as files
-from tests.distributed.spawn import run_ranks
-from tests.training import tiny
+from tests.helpers import tiny
+from tests.helpers.ranks import run_ranks
 
 STEPS = 6
 

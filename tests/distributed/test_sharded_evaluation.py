@@ -12,10 +12,10 @@ from torch.distributed.tensor import DTensor
 from clipkit.evaluation import EmbedOptions, Retrieval
 from clipkit.models import from_open_clip
 from clipkit.training.strategies.sharding import shard_encoder
-from tests.distributed.spawn import run_ranks
-from tests.factories import write_shards
-from tests.training import tiny
-from tests.training.callbacks.test_tower_callbacks import batch
+from tests.helpers import tiny
+from tests.helpers.factories import write_shards
+from tests.helpers.ranks import run_ranks
+from tests.helpers.tower_runs import batch
 
 NUM_IMAGES = (4, 5, 1)
 RESNET = {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8}  # weights in channels-last order

@@ -14,9 +14,9 @@ from torch.distributed.tensor import DTensor
 from clipkit.models import load_encoder
 from clipkit.training import ShardedStrategy
 from clipkit.training.callbacks import AverageWeights, SaveCheckpoint
-from tests.distributed.spawn import run_ranks
-from tests.training import tiny
-from tests.training.callbacks.test_tower_callbacks import batch
+from tests.helpers import tiny
+from tests.helpers.ranks import run_ranks
+from tests.helpers.tower_runs import batch
 
 
 class Watch(Callback):

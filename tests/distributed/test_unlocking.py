@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from tests.distributed.spawn import run_ranks
-from tests.training import tiny
-from tests.training.callbacks.test_tower_callbacks import Movement, unlocking
+from tests.helpers import tiny
+from tests.helpers.ranks import run_ranks
+from tests.helpers.tower_runs import Movement, unlocking
 
 
 def fit(folder: Path, run: Path, batch_size: int, **options: Any):

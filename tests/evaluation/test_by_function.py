@@ -22,8 +22,8 @@ from clipkit.evaluation import (
     save_embeddings,
 )
 from clipkit.evaluation.report import evaluate_with_report, write_curve
-from tests.factories import COLORS, write_shards
-from tests.training import tiny
+from tests.helpers import tiny
+from tests.helpers.factories import COLORS, write_shards
 
 
 @pytest.fixture(scope="module")

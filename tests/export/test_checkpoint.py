@@ -13,8 +13,8 @@ from clipkit.export.checkpoint import replaced_folder
 from clipkit.export.formats import image_processor_options
 from clipkit.models import load_encoder
 from clipkit.models.lora import add_lora
-from tests.models.checkpoints.test_checkpoints import assert_equal, write_checkpoint
-from tests.models.tiny import captions, encoder, pixels
+from tests.helpers.checkpoints import assert_equal, write_checkpoint
+from tests.helpers.tiny_models import captions, encoder, pixels
 
 
 def test_checkpoint_is_exported_and_loaded(tmp_path):

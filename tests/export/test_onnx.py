@@ -9,7 +9,7 @@ import torch
 
 from clipkit.errors import CheckpointError, ConfigError
 from clipkit.export.onnx import check_onnx, onnx_facts, save_onnx
-from tests.models.tiny import RESNET, TEXT, captions, encoder, pixels
+from tests.helpers.tiny_models import RESNET, TEXT, captions, encoder, pixels
 
 onnxruntime = pytest.importorskip("onnxruntime")
 BOTH_WAYS = {**TEXT, "no_causal_mask": True, "pool_type": "last", "proj_bias": True}

@@ -6,7 +6,7 @@ import torch
 from clipkit.errors import ConfigError
 from clipkit.export.transformers import to_transformers, transformers_config
 from clipkit.models import DualEncoder, TimmImageTower, from_open_clip
-from tests.models.tiny import RESNET, TEXT, TIMM_VIT, VIT, captions, encoder, pixels
+from tests.helpers.tiny_models import RESNET, TEXT, TIMM_VIT, VIT, captions, encoder, pixels
 
 ENDS = {**TEXT, "pool_type": "eos", "eos_id": 99}
 CASES = {

@@ -27,8 +27,8 @@ from clipkit.data.shards.shard_table import split_name
 from clipkit.errors import ClipkitError, DataError
 from clipkit.evaluation import open_dataset
 from clipkit.yaml_files import read_yaml
-from tests.data.fakes import ByteTokenizer, flat_stream
-from tests.faults import fuzz_inputs as inputs
+from tests.helpers import fuzz_inputs as inputs
+from tests.helpers.fakes import ByteTokenizer, flat_stream
 
 FACTOR = int(os.environ.get("CLIPKIT_FUZZ", "1"))
 

@@ -25,7 +25,7 @@ from clipkit.training.callbacks import (
     StepGuard,
     Throughput,
 )
-from tests.training import tiny
+from tests.helpers import tiny
 
 STEPS = 8
 
@@ -135,7 +135,7 @@ COMMAND = """
 import sys
 from clipkit.training.callbacks import SaveCheckpoint, KeyLog
 from clipkit.training import MetricsCsv
-from tests.training import tiny
+from tests.helpers import tiny
 folder, source, ckpt, steps = sys.argv[1:]
 trainer = tiny.trainer(folder, SaveCheckpoint(every_n_steps=1), KeyLog(folder + "/keys.txt"),
                        accelerator="gpu", max_steps=int(steps), logger=MetricsCsv(folder))

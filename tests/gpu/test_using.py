@@ -9,7 +9,7 @@ import torch
 
 from clipkit.data import OpenClipTokenizer
 from clipkit.metrics.functional import retrieval_recall
-from tests.training import tiny
+from tests.helpers import tiny
 
 
 def test_recalls_are_those_of_the_cpu() -> None:

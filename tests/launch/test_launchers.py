@@ -15,8 +15,8 @@ import pytest
 import torch
 import yaml
 
-from tests.distributed.spawn import free_port
-from tests.training import tiny
+from tests.helpers import tiny
+from tests.helpers.ranks import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = ROOT / "tools"

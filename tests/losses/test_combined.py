@@ -22,7 +22,7 @@ from clipkit.losses import (
 )
 from clipkit.types import IGNORE_LABEL, Embeddings
 from clipkit.when import Progress
-from tests.losses.oracles import make_batch, unit_rows
+from tests.helpers.oracles import make_batch, unit_rows
 
 LABELS = torch.tensor([2, IGNORE_LABEL, 0, 2, 1, IGNORE_LABEL])
 

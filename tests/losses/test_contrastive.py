@@ -8,7 +8,7 @@ import torch
 from clipkit.errors import ConfigError
 from clipkit.losses import ContrastiveLoss, LabelAwareContrastiveLoss, SigmoidLoss
 from clipkit.types import IGNORE_LABEL, Embeddings
-from tests.losses.oracles import make_batch, unit_rows
+from tests.helpers.oracles import make_batch, unit_rows
 
 
 def pairs(size):

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from clipkit.errors import ConfigError
 from clipkit.losses import DistillationLoss, EncoderTeacher, StoredTeacher
 from clipkit.types import Embeddings, TeacherBatch
-from tests.losses.oracles import assert_close, make_batch, unit_rows, value_and_gradients
+from tests.helpers.oracles import assert_close, make_batch, unit_rows, value_and_gradients
 
 SIZE, TEACHER_SCALE = 13, 30.0
 

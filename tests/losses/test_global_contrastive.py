@@ -10,7 +10,7 @@ import torch
 from clipkit.errors import ConfigError
 from clipkit.losses import GlobalContrastiveLoss, LinearSchedule
 from clipkit.types import Embeddings
-from tests.losses.oracles import assert_close, make_batch, unit_rows, value_and_gradients
+from tests.helpers.oracles import assert_close, make_batch, unit_rows, value_and_gradients
 
 
 def steps():

@@ -10,7 +10,7 @@ import torch
 from clipkit.errors import ConfigError
 from clipkit.losses import LabelLoss, MultiLabelLoss, balanced_class_weights
 from clipkit.types import IGNORE_LABEL, Embeddings
-from tests.losses.oracles import make_batch, unit_rows
+from tests.helpers.oracles import make_batch, unit_rows
 
 LABELS = torch.tensor([2, IGNORE_LABEL, 0, 2, 1, IGNORE_LABEL])
 

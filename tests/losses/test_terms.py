@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.losses.cases import CASES
-from tests.losses.loss_tester import SIZES, LossTester, check_ranks
+from tests.helpers.loss_cases import CASES
+from tests.helpers.loss_tester import SIZES, LossTester, check_ranks
 
 
 @pytest.mark.parametrize("name", CASES)

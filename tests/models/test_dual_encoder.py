@@ -8,7 +8,7 @@ import torch
 
 from clipkit.errors import ConfigError
 from clipkit.models import CosineLabelHead, DualEncoder, LinearLabelHead, from_open_clip
-from tests.models.tiny import batch, encoder, pixels
+from tests.helpers.tiny_models import batch, encoder, pixels
 
 
 def rebuilt(**options):

@@ -9,8 +9,8 @@ from clipkit.errors import CheckpointError, ConfigError
 from clipkit.models import DualEncoder, OpenClipTextTower, TimmImageTower, load_encoder
 from clipkit.models.lora import adapted_layers, add_lora, add_lora_of_entry, merge_lora
 from clipkit.training.callbacks import AddLora, AverageWeights, SaveCheckpoint
-from tests.training import tiny
-from tests.training.callbacks.test_tower_callbacks import batch
+from tests.helpers import tiny
+from tests.helpers.tower_runs import batch
 
 pytest.importorskip("peft")
 

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from clipkit.evaluation import Retrieval, ZeroShotClassification
 from clipkit.models import from_open_clip
-from tests.evaluation.layout import CLASSES, OPEN_CLIP, write_layout
+from tests.helpers.evaluation_data import CLASSES, OPEN_CLIP, write_layout
 
 NAME = "clipkit-peer"
 

@@ -8,8 +8,8 @@ import torch
 
 from clipkit.losses import ContrastiveLoss, SigmoidLoss
 from clipkit.types import Embeddings
-from tests.distributed.spawn import run_ranks
-from tests.losses.oracles import assert_close, unit_rows, value_and_gradients
+from tests.helpers.oracles import assert_close, unit_rows, value_and_gradients
+from tests.helpers.ranks import run_ranks
 
 
 def joined(size, scale, bias=None):

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from clipkit.models import OpenClipImageTower, OpenClipTextTower, from_open_clip
-from tests.models.tiny import RESNET, TEXT, TIMM_CONV, VIT, captions, config, pixels
+from tests.helpers.tiny_models import RESNET, TEXT, TIMM_CONV, VIT, captions, config, pixels
 
 BOTH_WAYS = {**TEXT, "no_causal_mask": True, "pool_type": "last", "proj_bias": True}
 COCA = {

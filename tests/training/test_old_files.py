@@ -9,7 +9,7 @@ import pytest
 
 from clipkit.cli.main import main
 from clipkit.models.checkpoints.encoder import from_checkpoint
-from tests.training import tiny
+from tests.helpers import tiny
 
 FILES = Path(__file__).parent / "written_by_0_1"
 

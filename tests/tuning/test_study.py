@@ -20,8 +20,8 @@ from clipkit.tuning.space import bounds, decoded
 from clipkit.tuning.study import num_finished, open_study
 from clipkit.tuning.summary import write_best, write_summary
 from clipkit.tuning.trials import run_trials
-from tests.evaluation.report.parsing import parse
-from tests.training import tiny
+from tests.helpers import tiny
+from tests.helpers.html import parse
 
 CONFIG = {
     "trainer": {"callbacks": None, "default_root_dir": None},

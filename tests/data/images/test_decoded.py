@@ -19,8 +19,8 @@ from clipkit.data.images import decode
 from clipkit.data.images.decode import Box, ImageDecoder
 from clipkit.data.images.decoded_images import DecodedImages
 from clipkit.errors import ConfigError, SampleError
-from tests.data.fakes import ByteTokenizer
-from tests.factories import write_shards
+from tests.helpers.factories import write_shards
+from tests.helpers.fakes import ByteTokenizer
 
 
 def _file(format: str, width: int, height: int, seed: int = 0, mode: str = "RGB") -> bytes:

@@ -22,8 +22,8 @@ from clipkit.data.images.transforms import (
     resized_size,
 )
 from clipkit.errors import ConfigError, SampleError
-from tests.data.images.test_decode import color, encode, photo
-from tests.factories import image_bytes
+from tests.helpers.factories import image_bytes
+from tests.helpers.images import color, encode, photo
 
 RNG = np.random.default_rng(0)  # for transforms that draw nothing
 

@@ -12,8 +12,8 @@ from clipkit.data import BatchSizeStage, PairStream, ShardIndex
 from clipkit.data.order.partition import Slicing, Tail
 from clipkit.errors import ConfigError
 from clipkit.when import When
-from tests.data.fakes import ByteTokenizer, NoisyTransform, first_text, flat_stream
-from tests.factories import write_shards
+from tests.helpers.factories import write_shards
+from tests.helpers.fakes import ByteTokenizer, NoisyTransform, first_text, flat_stream
 
 TOTAL = 61
 

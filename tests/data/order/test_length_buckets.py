@@ -17,8 +17,8 @@ from clipkit.data.order.length_buckets import LengthDealer, LengthWindows
 from clipkit.data.shards.reader import ShardReader
 from clipkit.errors import CheckpointError, ConfigError
 from clipkit.types import Batch
-from tests.data.fakes import ByteTokenizer, NoisyTransform, first_text, flat_stream
-from tests.factories import pair, write_shard
+from tests.helpers.factories import pair, write_shard
+from tests.helpers.fakes import ByteTokenizer, NoisyTransform, first_text, flat_stream
 
 COUNTS = (70, 31, 52, 50)
 TOTAL = sum(COUNTS)

@@ -16,8 +16,8 @@ from clipkit.data.order.interleave import counts_before, deal, quotas_of
 from clipkit.data.order.mixture import MixtureOrder
 from clipkit.errors import CheckpointError, ConfigError
 from clipkit.when import When
-from tests.data.fakes import ByteTokenizer, NoisyTransform, first_text, flat_stream
-from tests.factories import write_shards
+from tests.helpers.factories import write_shards
+from tests.helpers.fakes import ByteTokenizer, NoisyTransform, first_text, flat_stream
 
 quota_lists = st.lists(st.integers(0, 30), min_size=1, max_size=5).filter(any)
 

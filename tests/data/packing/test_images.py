@@ -15,9 +15,9 @@ from clipkit.data.packing.images import find_images, member_extension, visible_s
 from clipkit.data.packing.pack import pack
 from clipkit.errors import DataError, SampleError
 from clipkit.evaluation import open_dataset
-from tests.data.fakes import flat_stream
-from tests.data.packing.test_packed_cache import Letters
-from tests.factories import image_bytes, write_shards
+from tests.helpers.factories import image_bytes, write_shards
+from tests.helpers.fakes import flat_stream
+from tests.helpers.letters import Letters
 
 
 def members_of(folder: Path) -> list[dict[str, bytes]]:

@@ -17,18 +17,10 @@ from clipkit.data.packing.sources import open_source
 from clipkit.data.packing.subsets import by_class, few_of_each
 from clipkit.data.packing.tables import read_table
 from clipkit.errors import ConfigError, DataError
-from tests.factories import image_bytes, write_shards
+from tests.helpers.factories import image_bytes, write_shards
+from tests.helpers.letters import Letters
 
 COUNTS = {"blue_rose": 5, "daisy": 3, "tulip": 2}
-
-
-class Letters:
-    """Tokens for tests: one a letter."""
-
-    pad_id = 0
-
-    def encode(self, text: str) -> list[int]:
-        return [ord(letter) % 100 + 1 for letter in text[:8]]
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from clipkit.data.packing.sources import open_source
 from clipkit.data.shards.index import ShardIndex
 from clipkit.data.shards.reader import ShardReader
 from clipkit.errors import ConfigError, DataError, FaultBudgetExceeded
-from tests.factories import COLORS, image_bytes, pair, write_shard, write_shards
+from tests.helpers.factories import COLORS, image_bytes, pair, write_shard, write_shards
 
 
 def write_pictures(folder: Path, count: int = 7) -> list[str]:

@@ -15,7 +15,7 @@ from clipkit.errors import DataError
 from clipkit.evaluation import open_dataset
 from clipkit.training.datamodule.options import StorageOptions
 from clipkit.training.datamodule.sources import open_index
-from tests.factories import image_bytes
+from tests.helpers.factories import image_bytes
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 from clipkit.data.packing.source_classes import SourceClasses, classes_of, join_classes
 from clipkit.data.packing.sources import open_source
 from clipkit.errors import DataError
-from tests.factories import image_bytes, write_shards
+from tests.helpers.factories import image_bytes, write_shards
 
 
 def given(*names: str, where: str = "a") -> SourceClasses:

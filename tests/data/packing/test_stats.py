@@ -6,7 +6,7 @@ import pytest
 
 from clipkit.data import OpenClipTokenizer, collect_stats, verify_shards
 from clipkit.errors import ConfigError
-from tests.factories import write_shards
+from tests.helpers.factories import write_shards
 
 
 def test_totals_and_spreads(tmp_path):

@@ -22,10 +22,10 @@ from clipkit.data.samples.faults import Fault, FaultLedger, FaultOptions
 from clipkit.data.samples.id_sets import pack_ids, unpack_ids
 from clipkit.data.shards.members import read_label
 from clipkit.errors import DataError, FaultBudgetExceeded, SampleError, ShardError
-from tests.data.fakes import ByteTokenizer, NoisyTransform, first_text, flat_stream
-from tests.data.stream.test_pair_stream import ids, train, train_ranks
-from tests.distributed.spawn import run_ranks
-from tests.factories import pair, write_shard
+from tests.helpers.factories import pair, write_shard
+from tests.helpers.fakes import ByteTokenizer, NoisyTransform, first_text, flat_stream
+from tests.helpers.ranks import run_ranks
+from tests.helpers.streams import ids, train, train_ranks
 
 BAD = {5, 17, 18, 33, 34, 35, 59}
 TOTAL = 64

@@ -27,8 +27,8 @@ from clipkit.data import (
 )
 from clipkit.errors import ConfigError, DataError, FaultBudgetExceeded
 from clipkit.types import TeacherBatch
-from tests.data.fakes import flat_stream
-from tests.factories import image_bytes, pair, write_shard
+from tests.helpers.factories import image_bytes, pair, write_shard
+from tests.helpers.fakes import flat_stream
 
 TOKENIZER = OpenClipTokenizer(context_length=12)
 

@@ -23,7 +23,7 @@ from clipkit.data.storage.braces import expand_braces
 from clipkit.data.storage.cache import SIDECAR_SUFFIX
 from clipkit.data.storage.urls import base_name, expand_urls, parse_address
 from clipkit.errors import DataError, ShardError
-from tests.factories import pair, write_shard, write_shards
+from tests.helpers.factories import pair, write_shard, write_shards
 
 
 def sidecar(path: Path) -> Path:

@@ -17,7 +17,7 @@ from clipkit.data.shards.lost_shards import lost_shards
 from clipkit.data.storage.urls import file_address, parse_address
 from clipkit.data.text.tokenizers import tokenizer_from_name
 from clipkit.errors import ShardError
-from tests.factories import write_shards
+from tests.helpers.factories import write_shards
 
 LOST = "00001.tar"
 

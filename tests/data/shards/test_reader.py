@@ -15,7 +15,7 @@ import clipkit.data.shards.reader as reader_module
 from clipkit.data import ShardIndex, ShardReader
 from clipkit.data.storage.cache import SIDECAR_SUFFIX
 from clipkit.errors import ShardError
-from tests.factories import pair, write_shard, write_shards
+from tests.helpers.factories import pair, write_shard, write_shards
 
 COUNTS = [5, 8, 3, 9]
 

@@ -12,7 +12,7 @@ from clipkit.data.packing.verify import verify_shards
 from clipkit.data.shards.repeats import identity_of, refuse_repeats
 from clipkit.data.storage.urls import file_address, parse_address
 from clipkit.errors import ShardError
-from tests.factories import write_shards
+from tests.helpers.factories import write_shards
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from clipkit.data.shards.shard_table import scan_shard, split_name
 from clipkit.data.shards.tar_headers import TarContents, scan_tar
 from clipkit.data.shards.tar_links import Member
 from clipkit.errors import ShardError
-from tests.factories import pair, write_shard
+from tests.helpers.factories import pair, write_shard
 
 FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
 LONG = "a-long-folder/" * 9 + "x" * 120

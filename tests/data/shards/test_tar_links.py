@@ -13,7 +13,7 @@ from clipkit.data.packing.verify import verify_shards
 from clipkit.data.shards.reader import neighbours
 from clipkit.data.shards.shard_table import name_as_text
 from clipkit.errors import ShardError
-from tests.factories import image_bytes, pair, write_shard
+from tests.helpers.factories import image_bytes, pair, write_shard
 
 FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
 

@@ -14,8 +14,8 @@ from clipkit.data.packing.verify import verify_shards
 from clipkit.data.storage.urls import Address, expand_urls, file_system, parse_address
 from clipkit.errors import DataError, ShardError
 from clipkit.evaluation import open_dataset
-from tests.data.servers import Misbehaviour, http_server
-from tests.factories import write_shards
+from tests.helpers.factories import write_shards
+from tests.helpers.servers import Misbehaviour, http_server
 
 
 @pytest.fixture

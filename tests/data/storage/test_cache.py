@@ -20,11 +20,11 @@ from clipkit.data.storage.cache import RemoteFile
 from clipkit.data.storage.prefetch import Prefetcher
 from clipkit.data.storage.urls import parse_address
 from clipkit.errors import ConfigError, DataError, FaultBudgetExceeded, ShardError
-from tests.data.fakes import ByteTokenizer, NoisyTransform, first_text, flat_stream
-from tests.data.servers import Misbehaviour, http_server
-from tests.data.stream.test_pair_stream import train
-from tests.distributed.spawn import free_port
-from tests.factories import write_shards
+from tests.helpers.factories import write_shards
+from tests.helpers.fakes import ByteTokenizer, NoisyTransform, first_text, flat_stream
+from tests.helpers.ranks import free_port
+from tests.helpers.servers import Misbehaviour, http_server
+from tests.helpers.streams import train
 
 
 @pytest.fixture(scope="module")

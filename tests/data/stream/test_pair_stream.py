@@ -17,8 +17,9 @@ from clipkit.data.samples.faults import Fault
 from clipkit.data.stream.builder import BatchBuilder, Built
 from clipkit.errors import CheckpointError, ConfigError, DataError
 from clipkit.types import Batch
-from tests.data.fakes import ByteTokenizer, NoisyTransform, first_text, flat_stream
-from tests.factories import pair, write_shard, write_shards
+from tests.helpers.factories import pair, write_shard, write_shards
+from tests.helpers.fakes import ByteTokenizer, flat_stream
+from tests.helpers.streams import ids, make, train, train_ranks
 
 COUNTS = [7, 13, 5, 20, 16]
 TOTAL = sum(COUNTS)
@@ -29,54 +30,6 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> ShardIndex:
     folder = tmp_path_factory.mktemp("shards")
     write_shards(folder, COUNTS)
     return ShardIndex.from_urls(folder)
-
-
-def make(index: ShardIndex, batch_size: int = 4, **options: Any) -> PairStream:
-    defaults: dict[str, Any] = {
-        "tokenizer": ByteTokenizer(),
-        "image_transform": NoisyTransform(),
-        "caption": first_text,
-        "seed": 3,
-    }
-    return flat_stream(index, batch_size=batch_size, **{**defaults, **options})
-
-
-def ids(batch: Batch) -> list[int]:
-    assert batch.sample_ids is not None
-    return batch.sample_ids.tolist()
-
-
-def train(stream: PairStream, steps: int) -> list[list[int]]:
-    """Go through ``steps`` batches over epochs, committing each."""
-    seen: list[list[int]] = []
-    while len(seen) < steps:
-        for batch in stream:
-            stream.commit(batch)
-            seen.append(ids(batch))
-            if len(seen) == steps:
-                break
-    return seen
-
-
-def train_ranks(
-    index: ShardIndex,
-    world_size: int,
-    batch_size: int,
-    steps: int,
-    state: dict[str, Any] | None = None,
-    **options: Any,
-) -> tuple[list[list[int]], dict[str, Any]]:
-    """The global batches of all ranks, one after the other here, and the state they agree on."""
-    ranks, states = [], []
-    for rank in range(world_size):
-        stream = make(index, batch_size, rank=rank, world_size=world_size, **options)
-        if state is not None:
-            stream.load_state_dict(state)
-        ranks.append(train(stream, steps))
-        states.append(stream.state_dict())
-    assert all(other == states[0] for other in states)
-    joined = [[i for batch in step for i in batch] for step in zip(*ranks, strict=True)]
-    return joined, states[0]
 
 
 def test_an_epoch_holds_every_sample_once_but_for_the_tail(index: ShardIndex) -> None:

@@ -5,7 +5,7 @@ import pytest
 from clipkit.data.text.tokenizer_export import save_tokenizer
 from clipkit.data.text.tokenizers import OpenClipTokenizer, TiktokenTokenizer
 from clipkit.errors import ConfigError
-from tests.data.text.test_tokenizers import CAPTIONS
+from tests.helpers.captions import CAPTIONS
 
 
 def test_clip_vocabulary_for_transformers_and_tokenizers(tmp_path):

@@ -13,9 +13,9 @@ from transformers import AutoTokenizer
 from clipkit.data import OpenClipTokenizer, PairStream, ShardIndex, TransformersTokenizer
 from clipkit.data.text.tokenizer_objects import as_encoder
 from clipkit.errors import ConfigError
-from tests.data.fakes import ByteTokenizer
-from tests.data.text.test_tokenizers import CAPTIONS, bert_folder  # noqa: F401 (a fixture)
-from tests.factories import write_shards
+from tests.helpers.captions import CAPTIONS
+from tests.helpers.factories import write_shards
+from tests.helpers.fakes import ByteTokenizer
 
 
 def test_a_stream_takes_open_clips_tokenizer(tmp_path: Path) -> None:
@@ -40,7 +40,7 @@ def test_ids_equal_those_of_open_clip_tokenizer(length: int) -> None:
 
 @pytest.mark.parametrize("strip", [False, True])
 def test_open_clips_wrapper_of_transformers(
-    bert_folder: Path,  # noqa: F811
+    bert_folder: Path,
     tmp_path: Path,
     strip: bool,
 ) -> None:
@@ -59,7 +59,7 @@ def test_open_clips_wrapper_of_transformers(
     assert theirs.pad_id == ours.pad_id
 
 
-def test_transformers_own_objects(bert_folder: Path) -> None:  # noqa: F811
+def test_transformers_own_objects(bert_folder: Path) -> None:
     inner = AutoTokenizer.from_pretrained(str(bert_folder))
     theirs, ours = as_encoder(inner), TransformersTokenizer(str(bert_folder))
     for caption in ["a red dog", "squares of a dog " * 9, ""]:
@@ -76,7 +76,7 @@ def test_what_cannot_serve_is_one_line(tmp_path: Path) -> None:
         PairStream(ShardIndex.from_urls(tmp_path), tokenizer=lambda text: [1], batch_size=2)
 
 
-def test_modes_that_put_a_token_after_the_padding_are_refused(bert_folder: Path) -> None:  # noqa: F811
+def test_modes_that_put_a_token_after_the_padding_are_refused(bert_folder: Path) -> None:
     from open_clip.tokenizer import HFTokenizer
 
     with pytest.raises(ConfigError, match="mode 'clips'"):

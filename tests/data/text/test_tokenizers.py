@@ -21,21 +21,7 @@ from clipkit.data.text.tokenizers import (
     tokenizer_from_name,
 )
 from clipkit.errors import ConfigError
-
-CAPTIONS = [
-    "a photo of 3 dogs, it's fun!! don't you'd we're they'll I've I'm",
-    "café &amp; crème &lt;b&gt; &amp;amp;",
-    "schÃ¶n — “quoted” l’été ﬁ",
-    "日本語のテスト 🎉👩‍🚀 한국어",
-    "<start_of_text> in the middle <END_OF_TEXT>",
-    "tabs\tand\nlines\r\nand \x1b[31mescapes\x0b",
-    "Ⅷ ² _under_score_ 1234567890 a1b2",
-    "'ſ İstanbul straße ΑΒΓ",
-    "",
-    "   ",
-    "word " * 200,
-    "x" * 400,
-]
+from tests.helpers.captions import CAPTIONS
 
 PIECES = [
     "'s",
@@ -56,33 +42,6 @@ def cut_padding(row: torch.Tensor, pad_id: int) -> list[int]:
     while ids and ids[-1] == pad_id:
         ids.pop()
     return ids
-
-
-@pytest.fixture(scope="module")
-def bert_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny WordPiece tokenizer, saved the way the hub stores them."""
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast
-
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "red", "square", "##s", "dog", "blue", "of"]
-    tokenizer = Tokenizer(
-        models.WordPiece({word: i for i, word in enumerate(words)}, unk_token="[UNK]")
-    )
-    tokenizer.normalizer = normalizers.Lowercase()
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    folder = tmp_path_factory.mktemp("bert")
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token="[PAD]",
-        unk_token="[UNK]",
-        cls_token="[CLS]",
-        sep_token="[SEP]",
-        model_max_length=12,
-    ).save_pretrained(folder)
-    return folder
 
 
 @pytest.mark.parametrize("model", ["ViT-B-32", "PE-Core-B-16", "coca_ViT-B-32"])

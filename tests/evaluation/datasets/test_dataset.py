@@ -13,8 +13,8 @@ from clipkit.data.storage.cache import ShardCache
 from clipkit.errors import ClipkitError, ConfigError, DataError, SampleError
 from clipkit.evaluation import open_dataset
 from clipkit.types import IGNORE_LABEL
-from tests.evaluation.layout import CLASSES, captions, sample, write_layout
-from tests.factories import write_shard
+from tests.helpers.evaluation_data import CLASSES, captions, sample, write_layout
+from tests.helpers.factories import write_shard
 
 
 def test_layout_gives_samples_in_order_with_names_and_templates(tmp_path):

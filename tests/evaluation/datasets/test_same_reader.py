@@ -26,9 +26,9 @@ from clipkit.evaluation import (
 )
 from clipkit.evaluation.inference import EmbedOptions
 from clipkit.losses import CombinedLoss, ContrastiveLoss, LabelLoss
-from tests.data.fakes import flat_stream
-from tests.factories import COLORS, write_shard
-from tests.training import tiny
+from tests.helpers import tiny
+from tests.helpers.factories import COLORS, write_shard
+from tests.helpers.fakes import flat_stream
 
 PILLOW = {"jpg": "JPEG", "jpeg": "JPEG", "tif": "TIFF", "image": "PNG"}
 TITLES = ["title", "tags"]

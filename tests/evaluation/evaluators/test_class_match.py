@@ -20,8 +20,8 @@ from clipkit.evaluation import (
 from clipkit.evaluation.datasets.loading import transform_of
 from clipkit.evaluation.evaluators.class_match import ClassMatch
 from clipkit.models import LinearLabelHead
-from tests.evaluation.layout import picture, tiny_encoder, write_layout
-from tests.factories import write_shard
+from tests.helpers.evaluation_data import picture, tiny_encoder, write_layout
+from tests.helpers.factories import write_shard
 
 NAMES = ("ant", "bee", "cat", "dog")
 

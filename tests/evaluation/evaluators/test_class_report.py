@@ -20,8 +20,8 @@ from clipkit.evaluation import (
 from clipkit.evaluation.report import Confusion, confusion_png
 from clipkit.models import LinearLabelHead
 from clipkit.types import IGNORE_LABEL
-from tests.evaluation.layout import CLASSES, picture, tiny_encoder, write_layout
-from tests.factories import write_shard
+from tests.helpers.evaluation_data import CLASSES, picture, tiny_encoder, write_layout
+from tests.helpers.factories import write_shard
 
 
 def test_every_class_is_measured(tmp_path):

@@ -26,9 +26,9 @@ from clipkit.evaluation import (
     open_dataset,
 )
 from clipkit.evaluation.evaluators.zero_shot import GENERIC_TEMPLATES
-from tests.distributed.spawn import run_ranks
-from tests.evaluation.layout import CLASSES, captions, picture, tiny_encoder, write_layout
-from tests.factories import write_shard
+from tests.helpers.evaluation_data import CLASSES, captions, picture, tiny_encoder, write_layout
+from tests.helpers.factories import write_shard
+from tests.helpers.ranks import run_ranks
 
 NUM = 12
 

@@ -10,8 +10,8 @@ from clipkit.errors import ConfigError, DataError
 from clipkit.evaluation import EmbedOptions, LabelHeadClassification, open_dataset
 from clipkit.evaluation.datasets.loading import transform_of
 from clipkit.models import LinearLabelHead
-from tests.distributed.spawn import run_ranks
-from tests.evaluation.layout import CLASSES, tiny_encoder, write_layout
+from tests.helpers.evaluation_data import CLASSES, tiny_encoder, write_layout
+from tests.helpers.ranks import run_ranks
 
 NUM = 12
 

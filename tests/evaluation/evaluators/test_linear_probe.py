@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from clipkit.errors import DataError
 from clipkit.evaluation import EmbedOptions, LinearProbe
 from clipkit.evaluation.evaluators.linear_probe import L2_GRID, choose_l2, fit_logistic, hold_out
-from tests.evaluation.layout import tiny_encoder, write_layout
+from tests.helpers.evaluation_data import tiny_encoder, write_layout
 
 
 def clusters(count: int, *, noise: float, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:

@@ -14,8 +14,8 @@ from PIL import Image
 from clipkit.cli.shards import page as shards
 from clipkit.evaluation.report import write_report
 from clipkit.tuning import page as study
-from tests.evaluation.report.chromium import Chromium, find_chromium
-from tests.evaluation.report.content import LONG_WORD, full_report
+from tests.helpers.chromium import Chromium, find_chromium
+from tests.helpers.report_content import LONG_WORD, full_report
 
 pytestmark = pytest.mark.browser
 

@@ -22,7 +22,7 @@ from clipkit.evaluation import (
 )
 from clipkit.evaluation.report import ReportData, build_examples, render_report
 from clipkit.evaluation.report.collect.examples import similarity_histogram, thumbnail
-from tests.evaluation.layout import CLASSES, captions, tiny_encoder, write_layout
+from tests.helpers.evaluation_data import CLASSES, captions, tiny_encoder, write_layout
 
 NUM = 12
 

@@ -26,8 +26,8 @@ from clipkit.evaluation.report import (
     write_report,
 )
 from clipkit.evaluation.report.rendering import data_uri, render
-from tests.evaluation.report.content import HOSTILE, full_report, thumbnail
-from tests.evaluation.report.parsing import parse
+from tests.helpers.html import parse
+from tests.helpers.report_content import HOSTILE, full_report, thumbnail
 
 
 def text_of(page: str, section: str) -> str:

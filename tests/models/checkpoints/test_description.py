@@ -9,7 +9,7 @@ from clipkit.errors import CheckpointError
 from clipkit.models import CosineLabelHead, DualEncoder, TimmImageTower, describe
 from clipkit.models.checkpoints.description import build_encoder
 from clipkit.models.towers.base import TextTower
-from tests.models.tiny import batch, encoder
+from tests.helpers.tiny_models import batch, encoder
 
 
 class BagOfTokens(TextTower):

@@ -13,7 +13,7 @@ from clipkit.models import (
     interpolate,
     save_encoder,
 )
-from tests.training.tiny import CONFIG
+from tests.helpers.tiny import CONFIG
 
 
 def encoder(seed: int, classes: int = 0):

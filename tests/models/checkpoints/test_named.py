@@ -8,8 +8,8 @@ import pytest
 
 from clipkit.errors import CheckpointError, ConfigError
 from clipkit.models import load_model, save_encoder
-from tests.models.checkpoints.test_checkpoints import assert_equal, write_checkpoint
-from tests.models.tiny import config, encoder
+from tests.helpers.checkpoints import assert_equal, write_checkpoint
+from tests.helpers.tiny_models import config, encoder
 
 
 def test_checkpoint_export_and_open_clip_configuration(tmp_path):

@@ -17,7 +17,7 @@ from clipkit.models import PrototypeLabelHead, load_encoder
 from clipkit.models.checkpoints.encoder import save_encoder
 from clipkit.optim import WeightAverage
 from clipkit.types import Batch
-from tests.training import tiny
+from tests.helpers import tiny
 
 NAMES, TEMPLATES = ["cat", "dog", "old horse"], ["{c}", "a photo of a {c}"]
 TOKENIZER = OpenClipTokenizer(context_length=16)

@@ -10,7 +10,7 @@ from clipkit.errors import CheckpointError, ConfigError
 from clipkit.models import DualEncoder, OpenClipImageTower, OpenClipTextTower, from_open_clip
 from clipkit.models.open_clip.config import read_config
 from clipkit.models.open_clip.towers import trims_exactly
-from tests.models.tiny import (
+from tests.helpers.tiny_models import (
     RESNET,
     TEXT,
     TIMM_CONV,

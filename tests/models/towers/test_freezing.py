@@ -5,7 +5,7 @@ import torch
 
 from clipkit.errors import ConfigError
 from clipkit.models import DualEncoder, OpenClipImageTower, lock
-from tests.models.tiny import RESNET, VIT, batch, encoder
+from tests.helpers.tiny_models import RESNET, VIT, batch, encoder
 
 
 def trained(module):

@@ -12,7 +12,7 @@ from clipkit.errors import ConfigError
 from clipkit.losses import CombinedLoss, ContrastiveLoss, embed_in_micro_batches
 from clipkit.losses.accumulation import _join, split_batch
 from clipkit.models import DualEncoder, OpenClipImageTower, TimmImageTower, from_open_clip
-from tests.models import tiny
+from tests.helpers import tiny_models as tiny
 
 
 def open_clip_tower(share: float | None = None) -> OpenClipImageTower:

@@ -9,7 +9,7 @@ import torch
 from clipkit.errors import ConfigError
 from clipkit.models import TransformersTextTower, from_open_clip
 from clipkit.models.towers.transformers_tower import pool
-from tests.models.tiny import VIT, captions
+from tests.helpers.tiny_models import VIT, captions
 
 BERT = {
     "model_type": "bert",

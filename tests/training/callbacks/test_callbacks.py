@@ -28,7 +28,7 @@ from clipkit.training.callbacks import (
 from clipkit.training.callbacks.parameter_table import parameter_table
 from clipkit.training.callbacks.progress_bar import figures
 from clipkit.training.checkpoints.io import AtomicCheckpointIO
-from tests.training import tiny
+from tests.helpers import tiny
 
 
 @pytest.fixture(scope="module")

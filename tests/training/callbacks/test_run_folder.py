@@ -16,7 +16,7 @@ from clipkit.cli.demo.files import DemoFiles
 from clipkit.cli.main import main
 from clipkit.errors import ConfigError
 from clipkit.training.callbacks.run_folder import traces_of_a_run
-from tests.training import tiny
+from tests.helpers import tiny
 
 CALLBACKS = "clipkit.training.callbacks"
 

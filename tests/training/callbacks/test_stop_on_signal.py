@@ -18,8 +18,8 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from clipkit.cli.main import main
 from clipkit.errors import ConfigError
 from clipkit.training.callbacks import KeyLog, SaveCheckpoint, StopOnSignal
-from tests.distributed.spawn import run_ranks
-from tests.training import tiny
+from tests.helpers import tiny
+from tests.helpers.ranks import run_ranks
 
 STEP = 3
 

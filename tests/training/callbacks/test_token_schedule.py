@@ -10,7 +10,7 @@ from clipkit.errors import ConfigError
 from clipkit.models.open_clip.positions import resize_positions
 from clipkit.training.callbacks import SaveCheckpoint, TokenSchedule, TokenStage
 from clipkit.training.callbacks.towers.token_schedule import shrink
-from tests.training import tiny
+from tests.helpers import tiny
 
 END_OF_TEXT = 49407
 

@@ -6,20 +6,18 @@ import copy
 
 import pytest
 import torch
-from lightning.pytorch import Callback
 from torch._dynamo import register_backend
 
 from clipkit.errors import ConfigError
 from clipkit.training.callbacks import (
     CompileTowers,
-    LockTower,
     RecomputeActivations,
     SaveCheckpoint,
     Unlock,
 )
 from clipkit.training.callbacks.towers.compile_towers import round_up_length
-from clipkit.types import Batch
-from tests.training import tiny
+from tests.helpers import tiny
+from tests.helpers.tower_runs import Movement, batch, unlocking
 
 GRAPHS: list[int] = []
 
@@ -28,14 +26,6 @@ GRAPHS: list[int] = []
 def counting(graph, inputs):
     GRAPHS.append(len(inputs))
     return graph.forward
-
-
-def batch(length: int = 6, size: int = 4) -> Batch:
-    generator = torch.Generator().manual_seed(length)
-    tokens = torch.randint(1, 49000, (size, length), generator=generator)
-    tokens[:, -1] = 49407
-    images = torch.randint(0, 256, (size, 3, 16, 16), dtype=torch.uint8, generator=generator)
-    return Batch(images, tokens, torch.full((size,), -100), tuple("abcdefgh"[:size]))
 
 
 def gradients(module, batch):
@@ -115,32 +105,6 @@ def test_options_that_cannot_work():
         RecomputeActivations(every=0)
     with pytest.raises(ConfigError, match=r"unlock\.begin: expected one of step"):
         Unlock(groups=1, begin=1.5)
-
-
-class Movement(Callback):
-    """Which layer groups of the image tower each step moved."""
-
-    def __init__(self) -> None:
-        self.moved: list[list[bool]] = []
-        self.losses: list[float] = []
-
-    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-        self.before = {n: p.clone() for n, p in pl_module.encoder.image_tower.named_parameters()}
-
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        self.losses.append(float(outputs["loss"]))
-        tower = pl_module.encoder.image_tower
-        self.moved.append(
-            [
-                any(not torch.equal(self.before[n], tower.get_parameter(n)) for n in names)
-                for names in tower.layer_groups()
-            ]
-        )
-
-
-def unlocking():
-    """The output of three groups learns from step 2, the block below it from step 4 of 6."""
-    return LockTower("image_tower", unlock=[Unlock(1, begin=2), Unlock(2, begin=0.65)])
 
 
 def test_layers_are_unlocked_on_time_and_resumed_exactly(tmp_path):

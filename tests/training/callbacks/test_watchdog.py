@@ -12,8 +12,8 @@ from lightning.pytorch import Callback
 from clipkit.errors import ConfigError
 from clipkit.training.callbacks import Watchdog
 from clipkit.training.health.heartbeat import STEP, Beat, diagnose, read_beats, write_beat
-from tests.distributed.spawn import run_ranks
-from tests.training import tiny
+from tests.helpers import tiny
+from tests.helpers.ranks import run_ranks
 
 NOW = 1000.0
 

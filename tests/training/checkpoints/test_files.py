@@ -13,7 +13,7 @@ from clipkit.errors import CheckpointError, ConfigError
 from clipkit.training.callbacks import SaveCheckpoint
 from clipkit.training.checkpoints import files as files
 from clipkit.training.checkpoints.io import AtomicCheckpointIO
-from tests.training import tiny
+from tests.helpers import tiny
 
 VERSION = {"pytorch-lightning_version": "2"}
 

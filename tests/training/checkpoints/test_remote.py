@@ -15,8 +15,8 @@ from clipkit.data.storage.cache import default_cache
 from clipkit.errors import CheckpointError, ConfigError
 from clipkit.training.callbacks import SaveCheckpoint
 from clipkit.training.checkpoints.io import AtomicCheckpointIO, use_atomic_checkpoints
-from tests.data.servers import Misbehaviour, http_server
-from tests.training import tiny
+from tests.helpers import tiny
+from tests.helpers.servers import Misbehaviour, http_server
 
 VERSION = {"pytorch-lightning_version": "2"}
 

@@ -16,7 +16,7 @@ from lightning.pytorch import Callback
 from clipkit.models import from_open_clip
 from clipkit.training import MixtureOptions, MixtureSource, PairDataModule
 from clipkit.training.callbacks import KeyLog, SaveCheckpoint
-from tests.training import tiny
+from tests.helpers import tiny
 
 STEPS = 13  # 23 pairs in batches of 4: five batches an epoch, so this ends in the third
 

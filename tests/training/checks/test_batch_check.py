@@ -10,7 +10,7 @@ import torch
 from clipkit.errors import ConfigError
 from clipkit.losses import CombinedLoss, ContrastiveLoss, LabelLoss, MultiLabelLoss
 from clipkit.types import Batch
-from tests.training import tiny
+from tests.helpers import tiny
 
 
 def batch(**options: torch.Tensor) -> Batch:

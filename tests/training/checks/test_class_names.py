@@ -12,8 +12,8 @@ from clipkit.models import LinearLabelHead, PrototypeLabelHead, describe, load_e
 from clipkit.models.checkpoints.encoder import KEY
 from clipkit.training import MixtureOptions, MixtureSource, PairDataModule, PairOptions
 from clipkit.training.checks.classes import adopt_class_names, check_class_names
-from tests.factories import image_bytes, write_shards
-from tests.training import tiny
+from tests.helpers import tiny
+from tests.helpers.factories import image_bytes, write_shards
 
 COLORS = ("blue", "green", "red")
 

@@ -7,7 +7,7 @@ import pytest
 from clipkit.data import ShardCache
 from clipkit.errors import DataError
 from clipkit.training import PairDataModule, StorageOptions
-from tests.training import tiny
+from tests.helpers import tiny
 
 
 @pytest.mark.parametrize("part", ["train", "val"])

@@ -8,8 +8,8 @@ import yaml
 from clipkit.errors import ClipkitError, ConfigError
 from clipkit.models import load_encoder, save_encoder
 from clipkit.training.finetune import finetune, plan_finetune
-from tests.factories import image_bytes
-from tests.training import tiny
+from tests.helpers import tiny
+from tests.helpers.factories import image_bytes
 
 
 @pytest.fixture(scope="module")

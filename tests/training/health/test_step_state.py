@@ -9,7 +9,7 @@ from torch import nn
 from clipkit.losses import GlobalContrastiveLoss
 from clipkit.training.health.step_state import StepState
 from clipkit.types import Embeddings
-from tests.losses.oracles import make_batch, unit_rows
+from tests.helpers.oracles import make_batch, unit_rows
 
 BAD, GOOD = torch.tensor(1.0), torch.tensor(0.0)
 

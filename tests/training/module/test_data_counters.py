@@ -13,8 +13,8 @@ from clipkit.data import Stage
 from clipkit.errors import ConfigError
 from clipkit.training import MixtureOptions, MixtureSource, PairDataModule
 from clipkit.training.callbacks import KeyLog, SaveCheckpoint, Throughput
-from tests.factories import pair, write_shard
-from tests.training import tiny
+from tests.helpers import tiny
+from tests.helpers.factories import pair, write_shard
 
 
 class Record(DummyLogger):

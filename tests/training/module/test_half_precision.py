@@ -12,8 +12,8 @@ from lightning.pytorch import Callback
 from lightning.pytorch.plugins import MixedPrecision
 
 from clipkit.training.callbacks import AverageWeights, SaveCheckpoint, StepGuard
-from tests.training import tiny
-from tests.training.callbacks.test_step_guard import Poison, Watch, module
+from tests.helpers import tiny
+from tests.helpers.bad_steps import Poison, Watch, module
 
 
 def half(scale: float = 1024.0, **options: Any) -> MixedPrecision:

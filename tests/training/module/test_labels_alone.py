@@ -9,7 +9,7 @@ import torch
 
 from clipkit.losses import CombinedLoss, ContrastiveLoss, LabelLoss
 from clipkit.models import PrototypeLabelHead
-from tests.training import tiny
+from tests.helpers import tiny
 
 
 def watched(module):

@@ -8,7 +8,7 @@ import torch
 from clipkit.cli.main import main
 from clipkit.errors import ConfigError
 from clipkit.training.strategies.sharding import clip_gradients, gradient_norm
-from tests.training import tiny
+from tests.helpers import tiny
 
 
 @pytest.fixture(scope="module")

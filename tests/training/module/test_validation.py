@@ -16,9 +16,9 @@ from clipkit.cli.main import main
 from clipkit.training import ValidationOptions
 from clipkit.training.callbacks import SaveCheckpoint
 from clipkit.training.module.term_means import TermMeans
-from tests.distributed.spawn import run_ranks
-from tests.factories import pair, write_shard
-from tests.training import tiny
+from tests.helpers import tiny
+from tests.helpers.factories import pair, write_shard
+from tests.helpers.ranks import run_ranks
 
 NUM_VAL = 10
 

@@ -34,8 +34,8 @@ from clipkit.training.preflight.plan import (
 )
 from clipkit.training.preflight.run_plan import RunPlan
 from clipkit.training.preflight.screen import draw, human_bytes, lines, screen
-from tests.factories import pair, write_shard
-from tests.training import tiny
+from tests.helpers import tiny
+from tests.helpers.factories import pair, write_shard
 
 
 @pytest.fixture(scope="module")

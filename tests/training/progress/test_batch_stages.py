@@ -15,7 +15,7 @@ from clipkit.training.preflight.screen import lines
 from clipkit.training.progress.epoch_steps import steps_for
 from clipkit.training.progress.run_progress import run_progress
 from clipkit.when import Progress, When
-from tests.training import tiny
+from tests.helpers import tiny
 
 # 40 samples an epoch: 5 steps of 2, 5 of 4, one of 8; 2 samples are left over. Then 5 of 8 each.
 STAGES = [BatchSizeStage(2, When(samples=10)), BatchSizeStage(4, When(samples=30))]

@@ -16,9 +16,9 @@ from clipkit.models import PrototypeLabelHead, from_open_clip
 from clipkit.training import ContrastiveModule, ShardedStrategy
 from clipkit.training.callbacks import AverageWeights, SaveCheckpoint, StepGuard
 from clipkit.training.strategies.sharding import whole
-from tests.distributed.spawn import run_ranks
-from tests.training import tiny
-from tests.training.callbacks.test_step_guard import INF, NAN, Poison, fit, lines
+from tests.helpers import tiny
+from tests.helpers.bad_steps import INF, NAN, Poison, fit, lines
+from tests.helpers.ranks import run_ranks
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from clipkit.training.progress.run_progress import (
     total_steps,
 )
 from clipkit.when import Progress
-from tests.training import tiny
+from tests.helpers import tiny
 
 
 @pytest.fixture(scope="module")

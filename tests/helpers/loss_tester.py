@@ -13,9 +13,9 @@ from torch.nn import functional as F
 
 from clipkit.losses import LossTerm
 from clipkit.types import Batch, Embeddings
-from tests.distributed.spawn import run_ranks
-from tests.losses.cases import CASES, Case, Inputs, Oracle, make_inputs, rows_of
-from tests.losses.oracles import assert_close, value_and_gradients
+from tests.helpers.loss_cases import CASES, Case, Inputs, Oracle, make_inputs, rows_of
+from tests.helpers.oracles import assert_close, value_and_gradients
+from tests.helpers.ranks import run_ranks
 
 FEW = settings(max_examples=12, deadline=None)
 Result = tuple[Tensor, dict[str, Tensor]]

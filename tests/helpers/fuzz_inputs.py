@@ -11,7 +11,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from tests.factories import image_bytes
+from tests.helpers.factories import image_bytes
 
 IMAGES = {f"{number}.jpg": image_bytes(seed=number, size=(12, 9)) for number in range(4)}
 COLUMNS = (

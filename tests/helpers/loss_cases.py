@@ -24,7 +24,7 @@ from clipkit.losses import (
     StoredTeacher,
 )
 from clipkit.types import IGNORE_LABEL, Batch, Embeddings, TeacherBatch
-from tests.losses import oracles
+from tests.helpers import oracles
 
 CLASSES, NUM_SAMPLES, GAMMA, TEACHER_SCALE = 4, 60, 0.4, 20.0
 CLASS_WEIGHTS, POSITIVE_WEIGHTS = [1.0, 2.0, 0.5, 4.0], [1.0, 2.0, 0.5, 3.0]

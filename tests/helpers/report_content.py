@@ -26,7 +26,7 @@ from clipkit.evaluation.report import (
     Thumbnail,
     TowerParameters,
 )
-from tests.factories import COLORS, image_bytes
+from tests.helpers.factories import COLORS, image_bytes
 
 HOSTILE = "<script>alert('x')</script> & \"quotes\" {{ 7 * 7 }} {% raw %} "
 LONG_WORD = "incomprehensibilities" * 6

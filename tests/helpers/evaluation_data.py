@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from clipkit.models import DualEncoder, from_open_clip
-from tests.factories import COLORS, image_bytes, write_shard
+from tests.helpers.factories import COLORS, image_bytes, write_shard
 
 OPEN_CLIP = {
     "embed_dim": 24,

@@ -14,7 +14,7 @@ from clipkit.losses import CombinedLoss, ContrastiveLoss, LabelLoss
 from clipkit.models import DualEncoder, LinearLabelHead, from_open_clip
 from clipkit.optim import WarmupCosine
 from clipkit.training import ContrastiveModule, PairDataModule
-from tests.factories import write_shards
+from tests.helpers.factories import write_shards
 
 CONFIG: dict[str, Any] = {
     "embed_dim": 16,
