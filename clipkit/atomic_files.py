@@ -28,10 +28,6 @@ def temporary_path(path: Path, suffix: str = TEMPORARY_SUFFIX) -> Path:
     """Return a hidden, random name in the folder of ``path``.
 
     A name that can be predicted could be a link that another user put into a shared folder.
-
-    Args:
-        path: The target.
-        suffix: Ends the name.
     """
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}{suffix}")
 
@@ -41,14 +37,6 @@ def new_file(path: Path | str, *, sync: bool = True) -> Iterator[Path]:
     """Provide the path of an empty temporary file that replaces ``path`` after the block.
 
     If the block raises, the temporary file is removed and ``path`` stays as it was.
-
-    Args:
-        path: The target; its folder is created.
-        sync: Whether the content must be on the disk before the rename. Without it a power failure
-            can leave an empty file, and a slow disk does not delay the caller.
-
-    Raises:
-        OSError: If the disk refuses; the error names a file.
 
     Examples:
         >>> with new_file("runs/table.csv") as temporary:
@@ -78,12 +66,6 @@ def new_folder(path: Path | str) -> Iterator[Path]:
     """Provide an empty temporary folder that takes the place of ``path`` after the block.
 
     If the block raises, the temporary folder is removed and ``path`` stays as it was.
-
-    Args:
-        path: The target; what is there is removed.
-
-    Raises:
-        OSError: If the disk refuses; the error names a file.
     """
     path = Path(path)
     temporary = temporary_path(path)
@@ -122,10 +104,6 @@ def put_in_place(complete: Path, target: Path) -> None:
 
     No system call replaces a folder. The former one is renamed first, to a name from which
     ``restore`` brings it back if the process is killed between the two.
-
-    Args:
-        complete: The new file or folder, in the folder of ``target``.
-        target: The place; need not exist.
     """
     if not target.is_dir() and not complete.is_dir():
         complete.replace(target)
@@ -138,11 +116,7 @@ def put_in_place(complete: Path, target: Path) -> None:
 
 
 def restore(former: Path) -> None:
-    """Complete a ``put_in_place`` that was killed: rename back unless the successor is there.
-
-    Args:
-        former: What had been renamed to make room; its name ends with ``FORMER_SUFFIX``.
-    """
+    """Complete a ``put_in_place`` that was killed: rename back unless the successor is there."""
     target = former.with_name(former.name[1:].removesuffix(FORMER_SUFFIX).rpartition(".")[0])
     if target.exists():
         _remove(former)

@@ -27,24 +27,12 @@ def parse_class_names(text: str) -> tuple[str, ...]:
 
 
 def class_names_text(names: Sequence[str]) -> str:
-    """Write what ``parse_class_names`` reads.
-
-    Args:
-        names: In the order of the class numbers.
-    """
+    """Write what ``parse_class_names`` reads."""
     return "".join(f"{name}\n" for name in names)
 
 
 def read_class_names(path: str, option: str) -> list[str]:
-    """Read a file with one name per line, in the order of the class numbers.
-
-    Args:
-        path: The file.
-        option: What messages call the option that names it.
-
-    Raises:
-        ConfigError: If the file cannot be read.
-    """
+    """Read a file with one name per line, in the order of the class numbers."""
     try:
         return list(parse_class_names(Path(path).read_text(encoding="utf-8")))
     except (OSError, UnicodeDecodeError) as error:
@@ -53,10 +41,6 @@ def read_class_names(path: str, option: str) -> list[str]:
 
 def shown_names(names: Sequence[str], num_classes: int) -> tuple[str, ...]:
     """Name every class for people and keys: no two alike, the number where there is no name.
-
-    Args:
-        names: In the order of the class numbers; may be shorter.
-        num_classes: Number of classes.
 
     Examples:
         >>> shown_names(["crane", "crane", ""], 4)
@@ -69,17 +53,7 @@ def shown_names(names: Sequence[str], num_classes: int) -> tuple[str, ...]:
 
 
 def number_of(name: str, names: Sequence[str], own: int | None, where: str) -> int:
-    """Find the number of a class by its name.
-
-    Args:
-        name: The class.
-        names: All names, in the order of their numbers.
-        own: The number that stands next to the name; decides among classes of one name.
-        where: What messages call the source.
-
-    Raises:
-        DataError: If no class has that name, or several have.
-    """
+    """Find the number of a class by its name."""
     if own is not None and own < len(names) and names[own] == name:
         return own
     found = [number for number, known in enumerate(names) if known == name]
@@ -103,14 +77,6 @@ def map_classes(given: Sequence[str], wanted: Sequence[str]) -> list[int]:
     A class without a name keeps its number, provided that all names that both lists have are at
     the same numbers.
 
-    Args:
-        given: Names of the classes that are to be found.
-        wanted: Names of the classes to find them in.
-
-    Returns:
-        The number in ``wanted`` of each class of ``given``; ``UNKNOWN`` where it is not there, or
-        its name stands for several classes.
-
     Examples:
         >>> map_classes(["a", "c", "d"], ["a", "b", "c"])
         [0, 2, -1]
@@ -130,11 +96,6 @@ def map_classes(given: Sequence[str], wanted: Sequence[str]) -> list[int]:
 
 
 def conflict(given: Sequence[str], other: Sequence[str]) -> int | None:
-    """Find the first class that two lists name differently.
-
-    Args:
-        given: Names of classes.
-        other: Names of the same classes; a missing or empty name contradicts nothing.
-    """
+    """Find the first class that two lists name differently."""
     pairs = enumerate(zip(given, other, strict=False))
     return next((number for number, (a, b) in pairs if a and b and a != b), None)

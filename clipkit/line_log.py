@@ -31,11 +31,7 @@ class PatientLog:
         self._waiting = b""
 
     def append(self, text: str) -> None:
-        """Write whole lines, those that wait first.
-
-        Args:
-            text: Lines with their ends.
-        """
+        """Write whole lines, those that wait first."""
         was_refused = bool(self._waiting)
         self._waiting += text.encode()
         try:

@@ -25,9 +25,6 @@ T = TypeVar("T")
 def trust_remote_code(trusted: bool = True) -> Iterator[None]:
     """Let models that are loaded in the block run Python code that they bring along.
 
-    Args:
-        trusted: False refuses it, as outside of any such block.
-
     Examples:
         >>> with trust_remote_code():
         ...     is_trusted()
@@ -46,11 +43,7 @@ def is_trusted() -> bool:
 
 
 def refuse_remote_code(what: str) -> ConfigError:
-    """Make the error for a model that brings code along.
-
-    Args:
-        what: The tokenizer or model that was asked for, and by which file.
-    """
+    """Make the error for a model that brings code along."""
     return ConfigError(
         f"{what}: brings Python code of its own, which loading it would run; if you have read that "
         f"code and trust it, allow it: --trust-remote-code, or clipkit.remote_code."
@@ -59,15 +52,7 @@ def refuse_remote_code(what: str) -> ConfigError:
 
 
 def load_trusted(what: str, load: Callable[[bool], T]) -> T:
-    """Load a part of transformers, without code that is not trusted and without a question.
-
-    Args:
-        what: As for ``refuse_remote_code``.
-        load: Called with transformers' argument ``trust_remote_code``.
-
-    Raises:
-        ConfigError: If code would have to run and is not trusted.
-    """
+    """Load a part of transformers, without code that is not trusted and without a question."""
     try:
         return load(is_trusted())
     except ValueError as error:

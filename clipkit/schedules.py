@@ -256,10 +256,6 @@ def as_schedule(value: float | Schedule) -> Schedule:
 def ramp(progress: Progress, length: When) -> float:
     """Return the factor of a linear warm-up: 1 / length in its first step, 1 in its last.
 
-    Args:
-        progress: Progress of the run.
-        length: Length of the warm-up.
-
     Examples:
         >>> [ramp(Progress(step), When(step=4)) for step in range(5)]
         [0.25, 0.5, 0.75, 1.0, 1.0]
@@ -272,12 +268,7 @@ def ramp(progress: Progress, length: When) -> float:
 
 
 def cosine(part: float, final_factor: float = 0.0) -> float:
-    """Return half a cosine from 1 to ``final_factor`` (Loshchilov and Hutter 2017, equation 5).
-
-    Args:
-        part: Completed fraction of the decay, 0 to 1.
-        final_factor: Value at the end.
-    """
+    """Return half a cosine from 1 to ``final_factor`` (Loshchilov and Hutter 2017, equation 5)."""
     return final_factor + (1 - final_factor) * 0.5 * (1 + math.cos(math.pi * part))
 
 

@@ -34,10 +34,6 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 def one_line(message: str, omit: tuple[str, ...] = ()) -> str:
     r"""Return a message on one line, without bullets and repeated lines; options keep dashes.
 
-    Args:
-        message: The message.
-        omit: Lines that start with one of these texts are omitted.
-
     Examples:
         >>> one_line("--a: wrong:\n  - one\n  - one\n--b is missing")
         '--a: wrong: one; --b is missing'

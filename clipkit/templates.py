@@ -16,10 +16,6 @@ _CLIP_BENCHMARK_PLACEHOLDER: Final = "{c}"
 def fill_template(template: str, name: str) -> str:
     """Return the sentence with a name at its place.
 
-    Args:
-        template: A sentence with ``{}``, or ``{c}`` as in CLIP_benchmark's files.
-        name: Class name or caption.
-
     Examples:
         >>> fill_template("a photo of {}", "sheep"), fill_template("a photo of {c}", "sheep")
         ('a photo of sheep', 'a photo of sheep')
@@ -28,15 +24,7 @@ def fill_template(template: str, name: str) -> str:
 
 
 def check_templates(templates: Sequence[str], where: str) -> tuple[str, ...]:
-    """Return the templates if each has a place for the name.
-
-    Args:
-        templates: Sentences with ``{}`` or ``{c}``.
-        where: The file or option that they come from, for the message.
-
-    Raises:
-        ConfigError: If there are no templates, or one has no place for the name.
-    """
+    """Return the templates if each has a place for the name."""
     if not templates:
         raise ConfigError(f"{where}: expected at least one template, got none")
     for template in templates:

@@ -30,15 +30,6 @@ class _Loader(yaml.SafeLoader):
 def read_yaml(path: str | Path) -> Any:
     """Read a YAML file.
 
-    Args:
-        path: The file.
-
-    Returns:
-        The content, in plain types.
-
-    Raises:
-        ConfigError: If the file cannot be read, or is not YAML.
-
     Examples:
         >>> read_yaml("configs/trainer/cpu.yaml")["trainer"]["accelerator"]
         'cpu'

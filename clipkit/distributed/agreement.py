@@ -15,15 +15,6 @@ _Result = TypeVar("_Result")
 def on_all_ranks(action: Callable[[], _Result]) -> list[_Result]:
     """Call a function that may raise ``OSError`` on every rank; if one rank fails, all fail.
 
-    Args:
-        action: Function of this rank, whose result can be pickled; call this on all ranks.
-
-    Returns:
-        The results in the order of ranks.
-
-    Raises:
-        OSError: On every rank, the error of the first rank that failed.
-
     Examples:
         >>> on_all_ranks(lambda: 3)
         [3]

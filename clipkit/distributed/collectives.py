@@ -44,13 +44,6 @@ def rank() -> int:
 def gather_sizes(*counts: int, device: torch.device) -> list[tuple[int, ...]]:
     """Gather the ``counts`` of every rank, in the order of ranks.
 
-    Args:
-        counts: Numbers of this rank, such as its rows; equally many on every rank.
-        device: Device of the exchange (NCCL needs a GPU).
-
-    Returns:
-        One tuple per rank.
-
     Examples:
         >>> gather_sizes(3, 0, device=torch.device("cpu"))
         [(3, 0)]
@@ -65,15 +58,7 @@ def gather_sizes(*counts: int, device: torch.device) -> list[tuple[int, ...]]:
 
 @torch.no_grad()
 def gather_rows(rows: Shaped[Tensor, "B *rest"], sizes: Sequence[int]) -> Shaped[Tensor, "N *rest"]:
-    """Gather the rows of all ranks, in the order of ranks, without gradient.
-
-    Args:
-        rows: Rows of this rank.
-        sizes: Number of rows of every rank.
-
-    Returns:
-        ``sum(sizes)`` rows. In one process these are ``rows`` themselves, not a copy.
-    """
+    """Gather the rows of all ranks, in the order of ranks, without gradient."""
     if world_size() == 1:
         return rows.detach()
     largest = max(sizes)
@@ -90,15 +75,7 @@ def gather_rows(rows: Shaped[Tensor, "B *rest"], sizes: Sequence[int]) -> Shaped
 def sum_rows_to_owner(
     rows: Shaped[Tensor, "N *rest"], sizes: Sequence[int]
 ) -> Shaped[Tensor, "B *rest"]:
-    """Sum over ranks and return this rank's rows; the transpose of ``gather_rows``.
-
-    Args:
-        rows: Contribution of this rank to the rows of all ranks, in the order of ranks.
-        sizes: Number of rows of every rank.
-
-    Returns:
-        The sum over ranks of this rank's rows.
-    """
+    """Sum over ranks and return this rank's rows; the transpose of ``gather_rows``."""
     if world_size() == 1:
         return rows
     assert _reduce_scatter is not None

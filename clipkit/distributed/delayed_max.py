@@ -34,12 +34,6 @@ class DelayedMax:
         """Start the exchange of this step and return the result of the previous one.
 
         Call it on every rank, equally often.
-
-        Args:
-            number: Number of this rank, at least 0.
-
-        Returns:
-            The maximum over ranks of the previous step, the same on every rank; 0 at first.
         """
         if self._group is None:
             return number

@@ -15,10 +15,6 @@ def unsharded(module: nn.Module) -> Iterator[None]:
 
     A forward pass of a sharded module is a collective. Ranks with different numbers of passes, as
     in an evaluation of an uneven number of samples, would block each other forever.
-
-    Args:
-        module: Module that may contain sharded modules; all ranks call this together. Inside the
-            context the weights have the data type in which they are gathered.
     """
     if not (dist.is_available() and dist.is_initialized()):
         yield

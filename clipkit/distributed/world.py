@@ -46,9 +46,6 @@ def current_world() -> World:
 
     torchrun and Lightning set ``RANK`` and ``WORLD_SIZE``. SLURM's variables are used only inside a
     job step (``srun``): in a batch script they describe the allocation, not this process.
-
-    Raises:
-        ConfigError: If a launcher's variables contradict each other.
     """
     if dist.is_available() and dist.is_initialized():
         return World(dist.get_rank(), dist.get_world_size())

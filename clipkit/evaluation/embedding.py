@@ -74,14 +74,7 @@ def embed_pairs(
 def encode_texts(
     encoder: DualEncoder, tokenizer: Tokenizer, texts: Sequence[str], batch_size: int
 ) -> Float[Tensor, "M D"]:
-    """Return unit-norm float32 embeddings of texts, on the encoder's device.
-
-    Args:
-        encoder: The model, in evaluation mode.
-        tokenizer: Tokenizer of the text tower.
-        texts: M texts, possibly none.
-        batch_size: Texts per forward pass.
-    """
+    """Return unit-norm float32 embeddings of texts, on the encoder's device."""
     device = encoder.log_logit_scale.device
     batches = [
         encoder.encode_text(tokenizer(list(texts[start : start + batch_size])).to(device)).float()

@@ -16,12 +16,6 @@ def effective_rank(embeddings: Float[Tensor, "N D"]) -> float:
     """Return RankMe: exp of the entropy of the normalised singular values.
 
     Garrido et al. 2023, eq. 1.
-
-    Args:
-        embeddings: Embeddings, not centred.
-
-    Returns:
-        A number from 1, if all rows are multiples of one row, to min(N, D).
     """
     values = torch.linalg.svdvals(embeddings.double())
     shares = values / values.sum() + 1e-7

@@ -160,14 +160,7 @@ def _check_output(output: Path) -> None:
 
 @contextmanager
 def replaced_folder(output: Path) -> Iterator[Path]:
-    """Provide a new folder that replaces ``output`` after the block.
-
-    Args:
-        output: Folder of an earlier export of the same format, or nothing.
-
-    Raises:
-        ConfigError: If ``output`` contains a file that the new folder does not contain.
-    """
+    """Provide a new folder that replaces ``output`` after the block."""
     target = output.resolve()
     with new_folder(target) as folder:
         yield folder

@@ -182,14 +182,7 @@ FORMATS: Final = tuple(EXPORTERS)
 
 
 def image_processor_options(encoder: DualEncoder) -> dict[str, Any]:
-    """Return the arguments of a ``CLIPImageProcessor`` with the preprocessing of an encoder.
-
-    Args:
-        encoder: The encoder.
-
-    Raises:
-        ConfigError: If ``CLIPImageProcessor`` does not have the resize mode.
-    """
+    """Return the arguments of a ``CLIPImageProcessor`` with the preprocessing of an encoder."""
     from PIL.Image import Resampling
 
     tower = encoder.image_tower

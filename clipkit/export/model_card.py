@@ -22,18 +22,7 @@ _CLASSIFICATION: Final = ("image-classification", "Image classification")
 def render_card(
     title: str, encoder: DualEncoder, run: RunFacts, exporter: Exporter, license: str | None = None
 ) -> str:
-    """Render the model card from the encoder and the files of its run.
-
-    Args:
-        title: Name of the model.
-        encoder: The exported encoder.
-        run: The run that trained it.
-        exporter: The format of the files.
-        license: License id of the weights; None to name no license.
-
-    Returns:
-        Markdown with a YAML header that the Hugging Face hub reads, evaluation results included.
-    """
+    """Render the model card from the encoder and the files of its run."""
     header = ModelCardData(
         license=license,
         library_name=exporter.hub_name,
@@ -62,10 +51,6 @@ def render_card(
 
 def evaluation_result(name: str, value: float) -> EvalResult:
     """Convert a logged metric into a result that the Hugging Face hub lists.
-
-    Args:
-        name: Logged name: name of the evaluation, then the key of the metric.
-        value: Value of the metric.
 
     Examples:
         >>> result = evaluation_result("photos/text_to_image/recall_at_5", 0.75)

@@ -31,15 +31,7 @@ _TRACED_BATCH: Final = 3
 
 
 def onnx_facts(encoder: DualEncoder, tokenizer: str) -> dict[str, Any]:
-    """Return what a program needs in addition to the graphs: preprocessing, tokenizer, scale.
-
-    Args:
-        encoder: The encoder.
-        tokenizer: Name of its tokenizer.
-
-    Returns:
-        Plain types: the content of ``preprocessing.json`` and of the metadata of both graphs.
-    """
+    """Return what a program needs in addition to the graphs: preprocessing, tokenizer, scale."""
     image, text = encoder.image_tower, encoder.text_tower
     bias = encoder.logit_bias
     return {

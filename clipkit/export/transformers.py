@@ -77,14 +77,7 @@ def to_transformers(encoder: DualEncoder) -> Any:
 
 
 def transformers_config(encoder: DualEncoder) -> dict[str, Any]:
-    """Return the arguments of a ``CLIPConfig``.
-
-    Args:
-        encoder: The encoder.
-
-    Raises:
-        ConfigError: If CLIPModel cannot express the encoder; names the first unsupported option.
-    """
+    """Return the arguments of a ``CLIPConfig``."""
     _check_bias(encoder)
     image_cfg, text_cfg = _configs(encoder)
     _check_tower("image_tower", image_cfg["vision_cfg"], _VISION)
@@ -99,11 +92,7 @@ def transformers_config(encoder: DualEncoder) -> dict[str, Any]:
 
 
 def transformers_state(encoder: DualEncoder) -> dict[str, Tensor]:
-    """Return the weights under their names in ``CLIPModel``.
-
-    Args:
-        encoder: An encoder that ``transformers_config`` accepts.
-    """
+    """Return the weights under their names in ``CLIPModel``."""
     visual = _under(encoder.image_tower.state_dict(), "visual.")
     text = _under(encoder.text_tower.state_dict(), "text.")
     patches = "vision_model.embeddings"

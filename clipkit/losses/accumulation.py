@@ -25,18 +25,7 @@ from clipkit.types import Batch, Embeddings, NegativeBatch, TeacherBatch
 
 
 def split_batch(batch: Batch, size: int) -> Iterator[Batch]:
-    """Split a batch into micro-batches; the last may be smaller.
-
-    Args:
-        batch: Samples of this rank.
-        size: Number of samples of a micro-batch.
-
-    Yields:
-        Batches that share the memory of ``batch``, without its cursor.
-
-    Raises:
-        ConfigError: If ``size`` is not positive.
-    """
+    """Split a batch into micro-batches; the last may be smaller."""
     if size < 1:
         raise ConfigError(f"micro_batch_size: expected a positive number, got {size}")
     for start in range(0, len(batch), size):

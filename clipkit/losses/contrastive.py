@@ -116,19 +116,7 @@ class SigmoidLoss(PairLoss):
 
 
 def select_pairs(embeddings: Embeddings, batch: Batch | None) -> Pairs:
-    """Select the pairs that the batch does not mask.
-
-    Args:
-        embeddings: Output of the encoder for this rank's batch.
-        batch: Read for ``groups`` and ``pair_mask``; None to keep every pair, which then matches
-            itself only.
-
-    Returns:
-        Pairs that are still part of the encoder's graph.
-
-    Raises:
-        ConfigError: If there are no text embeddings, or their shape differs from the images'.
-    """
+    """Select the pairs that the batch does not mask."""
     image, text = embeddings.image, embeddings.text
     if text is None:
         raise ConfigError(

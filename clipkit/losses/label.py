@@ -142,11 +142,7 @@ class MultiLabelLoss(LossTerm):
 
 
 def head_logits(embeddings: Embeddings) -> Float[Tensor, "B C"]:
-    """Return the scores of the label head.
-
-    Raises:
-        ConfigError: If the encoder has no label head.
-    """
+    """Return the scores of the label head."""
     if embeddings.label_logits is None:
         raise ConfigError("label loss: the encoder has no label_head; add one")
     return embeddings.label_logits

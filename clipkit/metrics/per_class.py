@@ -30,11 +30,7 @@ class ClassScores:
     support: Int64[Tensor, " C"]
 
     def macro(self) -> dict[str, float]:
-        """Compute the means over the classes that occur, with equal weight per class.
-
-        Raises:
-            MetricError: If no class occurs.
-        """
+        """Compute the means over the classes that occur, with equal weight per class."""
         occurs = self.support > 0
         if not occurs.any():
             raise MetricError("labels: expected at least one sample with a label, got none")
@@ -51,13 +47,6 @@ def chosen_classes(
 ) -> Int64[Tensor, " N"]:
     """Predict the class of each sample; a tie with an incorrect class counts as incorrect.
 
-    Args:
-        scores: Score of each class (at least two), on any scale.
-        labels: True classes.
-
-    Raises:
-        MetricError: If a score is NaN, or a label has no column.
-
     Examples:
         >>> chosen_classes(torch.tensor([[1.0, 1.0], [0.0, 1.0]]), torch.tensor([0, 1])).tolist()
         [1, 1]
@@ -70,22 +59,13 @@ def chosen_classes(
 def confusion_matrix(
     chosen: Int64[Tensor, " N"], labels: Int64[Tensor, " N"], num_classes: int
 ) -> Int64[Tensor, "C C"]:
-    """Count how often each true class (row) was predicted as each class (column).
-
-    Args:
-        chosen: Predicted classes, by ``chosen_classes``.
-        labels: True classes.
-        num_classes: Number of classes.
-    """
+    """Count how often each true class (row) was predicted as each class (column)."""
     places = labels * num_classes + chosen
     return torch.bincount(places, minlength=num_classes**2).view(num_classes, num_classes)
 
 
 def class_scores(confusion: Int64[Tensor, "C C"]) -> ClassScores:
     """Compute precision, recall and F1 of each class.
-
-    Args:
-        confusion: Counts; rows are true classes, columns predicted classes.
 
     Examples:
         >>> scores = class_scores(torch.tensor([[2, 0], [1, 1]]))

@@ -48,14 +48,6 @@ def gather_chunks(
 
     torchmetrics' own exchange fails if a rank has no chunk: it does not know the width and the data
     type of the other ranks' chunks.
-
-    Args:
-        chunks: Chunks of this rank; vectors or matrices of equal width, possibly none.
-        dtype: Data type of the result, the same on every rank.
-        device: Device of the exchange.
-
-    Returns:
-        Vector or matrix; a vector of length 0 if no rank has a chunk.
     """
     own = torch.cat(list(chunks)).to(device, dtype) if chunks else torch.empty(0, device=device)
     width = own.shape[1] if own.ndim == 2 else 0

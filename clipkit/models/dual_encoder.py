@@ -246,11 +246,7 @@ class DualEncoder(nn.Module):
 
 
 def best_memory_format(image_tower: nn.Module) -> torch.memory_format:
-    """Channels last for towers of convolutions, where it is faster; a ViT has only one.
-
-    Args:
-        image_tower: The tower.
-    """
+    """Channels last for towers of convolutions, where it is faster; a ViT has only one."""
     num_convolutions = sum(isinstance(module, nn.Conv2d) for module in image_tower.modules())
     return torch.channels_last if num_convolutions > 1 else torch.contiguous_format
 

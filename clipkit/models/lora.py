@@ -56,16 +56,6 @@ def add_lora(tower: Tower, rank: int = 8, alpha: float = 16.0, dropout: float = 
     A layer W x becomes W x + alpha / rank * B A x (Hu et al. 2021, arXiv:2106.09685, section 4.1).
     B starts at zero, so the tower gives what it gave. Changed are linear layers and attention.
 
-    Args:
-        tower: Changed in place; its own weights get other names, ending in ``base_layer``.
-        rank: Rows of A and columns of B.
-        alpha: Weight of the product, before it is divided by the rank.
-        dropout: Share of the inputs of A that is dropped; not in torch's attention.
-
-    Raises:
-        ConfigError: If an option is out of range, the tower has no such layers or adapters
-            already, or peft is not installed.
-
     Examples:
         >>> add_lora(encoder.image_tower, rank=8)
     """
@@ -96,12 +86,7 @@ def add_lora(tower: Tower, rank: int = 8, alpha: float = 16.0, dropout: float = 
 
 
 def adapted_layers(tower: Tower) -> tuple[list[tuple[nn.Module, str]], list[str]]:
-    """What of a tower's blocks gets adapters.
-
-    Returns:
-        The weights of torch's attention, as modules and names of parameters; and names of the
-        linear layers beside it.
-    """
+    """What of a tower's blocks gets adapters."""
     names = {module: name for name, module in tower.named_modules()}
     weights: list[tuple[nn.Module, str]] = []
     linear: list[str] = []
@@ -118,11 +103,7 @@ def adapted_layers(tower: Tower) -> tuple[list[tuple[nn.Module, str]], list[str]
 
 
 def merge_lora(tower: Tower) -> None:
-    """Add the products to the weights, and give these their own names back.
-
-    Args:
-        tower: Changed in place; nothing happens to one without adapters.
-    """
+    """Add the products to the weights, and give these their own names back."""
     if getattr(tower, _ATTRIBUTE, None) is None:
         return
     from peft.tuners.tuners_utils import BaseTunerLayer
@@ -145,16 +126,7 @@ def lora_entry(encoder: DualEncoder) -> dict[str, Any]:
 
 
 def add_lora_of_entry(encoder: DualEncoder, entry: Any, where: str) -> None:
-    """Give an encoder the adapters that ``lora_entry`` noted.
-
-    Args:
-        encoder: As built from its description.
-        entry: The note.
-        where: What messages call its source.
-
-    Raises:
-        CheckpointError: If the note is damaged.
-    """
+    """Give an encoder the adapters that ``lora_entry`` noted."""
     if not isinstance(entry, Mapping) or not set(entry) <= set(TOWERS):
         raise CheckpointError(f"{where}: lora: expected options by tower, got {entry!r}")
     for name, options in entry.items():

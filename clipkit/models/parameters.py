@@ -10,12 +10,6 @@ def count_parameters(module: nn.Module) -> dict[str, tuple[int, int]]:
 
     A parameter that two parts share counts for the first of them.
 
-    Args:
-        module: For example a ``DualEncoder``.
-
-    Returns:
-        Name of the part to its number of parameters and how many of them are trained.
-
     Examples:
         >>> count_parameters(nn.Sequential(nn.Linear(2, 3)))
         {'0': (9, 9)}

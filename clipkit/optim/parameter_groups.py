@@ -26,9 +26,6 @@ def undecayed_names(model: nn.Module) -> set[str]:
     These are norms, biases, scales and temperatures (everything with less than two axes), and
     embeddings of tokens and positions: decay would shrink rare tokens, which seldom get a gradient.
 
-    Args:
-        model: Model with any parameters.
-
     Examples:
         >>> sorted(undecayed_names(nn.Sequential(nn.Embedding(3, 2), nn.Linear(2, 2))))
         ['0.weight', '1.bias']
@@ -49,10 +46,6 @@ def layer_factors(model: nn.Module, layer_decay: float) -> dict[str, float]:
 
     The factor of the last group of a part is 1, and that of each group below it ``layer_decay``
     times the factor of the group above (Clark et al. 2020, section 3.1).
-
-    Args:
-        model: Model whose direct children may have ``layer_groups``.
-        layer_decay: Factor from one group to the group below it, above 0 and at most 1.
     """
     factors: dict[str, float] = {}
     for part, module in model.named_children():

@@ -56,14 +56,7 @@ def write_page(path: Path, summary: Mapping[str, Any]) -> None:
 
 
 def render_page(summary: Mapping[str, Any]) -> str:
-    """Render the page as text.
-
-    Args:
-        summary: Summary returned by ``write_summary``.
-
-    Returns:
-        One HTML document that needs no other file and no network.
-    """
+    """Render the page as text."""
     trials, metric, direction = summary["trials"], summary["metric"], summary["direction"]
     completed = [t for t in trials if t["state"] == "complete" and t["value"] is not None]
     worst_first = sorted(completed, key=lambda t: t["value"], reverse=direction == "minimize")
@@ -90,10 +83,6 @@ def render_page(summary: Mapping[str, Any]) -> str:
 def best_so_far(values: Sequence[float], direction: str) -> list[float]:
     """Return the best value up to each position.
 
-    Args:
-        values: Values in the order of the trials.
-        direction: "minimize" or "maximize".
-
     Examples:
         >>> best_so_far([3.0, 1.0, 2.0], "minimize")
         [3.0, 1.0, 1.0]
@@ -103,10 +92,6 @@ def best_so_far(values: Sequence[float], direction: str) -> list[float]:
 
 def heights(values: Sequence[Any]) -> list[float]:
     """Place values on an axis, from 0 to 1.
-
-    Args:
-        values: Numbers, placed by size, or by logarithm if they span a factor of 20 or more; or
-            other values, which are spread evenly.
 
     Examples:
         >>> heights([1e-4, 1e-2, 1e-3])

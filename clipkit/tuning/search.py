@@ -93,15 +93,7 @@ def tune(
 
 
 def check_space(settings: StudySettings, check: Callable[[dict[str, Any]], None] | None) -> None:
-    """Check that every option of the space exists and accepts the bounds of its distribution.
-
-    Args:
-        settings: Settings of the study.
-        check: Raises ``ConfigError`` if a configuration is invalid; None to check the names only.
-
-    Raises:
-        ConfigError: If it does not.
-    """
+    """Check that every option of the space exists and accepts the bounds of its distribution."""
     config = settings.config
     for name, distribution in settings.space.items():
         path = option_path(name, config, "space")

@@ -54,12 +54,6 @@ def read_space(path: Path | str) -> dict[str, BaseDistribution]:
 def bounds(distribution: BaseDistribution) -> Sequence[Any]:
     """Return the values that a configuration must accept to accept all values.
 
-    Args:
-        distribution: A distribution of ``read_space``.
-
-    Returns:
-        All choices, or the lowest and the highest value.
-
     Examples:
         >>> from optuna.distributions import CategoricalDistribution, IntDistribution
         >>> bounds(IntDistribution(2, 4)), bounds(CategoricalDistribution(["[0.9, 0.98]", None]))
@@ -71,11 +65,7 @@ def bounds(distribution: BaseDistribution) -> Sequence[Any]:
 
 
 def decoded(choice: Any) -> Any:
-    """Return the value of a choice: a text that is a JSON list or object stands for its content.
-
-    Args:
-        choice: A parameter of a trial.
-    """
+    """Return the value of a choice: a text that is a JSON list or object stands for its content."""
     if isinstance(choice, str) and choice.startswith(("[", "{")):
         return json.loads(choice)
     return choice

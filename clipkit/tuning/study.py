@@ -81,14 +81,7 @@ def open_study(output: Path, settings: StudySettings) -> optuna.Study:
 
 
 def fail_trial(study: optuna.Study, number: int, message: str, *, retry: bool) -> None:
-    """Mark a trial as failed.
-
-    Args:
-        study: The study.
-        number: Number of the trial.
-        message: Cause of the failure; stored with the trial.
-        retry: Whether to queue its values again, unless that was done before.
-    """
+    """Mark a trial as failed."""
     frozen = study.get_trials(deepcopy=False)[number]
     optuna.trial.Trial(study, frozen._trial_id).set_user_attr("error", message)
     study.tell(number, state=TrialState.FAIL)

@@ -44,21 +44,7 @@ def run_trials(
     seconds: float | None = None,
     on_trial: Callable[[optuna.Study], None],
 ) -> None:
-    """Run trials until enough are finished or the time is over.
-
-    Args:
-        study: Study of ``open_study``.
-        output: Folder of the study.
-        settings: Settings of the study.
-        launch: Runs one trial.
-        num_trials: Number of complete and pruned trials of the study, including earlier ones.
-        seconds: No trial starts after this time; None for no limit.
-        on_trial: Called with the study after each trial.
-
-    Raises:
-        ConfigError: If the configuration of the first trial is invalid, or several trials in a row
-            fail.
-    """
+    """Run trials until enough are finished or the time is over."""
     end = math.inf if seconds is None else time.monotonic() + seconds
     failures = 0
     while num_finished(study) < num_trials and time.monotonic() < end:
@@ -74,10 +60,6 @@ def run_trials(
 
 def signal_of(status: int) -> int | None:
     """Return the signal that ended a process; None if no signal did.
-
-    Args:
-        status: Exit status: negative if the signal killed the process; 128 plus the signal if the
-            process handled it and stopped, as a run does after SIGTERM.
 
     Examples:
         >>> signal_of(-9), signal_of(143), signal_of(2)

@@ -101,20 +101,7 @@ def _join_chunks(items: list[Chunk | ClipkitError]) -> Chunk | ClipkitError:
 def decoded_chunks(
     encoder: DualEncoder, data: EvaluationDataset, ids: Sequence[int], options: EmbedOptions
 ) -> Iterator[Chunk]:
-    """Decode samples in batches, in the order of ``ids``.
-
-    Args:
-        encoder: The model, whose image tower specifies the image transform.
-        data: The data set.
-        ids: Positions of the samples in the data set.
-        options: Batch size, number of workers, progress bar.
-
-    Returns:
-        An iterator over the chunks.
-
-    Raises:
-        DataError: If an image cannot be decoded.
-    """
+    """Decode samples in batches, in the order of ``ids``."""
     loader = DataLoader(
         _Decoded(data, ids, transform_of(encoder)),
         batch_size=options.batch_size,

@@ -56,11 +56,7 @@ class ClassMatch:
             )
 
     def number(self, label: int) -> int:
-        """Return the classifier's number of a class; ``UNKNOWN`` if it does not know the class.
-
-        Args:
-            label: Class number in the data; a negative number means no class and is kept.
-        """
+        """Return the classifier's number of a class; ``UNKNOWN`` if it does not know the class."""
         if label < 0 or not self._has_names:
             return label
         if label < len(self._numbers):
@@ -68,14 +64,7 @@ class ClassMatch:
         return label if self._is_same else UNKNOWN
 
     def labels(self, labels: Int64[Tensor, " N"]) -> Int64[Tensor, " N"]:
-        """Return the classifier's number of the class of every sample.
-
-        Args:
-            labels: Class numbers in the data.
-
-        Raises:
-            DataError: If the classifier does not know a class that occurs.
-        """
+        """Return the classifier's number of the class of every sample."""
         numbers = {label: self.number(label) for label in set(labels.tolist())}
         if unknown := sorted(n for n, to in numbers.items() if to == UNKNOWN and n >= 0):
             self.refuse(unknown)
@@ -84,14 +73,7 @@ class ClassMatch:
         )
 
     def refuse(self, unknown: Sequence[int]) -> None:
-        """Refuse classes that the classifier does not know.
-
-        Args:
-            unknown: Their class numbers in the data.
-
-        Raises:
-            DataError: Always.
-        """
+        """Refuse classes that the classifier does not know."""
         names = shown_names(self._names, max(len(self._names), 1))
         listed = [repr(names[n]) if n < len(names) else f"class {n}" for n in unknown[:_SHOWN]]
         known = [name for name in self._classifier_names if name]
@@ -104,21 +86,10 @@ class ClassMatch:
 
 
 def match_head(names: Sequence[str], head: LabelHead, data_name: str) -> ClassMatch:
-    """Match the classes of data with those of a label head.
-
-    Args:
-        names: Names of the data's classes.
-        head: Label head of the encoder.
-        data_name: Name of the data in messages.
-    """
+    """Match the classes of data with those of a label head."""
     return ClassMatch(names, head.class_names, data_name, "the model's label head")
 
 
 def head_names(names: Sequence[str], head: LabelHead) -> tuple[str, ...]:
-    """Return the names of a label head's classes: its own ones, else those of the data.
-
-    Args:
-        names: Names of the data's classes.
-        head: Label head of the encoder.
-    """
+    """Return the names of a label head's classes: its own ones, else those of the data."""
     return shown_names(head.class_names if any(head.class_names) else names, head.num_classes)

@@ -79,11 +79,7 @@ class LabelHeadClassification(Evaluator):
 
 
 def label_head_of(encoder: DualEncoder) -> LabelHead:
-    """Return the label head of an encoder.
-
-    Raises:
-        ConfigError: If it has none.
-    """
+    """Return the label head of an encoder."""
     if encoder.label_head is None:
         raise ConfigError(
             "label_head: expected an encoder with a label head, got one without; train one "
@@ -95,11 +91,7 @@ def label_head_of(encoder: DualEncoder) -> LabelHead:
 def head_scores(
     encoder: DualEncoder, data: EvaluationDataset, options: EmbedOptions
 ) -> tuple[Float[Tensor, "B C"], Int64[Tensor, " B"], list[str]]:
-    """Score the samples of this rank with the label head.
-
-    Returns:
-        Scores, labels and keys of the samples ``ids_of_rank``, on the encoder's device.
-    """
+    """Score the samples of this rank with the label head."""
     head, device = label_head_of(encoder), encoder.log_logit_scale.device
     scores = [torch.empty(0, head.num_classes, device=device)]
     labels: list[int] = []
@@ -113,12 +105,7 @@ def head_scores(
 
 
 def in_data_order(rows: Shaped[Tensor, "B *rest"], ids: Sequence[int]) -> Shaped[Tensor, "N *rest"]:
-    """Gather the rows of all ranks in the order of the data, on the CPU of every rank.
-
-    Args:
-        rows: One row per sample of this rank.
-        ids: Positions of these samples in the data.
-    """
+    """Gather the rows of all ranks in the order of the data, on the CPU of every rank."""
     sizes = [size[0] for size in gather_sizes(len(rows), device=rows.device)]
     order = gather_rows(torch.tensor(ids, device=rows.device), sizes).argsort()
     return gather_rows(rows, sizes)[order].cpu()

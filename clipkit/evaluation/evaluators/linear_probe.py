@@ -54,16 +54,6 @@ def fit_logistic(
     The problem is convex and solved in float64 from a fixed start, so the result depends neither on
     a seed nor on the order of the rows.
 
-    Args:
-        features: Embeddings.
-        labels: Class of each row, below ``num_classes``.
-        num_classes: C.
-        l2: Strength of the penalty on the weight; the bias has none.
-        start: Classifier that the search starts from; None for zeros.
-
-    Returns:
-        The classifier.
-
     Examples:
         >>> features = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
         >>> fit_logistic(features, torch.tensor([0, 1]), 2, 0.01)(features).argmax(1).tolist()
@@ -101,17 +91,7 @@ def choose_l2(
     num_classes: int,
     grid: Sequence[float] = L2_GRID,
 ) -> float:
-    """Return the penalty with the best validation accuracy, the strongest one of equals.
-
-    Args:
-        train: Embeddings and classes to fit on.
-        validation: Embeddings and classes to measure on.
-        num_classes: C.
-        grid: Penalties to try, from strong to weak; each fit starts from the previous one.
-
-    Returns:
-        One of ``grid``.
-    """
+    """Return the penalty with the best validation accuracy, the strongest one of equals."""
     best, chosen = -1.0, grid[0]
     classifier: LinearClassifier | None = None
     for l2 in grid:

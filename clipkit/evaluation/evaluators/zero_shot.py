@@ -192,17 +192,7 @@ class ZeroShotClassification(Evaluator):
 def require_classes(
     labels: Int64[Tensor, " N"], num_classes: int, keys: Sequence[str], data: EvaluationDataset
 ) -> None:
-    """Refuse images whose class is missing or out of range.
-
-    Args:
-        labels: Class of each image.
-        num_classes: Number of classes.
-        keys: Name of each sample.
-        data: The data set, for the message.
-
-    Raises:
-        DataError: If there are such images; the first is named.
-    """
+    """Refuse images whose class is missing or out of range."""
     wrong = ((labels < 0) | (labels >= num_classes)).nonzero().flatten().tolist()
     if not wrong:
         return

@@ -34,11 +34,6 @@ def grouped(count: int) -> str:
 def nice_ticks(low: float, high: float, count: int = 4) -> list[float]:
     """Return about ``count`` round values (1, 2 or 5 times a power of ten) that span an interval.
 
-    Args:
-        low: Lower end of the interval.
-        high: Upper end of the interval.
-        count: Approximate number of intervals between the ticks.
-
     Examples:
         >>> nice_ticks(0.0, 0.83)
         [0.0, 0.5, 1.0]

@@ -22,13 +22,6 @@ def render(template: str, context: Mapping[str, object]) -> str:
     """Render a template of the folder ``templates``.
 
     Every value is escaped, and a name that the context lacks is an error.
-
-    Args:
-        template: File name of the template.
-        context: Values by the names that the template uses.
-
-    Returns:
-        The rendered text, for a page one HTML document without references to other files.
     """
     return _environment().get_template(template).render(context)
 

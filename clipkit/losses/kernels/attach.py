@@ -67,15 +67,6 @@ def attach_gradients(
     gradients: tuple[Tensor | None, ...],
     inputs: tuple[Tensor | None, ...],
 ) -> Float[Tensor, ""]:
-    """Return ``value`` as a tensor whose gradient with respect to ``inputs`` is ``gradients``.
-
-    Args:
-        value: Scalar that was computed from ``inputs`` without autograd.
-        gradients: One gradient for each input, in the input's shape; None where none is needed.
-        inputs: Tensors that receive the gradients; None where an optional input is absent.
-
-    Returns:
-        Scalar that can be differentiated once.
-    """
+    """Return ``value`` as a tensor whose gradient with respect to ``inputs`` is ``gradients``."""
     result: Tensor = _AttachGradients.apply(value, gradients, *inputs)
     return result

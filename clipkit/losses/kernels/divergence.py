@@ -43,11 +43,7 @@ class NormalisedTiles:
 def divergence_and_gradients(
     student: Pairs, teacher: Pairs, tile_size: int | None, needs: tuple[bool, bool]
 ) -> tuple[Float[Tensor, ""], PairGradients, int]:
-    """Compute the mean KL(teacher || student) of both directions over all ranks.
-
-    Returns:
-        The mean, the student's gradients, and the number of pairs of all ranks.
-    """
+    """Compute the mean KL(teacher || student) of both directions over all ranks."""
     columns, rows = gather_columns(student), scaled_rows(student)
     of_teacher = gather_rows(teacher.text, columns.pair_sizes).to(accumulation_dtype(teacher.text))
     tile = choose_tile(tile_size, rows.rows)
@@ -78,9 +74,6 @@ def divergence_sums(
 
     With P the probabilities over rows plus those over columns, the gradient with respect to the
     student's logits is ``P_student - P_teacher``.
-
-    Returns:
-        This rank's part of the sum; ``P @ columns`` and ``P.T @ scaled`` with the difference as P.
     """
     own = student.tiles
     total = own.scaled.new_zeros(())

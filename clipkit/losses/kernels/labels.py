@@ -15,13 +15,6 @@ def check_labels(labels: Int64[Tensor, " B"], num_classes: int) -> None:
 
     On a GPU the check does not wait; a wrong label then stops the program by an assertion, unless
     ``CombinedLoss.check_batch`` has refused it on the CPU before.
-
-    Args:
-        labels: Class indices, ``IGNORE_LABEL`` where a sample has none.
-        num_classes: Number of classes.
-
-    Raises:
-        ConfigError: Naming the first label outside 0 to ``num_classes`` - 1.
     """
     wrong = (labels != IGNORE_LABEL) & ((labels < 0) | (labels >= num_classes))
     expected = f"0 to {num_classes - 1} or {IGNORE_LABEL} for none"
@@ -32,13 +25,6 @@ def check_multi_labels(targets: Int64[Tensor, "B C"], num_classes: int) -> None:
     """Refuse targets of another width, or with other values than 0, 1 and ``IGNORE_LABEL``.
 
     On a GPU the check does not wait, as for ``check_labels``.
-
-    Args:
-        targets: Entries of this rank's samples.
-        num_classes: Number of classes.
-
-    Raises:
-        ConfigError: Naming the shape or the first wrong value.
     """
     if targets.shape[1] != num_classes:
         raise ConfigError(

@@ -100,10 +100,6 @@ def choose_products(precision: Precision, device: torch.device) -> Products:
     """Resolve "auto": TF32 on a GPU in a run of mixed precision, or if torch allows it.
 
     Call this outside of ``autocast(enabled=False)``.
-
-    Args:
-        precision: Option of the loss.
-        device: Device of the products.
     """
     if precision != "auto":
         return Products(precision)

@@ -20,13 +20,7 @@ def add_logsumexp(
     row: Float[Tensor, " tile_rows"],
     column: Float[Tensor, " tile_columns"],
 ) -> None:
-    """Add a tile to running log-sum-exps of its rows and columns, in place.
-
-    Args:
-        logits: The tile.
-        row: Log-sum-exp of each row so far; -inf at the start.
-        column: Log-sum-exp of each column so far; -inf at the start.
-    """
+    """Add a tile to running log-sum-exps of its rows and columns, in place."""
     if (kernels := _kernels(logits)) is not None:
         kernels.add_logsumexp(logits, row, column)
         return
@@ -41,15 +35,7 @@ def softmax_weights(
     partner: int | None,
     dtype: torch.dtype,
 ) -> Float[Tensor, "tile_rows tile_columns"]:
-    """Compute ``exp(logits - row) + exp(logits - column)``.
-
-    Args:
-        logits: The tile; not changed.
-        row: Normaliser of each row.
-        column: Normaliser of each column.
-        partner: Diagonal (column minus row) whose weights become 0; None for none.
-        dtype: Data type of the result.
-    """
+    """Compute ``exp(logits - row) + exp(logits - column)``."""
     if (kernels := _kernels(logits)) is not None:
         weights: Tensor = kernels.softmax_weights(logits, row, column, partner, dtype)
         return weights
@@ -64,15 +50,7 @@ def sigmoid_weights(
     partner: int | None,
     dtype: torch.dtype,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""], Float[Tensor, "tile_rows tile_columns"]]:
-    """Compute the sums of softplus and of sigmoid of ``logits + bias``, and the sigmoids.
-
-    Args:
-        logits: The tile; overwritten.
-        bias: Added to every logit.
-        partner: Diagonal (column minus row) whose weights become 0, but not in the sums; None for
-            none.
-        dtype: Data type of the weights.
-    """
+    """Compute the sums of softplus and of sigmoid of ``logits + bias``, and the sigmoids."""
     if (kernels := _kernels(logits)) is not None:
         sums: tuple[Tensor, Tensor, Tensor] = kernels.sigmoid_weights(logits, bias, partner, dtype)
         return sums

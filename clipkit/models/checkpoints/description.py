@@ -56,16 +56,6 @@ def build_encoder(description: Mapping[str, Any], where: str) -> DualEncoder:
 
     Only clipkit's own classes, and subclasses of its towers and heads whose modules are imported
     already, are ever called: a checkpoint cannot make this process run anything else.
-
-    Args:
-        description: What ``describe`` gave.
-        where: What messages call its source.
-
-    Returns:
-        The encoder.
-
-    Raises:
-        CheckpointError: If the description is damaged or names another class.
     """
     if description.get("class_path") != _class_path(DualEncoder):
         raise CheckpointError(

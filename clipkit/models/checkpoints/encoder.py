@@ -36,15 +36,7 @@ OPEN_CLIP_WEIGHTS_NAME: Final = "open_clip_model.safetensors"
 
 
 def encoder_entry(encoder: DualEncoder) -> dict[str, Any]:
-    """What a training checkpoint stores under ``KEY`` about its encoder.
-
-    Args:
-        encoder: The encoder that is trained.
-
-    Returns:
-        ``{"format_version": 1, "encoder": {"class_path": ..., "init_args": ...}}``; plain types.
-        Under "lora", where there are adapters, their options.
-    """
+    """What a training checkpoint stores under ``KEY`` about its encoder."""
     entry = {"format_version": FORMAT_VERSION, "encoder": describe(encoder)}
     adapters = lora_entry(encoder)
     return {**entry, "lora": adapters} if adapters else entry
@@ -91,15 +83,7 @@ def load_encoder(path: Path | str, prefix: str | None = None) -> DualEncoder:
 
 
 def read_encoder(path: Path | str, prefix: str | None = None) -> LoadedEncoder:
-    """Load an encoder as ``load_encoder`` does, and report which weights it has.
-
-    Args:
-        path: As for ``load_encoder``.
-        prefix: As for ``load_encoder``.
-
-    Raises:
-        CheckpointError: As for ``load_encoder``.
-    """
+    """Load an encoder as ``load_encoder`` does, and report which weights it has."""
     path = Path(path)
     if path.is_dir() and not is_sharded(path):
         if prefix == PREFIXES["average"]:

@@ -64,16 +64,7 @@ def _check_classes(start: LabelHead | None, end: LabelHead | None) -> None:
 def mixed_states(
     start: Mapping[str, Tensor], end: Mapping[str, Tensor], alpha: float
 ) -> dict[str, Tensor]:
-    """The weights of :func:`interpolate`, by name.
-
-    Args:
-        start: Weights of the model before fine-tuning.
-        end: Weights of the model after it; decides which weights there are.
-        alpha: 0 for the start, 1 for the end.
-
-    Raises:
-        CheckpointError: If names or shapes differ, a label head apart.
-    """
+    """The weights of :func:`interpolate`, by name."""
     has_head = any(name.startswith(_HEAD) for name in start)
     shared = {name: value for name, value in end.items() if has_head or not name.startswith(_HEAD)}
     needed = {name: value for name, value in start.items() if name in end or _HEAD not in name}

@@ -46,11 +46,7 @@ def is_sharded(path: Path | str) -> bool:
 
 
 def storage() -> Any:
-    """Return torch's module of readers and writers for sharded safetensors.
-
-    Raises:
-        ConfigError: If torch is older than they are.
-    """
+    """Return torch's module of readers and writers for sharded safetensors."""
     try:
         return import_module("torch.distributed.checkpoint.hf_storage")
     except ImportError as error:
@@ -65,14 +61,6 @@ def write_sharded(checkpoint: Mapping[str, Any], folder: Path) -> None:
 
     All ranks call it. The folder is complete when this returns; write it under a temporary
     name.
-
-    Args:
-        checkpoint: Nested mappings and lists. ``DTensor`` go into the parts; everything else is
-            taken from rank 0.
-        folder: Folder for the files, the same on all ranks.
-
-    Raises:
-        OSError: On all ranks, if one of them could not write.
     """
     from torch.distributed.checkpoint.api import CheckpointException
     from torch.distributed.checkpoint.state_dict_saver import save
@@ -101,21 +89,7 @@ def read_sharded(
     like: Callable[[Place], Tensor | None] = lambda _: None,
     wanted: Callable[[Place], bool] = lambda _: True,
 ) -> dict[str, Any]:
-    """Read a sharded checkpoint, as the same run would have written it to one file.
-
-    Args:
-        folder: Folder that ``write_sharded`` wrote, on any number of ranks.
-        like: Returns, for the position of a tensor, a ``DTensor`` with the sharding of the result,
-            of which only this rank's part is read; None for a complete tensor.
-        wanted: Returns, for the position of a tensor, whether it is read.
-
-    Returns:
-        Nested mappings and lists. Tensors are on the CPU, or on the device of the tensor that
-        ``like`` returns.
-
-    Raises:
-        CheckpointError: If the folder is incomplete.
-    """
+    """Read a sharded checkpoint, as the same run would have written it to one file."""
     from torch.distributed.checkpoint.state_dict_loader import load
 
     folder = Path(folder)
@@ -141,11 +115,7 @@ def read_sharded(
 
 
 def read_checkpoint(path: Path | str) -> Any:
-    """Return the contents of a checkpoint, a file or a folder of parts.
-
-    Raises:
-        CheckpointError: If it is missing, damaged, or contains other types.
-    """
+    """Return the contents of a checkpoint, a file or a folder of parts."""
     return read_sharded(path) if is_sharded(path) else read_file(path)
 
 

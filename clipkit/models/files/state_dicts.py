@@ -19,9 +19,6 @@ def read_file(path: Path | str) -> Any:
     """Return the contents of a ``.safetensors`` file or of a file that ``torch.save`` wrote.
 
     Only tensors and plain types are unpickled.
-
-    Raises:
-        CheckpointError: If the file is missing, damaged, or contains other types.
     """
     path = Path(path)
     if not path.is_file():
@@ -40,11 +37,7 @@ def read_file(path: Path | str) -> Any:
 
 
 def read_state_dict(path: Path | str) -> dict[str, Tensor]:
-    """Return the tensors of a file by name, at its top level or under ``state_dict``.
-
-    Raises:
-        CheckpointError: If the file has none.
-    """
+    """Return the tensors of a file by name, at its top level or under ``state_dict``."""
     content = read_file(path)
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
@@ -54,16 +47,7 @@ def read_state_dict(path: Path | str) -> dict[str, Tensor]:
 
 
 def save_plain(content: Any, path: Path) -> None:
-    """Call ``torch.save``, and raise the error of the disk if that is the cause.
-
-    Args:
-        content: Tensors and plain types.
-        path: The file.
-
-    Raises:
-        OSError: If the disk refuses; it names the file. torch reports a full disk as "unexpected
-            pos".
-    """
+    """Call ``torch.save``, and raise the error of the disk if that is the cause."""
     with path.open("wb") as file:
         try:
             torch.save(content, file)
@@ -89,16 +73,7 @@ def write_state_dict(path: Path | str, state: Mapping[str, Tensor]) -> None:
 
 
 def load_exactly(module: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
-    """Load weights into a module if all of them fit; otherwise change nothing.
-
-    Args:
-        module: The module.
-        state: Weights by name.
-        where: Name of their source, for the message.
-
-    Raises:
-        CheckpointError: If names or shapes differ; it names the first of them.
-    """
+    """Load weights into a module if all of them fit; otherwise change nothing."""
     problem = mismatch(module.state_dict(), state)
     if problem:
         raise CheckpointError(f"{where}: {problem}")

@@ -72,22 +72,14 @@ class LabelHead(nn.Module, ABC):
 
 
 def check_sizes(embedding_dim: int, num_classes: int) -> None:
-    """Refuse heads of no width or no classes.
-
-    Raises:
-        ConfigError: If either number is below 1.
-    """
+    """Refuse heads of no width or no classes."""
     for name, value in (("embedding_dim", embedding_dim), ("num_classes", num_classes)):
         if value < 1:
             raise ConfigError(f"label_head.{name}: expected at least 1, got {value}")
 
 
 def check_scale(scale: float) -> None:
-    """Refuse a scale that is no factor.
-
-    Raises:
-        ConfigError: If it is not above 0.
-    """
+    """Refuse a scale that is no factor."""
     if scale <= 0:
         raise ConfigError(f"label_head.scale: expected more than 0, got {scale}")
 

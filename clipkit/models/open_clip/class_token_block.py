@@ -29,12 +29,7 @@ class ClassTokenBlock(ResidualAttentionBlock):  # type: ignore[misc]
     def forward(
         self, q_x: Float[Tensor, "B S K"], attn_mask: Float[Tensor, "S S"] | None = None
     ) -> Float[Tensor, "B 1 K"]:
-        """The class token of what the whole block would give.
-
-        Args:
-            q_x: Tokens, the class token first.
-            attn_mask: Not used: image towers have none.
-        """
+        """The class token of what the whole block would give."""
         assert attn_mask is None, "an image tower has no mask"
         tokens = self.ln_1(q_x)
         attended = self.attention(q_x=tokens[:, :1], k_x=tokens, v_x=tokens)
@@ -44,11 +39,7 @@ class ClassTokenBlock(ResidualAttentionBlock):  # type: ignore[misc]
 
 
 def read_class_token_only(visual: Any) -> None:
-    """Let the last block of an open_clip image tower compute only what is read of it.
-
-    Args:
-        visual: The tower; changed in place where its class token is all that is read.
-    """
+    """Let the last block of an open_clip image tower compute only what is read of it."""
     blocks = getattr(getattr(visual, "transformer", None), "resblocks", None)
     if (
         blocks is not None

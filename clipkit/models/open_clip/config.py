@@ -46,14 +46,7 @@ class OpenClipConfig:
         return {"model_cfg": self._with_activation(model)}
 
     def with_patch_dropout(self, share: float | None) -> OpenClipConfig:
-        """The same architecture, whose transformer drops patches while it trains.
-
-        Args:
-            share: Of the patches, 0 up to but not 1; None for what the configuration says.
-
-        Raises:
-            ConfigError: If the share is out of range, or the image tower has no patches.
-        """
+        """The same architecture, whose transformer drops patches while it trains."""
         if share is None:
             return self
         vision = self.model["vision_cfg"]
@@ -69,20 +62,7 @@ class OpenClipConfig:
 
 
 def read_config(model: str | Mapping[str, Any], *, needs: tuple[str, ...]) -> OpenClipConfig:
-    """Find and check a configuration.
-
-    Args:
-        model: A name of ``open_clip.list_models()``; a path to a JSON file, or to a folder with an
-            ``open_clip_config.json``; or the contents of such a file. Read as open_clip's
-            model_configs are, or as ``{"model_cfg": ..., "preprocess_cfg": ...}``.
-        needs: Which of "vision_cfg" and "text_cfg" must be there.
-
-    Returns:
-        The configuration; a copy, with preprocessing complete.
-
-    Raises:
-        ConfigError: If there is no such name or file, or something in it is unknown.
-    """
+    """Find and check a configuration."""
     name, where, raw = _find(model)
     model_cfg = deepcopy(dict(raw.get("model_cfg", raw)))
     preprocess = raw.get("preprocess_cfg", {}) if "model_cfg" in raw else {}
@@ -104,11 +84,7 @@ def merge_preprocess(overlay: Mapping[str, Any], where: str = "preprocess_cfg") 
 
 
 def check_model_cfg(model_cfg: Mapping[str, Any], *, where: str, needs: tuple[str, ...]) -> None:
-    """Refuse keys that open_clip does not know and parts that are missing.
-
-    Raises:
-        ConfigError: With the closest known key.
-    """
+    """Refuse keys that open_clip does not know and parts that are missing."""
     from open_clip import CLIPTextCfg, CLIPVisionCfg
 
     _check_keys(model_cfg, _TOP_KEYS, where)

@@ -14,17 +14,7 @@ from clipkit.models.towers.timm_layers import native_size
 
 
 def open_clip_config(encoder: DualEncoder) -> dict[str, Any]:
-    """The contents of an ``open_clip_config.json``.
-
-    Args:
-        encoder: An encoder of two open_clip towers.
-
-    Returns:
-        ``{"model_cfg": ..., "preprocess_cfg": ...}``.
-
-    Raises:
-        ConfigError: If open_clip has no configuration that says what the encoder is.
-    """
+    """The contents of an ``open_clip_config.json``."""
     image, text = _parts(encoder)
     image_cfg, text_cfg = image["model_cfg"], text["model_cfg"]
     quick_gelu = _common_activation(image_cfg, text_cfg)
@@ -40,14 +30,7 @@ def open_clip_config(encoder: DualEncoder) -> dict[str, Any]:
 
 
 def open_clip_state(encoder: DualEncoder) -> dict[str, Tensor]:
-    """The weights under the names that open_clip's module of that configuration has.
-
-    Args:
-        encoder: An encoder of two open_clip towers.
-
-    Raises:
-        ConfigError: If a tower is not one of open_clip's.
-    """
+    """The weights under the names that open_clip's module of that configuration has."""
     _, text = _parts(encoder)
     prefix = "text." if _has_custom_text(encoder, text["model_cfg"]) else ""
     image_state = encoder.image_tower.state_dict()

@@ -15,14 +15,6 @@ def resize_positions(
 ) -> Float[Tensor, "U K"]:
     """Interpolate the grid of positions; what precedes it (a class token's) stays.
 
-    Args:
-        positions: One row a token: of the class token, if any, then of a square grid, row by row.
-        height: Patches from top to bottom of the new grid.
-        width: Patches from left to right of the new grid.
-
-    Returns:
-        As many rows as the new grid needs; gradients flow back to ``positions``.
-
     Examples:
         >>> resize_positions(torch.zeros(1 + 49, 8), 4, 4).shape
         torch.Size([17, 8])

@@ -203,9 +203,6 @@ def trims_exactly(text_cfg: Mapping[str, Any]) -> bool:
     token (or the first), and in transformers' encoders, which mask the padding. Not true for
     attention in both directions, pooling at the last position, or a class token behind the text.
 
-    Args:
-        text_cfg: The text_cfg of an open_clip configuration.
-
     Examples:
         >>> trims_exactly({"no_causal_mask": True}), trims_exactly({"pool_type": "argmax"})
         (False, True)

@@ -27,16 +27,6 @@ def build_clip(config: OpenClipConfig) -> Any:
 
     A part that ``config`` lacks is filled in by a tiny one. Parts that only a captioner needs
     (CoCa's decoder) are left out.
-
-    Args:
-        config: The architecture.
-
-    Returns:
-        An ``open_clip.CustomTextCLIP`` with ``.visual`` and ``.text``, weights by chance unless
-        the configuration asks for a pretrained trunk.
-
-    Raises:
-        ConfigError: If open_clip, timm or transformers cannot build it.
     """
     import open_clip
 
@@ -67,14 +57,7 @@ def build_clip(config: OpenClipConfig) -> Any:
 
 
 def _refuse_code(name: str) -> None:
-    """Refuse a text encoder with Python of its own; open_clip would have transformers ask for it.
-
-    Args:
-        name: A folder, or a name on the Hugging Face hub.
-
-    Raises:
-        ConfigError: If its configuration or its model is none of transformers' own.
-    """
+    """Refuse a text encoder with Python of its own, which open_clip would let transformers run."""
     from transformers import MODEL_MAPPING, AutoConfig
 
     if is_trusted():
@@ -112,19 +95,7 @@ def _offline_hint(model: Mapping[str, Any]) -> str:
 
 
 def load_clip(config: OpenClipConfig, pretrained: str) -> tuple[Any, OpenClipConfig]:
-    """Build the whole of ``config`` and fill it with pretrained weights.
-
-    Args:
-        config: The architecture, both towers.
-        pretrained: A tag of open_clip for ``config.name``, or a path of a file of weights.
-
-    Returns:
-        The module, and the configuration with the preprocessing that belongs to the weights.
-
-    Raises:
-        ConfigError: If there is no such tag or file, or it cannot be downloaded.
-        CheckpointError: If the weights belong to another architecture.
-    """
+    """Build the whole of ``config`` and fill it with pretrained weights."""
     path, preprocess = _find_weights(config, pretrained)
     loaded = OpenClipConfig({**config.model, **_bare(config.model)}, preprocess, config.name)
     clip = build_clip(loaded)
@@ -182,11 +153,7 @@ def _find_weights(config: OpenClipConfig, pretrained: str) -> tuple[Path, dict[s
 
 
 def _fill(clip: nn.Module, path: Path) -> None:
-    """Load weights in any form that open_clip reads; positions are resized as it does.
-
-    Raises:
-        CheckpointError: If they do not fit.
-    """
+    """Load weights in any form that open_clip reads; positions are resized as it does."""
     import open_clip
 
     try:

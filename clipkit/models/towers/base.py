@@ -107,11 +107,7 @@ def as_triple(values: Sequence[float]) -> tuple[float, float, float]:
 
 
 def check_length(tokens: Int64[Tensor, "B S"], context_length: int) -> None:
-    """Refuse captions that are longer than the tower can read.
-
-    Raises:
-        ConfigError: If they are.
-    """
+    """Refuse captions that are longer than the tower can read."""
     if tokens.shape[1] > context_length:
         raise ConfigError(
             f"tokens: the text tower reads at most {context_length} tokens, got captions of "
@@ -123,14 +119,6 @@ def group_by_block(
     names: Iterable[str], *, block: Pattern[str], first: Sequence[str] = ()
 ) -> list[list[str]]:
     """Sort parameter names by depth: input, one group a block, output.
-
-    Args:
-        names: Names of parameters.
-        block: Finds the number of the block as its group 1.
-        first: Beginnings of the names on the input's side.
-
-    Returns:
-        Groups from the input to the output, none of them empty.
 
     Examples:
         >>> import re

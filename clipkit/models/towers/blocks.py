@@ -15,12 +15,6 @@ def tower_blocks(tower: Tower) -> list[nn.Module]:
     These are the units in which a tower is sharded, compiled, and recomputed. Of groups that are
     no module (an input's embeddings beside a class token) there is none.
 
-    Args:
-        tower: Any tower; only ``layer_groups`` is asked.
-
-    Returns:
-        Modules inside the tower, none within another.
-
     Examples:
         >>> len(tower_blocks(encoder.image_tower))
         1

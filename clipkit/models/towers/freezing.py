@@ -45,11 +45,7 @@ def is_locked(module: nn.Module) -> bool:
 
 
 def keep_locked_in_evaluation(module: nn.Module) -> None:
-    """Put locked modules of a model that was set to training back into evaluation mode.
-
-    Args:
-        module: Its direct parts that are locked, and every locked batch norm within, are changed.
-    """
+    """Put locked modules of a model that was set to training back into evaluation mode."""
     for part in module.children():
         if is_locked(part):
             part.eval()

@@ -12,19 +12,7 @@ Projection = Literal["linear", "mlp", "none"]
 
 
 def make_projection(kind: Projection, num_features: int, embedding_dim: int) -> nn.Module:
-    """A linear map without bias, a two-layer perceptron, or nothing.
-
-    Args:
-        kind: "linear", "mlp" (hidden width twice the embedding) or "none".
-        num_features: Components of what the trunk gives.
-        embedding_dim: Components of an embedding.
-
-    Returns:
-        A module from ``[B num_features]`` to ``[B embedding_dim]``.
-
-    Raises:
-        ConfigError: If the kind is unknown, or there is no projection and the lengths differ.
-    """
+    """A linear map without bias, a two-layer perceptron, or nothing."""
     if embedding_dim < 1:
         raise ConfigError(f"embedding_dim: expected at least 1, got {embedding_dim}")
     if kind == "linear":

@@ -8,14 +8,7 @@ from clipkit.errors import ConfigError
 
 
 def trunk_groups(trunk: Any) -> list[list[str]]:
-    """Names of a timm model's parameters, grouped from its input to its output.
-
-    Args:
-        trunk: A timm model.
-
-    Returns:
-        Groups of parameter names by timm's ``group_matcher``; each name once.
-    """
+    """Names of a timm model's parameters, grouped from its input to its output."""
     from timm.models import group_parameters
 
     groups = group_parameters(trunk, trunk.group_matcher())
@@ -29,16 +22,7 @@ def native_size(trunk: Any) -> int | None:
 
 
 def fit_input_size(trunk: Any, image_size: int, option: str) -> None:
-    """Bring a model of fixed input size to another one; its positions are interpolated.
-
-    Args:
-        trunk: A timm model as built.
-        image_size: Height and width of the pictures, in pixels.
-        option: What messages call the option.
-
-    Raises:
-        ConfigError: If the model cannot work at that size.
-    """
+    """Bring a model of fixed input size to another one; its positions are interpolated."""
     native = native_size(trunk)
     if native in (None, image_size):
         return

@@ -109,13 +109,7 @@ class TransformersTextTower(TextTower):
 def pool(
     states: Float[Tensor, "B S K"], mask: Bool[Tensor, "B S"], pooling: Pooling
 ) -> Float[Tensor, "B K"]:
-    """One vector a caption, out of one a token.
-
-    Args:
-        states: Hidden states of the tokens.
-        mask: True where a token is no padding.
-        pooling: "mean", "first" or "last".
-    """
+    """One vector a caption, out of one a token."""
     if pooling == "first":
         return states[:, 0]
     if pooling == "last":

@@ -92,12 +92,7 @@ def build_examples(
 
 
 def similarity_histogram(pairs: EmbeddedPairs, num_bins: int = _NUM_BINS) -> SimilarityHistogram:
-    """Count cosine similarities of matching pairs, and of the other pairs of 1,024 spread rows.
-
-    Args:
-        pairs: Embeddings of images and captions.
-        num_bins: Number of bins, K.
-    """
+    """Count cosine similarities of matching pairs, and of the other pairs of 1,024 spread rows."""
     matching = (pairs.images[pairs.text_to_image] * pairs.texts).sum(1)
     rows = health.spread(torch.arange(len(pairs.texts))[:, None], 1024).flatten()
     owners = pairs.text_to_image[rows]
@@ -162,15 +157,7 @@ class _Search:
 
 
 def thumbnail(data: bytes, pixels: int) -> bytes:
-    """Reduce an image to a small WebP file on a white background.
-
-    Args:
-        data: Bytes of an image file.
-        pixels: Longest side of the result, in pixels.
-
-    Returns:
-        Bytes of a WebP file.
-    """
+    """Reduce an image to a small WebP file on a white background."""
     image = open_image(data, DEFAULT_MAX_PIXELS).convert("RGBA")
     image.thumbnail((pixels, pixels), Image.Resampling.LANCZOS)
     canvas = Image.new("RGBA", image.size, "white")

@@ -116,12 +116,6 @@ def _charts(rule: _Rule, columns: Mapping[str, list[tuple[float, float]]]) -> li
 def short_names(names: Iterable[str]) -> dict[str, str]:
     """Remove the prefix that all names share.
 
-    Args:
-        names: Names of logged values.
-
-    Returns:
-        Short names by name.
-
     Examples:
         >>> short_names(["val/recall_at_1", "val/recall_at_10"])
         {'val/recall_at_1': 'at 1', 'val/recall_at_10': 'at 10'}

@@ -84,12 +84,7 @@ class _Frame:
 
 
 def line_plot(chart: Chart, *, from_zero: bool = True) -> Plot:
-    """Place the lines of a chart.
-
-    Args:
-        chart: Lines with at least one point in total.
-        from_zero: Start the vertical axis at 0 if the values are shares or come near to 0.
-    """
+    """Place the lines of a chart."""
     series = [Series(line.name, thin_out(line.points)) for line in chart.series if line.points]
     steps = [step for line in series for step, _ in line.points]
     values = [value for line in series for _, value in line.points]
@@ -164,12 +159,7 @@ def similarity_plot(histogram: SimilarityHistogram) -> Plot:
 
 
 def bar_plot(title: str, values: Sequence[int]) -> Plot:
-    """Place the bars of a histogram of integers.
-
-    Args:
-        title: Heading.
-        values: Integers, at least one.
-    """
+    """Place the bars of a histogram of integers."""
     bins = histogram(values)
     frame = _Frame(0, len(bins), 0, max(count for _, _, count in bins))
     shapes = []
@@ -193,13 +183,6 @@ def bar_plot(title: str, values: Sequence[int]) -> Plot:
 def histogram(values: Sequence[int], num_bins: int = _NUM_BINS) -> list[tuple[int, int, int]]:
     """Count integers in equal bins from the smallest to the largest value.
 
-    Args:
-        values: Integers.
-        num_bins: Largest number of bins.
-
-    Returns:
-        First value, last value and count of each bin.
-
     Examples:
         >>> histogram([1, 2, 2, 4], num_bins=2)
         [(1, 2, 3), (3, 4, 1)]
@@ -218,15 +201,7 @@ def histogram(values: Sequence[int], num_bins: int = _NUM_BINS) -> list[tuple[in
 
 
 def thin_out(points: Points, limit: int = _MAX_POINTS) -> list[tuple[float, float]]:
-    """Reduce the number of points of a line.
-
-    Args:
-        points: Points (step, value).
-        limit: Largest number of points returned.
-
-    Returns:
-        The first and the last point unchanged, and between them means of neighbouring points.
-    """
+    """Reduce the number of points of a line."""
     plain = [(float(step), float(value)) for step, value in points]
     if len(plain) <= limit:
         return plain

@@ -68,15 +68,7 @@ def heat_map(confusion: Confusion) -> HeatMap:
 
 
 def most_confused(confusion: Confusion, limit: int) -> list[int]:
-    """Select the classes that take part in the most errors.
-
-    Args:
-        confusion: Names and counts of C classes.
-        limit: Largest number of classes returned.
-
-    Returns:
-        Indices of classes in increasing order.
-    """
+    """Select the classes that take part in the most errors."""
     counts = confusion.counts
     size = len(counts)
     errors = [sum(counts[i][j] + counts[j][i] for j in range(size) if j != i) for i in range(size)]

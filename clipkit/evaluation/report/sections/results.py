@@ -76,14 +76,7 @@ class Table:
 
 
 def headlines(results: Sequence[Result]) -> Headlines | None:
-    """Select up to four figures of the first result, compared with the first baseline.
-
-    Args:
-        results: Rows of metrics.
-
-    Returns:
-        The figures; None if there is no result with such a metric.
-    """
+    """Select up to four figures of the first result, compared with the first baseline."""
     measured = next((result for result in results if not result.is_baseline), None)
     baseline = next((result for result in results if result.is_baseline), None)
     if measured is None:
