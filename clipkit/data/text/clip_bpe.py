@@ -16,7 +16,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Final, final
 
-import ftfy
 import regex
 
 from clipkit.errors import ConfigError
@@ -59,6 +58,8 @@ def clean_caption(text: str) -> str:
     """Clean a caption as CLIP does: repair mojibake and HTML entities, collapse spaces, lower."""
     # In printable ASCII only entities are left to repair: both give the same text, ftfy slowly.
     if not (text.isascii() and text.isprintable() and "&" not in text):
+        import ftfy
+
         text = html.unescape(html.unescape(ftfy.fix_text(text)))
     return " ".join(text.split()).lower()
 
