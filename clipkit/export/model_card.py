@@ -147,12 +147,19 @@ def _start(model: Mapping[str, Any]) -> str | None:
 
 
 def _loss(loss: Mapping[str, Any]) -> str | None:
-    terms = []
-    for name, part in loss.items():
-        if isinstance(part, Mapping) and "class_path" in part:
-            weight = loss.get(f"{name}_weight", 1.0)
-            terms.append(f"{weight:g} x {_name(part)}")
-    return " + ".join(terms) or None
+    terms = [
+        {"loss": loss.get(name), "weight": loss.get(f"{name}_weight", 1.0)}
+        for name in ("contrastive", "label", "distillation")  # the last in earlier versions
+    ]
+    terms += (loss.get("terms") or {}).values()
+    return (
+        " + ".join(
+            f"{_value(term.get('weight', 1.0))} x {_name(term['loss'])}"
+            for term in terms
+            if term["loss"]
+        )
+        or None
+    )
 
 
 def _part(part: Any, shown: Sequence[str]) -> str | None:
@@ -164,9 +171,11 @@ def _part(part: Any, shown: Sequence[str]) -> str | None:
 
 
 def _value(value: Any) -> str:
+    if isinstance(value, Mapping) and "class_path" in value:  # a schedule
+        return _name(value)
     if isinstance(value, Mapping):  # a moment: {samples: 1000}
-        return " ".join(f"{number:g} {unit}" for unit, number in value.items() if number)
-    return f"{value:g}"
+        return " ".join(f"{_value(number)} {unit}" for unit, number in value.items() if number)
+    return f"{value:,}" if isinstance(value, int) else f"{value:g}"
 
 
 def _name(part: Mapping[str, Any]) -> str:

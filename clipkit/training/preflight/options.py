@@ -88,9 +88,13 @@ def _without_validation(data: Mapping[str, Any], trainer: Mapping[str, Any]) -> 
 
 
 def _of_labels(data: Mapping[str, Any], loss: Mapping[str, Any]) -> Iterator[str]:
-    contrastive = str((loss.get("contrastive") or {}).get("class_path", ""))
-    looks = loss.get("label") is not None or "Label" in contrastive
-    if not looks and (data.get("samples") or {}).get("label_field") not in (None, "cls"):
+    terms = [
+        loss.get("contrastive"),
+        *((t or {}).get("loss") for t in (loss.get("terms") or {}).values()),
+    ]
+    paths = [str(term.get("class_path", "")) for term in terms if term]
+    uses_labels = loss.get("label") is not None or any("Label" in path for path in paths)
+    if not uses_labels and (data.get("samples") or {}).get("label_field") not in (None, "cls"):
         yield "data.samples.label_field: no loss uses labels"
 
 

@@ -227,6 +227,12 @@ class TestChecks:
                 ["data.samples.label_field: no loss uses labels"],
             ),
             (
+                {"data": {"samples": {"label_field": "json:class"}},
+                 "model": {"loss": {"terms": {"own": {"loss": {"class_path": "a.LabelLoss"}}}}}},
+                {},
+                [],
+            ),
+            (
                 {},
                 {"max_steps": 100, "max_epochs": 50},
                 ["trainer.max_steps: trainer.max_epochs ends the run before"],
