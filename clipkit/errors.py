@@ -115,3 +115,13 @@ def naming(path: Path | str) -> Iterator[None]:
         if error.errno is not None and error.filename is None:
             error.filename = str(path)
         raise
+
+
+def first_line(error: BaseException) -> str:
+    r"""Return the first line of an error's message, or its type if it has no message.
+
+    Examples:
+        >>> first_line(ValueError("no such layer\nin the model")), first_line(KeyError())
+        ('no such layer', 'KeyError')
+    """
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

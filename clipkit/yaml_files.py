@@ -7,7 +7,7 @@ from typing import Any, final
 
 import yaml
 
-from clipkit.errors import ConfigError
+from clipkit.errors import ConfigError, first_line
 
 
 @final
@@ -49,12 +49,12 @@ def read_yaml(path: str | Path) -> Any:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}:" if mark else ""
-        reason = getattr(error, "problem", None) or one_reason(error)
+        reason = getattr(error, "problem", None) or first_line(error)
         raise ConfigError(f"{path}:{line} not YAML: {reason}") from error
     except RecursionError as error:
         raise ConfigError(f"{path}: nested too deeply to be a configuration") from error
     except Exception as error:  # a wrong tag, such as !!int x, raises any error
-        raise ConfigError(f"{path}: not YAML: {one_reason(error)}") from error
+        raise ConfigError(f"{path}: not YAML: {first_line(error)}") from error
     if holds_itself(content):
         raise ConfigError(
             f"{path}: an alias (*name) is inside the value that it names; write the value out"
@@ -86,8 +86,3 @@ def holds_itself(content: Any) -> bool:
             items = value.values() if isinstance(value, dict) else value
             waiting += [(value, True), *((item, False) for item in items)]
     return False
-
-
-def one_reason(error: Exception) -> str:
-    """Return the first line of an error's message, or its type if there is none."""
-    return (str(error).splitlines() or [type(error).__name__])[0]

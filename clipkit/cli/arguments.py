@@ -15,12 +15,7 @@ if TYPE_CHECKING:
 
 
 def given_text(text: str) -> str:
-    """Parse the value of an option that is a path, URL or name.
-
-    Raises:
-        argparse.ArgumentTypeError: If it is empty, for example because a variable of the shell is
-            not set; an empty path would be the current folder.
-    """
+    """Parse the value of an option that is a path, URL or name."""
     if not text:
         raise argparse.ArgumentTypeError("expected a path or name, got an empty text")
     return text
@@ -127,11 +122,7 @@ class SampleOptions(TypedDict):
 
 
 def sample_options(args: argparse.Namespace) -> SampleOptions:
-    """Return the options of ``add_sample_arguments``.
-
-    Raises:
-        ConfigError: If ``--caption`` is no caption picker.
-    """
+    """Return the options of ``add_sample_arguments``."""
     return {
         "caption": caption_picker(args.caption),
         "label_field": args.label_field,
@@ -147,11 +138,7 @@ def embed_options(args: argparse.Namespace, progress: bool = True) -> EmbedOptio
 
 
 def caption_picker(text: str | None) -> CaptionPicker | None:
-    """Parse the value of ``--caption``.
-
-    Raises:
-        ConfigError: If it is no caption picker.
-    """
+    """Parse the value of ``--caption``."""
     from clipkit.data.text.captions import CaptionPicker, JsonFields, TextField
 
     if text is None:

@@ -11,12 +11,6 @@ from clipkit.errors import ConfigError
 def config_path(name: str) -> Path:
     """Return the path of a shipped configuration, in the installed package or the repository.
 
-    Args:
-        name: Name of the configuration, such as "experiment/demo.yaml".
-
-    Raises:
-        ConfigError: If there is no such configuration.
-
     Examples:
         >>> config_path("experiment/demo.yaml").name
         'demo.yaml'

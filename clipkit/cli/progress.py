@@ -11,9 +11,6 @@ def progress_bar(title: str) -> Iterator[Callable[[int, int | None], None]]:
     """Provide a function that updates a progress bar on standard error.
 
     No bar is shown if standard error is not a terminal.
-
-    Args:
-        title: Text in front of the bar.
     """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn

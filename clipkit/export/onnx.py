@@ -16,7 +16,7 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
 from clipkit.atomic_files import write_json
-from clipkit.errors import CheckpointError, ConfigError
+from clipkit.errors import CheckpointError, ConfigError, first_line
 from clipkit.models.dual_encoder import DualEncoder
 
 IMAGE_FILE: Final = "image.onnx"
@@ -163,10 +163,9 @@ def _write(
                 verbose=False,
             )
     except Exception as error:  # the exporter's errors have no common base
-        first_line = str(error).strip().split("\n", 1)[0]
         raise ConfigError(
             f"{tower}_tower: torch cannot turn {type(graph.encoder).__name__}'s tower into an ONNX "
-            f"graph: {first_line}; export with --format safetensors instead"
+            f"graph: {first_line(error)}; export with --format safetensors instead"
         ) from error
     program.model.metadata_props[METADATA_KEY] = json.dumps(facts)
     program.save(path)
@@ -182,7 +181,7 @@ def _compare(
         (embeddings,) = session.run(None, {name: value.numpy() for name, value in inputs.items()})
     except Exception as error:  # onnxruntime's errors have no common base
         raise CheckpointError(
-            f"export: onnxruntime cannot run {path.name}: {str(error).splitlines()[0]}"
+            f"export: onnxruntime cannot run {path.name}: {first_line(error)}"
         ) from error
     difference = (torch.from_numpy(embeddings) - expected).abs().max().item()
     if not difference <= tolerance:

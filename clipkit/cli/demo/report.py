@@ -34,6 +34,7 @@ from clipkit.evaluation.report import (
     write_report,
 )
 from clipkit.models import DualEncoder, load_model
+from clipkit.models.parameters import count_parameters
 
 _CREDITS: Final = (
     "Twemoji, copyright Twitter, Inc. and other contributors, CC-BY 4.0",
@@ -69,15 +70,7 @@ class Outcome:
 
 
 def evaluate(checkpoint: Path, data: DemoData) -> Outcome:
-    """Evaluate on drawings, and on concepts, that were not in the training data.
-
-    Args:
-        checkpoint: Checkpoint of the trained model.
-        data: Paths of the demo's data.
-
-    Returns:
-        Metrics and examples.
-    """
+    """Evaluate on drawings, and on concepts, that were not in the training data."""
     encoder = load_model(str(checkpoint), "auto").encoder
     metrics: dict[str, dict[str, float]] = {}
     num_images: dict[str, int] = {}
@@ -94,15 +87,7 @@ def evaluate(checkpoint: Path, data: DemoData) -> Outcome:
 
 
 def run_figures(checkpoint: Path, seconds: float) -> dict[str, float]:
-    """Measure the number of samples, the speed and the memory of the training.
-
-    Args:
-        checkpoint: Checkpoint of the trained model.
-        seconds: Duration of ``fit`` in seconds.
-
-    Returns:
-        Values with keys ``train/NAME``.
-    """
+    """Measure the number of samples, the speed and the memory of the training."""
     stored = torch.load(checkpoint, map_location="cpu", weights_only=True)
     num_samples = stored["global_step"] * stored["clipkit"]["config"]["data"]["batch_size"]
     # ru_maxrss is in KiB on Linux and in bytes on macOS.
@@ -145,13 +130,7 @@ def print_table(outcome: Outcome, figures: Mapping[str, float], report: Path) ->
 
 
 def write_demo_report(files: DemoFiles, outcome: Outcome, figures: Mapping[str, float]) -> None:
-    """Write the page.
-
-    Args:
-        files: Paths in the demo's output folder.
-        outcome: Results of the evaluation.
-        figures: Values that ``metrics.json`` stores.
-    """
+    """Write the page."""
     stored = torch.load(files.checkpoint, map_location="cpu", weights_only=True)
     config = yaml.safe_dump(stored["clipkit"]["config"], sort_keys=False, allow_unicode=True)
     data = ReportData(
@@ -200,17 +179,9 @@ def _facts(figures: Mapping[str, float]) -> list[Fact]:
 
 
 def _parameters(encoder: DualEncoder) -> list[TowerParameters]:
-    rows = []
-    for title, name in (
-        ("Image tower", "image_tower"),
-        ("Text tower", "text_tower"),
-        ("Label head", "label_head"),
-    ):
-        part = getattr(encoder, name)
-        if part is not None:
-            parameters = list(part.parameters())
-            trainable = sum(p.numel() for p in parameters if p.requires_grad)
-            rows.append(
-                TowerParameters(title, trainable, sum(p.numel() for p in parameters) - trainable)
-            )
-    return rows
+    counts = count_parameters(encoder)
+    return [
+        TowerParameters(_title(name), trained, total - trained)
+        for name in ("image_tower", "text_tower", "label_head")
+        for total, trained in ([counts[name]] if name in counts else [])
+    ]

@@ -94,17 +94,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
 
 
 def run(words: Sequence[str]) -> int:
-    """Run ``fit``, ``validate``, ``test`` or ``predict``.
-
-    Args:
-        words: The subcommand and its options.
-
-    Returns:
-        The exit status.
-
-    Raises:
-        ClipkitError: If the configuration or the data are invalid.
-    """
+    """Run ``fit``, ``validate``, ``test`` or ``predict``."""
     name, options = words[0], list(words[1:])
     if not options or "-h" in options or "--help" in options:
         print(help_text(name))

@@ -15,14 +15,7 @@ _SHOWN_CHARACTERS: Final = 60
 
 
 def check_parsed(sections: Namespace) -> None:
-    """Check values that the parser accepts and Lightning does not.
-
-    Args:
-        sections: The parsed options of the subcommand.
-
-    Raises:
-        ConfigError: If a section contains no options, or the seed, checkpoint or folder is invalid.
-    """
+    """Check values that the parser accepts and Lightning does not."""
     for name in _SECTIONS:
         if not isinstance(sections.get(name), Namespace):
             raise ConfigError(f"{name}: expected options by name, got {sections.get(name)!r}")
@@ -36,14 +29,7 @@ def check_parsed(sections: Namespace) -> None:
 
 
 def check_sections(file: str) -> None:
-    """Check that a configuration is a YAML file with options by name.
-
-    Args:
-        file: The file.
-
-    Raises:
-        ConfigError: If it is not.
-    """
+    """Check that a configuration is a YAML file with options by name."""
     content = read_yaml(file)
     if not isinstance(content, dict):
         shown = repr(content)[:_SHOWN_CHARACTERS]

@@ -45,17 +45,7 @@ class ClassEntry:
 def explain(
     message: str, error: BaseException | None, options: Iterable[str], files: Sequence[str]
 ) -> str:
-    """Explain an error of a configuration on one line.
-
-    Args:
-        message: Message of jsonargparse.
-        error: The exception; a ``ClipkitError`` anywhere in its chain is the explanation.
-        options: Dotted name of every option of the parser.
-        files: YAML files that were read.
-
-    Returns:
-        The explanation, without line breaks.
-    """
+    """Explain an error on one line; a ``ClipkitError`` in its chain is the explanation."""
     if (cause := clipkit_error(error)) is not None:
         return str(cause)
     if (match := _NO_INIT_ARG.search(message)) is not None:

@@ -15,14 +15,7 @@ from clipkit.cli.fit.trainer_cli import run_trainer
 
 
 def resolve_config(words: Sequence[str]) -> dict[str, Any]:
-    """Return what ``clipkit fit --print_config`` prints, as plain types.
-
-    Args:
-        words: Options of ``clipkit fit``.
-
-    Raises:
-        ConfigError: If an option is invalid.
-    """
+    """Return what ``clipkit fit --print_config`` prints, as plain types."""
     with redirect_stdout(io.StringIO()) as text:
         run_trainer("fit", [*words, "--print_config"])
     config: dict[str, Any] = yaml.safe_load(text.getvalue())
@@ -30,14 +23,7 @@ def resolve_config(words: Sequence[str]) -> dict[str, Any]:
 
 
 def check_config(config: Mapping[str, Any]) -> None:
-    """Check that ``clipkit fit`` accepts a configuration.
-
-    Args:
-        config: The configuration, in plain types.
-
-    Raises:
-        ConfigError: If it does not.
-    """
+    """Check that ``clipkit fit`` accepts a configuration."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "config.yaml"
         path.write_text(yaml.safe_dump(dict(config)), encoding="utf-8")

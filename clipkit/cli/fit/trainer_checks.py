@@ -22,14 +22,7 @@ _SAVER: Final = f"{SaveCheckpoint.__module__}.{SaveCheckpoint.__qualname__}"
 
 
 def check_trainer_options(trainer: Mapping[str, Any]) -> None:
-    """Refuse numbers that Lightning divides by or ignores, and strategies that lose the model.
-
-    Args:
-        trainer: The section of the resolved configuration.
-
-    Raises:
-        ConfigError: If an option is invalid; names the first one.
-    """
+    """Refuse numbers that Lightning divides by or ignores, and strategies that lose the model."""
     for name, least in _LEAST.items():
         value = trainer.get(name)
         if value is not None and value < least:
@@ -67,15 +60,6 @@ def merge_savers(callbacks: Any) -> Any:
 
     A file may append an entry with ``monitor`` to a file with an entry with ``every_n_minutes``.
     For each option, the last value that is not the default is used.
-
-    Args:
-        callbacks: ``trainer.callbacks`` of the resolved configuration.
-
-    Returns:
-        The callbacks with one entry at the position of the last; unchanged if there is only one.
-
-    Raises:
-        ConfigError: If the entries write to different folders or monitor different metrics.
     """
     if not isinstance(callbacks, list):
         return callbacks
@@ -109,10 +93,6 @@ def raised_by(error: BaseException, packages: Sequence[str]) -> bool:
     """Return whether an error was raised by the code of certain packages.
 
     Lightning raises a ``ValueError`` to refuse an option; torch raises one for a failure in a step.
-
-    Args:
-        error: The error, with its traceback.
-        packages: Top-level names of the packages.
     """
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:

@@ -76,11 +76,7 @@ class Parser(LightningArgumentParser):
 
 
 class TrainerCLI(LightningCLI):
-    """The commands ``fit``, ``validate``, ``test`` and ``predict``.
-
-    Args:
-        words: The subcommand and its options.
-    """
+    """The commands ``fit``, ``validate``, ``test`` and ``predict``."""
 
     def __init__(self, words: Sequence[str]) -> None:
         Parser.config_files = tuple(config_files(words))
@@ -155,19 +151,7 @@ class TrainerCLI(LightningCLI):
 
 
 def last_checkpoint(trainer: Trainer, required: bool) -> str | None:
-    """Return the newest complete checkpoint of a run, for ``--ckpt_path last``.
-
-    Args:
-        trainer: Trainer of the run.
-        required: Whether a missing checkpoint is an error.
-
-    Returns:
-        Path or URL of the checkpoint; None if there is none.
-
-    Raises:
-        CheckpointError: If all checkpoints are incomplete.
-        ConfigError: If there is none and one is required.
-    """
+    """Return the newest complete checkpoint of a run, for ``--ckpt_path last``."""
     checkpoint = newest_checkpoint(trainer)
     if checkpoint is None and required:
         raise ConfigError(
@@ -181,13 +165,6 @@ def check_run_folder(trainer: Trainer, subcommand: str) -> None:
     """Check that ``fit`` and ``predict`` can write into the folder of the run, if it is local.
 
     Only rank 0 checks, because the check creates missing folders and removes them again.
-
-    Args:
-        trainer: Trainer of the run.
-        subcommand: The subcommand.
-
-    Raises:
-        ConfigError: If the folder cannot be written.
     """
     folder = str(trainer.default_root_dir)
     if subcommand in ("fit", "predict") and "://" not in folder and trainer.is_global_zero:
@@ -202,18 +179,7 @@ def add_missing(trainer: Trainer, *callbacks: Callback) -> None:
 
 
 def run_trainer(name: str, options: Sequence[str]) -> int:
-    """Run one of Lightning's subcommands.
-
-    Args:
-        name: ``fit``, ``validate``, ``test`` or ``predict``.
-        options: Options of the subcommand.
-
-    Returns:
-        The exit status.
-
-    Raises:
-        ClipkitError: If the run fails for a reason that the user can solve.
-    """
+    """Run one of Lightning's subcommands."""
     _quiet()
     if (text := function_help(options)) is not None:
         print(text)

@@ -12,14 +12,7 @@ from jsonargparse import ArgumentParser
 
 
 def function_help(words: Sequence[str]) -> str | None:
-    """Render the options of a function that ``--KEY.help`` names; jsonargparse supports classes.
-
-    Args:
-        words: Options of the command.
-
-    Returns:
-        The text; None if no option names a function.
-    """
+    """Render the options of a function that ``--KEY.help`` names; jsonargparse supports classes."""
     for word, value in pairwise([*words, ""]):
         if not (word.startswith("--") and word.endswith(".help")) or "." not in value:
             continue

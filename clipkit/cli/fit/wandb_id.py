@@ -24,11 +24,6 @@ def choose_id(loggers: Sequence[Logger], folder: str, resumes: bool) -> None:
     The id is stored next to the configuration, not in it, so that another run with the same
     ``config.yaml`` is another run on W&B. It is not set in the environment, where W&B would use it
     for all later runs of the process. An id in the configuration or in ``WANDB_RUN_ID`` is kept.
-
-    Args:
-        loggers: Loggers of the run; those of W&B without an id are changed.
-        folder: Folder of the run.
-        resumes: Whether the run resumes from a checkpoint.
     """
     without_id = [x for x in loggers if isinstance(x, WandbLogger) and x.version is None]
     if not without_id or "WANDB_RUN_ID" in os.environ:

@@ -13,13 +13,7 @@ from clipkit.evaluation.report.sections.charts import bar_plot
 
 
 def write_page(path: Path, stats: ShardStats, summary: Mapping[str, Any]) -> None:
-    """Write the page of statistics.
-
-    Args:
-        path: Path of the page.
-        stats: Values of the histograms.
-        summary: Value of each number by its name.
-    """
+    """Write the page of statistics."""
     charts = {
         "Image width, pixels": stats.widths,
         "Image height, pixels": stats.heights,
@@ -30,15 +24,7 @@ def write_page(path: Path, stats: ShardStats, summary: Mapping[str, Any]) -> Non
 
 
 def render_page(summary: Mapping[str, Any], charts: Mapping[str, Sequence[int]]) -> str:
-    """Render the page as text.
-
-    Args:
-        summary: Value of each number by its name.
-        charts: Values of each histogram by its title.
-
-    Returns:
-        One HTML document that needs no other file and no network.
-    """
+    """Render the page as text."""
     context = {
         "numbers": {name.replace("_", " "): _shown(value) for name, value in summary.items()},
         "plots": [bar_plot(title, values) for title, values in charts.items() if values],

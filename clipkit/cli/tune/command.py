@@ -104,12 +104,7 @@ def run(words: Sequence[str]) -> int:
 
 
 def study_settings(args: argparse.Namespace, fit_words: Sequence[str]) -> StudySettings:
-    """Read the space and resolve the configuration.
-
-    Args:
-        args: Options of ``build_parser``.
-        fit_words: Options of ``clipkit fit``.
-    """
+    """Read the space and resolve the configuration."""
     from clipkit.cli.fit.resolve import resolve_config
     from clipkit.tuning import StudySettings, read_space
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from clipkit.data.text.clip_bpe import open_clip_folder
-from clipkit.errors import ConfigError
+from clipkit.errors import ConfigError, first_line
 from clipkit.remote_code import OPTION, is_trusted, load_trusted, refuse_remote_code
 
 
@@ -75,10 +75,9 @@ def loading(name: str, load: Callable[[], Any]) -> Any:
     except ConfigError:
         raise
     except (OSError, ValueError, ImportError, TypeError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         raise ConfigError(
-            f"tokenizer of {name}: cannot be loaded: {reason}. Load it once with a network, or "
-            f"give a local folder"
+            f"tokenizer of {name}: cannot be loaded: {first_line(error)}. Load it once with a "
+            f"network, or give a local folder"
         ) from error
 
 

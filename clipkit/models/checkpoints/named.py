@@ -7,7 +7,7 @@ from typing import Final
 
 import torch
 
-from clipkit.errors import CheckpointError, ConfigError
+from clipkit.errors import CheckpointError, ConfigError, first_line
 from clipkit.models.checkpoints.encoder import PREFIXES, LoadedEncoder, read_encoder
 from clipkit.models.open_clip.towers import from_open_clip
 
@@ -57,6 +57,5 @@ def _device(name: str) -> str:
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"--device: {name!r} cannot be used: {reason}") from error
+        raise ConfigError(f"--device: {name!r} cannot be used: {first_line(error)}") from error
     return name

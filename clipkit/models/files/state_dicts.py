@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from clipkit.atomic_files import new_file
-from clipkit.errors import CheckpointError
+from clipkit.errors import CheckpointError, first_line
 
 _SHOWN = 3
 
@@ -30,9 +30,9 @@ def read_file(path: Path | str) -> Any:
             return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # unpicklers raise errors without a common base
-        first_line = (str(error).splitlines() or [type(error).__name__])[0]
         raise CheckpointError(
-            f"{path}: expected a complete checkpoint of tensors and plain types: {first_line}"
+            f"{path}: expected a complete checkpoint of tensors and plain types: "
+            f"{first_line(error)}"
         ) from error
 
 

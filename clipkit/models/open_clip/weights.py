@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from clipkit.errors import CheckpointError, ConfigError
+from clipkit.errors import CheckpointError, ConfigError, first_line
 from clipkit.models.files.state_dicts import describe_mismatch, mismatch, read_state_dict
 from clipkit.models.open_clip.config import OpenClipConfig, merge_preprocess
 from clipkit.models.towers.timm_layers import fit_input_size
@@ -42,10 +42,9 @@ def build_clip(config: OpenClipConfig) -> Any:
             model["embed_dim"], vision_cfg, text_cfg, quick_gelu=model.get("quick_gelu", False)
         )
     except Exception as error:  # whatever timm, transformers and the network may raise
-        first_line = str(error).strip().split("\n", 1)[0]
         raise ConfigError(
             f"model: open_clip cannot build this configuration: "
-            f"{type(error).__name__}: {first_line}{_offline_hint(model)}"
+            f"{type(error).__name__}: {first_line(error)}{_offline_hint(model)}"
         ) from error
     if vision_cfg.get("timm_model_name"):  # open_clip notes the size down and leaves it there
         size = vision_cfg.get("image_size", 224)

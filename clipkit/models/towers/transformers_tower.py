@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from clipkit.errors import ConfigError
+from clipkit.errors import ConfigError, first_line
 from clipkit.models.towers.base import TextTower, check_length, group_by_block
 from clipkit.models.towers.projection import Projection, make_projection
 from clipkit.remote_code import load_trusted
@@ -132,10 +132,9 @@ def _read_architecture(model: str | dict[str, Any]) -> Any:
     except ConfigError:
         raise
     except Exception as error:  # the hub's, the disk's and the parser's errors
-        first_line = str(error).strip().split("\n", 1)[0]
         raise ConfigError(
             f"model: transformers finds no configuration for {model!r}: "
-            f"{type(error).__name__}: {first_line}; give a folder that has a config.json"
+            f"{type(error).__name__}: {first_line(error)}; give a folder that has a config.json"
         ) from error
 
 
@@ -158,9 +157,9 @@ def _build(model: str | dict[str, Any], architecture: Any, pretrained: bool) -> 
     except ConfigError:
         raise
     except Exception as error:
-        first_line = str(error).strip().split("\n", 1)[0]
         raise ConfigError(
-            f"model: transformers cannot build {model!r}: {type(error).__name__}: {first_line}"
+            f"model: transformers cannot build {model!r}: {type(error).__name__}: "
+            f"{first_line(error)}"
         ) from error
     if architecture.is_encoder_decoder:
         built = built.get_encoder()

@@ -12,7 +12,7 @@ from lightning.pytorch import Trainer
 
 from clipkit.atomic_files import new_file, put_in_place, temporary_path
 from clipkit.data.storage.urls import is_local, local_path
-from clipkit.errors import CheckpointError, ConfigError
+from clipkit.errors import CheckpointError, ConfigError, first_line
 from clipkit.models.files.sharded import is_sharded, read_sharded
 from clipkit.models.files.state_dicts import read_file, save_plain
 from clipkit.training.checkpoints.remote import local_copy
@@ -78,9 +78,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             with local_copy(str(path)) as file:
                 checkpoint = read_file(file)
         except (*UNREADABLE, KeyError) as error:
-            first_line = str(error).split("\n", 1)[0]
             raise CheckpointError(
-                f"{path}: cannot be read as a checkpoint: {first_line}"
+                f"{path}: cannot be read as a checkpoint: {first_line(error)}"
             ) from error
         if not isinstance(checkpoint, dict) or _VERSION not in checkpoint:
             raise CheckpointError(

@@ -60,9 +60,6 @@ PRESETS: Final = (
 def choose_preset(num_samples: int) -> Preset:
     """Return the preset for a number of samples.
 
-    Args:
-        num_samples: Number of training samples.
-
     Examples:
         >>> choose_preset(400).unlocked_groups
         1
