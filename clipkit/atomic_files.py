@@ -1,4 +1,4 @@
-"""Files and folders that are complete under their own name, or absent.
+"""Write files and folders that are either complete under their name, or absent.
 
 Everything is written under a hidden temporary name in the folder of its target, synchronised with
 the disk, then renamed. A reader sees the previous content or the new one, never a part, even if the
@@ -21,7 +21,7 @@ from clipkit.errors import naming
 
 TEMPORARY_SUFFIX: Final = ".tmp"
 FORMER_SUFFIX: Final = ".former"
-"""Ends the name of a folder that was renamed to make room for its successor."""
+"""Suffix of a folder that was renamed to make room for its successor."""
 
 
 def temporary_path(path: Path, suffix: str = TEMPORARY_SUFFIX) -> Path:
@@ -102,26 +102,26 @@ def write_json(path: Path | str, content: Any) -> None:
 def put_in_place(complete: Path, target: Path) -> None:
     """Rename a complete file or folder so that it takes the place of another one.
 
-    No system call replaces a folder. The former one is renamed first, to a name from which
+    No system call replaces a folder. The previous one is first renamed, to a name from which
     ``restore`` brings it back if the process is killed between the two.
     """
     if not target.is_dir() and not complete.is_dir():
         complete.replace(target)
         return
-    former = temporary_path(target, FORMER_SUFFIX)
+    previous = temporary_path(target, FORMER_SUFFIX)
     if target.exists():
-        target.rename(former)
+        target.rename(previous)
     complete.rename(target)
-    _remove(former)
+    _remove(previous)
 
 
-def restore(former: Path) -> None:
+def restore(previous: Path) -> None:
     """Complete a ``put_in_place`` that was killed: rename back unless the successor is there."""
-    target = former.with_name(former.name[1:].removesuffix(FORMER_SUFFIX).rpartition(".")[0])
+    target = previous.with_name(previous.name[1:].removesuffix(FORMER_SUFFIX).rpartition(".")[0])
     if target.exists():
-        _remove(former)
+        _remove(previous)
     else:
-        former.rename(target)
+        previous.rename(target)
 
 
 def _remove(path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Final
 from clipkit.errors import ConfigError, DataError
 
 UNKNOWN: Final = -1
-"""In a map of classes: the class is not in the other list."""
+"""Value in a map of classes for a class that is not in the other list."""
 
 
 def parse_class_names(text: str) -> tuple[str, ...]:
@@ -64,7 +64,7 @@ def number_of(name: str, names: Sequence[str], own: int | None, where: str) -> i
     if found:
         raise DataError(
             f"{where}: class {name!r} is the name of {len(found)} classes ({found[0]}, {found[1]}"
-            f"{', ...' if len(found) > 2 else ''}); give the number too, or tell the names apart"
+            f"{', ...' if len(found) > 2 else ''}); give the number too, or make the names differ"
         )
     raise DataError(
         f"{where}: class {name!r} is not among the {len(known)} known classes ({listed})"

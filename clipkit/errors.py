@@ -1,7 +1,7 @@
-"""What clipkit raises for its users.
+"""Exceptions for users of clipkit.
 
-Every message names the file, key or option, says what was expected and what was found, and how to
-mend it. Programming mistakes inside clipkit are ``assert``; these classes are for people.
+Every message names the file, key or option, what was expected, what was found, and how to fix it.
+Programming errors inside clipkit are ``assert`` statements.
 """
 
 from __future__ import annotations
@@ -50,15 +50,15 @@ class DataError(ClipkitError):
 
 
 class ShardError(DataError):
-    """A whole shard is missing, truncated, changed or not a tar file."""
+    """A shard is missing, truncated, changed or not a tar file."""
 
 
 class SampleError(DataError):
     """One sample cannot be used; a stream skips it, names it and counts it.
 
     Args:
-        reason: What is wrong, without the name of the sample. Its end is left out where it is
-            long: reasons quote what was found, and are kept in checkpoints.
+        reason: What is wrong, without the name of the sample. It is truncated if it is long:
+            reasons quote what was found, and are stored in checkpoints.
         shard: URL of the shard.
         key: Key of the sample inside the shard.
     """
@@ -71,7 +71,7 @@ class SampleError(DataError):
         super().__init__(f"{where}: {self.reason}" if where else self.reason)
 
     def __reduce__(self) -> tuple[object, tuple[str, str, str]]:
-        """Keep the fields when a worker process hands the error over."""
+        """Keep the fields when a worker process passes the error on."""
         return (_rebuild_sample_error, (self.reason, self.shard, self.key))
 
 
@@ -88,7 +88,7 @@ class FaultBudgetExceeded(DataError):
 
 
 class MetricError(ClipkitError, ValueError):
-    """A metric was given values that would make its number a lie (NaN, a collapsed shape)."""
+    """A metric got values that make its result wrong (NaN, a collapsed shape)."""
 
 
 class NonFiniteError(ClipkitError):
@@ -100,7 +100,7 @@ def naming(path: Path | str) -> Iterator[None]:
     """Name a file in errors of the operating system that name none, such as of a full disk.
 
     Args:
-        path: What is written.
+        path: File that is written.
 
     Examples:
         >>> with naming("out.json"):

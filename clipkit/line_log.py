@@ -1,4 +1,4 @@
-"""A file of lines that a full disk delays, but that costs no run."""
+"""A file of lines that survives a full disk without stopping the run."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _LOG: Final = logging.getLogger(__name__)
 class PatientLog:
     r"""Appends lines, in one write each time, so that those of several processes do not mix.
 
-    What the disk refuses is kept, said once, and written before the next lines: the file has all of
-    them, in their order, as soon as there is room. Lines are small, so memory is no concern.
+    Lines that the disk refuses are kept, reported once, and written before the next lines: the file
+    has all of them in order as soon as there is space. Lines are small, so memory is no concern.
 
     Args:
-        path: The file; its folder is made.
+        path: File; its folder is created.
 
     Examples:
         >>> log = PatientLog(Path("runs/own/keys.txt"))
@@ -31,7 +31,7 @@ class PatientLog:
         self._waiting = b""
 
     def append(self, text: str) -> None:
-        """Write whole lines, those that wait first."""
+        """Write complete lines, after those that wait."""
         was_refused = bool(self._waiting)
         self._waiting += text.encode()
         try:
@@ -44,7 +44,7 @@ class PatientLog:
             _LOG.warning("%s: written again, nothing is missing", self.path)
 
     def close(self) -> None:
-        """Try a last time, and say what is missing for good."""
+        """Try a last time, and report lines that are lost."""
         if not self._waiting:
             return
         try:
@@ -59,7 +59,7 @@ class PatientLog:
         try:
             written = os.write(descriptor, self._waiting)
             if written < len(self._waiting):
-                # Take it back: lines of other processes must not follow half a line.
+                # Remove it: lines of other processes must not follow half a line.
                 end = os.lseek(descriptor, 0, os.SEEK_CUR)
                 os.ftruncate(descriptor, end - written)
                 raise OSError(28, os.strerror(28), str(self.path))

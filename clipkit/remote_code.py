@@ -1,8 +1,8 @@
 """Refuse Python code that a model brings along, unless the user allows it.
 
-transformers loads models and tokenizers that come with Python files of their own. Which ones are
-loaded is named by checkpoints and configurations, which are data. So the permission is no part of
-either: ``--trust-remote-code`` gives it to one command, ``trust_remote_code`` to a block of Python.
+transformers loads models and tokenizers that contain Python files. Checkpoints and configurations
+name the models, and they are data, so the permission is not part of them:
+``--trust-remote-code`` allows it for one command, ``trust_remote_code`` for a block of Python.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Final, TypeVar
 from clipkit.errors import ConfigError
 
 OPTION: Final = "trust_remote_code"
-"""What transformers calls the permission."""
+"""Name of the permission in transformers."""
 
 _TRUSTED: Final[ContextVar[bool]] = ContextVar(OPTION, default=False)
 T = TypeVar("T")
@@ -43,9 +43,9 @@ def is_trusted() -> bool:
 
 
 def refuse_remote_code(what: str) -> ConfigError:
-    """Make the error for a model that brings code along."""
+    """Return the error for a model that contains code."""
     return ConfigError(
-        f"{what}: brings Python code of its own, which loading it would run; if you have read that "
+        f"{what}: contains Python code, which loading it would run; if you have read that "
         f"code and trust it, allow it: --trust-remote-code, or clipkit.remote_code."
         f"trust_remote_code() in Python"
     )

@@ -12,10 +12,10 @@ _Callable = TypeVar("_Callable", bound=Callable[..., Any])
 
 
 def renamed_arguments(renamed: Mapping[str, str]) -> Callable[[_Callable], _Callable]:
-    """Refuse the former keywords of a constructor or class with one line instead of a TypeError.
+    """Refuse the previous keywords of a function or class with one line instead of a TypeError.
 
     Args:
-        renamed: Spelling that replaces each former keyword.
+        renamed: New spelling of each previous keyword.
 
     Examples:
         >>> @renamed_arguments({"size": "image_size"})

@@ -290,5 +290,5 @@ def _check_lengths(run: Progress, **lengths: When) -> None:
     parts = " + ".join(f"{name} of {number:g} steps" for name, number in steps.items())
     raise ConfigError(
         f"schedule: {parts} must be shorter than the run of {run.num_steps:g} steps; "
-        f"shorten it (or give it as a fraction), or train for more steps"
+        f"shorten it (or set it as a fraction), or train for more steps"
     )

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """``"; did you mean 'a' or 'b'?"``, or nothing where nothing is close.
+    """Return ``"; did you mean 'a' or 'b'?"``, or an empty text if nothing is close.
 
-    Upper and lower case are the same. A dotted word is matched from its first wrong part on, so
+    Case is ignored. A dotted word is matched from its first wrong part on, so
     that ``modle.loss`` finds ``model``. An option that is nested now is found by its last part:
     ``data.seed`` finds ``data.order.seed``.
 

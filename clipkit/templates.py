@@ -1,4 +1,4 @@
-"""Sentences with a place for a class name or a caption."""
+"""Texts with a placeholder for a class name or a caption."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Final
 from clipkit.errors import ConfigError
 
 PLACEHOLDER: Final = "{}"
-"""Where the name goes."""
+"""Placeholder of the name."""
 
 _CLIP_BENCHMARK_PLACEHOLDER: Final = "{c}"
 
 
 def fill_template(template: str, name: str) -> str:
-    """Return the sentence with a name at its place.
+    """Return the template with a name in its place.
 
     Examples:
         >>> fill_template("a photo of {}", "sheep"), fill_template("a photo of {c}", "sheep")
@@ -24,7 +24,7 @@ def fill_template(template: str, name: str) -> str:
 
 
 def check_templates(templates: Sequence[str], where: str) -> tuple[str, ...]:
-    """Return the templates if each has a place for the name."""
+    """Return the templates if each has a placeholder."""
     if not templates:
         raise ConfigError(f"{where}: expected at least one template, got none")
     for template in templates:

@@ -47,7 +47,7 @@ IGNORE_LABEL: Final = -100
 
 @dataclass(slots=True)
 class TeacherSample:
-    """What a teacher needs of a sample, or made of it before."""
+    """Input of a teacher for a sample, or its stored output."""
 
     image: Float[Tensor, " teacher_dim"] | None = None  # stored embedding of the image
     text: Float[Tensor, " teacher_dim"] | None = None  # stored embedding of the caption
@@ -84,7 +84,7 @@ class Sample:
 
 @dataclass(slots=True)
 class TeacherBatch:
-    """What a teacher needs of a batch, or made of it before. A field that is None is not there."""
+    """Input of a teacher for a batch, or its stored output. A field that is None is absent."""
 
     image: Float[Tensor, "B teacher_dim"] | None = None  # stored embeddings of the images
     text: Float[Tensor, "B teacher_dim"] | None = None  # stored embeddings of the captions

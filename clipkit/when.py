@@ -39,7 +39,7 @@ class Progress:
 
     @property
     def step_fraction(self) -> float:
-        """Fraction of the run that one step takes; by the clock, as measured so far."""
+        """Fraction of the run per step; with a time limit, as measured so far."""
         return self.fraction / self.step if self.step else 1 / self.num_steps
 
 
@@ -49,9 +49,9 @@ START: Final = Progress(step=0, elapsed=0.0, step_samples=1)
 
 @dataclass(frozen=True, slots=True)
 class When:
-    """A moment of a run, or the length of a part of it; give exactly one argument.
+    """A moment of a run, or the length of a part of it, by exactly one argument.
 
-    Where an option takes a ``When``, it also takes a number: an integer counts optimizer steps, any
+    Options of type ``When`` also accept a number: an integer is a number of optimizer steps, any
     other number is a fraction of the run.
 
     Args:

@@ -110,7 +110,7 @@ def _check(args: argparse.Namespace) -> None:
     if args.keep is not None and not 0 <= args.keep <= 1:
         raise ConfigError(f"--keep: expected 0 to 1, got {args.keep}")
     if args.keep is None and not args.measure:
-        raise ConfigError("interpolate: nothing to do; give --measure TASK=DATA, --keep ALPHA")
+        raise ConfigError("interpolate: nothing to do; add --measure TASK=DATA, --keep ALPHA")
     for word in args.measure:
         task, _, data = word.partition("=")
         if task not in TASKS or not data:

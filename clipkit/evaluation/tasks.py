@@ -41,7 +41,7 @@ def make_evaluator(
         train_split: Folder inside ``source`` that a linear probe is trained on.
         caption: Finds the captions of a sample; None for the lines of its ``.txt``.
         label_field: Where the class of a sample is: a member ("cls") or a field of a JSON member
-            ("json:category"). For "multi-label", "cls" stands for "json:labels".
+            ("json:category"). For "multi-label", "cls" means "json:labels".
         allow_outside: Whether the images of a table or folder may be outside of its folder.
         options: How embeddings are computed.
 

@@ -211,8 +211,8 @@ def _tokenizer(encoder: DualEncoder, name: str | None) -> Tokenizer:
     tokenizer = tokenizer_from_name(name or text.tokenizer_name, text.context_length)
     if tokenizer.vocab_size > text.vocab_size:
         raise ConfigError(
-            f"tokenizer {tokenizer.name}: gives {tokenizer.vocab_size} ids, but the text tower "
-            f"knows only {text.vocab_size}; export with --format safetensors instead"
+            f"tokenizer {tokenizer.name}: has {tokenizer.vocab_size} ids, but the text tower "
+            f"has only {text.vocab_size}; export with --format safetensors instead"
         )
     return tokenizer
 

@@ -27,7 +27,7 @@ class GlobalContrastiveLoss(LossTerm):
 
     For image i, ``g_i = mean over the other texts j of exp(s_ij - s_ii)``; its average is ``u_i <-
     (1 - gamma) u_i + gamma g_i``, and the gradient is that of ``log g_i`` with ``u_i`` in the
-    denominator; texts likewise. The bias of small batches thus vanishes as the averages converge
+    denominator; the same for texts. The bias of small batches vanishes as the averages converge
     (Yuan et al. 2022, arXiv:2202.12387; with a decreasing gamma FastCLIP, Wei et al. 2024,
     arXiv:2407.01445). With gamma 1 it is a softmax contrastive loss without the positive in the
     denominator.

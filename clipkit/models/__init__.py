@@ -1,4 +1,4 @@
-"""Towers, the dual encoder over them, and their checkpoints."""
+"""Towers, the dual encoder that combines them, and checkpoints."""
 
 from clipkit.models.checkpoints.description import describe
 from clipkit.models.checkpoints.encoder import (

@@ -1,4 +1,4 @@
-"""The model: an image tower and a text tower that share one space of embeddings."""
+"""The model: an image tower and a text tower with a common embedding space."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ from clipkit.models.towers.freezing import keep_locked_in_evaluation
 from clipkit.types import Batch, Embeddings, NegativeBatch
 
 SOFTMAX_LOGIT_SCALE = 1 / 0.07
-"""Start of the scale for the softmax loss (Radford et al. 2021, section 2.5)."""
+"""Initial scale for the softmax loss (Radford et al. 2021, section 2.5)."""
 
 
 @final
 class DualEncoder(nn.Module):
-    """Two towers, the scale of their similarities, and optionally a head for labels.
+    """Two towers, the scale of the similarities, and optionally a label head.
 
-    The start values belong to the loss: 1/0.07 without a bias for the softmax loss, 10 with a
-    bias of -10 for the sigmoid loss (Zhai et al. 2023, section 3.2). ``logit_bias is None`` tells
-    which of them the encoder was made for.
+    The initial values depend on the loss: 1/0.07 without a bias for the softmax loss, 10 with a
+    bias of -10 for the sigmoid loss (Zhai et al. 2023, section 3.2). If ``logit_bias`` is None,
+    the encoder was built for the softmax loss.
 
     Args:
-        image_tower: Pictures to embeddings.
-        text_tower: Captions to embeddings of the same length.
-        label_head: Scores classes from the image tower's output.
-        logit_scale: Inverse temperature at the start, linear.
-        logit_bias: Added to the scaled similarities; None for none.
-        max_logit_scale: The scale is kept at or below this; None for no limit.
+        image_tower: Tower that embeds images.
+        text_tower: Tower that embeds texts, with the same ``embedding_dim``.
+        label_head: Head that scores classes from image embeddings; None for no head.
+        logit_scale: Initial inverse temperature, linear.
+        logit_bias: Initial bias that is added to the scaled similarities; None for no bias.
+        max_logit_scale: Upper limit of the scale; None for no limit.
 
     Attributes:
-        log_logit_scale: The parameter behind ``logit_scale``.
+        log_logit_scale: Scalar parameter: the logarithm of ``logit_scale``.
         logit_bias: A scalar parameter, or None.
 
     Raises:
@@ -83,7 +83,7 @@ class DualEncoder(nn.Module):
 
     @property
     def embedding_dim(self) -> int:
-        """Components of an embedding."""
+        """Number of components of an embedding."""
         return self.image_tower.embedding_dim
 
     @property
@@ -91,7 +91,7 @@ class DualEncoder(nn.Module):
         """Inverse temperature, linear, at most ``max_logit_scale``."""
         log: Tensor = self.log_logit_scale
         if self.max_logit_scale is not None:
-            # the gradient passes: at the limit torch.clamp would drop it for rounding alone
+            # not torch.clamp: at the limit rounding alone would make it drop the gradient
             log = log - (log - math.log(self.max_logit_scale)).clamp(min=0).detach()
         return log.exp()
 
@@ -103,23 +103,23 @@ class DualEncoder(nn.Module):
         return self
 
     def set_logit_scale(self, scale: float) -> None:
-        """Give the scale a value, as a schedule does.
+        """Set the scale, as a schedule does.
 
         Args:
             scale: Inverse temperature, linear.
 
         Raises:
-            ConfigError: If it is not above 0, or over ``max_logit_scale``.
+            ConfigError: If it is not positive, or exceeds ``max_logit_scale``.
         """
         _check_scale(scale, self.max_logit_scale)
         with torch.no_grad():
             self.log_logit_scale.fill_(math.log(scale))
 
     def limit_logit_scale(self) -> None:
-        """Bring the parameter back to the limit after an optimizer step went over it.
+        """Reset the parameter to the limit if an optimizer step exceeded it.
 
         ``forward`` does this while training. Limiting only the value that the loss sees would
-        leave the parameter without a gradient above the limit: it could never come back.
+        leave the parameter without a gradient above the limit, so that it could not decrease.
         """
         if self.max_logit_scale is not None:
             with torch.no_grad():
@@ -128,13 +128,13 @@ class DualEncoder(nn.Module):
     def normalize(
         self, images: UInt8[Tensor, "B 3 H W"] | Float[Tensor, "B 3 H W"]
     ) -> Float[Tensor, "B 3 H W"]:
-        """Make of pixels what the image tower expects, on the device where they are.
+        """Normalise pixels as the image tower expects, on their device.
 
         Args:
-            images: uint8 pixels; floats count as normalised already.
+            images: Pixels in uint8; floating-point values are taken as already normalised.
 
         Returns:
-            Pixels in the model's floating type.
+            Normalised pixels in the model's floating-point type.
         """
         if images.dtype == torch.uint8:
             mean, std = self.image_mean.float(), self.image_std.float()
@@ -145,15 +145,15 @@ class DualEncoder(nn.Module):
     def encode_image(
         self, images: UInt8[Tensor, "B 3 H W"] | Float[Tensor, "B 3 H W"]
     ) -> Float[Tensor, "B D"]:
-        """Unit-norm embeddings of pictures.
+        """Embed images, with unit norm.
 
         Args:
-            images: uint8 pixels, or floats that are normalised already.
+            images: Pixels in uint8, or floating-point values that are already normalised.
         """
         return _unit(self.image_tower(self.normalize(images)))
 
     def encode_text(self, tokens: Int64[Tensor, "B S"]) -> Float[Tensor, "B D"]:
-        """Unit-norm embeddings of captions.
+        """Embed texts, with unit norm.
 
         Args:
             tokens: Token ids, padded with the text tower's ``pad_id``.
@@ -163,7 +163,7 @@ class DualEncoder(nn.Module):
     def classify(
         self, images: UInt8[Tensor, "B 3 H W"] | Float[Tensor, "B 3 H W"]
     ) -> Float[Tensor, "B C"]:
-        """The label head's scores of pictures.
+        """Compute the label head's logits for images.
 
         Raises:
             ConfigError: If the encoder has no label head.
@@ -173,23 +173,19 @@ class DualEncoder(nn.Module):
         return self.label_head.score(self.image_tower(self.normalize(images)), self.text_tower)
 
     def forward(self, batch: Batch) -> Embeddings:
-        """Embed a batch; all that a loss needs.
+        """Embed a batch and compute everything that a loss needs.
 
         Args:
-            batch: Pictures and captions on the encoder's device; its negatives are embedded in the
-                same passes. Without tokens the text tower does not run.
+            batch: Images and texts on the encoder's device; negatives are embedded in the same
+                passes. Without tokens, the text tower is not called.
 
         Returns:
-            Unit-norm embeddings, the scale and bias, and the head's logits where there is one.
+            Unit-norm embeddings, scale and bias, and the logits of the label head, if any.
         """
         return self.score(self.embed(batch))
 
     def embed(self, batch: Batch) -> Embeddings:
-        """The towers' part of ``forward``: each sample on its own, but for batch norms.
-
-        Args:
-            batch: As for ``forward``.
-        """
+        """Run the towers' part of ``forward``; but for batch norms, samples are independent."""
         images, num_images = batch.images, len(batch.images)
         negatives = batch.negatives or NegativeBatch()
         if negatives.images is not None:
@@ -210,7 +206,7 @@ class DualEncoder(nn.Module):
     def _embed_texts(
         self, tokens: Int64[Tensor, "B S"] | None, negatives: Int64[Tensor, "L Z"] | None
     ) -> tuple[Float[Tensor, "B D"] | None, Float[Tensor, "L D"] | None]:
-        """Captions and wrong captions in one pass; None for what there is not."""
+        """Embed texts and negative texts in one pass; None for absent ones."""
         if tokens is None:
             return None, None
         if negatives is None:
@@ -219,24 +215,21 @@ class DualEncoder(nn.Module):
         return text[: len(tokens)], text[len(tokens) :]
 
     def score(self, embeddings: Embeddings) -> Embeddings:
-        """The rest of ``forward``: what is done once a step, however the samples were embedded.
+        """Add the label head's logits: the part of ``forward`` that runs once per step.
 
         Args:
-            embeddings: Of all samples of this rank.
-
-        Returns:
-            The same with the head's logits.
+            embeddings: Embeddings of all samples of this rank.
         """
         if self.training:
             self.limit_logit_scale()
         if self.label_head is None:
             return embeddings
-        assert embeddings.image_features is not None, "embed() gives them where there is a head"
+        assert embeddings.image_features is not None, "embed() returns them if there is a head"
         logits = self.label_head.score(embeddings.image_features, self.text_tower)
         return replace(embeddings, label_logits=logits)
 
     def config(self) -> dict[str, Any]:
-        """Plain arguments beside the towers and the head that build this encoder again."""
+        """Return the plain arguments, without towers and head, that rebuild this encoder."""
         logit_scale, logit_bias = self._start
         return {
             "logit_scale": logit_scale,
@@ -246,13 +239,13 @@ class DualEncoder(nn.Module):
 
 
 def best_memory_format(image_tower: nn.Module) -> torch.memory_format:
-    """Channels last for towers of convolutions, where it is faster; a ViT has only one."""
+    """Return channels_last for convolutional towers, where it is faster."""
     num_convolutions = sum(isinstance(module, nn.Conv2d) for module in image_tower.modules())
     return torch.channels_last if num_convolutions > 1 else torch.contiguous_format
 
 
 def _unit(features: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
-    """Rows of unit norm, in float32 at least: half precision would lose ties and recalls."""
+    """Normalise rows in at least float32: half precision would change ties and recalls."""
     if features.dtype in (torch.float16, torch.bfloat16):
         features = features.float()
     return F.normalize(features, dim=-1)
@@ -261,7 +254,7 @@ def _unit(features: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
 def _cat_tokens(
     tokens: Int64[Tensor, "B S"], more: Int64[Tensor, "L Z"], pad_id: int
 ) -> Int64[Tensor, "N Y"]:
-    # pad_sequence would copy row by row, each in a kernel of its own
+    # pad_sequence would copy row by row, with one kernel per row
     longest = max(tokens.shape[1], more.shape[1])
     return torch.cat(
         [F.pad(part, (0, longest - part.shape[1]), value=pad_id) for part in (tokens, more)]

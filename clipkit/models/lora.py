@@ -1,4 +1,4 @@
-"""Low-rank adapters (LoRA) for towers, by the ``peft`` library, and their way back into weights."""
+"""Low-rank adapters (LoRA) for towers by ``peft``, and how they are merged into the weights."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ _ATTENTION_WEIGHTS: Final = ("in_proj_weight", "q_proj_weight", "k_proj_weight",
 
 @final
 class LowRankProduct(nn.Module):
-    """Makes of a weight W the sum W + alpha / rank * B A: torch's parametrization.
+    """Parametrization of a weight W as W + alpha / rank * B A.
 
-    For torch's attention, which reads its weights without calling the layers that hold them. The
-    adapter that peft 0.21 has for it counts the output projection's product twice, with the
-    gradient of one.
+    For torch's attention, which reads weights without calling the layers that contain them.
+    peft 0.21's adapter for it adds the output projection's product twice, with the gradient of
+    one.
 
     Args:
-        weight: Gives shape, device and type.
+        weight: Weight whose shape, device and type are used.
         rank: Rows of A and columns of B.
-        alpha: Weight of the product, before it is divided by the rank.
+        alpha: Factor of the product, before division by the rank.
 
     Examples:
         >>> product = LowRankProduct(torch.zeros(6, 4), rank=2, alpha=4.0)
@@ -43,18 +43,18 @@ class LowRankProduct(nn.Module):
         self.scaling = alpha / rank
         self.lora_A = nn.Parameter(weight.new_empty(rank, weight.shape[1]))
         self.lora_B = nn.Parameter(weight.new_zeros(weight.shape[0], rank))
-        nn.init.kaiming_uniform_(self.lora_A, a=5**0.5)  # as peft starts those of linear layers
+        nn.init.kaiming_uniform_(self.lora_A, a=5**0.5)  # as peft initialises linear layers
 
     def forward(self, weight: Float[Tensor, "out in"]) -> Float[Tensor, "out in"]:
-        """The sum, differentiable by A and B."""
+        """Add the product, differentiable with respect to A and B."""
         return weight + self.scaling * (self.lora_B @ self.lora_A)
 
 
 def add_lora(tower: Tower, rank: int = 8, alpha: float = 16.0, dropout: float = 0.0) -> None:
-    """Freeze a tower, and lay a learnable low-rank product beside each weight of its blocks.
+    """Freeze a tower, and add a trainable low-rank product to each weight of its blocks.
 
     A layer W x becomes W x + alpha / rank * B A x (Hu et al. 2021, arXiv:2106.09685, section 4.1).
-    B starts at zero, so the tower gives what it gave. Changed are linear layers and attention.
+    B starts at zero, so the output is unchanged. Linear layers and attention get products.
 
     Examples:
         >>> add_lora(encoder.image_tower, rank=8)
@@ -86,7 +86,7 @@ def add_lora(tower: Tower, rank: int = 8, alpha: float = 16.0, dropout: float = 
 
 
 def adapted_layers(tower: Tower) -> tuple[list[tuple[nn.Module, str]], list[str]]:
-    """What of a tower's blocks gets adapters."""
+    """Return the layers of a tower's blocks that get adapters."""
     names = {module: name for name, module in tower.named_modules()}
     weights: list[tuple[nn.Module, str]] = []
     linear: list[str] = []
@@ -103,7 +103,7 @@ def adapted_layers(tower: Tower) -> tuple[list[tuple[nn.Module, str]], list[str]
 
 
 def merge_lora(tower: Tower) -> None:
-    """Add the products to the weights, and give these their own names back."""
+    """Add the products to the weights, and restore the weights' names."""
     if getattr(tower, _ATTRIBUTE, None) is None:
         return
     from peft.tuners.tuners_utils import BaseTunerLayer
@@ -120,13 +120,13 @@ def merge_lora(tower: Tower) -> None:
 
 
 def lora_entry(encoder: DualEncoder) -> dict[str, Any]:
-    """What a checkpoint notes about adapters: their options by tower."""
+    """Return the options of adapters by tower, for a checkpoint."""
     options = {name: getattr(getattr(encoder, name), _ATTRIBUTE, None) for name in TOWERS}
     return {name: dict(given) for name, given in options.items() if given is not None}
 
 
 def add_lora_of_entry(encoder: DualEncoder, entry: Any, where: str) -> None:
-    """Give an encoder the adapters that ``lora_entry`` noted."""
+    """Add the adapters that ``lora_entry`` described."""
     if not isinstance(entry, Mapping) or not set(entry) <= set(TOWERS):
         raise CheckpointError(f"{where}: lora: expected options by tower, got {entry!r}")
     for name, options in entry.items():

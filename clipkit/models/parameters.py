@@ -1,4 +1,4 @@
-"""How many parameters a model has, by part."""
+"""Count the parameters of a model by part."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from torch import nn
 
 
 def count_parameters(module: nn.Module) -> dict[str, tuple[int, int]]:
-    """Parameters of each direct part of a module.
+    """Count the parameters of each direct child of a module: all, and the trainable ones.
 
-    A parameter that two parts share counts for the first of them.
+    A parameter that two children share is counted for the first.
 
     Examples:
         >>> count_parameters(nn.Sequential(nn.Linear(2, 3)))

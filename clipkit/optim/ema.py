@@ -81,7 +81,7 @@ class WeightAverage:
                 averages, values = groups.setdefault(type(value), ([], []))
                 averages.append(average)
                 values.append(value)
-        for averages, values in groups.values():  # sharded and whole tensors do not mix
+        for averages, values in groups.values():  # not sharded ones mixed with others
             torch._foreach_lerp_(averages, values, share)  # a few kernels for all of them
         self.num_updates += 1
 

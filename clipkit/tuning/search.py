@@ -22,7 +22,7 @@ _LOCK_SECONDS: Final = 10
 
 
 def launch_trial(config: Path) -> int:
-    """Run a trial in a process of its own; its output goes to ``log.txt`` next to ``config``.
+    """Run a trial in a separate process; its output goes to ``log.txt`` next to ``config``.
 
     Args:
         config: Complete configuration of the trial.
@@ -45,7 +45,7 @@ def tune(
 ) -> StudySummary:
     """Search hyperparameters with Optuna; a study that was stopped continues.
 
-    Each trial is a training run in a folder of its own. After each trial ``study.html``,
+    Each trial is a training run in a separate folder. After each trial ``study.html``,
     ``study.json`` and ``best.yaml`` are written.
 
     Args:

@@ -1,4 +1,4 @@
-"""Run the trials of a study, each as a training run in a folder of its own."""
+"""Run the trials of a study, each as a training run in a separate folder."""
 
 from __future__ import annotations
 

@@ -145,4 +145,4 @@ def test_vocabulary_that_the_tower_lacks(tmp_path, capsys):
     path = write_checkpoint(tmp_path / "last.ckpt", encoder())
     words = ["export", "--model", str(path), "--output", str(tmp_path / "out")]
     assert main([*words, "--format", "transformers"]) == 2
-    assert "gives 49408 ids, but the text tower knows only 100" in capsys.readouterr().err
+    assert "has 49408 ids, but the text tower has only 100" in capsys.readouterr().err

@@ -18,7 +18,7 @@ from clipkit.remote_code import is_trusted, trust_remote_code
 from tests.helpers import tiny
 from tests.helpers.factories import write_shards
 
-REFUSAL = "brings Python code of its own"
+REFUSAL = "contains Python code"
 
 
 @pytest.fixture

@@ -110,7 +110,7 @@ def test_average_is_what_python_loads(runs, caplog):
 
 
 def test_an_average_that_is_not_there_is_refused(runs, tmp_path, capsys):
-    with pytest.raises(CheckpointError, match=r"last\.ckpt: holds no average.*AverageWeights"):
+    with pytest.raises(CheckpointError, match=r"last\.ckpt: has no average.*AverageWeights"):
         load_encoder(runs["without"], "ema.")
     save_encoder(tiny.encoder(), tmp_path / "export")
     with pytest.raises(CheckpointError, match="got an export"):

@@ -36,7 +36,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--output DIR [--KEY VALUE ...]",
         description="Search the hyperparameters of a run. All other options are those of "
         "'clipkit fit' and describe the run; --space lists the varied options. Each trial is a run "
-        "in a folder and a process of its own. The same command continues a study that was "
+        "in a separate folder and process. The same command continues a study that was "
         "stopped.",
         epilog="DIR contains study.html, study.json, best.yaml, study.sqlite3 and trials/NNNN. "
         "Needs pip install 'clipkit[tune]'. Example: clipkit tune -c configs/model/vit_tiny.yaml "
@@ -50,7 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
         type=given_path,
         required=True,
         metavar="FILE",
-        help="YAML: each option with {type: float, low, high, log, step}, int likewise, or "
+        help="YAML: each option with {type: float or int, low, high, log, step} or "
         "{type: categorical, choices}",
     )
     add(

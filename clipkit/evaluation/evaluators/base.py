@@ -1,4 +1,4 @@
-"""The base class of evaluators, which know an encoder and their own data, but no trainer."""
+"""The base class of evaluators, which use an encoder and data, but no trainer."""
 
 from __future__ import annotations
 

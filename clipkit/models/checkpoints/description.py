@@ -22,9 +22,9 @@ Part = ImageTower | TextTower | LabelHead
 
 
 def describe(model: DualEncoder | Part) -> dict[str, Any]:
-    """How to build a model's architecture again, without its weights.
+    """Describe a model's architecture as plain types, without its weights.
 
-    The names of a label head's classes are next to its arguments, unless those include the same.
+    Class names of a label head are added to its arguments, unless the arguments contain them.
 
     Args:
         model: An encoder, or one of its parts.
@@ -52,7 +52,7 @@ def describe(model: DualEncoder | Part) -> dict[str, Any]:
 
 
 def build_encoder(description: Mapping[str, Any], where: str) -> DualEncoder:
-    """Build the encoder that ``describe`` described, with weights by chance.
+    """Build the encoder that ``describe`` described, randomly initialised.
 
     Only clipkit's own classes, and subclasses of its towers and heads whose modules are imported
     already, are ever called: a checkpoint cannot make this process run anything else.
@@ -75,7 +75,7 @@ def _build_part(description: Mapping[str, Any], where: str) -> Part:
     class_path = description.get("class_path")
     if class_path not in known:
         raise CheckpointError(
-            f"{where}: {class_path!r} is not known as a tower or head; clipkit has "
+            f"{where}: {class_path!r} is not a known tower or head; clipkit has "
             f"{', '.join(sorted(known))}; import the module of your own class before loading"
         )
     part: Part = _call(known[class_path], _init_args(description, where), where)
@@ -105,7 +105,7 @@ def _call(cls: Any, init_args: Mapping[str, Any], where: str) -> Any:
     unknown = set(init_args) - set(inspect.signature(cls.__init__).parameters)
     if unknown:
         raise CheckpointError(
-            f"{where}: {cls.__name__} of this version of clipkit takes no {sorted(unknown)[0]!r}"
+            f"{where}: {cls.__name__} of this clipkit has no argument {sorted(unknown)[0]!r}"
         )
     return cls(**init_args)
 
@@ -118,13 +118,13 @@ def _concrete_subclasses(base: Any) -> list[Any]:
 
 
 def _own_class(model: nn.Module) -> type:
-    """The class of a model; sharding (FSDP2) lays one of its own over it."""
+    """Return the class of a model, without the class that sharding (FSDP2) puts over it."""
     from torch.distributed.fsdp import FSDPModule
 
     return next(cls for cls in type(model).__mro__ if not issubclass(cls, FSDPModule))
 
 
 def _class_path(cls: type) -> str:
-    """The public path of clipkit's own classes, which outlives a move inside the package."""
+    """Return the public path of a class of clipkit, which stays the same if its module moves."""
     own = cls.__module__.startswith(f"{_PUBLIC}.")
     return f"{_PUBLIC if own else cls.__module__}.{cls.__qualname__}"

@@ -1,4 +1,4 @@
-"""Encoders out of training checkpoints, and into files that open_clip and others read."""
+"""Load encoders from training checkpoints; save them in files that open_clip and others read."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from clipkit.models.open_clip.towers import from_open_clip
 _LOG: Final = logging.getLogger(__name__)
 
 KEY: Final = "clipkit"
-"""Where a checkpoint keeps what belongs to clipkit."""
+"""Key of clipkit's entry in a checkpoint."""
 
 PREFIXES: Final = {"average": "ema.", "raw": "encoder."}
-"""What names in a checkpoint begin with: the weights that are trained, and their average."""
+"""Prefixes of names in a checkpoint: the trained weights, and their moving average."""
 
 FORMAT_VERSION: Final = 1
 DESCRIPTION_FILE_NAME: Final = "clipkit_encoder.json"
@@ -36,19 +36,19 @@ OPEN_CLIP_WEIGHTS_NAME: Final = "open_clip_model.safetensors"
 
 
 def encoder_entry(encoder: DualEncoder) -> dict[str, Any]:
-    """What a training checkpoint stores under ``KEY`` about its encoder."""
+    """Return what a training checkpoint stores about its encoder under ``KEY``."""
     entry = {"format_version": FORMAT_VERSION, "encoder": describe(encoder)}
     adapters = lora_entry(encoder)
     return {**entry, "lora": adapters} if adapters else entry
 
 
 class LoadedEncoder(NamedTuple):
-    """An encoder and which of a checkpoint's weights it has.
+    """An encoder, and which weights of the checkpoint it has.
 
     Args:
-        encoder: In evaluation mode.
-        weights: "average" or "raw"; None if the source holds one set of weights only, such as an
-            export or a model of open_clip.
+        encoder: Encoder in evaluation mode.
+        weights: "average" or "raw"; None if the source contains only one set of weights (an
+            export, a model of open_clip).
     """
 
     encoder: DualEncoder
@@ -58,21 +58,21 @@ class LoadedEncoder(NamedTuple):
 def load_encoder(path: Path | str, prefix: str | None = None) -> DualEncoder:
     """Load the encoder of a training checkpoint, or of a folder that ``clipkit export`` wrote.
 
-    Neither Lightning nor the network is needed, and nothing is unpickled but tensors. Adapters are
-    merged into the weights.
+    Needs neither Lightning nor the network, and unpickles nothing but tensors. Adapters are merged
+    into the weights.
 
     Args:
         path: A checkpoint of ``clipkit fit``, one file or in parts, or a folder in either format of
             the export.
-        prefix: What the names of the weights begin with: "ema." for their average, which is what
-            validation and ``best.ckpt`` of a run with ``AverageWeights`` refer to, or "encoder."
-            for the weights that were trained. None for the average where there is one.
+        prefix: Prefix of the weights' names: "ema." for the moving average, which validation and
+            ``best.ckpt`` of a run with ``AverageWeights`` use, or "encoder." for the trained
+            weights. None for the average if there is one.
 
     Returns:
         The encoder in evaluation mode, on the CPU.
 
     Raises:
-        CheckpointError: If the file is no such checkpoint, is incomplete or from a newer version,
+        CheckpointError: If the file is not such a checkpoint, is incomplete or of a newer version,
             has no such weights, or its weights do not fit its own description.
 
     Examples:
@@ -89,7 +89,7 @@ def read_encoder(path: Path | str, prefix: str | None = None) -> LoadedEncoder:
         if prefix == PREFIXES["average"]:
             raise CheckpointError(
                 f"{path}: expected a checkpoint with an average of the weights, got an export, "
-                f"which holds one set of weights; leave --weights out"
+                f"which has one set of weights; omit --weights"
             )
         return LoadedEncoder(_load_folder(path), None)
     checkpoint = read_checkpoint(path)
@@ -107,7 +107,7 @@ def read_encoder(path: Path | str, prefix: str | None = None) -> LoadedEncoder:
 def _chosen_weights(
     state: Mapping[str, Any], prefix: str | None, path: Path
 ) -> tuple[str | None, dict[str, Any]]:
-    """The kind of the weights, and the weights by their plain names."""
+    """Return the kind of the weights, and the weights by name without the prefix."""
     candidates = list(PREFIXES.values()) if prefix is None else [prefix]
     for candidate in candidates:
         own = {k.removeprefix(candidate): v for k, v in state.items() if k.startswith(candidate)}
@@ -116,27 +116,27 @@ def _chosen_weights(
             return kinds.get(candidate), own
     if prefix == PREFIXES["average"]:
         raise CheckpointError(
-            f"{path}: holds no average of the weights; take the raw ones (--weights raw), or train "
+            f"{path}: has no average of the weights; use the raw ones (--weights raw), or train "
             f"with the callback AverageWeights"
         )
-    raise CheckpointError(f"{path}: holds no weights whose names begin with {candidates[-1]!r}")
+    raise CheckpointError(f"{path}: has no weights whose names begin with {candidates[-1]!r}")
 
 
 def from_checkpoint(
     path: Path | str, label_head: LabelHead | None = None, prefix: str | None = None
 ) -> DualEncoder:
-    """Load the encoder of a checkpoint, to train on from its weights with another objective.
+    """Load the encoder of a checkpoint as the start of a run with another objective.
 
-    Unlike ``--ckpt_path``, which goes on with a run, nothing but the weights is taken.
+    Unlike ``--ckpt_path``, which resumes a run, this loads nothing but the weights.
 
     Args:
         path: A checkpoint of ``clipkit fit``, or a folder in either format of the export.
-        label_head: Replaces the checkpoint's; None keeps that one, if there is one.
-        prefix: "ema." for the average of the weights, "encoder." for the weights themselves, None
-            for the average where there is one.
+        label_head: Label head that replaces the checkpoint's; None keeps the checkpoint's, if any.
+        prefix: "ema." for the moving average of the weights, "encoder." for the trained weights,
+            None for the average if there is one.
 
     Returns:
-        The encoder in training mode; nothing is locked.
+        The encoder in training mode, with no layer locked.
 
     Raises:
         CheckpointError: As for ``load_encoder``.
@@ -156,7 +156,7 @@ def from_checkpoint(
     encoder = DualEncoder(loaded.image_tower, loaded.text_tower, label_head, **loaded.config())
     weights = loaded.state_dict().items()
     kept = {name: value for name, value in weights if not name.startswith("label_head.")}
-    encoder.load_state_dict(kept, strict=False)  # the new head alone keeps its own start
+    encoder.load_state_dict(kept, strict=False)  # only a new head keeps its initial values
     return encoder.train()
 
 
@@ -165,7 +165,7 @@ def _entry(checkpoint: Any, where: str) -> dict[str, Any]:
     if not isinstance(entry, Mapping) or not isinstance(entry.get("encoder"), Mapping):
         raise CheckpointError(
             f"{where}: expected a checkpoint of clipkit fit, but it does not describe an encoder; "
-            f"for weights of open_clip name the architecture too: "
+            f"for weights of open_clip specify the architecture, too: "
             f"from_open_clip(NAME, pretrained=PATH)"
         )
     version = entry.get("format_version")
@@ -180,15 +180,15 @@ def _entry(checkpoint: Any, where: str) -> dict[str, Any]:
 def save_open_clip(encoder: DualEncoder, path: Path | str) -> None:
     """Write what ``open_clip.create_model(name, pretrained=path)`` reads.
 
-    Beside the weights an ``open_clip_config.json`` is written, with the preprocessing: with it
+    Next to the weights, ``open_clip_config.json`` is written with the preprocessing, so that
     ``open_clip.create_model("local-dir:FOLDER")`` needs no name. A label head is left out.
 
     Args:
-        encoder: An encoder of two open_clip towers.
-        path: The file of weights; ``.safetensors``, or anything else for ``torch.save``.
+        encoder: Encoder of two open_clip towers.
+        path: File of the weights: ``.safetensors``, or any other suffix for ``torch.save``.
 
     Raises:
-        ConfigError: If open_clip has no configuration that says what the encoder is.
+        ConfigError: If no configuration of open_clip can describe the encoder.
     """
     path = Path(path)
     config, state = open_clip_config(encoder), open_clip_state(encoder)
@@ -201,7 +201,7 @@ def save_encoder(encoder: DualEncoder, folder: Path | str) -> None:
 
     Args:
         encoder: Any encoder, label head included.
-        folder: Where both files go.
+        folder: Folder of both files.
     """
     folder = Path(folder)
     write_state_dict(folder / "model.safetensors", encoder.state_dict())

@@ -1,4 +1,4 @@
-"""Between two models of one architecture: WiSE-FT."""
+"""Interpolate the weights of two models of one architecture (WiSE-FT)."""
 
 from __future__ import annotations
 
@@ -18,25 +18,24 @@ _HEAD = "label_head."
 
 
 def interpolate(start: DualEncoder, end: DualEncoder, alpha: float) -> DualEncoder:
-    """The model whose weights are ``(1 - alpha) * start + alpha * end``.
+    """Return a model with the weights ``(1 - alpha) * start + alpha * end``.
 
-    WiSE-FT (Wortsman et al. 2022, arXiv:2109.01903): between a model and its own fine-tuned
-    successor there often are weights that keep the generality of the one and most of the gain of
-    the other. Running means and variances are interpolated like weights, counters are the end's. A
-    label head that ``start`` lacks is the end's.
+    WiSE-FT (Wortsman et al. 2022, arXiv:2109.01903): between a model and its fine-tuned version
+    there are often weights that keep the generality of the first and most of the gain of the
+    second. Running means and variances are interpolated like weights; counters, and a label head
+    that ``start`` lacks, are copied from ``end``.
 
     Args:
-        start: The model before fine-tuning.
-        end: The model after it.
-        alpha: 0 gives the start, 1 the end.
+        start: Model before fine-tuning.
+        end: Model after fine-tuning.
+        alpha: Weight of ``end``: 0 returns ``start``, 1 returns ``end``.
 
     Returns:
-        A new encoder in evaluation mode, on the devices of ``end``'s weights.
+        A new encoder in evaluation mode, on the devices of the weights of ``end``.
 
     Raises:
         ConfigError: If ``alpha`` is not within 0 to 1.
-        CheckpointError: If the two are of different architectures, or their label heads name a
-            class differently.
+        CheckpointError: If the architectures differ, or the label heads name a class differently.
 
     Examples:
         >>> half = interpolate(encoder, encoder, 0.5)
@@ -64,7 +63,7 @@ def _check_classes(start: LabelHead | None, end: LabelHead | None) -> None:
 def mixed_states(
     start: Mapping[str, Tensor], end: Mapping[str, Tensor], alpha: float
 ) -> dict[str, Tensor]:
-    """The weights of :func:`interpolate`, by name."""
+    """Return the weights of ``interpolate`` by name."""
     has_head = any(name.startswith(_HEAD) for name in start)
     shared = {name: value for name, value in end.items() if has_head or not name.startswith(_HEAD)}
     needed = {name: value for name, value in start.items() if name in end or _HEAD not in name}

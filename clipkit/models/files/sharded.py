@@ -4,8 +4,8 @@ The parts are safetensors files as ``torch.distributed.checkpoint`` writes and r
 is ``meta.pt``, with the sizes and checksums of the parts. Nothing is unpickled but plain types and
 tensors, and nothing here needs a process group to read.
 
-Modules of ``torch.distributed`` are imported where they are used: they take seconds, and most
-programs read and write no such folder.
+Modules of ``torch.distributed`` are imported in the functions that use them: the import takes
+seconds, and most programs read and write no such folder.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ def why_incomplete(folder: Path) -> str:
 
 
 def _split(value: Any, place: Place, sharded: dict[str, Any]) -> Any:
-    """Copy nested containers without their sharded tensors, which are added to ``sharded``."""
+    """Copy nested containers without sharded tensors, which are added to ``sharded``."""
     from torch.distributed.tensor import DTensor
 
     if not isinstance(value, dict | list):

@@ -16,13 +16,13 @@ from clipkit.errors import ConfigError
 
 
 class LabelHead(nn.Module, ABC):
-    """Image embeddings to one score per class.
+    """Head that computes one logit per class from image embeddings.
 
     Attributes:
         embedding_dim: Components of an embedding.
         num_classes: Number of classes.
-        class_names: Names of the classes, empty for a class without a name; none where no data has
-            named them. They are part of checkpoints, and evaluation matches classes by them.
+        class_names: Name per class, empty for a class without a name; an empty tuple until data
+            specify the names. They are stored in checkpoints; evaluation matches classes by them.
     """
 
     embedding_dim: int
@@ -31,7 +31,7 @@ class LabelHead(nn.Module, ABC):
 
     @property
     def teaches_text_tower(self) -> bool:
-        """Whether the text tower learns from the scores, too."""
+        """Whether the text tower is trained by the logits, too."""
         return False
 
     @abstractmethod
@@ -39,7 +39,7 @@ class LabelHead(nn.Module, ABC):
         """Score the classes.
 
         Args:
-            image: Embeddings as the image tower gives them, not of unit norm.
+            image: Output of the image tower, not of unit norm.
 
         Returns:
             Logits of the classes.
@@ -50,21 +50,17 @@ class LabelHead(nn.Module, ABC):
         image: Float[Tensor, "B D"],
         text_tower: Callable[[Int64[Tensor, "P S"]], Float[Tensor, "P D"]],  # noqa: ARG002
     ) -> Float[Tensor, "B C"]:
-        """As ``forward``, once a step, with the text tower at hand for heads that ask it.
+        """Score the classes once per step; heads with texts call the text tower.
 
         Args:
-            image: As for ``forward``.
-            text_tower: From token ids to embeddings.
+            image: Output of the image tower, not of unit norm.
+            text_tower: Function from token ids to embeddings.
         """
         logits: Tensor = self(image)
         return logits
 
     def read_texts(self, tokenize: Callable[[Sequence[str]], Int64[Tensor, "P S"]]) -> None:
-        """Tokenize what the head has to say to the text tower; most heads have nothing to say.
-
-        Args:
-            tokenize: The tokenizer of the text tower.
-        """
+        """Tokenize the texts of the head for the text tower; most heads have none."""
 
     def config(self) -> dict[str, Any]:
         """Plain arguments that build this head again."""
@@ -72,14 +68,14 @@ class LabelHead(nn.Module, ABC):
 
 
 def check_sizes(embedding_dim: int, num_classes: int) -> None:
-    """Refuse heads of no width or no classes."""
+    """Refuse sizes below 1."""
     for name, value in (("embedding_dim", embedding_dim), ("num_classes", num_classes)):
         if value < 1:
             raise ConfigError(f"label_head.{name}: expected at least 1, got {value}")
 
 
 def check_scale(scale: float) -> None:
-    """Refuse a scale that is no factor."""
+    """Refuse a scale that is not positive and finite."""
     if scale <= 0:
         raise ConfigError(f"label_head.scale: expected more than 0, got {scale}")
 
@@ -115,15 +111,15 @@ class LinearLabelHead(LabelHead):
 
 @final
 class CosineLabelHead(LabelHead):
-    """Cosine of the embedding and one learnt prototype a class, times a learnt scale.
+    """Cosine similarity with one trainable prototype per class, times a trainable scale.
 
-    The scale is the head's own: were it shared, the label loss would drive the temperature of
+    The scale is separate: if it were shared, the label loss would change the temperature of
     the contrastive loss.
 
     Args:
         embedding_dim: Components of an embedding.
         num_classes: Number of classes.
-        scale: The scale at the start, linear.
+        scale: Initial scale, linear.
     """
 
     def __init__(self, embedding_dim: int, num_classes: int, scale: float = 16.0) -> None:

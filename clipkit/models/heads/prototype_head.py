@@ -1,4 +1,4 @@
-"""A label head whose classes are sentences, read by the text tower."""
+"""A label head whose classes are described by texts that the text tower embeds."""
 
 from __future__ import annotations
 
@@ -21,29 +21,30 @@ TextTowerCall = Callable[[Int64[Tensor, "P S"]], Float[Tensor, "P D"]]
 
 @final
 class PrototypeLabelHead(LabelHead):
-    """Cosine of the picture and its class as the text tower reads it, times a scale of its own.
+    """Cosine similarity of image and class text, times a separate trainable scale.
 
-    The prototype of a class is the mean of the unit-norm embeddings of its sentences, brought to
-    unit norm (Radford et al. 2021, section 3.1.4). The text tower learns from the labels too,
-    unless ``refresh_every`` makes the prototypes constants between refreshes. In evaluation they
-    are always those of the present text tower.
+    The prototype of a class is the mean of the unit-norm embeddings of its texts, scaled to unit
+    norm (Radford et al. 2021, section 3.1.4). Labels train the text tower, too, unless
+    ``refresh_every`` makes the prototypes constant between refreshes. Evaluation always uses the
+    current text tower.
 
     Args:
         embedding_dim: Components of an embedding.
-        class_names: The names in the order of the labels, or a file with one per line. The data may
-            call the classes otherwise.
-        templates: Sentences with ``{}`` for the class name; None for the name alone.
-        scale: The scale at the start, linear. Were it shared with the contrastive loss, the label
-            loss would drive the temperature of that.
-        refresh_every: Make the prototypes anew, without gradient, in every k-th training step; None
-            makes them in each step, with gradient, which costs a pass of all sentences.
-        num_tokens: Longest sentence in tokens; ``read_texts`` finds it out, a checkpoint knows it.
+        class_names: Names in the order of the labels, or a file with one name per line. They may
+            differ from the class names of the data.
+        templates: Texts with ``{}`` for the class name; None for the name alone.
+        scale: Initial scale, linear. It is not shared with the contrastive loss, whose temperature
+            the label loss would change.
+        refresh_every: Steps between two computations of the prototypes, without gradient; None to
+            compute them in every step with gradient, which costs a pass over all texts.
+        num_tokens: Length of the longest text in tokens, from a checkpoint; None to determine it
+            in ``read_texts``.
 
     Attributes:
-        prompt_names: The names in the sentences.
+        prompt_names: Class names in the texts.
 
     Raises:
-        ConfigError: If there are no names, a template has no place for them, or a number is not
+        ConfigError: If there are no names, a template has no ``{}``, or a number is not
             positive.
 
     Examples:
@@ -70,7 +71,7 @@ class PrototypeLabelHead(LabelHead):
             names = read_class_names(class_names, "label_head.class_names")
         if "" in names:
             raise ConfigError(
-                f"label_head.class_names: class {names.index('')} has no name; a sentence needs one"
+                f"label_head.class_names: class {names.index('')} has no name; a text needs one"
             )
         check_sizes(embedding_dim, len(names))
         check_scale(scale)
@@ -93,12 +94,12 @@ class PrototypeLabelHead(LabelHead):
 
     @property
     def teaches_text_tower(self) -> bool:
-        """Whether the prototypes are made in the graph, and not kept between refreshes."""
+        """Whether prototypes are computed with gradient, not kept between refreshes."""
         return self.refresh_every is None
 
     @property
     def sentences(self) -> list[str]:
-        """What the text tower reads: all templates of the first class, then of the second, ..."""
+        """Texts for the text tower: all templates of the first class, then of the second, ..."""
         return [
             fill_template(template, name)
             for name in self.prompt_names
@@ -106,7 +107,7 @@ class PrototypeLabelHead(LabelHead):
         ]
 
     def read_texts(self, tokenize: Callable[[Sequence[str]], Int64[Tensor, "P S"]]) -> None:
-        """Tokenize the sentences; to be done once, before the first pass."""
+        """Tokenize the texts; call this once, before the first pass."""
         self.tokens = tokenize(self.sentences).to(self.prototypes.device)
 
     def forward(self, image: Float[Tensor, "B D"]) -> Float[Tensor, "B C"]:
@@ -114,7 +115,7 @@ class PrototypeLabelHead(LabelHead):
         return self._against(image, self.prototypes)
 
     def score(self, image: Float[Tensor, "B D"], text_tower: TextTowerCall) -> Float[Tensor, "B C"]:
-        """Score the classes by what the text tower says of them now.
+        """Score the classes by the current text tower.
 
         Raises:
             ConfigError: If ``read_texts`` was never called.
@@ -148,19 +149,19 @@ class PrototypeLabelHead(LabelHead):
     def _read_classes(self, text_tower: TextTowerCall) -> Float[Tensor, "C D"]:
         if not self.tokens.shape[1]:
             raise ConfigError(
-                "label_head: its sentences are not tokenized; call "
+                "label_head: its texts are not tokenized; call "
                 "encoder.label_head.read_texts(tokenizer) first (clipkit fit does)"
             )
         sentences = F.normalize(text_tower(self.tokens).float(), dim=-1)
         means = sentences.view(self.num_classes, len(self.templates), -1).mean(1)
         return F.normalize(means, dim=-1)
 
-    @torch.inference_mode(False)  # what is kept must serve passes with gradients too
+    @torch.inference_mode(False)  # kept prototypes must work in passes with gradients, too
     @torch.no_grad()
     def _in_evaluation(self, text_tower: TextTowerCall) -> Float[Tensor, "C D"]:
-        """The present prototypes; read again only after a change of the text tower's weights."""
+        """Return current prototypes, computed again only if the text tower's weights changed."""
         weights = list(text_tower.parameters()) if isinstance(text_tower, nn.Module) else []
-        # Inference tensors count no changes: those are read every time.
+        # Inference tensors have no version counter: with them, compute every time.
         changes = [] if any(w.is_inference() for w in weights) else [w._version for w in weights]
         changes.append(self.tokens.data_ptr())
         if len(changes) == 1 or self._evaluated is None or self._evaluated[0] != changes:

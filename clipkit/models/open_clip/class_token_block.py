@@ -1,4 +1,4 @@
-"""The last block of a vision transformer, for the one token that is read afterwards."""
+"""The last block of a vision transformer, computed for the class token only."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 @final
 class ClassTokenBlock(ResidualAttentionBlock):  # type: ignore[misc]
-    """A block of open_clip that gives the class token alone; the other tokens are only looked at.
+    """A block of open_clip that computes the class token only; other tokens are keys and values.
 
-    Behind the last block a transformer with ``pool_type="tok"`` reads its class token. Of the
-    twelfth block of a ViT-B/32 that needs a sixth of the work, in both directions; the embedding
-    and all gradients stay the same but for rounding. Parameters keep their names.
+    After the last block, a transformer with ``pool_type="tok"`` reads only the class token. For
+    the twelfth block of a ViT-B/32 this needs a sixth of the operations, forward and backward;
+    embedding and gradients are equal up to rounding. Parameters keep their names.
 
     Args:
-        block: The block whose parts this one takes over.
+        block: Block whose modules are used.
     """
 
     def __init__(self, block: nn.Module) -> None:
@@ -29,7 +29,7 @@ class ClassTokenBlock(ResidualAttentionBlock):  # type: ignore[misc]
     def forward(
         self, q_x: Float[Tensor, "B S K"], attn_mask: Float[Tensor, "S S"] | None = None
     ) -> Float[Tensor, "B 1 K"]:
-        """The class token of what the whole block would give."""
+        """Return the class token of the block's output."""
         assert attn_mask is None, "an image tower has no mask"
         tokens = self.ln_1(q_x)
         attended = self.attention(q_x=tokens[:, :1], k_x=tokens, v_x=tokens)
@@ -39,7 +39,7 @@ class ClassTokenBlock(ResidualAttentionBlock):  # type: ignore[misc]
 
 
 def read_class_token_only(visual: Any) -> None:
-    """Let the last block of an open_clip image tower compute only what is read of it."""
+    """Make the last block of an open_clip image tower compute only the class token."""
     blocks = getattr(getattr(visual, "transformer", None), "resblocks", None)
     if (
         blocks is not None

@@ -1,4 +1,4 @@
-"""open_clip's configurations: found by name, read from a file, or given in line; and checked."""
+"""Find open_clip's configurations by name, in a file or in line, and check them."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _TOP_KEYS = (
 
 @dataclass(frozen=True, slots=True)
 class OpenClipConfig:
-    """One architecture of open_clip with the preprocessing of its pictures.
+    """One architecture of open_clip with its image preprocessing.
 
     Args:
-        model: What open_clip calls model_cfg: embed_dim, vision_cfg, text_cfg, ...
-        preprocess: What open_clip calls preprocess_cfg: mean, std, interpolation, resize_mode.
-        name: The name under which open_clip lists it; None for a file or a dictionary.
+        model: open_clip's model_cfg: embed_dim, vision_cfg, text_cfg, ...
+        preprocess: open_clip's preprocess_cfg: mean, std, interpolation, resize_mode.
+        name: Name in ``open_clip.list_models()``; None for a file or a dictionary.
     """
 
     model: dict[str, Any]
@@ -34,19 +34,19 @@ class OpenClipConfig:
     name: str | None = None
 
     def image_part(self) -> dict[str, Any]:
-        """What an image tower is built from, in the layout of an ``open_clip_config.json``."""
+        """Return the image tower's part, in the layout of ``open_clip_config.json``."""
         model = {key: self.model[key] for key in ("embed_dim", "vision_cfg")}
         return {"model_cfg": self._with_activation(model), "preprocess_cfg": self.preprocess}
 
     def text_part(self) -> dict[str, Any]:
-        """What a text tower is built from, in the layout of an ``open_clip_config.json``."""
+        """Return the text tower's part, in the layout of ``open_clip_config.json``."""
         model = {key: self.model[key] for key in ("embed_dim", "text_cfg")}
         if "custom_text" in self.model:
             model["custom_text"] = self.model["custom_text"]
         return {"model_cfg": self._with_activation(model)}
 
     def with_patch_dropout(self, share: float | None) -> OpenClipConfig:
-        """The same architecture, whose transformer drops patches while it trains."""
+        """Return the same architecture with patch dropout in training."""
         if share is None:
             return self
         vision = self.model["vision_cfg"]
@@ -71,7 +71,7 @@ def read_config(model: str | Mapping[str, Any], *, needs: tuple[str, ...]) -> Op
 
 
 def merge_preprocess(overlay: Mapping[str, Any], where: str = "preprocess_cfg") -> dict[str, Any]:
-    """open_clip's default preprocessing with ``overlay`` on top; the size stays with the tower."""
+    """Merge ``overlay`` into open_clip's default preprocessing, without the image size."""
     from open_clip.transform import PreprocessCfg
 
     merged = asdict(PreprocessCfg())
@@ -84,7 +84,7 @@ def merge_preprocess(overlay: Mapping[str, Any], where: str = "preprocess_cfg") 
 
 
 def check_model_cfg(model_cfg: Mapping[str, Any], *, where: str, needs: tuple[str, ...]) -> None:
-    """Refuse keys that open_clip does not know and parts that are missing."""
+    """Refuse unknown keys and missing parts."""
     from open_clip import CLIPTextCfg, CLIPVisionCfg
 
     _check_keys(model_cfg, _TOP_KEYS, where)
@@ -97,7 +97,7 @@ def check_model_cfg(model_cfg: Mapping[str, Any], *, where: str, needs: tuple[st
     size = model_cfg.get("vision_cfg", {}).get("image_size", 224)
     if not isinstance(size, int):
         raise ConfigError(
-            f"{where}: vision_cfg.image_size: expected one number (square pictures), got {size}"
+            f"{where}: vision_cfg.image_size: expected one number (square images), got {size}"
         )
 
 
@@ -110,7 +110,7 @@ def _check_keys(given: Any, known: tuple[str, ...] | list[str], where: str) -> N
 
 
 def _find(model: str | Mapping[str, Any]) -> tuple[str | None, str, Mapping[str, Any]]:
-    """The listed name (or None), how messages call it, and the raw configuration."""
+    """Return the listed name (or None), the name for messages, and the raw configuration."""
     if isinstance(model, Mapping):
         return None, "model", model
     import open_clip

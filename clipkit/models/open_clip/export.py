@@ -1,4 +1,4 @@
-"""An encoder in open_clip's own words: its configuration and its names of weights."""
+"""Convert an encoder to open_clip's configuration and names of weights."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from clipkit.models.towers.timm_layers import native_size
 
 
 def open_clip_config(encoder: DualEncoder) -> dict[str, Any]:
-    """The contents of an ``open_clip_config.json``."""
+    """Return the contents of ``open_clip_config.json``."""
     image, text = _parts(encoder)
     image_cfg, text_cfg = image["model_cfg"], text["model_cfg"]
     quick_gelu = _common_activation(image_cfg, text_cfg)
@@ -30,7 +30,7 @@ def open_clip_config(encoder: DualEncoder) -> dict[str, Any]:
 
 
 def open_clip_state(encoder: DualEncoder) -> dict[str, Tensor]:
-    """The weights under the names that open_clip's module of that configuration has."""
+    """Return the weights under the names of open_clip's module of that configuration."""
     _, text = _parts(encoder)
     prefix = "text." if _has_custom_text(encoder, text["model_cfg"]) else ""
     image_state = encoder.image_tower.state_dict()
@@ -44,12 +44,12 @@ def open_clip_state(encoder: DualEncoder) -> dict[str, Tensor]:
 
 
 def _without_tokens(cfg: dict[str, Any]) -> dict[str, Any]:
-    """A tower's configuration without the second output that only a captioner (CoCa) reads."""
+    """Remove the second output of a tower, which only a captioner (CoCa) reads."""
     return {key: value for key, value in cfg.items() if key != "output_tokens"}
 
 
 def _parts(encoder: DualEncoder) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The two halves of the configuration, where open_clip can express them."""
+    """Return the configuration of both towers if open_clip can express them."""
     image, text = encoder.image_tower, encoder.text_tower
     for name, tower, expected in (
         ("image_tower", image, OpenClipImageTower),
@@ -67,14 +67,14 @@ def _parts(encoder: DualEncoder) -> tuple[dict[str, Any], dict[str, Any]]:
     if built_for not in (None, image.image_size):
         raise ConfigError(
             f"image_tower: open_clip builds timm's {vision_cfg['timm_model_name']!r} only for "
-            f"{built_for} pixels, this one takes {image.image_size}; export with "
+            f"{built_for} pixels, this one is built for {image.image_size}; export with "
             f"--format safetensors instead"
         )
     return image_part, text_part
 
 
 def _common_activation(image_cfg: dict[str, Any], text_cfg: dict[str, Any]) -> bool:
-    """Whether open_clip's one switch for both towers must be on."""
+    """Return whether open_clip's common ``quick_gelu`` of both towers must be on."""
     wanted = set()
     if not image_cfg["vision_cfg"].get("timm_model_name"):
         wanted.add(bool(image_cfg.get("quick_gelu")))
@@ -89,10 +89,10 @@ def _common_activation(image_cfg: dict[str, Any], text_cfg: dict[str, Any]) -> b
 
 
 def _has_custom_text(encoder: DualEncoder, text_cfg: dict[str, Any]) -> bool:
-    """Whether open_clip holds the captions' tower in a module of its own (``text.``).
+    """Return whether open_clip keeps the text tower in a separate module (``text.``).
 
-    Its plain CLIP can not where the tower is one of transformers', has a class token, or projects
-    otherwise than by one matrix.
+    Its plain CLIP cannot contain a tower of transformers, a class token, or a projection other
+    than one matrix.
     """
     if text_cfg.get("custom_text") or text_cfg["text_cfg"].get("hf_model_name"):
         return True
@@ -102,7 +102,7 @@ def _has_custom_text(encoder: DualEncoder, text_cfg: dict[str, Any]) -> bool:
 
 
 def _start(encoder: DualEncoder) -> dict[str, float]:
-    """The start values, which open_clip reads to know whether there is a bias at all."""
+    """Return the initial values, from which open_clip reads whether there is a bias."""
     start = encoder.config()
     if start["logit_bias"] is None:
         return {}

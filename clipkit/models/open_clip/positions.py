@@ -1,4 +1,4 @@
-"""Learned positions of patches, for pictures of another size."""
+"""Trained positions of patches, for images of another size."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 def resize_positions(
     positions: Float[Tensor, "T K"], height: int, width: int
 ) -> Float[Tensor, "U K"]:
-    """Interpolate the grid of positions; what precedes it (a class token's) stays.
+    """Interpolate the grid of positions; those before it (of a class token) stay.
 
     Examples:
         >>> resize_positions(torch.zeros(1 + 49, 8), 4, 4).shape

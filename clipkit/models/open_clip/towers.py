@@ -40,9 +40,9 @@ class OpenClipImageTower(ImageTower):
     Args:
         model: A name of ``open_clip.list_models()``, a path to a JSON configuration, or its
             contents with at least ``embed_dim`` and ``vision_cfg``.
-        pretrained: A tag or a path of weights of the whole model; None for weights by chance.
+        pretrained: Tag or path of weights of the complete model; None for random initialisation.
         patch_dropout: Share of a vision transformer's patches that training leaves out; None for
-            what the configuration says.
+            the value of the configuration.
 
     Raises:
         ConfigError: If the configuration is unknown, cannot be built or be downloaded.
@@ -81,10 +81,10 @@ class OpenClipImageTower(ImageTower):
         self.resize_mode = preprocess["resize_mode"]
 
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B D"]:
-        """Embed normalised pictures; see ``ImageTower.forward``.
+        """Embed normalised images; see ``ImageTower.forward``.
 
-        A vision transformer takes pictures of any multiple of its patches, a ResNet with attention
-        pooling of any multiple of its stride: their positions are interpolated.
+        The size may be any multiple of a vision transformer's patches, or of the stride of a ResNet
+        with attention pooling: positions are interpolated.
         """
         name, step = _positions_of(self.visual)
         if name is None or images.shape[-1] == self.image_size:
@@ -112,7 +112,7 @@ class OpenClipImageTower(ImageTower):
 
 
 def _positions_of(visual: Any) -> tuple[str | None, tuple[int, int]]:
-    """Name of the parameter of positions, if any, and the pixels (rows, columns) of a position."""
+    """Return the name of the parameter of positions, if any, and the pixels per position."""
     if hasattr(visual, "positional_embedding"):
         return "positional_embedding", visual.patch_size
     if hasattr(visual, "attnpool"):
@@ -121,7 +121,7 @@ def _positions_of(visual: Any) -> tuple[str | None, tuple[int, int]]:
 
 
 def _timm_groups(visual: Any, names: list[str]) -> list[list[str]]:
-    """The trunk's layers as timm orders them, then open_clip's projection."""
+    """Return the trunk's layers in timm's order, then open_clip's projection."""
     from clipkit.models.towers.timm_layers import trunk_groups
 
     groups = [[f"visual.trunk.{name}" for name in group] for group in trunk_groups(visual.trunk)]
@@ -136,8 +136,8 @@ class OpenClipTextTower(TextTower):
     Args:
         model: A name of ``open_clip.list_models()``, a path to a JSON configuration, or its
             contents with at least ``embed_dim`` and ``text_cfg``.
-        pretrained: A tag or a path of weights of the whole model; None for weights by chance.
-        tokenizer_name: The tokenizer that belongs to the tower; None for the configuration's own.
+        pretrained: Tag or path of weights of the complete model; None for random initialisation.
+        tokenizer_name: Name of the tower's tokenizer; None for that of the configuration.
 
     Raises:
         ConfigError: If the configuration is unknown, cannot be built or be downloaded.
@@ -158,7 +158,7 @@ class OpenClipTextTower(TextTower):
         config = read_config(model, needs=("text_cfg",) if pretrained is None else _BOTH)
         text_cfg = config.model["text_cfg"]
         if text_cfg.get("pool_type") == "none":
-            raise ConfigError("model: text_cfg.pool_type: 'none' gives no embedding of a caption")
+            raise ConfigError("model: text_cfg.pool_type: 'none' computes no embedding of a text")
         if pretrained is None:
             part = OpenClipConfig(config.text_part()["model_cfg"], name=config.name)
             clip = build_clip(part)
@@ -167,7 +167,7 @@ class OpenClipTextTower(TextTower):
         self.text: nn.Module = clip.text
         self._config = without_downloads(config)
         self.embedding_dim = int(config.model["embed_dim"])
-        # transformers' models could read more than open_clip's tokenizer gives them
+        # transformers' models could read more tokens than open_clip's tokenizer returns
         self.context_length = int(text_cfg.get("context_length", 77))
         self.vocab_size = int(clip.text.vocab_size)
         self.pad_id = _pad_id(text_cfg, clip.text)
@@ -197,11 +197,11 @@ class OpenClipTextTower(TextTower):
 
 
 def trims_exactly(text_cfg: Mapping[str, Any]) -> bool:
-    """Whether padding behind the longest caption can be cut away without changing embeddings.
+    """Return whether padding after the longest text can be removed without changing embeddings.
 
-    True where no pooled token can see the padding: behind a causal mask with pooling at the end
-    token (or the first), and in transformers' encoders, which mask the padding. Not true for
-    attention in both directions, pooling at the last position, or a class token behind the text.
+    True if no pooled token attends to padding: with a causal mask and pooling at the end token
+    (or the first), and in transformers' encoders, which mask the padding. False for attention in
+    both directions, pooling at the last position, or a class token after the text.
 
     Examples:
         >>> trims_exactly({"no_causal_mask": True}), trims_exactly({"pool_type": "argmax"})
@@ -214,10 +214,10 @@ def trims_exactly(text_cfg: Mapping[str, Any]) -> bool:
 
 
 def _pad_id(text_cfg: Mapping[str, Any], text: Any) -> int:
-    """What the tower's tokenizer pads with.
+    """Return the id that the tower's tokenizer pads with.
 
-    open_clip's configurations do not say it: its own tokenizer pads with 0, transformers' models
-    name their id, and of the SigLIP family the first generation (T5's vocabulary) pads with 1.
+    open_clip's configurations do not specify it: its tokenizer pads with 0, transformers' models
+    specify an id, and the first generation of SigLIP (T5's vocabulary) pads with 1.
     """
     if text_cfg.get("hf_model_name"):
         return int(text.config.pad_token_id)
@@ -241,20 +241,20 @@ def from_open_clip(
     label_head: LabelHead | None = None,
     patch_dropout: float | None = None,
 ) -> DualEncoder:
-    """A dual encoder of any open_clip configuration, with or without its weights.
+    """Build a dual encoder of any open_clip configuration, with or without its weights.
 
-    Of a captioner (CoCa) the two towers are taken, without the decoder.
+    Of a captioner (CoCa), only the two towers are used, without the decoder.
 
     Args:
         name: A name of ``open_clip.list_models()``, a path to a JSON configuration, or its
             contents.
-        pretrained: A tag of that name, or a path of weights; None for weights by chance.
-        label_head: Scores classes from the image tower's output.
+        pretrained: Tag of that name, or path of weights; None for random initialisation.
+        label_head: Head that scores classes from image embeddings; None for no head.
         patch_dropout: Share of a vision transformer's patches that training leaves out (Li et al.
-            2023, arXiv:2212.00794); None for what the configuration says.
+            2023, arXiv:2212.00794); None for the value of the configuration.
 
     Returns:
-        The encoder; its scale and bias start as the configuration or the weights say.
+        The encoder; scale and bias are those of the weights or of the configuration.
 
     Raises:
         ConfigError: If the configuration is unknown (with close matches), or cannot be built or

@@ -1,4 +1,4 @@
-"""Building open_clip's modules and filling them with weights."""
+"""Build open_clip's modules and load weights into them."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from clipkit.models.towers.timm_layers import fit_input_size
 from clipkit.remote_code import is_trusted, load_trusted, refuse_remote_code
 from clipkit.suggestions import did_you_mean
 
-# open_clip builds both towers or none; the one that nobody wants is made as small as can be.
+# open_clip builds both towers or none; the one that is not needed is made as small as possible.
 _NO_IMAGE = {"layers": 1, "width": 8, "head_width": 8, "patch_size": 1, "image_size": 1}
 _NO_TEXT = {"context_length": 1, "vocab_size": 1, "width": 8, "heads": 1, "layers": 1}
 
 
 def build_clip(config: OpenClipConfig) -> Any:
-    """open_clip's two-tower module, its captions in a module of their own (``.text``).
+    """Build open_clip's two-tower module, with a separate module for texts (``.text``).
 
-    A part that ``config`` lacks is filled in by a tiny one. Parts that only a captioner needs
+    A part that ``config`` lacks is replaced by a tiny one. Parts that only a captioner needs
     (CoCa's decoder) are left out.
     """
     import open_clip
@@ -41,12 +41,12 @@ def build_clip(config: OpenClipConfig) -> Any:
         clip = open_clip.CustomTextCLIP(
             model["embed_dim"], vision_cfg, text_cfg, quick_gelu=model.get("quick_gelu", False)
         )
-    except Exception as error:  # whatever timm, transformers and the network may raise
+    except Exception as error:  # timm, transformers and the network raise many types
         raise ConfigError(
             f"model: open_clip cannot build this configuration: "
             f"{type(error).__name__}: {first_line(error)}{_offline_hint(model)}"
         ) from error
-    if vision_cfg.get("timm_model_name"):  # open_clip notes the size down and leaves it there
+    if vision_cfg.get("timm_model_name"):  # open_clip changes the size in the dictionary
         size = vision_cfg.get("image_size", 224)
         fit_input_size(clip.visual.trunk, size, option="vision_cfg.image_size")
     if isinstance(clip.text, open_clip.transformer.TextTransformer):
@@ -56,7 +56,7 @@ def build_clip(config: OpenClipConfig) -> Any:
 
 
 def _refuse_code(name: str) -> None:
-    """Refuse a text encoder with Python of its own, which open_clip would let transformers run."""
+    """Refuse a text encoder with remote code, which open_clip would let transformers run."""
     from transformers import MODEL_MAPPING, AutoConfig
 
     if is_trusted():
@@ -77,7 +77,7 @@ def _refuse_code(name: str) -> None:
 def _cut_mask(
     module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Tensor, ...], dict[str, Any]]:
-    """Cut a causal mask to the length of the text; open_clip 3.3 passes it whole, and fails."""
+    """Truncate a causal mask to the length of the text; open_clip 3.3 fails with the full one."""
     del module
     mask, length = kwargs.get("attn_mask"), args[0].shape[1]
     if mask is not None:
@@ -89,12 +89,12 @@ def _offline_hint(model: Mapping[str, Any]) -> str:
     hub = model.get("text_cfg", {}).get("hf_model_name")
     trunk = model.get("vision_cfg", {}).get("timm_model_pretrained")
     if hub:
-        return f" (it needs {hub!r} from the Hugging Face hub or its cache, or give a folder)"
+        return f" (it needs {hub!r} from the Hugging Face hub or its cache, or a folder)"
     return " (timm_model_pretrained: true needs the network or a cache)" if trunk else ""
 
 
 def load_clip(config: OpenClipConfig, pretrained: str) -> tuple[Any, OpenClipConfig]:
-    """Build the whole of ``config`` and fill it with pretrained weights."""
+    """Build both towers of ``config`` and load pretrained weights."""
     path, preprocess = _find_weights(config, pretrained)
     loaded = OpenClipConfig({**config.model, **_bare(config.model)}, preprocess, config.name)
     clip = build_clip(loaded)
@@ -106,7 +106,7 @@ def load_clip(config: OpenClipConfig, pretrained: str) -> tuple[Any, OpenClipCon
 
 
 def _bare(model: Mapping[str, Any]) -> dict[str, Any]:
-    """The towers' configurations without pretrained trunks: better weights come anyway."""
+    """Remove pretrained trunks from the configuration: other weights are loaded afterwards."""
     bare: dict[str, Any] = {}
     if model.get("vision_cfg", {}).get("timm_model_name"):
         bare["vision_cfg"] = {**model["vision_cfg"], "timm_model_pretrained": False}
@@ -116,12 +116,12 @@ def _bare(model: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def without_downloads(config: OpenClipConfig) -> OpenClipConfig:
-    """The same architecture that asks for no pretrained trunk when it is built."""
+    """Return the same architecture, which is built without a pretrained trunk."""
     return OpenClipConfig({**config.model, **_bare(config.model)}, config.preprocess, config.name)
 
 
 def _find_weights(config: OpenClipConfig, pretrained: str) -> tuple[Path, dict[str, Any]]:
-    """The file of weights and the preprocessing that belongs to them."""
+    """Return the file of weights and their preprocessing."""
     import open_clip
 
     if Path(pretrained).is_file():
@@ -147,17 +147,17 @@ def _find_weights(config: OpenClipConfig, pretrained: str) -> tuple[Path, dict[s
         raise ConfigError(
             f"pretrained: the weights {pretrained!r} of {config.name!r} are not in the cache and "
             f"could not be downloaded ({type(error).__name__}: {error}); with no network, copy "
-            f"the file here and give its path"
+            f"the file to this machine and set pretrained to its path"
         ) from error
 
 
 def _fill(clip: nn.Module, path: Path) -> None:
-    """Load weights in any form that open_clip reads; positions are resized as it does."""
+    """Load weights in any form that open_clip reads; positions are resized as by open_clip."""
     import open_clip
 
     try:
         result = open_clip.load_checkpoint(clip, str(path), strict=False)
-    except Exception as error:  # open_clip meets foreign files with errors of many kinds
+    except Exception as error:  # open_clip raises many types for foreign files
         raise CheckpointError(f"{path}: {_explain(clip, path) or error}") from error
     missing = list(getattr(result, "missing_keys", []))
     extra = [key for key in getattr(result, "unexpected_keys", []) if not _is_decoder(key)]
@@ -172,7 +172,7 @@ def _is_decoder(key: str) -> bool:
 
 
 def _explain(clip: nn.Module, path: Path) -> str:
-    """Which parameters of a file differ from the module's."""
+    """Describe which parameters of a file differ from the module's."""
     given: dict[str, Tensor] = read_state_dict(path)
     if any(key.startswith("encoder.") for key in given):
         return (

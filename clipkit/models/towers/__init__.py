@@ -1,1 +1,1 @@
-"""Abstract towers, timm and transformers towers, and their helpers."""
+"""Abstract towers, towers of timm and transformers, and helpers."""

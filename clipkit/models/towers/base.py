@@ -1,4 +1,4 @@
-"""The abstract towers: one turns pictures into embeddings, the other captions."""
+"""The abstract towers, for images and for texts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from clipkit.errors import ConfigError
 
 
 class Tower(nn.Module, ABC):
-    """What both kinds of tower promise.
+    """Common interface of both kinds of tower.
 
     Attributes:
         embedding_dim: Components of an embedding.
@@ -24,31 +24,27 @@ class Tower(nn.Module, ABC):
 
     @abstractmethod
     def config(self) -> dict[str, Any]:
-        """Plain arguments that build this architecture again, without weights or network.
+        """Return ``__init__`` arguments that rebuild the architecture, without weights or network.
 
-        Returns:
-            Arguments of ``__init__`` of plain types; what a checkpoint stores.
+        They have plain types and are stored in checkpoints.
         """
 
     @abstractmethod
     def layer_groups(self) -> list[list[str]]:
-        """Names of all parameters, in groups from the input's side to the output's.
+        """Return the names of all parameters, each once, in groups from input to output.
 
         Layer-wise learning rates and partial freezing count groups from the end.
-
-        Returns:
-            Groups of names as ``named_parameters`` gives them; every name exactly once.
         """
 
 
 class ImageTower(Tower):
-    """Pictures to embeddings.
+    """Tower that embeds images.
 
     Attributes:
         image_size: Height and width that the tower expects, in pixels.
         image_mean: Mean of each channel that normalisation subtracts, for pixels from 0 to 1.
         image_std: Standard deviation of each channel that normalisation divides by.
-        interpolation: How pictures are resized for evaluation: "bicubic" or "bilinear".
+        interpolation: Interpolation of resizing in evaluation: "bicubic" or "bilinear".
         resize_mode: "shortest" (then crop), "longest" (then pad) or "squash".
     """
 
@@ -60,7 +56,7 @@ class ImageTower(Tower):
 
     @abstractmethod
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B D"]:
-        """Embed normalised pictures.
+        """Embed normalised images.
 
         Args:
             images: Pixels after (x / 255 - image_mean) / image_std.
@@ -71,15 +67,15 @@ class ImageTower(Tower):
 
 
 class TextTower(Tower):
-    """Captions to embeddings.
+    """Tower that embeds texts.
 
     Attributes:
-        context_length: Most tokens that the tower can read.
+        context_length: Maximum number of tokens of a text.
         vocab_size: Number of token ids.
-        pad_id: Id that fills captions up to the same length.
+        pad_id: Token id of padding.
         tokenizer_name: The tokenizer that belongs to the tower, such as "open_clip:ViT-B-32".
-        trims_exactly: Whether padding after the longest caption can be cut away without any
-            change of the embeddings. A tower for which this is False fills its input up again.
+        trims_exactly: Whether padding after the longest text can be removed without changing the
+            embeddings. If False, the tower pads its input again.
     """
 
     context_length: int
@@ -90,7 +86,7 @@ class TextTower(Tower):
 
     @abstractmethod
     def forward(self, tokens: Int64[Tensor, "B S"]) -> Float[Tensor, "B D"]:
-        """Embed captions.
+        """Embed texts.
 
         Args:
             tokens: Token ids, padded to the longest of the batch or further.
@@ -101,24 +97,24 @@ class TextTower(Tower):
 
 
 def as_triple(values: Sequence[float]) -> tuple[float, float, float]:
-    """Three numbers, one a channel."""
+    """Convert to three numbers, one per channel."""
     red, green, blue = (float(value) for value in values)
     return red, green, blue
 
 
 def check_length(tokens: Int64[Tensor, "B S"], context_length: int) -> None:
-    """Refuse captions that are longer than the tower can read."""
+    """Refuse texts that are longer than the context length."""
     if tokens.shape[1] > context_length:
         raise ConfigError(
-            f"tokens: the text tower reads at most {context_length} tokens, got captions of "
-            f"{tokens.shape[1]}; give the tokenizer context_length={context_length}"
+            f"tokens: the text tower reads at most {context_length} tokens, got texts of "
+            f"{tokens.shape[1]}; set the tokenizer's context_length={context_length}"
         )
 
 
 def group_by_block(
     names: Iterable[str], *, block: Pattern[str], first: Sequence[str] = ()
 ) -> list[list[str]]:
-    """Sort parameter names by depth: input, one group a block, output.
+    """Sort parameter names by depth: input, one group per block, output.
 
     Examples:
         >>> import re

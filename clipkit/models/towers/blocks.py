@@ -1,4 +1,4 @@
-"""The blocks that a tower is made of, found by the names of its parameters."""
+"""Find the blocks of a tower by the names of its parameters."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from clipkit.models.towers.base import Tower
 
 
 def tower_blocks(tower: Tower) -> list[nn.Module]:
-    """The modules that hold exactly the parameters of one layer group, from input to output.
+    """Return the modules with exactly the parameters of one layer group, from input to output.
 
-    These are the units in which a tower is sharded, compiled, and recomputed. Of groups that are
-    no module (an input's embeddings beside a class token) there is none.
+    A tower is sharded, compiled and recomputed in these units. Groups that are not a module
+    (input embeddings with a class token) have none.
 
     Examples:
         >>> len(tower_blocks(encoder.image_tower))
@@ -24,7 +24,7 @@ def tower_blocks(tower: Tower) -> list[nn.Module]:
 
 
 def _module_of(tower: nn.Module, names: Sequence[str]) -> nn.Module | None:
-    """The module whose parameters are exactly ``names``; None where there is none."""
+    """Return the module whose parameters are exactly ``names``; None if there is none."""
     paths = [name.split(".")[:-1] for name in names]
     common = paths[0]
     for path in paths[1:]:

@@ -1,4 +1,4 @@
-"""Locking towers: wholly, or up to their last layers."""
+"""Lock towers, completely or up to the last layers."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from clipkit.models.towers.base import Tower
 
 
 def lock(tower: Tower, unlocked_groups: int = 0) -> None:
-    """Train only the last layer groups of a tower; with none, this is LiT's locked tower.
+    """Train only the last layer groups of a tower; with 0 groups, this is LiT's locked tower.
 
-    A locked tower also stays in evaluation mode while the encoder trains: no dropout, and batch
-    norms keep their statistics (Zhai et al. 2022, section 3). Parameters that are constants by
-    design stay so.
+    A locked tower also stays in evaluation mode while the encoder is trained: no dropout, and
+    batch norms keep their statistics (Zhai et al. 2022, section 3). Parameters that are constant
+    by design stay constant.
 
     Args:
-        tower: The tower of an encoder.
-        unlocked_groups: How many of ``tower.layer_groups()``, counted from the output, go on
-            learning.
+        tower: Tower of an encoder.
+        unlocked_groups: Number of ``tower.layer_groups()``, counted from the output, that stay
+            trainable.
 
     Raises:
         ConfigError: If the tower has fewer groups.
@@ -39,7 +39,7 @@ def lock(tower: Tower, unlocked_groups: int = 0) -> None:
 
 
 def is_locked(module: nn.Module) -> bool:
-    """Whether a module has parameters, and none of them learns."""
+    """Return whether a module has parameters, and none of them is trainable."""
     parameters = list(module.parameters())
     return bool(parameters) and not any(p.requires_grad for p in parameters)
 

@@ -1,4 +1,4 @@
-"""What brings a trunk's features to the length of the common embeddings."""
+"""Project a trunk's features to the common embedding space."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Projection = Literal["linear", "mlp", "none"]
 
 
 def make_projection(kind: Projection, num_features: int, embedding_dim: int) -> nn.Module:
-    """A linear map without bias, a two-layer perceptron, or nothing."""
+    """Build a linear map without bias, a two-layer perceptron, or the identity."""
     if embedding_dim < 1:
         raise ConfigError(f"embedding_dim: expected at least 1, got {embedding_dim}")
     if kind == "linear":

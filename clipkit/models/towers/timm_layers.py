@@ -1,4 +1,4 @@
-"""What timm's models know of themselves: the order of their layers, and their input size."""
+"""Order of layers and input size of timm's models."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from clipkit.errors import ConfigError
 
 
 def trunk_groups(trunk: Any) -> list[list[str]]:
-    """Names of a timm model's parameters, grouped from its input to its output."""
+    """Group the names of a timm model's parameters from input to output."""
     from timm.models import group_parameters
 
     groups = group_parameters(trunk, trunk.group_matcher())
@@ -16,13 +16,13 @@ def trunk_groups(trunk: Any) -> list[list[str]]:
 
 
 def native_size(trunk: Any) -> int | None:
-    """The only input size, in pixels, that a timm model was built for; None where any will do."""
+    """Return the only input size of a timm model, in pixels; None if it accepts any size."""
     cfg = trunk.default_cfg
     return int(cfg["input_size"][-1]) if cfg.get("fixed_input_size", False) else None
 
 
 def fit_input_size(trunk: Any, image_size: int, option: str) -> None:
-    """Bring a model of fixed input size to another one; its positions are interpolated."""
+    """Change the input size of a model of fixed size; positions are interpolated."""
     native = native_size(trunk)
     if native in (None, image_size):
         return

@@ -19,14 +19,14 @@ from clipkit.suggestions import did_you_mean
 class TimmImageTower(ImageTower):
     """A timm model without its classifier, and a projection.
 
-    Pictures are normalised as timm's own weights of that model expect it.
+    Images are normalised as timm's weights of that model expect.
 
     Args:
         model: A name of ``timm.list_models()``, with or without the tag of its weights.
         embedding_dim: Components of an embedding.
-        image_size: Height and width of the pictures, in pixels; None for the model's own.
-        pretrained: True for timm's weights, a path for a file of weights of the whole model,
-            False for weights by chance.
+        image_size: Height and width of the images, in pixels; None for the model's default.
+        pretrained: True for timm's weights, the path of a file of weights of the complete model,
+            or False for random initialisation.
         projection: "linear", "mlp" or "none".
         patch_dropout: Share of a transformer's patches that training leaves out.
 
@@ -70,7 +70,7 @@ class TimmImageTower(ImageTower):
         }
 
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B D"]:
-        """Embed normalised pictures; see ``ImageTower.forward``."""
+        """Embed normalised images; see ``ImageTower.forward``."""
         embeddings: Tensor = self.projection(self.trunk(images))
         return embeddings
 
@@ -87,7 +87,7 @@ class TimmImageTower(ImageTower):
 
 
 def _create(model: str, pretrained: bool | str, patch_dropout: float) -> Any:
-    """The timm model without its classifier, filled with the weights that are asked for."""
+    """Build the timm model without its classifier, with the requested weights."""
     import timm
 
     if not timm.is_model(model):
@@ -114,11 +114,11 @@ def _create(model: str, pretrained: bool | str, patch_dropout: float) -> Any:
         if not patch_dropout:
             raise
         raise ConfigError(
-            f"patch_dropout: timm's {model!r} cannot leave out patches; take a vision "
-            f"transformer, or leave the option out"
+            f"patch_dropout: timm's {model!r} cannot leave out patches; use a vision "
+            f"transformer, or omit the option"
         ) from error
     except Exception as error:  # the hub's and the disk's errors have no common base
         raise ConfigError(
             f"model: timm cannot build {model!r} with pretrained={pretrained!r}: "
-            f"{type(error).__name__}: {error}; with no network, give pretrained the path of a file"
+            f"{type(error).__name__}: {error}; without network, set pretrained to a file"
         ) from error

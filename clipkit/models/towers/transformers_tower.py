@@ -22,18 +22,18 @@ _BLOCK = re.compile(r"\.(?:layer|layers|block|h)\.(\d+)\.")
 class TransformersTextTower(TextTower):
     """A text encoder of transformers, pooled over its tokens, and a projection.
 
-    Padding is masked, so it can be cut away exactly. Of an encoder-decoder the encoder is taken.
+    Padding is masked, so it can be removed exactly. Of an encoder-decoder, the encoder is used.
 
     Args:
         model: A folder, a name on the Hugging Face hub, or a configuration as a dictionary with
             ``model_type``.
         embedding_dim: Components of an embedding.
         pooling: "mean" over the tokens, the "first" or the "last" of them.
-        pretrained: Whether to take the weights of ``model``; they are by chance otherwise.
+        pretrained: Whether to load the weights of ``model``; otherwise random initialisation.
         projection: "linear", "mlp" or "none".
-        context_length: Most tokens of a caption.
-        tokenizer_name: The tokenizer that belongs to the tower; None for that of ``model``.
-        pad_id: Id of the padding; None for the configuration's own.
+        context_length: Maximum number of tokens of a text.
+        tokenizer_name: Name of the tower's tokenizer; None for that of ``model``.
+        pad_id: Token id of padding; None for that of the configuration.
 
     Raises:
         ConfigError: If the model cannot be found, or the options do not fit it.
@@ -109,7 +109,7 @@ class TransformersTextTower(TextTower):
 def pool(
     states: Float[Tensor, "B S K"], mask: Bool[Tensor, "B S"], pooling: Pooling
 ) -> Float[Tensor, "B K"]:
-    """One vector a caption, out of one a token."""
+    """Pool vectors of tokens into one vector per text."""
     if pooling == "first":
         return states[:, 0]
     if pooling == "last":
@@ -134,17 +134,17 @@ def _read_architecture(model: str | dict[str, Any]) -> Any:
     except Exception as error:  # the hub's, the disk's and the parser's errors
         raise ConfigError(
             f"model: transformers finds no configuration for {model!r}: "
-            f"{type(error).__name__}: {first_line(error)}; give a folder that has a config.json"
+            f"{type(error).__name__}: {first_line(error)}; expected a folder with a config.json"
         ) from error
 
 
 def _build(model: str | dict[str, Any], architecture: Any, pretrained: bool) -> Any:
-    """The encoder without parts that the embeddings do not depend on."""
+    """Build the encoder without parts that the embeddings do not depend on."""
     from transformers import AutoModel
 
     if pretrained and not isinstance(model, str):
         raise ConfigError(
-            "pretrained: a configuration has no weights; set pretrained: false, or give a folder"
+            "pretrained: a configuration has no weights; set pretrained: false, or name a folder"
         )
 
     def load(trusted: bool) -> Any:
@@ -170,14 +170,14 @@ def _build(model: str | dict[str, Any], architecture: Any, pretrained: bool) -> 
 
 def _tokenizer_name(model: str | dict[str, Any], given: str | None) -> str:
     if given is None and not isinstance(model, str):
-        raise ConfigError("tokenizer_name: give it where model is a dictionary")
+        raise ConfigError("tokenizer_name: required if model is a dictionary")
     return given or f"transformers:{model}"
 
 
 def _pad_id(architecture: Any, given: int | None) -> int:
     pad_id = getattr(architecture, "pad_token_id", None) if given is None else given
     if pad_id is None:
-        raise ConfigError("pad_id: this model's configuration names no padding; give its id")
+        raise ConfigError("pad_id: this model's configuration has no padding id; set pad_id")
     return int(pad_id)
 
 
@@ -185,7 +185,7 @@ def _check_context(architecture: Any, context_length: int, pad_id: int) -> None:
     positions = getattr(architecture, "max_position_embeddings", None)
     if positions is None:
         return
-    if "roberta" in architecture.model_type:  # its positions count from behind the padding's id
+    if "roberta" in architecture.model_type:  # its positions start after the padding id
         positions -= pad_id + 1
     if not 1 <= context_length <= positions:
         raise ConfigError(

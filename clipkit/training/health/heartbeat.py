@@ -101,11 +101,11 @@ def diagnose(beats: Sequence[Beat | None], now: float, silence_seconds: float) -
     if len(behind) < len(talking) or len(phases) > 1:
         if len(behind) == len(talking):  # the same batch: those that are not inside the step
             behind = [beat for beat in talking if beat.phase != STEP] or behind
-        for beat in behind:
-            said.append(
-                f"{beat.place} is behind: step {beat.step}, {beat.phase} for "
-                f"{now - beat.phase_since:.0f} s"
-            )
+        said += [
+            f"{beat.place} is behind: step {beat.step}, {beat.phase} for "
+            f"{now - beat.phase_since:.0f} s"
+            for beat in behind
+        ]
     return said
 
 

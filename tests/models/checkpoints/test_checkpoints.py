@@ -159,7 +159,7 @@ def test_what_open_clip_cannot_express_is_refused_before_anything_is_written(mod
     mixed = DualEncoder(encoder(quick_gelu=True).image_tower, model.text_tower)
     for each, message in (
         (timm, "image_tower: open_clip cannot express a TimmImageTower"),
-        (resized, "only for 160 pixels, this one takes 64"),
+        (resized, "only for 160 pixels, this one is built for 64"),
         (mixed, "quick_gelu"),
     ):
         with pytest.raises(ConfigError, match=message):

@@ -70,7 +70,7 @@ def test_nothing_but_towers_and_heads_is_called(class_path):
     description = describe(encoder())
     part = {"class_path": class_path, "init_args": {}}
     description["init_args"]["text_tower"] = part
-    with pytest.raises(CheckpointError, match=f"'{class_path}' is not known as a tower"):
+    with pytest.raises(CheckpointError, match=f"'{class_path}' is not a known tower"):
         build_encoder(description, "here")
     with pytest.raises(CheckpointError, match=r"expected clipkit\.models\.DualEncoder"):
         build_encoder(part, "here")
@@ -79,7 +79,7 @@ def test_nothing_but_towers_and_heads_is_called(class_path):
 def test_options_of_another_version_are_named():
     description = describe(encoder())
     description["init_args"]["text_tower"]["init_args"]["rotary"] = True
-    with pytest.raises(CheckpointError, match=r"OpenClipTextTower .* takes no 'rotary'"):
+    with pytest.raises(CheckpointError, match=r"OpenClipTextTower .* no argument 'rotary'"):
         build_encoder(description, "here")
     description["init_args"]["text_tower"]["init_args"] = None
     with pytest.raises(CheckpointError, match="text_tower: expected init_args"):

@@ -73,7 +73,7 @@ def test_siglip_towers_fill_up_with_their_tokenizer_s_padding():
 
 
 def test_captions_longer_than_the_context_are_refused():
-    with pytest.raises(ConfigError, match="at most 16 tokens, got captions of 17"):
+    with pytest.raises(ConfigError, match="at most 16 tokens, got texts of 17"):
         encoder().encode_text(captions(length=17))
 
 

@@ -133,7 +133,7 @@ def test_open_clip_configuration_with_an_encoder_of_transformers(folder):
         ({"pretrained": True}, "a configuration has no weights"),
         ({"tokenizer_name": None}, "tokenizer_name"),
         ({"context_length": 33}, "has 32 positions, got 33"),
-        ({"model": {**BERT, "pad_token_id": None}}, "names no padding"),
+        ({"model": {**BERT, "pad_token_id": None}}, "has no padding id"),
     ],
 )
 def test_options_that_cannot_work_are_refused(options, message):

@@ -114,7 +114,7 @@ def line_plot(chart: Chart, *, from_zero: bool = True) -> Plot:
 
 
 def chart_svg(chart: Chart, x_title: str) -> str:
-    """Draw a chart as an SVG file of its own, for web pages and slides.
+    """Draw a chart as a separate SVG file, for web pages and slides.
 
     Args:
         chart: From 1 to ``MAX_SERIES`` lines.
