@@ -8,9 +8,6 @@ import numpy as np
 def generator(*key: int) -> np.random.Generator:
     """Return a random generator that depends on nothing but its key.
 
-    Args:
-        key: Non-negative integers, for example the seed, the epoch and the sample id.
-
     Examples:
         >>> generator(0, 3).integers(100) == generator(0, 3).integers(100)
         np.True_

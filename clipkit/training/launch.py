@@ -14,14 +14,6 @@ def launch_fit(config: Path | str, options: Sequence[str] = (), log: Path | None
 
     A process of its own has its own seeds, signals and memory: a run that is killed does not take
     the caller with it. If the caller is interrupted, the process is terminated.
-
-    Args:
-        config: Configuration of the run.
-        options: Further options of ``clipkit fit``.
-        log: File for the output of the process; None for the output of this process.
-
-    Returns:
-        The exit status, negative if a signal killed the process.
     """
     command = [sys.executable, "-m", "clipkit.cli.main", "fit", "-c", str(config), *options]
     with ExitStack() as stack:

@@ -54,10 +54,6 @@ def set_checkpoint_io(trainer: Trainer, new: CheckpointIO) -> None:
     """Replace Lightning's default reader and writer of checkpoints, also inside a wrapper.
 
     A strategy with a checkpoint plugin of its own keeps it.
-
-    Args:
-        trainer: The trainer, before a checkpoint is read.
-        new: The replacement.
     """
     outer = trainer.strategy.checkpoint_io
     if type(outer) is TorchCheckpointIO:
@@ -69,12 +65,7 @@ def set_checkpoint_io(trainer: Trainer, new: CheckpointIO) -> None:
 
 
 def set_epoch_length(trainer: Trainer, num_batches: int) -> None:
-    """Set the number of batches of an epoch, which Lightning reads once per run.
-
-    Args:
-        trainer: About to start the epoch.
-        num_batches: Batches of this rank.
-    """
+    """Set the number of batches of an epoch, which Lightning reads once per run."""
     loop = trainer.fit_loop
     assert loop._combined_loader is not None, "an epoch starts after the loaders are set up"
     loop.max_batches = num_batches
@@ -88,12 +79,6 @@ def rewrite_progress(fit_loop: dict[str, Any], epoch: int, done: int, steps_to_l
 
     The form is that of a checkpoint saved when a batch ended: everything but ``completed`` counts
     it, and Lightning adds the missing one to that and to the steps that it logs with.
-
-    Args:
-        fit_loop: State of Lightning's fit loop; changed in place.
-        epoch: Number of completed epochs.
-        done: Number of completed batches of the current epoch.
-        steps_to_log: Completed optimizer steps, without the one that Lightning adds.
     """
     started = epoch + (done > 0)
     for scope in ("total", "current"):
@@ -121,12 +106,7 @@ def disable_sigterm_broadcast(trainer: Trainer) -> None:
 
 
 def set_original_handlers(trainer: Trainer, handlers: Mapping[Any, Any]) -> None:
-    """Set the signal handlers that Lightning restores when it ends.
-
-    Args:
-        trainer: The trainer.
-        handlers: Handler by signal.
-    """
+    """Set the signal handlers that Lightning restores when it ends."""
     trainer._signal_connector._original_handlers.update(handlers)
 
 
@@ -149,12 +129,7 @@ def can_skip_on_device(optimizer: torch.optim.Optimizer) -> bool:
 
 
 def set_skip(optimizer: torch.optim.Optimizer, skip: Tensor | None) -> None:
-    """Set the number that ``can_skip_on_device`` is about.
-
-    Args:
-        optimizer: A fused optimizer of torch.
-        skip: 1 on the device to skip the next step, 0 to take it; None removes the number.
-    """
+    """Set the number that ``can_skip_on_device`` is about."""
     vars(optimizer).pop("found_inf", None)
     if skip is not None:
         optimizer.found_inf = skip  # type: ignore[attr-defined]

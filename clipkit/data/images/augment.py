@@ -1,9 +1,8 @@
-"""What a training picture is changed by: small classes that are chosen and ordered in YAML.
+"""Augmentations of training images: small classes that are chosen and ordered in YAML.
 
-Every augmentation draws from the sample's own generator and from nothing else, so a sample looks
-the same whoever makes it. Where torchvision's functions were measured to be slow on small pictures
-(64 pixels, one core), the same is done through Pillow: hue in 260 us against 15, affine maps in 140
-against 80.
+Every augmentation uses only the sample's random generator, so that a sample is the same on any rank
+or worker. Where torchvision's functions were measured to be slow on small images (64 pixels, one
+core), Pillow is used: hue takes 15 us instead of 260, affine maps 80 instead of 140.
 """
 
 from __future__ import annotations
@@ -30,26 +29,26 @@ _ALL_GREY: Final = np.tile(LUMA, (3, 1))
 
 
 class ImageAugmentation(ABC):
-    """Changes a picture at random."""
+    """Changes an image randomly (abstract)."""
 
     @abstractmethod
     def __call__(
         self, pixels: UInt8[Tensor, "3 H W"], rng: np.random.Generator
     ) -> UInt8[Tensor, "3 H W"]:
-        """The changed picture, of the same size.
+        """Return the changed image, of the same size.
 
         Args:
-            pixels: 0 to 255; not written to.
-            rng: The sample's own random numbers.
+            pixels: Values from 0 to 255; not written to.
+            rng: Random generator of the sample.
         """
 
 
 @final
 class HorizontalFlip(ImageAugmentation):
-    """Mirrors left and right.
+    """Mirrors an image left to right.
 
     Args:
-        probability: Share of the pictures that are mirrored.
+        probability: Share of the images that are mirrored.
     """
 
     def __init__(self, probability: float = 0.5) -> None:
@@ -64,10 +63,10 @@ class HorizontalFlip(ImageAugmentation):
 
 @final
 class Grayscale(ImageAugmentation):
-    """Takes the colour away.
+    """Removes the colour.
 
     Args:
-        probability: Share of the pictures that lose it.
+        probability: Share of the images that are changed to grey.
     """
 
     def __init__(self, probability: float = 0.2) -> None:
@@ -86,16 +85,17 @@ class Grayscale(ImageAugmentation):
 class ColorJitter(ImageAugmentation):
     """Changes brightness, contrast, saturation and hue, in random order.
 
-    The four steps are one linear map of the colours, applied once: in contrast to torchvision,
-    nothing is rounded or cut off between the steps, and hue is a rotation about the grey axis,
-    which keeps the brightness.
+    The four changes are one linear map of the colours, applied once: in contrast to torchvision,
+    nothing is rounded or clipped in between, and hue is a rotation about the grey axis, which keeps
+    the brightness.
 
     Args:
-        brightness: The factor lies between 1 - brightness and 1 + brightness.
-        contrast: The same of the distance from the picture's mean grey.
-        saturation: The same of the distance from each pixel's own grey.
+        brightness: Largest change of the factor of the brightness: it is 1 - brightness to
+            1 + brightness.
+        contrast: Largest change of the factor of the distance from the image's mean grey.
+        saturation: Largest change of the factor of the distance from each pixel's grey.
         hue: Largest rotation of the colours, in turns; at most 0.5.
-        probability: Share of the pictures that are changed.
+        probability: Share of the images that are changed.
     """
 
     def __init__(
@@ -134,17 +134,7 @@ def color_map(
     order: Sequence[int],
     mean: Float64[np.ndarray, " 3"],
 ) -> tuple[Float64[np.ndarray, "3 3"], Float64[np.ndarray, " 3"]]:
-    """Brightness, contrast, saturation and hue as one linear map.
-
-    Args:
-        factors: Of brightness, contrast and saturation; 1 changes nothing.
-        turns: Rotation of the hue; 0 changes nothing.
-        order: In which order the steps 0 to 3 are taken.
-        mean: The picture's mean colour.
-
-    Returns:
-        Matrix and offset: a colour c becomes ``matrix @ c + offset``.
-    """
+    """Return brightness, contrast, saturation and hue as one linear map: matrix and offset."""
     brightness, contrast, saturation = factors
     matrix, offset = np.eye(3), np.zeros(3)
     for step in order:
@@ -164,7 +154,7 @@ def apply_color_map(
     matrix: Float64[np.ndarray, "3 3"],
     offset: Float64[np.ndarray, " 3"],
 ) -> UInt8[Tensor, "3 H W"]:
-    """Every colour c becomes ``matrix @ c + offset``, rounded and cut to 0 to 255."""
+    """Map every colour c to ``matrix @ c + offset``, rounded and clipped to 0 to 255."""
     rows = np.column_stack([matrix, offset]).ravel().tolist()
     return to_tensor(to_image(pixels).convert("RGB", tuple(rows)))
 
@@ -185,10 +175,10 @@ class RandomErasing(ImageAugmentation):
     """Fills a random rectangle, with noise or one colour.
 
     Args:
-        probability: Share of the pictures that lose a rectangle.
-        area: Smallest and largest share of the picture's area.
-        ratio: Smallest and largest width over height.
-        fill: A colour; None for noise.
+        probability: Share of the images that lose a rectangle.
+        area: Smallest and largest share of the image's area.
+        ratio: Smallest and largest width over height of the rectangle.
+        fill: Colour of the rectangle; None for noise.
 
     Source: Zhong et al. 2017, "Random Erasing Data Augmentation".
     """
@@ -231,20 +221,12 @@ class RandomErasing(ImageAugmentation):
 
 
 def check_probability(value: float) -> float:
-    """Check an option that is a probability.
-
-    Raises:
-        ConfigError: It is not between 0 and 1.
-    """
+    """Check an option that is a probability."""
     return check_range("probability", value, 0.0, 1.0)
 
 
 def check_range(option: str, value: float, low: float, high: float) -> float:
-    """Check one number.
-
-    Raises:
-        ConfigError: It lies outside.
-    """
+    """Check one number."""
     if not low <= value <= high:
         raise ConfigError(f"{option}: expected a number from {low:g} to {high:g}, got {value}")
     return value
@@ -253,11 +235,7 @@ def check_range(option: str, value: float, low: float, high: float) -> float:
 def check_interval(
     option: str, interval: tuple[float, float], low: float, high: float
 ) -> tuple[float, float]:
-    """Check a smallest and a largest number.
-
-    Raises:
-        ConfigError: They lie outside, or the first is above the second.
-    """
+    """Check a smallest and a largest number."""
     if len(interval) != 2 or not low <= interval[0] <= interval[1] <= high:
         raise ConfigError(
             f"{option}: expected a smallest and a largest number from {low:g} to {high:g}, got "

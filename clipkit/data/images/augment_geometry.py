@@ -84,16 +84,7 @@ def move(
     scale: float = 1.0,
     shear_degrees: tuple[float, float] = (0.0, 0.0),
 ) -> UInt8[Tensor, "3 H W"]:
-    """Shear, scale and rotate an image about its centre, then shift it; bilinear.
-
-    Args:
-        pixels: Values from 0 to 255.
-        fill: Colour of the borders; None for the mean colour of the corners.
-        degrees: Angle of the rotation, counter-clockwise.
-        shift: Right and down, in pixels.
-        scale: Factor of both sides.
-        shear_degrees: Along x, and along y.
-    """
+    """Shear, scale and rotate an image about its centre, then shift it; bilinear."""
     moved = functional.affine(
         to_image(pixels),
         -degrees,
@@ -151,10 +142,6 @@ def perspective_coefficients(
     """Return the change of perspective that takes four points to four others.
 
     torchvision's function rounds to float32 and takes six times as long.
-
-    Returns:
-        (a, b, c, d, e, f, g, h) with x' = (a x + b y + c) / (g x + h y + 1) and
-        y' = (d x + e y + f) / (g x + h y + 1).
     """
     rows = []
     for (x, y), (u, v) in zip(points, images, strict=True):

@@ -1,9 +1,9 @@
-"""Decoding one crop of a picture, and no more of it than is needed.
+"""Decode one crop of an image, and not more than is needed.
 
 The crop is chosen from the header. A JPEG is then decoded at the smallest of the scales n/8 at
-which the crop still has at least the wanted size (its cosine transform gives these scales nearly
-for free). The crop is resized to the exact size by torch's vectorised kernel where its edges are
-those of decoded pixels, else by Pillow, which takes any box.
+which the crop has at least the wanted size (the cosine transform makes these scales cheap). The
+crop is resized to the exact size by torch's vectorised kernel if its edges are edges of decoded
+pixels, else by Pillow, which accepts any box.
 """
 
 from __future__ import annotations
@@ -38,20 +38,20 @@ INTERPOLATIONS: Final = {
     "bilinear": Image.Resampling.BILINEAR,
 }
 OVERSAMPLING: Final = 1.25
-"""A JPEG's crop is decoded to at least this many times the wanted size, if it has the pixels.
+"""Least size of a decoded JPEG crop, as a multiple of the wanted size, if it has the pixels.
 
-Scaled decoding keeps finer detail than Pillow's filter would; the last reduction smooths it. On
+Scaled decoding keeps more detail than Pillow's filter does; the last reduction smooths it. On
 photos of 640 and 1,600 pixels, mean absolute difference to the exact crop of 64 pixels: 2.5 and 2.3
 levels without, 1.8 and 2.0 with 1.25, 1.5 and 1.7 with 1.5, at the same speed up to 1.25.
 """
 BLOCK_PIXELS: Final = 8
-"""Edges at multiples of this are edges of pixels at every scale that a JPEG is decoded at."""
+"""Edges at multiples of this are pixel edges at every scale of JPEG decoding."""
 _JPEG_START: Final = b"\xff\xd8\xff"
 _PLAIN_JPEG: Final = "plain JPEG"
 
 
 class Box(NamedTuple):
-    """A rectangle in an upright picture, in pixels.
+    """A rectangle in an upright image, in pixels.
 
     Args:
         left: First column.
@@ -67,11 +67,11 @@ class Box(NamedTuple):
 
 
 CropChooser = Callable[[int, int], Box]
-"""Chooses the crop from the width and height of the upright picture."""
+"""Chooses the crop from the width and height of the upright image."""
 
 
 def central_square(width: int, height: int) -> Box:
-    """The largest square in the middle.
+    """Return the largest square in the centre.
 
     Examples:
         >>> central_square(640, 480)
@@ -83,22 +83,22 @@ def central_square(width: int, height: int) -> Box:
 
 @final
 class ImageDecoder:
-    """Bytes of a picture to pixels of one crop of it.
+    """Decodes a crop of an image file to pixels.
 
     Reads every format of Pillow: CMYK, palettes, grey, 16 bits, transparency, animations (the first
-    frame), and turns pictures upright by their EXIF orientation.
+    frame), and turns images upright by the EXIF orientation.
 
     Args:
         size: Width and height of the result, in pixels.
-        fast: Whether JPEGs are decoded at a reduced scale where the crop allows, and crops on whole
-            pixels are resized by torch; the result stays within about two levels of 255 of the
-            exact one on average.
-        background: What shows through transparent pixels; None reveals the colour stored under
-            them, as open_clip does.
+        fast: Whether JPEGs are decoded at a reduced scale if the crop allows it, and crops on pixel
+            edges are resized by torch; the mean difference from the exact result is about two
+            levels of 255.
+        background: Colour behind transparent pixels; None shows the colour stored under them, as
+            open_clip does.
         interpolation: ``"bicubic"`` or ``"bilinear"``.
-        max_pixels: Larger pictures are refused before they are decoded.
-        keep_mib: Memory for the pixels of decoded files, in MiB per process; see `DecodedImages`.
-            The results are the same with and without it.
+        max_pixels: Largest number of pixels; larger images are refused before they are decoded.
+        keep_mib: Memory for the pixels of decoded files, in MiB per process. It does not change
+            the results.
 
     Examples:
         >>> ImageDecoder(size=224)(Path("dog.jpg").read_bytes()).shape
@@ -130,15 +130,15 @@ class ImageDecoder:
         """Decode one crop.
 
         Args:
-            data: The file's bytes.
+            data: Bytes of the file.
             crop: Chooses the crop from the upright width and height.
-            background: Used in place of the decoder's own, for this picture.
+            background: Colour behind transparent pixels of this image; None for the decoder's.
 
         Returns:
             Pixels, 0 to 255.
 
         Raises:
-            SampleError: The bytes are no picture, damaged, truncated, empty or too large.
+            SampleError: If the bytes are not an image, damaged, truncated, empty or too large.
         """
         pixels = self._plain_jpeg(data, crop) if self.fast else None
         if pixels is None:
@@ -146,7 +146,7 @@ class ImageDecoder:
         return pixels
 
     def _plain_jpeg(self, data: bytes, crop: CropChooser) -> UInt8[Tensor, "3 H W"] | None:
-        """The crop of a healthy upright RGB or grey JPEG; None asks for the thorough way."""
+        """Decode the crop of an intact upright RGB or grey JPEG; None if Pillow is needed."""
         if not data.startswith(_JPEG_START):
             return None
         pixels = self._decoded.find(data, _PLAIN_JPEG)
@@ -166,7 +166,7 @@ class ImageDecoder:
                 if not reduced:
                     self._decoded.keep(data, _PLAIN_JPEG, pixels)
         except ValueError:
-            # simplejpeg's strictness: Pillow decides whether the damage matters, and names it.
+            # simplejpeg is strict: Pillow decides whether the damage matters, and names it.
             return None
         scale = scale_of(pixels, width, height)
         return self._resized(pixels, box, (scale, scale))
@@ -204,7 +204,7 @@ class ImageDecoder:
         return to_tensor(self._resize(Image.fromarray(pixels), box, scale))
 
     def _resize(self, image: Image.Image, box: Box, scale: tuple[float, float]) -> Image.Image:
-        # min() takes back what rounding added beyond the edge, which Pillow refuses.
+        # min() removes what rounding added beyond the edge, which Pillow refuses.
         corners = (
             box.left * scale[0],
             box.top * scale[1],
@@ -215,13 +215,7 @@ class ImageDecoder:
 
 
 def stored_box(box: Box, width: int, height: int, turn: Orientation | None) -> Box:
-    """Where a crop of the upright picture lies in the pixels as they are stored.
-
-    Args:
-        box: The crop, in the upright picture.
-        width: Of the stored picture.
-        height: Of the stored picture.
-        turn: How stored pixels become upright ones.
+    """Convert a crop of the upright image to the pixels as they are stored.
 
     Examples:
         >>> from clipkit.data.images.formats import ORIENTATIONS
@@ -241,34 +235,26 @@ def stored_box(box: Box, width: int, height: int, turn: Orientation | None) -> B
 
 
 def check_image_size(size: int) -> int:
-    """Check the option ``size``.
-
-    Raises:
-        ConfigError: It is not positive.
-    """
+    """Check the option ``size``."""
     if size < 1:
         raise ConfigError(f"size: expected a number of pixels above 0, got {size}")
     return size
 
 
 def check_interpolation(name: str) -> Image.Resampling:
-    """Pillow's filter of that name.
-
-    Raises:
-        ConfigError: The name is unknown.
-    """
+    """Return Pillow's filter of that name."""
     if name not in INTERPOLATIONS:
         raise ConfigError(f"interpolation: expected one of {sorted(INTERPOLATIONS)}, got {name!r}")
     return INTERPOLATIONS[name]
 
 
 def to_tensor(image: Image.Image) -> UInt8[Tensor, "3 H W"]:
-    """Pixels of an RGB picture; the memory keeps Pillow's order (rows, columns, colours)."""
+    """Return pixels of an RGB image; memory keeps Pillow's order (rows, columns, colours)."""
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
 def to_image(pixels: UInt8[Tensor, "3 H W"]) -> Image.Image:
-    """The reverse of `to_tensor`."""
+    """Reverse ``to_tensor``."""
     return Image.fromarray(np.ascontiguousarray(pixels.permute(1, 2, 0).numpy()))
 
 
@@ -278,10 +264,10 @@ def _resize_whole_pixels(
     size: int,
     interpolation: Image.Resampling,
 ) -> UInt8[Tensor, "3 H W"]:
-    """A crop on whole pixels, resized with Pillow's filters in a fifth of Pillow's time.
+    """Resize a crop on pixel edges with Pillow's filters, in a fifth of Pillow's time.
 
-    At the crop's edges Pillow looks at the pixels outside; nowhere else do the two differ by more
-    than rounding.
+    At the crop's edges, Pillow reads the pixels outside; elsewhere the results differ only by
+    rounding.
     """
     left, top, width, height = map(int, box)
     crop = torch.from_numpy(pixels[top : top + height, left : left + width])
@@ -292,7 +278,7 @@ def _resize_whole_pixels(
 
 
 def _least_decoded(box: Box, width: int, height: int, size: int) -> tuple[int, int]:
-    """Width and height of the whole picture at which the crop has pixels enough."""
+    """Return the least width and height of the image at which the crop has enough pixels."""
     if box.width <= 0 or box.height <= 0:
         raise SampleError(f"crop {tuple(box)} of an image of {width} x {height} has no pixels")
     wanted = OVERSAMPLING * size

@@ -1,4 +1,4 @@
-"""Decoded images in memory, so that a small data set is decoded once and not every epoch."""
+"""Keep decoded images in memory, so that a small data set is decoded only once."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _BYTES_PER_MIB: Final = 2**20
 
 @final
 class DecodedImages:
-    """Keep the pixels of decoded image files, up to a number of bytes.
+    """Keeps the pixels of decoded image files, up to a number of bytes.
 
     An entry belongs to the content of a file, so a changed file is decoded anew and results never
     depend on what is kept. Once the memory is full, further images are decoded each time. Nothing
@@ -62,22 +62,11 @@ class DecodedImages:
         return self._num_bytes
 
     def find(self, data: bytes, variant: Hashable) -> Pixels | None:
-        """Return the pixels of a file, not to be written to; None if they are not kept.
-
-        Args:
-            data: The file's bytes.
-            variant: What the pixels depend on in addition to ``data``.
-        """
+        """Return the pixels of a file, not to be written to; None if they are not kept."""
         return self._pixels.get(_key(data, variant)) if self._pixels else None
 
     def keep(self, data: bytes, variant: Hashable, pixels: Pixels | Image.Image) -> None:
-        """Keep a copy of the pixels of a file, if there is room.
-
-        Args:
-            data: The file's bytes.
-            variant: What the pixels depend on in addition to ``data``.
-            pixels: The complete decoded image, RGB.
-        """
+        """Keep a copy of the pixels of a file, if there is room."""
         if self.max_mib == 0:
             return
         copied: Pixels = np.array(pixels)

@@ -1,4 +1,4 @@
-"""From the bytes of any picture to upright RGB pixels, or a `SampleError` that says why not."""
+"""Decode any image file to upright RGB pixels, or raise a ``SampleError`` with the reason."""
 
 from __future__ import annotations
 
@@ -45,18 +45,11 @@ _PILLOW_FAULTS: Final = (
     struct.error,
     zlib.error,
 )
-"""What Pillow's readers raise on damaged files. MemoryError is absent: it is no sample's fault."""
+"""Errors of Pillow's readers for damaged files, without MemoryError, which no sample causes."""
 
 
 def image_member(members: Mapping[str, bytes]) -> bytes:
-    """Return the bytes of a sample's image: the first of ``IMAGE_EXTENSIONS`` that it has.
-
-    Args:
-        members: The sample's members by extension.
-
-    Raises:
-        SampleError: If no member is an image.
-    """
+    """Return the bytes of a sample's image: the first of ``IMAGE_EXTENSIONS`` that it has."""
     for extension in IMAGE_EXTENSIONS:
         if extension in members:
             return members[extension]
@@ -65,13 +58,13 @@ def image_member(members: Mapping[str, bytes]) -> bytes:
 
 
 class Orientation(NamedTuple):
-    """How stored pixels become upright ones: swap the axes or not, then mirror.
+    """Change from stored to upright pixels: swap the axes or not, then mirror.
 
     Args:
-        method: What Pillow's ``transpose`` is asked for.
+        method: Argument of Pillow's ``transpose``.
         swaps: Whether width and height are exchanged.
-        mirrors_x: Whether the stored x axis runs against the upright axis that it belongs to.
-        mirrors_y: The same of the stored y axis.
+        mirrors_x: Whether the stored x axis is opposite to the upright axis that it becomes.
+        mirrors_y: Whether the stored y axis is opposite to the upright axis that it becomes.
     """
 
     method: Image.Transpose
@@ -89,12 +82,12 @@ ORIENTATIONS: Final = {
     7: Orientation(Image.Transpose.TRANSVERSE, True, True, True),
     8: Orientation(Image.Transpose.ROTATE_90, True, True, False),
 }
-"""By the value of the EXIF tag; every other value leaves the pixels as they are stored."""
+"""Orientation by the value of the EXIF tag; any other value leaves the stored pixels."""
 
 
 @contextmanager
 def image_faults(what: str) -> Iterator[None]:
-    """Turn what Pillow raises on damaged data into a `SampleError` that starts with ``what``."""
+    """Convert errors of Pillow for damaged data to a ``SampleError`` that starts with ``what``."""
     try:
         yield
     except SampleError:
@@ -104,26 +97,18 @@ def image_faults(what: str) -> Iterator[None]:
 
 
 def check_max_pixels(max_pixels: int) -> int:
-    """Check the option ``max_pixels``.
-
-    Raises:
-        ConfigError: It is not positive, or above what Pillow itself refuses.
-    """
+    """Check the option ``max_pixels``."""
     limit = None if Image.MAX_IMAGE_PIXELS is None else 2 * Image.MAX_IMAGE_PIXELS
     if max_pixels < 1 or (limit is not None and max_pixels > limit):
         raise ConfigError(
-            f"max_pixels: expected between 1 and {limit}, got {max_pixels}; for larger pictures "
+            f"max_pixels: expected between 1 and {limit}, got {max_pixels}; for larger images "
             f"raise PIL.Image.MAX_IMAGE_PIXELS first"
         )
     return max_pixels
 
 
 def check_size(width: int, height: int, max_pixels: int) -> None:
-    """Refuse pictures without pixels, and those that would fill the memory.
-
-    Raises:
-        SampleError: A side is zero, or there are more than ``max_pixels`` pixels.
-    """
+    """Refuse images without pixels, and those that would fill the memory."""
     if width < 1 or height < 1:
         raise SampleError(f"image has no pixels: {width} x {height}")
     if width * height > max_pixels:
@@ -133,12 +118,7 @@ def check_size(width: int, height: int, max_pixels: int) -> None:
 
 
 def open_image(data: bytes, max_pixels: int) -> Image.Image:
-    """Read the header; pixels are decoded when they are asked for.
-
-    Raises:
-        SampleError: There are no bytes, no known format, no pixels, or too many pixels, or the
-            format is one that is run rather than decoded.
-    """
+    """Read the header; pixels are decoded when they are read."""
     if not data:
         raise SampleError("image is empty (0 bytes)")
     with image_faults("image header cannot be read"):
@@ -155,18 +135,14 @@ def open_image(data: bytes, max_pixels: int) -> Image.Image:
 def jpeg_header_end(data: bytes) -> int:
     """Find where the compressed pixels of a JPEG begin, in bytes.
 
-    Segments in front of them (colour profiles, notes of the camera, EXIF) may be of any total
-    length and come in any order.
-
-    Returns:
-        The offset; the length of the file if its segments do not follow each other properly.
+    Segments before them (colour profiles, camera data, EXIF) may have any total length and order.
     """
     position = 2
     while position + 4 <= len(data) and data[position] == 0xFF:
         marker = data[position + 1]
         if marker == _START_OF_SCAN:
             return position
-        if marker == 0xFF:  # padding in front of a marker
+        if marker == 0xFF:  # padding before a marker
             position += 1
         elif marker < 0xC0 or 0xD0 <= marker <= 0xD9:  # has no length: not expected in a header
             break
@@ -176,40 +152,27 @@ def jpeg_header_end(data: bytes) -> int:
 
 
 def orientation_of(image: Image.Image, data: bytes) -> Orientation | None:
-    """How the camera was held, from EXIF; None when the pixels are stored upright.
-
-    Args:
-        image: The opened picture.
-        data: The bytes that it was opened from.
-    """
-    # Pillow would decode a whole PNG to look for a tag that nearly no PNG has.
+    """Return the orientation in EXIF; None if the pixels are stored upright."""
+    # Pillow would decode an entire PNG to look for a tag that nearly no PNG has.
     if image.format == "PNG" and b"eXIf" not in data and b"Raw profile" not in data:
         return None
     if image.format in {"JPEG", "MPO", "WEBP"} and "exif" not in image.info:
         return None
-    # Pillow turns TIFFs itself, their size included.
+    # Pillow turns TIFFs itself, including the size.
     if image.format == "TIFF":
         return None
     try:
         return ORIENTATIONS.get(image.getexif().get(ORIENTATION_TAG, 1))
     except _PILLOW_FAULTS:
-        # Unreadable notes of the camera do not make the picture unreadable.
+        # Unreadable camera data do not make the image unreadable.
         return None
 
 
 def to_rgb(image: Image.Image, background: Color | None) -> Image.Image:
     """Decode to 8 bits of red, green and blue.
 
-    The first frame of an animation is taken. Pixels of 16 bits are scaled, where ``convert("RGB")``
-    cuts off everything above 255.
-
-    Args:
-        image: The opened picture.
-        background: What shows through transparent pixels; None reveals the colour stored under
-            them, as ``convert("RGB")`` and therefore open_clip and CLIP_benchmark do.
-
-    Raises:
-        SampleError: The data are truncated or damaged, or the pixels have no defined range.
+    The first frame of an animation is used. Pixels of 16 bits are scaled, where ``convert("RGB")``
+    clips everything above 255.
     """
     with image_faults("image is truncated or damaged"):
         image.load()

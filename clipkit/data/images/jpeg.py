@@ -1,4 +1,4 @@
-"""Decoding JPEGs with simplejpeg, at full size or at a reduced scale."""
+"""Decode JPEGs with simplejpeg, at full size or at a reduced scale."""
 
 from __future__ import annotations
 
@@ -23,12 +23,7 @@ _OF_THREAD: Final = threading.local()
 
 
 def plain_jpeg_size(data: bytes, max_pixels: int) -> tuple[int, int] | None:
-    """Return width and height of a JPEG; None if it is turned or not of RGB or grey pixels.
-
-    Raises:
-        ValueError: If the header is damaged.
-        SampleError: If the image has no pixels or too many.
-    """
+    """Return width and height of a JPEG; None if it is turned or not of RGB or grey pixels."""
     has_exif = data.find(EXIF_START, 0, jpeg_header_end(data)) != -1
     if has_exif and orientation_of(open_image(data, max_pixels), data):
         return None
@@ -44,23 +39,15 @@ def decode_jpeg(
 ) -> UInt8[np.ndarray, "rows columns 3"]:
     """Decode a JPEG at the smallest scale of at least ``least`` (width, height).
 
-    The result lies in memory that this thread's next call overwrites: fresh memory for each picture
-    would cost a third of the time in page faults, and leave holes between what lives longer.
-
-    Args:
-        data: The file's bytes.
-        num_pixels: Pixels of the complete image.
-        least: Smallest width and height of the complete image after decoding.
-
-    Raises:
-        ValueError: If the data are damaged.
+    The result is in memory that this thread's next call overwrites: new memory for each image would
+    cost a third of the time in page faults, and fragment the memory.
     """
     buffer = None
     if 3 * num_pixels <= _MAX_KEPT_BYTES:
         buffer = getattr(_OF_THREAD, "buffer", None)
         if buffer is None or len(buffer) < 3 * num_pixels:
             buffer = _OF_THREAD.buffer = np.empty(3 * num_pixels, dtype=np.uint8)
-    # Scales between 1/2 and 1 have no vector code: they take longer than the whole picture.
+    # Scales between 1/2 and 1 have no vector code: they take longer than the full size.
     pixels: UInt8[np.ndarray, "rows columns 3"] = simplejpeg.decode_jpeg(
         data, min_width=least[0], min_height=least[1], min_factor=2, buffer=buffer
     )
@@ -68,13 +55,7 @@ def decode_jpeg(
 
 
 def scale_of(pixels: UInt8[np.ndarray, "rows columns 3"], width: int, height: int) -> float:
-    """Return the scale at which a JPEG was decoded.
-
-    Args:
-        pixels: The decoded pixels; the last row and column may be pixels that are cut off.
-        width: Of the complete image, in pixels.
-        height: Of the complete image, in pixels.
-    """
+    """Return the scale at which a JPEG was decoded."""
     return next(
         eighths / 8
         for eighths in (8, 4, 3, 2, 1)

@@ -1,4 +1,4 @@
-"""RandAugment, drawn from the sample's own generator."""
+"""RandAugment with the sample's random generator."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _LARGEST_ENHANCEMENT: Final = 0.9
 _MOST_BITS_LOST: Final = 4
 
 Step = Callable[[Tensor, float, Color | None], Tensor]
-"""Changes a picture by a strength from -1 to 1; one-sided steps look at its absolute value."""
+"""Changes an image by a strength from -1 to 1; one-sided steps use its absolute value."""
 
 
 def _shear(pixels: Tensor, strength: float, fill: Color | None, axis: int) -> Tensor:
@@ -64,17 +64,17 @@ STEPS: Final[Mapping[str, Step]] = {
     "autocontrast": lambda pixels, _, __: functional.autocontrast(pixels),
     "equalize": lambda pixels, _, __: functional.equalize(pixels),
 }
-"""The steps and their largest strengths are torchvision's; drawing them is not."""
+"""Steps and largest strengths as in torchvision; only the random selection is different."""
 
 
 @final
 class RandAugment(ImageAugmentation):
-    """A few random steps out of fourteen, all of the same strength.
+    """Random steps out of fourteen, all of the same strength.
 
     Args:
-        num_steps: How many steps a picture goes through.
+        num_steps: Number of steps per image.
         magnitude: Strength, from 0 to 30.
-        fill: What appears at the borders; None for the mean colour of the picture's corners.
+        fill: Colour of the borders; None for the mean colour of the image's corners.
 
     Source: Cubuk et al. 2019, "RandAugment: Practical automated data augmentation with a reduced
     search space".

@@ -1,4 +1,4 @@
-"""From the bytes of a picture to the pixels that a model sees, in training and in evaluation."""
+"""Transform the bytes of an image file to a model's input, in training and in evaluation."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _CROP_ATTEMPTS: Final = 10
 
 
 class ImageTransform(ABC):
-    """Bytes to pixels.
+    """Transforms the bytes of an image file to pixels (abstract).
 
     Attributes:
         image_size: Width and height of the result, in pixels.
@@ -51,17 +51,17 @@ class ImageTransform(ABC):
 
     @abstractmethod
     def __call__(self, data: bytes, rng: np.random.Generator) -> UInt8[Tensor, "3 H W"]:
-        """Decode, crop and change one picture.
+        """Decode, crop and change one image.
 
         Args:
-            data: The file's bytes.
-            rng: The sample's own random numbers; the result depends on them and ``data`` alone.
+            data: Bytes of the file.
+            rng: Random generator of the sample; the result depends only on it and ``data``.
 
         Returns:
-            Pixels, 0 to 255; normalising them is the encoder's work.
+            Pixels, 0 to 255; the encoder normalises them.
 
         Raises:
-            SampleError: The bytes are no usable picture.
+            SampleError: If the bytes are not a usable image.
         """
 
 
@@ -71,16 +71,16 @@ class TrainTransform(ImageTransform):
 
     Args:
         size: Width and height of the result, in pixels.
-        scale: Smallest and largest share of the picture's area that a crop may have.
+        scale: Smallest and largest share of the image's area in a crop.
         ratio: Smallest and largest width over height of a crop.
-        augmentations: What the crop goes through, in order.
-        background: What shows through transparent pixels; None reveals the colour stored under
-            them, as open_clip does. Evaluate drawings with the same background.
-        random_background_probability: Share of the pictures with transparency that get a random
-            colour behind them.
-        fast: Whether JPEGs are decoded at a reduced scale where the crop allows.
+        augmentations: Augmentations of the crop, in order.
+        background: Colour behind transparent pixels; None shows the colour stored under them, as
+            open_clip does. Evaluate drawings with the same background.
+        random_background_probability: Share of the images with transparency that get a random
+            background colour.
+        fast: Whether JPEGs are decoded at a reduced scale if the crop allows it.
         interpolation: ``"bicubic"`` or ``"bilinear"``.
-        max_pixels: Larger pictures are refused before they are decoded.
+        max_pixels: Largest number of pixels; larger images are refused before they are decoded.
         keep_decoded_mib: Memory for decoded images, in MiB per process that loads data: a small
             data set is decoded once and not in every epoch. The pixels are the same.
 
@@ -114,7 +114,7 @@ class TrainTransform(ImageTransform):
 
     def __call__(self, data: bytes, rng: np.random.Generator) -> UInt8[Tensor, "3 H W"]:
         """See `ImageTransform`."""
-        # Drawn at once, so that what is drawn later does not depend on the picture's shape.
+        # Drawn at once, so that later draws do not depend on the image's shape.
         draws = rng.random((_CROP_ATTEMPTS, 4))
         background = None
         if rng.random() < self.random_background_probability:
@@ -134,21 +134,21 @@ class TrainTransform(ImageTransform):
 
 @final
 class EvalTransform(ImageTransform):
-    """The whole picture or its middle, decoded exactly; draws no random numbers.
+    """The complete image or its centre, decoded exactly and without random numbers.
 
-    Pixel for pixel what open_clip's evaluation transform gives (before it normalises) behind
+    Pixels equal those of open_clip's evaluation transform (before normalisation) after
     WebDataset's conversion to RGB, with two deliberate exceptions, where those pixels are wrong:
-    pictures are turned upright by their EXIF orientation, and 16-bit pictures are scaled to 8 bits
-    instead of cut off.
+    images are turned upright by the EXIF orientation, and 16-bit images are scaled to 8 bits
+    instead of clipped.
 
     Args:
         size: Width and height of the result, in pixels.
-        resize_mode: ``"shortest"`` fits the shorter side and cuts the longer one, ``"longest"``
+        resize_mode: ``"shortest"`` fits the shorter side and crops the longer one, ``"longest"``
             fits the longer side and pads with black, ``"squash"`` fits both.
         interpolation: ``"bicubic"`` or ``"bilinear"``.
-        background: What shows through transparent pixels; None reveals the colour stored under
-            them, as open_clip does. Give the background of the training for drawings.
-        max_pixels: Larger pictures are refused before they are decoded.
+        background: Colour behind transparent pixels; None shows the colour stored under them, as
+            open_clip does. For drawings, use the background of the training.
+        max_pixels: Largest number of pixels; larger images are refused before they are decoded.
     """
 
     def __init__(
@@ -193,18 +193,9 @@ def random_crop(
     scale: tuple[float, float],
     ratio: tuple[float, float],
 ) -> Box:
-    """A crop of random area, shape and place; the first attempt that fits.
+    """Choose a crop of random area, shape and place: the first attempt that fits.
 
-    When none fits, the largest crop in the middle whose shape is allowed.
-
-    Args:
-        draws: Uniform numbers from 0 to 1: area, shape, column and row of each attempt.
-        width: Of the picture, in pixels.
-        height: Of the picture, in pixels.
-        scale: Smallest and largest share of the area.
-        ratio: Smallest and largest width over height.
-
-    Source: Szegedy et al. 2014, "Going deeper with convolutions", section 6.
+    If none fits, it is the largest crop in the centre whose shape is allowed.
     """
     log_ratio = (math.log(ratio[0]), math.log(ratio[1]))
     for area_draw, ratio_draw, column_draw, row_draw in draws.tolist():
@@ -222,10 +213,10 @@ def random_crop(
 
 
 def on_blocks(box: Box) -> Box:
-    """A large crop, its edges moved to where a JPEG's blocks meet: at most 7 pixels.
+    """Move the edges of a large crop to edges of JPEG blocks, by at most 7 pixels.
 
-    There it lies on whole pixels at any scale that the picture is decoded at, and the decoder need
-    not resize it from between pixels, which takes five times as long.
+    These are pixel edges at any scale of JPEG decoding. Resizing from between pixels would take
+    five times as long.
 
     Examples:
         >>> on_blocks(Box(left=3, top=13, width=700, height=600))
@@ -242,7 +233,7 @@ def on_blocks(box: Box) -> Box:
 
 
 def resized_size(width: int, height: int, size: int, mode: str) -> tuple[int, int]:
-    """Width and height to resize to, before the middle is cut out; rounded as open_clip does.
+    """Return width and height after resizing, before the crop; rounded as open_clip does.
 
     Examples:
         >>> resized_size(640, 480, 224, "shortest")
@@ -259,7 +250,7 @@ def resized_size(width: int, height: int, size: int, mode: str) -> tuple[int, in
 
 
 def _centred(image: Image.Image, size: int) -> Image.Image:
-    """The middle square; black where the picture does not reach."""
+    """Return the central square, black outside the image."""
     if image.width < size or image.height < size:
         canvas = Image.new("RGB", (max(size, image.width), max(size, image.height)))
         canvas.paste(

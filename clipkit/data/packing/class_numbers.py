@@ -47,18 +47,7 @@ class ClassNumbers:
         lists: Sequence[Classes],
         class_names: Sequence[str] | None,
     ) -> Self:
-        """Number the classes of a table.
-
-        Args:
-            where: What messages call the table.
-            rows: The class of each image.
-            lists: Where an image may have several: its classes.
-            class_names: Names in the order of the numbers; None for the table's own.
-
-        Raises:
-            DataError: If names and numbers contradict each other, or a class has a name but no
-                number where others have one.
-        """
+        """Number the classes of a table."""
         words = dict.fromkeys([row.name for row in rows if row.name], None)
         words |= dict.fromkeys(listed_names(lists), None)
         if class_names:
@@ -83,35 +72,19 @@ class ClassNumbers:
         return cls([given.get(number, "") for number in range(max(used) + 1)], where, True)
 
     def number(self, name: str, own: int | None = None) -> int:
-        """The number of a name.
-
-        Args:
-            name: The class.
-            own: The number that the source gives it; decides among classes of one name.
-
-        Raises:
-            DataError: If the class is not among the known ones.
-        """
+        """The number of a name."""
         if name in self._by_name:
             return self._by_name[name]
         return number_of(name, self.names, own, self._where)
 
     def of_row(self, row: RowClass) -> int | None:
-        """The number of an image's class; None where it has none.
-
-        Raises:
-            DataError: If the class is not among the known ones.
-        """
+        """The number of an image's class; None where it has none."""
         if row.name is None:
             return None if row.number is None else self._within(row.number)
         return self.number(row.name, row.number)
 
     def of_list(self, classes: Classes) -> list[int]:
-        """Each class once, as numbers in order.
-
-        Raises:
-            DataError: If a class is not among the known ones.
-        """
+        """Each class once, as numbers in order."""
         return sorted(
             {self._within(c) if isinstance(c, int) else self.number(c, None) for c in classes}
         )

@@ -37,19 +37,7 @@ class ClassLists:
         self._kinds = kinds
 
     def read(self, row: Mapping[str, Any], at: int) -> Classes | None:
-        """The classes of a row: a list (Parquet), a JSON list, or words or numbers with semicolons.
-
-        Args:
-            row: Cells by column.
-            at: Number of the row, from 1.
-
-        Returns:
-            Numbers, or names with spaces for underscores; None where there is no such column or the
-            cell is empty: the classes are not known. An empty list: no class applies.
-
-        Raises:
-            DataError: If the cell holds something else, or two columns are filled.
-        """
+        """Return the classes of a row: a list (Parquet, JSON), or a text with semicolons."""
         filled = [name for name in CLASSES_COLUMNS if not is_missing(row.get(name))]
         if not filled:
             return None

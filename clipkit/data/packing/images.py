@@ -38,11 +38,7 @@ class FoundImages:
 
 
 def kinds_of(skipped: Counter[str]) -> str:
-    """Kinds of files for people, most frequent first.
-
-    Args:
-        skipped: How many there are of each kind.
-    """
+    """Kinds of files for people, most frequent first."""
     kinds = [f"{count} {kind}" for kind, count in skipped.most_common()]
     more = ["and others"] if len(kinds) > _SHOWN else []
     return ", ".join([*kinds[:_SHOWN], *more])
@@ -53,9 +49,6 @@ def find_images(folder: Path) -> FoundImages:
 
     A known suffix is believed; a file with another or none is an image if its first bytes are those
     of one.
-
-    Args:
-        folder: Where to search.
     """
     found = FoundImages()
     for place, folders, names in os.walk(folder):
@@ -89,15 +82,7 @@ def visible_shards(folder: Path) -> list[Path]:
 
 
 def member_extension(image: Path, data: bytes) -> str:
-    """The extension under which readers of shards find an image.
-
-    Args:
-        image: Its file; a suffix that readers know is kept.
-        data: Its content.
-
-    Raises:
-        SampleError: If it has another suffix, and is no image that Pillow here can read.
-    """
+    """The extension under which readers of shards find an image."""
     if (suffix := image.suffix.lower()) in IMAGE_SUFFIXES:
         return suffix.lstrip(".")
     kind = _format_of(io.BytesIO(data))

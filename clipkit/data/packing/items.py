@@ -29,11 +29,7 @@ class Item(ABC):
 
     @abstractmethod
     def members(self) -> dict[str, bytes]:
-        """The sample's files by extension.
-
-        Raises:
-            SampleError: A file is missing.
-        """
+        """The sample's files by extension."""
 
     @abstractmethod
     def texts(self) -> Mapping[str, bytes]:

@@ -16,13 +16,6 @@ def distinct_keys(keys: Sequence[str], where: str) -> list[str]:
     Keys differ inside one shard, but shards that were made apart often count from 0 each. Slashes
     in front of a key are left out, as the names of absolute paths are no keys.
 
-    Args:
-        keys: Of all samples, in order.
-        where: What the warning calls their source.
-
-    Returns:
-        As many keys, all different. They depend on ``keys`` alone.
-
     Examples:
         >>> distinct_keys(["a", "b", "a", "a-2", "/a"], "shards")
         ['a', 'b', 'a-3', 'a-2', 'a-4']

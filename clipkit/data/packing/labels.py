@@ -35,15 +35,7 @@ class RowClass:
     row: int
 
     def joined(self, other: RowClass, where: str) -> RowClass:
-        """Combine two rows of one image.
-
-        Args:
-            other: A later row.
-            where: What messages call the image.
-
-        Raises:
-            DataError: If the rows disagree.
-        """
+        """Combine two rows of one image."""
         for own, its in ((self.number, other.number), (self.name, other.name)):
             if own is not None and its is not None and own != its:
                 raise DataError(
@@ -91,14 +83,7 @@ class Spellings:
         self._spelt: dict[str, str] = {}
 
     def name(self, text: str) -> str:
-        """The name that a text stands for.
-
-        Args:
-            text: As it is in the source.
-
-        Raises:
-            DataError: If another text has stood for the same name.
-        """
+        """The name that a text stands for."""
         name = " ".join(text.replace("_", " ").split()) or text
         if (former := self._spelt.setdefault(name, text)) != text:
             raise DataError(
@@ -122,11 +107,7 @@ class ColumnKinds:
         self._first: dict[str, tuple[bool, Any, int]] = {}
 
     def check(self, column: str, value: Any, is_number: bool, row: int) -> None:
-        """Note what a cell holds.
-
-        Raises:
-            DataError: If an earlier cell of the column held the other kind.
-        """
+        """Note what a cell holds."""
         was_number, earlier, at = self._first.setdefault(column, (is_number, value, row))
         if was_number != is_number:
             raise DataError(
@@ -152,15 +133,7 @@ class RowClasses:
         self._kinds = kinds
 
     def read(self, row: Mapping[str, Any], at: int) -> RowClass:
-        """The class of a row.
-
-        Args:
-            row: Cells by column.
-            at: Number of the row, from 1.
-
-        Raises:
-            DataError: If a cell is no class, or two cells tell different ones.
-        """
+        """The class of a row."""
         numbers: dict[str, int] = {}
         names: dict[str, str] = {}
         for column in (*LABEL_COLUMNS, *CLASS_NAME_COLUMNS):

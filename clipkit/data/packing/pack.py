@@ -198,13 +198,6 @@ def prepare(members: dict[str, bytes], image_size: int | None) -> dict[str, byte
 
     An image alone becomes a JPEG, or a PNG where it is one or has transparent pixels. Several
     images of a sample keep their extensions and formats, so that none takes the place of another.
-
-    Args:
-        members: The sample's files by extension.
-        image_size: Longest that the shorter side may be, in pixels; None keeps every file.
-
-    Raises:
-        SampleError: A picture is to be reduced and cannot be decoded.
     """
     if image_size is None:
         return members

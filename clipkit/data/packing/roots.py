@@ -13,14 +13,6 @@ def refuse_outside(images: Sequence[Path], root: Path, source: Path) -> None:
     """Refuse images outside of a folder; a symbolic link is where it leads.
 
     Without this check, a table could name any file of this machine, which would then be packed.
-
-    Args:
-        images: Paths, relative ones from the working directory on.
-        root: The folder that they have to be in.
-        source: What names them, for the message.
-
-    Raises:
-        DataError: If one is outside. Names the first one and where it leads.
     """
     inside = _real(root)
     folders: dict[Path, bool] = {}

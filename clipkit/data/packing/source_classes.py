@@ -42,18 +42,7 @@ def classes_of(
     allow_pipe: bool = False,
     allow_outside: bool = False,
 ) -> SourceClasses:
-    """Find the names of a source's classes.
-
-    Args:
-        source: Shards, whose names are in ``classnames.txt`` next to them or one folder above; or a
-            table or folder of images.
-        cache: How patient to be with remote files; None for the default cache.
-        allow_pipe: Whether the source may be ``pipe:COMMAND``, which has no names.
-        allow_outside: Whether images of a table or folder may be outside of its folder.
-
-    Raises:
-        ClipkitError: If the source cannot be read.
-    """
+    """Find the names of a source's classes."""
     if is_raw(source):
         found = open_source(Path(source), allow_outside=allow_outside)
         return SourceClasses(source, class_names_in(found.files), found.has_own_numbers)
@@ -70,17 +59,6 @@ def join_classes(
 
     Numbers that sources give are kept, and must agree. Classes that have names alone get the number
     of their name, or one after all others.
-
-    Args:
-        sources: Classes of each source.
-        known: Names that are numbered already, to which nothing is added.
-        known_from: What messages call their origin.
-
-    Returns:
-        Names in the order of the class numbers.
-
-    Raises:
-        DataError: If two sources give one number to different names.
     """
     names, origin = tuple(known), known_from
     for source in sources:

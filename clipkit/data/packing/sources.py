@@ -60,21 +60,7 @@ def open_source(
     class_names: Sequence[str] | None = None,
     allow_outside: bool = False,
 ) -> Source:
-    """Recognise a source by what it looks like.
-
-    Args:
-        path: A CSV, TSV or Parquet table; a COCO-style JSON file; a folder that holds one of these;
-            a folder of one folder of pictures for each class; or a folder of shards, also in
-            CLIP_benchmark's layout.
-        images: Folder that pictures are named relative to; that of the table when left out.
-        class_names: Names of the classes in the order of their numbers, where the source tells them
-            by name (folders, or words in a table); the source's own in order when left out.
-        allow_outside: Whether images may be outside of ``images`` or the folder of the source.
-
-    Raises:
-        DataError: It is none of these, has no samples, has a class that has no number, or an image
-            is outside of its folder and may not be.
-    """
+    """Recognise a source by what it looks like."""
     if not path.exists():
         raise DataError(f"{path}: no such file or folder")
     read = _from_folder if path.is_dir() else _from_file
@@ -227,11 +213,7 @@ def _from_shards(path: Path, shards: Sequence[Path]) -> Source:
 
 
 def source_of_shards(shards: Sequence[Path]) -> Source:
-    """Every sample of some shards, in their order and under their keys.
-
-    Args:
-        shards: Tars of one folder.
-    """
+    """Every sample of some shards, in their order and under their keys."""
     folder = shards[0].parent
     index = ShardIndex.from_urls(shards, write_sidecars=False)
     reader = ShardReader(index)

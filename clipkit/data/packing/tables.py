@@ -60,13 +60,6 @@ def read_table(path: Path, class_names: Sequence[str] | None = None) -> Table:
 
     Captions are in one column (``caption``, ``text``, ...), as a text or a list, or in numbered
     columns (``caption_0``, ``caption_1``, ...).
-
-    Args:
-        path: A CSV, TSV or Parquet file.
-        class_names: Names of the classes in the order of their numbers.
-
-    Raises:
-        DataError: If the file cannot be read, lacks a column, or its classes contradict each other.
     """
     rows = _parquet_rows(path) if path.suffix.lower() == ".parquet" else _csv_rows(path)
     where = str(path)

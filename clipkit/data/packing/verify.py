@@ -104,18 +104,7 @@ def visit_samples(
     faults: list[Fault],
     on_sample: OnSample | None,
 ) -> Iterator[tuple[RawSample, T]]:
-    """Yield every sample with the result of ``inspect``, which runs in threads.
-
-    Args:
-        addresses: The shards.
-        inspect: Inspects one sample.
-        num_workers: Number of threads.
-        faults: Shards that cannot be read are added here.
-        on_sample: See ``verify_shards``.
-
-    Raises:
-        ConfigError: If ``num_workers`` is less than 1.
-    """
+    """Yield every sample with the result of ``inspect``, which runs in threads."""
     if num_workers < 1:
         raise ConfigError(f"num_workers: expected at least 1, got {num_workers}")
     done = total = 0

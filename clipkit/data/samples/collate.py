@@ -20,18 +20,7 @@ def collate(
     cursor: Mapping[str, Any] | None = None,
     teacher_pad_id: int = 0,
 ) -> Batch:
-    """Join samples into a batch.
-
-    Args:
-        samples: At least one; all images of one size.
-        pad_id: The tokenizer's padding id.
-        cursor: Where the stream stands after the batch.
-        teacher_pad_id: The padding id of a teacher's tokenizer.
-
-    Returns:
-        Images ``[B 3 H W]``, tokens ``[B S]`` with S the longest caption, labels, keys and ids, and
-        whatever fields the samples have.
-    """
+    """Join samples into a batch."""
     return Batch(
         images=torch.stack([sample.image for sample in samples]),
         tokens=pad_tokens([sample.tokens for sample in samples], pad_id),

@@ -23,15 +23,7 @@ is the fault of one sample.
 
 @contextmanager
 def sample_errors(shard: str = "", key: str = "") -> Iterator[None]:
-    """Turn errors over the content of a sample into a ``SampleError``.
-
-    Args:
-        shard: Name of the shard or data set, for the message; empty where the caller adds it.
-        key: Key of the sample, for the message.
-
-    Raises:
-        SampleError: If the block raises one, or one of ``CONTENT_ERRORS``.
-    """
+    """Turn errors over the content of a sample into a ``SampleError``."""
     try:
         yield
     except SampleError as error:

@@ -33,14 +33,7 @@ class EmbeddingDims:
         self._dims: dict[str, int] | None = None
 
     def check(self, sample: Sample) -> None:
-        """Compare the sizes of a sample's embeddings with those expected.
-
-        Args:
-            sample: As it was made.
-
-        Raises:
-            SampleError: If they differ.
-        """
+        """Compare the sizes of a sample's embeddings with those expected."""
         if sample.teacher is None or (sample.teacher.image is None and sample.teacher.text is None):
             return
         if self._dims is None:

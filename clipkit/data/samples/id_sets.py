@@ -12,9 +12,6 @@ import numpy as np
 def pack_ids(ids: Collection[int]) -> str:
     """A set of ids as text: their sorted differences, compressed; a few bytes an id.
 
-    Args:
-        ids: Each at least 0.
-
     Examples:
         >>> sorted(unpack_ids(pack_ids({3, 5, 2**40})))
         [3, 5, 1099511627776]

@@ -30,26 +30,13 @@ COUNTS_FILES: Final = ("sizes.json", ".nv-meta/.info.json", ".info.json")
 
 
 def read_counts(source: str | Path, cache: ShardCache | None = None) -> dict[str, int]:
-    """``base name of a shard -> number of samples``, from any of three formats.
-
-    Args:
-        source: Path or URL of open_clip's ``sizes.json``, energon's ``.info.json`` or a wids index.
-        cache: How patient to be with a remote one; None for the default cache.
-
-    Raises:
-        DataError: If the file is absent or has none of these formats.
-    """
+    """``base name of a shard -> number of samples``, from any of three formats."""
     address = file_address(source) if isinstance(source, Path) else parse_address(source)
     return parse_counts(_read_json(address, cache), str(source))
 
 
 def parse_counts(content: Any, name: str) -> dict[str, int]:
-    """What ``read_counts`` does, on parsed JSON.
-
-    Args:
-        content: The parsed file.
-        name: What errors call it.
-    """
+    """What ``read_counts`` does, on parsed JSON."""
     if isinstance(content, Mapping) and "shardlist" in content:
         pairs = _shardlist(content, name)
     elif isinstance(content, Mapping) and isinstance(content.get("shard_counts"), Mapping):
@@ -74,12 +61,7 @@ def parse_counts(content: Any, name: str) -> dict[str, int]:
 
 
 def counts_beside(folder: Address, cache: ShardCache | None = None) -> dict[str, int]:
-    """The counts that lie in the folder of the shards; empty where there are none.
-
-    Args:
-        folder: The folder, without a slash at its end.
-        cache: How patient to be with a remote one; None for the default cache.
-    """
+    """The counts that lie in the folder of the shards; empty where there are none."""
     for name in COUNTS_FILES:
         data = read_beside(folder, name, cache)
         if data is not None:
@@ -89,16 +71,7 @@ def counts_beside(folder: Address, cache: ShardCache | None = None) -> dict[str,
 
 
 def read_beside(folder: Address, name: str, cache: ShardCache | None = None) -> bytes | None:
-    """Read a small file that may be in the folder of some shards.
-
-    Args:
-        folder: The folder, without a slash at its end.
-        name: The file.
-        cache: How patient to be with a remote one; None for the default cache.
-
-    Returns:
-        Its content; None where there is none, or the store cannot be read, which is logged.
-    """
+    """Read a small file that may be in the folder of some shards."""
     address = folder.child(name)
     try:
         return read_small_file(address, cache)
@@ -114,17 +87,7 @@ def named_shards(
     *,
     allow_pipe: bool = False,
 ) -> tuple[list[Address], dict[str, int]]:
-    """The shards that patterns and wids indexes name, and the counts that the indexes give.
-
-    Args:
-        urls: Patterns of shards, and wids indexes (``.json``).
-        cache: How patient to be with a remote index; None for the default cache.
-        allow_pipe: Whether a pattern may be ``pipe:COMMAND``. An entry of an index never may.
-
-    Raises:
-        ShardError: If a pattern matches nothing, or a shard is named twice.
-        DataError: If a pipe is given and not allowed, or an index cannot be read.
-    """
+    """The shards that patterns and wids indexes name, and the counts that the indexes give."""
     shards: list[Address] = []
     counts: dict[str, int] = {}
     for address in expand_urls(urls, allow_pipe=allow_pipe):
@@ -141,16 +104,7 @@ def named_shards(
 def counts_by_folder(
     shards: Sequence[Address], listed: Collection[str] = (), cache: ShardCache | None = None
 ) -> dict[Address, dict[str, int]]:
-    """Read the counts stored beside the shards, for each of their folders.
-
-    Args:
-        shards: The shards.
-        listed: Base names of shards whose counts a wids index gives; they are not looked for.
-        cache: How patient to be with remote files; None for the default cache.
-
-    Returns:
-        Folder -> base name -> number of samples; no counts where none are stored.
-    """
+    """Read the counts stored beside the shards, for each of their folders."""
     folders = dict.fromkeys(shard.folder for shard in shards if shard.name not in listed)
     return {folder: counts_beside(folder, cache) for folder in folders if folder is not None}
 
@@ -162,15 +116,7 @@ def known_counts(
     beside: Mapping[Address, Mapping[str, int]],
     cache: ShardCache | None = None,
 ) -> dict[str, int]:
-    """Numbers of samples that are known without a scan, by base name of the shard.
-
-    Args:
-        shards: The shards.
-        counts: The counts, or their file; None takes those beside the shards.
-        listed: Counts of a wids index.
-        beside: What ``counts_by_folder`` found.
-        cache: How patient to be with remote files; None for the default cache.
-    """
+    """Numbers of samples that are known without a scan, by base name of the shard."""
     if counts is None:
         known: dict[str, int] = {}
         for found in beside.values():
@@ -189,14 +135,6 @@ def shards_of_wids(content: Any, source: Address) -> list[Address]:
     """The shards that a wids index names, relative to the index itself.
 
     A name is taken as it is: it is not expanded, and it is no command.
-
-    Args:
-        content: The parsed index.
-        source: Where it was read from.
-
-    Raises:
-        DataError: If it is no index, or an entry is a command, or a remote index names a file of
-            this machine.
     """
     return [_named_by_index(url, source) for url, _ in _shardlist(content, str(source))]
 

@@ -252,11 +252,7 @@ class _Indexer:
 
 
 def stat_shard(path: Path, url: str) -> tuple[int, str]:
-    """Length in bytes and time of change of a local shard.
-
-    Raises:
-        ShardError: If it is missing, no regular file, or may not be read.
-    """
+    """Length in bytes and time of change of a local shard."""
     try:
         status = path.stat()
     except (FileNotFoundError, NotADirectoryError) as error:

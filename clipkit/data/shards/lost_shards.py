@@ -22,14 +22,6 @@ def lost_shards(
 
     Only patterns that mean "all that is there" are compared: folders and globs. A list of names
     or a brace pattern chooses, and may leave out what it likes.
-
-    Args:
-        patterns: What the user wrote.
-        shards: The shards that the patterns matched.
-        beside: The counts stored in the shards' folders.
-
-    Returns:
-        ``(url, reason)`` of each lost shard, in the order of folders and names.
     """
     wide = list(_wide_patterns(patterns))
     present = {(shard.folder, shard.name) for shard in shards}
@@ -52,16 +44,7 @@ def lost_shards(
 def check_complete(
     patterns: Patterns, shards: Sequence[Address], cache: ShardCache | None = None
 ) -> None:
-    """Refuse folders that lack a shard; see ``lost_shards``.
-
-    Args:
-        patterns: What the user wrote.
-        shards: The shards that the patterns matched.
-        cache: Retry settings for remote folders; None for the default cache.
-
-    Raises:
-        ShardError: If shards are missing. Names all of them.
-    """
+    """Refuse folders that lack a shard; see ``lost_shards``."""
     lost = lost_shards(patterns, shards, counts_by_folder(shards, cache=cache))
     if lost:
         raise ShardError("; ".join(reason for _, reason in lost))

@@ -17,17 +17,6 @@ _WHOLE_NUMBER: Final = re.compile("[+-]?[0-9]{1,19}")
 def read_label(members: Mapping[str, bytes], field: str) -> int:
     """The class index of a sample.
 
-    Args:
-        members: The sample's members by extension.
-        field: A member that holds a number as text (``"cls"``), or a field of a JSON member
-            (``"json:category"``).
-
-    Returns:
-        The class index; ``IGNORE_LABEL`` where the member or field is absent, empty or null.
-
-    Raises:
-        SampleError: If it is there and not a whole number of at least 0 (or ``IGNORE_LABEL``).
-
     Examples:
         >>> read_label({"json": b'{"category": 7}'}, "json:category")
         7
@@ -48,16 +37,6 @@ def read_label(members: Mapping[str, bytes], field: str) -> int:
 def read_classes(members: Mapping[str, bytes], field: str = "json:labels") -> list[int] | None:
     """The classes of a sample that may have several.
 
-    Args:
-        members: The sample's members by extension.
-        field: A field of a JSON member that lists class numbers.
-
-    Returns:
-        Class numbers; None where the member or field is absent or null.
-
-    Raises:
-        SampleError: If it is there and holds anything but a list of numbers from 0.
-
     Examples:
         >>> read_classes({"json": b'{"labels": [0, 3]}'})
         [0, 3]
@@ -73,19 +52,7 @@ def read_classes(members: Mapping[str, bytes], field: str = "json:labels") -> li
 
 
 def read_value(members: Mapping[str, bytes], field: str) -> Any:
-    """Return a member as text, or a field of a JSON member.
-
-    Args:
-        members: The sample's members by extension.
-        field: A member (``"cls"``), or a field of a JSON member (``"json:category"``).
-
-    Returns:
-        The text without white space around it, or the field's value; None if the member or field is
-        absent, empty or null.
-
-    Raises:
-        SampleError: If the member is not UTF-8, or is no JSON object where a field is wanted.
-    """
+    """Return a member as text, or a field of a JSON member."""
     member, _, name = field.partition(":")
     text = read_text(members, member)
     if not text:
@@ -99,11 +66,7 @@ def read_value(members: Mapping[str, bytes], field: str) -> Any:
 
 
 def read_text(members: Mapping[str, bytes], field: str) -> str:
-    """A member as text, without white space around it; "" when it is missing.
-
-    Raises:
-        SampleError: It is not UTF-8.
-    """
+    """A member as text, without white space around it; "" when it is missing."""
     data = members.get(field, b"")
     try:
         return data.decode("utf-8-sig").strip()
@@ -114,15 +77,7 @@ def read_text(members: Mapping[str, bytes], field: str) -> str:
 
 
 def parsed_json(data: bytes | str, member: str) -> Any:
-    """Parse a JSON member.
-
-    Args:
-        data: The member's content.
-        member: Its extension, for the message.
-
-    Raises:
-        SampleError: If it is not JSON, or nested deeper than the parser follows.
-    """
+    """Parse a JSON member."""
     try:
         return json.loads(data)
     except ValueError as error:

@@ -41,11 +41,7 @@ class OpenShard:
         os.close(self.descriptor)
 
     def read(self, start: int, end: int) -> bytes | None:
-        """Bytes ``start`` to ``end``; None if the file was changed since it was opened.
-
-        Raises:
-            OSError: If the file cannot be read.
-        """
+        """Bytes ``start`` to ``end``; None if the file was changed since it was opened."""
         data = os.pread(self.descriptor, end - start, start)
         stamp = str(os.fstat(self.descriptor).st_mtime_ns) if self.stamp else ""
         return data if len(data) == end - start and stamp == self.stamp else None
@@ -78,12 +74,7 @@ class OpenShards:
         return self._index.cache if self._index.cache is not None else default_cache()
 
     def get(self, number: int) -> OpenShard:
-        """An open shard.
-
-        Raises:
-            ShardError: If it is missing, was changed since it was indexed, or is damaged.
-            OSError: If this machine is out of files, memory or disk.
-        """
+        """An open shard."""
         with self._lock:
             found = self._files.get(number)
             if found is not None:

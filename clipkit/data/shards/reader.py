@@ -157,12 +157,6 @@ class ShardReader:
 def neighbours(spans: Mapping[str, tuple[int, int]]) -> list[dict[str, tuple[int, int]]]:
     """Group members that are read in one go: a link may share contents at the other end of a tar.
 
-    Args:
-        spans: Extension -> offset and size, in bytes.
-
-    Returns:
-        The same spans in groups, by ascending offset.
-
     Examples:
         >>> neighbours({"txt": (9_000_000, 5), "jpg": (512, 700), "cls": (2048, 1)})
         [{'jpg': (512, 700), 'cls': (2048, 1)}, {'txt': (9000000, 5)}]

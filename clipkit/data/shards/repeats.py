@@ -21,12 +21,6 @@ def refuse_repeats(addresses: Sequence[Address]) -> None:
 
     Relative and absolute paths, ``./``, symbolic and hard links, ``file://``, and the case of a
     host's name make no difference.
-
-    Args:
-        addresses: The shards.
-
-    Raises:
-        ShardError: Naming the first such shard in both spellings.
     """
     seen: dict[Hashable, Address] = {}
     for address, identity in zip(addresses, _identities(addresses), strict=True):
@@ -40,11 +34,7 @@ def refuse_repeats(addresses: Sequence[Address]) -> None:
 
 
 def identity_of(address: Address) -> Hashable:
-    """Return a value that is the same for every spelling of one file.
-
-    Args:
-        address: Where the file is; it need not exist.
-    """
+    """Return a value that is the same for every spelling of one file."""
     if address.kind == "pipe":
         return address.text
     if not address.is_local:

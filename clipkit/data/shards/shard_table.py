@@ -84,9 +84,6 @@ def split_name(name: str) -> tuple[str, str] | None:
     Hidden files (``._0001.jpg``, which macOS adds) belong to no sample, nor do WebDataset's own
     ``__meta__`` entries.
 
-    Returns:
-        The key and the lower-case extension, or None for what is no part of a sample.
-
     Examples:
         >>> split_name("train/0001.seg.PNG")
         ('train/0001', 'seg.png')
@@ -114,16 +111,7 @@ def name_as_text(name: bytes) -> str:
 
 
 def table_from_members(members: list[Member], url: str) -> ShardTable:
-    """Group consecutive members with one key into samples.
-
-    Args:
-        members: The files of the tar, in order.
-        url: What errors call the tar.
-
-    Raises:
-        ShardError: If a key comes back after another, a sample has one extension twice, or there
-            are more different extensions than a table holds.
-    """
+    """Group consecutive members with one key into samples."""
     keys: list[bytes] = []
     seen: set[str] = set()
     member_ends: list[int] = [0]
@@ -174,17 +162,7 @@ def table_from_members(members: list[Member], url: str) -> ShardTable:
 
 
 def scan_shard(path: Path, url: str, expected_samples: int | None = None) -> ShardTable:
-    """Scan the headers of a local tar.
-
-    Args:
-        path: The tar on this machine.
-        url: What errors call it.
-        expected_samples: Known number of samples; a different one is an error, and a missing end
-            marker is forgiven when it is right.
-
-    Raises:
-        ShardError: If the shard is damaged, empty, or has another number of samples.
-    """
+    """Scan the headers of a local tar."""
     try:
         # A pipe without a writer would be waited for.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)

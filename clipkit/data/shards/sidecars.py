@@ -34,14 +34,7 @@ class Summary:
 
 
 def save_table(table: ShardTable, path: Path, size_bytes: int, stamp: str) -> None:
-    """Write the sidecar of a shard, whole or not at all.
-
-    Args:
-        table: What to write.
-        path: The sidecar.
-        size_bytes: Length of the shard that was scanned.
-        stamp: Its time of change or entity tag.
-    """
+    """Write the sidecar of a shard, whole or not at all."""
     buffer = io.BytesIO()
     columns: dict[str, Any] = {
         name: np.asarray(getattr(table, name)) for name in _COLUMNS if name != "extensions"
@@ -60,17 +53,7 @@ def save_table(table: ShardTable, path: Path, size_bytes: int, stamp: str) -> No
 
 
 def keep_table(table: ShardTable, path: Path, size_bytes: int, stamp: str) -> OSError | None:
-    """Write the sidecar of a shard where the disk allows it; without it the shard is scanned again.
-
-    Args:
-        table: What to write.
-        path: The sidecar.
-        size_bytes: Length of the shard that was scanned, in bytes.
-        stamp: Its time of change or entity tag.
-
-    Returns:
-        Why the disk refused (read-only, full, no permission); None if the sidecar was written.
-    """
+    """Write the sidecar of a shard if the disk allows it; else the shard is scanned again."""
     try:
         save_table(table, path, size_bytes, stamp)
     except OSError as error:
@@ -79,11 +62,7 @@ def keep_table(table: ShardTable, path: Path, size_bytes: int, stamp: str) -> OS
 
 
 def load_table(path: Path, size_bytes: int, stamp: str) -> ShardTable | None:
-    """Read a sidecar.
-
-    Returns:
-        The table; None where the file is absent, unreadable, or of another version of the shard.
-    """
+    """Read a sidecar."""
     values = _load(path, size_bytes, stamp, _COLUMNS)
     if values is None:
         return None
@@ -93,11 +72,7 @@ def load_table(path: Path, size_bytes: int, stamp: str) -> ShardTable | None:
 
 
 def load_summary(path: Path, size_bytes: int, stamp: str) -> Summary | None:
-    """Read what a sidecar says about its shard; a few bytes are read, not its columns.
-
-    Returns:
-        The summary; None where ``load_table`` returns None.
-    """
+    """Read what a sidecar says about its shard; a few bytes are read, not its columns."""
     values = _load(path, size_bytes, stamp, ("num_samples", "digest"))
     if values is None:
         return None

@@ -59,20 +59,7 @@ class _Header:
 
 
 def scan_tar(read_at: ReadAt, size_bytes: int, url: str) -> TarContents:
-    """List the files of a tar, header by header.
-
-    Args:
-        read_at: Reads ``(offset, length)`` of the tar.
-        size_bytes: Length of the tar.
-        url: What errors call the tar.
-
-    Returns:
-        The members and how the archive ends. A missing end marker is left to the caller, who may
-        know the number of samples.
-
-    Raises:
-        ShardError: If the file is not a tar, is cut inside a header or a member, or damaged.
-    """
+    """List the files of a tar, header by header."""
     entries: list[Member | Link] = []
     num_directories, offset = 0, 0
     overrides: dict[bytes, bytes] = {}

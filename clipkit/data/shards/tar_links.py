@@ -61,12 +61,6 @@ class Unresolved:
 def resolve_links(entries: Sequence[Member | Link]) -> tuple[list[Member], list[Unresolved]]:
     """Replace each link by a member with the contents of the file that it names.
 
-    Args:
-        entries: Files and links, in the order of the tar.
-
-    Returns:
-        The members in the same order, and the entries that name no file of the tar.
-
     Examples:
         >>> resolve_links([Member(b"a.jpg", 512, 9), Link(b"b.jpg", b"a.jpg", is_hard=True)])[0]
         [Member(name=b'a.jpg', offset=512, size=9), Member(name=b'b.jpg', offset=512, size=9)]

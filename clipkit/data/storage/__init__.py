@@ -1,1 +1,1 @@
-"""Where bytes come from: addresses, transfers and the local cache of remote files."""
+"""Addresses, transfers and the local cache of remote files."""

@@ -23,9 +23,6 @@ def expand_braces(pattern: str) -> Iterator[str]:
     The names are counted before any is looked up, which the library braceexpand cannot do
     (docs/decisions/kept-instead-of-libraries.md).
 
-    Raises:
-        DataError: If there are more than ``MAX_NAMES`` names, or ``MAX_BRACES`` braces.
-
     Examples:
         >>> list(expand_braces("{a,b}-{09..10}.tar"))
         ['a-09.tar', 'a-10.tar', 'b-09.tar', 'b-10.tar']
@@ -41,7 +38,7 @@ def _bounded(names: Iterator[str], pattern: str) -> Iterator[str]:
     if next(names, None) is not None:
         raise DataError(
             f"{_shown(pattern)}: expands to more than {MAX_NAMES:,} names; "
-            f"give a folder, a glob, or a smaller range"
+            f"use a folder, a glob, or a smaller range"
         )
 
 

@@ -1,8 +1,8 @@
-"""Whole remote shards on the local disk, shared by all processes of a machine.
+"""Keep complete remote shards on the local disk for all processes of a machine.
 
-A shard is keyed by its full URL (two folders may each have a ``00000.tar``), checked for size and
-entity tag, and appears under its name only when it is whole. The least recently used go first
-when the limit is reached; whoever has one open keeps reading it.
+The key of a shard is its full URL (two folders may each have a ``00000.tar``). Its size and entity
+tag are checked, and it gets its name only when it is complete. At the limit the least recently used
+shards are deleted; a process that has one open can still read it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from clipkit.errors import ConfigError, DataError, ShardError
 
 DEFAULT_MAX_BYTES: Final = 100 * 2**30
 SIDECAR_SUFFIX: Final = ".index.npz"
-"""Ends the names of the files that keep the tables of shards."""
+"""Suffix of the files with the tables of shards."""
 _ABANDONED_SECONDS: Final = 24 * 3600
 _EARLY_RETRIES: Final = 6
 _PART_SUFFIX: Final = ".part"
@@ -36,9 +36,9 @@ class RemoteFile:
     """One version of a remote file.
 
     Args:
-        address: Where it is.
-        size_bytes: Its length; -1 where the server does not say.
-        stamp: Its entity tag or time of change; "" where the server does not say.
+        address: Address of the file.
+        size_bytes: Size in bytes; -1 if the server does not report it.
+        stamp: Entity tag or time of change; "" if the server does not report it.
     """
 
     address: Address
@@ -48,17 +48,17 @@ class RemoteFile:
 
 @final
 class ShardCache:
-    """A folder of whole shards with a size limit, safe for many processes.
+    """A folder of complete shards with a size limit, safe for many processes.
 
     Args:
-        folder: Where the shards are kept; None for ``$CLIPKIT_CACHE`` or
-            ``~/.cache/clipkit/shards``.
-        max_bytes: Limit of all shards together.
-        retries: How often a transfer is tried again, from where it broke, without any progress.
-            Twelve sit out a server that is away for three minutes. Before a run, when shards are
-            indexed, six have to do.
-        backoff_seconds: Wait before the first new try; it doubles with each.
-        stall_seconds: An HTTP server that sends nothing for so long has failed, and is tried again.
+        folder: Folder of the shards; None for ``$CLIPKIT_CACHE`` or ``~/.cache/clipkit/shards``.
+        max_bytes: Limit of the size of all shards.
+        retries: Number of retries of a transfer, from where it broke, without any progress.
+            Twelve outlast a server that is down for three minutes. Before a run, when shards are
+            indexed, there are six at most.
+        backoff_seconds: Time before the first retry; it doubles with each retry.
+        stall_seconds: Time without data after which a transfer over HTTP has failed, and is
+            retried.
 
     Examples:
         >>> cache = ShardCache("scratch/shards", max_bytes=200 * 2**30)
@@ -83,7 +83,7 @@ class ShardCache:
         self._early_retries = replace(self._retries, count=min(retries, _EARLY_RETRIES))
 
     def stat(self, address: Address) -> RemoteFile:
-        """The version of a remote file that the server has now.
+        """Return the version of a remote file that the server has now.
 
         Raises:
             ShardError: If it is missing or the server does not answer.
@@ -91,7 +91,7 @@ class ShardCache:
         return _stat(address, self._early_retries)
 
     def read_small(self, address: Address) -> bytes | None:
-        """A small remote file, read anew each time; None where there is none.
+        """Read a small remote file, without the cache; None if there is none.
 
         Raises:
             ShardError: If the server does not answer.
@@ -99,18 +99,18 @@ class ShardCache:
         return read_small(address, self._early_retries)
 
     def path_of(self, remote: RemoteFile) -> Path:
-        """Where this version is kept once it is whole."""
+        """Return the path of this version in the cache, once it is complete."""
         digest = _digest(f"{remote.address}\0{remote.size_bytes}\0{remote.stamp}")
         base = remote.address.name[-60:]
         safe = "".join(c if c.isalnum() or c in "._-" else "_" for c in base)
         return self.folder / digest[:2] / f"{digest}-{safe}"
 
     def sidecar(self, address: Address) -> Path:
-        """Where the table of a remote shard is kept; it outlives the shard's eviction."""
+        """Return the path of the table of a remote shard, which outlives the shard's eviction."""
         return self.folder / "index" / f"{_digest(str(address))}{SIDECAR_SUFFIX}"
 
     def fetch(self, remote: RemoteFile) -> Path:
-        """The local path of a remote shard, transferred if it is not there.
+        """Return the local path of a remote shard, transferred if it is not there.
 
         Raises:
             ShardError: If the shard is missing, changed, or cannot be transferred.
@@ -133,7 +133,7 @@ class ShardCache:
         return path
 
     def open(self, remote: RemoteFile) -> int:
-        """A file descriptor of the shard; it stays readable when the shard is evicted."""
+        """Open a descriptor of the shard; it stays readable when the shard is evicted."""
         while True:
             path = self.fetch(remote)
             # Another process may evict the shard between the two lines.
@@ -164,7 +164,7 @@ class ShardCache:
             raise ShardError(
                 f"{remote.address}: changed while the run was reading it: indexed as "
                 f"{remote.stamp} with {remote.size_bytes} bytes, now {now.stamp} with "
-                f"{now.size_bytes}; index it anew"
+                f"{now.size_bytes}; index it again"
             )
 
     def _make_room(self, needed_bytes: int, keep: Path | None = None) -> None:
@@ -194,25 +194,12 @@ class ShardCache:
 
 @cache
 def default_cache() -> ShardCache:
-    """The cache of whoever did not choose one."""
+    """Return the cache that is used if none is specified."""
     return ShardCache()
 
 
 def read_small_file(source: Address, cache: ShardCache | None = None) -> bytes | None:
-    """Read a small local or remote file.
-
-    Args:
-        source: The file.
-        cache: Decides how often a server is asked again; None for the default cache.
-
-    Returns:
-        The bytes; None if there is no such file, or a server denies access to it, as stores do for
-        a missing file of a folder that may not be listed.
-
-    Raises:
-        DataError: If a local file cannot be read.
-        ShardError: If the server does not answer.
-    """
+    """Read a small local or remote file."""
     if not source.is_local:
         return (cache or default_cache()).read_small(source)
     try:

@@ -1,4 +1,4 @@
-"""Remote shards that will be needed soon, fetched meanwhile."""
+"""Fetch remote shards that will be needed soon, in the background."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _THREADS: Final = 4
 class Prefetcher:
     """Fetches shards into a cache in the background.
 
-    What fails here is tried again, and reported, when somebody reads the shard.
+    A transfer that fails is retried, and its error reported, when the shard is read.
 
     Args:
-        cache: Where shards are kept.
+        cache: Cache of the shards.
     """
 
     def __init__(self, cache: ShardCache) -> None:
@@ -39,7 +39,7 @@ class Prefetcher:
         self.__init__(state["cache"])
 
     def request(self, remotes: Iterable[RemoteFile]) -> None:
-        """Fetch these, unless they are there or under way."""
+        """Fetch these files, unless they are there or being fetched."""
         for remote in remotes:
             with self._lock:
                 if remote in self._under_way or self._cache.path_of(remote).exists():

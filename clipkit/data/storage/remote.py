@@ -1,4 +1,4 @@
-"""Transfers of remote files that pick up where they broke."""
+"""Transfers of remote files that resume where they broke."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _STAMPS: Final = (
     "mtime",
     "updated",
 )
-# Trouble of this machine, not of the server: trying again hides it.
+# Errors of this machine, not of the server: retries would hide them.
 SYSTEM_ERRNOS: Final = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EROFS}
 )
@@ -40,7 +40,7 @@ T = TypeVar("T")
 
 
 def _cause(error: Exception) -> Exception:
-    """What went wrong: fsspec calls a file missing whenever a web server did not answer."""
+    """Return the cause: fsspec reports a missing file whenever a web server did not answer."""
     cause = error.__cause__
     if not isinstance(error, FileNotFoundError) or not isinstance(cause, Exception):
         return error
@@ -48,7 +48,7 @@ def _cause(error: Exception) -> Exception:
 
 
 def _refuse(url: str, error: Exception) -> None:
-    """Raise what no new try can mend."""
+    """Raise errors that no retry can solve."""
     if isinstance(error, FileNotFoundError):
         raise ShardError(f"{url}: no such file") from error
     if isinstance(error, PermissionError) or getattr(error, "status", None) in _DENIED_STATUSES:
@@ -59,12 +59,12 @@ def _refuse(url: str, error: Exception) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Retries:
-    """How patient to be.
+    """Number and times of retries.
 
     Args:
-        count: New tries without any progress before giving up.
-        backoff_seconds: Wait before the first; it doubles with each, up to a minute.
-        stall_seconds: A server that sends nothing for so long has failed.
+        count: Number of retries without any progress.
+        backoff_seconds: Time before the first retry; it doubles with each, up to a minute.
+        stall_seconds: Time without data after which a transfer has failed.
     """
 
     count: int
@@ -72,17 +72,7 @@ class Retries:
     stall_seconds: float = STALL_SECONDS
 
     def run(self, url: str, action: Callable[[], T], progress: Callable[[], int]) -> T:
-        """``action()``, again after errors that may pass.
-
-        Args:
-            url: What errors call the file.
-            action: What to do.
-            progress: A number that grows when a try got further than the last.
-
-        Raises:
-            ShardError: If the file is missing, forbidden, or the tries are used up.
-            OSError: If this machine's disk is full or its limits are reached.
-        """
+        """Call ``action``, and call it again after errors that may pass."""
         tries, reached = 0, progress()
         while True:
             try:
@@ -98,7 +88,7 @@ class Retries:
                 reason = f"{type(error).__name__}: {error}"
                 if tries > self.count:
                     raise ShardError(
-                        f"{url}: gave up after {self.count} new tries; last error: {reason}"
+                        f"{url}: gave up after {self.count} retries; last error: {reason}"
                     ) from error
                 wait = min(self.backoff_seconds * 2 ** (tries - 1), _MAX_WAIT_SECONDS)
                 _LOG.warning("%s: %s; trying again in %.1f s", url, reason, wait)
@@ -106,13 +96,10 @@ class Retries:
 
 
 def stat_remote(address: Address, retries: Retries) -> tuple[int, str]:
-    """Length in bytes (-1 where unknown) and version ("" where only the length is known).
+    """Return size in bytes (-1 if unknown) and version ("" if only the size is known).
 
-    The output of a command, and a file of which a server tells neither length nor version, may be
-    another one each time: their version is new in every run.
-
-    Raises:
-        ShardError: If it is missing or the server does not answer.
+    The output of a command, and a file whose server reports neither size nor version, may change
+    each time: their version is different in every run.
     """
     if address.kind == "pipe":
         return -1, _version_of_run()
@@ -135,16 +122,12 @@ def stat_remote(address: Address, retries: Retries) -> tuple[int, str]:
 
 
 def _version_of_run() -> str:
-    """A text that no other run has; the processes that this one starts inherit it."""
+    """Return a text that is unique to this run; child processes inherit it."""
     return os.environ.setdefault(_RUN_VARIABLE, f"run-{uuid.uuid4().hex}")
 
 
 def read_small(address: Address, retries: Retries) -> bytes | None:
-    """The bytes of a small remote file; None where there is none or it may not be seen.
-
-    Raises:
-        ShardError: If the server does not answer.
-    """
+    """Read a small remote file; None if there is none or access is denied."""
     url = address.text
 
     def ask() -> bytes | None:
@@ -163,17 +146,7 @@ def read_small(address: Address, retries: Retries) -> bytes | None:
 
 
 def transfer(address: Address, size_bytes: int, part: Path, retries: Retries) -> None:
-    """Bring a remote file to ``part``; what is there already is kept.
-
-    Args:
-        address: Where from.
-        size_bytes: Its length, -1 where unknown: then each try begins anew.
-        part: Where to; on return it is whole.
-        retries: How patient to be.
-
-    Raises:
-        ShardError: If it cannot be had.
-    """
+    """Transfer a remote file to ``part``; bytes that are already there are kept."""
     url = address.text
 
     def reached() -> int:

@@ -1,7 +1,7 @@
-"""From what a user writes (braces, globs, folders, lists, unions) to addresses of shards.
+"""Expand what users write (braces, globs, folders, lists, unions) to addresses of shards.
 
-A text is parsed once, into an ``Address`` that says what it is. Names that a disk, a store or an
-index gave are addresses from the start: they are never expanded, and never commands.
+A text is parsed once, into an ``Address`` with its kind. Names from a disk, a store or an index are
+addresses from the start: they are never expanded, and never commands.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ _NOT_SHARDS: Final = frozenset({".npz", ".json", ".idx", ".txt"})
 @final
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where one file is.
+    """Address of a file.
 
     Args:
-        text: A path, a URL, or a command with its ``pipe:`` in front.
-        kind: What ``text`` is. Only ``parse_address`` makes a "pipe", and only if it is allowed to.
+        text: Path, URL, or command with the prefix ``pipe:``.
+        kind: Kind of ``text``. Only ``parse_address`` creates "pipe", and only if it is allowed.
     """
 
     text: str
@@ -58,7 +58,7 @@ class Address:
 
     @property
     def folder(self) -> Address | None:
-        """Where the file lies; None for a command's output."""
+        """Folder of the file; None for a command's output."""
         if self.kind == "pipe":
             return None
         if self.is_local:
@@ -66,31 +66,23 @@ class Address:
         return Address(self.text.partition("?")[0].rpartition("/")[0], self.kind)
 
     def child(self, name: str) -> Address:
-        """A file in this folder; ``name`` is taken as it is."""
+        """Return the address of a file in this folder; ``name`` is not expanded."""
         if self.is_local:
             return file_address(self.path / name)
         return Address(f"{self.text}/{name}", self.kind)
 
 
 Patterns = str | Path | Address | Sequence[str | Path | Address]
-"""What a user may name shards with; see ``expand_urls``."""
+"""Patterns of shards; see ``expand_urls``."""
 
 
 def file_address(path: Path) -> Address:
-    """Make the address of a file whose name was found, not written."""
+    """Return the address of a file that was listed, so that its name is not expanded."""
     return Address(str(path), "file")
 
 
 def parse_address(text: str, *, allow_pipe: bool = False) -> Address:
-    """Classify a user's text as a path, a URL or a command; only ``~`` is expanded.
-
-    Args:
-        text: A path, a URL, or a command with ``pipe:`` in front.
-        allow_pipe: Whether it may be a command.
-
-    Raises:
-        DataError: If it is a command and may be none.
-    """
+    """Classify a user's text as a path, a URL or a command; only ``~`` is expanded."""
     if text.startswith(PIPE_PREFIX):
         if not allow_pipe:
             raise DataError(
@@ -112,7 +104,7 @@ def is_local(url: str) -> bool:
 
 
 def local_path(url: str) -> Path:
-    """The path that a local URL names."""
+    """Return the path of a local URL."""
     path = Path(without_scheme(url) if url.startswith(_LOCAL_SCHEMES) else url)
     try:
         return path.expanduser()
@@ -126,7 +118,7 @@ def without_scheme(url: str) -> str:
 
 
 def base_name(url: str) -> str:
-    """The last part of a path or URL, without the signature that a signed URL carries.
+    """Return the last part of a path or URL, without the signature of a signed URL.
 
     Examples:
         >>> base_name("https://host/a/00000.tar?signature=abc")
@@ -137,17 +129,7 @@ def base_name(url: str) -> str:
 
 
 def file_system(url: str, stall_seconds: float = STALL_SECONDS) -> tuple[Any, str]:
-    """The fsspec file system for a remote URL, and the path inside it.
-
-    Args:
-        url: Where the file is.
-        stall_seconds: An HTTP server that sends nothing for so long has failed. A slow one that
-            sends something may take as long as it likes, where aiohttp's default would end any
-            request after five minutes; other schemes have limits of their own packages.
-
-    Raises:
-        DataError: If the scheme is unknown, its package is not installed, or the URL is a chain.
-    """
+    """Return the fsspec file system for a remote URL, and the path inside it."""
     import fsspec
 
     if UNION in url:
@@ -164,25 +146,13 @@ def file_system(url: str, stall_seconds: float = STALL_SECONDS) -> tuple[Any, st
     try:
         system, path = fsspec.core.url_to_fs(url, **options)
     except (ImportError, ValueError, TypeError, AttributeError) as error:
-        # Schemes that open a part of another file system want arguments that no URL gives.
+        # Schemes that open a part of another file system need arguments that a URL cannot have.
         raise DataError(f"{url}: cannot be opened: {error}") from error
     return system, str(path)
 
 
 def expand_urls(urls: Patterns, *, allow_pipe: bool = False) -> list[Address]:
-    """The addresses that patterns stand for, in the order given; inside a glob or folder by name.
-
-    Args:
-        urls: One pattern or several: braces, globs, folders (their ``*.tar``), ``"::"`` unions. A
-            text that is the name of a file or folder means that one, whatever characters are in it.
-            A ``Path`` is a path of this machine, never a URL, union or command. An ``Address`` is
-            taken as it is.
-        allow_pipe: Whether ``pipe:COMMAND`` may run a command of this machine.
-
-    Raises:
-        ShardError: If a pattern matches nothing.
-        DataError: If a pipe is given and not allowed.
-    """
+    """Return the addresses of patterns, in their order; inside a glob or folder by name."""
     found: list[Address] = []
     for pattern in _listed(urls):
         if isinstance(pattern, Address):
@@ -198,15 +168,7 @@ def expand_urls(urls: Patterns, *, allow_pipe: bool = False) -> list[Address]:
 
 
 def parse_patterns(urls: Patterns, *, allow_pipe: bool = False) -> Iterator[Address]:
-    """Take unions and braces apart; folders and globs stay, an ``Address`` is no pattern.
-
-    Args:
-        urls: As for ``expand_urls``.
-        allow_pipe: As for ``expand_urls``.
-
-    Raises:
-        DataError: If a pipe is given and not allowed.
-    """
+    """Split unions and expand braces; folders, globs and ``Address`` stay as they are."""
     for pattern in _listed(urls):
         if isinstance(pattern, Address):
             continue
@@ -215,7 +177,7 @@ def parse_patterns(urls: Patterns, *, allow_pipe: bool = False) -> Iterator[Addr
         elif isinstance(pattern, Path):
             yield from (file_address(local_path(text)) for text in expand_braces(str(pattern)))
         else:
-            # A command is one from its beginning to its end, "::" included.
+            # A command may contain "::".
             parts = [pattern] if pattern.startswith(PIPE_PREFIX) else pattern.split(UNION)
             texts = (text for part in parts if part for text in expand_braces(part))
             yield from (parse_address(text, allow_pipe=allow_pipe) for text in texts)
@@ -226,7 +188,7 @@ def _listed(urls: Patterns) -> list[str | Path | Address]:
 
 
 def _existing(pattern: str | Path) -> Path | None:
-    """Return the file or folder of exactly this name, which any other meaning comes after."""
+    """Return the file or folder of exactly this name, which has priority."""
     if isinstance(pattern, str) and has_scheme(pattern) and not is_local(pattern):
         return None
     path = pattern if isinstance(pattern, Path) else local_path(pattern)

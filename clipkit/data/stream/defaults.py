@@ -10,11 +10,7 @@ from clipkit.errors import ConfigError
 
 
 def world_of(rank: int | None, world_size: int | None) -> World:
-    """The place that was given, or the environment's.
-
-    Raises:
-        ConfigError: If only one of the two was given, or they contradict each other.
-    """
+    """The place that was given, or the environment's."""
     if rank is None and world_size is None:
         return current_world()
     if rank is None or world_size is None:

@@ -18,11 +18,7 @@ _STATE_KEYS: Final = frozenset(
 
 
 def check_state(state: Mapping[str, Any], index: ShardIndex) -> None:
-    """Whether a stream over these data can go on from a state.
-
-    Raises:
-        CheckpointError: If the state is of another format, incomplete, or of other data.
-    """
+    """Whether a stream over these data can go on from a state."""
     if state.get("version") != STATE_VERSION:
         raise CheckpointError(
             f"stream state: expected version {STATE_VERSION}, got {state.get('version')!r}"
@@ -40,11 +36,7 @@ def check_state(state: Mapping[str, Any], index: ShardIndex) -> None:
 
 
 def _check_contents(stored: str | None, index: ShardIndex) -> None:
-    """Whether the shards hold the samples that they held, as far as both sides know them.
-
-    Raises:
-        CheckpointError: If they are known to hold others.
-    """
+    """Whether the shards hold the samples that they held, as far as both sides know them."""
     if stored is None:
         _LOG.warning(
             "stream state: written by an older clipkit, without a digest of the samples; only "

@@ -218,9 +218,6 @@ class MixedCaptions(CaptionPicker):
 def listed_captions(members: Mapping[str, bytes]) -> list[str]:
     """Return the captions that a sample's JSON lists; none where it lists none.
 
-    Args:
-        members: The sample's members by extension.
-
     Examples:
         >>> listed_captions({"json": b'{"captions": ["a dog", "a brown dog"]}'})
         ['a dog', 'a brown dog']

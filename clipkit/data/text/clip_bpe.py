@@ -32,11 +32,7 @@ _WORDS: Final = regex.compile(
 
 
 def open_clip_folder() -> Path:
-    """Return the folder of the package open_clip, without importing it.
-
-    Raises:
-        ConfigError: It is not installed.
-    """
+    """Return the folder of the package open_clip, without importing it."""
     spec = importlib.util.find_spec("open_clip")
     if spec is None or not spec.submodule_search_locations:
         raise ConfigError("the package open_clip is missing: pip install open_clip_torch")

@@ -75,15 +75,7 @@ class Tokenizer(ABC):
 
 
 def pad_tokens(sequences: Sequence[Int64[Tensor, " S"]], pad_id: int) -> Int64[Tensor, "B S"]:
-    """Stack sequences of token ids, padded to the longest.
-
-    Args:
-        sequences: Token ids, one tensor per caption; may be none.
-        pad_id: Fills the rest of each row.
-
-    Returns:
-        One row per caption.
-    """
+    """Stack sequences of token ids, padded to the longest."""
     if not sequences:
         return torch.empty((0, 0), dtype=torch.int64)
     return pad_sequence(list(sequences), batch_first=True, padding_value=pad_id)

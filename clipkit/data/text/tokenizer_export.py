@@ -27,13 +27,6 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
     ``tokenizer.json`` among the files is all that the library tokenizers needs. Broken Unicode and
     HTML entities in captions are repaired by clipkit and open_clip only.
 
-    Args:
-        tokenizer: Any tokenizer that transformers can express.
-        folder: Where the files go.
-
-    Raises:
-        ConfigError: If transformers cannot express it, or reads other ids out of the files.
-
     Examples:
         >>> save_tokenizer(OpenClipTokenizer(), Path("out"))
     """
@@ -62,9 +55,6 @@ def clip_in_transformers(context_length: int) -> Any:
 
     It is built out of the files that all versions of transformers read, not by a constructor whose
     arguments differ between them.
-
-    Args:
-        context_length: Most ids of one caption.
     """
     from transformers import AutoTokenizer
 

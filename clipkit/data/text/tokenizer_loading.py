@@ -82,11 +82,7 @@ def loading(name: str, load: Callable[[], Any]) -> Any:
 
 
 def load_transformers(path: str, name: str) -> Any:
-    """The tokenizer at a local folder or hub name.
-
-    Raises:
-        ConfigError: If it cannot be loaded, or would run Python of its own that is not trusted.
-    """
+    """The tokenizer at a local folder or hub name."""
     from transformers import AutoTokenizer
 
     def load(trusted: bool) -> Any:
@@ -96,16 +92,7 @@ def load_transformers(path: str, name: str) -> Any:
 
 
 def load_of_open_clip(source: str, model: str, options: Mapping[str, Any]) -> Any:
-    """open_clip's wrapper of a tokenizer of transformers.
-
-    Args:
-        source: A local folder or a name on the Hugging Face hub.
-        model: The model whose configuration names it.
-        options: The configuration's ``tokenizer_kwargs``, for transformers.
-
-    Raises:
-        ConfigError: If it cannot be loaded, or would run Python of its own that is not trusted.
-    """
+    """open_clip's wrapper of a tokenizer of transformers."""
     what = f"tokenizer of {model}: {source!r}"
     if options.get(OPTION) and not is_trusted():
         raise refuse_remote_code(f"{what}, with tokenizer_kwargs {dict(options)} in its file,")

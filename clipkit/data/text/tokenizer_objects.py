@@ -16,14 +16,6 @@ LONGEST_SANE_CONTEXT: Final = 100_000
 def as_encoder(tokenizer: Encoder | Callable[..., Any]) -> Encoder:
     """Return a tokenizer as a stream uses it: one text at a time, without padding.
 
-    Args:
-        tokenizer: A ``Tokenizer`` of clipkit or any object with ``pad_id`` and ``encode``, or an
-            object of open_clip (``open_clip.get_tokenizer("ViT-B-32")``) or transformers
-            (``AutoTokenizer.from_pretrained(...)``).
-
-    Raises:
-        ConfigError: If it is none of these, or has no limit or no padding id.
-
     Examples:
         >>> import open_clip
         >>> as_encoder(open_clip.get_tokenizer("ViT-B-32")).encode("a dog")
@@ -46,11 +38,7 @@ def as_encoder(tokenizer: Encoder | Callable[..., Any]) -> Encoder:
 
 
 def refuse_mode(mode: str | None, name: str) -> None:
-    """Refuse open_clip's modes that put a token after the padding.
-
-    Raises:
-        ConfigError: If there is a mode.
-    """
+    """Refuse open_clip's modes that put a token after the padding."""
     if mode:
         raise ConfigError(
             f"tokenizer of {name}: mode {mode!r} puts a token after the padding, which captions of "
@@ -59,11 +47,7 @@ def refuse_mode(mode: str | None, name: str) -> None:
 
 
 def limit_of(tokenizer: Any, name: str) -> int:
-    """Return the longest input of a transformers tokenizer, in tokens.
-
-    Raises:
-        ConfigError: If it has none.
-    """
+    """Return the longest input of a transformers tokenizer, in tokens."""
     limit = tokenizer.model_max_length
     if limit > LONGEST_SANE_CONTEXT:
         raise ConfigError(
@@ -104,11 +88,7 @@ class HuggingFaceEncoder:
 
     @classmethod
     def of_open_clip(cls, wrapper: Any, name: str) -> HuggingFaceEncoder:
-        """Make an encoder of open_clip's wrapper.
-
-        Raises:
-            ConfigError: If its mode puts a token after the padding.
-        """
+        """Make an encoder of open_clip's wrapper."""
         refuse_mode(getattr(wrapper, "tokenizer_mode", None), name)
         # CLIPA's models saw padding where the separator was.
         strips = getattr(wrapper, "strip_sep_token", False)

@@ -32,15 +32,6 @@ def traces_of_a_run(folder: str) -> list[str]:
     """List what an earlier run left in a folder and a new one would replace.
 
     The configuration is not among it: a run that was refused before its first step leaves one.
-
-    Args:
-        folder: The run's folder, or a URL.
-
-    Returns:
-        Names of checkpoints and logs, sorted; none where the folder is free or does not exist.
-
-    Raises:
-        ConfigError: If it is no folder.
     """
     system, root = fsspec.url_to_fs(folder)
     if not system.exists(root):
@@ -52,15 +43,7 @@ def traces_of_a_run(folder: str) -> list[str]:
 
 
 def refusal(option: str, folder: str, traces: Iterable[str], resume: str, option_of: str) -> str:
-    """Say that a folder belongs to another run, and the three ways out.
-
-    Args:
-        option: The option that names the folder, as messages call it.
-        folder: The folder.
-        traces: What the other run left there.
-        resume: How to continue that run.
-        option_of: The flag that gives another folder.
-    """
+    """Say that a folder belongs to another run, and the three ways out."""
     return (
         f"{option}: {folder} holds a run ({', '.join(traces)}), and a new one would replace it; "
         f"continue that run with {resume}, give another folder with {option_of}, or replace it "
@@ -71,17 +54,7 @@ def refusal(option: str, folder: str, traces: Iterable[str], resume: str, option
 def check_folder_is_free(
     trainer: Trainer, ckpt_path: str | None, resume_last: bool, overwrite: bool
 ) -> None:
-    """Refuse to write into another run's folder, before anything in it is touched.
-
-    Args:
-        trainer: The trainer of the new run.
-        ckpt_path: The checkpoint that the run starts from; None for none.
-        resume_last: Whether ``--ckpt_path last`` was given, with or without a checkpoint there.
-        overwrite: Whether the user allowed to replace the other run.
-
-    Raises:
-        ConfigError: If the folder belongs to another run, or the options contradict each other.
-    """
+    """Refuse to write into another run's folder, before anything in it is touched."""
     folders = checkpoint_folders(trainer)
     root = str(trainer.default_root_dir)
     continues = resume_last or (ckpt_path is not None and _lies_in(ckpt_path, folders))
@@ -110,11 +83,7 @@ def check_folder_is_free(
 
 
 def remove_run(folders: Sequence[str]) -> None:
-    """Remove what an earlier run left: checkpoints that a new one would be mistaken for.
-
-    Args:
-        folders: Where the new run writes, before it has written anything.
-    """
+    """Remove what an earlier run left: checkpoints that a new one would be mistaken for."""
     for folder in folders:
         system, root = fsspec.url_to_fs(folder)
         for name in traces_of_a_run(folder):

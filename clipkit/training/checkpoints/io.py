@@ -34,16 +34,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
     ) -> None:
-        """Write ``checkpoint`` to ``path``.
-
-        Args:
-            checkpoint: Content that ``Trainer.save_checkpoint`` collected.
-            path: The target; missing folders are created.
-            storage_options: Not supported, as in Lightning's plugin.
-
-        Raises:
-            OSError: If the disk or the store refuses; the previous checkpoint stays.
-        """
+        """Write ``checkpoint`` to ``path``."""
         if is_local(str(path)):
             _write_file(checkpoint, local_path(str(path)))
             return
@@ -61,15 +52,6 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
         Only tensors and plain types are unpickled, even if Lightning or the environment variable
         ``TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD`` allows more.
-
-        Args:
-            path: The file, URL or folder.
-            map_location: Ignored; Lightning moves the tensors.
-            weights_only: True or None, which mean the same.
-
-        Raises:
-            CheckpointError: If it is missing, damaged, or no checkpoint of a run.
-            ConfigError: If ``weights_only`` is False.
         """
         refuse_unpickling(weights_only)
         if is_sharded(path):
@@ -103,11 +85,7 @@ def use_atomic_checkpoints(trainer: Trainer) -> None:
 
 
 def refuse_unpickling(weights_only: bool | None) -> None:
-    """Refuse the option that lets a checkpoint run code.
-
-    Raises:
-        ConfigError: If ``weights_only`` is False.
-    """
+    """Refuse the option that lets a checkpoint run code."""
     if weights_only is False:
         raise ConfigError(
             "weights_only: expected true, got false: a checkpoint that is unpickled can run any "

@@ -23,12 +23,6 @@ def local_copy(path: str) -> Iterator[Path]:
     What comes from a URL is kept in the cache of remote shards, under its complete URL, its length
     and its version (entity tag or time of change). Where the server tells no version, the file is
     transferred each time.
-
-    Args:
-        path: A path or a URL.
-
-    Raises:
-        CheckpointError: If there is no such file, or it cannot be transferred.
     """
     address = parse_address(path)
     if address.is_local:

@@ -15,15 +15,7 @@ _LOG: Final = logging.getLogger(__name__)
 
 
 def adopt_class_names(head: LabelHead, names: Sequence[str]) -> None:
-    """Give a label head the names of its data's classes, or check those that it has.
-
-    Args:
-        head: The head; its ``class_names`` are set.
-        names: Names of the data's classes in the order of their numbers; none where they have none.
-
-    Raises:
-        ConfigError: If the head has fewer classes, or other names at the same numbers.
-    """
+    """Give a label head the names of its data's classes, or check those that it has."""
     if not any(names):
         if any(head.class_names):
             _LOG.warning(
@@ -45,15 +37,7 @@ def adopt_class_names(head: LabelHead, names: Sequence[str]) -> None:
 
 
 def check_class_names(head: LabelHead | None, checkpoint: Mapping[str, Any]) -> None:
-    """Compare the names of a checkpoint's classes with those of the head that it is loaded into.
-
-    Args:
-        head: The head; one without names takes those of the checkpoint. None: nothing is checked.
-        checkpoint: What Lightning loaded.
-
-    Raises:
-        CheckpointError: If a class has another name.
-    """
+    """Compare the names of a checkpoint's classes with those of the head that it is loaded into."""
     stored = _stored_names(checkpoint)
     if head is None or not stored:
         if head is not None and any(head.class_names):

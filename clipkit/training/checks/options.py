@@ -18,11 +18,7 @@ _LOG: Final = logging.getLogger(__name__)
 
 
 def check_tokenizer(tokenizer: Tokenizer, tower: TextTower) -> None:
-    """Whether the text tower can read what the tokenizer writes.
-
-    Raises:
-        ConfigError: If it cannot.
-    """
+    """Whether the text tower can read what the tokenizer writes."""
     if tokenizer.vocab_size > tower.vocab_size:
         raise ConfigError(
             f"data.tokenizer: {tokenizer.name} has {tokenizer.vocab_size} tokens, the text tower "
@@ -42,11 +38,7 @@ def check_tokenizer(tokenizer: Tokenizer, tower: TextTower) -> None:
 
 
 def check_image_size(image_size: int, tower: ImageTower) -> None:
-    """Whether the image tower expects pictures of the size that the transform makes.
-
-    Raises:
-        ConfigError: If not.
-    """
+    """Whether the image tower expects pictures of the size that the transform makes."""
     if image_size != tower.image_size:
         raise ConfigError(
             f"data: the image transform makes pictures of {image_size} pixels, the image tower "
@@ -55,11 +47,7 @@ def check_image_size(image_size: int, tower: ImageTower) -> None:
 
 
 def check_objective(encoder: DualEncoder, loss: CombinedLoss) -> None:
-    """Whether the loss gets from this encoder what it needs: a head, a bias, or none.
-
-    Raises:
-        ConfigError: If it does not.
-    """
+    """Whether the loss gets from this encoder what it needs: a head, a bias, or none."""
     device = encoder.log_logit_scale.device
     unit = torch.eye(2, encoder.embedding_dim, device=device)
     head = encoder.label_head
@@ -86,14 +74,7 @@ def warn_of_start(encoder: DualEncoder) -> None:
 
 
 def check_clipping(max_norm: float | None) -> None:
-    """Check that gradients can be clipped to a norm or value; 0 and None mean no clipping.
-
-    Args:
-        max_norm: The trainer's ``gradient_clip_val``.
-
-    Raises:
-        ConfigError: If it is negative, which would reverse every gradient, or NaN.
-    """
+    """Check that gradients can be clipped to a norm or value; 0 and None mean no clipping."""
     if max_norm is not None and not max_norm >= 0:
         raise ConfigError(
             f"trainer.gradient_clip_val: expected a positive number, or 0 or null for no clipping, "
@@ -102,14 +83,7 @@ def check_clipping(max_norm: float | None) -> None:
 
 
 def check_accumulation(num_batches: int) -> None:
-    """Whether the batch can grow during a run: not inside a window of accumulated gradients.
-
-    Args:
-        num_batches: The trainer's ``accumulate_grad_batches``.
-
-    Raises:
-        ConfigError: If gradients are accumulated.
-    """
+    """Whether the batch can grow during a run: not inside a window of accumulated gradients."""
     if num_batches > 1:
         raise ConfigError(
             f"data.order.batch_size_stages: does not go with trainer.accumulate_grad_batches="
@@ -118,11 +92,7 @@ def check_accumulation(num_batches: int) -> None:
 
 
 def warn_of_accumulation(num_batches: int) -> None:
-    """Say aloud that added-up gradients of small batches are not those of a big one.
-
-    Args:
-        num_batches: The trainer's ``accumulate_grad_batches``.
-    """
+    """Say aloud that added-up gradients of small batches are not those of a big one."""
     if num_batches > 1:
         _LOG.warning(
             "trainer.accumulate_grad_batches=%d: each picture is compared with the captions of its "

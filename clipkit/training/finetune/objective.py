@@ -14,16 +14,7 @@ _IMBALANCE: Final = 3.0
 def objective(
     data: FinetuneData, embedding_dim: int, reasons: list[str]
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, float]]:
-    """Choose the loss, the label head and the learning-rate factors.
-
-    Args:
-        data: Facts about the data.
-        embedding_dim: Number of components of the model's embeddings.
-        reasons: Sentences that explain the choices are added here.
-
-    Returns:
-        Configurations of the loss, of options of the encoder, and of factors by part.
-    """
+    """Choose the loss, the label head and the learning-rate factors."""
     if not data.class_counts:
         reasons.append("no classes: only the contrastive loss of captions")
         loss: dict[str, Any] = {"contrastive": {"class_path": "clipkit.losses.ContrastiveLoss"}}

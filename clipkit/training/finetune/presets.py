@@ -70,17 +70,7 @@ def choose_preset(num_samples: int) -> Preset:
 def finetune_config(
     data: FinetuneData, base: BaseModelInfo, folder: str, templates: Sequence[str]
 ) -> tuple[dict[str, Any], list[str]]:
-    """Return the complete configuration of a fine-tuning run, and the reasons of its choices.
-
-    Args:
-        data: Facts about the data.
-        base: Facts about the model to start from.
-        folder: Folder of the run.
-        templates: Sentences with ``{}`` for the class name.
-
-    Returns:
-        The configuration for ``clipkit fit`` in plain types, and sentences that explain it.
-    """
+    """Return the complete configuration of a fine-tuning run, and the reasons of its choices."""
     preset = choose_preset(data.num_samples)
     reasons = [preset.reason]
     batch_size = min(_LARGEST_BATCH, data.num_samples, max(8, data.num_samples // 8))

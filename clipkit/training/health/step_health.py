@@ -43,12 +43,7 @@ class StepHealth:
 
     @torch.no_grad()
     def verdict(self, loss: Float[Tensor, ""], norm: Float[Tensor, ""]) -> Float[Tensor, ""]:
-        """Whether the step is bad: 1, else 0; still on the device, nothing waits for it.
-
-        Args:
-            loss: Of the step.
-            norm: Euclidean norm of all gradients, before clipping.
-        """
+        """Whether the step is bad: 1, else 0; still on the device, nothing waits for it."""
         values = torch.stack([loss.detach().float(), norm.detach().float()])
         bad = ~values.isfinite().all()
         if math.isfinite(self._sigmas):
@@ -90,10 +85,6 @@ def unscale_once(scaler: torch.amp.GradScaler, optimizer: torch.optim.Optimizer)
 
     Lightning does so before each step, but leaves it to fused optimizers themselves, which is too
     late for whoever looks at gradients or leaves a step out.
-
-    Args:
-        scaler: That of 16-mixed.
-        optimizer: About to step.
     """
     if is_scaled(scaler, optimizer):
         scaler.unscale_(optimizer)
@@ -103,12 +94,6 @@ def skip_if(verdict: Float[Tensor, ""], optimizer: torch.optim.Optimizer, on_dev
     """Have the optimizer's coming step change nothing where the verdict is 1.
 
     Weights, moments and counters of steps stay as they are; nothing decays.
-
-    Args:
-        verdict: Of ``StepHealth``.
-        optimizer: About to step.
-        on_device: What ``skips_on_device`` said. Otherwise the verdict is read here, which waits
-            for the device.
     """
     if on_device:
         set_skip(optimizer, verdict)

@@ -52,11 +52,7 @@ class StepState:
 
     @torch.no_grad()
     def restore(self, verdict: Float[Tensor, ""]) -> None:
-        """Bring the state of ``keep`` back where the step is bad.
-
-        Args:
-            verdict: 1 for a bad step, else 0; see ``StepHealth``.
-        """
+        """Bring the state of ``keep`` back where the step is bad."""
         bad = verdict > 0
         for name, buffer in self._buffers().items():
             buffer.copy_(torch.where(bad.to(buffer.device), self._before[name], buffer))

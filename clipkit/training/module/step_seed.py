@@ -12,11 +12,6 @@ def seed_step(batch: Batch, seed: int, rank: int) -> None:
     """Set torch's random numbers (dropout, dropped patches) from a batch's place in the stream.
 
     So a run that is resumed between any two steps draws what an undisturbed one would have drawn.
-
-    Args:
-        batch: About to be trained on; one that no stream made changes nothing.
-        seed: Of the run.
-        rank: Ranks drop different patches.
     """
     if batch.cursor is None:
         return

@@ -35,21 +35,12 @@ class TermMeans:
         self._seen: dict[str, list[Tensor]] = {}
 
     def add(self, terms: Mapping[str, Float[Tensor, ""]]) -> None:
-        """Add the terms of a batch.
-
-        Args:
-            terms: What ``CombinedLoss`` returned; the same names in every batch.
-        """
+        """Add the terms of a batch."""
         for name, value in terms.items():
             self._seen.setdefault(name, []).append(value.detach())
 
     def result(self) -> dict[str, Float[Tensor, ""]]:
-        """Return the means of all batches so far, and forget the batches.
-
-        Returns:
-            The names that went in; ``NAME_num_samples`` is the mean of the batches. Nothing where
-            there was no batch.
-        """
+        """Return the means of all batches so far, and forget the batches."""
         # On the CPU: not every device has float64.
         seen = {name: torch.stack(values).cpu().double() for name, values in self._seen.items()}
         device = next((values[0].device for values in self._seen.values()), None)

@@ -22,10 +22,6 @@ def activation_bytes(encoder: DualEncoder, num_tokens: int | None) -> int:
 
     Two small batches of made-up pairs go through the encoder, and the difference is taken. Neither
     the random numbers of the run nor running statistics change.
-
-    Args:
-        encoder: On its device, whole on this rank.
-        num_tokens: Length of the captions; None where they are not read.
     """
     few, more = (_kept_bytes(encoder, size, num_tokens) for size in (_FEW, _MORE))
     return max(0, (more - few) // (_MORE - _FEW))
@@ -97,16 +93,7 @@ def memory_estimate(
     activations: int | None,
     has_average: bool,
 ) -> dict[str, int]:
-    """Bytes that one rank holds in a step, by what they are for; a lower bound.
-
-    Args:
-        encoder: What is trained.
-        optimizer: Over its parameters.
-        batch_size: Pairs of a rank.
-        world_size: Ranks.
-        activations: Bytes of all pairs whose activations are held at a time; None where unknown.
-        has_average: Whether an average of the weights is kept.
-    """
+    """Bytes that one rank holds in a step, by what they are for; a lower bound."""
     parameters = list(encoder.parameters())
     whole = sum(local_numel(p) * p.element_size() for p in parameters)
     learned = sum(local_numel(p) * p.element_size() for p in parameters if p.requires_grad)

@@ -17,13 +17,6 @@ def check_precision(precision: str, device: torch.device) -> None:
     """Whether a device can train in a precision.
 
     Lightning turns 16-mixed on a CPU into bf16-mixed without a word that anybody reads.
-
-    Args:
-        precision: As ``trainer.precision`` has it.
-        device: The rank's.
-
-    Raises:
-        ConfigError: If it cannot.
     """
     if precision in _HALF and device.type == "cpu":
         raise ConfigError(
@@ -37,11 +30,7 @@ def check_precision(precision: str, device: torch.device) -> None:
 
 
 def check_windows(batches_per_epoch: int, accumulate: int) -> None:
-    """Whether an epoch fills a window of accumulated gradients.
-
-    Raises:
-        ConfigError: If not even one.
-    """
+    """Whether an epoch fills a window of accumulated gradients."""
     if accumulate > batches_per_epoch:
         raise ConfigError(
             f"trainer.accumulate_grad_batches: {accumulate} batches make a step, an epoch has "
@@ -51,10 +40,6 @@ def check_windows(batches_per_epoch: int, accumulate: int) -> None:
 
 def unused_options(config: Mapping[str, Any], num_steps_by: Mapping[str, float]) -> list[str]:
     """Options that were given and do nothing, each with the reason.
-
-    Args:
-        config: The resolved configuration, in plain types.
-        num_steps_by: For ``max_steps`` and ``max_epochs``, where given: the steps that they allow.
 
     Examples:
         >>> unused_options({"data": {"val": None, "validation": {"batch_size": 8}}}, {})

@@ -10,14 +10,7 @@ from clipkit.errors import ConfigError
 
 
 def rewrap(strategy: Strategy) -> None:
-    """Have DDP look at the parameters anew: it waits for the gradients that it found at first.
-
-    Args:
-        strategy: The strategy of a running fit.
-
-    Raises:
-        ConfigError: If the strategy cannot learn of it.
-    """
+    """Have DDP look at the parameters anew: it waits for the gradients that it found at first."""
     if isinstance(strategy, ModelParallelStrategy):
         raise ConfigError(
             "LockTower.unlock: sharded weights cannot be unlocked during a run; lock them for the "

@@ -141,7 +141,7 @@ def test_a_busy_server_is_asked_again(
     remote = cache.stat(parse_address(f"{server}/a/00000.tar"))
     assert cache.fetch(remote).read_bytes() == files["/a/00000.tar"]
     trouble.unavailable = 3
-    with pytest.raises(ShardError, match=r"gave up after 2 new tries; last error: .*503"):
+    with pytest.raises(ShardError, match=r"gave up after 2 retries; last error: .*503"):
         cache.fetch(cache.stat(parse_address(f"{server}/a/00001.tar")))
 
 
@@ -155,7 +155,7 @@ def test_a_server_that_stalls_is_asked_again_and_a_slow_one_is_waited_for(
     assert cache.fetch(remote).read_bytes() == files["/a/00000.tar"]
     assert time.monotonic() - start < 1.0  # it did not wait for the stalled answer
     trouble.num_stalls = 2
-    with pytest.raises(ShardError, match=r"gave up after 1 new tries; last error: .*[Tt]ime"):
+    with pytest.raises(ShardError, match=r"gave up after 1 retries; last error: .*[Tt]ime"):
         cache.fetch(cache.stat(parse_address(f"{server}/a/00001.tar")))
     trouble.pace_seconds = 0.05  # in all more than stall_seconds
     assert len(files["/b/00001.tar"]) > 5 * 4096
@@ -355,7 +355,7 @@ def test_denied_is_said_at_once(server: str, cache: ShardCache, trouble: Misbeha
 
 
 def test_a_server_that_is_down_is_not_a_missing_file(cache: ShardCache) -> None:
-    with pytest.raises(ShardError, match=r"a\.tar: gave up after 2 new tries.*Connect"):
+    with pytest.raises(ShardError, match=r"a\.tar: gave up after 2 retries.*Connect"):
         ShardIndex.from_urls(f"http://127.0.0.1:{free_port()}/a.tar", cache=cache)
 
 

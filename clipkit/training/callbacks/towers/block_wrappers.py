@@ -47,13 +47,7 @@ class Recomputed:
 
 
 def compile_block(block: nn.Module, backend: str, mode: str | None) -> None:
-    """Compile a block when it first runs; parameters keep their names.
-
-    Args:
-        block: Changed in place.
-        backend: A backend of ``torch.compile``.
-        mode: A mode of ``torch.compile``, or None.
-    """
+    """Compile a block when it first runs; parameters keep their names."""
     options = {"backend": backend, "mode": mode}
     if isinstance(block.forward, Recomputed):
         block.forward.compile_options = options
@@ -63,11 +57,7 @@ def compile_block(block: nn.Module, backend: str, mode: str | None) -> None:
 
 
 def recompute_block(block: nn.Module) -> None:
-    """Have a block's activations computed again when its gradients are.
-
-    Args:
-        block: Changed in place; its parameters keep their names.
-    """
+    """Have a block's activations computed again when its gradients are."""
     options = getattr(block, _OPTIONS, None)
     if options is not None:
         undo_compile(block)  # its forward is compiled instead
