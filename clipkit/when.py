@@ -76,6 +76,7 @@ class When:
         if len(values) != 1 or values[0] < 0 or (self.fraction or 0) > 1:
             raise ConfigError(
                 f"expected one of step, samples (0 or more) and fraction (0 to 1), got {self}"
+                + (" (a plain number replaces the unit of a file)" if len(values) > 1 else "")
             )
 
     def __str__(self) -> str:

@@ -113,3 +113,8 @@ def test_training_is_shuffled(order):
 )
 def test_moments_and_terms_of_0_1(before, today):
     assert with_new_names(before) == today
+
+
+def test_a_place_of_the_objective_that_is_gone_names_the_new_one():
+    with pytest.raises(ConfigError, match=r"write --model.loss.terms='{distillation: {loss:"):
+        with_new_options(["--model.loss.distillation.init_args.tile_size=8"])

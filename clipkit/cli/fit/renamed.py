@@ -10,6 +10,7 @@ from typing import Any, Final
 import yaml
 from jsonargparse import get_loader, set_loader
 
+from clipkit.errors import ConfigError
 from clipkit.training.datamodule.options import RENAMED
 
 _LOG: Final = logging.getLogger(__name__)
@@ -91,6 +92,11 @@ def with_new_options(words: Sequence[str]) -> list[str]:
     """
     renamed = list(words)
     for position, word in enumerate(words):
+        if word.startswith("--model.loss.distillation"):
+            raise ConfigError(
+                "--model.loss.distillation: write --model.loss.terms="
+                "'{distillation: {loss: {class_path: CLASS, init_args: {...}}, weight: 1.0}}'"
+            )
         if (moment := _MOMENT_OPTION.match(word)) is not None:
             _tell(moment[0], f"{moment['start']}{moment['name']}")
             renamed[position] = f"{moment['start']}{moment['name']}{word[moment.end() :]}"
