@@ -9,7 +9,14 @@ import clipkit
 from tests.helpers.words import UNUSED
 
 PACKAGE = Path(clipkit.__file__).parent
-NOT_YET = ("data/order", "data/packing", "data/samples", "data/shards", "data/stream", "training")
+NOT_YET = (
+    "data/order",
+    "data/packing/packed_cache",
+    "data/packing/subsets",
+    "data/samples",
+    "data/stream",
+    "training",
+)
 FILES = [
     path
     for path in sorted(PACKAGE.rglob("*"))

@@ -91,7 +91,7 @@ def test_verify_names_everything_that_is_broken(
         ("emptytext", "txt: caption is empty"),
         ("latin", "txt: member 'txt' is not UTF-8"),
         ("nojson", "json: member 'json' is not JSON"),
-        ("badlabel", "cls: label cls: expected a whole number"),
+        ("badlabel", "cls: label cls: expected an integer"),
         ("noimage", "no image, only txt"),
         ("nocaption", "no caption, only jpg"),
         ("two", "jpg: image is empty"),

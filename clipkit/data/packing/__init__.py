@@ -1,1 +1,1 @@
-"""From tables, folders and other data sets to shards; the packed cache, subsets, verification."""
+"""Pack tables, folders and other data into shards; packed cache, subsets, verification."""

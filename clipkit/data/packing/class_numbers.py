@@ -1,4 +1,4 @@
-"""The numbers of a table's classes: those that it gives are kept."""
+"""Number the classes of a table; numbers in the table are kept."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from clipkit.data.packing.labels import RowClass, listed_names
 from clipkit.errors import DataError
 
 MOST_CLASSES: Final = 2**20
-"""Most classes with names, or with a head: both have an entry for every number."""
+"""Largest number of classes with names or with a head, which have an entry per number."""
 
 
 @final
 class ClassNumbers:
     """Numbers and names of a table's classes.
 
-    With ``class_names`` given, a name decides. Else, numbers next to names are kept, whichever they
-    are; without any numbers, names are numbered in alphabetical order.
+    Class names define the numbers, if specified. Otherwise, numbers next to names are kept; without
+    numbers, names are numbered in alphabetical order.
 
     Args:
-        names: In the order of the numbers, empty for a number without a name.
-        where: What messages call the table.
-        are_given: Whether the numbers are the table's own.
+        names: Name of each class by its number, empty for a number without a name.
+        where: Name of the table in messages.
+        are_given: Whether the numbers are in the table.
 
     Attributes:
-        names: As given.
-        are_given: Whether the numbers are the table's own, and not made from the names.
+        names: Name of each class by its number.
+        are_given: Whether the numbers are in the table, not derived from the names.
     """
 
     def __init__(self, names: Sequence[str], where: str, are_given: bool = False) -> None:
@@ -47,7 +47,7 @@ class ClassNumbers:
         lists: Sequence[Classes],
         class_names: Sequence[str] | None,
     ) -> Self:
-        """Number the classes of a table."""
+        """Assign numbers to the classes of a table."""
         words = dict.fromkeys([row.name for row in rows if row.name], None)
         words |= dict.fromkeys(listed_names(lists), None)
         if class_names:
@@ -62,7 +62,7 @@ class ClassNumbers:
         if not given:
             raise DataError(
                 f"{where}: some images have the number of a class ({min(used)}), others the name "
-                f"({next(iter(words))!r}); give each class its number and name in one row"
+                f"({next(iter(words))!r}); write number and name of each class in one row"
             )
         if max(used) >= MOST_CLASSES:
             raise DataError(
@@ -72,25 +72,25 @@ class ClassNumbers:
         return cls([given.get(number, "") for number in range(max(used) + 1)], where, True)
 
     def number(self, name: str, own: int | None = None) -> int:
-        """The number of a name."""
+        """Return the number of a name."""
         if name in self._by_name:
             return self._by_name[name]
         return number_of(name, self.names, own, self._where)
 
     def of_row(self, row: RowClass) -> int | None:
-        """The number of an image's class; None where it has none."""
+        """Return the number of an image's class; None if it has none."""
         if row.name is None:
             return None if row.number is None else self._within(row.number)
         return self.number(row.name, row.number)
 
     def of_list(self, classes: Classes) -> list[int]:
-        """Each class once, as numbers in order."""
+        """Return the numbers of the classes, each once, in order."""
         return sorted(
             {self._within(c) if isinstance(c, int) else self.number(c, None) for c in classes}
         )
 
     def caption(self, numbers: Sequence[int]) -> str:
-        """The names of some classes, with commas; empty where one has no name."""
+        """Join the names of classes with commas; empty if one has no name."""
         names = [self.names[n] if n < len(self.names) else "" for n in numbers]
         return ", ".join(names) if all(names) else ""
 
@@ -104,15 +104,15 @@ class ClassNumbers:
 
 
 def _named_numbers(rows: Sequence[RowClass], where: str) -> dict[int, str]:
-    """The name of each number that has one next to it."""
+    """Return the name of each number that has one next to it."""
     named: dict[int, RowClass] = {}
     for row in rows:
         if row.name is None or row.number is None:
             continue
-        former = named.setdefault(row.number, row)
-        if former.name != row.name:
+        earlier = named.setdefault(row.number, row)
+        if earlier.name != row.name:
             raise DataError(
-                f"{where}: class {row.number} is {former.name!r} in row {former.row} and "
+                f"{where}: class {row.number} is {earlier.name!r} in row {earlier.row} and "
                 f"{row.name!r} in row {row.row}; expected one name per number"
             )
     return {number: row.name or "" for number, row in named.items()}

@@ -1,4 +1,4 @@
-"""Several classes per image, as the cells of a table tell them."""
+"""Read several classes per image from the cells of a table."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class ClassLists:
     """Reads the lists of classes in the rows of a table.
 
     Args:
-        where: What messages call the table.
-        spellings: Of the table's names.
-        kinds: Of the table's columns.
+        where: Name of the table in messages.
+        spellings: Spellings of the table's class names.
+        kinds: Kinds of the table's columns.
 
     Examples:
         >>> lists = ClassLists("t.csv", Spellings("t.csv"), ColumnKinds("t.csv"))
@@ -64,7 +64,7 @@ class ClassLists:
 
 
 def _items(value: Any) -> list[Any] | None:
-    """The cell as a list; None where it is none."""
+    """Return the cell as a list; None if it is not a list."""
     if isinstance(value, str) and value.lstrip().startswith("["):
         try:
             value = json.loads(value)

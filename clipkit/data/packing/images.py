@@ -1,4 +1,4 @@
-"""Which files of a folder are images that Pillow here can read, and what else there is."""
+"""Find the images of a folder that the installed Pillow can read, and count other files."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from clipkit.data.images.formats import IMAGE_EXTENSIONS
 from clipkit.errors import SampleError
 
 IMAGE_SUFFIXES: Final = frozenset(f".{extension}" for extension in IMAGE_EXTENSIONS)
-"""Names of members that every reader of shards takes for an image."""
+"""Extensions that every reader of shards treats as images."""
 
 _OTHERS_DO_IT: Final = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"})
-"""Formats that Pillow recognises, but needs other programs to decode."""
+"""Formats that Pillow recognises, but can decode only with other programs."""
 _GENERIC: Final = "image"
 _SHOWN: Final = 6
 
 
 @dataclass(slots=True)
 class FoundImages:
-    """What a search through folders found.
+    """Result of a search through folders.
 
     Args:
-        images: Files with images, by path.
-        skipped: Kinds of other files, and how many of each.
+        images: Image files, by path.
+        skipped: Number of other files by kind.
     """
 
     images: list[Path] = field(default_factory=list)
@@ -38,17 +38,17 @@ class FoundImages:
 
 
 def kinds_of(skipped: Counter[str]) -> str:
-    """Kinds of files for people, most frequent first."""
+    """Format kinds of files for a message, most frequent first."""
     kinds = [f"{count} {kind}" for kind, count in skipped.most_common()]
     more = ["and others"] if len(kinds) > _SHOWN else []
     return ", ".join([*kinds[:_SHOWN], *more])
 
 
 def find_images(folder: Path) -> FoundImages:
-    """Search a folder and those inside it, hidden ones apart.
+    """Search a folder and its subfolders, except hidden ones.
 
-    A known suffix is believed; a file with another or none is an image if its first bytes are those
-    of one.
+    Files with the suffix of an image format are images; others are images if their first bytes are
+    those of an image format.
     """
     found = FoundImages()
     for place, folders, names in os.walk(folder):
@@ -69,7 +69,7 @@ def find_images(folder: Path) -> FoundImages:
 
 
 def visible_shards(folder: Path) -> list[Path]:
-    """The tars in a folder and those inside it, by path, hidden folders apart.
+    """List the tars in a folder and its subfolders, except hidden ones, by path.
 
     The cache of packed tables is such a hidden folder: its shards belong to an earlier state of
     the table.
@@ -82,19 +82,19 @@ def visible_shards(folder: Path) -> list[Path]:
 
 
 def member_extension(image: Path, data: bytes) -> str:
-    """The extension under which readers of shards find an image."""
+    """Return the extension under which readers of shards find an image."""
     if (suffix := image.suffix.lower()) in IMAGE_SUFFIXES:
         return suffix.lstrip(".")
     kind = _format_of(io.BytesIO(data))
     if kind is None:
-        raise SampleError("not an image that Pillow here can read", key=str(image))
+        raise SampleError("not an image that the installed Pillow can read", key=str(image))
     extension = {"JPEG": "jpg", "MPO": "jpg", "TIFF": "tif"}.get(kind, kind.lower())
     return extension if extension in IMAGE_EXTENSIONS else _GENERIC
 
 
 def _is_image(file: Path) -> bool:
     try:
-        if not file.is_file():  # to open a named pipe would wait for ever
+        if not file.is_file():  # opening a named pipe would block
             return False
         with file.open("rb") as stream:
             return _format_of(stream) is not None
@@ -103,13 +103,13 @@ def _is_image(file: Path) -> bool:
 
 
 def _format_of(stream: BinaryIO) -> str | None:
-    """Pillow's name of the format; None where Pillow has no decoder for it."""
+    """Return Pillow's name of the format; None if Pillow has no decoder for it."""
     try:
         with Image.open(stream) as image:
             kind = image.format
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        return _GENERIC  # too large, which whoever decodes it says by name
-    except Exception:  # whatever Pillow's plugins raise over files that are no images
+        return _GENERIC  # too large, which decoding reports with the name
+    except Exception:  # Pillow's plugins raise many types for other files
         return None
     return None if kind in _OTHERS_DO_IT else kind
 

@@ -1,4 +1,4 @@
-"""One sample that is to be packed: a file with its texts, or a sample of a shard."""
+"""Samples to be packed: a file with its texts, or a sample of a shard."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ from clipkit.errors import SampleError
 
 
 class Item(ABC):
-    """One sample that is to be packed."""
+    """One sample to be packed (abstract)."""
 
     @property
     @abstractmethod
     def identity(self) -> str:
-        """Changes when the sample's bytes do; cheap to find out."""
+        """Return a text that changes if the sample's bytes change, without reading them."""
 
     @property
     @abstractmethod
     def key(self) -> str | None:
-        """The key that the sample has already; None where it gets a number."""
+        """Key of the sample; None if it gets a number."""
 
     @abstractmethod
     def members(self) -> dict[str, bytes]:
-        """The sample's files by extension."""
+        """Return the sample's files by extension."""
 
     @abstractmethod
     def texts(self) -> Mapping[str, bytes]:
-        """The sample's files, its picture left out where that is cheaper."""
+        """Return the sample's files, without the image if that is cheaper."""
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class FileItem(Item):
-    """A picture on disk and the texts that belong to it."""
+    """An image file and its texts."""
 
     image: Path
     own_texts: Mapping[str, bytes]
@@ -62,7 +62,7 @@ class FileItem(Item):
     def members(self) -> dict[str, bytes]:
         """See `Item.members`."""
         try:
-            # Reading a pipe would wait for ever.
+            # Reading a pipe would block.
             data = self.image.read_bytes() if self.image.is_file() else None
         except (OSError, ValueError) as error:
             if getattr(error, "errno", None) in SYSTEM_ERRNOS:
@@ -70,7 +70,7 @@ class FileItem(Item):
             reason = getattr(error, "strerror", None) or error
             raise SampleError(f"cannot be read: {reason}", key=str(self.image)) from error
         if data is None:
-            raise SampleError("no such picture", key=str(self.image))
+            raise SampleError("no such image", key=str(self.image))
         return {member_extension(self.image, data): data, **self.own_texts}
 
     def texts(self) -> Mapping[str, bytes]:
@@ -81,7 +81,7 @@ class FileItem(Item):
 @final
 @dataclass(frozen=True, slots=True)
 class ShardItem(Item):
-    """A sample of a shard that exists already."""
+    """A sample of an existing shard."""
 
     reader: ShardReader
     fingerprint: str

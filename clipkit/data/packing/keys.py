@@ -1,4 +1,4 @@
-"""Keys of samples that are packed again: kept as they are, and made to differ."""
+"""Keep the keys of samples that are packed again, and make them distinct."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _SHOWN: Final = 3
 
 
 def distinct_keys(keys: Sequence[str], where: str) -> list[str]:
-    """Keep every key; a key that came before gets the next free number behind it.
+    """Keep every key; a key that occurred before gets the next free number as suffix.
 
-    Keys differ inside one shard, but shards that were made apart often count from 0 each. Slashes
-    in front of a key are left out, as the names of absolute paths are no keys.
+    Keys differ inside one shard, but separate shards often count from 0 each. Leading slashes of a
+    key are removed, because absolute paths are not valid keys.
 
     Examples:
         >>> distinct_keys(["a", "b", "a", "a-2", "/a"], "shards")
@@ -40,8 +40,7 @@ def distinct_keys(keys: Sequence[str], where: str) -> list[str]:
             renamed.append(f"{original} to {new}")
     if renamed:
         _LOG.warning(
-            "%s: renamed %d of %d samples, whose keys others had before them or begin with a "
-            "slash: %s%s",
+            "%s: renamed %d of %d samples, whose keys occurred before or begin with a slash: %s%s",
             where,
             len(renamed),
             len(keys),

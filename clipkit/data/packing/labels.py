@@ -1,4 +1,4 @@
-"""The class in a row of a table: a number, a word, or both, decided by the whole column."""
+"""The class in a row of a table: a number, a name, or both, decided by the column."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ LABEL_COLUMNS: Final = ("label", "cls", "class_id", "class_index")
 CLASS_NAME_COLUMNS: Final = ("class_name", "class")
 _ALWAYS_WORDS: Final = "class_name"
 _NUMBER: Final = re.compile(r"[+-]?[0-9]+(\.0*)?")
-"""What spreadsheets and pandas write for a whole number: "10", and "10.0" in a column with gaps."""
+"""Integers of spreadsheets and pandas: "10", and "10.0" in a column with gaps."""
 Value = TypeVar("Value", int, str)
 
 
 @dataclass(frozen=True, slots=True)
 class RowClass:
-    """What a row tells of its class.
+    """Class in a row.
 
     Args:
-        number: The class's number; None where there is none.
-        name: The class's name; None where there is none.
+        number: Number of the class; None if the row has none.
+        name: Name of the class; None if the row has none.
         row: Number of the row, from 1, for messages.
     """
 
@@ -48,7 +48,7 @@ class RowClass:
 
 
 def whole_number(value: Any) -> int | None:
-    """The whole number that a cell holds, as 10, 10.0, "10" or "10.0"; None for anything else."""
+    """Return the integer in a cell: 10, 10.0, "10" or "10.0"; None for anything else."""
     if isinstance(value, bool):
         return None
     if isinstance(value, float):
@@ -60,7 +60,7 @@ def whole_number(value: Any) -> int | None:
 
 
 def is_missing(value: Any) -> bool:
-    """Whether a cell is empty: nothing, blanks, or pandas' NaN."""
+    """Return whether a cell is empty: nothing, blanks, or pandas' NaN."""
     if isinstance(value, float):
         return math.isnan(value)
     return value is None or (isinstance(value, str) and not value.strip())
@@ -68,10 +68,10 @@ def is_missing(value: Any) -> bool:
 
 @final
 class Spellings:
-    """Names of classes with spaces for underscores, of which no two may be spelt differently.
+    """Class names with spaces for underscores; one name must not have two spellings.
 
     Args:
-        where: What messages call the source.
+        where: Name of the source in messages.
 
     Examples:
         >>> Spellings("t.csv").name("red_panda")
@@ -83,20 +83,20 @@ class Spellings:
         self._spelt: dict[str, str] = {}
 
     def name(self, text: str) -> str:
-        """The name that a text stands for."""
+        """Return the class name of a text."""
         name = " ".join(text.replace("_", " ").split()) or text
-        if (former := self._spelt.setdefault(name, text)) != text:
+        if (earlier := self._spelt.setdefault(name, text)) != text:
             raise DataError(
-                f"{self._where}: {former!r} and {text!r} are both the class {name!r}, because "
-                f"underscores count as spaces; spell them alike if they are one class, and give "
-                f"one of them another name if they are two"
+                f"{self._where}: {earlier!r} and {text!r} are both the class {name!r}, because "
+                f"underscores count as spaces; use one spelling if they are one class, or rename "
+                f"one of them if they are two"
             )
         return name
 
 
 @final
 class ColumnKinds:
-    """Holds each column to numbers or to words, whichever came first.
+    """Requires that a column contains either numbers or names, as its first cell does.
 
     Args:
         where: What messages call the table.
@@ -107,11 +107,11 @@ class ColumnKinds:
         self._first: dict[str, tuple[bool, Any, int]] = {}
 
     def check(self, column: str, value: Any, is_number: bool, row: int) -> None:
-        """Note what a cell holds."""
+        """Check a cell."""
         was_number, earlier, at = self._first.setdefault(column, (is_number, value, row))
         if was_number != is_number:
             raise DataError(
-                f"{self._where}: column {column}: numbers and words mixed: {earlier!r} in row "
+                f"{self._where}: column {column}: numbers and names mixed: {earlier!r} in row "
                 f"{at}, {value!r} in row {row}; expected numbers of classes or names of classes; "
                 f"names that look like numbers go into a column class_name"
             )
@@ -133,7 +133,7 @@ class RowClasses:
         self._kinds = kinds
 
     def read(self, row: Mapping[str, Any], at: int) -> RowClass:
-        """The class of a row."""
+        """Return the class of a row."""
         numbers: dict[str, int] = {}
         names: dict[str, str] = {}
         for column in (*LABEL_COLUMNS, *CLASS_NAME_COLUMNS):
@@ -157,7 +157,7 @@ class RowClasses:
         if not 0 <= number <= LARGEST_LABEL:
             raise DataError(
                 f"{self._where}: column {column}, row {at}: expected a class number from 0 to "
-                f"{LARGEST_LABEL}, got {number}; leave the cell empty where there is no class"
+                f"{LARGEST_LABEL}, got {number}; leave the cell empty if there is no class"
             )
         return number
 
@@ -166,11 +166,11 @@ class RowClasses:
             told = " and ".join(f"{column} {value!r}" for column, value in found.items())
             raise DataError(
                 f"{self._where}: row {at} has several classes: {told}; keep one of the columns, or "
-                f"rename what is no class"
+                f"rename columns that are not classes"
             )
         return next(iter(found.values()), None)
 
 
 def listed_names(classes: Sequence[Sequence[int | str]]) -> list[str]:
-    """All names among lists of classes, in order of appearance; numbers are left out."""
+    """Return all names in lists of classes, in order of appearance, without numbers."""
     return list(dict.fromkeys(item for some in classes for item in some if isinstance(item, str)))

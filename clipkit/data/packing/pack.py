@@ -1,4 +1,4 @@
-"""Pictures and captions as they lie around, packed into WebDataset shards."""
+"""Pack images and captions from tables, folders or existing shards into WebDataset shards."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ SIZES_FILE: Final = "sizes.json"
 
 @dataclass(frozen=True, slots=True)
 class PackReport:
-    """What `pack` wrote.
+    """Result of ``pack``.
 
     Args:
-        shards: The tars, in order.
-        num_samples: Samples in all of them.
-        faults: ``(sample, reason)`` of what was left out.
+        shards: Paths of the tars, in order.
+        num_samples: Number of samples in all shards.
+        faults: ``(sample, reason)`` of each sample that was skipped.
     """
 
     shards: tuple[Path, ...]
@@ -63,34 +63,35 @@ def pack(
     num_workers: int = 1,
     on_sample: Callable[[int, int], None] | None = None,
 ) -> PackReport:
-    """Pack pictures and captions into shards of equal numbers of samples.
+    """Pack images and captions into shards with equal numbers of samples.
 
-    The bytes of the shards depend on the source and the options alone, not on time, machine or
-    number of workers. Interrupted, the same call goes on where it stopped.
+    The bytes of the shards depend only on the source and the options, not on time, machine or
+    number of workers. After an interruption, the same call continues.
 
     Args:
-        source: A CSV, TSV or Parquet table, a COCO-style JSON file, a folder that holds one, a
-            folder of one folder for each class, or shards (also in CLIP_benchmark's layout); or
-            what ``open_source`` made of one of them.
+        source: A CSV, TSV or Parquet table, a COCO-style JSON file, a folder with one of these, a
+            folder with one folder per class, or shards (also in CLIP_benchmark's layout); or a
+            result of ``open_source``.
         out: Folder for the shards, their index files and ``sizes.json``.
-        images: Folder that pictures are named relative to; that of the table when left out.
-        class_names: Numbers the classes of a source that tells them by name; its own order when
-            left out.
+        images: Folder that image names are relative to; None for the folder of the table.
+        class_names: Names in the order of class numbers, for a source with names only; None for
+            the numbers of the source, or alphabetical order.
         allow_outside: Whether images may be outside of that folder, directly or by a symbolic link.
-        samples_per_shard: Samples in each shard but the last.
-        image_size: Pictures whose shorter side is longer are reduced to it, in pixels; None keeps
-            every file as it is.
-        max_bad_samples: How many samples may be left out (and are named) before it is an error.
-        num_workers: Threads; each packs one shard at a time.
-        on_sample: Called with the numbers of samples done and in all; from any thread.
+        samples_per_shard: Number of samples in each shard but the last.
+        image_size: Length in pixels to which the shorter side of larger images is reduced; None
+            keeps every file as it is.
+        max_bad_samples: Largest number of broken samples that are skipped, with a message.
+        num_workers: Number of threads; each packs one shard at a time.
+        on_sample: Called with the numbers of completed and of all samples, from any thread; None
+            for no call.
 
     Returns:
-        What was written.
+        The shards, and the samples that were skipped.
 
     Raises:
-        DataError: The source is not recognised or empty, names images outside of its folder, or
-            ``out`` holds something else.
-        FaultBudgetExceeded: More samples are bad than allowed.
+        DataError: If the source is not recognised or empty, names images outside of its folder, or
+            ``out`` contains something else.
+        FaultBudgetExceeded: If more samples are broken than allowed.
 
     Examples:
         >>> pack("photos/captions.csv", "shards", image_size=256).num_samples
@@ -146,16 +147,16 @@ class _Packer:
         self.num_shards = -(-len(items) // samples_per_shard)
 
     def path(self, number: int) -> Path:
-        """The tar of a shard."""
+        """Return the path of a shard."""
         return self._folder / f"{number:05d}.tar"
 
     def pack_shard(self, number: int) -> int:
-        """Write one shard unless it is there; the number of samples in it."""
+        """Write one shard unless it exists, and return its number of samples."""
         start = number * self._samples_per_shard
         items = self._items[start : start + self._samples_per_shard]
         notes = self._folder / f".{number:05d}.faults.json"
         if self.path(number).exists():
-            # The notes are written before the tar appears, so a tar without notes had no faults.
+            # Faults are written before the tar gets its name: a tar without them had none.
             known = json.loads(notes.read_text(encoding="utf-8")) if notes.exists() else []
             self._count([(name, reason) for name, reason in known], number, len(items))
             return len(items) - len(known)
@@ -194,10 +195,10 @@ class _Packer:
 
 
 def prepare(members: dict[str, bytes], image_size: int | None) -> dict[str, bytes]:
-    """The members as they are packed: pictures above the wanted size are reduced.
+    """Return the members as they are packed: larger images are reduced.
 
-    An image alone becomes a JPEG, or a PNG where it is one or has transparent pixels. Several
-    images of a sample keep their extensions and formats, so that none takes the place of another.
+    A single image becomes a JPEG, or a PNG if it is one or has transparent pixels. Several images
+    of a sample keep their extensions and formats, so that none replaces another.
     """
     if image_size is None:
         return members
@@ -244,7 +245,7 @@ def _recipe(source: Source, samples_per_shard: int, image_size: int | None) -> d
 
 
 def _claim(folder: Path, recipe: dict[str, object]) -> None:
-    """Make sure that shards in the folder, if there are any, come from the same call."""
+    """Check that shards in the folder, if any, were written by the same call."""
     path = folder / RECIPE_FILE
     if path.exists():
         try:
@@ -253,11 +254,11 @@ def _claim(folder: Path, recipe: dict[str, object]) -> None:
             stored = None
         if stored != recipe:
             raise DataError(
-                f"{folder}: holds shards of another source or other options ({RECIPE_FILE} "
+                f"{folder}: contains shards of another source or other options ({RECIPE_FILE} "
                 f"differs); choose another folder, or empty this one"
             )
     elif folder.is_dir() and any(folder.glob("*.tar")):
-        raise DataError(f"{folder}: holds tars that were not packed here; choose another folder")
+        raise DataError(f"{folder}: contains tars that were not packed here; choose another folder")
     else:
         write_json(path, recipe)
 

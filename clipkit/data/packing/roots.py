@@ -1,4 +1,4 @@
-"""Keep the images of a table or folder inside the folder that they belong to."""
+"""Check that the images of a table or folder are inside its folder."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from clipkit.errors import DataError
 
 
 def refuse_outside(images: Sequence[Path], root: Path, source: Path) -> None:
-    """Refuse images outside of a folder; a symbolic link is where it leads.
+    """Refuse images outside of a folder; symbolic links are resolved.
 
     Without this check, a table could name any file of this machine, which would then be packed.
     """
@@ -18,7 +18,7 @@ def refuse_outside(images: Sequence[Path], root: Path, source: Path) -> None:
     folders: dict[Path, bool] = {}
     outside = []
     for image in images:
-        # Tables of millions of images name few folders, and most images are no links.
+        # Tables of millions of images name few folders, and most images are not links.
         if image.parent not in folders:
             folders[image.parent] = _real(image.parent).is_relative_to(inside)
         is_plain = folders[image.parent] and image.name != ".." and not _may_lead(image)
@@ -30,14 +30,14 @@ def refuse_outside(images: Sequence[Path], root: Path, source: Path) -> None:
     leads = "" if real == first else f" (which is {real})"
     raise DataError(
         f"{source}: {len(outside)} of {len(images)} images are outside of {root}, the first is "
-        f"{first}{leads}; name the folder that holds all of them (clipkit shards pack --images "
+        f"{first}{leads}; name the folder that contains all of them (clipkit shards pack --images "
         f"DIR), or, if you trust the author of these names, allow it: --allow-outside, "
         f"data.storage.allow_outside: true for fit, or allow_outside=True in Python"
     )
 
 
 def _may_lead(image: Path) -> bool:
-    """Whether an image may be a link; of a name that cannot be asked for it is not known."""
+    """Return whether an image may be a link; True if it cannot be determined."""
     try:
         return image.is_symlink()
     except OSError:
@@ -45,8 +45,8 @@ def _may_lead(image: Path) -> bool:
 
 
 def _real(path: Path) -> Path:
-    """Where a path leads; unlike ``Path.resolve``, without an error for links in a circle."""
+    """Resolve a path; unlike ``Path.resolve``, without an error for circular links."""
     try:
         return Path(os.path.realpath(path))
-    except ValueError:  # a NUL: there is no such file anywhere
+    except ValueError:  # a NUL: no such file can exist
         return Path()

@@ -24,10 +24,10 @@ class SourceClasses:
     """The classes of one source.
 
     Args:
-        where: What messages call the source.
-        names: In the order of the class numbers, empty for a number without a name.
-        are_given: Whether the numbers are the source's own. Those of folders, and of tables that
-            have names alone, are not: they follow from the names.
+        where: Name of the source in messages.
+        names: Name of each class by its number, empty for a number without a name.
+        are_given: Whether the numbers are in the source. Those of folders, and of tables with
+            names only, are not: they are derived from the names.
     """
 
     where: str
@@ -55,10 +55,10 @@ def classes_of(
 def join_classes(
     sources: Sequence[SourceClasses], known: Sequence[str] = (), known_from: str = "the model"
 ) -> tuple[str, ...]:
-    """Number the classes of several sources alike, by name.
+    """Assign the same numbers to the classes of several sources, by name.
 
-    Numbers that sources give are kept, and must agree. Classes that have names alone get the number
-    of their name, or one after all others.
+    Numbers in the sources are kept, and must agree. Classes with a name only get the number of that
+    name, or a number after all others.
     """
     names, origin = tuple(known), known_from
     for source in sources:
@@ -71,8 +71,7 @@ def join_classes(
     unnamed = [source.where for source in sources if not source.names]
     if any(names) and unnamed and len(sources) > 1:
         _LOG.warning(
-            "%s: no names of classes; class numbers there, if any, are taken for those of the "
-            "other data",
+            "%s: no class names; class numbers there, if any, are used as those of the other data",
             ", ".join(unnamed),
         )
     return names
@@ -83,7 +82,7 @@ def _by_number(names: Sequence[str], origin: str, source: SourceClasses) -> tupl
     if at is not None:
         raise DataError(
             f"{source.where}: class {at} is {source.names[at]!r}, but {names[at]!r} in {origin}; "
-            f"number the classes alike, in the tables or in {CLASS_NAMES_FILE}"
+            f"use the same numbers, in the tables or in {CLASS_NAMES_FILE}"
         )
     size = max(len(names), len(source.names))
     lists = [[*some, *[""] * (size - len(some))] for some in (names, source.names)]
@@ -91,7 +90,7 @@ def _by_number(names: Sequence[str], origin: str, source: SourceClasses) -> tupl
 
 
 def _names_beside(folder: Address, cache: ShardCache | None) -> tuple[str, ...]:
-    """Names next to some shards; in CLIP_benchmark's layout they are one folder above."""
+    """Read names next to shards; in CLIP_benchmark's layout they are one folder above."""
     for place in (folder, folder.folder):
         data = None if place is None else read_beside(place, CLASS_NAMES_FILE, cache)
         if data is not None:

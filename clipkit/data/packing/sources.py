@@ -1,4 +1,4 @@
-"""What can be packed: tables, folders by class, COCO's JSON, and shards that exist already."""
+"""Sources for packing: tables, folders by class, COCO's JSON, and existing shards."""
 
 from __future__ import annotations
 
@@ -33,13 +33,12 @@ _CLASS_FILES: Final = (CLASS_NAMES_FILE, "zeroshot_classification_templates.txt"
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Everything that is to be packed, in order.
+    """All samples to be packed, in order.
 
     Args:
-        items: The samples.
-        files: Texts that are written beside the shards, by name.
-        has_own_numbers: Whether the source gives the numbers of its classes, and they were not made
-            from their names.
+        items: Samples.
+        files: Text files that are written next to the shards, by name.
+        has_own_numbers: Whether class numbers are in the source, not derived from the names.
     """
 
     items: Sequence[Item]
@@ -47,7 +46,7 @@ class Source:
     has_own_numbers: bool = True
 
     def fingerprint(self) -> str:
-        """A hash of all samples' identities."""
+        """Return a hash of all samples' identities."""
         digest = hashlib.sha256()
         for item in self.items:
             digest.update(item.identity.encode("utf-8", "surrogateescape") + b"\n")
@@ -60,7 +59,7 @@ def open_source(
     class_names: Sequence[str] | None = None,
     allow_outside: bool = False,
 ) -> Source:
-    """Recognise a source by what it looks like."""
+    """Open a source of any kind, which is recognised by its suffix or content."""
     if not path.exists():
         raise DataError(f"{path}: no such file or folder")
     read = _from_folder if path.is_dir() else _from_file
@@ -82,7 +81,7 @@ def _from_folder(path: Path, images: Path | None, class_names: Sequence[str] | N
         return _from_file(tables[0], images, class_names)
     if len(tables) > 1:
         names = ", ".join(file.name for file in tables)
-        raise DataError(f"{path}: holds several tables ({names}); name one of them")
+        raise DataError(f"{path}: contains several tables ({names}); name one of them")
     if classes := class_folders(path):
         return _from_class_folders(path, classes, class_names)
     raise DataError(
@@ -92,7 +91,7 @@ def _from_folder(path: Path, images: Path | None, class_names: Sequence[str] | N
 
 
 def tables_in(folder: Path) -> list[Path]:
-    """Tables and COCO-style files that lie in a folder, by name."""
+    """List the tables and COCO-style files of a folder, by name."""
     suffixes = (*TABLE_SUFFIXES, ".json")
     return [
         file
@@ -104,7 +103,7 @@ def tables_in(folder: Path) -> list[Path]:
 
 
 def class_folders(folder: Path) -> list[Path]:
-    """The folders in a folder, by name, without hidden ones."""
+    """List the folders in a folder, by name, without hidden ones."""
     return [
         path for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith(".")
     ]
@@ -145,7 +144,7 @@ def _from_class_folders(
 
 
 def _say_skipped(path: Path, num_images: int, inside: Counter[str]) -> None:
-    """Name the kinds of files that a folder of classes holds besides images, with their counts."""
+    """Log the kinds and numbers of files in a folder of classes that are not images."""
     outside = sum(file.is_file() and not file.name.startswith(".") for file in path.iterdir())
     skipped = +(inside + Counter({"outside the folders of classes": outside}))
     if skipped:
@@ -157,7 +156,7 @@ def _say_skipped(path: Path, num_images: int, inside: Counter[str]) -> None:
 
 @cache
 def _say_once(message: str) -> None:
-    """Log a warning, which a command that opens its data several times gives once."""
+    """Log a warning only once, even if a command opens its data several times."""
     _LOG.warning("%s", message)
 
 
@@ -188,7 +187,7 @@ def _coco_items(content: Any, path: Path, root: Path) -> list[Item]:
     if absent := sorted(map(repr, captions.keys() - set(listed))):
         left_out = sum(len(captions[number]) for number in captions.keys() - set(listed))
         _say_once(
-            f"{path}: left out {left_out} captions of {len(absent)} images that 'images' does not "
+            f"{path}: skipping {left_out} captions of {len(absent)} images that 'images' does not "
             f"list, such as image_id {absent[0]}"
         )
     return [
@@ -207,17 +206,17 @@ def _from_shards(path: Path, shards: Sequence[Path]) -> Source:
     folders = sorted({shard.parent for shard in shards})
     if len(folders) > 1:
         names = ", ".join(str(folder.relative_to(path)) for folder in folders)
-        raise DataError(f"{path}: holds shards in several folders ({names}); name one of them")
+        raise DataError(f"{path}: contains shards in several folders ({names}); name one of them")
     check_complete(folders[0], [file_address(shard) for shard in shards])
     return source_of_shards(shards)
 
 
 def source_of_shards(shards: Sequence[Path]) -> Source:
-    """Every sample of some shards, in their order and under their keys."""
+    """Return every sample of some shards, in order and with its key."""
     folder = shards[0].parent
     index = ShardIndex.from_urls(shards, write_sidecars=False)
     reader = ShardReader(index)
-    # CLIP_benchmark keeps them beside the folders of the splits.
+    # CLIP_benchmark has them next to the folders of the splits.
     texts = [parent / name for parent in (folder.parent, folder) for name in _CLASS_FILES]
     fingerprint = f"{index.fingerprint} {index.digest}"
     found = [key for number in range(len(shards)) for key in reader.table(number).iter_keys()]

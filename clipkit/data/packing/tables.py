@@ -34,13 +34,13 @@ _CSV_LIMIT: Final = min(sys.maxsize, 2**31 - 1)
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """What a table tells about its images.
+    """Content of a table of images.
 
     Args:
-        samples: Name of the image -> its texts by extension, in order of appearance.
-        class_names: In the order of their numbers, empty for a number without a name; none where
+        samples: Texts by extension of each image, by its name, in order of appearance.
+        class_names: Name of each class by its number, empty for a number without a name; empty if
             the table has no names.
-        has_own_numbers: Whether it gives the numbers, and they were not made from its names.
+        has_own_numbers: Whether class numbers are in the table, not derived from the names.
     """
 
     samples: Mapping[str, Mapping[str, bytes]]
@@ -49,14 +49,14 @@ class Table:
 
 
 def read_table(path: Path, class_names: Sequence[str] | None = None) -> Table:
-    """Read a table; an image that is in several rows gets the captions of all of them.
+    """Read a table; an image in several rows gets the captions of all of them.
 
-    Classes are numbers (``label``, ``cls``, ``class_id``, ``class_index``, ``class``) or words
-    (``class_name``, or words in the others). Numbers that the table gives are kept; see
-    ``ClassNumbers`` for words. An image without a caption gets its class's name as caption.
+    Classes are numbers (``label``, ``cls``, ``class_id``, ``class_index``, ``class``) or names
+    (``class_name``, or names in the others). Numbers in the table are kept; see ``ClassNumbers``
+    for names. The caption of an image without captions is the name of its class.
 
     Several classes per image (``labels``, ``classes``, see ``ClassLists``) are numbered in the
-    same way, and are stored as the list ``labels`` in the JSON; their names make the caption.
+    same way, and are stored as the list ``labels`` in the JSON; their names are the caption.
 
     Captions are in one column (``caption``, ``text``, ...), as a text or a list, or in numbered
     columns (``caption_0``, ``caption_1``, ...).
@@ -86,12 +86,12 @@ def read_table(path: Path, class_names: Sequence[str] | None = None) -> Table:
 
 
 def one_line(text: str) -> str:
-    """A caption without line breaks, which separate captions."""
+    """Remove line breaks from a caption, because they separate captions."""
     return " ".join(text.split())
 
 
 def as_json(value: Mapping[str, Any]) -> bytes:
-    """JSON whose bytes depend on the content alone."""
+    """Return JSON whose bytes depend only on the content."""
     return json.dumps(value, ensure_ascii=False, sort_keys=True, default=str).encode()
 
 
@@ -121,7 +121,7 @@ def _texts(
     listed: Classes | None,
     numbers: ClassNumbers,
 ) -> dict[str, bytes]:
-    """Captions one per line, as CLIP_benchmark has them; the class; all columns as JSON."""
+    """Return captions, one per line as in CLIP_benchmark; the class; all columns as JSON."""
     label = numbers.of_row(own)
     classes = None if listed is None else numbers.of_list(listed)
     known = [label] if label is not None else classes or []
@@ -180,5 +180,5 @@ def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
             for batch in file.iter_batches():
                 yield from batch.to_pylist()
     except (ArrowException, OSError, ValueError, ArithmeticError) as error:
-        # What Arrow raises over damaged columns has no common base.
-        raise DataError(f"{path}: not a whole Parquet file: {error}") from error
+        # Arrow's errors for damaged columns have no common base.
+        raise DataError(f"{path}: not a complete Parquet file: {error}") from error

@@ -38,7 +38,7 @@ class ShardWriter:
     """
 
     def __init__(self, path: Path) -> None:
-        from webdataset import TarWriter  # brings torch along, which reading an index does without
+        from webdataset import TarWriter  # imports torch, which reading an index does not need
 
         self.path = path
         self.num_samples = 0

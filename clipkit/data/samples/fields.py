@@ -270,9 +270,7 @@ def _number_of(value: Any, field: str) -> int:
         return -1
     is_negative = isinstance(value, int) and value < 0
     if isinstance(value, bool) or not isinstance(value, int | str) or is_negative:
-        raise SampleError(
-            f"{field}: expected a whole number of at least 0 or a text, got {value!r}"
-        )
+        raise SampleError(f"{field}: expected an integer of at least 0 or a text, got {value!r}")
     text = str(value)
     if _PLAIN_NUMBER.fullmatch(text) and int(text) < _FIRST_DIGEST:
         return int(text)

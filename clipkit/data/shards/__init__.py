@@ -1,1 +1,1 @@
-"""What a tar contains and where: scans, sidecar tables, sample counts, members of a sample."""
+"""Content of tars: scans, sidecar tables, sample counts, members of a sample."""

@@ -1,4 +1,4 @@
-"""Numbers of samples that other tools have written down beside the shards."""
+"""Read numbers of samples that other tools have stored next to the shards."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ COUNTS_FILES: Final = ("sizes.json", ".nv-meta/.info.json", ".info.json")
 
 
 def read_counts(source: str | Path, cache: ShardCache | None = None) -> dict[str, int]:
-    """``base name of a shard -> number of samples``, from any of three formats."""
+    """Return ``base name of a shard -> number of samples``, from any of three formats."""
     address = file_address(source) if isinstance(source, Path) else parse_address(source)
     return parse_counts(_read_json(address, cache), str(source))
 
 
 def parse_counts(content: Any, name: str) -> dict[str, int]:
-    """What ``read_counts`` does, on parsed JSON."""
+    """Do the same as ``read_counts`` for parsed JSON."""
     if isinstance(content, Mapping) and "shardlist" in content:
         pairs = _shardlist(content, name)
     elif isinstance(content, Mapping) and isinstance(content.get("shard_counts"), Mapping):
@@ -61,7 +61,7 @@ def parse_counts(content: Any, name: str) -> dict[str, int]:
 
 
 def counts_beside(folder: Address, cache: ShardCache | None = None) -> dict[str, int]:
-    """The counts that lie in the folder of the shards; empty where there are none."""
+    """Return the counts in the folder of the shards; empty if there are none."""
     for name in COUNTS_FILES:
         data = read_beside(folder, name, cache)
         if data is not None:
@@ -76,8 +76,8 @@ def read_beside(folder: Address, name: str, cache: ShardCache | None = None) -> 
     try:
         return read_small_file(address, cache)
     except DataError as error:
-        # A store that cannot be read is told by the name of a shard, which comes next.
-        _LOG.warning("%s: not looked at: %s", address, error)
+        # If the store cannot be read, the first shard raises the error.
+        _LOG.warning("could not read %s: %s", address, error)
         return None
 
 
@@ -87,7 +87,7 @@ def named_shards(
     *,
     allow_pipe: bool = False,
 ) -> tuple[list[Address], dict[str, int]]:
-    """The shards that patterns and wids indexes name, and the counts that the indexes give."""
+    """Return the shards of patterns and wids indexes, and the counts in the indexes."""
     shards: list[Address] = []
     counts: dict[str, int] = {}
     for address in expand_urls(urls, allow_pipe=allow_pipe):
@@ -104,7 +104,7 @@ def named_shards(
 def counts_by_folder(
     shards: Sequence[Address], listed: Collection[str] = (), cache: ShardCache | None = None
 ) -> dict[Address, dict[str, int]]:
-    """Read the counts stored beside the shards, for each of their folders."""
+    """Read the counts next to the shards, for each folder of shards."""
     folders = dict.fromkeys(shard.folder for shard in shards if shard.name not in listed)
     return {folder: counts_beside(folder, cache) for folder in folders if folder is not None}
 
@@ -113,28 +113,28 @@ def known_counts(
     shards: Sequence[Address],
     counts: str | Path | Mapping[str, int] | None,
     listed: Mapping[str, int],
-    beside: Mapping[Address, Mapping[str, int]],
+    stored: Mapping[Address, Mapping[str, int]],
     cache: ShardCache | None = None,
 ) -> dict[str, int]:
-    """Numbers of samples that are known without a scan, by base name of the shard."""
+    """Return numbers of samples that need no scan, by base name of the shard."""
     if counts is None:
         known: dict[str, int] = {}
-        for found in beside.values():
+        for found in stored.values():
             known |= found
         known |= listed
     elif isinstance(counts, Mapping):
         known = dict(counts)
     else:
         known = read_counts(counts, cache)
-    # Counts are by base name; where two shards share one, the counts cannot be told apart.
+    # Counts are by base name; if two shards share one, the counts are ambiguous.
     shared = Counter(shard.name for shard in shards)
     return {base: count for base, count in known.items() if shared.get(base) == 1}
 
 
 def shards_of_wids(content: Any, source: Address) -> list[Address]:
-    """The shards that a wids index names, relative to the index itself.
+    """Return the shards that a wids index names, relative to the index.
 
-    A name is taken as it is: it is not expanded, and it is no command.
+    A name is not expanded, and is never a command.
     """
     return [_named_by_index(url, source) for url, _ in _shardlist(content, str(source))]
 
@@ -142,7 +142,7 @@ def shards_of_wids(content: Any, source: Address) -> list[Address]:
 def _named_by_index(url: str, source: Address) -> Address:
     if url.startswith(PIPE_PREFIX):
         raise DataError(
-            f"{source}: {url}: an index may not name a command, whatever allow_pipe says; give "
+            f"{source}: {url}: an index must not name a command, also with allow_pipe; name "
             f"the command itself as a shard, or the URL that it reads"
         )
     if has_scheme(url) and not is_local(url):
@@ -153,14 +153,14 @@ def _named_by_index(url: str, source: Address) -> Address:
         return folder.child(url)
     if not source.is_local:
         raise DataError(
-            f"{source}: {url}: a remote index may not name a file of this machine; expected names "
+            f"{source}: {url}: a remote index must not name a file of this machine; expected names "
             f"relative to the index, or URLs"
         )
     return file_address(Path(without_scheme(url)))
 
 
 def _shardlist(content: Any, name: str) -> list[tuple[str, Any]]:
-    """URL and count of each entry of a wids index."""
+    """Return URL and count of each entry of a wids index."""
     entries = content.get("shardlist") if isinstance(content, Mapping) else None
     if not isinstance(entries, list):
         raise DataError(f"{name}: expected a wids index with a shardlist")

@@ -1,4 +1,4 @@
-"""The index of a data set: its shards, their numbers of samples, and who is where."""
+"""The index of a data set: shards, numbers of samples, and positions of samples."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ _NAMED_ERRORS: Final = 5
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """One tar.
+    """One tar of a data set.
 
     Args:
-        address: Where it is.
-        num_samples: How many samples it holds.
-        size_bytes: Its length; -1 where the server does not say.
-        stamp: Time of change (local, in ns) or entity tag (remote); "" where unknown.
-        digest: ``ShardTable.digest`` of its table; "" where only the number of samples is known.
+        address: Address of the tar.
+        num_samples: Number of samples.
+        size_bytes: Size in bytes; -1 if the server does not report it.
+        stamp: Time of change (local, in ns) or entity tag (remote); "" if unknown.
+        digest: ``ShardTable.digest`` of the table; "" if only the number of samples is known.
     """
 
     address: Address
@@ -48,20 +48,20 @@ class Shard:
 
     @property
     def url(self) -> str:
-        """The address as text, for messages and records."""
+        """Address as text, for messages and records."""
         return str(self.address)
 
 
 @final
 class ShardIndex:
-    """Every shard of a data set and how many samples each holds.
+    """All shards of a data set and their numbers of samples.
 
-    A sample's id is its position in the concatenation of all shards. Where its members lie is
-    kept in one table a shard, read when it is needed.
+    A sample's id is its position in the concatenation of all shards. The positions of its members
+    are in one table per shard, which is read when it is needed.
 
     Args:
-        shards: The shards, in order.
-        faults: ``(url, reason)`` of shards that were left out.
+        shards: Shards, in order.
+        faults: ``(url, reason)`` of each shard that was skipped.
         cache: Local cache of the remote shards; None for the default cache.
 
     Examples:
@@ -99,21 +99,22 @@ class ShardIndex:
         cache: ShardCache | None = None,
         on_shard: Callable[[Shard], None] | None = None,
     ) -> ShardIndex:
-        """Index shards: from their sidecar files where those are fresh, else by a scan.
+        """Index shards: from sidecar files if they are up to date, else by a scan.
 
         Args:
             urls: One pattern or several: braces (``{000..127}``), globs, folders, ``"::"`` unions,
                 a wids ``.json``, and any scheme that fsspec opens.
-            counts: Known numbers of samples, by base name of the shard, or the file that holds
-                them; None looks for ``sizes.json`` and energon's ``.info.json`` beside the shards.
-                A scan is compared with them; remote shards are not scanned then. Where a folder or
-                glob is given, a shard that these files name and that is not there is missing.
-            allow_pipe: Whether a pattern may be ``pipe:COMMAND``, which runs it.
-            max_bad_shards: How many broken shards are left out (and named) before it is an error.
-            write_sidecars: Whether a scan is kept beside its shard (in the cache for remote ones).
+            counts: Numbers of samples, by base name of the shard, or the file that contains them;
+                None for ``sizes.json`` or energon's ``.info.json`` next to the shards. Scans are
+                compared with them; remote shards with a count are not scanned. With a folder or
+                glob, a shard that these files list and that does not exist is an error.
+            allow_pipe: Whether a pattern may be ``pipe:COMMAND``, which runs the command.
+            max_bad_shards: Largest number of broken shards that are skipped, with a message.
+            write_sidecars: Whether a scan is stored next to its shard (in the cache for remote
+                shards).
             cache: Local cache of remote shards, here and for readers of the index; None for the
                 default cache.
-            on_shard: Called after each shard, for a progress bar.
+            on_shard: Called after each shard, for a progress bar; None for no call.
 
         Returns:
             The index.
@@ -123,11 +124,11 @@ class ShardIndex:
                 damaged, empty, or have another count than expected.
         """
         names, listed = named_shards(urls, cache, allow_pipe=allow_pipe)
-        beside = counts_by_folder(names, listed, cache) if counts is None else {}
-        known = known_counts(names, counts, listed, beside, cache)
+        stored = counts_by_folder(names, listed, cache) if counts is None else {}
+        known = known_counts(names, counts, listed, stored, cache)
         indexer = _Indexer(known, write_sidecars, cache)
         shards: list[Shard] = []
-        faults = lost_shards(urls, names, beside)
+        faults = lost_shards(urls, names, stored)
         num_shards = len(names) + len(faults)
         with ThreadPoolExecutor(max_workers=min(_SCAN_THREADS, len(names))) as pool:
             for name, result in zip(names, pool.map(indexer, names), strict=True):
@@ -146,12 +147,12 @@ class ShardIndex:
 
     @property
     def num_samples(self) -> int:
-        """Samples in all shards."""
+        """Number of samples in all shards."""
         return int(self.starts[-1])
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash of the shards' names, sizes and counts, in order; moving a folder keeps it."""
+        """Hash of names, sizes and counts of the shards, in order, without the folder."""
         digest = hashlib.sha256()
         for shard in self.shards:
             digest.update(
@@ -161,18 +162,17 @@ class ShardIndex:
 
     @cached_property
     def digest(self) -> str:
-        """A hash of all keys, extensions and member sizes, in order; "" if any is unknown.
+        """Hash of all keys, extensions and member sizes, in order; "" if any is unknown.
 
-        A shard's table is unknown where its number of samples comes from a counts file and it is
-        not on this machine. What the local cache holds of such a shard does not count: the digest
-        is the same on every rank.
+        A table is unknown if the number of samples is from a counts file and the shard is remote.
+        The local cache is ignored, so that the digest is the same on every rank.
         """
         if any(not shard.digest for shard in self.shards):
             return ""
         return hashlib.sha256("\n".join(s.digest for s in self.shards).encode()).hexdigest()[:32]
 
     def locate(self, sample_id: int) -> tuple[int, int]:
-        """The shard of a sample and its position inside.
+        """Return the shard of a sample and its position in the shard.
 
         Raises:
             DataError: If there is no such sample.
@@ -185,7 +185,7 @@ class ShardIndex:
 
 @final
 class _Indexer:
-    """Indexes one shard; returns what is wrong with a broken one, so that all are named."""
+    """Indexes one shard; returns the error of a broken one, so that all are reported."""
 
     def __init__(
         self, known: Mapping[str, int], write_sidecars: bool, cache: ShardCache | None
@@ -252,7 +252,7 @@ class _Indexer:
 
 
 def stat_shard(path: Path, url: str) -> tuple[int, str]:
-    """Length in bytes and time of change of a local shard."""
+    """Return size in bytes and time of change of a local shard."""
     try:
         status = path.stat()
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -278,4 +278,4 @@ def _check_faults(faults: Sequence[tuple[str, str]], allowed: int, num_shards: i
             f"(allowed: max_bad_shards={allowed}):\n  {named}{more}"
         )
     for _, reason in faults:
-        _LOG.warning("shard left out: %s", reason)
+        _LOG.warning("skipping shard %s", reason)

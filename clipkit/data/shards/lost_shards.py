@@ -1,4 +1,4 @@
-"""Find shards that a folder should hold, by the counts that are stored in it, and does not."""
+"""Find shards that the counts in a folder list, and that do not exist."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ FolderCounts = Mapping[Address, Mapping[str, int]]
 
 
 def lost_shards(
-    patterns: Patterns, shards: Sequence[Address], beside: FolderCounts
+    patterns: Patterns, shards: Sequence[Address], stored: FolderCounts
 ) -> list[tuple[str, str]]:
-    """List the shards that a folder's own counts name and that are not in it.
+    """List the shards that a folder's counts name and that are not in it.
 
     Only patterns that mean "all that is there" are compared: folders and globs. A list of names
     or a brace pattern chooses, and may leave out what it likes.
@@ -26,7 +26,7 @@ def lost_shards(
     wide = list(_wide_patterns(patterns))
     present = {(shard.folder, shard.name) for shard in shards}
     lost = []
-    for folder, counts in beside.items():
+    for folder, counts in stored.items():
         for base, count in sorted(counts.items()):
             url = str(folder.child(base))
             if (folder, base) in present or not any(_matches(url, pattern) for pattern in wide):

@@ -1,4 +1,4 @@
-"""What the members of a sample hold: its class, its classes, text and JSON."""
+"""Read the members of a sample: class, classes, text and JSON."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _WHOLE_NUMBER: Final = re.compile("[+-]?[0-9]{1,19}")
 
 
 def read_label(members: Mapping[str, bytes], field: str) -> int:
-    """The class index of a sample.
+    """Return the class number of a sample.
 
     Examples:
         >>> read_label({"json": b'{"category": 7}'}, "json:category")
@@ -25,9 +25,9 @@ def read_label(members: Mapping[str, bytes], field: str) -> int:
     if value is None:
         return IGNORE_LABEL
     if isinstance(value, bool) or not isinstance(value, int | str):
-        raise SampleError(f"label {field}: expected a whole number, got {value!r}")
+        raise SampleError(f"label {field}: expected an integer, got {value!r}")
     if isinstance(value, str) and not _WHOLE_NUMBER.fullmatch(value.strip()):
-        raise SampleError(f"label {field}: expected a whole number, got {value!r}")
+        raise SampleError(f"label {field}: expected an integer, got {value!r}")
     label = int(value)
     if label != IGNORE_LABEL and not 0 <= label <= LARGEST_LABEL:
         raise SampleError(f"label {field}: expected at least 0, at most 2^63 - 1, got {label}")
@@ -35,7 +35,7 @@ def read_label(members: Mapping[str, bytes], field: str) -> int:
 
 
 def read_classes(members: Mapping[str, bytes], field: str = "json:labels") -> list[int] | None:
-    """The classes of a sample that may have several.
+    """Return the classes of a sample that may have several.
 
     Examples:
         >>> read_classes({"json": b'{"labels": [0, 3]}'})
@@ -66,7 +66,7 @@ def read_value(members: Mapping[str, bytes], field: str) -> Any:
 
 
 def read_text(members: Mapping[str, bytes], field: str) -> str:
-    """A member as text, without white space around it; "" when it is missing."""
+    """Return a member as text, without white space around it; "" if it is missing."""
     data = members.get(field, b"")
     try:
         return data.decode("utf-8-sig").strip()

@@ -1,4 +1,4 @@
-"""Shards open for reading: a file descriptor and a table of what lies where."""
+"""Shards that are open for reading: file descriptors and tables of members."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _KEPT_TABLE_MEMBERS: Final = 2**22
 
 @final
 class OpenShard:
-    """A file descriptor, closed when nobody uses it any more, and the table of its samples.
+    """A file descriptor, closed after its last use, and the table of the samples.
 
     Args:
-        descriptor: Open for reading; owned from now on.
-        table: Where its samples lie.
-        stamp: Time of change when it was opened; "" where it does not matter (cached copies).
+        descriptor: Descriptor that is open for reading; this object closes it.
+        table: Positions of the samples.
+        stamp: Time of change at opening; "" if it does not matter (cached copies).
     """
 
     def __init__(self, descriptor: int, table: ShardTable, stamp: str) -> None:
@@ -41,7 +41,7 @@ class OpenShard:
         os.close(self.descriptor)
 
     def read(self, start: int, end: int) -> bytes | None:
-        """Bytes ``start`` to ``end``; None if the file was changed since it was opened."""
+        """Return bytes ``start`` to ``end``; None if the file has changed since it was opened."""
         data = os.pread(self.descriptor, end - start, start)
         stamp = str(os.fstat(self.descriptor).st_mtime_ns) if self.stamp else ""
         return data if len(data) == end - start and stamp == self.stamp else None
@@ -49,10 +49,10 @@ class OpenShard:
 
 @final
 class OpenShards:
-    """Opens shards and keeps those used last; safe for threads.
+    """Opens shards and keeps the last used ones open; safe for threads.
 
     Args:
-        index: The shards.
+        index: Index of the shards.
     """
 
     def __init__(self, index: ShardIndex) -> None:
@@ -70,17 +70,17 @@ class OpenShards:
 
     @property
     def cache(self) -> ShardCache:
-        """Where remote shards are kept."""
+        """Cache of remote shards."""
         return self._index.cache if self._index.cache is not None else default_cache()
 
     def get(self, number: int) -> OpenShard:
-        """An open shard."""
+        """Return an open shard."""
         with self._lock:
             found = self._files.get(number)
             if found is not None:
                 self._files.move_to_end(number)
                 return found
-        # Not under the lock: a transfer must not hold up those who read other shards.
+        # Not under the lock: a transfer must not block reads of other shards.
         shard = self._index.shards[number]
         is_local = shard.address.is_local
         found = self._open_local(number, shard) if is_local else self._open_remote(number)
@@ -91,7 +91,7 @@ class OpenShards:
         return found
 
     def forget(self, number: int) -> None:
-        """Open this shard anew next time."""
+        """Open this shard again at the next access."""
         with self._lock:
             self._files.pop(number, None)
 
@@ -107,7 +107,7 @@ class OpenShards:
             if (status.st_size, stamp) != (shard.size_bytes, shard.stamp):
                 raise ShardError(
                     f"{shard.url}: changed since it was indexed: {shard.size_bytes} bytes then, "
-                    f"{status.st_size} bytes now; index it anew"
+                    f"{status.st_size} bytes now; index it again"
                 )
             table = self._kept(number)
             if table is None:
@@ -115,7 +115,7 @@ class OpenShards:
                 table = load_table(sidecar, shard.size_bytes, shard.stamp)
                 if table is None or len(table) != shard.num_samples:
                     table = scan_shard(path, shard.url, shard.num_samples)
-                    if sidecar.exists():  # damaged: else every process would scan the shard again
+                    if sidecar.exists():  # damaged: else every process would scan the shard
                         keep_table(table, sidecar, shard.size_bytes, shard.stamp)
                 self._keep(number, table)
         except BaseException:
@@ -161,7 +161,7 @@ class OpenShards:
 
 
 def as_shard_error(error: OSError, url: str) -> Exception:
-    """What an error of the operating system says about a shard, or the error itself if nothing."""
+    """Convert an error of the operating system that is about a shard; return others as they are."""
     if error.errno in SYSTEM_ERRNOS:
         return error
     if isinstance(error, FileNotFoundError):

@@ -1,4 +1,4 @@
-"""The raw members of one sample, read in place."""
+"""Read the raw members of samples in place."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _GAP_BYTES: Final = 2**14
 
 @dataclass(frozen=True, slots=True)
 class RawSample:
-    """One sample as it lies in its shard.
+    """One sample as it is stored in its shard.
 
     Args:
-        key: Its name.
-        members: Its files by extension, in the order of the tar.
-        shard: URL of its shard.
-        index: Its position in the shard.
+        key: Name of the sample.
+        members: Bytes of its files by extension, in the order of the tar.
+        shard: URL of the shard.
+        index: Position in the shard.
     """
 
     key: str
@@ -43,12 +43,12 @@ class RawSample:
 
 @final
 class ShardReader:
-    """Reads samples at random from local shards, or from whole cached copies of remote ones.
+    """Reads samples in any order from local shards or cached copies of remote ones.
 
     Safe to use from several threads; a copy in another process opens its own files.
 
     Args:
-        index: The shards.
+        index: Index of the shards.
 
     Examples:
         >>> reader = ShardReader(ShardIndex.from_urls("data/train"))
@@ -68,22 +68,22 @@ class ShardReader:
         return {**self.__dict__, "_prefetcher": None}
 
     def mark_bad(self, shard: int, reason: str) -> None:
-        """Never try this shard again."""
+        """Refuse all further reads of a shard."""
         self._bad[shard] = reason
 
     def url_of(self, sample_id: int) -> str:
-        """The shard of a sample."""
+        """Return the URL of a sample's shard."""
         return self._index.shards[self._index.locate(sample_id)[0]].url
 
     def read(self, sample_id: int, leave_out: Collection[str] = ()) -> RawSample:
-        """The members of a sample.
+        """Read the members of a sample.
 
         Args:
-            sample_id: Its position in the whole data set.
+            sample_id: Position of the sample in the data set.
             leave_out: Extensions of members that are not read.
 
         Raises:
-            ShardError: If its shard is missing, was changed since it was indexed, or is damaged.
+            ShardError: If the shard is missing, damaged, or has changed since it was indexed.
             OSError: If this machine is out of files, memory or disk.
         """
         shard, index = self._index.locate(sample_id)
@@ -98,15 +98,15 @@ class ShardReader:
         return RawSample(opened.table.key(index), members, url, index)
 
     def table(self, shard: int) -> ShardTable:
-        """Where the samples of a shard lie.
+        """Return the table of a shard.
 
         Raises:
-            ShardError: As ``read``.
+            ShardError: If the shard is missing, damaged, or has changed since it was indexed.
         """
         return self._open(shard).table
 
     def prefetch(self, sample_ids: Int64[np.ndarray, " B"]) -> None:
-        """Have the remote shards of these samples fetched in the background."""
+        """Fetch the remote shards of these samples in the background."""
         numbers = np.unique(np.searchsorted(self._index.starts, sample_ids, side="right") - 1)
         shards = [self._index.shards[number] for number in numbers.tolist()]
         if self._prefetcher is None:
@@ -120,12 +120,12 @@ class ShardReader:
     def _members(
         self, shard: int, url: str, spans: Mapping[str, tuple[int, int]]
     ) -> dict[str, bytes]:
-        """Some members, read in one go."""
+        """Read some members in one call."""
         start = min(offset for offset, _ in spans.values())
         end = max(offset + size for offset, size in spans.values())
         data = self._pread(shard, url, start, end)
         if data is None:
-            self._bad[shard] = f"{url}: changed while the run was reading it; index it anew"
+            self._bad[shard] = f"{url}: changed while the run was reading it; index it again"
             raise ShardError(self._bad[shard])
         return {
             extension: data[offset - start : offset - start + size]
@@ -133,7 +133,7 @@ class ShardReader:
         }
 
     def _pread(self, shard: int, url: str, start: int, end: int) -> bytes | None:
-        """The bytes; None if the file was changed. Short failures are tried again."""
+        """Return the bytes; None if the file has changed. Short failures are retried."""
         for wait_seconds in (*_RETRY_SECONDS, None):
             try:
                 return self._open(shard).read(start, end)
@@ -155,7 +155,7 @@ class ShardReader:
 
 
 def neighbours(spans: Mapping[str, tuple[int, int]]) -> list[dict[str, tuple[int, int]]]:
-    """Group members that are read in one go: a link may share contents at the other end of a tar.
+    """Group members that are read in one call: a link's contents may be far away in the tar.
 
     Examples:
         >>> neighbours({"txt": (9_000_000, 5), "jpg": (512, 700), "cls": (2048, 1)})

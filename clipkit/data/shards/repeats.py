@@ -1,4 +1,4 @@
-"""Shards that are named twice, whatever the spelling."""
+"""Refuse shards that are named twice, also with different spellings."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def refuse_repeats(addresses: Sequence[Address]) -> None:
         if first is not address:
             spelt = f", first as {first}" if first != address else ""
             raise ShardError(
-                f"{address}: named twice{spelt}; name each shard once. To repeat a source, give it "
-                f"more epochs or weight in a mixture"
+                f"{address}: named twice{spelt}; name each shard once. To repeat a source, set "
+                f"its epochs or weight in a mixture"
             )
 
 
@@ -55,7 +55,7 @@ def _identities(addresses: Sequence[Address]) -> list[Hashable]:
 
 
 def _normal_url(url: str) -> str:
-    """A URL with scheme and host in lower case; for HTTP also without ``.`` and ``..``."""
+    """Convert scheme and host to lower case; for HTTP, also resolve ``.`` and ``..``."""
     try:
         parts = urlsplit(url)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Where every sample of a shard is located: columns, and their scan from a tar."""
+"""The table of the samples of a shard, and its scan from a tar."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ class ShardTable:
     """The samples of one shard, in columns. N samples, M members, K bytes of keys.
 
     Args:
-        keys: All keys, one after the other, UTF-8.
-        key_ends: Where each key starts and the last ends in ``keys``.
-        member_ends: Where each sample's members start and the last end.
-        extensions: The distinct extensions, lower case.
-        kinds: Of each member, the position of its extension in ``extensions``.
-        offsets: Of each member, where its contents start in the tar, in bytes.
-        sizes: Of each member, the length of its contents, in bytes.
+        keys: Concatenation of all keys, in UTF-8.
+        key_ends: Start of each key in ``keys``, and end of the last one.
+        member_ends: Number of the first member of each sample, and number of members.
+        extensions: Distinct extensions, in lower case.
+        kinds: Position in ``extensions`` of the extension of each member.
+        offsets: Offset of each member's contents in the tar, in bytes.
+        sizes: Size of each member's contents, in bytes.
     """
 
     keys: UInt8[np.ndarray, " K"]
@@ -48,12 +48,12 @@ class ShardTable:
         return len(self.key_ends) - 1
 
     def key(self, index: int) -> str:
-        """The key of sample ``index``."""
+        """Return the key of sample ``index``."""
         start, end = self.key_ends[index : index + 2]
         return self.keys[start:end].tobytes().decode("utf-8", "backslashreplace")
 
     def members(self, index: int) -> dict[str, tuple[int, int]]:
-        """``extension -> (offset, size)`` of sample ``index``, in the order of the tar."""
+        """Return ``extension -> (offset, size)`` of sample ``index``, in the order of the tar."""
         start, end = self.member_ends[index : index + 2]
         return {
             self.extensions[kind]: (int(offset), int(size))
@@ -63,13 +63,13 @@ class ShardTable:
         }
 
     def iter_keys(self) -> Iterator[str]:
-        """Every key, in order."""
+        """Yield every key, in order."""
         return (self.key(index) for index in range(len(self)))
 
     def digest(self) -> str:
         """Hash the keys, extensions and member sizes, in order.
 
-        Where members are located is left out: it follows from the rest.
+        Offsets are left out: they follow from the rest.
         """
         digest = hashlib.blake2b("\0".join(self.extensions).encode(), digest_size=16)
         digest.update(self.keys.tobytes())
@@ -79,7 +79,7 @@ class ShardTable:
 
 
 def split_name(name: str) -> tuple[str, str] | None:
-    """WebDataset's rule: everything before the first dot of the base name is the key.
+    """Split a name as WebDataset does: the key ends before the first dot of the base name.
 
     Hidden files (``._0001.jpg``, which macOS adds) belong to no sample, nor do WebDataset's own
     ``__meta__`` entries.
@@ -98,7 +98,7 @@ def split_name(name: str) -> tuple[str, str] | None:
 
 
 def name_as_text(name: bytes) -> str:
-    r"""Decode a member's name; what is no UTF-8 and control characters become ``\x..`` escapes.
+    r"""Decode a member's name; control characters and other bytes become ``\x..`` escapes.
 
     Keys are printed, logged and written to files, where such bytes would fail or break lines.
 
@@ -164,7 +164,7 @@ def table_from_members(members: list[Member], url: str) -> ShardTable:
 def scan_shard(path: Path, url: str, expected_samples: int | None = None) -> ShardTable:
     """Scan the headers of a local tar."""
     try:
-        # A pipe without a writer would be waited for.
+        # Opening a pipe without a writer would block.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ShardError(f"{url}: no such file") from error
@@ -191,7 +191,7 @@ def scan_shard(path: Path, url: str, expected_samples: int | None = None) -> Sha
 def _check_resolved(contents: TarContents, url: str) -> None:
     for entry in contents.unresolved:
         name = name_as_text(entry.name)
-        if split_name(name) is not None:  # anything else is no part of a sample
+        if split_name(name) is not None:  # other names are not part of a sample
             raise ShardError(
                 f"{url}: {name!r}: expected a file, got {entry.reason}; its sample would lack it. "
                 f"Pack the shard again with the file itself (tar --dereference "
@@ -204,8 +204,8 @@ def _check_contents(
 ) -> None:
     if expected is not None and len(table) != expected:
         raise ShardError(
-            f"{url}: expected {expected} samples, as its index or counts file says, got "
-            f"{len(table)}; the shard was truncated or changed: copy it again or index it anew"
+            f"{url}: expected {expected} samples, as in its index or counts file, got "
+            f"{len(table)}; the shard was truncated or changed: copy it again or index it again"
         )
     if not contents.has_end_marker and expected is None and size_bytes:
         raise ShardError(

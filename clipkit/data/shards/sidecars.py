@@ -15,18 +15,18 @@ from clipkit.atomic_files import write_bytes
 from clipkit.data.shards.shard_table import ShardTable
 
 _LOG: Final = logging.getLogger(__name__)
-# 1 passed over links and stored no digest.
+# Version 1 ignored links and stored no digest.
 _FORMAT_VERSION: Final = 2
 _COLUMNS: Final = ("keys", "key_ends", "member_ends", "extensions", "kinds", "offsets", "sizes")
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What is known of a shard without its table.
+    """Facts about a shard that need no table.
 
     Args:
         num_samples: Number of samples.
-        digest: ``ShardTable.digest`` of its table.
+        digest: ``ShardTable.digest`` of the table.
     """
 
     num_samples: int
@@ -34,7 +34,7 @@ class Summary:
 
 
 def save_table(table: ShardTable, path: Path, size_bytes: int, stamp: str) -> None:
-    """Write the sidecar of a shard, whole or not at all."""
+    """Write the sidecar of a shard atomically."""
     buffer = io.BytesIO()
     columns: dict[str, Any] = {
         name: np.asarray(getattr(table, name)) for name in _COLUMNS if name != "extensions"
@@ -72,7 +72,7 @@ def load_table(path: Path, size_bytes: int, stamp: str) -> ShardTable | None:
 
 
 def load_summary(path: Path, size_bytes: int, stamp: str) -> Summary | None:
-    """Read what a sidecar says about its shard; a few bytes are read, not its columns."""
+    """Read the summary of a sidecar: a few bytes, not the columns."""
     values = _load(path, size_bytes, stamp, ("num_samples", "digest"))
     if values is None:
         return None
@@ -91,14 +91,14 @@ def _load(
             return {name: stored[name] for name in names}
     except Exception as error:
         # Damage in a zip or an array's header raises nearly anything (NotImplementedError for a
-        # flag, zlib.error, SyntaxError, MemoryError). The sidecar can always be made again.
+        # flag, zlib.error, SyntaxError, MemoryError). The sidecar can always be written again.
         if not isinstance(error, FileNotFoundError):
             _LOG.debug("%s: not used: %s", path, error)
         return None
 
 
 def _is_consistent(table: ShardTable) -> bool:
-    """Whether the columns of a stored table fit together."""
+    """Return whether the columns of a stored table are consistent."""
     num_members = len(table.offsets)
     columns = (table.key_ends, table.member_ends, table.offsets, table.sizes, table.kinds)
     return (

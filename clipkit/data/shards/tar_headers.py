@@ -1,8 +1,8 @@
-"""The members of a tar file from its raw 512-byte headers, without reading their contents.
+"""List the members of a tar file from its 512-byte headers, without reading the contents.
 
-Some fifteen times faster than ``tarfile`` and stricter: where ``tarfile`` ends an iteration in
-silence (a cut at a member's boundary, a flipped byte, zeros in the middle), this raises.
-Formats: POSIX ustar, PAX (what WebDataset's writer makes) and GNU with long names.
+This is fifteen times faster than ``tarfile`` and stricter: where ``tarfile`` silently ends an
+iteration (a file truncated between members, a flipped byte, zeros in the middle), this raises.
+Formats: POSIX ustar, PAX (of WebDataset's writer) and GNU with long names.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from clipkit.errors import ShardError
 
 BLOCK_BYTES: Final = 512
 _ZEROS: Final = bytes(BLOCK_BYTES)
-# tar pads its end to a multiple of its blocking factor, 10 KiB by default and 1 MiB at most.
+# tar pads the end to a multiple of its blocking factor, 10 KiB by default and 1 MiB at most.
 _MAX_END_BYTES: Final = 2**20
 _MAX_EXTENDED_HEADER_BYTES: Final = 2**20
 _FILE_TYPES: Final = frozenset(b"0\0" + b"7")
@@ -35,13 +35,13 @@ ReadAt = Callable[[int, int], bytes]
 
 @dataclass(frozen=True, slots=True)
 class TarContents:
-    """What a scan found.
+    """Result of a scan.
 
     Args:
-        members: The regular files and the links to them, in order.
+        members: Regular files and links to them, in order.
         unresolved: Entries without contents: links to something else, devices and pipes.
-        num_directories: Directories passed over.
-        has_end_marker: Whether the archive ends with the block of zeros that closes a tar.
+        num_directories: Number of directories, which are skipped.
+        has_end_marker: Whether the file ends with the block of zeros that closes a tar.
     """
 
     members: list[Member]
@@ -90,7 +90,7 @@ def scan_tar(read_at: ReadAt, size_bytes: int, url: str) -> TarContents:
             elif header.kind == ord("S"):
                 raise ShardError(f"{url}: sparse member {_show(name)}; pack it without --sparse")
             else:
-                size = 0  # links, devices and pipes carry no contents
+                size = 0  # links, devices and pipes have no contents
                 is_link = header.kind in _LINK_TYPES
                 entries.append(Link(name, target if is_link else None, header.kind == _HARD_LINK))
         offset = contents + -(-size // BLOCK_BYTES) * BLOCK_BYTES
@@ -111,14 +111,14 @@ def _parse_header(block: bytes, offset: int, url: str) -> _Header:
     if size is None:
         raise _not_a_header(block, offset, url)
     name = block[:100].split(b"\0", 1)[0]
-    if block[257:263] == b"ustar\0":  # GNU ("ustar  ") keeps other things in the prefix's place
+    if block[257:263] == b"ustar\0":  # GNU ("ustar  ") stores other fields in place of the prefix
         prefix = block[345:500].split(b"\0", 1)[0]
         name = prefix + b"/" + name if prefix else name
     return _Header(name, size, block[156], block[157:257].split(b"\0", 1)[0])
 
 
 def _number(field: bytes) -> int | None:
-    """An octal number, or GNU's base 256 for sizes from 8 GiB on; None if it is neither."""
+    """Parse an octal number, or GNU's base 256 for sizes from 8 GiB; None if it is neither."""
     if field[0] & 0x80:
         return int.from_bytes(field, "big") & ((1 << (8 * len(field) - 1)) - 1)
     text = field.split(b"\0", 1)[0].strip()
@@ -129,11 +129,11 @@ def _number(field: bytes) -> int | None:
 
 
 def _extended(kind: int, data: bytes, offset: int, url: str) -> dict[bytes, bytes]:
-    """What an extended header says of the next entry: its path, its size, what it links to."""
+    """Parse an extended header: path, size and link target of the next entry."""
     if kind in b"LK":
         return {b"path" if kind == ord("L") else b"linkpath": data.split(b"\0", 1)[0]}
     if kind != ord("x"):
-        return {}  # global comments do not concern us
+        return {}  # global comments are not needed
     found: dict[bytes, bytes] = {}
     position = 0
     while position < len(data) and data[position]:
@@ -151,7 +151,7 @@ def _extended(kind: int, data: bytes, offset: int, url: str) -> dict[bytes, byte
 
 
 def _check_end(read_at: ReadAt, offset: int, size_bytes: int, url: str) -> None:
-    """Nothing but a little padding may follow the end marker."""
+    """Refuse anything but a little padding after the end marker."""
     rest = size_bytes - offset
     start = offset
     while start < size_bytes:
@@ -166,7 +166,7 @@ def _check_end(read_at: ReadAt, offset: int, size_bytes: int, url: str) -> None:
         start += len(piece)
     if rest > _MAX_END_BYTES + BLOCK_BYTES:
         raise ShardError(
-            f"{url}: {rest} bytes of zeros from byte {offset} on, as an unfinished copy leaves "
+            f"{url}: {rest} bytes of zeros from byte {offset}, as an incomplete copy leaves "
             f"them; copy the shard again"
         )
 
@@ -176,7 +176,7 @@ def _truncated(
 ) -> ShardError:
     return ShardError(
         f"{url}: truncated: the file ends at byte {size_bytes}, {where}, after "
-        f"{len(entries)} whole members; copy or pack the shard again"
+        f"{len(entries)} complete members; copy or pack the shard again"
     )
 
 

@@ -1,7 +1,7 @@
-"""Hard and symbolic links of a tar, resolved to the members whose contents they share.
+"""Resolve hard and symbolic links of a tar to the members whose contents they share.
 
-A link carries no contents of its own. Readers that pass over it lose the member in silence, so
-every link that names a file of the same tar becomes a member at that file's place.
+A link has no contents. Readers that ignore it silently lose the member, so every link to a file of
+the same tar becomes a member with that file's position.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 _MAX_HOPS: Final = 40
-"""Links to links that are followed; Linux has the same limit."""
+"""Largest number of links to links that are followed, as in Linux."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,9 +20,9 @@ class Member:
     """One regular file of a tar.
 
     Args:
-        name: Its complete path, as stored.
-        offset: Where its contents start in the tar, in bytes.
-        size: Length of its contents, in bytes.
+        name: Complete path, as stored.
+        offset: Offset of its contents in the tar, in bytes.
+        size: Size of its contents, in bytes.
     """
 
     name: bytes
@@ -32,12 +32,13 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """One entry of a tar without contents of its own.
+    """One entry of a tar without contents.
 
     Args:
-        name: Its complete path, as stored.
-        target: The path that it names; None for a device or a pipe.
-        is_hard: Whether ``target`` counts from the root of the tar; else from the link's folder.
+        name: Complete path, as stored.
+        target: Path that it links to; None for a device or a pipe.
+        is_hard: Whether ``target`` is relative to the root of the tar; otherwise it is relative to
+            the link's folder.
     """
 
     name: bytes
@@ -50,8 +51,8 @@ class Unresolved:
     """An entry whose contents are not in the tar.
 
     Args:
-        name: Its complete path, as stored.
-        reason: What it is.
+        name: Complete path, as stored.
+        reason: Description of the entry.
     """
 
     name: bytes
@@ -80,7 +81,7 @@ def resolve_links(entries: Sequence[Member | Link]) -> tuple[list[Member], list[
 
 
 def _follow(link: Link, by_name: dict[bytes, Member | Link]) -> Member | str:
-    """The file at the end of a chain of links, or why there is none."""
+    """Return the file at the end of a chain of links, or the reason if there is none."""
     current = link
     for _ in range(_MAX_HOPS):
         if current.target is None:

@@ -1,1 +1,1 @@
-"""From the members of a sample to one caption, and from a caption to token ids."""
+"""Select a caption of a sample, and encode it as token ids."""

@@ -1,4 +1,4 @@
-"""Which text a sample is trained with, where it has several."""
+"""Pickers that select one caption of a sample."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Candidate(NamedTuple):
     """A caption that a sample offers.
 
     Attributes:
-        text: The caption, without white space around it.
-        weight: How often it is chosen, relative to the sample's others.
+        text: Caption, without white space around it.
+        weight: Relative frequency with which it is selected.
     """
 
     text: str
@@ -30,34 +30,34 @@ class Candidate(NamedTuple):
 
 
 class CaptionPicker(ABC):
-    """Chooses one caption of a sample; the choice depends on the sample and ``rng`` alone.
+    """Selects one caption of a sample, depending only on the sample and ``rng`` (abstract).
 
     Attributes:
-        source: Where the captions come from, for the message when there are none.
+        source: Description of the members with captions, for the message if there are none.
     """
 
     source: str
 
     @abstractmethod
     def candidates(self, members: Mapping[str, bytes]) -> list[Candidate]:
-        """Every caption that the sample offers; an empty list when it has none.
+        """Return every caption of the sample; an empty list if it has none.
 
         Args:
-            members: The sample's members by extension.
+            members: Members of the sample by extension.
 
         Raises:
-            SampleError: A caption is there and cannot be read.
+            SampleError: If a caption cannot be read.
         """
 
     def __call__(self, members: Mapping[str, bytes], rng: np.random.Generator) -> str:
-        """One caption at random, by weight.
+        """Select one caption randomly, by weight.
 
         Args:
-            members: The sample's members by extension.
-            rng: The sample's own random numbers; one is drawn, however many captions there are.
+            members: Members of the sample by extension.
+            rng: Random generator of the sample; exactly one number is drawn.
 
         Raises:
-            SampleError: There is no caption, or one cannot be read.
+            SampleError: If there is no caption, or one cannot be read.
         """
         point = rng.random()
         candidates = self.candidates(members)
@@ -73,12 +73,12 @@ class CaptionPicker(ABC):
 
 @final
 class TextField(CaptionPicker):
-    """The caption is a text member.
+    """Captions in a text member.
 
     Args:
         field: Extension of the member.
         one_per_line: True if each line is a caption, as in CLIP_benchmark's data sets; False if the
-            complete text is one caption. None asks the sample: its lines are captions if its JSON
+            complete text is one caption. None decides by sample: lines are captions if its JSON
             lists them as ``captions``, as ``clipkit shards pack`` writes it.
 
     Examples:
@@ -99,26 +99,26 @@ class TextField(CaptionPicker):
         return [Candidate(line, 1.0) for line in (lines if each else [text]) if line]
 
     def joins_lines(self, members: Mapping[str, bytes]) -> bool:
-        """Tell whether a sample's text has several lines and nothing says what they are."""
+        """Return whether a sample's text has several lines that may or may not be captions."""
         lines = _lines(read_text(members, self.field))
         return self.one_per_line is None and len(lines) > 1 and lines != listed_captions(members)
 
 
 @final
 class JsonFields(CaptionPicker):
-    """Captions out of a JSON member: texts, lists of texts, and texts by language.
+    """Captions in a JSON member: texts, lists of texts, and texts by language.
 
-    A field that holds a list gives one of its texts, each as often as the others. A field that
-    holds an object is taken as language -> text or list of texts.
+    The texts of a list are selected with equal probability. An object is a mapping of languages to
+    texts or lists of texts.
 
     Args:
         fields: Weight of each field; ``"a.b"`` is the field b inside a. Fields that a sample lacks
-            are left out of the choice.
-        languages: Weight of each language; all languages alike when left out.
+            are ignored.
+        languages: Weight of each language; None for equal weights.
         member: Extension of the member.
 
     Raises:
-        ConfigError: A weight is negative or not finite, or all of them are zero.
+        ConfigError: If a weight is negative or not finite, or all of them are zero.
 
     Examples:
         >>> pick = JsonFields({"name": 1.0, "keywords": 1.0})
@@ -164,10 +164,10 @@ class JsonFields(CaptionPicker):
 
 @final
 class OptionalCaption(CaptionPicker):
-    """Captions of another picker; an empty one where it finds none.
+    """Captions of another picker; an empty caption if there is none.
 
     Args:
-        captions: Where the captions come from; None for the member ``txt``.
+        captions: Picker of the captions; None for the member ``txt``.
 
     Examples:
         >>> OptionalCaption()({"cls": b"3"}, np.random.default_rng(0))
@@ -186,14 +186,14 @@ class OptionalCaption(CaptionPicker):
 
 @final
 class MixedCaptions(CaptionPicker):
-    """Several pickers with a weight each; one that finds nothing in a sample is left out there.
+    """Several pickers with weights; pickers without a caption in a sample are ignored.
 
     Args:
-        pickers: Where captions come from.
-        weights: How often each is used, relative to the others; all alike when left out.
+        pickers: Pickers of the captions.
+        weights: Relative frequency of each picker; None for equal weights.
 
     Raises:
-        ConfigError: The weights are not as many as the pickers, negative, or all zero.
+        ConfigError: If the number of weights is wrong, or they are negative or all zero.
     """
 
     def __init__(self, pickers: list[CaptionPicker], weights: list[float] | None = None) -> None:
@@ -216,7 +216,7 @@ class MixedCaptions(CaptionPicker):
 
 
 def listed_captions(members: Mapping[str, bytes]) -> list[str]:
-    """Return the captions that a sample's JSON lists; none where it lists none.
+    """Return the captions that a sample's JSON lists; an empty list if there is no such list.
 
     Examples:
         >>> listed_captions({"json": b'{"captions": ["a dog", "a brown dog"]}'})
@@ -236,7 +236,7 @@ def _lines(text: str) -> list[str]:
 
 
 def _texts(value: Any, where: str) -> list[Candidate]:
-    """A text or a list of texts, as captions of weight 1."""
+    """Return a text or a list of texts as captions of weight 1."""
     values = value if isinstance(value, list) else [] if value is None else [value]
     if wrong := [item for item in values if not isinstance(item, str)]:
         raise SampleError(f"field {where!r}: expected text, got {wrong[0]!r}")
@@ -244,7 +244,7 @@ def _texts(value: Any, where: str) -> list[Candidate]:
 
 
 def _scaled(candidates: Sequence[Candidate], weight: float) -> Iterator[Candidate]:
-    """The same captions; their weights sum to ``weight``."""
+    """Scale weights so that their sum is ``weight``."""
     total = sum(candidate.weight for candidate in candidates)
     if total > 0:
         for text, own in candidates:

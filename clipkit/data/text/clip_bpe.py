@@ -2,7 +2,7 @@
 
 The vocabulary is a file of the package open_clip_torch. The library tokenizers merges the symbols
 of a word. Captions are split into words here, and the ids of each word are kept: a complete
-pipeline of that library takes three times as long for a caption, and knows another version of
+pipeline of that library takes three times as long for a caption, and uses another version of
 Unicode (docs/decisions/clip-tokenizer.md).
 """
 
@@ -42,7 +42,7 @@ def open_clip_folder() -> Path:
 def byte_symbols() -> list[str]:
     """Return one printable character for each of the 256 bytes, indexed by the byte.
 
-    Printable bytes of Latin-1 stand for themselves, the others for the characters from U+0100 on
+    Printable bytes of Latin-1 are their own symbol, the others are the characters from U+0100 on
     (Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", section 2.2).
     """
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
@@ -62,17 +62,17 @@ def clean_caption(text: str) -> str:
 
 @final
 class ClipBpe:
-    """Text to the ids of CLIP's vocabulary.
+    """Encoder of texts with CLIP's vocabulary.
 
     Args:
-        vocabulary: The gzipped list of merges, ``bpe_simple_vocab_16e6.txt.gz``.
+        vocabulary: Path of the gzipped list of merges, ``bpe_simple_vocab_16e6.txt.gz``.
 
     Attributes:
-        merges: The pairs of symbols that are merged, the first one before all others.
-        ids: The id of every symbol.
+        merges: Pairs of symbols that are merged, in order of priority.
+        ids: Id of every symbol.
         vocab_size: Number of ids.
-        start_id: Marks the start of a caption.
-        end_id: Marks the end of a caption.
+        start_id: Id that starts a caption.
+        end_id: Id that ends a caption.
 
     Examples:
         >>> clip_bpe().encode("a dog")
@@ -85,7 +85,7 @@ class ClipBpe:
         lines = gzip.decompress(vocabulary.read_bytes()).decode().split("\n")
         self.merges = [(a, b) for a, b in map(str.split, lines[1 : NUM_MERGES + 1])]
         self._bytes = byte_symbols()
-        # The order of the first 512 ids: characters that stand for themselves come first.
+        # The first 512 ids begin with the characters that are their own symbol.
         characters = sorted(self._bytes)
         symbols = [*characters, *(f"{char}</w>" for char in characters)]
         symbols += [first + second for first, second in self.merges]
@@ -99,7 +99,7 @@ class ClipBpe:
         self._words: dict[str, tuple[int, ...]] = dict(self._special)
 
     def __reduce__(self) -> tuple[object, tuple[()]]:
-        """Let a worker process read the vocabulary itself rather than unpickle it."""
+        """Let a worker process read the vocabulary instead of unpickling it."""
         return (clip_bpe, ())
 
     def encode(self, text: str) -> list[int]:

@@ -1,4 +1,4 @@
-"""Captions that are sentences around a class name or another caption."""
+"""Captions from templates with a class name or another caption."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from clipkit.types import IGNORE_LABEL
 
 @final
 class LabelTemplates(CaptionPicker):
-    """The caption says the sample's class: ``"a photo of a {}"`` with the name of its class.
+    """Captions with the name of the sample's class, such as ``"a photo of a {}"``.
 
     Args:
-        classnames: A file with one name per line, or the names, in the order of the labels. A
+        classnames: File with one name per line, or the names, in the order of the labels. A
             blank line is a class without a name.
-        templates: Sentences with ``{}`` for the class name.
-        field: Where the label is; see `read_label`.
+        templates: Texts with ``{}`` for the class name.
+        field: Member with the label ("cls"), or field of a JSON member ("json:category").
 
     Raises:
-        ConfigError: There are no names or no templates, or a template lacks ``{}``.
+        ConfigError: If there are no names or no templates, or a template lacks ``{}``.
 
     Examples:
         >>> pick = LabelTemplates(["cat", "dog"], ["a photo of a {}"])
@@ -64,11 +64,11 @@ class LabelTemplates(CaptionPicker):
 
 @final
 class TemplatedCaptions(CaptionPicker):
-    """Captions of another picker, put into sentences.
+    """Captions of another picker, put into templates.
 
     Args:
-        captions: Where the captions come from.
-        templates: Sentences with ``{}`` for the caption; ``"{}"`` is the caption itself.
+        captions: Picker of the captions.
+        templates: Texts with ``{}`` for the caption; ``"{}"`` is the caption itself.
 
     Examples:
         >>> pick = TemplatedCaptions(TextField(), ["an icon of {}"])

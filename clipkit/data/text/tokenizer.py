@@ -16,26 +16,26 @@ from clipkit.errors import ConfigError
 
 @runtime_checkable
 class Encoder(Protocol):
-    """What a stream needs of a tokenizer."""
+    """Part of a tokenizer that a stream needs."""
 
     @property
     def pad_id(self) -> int:
-        """Id that fills the rest of short captions."""
+        """Token id of padding."""
         ...
 
     def encode(self, text: str) -> list[int]:
-        """Return the token ids of a caption: complete, cut to the context length, not padded."""
+        """Return the ids of a caption with start and end, truncated and not padded."""
         ...
 
 
 class Tokenizer(ABC):
-    """Captions to token ids.
+    """Encodes captions as token ids (abstract).
 
     Attributes:
-        name: What `tokenizer_from_name` makes an equal tokenizer from.
-        context_length: Most ids that one caption may have, start and end included.
+        name: Name from which ``tokenizer_from_name`` creates an equal tokenizer.
+        context_length: Maximum number of ids of a caption, including start and end.
         vocab_size: Number of ids.
-        pad_id: Fills a batch behind the shorter captions.
+        pad_id: Token id of padding.
     """
 
     name: str
@@ -45,13 +45,13 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def encode(self, text: str) -> list[int]:
-        """The ids of one caption: start and end included, cut to context_length, no padding."""
+        """Return the ids of a caption with start and end, at most context_length, not padded."""
 
     def in_transformers(self) -> Any:
-        """The same tokenizer as an object of the library transformers.
+        """Return the same tokenizer as an object of the library transformers.
 
         Raises:
-            ConfigError: If transformers has none that gives these ids.
+            ConfigError: If transformers has no tokenizer with these ids.
         """
         raise ConfigError(
             f"tokenizer {self.name}: transformers has none like it; use --format open_clip or "
@@ -59,7 +59,7 @@ class Tokenizer(ABC):
         )
 
     def pad(self, captions: Sequence[Sequence[int]]) -> Int64[Tensor, "B S"]:
-        """A batch of encoded captions, as long as the longest of them."""
+        """Stack encoded captions, padded to the longest."""
         return pad_tokens([torch.tensor(ids, dtype=torch.int64) for ids in captions], self.pad_id)
 
     def __call__(self, texts: str | Sequence[str]) -> Int64[Tensor, "B S"]:

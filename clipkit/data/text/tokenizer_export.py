@@ -1,4 +1,4 @@
-"""The files of a tokenizer, for programs that do not know clipkit."""
+"""Write a tokenizer for programs that do not use clipkit."""
 
 from __future__ import annotations
 
@@ -51,9 +51,9 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
 
 
 def clip_in_transformers(context_length: int) -> Any:
-    """CLIP's tokenizer as an object of transformers, which calls start and end by other names.
+    """Return CLIP's tokenizer as an object of transformers, with its names of start and end.
 
-    It is built out of the files that all versions of transformers read, not by a constructor whose
+    It is built from the files that all versions of transformers read, not by a constructor whose
     arguments differ between them.
     """
     from transformers import AutoTokenizer

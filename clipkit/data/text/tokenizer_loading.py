@@ -1,4 +1,4 @@
-"""Where tokenizers come from: configurations of open_clip, transformers, tiktoken."""
+"""Load tokenizers of open_clip's configurations, transformers and tiktoken."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from clipkit.remote_code import OPTION, is_trusted, load_trusted, refuse_remote_
 
 
 def open_clip_models() -> list[str]:
-    """Names of the configurations that the installed open_clip brings."""
+    """Return the names of the configurations of the installed open_clip."""
     return sorted(path.stem for path in (open_clip_folder() / "model_configs").glob("*.json"))
 
 
 def open_clip_text_config(model: str) -> tuple[Mapping[str, Any], Path | None]:
-    """The section ``text_cfg`` of a model's configuration, and its folder if it brings files."""
+    """Return ``text_cfg`` of a model's configuration, and its folder if it contains files."""
     path = Path(model.removeprefix("local-dir:"))
     folder = path if path.is_dir() else None
     if model.startswith("hf-hub:"):
@@ -61,7 +61,7 @@ def refuse_options(model: str, config: Mapping[str, Any]) -> None:
 
 
 def padding_id(tokenizer: Any, name: str) -> int:
-    """The padding id; without one the end id pads, as transformers advises."""
+    """Return the padding id; without one, the end id, as transformers recommends."""
     for token in (tokenizer.pad_token_id, tokenizer.eos_token_id):
         if token is not None:
             return int(token)
@@ -69,7 +69,7 @@ def padding_id(tokenizer: Any, name: str) -> int:
 
 
 def loading(name: str, load: Callable[[], Any]) -> Any:
-    """What ``load`` returns; its failures become a `ConfigError`."""
+    """Return what ``load`` returns; its errors become a ``ConfigError``."""
     try:
         return load()
     except ConfigError:
@@ -77,12 +77,12 @@ def loading(name: str, load: Callable[[], Any]) -> Any:
     except (OSError, ValueError, ImportError, TypeError) as error:
         raise ConfigError(
             f"tokenizer of {name}: cannot be loaded: {first_line(error)}. Load it once with a "
-            f"network, or give a local folder"
+            f"network, or name a local folder"
         ) from error
 
 
 def load_transformers(path: str, name: str) -> Any:
-    """The tokenizer at a local folder or hub name."""
+    """Load the tokenizer of a local folder or hub name."""
     from transformers import AutoTokenizer
 
     def load(trusted: bool) -> Any:
@@ -92,7 +92,7 @@ def load_transformers(path: str, name: str) -> Any:
 
 
 def load_of_open_clip(source: str, model: str, options: Mapping[str, Any]) -> Any:
-    """open_clip's wrapper of a tokenizer of transformers."""
+    """Load open_clip's wrapper of a tokenizer of transformers."""
     what = f"tokenizer of {model}: {source!r}"
     if options.get(OPTION) and not is_trusted():
         raise refuse_remote_code(f"{what}, with tokenizer_kwargs {dict(options)} in its file,")
@@ -106,7 +106,7 @@ def load_of_open_clip(source: str, model: str, options: Mapping[str, Any]) -> An
 
 
 def load_tiktoken(encoding: str) -> Any:
-    """An encoding of tiktoken."""
+    """Load an encoding of tiktoken."""
     try:
         import tiktoken
     except ImportError as error:

@@ -10,7 +10,7 @@ from clipkit.data.text.tokenizer_loading import padding_id
 from clipkit.errors import ConfigError
 
 LONGEST_SANE_CONTEXT: Final = 100_000
-"""transformers writes 1e30 where a tokenizer has no limit of its own."""
+"""transformers uses 1e30 for a tokenizer without a limit."""
 
 
 def as_encoder(tokenizer: Encoder | Callable[..., Any]) -> Encoder:
@@ -32,7 +32,7 @@ def as_encoder(tokenizer: Encoder | Callable[..., Any]) -> Encoder:
         return PaddedEncoder(tokenizer)
     raise ConfigError(
         f"tokenizer: expected a tokenizer of clipkit.data such as OpenClipTokenizer, or an object "
-        f"of open_clip or transformers, got {name}; or give it a pad_id and a method "
+        f"of open_clip or transformers, got {name}; or add a pad_id and a method "
         f"encode(text) -> list of ids"
     )
 
@@ -51,7 +51,7 @@ def limit_of(tokenizer: Any, name: str) -> int:
     limit = tokenizer.model_max_length
     if limit > LONGEST_SANE_CONTEXT:
         raise ConfigError(
-            f"tokenizer {name}: it names no longest input; set its model_max_length, or "
+            f"tokenizer {name}: it has no length limit; set its model_max_length, or "
             f"TransformersTokenizer(context_length=...), to a number such as 77"
         )
     return int(limit)
@@ -90,7 +90,7 @@ class HuggingFaceEncoder:
     def of_open_clip(cls, wrapper: Any, name: str) -> HuggingFaceEncoder:
         """Make an encoder of open_clip's wrapper."""
         refuse_mode(getattr(wrapper, "tokenizer_mode", None), name)
-        # CLIPA's models saw padding where the separator was.
+        # CLIPA's models were trained with padding instead of the separator.
         strips = getattr(wrapper, "strip_sep_token", False)
         stripped = wrapper.tokenizer.sep_token_id if strips else None
         return cls(wrapper.tokenizer, name, wrapper.context_length, wrapper.clean_fn, stripped)

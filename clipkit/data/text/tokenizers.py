@@ -1,4 +1,4 @@
-"""Text to token ids: open_clip, transformers and tiktoken behind one interface."""
+"""Tokenizers of open_clip, transformers and tiktoken with one interface."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ DEFAULT_CONTEXT_LENGTH: Final = 77
 
 @final
 class OpenClipTokenizer(Tokenizer):
-    """The tokenizer that belongs to a model of open_clip; the same ids, without its padding.
+    """The tokenizer of a model of open_clip; the same ids, without its padding.
 
     Args:
         model: Name of a configuration (``open_clip.list_models()``), ``hf-hub:ORGANISATION/NAME``,
-            a JSON configuration, or a folder that holds ``open_clip_config.json``.
-        context_length: Overrides the configuration's.
+            a JSON configuration, or a folder with ``open_clip_config.json``.
+        context_length: Maximum number of ids of a caption; None for that of the configuration.
 
     Raises:
-        ConfigError: The name is unknown, or its files cannot be loaded.
+        ConfigError: If the name is unknown, or its files cannot be loaded.
 
     Examples:
         >>> OpenClipTokenizer("ViT-B-32").encode("a dog")
@@ -59,7 +59,7 @@ class OpenClipTokenizer(Tokenizer):
                 inner.encode_to,
             )
         elif source:
-            # A folder brings its tokenizer along, as open_clip's own `local-dir:` does.
+            # A folder contains its tokenizer, as with open_clip's `local-dir:`.
             refuse_mode(config.get("tokenizer_mode"), model)
             wrapper = load_of_open_clip(
                 str(folder or source), model, config.get("tokenizer_kwargs") or {}
@@ -95,11 +95,11 @@ class TransformersTokenizer(Tokenizer):
     """A tokenizer of the library transformers.
 
     Args:
-        path: Local folder, or a name on the Hugging Face hub.
-        context_length: Most ids of one caption; the tokenizer's own limit when left out.
+        path: Local folder, or name on the Hugging Face hub.
+        context_length: Maximum number of ids of a caption; None for the tokenizer's limit.
 
     Raises:
-        ConfigError: It cannot be loaded, or has neither limit nor padding id.
+        ConfigError: If it cannot be loaded, or has neither limit nor padding id.
     """
 
     def __init__(self, path: str, context_length: int | None = None) -> None:
@@ -120,16 +120,16 @@ class TransformersTokenizer(Tokenizer):
 
 @final
 class TiktokenTokenizer(Tokenizer):
-    """An encoding of OpenAI's tiktoken with end, padding and start ids put above its vocabulary.
+    """An encoding of OpenAI's tiktoken, with end, padding and start ids after its vocabulary.
 
-    The three ids lie in the order that open_clip's tiktoken models use: weights are exchangeable.
+    The order of the three ids is that of open_clip's tiktoken models: weights are exchangeable.
 
     Args:
         encoding: Name of the encoding, for example ``cl100k_base``.
-        context_length: Most ids of one caption, start and end included.
+        context_length: Maximum number of ids of a caption, including start and end.
 
     Raises:
-        ConfigError: tiktoken is missing, or the encoding is unknown or cannot be fetched.
+        ConfigError: If tiktoken is missing, or the encoding is unknown or cannot be fetched.
     """
 
     def __init__(
@@ -148,20 +148,20 @@ class TiktokenTokenizer(Tokenizer):
         return self.encode_to(text, self.context_length)
 
     def encode_to(self, text: str, context_length: int) -> list[int]:
-        """`encode` with another limit."""
+        """Do the same as ``encode`` with another limit."""
         body = self._inner.encode_ordinary(text)[: context_length - 2]
         return [self._start_id, *body, self._end_id]
 
 
 def tokenizer_from_name(name: str, context_length: int | None = None) -> Tokenizer:
-    """The tokenizer that a ``Tokenizer.name`` describes.
+    """Create the tokenizer that a ``Tokenizer.name`` describes.
 
     Args:
         name: ``open_clip:MODEL``, ``transformers:PATH`` or ``tiktoken:ENCODING``.
-        context_length: Overrides the tokenizer's own.
+        context_length: Maximum number of ids of a caption; None for the tokenizer's limit.
 
     Raises:
-        ConfigError: The name is none of these.
+        ConfigError: If the name is none of these.
 
     Examples:
         >>> tokenizer_from_name("open_clip:ViT-B-32", context_length=32).context_length

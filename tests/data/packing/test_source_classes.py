@@ -48,7 +48,7 @@ def test_one_number_with_two_names_is_refused():
 
 def test_sources_without_names_are_named(caplog):
     join_classes([given("a", where="x"), given(where="nameless")])
-    assert "nameless: no names of classes" in caplog.text
+    assert "nameless: no class names" in caplog.text
 
 
 def test_every_kind_of_source_tells_its_names(tmp_path: Path):

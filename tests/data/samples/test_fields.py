@@ -95,7 +95,7 @@ def test_texts_that_look_like_one_number_are_groups_of_their_own(tmp_path):
 
 @pytest.mark.parametrize("value", [-7, True, 1.5, [7]])
 def test_groups_of_other_types_are_bad_samples(tmp_path, value):
-    with pytest.raises(DataError, match="expected a whole number of at least 0"):
+    with pytest.raises(DataError, match="expected an integer of at least 0"):
         batch_of(tmp_path, [{"json": facts(photo=value)}], Group("json:photo"))
 
 

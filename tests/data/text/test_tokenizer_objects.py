@@ -65,7 +65,7 @@ def test_transformers_own_objects(bert_folder: Path) -> None:
     for caption in ["a red dog", "squares of a dog " * 9, ""]:
         assert theirs.encode(caption) == ours.encode(caption)
     inner.model_max_length = int(1e30)
-    with pytest.raises(ConfigError, match="names no longest input"):
+    with pytest.raises(ConfigError, match="has no length limit"):
         as_encoder(inner)
 
 

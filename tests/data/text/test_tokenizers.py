@@ -210,5 +210,5 @@ def test_bad_configurations_say_what_to_do(tmp_path: Path) -> None:
 def test_a_tokenizer_that_is_not_on_this_machine(tmp_path: Path) -> None:
     path = tmp_path / "gone.json"
     path.write_text(json.dumps({"text_cfg": {"hf_tokenizer_name": str(tmp_path / "gone")}}))
-    with pytest.raises(ConfigError, match="give a local folder"):
+    with pytest.raises(ConfigError, match="name a local folder"):
         OpenClipTokenizer(str(path))

@@ -157,7 +157,7 @@ def test_a_template_without_a_place_is_refused(tmp_path):
     [
         ({"txt": b"no picture"}, "no image: expected a member .*; got txt"),
         ({**sample(0), "txt": b"\xff\xfe"}, "member 'txt' is not UTF-8"),
-        ({**sample(0), "cls": b"seven"}, "expected a whole number, got 'seven'"),
+        ({**sample(0), "cls": b"seven"}, "expected an integer, got 'seven'"),
     ],
 )
 def test_a_broken_sample_is_named(tmp_path, members, reason):
