@@ -1,4 +1,4 @@
-"""The Lightning side: modules, data module, callbacks."""
+"""Lightning modules, data module, callbacks, loggers and strategies."""
 
 from clipkit.training.datamodule.options import (
     MixtureOptions,

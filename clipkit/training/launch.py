@@ -1,4 +1,4 @@
-"""Run ``clipkit fit`` in a process of its own."""
+"""Run ``clipkit fit`` in a separate process."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pathlib import Path
 
 
 def launch_fit(config: Path | str, options: Sequence[str] = (), log: Path | None = None) -> int:
-    """Run ``clipkit fit -c config`` in a process of its own and wait for it.
+    """Run ``clipkit fit -c config`` in a separate process and wait for it.
 
-    A process of its own has its own seeds, signals and memory: a run that is killed does not take
-    the caller with it. If the caller is interrupted, the process is terminated.
+    A separate process has its own seeds, signals and memory: if the run is killed, the caller
+    continues. If the caller is interrupted, the process is terminated.
     """
     command = [sys.executable, "-m", "clipkit.cli.main", "fit", "-c", str(config), *options]
     with ExitStack() as stack:

@@ -53,7 +53,7 @@ def is_accumulating(trainer: Trainer) -> bool:
 def set_checkpoint_io(trainer: Trainer, new: CheckpointIO) -> None:
     """Replace Lightning's default reader and writer of checkpoints, also inside a wrapper.
 
-    A strategy with a checkpoint plugin of its own keeps it.
+    A strategy that has a checkpoint plugin keeps it.
     """
     outer = trainer.strategy.checkpoint_io
     if type(outer) is TorchCheckpointIO:
@@ -75,7 +75,7 @@ def set_epoch_length(trainer: Trainer, num_batches: int) -> None:
 
 
 def rewrite_progress(fit_loop: dict[str, Any], epoch: int, done: int, steps_to_log: int) -> None:
-    """Make a stored fit loop say that ``done`` batches of epoch ``epoch`` are trained on.
+    """Set a stored fit loop to ``done`` completed batches of epoch ``epoch``.
 
     The form is that of a checkpoint saved when a batch ended: everything but ``completed`` counts
     it, and Lightning adds the missing one to that and to the steps that it logs with.

@@ -1,4 +1,4 @@
-"""Samples to a batch."""
+"""Join samples into a batch."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def _negative_batch(samples: Sequence[Sample], pad_id: int) -> NegativeBatch | N
 def _joined(
     parts: Sequence[object], name: str, join: Callable[[list[Any]], Tensor]
 ) -> Tensor | None:
-    """Join a field of all samples; None if it was not requested, as then in all of them."""
+    """Join a field of all samples; None if it was not requested."""
     values = [getattr(part, name) for part in parts]
     return None if values[0] is None else join(values)
 

@@ -1,4 +1,4 @@
-"""The sizes that a teacher's stored embeddings must have to be stacked into a batch."""
+"""Check that stored embeddings of a teacher have the same size, as a batch requires."""
 
 from __future__ import annotations
 
@@ -11,20 +11,19 @@ from clipkit.types import Sample
 
 _TRIED_SAMPLES: Final = 8
 _NAMES: Final = {"image": "image", "text": "caption"}
-"""Fields of ``TeacherSample``, and what they are the embeddings of."""
+"""Fields of ``TeacherSample`` with embeddings, and their names in messages."""
 
 
 @final
 class EmbeddingDims:
-    """Holds the embeddings of every sample against those of the data set's first samples.
+    """Compares the embeddings of every sample with those of the data set's first samples.
 
-    The sizes that most of the first samples have are expected of all. They depend on the data
-    alone, so every rank and worker finds the same samples bad. Nothing is read where samples have
-    no such embeddings.
+    The sizes of most of the first samples are expected of all. They depend only on the data, so
+    every rank and worker refuses the same samples. Nothing is read if samples have no embeddings.
 
     Args:
-        make: Makes the sample of an id; raises ``SampleError`` or ``ShardError``.
-        num_samples: Samples in the data set.
+        make: Creates the sample of an id; raises ``SampleError`` or ``ShardError``.
+        num_samples: Number of samples in the data set.
     """
 
     def __init__(self, make: Callable[[int], Sample], num_samples: int) -> None:

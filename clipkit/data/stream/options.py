@@ -24,7 +24,7 @@ class OrderOptions:
             smaller batch, divided among the ranks, of which some may get none); "even" (all steps
             of nearly equal size, at most one sample per rank above the batch size, and none without
             samples). None for "drop" when shuffling and "keep" otherwise. An epoch of a mixture has
-            no such samples: its last step takes the first ones of the next epoch.
+            no such samples: its last step contains the first ones of the next epoch.
         shuffle_window: Number of consecutive samples of a lane that are shuffled together; None
             chooses it from the size of the data.
         length_bucket_batches: Number of consecutive steps whose samples are sorted by caption
@@ -42,14 +42,14 @@ class OrderOptions:
 
 @dataclass(frozen=True)
 class SampleOptions:
-    """How samples are made of the members of a shard.
+    """Options of the conversion of members to samples.
 
     Args:
         caption: Function that picks the text of a sample among its members; None for its ``.txt``.
         label_field: Where the class of a sample is stored: a member (``"cls"``) or a field of a
             JSON member (``"json:category"``).
         fields: Further parts of a sample that the objective needs, such as ``Group``.
-        num_threads: Number of samples that each worker makes at the same time.
+        num_threads: Number of samples that each worker prepares at the same time.
     """
 
     caption: Caption | None = None

@@ -1,4 +1,4 @@
-"""What a stored state of a stream must hold."""
+"""Check the stored state of a stream."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _STATE_KEYS: Final = frozenset(
 
 
 def check_state(state: Mapping[str, Any], index: ShardIndex) -> None:
-    """Whether a stream over these data can go on from a state."""
+    """Check whether a stream over these data can resume from a state."""
     if state.get("version") != STATE_VERSION:
         raise CheckpointError(
             f"stream state: expected version {STATE_VERSION}, got {state.get('version')!r}"
@@ -28,7 +28,7 @@ def check_state(state: Mapping[str, Any], index: ShardIndex) -> None:
         raise CheckpointError(f"stream state: incomplete, {', '.join(missing)} missing")
     if state["fingerprint"] != index.fingerprint:
         raise CheckpointError(
-            f"stream state: taken on other data: {state['num_samples']} samples, fingerprint "
+            f"stream state: from other data: {state['num_samples']} samples, fingerprint "
             f"{state['fingerprint']}; now {index.num_samples} samples, {index.fingerprint}. Use "
             f"the same shards in the same order, or start without the state"
         )
@@ -36,7 +36,7 @@ def check_state(state: Mapping[str, Any], index: ShardIndex) -> None:
 
 
 def _check_contents(stored: str | None, index: ShardIndex) -> None:
-    """Whether the shards hold the samples that they held, as far as both sides know them."""
+    """Check whether the shards contain the same samples, as far as both digests are known."""
     if stored is None:
         _LOG.warning(
             "stream state: written by an older clipkit, without a digest of the samples; only "
@@ -49,7 +49,7 @@ def _check_contents(stored: str | None, index: ShardIndex) -> None:
         )
     elif stored != index.digest:
         raise CheckpointError(
-            f"stream state: taken on other data: the shards have the same names, sizes and numbers "
-            f"of samples, but hold other samples or another order of them (digest {stored}, now "
+            f"stream state: from other data: the shards have the same names, sizes and numbers "
+            f"of samples, but contain other samples or another order of them (digest {stored}, now "
             f"{index.digest}). Use the shards of the first launch, or start without the state"
         )

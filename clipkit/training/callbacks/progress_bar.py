@@ -1,4 +1,4 @@
-"""One line for the whole run: how far, how fast, how long still."""
+"""Show progress, speed and remaining time of the complete run in one line."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ _SHOWN = {
 
 @final
 class ProgressBar(LightningProgressBar):
-    """A rich bar over the whole run, whether steps, epochs or the clock end it.
+    """A rich bar over the complete run, which steps, epochs or a time limit end.
 
-    Where the output is no terminal (a log file, CI), it prints a line every ten seconds instead.
+    If the output is not a terminal (a log file, CI), it prints a line every ten seconds instead.
     """
 
     def __init__(self) -> None:
@@ -46,11 +46,11 @@ class ProgressBar(LightningProgressBar):
         self._printed = 0.0
 
     def disable(self) -> None:
-        """Lightning calls this on every rank but the first."""
+        """Disable the bar; Lightning calls this on every rank but the first."""
         self._enabled = False
 
     def enable(self) -> None:
-        """The opposite of ``disable``."""
+        """Enable the bar."""
         self._enabled = True
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -77,7 +77,7 @@ class ProgressBar(LightningProgressBar):
         super().on_train_batch_end(trainer, *args, **kwargs)
         if not self._enabled:
             return
-        # To read a figure is to wait for the GPU, so they are read when they are shown.
+        # Reading a value waits for the GPU, so values are read only when they are shown.
         pause = _PLAIN_SECONDS if self._bar is None else _BAR_SECONDS
         if time.monotonic() - self._printed < pause:
             return
@@ -93,7 +93,7 @@ class ProgressBar(LightningProgressBar):
             self._console.print(f"training {progress.fraction:.0%} {text}", soft_wrap=True)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave the full bar on the screen."""
+        """Keep the complete bar on the screen."""
         super().on_train_end(trainer, pl_module)
         if self._bar is not None:
             self._show(trainer)
@@ -119,7 +119,7 @@ class ProgressBar(LightningProgressBar):
 
 
 def figures(metrics: Any) -> str:
-    """The figures beside the bar, of those that were logged.
+    """Format the logged values that are shown next to the bar.
 
     Examples:
         >>> figures({"train/loss": 2.0, "throughput/samples_per_second": 120.4})

@@ -1,4 +1,4 @@
-"""The replacement of the run that a folder held before."""
+"""Replace an earlier run in the same folder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from clipkit.training.callbacks.save_checkpoint import checkpoint_folders
 
 @final
 class ReplaceRun(Callback):
-    """Removes the checkpoints and logs of an earlier run, as late as the first batch.
+    """Removes the checkpoints and logs of an earlier run at the first batch.
 
     ``clipkit fit --overwrite`` has this callback. A run that is refused, or interrupted before it
     trains, leaves the earlier one as it was.
@@ -27,7 +27,7 @@ class ReplaceRun(Callback):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Remove them on one rank, before any rank writes."""
+        """Remove the files on rank 0, before any rank writes."""
         if self._done:
             return
         self._done = True

@@ -1,4 +1,4 @@
-"""The rule that a run's folder belongs to one run: what a run left there, and who may write."""
+"""Check that a folder belongs to one run, and remove the files of an earlier one."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ _LOGS: Final = ("metrics.csv", "bad_steps.jsonl")
 
 
 def traces_of_a_run(folder: str) -> list[str]:
-    """List what an earlier run left in a folder and a new one would replace.
+    """List the files of an earlier run that a new one would replace.
 
-    The configuration is not among it: a run that was refused before its first step leaves one.
+    The configuration is not listed: a run that was refused before its first step leaves one.
     """
     system, root = fsspec.url_to_fs(folder)
     if not system.exists(root):
@@ -43,10 +43,10 @@ def traces_of_a_run(folder: str) -> list[str]:
 
 
 def refusal(option: str, folder: str, traces: Iterable[str], resume: str, option_of: str) -> str:
-    """Say that a folder belongs to another run, and the three ways out."""
+    """Return the error for a folder of another run, with the three solutions."""
     return (
-        f"{option}: {folder} holds a run ({', '.join(traces)}), and a new one would replace it; "
-        f"continue that run with {resume}, give another folder with {option_of}, or replace it "
+        f"{option}: {folder} contains a run ({', '.join(traces)}), and a new one would replace it; "
+        f"continue that run with {resume}, choose another folder with {option_of}, or replace it "
         f"with --overwrite"
     )
 
@@ -54,17 +54,17 @@ def refusal(option: str, folder: str, traces: Iterable[str], resume: str, option
 def check_folder_is_free(
     trainer: Trainer, ckpt_path: str | None, resume_last: bool, overwrite: bool
 ) -> None:
-    """Refuse to write into another run's folder, before anything in it is touched."""
+    """Refuse to write into another run's folder, before anything in it changes."""
     folders = checkpoint_folders(trainer)
     root = str(trainer.default_root_dir)
     continues = resume_last or (ckpt_path is not None and _lies_in(ckpt_path, folders))
     if overwrite and continues:
         raise ConfigError(
-            f"--overwrite: does not go with --ckpt_path {'last' if resume_last else ckpt_path}, "
-            f"which continues the run in {root}; give one of them"
+            f"--overwrite: not possible with --ckpt_path {'last' if resume_last else ckpt_path}, "
+            f"which continues the run in {root}; use one of them"
         )
     if resume_last and ckpt_path is None:
-        _LOG.warning("ckpt_path: no checkpoint in %s yet, so the run starts anew", root)
+        _LOG.warning("ckpt_path: no checkpoint in %s yet, starting a new run", root)
     if overwrite or continues:
         return
     found = {folder: traces_of_a_run(folder) for folder in folders}
@@ -83,7 +83,7 @@ def check_folder_is_free(
 
 
 def remove_run(folders: Sequence[str]) -> None:
-    """Remove what an earlier run left: checkpoints that a new one would be mistaken for."""
+    """Remove the files of an earlier run, whose checkpoints could be confused with new ones."""
     for folder in folders:
         system, root = fsspec.url_to_fs(folder)
         for name in traces_of_a_run(folder):
@@ -97,7 +97,7 @@ def remove_run(folders: Sequence[str]) -> None:
 
 
 def _lies_in(ckpt_path: str, folders: Sequence[str]) -> bool:
-    """Return whether a checkpoint is one of the run's own."""
+    """Return whether a checkpoint belongs to the run."""
     if not is_local(ckpt_path):
         return ckpt_path.rpartition("/")[0] in [folder.rstrip("/") for folder in folders]
     parent = local_path(ckpt_path).resolve().parent
@@ -105,7 +105,7 @@ def _lies_in(ckpt_path: str, folders: Sequence[str]) -> bool:
 
 
 def _filled_logs(trainer: Trainer) -> list[str]:
-    """Return the logs that the run would cut back, and that hold something."""
+    """Return the logs that the run would truncate and that are not empty."""
     logs = [log.path for log in callbacks_of(trainer, KeyLog)]
     logs += [one.path for one in trainer.loggers if isinstance(one, MetricsCsv)]
     return [str(path) for path in logs if path.is_file() and path.stat().st_size > 0]

@@ -1,4 +1,4 @@
-"""The resolved configuration, beside what the run writes."""
+"""Write the resolved configuration into the folder of the run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from clipkit.atomic_files import write_text
 class SaveConfig(SaveConfigCallback):
     """Writes ``config.yaml`` into the run's folder at the first batch of a fit.
 
-    The folder is ``trainer.default_root_dir``: the same for every logger, and the one that holds
+    The folder is ``trainer.default_root_dir``, which is independent of loggers and contains
     ``last.ckpt``. A resumed run writes the file again. A run that is refused before it trains
     leaves the file as it was.
     """
@@ -23,12 +23,12 @@ class SaveConfig(SaveConfigCallback):
     _written = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Write nothing yet, where Lightning's callback would."""
+        """Write nothing yet, in contrast to Lightning's callback."""
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Write the file on one rank, by a temporary name beside it."""
+        """Write the file atomically on rank 0."""
         if self._written or not trainer.is_global_zero:
             return
         self._written = True

@@ -27,7 +27,7 @@ from clipkit.training.lightning_compat import (
 _LOG: Final = logging.getLogger(__name__)
 _CONTINUE, _INTERRUPT, _STOP, _REQUEUE = range(4)
 _PATIENCE_SECONDS: Final = 1.0
-"""A second Ctrl-C that comes sooner belongs to the first: keys bounce, launchers pass it on too."""
+"""A Ctrl-C within this time belongs to the previous one: keys bounce, launchers repeat it."""
 _STOPPING: Final = b"\nclipkit: stopping after this step; press Ctrl-C again to stop at once\n"
 
 
@@ -130,18 +130,18 @@ class StopOnSignal(Callback):
             return
         for number in self._meanings:
             if number == signal.SIGINT and signal.getsignal(number) == signal.SIG_IGN:
-                continue  # started by nohup, or in the background: a terminal's Ctrl-C is not meant
+                continue  # started by nohup or in the background: ignore a terminal's Ctrl-C
             previous = signal.signal(number, self._hear)
             self._previous.setdefault(number, previous)
 
     def _stop_listening(self, trainer: Trainer) -> None:
         if threading.current_thread() is threading.main_thread():
             for number, handler in self._previous.items():
-                # After Ctrl-C Lightning ignores another one until it has ended, and then restores
-                # the handler too: it must not interrupt a save that other callbacks have started.
+                # After Ctrl-C, Lightning ignores further ones until its end, and then restores the
+                # handler: a second one must not interrupt a save of other callbacks.
                 if signal.getsignal(number) == self._hear:
                     signal.signal(number, handler)
-        # Lightning restores at its end the handlers that were set at its start: ours.
+        # At its end Lightning restores the handlers that were set at its start: these.
         set_original_handlers(trainer, self._previous)
         self._previous.clear()
 
@@ -152,7 +152,7 @@ class StopOnSignal(Callback):
             KeyboardInterrupt: At the second Ctrl-C, once.
         """
         if os.getpid() != self._process:
-            return  # a worker that loads batches, which the run needs to the end of its step
+            return  # a loader worker, which the run needs until the end of the step
         if number == signal.SIGINT:
             self._hear_interrupt()
         self._wish = max(self._wish, self._meanings[signal.Signals(number)])
@@ -162,7 +162,7 @@ class StopOnSignal(Callback):
         if self._interrupted_at is None:
             self._interrupted_at = now
             if self._speaks:
-                os.write(2, _STOPPING)  # printing is not safe wherever this interrupts
+                os.write(2, _STOPPING)  # print is not safe in a signal handler
         elif now - self._interrupted_at >= _PATIENCE_SECONDS and not self._gives_up:
             self._gives_up = True
             raise KeyboardInterrupt

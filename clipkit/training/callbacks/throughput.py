@@ -1,4 +1,4 @@
-"""How fast a run is, and whether it waits for its data."""
+"""Log the speed of a run, and the time that it waits for data."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from clipkit.types import Batch
 class Throughput(Callback):
     """Logs samples per second of all ranks and the share of time spent waiting for data.
 
-    Both are averages since they were last logged; validation does not count. On a GPU both are
-    measured by its own clock: the CPU queues work and is ahead of it, so the CPU's waits need not
-    be the GPU's. Waiting is then the time in which the GPU has no step to work on.
+    Both are averages since the last log, without validation. On a GPU both are measured by its
+    clock: the CPU queues work in advance, so its waiting times are not those of the GPU. Waiting
+    is then the time in which the GPU has no step to compute.
     """
 
     def __init__(self) -> None:
@@ -33,7 +33,7 @@ class Throughput(Callback):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int
     ) -> None:
-        """The wait for this batch is over."""
+        """End the wait for this batch."""
         self._clock.begin_step()
 
     def on_train_batch_end(
@@ -44,18 +44,18 @@ class Throughput(Callback):
         batch: Batch,
         batch_idx: int,
     ) -> None:
-        """The step is over; the wait for the next batch begins."""
+        """End the step, and begin the wait for the next batch."""
         self._clock.end_step()
         self._samples += len(batch) * trainer.world_size
         if not is_accumulating(trainer) and logs_at(trainer, trainer.global_step):
             self._log(pl_module)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave out the time of validation: only what follows is waiting."""
+        """Exclude the time of validation."""
         self._clock.begin_wait()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Count the wait for the first batch, in which workers start, too."""
+        """Include the wait for the first batch, in which workers start."""
         self._clock.begin_wait()
 
     def _log(self, pl_module: LightningModule) -> None:
@@ -72,10 +72,10 @@ class Throughput(Callback):
 
 
 class _Clock(Protocol):
-    """Measures how long steps take and how long the pauses between them are."""
+    """Measures the duration of steps and of the waits between them."""
 
     def begin_wait(self) -> None:
-        """Forget what came before: a wait begins now."""
+        """Discard earlier times, and begin a wait."""
 
     def begin_step(self) -> None:
         """End a wait, if one has begun."""
@@ -114,7 +114,7 @@ class _HostClock:
 
 
 class _DeviceClock:
-    """Marks in the GPU's queue of work; their times are read once per log."""
+    """Uses events in the GPU's queue; their times are read once per log."""
 
     def __init__(self) -> None:
         self._mark: torch.cuda.Event | None = None

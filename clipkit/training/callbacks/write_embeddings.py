@@ -1,4 +1,4 @@
-"""What ``clipkit predict`` leaves."""
+"""Write the embeddings of ``clipkit predict``."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from clipkit.atomic_files import new_file
 class WriteEmbeddings(BasePredictionWriter):
     """Writes the predicted embeddings of each rank to ``embeddings.rankN.npz`` in the run's folder.
 
-    The file holds ``keys``, and ``image`` and ``text``, float32 of shape (pairs, components).
-    ``clipkit embed`` does more: other data, shards of any number, other formats.
+    The file contains ``keys``, and ``image`` and ``text``, float32 of shape (pairs, components).
+    ``clipkit embed`` also accepts other data and formats.
     """
 
     def __init__(self) -> None:
@@ -32,7 +32,7 @@ class WriteEmbeddings(BasePredictionWriter):
         predictions: Sequence[dict[str, Any]],
         batch_indices: Sequence[Any],
     ) -> None:
-        """Write what all batches gave."""
+        """Write the results of all batches."""
         keys = [key for prediction in predictions for key in prediction["keys"]]
         image, text = (
             torch.cat([prediction[name] for prediction in predictions]).numpy()
@@ -45,5 +45,5 @@ class WriteEmbeddings(BasePredictionWriter):
 
 
 def embeddings_name(rank: int) -> str:
-    """Name of the file of one rank in the run's folder."""
+    """Return the name of the file of one rank in the run's folder."""
     return f"embeddings.rank{rank}.npz"

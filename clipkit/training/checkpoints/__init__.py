@@ -1,1 +1,1 @@
-"""What a training checkpoint contains, where it is stored, how it is written."""
+"""Contents, files, and reading and writing of training checkpoints."""

@@ -20,9 +20,8 @@ _RETRIES: Final = Retries(count=6, backoff_seconds=0.5)
 def local_copy(path: str) -> Iterator[Path]:
     """Provide a file of this machine with the bytes of a checkpoint.
 
-    What comes from a URL is kept in the cache of remote shards, under its complete URL, its length
-    and its version (entity tag or time of change). Where the server tells no version, the file is
-    transferred each time.
+    A file from a URL is kept in the cache of remote shards, by URL, size and version (entity tag or
+    time of change). If the server reports no version, the file is transferred each time.
     """
     address = parse_address(path)
     if address.is_local:

@@ -1,4 +1,4 @@
-"""The names of classes between data, label head and checkpoint: adopted once, then checked."""
+"""Adopt class names from the data, and compare those of data, label head and checkpoint."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _LOG: Final = logging.getLogger(__name__)
 
 
 def adopt_class_names(head: LabelHead, names: Sequence[str]) -> None:
-    """Give a label head the names of its data's classes, or check those that it has."""
+    """Set the class names of a label head to those of the data, or check that they agree."""
     if not any(names):
         if any(head.class_names):
             _LOG.warning(
-                "model.encoder: the label head names its classes (%s), the data do not: class "
-                "numbers of the data are taken for the head's",
+                "model.encoder: the label head has class names (%s), the data have none: class "
+                "numbers of the data are used as those of the head",
                 _listed(head.class_names),
             )
         return
@@ -32,18 +32,18 @@ def adopt_class_names(head: LabelHead, names: Sequence[str]) -> None:
     _check_names(head, names)
     own = [*head.class_names, *[""] * (head.num_classes - len(head.class_names))]
     given = [*names, *[""] * (head.num_classes - len(names))]
-    # Those of the data come first: sentences may call a class otherwise.
+    # The names of the data have priority: texts of the head may differ.
     head.class_names = tuple(b or a for a, b in zip(own, given, strict=True))
 
 
 def check_class_names(head: LabelHead | None, checkpoint: Mapping[str, Any]) -> None:
-    """Compare the names of a checkpoint's classes with those of the head that it is loaded into."""
+    """Compare the class names of a checkpoint with those of the head that loads it."""
     stored = _stored_names(checkpoint)
     if head is None or not stored:
         if head is not None and any(head.class_names):
             _LOG.warning(
-                "ckpt_path: the checkpoint does not name its classes (clipkit wrote no names into "
-                "earlier ones); their numbers are taken for those of the data (%s)",
+                "ckpt_path: the checkpoint has no class names (clipkit wrote no names into "
+                "earlier ones); its numbers are used as those of the data (%s)",
                 _listed(head.class_names),
             )
         return
@@ -51,15 +51,15 @@ def check_class_names(head: LabelHead | None, checkpoint: Mapping[str, Any]) -> 
     if at is not None:
         raise CheckpointError(
             f"ckpt_path: class {at} is {stored[at]!r} in the checkpoint and "
-            f"{head.class_names[at]!r} in the data; number the classes as in training: give a "
-            f"folder or table of all its classes as data.train, or a table with their numbers"
+            f"{head.class_names[at]!r} in the data; number the classes as in training: set "
+            f"data.train to a folder or table with all its classes, or a table with their numbers"
         )
     if not any(head.class_names) and len(stored) == head.num_classes:
         head.class_names = tuple(stored)
 
 
 def _check_names(head: LabelHead, names: Sequence[str]) -> None:
-    """Refuse other names at the same numbers; sentences may call a class as they like."""
+    """Refuse different names of a number; texts of the head may differ."""
     for number, (given, own) in enumerate(zip(names, head.class_names, strict=False)):
         if not given or not own or given == own:
             continue
@@ -67,10 +67,10 @@ def _check_names(head: LabelHead, names: Sequence[str]) -> None:
         if not (is_renamed and isinstance(head, PrototypeLabelHead)):
             raise ConfigError(
                 f"model.encoder.label_head: class {number} is {own!r} for the label head and "
-                f"{given!r} in the data; number the classes alike, or start with a new head"
+                f"{given!r} in the data; use the same numbers, or start with a new head"
             )
         _LOG.warning(
-            "model.encoder.label_head: class %d is %r in its sentences and %r in the data",
+            "model.encoder.label_head: class %d is %r in its texts and %r in the data",
             number,
             own,
             given,

@@ -1,4 +1,4 @@
-"""What can be known to fail before the first step."""
+"""Check before the first step what would fail later."""
 
 from __future__ import annotations
 
@@ -18,36 +18,36 @@ _LOG: Final = logging.getLogger(__name__)
 
 
 def check_tokenizer(tokenizer: Tokenizer, tower: TextTower) -> None:
-    """Whether the text tower can read what the tokenizer writes."""
+    """Check whether tokenizer and text tower fit together."""
     if tokenizer.vocab_size > tower.vocab_size:
         raise ConfigError(
             f"data.tokenizer: {tokenizer.name} has {tokenizer.vocab_size} tokens, the text tower "
-            f"knows {tower.vocab_size}; the tower's own tokenizer is {tower.tokenizer_name}"
+            f"has {tower.vocab_size}; the tower's tokenizer is {tower.tokenizer_name}"
         )
     if tokenizer.context_length > tower.context_length:
         raise ConfigError(
-            f"data.tokenizer: {tokenizer.name} gives up to {tokenizer.context_length} tokens, the "
-            f"text tower reads {tower.context_length}; "
+            f"data.tokenizer: {tokenizer.name} returns up to {tokenizer.context_length} tokens, "
+            f"the text tower reads {tower.context_length}; "
             f"set data.tokenizer.init_args.context_length to that"
         )
     if tokenizer.pad_id != tower.pad_id:
         raise ConfigError(
             f"data.tokenizer: {tokenizer.name} pads with id {tokenizer.pad_id}, the text tower "
-            f"expects {tower.pad_id}; the tower's own tokenizer is {tower.tokenizer_name}"
+            f"expects {tower.pad_id}; the tower's tokenizer is {tower.tokenizer_name}"
         )
 
 
 def check_image_size(image_size: int, tower: ImageTower) -> None:
-    """Whether the image tower expects pictures of the size that the transform makes."""
+    """Check whether the image tower expects images of the transform's size."""
     if image_size != tower.image_size:
         raise ConfigError(
-            f"data: the image transform makes pictures of {image_size} pixels, the image tower "
-            f"expects {tower.image_size}; leave the transform out, or give both the same size"
+            f"data: the image transform returns images of {image_size} pixels, the image tower "
+            f"expects {tower.image_size}; omit the transform, or set the same size for both"
         )
 
 
 def check_objective(encoder: DualEncoder, loss: CombinedLoss) -> None:
-    """Whether the loss gets from this encoder what it needs: a head, a bias, or none."""
+    """Check whether the encoder has what the loss needs: a head, a bias, or no bias."""
     device = encoder.log_logit_scale.device
     unit = torch.eye(2, encoder.embedding_dim, device=device)
     head = encoder.label_head
@@ -63,11 +63,11 @@ def check_objective(encoder: DualEncoder, loss: CombinedLoss) -> None:
 
 
 def warn_of_start(encoder: DualEncoder) -> None:
-    """Say aloud that a scale for the softmax loss starts together with the sigmoid's bias."""
+    """Warn if the initial scale is for the softmax loss, but the bias for the sigmoid loss."""
     scale = float(encoder.logit_scale.detach())
     if encoder.logit_bias is not None and abs(scale - SOFTMAX_LOGIT_SCALE) < 0.01:
         _LOG.warning(
-            "model.encoder: logit_scale starts at %.2f, meant for the softmax loss, beside a "
+            "model.encoder: logit_scale starts at %.2f, meant for the softmax loss, with a "
             "logit_bias; the sigmoid loss was published with logit_scale 10 and logit_bias -10",
             scale,
         )
@@ -83,21 +83,21 @@ def check_clipping(max_norm: float | None) -> None:
 
 
 def check_accumulation(num_batches: int) -> None:
-    """Whether the batch can grow during a run: not inside a window of accumulated gradients."""
+    """Refuse accumulated gradients with a batch size that changes."""
     if num_batches > 1:
         raise ConfigError(
-            f"data.order.batch_size_stages: does not go with trainer.accumulate_grad_batches="
+            f"data.order.batch_size_stages: is not possible with trainer.accumulate_grad_batches="
             f"{num_batches}; set model.micro_batch_size to what fits into memory instead"
         )
 
 
 def warn_of_accumulation(num_batches: int) -> None:
-    """Say aloud that added-up gradients of small batches are not those of a big one."""
+    """Warn that accumulated gradients of small batches are not those of a large batch."""
     if num_batches > 1:
         _LOG.warning(
-            "trainer.accumulate_grad_batches=%d: each picture is compared with the captions of its "
-            "own batch only, and each batch counts alike however many labels it has; for the exact "
-            "gradients of a batch %d times as big, multiply data.batch_size by %d and set "
+            "trainer.accumulate_grad_batches=%d: each image is compared with the captions of its "
+            "batch only, and all batches have the same weight for any labels; for the exact "
+            "gradients of a batch %d times as large, multiply data.batch_size by %d and set "
             "model.micro_batch_size to what fits",
             num_batches,
             num_batches,

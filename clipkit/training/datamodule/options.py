@@ -17,7 +17,7 @@ from clipkit.data.text.captions import CaptionPicker
 
 @dataclass(frozen=True)
 class PairOptions:
-    """Which samples are trained on, and what they are made of.
+    """Selection and content of training samples.
 
     Args:
         transform: Transform of training images, from a file to pixels; None for random crops at the
@@ -26,10 +26,10 @@ class PairOptions:
         label_field: Where the class of a sample is stored, in training and validation: a member
             (``"cls"``) or a field of a JSON member (``"json:category"``).
         fields: Further parts of a sample that the objective needs, such as ``clipkit.data.Group``.
-        num_threads: Number of samples that each worker makes at the same time.
+        num_threads: Number of samples that each worker prepares at the same time.
         per_class: Number of training samples per class, selected by ``data.seed``, for few-shot
             training; None for all samples.
-        balance_classes: Whether every class is trained on equally often, whatever its size.
+        balance_classes: Whether every class is sampled equally often, independent of its size.
     """
 
     transform: ImageTransform | None = None
@@ -48,7 +48,7 @@ class PairOptions:
 
 @dataclass(frozen=True)
 class ValidationOptions:
-    """What validation does differently from training.
+    """Options of validation that differ from training.
 
     Args:
         batch_size: Largest number of pairs in a validation batch of one process; None for

@@ -114,7 +114,7 @@ def plan_finetune(
 
 
 def finetune(plan: FinetunePlan, *, overwrite: bool = False) -> Path:
-    """Run a plan in a process of its own.
+    """Run a plan in a separate process.
 
     Args:
         plan: Plan of ``plan_finetune``.

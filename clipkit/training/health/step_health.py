@@ -1,4 +1,4 @@
-"""Whether a step may be taken: finite, and no spike. Decided where the numbers are."""
+"""Decide on the device whether a step is applied: finite, and no spike."""
 
 from __future__ import annotations
 
@@ -14,21 +14,22 @@ from clipkit.distributed.collectives import world_size
 from clipkit.training.lightning_compat import can_skip_on_device, is_scaled, set_skip
 
 _LEAST_HISTORY: Final = 20
-"""Accepted steps before spikes are looked for: a spread of fewer says little."""
+"""Number of accepted steps before spikes are detected: fewer have no reliable spread."""
 
 
 @final
 class StepHealth:
-    """Judges a step by its loss and the norm of its gradients, without leaving the device.
+    """Judges a step by its loss and gradient norm, on the device.
 
     A step is bad if either is NaN or infinite, or higher than the mean of the last ``window``
-    accepted steps by more than ``sigmas`` of their standard deviations. All ranks give the same
+    accepted steps by more than ``sigmas`` of their standard deviations. All ranks have the same
     verdict: it is exchanged on the device. Bad steps do not enter the history.
 
     Args:
-        device: Where losses and gradients are.
-        sigmas: How far off is a spike; infinite to look for NaN and infinity only.
-        window: Accepted steps to compare with.
+        device: Device of losses and gradients.
+        sigmas: Distance of a spike from the mean, in standard deviations; infinite to detect only
+            NaN and infinity.
+        window: Number of accepted steps to compare with.
 
     Examples:
         >>> health = StepHealth(torch.device("cpu"))
@@ -43,7 +44,7 @@ class StepHealth:
 
     @torch.no_grad()
     def verdict(self, loss: Float[Tensor, ""], norm: Float[Tensor, ""]) -> Float[Tensor, ""]:
-        """Whether the step is bad: 1, else 0; still on the device, nothing waits for it."""
+        """Return 1 if the step is bad, else 0; on the device, without waiting for it."""
         values = torch.stack([loss.detach().float(), norm.detach().float()])
         bad = ~values.isfinite().all()
         if math.isfinite(self._sigmas):
@@ -64,7 +65,7 @@ class StepHealth:
         return far.any() & (self._num_accepted >= _LEAST_HISTORY)
 
     def _accept(self, values: Float[Tensor, " 2"], good: Tensor) -> None:
-        """Write the values over the oldest ones, where the step is good."""
+        """Overwrite the oldest values if the step is good."""
         slot = (self._num_accepted % self._history.shape[1]).expand(2, 1)
         kept = torch.where(good, values[:, None], self._history.gather(1, slot))
         self._history.scatter_(1, slot, kept)
@@ -72,30 +73,30 @@ class StepHealth:
 
 
 def skips_on_device(optimizer: torch.optim.Optimizer, has_scaler: bool) -> bool:
-    """Whether the optimizer itself can leave out a step by a number on its device.
+    """Return whether the optimizer can skip a step by a number on its device.
 
-    torch's fused optimizers can: it is what ``torch.amp.GradScaler`` uses to skip without asking
-    (``found_inf``). With a scaler that place is taken.
+    torch's fused optimizers can: ``torch.amp.GradScaler`` uses it to skip without waiting
+    (``found_inf``). With a scaler it is not available.
     """
     return not has_scaler and can_skip_on_device(optimizer)
 
 
 def unscale_once(scaler: torch.amp.GradScaler, optimizer: torch.optim.Optimizer) -> None:
-    """Take the scale of the loss out of the gradients, unless that is done for this step.
+    """Divide gradients by the scale of the loss, unless that is done for this step.
 
-    Lightning does so before each step, but leaves it to fused optimizers themselves, which is too
-    late for whoever looks at gradients or leaves a step out.
+    Lightning does so before each step, but leaves it to fused optimizers, which is too late for
+    callbacks that read gradients or skip a step.
     """
     if is_scaled(scaler, optimizer):
         scaler.unscale_(optimizer)
 
 
 def skip_if(verdict: Float[Tensor, ""], optimizer: torch.optim.Optimizer, on_device: bool) -> None:
-    """Have the optimizer's coming step change nothing where the verdict is 1.
+    """Make the optimizer's next step change nothing if the verdict is 1.
 
     Weights, moments and counters of steps stay as they are; nothing decays.
     """
     if on_device:
         set_skip(optimizer, verdict)
     elif verdict:
-        optimizer.zero_grad(set_to_none=True)  # optimizers pass over what has no gradient
+        optimizer.zero_grad(set_to_none=True)  # optimizers ignore parameters without a gradient

@@ -1,4 +1,4 @@
-"""What a step changes besides weights and moments, and how a bad step leaves it as it was."""
+"""State that a step changes in addition to weights and moments, restored after a bad step."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from clipkit.losses.term import LossTerm
 
 @final
 class StepState:
-    """Keeps buffers and the memory of losses as they are before a step, to restore them after it.
+    """Keeps buffers and the memory of losses before a step, to restore them after a bad step.
 
-    Buffers are those that a checkpoint holds, such as the running statistics of batch norms and the
-    prototypes of a label head. They are restored where they are, without waiting for the device. A
-    loss that keeps its memory on the CPU (``LossTerm.begin_step``) reads the verdict there.
+    Buffers are those in checkpoints, such as running statistics of batch norms and prototypes of a
+    label head. They are restored on the device, without waiting for it. A loss with memory on the
+    CPU (``LossTerm.begin_step``) reads the verdict there.
 
     Args:
         module: Encoder and loss; a buffer may be replaced by another of the same shape.
@@ -40,7 +40,7 @@ class StepState:
 
     @torch.no_grad()
     def keep(self) -> None:
-        """Take the state before the first forward pass of a step."""
+        """Store the state before the first forward pass of a step."""
         for name, buffer in self._buffers().items():
             kept = self._before.get(name)
             if kept is None or kept.shape != buffer.shape or kept.device != buffer.device:
@@ -52,7 +52,7 @@ class StepState:
 
     @torch.no_grad()
     def restore(self, verdict: Float[Tensor, ""]) -> None:
-        """Bring the state of ``keep`` back where the step is bad."""
+        """Restore the state of ``keep`` if the step is bad."""
         bad = verdict > 0
         for name, buffer in self._buffers().items():
             buffer.copy_(torch.where(bad.to(buffer.device), self._before[name], buffer))

@@ -1,4 +1,4 @@
-"""The history of a run as one CSV table, which a resumed run goes on with."""
+"""Log the history of a run in one CSV table, which a resumed run continues."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ _LOG: Final = logging.getLogger(__name__)
 
 @final
 class MetricsCsv(Logger):
-    """Writes ``metrics.csv``: a row for each step that something was logged at.
+    """Writes ``metrics.csv``, with a row for each step with logged values.
 
-    Rows are on the disk at once. Lightning's ``CSVLogger`` deletes the file of an earlier run in
-    the same folder; this one drops only the rows from the step on that the run starts with, so a
-    resumed run has one unbroken history. Rows that a full disk refuses are kept and written before
-    the next one; a run does not end for them.
+    Rows are written immediately. Lightning's ``CSVLogger`` deletes the file of an earlier run in
+    the same folder; this logger deletes only the rows from the first step of the run on, so that
+    the history of a resumed run is complete. Rows that a full disk refuses are kept and written
+    before the next one; they do not end the run.
 
     Args:
-        save_dir: Folder of the file; "auto", in a configuration, is the run's folder.
+        save_dir: Folder of the file; "auto" in a configuration for the folder of the run.
 
     Examples:
         >>> trainer = Trainer(logger=MetricsCsv("runs/first"))
@@ -57,19 +57,19 @@ class MetricsCsv(Logger):
 
     @property
     def save_dir(self) -> str:
-        """The folder of the file."""
+        """Folder of the file."""
         return str(self._path.parent)
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing: the resolved configuration lies beside the table."""
+        """Do nothing: the resolved configuration is next to the table."""
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Add a row.
 
         Args:
-            metrics: Values by name; a new name makes a new column.
-            step: The step that they belong to.
+            metrics: Values by name; a new name adds a column.
+            step: Step of the values; None for the next one.
         """
         number = 0 if step is None else step
         was_refused = bool(self._waiting)
@@ -82,7 +82,7 @@ class MetricsCsv(Logger):
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """Try a last time, and say what is missing for good."""
+        """Try a last time, and report rows that are lost."""
         try:
             self._write_waiting()
         except OSError as error:
@@ -106,11 +106,11 @@ class MetricsCsv(Logger):
             with self._path.open("a", newline="", encoding="utf-8") as file:
                 csv.DictWriter(file, self._columns).writerow(row)
         except OSError:
-            os.truncate(self._path, size)  # no half row in front of the next one
+            os.truncate(self._path, size)  # no incomplete row before the next one
             raise
 
     def _begin(self, step: int) -> None:
-        """Take over the rows before ``step`` of an earlier start of this run."""
+        """Keep the rows before ``step`` of an earlier launch of this run."""
         rows = [row for row in self._read() if int(row["step"] or 0) < step]
         self._rewrite(list(rows[0]) if rows else ["step"], rows)
         self._begun = True
@@ -119,7 +119,7 @@ class MetricsCsv(Logger):
         if not self._path.exists():
             return []
         with self._path.open(newline="", encoding="utf-8") as file:
-            # A row that a killed run left half is shorter than the header.
+            # An incomplete row of a killed run is shorter than the header.
             return [row for row in csv.DictReader(file) if None not in row.values()]
 
     def _rewrite(self, columns: list[str], rows: list[dict[str, str]]) -> None:

@@ -1,4 +1,4 @@
-"""Random numbers of a training step that a resumed run draws again."""
+"""Seed the random numbers of a training step reproducibly."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from clipkit.types import Batch
 
 
 def seed_step(batch: Batch, seed: int, rank: int) -> None:
-    """Set torch's random numbers (dropout, dropped patches) from a batch's place in the stream.
+    """Seed torch's random numbers (dropout, dropped patches) by a batch's position in the stream.
 
-    So a run that is resumed between any two steps draws what an undisturbed one would have drawn.
+    A run that is resumed between any two steps thus draws the same numbers as an uninterrupted one.
     """
     if batch.cursor is None:
         return

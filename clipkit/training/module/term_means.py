@@ -1,4 +1,4 @@
-"""The terms of the objective over many batches, each sample counted once."""
+"""Average the terms of the objective over batches, with equal weight of all samples."""
 
 from __future__ import annotations
 
@@ -14,12 +14,11 @@ _COUNT = "_num_samples"
 
 @final
 class TermMeans:
-    """Averages what ``CombinedLoss`` returns over the batches of a validation.
+    """Averages the output of ``CombinedLoss`` over the batches of a validation.
 
     Each term is weighted by the number of its samples over all ranks (those with a label, for a
-    label loss), so batches of different sizes, or with few labels, count for what they hold. Every
-    rank sees the same values and computes the same means. The loss is the sum of the weighted
-    terms' means.
+    label loss), so that all samples count equally. Every rank computes the same means. The loss is
+    the sum of the means of the weighted terms.
 
     Examples:
         >>> means = TermMeans()

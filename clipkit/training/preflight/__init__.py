@@ -1,1 +1,1 @@
-"""What a run will do, on one screen, and what is refused before its first step."""
+"""Show what a run will do on one screen, and refuse what cannot work before its first step."""

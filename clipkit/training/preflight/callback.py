@@ -1,4 +1,4 @@
-"""What a run will do, on one screen, before its first step; and what cannot work, refused."""
+"""Show what a run will do before its first step, and refuse what cannot work."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from clipkit.training.preflight.screen import screen
 
 @final
 class Preflight(Callback):
-    """Checks a run and says what it will do; ``clipkit fit`` always has this callback.
+    """Checks a run and prints what it will do; ``clipkit fit`` always has this callback.
 
     Args:
-        only: Leave then: ``clipkit fit --preflight_only``.
-        num_captions: Captions that are looked at for how many are cut.
+        only: Whether to exit after the screen, as with ``clipkit fit --preflight_only``.
+        num_captions: Number of captions that are read to estimate how many are truncated.
 
     Raises:
-        ConfigError: When the fit starts, if the run cannot work.
-        SystemExit: With status 0, after the screen, if ``only``.
+        ConfigError: If the run cannot work; raised when the fit starts.
+        SystemExit: If ``only`` is set; status 0, after the screen.
 
     Examples:
         >>> trainer = Trainer(callbacks=[Preflight()])
@@ -35,7 +35,7 @@ class Preflight(Callback):
         self.num_captions = num_captions
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Check on every rank, print on one."""
+        """Check on every rank, print on rank 0."""
         data = data_of(trainer)
         if isinstance(pl_module, ContrastiveModule) and isinstance(data, PairDataModule):
             check_plan(trainer, pl_module, data)

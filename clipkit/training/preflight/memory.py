@@ -1,4 +1,4 @@
-"""What a step of a run costs, before it is taken: bytes held and bytes exchanged."""
+"""Estimate memory and communication of a step before it runs."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from clipkit.types import Batch
 
 _FLOAT_BYTES: Final = 4
 _FEW, _MORE = 2, 4
-"""Samples of the two forward passes that activations are measured with."""
+"""Batch sizes of the two forward passes that measure activations."""
 
 
 def activation_bytes(encoder: DualEncoder, num_tokens: int | None) -> int:
-    """What the backward pass needs of one pair: bytes that its forward pass keeps.
+    """Measure the bytes per pair that the forward pass keeps for the backward pass.
 
-    Two small batches of made-up pairs go through the encoder, and the difference is taken. Neither
-    the random numbers of the run nor running statistics change.
+    Two small batches of artificial pairs are embedded, and the difference is taken. Neither the
+    random numbers of the run nor running statistics change.
     """
     few, more = (_kept_bytes(encoder, size, num_tokens) for size in (_FEW, _MORE))
     return max(0, (more - few) // (_MORE - _FEW))
@@ -55,17 +55,17 @@ def _kept_bytes(encoder: DualEncoder, batch_size: int, num_tokens: int | None) -
         torch.enable_grad(),
         torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value),
     ):
-        # Held until the count is done: freed storage would be counted under its next owner.
+        # Kept until the end: freed storage would be counted again under its next owner.
         embeddings = torch.func.functional_call(encoder, buffers, (batch,))
     del embeddings
     return sum(kept.values())
 
 
 def optimizer_bytes(optimizer: Optimizer) -> int | None:
-    """What the optimizer keeps for its parameters; None where its kind does not tell.
+    """Estimate the bytes of the optimizer's state; None if it cannot be determined.
 
-    An optimizer of the same kind takes one step for a made-up matrix, and what it keeps for each
-    element is counted.
+    An optimizer of the same class makes one step on an artificial matrix, and its state per element
+    is counted.
     """
     side = 64
     dummy = nn.Parameter(torch.zeros(side, side))
@@ -73,7 +73,7 @@ def optimizer_bytes(optimizer: Optimizer) -> int | None:
     try:
         probe = type(optimizer)([dummy], **_options(optimizer))
         probe.step()
-    except Exception:  # an optimizer of anyone's, with demands that nobody here knows
+    except Exception:  # any optimizer, with unknown requirements
         return None
     state = probe.state.get(dummy, {})
     kept = sum(
@@ -93,7 +93,7 @@ def memory_estimate(
     activations: int | None,
     has_average: bool,
 ) -> dict[str, int]:
-    """Bytes that one rank holds in a step, by what they are for; a lower bound."""
+    """Estimate the memory of one rank in a step, in bytes by purpose; a lower bound."""
     parameters = list(encoder.parameters())
     whole = sum(local_numel(p) * p.element_size() for p in parameters)
     learned = sum(local_numel(p) * p.element_size() for p in parameters if p.requires_grad)
@@ -106,7 +106,7 @@ def memory_estimate(
         "average of the weights": whole if has_average else 0,
         "buckets of DDP": learned if world_size > 1 else 0,
         "activations": activations or 0,
-        "pictures, embeddings of all ranks": batch_size * 3 * size * size + embeddings,
+        "images, embeddings of all ranks": batch_size * 3 * size * size + embeddings,
     }
     return {name: count for name, count in estimate.items() if count}
 
@@ -114,9 +114,9 @@ def memory_estimate(
 def exchange_estimate(
     encoder: DualEncoder, batch_size: int, world_size: int, accumulate: int
 ) -> dict[str, int]:
-    """Bytes that one rank gets or reduces in a step under DDP, by what they are.
+    """Estimate the bytes that one rank receives or reduces per step with DDP, by purpose.
 
-    The table of ``docs/cluster.md``; a ring moves about twice the reduced bytes over its wires.
+    This is the table of ``docs/cluster.md``; a ring transfers about twice the reduced bytes.
 
     Examples:
         >>> exchange_estimate(encoder, batch_size=64, world_size=1, accumulate=1)
@@ -136,12 +136,12 @@ def exchange_estimate(
 
 
 def local_numel(parameter: Tensor) -> int:
-    """Elements of a parameter on this rank, also where it is sharded."""
+    """Return the number of elements of a parameter on this rank, also if it is sharded."""
     local: Any = getattr(parameter, "to_local", None)
     return int(local().numel()) if local is not None else parameter.numel()
 
 
 def _options(optimizer: Optimizer) -> dict[str, Any]:
-    """What the optimizer's kind is built with, as far as its defaults say."""
+    """Return the options of the optimizer's class, as far as its defaults contain them."""
     known = inspect.signature(type(optimizer).__init__).parameters
     return {name: value for name, value in optimizer.defaults.items() if name in known}

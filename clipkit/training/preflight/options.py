@@ -1,4 +1,4 @@
-"""What of a run's configuration cannot work, and what of it has no effect."""
+"""Find options of a run that cannot work, and options without effect."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _BFLOAT: Final = ("bf16", "bf16-mixed", "bf16-true")
 
 
 def check_precision(precision: str, device: torch.device) -> None:
-    """Whether a device can train in a precision.
+    """Check whether a device can train in a precision.
 
-    Lightning turns 16-mixed on a CPU into bf16-mixed without a word that anybody reads.
+    Lightning silently changes 16-mixed on a CPU to bf16-mixed.
     """
     if precision in _HALF and device.type == "cpu":
         raise ConfigError(
@@ -30,7 +30,7 @@ def check_precision(precision: str, device: torch.device) -> None:
 
 
 def check_windows(batches_per_epoch: int, accumulate: int) -> None:
-    """Whether an epoch fills a window of accumulated gradients."""
+    """Check whether an epoch fills a window of accumulated gradients."""
     if accumulate > batches_per_epoch:
         raise ConfigError(
             f"trainer.accumulate_grad_batches: {accumulate} batches make a step, an epoch has "
@@ -39,7 +39,7 @@ def check_windows(batches_per_epoch: int, accumulate: int) -> None:
 
 
 def unused_options(config: Mapping[str, Any], num_steps_by: Mapping[str, float]) -> list[str]:
-    """Options that were given and do nothing, each with the reason.
+    """List options that are set and have no effect, each with the reason.
 
     Examples:
         >>> unused_options({"data": {"val": None, "validation": {"batch_size": 8}}}, {})

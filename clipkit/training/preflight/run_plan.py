@@ -1,4 +1,4 @@
-"""The numbers of a run, in groups; plain data."""
+"""Numbers of a run in groups, as plain data."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from clipkit.data.order.partition import BatchSizeStage
 
 @dataclass(frozen=True, slots=True)
 class DataPlan:
-    """What a run reads, and how much of it per step."""
+    """Data of a run, and amounts per step."""
 
     num_samples: int  # per epoch
     num_shards: int
@@ -28,18 +28,18 @@ class DataPlan:
 
 @dataclass(frozen=True, slots=True)
 class LengthPlan:
-    """How long a run is. Infinite numbers mean that only the clock ends it."""
+    """Length of a run; infinite numbers mean that only a time limit ends it."""
 
     steps_per_epoch: int  # steps of full batches
     num_steps: float  # steps of full batches in the complete run
     optimizer_steps: float  # steps as they are taken, smaller ones at first
     completed_steps: float  # steps before the checkpoint that the run resumes from
-    ends_by: str  # the option that ends the run, as the configuration has it
+    ends_by: str  # option that ends the run, as in the configuration
 
 
 @dataclass(frozen=True, slots=True)
 class DevicePlan:
-    """Where a run is computed."""
+    """Devices of a run."""
 
     kind: str  # "cpu" or "cuda"
     precision: str  # as Lightning names it
@@ -49,18 +49,18 @@ class DevicePlan:
 
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:
-    """What a step costs one rank."""
+    """Memory and communication of one rank in a step."""
 
-    parts: Mapping[str, int]  # bytes held, by purpose
+    parts: Mapping[str, int]  # bytes in memory, by purpose
     activations_known: bool  # whether they are among the parts
-    communication: Mapping[str, int]  # bytes exchanged per step, by purpose
+    communication: Mapping[str, int]  # bytes per step, by purpose
 
 
 @dataclass(frozen=True, slots=True)
 class CaptionPlan:
-    """What some captions look like to the tokenizer."""
+    """Lengths of a sample of the captions."""
 
-    num_read: int  # captions that were looked at; 0 for remote shards
+    num_read: int  # captions that were read; 0 for remote shards
     num_truncated: int  # of them, those longer than the context
     num_joined: int  # of them, texts of several lines that are one caption
     median_tokens: int

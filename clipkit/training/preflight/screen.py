@@ -1,4 +1,4 @@
-"""The numbers of a run on one screen."""
+"""Render the numbers of a run as one screen."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _HEIGHT = 4
 
 
 def screen(plan: RunPlan) -> Panel:
-    """Everything that a person wants to know before a run starts."""
+    """Render the screen of a run."""
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
@@ -34,7 +34,7 @@ def screen(plan: RunPlan) -> Panel:
 
 
 def lines(plan: RunPlan) -> list[tuple[str, str]]:
-    """The rows of the screen, as label and text."""
+    """Return the rows of the screen as label and text."""
     low, high = plan.peak_rates
     rows = [
         ("data", f"{plan.data.num_samples:,} samples in {plan.data.num_shards:,} shards"),
@@ -53,7 +53,7 @@ def lines(plan: RunPlan) -> list[tuple[str, str]]:
 
 
 def draw(values: Sequence[float], height: int) -> list[str]:
-    """A curve of numbers from 0 to 1 in rows of block characters, the highest row first.
+    """Draw a curve of numbers from 0 to 1 in rows of block characters, the top row first.
 
     Examples:
         >>> draw([0.0, 0.5, 1.0], height=2)
@@ -68,7 +68,7 @@ def draw(values: Sequence[float], height: int) -> list[str]:
 
 
 def human_bytes(count: float) -> str:
-    """A number of bytes with a unit of 1024.
+    """Format a number of bytes with a unit of 1024.
 
     Examples:
         >>> human_bytes(1536)
@@ -146,7 +146,7 @@ def _communication(memory: MemoryPlan) -> str:
 
 
 def _sum(parts: Mapping[str, int]) -> str:
-    """The sum, and the parts that matter."""
+    """Format the sum and the largest parts."""
     total = sum(parts.values())
     shown = [f"{name} {human_bytes(count)}" for name, count in parts.items() if count > total / 100]
     return f"{human_bytes(total)}: {', '.join(shown)}"

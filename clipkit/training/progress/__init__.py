@@ -1,1 +1,1 @@
-"""How far a run is, in samples and reference steps."""
+"""Progress of a run in samples and reference steps."""

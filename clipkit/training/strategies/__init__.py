@@ -1,1 +1,1 @@
-"""Sharding of parameters, and what DDP must be told."""
+"""Sharding of parameters, and changes of trainable parameters with DDP."""

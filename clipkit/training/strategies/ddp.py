@@ -1,4 +1,4 @@
-"""Telling a strategy that other parameters learn from now on."""
+"""Tell a strategy that the set of trainable parameters has changed."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from clipkit.errors import ConfigError
 
 
 def rewrap(strategy: Strategy) -> None:
-    """Have DDP look at the parameters anew: it waits for the gradients that it found at first."""
+    """Rebuild DDP's wrapper, which expects gradients of the initially trainable parameters."""
     if isinstance(strategy, ModelParallelStrategy):
         raise ConfigError(
             "LockTower.unlock: sharded weights cannot be unlocked during a run; lock them for the "
-            "whole run, or use strategy ddp"
+            "complete run, or use strategy ddp"
         )
     if isinstance(strategy, DDPStrategy) and strategy.model is not strategy.lightning_module:
         strategy.model = strategy.lightning_module
-        gc.collect()  # the former wrapper's hooks on the gradients go with it
+        gc.collect()  # deletes the previous wrapper's hooks on gradients
         strategy.configure_ddp()

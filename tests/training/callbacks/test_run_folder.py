@@ -94,7 +94,7 @@ def test_another_run_is_refused_before_anything_is_touched(shards, finished, cap
     capsys.readouterr()
     assert fit(shards, finished, *more) == 2
     line = capsys.readouterr().err
-    assert f"trainer.default_root_dir: {finished} holds a run (last.ckpt, metrics.csv" in line
+    assert f"trainer.default_root_dir: {finished} contains a run (last.ckpt, metrics.csv" in line
     for way in ("--ckpt_path last", "--trainer.default_root_dir", "--overwrite"):
         assert way in line
     assert contents(finished) == before
@@ -137,14 +137,14 @@ def test_overwrite_and_resume_contradict_each_other(shards, finished, capsys):
     before = contents(finished)
     for path in ("last", f"{finished}/step=2.ckpt"):
         assert fit(shards, finished, "--overwrite", f"--ckpt_path={path}") == 2
-        assert "--overwrite: does not go with --ckpt_path" in capsys.readouterr().err
+        assert "--overwrite: not possible with --ckpt_path" in capsys.readouterr().err
     assert contents(finished) == before
 
 
 def test_last_continues_and_says_where_it_starts_anew(shards, tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         assert fit(shards, tmp_path, "--ckpt_path=last") == 0
-    assert f"no checkpoint in {tmp_path} yet, so the run starts anew" in caplog.text
+    assert f"no checkpoint in {tmp_path} yet, starting a new run" in caplog.text
     caplog.clear()
     assert fit(shards, tmp_path, "--ckpt_path=last", "--trainer.max_steps=6") == 0
     assert "anew" not in caplog.text

@@ -62,7 +62,7 @@ def test_checkpoints_without_names_are_accepted_aloud(photos, tmp_path, caplog):
     torch.save(stored, path)
     assert load_encoder(path).label_head.class_names == ()
     module, _ = fit(tmp_path / "again", photos, path, steps=2)
-    assert "the checkpoint does not name its classes" in caplog.text
+    assert "the checkpoint has no class names" in caplog.text
     assert module.encoder.label_head.class_names[:3] == COLORS
 
 
@@ -130,13 +130,13 @@ def test_names_are_checked_once_they_are_known(caplog):
         adopt_class_names(head, ["b", "a", "c"])
     assert not caplog.text
     adopt_class_names(head, [])
-    assert "the label head names its classes (a, b, c), the data do not" in caplog.text
+    assert "the label head has class names (a, b, c), the data have none" in caplog.text
 
 
 def test_sentences_may_call_a_class_as_they_like_but_not_in_another_order(caplog):
     head = PrototypeLabelHead(4, ["rose flower", "tulip"])
     adopt_class_names(head, ["rose", "tulip"])
-    assert "class 0 is 'rose flower' in its sentences and 'rose' in the data" in caplog.text
+    assert "class 0 is 'rose flower' in its texts and 'rose' in the data" in caplog.text
     assert head.class_names == ("rose", "tulip")  # what evaluation looks for
     assert head.sentences == ["rose flower", "tulip"]
     assert describe(head)["class_names"] == ["rose", "tulip"]

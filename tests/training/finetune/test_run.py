@@ -37,7 +37,7 @@ def test_plan_runs_and_its_folder_is_protected(photos, base, tmp_path):
     weights = finetune(plan)
     assert load_encoder(weights).label_head.class_names == ("blue", "red")
     assert yaml.safe_load(plan.path.read_text()) == plan.config
-    with pytest.raises(ConfigError, match="holds a run"):
+    with pytest.raises(ConfigError, match="contains a run"):
         plan_finetune(photos, tmp_path / "run", model=base)
     plan_finetune(photos, tmp_path / "run", model=base, overwrite=True)
 

@@ -156,7 +156,7 @@ class TestEstimates:
             "average of the weights": 4 * count,
             "buckets of DDP": 4 * count,
             "activations": 4000,
-            "pictures, embeddings of all ranks": 4 * 3 * 16 * 16 + (4 + 16) * 16 * 4,
+            "images, embeddings of all ranks": 4 * 3 * 16 * 16 + (4 + 16) * 16 * 4,
         }
 
     def test_exchange_is_the_table_of_the_documentation(self):

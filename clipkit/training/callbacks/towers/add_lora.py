@@ -16,15 +16,15 @@ TowerName = Literal["image_tower", "text_tower"]
 class AddLora(Callback):
     """Trains low-rank adapters (LoRA) instead of the towers' weights.
 
-    Checkpoints hold weights and adapters; ``load_encoder``, and with it ``clipkit export`` and
+    Checkpoints contain weights and adapters; ``load_encoder``, and with it ``clipkit export`` and
     ``clipkit evaluate``, merges them. Needs ``pip install 'clipkit[lora]'``.
 
     Args:
-        towers: Which towers; both unless told otherwise.
+        towers: Names of the towers with adapters; None for both.
         rank: Rank of the products.
-        alpha: Their weight, before it is divided by the rank.
-        dropout: Share of their inputs that is dropped; torch's attention, as open_clip uses it, has
-            none.
+        alpha: Factor of the products, before division by the rank.
+        dropout: Share of the adapters' inputs that is dropped; not used for torch's attention, as
+            in open_clip.
 
     Examples:
         >>> trainer = Trainer(callbacks=[AddLora(rank=8)])
@@ -43,7 +43,7 @@ class AddLora(Callback):
         self.dropout = dropout
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Add them before the optimizer is built or a checkpoint is read."""
+        """Add the adapters before the optimizer is built or a checkpoint is read."""
         encoder = pl_module.encoder
         assert isinstance(encoder, DualEncoder), "AddLora belongs to ContrastiveModule"
         for name in self.towers:

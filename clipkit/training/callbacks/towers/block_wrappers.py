@@ -1,8 +1,8 @@
 """Compile and recompute the blocks of a tower, in either order.
 
-``torch.compile`` cannot look into ``torch.utils.checkpoint`` from outside: a compiled block whose
-forward recomputes its activations runs without a graph, silently. So a recomputed block compiles
-what it recomputes.
+``torch.compile`` cannot trace ``torch.utils.checkpoint`` from outside: a compiled block whose
+forward recomputes activations silently runs without a graph. Therefore a recomputed block compiles
+the function that it recomputes.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ class Recomputed:
     """A module's forward whose activations are computed again in the backward pass.
 
     Args:
-        forward: The bound forward of the module.
-        compile_options: Arguments of ``torch.compile``, or None to run as it is.
+        forward: Bound forward of the module.
+        compile_options: Arguments of ``torch.compile``; None to run without compilation.
     """
 
     def __init__(
@@ -36,13 +36,13 @@ class Recomputed:
         self._compiled: Callable[..., Any] | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the forward, and keep its inputs alone."""
+        """Run the forward, and keep only its inputs."""
         if self._compiled is None and self.compile_options is not None:
             self._compiled = torch.compile(self.forward, **self.compile_options)
         return checkpoint(self._compiled or self.forward, *args, use_reentrant=False, **kwargs)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Recomputed:
-        # a copy of the module holds a copy of its forward, which it compiles for itself
+        # a copy of the module has a copy of its forward, which it compiles again
         return Recomputed(copy.deepcopy(self.forward, memo), self.compile_options)
 
 
@@ -57,7 +57,7 @@ def compile_block(block: nn.Module, backend: str, mode: str | None) -> None:
 
 
 def recompute_block(block: nn.Module) -> None:
-    """Have a block's activations computed again when its gradients are."""
+    """Recompute a block's activations in the backward pass."""
     options = getattr(block, _OPTIONS, None)
     if options is not None:
         undo_compile(block)  # its forward is compiled instead

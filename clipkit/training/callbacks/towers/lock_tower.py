@@ -101,7 +101,7 @@ class LockTower(Callback):
             parameter = tower.get_parameter(name)
             parameter.requires_grad_(name not in locked)
             parameter.grad = None
-        encoder.train()  # a tower that is locked no longer leaves evaluation mode
+        encoder.train()  # a locked tower stays in evaluation mode
         rewrap(trainer.strategy)
 
     def _tower(self, pl_module: LightningModule) -> Tower:
