@@ -11,7 +11,7 @@ _LOG: Final = logging.getLogger(__name__)
 
 
 @final
-class PatientLog:
+class BufferedLineLog:
     r"""Appends lines, in one write each time, so that those of several processes do not mix.
 
     Lines that the disk refuses are kept, reported once, and written before the next lines: the file
@@ -21,7 +21,7 @@ class PatientLog:
         path: File; its folder is created.
 
     Examples:
-        >>> log = PatientLog(Path("runs/own/keys.txt"))
+        >>> log = BufferedLineLog(Path("runs/own/keys.txt"))
         >>> log.append("1 0 cat-17\n")
         >>> log.close()
     """

@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from clipkit.line_log import PatientLog
+from clipkit.line_log import BufferedLineLog
 from clipkit.training import MetricsCsv
 from clipkit.training.callbacks import KeyLog
 from tests.helpers import tiny
@@ -34,7 +34,7 @@ def disk(monkeypatch):
 
 
 def test_lines_wait_for_room_and_none_is_half(tmp_path, disk, caplog):
-    log = PatientLog(tmp_path / "run" / "log.txt")
+    log = BufferedLineLog(tmp_path / "run" / "log.txt")
     log.append("one\n")
     disk.room = 3
     log.append("second\n")
@@ -49,7 +49,7 @@ def test_lines_wait_for_room_and_none_is_half(tmp_path, disk, caplog):
 
 
 def test_what_stays_missing_is_said(tmp_path, disk, caplog):
-    log = PatientLog(tmp_path / "log.txt")
+    log = BufferedLineLog(tmp_path / "log.txt")
     disk.room = 0
     log.append("a\nb\n")
     log.close()

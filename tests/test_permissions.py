@@ -11,9 +11,9 @@ import pytest
 from clipkit.atomic_files import write_bytes
 from clipkit.cli.main import main
 from clipkit.data import ShardCache, ShardIndex, pack
-from clipkit.data.packing.packed_cache import prepare
+from clipkit.data.packing.packed_cache import pack_to_cache
 from clipkit.data.storage.urls import parse_address
-from clipkit.line_log import PatientLog
+from clipkit.line_log import BufferedLineLog
 from clipkit.models import save_encoder
 from tests.helpers import tiny
 from tests.helpers.factories import image_bytes, write_shards
@@ -39,10 +39,10 @@ def test_files_and_caches(tmp_path: Path, umask: int) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "a.jpg").write_bytes(image_bytes())
     (tmp_path / "data" / "t.csv").write_text("image,caption\na.jpg,a dog\n")
-    prepare(tmp_path / "data" / "t.csv")
+    pack_to_cache(tmp_path / "data" / "t.csv")
     pack(tmp_path / "data", tmp_path / "shards")
     write_bytes(tmp_path / "new" / "folder" / "x.json", b"{}")
-    PatientLog(tmp_path / "log.txt").append("a line\n")
+    BufferedLineLog(tmp_path / "log.txt").append("a line\n")
     (tar,) = (tmp_path / "shards").glob("*.tar")
     with http_server({"/a.tar": tar.read_bytes()}, Misbehaviour()) as server:
         ShardIndex.from_urls(f"{server}/a.tar", cache=(cache := ShardCache(tmp_path / "cache")))

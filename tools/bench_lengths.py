@@ -29,8 +29,8 @@ from clipkit.data import (
     ShardIndex,
     TextField,
 )
-from clipkit.data.order.lanes import LaneOrder, Layout
-from clipkit.data.order.length_buckets import LengthDealer, LengthWindows
+from clipkit.data.order.lanes import LaneLayout, LaneShuffle
+from clipkit.data.order.length_buckets import LengthBucketing, LengthWindows
 from clipkit.data.shards.reader import ShardReader
 from clipkit.losses import CombinedLoss, ContrastiveLoss
 from clipkit.models import from_open_clip
@@ -55,9 +55,9 @@ def epoch_of(
 ) -> list[Int64[np.ndarray, " B"]]:
     """The lengths of each batch of an epoch, in one process."""
     places = np.arange(len(lengths) // batch_size * batch_size)
-    order = LaneOrder([len(lengths)], Layout(1, 1, len(lengths)), seed)
+    order = LaneShuffle([len(lengths)], LaneLayout(1, 1, len(lengths)), seed)
     if window is not None:
-        dealer = LengthDealer(LengthWindows(window, batch_size), len(lengths), seed)
+        dealer = LengthBucketing(LengthWindows(window, batch_size), len(lengths), seed)
         places = dealer.positions(
             0, places, lambda epoch, positions: lengths[order.ids(epoch, positions)]
         )

@@ -187,7 +187,7 @@ def transfer_seconds(batch: Tensor) -> float:
 
 def planning(task: dict[str, Any]) -> dict[str, Any]:
     """What the order of a large data set costs, without any data: counts of shards are enough."""
-    from clipkit.data.order.lanes import LaneOrder, choose_layout
+    from clipkit.data.order.lanes import LaneShuffle, choose_layout
 
     before = resident_peak()
     counts = np.full(-(-task["num_samples"] // 10_000), 10_000, dtype=np.int64)
@@ -195,7 +195,7 @@ def planning(task: dict[str, Any]) -> dict[str, Any]:
     layout = choose_layout(
         task["num_samples"], task["batch_size"], task["world_size"], random_access=False
     )
-    order = LaneOrder(counts, layout, seed=0)
+    order = LaneShuffle(counts, layout, seed=0)
     made = time.perf_counter() - start
     step = task["batch_size"] * task["world_size"]
 

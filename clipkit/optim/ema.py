@@ -26,7 +26,7 @@ def decay_of_update(num_updates: int, decay: float) -> float:
 
 
 @final
-class WeightAverage:
+class EmaWeights:
     """Exponential moving average of weights, average = d * average + (1 - d) * weights, in float32.
 
     Buffers that are part of the weights (running statistics of batch norms) are averaged as well;
@@ -40,7 +40,7 @@ class WeightAverage:
         ConfigError: If ``decay`` is out of range.
 
     Examples:
-        >>> average = WeightAverage(encoder, decay=0.999)
+        >>> average = EmaWeights(encoder, decay=0.999)
         >>> average.update(encoder)              # after each optimizer step
         >>> with average.swapped_into(encoder):  # the encoder holds the average inside
         ...     Retrieval("data/val").run(encoder)

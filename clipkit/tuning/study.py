@@ -13,7 +13,7 @@ from optuna.distributions import BaseDistribution, distribution_to_json
 from optuna.trial import TrialState
 
 from clipkit.errors import ConfigError
-from clipkit.training.callbacks.report_trial import make_pruner
+from clipkit.training.callbacks.optuna_pruning import make_pruner
 
 STUDY_NAME: Final = "clipkit"
 STORAGE_NAME: Final = "study.sqlite3"

@@ -15,7 +15,7 @@ from optuna.trial import TrialState
 
 from clipkit.atomic_files import write_text
 from clipkit.errors import ConfigError
-from clipkit.training.callbacks.report_trial import RESULT_NAME
+from clipkit.training.callbacks.optuna_pruning import RESULT_NAME
 from clipkit.tuning.space import decoded, option_path, with_values
 from clipkit.tuning.study import (
     STUDY_NAME,
@@ -26,7 +26,7 @@ from clipkit.tuning.study import (
 )
 
 LOG_NAME: Final = "log.txt"
-_REPORTER: Final = "clipkit.training.callbacks.ReportTrial"
+_REPORTER: Final = "clipkit.training.callbacks.OptunaPruning"
 _SIGNAL_EXIT: Final = 128
 _MAX_FAILURES: Final = 3
 

@@ -25,7 +25,7 @@ CALLBACKS = {
         ],
         "callbacks": [
             {"class_path": "clipkit.training.callbacks.ProgressBar"},
-            {"class_path": "clipkit.training.callbacks.PrintParameters"},
+            {"class_path": "clipkit.training.callbacks.ParameterSummary"},
             {"class_path": "clipkit.training.callbacks.Throughput"},
             {"class_path": "clipkit.training.callbacks.SaveCheckpoint"},
         ],
@@ -123,7 +123,9 @@ def test_later_files_and_flags_win_and_lists_append(shards, tmp_path, capsys):
     first = write(tmp_path / "1.yaml", {"data": {"batch_size": 2, "seed": 5}, **CALLBACKS})
     second = {
         "data": {"batch_size": 3},
-        "trainer": {"callbacks+": [{"class_path": "clipkit.training.callbacks.AverageWeights"}]},
+        "trainer": {
+            "callbacks+": [{"class_path": "clipkit.training.callbacks.ExponentialMovingAverage"}]
+        },
     }
     words = [
         "-c",
@@ -139,7 +141,8 @@ def test_later_files_and_flags_win_and_lists_append(shards, tmp_path, capsys):
     assert config["data"]["samples"]["label_field"] == "json:number"
     classes = [entry["class_path"].rsplit(".", 1)[1] for entry in config["trainer"]["callbacks"]]
     assert classes == [
-        "ProgressBar", "PrintParameters", "Throughput", "SaveCheckpoint", "AverageWeights",
+        "ProgressBar", "ParameterSummary", "Throughput", "SaveCheckpoint",
+        "ExponentialMovingAverage",
     ]  # fmt: skip
 
 

@@ -10,7 +10,7 @@ import pytest
 from clipkit.cli.fit.renamed import with_new_names, with_new_options
 from clipkit.data import PairStream, ShardIndex
 from clipkit.errors import ConfigError
-from clipkit.training import PairDataModule
+from clipkit.training import PairDataModule, callbacks
 from clipkit.training.datamodule.options import RENAMED
 from tests.helpers.factories import write_shards
 from tests.helpers.fakes import ByteTokenizer
@@ -55,6 +55,15 @@ def test_parts_of_an_option_and_new_names_stay():
     ]  # fmt: skip
     new = ["--data.mixture.sources=[]", "--data.cached=1", "--model.fields=2", "--data.order", "{}"]
     assert with_new_options(new) == new
+
+
+@pytest.mark.parametrize("old", callbacks.RENAMED)
+def test_old_callbacks_are_read_and_named(old, caplog):
+    new = f"clipkit.training.callbacks.{callbacks.RENAMED[old]}"
+    assert with_new_names({"class_path": f"clipkit.training.callbacks.{old}"})["class_path"] == new
+    assert f"{old} is now called {new}" in caplog.text
+    with pytest.raises(ImportError, match=f"{old} is now called {callbacks.RENAMED[old]}"):
+        getattr(callbacks, old)
 
 
 def test_old_keywords_in_python_name_the_new_ones(tmp_path):

@@ -12,7 +12,7 @@ import yaml
 from clipkit.cli.fit.resolve import check_config
 from clipkit.cli.main import main
 from clipkit.cli.tune import command as tune
-from clipkit.training.callbacks.report_trial import PRUNERS
+from clipkit.training.callbacks.optuna_pruning import PRUNERS
 from clipkit.tuning.search import check_space
 from tests.helpers import tiny
 

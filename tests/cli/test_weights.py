@@ -15,7 +15,7 @@ from clipkit.errors import CheckpointError, ConfigError
 from clipkit.evaluation import Evaluator
 from clipkit.models import from_checkpoint, load_encoder, save_encoder
 from clipkit.models.checkpoints.encoder import PREFIXES
-from clipkit.training.callbacks import AverageWeights, SaveCheckpoint, ZeroShotEvaluation
+from clipkit.training.callbacks import ExponentialMovingAverage, SaveCheckpoint, ZeroShotEvaluation
 from tests.helpers import tiny
 
 CHOICES = {None: "average", "average": "average", "raw": "raw"}
@@ -30,7 +30,7 @@ def shards(tmp_path_factory) -> Path:
 def runs(tmp_path_factory, shards) -> dict[str, Path]:
     """Checkpoints of a run with an average, and of one without."""
     root = tmp_path_factory.mktemp("runs")
-    for name, callbacks in (("with", [AverageWeights(decay=0.9)]), ("without", [])):
+    for name, callbacks in (("with", [ExponentialMovingAverage(decay=0.9)]), ("without", [])):
         trainer = tiny.trainer(root / name, *callbacks, SaveCheckpoint(), max_steps=4)
         trainer.fit(tiny.module(learning_rate=0.05), datamodule=tiny.data(shards))
     return {name: root / name / "last.ckpt" for name in ("with", "without")}
@@ -110,7 +110,9 @@ def test_average_is_what_python_loads(runs, caplog):
 
 
 def test_an_average_that_is_not_there_is_refused(runs, tmp_path, capsys):
-    with pytest.raises(CheckpointError, match=r"last\.ckpt: has no average.*AverageWeights"):
+    with pytest.raises(
+        CheckpointError, match=r"last\.ckpt: has no average.*ExponentialMovingAverage"
+    ):
         load_encoder(runs["without"], "ema.")
     save_encoder(tiny.encoder(), tmp_path / "export")
     with pytest.raises(CheckpointError, match="got an export"):
@@ -131,7 +133,7 @@ def test_a_checkpoint_whose_average_is_not_used_is_said(runs, shards, tmp_path, 
     tiny.trainer(tmp_path).validate(tiny.module(), datamodule=data, ckpt_path=ckpt)
     assert "using the raw weights" in caplog.text
     caplog.clear()
-    trainer = tiny.trainer(tmp_path, AverageWeights())
+    trainer = tiny.trainer(tmp_path, ExponentialMovingAverage())
     trainer.validate(tiny.module(), datamodule=data, ckpt_path=ckpt)
     tiny.trainer(tmp_path).validate(tiny.module(), datamodule=data, ckpt_path=str(runs["without"]))
     assert "raw weights" not in caplog.text
@@ -146,7 +148,7 @@ class Scale(Evaluator):
 
 def test_every_measure_and_prediction_of_a_run_uses_the_average(shards, tmp_path):
     """During steps, at validation, at the end of the fit, and in ``predict``."""
-    average = AverageWeights(decay=0.9)
+    average = ExponentialMovingAverage(decay=0.9)
     seen: list[tuple[float, float]] = []
 
     class Compare(Scale):

@@ -11,7 +11,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 
-from clipkit.training.callbacks import AverageWeights, KeyLog, SaveCheckpoint, Throughput
+from clipkit.training.callbacks import ExponentialMovingAverage, KeyLog, SaveCheckpoint, Throughput
 from tests.helpers import tiny
 from tests.helpers.ranks import run_ranks
 
@@ -52,7 +52,7 @@ def train(
         gradients,
         KeyLog(str(run / "keys.txt")),
         SaveCheckpoint(every_n_steps=2),
-        AverageWeights(),
+        ExponentialMovingAverage(),
         Throughput(),
     ]
     trainer = tiny.trainer(

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from clipkit.data import BatchSizeStage, OrderOptions
-from clipkit.training.callbacks import KeyLog, ReportTrial
+from clipkit.training.callbacks import KeyLog, OptunaPruning
 from clipkit.when import When
 from tests.helpers import tiny
 from tests.helpers.ranks import run_ranks
@@ -64,7 +64,7 @@ def test_a_growing_batch_is_that_of_one_rank(tmp_path: Path) -> None:
 def fit_trial(rank: int, world_size: int, folder: Path, run: Path, storage: str) -> int:
     """A trial that its study has no use for; the step at which this rank ended it."""
     os.environ.update(LOCAL_RANK=str(rank), NODE_RANK="0", LOCAL_WORLD_SIZE=str(world_size))
-    report = ReportTrial(storage, "trials", 6, "train/loss")
+    report = OptunaPruning(storage, "trials", 6, "train/loss")
     options = {"devices": world_size, "num_nodes": 1, "strategy": "ddp", "max_steps": 12}
     trainer = tiny.trainer(run, report, **options)
     trainer.fit(tiny.module(), datamodule=tiny.data(folder))

@@ -21,7 +21,7 @@ from clipkit.errors import CheckpointError, ConfigError
 from clipkit.models import consolidate_checkpoint, load_encoder
 from clipkit.models.files.sharded import META, is_sharded, read_sharded, write_sharded
 from clipkit.training import ShardedStrategy
-from clipkit.training.callbacks import AverageWeights, KeyLog, SaveCheckpoint
+from clipkit.training.callbacks import ExponentialMovingAverage, KeyLog, SaveCheckpoint
 from clipkit.training.checkpoints import files as files
 from tests.helpers import tiny
 from tests.helpers.ranks import run_ranks
@@ -43,7 +43,12 @@ def fit(
 ) -> list[float]:  # fmt: skip
     """Eight pairs a step on however many ranks; the losses."""
     losses = Losses()
-    callbacks = [losses, AverageWeights(), KeyLog(str(run / "keys.txt")), save or SaveCheckpoint()]
+    callbacks = [
+        losses,
+        ExponentialMovingAverage(),
+        KeyLog(str(run / "keys.txt")),
+        save or SaveCheckpoint(),
+    ]
     trainer = tiny.trainer(
         run, *callbacks, max_steps=max_steps, devices=ranks, num_nodes=1, **options
     )
@@ -272,7 +277,7 @@ def test_killed_between_two_names_the_former_one_is_found_and_put_back(copy, mon
     found = files.newest_complete(str(copy))
     assert found is not None
     assert read_sharded(found)["global_step"] == STEPS
-    files.sweep(str(copy))
+    files.remove_partial_files(str(copy))
     assert {path.name for path in copy.iterdir()} == {"last.ckpt", "keys.txt"}
     assert files.newest_complete(str(copy)) == str(last)
 

@@ -13,7 +13,7 @@ from torch.distributed.tensor import DTensor
 
 from clipkit.models import load_encoder
 from clipkit.training import ShardedStrategy
-from clipkit.training.callbacks import AverageWeights, SaveCheckpoint
+from clipkit.training.callbacks import ExponentialMovingAverage, SaveCheckpoint
 from tests.helpers import tiny
 from tests.helpers.ranks import run_ranks
 from tests.helpers.tower_runs import batch
@@ -36,7 +36,7 @@ def fit(
     micro: int | None = None, fused: bool = False, **options: Any,
 ) -> Watch:  # fmt: skip
     watch = Watch()
-    callbacks = [watch, AverageWeights(), SaveCheckpoint(keep_every_n_steps=3)]
+    callbacks = [watch, ExponentialMovingAverage(), SaveCheckpoint(keep_every_n_steps=3)]
     trainer = tiny.trainer(
         run, *callbacks, max_steps=6, num_nodes=1, gradient_clip_val=0.5, **options
     )

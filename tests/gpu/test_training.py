@@ -15,12 +15,12 @@ import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
 
-from clipkit.optim import WeightAverage
+from clipkit.optim import EmaWeights
 from clipkit.training import MetricsCsv, ShardedStrategy
 from clipkit.training.callbacks import (
-    AverageWeights,
+    ActivationCheckpointing,
     CompileTowers,
-    RecomputeActivations,
+    ExponentialMovingAverage,
     SaveCheckpoint,
     StepGuard,
     Throughput,
@@ -98,8 +98,8 @@ def test_every_callback_of_long_runs_together(
         tmp_path,
         source,
         CompileTowers(),
-        RecomputeActivations(),
-        AverageWeights(),
+        ActivationCheckpointing(),
+        ExponentialMovingAverage(),
         StepGuard(),
         Throughput(),
         SaveCheckpoint(),
@@ -178,7 +178,7 @@ def test_goes_on_with_the_next_sample_after_kill_9(tmp_path: Path, source: Path)
 
 def test_the_average_of_weights_in_one_kernel_equals_that_of_single_tensors() -> None:
     encoder = tiny.encoder().cuda()
-    together, single = WeightAverage(encoder), WeightAverage(encoder)
+    together, single = EmaWeights(encoder), EmaWeights(encoder)
     for _ in range(3):
         for parameter in encoder.parameters():
             parameter.data.add_(torch.randn_like(parameter))

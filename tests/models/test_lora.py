@@ -8,7 +8,7 @@ import torch
 from clipkit.errors import CheckpointError, ConfigError
 from clipkit.models import DualEncoder, OpenClipTextTower, TimmImageTower, load_encoder
 from clipkit.models.lora import adapted_layers, add_lora, add_lora_of_entry, merge_lora
-from clipkit.training.callbacks import AddLora, AverageWeights, SaveCheckpoint
+from clipkit.training.callbacks import AddLora, ExponentialMovingAverage, SaveCheckpoint
 from tests.helpers import tiny
 from tests.helpers.tower_runs import batch
 
@@ -50,7 +50,7 @@ def test_adapters_start_as_nothing_and_merge(timm):
 
 def test_a_fit_learns_adapters_alone_and_its_checkpoint_merges_them(tmp_path):
     folder, module = tiny.shards(tmp_path / "data"), tiny.module(learning_rate=0.1)
-    callbacks = [AddLora(rank=2), AverageWeights(), SaveCheckpoint()]
+    callbacks = [AddLora(rank=2), ExponentialMovingAverage(), SaveCheckpoint()]
     trainer = tiny.trainer(tmp_path, *callbacks, max_steps=3)
     trainer.fit(module, datamodule=tiny.data(folder))
     start = tiny.encoder().state_dict()
@@ -64,7 +64,7 @@ def test_a_fit_learns_adapters_alone_and_its_checkpoint_merges_them(tmp_path):
     torch.testing.assert_close(outputs(merged), outputs(module.encoder), rtol=1e-4, atol=1e-5)
     assert load_encoder(tmp_path / "last.ckpt", "ema.").state_dict().keys() == start.keys()
     again = tiny.module()
-    callbacks = [AddLora(rank=2), AverageWeights(), SaveCheckpoint()]
+    callbacks = [AddLora(rank=2), ExponentialMovingAverage(), SaveCheckpoint()]
     trainer = tiny.trainer(tmp_path, *callbacks, max_steps=5)
     trainer.fit(again, datamodule=tiny.data(folder), ckpt_path=tmp_path / "last.ckpt")
     assert trainer.global_step == 5

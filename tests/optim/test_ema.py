@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from clipkit.errors import CheckpointError, ConfigError
-from clipkit.optim import WeightAverage
+from clipkit.optim import EmaWeights
 
 
 def model(seed=0):
@@ -24,7 +24,7 @@ def change(module, seed):
 
 def test_average_by_hand():
     module = model()
-    average = WeightAverage(module, decay=0.5)
+    average = EmaWeights(module, decay=0.5)
     expected = module[0].weight.detach().clone()
     for step in range(20):
         change(module, step)
@@ -37,13 +37,13 @@ def test_average_by_hand():
 
 def test_resuming_is_exact(tmp_path):
     module = model()
-    whole, first = WeightAverage(module), WeightAverage(module)
+    whole, first = EmaWeights(module), EmaWeights(module)
     for step in range(10):
         change(module, step)
         whole.update(module)
         first.update(module)
     torch.save(first.state_dict(), tmp_path / "average.pt")
-    second = WeightAverage(model(seed=9))
+    second = EmaWeights(model(seed=9))
     second.load_state_dict(torch.load(tmp_path / "average.pt", weights_only=True))
     for step in range(10, 20):
         change(module, step)
@@ -55,7 +55,7 @@ def test_resuming_is_exact(tmp_path):
 
 def test_swapping_in_and_out_leaves_every_bit():
     module = model()
-    average = WeightAverage(module)
+    average = EmaWeights(module)
     change(module, 1)
     average.update(module)
     own = {name: value.clone() for name, value in module.state_dict().items()}
@@ -70,14 +70,14 @@ def test_swapping_in_and_out_leaves_every_bit():
 def test_swapped_weights_are_the_same_parameters_for_an_optimizer():
     module = model()
     before = [id(parameter) for parameter in module.parameters()]
-    with WeightAverage(module).swapped_into(module):
+    with EmaWeights(module).swapped_into(module):
         assert [id(parameter) for parameter in module.parameters()] == before
 
 
 def test_small_steps_do_not_vanish_in_half_precision():
     module = nn.Linear(1, 1, bias=False).bfloat16()
     module.weight.data.fill_(1.0)
-    average = WeightAverage(module, decay=0.999)
+    average = EmaWeights(module, decay=0.999)
     average.num_updates = 100_000
     module.weight.data.fill_(1.5)
     average.update(module)
@@ -86,7 +86,7 @@ def test_small_steps_do_not_vanish_in_half_precision():
 
 def test_batch_norm_counts_are_copied():
     module = model()
-    average = WeightAverage(module)
+    average = EmaWeights(module)
     module(torch.randn(8, 3))
     average.update(module)
     assert average.weights["1.num_batches_tracked"].item() == 1
@@ -94,7 +94,7 @@ def test_batch_norm_counts_are_copied():
 
 def test_a_step_that_is_left_out_leaves_the_average():
     module, other = model(), model()
-    average, plain = WeightAverage(module), WeightAverage(other)
+    average, plain = EmaWeights(module), EmaWeights(other)
     change(module, 1)
     change(other, 1)
     average.update(module, torch.tensor(0.0))
@@ -106,15 +106,15 @@ def test_a_step_that_is_left_out_leaves_the_average():
 
 
 def test_weights_of_another_architecture_are_refused():
-    average = WeightAverage(model())
+    average = EmaWeights(model())
     with pytest.raises(CheckpointError, match=r"0\.weight"):
-        average.load_state_dict(WeightAverage(nn.Sequential(nn.Linear(9, 9))).state_dict())
+        average.load_state_dict(EmaWeights(nn.Sequential(nn.Linear(9, 9))).state_dict())
 
 
 @pytest.mark.parametrize("decay", [-0.1, 1.0])
 def test_decay_out_of_range_is_refused(decay):
     with pytest.raises(ConfigError, match="decay"):
-        WeightAverage(model(), decay=decay)
+        EmaWeights(model(), decay=decay)
 
 
 def test_sharded_and_whole_weights_are_averaged_together(tmp_path):
@@ -128,7 +128,7 @@ def test_sharded_and_whole_weights_are_averaged_together(tmp_path):
     try:
         module, plain = model(), model()
         fully_shard(module[0], mesh=init_device_mesh("cpu", (1,)))
-        average, expected = WeightAverage(module), WeightAverage(plain)
+        average, expected = EmaWeights(module), EmaWeights(plain)
         for part in (module, plain):
             with torch.no_grad():
                 for parameter in part.parameters():

@@ -13,7 +13,7 @@ import yaml
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from clipkit.errors import ConfigError
-from clipkit.training.callbacks import ReportTrial
+from clipkit.training.callbacks import OptunaPruning
 from clipkit.tuning import StudySettings, option_path, read_space, tune, with_values
 from clipkit.tuning.page import best_so_far, heights, render_page
 from clipkit.tuning.space import bounds, decoded
@@ -93,7 +93,7 @@ def test_options_are_found_with_and_without_init_args():
 
 
 class Runs:
-    """Stands in for the processes of trials: writes what ``ReportTrial`` would."""
+    """Stands in for the processes of trials: writes what ``OptunaPruning`` would."""
 
     def __init__(self, *statuses: int, value=None) -> None:
         self.statuses, self.value = list(statuses), value
@@ -128,7 +128,7 @@ def test_trials_get_their_values_and_the_best_is_written(tmp_path):
     assert all(1e-4 <= rate <= 1e-1 for rate in rates)
     assert {c["data"]["batch_size"] for c in runs.configs} <= {2, 4, 8}
     (reporter,) = runs.configs[0]["trainer"]["callbacks"]
-    assert reporter["class_path"].endswith("ReportTrial")
+    assert reporter["class_path"].endswith("OptunaPruning")
     assert runs.configs[2]["trainer"]["default_root_dir"] == str(tmp_path / "trials/0002")
     write_best(study, tmp_path, SETTINGS)
     best = yaml.safe_load((tmp_path / "best.yaml").read_text())
@@ -285,7 +285,7 @@ def pruning_study(tmp_path):
 
 def test_a_run_without_prospects_ends_early(pruning_study, tmp_path):
     tiny.shards(tmp_path / "data")
-    report = ReportTrial(
+    report = OptunaPruning(
         f"sqlite:///{pruning_study}/study.sqlite3", "clipkit", 6, "train/loss", "median"
     )
     trainer = tiny.trainer(tmp_path, report, max_steps=8)
@@ -298,7 +298,7 @@ def test_a_run_without_prospects_ends_early(pruning_study, tmp_path):
 
 def test_a_metric_that_is_never_logged_is_named(pruning_study, tmp_path):
     tiny.shards(tmp_path / "data")
-    report = ReportTrial(f"sqlite:///{pruning_study}/study.sqlite3", "clipkit", 6, "val/los")
+    report = OptunaPruning(f"sqlite:///{pruning_study}/study.sqlite3", "clipkit", 6, "val/los")
     trainer = tiny.trainer(tmp_path, report, max_steps=1)
     with pytest.raises(ConfigError, match=r"'val/los' was never logged; logged: .*train/loss"):
         trainer.fit(tiny.module(), datamodule=tiny.data(tmp_path / "data"))
@@ -307,7 +307,7 @@ def test_a_metric_that_is_never_logged_is_named(pruning_study, tmp_path):
 def test_a_run_whose_study_gave_it_up_ends(pruning_study, tmp_path):
     open_study(tmp_path, SETTINGS)  # marks the running trial as killed
     tiny.shards(tmp_path / "data")
-    report = ReportTrial(f"sqlite:///{pruning_study}/study.sqlite3", "clipkit", 6, "train/loss")
+    report = OptunaPruning(f"sqlite:///{pruning_study}/study.sqlite3", "clipkit", 6, "train/loss")
     trainer = tiny.trainer(tmp_path, report, max_steps=2)
     with pytest.raises(Exception, match="its study gave it up"):
         trainer.fit(tiny.module(), datamodule=tiny.data(tmp_path / "data"))

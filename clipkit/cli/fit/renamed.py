@@ -11,10 +11,15 @@ import yaml
 from jsonargparse import get_loader, set_loader
 
 from clipkit.errors import ConfigError
+from clipkit.training.callbacks import RENAMED as RENAMED_CALLBACKS
 from clipkit.training.datamodule.options import RENAMED
 
 _LOG: Final = logging.getLogger(__name__)
-_CLASSES: Final = {"clipkit.training.callbacks.Preflight": "clipkit.training.Preflight"}
+_CALLBACKS: Final = "clipkit.training.callbacks"
+_CLASSES: Final = {
+    f"{_CALLBACKS}.Preflight": "clipkit.training.Preflight",
+    **{f"{_CALLBACKS}.{old}": f"{_CALLBACKS}.{new}" for old, new in RENAMED_CALLBACKS.items()},
+}
 _DATA_OPTION: Final = re.compile(r"--data\.(?P<name>\w+)(?P<rest>.*)", re.DOTALL)
 _MOMENT_OPTION: Final = re.compile(
     r"(?P<start>--[\w.]+\.)(?P<name>warmup|cooldown)_(steps|fraction)\b"

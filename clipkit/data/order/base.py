@@ -9,13 +9,13 @@ from typing import Any, Final, final
 import numpy as np
 from jaxtyping import Int64
 
-from clipkit.data.order.lanes import LaneOrder
+from clipkit.data.order.lanes import LaneShuffle
 
 _SEQUENTIAL_LOOKAHEAD: Final = 4096
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Draw:
+class SampleIds:
     """Some samples of an order.
 
     Args:
@@ -37,11 +37,11 @@ class SampleOrder(ABC):
     """Whether an epoch is a part of one endless sequence, which the next epoch continues."""
 
     @abstractmethod
-    def draw(self, epoch: int, positions: Int64[np.ndarray, " B"]) -> Draw:
+    def samples_at(self, epoch: int, positions: Int64[np.ndarray, " B"]) -> SampleIds:
         """The samples at some positions, each 0 to ``num_samples`` - 1."""
 
     @abstractmethod
-    def refill(self, epoch: int, position: int, attempt: int) -> Draw | None:
+    def replacement(self, epoch: int, position: int, attempt: int) -> SampleIds | None:
         """One sample instead of a bad one; None where bad samples leave a gap."""
 
     @property
@@ -66,18 +66,18 @@ class ShuffledOrder(SampleOrder):
         lanes: The order.
     """
 
-    def __init__(self, lanes: LaneOrder) -> None:
+    def __init__(self, lanes: LaneShuffle) -> None:
         self._lanes = lanes
         self.num_samples = lanes.num_samples
 
-    def draw(self, epoch: int, positions: Int64[np.ndarray, " B"]) -> Draw:
+    def samples_at(self, epoch: int, positions: Int64[np.ndarray, " B"]) -> SampleIds:
         """The samples at some positions."""
-        return Draw(self._lanes.ids(epoch, positions), np.full(len(positions), epoch))
+        return SampleIds(self._lanes.ids(epoch, positions), np.full(len(positions), epoch))
 
-    def refill(self, epoch: int, position: int, attempt: int) -> Draw | None:
+    def replacement(self, epoch: int, position: int, attempt: int) -> SampleIds | None:
         """Another sample of the same lane."""
-        sample_id = self._lanes.refill(epoch, position, attempt)
-        return Draw(np.array([sample_id]), np.array([epoch]))
+        sample_id = self._lanes.replacement(epoch, position, attempt)
+        return SampleIds(np.array([sample_id]), np.array([epoch]))
 
     @property
     def lookahead(self) -> int:
@@ -105,19 +105,19 @@ class SequentialOrder(SampleOrder):
     def __init__(self, num_samples: int) -> None:
         self.num_samples = num_samples
 
-    def draw(self, epoch: int, positions: Int64[np.ndarray, " B"]) -> Draw:
+    def samples_at(self, epoch: int, positions: Int64[np.ndarray, " B"]) -> SampleIds:
         """The positions themselves."""
         del epoch
-        return Draw(positions, np.zeros_like(positions))
+        return SampleIds(positions, np.zeros_like(positions))
 
-    def refill(self, epoch: int, position: int, attempt: int) -> Draw | None:
+    def replacement(self, epoch: int, position: int, attempt: int) -> SampleIds | None:
         """None: an evaluation counts nothing twice."""
         del epoch, position, attempt
         return None
 
     @property
     def lookahead(self) -> int:
-        """A fixed stretch: there are no windows."""
+        """Return a fixed number: there are no windows."""
         return _SEQUENTIAL_LOOKAHEAD
 
     def source_counts(self, epoch: int, position: int) -> dict[str, int]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from clipkit.data.order.base import SampleOrder, SequentialOrder, ShuffledOrder
-from clipkit.data.order.lanes import LaneOrder, Layout, choose_layout
+from clipkit.data.order.lanes import LaneLayout, LaneShuffle, choose_layout
 from clipkit.data.order.mixture import Mixture, MixtureOrder, stages_of_state
 from clipkit.data.shards.index import ShardIndex
 from clipkit.errors import CheckpointError, ConfigError
@@ -75,7 +75,7 @@ def restored_order(data: Data, shuffle: bool, seed: int, state: Mapping[str, Any
     Raises:
         CheckpointError: If the state is of another kind of stream.
     """
-    layouts = [Layout.from_state(layout) for layout in state["layouts"]]
+    layouts = [LaneLayout.from_state(layout) for layout in state["layouts"]]
     expected = len(_indexes(data)) if shuffle else 0
     if len(layouts) != expected or ("stages" in state) != isinstance(data, Mixture):
         raise CheckpointError(
@@ -102,9 +102,9 @@ def _shares(data: Data) -> list[float]:
     return [quota / sum(quotas) for quota in quotas]
 
 
-def _lanes(data: Data, layouts: list[Layout], seed: int) -> list[LaneOrder]:
+def _lanes(data: Data, layouts: list[LaneLayout], seed: int) -> list[LaneShuffle]:
     return [
         # Equal shards of two sources must not be shuffled alike.
-        LaneOrder(index.counts, layout, seed, source)
+        LaneShuffle(index.counts, layout, seed, source)
         for source, (index, layout) in enumerate(zip(_indexes(data), layouts, strict=True))
     ]

@@ -78,7 +78,7 @@ def counts_before(
     return counts
 
 
-def deal(
+def interleave(
     quotas: Sequence[int], positions: Int64[np.ndarray, " B"]
 ) -> tuple[Int64[np.ndarray, " B"], Int64[np.ndarray, " B"]]:
     """The source at each position, and which of that source's samples stands there.
@@ -91,7 +91,7 @@ def deal(
         Sources, and numbers inside the sources' own sequences.
 
     Examples:
-        >>> deal((2, 1), np.arange(6))[0].tolist()
+        >>> interleave((2, 1), np.arange(6))[0].tolist()
         [0, 1, 0, 0, 1, 0]
     """
     before = counts_before(quotas, positions)

@@ -8,7 +8,7 @@ One epoch in canonical order holds every sample once:
 4. The lanes are dealt in chunks of m samples: chunk q comes from lane ``q % C``.
 
 A step of W ranks with batches of B takes the next W*B samples; rank r the r-th B of them. Any
-stretch of the order is computed alone, from the blocks that it touches, so a resume costs the
+part of the order is computed alone, from the blocks that it touches, so a resume costs the
 same anywhere in an epoch, and other numbers of ranks, workers or samples a batch change only who
 reads what.
 """
@@ -30,7 +30,7 @@ from clipkit.errors import CheckpointError
 _SHARDS: Final = 0
 _ROTATION: Final = 1
 _BLOCK: Final = 2
-_REFILL: Final = 3
+_REPLACEMENT: Final = 3
 
 _FULL_SHUFFLE_SAMPLES: Final = 2**20
 _LOCAL_LANES_PER_RANK: Final = 8
@@ -43,7 +43,7 @@ _Shuffled = Int64[np.ndarray, " window"] | Int32[np.ndarray, " window"]
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class LaneLayout:
     """What shapes the order besides seed and epoch; frozen at a run's first launch.
 
     Args:
@@ -61,7 +61,7 @@ class Layout:
         return asdict(self)
 
     @classmethod
-    def from_state(cls, state: Mapping[str, int]) -> Layout:
+    def from_state(cls, state: Mapping[str, int]) -> LaneLayout:
         """The layout that ``to_state`` wrote.
 
         Raises:
@@ -83,7 +83,7 @@ def choose_layout(
     *,
     random_access: bool,
     window: int | None = None,
-) -> Layout:
+) -> LaneLayout:
     """A layout for a first launch.
 
     Local data of up to a million samples is shuffled as a whole. Anything else gets a few lanes a
@@ -97,15 +97,15 @@ def choose_layout(
         window: Samples of a lane that are shuffled together; None to choose.
     """
     if random_access and window is None and num_samples <= _FULL_SHUFFLE_SAMPLES:
-        return Layout(num_lanes=1, chunk_size=1, window=max(num_samples, 1))
+        return LaneLayout(num_lanes=1, chunk_size=1, window=max(num_samples, 1))
     most = min(_LOCAL_LANES_PER_RANK if random_access else _REMOTE_LANES_PER_RANK, batch_size)
     lanes = next(number for number in range(most, 0, -1) if batch_size % number == 0)
     lanes_of_all = min(lanes * world_size, max(num_samples, 1))
-    return Layout(lanes_of_all, batch_size // lanes, window or _DEFAULT_WINDOW)
+    return LaneLayout(lanes_of_all, batch_size // lanes, window or _DEFAULT_WINDOW)
 
 
 @final
-class LaneOrder:
+class LaneShuffle:
     """The canonical order of one set of shards, computed where it is asked for.
 
     Args:
@@ -118,7 +118,7 @@ class LaneOrder:
     def __init__(
         self,
         counts: Sequence[int] | Int64[np.ndarray, " shards"],
-        layout: Layout,
+        layout: LaneLayout,
         seed: int,
         source: int = 0,
     ) -> None:
@@ -151,10 +151,10 @@ class LaneOrder:
         Returns:
             Sample ids, in the order of ``positions``.
         """
-        lanes, offsets = self._deal(np.asarray(positions, dtype=np.int64))
+        lanes, offsets = self._locate(np.asarray(positions, dtype=np.int64))
         return self._ids_in_lanes(epoch, lanes, offsets)
 
-    def refill(self, epoch: int, position: int, attempt: int) -> int:
+    def replacement(self, epoch: int, position: int, attempt: int) -> int:
         """A substitute for a bad sample: another one of the same lane.
 
         It comes from about a window further on, so that it is unlikely to meet itself in a batch
@@ -165,10 +165,10 @@ class LaneOrder:
             position: The bad sample's position in canonical order.
             attempt: 0 for the first try.
         """
-        lanes, offsets = self._deal(np.array([position], dtype=np.int64))
+        lanes, offsets = self._locate(np.array([position], dtype=np.int64))
         lane, offset = int(lanes[0]), int(offsets[0])
         length = self._length(lane)
-        draw = generator(*self._seed, epoch, _REFILL, position, attempt)
+        draw = generator(*self._seed, epoch, _REPLACEMENT, position, attempt)
         reach = min(self.layout.window, length)
         if attempt < _NEAR_ATTEMPTS and reach < length:
             offset += reach + int(draw.integers(reach))
@@ -181,7 +181,7 @@ class LaneOrder:
             return self._lane_samples
         return self.num_samples - self._dealt_samples
 
-    def _deal(
+    def _locate(
         self, positions: Int64[np.ndarray, " B"]
     ) -> tuple[Int64[np.ndarray, " B"], Int64[np.ndarray, " B"]]:
         """Lane and offset in it of each position; the tail counts as one more lane."""

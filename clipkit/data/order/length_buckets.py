@@ -99,7 +99,7 @@ def restored_windows(
     return windows
 
 
-def deal_by_length(
+def sort_by_length(
     positions: Int64[np.ndarray, "steps stripe"],
     lengths: Int64[np.ndarray, "steps stripe"],
     parts: Int64[np.ndarray, " steps"],
@@ -115,7 +115,7 @@ def deal_by_length(
         The positions again, each once; in order inside a step.
 
     Examples:
-        >>> deal_by_length(np.array([[0, 1], [2, 3]]), np.array([[9, 5], [5, 8]]),
+        >>> sort_by_length(np.array([[0, 1], [2, 3]]), np.array([[9, 5], [5, 8]]),
         ...                np.array([1, 0])).tolist()
         [[0, 3], [1, 2]]
     """
@@ -126,7 +126,7 @@ def deal_by_length(
 
 
 @final
-class LengthDealer:
+class LengthBucketing:
     """Says which sample of the canonical order comes at a place; keeps the window at hand.
 
     The last steps of an epoch make a smaller window, and what is too little for a step stays where
@@ -142,7 +142,7 @@ class LengthDealer:
         self._windows = windows
         self._num_steps = num_samples // windows.step_samples
         self._seed = seed
-        self._dealt: dict[tuple[int, int, int], Int64[np.ndarray, "steps stripe"]] = {}
+        self._sorted: dict[tuple[int, int, int], Int64[np.ndarray, "steps stripe"]] = {}
 
     def positions(
         self, epoch: int, places: Int64[np.ndarray, " B"], lengths: Lengths
@@ -160,19 +160,19 @@ class LengthDealer:
         is_dealt = steps < self._num_steps
         pairs = np.unique(np.stack([numbers, stripes], axis=1)[is_dealt], axis=0).tolist()
         wanted = [(epoch, number, stripe) for number, stripe in pairs]
-        self._deal([key for key in wanted if key not in self._dealt], lengths)
+        self._sort([key for key in wanted if key not in self._sorted], lengths)
         positions = places.copy()
         for key in wanted:
             _, number, stripe = key
             mine = is_dealt & (numbers == number) & (stripes == stripe)
             row = steps[mine] - number * shape.num_steps
-            positions[mine] = self._dealt[key][row, offsets[mine] % shape.stripe_samples]
+            positions[mine] = self._sorted[key][row, offsets[mine] % shape.stripe_samples]
         if wanted:
             last = wanted[-1][:2]
-            self._dealt = {key: table for key, table in self._dealt.items() if key[:2] == last}
+            self._sorted = {key: table for key, table in self._sorted.items() if key[:2] == last}
         return positions
 
-    def _deal(self, keys: list[tuple[int, int, int]], lengths: Lengths) -> None:
+    def _sort(self, keys: list[tuple[int, int, int]], lengths: Lengths) -> None:
         if not keys:
             return
         tables = [self._stripe(number, stripe) for _, number, stripe in keys]
@@ -182,7 +182,7 @@ class LengthDealer:
             epoch, number, _ = key
             parts = generator(self._seed, epoch, number, _PARTS).permutation(len(table))
             mine = found[end - table.size : end].reshape(table.shape)
-            self._dealt[key] = deal_by_length(table, mine, parts)
+            self._sorted[key] = sort_by_length(table, mine, parts)
 
     def _stripe(self, number: int, stripe: int) -> Int64[np.ndarray, "steps stripe"]:
         """The positions that belong to a stripe of a window."""

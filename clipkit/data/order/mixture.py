@@ -10,9 +10,9 @@ from typing import Any, final
 import numpy as np
 from jaxtyping import Int64
 
-from clipkit.data.order.base import Draw, SampleOrder
-from clipkit.data.order.interleave import counts_before, deal, quotas_of
-from clipkit.data.order.lanes import LaneOrder
+from clipkit.data.order.base import SampleIds, SampleOrder
+from clipkit.data.order.interleave import counts_before, interleave, quotas_of
+from clipkit.data.order.lanes import LaneShuffle
 from clipkit.data.shards.index import ShardIndex
 from clipkit.errors import CheckpointError, ConfigError
 from clipkit.renamed_arguments import renamed_arguments
@@ -148,7 +148,7 @@ class MixtureOrder(SampleOrder):
     def __init__(
         self,
         mixture: Mixture,
-        lanes: Sequence[LaneOrder],
+        lanes: Sequence[LaneShuffle],
         stages: Sequence[tuple[int, Sequence[int]]],
         epoch_samples: int,
     ) -> None:
@@ -168,9 +168,9 @@ class MixtureOrder(SampleOrder):
         """Positions until every source's lanes are in their next windows."""
         return max(order.lookahead for order in self._lanes)
 
-    def draw(self, epoch: int, positions: Int64[np.ndarray, " B"]) -> Draw:
+    def samples_at(self, epoch: int, positions: Int64[np.ndarray, " B"]) -> SampleIds:
         """The samples at some positions."""
-        sources, numbers = self._deal(epoch * self.num_samples + positions)
+        sources, numbers = self._locate(epoch * self.num_samples + positions)
         ids = np.empty_like(numbers)
         passes = np.empty_like(numbers)
         for source, lanes in enumerate(self._lanes):
@@ -181,16 +181,16 @@ class MixtureOrder(SampleOrder):
                 ids[np.flatnonzero(mine)[there]] = self._first_ids[source] + lanes.ids(
                     int(number), offsets[there]
                 )
-        return Draw(ids, passes)
+        return SampleIds(ids, passes)
 
-    def refill(self, epoch: int, position: int, attempt: int) -> Draw | None:
+    def replacement(self, epoch: int, position: int, attempt: int) -> SampleIds | None:
         """Another sample of the same lane of the same source."""
-        sources, numbers = self._deal(np.array([epoch * self.num_samples + position]))
+        sources, numbers = self._locate(np.array([epoch * self.num_samples + position]))
         source = int(sources[0])
         lanes = self._lanes[source]
         number, offset = divmod(int(numbers[0]), lanes.num_samples)
-        sample_id = self._first_ids[source] + lanes.refill(number, offset, attempt)
-        return Draw(np.array([sample_id]), np.array([number]))
+        sample_id = self._first_ids[source] + lanes.replacement(number, offset, attempt)
+        return SampleIds(np.array([sample_id]), np.array([number]))
 
     def source_counts(self, epoch: int, position: int) -> dict[str, int]:
         """How many samples of each source stand before a position, over all epochs."""
@@ -213,7 +213,7 @@ class MixtureOrder(SampleOrder):
         stages: Int64[np.ndarray, " B"] = np.searchsorted(starts, places, side="right") - 1
         return stages
 
-    def _deal(
+    def _locate(
         self, places: Int64[np.ndarray, " B"]
     ) -> tuple[Int64[np.ndarray, " B"], Int64[np.ndarray, " B"]]:
         """Source, and number in that source's endless sequence, of each place."""
@@ -222,7 +222,7 @@ class MixtureOrder(SampleOrder):
         for stage in np.unique(stages):
             start, quotas = self._stages[stage]
             mine = stages == stage
-            sources[mine], inside = deal(quotas, places[mine] - start)
+            sources[mine], inside = interleave(quotas, places[mine] - start)
             numbers[mine] = self._given[stage][sources[mine]] + inside
         return sources, numbers
 

@@ -1,4 +1,4 @@
-"""Which stretch of an epoch each step and rank takes."""
+"""Partition an epoch into the batches of each step and rank."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class BatchSizeStage:
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class BatchTask:
     """One batch of one rank.
 
     Args:
@@ -72,7 +72,7 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True)
-class Stretch:
+class UniformSteps:
     """Steps of one size, one after the other.
 
     Args:
@@ -87,7 +87,7 @@ class Stretch:
 
 
 @dataclass(frozen=True, slots=True)
-class Slicing:
+class EpochPartition:
     """How an epoch is cut into steps, and a step into ranks.
 
     Args:
@@ -127,7 +127,7 @@ class Slicing:
         """Whether all stages are over when an epoch begins."""
         return not self.stages or self.stages[-1].until_samples <= epoch * self.num_samples
 
-    def stretches(self, epoch: int, position: int = 0) -> Iterator[Stretch]:
+    def uniform_steps(self, epoch: int, position: int = 0) -> Iterator[UniformSteps]:
         """The complete steps from ``position`` to the epoch's end."""
         while True:
             batch_size, limit = self._stage_at(epoch, position)
@@ -138,7 +138,7 @@ class Slicing:
                 num_steps = min(num_steps, -(-(limit - position) // step_samples))
             if num_steps <= 0:
                 return
-            yield Stretch(position, batch_size, num_steps)
+            yield UniformSteps(position, batch_size, num_steps)
             position += num_steps * step_samples
 
     def num_batches(self, epoch: int, position: int = 0) -> int:
@@ -164,10 +164,10 @@ class Slicing:
             total = self.num_batches(epoch)
             return total - left, total
         done = 0
-        for stretch in self.stretches(epoch):
-            step_samples = stretch.batch_size * self.world_size
-            fits = max(0, (position - stretch.position) // step_samples)
-            done += min(fits, stretch.num_steps)
+        for uniform in self.uniform_steps(epoch):
+            step_samples = uniform.batch_size * self.world_size
+            fits = max(0, (position - uniform.position) // step_samples)
+            done += min(fits, uniform.num_steps)
         return done, done + left
 
     def end(self, epoch: int, position: int) -> tuple[int, int]:
@@ -175,7 +175,7 @@ class Slicing:
         _, rest_at = self._whole_steps(epoch, position)
         return epoch + 1, max(0, rest_at - self.num_samples)
 
-    def tasks(self, epoch: int, position: int, skipped: int = 0) -> Iterator[Task]:
+    def tasks(self, epoch: int, position: int, skipped: int = 0) -> Iterator[BatchTask]:
         """The batches of this rank from ``position`` to the epoch's end.
 
         Args:
@@ -190,38 +190,38 @@ class Slicing:
         whole, rest_at = self._whole_steps(epoch, position)
         offset, count = self._rest(epoch, rest_at)
         dropped = 0 if self._has_rest(rest_at) else max(0, self.num_samples - rest_at)
-        for stretch in self.stretches(epoch, position):
-            step_samples = stretch.batch_size * self.world_size
-            for number in range(stretch.num_steps):
-                start = stretch.position + number * step_samples
+        for uniform in self.uniform_steps(epoch, position):
+            step_samples = uniform.batch_size * self.world_size
+            for number in range(uniform.num_steps):
+                start = uniform.position + number * step_samples
                 whole -= 1
                 # The cursor is that of all ranks, also where this one has none of the rest.
                 last = whole == 0 and not self._has_rest(rest_at)
                 end = (epoch + 1, max(0, rest_at - self.num_samples))
-                yield Task(
+                yield BatchTask(
                     epoch,
-                    start + self.rank * stretch.batch_size,
-                    stretch.batch_size,
+                    start + self.rank * uniform.batch_size,
+                    uniform.batch_size,
                     *(end if last else (epoch, start + step_samples)),
                     dropped=(skipped if start == position else 0) + (dropped if last else 0),
                     continues=self.carries,
                 )
         if count:
-            yield Task(epoch, rest_at + offset, count, epoch + 1, 0)
+            yield BatchTask(epoch, rest_at + offset, count, epoch + 1, 0)
 
     def _even_steps(self, position: int) -> int:
         """Return the number of steps from a position to the end, for the tail "even"."""
         left = self.num_samples - position
         return min(-(-left // self.step_samples), left // self.world_size)
 
-    def _even_tasks(self, epoch: int, position: int, skipped: int) -> Iterator[Task]:
+    def _even_tasks(self, epoch: int, position: int, skipped: int) -> Iterator[BatchTask]:
         """Yield this rank's batches for the tail "even"; sizes differ by one sample at most."""
         num_steps, left = self._even_steps(position), self.num_samples - position
         for step in range(num_steps):
             start, end = (position + left * number // num_steps for number in (step, step + 1))
             offset, count = self._share(end - start)
             last = step == num_steps - 1
-            yield Task(
+            yield BatchTask(
                 epoch, start + offset, count, epoch + last, 0 if last else end,
                 dropped=0 if step else skipped,
             )  # fmt: skip
@@ -242,9 +242,9 @@ class Slicing:
     def _whole_steps(self, epoch: int, position: int) -> tuple[int, int]:
         """How many there are from a position on, and where they end."""
         steps = 0
-        for stretch in self.stretches(epoch, position):
-            steps += stretch.num_steps
-            position = stretch.position + stretch.num_steps * stretch.batch_size * self.world_size
+        for uniform in self.uniform_steps(epoch, position):
+            steps += uniform.num_steps
+            position = uniform.position + uniform.num_steps * uniform.batch_size * self.world_size
         return steps, position
 
     def _has_rest(self, position: int) -> bool:

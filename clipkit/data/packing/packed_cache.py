@@ -26,7 +26,7 @@ from clipkit.data.packing.sources import (
     source_of_shards,
     tables_in,
 )
-from clipkit.data.packing.subsets import by_class, few_of_each
+from clipkit.data.packing.subsets import sample_per_class, split_by_class
 from clipkit.data.packing.tables import TABLE_SUFFIXES
 from clipkit.data.shards.counts import named_shards, read_counts
 from clipkit.data.shards.lost_shards import check_complete
@@ -39,7 +39,7 @@ ORIGIN_FILE: Final = "origin.json"
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
+class PackedShards:
     """Shards that stand for a table or folder.
 
     Args:
@@ -71,14 +71,14 @@ def is_raw(source: str | Path) -> bool:
     return bool(tables_in(path) or class_folders(path))
 
 
-def prepare(
+def pack_to_cache(
     source: str | Path,
     *,
     class_names: Sequence[str] | None = None,
     samples_per_class: int | None = None,
     seed: int = 0,
     allow_outside: bool = False,
-) -> Prepared:
+) -> PackedShards:
     """Pack a source into a cache beside it, or find there what was packed before.
 
     The shards' bytes follow from the source's, so a stream over them has one order and resumes
@@ -103,22 +103,22 @@ def prepare(
     return _packed(path, found, [samples_per_class, seed])
 
 
-def prepare_classes(
+def pack_classes_to_cache(
     source: str | Path,
     *,
     class_names: Sequence[str] | None = None,
     samples_per_class: int | None = None,
     seed: int = 0,
     allow_outside: bool = False,
-) -> dict[str, Prepared]:
-    """As ``prepare``, each class on its own: the sources of a mixture that shows all alike.
+) -> dict[str, PackedShards]:
+    """As ``pack_to_cache``, each class on its own: the sources of a mixture that shows all alike.
 
     Args:
-        source: As for ``prepare``, with classes.
-        class_names: As for ``prepare``.
-        samples_per_class: As for ``prepare``.
+        source: As for ``pack_to_cache``, with classes.
+        class_names: As for ``pack_to_cache``.
+        samples_per_class: As for ``pack_to_cache``.
         seed: Of that choice.
-        allow_outside: As for ``prepare``.
+        allow_outside: As for ``pack_to_cache``.
 
     Returns:
         Name of the class, or its number -> its shards, by number.
@@ -127,7 +127,7 @@ def prepare_classes(
         DataError: If the source cannot be packed or tells no classes.
     """
     path, found = _open(source, class_names, samples_per_class, seed, allow_outside)
-    parts = by_class(found)
+    parts = split_by_class(found)
     names = class_names_in(found.files)
     shown = shown_names(names, len(names))
     return {
@@ -157,7 +157,7 @@ def _open(
             raise DataError(f"{source}: expected shards on this machine, to choose samples from")
         path, found = shards[0].parent, source_of_shards(shards)
     if samples_per_class is not None:
-        found = few_of_each(found, samples_per_class, seed)
+        found = sample_per_class(found, samples_per_class, seed)
     return path, found
 
 
@@ -170,7 +170,7 @@ def class_names_in(files: Mapping[str, str]) -> tuple[str, ...]:
     return parse_class_names(files.get(CLASS_NAMES_FILE, ""))
 
 
-def _packed(path: Path, source: Source, choice: Sequence[int | None]) -> Prepared:
+def _packed(path: Path, source: Source, choice: Sequence[int | None]) -> PackedShards:
     names = class_names_in(source.files)
     recipe = json.dumps([source.fingerprint(), names], ensure_ascii=False)
     key = hashlib.sha256(recipe.encode()).hexdigest()[:12]
@@ -179,7 +179,7 @@ def _packed(path: Path, source: Source, choice: Sequence[int | None]) -> Prepare
     if folder is None:
         folder = _pack_into_first(source, folders)
         _note_origin(path, folder, choice)
-    return Prepared(_whole(folder), names)
+    return PackedShards(_whole(folder), names)
 
 
 def _whole(folder: Path) -> tuple[Path, ...]:

@@ -17,7 +17,7 @@ from clipkit.types import IGNORE_LABEL
 _LOG: Final = logging.getLogger(__name__)
 
 
-def by_class(source: Source) -> dict[int, Source]:
+def split_by_class(source: Source) -> dict[int, Source]:
     """The samples of each class, in their order; those without a class are left out.
 
     Args:
@@ -42,7 +42,7 @@ def by_class(source: Source) -> dict[int, Source]:
     return {label: replace(source, items=items[label]) for label in sorted(items)}
 
 
-def few_of_each(source: Source, num_samples: int, seed: int = 0) -> Source:
+def sample_per_class(source: Source, num_samples: int, seed: int = 0) -> Source:
     """``num_samples`` of each class by chance, in the order of the source.
 
     The choice in one class depends on the seed, the class's number and its number of samples alone,
@@ -61,7 +61,7 @@ def few_of_each(source: Source, num_samples: int, seed: int = 0) -> Source:
     if num_samples < 1:
         raise ConfigError(f"samples_per_class: expected at least 1, got {num_samples}")
     chosen: set[int] = set()
-    for label, part in by_class(source).items():
+    for label, part in split_by_class(source).items():
         order = np.random.default_rng([seed, label]).permutation(len(part.items))
         chosen |= {id(part.items[number]) for number in order[:num_samples].tolist()}
         if len(part.items) < num_samples:

@@ -12,7 +12,7 @@ from typing import Any, Final, final
 
 from clipkit.data.samples.id_sets import pack_ids, unpack_ids
 from clipkit.errors import ConfigError, FaultBudgetExceeded
-from clipkit.line_log import PatientLog
+from clipkit.line_log import BufferedLineLog
 
 _LOG = logging.getLogger(__name__)
 WHOLE_SHARD: Final = -1
@@ -81,7 +81,7 @@ class FaultOptions:
 
 
 @final
-class FaultLedger:
+class FaultTracker:
     """All faults and fillings of a run so far, as far as this rank knows.
 
     What this rank finds alone is kept apart until it has been shared, so that ``to_state`` is the
@@ -101,7 +101,7 @@ class FaultLedger:
         self._options = options
         self._num_samples = num_samples
         self._alone = alone
-        self._log = None if path is None else PatientLog(path)
+        self._log = None if path is None else BufferedLineLog(path)
         self._bad_ids: set[int] = set()
         self._bad_shards: dict[str, str] = {}
         self._shared = _SharedFaults()

@@ -29,7 +29,7 @@ _FIRST_DIGEST: Final = 2**62
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
+class SampleContext:
     """What a sample is made of, and with what.
 
     Args:
@@ -60,12 +60,12 @@ class SampleField(ABC):
     """Fills the teacher's tokens, where this field makes them."""
 
     @abstractmethod
-    def add(self, sample: Sample, origin: Origin) -> Sample:
+    def add(self, sample: Sample, context: SampleContext) -> Sample:
         """The sample with its field.
 
         Args:
             sample: As far as it is made.
-            origin: What it is made of.
+            context: What it is made of.
 
         Raises:
             SampleError: If the members hold something that cannot be used.
@@ -91,9 +91,11 @@ class Group(SampleField):
     def __init__(self, field: str = "json:group") -> None:
         self.field = field
 
-    def add(self, sample: Sample, origin: Origin) -> Sample:
+    def add(self, sample: Sample, context: SampleContext) -> Sample:
         """See ``SampleField.add``; a sample without the field matches itself alone."""
-        return replace(sample, group=_number_of(read_value(origin.members, self.field), self.field))
+        return replace(
+            sample, group=_number_of(read_value(context.members, self.field), self.field)
+        )
 
 
 @final
@@ -103,7 +105,7 @@ class CaptionMask(SampleField):
     They still teach the label head. Use it with ``OptionalCaption``, which lets them through.
     """
 
-    def add(self, sample: Sample, origin: Origin) -> Sample:  # noqa: ARG002 (the caption is there)
+    def add(self, sample: Sample, context: SampleContext) -> Sample:  # noqa: ARG002 (the caption is there)
         """See ``SampleField.add``."""
         return replace(sample, is_pair=bool(sample.caption))
 
@@ -131,13 +133,13 @@ class MultiLabels(SampleField):
             raise ConfigError(f"MultiLabels.num_classes: expected at least 1, got {num_classes}")
         self.num_classes, self.positives, self.negatives = num_classes, positives, negatives
 
-    def add(self, sample: Sample, origin: Origin) -> Sample:
+    def add(self, sample: Sample, context: SampleContext) -> Sample:
         """See ``SampleField.add``."""
-        applies = self._classes(origin.members, self.positives)
+        applies = self._classes(context.members, self.positives)
         rest = 0 if applies is not None and self.negatives is None else IGNORE_LABEL
         labels = torch.full((self.num_classes,), rest, dtype=torch.int64)
         if self.negatives is not None:
-            labels[self._classes(origin.members, self.negatives) or []] = 0
+            labels[self._classes(context.members, self.negatives) or []] = 0
         labels[applies or []] = 1
         return replace(sample, multi_labels=labels)
 
@@ -167,16 +169,16 @@ class NegativeCaptions(SampleField):
             raise ConfigError(f"NegativeCaptions.number: expected at least 1, got {number}")
         self.captions, self.number = captions, number
 
-    def add(self, sample: Sample, origin: Origin) -> Sample:
+    def add(self, sample: Sample, context: SampleContext) -> Sample:
         """See ``SampleField.add``."""
-        candidates = [c for c in self.captions.candidates(origin.members) if c.weight > 0]
+        candidates = [c for c in self.captions.candidates(context.members) if c.weight > 0]
         chosen: Sequence[int] = range(len(candidates))
         if len(candidates) > self.number:
             weights = np.array([candidate.weight for candidate in candidates])
-            chosen = origin.rng.choice(
+            chosen = context.rng.choice(
                 len(candidates), self.number, replace=False, p=weights / weights.sum()
             ).tolist()
-        tokens = [origin.encode(candidates[i].text) for i in chosen]
+        tokens = [context.encode(candidates[i].text) for i in chosen]
         negatives = sample.negatives or NegativeSample()
         chosen_tokens = tuple(map(torch.tensor, tokens))
         return replace(sample, negatives=replace(negatives, tokens=chosen_tokens))
@@ -194,10 +196,10 @@ class NegativeImages(SampleField):
     def __init__(self, members: list[str]) -> None:
         self.members = list(members)
 
-    def add(self, sample: Sample, origin: Origin) -> Sample:
+    def add(self, sample: Sample, context: SampleContext) -> Sample:
         """See ``SampleField.add``."""
-        files = [origin.members[name] for name in self.members if name in origin.members]
-        images = tuple(origin.image_transform(data, origin.rng) for data in files)
+        files = [context.members[name] for name in self.members if name in context.members]
+        images = tuple(context.image_transform(data, context.rng) for data in files)
         negatives = sample.negatives or NegativeSample()
         return replace(sample, negatives=replace(negatives, images=images))
 
@@ -214,9 +216,9 @@ class TeacherEmbeddings(SampleField):
     def __init__(self, image: str = "teacher_image.npy", text: str = "teacher_text.npy") -> None:
         self.image, self.text = image, text
 
-    def add(self, sample: Sample, origin: Origin) -> Sample:
+    def add(self, sample: Sample, context: SampleContext) -> Sample:
         """See ``SampleField.add``."""
-        image, text = (_embedding(origin.members, name) for name in (self.image, self.text))
+        image, text = (_embedding(context.members, name) for name in (self.image, self.text))
         teacher = sample.teacher or TeacherSample()
         return replace(sample, teacher=replace(teacher, image=image, text=text))
 
@@ -244,11 +246,11 @@ class TeacherInputs(SampleField):
         self.image_transform, self.tokenizer = image_transform, tokenizer
         self.pad_id = None if tokenizer is None else tokenizer.pad_id
 
-    def add(self, sample: Sample, origin: Origin) -> Sample:
+    def add(self, sample: Sample, context: SampleContext) -> Sample:
         """See ``SampleField.add``."""
         teacher = sample.teacher or TeacherSample()
         if self.image_transform is not None:
-            pixels = self.image_transform(origin.image, copy.deepcopy(origin.image_rng))
+            pixels = self.image_transform(context.image, copy.deepcopy(context.image_rng))
             teacher = replace(teacher, pixels=pixels)
         if self.tokenizer is not None:
             tokens = self.tokenizer.encode(sample.caption)

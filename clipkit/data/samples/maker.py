@@ -15,7 +15,7 @@ from torch import Tensor
 from clipkit.data.images.formats import image_member
 from clipkit.data.rng import generator
 from clipkit.data.samples.content import CONTENT_ERRORS, sample_errors
-from clipkit.data.samples.fields import Origin, SampleField
+from clipkit.data.samples.fields import SampleContext, SampleField
 from clipkit.data.shards.members import read_label
 from clipkit.data.text.tokenizer import Encoder
 from clipkit.errors import SampleError
@@ -76,11 +76,11 @@ class SampleMaker:
                 sample_id=sample_id,
                 caption=caption,
             )
-            origin = Origin(
+            context = SampleContext(
                 members, rng, before, image_data, self.tokenizer.encode, self.image_transform
             )
             for field in self.fields:
-                sample = field.add(sample, origin)
+                sample = field.add(sample, context)
             return sample
 
     def caption_length(

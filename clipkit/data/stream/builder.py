@@ -1,4 +1,4 @@
-"""From a stretch of the order to a batch, with bad samples replaced."""
+"""Build a batch from consecutive positions of the order, with bad samples replaced."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import numpy as np
 from jaxtyping import Int64
 
 from clipkit.data.images.formats import IMAGE_EXTENSIONS
-from clipkit.data.order.base import Draw, SampleOrder
-from clipkit.data.order.length_buckets import LengthDealer, LengthWindows
-from clipkit.data.order.partition import Task
+from clipkit.data.order.base import SampleIds, SampleOrder
+from clipkit.data.order.length_buckets import LengthBucketing, LengthWindows
+from clipkit.data.order.partition import BatchTask
 from clipkit.data.samples.collate import collate
 from clipkit.data.samples.embedding_dims import EmbeddingDims
 from clipkit.data.samples.faults import WHOLE_SHARD, Fault
@@ -24,11 +24,11 @@ from clipkit.data.shards.reader import ShardReader
 from clipkit.errors import DataError, SampleError, ShardError
 from clipkit.types import Batch, Sample
 
-_MAX_REFILLS: Final = 256
+_MAX_REPLACEMENTS: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Built:
+class BuildResult:
     """What became of a task.
 
     Args:
@@ -41,7 +41,7 @@ class Built:
     faults: list[Fault]
     error: DataError | None = None
 
-    def pin_memory(self) -> Built:
+    def pin_memory(self) -> BuildResult:
         """The same with the batch in page-locked memory."""
         return replace(self, batch=None if self.batch is None else self.batch.pin_memory())
 
@@ -69,8 +69,8 @@ class BatchBuilder:
         self._reader = reader
         self._maker = maker
         self._order = order
-        self._dealer = (
-            None if windows is None else LengthDealer(windows, order.num_samples, maker.seed)
+        self._bucketing = (
+            None if windows is None else LengthBucketing(windows, order.num_samples, maker.seed)
         )
         self._dims = EmbeddingDims(self._first, reader.num_samples)
         self._num_threads = num_threads
@@ -83,7 +83,7 @@ class BatchBuilder:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _lock=threading.Lock())
 
-    def build(self, task: Task) -> Built:
+    def build(self, task: BatchTask) -> BuildResult:
         """The batch of a task.
 
         Raises:
@@ -92,49 +92,51 @@ class BatchBuilder:
         wanted = np.arange(task.first, task.first + task.num_samples, dtype=np.int64)
         rounds, positions = np.divmod(wanted, self._order.num_samples)
         epochs = task.epoch + rounds * task.continues
-        draw = self._draw(epochs, positions)
-        self._prefetch(task.epoch, epochs, positions, draw)
-        columns = (epochs, positions, draw.ids, draw.passes)
+        chosen = self._samples_at(epochs, positions)
+        self._prefetch(task.epoch, epochs, positions, chosen)
+        columns = (epochs, positions, chosen.ids, chosen.passes)
         places = list(zip(*(column.tolist() for column in columns), strict=True))
         made = self._map(lambda place: self._one(*place), places)
         samples = [sample for sample, _ in made if sample is not None]
         faults = [fault for _, found in made for fault in found]
-        refilled = sum(1 for sample, found in made if sample is not None and found)
+        replaced = sum(1 for sample, found in made if sample is not None and found)
         cursor = {
             "epoch": task.end_epoch,
             "position": task.end_position,
             "dropped": task.dropped,
-            "padded": refilled + int(not task.continues and np.count_nonzero(rounds)),
+            "padded": replaced + int(not task.continues and np.count_nonzero(rounds)),
         }
         for sample, found in made:
-            if sample is None and len(found) == _MAX_REFILLS:
+            if sample is None and len(found) == _MAX_REPLACEMENTS:
                 error = DataError(
-                    f"no usable sample in a lane, in {_MAX_REFILLS} tries; the last fault: "
+                    f"no usable sample in a lane, in {_MAX_REPLACEMENTS} tries; the last fault: "
                     f"{found[-1]}"
                 )
-                return Built(None, faults, error)
+                return BuildResult(None, faults, error)
         if not samples:
-            return Built(None, faults)
+            return BuildResult(None, faults)
         pad_id, of_teacher = self._maker.tokenizer.pad_id, teacher_pad_id(self._maker.fields)
-        return Built(collate(samples, pad_id, cursor, of_teacher), faults)
+        return BuildResult(collate(samples, pad_id, cursor, of_teacher), faults)
 
-    def _draw(self, epochs: Int64[np.ndarray, " B"], positions: Int64[np.ndarray, " B"]) -> Draw:
+    def _samples_at(
+        self, epochs: Int64[np.ndarray, " B"], positions: Int64[np.ndarray, " B"]
+    ) -> SampleIds:
         """The samples at some places; ``positions`` become those before the sorting by length."""
         ids, passes = np.empty_like(positions), np.empty_like(positions)
         for epoch in np.unique(epochs).tolist():
             mine = epochs == epoch
-            if self._dealer is not None:
-                positions[mine] = self._dealer.positions(epoch, positions[mine], self._lengths)
-            draw = self._order.draw(epoch, positions[mine])
-            ids[mine], passes[mine] = draw.ids, draw.passes
-        return Draw(ids, passes)
+            if self._bucketing is not None:
+                positions[mine] = self._bucketing.positions(epoch, positions[mine], self._lengths)
+            chosen = self._order.samples_at(epoch, positions[mine])
+            ids[mine], passes[mine] = chosen.ids, chosen.passes
+        return SampleIds(ids, passes)
 
     def _lengths(self, epoch: int, positions: Int64[np.ndarray, " B"]) -> Int64[np.ndarray, " B"]:
         """Tokens of the captions at some positions; 0 for what cannot be used."""
-        draw = self._order.draw(epoch, positions)
+        chosen = self._order.samples_at(epoch, positions)
         if not self._reader.is_local:
-            self._reader.prefetch(draw.ids)
-        items = list(zip(draw.ids.tolist(), draw.passes.tolist(), strict=True))
+            self._reader.prefetch(chosen.ids)
+        items = list(zip(chosen.ids.tolist(), chosen.passes.tolist(), strict=True))
         return np.array(self._map(lambda item: self._length(*item), items), dtype=np.int64)
 
     def _length(self, sample_id: int, number_of_pass: int) -> int:
@@ -149,18 +151,18 @@ class BatchBuilder:
         first_epoch: int,
         epochs: Int64[np.ndarray, " B"],
         positions: Int64[np.ndarray, " B"],
-        draw: Draw,
+        chosen: SampleIds,
     ) -> None:
         """Fetch remote shards side by side: those of this batch, and of the next window."""
         if self._reader.is_local:
             return
-        self._reader.prefetch(draw.ids)
+        self._reader.prefetch(chosen.ids)
         total = self._order.num_samples
         later = (epochs - first_epoch) * total + positions + self._order.lookahead
         for epoch in (first_epoch, first_epoch + 1):
             there = later[later // total == epoch - first_epoch] % total
             if len(there):
-                self._reader.prefetch(self._order.draw(epoch, there).ids)
+                self._reader.prefetch(self._order.samples_at(epoch, there).ids)
 
     def _map(self, function: Callable[[Any], Any], items: list[Any]) -> list[Any]:
         if self._num_threads <= 1:
@@ -175,12 +177,12 @@ class BatchBuilder:
         """The sample at a position, or its substitute, and what was wrong on the way."""
         faults: list[Fault] = []
         nonces = [number_of_pass]
-        for attempt in range(_MAX_REFILLS):
+        for attempt in range(_MAX_REPLACEMENTS):
             sample = self._try(sample_id, nonces, faults)
             if sample is not None:
                 return sample, faults
             with self._lock:
-                substitute = self._order.refill(epoch, position, attempt)
+                substitute = self._order.replacement(epoch, position, attempt)
             if substitute is None:
                 return None, faults
             sample_id = int(substitute.ids[0])

@@ -9,7 +9,7 @@ from typing import Final, get_args
 import numpy as np
 
 from clipkit.data.images.formats import IMAGE_EXTENSIONS
-from clipkit.data.order.partition import Slicing, Tail
+from clipkit.data.order.partition import EpochPartition, Tail
 from clipkit.data.samples.content import CONTENT_ERRORS
 from clipkit.data.samples.maker import SampleMaker
 from clipkit.data.shards.index import ShardIndex
@@ -42,36 +42,36 @@ def check_options(seed: int, num_workers: int, order: OrderOptions, num_threads:
             raise ConfigError(f"{name}: expected at least {least}, got {value}")
 
 
-def check_sizes(slicing: Slicing) -> None:
+def check_sizes(partition: EpochPartition) -> None:
     """Whether an epoch holds at least one step.
 
     Raises:
         ConfigError: If the batch is empty, or larger than the data.
     """
-    batch_size, world_size = slicing.batch_size, slicing.world_size
+    batch_size, world_size = partition.batch_size, partition.world_size
     if batch_size < 1:
         raise ConfigError(f"batch_size: expected at least 1, got {batch_size}")
-    if slicing.tail == "even" and world_size > slicing.num_samples:
+    if partition.tail == "even" and world_size > partition.num_samples:
         raise ConfigError(
             f"data: expected a sample at least for each of the {world_size} ranks, got "
-            f"{slicing.num_samples}; use fewer ranks or more data (data.val, for a validation)"
+            f"{partition.num_samples}; use fewer ranks or more data (data.val, for a validation)"
         )
-    if slicing.tail == "even" and slicing.stages:
+    if partition.tail == "even" and partition.stages:
         raise ConfigError(
             "batch_size_stages: expected none with tail='even', whose steps are equal"
         )
-    if slicing.tail != "drop":
+    if partition.tail != "drop":
         return
-    if batch_size > slicing.num_samples:
+    if batch_size > partition.num_samples:
         raise ConfigError(
-            f"batch_size: expected at most the {slicing.num_samples} samples of the data, got "
+            f"batch_size: expected at most the {partition.num_samples} samples of the data, got "
             f"{batch_size}; use a smaller batch or more data"
         )
-    if slicing.step_samples > slicing.num_samples:
+    if partition.step_samples > partition.num_samples:
         raise ConfigError(
-            f"batch_size: {world_size} ranks of {batch_size} samples need {slicing.step_samples} "
-            f"a step, an epoch has {slicing.num_samples}; use a smaller batch, fewer ranks or more "
-            f"data"
+            f"batch_size: {world_size} ranks of {batch_size} samples need {partition.step_samples} "
+            f"a step, an epoch has {partition.num_samples}; use a smaller batch, fewer ranks or "
+            f"more data"
         )
 
 

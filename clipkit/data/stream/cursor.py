@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, final
 
-from clipkit.data.order.partition import Slicing
+from clipkit.data.order.partition import EpochPartition
 
 
 @final
@@ -25,15 +25,15 @@ class Cursor:
         self._handed = (0, 0)
         self._end: tuple[int, int] | None = None
 
-    def start(self, slicing: Slicing) -> tuple[int, int, int]:
+    def start(self, partition: EpochPartition) -> tuple[int, int, int]:
         """Where the next iteration begins: never at an end where no rank has a batch left.
 
         Returns:
             Epoch, position, and how many samples are skipped to get there.
         """
         epoch, position = self._next
-        if position and not slicing.has_steps(epoch, position):
-            return epoch + 1, 0, slicing.num_samples - position
+        if position and not partition.has_steps(epoch, position):
+            return epoch + 1, 0, partition.num_samples - position
         return epoch, position, 0
 
     def begin(self) -> None:

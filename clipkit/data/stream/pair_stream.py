@@ -12,8 +12,8 @@ import torch.distributed as dist
 
 from clipkit.data.order.build import Data, first_order, index_of, restored_order
 from clipkit.data.order.length_buckets import first_windows, restored_windows
-from clipkit.data.order.partition import Slicing, check_stages
-from clipkit.data.samples.faults import FaultLedger, FaultOptions
+from clipkit.data.order.partition import EpochPartition, check_stages
+from clipkit.data.samples.faults import FaultOptions, FaultTracker
 from clipkit.data.samples.maker import SampleMaker, Transform
 from clipkit.data.shards.reader import ShardReader
 from clipkit.data.stream.builder import BatchBuilder
@@ -140,29 +140,29 @@ class PairStream:
         stages = tuple(order.batch_size_stages)
         check_stages(stages, batch_size)
         carries = self._order.is_endless and tail == "drop"
-        self._slicing = Slicing(
+        self._partition = EpochPartition(
             self._order.num_samples, batch_size, world.rank, world.size, tail, stages, carries
         )
-        check_sizes(self._slicing)
+        check_sizes(self._partition)
         self._windows = first_windows(
-            order.length_bucket_batches, order.shuffle, self._slicing.step_samples
+            order.length_bucket_batches, order.shuffle, self._partition.step_samples
         )
         check_first_sample(self._index, self._reader, self._maker)
         log = log_of_rank(faults.log, world)
-        self._ledger = FaultLedger(faults, self._index.num_samples, world.size == 1, log)
+        self._ledger = FaultTracker(faults, self._index.num_samples, world.size == 1, log)
         self._cursor = Cursor()
         self._iteration = 0
         self._loader: BatchLoader | None = None
 
     def __len__(self) -> int:
         """Batches of this rank in the whole of an epoch, that of the next batch."""
-        epoch, position, _ = self._cursor.start(self._slicing)
-        return self._slicing.progress(epoch, position)[1]
+        epoch, position, _ = self._cursor.start(self._partition)
+        return self._partition.progress(epoch, position)[1]
 
     @property
-    def slicing(self) -> Slicing:
+    def partition(self) -> EpochPartition:
         """How epochs are cut into steps."""
-        return self._slicing
+        return self._partition
 
     @property
     def epoch(self) -> int:
@@ -189,7 +189,7 @@ class PairStream:
         """
         self._iteration += 1
         mine = self._iteration
-        epoch, position, skipped = self._cursor.start(self._slicing)
+        epoch, position, skipped = self._cursor.start(self._partition)
         if self._loader is None:
             builder = BatchBuilder(
                 self._reader, self._maker, self._order, self._num_threads, self._windows
@@ -197,7 +197,7 @@ class PairStream:
             self._loader = BatchLoader(builder, self._num_workers)
         self._cursor.begin()
         try:
-            for built in self._loader.run(partial(self._slicing.tasks, epoch, position, skipped)):
+            for built in self._loader.run(partial(self._partition.tasks, epoch, position, skipped)):
                 self._ledger.record(built.faults, epoch)
                 if built.error is not None:
                     raise built.error
@@ -205,7 +205,7 @@ class PairStream:
                     assert built.batch.cursor is not None
                     self._cursor.hand_out(built.batch.cursor)
                     yield built.batch
-                elif self._slicing.tail == "even" and self._world.size > 1:
+                elif self._partition.tail == "even" and self._world.size > 1:
                     raise DataError(
                         f"no sample of a batch of rank {self._world.rank} can be used, and the "
                         f"other ranks would wait for it: {built.faults[0]}; mend the data, or use "
@@ -221,7 +221,7 @@ class PairStream:
                 # End the workers now: whoever keeps the error keeps this frame alive too.
                 self._loader = None
             raise
-        self._cursor.finish(self._slicing.end(epoch, position))
+        self._cursor.finish(self._partition.end(epoch, position))
 
     def commit(self, batch: Batch) -> None:
         """This batch has been trained on: a resume starts after it.
@@ -269,9 +269,9 @@ class PairStream:
         check_state(state, self._index)
         seed = int(state["seed"])
         order = restored_order(self._data, self._shuffle, seed, state)
-        slicing = replace(self._slicing, num_samples=order.num_samples)
-        check_sizes(slicing)
-        self._order, self._slicing = order, slicing
+        partition = replace(self._partition, num_samples=order.num_samples)
+        check_sizes(partition)
+        self._order, self._partition = order, partition
         self._windows = restored_windows(state.get("length_windows"), self._windows)
         if seed != self._seed:
             _LOG.warning("seed: the state's %s goes on, not %s", seed, self._seed)
@@ -287,7 +287,7 @@ class PairStream:
 
     def set_epoch(self, epoch: int) -> None:
         """Go to the start of an epoch; in the middle of that epoch already, stay there."""
-        if epoch != self._cursor.start(self._slicing)[0]:
+        if epoch != self._cursor.start(self._partition)[0]:
             self._cursor.jump(epoch, 0)
 
     def read_captions(self, tokenizer: Encoder, num_samples: int = 256) -> CaptionFacts:

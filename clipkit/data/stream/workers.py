@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Final, final
 
 import torch
 
-from clipkit.data.order.partition import Task
-from clipkit.data.stream.builder import BatchBuilder, Built
+from clipkit.data.order.partition import BatchTask
+from clipkit.data.stream.builder import BatchBuilder, BuildResult
 from clipkit.errors import ClipkitError
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class BatchLoader:
         self._builder = builder
         self._num_workers = num_workers
 
-    def run(self, tasks: Callable[[], Iterator[Task]]) -> Iterator[Built]:
+    def run(self, tasks: Callable[[], Iterator[BatchTask]]) -> Iterator[BuildResult]:
         """The batches of ``tasks()``; what an earlier, unfinished run left over is dropped.
 
         Raises:
@@ -86,7 +86,7 @@ class _Guarded:
     def __init__(self, builder: BatchBuilder) -> None:
         self._builder = builder
 
-    def __getitem__(self, task: Task) -> Built | _Failure:
+    def __getitem__(self, task: BatchTask) -> BuildResult | _Failure:
         try:
             return self._builder.build(task)
         except Exception as error:
@@ -111,7 +111,7 @@ class _Tasks:
     """The tasks of the current run, in the place of a sampler."""
 
     def __init__(self) -> None:
-        self.current: Callable[[], Iterator[Task]] = lambda: iter(())
+        self.current: Callable[[], Iterator[BatchTask]] = lambda: iter(())
 
-    def __iter__(self) -> Iterator[Task]:
+    def __iter__(self) -> Iterator[BatchTask]:
         return self.current()

@@ -10,7 +10,7 @@ from clipkit.data.text.tokenizer import Tokenizer
 _LONG_CAPTIONS = ("a ", "b ")
 
 
-def end_of_cut(tokenizer: Tokenizer) -> int | None:
+def truncation_token(tokenizer: Tokenizer) -> int | None:
     """What a tokenizer puts at the last place of a caption that it cuts.
 
     Args:
@@ -25,7 +25,7 @@ def end_of_cut(tokenizer: Tokenizer) -> int | None:
     return first if first == second else None
 
 
-def cut_captions(
+def truncate_tokens(
     tokens: Int64[Tensor, "B S"], length: int, pad_id: int, end: int | None
 ) -> Int64[Tensor, "B T"]:
     """Captions of at most ``length`` tokens, which end as their tokenizer ends them.
@@ -34,13 +34,13 @@ def cut_captions(
         tokens: Padded captions.
         length: Most tokens of a caption, start and end included.
         pad_id: What ``tokens`` are padded with.
-        end: See ``end_of_cut``.
+        end: See ``truncation_token``.
 
     Returns:
         The captions, in memory of their own where any was cut.
 
     Examples:
-        >>> cut_captions(torch.tensor([[8, 1, 2, 3, 9], [8, 1, 9, 0, 0]]), 3, 0, end=9).tolist()
+        >>> truncate_tokens(torch.tensor([[8, 1, 2, 3, 9], [8, 1, 9, 0, 0]]), 3, 0, end=9).tolist()
         [[8, 1, 9], [8, 1, 9]]
     """
     if tokens.shape[1] <= length:

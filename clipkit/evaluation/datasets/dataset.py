@@ -18,7 +18,7 @@ from typing import Final, final
 
 from clipkit.class_names import parse_class_names
 from clipkit.data.images.formats import image_member
-from clipkit.data.packing.packed_cache import is_raw, prepare
+from clipkit.data.packing.packed_cache import is_raw, pack_to_cache
 from clipkit.data.samples.content import sample_errors
 from clipkit.data.shards.index import ShardIndex
 from clipkit.data.shards.members import read_classes, read_label
@@ -181,7 +181,7 @@ def open_dataset(
     name = address.rpartition("/")[2] if "{" not in address else address
     for raw in (f"{address}/{split}", address):
         if is_raw(raw):
-            packed = prepare(raw, allow_outside=allow_outside)
+            packed = pack_to_cache(raw, allow_outside=allow_outside)
             index = ShardIndex.from_urls(packed.shards)
             task = _TASKS["classification" if packed.class_names else "retrieval"]
             return EvaluationDataset(

@@ -65,8 +65,8 @@ def load_encoder(path: Path | str, prefix: str | None = None) -> DualEncoder:
         path: A checkpoint of ``clipkit fit``, one file or in parts, or a folder in either format of
             the export.
         prefix: Prefix of the weights' names: "ema." for the moving average, which validation and
-            ``best.ckpt`` of a run with ``AverageWeights`` use, or "encoder." for the trained
-            weights. None for the average if there is one.
+            ``best.ckpt`` of a run with ``ExponentialMovingAverage`` use, or "encoder." for the
+            trained weights. None for the average if there is one.
 
     Returns:
         The encoder in evaluation mode, on the CPU.
@@ -117,7 +117,7 @@ def _chosen_weights(
     if prefix == PREFIXES["average"]:
         raise CheckpointError(
             f"{path}: has no average of the weights; use the raw ones (--weights raw), or train "
-            f"with the callback AverageWeights"
+            f"with the callback ExponentialMovingAverage"
         )
     raise CheckpointError(f"{path}: has no weights whose names begin with {candidates[-1]!r}")
 

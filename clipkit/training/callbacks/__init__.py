@@ -1,39 +1,58 @@
 """Callbacks of a run; one job a file."""
 
-from clipkit.training.callbacks.average_weights import AverageWeights
+from typing import TYPE_CHECKING, Final, NoReturn
+
 from clipkit.training.callbacks.key_log import KeyLog
-from clipkit.training.callbacks.parameter_table import PrintParameters
+from clipkit.training.callbacks.moving_average import ExponentialMovingAverage
+from clipkit.training.callbacks.optuna_pruning import OptunaPruning
+from clipkit.training.callbacks.parameter_summary import ParameterSummary
 from clipkit.training.callbacks.progress_bar import ProgressBar
 from clipkit.training.callbacks.replace_run import ReplaceRun
-from clipkit.training.callbacks.report_trial import ReportTrial
 from clipkit.training.callbacks.save_checkpoint import SaveCheckpoint
 from clipkit.training.callbacks.save_config import SaveConfig
 from clipkit.training.callbacks.step_guard import StepGuard
 from clipkit.training.callbacks.stop_on_signal import StopOnSignal
 from clipkit.training.callbacks.throughput import Throughput
+from clipkit.training.callbacks.towers.activation_checkpointing import (
+    ActivationCheckpointing,
+)
 from clipkit.training.callbacks.towers.add_lora import AddLora
 from clipkit.training.callbacks.towers.compile_towers import CompileTowers
 from clipkit.training.callbacks.towers.lock_tower import LockTower, Unlock
-from clipkit.training.callbacks.towers.recompute_activations import (
-    RecomputeActivations,
-)
 from clipkit.training.callbacks.towers.set_logit_scale import SetLogitScale
 from clipkit.training.callbacks.towers.token_schedule import TokenSchedule, TokenStage
 from clipkit.training.callbacks.watchdog import Watchdog
 from clipkit.training.callbacks.write_embeddings import WriteEmbeddings
 from clipkit.training.callbacks.zero_shot_evaluation import ZeroShotEvaluation
 
+RENAMED: Final = {
+    "AverageWeights": "ExponentialMovingAverage",
+    "PrintParameters": "ParameterSummary",
+    "RecomputeActivations": "ActivationCheckpointing",
+    "ReportTrial": "OptunaPruning",
+}
+"""Callbacks of version 0.1, and their names today."""
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> NoReturn:
+        if name in RENAMED:
+            raise ImportError(f"clipkit.training.callbacks: {name} is now called {RENAMED[name]}")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 __all__ = [
+    "ActivationCheckpointing",
     "AddLora",
-    "AverageWeights",
     "CompileTowers",
+    "ExponentialMovingAverage",
     "KeyLog",
     "LockTower",
-    "PrintParameters",
+    "OptunaPruning",
+    "ParameterSummary",
     "ProgressBar",
-    "RecomputeActivations",
     "ReplaceRun",
-    "ReportTrial",
     "SaveCheckpoint",
     "SaveConfig",
     "SetLogitScale",

@@ -8,7 +8,7 @@ from typing import Any, final
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from clipkit.atomic_files import write_text
-from clipkit.line_log import PatientLog
+from clipkit.line_log import BufferedLineLog
 from clipkit.training.lightning_compat import is_accumulating
 from clipkit.types import Batch
 
@@ -31,7 +31,7 @@ class KeyLog(Callback):
 
     def __init__(self, path: str) -> None:
         self.path = Path(path)
-        self._log = PatientLog(self.path)
+        self._log = BufferedLineLog(self.path)
         self._begun = False
 
     def on_train_batch_start(

@@ -8,7 +8,7 @@ from typing import Any
 from lightning.pytorch import Trainer
 from torch import nn
 
-from clipkit.training.callbacks.average_weights import AverageWeights
+from clipkit.training.callbacks.moving_average import ExponentialMovingAverage
 from clipkit.training.checkpoints.contents import AVERAGE, take_out_averages
 from clipkit.training.lightning_compat import callbacks_of
 
@@ -34,7 +34,7 @@ def restore_weights(trainer: Trainer, path: str) -> int:
     for part, num_steps in steps.items():
         part.num_steps = num_steps  # type: ignore[assignment]
     _restore_moments(trainer, checkpoint)
-    for average in callbacks_of(trainer, AverageWeights):
+    for average in callbacks_of(trainer, ExponentialMovingAverage):
         if checkpoint[AVERAGE]:
             average.restore(checkpoint[AVERAGE])
     return int(checkpoint["global_step"])

@@ -97,7 +97,7 @@ class SaveCheckpoint(Checkpoint):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock; weights and cursor agree now."""
         if trainer.is_global_zero:
-            files.sweep(self.folder_of(trainer))
+            files.remove_partial_files(self.folder_of(trainer))
         self._clock = DelayedMax()
         self._first_step = trainer.global_step
         self._saved_time = time.monotonic()

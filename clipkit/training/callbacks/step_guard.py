@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from clipkit.errors import ConfigError, NonFiniteError
-from clipkit.line_log import PatientLog
-from clipkit.training.callbacks.average_weights import AverageWeights
+from clipkit.line_log import BufferedLineLog
+from clipkit.training.callbacks.moving_average import ExponentialMovingAverage
 from clipkit.training.callbacks.rollback import restore_weights
 from clipkit.training.callbacks.save_checkpoint import SaveCheckpoint, newest_checkpoint
 from clipkit.training.health.step_health import (
@@ -100,7 +100,7 @@ class StepGuard(Callback):
         self._pending: deque[_Step] = deque()
         self._health: StepHealth | None = None
         self._state: StepState | None = None
-        self._log: PatientLog | None = None
+        self._log: BufferedLineLog | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin a history of good steps; a resumed run begins a new one."""
@@ -139,7 +139,7 @@ class StepGuard(Callback):
         verdict = self._health.verdict(loss, norm)
         skip_if(verdict, optimizer, skips_on_device(optimizer, scaler is not None))
         self._state.restore(verdict)
-        for average in callbacks_of(trainer, AverageWeights):
+        for average in callbacks_of(trainer, ExponentialMovingAverage):
             average.left_out = verdict
         figures = torch.stack([verdict, loss, norm.to(loss.dtype)])
         self._pending.append(_Step(trainer.global_step + 1, self._keys, _Arriving(figures)))
@@ -175,7 +175,7 @@ class StepGuard(Callback):
         self.num_bad += 1
         path = Path(self.path or Path(trainer.default_root_dir) / "bad_steps.jsonl")
         if self._log is None:
-            self._log = PatientLog(path)
+            self._log = BufferedLineLog(path)
         self._log.append(_line(step, trainer.global_rank, loss, norm))
         if trainer.is_global_zero:
             _LOG.warning(

@@ -15,7 +15,13 @@ from typing import Any, Final, final
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from clipkit.errors import ConfigError
-from clipkit.training.health.heartbeat import STEP, Beat, diagnose, read_beats, write_beat
+from clipkit.training.health.heartbeat import (
+    STEP,
+    Heartbeat,
+    diagnose,
+    read_heartbeats,
+    write_heartbeat,
+)
 
 _LOG: Final = logging.getLogger(__name__)
 _DATA: Final = "waiting for data"
@@ -115,9 +121,11 @@ class Watchdog(Callback):
         while True:
             step, batches, phase, since = self._place
             now = time.time()
-            # A disk that is full or away must not end the run; the next beat tries again.
+            # A disk that is full or away must not end the run; the next heartbeat tries again.
             with contextlib.suppress(OSError):
-                write_beat(folder, Beat(rank, host, pid, step, batches, phase, since, now))
+                write_heartbeat(
+                    folder, Heartbeat(rank, host, pid, step, batches, phase, since, now)
+                )
                 if now - since > self.limit_seconds and reported != since:
                     reported = since
                     self._report(folder, rank, num_ranks)
@@ -129,8 +137,8 @@ class Watchdog(Callback):
         stacks = folder / f"rank{rank}.stacks.txt"
         with stacks.open("w") as file:
             faulthandler.dump_traceback(file, all_threads=True)
-        beats = read_beats(folder, num_ranks)
-        suspects = diagnose(beats, time.time(), 3 * self.interval_seconds)
+        heartbeats = read_heartbeats(folder, num_ranks)
+        suspects = diagnose(heartbeats, time.time(), 3 * self.interval_seconds)
         _LOG.error(
             "rank %d has stood still for %.0f s at step %d (%s); %s; stacks: %s",
             rank, time.time() - since, step, phase,

@@ -9,7 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from clipkit.errors import ConfigError
 from clipkit.evaluation import EvaluationSuite, Evaluator
 from clipkit.models import DualEncoder
-from clipkit.training.callbacks.average_weights import average_in_place
+from clipkit.training.callbacks.moving_average import average_in_place
 from clipkit.training.lightning_compat import callbacks_of, is_accumulating
 
 

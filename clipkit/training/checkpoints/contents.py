@@ -32,11 +32,11 @@ def take_out_averages(checkpoint: dict[str, Any]) -> None:
     checkpoint[AVERAGE] = {name.removeprefix(AVERAGE): state.pop(name) for name in names}
 
 
-def own_name(name: str) -> str:
+def module_key(name: str) -> str:
     """The name in the module's state_dict of a weight in a checkpoint, or of what it averages.
 
     Examples:
-        >>> own_name("ema.image_tower.proj")
+        >>> module_key("ema.image_tower.proj")
         'encoder.image_tower.proj'
     """
     return _ENCODER + name.removeprefix(AVERAGE) if name.startswith(AVERAGE) else name

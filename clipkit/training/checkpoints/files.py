@@ -57,7 +57,7 @@ def duplicate(source: str, target: str) -> None:
     put_in_place(copy, second)
 
 
-def sweep(folder: str) -> None:
+def remove_partial_files(folder: str) -> None:
     """Remove incomplete files of killed runs from ``folder``, and complete interrupted renames."""
     if not is_local(folder):
         return

@@ -168,7 +168,7 @@ class PairDataModule(LightningDataModule):
         """The epoch, its batches that are trained on, and all of them, as this run counts them."""
         state = self.train_stream.state_dict()
         epoch, position = state["epoch"], state["position"]
-        return epoch, *self.train_stream.slicing.progress(epoch, position)
+        return epoch, *self.train_stream.partition.progress(epoch, position)
 
     def state_dict(self) -> dict[str, Any]:
         """Where the stream stands: plain types, the same on every rank; all ranks call this."""

@@ -6,7 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from clipkit.data import Mixture, ShardIndex, Source
-from clipkit.data.packing.packed_cache import Prepared, is_raw, prepare, prepare_classes
+from clipkit.data.packing.packed_cache import (
+    PackedShards,
+    is_raw,
+    pack_classes_to_cache,
+    pack_to_cache,
+)
 from clipkit.data.packing.source_classes import SourceClasses, classes_of, join_classes
 from clipkit.errors import ConfigError
 from clipkit.training.datamodule.options import (
@@ -86,7 +91,9 @@ def open_index(
     shards: list[str | Path] = []
     for one in [data] if isinstance(data, str) else data:
         if is_raw(one):
-            packed = prepare(one, class_names=class_names, allow_outside=storage.allow_outside)
+            packed = pack_to_cache(
+                one, class_names=class_names, allow_outside=storage.allow_outside
+            )
             shards += packed.shards
         else:
             shards.append(one)
@@ -164,7 +171,7 @@ def _selected(
         )
     if not samples.balance_classes:
         return _index(
-            prepare(
+            pack_to_cache(
                 sources[0],
                 class_names=class_names,
                 samples_per_class=samples.per_class,
@@ -172,7 +179,7 @@ def _selected(
                 allow_outside=storage.allow_outside,
             )
         )
-    classes = prepare_classes(
+    classes = pack_classes_to_cache(
         sources[0],
         class_names=class_names,
         samples_per_class=samples.per_class,
@@ -183,5 +190,5 @@ def _selected(
     return Mixture([Source(name, _index(part), weight=1.0) for name, part in classes.items()])
 
 
-def _index(prepared: Prepared) -> ShardIndex:
+def _index(prepared: PackedShards) -> ShardIndex:
     return ShardIndex.from_urls(prepared.shards)

@@ -15,7 +15,7 @@ STEP: Final = "training step"
 
 
 @dataclass(frozen=True, slots=True)
-class Beat:
+class Heartbeat:
     """What one rank said last.
 
     Args:
@@ -44,67 +44,71 @@ class Beat:
         return f"rank {self.rank} ({self.host}, process {self.pid})"
 
 
-def write_beat(folder: Path, beat: Beat) -> None:
-    """Put a rank's beat into its file, whole."""
+def write_heartbeat(folder: Path, heartbeat: Heartbeat) -> None:
+    """Put a rank's heartbeat into its file, whole."""
     # Waiting for a busy disk would look like a rank that has stopped.
-    with new_file(_path(folder, beat.rank), sync=False) as temporary:
-        temporary.write_text(json.dumps(asdict(beat)), encoding="utf-8")
+    with new_file(_path(folder, heartbeat.rank), sync=False) as temporary:
+        temporary.write_text(json.dumps(asdict(heartbeat)), encoding="utf-8")
 
 
-def read_beats(folder: Path, num_ranks: int) -> list[Beat | None]:
-    """The last beat of every rank; None where there is none that can be read."""
-    beats: list[Beat | None] = []
+def read_heartbeats(folder: Path, num_ranks: int) -> list[Heartbeat | None]:
+    """The last heartbeat of every rank; None where there is none that can be read."""
+    heartbeats: list[Heartbeat | None] = []
     for rank in range(num_ranks):
         try:
-            beats.append(Beat(**json.loads(_path(folder, rank).read_text(encoding="utf-8"))))
+            heartbeats.append(
+                Heartbeat(**json.loads(_path(folder, rank).read_text(encoding="utf-8")))
+            )
         except (OSError, ValueError, TypeError):
-            beats.append(None)
-    return beats
+            heartbeats.append(None)
+    return heartbeats
 
 
-def diagnose(beats: Sequence[Beat | None], now: float, silence_seconds: float) -> list[str]:
+def diagnose(
+    heartbeats: Sequence[Heartbeat | None], now: float, silence_seconds: float
+) -> list[str]:
     """Who keeps a run waiting, the most suspicious first; empty where nobody stands out.
 
     A rank that says nothing is dead, or cut off. Of those that talk, the ones that have finished
     the fewest batches are waited for: the others stand in an exchange with them.
 
     Args:
-        beats: The last of every rank, by rank.
-        now: Seconds of the clock that the beats are compared with.
+        heartbeats: The last of every rank, by rank.
+        now: Seconds of the clock that the heartbeats are compared with.
         silence_seconds: After which a rank counts as silent.
 
     Returns:
         Sentences.
 
     Examples:
-        >>> beat = Beat(0, "a", 7, 5, 5, "training step", 100.0, 160.0)
-        >>> diagnose([beat, None], 165.0, 30.0)
+        >>> heartbeat = Heartbeat(0, "a", 7, 5, 5, "training step", 100.0, 160.0)
+        >>> diagnose([heartbeat, None], 165.0, 30.0)
         ['rank 1 has never been heard of: it did not start, or it writes elsewhere']
     """
     said = []
     talking = []
-    for rank, beat in enumerate(beats):
-        if beat is None:
+    for rank, heartbeat in enumerate(heartbeats):
+        if heartbeat is None:
             said.append(
                 f"rank {rank} has never been heard of: it did not start, or it writes elsewhere"
             )
-        elif now - beat.time > silence_seconds:
+        elif now - heartbeat.time > silence_seconds:
             said.append(
-                f"{beat.place} has been silent for {now - beat.time:.0f} s: dead, frozen or cut "
-                f"off; its last words: step {beat.step}, {beat.phase}"
+                f"{heartbeat.place} has been silent for {now - heartbeat.time:.0f} s: dead, frozen "
+                f"or cut off; its last words: step {heartbeat.step}, {heartbeat.phase}"
             )
         else:
-            talking.append(beat)
-    last = min((beat.batch for beat in talking), default=0)
-    behind = [beat for beat in talking if beat.batch == last]
-    phases = {beat.phase for beat in talking}
+            talking.append(heartbeat)
+    last = min((heartbeat.batch for heartbeat in talking), default=0)
+    behind = [heartbeat for heartbeat in talking if heartbeat.batch == last]
+    phases = {heartbeat.phase for heartbeat in talking}
     if len(behind) < len(talking) or len(phases) > 1:
         if len(behind) == len(talking):  # the same batch: those that are not inside the step
-            behind = [beat for beat in talking if beat.phase != STEP] or behind
+            behind = [heartbeat for heartbeat in talking if heartbeat.phase != STEP] or behind
         said += [
-            f"{beat.place} is behind: step {beat.step}, {beat.phase} for "
-            f"{now - beat.phase_since:.0f} s"
-            for beat in behind
+            f"{heartbeat.place} is behind: step {heartbeat.step}, {heartbeat.phase} for "
+            f"{now - heartbeat.phase_since:.0f} s"
+            for heartbeat in behind
         ]
     return said
 

@@ -19,7 +19,7 @@ from clipkit.models import DualEncoder
 from clipkit.models.checkpoints.encoder import KEY
 from clipkit.models.towers.freezing import lock
 from clipkit.optim import ParameterGroups, Schedule
-from clipkit.training.callbacks.average_weights import warn_of_unused_average
+from clipkit.training.callbacks.moving_average import warn_of_unused_average
 from clipkit.training.checkpoints.contents import (
     PACE,
     check_architecture,
@@ -43,9 +43,9 @@ from clipkit.training.module.data_counters import DataCounters
 from clipkit.training.module.step_seed import seed_step
 from clipkit.training.module.term_means import TermMeans
 from clipkit.training.progress.run_progress import (
-    Pace,
-    change_pace,
-    resume_pace,
+    StepCounter,
+    change_step_size,
+    resume_counter,
     run_progress,
     samples_of_step,
 )
@@ -83,7 +83,7 @@ class ContrastiveModule(LightningModule):
     Attributes:
         run_config: The resolved configuration of the run, in plain types; stored in checkpoints.
         group_options: Learning rate and weight decay of each group of the optimizer, as configured.
-        pace: How this start counts steps, whose samples may be more or fewer than at the first.
+        step_counter: Converts optimizer steps to steps of the first launch, whose size may differ.
 
     Examples:
         >>> module = ContrastiveModule(
@@ -109,7 +109,7 @@ class ContrastiveModule(LightningModule):
         self.loss = loss
         self.schedule = schedule
         self.run_config: dict[str, Any] = {}
-        self.pace = Pace()
+        self.step_counter = StepCounter()
         self._build_optimizer = optimizer
         self._groups = groups or ParameterGroups()
         self.group_options: list[dict[str, Any]] = []
@@ -130,7 +130,9 @@ class ContrastiveModule(LightningModule):
         """
         use_atomic_checkpoints(self.trainer)
         samples = self._samples_of_step()
-        self.pace = Pace() if samples is None else Pace(step_samples=samples, now=samples)
+        self.step_counter = (
+            StepCounter() if samples is None else StepCounter(step_samples=samples, now=samples)
+        )
         head, data = self.encoder.label_head, getattr(self.trainer, "datamodule", None)
         if isinstance(data, PairDataModule):
             data.check_batch = self.check_batch
@@ -256,8 +258,10 @@ class ContrastiveModule(LightningModule):
         if isinstance(data, PairDataModule):
             seed_step(batch, data.seed, self.trainer.global_rank)
             samples = samples_of_step(self.trainer, len(batch))
-            if data.order.batch_size_stages and samples != self.pace.now:
-                self.pace = change_pace(self.trainer, self.pace, self.trainer.global_step, samples)
+            if data.order.batch_size_stages and samples != self.step_counter.now:
+                self.step_counter = change_step_size(
+                    self.trainer, self.step_counter, self.trainer.global_step, samples
+                )
         self.loss.progress = run_progress(self.trainer)
         factor = self.schedule.at(self.loss.progress)
         optimizer = self.trainer.optimizers[0]
@@ -284,8 +288,8 @@ class ContrastiveModule(LightningModule):
         checkpoint[KEY] = run_entry(self.encoder, tokenizer, self.run_config)
         if self._samples_of_step() is not None:
             checkpoint[KEY][PACE] = {
-                "step_samples": self.pace.step_samples,
-                "steps": self.pace.steps_at(self.trainer.global_step),
+                "step_samples": self.step_counter.step_samples,
+                "steps": self.step_counter.steps_at(self.trainer.global_step),
             }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -297,16 +301,18 @@ class ContrastiveModule(LightningModule):
         stored, samples = checkpoint.get(KEY, {}).get(PACE), self._samples_of_step()
         if stored and samples is not None:
             step = int(checkpoint["global_step"])
-            self.pace = resume_pace(self.trainer, stored, step, samples)
+            self.step_counter = resume_counter(self.trainer, stored, step, samples)
         elif stored:
-            self.pace = Pace(step_samples=int(stored["step_samples"]))
+            self.step_counter = StepCounter(step_samples=int(stored["step_samples"]))
 
     def _progress_of_loss(self) -> Progress:
         """Return the progress of the fit; outside of it that of the loss, at the end of the run."""
         if self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking:
             return run_progress(self.trainer)
         elapsed = 0.0 if self.trainer.sanity_checking else 1.0
-        return Progress(self.loss.num_steps, elapsed=elapsed, step_samples=self.pace.step_samples)
+        return Progress(
+            self.loss.num_steps, elapsed=elapsed, step_samples=self.step_counter.step_samples
+        )
 
     def _samples_of_step(self) -> int | None:
         """Samples of an optimizer step of all ranks in a fit; None where nobody knows."""

@@ -16,7 +16,7 @@ from clipkit.training.lightning_compat import (
     rewrite_progress,
     set_epoch_length,
 )
-from clipkit.training.progress.epoch_steps import limited
+from clipkit.training.progress.epoch_steps import limit_batches
 from clipkit.types import Batch
 
 
@@ -44,9 +44,9 @@ class CursorCommit(Callback):
         """Start the stream's epoch; Lightning calls this only at the start of an epoch."""
         if (data := _data(trainer)) is not None:
             data.begin_epoch(trainer.current_epoch)
-            if data.train_stream.slicing.varies:
+            if data.train_stream.partition.varies:
                 set_epoch_length(
-                    trainer, limited(data.batches_per_epoch, trainer.limit_train_batches)
+                    trainer, limit_batches(data.batches_per_epoch, trainer.limit_train_batches)
                 )
 
     def on_train_batch_end(
@@ -63,7 +63,7 @@ class CursorCommit(Callback):
         assert batch.cursor is not None
         self._window.append(batch.cursor)
         if not is_accumulating(trainer):
-            data.commit(replace(batch, cursor=joined(self._window)))
+            data.commit(replace(batch, cursor=merge_cursors(self._window)))
             self._window.clear()
 
     def on_load_checkpoint(
@@ -74,7 +74,7 @@ class CursorCommit(Callback):
         if trainer.state.fn != TrainerFn.FITTING or data is None or "loops" not in checkpoint:
             return
         epoch, done, num_batches = data.position()
-        last = limited(num_batches, trainer.limit_train_batches)
+        last = limit_batches(num_batches, trainer.limit_train_batches)
         if done >= last:
             epoch, done = epoch + 1, 0
         # Lightning adds the step of the last batch if it sees a restart within an epoch.
@@ -84,11 +84,11 @@ class CursorCommit(Callback):
         rewrite_progress(checkpoint["loops"]["fit_loop"], epoch, done, steps_to_log)
 
 
-def joined(cursors: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def merge_cursors(cursors: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Join the cursors of consecutive batches: the last position, and the sums of the counters.
 
     Examples:
-        >>> joined([{"position": 4, "dropped": 1, "padded": 0},
+        >>> merge_cursors([{"position": 4, "dropped": 1, "padded": 0},
         ...         {"position": 8, "dropped": 0, "padded": 2}])
         {'position': 8, 'dropped': 1, 'padded': 2}
     """

@@ -9,14 +9,14 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import nn
 
-from clipkit.data.order.partition import Slicing
+from clipkit.data.order.partition import EpochPartition
 from clipkit.data.text.tokenizer import Tokenizer
 from clipkit.data.text.tokenizers import tokenizer_from_name
 from clipkit.errors import ClipkitError
 from clipkit.models import DualEncoder
 from clipkit.models.parameters import count_parameters
 from clipkit.optim import Schedule
-from clipkit.training.callbacks.average_weights import AverageWeights
+from clipkit.training.callbacks.moving_average import ExponentialMovingAverage
 from clipkit.training.callbacks.save_checkpoint import SaveCheckpoint
 from clipkit.training.datamodule.pair_datamodule import PairDataModule
 from clipkit.training.lightning_compat import callbacks_of
@@ -96,7 +96,7 @@ def make_plan(
         captions=captions,
         parameters=count_parameters(module.encoder),
         peak_rates=(min(rates), max(rates)),
-        factors=schedule_factors(module.schedule, num_steps, module.pace.step_samples),
+        factors=schedule_factors(module.schedule, num_steps, module.step_counter.step_samples),
         unused=unused_options(module.run_config, _limits(trainer, _batches(data))),
         notes=_notes(trainer, module, numbers, captions),
     )
@@ -104,7 +104,7 @@ def make_plan(
 
 def _batches(data: PairDataModule) -> int:
     """Return the number of full batches of all ranks in an epoch."""
-    return data.train_stream.num_samples // data.train_stream.slicing.step_samples
+    return data.train_stream.num_samples // data.train_stream.partition.step_samples
 
 
 def _data_plan(trainer: Trainer, data: PairDataModule) -> DataPlan:
@@ -113,7 +113,7 @@ def _data_plan(trainer: Trainer, data: PairDataModule) -> DataPlan:
         num_samples=stream.num_samples,
         num_shards=stream.num_shards,
         batch_size=data.batch_size,
-        batch_size_stages=stream.slicing.stages,
+        batch_size_stages=stream.partition.stages,
         world_size=trainer.world_size,
         accumulate=trainer.accumulate_grad_batches,
         dropped=stream.num_samples - _batches(data) * data.batch_size * trainer.world_size,
@@ -126,8 +126,8 @@ def _length_plan(
     return LengthPlan(
         steps_per_epoch=math.ceil(_batches(data) / trainer.accumulate_grad_batches),
         num_steps=num_steps,
-        optimizer_steps=_optimizer_steps(trainer, data.train_stream.slicing, num_steps),
-        completed_steps=module.pace.steps_at(trainer.global_step),
+        optimizer_steps=_optimizer_steps(trainer, data.train_stream.partition, num_steps),
+        completed_steps=module.step_counter.steps_at(trainer.global_step),
         ends_by=_ends_by(trainer),
     )
 
@@ -143,7 +143,7 @@ def _memory_plan(
             data.batch_size,
             trainer.world_size,
             activations,
-            bool(callbacks_of(trainer, AverageWeights)),
+            bool(callbacks_of(trainer, ExponentialMovingAverage)),
         ),
         activations_known=activations is not None,
         communication=exchange_estimate(
@@ -196,12 +196,12 @@ def schedule_factors(
     return [schedule.at(run) for run in runs]
 
 
-def _optimizer_steps(trainer: Trainer, slicing: Slicing, num_steps: float) -> float:
+def _optimizer_steps(trainer: Trainer, partition: EpochPartition, num_steps: float) -> float:
     """How many steps a run takes from its start to its end, on these ranks."""
-    if math.isinf(num_steps) or not slicing.stages:
+    if math.isinf(num_steps) or not partition.stages:
         return num_steps
-    samples = round(num_steps * slicing.step_samples)
-    return steps_for(slicing, samples, trainer.limit_train_batches)
+    samples = round(num_steps * partition.step_samples)
+    return steps_for(partition, samples, trainer.limit_train_batches)
 
 
 def _ends_by(trainer: Trainer) -> str:

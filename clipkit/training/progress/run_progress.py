@@ -27,7 +27,7 @@ _LOG: Final = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class StepCounter:
     """How optimizer steps are counted since they last changed their size.
 
     Args:
@@ -39,7 +39,7 @@ class Pace:
         max_steps: Counted steps that end the run; None to ask the trainer.
 
     Examples:
-        >>> Pace(step_samples=8, now=4, samples=32, global_step=4).steps_at(10)
+        >>> StepCounter(step_samples=8, now=4, samples=32, global_step=4).steps_at(10)
         7.0
     """
 
@@ -63,24 +63,30 @@ def samples_of_step(trainer: Trainer, batch_size: int) -> int:
     return int(batch_size * trainer.world_size * trainer.accumulate_grad_batches)
 
 
-def change_pace(trainer: Trainer, pace: Pace, global_step: int, now: int) -> Pace:
+def change_step_size(
+    trainer: Trainer, step_counter: StepCounter, global_step: int, now: int
+) -> StepCounter:
     """Go on counting with steps of another size, and end the trainer's after the same samples.
 
     Args:
         trainer: Its ``max_steps``, in counted steps, is turned into its own.
-        pace: So far.
+        step_counter: So far.
         global_step: Optimizer steps that are behind.
         now: Samples of an optimizer step from here on.
     """
-    limit = trainer.max_steps if pace.max_steps is None else pace.max_steps
-    samples = pace.samples_at(global_step)
+    limit = trainer.max_steps if step_counter.max_steps is None else step_counter.max_steps
+    samples = step_counter.samples_at(global_step)
     if limit >= 0:
-        left = max(0, limit * pace.step_samples - samples)
+        left = max(0, limit * step_counter.step_samples - samples)
         trainer.fit_loop.epoch_loop.max_steps = global_step + -(-left // now)
-    return Pace(pace.step_samples, now, samples, global_step, limit if limit >= 0 else None)
+    return StepCounter(
+        step_counter.step_samples, now, samples, global_step, limit if limit >= 0 else None
+    )
 
 
-def resume_pace(trainer: Trainer, stored: Mapping[str, float], global_step: int, now: int) -> Pace:
+def resume_counter(
+    trainer: Trainer, stored: Mapping[str, float], global_step: int, now: int
+) -> StepCounter:
     """Go on counting as a checkpoint did.
 
     Args:
@@ -91,15 +97,15 @@ def resume_pace(trainer: Trainer, stored: Mapping[str, float], global_step: int,
     """
     step_samples = int(stored["step_samples"])
     samples = round(stored["steps"] * step_samples)
-    pace = Pace(step_samples, now, samples, global_step)
+    step_counter = StepCounter(step_samples, now, samples, global_step)
     if now != step_samples:
         _LOG.warning(
             "a step takes %d samples now and took %d when the run began; max_steps and warm-up go "
             "on counting steps of %d samples", now, step_samples, step_samples,
         )  # fmt: skip
     if samples == global_step * step_samples and now == step_samples:
-        return pace
-    return change_pace(trainer, pace, global_step, now)
+        return step_counter
+    return change_step_size(trainer, step_counter, global_step, now)
 
 
 def run_progress(trainer: Trainer) -> Progress:
@@ -128,21 +134,21 @@ def total_steps(trainer: Trainer) -> float:
 
     Lightning's own ``estimated_stepping_batches`` is not read: it sets up the loaders too early.
     """
-    pace = _pace(trainer)
+    step_counter = _step_counter(trainer)
     limits = [math.inf]
-    max_steps = trainer.max_steps if pace.max_steps is None else pace.max_steps
+    max_steps = trainer.max_steps if step_counter.max_steps is None else step_counter.max_steps
     if max_steps >= 0:
         limits.append(max_steps)
     if trainer.max_epochs is not None and trainer.max_epochs >= 0:
-        limits.append(_steps_of_epochs(trainer, pace, trainer.max_epochs))
+        limits.append(_steps_of_epochs(trainer, step_counter, trainer.max_epochs))
     return max(1.0, min(limits))
 
 
 def time_limit(trainer: Trainer) -> Timer | None:
     """The timer behind ``max_time``, or None."""
     timers = callbacks_of(trainer, Timer)
-    limited = [timer for timer in timers if timer.time_remaining() is not None]
-    return limited[0] if limited else None
+    limit_batches = [timer for timer in timers if timer.time_remaining() is not None]
+    return limit_batches[0] if limit_batches else None
 
 
 def time_budget(trainer: Trainer) -> timedelta | None:
@@ -156,29 +162,29 @@ def time_budget(trainer: Trainer) -> timedelta | None:
 
 
 def _progress(trainer: Trainer, by_clock: float | None) -> Progress:
-    step, num_steps = _pace(trainer).steps_at(trainer.global_step), total_steps(trainer)
+    step, num_steps = _step_counter(trainer).steps_at(trainer.global_step), total_steps(trainer)
     if by_clock is None and math.isinf(num_steps):
         raise ConfigError(
             "trainer: nothing ends this run; set max_steps, max_epochs or max_time "
             "(the schedule of the learning rate needs an end)"
         )
-    return Progress(step, num_steps, by_clock, _pace(trainer).step_samples)
+    return Progress(step, num_steps, by_clock, _step_counter(trainer).step_samples)
 
 
-def _steps_of_epochs(trainer: Trainer, pace: Pace, num_epochs: int) -> float:
+def _steps_of_epochs(trainer: Trainer, step_counter: StepCounter, num_epochs: int) -> float:
     """Counted steps of so many epochs, from the first one on."""
     data = data_of(trainer)
-    slicing = data.train_stream.slicing if isinstance(data, PairDataModule) else None
-    if slicing is not None and slicing.varies:
-        samples = samples_of_epochs(slicing, num_epochs, trainer.limit_train_batches)
-        return samples / pace.step_samples
+    partition = data.train_stream.partition if isinstance(data, PairDataModule) else None
+    if partition is not None and partition.varies:
+        samples = samples_of_epochs(partition, num_epochs, trainer.limit_train_batches)
+        return samples / step_counter.step_samples
     steps = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
-    return num_epochs * steps * pace.now / pace.step_samples
+    return num_epochs * steps * step_counter.now / step_counter.step_samples
 
 
-def _pace(trainer: Trainer) -> Pace:
-    pace = getattr(trainer.lightning_module, "pace", None)
-    return pace if isinstance(pace, Pace) else Pace()
+def _step_counter(trainer: Trainer) -> StepCounter:
+    step_counter = getattr(trainer.lightning_module, "step_counter", None)
+    return step_counter if isinstance(step_counter, StepCounter) else StepCounter()
 
 
 def _clock_fraction(trainer: Trainer) -> float | None:

@@ -23,8 +23,13 @@ from clipkit.models.files.sharded import (
     storage,
     write_sharded,
 )
-from clipkit.training.checkpoints.contents import own_name
-from clipkit.training.strategies.sharding import like, part, reduce_whole_parameters, whole
+from clipkit.training.checkpoints.contents import module_key
+from clipkit.training.strategies.sharding import (
+    full_tensor,
+    local_shard,
+    reduce_whole_parameters,
+    shard_like,
+)
 
 CHECKPOINTS: Final = ("full", "sharded")
 
@@ -91,7 +96,7 @@ class ShardedStrategy(ModelParallelStrategy):
         """Give each rank its part of whole weights."""
         assert self.model is not None
         own = self.model.state_dict()
-        self.model.load_state_dict(like(own, checkpoint["state_dict"]), strict=strict)
+        self.model.load_state_dict(shard_like(own, checkpoint["state_dict"]), strict=strict)
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
         """The optimizer's state as the checkpoint holds it, like the weights; all ranks call it."""
@@ -111,7 +116,9 @@ class ShardedStrategy(ModelParallelStrategy):
             numbers = [number for group in state["param_groups"] for number in group["params"]]
             of_number = dict(zip(numbers, parameters, strict=True))
             values = {
-                number: {name: part(value, of_number[number]) for name, value in entry.items()}
+                number: {
+                    name: local_shard(value, of_number[number]) for name, value in entry.items()
+                }
                 for number, entry in state["state"].items()
             }
             optimizer.load_state_dict({**state, "state": values})
@@ -172,7 +179,7 @@ class ShardedStrategy(ModelParallelStrategy):
 
         def own(place: Place) -> Tensor | None:
             if place[0] == "state_dict":
-                return weights.get(own_name(place[1]))
+                return weights.get(module_key(place[1]))
             _, number, _, parameter, _ = place
             parameters = optimizers[number] if number < len(optimizers) else []
             return parameters[parameter] if parameter < len(parameters) else None
@@ -184,4 +191,4 @@ class ShardedStrategy(ModelParallelStrategy):
 
 def _as_file(value: Any) -> Any:
     """A value as a checkpoint holds it: whole, on the CPU."""
-    return whole(value.detach()).cpu() if isinstance(value, Tensor) else value
+    return full_tensor(value.detach()).cpu() if isinstance(value, Tensor) else value

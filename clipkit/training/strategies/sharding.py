@@ -78,7 +78,7 @@ def reduce_whole_parameters(module: nn.Module, mesh: DeviceMesh) -> None:
             parameter.register_post_accumulate_grad_hook(average)  # type: ignore[no-untyped-call]
 
 
-def whole(tensor: Tensor) -> Tensor:
+def full_tensor(tensor: Tensor) -> Tensor:
     """A tensor with the parts of all ranks; to be called on all of them."""
     if isinstance(tensor, DTensor):
         full: Tensor = tensor.full_tensor()
@@ -86,7 +86,7 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def part(tensor: Any, model: Tensor) -> Any:
+def local_shard(tensor: Any, model: Tensor) -> Any:
     """This rank's part of a whole tensor.
 
     Args:
@@ -102,10 +102,10 @@ def part(tensor: Any, model: Tensor) -> Any:
     return tensor
 
 
-def like(models: Mapping[str, Tensor], tensors: Mapping[str, Any]) -> dict[str, Any]:
+def shard_like(models: Mapping[str, Tensor], tensors: Mapping[str, Any]) -> dict[str, Any]:
     """Whole tensors by name, each spread as the one of that name among ``models``."""
     return {
-        name: part(tensor, models[name]) if name in models else tensor
+        name: local_shard(tensor, models[name]) if name in models else tensor
         for name, tensor in tensors.items()
     }
 
@@ -117,7 +117,7 @@ def gradient_norm(parameters: Iterable[Tensor]) -> Float[Tensor, ""]:
         parameters: Sharded ones, whole ones, or both.
     """
     norms = [
-        whole(torch.nn.utils.get_total_norm(gradients))
+        full_tensor(torch.nn.utils.get_total_norm(gradients))
         for gradients in _by_kind(parameters)
         if gradients
     ]

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clipkit.data import BatchSizeStage, PairStream, ShardIndex
-from clipkit.data.order.partition import Slicing, Tail
+from clipkit.data.order.partition import EpochPartition, Tail
 from clipkit.errors import ConfigError
 from clipkit.when import When
 from tests.helpers.factories import write_shards
@@ -61,7 +61,7 @@ def sizes(batches: list[list[int]]) -> list[int]:
 
 
 @st.composite
-def slicings(draw: st.DrawFn) -> tuple[int, int, tuple[BatchSizeStage, ...]]:
+def partitions(draw: st.DrawFn) -> tuple[int, int, tuple[BatchSizeStage, ...]]:
     """Samples of an epoch, the last size of a batch, stages before it."""
     numbers = draw(st.lists(st.integers(1, 12), min_size=1, max_size=4, unique=True).map(sorted))
     ends = draw(
@@ -76,18 +76,20 @@ def slicings(draw: st.DrawFn) -> tuple[int, int, tuple[BatchSizeStage, ...]]:
     return draw(st.integers(1, 150)), numbers[-1], stages
 
 
-@given(slicings(), st.integers(1, 4), st.integers(0, 3), st.sampled_from(["drop", "pad", "keep"]))
+@given(partitions(), st.integers(1, 4), st.integers(0, 3), st.sampled_from(["drop", "pad", "keep"]))
 @settings(max_examples=200, deadline=None)
 def test_ranks_share_each_epoch_out(
     given_: tuple[int, int, tuple[BatchSizeStage, ...]], world_size: int, epoch: int, tail: Tail
 ) -> None:
     num_samples, batch_size, stages = given_
     ranks = [
-        list(Slicing(num_samples, batch_size, rank, world_size, tail, stages).tasks(epoch, 0))
+        list(
+            EpochPartition(num_samples, batch_size, rank, world_size, tail, stages).tasks(epoch, 0)
+        )
         for rank in range(world_size)
     ]
-    slicing = Slicing(num_samples, batch_size, 0, world_size, tail, stages)
-    assert len(ranks[0]) == slicing.num_batches(epoch)
+    partition = EpochPartition(num_samples, batch_size, 0, world_size, tail, stages)
+    assert len(ranks[0]) == partition.num_batches(epoch)
     flat = [p for step in ranks for t in step for p in range(t.first, t.first + t.num_samples)]
     if tail == "keep":
         assert sorted(flat) == list(range(num_samples))
@@ -100,7 +102,7 @@ def test_ranks_share_each_epoch_out(
         assert (last.end_epoch, last.end_position) == (epoch + 1, 0)
     for task in ranks[0]:  # a resume anywhere goes on with the same batches
         if task.end_epoch == epoch and tail == "drop":
-            rest = list(slicing.tasks(epoch, task.end_position))
+            rest = list(partition.tasks(epoch, task.end_position))
             assert rest == ranks[0][ranks[0].index(task) + 1 :]
 
 

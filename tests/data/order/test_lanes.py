@@ -9,49 +9,51 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clipkit.data.order.lanes import LaneOrder, Layout, choose_layout
-from clipkit.data.order.partition import Slicing, Tail
+from clipkit.data.order.lanes import LaneLayout, LaneShuffle, choose_layout
+from clipkit.data.order.partition import EpochPartition, Tail
 from clipkit.errors import CheckpointError
 
 counts_lists = st.lists(st.integers(1, 40), min_size=1, max_size=12)
-layouts = st.builds(Layout, st.integers(1, 9), st.integers(1, 7), st.integers(1, 60))
+layouts = st.builds(LaneLayout, st.integers(1, 9), st.integers(1, 7), st.integers(1, 60))
 
 
-def whole_epoch(order: LaneOrder, epoch: int) -> np.ndarray:
+def whole_epoch(order: LaneShuffle, epoch: int) -> np.ndarray:
     return order.ids(epoch, np.arange(order.num_samples))
 
 
 @given(counts_lists, layouts, st.integers(0, 2**40), st.integers(0, 50))
 @settings(max_examples=150, deadline=None)
 def test_an_epoch_is_a_permutation(
-    counts: list[int], layout: Layout, seed: int, epoch: int
+    counts: list[int], layout: LaneLayout, seed: int, epoch: int
 ) -> None:
-    ids = whole_epoch(LaneOrder(counts, layout, seed), epoch)
+    ids = whole_epoch(LaneShuffle(counts, layout, seed), epoch)
     assert sorted(ids.tolist()) == list(range(sum(counts)))
 
 
 @given(counts_lists, layouts, st.data())
 @settings(max_examples=100, deadline=None)
 def test_any_stretch_is_what_the_whole_epoch_holds_there(
-    counts: list[int], layout: Layout, data: st.DataObject
+    counts: list[int], layout: LaneLayout, data: st.DataObject
 ) -> None:
     total = sum(counts)
     start = data.draw(st.integers(0, total - 1))
     stop = data.draw(st.integers(start, total))
-    whole = whole_epoch(LaneOrder(counts, layout, 5), 2)
-    alone = LaneOrder(counts, layout, 5).ids(2, np.arange(start, stop))
+    whole = whole_epoch(LaneShuffle(counts, layout, 5), 2)
+    alone = LaneShuffle(counts, layout, 5).ids(2, np.arange(start, stop))
     np.testing.assert_array_equal(alone, whole[start:stop])
 
 
 @given(counts_lists, layouts)
 @settings(max_examples=100, deadline=None)
-def test_a_lane_moves_samples_by_less_than_a_window(counts: list[int], layout: Layout) -> None:
+def test_a_lane_moves_samples_by_less_than_a_window(counts: list[int], layout: LaneLayout) -> None:
     """Undo the dealing: inside a lane, samples stay within a window of the shards' order."""
-    order = LaneOrder(counts, layout, 9)
+    order = LaneShuffle(counts, layout, 9)
     ids = whole_epoch(order, 0)
-    plain = whole_epoch(LaneOrder(counts, Layout(layout.num_lanes, layout.chunk_size, 1), 9), 0)
+    plain = whole_epoch(
+        LaneShuffle(counts, LaneLayout(layout.num_lanes, layout.chunk_size, 1), 9), 0
+    )
     place = {int(sample): position for position, sample in enumerate(plain)}
-    lanes, offsets = order._deal(np.arange(len(ids)))
+    lanes, offsets = order._locate(np.arange(len(ids)))
     lanes_of = [int(lanes[place[int(sample)]]) for sample in ids]
     offsets_of = np.array([int(offsets[place[int(sample)]]) for sample in ids])
     assert lanes_of == lanes.tolist()
@@ -59,9 +61,9 @@ def test_a_lane_moves_samples_by_less_than_a_window(counts: list[int], layout: L
 
 
 def test_seeds_epochs_and_sources_differ() -> None:
-    layout = Layout(4, 4, 50)
+    layout = LaneLayout(4, 4, 50)
     orders = {
-        tuple(LaneOrder([50, 60, 70], layout, seed, source).ids(epoch, np.arange(180)).tolist())
+        tuple(LaneShuffle([50, 60, 70], layout, seed, source).ids(epoch, np.arange(180)).tolist())
         for seed in (0, 1)
         for source in (0, 1)
         for epoch in (0, 1)
@@ -73,7 +75,7 @@ def test_a_full_shuffle_is_uniform() -> None:
     """Over many seeds, every sample stands in the first place equally often."""
     layout = choose_layout(6, 2, 1, random_access=True)
     first = [
-        int(LaneOrder([2, 1, 3], layout, seed).ids(0, np.arange(1))[0]) for seed in range(3000)
+        int(LaneShuffle([2, 1, 3], layout, seed).ids(0, np.arange(1))[0]) for seed in range(3000)
     ]
     counts = np.bincount(first, minlength=6)
     # Five standard deviations of a binomial with p = 1/6.
@@ -81,14 +83,14 @@ def test_a_full_shuffle_is_uniform() -> None:
 
 
 def test_the_tail_that_is_dropped_moves_every_epoch() -> None:
-    order = LaneOrder([10, 10, 10], Layout(2, 4, 8), 0)
+    order = LaneShuffle([10, 10, 10], LaneLayout(2, 4, 8), 0)
     tails = {frozenset(order.ids(epoch, np.arange(24, 30)).tolist()) for epoch in range(6)}
     assert len(tails) == 6
 
 
 def test_a_billion_samples_are_planned_where_they_are_asked_for() -> None:
     counts = np.full(100_000, 10_000)
-    order = LaneOrder(counts, Layout(512, 64, 16_384), 3)
+    order = LaneShuffle(counts, LaneLayout(512, 64, 16_384), 3)
     positions = np.arange(900_000_000, 900_004_096)
     ids = order.ids(7, positions)
     assert len(np.unique(ids)) == len(ids)
@@ -98,28 +100,28 @@ def test_a_billion_samples_are_planned_where_they_are_asked_for() -> None:
 
 
 def test_refills_are_others_of_the_same_lane() -> None:
-    order = LaneOrder([400], Layout(4, 5, 20), 0)
+    order = LaneShuffle([400], LaneLayout(4, 5, 20), 0)
     ids = whole_epoch(order, 1)
-    lanes, _ = order._deal(np.arange(400))
+    lanes, _ = order._locate(np.arange(400))
     lane_of = dict(zip(ids.tolist(), lanes.tolist(), strict=True))
     for position in range(0, 400, 7):
-        found = {order.refill(1, position, attempt) for attempt in range(8)}
+        found = {order.replacement(1, position, attempt) for attempt in range(8)}
         assert int(ids[position]) not in found
         assert {lane_of[sample] for sample in found} == {int(lanes[position])}
         assert len(found) > 4
 
 
 def test_late_refills_reach_the_whole_lane() -> None:
-    order = LaneOrder([30], Layout(1, 1, 30), 0)
-    assert {order.refill(0, 3, attempt) for attempt in range(400)} == set(range(30))
+    order = LaneShuffle([30], LaneLayout(1, 1, 30), 0)
+    assert {order.replacement(0, 3, attempt) for attempt in range(400)} == set(range(30))
 
 
 def test_layouts_survive_a_state_and_refuse_a_broken_one() -> None:
-    layout = Layout(4, 8, 100)
-    assert Layout.from_state(layout.to_state()) == layout
+    layout = LaneLayout(4, 8, 100)
+    assert LaneLayout.from_state(layout.to_state()) == layout
     for broken in ({}, {**layout.to_state(), "window": 0}, {**layout.to_state(), "window": "x"}):
         with pytest.raises(CheckpointError, match="layout"):
-            Layout.from_state(broken)
+            LaneLayout.from_state(broken)
 
 
 @given(st.integers(1, 5000), st.integers(1, 64), st.integers(1, 9), st.booleans())
@@ -134,10 +136,10 @@ def test_the_chosen_layout_deals_every_rank_its_own_lanes(
         assert layout.num_lanes * layout.chunk_size == batch_size * world_size
 
 
-def positions_of(slicing: Slicing, position: int = 0) -> list[list[int]]:
+def positions_of(partition: EpochPartition, position: int = 0) -> list[list[int]]:
     return [
-        [place % slicing.num_samples for place in range(t.first, t.first + t.num_samples)]
-        for t in slicing.tasks(0, position)
+        [place % partition.num_samples for place in range(t.first, t.first + t.num_samples)]
+        for t in partition.tasks(0, position)
     ]
 
 
@@ -149,9 +151,12 @@ def positions_of(slicing: Slicing, position: int = 0) -> list[list[int]]:
 def test_ranks_share_an_epoch_out(
     num_samples: int, batch_size: int, world_size: int, tail: Tail
 ) -> None:
-    ranks = [Slicing(num_samples, batch_size, rank, world_size, tail) for rank in range(world_size)]
-    batches = [positions_of(slicing) for slicing in ranks]
-    assert [len(mine) for mine in batches] == [slicing.num_batches(0) for slicing in ranks]
+    ranks = [
+        EpochPartition(num_samples, batch_size, rank, world_size, tail)
+        for rank in range(world_size)
+    ]
+    batches = [positions_of(partition) for partition in ranks]
+    assert [len(mine) for mine in batches] == [partition.num_batches(0) for partition in ranks]
     flat = sorted(place for mine in batches for batch in mine for place in batch)
     step = batch_size * world_size
     if tail == "keep":
@@ -173,9 +178,10 @@ def test_even_steps_hold_all_and_leave_no_rank_out(
     num_samples: int, batch_size: int, world_size: int
 ) -> None:
     ranks = [
-        Slicing(num_samples, batch_size, rank, world_size, "even") for rank in range(world_size)
+        EpochPartition(num_samples, batch_size, rank, world_size, "even")
+        for rank in range(world_size)
     ]
-    batches = [positions_of(slicing) for slicing in ranks]
+    batches = [positions_of(partition) for partition in ranks]
     assert {len(mine) for mine in batches} == {ranks[0].num_batches(0)}
     steps = [list(chain(*parts)) for parts in zip(*batches, strict=True)]
     if num_samples < world_size:
@@ -199,9 +205,10 @@ def test_topologies_may_change_within_an_epoch(
     for batch_size, world_size in topologies:
         steps = data.draw(st.integers(0, 4))
         ranks = [
-            Slicing(num_samples, batch_size, rank, world_size, "drop") for rank in range(world_size)
+            EpochPartition(num_samples, batch_size, rank, world_size, "drop")
+            for rank in range(world_size)
         ]
-        for tasks in list(zip(*(slicing.tasks(0, position) for slicing in ranks), strict=True))[
+        for tasks in list(zip(*(partition.tasks(0, position) for partition in ranks), strict=True))[
             :steps
         ]:
             for task in tasks:

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clipkit.data import Mixture, PairStream, ShardIndex, Source
-from clipkit.data.order.length_buckets import LengthDealer, LengthWindows
+from clipkit.data.order.length_buckets import LengthBucketing, LengthWindows
 from clipkit.data.shards.reader import ShardReader
 from clipkit.errors import CheckpointError, ConfigError
 from clipkit.types import Batch
@@ -87,9 +87,9 @@ def test_places_hold_every_position_once_however_they_are_asked_for(
     num_samples: int, shape: LengthWindows, epoch: int, piece: int
 ) -> None:
     places = np.arange(num_samples)
-    whole = LengthDealer(shape, num_samples, seed=1).positions(epoch, places, Lengths())
+    whole = LengthBucketing(shape, num_samples, seed=1).positions(epoch, places, Lengths())
     assert sorted(whole.tolist()) == places.tolist()
-    pieces, lengths = LengthDealer(shape, num_samples, seed=1), Lengths()
+    pieces, lengths = LengthBucketing(shape, num_samples, seed=1), Lengths()
     found = [
         pieces.positions(epoch, places[start : start + piece], lengths)
         for start in range(0, num_samples, piece)
@@ -103,7 +103,7 @@ def test_places_hold_every_position_once_however_they_are_asked_for(
 
 def test_a_sample_stays_in_its_window_and_lengths_are_alike() -> None:
     shape, lengths = LengthWindows(num_steps=4, step_samples=32, stripe_samples=16), Lengths()
-    found = LengthDealer(shape, 256, seed=1).positions(0, np.arange(256), lengths)
+    found = LengthBucketing(shape, 256, seed=1).positions(0, np.arange(256), lengths)
     assert (found // 128 == np.arange(256) // 128).all()
     means = [lengths(0, step).mean() for step in found.reshape(8, 32)]
     assert np.ptp(means[:4]) > 15

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clipkit.data import BatchSizeStage, Mixture, PairStream, ShardIndex, Source, Stage
-from clipkit.data.order.interleave import counts_before, deal, quotas_of
+from clipkit.data.order.interleave import counts_before, interleave, quotas_of
 from clipkit.data.order.mixture import MixtureOrder
 from clipkit.errors import CheckpointError, ConfigError
 from clipkit.when import When
@@ -64,7 +64,7 @@ def test_shares_are_exact_at_any_moment(quotas: list[int], position: int) -> Non
 @given(quota_lists, st.integers(0, 1000))
 @settings(max_examples=100, deadline=None)
 def test_every_sample_of_a_source_is_dealt_once(quotas: list[int], start: int) -> None:
-    sources, numbers = deal(quotas, np.arange(start, start + 200))
+    sources, numbers = interleave(quotas, np.arange(start, start + 200))
     before = counts_before(quotas, np.array([start]))[:, 0]
     for source in range(len(quotas)):
         mine = numbers[sources == source]
@@ -212,7 +212,7 @@ def steps_of(streams: list[PairStream], num_steps: int) -> list[list[int]]:
     for stream in streams:
         step = 0
         while step < num_steps:
-            left = len(stream) - stream.slicing.progress(*place_of(stream))[0]
+            left = len(stream) - stream.partition.progress(*place_of(stream))[0]
             for batch in stream:
                 stream.commit(batch)
                 taken[step] += map(int, batch.keys)
@@ -286,11 +286,11 @@ def test_each_rank_reads_from_lanes_of_its_own(indexes: tuple[ShardIndex, ShardI
         order = stream._order
         assert isinstance(order, MixtureOrder)
         seen: list[set[int]] = [set(), set()]
-        for task in list(stream._slicing.tasks(0, 0))[:2]:
+        for task in list(stream._partition.tasks(0, 0))[:2]:
             places = np.arange(task.first, task.first + task.num_samples)
-            sources, numbers = order._deal(places)
+            sources, numbers = order._locate(places)
             for source, lanes in enumerate(order._lanes):
-                seen[source] |= set(lanes._deal(numbers[sources == source])[0].tolist())
+                seen[source] |= set(lanes._locate(numbers[sources == source])[0].tolist())
         lanes_of.append(seen)
     for mine, others in zip(*lanes_of, strict=True):
         assert mine

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from clipkit.data import PairStream, ShardIndex, ShardReader
-from clipkit.data.packing.packed_cache import is_raw, prepare, prepare_classes
+from clipkit.data.packing.packed_cache import is_raw, pack_classes_to_cache, pack_to_cache
 from clipkit.data.packing.sources import open_source
-from clipkit.data.packing.subsets import by_class, few_of_each
+from clipkit.data.packing.subsets import sample_per_class, split_by_class
 from clipkit.data.packing.tables import read_table
 from clipkit.errors import ConfigError, DataError
 from tests.helpers.factories import image_bytes, write_shards
@@ -57,16 +57,16 @@ def stream(shards) -> PairStream:
 
 
 def test_a_shard_that_is_gone_from_the_cache_is_named(folder):
-    first = Path(prepare(folder).shards[0])
+    first = Path(pack_to_cache(folder).shards[0])
     first.unlink()
     with pytest.raises(DataError, match=rf"{first.parent}: {first.name} is missing"):
-        prepare(folder)
+        pack_to_cache(folder)
     shutil.rmtree(first.parent)
-    assert prepare(folder).shards == (first,)
+    assert pack_to_cache(folder).shards == (first,)
 
 
 def test_a_folder_of_classes_is_packed_once_beside_it(folder, monkeypatch):
-    first = prepare(folder)
+    first = pack_to_cache(folder)
     assert Path(first.shards[0]).parents[1] == folder.parent / ".clipkit"
     assert first.class_names == ("blue rose", "daisy", "tulip")
     assert sorted(labels_of(first.shards)) == [0] * 5 + [1] * 3 + [2] * 2
@@ -74,33 +74,33 @@ def test_a_folder_of_classes_is_packed_once_beside_it(folder, monkeypatch):
     monkeypatch.setattr(
         "clipkit.data.packing.packed_cache.pack", None
     )  # a second packing would fail
-    assert prepare(folder) == first
+    assert pack_to_cache(folder) == first
 
 
 def test_the_order_outlives_the_cache(folder):
-    before = stream(prepare(folder).shards)
+    before = stream(pack_to_cache(folder).shards)
     batches = iter(before)
     before.commit(next(batches))
     state = before.state_dict()
     rest = [key for batch in batches for key in batch.keys]
     shutil.rmtree(folder.parent / ".clipkit")
 
-    after = stream(prepare(folder).shards)
+    after = stream(pack_to_cache(folder).shards)
     after.load_state_dict(state)
 
     assert [key for batch in after for key in batch.keys] == rest
 
 
 def test_a_changed_picture_makes_other_shards(folder):
-    before = prepare(folder).shards
+    before = pack_to_cache(folder).shards
     (folder / "tulip" / "0.jpg").write_bytes(image_bytes("blue", seed=99))
-    after = prepare(folder).shards
+    after = pack_to_cache(folder).shards
     assert before != after
     assert Path(before[0]).exists()
 
 
 def test_words_in_a_table_are_classes_and_captions(table):
-    prepared = prepare(table)
+    prepared = pack_to_cache(table)
     assert prepared.class_names == ("blue rose", "daisy", "tulip")
     members = ShardReader(ShardIndex.from_urls(list(prepared.shards))).read(0).members
     assert (members["cls"], members["txt"]) == (b"0", b"blue rose")
@@ -115,30 +115,34 @@ def test_a_table_may_number_its_names_itself(tmp_path):
 
 def test_class_names_of_the_training_data_number_the_validation(folder, tmp_path):
     shutil.rmtree(folder / "daisy")
-    assert set(labels_of(prepare(folder, class_names=["x", "tulip", "blue rose"]).shards)) == {1, 2}
+    assert set(
+        labels_of(pack_to_cache(folder, class_names=["x", "tulip", "blue rose"]).shards)
+    ) == {1, 2}
     with pytest.raises(DataError, match="class 'blue rose' is not among the 1 known classes"):
-        prepare(folder, class_names=["tulip"])
+        pack_to_cache(folder, class_names=["tulip"])
 
 
 def test_few_of_each_class_by_seed(folder, caplog):
     source = open_source(folder)
     with caplog.at_level(logging.WARNING):
-        three = few_of_each(source, 3, seed=1)
-    sizes = {label: len(part.items) for label, part in by_class(three).items()}
+        three = sample_per_class(source, 3, seed=1)
+    sizes = {label: len(part.items) for label, part in split_by_class(three).items()}
     assert sizes == {0: 3, 1: 3, 2: 2}
     assert "class 2 has 2 samples of 3" in caplog.text
-    assert three.items == few_of_each(source, 3, seed=1).items
-    assert len({tuple(i.identity for i in few_of_each(source, 2, s).items) for s in range(6)}) > 1
-    assert {i.identity for i in few_of_each(source, 2, 1).items} <= {
+    assert three.items == sample_per_class(source, 3, seed=1).items
+    assert (
+        len({tuple(i.identity for i in sample_per_class(source, 2, s).items) for s in range(6)}) > 1
+    )
+    assert {i.identity for i in sample_per_class(source, 2, 1).items} <= {
         i.identity for i in three.items
     }
-    assert len(labels_of(prepare(folder, samples_per_class=1).shards)) == 3
+    assert len(labels_of(pack_to_cache(folder, samples_per_class=1).shards)) == 3
     with pytest.raises(ConfigError, match="samples_per_class: expected at least 1"):
-        few_of_each(source, 0)
+        sample_per_class(source, 0)
 
 
 def test_classes_apart(folder):
-    classes = prepare_classes(folder)
+    classes = pack_classes_to_cache(folder)
     assert {name: len(labels_of(p.shards)) for name, p in classes.items()} == {
         "blue rose": 5,
         "daisy": 3,
@@ -148,7 +152,7 @@ def test_classes_apart(folder):
 
 def test_shards_can_be_chosen_from_too(tmp_path):
     write_shards(tmp_path / "shards", (6, 6))
-    classes = prepare_classes(f"{tmp_path}/shards/*.tar", samples_per_class=2)
+    classes = pack_classes_to_cache(f"{tmp_path}/shards/*.tar", samples_per_class=2)
     assert {name: labels_of(p.shards) for name, p in classes.items()} == {
         str(label): [label, label] for label in range(4)
     }
@@ -157,7 +161,7 @@ def test_shards_can_be_chosen_from_too(tmp_path):
 def test_data_without_classes_are_refused(tmp_path):
     write_shards(tmp_path / "shards", (3,), label=False)
     with pytest.raises(DataError, match="tell no classes"):
-        prepare(tmp_path / "shards", samples_per_class=1)
+        pack_to_cache(tmp_path / "shards", samples_per_class=1)
 
 
 def test_what_is_raw(folder, table, tmp_path):
@@ -171,7 +175,7 @@ def test_what_is_raw(folder, table, tmp_path):
 def test_a_folder_that_cannot_be_written_to(folder, monkeypatch, tmp_path):
     monkeypatch.setenv("CLIPKIT_CACHE", str(tmp_path / "home"))
     (folder.parent / ".clipkit").write_text("in the way")
-    assert Path(prepare(folder).shards[0]).is_relative_to(tmp_path / "home" / "packed")
+    assert Path(pack_to_cache(folder).shards[0]).is_relative_to(tmp_path / "home" / "packed")
 
 
 @pytest.mark.parametrize("number", [errno.EROFS, errno.ENOSPC])
@@ -188,14 +192,14 @@ def test_a_disk_that_refuses_the_cache(folder, monkeypatch, tmp_path, number, ca
         real(descriptor)
 
     monkeypatch.setattr(os, "fsync", fsync)
-    assert Path(prepare(folder).shards[0]).is_relative_to(tmp_path / "home" / "packed")
+    assert Path(pack_to_cache(folder).shards[0]).is_relative_to(tmp_path / "home" / "packed")
     assert os.strerror(number) in caplog.text
     assert [p for p in refused[0].rglob("*") if p.is_dir() or p.suffix == ".tar"] == []
 
     refused.append(tmp_path / "home")
     (folder / "daisy" / "0.jpg").write_bytes(image_bytes("blue"))  # other shards are needed
     with pytest.raises(DataError, match="CLIPKIT_CACHE"):
-        prepare(folder)
+        pack_to_cache(folder)
 
 
 def test_an_edited_table_is_packed_again_where_its_folder_is_named(folder, caplog):
@@ -203,26 +207,26 @@ def test_an_edited_table_is_packed_again_where_its_folder_is_named(folder, caplo
     (folder / "train.csv").write_text("file,label\ndaisy/0.jpg,daisy\ntulip/0.jpg,tulip\n")
     for picture in folder.rglob("*.jpg"):
         picture.touch()
-    before = prepare(folder / "train.csv")
+    before = pack_to_cache(folder / "train.csv")
     (folder / "train.csv").write_text("file,label\ndaisy/0.jpg,tulip\n")
     assert is_raw(folder)
-    by_folder = prepare(folder)
+    by_folder = pack_to_cache(folder)
     assert len(labels_of(by_folder.shards)) == 1
     assert by_folder.class_names == ("tulip",)
     assert not caplog.text  # the folder was never packed before
-    after = prepare(folder / "train.csv")
+    after = pack_to_cache(folder / "train.csv")
     assert labels_of(after.shards) == [0] != labels_of(before.shards)
     assert "train.csv or its images changed since it was packed into" in caplog.text
     assert str(Path(before.shards[0]).parent) in caplog.text
     caplog.clear()
-    prepare(folder / "train.csv", samples_per_class=1)  # another choice is no other state
-    assert prepare(folder / "train.csv") == after
+    pack_to_cache(folder / "train.csv", samples_per_class=1)  # another choice is no other state
+    assert pack_to_cache(folder / "train.csv") == after
     assert not caplog.text
 
 
 def test_classes_of_one_name_stay_apart(folder):
     rows = "file,label,class_name\ndaisy/0.jpg,4,crane\ntulip/0.jpg,9,crane\ntulip/1.jpg,2,\n"
     (folder / "t.csv").write_text(rows)
-    classes = prepare_classes(folder / "t.csv")
+    classes = pack_classes_to_cache(folder / "t.csv")
     found = {name: labels_of(part.shards) for name, part in classes.items()}
     assert found == {"2": [2], "crane (4)": [4], "crane (9)": [9]}

@@ -9,7 +9,7 @@ import pytest
 
 from clipkit.cli.main import main
 from clipkit.data import ShardIndex, ShardReader, pack
-from clipkit.data.packing.packed_cache import prepare
+from clipkit.data.packing.packed_cache import pack_to_cache
 from clipkit.data.packing.roots import refuse_outside
 from clipkit.errors import DataError
 from clipkit.evaluation import open_dataset
@@ -72,7 +72,7 @@ def test_an_image_outside_is_refused_by_name(folder: Path, kind: str, write, cap
         pack(source, out, max_bad_samples=2)
     assert main(["shards", "pack", str(source), str(out), "--max-bad-samples", "2"]) == 2
     assert "--allow-outside" in capsys.readouterr().err
-    for read in (prepare, open_dataset, open_index):
+    for read in (pack_to_cache, open_dataset, open_index):
         with pytest.raises(DataError, match="outside"):
             read(str(source))
     assert not out.exists()
@@ -88,7 +88,7 @@ def test_it_is_packed_where_it_is_allowed(folder: Path) -> None:
     source, out = table(folder, "images/a.jpg", "../secret.jpg"), folder.parent / "out"
     assert main(["shards", "pack", str(source), str(out), "--allow-outside"]) == 0
     assert members(out) == [image_bytes(), b"a key"]
-    assert members(prepare(source, allow_outside=True).shards) == [image_bytes(), b"a key"]
+    assert members(pack_to_cache(source, allow_outside=True).shards) == [image_bytes(), b"a key"]
     assert open_index(str(source), storage=StorageOptions(allow_outside=True)).num_samples == 2
 
 
@@ -106,7 +106,7 @@ def test_a_linked_folder_is_where_it_leads(folder: Path) -> None:
     """A table that is reached by a link finds its images beside itself."""
     (folder.parent / "link").symlink_to(folder)
     table(folder, "images/a.jpg")
-    assert prepare(folder.parent / "link" / "table.csv").shards
+    assert pack_to_cache(folder.parent / "link" / "table.csv").shards
 
 
 def test_links_out_of_a_folder_of_classes_are_refused(folder: Path) -> None:

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clipkit.data import PairStream, ShardIndex
-from clipkit.data.samples.faults import Fault, FaultLedger, FaultOptions
+from clipkit.data.samples.faults import Fault, FaultOptions, FaultTracker
 from clipkit.data.samples.id_sets import pack_ids, unpack_ids
 from clipkit.data.shards.members import read_label
 from clipkit.errors import DataError, FaultBudgetExceeded, SampleError, ShardError
@@ -377,7 +377,7 @@ def test_a_reason_does_not_quote_a_whole_member(shards: list[Path]) -> None:
 
 def test_ranks_learn_of_each_others_faults_together() -> None:
     faults = [Fault("a.tar", i, f"{i}", "broken", sample_id=10 + i) for i in range(4)]
-    ledgers = [FaultLedger(FaultOptions(0.03), 100, alone=False) for _ in range(2)]
+    ledgers = [FaultTracker(FaultOptions(0.03), 100, alone=False) for _ in range(2)]
     ledgers[0].record(faults[:2], 0)
     ledgers[1].record(faults[1:3], 0)
     ledgers[1].add_padded(2)
@@ -396,7 +396,7 @@ def test_ranks_learn_of_each_others_faults_together() -> None:
 
 
 def test_a_budget_of_all_ranks_ends_all_ranks() -> None:
-    ledgers = [FaultLedger(FaultOptions(0.03), 100, alone=False) for _ in range(2)]
+    ledgers = [FaultTracker(FaultOptions(0.03), 100, alone=False) for _ in range(2)]
     for rank, ledger in enumerate(ledgers):
         found = [Fault("a.tar", i, f"{i}", "broken", sample_id=i) for i in (rank, rank + 50)]
         ledger.record(found, 0)
@@ -410,12 +410,12 @@ def test_millions_of_faults_stay_small() -> None:
     """Names are kept of the first thousand, ids of all; a second epoch counts nothing twice."""
     total = 20_000
     found = [Fault("a.tar", i, f"{i}", "broken", sample_id=37 * i) for i in range(total)]
-    ledger = FaultLedger(FaultOptions(1.0), 37 * total)
+    ledger = FaultTracker(FaultOptions(1.0), 37 * total)
     ledger.record(found, 0)
     state = ledger.to_state()
     assert len(state["bad_samples"]) == 1000
     assert len(state["bad_ids"]) < 2 * total
-    resumed = FaultLedger(FaultOptions(1.0), 37 * total)
+    resumed = FaultTracker(FaultOptions(1.0), 37 * total)
     resumed.load_state(state)
     resumed.record(found, 1)
     assert resumed.num_bad_samples == total

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from clipkit.data import ShardIndex
-from clipkit.data.packing.packed_cache import prepare
+from clipkit.data.packing.packed_cache import pack_to_cache
 from clipkit.data.packing.sources import open_source
 from clipkit.data.packing.stats import collect_stats
 from clipkit.data.packing.verify import verify_shards
@@ -77,7 +77,7 @@ def test_packing_and_choosing_refuse_it(folder: Path) -> None:
     with pytest.raises(ShardError, match=LOST):
         open_source(folder)
     with pytest.raises(ShardError, match=LOST):
-        prepare(f"{folder}/*.tar", samples_per_class=1)
+        pack_to_cache(f"{folder}/*.tar", samples_per_class=1)
 
 
 def test_verify_and_stats_name_it(folder: Path) -> None:

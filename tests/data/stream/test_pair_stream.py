@@ -14,7 +14,7 @@ from torch.utils.data._utils.pin_memory import pin_memory
 
 from clipkit.data import PairStream, ShardIndex
 from clipkit.data.samples.faults import Fault
-from clipkit.data.stream.builder import BatchBuilder, Built
+from clipkit.data.stream.builder import BatchBuilder, BuildResult
 from clipkit.errors import CheckpointError, ConfigError, DataError
 from clipkit.types import Batch
 from tests.helpers.factories import pair, write_shard, write_shards
@@ -478,7 +478,7 @@ def test_workers_may_be_spawned(index: ShardIndex) -> None:
     stream = make(index)
     expected = next(iter(stream))
     builder = BatchBuilder(stream._reader, stream._maker, stream._order, num_threads=2)
-    task = next(stream._slicing.tasks(0, 0))
+    task = next(stream._partition.tasks(0, 0))
     builder.build(task)
     built = pickle.loads(pickle.dumps(builder)).build(task)
     assert built.batch is not None
@@ -498,10 +498,10 @@ def test_what_a_loader_pins_is_the_batch(
     pinned = replace(batch, keys=("pinned",) * 4)
     monkeypatch.setattr(Batch, "pin_memory", lambda self: pinned)
     fault = Fault("a.tar", 0, "k", "broken", 0)
-    found = pin_memory(Built(batch, [fault]))
+    found = pin_memory(BuildResult(batch, [fault]))
     assert found.batch is pinned
     assert found.faults == [fault]
-    assert pin_memory(Built(None, [])).batch is None
+    assert pin_memory(BuildResult(None, [])).batch is None
     error = ValueError("x")
     assert pin_memory(error) is error
 

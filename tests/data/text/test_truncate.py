@@ -7,7 +7,7 @@ import torch
 
 from clipkit.data.text.tokenizer import Tokenizer
 from clipkit.data.text.tokenizers import tokenizer_from_name
-from clipkit.data.text.truncate import cut_captions, end_of_cut
+from clipkit.data.text.truncate import truncate_tokens, truncation_token
 
 CAPTIONS = [
     "a dog",
@@ -40,7 +40,7 @@ def test_of_clip_s_tokenizer(length):
     short = tokenizer_from_name("open_clip:ViT-B-32", length)
     tokens = whole(CAPTIONS)
     expected = short(CAPTIONS)
-    cut = cut_captions(tokens, length, whole.pad_id, end_of_cut(whole))
+    cut = truncate_tokens(tokens, length, whole.pad_id, truncation_token(whole))
     assert torch.equal(cut[:, : expected.shape[1]], expected)
     assert (cut[:, expected.shape[1] :] == 0).all()
     assert torch.equal(tokens, whole(CAPTIONS)), "the batch's own tokens were changed"
@@ -50,7 +50,7 @@ def test_of_clip_s_tokenizer(length):
 def test_of_tokenizers_with_other_ends(end, pad_id):
     """An end of its own, an end that is also the padding (SigLIP), and none at all."""
     whole = Words(12, end, pad_id)
-    assert end_of_cut(whole) == end
+    assert truncation_token(whole) == end
     for length in range(3, 12):
         expected = Words(length, end, pad_id)(CAPTIONS)
-        assert torch.equal(cut_captions(whole(CAPTIONS), length, pad_id, end), expected)
+        assert torch.equal(truncate_tokens(whole(CAPTIONS), length, pad_id, end), expected)

@@ -15,7 +15,7 @@ from clipkit.errors import ConfigError
 from clipkit.losses import MicroBatchedEncoder
 from clipkit.models import PrototypeLabelHead, load_encoder
 from clipkit.models.checkpoints.encoder import save_encoder
-from clipkit.optim import WeightAverage
+from clipkit.optim import EmaWeights
 from clipkit.types import Batch
 from tests.helpers import tiny
 
@@ -122,7 +122,7 @@ def test_evaluation_asks_the_present_tower():
 
 def test_an_average_of_the_weights_has_its_own_prototypes():
     model, data = encoder(), batch()
-    average = WeightAverage(model, 0.9)
+    average = EmaWeights(model, 0.9)
     change(model, 0)
     model.eval()
     with torch.no_grad():

@@ -17,7 +17,7 @@ from clipkit.evaluation import Evaluator
 from clipkit.models.checkpoints.encoder import load_encoder
 from clipkit.models.parameters import count_parameters
 from clipkit.training.callbacks import (
-    AverageWeights,
+    ExponentialMovingAverage,
     KeyLog,
     LockTower,
     ProgressBar,
@@ -25,7 +25,7 @@ from clipkit.training.callbacks import (
     Throughput,
     ZeroShotEvaluation,
 )
-from clipkit.training.callbacks.parameter_table import parameter_table
+from clipkit.training.callbacks.parameter_summary import parameter_table
 from clipkit.training.callbacks.progress_bar import figures
 from clipkit.training.checkpoints.io import AtomicCheckpointIO
 from tests.helpers import tiny
@@ -205,12 +205,12 @@ class TestAverageWeights:
                 if trainer.global_step == 3:
                     raise ValueError("crash")
 
-        average = AverageWeights(decay=0.5)
+        average = ExponentialMovingAverage(decay=0.5)
         fit(shards, tmp_path / "whole", average, SaveCheckpoint())
         last = tmp_path / "run" / "last.ckpt"
         with pytest.raises(ValueError, match="crash"):
-            fit(shards, last.parent, AverageWeights(decay=0.5), Crash(), SaveCheckpoint())
-        fit(shards, last.parent, AverageWeights(decay=0.5), SaveCheckpoint(), ckpt=last)
+            fit(shards, last.parent, ExponentialMovingAverage(decay=0.5), Crash(), SaveCheckpoint())
+        fit(shards, last.parent, ExponentialMovingAverage(decay=0.5), SaveCheckpoint(), ckpt=last)
 
         whole, again = (
             load_encoder(path, prefix="ema.") for path in (tmp_path / "whole" / "last.ckpt", last)
@@ -230,7 +230,7 @@ class TestAverageWeights:
             def on_train_batch_end(self, trainer, pl_module, *_):
                 seen["training"] = pl_module.encoder.log_logit_scale.item()
 
-        callbacks = (AverageWeights(decay=0.9), Look(), SaveCheckpoint())
+        callbacks = (ExponentialMovingAverage(decay=0.9), Look(), SaveCheckpoint())
         _, module = fit(shards, tmp_path, *callbacks, val=True, max_steps=5)
         average = load_encoder(tmp_path / "last.ckpt", prefix="ema.").log_logit_scale.item()
         assert seen["validation"] == pytest.approx(average, abs=1e-7)
@@ -239,7 +239,7 @@ class TestAverageWeights:
 
     def test_decay_is_checked_before_training(self, shards, tmp_path):
         with pytest.raises(ConfigError, match="decay"):
-            fit(shards, tmp_path, AverageWeights(decay=1.0))
+            fit(shards, tmp_path, ExponentialMovingAverage(decay=1.0))
 
 
 class TestZeroShotEvaluation:

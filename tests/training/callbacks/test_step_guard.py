@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from clipkit.errors import ConfigError, NonFiniteError
-from clipkit.training.callbacks import AverageWeights, KeyLog, SaveCheckpoint, StepGuard
+from clipkit.training.callbacks import ExponentialMovingAverage, KeyLog, SaveCheckpoint, StepGuard
 from clipkit.training.health.step_health import StepHealth, skip_if, skips_on_device
 from tests.helpers import tiny
 from tests.helpers.bad_steps import INF, NAN, Poison, Watch, fit, lines
@@ -53,7 +53,7 @@ def test_spike_is_left_out(shards, tmp_path):
 def test_weights_go_back_while_the_data_go_on(shards, tmp_path, caplog):
     watch, log = Watch(), KeyLog(str(tmp_path / "keys.txt"))
     saver = SaveCheckpoint(every_n_steps=2)
-    average = AverageWeights(decay=0.5)
+    average = ExponentialMovingAverage(decay=0.5)
     poison = Poison([4, 5, 6])
     guard = StepGuard(max_in_a_row=3)
     fit(shards, tmp_path, poison, guard, watch, saver, log, average, max_steps=7)

@@ -10,8 +10,8 @@ from torch._dynamo import register_backend
 
 from clipkit.errors import ConfigError
 from clipkit.training.callbacks import (
+    ActivationCheckpointing,
     CompileTowers,
-    RecomputeActivations,
     SaveCheckpoint,
     Unlock,
 )
@@ -57,7 +57,7 @@ def test_lengths_are_rounded_up_but_not_past_the_tower(length, wanted):
 
 def test_recomputed_activations_are_not_kept():
     plain, module = tiny.module(), tiny.module()
-    RecomputeActivations().setup(None, module, "fit")
+    ActivationCheckpointing().setup(None, module, "fit")
     assert module.state_dict().keys() == plain.state_dict().keys()
     torch.testing.assert_close(gradients(module, batch()), gradients(plain, batch()))
 
@@ -79,7 +79,7 @@ def test_what_is_recomputed_is_compiled_in_either_order(first):
     torch._dynamo.reset()
     GRAPHS.clear()
     plain, module = tiny.module(), tiny.module()
-    callbacks = [CompileTowers(8, "clipkit_counting"), RecomputeActivations()]
+    callbacks = [CompileTowers(8, "clipkit_counting"), ActivationCheckpointing()]
     for callback in callbacks if first == "compile" else reversed(callbacks):
         callback.setup(None, module, "fit")
     assert module.state_dict().keys() == plain.state_dict().keys()
@@ -102,7 +102,7 @@ def test_options_that_cannot_work():
     with pytest.raises(ConfigError, match="text_multiple: expected at least 1, got 0"):
         CompileTowers(text_multiple=0)
     with pytest.raises(ConfigError, match="every: expected at least 1, got 0"):
-        RecomputeActivations(every=0)
+        ActivationCheckpointing(every=0)
     with pytest.raises(ConfigError, match=r"unlock\.begin: expected one of step"):
         Unlock(groups=1, begin=1.5)
 

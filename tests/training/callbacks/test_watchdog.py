@@ -11,15 +11,21 @@ from lightning.pytorch import Callback
 
 from clipkit.errors import ConfigError
 from clipkit.training.callbacks import Watchdog
-from clipkit.training.health.heartbeat import STEP, Beat, diagnose, read_beats, write_beat
+from clipkit.training.health.heartbeat import (
+    STEP,
+    Heartbeat,
+    diagnose,
+    read_heartbeats,
+    write_heartbeat,
+)
 from tests.helpers import tiny
 from tests.helpers.ranks import run_ranks
 
 NOW = 1000.0
 
 
-def beat(rank: int, batch: int = 7, phase: str = STEP, age: float = 1.0, stands: float = 60.0):
-    return Beat(rank, f"host{rank}", 10 + rank, batch, batch, phase, NOW - stands, NOW - age)
+def heartbeat(rank: int, batch: int = 7, phase: str = STEP, age: float = 1.0, stands: float = 60.0):
+    return Heartbeat(rank, f"host{rank}", 10 + rank, batch, batch, phase, NOW - stands, NOW - age)
 
 
 @pytest.fixture(scope="module")
@@ -28,32 +34,34 @@ def shards(tmp_path_factory):
 
 
 class TestDiagnose:
-    def said(self, *beats: Beat | None) -> list[str]:
-        return diagnose(beats, NOW, silence_seconds=30)
+    def said(self, *heartbeats: Heartbeat | None) -> list[str]:
+        return diagnose(heartbeats, NOW, silence_seconds=30)
 
     def test_silent_rank_is_dead_or_cut_off(self):
-        (line,) = self.said(beat(0), beat(1, age=300.0), beat(2))
+        (line,) = self.said(heartbeat(0), heartbeat(1, age=300.0), heartbeat(2))
         assert line.startswith("rank 1 (host1, process 11) has been silent for 300 s")
 
     def test_rank_that_waits_for_data_is_behind(self):
-        (line,) = self.said(beat(0), beat(1), beat(2, phase="waiting for data", stands=70.0))
+        (line,) = self.said(
+            heartbeat(0), heartbeat(1), heartbeat(2, phase="waiting for data", stands=70.0)
+        )
         assert line == "rank 2 (host2, process 12) is behind: step 7, waiting for data for 70 s"
 
     def test_rank_with_fewer_batches_is_behind(self):
-        (line,) = self.said(beat(0), beat(1, batch=6), beat(2))
+        (line,) = self.said(heartbeat(0), heartbeat(1, batch=6), heartbeat(2))
         assert line.startswith("rank 1 (host1, process 11) is behind: step 6, training step")
 
     def test_rank_without_a_file_never_started(self):
-        assert self.said(beat(0), None)[0].startswith("rank 1 has never been heard of")
+        assert self.said(heartbeat(0), None)[0].startswith("rank 1 has never been heard of")
 
     def test_nobody_stands_out(self):
-        assert self.said(beat(0), beat(1)) == []
+        assert self.said(heartbeat(0), heartbeat(1)) == []
 
 
 def test_beats_are_read_back_and_torn_ones_are_none(tmp_path):
-    write_beat(tmp_path, beat(0))
+    write_heartbeat(tmp_path, heartbeat(0))
     (tmp_path / "rank1.json").write_text('{"rank": 1')
-    assert read_beats(tmp_path, 3) == [beat(0), None, None]
+    assert read_heartbeats(tmp_path, 3) == [heartbeat(0), None, None]
     assert {path.name for path in tmp_path.iterdir()} == {"rank0.json", "rank1.json"}
 
 
@@ -101,7 +109,7 @@ def test_quiet_run_reports_nothing_and_leaves_no_thread(shards, tmp_path, caplog
     trainer.fit(tiny.module(), datamodule=tiny.data(shards))
     assert "stood still" not in caplog.text
     assert not [t for t in threading.enumerate() if t.name == "clipkit-watchdog"]
-    assert read_beats(tmp_path / "heartbeats", 1)[0] is not None
+    assert read_heartbeats(tmp_path / "heartbeats", 1)[0] is not None
 
 
 def test_numbers_are_checked():

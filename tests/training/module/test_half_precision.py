@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.plugins import MixedPrecision
 
-from clipkit.training.callbacks import AverageWeights, SaveCheckpoint, StepGuard
+from clipkit.training.callbacks import ExponentialMovingAverage, SaveCheckpoint, StepGuard
 from tests.helpers import tiny
 from tests.helpers.bad_steps import Poison, Watch, module
 
@@ -83,7 +83,7 @@ def test_steps_that_the_scaler_leaves_out_are_not_bad(shards, tmp_path, fused):
 @pytest.mark.parametrize("fused", [False, True], ids=["plain", "fused"])
 def test_bad_steps_are_left_out(shards, tmp_path, fused):
     """One with NaN, which lowers the scale, and a spike of finite numbers, which does not."""
-    watch, average = Watch(), AverageWeights(decay=0.5)
+    watch, average = Watch(), ExponentialMovingAverage(decay=0.5)
     callbacks = (Poison([3]), Poison([28], factor=-50.0), StepGuard(sigmas=8.0), watch, average)
     plugin = half()
     _, trained = fit(shards, tmp_path, plugin, *callbacks, fused=fused, max_steps=30)
@@ -98,9 +98,9 @@ def test_bad_steps_are_left_out(shards, tmp_path, fused):
 
 def test_resumed_run_goes_on_with_the_scale(shards, tmp_path):
     plugins = [half(growth_interval=3), half(2.0, growth_interval=3)]
-    average, save = AverageWeights(), SaveCheckpoint(keep_every_n_steps=4)
+    average, save = ExponentialMovingAverage(), SaveCheckpoint(keep_every_n_steps=4)
     whole, first = fit(shards, tmp_path, plugins[0], average, save)
-    again = (AverageWeights(), SaveCheckpoint())
+    again = (ExponentialMovingAverage(), SaveCheckpoint())
     run = tmp_path / "resumed"
     resumed, second = fit(shards, run, plugins[1], *again, ckpt=tmp_path / "step=4.ckpt")
     assert resumed == whole[4:]

@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch import Callback
 
 from clipkit.data import BatchSizeStage, OrderOptions
-from clipkit.data.order.partition import Slicing
+from clipkit.data.order.partition import EpochPartition
 from clipkit.errors import ConfigError
 from clipkit.training.callbacks import KeyLog, SaveCheckpoint
 from clipkit.training.preflight.plan import make_plan
@@ -116,7 +116,7 @@ def test_epochs_end_and_are_validated_where_they_should(shards, tmp_path):
 
 
 def test_short_epochs(shards, tmp_path):
-    """Batches of an epoch are limited, positions of its stages are not."""
+    """Batches of an epoch are limit_batches, positions of its stages are not."""
     watch, _, _ = fit(shards, tmp_path, max_epochs=3, limit_train_batches=7)
     assert watch.sizes == FIRST_EPOCH[:7] + [8] * 10
     assert watch.fractions[-1] == 1.0
@@ -150,6 +150,6 @@ def test_accumulated_gradients_are_refused(shards, tmp_path):
 
 
 def test_a_run_that_trains_on_nothing_has_no_steps():
-    slicing = Slicing(40, 8, 0, 1, "drop", tuple(STAGES))
-    assert steps_for(slicing, 80, limit=0) == 0
-    assert steps_for(slicing, 80, limit=1.0) == len(FIRST_EPOCH) + 5 + 1
+    partition = EpochPartition(40, 8, 0, 1, "drop", tuple(STAGES))
+    assert steps_for(partition, 80, limit=0) == 0
+    assert steps_for(partition, 80, limit=1.0) == len(FIRST_EPOCH) + 5 + 1

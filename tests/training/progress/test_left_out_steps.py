@@ -14,8 +14,8 @@ from clipkit.errors import NonFiniteError
 from clipkit.losses import CombinedLoss, GlobalContrastiveLoss, LabelLoss, LinearSchedule
 from clipkit.models import PrototypeLabelHead, from_open_clip
 from clipkit.training import ContrastiveModule, ShardedStrategy
-from clipkit.training.callbacks import AverageWeights, SaveCheckpoint, StepGuard
-from clipkit.training.strategies.sharding import whole
+from clipkit.training.callbacks import ExponentialMovingAverage, SaveCheckpoint, StepGuard
+from clipkit.training.strategies.sharding import full_tensor
 from tests.helpers import tiny
 from tests.helpers.bad_steps import INF, NAN, Poison, fit, lines
 from tests.helpers.ranks import run_ranks
@@ -63,7 +63,7 @@ def remembering(fused: bool = False) -> ContrastiveModule:
     )
 
 
-def learned(pl_module, average: AverageWeights) -> dict[str, torch.Tensor]:
+def learned(pl_module, average: ExponentialMovingAverage) -> dict[str, torch.Tensor]:
     """All that a step may change, whole and copied."""
     state = {
         name: value
@@ -71,7 +71,7 @@ def learned(pl_module, average: AverageWeights) -> dict[str, torch.Tensor]:
         if isinstance(value, torch.Tensor) and not name.endswith("_extra_state")
     }
     state |= {f"ema.{name}": value for name, value in average._average.weights.items()}
-    state = {name: whole(value).detach().clone() for name, value in state.items()}
+    state = {name: full_tensor(value).detach().clone() for name, value in state.items()}
     terms = pl_module.loss.modules()
     memories = [term for term in terms if isinstance(term, GlobalContrastiveLoss)]
     return {**state, "averages": torch.stack([term.log_averages for term in memories])}
@@ -80,7 +80,7 @@ def learned(pl_module, average: AverageWeights) -> dict[str, torch.Tensor]:
 class States(Callback):
     """What is learned after every step, and what the schedules count."""
 
-    def __init__(self, average: AverageWeights) -> None:
+    def __init__(self, average: ExponentialMovingAverage) -> None:
         self.average = average
         self.after: list[dict[str, torch.Tensor]] = []
         self.counts: list[tuple[int, int, int, float]] = []
@@ -98,7 +98,7 @@ class States(Callback):
 
 
 def fit_remembering(shards, run, *callbacks, steps=8, fused=False, **options) -> States:
-    average = AverageWeights(decay=0.5)
+    average = ExponentialMovingAverage(decay=0.5)
     states = States(average)
     trainer = tiny.trainer(run, *callbacks, average, states, max_steps=steps, **options)
     ranks = options.get("devices", 1)
@@ -167,7 +167,7 @@ def guarded_rank(
     }
     digests = {}
     for name, make in strategies.items():
-        average = AverageWeights(decay=0.5)
+        average = ExponentialMovingAverage(decay=0.5)
         states = Digests(average)
         options = {"devices": world_size, "num_nodes": 1, "strategy": make()}
         callbacks = (
@@ -194,7 +194,7 @@ class Digests(Callback):
     Ranks share everything but the statistics of batch norms.
     """
 
-    def __init__(self, average: AverageWeights) -> None:
+    def __init__(self, average: ExponentialMovingAverage) -> None:
         self.average = average
         self.after: list[tuple[str, str]] = []
 

@@ -23,7 +23,7 @@ class CompileTowers(Callback):
     Blocks of one shape share one compiled graph, so this takes a fraction of the time that a whole
     model takes. Captions are padded to a multiple of ``text_multiple`` tokens, which keeps shapes
     few and even; torch then makes one graph for all lengths once it meets a second one. Weights
-    keep their names. Together with ``RecomputeActivations``, in either order, what a block
+    keep their names. Together with ``ActivationCheckpointing``, in either order, what a block
     recomputes is compiled.
 
     Args:

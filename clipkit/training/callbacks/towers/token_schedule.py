@@ -11,7 +11,7 @@ from jaxtyping import UInt8
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from clipkit.data.text.truncate import cut_captions, end_of_cut
+from clipkit.data.text.truncate import truncate_tokens, truncation_token
 from clipkit.errors import ConfigError
 from clipkit.models import DualEncoder, TextTower
 from clipkit.training.datamodule.pair_datamodule import PairDataModule
@@ -91,7 +91,7 @@ class TokenSchedule(Callback):
             data = data_of(trainer)
             assert isinstance(data, PairDataModule), "text_length needs a PairDataModule"
             tokenizer = data.resolved_tokenizer()
-            self._pad_id, self._end = tokenizer.pad_id, end_of_cut(tokenizer)
+            self._pad_id, self._end = tokenizer.pad_id, truncation_token(tokenizer)
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int
@@ -111,7 +111,7 @@ class TokenSchedule(Callback):
                 batch.negatives.tokens = self._cut(batch.negatives.tokens, length)
 
     def _cut(self, tokens: Tensor, length: int) -> Tensor:
-        return cut_captions(tokens, length, self._pad_id, self._end)
+        return truncate_tokens(tokens, length, self._pad_id, self._end)
 
 
 def stage_at(stages: Sequence[TokenStage], progress: Progress) -> TokenStage | None:

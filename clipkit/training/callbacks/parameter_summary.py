@@ -12,7 +12,7 @@ from clipkit.models.parameters import count_parameters
 
 
 @final
-class PrintParameters(Callback):
+class ParameterSummary(Callback):
     """Prints a table of parameters by part of the encoder: all, and those that are trained."""
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -15,7 +15,7 @@ TowerName = Literal["image_tower", "text_tower"]
 
 
 @final
-class RecomputeActivations(Callback):
+class ActivationCheckpointing(Callback):
     """Keeps the input of each block only, and computes the rest again in the backward pass.
 
     This is activation (or gradient) checkpointing: gradients stay the same, the memory of a tower
@@ -29,12 +29,12 @@ class RecomputeActivations(Callback):
         ConfigError: If ``every`` is not positive.
 
     Examples:
-        >>> trainer = Trainer(callbacks=[RecomputeActivations(["image_tower"])])
+        >>> trainer = Trainer(callbacks=[ActivationCheckpointing(["image_tower"])])
     """
 
     def __init__(self, towers: list[TowerName] | None = None, every: int = 1) -> None:
         if every < 1:
-            raise ConfigError(f"RecomputeActivations.every: expected at least 1, got {every}")
+            raise ConfigError(f"ActivationCheckpointing.every: expected at least 1, got {every}")
         self.towers: list[TowerName] = towers or ["image_tower", "text_tower"]
         self.every = every
         self._done = False
@@ -45,7 +45,9 @@ class RecomputeActivations(Callback):
             return
         self._done = True
         encoder = pl_module.encoder
-        assert isinstance(encoder, DualEncoder), "RecomputeActivations belongs to ContrastiveModule"
+        assert isinstance(encoder, DualEncoder), (
+            "ActivationCheckpointing belongs to ContrastiveModule"
+        )
         for name in self.towers:
             for block in tower_blocks(getattr(encoder, name))[:: self.every]:
                 recompute_block(block)

@@ -18,7 +18,7 @@ PRUNERS: Final = ("median", "halving", "none")
 
 
 @final
-class ReportTrial(Callback):
+class OptunaPruning(Callback):
     """Reports a metric to an Optuna study while the run goes on, and ends a run without prospects.
 
     ``clipkit tune`` puts it into the configuration of every trial. Whatever is logged under the
@@ -40,7 +40,7 @@ class ReportTrial(Callback):
         self, storage: str, study: str, trial: int, metric: str, pruner: str = "median"
     ) -> None:
         if pruner not in PRUNERS:
-            raise ConfigError(f"ReportTrial.pruner: expected one of {PRUNERS}, got {pruner!r}")
+            raise ConfigError(f"OptunaPruning.pruner: expected one of {PRUNERS}, got {pruner!r}")
         self.storage = storage
         self.study = study
         self.trial = trial

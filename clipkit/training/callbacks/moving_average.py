@@ -11,16 +11,16 @@ from jaxtyping import Float
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
-from clipkit.optim import WeightAverage
+from clipkit.optim import EmaWeights
 from clipkit.training.checkpoints.contents import AVERAGE
 from clipkit.training.lightning_compat import callbacks_of, is_accumulating
-from clipkit.training.strategies.sharding import like
+from clipkit.training.strategies.sharding import shard_like
 
 _LOG: Final = logging.getLogger(__name__)
 
 
 @final
-class AverageWeights(Callback):
+class ExponentialMovingAverage(Callback):
     """Averages the encoder's weights exponentially; whatever measures or predicts uses the average.
 
     Checkpoints hold both: the weights under ``encoder.``, their average under ``ema.``.
@@ -33,13 +33,13 @@ class AverageWeights(Callback):
             left out, which leaves the average as it is.
 
     Examples:
-        >>> trainer = Trainer(callbacks=[AverageWeights(decay=0.999)])
+        >>> trainer = Trainer(callbacks=[ExponentialMovingAverage(decay=0.999)])
     """
 
     def __init__(self, decay: float = 0.999) -> None:
         self.decay = decay
         self.left_out: Float[Tensor, ""] | None = None
-        self._average: WeightAverage | None = None
+        self._average: EmaWeights | None = None
         self._num_updates = 0
         self._loaded: dict[str, Tensor] = {}
         self._swap = ExitStack()
@@ -47,7 +47,7 @@ class AverageWeights(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse a wrong decay before anything is read; a fit begins a new average."""
-        WeightAverage(nn.Identity(), self.decay)
+        EmaWeights(nn.Identity(), self.decay)
         if stage == "fit":
             self._average, self._num_updates, self._loaded = None, 0, {}
 
@@ -106,6 +106,11 @@ class AverageWeights(Callback):
         """Leave the weights."""
         self._swap.close()
 
+    @property
+    def state_key(self) -> str:
+        """Return the key in checkpoints: the name that the class had in version 0.1."""
+        return "AverageWeights"
+
     def state_dict(self) -> dict[str, Any]:
         """How often the average was updated; the average itself is beside the weights."""
         return {"num_updates": self._average.num_updates if self._average else self._num_updates}
@@ -138,14 +143,14 @@ class AverageWeights(Callback):
         self._average.load_state_dict(
             {
                 "num_updates": self._average.num_updates,
-                "weights": like(self._average.weights, weights),
+                "weights": shard_like(self._average.weights, weights),
             }
         )
 
     def _start(self, pl_module: LightningModule) -> None:
-        self._average = WeightAverage(_encoder(pl_module), self.decay)
+        self._average = EmaWeights(_encoder(pl_module), self.decay)
         if self._loaded:
-            weights = like(self._average.weights, self._loaded)
+            weights = shard_like(self._average.weights, self._loaded)
             state = {"num_updates": self._num_updates, "weights": weights}
             self._average.load_state_dict(state)
             self._loaded = {}
@@ -158,10 +163,10 @@ def warn_of_unused_average(trainer: Trainer, checkpoint: Mapping[str, Any]) -> N
         trainer: About to use the checkpoint.
         checkpoint: After ``take_out_averages``.
     """
-    if checkpoint.get(AVERAGE) and not callbacks_of(trainer, AverageWeights):
+    if checkpoint.get(AVERAGE) and not callbacks_of(trainer, ExponentialMovingAverage):
         _LOG.warning(
             "ckpt_path: using the raw weights; the checkpoint's average of the weights needs the "
-            "callback AverageWeights"
+            "callback ExponentialMovingAverage"
         )
 
 
@@ -173,7 +178,7 @@ def average_in_place(trainer: Trainer) -> Iterator[None]:
         trainer: In a fit; its callbacks decide.
     """
     with ExitStack() as stack:
-        for callback in callbacks_of(trainer, AverageWeights):
+        for callback in callbacks_of(trainer, ExponentialMovingAverage):
             stack.enter_context(callback.swapped_into(trainer.lightning_module))
         yield
 
