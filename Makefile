@@ -10,7 +10,7 @@ THREADS ?= 1
 # Two tests at a time, whole modules on one worker: their fixtures are made once.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadscope
 FAST := tests/data tests/losses tests/metrics tests/models tests/optim
-NUMERIC := tests/losses tests/metrics tests/models tests/optim tests/distributed
+NUMERIC := tests/losses tests/metrics tests/models tests/optim tests/distributed tests/processes/test_tile_kernels.py
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-fast test-all test-numeric check lint types imports docs clean
@@ -46,7 +46,7 @@ test-numeric: $(VENV)/.installed-test ## Run the numeric tests as another CPU: C
 lint: $(VENV)/.installed-test ## ruff: lint and format
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
-types: $(VENV)/.installed-test ## mypy --strict
+types: $(VENV)/.installed-test ## mypy: the package strictly, the tests with what they call
 	@$(BIN)/mypy
 
 imports: $(VENV)/.installed-test ## The direction of imports

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
 
 import pytest
 
 from tests.helpers.ranks import free_port
+from tests.helpers.tiers import FAST, LONG, forbid_slow_starts
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("WANDB_MODE", "offline")
@@ -17,16 +17,22 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
-LONG: Final = ("faults", "launch")
-"""Folders of tests that kill, restart and fuzz real runs for minutes: `make test-all` only."""
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Set tiers by folder, so that none is forgotten; `make test-fast` names its folders itself."""
-    root = Path(__file__).parent
     for item in items:
-        if item.path.relative_to(root).parts[0] in LONG:
+        if folder_of(item) in LONG:
             item.add_marker(pytest.mark.long)
+
+
+def folder_of(item: pytest.Item) -> str:
+    """Return the folder below tests/ that holds a test, or its file where there is none."""
+    return item.path.relative_to(Path(__file__).parent).parts[0]
+
+
+@pytest.fixture(autouse=True)
+def _only_quick_starts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if folder_of(request.node) in FAST:
+        forbid_slow_starts(monkeypatch)
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import typing
 from collections.abc import Iterator
 from dataclasses import dataclass, is_dataclass
 from pathlib import Path
+from typing import Any
 
 import griffe
 import pytest
@@ -134,7 +135,7 @@ def test_all_pages_with_examples_were_found() -> None:
 
 
 def test_the_plain_loop_is_the_one_that_is_tested() -> None:
-    tested = {line.strip() for line in (ROOT / "tests/test_layers.py").read_text().splitlines()}
+    tested = {line.strip() for line in (ROOT / "tests/test_plain_loop.py").read_text().splitlines()}
     (loop,) = [fence.text for fence in RUN if fence.name == "docs/quickstart.md"]
     shown = loop[loop.index("for batch in stream") :].splitlines()[:6]
     assert [line for line in shown if line.strip() not in tested] == []
@@ -142,7 +143,7 @@ def test_the_plain_loop_is_the_one_that_is_tested() -> None:
 
 @pytest.mark.parametrize(("page", "words"), OTHERS, ids=shown)
 def test_commands_parse(page: str, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    status = 0
+    status: str | int | None = 0
     try:
         build_parser().parse_args(words)
     except SystemExit as leaving:  # --help leaves with 0
@@ -245,7 +246,7 @@ def test_classes_and_options_in_yaml_exist() -> None:
             try:
                 target = getattr(importlib.import_module(module), name)
             except (ImportError, AttributeError):
-                wrong.append((fence.name, entry.class_path))
+                wrong.append((fence.name, entry.class_path, ""))
                 continue
             known = set(inspect.signature(target).parameters)
             wrong += [(fence.name, entry.class_path, o) for o in entry.options if o not in known]
@@ -279,11 +280,11 @@ def test_options_of_a_run_exist() -> None:
         for code in INLINE.findall(prose(page)):
             if not (found := dotted.match(code)) or code.endswith(".safetensors"):
                 continue
-            known: type | None = sections[found[1]]
+            known: Any = sections[found[1]]
             for name in found[2].split("."):
                 if known is None:
                     break
-                options = typing.get_type_hints(known.__init__)
+                options = typing.get_type_hints(known.__init__)  # type: ignore[misc]
                 if name not in options:
                     wrong.append((page.name, code))
                     break

@@ -15,7 +15,6 @@ from clipkit.training.strategies.sharding import shard_encoder
 from tests.helpers import tiny
 from tests.helpers.factories import write_shards
 from tests.helpers.ranks import run_ranks
-from tests.helpers.tower_runs import batch
 
 NUM_IMAGES = (4, 5, 1)
 RESNET = {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8}  # weights in channels-last order
@@ -29,7 +28,7 @@ def evaluate(rank: int, world_size: int, folder: Path, dtype: torch.dtype | None
     first, second = evaluator.run(encoder), evaluator.run(encoder)
     assert first == second
     # training goes on afterwards, and the weights are spread again
-    encoder(batch()).image.sum().backward()
+    encoder(tiny.batch()).image.sum().backward()
     parameters = list(encoder.image_tower.parameters())
     assert world_size == 1 or all(isinstance(p, DTensor) for p in parameters)
     assert all(p.grad is not None for p in parameters)

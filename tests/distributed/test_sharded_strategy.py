@@ -16,7 +16,6 @@ from clipkit.training import ShardedStrategy
 from clipkit.training.callbacks import ExponentialMovingAverage, SaveCheckpoint
 from tests.helpers import tiny
 from tests.helpers.ranks import run_ranks
-from tests.helpers.tower_runs import batch
 
 
 class Watch(Callback):
@@ -91,5 +90,5 @@ def test_sharded_ranks_train_like_one_process(tmp_path):
 
 
 def embeddings(file: Path, prefix: str) -> tuple[torch.Tensor, torch.Tensor]:
-    made = load_encoder(file, prefix)(batch())
+    made = load_encoder(file, prefix)(tiny.batch())
     return made.image.detach(), made.text.detach()

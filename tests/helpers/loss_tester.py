@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -13,13 +11,11 @@ from torch.nn import functional as F
 
 from clipkit.losses import LossTerm
 from clipkit.types import Batch, Embeddings
-from tests.helpers.loss_cases import CASES, Case, Inputs, Oracle, make_inputs, rows_of
+from tests.helpers.loss_cases import CASES, Case, Inputs, Oracle, make_inputs
 from tests.helpers.oracles import assert_close, value_and_gradients
-from tests.helpers.ranks import run_ranks
 
 FEW = settings(max_examples=12, deadline=None)
 Result = tuple[Tensor, dict[str, Tensor]]
-SIZES = {1: ((24,),), 2: ((15, 9), (24, 0)), 4: ((6, 6, 6, 6), (11, 0, 7, 6))}
 
 
 def differentiate(loss: LossTerm | Oracle, inputs: Inputs, batch: Batch) -> Result:
@@ -172,61 +168,3 @@ class LossTester:
             values.append(float(first(Embeddings(**inputs), batch)))
             assert float(second(Embeddings(**inputs), batch)) == values[-1]
         assert len(set(values)) == len(values)
-
-
-def of_rank(number: int, world_size: int) -> list[dict[str, tuple[Tensor, ...]]]:
-    """Values and gradients of this rank's part, for all sizes and cases; see ``check_ranks``."""
-    results = []
-    for sizes in SIZES[world_size]:
-        start = sum(sizes[:number])
-        rows = slice(start, start + sizes[number])
-        of_case = {}
-        for name, case in CASES.items():
-            loss = case.make(5)
-            for step in range(case.passes):
-                inputs, batch = make_inputs(case, 24, seed=7 + step)
-                inputs, batch = rows_of(inputs, batch, rows, negatives_of(number, world_size))
-                term = differentiate(loss, inputs, batch)
-            samples = case.make(5).term(Embeddings(**inputs), batch).num_samples
-            gradients = [gradient.numpy() for gradient in term[1].values()]
-            of_case[name] = (term[0].item(), samples.item(), gradients)
-        results.append(of_case)
-    return results
-
-
-def negatives_of(number: int, world_size: int) -> list[slice]:
-    """Uneven shares of three and of two negatives; none of the images' on the first rank."""
-    shares = []
-    for count in (3, 2):
-        ends = [count * k // world_size for k in range(world_size + 1)]
-        shares.append(slice(ends[number], ends[number + 1]))
-    return shares
-
-
-def check_ranks(world_size: int) -> None:
-    """Every rank has the value of one process, and its part of the gradient."""
-    ranks = run_ranks(of_rank, world_size)
-    for index, name in itertools.product(range(len(SIZES[world_size])), CASES):
-        case, sizes = CASES[name], SIZES[world_size][index]
-        oracle = case.oracle()
-        for step in range(case.passes):
-            inputs, batch = make_inputs(case, 24, seed=7 + step)
-            value, gradients = differentiate(oracle, inputs, batch)
-        expected = dict(gradients)
-        shared = {key: torch.zeros(()).double() for key in inputs if inputs[key].ndim == 0}
-        start = 0
-        for number, results in enumerate(ranks):
-            got, samples, rank_gradients = results[index][name]
-            assert got == pytest.approx(float(value), abs=case.atol), (name, sizes, number)
-            assert samples == ranks[0][index][name][1] > 0
-            rows = slice(start, start + sizes[number])
-            start = rows.stop
-            parts, _ = rows_of(expected, batch, rows, negatives_of(number, world_size))
-            for (key, wanted), gradient in zip(parts.items(), rank_gradients, strict=True):
-                mean = torch.from_numpy(gradient) / world_size  # as DDP does
-                if key in shared:
-                    shared[key] += mean
-                else:
-                    assert_close([mean], [wanted], case.atol)
-        for key, total in shared.items():
-            assert_close([total], [expected[key]], max(case.atol, 1e-8))

@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning.pytorch import Callback, Trainer
 
 from clipkit.losses import CombinedLoss, ContrastiveLoss, LabelLoss
 from clipkit.models import DualEncoder, LinearLabelHead, from_open_clip
 from clipkit.optim import WarmupCosine
-from clipkit.training import ContrastiveModule, PairDataModule
+from clipkit.types import Batch
 from tests.helpers.factories import write_shards
+
+if TYPE_CHECKING:  # Lightning is imported by what trains
+    from lightning.pytorch import Callback, Trainer
+
+    from clipkit.training import ContrastiveModule, PairDataModule
 
 CONFIG: dict[str, Any] = {
     "embed_dim": 16,
@@ -38,6 +42,15 @@ def encoder(*, labels: bool = False) -> DualEncoder:
     return from_open_clip(CONFIG, label_head=head)
 
 
+def batch(length: int = 6, size: int = 4) -> Batch:
+    """Pairs of uint8 images of 16 pixels and captions of one length."""
+    generator = torch.Generator().manual_seed(length)
+    tokens = torch.randint(1, 49000, (size, length), generator=generator)
+    tokens[:, -1] = 49407
+    images = torch.randint(0, 256, (size, 3, 16, 16), dtype=torch.uint8, generator=generator)
+    return Batch(images, tokens, torch.full((size,), -100), tuple("abcdefgh"[:size]))
+
+
 def module(
     *,
     labels: bool = False,
@@ -46,6 +59,8 @@ def module(
     contrastive_weight: float = 1.0,
 ) -> ContrastiveModule:
     """A module with the softmax loss and, on request, a label loss."""
+    from clipkit.training import ContrastiveModule
+
     label = LabelLoss() if labels else None
     return ContrastiveModule(
         encoder(labels=labels),
@@ -58,6 +73,8 @@ def module(
 
 def data(folder: Path, batch_size: int = 4, *, val: bool = False, **options: Any) -> PairDataModule:
     """The pairs of ``shards``."""
+    from clipkit.training import PairDataModule
+
     return PairDataModule(
         train=str(folder / "train" / "*.tar"),
         val=str(folder / "val" / "*.tar") if val else None,
@@ -68,6 +85,8 @@ def data(folder: Path, batch_size: int = 4, *, val: bool = False, **options: Any
 
 def trainer(folder: Path, *callbacks: Callback, **options: Any) -> Trainer:
     """A quiet trainer on the CPU."""
+    from lightning.pytorch import Trainer
+
     defaults: dict[str, Any] = {
         "accelerator": "cpu",
         "devices": 1,

@@ -5,19 +5,7 @@ from __future__ import annotations
 import torch
 from lightning.pytorch import Callback
 
-from clipkit.training.callbacks import (
-    LockTower,
-    Unlock,
-)
-from clipkit.types import Batch
-
-
-def batch(length: int = 6, size: int = 4) -> Batch:
-    generator = torch.Generator().manual_seed(length)
-    tokens = torch.randint(1, 49000, (size, length), generator=generator)
-    tokens[:, -1] = 49407
-    images = torch.randint(0, 256, (size, 3, 16, 16), dtype=torch.uint8, generator=generator)
-    return Batch(images, tokens, torch.full((size,), -100), tuple("abcdefgh"[:size]))
+from clipkit.training.callbacks import LockTower, Unlock
 
 
 class Movement(Callback):

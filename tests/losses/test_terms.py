@@ -5,14 +5,9 @@ from __future__ import annotations
 import pytest
 
 from tests.helpers.loss_cases import CASES
-from tests.helpers.loss_tester import SIZES, LossTester, check_ranks
+from tests.helpers.loss_tester import LossTester
 
 
 @pytest.mark.parametrize("name", CASES)
 class TestTerms(LossTester):
     pass
-
-
-@pytest.mark.parametrize("world_size", SIZES)
-def test_ranks_equal_one_process(world_size):
-    check_ranks(world_size)

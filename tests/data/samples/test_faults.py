@@ -22,46 +22,15 @@ from clipkit.data.samples.faults import Fault, FaultOptions, FaultTracker
 from clipkit.data.samples.id_sets import pack_ids, unpack_ids
 from clipkit.data.shards.members import read_label
 from clipkit.errors import DataError, FaultBudgetExceeded, SampleError, ShardError
+from tests.helpers.bad_samples import BAD, TOTAL, write_bad_shards
 from tests.helpers.factories import pair, write_shard
 from tests.helpers.fakes import ByteTokenizer, NoisyTransform, first_text, flat_stream
-from tests.helpers.ranks import run_ranks
 from tests.helpers.streams import ids, train, train_ranks
-
-BAD = {5, 17, 18, 33, 34, 35, 59}
-TOTAL = 64
-
-
-def broken_pair(number: int) -> dict[str, bytes]:
-    """A pair with one of the usual faults."""
-    members = pair(number)
-    kind = number % 4
-    if kind == 0:
-        del members["jpg"]
-    elif kind == 1:
-        members["jpg"] = members["jpg"][:100]
-    elif kind == 2:
-        del members["txt"]
-    else:
-        members["cls"] = b"cat"
-    return members
-
-
-def write_data(folder: Path) -> list[Path]:
-    return [
-        write_shard(
-            folder / f"{shard:05d}.tar",
-            [
-                (f"{i:06d}", broken_pair(i) if i in BAD else pair(i))
-                for i in range(16 * shard, 16 * shard + 16)
-            ],
-        )
-        for shard in range(4)
-    ]
 
 
 @pytest.fixture
 def shards(tmp_path: Path) -> list[Path]:
-    return write_data(tmp_path / "data")
+    return write_bad_shards(tmp_path / "data")
 
 
 def make(index: ShardIndex, batch_size: int = 4, **options: Any) -> PairStream:
@@ -425,23 +394,6 @@ def test_millions_of_faults_stay_small() -> None:
 @given(st.sets(st.integers(0, 2**50)))
 def test_ids_survive_being_packed(ids: set[int]) -> None:
     assert unpack_ids(pack_ids(ids)) == ids
-
-
-def _sync(rank: int, world_size: int, folder: str) -> dict[str, Any]:
-    stream = make(ShardIndex.from_urls(folder))
-    train(stream, 8)
-    assert stream.state_dict()["bad_samples"] == []
-    stream.sync_faults()
-    return {"state": stream.state_dict(), "counters": stream.counters()}
-
-
-def test_states_are_equal_on_every_rank_with_bad_data(shards: list[Path]) -> None:
-    ShardIndex.from_urls(shards)
-    first, second = run_ranks(_sync, 2, str(shards[0].parent))
-    assert first == second
-    assert {int(fault[2]) for fault in first["state"]["bad_samples"]} == BAD
-    assert first["state"]["padded"] == len(BAD)
-    assert (first["state"]["epoch"], first["state"]["position"]) == (1, 0)
 
 
 def test_shard_errors_pass_through_workers_as_they_are(shards: list[Path]) -> None:

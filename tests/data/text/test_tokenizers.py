@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 from random import Random
 
@@ -166,15 +164,6 @@ def test_a_worker_gets_an_equal_tokenizer() -> None:
     data = pickle.dumps(tokenizer)
     assert len(data) < 10_000
     assert pickle.loads(data).encode(CAPTIONS[0]) == tokenizer.encode(CAPTIONS[0])
-
-
-def test_clip_ids_need_neither_open_clip_nor_transformers() -> None:
-    code = (
-        "import sys; from clipkit.data import OpenClipTokenizer;"
-        "OpenClipTokenizer().encode('a dog');"
-        "sys.exit('open_clip' in sys.modules or 'transformers' in sys.modules)"
-    )
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from clipkit.training.callbacks import (
 )
 from clipkit.training.callbacks.towers.compile_towers import round_up_length
 from tests.helpers import tiny
-from tests.helpers.tower_runs import Movement, batch, unlocking
+from tests.helpers.tower_runs import Movement, unlocking
 
 GRAPHS: list[int] = []
 
@@ -42,7 +42,10 @@ def test_compiled_towers_are_not_compiled_again_for_every_length():
     assert module.state_dict().keys() == plain.state_dict().keys()
     for length in range(3, 17):  # 8 and 16 tokens after rounding
         torch.testing.assert_close(
-            gradients(module, batch(length)), gradients(plain, batch(length)), rtol=1e-3, atol=1e-5
+            gradients(module, tiny.batch(length)),
+            gradients(plain, tiny.batch(length)),
+            rtol=1e-3,
+            atol=1e-5,
         )
     assert 2 <= len(GRAPHS) <= 3  # pictures, captions of 8, captions of any length
 
@@ -59,18 +62,18 @@ def test_recomputed_activations_are_not_kept():
     plain, module = tiny.module(), tiny.module()
     ActivationCheckpointing().setup(None, module, "fit")
     assert module.state_dict().keys() == plain.state_dict().keys()
-    torch.testing.assert_close(gradients(module, batch()), gradients(plain, batch()))
+    torch.testing.assert_close(gradients(module, tiny.batch()), gradients(plain, tiny.batch()))
 
     def saved(module) -> int:
         sizes: list[int] = []
         pack = lambda x: sizes.append(x.numel()) or x  # noqa: E731
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
-            module.encoder(batch(size=8))
+            module.encoder(tiny.batch(size=8))
         return sum(sizes)
 
     assert saved(module) < 0.7 * saved(plain)
     module.zero_grad()
-    gradients(copy.deepcopy(module), batch())  # a copy recomputes itself, not the original
+    gradients(copy.deepcopy(module), tiny.batch())  # a copy recomputes itself, not the original
     assert all(p.grad is None for p in module.parameters())
 
 
@@ -84,12 +87,12 @@ def test_what_is_recomputed_is_compiled_in_either_order(first):
         callback.setup(None, module, "fit")
     assert module.state_dict().keys() == plain.state_dict().keys()
     torch.testing.assert_close(
-        gradients(module, batch(8)), gradients(plain, batch(8)), rtol=1e-3, atol=1e-5
+        gradients(module, tiny.batch(8)), gradients(plain, tiny.batch(8)), rtol=1e-3, atol=1e-5
     )
     assert len(GRAPHS) == 2  # a block for pictures and one for captions, not none
     copied = copy.deepcopy(module)
     module.zero_grad()
-    gradients(copied, batch(8))
+    gradients(copied, tiny.batch(8))
     assert all(p.grad is None for p in module.parameters())
 
 
