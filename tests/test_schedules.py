@@ -191,8 +191,8 @@ def test_options_out_of_range_are_refused(build, message):
 
 def test_former_arguments_name_the_new_ones():
     with pytest.raises(ConfigError, match="WarmupCosine: warmup_steps is now called warmup"):
-        WarmupCosine(warmup_steps=5)
+        WarmupCosine(warmup_steps=5)  # type: ignore[call-arg]
     with pytest.raises(ConfigError, match="LinearSchedule: num_steps is now called length"):
-        LinearSchedule(0.0, 1.0, num_steps=5)
+        LinearSchedule(0.0, 1.0, num_steps=5)  # type: ignore[call-arg]
     with pytest.raises(ConfigError, match="Stage: step is now called begin"):
-        Stage(step=5, weights={})
+        Stage(step=5, weights={})  # type: ignore[call-arg]

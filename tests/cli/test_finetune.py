@@ -221,8 +221,8 @@ def test_presets_cover_all_sizes_with_a_reason():
     assert config["data"]["batch_size"] == 256
     assert any("1,000 to 20,000" in reason for reason in reasons)
     assert config["data"]["samples"]["transform"]["init_args"]["scale"] == [0.6, 1.0]
-    locks = [entry["init_args"] for entry in config["trainer"]["callbacks"] if "init_args" in entry]
-    locks = {args["tower"]: args["unlocked_groups"] for args in locks if "tower" in args}
+    options = [e["init_args"] for e in config["trainer"]["callbacks"] if "init_args" in e]
+    locks = {args["tower"]: args["unlocked_groups"] for args in options if "tower" in args}
     assert locks == {"image_tower": 4, "text_tower": 3}  # no more than a tower has
 
 

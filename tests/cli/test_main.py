@@ -8,7 +8,6 @@ import sys
 
 import pytest
 
-from clipkit.cli import main as main_module
 from clipkit.cli.main import build_parser, main
 from clipkit.errors import ConfigError
 from clipkit.suggestions import one_line
@@ -71,7 +70,7 @@ def test_clipkit_error_is_one_line_with_status_2(monkeypatch, capsys):
     def fail(words):
         raise ConfigError("data.train: expected shards, got none")
 
-    monkeypatch.setattr(main_module.fit, "run", fail)
+    monkeypatch.setattr("clipkit.cli.fit.command.run", fail)
     assert main(["fit", "-c", "x.yaml"]) == 2
     captured = capsys.readouterr()
     assert captured.err == "clipkit: error: data.train: expected shards, got none\n"
@@ -102,7 +101,7 @@ def test_what_the_system_refuses_is_one_line_with_status_2(monkeypatch, capsys, 
     def fail(words):
         raise error
 
-    monkeypatch.setattr(main_module.fit, "run", fail)
+    monkeypatch.setattr("clipkit.cli.fit.command.run", fail)
     assert main(["fit", "-c", "x.yaml"]) == 2
     assert capsys.readouterr().err == f"clipkit: error: {line}\n"
 
@@ -125,7 +124,7 @@ def test_other_errors_keep_their_traceback(monkeypatch):
     def fail(words):
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(main_module.fit, "run", fail)
+    monkeypatch.setattr("clipkit.cli.fit.command.run", fail)
     with pytest.raises(RuntimeError, match="a bug"):
         main(["fit", "-c", "x.yaml"])
 

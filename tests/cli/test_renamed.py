@@ -68,10 +68,10 @@ def test_old_callbacks_are_read_and_named(old, caplog):
 
 def test_old_keywords_in_python_name_the_new_ones(tmp_path):
     with pytest.raises(ConfigError, match=r"PairDataModule: val_batch_size .* validation\.batch"):
-        PairDataModule(val_batch_size=3)
+        PairDataModule(val_batch_size=3)  # type: ignore[call-arg]
     write_shards(tmp_path, [4])
     with pytest.raises(ConfigError, match=r"PairStream: shuffle .*OrderOptions\(shuffle=\.\.\.\)"):
-        PairStream(
+        PairStream(  # type: ignore[call-arg]
             ShardIndex.from_urls(tmp_path), tokenizer=ByteTokenizer(), batch_size=2, shuffle=False
         )
 

@@ -13,7 +13,8 @@ SIZES = (2, 0, 3)
 
 def exchange(number, world_size):
     start = sum(SIZES[:number])
-    results = {"sizes": collectives.gather_sizes(SIZES[number], number, device=torch.device("cpu"))}
+    results: dict[str, object] = {}
+    results["sizes"] = collectives.gather_sizes(SIZES[number], number, device=torch.device("cpu"))
     for dtype in (torch.float32, torch.bfloat16, torch.int64):
         rows = torch.arange(5)[start : start + SIZES[number], None].expand(-1, 2).to(dtype)
         results[str(dtype)] = collectives.gather_rows(rows, SIZES).tolist()

@@ -91,7 +91,7 @@ def full_disk(rank: int, folder: Path, run: Path) -> list[float]:
             raise OSError(28, "No space left on device", str(path))
         return real(path, mode, *args, **options)
 
-    state = {"step": 0}
+    state: dict[str, Any] = {"step": 0}
 
     class Step(Callback):
         def on_train_batch_end(self, trainer, *_: Any) -> None:
@@ -100,7 +100,7 @@ def full_disk(rank: int, folder: Path, run: Path) -> list[float]:
                 state["kept"] = torch.load(run / "last.ckpt" / META)["global_step"]
                 state["names"] = sorted(path.name for path in run.glob("*.ckpt*"))
 
-    Path.open = refuse  # type: ignore[method-assign]
+    Path.open = refuse  # type: ignore[assignment]
     try:
         losses = Losses()
         options = in_parts(rank, 2)
@@ -110,7 +110,7 @@ def full_disk(rank: int, folder: Path, run: Path) -> list[float]:
         )  # fmt: skip
         trainer.fit(tiny.module(labels=True), datamodule=tiny.data(folder, 4))
     finally:
-        Path.open = real  # type: ignore[method-assign]
+        Path.open = real  # type: ignore[assignment]
     if rank == 0:
         assert state["kept"] == 2
         assert torch.load(run / "last.ckpt" / META)["global_step"] == STEPS
@@ -139,7 +139,7 @@ def uneven_rows(folder: Path) -> None:
 
 def one_rank(folder: Path, run: Path) -> list[float]:
     """The same whole run in parts, by one rank, in this process."""
-    dist.init_process_group("gloo", rank=0, world_size=1, store=dist.HashStore())
+    dist.init_process_group("gloo", rank=0, world_size=1, store=dist.HashStore())  # type: ignore[attr-defined]
     try:
         options = {"strategy": ShardedStrategy(checkpoint="sharded")}
         return fit(folder, run, save=SaveCheckpoint(keep_every_n_steps=3), **options)

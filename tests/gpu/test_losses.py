@@ -35,6 +35,8 @@ def reference(kind: str) -> tuple[Tensor, Tensor, Tensor]:
         sign = 2 * torch.eye(len(image), dtype=image.dtype) - 1
         value = -F.logsigmoid(sign * (logits - 10)).sum() / len(image)
     value.backward()
+    assert image.grad is not None
+    assert text.grad is not None
     return value.detach(), image.grad, text.grad
 
 

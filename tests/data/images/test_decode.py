@@ -15,7 +15,6 @@ import torch
 from PIL import EpsImagePlugin, Image, ImageOps
 
 from clipkit.data.images import decode
-from clipkit.data.images import jpeg as decode_jpeg
 from clipkit.data.images.decode import Box, ImageDecoder, central_square, stored_box
 from clipkit.data.images.formats import ORIENTATIONS, jpeg_header_end
 from clipkit.data.packing.pack import prepare
@@ -152,7 +151,7 @@ def test_a_crop_is_never_decoded_below_its_size(monkeypatch: pytest.MonkeyPatch)
     data = encode(photo(800, 600), "JPEG")
     monkeypatch.setattr(Image.Image, "resize", watch)
     for side in (60, 100, 230, 300, 599):
-        ImageDecoder(64)(data, lambda width, height, s=side: Box(0.5, 0.5, s, s))
+        ImageDecoder(64)(data, lambda _width, _height, s=side: Box(0.5, 0.5, s, s))  # type: ignore[misc]
     assert all(min(box) >= 64.0 for box in seen[1:])
     assert seen[0] == (60.0, 60.0)  # smaller than wanted: never decoded below its own pixels
     assert seen[-1][0] < 300  # and decoded scaled where it can be
@@ -295,9 +294,7 @@ def test_large_pictures_are_refused_before_they_are_decoded(
 ) -> None:
     data = encode(Image.new("RGB", (100, 100)), format)
     monkeypatch.setattr(decode, "to_rgb", lambda *_: pytest.fail("it was decoded"))
-    monkeypatch.setattr(
-        decode_jpeg.simplejpeg, "decode_jpeg", lambda *_, **__: pytest.fail("decoded")
-    )
+    monkeypatch.setattr("simplejpeg.decode_jpeg", lambda *_, **__: pytest.fail("decoded"))
     with pytest.raises(SampleError, match="100 x 100 pixels is above the limit of 9999"):
         ImageDecoder(8, max_pixels=9_999)(data)
 

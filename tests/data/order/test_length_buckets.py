@@ -62,7 +62,8 @@ def ids(batch: Batch) -> list[int]:
 
 
 def padding(batches: list[Batch]) -> int:
-    return sum(int((batch.tokens == 0).sum()) for batch in batches)
+    counts = [int((batch.tokens == 0).sum()) for batch in batches]
+    return sum(counts)
 
 
 class Lengths:

@@ -18,6 +18,7 @@ from clipkit.data import ShardIndex, ShardReader
 from clipkit.data.packing.verify import verify_shards
 from clipkit.data.shards.counts import read_counts
 from clipkit.data.shards.index import Shard
+from clipkit.data.shards.shard_table import scan_shard
 from clipkit.data.shards.sidecars import load_summary, load_table
 from clipkit.data.storage.braces import expand_braces
 from clipkit.data.storage.cache import SIDECAR_SUFFIX
@@ -95,11 +96,9 @@ def test_sidecars_are_used_and_renewed(tmp_path: Path, monkeypatch: pytest.Monke
     ShardIndex.from_urls(path)
     assert sidecar(path).is_file()
     scans: list[str] = []
-    import clipkit.data.shards.index as module
-
-    scan = module.scan_shard
     monkeypatch.setattr(
-        module, "scan_shard", lambda path, *args: (scans.append(str(path)), scan(path, *args))[1]
+        "clipkit.data.shards.index.scan_shard",
+        lambda path, *args: (scans.append(str(path)), scan_shard(path, *args))[1],
     )
     assert len(ShardIndex.from_urls(path)) == 3
     assert scans == []

@@ -48,7 +48,7 @@ def made_hostile(value: object) -> object:
         return {HOSTILE + str(key): made_hostile(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [made_hostile(item) for item in value]
-    if is_dataclass(value):
+    if is_dataclass(value) and not isinstance(value, type):
         return replace(
             value, **{f.name: made_hostile(getattr(value, f.name)) for f in fields(value)}
         )

@@ -50,6 +50,8 @@ def rounded_reference(
     image, text = (tensor.double().requires_grad_() for tensor in inputs)
     value = (softmax if kind == "softmax" else sigmoid)(image, text, scale)
     value.backward()
+    assert image.grad is not None
+    assert text.grad is not None
     return value.detach(), image.grad, text.grad
 
 
@@ -79,7 +81,7 @@ def test_a_nearly_solved_batch_keeps_its_gradient(precision: str) -> None:
     """Positives taken from other numbers than the tiles would dominate the gradient."""
     noise, scale = SOLVED
     exact = [tower.clone().requires_grad_() for tower in towers(48, noise)]
-    softmax(*exact, scale).backward()
+    softmax(exact[0], exact[1], scale).backward()
     image, text = (tower.float().requires_grad_() for tower in towers(48, noise))
     ContrastiveLoss(precision=precision)(Embeddings(image, text, torch.tensor(scale))).backward()
     # the error follows the logits': 15 * 2 ** -9 for bf16

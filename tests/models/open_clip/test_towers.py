@@ -1,6 +1,7 @@
 """Towers out of open_clip's configurations."""
 
 import json
+from typing import Any
 
 import open_clip
 import pytest
@@ -22,7 +23,7 @@ from tests.helpers.tiny_models import (
     pixels,
 )
 
-TEXTS = {
+TEXTS: dict[str, dict[str, Any]] = {
     "causal, argmax": TEXT,
     "causal, first": {**TEXT, "pool_type": "first"},
     "causal, eos": {**TEXT, "pool_type": "eos", "eos_id": 99},

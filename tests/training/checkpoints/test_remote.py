@@ -93,10 +93,13 @@ def test_a_trainer_of_ones_own_does_not_unpickle(shards, tmp_path, evil, mark, m
 
 
 def test_an_io_that_wraps_another_is_no_way_round(tmp_path):
-    trainer = tiny.trainer(tmp_path, plugins=[AsyncCheckpointIO()])
-    assert type(trainer.strategy.checkpoint_io.checkpoint_io) is TorchCheckpointIO
+    outer = AsyncCheckpointIO()
+    trainer = tiny.trainer(tmp_path, plugins=[outer])
+    assert trainer.strategy.checkpoint_io is outer
+    assert type(outer.checkpoint_io) is TorchCheckpointIO
     use_atomic_checkpoints(trainer)
-    assert type(trainer.strategy.checkpoint_io.checkpoint_io) is AtomicCheckpointIO
+    assert trainer.strategy.checkpoint_io is outer
+    assert type(outer.checkpoint_io) is AtomicCheckpointIO
 
 
 def test_unpickling_cannot_be_asked_for(shards, tmp_path, evil, mark, capsys):

@@ -17,6 +17,8 @@ BAD, GOOD = torch.tensor(1.0), torch.tensor(0.0)
 class Model(nn.Module):
     """Buffers of every kind beside a loss with a memory."""
 
+    replaced: torch.Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.norm = nn.BatchNorm1d(2)

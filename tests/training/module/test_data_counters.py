@@ -24,7 +24,7 @@ class Record(DummyLogger):
         super().__init__()
         self.rows: dict[int, dict[str, float]] = {}
 
-    def log_metrics(self, metrics, step):
+    def log_metrics(self, metrics, step=None):
         self.rows.setdefault(step, {}).update(metrics)
 
     def counters(self, name: str) -> list[float]:

@@ -170,11 +170,11 @@ def guarded_rank(
         average = ExponentialMovingAverage(decay=0.5)
         states = Digests(average)
         options = {"devices": world_size, "num_nodes": 1, "strategy": make()}
-        callbacks = (
+        guarded = (
             PoisonPixels([3, 4, 5], rank=1), StepGuard(sigmas=9.0, max_in_a_row=2), average,
             states, SaveCheckpoint(every_n_steps=1),
         )  # fmt: skip
-        trainer = tiny.trainer(root / name, *callbacks, max_steps=6, **options)
+        trainer = tiny.trainer(root / name, *guarded, max_steps=6, **options)
         trainer.fit(remembering(), datamodule=tiny.data(shards))
         digests[name] = states.after
     callbacks = (

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from lightning.pytorch import Callback
 
 from clipkit.errors import ConfigError
 from clipkit.training.callbacks import SaveCheckpoint
+from clipkit.training.lightning_compat import all_callbacks
 from clipkit.training.progress.run_progress import (
     _clock_fraction,
     run_progress,
@@ -81,7 +83,7 @@ def test_clock_ends_the_run_and_its_schedule(shards, tmp_path):
 def test_clock_goes_on_where_a_resumed_run_left_off(shards, tmp_path):
     trainer = tiny.trainer(tmp_path, Watch(), max_steps=3, max_time={"hours": 1})
     trainer.fit(tiny.module(), datamodule=tiny.data(shards))
-    timer = next(c for c in trainer.callbacks if type(c).__name__ == "Timer")
+    timer: Any = next(c for c in all_callbacks(trainer) if type(c).__name__ == "Timer")
     timer._offset = 1800  # half an hour behind
     trainer.save_checkpoint(tmp_path / "half.ckpt")
     watch = Watch()
