@@ -46,7 +46,7 @@ def _entry(
 
 
 def run_ranks(
-    function: Callable[..., Any], world_size: int, *args: Any, timeout_seconds: float = 120
+    function: Callable[..., Any], world_size: int, *args: Any, timeout_seconds: float = 270
 ) -> list[Any]:
     """``function(rank, world_size, *args)`` on every rank; its results in the order of ranks.
 

@@ -147,8 +147,8 @@ def total_steps(trainer: Trainer) -> float:
 def time_limit(trainer: Trainer) -> Timer | None:
     """The timer behind ``max_time``, or None."""
     timers = callbacks_of(trainer, Timer)
-    limit_batches = [timer for timer in timers if timer.time_remaining() is not None]
-    return limit_batches[0] if limit_batches else None
+    limited = [timer for timer in timers if timer.time_remaining() is not None]
+    return limited[0] if limited else None
 
 
 def time_budget(trainer: Trainer) -> timedelta | None:
