@@ -309,5 +309,5 @@ def test_a_run_whose_study_gave_it_up_ends(pruning_study, tmp_path):
     tiny.shards(tmp_path / "data")
     report = OptunaPruning(f"sqlite:///{pruning_study}/study.sqlite3", "clipkit", 6, "train/loss")
     trainer = tiny.trainer(tmp_path, report, max_steps=2)
-    with pytest.raises(Exception, match="its study gave it up"):
+    with pytest.raises(Exception, match="pruned by its study"):
         trainer.fit(tiny.module(), datamodule=tiny.data(tmp_path / "data"))

@@ -1,1 +1,1 @@
-"""Which sample stands at which position of an epoch, and which positions a step and a rank take."""
+"""Order of the samples in an epoch, and its partition into steps and ranks."""

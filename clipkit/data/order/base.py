@@ -1,4 +1,4 @@
-"""Which sample stands where: what a stream asks of an order."""
+"""The interface of sample orders."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class SampleIds:
 
     Args:
         ids: Sample ids.
-        passes: Of each, how often its source has been gone through before; with the id it seeds
-            the sample's random numbers.
+        passes: For each sample, the number of completed passes over its source. Together with the
+            sample id it seeds the sample's random generator.
     """
 
     ids: Int64[np.ndarray, " B"]
@@ -29,41 +29,41 @@ class SampleIds:
 
 
 class SampleOrder(ABC):
-    """Which sample stands at which position of which epoch."""
+    """Map from epochs and positions to samples (abstract)."""
 
     num_samples: int
-    """Positions in an epoch."""
+    """Number of positions in an epoch."""
     is_endless: bool = False
-    """Whether an epoch is a part of one endless sequence, which the next epoch continues."""
+    """Whether epochs are parts of one endless sequence."""
 
     @abstractmethod
     def samples_at(self, epoch: int, positions: Int64[np.ndarray, " B"]) -> SampleIds:
-        """The samples at some positions, each 0 to ``num_samples`` - 1."""
+        """Return the samples at positions from 0 to ``num_samples`` - 1."""
 
     @abstractmethod
     def replacement(self, epoch: int, position: int, attempt: int) -> SampleIds | None:
-        """One sample instead of a bad one; None where bad samples leave a gap."""
+        """Return a sample that replaces a bad one; None if bad samples are not replaced."""
 
     @property
     @abstractmethod
     def lookahead(self) -> int:
-        """Positions from one window to the next: what is read there can be fetched by now."""
+        """Number of positions between windows, by which reads can be prefetched."""
 
     @abstractmethod
     def source_counts(self, epoch: int, position: int) -> dict[str, int]:
-        """Samples of each mixed source before a position, over all epochs; else empty."""
+        """Count the samples of each mixed source before a position, over all epochs; else empty."""
 
     @abstractmethod
     def to_state(self) -> dict[str, Any]:
-        """What an order must remember to be made again, in plain types."""
+        """Return the state that restores this order, in plain types."""
 
 
 @final
 class ShuffledOrder(SampleOrder):
-    """Every sample once an epoch, in canonical lanes.
+    """Every sample once per epoch, in lanes.
 
     Args:
-        lanes: The order.
+        lanes: Order of the samples.
     """
 
     def __init__(self, lanes: LaneShuffle) -> None:
@@ -71,17 +71,17 @@ class ShuffledOrder(SampleOrder):
         self.num_samples = lanes.num_samples
 
     def samples_at(self, epoch: int, positions: Int64[np.ndarray, " B"]) -> SampleIds:
-        """The samples at some positions."""
+        """Return the samples at some positions."""
         return SampleIds(self._lanes.ids(epoch, positions), np.full(len(positions), epoch))
 
     def replacement(self, epoch: int, position: int, attempt: int) -> SampleIds | None:
-        """Another sample of the same lane."""
+        """Return another sample of the same lane."""
         sample_id = self._lanes.replacement(epoch, position, attempt)
         return SampleIds(np.array([sample_id]), np.array([epoch]))
 
     @property
     def lookahead(self) -> int:
-        """One window of all lanes."""
+        """Return the number of samples in one window of all lanes."""
         return self._lanes.lookahead
 
     def source_counts(self, epoch: int, position: int) -> dict[str, int]:
@@ -90,28 +90,28 @@ class ShuffledOrder(SampleOrder):
         return {}
 
     def to_state(self) -> dict[str, Any]:
-        """The layout of the lanes."""
+        """Return the layout of the lanes."""
         return {"layouts": [self._lanes.layout.to_state()]}
 
 
 @final
 class SequentialOrder(SampleOrder):
-    """The order of the shards themselves, the same every time: for evaluation.
+    """The order of the shards, the same in every epoch, for evaluation.
 
     Args:
-        num_samples: Samples in the data set.
+        num_samples: Number of samples in the data set.
     """
 
     def __init__(self, num_samples: int) -> None:
         self.num_samples = num_samples
 
     def samples_at(self, epoch: int, positions: Int64[np.ndarray, " B"]) -> SampleIds:
-        """The positions themselves."""
+        """Return the positions."""
         del epoch
         return SampleIds(positions, np.zeros_like(positions))
 
     def replacement(self, epoch: int, position: int, attempt: int) -> SampleIds | None:
-        """None: an evaluation counts nothing twice."""
+        """Return None: an evaluation counts no sample twice."""
         del epoch, position, attempt
         return None
 

@@ -1,4 +1,4 @@
-"""The order of a stream: chosen at a first launch, restored from a state later."""
+"""Create the order of a stream at the first launch, and restore it from a state later."""
 
 from __future__ import annotations
 
@@ -15,31 +15,17 @@ Data = ShardIndex | Mixture
 
 
 def index_of(data: Data) -> ShardIndex:
-    """All shards of a data set or mixture."""
+    """Return all shards of a data set or mixture."""
     return data.index if isinstance(data, Mixture) else data
 
 
 def first_order(
     data: Data, shuffle: bool, seed: int, *, batch_size: int, world_size: int, window: int | None
 ) -> SampleOrder:
-    """The order of a first launch.
-
-    Args:
-        data: One data set or a mixture.
-        shuffle: False for the order of the shards.
-        seed: Of the order.
-        batch_size: Samples of a batch on one rank.
-        world_size: Number of ranks.
-        window: Samples that are shuffled together inside a lane; None to choose.
-
-    Raises:
-        ConfigError: If a mixture is not to be shuffled.
-    """
+    """Create the order at the first launch."""
     if not shuffle:
         if isinstance(data, Mixture):
-            raise ConfigError(
-                "shuffle=False: a mixture has no order of its own; stream its sources"
-            )
+            raise ConfigError("shuffle=False: a mixture has no such order; stream its sources")
         return SequentialOrder(data.num_samples)
     layouts = [
         choose_layout(
@@ -49,38 +35,28 @@ def first_order(
             random_access=all(shard.address.is_local for shard in index.shards),
             window=window,
         )
-        # Lanes as wide as the source's share of a batch: then each rank stays with its own.
+        # Lanes as wide as the source's share of a batch, so that each rank reads its own lanes.
         for index, share in zip(_indexes(data), _shares(data), strict=True)
     ]
     if not isinstance(data, Mixture):
         return ShuffledOrder(_lanes(data, layouts, seed)[0])
     step_samples = batch_size * world_size
-    whole = data.epoch_samples // step_samples * step_samples
+    complete = data.epoch_samples // step_samples * step_samples
     stages = [
         ((begin.step or 0) * step_samples if begin.samples is None else begin.samples, quotas)
         for begin, quotas in data.stages
     ]
-    return MixtureOrder(data, _lanes(data, layouts, seed), stages, whole or data.epoch_samples)
+    return MixtureOrder(data, _lanes(data, layouts, seed), stages, complete or data.epoch_samples)
 
 
 def restored_order(data: Data, shuffle: bool, seed: int, state: Mapping[str, Any]) -> SampleOrder:
-    """The order that a state describes.
-
-    Args:
-        data: One data set or a mixture.
-        shuffle: False for the order of the shards.
-        seed: Of the order.
-        state: What ``SampleOrder.to_state`` gave.
-
-    Raises:
-        CheckpointError: If the state is of another kind of stream.
-    """
+    """Restore the order that a state describes."""
     layouts = [LaneLayout.from_state(layout) for layout in state["layouts"]]
     expected = len(_indexes(data)) if shuffle else 0
     if len(layouts) != expected or ("stages" in state) != isinstance(data, Mixture):
         raise CheckpointError(
             f"stream state: of {len(layouts)} shuffled sources, this stream has {expected} "
-            f"(shuffle={shuffle}); use the options that the state was taken with"
+            f"(shuffle={shuffle}); use the options of the state"
         )
     if not shuffle:
         return SequentialOrder(index_of(data).num_samples)
@@ -95,7 +71,7 @@ def _indexes(data: Data) -> list[ShardIndex]:
 
 
 def _shares(data: Data) -> list[float]:
-    """What part of a batch each source fills at first."""
+    """Return the initial share of each source in a batch."""
     if not isinstance(data, Mixture):
         return [1.0]
     quotas = data.stages[0][1]
@@ -104,7 +80,7 @@ def _shares(data: Data) -> list[float]:
 
 def _lanes(data: Data, layouts: list[LaneLayout], seed: int) -> list[LaneShuffle]:
     return [
-        # Equal shards of two sources must not be shuffled alike.
+        # Equal shards of two sources must not have the same order.
         LaneShuffle(index.counts, layout, seed, source)
         for source, (index, layout) in enumerate(zip(_indexes(data), layouts, strict=True))
     ]

@@ -1,4 +1,4 @@
-"""Which of several sources stands at a position: exact proportions, computed anywhere at once."""
+"""Map a position in a mixture to a source, in exact proportions and constant time."""
 
 from __future__ import annotations
 
@@ -17,17 +17,7 @@ _MAX_PERIOD: Final = 2**31
 
 
 def quotas_of(weights: Sequence[float]) -> tuple[int, ...]:
-    """The smallest whole numbers in the same proportion.
-
-    Args:
-        weights: One a source, at least 0, not all 0.
-
-    Returns:
-        Samples of each source in a period. Proportions that would need a period of more than
-        2**31 samples are rounded to it.
-
-    Raises:
-        ConfigError: If a weight is negative, infinite, or all are 0.
+    """Return the smallest integers in the same proportion.
 
     Examples:
         >>> quotas_of([0.7, 0.2, 0.1])
@@ -35,7 +25,7 @@ def quotas_of(weights: Sequence[float]) -> tuple[int, ...]:
     """
     if not weights or any(not math.isfinite(w) or w < 0 for w in weights) or sum(weights) == 0:
         raise ConfigError(f"weights: expected numbers of at least 0, not all 0, got {weights}")
-    # A float's shortest decimal is what its author wrote: 0.1, not 3602879701896397 / 2**55.
+    # A float's shortest decimal is what the user wrote: 0.1, not 3602879701896397 / 2**55.
     exact = [Fraction(str(weight)) for weight in weights]
     denominator = math.lcm(*(weight.denominator for weight in exact))
     numbers = [int(weight * denominator) for weight in exact]
@@ -51,18 +41,11 @@ def quotas_of(weights: Sequence[float]) -> tuple[int, ...]:
 def counts_before(
     quotas: Sequence[int], positions: Int64[np.ndarray, " B"]
 ) -> Int64[np.ndarray, "sources B"]:
-    """How many samples of each source stand before each position.
+    """Count the samples of each source before each position.
 
-    The largest source takes its evenly spread share of the positions, the next its share of what is
-    left, and so on: every count is exact at the end of a period, and within two of the exact share
-    at any moment.
-
-    Args:
-        quotas: Samples of each source in a period.
-        positions: At least 0.
-
-    Returns:
-        One row a source; they add up to ``positions``.
+    The largest source gets its share of the positions, evenly spaced, the next its share of the
+    remaining ones, and so on: every count is exact at the end of a period, and within two of the
+    exact share at any position.
     """
     counts = np.zeros((len(quotas), len(positions)), dtype=np.int64)
     left = np.asarray(positions, dtype=np.int64).copy()
@@ -71,8 +54,8 @@ def counts_before(
         quota = quotas[source]
         if quota == 0:
             break
-        whole, part = np.divmod(left, period)
-        counts[source] = whole * quota + (part * quota + period // 2) // period
+        complete, part = np.divmod(left, period)
+        counts[source] = complete * quota + (part * quota + period // 2) // period
         left -= counts[source]
         period -= quota
     return counts
@@ -81,14 +64,7 @@ def counts_before(
 def interleave(
     quotas: Sequence[int], positions: Int64[np.ndarray, " B"]
 ) -> tuple[Int64[np.ndarray, " B"], Int64[np.ndarray, " B"]]:
-    """The source at each position, and which of that source's samples stands there.
-
-    Args:
-        quotas: Samples of each source in a period.
-        positions: At least 0.
-
-    Returns:
-        Sources, and numbers inside the sources' own sequences.
+    """Return the source at each position, and the number of the sample in that source.
 
     Examples:
         >>> interleave((2, 1), np.arange(6))[0].tolist()

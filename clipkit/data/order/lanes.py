@@ -1,16 +1,16 @@
 """The order of samples: a pure function of seed, epoch, counts and layout.
 
-One epoch in canonical order holds every sample once:
+One epoch in canonical order contains every sample once:
 
 1. The shards are shuffled and the start of their concatenation is rotated.
-2. Its first part is cut into C equal lanes; what does not divide evenly follows as the tail.
+2. It is divided into C equal lanes; the remainder follows as the tail.
 3. Each lane is shuffled in blocks of ``window`` samples.
-4. The lanes are dealt in chunks of m samples: chunk q comes from lane ``q % C``.
+4. The lanes are interleaved in chunks of m samples: chunk q comes from lane ``q % C``.
 
-A step of W ranks with batches of B takes the next W*B samples; rank r the r-th B of them. Any
-part of the order is computed alone, from the blocks that it touches, so a resume costs the
-same anywhere in an epoch, and other numbers of ranks, workers or samples a batch change only who
-reads what.
+A step of W ranks with batches of B consumes the next W*B samples; rank r gets the r-th B of them.
+Any part of the order is computed separately, from the blocks that contain it. A resume thus costs
+the same anywhere in an epoch, and another number of ranks or workers or another batch size only
+changes which process reads a sample.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from jaxtyping import Int32, Int64
 from clipkit.data.rng import generator
 from clipkit.errors import CheckpointError
 
-# What the streams of random numbers are for; the last word of their keys.
+# Last word of the keys of the random generators, by purpose.
 _SHARDS: Final = 0
 _ROTATION: Final = 1
 _BLOCK: Final = 2
@@ -44,12 +44,12 @@ _Shuffled = Int64[np.ndarray, " window"] | Int32[np.ndarray, " window"]
 
 @dataclass(frozen=True, slots=True)
 class LaneLayout:
-    """What shapes the order besides seed and epoch; frozen at a run's first launch.
+    """Parameters of the order in addition to seed and epoch, fixed at the first launch.
 
     Args:
-        num_lanes: Lanes that are read side by side (C).
-        chunk_size: Samples that a lane gives at a time (m).
-        window: Samples of a lane that are shuffled together.
+        num_lanes: Number of lanes that are read in parallel (C).
+        chunk_size: Number of consecutive samples from one lane (m).
+        window: Number of samples of a lane that are shuffled together.
     """
 
     num_lanes: int
@@ -57,16 +57,12 @@ class LaneLayout:
     window: int
 
     def to_state(self) -> dict[str, int]:
-        """Plain types for a checkpoint."""
+        """Return plain types for a checkpoint."""
         return asdict(self)
 
     @classmethod
     def from_state(cls, state: Mapping[str, int]) -> LaneLayout:
-        """The layout that ``to_state`` wrote.
-
-        Raises:
-            CheckpointError: If it is incomplete or not a layout.
-        """
+        """Restore the layout from ``to_state``."""
         try:
             layout = cls(*(int(state[name]) for name in ("num_lanes", "chunk_size", "window")))
         except (KeyError, TypeError, ValueError) as error:
@@ -84,17 +80,10 @@ def choose_layout(
     random_access: bool,
     window: int | None = None,
 ) -> LaneLayout:
-    """A layout for a first launch.
+    """Choose the layout for a first launch.
 
-    Local data of up to a million samples is shuffled as a whole. Anything else gets a few lanes a
-    rank, so that a rank reads a few shards at a time and a batch mixes distant places.
-
-    Args:
-        num_samples: Samples in an epoch.
-        batch_size: Samples of a batch on one rank.
-        world_size: Number of ranks.
-        random_access: Whether samples may be read in any order at no great cost (local files).
-        window: Samples of a lane that are shuffled together; None to choose.
+    Local data of up to a million samples are shuffled completely. Other data get a few lanes per
+    rank, so that a rank reads a few shards at a time and a batch mixes distant parts of the data.
     """
     if random_access and window is None and num_samples <= _FULL_SHUFFLE_SAMPLES:
         return LaneLayout(num_lanes=1, chunk_size=1, window=max(num_samples, 1))
@@ -106,13 +95,13 @@ def choose_layout(
 
 @final
 class LaneShuffle:
-    """The canonical order of one set of shards, computed where it is asked for.
+    """The canonical order of one set of shards, computed on demand.
 
     Args:
-        counts: Samples of each shard.
-        layout: The lanes.
+        counts: Number of samples of each shard.
+        layout: Layout of the lanes.
         seed: Seed of the run.
-        source: Tells apart several orders of one run.
+        source: Number of the source, so that orders of one run differ.
     """
 
     def __init__(
@@ -138,32 +127,19 @@ class LaneShuffle:
 
     @property
     def lookahead(self) -> int:
-        """Positions until all lanes are in their next windows."""
+        """Number of positions until all lanes are in their next windows."""
         return self.layout.window * self.layout.num_lanes
 
     def ids(self, epoch: int, positions: Int64[np.ndarray, " B"]) -> Int64[np.ndarray, " B"]:
-        """The samples at some positions of an epoch.
-
-        Args:
-            epoch: Number of the pass over the data.
-            positions: Positions in canonical order, each 0 to ``num_samples`` - 1.
-
-        Returns:
-            Sample ids, in the order of ``positions``.
-        """
+        """Return the samples at some positions of an epoch."""
         lanes, offsets = self._locate(np.asarray(positions, dtype=np.int64))
         return self._ids_in_lanes(epoch, lanes, offsets)
 
     def replacement(self, epoch: int, position: int, attempt: int) -> int:
-        """A substitute for a bad sample: another one of the same lane.
+        """Return a substitute for a bad sample: another one of the same lane.
 
-        It comes from about a window further on, so that it is unlikely to meet itself in a batch
-        and its shard is about to be read anyway; late attempts try the whole lane.
-
-        Args:
-            epoch: Number of the pass over the data.
-            position: The bad sample's position in canonical order.
-            attempt: 0 for the first try.
+        It is about one window later in the lane, so that it is unlikely to occur twice in a batch
+        and its shard will be read anyway; late attempts try the entire lane.
         """
         lanes, offsets = self._locate(np.array([position], dtype=np.int64))
         lane, offset = int(lanes[0]), int(offsets[0])
@@ -184,7 +160,7 @@ class LaneShuffle:
     def _locate(
         self, positions: Int64[np.ndarray, " B"]
     ) -> tuple[Int64[np.ndarray, " B"], Int64[np.ndarray, " B"]]:
-        """Lane and offset in it of each position; the tail counts as one more lane."""
+        """Return lane and offset in the lane of each position; the tail counts as another lane."""
         chunk_size, num_lanes = self.layout.chunk_size, self.layout.num_lanes
         chunks = positions // chunk_size
         in_tail = positions >= self._dealt_samples

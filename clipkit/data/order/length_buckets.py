@@ -1,13 +1,13 @@
-"""Captions of alike length in one batch: samples are dealt anew inside windows of whole steps.
+"""Group captions of similar length in batches: redistribute samples inside windows of steps.
 
-A window is a number of consecutive steps of all ranks. It is cut lengthwise into stripes: places of
-the same numbers in each of its steps. The samples of a stripe are sorted by length and given back
-to the steps in equal parts. One shuffle of the window says which step gets which part, so at a step
-all stripes, and all ranks, have their short captions, or all their long ones.
+A window is a number of consecutive steps of all ranks, divided into stripes; a stripe contains the
+same batch positions of every step in the window. Samples are sorted by caption length within each
+stripe and redistributed to the steps. All stripes use the same permutation, so that all ranks
+receive captions of similar length in the same step.
 
-Where a sample goes depends on its stripe alone. A rank reads the captions of the stripes that its
-batch touches, ranks tell each other nothing, and any number of ranks, workers or samples a batch
-comes to the same order. A resume inside a window reads the captions of that window once more.
+The new position of a sample depends only on its stripe. A rank reads the captions of the stripes of
+its batch without communication, and the order is the same for any number of ranks and workers and
+any batch size. A resume inside a window reads the captions of that window again.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from clipkit.errors import CheckpointError, ConfigError
 _LOG: Final = logging.getLogger(__name__)
 
 _PARTS: Final = 4
-"""What this stream of random numbers is for; ``lanes`` has the numbers below."""
+"""Last word of the random generator's key; ``lanes`` uses smaller numbers."""
 _STRIPE_SAMPLES: Final = 64
 
 Lengths = Callable[[int, Int64[np.ndarray, " B"]], Int64[np.ndarray, " B"]]
-"""From an epoch and positions to the lengths of the captions there."""
+"""Function from an epoch and positions to the lengths of the captions there."""
 
 
 @dataclass(frozen=True, slots=True)
 class LengthWindows:
-    """What shapes the windows; frozen at a run's first launch.
+    """Sizes of the windows, fixed at the first launch.
 
     Args:
-        num_steps: Steps of a window.
-        step_samples: Samples of a step over all ranks.
-        stripe_samples: Samples of a step that belong to one stripe.
+        num_steps: Number of steps of a window.
+        step_samples: Number of samples of a step, over all ranks.
+        stripe_samples: Number of samples of a step in one stripe.
     """
 
     num_steps: int
@@ -48,42 +48,25 @@ class LengthWindows:
     stripe_samples: int = _STRIPE_SAMPLES
 
     def to_state(self) -> dict[str, int]:
-        """Plain types for a checkpoint."""
+        """Return plain types for a checkpoint."""
         return asdict(self)
 
 
 def first_windows(num_steps: int | None, shuffle: bool, step_samples: int) -> LengthWindows | None:
-    """The windows of a first launch.
-
-    Args:
-        num_steps: Steps of a window; None where captions are not sorted.
-        shuffle: Whether the stream shuffles.
-        step_samples: Samples of a step over all ranks.
-
-    Raises:
-        ConfigError: If a window is no more than a step, or the order is to be that of the shards.
-    """
+    """Return the windows for a first launch."""
     if num_steps is None:
         return None
     if num_steps < 2:
         raise ConfigError(f"length_bucket_batches: expected at least 2, got {num_steps}")
     if not shuffle:
-        raise ConfigError("length_bucket_batches: needs shuffle=True; leave it out")
+        raise ConfigError("length_bucket_batches: needs shuffle=True; omit it")
     return LengthWindows(num_steps, step_samples)
 
 
 def restored_windows(
     state: Mapping[str, Any] | None, mine: LengthWindows | None
 ) -> LengthWindows | None:
-    """The windows that a state describes; they win over those of this launch.
-
-    Args:
-        state: What ``LengthWindows.to_state`` wrote; None where captions were not sorted.
-        mine: As this launch would have chosen them.
-
-    Raises:
-        CheckpointError: If the state is incomplete or no windows.
-    """
+    """Restore the windows of a state, which have priority over those of this launch."""
     windows = None
     if state is not None:
         try:
@@ -95,7 +78,7 @@ def restored_windows(
         windows = LengthWindows(*numbers)
     theirs, ours = (one and one.num_steps for one in (windows, mine))
     if theirs != ours:
-        _LOG.warning("length_bucket_batches: the state's %s goes on, not %s", theirs, ours)
+        _LOG.warning("length_bucket_batches: using the checkpoint's %s, ignoring %s", theirs, ours)
     return windows
 
 
@@ -104,15 +87,7 @@ def sort_by_length(
     lengths: Int64[np.ndarray, "steps stripe"],
     parts: Int64[np.ndarray, " steps"],
 ) -> Int64[np.ndarray, "steps stripe"]:
-    """The positions of a stripe, sorted by length into parts as large as they were.
-
-    Args:
-        positions: Of the stripe's samples, step by step.
-        lengths: Of their captions.
-        parts: Which part, counted from the shortest captions, each step gets.
-
-    Returns:
-        The positions again, each once; in order inside a step.
+    """Sort the positions of a stripe by length into parts of the same sizes.
 
     Examples:
         >>> sort_by_length(np.array([[0, 1], [2, 3]]), np.array([[9, 5], [5, 8]]),
@@ -127,15 +102,15 @@ def sort_by_length(
 
 @final
 class LengthBucketing:
-    """Says which sample of the canonical order comes at a place; keeps the window at hand.
+    """Maps positions to positions of the canonical order; caches the current window.
 
-    The last steps of an epoch make a smaller window, and what is too little for a step stays where
-    it is: what an epoch leaves out does not depend on lengths.
+    The last steps of an epoch are a smaller window, and samples too few for a step stay at their
+    positions: the samples that an epoch drops do not depend on lengths.
 
     Args:
-        windows: Their shape.
-        num_samples: Positions in an epoch.
-        seed: Of the shuffle of parts.
+        windows: Sizes of the windows.
+        num_samples: Number of positions in an epoch.
+        seed: Seed of the permutation of parts.
     """
 
     def __init__(self, windows: LengthWindows, num_samples: int, seed: int) -> None:
@@ -147,13 +122,7 @@ class LengthBucketing:
     def positions(
         self, epoch: int, places: Int64[np.ndarray, " B"], lengths: Lengths
     ) -> Int64[np.ndarray, " B"]:
-        """The positions in canonical order whose samples come at some places.
-
-        Args:
-            epoch: Number of the pass.
-            places: Positions after the sorting, each inside the epoch.
-            lengths: Is asked for what is not yet known, whole stripes at a time.
-        """
+        """Return the positions in canonical order of the samples at some positions."""
         shape = self._windows
         steps, offsets = np.divmod(places, shape.step_samples)
         numbers, stripes = steps // shape.num_steps, offsets // shape.stripe_samples
@@ -185,7 +154,7 @@ class LengthBucketing:
             self._sorted[key] = sort_by_length(table, mine, parts)
 
     def _stripe(self, number: int, stripe: int) -> Int64[np.ndarray, "steps stripe"]:
-        """The positions that belong to a stripe of a window."""
+        """Return the positions of a stripe in a window."""
         shape = self._windows
         first = number * shape.num_steps
         steps = np.arange(first, min(first + shape.num_steps, self._num_steps), dtype=np.int64)

@@ -1,4 +1,4 @@
-"""Several sources in exact proportions, by weight or by passes, with a curriculum."""
+"""Mix several sources in exact proportions, by weight or by passes, with a curriculum."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from clipkit.when import Moment, When, ascending
 @final
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One part of a mixture; give a weight or a number of epochs, all sources the same.
+    """One source of a mixture; either all sources have a weight, or all a number of epochs.
 
     Args:
-        name: For counters and curricula.
-        index: Its shards.
-        weight: Its share of the samples, relative to the other sources'.
-        epochs: How often an epoch of the mixture goes through it; fractions allowed.
+        name: Name in counters and curricula.
+        index: Shards of the source.
+        weight: Share of the samples, relative to the other sources' weights.
+        epochs: Number of passes over the source per epoch of the mixture; fractions are allowed.
     """
 
     name: str
@@ -41,12 +41,12 @@ class Source:
 @renamed_arguments({"step": "begin"})
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """Other weights from a moment of the run on.
+    """Weights that are used from a moment of the run on.
 
     Args:
         begin: Number of steps, in the size of the first launch, or of samples (a ``When``) before
             the first step with these weights.
-        weights: Weight of each source by name; a source that is not named gets none.
+        weights: Weight of each source by name; 0 for sources that are not named.
     """
 
     begin: Moment
@@ -57,16 +57,16 @@ class Stage:
 class Mixture:
     """Sources whose samples are interleaved in exact proportions.
 
-    Every source runs through its own endless sequence of shuffled passes, so no sample of a source
-    is seen twice before all others of it were seen once, whatever its weight.
+    Every source has an endless sequence of shuffled passes, so that no sample of a source occurs
+    twice before all its other samples occurred once, for any weight.
 
     Args:
-        sources: What is mixed.
-        epoch_samples: Samples that count as an epoch; None for all sources' samples together, or
-            what ``epochs`` adds up to. It is cut to complete steps of the first launch; the next
-            epoch continues there. Steps of another size, after a resume or in a stage, may reach
-            into the next epoch: a mixture drops nothing.
-        stages: Other weights from some moments on, ascending; only for weights.
+        sources: Sources that are mixed.
+        epoch_samples: Number of samples that count as an epoch; None for the sum over all sources,
+            or over their ``epochs``. It is rounded down to complete steps of the first launch; the
+            next epoch continues there. Steps of another size, after a resume or in a stage, may
+            include samples of the next epoch: a mixture drops nothing.
+        stages: Weights from later moments on, ascending; only for sources with weights.
 
     Raises:
         ConfigError: If names repeat, weights and epochs are mixed, or a stage is wrong.
@@ -93,11 +93,11 @@ class Mixture:
         by_weight = [source.weight for source in self.sources if source.weight is not None]
         if sorted((len(by_epochs), len(by_weight))) != [0, len(self.sources)]:
             raise ConfigError(
-                "mixture: give every source a weight, or every source a number of epochs; got "
+                "mixture: expected a weight for every source, or epochs for every source; got "
                 f"{len(by_weight)} weights and {len(by_epochs)} epochs for {len(self.names)}"
             )
         if by_epochs and (stages or epoch_samples is not None):
-            raise ConfigError("mixture: stages and epoch_samples go with weights, not with epochs")
+            raise ConfigError("mixture: stages and epoch_samples need weights instead of epochs")
         if by_epochs:
             by_weight = [
                 round(epochs * source.index.num_samples)
@@ -115,7 +115,7 @@ class Mixture:
 
     @cached_property
     def index(self) -> ShardIndex:
-        """All sources' shards, one source after the other."""
+        """Return the shards of all sources, in the order of the sources."""
         return ShardIndex(
             [shard for source in self.sources for shard in source.index.shards],
             [fault for source in self.sources for fault in source.index.faults],
@@ -137,10 +137,10 @@ class MixtureOrder(SampleOrder):
     """The interleaved order of a mixture.
 
     Args:
-        mixture: The sources.
-        lanes: The order inside each source.
+        mixture: Sources.
+        lanes: Order inside each source.
         stages: ``(first position over all epochs, quotas)``, ascending from position 0.
-        epoch_samples: Positions in an epoch; the next epoch goes on where one ends.
+        epoch_samples: Number of positions in an epoch; the next epoch continues there.
     """
 
     is_endless = True
@@ -165,11 +165,11 @@ class MixtureOrder(SampleOrder):
 
     @property
     def lookahead(self) -> int:
-        """Positions until every source's lanes are in their next windows."""
+        """Return the number of positions until all lanes are in their next windows."""
         return max(order.lookahead for order in self._lanes)
 
     def samples_at(self, epoch: int, positions: Int64[np.ndarray, " B"]) -> SampleIds:
-        """The samples at some positions."""
+        """Return the samples at some positions."""
         sources, numbers = self._locate(epoch * self.num_samples + positions)
         ids = np.empty_like(numbers)
         passes = np.empty_like(numbers)
@@ -184,7 +184,7 @@ class MixtureOrder(SampleOrder):
         return SampleIds(ids, passes)
 
     def replacement(self, epoch: int, position: int, attempt: int) -> SampleIds | None:
-        """Another sample of the same lane of the same source."""
+        """Return another sample of the same lane of the same source."""
         sources, numbers = self._locate(np.array([epoch * self.num_samples + position]))
         source = int(sources[0])
         lanes = self._lanes[source]
@@ -193,7 +193,7 @@ class MixtureOrder(SampleOrder):
         return SampleIds(np.array([sample_id]), np.array([number]))
 
     def source_counts(self, epoch: int, position: int) -> dict[str, int]:
-        """How many samples of each source stand before a position, over all epochs."""
+        """Count the samples of each source before a position, over all epochs."""
         place = epoch * self.num_samples + position
         stage = self._stage_of(np.array([place]))[0]
         start, quotas = self._stages[stage]
@@ -201,7 +201,7 @@ class MixtureOrder(SampleOrder):
         return dict(zip(self._names, counts.tolist(), strict=True))
 
     def to_state(self) -> dict[str, Any]:
-        """The layouts and stages, by position."""
+        """Return layouts and stages, by position."""
         return {
             "layouts": [order.layout.to_state() for order in self._lanes],
             "stages": [[start, list(quotas)] for start, quotas in self._stages],
@@ -216,7 +216,7 @@ class MixtureOrder(SampleOrder):
     def _locate(
         self, places: Int64[np.ndarray, " B"]
     ) -> tuple[Int64[np.ndarray, " B"], Int64[np.ndarray, " B"]]:
-        """Source, and number in that source's endless sequence, of each place."""
+        """Return source, and number in that source's endless sequence, of each position."""
         sources, numbers = np.empty_like(places), np.empty_like(places)
         stages = self._stage_of(places)
         for stage in np.unique(stages):
@@ -228,15 +228,11 @@ class MixtureOrder(SampleOrder):
 
 
 def stages_of_state(mixture: Mixture, state: Mapping[str, Any]) -> list[tuple[int, list[int]]]:
-    """The stages that a state froze.
-
-    Raises:
-        CheckpointError: If the mixture's weights are others now.
-    """
+    """Restore the stages of a state."""
     stored = [(int(start), [int(quota) for quota in quotas]) for start, quotas in state["stages"]]
     if [tuple(quotas) for _, quotas in stored] != [quotas for _, quotas in mixture.stages]:
         raise CheckpointError(
-            f"stream state: taken with quotas {[quotas for _, quotas in stored]} of "
+            f"stream state: has quotas {[quotas for _, quotas in stored]} of "
             f"{list(mixture.names)}, the mixture has {[quotas for _, quotas in mixture.stages]}; "
             f"to change weights in a run, use stages"
         )

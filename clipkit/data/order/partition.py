@@ -53,13 +53,13 @@ class BatchTask:
 
     Args:
         epoch: Number of the pass.
-        first: Its first position in canonical order.
-        num_samples: Its samples; their positions may reach past the epoch's end.
+        first: First position in canonical order.
+        num_samples: Number of samples; positions may exceed the epoch's end.
         end_epoch: Epoch of the cursor after this step, on all ranks.
-        end_position: Position of that cursor.
-        dropped: Samples that all ranks together leave out with this step, at the epoch's end.
-        continues: Whether positions past the epoch's end are the first ones of the next epoch; else
-            those of this one (padding).
+        end_position: Position of the cursor after this step.
+        dropped: Number of samples at the epoch's end that all ranks drop with this step.
+        continues: Whether positions after the epoch's end are the first ones of the next epoch;
+            otherwise those of this epoch (padding).
     """
 
     epoch: int
@@ -73,12 +73,12 @@ class BatchTask:
 
 @dataclass(frozen=True, slots=True)
 class UniformSteps:
-    """Steps of one size, one after the other.
+    """Consecutive steps of one size.
 
     Args:
-        position: Where the first one begins.
-        batch_size: Samples of a batch on one rank.
-        num_steps: At least one.
+        position: First position of the first step.
+        batch_size: Number of samples of a batch on one rank.
+        num_steps: Number of steps, at least one.
     """
 
     position: int
@@ -88,21 +88,21 @@ class UniformSteps:
 
 @dataclass(frozen=True, slots=True)
 class EpochPartition:
-    """How an epoch is cut into steps, and a step into ranks.
+    """Partition of an epoch into steps, and of a step into ranks.
 
     Args:
-        num_samples: Positions in an epoch.
-        batch_size: Samples of a batch on one rank, after all stages.
-        rank: This rank.
+        num_samples: Number of positions in an epoch.
+        batch_size: Number of samples of a batch on one rank, after all stages.
+        rank: Number of this rank.
         world_size: Number of ranks.
-        tail: The last samples, too few for a whole step: left out ("drop"), made whole with the
-            epoch's first samples ("pad"), or a smaller batch, shared out evenly ("keep"). "even"
-            cuts the epoch into steps of nearly equal size, none larger than a step has to be so
-            that every rank has a sample in each.
-        stages: Smaller batches first; see ``check_stages``.
-        carries: Whether epochs follow each other without a gap (mixtures). A step that reaches past
-            an epoch's end takes the first samples of the next epoch and belongs to the epoch in
-            which it begins; ``tail`` has no effect.
+        tail: What happens to the last samples, too few for a complete step: "drop", "pad" (fill
+            the step with the epoch's first samples), or "keep" (a smaller batch, divided evenly).
+            "even" divides the epoch into steps of nearly equal size, none larger than necessary
+            for every rank to have a sample in each.
+        stages: Smaller batches at first; see ``check_stages``.
+        carries: Whether epochs are continuous (mixtures): a step at an epoch's end includes the
+            first samples of the next epoch and belongs to the epoch in which it begins; ``tail``
+            has no effect.
     """
 
     num_samples: int
@@ -120,15 +120,15 @@ class EpochPartition:
 
     @property
     def step_samples(self) -> int:
-        """Samples of a step over all ranks, after all stages."""
+        """Number of samples of a step, over all ranks, after all stages."""
         return self.batch_size * self.world_size
 
     def is_settled(self, epoch: int) -> bool:
-        """Whether all stages are over when an epoch begins."""
+        """Return whether all stages have ended when an epoch begins."""
         return not self.stages or self.stages[-1].until_samples <= epoch * self.num_samples
 
     def uniform_steps(self, epoch: int, position: int = 0) -> Iterator[UniformSteps]:
-        """The complete steps from ``position`` to the epoch's end."""
+        """Return the complete steps from ``position`` to the epoch's end."""
         while True:
             batch_size, limit = self._stage_at(epoch, position)
             step_samples = batch_size * self.world_size
@@ -142,21 +142,21 @@ class EpochPartition:
             position += num_steps * step_samples
 
     def num_batches(self, epoch: int, position: int = 0) -> int:
-        """Batches of this rank from ``position`` to the end of an epoch."""
+        """Count the batches of this rank from ``position`` to the end of an epoch."""
         if self.tail == "even":
             return self._even_steps(position)
-        whole, rest_at = self._whole_steps(epoch, position)
-        return whole + (self._rest(epoch, rest_at)[1] > 0)
+        full, rest_at = self._full_steps(epoch, position)
+        return full + (self._rest(epoch, rest_at)[1] > 0)
 
     def has_steps(self, epoch: int, position: int) -> bool:
-        """Whether any rank has a batch from ``position`` to the end of an epoch."""
-        whole, rest_at = self._whole_steps(epoch, position)
-        return whole > 0 or self._has_rest(rest_at)
+        """Return whether any rank has a batch from ``position`` to the end of an epoch."""
+        full, rest_at = self._full_steps(epoch, position)
+        return full > 0 or self._has_rest(rest_at)
 
     def progress(self, epoch: int, position: int) -> tuple[int, int]:
-        """Batches of this rank in an epoch: before ``position``, and in all.
+        """Count the batches of this rank in an epoch: before ``position``, and all.
 
-        Where epochs carry over, the first batch of an epoch may begin behind its start: then the
+        If epochs are continuous, the first batch of an epoch may begin after its start: then the
         batches are counted back from ``position``.
         """
         left = self.num_batches(epoch, position)
@@ -171,32 +171,25 @@ class EpochPartition:
         return done, done + left
 
     def end(self, epoch: int, position: int) -> tuple[int, int]:
-        """Epoch and position after the last step of all ranks from ``position`` on."""
-        _, rest_at = self._whole_steps(epoch, position)
+        """Return epoch and position after the last step of all ranks from ``position`` on."""
+        _, rest_at = self._full_steps(epoch, position)
         return epoch + 1, max(0, rest_at - self.num_samples)
 
     def tasks(self, epoch: int, position: int, skipped: int = 0) -> Iterator[BatchTask]:
-        """The batches of this rank from ``position`` to the epoch's end.
-
-        Args:
-            epoch: Number of the pass.
-            position: Where the first step begins.
-            skipped: Samples at the end of the epoch before that were too few for a step; counted
-                with the first batch.
-        """
+        """Yield the batches of this rank from ``position`` to the epoch's end."""
         if self.tail == "even":
             yield from self._even_tasks(epoch, position, skipped)
             return
-        whole, rest_at = self._whole_steps(epoch, position)
+        full, rest_at = self._full_steps(epoch, position)
         offset, count = self._rest(epoch, rest_at)
         dropped = 0 if self._has_rest(rest_at) else max(0, self.num_samples - rest_at)
         for uniform in self.uniform_steps(epoch, position):
             step_samples = uniform.batch_size * self.world_size
             for number in range(uniform.num_steps):
                 start = uniform.position + number * step_samples
-                whole -= 1
-                # The cursor is that of all ranks, also where this one has none of the rest.
-                last = whole == 0 and not self._has_rest(rest_at)
+                full -= 1
+                # The cursor is that of all ranks, also if this rank has none of the last samples.
+                last = full == 0 and not self._has_rest(rest_at)
                 end = (epoch + 1, max(0, rest_at - self.num_samples))
                 yield BatchTask(
                     epoch,
@@ -232,15 +225,15 @@ class EpochPartition:
         return self.rank * share + min(self.rank, extra), share + (self.rank < extra)
 
     def _stage_at(self, epoch: int, position: int) -> tuple[int, int | None]:
-        """The size of a batch at a position, and the position in this epoch where that ends."""
+        """Return the batch size at a position, and the position in this epoch where it ends."""
         before = epoch * self.num_samples
         for stage in self.stages:
             if before + position < stage.until_samples:
                 return stage.batch_size, stage.until_samples - before
         return self.batch_size, None
 
-    def _whole_steps(self, epoch: int, position: int) -> tuple[int, int]:
-        """How many there are from a position on, and where they end."""
+    def _full_steps(self, epoch: int, position: int) -> tuple[int, int]:
+        """Return the number of steps from a position on, and their end."""
         steps = 0
         for uniform in self.uniform_steps(epoch, position):
             steps += uniform.num_steps
@@ -248,11 +241,11 @@ class EpochPartition:
         return steps, position
 
     def _has_rest(self, position: int) -> bool:
-        """Whether all ranks together make a step of what follows the complete ones."""
+        """Return whether the samples after the complete steps are a step."""
         return position < self.num_samples and self.tail != "drop" and not self.carries
 
     def _rest(self, epoch: int, position: int) -> tuple[int, int]:
-        """Offset and size of what this rank makes of an epoch's last, incomplete step."""
+        """Return offset and size of this rank's share of an epoch's last, incomplete step."""
         if not self._has_rest(position):
             return 0, 0
         rest = self.num_samples - position
@@ -263,13 +256,10 @@ class EpochPartition:
 
 
 def check_stages(stages: tuple[BatchSizeStage, ...], batch_size: int) -> None:
-    """Whether batches grow from stage to stage.
+    """Check that batches grow from stage to stage.
 
-    They do not shrink: then a later position never has more steps before it than an earlier one,
-    on any number of ranks, and the size after all stages is the largest.
-
-    Raises:
-        ConfigError: If they do not, or the stages do not end one after the other.
+    Otherwise a later position could have fewer steps before it than an earlier one, on another
+    number of ranks, and the size after all stages would not be the largest.
     """
     if not stages:
         return

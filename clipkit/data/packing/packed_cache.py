@@ -1,4 +1,4 @@
-"""Tables and folders of pictures as shards, without packing by hand: packed once, into a cache."""
+"""Pack tables and folders of images automatically, once, into a cache of shards."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ ORIGIN_FILE: Final = "origin.json"
 
 @dataclass(frozen=True, slots=True)
 class PackedShards:
-    """Shards that stand for a table or folder.
+    """Shards of a packed table or folder.
 
     Args:
-        shards: Paths, in order.
-        class_names: In the order of the class numbers; none where the source names no classes.
+        shards: Paths of the shards, in order.
+        class_names: Name of each class by its number; empty if the source has no class names.
     """
 
     shards: tuple[Path, ...]
@@ -52,14 +52,7 @@ class PackedShards:
 
 
 def is_raw(source: str | Path) -> bool:
-    """Whether a source is no set of shards but a table or folder that has to be packed first.
-
-    Args:
-        source: A path, URL or pattern.
-
-    Returns:
-        True for an existing local table, or a folder that holds no tar and one table or folders.
-    """
+    """Return whether a source is a table or folder that must be packed first."""
     address = str(source)
     if not is_local(address):
         return False
@@ -79,25 +72,11 @@ def pack_to_cache(
     seed: int = 0,
     allow_outside: bool = False,
 ) -> PackedShards:
-    """Pack a source into a cache beside it, or find there what was packed before.
+    """Pack a source into a cache next to it, unless it is packed there already.
 
-    The shards' bytes follow from the source's, so a stream over them has one order and resumes
-    exactly, also when the cache was removed in between. A changed picture, caption, class or option
-    makes shards of its own; the former stay. Processes wait for the one that packs.
-
-    Args:
-        source: What ``pack`` takes, or a pattern of shards on this machine.
-        class_names: Numbers the classes of a source that tells them by name, as those of the
-            training data number those of the validation data.
-        samples_per_class: Only so many of each class, chosen by ``seed``.
-        seed: Of that choice.
-        allow_outside: Whether images may be outside of the source's folder.
-
-    Returns:
-        The shards.
-
-    Raises:
-        DataError: If the source cannot be packed.
+    The bytes of the shards depend only on the source, so that a stream resumes exactly even if the
+    cache was deleted. A changed image, caption, class or option creates new shards; the previous
+    ones stay. Processes wait for the one that packs.
     """
     path, found = _open(source, class_names, samples_per_class, seed, allow_outside)
     return _packed(path, found, [samples_per_class, seed])
@@ -111,21 +90,7 @@ def pack_classes_to_cache(
     seed: int = 0,
     allow_outside: bool = False,
 ) -> dict[str, PackedShards]:
-    """As ``pack_to_cache``, each class on its own: the sources of a mixture that shows all alike.
-
-    Args:
-        source: As for ``pack_to_cache``, with classes.
-        class_names: As for ``pack_to_cache``.
-        samples_per_class: As for ``pack_to_cache``.
-        seed: Of that choice.
-        allow_outside: As for ``pack_to_cache``.
-
-    Returns:
-        Name of the class, or its number -> its shards, by number.
-
-    Raises:
-        DataError: If the source cannot be packed or tells no classes.
-    """
+    """Pack each class separately, as sources of a mixture with equal weights."""
     path, found = _open(source, class_names, samples_per_class, seed, allow_outside)
     parts = split_by_class(found)
     names = class_names_in(found.files)
@@ -145,7 +110,7 @@ def _open(
     seed: int,
     allow_outside: bool,
 ) -> tuple[Path, Source]:
-    """The chosen samples, and the file or folder that the cache lies beside."""
+    """Return the selected samples, and the file or folder next to the cache."""
     path = Path(source)
     if path.exists() and path.suffix != ".tar":
         found = open_source(path, class_names=class_names, allow_outside=allow_outside)
@@ -162,11 +127,7 @@ def _open(
 
 
 def class_names_in(files: Mapping[str, str]) -> tuple[str, ...]:
-    """The names of classes among the texts of a source.
-
-    Args:
-        files: Texts by file name, as ``Source.files`` has them.
-    """
+    """Return the class names in the text files of a source."""
     return parse_class_names(files.get(CLASS_NAMES_FILE, ""))
 
 
@@ -183,22 +144,18 @@ def _packed(path: Path, source: Source, choice: Sequence[int | None]) -> PackedS
 
 
 def _whole(folder: Path) -> tuple[Path, ...]:
-    """Return the shards of a packed folder, in order.
-
-    Raises:
-        DataError: If one of them is gone.
-    """
+    """Return the shards of a packed folder, in order."""
     shards = [folder / name for name in sorted(read_counts(folder / SIZES_FILE))]
     if lost := [shard.name for shard in shards if not shard.is_file()]:
         raise DataError(
-            f"{folder}: {', '.join(lost)} is missing from what was packed there; remove the "
+            f"{folder}: {', '.join(lost)} is missing from the packed shards; remove the "
             f"folder to have it packed again"
         )
     return tuple(shards)
 
 
 def _note_origin(path: Path, folder: Path, choice: Sequence[int | None]) -> None:
-    """Write down what a packed folder was made of, and name the one of an earlier state."""
+    """Record the source of a packed folder, and report the folder of an earlier state."""
     origin = {"source": str(path.resolve()), "choice": list(choice)}
     for other in folder.parent.glob(f"{escape(path.stem)}-*/{ORIGIN_FILE}"):
         try:
@@ -226,11 +183,7 @@ def _caches(path: Path) -> list[Path]:
 
 
 def _pack_into_first(source: Source, folders: Sequence[Path]) -> Path:
-    """Pack into the first folder that can be written, and return it.
-
-    Raises:
-        DataError: If the disk refuses all of them, or the source cannot be packed.
-    """
+    """Pack into the first folder that can be written, and return it."""
     refusals = []
     for folder in folders:
         try:

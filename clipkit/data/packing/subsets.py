@@ -1,4 +1,4 @@
-"""Fewer samples of a source: k of each class, or one class alone."""
+"""Select samples of a source: k per class, or one class."""
 
 from __future__ import annotations
 
@@ -18,17 +18,7 @@ _LOG: Final = logging.getLogger(__name__)
 
 
 def split_by_class(source: Source) -> dict[int, Source]:
-    """The samples of each class, in their order; those without a class are left out.
-
-    Args:
-        source: Samples with a class in ``.cls``.
-
-    Returns:
-        Class number -> its samples, by ascending number.
-
-    Raises:
-        DataError: If no sample has a class.
-    """
+    """Group samples by class, in their order; those without a class are left out."""
     items: dict[int, list[Item]] = {}
     for item in source.items:
         label = read_label(item.texts(), "cls")
@@ -36,27 +26,17 @@ def split_by_class(source: Source) -> dict[int, Source]:
             items.setdefault(label, []).append(item)
     if not items:
         raise DataError(
-            "the data tell no classes: expected a folder for each class, or a table with a column "
+            "the data have no classes: expected a folder for each class, or a table with a column "
             "label or class_name"
         )
     return {label: replace(source, items=items[label]) for label in sorted(items)}
 
 
 def sample_per_class(source: Source, num_samples: int, seed: int = 0) -> Source:
-    """``num_samples`` of each class by chance, in the order of the source.
+    """Select ``num_samples`` of each class randomly, in the order of the source.
 
-    The choice in one class depends on the seed, the class's number and its number of samples alone,
-    and the samples of a smaller number are among those of a greater one. A class that has fewer
-    gives all.
-
-    Args:
-        source: Samples with a class in ``.cls``.
-        num_samples: k.
-        seed: Of the choice.
-
-    Raises:
-        ConfigError: If ``num_samples`` is not positive.
-        DataError: If no sample has a class.
+    The selection in a class depends only on the seed, the class number and its number of samples,
+    and a smaller selection is part of a larger one. A class with fewer samples is used completely.
     """
     if num_samples < 1:
         raise ConfigError(f"samples_per_class: expected at least 1, got {num_samples}")

@@ -1,1 +1,1 @@
-"""From raw members to a sample and a batch; faults and their budget."""
+"""Convert raw members to samples and batches; count faults against a budget."""

@@ -1,4 +1,4 @@
-"""Broken content of samples: which errors it raises, and how they become a ``SampleError``."""
+"""Convert errors of broken content to ``SampleError``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CONTENT_ERRORS: Final = (
     ValueError, KeyError, IndexError, SyntaxError, EOFError, struct.error, zlib.error,
     ArithmeticError, RecursionError,
 )  # fmt: skip
-"""What decoders and users' transforms raise on broken content.
+"""Errors of decoders and users' transforms for broken content.
 
 ``MemoryError`` is absent, and an ``OSError`` with a number comes from the operating system: neither
 is the fault of one sample.

@@ -1,4 +1,4 @@
-"""What could not be used: named, counted, written to a file, and held to a budget."""
+"""Count, log and limit the samples and shards that cannot be used."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _MAX_NAMED_FAULTS: Final = 1000
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One sample, or a whole shard, that cannot be used.
+    """One sample, or a complete shard, that cannot be used.
 
     Args:
         shard: URL of the shard.
-        index: Position of the sample in its shard; -1 for the whole shard.
+        index: Position of the sample in its shard; -1 for the complete shard.
         key: Key of the sample.
         reason: What is wrong.
-        sample_id: Position of the sample in the whole data set; -1 for a whole shard.
+        sample_id: Position of the sample in the data set; -1 for a complete shard.
     """
 
     shard: str
@@ -40,7 +40,7 @@ class Fault:
 
     @property
     def is_whole_shard(self) -> bool:
-        """Whether the shard as such cannot be used."""
+        """Whether the complete shard cannot be used."""
         return self.index == WHOLE_SHARD
 
     def __str__(self) -> str:
@@ -49,13 +49,13 @@ class Fault:
 
 @dataclass(frozen=True)  # not slotted: see clipkit.data.stream.options
 class FaultOptions:
-    """How many samples and shards may be unusable before a run ends, and where they are logged.
+    """Limits for bad samples and shards, and where they are logged.
 
     Args:
         max_bad_fraction: Largest allowed fraction of bad samples in the data, 0 to 1; the number is
             rounded up. Bad samples are replaced by others when shuffling.
         max_bad_shards: Largest allowed number of bad shards.
-        log: File that gets one JSON object per line for each bad sample and shard; None for none.
+        log: File with one JSON object per line for each bad sample and shard; None for none.
             With several ranks each writes its own file, with the rank in the name.
 
     Raises:
@@ -76,23 +76,23 @@ class FaultOptions:
             raise ConfigError(f"max_bad_shards: expected at least 0, got {self.max_bad_shards}")
 
     def max_bad_samples(self, num_samples: int) -> int:
-        """The allowed number of bad samples of a data set."""
+        """Return the allowed number of bad samples of a data set."""
         return math.ceil(self.max_bad_fraction * num_samples)
 
 
 @final
 class FaultTracker:
-    """All faults and fillings of a run so far, as far as this rank knows.
+    """Counts the faults and padded samples of a run, as far as this rank knows them.
 
-    What this rank finds alone is kept apart until it has been shared, so that ``to_state`` is the
-    same on every rank. Of every bad sample its id is kept, of the first thousand also their names;
-    the file names all.
+    Faults that only this rank has found are kept separately until they have been shared, so that
+    ``to_state`` is the same on every rank. The id of every bad sample is kept, and the names of
+    the first thousand; the file contains all names.
 
     Args:
-        options: The limits.
-        num_samples: Samples in the data set.
-        alone: Whether there is only one rank, so that nothing needs sharing.
-        path: A file that gets one JSON object a line for each new fault; None for none.
+        options: Limits.
+        num_samples: Number of samples in the data set.
+        alone: Whether there is only one rank, so that nothing is shared.
+        path: File with one JSON object per line for each new fault; None for none.
     """
 
     def __init__(
@@ -110,12 +110,12 @@ class FaultTracker:
 
     @property
     def num_bad_samples(self) -> int:
-        """Distinct bad samples, without those of bad shards."""
+        """Number of distinct bad samples, without those of bad shards."""
         return len(self._bad_ids)
 
     @property
     def num_padded(self) -> int:
-        """Samples given again in the place of others."""
+        """Number of samples that were repeated in place of others."""
         return self._shared.num_padded + self._unshared_padded
 
     @property
@@ -124,15 +124,7 @@ class FaultTracker:
         return self._bad_shards
 
     def record(self, faults: Iterable[Fault], epoch: int) -> None:
-        """Take note of what a batch met; what is known already is not counted again.
-
-        Args:
-            faults: What it met.
-            epoch: For the file.
-
-        Raises:
-            FaultBudgetExceeded: If there is more than the budget allows.
-        """
+        """Add the faults of a batch; known ones are not counted again."""
         for fault in faults:
             if self._know(fault):
                 if self._alone:
@@ -143,22 +135,18 @@ class FaultTracker:
                 self._check(fault)
 
     def add_padded(self, count: int) -> None:
-        """Count samples given again in the place of others."""
+        """Count samples that were repeated in place of others."""
         if self._alone:
             self._shared.num_padded += count
         else:
             self._unshared_padded += count
 
     def unshared(self) -> tuple[list[Fault], int]:
-        """What this rank found since the last ``share``: faults, and number of padded samples."""
+        """Return faults and number of padded samples of this rank since the last ``share``."""
         return self._unshared, self._unshared_padded
 
     def share(self, reports: Iterable[tuple[list[Fault], int]]) -> None:
-        """Take over what all ranks (this one too) found alone, in the same order on each.
-
-        Raises:
-            FaultBudgetExceeded: If all ranks together found more than the budget allows.
-        """
+        """Add the faults of all ranks (with this one), in the same order on each."""
         self._unshared, self._unshared_padded = [], 0
         last = None
         for faults, padded in reports:
@@ -171,18 +159,18 @@ class FaultTracker:
             self._check(last)
 
     def to_state(self) -> dict[str, Any]:
-        """Plain types: ``bad_samples`` with names as far as they are kept, ``bad_ids`` of all."""
+        """Return plain types: ``bad_samples`` with the names that are kept, and all ``bad_ids``."""
         return self._shared.to_state()
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Know what the state knew, and nothing else."""
+        """Restore the faults of a state, and forget others."""
         self._shared = _SharedFaults.from_state(state)
         self._bad_ids = set(self._shared.ids)
         self._bad_shards = dict(self._shared.shards)
         self._unshared, self._unshared_padded = [], 0
 
     def _know(self, fault: Fault) -> bool:
-        """Add a fault to what is known; whether it is new."""
+        """Add a fault, and return whether it is new."""
         if fault.is_whole_shard:
             new = fault.shard not in self._bad_shards
             self._bad_shards.setdefault(fault.shard, fault.reason)
@@ -215,7 +203,7 @@ class FaultTracker:
 
 @final
 class _SharedFaults:
-    """What all ranks know alike."""
+    """Faults that all ranks know."""
 
     def __init__(self) -> None:
         self.ids: set[int] = set()

@@ -1,4 +1,4 @@
-"""What a sample brings for the objective besides its picture, caption and class."""
+"""Fields of a sample for the objective in addition to image, caption and class."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ from clipkit.errors import ConfigError, SampleError
 from clipkit.types import IGNORE_LABEL, NegativeSample, Sample, TeacherSample
 
 _PLAIN_NUMBER: Final = re.compile("0|[1-9][0-9]{0,18}")
-"""How a number is written: without a sign, leading zeros, or digits of other scripts."""
+"""Pattern of a number: without a sign, leading zeros, or digits of other scripts."""
 _FIRST_DIGEST: Final = 2**62
 
 
 @dataclass(frozen=True, slots=True)
 class SampleContext:
-    """What a sample is made of, and with what.
+    """Inputs available to a sample field.
 
     Args:
-        members: The sample's files by extension.
-        rng: Its own random numbers, behind those of its picture and caption.
-        image_rng: The same as they were before its picture drew from them.
-        image: The file of its picture.
-        encode: Token ids of a text, as the captions are tokenized.
-        image_transform: From an image file to pixels, as the pictures are.
+        members: Files of the sample by extension.
+        rng: Random generator of the sample, after image and caption have drawn from it.
+        image_rng: Copy of that generator before the image transform.
+        image: Bytes of the image file.
+        encode: Tokenizer of the captions, from a text to token ids.
+        image_transform: Image transform of the samples, from an image file to pixels.
     """
 
     members: Mapping[str, bytes]
@@ -50,25 +50,25 @@ class SampleContext:
 
 
 class SampleField(ABC):
-    """Adds something to a sample; the result depends on its members and random numbers alone.
+    """Adds a field to a sample, depending only on its members and random generator (abstract).
 
-    A field of a configuration sets its part in *every* sample, to "nothing" where a sample lacks
-    it: all ranks must give their loss the same kind of batch.
+    A field sets its part in *every* sample, to an empty value if a sample lacks it: batches of
+    all ranks must have the same fields.
     """
 
     pad_id: int | None = None
-    """Fills the teacher's tokens, where this field makes them."""
+    """Padding id of the teacher's tokens; None if this field adds none."""
 
     @abstractmethod
     def add(self, sample: Sample, context: SampleContext) -> Sample:
-        """The sample with its field.
+        """Return the sample with its field.
 
         Args:
-            sample: As far as it is made.
-            context: What it is made of.
+            sample: Sample with the previous fields.
+            context: Inputs of the sample.
 
         Raises:
-            SampleError: If the members hold something that cannot be used.
+            SampleError: If the members cannot be used.
         """
 
 
@@ -77,9 +77,9 @@ class Group(SampleField):
     """Samples of one group match each other: ``batch.groups``.
 
     Args:
-        field: A member (``"group"``) or a field of a JSON member (``"json:picture"``): a whole
-            number of at least 0, or any text. Equal texts are equal groups, and a number equals the
-            text that writes it without leading zeros: 7 is "7", but not "007".
+        field: A member (``"group"``) or a field of a JSON member (``"json:image"``): an integer of
+            at least 0, or any text. Equal texts are equal groups, and a number equals its text
+            without leading zeros: 7 is "7", but not "007".
 
     Examples:
         >>> stream = PairStream(ShardIndex.from_urls("data/train"), tokenizer=OpenClipTokenizer(),
@@ -92,7 +92,7 @@ class Group(SampleField):
         self.field = field
 
     def add(self, sample: Sample, context: SampleContext) -> Sample:
-        """See ``SampleField.add``; a sample without the field matches itself alone."""
+        """See ``SampleField.add``; a sample without the field matches only itself."""
         return replace(
             sample, group=_number_of(read_value(context.members, self.field), self.field)
         )
@@ -100,9 +100,9 @@ class Group(SampleField):
 
 @final
 class CaptionMask(SampleField):
-    """Leaves samples with an empty caption out of the contrastive loss: ``batch.pair_mask``.
+    """Excludes samples with an empty caption from the contrastive loss: ``batch.pair_mask``.
 
-    They still teach the label head. Use it with ``OptionalCaption``, which lets them through.
+    They still train the label head. Use it with ``OptionalCaption``, which accepts them.
     """
 
     def add(self, sample: Sample, context: SampleContext) -> Sample:  # noqa: ARG002 (the caption is there)
@@ -118,9 +118,9 @@ class MultiLabels(SampleField):
 
     Args:
         num_classes: Number of classes.
-        positives: A JSON member's field that lists the classes that apply.
-        negatives: One that lists those that do not, where the others are unknown; None: all others
-            do not apply.
+        positives: Field of a JSON member that lists the classes that apply.
+        negatives: Field that lists the classes that do not apply, if the others are unknown; None
+            if no other class applies.
 
     Raises:
         ConfigError: If ``num_classes`` is not positive.
@@ -154,11 +154,11 @@ class MultiLabels(SampleField):
 
 @final
 class NegativeCaptions(SampleField):
-    """Captions that are wrong for the picture: ``batch.negatives.tokens``.
+    """Captions that do not match the image: ``batch.negatives.tokens``.
 
     Args:
-        captions: Where they come from; a sample may have none.
-        number: How many of them are drawn, by their weights.
+        captions: Picker of these captions; a sample may have none.
+        number: Number of captions that are drawn per sample, by their weights.
 
     Raises:
         ConfigError: If ``number`` is not positive.
@@ -186,11 +186,11 @@ class NegativeCaptions(SampleField):
 
 @final
 class NegativeImages(SampleField):
-    """Pictures that are wrong for the caption: ``batch.negatives.images``.
+    """Images that do not match the caption: ``batch.negatives.images``.
 
     Args:
-        members: Extensions of their files, such as ``["negative.jpg"]``; those that a sample lacks
-            are left out.
+        members: Extensions of the image files, such as ``["negative.jpg"]``; those that a sample
+            lacks are ignored.
     """
 
     def __init__(self, members: list[str]) -> None:
@@ -206,11 +206,11 @@ class NegativeImages(SampleField):
 
 @final
 class TeacherEmbeddings(SampleField):
-    """Embeddings that a teacher made once, for ``StoredTeacher``.
+    """Stored embeddings of a teacher, for ``StoredTeacher``.
 
     Args:
-        image: Extension of the member with that of the picture: a NumPy file of one axis.
-        text: The same for the caption; it must be the caption that the sample is trained with.
+        image: Extension of the member with the image embedding: a NumPy file with one axis.
+        text: Extension of the member with the text embedding, of the caption that is trained on.
     """
 
     def __init__(self, image: str = "teacher_image.npy", text: str = "teacher_text.npy") -> None:
@@ -225,17 +225,18 @@ class TeacherEmbeddings(SampleField):
 
 @final
 class TeacherInputs(SampleField):
-    """Picture and caption as another encoder wants them, for ``EncoderTeacher``.
+    """Image and caption as input of another encoder, for ``EncoderTeacher``.
 
-    The picture is transformed with the random numbers that the student's transform drew, so that
-    two ``TrainTransform`` s that differ in size alone cut the same crop.
+    The image is transformed with the random numbers of the student's transform, so that two
+    ``TrainTransform`` objects that differ only in size use the same crop.
 
     Args:
-        image_transform: From an image file to the teacher's pixels; None: it gets the student's.
-        tokenizer: Of the teacher's text tower; None: it gets the student's tokens.
+        image_transform: Transform from an image file to the teacher's pixels; None to use the
+            student's pixels.
+        tokenizer: Tokenizer of the teacher's text tower; None to use the student's tokens.
 
     Raises:
-        ConfigError: If both are left out.
+        ConfigError: If both are None.
     """
 
     def __init__(
@@ -259,14 +260,14 @@ class TeacherInputs(SampleField):
 
 
 def teacher_pad_id(fields: Sequence[SampleField]) -> int:
-    """What fills the rows of ``teacher.tokens``; 0 where no field makes them."""
+    """Return the padding id of ``teacher.tokens``; 0 if no field adds them."""
     return next((field.pad_id for field in fields if field.pad_id is not None), 0)
 
 
 def _number_of(value: Any, field: str) -> int:
-    """A number per text: small numbers stand for themselves, all else for its digest.
+    """Convert a value to a number: small numbers stay, others become a digest.
 
-    Digests lie above all numbers that stand for themselves, so that they never meet.
+    Digests are greater than all numbers that stay, so that they cannot collide.
     """
     if value is None:
         return -1
@@ -286,7 +287,7 @@ def _embedding(members: Mapping[str, bytes], name: str) -> Float[Tensor, " E"]:
     try:
         array = np.lib.format.read_array(io.BytesIO(members[name]), allow_pickle=False)
     except (ValueError, EOFError, OSError, TypeError, SyntaxError, MemoryError) as error:
-        # A header may ask for any amount of memory.
+        # A header may require any amount of memory.
         raise SampleError(f"member {name}: no NumPy file: {error}") from None
     if array.ndim != 1 or not np.issubdtype(array.dtype, np.floating):
         raise SampleError(

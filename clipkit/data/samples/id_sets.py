@@ -10,7 +10,7 @@ import numpy as np
 
 
 def pack_ids(ids: Collection[int]) -> str:
-    """A set of ids as text: their sorted differences, compressed; a few bytes an id.
+    """Pack a set of ids as text: sorted differences, compressed; a few bytes per id.
 
     Examples:
         >>> sorted(unpack_ids(pack_ids({3, 5, 2**40})))
@@ -22,6 +22,6 @@ def pack_ids(ids: Collection[int]) -> str:
 
 
 def unpack_ids(text: str) -> set[int]:
-    """The ids that ``pack_ids`` packed."""
+    """Return the ids of a text of ``pack_ids``."""
     steps = np.frombuffer(zlib.decompress(base64.b64decode(text)), dtype="<i8")
     return set(np.cumsum(steps).tolist())

@@ -1,4 +1,4 @@
-"""From the raw members of a sample to its pixels, tokens and label."""
+"""Create a sample from its raw members."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ Transform = Callable[[bytes, np.random.Generator], UInt8[Tensor, "3 H W"]]
 @final
 @dataclass(frozen=True, slots=True)
 class SampleMaker:
-    """Makes one sample of its raw members.
+    """Creates samples from raw members.
 
     Args:
-        tokenizer: For captions.
-        image_transform: From an image file to pixels.
-        caption: Picks the text among the members.
-        label_field: See ``read_label``.
+        tokenizer: Tokenizer of the captions.
+        image_transform: Transform from an image file to pixels.
+        caption: Picker of the caption among the members.
+        label_field: Member with the label, or field of a JSON member.
         seed: Seed of the run.
-        fields: What else a sample gets, in this order.
+        fields: Further fields, in this order.
     """
 
     tokenizer: Encoder
@@ -49,17 +49,7 @@ class SampleMaker:
     def make(
         self, key: str, members: Mapping[str, bytes], sample_id: int, nonces: Sequence[int]
     ) -> Sample:
-        """The sample, a function of its members, its id and ``nonces`` alone.
-
-        Args:
-            key: Its name.
-            members: Its files by extension.
-            sample_id: Its position in the data set.
-            nonces: The pass, and whatever else shall change the augmentation.
-
-        Raises:
-            SampleError: If a member is missing or cannot be used.
-        """
+        """Create the sample, a function of its members, its id and ``nonces`` only."""
         rng = generator(self.seed, *nonces, sample_id)
         with sample_errors():
             image_data = image_member(members)
@@ -86,7 +76,7 @@ class SampleMaker:
     def caption_length(
         self, members: Mapping[str, bytes], sample_id: int, nonces: Sequence[int]
     ) -> int:
-        """Tokens of the caption that ``make`` chooses; 0 where it would fail over it."""
+        """Return the number of tokens of the caption that ``make`` selects; 0 if it would fail."""
         try:
             caption = self.caption(members, generator(self.seed, *nonces, sample_id))
             return len(self.tokenizer.encode(caption))

@@ -1,1 +1,1 @@
-"""The stream of batches: order, reader and sample maker together, with state and workers."""
+"""The stream of batches: order, reader and sample maker, with state and workers."""

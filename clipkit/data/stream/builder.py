@@ -29,12 +29,12 @@ _MAX_REPLACEMENTS: Final = 256
 
 @dataclass(frozen=True, slots=True)
 class BuildResult:
-    """What became of a task.
+    """Result of a task.
 
     Args:
-        batch: The batch; None where none of its samples can be used and none is filled in.
-        faults: What could not be used.
-        error: Why a bad sample could not be filled in; worth telling after the faults.
+        batch: Batch; None if none of its samples can be used and none is replaced.
+        faults: Samples and shards that could not be used.
+        error: Error if a bad sample could not be replaced; reported after the faults.
     """
 
     batch: Batch | None
@@ -42,20 +42,20 @@ class BuildResult:
     error: DataError | None = None
 
     def pin_memory(self) -> BuildResult:
-        """The same with the batch in page-locked memory."""
+        """Return a copy with the batch in page-locked memory."""
         return replace(self, batch=None if self.batch is None else self.batch.pin_memory())
 
 
 @final
 class BatchBuilder:
-    """Builds the batch of a task. This is what a worker process holds.
+    """Builds the batch of a task, in a worker process.
 
     Args:
-        reader: Reads raw samples.
-        maker: Makes samples of them.
-        order: Which sample stands where.
-        num_threads: Samples of a batch that are made at the same time.
-        windows: Where captions are sorted by length; None for nowhere.
+        reader: Reader of raw samples.
+        maker: Converts raw samples to samples.
+        order: Order of the samples.
+        num_threads: Number of samples of a batch that are prepared at the same time.
+        windows: Windows in which captions are sorted by length; None for no sorting.
     """
 
     def __init__(
@@ -84,11 +84,7 @@ class BatchBuilder:
         self.__dict__.update(state, _lock=threading.Lock())
 
     def build(self, task: BatchTask) -> BuildResult:
-        """The batch of a task.
-
-        Raises:
-            OSError: If this machine is out of files, memory or disk.
-        """
+        """Build the batch of a task."""
         wanted = np.arange(task.first, task.first + task.num_samples, dtype=np.int64)
         rounds, positions = np.divmod(wanted, self._order.num_samples)
         epochs = task.epoch + rounds * task.continues
@@ -121,7 +117,7 @@ class BatchBuilder:
     def _samples_at(
         self, epochs: Int64[np.ndarray, " B"], positions: Int64[np.ndarray, " B"]
     ) -> SampleIds:
-        """The samples at some places; ``positions`` become those before the sorting by length."""
+        """Return the samples at some positions; ``positions`` become those before sorting."""
         ids, passes = np.empty_like(positions), np.empty_like(positions)
         for epoch in np.unique(epochs).tolist():
             mine = epochs == epoch
@@ -132,7 +128,7 @@ class BatchBuilder:
         return SampleIds(ids, passes)
 
     def _lengths(self, epoch: int, positions: Int64[np.ndarray, " B"]) -> Int64[np.ndarray, " B"]:
-        """Tokens of the captions at some positions; 0 for what cannot be used."""
+        """Return the numbers of tokens of the captions at some positions; 0 for bad samples."""
         chosen = self._order.samples_at(epoch, positions)
         if not self._reader.is_local:
             self._reader.prefetch(chosen.ids)
@@ -143,7 +139,7 @@ class BatchBuilder:
         try:
             raw = self._reader.read(sample_id, leave_out=IMAGE_EXTENSIONS)
         except ShardError:
-            return 0  # named when the sample itself is read
+            return 0  # reported when the sample is read
         return self._maker.caption_length(raw.members, sample_id, [number_of_pass])
 
     def _prefetch(
@@ -153,7 +149,7 @@ class BatchBuilder:
         positions: Int64[np.ndarray, " B"],
         chosen: SampleIds,
     ) -> None:
-        """Fetch remote shards side by side: those of this batch, and of the next window."""
+        """Fetch remote shards in parallel: those of this batch, and of the next window."""
         if self._reader.is_local:
             return
         self._reader.prefetch(chosen.ids)
@@ -174,7 +170,7 @@ class BatchBuilder:
     def _one(
         self, epoch: int, position: int, sample_id: int, number_of_pass: int
     ) -> tuple[Sample | None, list[Fault]]:
-        """The sample at a position, or its substitute, and what was wrong on the way."""
+        """Return the sample at a position, or its substitute, and the faults."""
         faults: list[Fault] = []
         nonces = [number_of_pass]
         for attempt in range(_MAX_REPLACEMENTS):
@@ -204,6 +200,6 @@ class BatchBuilder:
             return None
 
     def _first(self, sample_id: int) -> Sample:
-        """A sample as it is made in the first pass."""
+        """Create a sample as in the first pass."""
         raw = self._reader.read(sample_id)
         return self._maker.make(raw.key, raw.members, sample_id, [0])

@@ -1,4 +1,4 @@
-"""What can be known to fail before training starts."""
+"""Check before training starts what would fail later."""
 
 from __future__ import annotations
 
@@ -24,11 +24,7 @@ _TRIED_SHARDS: Final = 16
 
 
 def check_options(seed: int, num_workers: int, order: OrderOptions, num_threads: int) -> None:
-    """Whether each option of a stream makes sense alone.
-
-    Raises:
-        ConfigError: If one does not.
-    """
+    """Check each option of a stream."""
     if order.tail not in (None, *get_args(Tail)):
         raise ConfigError(f"tail: expected {' or '.join(get_args(Tail))}, got {order.tail!r}")
     if order.shuffle_window is not None and order.shuffle_window < 1:
@@ -43,11 +39,7 @@ def check_options(seed: int, num_workers: int, order: OrderOptions, num_threads:
 
 
 def check_sizes(partition: EpochPartition) -> None:
-    """Whether an epoch holds at least one step.
-
-    Raises:
-        ConfigError: If the batch is empty, or larger than the data.
-    """
+    """Check that an epoch has at least one step."""
     batch_size, world_size = partition.batch_size, partition.world_size
     if batch_size < 1:
         raise ConfigError(f"batch_size: expected at least 1, got {batch_size}")
@@ -70,19 +62,19 @@ def check_sizes(partition: EpochPartition) -> None:
     if partition.step_samples > partition.num_samples:
         raise ConfigError(
             f"batch_size: {world_size} ranks of {batch_size} samples need {partition.step_samples} "
-            f"a step, an epoch has {partition.num_samples}; use a smaller batch, fewer ranks or "
+            f"per step, an epoch has {partition.num_samples}; use a smaller batch, fewer ranks or "
             f"more data"
         )
 
 
 @dataclass(frozen=True, slots=True)
 class CaptionFacts:
-    """What some captions look like.
+    """Facts about a sample of the captions.
 
     Args:
         lengths: Number of tokens of each caption that could be read.
-        num_joined: Number of texts of several lines that are one caption because nothing says that
-            their lines are captions.
+        num_joined: Number of texts of several lines that are one caption, because their lines are
+            not declared to be captions.
     """
 
     lengths: list[int]
@@ -92,18 +84,7 @@ class CaptionFacts:
 def read_captions(
     index: ShardIndex, reader: ShardReader, maker: SampleMaker, tokenizer: Encoder, num_samples: int
 ) -> CaptionFacts:
-    """Read some captions, spread evenly over the first local shards.
-
-    Args:
-        index: The shards.
-        reader: Reads the samples of the shards.
-        maker: Picks the caption of a sample.
-        tokenizer: Encodes the captions; its context is to be longer than that of the run.
-        num_samples: Largest number of captions to read.
-
-    Returns:
-        Their lengths; none for remote data, whose shards would have to be transferred.
-    """
+    """Read some captions, evenly distributed over the first local shards."""
     if not reader.is_local:
         return CaptionFacts([])
     reach = min(index.num_samples, sum(shard.num_samples for shard in index.shards[:_TRIED_SHARDS]))
@@ -120,12 +101,9 @@ def read_captions(
 
 
 def check_first_sample(index: ShardIndex, reader: ShardReader, maker: SampleMaker) -> None:
-    """Whether samples have what training needs, tried on the first few.
+    """Check that the first few samples have what training needs.
 
-    Remote data is not touched: its first shard would have to be transferred.
-
-    Raises:
-        DataError: If none of the tried samples can be used.
+    Remote data are not checked, because the first shard would have to be transferred.
     """
     if not index.shards[0].address.is_local:
         return

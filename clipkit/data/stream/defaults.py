@@ -1,4 +1,4 @@
-"""What a stream does where its user left something out."""
+"""Defaults of a stream."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from clipkit.errors import ConfigError
 
 
 def world_of(rank: int | None, world_size: int | None) -> World:
-    """The place that was given, or the environment's."""
+    """Return the specified rank and number of ranks, or those of the environment."""
     if rank is None and world_size is None:
         return current_world()
     if rank is None or world_size is None:
-        raise ConfigError(f"rank and world_size: give both or none, got {rank} and {world_size}")
+        raise ConfigError(f"rank, world_size: expected both or none, got {rank} and {world_size}")
     return World(rank, world_size)
 
 
 def default_transform(image_size: int, shuffle: bool) -> Transform:
-    """Random crops for training, the middle of the whole picture for evaluation."""
+    """Return random crops for training, the centre of the image for evaluation."""
     from clipkit.data.images.transforms import EvalTransform, TrainTransform
 
     transform: Transform = TrainTransform(image_size) if shuffle else EvalTransform(image_size)
@@ -27,7 +27,7 @@ def default_transform(image_size: int, shuffle: bool) -> Transform:
 
 
 def default_caption() -> Caption:
-    """The ``.txt`` of a sample."""
+    """Return the picker of a sample's ``.txt``."""
     from clipkit.data.text.captions import TextField
 
     caption: Caption = TextField("txt")
@@ -35,7 +35,7 @@ def default_caption() -> Caption:
 
 
 def log_of_rank(path: str | Path | None, world: World) -> Path | None:
-    """A file for this rank alone: appends of several machines to one file would mix."""
+    """Return a file for this rank only: appends of several machines to one file would mix."""
     if path is None or world.size == 1:
         return None if path is None else Path(path)
     path = Path(path)

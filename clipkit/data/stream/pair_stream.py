@@ -1,4 +1,4 @@
-"""The stream of batches: exact, resumable, the same over any topology."""
+"""The stream of batches: exact, resumable, the same on any number of ranks."""
 
 from __future__ import annotations
 
@@ -56,14 +56,14 @@ _RENAMED: Final = {
 
 @final
 class PairStream:
-    """Batches of image-text pairs, every sample of an epoch once, in an order that is fixed.
+    """Batches of image-text pairs, every sample once per epoch, in a reproducible order.
 
-    The order depends on the seed, the epoch and the data. Killed and resumed, even on other
-    numbers of ranks, workers or samples a batch, a stream gives what it would have given. What was
-    handed out but not committed is handed out again.
+    The order depends on the seed, the epoch and the data. A stream can be stopped and resumed at
+    any batch, with a different number of ranks or workers or a different batch size, and yields the
+    same sequence of samples. Batches that were yielded but not committed are yielded again.
 
-    A new iteration starts where the last commit left off; after an iteration that ran to the end of
-    its epoch, with the next epoch.
+    A new iteration starts after the last commit, or, if the last iteration reached the end of its
+    epoch, with the next epoch.
 
     Args:
         index: The data: a ``ShardIndex`` or a ``Mixture`` of several.
@@ -71,7 +71,7 @@ class PairStream:
             transformers, or any object with ``pad_id`` and ``encode(text) -> list[int]``.
         batch_size: Number of samples in a batch of one rank.
         seed: Seed for the sample order, the augmentation and the selection of captions.
-        image_size: Width and height of the images in pixels, where ``image_transform`` is None:
+        image_size: Width and height of the images in pixels, if ``image_transform`` is None:
             random crops when shuffling, else the complete image, resized and cropped to its center.
         image_transform: Function from an image file and a random generator to uint8 pixels
             ``[3 H W]``.
@@ -155,23 +155,23 @@ class PairStream:
         self._loader: BatchLoader | None = None
 
     def __len__(self) -> int:
-        """Batches of this rank in the whole of an epoch, that of the next batch."""
+        """Return the number of batches of this rank in the epoch of the next batch."""
         epoch, position, _ = self._cursor.start(self._partition)
         return self._partition.progress(epoch, position)[1]
 
     @property
     def partition(self) -> EpochPartition:
-        """How epochs are cut into steps."""
+        """Partition of epochs into steps."""
         return self._partition
 
     @property
     def epoch(self) -> int:
-        """The epoch of the next batch to be trained on."""
+        """Epoch of the next batch to be trained on."""
         return self._cursor.committed[0]
 
     @property
     def num_samples(self) -> int:
-        """Samples in an epoch, over all ranks, the tail included."""
+        """Number of samples in an epoch, over all ranks, including the tail."""
         return self._order.num_samples
 
     @property
@@ -180,7 +180,7 @@ class PairStream:
         return len(self._index.shards)
 
     def __iter__(self) -> Iterator[Batch]:
-        """The batches from here to the epoch's end. Workers start with the first one.
+        """Yield the batches from here to the epoch's end; workers start with the first one.
 
         Raises:
             FaultBudgetExceeded: If more samples or shards are bad than allowed.
@@ -208,29 +208,29 @@ class PairStream:
                 elif self._partition.tail == "even" and self._world.size > 1:
                     raise DataError(
                         f"no sample of a batch of rank {self._world.rank} can be used, and the "
-                        f"other ranks would wait for it: {built.faults[0]}; mend the data, or use "
+                        f"other ranks would wait for it: {built.faults[0]}; fix the data, or use "
                         f"larger batches or fewer ranks"
                     )
                 if self._iteration != mine:
                     raise ConfigError(
                         "PairStream: a newer iteration has begun, or a state was loaded; the old "
-                        "iteration cannot go on"
+                        "iteration cannot continue"
                     )
         except Exception:
             if self._iteration == mine:
-                # End the workers now: whoever keeps the error keeps this frame alive too.
+                # End the workers now: the error may keep this frame alive.
                 self._loader = None
             raise
         self._cursor.finish(self._partition.end(epoch, position))
 
     def commit(self, batch: Batch) -> None:
-        """This batch has been trained on: a resume starts after it.
+        """Record that a batch has been trained on: a resume starts after it.
 
         Args:
-            batch: As the stream gave it, or its copy on a device.
+            batch: Batch of this stream, or its copy on a device.
 
         Raises:
-            ConfigError: If the batch carries no cursor, so is no batch of a stream.
+            ConfigError: If the batch has no cursor, so is not a batch of a stream.
         """
         if batch.cursor is None:
             raise ConfigError("commit: expected a batch of a PairStream, got one without a cursor")
@@ -238,10 +238,10 @@ class PairStream:
         self._ledger.add_padded(int(batch.cursor["padded"]))
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the stream stands after the last commit: plain types, the same on every rank.
+        """Return the state after the last commit: plain types, the same on every rank.
 
-        What other ranks found bad is in it from the next ``sync_faults`` on; the order does not
-        depend on it.
+        It contains bad samples of other ranks as of the last ``sync_faults``; the order does not
+        depend on them.
         """
         return {
             "version": STATE_VERSION,
@@ -256,10 +256,10 @@ class PairStream:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go where a stream stood, on any number of ranks and workers and with any batch size.
+        """Restore a state, with any number of ranks and workers and any batch size.
 
         Args:
-            state: What ``state_dict`` gave.
+            state: State from ``state_dict``.
 
         Raises:
             CheckpointError: If the state is of another format, of other data, or of another kind.
@@ -274,7 +274,7 @@ class PairStream:
         self._order, self._partition = order, partition
         self._windows = restored_windows(state.get("length_windows"), self._windows)
         if seed != self._seed:
-            _LOG.warning("seed: the state's %s goes on, not %s", seed, self._seed)
+            _LOG.warning("seed: using %s from the checkpoint, ignoring %s", seed, self._seed)
             self._seed = seed
             self._maker = replace(self._maker, seed=seed)
         self._ledger.load_state(state)
@@ -286,7 +286,7 @@ class PairStream:
         self._loader = None
 
     def set_epoch(self, epoch: int) -> None:
-        """Go to the start of an epoch; in the middle of that epoch already, stay there."""
+        """Move to the start of an epoch; a position within that epoch stays."""
         if epoch != self._cursor.start(self._partition)[0]:
             self._cursor.jump(epoch, 0)
 
@@ -295,10 +295,10 @@ class PairStream:
         return read_captions(self._index, self._reader, self._maker, tokenizer, num_samples)
 
     def sync_faults(self) -> None:
-        """Tell all ranks what each found bad; call it on every rank, as before a checkpoint.
+        """Share the bad samples of each rank with all ranks; call it on every rank.
 
         Raises:
-            FaultBudgetExceeded: On every rank, if all together found more than allowed.
+            FaultBudgetExceeded: If all ranks together found more than allowed, on every rank.
             ConfigError: If the ranks of the stream are not those of the process group.
         """
         if self._world.size == 1:
@@ -313,7 +313,7 @@ class PairStream:
         self._ledger.share(reports)
 
     def counters(self) -> dict[str, int]:
-        """For logs: what was bad, padded (given again) or dropped, and samples of mixed sources.
+        """Count bad, padded (repeated) and dropped samples, and samples of mixed sources, for logs.
 
         Dropped samples and sources are counted over all ranks, up to the last commit.
         """

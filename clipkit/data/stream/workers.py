@@ -1,4 +1,4 @@
-"""Batches built in this process or ahead of time in others; the same batches either way."""
+"""Build batches in this process or in advance in others, with the same result."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch.utils.data import DataLoader
 
 _BATCHES_AHEAD: Final = 2
-"""Batches that each worker builds before they are asked for."""
+"""Number of batches that each worker builds in advance."""
 
 
 @final
@@ -26,8 +26,8 @@ class BatchLoader:
     """Runs tasks, in order, in persistent worker processes.
 
     Args:
-        builder: Builds the batch of a task.
-        num_workers: Processes; 0 builds in this one.
+        builder: Builder of the batch of a task.
+        num_workers: Number of processes; 0 builds in this one.
     """
 
     def __init__(self, builder: BatchBuilder, num_workers: int) -> None:
@@ -37,11 +37,7 @@ class BatchLoader:
         self._num_workers = num_workers
 
     def run(self, tasks: Callable[[], Iterator[BatchTask]]) -> Iterator[BuildResult]:
-        """The batches of ``tasks()``; what an earlier, unfinished run left over is dropped.
-
-        Raises:
-            Exception: What building a batch raised, as if it had been built here.
-        """
+        """Yield the batches of ``tasks()``; those of an earlier, unfinished run are discarded."""
         if self._loader is None:
             self._loader = self._start()
         self._tasks.current = tasks
@@ -52,7 +48,7 @@ class BatchLoader:
                 break
             yield result
         if failure is not None:
-            # End the workers now: whoever keeps the error also keeps this frame alive.
+            # End the workers now: the error may keep this frame alive.
             self._loader = None
             raise failure.error
 
@@ -67,7 +63,7 @@ class BatchLoader:
             persistent_workers=self._num_workers > 0,
             prefetch_factor=_BATCHES_AHEAD if self._num_workers else None,
             pin_memory=torch.cuda.is_available(),
-            # A generator of its own: the global one must not depend on how often we iterate.
+            # A separate generator: the global one must not depend on the number of iterations.
             generator=torch.Generator(),
         )
 
@@ -94,7 +90,7 @@ class _Guarded:
 
 
 def _portable(error: Exception) -> Exception:
-    """The error as another process can raise it, with a note of where it came from."""
+    """Return the error so that another process can raise it, with a note of its origin."""
     trace = "".join(traceback.format_exception(error))
     try:
         portable: Exception = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own bytes

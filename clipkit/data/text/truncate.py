@@ -1,4 +1,4 @@
-"""Captions made shorter than their tokenizer made them, as it would have made them itself."""
+"""Truncate encoded captions as their tokenizer would."""
 
 from __future__ import annotations
 
@@ -11,14 +11,7 @@ _LONG_CAPTIONS = ("a ", "b ")
 
 
 def truncation_token(tokenizer: Tokenizer) -> int | None:
-    """What a tokenizer puts at the last place of a caption that it cuts.
-
-    Args:
-        tokenizer: Is tried on captions that are too long for it.
-
-    Returns:
-        The token; None where it only leaves out what does not fit.
-    """
+    """Return the last token of captions that a tokenizer truncates; None if it adds none."""
     length = tokenizer.context_length
     rows = [tokenizer.encode(text * 2 * length) for text in _LONG_CAPTIONS]
     first, second = (row[-1] if len(row) == length else tokenizer.pad_id for row in rows)
@@ -28,16 +21,7 @@ def truncation_token(tokenizer: Tokenizer) -> int | None:
 def truncate_tokens(
     tokens: Int64[Tensor, "B S"], length: int, pad_id: int, end: int | None
 ) -> Int64[Tensor, "B T"]:
-    """Captions of at most ``length`` tokens, which end as their tokenizer ends them.
-
-    Args:
-        tokens: Padded captions.
-        length: Most tokens of a caption, start and end included.
-        pad_id: What ``tokens`` are padded with.
-        end: See ``truncation_token``.
-
-    Returns:
-        The captions, in memory of their own where any was cut.
+    """Truncate captions to ``length`` tokens, with the end of their tokenizer.
 
     Examples:
         >>> truncate_tokens(torch.tensor([[8, 1, 2, 3, 9], [8, 1, 9, 0, 0]]), 3, 0, end=9).tolist()
@@ -47,7 +31,7 @@ def truncate_tokens(
         return tokens
     cut = tokens[:, :length].clone()
     if end is not None:
-        # The padding's id may stand for a word too (CLIP's "!"): look at all that is cut away.
+        # The padding id may also be a word (CLIP's "!"): check all tokens that are removed.
         reach_the_end = (tokens[:, length - 1 :] != pad_id).any(dim=1)
         cut[reach_the_end, length - 1] = end
     return cut

@@ -1,4 +1,4 @@
-"""A record of every sample that was trained on."""
+"""Log the keys of all samples that were trained on."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from clipkit.types import Batch
 
 @final
 class KeyLog(Callback):
-    """Writes ``step rank key`` for every sample trained on, one a line.
+    """Writes ``step rank key`` for every sample that is trained on, one per line.
 
-    ``step`` is the optimizer step, from 1, that the sample took part in. A resumed run first drops
-    the lines after the step it resumes from: those samples are trained on again, so the file
-    always tells what the weights have seen. A new run starts the file anew. A full disk delays
-    lines, and ends no run.
+    ``step`` is the optimizer step of the sample, from 1. A resumed run first removes the lines
+    after the step that it resumes from, whose samples are trained on again, so that the file lists
+    exactly the samples behind the weights. A new run replaces the file. A full disk delays lines
+    and does not end the run.
 
     Args:
-        path: The file; all ranks append to it, a batch at a time.
+        path: File, to which all ranks append, once per batch.
 
     Examples:
         >>> trainer = Trainer(callbacks=[KeyLog("runs/keys.txt")])
@@ -37,9 +37,9 @@ class KeyLog(Callback):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int
     ) -> None:
-        """Keep the lines of the steps that are behind; drop the rest.
+        """Keep the lines of completed steps, and remove the others.
 
-        Not before the first batch: a run that is refused until then leaves the file as it was.
+        Not earlier: a run that is refused before its first batch leaves the file as it was.
         """
         if self._begun:
             return
@@ -59,22 +59,22 @@ class KeyLog(Callback):
         batch_idx: int,
     ) -> None:
         """Append the batch's keys."""
-        # Inside a window of accumulated gradients the step is still to come.
+        # Inside a window of accumulated gradients the step is not complete.
         step = trainer.global_step + is_accumulating(trainer)
         rank = trainer.global_rank
         text = "".join(f"{step} {rank} {key}\n" for key in batch.keys)
         self._log.append(text)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write what still waits for room on the disk."""
+        """Write lines that wait for space on the disk."""
         self._log.close()
 
     def on_exception(self, *_: Any) -> None:
-        """As at the end."""
+        """Write lines that wait for space on the disk."""
         self._log.close()
 
 
 def _step(line: str) -> float:
-    """The step of a line; infinite for a half-written one, so that it is dropped."""
+    """Return the step of a line; infinite for an incomplete one, so that it is removed."""
     parts = line.split(" ", 2)
     return int(parts[0]) if len(parts) == 3 and parts[0].isdigit() else float("inf")

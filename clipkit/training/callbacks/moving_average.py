@@ -1,4 +1,4 @@
-"""A moving average of the weights, evaluated and saved beside them."""
+"""Keep a moving average of the weights, evaluate it and save it with them."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ _LOG: Final = logging.getLogger(__name__)
 
 @final
 class ExponentialMovingAverage(Callback):
-    """Averages the encoder's weights exponentially; whatever measures or predicts uses the average.
+    """Averages the encoder's weights exponentially; evaluation and prediction use the average.
 
-    Checkpoints hold both: the weights under ``encoder.``, their average under ``ema.``.
+    Checkpoints contain the weights under ``encoder.``, and their average under ``ema.``.
 
     Args:
-        decay: Weight of the past at each optimizer step, below 1.
+        decay: Weight of the previous average at each optimizer step, below 1.
 
     Attributes:
         left_out: Set by ``StepGuard`` before each optimizer step: 1 on the device if the step is
-            left out, which leaves the average as it is.
+            skipped, which leaves the average as it is.
 
     Examples:
         >>> trainer = Trainer(callbacks=[ExponentialMovingAverage(decay=0.999)])
@@ -46,13 +46,13 @@ class ExponentialMovingAverage(Callback):
         self._is_held = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuse a wrong decay before anything is read; a fit begins a new average."""
+        """Refuse a wrong decay before anything is read, and begin a new average in a fit."""
         EmaWeights(nn.Identity(), self.decay)
         if stage == "fit":
             self._average, self._num_updates, self._loaded = None, 0, {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start at the weights, or where a checkpoint left off; they are on their device now.
+        """Start with the weights, or the average of a checkpoint; weights are on the device now.
 
         Not earlier: strategies that shard read a checkpoint after ``on_fit_start``.
         """
@@ -62,14 +62,14 @@ class ExponentialMovingAverage(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Take the weights in after every optimizer step."""
+        """Update the average after every optimizer step."""
         if self._average is not None and not is_accumulating(trainer):
             self._average.update(_encoder(pl_module), self.left_out)
             self.left_out = None
 
     @contextmanager
     def swapped_into(self, pl_module: LightningModule) -> Iterator[None]:
-        """Let the encoder hold the average inside the block, if there is one."""
+        """Load the average into the encoder inside the block, if there is one."""
         if self._average is None and self._loaded:
             self._start(pl_module)
         if self._average is None or self._is_held:
@@ -99,7 +99,7 @@ class ExponentialMovingAverage(Callback):
         self._swap.close()
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Embed with the average."""
+        """Use the average for embeddings."""
         self._swap.enter_context(self.swapped_into(pl_module))
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -112,17 +112,17 @@ class ExponentialMovingAverage(Callback):
         return "AverageWeights"
 
     def state_dict(self) -> dict[str, Any]:
-        """How often the average was updated; the average itself is beside the weights."""
+        """Return the number of updates; the average is stored with the weights."""
         return {"num_updates": self._average.num_updates if self._average else self._num_updates}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over the number of updates."""
+        """Restore the number of updates."""
         self._num_updates = int(state_dict["num_updates"])
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Put the average beside the weights, spread as they are."""
+        """Add the average to the weights of the checkpoint, sharded as they are."""
         if self._average is not None:
             averages = {AVERAGE + name: value for name, value in self._average.weights.items()}
             checkpoint["state_dict"].update(averages)
@@ -130,14 +130,14 @@ class ExponentialMovingAverage(Callback):
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Keep the average of a checkpoint until the weights are on their device."""
+        """Keep the average of a checkpoint until the weights are on the device."""
         self._loaded = dict(checkpoint.get(AVERAGE, {}))
 
     def restore(self, weights: Mapping[str, Tensor]) -> None:
-        """Go back to the averaged weights of a checkpoint; the number of updates stays.
+        """Restore the averaged weights of a checkpoint; the number of updates stays.
 
         Args:
-            weights: By their plain names, whole or spread as the average is.
+            weights: Averages by the names of the weights, complete or sharded like the average.
         """
         assert self._average is not None, "a fit has begun"
         self._average.load_state_dict(
@@ -157,12 +157,7 @@ class ExponentialMovingAverage(Callback):
 
 
 def warn_of_unused_average(trainer: Trainer, checkpoint: Mapping[str, Any]) -> None:
-    """Log that a checkpoint's average is not used, because the callback is missing.
-
-    Args:
-        trainer: About to use the checkpoint.
-        checkpoint: After ``take_out_averages``.
-    """
+    """Log that a checkpoint's average is not used, because the callback is missing."""
     if checkpoint.get(AVERAGE) and not callbacks_of(trainer, ExponentialMovingAverage):
         _LOG.warning(
             "ckpt_path: using the raw weights; the checkpoint's average of the weights needs the "
@@ -172,11 +167,7 @@ def warn_of_unused_average(trainer: Trainer, checkpoint: Mapping[str, Any]) -> N
 
 @contextmanager
 def average_in_place(trainer: Trainer) -> Iterator[None]:
-    """Let the encoder of a run hold the average of its weights inside the block, if it keeps one.
-
-    Args:
-        trainer: In a fit; its callbacks decide.
-    """
+    """Load the average into the encoder of a run inside the block, if there is one."""
     with ExitStack() as stack:
         for callback in callbacks_of(trainer, ExponentialMovingAverage):
             stack.enter_context(callback.swapped_into(trainer.lightning_module))

@@ -1,4 +1,4 @@
-"""The link between a run and the study of hyperparameters that it is a trial of."""
+"""Report the metric of a run to the study of which it is a trial."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ PRUNERS: Final = ("median", "halving", "none")
 
 @final
 class OptunaPruning(Callback):
-    """Reports a metric to an Optuna study while the run goes on, and ends a run without prospects.
+    """Reports a metric to an Optuna study during the run, and ends the run if it is pruned.
 
-    ``clipkit tune`` puts it into the configuration of every trial. Whatever is logged under the
-    metric's name counts, by whichever callback. What the run ends with is written to ``trial.json``
-    in its folder.
+    ``clipkit tune`` adds it to the configuration of every trial. Values that any callback logs
+    under the metric's name are reported. The final value is written to ``trial.json`` in the
+    run's folder.
 
     Args:
         storage: URL of the study's storage.
@@ -52,7 +52,7 @@ class OptunaPruning(Callback):
         self._open: Any = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Listen to what is logged."""
+        """Add a logger that receives the metric."""
         if stage == "fit":
             trainer.loggers = [*trainer.loggers, self._values]
 
@@ -84,7 +84,7 @@ class OptunaPruning(Callback):
         write_json(Path(trainer.default_root_dir) / RESULT_NAME, result)
 
     def _report(self, trainer: Trainer) -> None:
-        # Every rank logs the same names at the same steps, so all ranks come here together.
+        # Every rank logs the same names at the same steps, so that all ranks call this together.
         if self._values.step <= self._reported_step or self._pruned:
             return
         self._reported_step = self._values.step
@@ -101,9 +101,7 @@ class OptunaPruning(Callback):
         try:
             trial.report(self._values.value, self._values.step)
         except UpdateFinishedTrialError as error:
-            raise ClipkitError(
-                f"trial {self.trial}: its study gave it up; this run ends"
-            ) from error
+            raise ClipkitError(f"trial {self.trial}: pruned by its study; this run ends") from error
         return bool(trial.should_prune())
 
     def _open_trial(self) -> Any:
@@ -120,12 +118,7 @@ class OptunaPruning(Callback):
 
 
 def make_pruner(name: str) -> Any:
-    """The pruner of Optuna that a name stands for.
-
-    Args:
-        name: "median" ends a trial that is worse than half of the others were at that step,
-            "halving" keeps a quarter of the trials at each rung, "none" ends none.
-    """
+    """Return the pruner of Optuna with a name: see ``PRUNERS``."""
     from optuna import pruners
 
     if name == "median":
@@ -135,7 +128,7 @@ def make_pruner(name: str) -> Any:
 
 @final
 class _LastValue(Logger):
-    """Remembers what was last logged under one name, and all names."""
+    """Stores the last value that was logged under one name, and all names."""
 
     def __init__(self, metric: str) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What is trained, by part, before the first step."""
+"""Print the parameters by part before the first step."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from clipkit.models.parameters import count_parameters
 
 @final
 class ParameterSummary(Callback):
-    """Prints a table of parameters by part of the encoder: all, and those that are trained."""
+    """Prints the numbers of parameters by part of the encoder: all, and trainable ones."""
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Print on one rank."""
+        """Print on rank 0."""
         if trainer.is_global_zero:
             encoder = getattr(pl_module, "encoder", pl_module)
             Console(stderr=True).print(parameter_table(count_parameters(encoder)))
 
 
 def parameter_table(counts: dict[str, tuple[int, int]]) -> Table:
-    """The counts as a table with a sum."""
+    """Return the counts as a table with a sum."""
     table = Table(box=None, pad_edge=False)
     table.add_column("part")
     table.add_column("parameters", justify="right")

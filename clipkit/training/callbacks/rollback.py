@@ -1,4 +1,4 @@
-"""Back to the weights of a checkpoint during a run, while data and schedules continue."""
+"""Restore the weights of a checkpoint during a run, while data and schedules continue."""
 
 from __future__ import annotations
 
@@ -14,18 +14,11 @@ from clipkit.training.lightning_compat import callbacks_of
 
 
 def restore_weights(trainer: Trainer, path: str) -> int:
-    """Restore what a run has learned from a checkpoint; what it counts continues.
+    """Restore the trained state of a run from a checkpoint; its counters continue.
 
-    Weights, buffers, the memory of losses, the optimizer's state and the average of the weights go
-    back. Data, steps and epochs do not, and no schedule does: neither the learning rate, nor the
-    weights of loss terms, nor the decay of the average.
-
-    Args:
-        trainer: In a fit.
-        path: The checkpoint; all ranks give the same one.
-
-    Returns:
-        The optimizer step of the checkpoint.
+    Weights, buffers, the memory of losses, the optimizer's state and the average of the weights are
+    restored. Data, steps, epochs and schedules (of the learning rate, the weights of loss terms,
+    the decay of the average) are not.
     """
     checkpoint = trainer.strategy.load_checkpoint(path)
     take_out_averages(checkpoint)
@@ -41,7 +34,7 @@ def restore_weights(trainer: Trainer, path: str) -> int:
 
 
 def _restore_moments(trainer: Trainer, checkpoint: Mapping[str, Any]) -> None:
-    """Load the optimizer's state, but leave its groups the learning rates of this step."""
+    """Load the optimizer's state, but keep the learning rates of this step."""
     groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
     options = [{name: value for name, value in g.items() if name != "params"} for g in groups]
     trainer.strategy.load_optimizer_state_dict(checkpoint)
@@ -51,7 +44,7 @@ def _restore_moments(trainer: Trainer, checkpoint: Mapping[str, Any]) -> None:
 
 
 def _schedule_steps(loss: object) -> dict[nn.Module, int]:
-    """The steps that the parts of an objective count for their schedules."""
+    """Return the step counts of the parts of an objective, for their schedules."""
     modules = loss.modules() if isinstance(loss, nn.Module) else ()
     counts = {module: getattr(module, "num_steps", None) for module in modules}
     return {module: count for module, count in counts.items() if isinstance(count, int)}

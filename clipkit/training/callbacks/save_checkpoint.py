@@ -1,4 +1,4 @@
-"""Checkpoints by steps and by minutes, atomic, at optimizer steps only."""
+"""Save checkpoints by steps and minutes, atomically, at optimizer steps only."""
 
 from __future__ import annotations
 
@@ -25,30 +25,31 @@ _RETRY_SECONDS: Final = 60.0
 
 @final
 class SaveCheckpoint(Checkpoint):
-    """Keeps ``last.ckpt`` fresh, and on request the best and those of every so many steps.
+    """Writes ``last.ckpt``, and optionally the best checkpoint and some of every N steps.
 
     ``last.ckpt`` is written when ``every_n_steps`` or ``every_n_minutes`` is reached, at the end
-    of the fit, and when the run is interrupted. It is replaced in one step: killed at any moment,
-    a run leaves the former one or the new one, whole. A disk that is full costs no run: the former
-    checkpoint stays, the failure is logged, and the write is tried again every minute.
+    of the fit, and when the run is interrupted. It is replaced atomically: a run that is killed at
+    any moment leaves the previous or the new one, complete. A full disk does not end the run: the
+    previous checkpoint stays, the error is logged, and the write is retried every minute.
 
     Args:
-        folder: Where to write, a path or a URL that fsspec knows (``s3://...``); the run's folder
-            (``trainer.default_root_dir``) when None.
-        every_n_steps: Optimizer steps between two writes.
-        every_n_minutes: Minutes between two writes, by the clock of whoever is first.
-        keep_every_n_steps: Steps whose checkpoint stays as ``step=N.ckpt``.
+        folder: Path, or URL of fsspec (``s3://...``); None for the run's folder
+            (``trainer.default_root_dir``).
+        every_n_steps: Number of optimizer steps between two checkpoints.
+        every_n_minutes: Minutes between two checkpoints. The first rank whose clock reaches the
+            interval triggers the write on all ranks.
+        keep_every_n_steps: Number of steps between checkpoints that stay, as ``step=N.ckpt``.
         monitor: A logged validation metric, or the name of an evaluator of ``ZeroShotEvaluation``
-            for its primary metric; the checkpoint of the best value is kept as ``best.ckpt``.
+            for its primary metric; the checkpoint of the best value stays as ``best.ckpt``.
         mode: Whether the greatest ("max") or the smallest ("min") value of ``monitor`` is best;
             None for the direction that the evaluator declares, and "max" for other metrics.
 
     Attributes:
-        held: Whether writes that are due are put off: ``StepGuard`` keeps the checkpoint of before
-            a row of bad steps, to go back to.
+        held: Whether writes are postponed: ``StepGuard`` needs the checkpoint from before
+            consecutive bad steps.
 
     Raises:
-        ConfigError: If a number is not positive, or the folder does not suit the strategy.
+        ConfigError: If a number is not positive, or the strategy cannot write to the folder.
         CheckpointError: At the end of the fit, if its last state could not be written.
 
     Examples:
@@ -87,15 +88,15 @@ class SaveCheckpoint(Checkpoint):
         self._clock: DelayedMax | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Have checkpoints replaced in one step, and refuse a folder where that cannot be."""
+        """Make checkpoints atomic, and refuse a folder where that is not possible."""
         if self.monitor is not None:
-            resolve_monitor(trainer, self.monitor)  # refuses what it cannot resolve, before step 1
+            resolve_monitor(trainer, self.monitor)  # refuses an unknown monitor before step 1
         use_atomic_checkpoints(trainer)
         if isinstance(trainer.strategy, ShardedStrategy):
             trainer.strategy.check_folder(self.folder_of(trainer))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock; weights and cursor agree now."""
+        """Start the clock; weights and cursor are consistent now."""
         if trainer.is_global_zero:
             files.remove_partial_files(self.folder_of(trainer))
         self._clock = DelayedMax()
@@ -104,13 +105,13 @@ class SaveCheckpoint(Checkpoint):
         self._consistent = True
 
     def on_before_optimizer_step(self, *_: Any) -> None:
-        """From here to the end of the batch the weights are ahead of the cursor."""
+        """Mark that the weights are ahead of the cursor until the end of the batch."""
         self._consistent = False
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save where it is due; never inside a window, whose gradients would be lost."""
+        """Save if it is due, but not inside a window, whose gradients would be lost."""
         if is_accumulating(trainer):
             return
         self._consistent = True
@@ -123,7 +124,7 @@ class SaveCheckpoint(Checkpoint):
             self._copy_last(trainer, f"step={step}.ckpt")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep the checkpoint where the monitored metric is the best so far."""
+        """Keep the checkpoint if the monitored metric is the best so far."""
         if self.monitor is None or trainer.sanity_checking or trainer.state.fn != "fit":
             return
         key, greater_is_better = resolve_monitor(trainer, self.monitor)
@@ -141,19 +142,19 @@ class SaveCheckpoint(Checkpoint):
                 self._copy_last(trainer, "best.ckpt")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave the last state of a finished fit."""
+        """Save the last state of a completed fit."""
         if not self.save(trainer):
             raise CheckpointError(
                 f"{self._last(trainer)}: the state after step {trainer.global_step} could not be "
-                f"written{self._failure}; the former checkpoint is still there: make room and go "
-                f"on from it with --ckpt_path last"
+                f"written{self._failure}; the previous checkpoint is still there: free some "
+                f"space and continue from it with --ckpt_path last"
             )
 
     def save(self, trainer: Trainer) -> bool:
-        """Write ``last.ckpt`` unless it holds this step already; to be called on every rank.
+        """Write ``last.ckpt`` unless it contains this step already; call it on every rank.
 
         Returns:
-            Whether it is written, the same on every rank; what went wrong is in the log.
+            Whether it was written, the same on every rank; errors are logged.
         """
         if trainer.global_step == self._saved_step:
             return True
@@ -169,37 +170,36 @@ class SaveCheckpoint(Checkpoint):
         return not failed
 
     def save_interrupted(self, trainer: Trainer) -> None:
-        """Save a run that ends early, on every rank; a run that took no step has nothing new.
+        """Save a run that ends early, on every rank, unless it made no step.
 
-        It must not replace a checkpoint that went further, as when a run starts from an earlier
-        one of its own.
+        It must not replace a checkpoint of a later step, as when a run starts from an earlier one.
         """
         if trainer.global_step > self._first_step:
             self.save(trainer)
 
     def folder_of(self, trainer: Trainer) -> str:
-        """Where this callback writes in a run of ``trainer``."""
+        """Return the folder of checkpoints in a run of ``trainer``."""
         return self.folder or str(trainer.default_root_dir)
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Save an interrupted run where all ranks can take part in it.
+        """Save an interrupted run if all ranks can take part.
 
-        Weights and cursor are those before the failing batch. What its forward pass left behind
-        (running statistics of batch norms) stays, which is better than minutes of lost work. Ctrl-C
-        finds several ranks in different places; ``StopOnSignal`` has them save together.
+        Weights and cursor are those before the failing batch. Effects of its forward pass (running
+        statistics of batch norms) stay: minutes of lost work would be worse. Ctrl-C interrupts
+        ranks at different points; ``StopOnSignal`` makes them save together.
         """
         everyone = isinstance(exception, SIGTERMException)
         if (everyone or trainer.world_size == 1) and trainer.training and self._consistent:
             self.save_interrupted(trainer)
 
     def state_dict(self) -> dict[str, Any]:
-        """The best value so far, so that a resumed run does not lose its best checkpoint."""
+        """Return the best value so far, so that a resumed run keeps its best checkpoint."""
         return {"best": self._best}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over the best value."""
+        """Restore the best value."""
         self._best = state_dict["best"]
 
     def _minutes_are_over(self) -> bool:
@@ -225,20 +225,13 @@ def checkpoint_folders(trainer: Trainer) -> list[str]:
 
 
 def newest_checkpoint(trainer: Trainer) -> str | None:
-    """The newest whole checkpoint where a run writes its own; see ``newest_complete``.
-
-    Returns:
-        Its path or URL; None before a first one was written.
-
-    Raises:
-        CheckpointError: If there are only half ones.
-    """
+    """Return the newest complete checkpoint of a run; see ``newest_complete``."""
     found = map(files.newest_complete, checkpoint_folders(trainer))
     return next((path for path in found if path is not None), None)
 
 
 def _written(trainer: Trainer, path: str) -> str:
-    """Write a checkpoint; why the disk or the store refused, or nothing.
+    """Write a checkpoint, and return the error of the disk or store, if any.
 
     A rank that cannot write meets the others at the barrier that ``save_checkpoint`` ends with.
     """
@@ -247,6 +240,6 @@ def _written(trainer: Trainer, path: str) -> str:
     except OSError as error:
         trainer.strategy.barrier("Trainer.save_checkpoint")
         reason = error.strerror or str(error)
-        _LOG.error("%s: not written: %s; the run goes on with the former one", path, reason)
+        _LOG.error("%s: not written: %s; the run continues with the previous one", path, reason)
         return f" ({reason})"
     return ""

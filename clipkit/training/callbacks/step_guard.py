@@ -1,4 +1,4 @@
-"""Steps that would poison a run: left out, written down, and rolled back from when they persist."""
+"""Skip and log steps that would damage a run, and roll back if they persist."""
 
 from __future__ import annotations
 
@@ -33,38 +33,38 @@ from clipkit.types import Batch
 
 _LOG: Final = logging.getLogger(__name__)
 _LAG_STEPS: Final = 2
-"""Steps after which a GPU's verdict is read: it has been computed by then, so nobody waits."""
+"""Steps after which a GPU's verdict is read: by then it is computed, so that no rank waits."""
 
 
 @final
 class StepGuard(Callback):
-    """Leaves out steps whose loss or gradients are NaN, infinite or a spike, on all ranks alike.
+    """Skips steps whose loss or gradients are NaN, infinite or a spike, on all ranks.
 
-    A bad step changes nothing that is learned: weights, moments, running statistics of batch
-    norms, prototypes, the memory of a loss and the average of the weights stay as they were. It
-    counts as a step for every schedule. Its keys are written to a file. After ``max_in_a_row`` of
-    them everything learned goes back to the newest whole checkpoint while data and schedules
-    continue, so that the same batches do not come again; a run that needs this more than
+    A bad step changes no trained state: weights, moments, running statistics of batch norms,
+    prototypes, the memory of a loss and the average of the weights stay as they were. It counts as
+    a step for every schedule. Its keys are written to a file. After ``max_in_a_row`` bad steps the
+    trained state is restored from the newest complete checkpoint, while data and schedules
+    continue, so that the same batches are not repeated; a run that needs this more than
     ``max_rollbacks`` times ends.
 
     On a GPU no step waits for its verdict if the optimizer is one of torch's fused ones (``fused:
-    true``) and the precision needs no scaler: the optimizer reads it there, and this callback two
-    steps later. Other optimizers have to be asked before each step, which waits for the gradients;
-    so has ``GlobalContrastiveLoss``, which keeps its averages on the CPU.
-    With 16-mixed, infinite gradients are the scaler's business, and only the loss is judged.
+    true``) and the precision needs no scaler: the optimizer reads it on the device, and this
+    callback two steps later. With other optimizers, and with ``GlobalContrastiveLoss``, whose
+    averages are on the CPU, each step waits for its gradients. With 16-mixed, the scaler handles
+    infinite gradients, and only the loss is judged.
 
     Args:
-        sigmas: How many standard deviations above the mean of the last ``window`` good steps a
-            loss or gradient norm is a spike; None to look for NaN and infinity only.
-        window: Good steps to compare with.
-        max_in_a_row: Bad steps in a row after which the weights go back.
-        max_rollbacks: How often they may.
-        path: File for the bad steps, a JSON object a line and rank; when None ``bad_steps.jsonl``
-            in the run's folder.
+        sigmas: Number of standard deviations above the mean of the last ``window`` good steps from
+            which a loss or gradient norm is a spike; None to detect only NaN and infinity.
+        window: Number of good steps to compare with.
+        max_in_a_row: Number of consecutive bad steps after which the weights are restored.
+        max_rollbacks: Largest number of restorations.
+        path: File of the bad steps, with a JSON object per line and rank; None for
+            ``bad_steps.jsonl`` in the run's folder.
 
     Raises:
         ConfigError: If a number is out of range.
-        NonFiniteError: While training, if going back did not help or is not possible.
+        NonFiniteError: If restoring a checkpoint did not help or is not possible; in training.
 
     Examples:
         >>> trainer = Trainer(callbacks=[StepGuard(sigmas=6.0), SaveCheckpoint(every_n_steps=500)])
@@ -103,7 +103,7 @@ class StepGuard(Callback):
         self._log: BufferedLineLog | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin a history of good steps; a resumed run begins a new one."""
+        """Begin a history of good steps, also in a resumed run."""
         self._health = StepHealth(pl_module.device, self.sigmas, self.window)
         self._state = StepState(pl_module)
         self._losses, self._keys = [], []
@@ -112,7 +112,7 @@ class StepGuard(Callback):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int
     ) -> None:
-        """Remember who takes part in the step, and the state before its first batch."""
+        """Store the samples of the step, and the state before its first batch."""
         assert self._state is not None
         if not self._losses:
             self._state.keep()
@@ -121,20 +121,20 @@ class StepGuard(Callback):
     def on_before_backward(
         self, trainer: Trainer, pl_module: LightningModule, loss: Tensor
     ) -> None:
-        """Remember the loss; in a window of accumulated gradients its share of the window's."""
+        """Store the loss; in a window of accumulated gradients, its share of the window's loss."""
         self._losses.append(loss.detach().float())
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
     ) -> None:
-        """Judge the step, and have everything leave it out if it is bad."""
+        """Judge the step, and skip it everywhere if it is bad."""
         assert self._health is not None
         assert self._state is not None
         scaler = getattr(trainer.precision_plugin, "scaler", None)
         loss = torch.stack(self._losses).sum()
         if scaler is not None:
             loss = loss / scaler.get_scale()
-            unscale_once(scaler, optimizer)  # whose verdict the scaler asks for also of no gradient
+            unscale_once(scaler, optimizer)  # the scaler needs a verdict also without gradients
         norm = gradient_norm(pl_module.parameters()) if scaler is None else loss
         verdict = self._health.verdict(loss, norm)
         skip_if(verdict, optimizer, skips_on_device(optimizer, scaler is not None))
@@ -153,7 +153,7 @@ class StepGuard(Callback):
         batch: Batch,
         batch_idx: int,
     ) -> None:
-        """Read the verdicts that have arrived, the same ones on every rank."""
+        """Read the verdicts that are available, the same ones on every rank."""
         for optimizer in trainer.optimizers:
             set_skip(optimizer, None)
         lag = _LAG_STEPS if pl_module.device.type != "cpu" else 0
@@ -179,7 +179,7 @@ class StepGuard(Callback):
         self._log.append(_line(step, trainer.global_rank, loss, norm))
         if trainer.is_global_zero:
             _LOG.warning(
-                "step %d left out: loss %g, gradient norm %g; its keys are in %s",
+                "skipping step %d: loss %g, gradient norm %g; its keys are in %s",
                 step.number, loss, norm, path,
             )  # fmt: skip
         if self._in_a_row >= self.max_in_a_row:
@@ -189,22 +189,22 @@ class StepGuard(Callback):
         path = newest_checkpoint(trainer)
         if self._rollbacks >= self.max_rollbacks or path is None:
             tried = (
-                f"going back to a checkpoint {self._rollbacks} times did not help"
+                f"restoring a checkpoint {self._rollbacks} times did not help"
                 if path is not None
-                else "there is no checkpoint to go back to (SaveCheckpoint.every_n_steps)"
+                else "there is no checkpoint to restore (SaveCheckpoint.every_n_steps)"
             )
             raise NonFiniteError(
                 f"step {step.number}: {self.max_in_a_row} bad steps in a row, the last with "
-                f"{figures}; {tried}; lower the learning rate or the precision's risk "
-                f"(bf16-mixed, 32-true), or look at the batches in bad_steps.jsonl"
+                f"{figures}; {tried}; lower the learning rate, use a safer precision "
+                f"(bf16-mixed, 32-true), or check the batches in bad_steps.jsonl"
             )
         self._rollbacks += 1
         self._in_a_row = 0
         self._pending.clear()
         saved_step = restore_weights(trainer, path)
         _LOG.warning(
-            "step %d: %d bad steps in a row; weights and optimizer go back to step %d (%s), "
-            "the data go on", step.number, self.max_in_a_row, saved_step, path,
+            "step %d: %d bad steps in a row; restored weights and optimizer from step %d (%s), "
+            "the data continue", step.number, self.max_in_a_row, saved_step, path,
         )  # fmt: skip
 
 
@@ -217,7 +217,7 @@ class _Step:
 
 @final
 class _Arriving:
-    """A few numbers on their way from the device to the CPU."""
+    """Numbers in transfer from the device to the CPU."""
 
     def __init__(self, values: Tensor) -> None:
         self._event: torch.cuda.Event | None = None
@@ -230,7 +230,7 @@ class _Arriving:
             self._host = values.detach().clone()
 
     def values(self) -> list[float]:
-        """The numbers, once they are there."""
+        """Return the numbers as soon as they are available."""
         if self._event is not None:
             self._event.synchronize()
         return [float(value) for value in self._host.tolist()]
@@ -240,7 +240,7 @@ def _line(step: _Step, rank: int, loss: float, norm: float) -> str:
     entry = {
         "step": step.number,
         "rank": rank,
-        "loss": str(loss) if not math.isfinite(loss) else loss,  # JSON knows no NaN
+        "loss": str(loss) if not math.isfinite(loss) else loss,  # JSON has no NaN
         "gradient_norm": str(norm) if not math.isfinite(norm) else norm,
         "keys": step.keys,
     }

@@ -1,4 +1,4 @@
-"""A thread that notices when a run stands still, and says who is waited for."""
+"""Detect a run without progress, and report which ranks block it."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ _DATA: Final = "waiting for data"
 
 @final
 class Watchdog(Callback):
-    """Every rank writes down where it is; one that stands still too long reports who is waited for.
+    """Writes a heartbeat per rank; a rank without progress reports the ranks that block it.
 
-    ``heartbeats/rankN.json`` in the run's folder says step, phase (training step, waiting for data,
-    validation, a checkpoint) and since when; a thread of its own writes it, also while the rank
-    hangs. After ``limit_seconds`` without a batch or a change of phase, each rank that stands logs
+    ``heartbeats/rankN.json`` in the run's folder contains step, phase (training step, waiting for
+    data, validation, a checkpoint) and the start of the phase; a separate thread writes it, also
+    while the rank hangs. After ``limit_seconds`` without a batch or a change of phase, a rank logs
     which ranks are behind or silent, and writes the stacks of its threads to
-    ``heartbeats/rankN.stacks.txt``. Nothing is ended: torchrun and SLURM end a run with a dead
-    rank, and a slow one may come back.
+    ``heartbeats/rankN.stacks.txt``. No process is ended: torchrun and SLURM end a run with a dead
+    rank, and a slow one may recover.
 
-    The ranks must see one folder, and their machines' clocks agree to within the interval.
+    The ranks must share the folder, and their clocks must agree to within the interval.
 
     Args:
-        limit_seconds: How long standing still is no news; above the longest validation.
-        interval_seconds: Between two heartbeats.
+        limit_seconds: Time without progress before a report; longer than any validation.
+        interval_seconds: Time between two heartbeats.
 
     Raises:
-        ConfigError: If a number is not positive, or the limit not above the interval.
+        ConfigError: If a number is not positive, or the limit does not exceed the interval.
 
     Examples:
         >>> trainer = Trainer(callbacks=[Watchdog(limit_seconds=600)])
@@ -78,23 +78,23 @@ class Watchdog(Callback):
         self._thread.start()
 
     def on_train_batch_start(self, *_: Any) -> None:
-        """The batch is there."""
+        """Enter the phase of the training step."""
         self._enter(STEP)
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
-        """The step is over."""
+        """Enter the phase of waiting for data."""
         self._place = (trainer.global_step, self._place[1] + 1, _DATA, time.time())
 
     def on_validation_start(self, *_: Any) -> None:
-        """Validation begins."""
+        """Enter the phase of validation."""
         self._enter("validation")
 
     def on_validation_end(self, *_: Any) -> None:
-        """Training goes on."""
+        """Enter the phase of training."""
         self._enter(_DATA)
 
     def on_save_checkpoint(self, *_: Any) -> None:
-        """A checkpoint is collected and written."""
+        """Enter the phase of writing a checkpoint."""
         self._enter("writing a checkpoint, or waiting after it")
 
     def on_train_end(self, *_: Any) -> None:
@@ -121,7 +121,7 @@ class Watchdog(Callback):
         while True:
             step, batches, phase, since = self._place
             now = time.time()
-            # A disk that is full or away must not end the run; the next heartbeat tries again.
+            # A full or missing disk must not end the run; the next heartbeat tries again.
             with contextlib.suppress(OSError):
                 write_heartbeat(
                     folder, Heartbeat(rank, host, pid, step, batches, phase, since, now)
@@ -140,7 +140,7 @@ class Watchdog(Callback):
         heartbeats = read_heartbeats(folder, num_ranks)
         suspects = diagnose(heartbeats, time.time(), 3 * self.interval_seconds)
         _LOG.error(
-            "rank %d has stood still for %.0f s at step %d (%s); %s; stacks: %s",
+            "rank %d has made no progress for %.0f s at step %d (%s); %s; stacks: %s",
             rank, time.time() - since, step, phase,
-            "; ".join(suspects) or "all ranks stand at the same place", stacks,
+            "; ".join(suspects) or "all ranks are at the same point", stacks,
         )  # fmt: skip

@@ -85,20 +85,7 @@ class ZeroShotEvaluation(Callback):
 
 
 def resolve_monitor(trainer: Trainer, monitor: str) -> tuple[str, bool]:
-    """Return the key of a monitored metric and whether a greater value of it is better.
-
-    Args:
-        trainer: The trainer, whose ``ZeroShotEvaluation`` callbacks are searched for an evaluator
-            of that name or with that primary metric.
-        monitor: A logged metric, or the name of an evaluator.
-
-    Returns:
-        Key of the logged metric, and the direction that the evaluator declares; greater is better
-        for a metric that is no evaluator's primary one.
-
-    Raises:
-        ConfigError: If the evaluator declares no primary metric.
-    """
+    """Return the key of a monitored metric and whether a greater value of it is better."""
     for callback in callbacks_of(trainer, ZeroShotEvaluation):
         for name, evaluator in callback.evaluators.items():
             if monitor == name and not evaluator.primary_metric:

@@ -1,4 +1,4 @@
-"""What a run's checkpoints hold besides Lightning's own, and whether one fits."""
+"""Contents of checkpoints in addition to Lightning's, and checks that they fit."""
 
 from __future__ import annotations
 
@@ -16,24 +16,20 @@ from clipkit.models.files.state_dicts import mismatch
 _TOKENIZER: Final = "clipkit.data.tokenizer_from_name"
 _ENCODER: Final = PREFIXES["raw"]
 AVERAGE: Final = PREFIXES["average"]
-"""Before the names of averaged weights in a checkpoint's state_dict."""
+"""Prefix of averaged weights in a checkpoint's state_dict."""
 PACE: Final = "pace"
-"""In clipkit's entry: the samples of a step at the run's first start, and such steps so far."""
+"""Key of the samples per step at the first launch, and the number of such steps so far."""
 
 
 def take_out_averages(checkpoint: dict[str, Any]) -> None:
-    """Move averaged weights from the state_dict to ``checkpoint["ema."]``, by their plain names.
-
-    Args:
-        checkpoint: What Lightning loaded; changed in place.
-    """
+    """Move averaged weights from the state_dict to ``checkpoint["ema."]``, without prefix."""
     state = checkpoint.get("state_dict", {})
     names = [name for name in state if name.startswith(AVERAGE)]
     checkpoint[AVERAGE] = {name.removeprefix(AVERAGE): state.pop(name) for name in names}
 
 
 def module_key(name: str) -> str:
-    """The name in the module's state_dict of a weight in a checkpoint, or of what it averages.
+    """Return the name in the module's state_dict of a weight, or of an average's weight.
 
     Examples:
         >>> module_key("ema.image_tower.proj")
@@ -45,16 +41,7 @@ def module_key(name: str) -> str:
 def run_entry(
     encoder: DualEncoder, tokenizer: Tokenizer | None, config: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What a checkpoint holds for clipkit itself: how to build the encoder, and the run's options.
-
-    Args:
-        encoder: What is trained.
-        tokenizer: What its captions were tokenized with; None where nobody knows.
-        config: The resolved configuration.
-
-    Returns:
-        Plain types; see ``clipkit.models.checkpoints.encoder.encoder_entry``.
-    """
+    """Return clipkit's entry of a checkpoint: description of the encoder, options of the run."""
     entry = encoder_entry(encoder)
     if tokenizer is not None:
         init_args = {"name": tokenizer.name, "context_length": tokenizer.context_length}
@@ -63,22 +50,14 @@ def run_entry(
 
 
 def check_architecture(expected: Mapping[str, Tensor], checkpoint: Mapping[str, Any]) -> None:
-    """Refuse a checkpoint whose weights do not fit, before torch lists every name.
-
-    Args:
-        expected: The module's own weights.
-        checkpoint: What Lightning loaded.
-
-    Raises:
-        CheckpointError: Naming the first parameters that do not fit.
-    """
+    """Refuse a checkpoint whose weights do not fit, before torch lists every name."""
     given = checkpoint.get("state_dict")
     if not isinstance(given, Mapping):
         raise CheckpointError("ckpt_path: expected a checkpoint of clipkit, got no state_dict")
     if not any(name.startswith(_ENCODER) for name in given):
         raise CheckpointError(
             "ckpt_path: expected a checkpoint of clipkit fit, got weights without an encoder; "
-            "to start from another model's weights, give them to --model.encoder"
+            "to start from another model's weights, set --model.encoder"
         )
     problem = mismatch(_tensors(expected), _tensors(given))
     if problem:
@@ -86,5 +65,5 @@ def check_architecture(expected: Mapping[str, Tensor], checkpoint: Mapping[str, 
 
 
 def _tensors(state: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The weights alone; what a loss remembers beside them it checks itself."""
+    """Return the weights only; a loss checks its other state."""
     return {name: value for name, value in state.items() if isinstance(value, Tensor)}

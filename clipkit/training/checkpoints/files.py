@@ -61,8 +61,8 @@ def remove_partial_files(folder: str) -> None:
     """Remove incomplete files of killed runs from ``folder``, and complete interrupted renames."""
     if not is_local(folder):
         return
-    for former in local_path(folder).glob(f".*.ckpt.*{FORMER_SUFFIX}"):
-        restore(former)
+    for previous in local_path(folder).glob(f".*.ckpt.*{FORMER_SUFFIX}"):
+        restore(previous)
     for path in local_path(folder).glob(f".*.ckpt.*{TEMPORARY_SUFFIX}"):
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
@@ -72,16 +72,6 @@ def newest_complete(folder: str) -> str | None:
 
     ``last.ckpt`` is read first; it is the newest unless it was damaged. Incomplete ones are skipped
     with a warning. A folder that was being replaced when its run was killed counts, too.
-
-    Args:
-        folder: The run's folder, or a URL.
-
-    Returns:
-        Its path; None if there is no checkpoint.
-
-    Raises:
-        CheckpointError: If there are checkpoints and none is complete: a silent new start would
-            lose the run.
     """
     system, root = fsspec.url_to_fs(folder)
     if not system.isdir(root):

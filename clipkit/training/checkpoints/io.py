@@ -66,7 +66,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         if not isinstance(checkpoint, dict) or _VERSION not in checkpoint:
             raise CheckpointError(
                 f"{path}: expected a checkpoint of clipkit fit; to start from another model's "
-                f"weights, give them to --model.encoder"
+                f"weights, set --model.encoder"
             )
         return checkpoint
 

@@ -1,4 +1,4 @@
-"""Pairs for training and validation, as Lightning sees them."""
+"""The Lightning data module of image-text pairs."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ from clipkit.types import Batch
 
 @final
 class PairDataModule(LightningDataModule):
-    """Shards of pairs, read by ``PairStream`` s that resume exactly.
+    """Reads shards of pairs with ``PairStream``, which resumes exactly.
 
-    What is left out is taken from the encoder that is trained: the tokenizer that belongs to its
-    text tower, and transforms to its image tower's size.
+    Defaults are taken from the encoder that is trained: the tokenizer of its text tower, and
+    transforms for the size of its image tower.
 
     Args:
         train: Shards to train on: a path, URL, pattern with braces or ``*``, or several of them; or
@@ -52,8 +52,8 @@ class PairDataModule(LightningDataModule):
         seed: Seed for the sample order, the augmentation and the selection of captions.
         num_workers: Number of processes that build training batches; 0 builds them in the training
             process.
-        samples: Which samples are trained on, and what they are made of.
-        validation: What validation does differently.
+        samples: Selection and content of training samples.
+        validation: Options of validation that differ from training.
         order: Shuffling, and batch sizes at the start of a run. Steps in ``max_steps`` and
             schedules are steps of ``batch_size``, also while its batches are smaller.
         faults: How many bad samples and shards are allowed in training, and where they are logged.
@@ -87,7 +87,7 @@ class PairDataModule(LightningDataModule):
         if not order.shuffle or order.tail not in (None, "drop"):
             raise ConfigError(
                 f"data.order: training needs shuffle=true and tail=drop, got shuffle="
-                f"{str(order.shuffle).lower()} and tail={order.tail}; leave them out"
+                f"{str(order.shuffle).lower()} and tail={order.tail}; omit them"
             )
         self.train = train
         self.val = val
@@ -125,60 +125,60 @@ class PairDataModule(LightningDataModule):
 
     @property
     def train_stream(self) -> PairStream:
-        """The stream of training batches, once ``setup`` has run."""
+        """Return the stream of training batches, after ``setup``."""
         assert self._train_stream is not None, "PairDataModule.setup('fit') has not run"
         return self._train_stream
 
     def train_dataloader(self) -> PairStream:
-        """The stream itself: a ``DataLoader`` could not be resumed exactly."""
+        """Return the stream, because a ``DataLoader`` cannot be resumed exactly."""
         return self.train_stream
 
     def val_dataloader(self) -> PairStream | list[Any]:
-        """The stream of validation batches; nothing where there are no validation shards."""
+        """Return the stream of validation batches; an empty list without validation data."""
         return self._val_stream or []
 
     def test_dataloader(self) -> PairStream | list[Any]:
-        """As for validation."""
+        """Do the same as for validation."""
         return self.val_dataloader()
 
     def predict_dataloader(self) -> PairStream | list[Any]:
-        """As for validation."""
+        """Do the same as for validation."""
         return self.val_dataloader()
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Have the trained module check a batch while it is on the CPU."""
+        """Let the module check a batch on the CPU."""
         if self.check_batch is not None and isinstance(batch, Batch):
             self.check_batch(batch)
         return batch
 
     def commit(self, batch: Batch) -> None:
-        """This batch has been trained on."""
+        """Record that a batch has been trained on."""
         self.train_stream.commit(batch)
 
     def begin_epoch(self, epoch: int) -> None:
-        """Go to the start of an epoch; in the middle of that epoch already, stay there."""
+        """Move to the start of an epoch; a position within that epoch stays."""
         self.train_stream.set_epoch(epoch)
 
     @property
     def batches_per_epoch(self) -> int:
-        """Training batches of this process in the whole of the epoch of the next one."""
+        """Return the number of training batches of this process in the next batch's epoch."""
         return len(self.train_stream)
 
     def position(self) -> tuple[int, int, int]:
-        """The epoch, its batches that are trained on, and all of them, as this run counts them."""
+        """Return the epoch, and the numbers of its completed batches and of all its batches."""
         state = self.train_stream.state_dict()
         epoch, position = state["epoch"], state["position"]
         return epoch, *self.train_stream.partition.progress(epoch, position)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the stream stands: plain types, the same on every rank; all ranks call this."""
+        """Return the state of the stream, the same on every rank; all ranks call this."""
         if self._train_stream is None:
             return {}
         self._train_stream.sync_faults()
         return {"train": self._train_stream.state_dict()}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Go where the stream stood; the number of processes and the batch size may differ."""
+        """Restore the stream; the number of processes and the batch size may differ."""
         if self._train_stream is not None and "train" in state_dict:
             self._train_stream.load_state_dict(state_dict["train"])
 
@@ -199,7 +199,7 @@ class PairDataModule(LightningDataModule):
         )
 
     def _open_val(self, urls: str | list[str]) -> PairStream:
-        # A class has the number that it has in training, also where validation lacks some classes.
+        # Class numbers are those of training, also if validation lacks some classes.
         check_classes(urls, self.class_names, self.storage)
         size = self.validation.batch_size
         return PairStream(
@@ -207,7 +207,7 @@ class PairDataModule(LightningDataModule):
             tokenizer=self.resolved_tokenizer(),
             batch_size=self.batch_size if size is None else size,
             image_transform=self._resolved_val_transform(),
-            # Batches of nearly one size, because the loss depends on it; every sample is in one.
+            # Batches of nearly equal size, because the loss depends on it; with all samples.
             order=OrderOptions(shuffle=False, tail="even"),
             samples=self._sample_options(self.validation.caption),
         )
@@ -217,9 +217,9 @@ class PairDataModule(LightningDataModule):
         return SampleOptions(caption, options.label_field, options.fields, options.num_threads)
 
     def _named_classes(self, is_fit: bool) -> tuple[str, ...]:
-        """Names by number of the training data, if they are there; else of the validation data."""
+        """Return the class names of the training data; if it has none, of the validation data."""
         if self.samples.label_field != "cls":
-            return ()  # names belong to the numbers in .cls
+            return ()  # the names are for the numbers in .cls
         encoder = self._known_encoder()
         head = None if encoder is None else encoder.label_head
         known = () if head is None else head.class_names
@@ -228,10 +228,10 @@ class PairDataModule(LightningDataModule):
         return class_names_of(self.val, (), known, self.storage)
 
     def resolved_tokenizer(self) -> Tokenizer:
-        """The tokenizer that was given, or the one that belongs to the text tower.
+        """Return the specified tokenizer, or that of the text tower.
 
         Raises:
-            ConfigError: If none was given and there is no encoder to ask.
+            ConfigError: If neither a tokenizer nor an encoder is specified.
         """
         if self.tokenizer is None:
             tower = self._encoder("tokenizer").text_tower
@@ -258,10 +258,10 @@ class PairDataModule(LightningDataModule):
         return transform
 
     def _encoder(self, option: str) -> DualEncoder:
-        """The encoder in training, for what was left out."""
+        """Return the encoder in training, for defaults."""
         encoder = self._known_encoder()
         if encoder is None:
-            raise ConfigError(f"data.{option}: must be given where no DualEncoder is trained")
+            raise ConfigError(f"data.{option}: required if no DualEncoder is trained")
         return encoder
 
     def _known_encoder(self) -> DualEncoder | None:

@@ -1,4 +1,4 @@
-"""What a run trains on, as a configuration says it."""
+"""Open the training data that a configuration specifies."""
 
 from __future__ import annotations
 
@@ -30,24 +30,7 @@ def open_data(
     storage: StorageOptions = StorageOptions(),
     class_names: Sequence[str] = (),
 ) -> ShardIndex | Mixture:
-    """Open some shards, or a mixture of several sources.
-
-    Args:
-        train: Shards, or a table or folder of images, which is packed once into a cache.
-        mixture: Several sources; either these or ``train``.
-        samples: Which samples of ``train`` are taken.
-        seed: Seed for the selection of samples.
-        storage: How the shards are read.
-        class_names: Names in the order of the class numbers, for tables and folders that name their
-            classes.
-
-    Returns:
-        The data of a ``PairStream``.
-
-    Raises:
-        ClipkitError: If both or neither are given, if data are missing, if the sources do not make
-            a mixture, or if samples of a mixture are to be selected.
-    """
+    """Open some shards, or a mixture of several sources."""
     if train and mixture.sources:
         raise ConfigError("data.train: expected either train or mixture, got both")
     if not mixture.sources and (mixture.stages or mixture.epoch_samples is not None):
@@ -58,8 +41,8 @@ def open_data(
     if mixture.sources:
         if samples.selects:
             raise ConfigError(
-                "data.mixture: samples.per_class and samples.balance_classes go with data.train; "
-                "give the sources weights instead"
+                "data.mixture: samples.per_class and samples.balance_classes need data.train; "
+                "use weights of the sources instead"
             )
         sources = [
             Source(s.name, open_index(s.urls, class_names, storage), s.weight, s.epochs)
@@ -78,16 +61,7 @@ def open_index(
     class_names: Sequence[str] | None = None,
     storage: StorageOptions = StorageOptions(),
 ) -> ShardIndex:
-    """The index of shards, or of the shards that stand for a table or folder of pictures.
-
-    Args:
-        data: Paths, URLs or patterns.
-        class_names: Numbers the classes of a table or folder that tells them by name.
-        storage: How the shards are read.
-
-    Raises:
-        ClipkitError: If data are missing or cannot be packed.
-    """
+    """Return the index of shards, or of the packed shards of a table or folder of images."""
     shards: list[str | Path] = []
     for one in [data] if isinstance(data, str) else data:
         if is_raw(one):
@@ -106,17 +80,7 @@ def class_names_of(
     known: Sequence[str] = (),
     storage: StorageOptions = StorageOptions(),
 ) -> tuple[str, ...]:
-    """Names of the classes of all training data, in the order of the numbers that they get.
-
-    Args:
-        train: Shards, or a table or folder of images.
-        mixture: Sources; either these or shards.
-        known: Names that the model has numbered, which are taken if they include those of the data.
-        storage: How the shards are read.
-
-    Raises:
-        ClipkitError: If data are missing, or two sources give one number to different names.
-    """
+    """Return the class names of all training data, in the order of their numbers."""
     sources = [
         _classes(one, storage)
         for data in (train or [], *[source.urls for source in mixture])
@@ -132,14 +96,6 @@ def check_classes(
     """Compare the names of the classes in validation shards with those of training.
 
     Tables and folders are not checked here: they are numbered by the names.
-
-    Args:
-        val: Validation data.
-        class_names: Names in the order of the class numbers.
-        storage: How the shards are read.
-
-    Raises:
-        ClipkitError: If shards are missing, or a class has another name there.
     """
     for one in [val] if isinstance(val, str) else val:
         if not is_raw(one):
@@ -166,7 +122,7 @@ def _selected(
     sources = [train] if isinstance(train, str) else list(train)
     if len(sources) != 1:
         raise ConfigError(
-            "data.train: samples.per_class and samples.balance_classes take one table, folder or "
+            "data.train: samples.per_class and samples.balance_classes need one table, folder or "
             f"folder of shards, got {len(sources)} sources"
         )
     if not samples.balance_classes:
@@ -186,7 +142,7 @@ def _selected(
         seed=seed,
         allow_outside=storage.allow_outside,
     )
-    # An epoch of the mixture has as many samples as the data, so steps and schedules stay alike.
+    # An epoch of the mixture has as many samples as the data: steps and schedules stay the same.
     return Mixture([Source(name, _index(part), weight=1.0) for name, part in classes.items()])
 
 

@@ -1,4 +1,4 @@
-"""What each rank of a run says about itself, and what that tells about a run that stands still."""
+"""Heartbeats of ranks, and the diagnosis of a run without progress."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from typing import Final
 from clipkit.atomic_files import new_file
 
 STEP: Final = "training step"
-"""The phase in which ranks wait for each other."""
+"""Name of the phase in which ranks wait for each other."""
 
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """What one rank said last.
+    """Last heartbeat of one rank.
 
     Args:
-        rank: Who.
-        host: On which machine.
-        pid: In which process.
-        step: Optimizer steps that are behind.
-        batch: Batches of this start that are behind; moves inside a window of gradients too.
-        phase: What it is doing.
-        phase_since: Since when, in seconds of that machine's clock.
-        time: When it said so, by the same clock.
+        rank: Number of the rank.
+        host: Name of the machine.
+        pid: Id of the process.
+        step: Number of completed optimizer steps.
+        batch: Number of completed batches of this launch, also inside a window of gradients.
+        phase: Name of the current phase.
+        phase_since: Start of the phase, in seconds of that machine's clock.
+        time: Time of the heartbeat, by the same clock.
     """
 
     rank: int
@@ -40,19 +40,19 @@ class Heartbeat:
 
     @property
     def place(self) -> str:
-        """For people: rank, machine, process."""
+        """Rank, machine and process for messages."""
         return f"rank {self.rank} ({self.host}, process {self.pid})"
 
 
 def write_heartbeat(folder: Path, heartbeat: Heartbeat) -> None:
-    """Put a rank's heartbeat into its file, whole."""
-    # Waiting for a busy disk would look like a rank that has stopped.
+    """Write a rank's heartbeat atomically to its file."""
+    # Synchronising with a busy disk would look like a rank that has stopped.
     with new_file(_path(folder, heartbeat.rank), sync=False) as temporary:
         temporary.write_text(json.dumps(asdict(heartbeat)), encoding="utf-8")
 
 
 def read_heartbeats(folder: Path, num_ranks: int) -> list[Heartbeat | None]:
-    """The last heartbeat of every rank; None where there is none that can be read."""
+    """Read the last heartbeat of every rank; None if it is missing or not readable."""
     heartbeats: list[Heartbeat | None] = []
     for rank in range(num_ranks):
         try:
@@ -67,35 +67,27 @@ def read_heartbeats(folder: Path, num_ranks: int) -> list[Heartbeat | None]:
 def diagnose(
     heartbeats: Sequence[Heartbeat | None], now: float, silence_seconds: float
 ) -> list[str]:
-    """Who keeps a run waiting, the most suspicious first; empty where nobody stands out.
+    """Describe the ranks that block a run, the most suspicious first; empty if none stands out.
 
-    A rank that says nothing is dead, or cut off. Of those that talk, the ones that have finished
-    the fewest batches are waited for: the others stand in an exchange with them.
-
-    Args:
-        heartbeats: The last of every rank, by rank.
-        now: Seconds of the clock that the heartbeats are compared with.
-        silence_seconds: After which a rank counts as silent.
-
-    Returns:
-        Sentences.
+    A rank without heartbeats is dead or disconnected. Of the others, those that have completed the
+    fewest batches block the run: the others wait for them in a collective.
 
     Examples:
         >>> heartbeat = Heartbeat(0, "a", 7, 5, 5, "training step", 100.0, 160.0)
         >>> diagnose([heartbeat, None], 165.0, 30.0)
-        ['rank 1 has never been heard of: it did not start, or it writes elsewhere']
+        ['rank 1 has no heartbeat: it did not start, or writes to another folder']
     """
     said = []
     talking = []
     for rank, heartbeat in enumerate(heartbeats):
         if heartbeat is None:
             said.append(
-                f"rank {rank} has never been heard of: it did not start, or it writes elsewhere"
+                f"rank {rank} has no heartbeat: it did not start, or writes to another folder"
             )
         elif now - heartbeat.time > silence_seconds:
             said.append(
                 f"{heartbeat.place} has been silent for {now - heartbeat.time:.0f} s: dead, frozen "
-                f"or cut off; its last words: step {heartbeat.step}, {heartbeat.phase}"
+                f"or disconnected; last heartbeat: step {heartbeat.step}, {heartbeat.phase}"
             )
         else:
             talking.append(heartbeat)

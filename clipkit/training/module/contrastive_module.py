@@ -1,4 +1,4 @@
-"""The training of a dual encoder, as Lightning sees it."""
+"""The Lightning module that trains a dual encoder."""
 
 from __future__ import annotations
 
@@ -59,26 +59,26 @@ from clipkit.types import Batch, Embeddings
 from clipkit.when import Progress
 
 _CONFIGURED = ("lr", "weight_decay")
-"""Options of an optimizer's groups that the configuration decides, also in a resumed run."""
+"""Options of parameter groups that the configuration defines, also in a resumed run."""
 
 
 @final
 class ContrastiveModule(LightningModule):
     """Trains an encoder: ``loss(encoder(batch), batch)``, and logging.
 
-    The learning rate follows ``schedule`` over the part of the run that is behind, which with
-    ``trainer.max_time`` is a matter of the clock (see ``run_progress``). Learning rates and weight
-    decays of the configuration win over those of a checkpoint.
+    The learning rate follows ``schedule`` by the progress of the run, which depends on the time
+    if ``trainer.max_time`` is set (see ``run_progress``). Learning rates and weight decays of the
+    configuration have priority over those of a checkpoint.
 
     Args:
-        encoder: What is trained.
-        loss: The objective.
-        optimizer: Builds the optimizer from groups of parameters.
+        encoder: Encoder that is trained.
+        loss: Objective.
+        optimizer: Function that builds the optimizer from groups of parameters.
         schedule: Factor of the learning rate over the run.
-        groups: Which parameters decay, and which learn slower; None for no decay of norms, biases,
-            embeddings and the scale, and one learning rate.
-        micro_batch_size: Samples whose activations are held at a time; the loss still sees the
-            whole batch, and gradients are those of the whole batch. None for all at once.
+        groups: Weight decays and learning-rate factors of parameters; None for no decay of norms,
+            biases, embeddings and the scale, and one learning rate.
+        micro_batch_size: Number of samples whose activations are in memory at a time; loss and
+            gradients are still those of the complete batch. None for all at once.
 
     Attributes:
         run_config: The resolved configuration of the run, in plain types; stored in checkpoints.
@@ -117,16 +117,16 @@ class ContrastiveModule(LightningModule):
         self._means = TermMeans()
 
     def forward(self, batch: Batch) -> Embeddings:
-        """The embeddings of a batch."""
+        """Embed a batch."""
         if self.micro_batch_size is None:
             embeddings: Embeddings = self.encoder(batch)
             return embeddings
         return embed_in_micro_batches(self.encoder, batch, self.micro_batch_size)
 
     def setup(self, stage: str) -> None:
-        """Count steps; tell a label head its classes; lock a text tower that nothing trains.
+        """Count steps, name the classes of a label head, and lock a text tower that no loss trains.
 
-        Checkpoints are read and written clipkit's way from here on, whoever builds the trainer.
+        From here on checkpoints are read and written by clipkit, also with a custom trainer.
         """
         use_atomic_checkpoints(self.trainer)
         samples = self._samples_of_step()
@@ -139,17 +139,17 @@ class ContrastiveModule(LightningModule):
             if head is not None:
                 head.read_texts(data.resolved_tokenizer())
                 adopt_class_names(head, data.class_names)
-        taught = self.loss.reads_captions or (head is not None and head.teaches_text_tower)
-        if stage == "fit" and not taught:
+        is_trained = self.loss.reads_captions or (head is not None and head.teaches_text_tower)
+        if stage == "fit" and not is_trained:
             lock(self.encoder.text_tower)
 
     def check_batch(self, batch: Batch) -> None:
-        """Refuse labels that the objective cannot use; for a batch on the CPU."""
+        """Refuse labels that the objective cannot use, in a batch on the CPU."""
         head = self.encoder.label_head
         self.loss.check_batch(batch, None if head is None else head.num_classes)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The loss of a batch, the same number on every rank."""
+        """Compute the loss of a batch, the same number on every rank."""
         terms = self.loss(self(self._needed(batch)), batch)
         values = {**named_terms("train", terms), "train/logit_scale": self.encoder.logit_scale}
         self.log_dict(values, batch_size=len(batch))
@@ -157,7 +157,7 @@ class ContrastiveModule(LightningModule):
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Take in every term; the mean over all batches counts each sample once."""
+        """Add every term; the mean over all batches counts each sample once."""
         self._means.add(self.loss(self(self._needed(batch)), batch))
 
     def on_validation_epoch_start(self) -> None:
@@ -173,15 +173,15 @@ class ContrastiveModule(LightningModule):
         self.loss.progress = self._progress_of_loss()
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """As for validation."""
+        """Do the same as for validation."""
         self.validation_step(batch, batch_idx)
 
     def on_test_epoch_end(self) -> None:
-        """As for validation."""
+        """Do the same as for validation."""
         self.log_dict(named_terms("test", self._means.result()), batch_size=1)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
-        """Keys and embeddings, on the CPU."""
+        """Return keys and embeddings, on the CPU."""
         embeddings: Embeddings = self(batch)
         assert embeddings.text is not None, "a stream's batches have captions"
         return {
@@ -191,7 +191,7 @@ class ContrastiveModule(LightningModule):
         }
 
     def configure_optimizers(self) -> Optimizer:
-        """The optimizer over the groups of the encoder, and what the loss learns (its weights)."""
+        """Build the optimizer over the encoder's groups and the trainable weights of the loss."""
         learned = [p for p in self.loss.parameters() if p.requires_grad]
         of_loss = {"params": learned, "name": "loss", "lr_scale": 1.0, "weight_decay": 0.0}
         try:
@@ -199,7 +199,7 @@ class ContrastiveModule(LightningModule):
                 self.encoder,
                 lambda groups: self._build_optimizer([*groups, *([of_loss] if learned else [])]),
             )
-        except (ValueError, TypeError) as error:  # of an optimizer's own options
+        except (ValueError, TypeError) as error:  # of an optimizer's options
             raise ConfigError(f"model.optimizer: {error}") from error
         self.group_options = [
             {name: group[name] for name in _CONFIGURED if name in group}
@@ -208,7 +208,7 @@ class ContrastiveModule(LightningModule):
         return optimizer
 
     def configure_model(self) -> None:
-        """Cut the encoder into shards where the strategy brings a mesh of ranks."""
+        """Shard the encoder if the strategy has a mesh of ranks."""
         if self.device_mesh is not None and not self._is_sharded:
             mesh, precision = self.device_mesh["data_parallel"], str(self.trainer.precision)
             shard_encoder(self.encoder, mesh, gathered_dtype(precision))
@@ -222,9 +222,9 @@ class ContrastiveModule(LightningModule):
     ) -> None:
         """Clip by the norm of all gradients; also those of fused optimizers and of shards.
 
-        Lightning refuses to clip for a fused optimizer under mixed precision, because that could
-        undo the scale of 16-mixed by itself; ``on_before_optimizer_step`` has done so already.
-        As everywhere in Lightning, 0 means no clipping.
+        Lightning refuses to clip for a fused optimizer with mixed precision, which may undo the
+        scale of 16-mixed itself; ``on_before_optimizer_step`` has done so already. As in Lightning,
+        0 means no clipping.
         """
         if not gradient_clip_val:
             return
@@ -234,7 +234,7 @@ class ContrastiveModule(LightningModule):
             clip_gradients(self.parameters(), gradient_clip_val)
 
     def configure_callbacks(self) -> list[Callback]:
-        """What exact resuming needs, and the counters after it, whoever builds the trainer."""
+        """Return the callbacks for exact resuming and counters, also for a custom trainer."""
         return [CursorCommit(), DataCounters()]
 
     def on_fit_start(self) -> None:
@@ -250,10 +250,10 @@ class ContrastiveModule(LightningModule):
 
     def on_train_start(self) -> None:
         """Refuse a run without an end, or too short for its schedule, before a file is touched."""
-        self.schedule.check(run_progress(self.trainer))  # its length is known only here
+        self.schedule.check(run_progress(self.trainer))  # the length is known only here
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Set random numbers and learning rates of the step, never from a checkpoint."""
+        """Set random seed and learning rates of the step, not from a checkpoint."""
         data = data_of(self.trainer)
         if isinstance(data, PairDataModule):
             seed_step(batch, data.seed, self.trainer.global_rank)
@@ -269,12 +269,12 @@ class ContrastiveModule(LightningModule):
             group.update(options)
             group["lr"] = options["lr"] * factor
         highest = max(group["lr"] for group in optimizer.param_groups)
-        # made on the device: Lightning would copy a float there, which waits for all queued work
+        # created on the device: Lightning would copy a float, which waits for all queued work
         shown = torch.full((), highest, device=self.device)
         self.log("train/learning_rate", shown, batch_size=1)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Log the norm of all gradients, before any clipping, where it is looked at."""
+        """Log the norm of all gradients before clipping."""
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)
         if scaler is not None:
             unscale_once(scaler, optimizer)
@@ -283,7 +283,7 @@ class ContrastiveModule(LightningModule):
             self.log("train/gradient_norm", norm, batch_size=1)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what rebuilds the encoder without Lightning."""
+        """Add the entry that rebuilds the encoder without Lightning."""
         tokenizer = getattr(data_of(self.trainer), "tokenizer", None)
         checkpoint[KEY] = run_entry(self.encoder, tokenizer, self.run_config)
         if self._samples_of_step() is not None:
@@ -293,7 +293,7 @@ class ContrastiveModule(LightningModule):
             }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse the weights of another architecture by name."""
+        """Refuse the weights of another architecture with an error that names parameters."""
         take_out_averages(checkpoint)
         warn_of_unused_average(self.trainer, checkpoint)
         check_architecture(self.state_dict(), checkpoint)
@@ -315,14 +315,14 @@ class ContrastiveModule(LightningModule):
         )
 
     def _samples_of_step(self) -> int | None:
-        """Samples of an optimizer step of all ranks in a fit; None where nobody knows."""
+        """Return the samples per optimizer step over all ranks in a fit; None if unknown."""
         batch_size = getattr(data_of(self.trainer), "batch_size", None)
         if self.trainer.state.fn != TrainerFn.FITTING or batch_size is None:
             return None
         return samples_of_step(self.trainer, int(batch_size))
 
     def _needed(self, batch: Batch) -> Batch:
-        """The batch, without captions where the objective reads none."""
+        """Return the batch, without captions if the objective uses none."""
         if self.loss.reads_captions:
             return batch
         negatives = None if batch.negatives is None else replace(batch.negatives, tokens=None)
@@ -330,5 +330,5 @@ class ContrastiveModule(LightningModule):
 
 
 def named_terms(stage: str, terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The terms to log: each one raw, weighted and with the number of its samples of all ranks."""
+    """Return the terms to log: raw, weighted, and number of samples over all ranks."""
     return {f"{stage}/{name}": value for name, value in terms.items()}

@@ -25,7 +25,7 @@ class CursorCommit(Callback):
     """Moves the cursor past a batch after it was trained on, so that a run resumes exactly there.
 
     ``ContrastiveModule`` adds this callback. Lightning counts a batch as consumed when it
-    is fetched, forgets its position at the end of an epoch, and cannot know how many batches the
+    is fetched, discards its position at the end of an epoch, and cannot know how many batches the
     cursor means on another number of ranks. When a run is resumed, Lightning's counters are
     therefore set from the stream's cursor.
 

@@ -95,15 +95,15 @@ def memory_estimate(
 ) -> dict[str, int]:
     """Estimate the memory of one rank in a step, in bytes by purpose; a lower bound."""
     parameters = list(encoder.parameters())
-    whole = sum(local_numel(p) * p.element_size() for p in parameters)
+    num_bytes = sum(local_numel(p) * p.element_size() for p in parameters)
     learned = sum(local_numel(p) * p.element_size() for p in parameters if p.requires_grad)
     size = encoder.image_tower.image_size
     embeddings = (batch_size + 2 * world_size * batch_size) * encoder.embedding_dim * _FLOAT_BYTES
     estimate = {
-        "weights": whole,
+        "weights": num_bytes,
         "gradients": learned,
         "optimizer": optimizer_bytes(optimizer) or 0,
-        "average of the weights": whole if has_average else 0,
+        "average of the weights": num_bytes if has_average else 0,
         "buckets of DDP": learned if world_size > 1 else 0,
         "activations": activations or 0,
         "images, embeddings of all ranks": batch_size * 3 * size * size + embeddings,

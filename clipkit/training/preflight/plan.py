@@ -1,4 +1,4 @@
-"""What a run is about to do, in numbers, before its first step."""
+"""Collect the numbers of a run before its first step."""
 
 from __future__ import annotations
 
@@ -49,18 +49,14 @@ from clipkit.training.progress.run_progress import (
 from clipkit.when import Progress
 
 _WIDE: Final = 8
-"""A context so many times as long as the run's shows what the run cuts."""
+"""Factor of the context length with which captions are counted, to find truncated ones."""
 _CLOCK_STEPS: Final = 10_000
-"""Steps that a run is drawn with where only the clock ends it."""
+"""Number of steps in the drawing of a run that only a time limit ends."""
 _POINTS: Final = 64
 
 
 def check_plan(trainer: Trainer, module: ContrastiveModule, data: PairDataModule) -> None:
-    """Refuse a run that cannot work; on every rank alike.
-
-    Raises:
-        ConfigError: Saying how to mend it.
-    """
+    """Refuse a run that cannot work, on every rank."""
     options = module.run_config.get("trainer") or {}
     precision = str(options.get("precision") or trainer.precision)
     check_precision(precision, trainer.strategy.root_device)
@@ -71,14 +67,7 @@ def check_plan(trainer: Trainer, module: ContrastiveModule, data: PairDataModule
 def make_plan(
     trainer: Trainer, module: ContrastiveModule, data: PairDataModule, num_captions: int
 ) -> RunPlan:
-    """The numbers of a run whose trainer is about to start; for one rank alone.
-
-    Args:
-        trainer: With everything set up.
-        module: What it trains.
-        data: What it trains on.
-        num_captions: Captions to look at.
-    """
+    """Collect the numbers of a run whose trainer is about to start, on one rank only."""
     num_steps = total_steps(trainer)
     captions = _caption_plan(data, num_captions)
     rates = [options["lr"] for options in module.group_options]
@@ -168,12 +157,12 @@ def _caption_plan(data: PairDataModule, num_captions: int) -> CaptionPlan:
 def _activations(
     trainer: Trainer, module: ContrastiveModule, batch_size: int, context_length: int
 ) -> int | None:
-    """Bytes of a rank's activations; None where they cannot be known before the first step."""
-    # Sharded weights are gathered by all ranks together; one alone cannot run them.
-    whole = isinstance(trainer.strategy, DDPStrategy | SingleDeviceStrategy)
+    """Estimate the bytes of a rank's activations; None if impossible before the first step."""
+    # Sharded weights are gathered by all ranks together; one rank cannot run them.
+    is_complete = isinstance(trainer.strategy, DDPStrategy | SingleDeviceStrategy)
     # Only this rank runs this, and SyncBatchNorm would wait for the others inside its forward.
     waits = any(isinstance(part, nn.SyncBatchNorm) for part in module.encoder.modules())
-    if not whole or waits or _is_compiled(module.encoder):
+    if not is_complete or waits or _is_compiled(module.encoder):
         return None
     held = min(module.micro_batch_size or batch_size, batch_size)
     with trainer.precision_plugin.forward_context():
@@ -197,7 +186,7 @@ def schedule_factors(
 
 
 def _optimizer_steps(trainer: Trainer, partition: EpochPartition, num_steps: float) -> float:
-    """How many steps a run takes from its start to its end, on these ranks."""
+    """Return the number of steps of a run from start to end, on these ranks."""
     if math.isinf(num_steps) or not partition.stages:
         return num_steps
     samples = round(num_steps * partition.step_samples)
@@ -218,7 +207,7 @@ def _ends_by(trainer: Trainer) -> str:
 
 
 def _limits(trainer: Trainer, batches: int) -> dict[str, float]:
-    """Steps that ``max_steps`` and ``max_epochs`` allow, where given."""
+    """Return the steps that ``max_steps`` and ``max_epochs`` allow, if set."""
     limits: dict[str, float] = {}
     if trainer.max_steps >= 0:
         limits["max_steps"] = trainer.max_steps
@@ -245,14 +234,14 @@ def _notes(
     dropped = data.num_samples % samples_of_step(trainer, data.batch_size)
     if dropped > data.num_samples / 20:
         notes.append(
-            f"{dropped} of {data.num_samples} samples are left out of every epoch, too few for a "
-            f"step of {samples_of_step(trainer, data.batch_size)}; others each time"
+            f"{dropped} of {data.num_samples} samples are dropped in every epoch, too few for a "
+            f"step of {samples_of_step(trainer, data.batch_size)}; different ones each time"
         )
     return notes
 
 
 def _wide(tokenizer: Tokenizer) -> Tokenizer:
-    """The same tokenizer with a longer context, where one can be made."""
+    """Return the same tokenizer with a longer context, if possible."""
     try:
         return tokenizer_from_name(tokenizer.name, _WIDE * tokenizer.context_length)
     except ClipkitError:
@@ -260,7 +249,7 @@ def _wide(tokenizer: Tokenizer) -> Tokenizer:
 
 
 def _is_compiled(encoder: DualEncoder) -> bool:
-    """Whether a forward pass of another size would set off a compilation."""
+    """Return whether a forward pass of another size would cause a compilation."""
     return any(
         type(part).__name__ == "OptimizedModule"
         or getattr(part, "_compiled_call_impl", None) is not None

@@ -29,8 +29,8 @@ def screen(plan: RunPlan) -> Panel:
     table.add_column(overflow="fold")
     for name, value in lines(plan):
         table.add_row(name, Text(value))
-    picture = Text("\n".join(draw(plan.factors, _HEIGHT)), style="cyan", no_wrap=True)
-    return Panel(Group(table, picture), title="this run", expand=False, padding=(0, 1))
+    curve = Text("\n".join(draw(plan.factors, _HEIGHT)), style="cyan", no_wrap=True)
+    return Panel(Group(table, curve), title="this run", expand=False, padding=(0, 1))
 
 
 def lines(plan: RunPlan) -> list[tuple[str, str]]:

@@ -1,8 +1,8 @@
-"""How far a run is, by whichever of its limits ends it first.
+"""Progress of a run, by the limit that ends it first.
 
-Steps are counted in the samples that a step of the run's first start took. A run that goes on with
-another batch or number of ranks, or whose batch grows, has taken as many of these steps as its
-samples make, so that its schedule stays where it was and its end comes after the same samples.
+Schedules count *reference steps*. A reference step is the number of samples per optimizer step at
+the first launch. If batch size or world size changes later, progress is computed as samples
+consumed / samples per reference step, so the schedule and the end of training do not move.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ _LOG: Final = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class StepCounter:
-    """How optimizer steps are counted since they last changed their size.
+    """Convert optimizer steps to reference steps after the step size has changed.
 
     Args:
-        step_samples: Samples of a counted step, over all ranks: those of the run's first start,
-            after all stages of the batch's size.
-        now: Samples of an optimizer step now.
-        samples: Samples that were behind when steps took this size.
-        global_step: Optimizer steps that were behind then.
-        max_steps: Counted steps that end the run; None to ask the trainer.
+        step_samples: Number of samples of a reference step, over all ranks, after all stages of
+            the batch size.
+        now: Number of samples of an optimizer step now.
+        samples: Number of samples consumed when the step size changed.
+        global_step: Number of optimizer steps completed when the step size changed.
+        max_steps: Number of reference steps that end the run; None for that of the trainer.
 
     Examples:
         >>> StepCounter(step_samples=8, now=4, samples=32, global_step=4).steps_at(10)
@@ -50,30 +50,23 @@ class StepCounter:
     max_steps: int | None = None
 
     def samples_at(self, global_step: int) -> int:
-        """Samples that are behind after so many optimizer steps."""
+        """Return the samples consumed after ``global_step`` optimizer steps."""
         return self.samples + (global_step - self.global_step) * self.now
 
     def steps_at(self, global_step: int) -> float:
-        """Counted steps that are behind after so many optimizer steps."""
+        """Return the reference steps completed after ``global_step`` optimizer steps."""
         return self.samples_at(global_step) / self.step_samples
 
 
 def samples_of_step(trainer: Trainer, batch_size: int) -> int:
-    """Samples that an optimizer step of all ranks takes."""
+    """Return the samples per optimizer step, over all ranks."""
     return int(batch_size * trainer.world_size * trainer.accumulate_grad_batches)
 
 
 def change_step_size(
     trainer: Trainer, step_counter: StepCounter, global_step: int, now: int
 ) -> StepCounter:
-    """Go on counting with steps of another size, and end the trainer's after the same samples.
-
-    Args:
-        trainer: Its ``max_steps``, in counted steps, is turned into its own.
-        step_counter: So far.
-        global_step: Optimizer steps that are behind.
-        now: Samples of an optimizer step from here on.
-    """
+    """Continue with steps of another size, and end training after the same samples."""
     limit = trainer.max_steps if step_counter.max_steps is None else step_counter.max_steps
     samples = step_counter.samples_at(global_step)
     if limit >= 0:
@@ -87,21 +80,14 @@ def change_step_size(
 def resume_counter(
     trainer: Trainer, stored: Mapping[str, float], global_step: int, now: int
 ) -> StepCounter:
-    """Go on counting as a checkpoint did.
-
-    Args:
-        trainer: About to go on.
-        stored: ``step_samples`` and ``steps`` of the checkpoint.
-        global_step: Optimizer steps of the checkpoint.
-        now: Samples that a step takes now.
-    """
+    """Continue the step counter of a checkpoint."""
     step_samples = int(stored["step_samples"])
     samples = round(stored["steps"] * step_samples)
     step_counter = StepCounter(step_samples, now, samples, global_step)
     if now != step_samples:
         _LOG.warning(
-            "a step takes %d samples now and took %d when the run began; max_steps and warm-up go "
-            "on counting steps of %d samples", now, step_samples, step_samples,
+            "a step has %d samples now and had %d at the first launch; max_steps and warm-up "
+            "still count steps of %d samples", now, step_samples, step_samples,
         )  # fmt: skip
     if samples == global_step * step_samples and now == step_samples:
         return step_counter
@@ -113,9 +99,6 @@ def run_progress(trainer: Trainer) -> Progress:
 
     With ``max_time`` the fraction of the time counts if it is ahead of the fraction of steps: a run
     of five minutes completes its schedule after five minutes, on any machine.
-
-    Raises:
-        ConfigError: If nothing ends the run.
     """
     fraction = _clock_fraction(trainer)
     if fraction is not None and trainer.world_size > 1:
@@ -125,14 +108,14 @@ def run_progress(trainer: Trainer) -> Progress:
 
 
 def local_progress(trainer: Trainer) -> Progress:
-    """Return the progress by this rank's own clock; for display only."""
+    """Return the progress by this rank's clock, for display only."""
     return _progress(trainer, _clock_fraction(trainer))
 
 
 def total_steps(trainer: Trainer) -> float:
-    """Steps until ``max_steps`` or ``max_epochs``; infinite where neither is set.
+    """Return the steps until ``max_steps`` or ``max_epochs``; infinite if neither is set.
 
-    Lightning's own ``estimated_stepping_batches`` is not read: it sets up the loaders too early.
+    Lightning's ``estimated_stepping_batches`` is not used: it sets up the loaders too early.
     """
     step_counter = _step_counter(trainer)
     limits = [math.inf]
@@ -145,19 +128,19 @@ def total_steps(trainer: Trainer) -> float:
 
 
 def time_limit(trainer: Trainer) -> Timer | None:
-    """The timer behind ``max_time``, or None."""
+    """Return the timer of ``max_time``, or None."""
     timers = callbacks_of(trainer, Timer)
     limited = [timer for timer in timers if timer.time_remaining() is not None]
     return limited[0] if limited else None
 
 
 def time_budget(trainer: Trainer) -> timedelta | None:
-    """``max_time`` as a duration, or None."""
+    """Return ``max_time`` as a duration, or None."""
     timer = time_limit(trainer)
     remaining = timer.time_remaining() if timer else None
     if timer is None or remaining is None:
         return None
-    # The clock goes on between the two readings; a limit has no microseconds.
+    # Time passes between the two readings; a limit has no microseconds.
     return timedelta(seconds=round(timer.time_elapsed() + remaining, 3))
 
 
@@ -172,7 +155,7 @@ def _progress(trainer: Trainer, by_clock: float | None) -> Progress:
 
 
 def _steps_of_epochs(trainer: Trainer, step_counter: StepCounter, num_epochs: int) -> float:
-    """Counted steps of so many epochs, from the first one on."""
+    """Return the reference steps of ``num_epochs`` epochs, from the first one on."""
     data = data_of(trainer)
     partition = data.train_stream.partition if isinstance(data, PairDataModule) else None
     if partition is not None and partition.varies:

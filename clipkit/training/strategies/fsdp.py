@@ -36,7 +36,7 @@ CHECKPOINTS: Final = ("full", "sharded")
 
 @final
 class ShardedStrategy(ModelParallelStrategy):
-    """FSDP2: every rank holds a part of the weights, of their gradients and of the optimizer.
+    """FSDP2: every rank stores a part of the weights, gradients and optimizer state.
 
     Lightning's ``ModelParallelStrategy`` with one axis, that of the data, over all ranks; the plan
     is ``clipkit.training.strategies.sharding.shard_encoder``. Losses and gradients are those of one
@@ -44,9 +44,9 @@ class ShardedStrategy(ModelParallelStrategy):
     kind of checkpoint. ``precision`` may be 32-true, bf16-mixed or bf16-true.
 
     Args:
-        checkpoint: "full" writes the same file that one process or DDP writes, for which rank 0
-            collects all weights; "sharded" a folder to which each rank writes what it holds, on a
-            disk that all ranks share. Both are read without being told which one it is.
+        checkpoint: "full" to write the same file as one process or DDP, for which rank 0 gathers
+            all weights; "sharded" for a folder to which each rank writes its part, on a disk that
+            all ranks share. Both kinds are recognised when they are read.
 
     Raises:
         ConfigError: If ``checkpoint`` is neither, or torch is too old for it.
@@ -67,7 +67,7 @@ class ShardedStrategy(ModelParallelStrategy):
 
     @property
     def lightning_restore_optimizer(self) -> bool:
-        """Lightning hands over the optimizer's state, as it does elsewhere."""
+        """Whether Lightning passes the optimizer's state, as with other strategies."""
         return True
 
     def setup_environment(self) -> None:
@@ -76,15 +76,15 @@ class ShardedStrategy(ModelParallelStrategy):
         super().setup_environment()
 
     def setup(self, trainer: Trainer) -> None:
-        """As Lightning's; then keep alike what is not sharded."""
+        """Set up as Lightning does, then keep parameters equal that are not sharded."""
         super().setup(trainer)
         assert self.model is not None
         reduce_whole_parameters(self.model, self.device_mesh["data_parallel"])
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
-        """The weights as the checkpoint holds them; all ranks call it.
+        """Return the weights for a checkpoint; all ranks call it.
 
-        Whole ones on rank 0 and nothing on others, or each rank's parts.
+        They are complete on rank 0 and empty on others, or each rank's parts.
         """
         assert self.model is not None
         if self.checkpoint == "sharded":
@@ -93,13 +93,13 @@ class ShardedStrategy(ModelParallelStrategy):
         return state if self.is_global_zero else {}
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
-        """Give each rank its part of whole weights."""
+        """Load each rank's part of complete weights."""
         assert self.model is not None
         own = self.model.state_dict()
         self.model.load_state_dict(shard_like(own, checkpoint["state_dict"]), strict=strict)
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
-        """The optimizer's state as the checkpoint holds it, like the weights; all ranks call it."""
+        """Return the optimizer's state for a checkpoint; all ranks call it."""
         state = optimizer.state_dict()
         if self.checkpoint == "sharded":
             return state
@@ -110,7 +110,7 @@ class ShardedStrategy(ModelParallelStrategy):
         return {**state, "state": values} if self.is_global_zero else {}
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
-        """Give each rank its part of a whole state."""
+        """Load each rank's part of a complete state."""
         for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
             parameters = [p for group in optimizer.param_groups for p in group["params"]]
             numbers = [number for group in state["param_groups"] for number in group["params"]]
@@ -127,7 +127,7 @@ class ShardedStrategy(ModelParallelStrategy):
         """Refuse a folder where these checkpoints cannot be written.
 
         Raises:
-            ConfigError: If it is a URL of a store, and parts would go there.
+            ConfigError: If it is a URL, and checkpoints are sharded.
         """
         if self.checkpoint == "sharded" and not is_local(folder):
             raise ConfigError(
@@ -138,20 +138,20 @@ class ShardedStrategy(ModelParallelStrategy):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None
     ) -> None:
-        """Write a checkpoint, all of it or nothing; to be called on all ranks.
+        """Write a checkpoint atomically; all ranks call it.
 
         Args:
-            checkpoint: What ``Trainer.save_checkpoint`` collected.
-            filepath: The target, that of rank 0.
-            storage_options: Not supported, as elsewhere.
+            checkpoint: Content that ``Trainer.save_checkpoint`` collected.
+            filepath: Target path; that of rank 0 is used.
+            storage_options: Not supported.
 
         Raises:
-            ConfigError: If parts shall go to a store, which cannot rename a folder.
-            OSError: If a disk is full; the former checkpoint is still there then.
+            ConfigError: If a sharded checkpoint has a URL, because a store cannot rename a folder.
+            OSError: If a disk is full; the previous checkpoint stays.
         """
         path = str(self.broadcast(str(filepath)))
         if self.checkpoint == "full":
-            # what callbacks added, such as averages, may still be spread
+            # additions of callbacks, such as averages, may be sharded
             weights = {name: _as_file(value) for name, value in checkpoint["state_dict"].items()}
             whole_one = {**checkpoint, "state_dict": weights}
             ParallelStrategy.save_checkpoint(self, whole_one, path, storage_options)
@@ -167,7 +167,7 @@ class ShardedStrategy(ModelParallelStrategy):
                 shutil.rmtree(complete, ignore_errors=True)
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> Any:
-        """Read a checkpoint; of one in parts each rank only what it will hold."""
+        """Read a checkpoint; of a sharded one, each rank reads only its part."""
         if not is_sharded(checkpoint_path):
             return ParallelStrategy.load_checkpoint(self, checkpoint_path, weights_only)
         assert self.model is not None
@@ -190,5 +190,5 @@ class ShardedStrategy(ModelParallelStrategy):
 
 
 def _as_file(value: Any) -> Any:
-    """A value as a checkpoint holds it: whole, on the CPU."""
+    """Return a value for a checkpoint: complete, on the CPU."""
     return full_tensor(value.detach()).cpu() if isinstance(value, Tensor) else value

@@ -1,4 +1,4 @@
-"""FSDP2: how an encoder is cut into shards, and what is kept whole on every rank."""
+"""Shard an encoder with FSDP2, except for parts that are complete on every rank."""
 
 from __future__ import annotations
 
@@ -27,28 +27,19 @@ def gathered_dtype(precision: str) -> torch.dtype | None:
     Under bf16-mixed, autocast would make bf16 copies of gathered fp32 weights and keep them for
     the backward pass: 90 % of a model, unsharded, on every rank. Weights that are gathered in bf16
     need no copy, and half the traffic.
-
-    Args:
-        precision: ``trainer.precision``.
     """
     return _GATHERED_DTYPES.get(precision)
 
 
 def shard_encoder(encoder: DualEncoder, mesh: DeviceMesh, dtype: torch.dtype | None = None) -> None:
-    """Spread the towers over the ranks of ``mesh``, block by block.
+    """Shard the towers over the ranks of ``mesh``, block by block.
 
     A rank gathers one block at a time, and keeps only its part of weights, gradients and optimizer
-    state. What lies outside of the towers (scale, bias, label head) is small and stays whole on
-    every rank; ``reduce_whole_parameters`` keeps it alike.
-
-    Args:
-        encoder: Changed in place; its parameters keep their names.
-        mesh: One axis of ranks.
-        dtype: Data type in which weights are gathered; None for their own. Gradients are reduced
-            in fp32, and a tower's output is fp32.
+    state. Parameters outside of the towers (scale, bias, label head) are small, and complete on
+    every rank; ``reduce_whole_parameters`` keeps them equal.
     """
     for parameter in encoder.parameters():
-        parameter.data = parameter.data.contiguous()  # FSDP2 takes no channels-last weights
+        parameter.data = parameter.data.contiguous()  # FSDP2 does not support channels-last weights
     inner, outer = MixedPrecisionPolicy(), MixedPrecisionPolicy()
     if dtype is not None:
         inner = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
@@ -60,12 +51,7 @@ def shard_encoder(encoder: DualEncoder, mesh: DeviceMesh, dtype: torch.dtype | N
 
 
 def reduce_whole_parameters(module: nn.Module, mesh: DeviceMesh) -> None:
-    """Average the gradients of parameters that are not sharded, as soon as each is there.
-
-    Args:
-        module: A module some of whose parameters are sharded.
-        mesh: The ranks that share a step.
-    """
+    """Average the gradients of parameters that are not sharded, as soon as they are computed."""
     group = mesh.get_group()
 
     def average(parameter: Tensor) -> None:
@@ -79,7 +65,7 @@ def reduce_whole_parameters(module: nn.Module, mesh: DeviceMesh) -> None:
 
 
 def full_tensor(tensor: Tensor) -> Tensor:
-    """A tensor with the parts of all ranks; to be called on all of them."""
+    """Gather the parts of a tensor from all ranks; all ranks call it."""
     if isinstance(tensor, DTensor):
         full: Tensor = tensor.full_tensor()
         return full
@@ -87,13 +73,7 @@ def full_tensor(tensor: Tensor) -> Tensor:
 
 
 def local_shard(tensor: Any, model: Tensor) -> Any:
-    """This rank's part of a whole tensor.
-
-    Args:
-        tensor: The same on all ranks, which all call this; anything else, and what is spread
-            already, is given back.
-        model: A tensor that is spread over the ranks as the result shall be.
-    """
+    """Return this rank's part of a complete tensor."""
     if not isinstance(model, DTensor) or isinstance(tensor, DTensor):
         return tensor
     if isinstance(tensor, Tensor) and tensor.shape == model.shape:
@@ -103,7 +83,7 @@ def local_shard(tensor: Any, model: Tensor) -> Any:
 
 
 def shard_like(models: Mapping[str, Tensor], tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """Whole tensors by name, each spread as the one of that name among ``models``."""
+    """Shard complete tensors, each as the one of that name among ``models``."""
     return {
         name: local_shard(tensor, models[name]) if name in models else tensor
         for name, tensor in tensors.items()
@@ -111,11 +91,7 @@ def shard_like(models: Mapping[str, Tensor], tensors: Mapping[str, Any]) -> dict
 
 
 def gradient_norm(parameters: Iterable[Tensor]) -> Float[Tensor, ""]:
-    """Euclidean norm of all gradients together, those of other ranks' shards included.
-
-    Args:
-        parameters: Sharded ones, whole ones, or both.
-    """
+    """Compute the Euclidean norm of all gradients, including other ranks' shards."""
     norms = [
         full_tensor(torch.nn.utils.get_total_norm(gradients))
         for gradients in _by_kind(parameters)
@@ -127,14 +103,7 @@ def gradient_norm(parameters: Iterable[Tensor]) -> Float[Tensor, ""]:
 def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> None:
     """Scale all gradients so that their norm is at most ``max_norm``.
 
-    As ``torch.nn.utils.clip_grad_norm_``, which takes sharded or whole parameters, but not both.
-
-    Args:
-        parameters: Sharded ones, whole ones, or both.
-        max_norm: The limit.
-
-    Raises:
-        ConfigError: If the limit is not positive; without clipping this is not called.
+    ``torch.nn.utils.clip_grad_norm_`` supports sharded or complete parameters, but not both.
     """
     if not max_norm > 0:
         raise ConfigError(f"max_norm: expected more than 0, got {max_norm}")
@@ -148,7 +117,7 @@ def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> None:
 
 
 def _by_kind(parameters: Iterable[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-    """The gradients of whole and of sharded parameters, which no function of torch takes mixed."""
+    """Separate the gradients of complete and of sharded parameters, for functions of torch."""
     gradients = [p.grad for p in parameters if p.grad is not None]
     sharded: list[Tensor] = [g for g in gradients if isinstance(g, DTensor)]
     return [gradient for gradient in gradients if not isinstance(gradient, DTensor)], sharded

@@ -273,7 +273,9 @@ def test_a_step_larger_than_an_epoch_is_refused(indexes: tuple[ShardIndex, Shard
     keys_of(stream, 8)
     large = make(by_weight(indexes, epoch_samples=40), batch_size=12, rank=0, world_size=2)
     before = large.state_dict()
-    with pytest.raises(ConfigError, match="2 ranks of 12 samples need 24 a step, an epoch has 20"):
+    with pytest.raises(
+        ConfigError, match="2 ranks of 12 samples need 24 per step, an epoch has 20"
+    ):
         large.load_state_dict(stream.state_dict())
     assert large.state_dict() == before
 

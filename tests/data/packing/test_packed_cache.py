@@ -160,7 +160,7 @@ def test_shards_can_be_chosen_from_too(tmp_path):
 
 def test_data_without_classes_are_refused(tmp_path):
     write_shards(tmp_path / "shards", (3,), label=False)
-    with pytest.raises(DataError, match="tell no classes"):
+    with pytest.raises(DataError, match="have no classes"):
         pack_to_cache(tmp_path / "shards", samples_per_class=1)
 
 

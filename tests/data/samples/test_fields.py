@@ -192,7 +192,7 @@ def test_a_teacher_sees_the_students_crop_in_its_own_size(tmp_path):
 @pytest.mark.parametrize(
     ("field", "members", "message"),
     [
-        (Group("json:photo"), {"json": facts(photo=1.5)}, "whole number"),
+        (Group("json:photo"), {"json": facts(photo=1.5)}, "an integer"),
         (Group("json:photo"), {"json": b"[]"}, "JSON object"),
         (MultiLabels(3, "json:has"), {"json": facts(has=[3])}, "classes from 0 to 2"),
         (MultiLabels(3, "json:has"), {"json": facts(has=2)}, "list of class numbers"),

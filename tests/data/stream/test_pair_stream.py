@@ -266,7 +266,7 @@ def test_a_states_layout_and_seed_win(index: ShardIndex, caplog: pytest.LogCaptu
     resumed = make(index, seed=99)
     resumed.load_state_dict(stream.state_dict())
     assert train(resumed, 6) == whole[4:]
-    assert "seed: the state's 3 goes on, not 99" in caplog.text
+    assert "seed: using 3 from the checkpoint, ignoring 99" in caplog.text
 
 
 def test_a_state_of_other_data_is_refused(index: ShardIndex, tmp_path: Path) -> None:
@@ -426,7 +426,7 @@ def test_a_small_evaluation_set_pads_over_ranks(tmp_path: Path) -> None:
         ({"batch_size": 62}, "expected at most the 61 samples of the data, got 62"),
         ({"batch_size": 0}, "expected at least 1, got 0"),
         ({"batch_size": 31, "rank": 0, "world_size": 2}, "2 ranks of 31 samples need 62 a step"),
-        ({"rank": 0}, "give both or none"),
+        ({"rank": 0}, "expected both or none"),
         ({"rank": 2, "world_size": 2}, "rank 2 of 2"),
         ({"tail": "cut"}, "tail: expected drop or pad or keep or even, got 'cut'"),
         ({"shuffle_window": 0}, "shuffle_window: expected at least 1"),

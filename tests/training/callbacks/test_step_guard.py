@@ -79,7 +79,7 @@ def test_run_that_stays_bad_ends_with_a_clear_error(shards, tmp_path):
 
 
 def test_nothing_to_go_back_to_is_said(shards, tmp_path):
-    with pytest.raises(NonFiniteError, match="no checkpoint to go back to"):
+    with pytest.raises(NonFiniteError, match="no checkpoint to restore"):
         fit(shards, tmp_path, Poison([1, 2]), StepGuard(max_in_a_row=2))
 
 

@@ -63,8 +63,8 @@ def test_numbers_are_those_of_the_run(shards, tmp_path):
     assert plan.length.ends_by == "max_steps 3"
     assert plan.peak_rates == (1e-3, 1e-3)
     assert plan.captions.num_read == 23
-    assert plan.notes == ["7 of 23 samples are left out of every epoch, too few for a step of 8; "
-                          "others each time"]  # fmt: skip
+    assert plan.notes == ["7 of 23 samples are dropped in every epoch, too few for a step of 8; "
+                          "different ones each time"]  # fmt: skip
     text = dict(lines(plan))
     assert text["batch"] == "4 pairs per rank x 1 rank x 2 accumulated = 8 per step"
     assert text["length"] == (

@@ -1,4 +1,4 @@
-"""Less memory for activations, for a second forward pass."""
+"""Reduce the memory of activations at the cost of a second forward pass."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ TowerName = Literal["image_tower", "text_tower"]
 
 @final
 class ActivationCheckpointing(Callback):
-    """Keeps the input of each block only, and computes the rest again in the backward pass.
+    """Keeps only the input of each block, and recomputes the rest in the backward pass.
 
     This is activation (or gradient) checkpointing: gradients stay the same, the memory of a tower
-    grows with one block instead of all, and a step takes about a third longer.
+    is that of one block instead of all, and a step takes about a third longer.
 
     Args:
-        towers: Which towers.
-        every: Of every so many blocks the first is recomputed; 1 for all of them.
+        towers: Names of the towers; None for both.
+        every: The first of every ``every`` blocks is recomputed; 1 for all blocks.
 
     Raises:
         ConfigError: If ``every`` is not positive.

@@ -1,4 +1,4 @@
-"""Compiled towers, which captions of changing length do not compile again and again."""
+"""Compile towers so that captions of different lengths cause no recompilation."""
 
 from __future__ import annotations
 
@@ -20,16 +20,17 @@ from clipkit.training.lightning_compat import disable_ddp_graph_splits
 class CompileTowers(Callback):
     """Runs ``torch.compile`` over every block of both towers before a fit.
 
-    Blocks of one shape share one compiled graph, so this takes a fraction of the time that a whole
-    model takes. Captions are padded to a multiple of ``text_multiple`` tokens, which keeps shapes
-    few and even; torch then makes one graph for all lengths once it meets a second one. Weights
-    keep their names. Together with ``ActivationCheckpointing``, in either order, what a block
-    recomputes is compiled.
+    Blocks of one shape share one compiled graph, so this takes a fraction of the time of a complete
+    model. Captions are padded to a multiple of ``text_multiple`` tokens, so that there are few
+    shapes; torch creates one graph for all lengths when a second length occurs. Weights keep their
+    names. Together with ``ActivationCheckpointing``, in either order, the recomputation of a
+    block is compiled.
 
     Args:
-        text_multiple: Captions are as long as the longest of the batch, rounded up to this.
-        backend: A backend of ``torch.compile``; "inductor" needs a C++ compiler, or Triton.
-        mode: A mode of ``torch.compile`` such as "max-autotune-no-cudagraphs"; None for its own.
+        text_multiple: Captions have the length of the longest in the batch, rounded up to a
+            multiple of this number of tokens.
+        backend: Backend of ``torch.compile``; "inductor" needs a C++ compiler, or Triton.
+        mode: Mode of ``torch.compile`` such as "max-autotune-no-cudagraphs"; None for its default.
 
     Raises:
         ConfigError: If ``text_multiple`` is not positive.
@@ -55,7 +56,7 @@ class CompileTowers(Callback):
         if stage != "fit" or self._done:
             return
         self._done = True
-        # Blocks are smaller than the buckets that it would cut their graphs at.
+        # Blocks are smaller than the buckets at which it would split graphs.
         disable_ddp_graph_splits()
         encoder = pl_module.encoder
         assert isinstance(encoder, DualEncoder), "CompileTowers belongs to ContrastiveModule"
@@ -72,13 +73,7 @@ class CompileTowers(Callback):
 def round_up_length(
     tokens: Int64[Tensor, "B S"], multiple: int, longest: int, pad_id: int
 ) -> Int64[Tensor, "B T"]:
-    """Captions padded to the next multiple of a length.
-
-    Args:
-        tokens: Token ids.
-        multiple: What the length shall be a multiple of, unless ``longest`` is in the way.
-        longest: Most tokens that the tower can read.
-        pad_id: What fills the rest.
+    """Pad captions to the next multiple of a length.
 
     Examples:
         >>> round_up_length(torch.ones(2, 9, dtype=torch.int64), 8, 77, 0).shape

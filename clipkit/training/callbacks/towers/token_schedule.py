@@ -1,4 +1,4 @@
-"""Small pictures and short captions first, the whole ones at the end."""
+"""Train on smaller images and shorter captions first, and on complete ones at the end."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from clipkit.types import Batch
 from clipkit.when import Moment, Progress, When, as_when, ascending
 
 _SHORTEST_TEXT: Final = 3
-"""Start, one token, end."""
+"""Smallest length of a caption: start, one token, end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +30,8 @@ class TokenStage:
 
     Args:
         until: End of the stage, above 0: steps, a fraction of the run, or a ``When``.
-        image_size: Height and width of the pictures, in pixels; None for the tower's own.
-        text_length: Most tokens of a caption, start and end included; None for the tokenizer's.
+        image_size: Height and width of the images, in pixels; None for the tower's size.
+        text_length: Maximum number of tokens of a caption, with start and end; None for all.
     """
 
     until: Moment
@@ -41,19 +41,18 @@ class TokenStage:
 
 @final
 class TokenSchedule(Callback):
-    """Trains on smaller pictures and shorter captions first, which costs less.
+    """Trains on smaller images and shorter captions first, which costs less.
 
-    After the last stage pictures and captions are whole (CLIPA, Li et al. 2023, arXiv:2305.07017).
-    They come whole from the data and are made smaller on the device, so the order, the crops and a
-    resumed run are those of a run without this. open_clip's vision transformers interpolate their
-    positions; timm's convolutions take any size. Captions keep their end token.
+    After the last stage images and captions are complete (CLIPA, Li et al. 2023, arXiv:2305.07017).
+    They are reduced on the device, so that order, crops and resuming are those of a run without
+    this callback. open_clip's vision transformers interpolate positions; timm's convolutional
+    networks accept any size. Captions keep their end token.
 
     Args:
-        stages: In order.
+        stages: Stages in ascending order.
 
     Raises:
-        ConfigError: If the stages are not in order, change nothing, or ask for more than the towers
-            take.
+        ConfigError: If the stages are not in order, change nothing, or exceed the towers' sizes.
 
     Examples:
         >>> trainer = Trainer(callbacks=[
@@ -75,7 +74,7 @@ class TokenSchedule(Callback):
         self._end: int | None = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse sizes and lengths that cannot be."""
+        """Refuse sizes and lengths that are not possible."""
         encoder = pl_module.encoder
         assert isinstance(encoder, DualEncoder), "TokenSchedule belongs to ContrastiveModule"
         full = encoder.image_tower.image_size
@@ -96,7 +95,7 @@ class TokenSchedule(Callback):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int
     ) -> None:
-        """Make the pictures and captions of this batch as small as they shall be."""
+        """Reduce the images and captions of this batch."""
         stage = stage_at(self.stages, run_progress(trainer))
         if stage is None:
             return
@@ -127,7 +126,7 @@ def stage_at(stages: Sequence[TokenStage], progress: Progress) -> TokenStage | N
 
 
 def shrink(images: UInt8[Tensor, "B 3 H W"], size: int) -> UInt8[Tensor, "B 3 H2 W2"]:
-    """Pictures of ``size`` pixels, filtered so that no pixel is skipped."""
+    """Resize images to ``size`` pixels with antialiasing."""
     if images.shape[-1] == size or not len(images):
         return images
     small = F.interpolate(images.float(), (size, size), mode="bilinear", antialias=True)
@@ -137,8 +136,8 @@ def shrink(images: UInt8[Tensor, "B 3 H W"], size: int) -> UInt8[Tensor, "B 3 H2
 def _check_lengths(lengths: Sequence[int], tower: TextTower) -> None:
     if not tower.trims_exactly:
         raise ConfigError(
-            "TokenSchedule.text_length: this text tower fills every caption up to "
-            f"{tower.context_length} tokens, so shorter ones save nothing; leave text_length out"
+            "TokenSchedule.text_length: this text tower pads every caption to "
+            f"{tower.context_length} tokens, so shorter ones save nothing; omit text_length"
         )
     for length in lengths:
         if not _SHORTEST_TEXT <= length <= tower.context_length:
