@@ -205,7 +205,7 @@ def test_a_mixture_has_weights_of_its_own(photos, tmp_path, capsys):
     words = [w for w in tiny.words(photos, tmp_path) if not w.startswith("--data.train")]
     flags = [f"--data.mixture.sources={sources}", "--data.samples.per_class=2"]
     assert main(["fit", *words, *flags]) == 2
-    assert "give the sources weights instead" in capsys.readouterr().err
+    assert "use weights of the sources instead" in capsys.readouterr().err
 
 
 def test_presets_cover_all_sizes_with_a_reason():

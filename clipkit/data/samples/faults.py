@@ -181,7 +181,7 @@ class FaultTracker:
 
     def _report(self, fault: Fault, epoch: int) -> None:
         loud = len(self._bad_ids) <= _LOUD_FAULTS or fault.is_whole_shard
-        _LOG.log(logging.WARNING if loud else logging.DEBUG, "left out %s", fault)
+        _LOG.log(logging.WARNING if loud else logging.DEBUG, "skipping %s", fault)
         if self._log is not None:
             self._log.append(json.dumps({**asdict(fault), "epoch": epoch}) + "\n")
 

@@ -250,4 +250,4 @@ def test_a_state_s_windows_win(index: ShardIndex, caplog: pytest.LogCaptureFixtu
     stream = make(index)
     stream.load_state_dict(state)
     assert [ids(batch) for batch in stream] == whole
-    assert "length_bucket_batches: the state's None goes on" in caplog.text
+    assert "length_bucket_batches: using the checkpoint's None" in caplog.text

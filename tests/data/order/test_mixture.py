@@ -311,7 +311,7 @@ def test_senseless_mixtures_are_refused(indexes: tuple[ShardIndex, ShardIndex]) 
     large, small = indexes
     with pytest.raises(ConfigError, match="different names"):
         Mixture([Source("a", large, weight=1), Source("a", small, weight=1)])
-    with pytest.raises(ConfigError, match="every source a weight"):
+    with pytest.raises(ConfigError, match="a weight for every source"):
         Mixture([Source("a", large, weight=1), Source("b", small, epochs=1)])
     with pytest.raises(ConfigError, match="names \\['c'\\]"):
         by_weight(indexes, stages=[Stage(3, {"c": 1.0})])

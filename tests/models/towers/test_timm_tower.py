@@ -74,5 +74,5 @@ def test_weights_that_cannot_be_downloaded_are_refused(monkeypatch):
         raise OSError("no network")
 
     monkeypatch.setattr(_builder, "load_pretrained", offline)
-    with pytest.raises(ConfigError, match=r"OSError: no network; with no network, give"):
+    with pytest.raises(ConfigError, match=r"OSError: no network; without network, set"):
         TimmImageTower("test_vit", embedding_dim=24, pretrained=True)

@@ -147,7 +147,7 @@ class TestDiskFull:
         self.fill(monkeypatch, lambda: next(calls))
         trainer = fit(shards, tmp_path, SaveCheckpoint(every_n_steps=1))
         assert trainer.global_step == 6
-        assert caplog.text.count("No space left on device; the run goes on") == 2
+        assert caplog.text.count("No space left on device; the run continues") == 2
         assert torch.load(tmp_path / "last.ckpt")["global_step"] == 6
 
     def test_end_that_cannot_be_written_is_an_error(self, shards, tmp_path, monkeypatch):
