@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.ranks import free_port
 from tests.helpers.tiers import FAST, LONG, forbid_slow_starts
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -47,6 +46,8 @@ def real_data() -> Path:
 @pytest.fixture
 def s3_endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A real S3 server on loopback that boto and fsspec find by their environment."""
+    from tests.helpers.ranks import free_port  # it imports torch, which many tests do not need
+
     moto = pytest.importorskip("moto.server")
     s3 = pytest.importorskip("s3fs").S3FileSystem
     server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=free_port(), verbose=False)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 import pytest
 import torch
 
@@ -10,7 +12,7 @@ from clipkit.models import DualEncoder, OpenClipTextTower, TimmImageTower
 from clipkit.models.lora import adapted_layers, add_lora, add_lora_of_entry, merge_lora
 from tests.helpers import tiny
 
-pytest.importorskip("peft")
+pytestmark = pytest.mark.skipif(find_spec("peft") is None, reason="peft is not installed")
 
 
 def outputs(encoder: DualEncoder) -> tuple[torch.Tensor, torch.Tensor]:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import open_clip
 import pytest
 import torch
-from transformers import AutoTokenizer
 
 from clipkit.data import OpenClipTokenizer, PairStream, ShardIndex, TransformersTokenizer
 from clipkit.data.text.tokenizer_objects import as_encoder
@@ -19,6 +17,8 @@ from tests.helpers.fakes import ByteTokenizer
 
 
 def test_a_stream_takes_open_clips_tokenizer(tmp_path: Path) -> None:
+    import open_clip
+
     write_shards(tmp_path, [8])
     index = ShardIndex.from_urls(tmp_path)
     batches = []
@@ -31,6 +31,8 @@ def test_a_stream_takes_open_clips_tokenizer(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("length", [8, 77])
 def test_ids_equal_those_of_open_clip_tokenizer(length: int) -> None:
+    import open_clip
+
     theirs = as_encoder(open_clip.get_tokenizer("ViT-B-32", context_length=length))
     ours = OpenClipTokenizer(context_length=length)
     assert theirs.pad_id == ours.pad_id
@@ -60,6 +62,8 @@ def test_open_clips_wrapper_of_transformers(
 
 
 def test_transformers_own_objects(bert_folder: Path) -> None:
+    from transformers import AutoTokenizer
+
     inner = AutoTokenizer.from_pretrained(str(bert_folder))
     theirs, ours = as_encoder(inner), TransformersTokenizer(str(bert_folder))
     for caption in ["a red dog", "squares of a dog " * 9, ""]:

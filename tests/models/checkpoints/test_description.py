@@ -1,6 +1,7 @@
 """Architectures as plain types, and the classes that a description may name."""
 
 import json
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -32,21 +33,23 @@ class BagOfTokens(TextTower):
         return [["bag.weight"]]
 
 
-def models():
-    plain = encoder()
-    return {
-        "open_clip": plain,
-        "bias": encoder(init_logit_bias=-10.0, init_logit_scale=2.0),
-        "head": DualEncoder(plain.image_tower, plain.text_tower, CosineLabelHead(24, 5)),
-        "timm": DualEncoder(TimmImageTower("test_vit", 24, 32), plain.text_tower, logit_scale=5.0),
-        "own": DualEncoder(plain.image_tower, BagOfTokens(24, 3), max_logit_scale=None),
-    }
+MODELS: dict[str, Callable[[], DualEncoder]] = {
+    "open_clip": encoder,
+    "bias": lambda: encoder(init_logit_bias=-10.0, init_logit_scale=2.0),
+    "head": lambda: DualEncoder(
+        encoder().image_tower, encoder().text_tower, CosineLabelHead(24, 5)
+    ),
+    "timm": lambda: DualEncoder(
+        TimmImageTower("test_vit", 24, 32), encoder().text_tower, logit_scale=5.0
+    ),
+    "own": lambda: DualEncoder(encoder().image_tower, BagOfTokens(24, 3), max_logit_scale=None),
+}
 
 
-@pytest.mark.parametrize("name", models())
+@pytest.mark.parametrize("name", MODELS)
 @torch.no_grad()
 def test_description_builds_the_same_encoder(name):
-    model = models()[name].eval()
+    model = MODELS[name]().eval()
     description = json.loads(json.dumps(describe(model)))
     again = build_encoder(description, "here").eval()
     assert describe(again) == describe(model)

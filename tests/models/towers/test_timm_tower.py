@@ -3,7 +3,6 @@
 import json
 
 import pytest
-import timm
 import torch
 
 from clipkit.errors import ConfigError
@@ -22,6 +21,8 @@ def test_any_trunk_at_another_size(model, projection):
 
 
 def test_features_are_timm_s_own_and_so_is_the_normalisation():
+    import timm
+
     torch.manual_seed(0)
     tower = TimmImageTower("test_resnet", embedding_dim=96, projection="none").eval()
     theirs = timm.create_model("test_resnet", num_classes=0).eval()
@@ -42,6 +43,8 @@ def test_config_builds_the_same_tower():
 
 
 def test_weights_from_a_file_of_the_whole_model(tmp_path):
+    import timm
+
     whole = timm.create_model("test_vit")
     path = tmp_path / "weights.pt"
     torch.save(whole.state_dict(), path)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 import pytest
 import torch
 
@@ -9,7 +11,7 @@ from clipkit.models import DualEncoder, load_encoder
 from clipkit.training.callbacks import AddLora, ExponentialMovingAverage, SaveCheckpoint
 from tests.helpers import tiny
 
-pytest.importorskip("peft")
+pytestmark = pytest.mark.skipif(find_spec("peft") is None, reason="peft is not installed")
 
 
 def outputs(encoder: DualEncoder) -> tuple[torch.Tensor, torch.Tensor]:
