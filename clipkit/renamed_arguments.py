@@ -41,3 +41,19 @@ def renamed_arguments(renamed: Mapping[str, str]) -> Callable[[_Callable], _Call
         return checked  # type: ignore[return-value]
 
     return decorate
+
+
+def refuse_renamed(module: str, renamed: Mapping[str, str]) -> Callable[[str], Any]:
+    """Return a module's ``__getattr__`` that names what replaces a former name.
+
+    Args:
+        module: Name of the module.
+        renamed: Name that replaces each former name.
+    """
+
+    def getattr_of_module(name: str) -> Any:
+        if name in renamed:
+            raise ImportError(f"{module}: {name} is now called {renamed[name]}")
+        raise AttributeError(f"module {module!r} has no attribute {name!r}")
+
+    return getattr_of_module

@@ -1,5 +1,8 @@
 """Lightning modules, data module, callbacks, loggers and strategies."""
 
+from typing import TYPE_CHECKING
+
+from clipkit.renamed_arguments import refuse_renamed
 from clipkit.training.datamodule.options import (
     MixtureOptions,
     MixtureSource,
@@ -12,6 +15,9 @@ from clipkit.training.loggers.metrics_csv import MetricsCsv
 from clipkit.training.module.contrastive_module import ContrastiveModule
 from clipkit.training.preflight.callback import Preflight
 from clipkit.training.strategies.fsdp import ShardedStrategy
+
+if not TYPE_CHECKING:
+    __getattr__ = refuse_renamed(__name__, {"MixedSource": "MixtureSource"})
 
 __all__ = [
     "ContrastiveModule",

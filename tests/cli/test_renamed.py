@@ -7,6 +7,7 @@ import json
 
 import pytest
 
+from clipkit import optim, training
 from clipkit.cli.fit.renamed import with_new_names, with_new_options
 from clipkit.data import PairStream, ShardIndex
 from clipkit.errors import ConfigError
@@ -64,6 +65,16 @@ def test_old_callbacks_are_read_and_named(old, caplog):
     assert f"{old} is now called {new}" in caplog.text
     with pytest.raises(ImportError, match=f"{old} is now called {callbacks.RENAMED[old]}"):
         getattr(callbacks, old)
+
+
+@pytest.mark.parametrize(
+    ("module", "old", "new"),
+    [(optim, "WeightAverage", "EmaWeights"), (training, "MixedSource", "MixtureSource")],
+)
+def test_old_imports_name_the_new_ones(module, old, new):
+    with pytest.raises(ImportError, match=f"{old} is now called {new}"):
+        getattr(module, old)
+    assert not hasattr(module, "Nothing")
 
 
 def test_old_keywords_in_python_name_the_new_ones(tmp_path):

@@ -1,7 +1,8 @@
 """Callbacks of a run; one job a file."""
 
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, Final
 
+from clipkit.renamed_arguments import refuse_renamed
 from clipkit.training.callbacks.key_log import KeyLog
 from clipkit.training.callbacks.moving_average import ExponentialMovingAverage
 from clipkit.training.callbacks.optuna_pruning import OptunaPruning
@@ -35,12 +36,7 @@ RENAMED: Final = {
 
 
 if not TYPE_CHECKING:
-
-    def __getattr__(name: str) -> NoReturn:
-        if name in RENAMED:
-            raise ImportError(f"clipkit.training.callbacks: {name} is now called {RENAMED[name]}")
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
+    __getattr__ = refuse_renamed(__name__, RENAMED)
 
 __all__ = [
     "ActivationCheckpointing",
