@@ -44,11 +44,11 @@ def renamed_arguments(renamed: Mapping[str, str]) -> Callable[[_Callable], _Call
 
 
 def refuse_renamed(module: str, renamed: Mapping[str, str]) -> Callable[[str], Any]:
-    """Return a module's ``__getattr__`` that names what replaces a former name.
+    """Return a module's ``__getattr__`` that names what replaces an earlier name.
 
     Args:
         module: Name of the module.
-        renamed: Name that replaces each former name.
+        renamed: Name that replaces each earlier name.
     """
 
     def getattr_of_module(name: str) -> Any:
