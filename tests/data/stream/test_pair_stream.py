@@ -425,7 +425,7 @@ def test_a_small_evaluation_set_pads_over_ranks(tmp_path: Path) -> None:
     [
         ({"batch_size": 62}, "expected at most the 61 samples of the data, got 62"),
         ({"batch_size": 0}, "expected at least 1, got 0"),
-        ({"batch_size": 31, "rank": 0, "world_size": 2}, "2 ranks of 31 samples need 62 a step"),
+        ({"batch_size": 31, "rank": 0, "world_size": 2}, "2 ranks of 31 samples need 62 per step"),
         ({"rank": 0}, "expected both or none"),
         ({"rank": 2, "world_size": 2}, "rank 2 of 2"),
         ({"tail": "cut"}, "tail: expected drop or pad or keep or even, got 'cut'"),
