@@ -222,7 +222,7 @@ def test_tars_joined_with_cat_are_noticed(shard: Path) -> None:
 
 def test_an_unfinished_copy_full_of_zeros_is_noticed(shard: Path) -> None:
     os.truncate(shard, 3 * 2**20)
-    with pytest.raises(ShardError, match="unfinished copy"):
+    with pytest.raises(ShardError, match="incomplete copy"):
         scan(shard.read_bytes())
 
 
