@@ -34,6 +34,14 @@ def _only_quick_starts(request: pytest.FixtureRequest, monkeypatch: pytest.Monke
         forbid_slow_starts(monkeypatch)
 
 
+@pytest.fixture(scope="session")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of ``tiny.shards``, which all tests share and none writes into."""
+    from tests.helpers import tiny
+
+    return tiny.shards(tmp_path_factory.mktemp("shards"))
+
+
 @pytest.fixture
 def real_data() -> Path:
     """The folder of real files that CLIPKIT_REAL_DATA names; skips where it is absent."""

@@ -37,11 +37,6 @@ BERT = {
 }
 
 
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory):
-    return tiny.shards(tmp_path_factory.mktemp("shards"))
-
-
 def command_of(config: Path) -> list[str]:
     """The words of the command on top of a configuration, without ``clipkit``."""
     lines = [line.removeprefix("# ") for line in config.read_text().splitlines()]

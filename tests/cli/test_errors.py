@@ -15,11 +15,6 @@ from tests.helpers import tiny
 from tests.helpers.factories import pair, write_shard
 
 
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory):
-    return tiny.shards(tmp_path_factory.mktemp("shards"))
-
-
 @pytest.fixture
 def refused(shards, tmp_path, capsys):
     """Runs ``fit``, which must be refused; returns the line."""

@@ -33,11 +33,6 @@ CALLBACKS = {
 }
 
 
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory):
-    return tiny.shards(tmp_path_factory.mktemp("shards"))
-
-
 def tiny_words(shards: Path, run: Path) -> list[str]:
     """The tiny run, without the flags that ``CALLBACKS`` decides."""
     decided = ("--trainer.logger", "--trainer.enable_checkpointing", "--trainer.enable_progress")

@@ -23,11 +23,6 @@ CHOICES = {None: "average", "average": "average", "raw": "raw"}
 
 
 @pytest.fixture(scope="module")
-def shards(tmp_path_factory) -> Path:
-    return tiny.shards(tmp_path_factory.mktemp("shards"))
-
-
-@pytest.fixture(scope="module")
 def runs(tmp_path_factory, shards) -> dict[str, Path]:
     """Checkpoints of a run with an average, and of one without."""
     root = tmp_path_factory.mktemp("runs")

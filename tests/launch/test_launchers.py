@@ -23,11 +23,6 @@ TOOLS = ROOT / "tools"
 CALLBACKS = "clipkit.training.callbacks"
 
 
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory):
-    return tiny.shards(tmp_path_factory.mktemp("shards"))
-
-
 def words(shards: Path, run: Path, *callbacks: dict[str, Any]) -> list[str]:
     """A run of four steps that leaves its losses, its keys and its last checkpoint."""
     log = {"class_path": f"{CALLBACKS}.KeyLog", "init_args": {"path": str(run / "keys.txt")}}

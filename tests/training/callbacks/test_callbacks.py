@@ -31,11 +31,6 @@ from clipkit.training.checkpoints.io import AtomicCheckpointIO
 from tests.helpers import tiny
 
 
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory):
-    return tiny.shards(tmp_path_factory.mktemp("shards"))
-
-
 class Errors(Evaluator):
     primary_metric, greater_is_better = "value", False
 

@@ -36,11 +36,6 @@ class Interrupt(Callback):
             raise KeyboardInterrupt
 
 
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory):
-    return tiny.shards(tmp_path_factory.mktemp("shards"))
-
-
 def fit(shards: Path, run: Path, *more: str, callbacks: tuple[object, ...] = ()) -> int:
     log = {"class_path": f"{CALLBACKS}.KeyLog", "init_args": {"path": f"{run}/keys.txt"}}
     saver = {"class_path": f"{CALLBACKS}.SaveCheckpoint", "init_args": {"keep_every_n_steps": 2}}

@@ -8,13 +8,7 @@ import torch
 from clipkit.errors import ConfigError, NonFiniteError
 from clipkit.training.callbacks import ExponentialMovingAverage, KeyLog, SaveCheckpoint, StepGuard
 from clipkit.training.health.step_health import StepHealth, skip_if, skips_on_device
-from tests.helpers import tiny
 from tests.helpers.bad_steps import INF, NAN, Poison, Watch, fit, lines
-
-
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory):
-    return tiny.shards(tmp_path_factory.mktemp("shards"))
 
 
 @pytest.mark.parametrize("fused", [False, True], ids=["plain", "fused"])

@@ -24,11 +24,6 @@ from tests.helpers.ranks import run_ranks
 STEP = 3
 
 
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory):
-    return tiny.shards(tmp_path_factory.mktemp("shards"))
-
-
 class Signal(Callback):
     """A signal to this process in the middle of a step."""
 

@@ -28,11 +28,6 @@ def heartbeat(rank: int, batch: int = 7, phase: str = STEP, age: float = 1.0, st
     return Heartbeat(rank, f"host{rank}", 10 + rank, batch, batch, phase, NOW - stands, NOW - age)
 
 
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory):
-    return tiny.shards(tmp_path_factory.mktemp("shards"))
-
-
 class TestDiagnose:
     def said(self, *heartbeats: Heartbeat | None) -> list[str]:
         return diagnose(heartbeats, NOW, silence_seconds=30)

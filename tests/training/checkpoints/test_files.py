@@ -18,11 +18,6 @@ from tests.helpers import tiny
 VERSION = {"pytorch-lightning_version": "2"}
 
 
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory):
-    return tiny.shards(tmp_path_factory.mktemp("shards"))
-
-
 @pytest.fixture
 def store():
     """A folder of a store, empty again afterwards."""

@@ -30,11 +30,6 @@ def _own_cache(tmp_path, monkeypatch):
     default_cache.cache_clear()
 
 
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory):
-    return tiny.shards(tmp_path_factory.mktemp("shards"))
-
-
 class Touch:
     """Unpickled, it writes a file."""
 

@@ -21,11 +21,6 @@ from tests.helpers import tiny
 STEPS = 13  # 23 pairs in batches of 4: five batches an epoch, so this ends in the third
 
 
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory):
-    return tiny.shards(tmp_path_factory.mktemp("shards"))
-
-
 class Crash(Callback):
     """Raises in the middle of a step, once its batch was fetched."""
 

@@ -31,12 +31,6 @@ class Record(DummyLogger):
         return [row[name] for _, row in sorted(self.rows.items()) if name in row]
 
 
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory):
-    """Two sources, of 9 and 14 pairs."""
-    return tiny.shards(tmp_path_factory.mktemp("shards"))
-
-
 def sources(shards: Path) -> list[MixtureSource]:
     return [
         MixtureSource("first", str(shards / "train" / "00000.tar"), weight=3),

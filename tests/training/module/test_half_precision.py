@@ -29,11 +29,6 @@ class Losses(Callback):
         self.values.append(float(outputs["loss"]))
 
 
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory):
-    return tiny.shards(tmp_path_factory.mktemp("shards"))
-
-
 def fit(
     shards: Path, run: Path, plugin: MixedPrecision | None, *callbacks: Callback,
     micro_batch_size: int | None = None, fused: bool = False, ckpt: Path | None = None,

@@ -11,11 +11,6 @@ from clipkit.training.strategies.sharding import clip_gradients, gradient_norm
 from tests.helpers import tiny
 
 
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory):
-    return tiny.shards(tmp_path_factory.mktemp("shards"))
-
-
 def weights(run):
     return torch.load(run / "last.ckpt", weights_only=True)["state_dict"]
 

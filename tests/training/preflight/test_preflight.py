@@ -38,11 +38,6 @@ from tests.helpers import tiny
 from tests.helpers.factories import pair, write_shard
 
 
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory):
-    return tiny.shards(tmp_path_factory.mktemp("shards"))
-
-
 def planned(shards, run, *callbacks, data=None, **options) -> RunPlan:
     """The plan of a run, taken when it starts."""
     plans = []

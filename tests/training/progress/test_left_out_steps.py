@@ -21,11 +21,6 @@ from tests.helpers.bad_steps import INF, NAN, Poison, fit, lines
 from tests.helpers.ranks import run_ranks
 
 
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory):
-    return tiny.shards(tmp_path_factory.mktemp("shards"))
-
-
 class PoisonPixels(Callback):
     """NaN in the pixels, so that batch norms see it; of one rank alone on request."""
 

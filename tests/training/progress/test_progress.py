@@ -22,11 +22,6 @@ from clipkit.when import Progress
 from tests.helpers import tiny
 
 
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory):
-    return tiny.shards(tmp_path_factory.mktemp("shards"))
-
-
 class Watch(Callback):
     """Keeps the progress and the learning rate of every step."""
 
