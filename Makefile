@@ -8,7 +8,7 @@ PYTEST_ARGS ?=
 CAPABILITY ?= default
 THREADS ?= 1
 # Two tests at a time, whole modules on one worker: their fixtures are made once.
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadscope
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
 FAST := tests/data tests/losses tests/metrics tests/models tests/optim
 NUMERIC := tests/losses tests/metrics tests/models tests/optim tests/distributed tests/processes/test_tile_kernels.py
 

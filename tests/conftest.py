@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.tiers import FAST, LONG, forbid_slow_starts
+from tests.helpers.tiers import FAST, LONG, STARTS, forbid_slow_starts
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("WANDB_MODE", "offline")
@@ -21,6 +21,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if folder_of(item) in LONG:
             item.add_marker(pytest.mark.long)
+    # Modules of long tests first, so that no process is left alone with one at the end.
+    items.sort(key=lambda item: folder_of(item) not in (*LONG, *STARTS))
 
 
 def folder_of(item: pytest.Item) -> str:

@@ -16,7 +16,7 @@ from PIL import Image
 from clipkit.cli.main import main
 from clipkit.errors import DataError
 from clipkit.models import load_encoder, save_encoder
-from clipkit.training import PairOptions
+from clipkit.training import PairDataModule, PairOptions
 from clipkit.training.finetune import BaseModelInfo, FinetuneData, inspect_data
 from clipkit.training.finetune.presets import PRESETS, choose_preset, finetune_config
 from tests.helpers import tiny
@@ -191,7 +191,7 @@ def test_lightnings_early_stopping_watches_what_is_logged(tmp_path):
 
 def test_classes_are_shown_equally_often(photos, tmp_path):
     module = tiny.module(labels=True)
-    data = tiny.PairDataModule(
+    data = PairDataModule(
         train=str(photos / "train"), batch_size=6, samples=PairOptions(balance_classes=True)
     )
     trainer = tiny.trainer(tmp_path, max_epochs=1)

@@ -17,6 +17,9 @@ FAST: Final = ("data", "losses", "metrics", "models", "optim")
 LONG: Final = ("faults", "launch")
 """Folders that kill, restart and fuzz real runs for minutes: `make test-all` only."""
 
+STARTS: Final = ("distributed", "export", "processes", "tuning")
+"""Folders of tests that start processes for many seconds each."""
+
 _INTERPRETERS: Final = ("python", "torchrun", "clipkit")
 
 
