@@ -19,6 +19,7 @@ from clipkit.errors import CheckpointError, ClipkitError, ConfigError
 from clipkit.evaluation import LinearProbe, Retrieval, ZeroShotClassification
 from clipkit.models import from_open_clip
 from tests.helpers.evaluation_data import OPEN_CLIP, captions, write_layout
+from tests.helpers.open_clip_names import named_config
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +36,8 @@ def model(tmp_path_factory) -> str:
     torch.manual_seed(0)
     import open_clip
 
-    open_clip.add_model_config(folder / "tiny.json")
-    torch.save(open_clip.create_model("tiny").state_dict(), folder / "weights.pt")
+    with named_config(folder / "tiny.json") as name:
+        torch.save(open_clip.create_model(name).state_dict(), folder / "weights.pt")
     return f"{folder}/tiny.json@{folder}/weights.pt"
 
 

@@ -13,6 +13,7 @@ from clipkit.cli.export import command as export
 from clipkit.errors import CheckpointError, ConfigError
 from clipkit.models import DualEncoder, LinearLabelHead, TimmImageTower, load_encoder
 from tests.helpers.checkpoints import assert_equal, write_checkpoint
+from tests.helpers.open_clip_names import named_config
 from tests.helpers.tiny_models import (
     RESNET,
     TEXT,
@@ -82,9 +83,9 @@ def test_open_clip_reads_it_by_name(case, tmp_path):
     content = json.loads((folder / "open_clip_config.json").read_text())
     name = f"clipkit-test-{tmp_path.name}"
     (tmp_path / f"{name}.json").write_text(json.dumps(content["model_cfg"]))
-    open_clip.add_model_config(tmp_path / f"{name}.json")
     weights = folder / "open_clip_model.safetensors"
-    theirs, _, _ = open_clip.create_model_and_transforms(name, pretrained=str(weights))
+    with named_config(tmp_path / f"{name}.json"):
+        theirs, _, _ = open_clip.create_model_and_transforms(name, pretrained=str(weights))
     assert_same_embeddings(ours, theirs.eval())
 
 

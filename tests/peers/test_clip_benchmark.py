@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from clipkit.evaluation import Retrieval, ZeroShotClassification
 from clipkit.models import from_open_clip
 from tests.helpers.evaluation_data import CLASSES, OPEN_CLIP, write_layout
+from tests.helpers.open_clip_names import named_config
 
 NAME = "clipkit-peer"
 
@@ -69,12 +70,13 @@ def models(tmp_path_factory):
     """One set of random weights as open_clip's model and as clipkit's encoder."""
     folder = tmp_path_factory.mktemp("model")
     (folder / f"{NAME}.json").write_text(json.dumps(OPEN_CLIP))
-    open_clip.add_model_config(folder / f"{NAME}.json")
     torch.manual_seed(3)
-    model, _, transform = open_clip.create_model_and_transforms(NAME)
+    with named_config(folder / f"{NAME}.json"):
+        model, _, transform = open_clip.create_model_and_transforms(NAME)
+        tokenizer = open_clip.get_tokenizer(NAME)
     torch.save(model.state_dict(), folder / "weights.pt")
     encoder = from_open_clip(OPEN_CLIP, pretrained=str(folder / "weights.pt"))
-    return model.eval(), transform, open_clip.get_tokenizer(NAME), encoder
+    return model.eval(), transform, tokenizer, encoder
 
 
 def test_recalls_are_equal(models, root):
