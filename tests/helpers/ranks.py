@@ -12,6 +12,9 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+PRELOADED = ["clipkit.training", "clipkit.evaluation", "tests.helpers.tiny"]
+"""What takes seconds to import and the server of ranks imports once; it must start no thread."""
+
 
 def free_port() -> int:
     with socket.socket() as server:
@@ -25,9 +28,12 @@ def _entry(
     port: int,
     function: Callable[..., Any],
     args: tuple[Any, ...],
+    environment: dict[str, str],
     queue: Any,
 ) -> None:
+    os.environ.clear()  # of the server, as it was when the first test with ranks ran
     os.environ.update(
+        environment,
         MASTER_ADDR="127.0.0.1",
         MASTER_PORT=str(port),
         RANK=str(rank),
@@ -51,13 +57,17 @@ def run_ranks(
     """``function(rank, world_size, *args)`` on every rank; its results in the order of ranks.
 
     ``function`` must be importable (module level); results must pickle (numpy or plain types).
+    Ranks are forked from one server per process of pytest, which imports Lightning once for all.
     """
-    context = mp.get_context("spawn")
+    context = mp.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
     queue = context.Queue()
     port = free_port()
     processes = [
         context.Process(
-            target=_entry, args=(rank, world_size, port, function, args, queue), daemon=True
+            target=_entry,
+            args=(rank, world_size, port, function, args, dict(os.environ), queue),
+            daemon=True,
         )
         for rank in range(world_size)
     ]

@@ -13,8 +13,8 @@ pytest.importorskip("triton")
 CHECK = """
 import sys, torch
 from clipkit.losses.kernels import tile_body, tile_kernels
-# sizes that no block divides; what no row has seen yet is -inf
-for height, width, scale in ((1, 1, 1.0), (7, 33, 100.0), (130, 70, 100.0), (65, 1100, 30.0)):
+# sizes that no block divides, the last of several blocks; what no row has seen yet is -inf
+for height, width, scale in ((1, 1, 1.0), (7, 33, 100.0), (65, 1100, 100.0)):
     generator = torch.Generator().manual_seed(height)
     logits = scale * torch.rand(height, width, generator=generator) - scale / 2
     logits[0, 1:2] = -torch.inf
@@ -25,16 +25,16 @@ for height, width, scale in ((1, 1, 1.0), (7, 33, 100.0), (130, 70, 100.0), (65,
     torch.testing.assert_close(pair[1], pair[0], rtol=1e-6, atol=1e-5)
     row, column = pair[0]
     row[-1] = torch.inf
-    for partner in (None, 0, 3, -5, 5000):
-        for dtype in (torch.float32, torch.bfloat16):
-            near = {"rtol": 1e-4 if dtype == torch.float32 else 1e-2, "atol": 1e-6}
-            a, b = (m.softmax_weights(logits, row, column, partner, dtype)
-                    for m in (tile_body, tile_kernels))
-            torch.testing.assert_close(b, a, **near)
-            bias = torch.tensor(-3.0)
-            a, b = (m.sigmoid_weights(logits.clone(), bias, partner, dtype)
-                    for m in (tile_body, tile_kernels))
-            torch.testing.assert_close(b, a, **near)
+    partners = (None, 0, -5, 5000) if width < 1000 else (3,)
+    for partner, dtype in [*((p, torch.float32) for p in partners), (3, torch.bfloat16)]:
+        near = {"rtol": 1e-4 if dtype == torch.float32 else 1e-2, "atol": 1e-6}
+        a, b = (m.softmax_weights(logits, row, column, partner, dtype)
+                for m in (tile_body, tile_kernels))
+        torch.testing.assert_close(b, a, **near)
+        bias = torch.tensor(-3.0)
+        a, b = (m.sigmoid_weights(logits.clone(), bias, partner, dtype)
+                for m in (tile_body, tile_kernels))
+        torch.testing.assert_close(b, a, **near)
 print("equal")
 """
 

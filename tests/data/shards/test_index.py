@@ -195,8 +195,8 @@ def test_a_sidecar_with_damaged_flags_is_made_again(tmp_path: Path, offset: int)
     (path,) = write_shards(tmp_path, [3])
     digest = ShardIndex.from_urls(path).digest
     whole = sidecar(path).read_bytes()
-    starts = [start for start in range(len(whole)) if whole[start : start + 2] == b"PK"]
-    for start in starts:
+    headers = (b"PK\1\2", b"PK\3\4", b"PK\5\6")
+    for start in sorted({find(header) for header in headers for find in (whole.find, whole.rfind)}):
         for bit in range(16):
             damaged = bytearray(whole)
             if start + offset + 1 < len(damaged):
