@@ -91,10 +91,10 @@ def adapted_layers(tower: Tower) -> tuple[list[tuple[nn.Module, str]], list[str]
     weights: list[tuple[nn.Module, str]] = []
     linear: list[str] = []
     for block in tower_blocks(tower):
-        attention = [m for m in block.modules() if isinstance(m, nn.MultiheadAttention)]
+        attention: list[Any] = [m for m in block.modules() if hasattr(m, "in_proj_weight")]
         inside = {part for module in attention for part in module.children()}
         for module in attention:
-            own = [n for n in _ATTENTION_WEIGHTS if getattr(module, n) is not None]
+            own = [n for n in _ATTENTION_WEIGHTS if getattr(module, n, None) is not None]
             weights += [*((module, name) for name in own), (module.out_proj, "weight")]
         linear += [
             names[m] for m in block.modules() if isinstance(m, nn.Linear) and m not in inside

@@ -30,6 +30,7 @@ def build_clip(config: OpenClipConfig) -> Any:
     """
     import open_clip
 
+    from clipkit.models.open_clip.attention import fuse_attention
     from clipkit.models.open_clip.class_token_block import read_class_token_only
 
     model = config.model
@@ -51,6 +52,7 @@ def build_clip(config: OpenClipConfig) -> Any:
         fit_input_size(clip.visual.trunk, size, option="vision_cfg.image_size")
     if isinstance(clip.text, open_clip.transformer.TextTransformer):
         clip.text.transformer.register_forward_pre_hook(_cut_mask, with_kwargs=True)
+    fuse_attention(clip)
     read_class_token_only(clip.visual)
     return clip
 
