@@ -7,12 +7,12 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, final
 
 import numpy as np
 from jaxtyping import Int64, UInt8, UInt16
 
-from clipkit.data.shards.tar_headers import TarContents, scan_tar
+from clipkit.data.shards.tar_headers import TarContents, TarWalk, scan_tar
 from clipkit.data.shards.tar_links import Member
 from clipkit.data.storage.remote import SYSTEM_ERRNOS
 from clipkit.errors import ShardError
@@ -110,35 +110,65 @@ def name_as_text(name: bytes) -> str:
     return text if text.isprintable() else text.translate(_CONTROLS)
 
 
+@final
+class MemberNames:
+    """Splits the names of a tar's members, in order, and refuses those that repeat.
+
+    Args:
+        url: Address of the tar, for messages.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._seen: set[str] = set()
+        self._current: str | None = None
+        self._extensions: set[str] = set()
+
+    @property
+    def num_samples(self) -> int:
+        """Number of samples so far."""
+        return len(self._seen)
+
+    def split(self, name: bytes) -> tuple[str, str, bool] | None:
+        """Return key, extension, and whether a sample begins; None if the name is of no sample."""
+        parts = split_name(name_as_text(name))
+        if parts is None:
+            return None
+        key, extension = parts
+        begins = key != self._current
+        if begins:
+            if key in self._seen:
+                raise ShardError(
+                    f"{self._url}: duplicate key {key!r}: its members are not next to each other, "
+                    f"or two samples share the name; pack the shard again"
+                )
+            self._current, self._extensions = key, set()
+            self._seen.add(key)
+        if extension in self._extensions:
+            raise ShardError(
+                f"{self._url}: duplicate member {key}.{extension}; pack the shard again"
+            )
+        self._extensions.add(extension)
+        return key, extension, begins
+
+
 def table_from_members(members: list[Member], url: str) -> ShardTable:
     """Group consecutive members with one key into samples."""
     keys: list[bytes] = []
-    seen: set[str] = set()
     member_ends: list[int] = [0]
     kinds: list[int] = []
     offsets: list[int] = []
     sizes: list[int] = []
     extensions: dict[str, int] = {}
-    current: str | None = None
-    used: set[str] = set()
+    names = MemberNames(url)
     for member in members:
-        parts = split_name(name_as_text(member.name))
+        parts = names.split(member.name)
         if parts is None:
             continue
-        key, extension = parts
-        if key != current:
-            if key in seen:
-                raise ShardError(
-                    f"{url}: duplicate key {key!r}: its members are not next to each other, or two "
-                    f"samples share the name; pack the shard again"
-                )
-            current, used = key, set()
-            seen.add(key)
+        key, extension, begins = parts
+        if begins:
             keys.append(key.encode())
             member_ends.append(len(kinds))
-        if extension in used:
-            raise ShardError(f"{url}: duplicate member {key}.{extension}; pack the shard again")
-        used.add(extension)
         kinds.append(extensions.setdefault(extension, len(extensions)))
         offsets.append(member.offset)
         sizes.append(member.size)
@@ -184,7 +214,7 @@ def scan_shard(path: Path, url: str, expected_samples: int | None = None) -> Sha
         os.close(descriptor)
     _check_resolved(contents, url)
     table = table_from_members(contents.members, url)
-    _check_contents(contents, table, size_bytes, url, expected_samples)
+    check_count(len(table), len(contents.members), contents, size_bytes, url, expected_samples)
     return table
 
 
@@ -199,22 +229,36 @@ def _check_resolved(contents: TarContents, url: str) -> None:
             )
 
 
-def _check_contents(
-    contents: TarContents, table: ShardTable, size_bytes: int, url: str, expected: int | None
+def check_count(
+    num_samples: int,
+    num_members: int,
+    contents: TarContents | TarWalk,
+    size_bytes: int,
+    url: str,
+    expected: int | None,
 ) -> None:
-    if expected is not None and len(table) != expected:
+    """Check that a tar of known contents is complete.
+
+    Args:
+        num_samples: Number of its samples.
+        num_members: Number of its files.
+        contents: Its directories and whether it has an end marker.
+        size_bytes: Size in bytes.
+        url: Address of the tar, for messages.
+        expected: Number of samples of its index or counts file; None if it is unknown.
+    """
+    if expected is not None and num_samples != expected:
         raise ShardError(
             f"{url}: expected {expected} samples, as in its index or counts file, got "
-            f"{len(table)}; the shard was truncated or changed: copy it again or index it again"
+            f"{num_samples}; the shard was truncated or changed: copy it again or index it again"
         )
     if not contents.has_end_marker and expected is None and size_bytes:
         raise ShardError(
-            f"{url}: truncated: the end marker of a tar is missing after {len(contents.members)} "
+            f"{url}: truncated: the end marker of a tar is missing after {num_members} "
             f"members, so samples may be lost; copy or pack the shard again"
         )
-    if len(table) == 0:
-        found = f"{len(contents.members)} other files, {contents.num_directories} directories"
+    if num_samples == 0:
         raise ShardError(
-            f"{url}: empty shard: expected files named KEY.EXTENSION, got {found} "
-            f"in {size_bytes} bytes"
+            f"{url}: empty shard: expected files named KEY.EXTENSION, got {num_members} other "
+            f"files, {contents.num_directories} directories in {size_bytes} bytes"
         )

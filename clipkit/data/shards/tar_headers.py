@@ -7,9 +7,9 @@ Formats: POSIX ustar, PAX (of WebDataset's writer) and GNU with long names.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, final
 
 from clipkit.data.shards.tar_links import Link, Member, Unresolved, resolve_links
 from clipkit.errors import ShardError
@@ -58,45 +58,100 @@ class _Header:
     target: bytes
 
 
+@final
+class TarWalk:
+    """Goes through a tar from the front, header by header.
+
+    Args:
+        read_at: Function that reads the tar. The offsets ascend, so that it may be a stream.
+        size_bytes: Size of the tar in bytes; None if it is unknown until the end.
+        url: Address of the tar, for messages.
+    """
+
+    def __init__(self, read_at: ReadAt, size_bytes: int | None, url: str) -> None:
+        self._read_at = read_at
+        self._size_bytes = size_bytes
+        self._url = url
+        self.num_entries = 0
+        """Number of entries so far, without directories."""
+        self.num_directories = 0
+        """Number of directories so far, which are skipped."""
+        self.has_end_marker = False
+        """Whether the walk has reached the block of zeros that closes a tar."""
+
+    def entries(self) -> Iterator[Member | Link]:
+        """Yield files and links; the caller reads the contents of a file from a stream first."""
+        offset = 0
+        overrides: dict[bytes, bytes] = {}
+        while self._size_bytes is None or offset < self._size_bytes:
+            block = self._read_at(offset, BLOCK_BYTES)
+            if not block and self._size_bytes is None:
+                return
+            if len(block) < BLOCK_BYTES:
+                raise self.truncated(offset + len(block), f"inside the header at byte {offset}")
+            if block == _ZEROS:
+                _check_end(self._read_at, offset, self._size_bytes, self._url)
+                self.has_end_marker = True
+                return
+            header = _parse_header(block, offset, self._url)
+            contents, size = offset + BLOCK_BYTES, header.size
+            if header.kind in b"xLKg":
+                overrides |= self._extended(header, offset)
+            else:
+                entry = _entry(header, overrides, contents, self._url)
+                overrides = {}
+                size = entry.size if isinstance(entry, Member) else 0
+                self.num_directories += entry is None
+                self.num_entries += entry is not None
+                self._check_inside(contents + size, entry)
+                if entry is not None:
+                    yield entry
+            offset = contents + -(-size // BLOCK_BYTES) * BLOCK_BYTES
+
+    def truncated(self, end: int, where: str) -> ShardError:
+        """Return the error for a tar that ends at byte ``end``."""
+        return ShardError(
+            f"{self._url}: truncated: the file ends at byte {end}, {where}, after "
+            f"{self.num_entries} complete members; copy or pack the shard again"
+        )
+
+    def _extended(self, header: _Header, offset: int) -> dict[bytes, bytes]:
+        """Read an extended header."""
+        start, total = offset + BLOCK_BYTES, self._size_bytes
+        fits = header.size <= _MAX_EXTENDED_HEADER_BYTES
+        if fits and (total is None or start + header.size <= total):
+            data = self._read_at(start, header.size)
+            if len(data) == header.size:
+                return _extended(header.kind, data, offset, self._url)
+            total = start + len(data)
+        raise self.truncated(total or start, f"inside a long name at byte {offset}")
+
+    def _check_inside(self, end: int, entry: Member | Link | None) -> None:
+        if self._size_bytes is not None and end > self._size_bytes and entry is not None:
+            raise self.truncated(self._size_bytes, f"inside {show_name(entry.name)}")
+
+
 def scan_tar(read_at: ReadAt, size_bytes: int, url: str) -> TarContents:
     """List the files of a tar, header by header."""
-    entries: list[Member | Link] = []
-    num_directories, offset = 0, 0
-    overrides: dict[bytes, bytes] = {}
-    while offset < size_bytes:
-        block = read_at(offset, BLOCK_BYTES)
-        if len(block) < BLOCK_BYTES:
-            raise _truncated(url, size_bytes, f"inside the header at byte {offset}", entries)
-        if block == _ZEROS:
-            _check_end(read_at, offset, size_bytes, url)
-            return TarContents(*resolve_links(entries), num_directories, has_end_marker=True)
-        header = _parse_header(block, offset, url)
-        name, size = header.name, header.size
-        contents = offset + BLOCK_BYTES
-        if header.kind in b"xLKg":
-            if size > _MAX_EXTENDED_HEADER_BYTES or contents + size > size_bytes:
-                raise _truncated(url, size_bytes, f"inside a long name at byte {offset}", entries)
-            overrides |= _extended(header.kind, read_at(contents, size), offset, url)
-        else:
-            name = overrides.get(b"path", name)
-            size = int(overrides.get(b"size", size))
-            target = overrides.get(b"linkpath", header.target)
-            overrides = {}
-            if header.kind in _FILE_TYPES and not name.endswith(b"/"):
-                entries.append(Member(name, contents, size))
-            elif header.kind == ord("5") or name.endswith(b"/"):
-                num_directories += 1
-                size = 0
-            elif header.kind == ord("S"):
-                raise ShardError(f"{url}: sparse member {_show(name)}; pack it without --sparse")
-            else:
-                size = 0  # links, devices and pipes have no contents
-                is_link = header.kind in _LINK_TYPES
-                entries.append(Link(name, target if is_link else None, header.kind == _HARD_LINK))
-        offset = contents + -(-size // BLOCK_BYTES) * BLOCK_BYTES
-        if contents + size > size_bytes:
-            raise _truncated(url, size_bytes, f"inside {_show(name)}", entries)
-    return TarContents(*resolve_links(entries), num_directories, has_end_marker=False)
+    walk = TarWalk(read_at, size_bytes, url)
+    members, unresolved = resolve_links(list(walk.entries()))
+    return TarContents(members, unresolved, walk.num_directories, walk.has_end_marker)
+
+
+def _entry(
+    header: _Header, overrides: dict[bytes, bytes], contents: int, url: str
+) -> Member | Link | None:
+    """Return the file or link of a header; None for a directory."""
+    name = overrides.get(b"path", header.name)
+    if header.kind in _FILE_TYPES and not name.endswith(b"/"):
+        return Member(name, contents, int(overrides.get(b"size", header.size)))
+    if header.kind == ord("5") or name.endswith(b"/"):
+        return None
+    if header.kind == ord("S"):
+        raise ShardError(f"{url}: sparse member {show_name(name)}; pack it without --sparse")
+    target = overrides.get(b"linkpath", header.target)  # links, devices and pipes have no contents
+    is_link = header.kind in _LINK_TYPES
+    return Link(name, target if is_link else None, header.kind == _HARD_LINK)
 
 
 def _parse_header(block: bytes, offset: int, url: str) -> _Header:
@@ -150,34 +205,26 @@ def _extended(kind: int, data: bytes, offset: int, url: str) -> dict[bytes, byte
     return found
 
 
-def _check_end(read_at: ReadAt, offset: int, size_bytes: int, url: str) -> None:
+def _check_end(read_at: ReadAt, offset: int, size_bytes: int | None, url: str) -> None:
     """Refuse anything but a little padding after the end marker."""
-    rest = size_bytes - offset
-    start = offset
-    while start < size_bytes:
+    start = offset + BLOCK_BYTES
+    while size_bytes is None or start < size_bytes:
         piece = read_at(start, _MAX_END_BYTES)
         if not piece:
             break
         if piece.count(0) != len(piece):
+            of_size = "" if size_bytes is None else f" of {size_bytes}"
             raise ShardError(
-                f"{url}: data follows the end marker at byte {offset} of {size_bytes}. Readers "
+                f"{url}: data follows the end marker at byte {offset}{of_size}. Readers "
                 f"stop there and would lose it (tars joined with cat, or damage); pack it again"
             )
         start += len(piece)
+    rest = (start if size_bytes is None else size_bytes) - offset
     if rest > _MAX_END_BYTES + BLOCK_BYTES:
         raise ShardError(
             f"{url}: {rest} bytes of zeros from byte {offset}, as an incomplete copy leaves "
             f"them; copy the shard again"
         )
-
-
-def _truncated(
-    url: str, size_bytes: int, where: str, entries: Sequence[Member | Link]
-) -> ShardError:
-    return ShardError(
-        f"{url}: truncated: the file ends at byte {size_bytes}, {where}, after "
-        f"{len(entries)} complete members; copy or pack the shard again"
-    )
 
 
 def _not_a_header(block: bytes, offset: int, url: str) -> ShardError:
@@ -198,5 +245,6 @@ def _not_a_header(block: bytes, offset: int, url: str) -> ShardError:
     )
 
 
-def _show(name: bytes) -> str:
+def show_name(name: bytes) -> str:
+    """Return a member's name for messages."""
     return repr(name.decode("utf-8", "replace"))

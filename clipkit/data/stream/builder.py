@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, final
 
@@ -21,10 +20,12 @@ from clipkit.data.samples.faults import WHOLE_SHARD, Fault
 from clipkit.data.samples.fields import teacher_pad_id
 from clipkit.data.samples.maker import SampleMaker
 from clipkit.data.shards.reader import ShardReader
+from clipkit.data.stream.threads import Threads
 from clipkit.errors import DataError, SampleError, ShardError
 from clipkit.types import Batch, Sample
 
-_MAX_REPLACEMENTS: Final = 256
+MAX_REPLACEMENTS: Final = 256
+"""Number of consecutive bad samples after which a batch is given up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +74,11 @@ class BatchBuilder:
             None if windows is None else LengthBucketing(windows, order.num_samples, maker.seed)
         )
         self._dims = EmbeddingDims(self._first, reader.num_samples)
-        self._num_threads = num_threads
-        self._pool: ThreadPoolExecutor | None = None
+        self._threads = Threads(num_threads)
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_pool": None, "_lock": None}
+        return {**self.__dict__, "_lock": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _lock=threading.Lock())
@@ -92,7 +92,7 @@ class BatchBuilder:
         self._prefetch(task.epoch, epochs, positions, chosen)
         columns = (epochs, positions, chosen.ids, chosen.passes)
         places = list(zip(*(column.tolist() for column in columns), strict=True))
-        made = self._map(lambda place: self._one(*place), places)
+        made = self._threads.map(lambda place: self._one(*place), places)
         samples = [sample for sample, _ in made if sample is not None]
         faults = [fault for _, found in made for fault in found]
         replaced = sum(1 for sample, found in made if sample is not None and found)
@@ -103,9 +103,9 @@ class BatchBuilder:
             "padded": replaced + int(not task.continues and np.count_nonzero(rounds)),
         }
         for sample, found in made:
-            if sample is None and len(found) == _MAX_REPLACEMENTS:
+            if sample is None and len(found) == MAX_REPLACEMENTS:
                 error = DataError(
-                    f"no usable sample in a lane, in {_MAX_REPLACEMENTS} tries; the last fault: "
+                    f"no usable sample in a lane, in {MAX_REPLACEMENTS} tries; the last fault: "
                     f"{found[-1]}"
                 )
                 return BuildResult(None, faults, error)
@@ -133,7 +133,7 @@ class BatchBuilder:
         if not self._reader.is_local:
             self._reader.prefetch(chosen.ids)
         items = list(zip(chosen.ids.tolist(), chosen.passes.tolist(), strict=True))
-        return np.array(self._map(lambda item: self._length(*item), items), dtype=np.int64)
+        return np.array(self._threads.map(lambda item: self._length(*item), items), dtype=np.int64)
 
     def _length(self, sample_id: int, number_of_pass: int) -> int:
         try:
@@ -160,20 +160,13 @@ class BatchBuilder:
             if len(there):
                 self._reader.prefetch(self._order.samples_at(epoch, there).ids)
 
-    def _map(self, function: Callable[[Any], Any], items: list[Any]) -> list[Any]:
-        if self._num_threads <= 1:
-            return [function(item) for item in items]
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(self._num_threads)
-        return list(self._pool.map(function, items))
-
     def _one(
         self, epoch: int, position: int, sample_id: int, number_of_pass: int
     ) -> tuple[Sample | None, list[Fault]]:
         """Return the sample at a position, or its substitute, and the faults."""
         faults: list[Fault] = []
         nonces = [number_of_pass]
-        for attempt in range(_MAX_REPLACEMENTS):
+        for attempt in range(MAX_REPLACEMENTS):
             sample = self._try(sample_id, nonces, faults)
             if sample is not None:
                 return sample, faults

@@ -5,10 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from functools import partial
 from typing import Any, Final, final
-
-import torch.distributed as dist
 
 from clipkit.data.order.build import Data, first_order, index_of, restored_order
 from clipkit.data.order.length_buckets import first_windows, restored_windows
@@ -24,19 +21,18 @@ from clipkit.data.stream.checks import (
     check_sizes,
     read_captions,
 )
-from clipkit.data.stream.cursor import Cursor
 from clipkit.data.stream.defaults import (
     default_caption,
     default_transform,
     log_of_rank,
     world_of,
 )
+from clipkit.data.stream.delivery import BatchDelivery
 from clipkit.data.stream.options import OrderOptions, SampleOptions
 from clipkit.data.stream.state import STATE_VERSION, check_state
 from clipkit.data.stream.workers import BatchLoader
 from clipkit.data.text.tokenizer import Encoder
 from clipkit.data.text.tokenizer_objects import as_encoder
-from clipkit.errors import ConfigError, DataError
 from clipkit.renamed_arguments import renamed_arguments
 from clipkit.types import Batch
 
@@ -116,7 +112,7 @@ class PairStream:
     ) -> None:
         check_options(seed, num_workers, order, samples.num_threads)
         self._data, self._index = index, index_of(index)
-        self._world = world = world_of(rank, world_size)
+        world = world_of(rank, world_size)
         self._shuffle, self._seed = order.shuffle, seed
         self._num_workers, self._num_threads = num_workers, samples.num_threads
         self._reader = ShardReader(self._index)
@@ -149,14 +145,12 @@ class PairStream:
         )
         check_first_sample(self._index, self._reader, self._maker)
         log = log_of_rank(faults.log, world)
-        self._ledger = FaultTracker(faults, self._index.num_samples, world.size == 1, log)
-        self._cursor = Cursor()
-        self._iteration = 0
-        self._loader: BatchLoader | None = None
+        ledger = FaultTracker(faults, self._index.num_samples, world.size == 1, log)
+        self._delivery = BatchDelivery(world, ledger)
 
     def __len__(self) -> int:
         """Return the number of batches of this rank in the epoch of the next batch."""
-        epoch, position, _ = self._cursor.start(self._partition)
+        epoch, position, _ = self._delivery.cursor.start(self._partition)
         return self._partition.progress(epoch, position)[1]
 
     @property
@@ -167,7 +161,7 @@ class PairStream:
     @property
     def epoch(self) -> int:
         """Epoch of the next batch to be trained on."""
-        return self._cursor.committed[0]
+        return self._delivery.cursor.committed[0]
 
     @property
     def num_samples(self) -> int:
@@ -187,41 +181,7 @@ class PairStream:
             DataError: If a batch that all ranks need has no usable sample.
             OSError: If this machine is out of files, memory or disk.
         """
-        self._iteration += 1
-        mine = self._iteration
-        epoch, position, skipped = self._cursor.start(self._partition)
-        if self._loader is None:
-            builder = BatchBuilder(
-                self._reader, self._maker, self._order, self._num_threads, self._windows
-            )
-            self._loader = BatchLoader(builder, self._num_workers)
-        self._cursor.begin()
-        try:
-            for built in self._loader.run(partial(self._partition.tasks, epoch, position, skipped)):
-                self._ledger.record(built.faults, epoch)
-                if built.error is not None:
-                    raise built.error
-                if built.batch is not None:
-                    assert built.batch.cursor is not None
-                    self._cursor.hand_out(built.batch.cursor)
-                    yield built.batch
-                elif self._partition.tail == "even" and self._world.size > 1:
-                    raise DataError(
-                        f"no sample of a batch of rank {self._world.rank} can be used, and the "
-                        f"other ranks would wait for it: {built.faults[0]}; fix the data, or use "
-                        f"larger batches or fewer ranks"
-                    )
-                if self._iteration != mine:
-                    raise ConfigError(
-                        "PairStream: a newer iteration has begun, or a state was loaded; the old "
-                        "iteration cannot continue"
-                    )
-        except Exception:
-            if self._iteration == mine:
-                # End the workers now: the error may keep this frame alive.
-                self._loader = None
-            raise
-        self._cursor.finish(self._partition.end(epoch, position))
+        return self._delivery.run(self._partition, self._start_workers)
 
     def commit(self, batch: Batch) -> None:
         """Record that a batch has been trained on: a resume starts after it.
@@ -232,10 +192,7 @@ class PairStream:
         Raises:
             ConfigError: If the batch has no cursor, so is not a batch of a stream.
         """
-        if batch.cursor is None:
-            raise ConfigError("commit: expected a batch of a PairStream, got one without a cursor")
-        self._cursor.commit(batch.cursor)
-        self._ledger.add_padded(int(batch.cursor["padded"]))
+        self._delivery.commit(batch)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state after the last commit: plain types, the same on every rank.
@@ -249,10 +206,10 @@ class PairStream:
             "digest": self._index.digest,
             "num_samples": self._index.num_samples,
             "seed": self._seed,
-            **self._cursor.to_state(),
+            **self._delivery.cursor.to_state(),
             **self._order.to_state(),
             "length_windows": self._windows and self._windows.to_state(),
-            **self._ledger.to_state(),
+            **self._delivery.ledger.to_state(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -277,18 +234,17 @@ class PairStream:
             _LOG.warning("seed: using %s from the checkpoint, ignoring %s", seed, self._seed)
             self._seed = seed
             self._maker = replace(self._maker, seed=seed)
-        self._ledger.load_state(state)
+        self._delivery.ledger.load_state(state)
         for number, shard in enumerate(self._index.shards):
-            if shard.url in self._ledger.bad_shards:
-                self._reader.mark_bad(number, self._ledger.bad_shards[shard.url])
-        self._cursor.load_state(state)
-        self._iteration += 1
-        self._loader = None
+            if shard.url in self._delivery.ledger.bad_shards:
+                self._reader.mark_bad(number, self._delivery.ledger.bad_shards[shard.url])
+        self._delivery.cursor.load_state(state)
+        self._delivery.restart()
 
     def set_epoch(self, epoch: int) -> None:
         """Move to the start of an epoch; a position within that epoch stays."""
-        if epoch != self._cursor.start(self._partition)[0]:
-            self._cursor.jump(epoch, 0)
+        if epoch != self._delivery.cursor.start(self._partition)[0]:
+            self._delivery.cursor.jump(epoch, 0)
 
     def read_captions(self, tokenizer: Encoder, num_samples: int = 256) -> CaptionFacts:
         """Read some captions; see ``clipkit.data.stream.checks.read_captions``."""
@@ -301,27 +257,19 @@ class PairStream:
             FaultBudgetExceeded: If all ranks together found more than allowed, on every rank.
             ConfigError: If the ranks of the stream are not those of the process group.
         """
-        if self._world.size == 1:
-            return
-        if not dist.is_initialized() or dist.get_world_size() != self._world.size:
-            raise ConfigError(
-                f"sync_faults: expected a process group of {self._world.size} ranks, got "
-                f"{dist.get_world_size() if dist.is_initialized() else 'none'}"
-            )
-        reports: list[Any] = [None] * self._world.size
-        dist.all_gather_object(reports, self._ledger.unshared())
-        self._ledger.share(reports)
+        self._delivery.sync_faults()
 
     def counters(self) -> dict[str, int]:
         """Count bad, padded (repeated) and dropped samples, and samples of mixed sources, for logs.
 
         Dropped samples and sources are counted over all ranks, up to the last commit.
         """
-        given = self._order.source_counts(*self._cursor.committed)
-        return {
-            "bad_samples": self._ledger.num_bad_samples,
-            "bad_shards": len(self._ledger.bad_shards),
-            "padded": self._ledger.num_padded,
-            "dropped": self._cursor.dropped,
-            **{f"samples/{name}": count for name, count in given.items()},
-        }
+        given = self._order.source_counts(*self._delivery.cursor.committed)
+        sources = {f"samples/{name}": count for name, count in given.items()}
+        return {**self._delivery.counters(), **sources}
+
+    def _start_workers(self) -> BatchLoader:
+        builder = BatchBuilder(
+            self._reader, self._maker, self._order, self._num_threads, self._windows
+        )
+        return BatchLoader(builder, self._num_workers)

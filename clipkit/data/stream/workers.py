@@ -6,12 +6,12 @@ import pickle
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, final
+from typing import TYPE_CHECKING, Any, Final, Protocol, final
 
 import torch
 
 from clipkit.data.order.partition import BatchTask
-from clipkit.data.stream.builder import BatchBuilder, BuildResult
+from clipkit.data.stream.builder import BuildResult
 from clipkit.errors import ClipkitError
 
 if TYPE_CHECKING:
@@ -19,6 +19,14 @@ if TYPE_CHECKING:
 
 _BATCHES_AHEAD: Final = 2
 """Number of batches that each worker builds in advance."""
+
+
+class Builder(Protocol):
+    """Builds the batch of a task, in a worker process."""
+
+    def build(self, task: BatchTask) -> BuildResult:
+        """Build the batch of a task."""
+        ...
 
 
 @final
@@ -30,7 +38,7 @@ class BatchLoader:
         num_workers: Number of processes; 0 builds in this one.
     """
 
-    def __init__(self, builder: BatchBuilder, num_workers: int) -> None:
+    def __init__(self, builder: Builder, num_workers: int) -> None:
         self._tasks = _Tasks()
         self._loader: DataLoader[Any] | None = None
         self._builder = builder
@@ -79,7 +87,7 @@ class _Failure:
 class _Guarded:
     """Returns errors instead of raising them: a loader would wrap them into other text."""
 
-    def __init__(self, builder: BatchBuilder) -> None:
+    def __init__(self, builder: Builder) -> None:
         self._builder = builder
 
     def __getitem__(self, task: BatchTask) -> BuildResult | _Failure:
