@@ -16,6 +16,8 @@ from clipkit.errors import ConfigError
 
 OPTION: Final = "trust_remote_code"
 """Name of the permission in transformers."""
+FLAG: Final = "--trust-remote-code"
+"""Option that allows it for one command."""
 
 _TRUSTED: Final[ContextVar[bool]] = ContextVar(OPTION, default=False)
 T = TypeVar("T")
@@ -46,7 +48,7 @@ def refuse_remote_code(what: str) -> ConfigError:
     """Return the error for a model that contains code."""
     return ConfigError(
         f"{what}: contains Python code, which loading it would run; if you have read that "
-        f"code and trust it, allow it: --trust-remote-code, or clipkit.remote_code."
+        f"code and trust it, allow it: {FLAG}, or clipkit.remote_code."
         f"trust_remote_code() in Python"
     )
 

@@ -81,13 +81,22 @@ def model(tmp_path, folder) -> Path:
     return tmp_path / "model"
 
 
-@pytest.mark.parametrize("command", ["evaluate", "embed", "interpolate", "export", "stats", "fit"])
+@pytest.mark.parametrize(
+    "command", ["evaluate", "embed", "interpolate", "export", "stats", "fit", "tune"]
+)
 def test_every_command_refuses_and_every_command_can_be_told(
     tmp_path, model, mark, folder, command, capsys
 ):
     write_shards(tmp_path / "data", [8], label=False)
     shards, out = str(tmp_path / "data"), str(tmp_path / "out")
     checkpoint = str(model / "last.ckpt")
+    run = [
+        *["--model.encoder=clipkit.models.from_checkpoint", f"--model.encoder.path={checkpoint}"],
+        *[word for word in tiny.words(tmp_path, tmp_path / "run")
+          if not word.startswith(("--model.encoder", "--data.train"))],
+        f"--data.train={shards}",
+    ]  # fmt: skip
+    (tmp_path / "space.yaml").write_text("data.seed: {type: categorical, choices: [0]}")
     words = {
         "evaluate": ["evaluate", "--model", str(model), "--data", shards, "--task", "retrieval"],
         "embed": ["embed", "--model", checkpoint, "--data", shards, "--output", out],
@@ -95,11 +104,10 @@ def test_every_command_refuses_and_every_command_can_be_told(
                         "--measure", f"retrieval={shards}", "--points", "2", "--output", out],
         "export": ["export", "--model", checkpoint, "--format", "transformers", "--output", out],
         "stats": ["shards", "stats", "--tokenizer", f"open_clip:{folder}", shards],
-        "fit": ["fit", "--model.encoder=clipkit.models.from_checkpoint",
-                f"--model.encoder.path={checkpoint}",
-                *[word for word in tiny.words(tmp_path, tmp_path / "run")
-                  if not word.startswith(("--model.encoder", "--data.train"))],
-                f"--data.train={shards}"],
+        "fit": ["fit", *run],
+        "tune": ["tune", *run, f"--data.val={shards}", "--trainer.val_check_interval=1",
+                 "--space", str(tmp_path / "space.yaml"), "--metric", "val/loss",
+                 "--direction", "minimize", "--output", out, "--trials", "1"],
     }[command]  # fmt: skip
     assert main(words) == 2
     assert REFUSAL in capsys.readouterr().err

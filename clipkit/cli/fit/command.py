@@ -9,7 +9,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any, Final
 
-from clipkit.remote_code import trust_remote_code
+from clipkit.remote_code import FLAG, trust_remote_code
 
 SUBCOMMANDS: Final = {
     "fit": "train a model from a YAML configuration",
@@ -17,8 +17,6 @@ SUBCOMMANDS: Final = {
     "test": "run the test evaluators of a configuration once, on a checkpoint",
     "predict": "write the embeddings of a configuration's validation pairs",
 }
-
-TRUST_OPTION: Final = "--trust-remote-code"
 
 _HELP: Final = """\
 usage: clipkit {name} -c FILE [-c FILE ...] [--KEY VALUE ...]
@@ -102,6 +100,6 @@ def run(words: Sequence[str]) -> int:
     from clipkit.cli.fit.trainer_cli import run_trainer
 
     # Not part of the configuration: the file of a run must not permit it.
-    words = [word for word in options if word != TRUST_OPTION]
-    with trust_remote_code(TRUST_OPTION in options):
+    words = [word for word in options if word != FLAG]
+    with trust_remote_code(FLAG in options):
         return run_trainer(name, ["--help" if word == "--help_all" else word for word in words])

@@ -11,9 +11,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
-from clipkit.cli.arguments import given_path
+from clipkit.cli.arguments import add_trust_argument, given_path
 from clipkit.cli.outputs import check_output_folder
 from clipkit.errors import ConfigError
+from clipkit.remote_code import trust_remote_code
 
 if TYPE_CHECKING:
     from clipkit.tuning import StudySettings, StudySummary
@@ -77,6 +78,7 @@ def build_parser() -> argparse.ArgumentParser:
         "(median), all but a quarter at each rung (halving), or none",
     )
     add("--seed", type=int, default=0, help="seed of the sampler (default: 0)")
+    add_trust_argument(parser)
     return parser
 
 
@@ -90,7 +92,7 @@ def run(words: Sequence[str]) -> int:
     from clipkit.cli.fit.resolve import check_config
     from clipkit.tuning import tune
 
-    with _sigterm_raises():
+    with trust_remote_code(args.trust_remote_code), _sigterm_raises():
         tune(
             study_settings(args, fit_words),
             args.output,
