@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.helpers.tiers import FAST, LONG, STARTS, forbid_slow_starts
+
+if TYPE_CHECKING:
+    from tests.helpers.hub import FakeHub
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("WANDB_MODE", "offline")
@@ -74,3 +78,25 @@ def s3_endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     yield os.environ["AWS_ENDPOINT_URL"]
     server.stop()
     s3.clear_instance_cache()
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeHub]:
+    """A hub on loopback that huggingface_hub talks to, with an empty cache and no token."""
+    from huggingface_hub import constants
+
+    from tests.helpers.hub import hub_server
+
+    with hub_server() as server:
+        pattern = "/{repo_id}/resolve/{revision}/{filename}"
+        for name, value in {
+            "ENDPOINT": server.url,
+            "HUGGINGFACE_CO_URL_TEMPLATE": f"{server.url}{pattern}",
+            "HF_HUB_OFFLINE": False,
+            "HF_HUB_DISABLE_XET": True,
+            "HF_HUB_CACHE": str(tmp_path / "hub-cache"),
+            "HF_TOKEN_PATH": str(tmp_path / "no-token"),
+        }.items():
+            monkeypatch.setattr(constants, name, value)  # they are read once, at the import
+        monkeypatch.delenv("HF_TOKEN", raising=False)
+        yield server

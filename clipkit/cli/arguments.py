@@ -5,13 +5,22 @@ from __future__ import annotations
 import argparse
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Final, TypedDict
 
 from clipkit.errors import ConfigError
+from clipkit.remote_code import FLAG
 
 if TYPE_CHECKING:
     from clipkit.data import CaptionPicker
     from clipkit.evaluation import EmbedOptions
+
+
+MODEL_HELP: Final = (
+    "a checkpoint of clipkit, a folder of its export, a model of the Hugging Face hub, or an "
+    "open_clip name with or without weights, such as last.ckpt, hf-hub:OWNER/NAME, "
+    "hf-hub:OWNER/NAME@REVISION, ViT-B-32@laion2b_s34b_b79k, ViT-B-32@weights.safetensors, "
+    "config.json@model.pt"
+)
 
 
 def given_text(text: str) -> str:
@@ -33,9 +42,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         type=given_text,
         required=True,
         metavar="CKPT-or-NAME",
-        help="a checkpoint of clipkit, a folder of its export, or an open_clip name with or "
-        "without weights, such as "
-        "last.ckpt, ViT-B-32@laion2b_s34b_b79k, ViT-B-32@weights.safetensors, config.json@model.pt",
+        help=MODEL_HELP,
     )
     add_weights_argument(parser)
     parser.add_argument(
@@ -56,7 +63,7 @@ def add_outside_argument(parser: argparse.ArgumentParser) -> None:
 def add_trust_argument(parser: argparse.ArgumentParser) -> None:
     """Add ``--trust-remote-code``; ``main`` grants it."""
     parser.add_argument(
-        "--trust-remote-code",
+        FLAG,
         action="store_true",
         help="allow the model or tokenizer to run Python code of its own; otherwise it is refused",
     )

@@ -6,6 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from clipkit.cli.arguments import (
+    MODEL_HELP,
     add_outside_argument,
     add_trust_argument,
     add_weights_argument,
@@ -13,6 +14,7 @@ from clipkit.cli.arguments import (
     given_text,
 )
 from clipkit.cli.outputs import check_output_folder
+from clipkit.remote_code import FLAG
 
 if TYPE_CHECKING:
     from clipkit.training.finetune import FinetunePlan
@@ -44,8 +46,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
         "--model",
         type=given_text,
         metavar="CKPT-or-NAME",
-        help="a checkpoint of clipkit, or NAME@WEIGHTS of open_clip (default: "
-        "ViT-B-32@laion2b_s34b_b79k)",
+        help=f"{MODEL_HELP}; default: ViT-B-32@laion2b_s34b_b79k",
     )
     add_weights_argument(parser)
     parser.add_argument(
@@ -86,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
     print(plan.text() if args.print else plan.head, end="", flush=True)
     if args.print:
         return 0
-    trust = [fit.TRUST_OPTION] if args.trust_remote_code else []
+    trust = [FLAG] if args.trust_remote_code else []
     replace = ["--overwrite"] if args.overwrite else []
     status = fit.run(["fit", f"--config={plan.path}", *trust, *replace])
     if status == 0:

@@ -13,9 +13,8 @@ from clipkit.errors import ConfigError
 from clipkit.export.formats import EXPORTERS
 from clipkit.export.model_card import render_card
 from clipkit.export.run_facts import RunFacts, read_run
-from clipkit.models import DualEncoder
+from clipkit.models import DualEncoder, load_model
 from clipkit.models.checkpoints.description import build_encoder, describe
-from clipkit.models.checkpoints.encoder import PREFIXES, read_encoder
 from clipkit.models.files.state_dicts import load_exactly
 from clipkit.models.lora import add_lora_of_entry, lora_entry, merge_lora
 from clipkit.suggestions import did_you_mean
@@ -54,8 +53,8 @@ def export_checkpoint(
     """Export the encoder of a checkpoint; the model card describes the run that trained it.
 
     Args:
-        checkpoint: Checkpoint of ``clipkit fit``, or folder of an export in the format
-            "open_clip" or "safetensors".
+        checkpoint: Checkpoint of ``clipkit fit``, folder of an export in the format "open_clip" or
+            "safetensors", or name of a model; see ``clipkit.models.load_model``.
         output: Folder for the files: a new one, an empty one, or an earlier export of the same
             format, which is replaced.
         format: One of ``FORMATS``.
@@ -79,8 +78,7 @@ def export_checkpoint(
     """
     _check_format(format)
     _check_output(Path(output))
-    prefix = None if weights is None else PREFIXES[weights]
-    encoder, kind = read_encoder(checkpoint, prefix)
+    encoder, kind = load_model(checkpoint, "cpu", weights)
     run = replace(read_run(Path(checkpoint)), weights=kind)
     return _export(encoder, Path(output), format, run, license)
 

@@ -47,7 +47,7 @@ def read_run(model: Path) -> RunFacts:
     file describes the end of the run, and is used for ``last.ckpt`` only.
 
     Args:
-        model: A training checkpoint, or the folder of an export, which contains no facts.
+        model: A training checkpoint; an exported folder, and the name of a model, have no facts.
 
     Raises:
         CheckpointError: If the checkpoint cannot be read.
@@ -57,7 +57,7 @@ def read_run(model: Path) -> RunFacts:
         >>> read_run(Path("export")).steps is None
         True
     """
-    if model.is_dir() and not is_sharded(model):
+    if not model.exists() or (model.is_dir() and not is_sharded(model)) or model.suffix == ".json":
         return RunFacts()
     checkpoint = read_checkpoint(model)
     entry = checkpoint.get(KEY, {})

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from clipkit.atomic_files import temporary_path
 from clipkit.cli.arguments import (
+    MODEL_HELP,
     add_trust_argument,
     add_weights_argument,
     given_path,
@@ -35,8 +36,8 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
         "--model",
         type=given_text,
         required=True,
-        metavar="CKPT",
-        help="a checkpoint or an exported folder",
+        metavar="CKPT-or-NAME",
+        help=MODEL_HELP,
     )
     add_weights_argument(parser)
     parser.add_argument(

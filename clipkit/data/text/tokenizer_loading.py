@@ -6,11 +6,14 @@ import difflib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from clipkit.data.text.clip_bpe import open_clip_folder
 from clipkit.errors import ConfigError, first_line
+from clipkit.hub import hub_file, is_hub_name
 from clipkit.remote_code import OPTION, is_trusted, load_trusted, refuse_remote_code
+
+_CONFIG_FILE_NAME: Final = "open_clip_config.json"
 
 
 def open_clip_models() -> list[str]:
@@ -22,25 +25,24 @@ def open_clip_text_config(model: str) -> tuple[Mapping[str, Any], Path | None]:
     """Return ``text_cfg`` of a model's configuration, and its folder if it contains files."""
     path = Path(model.removeprefix("local-dir:"))
     folder = path if path.is_dir() else None
-    if model.startswith("hf-hub:"):
-        from open_clip import get_model_config
-
-        return _text_section(loading(model, lambda: get_model_config(model)), model), None
+    if is_hub_name(model):
+        return _text_section(_read(hub_file(model, _CONFIG_FILE_NAME)), model), None
     builtin = open_clip_folder() / "model_configs" / f"{model}.json"
-    file = (
-        folder / "open_clip_config.json" if folder else path if path.suffix == ".json" else builtin
-    )
+    file = folder / _CONFIG_FILE_NAME if folder else path if path.suffix == ".json" else builtin
     if not file.is_file():
         close = difflib.get_close_matches(model, open_clip_models(), n=3, cutoff=0.5)
         hint = f"; close matches: {', '.join(close)}" if close else ""
         raise ConfigError(
             f"tokenizer: {model!r} is no model of open_clip and no JSON configuration{hint}"
         )
+    return _text_section(_read(file), str(file)), folder
+
+
+def _read(file: Path) -> Any:
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
+        return json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ConfigError(f"{file}: expected JSON, got: {error}") from error
-    return _text_section(config, str(file)), folder
 
 
 def _text_section(config: Any, where: str) -> Mapping[str, Any]:

@@ -28,8 +28,9 @@ class OpenClipTokenizer(Tokenizer):
     """The tokenizer of a model of open_clip; the same ids, without its padding.
 
     Args:
-        model: Name of a configuration (``open_clip.list_models()``), ``hf-hub:ORGANISATION/NAME``,
-            a JSON configuration, or a folder with ``open_clip_config.json``.
+        model: Name of a configuration (``open_clip.list_models()``), ``hf-hub:OWNER/NAME`` (with
+            ``@REVISION`` for a branch, tag or commit), a JSON configuration, or a folder with
+            ``open_clip_config.json``.
         context_length: Maximum number of ids of a caption; None for that of the configuration.
 
     Raises:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from clipkit.atomic_files import write_json
 from clipkit.errors import CheckpointError
+from clipkit.hub import hub_file, is_hub_name, pinned
 from clipkit.models.checkpoints.description import build_encoder, describe
 from clipkit.models.dual_encoder import DualEncoder
 from clipkit.models.files.sharded import is_sharded, read_checkpoint
@@ -21,6 +22,7 @@ from clipkit.models.lora import add_lora_of_entry, lora_entry, merge_lora
 from clipkit.models.open_clip.config import CONFIG_FILE_NAME
 from clipkit.models.open_clip.export import open_clip_config, open_clip_state
 from clipkit.models.open_clip.towers import from_open_clip
+from clipkit.models.open_clip.weights import WEIGHTS_FILES
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -32,7 +34,8 @@ PREFIXES: Final = {"average": "ema.", "raw": "encoder."}
 
 FORMAT_VERSION: Final = 1
 DESCRIPTION_FILE_NAME: Final = "clipkit_encoder.json"
-OPEN_CLIP_WEIGHTS_NAME: Final = "open_clip_model.safetensors"
+OPEN_CLIP_WEIGHTS_NAME: Final = WEIGHTS_FILES[0]
+ENCODER_WEIGHTS_NAME: Final = "model.safetensors"
 
 
 def encoder_entry(encoder: DualEncoder) -> dict[str, Any]:
@@ -58,12 +61,13 @@ class LoadedEncoder(NamedTuple):
 def load_encoder(path: Path | str, prefix: str | None = None) -> DualEncoder:
     """Load the encoder of a training checkpoint, or of a folder that ``clipkit export`` wrote.
 
-    Needs neither Lightning nor the network, and unpickles nothing but tensors. Adapters are merged
-    into the weights.
+    Needs neither Lightning nor, but for a model of the hub that is not in its cache, the network,
+    and unpickles nothing but tensors. Adapters are merged into the weights.
 
     Args:
-        path: A checkpoint of ``clipkit fit``, one file or in parts, or a folder in either format of
-            the export.
+        path: A checkpoint of ``clipkit fit``, one file or in parts, a folder in the format
+            "open_clip" or "safetensors" of the export, or ``hf-hub:OWNER/NAME[@REVISION]`` of a
+            repository with the same files.
         prefix: Prefix of the weights' names: "ema." for the moving average, which validation and
             ``best.ckpt`` of a run with ``ExponentialMovingAverage`` use, or "encoder." for the
             trained weights. None for the average if there is one.
@@ -74,6 +78,7 @@ def load_encoder(path: Path | str, prefix: str | None = None) -> DualEncoder:
     Raises:
         CheckpointError: If the file is not such a checkpoint, is incomplete or of a newer version,
             has no such weights, or its weights do not fit its own description.
+        ConfigError: If a model of the hub cannot be found or downloaded.
 
     Examples:
         >>> save_encoder(encoder, "export")
@@ -84,14 +89,15 @@ def load_encoder(path: Path | str, prefix: str | None = None) -> DualEncoder:
 
 def read_encoder(path: Path | str, prefix: str | None = None) -> LoadedEncoder:
     """Load an encoder as ``load_encoder`` does, and report which weights it has."""
-    path = Path(path)
-    if path.is_dir() and not is_sharded(path):
+    on_hub = is_hub_name(path)
+    if on_hub or (Path(path).is_dir() and not is_sharded(Path(path))):
         if prefix == PREFIXES["average"]:
             raise CheckpointError(
                 f"{path}: expected a checkpoint with an average of the weights, got an export, "
                 f"which has one set of weights; omit --weights"
             )
-        return LoadedEncoder(_load_folder(path), None)
+        return LoadedEncoder(_load_hub(str(path)) if on_hub else _load_folder(Path(path)), None)
+    path = Path(path)
     checkpoint = read_checkpoint(path)
     entry = _entry(checkpoint, str(path))
     encoder = build_encoder(entry["encoder"], str(path))
@@ -130,7 +136,8 @@ def from_checkpoint(
     Unlike ``--ckpt_path``, which resumes a run, this loads nothing but the weights.
 
     Args:
-        path: A checkpoint of ``clipkit fit``, or a folder in either format of the export.
+        path: A checkpoint of ``clipkit fit``, a folder of an export, or a model of the hub; see
+            ``load_encoder``.
         label_head: Label head that replaces the checkpoint's; None keeps the checkpoint's, if any.
         prefix: "ema." for the moving average of the weights, "encoder." for the trained weights,
             None for the average if there is one.
@@ -204,13 +211,23 @@ def save_encoder(encoder: DualEncoder, folder: Path | str) -> None:
         folder: Folder of both files.
     """
     folder = Path(folder)
-    write_state_dict(folder / "model.safetensors", encoder.state_dict())
+    write_state_dict(folder / ENCODER_WEIGHTS_NAME, encoder.state_dict())
     write_json(folder / DESCRIPTION_FILE_NAME, encoder_entry(encoder))
+
+
+def _load_hub(name: str) -> DualEncoder:
+    """Load a model of the hub; all of its files are of one commit."""
+    description = hub_file(name, DESCRIPTION_FILE_NAME, CONFIG_FILE_NAME)
+    if description.name == CONFIG_FILE_NAME:
+        return from_open_clip(pinned(name, description)).eval()
+    return _load_folder(hub_file(pinned(name, description), ENCODER_WEIGHTS_NAME).parent)
 
 
 def _load_folder(folder: Path) -> DualEncoder:
     if (folder / CONFIG_FILE_NAME).is_file():
-        return from_open_clip(str(folder), str(folder / OPEN_CLIP_WEIGHTS_NAME)).eval()
+        paths = [folder / name for name in WEIGHTS_FILES]
+        path = next((path for path in paths if path.is_file()), paths[0])
+        return from_open_clip(str(folder), str(path)).eval()
     description = folder / DESCRIPTION_FILE_NAME
     try:
         content = json.loads(description.read_text(encoding="utf-8"))
@@ -221,6 +238,6 @@ def _load_folder(folder: Path) -> DualEncoder:
         ) from error
     entry = _entry({KEY: content}, str(description))
     encoder = build_encoder(entry["encoder"], str(description))
-    weights: dict[str, Tensor] = read_file(folder / "model.safetensors")
-    load_exactly(encoder, weights, str(folder / "model.safetensors"))
+    weights: dict[str, Tensor] = read_file(folder / ENCODER_WEIGHTS_NAME)
+    load_exactly(encoder, weights, str(folder / ENCODER_WEIGHTS_NAME))
     return encoder.eval()

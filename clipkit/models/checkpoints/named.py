@@ -8,6 +8,7 @@ from typing import Final
 import torch
 
 from clipkit.errors import CheckpointError, ConfigError, first_line
+from clipkit.hub import is_hub_name
 from clipkit.models.checkpoints.encoder import PREFIXES, LoadedEncoder, read_encoder
 from clipkit.models.open_clip.towers import from_open_clip
 
@@ -18,8 +19,9 @@ def load_model(name: Path | str, device: str = "auto", weights: str | None = Non
     """Load an encoder in evaluation mode, as ``--model`` of the command line does.
 
     Args:
-        name: Checkpoint of ``clipkit fit``, folder of an export, or ``NAME[@PRETRAINED]`` of
-            open_clip, where ``NAME`` may be the path of a JSON configuration.
+        name: Checkpoint of ``clipkit fit``, folder of an export, ``hf-hub:OWNER/NAME[@REVISION]``,
+            or ``NAME[@PRETRAINED]`` of open_clip, where ``NAME`` may be the path of a JSON
+            configuration.
         device: A torch device, or "auto" for a GPU if there is one.
         weights: "average" for the moving average of a checkpoint's weights, "raw" for its trained
             weights; None for the average if there is one.
@@ -29,7 +31,7 @@ def load_model(name: Path | str, device: str = "auto", weights: str | None = Non
 
     Raises:
         CheckpointError: If the file is missing, is no checkpoint, or does not have such weights.
-        ConfigError: If open_clip does not have the model, or the device cannot be used.
+        ConfigError: If open_clip or the hub does not have the model, or the device cannot be used.
 
     Examples:
         >>> save_encoder(encoder, "export")
@@ -37,7 +39,7 @@ def load_model(name: Path | str, device: str = "auto", weights: str | None = Non
         True
     """
     name, target = str(name), _device(device)
-    if Path(name).exists() and not name.endswith(".json"):
+    if is_read_by_path(name):
         loaded = read_encoder(name, None if weights is None else PREFIXES[weights])
         return LoadedEncoder(loaded.encoder.to(target).eval(), loaded.weights)
     if name.endswith(_FILE_ENDINGS) and "@" not in name:
@@ -49,6 +51,11 @@ def load_model(name: Path | str, device: str = "auto", weights: str | None = Non
         )
     architecture, _, pretrained = name.partition("@")
     return LoadedEncoder(from_open_clip(architecture, pretrained or None).to(target).eval(), None)
+
+
+def is_read_by_path(name: str) -> bool:
+    """Return whether a model is read by ``load_encoder``, not built from an open_clip name."""
+    return is_hub_name(name) or (Path(name).exists() and not name.endswith(".json"))
 
 
 def _device(name: str) -> str:

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from clipkit.errors import ConfigError
+from clipkit.hub import hub_file, is_hub_name, pinned
 from clipkit.suggestions import did_you_mean
 
 CONFIG_FILE_NAME = "open_clip_config.json"
+_TOKENIZER_FILE_NAME = "tokenizer_config.json"
 _TOP_KEYS = (
     *("embed_dim", "vision_cfg", "text_cfg", "quick_gelu", "custom_text"),
     *("init_logit_scale", "init_logit_bias", "nonscalar_logit_scale", "multimodal_cfg"),
@@ -26,12 +28,16 @@ class OpenClipConfig:
     Args:
         model: open_clip's model_cfg: embed_dim, vision_cfg, text_cfg, ...
         preprocess: open_clip's preprocess_cfg: mean, std, interpolation, resize_mode.
-        name: Name in ``open_clip.list_models()``; None for a file or a dictionary.
+        name: Name in ``open_clip.list_models()``; None for a model of the hub, a file or a
+            dictionary.
+        source: ``hf-hub:OWNER/NAME@COMMIT``, or the path of a folder with a tokenizer; None for
+            any other.
     """
 
     model: dict[str, Any]
     preprocess: dict[str, Any] = field(default_factory=dict)
     name: str | None = None
+    source: str | None = None
 
     def image_part(self) -> dict[str, Any]:
         """Return the image tower's part, in the layout of ``open_clip_config.json``."""
@@ -63,11 +69,11 @@ class OpenClipConfig:
 
 def read_config(model: str | Mapping[str, Any], *, needs: tuple[str, ...]) -> OpenClipConfig:
     """Find and check a configuration."""
-    name, where, raw = _find(model)
+    name, source, where, raw = _find(model)
     model_cfg = deepcopy(dict(raw.get("model_cfg", raw)))
     preprocess = raw.get("preprocess_cfg", {}) if "model_cfg" in raw else {}
     check_model_cfg(model_cfg, where=where, needs=needs)
-    return OpenClipConfig(model_cfg, merge_preprocess(preprocess, where), name)
+    return OpenClipConfig(model_cfg, merge_preprocess(preprocess, where), name, source)
 
 
 def merge_preprocess(overlay: Mapping[str, Any], where: str = "preprocess_cfg") -> dict[str, Any]:
@@ -109,19 +115,26 @@ def _check_keys(given: Any, known: tuple[str, ...] | list[str], where: str) -> N
             raise ConfigError(f"{where}: unknown key {key!r}{did_you_mean(str(key), known)}")
 
 
-def _find(model: str | Mapping[str, Any]) -> tuple[str | None, str, Mapping[str, Any]]:
-    """Return the listed name (or None), the name for messages, and the raw configuration."""
+def _find(
+    model: str | Mapping[str, Any],
+) -> tuple[str | None, str | None, str, Mapping[str, Any]]:
+    """Return name and source of a configuration, its name in messages, and its raw content."""
     if isinstance(model, Mapping):
-        return None, "model", model
+        return None, None, "model", model
+    if is_hub_name(model):
+        path = hub_file(model, CONFIG_FILE_NAME)
+        return None, pinned(model, path), f"{model}: {CONFIG_FILE_NAME}", _read_json(path)
     import open_clip
 
     if model in open_clip.list_models():
-        return model, f"model {model!r}", open_clip.get_model_config(model)
+        return model, None, f"model {model!r}", open_clip.get_model_config(model)
     path = Path(model)
     if path.is_dir() and (path / CONFIG_FILE_NAME).is_file():
+        source = str(path.resolve()) if (path / _TOKENIZER_FILE_NAME).is_file() else None
         path = path / CONFIG_FILE_NAME
+        return None, source, str(path), _read_json(path)
     if path.is_file():
-        return None, str(path), _read_json(path)
+        return None, None, str(path), _read_json(path)
     if path.suffix == ".json" or path.is_dir():
         raise ConfigError(f"model: there is no open_clip configuration at {model!r}")
     raise ConfigError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, final
 
 import torch.nn.functional as F
@@ -17,7 +18,7 @@ from clipkit.models.dual_encoder import SOFTMAX_LOGIT_SCALE, DualEncoder
 from clipkit.models.heads.label_head import LabelHead
 from clipkit.models.open_clip.config import OpenClipConfig, read_config
 from clipkit.models.open_clip.positions import resize_positions
-from clipkit.models.open_clip.weights import build_clip, load_clip, without_downloads
+from clipkit.models.open_clip.weights import build_clip, has_weights, load_clip, without_downloads
 from clipkit.models.towers.base import (
     ImageTower,
     TextTower,
@@ -38,9 +39,10 @@ class OpenClipImageTower(ImageTower):
     """The image tower of an open_clip configuration: ViT, ResNet or any timm trunk.
 
     Args:
-        model: A name of ``open_clip.list_models()``, a path to a JSON configuration, or its
-            contents with at least ``embed_dim`` and ``vision_cfg``.
-        pretrained: Tag or path of weights of the complete model; None for random initialisation.
+        model: A name of ``open_clip.list_models()``, ``hf-hub:OWNER/NAME[@REVISION]``, a path to a
+            JSON configuration, or its contents with at least ``embed_dim`` and ``vision_cfg``.
+        pretrained: Tag or path of weights of the complete model; None for random initialisation,
+            or for the weights of a model of the hub.
         patch_dropout: Share of a vision transformer's patches that training leaves out; None for
             the value of the configuration.
 
@@ -61,15 +63,14 @@ class OpenClipImageTower(ImageTower):
         patch_dropout: float | None = None,
     ) -> None:
         super().__init__()
-        config = read_config(model, needs=("vision_cfg",) if pretrained is None else _BOTH)
+        loads = has_weights(model, pretrained)
+        config = read_config(model, needs=_BOTH if loads else ("vision_cfg",))
         config = config.with_patch_dropout(patch_dropout)
-        if pretrained is None:
-            config = OpenClipConfig(
-                config.image_part()["model_cfg"], config.preprocess, config.name
-            )
-            clip = build_clip(config)
-        else:
+        if loads:
             clip, config = load_clip(config, pretrained)
+        else:
+            config = replace(config, model=config.image_part()["model_cfg"])
+            clip = build_clip(config)
         self.visual: Any = clip.visual
         self._config = without_downloads(config)
         preprocess = self._config.preprocess
@@ -134,9 +135,10 @@ class OpenClipTextTower(TextTower):
     """The text tower of an open_clip configuration: its own transformer or one of transformers'.
 
     Args:
-        model: A name of ``open_clip.list_models()``, a path to a JSON configuration, or its
-            contents with at least ``embed_dim`` and ``text_cfg``.
-        pretrained: Tag or path of weights of the complete model; None for random initialisation.
+        model: A name of ``open_clip.list_models()``, ``hf-hub:OWNER/NAME[@REVISION]``, a path to a
+            JSON configuration, or its contents with at least ``embed_dim`` and ``text_cfg``.
+        pretrained: Tag or path of weights of the complete model; None for random initialisation,
+            or for the weights of a model of the hub.
         tokenizer_name: Name of the tower's tokenizer; None for that of the configuration.
 
     Raises:
@@ -155,15 +157,15 @@ class OpenClipTextTower(TextTower):
         tokenizer_name: str | None = None,
     ) -> None:
         super().__init__()
-        config = read_config(model, needs=("text_cfg",) if pretrained is None else _BOTH)
+        loads = has_weights(model, pretrained)
+        config = read_config(model, needs=_BOTH if loads else ("text_cfg",))
         text_cfg = config.model["text_cfg"]
         if text_cfg.get("pool_type") == "none":
             raise ConfigError("model: text_cfg.pool_type: 'none' computes no embedding of a text")
-        if pretrained is None:
-            part = OpenClipConfig(config.text_part()["model_cfg"], name=config.name)
-            clip = build_clip(part)
-        else:
+        if loads:
             clip, _ = load_clip(config, pretrained)
+        else:
+            clip = build_clip(replace(config, model=config.text_part()["model_cfg"]))
         self.text: nn.Module = clip.text
         self._config = without_downloads(config)
         self.embedding_dim = int(config.model["embed_dim"])
@@ -231,6 +233,8 @@ def _tokenizer_name(config: OpenClipConfig) -> str:
     if config.name:
         return f"open_clip:{config.name}"
     text_cfg = config.model["text_cfg"]
+    if config.source and text_cfg.get("hf_tokenizer_name"):  # with its options
+        return f"open_clip:{config.source}"
     name = text_cfg.get("hf_tokenizer_name") or text_cfg.get("hf_model_name")
     return f"transformers:{name}" if name else "open_clip:ViT-B-32"
 
@@ -246,9 +250,10 @@ def from_open_clip(
     Of a captioner (CoCa), only the two towers are used, without the decoder.
 
     Args:
-        name: A name of ``open_clip.list_models()``, a path to a JSON configuration, or its
-            contents.
-        pretrained: Tag of that name, or path of weights; None for random initialisation.
+        name: A name of ``open_clip.list_models()``, ``hf-hub:OWNER/NAME`` (with ``@REVISION`` for a
+            branch, tag or commit), a path to a JSON configuration, or its contents.
+        pretrained: Tag of that name, or path of weights; None for random initialisation, or for the
+            weights of a model of the hub.
         label_head: Head that scores classes from image embeddings; None for no head.
         patch_dropout: Share of a vision transformer's patches that training leaves out (Li et al.
             2023, arXiv:2212.00794); None for the value of the configuration.
@@ -266,7 +271,7 @@ def from_open_clip(
     """
     config = read_config(name, needs=_BOTH).with_patch_dropout(patch_dropout)
     clip: Any = None
-    if pretrained is not None:
+    if has_weights(name, pretrained):
         config = without_downloads(config)
         clip, config = load_clip(config, pretrained)
     image_tower = OpenClipImageTower(config.image_part())

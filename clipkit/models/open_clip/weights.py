@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from clipkit.errors import CheckpointError, ConfigError, first_line
+from clipkit.hub import HUB_PREFIX, hub_file, is_hub_name
 from clipkit.models.files.state_dicts import describe_mismatch, mismatch, read_state_dict
 from clipkit.models.open_clip.config import OpenClipConfig, merge_preprocess
 from clipkit.models.towers.timm_layers import fit_input_size
 from clipkit.remote_code import is_trusted, load_trusted, refuse_remote_code
 from clipkit.suggestions import did_you_mean
+
+WEIGHTS_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+"""Names of open_clip's weights on the hub and in a folder; the first one is written."""
 
 # open_clip builds both towers or none; the one that is not needed is made as small as possible.
 _NO_IMAGE = {"layers": 1, "width": 8, "head_width": 8, "patch_size": 1, "image_size": 1}
@@ -95,10 +100,18 @@ def _offline_hint(model: Mapping[str, Any]) -> str:
     return " (timm_model_pretrained: true needs the network or a cache)" if trunk else ""
 
 
-def load_clip(config: OpenClipConfig, pretrained: str) -> tuple[Any, OpenClipConfig]:
-    """Build both towers of ``config`` and load pretrained weights."""
+def has_weights(model: str | Mapping[str, Any], pretrained: str | None) -> bool:
+    """Return whether a model has weights to load: a model of the hub always has them."""
+    return pretrained is not None or is_hub_name(model)
+
+
+def load_clip(config: OpenClipConfig, pretrained: str | None) -> tuple[Any, OpenClipConfig]:
+    """Build both towers of ``config`` and load pretrained weights.
+
+    Without ``pretrained``, ``config`` is that of a model of the hub, which has its own weights.
+    """
     path, preprocess = _find_weights(config, pretrained)
-    loaded = OpenClipConfig({**config.model, **_bare(config.model)}, preprocess, config.name)
+    loaded = replace(without_downloads(config), preprocess=preprocess)
     clip = build_clip(loaded)
     bias = config.model.get("init_logit_bias")
     if bias is not None:
@@ -119,15 +132,23 @@ def _bare(model: Mapping[str, Any]) -> dict[str, Any]:
 
 def without_downloads(config: OpenClipConfig) -> OpenClipConfig:
     """Return the same architecture, which is built without a pretrained trunk."""
-    return OpenClipConfig({**config.model, **_bare(config.model)}, config.preprocess, config.name)
+    return replace(config, model={**config.model, **_bare(config.model)})
 
 
-def _find_weights(config: OpenClipConfig, pretrained: str) -> tuple[Path, dict[str, Any]]:
+def _find_weights(config: OpenClipConfig, pretrained: str | None) -> tuple[Path, dict[str, Any]]:
     """Return the file of weights and their preprocessing."""
     import open_clip
 
+    if pretrained is None:
+        assert config.source is not None, "only a model of the hub has weights of its own"
+        return hub_file(config.source, *WEIGHTS_FILES), config.preprocess
     if Path(pretrained).is_file():
         return Path(pretrained), config.preprocess
+    if is_hub_name(config.source):
+        raise ConfigError(
+            f"pretrained: {pretrained!r} is no file; a model of the hub has its own weights: omit "
+            f"pretrained, and write a revision into the name, as {HUB_PREFIX}OWNER/NAME@REVISION"
+        )
     tags = open_clip.list_pretrained_tags_by_model(config.name) if config.name else []
     if pretrained not in tags:
         known = f"; its tags are {', '.join(tags)}" if tags else ""

@@ -14,7 +14,7 @@ from clipkit.data.packing.sources import open_source
 from clipkit.data.shards.members import read_classes, read_label
 from clipkit.errors import DataError, SampleError
 from clipkit.models.checkpoints.encoder import PREFIXES
-from clipkit.models.checkpoints.named import load_model
+from clipkit.models.checkpoints.named import is_read_by_path, load_model
 from clipkit.types import IGNORE_LABEL
 
 
@@ -159,7 +159,7 @@ def _classes(texts: Mapping[str, bytes]) -> list[int] | None:
 
 
 def _encoder_config(model: str, weights: str | None) -> dict[str, Any]:
-    if Path(model).exists() and not model.endswith(".json"):
+    if is_read_by_path(model):
         init_args = {"path": model} | ({"prefix": PREFIXES[weights]} if weights else {})
         return {"class_path": "clipkit.models.from_checkpoint", "init_args": init_args}
     name, _, pretrained = model.partition("@")
