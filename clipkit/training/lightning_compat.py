@@ -6,6 +6,7 @@ one that is gone.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any, TypeVar, cast
 
@@ -14,6 +15,7 @@ from lightning.fabric.plugins import CheckpointIO, TorchCheckpointIO
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.plugins.io.wrapper import _WrappingCheckpointIO
 from torch import Tensor, nn
 from torch.amp.grad_scaler import OptState
@@ -113,6 +115,22 @@ def set_original_handlers(trainer: Trainer, handlers: Mapping[Any, Any]) -> None
 def set_wandb_id(logger: WandbLogger, run_id: str) -> None:
     """Set the id of a W&B run that has not started; the logger has no setter for it."""
     logger._wandb_init["id"] = logger._id = run_id
+
+
+def hide_advertisements() -> None:
+    """Drop the messages by which Lightning recommends products; all others stay."""
+    logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    if _is_no_advertisement not in logger.filters:
+        logger.addFilter(_is_no_advertisement)
+
+
+def _is_no_advertisement(record: logging.LogRecord) -> bool:
+    return "Tip: For seamless" not in record.getMessage()
+
+
+def uploads_models(logger: Logger) -> bool:
+    """Return whether a logger of Lightning was given ``log_model``."""
+    return bool(getattr(logger, "_log_model", False))
 
 
 def is_scaled(scaler: torch.amp.GradScaler, optimizer: torch.optim.Optimizer) -> bool:

@@ -225,7 +225,7 @@ def refused_file(tmp_path: Path, refused, content: object) -> str:
         ("trainer: null", "trainer: expected options by name, got None"),
         ("seed_everything: -5", "seed_everything: expected 0 to 4294967295, got -5"),
         ("trainer: {default_root_dir: ''}", "trainer.default_root_dir: expected a folder, got an"),
-        ("ckpt_path: ''", "ckpt_path: expected a checkpoint or last, got an empty text"),
+        ("ckpt_path: ''", "ckpt_path: expected a checkpoint, last or best, got an empty text"),
         ("# nothing", "mistake.yaml: expected a mapping with sections"),
         ("1: 2", "mistake.yaml: expected names of sections, got the key 1"),
         ("data: !!int x", "mistake.yaml: not YAML"),

@@ -51,10 +51,10 @@ examples:
 """
 
 _CKPT: Final = {
-    "fit": "continue from this checkpoint (last: the newest complete one, if there is one)",
-    "validate": "weights to validate",
-    "test": "weights to test",
-    "predict": "weights to embed with",
+    "fit": "continue from this checkpoint (last: the newest complete one; best: best.ckpt)",
+    "validate": "weights to validate: a checkpoint, last or best",
+    "test": "weights to test: a checkpoint, last or best",
+    "predict": "weights to embed with: a checkpoint, last or best",
 }
 _MORE: Final = {
     "fit": "  --preflight_only      check the run, print its plan, and stop\n"

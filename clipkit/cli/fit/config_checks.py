@@ -25,7 +25,7 @@ def check_parsed(sections: Namespace) -> None:
     if sections["trainer"].get("default_root_dir") == "":
         raise ConfigError("trainer.default_root_dir: expected a folder, got an empty text")
     if sections.get("ckpt_path") == "":
-        raise ConfigError("ckpt_path: expected a checkpoint or last, got an empty text")
+        raise ConfigError("ckpt_path: expected a checkpoint, last or best, got an empty text")
 
 
 def check_sections(file: str) -> None:

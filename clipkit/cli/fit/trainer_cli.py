@@ -19,6 +19,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from clipkit.cli.fit.config_checks import check_parsed, check_sections
+from clipkit.cli.fit.loggers import prepare_loggers
 from clipkit.cli.fit.parse_errors import clipkit_error, explain
 from clipkit.cli.fit.renamed import read_renamed, with_new_options
 from clipkit.cli.fit.trainer_checks import (
@@ -29,7 +30,7 @@ from clipkit.cli.fit.trainer_checks import (
 from clipkit.cli.fit.trainer_help import function_help, option_names
 from clipkit.cli.fit.wandb_id import choose_id
 from clipkit.cli.outputs import check_output_folder
-from clipkit.errors import ClipkitError, ConfigError
+from clipkit.errors import CheckpointError, ClipkitError, ConfigError
 from clipkit.models import DualEncoder
 from clipkit.suggestions import one_line
 from clipkit.training import ContrastiveModule, PairDataModule
@@ -41,8 +42,9 @@ from clipkit.training.callbacks import (
     WriteEmbeddings,
 )
 from clipkit.training.callbacks.run_folder import check_folder_is_free
-from clipkit.training.callbacks.save_checkpoint import newest_checkpoint
+from clipkit.training.callbacks.save_checkpoint import checkpoint_folders, newest_checkpoint
 from clipkit.training.callbacks.write_embeddings import embeddings_name
+from clipkit.training.checkpoints.files import BEST, exists, join, why_incomplete
 from clipkit.training.checkpoints.io import refuse_unpickling, use_atomic_checkpoints
 from clipkit.training.lightning_compat import all_callbacks
 from clipkit.training.preflight.callback import Preflight
@@ -51,8 +53,6 @@ from clipkit.training.preflight.callback import Preflight
 set_parsing_settings(subclasses_enabled=[DualEncoder])
 read_renamed()
 
-_RUN_FOLDER = "auto"
-"""A logger's save_dir that stands for the folder of the run, trainer.default_root_dir."""
 _PREFLIGHT_ONLY = "--preflight_only"
 _OVERWRITE = "--overwrite"
 _REFUSALS = (ValueError, TypeError, RuntimeError, ImportError)
@@ -109,9 +109,7 @@ class TrainerCLI(LightningCLI):
         trainer = sections["trainer"]
         check_trainer_options(trainer)
         trainer["callbacks"] = merge_savers(trainer.get("callbacks"))
-        for logger in loggers_of(trainer):
-            if logger.get("save_dir") == _RUN_FOLDER:
-                logger["save_dir"] = trainer["default_root_dir"] or "."
+        prepare_loggers(trainer)
 
     def _parse_ckpt_path(self) -> None:
         """Do nothing; Lightning would override options, such as a new learning rate."""
@@ -129,6 +127,8 @@ class TrainerCLI(LightningCLI):
         resume_last = given.get("ckpt_path") == "last"
         if resume_last:
             given["ckpt_path"] = last_checkpoint(self.trainer, required=self.subcommand != "fit")
+        elif given.get("ckpt_path") == "best":
+            given["ckpt_path"] = best_checkpoint(self.trainer)
         check_run_folder(self.trainer, str(self.subcommand))
         if self.subcommand == "fit":
             path = given.get("ckpt_path")
@@ -159,6 +159,20 @@ def last_checkpoint(trainer: Trainer, required: bool) -> str | None:
             f"name one with --ckpt_path FILE, or the run with --trainer.default_root_dir"
         )
     return checkpoint
+
+
+def best_checkpoint(trainer: Trainer) -> str:
+    """Return the checkpoint with the best monitored metric of a run, for ``--ckpt_path best``."""
+    paths = [join(folder, BEST) for folder in checkpoint_folders(trainer)]
+    path = next(filter(exists, paths), None)
+    if path is None:
+        raise ConfigError(
+            f"ckpt_path: expected {' or '.join(paths)}, found none; SaveCheckpoint.monitor makes a "
+            f"run write it; use --ckpt_path last, or name a file with --ckpt_path FILE"
+        )
+    if problem := why_incomplete(path):
+        raise CheckpointError(f"ckpt_path: {path}: {problem}; use --ckpt_path last")
+    return path
 
 
 def check_run_folder(trainer: Trainer, subcommand: str) -> None:
@@ -216,13 +230,6 @@ def config_files(words: Sequence[str]) -> Iterator[str]:
             yield word.partition("=")[2]
 
 
-def loggers_of(trainer: Any) -> list[Any]:
-    """Return the options of every logger of a trainer's configuration."""
-    loggers = trainer.get("logger")
-    entries = loggers if isinstance(loggers, list) else [loggers]
-    return [entry["init_args"] for entry in entries if getattr(entry, "class_path", None)]
-
-
 @contextmanager
 def _own_wandb_run() -> Iterator[None]:
     """Close the W&B run of a command; a later run in this process would write into it."""
@@ -243,6 +250,7 @@ def _quiet() -> None:
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
     for text in (
         ".*LeafSpec.*",
+        ".*`tensorboardX` has been removed as a dependency.*",
         ".*Total length of `list` across ranks is zero.*",  # a run without validation
         ".*callbacks used to create the checkpoint.*",
         ".*`training_step`.*does not have.*",

@@ -7,15 +7,18 @@ import math
 import time
 from typing import Any, Final, Literal, final
 
+import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+from torch import Tensor
 
 from clipkit.distributed.delayed_max import DelayedMax
 from clipkit.errors import CheckpointError, ConfigError
 from clipkit.training.callbacks.zero_shot_evaluation import resolve_monitor
 from clipkit.training.checkpoints import files
 from clipkit.training.checkpoints.io import use_atomic_checkpoints
+from clipkit.training.checkpoints.uploads import tell_loggers, warn_of_uploads
 from clipkit.training.lightning_compat import callbacks_of, is_accumulating
 from clipkit.training.strategies.fsdp import ShardedStrategy
 
@@ -44,9 +47,17 @@ class SaveCheckpoint(Checkpoint):
         mode: Whether the greatest ("max") or the smallest ("min") value of ``monitor`` is best;
             None for the direction that the evaluator declares, and "max" for other metrics.
 
+    Loggers are told of each checkpoint, so that ``WandbLogger(log_model=True)`` uploads the last
+    and the best one. The attributes that Lightning's ``ModelCheckpoint`` has for them are here too.
+
     Attributes:
         held: Whether writes are postponed: ``StepGuard`` needs the checkpoint from before
             consecutive bad steps.
+        last_model_path: Path or URL of ``last.ckpt``; empty before the first write.
+        best_model_path: Path or URL of ``best.ckpt``; empty before there is one.
+        best_model_score: Value of ``monitor`` in ``best.ckpt``, a scalar; None before there is one.
+        current_score: Latest value of ``monitor``, a scalar; None before the first validation.
+        save_top_k: 1: loggers upload at the end of the fit, unless they are told to upload all.
 
     Raises:
         ConfigError: If a number is not positive, or the strategy cannot write to the folder.
@@ -79,6 +90,11 @@ class SaveCheckpoint(Checkpoint):
         self.monitor = monitor
         self.mode = mode
         self.held = False
+        self.last_model_path = ""
+        self.best_model_path = ""
+        self.best_model_score: Tensor | None = None
+        self.current_score: Tensor | None = None
+        self.save_top_k = 1
         self._best = -math.inf
         self._saved_step = -1
         self._first_step = 0
@@ -94,6 +110,9 @@ class SaveCheckpoint(Checkpoint):
         use_atomic_checkpoints(trainer)
         if isinstance(trainer.strategy, ShardedStrategy):
             trainer.strategy.check_folder(self.folder_of(trainer))
+        if stage == "fit":
+            is_sharded = isinstance(trainer.strategy, ShardedStrategy)
+            warn_of_uploads(trainer, self.folder_of(trainer), is_sharded)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock; weights and cursor are consistent now."""
@@ -103,6 +122,7 @@ class SaveCheckpoint(Checkpoint):
         self._first_step = trainer.global_step
         self._saved_time = time.monotonic()
         self._consistent = True
+        self._find_best(trainer)
 
     def on_before_optimizer_step(self, *_: Any) -> None:
         """Mark that the weights are ahead of the cursor until the end of the batch."""
@@ -127,19 +147,21 @@ class SaveCheckpoint(Checkpoint):
         """Keep the checkpoint if the monitored metric is the best so far."""
         if self.monitor is None or trainer.sanity_checking or trainer.state.fn != "fit":
             return
-        key, greater_is_better = resolve_monitor(trainer, self.monitor)
+        key, sign = self._monitored(trainer, self.monitor)
         if key not in trainer.callback_metrics:
             known = ", ".join(sorted(map(str, trainer.callback_metrics))) or "none"
             raise ConfigError(
                 f"SaveCheckpoint.monitor: no metric {key!r} was logged; logged: {known}"
             )
         value = float(trainer.callback_metrics[key])
-        is_max = greater_is_better if self.mode is None else self.mode == "max"
-        score = value if is_max else -value
-        if score > self._best:
-            self._best = score
+        self.current_score = torch.tensor(value)
+        if sign * value > self._best:
+            self._best = sign * value
             if self.save(trainer):
-                self._copy_last(trainer, "best.ckpt")
+                self._copy_last(trainer, files.BEST)
+                self.best_model_path = files.join(self.folder_of(trainer), files.BEST)
+                self.best_model_score = self.current_score
+                tell_loggers(trainer, self)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the last state of a completed fit."""
@@ -167,6 +189,8 @@ class SaveCheckpoint(Checkpoint):
             self._saved_time -= 60 * (self.every_n_minutes or 0) - _RETRY_SECONDS
         else:
             self._saved_step = trainer.global_step
+            self.last_model_path = self._last(trainer)
+            tell_loggers(trainer, self)
         return not failed
 
     def save_interrupted(self, trainer: Trainer) -> None:
@@ -201,6 +225,20 @@ class SaveCheckpoint(Checkpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the best value."""
         self._best = state_dict["best"]
+
+    def _find_best(self, trainer: Trainer) -> None:
+        """Find the best checkpoint of the earlier launches of this run."""
+        path = files.join(self.folder_of(trainer), files.BEST)
+        if self.monitor is not None and math.isfinite(self._best) and files.exists(path):
+            _, sign = self._monitored(trainer, self.monitor)
+            self.best_model_path = path
+            self.best_model_score = torch.tensor(sign * self._best)
+
+    def _monitored(self, trainer: Trainer, monitor: str) -> tuple[str, int]:
+        """Return the key of the monitored metric, and 1 if greater values are better, else -1."""
+        key, greater_is_better = resolve_monitor(trainer, monitor)
+        is_max = greater_is_better if self.mode is None else self.mode == "max"
+        return key, 1 if is_max else -1
 
     def _minutes_are_over(self) -> bool:
         if self.every_n_minutes is None or self._clock is None:

@@ -27,6 +27,7 @@ from clipkit.training.checkpoints.io import UNREADABLE
 
 _LOG: Final = logging.getLogger(__name__)
 LAST: Final = "last.ckpt"
+BEST: Final = "best.ckpt"
 
 
 def join(folder: str | Path, name: str) -> str:
@@ -37,6 +38,12 @@ def join(folder: str | Path, name: str) -> str:
         's3://bucket/run/last.ckpt'
     """
     return f"{str(folder).rstrip('/')}/{name}" if str(folder) != "/" else f"/{name}"
+
+
+def exists(path: str) -> bool:
+    """Return whether there is a file or folder at a path or URL."""
+    system, inside = fsspec.url_to_fs(path)
+    return bool(system.exists(inside))
 
 
 def duplicate(source: str, target: str) -> None:

@@ -9,17 +9,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, final
 
+import yaml
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.loggers.logger import Logger
 
-from clipkit.atomic_files import new_file
+from clipkit.atomic_files import new_file, write_text
 
 _LOG: Final = logging.getLogger(__name__)
 
 
 @final
 class MetricsCsv(Logger):
-    """Writes ``metrics.csv``, with a row for each step with logged values.
+    """Writes ``metrics.csv``, a row for each step with logged values, and ``environment.yaml``.
 
     Rows are written immediately. Lightning's ``CSVLogger`` deletes the file of an earlier run in
     the same folder; this logger deletes only the rows from the first step of the run on, so that
@@ -38,6 +39,7 @@ class MetricsCsv(Logger):
         self._path = Path(save_dir) / "metrics.csv"
         self._columns: list[str] = []
         self._begun = False
+        self._environment: Mapping[str, Any] | None = None
         self._waiting: list[dict[str, float]] = []
 
     @property
@@ -60,8 +62,16 @@ class MetricsCsv(Logger):
         """Folder of the file."""
         return str(self._path.parent)
 
-    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """Do nothing: the resolved configuration is next to the table."""
+    @rank_zero_only
+    def log_hyperparams(self, params: Mapping[str, Any]) -> None:  # type: ignore[override]
+        """Take the environment, which is written with the first row.
+
+        ``clipkit fit`` writes the configuration to ``config.yaml``, in the same folder.
+
+        Args:
+            params: Options by name; only ``environment`` is used.
+        """
+        self._environment = params.get("environment")
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
@@ -113,6 +123,9 @@ class MetricsCsv(Logger):
         """Keep the rows before ``step`` of an earlier launch of this run."""
         rows = [row for row in self._read() if int(row["step"] or 0) < step]
         self._rewrite(list(rows[0]) if rows else ["step"], rows)
+        if self._environment is not None:
+            text = yaml.safe_dump(self._environment, sort_keys=False)
+            write_text(self._path.with_name("environment.yaml"), text)
         self._begun = True
 
     def _read(self) -> list[dict[str, str]]:

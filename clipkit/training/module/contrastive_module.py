@@ -40,6 +40,7 @@ from clipkit.training.health.step_health import unscale_once
 from clipkit.training.lightning_compat import data_of, logs_at
 from clipkit.training.module.cursor_commit import CursorCommit
 from clipkit.training.module.data_counters import DataCounters
+from clipkit.training.module.log_run import LogRun
 from clipkit.training.module.step_seed import seed_step
 from clipkit.training.module.term_means import TermMeans
 from clipkit.training.progress.run_progress import (
@@ -81,7 +82,8 @@ class ContrastiveModule(LightningModule):
             gradients are still those of the complete batch. None for all at once.
 
     Attributes:
-        run_config: The resolved configuration of the run, in plain types; stored in checkpoints.
+        run_config: The resolved configuration of the run, in plain types; stored in checkpoints and
+            passed to the loggers. Empty unless ``clipkit fit`` or the caller sets it.
         group_options: Learning rate and weight decay of each group of the optimizer, as configured.
         step_counter: Converts optimizer steps to steps of the first launch, whose size may differ.
 
@@ -234,8 +236,8 @@ class ContrastiveModule(LightningModule):
             clip_gradients(self.parameters(), gradient_clip_val)
 
     def configure_callbacks(self) -> list[Callback]:
-        """Return the callbacks for exact resuming and counters, also for a custom trainer."""
-        return [CursorCommit(), DataCounters()]
+        """Return the callbacks for exact resuming and logging, also for a custom trainer."""
+        return [CursorCommit(), DataCounters(), LogRun()]
 
     def on_fit_start(self) -> None:
         """Refuse what cannot work, before the first step."""

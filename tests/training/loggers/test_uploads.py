@@ -1,0 +1,92 @@
+"""What loggers learn of checkpoints, from a trainer in Python."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+from lightning.pytorch.loggers.logger import DummyLogger
+
+from clipkit.training.callbacks import SaveCheckpoint
+from tests.helpers import tiny
+
+
+class Record(DummyLogger):
+    """Remembers what it was told."""
+
+    def __init__(self, log_model=False, error=None):
+        super().__init__()
+        self._log_model, self.error = log_model, error
+        self.params, self.saved = [], []
+
+    def log_hyperparams(self, params):
+        self.params.append(params)
+        if self.error:
+            raise self.error
+
+    def after_save_checkpoint(self, saver):
+        names = (saver.last_model_path, saver.best_model_path)
+        self.saved.append(tuple(path.rpartition("/")[2] for path in names))
+        if self.error:
+            raise self.error
+
+
+def fit(shards, run, *loggers, ckpt=None, max_steps=4, **options):
+    saver = SaveCheckpoint(monitor="val/loss", mode="min", **options)
+    trainer = tiny.trainer(
+        run, saver, logger=list(loggers), max_steps=max_steps, val_check_interval=2
+    )
+    module = tiny.module()
+    trainer.fit(module, datamodule=tiny.data(shards, val=True), ckpt_path=ckpt)
+    return trainer, saver
+
+
+def test_paths_and_scores_are_those_of_the_files(shards, tmp_path):
+    record = Record()
+    trainer, saver = fit(shards, tmp_path, record)
+    assert saver.last_model_path == f"{tmp_path}/last.ckpt"
+    assert saver.best_model_path == f"{tmp_path}/best.ckpt"
+    stored = torch.load(saver.best_model_path, weights_only=True)
+    best = -stored["callbacks"]["SaveCheckpoint"]["best"]
+    assert float(saver.best_model_score) == pytest.approx(best)
+    assert record.saved[:2] == [("last.ckpt", ""), ("last.ckpt", "best.ckpt")]
+    (result,) = trainer.test(datamodule=tiny.data(shards, val=True), ckpt_path="best")
+    assert result["test/loss"] == pytest.approx(best, rel=1e-5)
+
+
+def test_a_resumed_run_knows_its_best_checkpoint(shards, tmp_path):
+    _, first = fit(shards, tmp_path)
+    best = float(first.best_model_score)
+    _, second = fit(shards, tmp_path, ckpt=tmp_path / "last.ckpt", max_steps=5)
+    assert second.best_model_path == first.best_model_path
+    assert float(second.best_model_score) <= best
+
+
+@pytest.mark.parametrize("error", [OSError("no space left"), None])
+def test_a_logger_that_fails_does_not_end_the_run(shards, tmp_path, error, caplog):
+    record = Record(error=error)
+    trainer, _ = fit(shards, tmp_path, record)
+    assert trainer.global_step == 4
+    assert [params["environment"]["world_size"] for params in record.params] == [1]
+    assert ("checkpoint not uploaded: no space left" in caplog.text) == bool(error)
+    assert ("did not accept the configuration" in caplog.text) == bool(error)
+
+
+@pytest.mark.parametrize("log_model", [True, False])
+def test_checkpoints_in_a_store_are_not_silently_left_out(shards, tmp_path, log_model, caplog):
+    with caplog.at_level(logging.WARNING):
+        fit(shards, tmp_path, Record(log_model), folder="memory://bucket/run")
+    assert ("Record.log_model: expected checkpoints that are files" in caplog.text) == log_model
+
+
+def test_tips_for_products_are_dropped_and_other_messages_stay(caplog):
+    logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    level = logger.level
+    logger.setLevel(logging.INFO)
+    with caplog.at_level(logging.INFO):
+        tiny.trainer("anywhere")
+        logger.info("another message")
+    logger.setLevel(level)
+    assert "Tip" not in caplog.text
+    assert "another message" in caplog.text
