@@ -7,6 +7,7 @@ from .order.mixture import Mixture, Source, Stage
 from .order.partition import BatchSizeStage
 from .packing.pack import ShardWriter, pack
 from .packing.stats import ShardStats, collect_stats
+from .packing.tables.columns import TableColumns
 from .packing.verify import VerifyReport, verify_shards
 from .samples.faults import FaultOptions
 from .samples.fields import (
@@ -80,6 +81,7 @@ __all__ = [
     "ShardWriter",
     "Source",
     "Stage",
+    "TableColumns",
     "TeacherEmbeddings",
     "TeacherInputs",
     "TemplatedCaptions",

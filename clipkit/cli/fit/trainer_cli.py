@@ -19,6 +19,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from clipkit.cli.fit.config_checks import check_parsed, check_sections
+from clipkit.cli.fit.hub_data import pin_hub_data
 from clipkit.cli.fit.loggers import prepare_loggers
 from clipkit.cli.fit.parse_errors import clipkit_error, explain
 from clipkit.cli.fit.renamed import read_renamed, with_new_options
@@ -106,6 +107,7 @@ class TrainerCLI(LightningCLI):
         self.config = parser.parse_args(self.words)
         sections = self.config[self.config["subcommand"]]
         check_parsed(sections)
+        pin_hub_data(sections["data"])
         trainer = sections["trainer"]
         check_trainer_options(trainer)
         trainer["callbacks"] = merge_savers(trainer.get("callbacks"))

@@ -57,13 +57,26 @@ def _add_pack(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         "pack",
         help="pack images and captions into shards",
         description="SOURCE is a CSV, TSV or Parquet table, a COCO-style JSON file, a folder that "
-        "contains one of them, a folder with one folder per class, or shards. The bytes of the "
-        "shards depend on SOURCE and the options only. The same command continues packing that "
-        "was stopped.",
+        "contains one of them, a folder with one folder per class, the output of img2dataset, "
+        "hf://datasets/OWNER/NAME[/CONFIG/SPLIT], or shards. The bytes of the shards depend on "
+        "SOURCE and the options only. The same command continues packing that was stopped.",
     )
-    parser.add_argument("source", type=given_path, metavar="SOURCE")
+    parser.add_argument("source", type=given_text, metavar="SOURCE")
     parser.add_argument("out", type=given_path, metavar="OUT", help="folder for the shards")
     parser.add_argument("--images", type=given_path, help="folder that image paths are relative to")
+    parser.add_argument(
+        "--image-columns",
+        nargs="+",
+        metavar="NAME",
+        help="columns of a table with images; the first is the image of a sample, the others are "
+        "stored as further members (default: recognised by name)",
+    )
+    parser.add_argument(
+        "--caption-columns",
+        nargs="+",
+        metavar="NAME",
+        help="columns of a table with captions (default: recognised by name)",
+    )
     add_outside_argument(parser)
     parser.add_argument("--samples-per-shard", type=int, default=10_000, help="default: 10000")
     parser.add_argument(
@@ -114,7 +127,7 @@ def _add_workers(parser: argparse.ArgumentParser) -> None:
 def run_pack(args: argparse.Namespace) -> int:
     check_output_folder("OUT", args.out)
 
-    from clipkit.data import pack
+    from clipkit.data import TableColumns, pack
 
     with progress_bar("packing") as advance:
         report = pack(
@@ -122,6 +135,7 @@ def run_pack(args: argparse.Namespace) -> int:
             args.out,
             images=args.images,
             allow_outside=args.allow_outside,
+            columns=TableColumns(args.image_columns, args.caption_columns),
             samples_per_shard=args.samples_per_shard,
             image_size=args.image_size,
             max_bad_samples=args.max_bad_samples,

@@ -14,6 +14,30 @@ from clipkit.data.storage.remote import SYSTEM_ERRNOS
 from clipkit.errors import SampleError
 
 
+def state_of(file: Path) -> str:
+    """Return size and time of change of a file; "missing" if there is none."""
+    try:
+        status = file.stat()
+    except (OSError, ValueError):
+        return "missing"
+    return f"{status.st_size} {status.st_mtime_ns}"
+
+
+def read_image_file(file: Path) -> bytes:
+    """Read an image file of a sample."""
+    try:
+        # Reading a pipe would block.
+        data = file.read_bytes() if file.is_file() else None
+    except (OSError, ValueError) as error:
+        if getattr(error, "errno", None) in SYSTEM_ERRNOS:
+            raise
+        reason = getattr(error, "strerror", None) or error
+        raise SampleError(f"cannot be read: {reason}", key=str(file)) from error
+    if data is None:
+        raise SampleError("no such image", key=str(file))
+    return data
+
+
 class Item(ABC):
     """One sample to be packed (abstract)."""
 
@@ -26,6 +50,11 @@ class Item(ABC):
     @abstractmethod
     def key(self) -> str | None:
         """Key of the sample; None if it gets a number."""
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Return the image files that are read; none if the images are in another file."""
+        return ()
 
     @abstractmethod
     def members(self) -> dict[str, bytes]:
@@ -47,12 +76,12 @@ class FileItem(Item):
     @property
     def identity(self) -> str:
         """See `Item.identity`."""
-        try:
-            status = self.image.stat()
-            state = f"{status.st_size} {status.st_mtime_ns}"
-        except (OSError, ValueError):
-            state = "missing"
-        return f"{self.image} {state} {sorted(self.own_texts.items())}"
+        return f"{self.image} {state_of(self.image)} {sorted(self.own_texts.items())}"
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """See `Item.files`."""
+        return (self.image,)
 
     @property
     def key(self) -> None:
@@ -61,16 +90,7 @@ class FileItem(Item):
 
     def members(self) -> dict[str, bytes]:
         """See `Item.members`."""
-        try:
-            # Reading a pipe would block.
-            data = self.image.read_bytes() if self.image.is_file() else None
-        except (OSError, ValueError) as error:
-            if getattr(error, "errno", None) in SYSTEM_ERRNOS:
-                raise
-            reason = getattr(error, "strerror", None) or error
-            raise SampleError(f"cannot be read: {reason}", key=str(self.image)) from error
-        if data is None:
-            raise SampleError("no such image", key=str(self.image))
+        data = read_image_file(self.image)
         return {member_extension(self.image, data): data, **self.own_texts}
 
     def texts(self) -> Mapping[str, bytes]:

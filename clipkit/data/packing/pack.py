@@ -23,7 +23,9 @@ from clipkit.data.images.formats import (
     to_rgb,
 )
 from clipkit.data.packing.items import Item
-from clipkit.data.packing.sources import Source, open_source
+from clipkit.data.packing.sources import Source, open_source, source_of_dataset
+from clipkit.data.packing.tables.arrow_rows import ArrowDataset
+from clipkit.data.packing.tables.columns import TableColumns
 from clipkit.data.packing.writer import ShardWriter
 from clipkit.data.shards.index import ShardIndex
 from clipkit.errors import ConfigError, DataError, FaultBudgetExceeded, SampleError
@@ -51,12 +53,13 @@ class PackReport:
 
 
 def pack(
-    source: str | Path | Source,
+    source: str | Path | Source | ArrowDataset,
     out: str | Path,
     *,
     images: str | Path | None = None,
     class_names: Sequence[str] | None = None,
     allow_outside: bool = False,
+    columns: TableColumns = TableColumns(),
     samples_per_shard: int = 10_000,
     image_size: int | None = None,
     max_bad_samples: int = 0,
@@ -70,13 +73,15 @@ def pack(
 
     Args:
         source: A CSV, TSV or Parquet table, a COCO-style JSON file, a folder with one of these, a
-            folder with one folder per class, or shards (also in CLIP_benchmark's layout); or a
-            result of ``open_source``.
+            folder with one folder per class, the output of img2dataset, or shards (also in
+            CLIP_benchmark's layout); ``hf://datasets/OWNER/NAME[/CONFIG/SPLIT]``; a
+            ``datasets.Dataset``; or a result of ``open_source``.
         out: Folder for the shards, their index files and ``sizes.json``.
         images: Folder that image names are relative to; None for the folder of the table.
         class_names: Names in the order of class numbers, for a source with names only; None for
             the numbers of the source, or alphabetical order.
         allow_outside: Whether images may be outside of that folder, directly or by a symbolic link.
+        columns: Columns of a table with images and captions, if their names are not recognised.
         samples_per_shard: Number of samples in each shard but the last.
         image_size: Length in pixels to which the shorter side of larger images is reduced; None
             keeps every file as it is.
@@ -102,11 +107,7 @@ def pack(
             raise ConfigError(f"{option}: expected at least 1, got {value}")
     if image_size is not None and image_size < 1:
         raise ConfigError(f"image_size: expected at least 1 pixel, got {image_size}")
-    if isinstance(source, Source):
-        found = source
-    else:
-        root = None if images is None else Path(images)
-        found = open_source(Path(source), root, class_names, allow_outside)
+    found = _opened(source, images, class_names, allow_outside, columns)
     folder = Path(out)
     _claim(folder, _recipe(found, samples_per_shard, image_size))
     packer = _Packer(folder, found.items, samples_per_shard, image_size, max_bad_samples, on_sample)
@@ -120,6 +121,21 @@ def pack(
     for name, text in found.files.items():
         write_text(folder / name, text)
     return _finish(folder, packer, counts)
+
+
+def _opened(
+    source: str | Path | Source | ArrowDataset,
+    images: str | Path | None,
+    class_names: Sequence[str] | None,
+    allow_outside: bool,
+    columns: TableColumns,
+) -> Source:
+    root = None if images is None else Path(images)
+    if isinstance(source, Source):
+        return source
+    if isinstance(source, str | Path):
+        return open_source(source, root, class_names, allow_outside, columns)
+    return source_of_dataset(source, root, class_names, allow_outside, columns)
 
 
 @final

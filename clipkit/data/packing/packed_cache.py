@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from filelock import FileLock
 
 from clipkit.atomic_files import write_json
 from clipkit.class_names import parse_class_names, shown_names
+from clipkit.data.packing.hub import hub_address
 from clipkit.data.packing.pack import SIZES_FILE, pack
 from clipkit.data.packing.sources import (
     CLASS_NAMES_FILE,
@@ -27,7 +29,9 @@ from clipkit.data.packing.sources import (
     tables_in,
 )
 from clipkit.data.packing.subsets import sample_per_class, split_by_class
-from clipkit.data.packing.tables import TABLE_SUFFIXES
+from clipkit.data.packing.tables.columns import TableColumns
+from clipkit.data.packing.tables.parts import is_pattern
+from clipkit.data.packing.tables.row_files import TABLE_SUFFIXES
 from clipkit.data.shards.counts import named_shards, read_counts
 from clipkit.data.shards.lost_shards import check_complete
 from clipkit.data.storage.urls import is_local, local_path
@@ -54,9 +58,13 @@ class PackedShards:
 def is_raw(source: str | Path) -> bool:
     """Return whether a source is a table or folder that must be packed first."""
     address = str(source)
+    if hub_address(source) is not None:
+        return True
     if not is_local(address):
         return False
     path = local_path(address)
+    if is_pattern(path):
+        return True
     if path.is_file():
         return path.suffix.lower() in TABLE_SUFFIXES
     if not path.is_dir() or any(path.glob("*.tar")) or any(path.glob("[!.]*/*.tar")):
@@ -71,6 +79,7 @@ def pack_to_cache(
     samples_per_class: int | None = None,
     seed: int = 0,
     allow_outside: bool = False,
+    columns: TableColumns = TableColumns(),
 ) -> PackedShards:
     """Pack a source into a cache next to it, unless it is packed there already.
 
@@ -78,8 +87,8 @@ def pack_to_cache(
     cache was deleted. A changed image, caption, class or option creates new shards; the previous
     ones stay. Processes wait for the one that packs.
     """
-    path, found = _open(source, class_names, samples_per_class, seed, allow_outside)
-    return _packed(path, found, [samples_per_class, seed])
+    origin, found = _open(source, class_names, samples_per_class, seed, allow_outside, columns)
+    return _packed(origin, found, [samples_per_class, seed])
 
 
 def pack_classes_to_cache(
@@ -89,15 +98,16 @@ def pack_classes_to_cache(
     samples_per_class: int | None = None,
     seed: int = 0,
     allow_outside: bool = False,
+    columns: TableColumns = TableColumns(),
 ) -> dict[str, PackedShards]:
     """Pack each class separately, as sources of a mixture with equal weights."""
-    path, found = _open(source, class_names, samples_per_class, seed, allow_outside)
+    origin, found = _open(source, class_names, samples_per_class, seed, allow_outside, columns)
     parts = split_by_class(found)
     names = class_names_in(found.files)
     shown = shown_names(names, len(names))
     return {
         shown[label] if label < len(shown) else str(label): _packed(
-            path, part, [samples_per_class, seed, label]
+            origin, part, [samples_per_class, seed, label]
         )
         for label, part in parts.items()
     }
@@ -109,21 +119,23 @@ def _open(
     samples_per_class: int | None,
     seed: int,
     allow_outside: bool,
-) -> tuple[Path, Source]:
-    """Return the selected samples, and the file or folder next to the cache."""
+    columns: TableColumns,
+) -> tuple[str | Path, Source]:
+    """Return the origin of the selected samples, and the samples."""
+    origin: str | Path = source
     path = Path(source)
-    if path.exists() and path.suffix != ".tar":
-        found = open_source(path, class_names=class_names, allow_outside=allow_outside)
+    if is_raw(source) or (path.exists() and path.suffix != ".tar"):
+        found = open_source(source, None, class_names, allow_outside, columns)
     else:
         names, _ = named_shards(source)
         check_complete(source, names)
         shards = [shard.path for shard in names if shard.is_local]
         if not shards:
             raise DataError(f"{source}: expected shards on this machine, to choose samples from")
-        path, found = shards[0].parent, source_of_shards(shards)
+        origin, found = shards[0].parent, source_of_shards(shards)
     if samples_per_class is not None:
         found = sample_per_class(found, samples_per_class, seed)
-    return path, found
+    return origin, found
 
 
 def class_names_in(files: Mapping[str, str]) -> tuple[str, ...]:
@@ -131,15 +143,15 @@ def class_names_in(files: Mapping[str, str]) -> tuple[str, ...]:
     return parse_class_names(files.get(CLASS_NAMES_FILE, ""))
 
 
-def _packed(path: Path, source: Source, choice: Sequence[int | None]) -> PackedShards:
+def _packed(origin: str | Path, source: Source, choice: Sequence[int | None]) -> PackedShards:
     names = class_names_in(source.files)
     recipe = json.dumps([source.fingerprint(), names], ensure_ascii=False)
     key = hashlib.sha256(recipe.encode()).hexdigest()[:12]
-    folders = [cache / f"{path.stem}-{key}" for cache in _caches(path)]
+    folders = [cache / f"{_stem(origin)}-{key}" for cache in _caches(origin)]
     folder = next((known for known in folders if (known / SIZES_FILE).is_file()), None)
     if folder is None:
         folder = _pack_into_first(source, folders)
-        _note_origin(path, folder, choice)
+        _note_origin(origin, folder, choice)
     return PackedShards(_whole(folder), names)
 
 
@@ -154,32 +166,45 @@ def _whole(folder: Path) -> tuple[Path, ...]:
     return tuple(shards)
 
 
-def _note_origin(path: Path, folder: Path, choice: Sequence[int | None]) -> None:
+def _note_origin(origin: str | Path, folder: Path, choice: Sequence[int | None]) -> None:
     """Record the source of a packed folder, and report the folder of an earlier state."""
-    origin = {"source": str(path.resolve()), "choice": list(choice)}
-    for other in folder.parent.glob(f"{escape(path.stem)}-*/{ORIGIN_FILE}"):
+    is_hub = hub_address(origin) is not None
+    record = {
+        "source": str(origin) if is_hub else str(Path(origin).resolve()),
+        "choice": list(choice),
+    }
+    for other in folder.parent.glob(f"{escape(_stem(origin))}-*/{ORIGIN_FILE}"):
         try:
-            is_former = json.loads(other.read_text(encoding="utf-8")) == origin
+            is_former = json.loads(other.read_text(encoding="utf-8")) == record
         except (OSError, ValueError):
             continue
         if is_former and other.parent != folder:
             _LOG.warning(
                 "%s or its images changed since it was packed into %s, which you may delete; "
                 "packed again into %s",
-                path,
+                origin,
                 other.parent,
                 folder,
             )
     try:
-        write_json(folder / ORIGIN_FILE, origin)
+        write_json(folder / ORIGIN_FILE, record)
     except OSError as error:
         _LOG.warning("%s: not written: %s", folder / ORIGIN_FILE, error.strerror or error)
 
 
-def _caches(path: Path) -> list[Path]:
+def _stem(origin: str | Path) -> str:
+    """Return the beginning of the names of an origin's packed folders."""
+    if (address := hub_address(origin)) is not None:
+        return "-".join([*address.repo.split("/"), *address.path.split("/")]).strip("-")
+    return re.sub(r"[*?\[\]]", "_", Path(origin).stem)
+
+
+def _caches(origin: str | Path) -> list[Path]:
     """Return the folders for packed shards: next to the source, then in the user's cache."""
-    home = os.environ.get("CLIPKIT_CACHE") or Path.home() / ".cache" / "clipkit"
-    return [path.resolve().parent / CACHE_FOLDER, Path(home) / "packed"]
+    home = Path(os.environ.get("CLIPKIT_CACHE") or Path.home() / ".cache" / "clipkit") / "packed"
+    if hub_address(origin) is not None:
+        return [home]
+    return [Path(origin).resolve().parent / CACHE_FOLDER, home]
 
 
 def _pack_into_first(source: Source, folders: Sequence[Path]) -> Path:

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 from clipkit.errors import DataError
 
 
-def refuse_outside(images: Sequence[Path], root: Path, source: Path) -> None:
+def refuse_outside(images: Iterable[Path], root: Path, source: str | Path) -> None:
     """Refuse images outside of a folder; symbolic links are resolved.
 
     Without this check, a table could name any file of this machine, which would then be packed.
     """
     inside = _real(root)
     folders: dict[Path, bool] = {}
-    outside = []
+    outside: list[Path] = []
+    num_images = 0
     for image in images:
+        num_images += 1
         # Tables of millions of images name few folders, and most images are not links.
         if image.parent not in folders:
             folders[image.parent] = _real(image.parent).is_relative_to(inside)
@@ -29,7 +31,7 @@ def refuse_outside(images: Sequence[Path], root: Path, source: Path) -> None:
     first, real = outside[0], _real(outside[0])
     leads = "" if real == first else f" (which is {real})"
     raise DataError(
-        f"{source}: {len(outside)} of {len(images)} images are outside of {root}, the first is "
+        f"{source}: {len(outside)} of {num_images} images are outside of {root}, the first is "
         f"{first}{leads}; name the folder that contains all of them (clipkit shards pack --images "
         f"DIR), or, if you trust the author of these names, allow it: --allow-outside, "
         f"data.storage.allow_outside: true for fit, or allow_outside=True in Python"

@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 from clipkit.class_names import conflict, parse_class_names
 from clipkit.data.packing.packed_cache import class_names_in, is_raw
 from clipkit.data.packing.sources import CLASS_NAMES_FILE, open_source
+from clipkit.data.packing.tables.columns import TableColumns
 from clipkit.data.shards.counts import named_shards, read_beside
 from clipkit.data.storage.cache import ShardCache
 from clipkit.data.storage.urls import Address
@@ -41,10 +41,11 @@ def classes_of(
     *,
     allow_pipe: bool = False,
     allow_outside: bool = False,
+    columns: TableColumns = TableColumns(),
 ) -> SourceClasses:
     """Find the names of a source's classes."""
     if is_raw(source):
-        found = open_source(Path(source), allow_outside=allow_outside)
+        found = open_source(source, allow_outside=allow_outside, columns=columns)
         return SourceClasses(source, class_names_in(found.files), found.has_own_numbers)
     shards, _ = named_shards(source, cache, allow_pipe=allow_pipe)
     folders = list(dict.fromkeys(shard.folder for shard in shards if shard.folder is not None))

@@ -14,12 +14,18 @@ from typing import Any, Final
 
 from clipkit.class_names import class_names_text
 from clipkit.data.packing.class_numbers import ClassNumbers
+from clipkit.data.packing.hub import download_parquet, hub_address
 from clipkit.data.packing.images import find_images, kinds_of, visible_shards
+from clipkit.data.packing.img2dataset import STATS_SUFFIX, items_of_downloads
 from clipkit.data.packing.items import FileItem, Item, ShardItem
 from clipkit.data.packing.keys import distinct_keys
 from clipkit.data.packing.labels import Spellings
 from clipkit.data.packing.roots import refuse_outside
-from clipkit.data.packing.tables import TABLE_SUFFIXES, as_json, one_line, read_table
+from clipkit.data.packing.tables.arrow_rows import ArrowDataset, DatasetRows
+from clipkit.data.packing.tables.columns import TableColumns, one_line
+from clipkit.data.packing.tables.parts import is_pattern, matches_of, open_parts, parts_of
+from clipkit.data.packing.tables.row_files import TABLE_SUFFIXES
+from clipkit.data.packing.tables.table import Table, as_json
 from clipkit.data.shards.index import ShardIndex
 from clipkit.data.shards.lost_shards import check_complete
 from clipkit.data.shards.reader import ShardReader
@@ -54,32 +60,57 @@ class Source:
 
 
 def open_source(
-    path: Path,
+    source: str | Path,
     images: Path | None = None,
     class_names: Sequence[str] | None = None,
     allow_outside: bool = False,
+    columns: TableColumns = TableColumns(),
 ) -> Source:
-    """Open a source of any kind, which is recognised by its suffix or content."""
+    """Open a source of any kind, which is recognised by its address, suffix or content.
+
+    Args:
+        source: Path of a table, folder or COCO file, a glob of Parquet files, or
+            ``hf://datasets/OWNER/NAME``.
+        images: Folder that names of images are relative to; None for the folder of the source.
+        class_names: Names in the order of class numbers; None for the numbers of the source.
+        allow_outside: Whether images may be outside of that folder.
+        columns: Columns of a table with images and captions.
+
+    Raises:
+        DataError: If the source is not recognised or has no samples.
+    """
+    if (address := hub_address(source)) is not None:
+        files, versions = download_parquet(address)
+        root, table = images or files[0].parent, open_parts(files, versions)
+        opened = source_of_table(Table(table, root, class_names, columns))
+    else:
+        path = Path(source)
+        root = images or (path if path.is_dir() else path.parent)
+        opened = _open_path(path, root, class_names, columns)
+    if not opened.items:
+        raise DataError(f"{source}: no samples found")
+    if not allow_outside:
+        refuse_outside((file for item in opened.items for file in item.files), root, source)
+    return opened
+
+
+def _open_path(
+    path: Path, root: Path, class_names: Sequence[str] | None, columns: TableColumns
+) -> Source:
+    if is_pattern(path):
+        return source_of_table(Table(open_parts(matches_of(path)), root, class_names, columns))
     if not path.exists():
         raise DataError(f"{path}: no such file or folder")
-    read = _from_folder if path.is_dir() else _from_file
-    source = read(path, images, class_names)
-    if not source.items:
-        raise DataError(f"{path}: no samples found")
-    if not allow_outside:
-        root = images or (path if path.is_dir() else path.parent)
-        files = [item.image for item in source.items if isinstance(item, FileItem)]
-        refuse_outside(files, root, path)
-    return source
-
-
-def _from_folder(path: Path, images: Path | None, class_names: Sequence[str] | None) -> Source:
-    tables = tables_in(path)
+    if not path.is_dir():
+        return _from_file(path, root, class_names, columns)
     if shards := visible_shards(path):
         return _from_shards(path, shards)
-    if len(tables) == 1:
-        return _from_file(tables[0], images, class_names)
-    if len(tables) > 1:
+    if items := items_of_downloads(path):
+        return Source(items)
+    tables = tables_in(path)
+    if parts := parts_of(tables):
+        return _from_parts(parts, root, class_names, columns)
+    if tables:
         names = ", ".join(file.name for file in tables)
         raise DataError(f"{path}: contains several tables ({names}); name one of them")
     if classes := class_folders(path):
@@ -90,6 +121,29 @@ def _from_folder(path: Path, images: Path | None, class_names: Sequence[str] | N
     )
 
 
+def source_of_dataset(
+    dataset: ArrowDataset,
+    images: Path | None = None,
+    class_names: Sequence[str] | None = None,
+    allow_outside: bool = False,
+    columns: TableColumns = TableColumns(),
+) -> Source:
+    """Return the rows of a ``datasets.Dataset``; see ``open_source`` for the other arguments."""
+    if not len(dataset):
+        raise DataError(f"{type(dataset).__name__}: no samples found")
+    root = images or Path.cwd()
+    rows = DatasetRows(dataset)
+    opened = source_of_table(Table([rows], root, class_names, columns))
+    if not allow_outside:
+        refuse_outside((file for item in opened.items for file in item.files), root, rows.where)
+    return opened
+
+
+def source_of_table(table: Table) -> Source:
+    """Return the images of a table as a source."""
+    return Source(table, _class_file(table.class_names), table.has_own_numbers)
+
+
 def tables_in(folder: Path) -> list[Path]:
     """List the tables and COCO-style files of a folder, by name."""
     suffixes = (*TABLE_SUFFIXES, ".json")
@@ -98,6 +152,7 @@ def tables_in(folder: Path) -> list[Path]:
         for file in sorted(folder.iterdir())
         if file.suffix.lower() in suffixes
         and file.name not in {"sizes.json", "pack.json"}
+        and not file.name.endswith(STATS_SUFFIX)
         and not file.name.startswith(".")
     ]
 
@@ -109,19 +164,20 @@ def class_folders(folder: Path) -> list[Path]:
     ]
 
 
-def _from_file(path: Path, images: Path | None, class_names: Sequence[str] | None) -> Source:
-    root = images or path.parent
-    if path.suffix.lower() == ".json":
-        return _from_coco(path, root)
-    if path.suffix.lower() in TABLE_SUFFIXES:
-        return _from_table(path, root, class_names)
+def _from_file(
+    path: Path, root: Path, class_names: Sequence[str] | None, columns: TableColumns
+) -> Source:
+    if path.suffix.lower() in (".json", *TABLE_SUFFIXES):
+        return _from_parts([path], root, class_names, columns)
     raise DataError(f"{path}: expected one of {', '.join((*TABLE_SUFFIXES, '.json'))}")
 
 
-def _from_table(path: Path, root: Path, class_names: Sequence[str] | None) -> Source:
-    table = read_table(path, class_names)
-    items = [FileItem(root / image, texts) for image, texts in table.samples.items()]
-    return Source(items, _class_file(table.class_names), table.has_own_numbers)
+def _from_parts(
+    parts: Sequence[Path], root: Path, class_names: Sequence[str] | None, columns: TableColumns
+) -> Source:
+    if parts[0].suffix.lower() == ".json":
+        return _from_coco(parts[0], root)
+    return source_of_table(Table(open_parts(parts), root, class_names, columns))
 
 
 def _from_class_folders(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
 import numpy as np
 
-from clipkit.data.packing.items import Item
 from clipkit.data.packing.sources import Source
 from clipkit.data.shards.members import read_label
 from clipkit.errors import ConfigError, DataError
@@ -19,17 +19,7 @@ _LOG: Final = logging.getLogger(__name__)
 
 def split_by_class(source: Source) -> dict[int, Source]:
     """Group samples by class, in their order; those without a class are left out."""
-    items: dict[int, list[Item]] = {}
-    for item in source.items:
-        label = read_label(item.texts(), "cls")
-        if label != IGNORE_LABEL:
-            items.setdefault(label, []).append(item)
-    if not items:
-        raise DataError(
-            "the data have no classes: expected a folder for each class, or a table with a column "
-            "label or class_name"
-        )
-    return {label: replace(source, items=items[label]) for label in sorted(items)}
+    return {label: _part(source, numbers) for label, numbers in _by_class(source).items()}
 
 
 def sample_per_class(source: Source, num_samples: int, seed: int = 0) -> Source:
@@ -40,10 +30,29 @@ def sample_per_class(source: Source, num_samples: int, seed: int = 0) -> Source:
     """
     if num_samples < 1:
         raise ConfigError(f"samples_per_class: expected at least 1, got {num_samples}")
-    chosen: set[int] = set()
-    for label, part in split_by_class(source).items():
-        order = np.random.default_rng([seed, label]).permutation(len(part.items))
-        chosen |= {id(part.items[number]) for number in order[:num_samples].tolist()}
-        if len(part.items) < num_samples:
-            _LOG.warning("class %d has %d samples of %d", label, len(part.items), num_samples)
-    return replace(source, items=[item for item in source.items if id(item) in chosen])
+    chosen: list[int] = []
+    for label, numbers in _by_class(source).items():
+        order = np.random.default_rng([seed, label]).permutation(len(numbers))
+        chosen += [numbers[at] for at in order[:num_samples].tolist()]
+        if len(numbers) < num_samples:
+            _LOG.warning("class %d has %d samples of %d", label, len(numbers), num_samples)
+    return _part(source, sorted(chosen))
+
+
+def _by_class(source: Source) -> dict[int, list[int]]:
+    """Return the positions of the samples of each class."""
+    positions: dict[int, list[int]] = {}
+    for position, item in enumerate(source.items):
+        label = read_label(item.texts(), "cls")
+        if label != IGNORE_LABEL:
+            positions.setdefault(label, []).append(position)
+    if not positions:
+        raise DataError(
+            "the data have no classes: expected a folder for each class, or a table with a column "
+            "label or class_name"
+        )
+    return dict(sorted(positions.items()))
+
+
+def _part(source: Source, positions: Sequence[int]) -> Source:
+    return replace(source, items=[source.items[position] for position in positions])

@@ -18,6 +18,7 @@ from typing import Final, final
 
 from clipkit.class_names import parse_class_names
 from clipkit.data.images.formats import image_member
+from clipkit.data.packing.hub import hub_address
 from clipkit.data.packing.packed_cache import is_raw, pack_to_cache
 from clipkit.data.samples.content import sample_errors
 from clipkit.data.shards.index import ShardIndex
@@ -157,7 +158,7 @@ def open_dataset(
         source: A folder or URL in CLIP_benchmark's layout (also a page
             ``https://huggingface.co/datasets/USER/NAME/tree/BRANCH``), a plain folder of ``.tar``
             shards, or a pattern of shards; or a table or folder of images, which is packed once
-            into a cache next to it.
+            into a cache next to it; or ``hf://datasets/OWNER/NAME/CONFIG/SPLIT``.
         split: Folder inside ``source``, in CLIP_benchmark's layout or of images.
         caption: Finds the captions of a sample, as in training; None for the lines of its ``.txt``.
         label_field: Where the class of a sample is: a member ("cls") or a field of a JSON member
@@ -179,7 +180,7 @@ def open_dataset(
     # The page of a Hugging Face data set and its files differ in this part of the address.
     address = str(source).rstrip("/").replace("/tree/", "/resolve/", 1)
     name = address.rpartition("/")[2] if "{" not in address else address
-    for raw in (f"{address}/{split}", address):
+    for raw in [address] if hub_address(address) else [f"{address}/{split}", address]:
         if is_raw(raw):
             packed = pack_to_cache(raw, allow_outside=allow_outside)
             index = ShardIndex.from_urls(packed.shards)

@@ -8,6 +8,7 @@ from typing import Final
 
 from clipkit.data.images.transforms import ImageTransform
 from clipkit.data.order.mixture import Stage
+from clipkit.data.packing.tables.columns import TableColumns
 from clipkit.data.samples.fields import SampleField
 from clipkit.data.storage.cache import ShardCache
 from clipkit.data.text.captions import CaptionPicker
@@ -105,11 +106,13 @@ class StorageOptions:
         allow_pipe: Whether ``pipe:COMMAND`` among the shards may run a command on this machine.
         allow_outside: Whether the images of a table or folder may be outside of its folder,
             directly or by a symbolic link.
+        columns: Columns of tables with images and captions, if their names are not recognised.
     """
 
     cache: ShardCache | None = None
     allow_pipe: bool = False
     allow_outside: bool = False
+    columns: TableColumns = TableColumns()
 
 
 RENAMED: Final = {

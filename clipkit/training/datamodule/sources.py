@@ -66,7 +66,10 @@ def open_index(
     for one in [data] if isinstance(data, str) else data:
         if is_raw(one):
             packed = pack_to_cache(
-                one, class_names=class_names, allow_outside=storage.allow_outside
+                one,
+                class_names=class_names,
+                allow_outside=storage.allow_outside,
+                columns=storage.columns,
             )
             shards += packed.shards
         else:
@@ -109,6 +112,7 @@ def _classes(source: str, storage: StorageOptions) -> SourceClasses:
         storage.cache,
         allow_pipe=storage.allow_pipe,
         allow_outside=storage.allow_outside,
+        columns=storage.columns,
     )
 
 
@@ -133,6 +137,7 @@ def _selected(
                 samples_per_class=samples.per_class,
                 seed=seed,
                 allow_outside=storage.allow_outside,
+                columns=storage.columns,
             )
         )
     classes = pack_classes_to_cache(
@@ -141,6 +146,7 @@ def _selected(
         samples_per_class=samples.per_class,
         seed=seed,
         allow_outside=storage.allow_outside,
+        columns=storage.columns,
     )
     # An epoch of the mixture has as many samples as the data: steps and schedules stay the same.
     return Mixture([Source(name, _index(part), weight=1.0) for name, part in classes.items()])

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from clipkit.data.packing.class_numbers import MOST_CLASSES
+from clipkit.data.packing.hub import hub_address
 from clipkit.data.packing.packed_cache import class_names_in
 from clipkit.data.packing.sources import open_source
 from clipkit.data.shards.members import read_classes, read_label
@@ -84,9 +85,9 @@ def inspect_data(
         (4, ('blue', 'green', 'red', 'yellow'), True)
     """
     for option, path in (("--train", train), ("--val", val)):
-        if path is not None and not Path(path).exists():
+        if path is not None and hub_address(path) is None and not Path(path).exists():
             raise DataError(f"{option}: {path}: no such file or folder")
-    source = open_source(Path(train), allow_outside=allow_outside)
+    source = open_source(train, allow_outside=allow_outside)
     names = class_names_in(source.files)
     counts: Counter[int] = Counter()
     num_captions = num_named = num_lists = 0

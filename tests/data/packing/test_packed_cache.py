@@ -15,8 +15,8 @@ from clipkit.data import PairStream, ShardIndex, ShardReader
 from clipkit.data.packing.packed_cache import is_raw, pack_classes_to_cache, pack_to_cache
 from clipkit.data.packing.sources import open_source
 from clipkit.data.packing.subsets import sample_per_class, split_by_class
-from clipkit.data.packing.tables import read_table
 from clipkit.errors import ConfigError, DataError
+from tests.data.packing.tables.test_table import Content
 from tests.helpers.factories import image_bytes, write_shards
 from tests.helpers.letters import Letters
 
@@ -108,7 +108,7 @@ def test_words_in_a_table_are_classes_and_captions(table):
 
 def test_a_table_may_number_its_names_itself(tmp_path):
     (tmp_path / "t.csv").write_text("file,class_index,class_name\na.jpg,1,cat\nb.jpg,0,dog\n")
-    read = read_table(tmp_path / "t.csv")
+    read = Content(tmp_path / "t.csv")
     assert read.class_names == ("dog", "cat")
     assert read.samples["a.jpg"]["cls"] == b"1"
 

@@ -7,14 +7,25 @@ from pathlib import Path
 
 import pytest
 
-from clipkit.data.packing.tables import read_table
+from clipkit.data.packing.tables.parts import open_parts
+from clipkit.data.packing.tables.table import Table
 from clipkit.errors import DataError
+
+
+class Content:
+    """Texts of the images of a table by name, and its classes."""
+
+    def __init__(self, path: Path, names=None) -> None:
+        table = Table(open_parts([path]), path.parent, names)
+        self.class_names = table.class_names
+        self.has_own_numbers = table.has_own_numbers
+        self.samples = {item.files[0].name: item.texts() for item in table}
 
 
 def read(tmp_path: Path, text: str, names=None):
     path = tmp_path / "t.csv"
     path.write_text(text)
-    return read_table(path, names)
+    return Content(path, names)
 
 
 def classes(table) -> dict[str, int | None]:
@@ -28,7 +39,7 @@ def parquet(tmp_path: Path, columns):
 
     path = tmp_path / "t.parquet"
     parquet.write_table(arrow_table(columns), path)
-    return read_table(path)
+    return Content(path)
 
 
 def test_numbers_of_classes_are_kept_with_gaps(tmp_path):

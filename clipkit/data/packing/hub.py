@@ -1,0 +1,146 @@
+"""Parquet files of data sets on the Hugging Face Hub, at a pinned revision."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from clipkit.errors import DataError
+
+_LOG: Final = logging.getLogger(__name__)
+_PARQUET_BRANCH: Final = "refs/convert/parquet"
+"""Branch on which the Hub stores every public data set as Parquet: CONFIG/SPLIT/0000.parquet."""
+_ADDRESS: Final = re.compile(
+    r"hf:/{1,2}datasets/(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w.-]+))?(/(?P<path>[\w./ -]+))?/?"
+)
+_COMMIT: Final = re.compile("[0-9a-f]{40}")
+_OTHER_FILES: Final = (".tar", ".json", ".npz")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class HubAddress:
+    """Parquet files of a data set on the Hub.
+
+    Args:
+        repo: ``OWNER/NAME``.
+        revision: Branch, tag or commit; None for the newest commit of the Parquet branch.
+        path: Folder with the files, ``CONFIG/SPLIT`` on the Parquet branch, or the beginning of
+            their names, such as ``data/train``; "" if there is only one.
+    """
+
+    repo: str
+    revision: str | None = None
+    path: str = ""
+
+    def __str__(self) -> str:
+        revision = "" if self.revision is None else f"@{self.revision}"
+        return f"hf://datasets/{self.repo}{revision}" + (f"/{self.path}" if self.path else "")
+
+
+def hub_address(source: str | Path) -> HubAddress | None:
+    """Parse ``hf://datasets/OWNER/NAME[@REVISION][/CONFIG/SPLIT]``; None for anything else.
+
+    Shards on the Hub (``hf://.../{0..9}.tar``) are no tables, and are opened by fsspec.
+
+    Examples:
+        >>> hub_address("hf://datasets/owner/cats/default/train")
+        HubAddress(repo='owner/cats', revision=None, path='default/train')
+        >>> hub_address("hf://datasets/owner/cats/00000.tar") is None
+        True
+    """
+    match = _ADDRESS.fullmatch(str(source))  # pathlib makes one slash of two
+    if match is None or str(source).endswith(_OTHER_FILES):
+        return None
+    return HubAddress(match["repo"], match["revision"], (match["path"] or "").strip("/"))
+
+
+def pinned(source: str) -> str:
+    """Return the address of a data set on the Hub with its commit and split; other texts as is.
+
+    Raises:
+        DataError: If the Hub does not answer, or the data set has several splits and none is named.
+    """
+    address = hub_address(source)
+    return source if address is None else str(_pin(address))
+
+
+def download_parquet(address: HubAddress) -> tuple[list[Path], list[str]]:
+    """Download the Parquet files of an address into the cache of huggingface_hub.
+
+    Returns:
+        The files, in order, and a text for each that identifies its content.
+
+    Raises:
+        DataError: If the Hub does not answer, or there are no such files.
+    """
+    from huggingface_hub import snapshot_download
+
+    exact = _pin(address)
+    patterns = [f"{exact.path}/*.parquet", f"{exact.path}-*.parquet"]
+    folder = Path(
+        _ask(
+            exact,
+            lambda: snapshot_download(
+                exact.repo, repo_type="dataset", revision=exact.revision, allow_patterns=patterns
+            ),
+        )
+    )
+    files = sorted(file for pattern in patterns for file in folder.glob(pattern))
+    if not files:
+        raise DataError(f"{exact}: no Parquet files there; expected /CONFIG/SPLIT after the name")
+    return files, [f"{exact.repo}@{exact.revision}/{f.relative_to(folder)}" for f in files]
+
+
+def _pin(address: HubAddress) -> HubAddress:
+    from huggingface_hub import HfApi
+
+    if address.revision is None or not _COMMIT.fullmatch(address.revision):
+        branch = address.revision or _PARQUET_BRANCH
+        info: Any = _ask(address, lambda: HfApi().dataset_info(address.repo, revision=branch))
+        address = replace(address, revision=str(info.sha))
+        _LOG.info("%s: using this commit of %s", address, branch)
+    if not address.path:
+        commit = address.revision
+        names: Sequence[str] = _ask(
+            address,
+            lambda: HfApi().list_repo_files(address.repo, revision=commit, repo_type="dataset"),
+        )
+        address = replace(address, path=_only_split(address, names))
+    return address
+
+
+def _only_split(address: HubAddress, names: Sequence[str]) -> str:
+    """Return the folder of all Parquet files of a revision."""
+    folders = sorted({n.rpartition("/")[0] for n in names if n.endswith(".parquet")})
+    if len(folders) != 1 or not folders[0]:
+        base = replace(address, revision=None)
+        shown = ", ".join(f"{base}/{folder}" for folder in folders if folder) or "none"
+        raise DataError(f"{base}: expected one split, got several or none; name one of: {shown}")
+    return folders[0]
+
+
+def _ask(address: HubAddress, action: Callable[[], T]) -> T:
+    """Call the Hub; its errors, and those of its transport, have no common base."""
+    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+
+    try:
+        return action()
+    except RepositoryNotFoundError as error:
+        raise DataError(
+            f"{address}: no such data set on the Hub, or no access to it; for a private or gated "
+            f"one log in: hf auth login"
+        ) from error
+    except RevisionNotFoundError as error:
+        raise DataError(
+            f"{address}: no revision {address.revision or _PARQUET_BRANCH}; the Hub converts "
+            f"public data sets to Parquet by itself; for others name a revision that contains "
+            f"Parquet files: hf://datasets/{address.repo}@main/FOLDER"
+        ) from error
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise DataError(f"{address}: cannot be read from the Hub: {reason}") from error

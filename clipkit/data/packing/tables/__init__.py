@@ -1,0 +1,1 @@
+"""Tables as a source: rows in batches, columns by name, images in files or in the table."""

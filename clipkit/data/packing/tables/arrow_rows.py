@@ -1,0 +1,297 @@
+"""Rows of Arrow tables: Parquet files, and ``datasets.Dataset``."""
+
+from __future__ import annotations
+
+import bisect
+import hashlib
+import json
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, Protocol, final
+
+import numpy as np
+
+from clipkit.data.packing.items import state_of
+from clipkit.data.packing.labels import LABEL_COLUMNS
+from clipkit.data.packing.tables.row_files import TableRows, refuse_twins
+from clipkit.errors import DataError
+
+_ROWS_PER_BATCH: Final = 4096
+_IMAGES_PER_BATCH: Final = 16
+"""Small, because a batch of images is in memory at once."""
+_BUFFER_BYTES: Final = 2**20
+_NO_LABEL: Final = -1
+"""Missing class of the Hub's data sets."""
+_CURSORS: Final = threading.local()
+
+
+@final
+class ParquetRows(TableRows):
+    """Rows of a Parquet file; images are files, bytes, or the Hub's ``struct<bytes, path>``.
+
+    Args:
+        path: The file.
+        version: Text that identifies the content, such as a commit of the Hub; None for path, size
+            and time of change.
+    """
+
+    def __init__(self, path: Path, version: str | None = None) -> None:
+        self.where = str(path)
+        self._path = path
+        self._version = f"{path} {state_of(path)}" if version is None else version
+        with _open_parquet(path) as file:
+            self._content = _Content(file.schema_arrow)
+            self._embedded = [
+                name for name in self._content.with_bytes if _all_embedded(file.metadata, name)
+            ]
+        self.columns = self._content.names
+        refuse_twins(self.where, self.columns)
+
+    def rows(self, images: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """See ``TableRows.rows``."""
+        content = self._content
+        content.check_images(self.where, images)
+        stored = [name for name in images if name in content.with_bytes]
+        # Where every image is embedded, only the paths are read.
+        embedded = [name for name in stored if name in self._embedded]
+        leaves = [f"{name}.path" for name in embedded if name in content.with_paths]
+        uncertain = [name for name in stored if name not in embedded]
+        size = _IMAGES_PER_BATCH if uncertain else _ROWS_PER_BATCH
+        first = 0
+        with _open_parquet(self._path) as file:
+            for batch in file.iter_batches(size, columns=[*content.plain, *leaves, *uncertain]):
+                yield from content.rows(batch, stored, first, embedded)
+                first += batch.num_rows
+
+    def image(self, column: str, row: int) -> bytes | None:
+        """See ``TableRows.image``."""
+        with _open_errors(self._path):
+            return _bytes_in(_cursor(self._path, column).read(row))
+
+    def identity(self, column: str, row: int) -> str:
+        """See ``TableRows.identity``."""
+        return f"{self._version} {column} {row}"
+
+
+class ArrowDataset(Protocol):
+    """What is used of a ``datasets.Dataset``."""
+
+    def with_format(self, type: str, /) -> Any:
+        """Return the same rows; with "arrow", batches are Arrow tables."""
+
+    def __len__(self) -> int: ...
+
+
+@final
+class DatasetRows(TableRows):
+    """Rows of a ``datasets.Dataset``.
+
+    Args:
+        dataset: The data set, with its selection and order of rows.
+    """
+
+    def __init__(self, dataset: ArrowDataset) -> None:
+        self.where = type(dataset).__name__
+        self._dataset = dataset.with_format("arrow")
+        first = self._dataset[:1]
+        self._content = _Content(first.schema)
+        self.columns = self._content.names
+
+    def rows(self, images: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """See ``TableRows.rows``."""
+        self._content.check_images(self.where, images)
+        stored = [name for name in images if name in self._content.with_bytes]
+        first = 0
+        for table in self._dataset.iter(_ROWS_PER_BATCH):
+            for batch in table.to_batches():
+                yield from self._content.rows(batch, stored, first, ())
+                first += batch.num_rows
+
+    def image(self, column: str, row: int) -> bytes | None:
+        """See ``TableRows.image``."""
+        return _bytes_in(self._dataset[row : row + 1].column(column)[0].as_py())
+
+    def identity(self, column: str, row: int) -> str:
+        """See ``TableRows.identity``."""
+        data = self.image(column, row) or b""
+        return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
+@final
+class _Content:
+    """The columns of an Arrow schema: which contain bytes, and names of classes."""
+
+    def __init__(self, schema: Any) -> None:
+        from pyarrow import types
+
+        self.names: list[str] = list(schema.names)
+        kinds = {field.name: field.type for field in schema}
+        self.with_bytes = [name for name, kind in kinds.items() if _is_image(kind)]
+        self.structs = [name for name in self.with_bytes if types.is_struct(kinds[name])]
+        self.with_paths = [
+            name for name in self.structs if "path" in [field.name for field in kinds[name]]
+        ]
+        self.plain = [name for name, kind in kinds.items() if not _contains_bytes(kind)]
+        self._class_names = _class_names(schema.metadata or {})
+
+    def check_images(self, where: str, images: Sequence[str]) -> None:
+        """Refuse an image column with bytes of another form."""
+        for name in images:
+            if name not in self.with_bytes and name not in self.plain:
+                raise DataError(
+                    f"{where}: column {name}: expected one image per row, as the name of a file, "
+                    f"bytes, or a struct of bytes and path; got another type"
+                )
+
+    def rows(
+        self, batch: Any, images: Sequence[str], first: int, embedded: Sequence[str]
+    ) -> Iterator[dict[str, Any]]:
+        """Convert a batch; ``first`` is the number of its first row in the table."""
+        columns = {name: batch.column(name).to_pylist() for name in self.plain}
+        for name in images:
+            columns[name] = self._cells(batch, name, name in embedded)
+        for number in range(batch.num_rows):
+            row = {name: cells[number] for name, cells in columns.items()}
+            for name in images:
+                if row[name] is not None and not isinstance(row[name], str):
+                    row[name] = {"row": first + number, **row[name]}
+            yield self._with_class_name(row)
+
+    def _cells(self, batch: Any, name: str, embedded: bool) -> list[Any]:
+        """Return ``{"path": ...}`` for each image in the table, and the path for others."""
+        import pyarrow.compute as pc
+
+        size = batch.num_rows
+        paths: list[Any] = [None] * size
+        if name in self.with_paths:
+            paths = pc.struct_field(batch.column(name), "path").to_pylist()
+        present = [True] * size
+        if not embedded:
+            column = batch.column(name)
+            data = pc.struct_field(column, "bytes") if name in self.structs else column
+            present = pc.is_valid(data).to_pylist()
+        return [{"path": path} if has else path for has, path in zip(present, paths, strict=True)]
+
+    def _with_class_name(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Add the name of a class that the schema has, as in the Hub's ``ClassLabel``."""
+        for column, names in self._class_names.items():
+            label = row.get(column)
+            if label == _NO_LABEL:
+                row[column] = None
+            elif isinstance(label, int) and 0 <= label < len(names):
+                row.setdefault("class_name", names[label])
+        return row
+
+
+@final
+class _Cursor:
+    """Reads the cells of one column, forward at little cost."""
+
+    def __init__(self, path: Path, column: str) -> None:
+        from pyarrow import parquet
+
+        self.path = path
+        self._column = column
+        self._file = parquet.ParquetFile(path, buffer_size=_BUFFER_BYTES)
+        metadata = self._file.metadata
+        sizes = [metadata.row_group(g).num_rows for g in range(metadata.num_row_groups)]
+        self._starts: list[int] = np.cumsum([0, *sizes]).tolist()
+        self._group, self._first = -1, 0
+        self._batch: Any = None
+        self._batches: Iterator[Any] = iter(())
+
+    def read(self, row: int) -> Any:
+        """Return the cell in a row."""
+        group = bisect.bisect_right(self._starts, row) - 1
+        if group != self._group or row < self._first:
+            self._group, self._first, self._batch = group, self._starts[group], None
+            self._batches = self._file.iter_batches(
+                _IMAGES_PER_BATCH, row_groups=[group], columns=[self._column]
+            )
+        while self._batch is None or row >= self._first + self._batch.num_rows:
+            self._first += 0 if self._batch is None else self._batch.num_rows
+            self._batch = next(self._batches)
+        return self._batch.column(0)[row - self._first].as_py()
+
+
+def _cursor(path: Path, column: str) -> _Cursor:
+    """Return the cursor of this thread; one file per column stays open."""
+    cursors: dict[str, _Cursor] = _CURSORS.__dict__
+    if column not in cursors or cursors[column].path != path:
+        cursors[column] = _Cursor(path, column)
+    return cursors[column]
+
+
+def _bytes_in(cell: Any) -> bytes | None:
+    data: bytes | None = cell["bytes"] if isinstance(cell, dict) else cell
+    return data
+
+
+def _is_image(kind: Any) -> bool:
+    """Return whether cells are bytes, or a struct with ``bytes``."""
+    from pyarrow import types
+
+    if types.is_struct(kind):
+        return any(field.name == "bytes" and _is_binary(field.type) for field in kind)
+    return _is_binary(kind)
+
+
+def _is_binary(kind: Any) -> bool:
+    from pyarrow import types
+
+    return bool(types.is_binary(kind) or types.is_large_binary(kind))
+
+
+def _contains_bytes(kind: Any) -> bool:
+    """Return whether a type contains bytes at any depth, which no JSON can store."""
+    fields = [kind.field(number) for number in range(kind.num_fields)]
+    return _is_binary(kind) or any(_contains_bytes(field.type) for field in fields)
+
+
+def _all_embedded(metadata: Any, column: str) -> bool:
+    """Return whether the statistics report bytes for every row of an image column."""
+    for group in range(metadata.num_row_groups):
+        chunks = [metadata.row_group(group).column(n) for n in range(metadata.num_columns)]
+        for chunk in chunks:
+            if chunk.path_in_schema in (column, f"{column}.bytes"):
+                known = chunk.statistics
+                if known is None or not known.has_null_count or known.null_count:
+                    return False
+    return True
+
+
+def _class_names(metadata: dict[bytes, bytes]) -> dict[str, list[str]]:
+    """Return the names of classes in the Hub's description of the columns."""
+    try:
+        features = json.loads(metadata[b"huggingface"])["info"]["features"]
+        return {
+            column: [str(name) for name in features[column]["names"]]
+            for column in LABEL_COLUMNS
+            if features.get(column, {}).get("_type") == "ClassLabel"
+        }
+    except (KeyError, ValueError, TypeError, AttributeError):
+        return {}
+
+
+@contextmanager
+def _open_errors(path: Path) -> Iterator[None]:
+    try:
+        from pyarrow import ArrowException
+    except ImportError as error:
+        raise DataError(f"{path}: Parquet needs pip install 'clipkit[tables]'") from error
+    try:
+        yield
+    except (ArrowException, OSError, ValueError, ArithmeticError) as error:
+        # Arrow's errors for damaged columns have no common base.
+        raise DataError(f"{path}: not a complete Parquet file: {error}") from error
+
+
+@contextmanager
+def _open_parquet(path: Path) -> Iterator[Any]:
+    with _open_errors(path):
+        from pyarrow import parquet
+
+        with parquet.ParquetFile(path, buffer_size=_BUFFER_BYTES) as file:
+            yield file

@@ -1,0 +1,182 @@
+"""Columns of a table with images and captions: recognised by name, or named by the user."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from clipkit.data.packing.classes import CLASSES_COLUMNS
+from clipkit.data.packing.labels import CLASS_NAME_COLUMNS, LABEL_COLUMNS, is_missing
+from clipkit.errors import DataError
+from clipkit.suggestions import did_you_mean
+
+# The second line: COCO, Flickr30k, CIFAR on the Hub, and img2dataset's Parquet.
+IMAGE_COLUMNS: Final = (
+    "image", "image_path", "filepath", "file_path", "file", "path", "filename",
+    "file_name", "image_name", "img", "jpg", "png", "webp",
+)  # fmt: skip
+CAPTION_COLUMNS: Final = ("caption", "captions", "title", "text", "txt")
+_CAPTIONS_WITHOUT_CLASSES: Final = (*CAPTION_COLUMNS, "sentences", "comment", "raw")
+CLASS_COLUMNS: Final = (*LABEL_COLUMNS, *CLASS_NAME_COLUMNS, *CLASSES_COLUMNS)
+_URL_COLUMNS: Final = ("url", "image_url", "coco_url", "img_url")
+_NUMBERED_CAPTION: Final = re.compile(r"(caption|text)[ _-]?\d+")
+_TEXTS_OF_OBJECTS: Final = ("raw", "caption", "text")
+_LISTED: Final = frozenset({"captions", "sentences", "raw"})
+_FAILED_DOWNLOADS: Final = frozenset({"failed_to_download", "failed_to_resize"})
+
+
+@dataclass(frozen=True)
+class TableColumns:
+    """Columns of a table that contain images and captions, if their names are not recognised.
+
+    Args:
+        images: Columns with images, as names of files or as bytes. The first is the image of a
+            sample; the others are stored as further members, named after their columns, such as
+            ``depth.png``. None to recognise one column by its name.
+        captions: Columns with captions, each a text or a list of texts. None to recognise them by
+            their names.
+
+    Examples:
+        >>> TableColumns(images=["photo", "depth"], captions=["prompt"]).images
+        ['photo', 'depth']
+    """
+
+    # Not slotted: jsonargparse reads the defaults of a nested group from an instance's __dict__.
+    images: Sequence[str] | None = None
+    captions: Sequence[str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class UsedColumns:
+    """Columns that are read, as the table spells them.
+
+    Args:
+        images: Columns with images; the first is the image of a sample.
+        captions: Columns with captions; empty if the table has classes only.
+        has_classes: Whether a column contains classes.
+    """
+
+    images: tuple[str, ...]
+    captions: tuple[str, ...]
+    has_classes: bool
+
+
+def used_columns(where: str, names: Sequence[str], options: TableColumns) -> UsedColumns:
+    """Find the columns of a table.
+
+    Args:
+        where: Name of the table in messages.
+        names: All columns of the table.
+        options: Columns that the user named.
+
+    Raises:
+        DataError: If a column that is needed does not exist.
+    """
+    has_classes = any(name in names for name in CLASS_COLUMNS)
+    if options.images:
+        images = _named(where, "images", names, options.images)
+    else:
+        images = (_recognised(where, names, IMAGE_COLUMNS, "images"),)
+    if options.captions:
+        captions = _named(where, "captions", names, options.captions)
+    else:
+        captions = _caption_columns(where, [n for n in names if n not in images], has_classes)
+    return UsedColumns(images, captions, has_classes)
+
+
+def _caption_columns(where: str, names: Sequence[str], has_classes: bool) -> tuple[str, ...]:
+    known = CAPTION_COLUMNS if has_classes else _CAPTIONS_WITHOUT_CLASSES
+    if (column := _first(names, known)) is not None:
+        return (column,)
+    numbered = tuple(name for name in names if _NUMBERED_CAPTION.fullmatch(name))
+    if numbered or has_classes:
+        return numbered
+    return (_recognised(where, names, known, "captions"),)
+
+
+def captions_in(row: Mapping[str, Any], columns: Sequence[str]) -> list[str]:
+    """Return the captions in a row, each on one line."""
+    texts: list[Any] = []
+    for name in columns:
+        value = _as_list(row[name]) if name.strip().lower() in _LISTED else row[name]
+        texts += value if isinstance(value, list) else [value]
+    texts = [_text_of(text) for text in texts]
+    return [one_line(str(text)) for text in texts if not is_missing(text)]
+
+
+def member_of(column: str) -> str:
+    """Return the first part of the extension under which a further image column is stored.
+
+    Examples:
+        >>> member_of("Depth map")
+        'depth_map'
+    """
+    return re.sub(r"[^a-z0-9_-]+", "_", column.strip().lower())
+
+
+def is_failed_download(row: Mapping[str, Any]) -> bool:
+    """Return whether img2dataset recorded that it has no image for this row."""
+    return row.get("status") in _FAILED_DOWNLOADS
+
+
+def one_line(text: str) -> str:
+    """Remove line breaks from a caption, because they separate captions."""
+    return " ".join(text.split())
+
+
+def _text_of(value: Any) -> Any:
+    """Return the text in an object of COCO's or Flickr30k's sentences."""
+    if not isinstance(value, dict):
+        return value
+    return next((value[name] for name in _TEXTS_OF_OBJECTS if name in value), None)
+
+
+def _as_list(value: Any) -> Any:
+    """Parse a JSON list in a cell, as in Flickr30k's annotations."""
+    if not isinstance(value, str) or not value.startswith("["):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError:
+        return value
+
+
+def _first(names: Sequence[str], wanted: Sequence[str]) -> str | None:
+    """Return the first of the wanted columns; case and blanks matter only if several match."""
+    exact = next((name for name in wanted if name in names), None)
+    if exact is not None:
+        return exact
+    loose = {name.strip().lower(): name for name in reversed(names)}
+    return next((loose[name] for name in wanted if name in loose), None)
+
+
+def _named(where: str, option: str, names: Sequence[str], wanted: Sequence[str]) -> tuple[str, ...]:
+    for name in wanted:
+        if name not in names:
+            raise DataError(
+                f"{where}: columns.{option}: no column {name!r}{did_you_mean(name, names)}; got "
+                f"columns {', '.join(names)}"
+            )
+    return tuple(wanted)
+
+
+def _recognised(where: str, names: Sequence[str], known: Sequence[str], what: str) -> str:
+    column = _first(names, known)
+    if column is not None:
+        return column
+    hints = {name: did_you_mean(name, known) for name in names}
+    hint = next((f"; {name!r}:{close[1:]}" for name, close in hints.items() if close), "")
+    if what == "images" and (urls := _first(names, _URL_COLUMNS)) is not None:
+        hint = (
+            f"; column {urls!r} contains addresses, which are not downloaded here: use img2dataset "
+            f"on this table, and its output as the source"
+        )
+    raise DataError(
+        f"{where}: no column with {what}: expected one of {', '.join(known)}, got columns "
+        f"{', '.join(map(str, names))}{hint}; or name it: clipkit shards pack "
+        f"--{what[:-1]}-columns NAME, data.storage.columns.{what} for fit, or "
+        f"columns=TableColumns({what}=[NAME]) in Python"
+    )

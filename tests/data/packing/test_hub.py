@@ -1,0 +1,145 @@
+"""Data sets on the Hub: the Parquet branch, a pinned commit, one split, errors that name it."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+
+from clipkit.data import ShardIndex, ShardReader, pack
+from clipkit.data.packing.hub import download_parquet, hub_address, pinned
+from clipkit.data.packing.packed_cache import is_raw, pack_to_cache
+from clipkit.errors import DataError
+from tests.helpers.factories import image_bytes
+from tests.helpers.hub_server import FakeHub, hub_server
+
+REPO = "owner/cats"
+ADDRESS = f"hf://datasets/{REPO}"
+
+
+def hub_parquet(captions: list[str]) -> bytes:
+    """Return a file as the Hub writes it: images as structs of bytes and path."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    images = [{"bytes": image_bytes(seed=n), "path": "image.jpg"} for n in range(len(captions))]
+    table = pa.table({"image": pa.array(images, kind), "caption": captions})
+    file = io.BytesIO()
+    parquet.write_table(table, file, row_group_size=2)
+    return file.getvalue()
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    from huggingface_hub import constants
+
+    content = FakeHub()
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setenv("CLIPKIT_CACHE", str(tmp_path / "cache"))
+    with hub_server(content) as url:
+        monkeypatch.setattr(constants, "ENDPOINT", url)
+        template = url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        yield content
+
+
+def texts_of(shards) -> list[str]:
+    reader = ShardReader(ShardIndex.from_urls(list(shards)))
+    return [reader.read(n).members["txt"].decode() for n in range(reader.num_samples)]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("hf://datasets/a/b", ("a/b", None, "")),
+        ("hf://datasets/a/b@main/data/train", ("a/b", "main", "data/train")),
+        (Path("hf://datasets/a/b/c/d"), ("a/b", None, "c/d")),
+    ],
+)
+def test_addresses(text, expected):
+    address = hub_address(text)
+    assert address is not None
+    assert (address.repo, address.revision, address.path) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["hf://datasets/a/b/{0..3}.tar", "hf://datasets/a/b/0.tar", "hf://models/a/b", "a/b", "hf://a"],
+)
+def test_other_addresses_are_not_tables(text):
+    assert hub_address(text) is None
+
+
+def test_all_parts_of_the_only_split_are_read_in_order(hub, tmp_path):
+    hub.push(
+        REPO,
+        {
+            "default/train/0001.parquet": hub_parquet(["three"]),
+            "default/train/0000.parquet": hub_parquet(["zero", "one", "two"]),
+            "README.md": b"",
+        },
+    )
+    report = pack(ADDRESS, tmp_path / "out", samples_per_shard=3)
+    assert texts_of(report.shards) == ["zero", "one", "two", "three"]
+    reader = ShardReader(ShardIndex.from_urls(list(report.shards)))
+    stored = [reader.read(n).members["jpg"] for n in range(4)]
+    assert stored == [image_bytes(seed=n) for n in (0, 1, 2, 0)]
+
+
+def test_a_pinned_address_keeps_its_bytes(hub):
+    first = hub.push(REPO, {"default/train/0000.parquet": hub_parquet(["old"])})
+    address = pinned(ADDRESS)
+    assert address == f"{ADDRESS}@{first}/default/train"
+    assert pinned(address) == address
+    hub.push(REPO, {"default/train/0000.parquet": hub_parquet(["new", "newer"])})
+    assert is_raw(address)
+    old = pack_to_cache(address)
+    assert texts_of(old.shards) == ["old"]
+    assert texts_of(pack_to_cache(ADDRESS).shards) == ["new", "newer"]
+    assert pack_to_cache(address) == old
+
+
+def test_a_pinned_address_needs_no_answer_of_the_hub_again(hub, monkeypatch):
+    from huggingface_hub import constants
+
+    hub.push(REPO, {"default/train/0000.parquet": hub_parquet(["old"])})
+    address = pinned(ADDRESS)
+    packed = pack_to_cache(address)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert pack_to_cache(address) == packed
+
+
+def test_files_of_another_branch_by_the_beginning_of_their_names(hub):
+    files = {"data/train-00000-of-00001.parquet": hub_parquet(["a"])}
+    hub.push(REPO, {**files, "data/test-00000-of-00001.parquet": hub_parquet(["b"])}, "main")
+    address = hub_address(f"{ADDRESS}@main/data/train")
+    assert address is not None
+    paths, versions = download_parquet(address)
+    assert [path.name for path in paths] == ["train-00000-of-00001.parquet"]
+    assert versions[0].endswith("/data/train-00000-of-00001.parquet")
+
+
+def test_what_is_not_there_is_named(hub):
+    with pytest.raises(DataError, match="owner/cats: no such data set on the Hub, or no access"):
+        pinned(ADDRESS)
+    hub.push(REPO, {}, "main")
+    with pytest.raises(DataError, match="no revision refs/convert/parquet; the Hub converts"):
+        pinned(ADDRESS)
+    splits = {f"default/{name}/0000.parquet": hub_parquet([name]) for name in ("test", "train")}
+    hub.push(REPO, splits)
+    expected = f"name one of: {ADDRESS}/default/test, {ADDRESS}/default/train"
+    with pytest.raises(DataError, match=expected):
+        pinned(ADDRESS)
+    with pytest.raises(DataError, match="no Parquet files there; expected /CONFIG/SPLIT"):
+        pack_to_cache(f"{ADDRESS}/default/val")
+
+
+def test_a_hub_that_does_not_answer_is_named(hub, monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(DataError, match="hf://datasets/owner/cats: cannot be read from the Hub"):
+        pinned(ADDRESS)
