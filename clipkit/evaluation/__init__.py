@@ -17,9 +17,10 @@ from clipkit.evaluation.evaluators.zero_shot import (
     class_embeddings,
     confusion_counts,
 )
-from clipkit.evaluation.inference import EmbedOptions, evaluating
+from clipkit.evaluation.inference import EmbedOptions
 from clipkit.evaluation.interpolation import InterpolationPoint, interpolation_curve
 from clipkit.evaluation.tasks import TASKS, make_evaluator
+from clipkit.models.evaluating import evaluating
 
 __all__ = [
     "GENERIC_TEMPLATES",

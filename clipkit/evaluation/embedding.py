@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
 from clipkit.data.text.tokenizer import Tokenizer
-from clipkit.data.text.tokenizers import tokenizer_from_name
 from clipkit.distributed.collectives import gather_rows, gather_sizes, world_size
 from clipkit.evaluation.datasets.dataset import EvaluationDataset
 from clipkit.evaluation.datasets.loading import Chunk, decoded_chunks, ids_of_rank
-from clipkit.evaluation.inference import EmbedOptions, evaluating
-from clipkit.models import DualEncoder
+from clipkit.evaluation.inference import EmbedOptions
+from clipkit.models import DualEncoder, inputs
+from clipkit.models.evaluating import evaluating
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,13 +84,7 @@ def encode_texts(
 
 def tokenizer_of(encoder: DualEncoder) -> Tokenizer:
     """Return the tokenizer of the encoder's text tower."""
-    tower = encoder.text_tower
-    return _tokenizer(tower.tokenizer_name, tower.context_length)
-
-
-@cache
-def _tokenizer(name: str, context_length: int) -> Tokenizer:
-    return tokenizer_from_name(name, context_length=context_length)
+    return inputs.tokenizer_of(encoder.text_tower)
 
 
 def _embed_chunk(

@@ -58,23 +58,9 @@ print(image @ text.T)
 """
 
 SAFETENSORS: Final = """\
-from pathlib import Path
-
-import numpy as np
-import torch
-
-from clipkit.data import EvalTransform, tokenizer_from_name
 from clipkit.models import load_encoder
 
-encoder = load_encoder(".")
-image_tower, text_tower = encoder.image_tower, encoder.text_tower
-tokenizer = tokenizer_from_name(text_tower.tokenizer_name, text_tower.context_length)
-prepare = EvalTransform(
-    image_tower.image_size, image_tower.resize_mode, image_tower.interpolation
-)
-pixels = prepare(Path("dog.jpg").read_bytes(), np.random.default_rng())
-with torch.inference_mode():
-    image = encoder.encode_image(pixels[None])
-    text = encoder.encode_text(tokenizer(["a dog", "a cat"]))
-print(image @ text.T)
+encoder = load_encoder(".")  # or "hf-hub:OWNER/NAME"
+texts, images = encoder.encode(["a dog", "a cat"], ["dog.jpg"])
+print(images @ texts.T)
 """

@@ -9,7 +9,7 @@ from clipkit.models.checkpoints.encoder import (
 )
 from clipkit.models.checkpoints.interpolation import interpolate
 from clipkit.models.checkpoints.named import load_model
-from clipkit.models.dual_encoder import DualEncoder
+from clipkit.models.dual_encoder import DualEncoder, Encoded
 from clipkit.models.files.consolidate import consolidate_checkpoint
 from clipkit.models.heads.label_head import CosineLabelHead, LabelHead, LinearLabelHead
 from clipkit.models.heads.prototype_head import PrototypeLabelHead
@@ -26,6 +26,7 @@ from clipkit.models.towers.transformers_tower import TransformersTextTower
 __all__ = [
     "CosineLabelHead",
     "DualEncoder",
+    "Encoded",
     "ImageTower",
     "LabelHead",
     "LinearLabelHead",

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, final
+from typing import Any, NamedTuple, final
 
 import torch
 import torch.nn.functional as F
@@ -12,13 +13,27 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
 from clipkit.errors import ConfigError
+from clipkit.models.evaluating import evaluating
 from clipkit.models.heads.label_head import LabelHead
+from clipkit.models.inputs import ImageInput, pixel_batches, token_batches
 from clipkit.models.towers.base import ImageTower, TextTower
 from clipkit.models.towers.freezing import keep_locked_in_evaluation
 from clipkit.types import Batch, Embeddings, NegativeBatch
 
 SOFTMAX_LOGIT_SCALE = 1 / 0.07
 """Initial scale for the softmax loss (Radford et al. 2021, section 2.5)."""
+
+
+class Encoded(NamedTuple):
+    """Embeddings of texts and images, as ``DualEncoder.encode`` returns them.
+
+    Args:
+        texts: Unit-norm embeddings of the texts, float32 on the CPU.
+        images: Unit-norm embeddings of the images, float32 on the CPU.
+    """
+
+    texts: Float[Tensor, "M D"]
+    images: Float[Tensor, "N D"]
 
 
 @final
@@ -171,6 +186,46 @@ class DualEncoder(nn.Module):
         if self.label_head is None:
             raise ConfigError("label_head: this encoder has none, so it cannot classify")
         return self.label_head.score(self.image_tower(self.normalize(images)), self.text_tower)
+
+    def encode(
+        self, texts: Sequence[str] = (), images: Sequence[ImageInput] = (), batch_size: int = 64
+    ) -> Encoded:
+        """Embed texts and images as they are, in evaluation mode and without gradients.
+
+        Texts are encoded by the text tower's tokenizer. Images are turned upright by their EXIF
+        orientation, and resized and normalised as the image tower was trained. The encoder may be
+        on any device.
+
+        Args:
+            texts: Texts; longer ones are truncated to the text tower's context length.
+            images: Images of Pillow, or paths of image files.
+            batch_size: Texts or images per forward pass of a tower.
+
+        Returns:
+            Unit-norm embeddings of the texts and of the images, float32 on the CPU.
+
+        Raises:
+            ConfigError: If an argument has another type, or the tokenizer cannot be loaded.
+            DataError: If an image cannot be read.
+
+        Examples:
+            >>> texts, images = encoder.encode(["a dog", "a cat"], ["dog.jpg"])
+            >>> (images @ texts.T).shape
+            torch.Size([1, 2])
+        """
+        if batch_size < 1:
+            raise ConfigError(f"batch_size: expected at least 1, got {batch_size}")
+        device = self.log_logit_scale.device
+        with evaluating(self):
+            tokens = token_batches(self.text_tower, texts, batch_size)
+            pixels = pixel_batches(self.image_tower, images, batch_size)
+            text = [self.encode_text(batch.to(device)) for batch in tokens]
+            image = [self.encode_image(batch.to(device)) for batch in pixels]
+        empty = torch.empty(0, self.embedding_dim)
+        return Encoded(
+            torch.cat([empty, *[part.float().cpu() for part in text]]),
+            torch.cat([empty, *[part.float().cpu() for part in image]]),
+        )
 
     def forward(self, batch: Batch) -> Embeddings:
         """Embed a batch and compute everything that a loss needs.

@@ -151,10 +151,15 @@ def jpeg_header_end(data: bytes) -> int:
     return len(data)
 
 
-def orientation_of(image: Image.Image, data: bytes) -> Orientation | None:
-    """Return the orientation in EXIF; None if the pixels are stored upright."""
+def orientation_of(image: Image.Image, data: bytes | None = None) -> Orientation | None:
+    """Return the orientation in EXIF; None if the pixels are stored upright.
+
+    Args:
+        image: The image.
+        data: Bytes of its file, which save time for a PNG; None if they are unknown.
+    """
     # Pillow would decode an entire PNG to look for a tag that nearly no PNG has.
-    if image.format == "PNG" and b"eXIf" not in data and b"Raw profile" not in data:
+    if image.format == "PNG" and data and b"eXIf" not in data and b"Raw profile" not in data:
         return None
     if image.format in {"JPEG", "MPO", "WEBP"} and "exif" not in image.info:
         return None

@@ -29,7 +29,9 @@ from clipkit.data.images.formats import (
     DEFAULT_MAX_PIXELS,
     WHITE,
     Color,
+    Orientation,
     check_max_pixels,
+    check_size,
     open_image,
     orientation_of,
     to_rgb,
@@ -175,8 +177,27 @@ class EvalTransform(ImageTransform):
         rng: np.random.Generator,  # noqa: ARG002
     ) -> UInt8[Tensor, "3 H W"]:
         """See `ImageTransform`."""
+        return self.of_file(data)
+
+    def of_file(self, data: bytes) -> UInt8[Tensor, "3 H W"]:
+        """Return the pixels of the bytes of an image file.
+
+        Raises:
+            SampleError: If they cannot be decoded.
+        """
         image = open_image(data, self.max_pixels)
-        turn = orientation_of(image, data)
+        return self._fitted(image, orientation_of(image, data))
+
+    def of_image(self, image: Image.Image) -> UInt8[Tensor, "3 H W"]:
+        """Return the pixels of an image of Pillow, which is not changed.
+
+        Raises:
+            SampleError: If it has too many pixels or none, or its file cannot be decoded.
+        """
+        check_size(image.width, image.height, self.max_pixels)
+        return self._fitted(image, orientation_of(image))
+
+    def _fitted(self, image: Image.Image, turn: Orientation | None) -> UInt8[Tensor, "3 H W"]:
         pixels = to_rgb(image, self.background)
         if turn:
             pixels = pixels.transpose(turn.method)

@@ -20,6 +20,7 @@ from clipkit.errors import ClipkitError
 from clipkit.evaluation.datasets.dataset import EvaluationDataset
 from clipkit.evaluation.inference import EmbedOptions
 from clipkit.models import DualEncoder
+from clipkit.models.inputs import transform_of
 
 _UNUSED_SEED: Final = 0  # the evaluation transform draws no random number
 
@@ -39,14 +40,6 @@ class Chunk:
     captions: list[tuple[str, ...]]
     labels: list[int]
     keys: list[str]
-
-
-def transform_of(encoder: DualEncoder) -> EvalTransform:
-    """Return the image transform that the encoder's image tower was trained for."""
-    tower = encoder.image_tower
-    return EvalTransform(
-        tower.image_size, resize_mode=tower.resize_mode, interpolation=tower.interpolation
-    )
 
 
 def ids_of_rank(data: EvaluationDataset, options: EmbedOptions) -> range:
@@ -103,7 +96,7 @@ def decoded_chunks(
 ) -> Iterator[Chunk]:
     """Decode samples in batches, in the order of ``ids``."""
     loader = DataLoader(
-        _Decoded(data, ids, transform_of(encoder)),
+        _Decoded(data, ids, transform_of(encoder.image_tower)),
         batch_size=options.batch_size,
         num_workers=min(options.num_workers, len(ids)),
         collate_fn=_join_chunks,

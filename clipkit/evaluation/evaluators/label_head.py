@@ -17,9 +17,10 @@ from clipkit.evaluation.datasets.loading import decoded_chunks, ids_of_rank
 from clipkit.evaluation.evaluators.base import Evaluator
 from clipkit.evaluation.evaluators.class_match import head_names, match_head
 from clipkit.evaluation.evaluators.zero_shot import Predictions, require_classes
-from clipkit.evaluation.inference import MOVED_TO_OPTIONS, EmbedOptions, evaluating
+from clipkit.evaluation.inference import MOVED_TO_OPTIONS, EmbedOptions
 from clipkit.metrics.functional import classification_accuracy
 from clipkit.models import DualEncoder, LabelHead
+from clipkit.models.evaluating import evaluating
 from clipkit.renamed_arguments import renamed_arguments
 
 

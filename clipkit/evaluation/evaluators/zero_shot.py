@@ -18,10 +18,11 @@ from clipkit.errors import DataError
 from clipkit.evaluation.datasets.dataset import EvaluationDataset, as_dataset
 from clipkit.evaluation.embedding import embed_pairs, encode_texts, tokenizer_of
 from clipkit.evaluation.evaluators.base import Evaluator
-from clipkit.evaluation.inference import MOVED_TO_OPTIONS, EmbedOptions, evaluating
+from clipkit.evaluation.inference import MOVED_TO_OPTIONS, EmbedOptions
 from clipkit.metrics.functional import classification_accuracy
 from clipkit.metrics.per_class import confusion_matrix
 from clipkit.models import DualEncoder
+from clipkit.models.evaluating import evaluating
 from clipkit.renamed_arguments import renamed_arguments
 from clipkit.templates import check_templates, fill_template
 from clipkit.types import IGNORE_LABEL

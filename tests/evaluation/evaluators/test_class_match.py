@@ -17,9 +17,9 @@ from clipkit.evaluation import (
     ZeroShotClassification,
     open_dataset,
 )
-from clipkit.evaluation.datasets.loading import transform_of
 from clipkit.evaluation.evaluators.class_match import ClassMatch
 from clipkit.models import LinearLabelHead
+from clipkit.models.inputs import transform_of
 from tests.helpers.evaluation_data import picture, tiny_encoder, write_layout
 from tests.helpers.factories import write_shard
 
@@ -74,7 +74,7 @@ def test_a_perfect_head_is_perfect_on_a_table_that_lacks_a_class(tmp_path, encod
 @torch.no_grad()
 def make_perfect(encoder, data):
     """Solve for a head that scores every sample right."""
-    transform, rng = transform_of(encoder), np.random.default_rng(0)
+    transform, rng = transform_of(encoder.image_tower), np.random.default_rng(0)
     samples = [data.sample(number) for number in range(len(data))]
     pixels = torch.stack([transform(sample.image, rng) for sample in samples])
     features = encoder.eval().image_tower(encoder.normalize(pixels)).double()

@@ -8,8 +8,8 @@ import torch
 
 from clipkit.errors import ConfigError, DataError
 from clipkit.evaluation import EmbedOptions, LabelHeadClassification, open_dataset
-from clipkit.evaluation.datasets.loading import transform_of
 from clipkit.models import LinearLabelHead
+from clipkit.models.inputs import transform_of
 from tests.helpers.evaluation_data import CLASSES, tiny_encoder, write_layout
 from tests.helpers.ranks import run_ranks
 
@@ -31,7 +31,7 @@ def encoder_with_head(num_classes: int = len(CLASSES)):
 
 def test_scores_are_those_of_a_plain_loop(root):
     encoder = encoder_with_head().eval()
-    data, transform = open_dataset(root), transform_of(encoder)
+    data, transform = open_dataset(root), transform_of(encoder.image_tower)
     rng = np.random.default_rng(0)
     with torch.no_grad():
         expected = [

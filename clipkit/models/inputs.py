@@ -1,0 +1,98 @@
+"""Texts and images as a tower reads them: its own tokenizer, its own preprocessing.
+
+The only file of this package that imports ``clipkit.data``, when a function is called; the data
+know nothing of models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Int64, UInt8
+from PIL import Image
+from torch import Tensor
+
+from clipkit.errors import ConfigError, DataError, SampleError
+from clipkit.models.towers.base import ImageTower, TextTower
+
+if TYPE_CHECKING:
+    from clipkit.data import EvalTransform, Tokenizer
+
+ImageInput = Image.Image | Path | str
+"""An image of Pillow, or the path of an image file."""
+
+
+def tokenizer_of(tower: TextTower) -> Tokenizer:
+    """Return the tokenizer of a text tower."""
+    return _tokenizer(tower.tokenizer_name, tower.context_length)
+
+
+@cache
+def _tokenizer(name: str, context_length: int) -> Tokenizer:
+    from clipkit.data import tokenizer_from_name
+
+    return tokenizer_from_name(name, context_length=context_length)
+
+
+def transform_of(tower: ImageTower) -> EvalTransform:
+    """Return the image transform that an image tower was trained for."""
+    from clipkit.data import EvalTransform
+
+    return EvalTransform(
+        tower.image_size, resize_mode=tower.resize_mode, interpolation=tower.interpolation
+    )
+
+
+def token_batches(
+    tower: TextTower, texts: Sequence[str], batch_size: int
+) -> Iterator[Int64[Tensor, "B S"]]:
+    """Yield the token ids of texts, in batches of at most ``batch_size``.
+
+    Raises:
+        ConfigError: If the texts are a single text, or one of them is no text.
+    """
+    if isinstance(texts, str):
+        raise ConfigError(f"texts: expected a list of texts, got the text {texts[:40]!r}")
+    for number, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise ConfigError(f"texts[{number}]: expected a text, got {type(text).__name__}")
+    for start in range(0, len(texts), batch_size):
+        yield tokenizer_of(tower)(texts[start : start + batch_size])
+
+
+def pixel_batches(
+    tower: ImageTower, images: Sequence[ImageInput], batch_size: int
+) -> Iterator[UInt8[Tensor, "B 3 H W"]]:
+    """Yield the pixels of images, in batches of at most ``batch_size``.
+
+    Raises:
+        ConfigError: If the images are a single image, or one of them is no image and no path.
+        DataError: If an image cannot be read.
+    """
+    if isinstance(images, ImageInput):
+        raise ConfigError(f"images: expected a list of images, got one {type(images).__name__}")
+    transform = transform_of(tower)
+    for start in range(0, len(images), batch_size):
+        numbers = range(start, min(start + batch_size, len(images)))
+        yield torch.stack([_pixels(transform, images[n], f"images[{n}]") for n in numbers])
+
+
+def _pixels(transform: EvalTransform, image: ImageInput, where: str) -> UInt8[Tensor, "3 H W"]:
+    if not isinstance(image, ImageInput):
+        raise ConfigError(
+            f"{where}: expected an image of Pillow or the path of an image file, got "
+            f"{type(image).__name__}"
+        )
+    try:
+        if isinstance(image, Image.Image):
+            return transform.of_image(image)
+        where = f"{where}: {image}"
+        return transform.of_file(Path(image).read_bytes())
+    except SampleError as error:
+        raise DataError(f"{where}: {error.reason}") from error
+    except OSError as error:
+        raise DataError(f"{where}: cannot be read: {error.strerror or error}") from error
