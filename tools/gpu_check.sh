@@ -42,12 +42,12 @@ steps() {
 loader() {
     local folder
     folder=$(mktemp -d)
-    "$python" tools/photo_shards.py "$folder/data" --photos "${PHOTOS:-12000}"
+    "$python" tools/photo_shards.py "$folder/data" --photos "${PHOTOS:-60000}"
     for pair in ${LOADER_MODELS:-ViT-B-32:512:80 ViT-L-14:128:60}; do
         IFS=: read -r model batch steps <<<"$pair"
         "$python" -m clipkit.cli.main fit -c configs/model/vit_b32.yaml -c configs/data/webdataset.yaml \
             -c configs/trainer/gpu.yaml --model.encoder.init_args.name "$model" \
-            --model.schedule.init_args.warmup_steps 10 \
+            --model.schedule.init_args.warmup 10 \
             --trainer.callbacks+ clipkit.training.callbacks.CompileTowers \
             --data.train "$folder/data/*.tar" --data.val null --data.batch_size "$batch" \
             --data.num_workers "${WORKERS:-$(($(nproc) - 2))}" --trainer.max_steps "$steps" \

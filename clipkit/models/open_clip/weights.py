@@ -15,6 +15,7 @@ from clipkit.errors import CheckpointError, ConfigError, first_line
 from clipkit.hub import HUB_PREFIX, hub_file, is_hub_name
 from clipkit.models.files.state_dicts import describe_mismatch, mismatch, read_state_dict
 from clipkit.models.open_clip.config import OpenClipConfig, merge_preprocess
+from clipkit.models.towers.patches import project_patches
 from clipkit.models.towers.timm_layers import fit_input_size
 from clipkit.remote_code import is_trusted, load_trusted, refuse_remote_code
 from clipkit.suggestions import did_you_mean
@@ -57,6 +58,8 @@ def build_clip(config: OpenClipConfig) -> Any:
         fit_input_size(clip.visual.trunk, size, option="vision_cfg.image_size")
     if isinstance(clip.text, open_clip.transformer.TextTransformer):
         clip.text.transformer.register_forward_pre_hook(_cut_mask, with_kwargs=True)
+    project_patches(clip.visual, "conv1")
+    project_patches(getattr(getattr(clip.visual, "trunk", None), "patch_embed", None), "proj")
     fuse_attention(clip)
     read_class_token_only(clip.visual)
     return clip

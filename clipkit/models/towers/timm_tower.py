@@ -10,6 +10,7 @@ from torch import Tensor
 
 from clipkit.errors import ConfigError
 from clipkit.models.towers.base import ImageTower, as_triple
+from clipkit.models.towers.patches import project_patches
 from clipkit.models.towers.projection import Projection, make_projection
 from clipkit.models.towers.timm_layers import fit_input_size, trunk_groups
 from clipkit.suggestions import did_you_mean
@@ -56,6 +57,7 @@ class TimmImageTower(ImageTower):
         self.image_size = image_size or int(preprocess["input_size"][-1])
         fit_input_size(trunk, self.image_size, option="image_size")
         num_features = getattr(trunk, "head_hidden_size", None) or trunk.num_features
+        project_patches(getattr(trunk, "patch_embed", None), "proj")
         self.trunk = trunk
         self.projection = make_projection(projection, num_features, embedding_dim)
         self.embedding_dim = embedding_dim
