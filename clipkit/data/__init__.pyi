@@ -25,6 +25,8 @@ from .shards.reader import RawSample, ShardReader
 from .storage.cache import ShardCache
 from .stream.options import OrderOptions, SampleOptions
 from .stream.pair_stream import PairStream
+from .stream.source import PairSource
+from .stream.webdataset_source import WebDatasetSource
 from .text.captions import (
     Candidate,
     CaptionPicker,
@@ -66,6 +68,7 @@ __all__ = [
     "OpenClipTokenizer",
     "OptionalCaption",
     "OrderOptions",
+    "PairSource",
     "PairStream",
     "RandAugment",
     "RandomAffine",
@@ -91,6 +94,7 @@ __all__ = [
     "TrainTransform",
     "TransformersTokenizer",
     "VerifyReport",
+    "WebDatasetSource",
     "collect_stats",
     "pack",
     "tokenizer_from_name",

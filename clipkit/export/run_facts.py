@@ -77,6 +77,8 @@ def read_run(model: Path) -> RunFacts:
 
 
 def _samples_seen(stream: Mapping[str, Any]) -> int | None:
+    if "samples_seen" in stream:
+        return int(stream["samples_seen"])
     if not {"epoch", "num_samples", "position", "dropped"} <= set(stream):
         return None
     return int(stream["epoch"] * stream["num_samples"] + stream["position"] - stream["dropped"])

@@ -9,6 +9,7 @@ from clipkit.training.datamodule.options import (
     PairOptions,
     StorageOptions,
     ValidationOptions,
+    WebDatasetOptions,
 )
 from clipkit.training.datamodule.pair_datamodule import PairDataModule
 from clipkit.training.lightning_compat import hide_advertisements
@@ -35,4 +36,5 @@ __all__ = [
     "StorageOptions",
     "TrackioLogger",
     "ValidationOptions",
+    "WebDatasetOptions",
 ]

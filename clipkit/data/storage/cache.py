@@ -79,8 +79,9 @@ class ShardCache:
         if max_bytes < 0:
             raise ConfigError(f"cache.max_bytes: expected 0 or more, got {max_bytes}")
         self.max_bytes = max_bytes
-        self._retries = Retries(retries, backoff_seconds, stall_seconds)
-        self._early_retries = replace(self._retries, count=min(retries, _EARLY_RETRIES))
+        self.retries = Retries(retries, backoff_seconds, stall_seconds)
+        """Number and times of the retries of a transfer."""
+        self._early_retries = replace(self.retries, count=min(retries, _EARLY_RETRIES))
 
     def stat(self, address: Address) -> RemoteFile:
         """Return the version of a remote file that the server has now.
@@ -125,7 +126,7 @@ class ShardCache:
                 return path
             self._make_room(max(remote.size_bytes, 0))
             part = Path(f"{path}{_PART_SUFFIX}")
-            transfer(remote.address, remote.size_bytes, part, self._retries)
+            transfer(remote.address, remote.size_bytes, part, self.retries)
             self._check(remote, part)
             part.replace(path)
             if remote.size_bytes < 0:
@@ -159,7 +160,7 @@ class ShardCache:
                 f"{remote.address}: expected {remote.size_bytes} bytes, got {size_bytes}; "
                 f"did the shard change?"
             )
-        if remote.stamp and (now := _stat(remote.address, self._retries)) != remote:
+        if remote.stamp and (now := _stat(remote.address, self.retries)) != remote:
             part.unlink()
             raise ShardError(
                 f"{remote.address}: changed while the run was reading it: indexed as "

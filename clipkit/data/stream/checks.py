@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, get_args
 
@@ -13,13 +14,14 @@ from clipkit.data.order.partition import EpochPartition, Tail
 from clipkit.data.samples.content import CONTENT_ERRORS
 from clipkit.data.samples.maker import SampleMaker
 from clipkit.data.shards.index import ShardIndex
-from clipkit.data.shards.reader import ShardReader
+from clipkit.data.shards.reader import RawSample, ShardReader
 from clipkit.data.stream.options import OrderOptions
 from clipkit.data.text.captions import OptionalCaption, TextField
 from clipkit.data.text.tokenizer import Encoder
 from clipkit.errors import ConfigError, DataError, SampleError
 
-_TRIED_SAMPLES: Final = 8
+TRIED_SAMPLES: Final = 8
+"""Number of samples of which one must be usable."""
 _TRIED_SHARDS: Final = 16
 
 
@@ -89,14 +91,22 @@ def read_captions(
         return CaptionFacts([])
     reach = min(index.num_samples, sum(shard.num_samples for shard in index.shards[:_TRIED_SHARDS]))
     step = max(1, reach // num_samples)
+    ids = range(0, reach, step)[:num_samples]
+    samples = ((number, reader.read(number, leave_out=IMAGE_EXTENSIONS)) for number in ids)
+    return caption_facts(samples, maker, tokenizer)
+
+
+def caption_facts(
+    samples: Iterable[tuple[int, RawSample]], maker: SampleMaker, tokenizer: Encoder
+) -> CaptionFacts:
+    """Count the tokens of the captions of some samples and their ids."""
     picker = maker.caption.captions if isinstance(maker.caption, OptionalCaption) else maker.caption
     lengths, num_joined = [], 0
-    for sample_id in range(0, reach, step)[:num_samples]:
+    for sample_id, raw in samples:
         rng = np.random.default_rng(sample_id)
         with contextlib.suppress(SampleError, *CONTENT_ERRORS):
-            members = reader.read(sample_id, leave_out=IMAGE_EXTENSIONS).members
-            lengths.append(len(tokenizer.encode(maker.caption(members, rng))))
-            num_joined += isinstance(picker, TextField) and picker.joins_lines(members)
+            lengths.append(len(tokenizer.encode(maker.caption(raw.members, rng))))
+            num_joined += isinstance(picker, TextField) and picker.joins_lines(raw.members)
     return CaptionFacts(lengths, num_joined)
 
 
@@ -107,13 +117,17 @@ def check_first_sample(index: ShardIndex, reader: ShardReader, maker: SampleMake
     """
     if not index.shards[0].address.is_local:
         return
-    tried = min(_TRIED_SAMPLES, index.num_samples)
-    for sample_id in range(tried):
-        raw = reader.read(sample_id)
+    check_samples(map(reader.read, range(min(TRIED_SAMPLES, index.num_samples))), maker)
+
+
+def check_samples(samples: Iterable[RawSample], maker: SampleMaker) -> None:
+    """Check that one of some samples can be used."""
+    tried, last = 0, "none was found"
+    for raw in samples:
         try:
-            maker.make(raw.key, raw.members, sample_id, [0])
+            maker.make(raw.key, raw.members, tried, [0])
         except SampleError as error:
-            last = f"{raw.shard}: {raw.key}: {error.reason}"
+            tried, last = tried + 1, f"{raw.shard}: {raw.key}: {error.reason}"
         else:
             return
     raise DataError(f"none of the first {tried} samples can be used; the last one: {last}")

@@ -41,7 +41,7 @@ class BatchDelivery:
             start: Starts the processes that build batches, if none are running.
         """
         self._iteration += 1
-        mine = self._iteration
+        number = self._iteration
         epoch, position, skipped = self.cursor.start(partition)
         if self._loader is None:
             self._loader = start()
@@ -61,13 +61,13 @@ class BatchDelivery:
                         f"other ranks would wait for it: {built.faults[0]}; fix the data, or use "
                         f"larger batches or fewer ranks"
                     )
-                if self._iteration != mine:
+                if self._iteration != number:
                     raise ConfigError(
                         "stream: a newer iteration has begun, or a state was loaded; the old "
                         "iteration cannot continue"
                     )
         except Exception:
-            if self._iteration == mine:
+            if self._iteration == number:
                 # End the workers now: the error may keep this frame alive.
                 self._loader = None
             raise

@@ -154,6 +154,11 @@ class PairStream:
         return self._partition.progress(epoch, position)[1]
 
     @property
+    def is_exact(self) -> bool:
+        """Return True: every sample comes once per epoch, and a resume starts at the next one."""
+        return True
+
+    @property
     def partition(self) -> EpochPartition:
         """Partition of epochs into steps."""
         return self._partition

@@ -15,17 +15,21 @@ _STATE_KEYS: Final = frozenset(
     {"fingerprint", "num_samples", "seed", "epoch", "position", "dropped", "layouts"}
     | {"bad_samples", "bad_ids", "bad_shards", "padded"}
 )
+_SEQUENTIAL_KEYS: Final = (_STATE_KEYS - {"fingerprint", "layouts"}) | {
+    "declared_samples",
+    "samples_seen",
+}
 
 
 def check_state(state: Mapping[str, Any], index: ShardIndex) -> None:
     """Check whether a stream over these data can resume from a state."""
-    if state.get("version") != STATE_VERSION:
+    _check_version(state)
+    if state.get("exact") is False:
         raise CheckpointError(
-            f"stream state: expected version {STATE_VERSION}, got {state.get('version')!r}"
+            "stream state: of a WebDatasetSource (exact: false), which no exact order can "
+            "continue; read the data as before (data.webdataset), or start without the state"
         )
-    missing = sorted(_STATE_KEYS - state.keys())
-    if missing:
-        raise CheckpointError(f"stream state: incomplete, {', '.join(missing)} missing")
+    _check_keys(state, _STATE_KEYS)
     if state["fingerprint"] != index.fingerprint:
         raise CheckpointError(
             f"stream state: from other data: {state['num_samples']} samples, fingerprint "
@@ -33,6 +37,29 @@ def check_state(state: Mapping[str, Any], index: ShardIndex) -> None:
             f"the same shards in the same order, or start without the state"
         )
     _check_contents(state.get("digest"), index)
+
+
+def check_sequential_state(state: Mapping[str, Any]) -> None:
+    """Check whether a ``WebDatasetSource`` can resume from a state."""
+    _check_version(state)
+    if state.get("exact") is not False:
+        raise CheckpointError(
+            "stream state: of a PairStream, whose exact order webdataset cannot continue; read "
+            "the data as before (without data.webdataset), or start without the state"
+        )
+    _check_keys(state, _SEQUENTIAL_KEYS)
+
+
+def _check_version(state: Mapping[str, Any]) -> None:
+    if state.get("version") != STATE_VERSION:
+        raise CheckpointError(
+            f"stream state: expected version {STATE_VERSION}, got {state.get('version')!r}"
+        )
+
+
+def _check_keys(state: Mapping[str, Any], keys: frozenset[str]) -> None:
+    if missing := sorted(keys - state.keys()):
+        raise CheckpointError(f"stream state: incomplete, {', '.join(missing)} missing")
 
 
 def _check_contents(stored: str | None, index: ShardIndex) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from clipkit.data.images.transforms import ImageTransform
 from clipkit.data.order.mixture import Stage
@@ -95,6 +95,23 @@ class MixtureOptions:
     sources: Sequence[MixtureSource] = ()
     stages: Sequence[Stage] = ()
     epoch_samples: int | None = None
+
+
+@dataclass(frozen=True)
+class WebDatasetOptions:
+    """Reading of ``data.train`` with webdataset, for data that no exact index can serve.
+
+    Args:
+        num_samples: Number of samples that count as an epoch, over all ranks; None to read with
+            ``PairStream``, in an exact order. See ``clipkit.data.WebDatasetSource``.
+        resampled: Whether each worker draws shards at random, with replacement.
+        pipeline: Function ``(urls, seed, handler)`` that returns your own
+            ``webdataset.DataPipeline``, by its import path; None for that of clipkit.
+    """
+
+    num_samples: int | None = None
+    resampled: bool = False
+    pipeline: Callable[..., Any] | None = None
 
 
 @dataclass(frozen=True)

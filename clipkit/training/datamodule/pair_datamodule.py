@@ -7,7 +7,7 @@ from typing import Any, final
 
 from lightning.pytorch import LightningDataModule
 
-from clipkit.data import PairStream
+from clipkit.data import PairSource, PairStream
 from clipkit.data.images.transforms import EvalTransform, ImageTransform, TrainTransform
 from clipkit.data.packing.packed_cache import is_raw
 from clipkit.data.samples.faults import FaultOptions
@@ -25,9 +25,11 @@ from clipkit.training.datamodule.options import (
     PairOptions,
     StorageOptions,
     ValidationOptions,
+    WebDatasetOptions,
 )
 from clipkit.training.datamodule.sources import (
     check_classes,
+    check_webdataset,
     class_names_of,
     open_data,
     open_index,
@@ -37,7 +39,7 @@ from clipkit.types import Batch
 
 @final
 class PairDataModule(LightningDataModule):
-    """Reads shards of pairs with ``PairStream``, which resumes exactly.
+    """Reads shards of pairs, in an order that resumes exactly.
 
     Defaults are taken from the encoder that is trained: the tokenizer of its text tower, and
     transforms for the size of its image tower.
@@ -59,6 +61,7 @@ class PairDataModule(LightningDataModule):
         faults: How many bad samples and shards are allowed in training, and where they are logged.
         storage: How shards, tables and images are read.
         mixture: Several training sources instead of ``train``.
+        webdataset: Reading of ``train`` with webdataset, in an order that is not exact.
 
     Raises:
         ConfigError: If training is to run without shuffling.
@@ -82,6 +85,7 @@ class PairDataModule(LightningDataModule):
         faults: FaultOptions = FaultOptions(),
         storage: StorageOptions = StorageOptions(),
         mixture: MixtureOptions = MixtureOptions(),
+        webdataset: WebDatasetOptions = WebDatasetOptions(),
     ) -> None:
         super().__init__()
         if not order.shuffle or order.tail not in (None, "drop"):
@@ -101,9 +105,10 @@ class PairDataModule(LightningDataModule):
         self.faults = faults
         self.storage = storage
         self.mixture = mixture
+        self.webdataset = webdataset
         self.check_batch: Callable[[Batch], None] | None = None
         self.class_names: tuple[str, ...] = ()
-        self._train_stream: PairStream | None = None
+        self._train_stream: PairSource | None = None
         self._val_stream: PairStream | None = None
 
     def setup(self, stage: str) -> None:
@@ -124,12 +129,12 @@ class PairDataModule(LightningDataModule):
             self._val_stream = self._open_val(self.val)
 
     @property
-    def train_stream(self) -> PairStream:
+    def train_stream(self) -> PairSource:
         """Return the stream of training batches, after ``setup``."""
         assert self._train_stream is not None, "PairDataModule.setup('fit') has not run"
         return self._train_stream
 
-    def train_dataloader(self) -> PairStream:
+    def train_dataloader(self) -> PairSource:
         """Return the stream, because a ``DataLoader`` cannot be resumed exactly."""
         return self.train_stream
 
@@ -182,7 +187,9 @@ class PairDataModule(LightningDataModule):
         if self._train_stream is not None and "train" in state_dict:
             self._train_stream.load_state_dict(state_dict["train"])
 
-    def _open_train(self) -> PairStream:
+    def _open_train(self) -> PairSource:
+        if self.webdataset != WebDatasetOptions():
+            return self._open_webdataset()
         data = open_data(
             self.train, self.mixture, self.samples, self.seed, self.storage, self.class_names
         )
@@ -196,6 +203,28 @@ class PairDataModule(LightningDataModule):
             order=self.order,
             samples=self._sample_options(self.samples.caption),
             faults=self.faults,
+        )
+
+    def _open_webdataset(self) -> PairSource:
+        from clipkit.data import WebDatasetSource  # with webdataset, which few runs need
+
+        return WebDatasetSource(
+            self.train,
+            num_samples=check_webdataset(
+                self.webdataset, self.train, self.mixture, self.samples.selects
+            ),
+            tokenizer=self.resolved_tokenizer(),
+            batch_size=self.batch_size,
+            seed=self.seed,
+            image_transform=self._resolved_train_transform(),
+            num_workers=self.num_workers,
+            resampled=self.webdataset.resampled,
+            pipeline=self.webdataset.pipeline,
+            order=self.order,
+            samples=self._sample_options(self.samples.caption),
+            faults=self.faults,
+            allow_pipe=self.storage.allow_pipe,
+            cache=self.storage.cache,
         )
 
     def _open_val(self, urls: str | list[str]) -> PairStream:

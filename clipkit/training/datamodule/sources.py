@@ -19,6 +19,7 @@ from clipkit.training.datamodule.options import (
     MixtureSource,
     PairOptions,
     StorageOptions,
+    WebDatasetOptions,
 )
 
 
@@ -54,6 +55,34 @@ def open_data(
     if samples.selects:
         return _selected(train, samples, seed, class_names, storage)
     return open_index(train, class_names, storage)
+
+
+def check_webdataset(
+    options: WebDatasetOptions,
+    train: str | Sequence[str] | None,
+    mixture: MixtureOptions,
+    selects: bool,
+) -> int:
+    """Return the declared length of an epoch, if webdataset can read the training data."""
+    if options.num_samples is None:
+        raise ConfigError(
+            "data.webdataset.num_samples: expected the number of samples that count as an epoch, "
+            "got none; the length of the data need not be known"
+        )
+    if mixture.sources or selects:
+        raise ConfigError(
+            "data.webdataset: data.mixture, samples.per_class and samples.balance_classes need an "
+            "exact order; leave out one or the other"
+        )
+    if not train and options.pipeline is None:
+        raise ConfigError("data.train: expected shards to train on, got none")
+    for source in [train] if isinstance(train, str) else train or ():
+        if is_raw(source):
+            raise ConfigError(
+                f"data.train: {source}: webdataset reads shards, got a table or folder of images; "
+                f"pack it (clipkit shards pack), or leave out data.webdataset"
+            )
+    return options.num_samples
 
 
 def open_index(

@@ -87,7 +87,7 @@ def make_plan(
         peak_rates=(min(rates), max(rates)),
         factors=schedule_factors(module.schedule, num_steps, module.step_counter.step_samples),
         unused=unused_options(module.run_config, _limits(trainer, _batches(data))),
-        notes=_notes(trainer, module, numbers, captions),
+        notes=_notes(trainer, module, numbers, captions, data.num_workers),
     )
 
 
@@ -101,6 +101,7 @@ def _data_plan(trainer: Trainer, data: PairDataModule) -> DataPlan:
     return DataPlan(
         num_samples=stream.num_samples,
         num_shards=stream.num_shards,
+        is_exact=stream.is_exact,
         batch_size=data.batch_size,
         batch_size_stages=stream.partition.stages,
         world_size=trainer.world_size,
@@ -218,7 +219,11 @@ def _limits(trainer: Trainer, batches: int) -> dict[str, float]:
 
 
 def _notes(
-    trainer: Trainer, module: ContrastiveModule, data: DataPlan, captions: CaptionPlan
+    trainer: Trainer,
+    module: ContrastiveModule,
+    data: DataPlan,
+    captions: CaptionPlan,
+    num_workers: int,
 ) -> list[str]:
     notes = []
     if captions.num_joined:
@@ -226,6 +231,17 @@ def _notes(
             f"{captions.num_joined} of {captions.num_read} texts have several lines and are one "
             f"caption each; if every line is a caption, set --data.samples.caption=TextField "
             f"--data.samples.caption.one_per_line=true (false keeps the lines joined)"
+        )
+    if not data.is_exact:
+        notes.append(
+            "the order is not exact: webdataset shuffles anew at every start, so that a resumed "
+            "run repeats some samples and misses others; an epoch is data.webdataset.num_samples"
+        )
+    num_readers = data.world_size * max(1, num_workers)
+    if not data.is_exact and 0 < data.num_shards < num_readers:
+        notes.append(
+            f"{data.num_shards} shards for {num_readers} workers of all ranks: some samples may "
+            f"be twice in a batch; use fewer workers, or data.train without data.webdataset"
         )
     if not module.loss.reads_captions:
         notes.append("the objective uses no captions: the text tower does not run over them")

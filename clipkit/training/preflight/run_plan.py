@@ -13,7 +13,8 @@ class DataPlan:
     """Data of a run, and amounts per step."""
 
     num_samples: int  # per epoch
-    num_shards: int
+    num_shards: int  # 0 if only the user's pipeline knows them
+    is_exact: bool  # whether every sample comes once per epoch, also after a resume
     batch_size: int  # pairs per rank, after all stages
     batch_size_stages: tuple[BatchSizeStage, ...]  # smaller batches before that
     world_size: int  # ranks
@@ -60,7 +61,7 @@ class MemoryPlan:
 class CaptionPlan:
     """Lengths of a sample of the captions."""
 
-    num_read: int  # captions that were read; 0 for remote shards
+    num_read: int  # captions that were read; 0 for remote shards and own pipelines
     num_truncated: int  # of them, those longer than the context
     num_joined: int  # of them, texts of several lines that are one caption
     median_tokens: int

@@ -37,7 +37,7 @@ def lines(plan: RunPlan) -> list[tuple[str, str]]:
     """Return the rows of the screen as label and text."""
     low, high = plan.peak_rates
     rows = [
-        ("data", f"{plan.data.num_samples:,} samples in {plan.data.num_shards:,} shards"),
+        ("data", _data(plan.data)),
         ("batch", _batch(plan.data, _ranks(plan))),
         ("length", _length(plan.length, plan.data)),
         ("device", _device(plan)),
@@ -79,6 +79,13 @@ def human_bytes(count: float) -> str:
             return f"{count:.3g} {unit}" if count < 1000 else f"{count:.0f} {unit}"
         count /= 1024
     return f"{count:.3g} TiB"
+
+
+def _data(data: DataPlan) -> str:
+    shards = f"{data.num_shards:,} shards" if data.num_shards else "a pipeline of your own"
+    if data.is_exact:
+        return f"{data.num_samples:,} samples in {shards}"
+    return f"{data.num_samples:,} samples per epoch, read by webdataset from {shards}"
 
 
 def _batch(data: DataPlan, ranks: str) -> str:
@@ -154,7 +161,7 @@ def _sum(parts: Mapping[str, int]) -> str:
 
 def _captions(captions: CaptionPlan) -> str:
     if not captions.num_read:
-        return f"truncated at {captions.context_length} tokens; not read, the shards are remote"
+        return f"truncated at {captions.context_length} tokens; not read before the run"
     share = captions.num_truncated / captions.num_read
     return (
         f"{share:.1%} of {captions.num_read} are truncated at {captions.context_length} tokens; "
