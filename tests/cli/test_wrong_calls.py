@@ -91,7 +91,7 @@ OTHERS: dict[str, tuple[list[str], str]] = {
     "a folder for a file": (["-c", "{root}"], "expected a YAML file"),
     "a negative seed": (["--seed_everything=-1"], "seed_everything: expected 0 to"),
     "a large seed": (["--seed_everything=4294967296"], "seed_everything: expected 0 to"),
-    "ckpt_path best": (["--ckpt_path=best"], "ModelCheckpoint"),
+    "ckpt_path best": (["--ckpt_path=best"], "best.ckpt, found none; SaveCheckpoint.monitor"),
     "ckpt_path hpc": (["--ckpt_path=hpc"], "no HPC checkpoint"),
     "ckpt_path empty": (["--ckpt_path="], "ckpt_path"),
     "ckpt_path a folder": (["--ckpt_path={root}"], "checkpoint"),

@@ -24,7 +24,11 @@ _UNION_LINES = (
 _NO_OPTION = re.compile(r"does not accept option '(?P<key>[^']+)'")
 _NO_ARGUMENT = re.compile(r"unrecognized arguments: --(?P<key>[\w.+-]+)")
 _NO_INIT_ARG = re.compile(r"Option '(?P<key>[^']+)' is not accepted")
-_NO_CLASS = re.compile(r"module '(?P<module>[\w.]+)' has no attribute '(?P<name>\w+)'")
+_NO_CLASS = re.compile(
+    r"(?:module '|No )(?P<module>[\w.]+)(?:' has no attribute '| attribute )(?P<name>\w+)"
+)
+_EXPLAINED = re.compile(r"^ *- (?P<text>\S+: \S+: \S+ has no option .*)$", re.MULTILINE)
+"""One reason of a failed union that ``explain`` wrote for the parser of a nested class."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +52,8 @@ def explain(
     """Explain an error on one line; a ``ClipkitError`` in its chain is the explanation."""
     if (cause := clipkit_error(error)) is not None:
         return str(cause)
+    if (match := _EXPLAINED.search(message)) is not None:
+        return match["text"]
     if (match := _NO_INIT_ARG.search(message)) is not None:
         return _explain_init_arg(match["key"], files)
     if (match := _NO_OPTION.search(message) or _NO_ARGUMENT.search(message)) is not None:

@@ -254,6 +254,7 @@ def _quiet() -> None:
         ".*LeafSpec.*",
         ".*`tensorboardX` has been removed as a dependency.*",
         ".*Total length of `list` across ranks is zero.*",  # a run without validation
+        r"\s*Dump of a value that does not round-trip",  # tuples are lists in YAML
         ".*callbacks used to create the checkpoint.*",
         ".*`training_step`.*does not have.*",
     ):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import Final, final
+from collections.abc import Callable
+from typing import Any, Final, final
 
 import numpy as np
 from jaxtyping import Float64, UInt8
@@ -36,6 +37,7 @@ from clipkit.data.images.formats import (
     orientation_of,
     to_rgb,
 )
+from clipkit.data.images.library_transforms import as_augmentation
 from clipkit.errors import ConfigError
 
 RESIZE_MODES: Final = ("shortest", "longest", "squash")
@@ -75,7 +77,8 @@ class TrainTransform(ImageTransform):
         size: Width and height of the result, in pixels.
         scale: Smallest and largest share of the image's area in a crop.
         ratio: Smallest and largest width over height of a crop.
-        augmentations: Augmentations of the crop, in order.
+        augmentations: Augmentations of the crop, in order: those of ``clipkit.data``, and any
+            transform of ``torchvision.transforms.v2`` or albumentations that keeps size and dtype.
         background: Colour behind transparent pixels; None shows the colour stored under them, as
             open_clip does. Evaluate drawings with the same background.
         random_background_probability: Share of the images with transparency that get a random
@@ -97,7 +100,7 @@ class TrainTransform(ImageTransform):
         size: int = 224,
         scale: tuple[float, float] = (0.9, 1.0),
         ratio: tuple[float, float] = (3 / 4, 4 / 3),
-        augmentations: list[ImageAugmentation] | None = None,
+        augmentations: list[ImageAugmentation | Callable[..., Any]] | None = None,
         background: Color | None = WHITE,
         random_background_probability: float = 0.0,
         fast: bool = True,
@@ -108,7 +111,7 @@ class TrainTransform(ImageTransform):
         self.image_size = size
         self.scale = check_interval("TrainTransform.scale", scale, 1e-4, 1.0)
         self.ratio = check_interval("TrainTransform.ratio", ratio, 1e-2, 1e2)
-        self.augmentations = list(augmentations or ())
+        self.augmentations = [as_augmentation(one) for one in augmentations or ()]
         self.random_background_probability = check_probability(random_background_probability)
         self._decode = ImageDecoder(
             size, fast, background, interpolation, max_pixels, keep_decoded_mib

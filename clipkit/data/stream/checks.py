@@ -10,6 +10,7 @@ from typing import Final, get_args
 import numpy as np
 
 from clipkit.data.images.formats import IMAGE_EXTENSIONS
+from clipkit.data.images.library_transforms import is_thread_safe
 from clipkit.data.order.partition import EpochPartition, Tail
 from clipkit.data.samples.content import CONTENT_ERRORS
 from clipkit.data.samples.maker import SampleMaker
@@ -38,6 +39,15 @@ def check_options(seed: int, num_workers: int, order: OrderOptions, num_threads:
     ]:
         if value < least:
             raise ConfigError(f"{name}: expected at least {least}, got {value}")
+
+
+def check_threads(num_threads: int, transform: object) -> None:
+    """Refuse several threads for transforms whose random numbers come from a shared generator."""
+    if num_threads > 1 and not is_thread_safe(transform):
+        raise ConfigError(
+            f"num_threads: expected 1 with augmentations of torchvision or albumentations, whose "
+            f"random generators are those of the process, got {num_threads}; use num_workers"
+        )
 
 
 def check_sizes(partition: EpochPartition) -> None:

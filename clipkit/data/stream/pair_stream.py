@@ -19,6 +19,7 @@ from clipkit.data.stream.checks import (
     check_first_sample,
     check_options,
     check_sizes,
+    check_threads,
     read_captions,
 )
 from clipkit.data.stream.defaults import (
@@ -111,6 +112,7 @@ class PairStream:
         faults: FaultOptions = FaultOptions(),
     ) -> None:
         check_options(seed, num_workers, order, samples.num_threads)
+        check_threads(samples.num_threads, image_transform)
         self._data, self._index = index, index_of(index)
         world = world_of(rank, world_size)
         self._shuffle, self._seed = order.shuffle, seed
