@@ -27,7 +27,7 @@ SOFTMAX_LOGIT_SCALE = 1 / 0.07
 class Encoded(NamedTuple):
     """Embeddings of texts and images, as ``DualEncoder.encode`` returns them.
 
-    Args:
+    Attributes:
         texts: Unit-norm embeddings of the texts, float32 on the CPU.
         images: Unit-norm embeddings of the images, float32 on the CPU.
     """
