@@ -21,12 +21,12 @@ print(image @ text.T)
 TRANSFORMERS: Final = """\
 import torch
 from PIL import Image
-from transformers import AutoProcessor, CLIPModel
+from transformers import AutoModel, AutoProcessor
 
-model = CLIPModel.from_pretrained(".").eval()
+model = AutoModel.from_pretrained(".").eval()
 processor = AutoProcessor.from_pretrained(".")
 inputs = processor(
-    text=["a dog", "a cat"], images=Image.open("dog.jpg"), padding=True, truncation=True,
+    text=["a dog", "a cat"], images=Image.open("dog.jpg"), padding="max_length", truncation=True,
     return_tensors="pt",
 )
 with torch.inference_mode():

@@ -101,7 +101,7 @@ class OpenClipExporter(Exporter):
 
 @final
 class TransformersExporter(Exporter):
-    """``CLIPModel`` of transformers, with image processor and tokenizer."""
+    """``CLIPModel`` or ``SiglipModel`` of transformers, with image processor and tokenizer."""
 
     hub_name = "transformers"
     usage = card_examples.TRANSFORMERS
@@ -112,12 +112,14 @@ class TransformersExporter(Exporter):
         processor = CLIPImageProcessor(**image_processor_options(encoder))
         to_transformers(encoder).save_pretrained(folder)
         processor.save_pretrained(folder)
-        save_tokenizer(_tokenizer(encoder, tokenizer), folder)
+        text = encoder.text_tower
+        # what transformers pads, such a tower was trained to read
+        save_tokenizer(_tokenizer(encoder, tokenizer), folder, masks=text.trims_exactly)
 
     def check(self, encoder: DualEncoder, folder: Path) -> None:
-        from transformers import AutoProcessor, CLIPModel
+        from transformers import AutoModel, AutoProcessor
 
-        copy = _read("transformers", lambda: CLIPModel.from_pretrained(folder).eval())
+        copy = _read("transformers", lambda: AutoModel.from_pretrained(folder).eval())
         _read("transformers", lambda: AutoProcessor.from_pretrained(folder))
         _compare(
             "transformers", encoder,
@@ -126,7 +128,7 @@ class TransformersExporter(Exporter):
         )  # fmt: skip
 
     def reader(self, folder: Path) -> str:
-        return f"transformers.CLIPModel.from_pretrained('{folder}')"
+        return f"transformers.AutoModel.from_pretrained('{folder}')"
 
 
 @final

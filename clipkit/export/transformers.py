@@ -1,4 +1,4 @@
-"""Convert an encoder into the ``CLIPModel`` of transformers, if that class can express it."""
+"""Convert an encoder into ``CLIPModel`` or ``SiglipModel`` of transformers."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any, Final
 from torch import Tensor
 
 from clipkit.errors import ConfigError
+from clipkit.export.siglip import is_siglip, siglip_config, siglip_state
+from clipkit.export.weight_names import both, open_clip_blocks, under
 from clipkit.models.dual_encoder import DualEncoder
 from clipkit.models.files.state_dicts import load_exactly
 from clipkit.models.open_clip.towers import OpenClipImageTower, OpenClipTextTower
@@ -43,34 +45,33 @@ _TEXT: Final[Mapping[str, tuple[Any, ...]]] = {
     "proj_bias": (False,),
     "proj_type": ("linear",),
 }
-_BLOCK: Final = (
-    ("ln_1", "layer_norm1"),
-    ("ln_2", "layer_norm2"),
-    ("attn.out_proj", "self_attn.out_proj"),
-    ("mlp.c_fc", "mlp.fc1"),
-    ("mlp.c_proj", "mlp.fc2"),
-)
 
 
 def to_transformers(encoder: DualEncoder) -> Any:
-    """Convert an encoder into a ``transformers.CLIPModel`` in evaluation mode, without label head.
+    """Convert an encoder into a model of transformers in evaluation mode, without label head.
 
     Args:
-        encoder: A ViT with a class token and a causal text transformer of open_clip.
+        encoder: For ``CLIPModel``, a ViT with a class token and a causal text transformer of
+            open_clip. For ``SiglipModel``, a ViT of timm with attention pooling and a text
+            transformer without a causal mask: SigLIP and SigLIP 2 of one image size.
 
     Returns:
-        The model; its normalised embeddings are those of the encoder.
+        A ``CLIPModel`` or ``SiglipModel``; its normalised embeddings are those of the encoder.
 
     Raises:
-        ConfigError: If CLIPModel cannot express the encoder.
+        ConfigError: If neither of them can express the encoder.
 
     Examples:
         >>> model = to_transformers(encoder)
         >>> model.config.projection_dim == encoder.embedding_dim
         True
     """
-    from transformers import CLIPConfig, CLIPModel
+    from transformers import CLIPConfig, CLIPModel, SiglipConfig, SiglipModel
 
+    if is_siglip(encoder):
+        siglip = SiglipModel(SiglipConfig(**siglip_config(encoder))).eval()
+        load_exactly(siglip, siglip_state(encoder), "export")
+        return siglip
     model = CLIPModel(CLIPConfig(**transformers_config(encoder))).eval()
     load_exactly(model, transformers_state(encoder), "export")
     return model
@@ -93,8 +94,8 @@ def transformers_config(encoder: DualEncoder) -> dict[str, Any]:
 
 def transformers_state(encoder: DualEncoder) -> dict[str, Tensor]:
     """Return the weights under their names in ``CLIPModel``."""
-    visual = _under(encoder.image_tower.state_dict(), "visual.")
-    text = _under(encoder.text_tower.state_dict(), "text.")
+    visual = under(encoder.image_tower.state_dict(), "visual.")
+    text = under(encoder.text_tower.state_dict(), "text.")
     patches = "vision_model.embeddings"
     return {
         "logit_scale": encoder.logit_scale.detach().log(),
@@ -103,13 +104,13 @@ def transformers_state(encoder: DualEncoder) -> dict[str, Tensor]:
         f"{patches}.class_embedding": visual["class_embedding"],
         f"{patches}.position_embedding.weight": visual["positional_embedding"],
         f"{patches}.patch_embedding.weight": visual["conv1.weight"],
-        **_both(visual, "ln_pre", "vision_model.pre_layrnorm"),
-        **_both(visual, "ln_post", "vision_model.post_layernorm"),
-        **_blocks(visual, "vision_model"),
+        **both(visual, "ln_pre", "vision_model.pre_layrnorm"),
+        **both(visual, "ln_post", "vision_model.post_layernorm"),
+        **open_clip_blocks(visual, "vision_model"),
         "text_model.embeddings.token_embedding.weight": text["token_embedding.weight"],
         "text_model.embeddings.position_embedding.weight": text["positional_embedding"],
-        **_both(text, "ln_final", "text_model.final_layer_norm"),
-        **_blocks(text, "text_model"),
+        **both(text, "ln_final", "text_model.final_layer_norm"),
+        **open_clip_blocks(text, "text_model"),
     }
 
 
@@ -173,7 +174,11 @@ def _activation(cfg: Mapping[str, Any]) -> str:
 
 def _check_bias(encoder: DualEncoder) -> None:
     if encoder.logit_bias is not None:
-        raise _not_expressed("logit_bias", "a bias (the encoder was made for the sigmoid loss)")
+        raise _not_expressed(
+            "logit_bias",
+            "a bias (the encoder was made for the sigmoid loss), and its SiglipModel "
+            "no class token, only attention pooling of timm's ViTs",
+        )
 
 
 def _check_tower(
@@ -192,27 +197,3 @@ def _not_expressed(part: str, what: str) -> ConfigError:
         f"{part}: transformers' CLIPModel has no {what}; export with --format open_clip, onnx or "
         f"safetensors instead"
     )
-
-
-def _under(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-
-
-def _both(state: Mapping[str, Tensor], ours: str, theirs: str) -> dict[str, Tensor]:
-    """Return weight and bias under their new names."""
-    return {f"{theirs}.{part}": state[f"{ours}.{part}"] for part in ("weight", "bias")}
-
-
-def _blocks(state: Mapping[str, Tensor], model: str) -> dict[str, Tensor]:
-    """Return every residual block; the joint matrix of queries, keys and values is split."""
-    blocks: dict[str, Tensor] = {}
-    numbers = {name.split(".")[2] for name in state if name.startswith("transformer.resblocks.")}
-    for number in numbers:
-        ours, theirs = f"transformer.resblocks.{number}", f"{model}.encoder.layers.{number}"
-        for own, other in _BLOCK:
-            blocks |= _both(state, f"{ours}.{own}", f"{theirs}.{other}")
-        for part in ("weight", "bias"):
-            thirds = state[f"{ours}.attn.in_proj_{part}"].chunk(3)
-            for letter, third in zip("qkv", thirds, strict=True):
-                blocks[f"{theirs}.self_attn.{letter}_proj.{part}"] = third
-    return blocks

@@ -27,9 +27,9 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
         description="Write a trained encoder with its preprocessing and a model card. "
         "'open_clip' writes a folder in the layout of the Hugging Face hub, for "
         "open_clip.create_model_and_transforms('local-dir:DIR'); 'transformers' a folder for "
-        "CLIPModel.from_pretrained; 'onnx' one graph per tower; 'safetensors' supports every "
-        "encoder and is loaded with clipkit. The files are loaded again, and their embeddings are "
-        "compared with those of the encoder.",
+        "AutoModel.from_pretrained (CLIPModel or SiglipModel); 'onnx' one graph per tower; "
+        "'safetensors' supports every encoder and is loaded with clipkit. The files are loaded "
+        "again, and their embeddings are compared with those of the encoder.",
         allow_abbrev=False,
     )
     parser.add_argument(

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
+import string
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 
+from clipkit.atomic_files import write_json
 from clipkit.data.text.clip_bpe import clip_bpe
 from clipkit.data.text.tokenizer import Tokenizer
 from clipkit.errors import ConfigError
@@ -21,11 +24,17 @@ _SAMPLES: Final = (
 )
 
 
-def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
+def save_tokenizer(tokenizer: Tokenizer, folder: Path, masks: bool = True) -> None:
     """Write what ``transformers.AutoTokenizer.from_pretrained(folder)`` reads.
 
     ``tokenizer.json`` among the files is all that the library tokenizers needs. Broken Unicode and
     HTML entities in captions are repaired by clipkit and open_clip only.
+
+    Args:
+        tokenizer: The tokenizer.
+        folder: Folder for the files.
+        masks: Whether it returns a mask of the padding; a text tower that attends to its padding
+            must not be given one.
 
     Examples:
         >>> save_tokenizer(OpenClipTokenizer(), Path("out"))
@@ -33,6 +42,12 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
     from transformers import AutoTokenizer
 
     tokenizer.in_transformers().save_pretrained(folder)
+    settings = folder / "tokenizer_config.json"
+    content = json.loads(settings.read_text(encoding="utf-8"))
+    content["model_max_length"] = tokenizer.context_length
+    if not masks:
+        content["model_input_names"] = ["input_ids"]
+    write_json(settings, content)
     try:
         copy = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, ImportError) as error:
@@ -43,11 +58,44 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
     for text in _SAMPLES:
         ours = tokenizer.encode(text)
         theirs = copy(text, truncation=True, max_length=tokenizer.context_length)["input_ids"]
+        padded = copy(text, truncation=True, padding="max_length")["input_ids"]
+        pad_ids = [tokenizer.pad_id] * (tokenizer.context_length - len(ours))
+        if not masks and list(padded) != [*ours, *pad_ids]:
+            raise ConfigError(
+                f"tokenizer {tokenizer.name}: transformers pads {text!r} as {list(padded)}, "
+                f"expected {[*ours, *pad_ids]}; export with --format open_clip or safetensors"
+            )
         if ours != list(theirs):
             raise ConfigError(
                 f"tokenizer {tokenizer.name}: transformers reads {text!r} as {list(theirs)}, "
                 f"expected {ours}; export with --format open_clip or safetensors instead"
             )
+
+
+def canonical_in_transformers(inner: Any) -> Any:
+    """Return a tokenizer of transformers that removes case and punctuation as SigLIP's does.
+
+    open_clip does so before it calls the tokenizer (``clean: canonicalize``); here it is the first
+    part of ``tokenizer.json``.
+    """
+    from tokenizers import Regex, normalizers
+    from tokenizers import Tokenizer as Pipeline
+    from transformers import PreTrainedTokenizerFast
+
+    pipeline = Pipeline.from_str(inner.backend_tokenizer.to_str())
+    steps = [
+        normalizers.Replace("_", " "),
+        normalizers.Replace(Regex(f"[{re.escape(string.punctuation)}]"), ""),
+        normalizers.Lowercase(),
+        normalizers.Replace(Regex(r"\s+"), " "),
+        normalizers.Strip(),
+    ]
+    own = [] if pipeline.normalizer is None else [pipeline.normalizer]
+    pipeline.normalizer = normalizers.Sequence([*steps, *own])
+    names = {name: str(token) for name, token in inner.special_tokens_map.items()}
+    return PreTrainedTokenizerFast(
+        tokenizer_object=pipeline, padding_side=inner.padding_side, **names
+    )
 
 
 def clip_in_transformers(context_length: int) -> Any:

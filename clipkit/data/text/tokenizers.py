@@ -8,7 +8,10 @@ from typing import Any, Final, final
 
 from clipkit.data.text.clip_bpe import clip_bpe
 from clipkit.data.text.tokenizer import Tokenizer
-from clipkit.data.text.tokenizer_export import clip_in_transformers
+from clipkit.data.text.tokenizer_export import (
+    canonical_in_transformers,
+    clip_in_transformers,
+)
 from clipkit.data.text.tokenizer_loading import (
     load_of_open_clip,
     load_tiktoken,
@@ -72,6 +75,8 @@ class OpenClipTokenizer(Tokenizer):
                 body.encode_to,
             )
             self._in_transformers = body.in_transformers
+            if (config.get("tokenizer_kwargs") or {}).get("clean") == "canonicalize":
+                self._in_transformers = partial(canonical_in_transformers, body.inner)
         else:
             refuse_options(model, config)
             bpe = clip_bpe()
