@@ -175,6 +175,28 @@ class EpochPartition:
         _, rest_at = self._full_steps(epoch, position)
         return epoch + 1, max(0, rest_at - self.num_samples)
 
+    def start(self, epoch: int, position: int) -> tuple[int, int, int]:
+        """Return where an iteration starts, and the samples skipped before it.
+
+        It is never an end where no rank has a batch left.
+        """
+        if position and not self.has_steps(epoch, position):
+            return epoch + 1, 0, self.num_samples - position
+        return epoch, position, 0
+
+    def tasks_of_epochs(self, epoch: int, position: int) -> Iterator[BatchTask]:
+        """Yield the batches of this rank from ``position`` on, in this epoch and in all later ones.
+
+        They end at an epoch in which this rank has no batch.
+        """
+        num_tasks = -1
+        while num_tasks:
+            num_tasks = 0
+            start = self.start(epoch, position)
+            for num_tasks, task in enumerate(self.tasks(*start), 1):  # noqa: B007
+                yield task
+            epoch, position = self.end(*start[:2])
+
     def tasks(self, epoch: int, position: int, skipped: int = 0) -> Iterator[BatchTask]:
         """Yield the batches of this rank from ``position`` to the epoch's end."""
         if self.tail == "even":

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, final
 
-from clipkit.data.order.partition import EpochPartition
-
 
 @final
 class Cursor:
@@ -21,16 +19,10 @@ class Cursor:
         """Epoch and position after the last committed batch."""
         self.dropped = 0
         """Number of samples dropped at the ends of epochs so far."""
-        self._next = (0, 0)
+        self.next = (0, 0)
+        """Epoch and position at which the next iteration starts."""
         self._handed = (0, 0)
         self._end: tuple[int, int] | None = None
-
-    def start(self, partition: EpochPartition) -> tuple[int, int, int]:
-        """Start of the next iteration; never an end where no rank has a batch left."""
-        epoch, position = self._next
-        if position and not partition.has_steps(epoch, position):
-            return epoch + 1, 0, partition.num_samples - position
-        return epoch, position, 0
 
     def begin(self) -> None:
         """Begin an iteration, of which no batch was yielded yet."""
@@ -43,7 +35,7 @@ class Cursor:
     def commit(self, batch_cursor: Mapping[str, Any]) -> None:
         """Record that a batch with this cursor has been trained on."""
         place = (int(batch_cursor["epoch"]), int(batch_cursor["position"]))
-        self.committed = self._next = place
+        self.committed = self.next = place
         self.dropped += int(batch_cursor["dropped"])
         self._close()
 
@@ -53,12 +45,12 @@ class Cursor:
         A rank that has none of an epoch's last samples, or none that can be used, is there as soon
         as its last batch was trained on.
         """
-        self._next = self._end = end
+        self.next = self._end = end
         self._close()
 
     def jump(self, epoch: int, position: int) -> None:
         """Move to a position."""
-        self.committed = self._next = self._handed = (epoch, position)
+        self.committed = self.next = self._handed = (epoch, position)
         self._end = None
 
     def _close(self) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any, final
 
 import torch.distributed as dist
@@ -42,12 +41,13 @@ class BatchDelivery:
         """
         self._iteration += 1
         number = self._iteration
-        epoch, position, skipped = self.cursor.start(partition)
+        place = self.cursor.next
+        epoch, position, _ = partition.start(*place)
         if self._loader is None:
             self._loader = start()
         self.cursor.begin()
         try:
-            for built in self._loader.run(partial(partition.tasks, epoch, position, skipped)):
+            for built in self._loader.run(partition, *place):
                 self.ledger.record(built.faults, epoch)
                 if built.error is not None:
                     raise built.error

@@ -152,7 +152,7 @@ class PairStream:
 
     def __len__(self) -> int:
         """Return the number of batches of this rank in the epoch of the next batch."""
-        epoch, position, _ = self._delivery.cursor.start(self._partition)
+        epoch, position, _ = self._partition.start(*self._delivery.cursor.next)
         return self._partition.progress(epoch, position)[1]
 
     @property
@@ -250,7 +250,7 @@ class PairStream:
 
     def set_epoch(self, epoch: int) -> None:
         """Move to the start of an epoch; a position within that epoch stays."""
-        if epoch != self._delivery.cursor.start(self._partition)[0]:
+        if epoch != self._partition.start(*self._delivery.cursor.next)[0]:
             self._delivery.cursor.jump(epoch, 0)
 
     def read_captions(self, tokenizer: Encoder, num_samples: int = 256) -> CaptionFacts:
@@ -279,4 +279,5 @@ class PairStream:
         builder = BatchBuilder(
             self._reader, self._maker, self._order, self._num_threads, self._windows
         )
-        return BatchLoader(builder, self._num_workers)
+        # An epoch of validation follows the previous one only after a long time.
+        return BatchLoader(builder, self._num_workers, builds_ahead=self._shuffle)

@@ -160,7 +160,7 @@ class WebDatasetSource:
 
     def __len__(self) -> int:
         """Return the number of batches of this rank in the epoch of the next batch."""
-        epoch, position, _ = self._delivery.cursor.start(self._partition)
+        epoch, position, _ = self._partition.start(*self._delivery.cursor.next)
         return self._partition.progress(epoch, position)[1]
 
     @property
@@ -247,7 +247,7 @@ class WebDatasetSource:
 
     def set_epoch(self, epoch: int) -> None:
         """Move to the start of an epoch; a position within that epoch stays."""
-        if epoch != self._delivery.cursor.start(self._partition)[0]:
+        if epoch != self._partition.start(*self._delivery.cursor.next)[0]:
             self._delivery.cursor.jump(epoch, 0)
 
     def read_captions(self, tokenizer: Encoder, num_samples: int = 256) -> CaptionFacts:
@@ -280,7 +280,7 @@ class WebDatasetSource:
         builder = SequentialBuilder(
             self._pipeline, self._maker, self._world, seed, self._num_threads
         )
-        return BatchLoader(builder, self._num_workers)
+        return BatchLoader(builder, self._num_workers, builds_ahead=True)
 
 
 def _stored(name: str, now: int, stored: int) -> int:

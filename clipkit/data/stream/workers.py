@@ -6,11 +6,12 @@ import pickle
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol, final
 
 import torch
 
-from clipkit.data.order.partition import BatchTask
+from clipkit.data.order.partition import BatchTask, EpochPartition
 from clipkit.data.stream.builder import BuildResult
 from clipkit.errors import ClipkitError
 
@@ -36,29 +37,49 @@ class BatchLoader:
     Args:
         builder: Builder of the batch of a task.
         num_workers: Number of processes; 0 builds in this one.
+        builds_ahead: Whether processes without a task of this epoch begin the next one.
     """
 
-    def __init__(self, builder: Builder, num_workers: int) -> None:
+    def __init__(self, builder: Builder, num_workers: int, builds_ahead: bool = False) -> None:
         self._tasks = _Tasks()
         self._loader: DataLoader[Any] | None = None
+        self._results: Iterator[BuildResult | _Failure] | None = None
+        self._upcoming: tuple[EpochPartition, int, int] | None = None
         self._builder = builder
         self._num_workers = num_workers
+        self._builds_ahead = builds_ahead
 
-    def run(self, tasks: Callable[[], Iterator[BatchTask]]) -> Iterator[BuildResult]:
-        """Yield the batches of ``tasks()``; those of an earlier, unfinished run are discarded."""
-        if self._loader is None:
-            self._loader = self._start()
-        self._tasks.current = tasks
-        failure: _Failure | None = None
-        for result in self._loader:
+    def run(self, partition: EpochPartition, epoch: int, position: int) -> Iterator[BuildResult]:
+        """Yield this rank's batches from a position to the epoch's end.
+
+        Batches that were built in advance are used if they follow, otherwise discarded.
+
+        Args:
+            partition: Partition of epochs into steps.
+            epoch: Epoch of the position.
+            position: Position in the epoch; its end stands for the start of the next epoch.
+        """
+        start = partition.start(epoch, position)
+        if self._results is None or self._upcoming != (partition, epoch, position):
+            self._tasks.current = (
+                partial(partition.tasks_of_epochs, epoch, position)
+                if self._builds_ahead
+                else partial(partition.tasks, *start)
+            )
+            if self._loader is None:
+                self._loader = self._start()
+            self._results = iter(self._loader)
+        self._upcoming = None
+        task = None
+        for task in partition.tasks(*start):  # noqa: B007
+            result = next(self._results)
             if isinstance(result, _Failure):
-                failure = result
-                break
+                # End the workers now: the error may keep this frame alive.
+                self._loader = self._results = None
+                raise result.error
             yield result
-        if failure is not None:
-            # End the workers now: the error may keep this frame alive.
-            self._loader = None
-            raise failure.error
+        if self._builds_ahead and task is not None:
+            self._upcoming = (partition, *partition.end(*start[:2]))
 
     def _start(self) -> DataLoader[Any]:
         from torch.utils.data import DataLoader
