@@ -15,6 +15,7 @@ from clipkit.cli.arguments import (
     shown_weights,
 )
 from clipkit.cli.outputs import check_output_file, check_output_folder
+from clipkit.errors import ConfigError
 
 FORMATS: Final = ("open_clip", "transformers", "onnx", "safetensors")
 
@@ -49,6 +50,16 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     parser.add_argument(
         "--license", metavar="ID", help="license for the model card, such as cc-by-4.0"
     )
+    parser.add_argument(
+        "--push",
+        type=given_text,
+        metavar="OWNER/NAME",
+        help="upload the folder to this repository of the Hugging Face hub, in one commit; it is "
+        "created if it does not exist",
+    )
+    parser.add_argument(
+        "--private", action="store_true", help="create a private repository with --push"
+    )
     add_trust_argument(parser)
     parser.set_defaults(run=run)
 
@@ -57,11 +68,20 @@ def run(args: argparse.Namespace) -> int:
     check_output_folder("--output", args.output)
     check_output_file("--output", temporary_path(args.output.resolve()))
 
-    from clipkit.export import export_checkpoint
+    if args.private and args.push is None:
+        raise ConfigError("--private: only with --push OWNER/NAME")
 
+    from clipkit.export import export_checkpoint, push_to_hub
+    from clipkit.export.push import check_login
+
+    if args.push is not None:
+        check_login(args.push)  # before the model is loaded and written
     exported = export_checkpoint(
         args.model, args.output, args.format, weights=args.weights, license=args.license
     )
     weights = shown_weights(exported.weights)
     print(f"{args.output}: written{weights}; load it with {exported.reader}")
+    if args.push is not None:
+        name = push_to_hub(args.output, args.push, private=args.private)
+        print(f"{name}: uploaded; load it with clipkit.models.load_model({name!r})")
     return 0
