@@ -17,6 +17,7 @@ from jaxtyping import Int64
 
 from clipkit.data.shards.counts import counts_by_folder, known_counts, named_shards
 from clipkit.data.shards.lost_shards import lost_shards
+from clipkit.data.shards.remote_tables import read_remote_table
 from clipkit.data.shards.shard_table import scan_shard
 from clipkit.data.shards.sidecars import Summary, keep_table, load_summary
 from clipkit.data.storage.cache import SIDECAR_SUFFIX, ShardCache, default_cache
@@ -219,6 +220,8 @@ class _Indexer:
         if expected is not None:
             return Shard(address, expected, remote.size_bytes, remote.stamp)
         known = load_summary(sidecar, remote.size_bytes, remote.stamp)
+        if known is None and (table := read_remote_table(cache, remote)) is not None:
+            known = Summary(len(table), table.digest())
         if known is None:
             path = cache.fetch(remote)
             known = self._scan(path, str(address), None, sidecar, remote.size_bytes, remote.stamp)

@@ -6,13 +6,15 @@ import logging
 import os
 import threading
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import Any, Final, final
 
 from clipkit.data.shards.index import Shard, ShardIndex
+from clipkit.data.shards.remote_tables import read_remote_table
 from clipkit.data.shards.shard_table import ShardTable, scan_shard
 from clipkit.data.shards.sidecars import keep_table, load_table
 from clipkit.data.storage.cache import SIDECAR_SUFFIX, RemoteFile, ShardCache, default_cache
-from clipkit.data.storage.remote import SYSTEM_ERRNOS
+from clipkit.data.storage.remote import SYSTEM_ERRNOS, RangesIgnored
 from clipkit.errors import ShardError
 
 _LOG = logging.getLogger(__name__)
@@ -48,6 +50,46 @@ class OpenShard:
 
 
 @final
+class RangedShard:
+    """A remote shard of which only those parts are transferred that are read.
+
+    Args:
+        cache: Cache of the parts.
+        remote: The shard.
+        table: Positions of the samples.
+
+    Raises:
+        ShardError: If the shard is missing, or changed since it was indexed.
+    """
+
+    def __init__(self, cache: ShardCache, remote: RemoteFile, table: ShardTable) -> None:
+        self.table = table
+        self._cache = cache
+        self._remote = remote
+        self._parts = cache.open_partial(remote)
+        self._complete: OpenShard | None = None
+
+    def fill(self, spans: Sequence[tuple[int, int]]) -> None:
+        """Transfer some spans; the complete shard if the server does not serve ranges."""
+        if self._complete is None:
+            try:
+                self._cache.fill(self._remote, self._parts, spans)
+            except RangesIgnored:
+                self._complete = OpenShard(self._cache.open(self._remote), self.table, "")
+
+    def read(self, start: int, end: int) -> bytes | None:
+        """Return bytes ``start`` to ``end``."""
+        data = None
+        while data is None:  # a block may be damaged, or be transferred by another process
+            if self._complete is not None:
+                return self._complete.read(start, end)
+            data = self._parts.read(start, end)
+            if data is None:
+                self.fill([(start, end)])
+        return data
+
+
+@final
 class OpenShards:
     """Opens shards and keeps the last used ones open; safe for threads.
 
@@ -58,7 +100,7 @@ class OpenShards:
     def __init__(self, index: ShardIndex) -> None:
         self._index = index
         self._lock = threading.Lock()
-        self._files: OrderedDict[int, OpenShard] = OrderedDict()
+        self._files: OrderedDict[int, OpenShard | RangedShard] = OrderedDict()
         self._tables: OrderedDict[int, ShardTable] = OrderedDict()
         self._members = 0
 
@@ -73,7 +115,7 @@ class OpenShards:
         """Cache of remote shards."""
         return self._index.cache if self._index.cache is not None else default_cache()
 
-    def get(self, number: int) -> OpenShard:
+    def get(self, number: int) -> OpenShard | RangedShard:
         """Return an open shard."""
         with self._lock:
             found = self._files.get(number)
@@ -85,7 +127,8 @@ class OpenShards:
         is_local = shard.address.is_local
         found = self._open_local(number, shard) if is_local else self._open_remote(number)
         with self._lock:
-            self._files[number] = found
+            # Another thread may have been faster; its parts of the shard have a lock.
+            found = self._files.setdefault(number, found)
             while len(self._files) > _OPEN_FILES:
                 self._files.popitem(last=False)
         return found
@@ -123,25 +166,29 @@ class OpenShards:
             raise
         return OpenShard(descriptor, table, stamp)
 
-    def _open_remote(self, number: int) -> OpenShard:
+    def _open_remote(self, number: int) -> OpenShard | RangedShard:
         shard = self._index.shards[number]
         remote = RemoteFile(shard.address, shard.size_bytes, shard.stamp)
-        descriptor = self.cache.open(remote)
-        try:
-            table = self._kept(number)
-            if table is None:
-                sidecar = self.cache.sidecar(shard.address)
-                table = load_table(sidecar, shard.size_bytes, shard.stamp)
-                if table is None or len(table) != shard.num_samples:
-                    table = scan_shard(self.cache.fetch(remote), shard.url, shard.num_samples)
-                    refusal = keep_table(table, sidecar, shard.size_bytes, shard.stamp)
-                    if refusal is not None:
-                        _LOG.warning("%s: index file not written: %s", sidecar, refusal)
-                self._keep(number, table)
-        except BaseException:
-            os.close(descriptor)
-            raise
-        return OpenShard(descriptor, table, "")
+        table = self._kept(number)
+        if table is None:
+            table = self._remote_table(shard, remote)
+            self._keep(number, table)
+        if self.cache.uses_ranges(remote):
+            return RangedShard(self.cache, remote, table)
+        return OpenShard(self.cache.open(remote), table, "")
+
+    def _remote_table(self, shard: Shard, remote: RemoteFile) -> ShardTable:
+        """Return the table in the cache, or next to the shard, or from a scan of its headers."""
+        sidecar = self.cache.sidecar(shard.address)
+        table = load_table(sidecar, shard.size_bytes, shard.stamp)
+        if self.cache.uses_ranges(remote) and (table is None or len(table) != shard.num_samples):
+            table = read_remote_table(self.cache, remote)
+        if table is None or len(table) != shard.num_samples:
+            table = scan_shard(self.cache.fetch(remote), shard.url, shard.num_samples)
+            refusal = keep_table(table, sidecar, shard.size_bytes, shard.stamp)
+            if refusal is not None:
+                _LOG.warning("%s: index file not written: %s", sidecar, refusal)
+        return table
 
     def _kept(self, number: int) -> ShardTable | None:
         with self._lock:

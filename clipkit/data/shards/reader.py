@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final, final
 
 import numpy as np
 from jaxtyping import Int64
 
 from clipkit.data.shards.index import ShardIndex
-from clipkit.data.shards.open_files import OpenShard, OpenShards, as_shard_error
+from clipkit.data.shards.open_files import OpenShard, OpenShards, RangedShard, as_shard_error
 from clipkit.data.shards.shard_table import ShardTable
 from clipkit.data.storage.cache import RemoteFile
 from clipkit.data.storage.prefetch import Prefetcher
@@ -41,6 +42,15 @@ class RawSample:
     index: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Transfer:
+    """Transfer of a shard: completely, or the parts with some samples, without some members."""
+
+    shard: int
+    samples: tuple[int, ...] = ()
+    leave_out: frozenset[str] = frozenset()
+
+
 @final
 class ShardReader:
     """Reads samples in any order from local shards or cached copies of remote ones.
@@ -60,12 +70,11 @@ class ShardReader:
         self._index = index
         self._shards = OpenShards(index)
         self._bad: dict[int, str] = {}
-        self._prefetcher: Prefetcher | None = None
         self.num_samples = index.num_samples
         self.is_local = all(shard.address.is_local for shard in index.shards)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_prefetcher": None}
+        return {name: value for name, value in self.__dict__.items() if name != "_prefetcher"}
 
     def mark_bad(self, shard: int, reason: str) -> None:
         """Refuse all further reads of a shard."""
@@ -105,17 +114,57 @@ class ShardReader:
         """
         return self._open(shard).table
 
-    def prefetch(self, sample_ids: Int64[np.ndarray, " B"]) -> None:
-        """Fetch the remote shards of these samples in the background."""
-        numbers = np.unique(np.searchsorted(self._index.starts, sample_ids, side="right") - 1)
-        shards = [self._index.shards[number] for number in numbers.tolist()]
-        if self._prefetcher is None:
-            self._prefetcher = Prefetcher(self._shards.cache)
-        self._prefetcher.request(
-            RemoteFile(shard.address, shard.size_bytes, shard.stamp)
-            for shard in shards
-            if not shard.address.is_local
-        )
+    def prefetch(
+        self,
+        sample_ids: Int64[np.ndarray, " B"],
+        leave_out: Collection[str] = (),
+        *,
+        wait: bool = False,
+    ) -> None:
+        """Transfer the remote shards of some samples in the background, or parts of them.
+
+        Args:
+            sample_ids: Positions of the samples in the data set.
+            leave_out: Extensions of members that will not be read.
+            wait: Whether to return when parts of shards have been transferred. Complete shards are
+                waited for by ``read``.
+        """
+        cache = self._shards.cache
+        shards = np.searchsorted(self._index.starts, sample_ids, side="right") - 1
+        complete, parts = [], []
+        for shard in np.unique(shards).tolist():
+            if self._index.shards[shard].address.is_local:
+                continue
+            remote = self._remote(shard)
+            if cache.uses_ranges(remote):
+                samples = tuple(sample_ids[shards == shard].tolist())
+                parts.append(_Transfer(shard, samples, frozenset(leave_out)))
+            elif not cache.path_of(remote).exists():
+                complete.append(_Transfer(shard))
+        self._prefetcher.request(complete)
+        self._prefetcher.request(parts, wait=wait)
+
+    @cached_property
+    def _prefetcher(self) -> Prefetcher[_Transfer]:
+        return Prefetcher(self._transfer)
+
+    def _transfer(self, job: _Transfer) -> None:
+        """Transfer a complete shard, or the parts with some of its samples."""
+        if not job.samples:
+            self._shards.cache.fetch(self._remote(job.shard))
+            return
+        opened = self._shards.get(job.shard)
+        if isinstance(opened, RangedShard):
+            start = int(self._index.starts[job.shard])
+            members = [opened.table.members(sample - start) for sample in job.samples]
+            spans = [
+                span for each in members for name, span in each.items() if name not in job.leave_out
+            ]
+            opened.fill([(offset, offset + size) for offset, size in spans])
+
+    def _remote(self, number: int) -> RemoteFile:
+        shard = self._index.shards[number]
+        return RemoteFile(shard.address, shard.size_bytes, shard.stamp)
 
     def _members(
         self, shard: int, url: str, spans: Mapping[str, tuple[int, int]]
@@ -137,6 +186,9 @@ class ShardReader:
         for wait_seconds in (*_RETRY_SECONDS, None):
             try:
                 return self._open(shard).read(start, end)
+            except ShardError as error:
+                self._bad[shard] = str(error)
+                raise
             except OSError as error:
                 if wait_seconds is None or error.errno in SYSTEM_ERRNOS:
                     raise as_shard_error(error, url) from error
@@ -144,7 +196,7 @@ class ShardReader:
                 time.sleep(wait_seconds)
         raise AssertionError("unreachable")
 
-    def _open(self, shard: int) -> OpenShard:
+    def _open(self, shard: int) -> OpenShard | RangedShard:
         if shard in self._bad:
             raise ShardError(self._bad[shard])
         try:

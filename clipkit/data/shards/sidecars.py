@@ -7,7 +7,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 import numpy as np
 
@@ -61,8 +61,18 @@ def keep_table(table: ShardTable, path: Path, size_bytes: int, stamp: str) -> OS
     return None
 
 
-def load_table(path: Path, size_bytes: int, stamp: str) -> ShardTable | None:
-    """Read a sidecar."""
+def load_table(path: Path | BinaryIO, size_bytes: int, stamp: str | None) -> ShardTable | None:
+    """Read a sidecar.
+
+    Args:
+        path: The file, or its content.
+        size_bytes: Size of the shard in bytes.
+        stamp: Time of change or entity tag of the shard; None to accept any, because the file comes
+            from the place where the shard was packed.
+
+    Returns:
+        The table; None if the file is missing, damaged, or of another version of the shard.
+    """
     values = _load(path, size_bytes, stamp, _COLUMNS)
     if values is None:
         return None
@@ -80,13 +90,15 @@ def load_summary(path: Path, size_bytes: int, stamp: str) -> Summary | None:
 
 
 def _load(
-    path: Path, size_bytes: int, stamp: str, names: Sequence[str]
+    path: Path | BinaryIO, size_bytes: int, stamp: str | None, names: Sequence[str]
 ) -> dict[str, np.ndarray] | None:
     try:
         with np.load(path, allow_pickle=False) as stored:
             if int(stored["format_version"]) != _FORMAT_VERSION:
                 return None
-            if int(stored["size_bytes"]) != size_bytes or str(stored["stamp"]) != stamp:
+            if int(stored["size_bytes"]) != size_bytes:
+                return None
+            if stamp is not None and str(stored["stamp"]) != stamp:
                 return None
             return {name: stored[name] for name in names}
     except Exception as error:

@@ -154,6 +154,18 @@ def _entry(
     return Link(name, target if is_link else None, header.kind == _HARD_LINK)
 
 
+def header_facts(block: bytes, url: str) -> tuple[bytes, int]:
+    """Return name and size in the header directly in front of a member's contents.
+
+    The name is not complete if it is longer than 100 bytes.
+
+    Raises:
+        ShardError: If the block is no header.
+    """
+    header = _parse_header(block, BLOCK_BYTES, url)
+    return header.name, header.size
+
+
 def _parse_header(block: bytes, offset: int, url: str) -> _Header:
     stored = _number(block[148:156])
     # The checksum counts its own field as eight spaces. Old writers summed signed bytes.

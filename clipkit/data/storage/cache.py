@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -19,16 +20,30 @@ from typing import Any, Final, final
 
 from filelock import FileLock
 
-from clipkit.data.storage.remote import Retries, read_small, stat_remote, transfer
+from clipkit.data.storage.partial import PartialFile, split_ranges
+from clipkit.data.storage.remote import (
+    RangesIgnored,
+    Retries,
+    read_ranges,
+    read_small,
+    stat_remote,
+    transfer,
+)
 from clipkit.data.storage.urls import STALL_SECONDS, Address
 from clipkit.errors import ConfigError, DataError, ShardError
 
+_LOG: Final = logging.getLogger(__name__)
 DEFAULT_MAX_BYTES: Final = 100 * 2**30
 SIDECAR_SUFFIX: Final = ".index.npz"
 """Suffix of the files with the tables of shards."""
 _ABANDONED_SECONDS: Final = 24 * 3600
 _EARLY_RETRIES: Final = 6
 _PART_SUFFIX: Final = ".part"
+_PARTIAL_SUFFIX: Final = ".blocks"
+_LARGEST_RANGE_BYTES: Final = 8 * 2**20
+_ROOM_BYTES: Final = 256 * 2**20
+_STAT_BLOCK_BYTES: Final = 512
+"""Unit of ``st_blocks`` on every system."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +74,10 @@ class ShardCache:
         backoff_seconds: Time before the first retry; it doubles with each retry.
         stall_seconds: Time without data after which a transfer over HTTP has failed, and is
             retried.
+        ranges: Whether only those parts of a shard are transferred that are read, instead of the
+            complete shard. Saves traffic where the samples of a shard are divided among several
+            machines, or only some are read. Needs an index file next to the shard, and a server
+            that serves ranges of bytes; other shards are transferred completely.
 
     Examples:
         >>> cache = ShardCache("scratch/shards", max_bytes=200 * 2**30)
@@ -73,12 +92,16 @@ class ShardCache:
         retries: int = 12,
         backoff_seconds: float = 0.5,
         stall_seconds: float = STALL_SECONDS,
+        ranges: bool = False,
     ) -> None:
         default = os.environ.get("CLIPKIT_CACHE") or "~/.cache/clipkit/shards"
         self.folder = Path(folder if folder is not None else default).expanduser()
         if max_bytes < 0:
             raise ConfigError(f"cache.max_bytes: expected 0 or more, got {max_bytes}")
         self.max_bytes = max_bytes
+        self.ranges = ranges
+        self._roomy_bytes = 0
+        self._without_ranges: set[str] = set()
         self.retries = Retries(retries, backoff_seconds, stall_seconds)
         """Number and times of the retries of a transfer."""
         self._early_retries = replace(self.retries, count=min(retries, _EARLY_RETRIES))
@@ -141,6 +164,67 @@ class ShardCache:
             with contextlib.suppress(FileNotFoundError):
                 return os.open(path, os.O_RDONLY)
 
+    def uses_ranges(self, remote: RemoteFile) -> bool:
+        """Return whether only parts of a shard are transferred."""
+        return (
+            self.ranges
+            and remote.size_bytes > 0
+            and _host(remote.address) not in self._without_ranges
+            and not self._touch(self.path_of(remote), remote)
+        )
+
+    def open_partial(self, remote: RemoteFile) -> PartialFile:
+        """Open the parts of a remote shard that are in the cache.
+
+        Raises:
+            ShardError: If the shard is missing, or changed since it was indexed.
+        """
+        self._check_version(remote)
+        path = Path(f"{self.path_of(remote)}{_PARTIAL_SUFFIX}")
+        partial = PartialFile(path, remote.size_bytes)
+        os.utime(path)
+        return partial
+
+    def fill(
+        self, remote: RemoteFile, partial: PartialFile, spans: Sequence[tuple[int, int]]
+    ) -> None:
+        """Transfer the blocks of some spans that are not in the cache.
+
+        Raises:
+            RangesIgnored: If the server does not serve ranges.
+            ShardError: If the shard is missing, changed, or cannot be transferred.
+            OSError: If the disk is full.
+        """
+        with partial.lock:
+            ranges = split_ranges(partial.missing(spans), _LARGEST_RANGE_BYTES)
+            if not ranges:
+                return
+            self._reserve(sum(end - start for start, end in ranges))
+            try:
+                parts = read_ranges(remote.address, ranges, remote.size_bytes, self.retries)
+            except RangesIgnored:
+                self._without_ranges.add(_host(remote.address))
+                _LOG.warning(
+                    "%s: the server does not serve ranges; complete shards are transferred",
+                    remote.address,
+                )
+                raise
+            self._check_version(remote)
+            for (start, _), data in zip(ranges, parts, strict=True):
+                partial.write(start, data)
+
+    def read_parts(self, remote: RemoteFile, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Read some ranges, without the cache; see ``fill`` for errors."""
+        return read_ranges(remote.address, ranges, remote.size_bytes, self._early_retries)
+
+    def _reserve(self, num_bytes: int) -> None:
+        """Make room for parts, in large steps: each lists the complete cache."""
+        if self._roomy_bytes < num_bytes:
+            room = min(max(num_bytes, _ROOM_BYTES), self.max_bytes)
+            self._make_room(max(room, num_bytes))
+            self._roomy_bytes = room
+        self._roomy_bytes -= num_bytes
+
     def _touch(self, path: Path, remote: RemoteFile) -> bool:
         try:
             status = path.stat()
@@ -160,8 +244,15 @@ class ShardCache:
                 f"{remote.address}: expected {remote.size_bytes} bytes, got {size_bytes}; "
                 f"did the shard change?"
             )
-        if remote.stamp and (now := _stat(remote.address, self.retries)) != remote:
+        try:
+            self._check_version(remote)
+        except ShardError:
             part.unlink()
+            raise
+
+    def _check_version(self, remote: RemoteFile) -> None:
+        """Compare the version with that of the server."""
+        if remote.stamp and (now := _stat(remote.address, self.retries)) != remote:
             raise ShardError(
                 f"{remote.address}: changed while the run was reading it: indexed as "
                 f"{remote.stamp} with {remote.size_bytes} bytes, now {now.stamp} with "
@@ -176,7 +267,7 @@ class ShardCache:
             )
         with FileLock(str(self.folder / "evict.lock")):
             entries = sorted(self._entries(), key=lambda entry: entry[1].st_mtime)
-            total = sum(status.st_size for _, status in entries) + needed_bytes
+            total = sum(_size_on_disk(path, status) for path, status in entries) + needed_bytes
             for path, status in entries:
                 if total <= self.max_bytes:
                     return
@@ -184,7 +275,7 @@ class ShardCache:
                 if path == keep or (path.suffix == _PART_SUFFIX and young):
                     continue
                 path.unlink(missing_ok=True)
-                total -= status.st_size
+                total -= _size_on_disk(path, status)
 
     def _entries(self) -> Iterator[tuple[Path, Any]]:
         for path in self.folder.glob("??/*"):
@@ -215,6 +306,16 @@ def read_small_file(source: Address, cache: ShardCache | None = None) -> bytes |
 def _stat(address: Address, retries: Retries) -> RemoteFile:
     size_bytes, stamp = stat_remote(address, retries)
     return RemoteFile(address, size_bytes, stamp)
+
+
+def _size_on_disk(path: Path, status: os.stat_result) -> int:
+    """Return the size of an entry; of a sparse file only the parts that it contains."""
+    is_partial = path.suffix == _PARTIAL_SUFFIX
+    return status.st_blocks * _STAT_BLOCK_BYTES if is_partial else status.st_size
+
+
+def _host(address: Address) -> str:
+    return "/".join(address.text.split("/")[:3])
 
 
 def _digest(text: str) -> str:

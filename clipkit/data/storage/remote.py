@@ -9,7 +9,7 @@ import random
 import subprocess
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -36,6 +36,7 @@ SYSTEM_ERRNOS: Final = frozenset(
 )
 _DENIED_STATUSES: Final = frozenset({401, 403})
 _MISSING_STATUSES: Final = frozenset({404, 410})
+_BEYOND_END: Final = 416
 T = TypeVar("T")
 
 
@@ -53,6 +54,8 @@ def _refuse(url: str, error: Exception) -> None:
         raise ShardError(f"{url}: no such file") from error
     if isinstance(error, PermissionError) or getattr(error, "status", None) in _DENIED_STATUSES:
         raise ShardError(f"{url}: access denied: {error}") from error
+    if getattr(error, "status", None) == _BEYOND_END:
+        raise ShardError(f"{url}: shorter than when it was indexed; index it again") from error
     if isinstance(error, OSError) and error.errno in SYSTEM_ERRNOS:
         raise error
 
@@ -77,7 +80,7 @@ class Retries:
         while True:
             try:
                 return action()
-            except (DataError, MemoryError):
+            except (DataError, MemoryError, RangesIgnored):
                 raise
             except Exception as caught:
                 error = _cause(caught)
@@ -143,6 +146,45 @@ def read_small(address: Address, retries: Retries) -> bytes | None:
         return data
 
     return retries.run(url, ask, lambda: 0)
+
+
+class RangesIgnored(Exception):
+    """A server sends complete files where parts of them were asked for."""
+
+
+def read_ranges(
+    address: Address, ranges: Sequence[tuple[int, int]], size_bytes: int, retries: Retries
+) -> list[bytes]:
+    """Read some byte ranges of a remote file, at the same time where the store allows it.
+
+    Args:
+        address: Address of the file.
+        ranges: Start and end of each range.
+        size_bytes: Size of the file.
+        retries: Retries of each call.
+
+    Raises:
+        RangesIgnored: If the server does not serve ranges.
+        ShardError: If the file is missing, or shorter than a range.
+    """
+    url = address.text
+
+    def ask(some: Sequence[tuple[int, int]]) -> list[bytes]:
+        system, path = file_system(url, retries.stall_seconds)
+        starts, ends = [start for start, _ in some], [end for _, end in some]
+        parts = system.cat_ranges([path] * len(some), starts, ends, on_error="raise")
+        for (start, end), part in zip(some, parts, strict=True):
+            if len(part) == size_bytes and size_bytes > end - start:
+                raise RangesIgnored(url)
+            if len(part) != end - start:
+                raise OSError(f"asked for bytes {start} to {end}, got {len(part)} bytes")
+        return [bytes(part) for part in parts]
+
+    # One range first: a server that ignores ranges sends a complete file for each.
+    parts = retries.run(url, lambda: ask(ranges[:1]), lambda: 0)
+    if len(ranges) > 1:
+        parts += retries.run(url, lambda: ask(ranges[1:]), lambda: 0)
+    return parts
 
 
 def transfer(address: Address, size_bytes: int, part: Path, retries: Retries) -> None:

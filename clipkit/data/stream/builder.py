@@ -131,7 +131,7 @@ class BatchBuilder:
         """Return the numbers of tokens of the captions at some positions; 0 for bad samples."""
         chosen = self._order.samples_at(epoch, positions)
         if not self._reader.is_local:
-            self._reader.prefetch(chosen.ids)
+            self._reader.prefetch(chosen.ids, IMAGE_EXTENSIONS, wait=True)
         items = list(zip(chosen.ids.tolist(), chosen.passes.tolist(), strict=True))
         return np.array(self._threads.map(lambda item: self._length(*item), items), dtype=np.int64)
 
@@ -152,7 +152,7 @@ class BatchBuilder:
         """Fetch remote shards in parallel: those of this batch, and of the next window."""
         if self._reader.is_local:
             return
-        self._reader.prefetch(chosen.ids)
+        self._reader.prefetch(chosen.ids, wait=True)
         total = self._order.num_samples
         later = (epochs - first_epoch) * total + positions + self._order.lookahead
         for epoch in (first_epoch, first_epoch + 1):

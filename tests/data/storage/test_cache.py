@@ -278,13 +278,10 @@ def test_many_processes_share_one_transfer(
 def test_prefetching(server: str, cache: ShardCache, trouble: Misbehaviour) -> None:
     remotes = [cache.stat(parse_address(f"{server}/a/0000{i}.tar")) for i in (0, 1)]
     missing = RemoteFile(parse_address(f"{server}/a/nothing.tar"), 10, "x")
-    prefetcher = Prefetcher(cache)
+    prefetcher = Prefetcher(cache.fetch)
     prefetcher.request([*remotes, missing])
-    prefetcher.request(remotes)
-    deadline = time.monotonic() + 30
-    while not all(cache.path_of(remote).exists() for remote in remotes):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    prefetcher.request([*remotes, missing], wait=True)
+    assert all(cache.path_of(remote).exists() for remote in remotes)
     assert {name: trouble.gets[name] for name in ("/a/00000.tar", "/a/00001.tar")} == {
         "/a/00000.tar": 1, "/a/00001.tar": 1,
     }  # fmt: skip
