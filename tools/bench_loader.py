@@ -35,6 +35,8 @@ SETS = {
 NUM_SHARDS = 8
 PLANNED_SAMPLES = (10**6, 10**8, 10**9)
 LOADERS = ("clipkit", "open_clip")
+RATED = (*LOADERS, "clipkit_webdataset")
+"""Loaders whose rates are measured; the last one is `WebDatasetSource`."""
 
 
 def run_child(task: dict[str, Any], peer: Path | None) -> dict[str, Any]:
@@ -51,10 +53,10 @@ def run_child(task: dict[str, Any], peer: Path | None) -> dict[str, Any]:
 
 
 def measure_rates(task: dict[str, Any], options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Images a second of both loaders, one after the other, for each number of workers."""
+    """Images a second of all loaders, one after the other, for each number of workers."""
     rows = []
     for num_workers in options.workers:
-        for loader in LOADERS:
+        for loader in RATED:
             one = {**task, "what": "throughput", "loader": loader, "num_workers": num_workers}
             found = run_child(one, options.peer if loader == "open_clip" else None)
             rows.append({"loader": loader, "num_workers": num_workers, **found})
@@ -90,6 +92,7 @@ def measure_set(name: str, options: argparse.Namespace) -> dict[str, Any]:
     task = {
         "shards": str(folder),
         "num_shards": NUM_SHARDS,
+        "num_samples": SETS[name]["num_samples"],
         "batch_size": options.batch_size,
         "seconds": options.seconds,
     }

@@ -11,7 +11,7 @@ from clipkit.data.shards.tar_headers import TarWalk, show_name
 from clipkit.data.shards.tar_links import Link
 from clipkit.errors import ShardError
 
-_SKIPPED_BYTES: Final = 2**20
+_PIECE_BYTES: Final = 2**24
 
 
 class ByteStream(Protocol):
@@ -75,12 +75,17 @@ class _Forward:
 
     def read_at(self, offset: int, length: int) -> bytes:
         while self.position < offset:
-            skipped = self._read(min(offset - self.position, _SKIPPED_BYTES))
-            if not skipped:
+            if not self._read(min(offset - self.position, _PIECE_BYTES)):
                 return b""
-        return self._read(length)
+        if length <= _PIECE_BYTES:
+            return self._read(length)
+        # A header may name any size: memory is taken for what is there.
+        data = bytearray()
+        while piece := self._read(min(length - len(data), _PIECE_BYTES)):
+            data += piece
+        return bytes(data)
 
     def _read(self, length: int) -> bytes:
-        data = self._stream.read(length)
+        data = self._stream.read(length) if length else b""
         self.position += len(data)
         return data

@@ -26,7 +26,8 @@ class OrderOptions:
             samples). None for "drop" when shuffling and "keep" otherwise. An epoch of a mixture has
             no such samples: its last step contains the first ones of the next epoch.
         shuffle_window: Number of consecutive samples of a lane that are shuffled together; None
-            chooses it from the size of the data.
+            chooses it from the size of the data. For ``WebDatasetSource``, the number of samples in
+            the shuffle buffer of a worker; None for 1000.
         length_bucket_batches: Number of consecutive steps whose samples are sorted by caption
             length and redistributed, so that the captions of a batch have similar lengths; None
             for no sorting. Needs ``shuffle``.

@@ -17,6 +17,7 @@ import webdataset
 from clipkit.data.rng import generator
 from clipkit.data.samples.faults import WHOLE_SHARD, Fault
 from clipkit.data.shards.reader import RawSample
+from clipkit.data.shards.shard_table import name_as_text
 from clipkit.data.stream.webdataset_shards import SequentialShards
 from clipkit.distributed.world import World
 from clipkit.errors import ConfigError, DataError, ShardError
@@ -175,7 +176,8 @@ def as_raw_sample(sample: WebSample) -> RawSample:
                 f"webdataset pipeline: sample {key}: member {name}: expected bytes, got "
                 f"{type(data).__name__}; leave out decode(), clipkit decodes images and text itself"
             )
-    return RawSample(key, members, str(sample.get("__url__", "")), sample.get("__index__", 0))
+    text = name_as_text(key.encode("utf-8", "surrogateescape"))
+    return RawSample(text, members, str(sample.get("__url__", "")), sample.get("__index__", 0))
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import pytest
 import webdataset
 
 from clipkit.data import RawSample, ShardIndex, ShardReader
+from clipkit.data.shards import sequential
 from clipkit.data.shards.sequential import read_samples
 from clipkit.errors import ShardError
 from tests.helpers.factories import pair, write_shard
@@ -131,3 +132,18 @@ def test_compressed_and_joined_tars_are_named(shard: bytes) -> None:
         in_order(b"\x1f\x8b" + bytes(1000))
     with pytest.raises(ShardError, match="data follows the end marker"):
         in_order(shard + shard)
+
+
+def test_a_header_that_names_an_impossible_size(shard: bytes) -> None:
+    header = bytearray(shard[:512])
+    header[124:136] = b"\x80" + (2**62).to_bytes(11, "big")
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    with pytest.raises(ShardError, match=r"truncated: the file ends at byte .* inside '0000\.jpg'"):
+        in_order(bytes(header) + shard[512:])
+
+
+def test_a_large_member_is_complete(monkeypatch: pytest.MonkeyPatch, shard: bytes) -> None:
+    expected = in_order(shard)
+    monkeypatch.setattr(sequential, "_PIECE_BYTES", 100)
+    assert in_order(shard) == expected

@@ -397,6 +397,13 @@ def test_nothing_is_unpickled(tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
+def test_a_key_of_an_own_pipeline_that_is_no_text(tmp_path: Path) -> None:
+    samples = [("caf\udce9", pair(0)), *((f"{number}", pair(number)) for number in range(1, 8))]
+    write_shard(tmp_path / "0.tar", samples)
+    expected = {"caf\\xe9", *map(str, range(1, 8))}
+    assert set(keys(make(tmp_path, 8))) == set(keys(make(tmp_path, 8, pipeline=own))) == expected
+
+
 # Options
 
 
