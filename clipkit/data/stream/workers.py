@@ -70,16 +70,17 @@ class BatchLoader:
                 self._loader = self._start()
             self._results = iter(self._loader)
         self._upcoming = None
-        task = None
-        for task in partition.tasks(*start):  # noqa: B007
+        num_batches = partition.num_batches(*start[:2])
+        for number in range(1, num_batches + 1):
             result = next(self._results)
             if isinstance(result, _Failure):
                 # End the workers now: the error may keep this frame alive.
                 self._loader = self._results = None
                 raise result.error
+            if self._builds_ahead and number == num_batches:
+                # Before the last batch: Lightning counts batches, and never asks for the end.
+                self._upcoming = (partition, *partition.end(*start[:2]))
             yield result
-        if self._builds_ahead and task is not None:
-            self._upcoming = (partition, *partition.end(*start[:2]))
 
     def _start(self) -> DataLoader[Any]:
         from torch.utils.data import DataLoader

@@ -70,6 +70,15 @@ def test_the_next_epoch_begins_before_it_is_asked_for(tmp_path: Path, builds_ahe
     assert ("1.0" in built(log)) == builds_ahead
 
 
+def test_what_is_built_in_advance_is_used_by_a_loop_that_counts(tmp_path: Path) -> None:
+    """As Lightning does: it takes ``len`` batches and never asks for one more."""
+    log = tmp_path / "log"
+    loader = BatchLoader(Recorder(log), num_workers=1, builds_ahead=True)
+    for epoch in range(3):
+        assert len(list(islice(loader.run(PARTITION, epoch, 0), 3))) == 3
+    assert built(log)[:9] == [f"{epoch}.{place}" for epoch in range(3) for place in (0, 2, 4)]
+
+
 def test_a_rank_without_batches_comes_to_an_end() -> None:
     idle = replace(PARTITION, num_samples=1, rank=1, world_size=2, tail="keep")
     assert list(idle.tasks_of_epochs(0, 0)) == []
