@@ -34,6 +34,15 @@ with torch.inference_mode():
 print(out.image_embeds @ out.text_embeds.T)
 """
 
+SENTENCE_TRANSFORMERS: Final = """\
+from PIL import Image
+from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer(".")  # or "OWNER/NAME"
+image, text = model.encode([Image.open("dog.jpg")]), model.encode(["a dog", "a cat"])
+print(model.similarity(image, text))
+"""
+
 ONNX: Final = """\
 import json
 

@@ -13,6 +13,7 @@ from clipkit.errors import ConfigError
 from clipkit.export.formats import EXPORTERS
 from clipkit.export.model_card import render_card
 from clipkit.export.run_facts import RunFacts, read_run
+from clipkit.export.sentence_transformers import NORMALIZE_FOLDER
 from clipkit.models import DualEncoder, load_model
 from clipkit.models.checkpoints.description import build_encoder, describe
 from clipkit.models.files.state_dicts import load_exactly
@@ -152,7 +153,10 @@ def _check_format(format: str) -> None:
 def _check_output(output: Path) -> None:
     """Refuse a folder with other files before the model is read."""
     files = sorted(output.iterdir()) if output.is_dir() else []
-    if others := [file for file in files if file.is_dir() or file.suffix not in _SUFFIXES]:
+    others = [
+        f for f in files if f.name != NORMALIZE_FOLDER and (f.is_dir() or f.suffix not in _SUFFIXES)
+    ]
+    if others:
         raise _contains(output, others[0].name)
 
 

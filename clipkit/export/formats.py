@@ -16,6 +16,7 @@ from clipkit.data.text.tokenizers import tokenizer_from_name
 from clipkit.errors import CheckpointError, ConfigError
 from clipkit.export import card_examples
 from clipkit.export.onnx import check_onnx, save_onnx
+from clipkit.export.sentence_transformers import check_modules, write_modules
 from clipkit.export.transformers import to_transformers
 from clipkit.models import DualEncoder, load_encoder, save_encoder, save_open_clip
 from clipkit.models.checkpoints.encoder import OPEN_CLIP_WEIGHTS_NAME
@@ -132,6 +133,25 @@ class TransformersExporter(Exporter):
 
 
 @final
+class SentenceTransformersExporter(Exporter):
+    """The folder of transformers with the modules of ``SentenceTransformer``, version 6."""
+
+    hub_name = "sentence-transformers"
+    usage = card_examples.SENTENCE_TRANSFORMERS
+
+    def write(self, encoder: DualEncoder, folder: Path, tokenizer: str | None) -> None:
+        TransformersExporter().write(encoder, folder, tokenizer)
+        write_modules(folder, pads_to_longest=encoder.text_tower.trims_exactly)
+
+    def check(self, encoder: DualEncoder, folder: Path) -> None:
+        TransformersExporter().check(encoder, folder)
+        check_modules(encoder, folder, TOLERANCE)
+
+    def reader(self, folder: Path) -> str:
+        return f"sentence_transformers.SentenceTransformer('{folder}')"
+
+
+@final
 class OnnxExporter(Exporter):
     """One ONNX graph per tower, and ``preprocessing.json`` with all other constants."""
 
@@ -176,6 +196,7 @@ class SafetensorsExporter(Exporter):
 EXPORTERS: Final[Mapping[str, Exporter]] = {
     "open_clip": OpenClipExporter(),
     "transformers": TransformersExporter(),
+    "sentence_transformers": SentenceTransformersExporter(),
     "onnx": OnnxExporter(),
     "safetensors": SafetensorsExporter(),
 }

@@ -57,7 +57,11 @@ def push_to_hub(folder: Path | str, repository: str, *, private: bool = False) -
         CheckpointError: If files on the hub have other sizes than those of the folder.
     """
     folder = Path(folder)
-    sizes = {path.name: path.stat().st_size for path in folder.iterdir()}
+    sizes = {
+        path.relative_to(folder).as_posix(): path.stat().st_size
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
     if not sizes.keys() & {"README.md"}:
         raise ConfigError(f"{folder}: expected a folder that clipkit export wrote, with README.md")
     check_login(repository)

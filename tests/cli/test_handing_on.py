@@ -23,6 +23,8 @@ FILES = {
     "open_clip": {"open_clip_config.json", "open_clip_model.safetensors"},
     "transformers": {"config.json", "model.safetensors", "preprocessor_config.json",
                      "tokenizer.json", "tokenizer_config.json"},
+    "sentence_transformers": {"config.json", "model.safetensors", "modules.json", "1_Normalize",
+                              "sentence_bert_config.json", "tokenizer.json"},
     "onnx": {"image.onnx", "text.onnx", "preprocessing.json", "tokenizer.json"},
     "safetensors": {"model.safetensors", "clipkit_encoder.json"},
 }  # fmt: skip
@@ -61,7 +63,9 @@ def test_files(exported):
 def test_the_code_of_the_card_gives_the_similarities_of_the_encoder(
     exported, run, monkeypatch, capsys
 ):
-    _, folder = exported
+    name, folder = exported
+    if name == "sentence_transformers":
+        pytest.importorskip("sentence_transformers")
     encoder = load_encoder(run / "last.ckpt")
     picture = image_bytes("blue", (16, 16))
     prepared = EvalTransform(16)(picture, np.random.default_rng())
@@ -82,7 +86,8 @@ def test_card_says_what_the_run_knows(exported):
     name, folder = exported
     text = (folder / "README.md").read_text()
     head = yaml.safe_load(text.split("---\n")[1])
-    assert head["library_name"] == ("clipkit" if name == "safetensors" else name)
+    libraries = {"safetensors": "clipkit", "sentence_transformers": "sentence-transformers"}
+    assert head["library_name"] == libraries.get(name, name)
     assert head["pipeline_tag"] == "zero-shot-image-classification"
     assert "license" not in head
     rows = dict(re.findall(r"^\| (.+?) \| (.*) \|$", text, re.MULTILINE))

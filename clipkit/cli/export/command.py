@@ -17,7 +17,7 @@ from clipkit.cli.arguments import (
 from clipkit.cli.outputs import check_output_file, check_output_folder
 from clipkit.errors import ConfigError
 
-FORMATS: Final = ("open_clip", "transformers", "onnx", "safetensors")
+FORMATS: Final = (*("open_clip", "transformers", "sentence_transformers", "onnx", "safetensors"),)
 
 
 def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
@@ -28,7 +28,8 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
         description="Write a trained encoder with its preprocessing and a model card. "
         "'open_clip' writes a folder in the layout of the Hugging Face hub, for "
         "open_clip.create_model_and_transforms('local-dir:DIR'); 'transformers' a folder for "
-        "AutoModel.from_pretrained (CLIPModel or SiglipModel); 'onnx' one graph per tower; "
+        "AutoModel.from_pretrained (CLIPModel or SiglipModel); 'sentence_transformers' one for "
+        "SentenceTransformer('DIR'); 'onnx' one graph per tower; "
         "'safetensors' supports every encoder and is loaded with clipkit. The files are loaded "
         "again, and their embeddings are compared with those of the encoder.",
         allow_abbrev=False,
