@@ -59,16 +59,21 @@ def number_of(name: str, names: Sequence[str], own: int | None, where: str) -> i
     found = [number for number, known in enumerate(names) if known == name]
     if len(found) == 1:
         return found[0]
-    known = [known for known in names if known]
-    listed = f"{', '.join(known[:8])}{', ...' if len(known) > 8 else ''}"
     if found:
         raise DataError(
             f"{where}: class {name!r} is the name of {len(found)} classes ({found[0]}, {found[1]}"
             f"{', ...' if len(found) > 2 else ''}); give the number too, or make the names differ"
         )
+    count = sum(map(bool, names))
     raise DataError(
-        f"{where}: class {name!r} is not among the {len(known)} known classes ({listed})"
+        f"{where}: class {name!r} is not among the {count} known classes ({listed_names(names)})"
     )
+
+
+def listed_names(names: Sequence[str]) -> str:
+    """List the first names for a message."""
+    known = [name for name in names if name]
+    return f"{', '.join(known[:8])}{', ...' if len(known) > 8 else ''}"
 
 
 def map_classes(given: Sequence[str], wanted: Sequence[str]) -> list[int]:

@@ -64,7 +64,8 @@ class SampleError(DataError):
     """
 
     def __init__(self, reason: str, *, shard: str = "", key: str = "") -> None:
-        self.reason = _shortened(reason)
+        is_short = len(reason) <= _LONGEST_REASON
+        self.reason = reason if is_short else f"{reason[:_LONGEST_REASON]} ..."
         self.shard = shard
         self.key = key
         where = "/".join(part for part in (shard, key) if part)
@@ -73,10 +74,6 @@ class SampleError(DataError):
     def __reduce__(self) -> tuple[object, tuple[str, str, str]]:
         """Keep the fields when a worker process passes the error on."""
         return (_rebuild_sample_error, (self.reason, self.shard, self.key))
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) <= _LONGEST_REASON else f"{text[:_LONGEST_REASON]} ..."
 
 
 def _rebuild_sample_error(reason: str, shard: str, key: str) -> SampleError:
@@ -95,12 +92,15 @@ class NonFiniteError(ClipkitError):
     """A loss or gradient is NaN or infinite."""
 
 
+def check_at_least(option: str, value: float | None, least: float) -> None:
+    """Refuse a number below the smallest one; None passes."""
+    if value is not None and value < least:
+        raise ConfigError(f"{option}: expected at least {least}, got {value}")
+
+
 @contextmanager
 def naming(path: Path | str) -> Iterator[None]:
     """Name a file in errors of the operating system that name none, such as of a full disk.
-
-    Args:
-        path: File that is written.
 
     Examples:
         >>> with naming("out.json"):

@@ -13,12 +13,14 @@ from typing import Any, TypeVar, cast
 import torch
 from lightning.fabric.plugins import CheckpointIO, TorchCheckpointIO
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
-from lightning.pytorch import Callback, LightningDataModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.plugins.io.wrapper import _WrappingCheckpointIO
 from torch import Tensor, nn
 from torch.amp.grad_scaler import OptState
+
+from clipkit.models import DualEncoder
 
 _Kind = TypeVar("_Kind")
 
@@ -36,6 +38,13 @@ def callbacks_of(trainer: Trainer, kind: type[_Kind]) -> list[_Kind]:
 def data_of(trainer: Trainer) -> LightningDataModule | None:
     """Return the trainer's data module, or None before it has one."""
     return cast("LightningDataModule | None", trainer.datamodule)  # type: ignore[attr-defined]
+
+
+def encoder_of(pl_module: LightningModule) -> DualEncoder:
+    """Return the encoder of a ``ContrastiveModule``; callbacks get it as any module."""
+    encoder = pl_module.encoder
+    assert isinstance(encoder, DualEncoder), "this callback belongs to ContrastiveModule"
+    return encoder
 
 
 def logs_at(trainer: Trainer, step: int) -> bool:

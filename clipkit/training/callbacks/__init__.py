@@ -14,9 +14,7 @@ from clipkit.training.callbacks.save_config import SaveConfig
 from clipkit.training.callbacks.step_guard import StepGuard
 from clipkit.training.callbacks.stop_on_signal import StopOnSignal
 from clipkit.training.callbacks.throughput import Throughput
-from clipkit.training.callbacks.towers.activation_checkpointing import (
-    ActivationCheckpointing,
-)
+from clipkit.training.callbacks.towers.activation_checkpointing import ActivationCheckpointing
 from clipkit.training.callbacks.towers.add_lora import AddLora
 from clipkit.training.callbacks.towers.compile_towers import CompileTowers
 from clipkit.training.callbacks.towers.lock_tower import LockTower, Unlock

@@ -34,9 +34,7 @@ class KeyLog(Callback):
         self._log = BufferedLineLog(self.path)
         self._begun = False
 
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
         """Keep the lines of completed steps, and remove the others.
 
         Not earlier: a run that is refused before its first batch leaves the file as it was.
@@ -51,21 +49,14 @@ class KeyLog(Callback):
         trainer.strategy.barrier("KeyLog")
 
     def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Batch,
-        batch_idx: int,
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, *_: Any
     ) -> None:
         """Append the batch's keys."""
         # Inside a window of accumulated gradients the step is not complete.
         step = trainer.global_step + is_accumulating(trainer)
-        rank = trainer.global_rank
-        text = "".join(f"{step} {rank} {key}\n" for key in batch.keys)
-        self._log.append(text)
+        self._log.append("".join(f"{step} {trainer.global_rank} {key}\n" for key in batch.keys))
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_end(self, *_: Any) -> None:
         """Write lines that wait for space on the disk."""
         self._log.close()
 

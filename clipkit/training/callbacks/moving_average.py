@@ -59,9 +59,7 @@ class ExponentialMovingAverage(Callback):
         if self._average is None:
             self._start(pl_module)
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Update the average after every optimizer step."""
         if self._average is not None and not is_accumulating(trainer):
             self._average.update(_encoder(pl_module), self.left_out)
@@ -83,28 +81,15 @@ class ExponentialMovingAverage(Callback):
             self._is_held = False
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look at the average."""
+        """Use the average for measures and embeddings."""
         self._swap.enter_context(self.swapped_into(pl_module))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Continue with the weights."""
         self._swap.close()
 
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look at the average."""
-        self._swap.enter_context(self.swapped_into(pl_module))
-
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave the weights."""
-        self._swap.close()
-
-    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Use the average for embeddings."""
-        self._swap.enter_context(self.swapped_into(pl_module))
-
-    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave the weights."""
-        self._swap.close()
+    on_test_start = on_predict_start = on_validation_start
+    on_test_end = on_predict_end = on_validation_end
 
     @property
     def state_key(self) -> str:
@@ -140,20 +125,17 @@ class ExponentialMovingAverage(Callback):
             weights: Averages by the names of the weights, complete or sharded like the average.
         """
         assert self._average is not None, "a fit has begun"
-        self._average.load_state_dict(
-            {
-                "num_updates": self._average.num_updates,
-                "weights": shard_like(self._average.weights, weights),
-            }
-        )
+        self._load(self._average, weights, self._average.num_updates)
 
     def _start(self, pl_module: LightningModule) -> None:
         self._average = EmaWeights(_encoder(pl_module), self.decay)
         if self._loaded:
-            weights = shard_like(self._average.weights, self._loaded)
-            state = {"num_updates": self._num_updates, "weights": weights}
-            self._average.load_state_dict(state)
+            self._load(self._average, self._loaded, self._num_updates)
             self._loaded = {}
+
+    def _load(self, average: EmaWeights, weights: Mapping[str, Tensor], num_updates: int) -> None:
+        weights = shard_like(average.weights, weights)
+        average.load_state_dict({"num_updates": num_updates, "weights": weights})
 
 
 def warn_of_unused_average(trainer: Trainer, checkpoint: Mapping[str, Any]) -> None:

@@ -56,13 +56,11 @@ class OptunaPruning(Callback):
         if stage == "fit":
             trainer.loggers = [*trainer.loggers, self._values]
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         """Report a new value."""
         self._report(trainer)
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: Trainer, *_: Any) -> None:
         """Report a value of the validation that ended the epoch."""
         self._report(trainer)
 

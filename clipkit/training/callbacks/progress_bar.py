@@ -79,9 +79,8 @@ class ProgressBar(LightningProgressBar):
             return
         # Reading a value waits for the GPU, so values are read only when they are shown.
         pause = _PLAIN_SECONDS if self._bar is None else _BAR_SECONDS
-        if time.monotonic() - self._printed < pause:
-            return
-        self._show(trainer)
+        if time.monotonic() - self._printed >= pause:
+            self._show(trainer)
 
     def _show(self, trainer: Trainer) -> None:
         self._printed = time.monotonic()
@@ -97,25 +96,22 @@ class ProgressBar(LightningProgressBar):
         super().on_train_end(trainer, pl_module)
         if self._bar is not None:
             self._show(trainer)
-        self._stop()
+        self.on_exception()
 
-    def on_exception(self, trainer: Trainer, *args: Any) -> None:
+    def on_exception(self, *_: Any) -> None:
         """Give the terminal back."""
-        self._stop()
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Give the terminal back."""
-        self._stop()
+        self.on_exception()
 
     def print(self, *args: Any, **kwargs: Any) -> None:
         """Print above the bar."""
         if self._enabled:
             self._console.print(*args)
-
-    def _stop(self) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
 
 
 def figures(metrics: Any) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, final
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, Trainer
 
 from clipkit.training.callbacks.run_folder import remove_run
 from clipkit.training.callbacks.save_checkpoint import checkpoint_folders
@@ -24,9 +24,7 @@ class ReplaceRun(Callback):
     def __init__(self) -> None:
         self._done = False
 
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
         """Remove the files on rank 0, before any rank writes."""
         if self._done:
             return

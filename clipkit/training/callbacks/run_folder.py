@@ -71,15 +71,9 @@ def check_folder_is_free(
     traces = found.pop(root) + [join(folder, name) for folder in found for name in found[folder]]
     traces += [path for path in _filled_logs(trainer) if Path(path).parent != Path(root)]
     if traces:
-        raise ConfigError(
-            refusal(
-                "trainer.default_root_dir",
-                root,
-                dict.fromkeys(traces),
-                "--ckpt_path last",
-                "--trainer.default_root_dir",
-            )
-        )
+        option = "trainer.default_root_dir"
+        message = refusal(option, root, dict.fromkeys(traces), "--ckpt_path last", f"--{option}")
+        raise ConfigError(message)
 
 
 def remove_run(folders: Sequence[str]) -> None:

@@ -15,17 +15,12 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.optim import Optimizer
 
-from clipkit.errors import ConfigError, NonFiniteError
+from clipkit.errors import ConfigError, NonFiniteError, check_at_least
 from clipkit.line_log import BufferedLineLog
 from clipkit.training.callbacks.moving_average import ExponentialMovingAverage
 from clipkit.training.callbacks.rollback import restore_weights
 from clipkit.training.callbacks.save_checkpoint import SaveCheckpoint, newest_checkpoint
-from clipkit.training.health.step_health import (
-    StepHealth,
-    skip_if,
-    skips_on_device,
-    unscale_once,
-)
+from clipkit.training.health.step_health import StepHealth, skip_if, skips_on_device, unscale_once
 from clipkit.training.health.step_state import StepState
 from clipkit.training.lightning_compat import callbacks_of, set_skip
 from clipkit.training.strategies.sharding import gradient_norm
@@ -78,13 +73,9 @@ class StepGuard(Callback):
         max_rollbacks: int = 3,
         path: str | None = None,
     ) -> None:
-        for name, value, least in (
-            ("window", window, 20),
-            ("max_in_a_row", max_in_a_row, 1),
-            ("max_rollbacks", max_rollbacks, 0),
-        ):
-            if value < least:
-                raise ConfigError(f"StepGuard.{name}: expected at least {least}, got {value}")
+        check_at_least("StepGuard.window", window, 20)
+        check_at_least("StepGuard.max_in_a_row", max_in_a_row, 1)
+        check_at_least("StepGuard.max_rollbacks", max_rollbacks, 0)
         if sigmas is not None and sigmas <= 0:
             raise ConfigError(f"StepGuard.sigmas: expected more than 0, got {sigmas}")
         self.sigmas = math.inf if sigmas is None else sigmas
@@ -110,7 +101,7 @@ class StepGuard(Callback):
         self._pending.clear()
 
     def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int
+        self, trainer: Trainer, pl_module: LightningModule, batch: Batch, *_: Any
     ) -> None:
         """Store the samples of the step, and the state before its first batch."""
         assert self._state is not None
@@ -145,14 +136,7 @@ class StepGuard(Callback):
         self._pending.append(_Step(trainer.global_step + 1, self._keys, _Arriving(figures)))
         self._losses, self._keys = [], []
 
-    def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Batch,
-        batch_idx: int,
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Read the verdicts that are available, the same ones on every rank."""
         for optimizer in trainer.optimizers:
             set_skip(optimizer, None)

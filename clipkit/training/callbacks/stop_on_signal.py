@@ -88,9 +88,7 @@ class StopOnSignal(Callback):
         self._listen()
         disable_sigterm_broadcast(trainer)
 
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
         """Stop before a batch, with which a resumed run starts.
 
         Raises:
@@ -111,30 +109,12 @@ class StopOnSignal(Callback):
             raise KeyboardInterrupt
         raise SIGTERMException
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         """Do not stop inside a window of accumulated gradients, which would be lost."""
         self._between_steps = not is_accumulating(trainer)
 
     def on_exception(self, trainer: Trainer, *_: Any) -> None:
         """Restore the previous handlers."""
-        self._stop_listening(trainer)
-
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Restore the previous handlers."""
-        self._stop_listening(trainer)
-
-    def _listen(self) -> None:
-        if threading.current_thread() is not threading.main_thread():
-            return
-        for number in self._meanings:
-            if number == signal.SIGINT and signal.getsignal(number) == signal.SIG_IGN:
-                continue  # started by nohup or in the background: ignore a terminal's Ctrl-C
-            previous = signal.signal(number, self._hear)
-            self._previous.setdefault(number, previous)
-
-    def _stop_listening(self, trainer: Trainer) -> None:
         if threading.current_thread() is threading.main_thread():
             for number, handler in self._previous.items():
                 # After Ctrl-C, Lightning ignores further ones until its end, and then restores the
@@ -144,6 +124,19 @@ class StopOnSignal(Callback):
         # At its end Lightning restores the handlers that were set at its start: these.
         set_original_handlers(trainer, self._previous)
         self._previous.clear()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Restore the previous handlers."""
+        self.on_exception(trainer)
+
+    def _listen(self) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for number in self._meanings:
+            if number == signal.SIGINT and signal.getsignal(number) == signal.SIG_IGN:
+                continue  # started by nohup or in the background: ignore a terminal's Ctrl-C
+            previous = signal.signal(number, self._hear)
+            self._previous.setdefault(number, previous)
 
     def _hear(self, number: int, frame: Any) -> None:
         """Only record the signal: the main thread may be inside a collective.

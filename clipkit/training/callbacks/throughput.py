@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any, Protocol, final
+from typing import Any, final
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -22,27 +22,19 @@ class Throughput(Callback):
     """
 
     def __init__(self) -> None:
-        self._clock: _Clock = _HostClock()
+        self._clock = _Clock()
         self._samples = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Choose the clock of the device."""
-        on_gpu = pl_module.device.type == "cuda"
-        self._clock = _DeviceClock() if on_gpu else _HostClock()
+        self._clock = _DeviceClock() if pl_module.device.type == "cuda" else _Clock()
 
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, *_: Any) -> None:
         """End the wait for this batch."""
         self._clock.begin_step()
 
     def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Batch,
-        batch_idx: int,
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, *_: Any
     ) -> None:
         """End the step, and begin the wait for the next batch."""
         self._clock.end_step()
@@ -71,83 +63,55 @@ class Throughput(Callback):
         self._samples = 0
 
 
-class _Clock(Protocol):
+class _Clock:
     """Measures the duration of steps and of the waits between them."""
 
+    def __init__(self) -> None:
+        self._mark: Any = None
+        self._waits: list[tuple[Any, Any]] = []
+        self._steps: list[tuple[Any, Any]] = []
+
     def begin_wait(self) -> None:
-        """Discard earlier times, and begin a wait."""
+        """Discard the time since the last step, and begin a wait."""
+        self._mark = self._now()
 
     def begin_step(self) -> None:
         """End a wait, if one has begun."""
+        self._end(self._waits)
 
     def end_step(self) -> None:
         """End a step and begin a wait."""
+        self._end(self._steps)
 
     def take_seconds(self) -> tuple[float, float]:
         """Return the seconds of waits and of steps since the last call."""
-
-
-class _HostClock:
-    def __init__(self) -> None:
-        self._waited = self._worked = 0.0
-        self._mark: float | None = None
-
-    def begin_wait(self) -> None:
-        self._mark = time.perf_counter()
-
-    def begin_step(self) -> None:
-        now = time.perf_counter()
-        if self._mark is not None:
-            self._waited += now - self._mark
-        self._mark = now
-
-    def end_step(self) -> None:
-        now = time.perf_counter()
-        assert self._mark is not None
-        self._worked += now - self._mark
-        self._mark = now
-
-    def take_seconds(self) -> tuple[float, float]:
-        seconds = self._waited, self._worked
-        self._waited = self._worked = 0.0
-        return seconds
-
-
-class _DeviceClock:
-    """Uses events in the GPU's queue; their times are read once per log."""
-
-    def __init__(self) -> None:
-        self._mark: torch.cuda.Event | None = None
-        self._waits: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
-        self._steps: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
-
-    def begin_wait(self) -> None:
-        self._mark = _event()
-
-    def begin_step(self) -> None:
-        now = _event()
-        if self._mark is not None:
-            self._waits.append((self._mark, now))
-        self._mark = now
-
-    def end_step(self) -> None:
-        now = _event()
-        assert self._mark is not None
-        self._steps.append((self._mark, now))
-        self._mark = now
-
-    def take_seconds(self) -> tuple[float, float]:
-        if self._steps:
-            self._steps[-1][1].synchronize()
         waited, worked = (
-            sum(start.elapsed_time(end) for start, end in pairs) / 1000
-            for pairs in (self._waits, self._steps)
+            sum(self._seconds(*span) for span in spans) for spans in (self._waits, self._steps)
         )
         self._waits, self._steps = [], []
         return waited, worked
 
+    def _end(self, spans: list[tuple[Any, Any]]) -> None:
+        now = self._now()
+        if self._mark is not None:
+            spans.append((self._mark, now))
+        self._mark = now
 
-def _event() -> torch.cuda.Event:
-    event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-    event.record()
-    return event
+    def _now(self) -> Any:
+        return time.perf_counter()
+
+    def _seconds(self, start: Any, end: Any) -> float:
+        return float(end - start)
+
+
+class _DeviceClock(_Clock):
+    """Uses events in the GPU's queue; their times are read once per log."""
+
+    def _now(self) -> torch.cuda.Event:
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        event.record()
+        return event
+
+    def _seconds(self, start: torch.cuda.Event, end: torch.cuda.Event) -> float:
+        end.synchronize()
+        return float(start.elapsed_time(end)) / 1000

@@ -69,12 +69,8 @@ class Watchdog(Callback):
         self._stop.clear()
         folder = Path(trainer.default_root_dir) / "heartbeats"
         folder.mkdir(parents=True, exist_ok=True)
-        self._thread = threading.Thread(
-            target=self._watch,
-            args=(folder, trainer.global_rank, trainer.world_size),
-            name="clipkit-watchdog",
-            daemon=True,
-        )
+        arguments = folder, trainer.global_rank, trainer.world_size
+        self._thread = threading.Thread(target=self._watch, args=arguments, daemon=True)
         self._thread.start()
 
     def on_train_batch_start(self, *_: Any) -> None:
@@ -98,22 +94,19 @@ class Watchdog(Callback):
         self._enter("writing a checkpoint, or waiting after it")
 
     def on_train_end(self, *_: Any) -> None:
-        """Nothing to watch any more."""
-        self._end()
-
-    def on_exception(self, *_: Any) -> None:
-        """Nothing to watch any more."""
-        self._end()
-
-    def _enter(self, phase: str) -> None:
-        step, batches, _, _ = self._place
-        self._place = (step, batches, phase, time.time())
-
-    def _end(self) -> None:
+        """End the thread."""
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
             self._thread = None
+
+    def on_exception(self, *_: Any) -> None:
+        """End the thread."""
+        self.on_train_end()
+
+    def _enter(self, phase: str) -> None:
+        step, batches, _, _ = self._place
+        self._place = (step, batches, phase, time.time())
 
     def _watch(self, folder: Path, rank: int, num_ranks: int) -> None:
         host, pid = socket.gethostname(), os.getpid()
@@ -122,10 +115,9 @@ class Watchdog(Callback):
             step, batches, phase, since = self._place
             now = time.time()
             # A full or missing disk must not end the run; the next heartbeat tries again.
+            heartbeat = Heartbeat(rank, host, pid, step, batches, phase, since, now)
             with contextlib.suppress(OSError):
-                write_heartbeat(
-                    folder, Heartbeat(rank, host, pid, step, batches, phase, since, now)
-                )
+                write_heartbeat(folder, heartbeat)
                 if now - since > self.limit_seconds and reported != since:
                     reported = since
                     self._report(folder, rank, num_ranks)

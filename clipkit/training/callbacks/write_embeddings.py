@@ -26,11 +26,7 @@ class WriteEmbeddings(BasePredictionWriter):
         super().__init__(write_interval="epoch")
 
     def write_on_epoch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        predictions: Sequence[dict[str, Any]],
-        batch_indices: Sequence[Any],
+        self, trainer: Trainer, pl_module: LightningModule, predictions: Sequence[Any], *_: Any
     ) -> None:
         """Write the results of all batches."""
         keys = [key for prediction in predictions for key in prediction["keys"]]

@@ -6,11 +6,10 @@ from typing import Any, final
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from clipkit.errors import ConfigError
+from clipkit.errors import ConfigError, check_at_least
 from clipkit.evaluation import EvaluationSuite, Evaluator
-from clipkit.models import DualEncoder
 from clipkit.training.callbacks.moving_average import average_in_place
-from clipkit.training.lightning_compat import callbacks_of, is_accumulating
+from clipkit.training.lightning_compat import callbacks_of, encoder_of, is_accumulating
 
 
 @final
@@ -37,17 +36,12 @@ class ZeroShotEvaluation(Callback):
     def __init__(self, evaluators: dict[str, Evaluator], every_n_steps: int | None = None) -> None:
         if not evaluators:
             raise ConfigError("ZeroShotEvaluation.evaluators: expected at least one, got none")
-        if every_n_steps is not None and every_n_steps < 1:
-            raise ConfigError(
-                f"ZeroShotEvaluation.every_n_steps: expected at least 1, got {every_n_steps}"
-            )
+        check_at_least("ZeroShotEvaluation.every_n_steps", every_n_steps, 1)
         self.evaluators = evaluators
         self.every_n_steps = every_n_steps
         self._measured_step = -1
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Measure every ``every_n_steps`` optimizer steps."""
         if self.every_n_steps is None or is_accumulating(trainer):
             return
@@ -77,11 +71,9 @@ class ZeroShotEvaluation(Callback):
 
     def _measure(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, float]:
         """Return the metrics of all evaluators, the same on every rank."""
-        encoder = pl_module.encoder
-        assert isinstance(encoder, DualEncoder), "ZeroShotEvaluation belongs to ContrastiveModule"
         self._measured_step = trainer.global_step
         with average_in_place(trainer):
-            return EvaluationSuite(self.evaluators).run(encoder)
+            return EvaluationSuite(self.evaluators).run(encoder_of(pl_module))
 
 
 def resolve_monitor(trainer: Trainer, monitor: str) -> tuple[str, bool]:

@@ -8,7 +8,7 @@ import shutil
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import fsspec
 import torch
@@ -132,7 +132,11 @@ def _newest_first(folder: str, names: list[str]) -> Iterator[str]:
     system, root = fsspec.url_to_fs(folder)
 
     def rank(name: str) -> tuple[int, float]:
-        return _step_of(join(folder, name)), _modified(system, join(root, name))
+        try:
+            modified = float(system.modified(join(root, name)).timestamp())
+        except (NotImplementedError, FileNotFoundError, AttributeError):
+            modified = 0.0
+        return _step_of(join(folder, name)), modified
 
     yield from sorted((name for name in names if name != LAST), key=rank, reverse=True)
 
@@ -151,13 +155,6 @@ def _step_of(path: str) -> int:
         return int(content["global_step"])
     except (*UNREADABLE, KeyError, TypeError):
         return -1  # why_incomplete names the problem
-
-
-def _modified(system: Any, path: str) -> float:
-    try:
-        return float(system.modified(path).timestamp())
-    except (NotImplementedError, FileNotFoundError, AttributeError):
-        return 0.0
 
 
 def _link(source: str, target: str) -> None:

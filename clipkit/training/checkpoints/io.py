@@ -36,7 +36,12 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     ) -> None:
         """Write ``checkpoint`` to ``path``."""
         if is_local(str(path)):
-            _write_file(checkpoint, local_path(str(path)))
+            target = local_path(str(path))
+            complete = temporary_path(target) if target.is_dir() else target
+            with new_file(complete) as temporary:
+                save_plain(checkpoint, temporary)
+            if complete != target:
+                put_in_place(complete, target)
             return
         try:
             super().save_checkpoint(checkpoint, path, storage_options)
@@ -69,14 +74,6 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 f"weights, set --model.encoder"
             )
         return checkpoint
-
-
-def _write_file(checkpoint: dict[str, Any], path: Path) -> None:
-    complete = temporary_path(path) if path.is_dir() else path
-    with new_file(complete) as temporary:
-        save_plain(checkpoint, temporary)
-    if complete != path:
-        put_in_place(complete, path)
 
 
 def use_atomic_checkpoints(trainer: Trainer) -> None:

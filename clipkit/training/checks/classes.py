@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from clipkit.class_names import conflict
+from clipkit.class_names import conflict, listed_names
 from clipkit.errors import CheckpointError, ConfigError
 from clipkit.models import LabelHead, PrototypeLabelHead
 from clipkit.models.checkpoints.encoder import KEY
@@ -21,13 +21,13 @@ def adopt_class_names(head: LabelHead, names: Sequence[str]) -> None:
             _LOG.warning(
                 "model.encoder: the label head has class names (%s), the data have none: class "
                 "numbers of the data are used as those of the head",
-                _listed(head.class_names),
+                listed_names(head.class_names),
             )
         return
     if len(names) > head.num_classes:
         raise ConfigError(
             f"model.encoder.label_head: expected num_classes of at least {len(names)}, as the data "
-            f"name classes 0 to {len(names) - 1} ({_listed(names)}), got {head.num_classes}"
+            f"name classes 0 to {len(names) - 1} ({listed_names(names)}), got {head.num_classes}"
         )
     _check_names(head, names)
     own = [*head.class_names, *[""] * (head.num_classes - len(head.class_names))]
@@ -44,7 +44,7 @@ def check_class_names(head: LabelHead | None, checkpoint: Mapping[str, Any]) -> 
             _LOG.warning(
                 "ckpt_path: the checkpoint has no class names (clipkit wrote no names into "
                 "earlier ones); its numbers are used as those of the data (%s)",
-                _listed(head.class_names),
+                listed_names(head.class_names),
             )
         return
     at = conflict(head.class_names, stored)
@@ -69,12 +69,8 @@ def _check_names(head: LabelHead, names: Sequence[str]) -> None:
                 f"model.encoder.label_head: class {number} is {own!r} for the label head and "
                 f"{given!r} in the data; use the same numbers, or start with a new head"
             )
-        _LOG.warning(
-            "model.encoder.label_head: class %d is %r in its texts and %r in the data",
-            number,
-            own,
-            given,
-        )
+        text = "model.encoder.label_head: class %d is %r in its texts and %r in the data"
+        _LOG.warning(text, number, own, given)
 
 
 def _stored_names(checkpoint: Mapping[str, Any]) -> list[str]:
@@ -87,8 +83,3 @@ def _stored_names(checkpoint: Mapping[str, Any]) -> list[str]:
     inside = arguments.get("class_names") if isinstance(arguments, Mapping) else None
     names = part.get("class_names", inside)
     return [str(name) for name in names] if isinstance(names, list) else []
-
-
-def _listed(names: Sequence[str]) -> str:
-    known = [name for name in names if name]
-    return f"{', '.join(known[:8])}{', ...' if len(known) > 8 else ''}"

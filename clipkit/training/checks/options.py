@@ -82,24 +82,17 @@ def check_clipping(max_norm: float | None) -> None:
         )
 
 
-def check_accumulation(num_batches: int) -> None:
-    """Refuse accumulated gradients with a batch size that changes."""
-    if num_batches > 1:
+def check_accumulation(num_batches: int, has_stages: bool) -> None:
+    """Refuse accumulated gradients with a batch size that changes, warn of them otherwise."""
+    if num_batches > 1 and has_stages:
         raise ConfigError(
             f"data.order.batch_size_stages: is not possible with trainer.accumulate_grad_batches="
             f"{num_batches}; set model.micro_batch_size to what fits into memory instead"
         )
-
-
-def warn_of_accumulation(num_batches: int) -> None:
-    """Warn that accumulated gradients of small batches are not those of a large batch."""
     if num_batches > 1:
         _LOG.warning(
-            "trainer.accumulate_grad_batches=%d: each image is compared with the captions of its "
-            "batch only, and all batches have the same weight for any labels; for the exact "
-            "gradients of a batch %d times as large, multiply data.batch_size by %d and set "
-            "model.micro_batch_size to what fits",
-            num_batches,
-            num_batches,
-            num_batches,
+            f"trainer.accumulate_grad_batches={num_batches}: each image is compared with the "
+            f"captions of its batch only, and all batches have the same weight for any labels; for "
+            f"the exact gradients of a batch {num_batches} times as large, multiply "
+            f"data.batch_size by {num_batches} and set model.micro_batch_size to what fits"
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,7 +94,9 @@ def inspect_data(
     num_captions = num_named = num_lists = 0
     for item in source.items:
         texts = item.texts()
-        label, several = read_label(texts, "cls"), _classes(texts)
+        label, several = read_label(texts, "cls"), None
+        with suppress(SampleError):  # its JSON has no valid list of classes
+            several = read_classes(texts)
         classes = several or ([] if label == IGNORE_LABEL else [label])
         counts.update(classes)
         num_lists += several is not None
@@ -102,7 +105,11 @@ def inspect_data(
         num_named += bool(caption) and caption == ", ".join(
             names[number] for number in classes if number < len(names)
         )
-    _check_numbers(counts, str(train))
+    if counts and max(counts) >= MOST_CLASSES:
+        raise DataError(
+            f"{train}: class number {max(counts)}: expected less than {MOST_CLASSES}, because a "
+            f"label head has a score for every number; number the classes from 0, or name them"
+        )
     multi_label, has_captions = num_lists > 0, num_captions > num_named
     missing = len(source.items) - num_captions
     if missing and not (multi_label and not has_captions):
@@ -141,22 +148,6 @@ def inspect_model(model: str, weights: str | None = None) -> BaseModelInfo:
         num_groups={name: len(tower.layer_groups()) for name, tower in towers.items()},
         weights=kind,
     )
-
-
-def _check_numbers(counts: Counter[int], train: str) -> None:
-    if counts and max(counts) >= MOST_CLASSES:
-        raise DataError(
-            f"{train}: class number {max(counts)}: expected less than {MOST_CLASSES}, because a "
-            f"label head has a score for every number; number the classes from 0, or name them"
-        )
-
-
-def _classes(texts: Mapping[str, bytes]) -> list[int] | None:
-    """Read the list of classes of a sample; None if its JSON has no valid one."""
-    try:
-        return read_classes(texts)
-    except SampleError:
-        return None
 
 
 def _encoder_config(model: str, weights: str | None) -> dict[str, Any]:

@@ -17,28 +17,17 @@ _CALLBACKS: Final = "clipkit.training.callbacks"
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """Trainable layers, learning rates and duration of a fine-tuning run.
+    """Trainable layers, learning rates and duration of a fine-tuning run."""
 
-    Args:
-        below: The preset is for fewer samples than this; None for any number.
-        unlocked_groups: Number of trainable layer groups per tower, counted from the output; None
-            for all.
-        learning_rate: Learning rate of the last layer group.
-        layer_decay: Factor of the learning rate from each layer group to the one below it.
-        epochs: Number of epochs.
-        crop: Smallest fraction of an image's area that a random crop keeps.
-        weight_decay: Weight decay of the optimizer.
-        reason: Sentence that explains the choice.
-    """
-
-    below: int | None
+    below: int | None  # the preset is for fewer samples than this; None for any number
+    # number of trainable layer groups per tower, counted from the output; None for all
     unlocked_groups: int | None
-    learning_rate: float
-    layer_decay: float
-    epochs: int
-    crop: float
-    weight_decay: float
-    reason: str
+    learning_rate: float  # learning rate of the last layer group
+    layer_decay: float  # factor of the learning rate from each layer group to the one below it
+    epochs: int  # number of epochs
+    crop: float  # smallest fraction of an image's area that a random crop keeps
+    weight_decay: float  # weight decay of the optimizer
+    reason: str  # sentence that explains the choice
 
 
 PRESETS: Final = (
@@ -87,10 +76,7 @@ def finetune_config(
             "class_path": "torch.optim.AdamW",
             "init_args": {"lr": preset.learning_rate, "weight_decay": preset.weight_decay},
         },
-        "schedule": {
-            "class_path": "clipkit.optim.WarmupCosine",
-            "init_args": {"warmup": 0.1},
-        },
+        "schedule": {"class_path": "clipkit.optim.WarmupCosine", "init_args": {"warmup": 0.1}},
     }
     config = {
         "seed_everything": 0,

@@ -16,27 +16,16 @@ STEP: Final = "training step"
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """Last heartbeat of one rank.
+    """Last heartbeat of one rank."""
 
-    Args:
-        rank: Number of the rank.
-        host: Name of the machine.
-        pid: Id of the process.
-        step: Number of completed optimizer steps.
-        batch: Number of completed batches of this launch, also inside a window of gradients.
-        phase: Name of the current phase.
-        phase_since: Start of the phase, in seconds of that machine's clock.
-        time: Time of the heartbeat, by the same clock.
-    """
-
-    rank: int
-    host: str
-    pid: int
-    step: int
-    batch: int
-    phase: str
-    phase_since: float
-    time: float
+    rank: int  # number of the rank
+    host: str  # name of the machine
+    pid: int  # id of the process
+    step: int  # number of completed optimizer steps
+    batch: int  # number of completed batches of this launch, also inside a window of gradients
+    phase: str  # name of the current phase
+    phase_since: float  # start of the phase, in seconds of that machine's clock
+    time: float  # time of the heartbeat, by the same clock
 
     @property
     def place(self) -> str:
@@ -56,9 +45,8 @@ def read_heartbeats(folder: Path, num_ranks: int) -> list[Heartbeat | None]:
     heartbeats: list[Heartbeat | None] = []
     for rank in range(num_ranks):
         try:
-            heartbeats.append(
-                Heartbeat(**json.loads(_path(folder, rank).read_text(encoding="utf-8")))
-            )
+            content = json.loads(_path(folder, rank).read_text(encoding="utf-8"))
+            heartbeats.append(Heartbeat(**content))
         except (OSError, ValueError, TypeError):
             heartbeats.append(None)
     return heartbeats

@@ -13,7 +13,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.optim import Optimizer
 
-from clipkit.errors import ConfigError
+from clipkit.errors import ConfigError, check_at_least
 from clipkit.losses import CombinedLoss, embed_in_micro_batches
 from clipkit.models import DualEncoder
 from clipkit.models.checkpoints.encoder import KEY
@@ -32,10 +32,8 @@ from clipkit.training.checks.options import (
     check_accumulation,
     check_clipping,
     check_objective,
-    warn_of_accumulation,
     warn_of_start,
 )
-from clipkit.training.datamodule.pair_datamodule import PairDataModule
 from clipkit.training.health.step_health import unscale_once
 from clipkit.training.lightning_compat import data_of, logs_at
 from clipkit.training.module.cursor_commit import CursorCommit
@@ -46,6 +44,7 @@ from clipkit.training.module.term_means import TermMeans
 from clipkit.training.progress.run_progress import (
     StepCounter,
     change_step_size,
+    pair_data,
     resume_counter,
     run_progress,
     samples_of_step,
@@ -102,10 +101,7 @@ class ContrastiveModule(LightningModule):
         micro_batch_size: int | None = None,
     ) -> None:
         super().__init__()
-        if micro_batch_size is not None and micro_batch_size < 1:
-            raise ConfigError(
-                f"model.micro_batch_size: expected at least 1 or null, got {micro_batch_size}"
-            )
+        check_at_least("model.micro_batch_size", micro_batch_size, 1)
         self.micro_batch_size = micro_batch_size
         self.encoder = encoder
         self.loss = loss
@@ -135,8 +131,8 @@ class ContrastiveModule(LightningModule):
         self.step_counter = (
             StepCounter() if samples is None else StepCounter(step_samples=samples, now=samples)
         )
-        head, data = self.encoder.label_head, getattr(self.trainer, "datamodule", None)
-        if isinstance(data, PairDataModule):
+        head, data = self.encoder.label_head, pair_data(self.trainer)
+        if data is not None:
             data.check_batch = self.check_batch
             if head is not None:
                 head.read_texts(data.resolved_tokenizer())
@@ -170,27 +166,18 @@ class ContrastiveModule(LightningModule):
         """Log the mean of every term."""
         self.log_dict(named_terms("val", self._means.result()), batch_size=1)
 
-    def on_test_epoch_start(self) -> None:
-        """Update the progress that the schedules of the loss follow."""
-        self.loss.progress = self._progress_of_loss()
-
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Do the same as for validation."""
-        self.validation_step(batch, batch_idx)
+    on_test_epoch_start = on_validation_epoch_start
+    test_step = validation_step
 
     def on_test_epoch_end(self) -> None:
-        """Do the same as for validation."""
+        """Log the mean of every term."""
         self.log_dict(named_terms("test", self._means.result()), batch_size=1)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """Return keys and embeddings, on the CPU."""
         embeddings: Embeddings = self(batch)
         assert embeddings.text is not None, "a stream's batches have captions"
-        return {
-            "keys": batch.keys,
-            "image": embeddings.image.cpu(),
-            "text": embeddings.text.cpu(),
-        }
+        return {"keys": batch.keys, "image": embeddings.image.cpu(), "text": embeddings.text.cpu()}
 
     def configure_optimizers(self) -> Optimizer:
         """Build the optimizer over the encoder's groups and the trainable weights of the loss."""
@@ -243,10 +230,9 @@ class ContrastiveModule(LightningModule):
         """Refuse what cannot work, before the first step."""
         check_clipping(self.trainer.gradient_clip_val)
         check_objective(self.encoder, self.loss)
-        data = data_of(self.trainer)
-        if isinstance(data, PairDataModule) and data.order.batch_size_stages:
-            check_accumulation(self.trainer.accumulate_grad_batches)
-        warn_of_accumulation(self.trainer.accumulate_grad_batches)
+        data = pair_data(self.trainer)
+        has_stages = data is not None and bool(data.order.batch_size_stages)
+        check_accumulation(self.trainer.accumulate_grad_batches, has_stages)
         if self.trainer.global_step == 0:
             warn_of_start(self.encoder)
 
@@ -256,8 +242,7 @@ class ContrastiveModule(LightningModule):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Set random seed and learning rates of the step, not from a checkpoint."""
-        data = data_of(self.trainer)
-        if isinstance(data, PairDataModule):
+        if (data := pair_data(self.trainer)) is not None:
             seed_step(batch, data.seed, self.trainer.global_rank)
             samples = samples_of_step(self.trainer, len(batch))
             if data.order.batch_size_stages and samples != self.step_counter.now:

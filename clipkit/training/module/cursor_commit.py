@@ -9,14 +9,9 @@ from typing import Any, final
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
-from clipkit.training.datamodule.pair_datamodule import PairDataModule
-from clipkit.training.lightning_compat import (
-    data_of,
-    is_accumulating,
-    rewrite_progress,
-    set_epoch_length,
-)
+from clipkit.training.lightning_compat import is_accumulating, rewrite_progress, set_epoch_length
 from clipkit.training.progress.epoch_steps import limit_batches
+from clipkit.training.progress.run_progress import pair_data
 from clipkit.types import Batch
 
 
@@ -42,23 +37,17 @@ class CursorCommit(Callback):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the stream's epoch; Lightning calls this only at the start of an epoch."""
-        if (data := _data(trainer)) is not None:
+        if (data := pair_data(trainer)) is not None:
             data.begin_epoch(trainer.current_epoch)
             if data.train_stream.partition.varies:
-                set_epoch_length(
-                    trainer, limit_batches(data.batches_per_epoch, trainer.limit_train_batches)
-                )
+                limit = trainer.limit_train_batches
+                set_epoch_length(trainer, limit_batches(data.batches_per_epoch, limit))
 
     def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Batch,
-        batch_idx: int,
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, *_: Any
     ) -> None:
         """Move the cursor past the batches of a window after its step."""
-        if (data := _data(trainer)) is None:
+        if (data := pair_data(trainer)) is None:
             return
         assert batch.cursor is not None
         self._window.append(batch.cursor)
@@ -70,7 +59,7 @@ class CursorCommit(Callback):
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Set Lightning's counters from the cursor; Lightning restores its state after this."""
-        data = _data(trainer)
+        data = pair_data(trainer)
         if trainer.state.fn != TrainerFn.FITTING or data is None or "loops" not in checkpoint:
             return
         epoch, done, num_batches = data.position()
@@ -94,8 +83,3 @@ def merge_cursors(cursors: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """
     counted = {name: sum(int(one[name]) for one in cursors) for name in ("dropped", "padded")}
     return {**cursors[-1], **counted}
-
-
-def _data(trainer: Trainer) -> PairDataModule | None:
-    data = data_of(trainer)
-    return data if isinstance(data, PairDataModule) else None

@@ -6,8 +6,8 @@ from typing import Any, final
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from clipkit.training.datamodule.pair_datamodule import PairDataModule
-from clipkit.training.lightning_compat import data_of, is_accumulating, logs_at
+from clipkit.training.lightning_compat import is_accumulating, logs_at
+from clipkit.training.progress.run_progress import pair_data
 
 
 @final
@@ -21,12 +21,10 @@ class DataCounters(Callback):
     checkpoint on.
     """
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Log the counters of the stream at the steps at which the trainer logs."""
-        data = data_of(trainer)
-        if not isinstance(data, PairDataModule) or is_accumulating(trainer):
+        data = pair_data(trainer)
+        if data is None or is_accumulating(trainer):
             return
         if logs_at(trainer, trainer.global_step):
             counters = data.train_stream.counters()

@@ -7,11 +7,10 @@ from typing import final
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
 
-from clipkit.training.datamodule.pair_datamodule import PairDataModule
-from clipkit.training.lightning_compat import data_of
 from clipkit.training.module.contrastive_module import ContrastiveModule
 from clipkit.training.preflight.plan import check_plan, make_plan
 from clipkit.training.preflight.screen import screen
+from clipkit.training.progress.run_progress import pair_data
 
 
 @final
@@ -36,8 +35,8 @@ class Preflight(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check on every rank, print on rank 0."""
-        data = data_of(trainer)
-        if isinstance(pl_module, ContrastiveModule) and isinstance(data, PairDataModule):
+        data = pair_data(trainer)
+        if isinstance(pl_module, ContrastiveModule) and data is not None:
             check_plan(trainer, pl_module, data)
             if trainer.is_global_zero:
                 plan = make_plan(trainer, pl_module, data, self.num_captions)

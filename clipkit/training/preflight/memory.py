@@ -30,12 +30,11 @@ def activation_bytes(encoder: DualEncoder, num_tokens: int | None) -> int:
 def _kept_bytes(encoder: DualEncoder, batch_size: int, num_tokens: int | None) -> int:
     device = encoder.log_logit_scale.device
     size, tower = encoder.image_tower.image_size, encoder.text_tower
-    token = tower.vocab_size - 1
+    length = num_tokens or 1
+    tokens = torch.full((batch_size, length), tower.vocab_size - 1, device=device)
     batch = Batch(
         images=torch.zeros(batch_size, 3, size, size, dtype=torch.uint8, device=device),
-        tokens=None
-        if num_tokens is None
-        else torch.full((batch_size, num_tokens), token, device=device),
+        tokens=None if num_tokens is None else tokens,
         labels=torch.full((batch_size,), -100, device=device),
         keys=("",) * batch_size,
     )
@@ -70,8 +69,10 @@ def optimizer_bytes(optimizer: Optimizer) -> int | None:
     side = 64
     dummy = nn.Parameter(torch.zeros(side, side))
     dummy.grad = torch.ones(side, side)
+    known = inspect.signature(type(optimizer).__init__).parameters
     try:
-        probe = type(optimizer)([dummy], **_options(optimizer))
+        options = {name: value for name, value in optimizer.defaults.items() if name in known}
+        probe = type(optimizer)([dummy], **options)
         probe.step()
     except Exception:  # any optimizer, with unknown requirements
         return None
@@ -139,9 +140,3 @@ def local_numel(parameter: Tensor) -> int:
     """Return the number of elements of a parameter on this rank, also if it is sharded."""
     local: Any = getattr(parameter, "to_local", None)
     return int(local().numel()) if local is not None else parameter.numel()
-
-
-def _options(optimizer: Optimizer) -> dict[str, Any]:
-    """Return the options of the optimizer's class, as far as its defaults contain them."""
-    known = inspect.signature(type(optimizer).__init__).parameters
-    return {name: value for name, value in optimizer.defaults.items() if name in known}

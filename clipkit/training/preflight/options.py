@@ -50,8 +50,7 @@ def unused_options(config: Mapping[str, Any], num_steps_by: Mapping[str, float])
     return [
         *_without_validation(data, trainer),
         *_of_labels(data, model.get("loss") or {}),
-        *_of_micro_batches(data, model),
-        *_of_the_trainer(trainer, num_steps_by),
+        *_of_step_and_trainer(data, model, trainer, num_steps_by),
     ]
 
 
@@ -83,17 +82,18 @@ def _of_labels(data: Mapping[str, Any], loss: Mapping[str, Any]) -> Iterator[str
         yield "data.samples.label_field: no loss uses labels"
 
 
-def _of_micro_batches(data: Mapping[str, Any], model: Mapping[str, Any]) -> Iterator[str]:
+def _of_step_and_trainer(
+    data: Mapping[str, Any],
+    model: Mapping[str, Any],
+    trainer: Mapping[str, Any],
+    num_steps_by: Mapping[str, float],
+) -> Iterator[str]:
     size, batch_size = model.get("micro_batch_size"), data.get("batch_size")
     if size is not None and batch_size is not None and size >= batch_size:
         yield f"model.micro_batch_size: a batch has no more than {batch_size} pairs"
-
-
-def _of_the_trainer(trainer: Mapping[str, Any], num_steps_by: Mapping[str, float]) -> Iterator[str]:
-    if len(num_steps_by) > 1:
-        first = min(num_steps_by, key=lambda name: num_steps_by[name])
-        for name in num_steps_by:
-            if num_steps_by[name] > num_steps_by[first]:
-                yield f"trainer.{name}: trainer.{first} ends the run before"
+    first = min(num_steps_by, key=lambda name: num_steps_by[name], default="")
+    for name in num_steps_by:
+        if num_steps_by[name] > num_steps_by[first]:
+            yield f"trainer.{name}: trainer.{first} ends the run before"
     if trainer.get("gradient_clip_algorithm") and not trainer.get("gradient_clip_val"):
         yield "trainer.gradient_clip_algorithm: there is no gradient_clip_val"

@@ -21,16 +21,8 @@ from clipkit.training.callbacks.save_checkpoint import SaveCheckpoint
 from clipkit.training.datamodule.pair_datamodule import PairDataModule
 from clipkit.training.lightning_compat import callbacks_of
 from clipkit.training.module.contrastive_module import ContrastiveModule
-from clipkit.training.preflight.memory import (
-    activation_bytes,
-    exchange_estimate,
-    memory_estimate,
-)
-from clipkit.training.preflight.options import (
-    check_precision,
-    check_windows,
-    unused_options,
-)
+from clipkit.training.preflight.memory import activation_bytes, exchange_estimate, memory_estimate
+from clipkit.training.preflight.options import check_precision, check_windows, unused_options
 from clipkit.training.preflight.run_plan import (
     CaptionPlan,
     DataPlan,
@@ -196,15 +188,11 @@ def _optimizer_steps(trainer: Trainer, partition: EpochPartition, num_steps: flo
 
 def _ends_by(trainer: Trainer) -> str:
     limits = {
-        name: value
-        for name, value in (
-            ("max_steps", trainer.max_steps if trainer.max_steps >= 0 else None),
-            ("max_epochs", trainer.max_epochs if (trainer.max_epochs or -1) >= 0 else None),
-            ("max_time", time_budget(trainer)),
-        )
-        if value is not None
+        "max_steps": trainer.max_steps if trainer.max_steps >= 0 else None,
+        "max_epochs": trainer.max_epochs if (trainer.max_epochs or -1) >= 0 else None,
+        "max_time": time_budget(trainer),
     }
-    return " or ".join(f"{name} {value}" for name, value in limits.items())
+    return " or ".join(f"{name} {value}" for name, value in limits.items() if value is not None)
 
 
 def _limits(trainer: Trainer, batches: int) -> dict[str, float]:

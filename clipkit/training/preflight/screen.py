@@ -10,13 +10,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from clipkit.training.preflight.run_plan import (
-    CaptionPlan,
-    DataPlan,
-    LengthPlan,
-    MemoryPlan,
-    RunPlan,
-)
+from clipkit.training.preflight.run_plan import CaptionPlan, DataPlan, LengthPlan, RunPlan
 
 _BLOCKS = " ▁▂▃▄▅▆▇█"
 _HEIGHT = 4
@@ -36,14 +30,16 @@ def screen(plan: RunPlan) -> Panel:
 def lines(plan: RunPlan) -> list[tuple[str, str]]:
     """Return the rows of the screen as label and text."""
     low, high = plan.peak_rates
+    device, memory = plan.device, plan.memory
+    unknown = "" if memory.activations_known else "; activations not estimated"
     rows = [
         ("data", _data(plan.data)),
         ("batch", _batch(plan.data, _ranks(plan))),
         ("length", _length(plan.length, plan.data)),
-        ("device", _device(plan)),
+        ("device", f"{device.kind}, {device.precision}, {device.strategy}, {_ranks(plan)}"),
         ("parameters", _parameters(plan.parameters)),
-        ("memory per rank", _memory(plan.memory)),
-        ("communication per step", _communication(plan.memory)),
+        ("memory per rank", f"at least {_sum(memory.parts)}{unknown}"),
+        ("communication per step", _sum(memory.communication) or "none: one rank"),
         ("captions", _captions(plan.captions)),
     ]
     rows += [("ignored option", option) for option in plan.unused]
@@ -115,11 +111,6 @@ def _length(length: LengthPlan, data: DataPlan) -> str:
     return f"{text}; {length.completed_steps:,.0f} completed" if length.completed_steps else text
 
 
-def _device(plan: RunPlan) -> str:
-    device = plan.device
-    return f"{device.kind}, {device.precision}, {device.strategy}, {_ranks(plan)}"
-
-
 def _ranks(plan: RunPlan) -> str:
     ranks = f"{plan.data.world_size} rank{'s' * (plan.data.world_size > 1)}"
     num_nodes = plan.device.num_nodes
@@ -143,20 +134,11 @@ def _short(count: int) -> str:
     return str(count)
 
 
-def _memory(memory: MemoryPlan) -> str:
-    text = f"at least {_sum(memory.parts)}"
-    return text if memory.activations_known else f"{text}; activations not estimated"
-
-
-def _communication(memory: MemoryPlan) -> str:
-    return _sum(memory.communication) if memory.communication else "none: one rank"
-
-
 def _sum(parts: Mapping[str, int]) -> str:
-    """Format the sum and the largest parts."""
+    """Format the sum and the largest parts; empty if there are none."""
     total = sum(parts.values())
     shown = [f"{name} {human_bytes(count)}" for name, count in parts.items() if count > total / 100]
-    return f"{human_bytes(total)}: {', '.join(shown)}"
+    return f"{human_bytes(total)}: {', '.join(shown)}" if parts else ""
 
 
 def _captions(captions: CaptionPlan) -> str:

@@ -30,23 +30,17 @@ _LOG: Final = logging.getLogger(__name__)
 class StepCounter:
     """Convert optimizer steps to reference steps after the step size has changed.
 
-    Args:
-        step_samples: Number of samples of a reference step, over all ranks, after all stages of
-            the batch size.
-        now: Number of samples of an optimizer step now.
-        samples: Number of samples consumed when the step size changed.
-        global_step: Number of optimizer steps completed when the step size changed.
-        max_steps: Number of reference steps that end the run; None for that of the trainer.
-
     Examples:
         >>> StepCounter(step_samples=8, now=4, samples=32, global_step=4).steps_at(10)
         7.0
     """
 
+    # number of samples of a reference step, over all ranks, after all stages of the batch size
     step_samples: int = 1
-    now: int = 1
-    samples: int = 0
-    global_step: int = 0
+    now: int = 1  # number of samples of an optimizer step now
+    samples: int = 0  # number of samples consumed when the step size changed
+    global_step: int = 0  # number of optimizer steps completed when the step size changed
+    # number of reference steps that end the run; None for that of the trainer
     max_steps: int | None = None
 
     def samples_at(self, global_step: int) -> int:
@@ -56,6 +50,12 @@ class StepCounter:
     def steps_at(self, global_step: int) -> float:
         """Return the reference steps completed after ``global_step`` optimizer steps."""
         return self.samples_at(global_step) / self.step_samples
+
+
+def pair_data(trainer: Trainer) -> PairDataModule | None:
+    """Return the trainer's data module if it is clipkit's."""
+    data = data_of(trainer)
+    return data if isinstance(data, PairDataModule) else None
 
 
 def samples_of_step(trainer: Trainer, batch_size: int) -> int:
@@ -156,9 +156,8 @@ def _progress(trainer: Trainer, by_clock: float | None) -> Progress:
 
 def _steps_of_epochs(trainer: Trainer, step_counter: StepCounter, num_epochs: int) -> float:
     """Return the reference steps of ``num_epochs`` epochs, from the first one on."""
-    data = data_of(trainer)
-    partition = data.train_stream.partition if isinstance(data, PairDataModule) else None
-    if partition is not None and partition.varies:
+    if (data := pair_data(trainer)) is not None and data.train_stream.partition.varies:
+        partition = data.train_stream.partition
         samples = samples_of_epochs(partition, num_epochs, trainer.limit_train_batches)
         return samples / step_counter.step_samples
     steps = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)

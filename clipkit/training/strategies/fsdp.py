@@ -16,13 +16,7 @@ from clipkit.atomic_files import put_in_place, temporary_path
 from clipkit.data.storage.urls import is_local, local_path
 from clipkit.distributed.agreement import on_all_ranks
 from clipkit.errors import ConfigError
-from clipkit.models.files.sharded import (
-    Place,
-    is_sharded,
-    read_sharded,
-    storage,
-    write_sharded,
-)
+from clipkit.models.files.sharded import Place, is_sharded, read_sharded, storage, write_sharded
 from clipkit.training.checkpoints.contents import module_key
 from clipkit.training.strategies.sharding import (
     full_tensor,

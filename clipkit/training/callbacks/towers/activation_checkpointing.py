@@ -6,10 +6,10 @@ from typing import Literal, final
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from clipkit.errors import ConfigError
-from clipkit.models import DualEncoder
+from clipkit.errors import check_at_least
 from clipkit.models.towers.blocks import tower_blocks
 from clipkit.training.callbacks.towers.block_wrappers import recompute_block
+from clipkit.training.lightning_compat import encoder_of
 
 TowerName = Literal["image_tower", "text_tower"]
 
@@ -33,8 +33,7 @@ class ActivationCheckpointing(Callback):
     """
 
     def __init__(self, towers: list[TowerName] | None = None, every: int = 1) -> None:
-        if every < 1:
-            raise ConfigError(f"ActivationCheckpointing.every: expected at least 1, got {every}")
+        check_at_least("ActivationCheckpointing.every", every, 1)
         self.towers: list[TowerName] = towers or ["image_tower", "text_tower"]
         self.every = every
         self._done = False
@@ -44,10 +43,6 @@ class ActivationCheckpointing(Callback):
         if stage != "fit" or self._done:
             return
         self._done = True
-        encoder = pl_module.encoder
-        assert isinstance(encoder, DualEncoder), (
-            "ActivationCheckpointing belongs to ContrastiveModule"
-        )
         for name in self.towers:
-            for block in tower_blocks(getattr(encoder, name))[:: self.every]:
+            for block in tower_blocks(getattr(encoder_of(pl_module), name))[:: self.every]:
                 recompute_block(block)

@@ -6,8 +6,8 @@ from typing import Literal, final
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from clipkit.models import DualEncoder
 from clipkit.models.lora import add_lora, lora_entry
+from clipkit.training.lightning_compat import encoder_of
 
 TowerName = Literal["image_tower", "text_tower"]
 
@@ -44,8 +44,7 @@ class AddLora(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Add the adapters before the optimizer is built or a checkpoint is read."""
-        encoder = pl_module.encoder
-        assert isinstance(encoder, DualEncoder), "AddLora belongs to ContrastiveModule"
+        encoder = encoder_of(pl_module)
         for name in self.towers:
             if name not in lora_entry(encoder):
                 add_lora(getattr(encoder, name), self.rank, self.alpha, self.dropout)

@@ -9,11 +9,11 @@ from jaxtyping import Int64
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
-from clipkit.errors import ConfigError
-from clipkit.models import DualEncoder, TextTower
+from clipkit.errors import check_at_least
+from clipkit.models import TextTower
 from clipkit.models.towers.blocks import tower_blocks
 from clipkit.training.callbacks.towers.block_wrappers import compile_block
-from clipkit.training.lightning_compat import disable_ddp_graph_splits
+from clipkit.training.lightning_compat import disable_ddp_graph_splits, encoder_of
 
 
 @final
@@ -42,10 +42,7 @@ class CompileTowers(Callback):
     def __init__(
         self, text_multiple: int = 16, backend: str = "inductor", mode: str | None = None
     ) -> None:
-        if text_multiple < 1:
-            raise ConfigError(
-                f"CompileTowers.text_multiple: expected at least 1, got {text_multiple}"
-            )
+        check_at_least("CompileTowers.text_multiple", text_multiple, 1)
         self.text_multiple = text_multiple
         self.backend = backend
         self.mode = mode
@@ -58,8 +55,7 @@ class CompileTowers(Callback):
         self._done = True
         # Blocks are smaller than the buckets at which it would split graphs.
         disable_ddp_graph_splits()
-        encoder = pl_module.encoder
-        assert isinstance(encoder, DualEncoder), "CompileTowers belongs to ContrastiveModule"
+        encoder = encoder_of(pl_module)
         for tower in (encoder.image_tower, encoder.text_tower):
             for block in tower_blocks(tower):
                 compile_block(block, self.backend, self.mode)

@@ -8,10 +8,10 @@ from typing import Any, Literal, final
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from clipkit.models import DualEncoder
 from clipkit.models.towers.base import Tower
 from clipkit.models.towers.freezing import lock
 from clipkit.renamed_arguments import renamed_arguments
+from clipkit.training.lightning_compat import encoder_of
 from clipkit.training.progress.run_progress import run_progress
 from clipkit.training.strategies.ddp import rewrap
 from clipkit.when import Moment, Progress, as_when
@@ -78,15 +78,10 @@ class LockTower(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Freeze layers that are not trained yet at this step, also in a resumed run."""
-        self._follow(trainer, pl_module)
+        self.on_train_batch_start(trainer, pl_module)
 
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Unlock the layers that are due."""
-        self._follow(trainer, pl_module)
-
-    def _follow(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not self.unlock:
             return
         progress = run_progress(trainer)
@@ -94,25 +89,19 @@ class LockTower(Callback):
         if learning == self._learning:
             return
         self._learning = learning
-        encoder, tower = _encoder(pl_module), self._tower(pl_module)
+        tower = self._tower(pl_module)
         groups = tower.layer_groups()
         locked = {name for group in groups[: len(groups) - learning] for name in group}
         for name in self._names:
             parameter = tower.get_parameter(name)
             parameter.requires_grad_(name not in locked)
             parameter.grad = None
-        encoder.train()  # a locked tower stays in evaluation mode
+        encoder_of(pl_module).train()  # a locked tower stays in evaluation mode
         rewrap(trainer.strategy)
 
     def _tower(self, pl_module: LightningModule) -> Tower:
-        tower: Tower = getattr(_encoder(pl_module), self.tower)
+        tower: Tower = getattr(encoder_of(pl_module), self.tower)
         return tower
-
-
-def _encoder(pl_module: LightningModule) -> DualEncoder:
-    encoder = pl_module.encoder
-    assert isinstance(encoder, DualEncoder), "LockTower belongs to ContrastiveModule"
-    return encoder
 
 
 def groups_due(at_first: int, unlock: Sequence[Unlock], progress: Progress) -> int:

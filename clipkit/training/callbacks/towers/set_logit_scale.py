@@ -6,8 +6,8 @@ from typing import Any, final
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from clipkit.models import DualEncoder
 from clipkit.schedules import Schedule, as_schedule
+from clipkit.training.lightning_compat import encoder_of
 from clipkit.training.progress.run_progress import run_progress
 from clipkit.when import START
 
@@ -29,18 +29,10 @@ class SetLogitScale(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Freeze the scale, before the optimizer collects the trainable parameters."""
         if stage == "fit":
-            encoder = _encoder(pl_module)
+            encoder = encoder_of(pl_module)
             encoder.set_logit_scale(self.scale.at(START))
             encoder.log_logit_scale.requires_grad_(False)
 
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Set the scale of the step."""
-        _encoder(pl_module).set_logit_scale(self.scale.at(run_progress(trainer)))
-
-
-def _encoder(pl_module: LightningModule) -> DualEncoder:
-    encoder = pl_module.encoder
-    assert isinstance(encoder, DualEncoder), "SetLogitScale belongs to ContrastiveModule"
-    return encoder
+        encoder_of(pl_module).set_logit_scale(self.scale.at(run_progress(trainer)))

@@ -13,10 +13,9 @@ from torch import Tensor
 
 from clipkit.data.text.truncate import truncate_tokens, truncation_token
 from clipkit.errors import ConfigError
-from clipkit.models import DualEncoder, TextTower
-from clipkit.training.datamodule.pair_datamodule import PairDataModule
-from clipkit.training.lightning_compat import data_of
-from clipkit.training.progress.run_progress import run_progress
+from clipkit.models import TextTower
+from clipkit.training.lightning_compat import encoder_of
+from clipkit.training.progress.run_progress import pair_data, run_progress
 from clipkit.types import Batch
 from clipkit.when import Moment, Progress, When, as_when, ascending
 
@@ -75,8 +74,7 @@ class TokenSchedule(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse sizes and lengths that are not possible."""
-        encoder = pl_module.encoder
-        assert isinstance(encoder, DualEncoder), "TokenSchedule belongs to ContrastiveModule"
+        encoder = encoder_of(pl_module)
         full = encoder.image_tower.image_size
         for stage in self.stages:
             if stage.image_size is not None and not 1 <= stage.image_size <= full:
@@ -87,8 +85,8 @@ class TokenSchedule(Callback):
         lengths = [stage.text_length for stage in self.stages if stage.text_length is not None]
         if lengths:
             _check_lengths(lengths, encoder.text_tower)
-            data = data_of(trainer)
-            assert isinstance(data, PairDataModule), "text_length needs a PairDataModule"
+            data = pair_data(trainer)
+            assert data is not None, "text_length needs a PairDataModule"
             tokenizer = data.resolved_tokenizer()
             self._pad_id, self._end = tokenizer.pad_id, truncation_token(tokenizer)
 
