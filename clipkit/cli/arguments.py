@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypedDict
+from typing import TYPE_CHECKING, Any, Final, TypedDict
 
 from clipkit.errors import ConfigError
 from clipkit.remote_code import FLAG
@@ -33,6 +34,21 @@ def given_text(text: str) -> str:
 def given_path(text: str) -> Path:
     """Parse the path of an option; see ``given_text``."""
     return Path(given_text(text))
+
+
+def add_command(
+    subparsers: argparse._SubParsersAction[Any],
+    run: Callable[[argparse.Namespace], int],
+    name: str,
+    summary: str,
+    description: str,
+) -> argparse.ArgumentParser:
+    """Add a subcommand, whose options must be written out."""
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        name, help=summary, description=description, allow_abbrev=False
+    )
+    parser.set_defaults(run=run)
+    return parser
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:

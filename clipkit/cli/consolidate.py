@@ -6,35 +6,25 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from clipkit.cli.arguments import given_path
+from clipkit.cli.arguments import add_command, given_path
 from clipkit.cli.outputs import check_output_file
 
 
 def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
-    parser = subparsers.add_parser(
-        "consolidate",
-        help="convert a sharded checkpoint into one file",
-        description="Read the folder that ShardedStrategy wrote with 'checkpoint: sharded', and "
-        "write the same checkpoint as one file: weights, averages, optimizer, cursor and "
-        "configuration. All checksums are compared. No GPU and no other process is needed, but "
-        "memory for the complete checkpoint. clipkit reads both kinds.",
-        allow_abbrev=False,
-    )
-    parser.add_argument(
-        "--checkpoint",
-        required=True,
-        type=given_path,
-        metavar="DIR",
-        help="such as runs/big/last.ckpt",
-    )
-    parser.add_argument(
-        "--output",
-        required=True,
-        type=given_path,
-        metavar="FILE",
-        help="such as runs/big/one_file.ckpt",
-    )
-    parser.set_defaults(run=run)
+    parser = add_command(
+        subparsers, run, "consolidate", "convert a sharded checkpoint into one file",
+        "Read the folder that ShardedStrategy wrote with 'checkpoint: sharded', and write the same "
+        "checkpoint as one file: weights, averages, optimizer, cursor and configuration. All "
+        "checksums are compared. No GPU and no other process is needed, but memory for the "
+        "complete checkpoint. clipkit reads both kinds.",
+    )  # fmt: skip
+    for name, kind, example in (
+        ("--checkpoint", "DIR", "runs/big/last.ckpt"),
+        ("--output", "FILE", "runs/big/one_file.ckpt"),
+    ):
+        parser.add_argument(
+            name, required=True, type=given_path, metavar=kind, help=f"such as {example}"
+        )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -6,6 +6,7 @@ import argparse
 from typing import Any, Final
 
 from clipkit.cli.arguments import (
+    add_command,
     add_data_arguments,
     add_model_arguments,
     embed_options,
@@ -20,20 +21,17 @@ _FLOAT_BYTES: Final = 4
 
 
 def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
-    parser = subparsers.add_parser(
-        "embed",
-        help="write the embeddings of a data set",
-        description="Write images.npy (N x D), texts.npy (M x D), text_to_image.npy (M, the row of "
-        "each text's image) and keys.json (names of the samples, texts, model) to a new folder.",
-        allow_abbrev=False,
-    )
+    parser = add_command(
+        subparsers, run, "embed", "write the embeddings of a data set",
+        "Write images.npy (N x D), texts.npy (M x D), text_to_image.npy (M, the row of each text's "
+        "image) and keys.json (names of the samples, texts, model) to a new folder.",
+    )  # fmt: skip
     add_model_arguments(parser)
     add_data_arguments(parser)
     parser.add_argument("--images-only", action="store_true", help="omit the captions")
     parser.add_argument(
         "--output", type=given_path, required=True, metavar="DIR", help="a new folder"
     )
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:

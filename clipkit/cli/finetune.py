@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from clipkit.cli.arguments import (
     MODEL_HELP,
+    add_command,
     add_outside_argument,
     add_trust_argument,
     add_weights_argument,
@@ -21,14 +22,13 @@ if TYPE_CHECKING:
 
 
 def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
-    parser = subparsers.add_parser(
-        "finetune",
-        help="fine-tune a model on a table or folder, with options chosen from its size",
-        description="Inspect the data, choose the trainable layers, learning rates and epochs, "
-        "explain the choice, write OUTPUT/finetune.yaml, and run it: clipkit fit -c "
-        "OUTPUT/finetune.yaml is the same run. Edit that file to change an option.",
-        allow_abbrev=False,
-    )
+    parser = add_command(
+        subparsers, run, "finetune",
+        "fine-tune a model on a table or folder, with options chosen from its size",
+        "Inspect the data, choose the trainable layers, learning rates and epochs, explain the "
+        "choice, write OUTPUT/finetune.yaml, and run it: clipkit fit -c OUTPUT/finetune.yaml is "
+        "the same run. Edit that file to change an option.",
+    )  # fmt: skip
     parser.add_argument(
         "--train",
         type=given_text,
@@ -64,7 +64,6 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     parser.add_argument(
         "--overwrite", action="store_true", help="replace the run that the folder contains"
     )
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -6,6 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, Any, Final
 
 from clipkit.cli.arguments import (
+    add_command,
     add_embed_arguments,
     add_sample_arguments,
     add_trust_argument,
@@ -18,7 +19,7 @@ from clipkit.cli.arguments import (
     versions,
 )
 from clipkit.cli.outputs import check_output_folder
-from clipkit.errors import ConfigError
+from clipkit.errors import ConfigError, check_at_least
 
 if TYPE_CHECKING:
     from clipkit.evaluation import InterpolationPoint
@@ -27,14 +28,13 @@ TASKS: Final = ("retrieval", "zero-shot", "label-head")
 
 
 def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
-    parser = subparsers.add_parser(
-        "interpolate",
-        help="measure and write models between a base and a fine-tuned model (WiSE-FT)",
-        description="Mix the weights of a model before fine-tuning with those after it, "
+    parser = add_command(
+        subparsers, run, "interpolate",
+        "measure and write models between a base and a fine-tuned model (WiSE-FT)",
+        "Mix the weights of a model before fine-tuning with those after it, "
         "(1 - alpha) * START + alpha * END, and measure every mixture. Writes curve.json and "
         "curve.svg to the output folder, and with --keep a model.",
-        allow_abbrev=False,
-    )
+    )  # fmt: skip
     for name, when in (("--start", "before"), ("--end", "after")):
         parser.add_argument(
             name,
@@ -61,7 +61,6 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     )
     add_sample_arguments(parser)
     add_trust_argument(parser)
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -105,8 +104,7 @@ def _check(args: argparse.Namespace) -> None:
     check_output_folder("--output", args.output, ["curve.json", "curve.svg"])
     if args.keep is not None:
         check_output_folder("--output", args.output / "model")
-    if args.points < 2:
-        raise ConfigError(f"--points: expected at least 2, got {args.points}")
+    check_at_least("--points", args.points, 2)
     if args.keep is not None and not 0 <= args.keep <= 1:
         raise ConfigError(f"--keep: expected 0 to 1, got {args.keep}")
     if args.keep is None and not args.measure:

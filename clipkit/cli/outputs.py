@@ -20,10 +20,7 @@ _TRIES: Final = 20
 def check_output_file(option: str, path: Path | None, num_bytes: int = 0) -> None:
     """Check that a file can be written, by writing another one next to it.
 
-    Args:
-        option: Name of the option, for the message.
-        path: The file; its folder need not exist, and is left unchanged. None: none.
-        num_bytes: Expected size of the file in bytes; 0 if unknown.
+    Its folder need not exist, and is left unchanged.
 
     Raises:
         ConfigError: If a folder or device has that name, the disk is full or read-only, the folder
@@ -39,10 +36,7 @@ def check_output_file(option: str, path: Path | None, num_bytes: int = 0) -> Non
 def check_output_folder(option: str, path: Path | None, files: Sequence[str] = ()) -> None:
     """Check that files can be written into a folder, by writing another one there.
 
-    Args:
-        option: Name of the option, for the message.
-        path: The folder, which need not exist, and is left unchanged. None: none.
-        files: Names of files that will be written there.
+    The folder need not exist, and is left unchanged.
 
     Raises:
         ConfigError: As ``check_output_file``, or if a file has the folder's name.
@@ -58,11 +52,6 @@ def check_output_folder(option: str, path: Path | None, files: Sequence[str] = (
 
 def check_new_folder(option: str, path: Path, num_bytes: int = 0) -> None:
     """Check that a new folder can be created, or that the existing one is empty.
-
-    Args:
-        option: Name of the option, for the message.
-        path: The folder.
-        num_bytes: Expected size of its files in bytes; 0 if unknown.
 
     Raises:
         ConfigError: As ``check_output_folder``, or if the folder is not empty.
@@ -109,7 +98,10 @@ def _free_after_writing(folder: Path, prefix: str) -> int:
             for missing in _missing(folder):
                 missing.mkdir(exist_ok=True)
                 made.append(missing)
-            _write_and_remove(folder, prefix)
+            with tempfile.NamedTemporaryFile(dir=folder, prefix=prefix, suffix=".tmp") as file:
+                file.write(_PROBE)
+                file.flush()
+                os.fsync(file.fileno())
             return shutil.disk_usage(folder).free
         except FileNotFoundError:  # another process checked the same path and removed the folder
             if not tries_left:
@@ -119,17 +111,6 @@ def _free_after_writing(folder: Path, prefix: str) -> int:
                 with contextlib.suppress(OSError):  # in use by another process
                     empty.rmdir()
     raise AssertionError("unreachable")
-
-
-def _write_and_remove(folder: Path, prefix: str) -> None:
-    descriptor, name = tempfile.mkstemp(dir=folder, prefix=prefix, suffix=".tmp")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(_PROBE)
-            file.flush()
-            os.fsync(file.fileno())
-    finally:
-        Path(name).unlink(missing_ok=True)
 
 
 def _missing(folder: Path) -> list[Path]:

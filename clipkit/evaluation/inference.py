@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Final
 
-from clipkit.errors import ConfigError
+from clipkit.errors import check_at_least
 from clipkit.models.evaluating import check_precision
 
 
@@ -30,9 +30,7 @@ class EmbedOptions:
     def __post_init__(self) -> None:
         check_precision(self.precision)
         for name, least in (("batch_size", 1), ("num_workers", 0), ("limit", 1)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise ConfigError(f"{name}: expected at least {least}, got {value}")
+            check_at_least(name, getattr(self, name), least)
 
 
 MOVED_TO_OPTIONS: Final = {

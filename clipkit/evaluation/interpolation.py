@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from clipkit.errors import ConfigError
+from clipkit.errors import check_at_least
 from clipkit.evaluation.evaluators.base import Evaluator
 from clipkit.evaluation.evaluators.suite import EvaluationSuite
 from clipkit.models import DualEncoder, interpolate
@@ -59,8 +59,7 @@ def interpolation_curve(
         >>> [point.alpha for point in curve]
         [0.0, 0.5, 1.0]
     """
-    if num_points < 2:
-        raise ConfigError(f"points: expected at least 2, got {num_points}")
+    check_at_least("points", num_points, 2)
     suite = EvaluationSuite(evaluators)
     points = []
     for alpha in (number / (num_points - 1) for number in range(num_points)):

@@ -28,21 +28,13 @@ Trials = Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """One axis of the chart of all options.
+    """One axis of the chart of all options."""
 
-    Args:
-        x: Horizontal position.
-        title: Name of the option or metric.
-        top: Text of the value at the upper end.
-        bottom: Text of the value at the lower end.
-        heights: Place of each trial from 0 (bottom) to 1 (top).
-    """
-
-    x: float
-    title: str
-    top: str
-    bottom: str
-    heights: Sequence[float]
+    x: float  # horizontal position
+    title: str  # name of the option or metric
+    top: str  # text of the value at the upper end
+    bottom: str  # text of the value at the lower end
+    heights: Sequence[float]  # place of each trial from 0 (bottom) to 1 (top)
 
 
 def write_page(path: Path, summary: Mapping[str, Any]) -> None:
@@ -75,7 +67,10 @@ def render_page(summary: Mapping[str, Any]) -> str:
             for row in range(len(worst_first))
         ],
         "columns": ["Trial", "State", metric, *names, "Seconds"],
-        "rows": [(trial, [_shown(value) for value in _cells(trial, names)]) for trial in trials],
+        "rows": [
+            (t, [_shown(v) for v in (t["value"], *map(t["values"].get, names), t["seconds"])])
+            for t in trials
+        ],
     }
     return render("study.html", context)
 
@@ -127,20 +122,12 @@ def _axes(trials: Trials, metric: str) -> list[Axis]:
     ]
     columns.append((metric, [trial["value"] for trial in trials]))
     gap = _WIDTH / (len(columns) - 1)
-    return [
-        _axis(_MARGIN + gap * number, title, values)
-        for number, (title, values) in enumerate(columns)
-    ]
-
-
-def _axis(x: float, title: str, values: Sequence[Any]) -> Axis:
-    places = heights(values)
-    low, high = (_shown(values[places.index(end(places))])[:24] for end in (min, max))
-    return Axis(x, title, high, low, places)
-
-
-def _cells(trial: Mapping[str, Any], names: Sequence[str]) -> list[Any]:
-    return [trial["value"], *(trial["values"].get(name) for name in names), trial["seconds"]]
+    axes = []
+    for number, (title, values) in enumerate(columns):
+        places = heights(values)
+        low, high = (_shown(values[places.index(end(places))])[:24] for end in (min, max))
+        axes.append(Axis(_MARGIN + gap * number, title, high, low, places))
+    return axes
 
 
 def _is_number(value: Any) -> bool:

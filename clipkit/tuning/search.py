@@ -9,7 +9,7 @@ from typing import Any, Final
 import optuna
 from filelock import FileLock, Timeout
 
-from clipkit.errors import ConfigError
+from clipkit.errors import ConfigError, check_at_least
 from clipkit.training.launch import launch_fit
 from clipkit.tuning.page import write_page
 from clipkit.tuning.space import bounds, option_path, with_values
@@ -79,8 +79,7 @@ def tune(
         0
     """
     output = Path(output)
-    if num_trials < 1:
-        raise ConfigError(f"trials: expected at least 1, got {num_trials}")
+    check_at_least("trials", num_trials, 1)
     output.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(output / ".lock", timeout=_LOCK_SECONDS):

@@ -44,10 +44,8 @@ class StudySettings:
         """Return the settings that must not change, as JSON types."""
         space = {name: distribution_to_json(value) for name, value in self.space.items()}
         content = {"metric": self.metric, "direction": self.direction, "space": space}
-        plain: dict[str, Any] = json.loads(
-            json.dumps({**content, "config": dict(self.config)}, default=str)
-        )
-        return plain
+        text = json.dumps({**content, "config": dict(self.config)}, default=str)
+        return dict(json.loads(text))
 
 
 def open_study(output: Path, settings: StudySettings) -> optuna.Study:

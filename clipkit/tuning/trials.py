@@ -17,13 +17,7 @@ from clipkit.atomic_files import write_text
 from clipkit.errors import ConfigError
 from clipkit.training.callbacks.optuna_pruning import RESULT_NAME
 from clipkit.tuning.space import decoded, option_path, with_values
-from clipkit.tuning.study import (
-    STUDY_NAME,
-    StudySettings,
-    fail_trial,
-    num_finished,
-    storage_url,
-)
+from clipkit.tuning.study import STUDY_NAME, StudySettings, fail_trial, num_finished, storage_url
 
 LOG_NAME: Final = "log.txt"
 _REPORTER: Final = "clipkit.training.callbacks.OptunaPruning"
@@ -76,11 +70,7 @@ def trial_folder(output: Path, number: int) -> Path:
 
 
 def _run_trial(
-    study: optuna.Study,
-    trial: optuna.Trial,
-    output: Path,
-    settings: StudySettings,
-    launch: Launch,
+    study: optuna.Study, trial: optuna.Trial, output: Path, settings: StudySettings, launch: Launch
 ) -> str:
     """Run one trial and report it to the study; return the cause of a failure, or an empty text."""
     values = {name: decoded(value) for name, value in trial.params.items()}

@@ -93,7 +93,7 @@ def test_the_disk_refuses(tmp_path, monkeypatch, check, number):
     if number in (errno.ENOSPC, errno.EDQUOT):  # an empty file can be made on a full disk
         monkeypatch.setattr(os, "fsync", refuse)
     else:
-        monkeypatch.setattr(tempfile, "mkstemp", refuse)
+        monkeypatch.setattr(tempfile, "NamedTemporaryFile", refuse)
     with pytest.raises(ConfigError, match=os.strerror(number)):
         check("--output", tmp_path / "deep" / "out")
     assert everything(tmp_path) == []

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from clipkit.atomic_files import write_json
-from clipkit.cli.arguments import given_path
+from clipkit.cli.arguments import add_command, given_path
 from clipkit.cli.demo.files import DemoFiles
 from clipkit.cli.outputs import check_output_folder
 from clipkit.cli.progress import progress_bar
@@ -21,20 +20,16 @@ _MAX_MINUTES: Final = 24 * 60.0
 
 
 def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
-    parser = subparsers.add_parser(
-        "demo",
-        help="pretrain on emoji in five minutes on a CPU, evaluate, and write a report",
-        description="Pack emoji drawn by two artists into shards, pretrain on them with "
+    parser = add_command(
+        subparsers, run, "demo",
+        "pretrain on emoji in five minutes on a CPU, evaluate, and write a report",
+        "Pack emoji drawn by two artists into shards, pretrain on them with "
         f"configs/{CONFIG}, evaluate on drawings that are not in the training data, and write "
         "metrics.json, last.ckpt and report.html. Needs pip install 'clipkit[demo]'.",
-        allow_abbrev=False,
-    )
+    )  # fmt: skip
+    folder = "runs/demo"
     parser.add_argument(
-        "--output",
-        type=given_path,
-        default=Path("runs/demo"),
-        metavar="DIR",
-        help="default: runs/demo",
+        "--output", type=given_path, default=folder, metavar="DIR", help=f"default: {folder}"
     )
     parser.add_argument(
         "--minutes", type=float, default=5.0, metavar="M", help="duration of training (default: 5)"
@@ -42,7 +37,6 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     parser.add_argument(
         "--seed", type=int, default=0, help="seed of weights, sample order and augmentation"
     )
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -52,10 +46,13 @@ def run(args: argparse.Namespace) -> int:
     written = (files.checkpoint, files.history, files.metrics, files.report)
     check_output_folder("--output", args.output, [file.name for file in written])
     _check_folder(files)
-    data = _pack(files.data)
-    seconds = _fit(files, data, args.minutes, args.seed)
 
     from clipkit.cli.demo.report import evaluate, print_table, run_figures, write_demo_report
+    from clipkit.data.demo.emoji import pack_demo
+
+    with progress_bar("Drawing and packing emoji") as advance:
+        data = pack_demo(files.data, advance)
+    seconds = _fit(files, data, args.minutes, args.seed)
 
     outcome = evaluate(files.checkpoint, data)
     figures = {**outcome.figures(), **run_figures(files.checkpoint, seconds)}
@@ -79,13 +76,6 @@ def _check_folder(files: DemoFiles) -> None:
         print(f"{files.root}: replacing the demo in this folder", flush=True)
 
 
-def _pack(root: Path) -> DemoData:
-    from clipkit.data.demo.emoji import pack_demo
-
-    with progress_bar("Drawing and packing emoji") as advance:
-        return pack_demo(root, advance)
-
-
 def _fit(files: DemoFiles, data: DemoData, minutes: float, seed: int) -> float:
     """Train and return the duration in seconds."""
     import time
@@ -95,15 +85,8 @@ def _fit(files: DemoFiles, data: DemoData, minutes: float, seed: int) -> float:
 
     write_json(files.overlay, _overlay(files, data, minutes))
     start = time.monotonic()
-    status = fit.run(
-        [
-            "fit",
-            f"--config={config_path(CONFIG)}",
-            f"--config={files.overlay}",
-            f"--seed_everything={seed}",
-            "--overwrite",
-        ]
-    )
+    configs = [f"--config={path}" for path in (config_path(CONFIG), files.overlay)]
+    status = fit.run(["fit", *configs, f"--seed_everything={seed}", "--overwrite"])
     if status != 0 or not files.checkpoint.exists():
         raise ConfigError(f"fit: exit status {status}, without {files.checkpoint}")
     return time.monotonic() - start
@@ -111,16 +94,13 @@ def _fit(files: DemoFiles, data: DemoData, minutes: float, seed: int) -> float:
 
 def _overlay(files: DemoFiles, data: DemoData, minutes: float) -> dict[str, Any]:
     """Return the options of this run: paths, duration, recall during training."""
+    retrieval = {
+        "class_path": "clipkit.evaluation.Retrieval",
+        "init_args": {"data": str(data.unseen_drawings)},
+    }
     recalls = {
         "class_path": "clipkit.training.callbacks.ZeroShotEvaluation",
-        "init_args": {
-            "evaluators": {
-                "unseen_drawings": {
-                    "class_path": "clipkit.evaluation.Retrieval",
-                    "init_args": {"data": str(data.unseen_drawings)},
-                }
-            }
-        },
+        "init_args": {"evaluators": {"unseen_drawings": retrieval}},
     }
     return {
         "data": {"train": data.train, "val": str(data.unseen_drawings / "test" / "0.tar")},

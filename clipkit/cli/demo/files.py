@@ -2,46 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
+from typing import final
 
 
-@dataclass(frozen=True, slots=True)
+@final
 class DemoFiles:
-    """Paths of the files of a demo.
+    """Paths of the files of a demo in its folder."""
 
-    Args:
-        root: Folder of the demo.
-    """
-
-    root: Path
-
-    @property
-    def data(self) -> Path:
-        """Shards to train and evaluate on."""
-        return self.root / "data"
-
-    @property
-    def overlay(self) -> Path:
-        """Options of the run; the file also marks the folder as that of a demo."""
-        return self.root / "demo.yaml"
-
-    @property
-    def checkpoint(self) -> Path:
-        """Checkpoint of the trained model."""
-        return self.root / "last.ckpt"
-
-    @property
-    def history(self) -> Path:
-        """Logged values, one row per step."""
-        return self.root / "metrics.csv"
-
-    @property
-    def metrics(self) -> Path:
-        """The metrics, in one flat mapping."""
-        return self.root / "metrics.json"
-
-    @property
-    def report(self) -> Path:
-        """Page of the results."""
-        return self.root / "report.html"
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.data = root / "data"  # shards to train and evaluate on
+        self.overlay = root / "demo.yaml"  # options of the run; marks the folder as a demo's
+        self.checkpoint = root / "last.ckpt"  # the trained model
+        self.history = root / "metrics.csv"  # logged values, one row per step
+        self.metrics = root / "metrics.json"  # the metrics, in one flat mapping
+        self.report = root / "report.html"  # page of the results

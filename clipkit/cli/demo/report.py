@@ -17,11 +17,8 @@ from rich.table import Table
 from clipkit.cli.arguments import versions
 from clipkit.cli.demo.files import DemoFiles
 from clipkit.data.demo.emoji import DemoData
-from clipkit.evaluation import (
-    LabelHeadClassification,
-    Retrieval,
-    open_dataset,
-)
+from clipkit.evaluation import LabelHeadClassification, Retrieval, open_dataset
+from clipkit.evaluation.evaluators.suite import flat_metrics
 from clipkit.evaluation.report import (
     Examples,
     Fact,
@@ -42,31 +39,21 @@ _CREDITS: Final = (
     "Names: Unicode CLDR, Unicode-3.0 licence",
 )
 _KS: Final = (1, 5, 10)
+_WAYS: Final = {"image_to_text": "Image to text", "text_to_image": "Text to image"}
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Results of the evaluation.
+    """Results of the evaluation."""
 
-    Args:
-        encoder: Trained model.
-        metrics: Metric keys and values of each evaluation set.
-        num_images: Number of images of each evaluation set.
-        examples: Gallery and confusion matrix of the unseen drawings.
-    """
-
-    encoder: DualEncoder
-    metrics: Mapping[str, Mapping[str, float]]
-    num_images: Mapping[str, int]
-    examples: Examples
+    encoder: DualEncoder  # trained model
+    metrics: Mapping[str, Mapping[str, float]]  # metric keys and values of each evaluation set
+    num_images: Mapping[str, int]  # number of images of each evaluation set
+    examples: Examples  # gallery and confusion matrix of the unseen drawings
 
     def figures(self) -> dict[str, float]:
         """Return all metrics in one flat dict with keys ``SET/METRIC``."""
-        return {
-            f"{name}/{metric}": value
-            for name, metrics in self.metrics.items()
-            for metric, value in metrics.items()
-        }
+        return flat_metrics(self.metrics)
 
 
 def evaluate(checkpoint: Path, data: DemoData) -> Outcome:
@@ -108,12 +95,7 @@ def print_table(outcome: Outcome, figures: Mapping[str, float], report: Path) ->
     for name in outcome.metrics:
         table.add_column(_title(name), justify="right")
     rows = {
-        f"{title}, recall@{k}": f"{way}/recall_at_{k}"
-        for title, way in (
-            ("Image to text", "image_to_text"),
-            ("Text to image", "text_to_image"),
-        )
-        for k in _KS
+        f"{title}, recall@{k}": f"{way}/recall_at_{k}" for way, title in _WAYS.items() for k in _KS
     }
     for title, key in {**rows, "Category, top-1": "top1"}.items():
         table.add_row(title, *(f"{100 * m[key]:.1f} %" for m in outcome.metrics.values()))
@@ -159,11 +141,7 @@ def _results(outcome: Outcome) -> list[Result]:
     for name, metrics in outcome.metrics.items():
         count = outcome.num_images[name]
         results.append(Result(_title(name), metrics, f"{count} images {notes[name]}"))
-        chance = {
-            f"{way}/recall_at_{k}": min(1.0, k / count)
-            for way in ("image_to_text", "text_to_image")
-            for k in _KS
-        }
+        chance = {f"{way}/recall_at_{k}": min(1.0, k / count) for way in _WAYS for k in _KS}
         results.append(Result("Chance", chance, f"among {count}", is_baseline=True))
     return results
 

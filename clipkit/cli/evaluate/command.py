@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from clipkit.atomic_files import write_json
 from clipkit.cli.arguments import (
+    add_command,
     add_data_arguments,
     add_model_arguments,
     embed_options,
@@ -19,23 +20,15 @@ from clipkit.cli.arguments import (
 )
 from clipkit.cli.outputs import check_output_file, check_output_folder
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from clipkit.evaluation import Evaluator
-    from clipkit.models import DualEncoder
-
 TASKS: Final = ("retrieval", "zero-shot", "label-head", "multi-label", "linear-probe")
 
 
 def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
-    parser = subparsers.add_parser(
-        "evaluate",
-        help="measure a model: retrieval, classification, linear probe",
-        description="Measure a model on data in CLIP_benchmark's WebDataset layout, on shards, or "
-        "on a table or folder of images.",
-        allow_abbrev=False,
-    )
+    parser = add_command(
+        subparsers, run, "evaluate", "measure a model: retrieval, classification, linear probe",
+        "Measure a model on data in CLIP_benchmark's WebDataset layout, on shards, or on a table "
+        "or folder of images.",
+    )  # fmt: skip
     add_model_arguments(parser)
     add_data_arguments(parser)
     parser.add_argument(
@@ -54,7 +47,6 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
         metavar="DIR",
         help="folder for report.html and confusion matrices; also measures every class",
     )
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -62,6 +54,7 @@ def run(args: argparse.Namespace) -> int:
     check_output_folder("--report", args.report, ["report.html"])
 
     from clipkit.evaluation import EvaluationSuite, make_evaluator, open_dataset
+    from clipkit.evaluation.evaluators.suite import flat_metrics
     from clipkit.evaluation.report import evaluate_with_report
     from clipkit.models import load_model
 
@@ -82,32 +75,23 @@ def run(args: argparse.Namespace) -> int:
         by_task = evaluate_with_report(
             encoder, evaluators, args.report, title=title, versions=versions()
         )
-        metrics = by_task[tasks[0]] if len(tasks) == 1 else _flat(by_task)
+        metrics = by_task[tasks[0]] if len(tasks) == 1 else flat_metrics(by_task)
     _print_table(f"{args.model}{shown_weights(weights)} on {args.data}", metrics)
     if args.output is not None:
+        of_data = next((e.class_names for e in evaluators.values() if e.class_names), ())
+        of_model = () if encoder.label_head is None else encoder.label_head.class_names
         record = {
             **{name: getattr(args, name) for name in ("model", "data", "split", "limit")},
             "precision": args.precision,
             "weights": weights,
             "tasks": tasks,
             "metrics": metrics,
-            "class_names": _class_names(evaluators, encoder),
+            "class_names": {"data": list(of_data), "model": list(of_model)},
             "versions": versions(),
             "date": datetime.now().astimezone().isoformat(timespec="seconds"),
         }
         write_json(args.output, record)
     return 0
-
-
-def _class_names(evaluators: Mapping[str, Evaluator], encoder: DualEncoder) -> dict[str, list[str]]:
-    """Return the class names of the data and of the label head, in the order of their numbers."""
-    of_data = next((e.class_names for e in evaluators.values() if e.class_names), ())
-    of_model = () if encoder.label_head is None else encoder.label_head.class_names
-    return {"data": list(of_data), "model": list(of_model)}
-
-
-def _flat(by_task: dict[str, dict[str, float]]) -> dict[str, float]:
-    return {f"{task}/{k}": value for task, values in by_task.items() for k, value in values.items()}
 
 
 def _print_table(title: str, metrics: dict[str, float]) -> None:

@@ -58,7 +58,7 @@ _CKPT: Final = {
 }
 _MORE: Final = {
     "fit": "  --preflight_only      check the run, print its plan, and stop\n"
-    "  --overwrite           replace the run that the folder contains\n",
+    "  --overwrite           replace the run that the folder contains\n"
 }
 _EXAMPLES: Final = {
     "fit": """\

@@ -33,17 +33,11 @@ _EXPLAINED = re.compile(r"^ *- (?P<text>\S+: \S+: \S+ has no option .*)$", re.MU
 
 @dataclass(frozen=True, slots=True)
 class ClassEntry:
-    """One ``class_path`` of a configuration.
+    """One ``class_path`` of a configuration."""
 
-    Args:
-        where: Dotted path of the mapping inside the file.
-        class_path: The class path.
-        options: Names under ``init_args``.
-    """
-
-    where: str
-    class_path: str
-    options: tuple[str, ...]
+    where: str  # dotted path of the mapping inside the file
+    class_path: str  # the class path
+    options: tuple[str, ...]  # names under ``init_args``
 
 
 def explain(

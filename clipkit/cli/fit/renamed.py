@@ -55,12 +55,6 @@ def read_renamed() -> None:
 def with_new_names(value: Any) -> Any:
     """Replace the names of earlier versions in a part of a configuration.
 
-    Args:
-        value: Plain types, as YAML gives them; not changed.
-
-    Returns:
-        The same with today's names.
-
     Examples:
         >>> with_new_names({"class_path": "clipkit.training.callbacks.Preflight"})
         {'class_path': 'clipkit.training.Preflight'}
@@ -85,9 +79,6 @@ def with_new_names(value: Any) -> Any:
 
 def with_new_options(words: Sequence[str]) -> list[str]:
     """Replace the options of earlier versions in the words of a command.
-
-    Args:
-        words: Options of ``clipkit fit`` and its like, with their values.
 
     Examples:
         >>> with_new_options(["--data.fault_log=bad.jsonl", "--data.train", "a.tar"])

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from clipkit.errors import ConfigError
+from clipkit.errors import ConfigError, check_at_least
 from clipkit.training.callbacks import SaveCheckpoint
 
 _LEAST: Final = {
@@ -24,9 +24,7 @@ _SAVER: Final = f"{SaveCheckpoint.__module__}.{SaveCheckpoint.__qualname__}"
 def check_trainer_options(trainer: Mapping[str, Any]) -> None:
     """Refuse numbers that Lightning divides by or ignores, and strategies that lose the model."""
     for name, least in _LEAST.items():
-        value = trainer.get(name)
-        if value is not None and value < least:
-            raise ConfigError(f"trainer.{name}: expected at least {least}, got {value}")
+        check_at_least(f"trainer.{name}", trainer.get(name), least)
     interval = trainer.get("val_check_interval")
     if isinstance(interval, int | float) and interval <= 0:
         raise ConfigError(
@@ -66,14 +64,10 @@ def merge_savers(callbacks: Any) -> Any:
     savers = [entry for entry in callbacks if is_saver(entry)]
     if len(savers) < 2:
         return callbacks
-    defaults = {
-        name: parameter.default
-        for name, parameter in inspect.signature(SaveCheckpoint).parameters.items()
-    }
     merged = savers[-1]
-    for name, default in defaults.items():
-        values = [saver.init_args[name] for saver in savers]
-        given = [value for value in values if value != default]
+    for name, parameter in inspect.signature(SaveCheckpoint).parameters.items():
+        default = parameter.default
+        given = [v for saver in savers if (v := saver.init_args[name]) != default]
         if name in ("folder", "monitor") and len(set(given)) > 1:
             raise ConfigError(
                 f"trainer.callbacks: expected one SaveCheckpoint, got {len(savers)}, with "

@@ -23,11 +23,7 @@ from clipkit.cli.fit.hub_data import pin_hub_data
 from clipkit.cli.fit.loggers import prepare_loggers
 from clipkit.cli.fit.parse_errors import clipkit_error, explain
 from clipkit.cli.fit.renamed import read_renamed, with_new_options
-from clipkit.cli.fit.trainer_checks import (
-    check_trainer_options,
-    merge_savers,
-    raised_by,
-)
+from clipkit.cli.fit.trainer_checks import check_trainer_options, merge_savers, raised_by
 from clipkit.cli.fit.trainer_help import function_help, option_names
 from clipkit.cli.fit.wandb_id import choose_id
 from clipkit.cli.outputs import check_output_folder
@@ -35,13 +31,7 @@ from clipkit.errors import CheckpointError, ClipkitError, ConfigError
 from clipkit.models import DualEncoder
 from clipkit.suggestions import one_line
 from clipkit.training import ContrastiveModule, PairDataModule
-from clipkit.training.callbacks import (
-    KeyLog,
-    ReplaceRun,
-    SaveConfig,
-    StopOnSignal,
-    WriteEmbeddings,
-)
+from clipkit.training.callbacks import KeyLog, ReplaceRun, SaveConfig, StopOnSignal, WriteEmbeddings
 from clipkit.training.callbacks.run_folder import check_folder_is_free
 from clipkit.training.callbacks.save_checkpoint import checkpoint_folders, newest_checkpoint
 from clipkit.training.callbacks.write_embeddings import embeddings_name

@@ -29,10 +29,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     _add_pack(commands)
     index = _add_reading(commands, "index", "write an index file next to each shard", run_index)
     index.add_argument(
-        "--max-bad-shards",
-        type=int,
-        default=0,
-        help="broken shards that may be skipped",
+        "--max-bad-shards", type=int, default=0, help="broken shards that may be skipped"
     )
     verify = _add_reading(
         commands, "verify", "read all samples; exit status 1 if anything is broken", run_verify
@@ -86,10 +83,7 @@ def _add_pack(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         help="length of the shorter side of larger images",
     )
     parser.add_argument(
-        "--max-bad-samples",
-        type=int,
-        default=0,
-        help="broken samples that may be skipped",
+        "--max-bad-samples", type=int, default=0, help="broken samples that may be skipped"
     )
     _add_workers(parser)
     parser.set_defaults(run=run_pack)

@@ -27,19 +27,12 @@ _UNUSED_SEED: Final = 0  # the evaluation transform draws no random number
 
 @dataclass(slots=True)
 class Chunk:
-    """Batch of decoded samples.
+    """Batch of decoded samples."""
 
-    Args:
-        images: Pixels, 0 to 255.
-        captions: Captions of each sample.
-        labels: Class of each sample; ``IGNORE_LABEL`` if it has none.
-        keys: Name of each sample.
-    """
-
-    images: UInt8[Tensor, "B 3 H W"]
-    captions: list[tuple[str, ...]]
-    labels: list[int]
-    keys: list[str]
+    images: UInt8[Tensor, "B 3 H W"]  # pixels, 0 to 255
+    captions: list[tuple[str, ...]]  # captions of each sample
+    labels: list[int]  # class of each sample; ``IGNORE_LABEL`` if it has none
+    keys: list[str]  # name of each sample
 
 
 def ids_of_rank(data: EvaluationDataset, options: EmbedOptions) -> range:
@@ -48,7 +41,11 @@ def ids_of_rank(data: EvaluationDataset, options: EmbedOptions) -> range:
     return range(rank(), count, world_size())
 
 
-class _Decoded(Dataset[Chunk | ClipkitError]):
+_Item = tuple[Tensor, tuple[str, ...], int, str] | ClipkitError
+"""Pixels, captions, class and key of a sample, or why there are none."""
+
+
+class _Decoded(Dataset[_Item]):
     """Samples of this rank, decoded in the workers of the loader.
 
     An error is returned as a value: raised in a worker, it would arrive as the text of a traceback.
@@ -64,31 +61,24 @@ class _Decoded(Dataset[Chunk | ClipkitError]):
     def __len__(self) -> int:
         return len(self._ids)
 
-    def __getitem__(self, index: int) -> Chunk | ClipkitError:
+    def __getitem__(self, index: int) -> _Item:
         try:
-            return self._decoded(index)
+            sample = self._data.sample(self._ids[index])
+            with sample_errors(self._data.name, sample.key):
+                image = self._transform(sample.image, np.random.default_rng(_UNUSED_SEED))
         except ClipkitError as error:
             return error
-
-    def _decoded(self, index: int) -> Chunk:
-        sample = self._data.sample(self._ids[index])
-        with sample_errors(self._data.name, sample.key):
-            image = self._transform(sample.image, np.random.default_rng(_UNUSED_SEED))
-        return Chunk(image[None], [sample.captions], [sample.label], [sample.key])
+        return image, sample.captions, sample.label, sample.key
 
 
-def _join_chunks(items: list[Chunk | ClipkitError]) -> Chunk | ClipkitError:
-    chunks: list[Chunk] = []
+def _join(items: list[_Item]) -> Chunk | ClipkitError:
+    samples = []
     for item in items:
         if isinstance(item, ClipkitError):
             return item
-        chunks.append(item)
-    return Chunk(
-        torch.cat([chunk.images for chunk in chunks]),
-        [chunk.captions[0] for chunk in chunks],
-        [chunk.labels[0] for chunk in chunks],
-        [chunk.keys[0] for chunk in chunks],
-    )
+        samples.append(item)
+    images, captions, labels, keys = zip(*samples, strict=True)
+    return Chunk(torch.stack(images), list(captions), list(labels), list(keys))
 
 
 def decoded_chunks(
@@ -99,7 +89,7 @@ def decoded_chunks(
         _Decoded(data, ids, transform_of(encoder.image_tower)),
         batch_size=options.batch_size,
         num_workers=min(options.num_workers, len(ids)),
-        collate_fn=_join_chunks,
+        collate_fn=_join,
         # With its own generator the loader does not draw from the global one: an evaluation
         # during a run does not change the run's random numbers.
         generator=torch.Generator(),
@@ -108,11 +98,7 @@ def decoded_chunks(
     shown: Iterable[Chunk | ClipkitError] = loader
     if options.progress and rank() == 0:
         shown = track(loader, description=f"Embedding {data.name}", total=len(loader))
-    return _without_errors(shown)
-
-
-def _without_errors(items: Iterable[Chunk | ClipkitError]) -> Iterator[Chunk]:
-    for item in items:
-        if isinstance(item, ClipkitError):
-            raise item
-        yield item
+    for chunk in shown:
+        if isinstance(chunk, ClipkitError):
+            raise chunk
+        yield chunk

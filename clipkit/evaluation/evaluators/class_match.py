@@ -6,11 +6,10 @@ import logging
 from collections.abc import Sequence
 from typing import Final, final
 
-import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from clipkit.class_names import UNKNOWN, map_classes, shown_names
+from clipkit.class_names import UNKNOWN, listed_names, map_classes, shown_names
 from clipkit.errors import DataError
 from clipkit.models.heads.label_head import LabelHead
 
@@ -68,20 +67,17 @@ class ClassMatch:
         numbers = {label: self.number(label) for label in set(labels.tolist())}
         if unknown := sorted(n for n, to in numbers.items() if to == UNKNOWN and n >= 0):
             self.refuse(unknown)
-        return torch.tensor(
-            [numbers[label] for label in labels.tolist()], dtype=labels.dtype, device=labels.device
-        )
+        return labels.cpu().apply_(numbers.__getitem__).to(labels.device)
 
     def refuse(self, unknown: Sequence[int]) -> None:
         """Refuse classes that the classifier does not know."""
         names = shown_names(self._names, max(len(self._names), 1))
         listed = [repr(names[n]) if n < len(names) else f"class {n}" for n in unknown[:_SHOWN]]
-        known = [name for name in self._classifier_names if name]
         raise DataError(
             f"{self._data_name}: {self._classifier} does not know {len(unknown)} of the classes "
             f"that occur: {', '.join(listed)}{', ...' if len(unknown) > _SHOWN else ''}; it knows "
-            f"{', '.join(known[:_SHOWN])}{', ...' if len(known) > _SHOWN else ''}; classes are "
-            f"matched by name: rename them in the data, or remove those samples"
+            f"{listed_names(self._classifier_names)}; classes are matched by name: rename them in "
+            f"the data, or remove those samples"
         )
 
 

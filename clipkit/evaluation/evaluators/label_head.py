@@ -67,11 +67,8 @@ class LabelHeadClassification(Evaluator):
         scores, labels, keys = head_scores(encoder, self.data, self.options)
         labels = match_head(self.class_names, head, self.data.name).labels(labels)
         require_classes(labels, head.num_classes, keys, self.data)
-        return Predictions(
-            in_data_order(scores, ids),
-            in_data_order(labels, ids),
-            head_names(self.class_names, head),
-        )
+        names = head_names(self.class_names, head)
+        return Predictions(in_data_order(scores, ids), in_data_order(labels, ids), names)
 
     def run(self, encoder: DualEncoder) -> dict[str, float]:
         """Return the metrics; ``top5`` only if there are at least five classes."""
@@ -95,8 +92,7 @@ def head_scores(
     """Score the samples of this rank with the label head."""
     head, device = label_head_of(encoder), encoder.log_logit_scale.device
     scores = [torch.empty(0, head.num_classes, device=device)]
-    labels: list[int] = []
-    keys: list[str] = []
+    labels, keys = list[int](), list[str]()
     with evaluating(encoder, options.precision):
         for chunk in decoded_chunks(encoder, data, ids_of_rank(data, options), options):
             scores.append(encoder.classify(chunk.images.to(device)).float())

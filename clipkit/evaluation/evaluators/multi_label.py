@@ -16,11 +16,7 @@ from clipkit.evaluation.datasets.dataset import EvaluationDataset, as_dataset
 from clipkit.evaluation.datasets.loading import ids_of_rank
 from clipkit.evaluation.evaluators.base import Evaluator
 from clipkit.evaluation.evaluators.class_match import ClassMatch, head_names, match_head
-from clipkit.evaluation.evaluators.label_head import (
-    head_scores,
-    in_data_order,
-    label_head_of,
-)
+from clipkit.evaluation.evaluators.label_head import head_scores, in_data_order, label_head_of
 from clipkit.evaluation.inference import MOVED_TO_OPTIONS, EmbedOptions
 from clipkit.metrics.per_class import average_precisions, mean_average_precision
 from clipkit.models import DualEncoder

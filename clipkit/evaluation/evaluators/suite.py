@@ -37,8 +37,9 @@ class EvaluationSuite(Evaluator):
 
     def run(self, encoder: DualEncoder) -> dict[str, float]:
         """Return all metrics in one flat dict, ``NAME/METRIC``."""
-        return {
-            f"{name}/{metric}": value
-            for name, evaluator in self.evaluators.items()
-            for metric, value in evaluator.run(encoder).items()
-        }
+        return flat_metrics({name: e.run(encoder) for name, e in self.evaluators.items()})
+
+
+def flat_metrics(by_name: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """Return the metrics of several evaluators in one dict, ``NAME/METRIC``."""
+    return {f"{name}/{k}": value for name, values in by_name.items() for k, value in values.items()}

@@ -22,6 +22,8 @@ from clipkit.evaluation.report.page import write_report
 from clipkit.evaluation.report.sections.confusion_image import confusion_png
 from clipkit.models import DualEncoder
 
+_OF_CLASS = ("precision/", "recall/", "f1/", "average_precision/")
+
 
 def evaluate_with_report(
     encoder: DualEncoder,
@@ -60,45 +62,32 @@ def evaluate_with_report(
             metrics[name] = reports[name].metrics()
         else:
             metrics[name] = evaluator.run(encoder)
-    confusions = {name: _confusion(report) for name, report in reports.items()}
+    confusions = {
+        name: Confusion(report.class_names, report.confusion.tolist())
+        for name, report in reports.items()
+    }
     for name, confusion in confusions.items():
         write_bytes(folder / f"confusion-{name}.png", confusion_png(confusion))
     # The page lists metrics of single classes as facts, because the tables would be too wide.
     results = [
-        Result(name, {k: v for k, v in values.items() if not _is_of_class(k)})
+        Result(name, {k: v for k, v in values.items() if not k.startswith(_OF_CLASS)})
         for name, values in metrics.items()
     ]
-    facts = _facts(next(iter(reports.values()), None))
-    data = ReportData(
-        title=title,
-        results=results,
-        examples=Examples(confusion=next(iter(confusions.values()), None)),
-        run=RunDetails(facts=facts, versions=versions or {}),
-    )
-    write_report(folder / "report.html", data)
+    first = next(iter(reports.values()), None)
+    facts = [] if first is None else [_fact(first, n) for n in range(len(first.class_names))]
+    examples = Examples(confusion=next(iter(confusions.values()), None))
+    run = RunDetails(facts=facts, versions=versions or {})
+    write_report(folder / "report.html", ReportData(title, "", results, (), examples, run))
     return metrics
 
 
-def _is_of_class(key: str) -> bool:
-    return key.startswith(("precision/", "recall/", "f1/", "average_precision/"))
-
-
-def _confusion(report: ClassReport) -> Confusion:
-    return Confusion(report.class_names, report.confusion.tolist())
-
-
-def _facts(report: ClassReport | None) -> list[Fact]:
-    return [] if report is None else [_fact(report, n) for n in range(len(report.class_names))]
-
-
 def _fact(report: ClassReport, number: int) -> Fact:
-    scores = report.scores
-    recall, precision = float(scores.recall[number]), float(scores.precision[number])
+    scores, name = report.scores, report.class_names[number]
     support = int(scores.support[number])
     if not support:
-        return Fact(report.class_names[number], "–", "does not occur")
-    return Fact(
-        report.class_names[number],
-        f"{100 * float(scores.f1[number]):.1f} %",
-        f"F1; recall {100 * recall:.1f} %, precision {100 * precision:.1f} % of {support}",
+        return Fact(name, "–", "does not occur")
+    f1, recall, precision = (
+        f"{100 * float(values[number]):.1f} %"
+        for values in (scores.f1, scores.recall, scores.precision)
     )
+    return Fact(name, f1, f"F1; recall {recall}, precision {precision} of {support}")

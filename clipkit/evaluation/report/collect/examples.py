@@ -6,7 +6,7 @@ import io
 from typing import Final
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
@@ -18,11 +18,7 @@ from clipkit.evaluation import embedding_health as health
 from clipkit.evaluation.datasets.dataset import EvaluationDataset
 from clipkit.evaluation.embedding import EmbeddedPairs, embed_pairs
 from clipkit.evaluation.evaluators.label_head import LabelHeadClassification
-from clipkit.evaluation.evaluators.zero_shot import (
-    Predictions,
-    ZeroShotClassification,
-    confusion_counts,
-)
+from clipkit.evaluation.evaluators.zero_shot import ZeroShotClassification, confusion_counts
 from clipkit.evaluation.inference import EmbedOptions
 from clipkit.evaluation.report.content import (
     CaptionHit,
@@ -81,14 +77,15 @@ def build_examples(
     images = torch.randperm(len(pairs.keys), generator=generator)[:num_queries].tolist()
     gallery = Gallery(
         text_queries=[search.text_query(row) for row in texts],
-        image_queries=[search.image_query(row) for row in images if search.has_caption(row)],
+        image_queries=[search.image_query(row) for row in images if row in search.first_caption],
         note=f"Selected at random from {data.name} ({len(pairs.keys):,} images, seed {seed}).",
     )
-    return Examples(
-        gallery=gallery,
-        confusion=None if classes is None else _confusion(classes.predict(encoder)),
-        health=EmbeddingHealth(similarity_histogram(pairs), _measures(pairs)),
-    )
+    confusion = None
+    if classes is not None:
+        predictions = classes.predict(encoder)
+        confusion = Confusion(predictions.class_names, confusion_counts(predictions).tolist())
+    measures = EmbeddingHealth(similarity_histogram(pairs), _measures(pairs))
+    return Examples(gallery, confusion, measures)
 
 
 def similarity_histogram(pairs: EmbeddedPairs, num_bins: int = _NUM_BINS) -> SimilarityHistogram:
@@ -117,12 +114,9 @@ class _Search:
         self._data = data
         self._pairs = pairs
         self._pixels = pixels
-        self._first_caption: dict[int, str] = {}
+        self.first_caption: dict[int, str] = {}
         for row, owner in enumerate(pairs.text_to_image.tolist()):
-            self._first_caption.setdefault(owner, pairs.captions[row])
-
-    def has_caption(self, row: int) -> bool:
-        return row in self._first_caption
+            self.first_caption.setdefault(owner, pairs.captions[row])
 
     def text_query(self, row: int) -> TextQuery:
         pairs = self._pairs
@@ -153,7 +147,7 @@ class _Search:
         sample = self._data.sample(row)
         with sample_errors(self._data.name, sample.key):
             data = thumbnail(sample.image, self._pixels)
-        return Thumbnail(data, self._first_caption.get(row, sample.key))
+        return Thumbnail(data, self.first_caption.get(row, sample.key))
 
 
 def thumbnail(data: bytes, pixels: int) -> bytes:
@@ -172,31 +166,19 @@ def _best(scores: Float[Tensor, " N"]) -> tuple[list[int], list[float]]:
     return rows.tolist(), values.tolist()
 
 
-def _confusion(predictions: Predictions) -> Confusion:
-    counts: Int64[Tensor, "C C"] = confusion_counts(predictions)
-    return Confusion(predictions.class_names, counts.tolist())
-
-
 def _measures(pairs: EmbeddedPairs) -> list[Fact]:
     images, texts = pairs.images, pairs.texts
     rank_note = f"RankMe: number of dimensions in use, of {images.shape[1]}"
     alignment = health.alignment(images[pairs.text_to_image], texts)
     uniformity = f"{health.uniformity(images):.2f}".replace("-", "\N{MINUS SIGN}")
     gap = health.modality_gap(images, texts)
+    near = "mean squared distance of matching pairs, 0 to 4; lower is closer"
+    even = "0 if all embeddings are equal; lower is more evenly spread"
+    apart = "distance between the means of images and texts, 0 to 2"
     return [
         Fact("Effective rank of images", f"{health.effective_rank(images):.0f}", rank_note),
         Fact("Effective rank of texts", f"{health.effective_rank(texts):.0f}", rank_note),
-        Fact(
-            "Alignment",
-            f"{alignment:.2f}",
-            "mean squared distance of matching pairs, 0 to 4; lower is closer",
-        ),
-        Fact(
-            "Uniformity of images",
-            uniformity,
-            "0 if all embeddings are equal; lower is more evenly spread",
-        ),
-        Fact(
-            "Modality gap", f"{gap:.2f}", "distance between the means of images and texts, 0 to 2"
-        ),
+        Fact("Alignment", f"{alignment:.2f}", near),
+        Fact("Uniformity of images", uniformity, even),
+        Fact("Modality gap", f"{gap:.2f}", apart),
     ]

@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Final
 
@@ -22,27 +23,26 @@ class _Rule:
     """Columns that share a chart, and how the chart is printed."""
 
     title: str
-    pattern: re.Pattern[str]
-    is_share: bool = False
+    pattern: str
     note: str = ""
+    is_share: bool = False
 
-
-def _rule(title: str, pattern: str, note: str = "", *, share: bool = False) -> _Rule:
-    return _Rule(title, re.compile(pattern, re.IGNORECASE), share, note=note)
+    def match(self, name: str) -> re.Match[str] | None:
+        return re.search(self.pattern, name, re.IGNORECASE)
 
 
 _RULES: Final = (
-    _rule("Text to image", r"text_to_image/recall_at_\d+$", "recall, %", share=True),
-    _rule("Image to text", r"image_to_text/recall_at_\d+$", "recall, %", share=True),
-    _rule("Classification", r"(top\d+|mean_per_class_recall|accuracy)$", "%", share=True),
-    _rule("Loss", r"(^|[/_])(loss|contrastive|label|sigmoid|distillation)([/_](step|epoch))?$"),
-    _rule("Loss, weighted", r"_weighted$"),
-    _rule("Samples of each term", r"_num_samples$", "of all ranks, per step"),
-    _rule("Logit scale", r"logit_scale$"),
-    _rule("Learning rate", r"(^|[/_-])(lr|learning_rate)"),
-    _rule("Gradient norm", r"grad(ient)?_norm"),
-    _rule("Throughput", r"(samples|images)_(per|a)_second", "samples per second"),
-    _rule("Waiting for data", r"(data_wait|wait)_share$", "share of time, %", share=True),
+    _Rule("Text to image", r"text_to_image/recall_at_\d+$", "recall, %", is_share=True),
+    _Rule("Image to text", r"image_to_text/recall_at_\d+$", "recall, %", is_share=True),
+    _Rule("Classification", r"(top\d+|mean_per_class_recall|accuracy)$", "%", is_share=True),
+    _Rule("Loss", r"(^|[/_])(loss|contrastive|label|sigmoid|distillation)([/_](step|epoch))?$"),
+    _Rule("Loss, weighted", r"_weighted$"),
+    _Rule("Samples of each term", r"_num_samples$", "of all ranks, per step"),
+    _Rule("Logit scale", r"logit_scale$"),
+    _Rule("Learning rate", r"(^|[/_-])(lr|learning_rate)"),
+    _Rule("Gradient norm", r"grad(ient)?_norm"),
+    _Rule("Throughput", r"(samples|images)_(per|a)_second", "samples per second"),
+    _Rule("Waiting for data", r"(data_wait|wait)_share$", "share of time, %", is_share=True),
 )
 
 
@@ -90,7 +90,7 @@ def charts_from_history(rows: Iterable[Mapping[str, float]]) -> list[Chart]:
     columns = {name: points for name, points in columns.items() if len(points) > 1}
     charts = []
     for rule in _RULES:
-        names = [name for name in columns if rule.pattern.search(name)]
+        names = [name for name in columns if rule.match(name)]
         charts += _charts(rule, {name: columns.pop(name) for name in names})
     return charts + [Chart(name, [Series(name, points)]) for name, points in columns.items()]
 
@@ -101,7 +101,7 @@ def _charts(rule: _Rule, columns: Mapping[str, list[tuple[float, float]]]) -> li
         return []
     groups: dict[str, list[str]] = {}
     for name in columns:
-        match = rule.pattern.search(name)
+        match = rule.match(name)
         assert match is not None
         head = name[: match.start()].strip("/_") if len(columns) > MAX_SERIES else ""
         groups.setdefault(head, []).append(name)
@@ -123,11 +123,8 @@ def short_names(names: Iterable[str]) -> dict[str, str]:
     parts = {name: re.split(r"[/_]", _DIRECTION.sub("", name)) for name in names}
     if len(parts) == 1:
         return {name: " ".join(words) for name, words in parts.items()}
-    shared = 0
-    for words in zip(*parts.values(), strict=False):
-        if len(set(words)) > 1 or words[0] == "at":
-            break
-        shared += 1
+    columns = zip(*parts.values(), strict=False)
+    shared = sum(1 for _ in takewhile(lambda w: len(set(w)) == 1 and w[0] != "at", columns))
     return {name: " ".join(words[shared:]) or name for name, words in parts.items()}
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import fmean
 from typing import Final
 
 from clipkit.errors import DataError
@@ -21,41 +23,25 @@ Labels = Sequence[tuple[float, str]]
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """One line, area or bar.
+    """One line, area or bar."""
 
-    Args:
-        points: Corners (x, y).
-        tip: Text of its tooltip; empty for none.
-    """
-
-    points: Points
-    tip: str = ""
+    points: Points  # corners (x, y)
+    tip: str = ""  # text of its tooltip; empty for none
 
 
 @dataclass(frozen=True, slots=True)
 class Plot:
-    """A chart whose positions are known, on a square of 1000 by 1000, origin at the upper left.
+    """A chart whose positions are known, on a square of 1000 by 1000, origin at the upper left."""
 
-    Args:
-        title: Heading.
-        kind: "line", "area" or "bar".
-        shapes: What is drawn, the first in the first colour.
-        x_labels: Position and text of the labels of the horizontal axis.
-        y_labels: Position and text of the labels of the vertical axis, each with a grid line.
-        description: Text for screen readers.
-        note: Unit or a few words, shown after the title.
-        names: Legend, one name for each shape; shown if there are several.
-        values: Data from which the script of the page displays values; empty for none.
-    """
-
-    title: str
-    kind: str
-    shapes: Sequence[Shape]
-    x_labels: Labels
-    y_labels: Labels
-    description: str
-    note: str = ""
-    names: Sequence[str] = ()
+    title: str  # heading
+    kind: str  # "line", "area" or "bar"
+    shapes: Sequence[Shape]  # what is drawn, the first in the first colour
+    x_labels: Labels  # position and text of the labels of the horizontal axis
+    y_labels: Labels  # position and text of the labels of the vertical axis, each with a grid line
+    description: str  # text for screen readers
+    note: str = ""  # unit or a few words, shown after the title
+    names: Sequence[str] = ()  # legend, one name for each shape; shown if there are several
+    # data from which the script of the page displays values; empty for none
     values: Mapping[str, object] = field(default_factory=dict)
 
 
@@ -191,13 +177,9 @@ def histogram(values: Sequence[int], num_bins: int = _NUM_BINS) -> list[tuple[in
         return []
     low, high = min(values), max(values)
     step = max(1, -(-(high - low + 1) // num_bins))
-    counts = [0] * ((high - low) // step + 1)
-    for value in values:
-        counts[(value - low) // step] += 1
-    return [
-        (low + number * step, low + (number + 1) * step - 1, count)
-        for number, count in enumerate(counts)
-    ]
+    counts = Counter((value - low) // step for value in values)
+    starts = range(low, high + 1, step)
+    return [(start, start + step - 1, counts[number]) for number, start in enumerate(starts)]
 
 
 def thin_out(points: Points, limit: int = _MAX_POINTS) -> list[tuple[float, float]]:
@@ -208,12 +190,8 @@ def thin_out(points: Points, limit: int = _MAX_POINTS) -> list[tuple[float, floa
     inner = plain[1:-1]
     size = -(-len(inner) // (limit - 2))
     groups = [inner[start : start + size] for start in range(0, len(inner), size)]
-    means = [(_mean([p[0] for p in group]), _mean([p[1] for p in group])) for group in groups]
+    means = [(fmean(p[0] for p in group), fmean(p[1] for p in group)) for group in groups]
     return [plain[0], *means, plain[-1]]
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
 
 
 def _outline(edges: Sequence[float], shares: Sequence[float]) -> list[tuple[float, float]]:

@@ -14,49 +14,31 @@ _MAX_PAIRS: Final = 8
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One cell of the heat map.
+    """One cell of the heat map."""
 
-    Args:
-        share: Share of the images of the row's class, from 0 to 1.
-        is_right: True on the diagonal.
-        tip: Text of the tooltip.
-    """
-
-    share: float
-    is_right: bool
-    tip: str
+    share: float  # share of the images of the row's class, from 0 to 1
+    is_right: bool  # true on the diagonal
+    tip: str  # text of the tooltip
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A class predicted in place of another.
+    """A class predicted in place of another."""
 
-    Args:
-        true: Name of the true class.
-        predicted: Name of the predicted class.
-        count: Number of images.
-        total: Number of images of the true class.
-    """
-
-    true: str
-    predicted: str
-    count: int
-    total: int
+    true: str  # name of the true class
+    predicted: str  # name of the predicted class
+    count: int  # number of images
+    total: int  # number of images of the true class
 
 
 @dataclass(frozen=True, slots=True)
 class HeatMap:
-    """Confusion matrix of the classes with the most errors.
+    """Confusion matrix of the classes with the most errors."""
 
-    Args:
-        rows: Name and cells of each class shown; row: true class, column: predicted class.
-        num_classes: Number of classes of the classifier.
-        pairs: Most frequent confusions of all classes, most frequent first.
-    """
-
+    # name and cells of each class shown; row: true class, column: predicted class
     rows: list[tuple[str, list[Cell]]]
-    num_classes: int
-    pairs: list[Pair]
+    num_classes: int  # number of classes of the classifier
+    pairs: list[Pair]  # most frequent confusions of all classes, most frequent first
 
 
 def heat_map(confusion: Confusion) -> HeatMap:

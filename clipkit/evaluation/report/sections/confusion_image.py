@@ -30,7 +30,8 @@ def confusion_png(confusion: Confusion) -> bytes:
     """
     chosen = most_confused(confusion, _MAX_CLASSES)
     font = ImageFont.load_default(size=_FONT_PIXELS)
-    names = [_short(confusion.class_names[index]) for index in chosen]
+    names = [confusion.class_names[index] for index in chosen]
+    names = [name if len(name) <= _MAX_NAME else f"{name[: _MAX_NAME - 1]}…" for name in names]
     margin = 16 + max(int(font.getlength(f"{name}  00")) for name in names)
     head = 2 * _CELL
     size = (margin + _CELL * len(chosen) + 16, head + _CELL * len(chosen) + 16)
@@ -54,10 +55,6 @@ def confusion_png(confusion: Confusion) -> bytes:
     out = io.BytesIO()
     image.save(out, format="PNG", optimize=True)
     return out.getvalue()
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= _MAX_NAME else f"{name[: _MAX_NAME - 1]}…"
 
 
 def _shade(share: float, is_right: bool) -> tuple[int, int, int]:

@@ -18,60 +18,38 @@ _HEADLINES: Final = (
     ("top1", "Classes", "top-1"),
 )
 _DIRECTIONS: Final = (("text_to_image", "Text to image"), ("image_to_text", "Image to text"))
-_CLASSES: Final = {
-    "top1": "Top-1",
-    "top5": "Top-5",
-    "mean_per_class_recall": "Mean of classes",
-}
+_CLASSES: Final = {"top1": "Top-1", "top5": "Top-5", "mean_per_class_recall": "Mean of classes"}
 _MAX_HEADLINES: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Headline:
-    """One large figure.
+    """One large figure."""
 
-    Args:
-        title: What was measured.
-        unit: Name of the metric.
-        value: Share from 0 to 1.
-        baseline: Share of the baseline; None if it was not measured.
-    """
-
-    title: str
-    unit: str
-    value: float
-    baseline: float | None
+    title: str  # what was measured
+    unit: str  # name of the metric
+    value: float  # share from 0 to 1
+    baseline: float | None  # share of the baseline; None if it was not measured
 
 
 @dataclass(frozen=True, slots=True)
 class Headlines:
-    """The large figures of the first result.
+    """The large figures of the first result."""
 
-    Args:
-        figures: At most four figures.
-        measured: Result that they are taken from.
-        baseline: Result that they are compared with; None for no comparison.
-    """
-
-    figures: list[Headline]
-    measured: Result
-    baseline: Result | None
+    figures: list[Headline]  # at most four figures
+    measured: Result  # result that they are taken from
+    baseline: Result | None  # result that they are compared with; None for no comparison
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Metrics as a table.
+    """Metrics as a table."""
 
-    Args:
-        title: Caption.
-        groups: Heading of each group of columns, and metric keys with headings of its columns.
-        rows: Results with at least one of the metrics.
-        is_share: True if the values are shares from 0 to 1, which are printed as percentages.
-    """
-
-    title: str
+    title: str  # caption
+    # heading of each group of columns, and metric keys with headings of its columns
     groups: Sequence[tuple[str, dict[str, str]]]
-    rows: Sequence[Result]
+    rows: Sequence[Result]  # results with at least one of the metrics
+    # true if the values are shares from 0 to 1, which are printed as percentages
     is_share: bool = True
 
 
