@@ -27,21 +27,13 @@ _SKIN_TONES: Final = "Component"
 
 @dataclass(frozen=True, slots=True)
 class Concept:
-    """One emoji, independent of the artist.
+    """One emoji, independent of the artist."""
 
-    Args:
-        codepoint: Code points in hexadecimal, joined by "-"; both artists use this name.
-        name: English name.
-        keywords: Other English names, each different from ``name``.
-        category: Group of emoji keyboards.
-        names: Name in each language, by ISO 639-1 code.
-    """
-
-    codepoint: str
-    name: str
-    keywords: tuple[str, ...]
-    category: str
-    names: Mapping[str, str]
+    codepoint: str  # code points in hexadecimal, joined by "-"; both artists use this name
+    name: str  # English name
+    keywords: tuple[str, ...]  # other English names, each different from ``name``
+    category: str  # group of emoji keyboards
+    names: Mapping[str, str]  # name in each language, by ISO 639-1 code
 
 
 def load_concepts() -> list[Concept]:
@@ -60,15 +52,8 @@ def load_concepts() -> list[Concept]:
             name = f"flag: {name}"
         aliases = (*entry.short_names, *record.get("alias", ()))
         keywords = {_words(alias).replace("-", " ").strip() for alias in aliases} - {""}
-        concepts.append(
-            Concept(
-                codepoint=entry.unified,
-                name=name,
-                keywords=tuple(sorted(keywords - {name})),
-                category=entry.category,
-                names=names,
-            )
-        )
+        others = tuple(sorted(keywords - {name}))
+        concepts.append(Concept(entry.unified, name, others, entry.category, names))
     return concepts
 
 
@@ -79,18 +64,10 @@ def drawing(concept: Concept, artist: str) -> bytes | None:
         return None
     try:
         if path.suffix == ".svg":
-            resvg = _import("resvg_py")
-            data = bytes(
-                resvg.svg_to_bytes(
-                    svg_string=path.read_text(encoding="utf-8"),
-                    width=DRAWING_PIXELS,
-                    height=DRAWING_PIXELS,
-                    skip_system_fonts=True,
-                )
-            )
-        else:
-            data = path.read_bytes()
-        return _on_white(data)
+            options = {"width": DRAWING_PIXELS, "height": DRAWING_PIXELS, "skip_system_fonts": True}
+            text = path.read_text(encoding="utf-8")
+            return _on_white(bytes(_import("resvg_py").svg_to_bytes(svg_string=text, **options)))
+        return _on_white(path.read_bytes())
     except (OSError, ValueError) as error:
         raise DataError(
             f"{path}: expected a drawing, got {error}; reinstall with pip install 'clipkit[demo]'"

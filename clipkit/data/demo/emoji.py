@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -39,36 +39,24 @@ Changes: drawn at {DRAWING_PIXELS} pixels on a white ground and saved as PNG.
 
 @dataclass(frozen=True, slots=True)
 class DemoData:
-    """Paths of the demo's shards.
+    """Paths of the demo's shards."""
 
-    Args:
-        root: Folder of all shards.
-        train: Braces pattern of the training shards.
-        unseen_drawings: Evaluation folder, in CLIP_benchmark's layout, of concepts of the training.
-        unseen_concepts: Evaluation folder, in CLIP_benchmark's layout, of other concepts.
-        num_training_pairs: Number of samples in ``train``.
-    """
-
-    root: Path
-    train: str
+    root: Path  # folder of all shards
+    train: str  # braces pattern of the training shards
+    # evaluation folder, in CLIP_benchmark's layout, of concepts of the training
     unseen_drawings: Path
-    unseen_concepts: Path
-    num_training_pairs: int
+    unseen_concepts: Path  # evaluation folder, in CLIP_benchmark's layout, of other concepts
+    num_training_pairs: int  # number of samples in ``train``
 
 
 @dataclass(frozen=True, slots=True)
 class ConceptSplit:
-    """Concepts by their use; every concept is in exactly one of the three lists.
+    """Concepts by their use; every concept is in exactly one of the three lists."""
 
-    Args:
-        both_artists: Concepts whose drawings are both used in training.
-        unseen_drawings: Concepts with Twemoji's drawing in training, OpenMoji's in evaluation.
-        unseen_concepts: Concepts that are not in the training data.
-    """
-
-    both_artists: tuple[Concept, ...]
+    both_artists: tuple[Concept, ...]  # concepts whose drawings are both used in training
+    # concepts with Twemoji's drawing in training, OpenMoji's in evaluation
     unseen_drawings: tuple[Concept, ...]
-    unseen_concepts: tuple[Concept, ...]
+    unseen_concepts: tuple[Concept, ...]  # concepts that are not in the training data
 
 
 def split_concepts(concepts: Sequence[Concept]) -> ConceptSplit:
@@ -86,34 +74,21 @@ def split_concepts(concepts: Sequence[Concept]) -> ConceptSplit:
 def pack_demo(root: Path, progress: Callable[[int, int], None] | None = None) -> DemoData:
     """Draw and pack everything into ``root``, unless it is complete."""
     concepts = load_concepts()
-    recipe = _recipe(concepts)
-    if not _is_complete(root, recipe):
+    text = json.dumps([[c.codepoint, c.name, c.category, *c.keywords] for c in concepts])
+    # What the shards depend on: if it changes, they are created again.
+    recipe = {"version": _FORMAT_VERSION, "concepts": hashlib.sha256(text.encode()).hexdigest()}
+    path = root / "recipe.json"
+    if not path.exists() or json.loads(path.read_text(encoding="utf-8")) != recipe:
         with new_folder(root) as folder:
-            _pack_all(folder, concepts, progress or _silent)
+            _pack_all(folder, concepts, progress)
             write_json(folder / "recipe.json", recipe)
     train = str(root / "train" / f"{{00000..{NUM_TRAINING_SHARDS - 1:05d}}}.tar")
-    return DemoData(
-        root=root,
-        train=train,
-        unseen_drawings=root / "unseen_drawings",
-        unseen_concepts=root / "unseen_concepts",
-        num_training_pairs=ShardIndex.from_urls(train).num_samples,
-    )
-
-
-def _recipe(concepts: Sequence[Concept]) -> dict[str, object]:
-    """Return what the shards depend on: if it changes, they are created again."""
-    text = json.dumps([[c.codepoint, c.name, c.category, *c.keywords] for c in concepts])
-    return {"version": _FORMAT_VERSION, "concepts": hashlib.sha256(text.encode()).hexdigest()}
-
-
-def _is_complete(root: Path, recipe: Mapping[str, object]) -> bool:
-    path = root / "recipe.json"
-    return path.exists() and json.loads(path.read_text(encoding="utf-8")) == recipe
+    num_pairs = ShardIndex.from_urls(train).num_samples
+    return DemoData(root, train, root / "unseen_drawings", root / "unseen_concepts", num_pairs)
 
 
 def _pack_all(
-    root: Path, concepts: Sequence[Concept], progress: Callable[[int, int], None]
+    root: Path, concepts: Sequence[Concept], progress: Callable[[int, int], None] | None
 ) -> None:
     categories = sorted({c.category for c in concepts})
     plan = _plan_shards(split_concepts(concepts))
@@ -126,7 +101,8 @@ def _pack_all(
                     key = f"{concept.codepoint.lower()}-{artist}"
                     writer.write(key, {"png": image, **_texts(concept, artist, categories)})
                 done += 1
-                progress(done, total)
+                if progress is not None:
+                    progress(done, total)
     for name in ("unseen_drawings", "unseen_concepts"):
         _describe_evaluation(root / name, categories)
     (root / "classnames.txt").write_text("\n".join(categories) + "\n", encoding="utf-8")
@@ -171,7 +147,3 @@ def _describe_evaluation(folder: Path, categories: Sequence[str]) -> None:
     (folder / "zeroshot_classification_templates.txt").write_text(
         "\n".join(_TEMPLATES) + "\n", encoding="utf-8"
     )
-
-
-def _silent(done: int, total: int) -> None:
-    """No progress wanted."""

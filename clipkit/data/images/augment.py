@@ -14,10 +14,10 @@ from typing import Final, final
 
 import numpy as np
 import torch
-from jaxtyping import Float64, UInt8
-from torch import Tensor
+from jaxtyping import Float64
 
 from clipkit.data.images.decode import to_image, to_tensor
+from clipkit.data.images.formats import RGB
 from clipkit.errors import ConfigError
 
 LUMA: Final = np.array([0.299, 0.587, 0.114])
@@ -32,9 +32,7 @@ class ImageAugmentation(ABC):
     """Changes an image randomly (abstract)."""
 
     @abstractmethod
-    def __call__(
-        self, pixels: UInt8[Tensor, "3 H W"], rng: np.random.Generator
-    ) -> UInt8[Tensor, "3 H W"]:
+    def __call__(self, pixels: RGB, rng: np.random.Generator) -> RGB:
         """Return the changed image, of the same size.
 
         Args:
@@ -43,8 +41,23 @@ class ImageAugmentation(ABC):
         """
 
 
+class OccasionalAugmentation(ImageAugmentation, ABC):
+    """Changes a share of the images, the others stay as they are."""
+
+    def __init__(self, probability: float) -> None:
+        self.probability = check_probability(probability)
+
+    def __call__(self, pixels: RGB, rng: np.random.Generator) -> RGB:
+        """See `ImageAugmentation`."""
+        return self._changed(pixels, rng) if rng.random() < self.probability else pixels
+
+    @abstractmethod
+    def _changed(self, pixels: RGB, rng: np.random.Generator) -> RGB:
+        """Return the changed image."""
+
+
 @final
-class HorizontalFlip(ImageAugmentation):
+class HorizontalFlip(OccasionalAugmentation):
     """Mirrors an image left to right.
 
     Args:
@@ -52,17 +65,14 @@ class HorizontalFlip(ImageAugmentation):
     """
 
     def __init__(self, probability: float = 0.5) -> None:
-        self.probability = check_probability(probability)
+        super().__init__(probability)
 
-    def __call__(
-        self, pixels: UInt8[Tensor, "3 H W"], rng: np.random.Generator
-    ) -> UInt8[Tensor, "3 H W"]:
-        """See `ImageAugmentation`."""
-        return pixels.flip(-1) if rng.random() < self.probability else pixels
+    def _changed(self, pixels: RGB, rng: np.random.Generator) -> RGB:  # noqa: ARG002
+        return pixels.flip(-1)
 
 
 @final
-class Grayscale(ImageAugmentation):
+class Grayscale(OccasionalAugmentation):
     """Removes the colour.
 
     Args:
@@ -70,19 +80,14 @@ class Grayscale(ImageAugmentation):
     """
 
     def __init__(self, probability: float = 0.2) -> None:
-        self.probability = check_probability(probability)
+        super().__init__(probability)
 
-    def __call__(
-        self, pixels: UInt8[Tensor, "3 H W"], rng: np.random.Generator
-    ) -> UInt8[Tensor, "3 H W"]:
-        """See `ImageAugmentation`."""
-        if rng.random() >= self.probability:
-            return pixels
+    def _changed(self, pixels: RGB, rng: np.random.Generator) -> RGB:  # noqa: ARG002
         return apply_color_map(pixels, _ALL_GREY, np.zeros(3))
 
 
 @final
-class ColorJitter(ImageAugmentation):
+class ColorJitter(OccasionalAugmentation):
     """Changes brightness, contrast, saturation and hue, in random order.
 
     The four changes are one linear map of the colours, applied once: in contrast to torchvision,
@@ -112,14 +117,9 @@ class ColorJitter(ImageAugmentation):
         check_range("ColorJitter.hue", hue, 0.0, 0.5)
         self.ranges = tuple((max(0.0, 1.0 - value), 1.0 + value) for value in values.values())
         self.hue = hue
-        self.probability = check_probability(probability)
+        super().__init__(probability)
 
-    def __call__(
-        self, pixels: UInt8[Tensor, "3 H W"], rng: np.random.Generator
-    ) -> UInt8[Tensor, "3 H W"]:
-        """See `ImageAugmentation`."""
-        if rng.random() >= self.probability:
-            return pixels
+    def _changed(self, pixels: RGB, rng: np.random.Generator) -> RGB:
         order = rng.permutation(4)
         factors = [low + (high - low) * rng.random() for low, high in self.ranges]
         turns = self.hue * (2.0 * rng.random() - 1.0)
@@ -129,10 +129,7 @@ class ColorJitter(ImageAugmentation):
 
 
 def color_map(
-    factors: Sequence[float],
-    turns: float,
-    order: Sequence[int],
-    mean: Float64[np.ndarray, " 3"],
+    factors: Sequence[float], turns: float, order: Sequence[int], mean: Float64[np.ndarray, " 3"]
 ) -> tuple[Float64[np.ndarray, "3 3"], Float64[np.ndarray, " 3"]]:
     """Return brightness, contrast, saturation and hue as one linear map: matrix and offset."""
     brightness, contrast, saturation = factors
@@ -144,23 +141,18 @@ def color_map(
             grey = LUMA @ (matrix @ mean + offset)
             matrix, offset = matrix * contrast, offset * contrast + (1.0 - contrast) * grey
         else:
-            change = _hue_rotation(turns) if step == 3 else _saturation(saturation)
+            grey_share = saturation * np.eye(3) + (1.0 - saturation) * _ALL_GREY
+            change = _hue_rotation(turns) if step == 3 else grey_share
             matrix, offset = change @ matrix, change @ offset
     return matrix, offset
 
 
 def apply_color_map(
-    pixels: UInt8[Tensor, "3 H W"],
-    matrix: Float64[np.ndarray, "3 3"],
-    offset: Float64[np.ndarray, " 3"],
-) -> UInt8[Tensor, "3 H W"]:
+    pixels: RGB, matrix: Float64[np.ndarray, "3 3"], offset: Float64[np.ndarray, " 3"]
+) -> RGB:
     """Map every colour c to ``matrix @ c + offset``, rounded and clipped to 0 to 255."""
     rows = np.column_stack([matrix, offset]).ravel().tolist()
     return to_tensor(to_image(pixels).convert("RGB", tuple(rows)))
-
-
-def _saturation(factor: float) -> Float64[np.ndarray, "3 3"]:
-    return factor * np.eye(3) + (1.0 - factor) * _ALL_GREY
 
 
 def _hue_rotation(turns: float) -> Float64[np.ndarray, "3 3"]:
@@ -171,7 +163,7 @@ def _hue_rotation(turns: float) -> Float64[np.ndarray, "3 3"]:
 
 
 @final
-class RandomErasing(ImageAugmentation):
+class RandomErasing(OccasionalAugmentation):
     """Fills a random rectangle, with noise or one colour.
 
     Args:
@@ -190,17 +182,12 @@ class RandomErasing(ImageAugmentation):
         ratio: tuple[float, float] = (0.3, 3.3),
         fill: tuple[int, int, int] | None = None,
     ) -> None:
-        self.probability = check_probability(probability)
+        super().__init__(probability)
         self.area = check_interval("RandomErasing.area", area, 0.0, 1.0)
         self.ratio = check_interval("RandomErasing.ratio", ratio, 1e-3, 1e3)
         self.fill = fill
 
-    def __call__(
-        self, pixels: UInt8[Tensor, "3 H W"], rng: np.random.Generator
-    ) -> UInt8[Tensor, "3 H W"]:
-        """See `ImageAugmentation`."""
-        if rng.random() >= self.probability:
-            return pixels
+    def _changed(self, pixels: RGB, rng: np.random.Generator) -> RGB:
         _, height, width = pixels.shape
         area = rng.uniform(*self.area) * height * width
         ratio = math.exp(rng.uniform(math.log(self.ratio[0]), math.log(self.ratio[1])))
@@ -209,15 +196,12 @@ class RandomErasing(ImageAugmentation):
         left = int(rng.integers(width - columns + 1))
         top = int(rng.integers(height - rows + 1))
         erased = pixels.clone()
-        erased[:, top : top + rows, left : left + columns] = self._filling(rows, columns, rng)
-        return erased
-
-    def _filling(
-        self, rows: int, columns: int, rng: np.random.Generator
-    ) -> UInt8[Tensor, "3 rows columns"]:
         if self.fill is None:
-            return torch.from_numpy(rng.integers(0, 256, (3, rows, columns), dtype=np.uint8))
-        return torch.tensor(self.fill, dtype=torch.uint8)[:, None, None].expand(3, rows, columns)
+            filling = torch.from_numpy(rng.integers(0, 256, (3, rows, columns), dtype=np.uint8))
+        else:
+            filling = torch.tensor(self.fill, dtype=torch.uint8)[:, None, None]
+        erased[:, top : top + rows, left : left + columns] = filling
+        return erased
 
 
 def check_probability(value: float) -> float:

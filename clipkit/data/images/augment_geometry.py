@@ -5,24 +5,17 @@ from __future__ import annotations
 from typing import final
 
 import numpy as np
-from jaxtyping import Float64, UInt8
+from jaxtyping import Float64
 from PIL import Image
-from torch import Tensor
 from torchvision.transforms import functional
 
-from clipkit.data.images.augment import (
-    ImageAugmentation,
-    check_interval,
-    check_probability,
-    check_range,
-)
+from clipkit.data.images.augment import OccasionalAugmentation, check_interval, check_range
 from clipkit.data.images.decode import to_image, to_tensor
-
-Color = tuple[int, int, int]
+from clipkit.data.images.formats import RGB, Color
 
 
 @final
-class RandomAffine(ImageAugmentation):
+class RandomAffine(OccasionalAugmentation):
     """Rotates, shifts, scales and shears an image about its centre.
 
     Args:
@@ -49,24 +42,17 @@ class RandomAffine(ImageAugmentation):
         self.scale = check_interval("RandomAffine.scale", scale, 0.01, 100.0)
         self.shear_degrees = check_range("RandomAffine.shear_degrees", shear_degrees, 0.0, 80.0)
         self.fill = fill
-        self.probability = check_probability(probability)
+        super().__init__(probability)
 
-    def __call__(
-        self, pixels: UInt8[Tensor, "3 H W"], rng: np.random.Generator
-    ) -> UInt8[Tensor, "3 H W"]:
-        """See `ImageAugmentation`."""
-        if rng.random() >= self.probability:
-            return pixels
+    def _changed(self, pixels: RGB, rng: np.random.Generator) -> RGB:
         turn, move_x, move_y, zoom, shear_x, shear_y = rng.random(6)
         height, width = pixels.shape[-2:]
+        across, down = self.translate * width, self.translate * height
         return move(
             pixels,
             self.fill,
             degrees=self.degrees * (2.0 * turn - 1.0),
-            shift=(
-                self.translate * width * (2.0 * move_x - 1.0),
-                self.translate * height * (2.0 * move_y - 1.0),
-            ),
+            shift=(across * (2.0 * move_x - 1.0), down * (2.0 * move_y - 1.0)),
             scale=self.scale[0] + (self.scale[1] - self.scale[0]) * zoom,
             shear_degrees=(
                 self.shear_degrees * (2.0 * shear_x - 1.0),
@@ -76,14 +62,14 @@ class RandomAffine(ImageAugmentation):
 
 
 def move(
-    pixels: UInt8[Tensor, "3 H W"],
+    pixels: RGB,
     fill: Color | None,
     *,
     degrees: float = 0.0,
     shift: tuple[float, float] = (0.0, 0.0),
     scale: float = 1.0,
     shear_degrees: tuple[float, float] = (0.0, 0.0),
-) -> UInt8[Tensor, "3 H W"]:
+) -> RGB:
     """Shear, scale and rotate an image about its centre, then shift it; bilinear."""
     moved = functional.affine(
         to_image(pixels),
@@ -98,7 +84,7 @@ def move(
 
 
 @final
-class RandomPerspective(ImageAugmentation):
+class RandomPerspective(OccasionalAugmentation):
     """Changes the perspective: each corner moves inwards by a random amount.
 
     Args:
@@ -112,14 +98,9 @@ class RandomPerspective(ImageAugmentation):
     ) -> None:
         self.distortion = check_range("RandomPerspective.distortion", distortion, 0.0, 0.95)
         self.fill = fill
-        self.probability = check_probability(probability)
+        super().__init__(probability)
 
-    def __call__(
-        self, pixels: UInt8[Tensor, "3 H W"], rng: np.random.Generator
-    ) -> UInt8[Tensor, "3 H W"]:
-        """See `ImageAugmentation`."""
-        if rng.random() >= self.probability:
-            return pixels
+    def _changed(self, pixels: RGB, rng: np.random.Generator) -> RGB:
         height, width = pixels.shape[-2:]
         corners = np.array([[0, 0], [width, 0], [width, height], [0, height]], dtype=np.float64)
         inwards = np.where(corners == 0, 1.0, -1.0) * np.array([width, height]) / 2
@@ -150,7 +131,7 @@ def perspective_coefficients(
     return np.linalg.solve(np.array(rows), images.ravel())
 
 
-def _corner_color(pixels: UInt8[Tensor, "3 H W"]) -> Color:
+def _corner_color(pixels: RGB) -> Color:
     corners = pixels.numpy()[:, [0, 0, -1, -1], [0, -1, 0, -1]]
     red, green, blue = (corners.sum(1) // 4).tolist()
     return (red, green, blue)

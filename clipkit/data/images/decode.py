@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from clipkit.data.images.decoded_images import DecodedImages
 from clipkit.data.images.formats import (
     DEFAULT_MAX_PIXELS,
+    RGB,
     WHITE,
     Color,
     Orientation,
@@ -33,10 +34,7 @@ from clipkit.data.images.formats import (
 from clipkit.data.images.jpeg import decode_jpeg, plain_jpeg_size, scale_of
 from clipkit.errors import ConfigError, SampleError
 
-INTERPOLATIONS: Final = {
-    "bicubic": Image.Resampling.BICUBIC,
-    "bilinear": Image.Resampling.BILINEAR,
-}
+INTERPOLATIONS: Final = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 OVERSAMPLING: Final = 1.25
 """Least size of a decoded JPEG crop, as a multiple of the wanted size, if it has the pixels.
 
@@ -51,19 +49,12 @@ _PLAIN_JPEG: Final = "plain JPEG"
 
 
 class Box(NamedTuple):
-    """A rectangle in an upright image, in pixels.
+    """A rectangle in an upright image, in pixels."""
 
-    Args:
-        left: First column.
-        top: First row.
-        width: Number of columns.
-        height: Number of rows.
-    """
-
-    left: float
-    top: float
-    width: float
-    height: float
+    left: float  # first column
+    top: float  # first row
+    width: float  # number of columns
+    height: float  # number of rows
 
 
 CropChooser = Callable[[int, int], Box]
@@ -122,11 +113,8 @@ class ImageDecoder:
         self._decoded = DecodedImages(keep_mib)
 
     def __call__(
-        self,
-        data: bytes,
-        crop: CropChooser = central_square,
-        background: Color | None = None,
-    ) -> UInt8[Tensor, "3 H W"]:
+        self, data: bytes, crop: CropChooser = central_square, background: Color | None = None
+    ) -> RGB:
         """Decode one crop.
 
         Args:
@@ -145,7 +133,7 @@ class ImageDecoder:
             pixels = self._any_format(data, crop, background or self.background)
         return pixels
 
-    def _plain_jpeg(self, data: bytes, crop: CropChooser) -> UInt8[Tensor, "3 H W"] | None:
+    def _plain_jpeg(self, data: bytes, crop: CropChooser) -> RGB | None:
         """Decode the crop of an intact upright RGB or grey JPEG; None if Pillow is needed."""
         if not data.startswith(_JPEG_START):
             return None
@@ -171,9 +159,7 @@ class ImageDecoder:
         scale = scale_of(pixels, width, height)
         return self._resized(pixels, box, (scale, scale))
 
-    def _any_format(
-        self, data: bytes, crop: CropChooser, background: Color | None
-    ) -> UInt8[Tensor, "3 H W"]:
+    def _any_format(self, data: bytes, crop: CropChooser, background: Color | None) -> RGB:
         kept = self._decoded.find(data, background)
         if kept is not None:
             return self._resized(kept, crop(kept.shape[1], kept.shape[0]), (1.0, 1.0))
@@ -195,10 +181,8 @@ class ImageDecoder:
 
     def _resized(
         self, pixels: UInt8[np.ndarray, "rows columns 3"], box: Box, scale: tuple[float, float]
-    ) -> UInt8[Tensor, "3 H W"]:
-        placed = Box(
-            box.left * scale[0], box.top * scale[1], box.width * scale[0], box.height * scale[1]
-        )
+    ) -> RGB:
+        placed = Box(*(length * factor for length, factor in zip(box, 2 * scale, strict=True)))
         if self.fast and all(float(edge).is_integer() for edge in placed):
             return _resize_whole_pixels(pixels, placed, self.size, self.interpolation)
         return to_tensor(self._resize(Image.fromarray(pixels), box, scale))
@@ -248,12 +232,12 @@ def check_interpolation(name: str) -> Image.Resampling:
     return INTERPOLATIONS[name]
 
 
-def to_tensor(image: Image.Image) -> UInt8[Tensor, "3 H W"]:
+def to_tensor(image: Image.Image) -> RGB:
     """Return pixels of an RGB image; memory keeps Pillow's order (rows, columns, colours)."""
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
-def to_image(pixels: UInt8[Tensor, "3 H W"]) -> Image.Image:
+def to_image(pixels: RGB) -> Image.Image:
     """Reverse ``to_tensor``."""
     return Image.fromarray(np.ascontiguousarray(pixels.permute(1, 2, 0).numpy()))
 
@@ -263,7 +247,7 @@ def _resize_whole_pixels(
     box: Box,
     size: int,
     interpolation: Image.Resampling,
-) -> UInt8[Tensor, "3 H W"]:
+) -> RGB:
     """Resize a crop on pixel edges with Pillow's filters, in a fifth of Pillow's time.
 
     At the crop's edges, Pillow reads the pixels outside; elsewhere the results differ only by

@@ -10,10 +10,14 @@ from contextlib import contextmanager
 from typing import Final, NamedTuple
 
 import numpy as np
+from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
+from torch import Tensor
 
 from clipkit.errors import ConfigError, SampleError
 
+RGB = UInt8[Tensor, "3 H W"]
+"""Pixels of an image, 0 to 255."""
 Color = tuple[int, int, int]
 WHITE: Final[Color] = (255, 255, 255)
 IMAGE_EXTENSIONS: Final = (
@@ -31,19 +35,9 @@ ORIENTATION_TAG: Final = 0x0112
 EXIF_START: Final = b"Exif\0\0"
 _START_OF_SCAN: Final = 0xDA
 _PILLOW_FAULTS: Final = (
-    Image.DecompressionBombError,
-    Image.DecompressionBombWarning,
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    LookupError,
-    EOFError,
-    ArithmeticError,
-    AttributeError,
-    RuntimeError,
-    struct.error,
-    zlib.error,
+    *(Image.DecompressionBombError, Image.DecompressionBombWarning, struct.error, zlib.error),
+    *(OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, ArithmeticError),
+    *(AttributeError, RuntimeError),
 )
 """Errors of Pillow's readers for damaged files, without MemoryError, which no sample causes."""
 
@@ -58,19 +52,12 @@ def image_member(members: Mapping[str, bytes]) -> bytes:
 
 
 class Orientation(NamedTuple):
-    """Change from stored to upright pixels: swap the axes or not, then mirror.
+    """Change from stored to upright pixels: swap the axes or not, then mirror."""
 
-    Args:
-        method: Argument of Pillow's ``transpose``.
-        swaps: Whether width and height are exchanged.
-        mirrors_x: Whether the stored x axis is opposite to the upright axis that it becomes.
-        mirrors_y: Whether the stored y axis is opposite to the upright axis that it becomes.
-    """
-
-    method: Image.Transpose
-    swaps: bool
-    mirrors_x: bool
-    mirrors_y: bool
+    method: Image.Transpose  # argument of Pillow's ``transpose``
+    swaps: bool  # whether width and height are exchanged
+    mirrors_x: bool  # whether the stored x axis is opposite to the upright axis that it becomes
+    mirrors_y: bool  # whether the stored y axis is opposite to the upright axis that it becomes
 
 
 ORIENTATIONS: Final = {

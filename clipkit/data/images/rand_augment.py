@@ -7,18 +7,18 @@ from collections.abc import Callable, Mapping
 from typing import Final, final
 
 import numpy as np
-from jaxtyping import UInt8
 from torch import Tensor
 from torchvision.transforms.v2 import functional
 
 from clipkit.data.images.augment import ImageAugmentation, check_range
-from clipkit.data.images.augment_geometry import Color, move
-from clipkit.errors import ConfigError
+from clipkit.data.images.augment_geometry import move
+from clipkit.data.images.formats import RGB, Color
+from clipkit.errors import check_at_least
 
 MAX_MAGNITUDE: Final = 30
 _LARGEST_SHEAR: Final = 0.3
 _LARGEST_SHIFT: Final = 150 / 331
-_LARGEST_TURN_DEGREES: Final = 30.0
+_MOST_DEGREES: Final = 30.0
 _LARGEST_ENHANCEMENT: Final = 0.9
 _MOST_BITS_LOST: Final = 4
 
@@ -36,10 +36,6 @@ def _translate(pixels: Tensor, strength: float, fill: Color | None, axis: int) -
     return move(pixels, fill, shift=(distance, 0.0) if axis == 0 else (0.0, distance))
 
 
-def _rotate(pixels: Tensor, strength: float, fill: Color | None) -> Tensor:
-    return move(pixels, fill, degrees=_LARGEST_TURN_DEGREES * strength)
-
-
 def _enhance(adjust: Callable[[Tensor, float], Tensor]) -> Step:
     return lambda pixels, strength, _: adjust(pixels, 1.0 + _LARGEST_ENHANCEMENT * strength)
 
@@ -50,7 +46,7 @@ STEPS: Final[Mapping[str, Step]] = {
     "shear_y": lambda pixels, strength, fill: _shear(pixels, strength, fill, 1),
     "translate_x": lambda pixels, strength, fill: _translate(pixels, strength, fill, 0),
     "translate_y": lambda pixels, strength, fill: _translate(pixels, strength, fill, 1),
-    "rotate": _rotate,
+    "rotate": lambda pixels, strength, fill: move(pixels, fill, degrees=_MOST_DEGREES * strength),
     "brightness": _enhance(functional.adjust_brightness),
     "saturation": _enhance(functional.adjust_saturation),
     "contrast": _enhance(functional.adjust_contrast),
@@ -83,15 +79,12 @@ class RandAugment(ImageAugmentation):
     def __init__(
         self, num_steps: int = 2, magnitude: float = 9.0, fill: Color | None = None
     ) -> None:
-        if num_steps < 1:
-            raise ConfigError(f"RandAugment.num_steps: expected at least 1, got {num_steps}")
+        check_at_least("RandAugment.num_steps", num_steps, 1)
         self.num_steps = num_steps
         self.magnitude = check_range("RandAugment.magnitude", magnitude, 0.0, MAX_MAGNITUDE)
         self.fill = fill
 
-    def __call__(
-        self, pixels: UInt8[Tensor, "3 H W"], rng: np.random.Generator
-    ) -> UInt8[Tensor, "3 H W"]:
+    def __call__(self, pixels: RGB, rng: np.random.Generator) -> RGB:
         """See `ImageAugmentation`."""
         names = list(STEPS)
         for _ in range(self.num_steps):

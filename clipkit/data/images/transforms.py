@@ -8,15 +8,10 @@ from collections.abc import Callable
 from typing import Any, Final, final
 
 import numpy as np
-from jaxtyping import Float64, UInt8
+from jaxtyping import Float64
 from PIL import Image
-from torch import Tensor
 
-from clipkit.data.images.augment import (
-    ImageAugmentation,
-    check_interval,
-    check_probability,
-)
+from clipkit.data.images.augment import ImageAugmentation, check_interval, check_probability
 from clipkit.data.images.decode import (
     BLOCK_PIXELS,
     OVERSAMPLING,
@@ -28,6 +23,7 @@ from clipkit.data.images.decode import (
 )
 from clipkit.data.images.formats import (
     DEFAULT_MAX_PIXELS,
+    RGB,
     WHITE,
     Color,
     Orientation,
@@ -54,7 +50,7 @@ class ImageTransform(ABC):
     image_size: int
 
     @abstractmethod
-    def __call__(self, data: bytes, rng: np.random.Generator) -> UInt8[Tensor, "3 H W"]:
+    def __call__(self, data: bytes, rng: np.random.Generator) -> RGB:
         """Decode, crop and change one image.
 
         Args:
@@ -117,7 +113,7 @@ class TrainTransform(ImageTransform):
             size, fast, background, interpolation, max_pixels, keep_decoded_mib
         )
 
-    def __call__(self, data: bytes, rng: np.random.Generator) -> UInt8[Tensor, "3 H W"]:
+    def __call__(self, data: bytes, rng: np.random.Generator) -> RGB:
         """See `ImageTransform`."""
         # Drawn at once, so that later draws do not depend on the image's shape.
         draws = rng.random((_CROP_ATTEMPTS, 4))
@@ -174,15 +170,11 @@ class EvalTransform(ImageTransform):
         self.background = background
         self.max_pixels = check_max_pixels(max_pixels)
 
-    def __call__(
-        self,
-        data: bytes,
-        rng: np.random.Generator,  # noqa: ARG002
-    ) -> UInt8[Tensor, "3 H W"]:
+    def __call__(self, data: bytes, rng: np.random.Generator) -> RGB:  # noqa: ARG002
         """See `ImageTransform`."""
         return self.of_file(data)
 
-    def of_file(self, data: bytes) -> UInt8[Tensor, "3 H W"]:
+    def of_file(self, data: bytes) -> RGB:
         """Return the pixels of the bytes of an image file.
 
         Raises:
@@ -191,7 +183,7 @@ class EvalTransform(ImageTransform):
         image = open_image(data, self.max_pixels)
         return self._fitted(image, orientation_of(image, data))
 
-    def of_image(self, image: Image.Image) -> UInt8[Tensor, "3 H W"]:
+    def of_image(self, image: Image.Image) -> RGB:
         """Return the pixels of an image of Pillow, which is not changed.
 
         Raises:
@@ -200,7 +192,7 @@ class EvalTransform(ImageTransform):
         check_size(image.width, image.height, self.max_pixels)
         return self._fitted(image, orientation_of(image))
 
-    def _fitted(self, image: Image.Image, turn: Orientation | None) -> UInt8[Tensor, "3 H W"]:
+    def _fitted(self, image: Image.Image, turn: Orientation | None) -> RGB:
         pixels = to_rgb(image, self.background)
         if turn:
             pixels = pixels.transpose(turn.method)
@@ -248,12 +240,8 @@ def on_blocks(box: Box) -> Box:
     """
     right, bottom = box.left + box.width, box.top + box.height
     left, top = (round(edge / BLOCK_PIXELS) * BLOCK_PIXELS for edge in (box.left, box.top))
-    return Box(
-        left,
-        top,
-        right // BLOCK_PIXELS * BLOCK_PIXELS - left,
-        bottom // BLOCK_PIXELS * BLOCK_PIXELS - top,
-    )
+    right, bottom = (edge // BLOCK_PIXELS * BLOCK_PIXELS for edge in (right, bottom))
+    return Box(left, top, right - left, bottom - top)
 
 
 def resized_size(width: int, height: int, size: int, mode: str) -> tuple[int, int]:

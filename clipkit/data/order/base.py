@@ -16,15 +16,11 @@ _SEQUENTIAL_LOOKAHEAD: Final = 4096
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SampleIds:
-    """Some samples of an order.
+    """Some samples of an order."""
 
-    Args:
-        ids: Sample ids.
-        passes: For each sample, the number of completed passes over its source. Together with the
-            sample id it seeds the sample's random generator.
-    """
-
-    ids: Int64[np.ndarray, " B"]
+    ids: Int64[np.ndarray, " B"]  # sample ids
+    # for each sample, the number of completed passes over its source. Together with the sample id
+    # it seeds the sample's random generator
     passes: Int64[np.ndarray, " B"]
 
 
@@ -49,9 +45,10 @@ class SampleOrder(ABC):
     def lookahead(self) -> int:
         """Number of positions between windows, by which reads can be prefetched."""
 
-    @abstractmethod
     def source_counts(self, epoch: int, position: int) -> dict[str, int]:
         """Count the samples of each mixed source before a position, over all epochs; else empty."""
+        del epoch, position
+        return {}
 
     @abstractmethod
     def to_state(self) -> dict[str, Any]:
@@ -60,11 +57,7 @@ class SampleOrder(ABC):
 
 @final
 class ShuffledOrder(SampleOrder):
-    """Every sample once per epoch, in lanes.
-
-    Args:
-        lanes: Order of the samples.
-    """
+    """Every sample once per epoch, in lanes."""
 
     def __init__(self, lanes: LaneShuffle) -> None:
         self._lanes = lanes
@@ -84,11 +77,6 @@ class ShuffledOrder(SampleOrder):
         """Return the number of samples in one window of all lanes."""
         return self._lanes.lookahead
 
-    def source_counts(self, epoch: int, position: int) -> dict[str, int]:
-        """Nothing: there is one source."""
-        del epoch, position
-        return {}
-
     def to_state(self) -> dict[str, Any]:
         """Return the layout of the lanes."""
         return {"layouts": [self._lanes.layout.to_state()]}
@@ -96,11 +84,7 @@ class ShuffledOrder(SampleOrder):
 
 @final
 class SequentialOrder(SampleOrder):
-    """The order of the shards, the same in every epoch, for evaluation.
-
-    Args:
-        num_samples: Number of samples in the data set.
-    """
+    """The order of the shards, the same in every epoch, for evaluation."""
 
     def __init__(self, num_samples: int) -> None:
         self.num_samples = num_samples
@@ -119,11 +103,6 @@ class SequentialOrder(SampleOrder):
     def lookahead(self) -> int:
         """Return a fixed number: there are no windows."""
         return _SEQUENTIAL_LOOKAHEAD
-
-    def source_counts(self, epoch: int, position: int) -> dict[str, int]:
-        """Nothing: there is one source."""
-        del epoch, position
-        return {}
 
     def to_state(self) -> dict[str, Any]:
         """Nothing."""

@@ -27,16 +27,17 @@ def first_order(
         if isinstance(data, Mixture):
             raise ConfigError("shuffle=False: a mixture has no such order; stream its sources")
         return SequentialOrder(data.num_samples)
+    quotas = data.stages[0][1] if isinstance(data, Mixture) else (1,)
     layouts = [
         choose_layout(
             index.num_samples,
-            max(1, round(batch_size * share)),
+            max(1, round(batch_size * (quota / sum(quotas)))),
             world_size,
             random_access=all(shard.address.is_local for shard in index.shards),
             window=window,
         )
         # Lanes as wide as the source's share of a batch, so that each rank reads its own lanes.
-        for index, share in zip(_indexes(data), _shares(data), strict=True)
+        for index, quota in zip(_indexes(data), quotas, strict=True)
     ]
     if not isinstance(data, Mixture):
         return ShuffledOrder(_lanes(data, layouts, seed)[0])
@@ -68,14 +69,6 @@ def restored_order(data: Data, shuffle: bool, seed: int, state: Mapping[str, Any
 
 def _indexes(data: Data) -> list[ShardIndex]:
     return [s.index for s in data.sources] if isinstance(data, Mixture) else [data]
-
-
-def _shares(data: Data) -> list[float]:
-    """Return the initial share of each source in a batch."""
-    if not isinstance(data, Mixture):
-        return [1.0]
-    quotas = data.stages[0][1]
-    return [quota / sum(quotas) for quota in quotas]
 
 
 def _lanes(data: Data, layouts: list[LaneLayout], seed: int) -> list[LaneShuffle]:

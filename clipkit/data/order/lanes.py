@@ -44,17 +44,11 @@ _Shuffled = Int64[np.ndarray, " window"] | Int32[np.ndarray, " window"]
 
 @dataclass(frozen=True, slots=True)
 class LaneLayout:
-    """Parameters of the order in addition to seed and epoch, fixed at the first launch.
+    """Parameters of the order in addition to seed and epoch, fixed at the first launch."""
 
-    Args:
-        num_lanes: Number of lanes that are read in parallel (C).
-        chunk_size: Number of consecutive samples from one lane (m).
-        window: Number of samples of a lane that are shuffled together.
-    """
-
-    num_lanes: int
-    chunk_size: int
-    window: int
+    num_lanes: int  # number of lanes that are read in parallel (C)
+    chunk_size: int  # number of consecutive samples from one lane (m)
+    window: int  # number of samples of a lane that are shuffled together
 
     def to_state(self) -> dict[str, int]:
         """Return plain types for a checkpoint."""

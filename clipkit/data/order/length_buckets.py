@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from clipkit.data.rng import generator
-from clipkit.errors import CheckpointError, ConfigError
+from clipkit.errors import CheckpointError, ConfigError, check_at_least
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -35,17 +35,11 @@ Lengths = Callable[[int, Int64[np.ndarray, " B"]], Int64[np.ndarray, " B"]]
 
 @dataclass(frozen=True, slots=True)
 class LengthWindows:
-    """Sizes of the windows, fixed at the first launch.
+    """Sizes of the windows, fixed at the first launch."""
 
-    Args:
-        num_steps: Number of steps of a window.
-        step_samples: Number of samples of a step, over all ranks.
-        stripe_samples: Number of samples of a step in one stripe.
-    """
-
-    num_steps: int
-    step_samples: int
-    stripe_samples: int = _STRIPE_SAMPLES
+    num_steps: int  # number of steps of a window
+    step_samples: int  # number of samples of a step, over all ranks
+    stripe_samples: int = _STRIPE_SAMPLES  # number of samples of a step in one stripe
 
     def to_state(self) -> dict[str, int]:
         """Return plain types for a checkpoint."""
@@ -56,8 +50,7 @@ def first_windows(num_steps: int | None, shuffle: bool, step_samples: int) -> Le
     """Return the windows for a first launch."""
     if num_steps is None:
         return None
-    if num_steps < 2:
-        raise ConfigError(f"length_bucket_batches: expected at least 2, got {num_steps}")
+    check_at_least("length_bucket_batches", num_steps, 2)
     if not shuffle:
         raise ConfigError("length_bucket_batches: needs shuffle=True; omit it")
     return LengthWindows(num_steps, step_samples)

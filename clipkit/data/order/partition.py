@@ -49,68 +49,44 @@ class BatchSizeStage:
 
 @dataclass(frozen=True, slots=True)
 class BatchTask:
-    """One batch of one rank.
+    """One batch of one rank."""
 
-    Args:
-        epoch: Number of the pass.
-        first: First position in canonical order.
-        num_samples: Number of samples; positions may exceed the epoch's end.
-        end_epoch: Epoch of the cursor after this step, on all ranks.
-        end_position: Position of the cursor after this step.
-        dropped: Number of samples at the epoch's end that all ranks drop with this step.
-        continues: Whether positions after the epoch's end are the first ones of the next epoch;
-            otherwise those of this epoch (padding).
-    """
-
-    epoch: int
-    first: int
-    num_samples: int
-    end_epoch: int
-    end_position: int
-    dropped: int = 0
+    epoch: int  # number of the pass
+    first: int  # first position in canonical order
+    num_samples: int  # number of samples; positions may exceed the epoch's end
+    end_epoch: int  # epoch of the cursor after this step, on all ranks
+    end_position: int  # position of the cursor after this step
+    dropped: int = 0  # number of samples at the epoch's end that all ranks drop with this step
+    # whether positions after the epoch's end are the first ones of the next epoch; otherwise those
+    # of this epoch (padding)
     continues: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class UniformSteps:
-    """Consecutive steps of one size.
+    """Consecutive steps of one size."""
 
-    Args:
-        position: First position of the first step.
-        batch_size: Number of samples of a batch on one rank.
-        num_steps: Number of steps, at least one.
-    """
-
-    position: int
-    batch_size: int
-    num_steps: int
+    position: int  # first position of the first step
+    batch_size: int  # number of samples of a batch on one rank
+    num_steps: int  # number of steps, at least one
 
 
 @dataclass(frozen=True, slots=True)
 class EpochPartition:
-    """Partition of an epoch into steps, and of a step into ranks.
+    """Partition of an epoch into steps, and of a step into ranks."""
 
-    Args:
-        num_samples: Number of positions in an epoch.
-        batch_size: Number of samples of a batch on one rank, after all stages.
-        rank: Number of this rank.
-        world_size: Number of ranks.
-        tail: What happens to the last samples, too few for a complete step: "drop", "pad" (fill
-            the step with the epoch's first samples), or "keep" (a smaller batch, divided evenly).
-            "even" divides the epoch into steps of nearly equal size, none larger than necessary
-            for every rank to have a sample in each.
-        stages: Smaller batches at first; see ``check_stages``.
-        carries: Whether epochs are continuous (mixtures): a step at an epoch's end includes the
-            first samples of the next epoch and belongs to the epoch in which it begins; ``tail``
-            has no effect.
-    """
-
-    num_samples: int
-    batch_size: int
-    rank: int
-    world_size: int
+    num_samples: int  # number of positions in an epoch
+    batch_size: int  # number of samples of a batch on one rank, after all stages
+    rank: int  # number of this rank
+    world_size: int  # number of ranks
+    # what happens to the last samples, too few for a complete step: "drop", "pad" (fill the step
+    # with the epoch's first samples), or "keep" (a smaller batch, divided evenly). "even" divides
+    # the epoch into steps of nearly equal size, none larger than necessary for every rank to have a
+    # sample in each
     tail: Tail
-    stages: tuple[BatchSizeStage, ...] = ()
+    stages: tuple[BatchSizeStage, ...] = ()  # smaller batches at first; see ``check_stages``
+    # whether epochs are continuous (mixtures): a step at an epoch's end includes the first samples
+    # of the next epoch and belongs to the epoch in which it begins; ``tail`` has no effect
     carries: bool = False
 
     @property

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final, final
 
 from clipkit.data.samples.id_sets import pack_ids, unpack_ids
-from clipkit.errors import ConfigError, FaultBudgetExceeded
+from clipkit.errors import ConfigError, FaultBudgetExceeded, check_at_least
 from clipkit.line_log import BufferedLineLog
 
 _LOG = logging.getLogger(__name__)
@@ -22,21 +22,13 @@ _MAX_NAMED_FAULTS: Final = 1000
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One sample, or a complete shard, that cannot be used.
+    """One sample, or a complete shard, that cannot be used."""
 
-    Args:
-        shard: URL of the shard.
-        index: Position of the sample in its shard; -1 for the complete shard.
-        key: Key of the sample.
-        reason: What is wrong.
-        sample_id: Position of the sample in the data set; -1 for a complete shard.
-    """
-
-    shard: str
-    index: int
-    key: str
-    reason: str
-    sample_id: int = -1
+    shard: str  # URL of the shard
+    index: int  # position of the sample in its shard; -1 for the complete shard
+    key: str  # key of the sample
+    reason: str  # what is wrong
+    sample_id: int = -1  # position of the sample in the data set; -1 for a complete shard
 
     @property
     def is_whole_shard(self) -> bool:
@@ -72,8 +64,7 @@ class FaultOptions:
                 f"max_bad_fraction: expected 0 to 1, a share of all samples, got "
                 f"{self.max_bad_fraction}"
             )
-        if self.max_bad_shards < 0:
-            raise ConfigError(f"max_bad_shards: expected at least 0, got {self.max_bad_shards}")
+        check_at_least("max_bad_shards", self.max_bad_shards, 0)
 
     def max_bad_samples(self, num_samples: int) -> int:
         """Return the allowed number of bad samples of a data set."""
@@ -171,13 +162,12 @@ class FaultTracker:
 
     def _know(self, fault: Fault) -> bool:
         """Add a fault, and return whether it is new."""
+        before = len(self._bad_shards) + len(self._bad_ids)
         if fault.is_whole_shard:
-            new = fault.shard not in self._bad_shards
             self._bad_shards.setdefault(fault.shard, fault.reason)
         else:
-            new = fault.sample_id not in self._bad_ids
             self._bad_ids.add(fault.sample_id)
-        return new
+        return len(self._bad_shards) + len(self._bad_ids) > before
 
     def _report(self, fault: Fault, epoch: int) -> None:
         loud = len(self._bad_ids) <= _LOUD_FAULTS or fault.is_whole_shard

@@ -7,7 +7,7 @@ import hashlib
 import io
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, final
 
@@ -20,7 +20,7 @@ from clipkit.data.images.transforms import ImageTransform
 from clipkit.data.shards.members import read_classes, read_value
 from clipkit.data.text.captions import CaptionPicker
 from clipkit.data.text.tokenizer import Tokenizer
-from clipkit.errors import ConfigError, SampleError
+from clipkit.errors import ConfigError, SampleError, check_at_least
 from clipkit.types import IGNORE_LABEL, NegativeSample, Sample, TeacherSample
 
 _PLAIN_NUMBER: Final = re.compile("0|[1-9][0-9]{0,18}")
@@ -30,22 +30,15 @@ _FIRST_DIGEST: Final = 2**62
 
 @dataclass(frozen=True, slots=True)
 class SampleContext:
-    """Inputs available to a sample field.
+    """Inputs available to a sample field."""
 
-    Args:
-        members: Files of the sample by extension.
-        rng: Random generator of the sample, after image and caption have drawn from it.
-        image_rng: Copy of that generator before the image transform.
-        image: Bytes of the image file.
-        encode: Tokenizer of the captions, from a text to token ids.
-        image_transform: Image transform of the samples, from an image file to pixels.
-    """
-
-    members: Mapping[str, bytes]
+    members: Mapping[str, bytes]  # files of the sample by extension
+    # random generator of the sample, after image and caption have drawn from it
     rng: np.random.Generator
-    image_rng: np.random.Generator
-    image: bytes
-    encode: Callable[[str], list[int]]
+    image_rng: np.random.Generator  # copy of that generator before the image transform
+    image: bytes  # bytes of the image file
+    encode: Callable[[str], list[int]]  # tokenizer of the captions, from a text to token ids
+    # image transform of the samples, from an image file to pixels
     image_transform: Callable[[bytes, np.random.Generator], UInt8[Tensor, "3 H W"]]
 
 
@@ -93,9 +86,8 @@ class Group(SampleField):
 
     def add(self, sample: Sample, context: SampleContext) -> Sample:
         """See ``SampleField.add``; a sample without the field matches only itself."""
-        return replace(
-            sample, group=_number_of(read_value(context.members, self.field), self.field)
-        )
+        value = read_value(context.members, self.field)
+        return replace(sample, group=_number_of(value, self.field))
 
 
 @final
@@ -129,8 +121,7 @@ class MultiLabels(SampleField):
     def __init__(
         self, num_classes: int, positives: str = "json:labels", negatives: str | None = None
     ) -> None:
-        if num_classes < 1:
-            raise ConfigError(f"MultiLabels.num_classes: expected at least 1, got {num_classes}")
+        check_at_least("MultiLabels.num_classes", num_classes, 1)
         self.num_classes, self.positives, self.negatives = num_classes, positives, negatives
 
     def add(self, sample: Sample, context: SampleContext) -> Sample:
@@ -165,23 +156,20 @@ class NegativeCaptions(SampleField):
     """
 
     def __init__(self, captions: CaptionPicker, number: int = 1) -> None:
-        if number < 1:
-            raise ConfigError(f"NegativeCaptions.number: expected at least 1, got {number}")
+        check_at_least("NegativeCaptions.number", number, 1)
         self.captions, self.number = captions, number
 
     def add(self, sample: Sample, context: SampleContext) -> Sample:
         """See ``SampleField.add``."""
         candidates = [c for c in self.captions.candidates(context.members) if c.weight > 0]
-        chosen: Sequence[int] = range(len(candidates))
+        chosen: Iterable[int] = range(len(candidates))
         if len(candidates) > self.number:
             weights = np.array([candidate.weight for candidate in candidates])
-            chosen = context.rng.choice(
-                len(candidates), self.number, replace=False, p=weights / weights.sum()
-            ).tolist()
-        tokens = [context.encode(candidates[i].text) for i in chosen]
+            shares = weights / weights.sum()
+            chosen = context.rng.choice(len(candidates), self.number, replace=False, p=shares)
+        tokens = tuple(torch.tensor(context.encode(candidates[i].text)) for i in chosen)
         negatives = sample.negatives or NegativeSample()
-        chosen_tokens = tuple(map(torch.tensor, tokens))
-        return replace(sample, negatives=replace(negatives, tokens=chosen_tokens))
+        return replace(sample, negatives=replace(negatives, tokens=tokens))
 
 
 @final

@@ -28,23 +28,14 @@ Transform = Callable[[bytes, np.random.Generator], UInt8[Tensor, "3 H W"]]
 @final
 @dataclass(frozen=True, slots=True)
 class SampleMaker:
-    """Creates samples from raw members.
+    """Creates samples from raw members."""
 
-    Args:
-        tokenizer: Tokenizer of the captions.
-        image_transform: Transform from an image file to pixels.
-        caption: Picker of the caption among the members.
-        label_field: Member with the label, or field of a JSON member.
-        seed: Seed of the run.
-        fields: Further fields, in this order.
-    """
-
-    tokenizer: Encoder
-    image_transform: Transform
-    caption: Caption
-    label_field: str
-    seed: int
-    fields: Sequence[SampleField] = ()
+    tokenizer: Encoder  # tokenizer of the captions
+    image_transform: Transform  # transform from an image file to pixels
+    caption: Caption  # picker of the caption among the members
+    label_field: str  # member with the label, or field of a JSON member
+    seed: int  # seed of the run
+    fields: Sequence[SampleField] = ()  # further fields, in this order
 
     def make(
         self, key: str, members: Mapping[str, bytes], sample_id: int, nonces: Sequence[int]

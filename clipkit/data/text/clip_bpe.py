@@ -70,14 +70,13 @@ class ClipBpe:
     Attributes:
         merges: Pairs of symbols that are merged, in order of priority.
         ids: Id of every symbol.
-        vocab_size: Number of ids.
-        start_id: Id that starts a caption.
-        end_id: Id that ends a caption.
 
     Examples:
         >>> clip_bpe().encode("a dog")
         [320, 1929]
     """
+
+    pad_id = 0
 
     def __init__(self, vocabulary: Path) -> None:
         from tokenizers.models import BPE
@@ -109,6 +108,10 @@ class ClipBpe:
             cached = self._words.get(word)
             ids.extend(self._merge(word) if cached is None else cached)
         return ids
+
+    def encode_to(self, text: str, context_length: int) -> list[int]:
+        """Return at most ``context_length`` ids, with start and end."""
+        return [self.start_id, *self.encode(text)[: context_length - 2], self.end_id]
 
     def _merge(self, word: str) -> tuple[int, ...]:
         """Return the ids of a word, and keep them."""

@@ -35,11 +35,9 @@ class LabelTemplates(CaptionPicker):
     def __init__(
         self, classnames: list[str] | str, templates: list[str], field: str = "cls"
     ) -> None:
-        self.classnames = (
-            read_class_names(classnames, "classnames")
-            if isinstance(classnames, str)
-            else list(classnames)
-        )
+        if isinstance(classnames, str):
+            classnames = read_class_names(classnames, "classnames")
+        self.classnames = list(classnames)
         if not any(self.classnames):
             raise ConfigError("classnames: expected at least one name, got none")
         self.templates = check_templates(templates, "templates")

@@ -69,9 +69,7 @@ class Tokenizer(ABC):
             >>> OpenClipTokenizer("ViT-B-32")(["a dog", "a small dog"]).shape
             torch.Size([2, 5])
         """
-        return self.pad(
-            [self.encode(text) for text in ([texts] if isinstance(texts, str) else texts)]
-        )
+        return self.pad(list(map(self.encode, [texts] if isinstance(texts, str) else texts)))
 
 
 def pad_tokens(sequences: Sequence[Int64[Tensor, " S"]], pad_id: int) -> Int64[Tensor, "B S"]:

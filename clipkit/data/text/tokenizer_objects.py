@@ -120,11 +120,7 @@ class HuggingFaceEncoder:
 
 @final
 class PaddedEncoder:
-    """open_clip's tokenizer of CLIP, which pads every text with zeros.
-
-    Args:
-        tokenizer: Function from a list of texts to a tensor of ids, one row per text.
-    """
+    """open_clip's tokenizer of CLIP, which pads every text with zeros."""
 
     pad_id = 0
 

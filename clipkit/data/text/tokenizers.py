@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Final, final
 
-from clipkit.data.text.clip_bpe import clip_bpe
+from clipkit.data.text.clip_bpe import ClipBpe, clip_bpe
 from clipkit.data.text.tokenizer import Tokenizer
 from clipkit.data.text.tokenizer_export import (
     canonical_in_transformers,
@@ -52,16 +52,10 @@ class OpenClipTokenizer(Tokenizer):
         )
         source = config.get("hf_tokenizer_name")
         self._in_transformers: Callable[[], Any] | None = None
-        self._encode: Callable[[str, int], list[int]]
+        body: TiktokenTokenizer | HuggingFaceEncoder | ClipBpe
         if config.get("tokenizer_type") == "tiktoken":
-            inner = TiktokenTokenizer(
-                config.get("tiktoken_name", "cl100k_base"), self.context_length
-            )
-            self.vocab_size, self.pad_id, self._encode = (
-                inner.vocab_size,
-                inner.pad_id,
-                inner.encode_to,
-            )
+            encoding = config.get("tiktoken_name", "cl100k_base")
+            body = TiktokenTokenizer(encoding, self.context_length)
         elif source:
             # A folder contains its tokenizer, as with open_clip's `local-dir:`.
             refuse_mode(config.get("tokenizer_mode"), model)
@@ -69,19 +63,14 @@ class OpenClipTokenizer(Tokenizer):
                 str(folder or source), model, config.get("tokenizer_kwargs") or {}
             )
             body = HuggingFaceEncoder.of_open_clip(wrapper, model)
-            self.vocab_size, self.pad_id, self._encode = (
-                body.vocab_size,
-                body.pad_id,
-                body.encode_to,
-            )
             self._in_transformers = body.in_transformers
             if (config.get("tokenizer_kwargs") or {}).get("clean") == "canonicalize":
                 self._in_transformers = partial(canonical_in_transformers, body.inner)
         else:
             refuse_options(model, config)
-            bpe = clip_bpe()
-            self.vocab_size, self.pad_id, self._encode = bpe.vocab_size, 0, _encode_clip
+            body = clip_bpe()
             self._in_transformers = partial(clip_in_transformers, self.context_length)
+        self.vocab_size, self.pad_id, self._encode = body.vocab_size, body.pad_id, body.encode_to
 
     def encode(self, text: str) -> list[int]:
         """See `Tokenizer.encode`."""
@@ -89,11 +78,7 @@ class OpenClipTokenizer(Tokenizer):
 
     def in_transformers(self) -> Any:
         """See `Tokenizer.in_transformers`."""
-        return (
-            super().in_transformers()
-            if self._in_transformers is None
-            else (self._in_transformers())
-        )
+        return self._in_transformers() if self._in_transformers else super().in_transformers()
 
 
 @final
@@ -185,11 +170,6 @@ def tokenizer_from_name(name: str, context_length: int | None = None) -> Tokeniz
         f"tokenizer {name!r}: expected open_clip:MODEL, transformers:PATH or tiktoken:ENCODING"
         f"{hint}"
     )
-
-
-def _encode_clip(text: str, context_length: int) -> list[int]:
-    bpe = clip_bpe()
-    return [bpe.start_id, *bpe.encode(text)[: context_length - 2], bpe.end_id]
 
 
 def _checked_length(context_length: int) -> int:
