@@ -14,9 +14,6 @@ _Callable = TypeVar("_Callable", bound=Callable[..., Any])
 def renamed_arguments(renamed: Mapping[str, str]) -> Callable[[_Callable], _Callable]:
     """Refuse the previous keywords of a function or class with one line instead of a TypeError.
 
-    Args:
-        renamed: New spelling of each previous keyword.
-
     Examples:
         >>> @renamed_arguments({"size": "image_size"})
         ... def transform(image_size): ...
@@ -44,12 +41,7 @@ def renamed_arguments(renamed: Mapping[str, str]) -> Callable[[_Callable], _Call
 
 
 def refuse_renamed(module: str, renamed: Mapping[str, str]) -> Callable[[str], Any]:
-    """Return a module's ``__getattr__`` that names what replaces an earlier name.
-
-    Args:
-        module: Name of the module.
-        renamed: Name that replaces each earlier name.
-    """
+    """Return a module's ``__getattr__`` that names what replaces an earlier name."""
 
     def getattr_of_module(name: str) -> Any:
         if name in renamed:

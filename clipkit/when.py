@@ -129,10 +129,6 @@ Moment = When | int | float
 def as_when(option: str, value: Moment) -> When:
     """Return a ``When`` as it is, and a number as steps or fraction.
 
-    Args:
-        option: Name of the option, for the error.
-        value: The option's value.
-
     Raises:
         ConfigError: If a number is negative, or not an integer and above 1.
 

@@ -11,7 +11,6 @@ over them. The result is the gradient of one process on the joined batch.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 from typing import Any, Final
 
 import torch
@@ -116,11 +115,8 @@ def own_slice(sizes: Sequence[int]) -> slice:
         >>> own_slice([4])
         slice(0, 4, None)
     """
-    ends = [0]
-    for size in sizes:
-        ends.append(ends[-1] + size)
-    start, stop = list(pairwise(ends))[rank()]
-    return slice(start, stop)
+    start = sum(sizes[: rank()])
+    return slice(start, start + sizes[rank()])
 
 
 def _reduced(values: Tensor, operation: Any) -> Tensor:

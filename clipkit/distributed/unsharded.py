@@ -28,12 +28,8 @@ def unsharded(module: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
-        inner = {child for part in parts for child in _below(part)}
+        inner = {child for part in parts for child in part.modules() if child is not part}
         for part in parts:
             part.reshard()
             # as ``fully_shard`` sets it: the outermost module stays gathered for the backward pass
             part.set_reshard_after_forward(part in inner, recurse=False)
-
-
-def _below(part: nn.Module) -> Iterator[nn.Module]:
-    return (child for child in part.modules() if child is not part)

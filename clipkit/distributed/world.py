@@ -16,17 +16,13 @@ _LAUNCHERS = (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS"))
 class World:
     """Rank of this process and number of processes of a run.
 
-    Args:
-        rank: Rank of this process, 0 to ``size`` - 1.
-        size: Number of processes.
-
     Examples:
         >>> World(rank=0, size=1).is_main
         True
     """
 
-    rank: int = 0
-    size: int = 1
+    rank: int = 0  # rank of this process, 0 to ``size`` - 1
+    size: int = 1  # number of processes
 
     def __post_init__(self) -> None:
         if not 0 <= self.rank < self.size:

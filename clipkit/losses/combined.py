@@ -114,10 +114,8 @@ class CombinedLoss(nn.Module):
     @property
     def reads_captions(self) -> bool:
         """Whether a term that ever has a weight uses text embeddings."""
-        return any(
-            loss.reads_captions and not _is_zero(self._weights[name])
-            for name, loss in self._terms()
-        )
+        terms = self._terms()
+        return any(loss.reads_captions and not _is_zero(self._weights[n]) for n, loss in terms)
 
     @outside_compiled_graph
     def forward(self, embeddings: Embeddings, batch: Batch) -> dict[str, Float[Tensor, ""]]:

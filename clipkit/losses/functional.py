@@ -15,11 +15,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn import functional as F
 
-from clipkit.losses.kernels.attach import (
-    attach_gradients,
-    outside_compiled_graph,
-    without_autograd,
-)
+from clipkit.losses.kernels.attach import attach_gradients, outside_compiled_graph, without_autograd
 from clipkit.losses.kernels.divergence import divergence_and_gradients
 from clipkit.losses.kernels.global_softmax import compare_with_others, global_softmax_and_gradients
 from clipkit.losses.kernels.labels import check_labels, check_multi_labels

@@ -42,10 +42,7 @@ class ClassificationMetrics(GatheredMetric):
         self.ks = tuple(k for k in ks if k <= num_classes)
 
     def update(
-        self,
-        scores: Float[Tensor, "B C"],
-        labels: Int64[Tensor, " B"],
-        ids: Int64[Tensor, " B"],
+        self, scores: Float[Tensor, "B C"], labels: Int64[Tensor, " B"], ids: Int64[Tensor, " B"]
     ) -> None:
         """Add samples.
 

@@ -56,7 +56,7 @@ def retrieval_recall(
     of_images = of_images[torch.unique(text_to_image)]
     scores: dict[str, float] = {}
     for direction, ranks in (("image_to_text", of_images), ("text_to_image", of_texts)):
-        scores |= {f"{direction}/recall_at_{k}": _share(ranks < k) for k in _checked_ks(ks)}
+        scores |= {f"{direction}/recall_at_{k}": _share(ranks < k) for k in checked_ks(ks)}
     return scores
 
 
@@ -90,14 +90,8 @@ def retrieval_ranks(
     if chunk < 1:
         raise MetricError(f"chunk_size: expected a positive number or None, got {chunk_size}")
     image, text = image.float(), text.float()
-    of_texts = torch.cat(
-        [
-            (image[owner].double() * part.double()).sum(1)
-            for owner, part in zip(
-                torch.split(text_to_image, chunk), torch.split(text, chunk), strict=True
-            )
-        ]
-    )
+    parts = zip(torch.split(text_to_image, chunk), torch.split(text, chunk), strict=True)
+    of_texts = torch.cat([(image[i].double() * part.double()).sum(1) for i, part in parts])
     lowest = of_texts.new_full((len(image),), -torch.inf)
     of_images = lowest.scatter_reduce(0, text_to_image, of_texts, "amax")
     image_ranks = torch.zeros_like(of_images, dtype=torch.int64)
@@ -138,14 +132,7 @@ class _Tile:
 
 @torch.no_grad()
 def label_ranks(scores: Float[Tensor, "B C"], labels: Int64[Tensor, " B"]) -> Int64[Tensor, " B"]:
-    """Compute the rank of the correct class of each sample.
-
-    Args:
-        scores: Score of each class, on any scale.
-        labels: Class indices, 0 to C - 1.
-
-    Returns:
-        The number of incorrect classes that score at least as high as the correct one.
+    """Count the incorrect classes that score at least as high as the correct one, per sample.
 
     Raises:
         MetricError: If a score is NaN, or a label has no column.
@@ -186,7 +173,7 @@ def topk_accuracy(
         {'top1': 0.0, 'top2': 1.0}
     """
     ranks, _ = _labelled_ranks(scores, labels)
-    return {f"top{k}": _share(ranks < k) for k in _checked_ks(ks) if k <= scores.shape[1]}
+    return {f"top{k}": _share(ranks < k) for k in checked_ks(ks) if k <= scores.shape[1]}
 
 
 def mean_per_class_recall(scores: Float[Tensor, "B C"], labels: Int64[Tensor, " B"]) -> float:
@@ -228,10 +215,6 @@ def classification_accuracy(
 
 def recall_by_class(ranks: Int64[Tensor, " B"], labels: Int64[Tensor, " B"]) -> float:
     """Compute the share of rank 0 in each class, averaged over the classes that occur.
-
-    Args:
-        ranks: Ranks of the correct classes, by ``label_ranks``.
-        labels: Class indices.
 
     Raises:
         MetricError: If there is no sample.
@@ -281,7 +264,8 @@ def _check_retrieval(image: Tensor, text: Tensor, text_to_image: Tensor) -> None
         )
 
 
-def _checked_ks(ks: Sequence[int]) -> Sequence[int]:
+def checked_ks(ks: Sequence[int]) -> Sequence[int]:
+    """Refuse numbers of candidates below 1."""
     if not ks or min(ks) < 1:
         raise MetricError(f"ks: expected positive numbers, got {list(ks)}")
     return ks

@@ -15,19 +15,15 @@ from clipkit.types import IGNORE_LABEL
 
 @dataclass(frozen=True, slots=True)
 class ClassScores:
-    """Metrics of each class; float64.
+    """Metrics of each class; float64."""
 
-    Args:
-        precision: Share of correct samples among those predicted as the class; 0 if there are none.
-        recall: Share of correct samples among those of the class; NaN if the class does not occur.
-        f1: Harmonic mean of precision and recall; NaN if the class does not occur.
-        support: Number of samples of the class.
-    """
-
+    # share of correct samples among those predicted as the class; 0 if there are none
     precision: Float[Tensor, " C"]
+    # share of correct samples among those of the class; NaN if the class does not occur
     recall: Float[Tensor, " C"]
+    # harmonic mean of precision and recall; NaN if the class does not occur
     f1: Float[Tensor, " C"]
-    support: Int64[Tensor, " C"]
+    support: Int64[Tensor, " C"]  # number of samples of the class
 
     def macro(self) -> dict[str, float]:
         """Compute the means over the classes that occur, with equal weight per class."""

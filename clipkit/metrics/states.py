@@ -10,7 +10,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from clipkit.distributed.collectives import gather_rows, gather_sizes
-from clipkit.errors import MetricError
+from clipkit.metrics.functional import checked_ks
 
 
 class GatheredMetric(Metric):
@@ -30,9 +30,7 @@ class GatheredMetric(Metric):
 
     def __init__(self, ks: Sequence[int], states: Sequence[str]) -> None:
         super().__init__(sync_on_compute=False)  # compute() gathers, empty ranks included
-        if not ks or min(ks) < 1:
-            raise MetricError(f"ks: expected positive numbers, got {list(ks)}")
-        self.ks = tuple(ks)
+        self.ks = tuple(checked_ks(ks))
         for name in states:
             self.add_state(name, default=[], dist_reduce_fx="cat")
 

@@ -13,11 +13,7 @@ from clipkit.models.dual_encoder import DualEncoder, Encoded
 from clipkit.models.files.consolidate import consolidate_checkpoint
 from clipkit.models.heads.label_head import CosineLabelHead, LabelHead, LinearLabelHead
 from clipkit.models.heads.prototype_head import PrototypeLabelHead
-from clipkit.models.open_clip.towers import (
-    OpenClipImageTower,
-    OpenClipTextTower,
-    from_open_clip,
-)
+from clipkit.models.open_clip.towers import OpenClipImageTower, OpenClipTextTower, from_open_clip
 from clipkit.models.towers.base import ImageTower, TextTower, Tower
 from clipkit.models.towers.freezing import lock
 from clipkit.models.towers.timm_tower import TimmImageTower

@@ -20,6 +20,7 @@ from clipkit.models.towers.base import ImageTower, TextTower
 from clipkit.models.towers.freezing import keep_locked_in_evaluation
 from clipkit.types import Batch, Embeddings, NegativeBatch
 
+Images = UInt8[Tensor, "B 3 H W"] | Float[Tensor, "B 3 H W"]
 SOFTMAX_LOGIT_SCALE = 1 / 0.07
 """Initial scale for the softmax loss (Radford et al. 2021, section 2.5)."""
 
@@ -140,9 +141,7 @@ class DualEncoder(nn.Module):
             with torch.no_grad():
                 self.log_logit_scale.clamp_(max=math.log(self.max_logit_scale))
 
-    def normalize(
-        self, images: UInt8[Tensor, "B 3 H W"] | Float[Tensor, "B 3 H W"]
-    ) -> Float[Tensor, "B 3 H W"]:
+    def normalize(self, images: Images) -> Float[Tensor, "B 3 H W"]:
         """Normalise pixels as the image tower expects, on their device.
 
         Args:
@@ -157,9 +156,7 @@ class DualEncoder(nn.Module):
         images = images.to(self.image_mean.dtype)
         return images.contiguous(memory_format=self._memory_format)
 
-    def encode_image(
-        self, images: UInt8[Tensor, "B 3 H W"] | Float[Tensor, "B 3 H W"]
-    ) -> Float[Tensor, "B D"]:
+    def encode_image(self, images: Images) -> Float[Tensor, "B D"]:
         """Embed images, with unit norm.
 
         Args:
@@ -175,9 +172,7 @@ class DualEncoder(nn.Module):
         """
         return _unit(self.text_tower(tokens))
 
-    def classify(
-        self, images: UInt8[Tensor, "B 3 H W"] | Float[Tensor, "B 3 H W"]
-    ) -> Float[Tensor, "B C"]:
+    def classify(self, images: Images) -> Float[Tensor, "B C"]:
         """Compute the label head's logits for images.
 
         Raises:

@@ -106,14 +106,11 @@ class EmaWeights:
             CheckpointError: If the weights belong to another architecture.
         """
         weights: Mapping[str, Tensor] = state["weights"]
-        wrong = [
-            name
-            for name in {**self.weights, **weights}
-            if name not in weights
-            or name not in self.weights
-            or weights[name].shape != self.weights[name].shape
-        ]
-        if wrong:
+        given, own = (
+            {(name, value.shape) for name, value in some.items()}
+            for some in (weights, self.weights)
+        )
+        if wrong := sorted({name for name, _ in given ^ own}):
             raise CheckpointError(
                 f"average of weights: {len(wrong)} parameters belong to another architecture "
                 f"({', '.join(wrong[:3])})"
@@ -125,6 +122,4 @@ class EmaWeights:
 
 def _average_type(value: Tensor) -> torch.dtype:
     """Return at least float32: updates of (1 - decay) would vanish in half precision."""
-    if value.dtype in (torch.float16, torch.bfloat16):
-        return torch.float32
-    return value.dtype
+    return torch.float32 if value.dtype in (torch.float16, torch.bfloat16) else value.dtype

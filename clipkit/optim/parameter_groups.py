@@ -8,7 +8,7 @@ from typing import Any, Protocol, final, runtime_checkable
 from torch import nn
 from torch.optim import Optimizer
 
-from clipkit.errors import ConfigError
+from clipkit.errors import ConfigError, check_at_least
 
 
 @runtime_checkable
@@ -79,8 +79,7 @@ class ParameterGroups:
             raise ConfigError(f"layer_decay: expected above 0 up to 1, got {layer_decay}")
         self._factors = dict(factors or {})
         for part, factor in self._factors.items():
-            if factor < 0:
-                raise ConfigError(f"factors.{part}: expected at least 0, got {factor}")
+            check_at_least(f"factors.{part}", factor, 0)
         self._layer_decay = layer_decay
 
     def build(self, model: nn.Module) -> list[dict[str, Any]]:

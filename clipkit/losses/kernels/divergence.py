@@ -27,17 +27,11 @@ from clipkit.losses.kernels.tiled import SoftmaxTiles, TileShape, choose_tile
 
 @dataclass(frozen=True, slots=True)
 class NormalisedTiles:
-    """Logits together with the normalisers that turn them into probabilities.
+    """Logits together with the normalisers that turn them into probabilities."""
 
-    Args:
-        tiles: Rows of this rank, columns of all ranks.
-        row: Log-sum-exp of each row.
-        column: Log-sum-exp of each column over the rows of all ranks.
-    """
-
-    tiles: SoftmaxTiles
-    row: Float[Tensor, " rows"]
-    column: Float[Tensor, " columns"]
+    tiles: SoftmaxTiles  # rows of this rank, columns of all ranks
+    row: Float[Tensor, " rows"]  # log-sum-exp of each row
+    column: Float[Tensor, " columns"]  # log-sum-exp of each column over the rows of all ranks
 
 
 def divergence_and_gradients(

@@ -23,19 +23,13 @@ from clipkit.losses.kernels.tiled import SoftmaxTiles, choose_softmax_tile
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Comparison of each sample with the other samples of the batch of all ranks.
+    """Comparison of each sample with the other samples of the batch of all ranks."""
 
-    Args:
-        tiles: Logits of this rank's rows; the logit of a pair with itself is -inf.
-        rows: Images of this rank.
-        partner: Logit of each pair of all ranks with itself.
-        log_means: Logarithm of the mean over j != i of exp(s_ij - s_ii); row 0 for the images of
-            all ranks, row 1 for their texts.
-    """
-
-    tiles: SoftmaxTiles
-    rows: ScaledRows
-    partner: Float[Tensor, " N"]
+    tiles: SoftmaxTiles  # logits of this rank's rows; the logit of a pair with itself is -inf
+    rows: ScaledRows  # images of this rank
+    partner: Float[Tensor, " N"]  # logit of each pair of all ranks with itself
+    # logarithm of the mean over j != i of exp(s_ij - s_ii); row 0 for the images of all ranks, row
+    # 1 for their texts
     log_means: Float[Tensor, "2 N"]
 
 

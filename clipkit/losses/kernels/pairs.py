@@ -25,23 +25,17 @@ PairGradients = tuple[Tensor | None, ...]
 
 
 class Pairs(NamedTuple):
-    """Pairs of this rank: the differentiable inputs of a contrastive loss.
+    """Pairs of this rank: the differentiable inputs of a contrastive loss."""
 
-    Args:
-        image: Unit-norm embeddings of the images.
-        text: Unit-norm embeddings of the texts; row i belongs to image i.
-        logit_scale: Inverse temperature, linear.
-        groups: Group ids over all ranks. Pairs with the same non-negative id match each other; a
-            negative id matches no other pair. None if every pair matches itself only.
-        negative_image: Unit-norm embeddings of images that match no text of the batch.
-        negative_text: Unit-norm embeddings of texts that match no image of the batch.
-    """
-
-    image: Float[Tensor, "B D"]
-    text: Float[Tensor, "B D"]
-    logit_scale: Float[Tensor, ""]
+    image: Float[Tensor, "B D"]  # unit-norm embeddings of the images
+    text: Float[Tensor, "B D"]  # unit-norm embeddings of the texts; row i belongs to image i
+    logit_scale: Float[Tensor, ""]  # inverse temperature, linear
+    # group ids over all ranks. Pairs with the same non-negative id match each other; a negative id
+    # matches no other pair. None if every pair matches itself only
     groups: Int64[Tensor, " B"] | None = None
+    # unit-norm embeddings of images that match no text of the batch
     negative_image: Float[Tensor, "negative_images D"] | None = None
+    # unit-norm embeddings of texts that match no image of the batch
     negative_text: Float[Tensor, "negative_texts D"] | None = None
 
     @property
@@ -84,17 +78,11 @@ def number_singles(groups: Int64[Tensor, " B"]) -> Int64[Tensor, " B"]:
 
 
 class ScaledRows(NamedTuple):
-    """Rows of this rank in the form that enters the products.
+    """Rows of this rank in the form that enters the products."""
 
-    Args:
-        rows: Detached embeddings.
-        scaled: ``rows * scale``, rounded for the products.
-        scale: Inverse temperature, in the precision of the sums.
-    """
-
-    rows: Float[Tensor, "rows D"]
-    scaled: Float[Tensor, "rows D"]
-    scale: Float[Tensor, ""]
+    rows: Float[Tensor, "rows D"]  # detached embeddings
+    scaled: Float[Tensor, "rows D"]  # ``rows * scale``, rounded for the products
+    scale: Float[Tensor, ""]  # inverse temperature, in the precision of the sums
 
 
 def scaled_rows(pairs: Pairs, products: Products = EXACT) -> ScaledRows:
@@ -107,16 +95,11 @@ def scaled_rows(pairs: Pairs, products: Products = EXACT) -> ScaledRows:
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Texts of all ranks: first those of all pairs, then all negatives.
+    """Texts of all ranks: first those of all pairs, then all negatives."""
 
-    Args:
-        pair_sizes: Number of pairs of each rank.
-        negative_sizes: Number of negative texts of each rank.
-        values: Embeddings, in the precision of the sums, rounded for the products.
-    """
-
-    pair_sizes: Sequence[int]
-    negative_sizes: Sequence[int]
+    pair_sizes: Sequence[int]  # number of pairs of each rank
+    negative_sizes: Sequence[int]  # number of negative texts of each rank
+    # embeddings, in the precision of the sums, rounded for the products
     values: Float[Tensor, "columns D"]
 
     @property
@@ -153,28 +136,17 @@ def gather_columns(pairs: Pairs, products: Products = EXACT) -> Columns:
 
 @dataclass(frozen=True, slots=True)
 class PositiveSums:
-    """Sums over the matching combinations of this rank's rows; linear in memory and time.
+    """Sums over the matching combinations of this rank's rows; linear in memory and time."""
 
-    Args:
-        num: Number of matching combinations.
-        value: Sum of their weights times similarity (without the scale).
-        to_rows: Gradient of ``value`` with respect to the rows.
-        where: Columns that ``to_columns`` refers to.
-        to_columns: Gradient of ``value`` with respect to these columns.
-    """
-
-    num: Float[Tensor, ""]
-    value: Float[Tensor, ""]
-    to_rows: Float[Tensor, "B D"]
-    where: slice
-    to_columns: Float[Tensor, "columns D"]
+    num: Float[Tensor, ""]  # number of matching combinations
+    value: Float[Tensor, ""]  # sum of their weights times similarity (without the scale)
+    to_rows: Float[Tensor, "B D"]  # gradient of ``value`` with respect to the rows
+    where: slice  # columns that ``to_columns`` refers to
+    to_columns: Float[Tensor, "columns D"]  # gradient of ``value`` with respect to these columns
 
 
 def positive_sums(
-    image: Float[Tensor, "B D"],
-    columns: Columns,
-    groups: Int64[Tensor, " B"] | None,
-    average: bool,
+    image: Float[Tensor, "B D"], columns: Columns, groups: Int64[Tensor, " B"] | None, average: bool
 ) -> PositiveSums:
     """Sum the similarities of this rank's images with the texts that match them.
 

@@ -26,13 +26,9 @@ _MULTIPLIES_HALF: Final = hasattr(torch.ops.aten.mm, "dtype")
 
 @dataclass(frozen=True, slots=True)
 class Products:
-    """Products of fp32 matrices with operands of one precision and sums in fp32.
+    """Products of fp32 matrices with operands of one precision and sums in fp32."""
 
-    Args:
-        precision: Precision of the operands.
-    """
-
-    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+    precision: Literal["fp32", "tf32", "bf16"] = "fp32"  # precision of the operands
 
     @property
     def is_exact(self) -> bool:

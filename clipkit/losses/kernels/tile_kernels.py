@@ -102,9 +102,7 @@ def _partial_logsumexp(  # type: ignore[no-untyped-def]
         shift = tl.where(top == float("-inf"), 0.0, top)
         sums = tl.sum(tl.exp(x - shift[None, :]), 0)
         tl.store(
-            of_columns + block.to(tl.int64) * width + columns,
-            shift + tl.log(sums),
-            columns < width,
+            of_columns + block.to(tl.int64) * width + columns, shift + tl.log(sums), columns < width
         )
     shift = tl.where(largest == float("-inf"), 0.0, largest)
     tl.store(of_rows + span.to(tl.int64) * height + rows, shift + tl.log(total), rows < height)
@@ -131,15 +129,7 @@ def _combine(partial, total, count, length, COMBINED: tl.constexpr):  # type: ig
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _softmax_weights(  # type: ignore[no-untyped-def]
-    logits,
-    row,
-    column,
-    weights,
-    width,
-    stride,
-    out_stride,
-    partner,
-    POINTS: tl.constexpr,
+    logits, row, column, weights, width, stride, out_stride, partner, POINTS: tl.constexpr
 ):
     number = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * POINTS + tl.arange(0, POINTS)
@@ -153,16 +143,7 @@ def _softmax_weights(  # type: ignore[no-untyped-def]
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _sigmoid_weights(  # type: ignore[no-untyped-def]
-    logits,
-    bias,
-    weights,
-    sums,
-    width,
-    stride,
-    out_stride,
-    count,
-    partner,
-    POINTS: tl.constexpr,
+    logits, bias, weights, sums, width, stride, out_stride, count, partner, POINTS: tl.constexpr
 ):
     number = tl.program_id(0).to(tl.int64)
     span = tl.program_id(1)

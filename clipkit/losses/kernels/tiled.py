@@ -190,19 +190,12 @@ class SoftmaxTiles:
 
 @dataclass(frozen=True, slots=True)
 class SigmoidSums:
-    """Sums over the matrix with every combination as a negative.
+    """Sums over the matrix with every combination as a negative."""
 
-    Args:
-        loss: Sum of softplus(logits).
-        weight: Sum of P = sigmoid(logits).
-        to_rows: ``P @ columns``, or None.
-        to_columns: ``P.T @ scaled``, or None.
-    """
-
-    loss: Float[Tensor, ""]
-    weight: Float[Tensor, ""]
-    to_rows: Float[Tensor, "rows D"] | None
-    to_columns: Float[Tensor, "columns D"] | None
+    loss: Float[Tensor, ""]  # sum of softplus(logits)
+    weight: Float[Tensor, ""]  # sum of P = sigmoid(logits)
+    to_rows: Float[Tensor, "rows D"] | None  # ``P @ columns``, or None
+    to_columns: Float[Tensor, "columns D"] | None  # ``P.T @ scaled``, or None
 
     def stacked(self, below: SigmoidSums) -> SigmoidSums:
         """Add the sums of further rows, over the first of the same columns."""

@@ -17,7 +17,7 @@ import zlib
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -27,9 +27,6 @@ from clipkit.distributed.agreement import on_all_ranks
 from clipkit.distributed.collectives import rank
 from clipkit.errors import CheckpointError, ConfigError
 from clipkit.models.files.state_dicts import read_file, save_plain
-
-if TYPE_CHECKING:
-    from torch.distributed.checkpoint.api import CheckpointException
 
 META: Final = "meta.pt"
 """Written last, so that a folder without it is no checkpoint."""
@@ -71,7 +68,8 @@ def write_sharded(checkpoint: Mapping[str, Any], folder: Path) -> None:
     try:
         save(sharded, storage_writer=writer)
     except CheckpointException as error:
-        raise _disk_error(error) from error
+        causes = [cause for cause, _ in error.failures.values() if isinstance(cause, OSError)]
+        raise causes[0] if causes else error from error
     pattern = f"shard-{rank() + 1:05d}-*"
     digests = on_all_ranks(lambda: {path.name: _digest(path) for path in folder.glob(pattern)})
     parts = {name: digest for files in digests for name, digest in sorted(files.items())}
@@ -176,9 +174,3 @@ def _digest(path: Path) -> tuple[int, int]:
         while chunk := file.read(_CHUNK_BYTES):
             length, checksum = length + len(chunk), zlib.crc32(chunk, checksum)
     return length, checksum
-
-
-def _disk_error(error: CheckpointException) -> BaseException:
-    """Return the error of the disk that made a save fail, or ``error`` if there is none."""
-    causes = [cause for cause, _ in error.failures.values() if isinstance(cause, OSError)]
-    return causes[0] if causes else error

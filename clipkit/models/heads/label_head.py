@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from clipkit.errors import ConfigError
+from clipkit.errors import ConfigError, check_at_least
 
 
 class LabelHead(nn.Module, ABC):
@@ -69,9 +69,8 @@ class LabelHead(nn.Module, ABC):
 
 def check_sizes(embedding_dim: int, num_classes: int) -> None:
     """Refuse sizes below 1."""
-    for name, value in (("embedding_dim", embedding_dim), ("num_classes", num_classes)):
-        if value < 1:
-            raise ConfigError(f"label_head.{name}: expected at least 1, got {value}")
+    check_at_least("label_head.embedding_dim", embedding_dim, 1)
+    check_at_least("label_head.num_classes", num_classes, 1)
 
 
 def check_scale(scale: float) -> None:

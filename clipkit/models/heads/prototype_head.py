@@ -12,7 +12,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from clipkit.class_names import read_class_names
-from clipkit.errors import ConfigError
+from clipkit.errors import ConfigError, check_at_least
 from clipkit.models.heads.label_head import LabelHead, check_scale, check_sizes
 from clipkit.templates import PLACEHOLDER, check_templates, fill_template
 
@@ -75,10 +75,7 @@ class PrototypeLabelHead(LabelHead):
             )
         check_sizes(embedding_dim, len(names))
         check_scale(scale)
-        if refresh_every is not None and refresh_every < 1:
-            raise ConfigError(
-                f"label_head.refresh_every: expected at least 1 or null, got {refresh_every}"
-            )
+        check_at_least("label_head.refresh_every", refresh_every, 1)
         super().__init__()
         self.embedding_dim, self.num_classes = embedding_dim, len(names)
         self.prompt_names, self.refresh_every = names, refresh_every

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import takewhile
 
 from torch import nn
 
@@ -25,15 +26,8 @@ def tower_blocks(tower: Tower) -> list[nn.Module]:
 
 def _module_of(tower: nn.Module, names: Sequence[str]) -> nn.Module | None:
     """Return the module whose parameters are exactly ``names``; None if there is none."""
-    paths = [name.split(".")[:-1] for name in names]
-    common = paths[0]
-    for path in paths[1:]:
-        length = next(
-            (i for i, pair in enumerate(zip(common, path, strict=False)) if pair[0] != pair[1]),
-            min(len(common), len(path)),
-        )
-        common = common[:length]
-    prefix = ".".join(common)
+    levels = zip(*(name.split(".")[:-1] for name in names), strict=False)
+    prefix = ".".join(level[0] for level in takewhile(lambda level: len(set(level)) == 1, levels))
     module = tower.get_submodule(prefix)
     held = {f"{prefix}.{name}" for name, _ in module.named_parameters()}
     # a single weight is no block: a linear layer may be used without being called

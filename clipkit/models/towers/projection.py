@@ -6,23 +6,20 @@ from typing import Literal
 
 from torch import nn
 
-from clipkit.errors import ConfigError
+from clipkit.errors import ConfigError, check_at_least
 
 Projection = Literal["linear", "mlp", "none"]
 
 
 def make_projection(kind: Projection, num_features: int, embedding_dim: int) -> nn.Module:
     """Build a linear map without bias, a two-layer perceptron, or the identity."""
-    if embedding_dim < 1:
-        raise ConfigError(f"embedding_dim: expected at least 1, got {embedding_dim}")
+    check_at_least("embedding_dim", embedding_dim, 1)
     if kind == "linear":
         return nn.Linear(num_features, embedding_dim, bias=False)
     if kind == "mlp":
         hidden = 2 * embedding_dim
         return nn.Sequential(
-            nn.Linear(num_features, hidden),
-            nn.GELU(),
-            nn.Linear(hidden, embedding_dim, bias=False),
+            nn.Linear(num_features, hidden), nn.GELU(), nn.Linear(hidden, embedding_dim, bias=False)
         )
     if kind != "none":
         raise ConfigError(f"projection: expected 'linear', 'mlp' or 'none', got {kind!r}")

@@ -65,11 +65,7 @@ class TimmImageTower(ImageTower):
         self.image_std = as_triple(preprocess["std"])
         self.interpolation = preprocess["interpolation"]
         self.resize_mode = "shortest"
-        self._config = {
-            "model": model,
-            "projection": projection,
-            "patch_dropout": patch_dropout,
-        }
+        self._config = {"model": model, "projection": projection, "patch_dropout": patch_dropout}
 
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B D"]:
         """Embed normalised images; see ``ImageTower.forward``."""
@@ -105,13 +101,8 @@ def _create(model: str, pretrained: bool | str, patch_dropout: float) -> Any:
             raise ConfigError(f"pretrained: there is no file {pretrained!r}")
         overlay = {"file": pretrained}
     try:
-        return timm.create_model(
-            model,
-            pretrained=bool(pretrained),
-            pretrained_cfg_overlay=overlay,
-            num_classes=0,
-            **options,
-        )
+        options |= {"pretrained": bool(pretrained), "pretrained_cfg_overlay": overlay}
+        return timm.create_model(model, num_classes=0, **options)
     except TypeError as error:
         if not patch_dropout:
             raise

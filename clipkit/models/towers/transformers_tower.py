@@ -62,8 +62,13 @@ class TransformersTextTower(TextTower):
             raise ConfigError(f"pooling: expected 'mean', 'first' or 'last', got {pooling!r}")
         super().__init__()
         architecture = _read_architecture(model)
-        self.tokenizer_name = _tokenizer_name(model, tokenizer_name)
-        self.pad_id = _pad_id(architecture, pad_id)
+        if tokenizer_name is None and not isinstance(model, str):
+            raise ConfigError("tokenizer_name: required if model is a dictionary")
+        self.tokenizer_name = tokenizer_name or f"transformers:{model}"
+        pad_id = getattr(architecture, "pad_token_id", None) if pad_id is None else pad_id
+        if pad_id is None:
+            raise ConfigError("pad_id: this model's configuration has no padding id; set pad_id")
+        self.pad_id = int(pad_id)
         _check_context(architecture, context_length, self.pad_id)
         self.transformer = _build(model, architecture, pretrained)
         self.projection = make_projection(projection, architecture.hidden_size, embedding_dim)
@@ -97,12 +102,8 @@ class TransformersTextTower(TextTower):
     def layer_groups(self) -> list[list[str]]:
         """Parameter names from the vocabulary to the projection; see ``Tower.layer_groups``."""
         names = [name for name, _ in self.named_parameters()]
-        stems = ("embed", "shared", "wte", "wpe")
-        first = [
-            name
-            for name in names
-            if not _BLOCK.search(name) and any(stem in name for stem in stems)
-        ]
+        stems = ("embed", "shared", "wte", "wpe")  # names with a block are sorted by it before
+        first = [name for name in names if any(stem in name for stem in stems)]
         return group_by_block(names, block=_BLOCK, first=first)
 
 
@@ -166,19 +167,6 @@ def _build(model: str | dict[str, Any], architecture: Any, pretrained: bool) -> 
     if getattr(built, "pooler", None) is not None:
         built.pooler = None  # no gradient would reach it, which DDP refuses
     return built.float()  # some are stored in half precision
-
-
-def _tokenizer_name(model: str | dict[str, Any], given: str | None) -> str:
-    if given is None and not isinstance(model, str):
-        raise ConfigError("tokenizer_name: required if model is a dictionary")
-    return given or f"transformers:{model}"
-
-
-def _pad_id(architecture: Any, given: int | None) -> int:
-    pad_id = getattr(architecture, "pad_token_id", None) if given is None else given
-    if pad_id is None:
-        raise ConfigError("pad_id: this model's configuration has no padding id; set pad_id")
-    return int(pad_id)
 
 
 def _check_context(architecture: Any, context_length: int, pad_id: int) -> None:
