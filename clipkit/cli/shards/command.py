@@ -31,6 +31,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     index.add_argument(
         "--max-bad-shards", type=int, default=0, help="broken shards that may be skipped"
     )
+    index.add_argument(
+        "--output",
+        type=given_path,
+        metavar="FILE.npz",
+        help="also write one index file for all shards, which a run opens in their place",
+    )
     verify = _add_reading(
         commands, "verify", "read all samples; exit status 1 if anything is broken", run_verify
     )
@@ -144,9 +150,13 @@ def run_pack(args: argparse.Namespace) -> int:
 
 def run_index(args: argparse.Namespace) -> int:
     from clipkit.data import ShardIndex
-    from clipkit.data.shards.counts import named_shards
+    from clipkit.data.shards.index_files import check_index_name, write_index_file
+    from clipkit.data.shards.named import named_shards
 
-    total, done = len(named_shards(args.urls)[0]), itertools.count(1)
+    check_output_file("--output", args.output)
+    if args.output is not None:
+        check_index_name(args.output)
+    total, done = len(named_shards(args.urls).addresses), itertools.count(1)
     with progress_bar("indexing") as advance:
         index = ShardIndex.from_urls(
             args.urls,
@@ -155,6 +165,8 @@ def run_index(args: argparse.Namespace) -> int:
         )
     for _, reason in index.faults:
         _log(f"skipped: {reason}")
+    if args.output is not None:
+        write_index_file(index.shards, args.output)
     _log(f"{index.num_samples} samples in {len(index.shards)} shards")
     return 0
 

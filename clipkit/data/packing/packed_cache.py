@@ -32,8 +32,9 @@ from clipkit.data.packing.subsets import sample_per_class, split_by_class
 from clipkit.data.packing.tables.columns import TableColumns
 from clipkit.data.packing.tables.parts import is_pattern
 from clipkit.data.packing.tables.row_files import TABLE_SUFFIXES
-from clipkit.data.shards.counts import named_shards, read_counts
+from clipkit.data.shards.counts import read_counts
 from clipkit.data.shards.lost_shards import check_complete
+from clipkit.data.shards.named import named_shards
 from clipkit.data.storage.urls import is_local, local_path
 from clipkit.errors import DataError
 
@@ -127,7 +128,7 @@ def _open(
     if is_raw(source) or (path.exists() and path.suffix != ".tar"):
         found = open_source(source, None, class_names, allow_outside, columns)
     else:
-        names, _ = named_shards(source)
+        names = named_shards(source).addresses
         check_complete(source, names)
         shards = [shard.path for shard in names if shard.is_local]
         if not shards:

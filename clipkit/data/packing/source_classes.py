@@ -11,7 +11,8 @@ from clipkit.class_names import conflict, parse_class_names
 from clipkit.data.packing.packed_cache import class_names_in, is_raw
 from clipkit.data.packing.sources import CLASS_NAMES_FILE, open_source
 from clipkit.data.packing.tables.columns import TableColumns
-from clipkit.data.shards.counts import named_shards, read_beside
+from clipkit.data.shards.counts import read_beside
+from clipkit.data.shards.named import named_shards
 from clipkit.data.storage.cache import ShardCache
 from clipkit.data.storage.urls import Address
 from clipkit.errors import DataError
@@ -47,7 +48,7 @@ def classes_of(
     if is_raw(source):
         found = open_source(source, allow_outside=allow_outside, columns=columns)
         return SourceClasses(source, class_names_in(found.files), found.has_own_numbers)
-    shards, _ = named_shards(source, cache, allow_pipe=allow_pipe)
+    shards = named_shards(source, cache, allow_pipe=allow_pipe).addresses
     folders = list(dict.fromkeys(shard.folder for shard in shards if shard.folder is not None))
     lists = [SourceClasses(str(f), _names_beside(f, cache), are_given=True) for f in folders]
     return SourceClasses(source, join_classes(lists), are_given=True)

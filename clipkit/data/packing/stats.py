@@ -10,8 +10,8 @@ from typing import Any, Final
 from clipkit.data.images.formats import DEFAULT_MAX_PIXELS, IMAGE_EXTENSIONS, open_image
 from clipkit.data.packing.verify import OnSample, lost_shard_faults, visit_samples
 from clipkit.data.samples.faults import Fault
-from clipkit.data.shards.counts import named_shards
 from clipkit.data.shards.members import read_label
+from clipkit.data.shards.named import named_shards
 from clipkit.data.shards.reader import RawSample
 from clipkit.data.text.captions import TextField
 from clipkit.data.text.tokenizer import Tokenizer
@@ -97,7 +97,7 @@ def collect_stats(
         >>> stats.num_samples, stats.summary()["caption_tokens"]["max"]
         (9, 7)
     """
-    addresses, _ = named_shards(urls)
+    addresses = named_shards(urls).addresses
     stats = ShardStats(num_shards=len(addresses), faults=lost_shard_faults(urls, addresses))
     keys: Counter[str] = Counter()
 

@@ -15,10 +15,11 @@ from clipkit.data.images.formats import (
     to_rgb,
 )
 from clipkit.data.samples.faults import WHOLE_SHARD, Fault
-from clipkit.data.shards.counts import counts_by_folder, named_shards
+from clipkit.data.shards.counts import counts_by_folder
 from clipkit.data.shards.index import ShardIndex
 from clipkit.data.shards.lost_shards import lost_shards
 from clipkit.data.shards.members import parsed_json, read_label, read_text
+from clipkit.data.shards.named import named_shards
 from clipkit.data.shards.reader import RawSample, ShardReader
 from clipkit.data.shards.shard_table import scan_shard
 from clipkit.data.storage.urls import Address
@@ -67,7 +68,7 @@ def verify_shards(
         >>> report.num_samples, report.faults
         (9, ())
     """
-    addresses, _ = named_shards(urls)
+    addresses = named_shards(urls).addresses
     faults = lost_shard_faults(urls, addresses)
     num_samples = 0
     for raw, reasons in visit_samples(addresses, sample_faults, num_workers, faults, on_sample):

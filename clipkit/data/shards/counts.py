@@ -9,14 +9,11 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from clipkit.data.shards.repeats import refuse_repeats
 from clipkit.data.storage.cache import ShardCache, read_small_file
 from clipkit.data.storage.urls import (
     PIPE_PREFIX,
     Address,
-    Patterns,
     base_name,
-    expand_urls,
     file_address,
     has_scheme,
     is_local,
@@ -32,7 +29,7 @@ COUNTS_FILES: Final = ("sizes.json", ".nv-meta/.info.json", ".info.json")
 def read_counts(source: str | Path, cache: ShardCache | None = None) -> dict[str, int]:
     """Return ``base name of a shard -> number of samples``, from any of three formats."""
     address = file_address(source) if isinstance(source, Path) else parse_address(source)
-    return parse_counts(_read_json(address, cache), str(source))
+    return parse_counts(read_json(address, cache), str(source))
 
 
 def parse_counts(content: Any, name: str) -> dict[str, int]:
@@ -81,26 +78,6 @@ def read_beside(folder: Address, name: str, cache: ShardCache | None = None) -> 
         return None
 
 
-def named_shards(
-    urls: Patterns,
-    cache: ShardCache | None = None,
-    *,
-    allow_pipe: bool = False,
-) -> tuple[list[Address], dict[str, int]]:
-    """Return the shards of patterns and wids indexes, and the counts in the indexes."""
-    shards: list[Address] = []
-    counts: dict[str, int] = {}
-    for address in expand_urls(urls, allow_pipe=allow_pipe):
-        if address.kind != "pipe" and address.name.endswith(".json"):
-            content = _read_json(address, cache)
-            shards += shards_of_wids(content, address)
-            counts |= parse_counts(content, str(address))
-        else:
-            shards.append(address)
-    refuse_repeats(shards)
-    return shards, counts
-
-
 def counts_by_folder(
     shards: Sequence[Address], listed: Collection[str] = (), cache: ShardCache | None = None
 ) -> dict[Address, dict[str, int]]:
@@ -136,10 +113,15 @@ def shards_of_wids(content: Any, source: Address) -> list[Address]:
 
     A name is not expanded, and is never a command.
     """
-    return [_named_by_index(url, source) for url, _ in _shardlist(content, str(source))]
+    return [named_by_index(url, source) for url, _ in _shardlist(content, str(source))]
 
 
-def _named_by_index(url: str, source: Address) -> Address:
+def named_by_index(url: str, source: Address) -> Address:
+    """Return the address of an entry of an index.
+
+    Raises:
+        DataError: If the entry is a command, or a remote index names a file of this machine.
+    """
     if url.startswith(PIPE_PREFIX):
         raise DataError(
             f"{source}: {url}: an index must not name a command, also with allow_pipe; name "
@@ -170,7 +152,8 @@ def _shardlist(content: Any, name: str) -> list[tuple[str, Any]]:
     return [(entry["url"], entry.get("nsamples")) for entry in entries]
 
 
-def _read_json(source: Address, cache: ShardCache | None) -> Any:
+def read_json(source: Address, cache: ShardCache | None) -> Any:
+    """Read a small JSON file."""
     data = read_small_file(source, cache)
     if data is None:
         raise DataError(f"{source}: no such file")

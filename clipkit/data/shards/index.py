@@ -7,7 +7,6 @@ import logging
 import stat
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Final, final
@@ -15,9 +14,11 @@ from typing import Final, final
 import numpy as np
 from jaxtyping import Int64
 
-from clipkit.data.shards.counts import counts_by_folder, known_counts, named_shards
+from clipkit.data.shards.counts import counts_by_folder, known_counts
 from clipkit.data.shards.lost_shards import lost_shards
+from clipkit.data.shards.named import named_shards
 from clipkit.data.shards.remote_tables import read_remote_table
+from clipkit.data.shards.shard import Shard
 from clipkit.data.shards.shard_table import scan_shard
 from clipkit.data.shards.sidecars import Summary, keep_table, load_summary
 from clipkit.data.storage.cache import SIDECAR_SUFFIX, ShardCache, default_cache
@@ -27,30 +28,6 @@ from clipkit.errors import DataError, ShardError
 _LOG = logging.getLogger(__name__)
 _SCAN_THREADS: Final = 16
 _NAMED_ERRORS: Final = 5
-
-
-@dataclass(frozen=True, slots=True)
-class Shard:
-    """One tar of a data set.
-
-    Args:
-        address: Address of the tar.
-        num_samples: Number of samples.
-        size_bytes: Size in bytes; -1 if the server does not report it.
-        stamp: Time of change (local, in ns) or entity tag (remote); "" if unknown.
-        digest: ``ShardTable.digest`` of the table; "" if only the number of samples is known.
-    """
-
-    address: Address
-    num_samples: int
-    size_bytes: int = -1
-    stamp: str = ""
-    digest: str = ""
-
-    @property
-    def url(self) -> str:
-        """Address as text, for messages and records."""
-        return str(self.address)
 
 
 @final
@@ -104,7 +81,8 @@ class ShardIndex:
 
         Args:
             urls: One pattern or several: braces (``{000..127}``), globs, folders, ``"::"`` unions,
-                a wids ``.json``, and any scheme that fsspec opens.
+                a wids ``.json``, an ``.npz`` that ``clipkit shards index --output`` wrote, and any
+                scheme that fsspec opens.
             counts: Numbers of samples, by base name of the shard, or the file that contains them;
                 None for ``sizes.json`` or energon's ``.info.json`` next to the shards. Scans are
                 compared with them; remote shards with a count are not scanned. With a folder or
@@ -124,15 +102,18 @@ class ShardIndex:
             ShardError: If no shards match, or more than ``max_bad_shards`` are missing, truncated,
                 damaged, empty, or have another count than expected.
         """
-        names, listed = named_shards(urls, cache, allow_pipe=allow_pipe)
-        stored = counts_by_folder(names, listed, cache) if counts is None else {}
-        known = known_counts(names, counts, listed, stored, cache)
+        named = named_shards(urls, cache, allow_pipe=allow_pipe)
+        names = [address for address in named.addresses if address not in named.indexed]
+        stored = counts_by_folder(names, named.counts, cache) if counts is None else {}
+        known = known_counts(names, counts, named.counts, stored, cache)
         indexer = _Indexer(known, write_sidecars, cache)
         shards: list[Shard] = []
         faults = lost_shards(urls, names, stored)
-        num_shards = len(names) + len(faults)
-        with ThreadPoolExecutor(max_workers=min(_SCAN_THREADS, len(names))) as pool:
-            for name, result in zip(names, pool.map(indexer, names), strict=True):
+        num_shards = len(named.addresses) + len(faults)
+        with ThreadPoolExecutor(max_workers=min(_SCAN_THREADS, len(names) or 1)) as pool:
+            scanned = pool.map(indexer, names)
+            for name in named.addresses:
+                result = named.indexed.get(name) or next(scanned)
                 if isinstance(result, Shard):
                     shards.append(result)
                     if on_shard is not None:

@@ -9,8 +9,9 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any, Final, final
 
-from clipkit.data.shards.index import Shard, ShardIndex
+from clipkit.data.shards.index import ShardIndex
 from clipkit.data.shards.remote_tables import read_remote_table
+from clipkit.data.shards.shard import Shard
 from clipkit.data.shards.shard_table import ShardTable, scan_shard
 from clipkit.data.shards.sidecars import keep_table, load_table
 from clipkit.data.storage.cache import SIDECAR_SUFFIX, RemoteFile, ShardCache, default_cache
@@ -103,6 +104,7 @@ class OpenShards:
         self._files: OrderedDict[int, OpenShard | RangedShard] = OrderedDict()
         self._tables: OrderedDict[int, ShardTable] = OrderedDict()
         self._members = 0
+        self._versions: dict[int, RemoteFile] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         return {"index": self._index}
@@ -167,8 +169,7 @@ class OpenShards:
         return OpenShard(descriptor, table, stamp)
 
     def _open_remote(self, number: int) -> OpenShard | RangedShard:
-        shard = self._index.shards[number]
-        remote = RemoteFile(shard.address, shard.size_bytes, shard.stamp)
+        shard, remote = self._index.shards[number], self.remote(number)
         table = self._kept(number)
         if table is None:
             table = self._remote_table(shard, remote)
@@ -177,17 +178,35 @@ class OpenShards:
             return RangedShard(self.cache, remote, table)
         return OpenShard(self.cache.open(remote), table, "")
 
+    def remote(self, number: int) -> RemoteFile:
+        """Return the version of a remote shard; the index file of a moved data set has none."""
+        shard = self._index.shards[number]
+        indexed = RemoteFile(shard.address, shard.size_bytes, shard.stamp)
+        if shard.stamp or shard.size_bytes < 0 or not shard.digest:
+            return indexed
+        remote = self._versions.get(number)
+        if remote is None:
+            remote = self._versions[number] = self.cache.stat(shard.address)
+        if remote.size_bytes != shard.size_bytes:
+            raise ShardError(
+                f"{shard.url}: expected {shard.size_bytes} bytes, as in its index, got "
+                f"{remote.size_bytes}; index it again"
+            )
+        return remote
+
     def _remote_table(self, shard: Shard, remote: RemoteFile) -> ShardTable:
         """Return the table in the cache, or next to the shard, or from a scan of its headers."""
         sidecar = self.cache.sidecar(shard.address)
-        table = load_table(sidecar, shard.size_bytes, shard.stamp)
+        table = load_table(sidecar, remote.size_bytes, remote.stamp)
         if self.cache.uses_ranges(remote) and (table is None or len(table) != shard.num_samples):
             table = read_remote_table(self.cache, remote)
         if table is None or len(table) != shard.num_samples:
             table = scan_shard(self.cache.fetch(remote), shard.url, shard.num_samples)
-            refusal = keep_table(table, sidecar, shard.size_bytes, shard.stamp)
+            refusal = keep_table(table, sidecar, remote.size_bytes, remote.stamp)
             if refusal is not None:
                 _LOG.warning("%s: index file not written: %s", sidecar, refusal)
+        if shard.digest not in ("", table.digest()):
+            raise ShardError(f"{shard.url}: other samples than in its index; index it again")
         return table
 
     def _kept(self, number: int) -> ShardTable | None:

@@ -14,7 +14,6 @@ from jaxtyping import Int64
 from clipkit.data.shards.index import ShardIndex
 from clipkit.data.shards.open_files import OpenShard, OpenShards, RangedShard, as_shard_error
 from clipkit.data.shards.shard_table import ShardTable
-from clipkit.data.storage.cache import RemoteFile
 from clipkit.data.storage.prefetch import Prefetcher
 from clipkit.data.storage.remote import SYSTEM_ERRNOS
 from clipkit.errors import ShardError
@@ -135,7 +134,7 @@ class ShardReader:
         for shard in np.unique(shards).tolist():
             if self._index.shards[shard].address.is_local:
                 continue
-            remote = self._remote(shard)
+            remote = self._shards.remote(shard)
             if cache.uses_ranges(remote):
                 samples = tuple(sample_ids[shards == shard].tolist())
                 parts.append(_Transfer(shard, samples, frozenset(leave_out)))
@@ -151,7 +150,7 @@ class ShardReader:
     def _transfer(self, job: _Transfer) -> None:
         """Transfer a complete shard, or the parts with some of its samples."""
         if not job.samples:
-            self._shards.cache.fetch(self._remote(job.shard))
+            self._shards.cache.fetch(self._shards.remote(job.shard))
             return
         opened = self._shards.get(job.shard)
         if isinstance(opened, RangedShard):
@@ -161,10 +160,6 @@ class ShardReader:
                 span for each in members for name, span in each.items() if name not in job.leave_out
             ]
             opened.fill([(offset, offset + size) for offset, size in spans])
-
-    def _remote(self, number: int) -> RemoteFile:
-        shard = self._index.shards[number]
-        return RemoteFile(shard.address, shard.size_bytes, shard.stamp)
 
     def _members(
         self, shard: int, url: str, spans: Mapping[str, tuple[int, int]]

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
-from clipkit.data.shards.counts import counts_by_folder, known_counts, named_shards
+from clipkit.data.shards.counts import counts_by_folder, known_counts
 from clipkit.data.shards.lost_shards import lost_shards
+from clipkit.data.shards.named import named_shards
 from clipkit.data.shards.reader import RawSample
 from clipkit.data.shards.sequential import read_samples
 from clipkit.data.storage.cache import ShardCache, default_cache
@@ -62,10 +63,13 @@ def find_shards(
     retries = (cache or default_cache()).retries
     if urls is None:
         return SequentialShards({}, {}, retries)
-    shards, listed = named_shards(urls, cache, allow_pipe=allow_pipe)
-    stored = counts_by_folder(shards, listed, cache)
+    named = named_shards(urls, cache, allow_pipe=allow_pipe)
+    shards = named.addresses
+    unknown = [shard for shard in shards if shard not in named.indexed]
+    stored = counts_by_folder(unknown, named.counts, cache)
     if lost := lost_shards(urls, shards, stored):
         raise ShardError("; ".join(reason for _, reason in lost))
-    by_name = known_counts(shards, None, listed, stored, cache)
-    counts = {str(shard): by_name[shard.name] for shard in shards if shard.name in by_name}
+    by_name = known_counts(unknown, None, named.counts, stored, cache)
+    counts = {str(shard): by_name[shard.name] for shard in unknown if shard.name in by_name}
+    counts |= {str(address): shard.num_samples for address, shard in named.indexed.items()}
     return SequentialShards({str(shard): shard for shard in shards}, counts, retries)

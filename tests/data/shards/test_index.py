@@ -17,7 +17,7 @@ from clipkit import atomic_files
 from clipkit.data import ShardIndex, ShardReader
 from clipkit.data.packing.verify import verify_shards
 from clipkit.data.shards.counts import read_counts
-from clipkit.data.shards.index import Shard
+from clipkit.data.shards.shard import Shard
 from clipkit.data.shards.shard_table import scan_shard
 from clipkit.data.shards.sidecars import load_summary, load_table
 from clipkit.data.storage.braces import expand_braces
