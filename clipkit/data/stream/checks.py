@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Final, get_args
+from typing import Any, Final, get_args
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from clipkit.data.samples.content import CONTENT_ERRORS
 from clipkit.data.samples.maker import SampleMaker
 from clipkit.data.shards.index import ShardIndex
 from clipkit.data.shards.reader import RawSample, ShardReader
+from clipkit.data.storage.urls import Patterns
 from clipkit.data.stream.options import OrderOptions
 from clipkit.data.text.captions import OptionalCaption, TextField
 from clipkit.data.text.tokenizer import Encoder
@@ -76,6 +77,36 @@ def check_sizes(partition: EpochPartition) -> None:
             f"batch_size: {world_size} ranks of {batch_size} samples need {partition.step_samples} "
             f"per step, an epoch has {partition.num_samples}; use a smaller batch, fewer ranks or "
             f"more data"
+        )
+
+
+def check_pipeline(
+    pipeline: Callable[..., Any] | None, urls: Patterns | None, resampled: bool, buffer: int | None
+) -> None:
+    """Refuse shards that are missing, and options that the user's own pipeline would not see."""
+    if pipeline is None:
+        if urls is None:
+            raise ConfigError("urls: expected shards, got none")
+        return
+    for name, is_set in [("resampled", resampled), ("order.shuffle_window", buffer is not None)]:
+        if is_set:
+            raise ConfigError(
+                f"{name}: has no effect on a pipeline of your own; leave it out, and use "
+                f"webdataset.ResampledShards and webdataset.shuffle in the pipeline"
+            )
+
+
+def check_sequential_order(order: OrderOptions) -> None:
+    """Refuse what only an exact order can do."""
+    if not order.shuffle or order.tail not in (None, "drop"):
+        raise ConfigError(
+            f"order: webdataset reads for training, with shuffle=True and tail='drop'; got "
+            f"shuffle={order.shuffle} and tail={order.tail!r}"
+        )
+    if order.length_bucket_batches is not None:
+        raise ConfigError(
+            "order.length_bucket_batches: needs an exact order, which webdataset does not have; "
+            "leave it out, or read the shards with PairStream"
         )
 
 

@@ -19,7 +19,9 @@ from clipkit.data.stream.checks import (
     CaptionFacts,
     caption_facts,
     check_options,
+    check_pipeline,
     check_samples,
+    check_sequential_order,
     check_sizes,
 )
 from clipkit.data.stream.defaults import default_caption, default_transform, log_of_rank, world_of
@@ -37,7 +39,6 @@ from clipkit.data.stream.webdataset_stages import (
 from clipkit.data.stream.workers import BatchLoader
 from clipkit.data.text.tokenizer import Encoder
 from clipkit.data.text.tokenizer_objects import as_encoder
-from clipkit.errors import ConfigError
 from clipkit.types import Batch
 
 _LOG: Final = logging.getLogger(__name__)
@@ -122,17 +123,11 @@ class WebDatasetSource:
         cache: ShardCache | None = None,
     ) -> None:
         check_options(seed, num_workers, order, samples.num_threads)
-        _check_order(order)
+        check_sequential_order(order)
         self._world = world = world_of(rank, world_size)
         self._seed = seed
         self._num_workers, self._num_threads = num_workers, samples.num_threads
-        if urls is None and pipeline is None:
-            raise ConfigError("urls: expected shards, got none")
-        if resampled and pipeline is not None:
-            raise ConfigError(
-                "resampled: has no effect with a pipeline of your own; leave it out, and begin the "
-                "pipeline with webdataset.ResampledShards"
-            )
+        check_pipeline(pipeline, urls, resampled, order.shuffle_window)
         self._shards = find_shards(urls, cache, allow_pipe=allow_pipe)
         buffer = order.shuffle_window or _DEFAULT_BUFFER
         self._pipeline = (
@@ -288,20 +283,6 @@ def _stored(name: str, now: int, stored: int) -> int:
     if stored != now:
         _LOG.warning("%s: using %s from the checkpoint, ignoring %s", name, stored, now)
     return int(stored)
-
-
-def _check_order(order: OrderOptions) -> None:
-    """Refuse what only an exact order can do."""
-    if not order.shuffle or order.tail not in (None, "drop"):
-        raise ConfigError(
-            f"order: webdataset reads for training, with shuffle=True and tail='drop'; got "
-            f"shuffle={order.shuffle} and tail={order.tail!r}"
-        )
-    if order.length_bucket_batches is not None:
-        raise ConfigError(
-            "order.length_bucket_batches: needs an exact order, which webdataset does not have; "
-            "leave it out, or read the shards with PairStream"
-        )
 
 
 def _partition_of(

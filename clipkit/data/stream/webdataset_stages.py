@@ -18,6 +18,7 @@ from clipkit.data.rng import generator
 from clipkit.data.samples.faults import WHOLE_SHARD, Fault
 from clipkit.data.shards.reader import RawSample
 from clipkit.data.shards.shard_table import name_as_text
+from clipkit.data.storage.remote import SYSTEM_ERRNOS
 from clipkit.data.stream.webdataset_shards import SequentialShards
 from clipkit.distributed.world import World
 from clipkit.errors import ConfigError, DataError, ShardError
@@ -125,7 +126,10 @@ class OwnPipeline:
         """Return the samples of this worker; ``faults`` receives the errors of its handler."""
 
         def handler(error: Exception) -> bool:
-            url = next((arg for arg in reversed(error.args) if arg in self.urls), "")
+            if isinstance(error, MemoryError) or getattr(error, "errno", None) in SYSTEM_ERRNOS:
+                raise error  # of this machine, not of the data
+            texts = [arg for arg in reversed(error.args) if isinstance(arg, str)]
+            url = next((text for text in texts if text in self.urls), "")
             reason = f"{type(error).__name__}: {error}"
             # webdataset names no sample: every error counts as another one.
             number = uuid.uuid4().int >> 65

@@ -6,6 +6,7 @@ import io
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
+from random import Random
 
 import pytest
 import webdataset
@@ -141,6 +142,36 @@ def test_a_header_that_names_an_impossible_size(shard: bytes) -> None:
     header[148:156] = b"%06o\0 " % sum(header)
     with pytest.raises(ShardError, match=r"truncated: the file ends at byte .* inside '0000\.jpg'"):
         in_order(bytes(header) + shard[512:])
+
+
+def test_random_damage_is_seen_where_a_scan_sees_it(shard: bytes, tmp_path: Path) -> None:
+    """Flipped bits, lost and foreign blocks, cuts: the same samples, or an error from both."""
+    rng, num_errors = Random(5), 0
+    for number in range(300):
+        data = bytearray(shard)
+        for _ in range(rng.randint(0, 2)):
+            at = rng.randrange(0, len(data) - 512, 512)
+            kind = rng.randrange(4)
+            if kind == 0:
+                data[at + rng.randrange(512)] ^= 1 << rng.randrange(8)
+            else:
+                foreign = [b"", bytes(512), rng.randbytes(512)][kind - 1]
+                data[at : at + rng.choice([0, 512])] = foreign
+        if rng.random() < 0.2:
+            del data[rng.randrange(1, len(data)) :]
+        path = tmp_path / f"{number}.tar"
+        path.write_bytes(data)
+        try:
+            expected: list[RawSample] | None = by_index(path)
+        except ShardError:
+            expected = None
+        if expected is None:
+            num_errors += 1
+            with pytest.raises(ShardError, match=f"{number}\\.tar"):
+                in_order(bytes(data), str(path))
+        else:
+            assert in_order(bytes(data), str(path)) == expected
+    assert 50 < num_errors < 250
 
 
 def test_a_large_member_is_complete(monkeypatch: pytest.MonkeyPatch, shard: bytes) -> None:

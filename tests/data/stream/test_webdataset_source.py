@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import pickle
@@ -328,6 +329,13 @@ def own_tuples(urls: Sequence[str], seed: int, handler: Callable[[Exception], bo
     return own(urls, seed, handler).compose(webdataset.to_tuple("jpg", "txt"))
 
 
+def own_full_disk(urls: Sequence[str], seed: int, handler: Callable[[Exception], bool]) -> Any:
+    def refuse(sample: dict[str, Any]) -> dict[str, Any]:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    return own(urls, seed, handler).compose(webdataset.map(refuse, handler=handler))
+
+
 def own_failing(urls: Sequence[str], seed: int, handler: Callable[[Exception], bool]) -> Any:
     def refuse(sample: dict[str, Any]) -> dict[str, Any]:
         if sample["__key__"].endswith("3"):
@@ -365,6 +373,11 @@ def test_errors_of_an_own_pipeline_are_counted(shards: Path, tmp_path: Path) -> 
     path.write_bytes(path.read_bytes()[:700])  # inside a member: elsewhere tarfile is silent
     with pytest.raises(FaultBudgetExceeded, match=r"1 bad shards.*unexpected end of data"):
         train(make(tmp_path, 16, pipeline=own), 8)
+
+
+def test_a_full_disk_is_no_bad_sample(shards: Path) -> None:
+    with pytest.raises(OSError, match="No space left"):
+        list(make(shards, pipeline=own_full_disk))
 
 
 @pytest.mark.parametrize(
@@ -414,6 +427,11 @@ def test_a_key_of_an_own_pipeline_that_is_no_text(tmp_path: Path) -> None:
         ({"order": OrderOptions(tail="even")}, "webdataset reads for training"),
         ({"order": OrderOptions(length_bucket_batches=4)}, "needs an exact order"),
         ({"num_samples": 3}, "batch_size: expected at most the 3 samples"),
+        ({"pipeline": own, "resampled": True}, "resampled: has no effect on a pipeline"),
+        (
+            {"pipeline": own, "order": OrderOptions(shuffle_window=9)},
+            r"order\.shuffle_window: has no effect on a pipeline",
+        ),
         ({"num_workers": -1}, "num_workers: expected at least 0"),
     ],
 )
