@@ -11,15 +11,15 @@ from .packing.tables.columns import TableColumns
 from .packing.verify import VerifyReport, verify_shards
 from .samples.faults import FaultOptions
 from .samples.fields import (
+    CaptionGroup,
     CaptionMask,
     Group,
     MultiLabels,
     NegativeCaptions,
     NegativeImages,
     SampleField,
-    TeacherEmbeddings,
-    TeacherInputs,
 )
+from .samples.teacher_fields import TeacherEmbeddings, TeacherInputs
 from .shards.index import ShardIndex
 from .shards.reader import RawSample, ShardReader
 from .storage.cache import ShardCache
@@ -47,6 +47,7 @@ from .text.tokenizers import (
 __all__ = [
     "BatchSizeStage",
     "Candidate",
+    "CaptionGroup",
     "CaptionMask",
     "CaptionPicker",
     "ColorJitter",

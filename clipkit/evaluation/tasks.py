@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -30,6 +31,7 @@ def make_evaluator(
     caption: CaptionPicker | None = None,
     label_field: str = "cls",
     allow_outside: bool = False,
+    widths: Sequence[int] = (),
     options: EmbedOptions = EmbedOptions(),
 ) -> Evaluator:
     """Create the evaluator of a task.
@@ -43,6 +45,7 @@ def make_evaluator(
         label_field: Where the class of a sample is: a member ("cls") or a field of a JSON member
             ("json:category"). For "multi-label", "cls" means "json:labels".
         allow_outside: Whether the images of a table or folder may be outside of its folder.
+        widths: Numbers of first components that retrieval measures too; see ``Retrieval``.
         options: How embeddings are computed.
 
     Raises:
@@ -69,6 +72,6 @@ def make_evaluator(
         field = "json:labels" if label_field == "cls" else label_field
         return MultiLabelClassification(data, positives=field, options=options)
     if task == "retrieval":
-        return Retrieval(data, options=options)
+        return Retrieval(data, widths=widths, options=options)
     kind = ZeroShotClassification if task == "zero-shot" else LabelHeadClassification
     return kind(data, options=options)

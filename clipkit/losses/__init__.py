@@ -15,6 +15,7 @@ from clipkit.losses.functional import (
 )
 from clipkit.losses.global_contrastive import GlobalContrastiveLoss
 from clipkit.losses.label import LabelLoss, MultiLabelLoss, balanced_class_weights
+from clipkit.losses.matryoshka import MatryoshkaLoss
 from clipkit.losses.teachers import EncoderTeacher, StoredTeacher, Teacher
 from clipkit.losses.term import LossTerm, Term, mean_over_ranks
 from clipkit.schedules import (
@@ -37,6 +38,7 @@ __all__ = [
     "LabelLoss",
     "LinearSchedule",
     "LossTerm",
+    "MatryoshkaLoss",
     "MicroBatchedEncoder",
     "MultiLabelLoss",
     "Schedule",

@@ -19,6 +19,7 @@ from clipkit.losses import (
     LabelAwareContrastiveLoss,
     LabelLoss,
     LossTerm,
+    MatryoshkaLoss,
     MultiLabelLoss,
     SigmoidLoss,
     StoredTeacher,
@@ -27,6 +28,7 @@ from clipkit.types import IGNORE_LABEL, Batch, Embeddings, TeacherBatch
 from tests.helpers import oracles
 
 CLASSES, NUM_SAMPLES, GAMMA, TEACHER_SCALE = 4, 60, 0.4, 20.0
+WIDTHS = [2, 5, 6]
 CLASS_WEIGHTS, POSITIVE_WEIGHTS = [1.0, 2.0, 0.5, 4.0], [1.0, 2.0, 0.5, 3.0]
 
 Oracle = Callable[[Embeddings, Batch], Tensor]
@@ -78,6 +80,21 @@ def _sigmoid(embeddings: Embeddings, batch: Batch) -> Tensor:
     groups = None if batch.groups is None else _ids(batch.groups[kept])
     rows = e.image[kept], e.text[kept], e.logit_scale, e.logit_bias
     return oracles.naive_sigmoid(*rows, groups, e.negative_image, e.negative_text)
+
+
+def _nested(one: Oracle, widths: list[int]) -> Oracle:
+    def cut(rows: Tensor | None, width: int) -> Tensor | None:
+        return None if rows is None else rows[:, :width] / rows[:, :width].norm(dim=1)[:, None]
+
+    def oracle(embeddings: Embeddings, batch: Batch) -> Tensor:
+        names = ("image", "text", "negative_image", "negative_text")
+        total = torch.zeros(()).double()
+        for width in widths:
+            parts = {name: cut(getattr(embeddings, name), width) for name in names}
+            total = total + one(replace(embeddings, **parts), batch) / len(widths)
+        return total
+
+    return oracle
 
 
 def _global() -> Oracle:
@@ -136,6 +153,16 @@ CASES = {
     "sigmoid groups": Case(SigmoidLoss, lambda: _sigmoid, frozenset({"bias", "groups"})),
     "sigmoid all": Case(
         SigmoidLoss, lambda: _sigmoid, frozenset({"bias", "groups", "mask", "negatives"})
+    ),
+    "nested softmax": Case(
+        lambda tile: MatryoshkaLoss(ContrastiveLoss(tile), WIDTHS),
+        lambda: _nested(_softmax, WIDTHS),
+        frozenset({"groups", "mask", "negatives"}),
+    ),
+    "nested sigmoid": Case(
+        lambda tile: MatryoshkaLoss(SigmoidLoss(tile), WIDTHS),
+        lambda: _nested(_sigmoid, WIDTHS),
+        frozenset({"bias"}),
     ),
     "global": Case(
         lambda tile: GlobalContrastiveLoss(NUM_SAMPLES, GAMMA, 1e-300, tile),

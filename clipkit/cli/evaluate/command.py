@@ -37,6 +37,14 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
         choices=TASKS,
         help="may be repeated; default: the task in dataset_type.txt next to the data",
     )
+    parser.add_argument(
+        "--width",
+        type=int,
+        nargs="+",
+        default=[],
+        metavar="W",
+        help="also measure retrieval with the first W components of the embeddings",
+    )
     parser.add_argument("--train-split", default="train", help="training split of a linear probe")
     parser.add_argument(
         "--output", type=given_path, metavar="FILE.json", help="file for the metrics"
@@ -62,7 +70,13 @@ def run(args: argparse.Namespace) -> int:
     tasks = list(dict.fromkeys(args.task or [open_dataset(args.data, args.split, **samples).task]))
     evaluators = {
         task: make_evaluator(
-            task, args.data, args.split, train_split=args.train_split, options=options, **samples
+            task,
+            args.data,
+            args.split,
+            train_split=args.train_split,
+            widths=args.width,
+            options=options,
+            **samples,
         )
         for task in tasks
     }

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
-import io
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final, final
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 from torch import Tensor
 
-from clipkit.data.images.transforms import ImageTransform
 from clipkit.data.shards.members import read_classes, read_value
 from clipkit.data.text.captions import CaptionPicker
-from clipkit.data.text.tokenizer import Tokenizer
-from clipkit.errors import ConfigError, SampleError, check_at_least
-from clipkit.types import IGNORE_LABEL, NegativeSample, Sample, TeacherSample
+from clipkit.errors import SampleError, check_at_least
+from clipkit.types import IGNORE_LABEL, NegativeSample, Sample
 
 _PLAIN_NUMBER: Final = re.compile("0|[1-9][0-9]{0,18}")
 """Pattern of a number: without a sign, leading zeros, or digits of other scripts."""
@@ -88,6 +84,27 @@ class Group(SampleField):
         """See ``SampleField.add``; a sample without the field matches only itself."""
         value = read_value(context.members, self.field)
         return replace(sample, group=_number_of(value, self.field))
+
+
+@final
+class CaptionGroup(SampleField):
+    """Samples whose captions are equal to the text tower match each other: ``batch.groups``.
+
+    Without it, the second image with the caption "a dog" is a negative of the first one's, although
+    both texts have the same embedding. Captions are compared after tokenization and truncation. A
+    sample with an empty caption matches only itself.
+
+    Examples:
+        >>> stream = PairStream(ShardIndex.from_urls("data/train"), tokenizer=OpenClipTokenizer(),
+        ...                     batch_size=2, samples=SampleOptions(fields=[CaptionGroup()]))
+        >>> len(next(iter(stream)).groups)
+        2
+    """
+
+    def add(self, sample: Sample, context: SampleContext) -> Sample:  # noqa: ARG002 (the tokens are there)
+        """See ``SampleField.add``."""
+        group = _digest(sample.tokens.numpy().tobytes()) if sample.caption else -1
+        return replace(sample, group=group)
 
 
 @final
@@ -192,66 +209,6 @@ class NegativeImages(SampleField):
         return replace(sample, negatives=replace(negatives, images=images))
 
 
-@final
-class TeacherEmbeddings(SampleField):
-    """Stored embeddings of a teacher, for ``StoredTeacher``.
-
-    Args:
-        image: Extension of the member with the image embedding: a NumPy file with one axis.
-        text: Extension of the member with the text embedding, of the caption that is trained on.
-    """
-
-    def __init__(self, image: str = "teacher_image.npy", text: str = "teacher_text.npy") -> None:
-        self.image, self.text = image, text
-
-    def add(self, sample: Sample, context: SampleContext) -> Sample:
-        """See ``SampleField.add``."""
-        image, text = (_embedding(context.members, name) for name in (self.image, self.text))
-        teacher = sample.teacher or TeacherSample()
-        return replace(sample, teacher=replace(teacher, image=image, text=text))
-
-
-@final
-class TeacherInputs(SampleField):
-    """Image and caption as input of another encoder, for ``EncoderTeacher``.
-
-    The image is transformed with the random numbers of the student's transform, so that two
-    ``TrainTransform`` objects that differ only in size use the same crop.
-
-    Args:
-        image_transform: Transform from an image file to the teacher's pixels; None to use the
-            student's pixels.
-        tokenizer: Tokenizer of the teacher's text tower; None to use the student's tokens.
-
-    Raises:
-        ConfigError: If both are None.
-    """
-
-    def __init__(
-        self, image_transform: ImageTransform | None = None, tokenizer: Tokenizer | None = None
-    ) -> None:
-        if image_transform is None and tokenizer is None:
-            raise ConfigError("TeacherInputs: expected an image_transform, a tokenizer, or both")
-        self.image_transform, self.tokenizer = image_transform, tokenizer
-        self.pad_id = None if tokenizer is None else tokenizer.pad_id
-
-    def add(self, sample: Sample, context: SampleContext) -> Sample:
-        """See ``SampleField.add``."""
-        teacher = sample.teacher or TeacherSample()
-        if self.image_transform is not None:
-            pixels = self.image_transform(context.image, copy.deepcopy(context.image_rng))
-            teacher = replace(teacher, pixels=pixels)
-        if self.tokenizer is not None:
-            tokens = self.tokenizer.encode(sample.caption)
-            teacher = replace(teacher, tokens=torch.tensor(tokens, dtype=torch.int64))
-        return replace(sample, teacher=teacher)
-
-
-def teacher_pad_id(fields: Sequence[SampleField]) -> int:
-    """Return the padding id of ``teacher.tokens``; 0 if no field adds them."""
-    return next((field.pad_id for field in fields if field.pad_id is not None), 0)
-
-
 def _number_of(value: Any, field: str) -> int:
     """Convert a value to a number: small numbers stay, others become a digest.
 
@@ -265,24 +222,9 @@ def _number_of(value: Any, field: str) -> int:
     text = str(value)
     if _PLAIN_NUMBER.fullmatch(text) and int(text) < _FIRST_DIGEST:
         return int(text)
-    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return _digest(text.encode("utf-8", "surrogatepass"))
+
+
+def _digest(data: bytes) -> int:
+    digest = hashlib.blake2b(data, digest_size=8).digest()
     return int.from_bytes(digest, "big") % _FIRST_DIGEST + _FIRST_DIGEST
-
-
-def _embedding(members: Mapping[str, bytes], name: str) -> Float[Tensor, " E"]:
-    if name not in members:
-        raise SampleError(f"no member {name}: expected a teacher's embedding in every sample")
-    try:
-        array = np.lib.format.read_array(io.BytesIO(members[name]), allow_pickle=False)
-    except (ValueError, EOFError, OSError, TypeError, SyntaxError, MemoryError) as error:
-        # A header may require any amount of memory.
-        raise SampleError(f"member {name}: no NumPy file: {error}") from None
-    if array.ndim != 1 or not np.issubdtype(array.dtype, np.floating):
-        raise SampleError(
-            f"member {name}: expected one axis of floats, got {array.shape} of {array.dtype}"
-        )
-    with np.errstate(over="ignore"):
-        embedding = array.astype(np.float32)
-    if not np.isfinite(embedding).all():
-        raise SampleError(f"member {name}: expected finite numbers, got NaN or infinity")
-    return torch.from_numpy(embedding)

@@ -17,8 +17,8 @@ from clipkit.data.order.partition import BatchTask
 from clipkit.data.samples.collate import collate
 from clipkit.data.samples.embedding_dims import EmbeddingDims
 from clipkit.data.samples.faults import WHOLE_SHARD, Fault
-from clipkit.data.samples.fields import teacher_pad_id
 from clipkit.data.samples.maker import SampleMaker
+from clipkit.data.samples.teacher_fields import teacher_pad_id
 from clipkit.data.shards.reader import ShardReader
 from clipkit.data.stream.threads import Threads
 from clipkit.errors import DataError, SampleError, ShardError

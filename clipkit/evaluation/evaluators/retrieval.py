@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import final
 
+import torch.nn.functional as F
+
 from clipkit.data.text.tokenizer import Tokenizer
-from clipkit.errors import DataError
+from clipkit.errors import ConfigError, DataError
 from clipkit.evaluation.datasets.dataset import EvaluationDataset, as_dataset
 from clipkit.evaluation.embedding import EmbeddedPairs, embed_pairs
 from clipkit.evaluation.evaluators.base import Evaluator
@@ -29,6 +31,8 @@ class Retrieval(Evaluator):
         tokenizer: Tokenizer for the captions; None for that of the text tower.
         split: Folder inside ``data``, in CLIP_benchmark's layout.
         ks: Depths at which recall is measured.
+        widths: Also measure embeddings truncated to their first components, for each of these
+            numbers of components, at the first of ``ks``; see ``clipkit.losses.MatryoshkaLoss``.
         options: Batch size, number of workers, limit, precision, progress bar.
 
     Raises:
@@ -46,10 +50,13 @@ class Retrieval(Evaluator):
         tokenizer: Tokenizer | None = None,
         split: str = "test",
         ks: Sequence[int] = (1, 5, 10),
+        widths: Sequence[int] = (),
         options: EmbedOptions = EmbedOptions(),
     ) -> None:
+        if any(width < 1 for width in widths):
+            raise ConfigError(f"widths: expected numbers of at least 1, got {list(widths)}")
         self.data = as_dataset(data, split)
-        self.ks = tuple(ks)
+        self.ks, self.widths = tuple(ks), tuple(widths)
         self.primary_metric = f"text_to_image/recall_at_{min(self.ks, default=1)}"
         self._tokenizer = tokenizer
         self.options = options
@@ -71,6 +78,24 @@ class Retrieval(Evaluator):
         return pairs
 
     def run(self, encoder: DualEncoder) -> dict[str, float]:
-        """Return the recall at each k in both directions."""
+        """Return the recall at each k in both directions.
+
+        That of truncated embeddings, at the first k, is ``width_W/image_to_text/recall_at_K``.
+
+        Raises:
+            ConfigError: If a width exceeds that of the embeddings.
+        """
         pairs = self.embed(encoder)
-        return retrieval_recall(pairs.images, pairs.texts, pairs.text_to_image, ks=self.ks)
+        recalls = retrieval_recall(pairs.images, pairs.texts, pairs.text_to_image, ks=self.ks)
+        full = pairs.images.shape[1]
+        for width in self.widths:
+            if width > full:
+                raise ConfigError(
+                    f"widths: expected at most the {full} components of the embeddings, got {width}"
+                )
+            images, texts = (
+                F.normalize(rows[:, :width].float(), dim=1) for rows in (pairs.images, pairs.texts)
+            )
+            of_width = retrieval_recall(images, texts, pairs.text_to_image, ks=self.ks[:1])
+            recalls |= {f"width_{width}/{key}": value for key, value in of_width.items()}
+        return recalls

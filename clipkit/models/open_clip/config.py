@@ -63,6 +63,11 @@ class OpenClipConfig:
         vision = {**vision, "patch_dropout": share}
         return replace(self, model={**self.model, "vision_cfg": vision})
 
+    def with_context_length(self, context_length: int) -> OpenClipConfig:
+        """Return the same architecture for texts of another length, in tokens."""
+        text = {**self.model["text_cfg"], "context_length": context_length}
+        return replace(self, model={**self.model, "text_cfg": text})
+
     def _with_activation(self, model: dict[str, Any]) -> dict[str, Any]:
         return deepcopy({**model, "quick_gelu": bool(self.model.get("quick_gelu", False))})
 

@@ -17,6 +17,7 @@ from clipkit.errors import ConfigError
 from clipkit.models.dual_encoder import SOFTMAX_LOGIT_SCALE, DualEncoder
 from clipkit.models.heads.label_head import LabelHead
 from clipkit.models.open_clip.config import OpenClipConfig, read_config
+from clipkit.models.open_clip.context import stretch_context
 from clipkit.models.open_clip.positions import resize_positions
 from clipkit.models.open_clip.weights import build_clip, has_weights, load_clip, without_downloads
 from clipkit.models.towers.base import (
@@ -244,6 +245,7 @@ def from_open_clip(
     pretrained: str | None = None,
     label_head: LabelHead | None = None,
     patch_dropout: float | None = None,
+    context_length: int | None = None,
 ) -> DualEncoder:
     """Build a dual encoder of any open_clip configuration, with or without its weights.
 
@@ -257,6 +259,9 @@ def from_open_clip(
         label_head: Head that scores classes from image embeddings; None for no head.
         patch_dropout: Share of a vision transformer's patches that training leaves out (Li et al.
             2023, arXiv:2212.00794); None for the value of the configuration.
+        context_length: Number of tokens of the longest text; None for that of the configuration.
+            Positions of pretrained weights are stretched, except for the first 20 (Zhang et al.
+            2024, arXiv:2403.15378); then fine-tune on long captions.
 
     Returns:
         The encoder; scale and bias are those of the weights or of the configuration.
@@ -274,6 +279,10 @@ def from_open_clip(
     if has_weights(name, pretrained):
         config = without_downloads(config)
         clip, config = load_clip(config, pretrained)
+    if context_length is not None:
+        if clip is not None:
+            stretch_context(clip.text, context_length)
+        config = config.with_context_length(context_length)
     image_tower = OpenClipImageTower(config.image_part())
     text_tower = OpenClipTextTower(config.text_part(), tokenizer_name=_tokenizer_name(config))
     if clip is not None:

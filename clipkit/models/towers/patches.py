@@ -33,11 +33,11 @@ class PatchProjection(nn.Conv2d):
         self.weight, self.bias = convolution.weight, convolution.bias
 
     def forward(self, input: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B K h w"]:
-        """Project each patch; pixels beyond the last whole patch are left out, as by torch."""
+        """Project each patch; pixels beyond the last complete patch are left out, as by torch."""
         height, width = self.kernel_size
         rows, columns = input.shape[2] // height, input.shape[3] // width
-        whole = input[:, :, : rows * height, : columns * width]
-        split = whole.reshape(-1, self.in_channels, rows, height, columns, width)
+        covered = input[:, :, : rows * height, : columns * width]
+        split = covered.reshape(-1, self.in_channels, rows, height, columns, width)
         patches = split.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
         projected = F.linear(patches, self.weight.flatten(1), self.bias)
         return projected.transpose(1, 2).view(-1, self.out_channels, rows, columns)

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from clipkit.data import (
+    CaptionGroup,
     CaptionMask,
     EvalTransform,
     Group,
@@ -246,3 +247,26 @@ def test_old_names_of_a_batch_are_told(tmp_path):
         batch.teacher_image  # noqa: B018
     moved = replace(batch, teacher=TeacherBatch(text=torch.ones(1, 2))).to("cpu")
     assert moved.teacher.text.tolist() == [[1, 1]]
+
+
+def test_equal_captions_are_one_group(tmp_path):
+    captions = [
+        "a dog",
+        "A  dog",
+        "a cat",
+        "a dog " + 20 * "x " + "y",
+        "a dog " + 20 * "x ",
+        "",
+        "",
+    ]
+    batch = batch_of(
+        tmp_path,
+        [{"txt": caption.encode()} for caption in captions],
+        CaptionGroup(),
+        caption=OptionalCaption(),
+    )
+    first, case, cat, long, longer, empty, other = batch.groups.tolist()
+    assert first == case  # the tokenizer ignores case and spaces
+    assert long == longer  # truncated
+    assert len({first, cat, long}) == 3
+    assert empty == other == -1  # match themselves alone

@@ -273,6 +273,22 @@ def test_suite_of_nothing_is_refused():
         EvaluationSuite({})
 
 
+def test_retrieval_with_the_first_components_counts_as_a_plain_loop_does(root, encoder, oracle):
+    images, texts, owners = oracle
+    scores = images[:, :5] @ texts[:, :5].T / (images[:, :5].norm(dim=1)[:, None])
+    scores = scores / texts[:, :5].norm(dim=1)
+
+    metrics = Retrieval(root, ks=(2, 3), widths=[5]).run(encoder)
+
+    assert len(metrics) == 6
+    expected = recall(scores.T, [{o} for o in owners], 2)
+    assert metrics["width_5/text_to_image/recall_at_2"] == pytest.approx(expected)
+    with pytest.raises(ConfigError, match=r"at most the \d+ components of the embeddings, got 999"):
+        Retrieval(root, widths=[999]).run(encoder)
+    with pytest.raises(ConfigError, match="at least 1"):
+        Retrieval(root, widths=[0])
+
+
 def test_retrieval_names_a_picture_without_caption(tmp_path, encoder):
     members = {"png": picture(0), "txt": b"one"}
     write_shard(tmp_path / "0.tar", [("fine", members), ("lonely", {"png": picture(1)})])

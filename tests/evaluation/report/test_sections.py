@@ -53,6 +53,24 @@ def test_every_metric_is_in_exactly_one_table():
     assert tables([]) == []
 
 
+def test_truncated_embeddings_have_a_table_from_narrow_to_wide():
+    ways = ("text_to_image", "image_to_text")
+    metrics = {f"{prefix}{way}/recall_at_1": 0.5 for way in ways
+               for prefix in ("", "width_128/", "width_64/")}  # fmt: skip
+
+    arranged = tables([Result("Model", metrics), Result("Other", {"text_to_image/recall_at_1": 1})])
+
+    assert [table.title for table in arranged] == [
+        "Retrieval, recall in percent",
+        "Recall by number of components, percent",
+    ]
+    titles = [(title, list(columns.values())) for title, columns in arranged[1].groups]
+    assert titles == [
+        ("Text to image, R@1", ["64", "128", "all"]),
+        ("Image to text, R@1", ["64", "128", "all"]),
+    ]
+
+
 def test_chart_places_points_by_value():
     plot = line_plot(Chart("Loss", [Series("loss", [(0, 4.0), (50, 2.0), (100, 0.0)])]))
 

@@ -10,6 +10,7 @@ from typing import Final
 from clipkit.evaluation.report.content import Result
 
 _RECALL: Final = re.compile(r"(text_to_image|image_to_text)/recall_at_(\d+)$")
+_WIDTH: Final = re.compile(r"width_(\d+)/(?:text_to_image|image_to_text)/recall_at_(\d+)$")
 _HEADLINES: Final = (
     ("text_to_image/recall_at_1", "Text to image", "recall at 1"),
     ("image_to_text/recall_at_1", "Image to text", "recall at 1"),
@@ -69,24 +70,41 @@ def headlines(results: Sequence[Result]) -> Headlines | None:
 
 
 def tables(results: Sequence[Result]) -> list[Table]:
-    """Arrange metrics in a table of retrieval, one of classification and one of all others."""
+    """Arrange metrics in tables: of retrieval, also by width, of classification, and of others."""
     keys = {key for result in results for key in result.metrics}
     ks = sorted({int(match[2]) for key in keys if (match := _RECALL.match(key))})
     recalls = [
         (title, {f"{way}/recall_at_{k}": f"R@{k}" for k in ks}) for way, title in _DIRECTIONS
     ]
+    widths = _by_width(keys)
     classes = {key: title for key, title in _CLASSES.items() if key in keys}
     rest = {
         key: key.replace("_", " ")
         for key in sorted(keys)
-        if key not in _CLASSES and not _RECALL.match(key)
+        if key not in _CLASSES and not _RECALL.match(key) and not _WIDTH.match(key)
     }
     candidates = [
         Table("Retrieval, recall in percent", recalls, _rows(results, recalls)),
+        Table("Recall by number of components, percent", widths, _rows(results, widths)),
         Table("Classification, percent", [("", classes)], _rows(results, [("", classes)])),
         Table("Other metrics", [("", rest)], _rows(results, [("", rest)]), is_share=False),
     ]
     return [table for table in candidates if table.rows]
+
+
+def _by_width(keys: set[str]) -> list[tuple[str, dict[str, str]]]:
+    """Return the columns of truncated embeddings, from the narrowest to the complete ones."""
+    matches = sorted((int(match[1]), match[2]) for key in keys if (match := _WIDTH.match(key)))
+    widths = dict.fromkeys(matches)
+    return [
+        (
+            f"{title}, R@{k}",
+            {f"width_{width}/{way}/recall_at_{k}": str(width) for width, at in widths if at == k}
+            | {f"{way}/recall_at_{k}": "all"},
+        )
+        for k in sorted({at for _, at in widths}, key=int)
+        for way, title in _DIRECTIONS
+    ]
 
 
 def _rows(results: Sequence[Result], groups: Sequence[tuple[str, dict[str, str]]]) -> list[Result]:
