@@ -88,21 +88,22 @@ def counts_by_folder(
 
 def known_counts(
     shards: Sequence[Address],
-    counts: str | Path | Mapping[str, int] | None,
+    given: Mapping[str, int],
     listed: Mapping[str, int],
     stored: Mapping[Address, Mapping[str, int]],
-    cache: ShardCache | None = None,
 ) -> dict[str, int]:
-    """Return numbers of samples that need no scan, by base name of the shard."""
-    if counts is None:
-        known: dict[str, int] = {}
-        for found in stored.values():
-            known |= found
-        known |= listed
-    elif isinstance(counts, Mapping):
-        known = dict(counts)
-    else:
-        known = read_counts(counts, cache)
+    """Return numbers of samples that need no scan, by base name of the shard.
+
+    Args:
+        shards: The shards.
+        given: Numbers that the user gave, which have priority.
+        listed: Numbers in wids indexes.
+        stored: Numbers in files next to the shards, by folder.
+    """
+    known: dict[str, int] = {}
+    for counts in stored.values():
+        known |= counts
+    known = {**known, **listed, **given}
     # Counts are by base name; if two shards share one, the counts are ambiguous.
     shared = Counter(shard.name for shard in shards)
     return {base: count for base, count in known.items() if shared.get(base) == 1}

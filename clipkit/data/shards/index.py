@@ -14,7 +14,7 @@ from typing import Final, final
 import numpy as np
 from jaxtyping import Int64
 
-from clipkit.data.shards.counts import counts_by_folder, known_counts
+from clipkit.data.shards.counts import counts_by_folder, known_counts, read_counts
 from clipkit.data.shards.lost_shards import lost_shards
 from clipkit.data.shards.named import named_shards
 from clipkit.data.shards.remote_tables import read_remote_table
@@ -84,9 +84,10 @@ class ShardIndex:
                 a wids ``.json``, an ``.npz`` that ``clipkit shards index --output`` wrote, and any
                 scheme that fsspec opens.
             counts: Numbers of samples, by base name of the shard, or the file that contains them;
-                None for ``sizes.json`` or energon's ``.info.json`` next to the shards. Scans are
-                compared with them; remote shards with a count are not scanned. With a folder or
-                glob, a shard that these files list and that does not exist is an error.
+                for other shards, and if None, ``sizes.json`` or energon's ``.info.json`` next to
+                the shards. Scans are compared with them; remote shards with a count are not
+                scanned. With a folder or glob, a shard that these files list and that does not
+                exist is an error.
             allow_pipe: Whether a pattern may be ``pipe:COMMAND``, which runs the command.
             max_bad_shards: Largest number of broken shards that are skipped, with a message.
             write_sidecars: Whether a scan is stored next to its shard (in the cache for remote
@@ -104,8 +105,9 @@ class ShardIndex:
         """
         named = named_shards(urls, cache, allow_pipe=allow_pipe)
         names = [address for address in named.addresses if address not in named.indexed]
-        stored = counts_by_folder(names, named.counts, cache) if counts is None else {}
-        known = known_counts(names, counts, named.counts, stored, cache)
+        given = read_counts(counts, cache) if isinstance(counts, str | Path) else counts or {}
+        stored = counts_by_folder(names, {**named.counts, **given}, cache)
+        known = known_counts(names, given, named.counts, stored)
         indexer = _Indexer(known, write_sidecars, cache)
         shards: list[Shard] = []
         faults = lost_shards(urls, names, stored)

@@ -69,7 +69,7 @@ def find_shards(
     stored = counts_by_folder(unknown, named.counts, cache)
     if lost := lost_shards(urls, shards, stored):
         raise ShardError("; ".join(reason for _, reason in lost))
-    by_name = known_counts(unknown, None, named.counts, stored, cache)
+    by_name = known_counts(unknown, {}, named.counts, stored)
     counts = {str(shard): by_name[shard.name] for shard in unknown if shard.name in by_name}
     counts |= {str(address): shard.num_samples for address, shard in named.indexed.items()}
     return SequentialShards({str(shard): shard for shard in shards}, counts, retries)

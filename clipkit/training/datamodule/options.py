@@ -124,12 +124,16 @@ class StorageOptions:
         allow_outside: Whether the images of a table or folder may be outside of its folder,
             directly or by a symbolic link.
         columns: Columns of tables with images and captions, if their names are not recognised.
+        counts: File or URL with the number of samples of each shard, so that remote shards need not
+            be read before training: open_clip's ``sizes.json``, energon's ``.info.json`` or a wids
+            index. None, and for shards that it does not list, for such files next to the shards.
     """
 
     cache: ShardCache | None = None
     allow_pipe: bool = False
     allow_outside: bool = False
     columns: TableColumns = TableColumns()
+    counts: str | None = None
 
 
 RENAMED: Final = {

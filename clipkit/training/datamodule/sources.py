@@ -103,7 +103,13 @@ def open_index(
             shards += packed.shards
         else:
             shards.append(one)
-    return ShardIndex.from_urls(shards, cache=storage.cache, allow_pipe=storage.allow_pipe)
+    is_packed = any(isinstance(shard, Path) for shard in shards)
+    return ShardIndex.from_urls(
+        shards,
+        counts=None if is_packed else storage.counts,
+        cache=storage.cache,
+        allow_pipe=storage.allow_pipe,
+    )
 
 
 def class_names_of(
