@@ -42,8 +42,8 @@ def test_plan_runs_and_its_folder_is_protected(photos, base, tmp_path):
     plan_finetune(photos, tmp_path / "run", model=base, overwrite=True)
 
 
-def test_failed_run_is_an_error(photos, base, tmp_path):
+def test_failed_run_is_an_error(photos, base, tmp_path, monkeypatch):
     plan = plan_finetune(photos, tmp_path / "run", model=base)
-    plan.config["model"]["optimizer"]["init_args"]["lr"] = "fast"
+    monkeypatch.setattr("clipkit.training.finetune.run.launch_fit", lambda *_: 2)
     with pytest.raises(ClipkitError, match=r"finetune\.yaml: exit status 2"):
         finetune(plan)
