@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -71,13 +72,9 @@ class SampleError(DataError):
         where = "/".join(part for part in (shard, key) if part)
         super().__init__(f"{where}: {self.reason}" if where else self.reason)
 
-    def __reduce__(self) -> tuple[object, tuple[str, str, str]]:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
         """Keep the fields when a worker process passes the error on."""
-        return (_rebuild_sample_error, (self.reason, self.shard, self.key))
-
-
-def _rebuild_sample_error(reason: str, shard: str, key: str) -> SampleError:
-    return SampleError(reason, shard=shard, key=key)
+        return partial(SampleError, shard=self.shard, key=self.key), (self.reason,)
 
 
 class FaultBudgetExceeded(DataError):

@@ -16,11 +16,6 @@ class BufferedLineLog:
 
     Lines that the disk refuses are kept, reported once, and written before the next lines: the file
     has all of them in order as soon as there is space. Lines are small, so memory is no concern.
-
-    Examples:
-        >>> log = BufferedLineLog(Path("runs/own/keys.txt"))
-        >>> log.append("1 0 cat-17\n")
-        >>> log.close()
     """
 
     def __init__(self, path: Path) -> None:

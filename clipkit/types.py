@@ -51,9 +51,8 @@ class TeacherSample:
 
     image: Float[Tensor, " teacher_dim"] | None = None  # stored embedding of the image
     text: Float[Tensor, " teacher_dim"] | None = None  # stored embedding of the caption
-    pixels: UInt8[Tensor, "3 teacher_height teacher_width"] | None = (
-        None  # the image at the teacher's size
-    )
+    # the image at the teacher's size
+    pixels: UInt8[Tensor, "3 teacher_height teacher_width"] | None = None
     tokens: Int64[Tensor, " S"] | None = None  # the caption in the teacher's tokens
 
 
@@ -88,9 +87,8 @@ class TeacherBatch:
 
     image: Float[Tensor, "B teacher_dim"] | None = None  # stored embeddings of the images
     text: Float[Tensor, "B teacher_dim"] | None = None  # stored embeddings of the captions
-    pixels: UInt8[Tensor, "B 3 teacher_height teacher_width"] | None = (
-        None  # the images at the teacher's size, 0 to 255
-    )
+    # the images at the teacher's size, 0 to 255
+    pixels: UInt8[Tensor, "B 3 teacher_height teacher_width"] | None = None
     tokens: Int64[Tensor, "B S"] | None = None  # the captions in the teacher's tokens, padded
 
 
@@ -98,12 +96,10 @@ class TeacherBatch:
 class NegativeBatch:
     """Hard negatives of a batch: any number of them, which belong to no sample."""
 
-    images: UInt8[Tensor, "negative_images 3 H W"] | None = (
-        None  # images that match no caption of the batch
-    )
-    tokens: Int64[Tensor, "negative_texts S"] | None = (
-        None  # captions that match no image of the batch
-    )
+    # images that match no caption of the batch
+    images: UInt8[Tensor, "negative_images 3 H W"] | None = None
+    # captions that match no image of the batch
+    tokens: Int64[Tensor, "negative_texts S"] | None = None
 
 
 @dataclass(slots=True)

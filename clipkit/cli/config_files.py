@@ -9,12 +9,7 @@ from clipkit.errors import ConfigError
 
 
 def config_path(name: str) -> Path:
-    """Return the path of a shipped configuration, in the installed package or the repository.
-
-    Examples:
-        >>> config_path("experiment/demo.yaml").name
-        'demo.yaml'
-    """
+    """Return the path of a shipped configuration, in the installed package or the repository."""
     package = Path(clipkit.__file__).parent
     for folder in (package / "configs", package.parent / "configs"):
         if (folder / name).is_file():

@@ -19,10 +19,7 @@ def one_interrupt(ends_process: bool) -> Iterator[None]:
     A second signal within milliseconds (a bouncing key, a launcher that forwards the signal) would
     interrupt the handling of the first one and end in a traceback. An existing handler is kept,
     and so is the setting of a process that ignores Ctrl-C (``nohup``).
-
-    Args:
-        ends_process: Whether the process ends after the command; interrupts that
-            ``ignore_interrupts`` ignores then stay ignored.
+    If the process ends after the command, interrupts that ``ignore_interrupts`` ignores stay so.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

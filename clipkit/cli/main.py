@@ -45,14 +45,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run ``clipkit`` with ``argv``.
+    """Run ``clipkit`` with the words of ``argv``, or those of this process.
 
-    Args:
-        argv: Words after ``clipkit``; None for those of this process.
-
-    Returns:
-        The exit status: 0 for success, 1 for broken shards (an unexpected error is raised), 2 for
-        an error that the user can solve, 130 if interrupted.
+    The exit status is 0 for success, 1 for broken shards (an unexpected error is raised), 2 for an
+    error that the user can solve, 130 if interrupted.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     _print_any_name()

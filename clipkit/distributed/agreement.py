@@ -13,12 +13,7 @@ _Result = TypeVar("_Result")
 
 
 def on_all_ranks(action: Callable[[], _Result]) -> list[_Result]:
-    """Call a function that may raise ``OSError`` on every rank; if one rank fails, all fail.
-
-    Examples:
-        >>> on_all_ranks(lambda: 3)
-        [3]
-    """
+    """Call a function that may raise ``OSError`` on every rank; if one rank fails, all fail."""
     failed, result = None, None
     try:
         result = action()

@@ -41,12 +41,7 @@ def rank() -> int:
 
 
 def gather_sizes(*counts: int, device: torch.device) -> list[tuple[int, ...]]:
-    """Gather the ``counts`` of every rank, in the order of ranks.
-
-    Examples:
-        >>> gather_sizes(3, 0, device=torch.device("cpu"))
-        [(3, 0)]
-    """
+    """Gather the ``counts`` of every rank, in the order of ranks."""
     if world_size() == 1:
         return [counts]
     mine = torch.tensor(counts, dtype=torch.int64, device=device)
@@ -109,12 +104,7 @@ def logsumexp_over_ranks(values: Tensor) -> Tensor:
 
 
 def own_slice(sizes: Sequence[int]) -> slice:
-    """Return the slice of this rank's rows among the gathered rows.
-
-    Examples:
-        >>> own_slice([4])
-        slice(0, 4, None)
-    """
+    """Return the slice of this rank's rows among the gathered rows."""
     start = sum(sizes[: rank()])
     return slice(start, start + sizes[rank()])
 

@@ -17,10 +17,6 @@ class DelayedMax:
     Every rank calls ``all_reduce`` once per step and gets the maximum of the previous step. The
     exchange runs over gloo, from CPU memory and in the background, so that neither the step nor a
     GPU waits for it. In one process the result is immediate.
-
-    Examples:
-        >>> DelayedMax().all_reduce(3)
-        3
     """
 
     def __init__(self) -> None:

@@ -14,12 +14,7 @@ _LAUNCHERS = (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS"))
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """Rank of this process and number of processes of a run.
-
-    Examples:
-        >>> World(rank=0, size=1).is_main
-        True
-    """
+    """Rank of this process and number of processes of a run."""
 
     rank: int = 0  # rank of this process, 0 to ``size`` - 1
     size: int = 1  # number of processes

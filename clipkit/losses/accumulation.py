@@ -39,9 +39,8 @@ def split_batch(batch: Batch, size: int) -> Iterator[Batch]:
                 part[field.name] = NegativeBatch(images, tokens)
             elif isinstance(value, TeacherBatch):
                 rows = (value.image, value.text, value.pixels, value.tokens)
-                part[field.name] = TeacherBatch(
-                    *(None if row is None else row[start:stop] for row in rows)
-                )
+                parts = (None if row is None else row[start:stop] for row in rows)
+                part[field.name] = TeacherBatch(*parts)
             elif isinstance(value, Tensor | tuple):
                 part[field.name] = value[start:stop]
         yield replace(batch, **part)
@@ -86,7 +85,7 @@ def embed_in_micro_batches(
     embed = encoder.embed if isinstance(encoder, Staged) else encoder
     parts = [
         # checkpoint() finds the device whose random state it has to keep by its tensor arguments.
-        checkpoint(_embed, part.images, embed, part, use_reentrant=False)
+        checkpoint(lambda _, part: embed(part), part.images, part, use_reentrant=False)
         for part in split_batch(batch, micro_batch_size)
     ]
     joined = _join(parts)
@@ -117,10 +116,6 @@ def _share(rows: Tensor | None, start: float, stop: float) -> Tensor | None:
     if rows is None:
         return None
     return rows[round(start * len(rows)) : round(stop * len(rows))]
-
-
-def _embed(_: Tensor, encoder: Callable[[Batch], Embeddings], part: Batch) -> Embeddings:
-    return encoder(part)
 
 
 def _join(parts: list[Embeddings]) -> Embeddings:

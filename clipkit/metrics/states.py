@@ -14,15 +14,7 @@ from clipkit.metrics.functional import checked_ks
 
 
 class GatheredMetric(Metric):
-    """A metric of everything that was added on all ranks.
-
-    Args:
-        ks: Numbers of best candidates that are considered.
-        states: Names of the lists of tensors that ``update`` extends.
-
-    Raises:
-        MetricError: If ``ks`` is empty or contains a number below 1.
-    """
+    """A metric of everything that was added on all ranks, by ``update``, to lists of tensors."""
 
     is_differentiable = False
     higher_is_better = True

@@ -55,9 +55,6 @@ def add_lora(tower: Tower, rank: int = 8, alpha: float = 16.0, dropout: float = 
 
     A layer W x becomes W x + alpha / rank * B A x (Hu et al. 2021, arXiv:2106.09685, section 4.1).
     B starts at zero, so the output is unchanged. Linear layers and attention get products.
-
-    Examples:
-        >>> add_lora(encoder.image_tower, rank=8)
     """
     if rank < 1 or not 0 <= dropout < 1:
         raise ConfigError(

@@ -9,10 +9,6 @@ def count_parameters(module: nn.Module) -> dict[str, tuple[int, int]]:
     """Count the parameters of each direct child of a module: all, and the trainable ones.
 
     A parameter that two children share is counted for the first.
-
-    Examples:
-        >>> count_parameters(nn.Sequential(nn.Linear(2, 3)))
-        {'0': (9, 9)}
     """
     counts: dict[str, tuple[int, int]] = {}
     for name, parameter in module.named_parameters():

@@ -76,12 +76,7 @@ def render_page(summary: Mapping[str, Any]) -> str:
 
 
 def best_so_far(values: Sequence[float], direction: str) -> list[float]:
-    """Return the best value up to each position.
-
-    Examples:
-        >>> best_so_far([3.0, 1.0, 2.0], "minimize")
-        [3.0, 1.0, 1.0]
-    """
+    """Return the best value up to each position."""
     return list(accumulate(values, min if direction == "minimize" else max))
 
 

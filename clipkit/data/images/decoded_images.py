@@ -33,12 +33,6 @@ class DecodedImages:
 
     Raises:
         ConfigError: If ``max_mib`` is negative.
-
-    Examples:
-        >>> kept = DecodedImages(max_mib=1)
-        >>> kept.keep(b"file", None, np.zeros((2, 2, 3), dtype=np.uint8))
-        >>> kept.find(b"file", None).shape, kept.find(b"another file", None)
-        ((2, 2, 3), None)
     """
 
     def __init__(self, max_mib: int) -> None:

@@ -91,11 +91,7 @@ def choose_layout(
 class LaneShuffle:
     """The canonical order of one set of shards, computed on demand.
 
-    Args:
-        counts: Number of samples of each shard.
-        layout: Layout of the lanes.
-        seed: Seed of the run.
-        source: Number of the source, so that orders of one run differ.
+    The number of the source makes the orders of one run differ.
     """
 
     def __init__(

@@ -99,11 +99,6 @@ class LengthBucketing:
 
     The last steps of an epoch are a smaller window, and samples too few for a step stay at their
     positions: the samples that an epoch drops do not depend on lengths.
-
-    Args:
-        windows: Sizes of the windows.
-        num_samples: Number of positions in an epoch.
-        seed: Seed of the permutation of parts.
     """
 
     def __init__(self, windows: LengthWindows, num_samples: int, seed: int) -> None:

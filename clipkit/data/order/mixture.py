@@ -136,11 +136,7 @@ class Mixture:
 class MixtureOrder(SampleOrder):
     """The interleaved order of a mixture.
 
-    Args:
-        mixture: Sources.
-        lanes: Order inside each source.
-        stages: ``(first position over all epochs, quotas)``, ascending from position 0.
-        epoch_samples: Number of positions in an epoch; the next epoch continues there.
+    A stage is ``(first position over all epochs, quotas)``; they ascend from position 0.
     """
 
     is_endless = True

@@ -78,12 +78,6 @@ class FaultTracker:
     Faults that only this rank has found are kept separately until they have been shared, so that
     ``to_state`` is the same on every rank. The id of every bad sample is kept, and the names of
     the first thousand; the file contains all names.
-
-    Args:
-        options: Limits.
-        num_samples: Number of samples in the data set.
-        alone: Whether there is only one rank, so that nothing is shared.
-        path: File with one JSON object per line for each new fault; None for none.
     """
 
     def __init__(
@@ -122,7 +116,10 @@ class FaultTracker:
                     self._shared.add(fault)
                 else:
                     self._unshared.append(fault)
-                self._report(fault, epoch)
+                loud = len(self._bad_ids) <= _LOUD_FAULTS or fault.is_whole_shard
+                _LOG.log(logging.WARNING if loud else logging.DEBUG, "skipping %s", fault)
+                if self._log is not None:
+                    self._log.append(json.dumps({**asdict(fault), "epoch": epoch}) + "\n")
                 self._check(fault)
 
     def add_padded(self, count: int) -> None:
@@ -168,12 +165,6 @@ class FaultTracker:
         else:
             self._bad_ids.add(fault.sample_id)
         return len(self._bad_shards) + len(self._bad_ids) > before
-
-    def _report(self, fault: Fault, epoch: int) -> None:
-        loud = len(self._bad_ids) <= _LOUD_FAULTS or fault.is_whole_shard
-        _LOG.log(logging.WARNING if loud else logging.DEBUG, "skipping %s", fault)
-        if self._log is not None:
-            self._log.append(json.dumps({**asdict(fault), "epoch": epoch}) + "\n")
 
     def _check(self, last: Fault) -> None:
         options = self._options

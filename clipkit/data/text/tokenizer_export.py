@@ -35,9 +35,6 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path, masks: bool = True) -> No
         folder: Folder for the files.
         masks: Whether it returns a mask of the padding; a text tower that attends to its padding
             must not be given one.
-
-    Examples:
-        >>> save_tokenizer(OpenClipTokenizer(), Path("out"))
     """
     from transformers import AutoTokenizer
 

@@ -53,11 +53,6 @@ def fit_logistic(
 
     The problem is convex and solved in float64 from a fixed start, so the result depends neither on
     a seed nor on the order of the rows.
-
-    Examples:
-        >>> features = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
-        >>> fit_logistic(features, torch.tensor([0, 1]), 2, 0.01)(features).argmax(1).tolist()
-        [0, 1]
     """
     inputs = features.double()
     zeros = torch.zeros(num_classes, inputs.shape[1] + 1, dtype=torch.float64, device=inputs.device)
@@ -176,7 +171,8 @@ class LinearProbe(Evaluator):
             rows, held = hold_out(train[1])
             fitting = train[0][rows], train[1][rows]
             comparing = train[0][held], train[1][held]
-        num_classes = self._num_classes(train[1], test[1])
+        highest = max(int(labels.max()) for labels in (train[1], test[1]))
+        num_classes = max(len(self.class_names), highest + 1)
         if not len(comparing[1]):
             raise DataError(
                 f"{self.train.name}: the training split is too small to hold samples out (fewer "
@@ -194,9 +190,6 @@ class LinearProbe(Evaluator):
         require_classes(pairs.labels, num_classes, pairs.keys, data)
         match = ClassMatch(data.class_names, self.class_names, data.name, "the other splits")
         return pairs.images, match.labels(pairs.labels)
-
-    def _num_classes(self, *labels: Int64[Tensor, " N"]) -> int:
-        return max(len(self.class_names), *(int(part.max()) + 1 for part in labels))
 
 
 def _all_names(splits: Sequence[EvaluationDataset]) -> tuple[str, ...]:

@@ -15,10 +15,6 @@ def tower_blocks(tower: Tower) -> list[nn.Module]:
 
     A tower is sharded, compiled and recomputed in these units. Groups that are not a module
     (input embeddings with a class token) have none.
-
-    Examples:
-        >>> len(tower_blocks(encoder.image_tower))
-        1
     """
     found = (_module_of(tower, names) for names in tower.layer_groups())
     return [module for module in found if module is not None]

@@ -22,10 +22,13 @@ def restore_weights(trainer: Trainer, path: str) -> int:
     """
     checkpoint = trainer.strategy.load_checkpoint(path)
     take_out_averages(checkpoint)
-    steps = _schedule_steps(getattr(trainer.lightning_module, "loss", None))
+    loss = getattr(trainer.lightning_module, "loss", None)
+    parts = list(loss.modules()) if isinstance(loss, nn.Module) else []
+    steps = [(part, getattr(part, "num_steps", None)) for part in parts]  # for their schedules
     trainer.strategy.load_model_state_dict(checkpoint)
-    for part, num_steps in steps.items():
-        part.num_steps = num_steps  # type: ignore[assignment]
+    for part, num_steps in steps:
+        if isinstance(num_steps, int):
+            part.num_steps = num_steps  # type: ignore[assignment]
     _restore_moments(trainer, checkpoint)
     for average in callbacks_of(trainer, ExponentialMovingAverage):
         if checkpoint[AVERAGE]:
@@ -41,10 +44,3 @@ def _restore_moments(trainer: Trainer, checkpoint: Mapping[str, Any]) -> None:
     groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
     for group, own in zip(groups, options, strict=True):
         group.update(own)
-
-
-def _schedule_steps(loss: object) -> dict[nn.Module, int]:
-    """Return the step counts of the parts of an objective, for their schedules."""
-    modules = loss.modules() if isinstance(loss, nn.Module) else ()
-    counts = {module: getattr(module, "num_steps", None) for module in modules}
-    return {module: count for module, count in counts.items() if isinstance(count, int)}

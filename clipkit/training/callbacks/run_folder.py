@@ -69,7 +69,11 @@ def check_folder_is_free(
         return
     found = {folder: traces_of_a_run(folder) for folder in folders}
     traces = found.pop(root) + [join(folder, name) for folder in found for name in found[folder]]
-    traces += [path for path in _filled_logs(trainer) if Path(path).parent != Path(root)]
+    # Logs that the run would truncate and that are not empty.
+    logs = [log.path for log in callbacks_of(trainer, KeyLog)]
+    logs += [logger.path for logger in trainer.loggers if isinstance(logger, MetricsCsv)]
+    filled = (path for path in logs if path.is_file() and path.stat().st_size > 0)
+    traces += [str(path) for path in filled if path.parent != Path(root)]
     if traces:
         option = "trainer.default_root_dir"
         message = refusal(option, root, dict.fromkeys(traces), "--ckpt_path last", f"--{option}")
@@ -96,10 +100,3 @@ def _lies_in(ckpt_path: str, folders: Sequence[str]) -> bool:
         return ckpt_path.rpartition("/")[0] in [folder.rstrip("/") for folder in folders]
     parent = local_path(ckpt_path).resolve().parent
     return parent in [local_path(folder).resolve() for folder in folders if is_local(folder)]
-
-
-def _filled_logs(trainer: Trainer) -> list[str]:
-    """Return the logs that the run would truncate and that are not empty."""
-    logs = [log.path for log in callbacks_of(trainer, KeyLog)]
-    logs += [one.path for one in trainer.loggers if isinstance(one, MetricsCsv)]
-    return [str(path) for path in logs if path.is_file() and path.stat().st_size > 0]

@@ -11,18 +11,21 @@ _IMBALANCE: Final = 3.0
 """Ratio of the largest to the smallest class from which rare classes get a larger weight."""
 
 
+def entry(class_path: str, **init_args: Any) -> dict[str, Any]:
+    """Return the entry of a configuration for an object of a class of clipkit."""
+    path = {"class_path": f"clipkit.{class_path}"}
+    return {**path, "init_args": init_args} if init_args else path
+
+
 def objective(
     data: FinetuneData, embedding_dim: int, reasons: list[str]
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, float]]:
     """Choose the loss, the label head and the learning-rate factors."""
     if not data.class_counts:
         reasons.append("no classes: only the contrastive loss of captions")
-        loss: dict[str, Any] = {"contrastive": {"class_path": "clipkit.losses.ContrastiveLoss"}}
-        return loss, {}, {}
-    head = {
-        "class_path": "clipkit.models.LinearLabelHead",
-        "init_args": {"embedding_dim": embedding_dim, "num_classes": len(data.class_counts)},
-    }
+        return {"contrastive": entry("losses.ContrastiveLoss")}, {}, {}
+    num_classes = len(data.class_counts)
+    head = entry("models.LinearLabelHead", embedding_dim=embedding_dim, num_classes=num_classes)
     loss = _several_classes(data, reasons) if data.multi_label else _one_class(data, reasons)
     return loss, {"label_head": head}, {"label_head": 10.0}
 
@@ -38,8 +41,8 @@ def _several_classes(data: FinetuneData, reasons: list[str]) -> dict[str, Any]:
         )
     )
     return {
-        "contrastive": {"class_path": "clipkit.losses.ContrastiveLoss"},
-        "label": {"class_path": "clipkit.losses.MultiLabelLoss"},
+        "contrastive": entry("losses.ContrastiveLoss"),
+        "label": entry("losses.MultiLabelLoss"),
         "contrastive_weight": 1.0 if data.has_captions else 0.0,
         "label_weight": 0.5 if data.has_captions else 1.0,
     }
@@ -61,7 +64,7 @@ def _one_class(data: FinetuneData, reasons: list[str]) -> dict[str, Any]:
             f"classes have a larger weight in the label loss"
         )
     return {
-        "contrastive": {"class_path": "clipkit.losses.LabelAwareContrastiveLoss"},
-        "label": {"class_path": "clipkit.losses.LabelLoss", "init_args": label},
+        "contrastive": entry("losses.LabelAwareContrastiveLoss"),
+        "label": entry("losses.LabelLoss", **label),
         "label_weight": 0.5,
     }

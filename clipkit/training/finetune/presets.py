@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from clipkit.training.finetune.facts import BaseModelInfo, FinetuneData
-from clipkit.training.finetune.objective import objective
+from clipkit.training.finetune.objective import entry, objective
 
 _LARGEST_BATCH: Final = 256
 _VALIDATIONS: Final = 10
-_CALLBACKS: Final = "clipkit.training.callbacks"
+_CALLBACKS: Final = "training.callbacks"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +47,7 @@ PRESETS: Final = (
 
 
 def choose_preset(num_samples: int) -> Preset:
-    """Return the preset for a number of samples.
-
-    Examples:
-        >>> choose_preset(400).unlocked_groups
-        1
-    """
+    """Return the preset for a number of samples."""
     return next(p for p in PRESETS if p.below is None or num_samples < p.below)
 
 
@@ -76,7 +71,7 @@ def finetune_config(
             "class_path": "torch.optim.AdamW",
             "init_args": {"lr": preset.learning_rate, "weight_decay": preset.weight_decay},
         },
-        "schedule": {"class_path": "clipkit.optim.WarmupCosine", "init_args": {"warmup": 0.1}},
+        "schedule": entry("optim.WarmupCosine", warmup=0.1),
     }
     config = {
         "seed_everything": 0,
@@ -90,24 +85,13 @@ def finetune_config(
 def _data(
     data: FinetuneData, batch_size: int, templates: Sequence[str], transform: dict[str, Any]
 ) -> dict[str, Any]:
-    captions: dict[str, Any] = {
-        "class_path": "clipkit.data.TextField",
-        "init_args": {"one_per_line": True},
-    }
+    captions = entry("data.TextField", one_per_line=True)
     if data.multi_label:
-        captions = {
-            "class_path": "clipkit.data.OptionalCaption",
-            "init_args": {"captions": captions},
-        }
+        captions = entry("data.OptionalCaption", captions=captions)
     elif not data.has_captions:
-        captions = {
-            "class_path": "clipkit.data.TemplatedCaptions",
-            "init_args": {"captions": captions, "templates": list(templates)},
-        }
-    field = {
-        "class_path": "clipkit.data.MultiLabels",
-        "init_args": {"num_classes": len(data.class_counts)},
-    }
+        texts = list(templates)
+        captions = entry("data.TemplatedCaptions", captions=captions, templates=texts)
+    field = entry("data.MultiLabels", num_classes=len(data.class_counts))
     return {
         "train": data.train,
         **({} if data.val is None else {"val": data.val}),
@@ -128,50 +112,34 @@ def _transform(base: BaseModelInfo, preset: Preset, reasons: list[str]) -> dict[
         f"crops of {preset.crop:.0%} to 100% of an image; no flips and no changes of colour, "
         f"because left, right or colour may matter; add them with data.samples.transform"
     )
-    return {
-        "class_path": "clipkit.data.TrainTransform",
-        "init_args": {
-            "size": base.image_size,
-            "scale": [preset.crop, 1.0],
-            "interpolation": base.interpolation,
-        },
-    }
+    return entry(
+        "data.TrainTransform",
+        size=base.image_size,
+        scale=[preset.crop, 1.0],
+        interpolation=base.interpolation,
+    )
 
 
 def _trainer(
     data: FinetuneData, base: BaseModelInfo, preset: Preset, folder: str, reasons: list[str]
 ) -> dict[str, Any]:
-    callbacks: list[dict[str, Any]] = [
-        {"class_path": f"{_CALLBACKS}.{name}"} for name in ("ProgressBar", "Throughput")
-    ]
-    if preset.unlocked_groups is not None:
+    callbacks = [entry(f"{_CALLBACKS}.{name}") for name in ("ProgressBar", "Throughput")]
+    if (most := preset.unlocked_groups) is not None:
         callbacks += [
-            {
-                "class_path": f"{_CALLBACKS}.LockTower",
-                "init_args": {
-                    "tower": tower,
-                    "unlocked_groups": min(preset.unlocked_groups, num_groups),
-                },
-            }
+            entry(f"{_CALLBACKS}.LockTower", tower=tower, unlocked_groups=min(most, num_groups))
             for tower, num_groups in base.num_groups.items()
         ]
-    saving: dict[str, Any] = {"every_n_minutes": 10}
     every = max(1, preset.epochs // _VALIDATIONS)
+    lowest = {} if data.val is None else {"monitor": "val/loss", "mode": "min"}
     if data.val is not None:
-        saving |= {"monitor": "val/loss", "mode": "min"}
-        callbacks.append(
-            {
-                "class_path": "lightning.pytorch.callbacks.EarlyStopping",
-                "init_args": {"monitor": "val/loss", "mode": "min", "patience": 3},
-            }
-        )
+        stopping = "lightning.pytorch.callbacks.EarlyStopping"
+        callbacks.append({"class_path": stopping, "init_args": {**lowest, "patience": 3}})
         pause = "epoch" if every == 1 else f"{every} epochs"
         reasons.append(
             f"validation after every {pause}: best.ckpt keeps the lowest val/loss, and the run "
             f"ends after three validations without a lower one"
         )
-    callbacks.append({"class_path": f"{_CALLBACKS}.SaveCheckpoint", "init_args": saving})
-    logger = {"class_path": "clipkit.training.MetricsCsv", "init_args": {"save_dir": "auto"}}
+    callbacks.append(entry(f"{_CALLBACKS}.SaveCheckpoint", every_n_minutes=10, **lowest))
     return {
         "accelerator": "auto",
         "devices": 1,
@@ -182,6 +150,6 @@ def _trainer(
         "log_every_n_steps": 5,
         "enable_model_summary": False,
         "default_root_dir": folder,
-        "logger": [logger],
+        "logger": [entry("training.MetricsCsv", save_dir="auto")],
         "callbacks": callbacks,
     }

@@ -30,11 +30,6 @@ class StepHealth:
         sigmas: Distance of a spike from the mean, in standard deviations; infinite to detect only
             NaN and infinity.
         window: Number of accepted steps to compare with.
-
-    Examples:
-        >>> health = StepHealth(torch.device("cpu"))
-        >>> bool(health.verdict(torch.tensor(float("nan")), torch.tensor(1.0)))
-        True
     """
 
     def __init__(self, device: torch.device, sigmas: float = math.inf, window: int = 128) -> None:
@@ -52,7 +47,12 @@ class StepHealth:
         verdict = bad.float()
         if world_size() > 1:
             dist.all_reduce(verdict, dist.ReduceOp.MAX)
-        self._accept(values, verdict == 0)
+        # Overwrite the oldest values if the step is good.
+        good = verdict == 0
+        slot = (self._num_accepted % self._history.shape[1]).expand(2, 1)
+        kept = torch.where(good, values[:, None], self._history.gather(1, slot))
+        self._history.scatter_(1, slot, kept)
+        self._num_accepted += good
         return verdict
 
     def _is_spike(self, values: Float[Tensor, " 2"]) -> Tensor:
@@ -63,13 +63,6 @@ class StepHealth:
         variance = ((self._history - mean[:, None]).square() * mask).sum(1) / count.clamp(min=1)
         far = values > mean + self._sigmas * variance.sqrt()
         return far.any() & (self._num_accepted >= _LEAST_HISTORY)
-
-    def _accept(self, values: Float[Tensor, " 2"], good: Tensor) -> None:
-        """Overwrite the oldest values if the step is good."""
-        slot = (self._num_accepted % self._history.shape[1]).expand(2, 1)
-        kept = torch.where(good, values[:, None], self._history.gather(1, slot))
-        self._history.scatter_(1, slot, kept)
-        self._num_accepted += good
 
 
 def skips_on_device(optimizer: torch.optim.Optimizer, has_scaler: bool) -> bool:

@@ -21,15 +21,6 @@ class StepState:
 
     Args:
         module: Encoder and loss; a buffer may be replaced by another of the same shape.
-
-    Examples:
-        >>> norm = torch.nn.BatchNorm1d(2)
-        >>> state = StepState(norm)
-        >>> state.keep()
-        >>> _ = norm(torch.full((4, 2), float("nan")))
-        >>> state.restore(torch.tensor(1.0))
-        >>> norm.running_mean
-        tensor([0., 0.])
     """
 
     def __init__(self, module: nn.Module) -> None:

@@ -19,15 +19,6 @@ class TermMeans:
     Each term is weighted by the number of its samples over all ranks (those with a label, for a
     label loss), so that all samples count equally. Every rank computes the same means. The loss is
     the sum of the means of the weighted terms.
-
-    Examples:
-        >>> means = TermMeans()
-        >>> for value, number in ((1.0, 3.0), (5.0, 1.0)):
-        ...     term = torch.tensor(value)
-        ...     means.add({"loss": term, "label": term, "label_weighted": term,
-        ...                "label_num_samples": torch.tensor(number)})
-        >>> {name: value.item() for name, value in means.result().items()}
-        {'label': 2.0, 'label_weighted': 2.0, 'label_num_samples': 2.0, 'loss': 2.0}
     """
 
     def __init__(self) -> None:

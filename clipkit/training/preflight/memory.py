@@ -118,10 +118,6 @@ def exchange_estimate(
     """Estimate the bytes that one rank receives or reduces per step with DDP, by purpose.
 
     This is the table of ``docs/cluster.md``; a ring transfers about twice the reduced bytes.
-
-    Examples:
-        >>> exchange_estimate(encoder, batch_size=64, world_size=1, accumulate=1)
-        {}
     """
     if world_size == 1:
         return {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from typing import Final
 
 from lightning.pytorch import Trainer
@@ -10,7 +11,6 @@ from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import nn
 
 from clipkit.data.order.partition import EpochPartition
-from clipkit.data.text.tokenizer import Tokenizer
 from clipkit.data.text.tokenizers import tokenizer_from_name
 from clipkit.errors import ClipkitError
 from clipkit.models import DualEncoder
@@ -135,8 +135,10 @@ def _memory_plan(
 
 
 def _caption_plan(data: PairDataModule, num_captions: int) -> CaptionPlan:
-    tokenizer = data.resolved_tokenizer()
-    captions = data.train_stream.read_captions(_wide(tokenizer), num_captions)
+    tokenizer = wide = data.resolved_tokenizer()
+    with suppress(ClipkitError):  # not every tokenizer has a longer context
+        wide = tokenizer_from_name(tokenizer.name, _WIDE * tokenizer.context_length)
+    captions = data.train_stream.read_captions(wide, num_captions)
     lengths = sorted(captions.lengths)
     return CaptionPlan(
         num_read=len(lengths),
@@ -166,12 +168,7 @@ def _activations(
 def schedule_factors(
     schedule: Schedule, num_steps: float, step_samples: int | None = None, points: int = _POINTS
 ) -> list[float]:
-    """Return the factors of the learning rate at evenly spaced moments of a run.
-
-    Examples:
-        >>> schedule_factors(WarmupCosine(warmup=0), 100, points=3)
-        [1.0, 0.5, 0.0]
-    """
+    """Return the factors of the learning rate at evenly spaced moments of a run."""
     total = _CLOCK_STEPS if math.isinf(num_steps) else max(1, int(num_steps))
     moments = [round(point * total / max(1, points - 1)) for point in range(points)]
     runs = [Progress(step, total, step_samples=step_samples) for step in moments]
@@ -242,14 +239,6 @@ def _notes(
             f"step of {samples_of_step(trainer, data.batch_size)}; different ones each time"
         )
     return notes
-
-
-def _wide(tokenizer: Tokenizer) -> Tokenizer:
-    """Return the same tokenizer with a longer context, if possible."""
-    try:
-        return tokenizer_from_name(tokenizer.name, _WIDE * tokenizer.context_length)
-    except ClipkitError:
-        return tokenizer
 
 
 def _is_compiled(encoder: DualEncoder) -> bool:

@@ -23,9 +23,7 @@ _OPTIONS: Final = "_compile_options"
 class Recomputed:
     """A module's forward whose activations are computed again in the backward pass.
 
-    Args:
-        forward: Bound forward of the module.
-        compile_options: Arguments of ``torch.compile``; None to run without compilation.
+    Without ``compile_options``, the arguments of ``torch.compile``, it is not compiled.
     """
 
     def __init__(
