@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,6 +18,7 @@ NORMALIZE_FOLDER: Final = "1_Normalize"
 _LOG: Final = logging.getLogger(__name__)
 _MODULES: Final = "sentence_transformers.base.modules"
 _OUTPUT: Final = "sentence_embedding"
+_LEAST_MAJOR: Final = 6
 _TEXTS: Final = ("a dog", "A photo of two dogs, running on the beach!")
 
 
@@ -62,14 +63,21 @@ def write_modules(folder: Path, pads_to_longest: bool) -> None:
     )
 
 
+def _installed_major() -> int:
+    try:
+        return int(version("sentence-transformers").partition(".")[0])
+    except PackageNotFoundError:
+        return 0
+
+
 def check_modules(encoder: DualEncoder, folder: Path, tolerance: float) -> None:
     """Load a folder with sentence-transformers, if it is installed, and compare embeddings.
 
     Raises:
         CheckpointError: If it cannot be loaded, or its embeddings differ.
     """
-    if importlib.util.find_spec("sentence_transformers") is None:
-        _LOG.warning("%s: sentence-transformers is not installed; checked transformers", folder)
+    if _installed_major() < _LEAST_MAJOR:
+        _LOG.warning("sentence-transformers 6 is not installed: checked with transformers alone")
         return
     from sentence_transformers import SentenceTransformer
 
