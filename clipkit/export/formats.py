@@ -153,13 +153,20 @@ class SentenceTransformersExporter(Exporter):
 
 @final
 class OnnxExporter(Exporter):
-    """One ONNX graph per tower, and ``preprocessing.json`` with all other constants."""
+    """One ONNX graph per tower, and ``preprocessing.json`` with all other constants.
+
+    Args:
+        precision: Precision of the graphs; see ``save_onnx``.
+    """
 
     hub_name = "onnx"
     usage = card_examples.ONNX
 
+    def __init__(self, precision: str = "fp32") -> None:
+        self._precision = precision
+
     def write(self, encoder: DualEncoder, folder: Path, tokenizer: str | None) -> None:
-        save_onnx(encoder, folder, tokenizer)
+        save_onnx(encoder, folder, tokenizer, self._precision)
         loaded = _tokenizer(encoder, tokenizer)
         try:
             loaded.in_transformers()
@@ -168,7 +175,7 @@ class OnnxExporter(Exporter):
         save_tokenizer(loaded, folder)
 
     def check(self, encoder: DualEncoder, folder: Path) -> None:
-        check_onnx(encoder, folder, TOLERANCE)
+        check_onnx(encoder, folder, TOLERANCE, self._precision)
 
     def reader(self, folder: Path) -> str:
         return f"onnxruntime.InferenceSession('{folder}/image.onnx'), and text.onnx"
@@ -198,6 +205,8 @@ EXPORTERS: Final[Mapping[str, Exporter]] = {
     "transformers": TransformersExporter(),
     "sentence_transformers": SentenceTransformersExporter(),
     "onnx": OnnxExporter(),
+    "onnx_fp16": OnnxExporter("fp16"),
+    "onnx_int8": OnnxExporter("int8"),
     "safetensors": SafetensorsExporter(),
 }
 FORMATS: Final = tuple(EXPORTERS)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import importlib.util
 import json
 import logging
+import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, final
 
@@ -17,11 +19,11 @@ from torch import Tensor, nn
 
 from clipkit.atomic_files import write_json
 from clipkit.errors import CheckpointError, ConfigError, first_line
+from clipkit.export.onnx_precision import CONVERTERS, LEAST_COSINE
 from clipkit.models.dual_encoder import DualEncoder
+from clipkit.models.onnx_towers import FACTS_FILE, IMAGE_FILE, TEXT_FILE
 
-IMAGE_FILE: Final = "image.onnx"
-TEXT_FILE: Final = "text.onnx"
-FACTS_FILE: Final = "preprocessing.json"
+PRECISIONS: Final = ("fp32", *CONVERTERS)
 METADATA_KEY: Final = "clipkit"
 """Key of the metadata of both graphs; its value is the JSON of ``onnx_facts``."""
 
@@ -30,7 +32,7 @@ _TRACED_BATCH: Final = 3
 """A size of 1 would be taken for a constant."""
 
 
-def onnx_facts(encoder: DualEncoder, tokenizer: str) -> dict[str, Any]:
+def onnx_facts(encoder: DualEncoder, tokenizer: str, precision: str = "fp32") -> dict[str, Any]:
     """Return what a program needs in addition to the graphs: preprocessing, tokenizer, scale."""
     image, text = encoder.image_tower, encoder.text_tower
     bias = encoder.logit_bias
@@ -56,13 +58,19 @@ def onnx_facts(encoder: DualEncoder, tokenizer: str) -> dict[str, Any]:
             "tokenizer": tokenizer,
             "output": "text_embedding",
         },
+        "precision": precision,
         "embedding_dim": encoder.embedding_dim,
         "logit_scale": float(encoder.logit_scale.detach()),
         "logit_bias": None if bias is None else float(bias.detach()),
     }
 
 
-def save_onnx(encoder: DualEncoder, folder: Path | str, tokenizer: str | None = None) -> None:
+def save_onnx(
+    encoder: DualEncoder,
+    folder: Path | str,
+    tokenizer: str | None = None,
+    precision: str = "fp32",
+) -> None:
     """Write ``image.onnx``, ``text.onnx`` and ``preprocessing.json``.
 
     Batches may have any size, captions any length up to the context length. Pixels are uint8;
@@ -73,15 +81,31 @@ def save_onnx(encoder: DualEncoder, folder: Path | str, tokenizer: str | None = 
         folder: Folder for the files.
         tokenizer: Name of the tokenizer that the encoder was trained with; None for the default
             tokenizer of its text tower.
+        precision: "fp32"; "fp16" to store and compute in 16-bit floats; "int8" to store matrices
+            as 8-bit integers and multiply them with quantised activations.
 
     Raises:
-        ConfigError: If a package is missing, or torch cannot turn a tower into a graph.
+        ConfigError: If a package is missing, the precision is unknown, or torch cannot turn a tower
+            into a graph.
     """
     _check_packages()
+    if precision not in PRECISIONS:
+        raise ConfigError(f"precision: expected one of {', '.join(PRECISIONS)}, got {precision!r}")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    facts = onnx_facts(encoder, tokenizer or encoder.text_tower.tokenizer_name)
+    facts = onnx_facts(encoder, tokenizer or encoder.text_tower.tokenizer_name, precision)
     write_json(folder / FACTS_FILE, facts)
+    if precision == "fp32":
+        _write_graphs(encoder, folder, facts)
+        return
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".fp32.") as exact, _quiet():
+        _write_graphs(encoder, Path(exact), facts)
+        for name in (IMAGE_FILE, TEXT_FILE):
+            CONVERTERS[precision](Path(exact) / name, folder / name)
+
+
+def _write_graphs(encoder: DualEncoder, folder: Path, facts: dict[str, Any]) -> None:
+    """Write both graphs in float32."""
     size, text = encoder.image_tower.image_size, encoder.text_tower
     pixels = torch.zeros(_TRACED_BATCH, 3, size, size, dtype=torch.uint8)
     # One less than the longest: a dimension at its limit would be taken for a constant.
@@ -92,13 +116,17 @@ def save_onnx(encoder: DualEncoder, folder: Path | str, tokenizer: str | None = 
     _write(_TextGraph(encoder), tokens, {0: batch, 1: length}, "text", folder / TEXT_FILE, facts)
 
 
-def check_onnx(encoder: DualEncoder, folder: Path | str, tolerance: float) -> None:
+def check_onnx(
+    encoder: DualEncoder, folder: Path | str, tolerance: float, precision: str = "fp32"
+) -> None:
     """Run the graphs in onnxruntime and compare their embeddings with torch, at several sizes.
 
     Args:
         encoder: The encoder that was written, in evaluation mode, on the CPU.
         folder: Folder of the files.
-        tolerance: Largest permitted difference of any component of an embedding.
+        tolerance: Largest permitted difference of any component of an embedding, in float32; lower
+            precisions need a cosine similarity of at least ``LEAST_COSINE``.
+        precision: Precision of the files; see ``save_onnx``.
 
     Raises:
         CheckpointError: If a file cannot be read, or its embeddings differ.
@@ -106,17 +134,18 @@ def check_onnx(encoder: DualEncoder, folder: Path | str, tolerance: float) -> No
     folder = Path(folder)
     size, text = encoder.image_tower.image_size, encoder.text_tower
     generator = torch.Generator().manual_seed(0)
+    compare = partial(_compare, tolerance=tolerance, least_cosine=LEAST_COSINE.get(precision))
     for count in (1, 4):
         shape = (count, 3, size, size)
         pixels = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
         with torch.inference_mode():
             expected = encoder.encode_image(pixels)
-        _compare(folder / IMAGE_FILE, {"pixels": pixels}, expected, tolerance)
+        compare(folder / IMAGE_FILE, {"pixels": pixels}, expected)
         for length in (text.context_length, max(3, text.context_length // 2)):
             tokens = torch.randint(1, text.vocab_size, (count, length), generator=generator)
             with torch.inference_mode():
                 expected = encoder.encode_text(tokens)
-            _compare(folder / TEXT_FILE, {"tokens": tokens}, expected, tolerance)
+            compare(folder / TEXT_FILE, {"tokens": tokens}, expected)
 
 
 @final
@@ -172,7 +201,11 @@ def _write(
 
 
 def _compare(
-    path: Path, inputs: dict[str, Tensor], expected: Float[Tensor, "B D"], tolerance: float
+    path: Path,
+    inputs: dict[str, Tensor],
+    expected: Float[Tensor, "B D"],
+    tolerance: float,
+    least_cosine: float | None,
 ) -> None:
     import onnxruntime
 
@@ -183,7 +216,16 @@ def _compare(
         raise CheckpointError(
             f"export: onnxruntime cannot run {path.name}: {first_line(error)}"
         ) from error
-    difference = (torch.from_numpy(embeddings) - expected).abs().max().item()
+    found = torch.from_numpy(embeddings)
+    if least_cosine is not None:
+        cosine = torch.cosine_similarity(found, expected).min().item()
+        if not cosine >= least_cosine:
+            raise CheckpointError(
+                f"export: the embeddings of {path.name} have a cosine similarity of {cosine:.3f} "
+                f"with the encoder's, expected at least {least_cosine}; nothing is left"
+            )
+        return
+    difference = (found - expected).abs().max().item()
     if not difference <= tolerance:
         raise CheckpointError(
             f"export: the embeddings of {path.name} differ by {difference:.1e}; nothing is left"
@@ -201,7 +243,7 @@ def _check_packages() -> None:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Silence the log of the exporter's internal passes."""
-    loggers = [logging.getLogger(name) for name in ("onnxscript", "onnx_ir", "torch.onnx")]
+    loggers = [logging.getLogger(name) for name in ("", "onnxscript", "onnx_ir", "torch.onnx")]
     before = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)

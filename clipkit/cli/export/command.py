@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from clipkit.atomic_files import temporary_path
 from clipkit.cli.arguments import (
@@ -17,7 +17,13 @@ from clipkit.cli.arguments import (
 from clipkit.cli.outputs import check_output_file, check_output_folder
 from clipkit.errors import ConfigError
 
-FORMATS: Final = (*("open_clip", "transformers", "sentence_transformers", "onnx", "safetensors"),)
+if TYPE_CHECKING:
+    from clipkit.evaluation import Evaluator
+
+FORMATS: Final = (
+    *("open_clip", "transformers", "sentence_transformers"),
+    *("onnx", "onnx_fp16", "onnx_int8", "safetensors"),
+)
 
 
 def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
@@ -29,7 +35,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
         "'open_clip' writes a folder in the layout of the Hugging Face hub, for "
         "open_clip.create_model_and_transforms('local-dir:DIR'); 'transformers' a folder for "
         "AutoModel.from_pretrained (CLIPModel or SiglipModel); 'sentence_transformers' one for "
-        "SentenceTransformer('DIR'); 'onnx' one graph per tower; "
+        "SentenceTransformer('DIR'); 'onnx', 'onnx_fp16' and 'onnx_int8' one graph per tower; "
         "'safetensors' supports every encoder and is loaded with clipkit. The files are loaded "
         "again, and their embeddings are compared with those of the encoder.",
         allow_abbrev=False,
@@ -52,6 +58,13 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
         "--license", metavar="ID", help="license for the model card, such as cc-by-4.0"
     )
     parser.add_argument(
+        "--measure",
+        type=given_text,
+        metavar="DATA",
+        help="with an ONNX format: print the retrieval recall of the model and of its graphs on "
+        "images with captions",
+    )
+    parser.add_argument(
         "--push",
         type=given_text,
         metavar="OWNER/NAME",
@@ -65,6 +78,26 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     parser.set_defaults(run=run)
 
 
+def _evaluator(args: argparse.Namespace) -> Evaluator:
+    if not args.format.startswith("onnx"):
+        raise ConfigError(f"--measure: only with an ONNX format, got --format {args.format}")
+    from clipkit.evaluation import make_evaluator
+
+    return make_evaluator("retrieval", args.measure)
+
+
+def _print_recalls(evaluator: Evaluator, args: argparse.Namespace) -> None:
+    """Print the recalls of the model and of the files, and their difference."""
+    from clipkit.models import load_encoder, load_model
+
+    before = evaluator.run(load_model(args.model, "cpu", args.weights).encoder)
+    after = evaluator.run(load_encoder(args.output))
+    print(f"{args.measure}: model, {args.format}, difference")
+    for name, value in before.items():
+        change = after[name] - value
+        print(f"{100 * value:6.2f} % {100 * after[name]:6.2f} % {100 * change:+6.2f}  {name}")
+
+
 def run(args: argparse.Namespace) -> int:
     check_output_folder("--output", args.output)
     check_output_file("--output", temporary_path(args.output.resolve()))
@@ -75,6 +108,7 @@ def run(args: argparse.Namespace) -> int:
     from clipkit.export import export_checkpoint, push_to_hub
     from clipkit.export.push import check_login
 
+    evaluator = None if args.measure is None else _evaluator(args)
     if args.push is not None:
         check_login(args.push)  # before the model is loaded and written
     exported = export_checkpoint(
@@ -82,6 +116,8 @@ def run(args: argparse.Namespace) -> int:
     )
     weights = shown_weights(exported.weights)
     print(f"{args.output}: written{weights}; load it with {exported.reader}")
+    if evaluator is not None:
+        _print_recalls(evaluator, args)
     if args.push is not None:
         name = push_to_hub(args.output, args.push, private=args.private)
         print(f"{name}: uploaded; load it with clipkit.models.load_model({name!r})")

@@ -19,6 +19,7 @@ from clipkit.models.files.sharded import is_sharded, read_checkpoint
 from clipkit.models.files.state_dicts import load_exactly, read_file, write_state_dict
 from clipkit.models.heads.label_head import LabelHead
 from clipkit.models.lora import add_lora_of_entry, lora_entry, merge_lora
+from clipkit.models.onnx_towers import FACTS_FILE, load_onnx
 from clipkit.models.open_clip.config import CONFIG_FILE_NAME
 from clipkit.models.open_clip.export import open_clip_config, open_clip_state
 from clipkit.models.open_clip.towers import from_open_clip
@@ -67,7 +68,7 @@ def load_encoder(path: Path | str, prefix: str | None = None) -> DualEncoder:
     Args:
         path: A checkpoint of ``clipkit fit``, one file or in parts, a folder in the format
             "open_clip" or "safetensors" of the export, or ``hf-hub:OWNER/NAME[@REVISION]`` of a
-            repository with the same files.
+            repository with the same files. A folder of an "onnx" format can be evaluated only.
         prefix: Prefix of the weights' names: "ema." for the moving average, which validation and
             ``best.ckpt`` of a run with ``ExponentialMovingAverage`` use, or "encoder." for the
             trained weights. None for the average if there is one.
@@ -228,6 +229,8 @@ def _load_folder(folder: Path) -> DualEncoder:
         paths = [folder / name for name in WEIGHTS_FILES]
         path = next((path for path in paths if path.is_file()), paths[0])
         return from_open_clip(str(folder), str(path)).eval()
+    if (folder / FACTS_FILE).is_file():
+        return load_onnx(folder)
     description = folder / DESCRIPTION_FILE_NAME
     try:
         content = json.loads(description.read_text(encoding="utf-8"))
