@@ -45,11 +45,10 @@ def clipkit_stream(task: dict[str, Any]) -> Any:
 
 def webdataset_source(task: dict[str, Any]) -> Any:
     """The same options, read from front to back by webdataset."""
-    from clipkit.data import OpenClipTokenizer, WebDatasetSource
+    from clipkit.data import OpenClipTokenizer, WebDatasetShards, WebDatasetSource
 
     return WebDatasetSource(
-        task["shards"],
-        num_samples=task["num_samples"],
+        WebDatasetShards(task["shards"], task["num_samples"]),
         tokenizer=OpenClipTokenizer("ViT-B-32"),
         batch_size=task["batch_size"],
         image_size=IMAGE_SIZE,

@@ -26,6 +26,7 @@ from .storage.cache import ShardCache
 from .stream.options import OrderOptions, SampleOptions
 from .stream.pair_stream import PairStream
 from .stream.source import PairSource
+from .stream.webdataset_shards import WebDatasetShards
 from .stream.webdataset_source import WebDatasetSource
 from .text.captions import (
     Candidate,
@@ -95,6 +96,7 @@ __all__ = [
     "TrainTransform",
     "TransformersTokenizer",
     "VerifyReport",
+    "WebDatasetShards",
     "WebDatasetSource",
     "collect_stats",
     "pack",

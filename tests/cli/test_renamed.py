@@ -9,7 +9,7 @@ import pytest
 
 from clipkit import optim, training
 from clipkit.cli.fit.renamed import with_new_names, with_new_options
-from clipkit.data import PairStream, ShardIndex
+from clipkit.data import PairStream, ShardIndex, WebDatasetSource
 from clipkit.errors import ConfigError
 from clipkit.training import PairDataModule, callbacks
 from clipkit.training.datamodule.options import RENAMED
@@ -87,7 +87,7 @@ def test_old_keywords_in_python_name_the_new_ones(tmp_path):
         )
 
 
-@pytest.mark.parametrize("kind", [PairStream, PairDataModule])
+@pytest.mark.parametrize("kind", [PairStream, WebDatasetSource, PairDataModule])
 def test_constructors_have_at_most_twelve_arguments(kind):
     assert len(inspect.signature(kind).parameters) <= 12
     assert not {"kwargs", "options"} & inspect.signature(kind).parameters.keys()

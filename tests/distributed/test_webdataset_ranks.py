@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from clipkit.data import FaultOptions
-from clipkit.training import PairDataModule, WebDatasetOptions
+from clipkit.training import PairDataModule, StorageOptions, WebDatasetOptions
 from clipkit.training.callbacks import KeyLog, SaveCheckpoint
 from tests.helpers import tiny
 from tests.helpers.factories import pair, write_shard
@@ -19,7 +19,7 @@ def fit(rank: int, world_size: int, folder: Path, run: Path, max_epochs: int) ->
     data = PairDataModule(
         train=str(folder),
         batch_size=4,
-        webdataset=WebDatasetOptions(num_samples=50),
+        storage=StorageOptions(webdataset=WebDatasetOptions(num_samples=50)),
         faults=FaultOptions(max_bad_fraction=0.2),
     )
     trainer = tiny.trainer(

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Final, get_args
+from typing import Final, get_args
 
 import numpy as np
 
@@ -16,7 +16,6 @@ from clipkit.data.samples.content import CONTENT_ERRORS
 from clipkit.data.samples.maker import SampleMaker
 from clipkit.data.shards.index import ShardIndex
 from clipkit.data.shards.reader import RawSample, ShardReader
-from clipkit.data.storage.urls import Patterns
 from clipkit.data.stream.options import OrderOptions
 from clipkit.data.text.captions import OptionalCaption, TextField
 from clipkit.data.text.tokenizer import Encoder
@@ -80,23 +79,7 @@ def check_sizes(partition: EpochPartition) -> None:
         )
 
 
-def check_pipeline(
-    pipeline: Callable[..., Any] | None, urls: Patterns | None, resampled: bool, buffer: int | None
-) -> None:
-    """Refuse shards that are missing, and options that the user's own pipeline would not see."""
-    if pipeline is None:
-        if urls is None:
-            raise ConfigError("urls: expected shards, got none")
-        return
-    for name, is_set in [("resampled", resampled), ("order.shuffle_window", buffer is not None)]:
-        if is_set:
-            raise ConfigError(
-                f"{name}: has no effect on a pipeline of your own; leave it out, and use "
-                f"webdataset.ResampledShards and webdataset.shuffle in the pipeline"
-            )
-
-
-def check_sequential_order(order: OrderOptions) -> None:
+def check_sequential_order(order: OrderOptions, has_pipeline: bool) -> None:
     """Refuse what only an exact order can do."""
     if not order.shuffle or order.tail not in (None, "drop"):
         raise ConfigError(
@@ -107,6 +90,11 @@ def check_sequential_order(order: OrderOptions) -> None:
         raise ConfigError(
             "order.length_bucket_batches: needs an exact order, which webdataset does not have; "
             "leave it out, or read the shards with PairStream"
+        )
+    if order.shuffle_window is not None and has_pipeline:
+        raise ConfigError(
+            "order.shuffle_window: has no effect on a pipeline of your own; leave it out, and use "
+            "webdataset.shuffle in the pipeline"
         )
 
 

@@ -15,8 +15,9 @@ class PairSource(Protocol):
     """A source of training batches: ``PairStream`` or ``WebDatasetSource``.
 
     Examples:
-        >>> source: PairSource = WebDatasetSource("data/train", num_samples=9, batch_size=4,
-        ...                                       tokenizer=OpenClipTokenizer(), image_size=64)
+        >>> shards = WebDatasetShards("data/train", num_samples=9)
+        >>> source: PairSource = WebDatasetSource(shards, tokenizer=OpenClipTokenizer(),
+        ...                                       batch_size=4, image_size=64)
         >>> source.is_exact
         False
     """

@@ -27,7 +27,8 @@ def check_state(state: Mapping[str, Any], index: ShardIndex) -> None:
     if state.get("exact") is False:
         raise CheckpointError(
             "stream state: of a WebDatasetSource (exact: false), which no exact order can "
-            "continue; read the data as before (data.webdataset), or start without the state"
+            "continue; read the data as before (data.storage.webdataset), or start without the "
+            "state"
         )
     _check_keys(state, _STATE_KEYS)
     if state["fingerprint"] != index.fingerprint:
@@ -45,7 +46,7 @@ def check_sequential_state(state: Mapping[str, Any]) -> None:
     if state.get("exact") is not False:
         raise CheckpointError(
             "stream state: of a PairStream, whose exact order webdataset cannot continue; read "
-            "the data as before (without data.webdataset), or start without the state"
+            "the data as before (without data.storage.webdataset), or start without the state"
         )
     _check_keys(state, _SEQUENTIAL_KEYS)
 

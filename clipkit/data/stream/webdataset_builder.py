@@ -18,12 +18,8 @@ from clipkit.data.samples.teacher_fields import teacher_pad_id
 from clipkit.data.shards.reader import RawSample
 from clipkit.data.stream.builder import MAX_REPLACEMENTS, BuildResult
 from clipkit.data.stream.threads import Threads
-from clipkit.data.stream.webdataset_stages import (
-    WebSample,
-    as_raw_sample,
-    draw_seed,
-    launched_as,
-)
+from clipkit.data.stream.webdataset_shards import WebSample
+from clipkit.data.stream.webdataset_stages import as_raw_sample, draw_seed, launched_as
 from clipkit.distributed.world import World
 from clipkit.errors import DataError, SampleError
 from clipkit.types import Sample

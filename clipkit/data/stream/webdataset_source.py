@@ -12,14 +12,11 @@ from clipkit.data.order.partition import EpochPartition, check_stages
 from clipkit.data.samples.faults import FaultOptions, FaultTracker
 from clipkit.data.samples.maker import SampleMaker, Transform
 from clipkit.data.shards.reader import RawSample
-from clipkit.data.storage.cache import ShardCache
-from clipkit.data.storage.urls import Patterns
 from clipkit.data.stream.checks import (
     TRIED_SAMPLES,
     CaptionFacts,
     caption_facts,
     check_options,
-    check_pipeline,
     check_samples,
     check_sequential_order,
     check_sizes,
@@ -29,11 +26,10 @@ from clipkit.data.stream.delivery import BatchDelivery
 from clipkit.data.stream.options import OrderOptions, SampleOptions
 from clipkit.data.stream.state import STATE_VERSION, check_sequential_state
 from clipkit.data.stream.webdataset_builder import SequentialBuilder
-from clipkit.data.stream.webdataset_shards import find_shards
+from clipkit.data.stream.webdataset_shards import WebDatasetShards
 from clipkit.data.stream.webdataset_stages import (
     OwnPipeline,
     ShardPipeline,
-    UserPipeline,
     draw_seed,
 )
 from clipkit.data.stream.workers import BatchLoader
@@ -59,11 +55,7 @@ class WebDatasetSource:
     have been. The state holds the number of samples seen.
 
     Args:
-        urls: Shards: braces, globs, folders, ``"::"`` unions, a wids ``.json``, any scheme that
-            fsspec opens, and ``pipe:COMMAND``; None if ``pipeline`` needs none. Each shard whose
-            number of samples is listed (``sizes.json`` in its folder) must have as many.
-        num_samples: Number of samples that count as an epoch, over all ranks. It is rounded down to
-            complete steps of the first launch.
+        shards: Shards, the length of an epoch, and how they are read.
         tokenizer: Encodes the captions; see ``PairStream``.
         batch_size: Number of samples in a batch of one rank.
         seed: Seed for the order, the augmentation and the selection of captions.
@@ -74,26 +66,19 @@ class WebDatasetSource:
             process.
         rank: Rank of this process among those that share an epoch; None reads the environment.
         world_size: Number of processes that share an epoch; None reads the environment.
-        resampled: Whether each worker draws shards at random, with replacement; otherwise all
-            workers of all ranks divide the shards, and read each one once per pass.
-        pipeline: Function ``(urls, seed, handler)`` that returns your own
-            ``webdataset.DataPipeline``, called in each worker. It yields samples of bytes, without
-            ``decode()``, and splits them over ranks and workers with ``webdataset.split_by_node``
-            and ``split_by_worker``. Pass ``handler`` to its stages, so that errors are counted.
         order: ``shuffle_window`` is the number of samples in the shuffle buffer of a worker (None:
             1000), and ``batch_size_stages`` applies; other options need an exact order.
         samples: Captions, labels and further fields of a sample.
         faults: How many bad samples and shards are allowed, and where they are logged.
-        allow_pipe: Whether ``pipe:COMMAND`` among the shards may run a command on this machine.
-        cache: Its numbers of retries and seconds apply to remote reads; None for the default.
 
     Raises:
         ConfigError: If an option needs an exact order, or an epoch has no complete step.
         DataError: If the first samples have no image or no caption, or a pipe is not allowed.
 
     Examples:
-        >>> source = WebDatasetSource("data/train", num_samples=8, batch_size=4,
-        ...                           tokenizer=OpenClipTokenizer(), image_size=64)
+        >>> shards = WebDatasetShards("data/train", num_samples=8)
+        >>> source = WebDatasetSource(shards, tokenizer=OpenClipTokenizer(), batch_size=4,
+        ...                           image_size=64)
         >>> for batch in source:
         ...     # train on the batch here
         ...     source.commit(batch)
@@ -103,9 +88,8 @@ class WebDatasetSource:
 
     def __init__(
         self,
-        urls: Patterns | None,
+        shards: WebDatasetShards,
         *,
-        num_samples: int,
         tokenizer: Encoder | Callable[..., Any],
         batch_size: int,
         seed: int = 0,
@@ -114,26 +98,21 @@ class WebDatasetSource:
         num_workers: int = 0,
         rank: int | None = None,
         world_size: int | None = None,
-        resampled: bool = False,
-        pipeline: UserPipeline | None = None,
         order: OrderOptions = OrderOptions(),
         samples: SampleOptions = SampleOptions(),
         faults: FaultOptions = FaultOptions(),
-        allow_pipe: bool = False,
-        cache: ShardCache | None = None,
     ) -> None:
         check_options(seed, num_workers, order, samples.num_threads)
-        check_sequential_order(order)
+        check_sequential_order(order, shards.pipeline is not None)
         self._world = world = world_of(rank, world_size)
         self._seed = seed
         self._num_workers, self._num_threads = num_workers, samples.num_threads
-        check_pipeline(pipeline, urls, resampled, order.shuffle_window)
-        self._shards = find_shards(urls, cache, allow_pipe=allow_pipe)
+        self._shards = shards.find()
         buffer = order.shuffle_window or _DEFAULT_BUFFER
         self._pipeline = (
-            ShardPipeline(self._shards, resampled, buffer, faults.max_bad_shards)
-            if pipeline is None
-            else OwnPipeline(pipeline, list(self._shards.addresses))
+            ShardPipeline(self._shards, shards.resampled, buffer, faults.max_bad_shards)
+            if shards.pipeline is None
+            else OwnPipeline(shards.pipeline, list(self._shards.addresses))
         )
         self._maker = SampleMaker(
             as_encoder(tokenizer),
@@ -143,7 +122,7 @@ class WebDatasetSource:
             seed,
             fields=tuple(samples.fields),
         )
-        self._declared_samples = num_samples
+        self._declared_samples = num_samples = shards.num_samples
         self._partition = _partition_of(num_samples, batch_size, world.rank, world.size, order)
         if first := self._first_samples(TRIED_SAMPLES):
             check_samples(first, self._maker)

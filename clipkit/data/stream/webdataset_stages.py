@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +19,7 @@ from clipkit.data.samples.faults import WHOLE_SHARD, Fault
 from clipkit.data.shards.reader import RawSample
 from clipkit.data.shards.shard_table import name_as_text
 from clipkit.data.storage.remote import SYSTEM_ERRNOS
-from clipkit.data.stream.webdataset_shards import SequentialShards
+from clipkit.data.stream.webdataset_shards import SequentialShards, UserPipeline, WebSample
 from clipkit.distributed.world import World
 from clipkit.errors import ConfigError, DataError, ShardError
 
@@ -27,15 +27,6 @@ _BAD_SHARDS_IN_A_ROW: Final = 16
 _SEED_LIMIT: Final = 2**31
 _HIDDEN: Final = "__"
 _PASS: Final = "__pass__"  # noqa: S105
-
-WebSample = Mapping[str, Any]
-"""A sample of webdataset: ``__key__``, ``__url__``, and members by extension."""
-
-Handler = Callable[[Exception], bool]
-"""What webdataset calls with an error; True to continue."""
-
-UserPipeline = Callable[[Sequence[str], int, Handler], Iterable[WebSample]]
-"""``(urls, seed, handler) -> webdataset.DataPipeline``."""
 
 
 def draw_seed(*key: int) -> int:

@@ -132,6 +132,7 @@ class StorageOptions:
     cache: ShardCache | None = None
     allow_pipe: bool = False
     allow_outside: bool = False
+    webdataset: WebDatasetOptions = WebDatasetOptions()
     columns: TableColumns = TableColumns()
     counts: str | None = None
 

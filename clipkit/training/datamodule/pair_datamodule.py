@@ -29,10 +29,10 @@ from clipkit.training.datamodule.options import (
 )
 from clipkit.training.datamodule.sources import (
     check_classes,
-    check_webdataset,
     class_names_of,
     open_data,
     open_index,
+    webdataset_shards,
 )
 from clipkit.types import Batch
 
@@ -61,7 +61,6 @@ class PairDataModule(LightningDataModule):
         faults: How many bad samples and shards are allowed in training, and where they are logged.
         storage: How shards, tables and images are read.
         mixture: Several training sources instead of ``train``.
-        webdataset: Reading of ``train`` with webdataset, in an order that is not exact.
 
     Raises:
         ConfigError: If training is to run without shuffling.
@@ -85,7 +84,6 @@ class PairDataModule(LightningDataModule):
         faults: FaultOptions = FaultOptions(),
         storage: StorageOptions = StorageOptions(),
         mixture: MixtureOptions = MixtureOptions(),
-        webdataset: WebDatasetOptions = WebDatasetOptions(),
     ) -> None:
         super().__init__()
         if not order.shuffle or order.tail not in (None, "drop"):
@@ -105,7 +103,6 @@ class PairDataModule(LightningDataModule):
         self.faults = faults
         self.storage = storage
         self.mixture = mixture
-        self.webdataset = webdataset
         self.check_batch: Callable[[Batch], None] | None = None
         self.class_names: tuple[str, ...] = ()
         self._train_stream: PairSource | None = None
@@ -188,7 +185,7 @@ class PairDataModule(LightningDataModule):
             self._train_stream.load_state_dict(state_dict["train"])
 
     def _open_train(self) -> PairSource:
-        if self.webdataset != WebDatasetOptions():
+        if self.storage.webdataset != WebDatasetOptions():
             return self._open_webdataset()
         data = open_data(
             self.train, self.mixture, self.samples, self.seed, self.storage, self.class_names
@@ -209,22 +206,15 @@ class PairDataModule(LightningDataModule):
         from clipkit.data import WebDatasetSource  # with webdataset, which few runs need
 
         return WebDatasetSource(
-            self.train,
-            num_samples=check_webdataset(
-                self.webdataset, self.train, self.mixture, self.samples.selects
-            ),
+            webdataset_shards(self.train, self.mixture, self.samples, self.storage),
             tokenizer=self.resolved_tokenizer(),
             batch_size=self.batch_size,
             seed=self.seed,
             image_transform=self._resolved_train_transform(),
             num_workers=self.num_workers,
-            resampled=self.webdataset.resampled,
-            pipeline=self.webdataset.pipeline,
             order=self.order,
             samples=self._sample_options(self.samples.caption),
             faults=self.faults,
-            allow_pipe=self.storage.allow_pipe,
-            cache=self.storage.cache,
         )
 
     def _open_val(self, urls: str | list[str]) -> PairStream:

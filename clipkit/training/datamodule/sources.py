@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from clipkit.data import Mixture, ShardIndex, Source
+from clipkit.data import Mixture, ShardIndex, Source, WebDatasetShards
 from clipkit.data.packing.packed_cache import (
     PackedShards,
     is_raw,
@@ -19,7 +19,6 @@ from clipkit.training.datamodule.options import (
     MixtureSource,
     PairOptions,
     StorageOptions,
-    WebDatasetOptions,
 )
 
 
@@ -57,22 +56,23 @@ def open_data(
     return open_index(train, class_names, storage)
 
 
-def check_webdataset(
-    options: WebDatasetOptions,
+def webdataset_shards(
     train: str | Sequence[str] | None,
     mixture: MixtureOptions,
-    selects: bool,
-) -> int:
-    """Return the declared length of an epoch, if webdataset can read the training data."""
+    samples: PairOptions,
+    storage: StorageOptions,
+) -> WebDatasetShards:
+    """Return the training shards for webdataset, if it can read the training data."""
+    options = storage.webdataset
     if options.num_samples is None:
         raise ConfigError(
-            "data.webdataset.num_samples: expected the number of samples that count as an epoch, "
-            "got none; the length of the data need not be known"
+            "data.storage.webdataset.num_samples: expected the number of samples that count as an "
+            "epoch, got none; the length of the data need not be known"
         )
-    if mixture.sources or selects:
+    if mixture.sources or samples.selects:
         raise ConfigError(
-            "data.webdataset: data.mixture, samples.per_class and samples.balance_classes need an "
-            "exact order; leave out one or the other"
+            "data.storage.webdataset: data.mixture, samples.per_class and samples.balance_classes "
+            "need an exact order; leave out one or the other"
         )
     if not train and options.pipeline is None:
         raise ConfigError("data.train: expected shards to train on, got none")
@@ -80,9 +80,17 @@ def check_webdataset(
         if is_raw(source):
             raise ConfigError(
                 f"data.train: {source}: webdataset reads shards, got a table or folder of images; "
-                f"pack it (clipkit shards pack), or leave out data.webdataset"
+                f"pack it (clipkit shards pack), or leave out data.storage.webdataset"
             )
-    return options.num_samples
+    return WebDatasetShards(
+        train or None,
+        options.num_samples,
+        options.resampled,
+        options.pipeline,
+        storage.counts,
+        storage.allow_pipe,
+        storage.cache,
+    )
 
 
 def open_index(

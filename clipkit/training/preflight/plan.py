@@ -220,13 +220,13 @@ def _notes(
     if not data.is_exact:
         notes.append(
             "the order is not exact: webdataset shuffles anew at every start, so that a resumed "
-            "run repeats some samples and misses others; an epoch is data.webdataset.num_samples"
+            "run repeats some samples and misses others; the length of an epoch is declared"
         )
     num_readers = data.world_size * max(1, num_workers)
     if not data.is_exact and 0 < data.num_shards < num_readers:
         notes.append(
             f"{data.num_shards} shards for {num_readers} workers of all ranks: some samples may "
-            f"be twice in a batch; use fewer workers, or data.train without data.webdataset"
+            f"be twice in a batch; use fewer workers, or data.train without data.storage.webdataset"
         )
     if not module.loss.reads_captions:
         notes.append("the objective uses no captions: the text tower does not run over them")

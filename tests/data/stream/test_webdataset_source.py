@@ -27,6 +27,7 @@ from clipkit.data import (
     ShardCache,
     ShardIndex,
     TeacherEmbeddings,
+    WebDatasetShards,
     WebDatasetSource,
 )
 from clipkit.errors import CheckpointError, ConfigError, DataError, FaultBudgetExceeded, ShardError
@@ -38,6 +39,7 @@ from tests.helpers.servers import Misbehaviour, http_server
 
 COUNTS = [7, 13, 5, 20, 16, 3]
 TOTAL = sum(COUNTS)
+READ = {"resampled", "pipeline", "counts", "allow_pipe", "cache"}
 
 
 @pytest.fixture(scope="module")
@@ -53,9 +55,9 @@ def make(urls: Any, num_samples: int = TOTAL, batch_size: int = 4, **options: An
         "image_transform": EvalTransform(16),
         "seed": 3,
     }
-    return WebDatasetSource(
-        urls, num_samples=num_samples, batch_size=batch_size, **{**defaults, **options}
-    )
+    read = {name: options.pop(name) for name in READ & options.keys()}
+    shards = WebDatasetShards(urls, num_samples, **read)
+    return WebDatasetSource(shards, batch_size=batch_size, **{**defaults, **options})
 
 
 def train(source: PairSource, steps: int) -> list[Batch]:
@@ -224,6 +226,9 @@ def test_a_shard_shorter_than_its_count_is_a_fault(tmp_path: Path, num_workers: 
     (tmp_path / "sizes.json").write_text('{"00000.tar": 9, "00001.tar": 12}')
     with pytest.raises(FaultBudgetExceeded, match=r"00001\.tar: expected 12 samples.*got 9"):
         train(make(tmp_path, 16, num_workers=num_workers), 16)
+    (tmp_path / "sizes.json").rename(tmp_path / "counts.json")
+    with pytest.raises(FaultBudgetExceeded, match=r"00001\.tar: expected 12 samples.*got 9"):
+        train(make(tmp_path, 16, counts=tmp_path / "counts.json"), 16)
 
 
 def test_a_missing_shard_is_named(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,7 @@ from clipkit.training.preflight.screen import lines
 from tests.helpers import tiny
 from tests.helpers.factories import image_bytes
 
-WEBDATASET = WebDatasetOptions(num_samples=18)
+WEBDATASET = StorageOptions(webdataset=WebDatasetOptions(num_samples=18))
 
 
 def fit(run, data, *, max_steps=6, checkpoint=None, module=None):
@@ -42,29 +43,29 @@ def stored(run: Path) -> dict:
 
 
 def test_a_run_is_resumed_and_says_what_it_saw(shards, tmp_path):
-    fit(tmp_path, tiny.data(shards, webdataset=WEBDATASET))
+    fit(tmp_path, tiny.data(shards, storage=WEBDATASET))
     state = stored(tmp_path)
     assert (state["exact"], state["samples_seen"], state["num_samples"]) == (False, 24, 16)
     assert read_run(tmp_path / "last.ckpt").samples_seen == 24
     # twice the batch: the same epochs, and an end after the same samples
-    data = tiny.data(shards, 8, webdataset=WEBDATASET)
+    data = tiny.data(shards, 8, storage=WEBDATASET)
     trainer = fit(tmp_path, data, max_steps=10, checkpoint=tmp_path / "last.ckpt")
     assert stored(tmp_path)["samples_seen"] == 40
     assert trainer.global_step == 8
 
 
 def test_checkpoints_of_the_other_order_are_refused(shards, tmp_path):
-    fit(tmp_path / "a", tiny.data(shards, webdataset=WEBDATASET))
-    with pytest.raises(CheckpointError, match=r"of a WebDatasetSource.*data\.webdataset"):
+    fit(tmp_path / "a", tiny.data(shards, storage=WEBDATASET))
+    with pytest.raises(CheckpointError, match=r"of a WebDatasetSource.*data\.storage\.webdataset"):
         fit(tmp_path / "b", tiny.data(shards), checkpoint=tmp_path / "a" / "last.ckpt")
     fit(tmp_path / "c", tiny.data(shards))
-    data = tiny.data(shards, webdataset=WEBDATASET)
-    with pytest.raises(CheckpointError, match=r"of a PairStream.*without data\.webdataset"):
+    data = tiny.data(shards, storage=WEBDATASET)
+    with pytest.raises(CheckpointError, match=r"of a PairStream.*without data\.storage"):
         fit(tmp_path / "d", data, checkpoint=tmp_path / "c" / "last.ckpt")
 
 
 def test_the_screen_says_that_the_order_is_not_exact(shards, tmp_path):
-    data = tiny.data(shards, webdataset=WEBDATASET)
+    data = tiny.data(shards, storage=WEBDATASET)
     trainer = fit(tmp_path, data)
     plan = make_plan(trainer, trainer.lightning_module, data, 64)
     text = dict(lines(plan))
@@ -77,11 +78,12 @@ def test_the_screen_says_that_the_order_is_not_exact(shards, tmp_path):
 
 
 def test_a_pipe_must_be_asked_for(shards, tmp_path):
-    options = {"train": f"pipe:cat {shards}/train/00001.tar", "webdataset": WEBDATASET}
+    train = f"pipe:cat {shards}/train/00001.tar"
     with pytest.raises(DataError, match=r"data\.storage\.allow_pipe: true"):
-        fit(tmp_path, PairDataModule(**options, batch_size=4))
-    storage = StorageOptions(ShardCache(tmp_path / "cache"), allow_pipe=True)
-    fit(tmp_path, PairDataModule(**options, storage=storage, batch_size=4))
+        fit(tmp_path, PairDataModule(train, storage=WEBDATASET, batch_size=4))
+    cache = ShardCache(tmp_path / "cache")
+    storage = replace(WEBDATASET, cache=cache, allow_pipe=True)
+    fit(tmp_path, PairDataModule(train, storage=storage, batch_size=4))
     assert not (tmp_path / "cache").exists()
 
 
@@ -89,8 +91,8 @@ def test_a_pipe_must_be_asked_for(shards, tmp_path):
     ("options", "message"),
     [
         (
-            {"webdataset": WebDatasetOptions(resampled=True)},
-            r"data\.webdataset\.num_samples: expected the number of samples",
+            {"storage": StorageOptions(webdataset=WebDatasetOptions(resampled=True))},
+            r"data\.storage\.webdataset\.num_samples: expected the number of samples",
         ),
         ({"samples": PairOptions(per_class=2)}, "samples.per_class and .* need an exact order"),
         (
@@ -103,7 +105,7 @@ def test_a_pipe_must_be_asked_for(shards, tmp_path):
 )
 def test_what_needs_an_exact_order_is_refused(shards, tmp_path, options, message):
     train = str(shards / "train")
-    options = {"train": train, "batch_size": 4, "webdataset": WEBDATASET, **options}
+    options = {"train": train, "batch_size": 4, "storage": WEBDATASET, **options}
     with pytest.raises(ConfigError, match=message):
         fit(tmp_path, PairDataModule(**options))
 
@@ -111,7 +113,7 @@ def test_what_needs_an_exact_order_is_refused(shards, tmp_path, options, message
 def test_a_table_is_refused(tmp_path):
     (tmp_path / "a.jpg").write_bytes(image_bytes())
     (tmp_path / "t.csv").write_text("image,caption\na.jpg,a dog\n")
-    data = PairDataModule(train=str(tmp_path / "t.csv"), batch_size=1, webdataset=WEBDATASET)
+    data = PairDataModule(train=str(tmp_path / "t.csv"), batch_size=1, storage=WEBDATASET)
     with pytest.raises(ConfigError, match=r"t\.csv: webdataset reads shards, got a table"):
         fit(tmp_path, data)
 
@@ -128,8 +130,8 @@ def test_an_own_pipeline_by_its_import_path(shards, tmp_path, monkeypatch):
     words = tiny.words(
         shards,
         tmp_path / "run",
-        "--data.webdataset.num_samples=16",
-        "--data.webdataset.pipeline=my_package.my_pipeline",
+        "--data.storage.webdataset.num_samples=16",
+        "--data.storage.webdataset.pipeline=my_package.my_pipeline",
         "--trainer.callbacks=clipkit.training.callbacks.KeyLog",
         f"--trainer.callbacks.path={tmp_path}/keys.txt",
     )
@@ -137,7 +139,7 @@ def test_an_own_pipeline_by_its_import_path(shards, tmp_path, monkeypatch):
     keys = [line.split()[2] for line in (tmp_path / "keys.txt").read_text().splitlines()]
     assert len(set(keys)) == 16
     config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
-    assert config["data"]["webdataset"] == {
+    assert config["data"]["storage"]["webdataset"] == {
         "num_samples": 16, "resampled": False, "pipeline": "my_package.my_pipeline",
     }  # fmt: skip
     assert json.dumps(config)  # plain types only
