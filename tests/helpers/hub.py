@@ -1,4 +1,4 @@
-"""A server that answers as the Hugging Face hub does, as far as models are read and written."""
+"""A server that answers as the Hugging Face hub does, as far as models and data sets are used."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 TOKEN = "hf_of_the_test"
 _LARGE = (".safetensors", ".onnx", ".data", ".bin")
@@ -20,7 +21,7 @@ _LARGE = (".safetensors", ".onnx", ".data", ".bin")
 
 @dataclass
 class Repository:
-    """A model: its files by commit, and which commit a branch or tag is at."""
+    """A model or data set: its files by commit, and which commit a branch or tag is at."""
 
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
     refs: dict[str, str] = field(default_factory=dict)
@@ -55,6 +56,10 @@ class FakeHub:
         repository = self.repositories.setdefault(name, Repository())
         repository.commit({file.name: file.read_bytes() for file in folder.iterdir()})
         return repository
+
+    def data_set(self, name: str) -> Repository:
+        """Return a data set, which is added if it does not exist."""
+        return self.repositories.setdefault(f"datasets/{name}", Repository())
 
     def files(self, name: str) -> dict[str, bytes]:
         """Return the files of a model on its branch main."""
@@ -133,11 +138,23 @@ class _Handler(BaseHTTPRequestHandler):
     def _info(self, name: str, revision: str | None) -> None:
         if (repository := self._repository(name)) is None:
             return None
-        commit = repository.at(revision or "main")
+        commit = repository.at(unquote(revision or "main"))
+        if revision and commit is None:
+            return self._answer(404, X_Error_Code="RevisionNotFound")
         files = repository.commits.get(commit or "", {})
         siblings = [{"rfilename": path, "size": len(data)} for path, data in files.items()]
         content = {"id": name, "sha": commit, "siblings": siblings, "tags": [], "downloads": 0}
         return self._answer(200, {**content, "private": repository.private, "likes": 0})
+
+    def _tree(self, name: str, revision: str) -> None:
+        if (repository := self._repository(name)) is None:
+            return None
+        files = repository.commits[repository.at(unquote(revision)) or ""]
+        tree = [
+            {"type": "file", "path": path, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
+            for path, data in sorted(files.items())
+        ]
+        return self._answer(200, tree, Content_Type="application/json")
 
     def _whoami(self) -> None:
         if not self._logged_in:
@@ -205,8 +222,12 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 _NAME = r"/([\w.-]+/[\w.-]+)"
+_DATA_SET = r"/(datasets/[\w.-]+/[\w.-]+)"
 _ROUTES = (
     ("GET", rf"{_NAME}/resolve/([^/]+)/(.+)", _Handler._file),
+    ("GET", rf"{_DATA_SET}/resolve/([^/]+)/(.+)", _Handler._file),
+    ("GET", rf"/api{_DATA_SET}/revision/([^/]+)", _Handler._info),
+    ("GET", rf"/api{_DATA_SET}/tree/([^/]+)", _Handler._tree),
     ("GET", rf"/api/models{_NAME}", lambda handler, name: handler._info(name, None)),
     ("GET", rf"/api/models{_NAME}/revision/([^/]+)", _Handler._info),
     ("GET", "/api/whoami-v2", _Handler._whoami),

@@ -11,10 +11,11 @@ from clipkit.data import ShardIndex, ShardReader, pack
 from clipkit.data.packing.hub import download_parquet, hub_address, pinned
 from clipkit.data.packing.packed_cache import is_raw, pack_to_cache
 from clipkit.errors import DataError
+from clipkit.evaluation.datasets.dataset import open_dataset
 from tests.helpers.factories import image_bytes
-from tests.helpers.hub_server import FakeHub, hub_server
 
 REPO = "owner/cats"
+PARQUET_BRANCH = "refs/convert/parquet"
 ADDRESS = f"hf://datasets/{REPO}"
 
 
@@ -32,18 +33,16 @@ def hub_parquet(captions: list[str]) -> bytes:
 
 
 @pytest.fixture
-def hub(tmp_path, monkeypatch):
-    from huggingface_hub import constants
-
-    content = FakeHub()
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+def cats(hub, tmp_path, monkeypatch):
+    """A data set of the hub."""
     monkeypatch.setenv("CLIPKIT_CACHE", str(tmp_path / "cache"))
-    with hub_server(content) as url:
-        monkeypatch.setattr(constants, "ENDPOINT", url)
-        template = url + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        yield content
+    return hub.data_set(REPO)
+
+
+def push(repository, files, branch=PARQUET_BRANCH) -> str:
+    """Make files the only ones of a branch; returns the commit."""
+    repository.refs.pop(branch, None)
+    return repository.commit(files, branch)
 
 
 def texts_of(shards) -> list[str]:
@@ -73,9 +72,9 @@ def test_other_addresses_are_not_tables(text):
     assert hub_address(text) is None
 
 
-def test_all_parts_of_the_only_split_are_read_in_order(hub, tmp_path):
-    hub.push(
-        REPO,
+def test_all_parts_of_the_only_split_are_read_in_order(cats, tmp_path):
+    push(
+        cats,
         {
             "default/train/0001.parquet": hub_parquet(["three"]),
             "default/train/0000.parquet": hub_parquet(["zero", "one", "two"]),
@@ -89,12 +88,12 @@ def test_all_parts_of_the_only_split_are_read_in_order(hub, tmp_path):
     assert stored == [image_bytes(seed=n) for n in (0, 1, 2, 0)]
 
 
-def test_a_pinned_address_keeps_its_bytes(hub):
-    first = hub.push(REPO, {"default/train/0000.parquet": hub_parquet(["old"])})
+def test_a_pinned_address_keeps_its_bytes(cats):
+    first = push(cats, {"default/train/0000.parquet": hub_parquet(["old"])})
     address = pinned(ADDRESS)
     assert address == f"{ADDRESS}@{first}/default/train"
     assert pinned(address) == address
-    hub.push(REPO, {"default/train/0000.parquet": hub_parquet(["new", "newer"])})
+    push(cats, {"default/train/0000.parquet": hub_parquet(["new", "newer"])})
     assert is_raw(address)
     old = pack_to_cache(address)
     assert texts_of(old.shards) == ["old"]
@@ -102,19 +101,19 @@ def test_a_pinned_address_keeps_its_bytes(hub):
     assert pack_to_cache(address) == old
 
 
-def test_a_pinned_address_needs_no_answer_of_the_hub_again(hub, monkeypatch):
+def test_a_pinned_address_needs_no_answer_of_the_hub_again(cats, monkeypatch):
     from huggingface_hub import constants
 
-    hub.push(REPO, {"default/train/0000.parquet": hub_parquet(["old"])})
+    push(cats, {"default/train/0000.parquet": hub_parquet(["old"])})
     address = pinned(ADDRESS)
     packed = pack_to_cache(address)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert pack_to_cache(address) == packed
 
 
-def test_files_of_another_branch_by_the_beginning_of_their_names(hub):
+def test_files_of_another_branch_by_the_beginning_of_their_names(cats):
     files = {"data/train-00000-of-00001.parquet": hub_parquet(["a"])}
-    hub.push(REPO, {**files, "data/test-00000-of-00001.parquet": hub_parquet(["b"])}, "main")
+    push(cats, {**files, "data/test-00000-of-00001.parquet": hub_parquet(["b"])}, "main")
     address = hub_address(f"{ADDRESS}@main/data/train")
     assert address is not None
     paths, versions = download_parquet(address)
@@ -122,14 +121,14 @@ def test_files_of_another_branch_by_the_beginning_of_their_names(hub):
     assert versions[0].endswith("/data/train-00000-of-00001.parquet")
 
 
-def test_what_is_not_there_is_named(hub):
-    with pytest.raises(DataError, match="owner/cats: no such data set on the Hub, or no access"):
-        pinned(ADDRESS)
-    hub.push(REPO, {}, "main")
+def test_what_is_not_there_is_named(cats):
+    with pytest.raises(DataError, match="owner/dogs: no such data set on the Hub, or no access"):
+        pinned("hf://datasets/owner/dogs")
+    push(cats, {}, "main")
     with pytest.raises(DataError, match="no revision refs/convert/parquet; the Hub converts"):
         pinned(ADDRESS)
     splits = {f"default/{name}/0000.parquet": hub_parquet([name]) for name in ("test", "train")}
-    hub.push(REPO, splits)
+    push(cats, splits)
     expected = f"name one of: {ADDRESS}/default/test, {ADDRESS}/default/train"
     with pytest.raises(DataError, match=expected):
         pinned(ADDRESS)
@@ -137,9 +136,16 @@ def test_what_is_not_there_is_named(hub):
         pack_to_cache(f"{ADDRESS}/default/val")
 
 
-def test_a_hub_that_does_not_answer_is_named(hub, monkeypatch):
+def test_a_hub_that_does_not_answer_is_named(cats, monkeypatch):
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(DataError, match="hf://datasets/owner/cats: cannot be read from the Hub"):
         pinned(ADDRESS)
+
+
+def test_evaluation_takes_a_data_set(cats):
+    push(cats, {"default/test/0000.parquet": hub_parquet(["a", "b"])})
+    data = open_dataset(ADDRESS)
+    assert len(data) == 2
+    assert data.task == "retrieval"

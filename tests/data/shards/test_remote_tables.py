@@ -9,12 +9,14 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
+import torch
 
-from clipkit.data import ShardCache, ShardIndex, ShardReader
+from clipkit.data import OrderOptions, PairStream, ShardCache, ShardIndex, ShardReader
 from clipkit.data.storage.cache import SIDECAR_SUFFIX
 from clipkit.data.storage.partial import BLOCK_BYTES
 from clipkit.errors import ShardError
 from tests.helpers.factories import image_bytes, write_shard
+from tests.helpers.fakes import ByteTokenizer, NoisyTransform
 from tests.helpers.servers import Misbehaviour, http_server
 
 NUM_SAMPLES = 12
@@ -233,3 +235,29 @@ def test_s3_serves_parts(packed, tmp_path, s3_endpoint):
     parts = list((tmp_path / "cache").glob("??/*.blocks"))
     assert len(parts) == 2
     assert sum(path.stat().st_blocks * 512 for path in parts) < 300_000
+
+
+@pytest.mark.parametrize("buckets", [None, 2])
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_a_stream_of_parts_is_the_stream_of_shards(url, tmp_path, buckets, world_size):
+    """With and without captions that are sorted by length."""
+    caches = (cache_in(tmp_path, ranges=True), ShardCache(tmp_path / "complete"))
+    for rank in range(world_size):
+        streams = [
+            PairStream(
+                ShardIndex.from_urls(url, cache=cache),
+                tokenizer=ByteTokenizer(),
+                image_transform=NoisyTransform(),
+                batch_size=3,
+                rank=rank,
+                world_size=world_size,
+                order=OrderOptions(length_bucket_batches=buckets),
+            )
+            for cache in caches
+        ]
+        pairs = list(zip(*streams, strict=True))
+        assert len(pairs) == NUM_SAMPLES * 2 // (3 * world_size)
+        for parts, shards in pairs:
+            assert parts.keys == shards.keys
+            assert torch.equal(parts.images, shards.images)
+            assert torch.equal(parts.tokens, shards.tokens)
