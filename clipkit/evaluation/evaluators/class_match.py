@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from typing import Final, final
 
+import torch
 from jaxtyping import Int64
 from torch import Tensor
 
@@ -67,7 +68,7 @@ class ClassMatch:
         numbers = {label: self.number(label) for label in set(labels.tolist())}
         if unknown := sorted(n for n, to in numbers.items() if to == UNKNOWN and n >= 0):
             self.refuse(unknown)
-        return labels.cpu().apply_(numbers.__getitem__).to(labels.device)
+        return torch.tensor([numbers[label] for label in labels.tolist()]).to(labels)
 
     def refuse(self, unknown: Sequence[int]) -> None:
         """Refuse classes that the classifier does not know."""

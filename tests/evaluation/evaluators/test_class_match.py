@@ -152,6 +152,10 @@ def test_zero_shot_leaves_out_numbers_without_a_name(tmp_path, encoder):
 
 
 def test_numbers_beyond_the_names():
+    match = ClassMatch(["b", "a"], ["a", "b", "c"], "val")
+    labels = torch.tensor([1, 0, -100])
+    assert match.labels(labels).tolist() == [0, 1, -100]
+    assert labels.tolist() == [1, 0, -100]
     match = ClassMatch(["a", "b"], ["a", "b", "c"], "val")
     assert match.labels(torch.tensor([1, 2, -100])).tolist() == [1, 2, -100]
     with pytest.raises(DataError, match="class 7"):
