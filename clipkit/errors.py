@@ -6,7 +6,7 @@ Programming errors inside clipkit are ``assert`` statements.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -93,6 +93,19 @@ def check_at_least(option: str, value: float | None, least: float) -> None:
     """Refuse a number below the smallest one; None passes."""
     if value is not None and value < least:
         raise ConfigError(f"{option}: expected at least {least}, got {value}")
+
+
+def check_range(option: str, value: float, low: float, high: float) -> float:
+    """Return a number if it is in a range, bounds included."""
+    if not low <= value <= high:
+        raise ConfigError(f"{option}: expected {low:g} to {high:g}, got {value}")
+    return value
+
+
+def check_choice(option: str, value: object, choices: Iterable[str]) -> None:
+    """Refuse a value that is none of the choices."""
+    if value not in (known := tuple(choices)):
+        raise ConfigError(f"{option}: expected one of {', '.join(known)}, got {value!r}")
 
 
 @contextmanager

@@ -9,14 +9,13 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Literal, final
+from typing import Literal, final, get_args
 
-from clipkit.errors import ConfigError
+from clipkit.errors import ConfigError, check_choice, check_range
 from clipkit.renamed_arguments import renamed_arguments
 from clipkit.when import Moment, Progress, When, as_when, ascending
 
 CooldownShape = Literal["linear", "one_minus_sqrt", "cosine"]
-_SHAPES = ("linear", "one_minus_sqrt", "cosine")
 _WARMUP = {
     f"{name}_{unit}": name for name in ("warmup", "cooldown") for unit in ("steps", "fraction")
 }
@@ -179,7 +178,8 @@ class WarmupCosine(Schedule):
 
     @renamed_arguments(_WARMUP)
     def __init__(self, warmup: Moment = 0.05, final_factor: float = 0.0) -> None:
-        self.warmup, self.final_factor = as_when("warmup", warmup), _checked_factor(final_factor)
+        self.warmup = as_when("warmup", warmup)
+        self.final_factor = check_range("final_factor", final_factor, 0, 1)
 
     def at(self, progress: Progress) -> float:
         """Return the factor of the learning rate."""
@@ -226,10 +226,9 @@ class WarmupStableDecay(Schedule):
         shape: CooldownShape = "one_minus_sqrt",
         final_factor: float = 0.0,
     ) -> None:
-        if shape not in _SHAPES:
-            raise ConfigError(f"shape: expected one of {', '.join(_SHAPES)}, got {shape!r}")
+        check_choice("shape", shape, get_args(CooldownShape))
         self.warmup, self.cooldown = as_when("warmup", warmup), as_when("cooldown", cooldown)
-        self.shape, self.final_factor = shape, _checked_factor(final_factor)
+        self.shape, self.final_factor = shape, check_range("final_factor", final_factor, 0, 1)
 
     def at(self, progress: Progress) -> float:
         """Return the factor of the learning rate."""
@@ -270,12 +269,6 @@ def ramp(progress: Progress, length: When) -> float:
 def cosine(part: float, final_factor: float = 0.0) -> float:
     """Return half a cosine from 1 to ``final_factor`` (Loshchilov and Hutter 2017, equation 5)."""
     return final_factor + (1 - final_factor) * 0.5 * (1 + math.cos(math.pi * part))
-
-
-def _checked_factor(final_factor: float) -> float:
-    if not 0 <= final_factor <= 1:
-        raise ConfigError(f"final_factor: expected 0 to 1, got {final_factor}")
-    return final_factor
 
 
 def _check_lengths(run: Progress, **lengths: When) -> None:

@@ -182,19 +182,25 @@ def _with_tensors(part: _Part, change: Callable[[Tensor], Tensor]) -> _Part:
 
 @dataclass(slots=True)
 class Embeddings:
-    """Output of a dual encoder for a batch: the input of the losses."""
+    """Output of a dual encoder for a batch: the input of the losses.
 
-    image: Float[Tensor, "B D"]  # unit-norm embeddings of the images
-    # unit-norm embeddings of the captions; None if the batch has no tokens
+    Args:
+        image: Unit-norm embeddings of the images.
+        text: Unit-norm embeddings of the captions; None if the batch has no tokens.
+        logit_scale: Inverse temperature, linear (not its logarithm).
+        logit_bias: Added to the scaled similarities by the sigmoid loss; None without one.
+        label_logits: Scores of the classes; None without a label head.
+        negative_image: Unit-norm embeddings of images that match no caption of the batch.
+        negative_text: Unit-norm embeddings of captions that match no image of the batch.
+        image_features: Output of the image tower before normalisation, the input of a label head;
+            None without a head.
+    """
+
+    image: Float[Tensor, "B D"]
     text: Float[Tensor, "B D"] | None
-    logit_scale: Float[Tensor, ""]  # inverse temperature, linear (not its logarithm)
-    # added to the scaled similarities by the sigmoid loss; None without one
+    logit_scale: Float[Tensor, ""]
     logit_bias: Float[Tensor, ""] | None = None
-    # scores of the classes; None without a label head
     label_logits: Float[Tensor, "B C"] | None = None
-    # unit-norm embeddings of images that match no caption of the batch
     negative_image: Float[Tensor, "negative_images D"] | None = None
-    # unit-norm embeddings of captions that match no image of the batch
     negative_text: Float[Tensor, "negative_texts D"] | None = None
-    # output of the image tower before normalisation, the input of a label head; None without a head
     image_features: Float[Tensor, "B D"] | None = None

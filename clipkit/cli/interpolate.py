@@ -19,7 +19,7 @@ from clipkit.cli.arguments import (
     versions,
 )
 from clipkit.cli.outputs import check_output_folder
-from clipkit.errors import ConfigError, check_at_least
+from clipkit.errors import ConfigError, check_at_least, check_range
 
 if TYPE_CHECKING:
     from clipkit.evaluation import InterpolationPoint
@@ -105,8 +105,7 @@ def _check(args: argparse.Namespace) -> None:
     if args.keep is not None:
         check_output_folder("--output", args.output / "model")
     check_at_least("--points", args.points, 2)
-    if args.keep is not None and not 0 <= args.keep <= 1:
-        raise ConfigError(f"--keep: expected 0 to 1, got {args.keep}")
+    check_range("--keep", args.keep or 0, 0, 1)
     if args.keep is None and not args.measure:
         raise ConfigError("interpolate: nothing to do; add --measure TASK=DATA, --keep ALPHA")
     for word in args.measure:

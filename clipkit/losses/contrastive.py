@@ -6,7 +6,7 @@ from abc import ABC
 from dataclasses import replace
 from typing import final, get_args
 
-from clipkit.errors import ConfigError
+from clipkit.errors import ConfigError, check_choice
 from clipkit.losses.functional import contrastive_loss, sigmoid_loss
 from clipkit.losses.kernels.pairs import Pairs
 from clipkit.losses.kernels.products import Precision
@@ -28,10 +28,7 @@ class PairLoss(LossTerm, ABC):
 
     def __init__(self, tile_size: int | None = None, precision: Precision = "auto") -> None:
         super().__init__()
-        if precision not in get_args(Precision):
-            raise ConfigError(
-                f"precision: expected one of {', '.join(get_args(Precision))}, got {precision!r}"
-            )
+        check_choice("precision", precision, get_args(Precision))
         self.tile_size, self.precision = checked_tile(tile_size), precision
 
     def check(self, embeddings: Embeddings) -> None:

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from clipkit.errors import ConfigError
+from clipkit.errors import ConfigError, check_range
 from clipkit.losses.functional import label_loss, multi_label_loss
 from clipkit.losses.kernels.labels import check_labels, check_multi_labels
 from clipkit.losses.term import LossTerm, Term
@@ -60,8 +60,7 @@ class LabelLoss(LossTerm):
             if class_weights is not None:
                 raise ConfigError("label loss: expected class_weights or class_counts, got both")
             class_weights = balanced_class_weights(class_counts, balance)
-        if not 0 <= label_smoothing <= 1:
-            raise ConfigError(f"label_smoothing: expected 0 to 1, got {label_smoothing}")
+        check_range("label_smoothing", label_smoothing, 0, 1)
         self.register_buffer("class_weights", _weights("class_weights", class_weights))
         if class_weights is not None and num_classes not in (None, len(class_weights)):
             raise ConfigError(

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from clipkit.distributed.unsharded import unsharded
-from clipkit.errors import ConfigError
+from clipkit.errors import check_choice
 
 _PRECISIONS: Final = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -45,5 +45,4 @@ def evaluating(encoder: nn.Module, precision: str = "fp32") -> Iterator[None]:
 
 def check_precision(precision: str) -> None:
     """Refuse an unknown precision."""
-    if precision not in _PRECISIONS:
-        raise ConfigError(f"precision: expected one of {', '.join(_PRECISIONS)}, got {precision!r}")
+    check_choice("precision", precision, _PRECISIONS)

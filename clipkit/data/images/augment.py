@@ -18,7 +18,7 @@ from jaxtyping import Float64
 
 from clipkit.data.images.decode import to_image, to_tensor
 from clipkit.data.images.formats import RGB
-from clipkit.errors import ConfigError
+from clipkit.errors import ConfigError, check_range
 
 LUMA: Final = np.array([0.299, 0.587, 0.114])
 """Weights of red, green and blue in the brightness of a pixel (ITU-R BT.601)."""
@@ -207,13 +207,6 @@ class RandomErasing(OccasionalAugmentation):
 def check_probability(value: float) -> float:
     """Check an option that is a probability."""
     return check_range("probability", value, 0.0, 1.0)
-
-
-def check_range(option: str, value: float, low: float, high: float) -> float:
-    """Check one number."""
-    if not low <= value <= high:
-        raise ConfigError(f"{option}: expected a number from {low:g} to {high:g}, got {value}")
-    return value
 
 
 def check_interval(

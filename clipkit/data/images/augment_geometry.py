@@ -9,9 +9,10 @@ from jaxtyping import Float64
 from PIL import Image
 from torchvision.transforms import functional
 
-from clipkit.data.images.augment import OccasionalAugmentation, check_interval, check_range
+from clipkit.data.images.augment import OccasionalAugmentation, check_interval
 from clipkit.data.images.decode import to_image, to_tensor
 from clipkit.data.images.formats import RGB, Color
+from clipkit.errors import check_range
 
 
 @final

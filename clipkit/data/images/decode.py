@@ -32,7 +32,7 @@ from clipkit.data.images.formats import (
     to_rgb,
 )
 from clipkit.data.images.jpeg import decode_jpeg, plain_jpeg_size, scale_of
-from clipkit.errors import ConfigError, SampleError
+from clipkit.errors import ConfigError, SampleError, check_choice
 
 INTERPOLATIONS: Final = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 OVERSAMPLING: Final = 1.25
@@ -227,8 +227,7 @@ def check_image_size(size: int) -> int:
 
 def check_interpolation(name: str) -> Image.Resampling:
     """Return Pillow's filter of that name."""
-    if name not in INTERPOLATIONS:
-        raise ConfigError(f"interpolation: expected one of {sorted(INTERPOLATIONS)}, got {name!r}")
+    check_choice("interpolation", name, INTERPOLATIONS)
     return INTERPOLATIONS[name]
 
 

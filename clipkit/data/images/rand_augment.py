@@ -10,10 +10,10 @@ import numpy as np
 from torch import Tensor
 from torchvision.transforms.v2 import functional
 
-from clipkit.data.images.augment import ImageAugmentation, check_range
+from clipkit.data.images.augment import ImageAugmentation
 from clipkit.data.images.augment_geometry import move
 from clipkit.data.images.formats import RGB, Color
-from clipkit.errors import check_at_least
+from clipkit.errors import check_at_least, check_range
 
 MAX_MAGNITUDE: Final = 30
 _LARGEST_SHEAR: Final = 0.3

@@ -34,7 +34,7 @@ from clipkit.data.images.formats import (
     to_rgb,
 )
 from clipkit.data.images.library_transforms import as_augmentation
-from clipkit.errors import ConfigError
+from clipkit.errors import check_choice
 
 RESIZE_MODES: Final = ("shortest", "longest", "squash")
 _CROP_ATTEMPTS: Final = 10
@@ -161,10 +161,7 @@ class EvalTransform(ImageTransform):
         max_pixels: int = DEFAULT_MAX_PIXELS,
     ) -> None:
         self.image_size = check_image_size(size)
-        if resize_mode not in RESIZE_MODES:
-            raise ConfigError(
-                f"resize_mode: expected one of {list(RESIZE_MODES)}, got {resize_mode!r}"
-            )
+        check_choice("resize_mode", resize_mode, RESIZE_MODES)
         self.resize_mode = resize_mode
         self.interpolation = check_interpolation(interpolation)
         self.background = background

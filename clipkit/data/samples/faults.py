@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final, final
 
 from clipkit.data.samples.id_sets import pack_ids, unpack_ids
-from clipkit.errors import ConfigError, FaultBudgetExceeded, check_at_least
+from clipkit.errors import FaultBudgetExceeded, check_at_least, check_range
 from clipkit.line_log import BufferedLineLog
 
 _LOG = logging.getLogger(__name__)
@@ -59,11 +59,7 @@ class FaultOptions:
     log: str | Path | None = None
 
     def __post_init__(self) -> None:
-        if not 0 <= self.max_bad_fraction <= 1:
-            raise ConfigError(
-                f"max_bad_fraction: expected 0 to 1, a share of all samples, got "
-                f"{self.max_bad_fraction}"
-            )
+        check_range("max_bad_fraction", self.max_bad_fraction, 0, 1)
         check_at_least("max_bad_shards", self.max_bad_shards, 0)
 
     def max_bad_samples(self, num_samples: int) -> int:

@@ -11,7 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers.logger import Logger
 
 from clipkit.atomic_files import write_json
-from clipkit.errors import ClipkitError, ConfigError
+from clipkit.errors import ClipkitError, ConfigError, check_choice
 
 RESULT_NAME: Final = "trial.json"
 PRUNERS: Final = ("median", "halving", "none")
@@ -39,8 +39,7 @@ class OptunaPruning(Callback):
     def __init__(
         self, storage: str, study: str, trial: int, metric: str, pruner: str = "median"
     ) -> None:
-        if pruner not in PRUNERS:
-            raise ConfigError(f"OptunaPruning.pruner: expected one of {PRUNERS}, got {pruner!r}")
+        check_choice("OptunaPruning.pruner", pruner, PRUNERS)
         self.storage = storage
         self.study = study
         self.trial = trial

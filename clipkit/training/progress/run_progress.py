@@ -127,21 +127,10 @@ def total_steps(trainer: Trainer) -> float:
     return max(1.0, min(limits))
 
 
-def time_limit(trainer: Trainer) -> Timer | None:
-    """Return the timer of ``max_time``, or None."""
-    timers = callbacks_of(trainer, Timer)
-    limited = [timer for timer in timers if timer.time_remaining() is not None]
-    return limited[0] if limited else None
-
-
 def time_budget(trainer: Trainer) -> timedelta | None:
     """Return ``max_time`` as a duration, or None."""
-    timer = time_limit(trainer)
-    remaining = timer.time_remaining() if timer else None
-    if timer is None or remaining is None:
-        return None
-    # Time passes between the two readings; a limit has no microseconds.
-    return timedelta(seconds=round(timer.time_elapsed() + remaining, 3))
+    seconds = _seconds(trainer)
+    return None if seconds is None else timedelta(seconds=seconds[1])
 
 
 def _progress(trainer: Trainer, by_clock: float | None) -> Progress:
@@ -170,7 +159,15 @@ def _step_counter(trainer: Trainer) -> StepCounter:
 
 
 def _clock_fraction(trainer: Trainer) -> float | None:
-    timer, budget = time_limit(trainer), time_budget(trainer)
-    if timer is None or budget is None:
-        return None
-    return timer.time_elapsed() / max(budget.total_seconds(), 1e-9)
+    seconds = _seconds(trainer)
+    return None if seconds is None else seconds[0] / max(seconds[1], 1e-9)
+
+
+def _seconds(trainer: Trainer) -> tuple[float, float] | None:
+    """Return the seconds so far, and those of ``max_time``; None without such a limit."""
+    for timer in callbacks_of(trainer, Timer):
+        if (remaining := timer.time_remaining()) is not None:
+            elapsed = timer.time_elapsed()
+            # Time passes between the two readings; a limit has no microseconds.
+            return elapsed, round(elapsed + remaining, 3)
+    return None

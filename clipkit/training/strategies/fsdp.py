@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from clipkit.atomic_files import put_in_place, temporary_path
 from clipkit.data.storage.urls import is_local, local_path
 from clipkit.distributed.agreement import on_all_ranks
-from clipkit.errors import ConfigError
+from clipkit.errors import ConfigError, check_choice
 from clipkit.models.files.sharded import Place, is_sharded, read_sharded, storage, write_sharded
 from clipkit.training.checkpoints.contents import module_key
 from clipkit.training.strategies.sharding import (
@@ -50,10 +50,7 @@ class ShardedStrategy(ModelParallelStrategy):
     """
 
     def __init__(self, checkpoint: Literal["full", "sharded"] = "full") -> None:
-        if checkpoint not in CHECKPOINTS:
-            raise ConfigError(
-                f"ShardedStrategy.checkpoint: expected one of {CHECKPOINTS}, got {checkpoint!r}"
-            )
+        check_choice("ShardedStrategy.checkpoint", checkpoint, CHECKPOINTS)
         if checkpoint == "sharded":
             storage()
         super().__init__(tensor_parallel_size=1, save_distributed_checkpoint=False)
