@@ -24,6 +24,8 @@ Augmentation = ImageAugmentation | Callable[..., Any]
 """An augmentation, or a transform of ``torchvision.transforms.v2`` or albumentations."""
 
 _SEEDS: Final = 2**32
+_NUMPY: Final = np.random.MT19937()
+"""Takes the place of NumPy's global generator during a call."""
 
 
 @final
@@ -119,17 +121,22 @@ def is_thread_safe(transform: object) -> bool:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Seed the generators of torch (on the CPU), NumPy and Python, and restore them afterwards."""
+    """Seed the generators of torch (on the CPU), NumPy and Python, and restore them afterwards.
+
+    NumPy's is exchanged, which takes 1 us instead of the 170 us for its state; the second of two
+    normal numbers that it may have drawn is lost.
+    """
     torch_state, python_state = torch.get_rng_state(), random.getstate()
-    numpy_state = np.random.get_state()  # noqa: NPY002
+    numpy_generator = np.random.get_bit_generator()  # type: ignore[attr-defined]
     try:
         torch.default_generator.manual_seed(seed)
+        np.random.set_bit_generator(_NUMPY)  # type: ignore[attr-defined]
         np.random.seed(seed)  # noqa: NPY002
         random.seed(seed)
         yield
     finally:
         torch.set_rng_state(torch_state)
-        np.random.set_state(numpy_state)  # noqa: NPY002
+        np.random.set_bit_generator(numpy_generator)  # type: ignore[attr-defined]
         random.setstate(python_state)
 
 
