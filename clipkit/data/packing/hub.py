@@ -17,6 +17,8 @@ _PARQUET_BRANCH: Final = "refs/convert/parquet"
 _ADDRESS: Final = re.compile(
     r"hf:/{1,2}datasets/(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w.-]+))?(/(?P<path>[\w./ -]+))?/?"
 )
+_PARTIAL: Final = "partial-"
+"""Beginning of the names of splits that the Hub converts in part, because they are too large."""
 _COMMIT: Final = re.compile("[0-9a-f]{40}")
 _OTHER_FILES: Final = (".tar", ".json", ".npz")
 T = TypeVar("T")
@@ -90,6 +92,13 @@ def download_parquet(address: HubAddress) -> tuple[list[Path], list[str]]:
             ),
         )
     )
+    if exact.path.rpartition("/")[2].startswith(_PARTIAL):
+        _LOG.warning(
+            "%s: the Hub converted only the first part of this split; the complete files may be on "
+            "the main branch: hf://datasets/%s@main/FOLDER",
+            exact,
+            exact.repo,
+        )
     files = sorted(file for pattern in patterns for file in folder.glob(pattern))
     if not files:
         raise DataError(f"{exact}: no Parquet files there; expected /CONFIG/SPLIT after the name")

@@ -21,7 +21,7 @@ from clipkit.data.packing.items import FileItem, Item, ShardItem
 from clipkit.data.packing.keys import distinct_keys
 from clipkit.data.packing.labels import Spellings
 from clipkit.data.packing.roots import refuse_outside
-from clipkit.data.packing.tables.arrow_rows import ArrowDataset, DatasetRows
+from clipkit.data.packing.tables.arrow_rows import ArrowDataset, DatasetRows, check_dataset
 from clipkit.data.packing.tables.columns import TableColumns, one_line
 from clipkit.data.packing.tables.parts import is_pattern, matches_of, open_parts, parts_of
 from clipkit.data.packing.tables.row_files import TABLE_SUFFIXES
@@ -129,8 +129,7 @@ def source_of_dataset(
     columns: TableColumns = TableColumns(),
 ) -> Source:
     """Return the rows of a ``datasets.Dataset``; see ``open_source`` for the other arguments."""
-    if not len(dataset):
-        raise DataError(f"{type(dataset).__name__}: no samples found")
+    check_dataset(dataset)
     root = images or Path.cwd()
     rows = DatasetRows(dataset)
     opened = source_of_table(Table([rows], root, class_names, columns))

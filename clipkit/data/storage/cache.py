@@ -101,6 +101,7 @@ class ShardCache:
         self.max_bytes = max_bytes
         self.ranges = ranges
         self._roomy_bytes = 0
+        self._with_ranges: set[str] = set()
         self._without_ranges: set[str] = set()
         self.retries = Retries(retries, backoff_seconds, stall_seconds)
         """Number and times of the retries of a transfer."""
@@ -200,15 +201,23 @@ class ShardCache:
             if not ranges:
                 return
             self._reserve(sum(end - start for start, end in ranges))
+            host = _host(remote.address)
             try:
-                parts = read_ranges(remote.address, ranges, remote.size_bytes, self.retries)
+                parts = read_ranges(
+                    remote.address,
+                    ranges,
+                    remote.size_bytes,
+                    self.retries,
+                    probe=host not in self._with_ranges,
+                )
             except RangesIgnored:
-                self._without_ranges.add(_host(remote.address))
+                self._without_ranges.add(host)
                 _LOG.warning(
                     "%s: the server does not serve ranges; complete shards are transferred",
                     remote.address,
                 )
                 raise
+            self._with_ranges.add(host)
             self._check_version(remote)
             for (start, _), data in zip(ranges, parts, strict=True):
                 partial.write(start, data)

@@ -153,7 +153,12 @@ class RangesIgnored(Exception):
 
 
 def read_ranges(
-    address: Address, ranges: Sequence[tuple[int, int]], size_bytes: int, retries: Retries
+    address: Address,
+    ranges: Sequence[tuple[int, int]],
+    size_bytes: int,
+    retries: Retries,
+    *,
+    probe: bool = True,
 ) -> list[bytes]:
     """Read some byte ranges of a remote file, at the same time where the store allows it.
 
@@ -162,6 +167,8 @@ def read_ranges(
         ranges: Start and end of each range.
         size_bytes: Size of the file.
         retries: Retries of each call.
+        probe: Whether one range is asked for first, because a server that ignores ranges sends a
+            complete file for each.
 
     Raises:
         RangesIgnored: If the server does not serve ranges.
@@ -180,11 +187,10 @@ def read_ranges(
                 raise OSError(f"asked for bytes {start} to {end}, got {len(part)} bytes")
         return [bytes(part) for part in parts]
 
-    # One range first: a server that ignores ranges sends a complete file for each.
-    parts = retries.run(url, lambda: ask(ranges[:1]), lambda: 0)
-    if len(ranges) > 1:
-        parts += retries.run(url, lambda: ask(ranges[1:]), lambda: 0)
-    return parts
+    if not probe or len(ranges) == 1:
+        return retries.run(url, lambda: ask(ranges), lambda: 0)
+    first = retries.run(url, lambda: ask(ranges[:1]), lambda: 0)
+    return first + retries.run(url, lambda: ask(ranges[1:]), lambda: 0)
 
 
 def transfer(address: Address, size_bytes: int, part: Path, retries: Retries) -> None:

@@ -149,3 +149,9 @@ def test_evaluation_takes_a_data_set(cats):
     data = open_dataset(ADDRESS)
     assert len(data) == 2
     assert data.task == "retrieval"
+
+
+def test_a_split_that_the_hub_converted_in_part_is_reported(cats, caplog):
+    push(cats, {"default/partial-train/0000.parquet": hub_parquet(["a"])})
+    pack_to_cache(ADDRESS)
+    assert "converted only the first part of this split" in caplog.text

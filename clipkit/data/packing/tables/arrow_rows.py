@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import bisect
 import hashlib
-import json
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, Protocol, final
@@ -14,7 +13,7 @@ from typing import Any, Final, Protocol, final
 import numpy as np
 
 from clipkit.data.packing.items import state_of
-from clipkit.data.packing.labels import LABEL_COLUMNS
+from clipkit.data.packing.tables.arrow_columns import ArrowColumns
 from clipkit.data.packing.tables.row_files import TableRows, refuse_twins
 from clipkit.errors import DataError
 
@@ -22,8 +21,6 @@ _ROWS_PER_BATCH: Final = 4096
 _IMAGES_PER_BATCH: Final = 16
 """Small, because a batch of images is in memory at once."""
 _BUFFER_BYTES: Final = 2**20
-_NO_LABEL: Final = -1
-"""Missing class of the Hub's data sets."""
 _CURSORS: Final = threading.local()
 
 
@@ -42,7 +39,7 @@ class ParquetRows(TableRows):
         self._path = path
         self._version = f"{path} {state_of(path)}" if version is None else version
         with _open_parquet(path) as file:
-            self._content = _Content(file.schema_arrow)
+            self._content = ArrowColumns(file.schema_arrow)
             self._embedded = [
                 name for name in self._content.with_bytes if _all_embedded(file.metadata, name)
             ]
@@ -84,6 +81,24 @@ class ArrowDataset(Protocol):
     def __len__(self) -> int: ...
 
 
+def check_dataset(dataset: object) -> None:
+    """Refuse objects that are not one split with rows of known number.
+
+    Raises:
+        DataError: If it is a ``DatasetDict``, an ``IterableDataset``, empty, or something else.
+    """
+    name = type(dataset).__name__
+    if isinstance(dataset, Mapping):
+        splits = ", ".join(map(repr, dataset))
+        raise DataError(f"{name}: expected one split, got {splits}; choose one: data['train']")
+    if not hasattr(dataset, "with_format"):
+        raise DataError(f"{name}: expected a path, an address or a datasets.Dataset")
+    if not hasattr(dataset, "__len__"):
+        raise DataError(f"{name}: expected rows of known number; load it without streaming=True")
+    if not len(dataset):
+        raise DataError(f"{name}: no samples found")
+
+
 @final
 class DatasetRows(TableRows):
     """Rows of a ``datasets.Dataset``.
@@ -96,7 +111,7 @@ class DatasetRows(TableRows):
         self.where = type(dataset).__name__
         self._dataset = dataset.with_format("arrow")
         first = self._dataset[:1]
-        self._content = _Content(first.schema)
+        self._content = ArrowColumns(first.schema)
         self.columns = self._content.names
 
     def rows(self, images: Sequence[str]) -> Iterator[dict[str, Any]]:
@@ -117,72 +132,6 @@ class DatasetRows(TableRows):
         """See ``TableRows.identity``."""
         data = self.image(column, row) or b""
         return hashlib.blake2b(data, digest_size=16).hexdigest()
-
-
-@final
-class _Content:
-    """The columns of an Arrow schema: which contain bytes, and names of classes."""
-
-    def __init__(self, schema: Any) -> None:
-        from pyarrow import types
-
-        self.names: list[str] = list(schema.names)
-        kinds = {field.name: field.type for field in schema}
-        self.with_bytes = [name for name, kind in kinds.items() if _is_image(kind)]
-        self.structs = [name for name in self.with_bytes if types.is_struct(kinds[name])]
-        self.with_paths = [
-            name for name in self.structs if "path" in [field.name for field in kinds[name]]
-        ]
-        self.plain = [name for name, kind in kinds.items() if not _contains_bytes(kind)]
-        self._class_names = _class_names(schema.metadata or {})
-
-    def check_images(self, where: str, images: Sequence[str]) -> None:
-        """Refuse an image column with bytes of another form."""
-        for name in images:
-            if name not in self.with_bytes and name not in self.plain:
-                raise DataError(
-                    f"{where}: column {name}: expected one image per row, as the name of a file, "
-                    f"bytes, or a struct of bytes and path; got another type"
-                )
-
-    def rows(
-        self, batch: Any, images: Sequence[str], first: int, embedded: Sequence[str]
-    ) -> Iterator[dict[str, Any]]:
-        """Convert a batch; ``first`` is the number of its first row in the table."""
-        columns = {name: batch.column(name).to_pylist() for name in self.plain}
-        for name in images:
-            columns[name] = self._cells(batch, name, name in embedded)
-        for number in range(batch.num_rows):
-            row = {name: cells[number] for name, cells in columns.items()}
-            for name in images:
-                if row[name] is not None and not isinstance(row[name], str):
-                    row[name] = {"row": first + number, **row[name]}
-            yield self._with_class_name(row)
-
-    def _cells(self, batch: Any, name: str, embedded: bool) -> list[Any]:
-        """Return ``{"path": ...}`` for each image in the table, and the path for others."""
-        import pyarrow.compute as pc
-
-        size = batch.num_rows
-        paths: list[Any] = [None] * size
-        if name in self.with_paths:
-            paths = pc.struct_field(batch.column(name), "path").to_pylist()
-        present = [True] * size
-        if not embedded:
-            column = batch.column(name)
-            data = pc.struct_field(column, "bytes") if name in self.structs else column
-            present = pc.is_valid(data).to_pylist()
-        return [{"path": path} if has else path for has, path in zip(present, paths, strict=True)]
-
-    def _with_class_name(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Add the name of a class that the schema has, as in the Hub's ``ClassLabel``."""
-        for column, names in self._class_names.items():
-            label = row.get(column)
-            if label == _NO_LABEL:
-                row[column] = None
-            elif isinstance(label, int) and 0 <= label < len(names):
-                row.setdefault("class_name", names[label])
-        return row
 
 
 @final
@@ -229,27 +178,6 @@ def _bytes_in(cell: Any) -> bytes | None:
     return data
 
 
-def _is_image(kind: Any) -> bool:
-    """Return whether cells are bytes, or a struct with ``bytes``."""
-    from pyarrow import types
-
-    if types.is_struct(kind):
-        return any(field.name == "bytes" and _is_binary(field.type) for field in kind)
-    return _is_binary(kind)
-
-
-def _is_binary(kind: Any) -> bool:
-    from pyarrow import types
-
-    return bool(types.is_binary(kind) or types.is_large_binary(kind))
-
-
-def _contains_bytes(kind: Any) -> bool:
-    """Return whether a type contains bytes at any depth, which no JSON can store."""
-    fields = [kind.field(number) for number in range(kind.num_fields)]
-    return _is_binary(kind) or any(_contains_bytes(field.type) for field in fields)
-
-
 def _all_embedded(metadata: Any, column: str) -> bool:
     """Return whether the statistics report bytes for every row of an image column."""
     for group in range(metadata.num_row_groups):
@@ -260,19 +188,6 @@ def _all_embedded(metadata: Any, column: str) -> bool:
                 if known is None or not known.has_null_count or known.null_count:
                     return False
     return True
-
-
-def _class_names(metadata: dict[bytes, bytes]) -> dict[str, list[str]]:
-    """Return the names of classes in the Hub's description of the columns."""
-    try:
-        features = json.loads(metadata[b"huggingface"])["info"]["features"]
-        return {
-            column: [str(name) for name in features[column]["names"]]
-            for column in LABEL_COLUMNS
-            if features.get(column, {}).get("_type") == "ClassLabel"
-        }
-    except (KeyError, ValueError, TypeError, AttributeError):
-        return {}
 
 
 @contextmanager

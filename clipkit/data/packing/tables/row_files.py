@@ -64,9 +64,9 @@ class CsvRows(TableRows):
         self.where = str(path)
         self._path = path
         with _open_csv(path) as file:
-            header = file.readline()
-            self._delimiter = _delimiter(path, header)
-            names = next(csv.reader([header], delimiter=self._delimiter), [])
+            self._delimiter = _delimiter(path, file.readline())
+            file.seek(0)
+            names = next(csv.reader(file, delimiter=self._delimiter, strict=True), [])
             self.columns = [name.strip() for name in names] if self._delimiter == "|" else names
         refuse_twins(self.where, self.columns)
 

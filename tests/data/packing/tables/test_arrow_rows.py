@@ -190,3 +190,16 @@ def test_a_dataset_is_read_with_its_selection(tmp_path):
     assert again != source_of_dataset(dataset.select([1, 4, 3])).fingerprint()
     with pytest.raises(DataError, match="no samples"):
         pack(dataset.select([]), tmp_path / "none")
+
+
+def test_objects_that_are_not_one_split_are_named(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    dataset = datasets.Dataset.from_dict({"image": ["a.jpg"], "caption": ["a"]})
+    with pytest.raises(DataError, match="DatasetDict: expected one split, got 'train', 'test'"):
+        pack(datasets.DatasetDict({"train": dataset, "test": dataset}), tmp_path / "out")
+    with pytest.raises(DataError, match=r"IterableDataset: .*load it without streaming=True"):
+        pack(dataset.to_iterable_dataset(), tmp_path / "out")
+    with pytest.raises(DataError, match=r"list: expected a path, an address or a datasets\.Data"):
+        pack([1], tmp_path / "out")
+    with pytest.raises(DataError, match="are outside of"):
+        pack(datasets.Dataset.from_dict({"image": ["/etc/x"], "caption": ["a"]}), tmp_path / "out")

@@ -145,3 +145,15 @@ def test_what_would_be_lost_is_refused(name, tmp_path):
 def test_a_list_in_a_column_of_one_class_is_refused(tmp_path):
     with pytest.raises(DataError, match="several classes go into a column labels"):
         parquet(tmp_path, {"image": ["a"], "label": [[1, 2]]})
+
+
+def test_a_csv_of_flickr30k_and_a_header_over_two_lines(tmp_path):
+    rows = "image_name| comment_number| comment\na.jpg| 0| Two dogs .\na.jpg| 1| Dogs, two .\n"
+    assert read(tmp_path, rows).samples["a.jpg"]["txt"] == b"Two dogs .\nDogs, two ."
+    odd = read(tmp_path, '"image","caption","a\nnote"\na.jpg,one,x\n')
+    assert odd.samples["a.jpg"]["txt"] == b"one"
+
+
+def test_a_row_of_another_length_is_named(tmp_path):
+    with pytest.raises(DataError, match=r"row 2 has another number of columns .*: expected 2, got"):
+        read(tmp_path, "image,caption\na.jpg,one\nb.jpg,one,two\n")
