@@ -36,7 +36,11 @@ def hub_file(name: str, *file_names: str) -> Path:
             missing, or the hub cannot be reached and the cache does not have them.
     """
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
-    from huggingface_hub.errors import EntryNotFoundError, HFValidationError
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+    )
 
     repository, revision = _parts(name)
     misses: list[Exception] = []
@@ -52,8 +56,10 @@ def hub_file(name: str, *file_names: str) -> Path:
     for file_name in file_names:
         try:
             return Path(hf_hub_download(repository, file_name, revision=revision))
-        except EntryNotFoundError as error:  # on the hub, or in the cache while it is offline
+        except EntryNotFoundError as error:
             misses.append(error)
+            if isinstance(error, LocalEntryNotFoundError):  # the hub cannot be reached
+                break
         except Exception as error:  # of the hub, the network and the disk, without a common base
             raise _refusal(name, repository, revision, error) from error
     raise _no_file(name, file_names, misses) from misses[0]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from clipkit.data import OpenClipTokenizer
 from clipkit.metrics.functional import retrieval_recall
@@ -40,6 +41,16 @@ def test_embeddings_are_those_of_the_cpu() -> None:
         there = encoder.encode_image(images.cuda()), encoder.encode_text(tokens.cuda())
     for one, other in zip(here, there, strict=True):
         torch.testing.assert_close(other.cpu(), one, rtol=1e-4, atol=1e-5)
+
+
+def test_texts_and_images_are_encoded_as_on_the_cpu() -> None:
+    encoder = tiny.encoder().eval()
+    images = [Image.new("RGB", (20, 16), color) for color in ("red", "navy", "white")]
+    here = encoder.encode(["a dog", "a cat"], images, batch_size=2)
+    there = encoder.cuda().encode(["a dog", "a cat"], images, batch_size=2)
+    for one, other in zip(here, there, strict=True):
+        assert not other.is_cuda
+        torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-5)
 
 
 def test_a_checkpoint_of_a_gpu_is_read_and_exported_on_a_cpu(tmp_path: Path) -> None:
