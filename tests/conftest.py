@@ -97,6 +97,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeHub]:
             "HF_HUB_CACHE": str(tmp_path / "hub-cache"),
             "HF_TOKEN_PATH": str(tmp_path / "no-token"),
         }.items():
-            monkeypatch.setattr(constants, name, value)  # they are read once, at the import
+            # they are read once, at the import; old versions lack some
+            monkeypatch.setattr(constants, name, value, raising=False)
         monkeypatch.delenv("HF_TOKEN", raising=False)
         yield server

@@ -55,6 +55,11 @@ def push_to_hub(folder: Path | str, repository: str, *, private: bool = False) -
         ConfigError: If the user is not logged in or may not write, the existing repository is
             public or contains another model, or the upload fails.
         CheckpointError: If files on the hub have other sizes than those of the folder.
+
+    Examples:
+        >>> exported = export_encoder(encoder, "export", "safetensors")
+        >>> push_to_hub(exported.folder, "OWNER/NAME", private=True)  # doctest: +SKIP
+        'hf-hub:OWNER/NAME'
     """
     folder = Path(folder)
     sizes = {

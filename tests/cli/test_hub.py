@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 
 import pytest
+import yaml
 
 from clipkit.cli.main import main
 from clipkit.export import export_encoder
 from clipkit.models import load_encoder
 from tests.helpers import tiny
-from tests.helpers.factories import write_shards
+from tests.helpers.factories import image_bytes, write_shards
 
 NAME = "hf-hub:me/tiny"
 
@@ -42,6 +43,20 @@ def test_commands_take_the_name(folder, tmp_path, capsys):
     capsys.readouterr()
     assert main([*evaluate, *words[2:], "--model", "hf-hub:me/none"]) == 2
     assert "hf-hub:me/none: the hub has no model 'me/none'" in capsys.readouterr().err
+
+
+def test_fine_tuning_writes_a_configuration_that_names_it(folder, tmp_path, capsys):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for name in ("red", "blue"):
+        (photos / f"{name}.jpg").write_bytes(image_bytes(name))
+    (photos / "captions.csv").write_text("image,caption\nred.jpg,a red one\nblue.jpg,a blue one\n")
+    words = ["finetune", "--train", str(photos / "captions.csv"), "--model", NAME, "--print"]
+    assert main([*words, "--output", str(tmp_path / "run")]) == 0
+    written = capsys.readouterr().out
+    encoder = yaml.safe_load(written[written.index("model:") :])["model"]["encoder"]
+    assert encoder["init_args"]["path"] == NAME
+    assert main(["fit", "-c", str(tmp_path / "run" / "finetune.yaml"), "--print_config"]) == 0
 
 
 def test_a_run_starts_from_it(hub, folder, shards, tmp_path):

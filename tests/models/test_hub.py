@@ -27,7 +27,8 @@ from clipkit.models import (
 from clipkit.models.checkpoints.encoder import encoder_entry
 from clipkit.training.finetune.facts import inspect_model
 from tests.helpers.checkpoints import assert_equal
-from tests.helpers.tiny_models import TEXT, encoder
+from tests.helpers.hub import Repository
+from tests.helpers.tiny_models import TEXT, config, encoder
 
 CLIP_TEXT = {**TEXT, "vocab_size": 49408}
 NAME = "hf-hub:me/tiny"
@@ -142,6 +143,26 @@ def test_errors_name_what_is_wrong(hub, folder, name, message):
     if name != "hf-hub:me/bert":
         with pytest.raises(ConfigError, match=message):
             from_open_clip(name)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[]", "expected a JSON object, got list"),
+        ("{", "expected an open_clip configuration in JSON"),
+        ('{"model_cfg": "ViT-B-32"}', "model_cfg: expected a dictionary, got 'ViT-B-32'"),
+        ('{"model_cfg": {}, "preprocess_cfg": []}', r"preprocess_cfg: expected a dictionary"),
+        ('{"model_cfg": {"embed_dim": 8}}', "has no 'vision_cfg'"),
+        ('{"model_cfg": MODEL, "preprocess_cfg": {"mean": 5}}', "mean: expected 3 numbers, got 5"),
+        ('{"model_cfg": MODEL, "preprocess_cfg": {"std": ["a"]}}', "std: expected 3 numbers"),
+    ],
+)
+def test_damaged_configurations_are_named(hub, content, message):
+    content = content.replace("MODEL", json.dumps(config()))
+    hub.repositories["me/bad"] = Repository()
+    hub.repositories["me/bad"].commit({"open_clip_config.json": content.encode()})
+    with pytest.raises(ConfigError, match=message):
+        load_encoder("hf-hub:me/bad")
 
 
 def test_a_token_opens_a_private_model(hub, folder, monkeypatch):

@@ -75,10 +75,17 @@ class OpenClipConfig:
 def read_config(model: str | Mapping[str, Any], *, needs: tuple[str, ...]) -> OpenClipConfig:
     """Find and check a configuration."""
     name, source, where, raw = _find(model)
-    model_cfg = deepcopy(dict(raw.get("model_cfg", raw)))
-    preprocess = raw.get("preprocess_cfg", {}) if "model_cfg" in raw else {}
+    model_cfg = _dictionary(raw.get("model_cfg", raw), f"{where}: model_cfg")
+    given = raw.get("preprocess_cfg", {}) if "model_cfg" in raw else {}
+    preprocess = _dictionary(given, f"{where}: preprocess_cfg")
     check_model_cfg(model_cfg, where=where, needs=needs)
     return OpenClipConfig(model_cfg, merge_preprocess(preprocess, where), name, source)
+
+
+def _dictionary(value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{where}: expected a dictionary, got {value!r}")
+    return deepcopy(dict(value))
 
 
 def merge_preprocess(overlay: Mapping[str, Any], where: str = "preprocess_cfg") -> dict[str, Any]:
@@ -88,9 +95,11 @@ def merge_preprocess(overlay: Mapping[str, Any], where: str = "preprocess_cfg") 
     merged = asdict(PreprocessCfg())
     merged.update({k: v for k, v in overlay.items() if k in merged and v is not None})
     for key in ("mean", "std"):
-        merged[key] = [float(value) for value in merged[key]]
-        if len(merged[key]) != 3:
-            raise ConfigError(f"{where}: {key}: expected 3 numbers, got {merged[key]}")
+        try:
+            red, green, blue = (float(value) for value in merged[key])
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"{where}: {key}: expected 3 numbers, got {merged[key]}") from error
+        merged[key] = [red, green, blue]
     return {key: merged[key] for key in ("mean", "std", "interpolation", "resize_mode")}
 
 
@@ -113,9 +122,7 @@ def check_model_cfg(model_cfg: Mapping[str, Any], *, where: str, needs: tuple[st
 
 
 def _check_keys(given: Any, known: tuple[str, ...] | list[str], where: str) -> None:
-    if not isinstance(given, Mapping):
-        raise ConfigError(f"{where}: expected a dictionary, got {given!r}")
-    for key in given:
+    for key in _dictionary(given, where):
         if key not in known:
             raise ConfigError(f"{where}: unknown key {key!r}{did_you_mean(str(key), known)}")
 
