@@ -12,7 +12,7 @@ from torch import Tensor
 from clipkit.data.text.tokenizer import Tokenizer
 from clipkit.distributed.collectives import gather_rows, gather_sizes, world_size
 from clipkit.evaluation.datasets.dataset import EvaluationDataset
-from clipkit.evaluation.datasets.loading import Chunk, decoded_chunks, ids_of_rank
+from clipkit.evaluation.datasets.loading import decoded_chunks, ids_of_rank
 from clipkit.evaluation.inference import EmbedOptions
 from clipkit.models import DualEncoder, inputs
 from clipkit.models.evaluating import evaluating
@@ -63,11 +63,8 @@ def embed_pairs(
     """
     ids = ids_of_rank(data, options)
     with evaluating(encoder, options.precision):
-        chunks = [
-            _embed_chunk(encoder, chunk, options, tokenizer, captions)
-            for chunk in decoded_chunks(encoder, data, ids, options)
-        ]
-    return _join_ranks(_join_embedded(chunks, encoder, ids), ids)
+        local = _embed_rank(encoder, data, ids, options, tokenizer, captions)
+    return _join_ranks(local, ids)
 
 
 def encode_texts(
@@ -87,50 +84,37 @@ def tokenizer_of(encoder: DualEncoder) -> Tokenizer:
     return inputs.tokenizer_of(encoder.text_tower)
 
 
-def _embed_chunk(
+def _embed_rank(
     encoder: DualEncoder,
-    chunk: Chunk,
+    data: EvaluationDataset,
+    ids: Sequence[int],
     options: EmbedOptions,
     tokenizer: Tokenizer | None,
-    captions: bool,
+    with_captions: bool,
 ) -> EmbeddedPairs:
-    """Embed a chunk; ``text_to_image`` counts rows of the chunk."""
+    """Embed the samples of this rank; ``text_to_image`` is the id of the sample."""
     device = encoder.log_logit_scale.device
-    of_each = chunk.captions if captions else []
-    texts = [caption for captions_of_image in of_each for caption in captions_of_image]
-    rows = [row for row, captions_of_image in enumerate(of_each) for _ in captions_of_image]
-    embedded = torch.empty(0, encoder.embedding_dim, device=device)
-    if texts:
-        tokenizer = tokenizer or tokenizer_of(encoder)
-        embedded = encode_texts(encoder, tokenizer, texts, options.batch_size)
+    images = [torch.empty(0, encoder.embedding_dim, device=device)]
+    texts = images.copy()
+    owners, captions, labels, keys = list[int](), list[str](), list[int](), list[str]()
+    for chunk in decoded_chunks(encoder, data, ids, options):
+        images.append(encoder.encode_image(chunk.images.to(device)).float())
+        of_chunk = [caption for of_image in chunk.captions for caption in of_image]
+        if with_captions and of_chunk:
+            tokenizer = tokenizer or tokenizer_of(encoder)
+            texts.append(encode_texts(encoder, tokenizer, of_chunk, options.batch_size))
+            for sample_id, of_image in zip(ids[len(keys) :], chunk.captions, strict=False):
+                owners += [sample_id] * len(of_image)
+            captions += of_chunk
+        labels += chunk.labels
+        keys += chunk.keys
     return EmbeddedPairs(
-        images=encoder.encode_image(chunk.images.to(device)).float(),
-        texts=embedded,
-        text_to_image=torch.tensor(rows, dtype=torch.int64, device=device),
-        labels=torch.tensor(chunk.labels, dtype=torch.int64, device=device),
-        keys=tuple(chunk.keys),
-        captions=tuple(texts),
-    )
-
-
-def _join_embedded(
-    chunks: Sequence[EmbeddedPairs], encoder: DualEncoder, ids: Sequence[int]
-) -> EmbeddedPairs:
-    """Concatenate the chunks of this rank; ``text_to_image`` becomes the id of the sample."""
-    device = encoder.log_logit_scale.device
-    starts = [0]
-    for chunk in chunks:
-        starts.append(starts[-1] + len(chunk.keys))
-    sample_ids = torch.tensor(ids, dtype=torch.int64, device=device)
-    empty = torch.empty(0, encoder.embedding_dim, device=device)
-    rows = [start + chunk.text_to_image for start, chunk in zip(starts, chunks, strict=False)]
-    return EmbeddedPairs(
-        images=torch.cat([empty, *[chunk.images for chunk in chunks]]),
-        texts=torch.cat([empty, *[chunk.texts for chunk in chunks]]),
-        text_to_image=sample_ids[torch.cat([sample_ids[:0], *rows])],
-        labels=torch.cat([sample_ids[:0], *[chunk.labels for chunk in chunks]]),
-        keys=tuple(key for chunk in chunks for key in chunk.keys),
-        captions=tuple(caption for chunk in chunks for caption in chunk.captions),
+        images=torch.cat(images),
+        texts=torch.cat(texts),
+        text_to_image=torch.tensor(owners, dtype=torch.int64, device=device),
+        labels=torch.tensor(labels, dtype=torch.int64, device=device),
+        keys=tuple(keys),
+        captions=tuple(captions),
     )
 
 
