@@ -83,16 +83,14 @@ class FaultTracker:
         self._num_samples = num_samples
         self._alone = alone
         self._log = None if path is None else BufferedLineLog(path)
-        self._bad_ids: set[int] = set()
-        self._bad_shards: dict[str, str] = {}
-        self._shared = _SharedFaults()
+        self._known, self._shared = _Faults(), _Faults()
         self._unshared: list[Fault] = []
         self._unshared_padded = 0
 
     @property
     def num_bad_samples(self) -> int:
         """Number of distinct bad samples, without those of bad shards."""
-        return len(self._bad_ids)
+        return len(self._known.ids)
 
     @property
     def num_padded(self) -> int:
@@ -102,17 +100,17 @@ class FaultTracker:
     @property
     def bad_shards(self) -> Mapping[str, str]:
         """``url -> reason`` of every bad shard."""
-        return self._bad_shards
+        return self._known.shards
 
     def record(self, faults: Iterable[Fault], epoch: int) -> None:
         """Add the faults of a batch; known ones are not counted again."""
         for fault in faults:
-            if self._know(fault):
+            if self._known.add(fault):
                 if self._alone:
                     self._shared.add(fault)
                 else:
                     self._unshared.append(fault)
-                loud = len(self._bad_ids) <= _LOUD_FAULTS or fault.is_whole_shard
+                loud = len(self._known.ids) <= _LOUD_FAULTS or fault.is_whole_shard
                 _LOG.log(logging.WARNING if loud else logging.DEBUG, "skipping %s", fault)
                 if self._log is not None:
                     self._log.append(json.dumps({**asdict(fault), "epoch": epoch}) + "\n")
@@ -137,7 +135,7 @@ class FaultTracker:
             self._shared.num_padded += padded
             for fault in faults:
                 self._shared.add(fault)
-                self._know(fault)
+                self._known.add(fault)
                 last = fault
         if last is not None:
             self._check(last)
@@ -148,39 +146,28 @@ class FaultTracker:
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Restore the faults of a state, and forget others."""
-        self._shared = _SharedFaults.from_state(state)
-        self._bad_ids = set(self._shared.ids)
-        self._bad_shards = dict(self._shared.shards)
+        self._known, self._shared = _Faults.from_state(state), _Faults.from_state(state)
         self._unshared, self._unshared_padded = [], 0
-
-    def _know(self, fault: Fault) -> bool:
-        """Add a fault, and return whether it is new."""
-        before = len(self._bad_shards) + len(self._bad_ids)
-        if fault.is_whole_shard:
-            self._bad_shards.setdefault(fault.shard, fault.reason)
-        else:
-            self._bad_ids.add(fault.sample_id)
-        return len(self._bad_shards) + len(self._bad_ids) > before
 
     def _check(self, last: Fault) -> None:
         options = self._options
         allowed = options.max_bad_samples(self._num_samples)
         where = f"; all are listed in {self._log.path}" if self._log else ""
-        if len(self._bad_shards) > options.max_bad_shards:
+        if len(self._known.shards) > options.max_bad_shards:
             raise FaultBudgetExceeded(
-                f"{len(self._bad_shards)} bad shards, allowed "
+                f"{len(self._known.shards)} bad shards, allowed "
                 f"max_bad_shards={options.max_bad_shards}; the last one: {last}{where}"
             )
-        if len(self._bad_ids) > allowed:
+        if len(self._known.ids) > allowed:
             raise FaultBudgetExceeded(
-                f"{len(self._bad_ids)} bad samples of {self._num_samples}, allowed {allowed} "
+                f"{len(self._known.ids)} bad samples of {self._num_samples}, allowed {allowed} "
                 f"(max_bad_fraction={options.max_bad_fraction}); the last one: {last}{where}"
             )
 
 
 @final
-class _SharedFaults:
-    """Faults that all ranks know."""
+class _Faults:
+    """Faults, each once."""
 
     def __init__(self) -> None:
         self.ids: set[int] = set()
@@ -188,13 +175,17 @@ class _SharedFaults:
         self.shards: dict[str, str] = {}
         self.num_padded = 0
 
-    def add(self, fault: Fault) -> None:
+    def add(self, fault: Fault) -> bool:
+        """Add a fault, and return whether it is new."""
         if fault.is_whole_shard:
+            is_new = fault.shard not in self.shards
             self.shards.setdefault(fault.shard, fault.reason)
-        elif fault.sample_id not in self.ids:
-            self.ids.add(fault.sample_id)
-            if len(self.names) < _MAX_NAMED_FAULTS:
-                self.names.append(fault)
+            return is_new
+        is_new = fault.sample_id not in self.ids
+        self.ids.add(fault.sample_id)
+        if is_new and len(self.names) < _MAX_NAMED_FAULTS:
+            self.names.append(fault)
+        return is_new
 
     def to_state(self) -> dict[str, Any]:
         return {
@@ -205,7 +196,7 @@ class _SharedFaults:
         }
 
     @classmethod
-    def from_state(cls, state: Mapping[str, Any]) -> _SharedFaults:
+    def from_state(cls, state: Mapping[str, Any]) -> _Faults:
         shared = cls()
         shared.ids = unpack_ids(str(state["bad_ids"]))
         shared.names = [
