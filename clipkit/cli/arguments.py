@@ -102,7 +102,8 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
         type=given_text,
         required=True,
         metavar="DIR-or-URL",
-        help="a folder, URL or pattern of shards",
+        help="a folder, URL or pattern of shards, a table or folder of images, or "
+        "hf://datasets/OWNER/NAME/CONFIG/SPLIT",
     )
     parser.add_argument("--split", default="test", help="folder inside --data (default: test)")
     add_sample_arguments(parser)

@@ -34,7 +34,8 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
         type=given_text,
         required=True,
         metavar="DATA",
-        help="a CSV, TSV or Parquet table, a folder with one folder per class, or shards",
+        help="a CSV, TSV or Parquet table, a folder with one folder per class, shards, or "
+        "hf://datasets/OWNER/NAME",
     )
     parser.add_argument(
         "--val",

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from clipkit.data.packing.class_numbers import MOST_CLASSES
-from clipkit.data.packing.hub import hub_address
+from clipkit.data.packing.hub import hub_address, pinned
 from clipkit.data.packing.packed_cache import class_names_in
 from clipkit.data.packing.sources import open_source
 from clipkit.data.shards.members import read_classes, read_label
@@ -72,7 +72,8 @@ def inspect_data(
     """Count the samples and classes of training data, and check whether they have captions.
 
     Args:
-        train: CSV, TSV or Parquet table, folder with one folder per class, or shards.
+        train: CSV, TSV or Parquet table, folder with one folder per class, shards, or
+            ``hf://datasets/OWNER/NAME``, whose newest commit is used from here on.
         val: Validation data of the same kinds; None for none.
         allow_outside: Whether the images of a table may be outside of its folder.
 
@@ -88,6 +89,7 @@ def inspect_data(
     for option, path in (("--train", train), ("--val", val)):
         if path is not None and hub_address(path) is None and not Path(path).exists():
             raise DataError(f"{option}: {path}: no such file or folder")
+    train, val = pinned(str(train)), None if val is None else pinned(str(val))
     source = open_source(train, allow_outside=allow_outside)
     names = class_names_in(source.files)
     counts: Counter[int] = Counter()
@@ -118,8 +120,8 @@ def inspect_data(
             f"name of a class; add a column caption or class_name to the table"
         )
     return FinetuneData(
-        train=str(train),
-        val=None if val is None else str(val),
+        train=train,
+        val=val,
         num_samples=len(source.items),
         class_counts=[counts[n] for n in range(max(len(names), max(counts, default=-1) + 1))],
         class_names=names,
