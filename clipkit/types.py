@@ -10,6 +10,7 @@ Axes in shape annotations, in all of clipkit:
 | S | tokens of a caption, padded to the longest of the batch |
 | C | classes |
 | H W | height and width of an image, in pixels |
+| patches | patches of an image of any shape, padded to the most of the batch |
 
 Every other axis is a word, such as ``"tile_rows columns"``.
 """
@@ -114,8 +115,9 @@ class Batch:
         2
     """
 
-    # pixels, 0 to 255; uint8 until they are on the device
-    images: UInt8[Tensor, "B 3 H W"]
+    # pixels, 0 to 255; uint8 until they are on the device. Images of any shape come as patches
+    # (the values of each by row, column and colour), padded to the most patches of an image
+    images: UInt8[Tensor, "B 3 H W"] | UInt8[Tensor, "B patches values"]
     # token ids, padded to the longest caption of the batch; None where no captions are used
     tokens: Int64[Tensor, "B S"] | None
     # class indices, IGNORE_LABEL where a sample has none
@@ -140,6 +142,8 @@ class Batch:
     teacher: TeacherBatch | None = None
     # hard negatives
     negatives: NegativeBatch | None = None
+    # rows and columns of patches of each image; None if all images have the same shape
+    grids: Int64[Tensor, "B 2"] | None = None
 
     def __len__(self) -> int:
         return len(self.keys)

@@ -1,6 +1,7 @@
 from .images.augment import ColorJitter, Grayscale, HorizontalFlip, ImageAugmentation, RandomErasing
 from .images.augment_geometry import RandomAffine, RandomPerspective
 from .images.decode import ImageDecoder
+from .images.naflex import NaFlexEvalTransform, NaFlexTrainTransform
 from .images.rand_augment import RandAugment
 from .images.transforms import EvalTransform, ImageTransform, TrainTransform
 from .order.mixture import Mixture, Source, Stage
@@ -65,6 +66,8 @@ __all__ = [
     "MixedCaptions",
     "Mixture",
     "MultiLabels",
+    "NaFlexEvalTransform",
+    "NaFlexTrainTransform",
     "NegativeCaptions",
     "NegativeImages",
     "OpenClipTokenizer",

@@ -98,7 +98,7 @@ def _embed_rank(
     texts = images.copy()
     owners, captions, labels, keys = list[int](), list[str](), list[int](), list[str]()
     for chunk in decoded_chunks(encoder, data, ids, options):
-        images.append(encoder.encode_image(chunk.images.to(device)).float())
+        images.append(encoder.encode_image(*chunk.pixels(device)).float())
         of_chunk = [caption for of_image in chunk.captions for caption in of_image]
         if with_captions and of_chunk:
             tokenizer = tokenizer or tokenizer_of(encoder)

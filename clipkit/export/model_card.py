@@ -10,7 +10,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from clipkit import __version__
 from clipkit.export.formats import Exporter
 from clipkit.export.run_facts import RunFacts
-from clipkit.models import DualEncoder, LabelHead
+from clipkit.models import DualEncoder, ImageTower, LabelHead
 
 _LENGTHS = ("warmup", "warmup_steps", "warmup_fraction", "cooldown")
 """Options of schedules, those of earlier versions included."""
@@ -78,16 +78,25 @@ def architecture(encoder: DualEncoder) -> Iterator[tuple[str, str]]:
     yield "Text tower", f"{type(text).__name__}, {_count(text)} parameters"
     yield "Parameters", _count(encoder)
     yield "Embedding", f"{encoder.embedding_dim} components"
-    yield (
-        "Images",
-        f"{image.image_size} x {image.image_size} pixels, {image.interpolation}, "
-        f"resize mode {image.resize_mode}",
-    )
+    yield "Images", _images(image)
     yield "Mean, standard deviation", f"{_numbers(image.image_mean)}; {_numbers(image.image_std)}"
     yield "Captions", f"up to {text.context_length} tokens, vocabulary of {text.vocab_size:,}"
     yield "Logit scale", f"{float(encoder.logit_scale.detach()):.4g}"
     if encoder.logit_bias is not None:
         yield "Logit bias", f"{float(encoder.logit_bias.detach()):.4g}"
+
+
+def _images(tower: ImageTower) -> str:
+    if (budget := tower.budget) is not None:
+        side = budget.patch_size
+        return (
+            f"any shape, up to {budget.max_tokens} patches of {side} x {side} pixels, "
+            f"{tower.interpolation}"
+        )
+    return (
+        f"{tower.image_size} x {tower.image_size} pixels, {tower.interpolation}, "
+        f"resize mode {tower.resize_mode}"
+    )
 
 
 def training(run: RunFacts) -> Iterator[tuple[str, str]]:

@@ -88,6 +88,11 @@ def save_onnx(
         ConfigError: If a package is missing, the precision is unknown, or torch cannot turn a tower
             into a graph.
     """
+    if encoder.image_tower.budget is not None:
+        raise ConfigError(
+            "image_tower: an ONNX graph reads images of one shape, this tower images of any shape; "
+            "export with --format safetensors instead"
+        )
     _check_packages()
     if precision not in PRECISIONS:
         raise ConfigError(f"precision: expected one of {', '.join(PRECISIONS)}, got {precision!r}")

@@ -101,7 +101,12 @@ class EncoderTeacher(Teacher):
                 )
             batch = replace(batch, tokens=self.tokenize(batch.captions).to(device))
         if teacher.pixels is not None:
-            batch = replace(batch, images=teacher.pixels)
+            batch = replace(batch, images=teacher.pixels, grids=None)
+        elif self.image_size is not None and batch.grids is not None:
+            raise ConfigError(
+                "EncoderTeacher.image_size: the batch has patches of images of any shape, which "
+                "cannot be resized; read the teacher's images with clipkit.data.TeacherInputs"
+            )
         elif self.image_size not in (None, batch.images.shape[-1]):
             batch = replace(batch, images=_resized(batch.images, self.image_size))
         # Only the pairs are compared with the teacher.

@@ -16,6 +16,7 @@ from clipkit.models.heads.prototype_head import PrototypeLabelHead
 from clipkit.models.open_clip.towers import OpenClipImageTower, OpenClipTextTower, from_open_clip
 from clipkit.models.towers.base import ImageTower, TextTower, Tower
 from clipkit.models.towers.freezing import lock
+from clipkit.models.towers.naflex_tower import TimmNaFlexTower
 from clipkit.models.towers.timm_tower import TimmImageTower
 from clipkit.models.towers.transformers_tower import TransformersTextTower
 
@@ -31,6 +32,7 @@ __all__ = [
     "PrototypeLabelHead",
     "TextTower",
     "TimmImageTower",
+    "TimmNaFlexTower",
     "Tower",
     "TransformersTextTower",
     "consolidate_checkpoint",

@@ -20,7 +20,14 @@ from clipkit.models.towers.base import ImageTower, TextTower
 from clipkit.models.towers.freezing import keep_locked_in_evaluation
 from clipkit.types import Batch, Embeddings, NegativeBatch
 
-Images = UInt8[Tensor, "B 3 H W"] | Float[Tensor, "B 3 H W"]
+Images = (
+    UInt8[Tensor, "B 3 H W"]
+    | Float[Tensor, "B 3 H W"]
+    | UInt8[Tensor, "B patches values"]
+    | Float[Tensor, "B patches values"]
+)
+"""Pixels in uint8 or normalised, as images or as patches of images (``clipkit.types.Batch``)."""
+_PATCHES_NDIM = 3
 SOFTMAX_LOGIT_SCALE = 1 / 0.07
 """Initial scale for the softmax loss (Radford et al. 2021, section 2.5)."""
 
@@ -141,7 +148,9 @@ class DualEncoder(nn.Module):
             with torch.no_grad():
                 self.log_logit_scale.clamp_(max=math.log(self.max_logit_scale))
 
-    def normalize(self, images: Images) -> Float[Tensor, "B 3 H W"]:
+    def normalize(
+        self, images: Images
+    ) -> Float[Tensor, "B 3 H W"] | Float[Tensor, "B patches values"]:
         """Normalise pixels as the image tower expects, on their device.
 
         Args:
@@ -152,17 +161,26 @@ class DualEncoder(nn.Module):
         """
         if images.dtype == torch.uint8:
             mean, std = self.image_mean.float(), self.image_std.float()
+            if images.ndim == _PATCHES_NDIM:  # with the colours of a pixel side by side
+                repeats = images.shape[-1] // 3
+                mean, std = mean.flatten().repeat(repeats), std.flatten().repeat(repeats)
             images = images.float().div_(255).sub_(mean).div_(std)
         images = images.to(self.image_mean.dtype)
         return images.contiguous(memory_format=self._memory_format)
 
-    def encode_image(self, images: Images) -> Float[Tensor, "B D"]:
+    def encode_image(
+        self, images: Images, grids: Int64[Tensor, "B 2"] | None = None
+    ) -> Float[Tensor, "B D"]:
         """Embed images, with unit norm.
 
         Args:
             images: Pixels in uint8, or floating-point values that are already normalised.
+            grids: Rows and columns of patches of each image, if the images are patches.
+
+        Raises:
+            ConfigError: If the image tower reads no patches.
         """
-        return _unit(self.image_tower(self.normalize(images)))
+        return _unit(self._image_features(images, grids))
 
     def encode_text(self, tokens: Int64[Tensor, "B S"]) -> Float[Tensor, "B D"]:
         """Embed texts, with unit norm.
@@ -172,15 +190,31 @@ class DualEncoder(nn.Module):
         """
         return _unit(self.text_tower(tokens))
 
-    def classify(self, images: Images) -> Float[Tensor, "B C"]:
-        """Compute the label head's logits for images.
+    def classify(
+        self, images: Images, grids: Int64[Tensor, "B 2"] | None = None
+    ) -> Float[Tensor, "B C"]:
+        """Compute the label head's logits for images; arguments as for ``encode_image``.
 
         Raises:
             ConfigError: If the encoder has no label head.
         """
         if self.label_head is None:
             raise ConfigError("label_head: this encoder has none, so it cannot classify")
-        return self.label_head.score(self.image_tower(self.normalize(images)), self.text_tower)
+        return self.label_head.score(self._image_features(images, grids), self.text_tower)
+
+    def _image_features(
+        self, images: Images, grids: Int64[Tensor, "B 2"] | None
+    ) -> Float[Tensor, "B D"]:
+        """Embed images, not of unit norm."""
+        if grids is not None and self.image_tower.budget is None:
+            raise ConfigError(
+                f"image_tower: {type(self.image_tower).__name__} reads images of one shape, got "
+                f"patches of images of any shape; use clipkit.models.TimmNaFlexTower, or the "
+                f"transforms TrainTransform and EvalTransform"
+            )
+        more = () if grids is None else (grids,)
+        features: Tensor = self.image_tower(self.normalize(images), *more)
+        return features
 
     def encode(
         self, texts: Sequence[str] = (), images: Sequence[ImageInput] = (), batch_size: int = 64
@@ -215,7 +249,10 @@ class DualEncoder(nn.Module):
             tokens = token_batches(self.text_tower, texts, batch_size)
             pixels = pixel_batches(self.image_tower, images, batch_size)
             text = [self.encode_text(batch.to(device)) for batch in tokens]
-            image = [self.encode_image(batch.to(device)) for batch in pixels]
+            image = [
+                self.encode_image(images.to(device), None if grids is None else grids.to(device))
+                for images, grids in pixels
+            ]
         empty = torch.empty(0, self.embedding_dim)
         return Encoded(
             torch.cat([empty, *[part.float().cpu() for part in text]]),
@@ -240,7 +277,7 @@ class DualEncoder(nn.Module):
         negatives = batch.negatives or NegativeBatch()
         if negatives.images is not None:
             images = torch.cat([images, negatives.images])
-        features = self.image_tower(self.normalize(images))
+        features = self._image_features(images, batch.grids)
         image = _unit(features)
         text, negative_text = self._embed_texts(batch.tokens, negatives.tokens)
         return Embeddings(

@@ -11,16 +11,16 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
 from jaxtyping import Int64, UInt8
 from PIL import Image
 from torch import Tensor
 
 from clipkit.errors import ConfigError, DataError, SampleError
 from clipkit.models.towers.base import ImageTower, TextTower
+from clipkit.patches import JoinedImages, join_images
 
 if TYPE_CHECKING:
-    from clipkit.data import EvalTransform, Tokenizer
+    from clipkit.data import EvalTransform, NaFlexEvalTransform, Tokenizer
 
 ImageInput = Image.Image | Path | str
 """An image of Pillow, or the path of an image file."""
@@ -38,10 +38,14 @@ def _tokenizer(name: str, context_length: int) -> Tokenizer:
     return tokenizer_from_name(name, context_length=context_length)
 
 
-def transform_of(tower: ImageTower) -> EvalTransform:
+def transform_of(tower: ImageTower) -> EvalTransform | NaFlexEvalTransform:
     """Return the image transform that an image tower was trained for."""
-    from clipkit.data import EvalTransform
+    from clipkit.data import EvalTransform, NaFlexEvalTransform
 
+    if (budget := tower.budget) is not None:
+        return NaFlexEvalTransform(
+            budget.patch_size, budget.max_tokens, tower.interpolation, enlarge=budget.enlarge
+        )
     return EvalTransform(
         tower.image_size, resize_mode=tower.resize_mode, interpolation=tower.interpolation
     )
@@ -66,8 +70,8 @@ def token_batches(
 
 def pixel_batches(
     tower: ImageTower, images: Sequence[ImageInput], batch_size: int
-) -> Iterator[UInt8[Tensor, "B 3 H W"]]:
-    """Yield the pixels of images, in batches of at most ``batch_size``.
+) -> Iterator[JoinedImages]:
+    """Yield the pixels of images, in batches of at most ``batch_size``, and the grids of patches.
 
     Raises:
         ConfigError: If the images are a single image, or one of them is no image and no path.
@@ -78,10 +82,13 @@ def pixel_batches(
     transform = transform_of(tower)
     for start in range(0, len(images), batch_size):
         numbers = range(start, min(start + batch_size, len(images)))
-        yield torch.stack([_pixels(transform, images[n], f"images[{n}]") for n in numbers])
+        pixels = [_pixels(transform, images[n], f"images[{n}]") for n in numbers]
+        yield join_images(pixels, tower.budget)
 
 
-def _pixels(transform: EvalTransform, image: ImageInput, where: str) -> UInt8[Tensor, "3 H W"]:
+def _pixels(
+    transform: EvalTransform | NaFlexEvalTransform, image: ImageInput, where: str
+) -> UInt8[Tensor, "3 H W"]:
     if not isinstance(image, ImageInput):
         raise ConfigError(
             f"{where}: expected an image of Pillow or the path of an image file, got "

@@ -78,6 +78,13 @@ def tiny_tower(name: str, tower: dict) -> list[str]:
             "image_size": pixels,
             "embedding_dim": "64",
         }
+    elif kind == "TimmNaFlexTower":
+        small = {
+            "model": "test_vit",
+            "patch_size": "8",
+            "max_tokens": "12",
+            "embedding_dim": str(ENCODER["embed_dim"]),
+        }
     elif kind == "TransformersTextTower":
         small = {
             "model": json.dumps(BERT),

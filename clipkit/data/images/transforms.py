@@ -35,6 +35,7 @@ from clipkit.data.images.formats import (
 )
 from clipkit.data.images.library_transforms import as_augmentation
 from clipkit.errors import check_choice
+from clipkit.patches import TokenBudget
 
 RESIZE_MODES: Final = ("shortest", "longest", "squash")
 _CROP_ATTEMPTS: Final = 10
@@ -44,10 +45,13 @@ class ImageTransform(ABC):
     """Transforms the bytes of an image file to pixels (abstract).
 
     Attributes:
-        image_size: Width and height of the result, in pixels.
+        image_size: Width and height of the result, in pixels; of the largest square if there is a
+            budget.
+        budget: How many patches a result may have, if the shape follows the image; else None.
     """
 
     image_size: int
+    budget: TokenBudget | None = None
 
     @abstractmethod
     def __call__(self, data: bytes, rng: np.random.Generator) -> RGB:
@@ -65,8 +69,59 @@ class ImageTransform(ABC):
         """
 
 
+class CropTransform(ImageTransform):
+    """A random crop, resized, then augmented (abstract); arguments as for ``TrainTransform``."""
+
+    def __init__(
+        self,
+        size: int | TokenBudget,
+        scale: tuple[float, float],
+        ratio: tuple[float, float],
+        augmentations: list[ImageAugmentation | Callable[..., Any]] | None,
+        background: Color | None,
+        random_background_probability: float,
+        fast: bool,
+        interpolation: str,
+        max_pixels: int,
+        keep_decoded_mib: int,
+    ) -> None:
+        name = type(self).__name__
+        self.scale = check_interval(f"{name}.scale", scale, 1e-4, 1.0)
+        self.ratio = check_interval(f"{name}.ratio", ratio, 1e-2, 1e2)
+        self.augmentations = [as_augmentation(one) for one in augmentations or ()]
+        self.random_background_probability = check_probability(random_background_probability)
+        self._decode = ImageDecoder(
+            size, fast, background, interpolation, max_pixels, keep_decoded_mib
+        )
+
+    @abstractmethod
+    def _allowed_ratio(self, width: int, height: int) -> tuple[float, float]:
+        """Return the smallest and largest width over height of a crop of an image."""
+
+    def __call__(self, data: bytes, rng: np.random.Generator) -> RGB:
+        """See `ImageTransform`."""
+        # Drawn at once, so that later draws do not depend on the image's shape.
+        draws = rng.random((_CROP_ATTEMPTS, 4))
+        background = None
+        if rng.random() < self.random_background_probability:
+            red, green, blue = rng.integers(0, 256, 3).tolist()
+            background = (red, green, blue)
+
+        def crop(width: int, height: int) -> Box:
+            ratio = self._allowed_ratio(width, height)
+            box = random_crop(draws, width, height, self.scale, ratio)
+            columns, rows = self._decode.target(box)
+            shrinks = min(box.width / columns, box.height / rows)
+            return on_blocks(box) if shrinks >= 2 * OVERSAMPLING else box
+
+        pixels = self._decode(data, crop, background)
+        for augment in self.augmentations:
+            pixels = augment(pixels, rng)
+        return pixels.contiguous()
+
+
 @final
-class TrainTransform(ImageTransform):
+class TrainTransform(CropTransform):
     """A random crop, resized, then augmented.
 
     Args:
@@ -105,36 +160,66 @@ class TrainTransform(ImageTransform):
         keep_decoded_mib: int = 0,
     ) -> None:
         self.image_size = size
-        self.scale = check_interval("TrainTransform.scale", scale, 1e-4, 1.0)
-        self.ratio = check_interval("TrainTransform.ratio", ratio, 1e-2, 1e2)
-        self.augmentations = [as_augmentation(one) for one in augmentations or ()]
-        self.random_background_probability = check_probability(random_background_probability)
-        self._decode = ImageDecoder(
-            size, fast, background, interpolation, max_pixels, keep_decoded_mib
+        super().__init__(
+            size,
+            scale,
+            ratio,
+            augmentations,
+            background,
+            random_background_probability,
+            fast,
+            interpolation,
+            max_pixels,
+            keep_decoded_mib,
         )
 
-    def __call__(self, data: bytes, rng: np.random.Generator) -> RGB:
+    def _allowed_ratio(self, width: int, height: int) -> tuple[float, float]:  # noqa: ARG002
+        return self.ratio
+
+
+class ExactTransform(ImageTransform):
+    """The image decoded exactly, upright and without random numbers (abstract)."""
+
+    def __init__(self, interpolation: str, background: Color | None, max_pixels: int) -> None:
+        self.interpolation = check_interpolation(interpolation)
+        self.background = background
+        self.max_pixels = check_max_pixels(max_pixels)
+
+    def __call__(self, data: bytes, rng: np.random.Generator) -> RGB:  # noqa: ARG002
         """See `ImageTransform`."""
-        # Drawn at once, so that later draws do not depend on the image's shape.
-        draws = rng.random((_CROP_ATTEMPTS, 4))
-        background = None
-        if rng.random() < self.random_background_probability:
-            red, green, blue = rng.integers(0, 256, 3).tolist()
-            background = (red, green, blue)
+        return self.of_file(data)
 
-        def crop(width: int, height: int) -> Box:
-            box = random_crop(draws, width, height, self.scale, self.ratio)
-            reduced = min(box.width, box.height) >= 2 * OVERSAMPLING * self.image_size
-            return on_blocks(box) if reduced else box
+    def of_file(self, data: bytes) -> RGB:
+        """Return the pixels of the bytes of an image file.
 
-        pixels = self._decode(data, crop, background)
-        for augment in self.augmentations:
-            pixels = augment(pixels, rng)
-        return pixels.contiguous()
+        Raises:
+            SampleError: If they cannot be decoded.
+        """
+        image = open_image(data, self.max_pixels)
+        return self._upright(image, orientation_of(image, data))
+
+    def of_image(self, image: Image.Image) -> RGB:
+        """Return the pixels of an image of Pillow, which is not changed.
+
+        Raises:
+            SampleError: If it has too many pixels or none, or its file cannot be decoded.
+        """
+        check_size(image.width, image.height, self.max_pixels)
+        return self._upright(image, orientation_of(image))
+
+    def _upright(self, image: Image.Image, turn: Orientation | None) -> RGB:
+        pixels = to_rgb(image, self.background)
+        if turn:
+            pixels = pixels.transpose(turn.method)
+        return to_tensor(self._fitted(pixels)).contiguous()
+
+    @abstractmethod
+    def _fitted(self, image: Image.Image) -> Image.Image:
+        """Return an upright image at the size of the result."""
 
 
 @final
-class EvalTransform(ImageTransform):
+class EvalTransform(ExactTransform):
     """The complete image or its centre, decoded exactly and without random numbers.
 
     Pixels equal those of open_clip's evaluation transform (before normalisation) after
@@ -163,40 +248,13 @@ class EvalTransform(ImageTransform):
         self.image_size = check_image_size(size)
         check_choice("resize_mode", resize_mode, RESIZE_MODES)
         self.resize_mode = resize_mode
-        self.interpolation = check_interpolation(interpolation)
-        self.background = background
-        self.max_pixels = check_max_pixels(max_pixels)
+        super().__init__(interpolation, background, max_pixels)
 
-    def __call__(self, data: bytes, rng: np.random.Generator) -> RGB:  # noqa: ARG002
-        """See `ImageTransform`."""
-        return self.of_file(data)
-
-    def of_file(self, data: bytes) -> RGB:
-        """Return the pixels of the bytes of an image file.
-
-        Raises:
-            SampleError: If they cannot be decoded.
-        """
-        image = open_image(data, self.max_pixels)
-        return self._fitted(image, orientation_of(image, data))
-
-    def of_image(self, image: Image.Image) -> RGB:
-        """Return the pixels of an image of Pillow, which is not changed.
-
-        Raises:
-            SampleError: If it has too many pixels or none, or its file cannot be decoded.
-        """
-        check_size(image.width, image.height, self.max_pixels)
-        return self._fitted(image, orientation_of(image))
-
-    def _fitted(self, image: Image.Image, turn: Orientation | None) -> RGB:
-        pixels = to_rgb(image, self.background)
-        if turn:
-            pixels = pixels.transpose(turn.method)
-        fitted = resized_size(*pixels.size, self.image_size, self.resize_mode)
-        if pixels.size != fitted:
-            pixels = pixels.resize(fitted, self.interpolation)
-        return to_tensor(_centred(pixels, self.image_size)).contiguous()
+    def _fitted(self, image: Image.Image) -> Image.Image:
+        fitted = resized_size(*image.size, self.image_size, self.resize_mode)
+        if image.size != fitted:
+            image = image.resize(fitted, self.interpolation)
+        return _centred(image, self.image_size)
 
 
 def random_crop(

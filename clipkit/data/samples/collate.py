@@ -11,6 +11,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from clipkit.data.text.tokenizer import pad_tokens
+from clipkit.patches import TokenBudget, join_images
 from clipkit.types import Batch, NegativeBatch, Sample, TeacherBatch
 
 
@@ -19,10 +20,12 @@ def collate(
     pad_id: int,
     cursor: Mapping[str, Any] | None = None,
     teacher_pad_id: int = 0,
+    budget: TokenBudget | None = None,
 ) -> Batch:
-    """Join samples into a batch."""
+    """Join samples into a batch; with a ``budget``, images of any shape as patches."""
+    images, grids = join_images([sample.image for sample in samples], budget)
     return Batch(
-        images=torch.stack([sample.image for sample in samples]),
+        images=images,
         tokens=pad_tokens([sample.tokens for sample in samples], pad_id),
         labels=torch.tensor([sample.label for sample in samples], dtype=torch.int64),
         keys=tuple(sample.key for sample in samples),
@@ -34,6 +37,7 @@ def collate(
         multi_labels=_joined(samples, "multi_labels", torch.stack),
         teacher=_teacher_batch(samples, teacher_pad_id),
         negatives=_negative_batch(samples, pad_id),
+        grids=grids,
     )
 
 

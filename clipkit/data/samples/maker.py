@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 import numpy as np
 import torch
@@ -13,13 +13,17 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from clipkit.data.images.formats import image_member
+from clipkit.data.images.transforms import ImageTransform
 from clipkit.data.rng import generator
+from clipkit.data.samples.collate import collate
 from clipkit.data.samples.content import CONTENT_ERRORS, sample_errors
-from clipkit.data.samples.fields import SampleContext, SampleField
+from clipkit.data.samples.fields import NegativeImages, SampleContext, SampleField
+from clipkit.data.samples.teacher_fields import teacher_pad_id
 from clipkit.data.shards.members import read_label
 from clipkit.data.text.tokenizer import Encoder
-from clipkit.errors import SampleError
-from clipkit.types import Sample
+from clipkit.errors import ConfigError, SampleError
+from clipkit.patches import TokenBudget
+from clipkit.types import Batch, Sample
 
 Caption = Callable[[Mapping[str, bytes], np.random.Generator], str]
 Transform = Callable[[bytes, np.random.Generator], UInt8[Tensor, "3 H W"]]
@@ -28,7 +32,11 @@ Transform = Callable[[bytes, np.random.Generator], UInt8[Tensor, "3 H W"]]
 @final
 @dataclass(frozen=True, slots=True)
 class SampleMaker:
-    """Creates samples from raw members."""
+    """Creates samples from raw members, and joins them into batches.
+
+    Raises:
+        ConfigError: If a field cannot be used with the image transform.
+    """
 
     tokenizer: Encoder  # tokenizer of the captions
     image_transform: Transform  # transform from an image file to pixels
@@ -36,6 +44,20 @@ class SampleMaker:
     label_field: str  # member with the label, or field of a JSON member
     seed: int  # seed of the run
     fields: Sequence[SampleField] = ()  # further fields, in this order
+
+    def __post_init__(self) -> None:
+        reads_negatives = any(isinstance(field, NegativeImages) for field in self.fields)
+        if self.budget is not None and reads_negatives:
+            raise ConfigError(
+                "data.samples.fields: NegativeImages needs images of one size, and this image "
+                "transform keeps their shapes; omit the field, or use TrainTransform"
+            )
+
+    @property
+    def budget(self) -> TokenBudget | None:
+        """Return the budget of patches of images of any shape; None for images of one shape."""
+        transform = self.image_transform
+        return transform.budget if isinstance(transform, ImageTransform) else None
 
     def make(
         self, key: str, members: Mapping[str, bytes], sample_id: int, nonces: Sequence[int]
@@ -63,6 +85,11 @@ class SampleMaker:
             for field in self.fields:
                 sample = field.add(sample, context)
             return sample
+
+    def join(self, samples: Sequence[Sample], cursor: Mapping[str, Any]) -> Batch:
+        """Join samples into a batch that ends at ``cursor``."""
+        of_teacher = teacher_pad_id(self.fields)
+        return collate(samples, self.tokenizer.pad_id, cursor, of_teacher, self.budget)
 
     def caption_length(
         self, members: Mapping[str, bytes], sample_id: int, nonces: Sequence[int]

@@ -14,11 +14,9 @@ from clipkit.data.images.formats import IMAGE_EXTENSIONS
 from clipkit.data.order.base import SampleIds, SampleOrder
 from clipkit.data.order.length_buckets import LengthBucketing, LengthWindows
 from clipkit.data.order.partition import BatchTask
-from clipkit.data.samples.collate import collate
 from clipkit.data.samples.embedding_dims import EmbeddingDims
 from clipkit.data.samples.faults import WHOLE_SHARD, Fault
 from clipkit.data.samples.maker import SampleMaker
-from clipkit.data.samples.teacher_fields import teacher_pad_id
 from clipkit.data.shards.reader import ShardReader
 from clipkit.data.stream.threads import Threads
 from clipkit.errors import DataError, SampleError, ShardError
@@ -111,8 +109,7 @@ class BatchBuilder:
                 return BuildResult(None, faults, error)
         if not samples:
             return BuildResult(None, faults)
-        pad_id, of_teacher = self._maker.tokenizer.pad_id, teacher_pad_id(self._maker.fields)
-        return BuildResult(collate(samples, pad_id, cursor, of_teacher), faults)
+        return BuildResult(self._maker.join(samples, cursor), faults)
 
     def _samples_at(
         self, epochs: Int64[np.ndarray, " B"], positions: Int64[np.ndarray, " B"]

@@ -10,11 +10,9 @@ from typing import Any, final
 from torch.utils.data import get_worker_info
 
 from clipkit.data.order.partition import BatchTask
-from clipkit.data.samples.collate import collate
 from clipkit.data.samples.embedding_dims import EmbeddingDims
 from clipkit.data.samples.faults import Fault
 from clipkit.data.samples.maker import SampleMaker
-from clipkit.data.samples.teacher_fields import teacher_pad_id
 from clipkit.data.shards.reader import RawSample
 from clipkit.data.stream.builder import MAX_REPLACEMENTS, BuildResult
 from clipkit.data.stream.threads import Threads
@@ -74,8 +72,7 @@ class SequentialBuilder:
             "dropped": task.dropped,
             "padded": 0,
         }
-        pad_id, of_teacher = self._maker.tokenizer.pad_id, teacher_pad_id(self._maker.fields)
-        return BuildResult(collate(samples, pad_id, cursor, of_teacher), self._take_faults())
+        return BuildResult(self._maker.join(samples, cursor), self._take_faults())
 
     def _next_samples(self, wanted: int) -> list[Sample]:
         if self._samples is None:

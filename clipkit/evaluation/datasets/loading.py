@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Int64, UInt8
 from rich.progress import track
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from clipkit.data.images.transforms import EvalTransform
+from clipkit.data.images.transforms import ExactTransform
 from clipkit.data.samples.content import sample_errors
 from clipkit.distributed.collectives import rank, world_size
 from clipkit.errors import ClipkitError
@@ -21,6 +22,7 @@ from clipkit.evaluation.datasets.dataset import EvaluationDataset
 from clipkit.evaluation.inference import EmbedOptions
 from clipkit.models import DualEncoder
 from clipkit.models.inputs import transform_of
+from clipkit.patches import TokenBudget, join_images
 
 _UNUSED_SEED: Final = 0  # the evaluation transform draws no random number
 
@@ -29,10 +31,17 @@ _UNUSED_SEED: Final = 0  # the evaluation transform draws no random number
 class Chunk:
     """Batch of decoded samples."""
 
-    images: UInt8[Tensor, "B 3 H W"]  # pixels, 0 to 255
+    # pixels, 0 to 255; patches of images of any shape, if there are grids
+    images: UInt8[Tensor, "B 3 H W"] | UInt8[Tensor, "B patches values"]
+    grids: Int64[Tensor, "B 2"] | None  # rows and columns of patches of each image
     captions: list[tuple[str, ...]]  # captions of each sample
     labels: list[int]  # class of each sample; ``IGNORE_LABEL`` if it has none
     keys: list[str]  # name of each sample
+
+    def pixels(self, device: torch.device) -> tuple[Tensor, Int64[Tensor, "B 2"] | None]:
+        """Return images and grids on a device: the arguments of ``DualEncoder.encode_image``."""
+        grids = None if self.grids is None else self.grids.to(device)
+        return self.images.to(device), grids
 
 
 def ids_of_rank(data: EvaluationDataset, options: EmbedOptions) -> range:
@@ -52,7 +61,7 @@ class _Decoded(Dataset[_Item]):
     """
 
     def __init__(
-        self, data: EvaluationDataset, ids: Sequence[int], transform: EvalTransform
+        self, data: EvaluationDataset, ids: Sequence[int], transform: ExactTransform
     ) -> None:
         self._data = data
         self._ids = ids
@@ -71,14 +80,14 @@ class _Decoded(Dataset[_Item]):
         return image, sample.captions, sample.label, sample.key
 
 
-def _join(items: list[_Item]) -> Chunk | ClipkitError:
+def _join(items: list[_Item], budget: TokenBudget | None) -> Chunk | ClipkitError:
     samples = []
     for item in items:
         if isinstance(item, ClipkitError):
             return item
         samples.append(item)
     images, captions, labels, keys = zip(*samples, strict=True)
-    return Chunk(torch.stack(images), list(captions), list(labels), list(keys))
+    return Chunk(*join_images(images, budget), list(captions), list(labels), list(keys))
 
 
 def decoded_chunks(
@@ -89,7 +98,7 @@ def decoded_chunks(
         _Decoded(data, ids, transform_of(encoder.image_tower)),
         batch_size=options.batch_size,
         num_workers=min(options.num_workers, len(ids)),
-        collate_fn=_join,
+        collate_fn=partial(_join, budget=encoder.image_tower.budget),
         # With its own generator the loader does not draw from the global one: an evaluation
         # during a run does not change the run's random numbers.
         generator=torch.Generator(),

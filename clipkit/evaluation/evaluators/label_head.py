@@ -95,7 +95,7 @@ def head_scores(
     labels, keys = list[int](), list[str]()
     with evaluating(encoder, options.precision):
         for chunk in decoded_chunks(encoder, data, ids_of_rank(data, options), options):
-            scores.append(encoder.classify(chunk.images.to(device)).float())
+            scores.append(encoder.classify(*chunk.pixels(device)).float())
             labels += chunk.labels
             keys += chunk.keys
     return torch.cat(scores), torch.tensor(labels, dtype=torch.int64, device=device), keys

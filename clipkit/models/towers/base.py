@@ -11,6 +11,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from clipkit.errors import ConfigError
+from clipkit.patches import TokenBudget
 
 
 class Tower(nn.Module, ABC):
@@ -41,11 +42,15 @@ class ImageTower(Tower):
     """Tower that embeds images.
 
     Attributes:
-        image_size: Height and width that the tower expects, in pixels.
+        image_size: Height and width that the tower expects, in pixels; of the largest square if
+            there is a budget.
         image_mean: Mean of each channel that normalisation subtracts, for pixels from 0 to 1.
         image_std: Standard deviation of each channel that normalisation divides by.
         interpolation: Interpolation of resizing in evaluation: "bicubic" or "bilinear".
-        resize_mode: "shortest" (then crop), "longest" (then pad) or "squash".
+        resize_mode: "shortest" (then crop), "longest" (then pad) or "squash"; "naflex" with a
+            budget.
+        budget: How many patches an image may have, if the tower reads images of any shape as
+            patches; else None.
     """
 
     image_size: int
@@ -53,6 +58,7 @@ class ImageTower(Tower):
     image_std: tuple[float, float, float]
     interpolation: str
     resize_mode: str
+    budget: TokenBudget | None = None
 
     @abstractmethod
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B D"]:

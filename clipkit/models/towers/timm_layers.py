@@ -1,10 +1,49 @@
-"""Order of layers and input size of timm's models."""
+"""timm's models: how they are built, the order of their layers and their input size."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from clipkit.errors import ConfigError
+from clipkit.suggestions import did_you_mean
+
+
+def create_trunk(model: str, pretrained: bool | str, options: Mapping[str, float]) -> Any:
+    """Build a timm model without its classifier.
+
+    Args:
+        model: A name of ``timm.list_models()``, with or without the tag of its weights.
+        pretrained: True for timm's weights, the path of a file of weights of the complete model,
+            or False for random initialisation.
+        options: Further arguments of the model.
+
+    Raises:
+        ConfigError: If timm has no such model, or cannot get or read the weights.
+        TypeError: If the model does not know an option.
+    """
+    import timm
+
+    if not timm.is_model(model):
+        raise ConfigError(
+            f"model: timm has no model {model!r}{did_you_mean(model, timm.list_models())}"
+        )
+    overlay = None
+    if isinstance(pretrained, str):
+        if not Path(pretrained).is_file():
+            raise ConfigError(f"pretrained: there is no file {pretrained!r}")
+        overlay = {"file": pretrained}
+    weights = {"pretrained": bool(pretrained), "pretrained_cfg_overlay": overlay}
+    try:
+        return timm.create_model(model, num_classes=0, **weights, **options)
+    except Exception as error:  # the hub's and the disk's errors have no common base
+        if options and isinstance(error, TypeError):
+            raise
+        raise ConfigError(
+            f"model: timm cannot build {model!r} with pretrained={pretrained!r}: "
+            f"{type(error).__name__}: {error}; without network, set pretrained to a file"
+        ) from error
 
 
 def trunk_groups(trunk: Any) -> list[list[str]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, final
 
 from jaxtyping import Float
@@ -12,8 +11,7 @@ from clipkit.errors import ConfigError
 from clipkit.models.towers.base import ImageTower, as_triple
 from clipkit.models.towers.patches import project_patches
 from clipkit.models.towers.projection import Projection, make_projection
-from clipkit.models.towers.timm_layers import fit_input_size, trunk_groups
-from clipkit.suggestions import did_you_mean
+from clipkit.models.towers.timm_layers import create_trunk, fit_input_size, trunk_groups
 
 
 @final
@@ -86,32 +84,14 @@ class TimmImageTower(ImageTower):
 
 def _create(model: str, pretrained: bool | str, patch_dropout: float) -> Any:
     """Build the timm model without its classifier, with the requested weights."""
-    import timm
-
-    if not timm.is_model(model):
-        raise ConfigError(
-            f"model: timm has no model {model!r}{did_you_mean(model, timm.list_models())}"
-        )
     if not 0 <= patch_dropout < 1:
         raise ConfigError(f"patch_dropout: expected 0 up to but not 1, got {patch_dropout}")
-    options: dict[str, Any] = {"patch_drop_rate": patch_dropout} if patch_dropout else {}
-    overlay = None
-    if isinstance(pretrained, str):
-        if not Path(pretrained).is_file():
-            raise ConfigError(f"pretrained: there is no file {pretrained!r}")
-        overlay = {"file": pretrained}
     try:
-        options |= {"pretrained": bool(pretrained), "pretrained_cfg_overlay": overlay}
-        return timm.create_model(model, num_classes=0, **options)
+        return create_trunk(
+            model, pretrained, {"patch_drop_rate": patch_dropout} if patch_dropout else {}
+        )
     except TypeError as error:
-        if not patch_dropout:
-            raise
         raise ConfigError(
             f"patch_dropout: timm's {model!r} cannot leave out patches; use a vision "
             f"transformer, or omit the option"
-        ) from error
-    except Exception as error:  # the hub's and the disk's errors have no common base
-        raise ConfigError(
-            f"model: timm cannot build {model!r} with pretrained={pretrained!r}: "
-            f"{type(error).__name__}: {error}; without network, set pretrained to a file"
         ) from error

@@ -10,7 +10,7 @@ import torch
 from clipkit.data.text.tokenizer import Tokenizer
 from clipkit.errors import ConfigError
 from clipkit.losses import CombinedLoss
-from clipkit.models import DualEncoder, ImageTower, TextTower
+from clipkit.models import DualEncoder, TextTower
 from clipkit.models.dual_encoder import SOFTMAX_LOGIT_SCALE
 from clipkit.types import Embeddings
 
@@ -34,15 +34,6 @@ def check_tokenizer(tokenizer: Tokenizer, tower: TextTower) -> None:
         raise ConfigError(
             f"data.tokenizer: {tokenizer.name} pads with id {tokenizer.pad_id}, the text tower "
             f"expects {tower.pad_id}; the tower's tokenizer is {tower.tokenizer_name}"
-        )
-
-
-def check_image_size(image_size: int, tower: ImageTower) -> None:
-    """Check whether the image tower expects images of the transform's size."""
-    if image_size != tower.image_size:
-        raise ConfigError(
-            f"data: the image transform returns images of {image_size} pixels, the image tower "
-            f"expects {tower.image_size}; omit the transform, or set the same size for both"
         )
 
 

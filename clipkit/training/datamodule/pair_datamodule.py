@@ -8,7 +8,7 @@ from typing import Any, final
 from lightning.pytorch import LightningDataModule
 
 from clipkit.data import PairSource, PairStream
-from clipkit.data.images.transforms import EvalTransform, ImageTransform, TrainTransform
+from clipkit.data.images.transforms import ImageTransform
 from clipkit.data.packing.packed_cache import is_raw
 from clipkit.data.samples.faults import FaultOptions
 from clipkit.data.stream.options import OrderOptions, SampleOptions
@@ -17,8 +17,9 @@ from clipkit.data.text.tokenizer import Tokenizer
 from clipkit.data.text.tokenizers import tokenizer_from_name
 from clipkit.errors import ConfigError
 from clipkit.models import DualEncoder
+from clipkit.models.inputs import transform_of
 from clipkit.renamed_arguments import renamed_arguments
-from clipkit.training.checks.options import check_image_size, check_tokenizer
+from clipkit.training.checks.options import check_tokenizer
 from clipkit.training.datamodule.options import (
     RENAMED,
     MixtureOptions,
@@ -34,6 +35,7 @@ from clipkit.training.datamodule.sources import (
     open_index,
     webdataset_shards,
 )
+from clipkit.training.datamodule.transforms import check_transform, train_transform_of
 from clipkit.types import Batch
 
 
@@ -261,19 +263,17 @@ class PairDataModule(LightningDataModule):
 
     def _resolved_train_transform(self) -> ImageTransform:
         if self.samples.transform is None:
-            tower = self._encoder("samples.transform").image_tower
-            return TrainTransform(tower.image_size, interpolation=tower.interpolation)
+            return train_transform_of(self._encoder("samples.transform").image_tower)
         return self._checked(self.samples.transform)
 
     def _resolved_val_transform(self) -> ImageTransform:
         if self.validation.transform is None:
-            tower = self._encoder("validation.transform").image_tower
-            return EvalTransform(tower.image_size, tower.resize_mode, tower.interpolation)
+            return transform_of(self._encoder("validation.transform").image_tower)
         return self._checked(self.validation.transform)
 
     def _checked(self, transform: ImageTransform) -> ImageTransform:
         if (encoder := self._known_encoder()) is not None:
-            check_image_size(transform.image_size, encoder.image_tower)
+            check_transform(transform, encoder.image_tower)
         return transform
 
     def _encoder(self, option: str) -> DualEncoder:

@@ -17,6 +17,7 @@ from clipkit.data.shards.members import read_classes, read_label
 from clipkit.errors import DataError, SampleError
 from clipkit.models.checkpoints.encoder import PREFIXES
 from clipkit.models.checkpoints.named import is_read_by_path, load_model
+from clipkit.patches import TokenBudget
 from clipkit.types import IGNORE_LABEL
 
 
@@ -56,6 +57,7 @@ class BaseModelInfo:
         interpolation: Interpolation that resizes images to that size.
         num_groups: Number of layer groups per tower.
         weights: "average" or "raw", the weights of a checkpoint; None if there is only one set.
+        budget: How many patches an image may have, if the model reads images of any shape.
     """
 
     encoder: Mapping[str, Any]
@@ -64,6 +66,7 @@ class BaseModelInfo:
     interpolation: str
     num_groups: Mapping[str, int]
     weights: str | None = None
+    budget: TokenBudget | None = None
 
 
 def inspect_data(
@@ -149,6 +152,7 @@ def inspect_model(model: str, weights: str | None = None) -> BaseModelInfo:
         interpolation=encoder.image_tower.interpolation,
         num_groups={name: len(tower.layer_groups()) for name, tower in towers.items()},
         weights=kind,
+        budget=encoder.image_tower.budget,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from clipkit.training.finetune.facts import BaseModelInfo, FinetuneData
@@ -112,12 +112,10 @@ def _transform(base: BaseModelInfo, preset: Preset, reasons: list[str]) -> dict[
         f"crops of {preset.crop:.0%} to 100% of an image; no flips and no changes of colour, "
         f"because left, right or colour may matter; add them with data.samples.transform"
     )
-    return entry(
-        "data.TrainTransform",
-        size=base.image_size,
-        scale=[preset.crop, 1.0],
-        interpolation=base.interpolation,
-    )
+    crops = {"scale": [preset.crop, 1.0], "interpolation": base.interpolation}
+    if base.budget is not None:
+        return entry("data.NaFlexTrainTransform", **asdict(base.budget), **crops)
+    return entry("data.TrainTransform", size=base.image_size, **crops)
 
 
 def _trainer(

@@ -76,6 +76,12 @@ class TokenSchedule(Callback):
         """Refuse sizes and lengths that are not possible."""
         encoder = encoder_of(pl_module)
         full = encoder.image_tower.image_size
+        sized = any(stage.image_size is not None for stage in self.stages)
+        if sized and encoder.image_tower.budget is not None:
+            raise ConfigError(
+                "TokenSchedule.image_size: this image tower reads images of any shape, which have "
+                "no size; omit image_size, and set max_tokens of the image transform"
+            )
         for stage in self.stages:
             if stage.image_size is not None and not 1 <= stage.image_size <= full:
                 raise ConfigError(

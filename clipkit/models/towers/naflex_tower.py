@@ -1,0 +1,142 @@
+"""Vision transformers of timm that read images of any shape."""
+
+from __future__ import annotations
+
+from typing import Any, final
+
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from clipkit.errors import ConfigError
+from clipkit.models.towers.base import ImageTower, as_triple
+from clipkit.models.towers.projection import Projection, make_projection
+from clipkit.models.towers.timm_layers import create_trunk, trunk_groups
+from clipkit.patches import TokenBudget, patch_coordinates, patch_validity
+
+
+@final
+class TimmNaFlexTower(ImageTower):
+    """A NaFlexVit of timm without its classifier, and a projection.
+
+    Images keep their shape: they come as patches, with a grid of rows and columns for each. The
+    padding of a batch changes no embedding. Square images [B 3 H W] are read, too.
+
+    Args:
+        model: A NaFlexVit of timm (``naflexvit_base_patch16_siglip.v2_webli``), or a plain vision
+            transformer (``vit_tiny_patch16_224``), which timm converts with its weights.
+        embedding_dim: Components of an embedding.
+        max_tokens: Largest number of patches of an image, for which memory is planned; evaluation
+            uses it, training may use fewer.
+        patch_size: Height and width of a patch, in pixels; None for the model's own.
+        enlarge: Whether small images are enlarged until they use the budget, as SigLIP 2 does;
+            otherwise they get the patches that their own pixels fill.
+        pretrained: True for timm's weights, the path of a file of weights of the complete model,
+            or False for random initialisation.
+        projection: "linear", "mlp" or "none".
+
+    Raises:
+        ConfigError: If timm has no such model, cannot build it for patches, or cannot get or read
+            the weights.
+
+    Examples:
+        >>> tower = TimmNaFlexTower("test_vit", embedding_dim=24, max_tokens=64)
+        >>> tower.budget
+        TokenBudget(patch_size=16, max_tokens=64, enlarge=True)
+    """
+
+    budget: TokenBudget
+
+    def __init__(
+        self,
+        model: str,
+        embedding_dim: int,
+        max_tokens: int = 256,
+        patch_size: int | None = None,
+        enlarge: bool = True,
+        pretrained: bool | str = False,
+        projection: Projection = "linear",
+    ) -> None:
+        super().__init__()
+        from timm.data import resolve_model_data_config
+
+        trunk = _create(model, pretrained, patch_size)
+        preprocess = resolve_model_data_config(trunk)
+        self.budget = TokenBudget(trunk.embeds.patch_size[0], max_tokens, enlarge)
+        self.image_size = self.budget.square_size
+        self.trunk = trunk
+        self.projection = make_projection(projection, trunk.head_hidden_size, embedding_dim)
+        self.embedding_dim = embedding_dim
+        self.image_mean = as_triple(preprocess["mean"])
+        self.image_std = as_triple(preprocess["std"])
+        self.interpolation = preprocess["interpolation"]
+        self.resize_mode = "naflex"
+        self._config = {"model": model, "projection": projection}
+
+    def forward(
+        self,
+        images: Float[Tensor, "B 3 H W"] | Float[Tensor, "B patches values"],
+        grids: Int64[Tensor, "B 2"] | None = None,
+    ) -> Float[Tensor, "B D"]:
+        """Embed normalised images.
+
+        Args:
+            images: Patches, padded to the most of an image, as ``clipkit.types.Batch`` holds them;
+                or images of one shape, whose sides are multiples of the patch.
+            grids: Rows and columns of patches of each image; None for images of one shape.
+
+        Returns:
+            Embeddings, not of unit norm.
+        """
+        if grids is None:
+            features = self.trunk(images)
+        else:
+            num_patches = images.shape[1]
+            features = self.trunk(
+                images,
+                patch_coord=patch_coordinates(grids, num_patches),
+                patch_valid=patch_validity(grids, num_patches),
+            )
+        embeddings: Tensor = self.projection(features)
+        return embeddings
+
+    def config(self) -> dict[str, Any]:
+        """Plain arguments that build this architecture again, without weights or network."""
+        return {
+            **self._config,
+            "embedding_dim": self.embedding_dim,
+            "max_tokens": self.budget.max_tokens,
+            "patch_size": self.budget.patch_size,
+            "enlarge": self.budget.enlarge,
+            "pretrained": False,
+        }
+
+    def layer_groups(self) -> list[list[str]]:
+        """Parameter names from the input to the projection; see ``Tower.layer_groups``."""
+        groups = [[f"trunk.{name}" for name in group] for group in trunk_groups(self.trunk)]
+        head = [f"projection.{name}" for name, _ in self.projection.named_parameters()]
+        return [*groups, head] if head else groups
+
+
+def _create(model: str, pretrained: bool | str, patch_size: int | None) -> Any:
+    """Build the trunk; a plain vision transformer is converted."""
+    import timm
+
+    # Padding is masked as a key only. timm's default masks rows of padding completely; under
+    # autocast these become NaN, which the mean over valid patches would spread.
+    options: dict[str, Any] = {"use_key_only_attn_mask": True}
+    if patch_size is not None:
+        options["patch_size"] = patch_size
+    if model.split(".")[0] not in timm.list_models(module="naflexvit"):
+        options["use_naflex"] = True
+    refusal = ConfigError(
+        f"model: timm cannot use {model!r} for patches of images of any shape; use a naflexvit_* "
+        f"model or a plain vision transformer such as vit_base_patch16_224"
+    )
+    try:
+        trunk = create_trunk(model, pretrained, options)
+    except TypeError as error:
+        raise refusal from error
+    embeds: Any = getattr(trunk, "embeds", None)
+    if embeds is None or not (embeds.is_linear and embeds.channels_last):
+        raise refusal
+    return trunk

@@ -1,0 +1,56 @@
+"""The image transforms of training data, from the image tower and checked against it."""
+
+from __future__ import annotations
+
+from clipkit.data import NaFlexTrainTransform, TrainTransform
+from clipkit.data.images.transforms import ImageTransform
+from clipkit.errors import ConfigError
+from clipkit.models import ImageTower
+
+
+def train_transform_of(tower: ImageTower) -> ImageTransform:
+    """Return random crops as an image tower reads them."""
+    if (budget := tower.budget) is None:
+        return TrainTransform(tower.image_size, interpolation=tower.interpolation)
+    return NaFlexTrainTransform(
+        budget.patch_size,
+        budget.max_tokens,
+        interpolation=tower.interpolation,
+        enlarge=budget.enlarge,
+    )
+
+
+def check_transform(transform: ImageTransform, tower: ImageTower) -> None:
+    """Check whether the image tower reads what the transform returns.
+
+    Raises:
+        ConfigError: If one of them is for images of one shape and the other for patches, or if
+            their sizes differ.
+    """
+    made, read = transform.budget, tower.budget
+    if made is None and read is None:
+        if transform.image_size != tower.image_size:
+            raise ConfigError(
+                f"data: the image transform returns images of {transform.image_size} pixels, the "
+                f"image tower expects {tower.image_size}; omit the transform, or set the same size "
+                f"for both"
+            )
+    elif made is None or read is None:
+        kinds = {True: "images of one shape", False: "images of any shape, as patches"}
+        raise ConfigError(
+            f"data: {type(transform).__name__} returns {kinds[made is None]}, "
+            f"{type(tower).__name__} reads {kinds[read is None]}; omit the transform, or use "
+            f"{'TrainTransform' if read is None else 'NaFlexTrainTransform'} or "
+            f"{'EvalTransform' if read is None else 'NaFlexEvalTransform'}"
+        )
+    elif made.patch_size != read.patch_size:
+        raise ConfigError(
+            f"data: the image transform has patch_size={made.patch_size}, the image tower "
+            f"{read.patch_size}; omit the transform, or set the same for both"
+        )
+    elif made.max_tokens > read.max_tokens:
+        raise ConfigError(
+            f"data: the image transform returns up to max_tokens={made.max_tokens} patches, the "
+            f"image tower reads {read.max_tokens}; raise max_tokens of the tower, or lower that "
+            f"of the transform"
+        )
