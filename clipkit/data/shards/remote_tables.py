@@ -64,10 +64,8 @@ def _describes(table: ShardTable, cache: ShardCache, remote: RemoteFile) -> bool
     try:
         headers = cache.read_parts(remote, [(at - BLOCK_BYTES, at) for _, at, _ in members])
         found = [header_facts(header, str(remote.address)) for header in headers]
-    except RangesIgnored:
-        return True  # the transfer of the complete shard compares its version
-    except ShardError:
-        return False
+    except (RangesIgnored, ShardError):
+        return False  # the complete shard is transferred, and its headers are read
     return all(
         size == expected and _same_name(name, wanted)
         for (name, size), (wanted, _, expected) in zip(found, members, strict=True)

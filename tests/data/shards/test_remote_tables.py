@@ -150,11 +150,20 @@ def test_a_batch_is_transferred_before_it_is_read(url, packed, tmp_path, trouble
     assert not trouble.gets
 
 
+def test_an_index_that_cannot_be_compared_is_not_used(url, files, tmp_path, trouble):
+    """The server ignores ranges, and one shard has other keys at the same offsets."""
+    other_of_same_size(files)
+    trouble.ignores_ranges = True
+    index = ShardIndex.from_urls(url, cache=cache_in(tmp_path))
+    assert ShardReader(index).read(3).key == "7-0003"
+    assert (trouble.gets["/00000.tar"], trouble.gets["/00001.tar"]) == (2, 2)
+
+
 def test_a_server_without_ranges_sends_each_shard_once_more(
     url, files, packed, tmp_path, trouble, caplog
 ):
-    trouble.ignores_ranges = True
     index = ShardIndex.from_urls(url, cache=cache_in(tmp_path, ranges=True))
+    trouble.ignores_ranges = True
     reader, oracle = ShardReader(index), ShardReader(ShardIndex.from_urls(packed))
     trouble.gets.clear()
     assert contents(reader, range(24)) == contents(oracle, range(24))
