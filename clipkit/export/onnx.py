@@ -221,16 +221,16 @@ def _compare(
         raise CheckpointError(
             f"export: onnxruntime cannot run {path.name}: {first_line(error)}"
         ) from error
-    found = torch.from_numpy(embeddings)
+    embedded = torch.from_numpy(embeddings)
     if least_cosine is not None:
-        cosine = torch.cosine_similarity(found, expected).min().item()
+        cosine = torch.cosine_similarity(embedded, expected).min().item()
         if not cosine >= least_cosine:
             raise CheckpointError(
                 f"export: the embeddings of {path.name} have a cosine similarity of {cosine:.3f} "
                 f"with the encoder's, expected at least {least_cosine}; nothing is left"
             )
         return
-    difference = (found - expected).abs().max().item()
+    difference = (embedded - expected).abs().max().item()
     if not difference <= tolerance:
         raise CheckpointError(
             f"export: the embeddings of {path.name} differ by {difference:.1e}; nothing is left"

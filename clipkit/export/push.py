@@ -81,11 +81,11 @@ def push_to_hub(folder: Path | str, repository: str, *, private: bool = False) -
             commit_message=f"Export of clipkit {__version__}",
         )
         uploaded = api.model_info(repository, revision=commit.oid, files_metadata=True)
-    found = {file.rfilename: file.size for file in uploaded.siblings or []}
-    if wrong := [name for name, size in sizes.items() if found.get(name) != size]:
+    uploaded_sizes = {file.rfilename: file.size for file in uploaded.siblings or []}
+    if wrong := [name for name, size in sizes.items() if uploaded_sizes.get(name) != size]:
         raise CheckpointError(
             f"push {repository}: {wrong[0]}: expected {sizes[wrong[0]]} bytes on the hub, got "
-            f"{found.get(wrong[0])}; push again"
+            f"{uploaded_sizes.get(wrong[0])}; push again"
         )
     return f"{HUB_PREFIX}{repository}"
 

@@ -39,16 +39,18 @@ def exported(tmp_path_factory):
 def test_smaller_files_with_nearly_the_same_embeddings(exported, precision, cosine):
     ours, folder = exported
     theirs = load_encoder(folder / precision)
-    for one, other in (
+    for exact, smaller in (
         (ours.encode_image(pixels(5)), theirs.encode_image(pixels(5))),
         (ours.encode_text(captions(4)), theirs.encode_text(captions(4))),
     ):
-        assert other.dtype == torch.float32
-        assert torch.cosine_similarity(one, other).min() > cosine
-        torch.testing.assert_close(other.norm(dim=-1), torch.ones(len(other)), atol=1e-5, rtol=0)
-    exact = (folder / "fp32" / "text.onnx").stat().st_size
+        assert smaller.dtype == torch.float32
+        assert torch.cosine_similarity(exact, smaller).min() > cosine
+        torch.testing.assert_close(
+            smaller.norm(dim=-1), torch.ones(len(smaller)), atol=1e-5, rtol=0
+        )
+    full_size = (folder / "fp32" / "text.onnx").stat().st_size
     share = {"fp16": 0.55, "int8": 0.3}[precision]
-    assert (folder / precision / "text.onnx").stat().st_size < share * exact
+    assert (folder / precision / "text.onnx").stat().st_size < share * full_size
     assert sorted(file.name for file in (folder / precision).iterdir()) == [
         "image.onnx", "preprocessing.json", "text.onnx",
     ]  # fmt: skip
@@ -92,8 +94,10 @@ def test_an_export_is_an_encoder_for_measuring(exported, tmp_path):
     theirs = load_encoder(folder / "fp32")
     write_shards(tmp_path / "data", [8])
     assert Retrieval(tmp_path / "data").run(theirs) == Retrieval(tmp_path / "data").run(ours)
-    for mine, other in zip(ours.encode(["a dog", "a"]), theirs.encode(["a dog", "a"]), strict=True):
-        torch.testing.assert_close(mine, other, atol=1e-5, rtol=0)
+    for expected, embedded in zip(
+        ours.encode(["a dog", "a"]), theirs.encode(["a dog", "a"]), strict=True
+    ):
+        torch.testing.assert_close(embedded, expected, atol=1e-5, rtol=0)
     torch.testing.assert_close(theirs.logit_scale, ours.logit_scale)
     assert (theirs.logit_bias is None) == (ours.logit_bias is None)
 

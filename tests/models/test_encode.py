@@ -61,8 +61,8 @@ def test_paths_and_images_of_pillow_are_the_same(ours, paths):
     opened = [Image.open(path) for path in paths]
     texts = [str(path) for path in paths]
     converted = [Image.open(path).convert("RGB") for path in paths]  # which keeps the orientation
-    for given in (opened, texts, converted, tuple(opened)):
-        torch.testing.assert_close(ours.encode(images=given).images, images, atol=0, rtol=0)
+    for inputs in (opened, texts, converted, tuple(opened)):
+        torch.testing.assert_close(ours.encode(images=inputs).images, images, atol=0, rtol=0)
     upright = ImageOps.exif_transpose(Image.open(paths[2]))
     turned = ours.encode(images=[upright]).images
     torch.testing.assert_close(turned, images[2:], atol=1e-6, rtol=0)

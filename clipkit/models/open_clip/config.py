@@ -76,8 +76,8 @@ def read_config(model: str | Mapping[str, Any], *, needs: tuple[str, ...]) -> Op
     """Find and check a configuration."""
     name, source, where, raw = _find(model)
     model_cfg = _dictionary(raw.get("model_cfg", raw), f"{where}: model_cfg")
-    given = raw.get("preprocess_cfg", {}) if "model_cfg" in raw else {}
-    preprocess = _dictionary(given, f"{where}: preprocess_cfg")
+    raw_preprocess = raw.get("preprocess_cfg", {}) if "model_cfg" in raw else {}
+    preprocess = _dictionary(raw_preprocess, f"{where}: preprocess_cfg")
     check_model_cfg(model_cfg, where=where, needs=needs)
     return OpenClipConfig(model_cfg, merge_preprocess(preprocess, where), name, source)
 
