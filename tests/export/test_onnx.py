@@ -9,6 +9,7 @@ import torch
 
 from clipkit.errors import CheckpointError, ConfigError
 from clipkit.export.onnx import check_onnx, onnx_facts, save_onnx
+from tests.helpers import naflex
 from tests.helpers.tiny_models import RESNET, TEXT, captions, encoder, pixels
 
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -72,3 +73,9 @@ def test_missing_packages_are_named(monkeypatch, tmp_path):
         ConfigError, match=r"onnx, onnxscript, onnxruntime missing.*clipkit\[onnx\]"
     ):
         save_onnx(encoder(), tmp_path)
+
+
+def test_a_tower_of_patches_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"reads images of one shape, this tower images of any"):
+        save_onnx(naflex.encoder().eval(), tmp_path)
+    assert not list(tmp_path.iterdir())

@@ -121,8 +121,8 @@ def _create(model: str, pretrained: bool | str, patch_size: int | None) -> Any:
     """Build the trunk; a plain vision transformer is converted."""
     import timm
 
-    # Padding is masked as a key only. timm's default masks rows of padding completely; under
-    # autocast these become NaN, which the mean over valid patches would spread.
+    # Padding is masked as a key only, with a row per image; timm's default is a square of all pairs
+    # of patches per image, in which rows of padding are masked completely.
     options: dict[str, Any] = {"use_key_only_attn_mask": True}
     if patch_size is not None:
         options["patch_size"] = patch_size

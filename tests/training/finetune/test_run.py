@@ -8,7 +8,7 @@ import yaml
 from clipkit.errors import ClipkitError, ConfigError
 from clipkit.models import load_encoder, save_encoder
 from clipkit.training.finetune import finetune, plan_finetune
-from tests.helpers import tiny
+from tests.helpers import naflex, tiny
 from tests.helpers.factories import image_bytes
 
 
@@ -40,6 +40,16 @@ def test_plan_runs_and_its_folder_is_protected(photos, base, tmp_path):
     with pytest.raises(ConfigError, match="contains a run"):
         plan_finetune(photos, tmp_path / "run", model=base)
     plan_finetune(photos, tmp_path / "run", model=base, overwrite=True)
+
+
+def test_a_model_of_images_of_any_shape(photos, tmp_path):
+    save_encoder(naflex.encoder(), tmp_path / "base")
+    plan = plan_finetune(photos, tmp_path / "run", model=str(tmp_path / "base"))
+    transform = plan.config["data"]["samples"]["transform"]
+    assert transform["class_path"] == "clipkit.data.NaFlexTrainTransform"
+    assert transform["init_args"]["max_tokens"] == naflex.MAX_TOKENS
+    plan.config["trainer"]["max_epochs"] = 1
+    assert load_encoder(finetune(plan)).image_tower.budget.max_tokens == naflex.MAX_TOKENS
 
 
 def test_failed_run_is_an_error(photos, base, tmp_path, monkeypatch):
