@@ -11,6 +11,7 @@ import argparse
 import json
 import resource
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -30,10 +31,13 @@ WARM_UP_SECONDS = 4.0
 
 def clipkit_stream(task: dict[str, Any]) -> Any:
     """The stream with its defaults: random crops, resized to 224 pixels."""
-    from clipkit.data import OpenClipTokenizer, PairStream, ShardIndex
+    from clipkit.data import OpenClipTokenizer, PairStream, ShardCache, ShardIndex
 
+    cache = None
+    if "caches" in task:
+        cache = ShardCache(tempfile.mkdtemp(dir=task["caches"]), ranges=task["ranges"])
     return PairStream(
-        ShardIndex.from_urls(task["shards"]),
+        ShardIndex.from_urls(shards_of(task) if cache else task["shards"], cache=cache),
         tokenizer=OpenClipTokenizer("ViT-B-32"),
         batch_size=task["batch_size"],
         image_size=IMAGE_SIZE,
@@ -41,6 +45,11 @@ def clipkit_stream(task: dict[str, Any]) -> Any:
         rank=0,
         world_size=1,
     )
+
+
+def shards_of(task: dict[str, Any]) -> str:
+    """The pattern of all shards."""
+    return f"{task['shards']}/{{{0:05d}..{task['num_shards'] - 1:05d}}}.tar"
 
 
 def webdataset_source(task: dict[str, Any]) -> Any:
@@ -80,8 +89,8 @@ def open_clip_batches(task: dict[str, Any]) -> Iterator[Tensor]:
     from open_clip_train.data import get_data
 
     options = argparse.Namespace(
-        train_data=f"{task['shards']}/{{{0:05d}..{task['num_shards'] - 1:05d}}}.tar",
-        train_num_samples=None,
+        train_data=shards_of(task),
+        train_num_samples=task.get("num_samples"),
         train_data_upsampling_factors=None,
         val_data=None,
         imagenet_val=None,
@@ -135,6 +144,20 @@ def cpu_seconds() -> float:
     process = psutil.Process()
     times = [one.cpu_times() for one in (process, *process.children())]
     return sum(one.user + one.system for one in times)
+
+
+def opening(task: dict[str, Any]) -> dict[str, Any]:
+    """Seconds from a loader that does not exist to its first batch; caches are empty each time."""
+    make = LOADERS[task["loader"]]
+    next(make({**task, "shards": task["warm"]}))  # imports
+    seconds = []
+    for _ in range(task["repeats"]):
+        start = time.perf_counter()
+        batches = make(task)
+        next(batches)
+        seconds.append(round(time.perf_counter() - start, 3))
+        del batches
+    return {"seconds": float(np.median(seconds)), "spread": [min(seconds), max(seconds)]}
 
 
 def first_batch(task: dict[str, Any]) -> dict[str, Any]:
@@ -256,6 +279,7 @@ def main() -> None:
     run = {
         "throughput": throughput,
         "first_batch": first_batch,
+        "opening": opening,
         "steps": steps,
         "planning": planning,
     }[task["what"]]

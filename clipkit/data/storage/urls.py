@@ -132,6 +132,8 @@ def file_system(url: str, stall_seconds: float = STALL_SECONDS) -> tuple[Any, st
     """Return the fsspec file system for a remote URL, and the path inside it."""
     import fsspec
 
+    import clipkit.data.storage.forks  # noqa: F401 (it registers what a fork has to do)
+
     if UNION in url:
         # fsspec would open a chain of file systems, one inside the other.
         raise DataError(f"{url}: expected the URL of one file, got several joined by {UNION!r}")

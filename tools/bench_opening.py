@@ -1,0 +1,77 @@
+"""Seconds to the first batch, clipkit against open_clip's loader: local, and HTTP on loopback.
+
+    python tools/photo_shards.py WORK/shards --photos 4000
+    python tools/bench_opening.py WORK --peer PEER          # PEER as for bench_loader.py
+
+The HTTP server is that of bench_remote.py, with its delay and limit. Imports are not counted, and
+clipkit's cache is empty each time. open_clip reads HTTP through ``curl``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from bench_loader import LOADERS, run_child
+from bench_remote import http
+
+
+def measure(
+    work: Path, shards: str, options: argparse.Namespace, ranges: bool = False
+) -> dict[str, Any]:
+    """Both loaders on the same shards, one after the other."""
+    folder = work / "shards"
+    counts = json.loads((folder / "sizes.json").read_text())
+    task: dict[str, Any] = {
+        "what": "opening",
+        "shards": shards,
+        "warm": str(folder),
+        "num_shards": len(counts),
+        "num_samples": sum(counts.values()),
+        "batch_size": options.batch_size,
+        "num_workers": options.num_workers,
+        "repeats": options.repeats,
+    }
+    rows: dict[str, Any] = {}
+    for loader in LOADERS:
+        caches = work / "caches"
+        shutil.rmtree(caches, ignore_errors=True)
+        caches.mkdir()
+        remote = {"caches": str(caches), "ranges": ranges} if shards.startswith("http") else {}
+        peer = options.peer if loader == "open_clip" else None
+        rows[loader] = run_child({**task, **remote, "loader": loader}, peer)
+    rows["ratio"] = round(rows["clipkit"]["seconds"] / rows["open_clip"]["seconds"], 2)
+    return rows
+
+
+def main() -> None:
+    """Measure and print JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("work", type=Path)
+    parser.add_argument("--peer", type=Path, required=True, help="folder with webdataset 0.2.86")
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--num-workers", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--delay", type=float, default=0.02, help="seconds per request")
+    parser.add_argument("--rate", type=float, default=25.0, help="megabytes per second")
+    options = parser.parse_args()
+    folder = options.work / "shards"
+    if not (folder / "sizes.json").exists():
+        from clipkit.data import ShardIndex
+
+        index = ShardIndex.from_urls(folder)
+        counts = {Path(shard.url).name: shard.num_samples for shard in index.shards}
+        (folder / "sizes.json").write_text(json.dumps(counts))
+    report = {"local": measure(options.work, str(folder), options)}
+    for layout, ranges in (("shards alone", False), ("as packed", False), ("as packed", True)):
+        with http(folder, layout, options) as (url, _):
+            name = f"HTTP, {layout}{', ranges' if ranges else ''}"
+            report[name] = measure(options.work, url, options, ranges)
+    print(json.dumps(report, indent=1))
+
+
+if __name__ == "__main__":
+    main()
