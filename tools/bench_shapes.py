@@ -2,8 +2,8 @@
 
     python tools/bench_shapes.py photos --output shapes.json
 
-Sizes are read from the headers of all JPEG, PNG and WebP files in a folder. Batches are random, as
-in training, without crops. Prints and writes JSON.
+Sizes are read from the headers of all JPEG, PNG and WebP files in a folder. Batches are those of
+clipkit's order, without crops. Prints and writes JSON.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import json
 from pathlib import Path
 
 import numpy as np
+from bench_lengths import epoch_of
+from jaxtyping import Int64
 from PIL import Image, ImageOps
 
 from clipkit.patches import TokenBudget
@@ -24,7 +26,9 @@ BUDGETS = (
     TokenBudget(PATCH_SIZE, 1024, enlarge=False),
 )
 BATCHES = (16, 64, 256)
-EPOCHS = 50
+WINDOWS = (None, 4, 8)
+"""``data.order.length_bucket_batches`` of images that are not enlarged."""
+EPOCHS = 20
 
 
 def sizes_of(folder: Path) -> list[tuple[int, int]]:
@@ -63,17 +67,22 @@ def at_own_shape(sizes: list[tuple[int, int]], budget: TokenBudget) -> dict[str,
         "stretched": float(factors.mean()),
         "stretched_most": float(factors.max()),
     }
-    rng = np.random.default_rng(0)
     for batch_size in BATCHES:
-        used = computed = 0
-        for _ in range(EPOCHS * (len(tokens) >= batch_size)):
-            order = rng.permutation(tokens)[: len(tokens) // batch_size * batch_size]
-            batches = order.reshape(-1, batch_size)
-            used += int(batches.sum())
-            computed += int(batches.max(1).sum()) * batch_size
-        if computed:
-            figures[f"padding_in_batches_of_{batch_size}"] = 1 - used / computed
+        for window in WINDOWS[:1] if budget.enlarge else WINDOWS:
+            if len(tokens) >= batch_size * (window or 1):
+                name = f"padding_in_batches_of_{batch_size}_windows_of_{window}"
+                figures[name] = padding(tokens, batch_size, window)
     return figures
+
+
+def padding(tokens: Int64[np.ndarray, " N"], batch_size: int, window: int | None) -> float:
+    """Share of padding over some epochs in clipkit's order."""
+    used = computed = 0
+    for seed in range(EPOCHS):
+        for batch in epoch_of(tokens, batch_size, window, seed):
+            used += int(batch.sum())
+            computed += int(batch.max()) * len(batch)
+    return 1 - used / computed
 
 
 def main() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, final
 
+import numpy as np
 from PIL import Image
 
 from clipkit.data.images.augment import ImageAugmentation
@@ -44,6 +45,8 @@ class NaFlexTrainTransform(CropTransform):
         torch.Size([3, 112, 144])
     """
 
+    budget: TokenBudget
+
     def __init__(
         self,
         patch_size: int = 16,
@@ -74,6 +77,19 @@ class NaFlexTrainTransform(CropTransform):
             keep_decoded_mib,
         )
 
+    def num_patches(self, data: bytes, rng: np.random.Generator) -> int:
+        """Return the number of patches of the result, without decoding the image.
+
+        Args:
+            data: Bytes of the file.
+            rng: Random generator of the sample, in the state for the transform.
+
+        Raises:
+            SampleError: If the header is not that of a usable image.
+        """
+        width, height = self.resized_size(data, rng)
+        return width * height // self.budget.patch_size**2
+
     def _allowed_ratio(self, width: int, height: int) -> tuple[float, float]:
         return self.ratio[0] * width / height, self.ratio[1] * width / height
 
@@ -96,6 +112,8 @@ class NaFlexEvalTransform(ExactTransform):
         torch.Size([3, 80, 160])
     """
 
+    budget: TokenBudget
+
     def __init__(
         self,
         patch_size: int = 16,
@@ -110,7 +128,6 @@ class NaFlexEvalTransform(ExactTransform):
         super().__init__(interpolation, background, max_pixels)
 
     def _fitted(self, image: Image.Image) -> Image.Image:
-        assert self.budget is not None
         rows, columns = self.budget.grid(*image.size)
         size = columns * self.budget.patch_size, rows * self.budget.patch_size
         return image if image.size == size else image.resize(size, self.interpolation)

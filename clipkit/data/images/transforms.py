@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final, final
 
 import numpy as np
@@ -107,17 +108,28 @@ class CropTransform(ImageTransform):
             red, green, blue = rng.integers(0, 256, 3).tolist()
             background = (red, green, blue)
 
-        def crop(width: int, height: int) -> Box:
-            ratio = self._allowed_ratio(width, height)
-            box = random_crop(draws, width, height, self.scale, ratio)
-            columns, rows = self._decode.target(box)
-            shrinks = min(box.width / columns, box.height / rows)
-            return on_blocks(box) if shrinks >= 2 * OVERSAMPLING else box
-
-        pixels = self._decode(data, crop, background)
+        pixels = self._decode(data, partial(self._crop, draws), background)
         for augment in self.augmentations:
             pixels = augment(pixels, rng)
         return pixels.contiguous()
+
+    def resized_size(self, data: bytes, rng: np.random.Generator) -> tuple[int, int]:
+        """Return the width and height of the result, in pixels, without decoding the image.
+
+        Raises:
+            SampleError: If the header is not that of a usable image.
+        """
+        image = open_image(data, self._decode.max_pixels)
+        turn = orientation_of(image, data)
+        upright = image.size[::-1] if turn and turn.swaps else image.size
+        return self._decode.target(self._crop(rng.random((_CROP_ATTEMPTS, 4)), *upright))
+
+    def _crop(self, draws: Float64[np.ndarray, "attempts 4"], width: int, height: int) -> Box:
+        ratio = self._allowed_ratio(width, height)
+        box = random_crop(draws, width, height, self.scale, ratio)
+        columns, rows = self._decode.target(box)
+        shrinks = min(box.width / columns, box.height / rows)
+        return on_blocks(box) if shrinks >= 2 * OVERSAMPLING else box
 
 
 @final

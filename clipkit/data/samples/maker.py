@@ -12,7 +12,8 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from clipkit.data.images.formats import image_member
+from clipkit.data.images.formats import IMAGE_EXTENSIONS, image_member
+from clipkit.data.images.naflex import NaFlexTrainTransform
 from clipkit.data.images.transforms import ImageTransform
 from clipkit.data.rng import generator
 from clipkit.data.samples.collate import collate
@@ -59,6 +60,19 @@ class SampleMaker:
         transform = self.image_transform
         return transform.budget if isinstance(transform, ImageTransform) else None
 
+    @property
+    def _counts_patches(self) -> NaFlexTrainTransform | None:
+        """Return the transform if images have very different numbers of patches."""
+        transform = self.image_transform
+        if isinstance(transform, NaFlexTrainTransform) and not transform.budget.enlarge:
+            return transform
+        return None
+
+    @property
+    def unread_for_length(self) -> tuple[str, ...]:
+        """Return the extensions of the members that ``length`` does not need."""
+        return IMAGE_EXTENSIONS if self._counts_patches is None else ()
+
     def make(
         self, key: str, members: Mapping[str, bytes], sample_id: int, nonces: Sequence[int]
     ) -> Sample:
@@ -91,12 +105,17 @@ class SampleMaker:
         of_teacher = teacher_pad_id(self.fields)
         return collate(samples, self.tokenizer.pad_id, cursor, of_teacher, self.budget)
 
-    def caption_length(
-        self, members: Mapping[str, bytes], sample_id: int, nonces: Sequence[int]
-    ) -> int:
-        """Return the number of tokens of the caption that ``make`` selects; 0 if it would fail."""
+    def length(self, members: Mapping[str, bytes], sample_id: int, nonces: Sequence[int]) -> int:
+        """Return the length by which windows are sorted; 0 if ``make`` would fail.
+
+        It is the number of patches of an image that keeps its resolution, and otherwise the number
+        of tokens of the caption. Images are then not needed among the members.
+        """
+        rng = generator(self.seed, *nonces, sample_id)
         try:
-            caption = self.caption(members, generator(self.seed, *nonces, sample_id))
+            caption = self.caption(members, rng)
+            if self._counts_patches is not None:
+                return self._counts_patches.num_patches(image_member(members), rng)
             return len(self.tokenizer.encode(caption))
         except (SampleError, *CONTENT_ERRORS):
             return 0

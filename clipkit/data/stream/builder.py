@@ -10,7 +10,6 @@ from typing import Any, Final, final
 import numpy as np
 from jaxtyping import Int64
 
-from clipkit.data.images.formats import IMAGE_EXTENSIONS
 from clipkit.data.order.base import SampleIds, SampleOrder
 from clipkit.data.order.length_buckets import LengthBucketing, LengthWindows
 from clipkit.data.order.partition import BatchTask
@@ -125,19 +124,19 @@ class BatchBuilder:
         return SampleIds(ids, passes)
 
     def _lengths(self, epoch: int, positions: Int64[np.ndarray, " B"]) -> Int64[np.ndarray, " B"]:
-        """Return the numbers of tokens of the captions at some positions; 0 for bad samples."""
+        """Return the lengths of the samples at some positions; 0 for bad samples."""
         chosen = self._order.samples_at(epoch, positions)
         if not self._reader.is_local:
-            self._reader.prefetch(chosen.ids, IMAGE_EXTENSIONS, wait=True)
+            self._reader.prefetch(chosen.ids, self._maker.unread_for_length, wait=True)
         items = list(zip(chosen.ids.tolist(), chosen.passes.tolist(), strict=True))
         return np.array(self._threads.map(lambda item: self._length(*item), items), dtype=np.int64)
 
     def _length(self, sample_id: int, number_of_pass: int) -> int:
         try:
-            raw = self._reader.read(sample_id, leave_out=IMAGE_EXTENSIONS)
+            raw = self._reader.read(sample_id, leave_out=self._maker.unread_for_length)
         except ShardError:
             return 0  # reported when the sample is read
-        return self._maker.caption_length(raw.members, sample_id, [number_of_pass])
+        return self._maker.length(raw.members, sample_id, [number_of_pass])
 
     def _prefetch(
         self,

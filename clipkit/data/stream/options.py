@@ -30,7 +30,8 @@ class OrderOptions:
             the shuffle buffer of a worker; None for 1000.
         length_bucket_batches: Number of consecutive steps whose samples are sorted by caption
             length and redistributed, so that the captions of a batch have similar lengths; None
-            for no sorting. Needs ``shuffle``.
+            for no sorting. Needs ``shuffle``. Images that keep their resolution (``enlarge=False``
+            of ``NaFlexTrainTransform``) are sorted by their number of patches instead.
         batch_size_stages: Smaller batches for the first samples of a run, in ascending order.
     """
 

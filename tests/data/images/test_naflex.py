@@ -15,6 +15,7 @@ from clipkit.data import (
     NaFlexEvalTransform,
     NaFlexTrainTransform,
     NegativeImages,
+    OrderOptions,
     PairStream,
     RandAugment,
     RandomAffine,
@@ -24,7 +25,7 @@ from clipkit.data import (
     ShardIndex,
 )
 from clipkit.errors import ConfigError, SampleError
-from clipkit.patches import TokenBudget
+from clipkit.patches import TokenBudget, padding_share
 from clipkit.types import Batch
 from tests.helpers import naflex
 from tests.helpers.fakes import ByteTokenizer
@@ -190,6 +191,62 @@ def test_the_very_patches_do_not_depend_on_ranks_and_workers_nor_on_a_resume(
     assert after
     assert all(whole[place] == row for place, row in after.items())
     assert len(rows(before) | after) == 3 * 4 + len(after)
+
+
+@pytest.mark.parametrize("transform", [augmented(), NaFlexTrainTransform(8, 40, enlarge=False)])
+def test_patches_are_counted_without_decoding(transform: NaFlexTrainTransform) -> None:
+    files = [naflex.image(index) for index in range(len(SIZES))]
+    turned = Image.open(io.BytesIO(files[1]))
+    exif = turned.getexif()
+    exif[0x0112] = 8
+    out = io.BytesIO()
+    turned.save(out, "JPEG", exif=exif)
+    for file in [*files, out.getvalue(), naflex.image(4, "PNG")]:
+        for seed in range(4):
+            rows, columns = (
+                side // 8 for side in transform(file, np.random.default_rng(seed)).shape[1:]
+            )
+            assert transform.num_patches(file, np.random.default_rng(seed)) == rows * columns
+    with pytest.raises(SampleError):
+        transform.num_patches(b"no image", np.random.default_rng(0))
+
+
+def sorted_stream(index: ShardIndex, window: int | None, size: int = 1, **options: int):
+    return PairStream(
+        index,
+        tokenizer=ByteTokenizer(),
+        batch_size=4 // size,
+        image_transform=NaFlexTrainTransform(8, 1000, enlarge=False),
+        world_size=size,
+        seed=3,
+        order=OrderOptions(length_bucket_batches=window),
+        **{"rank": 0, **options},
+    )
+
+
+def test_windows_sort_images_that_keep_their_resolution(index: ShardIndex) -> None:
+    """Exactly: every sample once, alike over ranks and workers, and after a resume."""
+    plain, batches = list(sorted_stream(index, None)), list(sorted_stream(index, 7))
+    assert len(plain) == len(batches) == sum(COUNTS) // 4
+    shares = [
+        float(np.mean([padding_share(b.grids, b.images.shape[1]).item() for b in some]))
+        for some in (plain, batches)
+    ]
+    assert shares[0] > 0.5
+    assert shares[1] < 0.6 * shares[0]
+    whole = rows(batches)
+    assert len({sample for _, sample in whole}) == len(whole)
+    parts: dict[tuple[int, int], list[int]] = {}
+    for rank in range(2):
+        parts |= rows(list(sorted_stream(index, 7, 2, rank=rank, num_workers=2)))
+    assert parts == whole
+    first = sorted_stream(index, 7)
+    for batch, _ in zip(first, range(2), strict=False):
+        first.commit(batch)
+    resumed = sorted_stream(index, 7)
+    resumed.load_state_dict(first.state_dict())
+    after = {(step + 2, sample): row for (step, sample), row in rows(list(resumed)).items()}
+    assert after == {place: row for place, row in whole.items() if place[0] >= 2}
 
 
 def test_negative_images_are_refused(index: ShardIndex) -> None:
