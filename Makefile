@@ -13,7 +13,7 @@ FAST := tests/data tests/losses tests/metrics tests/models tests/optim
 NUMERIC := tests/losses tests/metrics tests/models tests/optim tests/distributed tests/processes/test_tile_kernels.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast test-all test-numeric check lint types imports docs clean
+.PHONY: help setup demo test test-fast test-all test-numeric lowest check lint types imports docs clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -43,6 +43,9 @@ test-numeric: $(VENV)/.installed-test ## Run the numeric tests as another CPU: C
 	@echo "Running $(NUMERIC) with CPU capability $(CAPABILITY) and $(THREADS) thread(s)"
 	@ATEN_CPU_CAPABILITY=$(CAPABILITY) OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest $(NUMERIC) $(PYTEST_ARGS)
 
+lowest: ## Run the fast tests with the lowest versions that pyproject.toml allows, in .venv-lowest (3 GB)
+	@PYTHON="$(PYTHON)" PYTEST_ARGS="$(PYTEST_ARGS)" bash tools/lowest.sh .venv-lowest
+
 lint: $(VENV)/.installed-test ## ruff: lint and format
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
@@ -58,4 +61,4 @@ docs: $(VENV)/.installed-test ## Build the documentation into site/
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean: ## Remove what can be made again (not runs/)
-	rm -rf $(VENV) build dist site .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) .venv-lowest build dist site .mypy_cache .ruff_cache .pytest_cache

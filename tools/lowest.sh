@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# Install the lowest versions that pyproject.toml allows, and run the fast tests with them, and those
+# of the command line that use Lightning and jsonargparse most.
+# Usage: PYTHON=python3.11 tools/lowest.sh VENV [NAME==VERSION ...]
+# A version that is named replaces the lowest one; pip installs it first, also from a local index.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+venv=${1:?usage: tools/lowest.sh VENV [NAME==VERSION ...]}
+shift
+python=${PYTHON:-python3}
+extras=albumentations,demo,lora,onnx,remote,tables,tensorboard,tiktoken,tune
+# Of the extra "test" only what these tests need: its other packages want newer versions.
+tools="pytest pytest-timeout pytest-xdist hypothesis moto[server] braceexpand psutil mlflow-skinny"
+
+"$python" -m venv --clear "$venv"
+# uv resolves in seconds what takes pip more than ten minutes.
+"$venv/bin/python" -m pip install --quiet --disable-pip-version-check uv packaging "$@"
+"$venv/bin/python" tools/lowest_versions.py "$@" >"$venv/lowest.txt"
+echo "lowest: installing $(wc -l <"$venv/lowest.txt") packages in their lowest versions ($venv/lowest.txt)"
+"$venv/bin/uv" pip install --quiet --python "$venv/bin/python" -c "$venv/lowest.txt" \
+    -e ".[$extras]" $tools
+PYTHONPATH=$PWD "$venv/bin/python" -m pytest -q -p no:cacheprovider \
+    tests/data tests/losses tests/metrics tests/models tests/optim \
+    tests/training/test_lightning_compat.py tests/cli/test_fit.py tests/cli/test_loggers.py ${PYTEST_ARGS:-}
