@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
+from clipkit.data import NaFlexEvalTransform
+from clipkit.losses import CombinedLoss, ContrastiveLoss
 from clipkit.models import DualEncoder, TimmNaFlexTower
+from clipkit.optim import WarmupCosine
+from clipkit.patches import to_patches
+from clipkit.types import Batch
 from tests.helpers import tiny
 from tests.helpers.factories import COLORS, image_bytes, pair, write_shard
+
+if TYPE_CHECKING:  # Lightning is imported by what trains
+    from clipkit.training import ContrastiveModule
 
 MAX_TOKENS = 12
 PATCH_SIZE = 8
@@ -30,6 +41,26 @@ def encoder(max_tokens: int = MAX_TOKENS, model: str = "test_vit", **options: bo
 def image(index: int, format: str = "JPEG") -> bytes:
     color = list(COLORS)[index % len(COLORS)]
     return image_bytes(color, SIZES[index % len(SIZES)], seed=index, format=format)
+
+
+def images() -> list[Tensor]:
+    """Pixels of one image of each size."""
+    transform = NaFlexEvalTransform(PATCH_SIZE, MAX_TOKENS)
+    return [transform.of_file(image(index)) for index in range(len(SIZES))]
+
+
+def batch() -> Batch:
+    """Pairs of ``images``."""
+    pixels, grids = to_patches(images(), PATCH_SIZE)
+    return replace(tiny.batch(size=len(SIZES)), images=pixels, grids=grids)
+
+
+def module(**options: int) -> ContrastiveModule:
+    """A module with the softmax loss."""
+    from clipkit.training import ContrastiveModule
+
+    loss = CombinedLoss(ContrastiveLoss())
+    return ContrastiveModule(encoder(), loss, torch.optim.AdamW, WarmupCosine(0.1), **options)
 
 
 def shards(folder: Path, counts: Sequence[int] = (9, 14), start: int = 0) -> Path:

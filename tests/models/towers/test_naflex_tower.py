@@ -13,7 +13,7 @@ import torch
 from timm.data.naflex_transforms import patchify_image
 from torch import Tensor
 
-from clipkit.data import NaFlexEvalTransform, NaFlexTrainTransform, ShardIndex
+from clipkit.data import NaFlexTrainTransform, ShardIndex
 from clipkit.errors import ConfigError
 from clipkit.losses import CombinedLoss, ContrastiveLoss, embed_in_micro_batches
 from clipkit.models import (
@@ -34,21 +34,10 @@ MODELS = ["test_vit", "test_vit2", "test_vit3", "eva02_tiny_patch14_224"]
 """Pooled by class token, mean, attention; the last one with rotary positions."""
 
 
-def images() -> list[Tensor]:
-    transform = NaFlexEvalTransform(naflex.PATCH_SIZE, naflex.MAX_TOKENS)
-    return [transform.of_file(naflex.image(index)) for index in range(7)]
-
-
-def batch() -> Batch:
-    pairs = tiny.batch(size=7)
-    pixels, grids = to_patches(images(), naflex.PATCH_SIZE)
-    return replace(pairs, images=pixels, grids=grids, keys=tuple("abcdefg"))
-
-
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16])
 def test_embeddings_do_not_depend_on_the_padding(model: str, dtype: torch.dtype | None) -> None:
-    encoder, pixels = naflex.encoder(model=model).eval(), images()
+    encoder, pixels = naflex.encoder(model=model).eval(), naflex.images()
     patches, grids = to_patches(pixels, naflex.PATCH_SIZE)
     assert grids.prod(1).min() < grids.prod(1).max()
     longer = torch.nn.functional.pad(patches, (0, 0, 0, 5), value=255)
@@ -73,7 +62,7 @@ def test_features_are_those_of_timm_s_naflex_path(model: str) -> None:
     )
     longest = 20
     parts = []
-    for image in images():
+    for image in naflex.images():
         pixels = (image / 255 - mean[:, None, None]) / std[:, None, None]
         patches, places, valid = patchify_image(pixels, (naflex.PATCH_SIZE,) * 2)
         missing = longest - len(patches)
@@ -88,7 +77,7 @@ def test_features_are_those_of_timm_s_naflex_path(model: str) -> None:
     with torch.no_grad():
         features = theirs({"patches": patches, "patch_coord": places, "patch_valid": valid})
         wanted = torch.nn.functional.normalize(tower.image_tower.projection(features), dim=1)
-        ours = tower.encode_image(batch().images, batch().grids)
+        ours = tower.encode_image(naflex.batch().images, naflex.batch().grids)
     torch.testing.assert_close(ours, wanted, atol=1e-5, rtol=0)
 
 
@@ -120,7 +109,7 @@ def gradients(encoder: DualEncoder, pairs: Batch, micro_batch_size: int = 100) -
 
 
 def test_gradients_do_not_depend_on_padding_or_micro_batches() -> None:
-    encoder, pairs = naflex.encoder().double().train(), batch()
+    encoder, pairs = naflex.encoder().double().train(), naflex.batch()
     wanted = gradients(encoder, pairs)
     assert len(wanted) == len(list(encoder.parameters()))
     longer = torch.nn.functional.pad(pairs.images, (0, 0, 0, 6), value=9)
@@ -132,12 +121,12 @@ def test_gradients_do_not_depend_on_padding_or_micro_batches() -> None:
 
 def test_gradients_are_those_of_images_one_by_one() -> None:
     """Without the padding of a batch: each image alone, their embeddings joined."""
-    encoder, pairs = naflex.encoder().double().train(), batch()
+    encoder, pairs = naflex.encoder().double().train(), naflex.batch()
     wanted = gradients(encoder, pairs)
     encoder.zero_grad()
     text = encoder.encode_text(pairs.tokens)
     image = torch.cat(
-        [encoder.encode_image(*to_patches([one], naflex.PATCH_SIZE)) for one in images()]
+        [encoder.encode_image(*to_patches([one], naflex.PATCH_SIZE)) for one in naflex.images()]
     )
     embeddings = replace(encoder(pairs), image=image, text=text)
     CombinedLoss(ContrastiveLoss())(embeddings, pairs)["loss"].backward()
@@ -146,7 +135,7 @@ def test_gradients_are_those_of_images_one_by_one() -> None:
 
 
 def test_the_batch_moves_with_its_grids() -> None:
-    moved = batch().to("meta")
+    moved = naflex.batch().to("meta")
     assert moved.grids is not None
     assert moved.grids.is_meta
 
@@ -189,10 +178,10 @@ def test_a_stream_of_any_shapes_trains(tmp_path: Path) -> None:
 def test_refusals() -> None:
     other = tiny.encoder()
     with pytest.raises(ConfigError, match=r"OpenClipImageTower reads images of one shape"):
-        other(batch())
+        other(naflex.batch())
     other = DualEncoder(TimmImageTower("test_vit", 16, 16), other.text_tower)
     with pytest.raises(ConfigError, match=r"TimmImageTower reads images of one shape"):
-        other.encode_image(batch().images, batch().grids)
+        other.encode_image(naflex.batch().images, naflex.batch().grids)
     for model in ("test_resnet", "swin_tiny_patch4_window7_224"):
         with pytest.raises(
             ConfigError, match=r"cannot use '.*' for patches of images of any shape"

@@ -16,7 +16,7 @@ from clipkit.training.callbacks import (
     Unlock,
 )
 from clipkit.training.callbacks.towers.compile_towers import round_up_length
-from tests.helpers import tiny
+from tests.helpers import naflex, tiny
 from tests.helpers.tower_runs import Movement, unlocking
 
 GRAPHS: list[int] = []
@@ -94,6 +94,23 @@ def test_what_is_recomputed_is_compiled_in_either_order(first):
     module.zero_grad()
     gradients(copied, tiny.batch(8))
     assert all(p.grad is None for p in module.parameters())
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_images_of_any_shape_are_not_compiled_for_every_number_of_patches(recompute):
+    torch._dynamo.reset()
+    GRAPHS.clear()
+    plain, module, counts = naflex.module(), naflex.module(), []
+    CompileTowers(8, "clipkit_counting").setup(None, module, "fit")
+    if recompute:
+        ActivationCheckpointing().setup(None, module, "fit")
+    for padding in range(5):
+        batch = naflex.batch()
+        batch.images = torch.nn.functional.pad(batch.images, (0, 0, 0, padding))
+        wanted = gradients(plain, batch)
+        torch.testing.assert_close(gradients(module, batch), wanted, rtol=1e-3, atol=1e-5)
+        counts.append(len(GRAPHS))
+    assert counts[1] == counts[-1]  # for one number, then for any
 
 
 def test_blocks_are_not_cut_at_ddp_buckets():

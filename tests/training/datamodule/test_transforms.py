@@ -11,16 +11,14 @@ from clipkit.data import (
     TrainTransform,
 )
 from clipkit.errors import ConfigError
-from clipkit.losses import CombinedLoss, ContrastiveLoss, EncoderTeacher
+from clipkit.losses import EncoderTeacher
 from clipkit.models.inputs import transform_of
-from clipkit.optim import WarmupCosine
 from clipkit.patches import TokenBudget
-from clipkit.training import ContrastiveModule, PairDataModule
+from clipkit.training import PairDataModule
 from clipkit.training.callbacks import KeyLog, SaveCheckpoint, TokenSchedule, TokenStage
 from clipkit.training.datamodule.options import PairOptions
 from clipkit.training.datamodule.transforms import check_transform, train_transform_of
 from tests.helpers import naflex, tiny
-from tests.models.towers.test_naflex_tower import batch
 from tests.training.module.test_data_counters import Record
 
 
@@ -60,14 +58,6 @@ def test_patches_for_a_tower_of_squares():
         check_transform(TrainTransform(24), tower)
 
 
-def module(**options):
-    from torch.optim import AdamW
-
-    return ContrastiveModule(
-        naflex.encoder(), CombinedLoss(ContrastiveLoss()), AdamW, WarmupCosine(0.1), **options
-    )
-
-
 def data(folder, **options):
     return PairDataModule(train=f"{folder}/*.tar", val=f"{folder}/*.tar", batch_size=4, **options)
 
@@ -76,7 +66,7 @@ def fit(run, folder, max_steps, ckpt=None, **options):
     record = Record()
     callbacks = [KeyLog(str(run / "keys.txt")), SaveCheckpoint(keep_every_n_steps=3)]
     trainer = tiny.trainer(run, *callbacks, logger=record, max_steps=max_steps)
-    trainer.fit(module(**options), datamodule=data(folder), ckpt_path=ckpt)
+    trainer.fit(naflex.module(**options), datamodule=data(folder), ckpt_path=ckpt)
     return record
 
 
@@ -102,9 +92,11 @@ def test_what_needs_images_of_one_shape_is_refused(tmp_path):
     schedule = TokenSchedule([TokenStage(0.5, image_size=16)])
     trainer = tiny.trainer(tmp_path, schedule, max_steps=2)
     with pytest.raises(ConfigError, match=r"TokenSchedule\.image_size: .* images of any shape"):
-        trainer.fit(module(), datamodule=data(folder))
+        trainer.fit(naflex.module(), datamodule=data(folder))
     with pytest.raises(ConfigError, match=r"EncoderTeacher\.image_size"):
-        EncoderTeacher(tiny.encoder(), image_size=16)(batch())
+        EncoderTeacher(tiny.encoder(), image_size=16)(naflex.batch())
     options = PairOptions(transform=TrainTransform(24))
     with pytest.raises(ConfigError, match=r"data: TrainTransform returns images of one shape"):
-        tiny.trainer(tmp_path, max_steps=2).fit(module(), datamodule=data(folder, samples=options))
+        tiny.trainer(tmp_path, max_steps=2).fit(
+            naflex.module(), datamodule=data(folder, samples=options)
+        )
