@@ -219,6 +219,11 @@ def image_processor_options(encoder: DualEncoder) -> dict[str, Any]:
 
     tower = encoder.image_tower
     size = tower.image_size
+    if tower.budget is not None:
+        raise ConfigError(
+            "image_tower: transformers' CLIPImageProcessor makes images of one shape, this tower "
+            "reads images of any shape; export with --format safetensors instead"
+        )
     if tower.resize_mode not in ("shortest", "squash"):
         raise ConfigError(
             f"image_tower: transformers' CLIPImageProcessor has no resize_mode "

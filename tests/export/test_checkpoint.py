@@ -13,6 +13,7 @@ from clipkit.export.checkpoint import replaced_folder
 from clipkit.export.formats import image_processor_options
 from clipkit.models import load_encoder
 from clipkit.models.lora import add_lora
+from tests.helpers import naflex
 from tests.helpers.checkpoints import assert_equal, write_checkpoint
 from tests.helpers.tiny_models import captions, encoder, pixels
 
@@ -81,3 +82,8 @@ def test_other_files_are_not_replaced(tmp_path):
     with pytest.raises(ConfigError, match="'mine'"), replaced_folder(tmp_path / "out") as folder:
         (folder / "a").write_text("")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine"]
+
+
+def test_a_tower_of_images_of_any_shape_has_no_processor_of_squares():
+    with pytest.raises(ConfigError, match=r"reads images of any shape; .* safetensors instead"):
+        image_processor_options(naflex.encoder())
