@@ -17,6 +17,8 @@ from torch import Tensor
 
 from clipkit.errors import ConfigError, check_at_least
 
+__all__ = ["TokenBudget", "padding_share", "patch_coordinates", "patch_validity", "to_patches"]
+
 JoinedImages = tuple[
     UInt8[Tensor, "B 3 H W"] | UInt8[Tensor, "B patches values"], Int64[Tensor, "B 2"] | None
 ]

@@ -52,7 +52,7 @@ class TeacherInputs(SampleField):
         tokenizer: Tokenizer of the teacher's text tower; None to use the student's tokens.
 
     Raises:
-        ConfigError: If both are None.
+        ConfigError: If both are None, or the transform returns images of any shape.
     """
 
     def __init__(
@@ -60,6 +60,12 @@ class TeacherInputs(SampleField):
     ) -> None:
         if image_transform is None and tokenizer is None:
             raise ConfigError("TeacherInputs: expected an image_transform, a tokenizer, or both")
+        if image_transform is not None and image_transform.budget is not None:
+            raise ConfigError(
+                f"TeacherInputs.image_transform: {type(image_transform).__name__} returns images "
+                f"of any shape, a teacher's have one; use TrainTransform or EvalTransform, or omit "
+                f"it for a teacher that reads the student's patches"
+            )
         self.image_transform, self.tokenizer = image_transform, tokenizer
         self.pad_id = None if tokenizer is None else tokenizer.pad_id
 

@@ -23,6 +23,7 @@ from clipkit.data import (
     RandomPerspective,
     SampleOptions,
     ShardIndex,
+    TeacherInputs,
 )
 from clipkit.errors import ConfigError, SampleError
 from clipkit.patches import TokenBudget, padding_share
@@ -258,6 +259,11 @@ def test_negative_images_are_refused(index: ShardIndex) -> None:
             image_transform=NaFlexTrainTransform(),
             samples=SampleOptions(fields=[NegativeImages(["negative.jpg"])]),
         )
+
+
+def test_teachers_of_images_of_any_shape_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"NaFlexEvalTransform returns images of any shape"):
+        TeacherInputs(NaFlexEvalTransform())
 
 
 def test_a_transform_tells_its_budget() -> None:
