@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, final
 
-from jaxtyping import Float, Int64
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from clipkit.errors import ConfigError
@@ -91,10 +94,12 @@ class TimmNaFlexTower(ImageTower):
             features = self.trunk(images)
         else:
             num_patches = images.shape[1]
+            valid = patch_validity(grids, num_patches)
             features = self.trunk(
                 images,
                 patch_coord=patch_coordinates(grids, num_patches),
-                patch_valid=patch_validity(grids, num_patches),
+                patch_valid=valid,
+                attn_mask=_key_mask(valid, self.trunk.num_prefix_tokens, images.dtype),
             )
         embeddings: Tensor = self.projection(features)
         return embeddings
@@ -117,13 +122,22 @@ class TimmNaFlexTower(ImageTower):
         return [*groups, head] if head else groups
 
 
+def _key_mask(
+    valid: Bool[Tensor, "B patches"], num_prefix: int, dtype: torch.dtype
+) -> Float[Tensor, "B 1 1 keys"]:
+    """Return what is added to the scores of keys: -inf for padding, which no patch attends to.
+
+    timm's default has all pairs of patches for each image, and rows without any key.
+    """
+    keys = F.pad(valid, (num_prefix, 0), value=True)[:, None, None]
+    return torch.zeros_like(keys, dtype=dtype).masked_fill_(~keys, float("-inf"))
+
+
 def _create(model: str, pretrained: bool | str, patch_size: int | None) -> Any:
     """Build the trunk; a plain vision transformer is converted."""
     import timm
 
-    # Padding is masked as a key only, with a row per image; timm's default is a square of all pairs
-    # of patches per image, in which rows of padding are masked completely.
-    options: dict[str, Any] = {"use_key_only_attn_mask": True}
+    options: dict[str, Any] = {}
     if patch_size is not None:
         options["patch_size"] = patch_size
     if model.split(".")[0] not in timm.list_models(module="naflexvit"):
@@ -137,6 +151,19 @@ def _create(model: str, pretrained: bool | str, patch_size: int | None) -> Any:
     except TypeError as error:
         raise refusal from error
     embeds: Any = getattr(trunk, "embeds", None)
-    if embeds is None or not (embeds.is_linear and embeds.channels_last):
+    if embeds is None or not (embeds.is_linear and getattr(embeds, "channels_last", True)):
         raise refusal
+    if trunk.rope is not None and not has_exact_rotary_positions():
+        raise ConfigError(
+            f"model: {model!r} has rotary positions, with which padding changes the embeddings "
+            f"before timm 1.0.31, got timm {timm.__version__}; install a later one"
+        )
     return trunk
+
+
+def has_exact_rotary_positions() -> bool:
+    """Return whether timm's rotary positions of an image do not depend on the padding."""
+    import timm
+
+    version = [int(number) for number in re.findall(r"\d+", timm.__version__)[:3]]
+    return version >= [1, 0, 31]

@@ -25,13 +25,17 @@ from clipkit.models import (
     save_encoder,
 )
 from clipkit.models.inputs import transform_of
+from clipkit.models.towers.naflex_tower import has_exact_rotary_positions
 from clipkit.patches import to_patches
 from clipkit.types import Batch
 from tests.helpers import naflex, tiny
 from tests.helpers.streams import make
 
-MODELS = ["test_vit", "test_vit2", "test_vit3", "eva02_tiny_patch14_224"]
-"""Pooled by class token, mean, attention; the last one with rotary positions."""
+ROTARY = "eva02_tiny_patch14_224"
+MODELS = ["test_vit", "test_vit2", "test_vit3"]
+"""Pooled by class token, by mean and by attention."""
+if has_exact_rotary_positions():
+    MODELS.append(ROTARY)
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -173,6 +177,14 @@ def test_a_stream_of_any_shapes_trains(tmp_path: Path) -> None:
         loss.backward()
         optimizer.step()
         assert np.isfinite(loss.item())
+
+
+def test_rotary_positions_that_depend_on_padding_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(timm, "__version__", "1.0.30")
+    with pytest.raises(ConfigError, match=r"before timm 1\.0\.31, got timm 1\.0\.30"):
+        TimmNaFlexTower(ROTARY, 16)
 
 
 def test_refusals() -> None:
