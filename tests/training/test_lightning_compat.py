@@ -8,6 +8,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import lightning.pytorch.plugins.io.wrapper as wrapper
 import pytest
 import torch
@@ -32,8 +33,9 @@ BELOW_TRAINING = {
     "_foreach_mul_": torch,
     "_version": torch.Tensor,
     "_BatchNorm": torch.nn.modules.batchnorm,
+    "_cache": fsspec.AbstractFileSystem,
 }
-"""Names that torch documents, or uses in its own optimizers."""
+"""Names that torch documents, or uses in its own optimizers, and fsspec's open file systems."""
 OF_OTHERS = {"_SubParsersAction", "_actions", "_trial_id", "_replace"}
 """argparse, Optuna and named tuples."""
 
@@ -79,7 +81,7 @@ def exists(holder: object, path: str) -> bool:
     return True
 
 
-def test_names_of_torch_below_training() -> None:
+def test_names_of_torch_and_fsspec_below_training() -> None:
     moved = [name for name, holder in BELOW_TRAINING.items() if not hasattr(holder, name)]
     assert not moved
 
