@@ -20,6 +20,7 @@ from clipkit.models import DualEncoder
 from clipkit.models.inputs import transform_of
 from clipkit.renamed_arguments import renamed_arguments
 from clipkit.training.checks.options import check_tokenizer
+from clipkit.training.checks.ranks import check_same_data
 from clipkit.training.datamodule.options import (
     RENAMED,
     MixtureOptions,
@@ -117,15 +118,17 @@ class PairDataModule(LightningDataModule):
             stage: "fit", "validate", "test" or "predict".
 
         Raises:
-            ClipkitError: If shards are missing or cannot be used.
+            ClipkitError: If shards are missing or cannot be used, or ranks see different ones.
         """
         if stage != "fit" and not self.val:
             raise ConfigError(f"data.val: {stage.lower()} needs shards of pairs, got none")
         self.class_names = self._named_classes(is_fit=stage == "fit")
         if stage == "fit" and self._train_stream is None:
             self._train_stream = self._open_train()
+            check_same_data(self._train_stream, "data.train")
         if self.val and self._val_stream is None:
             self._val_stream = self._open_val(self.val)
+            check_same_data(self._val_stream, "data.val")
 
     @property
     def train_stream(self) -> PairSource:
