@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float64
 from PIL import Image
 
+from clipkit.data.images.adapted_transforms import as_augmentation
 from clipkit.data.images.augment import ImageAugmentation, check_interval, check_probability
 from clipkit.data.images.decode import (
     BLOCK_PIXELS,
@@ -34,7 +35,6 @@ from clipkit.data.images.formats import (
     orientation_of,
     to_rgb,
 )
-from clipkit.data.images.library_transforms import as_augmentation
 from clipkit.errors import check_choice
 from clipkit.patches import TokenBudget
 

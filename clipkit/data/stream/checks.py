@@ -9,8 +9,8 @@ from typing import Final, get_args
 
 import numpy as np
 
+from clipkit.data.images.adapted_transforms import is_thread_safe
 from clipkit.data.images.formats import IMAGE_EXTENSIONS
-from clipkit.data.images.library_transforms import is_thread_safe
 from clipkit.data.order.partition import EpochPartition, Tail
 from clipkit.data.samples.content import CONTENT_ERRORS
 from clipkit.data.samples.maker import SampleMaker

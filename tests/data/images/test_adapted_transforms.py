@@ -14,7 +14,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from clipkit.data import HorizontalFlip, PairStream, ShardIndex, TrainTransform
-from clipkit.data.images.library_transforms import as_augmentation
+from clipkit.data.images.adapted_transforms import as_augmentation
 from clipkit.data.stream.options import SampleOptions
 from clipkit.errors import ConfigError, DataError
 from tests.helpers.factories import image_bytes, write_shards
