@@ -4,25 +4,27 @@
     python tools/bench_opening.py WORK --peer PEER          # PEER as for bench_loader.py
 
 The HTTP server is that of bench_remote.py, with its delay and limit. Imports are not counted, and
-clipkit's cache is empty each time. open_clip reads HTTP through ``curl``.
+clipkit's cache is empty each time. open_clip reads HTTP through ``curl``, also the objects of
+moto's S3, which clipkit reads by S3's protocol.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 from bench_loader import LOADERS, run_child
-from bench_remote import http
+from bench_remote import http, s3
 
 
 def measure(
-    work: Path, shards: str, options: argparse.Namespace, ranges: bool = False
+    work: Path, shards: str, options: argparse.Namespace, ranges: bool = False, plain: str = ""
 ) -> dict[str, Any]:
-    """Both loaders on the same shards, one after the other."""
+    """Both loaders on the same shards, one after the other; open_clip's from ``plain`` if given."""
     folder = work / "shards"
     counts = json.loads((folder / "sizes.json").read_text())
     task: dict[str, Any] = {
@@ -40,7 +42,10 @@ def measure(
         caches = work / "caches"
         shutil.rmtree(caches, ignore_errors=True)
         caches.mkdir()
-        remote = {"caches": str(caches), "ranges": ranges} if shards.startswith("http") else {}
+        is_remote = "://" in shards
+        remote: dict[str, Any] = {"caches": str(caches), "ranges": ranges} if is_remote else {}
+        if loader == "open_clip":
+            remote["shards"] = plain or shards
         peer = options.peer if loader == "open_clip" else None
         rows[loader] = run_child({**task, **remote, "loader": loader}, peer)
     rows["ratio"] = round(rows["clipkit"]["seconds"] / rows["open_clip"]["seconds"], 2)
@@ -65,11 +70,18 @@ def main() -> None:
         index = ShardIndex.from_urls(folder)
         counts = {Path(shard.url).name: shard.num_samples for shard in index.shards}
         (folder / "sizes.json").write_text(json.dumps(counts))
+    os.environ.update(AWS_ACCESS_KEY_ID="x", AWS_SECRET_ACCESS_KEY="x")
+    os.environ.setdefault("AWS_DEFAULT_REGION", "us-east-1")
     report = {"local": measure(options.work, str(folder), options)}
     for layout, ranges in (("shards alone", False), ("as packed", False), ("as packed", True)):
         with http(folder, layout, options) as (url, _):
             name = f"HTTP, {layout}{', ranges' if ranges else ''}"
             report[name] = measure(options.work, url, options, ranges)
+    for ranges in (False, True):
+        with s3(folder, "as packed", options) as (url, _):
+            name = f"S3, as packed{', ranges' if ranges else ''}"
+            plain = f"{os.environ['AWS_ENDPOINT_URL']}/bench"
+            report[name] = measure(options.work, url, options, ranges, plain)
     print(json.dumps(report, indent=1))
 
 

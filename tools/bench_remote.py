@@ -144,7 +144,8 @@ def serve_s3(folder: Path, layout: str, port: Any) -> None:
     client.create_bucket(Bucket="bench")
     for path in sorted(folder.iterdir()):
         if path.is_file() and is_served(path.name, layout):
-            client.put_object(Bucket="bench", Key=path.name, Body=path.read_bytes())
+            body = path.read_bytes()
+            client.put_object(Bucket="bench", Key=path.name, Body=body, ACL="public-read")
     port.put(number)
     time.sleep(3600)
 

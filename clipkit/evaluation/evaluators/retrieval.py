@@ -85,14 +85,15 @@ class Retrieval(Evaluator):
         Raises:
             ConfigError: If a width exceeds that of the embeddings.
         """
+        full = encoder.image_tower.embedding_dim
+        if max(self.widths, default=0) > full:
+            raise ConfigError(
+                f"widths: expected at most the {full} components of the embeddings, got "
+                f"{max(self.widths)}"
+            )
         pairs = self.embed(encoder)
         recalls = retrieval_recall(pairs.images, pairs.texts, pairs.text_to_image, ks=self.ks)
-        full = pairs.images.shape[1]
         for width in self.widths:
-            if width > full:
-                raise ConfigError(
-                    f"widths: expected at most the {full} components of the embeddings, got {width}"
-                )
             images, texts = (
                 F.normalize(rows[:, :width].float(), dim=1) for rows in (pairs.images, pairs.texts)
             )

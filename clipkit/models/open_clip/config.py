@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from clipkit.errors import ConfigError
+from clipkit.errors import ConfigError, check_at_least
 from clipkit.hub import hub_file, is_hub_name, pinned
 from clipkit.suggestions import did_you_mean
 
@@ -65,6 +65,7 @@ class OpenClipConfig:
 
     def with_context_length(self, context_length: int) -> OpenClipConfig:
         """Return the same architecture for texts of another length, in tokens."""
+        check_at_least("context_length", context_length, 1)
         text = {**self.model["text_cfg"], "context_length": context_length}
         return replace(self, model={**self.model, "text_cfg": text})
 

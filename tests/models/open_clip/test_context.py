@@ -81,6 +81,11 @@ def test_a_new_model_has_the_length_it_is_given() -> None:
     assert embed(encoder, tokens_of(12)).isfinite().all()
 
 
+def test_a_length_of_zero_is_refused() -> None:
+    with pytest.raises(ConfigError, match="context_length: expected at least 1, got 0"):
+        from_open_clip(config(text=SHORT), context_length=0)
+
+
 @pytest.mark.parametrize(
     ("text", "length", "message"),
     [
