@@ -19,15 +19,20 @@ from clipkit.evaluation.evaluators.zero_shot import (
 )
 from clipkit.evaluation.inference import EmbedOptions
 from clipkit.evaluation.interpolation import InterpolationPoint, interpolation_curve
+from clipkit.evaluation.outcomes.files import load_outcomes, save_outcomes
+from clipkit.evaluation.outcomes.metrics import OUTCOME_KINDS, outcome_metrics
+from clipkit.evaluation.outcomes.outcomes import Evaluation, Outcomes
 from clipkit.evaluation.tasks import TASKS, make_evaluator
 from clipkit.models.evaluating import evaluating
 
 __all__ = [
     "GENERIC_TEMPLATES",
+    "OUTCOME_KINDS",
     "TASKS",
     "ClassReport",
     "EmbedOptions",
     "EmbeddedPairs",
+    "Evaluation",
     "EvaluationDataset",
     "EvaluationSample",
     "EvaluationSuite",
@@ -36,6 +41,7 @@ __all__ = [
     "LabelHeadClassification",
     "LinearProbe",
     "MultiLabelClassification",
+    "Outcomes",
     "PerClass",
     "Predictions",
     "Retrieval",
@@ -45,8 +51,11 @@ __all__ = [
     "embed_pairs",
     "evaluating",
     "interpolation_curve",
+    "load_outcomes",
     "make_evaluator",
     "open_dataset",
+    "outcome_metrics",
     "save_embeddings",
+    "save_outcomes",
     "tokenizer_of",
 ]

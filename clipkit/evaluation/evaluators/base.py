@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
+from clipkit.evaluation.outcomes.outcomes import Evaluation
 from clipkit.models import DualEncoder
 
 
@@ -35,3 +36,15 @@ class Evaluator(ABC):
         Returns:
             Value of each metric by its key.
         """
+
+    def evaluate(self, encoder: DualEncoder) -> Evaluation:
+        """Measure an encoder, and keep the outcome of each image or query where there is one.
+
+        Args:
+            encoder: The model, as for ``run``.
+
+        Returns:
+            The metrics of ``run`` and the outcomes that they follow from, which intervals and
+            comparisons of models need. This implementation keeps no outcomes.
+        """
+        return Evaluation(self.run(encoder))

@@ -19,7 +19,9 @@ from clipkit.evaluation.datasets.dataset import EvaluationDataset, as_dataset
 from clipkit.evaluation.embedding import embed_pairs, encode_texts, tokenizer_of
 from clipkit.evaluation.evaluators.base import Evaluator
 from clipkit.evaluation.inference import MOVED_TO_OPTIONS, EmbedOptions
-from clipkit.metrics.functional import classification_accuracy
+from clipkit.evaluation.outcomes.classification import classification_outcomes
+from clipkit.evaluation.outcomes.metrics import outcome_metrics
+from clipkit.evaluation.outcomes.outcomes import Evaluation
 from clipkit.metrics.per_class import confusion_matrix
 from clipkit.models import DualEncoder
 from clipkit.models.evaluating import evaluating
@@ -48,11 +50,13 @@ class Predictions:
         scores: Cosine similarities, or logits of a label head.
         labels: True class of each image, as a column of ``scores``.
         class_names: Name of each column; C distinct names.
+        keys: Name of each image; empty if the images have no names.
     """
 
     scores: Float[Tensor, "N C"]
     labels: Int64[Tensor, " N"]
     class_names: tuple[str, ...] = ()
+    keys: tuple[str, ...] = ()
 
 
 def class_embeddings(
@@ -169,7 +173,8 @@ class ZeroShotClassification(Evaluator):
             classes = class_embeddings(
                 encoder, names, self.templates, tokenizer, self.options.batch_size
             )
-        return Predictions(pairs.images @ classes.cpu().T, labels, shown_names(names, len(names)))
+        scores = pairs.images @ classes.cpu().T
+        return Predictions(scores, labels, shown_names(names, len(names)), pairs.keys)
 
     def _named(self, labels: Int64[Tensor, " N"], keys: Sequence[str]) -> Int64[Tensor, " N"]:
         """Return the position of each sample's class among the classes with a name."""
@@ -186,8 +191,15 @@ class ZeroShotClassification(Evaluator):
 
     def run(self, encoder: DualEncoder) -> dict[str, float]:
         """Return the metrics; ``top5`` only if there are at least five classes."""
+        return self.evaluate(encoder).metrics
+
+    def evaluate(self, encoder: DualEncoder) -> Evaluation:
+        """Return the metrics and the outcome of each image."""
         predictions = self.predict(encoder)
-        return classification_accuracy(predictions.scores, predictions.labels)
+        outcomes = classification_outcomes(
+            predictions.scores, predictions.labels, predictions.keys, predictions.class_names
+        )
+        return Evaluation(outcome_metrics(outcomes), (outcomes,))
 
 
 def require_classes(

@@ -1,0 +1,1 @@
+"""Outcome of each image or query, from which metrics, intervals and comparisons are computed."""

@@ -1,0 +1,65 @@
+"""Metrics as functions of outcomes and of the weight of each unit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from clipkit.errors import MetricError
+from clipkit.evaluation.outcomes.classification import classification_metrics
+from clipkit.evaluation.outcomes.outcomes import Outcomes
+
+OutcomeMetrics = Callable[[Outcomes, Float[Tensor, " N"]], dict[str, float]]
+"""Function of outcomes and the weight of each unit: the metrics, without the prefix."""
+
+
+def mean_metrics(outcomes: Outcomes, weights: Float[Tensor, " N"]) -> dict[str, float]:
+    """Return the weighted mean of each column; units with NaN in a column are left out of it."""
+    means = {}
+    for name, column in outcomes.columns.items():
+        counts = weights * ~column.isnan()
+        means[name] = float((column.nan_to_num() * counts).sum() / counts.sum())
+    return means
+
+
+OUTCOME_KINDS: Final[Mapping[str, OutcomeMetrics]] = {
+    "means": mean_metrics,
+    "classification": classification_metrics,
+}
+"""How metrics follow from outcomes, by the kind of the outcomes."""
+
+
+def outcome_metrics(
+    outcomes: Outcomes, weights: Float[Tensor, " N"] | None = None
+) -> dict[str, float]:
+    """Compute the metrics of outcomes.
+
+    Args:
+        outcomes: Outcome of each unit.
+        weights: How often each unit counts: a bootstrap gives the number of times that it was
+            drawn. None for once each.
+
+    Returns:
+        Value of each metric, its name after ``outcomes.prefix``. A metric that is not defined for
+        these weights (a mean over no units) is NaN.
+
+    Raises:
+        MetricError: If the kind is unknown, or there are no units.
+
+    Examples:
+        >>> outcomes = Outcomes("means", ("a", "b"), ("a", "b"), {"acc": torch.tensor([1.0, 0.0])})
+        >>> outcome_metrics(outcomes), outcome_metrics(outcomes, torch.tensor([3.0, 1.0]))
+        ({'acc': 0.5}, {'acc': 0.75})
+    """
+    if outcomes.kind not in OUTCOME_KINDS:
+        known = ", ".join(OUTCOME_KINDS)
+        raise MetricError(f"outcomes: expected one of the kinds {known}, got {outcomes.kind!r}")
+    if not len(outcomes):
+        raise MetricError("outcomes: expected at least one unit, got none")
+    counts = torch.ones(len(outcomes)) if weights is None else weights
+    values = OUTCOME_KINDS[outcomes.kind](outcomes, counts.double())
+    return {f"{outcomes.prefix}{name}": value for name, value in values.items()}

@@ -1,0 +1,87 @@
+"""Outcomes: metrics follow from them, whatever the weights, and files keep them."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+from clipkit.errors import DataError, MetricError
+from clipkit.evaluation import Outcomes, load_outcomes, outcome_metrics, save_outcomes
+from clipkit.evaluation.outcomes.classification import classification_outcomes
+from clipkit.evaluation.outcomes.outcomes import distinct_keys
+from clipkit.metrics.functional import classification_accuracy
+
+
+def classified(num_images=60, num_classes=7):
+    generator = torch.Generator().manual_seed(3)
+    scores = torch.randn(num_images, num_classes, generator=generator).mul(2).round()  # with ties
+    labels = torch.randint(num_classes, (num_images,), generator=generator)
+    keys = [f"image {n}" for n in range(num_images)]
+    names = [f"class {n}" for n in range(num_classes)]
+    return scores, labels, classification_outcomes(scores, labels, keys, names)
+
+
+def test_classification_outcomes_give_the_metrics_of_the_scores():
+    scores, labels, outcomes = classified()
+    assert outcome_metrics(outcomes) == pytest.approx(classification_accuracy(scores, labels))
+
+
+def test_weights_are_numbers_of_draws():
+    scores, labels, outcomes = classified()
+    draws = torch.randint(len(labels), (len(labels),), generator=torch.Generator().manual_seed(0))
+    weights = torch.bincount(draws, minlength=len(labels))
+    drawn = classification_accuracy(scores[draws], labels[draws])
+    assert outcome_metrics(outcomes, weights) == pytest.approx(drawn)
+
+
+def test_means_leave_out_units_without_a_value():
+    columns = {"acc": torch.tensor([1.0, float("nan"), 0.0])}
+    outcomes = Outcomes("means", ("a", "b", "c"), ("a", "b", "c"), columns, prefix="pairs/")
+    assert outcome_metrics(outcomes) == {"pairs/acc": 0.5}
+    assert np.isnan(outcome_metrics(outcomes, torch.tensor([0, 1, 0]))["pairs/acc"])
+
+
+def test_files_keep_outcomes(tmp_path):
+    _, _, first = classified()
+    second = Outcomes("means", ("ä", "b"), ("x", "x"), {"acc": torch.tensor([1.0, 0.0])}, "pairs/")
+    save_outcomes(tmp_path / "o.npz", [first, second])
+    assert [path.name for path in tmp_path.iterdir()] == ["o.npz"]
+    for before, after in zip((first, second), load_outcomes(tmp_path / "o.npz"), strict=True):
+        for name in ("kind", "keys", "groups", "prefix", "class_names"):
+            assert getattr(before, name) == getattr(after, name)
+        assert list(before.columns) == list(after.columns)
+        for name, column in before.columns.items():
+            assert torch.equal(column, after.columns[name])
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 torn", b"text", pickle.dumps({"header": 1})])
+def test_other_files_are_refused(tmp_path, content):
+    path = tmp_path / "o.npz"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"o\.npz: expected outcomes"):
+        load_outcomes(path)
+
+
+def test_pickled_members_are_refused(tmp_path):
+    np.savez(tmp_path / "o.npz", header=np.array({"format": 1}, dtype=object))
+    with pytest.raises(DataError, match="expected outcomes"):
+        load_outcomes(tmp_path / "o.npz")
+    np.savez(tmp_path / "o.npz", header=np.array('["a"]'))
+    with pytest.raises(DataError, match="expected outcomes"):
+        load_outcomes(tmp_path / "o.npz")
+
+
+def test_wrong_outcomes_are_refused():
+    with pytest.raises(MetricError, match="one per key"):
+        Outcomes("means", ("a",), ("a",), {"acc": torch.zeros(2)})
+    with pytest.raises(MetricError, match="distinct keys"):
+        Outcomes("means", ("a", "a"), ("a", "b"), {"acc": torch.zeros(2)})
+    with pytest.raises(MetricError, match="one of the kinds"):
+        outcome_metrics(Outcomes("sums", ("a",), ("a",), {"acc": torch.zeros(1)}))
+    with pytest.raises(MetricError, match="at least one unit"):
+        outcome_metrics(Outcomes("means", (), (), {"acc": torch.zeros(0)}))
+
+
+def test_keys_that_occur_twice_become_distinct():
+    assert distinct_keys(["a", "a", "a#2", "b", "a"]) == ("a", "a#3", "a#2", "b", "a#4")
