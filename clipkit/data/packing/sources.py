@@ -200,7 +200,10 @@ def _from_class_folders(
 
 def _say_skipped(path: Path, num_images: int, inside: Counter[str]) -> None:
     """Log the kinds and numbers of files in a folder of classes that are not images."""
-    outside = sum(file.is_file() and not file.name.startswith(".") for file in path.iterdir())
+    outside = sum(
+        file.is_file() and not file.name.startswith(".") and file.name not in _CLASS_FILES
+        for file in path.iterdir()
+    )
     skipped = +(inside + Counter({"outside the folders of classes": outside}))
     if skipped:
         _say_once(

@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Final, final
 
 from clipkit.class_names import parse_class_names
-from clipkit.data.images.formats import image_member
+from clipkit.data.images.formats import IMAGE_EXTENSIONS, image_member
 from clipkit.data.packing.hub import hub_address
 from clipkit.data.packing.packed_cache import is_raw, pack_to_cache
+from clipkit.data.packing.sources import CLASS_NAMES_FILE
 from clipkit.data.samples.content import sample_errors
 from clipkit.data.shards.index import ShardIndex
-from clipkit.data.shards.members import read_classes, read_label
+from clipkit.data.shards.members import read_classes, read_label, read_value
 from clipkit.data.shards.reader import ShardReader
 from clipkit.data.storage.braces import MAX_NAMES
 from clipkit.data.storage.cache import read_small_file
@@ -138,6 +139,24 @@ class EvaluationDataset:
             numbers = read_classes(raw.members, field)
         return None if numbers is None else tuple(numbers)
 
+    def value(self, sample_id: int, field: str) -> str | None:
+        """Read a value that describes a sample, such as its patient, product or language.
+
+        Args:
+            sample_id: Position of the sample in the data set.
+            field: A member ("txt") or a field of a JSON member ("json:patient_id").
+
+        Returns:
+            The value as text; None if the sample has none.
+
+        Raises:
+            SampleError: If the member cannot be read.
+        """
+        raw = self._reader.read(sample_id, leave_out=IMAGE_EXTENSIONS)
+        with sample_errors(self.name, raw.key):
+            value = read_value(raw.members, field)
+        return None if value is None else str(value)
+
 
 def as_dataset(data: str | Path | EvaluationDataset, split: str) -> EvaluationDataset:
     """Return the data set itself, or open the folder or URL."""
@@ -182,12 +201,12 @@ def open_dataset(
     name = address.rpartition("/")[2] if "{" not in address else address
     for raw in [address] if hub_address(address) else [f"{address}/{split}", address]:
         if is_raw(raw):
-            packed = pack_to_cache(raw, allow_outside=allow_outside)
+            listed, templates = _texts_near(raw, address)
+            packed = pack_to_cache(raw, class_names=listed or None, allow_outside=allow_outside)
+            names = packed.class_names or listed
             index = ShardIndex.from_urls(packed.shards)
-            task = _TASKS["classification" if packed.class_names else "retrieval"]
-            return EvaluationDataset(
-                name, index, packed.class_names, (), task, caption, label_field
-            )
+            task = _TASKS["classification" if names else "retrieval"]
+            return EvaluationDataset(name, index, names, templates, task, caption, label_field)
     is_folder = not address.endswith(".tar") and UNION not in address
     count = _read_text(f"{address}/{split}/nshards.txt") if is_folder else None
     if count is not None:
@@ -200,6 +219,30 @@ def open_dataset(
     return EvaluationDataset(name, index, *_describe(address), caption, label_field)
 
 
+def _texts_near(raw: str, address: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the classes and templates in the text files next to a table or folder, or above it.
+
+    A table or folder that lacks a class would otherwise number the others without it.
+    """
+    if hub_address(raw):
+        return (), ()
+    path = local_path(raw)
+    folders = [path] if path.is_dir() else []
+    folders += [path.parent] if path.is_file() or raw != address else []
+    names, templates = (
+        next(filter(None, (_read_text(f"{folder}/{file}") for folder in folders)), "")
+        for file in (CLASS_NAMES_FILE, _TEMPLATES)
+    )
+    return parse_class_names(names), _templates_in(templates, f"{address}/{_TEMPLATES}")
+
+
+def _templates_in(text: str, where: str) -> tuple[str, ...]:
+    templates = tuple(filter(None, parse_class_names(text)))
+    if templates:
+        check_templates(templates, where)
+    return templates
+
+
 def _describe(address: str) -> tuple[tuple[str, ...], tuple[str, ...], str]:
     """Return class names, templates and task from the text files next to the data."""
     if UNION in address:
@@ -208,11 +251,8 @@ def _describe(address: str) -> tuple[tuple[str, ...], tuple[str, ...], str]:
     kind = (_read_text(f"{folder}/dataset_type.txt") or "classification").strip().lower()
     if kind not in _TASKS:
         raise DataError(f"{folder}/dataset_type.txt: expected {' or '.join(_TASKS)}, got {kind!r}")
-    names = parse_class_names(_read_text(f"{folder}/classnames.txt") or "")
-    lines = parse_class_names(_read_text(f"{folder}/{_TEMPLATES}") or "")
-    templates = tuple(filter(None, lines))
-    if templates:
-        check_templates(templates, f"{folder}/{_TEMPLATES}")
+    names = parse_class_names(_read_text(f"{folder}/{CLASS_NAMES_FILE}") or "")
+    templates = _templates_in(_read_text(f"{folder}/{_TEMPLATES}") or "", f"{folder}/{_TEMPLATES}")
     return names, templates, _TASKS[kind]
 
 

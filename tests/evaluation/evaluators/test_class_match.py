@@ -161,3 +161,58 @@ def test_numbers_beyond_the_names():
     with pytest.raises(DataError, match="class 7"):
         ClassMatch(["b"], ["a", "b"], "val").labels(torch.tensor([7]))
     assert ClassMatch([], [], "val").labels(torch.tensor([7])).tolist() == [7]
+
+
+def table_of(path, names, per_class=2):
+    """A table whose images are in folders next to it, as ``folder_of`` writes them."""
+    rows = [f"p/{name}/{n}.png,{name}" for name in names for n in range(per_class)]
+    path.write_text("\n".join(["image,label", *rows]))
+    return path
+
+
+def test_a_table_that_lacks_classes_takes_their_numbers_from_classnames(tmp_path, encoder):
+    folder_of(tmp_path / "p", NAMES)
+    full = ZeroShotClassification(table_of(tmp_path / "full.csv", NAMES)).predict(encoder)
+    part = table_of(tmp_path / "part.csv", ("dog", "bee"))
+    alone = ZeroShotClassification(part).predict(encoder)
+    assert (alone.class_names, alone.labels.tolist()) == (("bee", "dog"), [1, 1, 0, 0])
+
+    (tmp_path / "classnames.txt").write_text("dog\ncat\nbee\nant\n")
+    named = ZeroShotClassification(part).predict(encoder)
+
+    assert named.class_names == ("dog", "cat", "bee", "ant")
+    assert named.labels.tolist() == [0, 0, 2, 2]
+    order = [NAMES.index(name) for name in named.class_names]
+    rows = [6, 7, 2, 3]  # dogs and bees of the complete table
+    torch.testing.assert_close(named.scores, full.scores[rows][:, order], atol=1e-5, rtol=0)
+    head = LabelHeadClassification(part).predict(encoder)
+    assert head.labels.tolist() == [3, 3, 1, 1]  # the head's own numbers, by name
+
+
+def test_numbers_of_a_table_are_named_by_classnames(tmp_path, encoder):
+    folder_of(tmp_path / "p", NAMES, 1)
+    rows = [f"p/{name}/0.png,{number}" for number, name in enumerate(NAMES)]
+    (tmp_path / "t.csv").write_text("\n".join(["image,label", *rows[1:3]]))
+    (tmp_path / "classnames.txt").write_text("\n".join(NAMES))
+    (tmp_path / "zeroshot_classification_templates.txt").write_text("one {c}\n")
+    evaluator = ZeroShotClassification(tmp_path / "t.csv")
+    assert evaluator.class_names == NAMES
+    assert evaluator.templates == ("one {c}",)
+    assert evaluator.predict(encoder).labels.tolist() == [1, 2]
+    (tmp_path / "classnames.txt").write_text("ant\nbee\n")
+    with pytest.raises(DataError, match="class 2: expected 0 to 1"):
+        ZeroShotClassification(tmp_path / "t.csv")
+
+
+def test_a_split_in_folders_takes_the_classes_of_the_data_set(tmp_path, encoder, caplog):
+    folder_of(tmp_path / "set" / "train", NAMES, 6)
+    folder_of(tmp_path / "set" / "test", ("cat",), 2)
+    (tmp_path / "set" / "classnames.txt").write_text("\n".join(NAMES))
+    assert ZeroShotClassification(tmp_path / "set").predict(encoder).labels.tolist() == [2, 2]
+    probe = LinearProbe(tmp_path / "set")
+    assert probe.class_names == NAMES
+    assert probe._features(encoder, probe.test)[1].tolist() == [2, 2]
+    assert not caplog.text
+    (tmp_path / "set" / "classnames.txt").write_text("ant\nbee\n")
+    with pytest.raises(DataError, match="'cat' is not among the 2 known classes"):
+        ZeroShotClassification(tmp_path / "set")
