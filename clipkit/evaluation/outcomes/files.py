@@ -26,7 +26,8 @@ def save_outcomes(path: Path | str, parts: Sequence[Outcomes]) -> None:
         parts: Outcomes of each part of a measurement.
 
     Examples:
-        >>> save_outcomes("retrieval.npz", evaluation.outcomes)
+        >>> outcomes = Outcomes("means", ("a", "b"), ("a", "b"), {"acc": torch.tensor([1.0, 0.0])})
+        >>> save_outcomes("pairs.npz", [outcomes])
     """
     arrays: dict[str, np.ndarray[tuple[int, ...], np.dtype[np.generic]]] = {}
     headers = []
@@ -53,8 +54,10 @@ def load_outcomes(path: Path | str) -> tuple[Outcomes, ...]:
         DataError: If the file does not exist or is not such a file.
 
     Examples:
-        >>> [part.prefix for part in load_outcomes("retrieval.npz")]
-        ['image_to_text/', 'text_to_image/']
+        >>> outcomes = Outcomes("means", ("a", "b"), ("a", "b"), {"acc": torch.tensor([1.0, 0.0])})
+        >>> save_outcomes("pairs.npz", [outcomes])
+        >>> load_outcomes("pairs.npz")[0].keys
+        ('a', 'b')
     """
     try:
         with np.load(path, allow_pickle=False) as file:
