@@ -20,6 +20,7 @@ __all__ = [
     "FaultBudgetExceeded",
     "MetricError",
     "NonFiniteError",
+    "RankLostError",
     "SampleError",
     "ShardError",
 ]
@@ -87,6 +88,10 @@ class MetricError(ClipkitError, ValueError):
 
 class NonFiniteError(ClipkitError):
     """A loss or gradient is NaN or infinite."""
+
+
+class RankLostError(ClipkitError):
+    """A process of a run with several ranks ended or was stopped."""
 
 
 def check_at_least(option: str, value: float | None, least: float) -> None:

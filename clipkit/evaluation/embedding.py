@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
 from clipkit.data.text.tokenizer import Tokenizer
+from clipkit.distributed.agreement import same_errors
 from clipkit.distributed.collectives import gather_rows, gather_sizes, world_size
 from clipkit.evaluation.datasets.dataset import EvaluationDataset
 from clipkit.evaluation.datasets.loading import decoded_chunks, ids_of_rank
@@ -62,7 +64,7 @@ def embed_pairs(
         DataError: If an image cannot be decoded.
     """
     ids = ids_of_rank(data, options)
-    with evaluating(encoder, options.precision):
+    with same_errors(), evaluating(encoder, options.precision):
         local = _embed_rank(encoder, data, ids, options, tokenizer, captions)
     return _join_ranks(local, ids)
 
@@ -151,4 +153,4 @@ def _gather_texts(
     num_bytes = [size[0] for size in gather_sizes(len(raw), device=device)]
     joined = bytes(gather_rows(raw, num_bytes).cpu().numpy())
     ends = gather_rows(lengths, sizes).cumsum(0).tolist()
-    return [joined[start:end].decode() for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+    return [joined[start:end].decode() for start, end in pairwise([0, *ends])]

@@ -61,26 +61,36 @@ def run(args: argparse.Namespace) -> int:
     check_output_file("--output", args.output)
     check_output_folder("--report", args.report, ["report.html"])
 
+    from clipkit.distributed.process_group import process_group
+
+    with process_group(args.device) as device:
+        return _measure(args, device)
+
+
+def _measure(args: argparse.Namespace, device: str) -> int:
+    from clipkit.distributed.agreement import of_first_rank, same_errors
     from clipkit.evaluation import EvaluationSuite, make_evaluator, open_dataset
     from clipkit.evaluation.evaluators.suite import flat_metrics
     from clipkit.evaluation.report import evaluate_with_report
     from clipkit.models import load_model
 
     samples, options = sample_options(args), embed_options(args)
-    tasks = list(dict.fromkeys(args.task or [open_dataset(args.data, args.split, **samples).task]))
-    evaluators = {
-        task: make_evaluator(
-            task,
-            args.data,
-            args.split,
-            train_split=args.train_split,
-            widths=args.width,
-            options=options,
-            **samples,
-        )
-        for task in tasks
-    }
-    encoder, weights = load_model(args.model, args.device, args.weights)
+    with same_errors():
+        tasks = args.task or [open_dataset(args.data, args.split, **samples).task]
+        tasks = list(dict.fromkeys(tasks))
+        evaluators = {
+            task: make_evaluator(
+                task,
+                args.data,
+                args.split,
+                train_split=args.train_split,
+                widths=args.width,
+                options=options,
+                **samples,
+            )
+            for task in tasks
+        }
+        encoder, weights = load_model(args.model, device, args.weights)
     if args.report is None:
         suite = EvaluationSuite(evaluators)
         metrics = suite.run(encoder) if len(tasks) > 1 else evaluators[tasks[0]].run(encoder)
@@ -104,7 +114,7 @@ def run(args: argparse.Namespace) -> int:
             "versions": versions(),
             "date": datetime.now().astimezone().isoformat(timespec="seconds"),
         }
-        write_json(args.output, record)
+        of_first_rank(lambda: write_json(args.output, record))
     return 0
 
 

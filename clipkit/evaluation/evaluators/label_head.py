@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 
+from clipkit.distributed.agreement import same_errors
 from clipkit.distributed.collectives import gather_rows, gather_sizes
 from clipkit.errors import ConfigError
 from clipkit.evaluation.datasets.dataset import EvaluationDataset, as_dataset
@@ -93,7 +94,7 @@ def head_scores(
     head, device = label_head_of(encoder), encoder.log_logit_scale.device
     scores = [torch.empty(0, head.num_classes, device=device)]
     labels, keys = list[int](), list[str]()
-    with evaluating(encoder, options.precision):
+    with same_errors(), evaluating(encoder, options.precision):
         for chunk in decoded_chunks(encoder, data, ids_of_rank(data, options), options):
             scores.append(encoder.classify(*chunk.pixels(device)).float())
             labels += chunk.labels

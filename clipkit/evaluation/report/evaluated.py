@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from clipkit.atomic_files import write_bytes
+from clipkit.distributed.collectives import rank
 from clipkit.evaluation.evaluators.base import Evaluator
 from clipkit.evaluation.evaluators.class_report import ClassReport, PerClass
 from clipkit.evaluation.evaluators.label_head import LabelHeadClassification
@@ -62,6 +63,8 @@ def evaluate_with_report(
             metrics[name] = reports[name].metrics()
         else:
             metrics[name] = evaluator.run(encoder)
+    if rank() > 0:
+        return metrics
     confusions = {
         name: Confusion(report.class_names, report.confusion.tolist())
         for name, report in reports.items()
