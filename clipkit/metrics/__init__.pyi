@@ -6,16 +6,21 @@ from .functional import (
     retrieval_recall,
     topk_accuracy,
 )
+from .pair_ranks import PairRanks, pair_ranks
 from .per_class import average_precisions, mean_average_precision
+from .query_measures import query_measures
 from .retrieval import RetrievalMetrics
 
 __all__ = [
     "ClassificationMetrics",
+    "PairRanks",
     "RetrievalMetrics",
     "average_precisions",
     "classification_accuracy",
     "mean_average_precision",
     "mean_per_class_recall",
+    "pair_ranks",
+    "query_measures",
     "retrieval_ranks",
     "retrieval_recall",
     "topk_accuracy",

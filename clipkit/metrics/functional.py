@@ -6,19 +6,15 @@ maps everything to one point therefore gets 0, in any order of the candidates, a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
 from clipkit.errors import MetricError
+from clipkit.metrics.pair_ranks import pair_ranks
 from clipkit.types import IGNORE_LABEL
-
-_CHUNK = 1024
-_NEAR = 1e-5  # above the error of fp32 dot products of unit vectors; below it, fp64 decides
-_SAME = 1e-12  # above the difference of fp64 dot products of equal vectors
 
 
 @torch.no_grad()
@@ -28,6 +24,7 @@ def retrieval_recall(
     text_to_image: Int64[Tensor, " texts"],
     ks: Sequence[int] = (1, 5, 10),
     chunk_size: int | None = None,
+    over_ranks: bool = False,
 ) -> dict[str, float]:
     """Compute recall at k, from images to texts and from texts to images.
 
@@ -40,6 +37,8 @@ def retrieval_recall(
         text_to_image: Row of the image of each text.
         ks: Numbers of best candidates that are considered.
         chunk_size: Rows and columns of the similarities held at a time; None for 1,024.
+        over_ranks: Whether the ranks of the process group divide the work. All of them then call
+            this function with the same arguments and get the same recall.
 
     Returns:
         ``image_to_text/recall_at_K`` and ``text_to_image/recall_at_K`` for each K, 0 to 1.
@@ -52,7 +51,7 @@ def retrieval_recall(
         >>> retrieval_recall(one, one, torch.arange(4), ks=(1,))
         {'image_to_text/recall_at_1': 1.0, 'text_to_image/recall_at_1': 1.0}
     """
-    of_images, of_texts = retrieval_ranks(image, text, text_to_image, chunk_size)
+    of_images, of_texts = retrieval_ranks(image, text, text_to_image, chunk_size, over_ranks)
     of_images = of_images[torch.unique(text_to_image)]
     scores: dict[str, float] = {}
     for direction, ranks in (("image_to_text", of_images), ("text_to_image", of_texts)):
@@ -66,17 +65,19 @@ def retrieval_ranks(
     text: Float[Tensor, "texts D"],
     text_to_image: Int64[Tensor, " texts"],
     chunk_size: int | None = None,
+    over_ranks: bool = False,
 ) -> tuple[Int64[Tensor, " images"], Int64[Tensor, " texts"]]:
     """Compute the rank of the best correct candidate of each image and of each text.
 
-    Memory is linear in the numbers of images and texts. Comparisons that fp32 cannot decide are
-    made in fp64, so that the ranks depend neither on the chunk size nor on the candidates' order.
+    ``pair_ranks`` has more than one correct image for a text, and all correct candidates.
 
     Args:
         image: Unit-norm embeddings of distinct images.
         text: Unit-norm embeddings of texts.
         text_to_image: Row of the image of each text.
         chunk_size: Rows and columns of the similarities held at a time; None for 1,024.
+        over_ranks: Whether the ranks of the process group divide the work. All of them then call
+            this function with the same arguments and get the same ranks.
 
     Returns:
         The number of incorrect candidates that score at least as high: for each image over texts
@@ -85,49 +86,17 @@ def retrieval_ranks(
     Raises:
         MetricError: If an embedding is NaN or infinite, or the shapes do not fit.
     """
-    _check_retrieval(image, text, text_to_image)
-    chunk = _CHUNK if chunk_size is None else chunk_size
-    if chunk < 1:
-        raise MetricError(f"chunk_size: expected a positive number or None, got {chunk_size}")
-    image, text = image.float(), text.float()
-    parts = zip(torch.split(text_to_image, chunk), torch.split(text, chunk), strict=True)
-    of_texts = torch.cat([(image[i].double() * part.double()).sum(1) for i, part in parts])
-    lowest = of_texts.new_full((len(image),), -torch.inf)
-    of_images = lowest.scatter_reduce(0, text_to_image, of_texts, "amax")
-    image_ranks = torch.zeros_like(of_images, dtype=torch.int64)
-    text_ranks = torch.zeros_like(of_texts, dtype=torch.int64)
-    with _full_float32_products():
-        for i in range(0, len(image), chunk):
-            rows = slice(i, i + chunk)
-            for j in range(0, len(text), chunk):
-                columns = slice(j, j + chunk)
-                tile = _Tile(image[rows], text[columns], text_to_image[columns] - i)
-                image_ranks[rows] += tile.not_below(of_images[rows, None]).sum(1)
-                text_ranks[columns] += tile.not_below(of_texts[None, columns]).sum(0)
-    return image_ranks, text_ranks
-
-
-class _Tile:
-    """Scores of some images and texts, without the correct combinations."""
-
-    def __init__(self, image: Tensor, text: Tensor, owner: Tensor) -> None:
-        self.image, self.text = image, text
-        self.scores = image @ text.T
-        inside = ((owner >= 0) & (owner < len(image))).nonzero().squeeze(1)
-        self.scores[owner[inside], inside] = -torch.inf
-
-    def not_below(self, threshold: Tensor) -> Tensor:
-        """Return where a score reaches ``threshold`` (fp64; one per row or per column)."""
-        difference = self.scores - threshold.float()
-        reached = difference > _NEAR
-        rows, columns = (difference.abs() <= _NEAR).nonzero(as_tuple=True)
-        if len(rows) > reached.numel() // 64:  # a collapsed model: all scores are equal
-            exact = (self.image.double() @ self.text.double().T)[rows, columns]
-        else:
-            exact = (self.image[rows].double() * self.text[columns].double()).sum(1)
-        wanted = threshold.expand_as(reached)[rows, columns]
-        reached[rows, columns] = exact >= wanted - _SAME
-        return reached
+    if text_to_image.shape != text.shape[:1]:
+        raise MetricError(
+            f"text_to_image: expected one entry per text, got {list(image.shape)}, "
+            f"{list(text.shape)} and {list(text_to_image.shape)}"
+        )
+    pairs = torch.stack([text_to_image, torch.arange(len(text), device=text_to_image.device)], 1)
+    of_images, of_texts = pair_ranks(image, text, pairs, chunk_size, over_ranks)
+    ranks = torch.full((len(image),), len(text), dtype=torch.int64, device=image.device)
+    is_best = of_images.correct == 0
+    ranks[of_images.query[is_best]] = of_images.incorrect[is_best]
+    return ranks, of_texts.incorrect
 
 
 @torch.no_grad()
@@ -246,24 +215,6 @@ def _labelled_ranks(scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     return label_ranks(scores[labelled], labels[labelled]), labels[labelled]
 
 
-def _check_retrieval(image: Tensor, text: Tensor, text_to_image: Tensor) -> None:
-    shapes = f"{list(image.shape)}, {list(text.shape)} and {list(text_to_image.shape)}"
-    if image.ndim != 2 or text.ndim != 2 or image.shape[1] != text.shape[1]:
-        raise MetricError(f"image, text, text_to_image: expected [N D], [M D], [M], got {shapes}")
-    if text_to_image.shape != text.shape[:1]:
-        raise MetricError(f"text_to_image: expected one entry per text, got {shapes}")
-    if not len(image) or not len(text):
-        raise MetricError(f"image and text: expected at least one of each, got {shapes}")
-    for name, values in (("image", image), ("text", text)):
-        if not values.isfinite().all():
-            raise MetricError(f"{name}: expected finite embeddings, got NaN or infinity")
-    if not 0 <= int(text_to_image.min()) <= int(text_to_image.max()) < len(image):
-        raise MetricError(
-            f"text_to_image: expected rows 0 to {len(image) - 1}, "
-            f"got {int(text_to_image.min())} to {int(text_to_image.max())}"
-        )
-
-
 def checked_ks(ks: Sequence[int]) -> Sequence[int]:
     """Refuse numbers of candidates below 1."""
     if not ks or min(ks) < 1:
@@ -275,14 +226,3 @@ def _share(hits: Tensor) -> float:
     if not len(hits):
         raise MetricError("expected at least one sample to score, got none")
     return float(hits.double().mean())
-
-
-@contextmanager
-def _full_float32_products() -> Iterator[None]:
-    """Disable TF32: its error of 1e-3 would change ranks."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
