@@ -129,8 +129,8 @@ def _join_ranks(local: EmbeddedPairs, ids: Sequence[int]) -> EmbeddedPairs:
     image_order = gather_rows(local_ids, num_images).cpu().argsort()
     text_to_image = gather_rows(local.text_to_image, num_texts).cpu()
     text_order = text_to_image.argsort(stable=True)
-    keys = _gather_texts(local.keys, num_images, device)
-    captions = _gather_texts(local.captions, num_texts, device)
+    keys = gather_texts(local.keys, num_images, device)
+    captions = gather_texts(local.captions, num_texts, device)
     return EmbeddedPairs(
         images=gather_rows(local.images, num_images).cpu()[image_order],
         texts=gather_rows(local.texts, num_texts).cpu()[text_order],
@@ -141,9 +141,7 @@ def _join_ranks(local: EmbeddedPairs, ids: Sequence[int]) -> EmbeddedPairs:
     )
 
 
-def _gather_texts(
-    texts: Sequence[str], sizes: Sequence[int], device: torch.device
-) -> Sequence[str]:
+def gather_texts(texts: Sequence[str], sizes: Sequence[int], device: torch.device) -> Sequence[str]:
     """Gather the texts of all ranks as UTF-8 bytes, without pickle."""
     if world_size() == 1:
         return texts

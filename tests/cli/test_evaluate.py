@@ -16,7 +16,13 @@ import torch
 from clipkit.cli import embed
 from clipkit.cli.evaluate import command as evaluate
 from clipkit.errors import CheckpointError, ClipkitError, ConfigError
-from clipkit.evaluation import LinearProbe, Retrieval, ZeroShotClassification
+from clipkit.evaluation import (
+    LinearProbe,
+    Retrieval,
+    ZeroShotClassification,
+    load_outcomes,
+    outcome_metrics,
+)
 from clipkit.models import from_open_clip
 from tests.helpers.evaluation_data import OPEN_CLIP, captions, write_layout
 from tests.helpers.open_clip_names import named_config
@@ -68,7 +74,8 @@ def test_evaluate_takes_the_task_from_the_data_and_writes_what_the_evaluator_say
     assert (record["model"], record["data"], record["split"]) == (model, str(root), "test")
     assert torch.__version__.startswith(record["versions"]["torch"])
     assert datetime.fromisoformat(record["date"]).tzinfo is not None
-    assert [path.name for path in output.parent.iterdir()] == ["numbers.json"]
+    names = {path.name for path in output.parent.iterdir()}
+    assert names <= {"numbers.json", "numbers.outcomes.npz"}
     assert "text_to_image/recall_at_1" in capsys.readouterr().out
 
 
@@ -81,6 +88,37 @@ def test_evaluate_runs_several_tasks_under_their_names(tmp_path, root, model, en
     expected = {f"zero-shot/{k}": v for k, v in ZeroShotClassification(root).run(encoder).items()}
     expected |= {f"linear-probe/{k}": v for k, v in LinearProbe(root).run(encoder).items()}
     assert json.loads(output.read_text())["metrics"] == expected
+
+
+def test_evaluate_writes_outcomes_and_intervals(tmp_path, root, model, encoder, capsys):
+    output = tmp_path / "numbers.json"
+    words = ["--model", model, "--data", root, "--output", output]
+
+    call(evaluate, *words, "--task", "zero-shot", "--task", "linear-probe")
+
+    record = json.loads(output.read_text())
+    outcomes = load_outcomes(tmp_path / "numbers.outcomes.npz")
+    values = {name: v for part in outcomes for name, v in outcome_metrics(part).items()}
+    assert values.items() <= record["metrics"].items()
+    low, high = record["intervals"]["zero-shot/top1"]
+    assert low <= record["metrics"]["zero-shot/top1"] <= high
+    assert record["primary_metrics"]["zero-shot"] == "zero-shot/top1"
+    assert record["templates"]["zero-shot"] == list(ZeroShotClassification(root).templates)
+    assert "95 % interval" in capsys.readouterr().out
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "numbers.json", "numbers.outcomes.npz",
+    ]  # fmt: skip
+
+
+def test_outcomes_of_every_class_are_those_of_the_page(tmp_path, root, model):
+    words = ["--model", model, "--data", root, "--task", "zero-shot"]
+
+    call(evaluate, *words, "--output", tmp_path / "a.json")
+    call(evaluate, *words, "--output", tmp_path / "b.json", "--report", tmp_path / "report")
+
+    first, second = (load_outcomes(tmp_path / f"{name}.outcomes.npz")[0] for name in "ab")
+    assert first.keys == second.keys
+    assert torch.equal(first.columns["chosen"], second.columns["chosen"])
 
 
 def test_evaluate_without_output_only_prints(root, model, capsys):

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from datetime import datetime
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from clipkit.atomic_files import write_json
 from clipkit.cli.arguments import (
     add_command,
     add_data_arguments,
@@ -18,7 +17,11 @@ from clipkit.cli.arguments import (
     shown_weights,
     versions,
 )
+from clipkit.cli.evaluate.record import write_record
 from clipkit.cli.outputs import check_output_file, check_output_folder
+
+if TYPE_CHECKING:
+    from clipkit.evaluation.comparison.intervals import Interval
 
 TASKS: Final = ("retrieval", "zero-shot", "label-head", "multi-label", "linear-probe")
 
@@ -69,9 +72,10 @@ def run(args: argparse.Namespace) -> int:
 
 def _measure(args: argparse.Namespace, device: str) -> int:
     from clipkit.distributed.agreement import of_first_rank, same_errors
-    from clipkit.evaluation import EvaluationSuite, make_evaluator, open_dataset
-    from clipkit.evaluation.evaluators.suite import flat_metrics
-    from clipkit.evaluation.report import evaluate_with_report
+    from clipkit.evaluation import make_evaluator, open_dataset
+    from clipkit.evaluation.comparison import metric_intervals
+    from clipkit.evaluation.evaluators.suite import joined
+    from clipkit.evaluation.report.evaluated import report_evaluations
     from clipkit.models import load_model
 
     samples, options = sample_options(args), embed_options(args)
@@ -92,33 +96,35 @@ def _measure(args: argparse.Namespace, device: str) -> int:
         }
         encoder, weights = load_model(args.model, device, args.weights)
     if args.report is None:
-        suite = EvaluationSuite(evaluators)
-        metrics = suite.run(encoder) if len(tasks) > 1 else evaluators[tasks[0]].run(encoder)
+        by_task = {task: evaluator.evaluate(encoder) for task, evaluator in evaluators.items()}
     else:
         title = f"{Path(args.model).name}{shown_weights(weights)} on {Path(args.data).name}"
-        by_task = evaluate_with_report(
+        by_task = report_evaluations(
             encoder, evaluators, args.report, title=title, versions=versions()
         )
-        metrics = by_task[tasks[0]] if len(tasks) == 1 else flat_metrics(by_task)
-    _print_table(f"{args.model}{shown_weights(weights)} on {args.data}", metrics)
+    evaluation = by_task[tasks[0]] if len(tasks) == 1 else joined(by_task)
+    intervals = of_first_rank(lambda: metric_intervals(evaluation.outcomes))
+    title = f"{args.model}{shown_weights(weights)} on {args.data}"
+    _print_table(title, evaluation.metrics, intervals)
     if args.output is not None:
         of_data = next((e.class_names for e in evaluators.values() if e.class_names), ())
         of_model = () if encoder.label_head is None else encoder.label_head.class_names
-        record = {
+        arguments = {
             **{name: getattr(args, name) for name in ("model", "data", "split", "limit")},
             "precision": args.precision,
             "weights": weights,
-            "tasks": tasks,
-            "metrics": metrics,
             "class_names": {"data": list(of_data), "model": list(of_model)},
             "versions": versions(),
-            "date": datetime.now().astimezone().isoformat(timespec="seconds"),
         }
-        of_first_rank(lambda: write_json(args.output, record))
+        of_first_rank(
+            lambda: write_record(args.output, arguments, evaluators, evaluation, intervals)
+        )
     return 0
 
 
-def _print_table(title: str, metrics: dict[str, float]) -> None:
+def _print_table(
+    title: str, metrics: Mapping[str, float], intervals: Mapping[str, Interval]
+) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -127,7 +133,12 @@ def _print_table(title: str, metrics: dict[str, float]) -> None:
     table = Table()
     table.add_column("Metric")
     table.add_column("Value", justify="right")
+    if intervals:
+        table.add_column("95 % interval", justify="right")
     for name, value in metrics.items():
         is_share = 0 <= value <= 1 and not name.endswith("l2")
-        table.add_row(name, f"{100 * value:.2f} %" if is_share else f"{value:g}")
+        factor, digits = (100, ".2f") if is_share else (1, "g")
+        ends = [f"{factor * end:{digits}}" for end in intervals.get(name, ())]
+        shown = f"{factor * value:{digits}}" + " %" * is_share
+        table.add_row(name, shown, *([" to ".join(ends)] if intervals else []))
     console.print(table)

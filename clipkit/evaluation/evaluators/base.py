@@ -18,11 +18,13 @@ class Evaluator(ABC):
             empty if there is none. ``SaveCheckpoint(monitor=NAME)`` watches it, where NAME is the
             evaluator's name in ``ZeroShotEvaluation``.
         greater_is_better: Whether a greater value of ``primary_metric`` is better.
+        templates: Sentences that class names are inserted into; empty if the evaluator uses none.
     """
 
     class_names: tuple[str, ...] = ()
     primary_metric: str = ""
     greater_is_better: bool = True
+    templates: tuple[str, ...] = ()
 
     @abstractmethod
     def run(self, encoder: DualEncoder) -> dict[str, float]:

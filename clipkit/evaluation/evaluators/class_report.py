@@ -11,8 +11,8 @@ from torch import Tensor
 
 from clipkit.evaluation.evaluators.base import Evaluator
 from clipkit.evaluation.evaluators.label_head import LabelHeadClassification
-from clipkit.evaluation.evaluators.zero_shot import ZeroShotClassification
-from clipkit.metrics.functional import classification_accuracy
+from clipkit.evaluation.evaluators.zero_shot import ZeroShotClassification, evaluate_predictions
+from clipkit.evaluation.outcomes.outcomes import Evaluation, Outcomes
 from clipkit.metrics.per_class import (
     ClassScores,
     average_precisions,
@@ -34,6 +34,7 @@ class ClassReport:
         average_precision: Average precision of each class against all others; NaN if the class does
             not occur.
         confusion: Number of images of each true class (row) and predicted class (column).
+        outcomes: Outcome of each image.
     """
 
     class_names: tuple[str, ...]
@@ -41,6 +42,7 @@ class ClassReport:
     scores: ClassScores
     average_precision: Float[Tensor, " C"]
     confusion: Int64[Tensor, "C C"]
+    outcomes: Outcomes
 
     def metrics(self) -> dict[str, float]:
         """Return all metrics in one flat dict, without classes that do not occur."""
@@ -57,6 +59,10 @@ class ClassReport:
             values[f"f1/{name}"] = float(self.scores.f1[number])
             values[f"average_precision/{name}"] = float(self.average_precision[number])
         return values
+
+    def evaluation(self) -> Evaluation:
+        """Return all metrics with the outcome of each image."""
+        return Evaluation(self.metrics(), (self.outcomes,))
 
 
 @final
@@ -87,16 +93,22 @@ class PerClass(Evaluator):
         """
         predictions = self.classifier.predict(encoder)
         scores, labels = predictions.scores, predictions.labels
+        evaluation = evaluate_predictions(predictions)
         num_classes = scores.shape[1]
         confusion = confusion_matrix(chosen_classes(scores, labels), labels, num_classes)
         return ClassReport(
             class_names=predictions.class_names,
-            accuracy=classification_accuracy(scores, labels),
+            accuracy=evaluation.metrics,
             scores=class_scores(confusion),
             average_precision=average_precisions(scores, F.one_hot(labels, num_classes)),
             confusion=confusion,
+            outcomes=evaluation.outcomes[0],
         )
 
     def run(self, encoder: DualEncoder) -> dict[str, float]:
         """Return ``ClassReport.metrics``."""
-        return self.measure(encoder).metrics()
+        return self.evaluate(encoder).metrics
+
+    def evaluate(self, encoder: DualEncoder) -> Evaluation:
+        """Return ``ClassReport.metrics`` and the outcome of each image."""
+        return self.measure(encoder).evaluation()

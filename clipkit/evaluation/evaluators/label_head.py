@@ -15,11 +15,16 @@ from clipkit.distributed.collectives import gather_rows, gather_sizes
 from clipkit.errors import ConfigError
 from clipkit.evaluation.datasets.dataset import EvaluationDataset, as_dataset
 from clipkit.evaluation.datasets.loading import decoded_chunks, ids_of_rank
+from clipkit.evaluation.embedding import gather_texts
 from clipkit.evaluation.evaluators.base import Evaluator
 from clipkit.evaluation.evaluators.class_match import head_names, match_head
-from clipkit.evaluation.evaluators.zero_shot import Predictions, require_classes
+from clipkit.evaluation.evaluators.zero_shot import (
+    Predictions,
+    evaluate_predictions,
+    require_classes,
+)
 from clipkit.evaluation.inference import MOVED_TO_OPTIONS, EmbedOptions
-from clipkit.metrics.functional import classification_accuracy
+from clipkit.evaluation.outcomes.outcomes import Evaluation
 from clipkit.models import DualEncoder, LabelHead
 from clipkit.models.evaluating import evaluating
 from clipkit.renamed_arguments import renamed_arguments
@@ -68,13 +73,20 @@ class LabelHeadClassification(Evaluator):
         scores, labels, keys = head_scores(encoder, self.data, self.options)
         labels = match_head(self.class_names, head, self.data.name).labels(labels)
         require_classes(labels, head.num_classes, keys, self.data)
-        names = head_names(self.class_names, head)
-        return Predictions(in_data_order(scores, ids), in_data_order(labels, ids), names)
+        return Predictions(
+            in_data_order(scores, ids),
+            in_data_order(labels, ids),
+            head_names(self.class_names, head),
+            texts_in_data_order(keys, ids, scores.device),
+        )
 
     def run(self, encoder: DualEncoder) -> dict[str, float]:
         """Return the metrics; ``top5`` only if there are at least five classes."""
-        predictions = self.predict(encoder)
-        return classification_accuracy(predictions.scores, predictions.labels)
+        return self.evaluate(encoder).metrics
+
+    def evaluate(self, encoder: DualEncoder) -> Evaluation:
+        """Return the metrics and the outcome of each image."""
+        return evaluate_predictions(self.predict(encoder))
 
 
 def label_head_of(encoder: DualEncoder) -> LabelHead:
@@ -107,3 +119,13 @@ def in_data_order(rows: Shaped[Tensor, "B *rest"], ids: Sequence[int]) -> Shaped
     sizes = [size[0] for size in gather_sizes(len(rows), device=rows.device)]
     order = gather_rows(torch.tensor(ids, device=rows.device), sizes).argsort()
     return gather_rows(rows, sizes)[order].cpu()
+
+
+def texts_in_data_order(
+    texts: Sequence[str], ids: Sequence[int], device: torch.device
+) -> tuple[str, ...]:
+    """Gather the texts of all ranks in the order of the data, on every rank."""
+    sizes = [size[0] for size in gather_sizes(len(texts), device=device)]
+    order = gather_rows(torch.tensor(ids, device=device), sizes).argsort()
+    gathered = gather_texts(texts, sizes, device)
+    return tuple(gathered[position] for position in order.tolist())

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import final
 
 from clipkit.errors import ConfigError
 from clipkit.evaluation.evaluators.base import Evaluator
+from clipkit.evaluation.outcomes.outcomes import Evaluation
 from clipkit.models import DualEncoder
 
 
@@ -37,7 +39,24 @@ class EvaluationSuite(Evaluator):
 
     def run(self, encoder: DualEncoder) -> dict[str, float]:
         """Return all metrics in one flat dict, ``NAME/METRIC``."""
-        return flat_metrics({name: e.run(encoder) for name, e in self.evaluators.items()})
+        return self.evaluate(encoder).metrics
+
+    def evaluate(self, encoder: DualEncoder) -> Evaluation:
+        """Return the metrics and outcomes of all evaluators, each name after ``NAME/``."""
+        return joined({name: e.evaluate(encoder) for name, e in self.evaluators.items()})
+
+
+def joined(by_name: Mapping[str, Evaluation]) -> Evaluation:
+    """Return the results of several evaluators as one, each name after ``NAME/``."""
+    return Evaluation(
+        flat_metrics({name: evaluation.metrics for name, evaluation in by_name.items()}),
+        tuple(
+            replace(part, prefix=f"{name}/{part.prefix}")
+            for name, evaluation in by_name.items()
+            for part in evaluation.outcomes
+        ),
+        flat_metrics({name: evaluation.details for name, evaluation in by_name.items()}),
+    )
 
 
 def flat_metrics(by_name: Mapping[str, Mapping[str, float]]) -> dict[str, float]:

@@ -195,11 +195,16 @@ class ZeroShotClassification(Evaluator):
 
     def evaluate(self, encoder: DualEncoder) -> Evaluation:
         """Return the metrics and the outcome of each image."""
-        predictions = self.predict(encoder)
-        outcomes = classification_outcomes(
-            predictions.scores, predictions.labels, predictions.keys, predictions.class_names
-        )
-        return Evaluation(outcome_metrics(outcomes), (outcomes,))
+        return evaluate_predictions(self.predict(encoder))
+
+
+def evaluate_predictions(predictions: Predictions) -> Evaluation:
+    """Compute the outcome of each image, and the metrics."""
+    keys = predictions.keys or tuple(map(str, range(len(predictions.labels))))
+    outcomes = classification_outcomes(
+        predictions.scores, predictions.labels, keys, predictions.class_names
+    )
+    return Evaluation(outcome_metrics(outcomes), (outcomes,))
 
 
 def require_classes(

@@ -11,6 +11,7 @@ from clipkit.evaluation.evaluators.base import Evaluator
 from clipkit.evaluation.evaluators.class_report import ClassReport, PerClass
 from clipkit.evaluation.evaluators.label_head import LabelHeadClassification
 from clipkit.evaluation.evaluators.zero_shot import ZeroShotClassification
+from clipkit.evaluation.outcomes.outcomes import Evaluation
 from clipkit.evaluation.report.content import (
     Confusion,
     Examples,
@@ -36,6 +37,8 @@ def evaluate_with_report(
 ) -> dict[str, dict[str, float]]:
     """Run evaluators, measure every class of classifiers, and write a report.
 
+    See ``report_evaluations``, which returns the outcomes too.
+
     The report consists of ``report.html`` and one ``confusion-NAME.png`` per classifier.
 
     Args:
@@ -54,17 +57,30 @@ def evaluate_with_report(
         >>> "recall/red" in metrics["zero-shot"], Path("report/report.html").is_file()
         (True, True)
     """
+    evaluations = report_evaluations(encoder, evaluators, folder, title=title, versions=versions)
+    return {name: evaluation.metrics for name, evaluation in evaluations.items()}
+
+
+def report_evaluations(
+    encoder: DualEncoder,
+    evaluators: Mapping[str, Evaluator],
+    folder: Path | str,
+    *,
+    title: str,
+    versions: Mapping[str, str] | None = None,
+) -> dict[str, Evaluation]:
+    """Return what ``evaluate_with_report`` measures, with the outcome of each image or query."""
     folder = Path(folder)
-    metrics: dict[str, dict[str, float]] = {}
+    evaluations: dict[str, Evaluation] = {}
     reports: dict[str, ClassReport] = {}
     for name, evaluator in evaluators.items():
         if isinstance(evaluator, ZeroShotClassification | LabelHeadClassification):
             reports[name] = PerClass(evaluator).measure(encoder)
-            metrics[name] = reports[name].metrics()
+            evaluations[name] = reports[name].evaluation()
         else:
-            metrics[name] = evaluator.run(encoder)
+            evaluations[name] = evaluator.evaluate(encoder)
     if rank() > 0:
-        return metrics
+        return evaluations
     confusions = {
         name: Confusion(report.class_names, report.confusion.tolist())
         for name, report in reports.items()
@@ -73,15 +89,15 @@ def evaluate_with_report(
         write_bytes(folder / f"confusion-{name}.png", confusion_png(confusion))
     # The page lists metrics of single classes as facts, because the tables would be too wide.
     results = [
-        Result(name, {k: v for k, v in values.items() if not k.startswith(_OF_CLASS)})
-        for name, values in metrics.items()
+        Result(name, {k: v for k, v in evaluation.metrics.items() if not k.startswith(_OF_CLASS)})
+        for name, evaluation in evaluations.items()
     ]
     first = next(iter(reports.values()), None)
     facts = [] if first is None else [_fact(first, n) for n in range(len(first.class_names))]
     examples = Examples(confusion=next(iter(confusions.values()), None))
     run = RunDetails(facts=facts, versions=versions or {})
     write_report(folder / "report.html", ReportData(title, "", results, (), examples, run))
-    return metrics
+    return evaluations
 
 
 def _fact(report: ClassReport, number: int) -> Fact:

@@ -1,0 +1,59 @@
+"""The JSON record of ``clipkit evaluate``, with intervals, and the outcomes next to it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clipkit.atomic_files import write_json
+
+if TYPE_CHECKING:
+    from clipkit.evaluation import Evaluation, Evaluator
+    from clipkit.evaluation.comparison.intervals import Interval
+
+
+def write_record(
+    path: Path,
+    arguments: Mapping[str, Any],
+    evaluators: Mapping[str, Evaluator],
+    evaluation: Evaluation,
+    intervals: Mapping[str, Interval],
+) -> None:
+    """Write the outcomes, if there are any, then the record that refers to them.
+
+    Args:
+        path: Path of the record.
+        arguments: What was measured: model, data, weights and so on, in plain types.
+        evaluators: Evaluators by the name of their task.
+        evaluation: Metrics and outcomes of all of them.
+        intervals: Lower and upper end of metrics.
+    """
+    from clipkit.evaluation.comparison.records import outcomes_path
+    from clipkit.evaluation.outcomes.files import save_outcomes
+
+    outcomes = outcomes_path(path)
+    if evaluation.outcomes:
+        save_outcomes(outcomes, evaluation.outcomes)
+    else:
+        outcomes.unlink(missing_ok=True)  # those of an earlier record of that name
+    several = len(evaluators) > 1
+    record = {
+        **arguments,
+        "tasks": list(evaluators),
+        "metrics": evaluation.metrics,
+        "intervals": {name: list(interval) for name, interval in intervals.items()},
+        "primary_metrics": {
+            task: f"{task}/" * several + evaluator.primary_metric
+            for task, evaluator in evaluators.items()
+            if evaluator.primary_metric
+        },
+        "templates": {
+            task: list(evaluator.templates)
+            for task, evaluator in evaluators.items()
+            if evaluator.templates
+        },
+        "date": datetime.now().astimezone().isoformat(timespec="seconds"),
+    }
+    write_json(path, record)
