@@ -30,6 +30,7 @@ from clipkit.training.datamodule.options import (
     WebDatasetOptions,
 )
 from clipkit.training.datamodule.sources import (
+    check_addresses,
     check_classes,
     class_names_of,
     open_data,
@@ -49,7 +50,8 @@ class PairDataModule(LightningDataModule):
 
     Args:
         train: Shards to train on: a path, URL, pattern with braces or ``*``, or several of them; or
-            a table or folder of images, which is packed once into a cache next to it.
+            a table or folder of images, which is packed once into a cache next to it. A
+            ``datasets.Dataset`` must be packed first; see ``clipkit.data.pack``.
         val: Shards, table or folder to validate on; None for no validation.
         batch_size: Number of pairs in a training batch of one process; N processes train on N times
             as many per step.
@@ -94,6 +96,8 @@ class PairDataModule(LightningDataModule):
                 f"data.order: training needs shuffle=true and tail=drop, got shuffle="
                 f"{str(order.shuffle).lower()} and tail={order.tail}; omit them"
             )
+        check_addresses("data.train", train)
+        check_addresses("data.val", val)
         self.train = train
         self.val = val
         self.batch_size = batch_size

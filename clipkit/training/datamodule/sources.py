@@ -22,6 +22,25 @@ from clipkit.training.datamodule.options import (
 )
 
 
+def check_addresses(key: str, data: object) -> None:
+    """Refuse data that are not named by an address, such as tables in memory.
+
+    Raises:
+        ConfigError: If ``data`` is neither None nor a path, a URL or a list of them.
+
+    Examples:
+        >>> check_addresses("data.train", ["a.tar", "b.tar"])
+    """
+    names = data if isinstance(data, list | tuple) else [] if data is None else [data]
+    for name in names:
+        if not isinstance(name, str | Path):
+            raise ConfigError(
+                f"{key}: expected a path, a URL or a list of them, got "
+                f"{type(name).__module__}.{type(name).__name__}; write a datasets.Dataset into "
+                f"shards once, clipkit.data.pack(dataset, FOLDER), and name the folder"
+            )
+
+
 def open_data(
     train: str | Sequence[str] | None,
     mixture: MixtureOptions = MixtureOptions(),

@@ -97,8 +97,11 @@ def test_evaluation_is_pillow_s_resize_and_turns_images_upright() -> None:
     assert pixels.shape[1] > pixels.shape[2]
     wanted = upright.resize((pixels.shape[2], pixels.shape[1]), Image.Resampling.BICUBIC)
     assert torch.equal(pixels, torch.from_numpy(np.array(wanted)).permute(2, 0, 1))
+    # Training turns the resized crop, evaluation the complete image: the passes over rows and
+    # columns change places, which with some versions of Pillow changes their rounding.
     train = NaFlexTrainTransform(PATCH_SIZE, MAX_TOKENS, scale=(1.0, 1.0), fast=False)
-    assert torch.equal(train(out.getvalue(), np.random.default_rng(0)), pixels)
+    difference = train(out.getvalue(), np.random.default_rng(0)).int() - pixels.int()
+    assert difference.abs().max() <= 1
 
 
 def test_crops_keep_the_shape_of_the_image() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from clipkit.data import ShardCache, TableColumns
-from clipkit.errors import DataError
+from clipkit.errors import ConfigError, DataError
 from clipkit.training import PairDataModule, StorageOptions
 from clipkit.training.datamodule.sources import open_index
 from tests.helpers import tiny
@@ -61,3 +61,13 @@ def test_columns_of_a_configuration_apply_to_a_table(tmp_path):
     (tmp_path / "t.csv").write_text("photo,prompt\na.jpg,a\n")
     options = StorageOptions(columns=TableColumns(["photo"], ["prompt"]))
     assert open_index(str(tmp_path / "t.csv"), (), options).num_samples == 1
+
+
+@pytest.mark.parametrize("part", ["train", "val"])
+def test_tables_in_memory_must_be_packed_first(part):
+    class Dataset:
+        """Stands for ``datasets.Dataset``."""
+
+    for data in (Dataset(), ["shards", Dataset()]):
+        with pytest.raises(ConfigError, match=rf"data\.{part}: expected a path.*Dataset;.*pack\("):
+            PairDataModule(**{part: data})
