@@ -2,6 +2,7 @@
 
 from clipkit.evaluation.datasets.dataset import EvaluationDataset, EvaluationSample, open_dataset
 from clipkit.evaluation.embedding import EmbeddedPairs, embed_pairs, tokenizer_of
+from clipkit.evaluation.embedding_cache import cached_embeddings
 from clipkit.evaluation.embedding_files import save_embeddings
 from clipkit.evaluation.evaluators.base import Evaluator
 from clipkit.evaluation.evaluators.class_report import ClassReport, PerClass
@@ -17,6 +18,7 @@ from clipkit.evaluation.evaluators.zero_shot import (
     class_embeddings,
     confusion_counts,
 )
+from clipkit.evaluation.hashes import data_hash, model_hash
 from clipkit.evaluation.inference import EmbedOptions
 from clipkit.evaluation.interpolation import InterpolationPoint, interpolation_curve
 from clipkit.evaluation.outcomes.files import load_outcomes, save_outcomes
@@ -46,13 +48,16 @@ __all__ = [
     "Predictions",
     "Retrieval",
     "ZeroShotClassification",
+    "cached_embeddings",
     "class_embeddings",
     "confusion_counts",
+    "data_hash",
     "embed_pairs",
     "evaluating",
     "interpolation_curve",
     "load_outcomes",
     "make_evaluator",
+    "model_hash",
     "open_dataset",
     "outcome_metrics",
     "save_embeddings",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
@@ -12,9 +12,10 @@ from torch import Tensor
 
 from clipkit.data.text.tokenizer import Tokenizer
 from clipkit.distributed.agreement import same_errors
-from clipkit.distributed.collectives import gather_rows, gather_sizes, world_size
+from clipkit.distributed.collectives import gather_rows, gather_sizes, rank, world_size
 from clipkit.evaluation.datasets.dataset import EvaluationDataset
 from clipkit.evaluation.datasets.loading import decoded_chunks, ids_of_rank
+from clipkit.evaluation.embedding_cache import cache_of
 from clipkit.evaluation.inference import EmbedOptions
 from clipkit.models import DualEncoder, inputs
 from clipkit.models.evaluating import evaluating
@@ -63,10 +64,23 @@ def embed_pairs(
     Raises:
         DataError: If an image cannot be decoded.
     """
-    ids = ids_of_rank(data, options)
+    ids, cache = ids_of_rank(data, options), cache_of(encoder)
+    key = None if cache is None else cache.images_key(data, options)
+    count = len(data) if options.limit is None else min(len(data), options.limit)
+    stored = None if cache is None else cache.load(key, count)
     with same_errors(), evaluating(encoder, options.precision):
-        local = _embed_rank(encoder, data, ids, options, tokenizer, captions)
-    return _join_ranks(local, ids)
+        local = _embed_rank(encoder, data, ids, options, decode=stored is None)
+    pairs = _join_ranks(local, ids)
+    if stored is not None:
+        pairs = replace(pairs, images=stored)
+    elif cache is not None:
+        cache.store(key, pairs.images)
+    if not captions or not pairs.captions:
+        return replace(pairs, captions=(), text_to_image=pairs.text_to_image[:0])
+    with evaluating(encoder, options.precision):
+        tokenizer = tokenizer or tokenizer_of(encoder)
+        texts = encode_on_ranks(encoder, tokenizer, pairs.captions, options.batch_size)
+    return replace(pairs, texts=texts.cpu())
 
 
 def encode_texts(
@@ -81,6 +95,29 @@ def encode_texts(
     return torch.cat(batches) if batches else torch.empty(0, encoder.embedding_dim, device=device)
 
 
+def encode_on_ranks(
+    encoder: DualEncoder, tokenizer: Tokenizer, texts: Sequence[str], batch_size: int
+) -> Float[Tensor, "M D"]:
+    """Return what ``encode_texts`` does; each rank embeds a part of the same texts.
+
+    Texts for the encoder's own tokenizer are read from the cache of ``cached_embeddings``.
+    """
+    cache = cache_of(encoder) if tokenizer is tokenizer_of(encoder) else None
+    key = None if cache is None else cache.texts_key(texts)
+    stored = None if cache is None else cache.load(key, len(texts))
+    if stored is not None:
+        return stored.to(encoder.log_logit_scale.device)
+    share = -(-len(texts) // world_size())
+    start = rank() * share
+    with same_errors():
+        local = encode_texts(encoder, tokenizer, texts[start : start + share], batch_size)
+    sizes = [size for (size,) in gather_sizes(len(local), device=local.device)]
+    rows = gather_rows(local, sizes)
+    if cache is not None:
+        cache.store(key, rows)
+    return rows
+
+
 def tokenizer_of(encoder: DualEncoder) -> Tokenizer:
     """Return the tokenizer of the encoder's text tower."""
     return inputs.tokenizer_of(encoder.text_tower)
@@ -91,52 +128,56 @@ def _embed_rank(
     data: EvaluationDataset,
     ids: Sequence[int],
     options: EmbedOptions,
-    tokenizer: Tokenizer | None,
-    with_captions: bool,
+    decode: bool,
 ) -> EmbeddedPairs:
-    """Embed the samples of this rank; ``text_to_image`` is the id of the sample."""
+    """Read the samples of this rank and embed their images; ``text_to_image`` is the sample's id.
+
+    Without ``decode`` there are no embeddings of images. There are never any of texts.
+    """
     device = encoder.log_logit_scale.device
     images = [torch.empty(0, encoder.embedding_dim, device=device)]
-    texts = images.copy()
-    owners, captions, labels, keys = list[int](), list[str](), list[int](), list[str]()
-    for chunk in decoded_chunks(encoder, data, ids, options):
-        images.append(encoder.encode_image(*chunk.pixels(device)).float())
-        of_chunk = [caption for of_image in chunk.captions for caption in of_image]
-        if with_captions and of_chunk:
-            tokenizer = tokenizer or tokenizer_of(encoder)
-            texts.append(encode_texts(encoder, tokenizer, of_chunk, options.batch_size))
-            for sample_id, of_image in zip(ids[len(keys) :], chunk.captions, strict=False):
-                owners += [sample_id] * len(of_image)
-            captions += of_chunk
-        labels += chunk.labels
-        keys += chunk.keys
+    captions, labels, keys = list[tuple[str, ...]](), list[int](), list[str]()
+    if decode:
+        for chunk in decoded_chunks(encoder, data, ids, options):
+            images.append(encoder.encode_image(*chunk.pixels(device)).float())
+            captions += chunk.captions
+            labels += chunk.labels
+            keys += chunk.keys
+    else:
+        samples = [data.sample(sample_id) for sample_id in ids]
+        for sample in samples:
+            captions.append(sample.captions)
+            labels.append(sample.label)
+            keys.append(sample.key)
+    owners = [i for i, texts in zip(ids, captions, strict=True) for _ in texts]
     return EmbeddedPairs(
         images=torch.cat(images),
-        texts=torch.cat(texts),
+        texts=images[0],
         text_to_image=torch.tensor(owners, dtype=torch.int64, device=device),
         labels=torch.tensor(labels, dtype=torch.int64, device=device),
         keys=tuple(keys),
-        captions=tuple(captions),
+        captions=tuple(text for texts in captions for text in texts),
     )
 
 
 def _join_ranks(local: EmbeddedPairs, ids: Sequence[int]) -> EmbeddedPairs:
-    """Gather the embeddings of all ranks on every rank, in the order of the data."""
+    """Gather the samples of all ranks on every rank, in the order of the data."""
     device = local.images.device
-    sizes = gather_sizes(len(local.images), len(local.texts), device=device)
-    num_images, num_texts = ([size[i] for size in sizes] for i in range(2))
+    sizes = gather_sizes(len(local.keys), len(local.captions), len(local.images), device=device)
+    num_samples, num_texts, num_images = ([size[i] for size in sizes] for i in range(3))
     local_ids = torch.tensor(ids, dtype=torch.int64, device=device)
-    image_order = gather_rows(local_ids, num_images).cpu().argsort()
+    order = gather_rows(local_ids, num_samples).cpu().argsort()
     text_to_image = gather_rows(local.text_to_image, num_texts).cpu()
     text_order = text_to_image.argsort(stable=True)
-    keys = gather_texts(local.keys, num_images, device)
+    images = gather_rows(local.images, num_images).cpu()
+    keys = gather_texts(local.keys, num_samples, device)
     captions = gather_texts(local.captions, num_texts, device)
     return EmbeddedPairs(
-        images=gather_rows(local.images, num_images).cpu()[image_order],
-        texts=gather_rows(local.texts, num_texts).cpu()[text_order],
+        images=images[order] if len(images) else images,
+        texts=local.texts.cpu(),
         text_to_image=text_to_image[text_order],
-        labels=gather_rows(local.labels, num_images).cpu()[image_order],
-        keys=tuple(keys[i] for i in image_order.tolist()),
+        labels=gather_rows(local.labels, num_samples).cpu()[order],
+        keys=tuple(keys[i] for i in order.tolist()),
         captions=tuple(captions[i] for i in text_order.tolist()),
     )
 

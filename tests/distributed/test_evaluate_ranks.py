@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from clipkit.evaluation import Retrieval, ZeroShotClassification, cached_embeddings
 from clipkit.models import save_encoder
 from tests.helpers.evaluation_data import tiny_encoder, write_layout
-from tests.helpers.ranks import free_port
+from tests.helpers.ranks import free_port, run_ranks
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -58,3 +59,24 @@ def test_two_ranks_embed_every_image_once(tmp_path, words):
     assert done.stdout.count("13 images") == 1
     assert np.load(tmp_path / "out" / "images.npy").shape == (13, 24)
     assert len(json.loads((tmp_path / "out" / "keys.json").read_text())["keys"]) == 13
+
+
+def embed_twice(rank: int, world_size: int, root: str, cache: str):
+    encoder = tiny_encoder()
+    numbers = []
+    for _ in range(2):
+        with cached_embeddings(encoder, cache):
+            numbers.append(
+                {**Retrieval(root).run(encoder), **ZeroShotClassification(root).run(encoder)}
+            )
+    return numbers
+
+
+def test_ranks_share_a_cache_with_one_process(tmp_path):
+    root = write_layout(tmp_path / "set", (5,))
+    ranks = run_ranks(embed_twice, 2, str(root), str(tmp_path / "cache"))
+    files = sorted((tmp_path / "cache").rglob("*.npz"))
+    alone = embed_twice(0, 1, str(root), str(tmp_path / "cache"))
+    assert ranks[0] == ranks[1] == alone
+    assert sorted((tmp_path / "cache").rglob("*.npz")) == files
+    assert len(files) == 3

@@ -94,6 +94,7 @@ class EvaluationDataset:
         self.task = task
         self.caption = caption or TextField("txt", one_per_line=True)
         self.label_field = label_field
+        self.index = index
         self._reader = ShardReader(index)
 
     def __len__(self) -> int:

@@ -16,7 +16,7 @@ from clipkit.class_names import shown_names
 from clipkit.data.text.tokenizer import Tokenizer
 from clipkit.errors import DataError
 from clipkit.evaluation.datasets.dataset import EvaluationDataset, as_dataset
-from clipkit.evaluation.embedding import embed_pairs, encode_texts, tokenizer_of
+from clipkit.evaluation.embedding import embed_pairs, encode_on_ranks, tokenizer_of
 from clipkit.evaluation.evaluators.base import Evaluator
 from clipkit.evaluation.inference import MOVED_TO_OPTIONS, EmbedOptions
 from clipkit.evaluation.outcomes.classification import classification_outcomes
@@ -68,7 +68,8 @@ def class_embeddings(
 ) -> Float[Tensor, "C D"]:
     """Return one unit-norm embedding per class: the normalised mean over its prompts.
 
-    The classifier of Radford et al. 2021, section 3.1.4.
+    The classifier of Radford et al. 2021, section 3.1.4. With several ranks, every rank calls this
+    function, and embeds a part of the prompts.
 
     Args:
         encoder: The model, in evaluation mode and without gradients.
@@ -85,7 +86,7 @@ def class_embeddings(
     """
     templates = check_templates(templates, "templates")
     prompts = [fill_template(template, name) for name in class_names for template in templates]
-    embedded = encode_texts(encoder, tokenizer, prompts, batch_size)
+    embedded = encode_on_ranks(encoder, tokenizer, prompts, batch_size)
     means = embedded.view(len(class_names), len(templates), -1).mean(1)
     return F.normalize(means, dim=-1)
 
