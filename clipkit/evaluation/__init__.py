@@ -7,7 +7,6 @@ from clipkit.evaluation.embedding_files import save_embeddings
 from clipkit.evaluation.evaluators.base import Evaluator
 from clipkit.evaluation.evaluators.class_report import ClassReport, PerClass
 from clipkit.evaluation.evaluators.label_head import LabelHeadClassification
-from clipkit.evaluation.evaluators.linear_probe import LinearProbe
 from clipkit.evaluation.evaluators.multi_label import MultiLabelClassification
 from clipkit.evaluation.evaluators.retrieval import Retrieval
 from clipkit.evaluation.evaluators.suite import EvaluationSuite
@@ -24,6 +23,11 @@ from clipkit.evaluation.interpolation import InterpolationPoint, interpolation_c
 from clipkit.evaluation.outcomes.files import load_outcomes, save_outcomes
 from clipkit.evaluation.outcomes.metrics import OUTCOME_KINDS, outcome_metrics
 from clipkit.evaluation.outcomes.outcomes import Evaluation, Outcomes
+from clipkit.evaluation.probes.few_shot import FewShotProbe
+from clipkit.evaluation.probes.linear import LinearProbe
+from clipkit.evaluation.probes.neighbours import NearestNeighbours
+from clipkit.evaluation.probes.options import ProbeOptions
+from clipkit.evaluation.probes.splits import ProbeSplits
 from clipkit.evaluation.tasks import TASKS, make_evaluator
 from clipkit.models.evaluating import evaluating
 
@@ -39,13 +43,17 @@ __all__ = [
     "EvaluationSample",
     "EvaluationSuite",
     "Evaluator",
+    "FewShotProbe",
     "InterpolationPoint",
     "LabelHeadClassification",
     "LinearProbe",
     "MultiLabelClassification",
+    "NearestNeighbours",
     "Outcomes",
     "PerClass",
     "Predictions",
+    "ProbeOptions",
+    "ProbeSplits",
     "Retrieval",
     "ZeroShotClassification",
     "cached_embeddings",

@@ -11,23 +11,29 @@ from clipkit.errors import ConfigError
 from clipkit.evaluation.datasets.dataset import open_dataset
 from clipkit.evaluation.evaluators.base import Evaluator
 from clipkit.evaluation.evaluators.label_head import LabelHeadClassification
-from clipkit.evaluation.evaluators.linear_probe import LinearProbe
 from clipkit.evaluation.evaluators.multi_label import MultiLabelClassification
 from clipkit.evaluation.evaluators.retrieval import Retrieval
 from clipkit.evaluation.evaluators.zero_shot import ZeroShotClassification
 from clipkit.evaluation.inference import EmbedOptions
+from clipkit.evaluation.probes.options import PROBES, ProbeOptions, make_probe
+from clipkit.evaluation.probes.splits import ProbeSplits
+from clipkit.renamed_arguments import renamed_arguments
 from clipkit.suggestions import did_you_mean
 
-TASKS: Final = ("retrieval", "zero-shot", "label-head", "multi-label", "linear-probe")
+TASKS: Final = (
+    "retrieval", "zero-shot", "label-head", "multi-label", "linear-probe", "nearest-neighbours",
+    "few-shot",
+)  # fmt: skip
 """Names of the tasks."""
 
 
+@renamed_arguments({"train_split": "probe=ProbeOptions(train_split=...)"})
 def make_evaluator(
     task: str,
     source: str | Path,
     split: str = "test",
     *,
-    train_split: str = "train",
+    probe: ProbeOptions = ProbeOptions(),
     caption: CaptionPicker | None = None,
     label_field: str = "cls",
     allow_outside: bool = False,
@@ -40,7 +46,7 @@ def make_evaluator(
         task: One of ``TASKS``.
         source: Evaluation data, as for ``open_dataset``.
         split: Folder inside ``source`` to evaluate on.
-        train_split: Folder inside ``source`` that a linear probe is trained on.
+        probe: Splits, groups and numbers of the tasks that fit a classifier.
         caption: Finds the captions of a sample; None for the lines of its ``.txt``.
         label_field: Where the class of a sample is: a member ("cls") or a field of a JSON member
             ("json:category"). For "multi-label", "cls" means "json:labels".
@@ -60,11 +66,12 @@ def make_evaluator(
         raise ConfigError(
             f"task: expected one of {', '.join(TASKS)}, got {task!r}{did_you_mean(task, TASKS)}"
         )
-    if task == "linear-probe":
-        return LinearProbe(
-            source, split, train_split,
-            label_field=label_field, options=options, allow_outside=allow_outside,
+    if task in PROBES:
+        splits = ProbeSplits(
+            source, split, probe.train_split, probe.validation_split, label_field,
+            probe.group_field, allow_outside, probe.allow_overlap,
         )  # fmt: skip
+        return make_probe(task, splits, probe, options)
     data = open_dataset(
         source, split, caption=caption, label_field=label_field, allow_outside=allow_outside
     )

@@ -15,12 +15,16 @@ import torch
 
 from clipkit.cli import embed
 from clipkit.cli.evaluate import command as evaluate
-from clipkit.errors import CheckpointError, ClipkitError, ConfigError
+from clipkit.errors import CheckpointError, ClipkitError, ConfigError, DataError
 from clipkit.evaluation import (
+    FewShotProbe,
     LinearProbe,
+    NearestNeighbours,
+    ProbeSplits,
     Retrieval,
     ZeroShotClassification,
     load_outcomes,
+    make_evaluator,
     outcome_metrics,
 )
 from clipkit.models import from_open_clip
@@ -119,6 +123,32 @@ def test_outcomes_of_every_class_are_those_of_the_page(tmp_path, root, model):
     first, second = (load_outcomes(tmp_path / f"{name}.outcomes.npz")[0] for name in "ab")
     assert first.keys == second.keys
     assert torch.equal(first.columns["chosen"], second.columns["chosen"])
+
+
+def test_evaluate_passes_the_options_of_probes(tmp_path, root, model, encoder):
+    output = tmp_path / "numbers.json"
+    tasks = ["--task", "nearest-neighbours", "--task", "few-shot"]
+    numbers = ["--neighbours", 3, "--shots", 1, 2, "--seeds", 2]
+
+    call(evaluate, "--model", model, "--data", root, "--output", output, *tasks, *numbers)
+
+    splits = ProbeSplits(root)
+    near = NearestNeighbours(splits, [3]).run(encoder)
+    few = FewShotProbe(splits, [1, 2], 2).run(encoder)
+    expected = {f"nearest-neighbours/{k}": v for k, v in near.items()}
+    expected |= {f"few-shot/{k}": v for k, v in few.items()}
+    assert json.loads(output.read_text())["metrics"] == expected
+    with pytest.raises(ClipkitError, match="no split 'val'; it has test, train"):
+        call(evaluate, "--model", model, "--data", root, *tasks, "--validation-split", "val")
+    with pytest.raises(ClipkitError, match="no group in json:patient"):
+        call(evaluate, "--model", model, "--data", root, *tasks, "--hold-out-by", "json:patient")
+    with pytest.raises(DataError, match="12 images are in both splits test and test"):
+        call(evaluate, "--model", model, "--data", root, *tasks, "--train-split", "test")
+
+
+def test_the_training_split_is_an_option_of_probes(root):
+    with pytest.raises(ConfigError, match=r"train_split.*probe=ProbeOptions\(train_split=...\)"):
+        make_evaluator("linear-probe", root, train_split="train")  # type: ignore[call-arg]
 
 
 def test_evaluate_without_output_only_prints(root, model, capsys):

@@ -17,13 +17,17 @@ from clipkit.cli.arguments import (
     shown_weights,
     versions,
 )
+from clipkit.cli.evaluate.probe_options import add_probe_arguments, probe_options
 from clipkit.cli.evaluate.record import write_record
 from clipkit.cli.outputs import check_output_file, check_output_folder
 
 if TYPE_CHECKING:
     from clipkit.evaluation.comparison.intervals import Interval
 
-TASKS: Final = ("retrieval", "zero-shot", "label-head", "multi-label", "linear-probe")
+TASKS: Final = (
+    "retrieval", "zero-shot", "label-head", "multi-label", "linear-probe", "nearest-neighbours",
+    "few-shot",
+)  # fmt: skip
 
 
 def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
@@ -48,7 +52,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
         metavar="W",
         help="also measure retrieval with the first W components of the embeddings",
     )
-    parser.add_argument("--train-split", default="train", help="training split of a linear probe")
+    add_probe_arguments(parser)
     parser.add_argument(
         "--output", type=given_path, metavar="FILE.json", help="file for the metrics"
     )
@@ -87,7 +91,7 @@ def _measure(args: argparse.Namespace, device: str) -> int:
                 task,
                 args.data,
                 args.split,
-                train_split=args.train_split,
+                probe=probe_options(args),
                 widths=args.width,
                 options=options,
                 **samples,

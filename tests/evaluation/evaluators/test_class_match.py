@@ -10,6 +10,7 @@ import torch
 
 from clipkit.errors import DataError
 from clipkit.evaluation import (
+    EmbedOptions,
     LabelHeadClassification,
     LinearProbe,
     MultiLabelClassification,
@@ -133,8 +134,9 @@ def test_the_splits_of_a_probe_are_matched_by_name(tmp_path, encoder):
     folder_of(tmp_path / "set" / "test", NAMES, 2, start=50)
     probe = LinearProbe(tmp_path / "set")
     assert probe.class_names == ("ant", "cat", "dog", "bee")
-    assert probe._features(encoder, probe.test)[1].tolist() == [0, 0, 3, 3, 1, 1, 2, 2]
-    assert probe._features(encoder, probe.train)[1].unique().tolist() == [0, 1, 2]
+    parts = probe.splits.embed(encoder, EmbedOptions())
+    assert parts["test"].labels.tolist() == [0, 0, 3, 3, 1, 1, 2, 2]
+    assert parts["train"].labels.unique().tolist() == [0, 1, 2]
     assert 0 <= probe.run(encoder)["top1"] <= 0.75  # bees were never seen
 
 
@@ -206,12 +208,12 @@ def test_numbers_of_a_table_are_named_by_classnames(tmp_path, encoder):
 
 def test_a_split_in_folders_takes_the_classes_of_the_data_set(tmp_path, encoder, caplog):
     folder_of(tmp_path / "set" / "train", NAMES, 6)
-    folder_of(tmp_path / "set" / "test", ("cat",), 2)
+    folder_of(tmp_path / "set" / "test", ("cat",), 2, start=50)
     (tmp_path / "set" / "classnames.txt").write_text("\n".join(NAMES))
     assert ZeroShotClassification(tmp_path / "set").predict(encoder).labels.tolist() == [2, 2]
     probe = LinearProbe(tmp_path / "set")
     assert probe.class_names == NAMES
-    assert probe._features(encoder, probe.test)[1].tolist() == [2, 2]
+    assert probe.splits.embed(encoder, EmbedOptions())["test"].labels.tolist() == [2, 2]
     assert not caplog.text
     (tmp_path / "set" / "classnames.txt").write_text("ant\nbee\n")
     with pytest.raises(DataError, match="'cat' is not among the 2 known classes"):

@@ -7,8 +7,15 @@ import torch
 import torch.nn.functional as F
 
 from clipkit.errors import DataError
-from clipkit.evaluation import EmbedOptions, LinearProbe
-from clipkit.evaluation.evaluators.linear_probe import L2_GRID, choose_l2, fit_logistic, hold_out
+from clipkit.evaluation import EmbedOptions, LinearProbe, ProbeSplits
+from clipkit.evaluation.probes.hold_out import hold_out
+from clipkit.evaluation.probes.logistic import (
+    L2_GRID,
+    choose_binary_l2,
+    choose_l2,
+    fit_binary,
+    fit_logistic,
+)
 from tests.helpers.evaluation_data import tiny_encoder, write_layout
 
 
@@ -46,6 +53,21 @@ def test_fit_equals_scikit_learn():
     torch.testing.assert_close(ours(features).softmax(1), expected, atol=1e-5, rtol=0)
 
 
+def test_binary_fit_equals_scikit_learn_class_by_class():
+    linear_model = pytest.importorskip("sklearn.linear_model")
+    features, labels = clusters(60, noise=0.4)
+    targets = torch.stack([labels == 0, labels != 1, labels == 2], 1).long()
+    l2 = 0.01
+
+    ours = fit_binary(features, targets, l2)(features).sigmoid()
+
+    for number in range(3):
+        theirs = linear_model.LogisticRegression(C=1 / (l2 * len(labels)), tol=1e-9, max_iter=1000)
+        theirs.fit(features.double().numpy(), targets[:, number].numpy())
+        expected = torch.from_numpy(theirs.predict_proba(features.double().numpy())[:, 1])
+        torch.testing.assert_close(ours[:, number], expected, atol=1e-5, rtol=0)
+
+
 def test_fit_does_not_depend_on_its_start():
     features, labels = clusters(60, noise=0.4)
     far = fit_logistic(features, labels, 3, 1e-4)
@@ -59,6 +81,18 @@ def test_fit_does_not_depend_on_its_start():
 def test_noise_asks_for_a_stronger_penalty():
     clean = choose_l2(clusters(12, noise=0.05), clusters(300, noise=0.05, seed=1), 3)
     noisy = choose_l2(clusters(12, noise=1.5), clusters(300, noise=1.5, seed=1), 3, L2_GRID[::4])
+
+    assert clean == L2_GRID[0]
+    assert noisy > L2_GRID[-1]
+
+
+def test_noise_asks_several_classes_for_a_stronger_penalty():
+    def split(count, noise, seed=0):
+        features, labels = clusters(count, noise=noise, seed=seed)
+        return features, torch.stack([labels == 0, labels != 1], 1).long()
+
+    clean = choose_binary_l2(split(12, 0.05), split(300, 0.05, 1))
+    noisy = choose_binary_l2(split(12, 1.5), split(300, 1.5, 1), L2_GRID[::4])
 
     assert clean == L2_GRID[0]
     assert noisy > L2_GRID[-1]
@@ -95,13 +129,14 @@ def test_probe_learns_what_the_embeddings_hold(tmp_path):
     write_layout(tmp_path, (36,), split="train")
     write_layout(tmp_path, (36,), split="test")
 
-    metrics = LinearProbe(tmp_path, validation_split="test").run(tiny_encoder())
+    splits = ProbeSplits(tmp_path, validation_split="test", allow_overlap=True)
+    metrics = LinearProbe(splits).run(tiny_encoder())
 
     assert metrics["top1"] > 0.6  # the very pictures it was fitted on; chance is 1/6
 
 
 def test_a_training_split_too_small_to_hold_out_says_so(tmp_path):
-    write_layout(tmp_path, (8,), split="train")
+    write_layout(tmp_path, (8,), split="train", start=100)
     write_layout(tmp_path, (6,), split="test")
 
     with pytest.raises(DataError, match="too small to hold samples out"):

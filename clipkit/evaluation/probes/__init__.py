@@ -1,0 +1,1 @@
+"""Classifiers on frozen embeddings: linear, nearest neighbours, few-shot."""

@@ -1,0 +1,103 @@
+"""Images and groups that occur in more than one split of the data of a probe."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+import torch
+
+from clipkit.distributed.agreement import same_errors
+from clipkit.errors import DataError
+from clipkit.evaluation.datasets.dataset import EvaluationDataset
+from clipkit.evaluation.datasets.loading import ids_of_rank
+from clipkit.evaluation.evaluators.label_head import in_data_order
+from clipkit.evaluation.inference import EmbedOptions
+
+_LOG: Final = logging.getLogger(__name__)
+_SHOWN: Final = 5
+_DIGEST_BYTES: Final = 16
+
+
+def image_digests(data: EvaluationDataset, options: EmbedOptions) -> tuple[str, ...]:
+    """Return a hash of the image file of each sample; each rank reads its share of the files.
+
+    Args:
+        data: The samples.
+        options: The limit on their number.
+    """
+    ids = ids_of_rank(data, options)
+    with same_errors():
+        digests = [hashlib.sha256(data.sample(i).image).digest()[:_DIGEST_BYTES] for i in ids]
+    joined = np.frombuffer(b"".join(digests), np.uint8).reshape(-1, _DIGEST_BYTES).copy()
+    return tuple(bytes(row).hex() for row in in_data_order(torch.from_numpy(joined), ids).numpy())
+
+
+def groups_of(data: EvaluationDataset, field: str, keys: Sequence[str]) -> tuple[str, ...]:
+    """Return the group of each of the first samples.
+
+    Args:
+        data: The samples.
+        field: Where the group is, such as "json:patient_id".
+        keys: Name of each sample, for messages; their number is the number of samples.
+
+    Raises:
+        DataError: If a sample has no group.
+    """
+    with same_errors():
+        groups = [data.value(number, field) for number in range(len(keys))]
+    missing = [key for key, group in zip(keys, groups, strict=True) if not group]
+    if missing:
+        raise DataError(
+            f"{data.name}: {len(missing)} of {len(keys)} samples have no group in {field} (first: "
+            f"{missing[0]}); expected one in every sample"
+        )
+    return tuple(group or "" for group in groups)
+
+
+def refuse_overlap(
+    name: str,
+    what: str,
+    first: tuple[str, Sequence[str], Sequence[str]],
+    second: tuple[str, Sequence[str], Sequence[str]],
+    is_allowed: bool = False,
+) -> None:
+    """Refuse values that occur in two splits.
+
+    Args:
+        name: Name of the data in messages.
+        what: What the values are, in the plural, such as "images".
+        first: Name of a split, and value and key of each of its samples.
+        second: The same of the other split.
+        is_allowed: Whether to log a warning instead.
+
+    Raises:
+        DataError: If there are any; the message names the keys.
+
+    Examples:
+        >>> refuse_overlap("cats", "images", ("train", ["x"], ["a"]), ("test", ["y"], ["b"]))
+    """
+    (split, values, keys), (other_split, other_values, other_keys) = first, second
+    where = dict(zip(values, keys, strict=True))
+    shared = [
+        (where[value], key)
+        for value, key in zip(other_values, other_keys, strict=True)
+        if value in where
+    ]
+    if not shared:
+        return
+    count = len({value for value in other_values if value in where})
+    pairs = ", ".join(f"{key} of {other_split} = {own} of {split}" for own, key in shared[:_SHOWN])
+    message = (
+        f"{name}: {count} {what} are in both splits {split} and {other_split}, in {len(shared)} "
+        f"samples of {other_split}: {pairs}{', ...' if len(shared) > _SHOWN else ''}"
+    )
+    if not is_allowed:
+        raise DataError(
+            f"{message}; a classifier that has seen them is not tested: remove them from one of "
+            f"the splits, or, to measure in spite of it, --allow-overlap (allow_overlap=True)"
+        )
+    _LOG.warning("%s", message)
