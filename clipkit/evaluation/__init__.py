@@ -1,5 +1,6 @@
 """Evaluators, which work without a trainer, and the report."""
 
+from clipkit.evaluation.correct_pairs import RetrievalOptions
 from clipkit.evaluation.datasets.dataset import EvaluationDataset, EvaluationSample, open_dataset
 from clipkit.evaluation.embedding import EmbeddedPairs, embed_pairs, tokenizer_of
 from clipkit.evaluation.embedding_cache import cached_embeddings
@@ -55,6 +56,7 @@ __all__ = [
     "ProbeOptions",
     "ProbeSplits",
     "Retrieval",
+    "RetrievalOptions",
     "ZeroShotClassification",
     "cached_embeddings",
     "class_embeddings",

@@ -8,6 +8,7 @@ from typing import Final
 
 from clipkit.data import CaptionPicker
 from clipkit.errors import ConfigError
+from clipkit.evaluation.correct_pairs import RetrievalOptions
 from clipkit.evaluation.datasets.dataset import open_dataset
 from clipkit.evaluation.evaluators.base import Evaluator
 from clipkit.evaluation.evaluators.label_head import LabelHeadClassification
@@ -38,6 +39,7 @@ def make_evaluator(
     label_field: str = "cls",
     allow_outside: bool = False,
     widths: Sequence[int] = (),
+    correct: RetrievalOptions = RetrievalOptions(),
     options: EmbedOptions = EmbedOptions(),
 ) -> Evaluator:
     """Create the evaluator of a task.
@@ -52,6 +54,7 @@ def make_evaluator(
             ("json:category"). For "multi-label", "cls" means "json:labels".
         allow_outside: Whether the images of a table or folder may be outside of its folder.
         widths: Numbers of first components that retrieval measures too; see ``Retrieval``.
+        correct: Which candidates of a retrieval are correct, and groups of queries.
         options: How embeddings are computed.
 
     Raises:
@@ -79,6 +82,6 @@ def make_evaluator(
         field = "json:labels" if label_field == "cls" else label_field
         return MultiLabelClassification(data, positives=field, options=options)
     if task == "retrieval":
-        return Retrieval(data, widths=widths, options=options)
+        return Retrieval(data, widths=widths, options=options, correct=correct)
     kind = ZeroShotClassification if task == "zero-shot" else LabelHeadClassification
     return kind(data, options=options)

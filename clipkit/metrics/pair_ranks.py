@@ -70,7 +70,7 @@ def pair_ranks(
         >>> one = torch.eye(3)
         >>> of_images, of_texts = pair_ranks(one, one, torch.tensor([[0, 0], [1, 1], [2, 0]]))
         >>> of_images.incorrect.tolist(), of_texts.query.tolist(), of_texts.incorrect.tolist()
-        ([0, 0, 2], [0, 0, 1], [0, 1, 0])
+        ([0, 0, 2], [0, 0, 1], [1, 0, 0])
     """
     _check(image, text, pairs)
     chunk = _CHUNK if chunk_size is None else chunk_size

@@ -24,16 +24,14 @@ def query_measures(
         ks: Numbers of best candidates that are considered.
 
     Returns:
-        Rows of the Q queries, ascending, and one value of each query by name:
-
-        - ``rank``: number of incorrect candidates before the best correct one, int64.
-        - ``recall_at_K`` for each K: 1 if a correct candidate is among the first K, otherwise 0
-          (the convention of CLIP-like papers; also called hit rate).
-        - ``map_at_K`` for the largest K: sum of the precision at the places of the correct
-          candidates among the first K, divided by R (``map_cut`` of trec_eval).
-        - ``ndcg_at_K`` for the largest K, with gains of 0 and 1 (Järvelin & Kekäläinen 2002).
-        - ``r_precision``: share of correct candidates among the first R.
-        - ``map_at_r``: as ``map_at_K``, with K = R (Musgrave et al. 2020, section 3.2).
+        Rows of the Q queries, ascending, and one value of each query by name. ``rank`` is the
+        number of incorrect candidates before the best correct one, int64. ``recall_at_K``, for each
+        K, is 1 if a correct candidate is among the first K, otherwise 0 (the convention of
+        CLIP-like papers; also called hit rate). ``map_at_K``, for the largest K, is the sum of the
+        precision at the places of the correct candidates among the first K, divided by R
+        (``map_cut`` of trec_eval). ``ndcg_at_K``, for the largest K, has gains of 0 and 1
+        (Järvelin & Kekäläinen 2002). ``r_precision`` is the share of correct candidates among the
+        first R, and ``map_at_r`` is ``map_at_K`` with K = R (Musgrave et al. 2020, section 3.2).
 
     Examples:
         >>> one, pairs = torch.eye(3), torch.tensor([[0, 0], [0, 1], [1, 1]])

@@ -19,6 +19,7 @@ from clipkit.cli.arguments import (
 )
 from clipkit.cli.evaluate.probe_options import add_probe_arguments, probe_options
 from clipkit.cli.evaluate.record import write_record
+from clipkit.cli.evaluate.retrieval_options import add_retrieval_arguments, retrieval_options
 from clipkit.cli.outputs import check_output_file, check_output_folder
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ TASKS: Final = (
     "retrieval", "zero-shot", "label-head", "multi-label", "linear-probe", "nearest-neighbours",
     "few-shot",
 )  # fmt: skip
+_NO_SHARES: Final = ("l2", "_rank", "rsum")
 
 
 def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
@@ -44,14 +46,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
         choices=TASKS,
         help="may be repeated; default: the task in dataset_type.txt next to the data",
     )
-    parser.add_argument(
-        "--width",
-        type=int,
-        nargs="+",
-        default=[],
-        metavar="W",
-        help="also measure retrieval with the first W components of the embeddings",
-    )
+    add_retrieval_arguments(parser)
     add_probe_arguments(parser)
     parser.add_argument(
         "--output", type=given_path, metavar="FILE.json", help="file for the metrics"
@@ -93,6 +88,7 @@ def _measure(args: argparse.Namespace, device: str) -> int:
                 args.split,
                 probe=probe_options(args),
                 widths=args.width,
+                correct=retrieval_options(args),
                 options=options,
                 **samples,
             )
@@ -140,7 +136,7 @@ def _print_table(
     if intervals:
         table.add_column("95 % interval", justify="right")
     for name, value in metrics.items():
-        is_share = 0 <= value <= 1 and not name.endswith("l2")
+        is_share = 0 <= value <= 1 and not name.endswith(_NO_SHARES)
         factor, digits = (100, ".2f") if is_share else (1, "g")
         ends = [f"{factor * end:{digits}}" for end in intervals.get(name, ())]
         shown = f"{factor * value:{digits}}" + " %" * is_share

@@ -94,6 +94,8 @@ def _print_recalls(evaluator: Evaluator, args: argparse.Namespace) -> None:
     after = evaluator.run(load_encoder(args.output))
     print(f"{args.measure}: model, {args.format}, difference")
     for name, value in before.items():
+        if "/recall_at_" not in name:
+            continue
         change = after[name] - value
         print(f"{100 * value:6.2f} % {100 * after[name]:6.2f} % {100 * change:+6.2f}  {name}")
 

@@ -3,37 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import final
 
+import torch
 import torch.nn.functional as F
 
 from clipkit.data.text.tokenizer import Tokenizer
 from clipkit.errors import ConfigError, DataError
+from clipkit.evaluation.correct_pairs import Candidates, RetrievalOptions, match_candidates
 from clipkit.evaluation.datasets.dataset import EvaluationDataset, as_dataset
 from clipkit.evaluation.embedding import EmbeddedPairs, embed_pairs
 from clipkit.evaluation.evaluators.base import Evaluator
 from clipkit.evaluation.inference import MOVED_TO_OPTIONS, EmbedOptions
-from clipkit.metrics.functional import retrieval_recall
+from clipkit.evaluation.outcomes.metrics import outcome_metrics
+from clipkit.evaluation.outcomes.outcomes import Evaluation, Outcomes
+from clipkit.evaluation.outcomes.retrieval import (
+    recalls_only,
+    retrieval_outcomes,
+    rsum_outcomes,
+)
+from clipkit.metrics.pair_ranks import pair_ranks
 from clipkit.models import DualEncoder
 from clipkit.renamed_arguments import renamed_arguments
 
 
 @final
 class Retrieval(Evaluator):
-    """Recall at k from images to captions and from captions to images.
+    """Retrieval from images to captions and from captions to images.
 
-    An image may have several captions. It counts as found if any of them is among the first k (the
-    convention of CLIP-like papers and of CLIP_benchmark).
+    An image may have several captions, and a caption several images. A query counts as found at k
+    if any of its correct candidates is among the first k (the convention of CLIP-like papers and of
+    CLIP_benchmark).
 
     Args:
         data: Folder, URL or pattern of shards, or an opened data set, with captions.
         tokenizer: Tokenizer for the captions; None for that of the text tower.
         split: Folder inside ``data``, in CLIP_benchmark's layout.
-        ks: Depths at which recall is measured.
+        ks: Depths at which recall is measured; mAP and NDCG are measured at the greatest.
         widths: Also measure embeddings truncated to their first components, for each of these
             numbers of components, at the first of ``ks``; see ``clipkit.losses.MatryoshkaLoss``.
         options: Batch size, number of workers, limit, precision, progress bar.
+        correct: Which candidates are correct, and groups of queries.
 
     Raises:
         DataError: If the data cannot be found or have no captions.
@@ -52,6 +64,7 @@ class Retrieval(Evaluator):
         ks: Sequence[int] = (1, 5, 10),
         widths: Sequence[int] = (),
         options: EmbedOptions = EmbedOptions(),
+        correct: RetrievalOptions = RetrievalOptions(),
     ) -> None:
         if any(width < 1 for width in widths):
             raise ConfigError(f"widths: expected numbers of at least 1, got {list(widths)}")
@@ -60,6 +73,7 @@ class Retrieval(Evaluator):
         self.primary_metric = f"text_to_image/recall_at_{min(self.ks, default=1)}"
         self._tokenizer = tokenizer
         self.options = options
+        self.correct = correct
 
     def embed(self, encoder: DualEncoder) -> EmbeddedPairs:
         """Return the embeddings that ``run`` measures.
@@ -78,25 +92,58 @@ class Retrieval(Evaluator):
         return pairs
 
     def run(self, encoder: DualEncoder) -> dict[str, float]:
-        """Return the recall at each k in both directions.
+        """Return the metrics of both directions.
 
-        That of truncated embeddings, at the first k, is ``width_W/image_to_text/recall_at_K``.
+        The recall of truncated embeddings, at the first k, is
+        ``width_W/image_to_text/recall_at_K``.
 
         Raises:
             ConfigError: If a width exceeds that of the embeddings.
         """
+        return self.evaluate(encoder).metrics
+
+    def evaluate(self, encoder: DualEncoder) -> Evaluation:
+        """Return the metrics and the outcome of each image and caption; see ``run``."""
         full = encoder.image_tower.embedding_dim
         if max(self.widths, default=0) > full:
             raise ConfigError(
                 f"widths: expected at most the {full} components of the embeddings, got "
                 f"{max(self.widths)}"
             )
-        pairs = self.embed(encoder)
-        recalls = retrieval_recall(pairs.images, pairs.texts, pairs.text_to_image, ks=self.ks)
+        embedded = self.embed(encoder)
+        candidates = match_candidates(embedded, self.correct, self.options.limit is None)
+        device = encoder.log_logit_scale.device
+        parts = list(_directions(candidates, self.ks, device))
+        rsum = rsum_outcomes(*parts)
         for width in self.widths:
             images, texts = (
-                F.normalize(rows[:, :width].float(), dim=1) for rows in (pairs.images, pairs.texts)
+                F.normalize(rows[:, :width].float(), dim=1)
+                for rows in (candidates.images, candidates.texts)
             )
-            of_width = retrieval_recall(images, texts, pairs.text_to_image, ks=self.ks[:1])
-            recalls |= {f"width_{width}/{key}": value for key, value in of_width.items()}
-        return recalls
+            truncated = replace(candidates, images=images, texts=texts)
+            parts += [
+                recalls_only(part, f"width_{width}/{part.prefix}")
+                for part in _directions(truncated, self.ks[:1], device)
+            ]
+        parts += [rsum] if rsum is not None else []
+        metrics = {name: v for part in parts for name, v in outcome_metrics(part).items()}
+        return Evaluation(metrics, tuple(parts))
+
+
+def _directions(
+    candidates: Candidates, ks: Sequence[int], device: torch.device
+) -> tuple[Outcomes, Outcomes]:
+    """Return the outcomes with images as queries, and those with texts as queries."""
+    # other devices lack fp64
+    device = device if device.type == "cuda" else torch.device("cpu")
+    of_images, of_texts = pair_ranks(
+        candidates.images.to(device),
+        candidates.texts.to(device),
+        candidates.pairs.to(device),
+        over_ranks=True,
+    )
+    images, texts = candidates.image_keys, candidates.text_keys
+    return (
+        retrieval_outcomes(of_images, images, images, "image_to_text/", ks),
+        retrieval_outcomes(of_texts, texts, candidates.text_groups, "text_to_image/", ks),
+    )

@@ -12,6 +12,7 @@ from torch import Tensor
 from clipkit.errors import MetricError
 from clipkit.evaluation.outcomes.classification import classification_metrics
 from clipkit.evaluation.outcomes.outcomes import Outcomes
+from clipkit.evaluation.outcomes.retrieval import retrieval_metrics, rsum_metrics
 
 OutcomeMetrics = Callable[[Outcomes, Float[Tensor, " N"]], dict[str, float]]
 """Function of outcomes and the weight of each unit: the metrics, without the prefix."""
@@ -29,6 +30,8 @@ def mean_metrics(outcomes: Outcomes, weights: Float[Tensor, " N"]) -> dict[str, 
 OUTCOME_KINDS: Final[Mapping[str, OutcomeMetrics]] = {
     "means": mean_metrics,
     "classification": classification_metrics,
+    "retrieval": retrieval_metrics,
+    "rsum": rsum_metrics,
 }
 """How metrics follow from outcomes, by the kind of the outcomes."""
 

@@ -140,7 +140,8 @@ def test_retrieval_counts_as_a_plain_loop_does(root, encoder, oracle):
 
     metrics = Retrieval(root, ks=(1, 3)).run(encoder)
 
-    assert metrics == {
+    recalls = {name: value for name, value in metrics.items() if "/recall_at_" in name}
+    assert recalls == {
         "image_to_text/recall_at_1": pytest.approx(recall(scores, own, 1)),
         "image_to_text/recall_at_3": pytest.approx(recall(scores, own, 3)),
         "text_to_image/recall_at_1": pytest.approx(recall(scores.T, [{o} for o in owners], 1)),
@@ -280,7 +281,7 @@ def test_retrieval_with_the_first_components_counts_as_a_plain_loop_does(root, e
 
     metrics = Retrieval(root, ks=(2, 3), widths=[5]).run(encoder)
 
-    assert len(metrics) == 6
+    assert sum("recall_at" in name for name in metrics) == 6
     expected = recall(scores.T, [{o} for o in owners], 2)
     assert metrics["width_5/text_to_image/recall_at_2"] == pytest.approx(expected)
     with pytest.raises(ConfigError, match=r"at most the \d+ components of the embeddings, got 999"):

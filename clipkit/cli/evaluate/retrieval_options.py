@@ -1,0 +1,44 @@
+"""Options of retrieval on the command line."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from clipkit.cli.arguments import given_text
+
+if TYPE_CHECKING:
+    from clipkit.evaluation import RetrievalOptions
+
+
+def add_retrieval_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of retrieval; see ``retrieval_options``."""
+    group = parser.add_argument_group("retrieval")
+    group.add_argument(
+        "--width",
+        type=int,
+        nargs="+",
+        default=[],
+        metavar="W",
+        help="also measure retrieval with the first W components of the embeddings",
+    )
+    group.add_argument(
+        "--positives",
+        type=given_text,
+        metavar="FILE.json",
+        help="correct pairs in addition to those of the data: "
+        '{"text_to_image": {"KEY#2": ["KEY", ...]}, "image_to_text": {"KEY": ["KEY#2", ...]}}; '
+        "KEY#2 is the second caption of sample KEY",
+    )
+    group.add_argument(
+        "--merge-captions",
+        action="store_true",
+        help="make equal captions of several images one text, for which all of them are correct",
+    )
+
+
+def retrieval_options(args: argparse.Namespace) -> RetrievalOptions:
+    """Return the options of ``add_retrieval_arguments``."""
+    from clipkit.evaluation import RetrievalOptions
+
+    return RetrievalOptions(args.positives, args.merge_captions)
