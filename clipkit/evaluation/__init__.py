@@ -12,15 +12,14 @@ from clipkit.evaluation.evaluators.multi_label import MultiLabelClassification
 from clipkit.evaluation.evaluators.retrieval import Retrieval
 from clipkit.evaluation.evaluators.suite import EvaluationSuite
 from clipkit.evaluation.evaluators.zero_shot import (
-    GENERIC_TEMPLATES,
     Predictions,
     ZeroShotClassification,
-    class_embeddings,
     confusion_counts,
 )
 from clipkit.evaluation.hashes import data_hash, model_hash
 from clipkit.evaluation.inference import EmbedOptions
 from clipkit.evaluation.interpolation import InterpolationPoint, interpolation_curve
+from clipkit.evaluation.outcomes.classification import reliability_diagrams
 from clipkit.evaluation.outcomes.files import load_outcomes, save_outcomes
 from clipkit.evaluation.outcomes.metrics import OUTCOME_KINDS, outcome_metrics
 from clipkit.evaluation.outcomes.outcomes import Evaluation, Outcomes
@@ -29,13 +28,23 @@ from clipkit.evaluation.probes.linear import LinearProbe
 from clipkit.evaluation.probes.neighbours import NearestNeighbours
 from clipkit.evaluation.probes.options import ProbeOptions
 from clipkit.evaluation.probes.splits import ProbeSplits
-from clipkit.evaluation.tasks import TASKS, make_evaluator
+from clipkit.evaluation.prompts.class_lists import resolve_class_names
+from clipkit.evaluation.prompts.class_prompts import (
+    GENERIC_TEMPLATES,
+    TEMPLATE_LISTS,
+    ClassPrompts,
+    resolve_prompts,
+)
+from clipkit.evaluation.prompts.embeddings import class_embeddings
+from clipkit.evaluation.tasks import TASKS, ZeroShotOptions, make_evaluator
 from clipkit.models.evaluating import evaluating
 
 __all__ = [
     "GENERIC_TEMPLATES",
     "OUTCOME_KINDS",
     "TASKS",
+    "TEMPLATE_LISTS",
+    "ClassPrompts",
     "ClassReport",
     "EmbedOptions",
     "EmbeddedPairs",
@@ -58,6 +67,7 @@ __all__ = [
     "Retrieval",
     "RetrievalOptions",
     "ZeroShotClassification",
+    "ZeroShotOptions",
     "cached_embeddings",
     "class_embeddings",
     "confusion_counts",
@@ -70,6 +80,9 @@ __all__ = [
     "model_hash",
     "open_dataset",
     "outcome_metrics",
+    "reliability_diagrams",
+    "resolve_class_names",
+    "resolve_prompts",
     "save_embeddings",
     "save_outcomes",
     "tokenizer_of",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 
 import torch
 from jaxtyping import Float, Int64
@@ -13,6 +12,7 @@ from torch import Tensor
 from clipkit.data.text.tokenizer import Tokenizer
 from clipkit.distributed.agreement import same_errors
 from clipkit.distributed.collectives import gather_rows, gather_sizes, rank, world_size
+from clipkit.distributed.texts import gather_texts
 from clipkit.evaluation.datasets.dataset import EvaluationDataset
 from clipkit.evaluation.datasets.loading import decoded_chunks, ids_of_rank
 from clipkit.evaluation.embedding_cache import cache_of
@@ -180,16 +180,3 @@ def _join_ranks(local: EmbeddedPairs, ids: Sequence[int]) -> EmbeddedPairs:
         keys=tuple(keys[i] for i in order.tolist()),
         captions=tuple(captions[i] for i in text_order.tolist()),
     )
-
-
-def gather_texts(texts: Sequence[str], sizes: Sequence[int], device: torch.device) -> Sequence[str]:
-    """Gather the texts of all ranks as UTF-8 bytes, without pickle."""
-    if world_size() == 1:
-        return texts
-    encoded = [text.encode() for text in texts]
-    raw = torch.tensor(list(b"".join(encoded)), dtype=torch.uint8, device=device)
-    lengths = torch.tensor([len(text) for text in encoded], dtype=torch.int64, device=device)
-    num_bytes = [size[0] for size in gather_sizes(len(raw), device=device)]
-    joined = bytes(gather_rows(raw, num_bytes).cpu().numpy())
-    ends = gather_rows(lengths, sizes).cumsum(0).tolist()
-    return [joined[start:end].decode() for start, end in pairwise([0, *ends])]

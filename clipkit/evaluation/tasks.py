@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -18,8 +19,33 @@ from clipkit.evaluation.evaluators.zero_shot import ZeroShotClassification
 from clipkit.evaluation.inference import EmbedOptions
 from clipkit.evaluation.probes.options import PROBES, ProbeOptions, make_probe
 from clipkit.evaluation.probes.splits import ProbeSplits
+from clipkit.evaluation.prompts.class_prompts import Templates
 from clipkit.renamed_arguments import renamed_arguments
 from clipkit.suggestions import did_you_mean
+
+
+@dataclass(frozen=True)
+class ZeroShotOptions:
+    """Options of the task "zero-shot"; see ``ZeroShotClassification``.
+
+    Args:
+        class_names: Names in the order of class numbers, "imagenet", or a file; None for those of
+            the data.
+        templates: A name of ``TEMPLATE_LISTS``, a file, templates, or prompts of each class; None
+            for those of the data.
+        group_field: Field with the group of each image, such as "json:region"; None for no groups.
+        calibration_split: Split on which a temperature is fitted; None for no temperature.
+
+    Examples:
+        >>> make_evaluator("zero-shot", "data/val", zero_shot=ZeroShotOptions(templates="openai"))
+        <clipkit.evaluation.evaluators.zero_shot.ZeroShotClassification object at ...>
+    """
+
+    class_names: str | Sequence[str] | None = None
+    templates: Templates | None = None
+    group_field: str | None = None
+    calibration_split: str | None = None
+
 
 TASKS: Final = (
     "retrieval", "zero-shot", "label-head", "multi-label", "linear-probe", "nearest-neighbours",
@@ -40,6 +66,7 @@ def make_evaluator(
     allow_outside: bool = False,
     widths: Sequence[int] = (),
     correct: RetrievalOptions = RetrievalOptions(),
+    zero_shot: ZeroShotOptions = ZeroShotOptions(),
     options: EmbedOptions = EmbedOptions(),
 ) -> Evaluator:
     """Create the evaluator of a task.
@@ -55,6 +82,7 @@ def make_evaluator(
         allow_outside: Whether the images of a table or folder may be outside of its folder.
         widths: Numbers of first components that retrieval measures too; see ``Retrieval``.
         correct: Which candidates of a retrieval are correct, and groups of queries.
+        zero_shot: Options of zero-shot classification: class names, templates, groups, calibration.
         options: How embeddings are computed.
 
     Raises:
@@ -83,5 +111,13 @@ def make_evaluator(
         return MultiLabelClassification(data, positives=field, options=options)
     if task == "retrieval":
         return Retrieval(data, widths=widths, options=options, correct=correct)
-    kind = ZeroShotClassification if task == "zero-shot" else LabelHeadClassification
-    return kind(data, options=options)
+    if task == "label-head":
+        return LabelHeadClassification(data, options=options)
+    return ZeroShotClassification(
+        data,
+        class_names=zero_shot.class_names,
+        templates=zero_shot.templates,
+        options=options,
+        group_field=zero_shot.group_field,
+        calibration_split=zero_shot.calibration_split,
+    )

@@ -239,3 +239,26 @@ def test_help_needs_no_torch():
     )
 
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_evaluate_takes_names_and_prompts_of_classes_from_files(tmp_path, root, model, encoder):
+    names = [f"thing {number}" for number in range(6)]
+    (tmp_path / "names.txt").write_text("\n".join(names))
+    (tmp_path / "prompts.json").write_text(json.dumps({n: [n, f"a {n}"] for n in names}))
+    options = ["--classnames", tmp_path / "names.txt", "--templates", tmp_path / "prompts.json"]
+    output = tmp_path / "numbers.json"
+
+    call(evaluate, "--model", model, "--data", root, "--task", "zero-shot", "--output", output,
+         "--calibration-split", "train", *options)  # fmt: skip
+
+    record = json.loads(output.read_text())
+    expected = ZeroShotClassification(
+        root, class_names=names, templates=["{}", "a {}"], calibration_split="train"
+    )
+    assert record["metrics"] == expected.run(encoder)
+    assert record["class_names"]["data"] == names
+
+
+def test_evaluate_refuses_options_of_classes_for_other_tasks(root, model):
+    with pytest.raises(ConfigError, match=r"expected one of the tasks zero-shot.*got retrieval"):
+        call(evaluate, "--model", model, "--data", root, "--templates", "openai")

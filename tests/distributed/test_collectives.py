@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from clipkit.distributed import collectives
+from clipkit.distributed.texts import gather_texts
 from tests.helpers.ranks import run_ranks
 
 SIZES = (2, 0, 3)
@@ -50,3 +51,13 @@ def test_one_process_exchanges_nothing():
     assert collectives.gather_rows(rows, [3]).data_ptr() == rows.data_ptr()
     assert collectives.sum_rows_to_owner(rows, [3]) is rows
     assert collectives.logsumexp_over_ranks(rows).equal(rows)
+
+
+def exchange_texts(number, world_size):
+    texts = [["ä", ""], [], ["last"]][number]
+    empty = gather_texts([], [0] * world_size, torch.device("cpu"))
+    return list(empty), list(gather_texts(texts, [2, 0, 1], torch.device("cpu")))
+
+
+def test_texts_of_all_ranks_and_of_none():
+    assert run_ranks(exchange_texts, 3) == [([], ["ä", "", "last"])] * 3

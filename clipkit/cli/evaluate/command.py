@@ -20,6 +20,7 @@ from clipkit.cli.arguments import (
 from clipkit.cli.evaluate.probe_options import add_probe_arguments, probe_options
 from clipkit.cli.evaluate.record import write_record
 from clipkit.cli.evaluate.retrieval_options import add_retrieval_arguments, retrieval_options
+from clipkit.cli.evaluate.zero_shot_options import add_zero_shot_arguments, zero_shot_options
 from clipkit.cli.outputs import check_output_file, check_output_folder
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
         help="may be repeated; default: the task in dataset_type.txt next to the data",
     )
     add_retrieval_arguments(parser)
+    add_zero_shot_arguments(parser)
     add_probe_arguments(parser)
     parser.add_argument(
         "--output", type=given_path, metavar="FILE.json", help="file for the metrics"
@@ -81,6 +83,7 @@ def _measure(args: argparse.Namespace, device: str) -> int:
     with same_errors():
         tasks = args.task or [open_dataset(args.data, args.split, **samples).task]
         tasks = list(dict.fromkeys(tasks))
+        zero_shot = zero_shot_options(args, tasks)
         evaluators = {
             task: make_evaluator(
                 task,
@@ -89,6 +92,7 @@ def _measure(args: argparse.Namespace, device: str) -> int:
                 probe=probe_options(args),
                 widths=args.width,
                 correct=retrieval_options(args),
+                zero_shot=zero_shot,
                 options=options,
                 **samples,
             )
@@ -113,6 +117,8 @@ def _measure(args: argparse.Namespace, device: str) -> int:
             **{name: getattr(args, name) for name in ("model", "data", "split", "limit")},
             "precision": args.precision,
             "weights": weights,
+            "group_field": args.group_field,
+            "calibration_split": args.calibration_split,
             "class_names": {"data": list(of_data), "model": list(of_model)},
             "versions": versions(),
         }

@@ -12,7 +12,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final, final
 
@@ -29,7 +31,7 @@ from clipkit.data.storage.braces import MAX_NAMES
 from clipkit.data.storage.cache import read_small_file
 from clipkit.data.storage.urls import UNION, is_local, local_path, parse_address
 from clipkit.data.text.captions import CaptionPicker, TextField
-from clipkit.errors import DataError
+from clipkit.errors import DataError, SampleError
 from clipkit.templates import check_templates
 
 _SHOWN_CHARACTERS: Final = 40
@@ -71,6 +73,7 @@ class EvaluationDataset:
         caption: Finds the captions of a sample; None for the lines of its ``.txt``.
         label_field: Where the class of a sample is: a member ("cls") or a field of a JSON member
             ("json:category").
+        reopen: Function that opens another split of the same data; None if there are no others.
 
     Examples:
         >>> data = open_dataset("data/val")
@@ -87,6 +90,7 @@ class EvaluationDataset:
         task: str = "zero-shot",
         caption: CaptionPicker | None = None,
         label_field: str = "cls",
+        reopen: Callable[[str], EvaluationDataset] | None = None,
     ) -> None:
         self.name = name
         self.class_names = class_names
@@ -95,6 +99,7 @@ class EvaluationDataset:
         self.caption = caption or TextField("txt", one_per_line=True)
         self.label_field = label_field
         self.index = index
+        self._reopen = reopen
         self._reader = ShardReader(index)
 
     def __len__(self) -> int:
@@ -151,12 +156,37 @@ class EvaluationDataset:
             The value as text; None if the sample has none.
 
         Raises:
-            SampleError: If the member cannot be read.
+            SampleError: If the member cannot be read, or the value is a list or an object.
+
+        Examples:
+            >>> open_dataset("data/val").value(0, "cls")
+            '0'
         """
         raw = self._reader.read(sample_id, leave_out=IMAGE_EXTENSIONS)
         with sample_errors(self.name, raw.key):
             value = read_value(raw.members, field)
-        return None if value is None else str(value)
+            if isinstance(value, list | dict):
+                raise SampleError(f"{field}: expected a text or number, got {value!r}")
+        return None if value is None or not str(value).strip() else str(value).strip()
+
+    def with_split(self, split: str) -> EvaluationDataset:
+        """Open another split of the same data.
+
+        Raises:
+            DataError: If the split does not exist, or contains the same files.
+        """
+        if self._reopen is None:
+            raise DataError(f"{self.name}: has no other splits; open the data with open_dataset")
+        other = self._reopen(split)
+        addresses, others = (
+            {str(shard.address) for shard in data.index.shards} for data in (self, other)
+        )
+        if addresses & others:
+            raise DataError(
+                f"{self.name}: the split {split!r} has files of the split that is measured; "
+                f"expected another split, in its own folder {self.name}/{split}"
+            )
+        return other
 
 
 def as_dataset(data: str | Path | EvaluationDataset, split: str) -> EvaluationDataset:
@@ -199,6 +229,13 @@ def open_dataset(
     """
     # The page of a Hugging Face data set and its files differ in this part of the address.
     address = str(source).rstrip("/").replace("/tree/", "/resolve/", 1)
+    reopen = partial(
+        open_dataset,
+        source,
+        caption=caption,
+        label_field=label_field,
+        allow_outside=allow_outside,
+    )
     name = address.rpartition("/")[2] if "{" not in address else address
     for raw in [address] if hub_address(address) else [f"{address}/{split}", address]:
         if is_raw(raw):
@@ -207,7 +244,9 @@ def open_dataset(
             names = packed.class_names or listed
             index = ShardIndex.from_urls(packed.shards)
             task = _TASKS["classification" if names else "retrieval"]
-            return EvaluationDataset(name, index, names, templates, task, caption, label_field)
+            return EvaluationDataset(
+                name, index, names, templates, task, caption, label_field, reopen
+            )
     is_folder = not address.endswith(".tar") and UNION not in address
     count = _read_text(f"{address}/{split}/nshards.txt") if is_folder else None
     if count is not None:
@@ -217,7 +256,7 @@ def open_dataset(
     else:
         _refuse_other_split(address, split)
         index = ShardIndex.from_urls(address)
-    return EvaluationDataset(name, index, *_describe(address), caption, label_field)
+    return EvaluationDataset(name, index, *_describe(address), caption, label_field, reopen)
 
 
 def _texts_near(raw: str, address: str) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -16,7 +16,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from clipkit.data.images.transforms import ExactTransform
 from clipkit.data.samples.content import sample_errors
-from clipkit.distributed.collectives import rank, world_size
+from clipkit.distributed.collectives import gather_sizes, rank, world_size
+from clipkit.distributed.texts import gather_texts
 from clipkit.errors import ClipkitError
 from clipkit.evaluation.datasets.dataset import EvaluationDataset
 from clipkit.evaluation.inference import EmbedOptions
@@ -48,6 +49,18 @@ def ids_of_rank(data: EvaluationDataset, options: EmbedOptions) -> range:
     """Return the samples of this rank; over all ranks, each sample occurs exactly once."""
     count = len(data) if options.limit is None else min(len(data), options.limit)
     return range(rank(), count, world_size())
+
+
+def texts_in_data_order(texts: Sequence[str], device: torch.device) -> tuple[str, ...]:
+    """Gather a text of each sample of ``ids_of_rank``, in the order of the data, on every rank."""
+    sizes = [size[0] for size in gather_sizes(len(texts), device=device)]
+    gathered = gather_texts(texts, sizes, device)
+    starts = [sum(sizes[:of_rank]) for of_rank in range(world_size())]
+    # Sample number n is the one at place n // world_size of rank n % world_size.
+    return tuple(
+        gathered[starts[number % world_size()] + number // world_size()]
+        for number in range(len(gathered))
+    )
 
 
 _Item = tuple[Tensor, tuple[str, ...], int, str] | ClipkitError

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 import torch.nn.functional as F
@@ -11,8 +11,8 @@ from torch import Tensor
 
 from clipkit.evaluation.evaluators.base import Evaluator
 from clipkit.evaluation.evaluators.label_head import LabelHeadClassification
-from clipkit.evaluation.evaluators.zero_shot import ZeroShotClassification, evaluate_predictions
-from clipkit.evaluation.outcomes.outcomes import Evaluation, Outcomes
+from clipkit.evaluation.evaluators.zero_shot import ZeroShotClassification
+from clipkit.evaluation.outcomes.outcomes import Evaluation
 from clipkit.metrics.per_class import (
     ClassScores,
     average_precisions,
@@ -29,26 +29,24 @@ class ClassReport:
 
     Args:
         class_names: C distinct names; the class numbers where there are no names.
-        accuracy: ``top1``, ``top5`` and ``mean_per_class_recall``.
+        of_classifier: Metrics of the classifier, and the outcome of each image.
         scores: Precision, recall, F1 and support of each class.
         average_precision: Average precision of each class against all others; NaN if the class does
             not occur.
         confusion: Number of images of each true class (row) and predicted class (column).
-        outcomes: Outcome of each image.
     """
 
     class_names: tuple[str, ...]
-    accuracy: dict[str, float]
+    of_classifier: Evaluation
     scores: ClassScores
     average_precision: Float[Tensor, " C"]
     confusion: Int64[Tensor, "C C"]
-    outcomes: Outcomes
 
     def metrics(self) -> dict[str, float]:
         """Return all metrics in one flat dict, without classes that do not occur."""
         occurs = self.scores.support > 0
         values = {
-            **self.accuracy,
+            **self.of_classifier.metrics,
             **self.scores.macro(),
             "mean_average_precision": float(self.average_precision[occurs].mean()),
         }
@@ -62,7 +60,7 @@ class ClassReport:
 
     def evaluation(self) -> Evaluation:
         """Return all metrics with the outcome of each image."""
-        return Evaluation(self.metrics(), (self.outcomes,))
+        return replace(self.of_classifier, metrics=self.metrics())
 
 
 @final
@@ -91,18 +89,16 @@ class PerClass(Evaluator):
         Raises:
             ClipkitError: If the classifier cannot be run on the data.
         """
-        predictions = self.classifier.predict(encoder)
+        predictions, evaluation = self.classifier.measure(encoder)
         scores, labels = predictions.scores, predictions.labels
-        evaluation = evaluate_predictions(predictions)
         num_classes = scores.shape[1]
         confusion = confusion_matrix(chosen_classes(scores, labels), labels, num_classes)
         return ClassReport(
             class_names=predictions.class_names,
-            accuracy=evaluation.metrics,
+            of_classifier=evaluation,
             scores=class_scores(confusion),
             average_precision=average_precisions(scores, F.one_hot(labels, num_classes)),
             confusion=confusion,
-            outcomes=evaluation.outcomes[0],
         )
 
     def run(self, encoder: DualEncoder) -> dict[str, float]:

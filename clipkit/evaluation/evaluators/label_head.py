@@ -14,16 +14,12 @@ from clipkit.distributed.agreement import same_errors
 from clipkit.distributed.collectives import gather_rows, gather_sizes
 from clipkit.errors import ConfigError
 from clipkit.evaluation.datasets.dataset import EvaluationDataset, as_dataset
-from clipkit.evaluation.datasets.loading import decoded_chunks, ids_of_rank
-from clipkit.evaluation.embedding import gather_texts
+from clipkit.evaluation.datasets.loading import decoded_chunks, ids_of_rank, texts_in_data_order
 from clipkit.evaluation.evaluators.base import Evaluator
 from clipkit.evaluation.evaluators.class_match import head_names, match_head
-from clipkit.evaluation.evaluators.zero_shot import (
-    Predictions,
-    evaluate_predictions,
-    require_classes,
-)
+from clipkit.evaluation.evaluators.zero_shot import Predictions, outcomes_of, require_classes
 from clipkit.evaluation.inference import MOVED_TO_OPTIONS, EmbedOptions
+from clipkit.evaluation.outcomes.metrics import outcome_metrics
 from clipkit.evaluation.outcomes.outcomes import Evaluation
 from clipkit.models import DualEncoder, LabelHead
 from clipkit.models.evaluating import evaluating
@@ -32,7 +28,7 @@ from clipkit.renamed_arguments import renamed_arguments
 
 @final
 class LabelHeadClassification(Evaluator):
-    """Top-1 and top-5 accuracy and mean per-class recall of the label head.
+    """Accuracy, precision, recall and calibration of the label head.
 
     Classes of the data are matched with those of the head by name, if both have names.
 
@@ -77,7 +73,7 @@ class LabelHeadClassification(Evaluator):
             in_data_order(scores, ids),
             in_data_order(labels, ids),
             head_names(self.class_names, head),
-            texts_in_data_order(keys, ids, scores.device),
+            texts_in_data_order(keys, scores.device),
         )
 
     def run(self, encoder: DualEncoder) -> dict[str, float]:
@@ -86,7 +82,13 @@ class LabelHeadClassification(Evaluator):
 
     def evaluate(self, encoder: DualEncoder) -> Evaluation:
         """Return the metrics and the outcome of each image."""
-        return evaluate_predictions(self.predict(encoder))
+        return self.measure(encoder)[1]
+
+    def measure(self, encoder: DualEncoder) -> tuple[Predictions, Evaluation]:
+        """Return what ``predict`` and ``evaluate`` return, for one pass over the images."""
+        predictions = self.predict(encoder)
+        outcomes = outcomes_of(predictions)
+        return predictions, Evaluation(outcome_metrics(outcomes), (outcomes,))
 
 
 def label_head_of(encoder: DualEncoder) -> LabelHead:
@@ -119,13 +121,3 @@ def in_data_order(rows: Shaped[Tensor, "B *rest"], ids: Sequence[int]) -> Shaped
     sizes = [size[0] for size in gather_sizes(len(rows), device=rows.device)]
     order = gather_rows(torch.tensor(ids, device=rows.device), sizes).argsort()
     return gather_rows(rows, sizes)[order].cpu()
-
-
-def texts_in_data_order(
-    texts: Sequence[str], ids: Sequence[int], device: torch.device
-) -> tuple[str, ...]:
-    """Gather the texts of all ranks in the order of the data, on every rank."""
-    sizes = [size[0] for size in gather_sizes(len(texts), device=device)]
-    order = gather_rows(torch.tensor(ids, device=device), sizes).argsort()
-    gathered = gather_texts(texts, sizes, device)
-    return tuple(gathered[position] for position in order.tolist())

@@ -2,44 +2,40 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, final
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
 from clipkit.class_names import shown_names
 from clipkit.data.text.tokenizer import Tokenizer
-from clipkit.errors import DataError
+from clipkit.errors import ConfigError, DataError
 from clipkit.evaluation.datasets.dataset import EvaluationDataset, as_dataset
-from clipkit.evaluation.embedding import embed_pairs, encode_on_ranks, tokenizer_of
+from clipkit.evaluation.datasets.leaks import groups_of, refuse_common_images
+from clipkit.evaluation.embedding import embed_pairs, tokenizer_of
 from clipkit.evaluation.evaluators.base import Evaluator
+from clipkit.evaluation.evaluators.class_match import ClassMatch
 from clipkit.evaluation.inference import MOVED_TO_OPTIONS, EmbedOptions
 from clipkit.evaluation.outcomes.classification import classification_outcomes
 from clipkit.evaluation.outcomes.metrics import outcome_metrics
-from clipkit.evaluation.outcomes.outcomes import Evaluation
+from clipkit.evaluation.outcomes.outcomes import Evaluation, Outcomes
+from clipkit.evaluation.outcomes.worst_group import worst_group_outcomes
+from clipkit.evaluation.prompts.class_lists import resolve_class_names
+from clipkit.evaluation.prompts.class_prompts import ClassPrompts, Templates, resolve_prompts
+from clipkit.evaluation.prompts.embeddings import prompt_embeddings
+from clipkit.metrics.calibration import fit_logit_scale
 from clipkit.metrics.per_class import confusion_matrix
 from clipkit.models import DualEncoder
 from clipkit.models.evaluating import evaluating
 from clipkit.renamed_arguments import renamed_arguments
-from clipkit.templates import check_templates, fill_template
 from clipkit.types import IGNORE_LABEL
 
-GENERIC_TEMPLATES: Final = (
-    "{}",
-    "a picture of {}",
-    "a photo that shows {}",
-    "a drawing of {}",
-    "here we see {}",
-    "{}, seen from nearby",
-    "{}, small and far away",
-    "an image in the category {}",
-)
-"""Templates for data without any: several views and media, no assumption about the domain."""
+_LOG: Final = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,44 +47,14 @@ class Predictions:
         labels: True class of each image, as a column of ``scores``.
         class_names: Name of each column; C distinct names.
         keys: Name of each image; empty if the images have no names.
+        logit_scale: Factor that makes logits of the scores: 1 for logits.
     """
 
     scores: Float[Tensor, "N C"]
     labels: Int64[Tensor, " N"]
     class_names: tuple[str, ...] = ()
     keys: tuple[str, ...] = ()
-
-
-def class_embeddings(
-    encoder: DualEncoder,
-    class_names: Sequence[str],
-    templates: Sequence[str],
-    tokenizer: Tokenizer,
-    batch_size: int = 64,
-) -> Float[Tensor, "C D"]:
-    """Return one unit-norm embedding per class: the normalised mean over its prompts.
-
-    The classifier of Radford et al. 2021, section 3.1.4. With several ranks, every rank calls this
-    function, and embeds a part of the prompts.
-
-    Args:
-        encoder: The model, in evaluation mode and without gradients.
-        class_names: C names.
-        templates: Sentences with ``{}`` for the class name.
-        tokenizer: Tokenizer of the text tower.
-        batch_size: Prompts per forward pass.
-
-    Returns:
-        float32 embeddings on the encoder's device.
-
-    Raises:
-        ConfigError: If a template has no place for the name.
-    """
-    templates = check_templates(templates, "templates")
-    prompts = [fill_template(template, name) for name in class_names for template in templates]
-    embedded = encode_on_ranks(encoder, tokenizer, prompts, batch_size)
-    means = embedded.view(len(class_names), len(templates), -1).mean(1)
-    return F.normalize(means, dim=-1)
+    logit_scale: float = 1.0
 
 
 def confusion_counts(
@@ -114,25 +80,34 @@ def confusion_counts(
 
 @final
 class ZeroShotClassification(Evaluator):
-    """Top-1 and top-5 accuracy and mean per-class recall of zero-shot predictions.
+    """Accuracy, precision, recall and calibration of zero-shot predictions.
+
+    The probabilities are the softmax of the similarities times the encoder's logit scale.
 
     Args:
         data: Folder, URL or pattern of shards, or an opened data set, with a class in each sample.
         tokenizer: Tokenizer for the prompts; None for that of the text tower.
         split: Folder inside ``data``, in CLIP_benchmark's layout.
-        class_names: Names in the order of class numbers; None for those of the data. Numbers with
-            an empty name are not predicted.
-        templates: Sentences with ``{}`` for the class name; None for those of the data, or
+        class_names: Names in the order of class numbers, "imagenet", or a file; see
+            ``resolve_class_names``; None for those of the data. Numbers with an empty name are not
+            predicted.
+        templates: Sentences with ``{}`` for the class name, a name of ``TEMPLATE_LISTS``, a file,
+            or prompts of each class; see ``resolve_prompts``. None for those of the data, or
             ``GENERIC_TEMPLATES`` if the data have none.
         options: Batch size, number of workers, limit, precision, progress bar.
+        group_field: Field with the group of each image, such as "json:region"; the groups and the
+            worst one are measured too. None for no groups.
+        calibration_split: Split of the data on which a temperature is fitted; its images must not
+            be those of ``split``. None for no temperature.
 
     Raises:
-        DataError: If the data cannot be found or name no classes.
+        DataError: If the data cannot be found, name no classes, or the calibration split has images
+            that are measured.
         ConfigError: If a template has no place for the class name.
 
     Examples:
         >>> ZeroShotClassification("data/val").run(encoder)
-        {'top1': ..., 'mean_per_class_recall': ...}
+        {'top1': ..., 'mean_per_class_recall': ..., 'ece': ...}
     """
 
     primary_metric = "top1"
@@ -143,20 +118,32 @@ class ZeroShotClassification(Evaluator):
         data: str | Path | EvaluationDataset,
         tokenizer: Tokenizer | None = None,
         split: str = "test",
-        class_names: Sequence[str] | None = None,
-        templates: Sequence[str] | None = None,
+        class_names: str | Sequence[str] | None = None,
+        templates: Templates | None = None,
         options: EmbedOptions = EmbedOptions(),
+        group_field: str | None = None,
+        calibration_split: str | None = None,
     ) -> None:
         self.data = as_dataset(data, split)
-        self.class_names = tuple(class_names or self.data.class_names)
-        num_named = sum(map(bool, self.class_names))
-        if num_named < 2:
+        self.class_names = resolve_class_names(class_names, self.data)
+        names = [name for name in self.class_names if name]
+        if len(names) < 2:
             raise DataError(
                 f"{self.data.name}: zero-shot classification needs the names of at least two "
-                f"classes, got {num_named}; write classnames.txt, one name per line"
+                f"classes, got {len(names)}; write classnames.txt, one name per line"
             )
-        chosen = templates if templates is not None else self.data.templates or GENERIC_TEMPLATES
-        self.templates = check_templates(chosen, "templates")
+        self.prompts = resolve_prompts(templates, names, self.data)
+        if self.prompts.negative:
+            raise ConfigError(
+                "templates: negative prompts are for images with several classes; expected only "
+                "positive prompts, or the task zero-shot-multi-label"
+            )
+        _report_repeated(self.prompts, names, self.data.name)
+        self.templates = self.prompts.templates
+        self.calibration: EvaluationDataset | None = None
+        if calibration_split is not None:
+            self.calibration = self.data.with_split(calibration_split)
+        self.group_field = group_field
         self._tokenizer = tokenizer
         self.options = options
 
@@ -166,46 +153,101 @@ class ZeroShotClassification(Evaluator):
         Raises:
             DataError: If an image has no class, or a class without a name.
         """
-        pairs = embed_pairs(encoder, self.data, self.options, self._tokenizer, captions=False)
-        names = [name for name in self.class_names if name]
-        labels = self._named(pairs.labels, pairs.keys)
-        tokenizer = self._tokenizer or tokenizer_of(encoder)
-        with evaluating(encoder, self.options.precision):
-            classes = class_embeddings(
-                encoder, names, self.templates, tokenizer, self.options.batch_size
-            )
-        scores = pairs.images @ classes.cpu().T
-        return Predictions(scores, labels, shown_names(names, len(names)), pairs.keys)
-
-    def _named(self, labels: Int64[Tensor, " N"], keys: Sequence[str]) -> Int64[Tensor, " N"]:
-        """Return the position of each sample's class among the classes with a name."""
-        require_classes(labels, len(self.class_names), keys, self.data)
-        has_name = torch.tensor([bool(name) for name in self.class_names])
-        nameless = (~has_name[labels]).nonzero().flatten().tolist()
-        if nameless:
-            raise DataError(
-                f"{self.data.name}: {len(nameless)} of {len(labels)} images have a class without a "
-                f"name (first: {keys[nameless[0]]}, class {int(labels[nameless[0]])}); name it in "
-                f"classnames.txt, or next to its number in the table"
-            )
-        return (has_name.cumsum(0) - 1)[labels]
+        return self._predict(encoder, self.data, self._classifier(encoder))
 
     def run(self, encoder: DualEncoder) -> dict[str, float]:
         """Return the metrics; ``top5`` only if there are at least five classes."""
         return self.evaluate(encoder).metrics
 
     def evaluate(self, encoder: DualEncoder) -> Evaluation:
-        """Return the metrics and the outcome of each image."""
-        return evaluate_predictions(self.predict(encoder))
+        """Return the metrics, the outcome of each image, and the fitted temperature."""
+        return self.measure(encoder)[1]
+
+    def measure(self, encoder: DualEncoder) -> tuple[Predictions, Evaluation]:
+        """Return what ``predict`` and ``evaluate`` return, for one pass over the images."""
+        classifier = self._classifier(encoder)
+        predictions = self._predict(encoder, self.data, classifier)
+        scale, details = None, dict[str, float]()
+        if self.calibration is not None:
+            fitted_on = self._predict(encoder, self.calibration, classifier)
+            refuse_common_images(
+                (self.calibration, fitted_on.keys), (self.data, predictions.keys), self.options
+            )
+            scale = fit_logit_scale(fitted_on.scores, fitted_on.labels)
+            details["temperature"] = predictions.logit_scale / scale
+        parts = [outcomes_of(predictions, scale)]
+        if self.group_field is not None:
+            groups = groups_of(self.data, self.group_field, predictions.keys)
+            parts.append(worst_group_outcomes(_hits(parts[0]), groups, parts[0]))
+        metrics = {k: v for part in parts for k, v in outcome_metrics(part).items()}
+        return predictions, Evaluation(metrics, tuple(parts), details)
+
+    def _classifier(self, encoder: DualEncoder) -> Float[Tensor, "C D"]:
+        tokenizer = self._tokenizer or tokenizer_of(encoder)
+        with evaluating(encoder, self.options.precision):
+            return prompt_embeddings(
+                encoder, self.prompts.positive, tokenizer, self.options.batch_size
+            ).cpu()
+
+    def _predict(
+        self, encoder: DualEncoder, data: EvaluationDataset, classes: Float[Tensor, "C D"]
+    ) -> Predictions:
+        pairs = embed_pairs(encoder, data, self.options, self._tokenizer, captions=False)
+        match = ClassMatch(data.class_names, self.data.class_names, data.name, self.data.name)
+        labels = self._named(match.labels(pairs.labels), pairs.keys, data)
+        scores = pairs.images @ classes.T
+        for number, earlier in self.prompts.repeated().items():
+            # Equal prompts are no evidence for either class: the first one is predicted, as by
+            # argmax; a tie would make both incorrect.
+            scores[:, number] = scores[:, earlier].nextafter(torch.tensor(-torch.inf))
+        names = [name for name in self.class_names if name]
+        return Predictions(
+            scores, labels, shown_names(names, len(names)), pairs.keys,
+            float(encoder.log_logit_scale.detach().exp()),
+        )  # fmt: skip
+
+    def _named(
+        self, labels: Int64[Tensor, " N"], keys: Sequence[str], data: EvaluationDataset
+    ) -> Int64[Tensor, " N"]:
+        """Return the position of each sample's class among the classes with a name."""
+        require_classes(labels, len(self.class_names), keys, data)
+        has_name = torch.tensor([bool(name) for name in self.class_names])
+        nameless = (~has_name[labels]).nonzero().flatten().tolist()
+        if nameless:
+            raise DataError(
+                f"{data.name}: {len(nameless)} of {len(labels)} images have a class without a "
+                f"name (first: {keys[nameless[0]]}, class {int(labels[nameless[0]])}); name it in "
+                f"classnames.txt, or next to its number in the table"
+            )
+        return (has_name.cumsum(0) - 1)[labels]
 
 
-def evaluate_predictions(predictions: Predictions) -> Evaluation:
-    """Compute the outcome of each image, and the metrics."""
+def outcomes_of(predictions: Predictions, calibrated_scale: float | None = None) -> Outcomes:
+    """Return the outcomes of predictions, with their confidences.
+
+    Args:
+        predictions: Scores and true classes.
+        calibrated_scale: Factor of the scores that was fitted on other images; None for none.
+    """
     keys = predictions.keys or tuple(map(str, range(len(predictions.labels))))
-    outcomes = classification_outcomes(
-        predictions.scores, predictions.labels, keys, predictions.class_names
-    )
-    return Evaluation(outcome_metrics(outcomes), (outcomes,))
+    return classification_outcomes(
+        predictions.scores, predictions.labels, keys, predictions.class_names,
+        logit_scale=predictions.logit_scale, calibrated_scale=calibrated_scale,
+    )  # fmt: skip
+
+
+def _hits(outcomes: Outcomes) -> dict[str, Tensor]:
+    ranks, num_classes = outcomes.columns["rank"], len(outcomes.class_names)
+    return {f"top{k}": (ranks < k).float() for k in (1, 5) if k <= num_classes}
+
+
+def _report_repeated(prompts: ClassPrompts, names: Sequence[str], data_name: str) -> None:
+    for number, earlier in prompts.repeated().items():
+        _LOG.warning(
+            "%s: the classes %d and %d have the same prompts (%s): the first one is predicted, and "
+            "images of the second one count as incorrect",
+            data_name, earlier, number, names[number],
+        )  # fmt: skip
 
 
 def require_classes(

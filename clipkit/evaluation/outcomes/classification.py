@@ -10,10 +10,12 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from clipkit.evaluation.outcomes.outcomes import Outcomes, distinct_keys
+from clipkit.metrics.calibration import Reliability, confidences, reliability
 from clipkit.metrics.functional import label_ranks
 from clipkit.metrics.per_class import chosen_classes
 
 _KS: Final = (1, 5)
+_CALIBRATED: Final = "calibrated_confidence"
 
 
 def classification_outcomes(
@@ -22,6 +24,8 @@ def classification_outcomes(
     keys: Sequence[str],
     class_names: Sequence[str],
     groups: Sequence[str] | None = None,
+    logit_scale: float | None = None,
+    calibrated_scale: float | None = None,
 ) -> Outcomes:
     """Return the outcomes of a classifier.
 
@@ -31,10 +35,14 @@ def classification_outcomes(
         keys: Name of each image.
         class_names: Names of the C classes.
         groups: Group of each image; None if images are independent of one another.
+        logit_scale: Factor that makes logits of the scores, which is 1 for logits; None if the
+            scores have no probabilities.
+        calibrated_scale: Factor that was fitted on other images; None if there is none.
 
     Returns:
         Outcomes of kind "classification" with the columns ``label``, ``chosen`` (the class with the
-        greatest score, where a tie is never a win) and ``rank`` (of the true class, from 0).
+        greatest score, where a tie is never a win), ``rank`` (of the true class, from 0), and, for
+        each of the factors, ``confidence`` and ``calibrated_confidence`` (greatest probability).
 
     Raises:
         MetricError: If a score is NaN, or a label has no column.
@@ -50,6 +58,9 @@ def classification_outcomes(
         "chosen": chosen_classes(scores, labels),
         "rank": label_ranks(scores, labels),
     }
+    for name, scale in (("confidence", logit_scale), (_CALIBRATED, calibrated_scale)):
+        if scale is not None:
+            columns[name] = confidences(scores, scale).float()
     names = distinct_keys(keys)
     return Outcomes(
         "classification", names, tuple(groups or names), columns, class_names=tuple(class_names)
@@ -57,7 +68,10 @@ def classification_outcomes(
 
 
 def classification_metrics(outcomes: Outcomes, weights: Float[Tensor, " N"]) -> dict[str, float]:
-    """Return top-1, top-5 (with five classes or more) and the mean recall of the classes."""
+    """Return accuracies, means over the classes that occur, and calibration errors.
+
+    ``top5`` needs five classes or more, ``ece`` and ``ece_calibrated`` need confidences.
+    """
     label, rank = outcomes.columns["label"], outcomes.columns["rank"]
     num_classes = len(outcomes.class_names)
     total = weights.sum()
@@ -65,7 +79,38 @@ def classification_metrics(outcomes: Outcomes, weights: Float[Tensor, " N"]) -> 
         f"top{k}": float((weights * (rank < k)).sum() / total) for k in _KS if k <= num_classes
     }
     support = torch.zeros(num_classes, dtype=torch.float64).index_add_(0, label, weights)
+    taken = torch.zeros_like(support).index_add_(0, outcomes.columns["chosen"], weights)
     hits = torch.zeros_like(support).index_add_(0, label, weights * (rank == 0))
     occurs = support > 0
-    values["mean_per_class_recall"] = float((hits[occurs] / support[occurs]).mean())
+    recall = float((hits[occurs] / support[occurs]).mean())
+    precisions = hits / torch.where(taken > 0, taken, 1.0)
+    values["mean_per_class_recall"] = values["balanced_accuracy"] = recall
+    values["macro_precision"] = float(precisions[occurs].mean())
+    values["macro_f1"] = float((2 * hits / (support + taken))[occurs].mean())
+    for name, column in (("ece", "confidence"), ("ece_calibrated", _CALIBRATED)):
+        if column in outcomes.columns:
+            values[name] = reliability(outcomes.columns[column], rank == 0, weights).error()
     return values
+
+
+def reliability_diagrams(outcomes: Outcomes) -> dict[str, Reliability]:
+    """Return the reliability diagrams of a classification.
+
+    Args:
+        outcomes: Outcomes of kind "classification".
+
+    Returns:
+        The diagram before calibration as ``confidence``, and after it as ``calibrated_confidence``;
+        empty if the outcomes have no confidences.
+
+    Examples:
+        >>> (outcomes,) = ZeroShotClassification("data/val").evaluate(encoder).outcomes
+        >>> diagram = reliability_diagrams(outcomes)["confidence"]
+        >>> int(diagram.weight.sum())
+        9
+    """
+    return {
+        name: reliability(outcomes.columns[name], outcomes.columns["rank"] == 0)
+        for name in ("confidence", _CALIBRATED)
+        if name in outcomes.columns
+    }

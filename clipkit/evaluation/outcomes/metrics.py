@@ -13,6 +13,7 @@ from clipkit.errors import MetricError
 from clipkit.evaluation.outcomes.classification import classification_metrics
 from clipkit.evaluation.outcomes.outcomes import Outcomes
 from clipkit.evaluation.outcomes.retrieval import retrieval_metrics, rsum_metrics
+from clipkit.evaluation.outcomes.worst_group import worst_group_metrics
 
 OutcomeMetrics = Callable[[Outcomes, Float[Tensor, " N"]], dict[str, float]]
 """Function of outcomes and the weight of each unit: the metrics, without the prefix."""
@@ -32,6 +33,7 @@ OUTCOME_KINDS: Final[Mapping[str, OutcomeMetrics]] = {
     "classification": classification_metrics,
     "retrieval": retrieval_metrics,
     "rsum": rsum_metrics,
+    "worst-group": worst_group_metrics,
 }
 """How metrics follow from outcomes, by the kind of the outcomes."""
 

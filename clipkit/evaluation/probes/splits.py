@@ -13,11 +13,11 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from clipkit.evaluation.datasets.dataset import EvaluationDataset, open_dataset
+from clipkit.evaluation.datasets.leaks import groups_of, image_digests, refuse_overlap
 from clipkit.evaluation.embedding import embed_pairs
 from clipkit.evaluation.evaluators.class_match import ClassMatch
 from clipkit.evaluation.evaluators.zero_shot import require_classes
 from clipkit.evaluation.inference import EmbedOptions
-from clipkit.evaluation.probes.leaks import groups_of, image_digests, refuse_overlap
 from clipkit.models import DualEncoder
 
 

@@ -11,6 +11,7 @@ from clipkit.evaluation import Outcomes, load_outcomes, outcome_metrics, save_ou
 from clipkit.evaluation.outcomes.classification import classification_outcomes
 from clipkit.evaluation.outcomes.outcomes import distinct_keys
 from clipkit.metrics.functional import classification_accuracy
+from clipkit.metrics.per_class import chosen_classes, class_scores, confusion_matrix
 
 
 def classified(num_images=60, num_classes=7):
@@ -22,16 +23,26 @@ def classified(num_images=60, num_classes=7):
     return scores, labels, classification_outcomes(scores, labels, keys, names)
 
 
+def expected_metrics(scores, labels):
+    by_class = class_scores(confusion_matrix(chosen_classes(scores, labels), labels, 7)).macro()
+    accuracy = classification_accuracy(scores, labels)
+    return {
+        **accuracy,
+        "balanced_accuracy": accuracy["mean_per_class_recall"],
+        **{name: by_class[name] for name in ("macro_precision", "macro_f1")},
+    }
+
+
 def test_classification_outcomes_give_the_metrics_of_the_scores():
     scores, labels, outcomes = classified()
-    assert outcome_metrics(outcomes) == pytest.approx(classification_accuracy(scores, labels))
+    assert outcome_metrics(outcomes) == pytest.approx(expected_metrics(scores, labels))
 
 
 def test_weights_are_numbers_of_draws():
     scores, labels, outcomes = classified()
     draws = torch.randint(len(labels), (len(labels),), generator=torch.Generator().manual_seed(0))
     weights = torch.bincount(draws, minlength=len(labels))
-    drawn = classification_accuracy(scores[draws], labels[draws])
+    drawn = expected_metrics(scores[draws], labels[draws])
     assert outcome_metrics(outcomes, weights) == pytest.approx(drawn)
 
 

@@ -1,4 +1,4 @@
-"""Images and groups that occur in more than one split of the data of a probe."""
+"""Images and groups that occur in more than one split of a data set."""
 
 from __future__ import annotations
 
@@ -7,19 +7,17 @@ import logging
 from collections.abc import Sequence
 from typing import Final
 
-import numpy as np
 import torch
 
 from clipkit.distributed.agreement import same_errors
 from clipkit.errors import DataError
 from clipkit.evaluation.datasets.dataset import EvaluationDataset
-from clipkit.evaluation.datasets.loading import ids_of_rank
-from clipkit.evaluation.evaluators.label_head import in_data_order
+from clipkit.evaluation.datasets.loading import ids_of_rank, texts_in_data_order
 from clipkit.evaluation.inference import EmbedOptions
 
 _LOG: Final = logging.getLogger(__name__)
 _SHOWN: Final = 5
-_DIGEST_BYTES: Final = 16
+_DIGITS: Final = 32
 
 
 def image_digests(data: EvaluationDataset, options: EmbedOptions) -> tuple[str, ...]:
@@ -29,11 +27,10 @@ def image_digests(data: EvaluationDataset, options: EmbedOptions) -> tuple[str, 
         data: The samples.
         options: The limit on their number.
     """
-    ids = ids_of_rank(data, options)
     with same_errors():
-        digests = [hashlib.sha256(data.sample(i).image).digest()[:_DIGEST_BYTES] for i in ids]
-    joined = np.frombuffer(b"".join(digests), np.uint8).reshape(-1, _DIGEST_BYTES).copy()
-    return tuple(bytes(row).hex() for row in in_data_order(torch.from_numpy(joined), ids).numpy())
+        images = (data.sample(number).image for number in ids_of_rank(data, options))
+        digests = [hashlib.sha256(image).hexdigest()[:_DIGITS] for image in images]
+    return texts_in_data_order(digests, torch.device("cpu"))
 
 
 def groups_of(data: EvaluationDataset, field: str, keys: Sequence[str]) -> tuple[str, ...]:
@@ -97,7 +94,29 @@ def refuse_overlap(
     )
     if not is_allowed:
         raise DataError(
-            f"{message}; a classifier that has seen them is not tested: remove them from one of "
-            f"the splits, or, to measure in spite of it, --allow-overlap (allow_overlap=True)"
+            f"{message}; what was fitted on them is not tested by them: remove them from one of "
+            f"the splits; probes measure in spite of it with --allow-overlap (allow_overlap=True)"
         )
     _LOG.warning("%s", message)
+
+
+def refuse_common_images(
+    calibration: tuple[EvaluationDataset, Sequence[str]],
+    test: tuple[EvaluationDataset, Sequence[str]],
+    options: EmbedOptions,
+) -> None:
+    """Refuse a calibration split with image files of the test split.
+
+    Args:
+        calibration: Data that a temperature or threshold is fitted on, and the key of each sample.
+        test: Data that are measured, and the key of each sample.
+        options: The limit on the number of samples.
+
+    Raises:
+        DataError: If there are any; the message names the keys.
+    """
+    first, second = (
+        (role, image_digests(data, options), keys)
+        for role, (data, keys) in (("calibration", calibration), ("test", test))
+    )
+    refuse_overlap(test[0].name, "images", first, second)

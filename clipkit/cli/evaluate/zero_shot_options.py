@@ -1,0 +1,72 @@
+"""Options of zero-shot classification on the command line."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+from clipkit.cli.arguments import given_text
+from clipkit.errors import ConfigError
+
+if TYPE_CHECKING:
+    from clipkit.evaluation import ZeroShotOptions
+
+_TASKS: Final = ("zero-shot",)
+
+
+def add_zero_shot_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of zero-shot classification; see ``zero_shot_options``."""
+    group = parser.add_argument_group("zero-shot classification")
+    group.add_argument(
+        "--classnames",
+        type=given_text,
+        metavar="NAME-or-FILE",
+        help="imagenet, or a file with one name per line in the order of the class numbers, or a "
+        "JSON or YAML file (FILE.json:KEY selects a data set); default: the names of the data; "
+        "folders of WordNet ids (n01440764) get ImageNet's names",
+    )
+    group.add_argument(
+        "--templates",
+        type=given_text,
+        metavar="NAME-or-FILE",
+        help="openai (80), simple (7), generic (8), a file with one template per line, or a JSON "
+        "or YAML file of templates or of the prompts of each class; default: those of the data, "
+        "else generic",
+    )
+    group.add_argument(
+        "--group-field",
+        type=given_text,
+        metavar="MEMBER",
+        help="where the group of an image is, such as json:region; also measures each group and "
+        "the worst one",
+    )
+    group.add_argument(
+        "--calibration-split",
+        type=given_text,
+        metavar="SPLIT",
+        help="split of --data, other than --split, on which a temperature is fitted",
+    )
+
+
+def zero_shot_options(args: argparse.Namespace, tasks: Sequence[str]) -> ZeroShotOptions:
+    """Return the options of ``add_zero_shot_arguments``; refuse them for other tasks.
+
+    Args:
+        args: Parsed arguments.
+        tasks: Tasks that are measured.
+
+    Raises:
+        ConfigError: If an option is given that no task uses.
+    """
+    from clipkit.evaluation import ZeroShotOptions
+
+    options = ZeroShotOptions(
+        args.classnames, args.templates, args.group_field, args.calibration_split
+    )
+    if options != ZeroShotOptions() and not set(tasks) & set(_TASKS):
+        raise ConfigError(
+            f"--classnames, --templates, --group-field, --calibration-split: expected one of the "
+            f"tasks {', '.join(_TASKS)}, got {', '.join(tasks)}"
+        )
+    return options

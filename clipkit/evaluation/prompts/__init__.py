@@ -1,0 +1,1 @@
+"""Prompts of the classes: lists by name, files, ensembles."""
