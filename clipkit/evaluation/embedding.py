@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -17,6 +17,7 @@ from clipkit.evaluation.datasets.dataset import EvaluationDataset
 from clipkit.evaluation.datasets.loading import decoded_chunks, ids_of_rank
 from clipkit.evaluation.embedding_cache import cache_of
 from clipkit.evaluation.inference import EmbedOptions
+from clipkit.evaluation.memory import is_remembered, recall
 from clipkit.models import DualEncoder, inputs
 from clipkit.models.evaluating import evaluating
 
@@ -64,6 +65,47 @@ def embed_pairs(
     Raises:
         DataError: If an image cannot be decoded.
     """
+    key = _key(encoder, data, options, tokenizer)
+    with_captions = captions or is_remembered((*key, True))
+    pairs = recall(
+        (*key, with_captions),
+        (encoder, data, tokenizer),
+        lambda: _embed(encoder, data, options, tokenizer, with_captions),
+    )
+    return pairs if captions == with_captions else _without_captions(pairs)
+
+
+def known_pairs(
+    encoder: DualEncoder, data: EvaluationDataset, options: EmbedOptions
+) -> EmbeddedPairs | None:
+    """Return embeddings of the same block ``remembering`` without a pass over the data.
+
+    Returns:
+        The embeddings, with captions if they were embedded; None if nothing embedded the data.
+    """
+    key = _key(encoder, data, options, None)
+    for captions in (True, False):
+        if is_remembered((*key, captions)):
+            return embed_pairs(encoder, data, options, captions=captions)
+    return None
+
+
+def _key(
+    encoder: DualEncoder,
+    data: EvaluationDataset,
+    options: EmbedOptions,
+    tokenizer: Tokenizer | None,
+) -> tuple[Hashable, ...]:
+    return "pairs", id(encoder), data.identity, options, id(tokenizer)
+
+
+def _embed(
+    encoder: DualEncoder,
+    data: EvaluationDataset,
+    options: EmbedOptions,
+    tokenizer: Tokenizer | None,
+    with_captions: bool,
+) -> EmbeddedPairs:
     ids, cache = ids_of_rank(data, options), cache_of(encoder)
     key = None if cache is None else cache.images_key(data, options)
     count = len(data) if options.limit is None else min(len(data), options.limit)
@@ -75,12 +117,16 @@ def embed_pairs(
         pairs = replace(pairs, images=stored)
     elif cache is not None:
         cache.store(key, pairs.images)
-    if not captions or not pairs.captions:
+    if not with_captions or not pairs.captions:
         return replace(pairs, captions=(), text_to_image=pairs.text_to_image[:0])
     with evaluating(encoder, options.precision):
         tokenizer = tokenizer or tokenizer_of(encoder)
         texts = encode_on_ranks(encoder, tokenizer, pairs.captions, options.batch_size)
     return replace(pairs, texts=texts.cpu())
+
+
+def _without_captions(pairs: EmbeddedPairs) -> EmbeddedPairs:
+    return replace(pairs, texts=pairs.texts[:0], text_to_image=pairs.text_to_image[:0], captions=())
 
 
 def encode_texts(

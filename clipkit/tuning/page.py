@@ -16,7 +16,8 @@ from clipkit.atomic_files import write_text
 from clipkit.evaluation.report import Chart, Series
 from clipkit.evaluation.report.numbers import compact
 from clipkit.evaluation.report.rendering import render
-from clipkit.evaluation.report.sections.charts import Plot, line_plot
+from clipkit.evaluation.report.sections.charts import line_plot
+from clipkit.evaluation.report.sections.plot import Plot
 
 _MARGIN: Final = 70.0
 _WIDTH: Final = 1000.0 - 2 * _MARGIN

@@ -76,7 +76,8 @@ def _measure(args: argparse.Namespace, device: str) -> int:
     from clipkit.evaluation import make_evaluator, open_dataset
     from clipkit.evaluation.comparison import metric_intervals
     from clipkit.evaluation.evaluators.suite import joined
-    from clipkit.evaluation.report.evaluated import report_evaluations
+    from clipkit.evaluation.memory import remembering
+    from clipkit.evaluation.report.evaluated import measure, write_evaluations
     from clipkit.models import load_model
 
     samples, options = sample_options(args), embed_options(args)
@@ -100,14 +101,23 @@ def _measure(args: argparse.Namespace, device: str) -> int:
         }
         encoder, weights = load_model(args.model, device, args.weights)
     if args.report is None:
-        by_task = {task: evaluator.evaluate(encoder) for task, evaluator in evaluators.items()}
+        with remembering():
+            by_task = {task: evaluator.evaluate(encoder) for task, evaluator in evaluators.items()}
     else:
-        title = f"{Path(args.model).name}{shown_weights(weights)} on {Path(args.data).name}"
-        by_task = report_evaluations(
-            encoder, evaluators, args.report, title=title, versions=versions()
+        measured = measure(encoder, evaluators)
+        by_task = measured.evaluations
+    every = joined(by_task)
+    intervals = of_first_rank(lambda: metric_intervals(every.outcomes))
+    if args.report is not None:
+        page = f"{Path(args.model).name}{shown_weights(weights)} on {Path(args.data).name}"
+        of_first_rank(
+            lambda: write_evaluations(
+                args.report, measured, intervals, title=page, versions=versions()
+            )
         )
-    evaluation = by_task[tasks[0]] if len(tasks) == 1 else joined(by_task)
-    intervals = of_first_rank(lambda: metric_intervals(evaluation.outcomes))
+    evaluation = by_task[tasks[0]] if len(tasks) == 1 else every
+    if len(tasks) == 1:
+        intervals = {name.removeprefix(f"{tasks[0]}/"): ends for name, ends in intervals.items()}
     title = f"{args.model}{shown_weights(weights)} on {args.data}"
     _print_table(title, evaluation.metrics, intervals)
     if args.output is not None:

@@ -36,6 +36,7 @@ from clipkit.templates import check_templates
 
 _SHOWN_CHARACTERS: Final = 40
 _TEMPLATES: Final = "zeroshot_classification_templates.txt"
+_CAPTION_LINES: Final = TextField("txt", one_per_line=True)
 _TASKS: Final = {"retrieval": "retrieval", "classification": "zero-shot"}
 
 
@@ -96,7 +97,7 @@ class EvaluationDataset:
         self.class_names = class_names
         self.templates = templates
         self.task = task
-        self.caption = caption or TextField("txt", one_per_line=True)
+        self.caption = caption or _CAPTION_LINES
         self.label_field = label_field
         self.index = index
         self._reopen = reopen
@@ -104,6 +105,12 @@ class EvaluationDataset:
 
     def __len__(self) -> int:
         return self._reader.num_samples
+
+    @property
+    def identity(self) -> tuple[tuple[str, ...], int, str]:
+        """Equal for data sets of this process that read the same samples in the same way."""
+        shards = tuple(str(shard.address) for shard in self.index.shards)
+        return shards, id(self.caption), self.label_field
 
     def sample(self, sample_id: int) -> EvaluationSample:
         """Read one sample.

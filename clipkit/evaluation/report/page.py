@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from clipkit.atomic_files import write_text
 from clipkit.errors import DataError
-from clipkit.evaluation.report.content import ReportData
+from clipkit.evaluation.report.content import Classifier, Examples, ReportData
 from clipkit.evaluation.report.rendering import render
 from clipkit.evaluation.report.sections.charts import line_plot, similarity_plot
+from clipkit.evaluation.report.sections.classes import class_table
 from clipkit.evaluation.report.sections.confusion import heat_map
+from clipkit.evaluation.report.sections.recall import rank_table, recall_plot
+from clipkit.evaluation.report.sections.reliability import confidence_plot, reliability_plot
 from clipkit.evaluation.report.sections.results import headlines, tables
+from clipkit.evaluation.report.sections.space import cloud_plot, place_map
 
 
 def write_report(path: Path | str, data: ReportData) -> Path:
@@ -45,16 +50,65 @@ def render_report(data: ReportData) -> str:
         One HTML document that needs no other file and no network.
     """
     examples = data.examples
-    confusion, similarity = examples.confusion, examples.health.similarity
     context = {
         "report": data,
         "headlines": headlines(data.results),
         "tables": tables(data.results),
         "plots": [line_plot(chart) for chart in data.charts],
         "gallery": examples.gallery,
-        "heat_map": None if confusion is None else heat_map(confusion),
-        "similarity_plot": None if similarity is None else similarity_plot(similarity),
-        "measures": examples.health.measures,
+        "errors": examples.errors,
+        "explanations": examples.explanations,
         "run": data.run,
+        **_recall(examples),
+        **_classifiers(examples.classifiers),
+        **_space(examples),
     }
     return render("report.html", context)
+
+
+def _recall(examples: Examples) -> dict[str, object]:
+    curves = examples.recalls
+    return {
+        "recall_plot": recall_plot(curves) if curves else None,
+        "ranks": rank_table(curves) if curves else None,
+    }
+
+
+def _classifiers(classifiers: Sequence[Classifier]) -> dict[str, object]:
+    return {
+        "classifiers": classifiers,
+        "classified": any(part.hits or part.errors for part in classifiers),
+        "class_tables": [
+            (part.name, class_table(part.classes)) for part in classifiers if part.classes
+        ],
+        "heat_maps": [
+            (part.name, heat_map(part.confusion))
+            for part in classifiers
+            if part.confusion is not None and part.confusion.class_names
+        ],
+        "reliabilities": [
+            (part.name, measured, reliability_plot(measured), confidence_plot(measured))
+            for part in classifiers
+            for measured in part.reliabilities
+        ],
+    }
+
+
+def _space(examples: Examples) -> dict[str, object]:
+    content, health = examples.map, examples.health
+    place = place_map(content) if content else None
+    return {
+        "content": content,
+        "place": place,
+        "map_images": []
+        if content is None or place is None
+        else [
+            list(image)
+            for image in zip(
+                content.captions, place.class_names, place.legend.colour_of, strict=True
+            )
+        ],
+        "health": health,
+        "similarity_plot": health.similarity and similarity_plot(health.similarity),
+        "cloud_plot": health.clouds and cloud_plot(health.clouds),
+    }

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
+from typing import Final
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -15,7 +16,14 @@ import clipkit
 from clipkit.evaluation.report.content import Thumbnail
 from clipkit.evaluation.report.numbers import compact, grouped, percent
 
-_PACKAGE = "clipkit.evaluation.report"
+_PACKAGE: Final = "clipkit.evaluation.report"
+_STYLES: Final = (
+    "base", "navigation", "title", "sections", "tables", "charts", "gallery", "confusion",
+    "classes", "map", "explanations", "comparison", "pages", "run",
+)  # fmt: skip
+_SCRIPTS: Final = (
+    "core", "theme", "navigation", "tips", "charts", "gallery", "tables", "map", "copy",
+)  # fmt: skip
 
 
 def render(template: str, context: Mapping[str, object]) -> str:
@@ -38,7 +46,7 @@ def _environment() -> Environment:
     environment.filters.update(
         compact=compact, grouped=grouped, percent=percent, data_uri=data_uri, csp_hash=_csp_hash
     )
-    environment.globals.update(asset=_asset, version=clipkit.__version__)
+    environment.globals.update(style=_style(), script=_script(), version=clipkit.__version__)
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
     return environment
 
@@ -48,9 +56,19 @@ def data_uri(image: Thumbnail) -> str:
     return f"data:{image.media_type};base64,{base64.b64encode(image.data).decode()}"
 
 
-def _asset(name: str) -> Markup:
-    """Read the style sheet or the script. They are no templates: braces have no meaning there."""
-    return Markup((files(_PACKAGE) / "templates" / name).read_text(encoding="utf-8"))  # noqa: S704
+def _joined(folder: str, names: Sequence[str], ending: str) -> Markup:
+    """Join style sheets or scripts. They are no templates: braces have no meaning there."""
+    place = files(_PACKAGE) / "templates" / folder
+    return Markup("".join((place / f"{n}.{ending}").read_text(encoding="utf-8") for n in names))  # noqa: S704
+
+
+def _style() -> Markup:
+    return _joined("styles", _STYLES, "css")
+
+
+def _script() -> Markup:
+    """Return the scripts inside one function, whose names are not those of the page."""
+    return Markup("(() => {{\n{}}})();").format(_joined("scripts", _SCRIPTS, "js"))
 
 
 def _csp_hash(text: str) -> str:

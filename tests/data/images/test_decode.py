@@ -19,7 +19,7 @@ from clipkit.data.images.decode import Box, ImageDecoder, central_square, stored
 from clipkit.data.images.formats import ORIENTATIONS, jpeg_header_end
 from clipkit.data.packing.pack import prepare
 from clipkit.errors import ConfigError, SampleError
-from clipkit.evaluation.report.collect.examples import thumbnail
+from clipkit.evaluation.report.collect.thumbnails import thumbnail
 from tests.helpers.factories import image_bytes
 from tests.helpers.images import color, encode, photo
 

@@ -15,7 +15,7 @@ from clipkit.cli.shards import page as shards
 from clipkit.evaluation.report import write_report
 from clipkit.tuning import page as study
 from tests.helpers.chromium import Chromium, find_chromium
-from tests.helpers.report_content import LONG_WORD, full_report
+from tests.helpers.report_content import LONG_WORD, SECTIONS, full_report
 
 pytestmark = pytest.mark.browser
 
@@ -89,7 +89,7 @@ def test_renders_without_complaint_and_fits(browser, page, width, dark):
     browser.wait_for(f"{images}.every((image) => image.complete && image.naturalWidth > 0)")
     assert browser.evaluate(f"{images}.length") > 50
     sections = browser.evaluate("[...document.querySelectorAll('section')].map((s) => s.id)")
-    assert sections == ["results", "curves", "gallery", "confusion", "health", "run"]
+    assert sections == list(SECTIONS)
     heights = "[...document.querySelectorAll('.plot')].map((p) => p.getBoundingClientRect())"
     assert browser.evaluate(f"{heights}.every((box) => box.height > 100 && box.width > 100)")
     background = np.asarray(Image.open(io.BytesIO(browser.screenshot())).convert("L"))
@@ -157,7 +157,8 @@ def test_arrow_keys_read_a_curve(browser, page):
 
 def test_gallery_shows_one_direction_filters_and_searches(browser, page):
     browser.open(page, width=1400, dark=False)
-    visible = "[...document.querySelectorAll('.card')].filter((c) => c.checkVisibility()).length"
+    cards = "[...document.querySelectorAll('#gallery .card')]"
+    visible = f"{cards}.filter((card) => card.checkVisibility()).length"
     shown_at_first = browser.evaluate(visible)
 
     browser.evaluate("document.querySelector('.more').click()")
@@ -192,6 +193,134 @@ def test_hovering_a_cell_of_the_heat_map_names_the_classes(browser, page):
     browser.wait_for("!document.querySelector('#tip').hidden")
     tip = browser.evaluate("document.querySelector('#tip').innerText")
     assert tip.startswith("smileys & emotion: predicted as people, ")
+
+
+TIP = "document.querySelector('#tip').innerText"
+HAS_TIP = "!document.querySelector('#tip').hidden"
+
+
+def test_the_map_shows_images_at_the_pointer_and_at_the_focus(browser, page):
+    browser.open(page, width=1400, dark=False)
+    box = browser.evaluate(
+        """(() => { const plot = document.querySelector("[data-places]");
+             plot.scrollIntoView({ block: "center", behavior: "instant" });
+             const box = plot.getBoundingClientRect();
+             const [x, y] = JSON.parse(plot.dataset.places)[3];
+             return [box.x + x * box.width / 1000, box.y + y * box.height / 1000]; })()"""
+    )
+
+    browser.call("Input.dispatchMouseEvent", type="mouseMoved", x=box[0] + 2, y=box[1])
+    browser.wait_for(HAS_TIP)
+    pointed = browser.evaluate(TIP)
+    browser.call("Input.dispatchMouseEvent", type="mouseMoved", x=1, y=1)
+    browser.wait_for("document.querySelector('#tip').hidden")
+    browser.press("Tab")  # from here on, the browser shows the focus
+    browser.evaluate("document.querySelector('[data-places]').focus()")
+    seen = [browser.evaluate(TIP)]
+    for key in ("ArrowLeft", "ArrowDown", "ArrowRight", "ArrowUp"):
+        browser.press(key)
+        seen.append(browser.evaluate(TIP))
+
+    assert "square 3" in pointed
+    assert "travel and places of this wide world" in pointed
+    assert len(set(seen)) > 1
+    assert all("square" in text for text in seen)
+    assert "url(" in browser.evaluate(
+        "getComputedStyle(document.querySelector('.peek')).background"
+    )
+    status = browser.evaluate("document.querySelector('.maps [role=status]').textContent")
+    assert status.split(": ", 1)[-1].strip() in seen[-1]
+    browser.press("Escape")
+    assert not browser.evaluate(HAS_TIP)
+
+
+def test_a_class_of_the_map_can_be_seen_alone(browser, page):
+    browser.open(page, width=1400, dark=False)
+    opacity = "[...document.querySelectorAll('.maps path')].map((p) => getComputedStyle(p).opacity)"
+    everything = browser.evaluate(opacity)
+
+    browser.evaluate("document.querySelectorAll('.maps .legend button')[1].click()")
+    one = browser.evaluate(opacity)
+    browser.evaluate("document.querySelectorAll('.maps .legend button')[1].click()")
+
+    assert set(everything) == {"1"}
+    assert [place for place, value in enumerate(one) if value == "1"] == [1, 7]
+    assert browser.evaluate(opacity) == everything
+
+
+def test_classes_are_sorted_by_any_column(browser, page):
+    browser.open(page, width=1400, dark=False)
+    rows = "[...document.querySelectorAll('.classes')[0].tBodies[0].rows]"
+    shown = f"{rows}.filter((row) => row.checkVisibility()).length"
+    first_view = browser.evaluate(shown)
+
+    def column(heading: int, cell: int) -> list[str]:
+        browser.evaluate(f"document.querySelectorAll('.classes th button')[{heading}].click()")
+        return browser.evaluate(f"{rows}.map((row) => row.cells[{cell}].innerText)")
+
+    browser.evaluate("document.querySelector('.sortable .more').click()")
+    supports = [int(text) for text in column(1, 1)]
+    recalls = column(2, 2)
+    names = column(0, 0)
+    directions = browser.evaluate(
+        "[...document.querySelectorAll('.classes')[0].tHead.rows[0].cells].map((c) => c.ariaSort)"
+    )
+
+    assert (first_view, browser.evaluate(shown)) == (24, 36)
+    assert supports == sorted(supports, reverse=True)
+    assert recalls[-1] == "–"
+    values = [float(text) for text in recalls[:-1]]
+    assert values == sorted(values, reverse=True)
+    assert [name.lower()[:3] for name in names[:3]] == ["<sc", "abs", "ani"]
+    assert directions == ["ascending", "none", "none", "none", "none"]
+
+
+@pytest.mark.parametrize("selector", [".heat", ".images", "[data-walk='']"])
+def test_arrow_keys_read_what_the_pointer_reads(browser, page, selector):
+    browser.open(page, width=1400, dark=False)
+    browser.press("Tab")
+    browser.evaluate(f"document.querySelector({selector!r}).focus()")
+    first = browser.evaluate(TIP)
+    browser.press("ArrowRight")
+    second = browser.evaluate(TIP)
+
+    tips = f"[...document.querySelector({selector!r}).querySelectorAll('[data-tip]')]"
+    expected = browser.evaluate(f"{tips}.slice(0, 2).map((cell) => cell.dataset.tip)")
+    assert [first, second] == [" ".join(text.split()) for text in expected]
+
+
+def test_everything_with_a_tooltip_is_reached_by_the_keyboard(browser, page):
+    browser.open(page, width=1400, dark=False)
+
+    out_of_reach = browser.evaluate(
+        """[...document.querySelectorAll("[data-tip]")].filter((cell) =>
+             !cell.closest("[data-walk][tabindex='0']")).map((cell) => cell.outerHTML)"""
+    )
+
+    assert out_of_reach == []
+
+
+def test_the_first_key_reaches_the_link_to_the_results(browser, page):
+    browser.open(page, width=1400, dark=False)
+
+    browser.press("Tab")
+
+    skip = browser.evaluate("document.activeElement.getBoundingClientRect().left")
+    assert browser.evaluate("document.activeElement.className") == "skip"
+    assert skip >= 0
+
+
+def test_the_page_prints_in_light_colours_without_controls(browser, page):
+    browser.open(page, width=1000, dark=True)
+    browser.call("Emulation.setEmulatedMedia", media="print")
+
+    assert "rgb(26, 28, 32)" in browser.evaluate("getComputedStyle(document.body).color")
+    hidden = [".top", ".controls", ".more"]
+    assert not any(
+        browser.evaluate(f"document.querySelector({name!r}).checkVisibility()") for name in hidden
+    )
+    assert browser.call("Page.printToPDF", printBackground=True)["data"]
+    browser.call("Emulation.setEmulatedMedia", media="")
 
 
 def shards_page() -> str:

@@ -21,7 +21,8 @@ from clipkit.evaluation import (
     open_dataset,
 )
 from clipkit.evaluation.report import ReportData, build_examples, render_report
-from clipkit.evaluation.report.collect.examples import similarity_histogram, thumbnail
+from clipkit.evaluation.report.collect.health import similarity_histogram
+from clipkit.evaluation.report.collect.thumbnails import thumbnail
 from tests.helpers.evaluation_data import CLASSES, captions, tiny_encoder, write_layout
 
 NUM = 12
@@ -83,9 +84,10 @@ def test_the_draw_is_seeded(encoder, data):
 
 
 def test_confusion_adds_up_to_the_pictures(encoder, data, examples):
-    counts = torch.tensor(examples.confusion.counts)
+    confusion = examples.classifiers[0].confusion
+    counts = torch.tensor(confusion.counts)
 
-    assert examples.confusion.class_names == CLASSES
+    assert confusion.class_names == list(CLASSES)
     assert counts.sum() == NUM
     top1 = ZeroShotClassification(data).run(encoder)["top1"]
     assert counts.trace() / NUM == pytest.approx(top1)

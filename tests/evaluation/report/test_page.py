@@ -16,6 +16,7 @@ import pytest
 from clipkit.errors import DataError
 from clipkit.evaluation.report import (
     Chart,
+    Classifier,
     Confusion,
     Examples,
     ReportData,
@@ -27,7 +28,7 @@ from clipkit.evaluation.report import (
 )
 from clipkit.evaluation.report.rendering import data_uri, render
 from tests.helpers.html import parse
-from tests.helpers.report_content import HOSTILE, full_report, thumbnail
+from tests.helpers.report_content import HOSTILE, SECTIONS, full_report, thumbnail
 
 
 def text_of(page: str, section: str) -> str:
@@ -75,7 +76,7 @@ def test_full_page_is_well_formed_with_unique_anchors():
     parser = parse(render_report(full_report()))
 
     assert len(parser.ids) == len(set(parser.ids))
-    assert {"results", "curves", "gallery", "confusion", "health", "run"} <= set(parser.ids)
+    assert set(SECTIONS) <= set(parser.ids)
 
 
 def test_no_string_of_the_user_is_markup_or_template():
@@ -169,7 +170,9 @@ def test_every_metric_has_a_cell_and_a_gap_is_no_zero():
 def test_confusion_without_an_error_or_a_sample_is_drawn():
     confusion = Confusion(["a", "b"], [[3, 0], [0, 0]])
 
-    page = render_report(ReportData("A run", examples=Examples(confusion=confusion)))
+    page = render_report(
+        ReportData("A run", examples=Examples(classifiers=[Classifier("x", confusion)]))
+    )
 
     assert "All images were classified correctly." in text_of(page, "confusion")
 
@@ -180,7 +183,10 @@ def test_confusion_of_many_classes_says_which_are_shown():
     confusion = Confusion([f"class {i}" for i in range(40)], counts)
 
     text = text_of(
-        render_report(ReportData("A run", examples=Examples(confusion=confusion))), "confusion"
+        render_report(
+            ReportData("A run", examples=Examples(classifiers=[Classifier("x", confusion)]))
+        ),
+        "confusion",
     )
 
     assert "24 of 40 classes" in text

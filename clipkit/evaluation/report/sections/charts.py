@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import replace
 from statistics import fmean
 from typing import Final
 
@@ -12,66 +12,18 @@ from clipkit.errors import DataError
 from clipkit.evaluation.report.content import MAX_SERIES, Chart, Series, SimilarityHistogram
 from clipkit.evaluation.report.numbers import compact, grouped, nice_ticks, percent
 from clipkit.evaluation.report.rendering import render
+from clipkit.evaluation.report.sections.plot import Frame, Plot, Points, Shape, Values
 
 _MAX_POINTS: Final = 240
 _NUM_BINS: Final = 24
-_SIZE: Final = 1000.0
-
-Points = Sequence[tuple[float, float]]
-Labels = Sequence[tuple[float, str]]
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """One line, area or bar."""
-
-    points: Points  # corners (x, y)
-    tip: str = ""  # text of its tooltip; empty for none
-
-
-@dataclass(frozen=True, slots=True)
-class Plot:
-    """A chart whose positions are known, on a square of 1000 by 1000, origin at the upper left."""
-
-    title: str  # heading
-    kind: str  # "line", "area" or "bar"
-    shapes: Sequence[Shape]  # what is drawn, the first in the first colour
-    x_labels: Labels  # position and text of the labels of the horizontal axis
-    y_labels: Labels  # position and text of the labels of the vertical axis, each with a grid line
-    description: str  # text for screen readers
-    note: str = ""  # unit or a few words, shown after the title
-    names: Sequence[str] = ()  # legend, one name for each shape; shown if there are several
-    # data from which the script of the page displays values; empty for none
-    values: Mapping[str, object] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class _Frame:
-    """Values at the borders of a plot."""
-
-    left: float
-    right: float
-    bottom: float
-    top: float
-
-    def x(self, value: float) -> float:
-        return _SIZE * (value - self.left) / ((self.right - self.left) or 1.0)
-
-    def y(self, value: float) -> float:
-        return _SIZE * (self.top - value) / (self.top - self.bottom)
-
-    def place(self, points: Points) -> list[tuple[float, float]]:
-        return [(self.x(x), self.y(y)) for x, y in points]
-
-    def ticks(self) -> list[float]:
-        """Return the round values of the horizontal axis."""
-        ticks = nice_ticks(self.left, self.right)
-        return [tick for tick in ticks if self.left <= tick <= self.right]
+_REFERENCE: Final = 5  # grey
+_MAX_ROWS: Final = 12
 
 
 def line_plot(chart: Chart, *, from_zero: bool = True) -> Plot:
     """Place the lines of a chart."""
-    series = [Series(line.name, thin_out(line.points)) for line in chart.series if line.points]
+    series = [replace(line, points=thin_out(line.points)) for line in chart.series if line.points]
+    colours = [_REFERENCE if line.is_reference else n for n, line in enumerate(series)]
     steps = [step for line in series for step, _ in line.points]
     values = [value for line in series for _, value in line.points]
     low, high = min(values), max(values)
@@ -79,24 +31,49 @@ def line_plot(chart: Chart, *, from_zero: bool = True) -> Plot:
         low = 0.0
     ticks = nice_ticks(low, high)
     right = max(steps) if max(steps) > min(steps) else min(steps) + 1.0
-    frame = _Frame(min(steps), right, ticks[0], ticks[-1])
+    frame = Frame(min(steps), right, ticks[0], ticks[-1], chart.is_log)
     digits = 0 if ticks[1] - ticks[0] >= 0.01 else 1
     labels = [percent(tick, digits) if chart.is_share else compact(tick) for tick in ticks]
     return Plot(
         title=chart.title,
         kind="line",
-        shapes=[Shape(frame.place(line.points)) for line in series],
+        shapes=[
+            Shape(frame.place(line.points), colour=colour, is_reference=line.is_reference)
+            for line, colour in zip(series, colours, strict=True)
+        ],
         x_labels=[(frame.x(step), compact(step)) for step in frame.ticks()],
         y_labels=[(frame.y(tick), label) for tick, label in zip(ticks, labels, strict=True)],
         description=_describe(chart, series),
         note=chart.note,
         names=[line.name for line in series],
+        colours=colours,
+        x_title=chart.x_title,
+        table=_table(chart, series),
         values={
             "share": chart.is_share,
+            "log": chart.is_log,
+            "x": chart.x_title,
             "frame": [frame.left, frame.right, frame.bottom, frame.top],
-            "series": [[line.name, line.points] for line in series],
+            "series": [
+                [line.name, line.points, colour]
+                for line, colour in zip(series, colours, strict=True)
+            ],
         },
     )
+
+
+def _table(chart: Chart, series: Sequence[Series]) -> Values:
+    """Return values at about a dozen positions; a line without a point there has the last one."""
+    show = percent if chart.is_share else compact
+    steps = sorted({step for line in series for step, _ in line.points})
+    if len(steps) > _MAX_ROWS:
+        places = {round(i * (len(steps) - 1) / (_MAX_ROWS - 1)) for i in range(_MAX_ROWS)}
+        steps = [steps[place] for place in sorted(places)]
+    rows = []
+    for step in steps:
+        before = [[value for at, value in line.points if at <= step] for line in series]
+        rows.append([compact(step), *(show(past[-1]) if past else "–" for past in before)])
+    return Values([chart.x_title, *(line.name for line in series)], rows)
 
 
 def chart_svg(chart: Chart, x_title: str) -> str:
@@ -126,7 +103,7 @@ def similarity_plot(histogram: SimilarityHistogram) -> Plot:
     """Place the two outlines of a histogram of cosine similarities."""
     edges = [float(edge) for edge in histogram.edges]
     both = (histogram.matching, histogram.other)
-    frame = _Frame(edges[0], edges[-1], 0.0, 1.08 * max(map(max, both)))
+    frame = Frame(edges[0], edges[-1], 0.0, 1.08 * max(map(max, both)))
     means = [
         sum(s * (a + b) / 2 for s, a, b in zip(shares, edges[:-1], edges[1:], strict=True))
         for shares in both
@@ -134,20 +111,35 @@ def similarity_plot(histogram: SimilarityHistogram) -> Plot:
     return Plot(
         title="Similarity of pairs",
         kind="area",
-        shapes=[Shape(frame.place(_outline(edges, shares))) for shares in both],
+        shapes=[
+            Shape(frame.place(_outline(edges, shares)), colour=n) for n, shares in enumerate(both)
+        ],
         x_labels=[(frame.x(edge), f"{edge:.1f}") for edge in frame.ticks()],
         y_labels=[],
         description=f"Histogram of cosine similarity: matching pairs have a mean of "
         f"{means[0]:.2f}, all other pairs {means[1]:.2f}.",
         note="cosine",
         names=["matching", "other"],
+        x_title="Cosine similarity",
+        table=_histogram_table(edges, both),
     )
+
+
+def _histogram_table(edges: Sequence[float], shares: Sequence[Sequence[float]]) -> Values:
+    """Return the shares of both kinds of pairs in about a dozen bins."""
+    size = -(-(len(edges) - 1) // _MAX_ROWS)
+    rows = []
+    for start in range(0, len(edges) - 1, size):
+        end = min(start + size, len(edges) - 1)
+        parts = (percent(sum(column[start:end])) for column in shares)
+        rows.append([f"{edges[start]:.2f} to {edges[end]:.2f}", *parts])
+    return Values(["Cosine similarity", "matching pairs, %", "other pairs, %"], rows)
 
 
 def bar_plot(title: str, values: Sequence[int]) -> Plot:
     """Place the bars of a histogram of integers."""
     bins = histogram(values)
-    frame = _Frame(0, len(bins), 0, max(count for _, _, count in bins))
+    frame = Frame(0, len(bins), 0, max(count for _, _, count in bins))
     shapes = []
     for number, (first, last, count) in enumerate(bins):
         span = f"{first:,}" if first == last else f"{first:,} to {last:,}"
@@ -163,6 +155,7 @@ def bar_plot(title: str, values: Sequence[int]) -> Plot:
         y_labels=[],
         description=f"Histogram: {title}, from {min(values):,} to {max(values):,}.",
         note=f"{len(values):,} values from {min(values):,} to {max(values):,}, median {middle:,}",
+        table=Values(["Values", "Number"], [shape.tip.rsplit(": ", 1) for shape in shapes]),
     )
 
 
@@ -203,9 +196,10 @@ def _outline(edges: Sequence[float], shares: Sequence[float]) -> list[tuple[floa
 
 def _describe(chart: Chart, series: Sequence[Series]) -> str:
     show = percent if chart.is_share else compact
+    x = chart.x_title.lower()
     lines = [
-        f"{line.name}: from {show(line.points[0][1])} at step {compact(line.points[0][0])} "
-        f"to {show(line.points[-1][1])} at step {compact(line.points[-1][0])}"
+        f"{line.name}: from {show(line.points[0][1])} at {x} {compact(line.points[0][0])} "
+        f"to {show(line.points[-1][1])} at {x} {compact(line.points[-1][0])}"
         for line in series
     ]
     return f"{chart.title}. {'; '.join(lines)}."

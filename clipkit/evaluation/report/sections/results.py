@@ -19,7 +19,13 @@ _HEADLINES: Final = (
     ("top1", "Classes", "top-1"),
 )
 _DIRECTIONS: Final = (("text_to_image", "Text to image"), ("image_to_text", "Image to text"))
-_CLASSES: Final = {"top1": "Top-1", "top5": "Top-5", "mean_per_class_recall": "Mean of classes"}
+_CLASSES: Final = {
+    "top1": "Top-1", "top5": "Top-5", "mean_per_class_recall": "Mean of classes",
+    "macro_f1": "Macro F1", "mean_average_precision": "mAP", "ece": "ECE",
+    "ece_calibrated": "ECE, calibrated",
+}  # fmt: skip
+_SAME: Final = ("balanced_accuracy", "macro_recall")
+"""Other names of the mean of classes."""
 _MAX_HEADLINES: Final = 4
 
 
@@ -31,6 +37,7 @@ class Headline:
     unit: str  # name of the metric
     value: float  # share from 0 to 1
     baseline: float | None  # share of the baseline; None if it was not measured
+    interval: tuple[float, float] | None = None  # limits of the confidence interval
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +69,7 @@ def headlines(results: Sequence[Result]) -> Headlines | None:
         return None
     compared = baseline.metrics if baseline is not None else {}
     figures = [
-        Headline(title, unit, measured.metrics[key], compared.get(key))
+        Headline(title, unit, measured.metrics[key], compared.get(key), measured.intervals.get(key))
         for key, title, unit in _HEADLINES
         if key in measured.metrics
     ]
@@ -81,7 +88,10 @@ def tables(results: Sequence[Result]) -> list[Table]:
     rest = {
         key: key.replace("_", " ")
         for key in sorted(keys)
-        if key not in _CLASSES and not _RECALL.match(key) and not _WIDTH.match(key)
+        if key not in classes
+        and not (key in _SAME and "mean_per_class_recall" in keys)
+        and not _RECALL.match(key)
+        and not _WIDTH.match(key)
     }
     candidates = [
         Table("Retrieval, recall in percent", recalls, _rows(results, recalls)),

@@ -1,0 +1,149 @@
+"""Collect what a classifier predicts: classes, confusions, reliability, hits and errors."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import torch
+from jaxtyping import Bool, Int64
+from torch import Tensor
+
+from clipkit.evaluation.outcomes.classification import reliability_diagrams
+from clipkit.evaluation.outcomes.outcomes import Outcomes
+from clipkit.evaluation.report.collect.thumbnails import Thumbnails
+from clipkit.evaluation.report.content import (
+    ClassifiedImage,
+    Classifier,
+    ClassRow,
+    Confusion,
+    ReliabilityBin,
+    ReliabilityDiagram,
+)
+from clipkit.metrics.calibration import Reliability
+
+_MAX_CONFUSION: Final = 1000
+"""Largest number of classes of a confusion matrix; of more, those with the most errors are kept."""
+_CONFIDENCES: Final = {
+    "confidence": "As predicted",
+    "calibrated_confidence": "With a temperature fitted on other images",
+}
+
+
+def classifier_content(
+    name: str,
+    outcomes: Outcomes,
+    thumbnails: Thumbnails | None = None,
+    *,
+    num_images: int = 24,
+    seed: int = 0,
+) -> Classifier:
+    """Collect the content of the sections about a classifier.
+
+    Args:
+        name: Name of the task.
+        outcomes: Outcomes of kind "classification", in the order of the data.
+        thumbnails: Thumbnails of the images, in the same order; None for no images.
+        num_images: Number of hits, and of errors.
+        seed: Seed of the selection of hits.
+
+    Returns:
+        The content for ``Examples``.
+    """
+    labels, chosen = outcomes.columns["label"], outcomes.columns["chosen"]
+    is_right = outcomes.columns["rank"] == 0
+    hits, errors = list[ClassifiedImage](), list[ClassifiedImage]()
+    if thumbnails is not None:
+        hits = _images(outcomes, thumbnails, _random(is_right, num_images, seed))
+        errors = _images(outcomes, thumbnails, _worst(outcomes, num_images))
+    return Classifier(
+        name=name,
+        confusion=confusion_content(chosen, labels, outcomes.class_names),
+        classes=class_rows(chosen, labels, outcomes.class_names),
+        reliabilities=[
+            reliability_content(_CONFIDENCES[name], measured)
+            for name, measured in reliability_diagrams(outcomes).items()
+        ],
+        hits=hits,
+        errors=errors,
+        note=f"{int(is_right.sum()):,} of {len(labels):,} images are classified correctly. Hits "
+        f"are selected at random (seed {seed}).",
+    )
+
+
+def class_rows(
+    chosen: Int64[Tensor, " N"], labels: Int64[Tensor, " N"], names: tuple[str, ...]
+) -> list[ClassRow]:
+    """Return recall, precision and F1 of each class."""
+    support, predicted, hits = (
+        torch.bincount(numbers, minlength=len(names)).tolist()
+        for numbers in (labels, chosen, labels[chosen == labels])
+    )
+    return [
+        ClassRow(
+            name,
+            of_class,
+            hit / of_class if of_class else None,
+            hit / taken if taken else None,
+            2 * hit / (of_class + taken) if of_class else None,
+        )
+        for name, of_class, taken, hit in zip(names, support, predicted, hits, strict=True)
+    ]
+
+
+def confusion_content(
+    chosen: Int64[Tensor, " N"], labels: Int64[Tensor, " N"], names: tuple[str, ...]
+) -> Confusion:
+    """Count true classes by predicted class, of at most 1,000 classes."""
+    wrong = chosen != labels
+    errors = torch.bincount(torch.cat([labels[wrong], chosen[wrong]]), minlength=len(names))
+    kept = errors.argsort(descending=True, stable=True)[:_MAX_CONFUSION].sort().values
+    place = torch.full((len(names),), -1)
+    place[kept] = torch.arange(len(kept))
+    rows, columns = place[labels], place[chosen]
+    inside = (rows >= 0) & (columns >= 0)
+    flat = torch.bincount(rows[inside] * len(kept) + columns[inside], minlength=len(kept) ** 2)
+    counts = flat.view(len(kept), len(kept)).tolist()
+    return Confusion([names[number] for number in kept.tolist()], counts)
+
+
+def reliability_content(name: str, measured: Reliability) -> ReliabilityDiagram:
+    """Arrange the bins of a reliability diagram."""
+    upper = measured.upper.tolist()
+    columns = (measured.weight, measured.confidence, measured.accuracy)
+    bins = [
+        ReliabilityBin(low, high, round(count), confidence, accuracy)
+        for low, high, count, confidence, accuracy in zip(
+            [0.0, *upper[:-1]], upper, *(column.tolist() for column in columns), strict=True
+        )
+    ]
+    return ReliabilityDiagram(name, bins, measured.error())
+
+
+def _images(
+    outcomes: Outcomes, thumbnails: Thumbnails, rows: Int64[Tensor, " n"]
+) -> list[ClassifiedImage]:
+    names, columns = outcomes.class_names, outcomes.columns
+    confidence = columns.get("confidence")
+    return [
+        ClassifiedImage(
+            thumbnails[row],
+            names[int(columns["label"][row])],
+            names[int(columns["chosen"][row])],
+            1 + int(columns["rank"][row]),
+            None if confidence is None else float(confidence[row]),
+        )
+        for row in rows.tolist()
+    ]
+
+
+def _random(is_right: Bool[Tensor, " N"], count: int, seed: int) -> Int64[Tensor, " n"]:
+    rows = is_right.nonzero().flatten()
+    return rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[:count]]
+
+
+def _worst(outcomes: Outcomes, count: int) -> Int64[Tensor, " n"]:
+    """Return the most confident errors; without confidences those with the worst ranks."""
+    rank = outcomes.columns["rank"]
+    rows = (rank > 0).nonzero().flatten()
+    badness = outcomes.columns.get("confidence", rank.double())
+    return rows[badness[rows].argsort(descending=True, stable=True)[:count]]
