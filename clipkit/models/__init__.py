@@ -10,6 +10,7 @@ from clipkit.models.checkpoints.encoder import (
 from clipkit.models.checkpoints.interpolation import interpolate
 from clipkit.models.checkpoints.named import load_model
 from clipkit.models.dual_encoder import DualEncoder, Encoded
+from clipkit.models.explanation.explain import Explanation, WordWeight
 from clipkit.models.files.consolidate import consolidate_checkpoint
 from clipkit.models.heads.label_head import CosineLabelHead, LabelHead, LinearLabelHead
 from clipkit.models.heads.prototype_head import PrototypeLabelHead
@@ -24,6 +25,7 @@ __all__ = [
     "CosineLabelHead",
     "DualEncoder",
     "Encoded",
+    "Explanation",
     "ImageTower",
     "LabelHead",
     "LinearLabelHead",
@@ -35,6 +37,7 @@ __all__ = [
     "TimmNaFlexTower",
     "Tower",
     "TransformersTextTower",
+    "WordWeight",
     "consolidate_checkpoint",
     "describe",
     "from_checkpoint",

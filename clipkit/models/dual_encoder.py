@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from clipkit.errors import ConfigError
 from clipkit.models.evaluating import evaluating
+from clipkit.models.explanation.explain import Explanation, explain
 from clipkit.models.heads.label_head import LabelHead
 from clipkit.models.inputs import ImageInput, pixel_batches, token_batches
 from clipkit.models.towers.base import ImageTower, TextTower
@@ -258,6 +259,38 @@ class DualEncoder(nn.Module):
             torch.cat([empty, *[part.float().cpu() for part in text]]),
             torch.cat([empty, *[part.float().cpu() for part in image]]),
         )
+
+    def explain(self, image: ImageInput, text: str, method: str = "auto") -> Explanation:
+        """Explain the similarity of an image and a text: which patches and which words carry it.
+
+        Relevance is computed from gradients, in evaluation mode; parameters, their gradients and
+        modules are not changed. Words are explained by attention, or by occlusion with that method.
+
+        Args:
+            image: Image of Pillow, or the path of an image file.
+            text: Text; a longer one is truncated to the text tower's context length.
+            method: "attention": gradient-weighted attention rollout of a transformer or of
+                attention pooling (Chefer et al. 2021, arXiv:2103.15679). "grad_cam": Grad-CAM of
+                the last convolution (Selvaraju et al. 2017, arXiv:1610.02391). "occlusion": drop of
+                the similarity without a part of the image or a word, for any tower; slower. "auto":
+                "attention" or "grad_cam", whichever fits the image tower.
+
+        Returns:
+            Heat map, weights of words and cosine similarity.
+
+        Raises:
+            ConfigError: If an argument has another type, the text has no word, or the method does
+                not fit a tower.
+            DataError: If the image cannot be read.
+            MetricError: If the similarity is not finite.
+
+        Examples:
+            >>> explanation = encoder.explain("dog.jpg", "a blue square")
+            >>> explanation.heat_map.shape, [word for word, _ in explanation.words]
+            (torch.Size([2, 2]), ['a', 'blue', 'square'])
+        """
+        with evaluating(self):
+            return explain(self, image, text, method)
 
     def forward(self, batch: Batch) -> Embeddings:
         """Embed a batch and compute everything that a loss needs.

@@ -86,6 +86,16 @@ def pixel_batches(
         yield join_images(pixels, tower.budget)
 
 
+def pixels_of(tower: ImageTower, image: ImageInput, where: str) -> UInt8[Tensor, "3 H W"]:
+    """Return the pixels of an image as an image tower reads it.
+
+    Raises:
+        ConfigError: If it is no image and no path; the message starts with ``where``.
+        DataError: If it cannot be read.
+    """
+    return _pixels(transform_of(tower), image, where)
+
+
 def _pixels(
     transform: EvalTransform | NaFlexEvalTransform, image: ImageInput, where: str
 ) -> UInt8[Tensor, "3 H W"]:
