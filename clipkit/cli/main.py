@@ -22,8 +22,8 @@ from clipkit.remote_code import trust_remote_code
 from clipkit.suggestions import one_line
 
 _COMMANDS = (
-    *("demo.command", "fit.command", "finetune", "tune.command", "evaluate.command", "embed"),
-    *("interpolate", "export.command", "consolidate", "shards.command"),
+    *("demo.command", "fit.command", "finetune", "tune.command", "evaluate.command", "compare"),
+    *("embed", "interpolate", "export.command", "consolidate", "shards.command"),
 )
 _EXIT_USAGE = 2
 _EXIT_INTERRUPTED = 130

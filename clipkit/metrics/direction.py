@@ -6,8 +6,8 @@ import re
 from typing import Final
 
 _LOWER: Final = re.compile(
-    r"(^|[/_.-])(loss|error|errors|perplexity|ece|calibration_error|brier|nll|rank|gap|wait"
-    r"|wait_share|contrastive|sigmoid|distillation)([/_](step|epoch|weighted))?$"
+    r"(^|/)group_gap/|(^|[/_.-])(loss|error|errors|perplexity|ece|calibration_error|brier|nll|rank|gap|wait"
+    r"|wait_share|contrastive|sigmoid|distillation)([/_](step|epoch|weighted|calibrated))?$"
 )
 
 

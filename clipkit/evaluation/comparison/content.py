@@ -10,6 +10,8 @@ from clipkit.metrics.direction import lower_is_better
 
 Verdict = Literal["better", "worse", "noise"]
 """Whether a model is better or worse than the baseline, or the data do not decide it."""
+Test = Literal["permutation", "mcnemar"]
+"""Name of a paired test."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +47,7 @@ class Estimate:
 
     Args:
         value: Value on all units.
-        interval: Lower and upper end; None if the data cannot tell, since no bootstrap sample
-            changes the value (all answers are right) or there is only one group.
+        interval: Lower and upper end; None if the data cannot tell; see ``percentile_interval``.
     """
 
     value: float
@@ -62,23 +63,29 @@ class Change:
         baseline: Value of the model that is compared with.
         model: Value of the other model.
         difference: ``model`` minus ``baseline``; its interval takes the pairing into account.
-        p_value: Of the two-sided paired test for no difference, before correction.
+        test: Two-sided paired test for no difference: "mcnemar", which is exact, for shares of
+            units that are independent of one another, else "permutation" of complete groups.
+        p_value: Of the test, before correction.
         corrected_p_value: The same after Holm's correction for all tests of its family.
-        num_units: Number of units that the values are computed from.
-        exact_p_value: Of McNemar's exact test before correction, where it applies: accuracy on
-            units that are independent of one another.
         is_noise: Whether ``corrected_p_value`` is too large for a conclusion.
+        num_units: Number of units that the values are computed from.
     """
 
     name: str
     baseline: Estimate
     model: Estimate
     difference: Estimate
+    test: Test
     p_value: float
     corrected_p_value: float
-    num_units: int
     is_noise: bool
-    exact_p_value: float | None = None
+    num_units: int
+
+    @property
+    def is_share(self) -> bool:
+        """Whether the values are shares from 0 to 1, which are shown in percent."""
+        values = (self.baseline.value, self.model.value)
+        return not self.name.endswith("_rank") and all(0 <= value <= 1 for value in values)
 
     @property
     def verdict(self) -> Verdict:
@@ -98,7 +105,8 @@ class PairComparison:
         baseline: Name of the model that is compared with.
         model: Name of the other model.
         metrics: Change of each metric, the primary one first.
-        classes: Change of the recall of each class that occurs; empty for tasks without classes.
+        classes: Change of the recall of each class, or of the metric of each compared group, that
+            occurs; the greatest changes first.
         num_units: Number of images or queries.
         num_groups: Number of groups of units that are drawn together.
     """
@@ -120,7 +128,9 @@ class Comparison:
     Args:
         pairs: One entry per data set and model.
         resampling: How intervals and p-values were computed.
+        left_out: What could not be compared, one line each: a task that only one model has.
     """
 
     pairs: tuple[PairComparison, ...]
     resampling: Resampling = Resampling()
+    left_out: tuple[str, ...] = ()

@@ -14,6 +14,9 @@ from clipkit.evaluation.outcomes.metrics import outcome_metrics
 from clipkit.evaluation.outcomes.outcomes import Outcomes
 
 Interval = tuple[float, float]
+"""Lower and upper end."""
+Samples = np.ndarray[tuple[int], np.dtype[np.float64]]
+"""Value of a metric on each bootstrap sample."""
 
 
 def metric_intervals(
@@ -29,8 +32,8 @@ def metric_intervals(
         resampling: Confidence, number of samples and seed.
 
     Returns:
-        Lower and upper end by the key of the metric. A metric is left out if no sample changes it
-        (all answers are right): the samples then contain no information on its error.
+        Lower and upper end by the key of the metric. A metric is left out if the samples cannot
+        tell its error; see ``percentile_interval``.
 
     Examples:
         >>> right = torch.arange(100) < 80
@@ -42,17 +45,17 @@ def metric_intervals(
     """
     intervals = {}
     for part in parts:
-        num_groups = len(set(part.groups))
-        for name, values in metric_samples(part, resampling).items():
-            interval = percentile_interval(values, num_groups, resampling.confidence)
+        values, num_groups = outcome_metrics(part), len(set(part.groups))
+        for name, samples in metric_samples(part, resampling).items():
+            interval = percentile_interval(
+                values.get(name, math.nan), samples, num_groups, resampling.confidence
+            )
             if interval is not None:
                 intervals[name] = interval
     return intervals
 
 
-def metric_samples(
-    outcomes: Outcomes, resampling: Resampling
-) -> Mapping[str, np.ndarray[tuple[int], np.dtype[np.float64]]]:
+def metric_samples(outcomes: Outcomes, resampling: Resampling) -> Mapping[str, Samples]:
     """Compute every metric on each bootstrap sample.
 
     Args:
@@ -72,7 +75,7 @@ def metric_samples(
 
 
 def percentile_interval(
-    values: np.ndarray[tuple[int], np.dtype[np.float64]], num_groups: int, confidence: float
+    value: float, samples: Samples, num_groups: int, confidence: float
 ) -> Interval | None:
     """Return the expanded percentile interval of bootstrap samples.
 
@@ -83,22 +86,24 @@ def percentile_interval(
     about the bootstrap, section 5.3).
 
     Args:
-        values: Value of the metric on each sample; NaN where it is not defined.
+        value: Value of the metric on the data.
+        samples: Its value on each bootstrap sample; NaN where it is not defined.
         num_groups: Number of groups that were drawn from.
         confidence: Probability of coverage, such as 0.95.
 
     Returns:
-        Lower and upper end; None if the samples are all equal, half of them are not defined, or
-        there are fewer than two groups.
+        Lower and upper end; None if there are fewer than two groups, half of the samples are not
+        defined, all of them are equal (all answers are right), or ``value`` is outside of the
+        interval: samples of a metric such as a small calibration error are all greater than it.
     """
-    defined = values[~np.isnan(values)]
-    if num_groups < 2 or 2 * len(defined) <= len(values) or np.ptp(defined) == 0:
+    defined = samples[~np.isnan(samples)]
+    if num_groups < 2 or 2 * len(defined) <= len(samples) or np.ptp(defined) == 0:
         return None
     z = NormalDist().inv_cdf((1 + confidence) / 2)
     wide = _t_quantile(z, num_groups - 1) * math.sqrt(num_groups / (num_groups - 1))
     tail = NormalDist().cdf(-wide)
     low, high = np.quantile(defined, (tail, 1 - tail))
-    return float(low), float(high)
+    return (float(low), float(high)) if low <= value <= high else None
 
 
 def _t_quantile(z: float, freedom: int) -> float:

@@ -112,7 +112,7 @@ def test_intervals_cover_the_true_value(num_groups, of_group):
         right = torch.from_numpy((rng.random(len(groups)) < difficulty).astype(float))
         weights = torch.stack(list(bootstrap_weights(names, 300, seed=experiment)))
         samples = (weights @ right / weights.sum(1)).numpy()
-        interval = percentile_interval(samples, num_groups, 0.95)
+        interval = percentile_interval(float(right.mean()), samples, num_groups, 0.95)
         assert interval is not None
         low, high = interval
         covered += low <= 0.75 <= high
@@ -139,7 +139,12 @@ def test_samples_without_a_value_are_left_out():
     assert 0 < np.isnan(samples).mean() < 0.1
     low, high = metric_intervals([means(values)])["acc"]
     assert 0 <= low < high <= 1
-    assert percentile_interval(np.array([math.nan, math.nan, 0.3, 0.4]), 20, 0.95) is None
+    assert percentile_interval(0.3, np.array([math.nan, math.nan, 0.3, 0.4]), 20, 0.95) is None
+
+
+def test_a_value_outside_of_its_samples_has_no_interval():
+    assert percentile_interval(0.01, np.linspace(0.02, 0.04, 100), 20, 0.95) is None
+    assert percentile_interval(0.03, np.linspace(0.02, 0.04, 100), 20, 0.95) is not None
 
 
 def test_every_metric_of_every_part_has_an_interval():
