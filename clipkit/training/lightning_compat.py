@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import torch
@@ -172,3 +173,14 @@ def disable_ddp_graph_splits() -> None:
     import torch._dynamo
 
     torch._dynamo.config.optimize_ddp = False
+
+
+def start_memory_record(max_entries: int) -> None:
+    """Record every allocation of GPU memory, with the code that made it."""
+    torch.cuda.memory._record_memory_history(max_entries=max_entries)
+
+
+def write_memory_record(path: Path) -> None:
+    """Write the record of allocations, for https://pytorch.org/memory_viz, and stop it."""
+    torch.cuda.memory._dump_snapshot(str(path))  # type: ignore[no-untyped-call]
+    torch.cuda.memory._record_memory_history(enabled=None)

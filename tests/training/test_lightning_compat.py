@@ -61,7 +61,13 @@ HOLDERS: dict[str, tuple[Callable[[], Any], tuple[str, ...]]] = {
     "GradScaler": (lambda: torch.amp.GradScaler("cpu"), ("_per_optimizer_states",)),
     "a fused optimizer": (fused, ("_step_supports_amp_scaling",)),
     "a compiled module": (compiled, ("_compiled_call_impl",)),
-    "torch": (lambda: torch, ("_dynamo.config.optimize_ddp",)),
+    "torch": (
+        lambda: torch,
+        (
+            *("_dynamo.config.optimize_ddp", "_subclasses.fake_tensor.FakeTensorMode"),
+            *("cuda.memory._record_memory_history", "cuda.memory._dump_snapshot"),
+        ),
+    ),
 }
 
 

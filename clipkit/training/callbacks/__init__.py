@@ -7,6 +7,7 @@ from clipkit.training.callbacks.key_log import KeyLog
 from clipkit.training.callbacks.moving_average import ExponentialMovingAverage
 from clipkit.training.callbacks.optuna_pruning import OptunaPruning
 from clipkit.training.callbacks.parameter_summary import ParameterSummary
+from clipkit.training.callbacks.profile_steps import ProfileSteps
 from clipkit.training.callbacks.progress_bar import ProgressBar
 from clipkit.training.callbacks.replace_run import ReplaceRun
 from clipkit.training.callbacks.save_checkpoint import SaveCheckpoint
@@ -45,6 +46,7 @@ __all__ = [
     "LockTower",
     "OptunaPruning",
     "ParameterSummary",
+    "ProfileSteps",
     "ProgressBar",
     "ReplaceRun",
     "SaveCheckpoint",

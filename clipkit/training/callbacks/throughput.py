@@ -1,15 +1,28 @@
-"""Log the speed of a run, and the time that it waits for data."""
+"""Log the speed of a run, the time that it waits for data, and the use of the device."""
 
 from __future__ import annotations
 
+import logging
+import re
 import time
-from typing import Any, final
+from typing import Any, Final, final
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from clipkit.training.lightning_compat import is_accumulating, logs_at
+from clipkit.models.flops import EncoderFlops
+from clipkit.training.callbacks.towers.block_wrappers import without_recomputing
+from clipkit.training.lightning_compat import encoder_of, is_accumulating, logs_at
 from clipkit.types import Batch
+
+_LOG = logging.getLogger(__name__)
+_PEAK_TFLOPS: Final = {
+    "A100": 312.0, "A30": 165.0, "A10": 125.0, "L40S": 362.0, "L4": 121.0, "H100 PCIe": 756.0,
+    "H100 NVL": 835.0, "H100": 989.0, "H200 NVL": 835.0, "H200": 989.0, "B200": 2250.0,
+    "MI300X": 1307.0,
+}  # fmt: skip
+"""Dense bf16 products per second, in 10^12 operations, from the data sheets of the cards."""
+_HALF: Final = ("bf16-mixed", "16-mixed", "bf16-true", "16-true")
 
 
 @final
@@ -19,15 +32,52 @@ class Throughput(Callback):
     Both are averages since the last log, without validation. On a GPU both are measured by its
     clock: the CPU queues work in advance, so its waiting times are not those of the GPU. Waiting
     is then the time in which the GPU has no step to compute.
+
+    On a GPU, the operations of the towers (``EncoderFlops``) are counted before the first step and
+    logged as ``throughput/tflops_per_second``, 10^12 operations per second and device, with
+    ``throughput/mfu``, their share of the peak. Operations of activations that are computed again
+    are not counted. Images of any shape (NaFlex) are not supported: nothing is logged for them.
+
+    Args:
+        peak_tflops: Peak of the device in 10^12 operations per second; None for the dense bf16 peak
+            of a known GPU in a run of half precision.
+
+    Examples:
+        >>> trainer = Trainer(callbacks=[Throughput()])
     """
 
-    def __init__(self) -> None:
+    def __init__(self, peak_tflops: float | None = None) -> None:
+        self.peak_tflops = peak_tflops
         self._clock = _Clock()
         self._samples = 0
+        self._operations = 0.0
+        self._flops: EncoderFlops | None = None
+        self._peak: float | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Copy the model without its weights, before it is sharded."""
+        is_wanted = trainer.strategy.root_device.type == "cuda" or self.peak_tflops is not None
+        if stage == "fit" and is_wanted and encoder_of(pl_module).image_tower.budget is None:
+            encoder = encoder_of(pl_module)
+            with without_recomputing(encoder):
+                self._flops = EncoderFlops(encoder)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Choose the clock of the device."""
+        """Choose the clock of the device, and count the operations of a full batch."""
         self._clock = _DeviceClock() if pl_module.device.type == "cuda" else _Clock()
+        self._peak = self.peak_tflops or _known_peak(trainer, pl_module.device)
+        if self._flops is None:
+            return
+        encoder = encoder_of(pl_module)
+        if not self._flops.follow(encoder):
+            _LOG.warning(
+                "Throughput logs no operations: a callback after it changed the parameters of the "
+                "model; list Throughput last in trainer.callbacks"
+            )
+            self._flops = None
+            return
+        self._flops.image(encoder.image_tower.image_size)
+        self._flops.text(encoder.text_tower.context_length)
 
     def on_train_batch_start(self, *_: Any) -> None:
         """End the wait for this batch."""
@@ -39,6 +89,8 @@ class Throughput(Callback):
         """End the step, and begin the wait for the next batch."""
         self._clock.end_step()
         self._samples += len(batch) * trainer.world_size
+        if self._flops is not None:
+            self._operations += _operations(self._flops, batch)
         if not is_accumulating(trainer) and logs_at(trainer, trainer.global_step):
             self._log(pl_module)
 
@@ -53,14 +105,41 @@ class Throughput(Callback):
     def _log(self, pl_module: LightningModule) -> None:
         waited, worked = self._clock.take_seconds()
         total = waited + worked
-        pl_module.log_dict(
-            {
-                "throughput/samples_per_second": self._samples / total,
-                "throughput/data_wait_share": waited / total,
-            },
-            batch_size=1,
-        )
-        self._samples = 0
+        values = {
+            "throughput/samples_per_second": self._samples / total,
+            "throughput/data_wait_share": waited / total,
+        }
+        if self._flops is not None:
+            rate = self._operations / total / 1e12
+            values["throughput/tflops_per_second"] = rate
+            if self._peak is not None:
+                values["throughput/mfu"] = rate / self._peak
+            self._flops.follow(encoder_of(pl_module))  # towers may have been unlocked
+        pl_module.log_dict(values, batch_size=1)
+        self._samples, self._operations = 0, 0.0
+
+
+def _operations(flops: EncoderFlops, batch: Batch) -> float:
+    """Return the operations of the towers for a batch of one rank."""
+    total = len(batch.images) * flops.image(batch.images.shape[-1])
+    if batch.tokens is not None:
+        total += len(batch.tokens) * flops.text(batch.tokens.shape[1])
+    negatives = batch.negatives
+    if negatives is not None and negatives.images is not None:
+        total += len(negatives.images) * flops.image(negatives.images.shape[-1])
+    if negatives is not None and negatives.tokens is not None:
+        total += len(negatives.tokens) * flops.text(negatives.tokens.shape[1])
+    return total
+
+
+def _known_peak(trainer: Trainer, device: torch.device) -> float | None:
+    """Return the peak of a GPU in half precision, if it is known."""
+    if device.type != "cuda" or str(trainer.precision) not in _HALF:
+        return None
+    card = torch.cuda.get_device_name(device)
+    return next(
+        (peak for name, peak in _PEAK_TFLOPS.items() if re.search(rf"\b{name}\b", card)), None
+    )
 
 
 class _Clock:

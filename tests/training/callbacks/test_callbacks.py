@@ -15,8 +15,11 @@ from torch import nn
 from clipkit.errors import CheckpointError, ConfigError
 from clipkit.evaluation import Evaluator
 from clipkit.models.checkpoints.encoder import load_encoder
+from clipkit.models.flops import EncoderFlops
 from clipkit.models.parameters import count_parameters
 from clipkit.training.callbacks import (
+    ActivationCheckpointing,
+    AddLora,
     ExponentialMovingAverage,
     KeyLog,
     LockTower,
@@ -298,6 +301,30 @@ class TestThroughput:
         fit(shards, tmp_path, *callbacks, val=True, val_check_interval=2, max_steps=5)
         assert 0 <= values["throughput/data_wait_share"] < 0.5
         assert 0 < values["throughput/samples_per_second"] < 4 / 0.05
+
+    @pytest.mark.parametrize("recompute", [False, True])
+    def test_operations_are_those_of_the_steps(self, shards, tmp_path, recompute):
+        """The rate times the duration, which the samples per second give, is the count."""
+        values = {}
+
+        class Keep(Callback):
+            def on_train_batch_end(self, trainer, module, outputs, batch, *_):
+                values.update({k: float(v) for k, v in trainer.callback_metrics.items()})
+                values["tokens"] = batch.tokens.shape[1]
+
+        blocks = [ActivationCheckpointing()] if recompute else []
+        fit(shards, tmp_path, *blocks, Throughput(peak_tflops=2.0), Keep(), max_steps=1)
+        flops = EncoderFlops(tiny.encoder())
+        per_pair = flops.image(16) + flops.text(values["tokens"])
+        rate = values["throughput/samples_per_second"] * per_pair / 1e12
+        assert values["throughput/tflops_per_second"] == pytest.approx(rate, rel=1e-6)
+        assert values["throughput/mfu"] == pytest.approx(rate / 2, rel=1e-6)
+
+    def test_parameters_that_come_later_are_said(self, shards, tmp_path, caplog):
+        callbacks = (Throughput(peak_tflops=2.0), AddLora())
+        fit(shards, tmp_path, *callbacks, max_steps=1)
+        assert "list Throughput last" in caplog.text
+        assert callbacks[0]._flops is None
 
 
 class TestProgressBar:

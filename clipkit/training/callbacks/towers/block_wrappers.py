@@ -8,7 +8,8 @@ the function that it recomputes.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 import torch
@@ -60,3 +61,18 @@ def recompute_block(block: nn.Module) -> None:
     if options is not None:
         undo_compile(block)  # its forward is compiled instead
     block.forward = Recomputed(block.forward, options)
+
+
+@contextmanager
+def without_recomputing(module: nn.Module) -> Iterator[None]:
+    """Use the plain forward of blocks whose activations are recomputed."""
+    wrapped = [
+        (part, part.forward) for part in module.modules() if isinstance(part.forward, Recomputed)
+    ]
+    for part, forward in wrapped:
+        part.forward = forward.forward
+    try:
+        yield
+    finally:
+        for part, forward in wrapped:
+            part.forward = forward
