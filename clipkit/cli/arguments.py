@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypedDict
@@ -51,10 +50,11 @@ def add_command(
     return parser
 
 
-def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add ``--model``, ``--weights`` and ``--device``."""
+def add_model_arguments(parser: argparse.ArgumentParser, several: bool = False) -> None:
+    """Add ``--model``, a list of names if ``several``, ``--weights`` and ``--device``."""
     parser.add_argument(
         "--model",
+        action="append" if several else "store",
         type=given_text,
         required=True,
         metavar="CKPT-or-NAME",
@@ -95,12 +95,12 @@ def add_weights_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_data_arguments(parser: argparse.ArgumentParser) -> None:
+def add_data_arguments(parser: argparse.ArgumentParser, required: bool = True) -> None:
     """Add ``--data``, ``--split``, and the options of samples and of embedding."""
     parser.add_argument(
         "--data",
         type=given_text,
-        required=True,
+        required=required,
         metavar="DIR-or-URL",
         help="a folder, URL or pattern of shards, a table or folder of images, or "
         "hf://datasets/OWNER/NAME/CONFIG/SPLIT",
@@ -163,14 +163,12 @@ def embed_options(args: argparse.Namespace, progress: bool = True) -> EmbedOptio
 
 def caption_picker(text: str | None) -> CaptionPicker | None:
     """Parse the value of ``--caption``."""
-    from clipkit.data.text.captions import CaptionPicker, JsonFields, TextField
+    from clipkit.data.text.captions import CaptionPicker, named_picker
 
     if text is None:
         return None
-    if re.fullmatch(r"[\w.-]+", text) and not text.endswith((".yaml", ".yml")):
-        return TextField(text, one_per_line=True)
-    if (field := re.fullmatch(r"(\w+):([\w.-]+)", text)) is not None:
-        return JsonFields({field[2]: 1.0}, member=field[1])
+    if (named := named_picker(text)) is not None:
+        return named
 
     from jsonargparse import ArgumentError, ArgumentParser
 

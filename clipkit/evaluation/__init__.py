@@ -36,6 +36,9 @@ from clipkit.evaluation.prompts.class_prompts import (
     resolve_prompts,
 )
 from clipkit.evaluation.prompts.embeddings import class_embeddings
+from clipkit.evaluation.suites.runner import SuiteOptions, SuiteRun, run_suite
+from clipkit.evaluation.suites.suite import DataCompTask, Suite, SuiteEntry
+from clipkit.evaluation.suites.suite_file import read_suite, shipped_suites
 from clipkit.evaluation.tasks import TASKS, ZeroShotOptions, make_evaluator
 from clipkit.models.evaluating import evaluating
 
@@ -46,6 +49,7 @@ __all__ = [
     "TEMPLATE_LISTS",
     "ClassPrompts",
     "ClassReport",
+    "DataCompTask",
     "EmbedOptions",
     "EmbeddedPairs",
     "Evaluation",
@@ -66,6 +70,10 @@ __all__ = [
     "ProbeSplits",
     "Retrieval",
     "RetrievalOptions",
+    "Suite",
+    "SuiteEntry",
+    "SuiteOptions",
+    "SuiteRun",
     "ZeroShotClassification",
     "ZeroShotOptions",
     "cached_embeddings",
@@ -80,10 +88,13 @@ __all__ = [
     "model_hash",
     "open_dataset",
     "outcome_metrics",
+    "read_suite",
     "reliability_diagrams",
     "resolve_class_names",
     "resolve_prompts",
+    "run_suite",
     "save_embeddings",
     "save_outcomes",
+    "shipped_suites",
     "tokenizer_of",
 ]

@@ -20,6 +20,12 @@ from clipkit.cli.arguments import (
 from clipkit.cli.evaluate.probe_options import add_probe_arguments, probe_options
 from clipkit.cli.evaluate.record import write_record
 from clipkit.cli.evaluate.retrieval_options import add_retrieval_arguments, retrieval_options
+from clipkit.cli.evaluate.suite import (
+    add_suite_arguments,
+    check_suite_arguments,
+    check_suite_output,
+    run_suite_command,
+)
 from clipkit.cli.evaluate.zero_shot_options import add_zero_shot_arguments, zero_shot_options
 from clipkit.cli.outputs import check_output_file, check_output_folder
 
@@ -39,8 +45,9 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
         "Measure a model on data in CLIP_benchmark's WebDataset layout, on shards, or on a table "
         "or folder of images.",
     )  # fmt: skip
-    add_model_arguments(parser)
-    add_data_arguments(parser)
+    add_model_arguments(parser, several=True)
+    add_data_arguments(parser, required=False)
+    add_suite_arguments(parser)
     parser.add_argument(
         "--task",
         action="append",
@@ -51,7 +58,10 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     add_zero_shot_arguments(parser)
     add_probe_arguments(parser)
     parser.add_argument(
-        "--output", type=given_path, metavar="FILE.json", help="file for the metrics"
+        "--output",
+        type=given_path,
+        metavar="FILE.json",
+        help="file for the metrics; with --suite, a folder",
     )
     parser.add_argument(
         "--report",
@@ -62,18 +72,25 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    check_output_file("--output", args.output)
-    check_output_folder("--report", args.report, ["report.html"])
+    check_suite_arguments(args)
+    if args.suite is not None:
+        check_suite_output(args)
+    else:
+        check_output_file("--output", args.output)
+        check_output_folder("--report", args.report, ["report.html"])
 
     from clipkit.distributed.process_group import process_group
 
     with process_group(args.device) as device:
+        if args.suite is not None:
+            return run_suite_command(args, device)
+        (args.model,) = args.model
         return _measure(args, device)
 
 
 def _measure(args: argparse.Namespace, device: str) -> int:
     from clipkit.distributed.agreement import of_first_rank, same_errors
-    from clipkit.evaluation import make_evaluator, open_dataset
+    from clipkit.evaluation import cached_embeddings, make_evaluator, open_dataset
     from clipkit.evaluation.comparison import metric_intervals
     from clipkit.evaluation.evaluators.suite import joined
     from clipkit.evaluation.memory import remembering
@@ -100,12 +117,13 @@ def _measure(args: argparse.Namespace, device: str) -> int:
             for task in tasks
         }
         encoder, weights = load_model(args.model, device, args.weights)
-    if args.report is None:
-        with remembering():
-            by_task = {task: evaluator.evaluate(encoder) for task, evaluator in evaluators.items()}
-    else:
-        measured = measure(encoder, evaluators)
-        by_task = measured.evaluations
+    with cached_embeddings(encoder, args.embedding_cache):
+        if args.report is None:
+            with remembering():
+                by_task = {task: e.evaluate(encoder) for task, e in evaluators.items()}
+        else:
+            measured = measure(encoder, evaluators)
+            by_task = measured.evaluations
     every = joined(by_task)
     intervals = of_first_rank(lambda: metric_intervals(every.outcomes))
     if args.report is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
@@ -258,3 +259,21 @@ def _checked_weights(weights: dict[_K, float], option: str) -> dict[_K, float]:
             f"{option}: expected weights of at least 0 and one above 0, got {dict(weights)}"
         )
     return dict(weights)
+
+
+def named_picker(name: str) -> CaptionPicker | None:
+    """Return the picker that a short name describes; None if it is no such name.
+
+    Args:
+        name: A text member with one caption per line ("txt"), or a field of a JSON member
+            ("json:title").
+
+    Examples:
+        >>> named_picker("json:title").source
+        "fields title of member 'json'"
+    """
+    if re.fullmatch(r"[\w.-]+", name) and not name.endswith((".yaml", ".yml")):
+        return TextField(name, one_per_line=True)
+    if (field := re.fullmatch(r"(\w+):([\w.-]+)", name)) is not None:
+        return JsonFields({field[2]: 1.0}, member=field[1])
+    return None

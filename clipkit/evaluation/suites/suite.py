@@ -1,0 +1,115 @@
+"""A suite: the data sets that models are measured on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from clipkit.errors import ConfigError
+from clipkit.evaluation.correct_pairs import RetrievalOptions
+from clipkit.evaluation.probes.options import ProbeOptions
+from clipkit.evaluation.tasks import ZeroShotOptions
+
+ENGLISH = "en"
+_LANGUAGE = "{language}"
+
+
+@dataclass(frozen=True)
+class DataCompTask:
+    """Place of a data set in the results of DataComp.
+
+    Args:
+        key: Key of the task, such as "vtab/pets".
+        name: Name of the data set there, such as "Oxford-IIIT Pet".
+        main_metric: The one metric that is averaged; empty if the task has none.
+    """
+
+    key: str
+    name: str
+    main_metric: str = "acc1"
+
+
+@dataclass(frozen=True)
+class SuiteEntry:
+    """A data set of a suite, measured by one task in one language.
+
+    Args:
+        name: Name of the data set in results, such as "wds/vtab/pets".
+        data: Evaluation data, as for ``open_dataset``.
+        task: One of ``TASKS``; None for the task that the data were made for.
+        split: Folder inside ``data`` to evaluate on.
+        caption: Where captions are: a text member ("txt", one per line) or a field of a JSON member
+            ("json:title").
+        label_field: Where the class is: a member ("cls") or a field of a JSON member.
+        language: Language of captions and class names, in results.
+        limit: Number of samples, from the first one on; None for all.
+        probe: Splits, groups and numbers of the tasks that fit a classifier.
+        correct: Which candidates of a retrieval are correct.
+        zero_shot: Class names, templates, groups and calibration of zero-shot classification.
+        unavailable: Why the data set cannot be measured; empty if it can.
+        datacomp: Place in the results of DataComp; None if it is not one of its tasks.
+    """
+
+    name: str
+    data: str
+    task: str | None = None
+    split: str = "test"
+    caption: str = "txt"
+    label_field: str = "cls"
+    language: str = ENGLISH
+    limit: int | None = None
+    probe: ProbeOptions = ProbeOptions()
+    correct: RetrievalOptions = RetrievalOptions()
+    zero_shot: ZeroShotOptions = ZeroShotOptions()
+    unavailable: str = ""
+    datacomp: DataCompTask | None = None
+
+    @property
+    def title(self) -> str:
+        """Name in messages, with the language unless it is English."""
+        return self.name if self.language == ENGLISH else f"{self.name} ({self.language})"
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Data sets that models are measured on.
+
+    Args:
+        name: Name of the suite.
+        entries: The data sets.
+
+    Examples:
+        >>> suite = Suite("mine", (SuiteEntry("squares", "data/val"),))
+        >>> [entry.title for entry in suite.entries]
+        ['squares']
+    """
+
+    name: str
+    entries: tuple[SuiteEntry, ...]
+
+    def in_languages(self, languages: tuple[str, ...]) -> Suite:
+        """Return the part of the suite in some languages; all of it if none is named.
+
+        Raises:
+            ConfigError: If the suite has no data in one of the languages.
+        """
+        known = sorted({entry.language for entry in self.entries})
+        for language in languages:
+            if language not in known:
+                raise ConfigError(
+                    f"language: expected one of the suite {self.name!r}, {', '.join(known)}, got "
+                    f"{language!r}"
+                )
+        if not languages:
+            return self
+        return replace(
+            self, entries=tuple(entry for entry in self.entries if entry.language in languages)
+        )
+
+
+def in_language(entry: SuiteEntry, language: str) -> SuiteEntry:
+    """Return an entry with ``{language}`` in its addresses and fields filled in."""
+    filled = {
+        name: getattr(entry, name).replace(_LANGUAGE, language)
+        for name in ("data", "split", "caption", "label_field")
+    }
+    return replace(entry, language=language, **filled)

@@ -1,0 +1,244 @@
+"""Suites from models and data to the files of other tools; what is kept, and what fails."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+from sklearn.metrics import f1_score
+
+from clipkit.errors import ConfigError
+from clipkit.evaluation import (
+    DataCompTask,
+    EmbedOptions,
+    Retrieval,
+    Suite,
+    SuiteEntry,
+    SuiteOptions,
+    ZeroShotClassification,
+    data_hash,
+    load_outcomes,
+    model_hash,
+    open_dataset,
+    outcome_metrics,
+    run_suite,
+)
+from clipkit.evaluation.suites import runner
+from clipkit.models import load_model, save_encoder
+from tests.helpers.evaluation_data import tiny_encoder, write_layout
+
+KEYS = ["dataset", "model", "pretrained", "task", "metrics", "language"]
+CPU = SuiteOptions(device="cpu")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    """Two models, and data of three kinds."""
+    folder = tmp_path_factory.mktemp("made")
+    for name, seed in (("a", 0), ("b", 1)):
+        save_encoder(tiny_encoder(seed), folder / name)
+    write_layout(folder / "pairs", (7, 5))
+    write_layout(folder / "classes", (9,), task="classification", start=20)
+    return folder
+
+
+@pytest.fixture
+def folder(made, tmp_path, monkeypatch) -> Path:
+    """A folder of its own with copies, in which a test runs."""
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def suite(**more: str) -> Suite:
+    pairs = SuiteEntry(
+        "wds/pairs", "pairs", datacomp=DataCompTask("retrieval/p", "P", "mean_recall@1")
+    )
+    classes = SuiteEntry(
+        "wds/vtab/classes",
+        "classes",
+        task="zero-shot",
+        datacomp=DataCompTask("c", "C", "F1-macro_all"),
+    )
+    return Suite("mine", (pairs, classes, *(SuiteEntry(name, data) for name, data in more.items())))
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+
+
+def test_each_result_has_exactly_the_keys_of_clip_benchmark(folder):
+    told = []
+    run = run_suite(suite(), ["a", "b"], "out", CPU, lambda m, r, n: told.append((m.title, n)))
+
+    assert (run.num_complete, run.num_measured, dict(run.failures)) == (4, 4, {})
+    assert told[0] == ("a on wds/pairs", 3)
+    assert told[-1] == ("b on wds/vtab/classes", 0)
+    stem = "pairs_a_clipkit_en_zeroshot_retrieval"
+    record = json.loads(Path(f"out/{stem}.json").read_text())
+    assert list(record) == KEYS
+    assert list(record.values())[:4] == ["wds/pairs", "clipkit", "a", "zeroshot_retrieval"]
+    encoder = load_model("a", "cpu").encoder
+    recalls = Retrieval("pairs").run(encoder)
+    expected = {
+        f"{kind}_retrieval_recall@{k}": recalls[f"{direction}/recall_at_{k}"]
+        for kind, direction in (("image", "text_to_image"), ("text", "image_to_text"))
+        for k in (1, 5, 10)
+    }
+    assert record["metrics"] == expected
+    classes = json.loads(
+        Path("out/vtab_classes_a_clipkit_en_zeroshot_classification.json").read_text()
+    )
+    accuracies = ZeroShotClassification("classes").run(encoder)
+    assert classes["metrics"] == {
+        "acc1": accuracies["top1"],
+        "acc5": accuracies["top5"],
+        "mean_per_class_recall": accuracies["mean_per_class_recall"],
+    }
+    details = json.loads(Path(f"out/details/{stem}.json").read_text())
+    assert details["metrics"] == recalls
+    assert details["hashes"]["model"] == model_hash(encoder)
+    assert details["hashes"]["data"] == data_hash(open_dataset("pairs"))
+    outcomes = load_outcomes(f"out/{stem}.outcomes.npz")
+    measured = {key: value for part in outcomes for key, value in outcome_metrics(part).items()}
+    assert measured.items() <= recalls.items()
+
+
+def test_tables_of_all_results(folder):
+    run_suite(suite(), ["a", "b"], "out", CPU)
+
+    with Path("out/results.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 4
+    assert list(rows[0])[:4] == ["acc1", "acc5", "mean_per_class_recall", "dataset"]
+    for row in rows:
+        assert row["model_fullname"] == f"{row['model']} {row['pretrained']}"
+        task = "zeroshot_retrieval" if row["dataset"] == "wds/pairs" else "zeroshot_classification"
+        assert row["task"] == task
+        assert bool(row["acc1"]) != bool(row["text_retrieval_recall@5"])
+    manifest = pyarrow.parquet.read_table("out/manifest.parquet").to_pylist()
+    assert [row["num_samples"] for row in manifest] == [12, 12, 9, 9]
+    assert len({row["model_hash"] for row in manifest}) == 2
+    assert len({row["data_hash"] for row in manifest}) == 2
+    assert [row["prompts_hash"] is None for row in manifest] == [True, True, False, False]
+    assert not any(row["error"] for row in manifest)
+
+
+def test_lines_of_datacomp(folder):
+    left = SuiteEntry(
+        "more", "classes", task="zero-shot", datacomp=DataCompTask("w", "W", "acc_wg")
+    )
+    run = run_suite(Suite("mine", (*suite().entries, left)), ["a"], "out", CPU)
+
+    lines = Path("out/datacomp/clipkit a/eval_results.jsonl").read_text().splitlines()
+    pairs, classes = (json.loads(line) for line in lines)
+    assert [list(line) for line in (pairs, classes)] == [["key", "dataset", "metrics"]] * 2
+    values = pairs["metrics"]
+    both = values["image_retrieval_recall@1"], values["text_retrieval_recall@1"]
+    assert values["main_metric"] == values["mean_recall@1"] == sum(both) / 2
+    predictions = ZeroShotClassification("classes").predict(load_model("a", "cpu").encoder)
+    labels, chosen = predictions.labels.numpy(), predictions.scores.argmax(1).numpy()
+    expected = f1_score(labels, chosen, average="macro", labels=np.unique(labels))
+    assert classes["metrics"]["main_metric"] == pytest.approx(expected, abs=1e-9)
+    assert (classes["key"], classes["dataset"]) == ("c", "C")
+    assert run.left_out == {"w": "not in DataComp's file: acc_wg is not measured"}
+
+
+def test_what_is_complete_is_not_measured_again(folder, monkeypatch):
+    run_suite(suite(), ["a", "b"], "out", CPU)
+    content = {name: Path("out", name).read_bytes() for name in files(folder / "out")}
+    monkeypatch.setattr(runner, "load_model", None)  # loads no model
+
+    run = run_suite(suite(), ["a", "b"], "out", CPU)
+
+    assert (run.num_complete, run.num_measured) == (4, 0)
+    tables = ("results.csv", "manifest.parquet", "eval_results.jsonl")
+    now = {name: Path("out", name).read_bytes() for name in files(folder / "out")}
+    assert {n: c for n, c in now.items() if not n.endswith(tables)} == {
+        n: c for n, c in content.items() if not n.endswith(tables)
+    }
+    assert now["results.csv"] == content["results.csv"]
+
+
+@pytest.mark.parametrize("change", ["model", "data", "limit", "precision", "json", "details"])
+def test_what_changed_is_measured_again(folder, change):
+    run_suite(suite(), ["a"], "out", CPU)
+    options = CPU
+    if change == "model":
+        save_encoder(tiny_encoder(3), folder / "a")
+    elif change == "data":
+        write_layout(folder / "pairs", (6, 6))
+    elif change == "limit":
+        options = SuiteOptions(EmbedOptions(limit=4), "cpu")
+    elif change == "precision":
+        options = SuiteOptions(EmbedOptions(precision="bf16"), "cpu")
+    elif change == "json":
+        path = folder / "out" / "pairs_a_clipkit_en_zeroshot_retrieval.json"
+        path.write_bytes(path.read_bytes()[:40])
+    else:
+        (folder / "out" / "details" / "pairs_a_clipkit_en_zeroshot_retrieval.json").unlink()
+
+    run = run_suite(suite(), ["a"], "out", options)
+
+    assert run.num_measured == (2 if change in ("model", "limit", "precision") else 1)
+    assert run_suite(suite(), ["a"], "out", options).num_measured == 0
+
+
+def test_failures_are_named_and_the_rest_is_measured(folder):
+    (folder / "broken").mkdir()
+    (folder / "broken" / "open_clip_config.json").write_text("{}")
+    (folder / "empty" / "test").mkdir(parents=True)
+    dead = suite(dead="http://127.0.0.1:9/wds", empty="empty", last="pairs")
+    dead = Suite("mine", (*dead.entries[2:4], *dead.entries[:2], dead.entries[4]))
+
+    run = run_suite(dead, ["broken", "nowhere.ckpt", "a"], "out", CPU)
+
+    assert (run.num_complete, run.num_measured) == (3, 3)
+    failed = {m.title: reason for m, reason in run.failures.items()}
+    assert len(failed) == 5 + 5 + 2
+    assert "the model cannot be loaded" in failed["broken on last"]
+    assert "no such file" in failed["nowhere.ckpt on wds/pairs"]
+    assert "127.0.0.1:9" in failed["a on dead"]
+    assert "empty" in failed["a on empty"]
+    rows = pyarrow.parquet.read_table("out/manifest.parquet").to_pylist()
+    assert sum(row["error"] is not None for row in rows) == 12
+    assert len([name for name in files(folder / "out") if name.endswith("retrieval.json")]) == 4
+
+
+def test_an_unexpected_error_is_a_failure_of_its_data_set(folder, monkeypatch, caplog):
+    def explode(*args, **options):
+        raise RuntimeError("CUDA out of memory\nand more")
+
+    monkeypatch.setattr("clipkit.evaluation.evaluators.zero_shot.embed_pairs", explode)
+    run = run_suite(suite(), ["a"], "out", CPU)
+    (reason,) = run.failures.values()
+    assert reason == "RuntimeError: CUDA out of memory"
+    assert run.num_measured == 1
+    assert "Traceback" in caplog.text
+
+
+def test_nothing_to_measure_is_refused(folder):
+    entry = SuiteEntry("a", "pairs", unavailable="has no images")
+    with pytest.raises(ConfigError, match="none of 1 data sets"):
+        run_suite(Suite("mine", (entry,)), ["a"], "out", CPU)
+    with pytest.raises(ConfigError, match="got 0 models"):
+        run_suite(suite(), [], "out", CPU)
+    twice = Suite("mine", (SuiteEntry("a/b", "pairs"), SuiteEntry("a_b", "classes")))
+    with pytest.raises(ConfigError, match=r"a/b .* a_b would have the same result file"):
+        run_suite(twice, ["a"], "out", CPU)
+    assert not Path("out").exists()
+
+
+def test_the_second_model_reads_only_its_own_cached_embeddings(folder):
+    options = SuiteOptions(device="cpu", cache="cache")
+    first = run_suite(suite(), ["a", "b"], "out", options)
+    second = run_suite(suite(), ["a", "b"], "again", options)
+    assert first.num_measured == second.num_measured == 4
+    for name in files(folder / "out"):
+        if name.endswith(".json") and "/" not in name:
+            assert Path("out", name).read_bytes() == Path("again", name).read_bytes()
