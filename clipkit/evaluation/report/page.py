@@ -14,7 +14,7 @@ from clipkit.evaluation.report.sections.classes import class_table
 from clipkit.evaluation.report.sections.confusion import heat_map
 from clipkit.evaluation.report.sections.recall import rank_table, recall_plot
 from clipkit.evaluation.report.sections.reliability import confidence_plot, reliability_plot
-from clipkit.evaluation.report.sections.results import headlines, tables
+from clipkit.evaluation.report.sections.results import headlines, listings, tables
 from clipkit.evaluation.report.sections.space import cloud_plot, place_map
 
 
@@ -54,6 +54,7 @@ def render_report(data: ReportData) -> str:
         "report": data,
         "headlines": headlines(data.results),
         "tables": tables(data.results),
+        "listings": listings(data.results),
         "plots": [line_plot(chart) for chart in data.charts],
         "gallery": examples.gallery,
         "errors": examples.errors,

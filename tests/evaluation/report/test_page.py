@@ -161,10 +161,10 @@ def test_every_metric_has_a_cell_and_a_gap_is_no_zero():
         Result("B", {"text_to_image/recall_at_1": 0.125, "l2": 0.001}),
     )
 
-    retrieval, other = text_of(page, "results").split("Other metrics")
+    retrieval, other = text_of(page, "results").split("B: other metrics")
     assert "A 50.0 25.0 B 12.5 –" in retrieval.replace("R@1", "")
-    assert "B 0.001" in other
-    assert "A" not in other
+    assert "L20.001" in other
+    assert "50.0" not in other
 
 
 def test_confusion_without_an_error_or_a_sample_is_drawn():

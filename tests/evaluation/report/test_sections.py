@@ -11,7 +11,7 @@ from clipkit.evaluation.report import Chart, Confusion, Result, Series
 from clipkit.evaluation.report.numbers import compact, nice_ticks
 from clipkit.evaluation.report.sections.charts import bar_plot, histogram, line_plot, thin_out
 from clipkit.evaluation.report.sections.confusion import heat_map, most_confused
-from clipkit.evaluation.report.sections.results import headlines, tables
+from clipkit.evaluation.report.sections.results import headlines, listings, tables
 
 
 def test_headlines_take_the_first_result_and_compare_with_the_first_baseline():
@@ -40,17 +40,34 @@ def test_every_metric_is_in_exactly_one_table():
     results = [Result(key, {key: 0.5}) for key in keys]
 
     arranged = tables(results)
+    listed = listings(results)
 
     columns = [key for table in arranged for _, group in table.groups for key in group]
     assert len(columns) == len(set(columns))
-    assert set(columns) >= set(keys)
-    assert [[row.name for row in table.rows] for table in arranged] == [
-        keys[:2],
-        keys[2:4],
-        keys[4:],
-    ]
-    assert [table.is_share for table in arranged] == [True, True, False]
+    assert [[row.name for row in table.rows] for table in arranged] == [keys[:2], keys[2:4]]
+    assert [row[0] for listing in listed for row in listing.rows] == ["L2", "Odd"]
     assert tables([]) == []
+    assert listings([]) == []
+
+
+def test_other_metrics_of_both_directions_are_side_by_side():
+    metrics = {
+        "image_to_text/map_at_10": 0.25, "text_to_image/map_at_10": 0.5, "rsum": 323.0,
+        "text_to_image/r_precision": 0.125, "mean_per_class_recall": 0.1, "macro_recall": 0.1,
+    }  # fmt: skip
+    result = Result("A", metrics, intervals={"text_to_image/map_at_10": (0.4, 0.61)})
+
+    directed, others = listings([result])
+
+    assert directed.columns == ["Text to image", "Image to text"]
+    assert directed.rows == [
+        ("mAP at 10", [("0.5", "0.4–0.61"), ("0.25", "")]),
+        ("R-precision", [("0.125", ""), ("", "")]),
+    ]
+    assert (others.columns, others.rows) == (
+        ["Value"],
+        [("Sum of recalls (rsum)", [("323", "")])],
+    )
 
 
 def test_truncated_embeddings_have_a_table_from_narrow_to_wide():

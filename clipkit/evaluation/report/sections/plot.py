@@ -21,7 +21,7 @@ class Shape:
 
     points: Points  # corners (x, y), or the points of a cloud
     tip: str = ""  # text of its tooltip; empty for none
-    kind: str = ""  # "line", "area", "bar", "dot" or "guide"; empty for that of the plot
+    kind: str = ""  # "line", "area", "bar", "dot", "guide" or "column"; empty for that of the plot
     colour: int = 0  # number of the colour
     is_reference: bool = False  # whether a line is dashed
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from clipkit.evaluation.report.content import ReliabilityBin, ReliabilityDiagram
 from clipkit.evaluation.report.numbers import grouped, percent
 from clipkit.evaluation.report.sections.plot import Frame, Plot, Shape, Values
+
+_OVER: Final = 1
+_UNDER: Final = 2
 
 
 def reliability_plot(reliability: ReliabilityDiagram) -> Plot:
@@ -14,8 +19,11 @@ def reliability_plot(reliability: ReliabilityDiagram) -> Plot:
     for part in reliability.bins:
         if part.count:
             low, high = sorted((part.accuracy, part.confidence))
-            shapes.append(Shape(_box(frame, part, 0.0, part.accuracy), _tip(part), "bar", 0))
-            shapes.append(Shape(_box(frame, part, low, high), kind="area", colour=1))
+            colour = _OVER if part.confidence > part.accuracy else _UNDER
+            shapes.append(Shape(_box(frame, part, low, high), kind="area", colour=colour))
+            shapes.append(Shape(_box(frame, part, 0.0, low), kind="bar"))
+            # The pointer finds the complete column, also where the bar is low.
+            shapes.append(Shape(_box(frame, part, 0.0, 1.0), _tip(part), "column"))
     shapes.append(Shape(frame.place([(0.0, 0.0), (1.0, 1.0)]), kind="guide"))
     ticks = [0.0, 0.25, 0.5, 0.75, 1.0]
     return Plot(
@@ -27,7 +35,7 @@ def reliability_plot(reliability: ReliabilityDiagram) -> Plot:
         description=f"Accuracy by confidence in {len(reliability.bins)} bins; expected "
         f"calibration error {percent(reliability.error)} %.",
         note="%",
-        names=["accuracy", "distance from the confidence"],
+        names=["accuracy", "overconfident by", "underconfident by"],
         x_title="Confidence, %",
         table=_table(reliability),
     )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from clipkit.evaluation.report.content import Result
+from clipkit.evaluation.report.numbers import compact
 
 _RECALL: Final = re.compile(r"(text_to_image|image_to_text)/recall_at_(\d+)$")
 _WIDTH: Final = re.compile(r"width_(\d+)/(?:text_to_image|image_to_text)/recall_at_(\d+)$")
@@ -26,6 +27,11 @@ _CLASSES: Final = {
 }  # fmt: skip
 _SAME: Final = ("balanced_accuracy", "macro_recall")
 """Other names of the mean of classes."""
+_DIRECTED: Final = re.compile(r"(.*?)(text_to_image|image_to_text)/(.+)")
+_SPELLINGS: Final = {
+    "map": "mAP", "ndcg": "nDCG", "at r": "at R", "r precision": "R-precision", "f1": "F1",
+    "rsum": "sum of recalls (rsum)", "ece": "ECE", "auroc": "AUROC",
+}  # fmt: skip
 _MAX_HEADLINES: Final = 4
 
 
@@ -57,8 +63,16 @@ class Table:
     # heading of each group of columns, and metric keys with headings of its columns
     groups: Sequence[tuple[str, dict[str, str]]]
     rows: Sequence[Result]  # results with at least one of the metrics
-    # true if the values are shares from 0 to 1, which are printed as percentages
-    is_share: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """Metrics of one result, one per row."""
+
+    title: str  # caption
+    note: str  # note of the result
+    columns: Sequence[str]  # headings of the values
+    rows: Sequence[tuple[str, Sequence[tuple[str, str]]]]  # name; value and interval per column
 
 
 def headlines(results: Sequence[Result]) -> Headlines | None:
@@ -77,7 +91,10 @@ def headlines(results: Sequence[Result]) -> Headlines | None:
 
 
 def tables(results: Sequence[Result]) -> list[Table]:
-    """Arrange metrics in tables: of retrieval, also by width, of classification, and of others."""
+    """Arrange shares in tables, which are printed in percent: recalls, also by width, and classes.
+
+    ``listings`` has the other metrics.
+    """
     keys = {key for result in results for key in result.metrics}
     ks = sorted({int(match[2]) for key in keys if (match := _RECALL.match(key))})
     recalls = [
@@ -85,21 +102,57 @@ def tables(results: Sequence[Result]) -> list[Table]:
     ]
     widths = _by_width(keys)
     classes = {key: title for key, title in _CLASSES.items() if key in keys}
-    rest = {
-        key: key.replace("_", " ")
-        for key in sorted(keys)
-        if key not in classes
-        and not (key in _SAME and "mean_per_class_recall" in keys)
-        and not _RECALL.match(key)
-        and not _WIDTH.match(key)
-    }
     candidates = [
         Table("Retrieval, recall in percent", recalls, _rows(results, recalls)),
         Table("Recall by number of components, percent", widths, _rows(results, widths)),
         Table("Classification, percent", [("", classes)], _rows(results, [("", classes)])),
-        Table("Other metrics", [("", rest)], _rows(results, [("", rest)]), is_share=False),
     ]
     return [table for table in candidates if table.rows]
+
+
+def listings(results: Sequence[Result]) -> list[Listing]:
+    """Return a list of the metrics of each result that ``tables`` leaves out."""
+    made = []
+    for result in results:
+        keys = [key for key in result.metrics if not _is_in_tables(key, result.metrics)]
+        columns: dict[str, dict[str, str]] = {}
+        for key in keys:
+            match = _DIRECTED.fullmatch(key)
+            name, column = (match[1] + match[3], match[2]) if match else (key, "")
+            columns.setdefault(_readable(name), {})[column] = key
+        ways = [way for way, _ in _DIRECTIONS if any(way in places for places in columns.values())]
+        for headings in (ways, [""]):
+            rows = [
+                (name, [_cell(result, places.get(heading)) for heading in headings])
+                for name, places in columns.items()
+                if not set(headings).isdisjoint(places)
+            ]
+            titles = [dict(_DIRECTIONS).get(heading, "Value") for heading in headings]
+            if rows:
+                made.append(Listing(f"{result.name}: other metrics", result.note, titles, rows))
+    return made
+
+
+def _cell(result: Result, key: str | None) -> tuple[str, str]:
+    """Return a value and its interval as text; empty if there is none."""
+    if key is None:
+        return "", ""
+    interval = result.intervals.get(key)
+    limits = "" if interval is None else f"{compact(interval[0])}–{compact(interval[1])}"
+    return compact(result.metrics[key]), limits
+
+
+def _is_in_tables(key: str, among: Mapping[str, float]) -> bool:
+    if key in _SAME:
+        return "mean_per_class_recall" in among
+    return key in _CLASSES or bool(_RECALL.match(key) or _WIDTH.match(key))
+
+
+def _readable(name: str) -> str:
+    words = name.replace("_", " ").replace("/", ": ")
+    for pattern, better in _SPELLINGS.items():
+        words = re.sub(rf"\b{pattern}\b", better, words)
+    return words[:1].upper() + words[1:] if words.split()[0].islower() else words
 
 
 def _by_width(keys: set[str]) -> list[tuple[str, dict[str, str]]]:
