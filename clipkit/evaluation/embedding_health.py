@@ -5,11 +5,42 @@ from __future__ import annotations
 from typing import Final
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
-_MAX_ROWS: Final = 4096
+_MAX_ROWS: Final = 2048
 """Largest number of rows, evenly spaced, for pairwise measures, whose cost is quadratic."""
+
+
+def health_metrics(
+    image: Float[Tensor, "N D"], text: Float[Tensor, "M D"], text_to_image: Int64[Tensor, " M"]
+) -> dict[str, float]:
+    """Compute all measures of the embeddings of images and of their texts.
+
+    Args:
+        image: Unit-norm embeddings of the images.
+        text: Unit-norm embeddings of the texts; none for measures of the images alone.
+        text_to_image: Row of the image of each text.
+
+    Returns:
+        ``effective_rank_image`` and ``uniformity_image``, and with texts also
+        ``effective_rank_text``, ``uniformity_text``, ``alignment`` and ``modality_gap``. A measure
+        that needs more rows is left out.
+
+    Examples:
+        >>> same = torch.eye(3)
+        >>> health_metrics(same, same, torch.arange(3))["modality_gap"]
+        0.0
+    """
+    measures: dict[str, float] = {}
+    for name, rows in (("image", image), ("text", text)):
+        if len(rows) > 1:
+            measures[f"effective_rank_{name}"] = effective_rank(spread(rows))
+            measures[f"uniformity_{name}"] = uniformity(rows)
+    if len(text):
+        measures["alignment"] = alignment(image[text_to_image], text)
+        measures["modality_gap"] = modality_gap(image, text)
+    return measures
 
 
 def effective_rank(embeddings: Float[Tensor, "N D"]) -> float:
@@ -17,7 +48,10 @@ def effective_rank(embeddings: Float[Tensor, "N D"]) -> float:
 
     Garrido et al. 2023, eq. 1.
     """
-    values = torch.linalg.svdvals(embeddings.double())
+    rows = embeddings.double()
+    # eigenvalues of the smaller product are the squares, at a fraction of the time
+    product = rows.T @ rows if len(rows) > rows.shape[1] else rows @ rows.T
+    values = torch.linalg.eigvalsh(product).clamp(min=0).sqrt()
     shares = values / values.sum() + 1e-7
     return float(torch.exp(-(shares * shares.log()).sum()))
 
@@ -34,7 +68,11 @@ def uniformity(embeddings: Float[Tensor, "N D"]) -> float:
     they cover the sphere.
     """
     rows = spread(embeddings).double()
-    return float(torch.pdist(rows).square().mul(-2).exp().mean().log())
+    products = rows @ rows.T
+    squares = products.diagonal()
+    distances = (squares[:, None] + squares - 2 * products).clamp(min=0)
+    close = distances.mul(-2).exp().fill_diagonal_(0)
+    return float((close.sum() / (len(rows) * (len(rows) - 1))).log())
 
 
 def modality_gap(image: Float[Tensor, "N D"], text: Float[Tensor, "M D"]) -> float:
@@ -46,4 +84,4 @@ def spread(rows: Float[Tensor, "N D"], limit: int = _MAX_ROWS) -> Float[Tensor, 
     """Return at most ``limit`` rows, evenly spaced."""
     if len(rows) <= limit:
         return rows
-    return rows[torch.linspace(0, len(rows) - 1, limit).long()]
+    return rows[torch.linspace(0, len(rows) - 1, limit, device=rows.device).long()]

@@ -34,6 +34,23 @@ def measure(rank, world_size):
     return {name: float(value) for name, value in both.items()}
 
 
+def measure_some(rank, world_size):
+    """Recall of six images, whose captions match by group."""
+    image, text, _, _, labels = data()
+    retrieval = RetrievalMetrics(ks=(1, 2), limit=6)
+    for part in torch.tensor(SHARES[rank] if world_size > 1 else range(14)).long().split(2):
+        retrieval.update(image[part], text[2 * part], part, groups=labels[part])
+    pairs = retrieval.pairs()
+    assert len(pairs.image) == 6
+    return {name: float(value) for name, value in retrieval.compute().items()}
+
+
+def test_ranks_select_the_same_images():
+    expected = measure_some(0, 1)
+    for result in run_ranks(measure_some, len(SHARES)):
+        assert result == expected
+
+
 def test_ranks_equal_one_process():
     image, text, owner, scores, labels = data()
     expected = {

@@ -57,6 +57,7 @@ def module(
     learning_rate: float = 1e-3,
     micro_batch_size: int | None = None,
     contrastive_weight: float = 1.0,
+    retrieval_pairs: int = 10_000,
 ) -> ContrastiveModule:
     """A module with the softmax loss and, on request, a label loss."""
     from clipkit.training import ContrastiveModule
@@ -68,6 +69,7 @@ def module(
         lambda groups: torch.optim.AdamW(groups, lr=learning_rate),
         WarmupCosine(warmup=0.1),
         micro_batch_size=micro_batch_size,
+        retrieval_pairs=retrieval_pairs,
     )
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from clipkit.errors import MetricError
+from clipkit.errors import ConfigError, MetricError
 from clipkit.metrics import RetrievalMetrics
 from clipkit.metrics.functional import first_of_each, retrieval_ranks, retrieval_recall
 
@@ -166,5 +168,64 @@ def test_metric_equals_the_function_and_drops_repeats():
 
 
 def test_metric_refuses_wrong_lengths():
-    with pytest.raises(MetricError, match="ids and text_to_image"):
+    with pytest.raises(MetricError, match="ids, text_to_image and groups"):
         RetrievalMetrics().update(torch.eye(3), torch.eye(3), torch.arange(2))
+
+
+def test_groups_match_all_of_their_pairs():
+    image, text = unit_rows(12, 4, 0), unit_rows(12, 4, 1)
+    groups = torch.tensor([3, -1, 3, 5, -1, 5, 3, -1, 2**60, 5, -1, 2**60])
+    metric = RetrievalMetrics(ks=(1, 3))
+    for part in torch.arange(12).split(5):
+        metric.update(image[part], text[part], part, groups=groups[part])
+    matches = (groups[:, None] == groups) & (groups >= 0) | torch.eye(12, dtype=torch.bool)
+    scores = image.double() @ text.double().T
+    for direction, table in (("image_to_text", scores), ("text_to_image", scores.T)):
+        best = table.where(matches, -9).amax(1, keepdim=True)
+        rank = ((table >= best) & ~matches).sum(1)
+        for k in (1, 3):
+            expected = float((rank < k).float().mean())
+            assert metric.compute()[f"{direction}/recall_at_{k}"] == pytest.approx(expected)
+    assert metric.compute() != RetrievalMetrics(ks=(1, 3)).recall(
+        dataclasses.replace(metric.pairs(), groups=torch.full((12,), -1))
+    )
+
+
+def test_a_limit_selects_the_same_images_in_any_order_and_keeps_no_others():
+    image, text, ids = unit_rows(90, 4, 0), unit_rows(180, 4, 1), torch.arange(90) * 3 + 1
+    kept = []
+    for seed, size in ((0, 7), (1, 90), (2, 1)):
+        metric = RetrievalMetrics(ks=(1,), limit=10)
+        order = torch.randperm(90, generator=torch.Generator().manual_seed(seed))
+        for part in order.split(size):
+            texts = torch.stack([2 * part, 2 * part + 1], 1).flatten()
+            owner = torch.arange(len(part)).repeat_interleave(2)
+            metric.update(image[part], text[texts], ids[part], owner)
+            assert sum(map(len, metric.image)) <= 20
+        pairs = metric.pairs()
+        assert len(pairs.image) == 10
+        assert len(pairs.text) == 20
+        kept.append({tuple(row.tolist()) for row in pairs.image})
+        chosen = torch.tensor([[tuple(row) in kept[-1]] for row in image.tolist()]).flatten()
+        rows = chosen.nonzero().flatten()
+        owners = torch.arange(10).repeat_interleave(2)
+        of_chosen = text[torch.stack([2 * rows, 2 * rows + 1], 1).flatten()]
+        expected = retrieval_recall(image[rows], of_chosen, owners, ks=(1,))
+        assert {n: float(v) for n, v in metric.compute().items()} == pytest.approx(expected)
+    assert kept[0] == kept[1] == kept[2]
+
+
+def test_a_large_group_is_measured_by_fewer_images():
+    size = 3000
+    metric = RetrievalMetrics(ks=(1,))
+    rows = unit_rows(size, 4, 0)
+    metric.update(rows, rows, torch.arange(size), groups=torch.zeros(size, dtype=torch.int64))
+    assert len(metric.pairs().image) == size // 2
+    metric = RetrievalMetrics(ks=(1,))
+    metric.update(rows, rows, torch.arange(size), groups=torch.arange(size) // 100)
+    assert len(metric.pairs().image) == size
+
+
+def test_a_limit_of_nothing_is_refused():
+    with pytest.raises(ConfigError, match="limit: expected at least 1, got 0"):
+        RetrievalMetrics(limit=0)

@@ -38,6 +38,7 @@ from clipkit.training.health.step_health import unscale_once
 from clipkit.training.lightning_compat import data_of, logs_at
 from clipkit.training.module.cursor_commit import CursorCommit
 from clipkit.training.module.data_counters import DataCounters
+from clipkit.training.module.embedding_metrics import EmbeddingMetrics
 from clipkit.training.module.log_run import LogRun
 from clipkit.training.module.step_seed import seed_step
 from clipkit.training.module.term_means import TermMeans
@@ -79,6 +80,8 @@ class ContrastiveModule(LightningModule):
             biases, embeddings and the scale, and one learning rate.
         micro_batch_size: Number of samples whose activations are in memory at a time; loss and
             gradients are still those of the complete batch. None for all at once.
+        retrieval_pairs: Number of pairs of ``data.val``, spread evenly, whose recall and health of
+            embeddings are logged with every validation and test; 0 for none.
 
     Attributes:
         run_config: The resolved configuration of the run, in plain types; stored in checkpoints and
@@ -99,9 +102,11 @@ class ContrastiveModule(LightningModule):
         schedule: Schedule,
         groups: ParameterGroups | None = None,
         micro_batch_size: int | None = None,
+        retrieval_pairs: int = 10_000,
     ) -> None:
         super().__init__()
         check_at_least("model.micro_batch_size", micro_batch_size, 1)
+        check_at_least("model.retrieval_pairs", retrieval_pairs, 0)
         self.micro_batch_size = micro_batch_size
         self.encoder = encoder
         self.loss = loss
@@ -113,6 +118,7 @@ class ContrastiveModule(LightningModule):
         self.group_options: list[dict[str, Any]] = []
         self._is_sharded = False
         self._means = TermMeans()
+        self._embedding_metrics = EmbeddingMetrics(retrieval_pairs)
 
     def forward(self, batch: Batch) -> Embeddings:
         """Embed a batch."""
@@ -155,23 +161,25 @@ class ContrastiveModule(LightningModule):
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Add every term; the mean over all batches counts each sample once."""
-        self._means.add(self.loss(self(self._needed(batch)), batch))
+        """Add every term, whose mean over all batches counts each sample once, and embeddings."""
+        embeddings = self(self._needed(batch))
+        self._means.add(self.loss(embeddings, batch))
+        self._embedding_metrics.add(embeddings, batch)
 
     def on_validation_epoch_start(self) -> None:
         """Update the progress that the schedules of the loss follow."""
         self.loss.progress = self._progress_of_loss()
 
     def on_validation_epoch_end(self) -> None:
-        """Log the mean of every term."""
-        self.log_dict(named_terms("val", self._means.result()), batch_size=1)
+        """Log the mean of every term, and recall and health of the embeddings."""
+        self._log_means("val")
 
     on_test_epoch_start = on_validation_epoch_start
     test_step = validation_step
 
     def on_test_epoch_end(self) -> None:
-        """Log the mean of every term."""
-        self.log_dict(named_terms("test", self._means.result()), batch_size=1)
+        """Log the same as for validation."""
+        self._log_means("test")
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """Return keys and embeddings, on the CPU."""
@@ -291,6 +299,10 @@ class ContrastiveModule(LightningModule):
             self.step_counter = resume_counter(self.trainer, stored, step, samples)
         elif stored:
             self.step_counter = StepCounter(step_samples=int(stored["step_samples"]))
+
+    def _log_means(self, stage: str) -> None:
+        values = self._means.result() | self._embedding_metrics.result(self.device)
+        self.log_dict(named_terms(stage, values), batch_size=1)
 
     def _progress_of_loss(self) -> Progress:
         """Return the progress of the fit; outside of it that of the loss, at the end of the run."""

@@ -35,6 +35,8 @@ _RULES: Final = (
     _Rule("Text to image", r"text_to_image/recall_at_\d+$", "recall, %", is_share=True),
     _Rule("Image to text", r"image_to_text/recall_at_\d+$", "recall, %", is_share=True),
     _Rule("Classification", r"(top\d+|mean_per_class_recall|accuracy)$", "%", is_share=True),
+    _Rule("Effective rank", r"health/effective_rank_", "RankMe: number of dimensions in use"),
+    _Rule("Health of the embeddings", r"health/"),
     _Rule("Loss", r"(^|[/_])(loss|contrastive|label|sigmoid|distillation)([/_](step|epoch))?$"),
     _Rule("Loss, weighted", r"_weighted$"),
     _Rule("Samples of each term", r"_num_samples$", "of all ranks, per step"),
