@@ -22,23 +22,44 @@ from clipkit.remote_code import trust_remote_code
 from clipkit.suggestions import one_line
 
 _COMMANDS = (
-    *("demo.command", "fit.command", "finetune", "tune.command", "evaluate.command", "compare"),
-    *("embed", "interpolate", "export.command", "consolidate", "shards.command"),
+    *("demo.command", "fit.command", "finetune", "tune.command", "evaluate.command"),
+    *("evaluate.build", "compare", "embed", "interpolate", "export.command", "consolidate"),
+    "shards.command",
 )
+_TWO_WORDS = ("evaluate build",)
 _EXIT_USAGE = 2
 _EXIT_INTERRUPTED = 130
 
 
+class _CommandParser(argparse.ArgumentParser):
+    """Joins the words of a command whose first word is a command, too: ``evaluate build``."""
+
+    def parse_known_args(  # type: ignore[override]
+        self,
+        args: Sequence[str] | None = None,
+        namespace: argparse.Namespace | None = None,
+    ) -> tuple[argparse.Namespace, list[str]]:
+        words = list(sys.argv[1:] if args is None else args)
+        if " ".join(words[:2]) in _TWO_WORDS:
+            words[:2] = [" ".join(words[:2])]
+        return super().parse_known_args(words, namespace)
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of all subcommands."""
-    parser = argparse.ArgumentParser(
+    parser = _CommandParser(
         prog="clipkit",
         description="Pretrain, fine-tune and evaluate CLIP models on WebDataset shards.",
         epilog="clipkit SUBCOMMAND --help explains a subcommand.",
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"clipkit {__version__}")
-    subparsers = parser.add_subparsers(dest="subcommand", metavar="SUBCOMMAND", required=True)
+    subparsers = parser.add_subparsers(
+        dest="subcommand",
+        metavar="SUBCOMMAND",
+        required=True,
+        parser_class=argparse.ArgumentParser,
+    )
     for name in _COMMANDS:
         import_module(f"clipkit.cli.{name}").add_parser(subparsers)
     return parser

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from clipkit.data.samples.content import sample_errors
 from clipkit.distributed.collectives import gather_sizes, rank, world_size
 from clipkit.distributed.texts import gather_texts
 from clipkit.errors import ClipkitError
-from clipkit.evaluation.datasets.dataset import EvaluationDataset
+from clipkit.evaluation.datasets.dataset import EvaluationDataset, EvaluationSample
 from clipkit.evaluation.inference import EmbedOptions
 from clipkit.models import DualEncoder
 from clipkit.models.inputs import transform_of
@@ -43,6 +43,16 @@ class Chunk:
         """Return images and grids on a device: the arguments of ``DualEncoder.encode_image``."""
         grids = None if self.grids is None else self.grids.to(device)
         return self.images.to(device), grids
+
+
+class SampleSource(Protocol):
+    """Samples with random access, such as an ``EvaluationDataset``."""
+
+    name: str
+    """Name of the data in messages."""
+
+    def sample(self, sample_id: int) -> EvaluationSample:
+        """Read one sample."""
 
 
 def ids_of_rank(data: EvaluationDataset, options: EmbedOptions) -> range:
@@ -73,9 +83,7 @@ class _Decoded(Dataset[_Item]):
     An error is returned as a value: raised in a worker, it would arrive as the text of a traceback.
     """
 
-    def __init__(
-        self, data: EvaluationDataset, ids: Sequence[int], transform: ExactTransform
-    ) -> None:
+    def __init__(self, data: SampleSource, ids: Sequence[int], transform: ExactTransform) -> None:
         self._data = data
         self._ids = ids
         self._transform = transform
@@ -104,7 +112,7 @@ def _join(items: list[_Item], budget: TokenBudget | None) -> Chunk | ClipkitErro
 
 
 def decoded_chunks(
-    encoder: DualEncoder, data: EvaluationDataset, ids: Sequence[int], options: EmbedOptions
+    encoder: DualEncoder, data: SampleSource, ids: Sequence[int], options: EmbedOptions
 ) -> Iterator[Chunk]:
     """Decode samples in batches, in the order of ``ids``."""
     loader = DataLoader(

@@ -1,0 +1,103 @@
+"""Near-duplicate images: by perceptual hash."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from jaxtyping import Int64
+
+from clipkit.data.images.perceptual_hash import (
+    NUM_BITS,
+    Signatures,
+    are_within,
+    centres,
+    image_distances,
+    mirrored,
+)
+from clipkit.evaluation.building.pair_search import (
+    NearPairs,
+    PairSearch,
+    bands,
+    distinct_pairs,
+    equal_rows,
+)
+
+NEAR_MISS_BITS: Final = 8
+"""Pairs up to this many bits above the limit are reported, for people to judge."""
+_ROWS_PER_BUCKET: Final = 256
+_FEWEST_BITS: Final = 2
+_MOST_BITS: Final = 16
+
+
+@dataclass(slots=True)
+class DuplicateImages:
+    """Images that look alike.
+
+    Args:
+        same: For each of the N images, the number of its set of images with equal signatures.
+        pairs: Pairs of sets whose distance is within the limit; values are distances in bits.
+        near_misses: Pairs of sets with distances just above the limit.
+        representatives: First image of each set.
+        num_cut: Number of comparisons that were cut off; see ``PairSearch``.
+    """
+
+    same: Int64[np.ndarray, " N"]
+    pairs: NearPairs
+    near_misses: NearPairs
+    representatives: Int64[np.ndarray, " U"]
+    num_cut: int
+
+
+def duplicate_images(signatures: Signatures, max_distance: int) -> DuplicateImages:
+    """Find images that differ in at most ``max_distance`` of 128 bits, also mirrored or cropped.
+
+    Args:
+        signatures: Signature of each image, by ``image_signature``.
+        max_distance: Number of bits that may differ.
+    """
+    firsts, same = equal_rows(signatures)
+    distinct = signatures[firsts]
+    entries = np.concatenate([distinct, mirrored(distinct), centres(distinct)])
+    bits = entries[:, :2]
+    columns = np.ascontiguousarray(bits.T)
+    search, found = PairSearch(), list[NearPairs]()
+    for values in bands(bits, _band_bits(len(entries))):
+        for first, second in search.pairs(values, bits):
+            found.append(_near(entries, columns, first, second, max_distance))
+        found = [distinct_pairs(found, len(distinct), smallest=True)]
+    near = distinct_pairs(found, len(distinct), smallest=True)
+    within = near.values <= max_distance
+    return DuplicateImages(
+        same, _chosen(near, within), _chosen(near, ~within), firsts, search.num_cut
+    )
+
+
+def _band_bits(num_entries: int) -> int:
+    """Return the bits in which two images must agree to be compared: fewer for fewer images."""
+    wanted = int(np.log2(max(1, num_entries / _ROWS_PER_BUCKET)))
+    return min(max(wanted, _FEWEST_BITS), _MOST_BITS)
+
+
+def _near(
+    entries: Signatures, columns: np.ndarray, first: np.ndarray, second: np.ndarray, limit: int
+) -> NearPairs:
+    """Compare pairs of entries: images as they are, mirrored images, and images without edges."""
+    most = min(limit + NEAR_MISS_BITS, NUM_BITS - 1)
+    near = are_within(columns, first, second, most)
+    first, second = first[near], second[near]
+    num_images = len(entries) // 3
+    kinds, owners = (
+        (first // num_images, second // num_images),
+        (first % num_images, second % num_images),
+    )
+    # Two mirrored images are as far apart as the images; two centres show less than the images.
+    useful = (owners[0] != owners[1]) & ((kinds[0] != kinds[1]) | (kinds[0] == 0))
+    distances = image_distances(entries[first[useful]], entries[second[useful]])
+    near = distances <= most
+    return NearPairs(owners[0][useful][near], owners[1][useful][near], distances[near])
+
+
+def _chosen(pairs: NearPairs, chosen: np.ndarray) -> NearPairs:
+    return NearPairs(pairs.first[chosen], pairs.second[chosen], pairs.values[chosen])
