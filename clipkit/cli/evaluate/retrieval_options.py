@@ -41,4 +41,4 @@ def retrieval_options(args: argparse.Namespace) -> RetrievalOptions:
     """Return the options of ``add_retrieval_arguments``."""
     from clipkit.evaluation import RetrievalOptions
 
-    return RetrievalOptions(args.positives, args.merge_captions)
+    return RetrievalOptions(args.positives, args.merge_captions, args.group_field)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from clipkit.evaluation import ZeroShotOptions
 
 _TASKS: Final = ("zero-shot",)
+_GROUPED_TASKS: Final = (*_TASKS, "retrieval")
 
 
 def add_zero_shot_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,7 +40,8 @@ def add_zero_shot_arguments(parser: argparse.ArgumentParser) -> None:
         type=given_text,
         metavar="MEMBER",
         help="where the group of an image is, such as json:region; also measures each group and "
-        "the worst one",
+        "the worst one; for retrieval also a list with the group of each caption, or the captions "
+        "by group, such as by language",
     )
     group.add_argument(
         "--calibration-split",
@@ -64,9 +66,16 @@ def zero_shot_options(args: argparse.Namespace, tasks: Sequence[str]) -> ZeroSho
     options = ZeroShotOptions(
         args.classnames, args.templates, args.group_field, args.calibration_split
     )
-    if options != ZeroShotOptions() and not set(tasks) & set(_TASKS):
-        raise ConfigError(
-            f"--classnames, --templates, --group-field, --calibration-split: expected one of the "
-            f"tasks {', '.join(_TASKS)}, got {', '.join(tasks)}"
-        )
+    given = {
+        "--classnames": args.classnames,
+        "--templates": args.templates,
+        "--group-field": args.group_field,
+        "--calibration-split": args.calibration_split,
+    }
+    for name, value in given.items():
+        fitting = _GROUPED_TASKS if name == "--group-field" else _TASKS
+        if value is not None and not set(tasks) & set(fitting):
+            raise ConfigError(
+                f"{name}: expected one of the tasks {', '.join(fitting)}, got {', '.join(tasks)}"
+            )
     return options

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Final, final
+from typing import Any, Final, final
 
 from clipkit.class_names import parse_class_names
 from clipkit.data.images.formats import IMAGE_EXTENSIONS, image_member
@@ -175,6 +175,24 @@ class EvaluationDataset:
             if isinstance(value, list | dict):
                 raise SampleError(f"{field}: expected a text or number, got {value!r}")
         return None if value is None or not str(value).strip() else str(value).strip()
+
+    def content(self, sample_id: int, field: str) -> Any:
+        """Read a value of any type that describes a sample.
+
+        Args:
+            sample_id: Position of the sample in the data set.
+            field: A member ("txt") or a field of a JSON member ("json:captions").
+
+        Returns:
+            The text of the member, or the value of the field in JSON's types; None if there is
+            none.
+
+        Raises:
+            SampleError: If the member cannot be read.
+        """
+        raw = self._reader.read(sample_id, leave_out=IMAGE_EXTENSIONS)
+        with sample_errors(self.name, raw.key):
+            return read_value(raw.members, field)
 
     def with_split(self, split: str) -> EvaluationDataset:
         """Open another split of the same data.

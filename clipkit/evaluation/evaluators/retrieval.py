@@ -20,11 +20,14 @@ from clipkit.evaluation.inference import MOVED_TO_OPTIONS, EmbedOptions
 from clipkit.evaluation.outcomes.metrics import outcome_metrics
 from clipkit.evaluation.outcomes.outcomes import Evaluation, Outcomes
 from clipkit.evaluation.outcomes.retrieval import (
+    recalls_of,
     recalls_only,
     retrieval_outcomes,
     rsum_outcomes,
 )
-from clipkit.metrics.pair_ranks import pair_ranks
+from clipkit.evaluation.outcomes.worst_group import worst_group_outcomes
+from clipkit.evaluation.query_groups import QueryGroups, read_query_groups
+from clipkit.metrics.pair_ranks import PairRanks, pair_ranks
 from clipkit.models import DualEncoder
 from clipkit.renamed_arguments import renamed_arguments
 
@@ -115,6 +118,12 @@ class Retrieval(Evaluator):
         device = encoder.log_logit_scale.device
         parts = list(_directions(candidates, self.ks, device))
         rsum = rsum_outcomes(*parts)
+        if self.correct.group_field is not None:
+            field = self.correct.group_field
+            groups = read_query_groups(self.data, embedded, field, self.options, device)
+            grouped = _by_group(candidates, groups, parts, self.ks, device)
+        else:
+            grouped = []
         for width in self.widths:
             images, texts = (
                 F.normalize(rows[:, :width].float(), dim=1)
@@ -125,7 +134,7 @@ class Retrieval(Evaluator):
                 recalls_only(part, f"width_{width}/{part.prefix}")
                 for part in _directions(truncated, self.ks[:1], device)
             ]
-        parts += [rsum] if rsum is not None else []
+        parts += [*grouped, *([rsum] if rsum is not None else [])]
         metrics = {name: v for part in parts for name, v in outcome_metrics(part).items()}
         return Evaluation(metrics, tuple(parts))
 
@@ -134,16 +143,58 @@ def _directions(
     candidates: Candidates, ks: Sequence[int], device: torch.device
 ) -> tuple[Outcomes, Outcomes]:
     """Return the outcomes with images as queries, and those with texts as queries."""
-    # other devices lack fp64
-    device = device if device.type == "cuda" else torch.device("cpu")
-    of_images, of_texts = pair_ranks(
-        candidates.images.to(device),
-        candidates.texts.to(device),
-        candidates.pairs.to(device),
-        over_ranks=True,
-    )
+    of_images, of_texts = _ranks(candidates, device)
     images, texts = candidates.image_keys, candidates.text_keys
     return (
         retrieval_outcomes(of_images, images, images, "image_to_text/", ks),
         retrieval_outcomes(of_texts, texts, candidates.text_groups, "text_to_image/", ks),
     )
+
+
+def _ranks(candidates: Candidates, device: torch.device) -> tuple[PairRanks, PairRanks]:
+    """Return the ranks of all correct pairs; the ranks of the process group divide the work."""
+    if device.type != "cuda":
+        device = torch.device("cpu")  # other devices lack fp64
+    tensors = (candidates.images, candidates.texts, candidates.pairs)
+    images, texts, pairs = (tensor.to(device) for tensor in tensors)
+    return pair_ranks(images, texts, pairs, over_ranks=True)
+
+
+def _by_group(
+    candidates: Candidates,
+    groups: QueryGroups,
+    parts: Sequence[Outcomes],
+    ks: Sequence[int],
+    device: torch.device,
+) -> list[Outcomes]:
+    """Return the recall of each group of queries in both directions.
+
+    If captions have groups, the candidates of an image are the captions of one group, such as those
+    in one language.
+    """
+    of_texts = [groups.captions[row] for row in candidates.caption_rows.tolist()]
+    text_part = worst_group_outcomes(recalls_of(parts[1]), of_texts, parts[1])
+    if groups.images is not None:
+        return [worst_group_outcomes(recalls_of(parts[0]), groups.images, parts[0]), text_part]
+    prefix, images = parts[0].prefix, candidates.image_keys
+    of_names: dict[str, Outcomes] = {}
+    for name in sorted(set(of_texts)):
+        inside = torch.tensor([group == name for group in of_texts])
+        pairs = candidates.pairs[inside[candidates.pairs[:, 1]]]
+        rows = torch.stack([pairs[:, 0], (inside.cumsum(0) - 1)[pairs[:, 1]]], 1)
+        of_group = replace(candidates, texts=candidates.texts[inside], pairs=rows)
+        ranks, _ = _ranks(of_group, device)
+        of_names[name] = retrieval_outcomes(ranks, images, images, prefix, ks)
+    units = Outcomes(
+        "means",
+        tuple(f"{key}@{name}" for name, part in of_names.items() for key in part.keys),
+        tuple(group for part in of_names.values() for group in part.groups),
+        {},
+        prefix,
+    )
+    recalls = {
+        column: torch.cat([part.columns[column] for part in of_names.values()])
+        for column in recalls_of(parts[0])
+    }
+    attributes = [name for name, part in of_names.items() for _ in part.keys]
+    return [worst_group_outcomes(recalls, attributes, units), text_part]
