@@ -3,8 +3,9 @@
 An example may use, without importing them, ``torch``, ``nn``, ``np``, ``Path``, ``AdamW``,
 ``Trainer``, every public name of the package, an ``encoder`` with a label head of 4 classes and a
 ``batch`` of 4 pairs for it. Its working folder holds shards with 9 pairs each (``data/train``,
-``data/val``), the same 4 images with one caption (``photos/captions.csv``) or a list of classes
-(``photos/labels.csv``), ``dog.jpg`` and the package's ``configs``.
+``data/val``), the same 4 images with one caption (``photos/captions.csv``), a list of classes
+(``photos/labels.csv``) or a right and a wrong caption (``photos/choices.csv``), ``dog.jpg`` and the
+package's ``configs``.
 """
 
 from __future__ import annotations
@@ -77,6 +78,9 @@ def make_world(folder: Path) -> None:
     labels = "red.jpg,red;yellow\ngreen.jpg,green\nblue.jpg,blue;red\nyellow.jpg,yellow\n"
     (folder / "photos/captions.csv").write_text(f"image,caption\n{captions}")
     (folder / "photos/labels.csv").write_text(f"image,labels\n{labels}")
+    choices = "".join(f"{color}.jpg,a {color} square,a pink square\n" for color in COLORS)
+    header = "image,caption,negative_caption\n"
+    (folder / "photos/choices.csv").write_text(header + choices)
     (folder / "dog.jpg").write_bytes(image_bytes("blue"))
     (folder / "configs").symlink_to(ROOT.parent / "configs")
 

@@ -1,6 +1,8 @@
 """Evaluators, which work without a trainer, and the report."""
 
 from clipkit.evaluation.correct_pairs import RetrievalOptions
+from clipkit.evaluation.datasets.choice_sources import ChoiceColumns, open_choices
+from clipkit.evaluation.datasets.choices import ChoiceData
 from clipkit.evaluation.datasets.dataset import EvaluationDataset, EvaluationSample, open_dataset
 from clipkit.evaluation.embedding import EmbeddedPairs, embed_pairs, tokenizer_of
 from clipkit.evaluation.embedding_cache import cached_embeddings
@@ -9,6 +11,7 @@ from clipkit.evaluation.evaluators.base import Evaluator
 from clipkit.evaluation.evaluators.class_report import ClassReport, PerClass
 from clipkit.evaluation.evaluators.label_head import LabelHeadClassification
 from clipkit.evaluation.evaluators.multi_label import MultiLabelClassification
+from clipkit.evaluation.evaluators.pair_choice import PairChoice
 from clipkit.evaluation.evaluators.retrieval import Retrieval
 from clipkit.evaluation.evaluators.suite import EvaluationSuite
 from clipkit.evaluation.evaluators.zero_shot import (
@@ -47,6 +50,8 @@ __all__ = [
     "OUTCOME_KINDS",
     "TASKS",
     "TEMPLATE_LISTS",
+    "ChoiceColumns",
+    "ChoiceData",
     "ClassPrompts",
     "ClassReport",
     "DataCompTask",
@@ -64,6 +69,7 @@ __all__ = [
     "MultiLabelClassification",
     "NearestNeighbours",
     "Outcomes",
+    "PairChoice",
     "PerClass",
     "Predictions",
     "ProbeOptions",
@@ -86,6 +92,7 @@ __all__ = [
     "load_outcomes",
     "make_evaluator",
     "model_hash",
+    "open_choices",
     "open_dataset",
     "outcome_metrics",
     "read_suite",

@@ -13,8 +13,8 @@ from clipkit.data.text.tokenizer import Tokenizer
 from clipkit.distributed.agreement import same_errors
 from clipkit.distributed.collectives import gather_rows, gather_sizes, rank, world_size
 from clipkit.distributed.texts import gather_texts
-from clipkit.evaluation.datasets.dataset import EvaluationDataset
 from clipkit.evaluation.datasets.loading import decoded_chunks, ids_of_rank
+from clipkit.evaluation.datasets.sample_source import DataSource
 from clipkit.evaluation.embedding_cache import cache_of
 from clipkit.evaluation.inference import EmbedOptions
 from clipkit.evaluation.memory import is_remembered, recall
@@ -45,7 +45,7 @@ class EmbeddedPairs:
 
 def embed_pairs(
     encoder: DualEncoder,
-    data: EvaluationDataset,
+    data: DataSource,
     options: EmbedOptions,
     tokenizer: Tokenizer | None = None,
     captions: bool = True,
@@ -76,7 +76,7 @@ def embed_pairs(
 
 
 def known_pairs(
-    encoder: DualEncoder, data: EvaluationDataset, options: EmbedOptions
+    encoder: DualEncoder, data: DataSource, options: EmbedOptions
 ) -> EmbeddedPairs | None:
     """Return embeddings of the same block ``remembering`` without a pass over the data.
 
@@ -92,7 +92,7 @@ def known_pairs(
 
 def _key(
     encoder: DualEncoder,
-    data: EvaluationDataset,
+    data: DataSource,
     options: EmbedOptions,
     tokenizer: Tokenizer | None,
 ) -> tuple[Hashable, ...]:
@@ -101,7 +101,7 @@ def _key(
 
 def _embed(
     encoder: DualEncoder,
-    data: EvaluationDataset,
+    data: DataSource,
     options: EmbedOptions,
     tokenizer: Tokenizer | None,
     with_captions: bool,
@@ -171,7 +171,7 @@ def tokenizer_of(encoder: DualEncoder) -> Tokenizer:
 
 def _embed_rank(
     encoder: DualEncoder,
-    data: EvaluationDataset,
+    data: DataSource,
     ids: Sequence[int],
     options: EmbedOptions,
     decode: bool,

@@ -18,7 +18,7 @@ from torch import Tensor
 import clipkit
 from clipkit.atomic_files import new_file
 from clipkit.distributed.collectives import gather_sizes, rank
-from clipkit.evaluation.datasets.dataset import EvaluationDataset
+from clipkit.evaluation.datasets.sample_source import DataSource
 from clipkit.evaluation.hashes import model_hash, text_hash
 from clipkit.evaluation.inference import EmbedOptions
 from clipkit.models import DualEncoder
@@ -43,12 +43,17 @@ class EmbeddingCache:
         self._width = encoder.embedding_dim
         self._model = model_hash(encoder)
 
-    def images_key(self, data: EvaluationDataset, options: EmbedOptions) -> str | None:
+    def images_key(self, data: DataSource, options: EmbedOptions) -> str | None:
         """Return the key of the images of a data set; None if they cannot be identified."""
-        shards = [[s.url, s.size_bytes, s.stamp, s.digest] for s in data.index.shards]
-        if self._model is None or not all(stamp or digest for _, _, stamp, digest in shards):
+        index = data.index
+        shards = [[s.url, s.size_bytes, s.stamp, s.digest] for s in index.shards] if index else []
+        if (
+            self._model is None
+            or not shards
+            or not all(stamp or digest for _, _, stamp, digest in shards)
+        ):
             return None
-        return self._key("images", shards, options.limit, options.precision)
+        return self._key("images", shards, data.variant, options.limit, options.precision)
 
     def texts_key(self, texts: Sequence[str]) -> str | None:
         """Return the key of texts; None if the model cannot be identified."""

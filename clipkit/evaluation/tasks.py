@@ -10,10 +10,12 @@ from typing import Final
 from clipkit.data import CaptionPicker
 from clipkit.errors import ConfigError
 from clipkit.evaluation.correct_pairs import RetrievalOptions
+from clipkit.evaluation.datasets.choice_sources import ChoiceColumns, open_choices
 from clipkit.evaluation.datasets.dataset import open_dataset
 from clipkit.evaluation.evaluators.base import Evaluator
 from clipkit.evaluation.evaluators.label_head import LabelHeadClassification
 from clipkit.evaluation.evaluators.multi_label import MultiLabelClassification
+from clipkit.evaluation.evaluators.pair_choice import PairChoice
 from clipkit.evaluation.evaluators.retrieval import Retrieval
 from clipkit.evaluation.evaluators.zero_shot import ZeroShotClassification
 from clipkit.evaluation.inference import EmbedOptions
@@ -49,7 +51,7 @@ class ZeroShotOptions:
 
 TASKS: Final = (
     "retrieval", "zero-shot", "label-head", "multi-label", "linear-probe", "nearest-neighbours",
-    "few-shot",
+    "few-shot", "pair-choice",
 )  # fmt: skip
 """Names of the tasks."""
 
@@ -67,6 +69,7 @@ def make_evaluator(
     widths: Sequence[int] = (),
     correct: RetrievalOptions = RetrievalOptions(),
     zero_shot: ZeroShotOptions = ZeroShotOptions(),
+    choice: ChoiceColumns | None = None,
     options: EmbedOptions = EmbedOptions(),
 ) -> Evaluator:
     """Create the evaluator of a task.
@@ -83,6 +86,7 @@ def make_evaluator(
         widths: Numbers of first components that retrieval measures too; see ``Retrieval``.
         correct: Which candidates of a retrieval are correct, and groups of queries.
         zero_shot: Options of zero-shot classification: class names, templates, groups, calibration.
+        choice: Columns of a table of the task "pair-choice"; None to recognise them.
         options: How embeddings are computed.
 
     Raises:
@@ -103,6 +107,9 @@ def make_evaluator(
             probe.group_field, allow_outside, probe.allow_overlap,
         )  # fmt: skip
         return make_probe(task, splits, probe, options)
+    if task == "pair-choice":
+        choices = open_choices(source, split, choice, allow_outside)
+        return PairChoice(choices, options=options)
     data = open_dataset(
         source, split, caption=caption, label_field=label_field, allow_outside=allow_outside
     )

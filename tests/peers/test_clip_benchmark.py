@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import tarfile
@@ -10,14 +11,19 @@ from pathlib import Path
 import open_clip
 import pytest
 import torch
-from clip_benchmark.metrics import zeroshot_classification, zeroshot_retrieval
+from clip_benchmark.datasets.sugar_crepe import SugarCrepe
+from clip_benchmark.metrics import (
+    image_caption_selection,
+    zeroshot_classification,
+    zeroshot_retrieval,
+)
 from PIL import Image
 from sklearn.metrics import top_k_accuracy_score
 from torch.utils.data import DataLoader, Dataset
 
-from clipkit.evaluation import Retrieval, ZeroShotClassification
+from clipkit.evaluation import PairChoice, Retrieval, ZeroShotClassification
 from clipkit.models import from_open_clip
-from tests.helpers.evaluation_data import CLASSES, OPEN_CLIP, write_layout
+from tests.helpers.evaluation_data import CLASSES, OPEN_CLIP, picture, write_layout
 from tests.helpers.open_clip_names import named_config
 
 NAME = "clipkit-peer"
@@ -114,9 +120,52 @@ def test_accuracies_are_equal(models, root, monkeypatch):
     )
     ours = ZeroShotClassification(root).run(encoder)
 
-    assert ours == {
+    expected = {
         "top1": pytest.approx(theirs["acc1"], abs=1e-6),
         "top5": pytest.approx(theirs["acc5"], abs=1e-6),
         "mean_per_class_recall": pytest.approx(theirs["mean_per_class_recall"], abs=1e-6),
     }
+    assert {name: ours[name] for name in expected} == expected
     assert 0 < ours["top1"] < 1
+
+
+def write_sugar_crepe(root, count=40):
+    (root / "val2017").mkdir()
+    entries = {}
+    for number in range(count):
+        (root / "val2017" / f"{number}.png").write_bytes(picture(number))
+        texts = f"a cat on mat {number}", f"a mat on cat {number}"
+        caption, other = texts if number % 3 else texts[::-1]
+        entries[str(number)] = {
+            "filename": f"{number}.png", "caption": caption, "negative_caption": other,
+        }  # fmt: skip
+    (root / "add_att.json").write_text(json.dumps(entries))
+    return root / "add_att.json"
+
+
+def choose_there(model, transform, tokenizer, path):
+    data = SugarCrepe(path.parent / "val2017", path, transform)
+    loader = DataLoader(data, 8, collate_fn=with_texts)
+    return image_caption_selection.evaluate(model, loader, tokenizer, "cpu", amp=False)
+
+
+def test_choices_of_a_model_are_equal_and_those_of_a_collapsed_one_are_not(models, tmp_path):
+    model, transform, tokenizer, encoder = models
+    path = write_sugar_crepe(tmp_path)
+
+    theirs = choose_there(model, transform, tokenizer, path)
+    ours = PairChoice(path).run(encoder)
+
+    assert ours == pytest.approx({"text_acc": theirs["text_acc"], "acc": theirs["acc"]}, abs=1e-6)
+    assert 0 < ours["acc"] < 1
+    assert theirs["image_acc"] == 1  # one image: no choice, which is not reported here
+
+    collapsed = copy.deepcopy((model, encoder))
+    collapsed[0].encode_image = lambda images: torch.ones(len(images), 24)
+    collapsed[0].encode_text = lambda texts: torch.ones(len(texts), 24)
+    for tower in (collapsed[1].image_tower, collapsed[1].text_tower):
+        tower.register_forward_hook(lambda module, args, out: torch.ones_like(out))
+
+    # argmax takes the first of equal scores, and the right caption is the first
+    assert choose_there(collapsed[0], transform, tokenizer, path)["acc"] == 1.0
+    assert PairChoice(path).run(collapsed[1])["acc"] == 0.0

@@ -17,6 +17,7 @@ from clipkit.cli.arguments import (
     shown_weights,
     versions,
 )
+from clipkit.cli.evaluate.choice_options import add_choice_arguments, choice_columns
 from clipkit.cli.evaluate.probe_options import add_probe_arguments, probe_options
 from clipkit.cli.evaluate.record import write_record
 from clipkit.cli.evaluate.retrieval_options import add_retrieval_arguments, retrieval_options
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 TASKS: Final = (
     "retrieval", "zero-shot", "label-head", "multi-label", "linear-probe", "nearest-neighbours",
-    "few-shot",
+    "few-shot", "pair-choice",
 )  # fmt: skip
 _NO_SHARES: Final = ("l2", "_rank", "rsum")
 
@@ -57,6 +58,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     add_retrieval_arguments(parser)
     add_zero_shot_arguments(parser)
     add_probe_arguments(parser)
+    add_choice_arguments(parser)
     parser.add_argument(
         "--output",
         type=given_path,
@@ -108,6 +110,7 @@ def _measure(args: argparse.Namespace, device: str) -> int:
                 args.data,
                 args.split,
                 probe=probe_options(args),
+                choice=choice_columns(args),
                 widths=args.width,
                 correct=retrieval_options(args),
                 zero_shot=zero_shot,

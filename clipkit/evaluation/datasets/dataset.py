@@ -37,7 +37,11 @@ from clipkit.templates import check_templates
 _SHOWN_CHARACTERS: Final = 40
 _TEMPLATES: Final = "zeroshot_classification_templates.txt"
 _CAPTION_LINES: Final = TextField("txt", one_per_line=True)
-_TASKS: Final = {"retrieval": "retrieval", "classification": "zero-shot"}
+_TASKS: Final = {
+    "retrieval": "retrieval",
+    "classification": "zero-shot",
+    "image_caption_selection": "pair-choice",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +85,8 @@ class EvaluationDataset:
         >>> data.class_names[data.sample(0).label]
         'red'
     """
+
+    variant = ""
 
     def __init__(
         self,

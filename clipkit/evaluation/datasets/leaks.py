@@ -14,6 +14,7 @@ from clipkit.errors import DataError
 from clipkit.evaluation.datasets.dataset import EvaluationDataset
 from clipkit.evaluation.datasets.loading import ids_of_rank, texts_in_data_order
 from clipkit.evaluation.inference import EmbedOptions
+from clipkit.evaluation.memory import recall
 
 _LOG: Final = logging.getLogger(__name__)
 _SHOWN: Final = 5
@@ -27,6 +28,11 @@ def image_digests(data: EvaluationDataset, options: EmbedOptions) -> tuple[str, 
         data: The samples.
         options: The limit on their number.
     """
+    key = "digests", data.identity, options.limit
+    return recall(key, data, lambda: _image_digests(data, options))
+
+
+def _image_digests(data: EvaluationDataset, options: EmbedOptions) -> tuple[str, ...]:
     with same_errors():
         images = (data.sample(number).image for number in ids_of_rank(data, options))
         digests = [hashlib.sha256(image).hexdigest()[:_DIGITS] for image in images]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, Protocol
+from typing import Final
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from clipkit.data.samples.content import sample_errors
 from clipkit.distributed.collectives import gather_sizes, rank, world_size
 from clipkit.distributed.texts import gather_texts
 from clipkit.errors import ClipkitError
-from clipkit.evaluation.datasets.dataset import EvaluationDataset, EvaluationSample
+from clipkit.evaluation.datasets.sample_source import DataSource, SampleSource
 from clipkit.evaluation.inference import EmbedOptions
 from clipkit.models import DualEncoder
 from clipkit.models.inputs import transform_of
@@ -45,17 +45,7 @@ class Chunk:
         return self.images.to(device), grids
 
 
-class SampleSource(Protocol):
-    """Samples with random access, such as an ``EvaluationDataset``."""
-
-    name: str
-    """Name of the data in messages."""
-
-    def sample(self, sample_id: int) -> EvaluationSample:
-        """Read one sample."""
-
-
-def ids_of_rank(data: EvaluationDataset, options: EmbedOptions) -> range:
+def ids_of_rank(data: DataSource, options: EmbedOptions) -> range:
     """Return the samples of this rank; over all ranks, each sample occurs exactly once."""
     count = len(data) if options.limit is None else min(len(data), options.limit)
     return range(rank(), count, world_size())

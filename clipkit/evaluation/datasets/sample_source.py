@@ -1,0 +1,39 @@
+"""What the decoding and the embedding of images need of a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Protocol
+
+from clipkit.data.shards.index import ShardIndex
+from clipkit.evaluation.datasets.dataset import EvaluationSample
+
+
+class SampleSource(Protocol):
+    """Images with random access, such as an ``EvaluationDataset``."""
+
+    @property
+    def name(self) -> str:
+        """Return the name of the data in messages."""
+
+    def sample(self, sample_id: int) -> EvaluationSample:
+        """Read one sample."""
+
+
+class DataSource(SampleSource, Protocol):
+    """Images of known number that have an identity, so that their embeddings can be kept."""
+
+    @property
+    def index(self) -> ShardIndex | None:
+        """Return the shards that identify the data; None if nothing does."""
+
+    @property
+    def variant(self) -> str:
+        """Return what distinguishes the samples from those of the shards; "" for nothing."""
+
+    @property
+    def identity(self) -> Hashable:
+        """Return what is equal for data of this process that have the same samples."""
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
