@@ -24,7 +24,7 @@ def test_a_comparison_is_printed_and_written(two, tmp_path, capsys):
     content = json.loads(output.read_text())
     assert content["replicates"] == 200
     assert content["pairs"][0]["metrics"][0]["name"] == "top1"
-    assert "top1" in (report / "comparison.html").read_text()
+    assert "Top-1" in (report / "comparison.html").read_text()
     assert [path.name for path in report.iterdir()] == ["comparison.html"]
 
 

@@ -21,13 +21,24 @@ def change_text(change: Change, estimate: Estimate, sign: str = "") -> str:
         >>> change_text(change, half, sign="+")
         '+50.0 (+40.0, +60.0)'
     """
+    value, ends = estimate_texts(change, estimate, sign)
+    return f"{value} ({', '.join(ends)})" if ends else value
+
+
+def estimate_texts(change: Change, estimate: Estimate, sign: str = "") -> tuple[str, list[str]]:
+    """Return the value of an estimate and both ends of its interval, shares in percent.
+
+    Args:
+        change: The change, which decides whether the values are shares.
+        estimate: One of its three estimates.
+        sign: "+" to show the sign of positive values.
+
+    Returns:
+        The value, and two ends or none.
+    """
     factor, digits = (100, 1) if change.is_share else (1, 2)
-    value = _number(factor * estimate.value, sign, digits)
-    if estimate.interval is None:
-        return value
-    return (
-        f"{value} ({', '.join(_number(factor * end, sign, digits) for end in estimate.interval)})"
-    )
+    ends = [_number(factor * end, sign, digits) for end in estimate.interval or ()]
+    return _number(factor * estimate.value, sign, digits), ends
 
 
 def p_value_text(p_value: float) -> str:

@@ -188,7 +188,7 @@ def test_json_has_no_values_that_json_lacks(two):
 
 def test_the_page_shows_what_changed(two, tmp_path):
     page = render_comparison(compare_records(two, resampling=FAST))
-    for text in ("before", "after", "top1", "mean_per_class_recall", "frog", "better", "95 %"):
+    for text in ("before", "after", "Top-1", "Mean per class recall", "frog", "better", "95 %"):
         assert text in page
     assert "Overview" not in page
     assert "http" not in page.replace("http-equiv", "").replace("http://www.w3.org", "")

@@ -12,10 +12,12 @@ import pytest
 from PIL import Image
 
 from clipkit.cli.shards import page as shards
+from clipkit.evaluation.comparison import Change, Comparison, Estimate, PairComparison
 from clipkit.evaluation.report import write_report
+from clipkit.evaluation.report.comparison_page import render_comparison
 from clipkit.tuning import page as study
 from tests.helpers.chromium import Chromium, find_chromium
-from tests.helpers.report_content import LONG_WORD, SECTIONS, full_report
+from tests.helpers.report_content import HOSTILE, LONG_WORD, SECTIONS, full_report
 
 pytestmark = pytest.mark.browser
 
@@ -345,7 +347,19 @@ def study_page() -> str:
     return study.render_page(summary)
 
 
-@pytest.mark.parametrize("page", [shards_page, study_page])
+def comparison_page() -> str:
+    half, more = Estimate(0.5, (0.45, 0.55)), Estimate(0.7, (0.66, 0.75))
+    rank = Estimate(12.0, (10.0, 14.0)), Estimate(9.0, (7.0, 11.0))
+    changes = (
+        Change("top1", half, more, Estimate(0.2, (0.15, 0.26)), "mcnemar", 0, 0, False, 200),
+        Change("median_rank", *rank, Estimate(-3, (-5, -1)), "permutation", 0.2, 0.4, True, 200),
+        Change(LONG_WORD, more, half, Estimate(-0.2), "mcnemar", 0.0, 0.0, False, 200),
+    )
+    pair = PairComparison("d/animals", HOSTILE, "runs/a.ckpt", LONG_WORD, changes, changes, 200, 9)
+    return render_comparison(Comparison((pair,) * 5, left_out=(LONG_WORD, HOSTILE)))
+
+
+@pytest.mark.parametrize("page", [shards_page, study_page, comparison_page])
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("width", [400, 1400])
 def test_other_pages_share_the_style(browser, tmp_path, page, width, dark):

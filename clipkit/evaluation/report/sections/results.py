@@ -31,6 +31,7 @@ _DIRECTED: Final = re.compile(r"(.*?)(text_to_image|image_to_text)/(.+)")
 _SPELLINGS: Final = {
     "map": "mAP", "ndcg": "nDCG", "at r": "at R", "r precision": "R-precision", "f1": "F1",
     "rsum": "sum of recalls (rsum)", "ece": "ECE", "auroc": "AUROC",
+    "top1": "Top-1", "top5": "Top-5",
 }  # fmt: skip
 _MAX_HEADLINES: Final = 4
 
@@ -119,7 +120,7 @@ def listings(results: Sequence[Result]) -> list[Listing]:
         for key in keys:
             match = _DIRECTED.fullmatch(key)
             name, column = (match[1] + match[3], match[2]) if match else (key, "")
-            columns.setdefault(_readable(name), {})[column] = key
+            columns.setdefault(readable_metric(name), {})[column] = key
         ways = [way for way, _ in _DIRECTIONS if any(way in places for places in columns.values())]
         for headings in (ways, [""]):
             rows = [
@@ -148,7 +149,13 @@ def _is_in_tables(key: str, among: Mapping[str, float]) -> bool:
     return key in _CLASSES or bool(_RECALL.match(key) or _WIDTH.match(key))
 
 
-def _readable(name: str) -> str:
+def readable_metric(name: str) -> str:
+    """Return the key of a metric as words.
+
+    Examples:
+        >>> readable_metric("text_to_image/ndcg_at_10"), readable_metric("top1")
+        ('Text to image: nDCG at 10', 'Top-1')
+    """
     words = name.replace("_", " ").replace("/", ": ")
     for pattern, better in _SPELLINGS.items():
         words = re.sub(rf"\b{pattern}\b", better, words)
