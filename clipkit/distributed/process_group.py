@@ -73,6 +73,19 @@ def process_group(device: str = "auto") -> Iterator[str]:
         dist.destroy_process_group()
 
 
+@contextmanager
+def finishing() -> Iterator[None]:
+    """Ignore SIGTERM for the time of a block that must be completed, such as the last files."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous or signal.SIG_DFL)
+
+
 def is_lost_connection(error: BaseException) -> bool:
     """Return whether an error of torch means that another rank cannot be reached."""
     text = str(error).lower()
@@ -106,7 +119,7 @@ def _ended_by_sigterm() -> Iterator[None]:
         return
 
     def stop(_number: int, _frame: FrameType | None) -> NoReturn:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the launcher kills a process that hangs
         raise RankLostError("received SIGTERM: another rank ended, or the run was stopped")
 
     previous = signal.signal(signal.SIGTERM, stop)

@@ -13,7 +13,7 @@ from typing import Any, Final
 from clipkit.data.text.captions import named_picker
 from clipkit.distributed.agreement import of_first_rank, same_errors
 from clipkit.distributed.collectives import rank
-from clipkit.distributed.process_group import is_lost_connection, rank_lost
+from clipkit.distributed.process_group import finishing, is_lost_connection, rank_lost
 from clipkit.errors import ClipkitError, ConfigError, RankLostError, first_line
 from clipkit.evaluation.comparison import metric_intervals
 from clipkit.evaluation.datasets.dataset import EvaluationDataset, open_dataset
@@ -129,7 +129,8 @@ def run_suite(
     finally:
         left_out = {}
         if rank() == 0:
-            left_out = write_summary(results, planned, run.failures, options.versions)
+            with finishing():
+                left_out = write_summary(results, planned, run.failures, options.versions)
     unavailable = {e.title: e.unavailable for e in suite.entries if e.unavailable}
     measured = len(todo) - len(run.failures)
     return SuiteRun(
