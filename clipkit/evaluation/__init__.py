@@ -19,6 +19,7 @@ from clipkit.evaluation.evaluators.zero_shot import (
     ZeroShotClassification,
     confusion_counts,
 )
+from clipkit.evaluation.evaluators.zero_shot_multi_label import ZeroShotMultiLabel
 from clipkit.evaluation.hashes import data_hash, model_hash
 from clipkit.evaluation.inference import EmbedOptions
 from clipkit.evaluation.interpolation import InterpolationPoint, interpolation_curve
@@ -81,6 +82,7 @@ __all__ = [
     "SuiteOptions",
     "SuiteRun",
     "ZeroShotClassification",
+    "ZeroShotMultiLabel",
     "ZeroShotOptions",
     "cached_embeddings",
     "class_embeddings",

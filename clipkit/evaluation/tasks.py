@@ -18,6 +18,7 @@ from clipkit.evaluation.evaluators.multi_label import MultiLabelClassification
 from clipkit.evaluation.evaluators.pair_choice import PairChoice
 from clipkit.evaluation.evaluators.retrieval import Retrieval
 from clipkit.evaluation.evaluators.zero_shot import ZeroShotClassification
+from clipkit.evaluation.evaluators.zero_shot_multi_label import ZeroShotMultiLabel
 from clipkit.evaluation.inference import EmbedOptions
 from clipkit.evaluation.probes.options import PROBES, ProbeOptions, make_probe
 from clipkit.evaluation.probes.splits import ProbeSplits
@@ -28,7 +29,7 @@ from clipkit.suggestions import did_you_mean
 
 @dataclass(frozen=True)
 class ZeroShotOptions:
-    """Options of the task "zero-shot"; see ``ZeroShotClassification``.
+    """Options of classification without training; see ``ZeroShotClassification``.
 
     Args:
         class_names: Names in the order of class numbers, "imagenet", or a file; None for those of
@@ -36,7 +37,9 @@ class ZeroShotOptions:
         templates: A name of ``TEMPLATE_LISTS``, a file, templates, or prompts of each class; None
             for those of the data.
         group_field: Field with the group of each image, such as "json:region"; None for no groups.
-        calibration_split: Split on which a temperature is fitted; None for no temperature.
+        calibration_split: Split on which a temperature (one class per image) or thresholds (several
+            classes) are fitted; None for none.
+        thresholds: Kind of the fitted thresholds: "global" or "per-class".
 
     Examples:
         >>> make_evaluator("zero-shot", "data/val", zero_shot=ZeroShotOptions(templates="openai"))
@@ -47,11 +50,12 @@ class ZeroShotOptions:
     templates: Templates | None = None
     group_field: str | None = None
     calibration_split: str | None = None
+    thresholds: str = "global"
 
 
 TASKS: Final = (
     "retrieval", "zero-shot", "label-head", "multi-label", "linear-probe", "nearest-neighbours",
-    "few-shot", "pair-choice",
+    "few-shot", "pair-choice", "zero-shot-multi-label",
 )  # fmt: skip
 """Names of the tasks."""
 
@@ -81,7 +85,8 @@ def make_evaluator(
         probe: Splits, groups and numbers of the tasks that fit a classifier.
         caption: Finds the captions of a sample; None for the lines of its ``.txt``.
         label_field: Where the class of a sample is: a member ("cls") or a field of a JSON member
-            ("json:category"). For "multi-label", "cls" means "json:labels".
+            ("json:category"). For several classes per image, "cls" means "npy" in CLIP_benchmark's
+            data of that type, otherwise "json:labels".
         allow_outside: Whether the images of a table or folder may be outside of its folder.
         widths: Numbers of first components that retrieval measures too; see ``Retrieval``.
         correct: Which candidates of a retrieval are correct, and groups of queries.
@@ -113,18 +118,23 @@ def make_evaluator(
     data = open_dataset(
         source, split, caption=caption, label_field=label_field, allow_outside=allow_outside
     )
+    field = None if label_field == "cls" else label_field
     if task == "multi-label":
-        field = "json:labels" if label_field == "cls" else label_field
-        return MultiLabelClassification(data, positives=field, options=options)
+        return MultiLabelClassification(
+            data, positives=field, options=options,
+            calibration_split=zero_shot.calibration_split, thresholds=zero_shot.thresholds,
+        )  # fmt: skip
     if task == "retrieval":
         return Retrieval(data, widths=widths, options=options, correct=correct)
     if task == "label-head":
         return LabelHeadClassification(data, options=options)
+    if task == "zero-shot-multi-label":
+        return ZeroShotMultiLabel(
+            data, class_names=zero_shot.class_names, templates=zero_shot.templates,
+            positives=field, options=options,
+            calibration_split=zero_shot.calibration_split, thresholds=zero_shot.thresholds,
+        )  # fmt: skip
     return ZeroShotClassification(
-        data,
-        class_names=zero_shot.class_names,
-        templates=zero_shot.templates,
-        options=options,
-        group_field=zero_shot.group_field,
-        calibration_split=zero_shot.calibration_split,
-    )
+        data, class_names=zero_shot.class_names, templates=zero_shot.templates, options=options,
+        group_field=zero_shot.group_field, calibration_split=zero_shot.calibration_split,
+    )  # fmt: skip

@@ -260,5 +260,43 @@ def test_evaluate_takes_names_and_prompts_of_classes_from_files(tmp_path, root, 
 
 
 def test_evaluate_refuses_options_of_classes_for_other_tasks(root, model):
-    with pytest.raises(ConfigError, match=r"expected one of the tasks zero-shot.*got retrieval"):
+    with pytest.raises(
+        ConfigError, match=r"--templates: expected one of the tasks zero-shot.*got retrieval"
+    ):
         call(evaluate, "--model", model, "--data", root, "--templates", "openai")
+
+
+def test_evaluate_records_thresholds_temperature_and_reliability(tmp_path, root, model):
+    output = tmp_path / "numbers.json"
+
+    call(evaluate, "--model", model, "--data", root, "--task", "zero-shot", "--output", output,
+         "--calibration-split", "train", "--limit", 10)  # fmt: skip
+
+    record = json.loads(output.read_text())
+    assert record["details"]["temperature"] > 0
+    assert set(record["reliability"]) == {"confidence", "calibrated_confidence"}
+    diagram = record["reliability"]["confidence"]
+    assert sum(diagram["weight"]) == 10
+    gaps = [abs(c - a) for c, a in zip(diagram["confidence"], diagram["accuracy"], strict=True)]
+    error = sum(w * g for w, g in zip(diagram["weight"], gaps, strict=True)) / 10
+    assert record["metrics"]["ece"] == pytest.approx(error)
+
+
+def test_evaluate_several_classes_per_image(tmp_path, model):
+    from tests.evaluation.evaluators.test_multi_label import PAIRS, write_split
+
+    root = write_layout(tmp_path / "set", (1,), task="multilabel")
+    write_split(root, "test", range(12))
+    write_split(root, "val", range(20, 40))
+    (tmp_path / "prompts.json").write_text(json.dumps(PAIRS))
+    output = tmp_path / "numbers.json"
+
+    call(evaluate, "--model", model, "--data", root, "--output", output,
+         "--templates", tmp_path / "prompts.json", "--calibration-split", "val",
+         "--thresholds", "per-class")  # fmt: skip
+
+    record = json.loads(output.read_text())
+    assert record["tasks"] == ["zero-shot-multi-label"]
+    assert {"macro_auroc", "micro_f1", "mean_average_precision"} <= set(record["metrics"])
+    assert "threshold/red" in record["details"]
+    assert record["templates"]["zero-shot-multi-label"] == ["a {} picture", "{}", "no {}"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from clipkit.atomic_files import write_json
 
 if TYPE_CHECKING:
-    from clipkit.evaluation import Evaluation, Evaluator
+    from clipkit.evaluation import Evaluation, Evaluator, Outcomes
     from clipkit.evaluation.comparison.intervals import Interval
 
 
@@ -43,6 +43,8 @@ def write_record(
         **arguments,
         "tasks": list(evaluators),
         "metrics": evaluation.metrics,
+        "details": dict(evaluation.details),
+        "reliability": _reliability(evaluation.outcomes),
         "intervals": {name: list(interval) for name, interval in intervals.items()},
         "primary_metrics": {
             task: f"{task}/" * several + evaluator.primary_metric
@@ -57,3 +59,20 @@ def write_record(
         "date": datetime.now().astimezone().isoformat(timespec="seconds"),
     }
     write_json(path, record)
+
+
+def _reliability(parts: Sequence[Outcomes]) -> dict[str, dict[str, list[float]]]:
+    """Return the bins of the reliability diagrams of classifiers, by prefix and confidence."""
+    from clipkit.evaluation import reliability_diagrams
+
+    return {
+        f"{part.prefix}{name}": {
+            "upper": diagram.upper.tolist(),
+            "weight": diagram.weight.tolist(),
+            "confidence": diagram.confidence.tolist(),
+            "accuracy": diagram.accuracy.tolist(),
+        }
+        for part in parts
+        if part.kind == "classification"
+        for name, diagram in reliability_diagrams(part).items()
+    }

@@ -12,13 +12,21 @@ from clipkit.errors import ConfigError
 if TYPE_CHECKING:
     from clipkit.evaluation import ZeroShotOptions
 
-_TASKS: Final = ("zero-shot",)
-_GROUPED_TASKS: Final = (*_TASKS, "retrieval")
+_ZERO_SHOT: Final = ("zero-shot", "zero-shot-multi-label")
+_SEVERAL: Final = ("multi-label", "zero-shot-multi-label")
+_USED_BY: Final = {
+    "--classnames": _ZERO_SHOT,
+    "--templates": _ZERO_SHOT,
+    "--group-field": ("zero-shot", "retrieval"),
+    "--calibration-split": ("zero-shot", *_SEVERAL),
+    "--thresholds": _SEVERAL,
+}
+_PARSED: Final = {"thresholds": "global"}
 
 
 def add_zero_shot_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of zero-shot classification; see ``zero_shot_options``."""
-    group = parser.add_argument_group("zero-shot classification")
+    group = parser.add_argument_group("zero-shot classification, and several classes per image")
     group.add_argument(
         "--classnames",
         type=given_text,
@@ -47,7 +55,14 @@ def add_zero_shot_arguments(parser: argparse.ArgumentParser) -> None:
         "--calibration-split",
         type=given_text,
         metavar="SPLIT",
-        help="split of --data, other than --split, on which a temperature is fitted",
+        help="split of --data, other than --split, on which a temperature (zero-shot) or "
+        "thresholds (several classes per image) are fitted",
+    )
+    group.add_argument(
+        "--thresholds",
+        choices=("global", "per-class"),
+        default="global",
+        help="one fitted threshold, or one for each class (several classes per image)",
     )
 
 
@@ -64,18 +79,12 @@ def zero_shot_options(args: argparse.Namespace, tasks: Sequence[str]) -> ZeroSho
     from clipkit.evaluation import ZeroShotOptions
 
     options = ZeroShotOptions(
-        args.classnames, args.templates, args.group_field, args.calibration_split
+        args.classnames, args.templates, args.group_field, args.calibration_split, args.thresholds
     )
-    given = {
-        "--classnames": args.classnames,
-        "--templates": args.templates,
-        "--group-field": args.group_field,
-        "--calibration-split": args.calibration_split,
-    }
-    for name, value in given.items():
-        fitting = _GROUPED_TASKS if name == "--group-field" else _TASKS
-        if value is not None and not set(tasks) & set(fitting):
+    for option, using in _USED_BY.items():
+        name = option.removeprefix("--").replace("-", "_")
+        if getattr(args, name) != _PARSED.get(name) and not set(tasks) & set(using):
             raise ConfigError(
-                f"{name}: expected one of the tasks {', '.join(fitting)}, got {', '.join(tasks)}"
+                f"{option}: expected one of the tasks {', '.join(using)}, got {', '.join(tasks)}"
             )
     return options

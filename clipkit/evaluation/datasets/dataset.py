@@ -3,11 +3,11 @@
 ::
 
     ROOT/test/nshards.txt                       "2"
-    ROOT/test/0.tar  1.tar                      KEY.jpg|png|webp|…, KEY.cls, KEY.txt
+    ROOT/test/0.tar  1.tar                      KEY.jpg|png|webp|…, KEY.cls, KEY.txt, KEY.npy
     ROOT/train/…                                for a linear probe
     ROOT/classnames.txt                         one name per line, in the order of the class numbers
     ROOT/zeroshot_classification_templates.txt  one sentence per line, {c} or {} for the name
-    ROOT/dataset_type.txt                       "retrieval" or "classification"
+    ROOT/dataset_type.txt                       "retrieval", "classification" or "multilabel"
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from clipkit.data.packing.hub import hub_address
 from clipkit.data.packing.packed_cache import is_raw, pack_to_cache
 from clipkit.data.packing.sources import CLASS_NAMES_FILE
 from clipkit.data.samples.content import sample_errors
+from clipkit.data.shards.class_vectors import read_class_vector
 from clipkit.data.shards.index import ShardIndex
 from clipkit.data.shards.members import read_classes, read_label, read_value
 from clipkit.data.shards.reader import ShardReader
@@ -41,6 +42,7 @@ _TASKS: Final = {
     "retrieval": "retrieval",
     "classification": "zero-shot",
     "image_caption_selection": "pair-choice",
+    "multilabel": "zero-shot-multi-label",
 }
 
 
@@ -74,7 +76,8 @@ class EvaluationDataset:
         class_names: Name of each class by its number, empty for a number without a name; no names
             at all if the data have none.
         templates: Sentences with ``{}`` or ``{c}`` for the class name; empty if the data have none.
-        task: Task that the data were made for: "retrieval" or "zero-shot".
+        task: Task that the data were made for: "retrieval", "zero-shot" or
+            "zero-shot-multi-label".
         caption: Finds the captions of a sample; None for the lines of its ``.txt``.
         label_field: Where the class of a sample is: a member ("cls") or a field of a JSON member
             ("json:category").
@@ -145,18 +148,30 @@ class EvaluationDataset:
 
         Args:
             sample_id: Position of the sample in the data set.
-            field: Field of a JSON member that lists numbers of classes.
+            field: Field of a JSON member that lists numbers of classes ("json:labels"), or a
+                ``.npy`` member with a vector of zeros and ones ("npy").
 
         Returns:
             Class numbers; None if the sample has no such list.
 
         Raises:
-            SampleError: If the list holds anything but numbers of classes.
+            SampleError: If the list holds anything but numbers of classes, or the vector has
+                another length than the list of class names.
         """
-        raw = self._reader.read(sample_id)
+        raw = self._reader.read(sample_id, leave_out=IMAGE_EXTENSIONS)
         with sample_errors(self.name, raw.key):
-            numbers = read_classes(raw.members, field)
-        return None if numbers is None else tuple(numbers)
+            if ":" in field or not field.endswith("npy"):
+                numbers = read_classes(raw.members, field)
+                return None if numbers is None else tuple(numbers)
+            if field not in raw.members:
+                return None
+            numbers, length = read_class_vector(raw.members[field], field)
+            if self.class_names and length != len(self.class_names):
+                raise SampleError(
+                    f"member {field!r}: expected {len(self.class_names)} values, one for each "
+                    f"class of classnames.txt, got {length}"
+                )
+        return tuple(numbers)
 
     def value(self, sample_id: int, field: str) -> str | None:
         """Read a value that describes a sample, such as its patient, product or language.
@@ -321,7 +336,9 @@ def _describe(address: str) -> tuple[tuple[str, ...], tuple[str, ...], str]:
     folder = address.rpartition("/")[0] if address.endswith(".tar") else address
     kind = (_read_text(f"{folder}/dataset_type.txt") or "classification").strip().lower()
     if kind not in _TASKS:
-        raise DataError(f"{folder}/dataset_type.txt: expected {' or '.join(_TASKS)}, got {kind!r}")
+        raise DataError(
+            f"{folder}/dataset_type.txt: expected one of {', '.join(_TASKS)}, got {kind!r}"
+        )
     names = parse_class_names(_read_text(f"{folder}/{CLASS_NAMES_FILE}") or "")
     templates = _templates_in(_read_text(f"{folder}/{_TEMPLATES}") or "", f"{folder}/{_TEMPLATES}")
     return names, templates, _TASKS[kind]

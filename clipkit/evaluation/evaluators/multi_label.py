@@ -1,50 +1,58 @@
-"""Classification of images that may have several classes."""
+"""Classification of images that may have several classes, by the label head."""
 
 from __future__ import annotations
 
-import math
+from functools import partial
 from pathlib import Path
 from typing import final
 
-import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from clipkit.class_names import UNKNOWN
-from clipkit.errors import DataError
+from clipkit.distributed.agreement import same_errors
 from clipkit.evaluation.datasets.dataset import EvaluationDataset, as_dataset
-from clipkit.evaluation.datasets.loading import ids_of_rank
+from clipkit.evaluation.datasets.loading import ids_of_rank, texts_in_data_order
 from clipkit.evaluation.evaluators.base import Evaluator
-from clipkit.evaluation.evaluators.class_match import ClassMatch, head_names, match_head
+from clipkit.evaluation.evaluators.class_match import head_names, match_head
 from clipkit.evaluation.evaluators.label_head import head_scores, in_data_order, label_head_of
+from clipkit.evaluation.evaluators.multi_label_decisions import (
+    MultiLabelPredictions,
+    calibration_of,
+    evaluate_decisions,
+)
+from clipkit.evaluation.evaluators.multi_label_targets import ClassFields, multi_label_targets
 from clipkit.evaluation.inference import MOVED_TO_OPTIONS, EmbedOptions
-from clipkit.metrics.per_class import average_precisions, mean_average_precision
+from clipkit.evaluation.outcomes.outcomes import Evaluation
 from clipkit.models import DualEncoder
 from clipkit.renamed_arguments import renamed_arguments
-from clipkit.types import IGNORE_LABEL
 
 
 @final
 class MultiLabelClassification(Evaluator):
-    """Mean average precision of the label head, if an image may have several classes.
+    """Average precision, AUROC and F1 of the label head, if an image may have several classes.
 
     A sample without a list of classes is left out. Classes are matched with those of the head by
-    name, if both have names.
+    name, if both have names. A class is predicted if its probability is above one half, or if its
+    score reaches a threshold that was fitted on a calibration split.
 
     Args:
         data: Folder, URL or pattern of shards, or an opened data set.
         split: Folder inside ``data``, in CLIP_benchmark's layout.
-        positives: Field of a JSON member that lists the classes of a sample.
+        positives: Field of a JSON member that lists the classes of a sample, or a ``.npy`` member;
+            None for "npy" in CLIP_benchmark's data of several classes, otherwise "json:labels".
         negatives: Field that lists the classes that do not apply, if the others are unknown; None
             if no other class applies.
         options: Batch size, number of workers, limit, precision, progress bar.
+        calibration_split: Split of the data on which thresholds are fitted; its images must not be
+            those of ``split``. None for no fitted thresholds.
+        thresholds: "global" for one threshold, or "per-class".
 
     Raises:
         DataError: If the data cannot be found.
 
     Examples:
         >>> MultiLabelClassification("photos/labels.csv").run(encoder)
-        {'mean_average_precision': ..., 'average_precision/red': ..., ...}
+        {'mean_average_precision': ..., 'average_precision/blue': ..., ...}
     """
 
     primary_metric = "mean_average_precision"
@@ -54,14 +62,18 @@ class MultiLabelClassification(Evaluator):
         self,
         data: str | Path | EvaluationDataset,
         split: str = "test",
-        positives: str = "json:labels",
+        positives: str | None = None,
         negatives: str | None = None,
         options: EmbedOptions = EmbedOptions(),
+        calibration_split: str | None = None,
+        thresholds: str = "global",
     ) -> None:
         self.data = as_dataset(data, split)
         self.class_names = self.data.class_names
-        self.positives, self.negatives = positives, negatives
+        self.fields = ClassFields.of(self.data, positives, negatives)
         self.options = options
+        self.calibration = calibration_of(self.data, calibration_split, thresholds)
+        self.thresholds = thresholds
 
     def predict(self, encoder: DualEncoder) -> tuple[Float[Tensor, "N C"], Int64[Tensor, "N C"]]:
         """Return scores and targets (1, 0, ``IGNORE_LABEL`` for unknown) of every image.
@@ -70,48 +82,30 @@ class MultiLabelClassification(Evaluator):
             ConfigError: If the encoder has no label head.
             DataError: If an image has a class that the head does not know.
         """
-        head, ids = label_head_of(encoder), ids_of_rank(self.data, self.options)
-        match = match_head(self.class_names, head, self.data.name)
-        targets = torch.empty(len(ids), head.num_classes, dtype=torch.int64)
-        for row, sample_id in enumerate(ids):
-            targets[row] = self._targets(sample_id, head.num_classes, match)
-        scores, _, _ = head_scores(encoder, self.data, self.options)
-        return in_data_order(scores, ids), in_data_order(targets.to(scores.device), ids)
+        predictions = self._predict(encoder, self.data)
+        return predictions.scores, predictions.targets
 
     def run(self, encoder: DualEncoder) -> dict[str, float]:
-        """Return the mean average precision, and that of each class of an image."""
-        scores, targets = self.predict(encoder)
-        names = head_names(self.class_names, label_head_of(encoder))
-        values = average_precisions(scores, targets).tolist()
-        by_class = {
-            f"average_precision/{name}": value
-            for name, value in zip(names, values, strict=True)
-            if not math.isnan(value)
-        }
-        return {"mean_average_precision": mean_average_precision(scores, targets), **by_class}
+        """Return the means over the classes of an image, and the metrics of each of them."""
+        return self.evaluate(encoder).metrics
 
-    def _targets(self, sample_id: int, num_classes: int, match: ClassMatch) -> Int64[Tensor, " C"]:
-        positives = self._classes(sample_id, self.positives, num_classes, match)
-        is_complete = positives is not None and self.negatives is None
-        target = torch.full((num_classes,), 0 if is_complete else IGNORE_LABEL)
-        if self.negatives is not None:
-            target[self._classes(sample_id, self.negatives, num_classes, match) or []] = 0
-        target[positives or []] = 1
-        return target
+    def evaluate(self, encoder: DualEncoder) -> Evaluation:
+        """Return the metrics, the outcome of each image, and the fitted thresholds."""
+        predict = partial(self._predict, encoder)
+        return evaluate_decisions(
+            predict, self.data, self.calibration, self.thresholds, self.options
+        )
 
-    def _classes(
-        self, sample_id: int, field: str, num_classes: int, match: ClassMatch
-    ) -> list[int] | None:
-        """Return the classes that a field lists, as numbers of the head."""
-        numbers = self.data.classes(sample_id, field)
-        if numbers is None:
-            return None
-        classes = [match.number(number) for number in numbers]
-        if UNKNOWN in classes:
-            match.refuse([n for n, to in zip(numbers, classes, strict=True) if to == UNKNOWN])
-        if classes and max(classes) >= num_classes:
-            raise DataError(
-                f"{self.data.name}: sample {sample_id} has class {max(classes)}; expected 0 to "
-                f"{num_classes - 1}, the classes of the label_head"
-            )
-        return classes
+    def _predict(self, encoder: DualEncoder, data: EvaluationDataset) -> MultiLabelPredictions:
+        head, ids = label_head_of(encoder), ids_of_rank(data, self.options)
+        match = match_head(data.class_names, head, data.name)
+        with same_errors():
+            targets = multi_label_targets(data, ids, self.fields, head.num_classes, match)
+        scores, _, keys = head_scores(encoder, data, self.options)
+        return MultiLabelPredictions(
+            in_data_order(scores, ids),
+            in_data_order(targets.to(scores.device), ids),
+            head_names(self.class_names, head),
+            texts_in_data_order(keys, scores.device),
+            decide=True,
+        )

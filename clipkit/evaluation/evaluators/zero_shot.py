@@ -182,16 +182,22 @@ class ZeroShotClassification(Evaluator):
         metrics = {k: v for part in parts for k, v in outcome_metrics(part).items()}
         return predictions, Evaluation(metrics, tuple(parts), details)
 
-    def _classifier(self, encoder: DualEncoder) -> Float[Tensor, "C D"]:
+    def _classifier(self, encoder: DualEncoder) -> tuple[Float[Tensor, "C D"], float]:
+        """Return one embedding per class, and the logit scale."""
         tokenizer = self._tokenizer or tokenizer_of(encoder)
         with evaluating(encoder, self.options.precision):
-            return prompt_embeddings(
+            classes = prompt_embeddings(
                 encoder, self.prompts.positive, tokenizer, self.options.batch_size
-            ).cpu()
+            )
+            return classes.cpu(), float(encoder.logit_scale)
 
     def _predict(
-        self, encoder: DualEncoder, data: EvaluationDataset, classes: Float[Tensor, "C D"]
+        self,
+        encoder: DualEncoder,
+        data: EvaluationDataset,
+        classifier: tuple[Float[Tensor, "C D"], float],
     ) -> Predictions:
+        classes, logit_scale = classifier
         pairs = embed_pairs(encoder, data, self.options, self._tokenizer, captions=False)
         match = ClassMatch(data.class_names, self.data.class_names, data.name, self.data.name)
         labels = self._named(match.labels(pairs.labels), pairs.keys, data)
@@ -201,10 +207,7 @@ class ZeroShotClassification(Evaluator):
             # argmax; a tie would make both incorrect.
             scores[:, number] = scores[:, earlier].nextafter(torch.tensor(-torch.inf))
         names = [name for name in self.class_names if name]
-        return Predictions(
-            scores, labels, shown_names(names, len(names)), pairs.keys,
-            float(encoder.log_logit_scale.detach().exp()),
-        )  # fmt: skip
+        return Predictions(scores, labels, shown_names(names, len(names)), pairs.keys, logit_scale)
 
     def _named(
         self, labels: Int64[Tensor, " N"], keys: Sequence[str], data: EvaluationDataset

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from clipkit.errors import MetricError
 from clipkit.evaluation.outcomes.classification import classification_metrics
+from clipkit.evaluation.outcomes.multi_label import multi_label_metrics
 from clipkit.evaluation.outcomes.outcomes import Outcomes
 from clipkit.evaluation.outcomes.retrieval import retrieval_metrics, rsum_metrics
 from clipkit.evaluation.outcomes.worst_group import worst_group_metrics
@@ -31,6 +32,7 @@ def mean_metrics(outcomes: Outcomes, weights: Float[Tensor, " N"]) -> dict[str, 
 OUTCOME_KINDS: Final[Mapping[str, OutcomeMetrics]] = {
     "means": mean_metrics,
     "classification": classification_metrics,
+    "multi-label": multi_label_metrics,
     "retrieval": retrieval_metrics,
     "rsum": rsum_metrics,
     "worst-group": worst_group_metrics,

@@ -57,13 +57,15 @@ def prompt_embeddings(
 
     Args:
         encoder: The model, in evaluation mode and without gradients.
-        prompts: Prompts of each of the C classes, at least one per class.
+        prompts: Prompts of each of the C classes, at least one per class; may be empty.
         tokenizer: Tokenizer of the text tower.
         batch_size: Prompts per forward pass.
 
     Returns:
         float32 embeddings on the encoder's device.
     """
+    if not prompts:
+        return torch.empty(0, encoder.embedding_dim, device=encoder.log_logit_scale.device)
     flat = [prompt for of_class in prompts for prompt in of_class]
     embedded = encode_on_ranks(encoder, tokenizer, flat, batch_size)
     parts = torch.split(embedded, [len(of_class) for of_class in prompts])

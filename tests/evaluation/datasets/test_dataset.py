@@ -143,8 +143,8 @@ def test_a_wrong_number_of_shards_is_refused(tmp_path, count):
 
 
 def test_a_kind_of_data_that_nobody_reads_is_refused(tmp_path):
-    with pytest.raises(DataError, match=r"expected retrieval or classification, got 'multilabel'"):
-        open_dataset(write_layout(tmp_path, task="multilabel"))
+    with pytest.raises(DataError, match=r"expected one of .*, multilabel, got 'segmentation'"):
+        open_dataset(write_layout(tmp_path, task="segmentation"))
 
 
 def test_a_template_without_a_place_is_refused(tmp_path):

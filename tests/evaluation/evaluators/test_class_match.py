@@ -119,11 +119,8 @@ def test_several_classes_are_matched_too(tmp_path, encoder):
     evaluator = MultiLabelClassification(tmp_path / "set")
     _, targets = evaluator.predict(encoder)
     assert targets.argmax(1).tolist() == [3, 0, 3, 0]
-    assert set(evaluator.run(encoder)) == {
-        "mean_average_precision",
-        "average_precision/ant",
-        "average_precision/dog",
-    }
+    of_class = {name for name in evaluator.run(encoder) if name.startswith("average_precision/")}
+    assert of_class == {"average_precision/ant", "average_precision/dog"}
     (tmp_path / "set" / "classnames.txt").write_text("dog\nemu\n")
     with pytest.raises(DataError, match="does not know 1 of the classes that occur: 'emu'"):
         MultiLabelClassification(tmp_path / "set").run(encoder)
