@@ -14,6 +14,7 @@ from clipkit.hub import is_hub_name
 _TASKS: Final = {
     "retrieval": "zeroshot_retrieval",
     "zero-shot": "zeroshot_classification",
+    "zero-shot-multi-label": "zeroshot_classification",
     "linear-probe": "linear_probe",
 }
 _METRICS: Final = {

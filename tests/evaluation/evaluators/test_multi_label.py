@@ -90,10 +90,10 @@ def test_the_type_of_the_data_selects_task_and_member(root):
     evaluator = make_evaluator("zero-shot-multi-label", root)
     assert isinstance(evaluator, ZeroShotMultiLabel)
     assert evaluator.fields.positives == "npy"
-    assert make_evaluator("multi-label", root).fields.positives == "npy"
-    assert (
-        make_evaluator("multi-label", root, label_field="json:has").fields.positives == "json:has"
-    )
+    for field, expected in {"cls": "npy", "json:has": "json:has"}.items():
+        by_head = make_evaluator("multi-label", root, label_field=field)
+        assert isinstance(by_head, MultiLabelClassification)
+        assert by_head.fields.positives == expected
 
 
 def test_pairs_of_prompts_score_as_a_loop_does(root):
