@@ -26,10 +26,10 @@ from clipkit.evaluation.report import (
     Result,
     RunDetails,
     TowerParameters,
-    build_examples,
     read_metrics_csv,
     write_report,
 )
+from clipkit.evaluation.report.evaluated import Measured, measure, merged_result
 from clipkit.models import DualEncoder, load_model
 from clipkit.models.parameters import count_parameters
 
@@ -38,6 +38,10 @@ _CREDITS: Final = (
     "OpenMoji, the open-source emoji and icon project, CC BY-SA 4.0",
     "Names: Unicode CLDR, Unicode-3.0 licence",
 )
+_SETS: Final = {
+    "unseen_drawings": "by OpenMoji; the names were trained with Twemoji's drawings",
+    "unseen_concepts": "by OpenMoji; neither names nor drawings were trained",
+}
 _KS: Final = (1, 5, 10)
 _WAYS: Final = {"image_to_text": "Image to text", "text_to_image": "Text to image"}
 
@@ -47,9 +51,14 @@ class Outcome:
     """Results of the evaluation."""
 
     encoder: DualEncoder  # trained model
-    metrics: Mapping[str, Mapping[str, float]]  # metric keys and values of each evaluation set
+    results: Mapping[str, Result]  # metrics and intervals of each evaluation set
     num_images: Mapping[str, int]  # number of images of each evaluation set
-    examples: Examples  # gallery and confusion matrix of the unseen drawings
+    examples: Examples  # what the page shows of the unseen drawings
+
+    @property
+    def metrics(self) -> dict[str, Mapping[str, float]]:
+        """Return metric keys and values of each evaluation set."""
+        return {name: result.metrics for name, result in self.results.items()}
 
     def figures(self) -> dict[str, float]:
         """Return all metrics in one flat dict with keys ``SET/METRIC``."""
@@ -59,18 +68,22 @@ class Outcome:
 def evaluate(checkpoint: Path, data: DemoData) -> Outcome:
     """Evaluate on drawings, and on concepts, that were not in the training data."""
     encoder = load_model(str(checkpoint), "auto").encoder
-    metrics: dict[str, dict[str, float]] = {}
+    results: dict[str, Result] = {}
     num_images: dict[str, int] = {}
-    for name in ("unseen_drawings", "unseen_concepts"):
+    measured: dict[str, Measured] = {}
+    for name in _SETS:
         dataset = open_dataset(str(getattr(data, name)))
         num_images[name] = len(dataset)
-        metrics[name] = {
-            **Retrieval(dataset, ks=_KS).run(encoder),
-            **LabelHeadClassification(dataset).run(encoder),
-        }
-    drawings = open_dataset(str(data.unseen_drawings))
-    examples = build_examples(encoder, drawings, classes=LabelHeadClassification(drawings))
-    return Outcome(encoder, metrics, num_images, examples)
+        measured[name] = measure(
+            encoder,
+            {
+                "retrieval": Retrieval(dataset, ks=_KS),
+                "label-head": LabelHeadClassification(dataset),
+            },
+        )
+        note = f"{len(dataset)} images {_SETS[name]}"
+        results[name] = merged_result(_title(name), measured[name], note)
+    return Outcome(encoder, results, num_images, measured["unseen_drawings"].examples())
 
 
 def run_figures(checkpoint: Path, seconds: float) -> dict[str, float]:
@@ -133,16 +146,12 @@ def _title(name: str) -> str:
 
 
 def _results(outcome: Outcome) -> list[Result]:
-    notes = {
-        "unseen_drawings": "by OpenMoji; the names were trained with Twemoji's drawings",
-        "unseen_concepts": "by OpenMoji; neither names nor drawings were trained",
-    }
     results = []
-    for name, metrics in outcome.metrics.items():
+    for name, result in outcome.results.items():
         count = outcome.num_images[name]
-        results.append(Result(_title(name), metrics, f"{count} images {notes[name]}"))
         chance = {f"{way}/recall_at_{k}": min(1.0, k / count) for way in _WAYS for k in _KS}
-        results.append(Result("Chance", chance, f"among {count}", is_baseline=True))
+        baseline = Result("Chance", chance, f"among {count}", is_baseline=True)
+        results += [result, baseline]
     return results
 
 

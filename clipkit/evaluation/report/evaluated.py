@@ -20,7 +20,9 @@ from clipkit.evaluation.evaluators.suite import joined
 from clipkit.evaluation.evaluators.zero_shot import ZeroShotClassification
 from clipkit.evaluation.memory import remembering
 from clipkit.evaluation.outcomes.outcomes import Evaluation
-from clipkit.evaluation.report.collect.classification import classifier_content
+from clipkit.evaluation.probes.few_shot import FewShotProbe
+from clipkit.evaluation.probes.linear import LinearProbe
+from clipkit.evaluation.probes.neighbours import NearestNeighbours
 from clipkit.evaluation.report.collect.examples import examples_of
 from clipkit.evaluation.report.content import Examples, ReportData, Result, RunDetails
 from clipkit.evaluation.report.page import write_report
@@ -31,25 +33,23 @@ _OF_CLASS: Final = ("precision/", "recall/", "f1/", "average_precision/")
 
 
 @dataclass(frozen=True, slots=True)
-class Embedded:
-    """Embeddings of a data set that an evaluator has computed."""
-
-    data: EvaluationDataset
-    pairs: EmbeddedPairs
-
-
-@dataclass(frozen=True, slots=True)
 class Measured:
     """What a page is written from.
 
     Args:
         evaluations: Result of each evaluator by its name.
-        embedded: Embeddings of the data whose examples are shown; None if no evaluator embedded
-            images.
+        data: Images of each evaluator by its name; evaluators without images are left out.
+        embedded: Name of the evaluator whose embeddings are shown, and the embeddings; None if no
+            evaluator embedded images.
     """
 
     evaluations: dict[str, Evaluation]
-    embedded: Embedded | None
+    data: dict[str, EvaluationDataset]
+    embedded: tuple[str, EmbeddedPairs] | None
+
+    def examples(self) -> Examples:
+        """Collect what the page shows of images, texts and classes."""
+        return examples_of(self.evaluations, self.data, self.embedded)
 
 
 def evaluate_with_report(
@@ -103,9 +103,25 @@ def measure(encoder: DualEncoder, evaluators: Mapping[str, Evaluator]) -> Measur
     order = sorted(evaluators, key=lambda name: not isinstance(evaluators[name], Retrieval))
     with remembering():
         evaluations = {name: _with_classes(evaluators[name]).evaluate(encoder) for name in order}
-        parts = (_embedded(encoder, evaluators[name]) for name in order)
-        embedded = next(filter(None, parts), None)
-    return Measured({name: evaluations[name] for name in evaluators}, embedded)
+        pairs = ((name, _embedded(encoder, evaluators[name])) for name in order)
+        embedded = next(((name, part) for name, part in pairs if part is not None), None)
+    data = {name: source for name in evaluators if (source := _images_of(evaluators[name]))}
+    return Measured({name: evaluations[name] for name in evaluators}, data, embedded)
+
+
+def merged_result(name: str, measured: Measured, note: str = "") -> Result:
+    """Return the metrics of all evaluators, without single classes, as one row with intervals.
+
+    Args:
+        name: Name of the row.
+        measured: Results of evaluators whose metrics have different names.
+        note: A few words under the name.
+    """
+    metrics, intervals = dict[str, float](), dict[str, tuple[float, float]]()
+    for evaluation in measured.evaluations.values():
+        metrics |= _without_classes(evaluation.metrics)
+        intervals |= metric_intervals(evaluation.outcomes)
+    return Result(name, metrics, note, intervals=intervals)
 
 
 def write_evaluations(
@@ -125,23 +141,14 @@ def write_evaluations(
         title: Title of the page.
         versions: Versions of packages by name; None for none.
     """
-    evaluations, embedded = measured.evaluations, measured.embedded
-    if embedded is None:
-        classifiers = [
-            classifier_content(name, part)
-            for name, evaluation in evaluations.items()
-            for part in evaluation.outcomes
-            if part.kind == "classification"
-        ]
-        examples = Examples(classifiers=classifiers)
-    else:
-        examples = examples_of(embedded.data, embedded.pairs, evaluations)
+    examples = measured.examples()
     for part in examples.classifiers:
         if part.confusion is not None:
             path = Path(folder) / f"confusion-{part.name}.png"
             write_bytes(path, confusion_png(part.confusion))
     results = [
-        _result(name, evaluation.metrics, intervals) for name, evaluation in evaluations.items()
+        _result(name, evaluation.metrics, intervals)
+        for name, evaluation in measured.evaluations.items()
     ]
     run = RunDetails(versions=versions or {})
     write_report(Path(folder) / "report.html", ReportData(title, "", results, (), examples, run))
@@ -150,9 +157,7 @@ def write_evaluations(
 def _result(
     name: str, metrics: Mapping[str, float], intervals: Mapping[str, tuple[float, float]]
 ) -> Result:
-    # Metrics of single classes are in the table of classes.
-    shown = {key: value for key, value in metrics.items() if not key.startswith(_OF_CLASS)}
-    prefix = f"{name}/"
+    shown, prefix = _without_classes(metrics), f"{name}/"
     of_shown = {
         key.removeprefix(prefix): limits
         for key, limits in intervals.items()
@@ -161,16 +166,33 @@ def _result(
     return Result(name, shown, intervals=of_shown)
 
 
+def _without_classes(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Leave out metrics of single classes, which are in the table of classes."""
+    return {key: value for key, value in metrics.items() if not key.startswith(_OF_CLASS)}
+
+
 def _with_classes(evaluator: Evaluator) -> Evaluator:
     if isinstance(evaluator, ZeroShotClassification | LabelHeadClassification):
         return PerClass(evaluator)
     return evaluator
 
 
-def _embedded(encoder: DualEncoder, evaluator: Evaluator) -> Embedded | None:
-    if isinstance(evaluator, Retrieval):
-        return Embedded(evaluator.data, evaluator.embed(encoder))
-    if not isinstance(evaluator, ZeroShotClassification | LabelHeadClassification):
-        return None
-    pairs = known_pairs(encoder, evaluator.data, evaluator.options)
-    return None if pairs is None else Embedded(evaluator.data, pairs)
+def _images_of(evaluator: Evaluator) -> EvaluationDataset | None:
+    """Return the images whose outcomes an evaluator returns."""
+    match evaluator:
+        case Retrieval() | ZeroShotClassification() | LabelHeadClassification():
+            return evaluator.data
+        case LinearProbe() | NearestNeighbours() | FewShotProbe():
+            return evaluator.splits.test
+    return None
+
+
+def _embedded(encoder: DualEncoder, evaluator: Evaluator) -> EmbeddedPairs | None:
+    match evaluator:
+        case Retrieval():
+            return evaluator.embed(encoder)
+        case ZeroShotClassification() | LabelHeadClassification():
+            return known_pairs(encoder, evaluator.data, evaluator.options)
+        case LinearProbe() | NearestNeighbours() | FewShotProbe():
+            return known_pairs(encoder, evaluator.splits.test, evaluator.options)
+    return None

@@ -15,6 +15,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from clipkit.evaluation import (
     EmbedOptions,
+    LabelHeadClassification,
     Retrieval,
     ZeroShotClassification,
     embed_pairs,
@@ -33,7 +34,10 @@ from clipkit.evaluation.report.collect.classification import (
 from clipkit.evaluation.report.collect.health import measure_health
 from clipkit.evaluation.report.collect.retrieval import Search, error_gallery, recall_curves
 from clipkit.evaluation.report.collect.thumbnails import Thumbnails
+from clipkit.evaluation.report.evaluated import measure, merged_result
+from tests.helpers import tiny
 from tests.helpers.evaluation_data import CLASSES, tiny_encoder, write_layout
+from tests.helpers.factories import write_shards
 
 NUM = 12
 NAMES = ("ant", "bee", "cat", "dog")
@@ -296,3 +300,19 @@ def test_a_collapsed_model_is_drawn(data, pairs):
     assert np.isfinite(content.projections[0].positions).all()
     assert health.clouds is not None
     assert all(curve.points[0][1] == 0 for curve in recall_curves(collapsed))
+
+
+def test_a_label_head_alone_shows_its_images(tmp_path):
+    write_shards(tmp_path, (9,))
+    measured = measure(
+        tiny.encoder(labels=True).eval(), {"label-head": LabelHeadClassification(str(tmp_path))}
+    )
+
+    examples = measured.examples()
+    result = merged_result("A", measured, "note")
+
+    (classifier,) = examples.classifiers
+    assert len(classifier.hits) + len(classifier.errors) == 9
+    assert (examples.map, examples.recalls, examples.gallery.text_queries) == (None, (), ())
+    assert result.metrics["top1"] == 0  # a collapsed model: ties are never won
+    assert not any(key.startswith(("recall/", "f1/")) for key in result.metrics)

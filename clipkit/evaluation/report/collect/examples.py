@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from clipkit.data.text.tokenizer import Tokenizer
 from clipkit.errors import DataError
@@ -24,7 +24,7 @@ from clipkit.evaluation.report.collect.retrieval import (
     recall_curves,
 )
 from clipkit.evaluation.report.collect.thumbnails import Thumbnails
-from clipkit.evaluation.report.content import Examples, Gallery
+from clipkit.evaluation.report.content import Classifier, Examples
 from clipkit.models import DualEncoder
 
 
@@ -79,45 +79,70 @@ def build_examples(
             raise DataError(f"{data.name}: a gallery needs captions (member .txt), got none")
         evaluations = {} if classes is None else {"": classes.evaluate(encoder)}
     return examples_of(
-        data, pairs, evaluations, ExampleOptions(num_queries, thumbnail_pixels, seed)
+        evaluations,
+        {"": data},
+        ("", pairs),
+        ExampleOptions(num_queries, thumbnail_pixels, seed),
     )
 
 
 def examples_of(
-    data: EvaluationDataset,
-    pairs: EmbeddedPairs,
     evaluations: Mapping[str, Evaluation],
+    data: Mapping[str, EvaluationDataset],
+    embedded: tuple[str, EmbeddedPairs] | None,
     options: ExampleOptions = ExampleOptions(),
 ) -> Examples:
     """Collect examples from embeddings and outcomes, without a model.
 
     Args:
-        data: The images.
-        pairs: Their embeddings, with or without captions.
-        evaluations: Results on these images by the name of the task.
+        evaluations: Result of each task by its name.
+        data: Images of each task by its name.
+        embedded: Name of a task with images, and their embeddings, with or without captions; None
+            for no galleries, map and health.
         options: Number, size and selection of the examples.
 
     Returns:
         Examples for ``ReportData``.
     """
-    seed, count = options.seed, options.num_queries
+    classifiers = _classifiers(evaluations, data, options)
+    if embedded is None:
+        return Examples(classifiers=classifiers)
+    (name, pairs), seed = embedded, options.seed
     first_caption: dict[int, str] = {}
     for row, owner in enumerate(pairs.text_to_image.tolist()):
         first_caption.setdefault(owner, pairs.captions[row])
-    thumbnails = Thumbnails(data, first_caption, options.thumbnail_pixels)
-    classifiers = [
-        classifier_content(name, part, thumbnails, num_images=count, seed=seed)
-        for name, evaluation in evaluations.items()
-        for part in evaluation.outcomes
-        if part.kind == "classification" and len(part) == len(pairs.keys)
-    ]
-    parts = [part for evaluation in evaluations.values() for part in evaluation.outcomes]
-    search = Search(data.name, pairs, thumbnails) if pairs.captions else None
-    return Examples(
-        gallery=random_gallery(search, count, seed) if search else Gallery(),
-        errors=error_gallery(search, count // 2, seed) if search else Gallery(),
-        recalls=recall_curves(pairs, parts) if search else (),
+    thumbnails = Thumbnails(data[name], first_caption, options.thumbnail_pixels)
+    examples = Examples(
         classifiers=classifiers,
-        map=embedding_map(pairs, data.class_names, thumbnails, seed),
+        map=embedding_map(pairs, data[name].class_names, thumbnails, seed),
         health=measure_health(pairs, seed),
     )
+    if not pairs.captions:
+        return examples
+    search = Search(data[name].name, pairs, thumbnails)
+    parts = evaluations[name].outcomes if name in evaluations else ()
+    return replace(
+        examples,
+        gallery=random_gallery(search, options.num_queries, seed),
+        errors=error_gallery(search, options.num_queries // 2, seed),
+        recalls=recall_curves(pairs, parts),
+    )
+
+
+def _classifiers(
+    evaluations: Mapping[str, Evaluation],
+    data: Mapping[str, EvaluationDataset],
+    options: ExampleOptions,
+) -> list[Classifier]:
+    """Return the first classification of each task: a probe has one for each of its settings."""
+    classifiers = []
+    for name, evaluation in evaluations.items():
+        parts = [part for part in evaluation.outcomes if part.kind == "classification"]
+        if not parts:
+            continue
+        images = Thumbnails(data[name], {}, options.thumbnail_pixels) if name in data else None
+        content = classifier_content(
+            name, parts[0], images, num_images=options.num_queries, seed=options.seed
+        )
+        classifiers.append(content)
+    return classifiers
