@@ -13,7 +13,8 @@ from clipkit.errors import ConfigError
 from clipkit.suggestions import one_line
 
 SUBCOMMANDS = (
-    "demo", "fit", "validate", "test", "predict", "tune", "evaluate", "embed", "export",
+    "demo", "fit", "validate", "test", "predict", "tune", "evaluate", "embed", "explain",
+    "export",
     "consolidate", "shards",
 )  # fmt: skip
 

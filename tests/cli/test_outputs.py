@@ -127,6 +127,7 @@ COMMANDS = {
     "evaluate": ("evaluate", "--model", "M", "--data", "DATA", "--output", "OUT"),
     "evaluate --report": ("evaluate", "--model", "M", "--data", "DATA", "--report", "OUT"),
     "embed": ("embed", "--model", "M", "--data", "DATA", "--output", "OUT"),
+    "explain": ("explain", "M", "DATA", "a dog", "--output", "OUT"),
     "interpolate": (
         *("interpolate", "--start", "M", "--end", "M", "--measure", "retrieval=DATA"),
         *("--output", "OUT"),

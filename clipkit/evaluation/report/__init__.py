@@ -38,6 +38,7 @@ from clipkit.evaluation.report.evaluated import evaluate_with_report
 from clipkit.evaluation.report.page import render_report, write_report
 from clipkit.evaluation.report.sections.charts import chart_svg
 from clipkit.evaluation.report.sections.confusion_image import confusion_png
+from clipkit.evaluation.report.sections.overlay import explanation_png, overlay_png
 
 __all__ = [
     "CaptionHit",
@@ -74,6 +75,8 @@ __all__ = [
     "charts_from_history",
     "confusion_png",
     "evaluate_with_report",
+    "explanation_png",
+    "overlay_png",
     "read_metrics_csv",
     "render_report",
     "write_curve",

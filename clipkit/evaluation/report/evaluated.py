@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -24,7 +24,14 @@ from clipkit.evaluation.probes.few_shot import FewShotProbe
 from clipkit.evaluation.probes.linear import LinearProbe
 from clipkit.evaluation.probes.neighbours import NearestNeighbours
 from clipkit.evaluation.report.collect.examples import examples_of
-from clipkit.evaluation.report.content import Examples, ReportData, Result, RunDetails
+from clipkit.evaluation.report.collect.explanations import explained_pairs
+from clipkit.evaluation.report.content import (
+    Examples,
+    Explanation,
+    ReportData,
+    Result,
+    RunDetails,
+)
 from clipkit.evaluation.report.page import write_report
 from clipkit.evaluation.report.sections.confusion_image import confusion_png
 from clipkit.models import DualEncoder
@@ -41,15 +48,18 @@ class Measured:
         data: Images of each evaluator by its name; evaluators without images are left out.
         embedded: Name of the evaluator whose embeddings are shown, and the embeddings; None if no
             evaluator embedded images.
+        explanations: Parts of images and captions that carry a match, of some matches.
     """
 
     evaluations: dict[str, Evaluation]
     data: dict[str, EvaluationDataset]
     embedded: tuple[str, EmbeddedPairs] | None
+    explanations: Sequence[Explanation] = ()
 
     def examples(self) -> Examples:
         """Collect what the page shows of images, texts and classes."""
-        return examples_of(self.evaluations, self.data, self.embedded)
+        examples = examples_of(self.evaluations, self.data, self.embedded)
+        return replace(examples, explanations=self.explanations)
 
 
 def evaluate_with_report(
@@ -106,7 +116,11 @@ def measure(encoder: DualEncoder, evaluators: Mapping[str, Evaluator]) -> Measur
         pairs = ((name, _embedded(encoder, evaluators[name])) for name in order)
         embedded = next(((name, part) for name, part in pairs if part is not None), None)
     data = {name: source for name in evaluators if (source := _images_of(evaluators[name]))}
-    return Measured({name: evaluations[name] for name in evaluators}, data, embedded)
+    ordered = {name: evaluations[name] for name in evaluators}
+    explanations: Sequence[Explanation] = ()
+    if embedded is not None and embedded[1].captions:
+        explanations = explained_pairs(encoder, data[embedded[0]], embedded[1])
+    return Measured(ordered, data, embedded, explanations)
 
 
 def merged_result(name: str, measured: Measured, note: str = "") -> Result:

@@ -16,6 +16,7 @@ from clipkit.evaluation.memory import remembering
 from clipkit.evaluation.outcomes.outcomes import Evaluation
 from clipkit.evaluation.report.collect.classification import classifier_content
 from clipkit.evaluation.report.collect.embedding_map import embedding_map
+from clipkit.evaluation.report.collect.explanations import explained_pairs
 from clipkit.evaluation.report.collect.health import measure_health
 from clipkit.evaluation.report.collect.retrieval import (
     Search,
@@ -78,12 +79,15 @@ def build_examples(
         if not pairs.captions:
             raise DataError(f"{data.name}: a gallery needs captions (member .txt), got none")
         evaluations = {} if classes is None else {"": classes.evaluate(encoder)}
-    return examples_of(
+    examples = examples_of(
         evaluations,
         {"": data},
         ("", pairs),
         ExampleOptions(num_queries, thumbnail_pixels, seed),
     )
+    if tokenizer is not None:  # explanations use the text tower's own
+        return examples
+    return replace(examples, explanations=explained_pairs(encoder, data, pairs, seed=seed))
 
 
 def examples_of(
