@@ -76,7 +76,51 @@ def add_start_up(subparsers: Any) -> None:
     subparsers.add_parser("start-up", help=start_up.__doc__).set_defaults(run=start_up)
 
 
-SUBCOMMANDS: tuple[Callable[[Any], None], ...] = (add_start_up,)
+def retrieval(options: argparse.Namespace) -> dict[str, Any]:
+    """Recall against CLIP_benchmark's own function, each in a process of its own, in turn."""
+    figures: dict[str, Any] = {}
+    for images, captions in ((8192, 1), (5000, 5)):
+        runs: dict[str, list[dict[str, Any]]] = {"clipkit": [], "clip_benchmark": []}
+        for _ in range(options.repeats):
+            for library, results in runs.items():
+                words = ("--library", library, "--images", str(images), "--captions", str(captions))
+                results.append(retrieval_worker(*words))
+        difference = max(
+            abs(value - runs["clip_benchmark"][0]["recalls"][name])
+            for name, value in runs["clipkit"][0]["recalls"].items()
+        )
+        figures[f"{images} x {images * captions}"] = {**runs, "greatest_difference": difference}
+    return figures
+
+
+def retrieval_large(options: argparse.Namespace) -> dict[str, Any]:
+    """100,000 images and 500,000 captions; of the work, 1 of ``--share`` parts."""
+    return retrieval_worker(
+        *("--images", "100000", "--captions", "5", "--share", str(options.share)),
+        *("--device", options.device),
+    )
+
+
+def retrieval_worker(*words: str) -> dict[str, Any]:
+    """The figures of ``retrieval_worker.py``."""
+    script = Path(__file__).parent / "retrieval_worker.py"
+    result: dict[str, Any] = json.loads(
+        measure([sys.executable, str(script), *words]).output.splitlines()[-1]
+    )
+    return result
+
+
+def add_retrieval(subparsers: Any) -> None:
+    parser = subparsers.add_parser("retrieval", help=retrieval.__doc__)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.set_defaults(run=retrieval)
+    parser = subparsers.add_parser("retrieval-large", help=retrieval_large.__doc__)
+    parser.add_argument("--share", type=int, default=1)
+    parser.add_argument("--device", default="cpu")
+    parser.set_defaults(run=retrieval_large)
+
+
+SUBCOMMANDS: tuple[Callable[[Any], None], ...] = (add_start_up, add_retrieval)
 
 
 def main() -> None:
