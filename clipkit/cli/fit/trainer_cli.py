@@ -31,7 +31,14 @@ from clipkit.errors import CheckpointError, ClipkitError, ConfigError
 from clipkit.models import DualEncoder
 from clipkit.suggestions import one_line
 from clipkit.training import ContrastiveModule, PairDataModule
-from clipkit.training.callbacks import KeyLog, ReplaceRun, SaveConfig, StopOnSignal, WriteEmbeddings
+from clipkit.training.callbacks import (
+    KeyLog,
+    ReplaceRun,
+    RunRecorder,
+    SaveConfig,
+    StopOnSignal,
+    WriteEmbeddings,
+)
 from clipkit.training.callbacks.run_folder import check_folder_is_free
 from clipkit.training.callbacks.save_checkpoint import checkpoint_folders, newest_checkpoint
 from clipkit.training.callbacks.write_embeddings import embeddings_name
@@ -134,7 +141,9 @@ class TrainerCLI(LightningCLI):
             callbacks = all_callbacks(self.trainer)
             callbacks[:] = [c for c in callbacks if not isinstance(c, SaveConfig | KeyLog)]
         replace = [ReplaceRun()] if self.overwrite else []
-        add_missing(self.trainer, StopOnSignal(), Preflight(only=self.preflight_only), *replace)
+        record = [] if self.preflight_only else [RunRecorder()]
+        preflight = Preflight(only=self.preflight_only)
+        add_missing(self.trainer, StopOnSignal(), preflight, *replace, *record)
         choose_id(self.trainer.loggers, str(self.trainer.default_root_dir), resumes)
 
     def before_predict(self) -> None:

@@ -59,7 +59,15 @@ def compare_records(
             the same images, classes and prompts.
 
     Examples:
-        >>> comparison = compare_records(["a.json", "b.json"])  # doctest: +SKIP
+        >>> keys = tuple(map(str, range(100)))
+        >>> for name, num_right in (("a", 50), ("b", 90)):
+        ...     right = (torch.arange(100) < num_right).double()
+        ...     outcomes = Outcomes("means", keys, keys, {"acc": right})
+        ...     save_outcomes(f"{name}.outcomes.npz", [outcomes])
+        ...     content = '{"model": "%s", "data": "pairs", "metrics": {}}' % name
+        ...     _ = Path(f"{name}.json").write_text(content)
+        >>> compare_records(["a.json", "b.json"]).pairs[0].metrics[0].verdict
+        'better'
     """
     models = _read_models([Path(path) for path in paths])
     first = models[0] if baseline is None else _named(models, baseline)

@@ -10,8 +10,9 @@ from clipkit.training.callbacks.parameter_summary import ParameterSummary
 from clipkit.training.callbacks.profile_steps import ProfileSteps
 from clipkit.training.callbacks.progress_bar import ProgressBar
 from clipkit.training.callbacks.replace_run import ReplaceRun
+from clipkit.training.callbacks.run_files.run_recorder import RunRecorder
+from clipkit.training.callbacks.run_files.save_config import SaveConfig
 from clipkit.training.callbacks.save_checkpoint import SaveCheckpoint
-from clipkit.training.callbacks.save_config import SaveConfig
 from clipkit.training.callbacks.step_guard import StepGuard
 from clipkit.training.callbacks.stop_on_signal import StopOnSignal
 from clipkit.training.callbacks.throughput import Throughput
@@ -49,6 +50,7 @@ __all__ = [
     "ProfileSteps",
     "ProgressBar",
     "ReplaceRun",
+    "RunRecorder",
     "SaveCheckpoint",
     "SaveConfig",
     "SetLogitScale",

@@ -57,6 +57,7 @@ class SaveCheckpoint(Checkpoint):
         best_model_path: Path or URL of ``best.ckpt``; empty before there is one.
         best_model_score: Value of ``monitor`` in ``best.ckpt``, a scalar; None before there is one.
         current_score: Latest value of ``monitor``, a scalar; None before the first validation.
+        monitored_metric: Key of the metric that ``monitor`` stands for; empty before the fit.
         save_top_k: 1: loggers upload at the end of the fit, unless they are told to upload all.
 
     Raises:
@@ -95,6 +96,7 @@ class SaveCheckpoint(Checkpoint):
         self.best_model_score: Tensor | None = None
         self.current_score: Tensor | None = None
         self.save_top_k = 1
+        self.monitored_metric = ""
         self._best = -math.inf
         self._saved_step = -1
         self._first_step = 0
@@ -106,7 +108,8 @@ class SaveCheckpoint(Checkpoint):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Make checkpoints atomic, and refuse a folder where that is not possible."""
         if self.monitor is not None:
-            resolve_monitor(trainer, self.monitor)  # refuses an unknown monitor before step 1
+            # refuses an unknown monitor before step 1
+            self.monitored_metric, _ = resolve_monitor(trainer, self.monitor)
         use_atomic_checkpoints(trainer)
         if isinstance(trainer.strategy, ShardedStrategy):
             trainer.strategy.check_folder(self.folder_of(trainer))
