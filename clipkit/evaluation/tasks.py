@@ -40,6 +40,8 @@ class ZeroShotOptions:
         calibration_split: Split on which a temperature (one class per image) or thresholds (several
             classes) are fitted; None for none.
         thresholds: Kind of the fitted thresholds: "global" or "per-class".
+        hold_out_by: Field with the group of each image, such as "json:patient_id": intervals draw
+            complete groups, and a group must not be in both splits. None if images are independent.
 
     Examples:
         >>> make_evaluator("zero-shot", "data/val", zero_shot=ZeroShotOptions(templates="openai"))
@@ -51,6 +53,7 @@ class ZeroShotOptions:
     group_field: str | None = None
     calibration_split: str | None = None
     thresholds: str = "global"
+    hold_out_by: str | None = None
 
 
 TASKS: Final = (
@@ -123,6 +126,7 @@ def make_evaluator(
         return MultiLabelClassification(
             data, positives=field, options=options,
             calibration_split=zero_shot.calibration_split, thresholds=zero_shot.thresholds,
+            hold_out_by=zero_shot.hold_out_by,
         )  # fmt: skip
     if task == "retrieval":
         return Retrieval(data, widths=widths, options=options, correct=correct)
@@ -133,8 +137,10 @@ def make_evaluator(
             data, class_names=zero_shot.class_names, templates=zero_shot.templates,
             positives=field, options=options,
             calibration_split=zero_shot.calibration_split, thresholds=zero_shot.thresholds,
+            hold_out_by=zero_shot.hold_out_by,
         )  # fmt: skip
     return ZeroShotClassification(
         data, class_names=zero_shot.class_names, templates=zero_shot.templates, options=options,
         group_field=zero_shot.group_field, calibration_split=zero_shot.calibration_split,
+        hold_out_by=zero_shot.hold_out_by,
     )  # fmt: skip

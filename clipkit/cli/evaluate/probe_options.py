@@ -22,7 +22,8 @@ def add_probe_arguments(parser: argparse.ArgumentParser) -> None:
         "--hold-out-by",
         metavar="FIELD",
         help="field with the group of a sample, such as json:patient_id: groups are held out "
-        "completely, and must not occur in two splits",
+        "completely, and must not occur in two splits; also used with --calibration-split, and "
+        "for the intervals of zero-shot and multi-label tasks",
     )
     group.add_argument(
         "--allow-overlap",

@@ -20,6 +20,7 @@ _USED_BY: Final = {
     "--group-field": ("zero-shot", "retrieval"),
     "--calibration-split": ("zero-shot", *_SEVERAL),
     "--thresholds": _SEVERAL,
+    "--hold-out-by": ("zero-shot", *_SEVERAL, "linear-probe", "nearest-neighbours", "few-shot"),
 }
 _PARSED: Final = {"thresholds": "global"}
 
@@ -79,7 +80,12 @@ def zero_shot_options(args: argparse.Namespace, tasks: Sequence[str]) -> ZeroSho
     from clipkit.evaluation import ZeroShotOptions
 
     options = ZeroShotOptions(
-        args.classnames, args.templates, args.group_field, args.calibration_split, args.thresholds
+        args.classnames,
+        args.templates,
+        args.group_field,
+        args.calibration_split,
+        args.thresholds,
+        args.hold_out_by,
     )
     for option, using in _USED_BY.items():
         name = option.removeprefix("--").replace("-", "_")

@@ -106,23 +106,28 @@ def refuse_overlap(
     _LOG.warning("%s", message)
 
 
-def refuse_common_images(
+def refuse_leaks(
     calibration: tuple[EvaluationDataset, Sequence[str]],
     test: tuple[EvaluationDataset, Sequence[str]],
     options: EmbedOptions,
+    hold_out_by: str | None = None,
 ) -> None:
-    """Refuse a calibration split with image files of the test split.
+    """Refuse a calibration split with image files or groups of the test split.
 
     Args:
         calibration: Data that a temperature or threshold is fitted on, and the key of each sample.
         test: Data that are measured, and the key of each sample.
         options: The limit on the number of samples.
+        hold_out_by: Field with the group of a sample, such as "json:patient_id"; None for none.
 
     Raises:
         DataError: If there are any; the message names the keys.
     """
-    first, second = (
-        (role, image_digests(data, options), keys)
-        for role, (data, keys) in (("calibration", calibration), ("test", test))
-    )
+    parts = (("calibration", *calibration), ("test", *test))
+    first, second = ((role, image_digests(data, options), keys) for role, data, keys in parts)
     refuse_overlap(test[0].name, "images", first, second)
+    if hold_out_by is not None:
+        first, second = (
+            (role, groups_of(data, hold_out_by, keys), keys) for role, data, keys in parts
+        )
+        refuse_overlap(test[0].name, f"groups of {hold_out_by}", first, second)

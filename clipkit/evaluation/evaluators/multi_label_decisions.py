@@ -14,7 +14,7 @@ from torch import Tensor
 from clipkit.class_names import listed_names
 from clipkit.errors import ConfigError, check_choice
 from clipkit.evaluation.datasets.dataset import EvaluationDataset
-from clipkit.evaluation.datasets.leaks import refuse_common_images
+from clipkit.evaluation.datasets.leaks import groups_of, refuse_leaks
 from clipkit.evaluation.inference import EmbedOptions
 from clipkit.evaluation.outcomes.metrics import outcome_metrics
 from clipkit.evaluation.outcomes.multi_label import multi_label_outcomes
@@ -68,6 +68,7 @@ def evaluate_decisions(
     calibration: EvaluationDataset | None,
     thresholds: str,
     options: EmbedOptions,
+    hold_out_by: str | None = None,
 ) -> Evaluation:
     """Measure predictions, after fitting thresholds if there is a calibration split.
 
@@ -77,12 +78,14 @@ def evaluate_decisions(
         calibration: Split that thresholds are fitted on; None for none.
         thresholds: "global" or "per-class".
         options: The limit on the number of samples.
+        hold_out_by: Field with the group of each image, such as "json:patient_id"; None if images
+            are independent of one another.
 
     Returns:
         The metrics, the outcome of each image, and as details the threshold of each class.
 
     Raises:
-        DataError: If the splits have image files in common.
+        DataError: If the splits have image files or groups in common.
     """
     test = predict(data)
     values = torch.zeros(test.scores.shape[1])
@@ -90,14 +93,15 @@ def evaluate_decisions(
     details = dict[str, float]()
     if calibration is not None:
         fitted_on = predict(calibration)
-        refuse_common_images((calibration, fitted_on.keys), (data, test.keys), options)
+        refuse_leaks((calibration, fitted_on.keys), (data, test.keys), options, hold_out_by)
         fitted = fit_thresholds(fitted_on.scores, fitted_on.targets, thresholds)
         _report(fitted.without_own, test.class_names, calibration.name)
         predicted = test.scores >= fitted.values
         names = (f"threshold/{name}" for name in test.class_names)
         details = dict(zip(names, fitted.values.tolist(), strict=True))
+    groups = None if hold_out_by is None else groups_of(data, hold_out_by, test.keys)
     outcomes = multi_label_outcomes(
-        test.scores, test.targets, test.keys, test.class_names, predicted
+        test.scores, test.targets, test.keys, test.class_names, predicted, groups
     )
     return Evaluation(outcome_metrics(outcomes), (outcomes,), details)
 

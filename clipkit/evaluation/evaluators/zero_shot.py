@@ -16,7 +16,7 @@ from clipkit.class_names import shown_names
 from clipkit.data.text.tokenizer import Tokenizer
 from clipkit.errors import ConfigError, DataError
 from clipkit.evaluation.datasets.dataset import EvaluationDataset, as_dataset
-from clipkit.evaluation.datasets.leaks import groups_of, refuse_common_images
+from clipkit.evaluation.datasets.leaks import groups_of, refuse_leaks
 from clipkit.evaluation.embedding import embed_pairs, tokenizer_of
 from clipkit.evaluation.evaluators.base import Evaluator
 from clipkit.evaluation.evaluators.class_match import ClassMatch
@@ -99,6 +99,9 @@ class ZeroShotClassification(Evaluator):
             worst one are measured too. None for no groups.
         calibration_split: Split of the data on which a temperature is fitted; its images must not
             be those of ``split``. None for no temperature.
+        hold_out_by: Field with the group of each image whose images depend on one another, such as
+            "json:patient_id": intervals draw complete groups, and a group must not be in both
+            splits. None if images are independent.
 
     Raises:
         DataError: If the data cannot be found, name no classes, or the calibration split has images
@@ -123,6 +126,7 @@ class ZeroShotClassification(Evaluator):
         options: EmbedOptions = EmbedOptions(),
         group_field: str | None = None,
         calibration_split: str | None = None,
+        hold_out_by: str | None = None,
     ) -> None:
         self.data = as_dataset(data, split)
         self.class_names = resolve_class_names(class_names, self.data)
@@ -143,7 +147,7 @@ class ZeroShotClassification(Evaluator):
         self.calibration: EvaluationDataset | None = None
         if calibration_split is not None:
             self.calibration = self.data.with_split(calibration_split)
-        self.group_field = group_field
+        self.group_field, self.hold_out_by = group_field, hold_out_by
         self._tokenizer = tokenizer
         self.options = options
 
@@ -170,12 +174,18 @@ class ZeroShotClassification(Evaluator):
         scale, details = None, dict[str, float]()
         if self.calibration is not None:
             fitted_on = self._predict(encoder, self.calibration, classifier)
-            refuse_common_images(
-                (self.calibration, fitted_on.keys), (self.data, predictions.keys), self.options
+            refuse_leaks(
+                (self.calibration, fitted_on.keys),
+                (self.data, predictions.keys),
+                self.options,
+                self.hold_out_by,
             )
             scale = fit_logit_scale(fitted_on.scores, fitted_on.labels)
             details["temperature"] = predictions.logit_scale / scale
-        parts = [outcomes_of(predictions, scale)]
+        units = None
+        if self.hold_out_by is not None:
+            units = groups_of(self.data, self.hold_out_by, predictions.keys)
+        parts = [outcomes_of(predictions, scale, units)]
         if self.group_field is not None:
             groups = groups_of(self.data, self.group_field, predictions.keys)
             parts.append(worst_group_outcomes(_hits(parts[0]), groups, parts[0]))
@@ -225,17 +235,22 @@ class ZeroShotClassification(Evaluator):
         return (has_name.cumsum(0) - 1)[labels]
 
 
-def outcomes_of(predictions: Predictions, calibrated_scale: float | None = None) -> Outcomes:
+def outcomes_of(
+    predictions: Predictions,
+    calibrated_scale: float | None = None,
+    groups: Sequence[str] | None = None,
+) -> Outcomes:
     """Return the outcomes of predictions, with their confidences.
 
     Args:
         predictions: Scores and true classes.
         calibrated_scale: Factor of the scores that was fitted on other images; None for none.
+        groups: Group of each image; None if images are independent of one another.
     """
     keys = predictions.keys or tuple(map(str, range(len(predictions.labels))))
     return classification_outcomes(
         predictions.scores, predictions.labels, keys, predictions.class_names,
-        logit_scale=predictions.logit_scale, calibrated_scale=calibrated_scale,
+        groups, predictions.logit_scale, calibrated_scale,
     )  # fmt: skip
 
 

@@ -62,6 +62,9 @@ class ZeroShotMultiLabel(Evaluator):
         calibration_split: Split of the data on which thresholds are fitted; its images must not be
             those of ``split``. None for no fitted thresholds.
         thresholds: "global" for one threshold, or "per-class".
+        hold_out_by: Field with the group of each image whose images depend on one another, such as
+            "json:patient_id": intervals draw complete groups, and a group must not be in both
+            splits. None if images are independent.
 
     Raises:
         DataError: If the data cannot be found or name no classes.
@@ -87,6 +90,7 @@ class ZeroShotMultiLabel(Evaluator):
         options: EmbedOptions = EmbedOptions(),
         calibration_split: str | None = None,
         thresholds: str = "global",
+        hold_out_by: str | None = None,
     ) -> None:
         self.data = as_dataset(data, split)
         self.class_names = resolve_class_names(class_names, self.data)
@@ -102,7 +106,7 @@ class ZeroShotMultiLabel(Evaluator):
         self.fields = ClassFields.of(self.data, positives, negatives)
         self.options = options
         self.calibration = calibration_of(self.data, calibration_split, thresholds)
-        self.thresholds = thresholds
+        self.thresholds, self.hold_out_by = thresholds, hold_out_by
         self._tokenizer = tokenizer
 
     def predict(self, encoder: DualEncoder) -> tuple[Float[Tensor, "N C"], Int64[Tensor, "N C"]]:
@@ -122,7 +126,7 @@ class ZeroShotMultiLabel(Evaluator):
         """Return the metrics, the outcome of each image, and the fitted thresholds."""
         predict = partial(self._predict, encoder)
         return evaluate_decisions(
-            predict, self.data, self.calibration, self.thresholds, self.options
+            predict, self.data, self.calibration, self.thresholds, self.options, self.hold_out_by
         )
 
     def _predict(self, encoder: DualEncoder, data: EvaluationDataset) -> MultiLabelPredictions:

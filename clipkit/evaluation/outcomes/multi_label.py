@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
@@ -73,26 +76,19 @@ def multi_label_metrics(outcomes: Outcomes, weights: Float[Tensor, " N"]) -> dic
     class. A class for which a value is not defined has no key, or NaN if only the weights lack it.
     """
     target = outcomes.columns["target"]
-    known = weights[:, None] * (target != _UNKNOWN)
-    positive = known * (target == 1)
-    by_class = dict(
-        zip(
-            ("average_precision", "auroc"),
-            _ranking(outcomes.columns["rank"], known, positive),
-            strict=True,
-        )
-    )
-    flat = (columns.reshape(-1, 1) for columns in (outcomes.columns["micro_rank"], known, positive))
+    ranking = _ranking(outcomes.columns["rank"], target)
+    precisions, areas = ranking.precision_and_area(weights)
+    together = _ranking(outcomes.columns["micro_rank"], target, together=True)
+    of_all, _ = together.precision_and_area(weights)
     values = {
-        "mean_average_precision": _mean(by_class["average_precision"]),
-        "micro_average_precision": float(_ranking(*flat)[0]),
-        "macro_auroc": _mean(by_class["auroc"]),
+        "mean_average_precision": _mean(precisions),
+        "micro_average_precision": float(of_all),
+        "macro_auroc": _mean(areas),
     }
+    by_class = {"average_precision": precisions, "auroc": areas}
     if "predicted" in outcomes.columns:
-        decisions, by_class["f1"] = _decisions(outcomes.columns["predicted"], known, positive)
+        decisions, by_class["f1"] = _decisions(outcomes.columns["predicted"], target, weights)
         values |= decisions
-        right = (outcomes.columns["predicted"] == (target == 1)) | (target == _UNKNOWN)
-        values["exact_match"] = float((weights * right.all(1)).sum() / weights.sum())
     occurs = (target == 1).any(0)
     for metric, of_class in by_class.items():
         is_defined = occurs & (target == 0).any(0) if metric == "auroc" else occurs
@@ -101,44 +97,94 @@ def multi_label_metrics(outcomes: Outcomes, weights: Float[Tensor, " N"]) -> dic
     return values
 
 
-def _ranking(
-    rank: Int64[Tensor, "N C"], known: Float[Tensor, "N C"], positive: Float[Tensor, "N C"]
-) -> tuple[Float[Tensor, " C"], Float[Tensor, " C"]]:
-    """Return average precision and AUROC of each class; NaN where there is no positive (negative).
+@dataclass(frozen=True, slots=True)
+class _Ranking:
+    """The samples of each class in the order of their scores.
 
-    Samples are counted per distinct score, so that equal scores enter together.
+    A pair is a class and an image that it applies to; pairs are in the order of classes and scores.
+
+    Args:
+        images: Image of each sample of each class, the greatest score first.
+        is_known: Whether the class is known for those samples.
+        pair_images: Image of each pair.
+        pair_classes: Class of each pair.
+        above: Number of samples of the pair's class with a greater score.
+        up_to: Number of samples of the pair's class with a score that is at least as great.
+        pairs_above: Number of pairs of all classes before the pair's score.
+        pairs_up_to: Number of pairs of all classes up to the pair's score.
     """
-    num_classes, num_ranks = rank.shape[1], int(rank.max()) + 1
-    places = (rank + num_ranks * torch.arange(num_classes)).flatten()
 
-    def counted(values: Float[Tensor, "N C"]) -> Float[Tensor, "C ranks"]:
-        counts = torch.bincount(places, values.flatten(), num_classes * num_ranks)
-        return counts.view(num_classes, num_ranks)
+    images: Int64[Tensor, "C N"]
+    is_known: Bool[Tensor, "C N"]
+    pair_images: Int64[Tensor, " P"]
+    pair_classes: Int64[Tensor, " P"]
+    above: Int64[Tensor, " P"]
+    up_to: Int64[Tensor, " P"]
+    pairs_above: Int64[Tensor, " P"]
+    pairs_up_to: Int64[Tensor, " P"]
 
-    everyone, hits = counted(known), counted(positive)
-    so_far, hits_so_far = everyone.cumsum(1), hits.cumsum(1)
-    total, negatives = hits_so_far[:, -1], (everyone - hits).sum(1)
-    precision = hits_so_far / torch.where(so_far > 0, so_far, 1.0)
-    # Positives above a negative, and half of those with its score.
-    above = ((everyone - hits) * (hits_so_far - hits / 2)).sum(1)
-    return (hits * precision).sum(1) / total, above / (total * negatives)
+    def precision_and_area(
+        self, weights: Float[Tensor, " N"]
+    ) -> tuple[Float[Tensor, " C"], Float[Tensor, " C"]]:
+        """Return average precision and AUROC of each class; NaN without positives (negatives)."""
+        known = (weights[self.images] * self.is_known).cumsum(1)
+        of_pairs = weights[self.pair_images]
+        hits = F.pad(of_pairs.cumsum(0), (1, 0))
+        zeros = torch.zeros(len(known), dtype=torch.float64)
+        support = zeros.index_add(0, self.pair_classes, of_pairs)
+        before = (support.cumsum(0) - support)[self.pair_classes]  # pairs of the classes before
+        hits_above, hits_up_to = hits[self.pairs_above] - before, hits[self.pairs_up_to] - before
+        known_up_to = known[self.pair_classes, self.up_to - 1]
+        known_above = known[self.pair_classes, (self.above - 1).clamp(min=0)] * (self.above > 0)
+        precision = hits_up_to / torch.where(known_up_to > 0, known_up_to, 1.0)
+        # Negatives below the pair's score, and half of those with the same score.
+        negatives = known[:, -1] - support
+        of_above, of_up_to = known_above - hits_above, known_up_to - hits_up_to
+        below = negatives[self.pair_classes] - (of_above + of_up_to) / 2
+        average_precision, area = (
+            zeros.index_add(0, self.pair_classes, of_pairs * values) / support
+            for values in (precision, below)
+        )
+        return average_precision, area / negatives
+
+
+@lru_cache(maxsize=4)  # a bootstrap asks for the same one; the hash of a tensor is its identity
+def _ranking(
+    rank: Int64[Tensor, "N C"], target: Int64[Tensor, "N C"], together: bool = False
+) -> _Ranking:
+    """Sort the samples of each class, or all pairs of image and class together as one class."""
+    num_classes = rank.shape[1]
+    rank, target = (t.reshape(1, -1) if together else t.T.contiguous() for t in (rank, target))
+    ordered, order = rank.sort(1)
+    target = target.gather(1, order)
+    images = order.div(num_classes, rounding_mode="floor") if together else order
+    classes, places = (target == 1).nonzero(as_tuple=True)
+    above, up_to = (torch.searchsorted(ordered, ordered, right=right) for right in (False, True))
+    above, up_to = above[classes, places], up_to[classes, places]
+    # Positions among the pairs follow from those among all samples, because both have one order.
+    flat = F.pad((target == 1).flatten().cumsum(0), (1, 0))
+    start = classes * target.shape[1]
+    return _Ranking(
+        images, target != _UNKNOWN, images[classes, places], classes, above, up_to,
+        flat[start + above], flat[start + up_to],
+    )  # fmt: skip
 
 
 def _decisions(
-    predicted: Bool[Tensor, "N C"], known: Float[Tensor, "N C"], positive: Float[Tensor, "N C"]
+    predicted: Bool[Tensor, "N C"], target: Int64[Tensor, "N C"], weights: Float[Tensor, " N"]
 ) -> tuple[dict[str, float], Float[Tensor, " C"]]:
     """Return precision, recall and F1 over all classes, and F1 of each class."""
-    hits, taken, support = (
-        (positive * predicted).sum(0),
-        (known * predicted).sum(0),
-        positive.sum(0),
-    )
+    is_positive, is_known = target == 1, target != _UNKNOWN
+    taken = weights @ (is_known & predicted).double()
+    support, hits = (weights @ mask.double() for mask in (is_positive, is_positive & predicted))
     f1 = torch.where(support > 0, 2 * hits / (taken + support), torch.nan)
+    right = ((predicted == is_positive) | ~is_known).all(1)
     values = {
         "micro_precision": float(hits.sum() / taken.sum()) if taken.any() else 0.0,
         "micro_recall": float(hits.sum() / support.sum()),
         "micro_f1": float(2 * hits.sum() / (taken + support).sum()),
         "macro_f1": _mean(f1),
+        "exact_match": float(weights @ right.double() / weights.sum()),
     }
     return values, f1
 

@@ -36,7 +36,7 @@ from clipkit.evaluation.report.page import write_report
 from clipkit.evaluation.report.sections.confusion_image import confusion_png
 from clipkit.models import DualEncoder
 
-_OF_CLASS: Final = ("precision/", "recall/", "f1/", "average_precision/")
+_OF_CLASS: Final = ("precision/", "recall/", "f1/", "average_precision/", "auroc/")
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,7 +47,7 @@ def write_split(root, split, numbers, classes=classes_of):
         (f"s{i:07d}", {
             "png": picture(i),
             "npy": vector(classes(i)),
-            "json": json.dumps({"labels": classes(i)}).encode(),
+            "json": json.dumps({"labels": classes(i), "patient": i // 10, "twin": i % 5}).encode(),
         })
         for i in numbers
     ]  # fmt: skip
@@ -182,6 +182,16 @@ def test_calibration_on_the_measured_images_is_refused(root):
             make(root, thresholds="per-class")
         with pytest.raises(ConfigError, match="expected one of global, per-class"):
             make(root, calibration_split="train", thresholds="own")
+
+
+@pytest.mark.parametrize("make", [ZeroShotMultiLabel, MultiLabelClassification])
+def test_patients_are_held_out_and_drawn_completely(root, make):
+    encoder, given = with_head(), {"calibration_split": "train"}
+    with pytest.raises(DataError, match="5 groups of json:twin are in both splits calibration"):
+        make(root, hold_out_by="json:twin", **given).run(encoder)
+    evaluation = make(root, hold_out_by="json:patient", **given).evaluate(encoder)
+    assert evaluation.outcomes[0].groups == tuple(str(i // 10) for i in range(24))
+    assert evaluation.metrics == make(root, **given).run(encoder)
 
 
 def test_the_head_measures_npy_members_and_keeps_its_keys(root):

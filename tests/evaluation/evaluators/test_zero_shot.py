@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
+import open_clip
 import pytest
 import torch
 import torch.nn.functional as F
+from jsonargparse import ArgumentParser
 from torchmetrics.functional import classification as oracle
 
 from clipkit.errors import ConfigError, DataError
 from clipkit.evaluation import (
     EmbedOptions,
+    Evaluator,
     ZeroShotClassification,
     embed_pairs,
     evaluating,
     open_dataset,
     outcome_metrics,
     reliability_diagrams,
+    resolve_prompts,
     tokenizer_of,
 )
 from clipkit.evaluation.prompts.embeddings import prompt_embeddings
@@ -32,7 +37,8 @@ def with_regions(root, split, numbers):
     samples = []
     for i in numbers:
         members = sample(i, text=False)
-        members["json"] = json.dumps({"region": REGIONS[i % 3], "year": i}).encode()
+        facts = {"region": REGIONS[i % 3], "year": i // 2, "split": split}
+        members["json"] = json.dumps(facts).encode()
         samples.append((f"s{i:07d}", members))
     write_shard(root / split / "0.tar", samples)
     (root / split / "nshards.txt").write_text("1\n")
@@ -90,6 +96,42 @@ def test_prompts_of_each_class_are_averaged_as_a_loop_does(root, encoder):
     images = embed_pairs(encoder, open_dataset(root), EmbedOptions(), captions=False).images
     scores = ZeroShotClassification(root, templates=given).predict(encoder).scores
     torch.testing.assert_close(scores, images @ torch.stack(rows).T, atol=2e-5, rtol=0)
+
+
+def test_openais_ensemble_is_that_of_open_clip(root, encoder):
+    names, tokenizer = open_clip.IMAGENET_CLASSNAMES[:6], tokenizer_of(encoder)
+    prompts = resolve_prompts("openai", names, open_dataset(root)).positive
+    with evaluating(encoder):
+        model = SimpleNamespace(
+            encode_text=lambda tokens, normalize: encoder.encode_text(tokens),
+        )
+        expected = open_clip.build_zero_shot_classifier(
+            model, tokenizer, names, open_clip.OPENAI_IMAGENET_TEMPLATES, device="cpu"
+        )
+        got = prompt_embeddings(encoder, prompts, tokenizer)
+    torch.testing.assert_close(got, expected.T, atol=1e-5, rtol=0)
+
+
+def test_yaml_names_lists_and_prompts_of_classes(root, tmp_path):
+    (tmp_path / "e.yaml").write_text(
+        f"""
+        a: {{class_path: clipkit.evaluation.ZeroShotClassification,
+             init_args: {{data: {root}, templates: openai}}}}
+        b: {{class_path: clipkit.evaluation.ZeroShotClassification,
+             init_args: {{data: {root}, class_names: [a, b, c, d, e, f],
+                          templates: {{a: [x], b: [x], c: [x], d: [x], e: [x], f: [y, z]}}}}}}
+        c: {{class_path: clipkit.evaluation.ZeroShotMultiLabel,
+             init_args: {{data: {root}, templates: {{positive: ["{{}}"], negative: ["no {{}}"]}},
+                          positives: json:labels}}}}
+        """
+    )
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--e", type=dict[str, Evaluator], enable_path=True)
+    instantiate = getattr(parser, "instantiate", parser.instantiate_classes)
+    evaluators = instantiate(parser.parse_args([f"--e={tmp_path}/e.yaml"])).e
+    assert len(evaluators["a"].prompts.positive[0]) == 80
+    assert evaluators["b"].prompts.positive[5] == ("y", "z")
+    assert evaluators["c"].prompts.negative[0] == (f"no {CLASSES[0]}",)
 
 
 def test_of_classes_with_the_same_prompts_the_first_is_predicted(tmp_path, encoder, caplog):
@@ -184,6 +226,20 @@ def test_a_calibration_on_the_measured_images_is_refused(root, encoder, tmp_path
     shards = write_layout(tmp_path, (2,), split="mine")
     with pytest.raises(DataError, match="2 images are in both"):
         ZeroShotClassification(shards, split="mine", calibration_split="copy").run(encoder)
+
+
+def test_groups_are_held_out_and_drawn_completely(root, encoder):
+    shared = ZeroShotClassification(root, calibration_split="train", hold_out_by="json:region")
+    with pytest.raises(DataError, match="3 groups of json:region are in both splits calibration"):
+        shared.run(encoder)
+    evaluator = ZeroShotClassification(
+        root, calibration_split="train", hold_out_by="json:year", group_field="json:region"
+    )
+    evaluation = evaluator.evaluate(encoder)
+    for part in evaluation.outcomes:
+        assert part.groups == tuple(str(i // 2) for i in range(24))
+    plain = ZeroShotClassification(root, calibration_split="train", group_field="json:region")
+    assert evaluation.metrics == plain.run(encoder)
 
 
 def test_classes_of_the_calibration_split_are_matched_by_name(tmp_path, encoder):
