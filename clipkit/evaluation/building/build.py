@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from glob import escape
 from pathlib import Path
 from typing import Any, Final, final
 
 import numpy as np
 
-from clipkit.atomic_files import FORMER_SUFFIX, TEMPORARY_SUFFIX, new_folder, write_text
+from clipkit.atomic_files import (
+    FORMER_SUFFIX,
+    TEMPORARY_SUFFIX,
+    new_folder,
+    restore,
+    write_text,
+)
 from clipkit.class_names import parse_class_names
 from clipkit.data.packing.items import Item
 from clipkit.data.packing.sources import CLASS_NAMES_FILE, Source
@@ -25,7 +33,7 @@ from clipkit.evaluation.building.analysis import (
     split_pairs,
     stratified_by,
 )
-from clipkit.evaluation.building.card import write_card
+from clipkit.evaluation.building.card import FACTS_FILE, write_card
 from clipkit.evaluation.building.embeddings import ItemSamples, duplicate_embeddings, embed_images
 from clipkit.evaluation.building.facts import Description, SetFacts, collect_facts
 from clipkit.evaluation.building.negatives import (
@@ -53,6 +61,7 @@ from clipkit.evaluation.inference import EmbedOptions
 from clipkit.evaluation.prompts.class_prompts import GENERIC_TEMPLATES
 from clipkit.models import DualEncoder
 
+_LOG: Final = logging.getLogger(__name__)
 POSITIVES_FILE: Final = "extra_positives.json"
 TYPE_FILE: Final = "dataset_type.txt"
 TRAIN: Final = "train"
@@ -120,11 +129,7 @@ def build_evaluation_set(
         (4, 'text_to_image/recall_at_1')
     """
     folder = Path(out)
-    if not writing.overwrite and (folder.is_symlink() or folder.exists()):
-        raise ConfigError(
-            f"{folder}: exists already; name another folder, or replace it: --overwrite, "
-            f"WriteOptions(overwrite=True) in Python"
-        )
+    check_target(folder, writing.overwrite)
     opened, name = open_pairs(source, reading)
     builder = _Builder(opened, reading, fields, writing, on_progress or (lambda *_: None))
     builder.scan(split)
@@ -137,6 +142,30 @@ def build_evaluation_set(
         title = writing.name or folder.resolve().name
         write_card(temporary, facts, title, fields, builder.members)
     return BuiltSet(folder, facts.as_json())
+
+
+def check_target(folder: Path, overwrite: bool) -> None:
+    """Refuse to replace anything but an evaluation set, and look at what killed builds left.
+
+    Raises:
+        ConfigError: If the folder exists and is not to be replaced, or is no evaluation set.
+    """
+    for previous in folder.parent.glob(f".{escape(folder.name)}.????????{FORMER_SUFFIX}"):
+        restore(previous)
+    is_there = folder.is_symlink() or folder.exists()
+    if is_there and not overwrite and not (folder.is_dir() and not any(folder.iterdir())):
+        raise ConfigError(
+            f"{folder}: exists already; name another folder, or replace it: --overwrite, "
+            f"WriteOptions(overwrite=True) in Python"
+        )
+    is_own = folder.is_dir() and ((folder / FACTS_FILE).is_file() or not any(folder.iterdir()))
+    if is_there and (folder.is_symlink() or not is_own):
+        raise ConfigError(
+            f"{folder}: is no evaluation set, which would contain {FACTS_FILE}; it is not "
+            f"replaced: name another folder"
+        )
+    for left in sorted(folder.parent.glob(f".{escape(folder.name)}.????????{TEMPORARY_SUFFIX}")):
+        _LOG.warning("%s: left by a build that was killed, or is being written; see its time", left)
 
 
 @final
@@ -328,13 +357,3 @@ class _Builder:
                 f"{each.replace('{}', '{c}')}\n" for each in GENERIC_TEMPLATES
             )
         return files
-
-
-def leftovers(folder: Path) -> list[Path]:
-    """List the hidden folders that killed builds left next to a folder."""
-    return sorted(
-        path
-        for suffix in (TEMPORARY_SUFFIX, FORMER_SUFFIX)
-        for path in folder.parent.glob(f".{folder.name}.????????{suffix}")
-        if path.is_dir()
-    )

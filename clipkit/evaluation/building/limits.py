@@ -47,8 +47,8 @@ def limits(facts: SetFacts) -> Iterator[str]:
         yield "Images were not compared: copies of one image may be in both splits."
     else:
         yield (
-            "Copies that were rotated, cut by more than about 5 % of a side, or placed into a "
-            "larger image are not found by perceptual hashes."
+            "Copies that were rotated by more than 2 degrees, cut by more than about 5 % of a "
+            "side, or placed into a larger image are mostly not found by perceptual hashes."
         )
         if leakage.num_near_misses:
             nearest = leakage.near_misses[0]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import final
+from itertools import islice
+from typing import Final, final
 
 import numpy as np
 import torch
@@ -16,6 +17,9 @@ from clipkit.evaluation.building.positives import Matches
 from clipkit.evaluation.building.word_negatives import WordNegatives
 from clipkit.evaluation.inference import EmbedOptions
 from clipkit.models import DualEncoder
+
+_MOST_TRIED: Final = 200
+"""Captions that are tried for a sample with fewer similar ones than are wanted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,18 +53,30 @@ class CaptionPool:
         self.of_sample: dict[int, list[int]] = {}
         for caption in texts:
             self.of_sample.setdefault(self.owners[caption], []).append(caption)
+        self._numbers = list(texts)
+        self._places = {caption: place for place, caption in enumerate(texts)}
 
     def is_negative(self, sample: int) -> Callable[[int], bool]:
         """Return a function of a caption: whether it does not describe the image of a sample."""
         matching = self.matches.texts(sample)
         return lambda caption: self.matches.text(caption) not in matching
 
-    def distinct(self, captions: Sequence[int], most: int) -> tuple[int, ...]:
+    def distinct(self, captions: Iterable[int], most: int) -> tuple[int, ...]:
         """Return the first captions, each text once."""
         kept: dict[int, int] = {}
         for caption in captions:
             kept.setdefault(self.matches.text(caption), caption)
-        return tuple(kept.values())[:most]
+            if len(kept) == most:
+                break
+        return tuple(kept.values())
+
+    def following(self, sample: int, is_negative: Callable[[int], bool]) -> Iterator[int]:
+        """Yield captions that do not match a sample, beginning with those after its own."""
+        start = self._places[self.of_sample[sample][-1]] + 1
+        for place in range(start, start + min(_MOST_TRIED, len(self._numbers))):
+            caption = self._numbers[place % len(self._numbers)]
+            if is_negative(caption):
+                yield caption
 
 
 def negatives_by_words(
@@ -73,8 +89,10 @@ def negatives_by_words(
         is_negative = pool.is_negative(sample)
         near = [pair for each in own for pair in search.nearest(each, is_negative, 4 * most)]
         best = [caption for _, caption in sorted(near, key=lambda pair: (-pair[0], pair[1]))]
+        # Every sample has as many, so that a choice between them is equally hard to guess.
+        best += pool.following(sample, is_negative)
         images = dict.fromkeys(pool.owners[caption] for caption in best)
-        result[sample] = Negatives(pool.distinct(best, most), tuple(images)[:most])
+        result[sample] = Negatives(pool.distinct(best, most), tuple(islice(images, most)))
         on_sample(number)
     return result
 

@@ -11,7 +11,7 @@ from jaxtyping import Int64, UInt64
 
 Rows = Int64[np.ndarray, " P"]
 MAX_NEIGHBOURS: Final = 1024
-_PAIRS_PER_BATCH: Final = 1 << 22
+_PAIRS_PER_BATCH: Final = 1 << 20
 
 
 @dataclass(slots=True)

@@ -3,7 +3,8 @@
 Read are
 
 - CLIP_benchmark's WebDataset layout: one image, and in its ``.txt`` the right caption, then the
-  wrong ones, one per line (what its export writes for SugarCrepe);
+  wrong ones, one per line (what its export writes for SugarCrepe); or the wrong ones in the field
+  ``negative_captions`` of its ``.json`` (what ``clipkit evaluate build`` writes);
 - SugarCrepe's own files, as CLIP_benchmark reads them: ``add_att.json`` next to ``val2017``;
 - tables: the columns of Winoground, SugarCrepe, ARO and ImageCoDe on the Hugging Face Hub, or the
   columns that the user names.
@@ -15,7 +16,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, final
 
 from clipkit.data.packing.hub import download_parquet, hub_address
 from clipkit.data.packing.packed_cache import is_raw
@@ -23,7 +24,9 @@ from clipkit.data.packing.roots import refuse_outside
 from clipkit.data.packing.sources import tables_in
 from clipkit.data.packing.tables.parts import is_pattern, matches_of, open_parts, parts_of
 from clipkit.data.packing.tables.row_files import TableRows
+from clipkit.data.shards.members import read_value
 from clipkit.data.storage.urls import is_local, local_path
+from clipkit.data.text.captions import Candidate, CaptionPicker, JsonFields, TextField
 from clipkit.errors import DataError
 from clipkit.evaluation.datasets.choices import ChoiceData, ChoiceRow, ShardChoices, TableChoices
 from clipkit.evaluation.datasets.dataset import open_dataset
@@ -50,6 +53,7 @@ class ChoiceColumns:
     category: str | None = None
 
 
+_NEGATIVES: Final = "negative_captions"
 _HARD_TEXTS: Final = tuple(f"hard_text_{n}" for n in range(1, 5))
 _FALSE_IMAGES: Final = tuple(f"false_image_{n}" for n in range(1, 10))
 FORMS: Final = {
@@ -99,7 +103,26 @@ def open_choices(
         parts = [path] if path.is_file() else matches_of(path)
         return _of_table(open_parts(parts), path.parent, columns, allow_outside)
     field = None if columns is None or columns.category is None else f"json:{columns.category}"
-    return ShardChoices(open_dataset(source, split, allow_outside=allow_outside), field)
+    data = open_dataset(source, split, caption=RightThenWrong(), allow_outside=allow_outside)
+    return ShardChoices(data, field)
+
+
+@final
+class RightThenWrong(CaptionPicker):
+    """The right caption of a sample, then the wrong ones.
+
+    These are the first caption and the field ``negative_captions`` of the JSON member; without that
+    field, the lines of the text.
+    """
+
+    source = "member 'txt'"
+
+    def candidates(self, members: Mapping[str, bytes]) -> list[Candidate]:
+        """See `CaptionPicker.candidates`."""
+        lines = TextField(one_per_line=True).candidates(members)
+        if read_value(members, f"json:{_NEGATIVES}") is None:
+            return lines
+        return [*lines[:1], *JsonFields({_NEGATIVES: 1.0}).candidates(members)]
 
 
 def _table_path(source: str, split: str) -> Path | None:

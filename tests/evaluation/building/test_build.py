@@ -14,7 +14,14 @@ from clipkit.data import JsonFields, pack
 from clipkit.data.shards.index import ShardIndex
 from clipkit.data.shards.reader import ShardReader
 from clipkit.errors import ConfigError, DataError, FaultBudgetExceeded
-from clipkit.evaluation import Retrieval, RetrievalOptions, ZeroShotClassification, open_dataset
+from clipkit.evaluation import (
+    PairChoice,
+    Retrieval,
+    RetrievalOptions,
+    ZeroShotClassification,
+    open_choices,
+    open_dataset,
+)
 from clipkit.evaluation.building import (
     DuplicateOptions,
     SampleFields,
@@ -152,6 +159,16 @@ def test_negatives_are_other_captions_of_the_test_split(built: Path):
     assert all("negative_captions" not in sample for sample in samples(built / "train").values())
 
 
+def test_pair_choice_reads_the_negatives(built: Path):
+    choices = open_choices(built)
+    test = samples(built / "test")
+    for number in range(len(choices)):
+        sample = test[choices.key(number)]
+        assert choices.texts(number) == (sample["captions"][0], *sample["negative_captions"])
+    metrics = PairChoice(built).run(tiny_encoder())
+    assert 0 <= metrics["acc"] == metrics["text_acc"] <= 1
+
+
 def test_copies_are_extra_positives(built: Path):
     test = samples(built / "test")
     by_original: dict[Any, set[str]] = {}
@@ -245,9 +262,25 @@ def test_an_existing_folder_is_kept_unless_it_is_to_be_replaced(table: Path, tmp
     (out / "mine.txt").write_text("mine")
     with pytest.raises(ConfigError, match="exists already"):
         build_evaluation_set(table, out)
+    with pytest.raises(ConfigError, match="is no evaluation set"):
+        build_evaluation_set(table, out, writing=WriteOptions(overwrite=True))
     assert (out / "mine.txt").read_text() == "mine"
+    (out / "mine.txt").unlink()
+    build_evaluation_set(table, out)
+    (out / "old.txt").write_text("old")
     build_evaluation_set(table, out, writing=WriteOptions(overwrite=True))
-    assert not (out / "mine.txt").exists()
+    assert not (out / "old.txt").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["own"]
+
+
+def test_a_set_that_a_killed_build_had_moved_away_comes_back(table: Path, tmp_path: Path):
+    out = tmp_path / "own"
+    build_evaluation_set(table, out)
+    before = content(out)
+    out.rename(tmp_path / ".own.0123abcd.former")
+    with pytest.raises(ConfigError, match="exists already"):
+        build_evaluation_set(table, out)
+    assert content(out) == before
     assert [path.name for path in tmp_path.iterdir()] == ["own"]
 
 
