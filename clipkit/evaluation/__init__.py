@@ -23,6 +23,7 @@ from clipkit.evaluation.evaluators.zero_shot_multi_label import ZeroShotMultiLab
 from clipkit.evaluation.hashes import data_hash, model_hash
 from clipkit.evaluation.inference import EmbedOptions
 from clipkit.evaluation.interpolation import InterpolationPoint, interpolation_curve
+from clipkit.evaluation.mteb import MtebEncoder
 from clipkit.evaluation.outcomes.classification import reliability_diagrams
 from clipkit.evaluation.outcomes.files import load_outcomes, save_outcomes
 from clipkit.evaluation.outcomes.metrics import OUTCOME_KINDS, outcome_metrics
@@ -67,6 +68,7 @@ __all__ = [
     "InterpolationPoint",
     "LabelHeadClassification",
     "LinearProbe",
+    "MtebEncoder",
     "MultiLabelClassification",
     "NearestNeighbours",
     "Outcomes",
