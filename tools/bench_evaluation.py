@@ -15,6 +15,7 @@ import os
 import platform
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -31,7 +32,8 @@ class Measurement:
     """What a process took."""
 
     seconds: float
-    peak_mib: float  # largest resident memory of the process, without its children
+    cpu_seconds: float  # of all its processes; hardly changes with other load on the machine
+    peak_mib: float  # largest resident memory of any of its processes
     output: str
 
 
@@ -47,7 +49,8 @@ def measure(words: Sequence[str], environment: Mapping[str, str] | None = None) 
     seconds = time.perf_counter() - start
     if status:
         raise SystemExit(f"{' '.join(words)}: failed with status {status}\n{output}")
-    return Measurement(seconds, usage.ru_maxrss * 1024 / MIB, output)
+    cpu_seconds = usage.ru_utime + usage.ru_stime
+    return Measurement(seconds, cpu_seconds, usage.ru_maxrss * 1024 / MIB, output)
 
 
 def machine() -> dict[str, Any]:
@@ -120,7 +123,109 @@ def add_retrieval(subparsers: Any) -> None:
     parser.set_defaults(run=retrieval_large)
 
 
-SUBCOMMANDS: tuple[Callable[[Any], None], ...] = (add_start_up, add_retrieval)
+def suite(options: argparse.Namespace) -> dict[str, Any]:
+    """Whole data sets by several models, against CLIP_benchmark on the same files."""
+    names = [f"wds/{path.name.removeprefix('wds_')}" for path in options.data]
+    root = options.data[0].parent
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        listed = "".join(f"  - {name}\n" for name in names)
+        (folder / "suite.yaml").write_text(f"root: {root}/wds_{{name}}\ndatasets:\n{listed}")
+        runs: dict[str, list[Measurement]] = {}
+        for number in range(options.repeats):  # in turn, so that other load meets all of them
+            one, two, peer = (folder / f"{name}{number}" for name in ("one", "two", "peer"))
+            cache = ["--embedding-cache", str(folder / f"cache{number}")]
+            again = folder / f"again{number}"
+            for name, words, environment in (
+                ("clipkit", _clipkit(options, folder, one), {}),
+                ("clip_benchmark", _peer(options, names, peer), {"PYTHONPATH": options.peer_path}),
+                ("clipkit, 2 ranks", _clipkit(options, folder, two, ranks=2), {}),
+                ("clipkit, fills the cache", [*_clipkit(options, folder, again), *cache], {}),
+                (
+                    "clipkit, from the cache",
+                    [*_clipkit(options, folder, folder / f"c{number}"), *cache],
+                    {},
+                ),
+                ("clipkit, all complete", _clipkit(options, folder, one), {}),
+            ):
+                print(f"{name} ...", file=sys.stderr)
+                runs.setdefault(name, []).append(measure(words, environment))
+        ours, theirs = _metrics(one), _metrics(peer)
+        others = (_metrics(two), _metrics(folder / f"c{number}"))
+    return {
+        "runs": {name: _summary(measurements) for name, measurements in runs.items()},
+        "largest_difference": {
+            "clip_benchmark": _difference(ours, theirs),
+            "2 ranks": _difference(ours, others[0]),
+            "from the cache": _difference(ours, others[1]),
+        },
+        "metrics": [{**ours[key], "result": key} for key in sorted(ours)],
+    }
+
+
+def _clipkit(options: argparse.Namespace, folder: Path, out: Path, ranks: int = 1) -> list[str]:
+    launcher = ["-m", "torch.distributed.run", f"--nproc_per_node={ranks}"] if ranks > 1 else []
+    words = [sys.executable, *launcher, "-m", "clipkit.cli.main", "evaluate", "--device", "cpu"]
+    words += ["--suite", str(folder / "suite.yaml"), "--output", str(out)]
+    words += ["--num-workers", str(options.workers), "--batch-size", str(options.batch_size)]
+    return [*words, *(word for ours, _ in options.model for word in ("--model", ours))]
+
+
+def _peer(options: argparse.Namespace, names: Sequence[str], out: Path) -> list[str]:
+    out.mkdir()
+    words = [sys.executable, "-m", "clip_benchmark.cli", "eval", "--no_amp", "--quiet"]
+    words += ["--pretrained_model", *(theirs for _, theirs in options.model), "--dataset", *names]
+    words += ["--dataset_root", f"{options.data[0].parent}/wds_{{dataset_cleaned}}"]
+    words += ["--recall_k", "1", "5", "10", "--num_workers", str(options.workers)]
+    words += ["--batch_size", str(options.batch_size)]
+    # A name of its own for each model: the template of CLIP_benchmark has paths in it.
+    return [*words, "--output", f"{out}/{{dataset}}_{{pretrained}}_{{task}}.json"]
+
+
+def _metrics(folder: Path) -> dict[str, dict[str, float]]:
+    """Return the metrics of each model, in the order of their names, on each data set."""
+    records = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    full = sorted(
+        {(r["model"], r["pretrained"]) for r in records}, key=lambda n: n[1].endswith(".pt")
+    )
+    return {
+        f"model {full.index((r['model'], r['pretrained']))} on {r['dataset']}": r["metrics"]
+        for r in records
+    }
+
+
+def _difference(ours: dict[str, dict[str, float]], theirs: dict[str, dict[str, float]]) -> float:
+    if {k: set(v) for k, v in ours.items()} != {k: set(v) for k, v in theirs.items()}:
+        raise SystemExit(f"other results or metrics: {ours} and {theirs}")
+    return max(abs(ours[key][name] - theirs[key][name]) for key in ours for name in ours[key])
+
+
+def _summary(measurements: Sequence[Measurement]) -> dict[str, list[float]]:
+    names = ("seconds", "cpu_seconds", "peak_mib")
+    return {name: [round(getattr(m, name), 1) for m in measurements] for name in names}
+
+
+def add_suite(subparsers: Any) -> None:
+    parser = subparsers.add_parser("suite", help=suite.__doc__)
+    parser.add_argument(
+        "--data", type=Path, action="append", required=True,
+        help="folder wds_NAME in CLIP_benchmark's layout; all in the same folder",
+    )  # fmt: skip
+    parser.add_argument(
+        "--model", nargs=2, action="append", required=True, metavar=("OURS", "THEIRS"),
+        help="a model as clipkit and as CLIP_benchmark name it: NAME@FILE.pt NAME,FILE.pt",
+    )  # fmt: skip
+    parser.add_argument(
+        "--peer-path", required=True,
+        help="folder with webdataset 0.2 and numpy 2.2, for CLIP_benchmark (pip install --target)",
+    )  # fmt: skip
+    parser.add_argument("--workers", type=int, default=0)
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.set_defaults(run=suite)
+
+
+SUBCOMMANDS: tuple[Callable[[Any], None], ...] = (add_start_up, add_retrieval, add_suite)
 
 
 def main() -> None:
