@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from clipkit.errors import ConfigError
+from clipkit.evaluation.datasets.choices import ChoiceData
 from clipkit.evaluation.datasets.dataset import EvaluationDataset
 from clipkit.models import DualEncoder
 from clipkit.models.checkpoints.description import describe
@@ -51,16 +52,18 @@ def model_hash(encoder: DualEncoder) -> str | None:
     return digest.hexdigest()[:_DIGITS]
 
 
-def data_hash(data: EvaluationDataset) -> str:
+def data_hash(data: EvaluationDataset | ChoiceData) -> str:
     """Return a hash of keys, kinds and sizes of all members, the same on every machine.
 
     If only the numbers of samples are known (remote shards with a counts file), it is a hash of the
-    names and sizes of the shards.
+    names and sizes of the shards; for a table of pair choices, of its keys and texts.
 
     Examples:
         >>> len(data_hash(open_dataset("data/val")))
         32
     """
+    if data.index is None:
+        return text_hash(*((data.key(n), data.texts(n)) for n in range(len(data))))
     return data.index.digest or data.index.fingerprint
 
 

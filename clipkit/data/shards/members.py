@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
+from clipkit.data.shards.class_vectors import read_vector
 from clipkit.errors import SampleError
 from clipkit.types import IGNORE_LABEL
 
@@ -52,8 +53,15 @@ def read_classes(members: Mapping[str, bytes], field: str = "json:labels") -> li
 
 
 def read_value(members: Mapping[str, bytes], field: str) -> Any:
-    """Return a member as text, or a field of a JSON member."""
+    """Return a member as text, a field of a JSON member, or an element of a ``.npy`` member.
+
+    Examples:
+        >>> read_value({"json": b'{"region": "asia"}'}, "json:region")
+        'asia'
+    """
     member, _, name = field.partition(":")
+    if member == "npy" and name.isdecimal():
+        return None if member not in members else _element(members[member], int(name), field)
     text = read_text(members, member)
     if not text:
         return None
@@ -63,6 +71,15 @@ def read_value(members: Mapping[str, bytes], field: str) -> Any:
     if not isinstance(content, dict):
         raise SampleError(f"member {member}: expected a JSON object, got {type(content).__name__}")
     return content.get(name)
+
+
+def _element(data: bytes, position: int, field: str) -> Any:
+    vector = read_vector(data)
+    if position >= len(vector):
+        raise SampleError(
+            f"{field}: expected a vector with this element, got {len(vector)} of them"
+        )
+    return vector[position].item()
 
 
 def read_text(members: Mapping[str, bytes], field: str) -> str:

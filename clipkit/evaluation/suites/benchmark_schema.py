@@ -16,6 +16,7 @@ _TASKS: Final = {
     "zero-shot": "zeroshot_classification",
     "zero-shot-multi-label": "zeroshot_classification",
     "linear-probe": "linear_probe",
+    "pair-choice": "image_caption_selection",
 }
 _METRICS: Final = {
     "top1": "acc1",

@@ -16,6 +16,8 @@ from clipkit.distributed.collectives import rank
 from clipkit.distributed.process_group import finishing, is_lost_connection, rank_lost
 from clipkit.errors import ClipkitError, ConfigError, RankLostError, first_line
 from clipkit.evaluation.comparison import metric_intervals
+from clipkit.evaluation.datasets.choice_sources import open_choices
+from clipkit.evaluation.datasets.choices import ChoiceData
 from clipkit.evaluation.datasets.dataset import EvaluationDataset, open_dataset
 from clipkit.evaluation.embedding_cache import cached_embeddings
 from clipkit.evaluation.evaluators.base import Evaluator
@@ -209,22 +211,29 @@ class _Run:
         of_first_rank(write)
         return evaluation.metrics
 
-    def _open(self, measurement: Measurement) -> tuple[EvaluationDataset, str, Evaluator]:
+    def _open(
+        self, measurement: Measurement
+    ) -> tuple[EvaluationDataset | ChoiceData, str, Evaluator]:
         entry, allow_outside = measurement.entry, self.options.allow_outside
         caption = named_picker(entry.caption)
         if caption is None:
             raise ConfigError(f"caption: expected a member or json:FIELD, got {entry.caption!r}")
-        data = open_dataset(
-            entry.data, entry.split,
-            caption=caption, label_field=entry.label_field, allow_outside=allow_outside,
-        )  # fmt: skip
-        task = entry.task or data.task
+        data: EvaluationDataset | ChoiceData
+        if (task := entry.task) == "pair-choice":
+            data = open_choices(entry.data, entry.split, entry.choice, allow_outside)
+        else:
+            data = open_dataset(
+                entry.data, entry.split,
+                caption=caption, label_field=entry.label_field, allow_outside=allow_outside,
+            )  # fmt: skip
+            task = task or data.task
         evaluator = make_evaluator(
             task,
             entry.data,
             entry.split,
             probe=entry.probe,
             correct=entry.correct,
+            choice=entry.choice,
             zero_shot=entry.zero_shot,
             caption=caption,
             label_field=entry.label_field,

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from clipkit.errors import ConfigError
 from clipkit.evaluation.correct_pairs import RetrievalOptions
+from clipkit.evaluation.datasets.choice_sources import ChoiceColumns
 from clipkit.evaluation.probes.options import ProbeOptions
 from clipkit.evaluation.tasks import ZeroShotOptions
 
@@ -44,6 +45,7 @@ class SuiteEntry:
         limit: Number of samples, from the first one on; None for all.
         probe: Splits, groups and numbers of the tasks that fit a classifier.
         correct: Which candidates of a retrieval are correct.
+        choice: Columns of a table of pair choices; None to recognise them.
         zero_shot: Class names, templates, groups and calibration of zero-shot classification.
         unavailable: Why the data set cannot be measured; empty if it can.
         datacomp: Place in the results of DataComp; None if it is not one of its tasks.
@@ -59,6 +61,7 @@ class SuiteEntry:
     limit: int | None = None
     probe: ProbeOptions = ProbeOptions()
     correct: RetrievalOptions = RetrievalOptions()
+    choice: ChoiceColumns | None = None
     zero_shot: ZeroShotOptions = ZeroShotOptions()
     unavailable: str = ""
     datacomp: DataCompTask | None = None

@@ -10,6 +10,7 @@ from typing import Any, Final, get_args, get_origin, get_type_hints
 
 from clipkit.errors import ConfigError, check_at_least
 from clipkit.evaluation.correct_pairs import RetrievalOptions
+from clipkit.evaluation.datasets.choice_sources import ChoiceColumns
 from clipkit.evaluation.probes.options import ProbeOptions
 from clipkit.evaluation.suites.suite import (
     ENGLISH,
@@ -30,6 +31,7 @@ _GROUPS: Final = {
     "datacomp": DataCompTask,
     "probe": ProbeOptions,
     "correct": RetrievalOptions,
+    "choice": ChoiceColumns,
     "zero_shot": ZeroShotOptions,
 }
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from clipkit.evaluation.comparison.records import outcomes_path
-from clipkit.evaluation.outcomes.files import load_outcomes
 from clipkit.evaluation.suites.benchmark_schema import ModelName, file_stem
 from clipkit.evaluation.suites.datacomp import datacomp_metrics, write_datacomp
 from clipkit.evaluation.suites.results import Measurement, ResultFolder
@@ -50,15 +48,13 @@ def write_summary(
 
 
 def _write_datacomp(results: ResultFolder, planned: Sequence[Measurement]) -> dict[str, str]:
-    records = results.records()
+    records, details = results.records(), results.details()
     by_model: dict[ModelName, list[tuple[DataCompTask, dict[str, float | None]]]] = {}
     for measurement, stem in zip(planned, results.complete(planned), strict=True):
         task = measurement.entry.datacomp
         if task is None or stem is None:
             continue
-        path = outcomes_path(results.path / f"{stem}.json")
-        outcomes = load_outcomes(path) if path.is_file() else ()
-        values = datacomp_metrics(records[stem]["metrics"], outcomes)
+        values = datacomp_metrics(records[stem]["metrics"], details[stem]["metrics"])
         by_model.setdefault(measurement.name, []).append((task, values))
     left_out = {}
     for name, tasks in by_model.items():

@@ -38,7 +38,7 @@ def test_every_kind_of_number(dtype):
         (saved(np.zeros((2, 2))), r"shape \(2, 2\)"),
         (saved(np.array(1)), r"shape \(\)"),
         (saved(np.zeros(0)), r"shape \(0,\)"),
-        (saved(np.array(["a"])), "vector with a 0 or 1"),
+        (saved(np.array(["a"])), "vector of numbers"),
         (saved(np.zeros(3, "complex64")), "complex64"),
         (saved(np.zeros(4))[:-1], "in 31 bytes"),
         (saved(np.zeros(4)) + b"0", "in 33 bytes"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import shutil
 from pathlib import Path
@@ -21,6 +22,7 @@ from clipkit.evaluation import (
     SuiteEntry,
     SuiteOptions,
     ZeroShotClassification,
+    ZeroShotOptions,
     data_hash,
     load_outcomes,
     model_hash,
@@ -30,7 +32,8 @@ from clipkit.evaluation import (
 )
 from clipkit.evaluation.suites import runner
 from clipkit.models import load_model, save_encoder
-from tests.helpers.evaluation_data import tiny_encoder, write_layout
+from tests.helpers.evaluation_data import picture, tiny_encoder, write_layout
+from tests.helpers.factories import write_shard
 
 KEYS = ["dataset", "model", "pretrained", "task", "metrics", "language"]
 CPU = SuiteOptions(device="cpu")
@@ -242,3 +245,52 @@ def test_the_second_model_reads_only_its_own_cached_embeddings(folder):
     for name in files(folder / "out"):
         if name.endswith(".json") and "/" not in name:
             assert Path("out", name).read_bytes() == Path("again", name).read_bytes()
+
+
+def test_groups_of_datacomp_are_read_from_a_vector(folder):
+    samples = []
+    for number in range(12):
+        file = io.BytesIO()
+        np.save(file, np.array([number % 3, 7], dtype=np.int64))
+        members = {"png": picture(number), "cls": str(number % 6).encode(), "npy": file.getvalue()}
+        samples.append((f"s{number}", members))
+    root = write_layout(folder / "regions", (1,), task="classification")
+    write_shard(root / "test" / "0.tar", samples)
+    entries = tuple(
+        SuiteEntry(name, "regions", task="zero-shot", datacomp=DataCompTask(name, name, metric),
+                   zero_shot=ZeroShotOptions(group_field="npy:0"))
+        for name, metric in (("geode", "acc_wg"), ("dollar_street", "acc_top5_wg"))
+    )  # fmt: skip
+    run = run_suite(Suite("mine", entries), ["a"], "out", CPU)
+    assert (run.left_out, dict(run.failures)) == ({}, {})
+
+    predictions = ZeroShotClassification("regions").predict(load_model("a", "cpu").encoder)
+    order = predictions.scores.argsort(1, descending=True)
+    hits = [
+        [
+            int(label) in row[:k].tolist()
+            for row, label in zip(order, predictions.labels, strict=True)
+        ]
+        for k in (1, 5)
+    ]
+    expected = [min(np.mean(of_k[region::3]) for region in range(3)) for of_k in hits]
+    lines = Path("out/datacomp/clipkit a/eval_results.jsonl").read_text().splitlines()
+    found = [json.loads(line)["metrics"]["main_metric"] for line in lines]
+    assert found == pytest.approx(expected)
+
+
+def test_pair_choices_are_a_task_of_suites(folder):
+    for name in ("one.png", "two.png"):
+        (folder / name).write_bytes(picture(len(name)))
+    table = "image,true_caption,false_caption\none.png,a dog,a cat\ntwo.png,a tree,a house\n"
+    (folder / "choices.csv").write_text(table)
+    entry = SuiteEntry("aro", "choices.csv", task="pair-choice")
+    run = run_suite(Suite("mine", (entry,)), ["a"], "out", CPU)
+    assert dict(run.failures) == {}
+    record = json.loads(Path("out/aro_a_clipkit_en_image_caption_selection.json").read_text())
+    assert set(record["metrics"]) == {"text_acc", "acc"}
+    details = json.loads(
+        Path("out/details/aro_a_clipkit_en_image_caption_selection.json").read_text()
+    )
+    assert details["num_samples"] == 2
+    assert len(details["hashes"]["data"]) == 32
