@@ -1,6 +1,8 @@
 """Evaluators, which work without a trainer, and the report."""
 
 from clipkit.evaluation.correct_pairs import RetrievalOptions
+from clipkit.evaluation.corruptions.images import CorruptedImages
+from clipkit.evaluation.corruptions.kinds import CORRUPTIONS, corrupt
 from clipkit.evaluation.datasets.choice_sources import ChoiceColumns, open_choices
 from clipkit.evaluation.datasets.choices import ChoiceData
 from clipkit.evaluation.datasets.dataset import EvaluationDataset, EvaluationSample, open_dataset
@@ -13,6 +15,7 @@ from clipkit.evaluation.evaluators.label_head import LabelHeadClassification
 from clipkit.evaluation.evaluators.multi_label import MultiLabelClassification
 from clipkit.evaluation.evaluators.pair_choice import PairChoice
 from clipkit.evaluation.evaluators.retrieval import Retrieval
+from clipkit.evaluation.evaluators.robustness import CorruptionRobustness
 from clipkit.evaluation.evaluators.suite import EvaluationSuite
 from clipkit.evaluation.evaluators.zero_shot import (
     Predictions,
@@ -44,10 +47,11 @@ from clipkit.evaluation.prompts.embeddings import class_embeddings
 from clipkit.evaluation.suites.runner import SuiteOptions, SuiteRun, run_suite
 from clipkit.evaluation.suites.suite import DataCompTask, Suite, SuiteEntry
 from clipkit.evaluation.suites.suite_file import read_suite, shipped_suites
-from clipkit.evaluation.tasks import TASKS, ZeroShotOptions, make_evaluator
+from clipkit.evaluation.tasks import TASKS, RobustnessOptions, ZeroShotOptions, make_evaluator
 from clipkit.models.evaluating import evaluating
 
 __all__ = [
+    "CORRUPTIONS",
     "GENERIC_TEMPLATES",
     "OUTCOME_KINDS",
     "TASKS",
@@ -56,6 +60,8 @@ __all__ = [
     "ChoiceData",
     "ClassPrompts",
     "ClassReport",
+    "CorruptedImages",
+    "CorruptionRobustness",
     "DataCompTask",
     "EmbedOptions",
     "EmbeddedPairs",
@@ -79,6 +85,7 @@ __all__ = [
     "ProbeSplits",
     "Retrieval",
     "RetrievalOptions",
+    "RobustnessOptions",
     "Suite",
     "SuiteEntry",
     "SuiteOptions",
@@ -89,6 +96,7 @@ __all__ = [
     "cached_embeddings",
     "class_embeddings",
     "confusion_counts",
+    "corrupt",
     "data_hash",
     "embed_pairs",
     "evaluating",

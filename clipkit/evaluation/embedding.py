@@ -65,6 +65,8 @@ def embed_pairs(
     Raises:
         DataError: If an image cannot be decoded.
     """
+    if data.variant:  # one of many, such as the corruptions, which would fill the memory
+        return _embed(encoder, data, options, tokenizer, captions)
     key = _key(encoder, data, options, tokenizer)
     with_captions = captions or is_remembered((*key, True))
     pairs = recall(

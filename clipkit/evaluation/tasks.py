@@ -8,15 +8,17 @@ from pathlib import Path
 from typing import Final
 
 from clipkit.data import CaptionPicker
-from clipkit.errors import ConfigError
+from clipkit.errors import ConfigError, check_choice
 from clipkit.evaluation.correct_pairs import RetrievalOptions
+from clipkit.evaluation.corruptions.kinds import CORRUPTIONS, STRENGTHS
 from clipkit.evaluation.datasets.choice_sources import ChoiceColumns, open_choices
-from clipkit.evaluation.datasets.dataset import open_dataset
+from clipkit.evaluation.datasets.dataset import EvaluationDataset, open_dataset
 from clipkit.evaluation.evaluators.base import Evaluator
 from clipkit.evaluation.evaluators.label_head import LabelHeadClassification
 from clipkit.evaluation.evaluators.multi_label import MultiLabelClassification
 from clipkit.evaluation.evaluators.pair_choice import PairChoice
 from clipkit.evaluation.evaluators.retrieval import Retrieval
+from clipkit.evaluation.evaluators.robustness import CorruptionRobustness
 from clipkit.evaluation.evaluators.zero_shot import ZeroShotClassification
 from clipkit.evaluation.evaluators.zero_shot_multi_label import ZeroShotMultiLabel
 from clipkit.evaluation.inference import EmbedOptions
@@ -56,9 +58,38 @@ class ZeroShotOptions:
     hold_out_by: str | None = None
 
 
+@dataclass(frozen=True)
+class RobustnessOptions:
+    """Options of the task "corruptions"; see ``CorruptionRobustness``.
+
+    Args:
+        classifier: Task whose predictions are measured: "zero-shot" or "label-head".
+        corruptions: Names of the corruptions.
+        strengths: Strengths, from 1 to 5.
+
+    Raises:
+        ConfigError: If the classifier is another task.
+
+    Examples:
+        >>> options = RobustnessOptions(strengths=(3,))
+        >>> make_evaluator("corruptions", "data/val", robustness=options).primary_metric
+        'corrupted/top1'
+    """
+
+    classifier: str = "zero-shot"
+    corruptions: Sequence[str] = tuple(CORRUPTIONS)
+    strengths: Sequence[int] = STRENGTHS
+
+    def __post_init__(self) -> None:
+        check_choice("classifier", self.classifier, CLASSIFIERS)
+
+
+CLASSIFIERS: Final = ("zero-shot", "label-head")
+"""Tasks whose predictions other tasks measure."""
+
 TASKS: Final = (
     "retrieval", "zero-shot", "label-head", "multi-label", "linear-probe", "nearest-neighbours",
-    "few-shot", "pair-choice", "zero-shot-multi-label",
+    "few-shot", "pair-choice", "zero-shot-multi-label", "corruptions",
 )  # fmt: skip
 """Names of the tasks."""
 
@@ -77,6 +108,7 @@ def make_evaluator(
     correct: RetrievalOptions = RetrievalOptions(),
     zero_shot: ZeroShotOptions = ZeroShotOptions(),
     choice: ChoiceColumns | None = None,
+    robustness: RobustnessOptions = RobustnessOptions(),
     options: EmbedOptions = EmbedOptions(),
 ) -> Evaluator:
     """Create the evaluator of a task.
@@ -95,6 +127,7 @@ def make_evaluator(
         correct: Which candidates of a retrieval are correct, and groups of queries.
         zero_shot: Options of zero-shot classification: class names, templates, groups, calibration.
         choice: Columns of a table of the task "pair-choice"; None to recognise them.
+        robustness: Classifier and corruptions of the task "corruptions".
         options: How embeddings are computed.
 
     Raises:
@@ -128,10 +161,6 @@ def make_evaluator(
             calibration_split=zero_shot.calibration_split, thresholds=zero_shot.thresholds,
             hold_out_by=zero_shot.hold_out_by,
         )  # fmt: skip
-    if task == "retrieval":
-        return Retrieval(data, widths=widths, options=options, correct=correct)
-    if task == "label-head":
-        return LabelHeadClassification(data, options=options)
     if task == "zero-shot-multi-label":
         return ZeroShotMultiLabel(
             data, class_names=zero_shot.class_names, templates=zero_shot.templates,
@@ -139,6 +168,19 @@ def make_evaluator(
             calibration_split=zero_shot.calibration_split, thresholds=zero_shot.thresholds,
             hold_out_by=zero_shot.hold_out_by,
         )  # fmt: skip
+    if task == "retrieval":
+        return Retrieval(data, widths=widths, options=options, correct=correct)
+    if task == "corruptions":
+        classifier = _classifier(robustness.classifier, data, zero_shot, options)
+        return CorruptionRobustness(classifier, robustness.corruptions, robustness.strengths)
+    return _classifier(task, data, zero_shot, options)
+
+
+def _classifier(
+    task: str, data: EvaluationDataset, zero_shot: ZeroShotOptions, options: EmbedOptions
+) -> ZeroShotClassification | LabelHeadClassification:
+    if task == "label-head":
+        return LabelHeadClassification(data, options=options)
     return ZeroShotClassification(
         data, class_names=zero_shot.class_names, templates=zero_shot.templates, options=options,
         group_field=zero_shot.group_field, calibration_split=zero_shot.calibration_split,

@@ -21,6 +21,7 @@ from clipkit.cli.evaluate.choice_options import add_choice_arguments, choice_col
 from clipkit.cli.evaluate.probe_options import add_probe_arguments, probe_options
 from clipkit.cli.evaluate.record import write_record
 from clipkit.cli.evaluate.retrieval_options import add_retrieval_arguments, retrieval_options
+from clipkit.cli.evaluate.robustness_options import add_robustness_arguments, robustness_options
 from clipkit.cli.evaluate.suite import (
     add_suite_arguments,
     check_suite_arguments,
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
 TASKS: Final = (
     "retrieval", "zero-shot", "label-head", "multi-label", "linear-probe", "nearest-neighbours",
-    "few-shot", "pair-choice", "zero-shot-multi-label",
+    "few-shot", "pair-choice", "zero-shot-multi-label", "corruptions",
 )  # fmt: skip
 _NO_SHARES: Final = ("l2", "_rank", "rsum")
 
@@ -59,6 +60,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     add_zero_shot_arguments(parser)
     add_probe_arguments(parser)
     add_choice_arguments(parser)
+    add_robustness_arguments(parser)
     parser.add_argument(
         "--output",
         type=given_path,
@@ -111,6 +113,7 @@ def _measure(args: argparse.Namespace, device: str) -> int:
                 args.split,
                 probe=probe_options(args),
                 choice=choice_columns(args),
+                robustness=robustness_options(args),
                 widths=args.width,
                 correct=retrieval_options(args),
                 zero_shot=zero_shot,

@@ -12,7 +12,7 @@ from clipkit.errors import ConfigError
 if TYPE_CHECKING:
     from clipkit.evaluation import ZeroShotOptions
 
-_ZERO_SHOT: Final = ("zero-shot", "zero-shot-multi-label")
+_ZERO_SHOT: Final = ("zero-shot", "zero-shot-multi-label", "corruptions")
 _SEVERAL: Final = ("multi-label", "zero-shot-multi-label")
 _USED_BY: Final = {
     "--classnames": _ZERO_SHOT,

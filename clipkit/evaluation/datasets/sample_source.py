@@ -37,3 +37,15 @@ class DataSource(SampleSource, Protocol):
 
     def __len__(self) -> int:
         """Return the number of samples."""
+
+
+class ImageData(DataSource, Protocol):
+    """Images with classes: an ``EvaluationDataset``, or one whose images are changed."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Return the name of each class by its number; empty if the data have no names."""
+
+    @property
+    def label_field(self) -> str:
+        """Return where the class of a sample is, for messages."""

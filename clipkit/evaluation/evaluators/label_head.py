@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import final
 
@@ -15,6 +16,7 @@ from clipkit.distributed.collectives import gather_rows, gather_sizes
 from clipkit.errors import ConfigError
 from clipkit.evaluation.datasets.dataset import EvaluationDataset, as_dataset
 from clipkit.evaluation.datasets.loading import decoded_chunks, ids_of_rank, texts_in_data_order
+from clipkit.evaluation.datasets.sample_source import DataSource, ImageData
 from clipkit.evaluation.evaluators.base import Evaluator
 from clipkit.evaluation.evaluators.class_match import head_names, match_head
 from clipkit.evaluation.evaluators.zero_shot import Predictions, outcomes_of, require_classes
@@ -65,10 +67,17 @@ class LabelHeadClassification(Evaluator):
             ConfigError: If the encoder has no label head.
             DataError: If an image has no class that the head knows.
         """
-        head, ids = label_head_of(encoder), ids_of_rank(self.data, self.options)
-        scores, labels, keys = head_scores(encoder, self.data, self.options)
-        labels = match_head(self.class_names, head, self.data.name).labels(labels)
-        require_classes(labels, head.num_classes, keys, self.data)
+        return self._predict(encoder, self.data)
+
+    def predictor(self, encoder: DualEncoder) -> Callable[[ImageData], Predictions]:
+        """Return a function that classifies other images of the same classes."""
+        return partial(self._predict, encoder)
+
+    def _predict(self, encoder: DualEncoder, data: ImageData) -> Predictions:
+        head, ids = label_head_of(encoder), ids_of_rank(data, self.options)
+        scores, labels, keys = head_scores(encoder, data, self.options)
+        labels = match_head(self.class_names, head, data.name).labels(labels)
+        require_classes(labels, head.num_classes, keys, data)
         return Predictions(
             in_data_order(scores, ids),
             in_data_order(labels, ids),
@@ -102,7 +111,7 @@ def label_head_of(encoder: DualEncoder) -> LabelHead:
 
 
 def head_scores(
-    encoder: DualEncoder, data: EvaluationDataset, options: EmbedOptions
+    encoder: DualEncoder, data: DataSource, options: EmbedOptions
 ) -> tuple[Float[Tensor, "B C"], Int64[Tensor, " B"], list[str]]:
     """Score the samples of this rank with the label head."""
     head, device = label_head_of(encoder), encoder.log_logit_scale.device

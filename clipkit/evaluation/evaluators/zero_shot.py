@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final, final
 
@@ -17,6 +18,7 @@ from clipkit.data.text.tokenizer import Tokenizer
 from clipkit.errors import ConfigError, DataError
 from clipkit.evaluation.datasets.dataset import EvaluationDataset, as_dataset
 from clipkit.evaluation.datasets.leaks import groups_of, refuse_leaks
+from clipkit.evaluation.datasets.sample_source import ImageData
 from clipkit.evaluation.embedding import embed_pairs, tokenizer_of
 from clipkit.evaluation.evaluators.base import Evaluator
 from clipkit.evaluation.evaluators.class_match import ClassMatch
@@ -159,6 +161,13 @@ class ZeroShotClassification(Evaluator):
         """
         return self._predict(encoder, self.data, self._classifier(encoder))
 
+    def predictor(self, encoder: DualEncoder) -> Callable[[ImageData], Predictions]:
+        """Return a function that classifies other images of the same classes.
+
+        The class embeddings are computed once.
+        """
+        return partial(self._predict, encoder, classifier=self._classifier(encoder))
+
     def run(self, encoder: DualEncoder) -> dict[str, float]:
         """Return the metrics; ``top5`` only if there are at least five classes."""
         return self.evaluate(encoder).metrics
@@ -204,7 +213,7 @@ class ZeroShotClassification(Evaluator):
     def _predict(
         self,
         encoder: DualEncoder,
-        data: EvaluationDataset,
+        data: ImageData,
         classifier: tuple[Float[Tensor, "C D"], float],
     ) -> Predictions:
         classes, logit_scale = classifier
@@ -220,7 +229,7 @@ class ZeroShotClassification(Evaluator):
         return Predictions(scores, labels, shown_names(names, len(names)), pairs.keys, logit_scale)
 
     def _named(
-        self, labels: Int64[Tensor, " N"], keys: Sequence[str], data: EvaluationDataset
+        self, labels: Int64[Tensor, " N"], keys: Sequence[str], data: ImageData
     ) -> Int64[Tensor, " N"]:
         """Return the position of each sample's class among the classes with a name."""
         require_classes(labels, len(self.class_names), keys, data)
@@ -269,7 +278,7 @@ def _report_repeated(prompts: ClassPrompts, names: Sequence[str], data_name: str
 
 
 def require_classes(
-    labels: Int64[Tensor, " N"], num_classes: int, keys: Sequence[str], data: EvaluationDataset
+    labels: Int64[Tensor, " N"], num_classes: int, keys: Sequence[str], data: ImageData
 ) -> None:
     """Refuse images whose class is missing or out of range."""
     wrong = ((labels < 0) | (labels >= num_classes)).nonzero().flatten().tolist()

@@ -1,0 +1,1 @@
+"""Common corruptions of images, made on the fly."""
