@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final, final
 
 import torch
@@ -25,6 +25,7 @@ from clipkit.metrics.functional import retrieval_ranks
 _DIRECTIONS: Final = {"text_to_image/": "Text to image", "image_to_text/": "Image to text"}
 _NUM_HITS: Final = 5
 _NUM_POINTS: Final = 60
+_CHUNK: Final = 64
 _MAX_QUERIES: Final = 2000
 """Largest number of queries among which errors are looked for: each is compared with all."""
 
@@ -94,8 +95,8 @@ def random_gallery(search: Search, num_queries: int, seed: int) -> Gallery:
 def error_gallery(search: Search, num_queries: int, seed: int) -> Gallery:
     """Select the queries whose incorrect best answer exceeds the right one by most."""
     texts, images = search.sample(_MAX_QUERIES, seed)
-    worst_texts = _worst(texts, search.text_margin, num_queries)
-    worst_images = _worst(images, search.image_margin, num_queries)
+    worst_texts = _worst(texts, search.text_margins(texts), num_queries)
+    worst_images = _worst(images, search.image_margins(images), num_queries)
     note = (
         f"Of {len(texts):,} captions and {len(images):,} images of {search.name}"
         f"{', selected at random' if len(texts) < len(search.pairs.captions) else ''}: those "
@@ -150,13 +151,26 @@ class Search:
         rank = _rank(scores, is_match)
         return ImageQuery(self._thumbnails[row], hits, captions[right], rank)
 
-    def text_margin(self, row: int) -> float:
-        """Return by how much the best incorrect image exceeds the right one."""
-        return _margin(*self._of_text(row))
+    def text_margins(self, rows: Sequence[int]) -> Float[Tensor, " n"]:
+        """Return by how much the best incorrect image of captions exceeds the right one."""
+        margins = [torch.empty(0)]
+        for part in torch.split(torch.tensor(rows), _CHUNK):
+            scores = self.pairs.images @ self.pairs.texts[part].T
+            own = (self.pairs.text_to_image[part], torch.arange(len(part)))
+            right = scores[own]
+            scores[own] = -torch.inf
+            margins.append(scores.amax(0) - right)
+        return torch.cat(margins)
 
-    def image_margin(self, row: int) -> float:
-        """Return by how much the best incorrect caption exceeds the best right one."""
-        return _margin(*self._of_image(row))
+    def image_margins(self, rows: Sequence[int]) -> Float[Tensor, " n"]:
+        """Return by how much the best incorrect caption of images exceeds the best right one."""
+        margins = [torch.empty(0)]
+        for part in torch.split(torch.tensor(rows), _CHUNK):
+            scores = self.pairs.texts @ self.pairs.images[part].T
+            is_match = self.pairs.text_to_image[:, None] == part
+            right = scores.masked_fill(~is_match, -torch.inf).amax(0)
+            margins.append(scores.masked_fill_(is_match, -torch.inf).amax(0) - right)
+        return torch.cat(margins)
 
     def _of_text(self, row: int) -> tuple[Float[Tensor, " N"], Bool[Tensor, " N"]]:
         scores = self.pairs.images @ self.pairs.texts[row]
@@ -174,14 +188,9 @@ def _gallery(search: Search, texts: Iterable[int], images: Iterable[int], note: 
     )
 
 
-def _worst(rows: list[int], margin: Callable[[int], float], count: int) -> list[int]:
-    margins = {row: margin(row) for row in rows}
-    wrong = [row for row in rows if margins[row] >= 0]
-    return sorted(wrong, key=lambda row: -margins[row])[:count]
-
-
-def _margin(scores: Float[Tensor, " N"], is_match: Bool[Tensor, " N"]) -> float:
-    return float(scores[~is_match].amax() - scores[is_match].amax()) if not is_match.all() else -1.0
+def _worst(rows: Sequence[int], margins: Float[Tensor, " n"], count: int) -> list[int]:
+    order = margins.argsort(descending=True, stable=True)[:count].tolist()
+    return [rows[place] for place in order if margins[place] >= 0]
 
 
 def _rank(scores: Float[Tensor, " N"], is_match: Bool[Tensor, " N"]) -> int:
