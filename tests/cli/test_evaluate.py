@@ -106,6 +106,7 @@ def test_evaluate_writes_outcomes_and_intervals(tmp_path, root, model, encoder, 
     assert values.items() <= record["metrics"].items()
     low, high = record["intervals"]["zero-shot/top1"]
     assert low <= record["metrics"]["zero-shot/top1"] <= high
+    assert record["data_hashes"]["zero-shot"]
     assert record["primary_metrics"]["zero-shot"] == "zero-shot/top1"
     assert record["templates"]["zero-shot"] == list(ZeroShotClassification(root).templates)
     assert "95 % interval" in capsys.readouterr().out

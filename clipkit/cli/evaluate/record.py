@@ -30,7 +30,9 @@ def write_record(
         evaluation: Metrics and outcomes of all of them.
         intervals: Lower and upper end of metrics.
     """
+    from clipkit.evaluation import EvaluationDataset
     from clipkit.evaluation.comparison.records import outcomes_path
+    from clipkit.evaluation.hashes import data_hash
     from clipkit.evaluation.outcomes.files import save_outcomes
 
     outcomes = outcomes_path(path)
@@ -55,6 +57,11 @@ def write_record(
             task: list(evaluator.templates)
             for task, evaluator in evaluators.items()
             if evaluator.templates
+        },
+        "data_hashes": {
+            task: data_hash(data)
+            for task, evaluator in evaluators.items()
+            if isinstance(data := getattr(evaluator, "data", None), EvaluationDataset)
         },
         "date": datetime.now().astimezone().isoformat(timespec="seconds"),
     }

@@ -17,7 +17,7 @@ from clipkit.evaluation.outcomes.files import load_outcomes
 from clipkit.evaluation.outcomes.outcomes import Outcomes
 
 _SUFFIX: Final = ".outcomes.npz"
-_PRIMARY: Final = ("top1", "text_to_image/recall_at_1", "mean_average_precision")
+_PRIMARY: Final = ("top1", "text_to_image/recall_at_1", "mean_average_precision", "acc")
 """Metrics that models are compared by if a record does not name one."""
 
 
@@ -35,6 +35,7 @@ class TaskRecord:
             the record does not name it.
         prompts: What texts the classes were described with, as the record has it; None if the task
             has no prompts.
+        data_hash: Hash of the data; empty if the record has none.
     """
 
     path: Path
@@ -44,6 +45,7 @@ class TaskRecord:
     prefix: str = ""
     primary_metric: str = ""
     prompts: Any = None
+    data_hash: str = ""
 
     def outcomes(self) -> tuple[Outcomes, ...]:
         """Read the outcomes of the task, with names that do not begin with the task.
@@ -154,22 +156,39 @@ def _tasks(path: Path, record: Mapping[str, Any]) -> Iterator[TaskRecord]:
         data = str(record["dataset"])
         if record.get("language") not in (None, "", "en"):
             data = f"{data} ({record['language']})"
-        primary = str(record.get("primary_metric", ""))
-        prompts = record.get("prompts_hash", record.get("prompts"))
-        yield TaskRecord(path, model, data, str(record.get("task", "")), "", primary, prompts)
+        hashes = _hashes(path)
+        yield TaskRecord(
+            path, model, data, str(record.get("task", "")),
+            prompts=hashes.get("prompts"), data_hash=str(hashes.get("data") or ""),
+        )  # fmt: skip
         return
     tasks = record.get("tasks")
     names = [str(task) for task in tasks] if isinstance(tasks, list) and tasks else [""]
     weights = record.get("weights")
     model = f"{record['model']} ({weights} weights)" if weights else record["model"]
-    primary_metrics, templates = (
-        value if isinstance(value := record.get(name), dict) else {}
-        for name in ("primary_metrics", "templates")
+    primary_metrics, templates, data_hashes = (
+        _mapping(record.get(name)) for name in ("primary_metrics", "templates", "data_hashes")
     )
     for task in names:
         prefix = f"{task}/" if len(names) > 1 else ""
         primary = str(primary_metrics.get(task, "")).removeprefix(prefix)
-        yield TaskRecord(path, model, record["data"], task, prefix, primary, templates.get(task))
+        yield TaskRecord(
+            path, model, record["data"], task, prefix, primary, templates.get(task),
+            str(data_hashes.get(task, "")),
+        )  # fmt: skip
+
+
+def _hashes(path: Path) -> Mapping[str, Any]:
+    """Return the hashes of a suite's result, which are in the folder ``details`` next to it."""
+    try:
+        details = _read_json(path.parent / "details" / path.name)
+    except DataError:
+        return {}
+    return _mapping(_mapping(details).get("hashes"))
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def _without_prefix(part: Outcomes, prefix: str) -> Outcomes:

@@ -103,6 +103,13 @@ def _compare(
             f"prompts alone: evaluate both models with the same ones, or add --any-prompts"
         )
     baseline, model = (record.outcomes() for record in records)
+    if first.data_hash and second.data_hash and first.data_hash != second.data_hash:
+        keys = [{key for part in parts for key in part.keys} for parts in (baseline, model)]
+        raise DataError(
+            f"{second.path}: expected the data of {first.path}, got other files, though "
+            f"{len(keys[0] & keys[1]):,} of {len(keys[0]):,} names of images or queries are "
+            f"shared; evaluate both models on the same data"
+        )
     metrics = [name for part in baseline for name in outcome_metrics(part)]
     return compare_outcomes(
         baseline,

@@ -119,6 +119,33 @@ def test_other_images_are_refused_and_counted(two):
         compare_records(two, resampling=FAST)
 
 
+def test_other_files_under_the_same_names_are_refused(two, tmp_path):
+    """Many data sets number their samples: keys alone do not tell them apart."""
+    for path, digest in zip(two, ("aaa", "bbb"), strict=True):
+        write_record(path, classified(0.5), data_hashes={"zero-shot": digest})
+    with pytest.raises(DataError, match=r"got other files, though 200 of 200 names of images"):
+        compare_records(two, resampling=FAST)
+    write_record(two[1], classified(0.5), data_hashes={"zero-shot": "aaa"})
+    assert compare_records(two, resampling=FAST).pairs
+
+
+def test_hashes_of_a_suite_are_in_its_details(tmp_path):
+    for folder, prompts in (("a", "x"), ("b", "y")):
+        path = write_suite_record(tmp_path / folder, folder, "pets", classified(0.5))
+        details = tmp_path / folder / "details" / path.name
+        details.parent.mkdir()
+        details.write_text(json.dumps({"hashes": {"data": "d", "prompts": prompts}}))
+    with pytest.raises(DataError, match="expected the prompts"):
+        compare_records([tmp_path / "a", tmp_path / "b"], resampling=FAST)
+    details.write_text(json.dumps({"hashes": {"data": "e", "prompts": "x"}}))
+    with pytest.raises(DataError, match="got other files"):
+        compare_records([tmp_path / "a", tmp_path / "b"], resampling=FAST)
+    for content in ("", "[]", '{"hashes": 3}', '{"hashes": {"prompts": "x"}}'):
+        details.write_text(content)
+        read_record(path)
+    assert compare_records([tmp_path / "a", tmp_path / "b"], resampling=FAST).pairs
+
+
 def test_missing_outcomes_are_named(two):
     outcomes_path(two[1]).unlink()
     with pytest.raises(DataError, match=r"after\.outcomes\.npz, found no such file; run the eval"):
