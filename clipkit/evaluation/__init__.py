@@ -44,7 +44,7 @@ from clipkit.evaluation.prompts.class_prompts import (
     resolve_prompts,
 )
 from clipkit.evaluation.prompts.embeddings import class_embeddings
-from clipkit.evaluation.suites.runner import SuiteOptions, SuiteRun, run_suite
+from clipkit.evaluation.suites.runner import SuiteFailure, SuiteOptions, SuiteRun, run_suite
 from clipkit.evaluation.suites.suite import DataCompTask, Suite, SuiteEntry
 from clipkit.evaluation.suites.suite_file import read_suite, shipped_suites
 from clipkit.evaluation.tasks import TASKS, RobustnessOptions, ZeroShotOptions, make_evaluator
@@ -88,6 +88,7 @@ __all__ = [
     "RobustnessOptions",
     "Suite",
     "SuiteEntry",
+    "SuiteFailure",
     "SuiteOptions",
     "SuiteRun",
     "ZeroShotClassification",

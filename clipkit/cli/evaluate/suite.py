@@ -12,7 +12,6 @@ from clipkit.errors import ConfigError
 
 if TYPE_CHECKING:
     from clipkit.evaluation import SuiteRun
-    from clipkit.evaluation.suites.results import Measurement
 
 _EXIT_FAILED: Final = 1
 _OF_SUITE: Final = ("data", "task", "width", "report", "caption")
@@ -27,8 +26,8 @@ def add_suite_arguments(parser: argparse.ArgumentParser) -> None:
         type=given_text,
         metavar="FILE.yaml-or-NAME",
         help="measure each --model (which may be repeated) on all data sets of a suite: a YAML "
-        "file, or clip_benchmark, datacomp, retrieval or robustness; results that are complete in "
-        "--output, then a folder, are kept",
+        "file, or clip_benchmark, datacomp, multilingual, retrieval or robustness; results that "
+        "are complete in --output, then a folder, are kept",
     )
     parser.add_argument(
         "--data-root",
@@ -97,22 +96,20 @@ def check_suite_output(args: argparse.Namespace) -> None:
     check_output_folder("--output", args.output)
 
 
-def _print_result(
-    measurement: Measurement, result: Mapping[str, float] | str, num_left: int
-) -> None:
+def _print_result(title: str, result: Mapping[str, float] | str, num_left: int) -> None:
     if isinstance(result, str):
-        print(f"{measurement.title}: failed: {result} ({num_left} to do)", flush=True)
+        print(f"{title}: failed: {result} ({num_left} to do)", flush=True)
         return
     shown = [name for name in _SHOWN if name in result] or list(result)[:1]
     values = ", ".join(f"{name} {100 * result[name]:.2f} %" for name in shown)
-    print(f"{measurement.title}: {values} ({num_left} to do)", flush=True)
+    print(f"{title}: {values} ({num_left} to do)", flush=True)
 
 
 def _print_end(run: SuiteRun, args: argparse.Namespace) -> None:
     for name, reason in run.left_out.items():
         print(f"left out: {name}: {reason}")
-    for measurement, reason in run.failures.items():
-        print(f"failed: {measurement.title}: {reason}")
+    for failure in run.failures:
+        print(f"failed: {failure}")
     kept = run.num_complete - run.num_measured
     print(
         f"{run.num_measured} results measured, {kept} kept, {len(run.failures)} failed: "

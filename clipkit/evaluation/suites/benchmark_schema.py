@@ -11,6 +11,8 @@ from typing import Any, Final
 
 from clipkit.hub import is_hub_name
 
+RECORD_KEYS: Final = frozenset({"dataset", "model", "pretrained", "task", "metrics", "language"})
+"""Keys of a result file."""
 _TASKS: Final = {
     "retrieval": "zeroshot_retrieval",
     "zero-shot": "zeroshot_classification",

@@ -22,6 +22,7 @@ from clipkit.evaluation.inference import EmbedOptions
 from clipkit.evaluation.outcomes.files import save_outcomes
 from clipkit.evaluation.outcomes.outcomes import Evaluation
 from clipkit.evaluation.suites.benchmark_schema import (
+    RECORD_KEYS,
     ModelName,
     benchmark_record,
     model_name,
@@ -122,7 +123,7 @@ class ResultFolder:
         """Return the complete results in CLIP_benchmark's schema, by stem."""
         files = sorted(self.path.glob("*.json"))
         read = {file.stem: _read_json(file) for file in files}
-        return {stem: record for stem, record in read.items() if "metrics" in record}
+        return {stem: record for stem, record in read.items() if set(record) >= RECORD_KEYS}
 
     def details(self) -> dict[str, dict[str, Any]]:
         """Return the details of all complete results, by stem."""

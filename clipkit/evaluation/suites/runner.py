@@ -32,9 +32,9 @@ from clipkit.models import DualEncoder, load_model
 
 _LOG: Final = logging.getLogger(__name__)
 
-Report = Callable[[Measurement, Mapping[str, float] | str, int], None]
-"""Function that is told of each result: its metrics or the reason of its failure, and the number of
-results that are still to come."""
+Report = Callable[[str, Mapping[str, float] | str, int], None]
+"""Function that is called with the title of each result, its metrics or the reason of its failure,
+and the number of results that are still to come."""
 
 
 @dataclass(frozen=True)
@@ -59,20 +59,44 @@ class SuiteOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class SuiteFailure:
+    """A measurement that failed.
+
+    Args:
+        title: Model and data set.
+        reason: Why it failed.
+
+    Examples:
+        >>> str(SuiteFailure("ViT-B-32 on pets", "pets: no such folder"))
+        'ViT-B-32 on pets: pets: no such folder'
+    """
+
+    title: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.title}: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True)
 class SuiteRun:
-    """What became of a run of a suite.
+    """Result of a run of a suite.
 
     Args:
         num_complete: Number of complete results of the suite in the folder.
         num_measured: How many of them were measured by this run.
-        failures: Reason by measurement, for those that failed.
+        failures: Measurements that failed.
         left_out: Reason by data set or DataComp's key, for those that were not measured, or have no
             main metric.
+
+    Examples:
+        >>> SuiteRun(8, 3, (), {}).num_complete
+        8
     """
 
     num_complete: int
     num_measured: int
-    failures: Mapping[Measurement, str]
+    failures: tuple[SuiteFailure, ...]
     left_out: Mapping[str, str]
 
 
@@ -94,7 +118,8 @@ def run_suite(
         models: Names of models, as for ``load_model``.
         folder: Folder of the results; it may contain those of other models and suites.
         options: How embeddings are computed, device, weights, cache.
-        report: Called after each result; None for no call.
+        report: Called after each result, with its title, its metrics or the reason of its failure,
+            and the number of results to come; None for no call.
 
     Raises:
         ConfigError: If two results would have the same file, or there is nothing to measure.
@@ -134,9 +159,10 @@ def run_suite(
             with finishing():
                 left_out = write_summary(results, planned, run.failures, options.versions)
     unavailable = {e.title: e.unavailable for e in suite.entries if e.unavailable}
-    measured = len(todo) - len(run.failures)
+    failures = tuple(SuiteFailure(m.title, reason) for m, reason in run.failures)
+    num_failed = len(failures)
     return SuiteRun(
-        len(planned) - len(run.failures), measured, run.failures, {**unavailable, **left_out}
+        len(planned) - num_failed, len(todo) - num_failed, failures, {**unavailable, **left_out}
     )
 
 
@@ -147,7 +173,7 @@ class _Run:
         self, results: ResultFolder, options: SuiteOptions, report: Report | None, num_left: int
     ) -> None:
         self.results, self.options = results, options
-        self.failures: dict[Measurement, str] = {}
+        self.failures: list[tuple[Measurement, str]] = []
         self.num_left = num_left
         self._report = report
 
@@ -245,9 +271,9 @@ class _Run:
     def _note(self, measurement: Measurement, result: Mapping[str, float] | str) -> None:
         self.num_left -= 1
         if isinstance(result, str):
-            self.failures[measurement] = result
+            self.failures.append((measurement, result))
         if self._report is not None and rank() == 0:
-            self._report(measurement, result, self.num_left)
+            self._report(measurement.title, result, self.num_left)
 
 
 def _reason(error: Exception) -> str:

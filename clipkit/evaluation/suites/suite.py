@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any, Final
 
 from clipkit.errors import ConfigError
 from clipkit.evaluation.correct_pairs import RetrievalOptions
@@ -10,8 +11,8 @@ from clipkit.evaluation.datasets.choice_sources import ChoiceColumns
 from clipkit.evaluation.probes.options import ProbeOptions
 from clipkit.evaluation.tasks import ZeroShotOptions
 
-ENGLISH = "en"
-_LANGUAGE = "{language}"
+ENGLISH: Final = "en"
+_LANGUAGE: Final = "{language}"
 
 
 @dataclass(frozen=True)
@@ -110,9 +111,21 @@ class Suite:
 
 
 def in_language(entry: SuiteEntry, language: str) -> SuiteEntry:
-    """Return an entry with ``{language}`` in its addresses and fields filled in."""
-    filled = {
-        name: getattr(entry, name).replace(_LANGUAGE, language)
-        for name in ("data", "split", "caption", "label_field")
-    }
-    return replace(entry, language=language, **filled)
+    """Return an entry with ``{language}`` in its addresses, fields and files filled in.
+
+    Examples:
+        >>> in_language(SuiteEntry("coco", "data/{language}"), "de").data
+        'data/de'
+    """
+
+    def filled(value: Any) -> Any:
+        return value.replace(_LANGUAGE, language) if isinstance(value, str) else value
+
+    names = ("data", "split", "caption", "label_field")
+    texts = {name: filled(getattr(entry, name)) for name in names}
+    prompts = replace(
+        entry.zero_shot,
+        class_names=filled(entry.zero_shot.class_names),
+        templates=filled(entry.zero_shot.templates),
+    )
+    return replace(entry, language=language, zero_shot=prompts, **texts)

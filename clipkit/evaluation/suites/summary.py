@@ -14,7 +14,7 @@ from clipkit.evaluation.suites.tables import manifest_row, write_benchmark_csv, 
 def write_summary(
     results: ResultFolder,
     planned: Sequence[Measurement],
-    failures: Mapping[Measurement, str],
+    failures: Sequence[tuple[Measurement, str]],
     versions: Mapping[str, str],
 ) -> dict[str, str]:
     """Write ``results.csv``, the manifest, and DataComp's files of the models of a suite.
@@ -24,7 +24,7 @@ def write_summary(
     Args:
         results: The folder.
         planned: Measurements of the suite.
-        failures: Reason by measurement, for those that failed.
+        failures: Measurements that failed, and why.
         versions: Versions of packages by name.
 
     Returns:
@@ -40,7 +40,7 @@ def write_summary(
             "task": m.entry.task, "language": m.entry.language, "split": m.entry.split,
             "error": reason, **{name: versions.get(name) for name in ("clipkit", "torch")},
         }
-        for m, reason in failures.items()
+        for m, reason in failures
     ]  # fmt: skip
     if rows:
         write_manifest(results.path, rows)

@@ -77,9 +77,11 @@ def files(folder: Path) -> list[str]:
 
 def test_each_result_has_exactly_the_keys_of_clip_benchmark(folder):
     told = []
-    run = run_suite(suite(), ["a", "b"], "out", CPU, lambda m, r, n: told.append((m.title, n)))
+    run = run_suite(
+        suite(), ["a", "b"], "out", CPU, lambda title, _result, left: told.append((title, left))
+    )
 
-    assert (run.num_complete, run.num_measured, dict(run.failures)) == (4, 4, {})
+    assert (run.num_complete, run.num_measured, run.failures) == (4, 4, ())
     assert told[0] == ("a on wds/pairs", 3)
     assert told[-1] == ("b on wds/vtab/classes", 0)
     stem = "pairs_a_clipkit_en_zeroshot_retrieval"
@@ -160,8 +162,10 @@ def test_what_is_complete_is_not_measured_again(folder, monkeypatch):
     run = run_suite(suite(), ["a", "b"], "out", CPU)
 
     assert (run.num_complete, run.num_measured) == (4, 0)
+    Path("out/other.json").write_text('{"metrics": {}, "model": "of another tool"}')
+    Path("out/torn.json").write_text("{")
     tables = ("results.csv", "manifest.parquet", "eval_results.jsonl")
-    now = {name: Path("out", name).read_bytes() for name in files(folder / "out")}
+    now = {name: Path("out", name).read_bytes() for name in content}
     assert {n: c for n, c in now.items() if not n.endswith(tables)} == {
         n: c for n, c in content.items() if not n.endswith(tables)
     }
@@ -202,7 +206,7 @@ def test_failures_are_named_and_the_rest_is_measured(folder):
     run = run_suite(dead, ["broken", "nowhere.ckpt", "a"], "out", CPU)
 
     assert (run.num_complete, run.num_measured) == (3, 3)
-    failed = {m.title: reason for m, reason in run.failures.items()}
+    failed = {failure.title: failure.reason for failure in run.failures}
     assert len(failed) == 5 + 5 + 2
     assert "the model cannot be loaded" in failed["broken on last"]
     assert "no such file" in failed["nowhere.ckpt on wds/pairs"]
@@ -219,8 +223,8 @@ def test_an_unexpected_error_is_a_failure_of_its_data_set(folder, monkeypatch, c
 
     monkeypatch.setattr("clipkit.evaluation.evaluators.zero_shot.embed_pairs", explode)
     run = run_suite(suite(), ["a"], "out", CPU)
-    (reason,) = run.failures.values()
-    assert reason == "RuntimeError: CUDA out of memory"
+    (failure,) = run.failures
+    assert failure.reason == "RuntimeError: CUDA out of memory"
     assert run.num_measured == 1
     assert "Traceback" in caplog.text
 
@@ -262,7 +266,7 @@ def test_groups_of_datacomp_are_read_from_a_vector(folder):
         for name, metric in (("geode", "acc_wg"), ("dollar_street", "acc_top5_wg"))
     )  # fmt: skip
     run = run_suite(Suite("mine", entries), ["a"], "out", CPU)
-    assert (run.left_out, dict(run.failures)) == ({}, {})
+    assert (run.left_out, run.failures) == ({}, ())
 
     predictions = ZeroShotClassification("regions").predict(load_model("a", "cpu").encoder)
     order = predictions.scores.argsort(1, descending=True)
@@ -286,7 +290,7 @@ def test_pair_choices_are_a_task_of_suites(folder):
     (folder / "choices.csv").write_text(table)
     entry = SuiteEntry("aro", "choices.csv", task="pair-choice")
     run = run_suite(Suite("mine", (entry,)), ["a"], "out", CPU)
-    assert dict(run.failures) == {}
+    assert run.failures == ()
     record = json.loads(Path("out/aro_a_clipkit_en_image_caption_selection.json").read_text())
     assert set(record["metrics"]) == {"text_acc", "acc"}
     details = json.loads(

@@ -88,9 +88,16 @@ def test_a_suite_that_does_not_exist():
 
 
 def test_shipped_suites_are_readable():
-    assert shipped_suites() == ["clip_benchmark", "datacomp", "retrieval", "robustness"]
+    names = ["clip_benchmark", "datacomp", "multilingual", "retrieval", "robustness"]
+    assert shipped_suites() == names
     sizes = {name: len(read_suite(name).entries) for name in shipped_suites()}
-    assert sizes == {"clip_benchmark": 41, "datacomp": 40, "retrieval": 3, "robustness": 7}
+    assert sizes == {
+        "clip_benchmark": 41,
+        "datacomp": 40,
+        "multilingual": 11 + 2 + 2 + 11 + 36 + 5,
+        "retrieval": 3,
+        "robustness": 7,
+    }
     pets = next(e for e in read_suite("clip_benchmark").entries if e.name == "wds/vtab/pets")
     assert pets.data == "https://huggingface.co/datasets/clip-benchmark/wds_vtab-pets/tree/main"
 
@@ -105,3 +112,11 @@ def test_datacomp_has_38_main_metrics():
     assert (
         len(others) == 4 + 2 + 1 + 2 + 2 + 2
     )  # recalls, retrieval, WinoGAViL, WILDS, groups, none
+
+
+def test_the_files_of_a_language():
+    suite = read_suite("multilingual").in_languages(("jp",))
+    coco, xtd, imagenet = suite.entries
+    assert coco.data == "data/multilingual_mscoco_captions-jp"
+    assert xtd.title == "xtd10 (jp)"
+    assert imagenet.zero_shot.class_names == "clip_benchmark/datasets/jp_classnames.json:imagenet1k"
