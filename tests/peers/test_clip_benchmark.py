@@ -8,6 +8,7 @@ import json
 import tarfile
 from pathlib import Path
 
+import numpy as np
 import open_clip
 import pytest
 import torch
@@ -18,11 +19,12 @@ from clip_benchmark.metrics import (
     zeroshot_retrieval,
 )
 from PIL import Image
-from sklearn.metrics import top_k_accuracy_score
+from sklearn.metrics import balanced_accuracy_score, top_k_accuracy_score
 from torch.utils.data import DataLoader, Dataset
 
-from clipkit.evaluation import PairChoice, Retrieval, ZeroShotClassification
+from clipkit.evaluation import PairChoice, Retrieval, ZeroShotClassification, ZeroShotMultiLabel
 from clipkit.models import from_open_clip
+from tests.evaluation.evaluators.test_multi_label import write_split
 from tests.helpers.evaluation_data import CLASSES, OPEN_CLIP, picture, write_layout
 from tests.helpers.open_clip_names import named_config
 
@@ -57,6 +59,8 @@ class TarFiles(Dataset):
         image = self._transform(Image.open(io.BytesIO(data)))
         if self._kind == "txt":
             return image, members["txt"].decode().splitlines()
+        if self._kind == "npy":
+            return image, torch.from_numpy(np.load(io.BytesIO(members["npy"])))
         return image, int(members["cls"])
 
 
@@ -127,6 +131,43 @@ def test_accuracies_are_equal(models, root, monkeypatch):
     }
     assert {name: ours[name] for name in expected} == expected
     assert 0 < ours["top1"] < 1
+
+
+@pytest.mark.parametrize("names", [CLASSES, (*CLASSES[:3], "red", *CLASSES[4:])])
+def test_prompts_of_each_class_and_equal_prompts_count_the_same(models, root, names):
+    model, transform, tokenizer, encoder = models
+    prompts = {name: [f"{name} {k}" for k in range(len(name) % 3 + 1)] for name in names}
+    loader = DataLoader(TarFiles(root / "test", transform, "cls"), 8)
+
+    classifier = zeroshot_classification.zero_shot_classifier(
+        model, tokenizer, list(names), prompts, "cpu", amp=False
+    )
+    scores, labels = zeroshot_classification.run_classification(
+        model, classifier, loader, "cpu", amp=False
+    )
+    ours = ZeroShotClassification(root, class_names=names, templates=prompts).run(encoder)
+
+    chosen = scores.argmax(1)
+    assert ours["top1"] == pytest.approx(float((chosen == labels).double().mean()))
+    recall = balanced_accuracy_score(labels, chosen)
+    assert ours["balanced_accuracy"] == pytest.approx(recall, abs=1e-6)
+    assert 0 < ours["top1"] < 1
+
+
+def test_mean_average_precision_of_several_classes_is_equal(models, tmp_path):
+    model, transform, tokenizer, encoder = models
+    root = write_layout(tmp_path / "set", (1,), task="multilabel")
+    write_split(root, "test", range(60))
+    loader = DataLoader(TarFiles(root / "test", transform, "npy"), 8)
+    templates = (root / "zeroshot_classification_templates.txt").read_text().splitlines()
+
+    theirs = zeroshot_classification.evaluate(
+        model, loader, tokenizer, list(CLASSES), templates, "cpu", amp=False
+    )
+    ours = ZeroShotMultiLabel(root).run(encoder)
+
+    expected = theirs["mean_average_precision"]
+    assert ours["mean_average_precision"] == pytest.approx(expected, abs=1e-6)
 
 
 def write_sugar_crepe(root, count=40):

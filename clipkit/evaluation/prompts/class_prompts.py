@@ -30,7 +30,7 @@ GENERIC_TEMPLATES: Final = (
 TEMPLATE_LISTS: Final = ("openai", "simple", "generic")
 """Lists of templates by name: OpenAI's 80 and 7 for ImageNet, and ``GENERIC_TEMPLATES``."""
 
-Templates = str | Sequence[str] | Mapping[str, Any]
+Templates = str | Sequence[str] | Mapping[str, Sequence[str] | Mapping[str, Sequence[str]]]
 """Name of a list, file, templates, or prompts of each class; see ``resolve_prompts``."""
 
 _LOG: Final = logging.getLogger(__name__)

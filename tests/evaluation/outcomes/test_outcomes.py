@@ -96,3 +96,16 @@ def test_wrong_outcomes_are_refused():
 
 def test_keys_that_occur_twice_become_distinct():
     assert distinct_keys(["a", "a", "a#2", "b", "a"]) == ("a", "a#3", "a#2", "b", "a#4")
+
+
+def test_classes_that_do_not_occur_are_in_no_mean():
+    scores = torch.tensor([[3.0, 2.0, 1.0], [1.0, 2.0, 3.0], [3.0, 0.0, 1.0]])
+    outcomes = classification_outcomes(
+        scores, torch.tensor([0, 0, 0]), ["a", "b", "c"], ["x", "y", "z"]
+    )
+    metrics = outcome_metrics(outcomes)
+    assert metrics["balanced_accuracy"] == pytest.approx(2 / 3)
+    assert metrics["macro_precision"] == 1
+    assert metrics["macro_f1"] == pytest.approx(0.8)
+    weighted = outcome_metrics(outcomes, torch.tensor([0.0, 1.0, 0.0]))
+    assert weighted["macro_precision"] == weighted["macro_f1"] == 0

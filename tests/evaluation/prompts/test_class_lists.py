@@ -73,6 +73,10 @@ def test_imagenet_is_refused_for_other_numbers_of_classes_and_other_orders():
     alphabetical = sorted(imagenet_names())
     with pytest.raises(DataError, match=r"which is number .* of the class names that were given"):
         resolve_class_names("imagenet", data(*alphabetical))
+    wordnet = ImageNetInfo().label_descriptions()
+    assert resolve_class_names("imagenet", data(*wordnet)) == imagenet_names()
+    with pytest.raises(DataError, match=r"which is number"):
+        resolve_class_names("imagenet", data(*sorted(wordnet)))
 
 
 @pytest.mark.parametrize("key", ["birds", "wds/birds", None])
