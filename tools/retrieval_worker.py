@@ -115,17 +115,19 @@ def main() -> None:
     else:
         Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
         before = resident_mib("VmRSS")
-    start = time.perf_counter()
+    start, start_cpu = time.perf_counter(), time.process_time()
     recalls = measure(*data, args.share)
     if is_gpu:
         torch.cuda.synchronize()
     seconds = time.perf_counter() - start
+    cpu_seconds = time.process_time() - start_cpu
     peak = torch.cuda.max_memory_allocated() / MIB if is_gpu else resident_mib("VmHWM")
     result = {
         "images": args.images,
         "texts": args.images * args.captions,
         "share": args.share,
         "seconds": seconds,
+        "cpu_seconds": cpu_seconds,  # of all threads: what other processes do changes it little
         "extra_mib": peak - before,
         "embeddings_mib": sum(rows.nbytes for rows in data) / MIB,
         "recalls": dict(recalls),

@@ -16,6 +16,7 @@ from clipkit.errors import MetricError
 from clipkit.metrics.pair_counts import PairCounts, Tile
 
 _CHUNK: Final = 1024
+_GPU_CHUNK: Final = 4096  # a GPU computes smaller tiles in less time than it takes to start them
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,8 @@ def pair_ranks(
         text: Unit-norm embeddings of texts.
         pairs: Row of the image and row of the text of each correct pair. Images and texts without a
             pair are candidates only.
-        chunk_size: Rows and columns of the similarities held at a time; None for 1,024.
+        chunk_size: Rows and columns of the similarities held at a time; None for 1,024, and
+            for 4,096 on a GPU.
         over_ranks: Whether the ranks of the process group divide the work. All of them then call
             this function with the same arguments and get the same ranks.
 
@@ -73,7 +75,8 @@ def pair_ranks(
         ([0, 0, 2], [0, 0, 1], [1, 0, 0])
     """
     _check(image, text, pairs)
-    chunk = _CHUNK if chunk_size is None else chunk_size
+    default = _GPU_CHUNK if image.is_cuda else _CHUNK
+    chunk = default if chunk_size is None else chunk_size
     if chunk < 1:
         raise MetricError(f"chunk_size: expected a positive number or None, got {chunk_size}")
     pairs = _distinct(pairs, len(text))

@@ -152,3 +152,6 @@ def test_the_command_takes_them(root, tmp_path, capsys):
     assert "median_rank" in shown
     line = next(line for line in shown.splitlines() if "text_to_image/median_rank" in line)
     assert "%" not in line
+    assert main(["evaluate", "--model", str(model), "--data", str(root), "--task", "zero-shot",
+                 "--positives", path]) == 2  # fmt: skip
+    assert "--positives: expected the task retrieval, got zero-shot" in capsys.readouterr().err

@@ -106,6 +106,7 @@ def _measure(args: argparse.Namespace, device: str) -> int:
         tasks = args.task or [open_dataset(args.data, args.split, **samples).task]
         tasks = list(dict.fromkeys(tasks))
         zero_shot = zero_shot_options(args, tasks)
+        correct = retrieval_options(args, tasks)
         evaluators = {
             task: make_evaluator(
                 task,
@@ -115,7 +116,7 @@ def _measure(args: argparse.Namespace, device: str) -> int:
                 choice=choice_columns(args),
                 robustness=robustness_options(args),
                 widths=args.width,
-                correct=retrieval_options(args),
+                correct=correct,
                 zero_shot=zero_shot,
                 options=options,
                 **samples,

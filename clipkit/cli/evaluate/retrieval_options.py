@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from clipkit.cli.arguments import given_text
+from clipkit.errors import ConfigError
 
 if TYPE_CHECKING:
     from clipkit.evaluation import RetrievalOptions
@@ -37,8 +39,24 @@ def add_retrieval_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def retrieval_options(args: argparse.Namespace) -> RetrievalOptions:
-    """Return the options of ``add_retrieval_arguments``."""
+def retrieval_options(args: argparse.Namespace, tasks: Sequence[str]) -> RetrievalOptions:
+    """Return the options of ``add_retrieval_arguments``; refuse them for other tasks.
+
+    Args:
+        args: Parsed arguments.
+        tasks: Tasks that are measured.
+
+    Raises:
+        ConfigError: If an option is given and retrieval is not measured.
+    """
     from clipkit.evaluation import RetrievalOptions
 
+    given = {
+        "--width": args.width,
+        "--positives": args.positives,
+        "--merge-captions": args.merge_captions,
+    }
+    for name, value in given.items():
+        if value and "retrieval" not in tasks:
+            raise ConfigError(f"{name}: expected the task retrieval, got {', '.join(tasks)}")
     return RetrievalOptions(args.positives, args.merge_captions, args.group_field)

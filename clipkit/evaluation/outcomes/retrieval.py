@@ -122,11 +122,8 @@ def rsum_metrics(outcomes: Outcomes, weights: Float[Tensor, " N"]) -> dict[str, 
 
 def _median(values: Int64[Tensor, " N"], weights: Float[Tensor, " N"]) -> float:
     """Return the median of values that each occur ``weight`` times; NaN if none occurs."""
-    order = values.argsort()
-    reached = weights[order].cumsum(0)
+    reached = torch.bincount(values, weights).cumsum(0)
     half = reached[-1] / 2
     if not half > 0:
         return float("nan")
-    lower = int((reached < half).sum())
-    upper = int((reached <= half).sum())
-    return float(values[order[[lower, upper]]].double().mean())
+    return (int((reached < half).sum()) + int((reached <= half).sum())) / 2
