@@ -96,6 +96,6 @@ def _gathered(text: str | None) -> list[str | None]:
         dist.all_gather_object(texts, text)
     except RuntimeError as error:
         if is_lost_connection(error):
-            raise rank_lost() from error
+            raise rank_lost(error) from error
         raise
     return texts

@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 
 from clipkit.distributed.world import current_world
-from clipkit.errors import ConfigError, RankLostError
+from clipkit.errors import ConfigError, RankLostError, first_line
 
 _TIMEOUT: Final = timedelta(hours=2)
 """A rank may wait for another one that downloads data; a dead rank is noticed at once."""
@@ -67,7 +67,7 @@ def process_group(device: str = "auto") -> Iterator[str]:
             yield device
     except RuntimeError as error:
         if is_lost_connection(error):
-            raise rank_lost() from error
+            raise rank_lost(error) from error
         raise
     finally:
         dist.destroy_process_group()
@@ -93,11 +93,15 @@ def is_lost_connection(error: BaseException) -> bool:
     return isinstance(error, dist.DistError) or is_network
 
 
-def rank_lost() -> RankLostError:
-    """Return the error of a rank that cannot reach another one."""
+def rank_lost(error: BaseException) -> RankLostError:
+    """Return the error of a rank that cannot reach another one.
+
+    Args:
+        error: Error of torch; see ``is_lost_connection``.
+    """
     return RankLostError(
-        "another rank ended, so this one stops; its own message is above, or in the launcher's "
-        "report (out of memory, a killed process, a lost machine)"
+        f"another rank ended, so this one stops; its own message is above, or in the launcher's "
+        f"report (out of memory, a killed process, a lost machine): {first_line(error)}"
     )
 
 
@@ -105,8 +109,12 @@ def _device_of_rank(device: str) -> str:
     """Return this rank's GPU for "auto" and "cuda", other devices as they are."""
     if device not in ("auto", "cuda") or not torch.cuda.is_available():
         return device
-    local_rank = int(os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or 0)
-    number = local_rank % torch.cuda.device_count()
+    number = int(os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or 0)
+    if number >= torch.cuda.device_count():
+        raise ConfigError(
+            f"environment: expected at most one rank per GPU, got rank {number} (from 0) on a "
+            f"machine with {torch.cuda.device_count()} GPUs; start fewer, or add --device cpu"
+        )
     torch.cuda.set_device(number)
     return f"cuda:{number}"
 

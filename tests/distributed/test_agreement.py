@@ -116,3 +116,13 @@ def test_sigterm_has_a_message():
     with pytest.raises(RankLostError, match="received SIGTERM"), _ended_by_sigterm():
         signal.raise_signal(signal.SIGTERM)
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_more_ranks_than_gpus_are_refused(monkeypatch):
+    settings = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}
+    for name, value in {**settings, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(ConfigError, match=r"one rank per GPU, got rank 1 .* with 1 GPUs"):
+        process_group("auto").__enter__()

@@ -32,6 +32,7 @@ _METRICS: Final = {
 _RECALL: Final = re.compile(r"(text_to_image|image_to_text)/recall_at_(\d+)")
 _DIRECTIONS: Final = {"text_to_image": "image_retrieval", "image_to_text": "text_retrieval"}
 _PROBE: Final = "linear_probe"
+_CHECKPOINT: Final = ".ckpt"
 _DATA_PREFIX: Final = "wds/"
 _LONGEST_STEM: Final = 180  # with the suffixes below the 255 bytes of a file name
 
@@ -69,7 +70,8 @@ def model_name(name: str, weights: str | None = None) -> ModelName:
     """
     if is_hub_name(name):
         return ModelName(name, "")
-    if Path(name).exists() and not name.endswith(".json"):
+    is_path = Path(name).exists() or ("@" not in name and name.endswith(_CHECKPOINT))
+    if is_path and not name.endswith(".json"):
         return ModelName("clipkit", f"{name} ({weights})" if weights else name)
     architecture, _, pretrained = name.partition("@")
     return ModelName(architecture, pretrained)

@@ -281,7 +281,7 @@ def _reason(error: Exception) -> str:
     if isinstance(error, RankLostError):
         raise error
     if is_lost_connection(error):
-        raise rank_lost() from error
+        raise rank_lost(error) from error
     if isinstance(error, ClipkitError | OSError):
         return str(error)
     _LOG.warning("unexpected error", exc_info=error)
