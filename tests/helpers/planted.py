@@ -19,7 +19,7 @@ NAMES = ("red apple", "blue heart", "sun", "deciduous tree", "locomotive", "peng
 PAIRS = tuple(permutations(range(len(NAMES)), 2))
 """The emoji on the left and on the right of an image."""
 GREY = (122, 116, 104)
-"""The mean colour of CLIP, which occlusion paints, too."""
+"""The mean colour of CLIP."""
 _SIZE = 16
 
 

@@ -199,7 +199,8 @@ def _choose(seen: ForwardRecorder, method: str, tower: ImageTower) -> str:
             f"through; use the method 'occlusion'"
         )
     layers = sum(attention.is_self_attention for attention in seen.attentions)
-    has_map = seen.feature_map is not None and not (seen.ends_with_attention and layers > 1)
+    rolls_out = seen.ends_with_attention and layers > 1 and is_chain(seen.attentions)
+    has_map = seen.feature_map is not None and not rolls_out
     if method == "grad_cam" and not has_map:
         raise ConfigError(
             f"method: {name} has no convolution near its output, which 'grad_cam' needs; use "
@@ -238,11 +239,13 @@ def _token_relevance(
     ]
     if not is_chain([attention for attention, _ in used]):
         return None
-    return roll_out(
-        [attention.weights[0] for attention, _ in used],
-        [gradient[0] for _, gradient in used],
-        [_reads_tokens(attention, inputs) for attention, _ in used],
-    )
+    weights = [attention.weights[0] for attention, _ in used]
+    reads_tokens = [_reads_tokens(attention, inputs) for attention, _ in used]
+    for layer, has_tokens in zip(weights, reads_tokens, strict=True):
+        num_queries, num_keys = layer.shape[1:]
+        if has_tokens and num_queries not in (1, num_keys):  # which tokens they are is unknown
+            return None
+    return roll_out(weights, [gradient[0] for _, gradient in used], reads_tokens)
 
 
 def _reads_tokens(attention: Attention, inputs: Tensor | None) -> bool:

@@ -26,8 +26,8 @@ def occlude_image(
 ) -> Float[Tensor, "rows columns"]:
     """Compute the drop of the similarity without each cell of an image.
 
-    A cell is replaced by the mean colour, which is 0 after normalisation (Zeiler and Fergus 2014,
-    arXiv:1311.2901, section 4.2).
+    A cell is painted in the mean colour of the image (Zeiler and Fergus 2014, arXiv:1311.2901,
+    section 4.2, paint it grey, which on a white ground is itself a shape).
 
     Args:
         images: One image, or its patches without padding.
@@ -38,21 +38,24 @@ def occlude_image(
         Similarity of the image minus that without each of at most 8 x 8 cells.
     """
     height, width = images.shape[2:] if grids is None else grids[0].tolist()
+    values = images.movedim(1, -1) if grids is None else images  # colours are last
+    mean = values.reshape(-1, 3).mean(0)
+    colour = mean.repeat(values.shape[-1] // 3)[:, None, None]
     row_places, column_places = _cells(height), _cells(width)
     occluded = [images]
     for rows in row_places:
         for columns in column_places:
             copy = images.clone()
             pixels = copy if grids is None else copy.view(1, height, width, -1).movedim(-1, 1)
-            pixels[:, :, rows, columns] = 0
+            pixels[:, :, rows, columns] = colour
             occluded.append(copy)
-    values = torch.cat(
+    scores = torch.cat(
         [
             similarities(torch.cat(part), None if grids is None else grids.expand(len(part), 2))
             for part in _batches(occluded)
         ]
     )
-    return (values[0] - values[1:]).view(len(row_places), len(column_places))
+    return (scores[0] - scores[1:]).view(len(row_places), len(column_places))
 
 
 def _cells(length: int) -> list[slice]:
@@ -75,8 +78,8 @@ def occlude_words(
         similarities: Returns the similarity of each text of a batch.
     """
     texts = [text, *(text[: word.start] + text[word.stop :] for word in words)]
-    values = torch.cat([similarities(part) for part in _batches(texts)])
-    return values[0] - values[1:]
+    scores = torch.cat([similarities(part) for part in _batches(texts)])
+    return scores[0] - scores[1:]
 
 
 def _batches(items: list[_Item]) -> Iterator[list[_Item]]:

@@ -13,7 +13,14 @@ from PIL import Image
 from torch import nn
 
 from clipkit.errors import ConfigError, DataError, MetricError
-from clipkit.models import DualEncoder, ImageTower, TextTower, TimmImageTower, lock
+from clipkit.models import (
+    DualEncoder,
+    ImageTower,
+    TextTower,
+    TimmImageTower,
+    TransformersTextTower,
+    lock,
+)
 from clipkit.models.explanation.recording import ForwardRecorder
 from clipkit.models.inputs import pixels_of, tokenizer_of
 from clipkit.training.callbacks.towers.block_wrappers import recompute_block
@@ -168,12 +175,13 @@ def test_occlusion_is_the_drop_without_a_cell_and_a_word():
     model = make()
     explanation = model.explain(photo(), SENTENCE, "occlusion")
     pixels = model.normalize(pixels_of(model.image_tower, photo(), "image")[None])
+    mean = pixels.mean((2, 3), keepdim=True)
     (text,), _ = model.encode([SENTENCE])
     drops = torch.zeros(8, 8)
     for row in range(8):
         for column in range(8):
             painted = pixels.clone()
-            painted[..., 4 * row : 4 * row + 4, 4 * column : 4 * column + 4] = 0
+            painted[..., 4 * row : 4 * row + 4, 4 * column : 4 * column + 4] = mean
             similarities = model.encode_image(torch.cat([pixels, painted])) @ text
             drops[row, column] = (similarities[0] - similarities[1]).detach()
     expected = drops.clamp(min=0) / drops.max()
@@ -186,6 +194,26 @@ def test_occlusion_is_the_drop_without_a_cell_and_a_word():
     weights = torch.tensor([weight for _, weight in explanation.words])
     expected = drops.clamp(min=0) / drops.clamp(min=0).max().clamp(min=1e-9)
     torch.testing.assert_close(weights, expected, atol=1e-3, rtol=1e-3)
+
+
+def test_occlusion_of_patches_is_that_of_the_image():
+    """On patches and on the square image that they are, a NaFlex tower embeds the same."""
+    model = naflex.encoder(max_tokens=16)
+    square = photo(32, 32)
+    patches = model.explain(square, SENTENCE, "occlusion").heat_map
+    assert patches.shape == (4, 4)
+    pixels = model.normalize(pixels_of(model.image_tower, square, "image")[None])
+    (text,), _ = model.encode([SENTENCE])
+    drops = torch.zeros(4, 4)
+    for row in range(4):
+        for column in range(4):
+            painted = pixels.clone()
+            mean = pixels.mean((2, 3), keepdim=True)
+            painted[..., 8 * row : 8 * row + 8, 8 * column : 8 * column + 8] = mean
+            before, after = model.encode_image(torch.cat([pixels, painted])) @ text
+            drops[row, column] = (before - after).detach()
+    expected = drops.clamp(min=0) / drops.max()
+    torch.testing.assert_close(patches, expected, atol=1e-3, rtol=1e-3)
 
 
 def hooks(model):
@@ -298,6 +326,39 @@ def test_errors(arguments, error, message):
         make().explain(*arguments)
 
 
+@pytest.mark.parametrize("model", ["test_coatnet", "test_maxvit", "fastvit_t8"])
+def test_towers_of_convolutions_and_attention_have_a_map(model):
+    """Attention within windows, or followed by convolutions."""
+    explanation = timm_encoder(model, 256 if model == "fastvit_t8" else 64).explain(photo(), "dog")
+    assert explanation.method == "grad_cam"
+
+
+@pytest.mark.parametrize("model", ["test_vit3", "test_vit_relpos"])
+def test_transformers_of_timm(model):
+    assert timm_encoder(model).explain(photo(), "dog").method == "attention"
+
+
+@pytest.mark.parametrize("model_type", ["bert", "mt5", "gpt2"])
+def test_text_towers_of_transformers(model_type):
+    sizes = {"vocab_size": 49408, "num_attention_heads": 2, "num_hidden_layers": 2}
+    width = {"bert": "hidden_size", "mt5": "d_model", "gpt2": "n_embd"}[model_type]
+    torch.manual_seed(0)
+    tower = TransformersTextTower(
+        {"model_type": model_type, **sizes, width: 32}, 24, "last", pretrained=False,
+        context_length=16, tokenizer_name="open_clip:ViT-B-32", pad_id=0,
+    )  # fmt: skip
+    model = DualEncoder(make().image_tower, tower).eval()
+    words = model.explain(photo(), SENTENCE).words
+    assert max(weight for _, weight in words) == 1
+
+
+def test_downsampled_queries_are_refused():
+    """Their tokens are not the first ones, so that relevance could not be passed on."""
+    model = DualEncoder(Pooling(), make().text_tower)
+    with pytest.raises(ConfigError, match=r"image_tower: Pooling has no attention"):
+        model.explain(photo(), SENTENCE, "attention")
+
+
 def test_attention_of_convolutions_is_refused():
     with pytest.raises(ConfigError, match=r"image_tower: .* no attention .* 'grad_cam'"):
         timm_encoder("test_convnext").explain(photo(), SENTENCE, "attention")
@@ -329,6 +390,15 @@ class Colours(ImageTower):
 
     def layer_groups(self):
         return []
+
+
+class Pooling(Colours):
+    """A tower whose attention has every second token as a query."""
+
+    def forward(self, images):
+        tokens = images[:, :, ::4, ::4].flatten(2).mT
+        pooled = F.scaled_dot_product_attention(tokens[:, None, ::2], *[tokens[:, None]] * 2)
+        return self.linear(pooled[:, 0].mean(1))
 
 
 class Bag(TextTower):
