@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from clipkit.runs import RunDifference, RunRecord
 
 _STYLES: Final = {"running": "green", "failed": "red", "killed": "red", "finished": ""}
-_MAX_METRICS: Final = 3
-_PAGE_RUNS: Final = 12
+_MAX_METRICS: Final = 2
+_PAGE_RUNS: Final = 6  # one colour each
 
 
 def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
@@ -165,7 +165,7 @@ def _list(args: argparse.Namespace) -> int:
     runs = _selected(args)
     shown = args.metric or _frequent_metrics(runs, args.sort)
     table = Table()
-    table.add_column("Run", overflow="fold")
+    table.add_column("Run", overflow="fold", min_width=16)
     for title in ("State", "Started"):
         table.add_column(title, no_wrap=True)
     for title in ("Steps", *map(escape, shown)):

@@ -14,6 +14,7 @@ import yaml
 
 from clipkit.cli.main import main
 from clipkit.models.checkpoints.encoder import load_encoder
+from clipkit.runs import read_run
 from tests.helpers import tiny
 
 CALLBACKS = {
@@ -64,7 +65,17 @@ def column(run: Path, name: str) -> list[float]:
 
 
 def test_run_leaves_configuration_history_and_checkpoint(finished):
-    assert {"config.yaml", "metrics.csv", "last.ckpt"} <= {path.name for path in finished.iterdir()}
+    names = {path.name for path in finished.iterdir()}
+    assert {"config.yaml", "metrics.csv", "last.ckpt", "run.json"} <= names
+
+
+def test_run_leaves_a_record(finished):
+    run = read_run(finished)
+    assert run.state == "finished"
+    assert run.metrics["train/loss"] == column(finished, "train/loss")[-1]
+    assert run.config["trainer.default_root_dir"] == str(finished)
+    assert len(run.config_hash) == 12
+    assert len(run.data_fingerprint) == 32
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from clipkit.training.callbacks import (
 )
 from clipkit.training.loggers.metrics_csv import MetricsCsv
 from tests.helpers import tiny
+from tests.helpers.ranks import run_ranks
 
 
 class At(Callback):
@@ -128,3 +129,15 @@ def test_without_a_logger_the_record_has_no_metrics(shards, tmp_path):
     fit(shards, tmp_path, logger=False)
     assert read_run(tmp_path).metrics == {}
     assert read_run(tmp_path).state == "finished"
+
+
+def recorded_rank(rank, world_size, shards, run):
+    os.environ.update(LOCAL_RANK=str(rank), NODE_RANK="0", LOCAL_WORLD_SIZE=str(world_size))
+    fit(shards, run, devices=world_size, strategy="ddp")
+
+
+def test_the_first_of_two_ranks_writes_the_record(shards, tmp_path):
+    run_ranks(recorded_rank, 2, shards, tmp_path)
+    record = read_run(tmp_path)
+    assert (record.state, record.step, record.world_size) == ("finished", 4, 2)
+    assert record.metrics["train/loss"] > 0

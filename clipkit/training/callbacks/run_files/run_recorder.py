@@ -61,7 +61,7 @@ class RunRecorder(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Add a logger that receives the metrics."""
         # With no logger, the first one would change where Lightning's callbacks write.
-        if stage == "fit" and trainer.loggers:
+        if stage == "fit" and trainer.loggers and self._metrics not in trainer.loggers:
             trainer.loggers = [*trainer.loggers, self._metrics]
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
