@@ -20,6 +20,7 @@ from clipkit.evaluation.outcomes.metrics import outcome_metrics
 from clipkit.evaluation.outcomes.multi_label import multi_label_outcomes
 from clipkit.evaluation.outcomes.outcomes import Evaluation
 from clipkit.metrics.thresholds import THRESHOLDS, fit_thresholds
+from clipkit.types import IGNORE_LABEL
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -88,6 +89,7 @@ def evaluate_decisions(
         DataError: If the splits have image files or groups in common.
     """
     test = predict(data)
+    _report_left_out(test, data.name)
     values = torch.zeros(test.scores.shape[1])
     predicted = test.scores > values if test.decide else None
     details = dict[str, float]()
@@ -104,6 +106,15 @@ def evaluate_decisions(
         test.scores, test.targets, test.keys, test.class_names, predicted, groups
     )
     return Evaluation(outcome_metrics(outcomes), (outcomes,), details)
+
+
+def _report_left_out(predictions: MultiLabelPredictions, data_name: str) -> None:
+    unknown = (predictions.targets == IGNORE_LABEL).all(1).nonzero().flatten().tolist()
+    if unknown:
+        _LOG.warning(
+            "%s: %d of %d images have no list of classes and are left out (first: %s)",
+            data_name, len(unknown), len(predictions.keys), predictions.keys[unknown[0]],
+        )  # fmt: skip
 
 
 def _report(without_own: Sequence[int], class_names: Sequence[str], data_name: str) -> None:

@@ -18,7 +18,8 @@ def resolve_class_names(
 ) -> tuple[str, ...]:
     """Return the name of each class of a data set, in the order of its class numbers.
 
-    WordNet ids, such as the folders of ImageNet-100, -A or -R, become ImageNet's names.
+    WordNet ids, such as the folders of ImageNet-100, -A or -R, become ImageNet's names. If classes
+    are called by numbers, such as the folders of ImageNet-V2, these are their numbers in a list.
 
     Args:
         given: "imagenet" for open_clip's names of ImageNet's classes; or a file with one name per
@@ -39,22 +40,44 @@ def resolve_class_names(
         'scarlet'
     """
     own = data.class_names
-    if given == IMAGENET and not are_wnids(own):
+    if given in (None, IMAGENET) and are_wnids(own):
+        return names_of_wnids(own, data.name)
+    if given is None:
+        return own
+    if given == IMAGENET:
         names = imagenet_names()
-    elif given is None or given == IMAGENET:
-        return names_of_wnids(own, data.name) if are_wnids(own) else own
+    elif isinstance(given, str):
+        content = read_entry(given, _OPTION, data.name, own)
+        where = f"{_OPTION}: {given}"
+        if isinstance(content, Mapping) and any(own) and set(filter(None, own)) <= set(content):
+            return tuple(text_list([content[name] if name else "" for name in own], where))
+        names = tuple(text_list(content, where))
     else:
-        names = _read(given, data) if isinstance(given, str) else tuple(given)
+        names = tuple(given)
+    if _are_numbers(own):
+        return _by_own_number(names, own, data.name)
     _check_numbers(names, own, data.name)
     return names
 
 
-def _read(address: str, data: EvaluationDataset) -> tuple[str, ...]:
-    content = read_entry(address, _OPTION, data.name, data.class_names)
-    if isinstance(content, Mapping) and all(name in content for name in data.class_names if name):
-        names = [content[name] if name else "" for name in data.class_names]
-        return tuple(text_list(names, f"{_OPTION}: {address}"))
-    return tuple(text_list(content, f"{_OPTION}: {address}"))
+def _are_numbers(own: Sequence[str]) -> bool:
+    """Return whether the classes of the data are called by numbers: folders 0 to 999."""
+    return any(own) and all(name.isdecimal() for name in own if name)
+
+
+def _by_own_number(names: Sequence[str], own: Sequence[str], data_name: str) -> tuple[str, ...]:
+    """Return the name of each class by the number that it is called by.
+
+    Folders that are called by numbers are sorted as text (0, 1, 10, 100, ...), so that their
+    positions are not their numbers.
+    """
+    highest = max(int(name) for name in own if name)
+    if highest >= len(names):
+        raise DataError(
+            f"{data_name}: has a class {str(highest)!r}, expected class names for the numbers 0 to "
+            f"{highest}, got {len(names)}; give a mapping from the data's classes to names"
+        )
+    return tuple(names[int(name)] if name else "" for name in own)
 
 
 def _check_numbers(names: Sequence[str], own: Sequence[str], data_name: str) -> None:

@@ -221,6 +221,16 @@ def test_vectors_of_another_length_and_pickles_are_refused(tmp_path):
     assert evaluator.class_names == CLASSES
 
 
+def test_images_without_a_vector_are_reported(tmp_path, caplog):
+    root = write_layout(tmp_path, (1,), task="multilabel")
+    samples = [(f"s{i}", {"png": picture(i), "npy": vector([i % 6])}) for i in range(8)]
+    samples.append(("bare", {"png": picture(9)}))
+    write_shard(root / "test/0.tar", samples)
+    (outcomes,) = ZeroShotMultiLabel(root).evaluate(tiny_encoder()).outcomes
+    assert len(outcomes) == 8
+    assert "1 of 9 images have no list of classes and are left out (first: bare)" in caplog.text
+
+
 def test_classes_without_a_name_are_not_scored(tmp_path):
     names = ("red", "", "blue", "green", "dotted", "striped")
     root = write_layout(tmp_path, (1,), task="multilabel", classes=names)

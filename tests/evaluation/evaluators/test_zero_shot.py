@@ -170,6 +170,20 @@ def test_folders_of_wordnet_ids_get_imagenets_names(tmp_path, encoder):
     assert torch.equal(same.predict(encoder).scores, predictions.scores)
 
 
+def test_folders_of_numbers_are_not_numbered_as_text(tmp_path, encoder):
+    for number in (0, 1, 2, 10):
+        (tmp_path / "test" / str(number)).mkdir(parents=True)
+        for i in range(number % 7 + 1):
+            path = tmp_path / "test" / str(number) / f"{i}.png"
+            path.write_bytes(picture(20 * number + i))
+    evaluator = ZeroShotClassification(tmp_path, class_names="imagenet", templates="simple")
+    counts = torch.bincount(evaluator.predict(encoder).labels).tolist()
+    names = open_clip.IMAGENET_CLASSNAMES
+    assert dict(zip(evaluator.class_names, counts, strict=True)) == {
+        names[0]: 1, names[1]: 2, names[2]: 3, names[10]: 4,
+    }  # fmt: skip
+
+
 def test_groups_are_measured_as_a_loop_does(root, encoder):
     evaluation = ZeroShotClassification(root, group_field="json:region").evaluate(encoder)
     metrics, (outcomes, groups) = evaluation.metrics, evaluation.outcomes

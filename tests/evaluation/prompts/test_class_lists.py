@@ -138,3 +138,18 @@ def test_lists_of_another_length_or_order_are_refused():
     with pytest.raises(DataError, match="class 0 is 'Old_Horse', which is number 1"):
         resolve_class_names(["dog", "old horse"], data("Old_Horse", "dog"))
     assert resolve_class_names(["chien", "cheval"], data("dog", "horse")) == ("chien", "cheval")
+
+
+def test_folders_that_are_called_by_numbers_keep_their_numbers(tmp_path):
+    folders = sorted(map(str, range(1000)))  # 0, 1, 10, 100, ...: ImageNet-V2
+    names = resolve_class_names("imagenet", data(*folders))
+    assert [names[folders.index(str(n))] for n in range(1000)] == list(imagenet_names())
+    assert resolve_class_names("imagenet", data("10", "2")) == (
+        imagenet_names()[10], imagenet_names()[2],
+    )  # fmt: skip
+    assert resolve_class_names(["zero", "one"], data("0", "1")) == ("zero", "one")
+    assert resolve_class_names(None, data("0", "1")) == ("0", "1")
+    with pytest.raises(DataError, match="has a class '2', expected class names for the numbers"):
+        resolve_class_names(["one", "two"], data("1", "2"))
+    (tmp_path / "n.yaml").write_text("'1': one\n'2': two\n")
+    assert resolve_class_names(f"{tmp_path}/n.yaml", data("1", "2")) == ("one", "two")
