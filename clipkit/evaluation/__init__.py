@@ -33,6 +33,7 @@ from clipkit.evaluation.outcomes.metrics import OUTCOME_KINDS, outcome_metrics
 from clipkit.evaluation.outcomes.outcomes import Evaluation, Outcomes
 from clipkit.evaluation.probes.few_shot import FewShotProbe
 from clipkit.evaluation.probes.linear import LinearProbe
+from clipkit.evaluation.probes.multi_label import MultiLabelProbe
 from clipkit.evaluation.probes.neighbours import NearestNeighbours
 from clipkit.evaluation.probes.options import ProbeOptions
 from clipkit.evaluation.probes.splits import ProbeSplits
@@ -76,6 +77,7 @@ __all__ = [
     "LinearProbe",
     "MtebEncoder",
     "MultiLabelClassification",
+    "MultiLabelProbe",
     "NearestNeighbours",
     "Outcomes",
     "PairChoice",

@@ -90,6 +90,7 @@ CLASSIFIERS: Final = ("zero-shot", "label-head")
 TASKS: Final = (
     "retrieval", "zero-shot", "label-head", "multi-label", "linear-probe", "nearest-neighbours",
     "few-shot", "pair-choice", "zero-shot-multi-label", "corruptions",
+    "multi-label-probe",
 )  # fmt: skip
 """Names of the tasks."""
 
@@ -142,19 +143,21 @@ def make_evaluator(
         raise ConfigError(
             f"task: expected one of {', '.join(TASKS)}, got {task!r}{did_you_mean(task, TASKS)}"
         )
+    field = None if label_field == "cls" else label_field
     if task in PROBES:
+        several = task == "multi-label-probe"
         splits = ProbeSplits(
-            source, split, probe.train_split, probe.validation_split, label_field,
+            source, split, probe.train_split, probe.validation_split,
+            "cls" if several else label_field,
             probe.group_field, allow_outside, probe.allow_overlap,
         )  # fmt: skip
-        return make_probe(task, splits, probe, options)
+        return make_probe(task, splits, probe, options, field if several else None)
     if task == "pair-choice":
         choices = open_choices(source, split, choice, allow_outside)
         return PairChoice(choices, options=options)
     data = open_dataset(
         source, split, caption=caption, label_field=label_field, allow_outside=allow_outside
     )
-    field = None if label_field == "cls" else label_field
     if task == "multi-label":
         return MultiLabelClassification(
             data, positives=field, options=options,

@@ -11,7 +11,9 @@ if TYPE_CHECKING:
 
 def add_probe_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of probes; see ``probe_options``."""
-    group = parser.add_argument_group("probes (linear-probe, nearest-neighbours, few-shot)")
+    group = parser.add_argument_group(
+        "probes (linear-probe, multi-label-probe, nearest-neighbours, few-shot)"
+    )
     group.add_argument("--train-split", default="train", help="split to fit on (default: train)")
     group.add_argument(
         "--validation-split",

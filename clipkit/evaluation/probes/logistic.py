@@ -12,6 +12,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from clipkit.metrics.per_class import mean_average_precision
+from clipkit.types import IGNORE_LABEL
 
 L2_GRID: Final = tuple(10.0 ** (-exponent / 2) for exponent in range(13))
 """From strong (1) to weak (1e-6), two per decade; for embeddings of unit norm."""
@@ -54,13 +55,16 @@ def fit_binary(
 ) -> LinearClassifier:
     """Fit one binary logistic regression per class by L-BFGS, as ``fit_logistic``.
 
-    The objective is the sum over the classes of: mean binary cross-entropy + l2/2 * ||row||². The
-    classes do not depend on one another.
+    The objective is the sum over the classes of: mean binary cross-entropy over the rows of which
+    the class is known (not ``IGNORE_LABEL``) + l2/2 * ||row||². The classes do not depend on one
+    another.
     """
-    wanted = targets.double()
+    known = targets != IGNORE_LABEL
+    wanted = (targets == 1).double()
+    weights = known / known.sum(0).clamp(min=1)
 
     def loss(scores: Float[Tensor, "N C"]) -> Tensor:
-        return F.binary_cross_entropy_with_logits(scores, wanted, reduction="none").mean(0).sum()
+        return F.binary_cross_entropy_with_logits(scores, wanted, weights, reduction="sum")
 
     return _fit(features, targets.shape[1], l2, start, loss)
 

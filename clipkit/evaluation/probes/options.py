@@ -10,10 +10,11 @@ from clipkit.evaluation.evaluators.base import Evaluator
 from clipkit.evaluation.inference import EmbedOptions
 from clipkit.evaluation.probes.few_shot import FewShotProbe
 from clipkit.evaluation.probes.linear import LinearProbe
+from clipkit.evaluation.probes.multi_label import MultiLabelProbe
 from clipkit.evaluation.probes.neighbours import NearestNeighbours
 from clipkit.evaluation.probes.splits import ProbeSplits
 
-PROBES: Final = ("linear-probe", "nearest-neighbours", "few-shot")
+PROBES: Final = ("linear-probe", "multi-label-probe", "nearest-neighbours", "few-shot")
 """Names of the tasks that fit a classifier on a training split."""
 
 
@@ -46,9 +47,15 @@ class ProbeOptions:
 
 
 def make_probe(
-    task: str, splits: ProbeSplits, probe: ProbeOptions, options: EmbedOptions
+    task: str,
+    splits: ProbeSplits,
+    probe: ProbeOptions,
+    options: EmbedOptions,
+    positives: str | None = None,
 ) -> Evaluator:
-    """Create the evaluator of one of ``PROBES``."""
+    """Create the evaluator of one of ``PROBES``; ``positives`` is that of ``MultiLabelProbe``."""
+    if task == "multi-label-probe":
+        return MultiLabelProbe(splits, positives, options=options)
     if task == "nearest-neighbours":
         return NearestNeighbours(splits, probe.neighbours, options=options)
     if task == "few-shot":

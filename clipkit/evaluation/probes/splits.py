@@ -111,6 +111,11 @@ class ProbeSplits:
         self._names = {"train": train_split, "validation": validation_split or "", "test": split}
         self.class_names = _all_names([part for part, _ in self._parts()])
 
+    def by_role(self) -> dict[str, EvaluationDataset]:
+        """Return the splits "train" and "test", and "validation" if there is one."""
+        roles = ["train", *(["validation"] if self.validation is not None else []), "test"]
+        return dict(zip(roles, [data for data, _ in self._parts()], strict=True))
+
     def _parts(self) -> list[tuple[EvaluationDataset, str]]:
         parts = [(self.train, self._names["train"])]
         if self.validation is not None:
@@ -139,8 +144,7 @@ class ProbeSplits:
         self._check(parts, digests)
         if self.group_field is None:
             parts = [replace(part, groups=own) for part, own in zip(parts, digests, strict=True)]
-        roles = ["train", *(["validation"] if self.validation is not None else []), "test"]
-        return dict(zip(roles, parts, strict=True))
+        return dict(zip(self.by_role(), parts, strict=True))
 
     def _check(self, parts: Sequence[EmbeddedSplit], digests: Sequence[Sequence[str]]) -> None:
         """Refuse images and groups that are in two splits."""
