@@ -49,6 +49,8 @@ def write_benchmark_csv(path: Path, records: Sequence[Mapping[str, Any]]) -> Non
 def write_manifest(folder: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
     """Write one row per result and per failure, as Parquet if pyarrow is installed, else as CSV.
 
+    A manifest of the other kind is removed.
+
     Args:
         folder: Folder of the file.
         rows: Values by column; a missing one is empty.
@@ -58,18 +60,19 @@ def write_manifest(folder: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
     """
     metrics = sorted({key for row in rows for key in row} - set(_MANIFEST_COLUMNS))
     columns = [*_MANIFEST_COLUMNS, *metrics]
+    as_csv, as_parquet = folder / "manifest.csv", folder / "manifest.parquet"
     try:
         import pyarrow
         import pyarrow.parquet
     except ImportError:
-        path = folder / "manifest.csv"
-        write_text(path, _csv(rows, columns))
-        return path
-    path = folder / "manifest.parquet"
+        write_text(as_csv, _csv(rows, columns))
+        as_parquet.unlink(missing_ok=True)
+        return as_csv
     table = pyarrow.table({column: [row.get(column) for row in rows] for column in columns})
-    with new_file(path) as temporary:
+    with new_file(as_parquet) as temporary:
         pyarrow.parquet.write_table(table, temporary)
-    return path
+    as_csv.unlink(missing_ok=True)
+    return as_parquet
 
 
 def manifest_row(
