@@ -16,6 +16,7 @@ from clipkit.metrics.pair_ranks import pair_ranks
 from clipkit.metrics.query_measures import query_measures
 from clipkit.metrics.states import GatheredMetric, gather_chunks
 
+DIRECTIONS: Final = ("image_to_text", "text_to_image")
 _MAX_PAIRS: Final = 2**22
 _OF_IMAGES: Final = ("image", "ids", "groups")
 _OF_TEXTS: Final = ("text", "owners", "ordinals")
@@ -112,7 +113,8 @@ class RetrievalMetrics(GatheredMetric):
 
     def compute(self) -> dict[str, Tensor]:
         """Compute the recall of everything added on all ranks."""
-        return self.recall(self.pairs())
+        measures = self.measure(self.pairs())
+        return {name: value for name, value in measures.items() if "/recall_at_" in name}
 
     def pairs(self) -> GatheredPairs:
         """Return the images and texts of all ranks, the same on every rank.
@@ -142,16 +144,21 @@ class RetrievalMetrics(GatheredMetric):
             gathered("groups")[images],
         )
 
-    def recall(self, pairs: GatheredPairs) -> dict[str, Tensor]:
-        """Compute recall at each k in both directions; every rank calls this."""
+    def measure(self, pairs: GatheredPairs) -> dict[str, Tensor]:
+        """Compute recall at each k, and median and mean rank from 1, in both directions.
+
+        Every rank calls this with the same pairs.
+        """
         correct = _correct_pairs(pairs)
         both = pair_ranks(pairs.image, pairs.text, correct, over_ranks=True)
-        recalls = {}
-        for direction, ranks in zip(("image_to_text", "text_to_image"), both, strict=True):
+        measures = dict[str, Tensor]()
+        for direction, ranks in zip(DIRECTIONS, both, strict=True):
             _, values = query_measures(ranks, self.ks)
-            for k in self.ks:
-                recalls[f"{direction}/recall_at_{k}"] = values[f"recall_at_{k}"].mean().float()
-        return recalls
+            rank = values["rank"].double() + 1
+            means = {f"recall_at_{k}": values[f"recall_at_{k}"].mean() for k in self.ks}
+            means |= {"median_rank": rank.quantile(0.5), "mean_rank": rank.mean()}
+            measures |= {f"{direction}/{name}": value.float() for name, value in means.items()}
+        return measures
 
     def _kept(self, ids: Int64[Tensor, " N"], groups: Int64[Tensor, " N"]) -> Int64[Tensor, " n"]:
         """Return the ids of the images of all ranks that are measured."""

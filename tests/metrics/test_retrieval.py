@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import statistics
 
 import pytest
 import torch
@@ -186,9 +187,12 @@ def test_groups_match_all_of_their_pairs():
         for k in (1, 3):
             expected = float((rank < k).float().mean())
             assert metric.compute()[f"{direction}/recall_at_{k}"] == pytest.approx(expected)
-    assert metric.compute() != RetrievalMetrics(ks=(1, 3)).recall(
-        dataclasses.replace(metric.pairs(), groups=torch.full((12,), -1))
-    )
+        ranks = [1.0 + n for n in rank.tolist()]
+        measures = metric.measure(metric.pairs())
+        assert measures[f"{direction}/median_rank"] == pytest.approx(statistics.median(ranks))
+        assert measures[f"{direction}/mean_rank"] == pytest.approx(statistics.mean(ranks))
+    without = dataclasses.replace(metric.pairs(), groups=torch.full((12,), -1))
+    assert metric.measure(metric.pairs()) != metric.measure(without)
 
 
 def test_a_limit_selects_the_same_images_in_any_order_and_keeps_no_others():

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from clipkit.evaluation.embedding_health import health_metrics
 from clipkit.metrics import RetrievalMetrics
-from clipkit.metrics.retrieval import GatheredPairs
+from clipkit.metrics.retrieval import DIRECTIONS, GatheredPairs
 from clipkit.types import Batch, Embeddings
 
 _CPU: Final = torch.device("cpu")
@@ -57,8 +57,9 @@ class EmbeddingMetrics:
             device: Device of the rank.
 
         Returns:
-            ``text_to_image/recall_at_K`` and so on, ``retrieval_candidates`` (the number of pairs),
-            and the measures of ``health_metrics`` as ``health/NAME``. Empty if there are no pairs.
+            ``text_to_image/recall_at_K``, ``text_to_image/median_rank`` and so on,
+            ``retrieval_candidates`` (the number of pairs), and the measures of ``health_metrics``
+            as ``health/NAME``. Empty if there are no pairs.
         """
         if self._metric is None:
             return {}
@@ -75,12 +76,13 @@ class EmbeddingMetrics:
 def _recall_and_health(metric: RetrievalMetrics, pairs: GatheredPairs) -> dict[str, float]:
     if not (pairs.image.isfinite().all() and pairs.text.isfinite().all()):
         # The keys stay: a monitored metric that is missing would end the run.
-        directions = ("image_to_text", "text_to_image") if len(pairs.text) else ()
-        return {f"{way}/recall_at_{k}": torch.nan for way in directions for k in metric.ks}
+        directions = DIRECTIONS if len(pairs.text) else ()
+        names = (*(f"recall_at_{k}" for k in metric.ks), "median_rank", "mean_rank")
+        return {f"{way}/{name}": torch.nan for way in directions for name in names}
     health = health_metrics(pairs.image, pairs.text, pairs.text_to_image)
     values = {f"health/{name}": value for name, value in health.items()}
     if len(pairs.text):
-        values |= {name: float(value) for name, value in metric.recall(pairs).items()}
+        values |= {name: float(value) for name, value in metric.measure(pairs).items()}
     return values
 
 
