@@ -21,6 +21,7 @@ from clipkit.training.callbacks import (
     ActivationCheckpointing,
     CompileTowers,
     ExponentialMovingAverage,
+    ProfileSteps,
     SaveCheckpoint,
     StepGuard,
     Throughput,
@@ -115,6 +116,25 @@ def test_every_callback_of_long_runs_together(
         ]
     assert shares
     assert all(0 <= share <= 1 for share in shares)
+
+
+def test_utilisation_is_logged_and_steps_are_recorded(tmp_path: Path, source: Path) -> None:
+    fit(
+        tmp_path,
+        source,
+        Throughput(peak_tflops=1.0),
+        ProfileSteps(first_batch=2, num_batches=2, memory=True),
+        precision="bf16-mixed",
+    )
+    with next(tmp_path.rglob("metrics.csv")).open() as file:
+        rows = [row for row in csv.DictReader(file) if row["throughput/mfu"]]
+    assert rows
+    for row in rows:
+        rate = float(row["throughput/tflops_per_second"])
+        assert 0 < rate == pytest.approx(float(row["throughput/mfu"]))
+    names = {path.name for path in (tmp_path / "profile").iterdir()}
+    assert names == {"trace.json.gz", "operators.txt", "memory.pickle"}
+    assert "CUDA" in (tmp_path / "profile/operators.txt").read_text()
 
 
 class SpoilGradient(Callback):
