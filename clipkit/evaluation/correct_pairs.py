@@ -99,7 +99,7 @@ def match_candidates(
         pairs = torch.cat([pairs, further])
     return Candidates(
         embedded.images,
-        embedded.texts[first],
+        embedded.texts if num_texts == len(owners) else embedded.texts[first],  # no copy
         pairs,
         image_keys,
         tuple(caption_keys[row] for row in first.tolist()),

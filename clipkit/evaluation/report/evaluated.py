@@ -10,6 +10,7 @@ from typing import Final
 from clipkit.atomic_files import write_bytes
 from clipkit.distributed.collectives import rank
 from clipkit.evaluation.comparison.intervals import metric_intervals
+from clipkit.evaluation.correct_pairs import RetrievalOptions
 from clipkit.evaluation.datasets.dataset import EvaluationDataset
 from clipkit.evaluation.embedding import EmbeddedPairs, known_pairs
 from clipkit.evaluation.evaluators.base import Evaluator
@@ -49,16 +50,18 @@ class Measured:
         embedded: Name of the evaluator whose embeddings are shown, and the embeddings; None if no
             evaluator embedded images.
         explanations: Parts of images and captions that carry a match, of some matches.
+        correct: Which images and captions match.
     """
 
     evaluations: dict[str, Evaluation]
     data: dict[str, EvaluationDataset]
     embedded: tuple[str, EmbeddedPairs] | None
     explanations: Sequence[Explanation] = ()
+    correct: RetrievalOptions = RetrievalOptions()
 
     def examples(self) -> Examples:
         """Collect what the page shows of images, texts and classes."""
-        examples = examples_of(self.evaluations, self.data, self.embedded)
+        examples = examples_of(self.evaluations, self.data, self.embedded, correct=self.correct)
         return replace(examples, explanations=self.explanations)
 
 
@@ -120,7 +123,9 @@ def measure(encoder: DualEncoder, evaluators: Mapping[str, Evaluator]) -> Measur
     explanations: Sequence[Explanation] = ()
     if embedded is not None and embedded[1].captions:
         explanations = explained_pairs(encoder, data[embedded[0]], embedded[1])
-    return Measured(ordered, data, embedded, explanations)
+    retrievals = (part for part in evaluators.values() if isinstance(part, Retrieval))
+    correct = next((part.correct for part in retrievals), RetrievalOptions())
+    return Measured(ordered, data, embedded, explanations, correct)
 
 
 def merged_result(name: str, measured: Measured, note: str = "") -> Result:

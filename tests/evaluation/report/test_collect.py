@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 
 import numpy as np
 import pytest
@@ -21,8 +22,11 @@ from clipkit.evaluation import (
     embed_pairs,
     open_dataset,
 )
+from clipkit.evaluation.correct_pairs import RetrievalOptions, match_candidates
 from clipkit.evaluation.memory import is_remembered, recall, remembering
 from clipkit.evaluation.outcomes.classification import classification_outcomes
+from clipkit.evaluation.outcomes.metrics import outcome_metrics
+from clipkit.evaluation.outcomes.multi_label import multi_label_outcomes
 from clipkit.evaluation.report import evaluate_with_report, evaluated
 from clipkit.evaluation.report.collect import embedding_map as maps
 from clipkit.evaluation.report.collect import planes
@@ -30,11 +34,14 @@ from clipkit.evaluation.report.collect.classification import (
     class_rows,
     classifier_content,
     confusion_content,
+    multi_label_content,
+    with_average_precisions,
 )
 from clipkit.evaluation.report.collect.health import measure_health
 from clipkit.evaluation.report.collect.retrieval import Search, error_gallery, recall_curves
 from clipkit.evaluation.report.collect.thumbnails import Thumbnails
 from clipkit.evaluation.report.evaluated import measure, merged_result
+from clipkit.evaluation.report.sections.classes import class_table
 from tests.helpers import tiny
 from tests.helpers.evaluation_data import CLASSES, tiny_encoder, write_layout
 from tests.helpers.factories import write_shards
@@ -64,7 +71,7 @@ def classes_of(seed: int = 0, count: int = 200):
 
 
 def test_recall_curves_count_what_a_loop_counts(pairs):
-    text_curve, image_curve = recall_curves(pairs)
+    text_curve, image_curve = recall_curves(match_candidates(pairs, RetrievalOptions()))
 
     scores = (pairs.texts.double() @ pairs.images.double().T).numpy()
     owner = pairs.text_to_image.numpy()
@@ -84,7 +91,8 @@ def test_recall_curves_count_what_a_loop_counts(pairs):
 
 
 def test_errors_are_sorted_by_their_margin(data, pairs):
-    search = Search("set", pairs, Thumbnails(data, {}, 20))
+    candidates = match_candidates(pairs, RetrievalOptions())
+    search = Search("set", candidates, pairs.captions, Thumbnails(data, {}, 20))
 
     gallery = error_gallery(search, 5, seed=0)
 
@@ -301,7 +309,10 @@ def test_a_collapsed_model_is_drawn(data, pairs):
     assert content is not None
     assert np.isfinite(content.projections[0].positions).all()
     assert health.clouds is not None
-    assert all(curve.points[0][1] == 0 for curve in recall_curves(collapsed))
+    assert all(
+        curve.points[0][1] == 0
+        for curve in recall_curves(match_candidates(collapsed, RetrievalOptions()))
+    )
 
 
 def test_a_label_head_alone_shows_its_images(tmp_path):
@@ -318,3 +329,49 @@ def test_a_label_head_alone_shows_its_images(tmp_path):
     assert (examples.map, examples.recalls, examples.gallery.text_queries) == (None, (), ())
     assert result.metrics["top1"] == 0  # a collapsed model: ties are never won
     assert not any(key.startswith(("recall/", "f1/")) for key in result.metrics)
+
+
+def test_further_positives_are_right_answers_in_the_gallery_too(data, encoder, tmp_path):
+    path = tmp_path / "more.json"
+    keys = [data.sample(row).key for row in range(NUM)]
+    path.write_text(json.dumps({"text_to_image": {keys[0]: keys}}))
+    evaluator = Retrieval(data, ks=(1,), correct=RetrievalOptions(positives=str(path)))
+
+    measured = measure(encoder, {"retrieval": evaluator})
+    examples = measured.examples()
+
+    recalls = {curve.direction: curve.points[0][1] for curve in examples.recalls}
+    metrics = measured.evaluations["retrieval"].metrics
+    assert recalls["Text to image"] == pytest.approx(metrics["text_to_image/recall_at_1"])
+    assert recalls["Image to text"] == pytest.approx(metrics["image_to_text/recall_at_1"])
+    first = data.sample(0).captions[0]
+    queries = [query for query in examples.gallery.text_queries if query.text == first]
+    assert all(hit.is_match for query in queries for hit in query.hits)
+    right = {query.image.caption: query for query in examples.gallery.image_queries}
+    for query in right.values():
+        assert all(hit.is_match for hit in query.hits if hit.caption == first)
+
+
+def test_classes_of_images_that_have_several():
+    rng = np.random.default_rng(0)
+    scores = torch.tensor(rng.random((50, 3)))
+    targets = torch.tensor(rng.integers(0, 2, (50, 3)))
+    targets[:, 2] = 0
+    keys = [str(row) for row in range(50)]
+    outcomes = multi_label_outcomes(scores, targets, keys, NAMES[:3], scores > 0.4)
+    metrics = outcome_metrics(outcomes)
+
+    content = with_average_precisions(multi_label_content("x", outcomes), metrics)
+
+    expected = precision_recall_fscore_support(targets[:, :2], scores[:, :2] > 0.4)
+    for row, *values in zip(content.classes[:2], *expected, strict=False):
+        assert [row.precision, row.recall, row.f1, row.support] == pytest.approx(values)
+        assert row.average_precision == pytest.approx(metrics[f"average_precision/{row.name}"])
+    assert (content.classes[2].support, content.classes[2].recall) == (0, None)
+    assert content.classes[2].average_precision is None
+    unpredicted = multi_label_outcomes(scores, targets, keys, NAMES[:3])
+    table = class_table(
+        with_average_precisions(multi_label_content("x", unpredicted), metrics).classes
+    )
+    assert [title for title, _, _ in table.columns] == ["AP"]
+    assert (table.sorted_by, table.rows[-1].name) == ("AP", "cat")

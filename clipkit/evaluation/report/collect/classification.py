@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Final
 
 import torch
@@ -70,6 +72,37 @@ def classifier_content(
     )
 
 
+def multi_label_content(name: str, outcomes: Outcomes) -> Classifier:
+    """Collect the metrics of each class of images that may have several classes.
+
+    Args:
+        name: Name of the task.
+        outcomes: Outcomes of kind "multi-label".
+    """
+    target = outcomes.columns["target"]
+    applies = target == 1
+    taken = outcomes.columns.get("predicted")
+    rows = []
+    for number, of_class in enumerate(outcomes.class_names):
+        support = int(applies[:, number].sum())
+        if taken is None:
+            rows.append(ClassRow(of_class, support, None, None, None))
+            continue
+        predicted = int((taken[:, number] & (target[:, number] >= 0)).sum())
+        hits = int((taken[:, number] & applies[:, number]).sum())
+        rows.append(_row(of_class, support, predicted, hits))
+    return Classifier(name, classes=rows)
+
+
+def with_average_precisions(classifier: Classifier, metrics: Mapping[str, float]) -> Classifier:
+    """Add the average precision of each class from the metrics ``average_precision/NAME``."""
+    rows = [
+        replace(row, average_precision=metrics.get(f"average_precision/{row.name}"))
+        for row in classifier.classes
+    ]
+    return replace(classifier, classes=rows)
+
+
 def class_rows(
     chosen: Int64[Tensor, " N"], labels: Int64[Tensor, " N"], names: tuple[str, ...]
 ) -> list[ClassRow]:
@@ -78,16 +111,17 @@ def class_rows(
         torch.bincount(numbers, minlength=len(names)).tolist()
         for numbers in (labels, chosen, labels[chosen == labels])
     )
-    return [
-        ClassRow(
-            name,
-            of_class,
-            hit / of_class if of_class else None,
-            hit / taken if taken else None,
-            2 * hit / (of_class + taken) if of_class else None,
-        )
-        for name, of_class, taken, hit in zip(names, support, predicted, hits, strict=True)
-    ]
+    return [_row(*counts) for counts in zip(names, support, predicted, hits, strict=True)]
+
+
+def _row(name: str, support: int, predicted: int, hits: int) -> ClassRow:
+    return ClassRow(
+        name,
+        support,
+        hits / support if support else None,
+        hits / predicted if predicted else None,
+        2 * hits / (support + predicted) if support else None,
+    )
 
 
 def confusion_content(

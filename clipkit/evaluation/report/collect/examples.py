@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Final
 
 from clipkit.data.text.tokenizer import Tokenizer
 from clipkit.errors import DataError
+from clipkit.evaluation.correct_pairs import RetrievalOptions, match_candidates
 from clipkit.evaluation.datasets.dataset import EvaluationDataset
 from clipkit.evaluation.embedding import EmbeddedPairs, embed_pairs
 from clipkit.evaluation.evaluators.label_head import LabelHeadClassification
@@ -14,7 +16,11 @@ from clipkit.evaluation.evaluators.zero_shot import ZeroShotClassification
 from clipkit.evaluation.inference import EmbedOptions
 from clipkit.evaluation.memory import remembering
 from clipkit.evaluation.outcomes.outcomes import Evaluation
-from clipkit.evaluation.report.collect.classification import classifier_content
+from clipkit.evaluation.report.collect.classification import (
+    classifier_content,
+    multi_label_content,
+    with_average_precisions,
+)
 from clipkit.evaluation.report.collect.embedding_map import embedding_map
 from clipkit.evaluation.report.collect.explanations import explained_pairs
 from clipkit.evaluation.report.collect.health import measure_health
@@ -27,6 +33,8 @@ from clipkit.evaluation.report.collect.retrieval import (
 from clipkit.evaluation.report.collect.thumbnails import Thumbnails
 from clipkit.evaluation.report.content import Classifier, Examples
 from clipkit.models import DualEncoder
+
+_KINDS: Final = ("classification", "multi-label")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +103,7 @@ def examples_of(
     data: Mapping[str, EvaluationDataset],
     embedded: tuple[str, EmbeddedPairs] | None,
     options: ExampleOptions = ExampleOptions(),
+    correct: RetrievalOptions = RetrievalOptions(),
 ) -> Examples:
     """Collect examples from embeddings and outcomes, without a model.
 
@@ -104,6 +113,7 @@ def examples_of(
         embedded: Name of a task with images, and their embeddings, with or without captions; None
             for no galleries, map and health.
         options: Number, size and selection of the examples.
+        correct: Which images and captions match.
 
     Returns:
         Examples for ``ReportData``.
@@ -123,13 +133,14 @@ def examples_of(
     )
     if not pairs.captions:
         return examples
-    search = Search(data[name].name, pairs, thumbnails)
+    candidates = match_candidates(pairs, correct, is_complete=False)
+    search = Search(data[name].name, candidates, pairs.captions, thumbnails)
     parts = evaluations[name].outcomes if name in evaluations else ()
     return replace(
         examples,
         gallery=random_gallery(search, options.num_queries, seed),
         errors=error_gallery(search, options.num_queries // 2, seed),
-        recalls=recall_curves(pairs, parts),
+        recalls=recall_curves(candidates, parts),
     )
 
 
@@ -141,12 +152,15 @@ def _classifiers(
     """Return the first classification of each task: a probe has one for each of its settings."""
     classifiers = []
     for name, evaluation in evaluations.items():
-        parts = [part for part in evaluation.outcomes if part.kind == "classification"]
+        parts = [part for part in evaluation.outcomes if part.kind in _KINDS]
         if not parts:
             continue
-        images = Thumbnails(data[name], {}, options.thumbnail_pixels) if name in data else None
-        content = classifier_content(
-            name, parts[0], images, num_images=options.num_queries, seed=options.seed
-        )
-        classifiers.append(content)
+        if parts[0].kind == "multi-label":
+            content = multi_label_content(name, parts[0])
+        else:
+            images = Thumbnails(data[name], {}, options.thumbnail_pixels) if name in data else None
+            content = classifier_content(
+                name, parts[0], images, num_images=options.num_queries, seed=options.seed
+            )
+        classifiers.append(with_average_precisions(content, evaluation.metrics))
     return classifiers

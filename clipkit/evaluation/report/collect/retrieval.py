@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from clipkit.evaluation.embedding import EmbeddedPairs
+from clipkit.evaluation.correct_pairs import Candidates
 from clipkit.evaluation.outcomes.outcomes import Outcomes
 from clipkit.evaluation.report.collect.thumbnails import Thumbnails
 from clipkit.evaluation.report.content import (
@@ -20,7 +20,7 @@ from clipkit.evaluation.report.content import (
     RecallCurve,
     TextQuery,
 )
-from clipkit.metrics.functional import retrieval_ranks
+from clipkit.metrics.pair_ranks import pair_ranks
 
 _DIRECTIONS: Final = {"text_to_image/": "Text to image", "image_to_text/": "Image to text"}
 _NUM_HITS: Final = 5
@@ -30,12 +30,12 @@ _MAX_QUERIES: Final = 2000
 """Largest number of queries among which errors are looked for: each is compared with all."""
 
 
-def recall_curves(pairs: EmbeddedPairs, parts: Sequence[Outcomes] = ()) -> list[RecallCurve]:
+def recall_curves(candidates: Candidates, parts: Sequence[Outcomes] = ()) -> list[RecallCurve]:
     """Return the curve of each direction.
 
     Args:
-        pairs: Embeddings, with captions.
-        parts: Outcomes of the retrieval of these captions and images, whose ranks are used; without
+        candidates: Images and texts, and which of them match.
+        parts: Outcomes of the retrieval of these images and texts, whose ranks are used; without
             them all queries are ranked.
     """
     ranks = {
@@ -44,13 +44,13 @@ def recall_curves(pairs: EmbeddedPairs, parts: Sequence[Outcomes] = ()) -> list[
         if part.kind == "retrieval" and part.prefix in _DIRECTIONS and "rank" in part.columns
     }
     if set(ranks) != set(_DIRECTIONS):
-        of_images, of_texts = retrieval_ranks(pairs.images, pairs.texts, pairs.text_to_image)
-        of_images = of_images[torch.unique(pairs.text_to_image)]
-        ranks = dict(zip(_DIRECTIONS, (of_texts, of_images), strict=True))
+        both = pair_ranks(candidates.images, candidates.texts, candidates.pairs)
+        best = [of_pairs.incorrect[of_pairs.correct == 0] for of_pairs in reversed(both)]
+        ranks = dict(zip(_DIRECTIONS, best, strict=True))
     return [
         recall_curve(title, ranks[prefix].long(), count)
         for (prefix, title), count in zip(
-            _DIRECTIONS.items(), (len(pairs.images), len(pairs.texts)), strict=True
+            _DIRECTIONS.items(), (len(candidates.images), len(candidates.texts)), strict=True
         )
     ]
 
@@ -86,9 +86,7 @@ def recall_curve(
 def random_gallery(search: Search, num_queries: int, seed: int) -> Gallery:
     """Select queries of both directions at random."""
     texts, images = search.sample(num_queries, seed)
-    note = (
-        f"Selected at random from {search.name} ({len(search.pairs.keys):,} images, seed {seed})."
-    )
+    note = f"Selected at random from {search.name} ({search.num_images:,} images, seed {seed})."
     return _gallery(search, texts, images, note)
 
 
@@ -99,7 +97,7 @@ def error_gallery(search: Search, num_queries: int, seed: int) -> Gallery:
     worst_images = _worst(images, search.image_margins(images), num_queries)
     note = (
         f"Of {len(texts):,} captions and {len(images):,} images of {search.name}"
-        f"{', selected at random' if len(texts) < len(search.pairs.captions) else ''}: those "
+        f"{', selected at random' if len(texts) < len(search.texts) else ''}: those "
         f"whose best incorrect answer exceeds the right one by the largest similarity."
     )
     return _gallery(search, worst_texts, worst_images, note)
@@ -107,79 +105,88 @@ def error_gallery(search: Search, num_queries: int, seed: int) -> Gallery:
 
 @final
 class Search:
-    """Retrieves images and captions.
+    """Retrieves images and texts.
 
     Args:
         name: Name of the data.
-        pairs: Embeddings of the data, with captions.
+        candidates: Images and texts, and which of them match.
+        captions: Captions of the data, of which the texts are some.
         thumbnails: Thumbnails of the images.
     """
 
-    def __init__(self, name: str, pairs: EmbeddedPairs, thumbnails: Thumbnails) -> None:
+    def __init__(
+        self,
+        name: str,
+        candidates: Candidates,
+        captions: Sequence[str],
+        thumbnails: Thumbnails,
+    ) -> None:
         self.name = name
-        self.pairs = pairs
+        self.texts = [captions[row] for row in candidates.caption_rows.tolist()]
+        self.num_images = len(candidates.images)
+        self._candidates = candidates
         self._thumbnails = thumbnails
 
     def sample(self, count: int, seed: int) -> tuple[list[int], list[int]]:
-        """Return rows of captions and of images with a caption, selected at random."""
+        """Return rows of texts and of images that have an answer, selected at random."""
         generator = torch.Generator().manual_seed(seed)
-        with_caption = torch.unique(self.pairs.text_to_image)
-        texts = torch.randperm(len(self.pairs.captions), generator=generator)[:count]
-        images = with_caption[torch.randperm(len(with_caption), generator=generator)[:count]]
+        images, texts = (torch.unique(side) for side in self._candidates.pairs.T)
+        texts = texts[torch.randperm(len(texts), generator=generator)[:count]]
+        images = images[torch.randperm(len(images), generator=generator)[:count]]
         return texts.tolist(), images.tolist()
 
     def text_query(self, row: int) -> TextQuery:
-        """Return the images for a caption."""
-        owner = int(self.pairs.text_to_image[row])
-        scores, is_match = self._of_text(row)
+        """Return the images for a text."""
+        scores, is_match = (side[:, 0] for side in self._of_texts(torch.tensor([row])))
         hits = [
             ImageHit(self._thumbnails[other], value, bool(is_match[other]))
             for other, value in _best(scores)
         ]
-        rank = _rank(scores, is_match)
-        return TextQuery(self.pairs.captions[row], hits, self._thumbnails[owner], rank)
+        answer = self._thumbnails[_best_match(scores, is_match)]
+        return TextQuery(self.texts[row], hits, answer, _rank(scores, is_match))
 
     def image_query(self, row: int) -> ImageQuery:
-        """Return the captions for an image."""
-        scores, is_match = self._of_image(row)
-        captions = self.pairs.captions
+        """Return the texts for an image."""
+        scores, is_match = (side[:, 0] for side in self._of_images(torch.tensor([row])))
         hits = [
-            CaptionHit(captions[other], value, bool(is_match[other]))
+            CaptionHit(self.texts[other], value, bool(is_match[other]))
             for other, value in _best(scores)
         ]
-        right = int(torch.where(is_match, scores, -torch.inf).argmax())
-        rank = _rank(scores, is_match)
-        return ImageQuery(self._thumbnails[row], hits, captions[right], rank)
+        answer = self.texts[_best_match(scores, is_match)]
+        return ImageQuery(self._thumbnails[row], hits, answer, _rank(scores, is_match))
 
     def text_margins(self, rows: Sequence[int]) -> Float[Tensor, " n"]:
-        """Return by how much the best incorrect image of captions exceeds the right one."""
-        margins = [torch.empty(0)]
-        for part in torch.split(torch.tensor(rows), _CHUNK):
-            scores = self.pairs.images @ self.pairs.texts[part].T
-            own = (self.pairs.text_to_image[part], torch.arange(len(part)))
-            right = scores[own]
-            scores[own] = -torch.inf
-            margins.append(scores.amax(0) - right)
-        return torch.cat(margins)
+        """Return by how much the best incorrect image of texts exceeds the best right one."""
+        parts = torch.split(torch.tensor(rows), _CHUNK)
+        return torch.cat([_margins(*self._of_texts(part)) for part in parts])
 
     def image_margins(self, rows: Sequence[int]) -> Float[Tensor, " n"]:
-        """Return by how much the best incorrect caption of images exceeds the best right one."""
-        margins = [torch.empty(0)]
-        for part in torch.split(torch.tensor(rows), _CHUNK):
-            scores = self.pairs.texts @ self.pairs.images[part].T
-            is_match = self.pairs.text_to_image[:, None] == part
-            right = scores.masked_fill(~is_match, -torch.inf).amax(0)
-            margins.append(scores.masked_fill_(is_match, -torch.inf).amax(0) - right)
-        return torch.cat(margins)
+        """Return by how much the best incorrect text of images exceeds the best right one."""
+        parts = torch.split(torch.tensor(rows), _CHUNK)
+        return torch.cat([_margins(*self._of_images(part)) for part in parts])
 
-    def _of_text(self, row: int) -> tuple[Float[Tensor, " N"], Bool[Tensor, " N"]]:
-        scores = self.pairs.images @ self.pairs.texts[row]
-        is_match = torch.zeros(len(scores), dtype=torch.bool)
-        is_match[self.pairs.text_to_image[row]] = True
-        return scores, is_match
+    def _of_texts(self, rows: Int64[Tensor, " n"]) -> _Scores:
+        images, texts = self._candidates.images, self._candidates.texts
+        return images @ texts[rows].T, _matches(self._candidates.pairs, len(images), rows)
 
-    def _of_image(self, row: int) -> tuple[Float[Tensor, " M"], Bool[Tensor, " M"]]:
-        return self.pairs.texts @ self.pairs.images[row], self.pairs.text_to_image == row
+    def _of_images(self, rows: Int64[Tensor, " n"]) -> _Scores:
+        images, texts = self._candidates.images, self._candidates.texts
+        pairs = self._candidates.pairs.flip(1)
+        return texts @ images[rows].T, _matches(pairs, len(texts), rows)
+
+
+_Scores = tuple[Float[Tensor, "candidates n"], Bool[Tensor, "candidates n"]]
+"""Score of each candidate for each query, and whether it is a right answer."""
+
+
+def _matches(
+    pairs: Int64[Tensor, "P 2"], num_candidates: int, queries: Int64[Tensor, " n"]
+) -> Bool[Tensor, "candidates n"]:
+    """Return which candidates are right, from pairs of a candidate and a query."""
+    is_match = torch.zeros(num_candidates, len(queries), dtype=torch.bool)
+    for column, query in enumerate(queries.tolist()):
+        is_match[pairs[pairs[:, 1] == query, 0], column] = True
+    return is_match
 
 
 def _gallery(search: Search, texts: Iterable[int], images: Iterable[int], note: str) -> Gallery:
@@ -191,6 +198,17 @@ def _gallery(search: Search, texts: Iterable[int], images: Iterable[int], note: 
 def _worst(rows: Sequence[int], margins: Float[Tensor, " n"], count: int) -> list[int]:
     order = margins.argsort(descending=True, stable=True)[:count].tolist()
     return [rows[place] for place in order if margins[place] >= 0]
+
+
+def _margins(
+    scores: Float[Tensor, "candidates n"], is_match: Bool[Tensor, "candidates n"]
+) -> Float[Tensor, " n"]:
+    right = scores.masked_fill(~is_match, -torch.inf).amax(0)
+    return scores.masked_fill(is_match, -torch.inf).amax(0) - right
+
+
+def _best_match(scores: Float[Tensor, " N"], is_match: Bool[Tensor, " N"]) -> int:
+    return int(scores.masked_fill(~is_match, -torch.inf).argmax())
 
 
 def _rank(scores: Float[Tensor, " N"], is_match: Bool[Tensor, " N"]) -> int:

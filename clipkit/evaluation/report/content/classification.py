@@ -33,6 +33,8 @@ class ClassRow:
         precision: Share of the images predicted as the class that belong to it; None if there are
             none.
         f1: Harmonic mean of recall and precision; None if the class does not occur.
+        average_precision: Average precision of the class against all others; None if it was not
+            measured.
     """
 
     name: str
@@ -40,6 +42,7 @@ class ClassRow:
     recall: float | None
     precision: float | None
     f1: float | None
+    average_precision: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
