@@ -88,7 +88,8 @@ def reliability(
 
 def confidences(scores: Float[Tensor, "N C"], logit_scale: float = 1.0) -> Float[Tensor, " N"]:
     """Return the greatest probability of each row: of the softmax of the scaled scores."""
-    return (scores.double() * logit_scale).softmax(1).amax(1)
+    parts = (rows.double() * logit_scale for rows in torch.split(scores, _ROWS))
+    return torch.cat([logits.softmax(1).amax(1) for logits in parts])
 
 
 @torch.no_grad()
@@ -107,7 +108,7 @@ def fit_logit_scale(scores: Float[Tensor, "N C"], labels: Int64[Tensor, " N"]) -
         the best one: all images are classified correctly, or the scores are no better than chance.
 
     Raises:
-        MetricError: If there is no image.
+        MetricError: If there is no image, or a score is NaN or infinite.
 
     Examples:
         >>> scores = torch.tensor([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [1.0, 0.0]])
@@ -117,6 +118,8 @@ def fit_logit_scale(scores: Float[Tensor, "N C"], labels: Int64[Tensor, " N"]) -
     """
     if not len(labels):
         raise MetricError("calibration: expected at least one image, got none")
+    if not scores.isfinite().all():
+        raise MetricError("calibration: expected finite scores, got NaN or infinity")
     of_labels = scores.gather(1, labels[:, None]).double().sum()
 
     def slope(scale: float) -> float:

@@ -77,3 +77,6 @@ def test_a_calibration_without_an_optimum_takes_a_limit_with_a_warning(caplog):
     assert "no better than chance; using the highest" in caplog.text
     with pytest.raises(MetricError, match="at least one image"):
         fit_logit_scale(scores[:0], labels[:0])
+    for wrong in (torch.nan, torch.inf):
+        with pytest.raises(MetricError, match="expected finite scores"):
+            fit_logit_scale(torch.full_like(scores, wrong), labels)

@@ -83,7 +83,8 @@ def evaluate_decisions(
             are independent of one another.
 
     Returns:
-        The metrics, the outcome of each image, and as details the threshold of each class.
+        The metrics, the outcome of each image, and as details the number of images of each class,
+        and its threshold.
 
     Raises:
         DataError: If the splits have image files or groups in common.
@@ -92,7 +93,8 @@ def evaluate_decisions(
     _report_left_out(test, data.name)
     values = torch.zeros(test.scores.shape[1])
     predicted = test.scores > values if test.decide else None
-    details = dict[str, float]()
+    positives = (test.targets == 1).sum(0).tolist()
+    details = {f"positives/{name}": n for name, n in zip(test.class_names, positives, strict=True)}
     if calibration is not None:
         fitted_on = predict(calibration)
         refuse_leaks((calibration, fitted_on.keys), (data, test.keys), options, hold_out_by)
@@ -100,7 +102,7 @@ def evaluate_decisions(
         _report(fitted.without_own, test.class_names, calibration.name)
         predicted = test.scores >= fitted.values
         names = (f"threshold/{name}" for name in test.class_names)
-        details = dict(zip(names, fitted.values.tolist(), strict=True))
+        details |= zip(names, fitted.values.tolist(), strict=True)
     groups = None if hold_out_by is None else groups_of(data, hold_out_by, test.keys)
     outcomes = multi_label_outcomes(
         test.scores, test.targets, test.keys, test.class_names, predicted, groups
