@@ -11,6 +11,7 @@ from clipkit.evaluation.embedding_cache import cached_embeddings
 from clipkit.evaluation.embedding_files import save_embeddings
 from clipkit.evaluation.evaluators.base import Evaluator
 from clipkit.evaluation.evaluators.class_report import ClassReport, PerClass
+from clipkit.evaluation.evaluators.fairness import GroupFairness
 from clipkit.evaluation.evaluators.label_head import LabelHeadClassification
 from clipkit.evaluation.evaluators.multi_label import MultiLabelClassification
 from clipkit.evaluation.evaluators.pair_choice import PairChoice
@@ -72,6 +73,7 @@ __all__ = [
     "EvaluationSuite",
     "Evaluator",
     "FewShotProbe",
+    "GroupFairness",
     "InterpolationPoint",
     "LabelHeadClassification",
     "LinearProbe",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -14,6 +14,7 @@ from clipkit.evaluation.corruptions.kinds import CORRUPTIONS, STRENGTHS
 from clipkit.evaluation.datasets.choice_sources import ChoiceColumns, open_choices
 from clipkit.evaluation.datasets.dataset import EvaluationDataset, open_dataset
 from clipkit.evaluation.evaluators.base import Evaluator
+from clipkit.evaluation.evaluators.fairness import GroupFairness
 from clipkit.evaluation.evaluators.label_head import LabelHeadClassification
 from clipkit.evaluation.evaluators.multi_label import MultiLabelClassification
 from clipkit.evaluation.evaluators.pair_choice import PairChoice
@@ -60,7 +61,7 @@ class ZeroShotOptions:
 
 @dataclass(frozen=True)
 class RobustnessOptions:
-    """Options of the task "corruptions"; see ``CorruptionRobustness``.
+    """Options of the tasks "corruptions" and "fairness"; see ``CorruptionRobustness``.
 
     Args:
         classifier: Task whose predictions are measured: "zero-shot" or "label-head".
@@ -90,7 +91,7 @@ CLASSIFIERS: Final = ("zero-shot", "label-head")
 TASKS: Final = (
     "retrieval", "zero-shot", "label-head", "multi-label", "linear-probe", "nearest-neighbours",
     "few-shot", "pair-choice", "zero-shot-multi-label", "corruptions",
-    "multi-label-probe",
+    "multi-label-probe", "fairness",
 )  # fmt: skip
 """Names of the tasks."""
 
@@ -128,7 +129,7 @@ def make_evaluator(
         correct: Which candidates of a retrieval are correct, and groups of queries.
         zero_shot: Options of zero-shot classification: class names, templates, groups, calibration.
         choice: Columns of a table of the task "pair-choice"; None to recognise them.
-        robustness: Classifier and corruptions of the task "corruptions".
+        robustness: Classifier of the tasks "corruptions" and "fairness", and the corruptions.
         options: How embeddings are computed.
 
     Raises:
@@ -173,10 +174,26 @@ def make_evaluator(
         )  # fmt: skip
     if task == "retrieval":
         return Retrieval(data, widths=widths, options=options, correct=correct)
+    if task == "fairness":
+        return _fairness(robustness.classifier, data, zero_shot, options)
     if task == "corruptions":
         classifier = _classifier(robustness.classifier, data, zero_shot, options)
         return CorruptionRobustness(classifier, robustness.corruptions, robustness.strengths)
     return _classifier(task, data, zero_shot, options)
+
+
+def _fairness(
+    classifier: str, data: EvaluationDataset, zero_shot: ZeroShotOptions, options: EmbedOptions
+) -> GroupFairness:
+    if zero_shot.group_field is None:
+        raise ConfigError(
+            "fairness: expected the field with the group of an image, such as json:region "
+            "(--group-field, or ZeroShotOptions(group_field=...)), got none"
+        )
+    without_groups = replace(zero_shot, group_field=None)
+    return GroupFairness(
+        _classifier(classifier, data, without_groups, options), zero_shot.group_field
+    )
 
 
 def _classifier(

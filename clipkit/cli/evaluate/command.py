@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 TASKS: Final = (
     "retrieval", "zero-shot", "label-head", "multi-label", "linear-probe", "nearest-neighbours",
     "few-shot", "pair-choice", "zero-shot-multi-label", "corruptions",
-    "multi-label-probe",
+    "multi-label-probe", "fairness",
 )  # fmt: skip
 _NO_SHARES: Final = ("l2", "_rank", "rsum")
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 def add_robustness_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of robustness; see ``robustness_options``."""
-    group = parser.add_argument_group("robustness (corruptions)")
+    group = parser.add_argument_group("robustness (corruptions, fairness)")
     group.add_argument(
         "--classifier",
         default="zero-shot",

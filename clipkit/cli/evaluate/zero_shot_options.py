@@ -12,12 +12,12 @@ from clipkit.errors import ConfigError
 if TYPE_CHECKING:
     from clipkit.evaluation import ZeroShotOptions
 
-_ZERO_SHOT: Final = ("zero-shot", "zero-shot-multi-label", "corruptions")
+_ZERO_SHOT: Final = ("zero-shot", "zero-shot-multi-label", "corruptions", "fairness")
 _SEVERAL: Final = ("multi-label", "zero-shot-multi-label")
 _USED_BY: Final = {
     "--classnames": _ZERO_SHOT,
     "--templates": _ZERO_SHOT,
-    "--group-field": ("zero-shot", "retrieval"),
+    "--group-field": ("zero-shot", "retrieval", "fairness"),
     "--calibration-split": ("zero-shot", *_SEVERAL),
     "--thresholds": _SEVERAL,
     "--hold-out-by": ("zero-shot", *_SEVERAL, "linear-probe", "nearest-neighbours", "few-shot"),

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from clipkit.errors import MetricError
+from clipkit.evaluation.outcomes.by_group import KIND, by_group_metrics
 from clipkit.evaluation.outcomes.classification import classification_metrics
 from clipkit.evaluation.outcomes.multi_label import multi_label_metrics
 from clipkit.evaluation.outcomes.outcomes import Outcomes
@@ -36,6 +37,9 @@ OUTCOME_KINDS: Final[Mapping[str, OutcomeMetrics]] = {
     "retrieval": retrieval_metrics,
     "rsum": rsum_metrics,
     "worst-group": worst_group_metrics,
+    f"{KIND}classification": by_group_metrics(
+        classification_metrics, ("top1", "top5", "mean_per_class_recall")
+    ),
 }
 """How metrics follow from outcomes, by the kind of the outcomes."""
 
