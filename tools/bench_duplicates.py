@@ -22,8 +22,9 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from clipkit.data import ShardWriter
+from clipkit.data.images.formats import WHITE, to_rgb
 from clipkit.data.images.perceptual_hash import image_signature
-from clipkit.evaluation.building.image_duplicates import duplicate_images
+from clipkit.evaluation.building.duplicates.image_duplicates import duplicate_images
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 LIMITS = (12, 16, 20, 24, 28, 32)
@@ -75,7 +76,7 @@ def measure_copies(folders: list[Path], limit: int) -> dict[str, object]:
         start = time.perf_counter()
         own.append(image_signature(data))
         seconds += time.perf_counter() - start
-        image = Image.open(io.BytesIO(data)).convert("RGB")
+        image = to_rgb(Image.open(io.BytesIO(data)), WHITE)
         for name, change in COPIES.items():
             copies[name].append(image_signature(change(image, rng)))
     count = len(files)

@@ -10,13 +10,17 @@ import numpy as np
 from jaxtyping import Bool, Int64
 
 from clipkit.errors import ConfigError
-from clipkit.evaluation.building.caption_duplicates import (
+from clipkit.evaluation.building.duplicates.caption_duplicates import (
     CaptionWords,
     DuplicateCaptions,
     duplicate_captions,
 )
-from clipkit.evaluation.building.groups import Groups
-from clipkit.evaluation.building.image_duplicates import DuplicateImages, duplicate_images
+from clipkit.evaluation.building.duplicates.groups import Groups
+from clipkit.evaluation.building.duplicates.image_duplicates import (
+    DuplicateImages,
+    duplicate_images,
+)
+from clipkit.evaluation.building.duplicates.pair_search import NearPairs
 from clipkit.evaluation.building.options import (
     AUTO,
     CLASS,
@@ -26,7 +30,6 @@ from clipkit.evaluation.building.options import (
     SampleFields,
     SplitOptions,
 )
-from clipkit.evaluation.building.pair_search import NearPairs
 from clipkit.evaluation.building.scan import ScannedPairs
 from clipkit.evaluation.building.splits import split_samples
 from clipkit.types import IGNORE_LABEL

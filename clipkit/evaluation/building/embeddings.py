@@ -14,8 +14,8 @@ from torch import Tensor
 from clipkit.data.images.formats import image_member
 from clipkit.data.packing.items import Item
 from clipkit.errors import ConfigError
+from clipkit.evaluation.building.duplicates.pair_search import NearPairs, distinct_pairs
 from clipkit.evaluation.building.options import SampleFields
-from clipkit.evaluation.building.pair_search import NearPairs, distinct_pairs
 from clipkit.evaluation.building.scan import OnProgress, captions_of
 from clipkit.evaluation.datasets.dataset import EvaluationSample
 from clipkit.evaluation.datasets.loading import decoded_chunks

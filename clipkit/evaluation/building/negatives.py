@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from clipkit.evaluation.building.caption_duplicates import CaptionWords
+from clipkit.evaluation.building.duplicates.caption_duplicates import CaptionWords
 from clipkit.evaluation.building.embeddings import embed_captions, nearest
 from clipkit.evaluation.building.positives import Matches
 from clipkit.evaluation.building.word_negatives import WordNegatives

@@ -9,8 +9,11 @@ from typing import Final, final
 import numpy as np
 from jaxtyping import Bool, Int64
 
-from clipkit.evaluation.building.caption_duplicates import CaptionWords, DuplicateCaptions
-from clipkit.evaluation.building.pair_search import NearPairs
+from clipkit.evaluation.building.duplicates.caption_duplicates import (
+    CaptionWords,
+    DuplicateCaptions,
+)
+from clipkit.evaluation.building.duplicates.pair_search import NearPairs
 from clipkit.evaluation.outcomes.outcomes import distinct_keys
 
 MOST_POSITIVES: Final = 100

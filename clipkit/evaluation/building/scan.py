@@ -22,7 +22,7 @@ from clipkit.data.shards.members import parsed_json, read_label, read_value
 from clipkit.data.text.captions import TextField
 from clipkit.data.text.scripts import script_of
 from clipkit.errors import FaultBudgetExceeded, SampleError
-from clipkit.evaluation.building.caption_duplicates import CaptionWords
+from clipkit.evaluation.building.duplicates.caption_duplicates import CaptionWords
 from clipkit.evaluation.building.options import SampleFields
 from clipkit.types import IGNORE_LABEL
 

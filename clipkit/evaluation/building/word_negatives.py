@@ -9,7 +9,7 @@ from typing import Final, final
 import numpy as np
 from jaxtyping import Int64
 
-from clipkit.evaluation.building.caption_duplicates import CaptionWords
+from clipkit.evaluation.building.duplicates.caption_duplicates import CaptionWords
 
 _MOST_CAPTIONS_OF_A_WORD: Final = 2000
 _CANDIDATES: Final = 64

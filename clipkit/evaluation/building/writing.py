@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +11,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from clipkit.atomic_files import write_json, write_text
+from clipkit.data.images.formats import (
+    DEFAULT_MAX_PIXELS,
+    IMAGE_EXTENSIONS,
+    WHITE,
+    open_image,
+    orientation_of,
+    to_rgb,
+)
 from clipkit.data.packing.items import Item
 from clipkit.data.packing.pack import SIZES_FILE, ShardWriter, prepare
 from clipkit.data.packing.tables.table import as_json
@@ -20,6 +29,7 @@ from clipkit.evaluation.building.scan import captions_of, json_object
 from clipkit.types import IGNORE_LABEL
 
 NUM_SHARDS_FILE: Final = "nshards.txt"
+_READ_EVERYWHERE: Final = ("jpg", "jpeg", "png", "webp")
 
 
 def write_split(
@@ -86,7 +96,7 @@ def written_members(
         members = item.members()
         captions, label = captions_of(members, fields), read_label(members, fields.label)
         content = json_object(members)
-        members = prepare(dict(members), image_size)
+        members = prepare(readable(members), image_size)
     kept = {name: data for name, data in members.items() if name not in ("txt", "cls", "json")}
     if captions:
         kept["txt"] = "\n".join(captions).encode()
@@ -94,6 +104,24 @@ def written_members(
     if label != IGNORE_LABEL:
         kept["cls"] = str(label).encode()
     return {**kept, "json": as_json({**content, **further})}
+
+
+def readable(members: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Return the members with an image in a format that CLIP_benchmark reads.
+
+    Other formats (GIF, BMP, TIFF ...) become PNG; of an animation, the first image.
+    """
+    image = next(name for name in IMAGE_EXTENSIONS if name in members)
+    if image in _READ_EVERYWHERE:
+        return dict(members)
+    out = io.BytesIO()
+    data = members[image]
+    opened = open_image(data, DEFAULT_MAX_PIXELS)
+    turn = orientation_of(opened, data)
+    pixels = to_rgb(opened, WHITE)
+    (pixels.transpose(turn.method) if turn else pixels).save(out, "PNG")
+    kept = {name: content for name, content in members.items() if name != image}
+    return {"png": out.getvalue(), **kept}
 
 
 def write_positives(path: Path, positives: Mapping[str, Sequence[str]]) -> None:

@@ -8,11 +8,14 @@ import pytest
 
 from clipkit.data.images.perceptual_hash import WIDTH, centres, image_distances, mirrored
 from clipkit.data.text.word_sets import words_of
-from clipkit.evaluation.building import pair_search
-from clipkit.evaluation.building.caption_duplicates import CaptionWords, duplicate_captions
-from clipkit.evaluation.building.groups import Groups
-from clipkit.evaluation.building.image_duplicates import duplicate_images
-from clipkit.evaluation.building.pair_search import PairSearch, bands
+from clipkit.evaluation.building.duplicates import image_duplicates, pair_search
+from clipkit.evaluation.building.duplicates.caption_duplicates import (
+    CaptionWords,
+    duplicate_captions,
+)
+from clipkit.evaluation.building.duplicates.groups import Groups
+from clipkit.evaluation.building.duplicates.image_duplicates import duplicate_images
+from clipkit.evaluation.building.duplicates.pair_search import PairSearch, bands
 
 
 def planted(num_images: int, num_bits: int, seed: int = 0) -> np.ndarray:
@@ -76,6 +79,14 @@ def test_all_pairs_of_a_small_set_are_those_of_a_full_comparison():
     )
     assert got == expected
     assert len(same) == 60
+
+
+def test_most_copies_are_found_among_many_images(monkeypatch):
+    """With parts of 13 bits, as for a million images, a single division finds two thirds."""
+    monkeypatch.setattr(image_duplicates, "_band_bits", lambda _: 13)
+    for num_bits, least in ((5, 0.99), (12, 0.97), (20, 0.75)):
+        found = duplicate_images(planted(1000, num_bits), 24)
+        assert len(found.pairs) >= least * 1000
 
 
 def test_equal_images_are_one_set():

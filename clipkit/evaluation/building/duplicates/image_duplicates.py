@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Int64, UInt64
 
 from clipkit.data.images.perceptual_hash import (
     NUM_BITS,
@@ -16,7 +17,7 @@ from clipkit.data.images.perceptual_hash import (
     image_distances,
     mirrored,
 )
-from clipkit.evaluation.building.pair_search import (
+from clipkit.evaluation.building.duplicates.pair_search import (
     NearPairs,
     PairSearch,
     bands,
@@ -29,6 +30,8 @@ NEAR_MISS_BITS: Final = 8
 _ROWS_PER_BUCKET: Final = 256
 _FEWEST_BITS: Final = 2
 _MOST_BITS: Final = 16
+_LONG_BITS: Final = 8
+_EVEN: Final = np.uint64(0x5555555555555555)
 
 
 @dataclass(slots=True)
@@ -63,7 +66,7 @@ def duplicate_images(signatures: Signatures, max_distance: int) -> DuplicateImag
     bits = entries[:, :2]
     columns = np.ascontiguousarray(bits.T)
     search, found = PairSearch(), list[NearPairs]()
-    for values in bands(bits, _band_bits(len(entries))):
+    for values in _parts(bits, _band_bits(len(entries))):
         for first, second in search.pairs(values, bits):
             found.append(_near(entries, columns, first, second, max_distance))
         found = [distinct_pairs(found, len(distinct), smallest=True)]
@@ -72,6 +75,15 @@ def duplicate_images(signatures: Signatures, max_distance: int) -> DuplicateImag
     return DuplicateImages(
         same, _chosen(near, within), _chosen(near, ~within), firsts, search.num_cut
     )
+
+
+def _parts(bits: UInt64[np.ndarray, "N 2"], num_bits: int) -> Iterator[UInt64[np.ndarray, " N"]]:
+    """Yield parts of the bits; long ones from a second division, which finds most of the rest."""
+    yield from bands(bits, num_bits)
+    if num_bits >= _LONG_BITS:
+        first, second = bits.T
+        mixed = [(first & _EVEN) | (second & ~_EVEN), (second & _EVEN) | (first & ~_EVEN)]
+        yield from bands(np.stack(mixed, 1), num_bits)
 
 
 def _band_bits(num_entries: int) -> int:

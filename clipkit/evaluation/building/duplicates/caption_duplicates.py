@@ -17,7 +17,7 @@ from clipkit.data.text.word_sets import (
     word_hashes,
     words_of,
 )
-from clipkit.evaluation.building.pair_search import (
+from clipkit.evaluation.building.duplicates.pair_search import (
     NearPairs,
     PairSearch,
     distinct_pairs,

@@ -1,0 +1,1 @@
+"""Near-duplicates of images and captions, and the groups that they form."""
