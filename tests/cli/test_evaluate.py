@@ -28,7 +28,8 @@ from clipkit.evaluation import (
     outcome_metrics,
 )
 from clipkit.models import from_open_clip
-from tests.helpers.evaluation_data import OPEN_CLIP, captions, write_layout
+from tests.helpers.evaluation_data import CLASSES, OPEN_CLIP, captions, picture, write_layout
+from tests.helpers.factories import write_shard
 from tests.helpers.open_clip_names import named_config
 
 
@@ -145,6 +146,62 @@ def test_evaluate_passes_the_options_of_probes(tmp_path, root, model, encoder):
         call(evaluate, "--model", model, "--data", root, *tasks, "--hold-out-by", "json:patient")
     with pytest.raises(DataError, match="12 images are in both splits test and test"):
         call(evaluate, "--model", model, "--data", root, *tasks, "--train-split", "test")
+
+
+@pytest.fixture(scope="module")
+def tagged(tmp_path_factory) -> Path:
+    """Shards with a class, a region and several classes in each sample."""
+    root = tmp_path_factory.mktemp("tagged")
+    for split, numbers in (("train", range(40)), ("test", range(40, 60))):
+        samples = []
+        for n in numbers:
+            record = {"region": ["asia", "europe"][n % 2], "labels": [n % 3, 3 + n % 2]}
+            members = {"png": picture(n), "cls": b"%d" % (n % 6), "txt": b"right\nwrong"}
+            samples.append((f"s{n}", {**members, "json": json.dumps(record).encode()}))
+        write_shard(root / split / "0.tar", samples)
+        (root / split / "nshards.txt").write_text("1")
+    (root / "classnames.txt").write_text("\n".join(CLASSES))
+    return root
+
+
+def test_probes_of_several_classes_choices_corruptions_and_fairness(tmp_path, tagged, model):
+    output, report = tmp_path / "numbers.json", tmp_path / "page"
+    names = ("multi-label-probe", "pair-choice", "corruptions", "fairness")
+    tasks = [word for name in names for word in ("--task", name)]
+    options = ["--corruptions", "fog", "--strengths", 3, "--group-field", "json:region"]
+
+    call(
+        evaluate, "--model", model, "--data", tagged, "--output", output, "--report", report,
+        *tasks, *options,
+    )  # fmt: skip
+
+    record = json.loads(output.read_text())
+    for key in (
+        "multi-label-probe/macro_auroc", "pair-choice/acc", "corruptions/fog_3/top1",
+        "fairness/worst_group/top1",
+    ):  # fmt: skip
+        assert 0 <= record["metrics"][key] <= 1
+    assert record["primary_metrics"]["corruptions"] == "corruptions/corrupted/top1"
+    assert record["details"]["fairness/images/asia"] == 10
+    assert any(key.startswith("multi-label-probe/threshold/") for key in record["details"])
+    assert set(record["intervals"]) <= set(record["metrics"])
+    parts = load_outcomes(tmp_path / "numbers.outcomes.npz")
+    computed = {k: v for part in parts for k, v in outcome_metrics(part).items()}
+    rest = {k: v for k, v in record["metrics"].items() if not k.endswith("/l2")}
+    assert computed == pytest.approx(rest)
+    assert (report / "report.html").is_file()
+
+
+def test_options_of_choices_and_groups_are_checked(tagged, model):
+    data = ["--model", model, "--data", tagged]
+    with pytest.raises(ConfigError, match="--choice-images, --choice-texts: expected both"):
+        call(evaluate, *data, "--task", "pair-choice", "--choice-images", "image")
+    with pytest.raises(ConfigError, match="fairness: expected the field"):
+        call(evaluate, *data, "--task", "fairness")
+    with pytest.raises(ConfigError, match="--group-field: expected one of the tasks"):
+        call(evaluate, *data, "--task", "corruptions", "--group-field", "json:region")
+    with pytest.raises(ConfigError, match="'smog'"):
+        call(evaluate, *data, "--task", "corruptions", "--corruptions", "smog")
 
 
 def test_the_training_split_is_an_option_of_probes(root):

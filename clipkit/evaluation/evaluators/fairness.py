@@ -38,6 +38,8 @@ class GroupFairness(Evaluator):
     ) -> None:
         self.classifier = classifier
         self.class_names = classifier.class_names
+        self.templates = classifier.templates
+        self.data = classifier.data
         self.attribute = attribute
 
     def run(self, encoder: DualEncoder) -> dict[str, float]:

@@ -52,6 +52,8 @@ class CorruptionRobustness(Evaluator):
     ) -> None:
         self.classifier = classifier
         self.class_names = classifier.class_names
+        self.templates = classifier.templates
+        self.data = classifier.data
         kinds, chosen = dict.fromkeys(corruptions), sorted(set(strengths))
         self.cases = [(kind, strength) for kind in kinds for strength in chosen]
         if not self.cases:

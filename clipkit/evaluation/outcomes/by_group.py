@@ -34,6 +34,7 @@ def by_group_outcomes(outcomes: Outcomes, attributes: Sequence[str]) -> Outcomes
         Outcomes of kind "by-group-of-classification".
 
     Examples:
+        >>> from clipkit.evaluation.outcomes.classification import classification_outcomes
         >>> scores, labels = torch.eye(2)[[0, 1, 1]], torch.tensor([0, 1, 0])
         >>> outcomes = classification_outcomes(scores, labels, ["x", "y", "z"], ["cat", "dog"])
         >>> metrics = outcome_metrics(by_group_outcomes(outcomes, ["asia", "europe", "europe"]))
