@@ -11,8 +11,10 @@ from clipkit.cli.arguments import add_command, given_path, given_text
 from clipkit.cli.outputs import check_output_file, check_output_folder
 
 if TYPE_CHECKING:
-    from clipkit.evaluation.comparison import Change, Comparison, PairComparison
+    from clipkit.evaluation.comparison import Change, Comparison
 
+_FILE_WIDTH: Final = 120
+"""Columns of tables that are not shown on a terminal."""
 _MAX_CLASSES: Final = 10
 _STYLES: Final = {"better": "green", "worse": "red", "noise": "dim"}
 
@@ -84,7 +86,11 @@ def _print(comparison: Comparison) -> None:
     from rich.console import Console
 
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=_FILE_WIDTH)
     if len(comparison.pairs) > 1:
+        for letter, name in _letters(comparison).items():
+            console.print(f"{letter}: {name}", markup=False, soft_wrap=True)
         console.print(_overview(comparison))
     else:
         for pair in comparison.pairs:
@@ -93,10 +99,10 @@ def _print(comparison: Comparison) -> None:
                 f"or queries in {pair.num_groups:,} groups",
                 markup=False, soft_wrap=True,
             )  # fmt: skip
-            console.print(_changes("Metric", pair.metrics, pair))
+            console.print(_changes("Metric", pair.metrics))
             if pair.classes:
                 shown = pair.classes[:_MAX_CLASSES]
-                console.print(_changes("Recall of class", shown, pair))
+                console.print(_changes("Recall of class", shown))
                 if len(pair.classes) > len(shown):
                     console.print(f"{len(pair.classes) - len(shown)} more classes: --output")
     confidence = f"{100 * comparison.resampling.confidence:g} %"
@@ -109,10 +115,10 @@ def _print(comparison: Comparison) -> None:
         console.print(line, markup=False, soft_wrap=True)
 
 
-def _changes(title: str, changes: tuple[Change, ...], pair: PairComparison) -> Any:
+def _changes(title: str, changes: tuple[Change, ...]) -> Any:
     from rich.markup import escape
 
-    table = _table((title,), (pair.baseline, pair.model))
+    table = _table((title,), ("Baseline", "Model"))
     for change in changes:
         table.add_row(escape(change.name), *_values(change), *_result(change))
     return table
@@ -123,15 +129,23 @@ def _overview(comparison: Comparison) -> Any:
     from rich.markup import escape
 
     pairs = comparison.pairs
-    several = len({pair.model for pair in pairs}) > 1
-    names = pairs[0].baseline, "Value" if several else pairs[0].model
-    table = _table(("Data", "Metric", *(["Model"] if several else [])), names)
+    letters = {name: letter for letter, name in _letters(comparison).items()}
+    several = len(letters) > 2
+    columns = ("Data", "Metric", *(["Model"] if several else []))
+    table = _table(columns, ("A", "Value" if several else "B"))
     for pair in pairs:
         change = pair.metrics[0]
-        model = [pair.model] if several else []
+        model = [letters[pair.model]] if several else []
         texts = map(escape, (pair.data, change.name, *model))
         table.add_row(*texts, *_values(change), *_result(change))
     return table
+
+
+def _letters(comparison: Comparison) -> dict[str, str]:
+    """Return a letter for each model, the baseline first: names are too long for columns."""
+    pairs = comparison.pairs
+    names = dict.fromkeys([pairs[0].baseline, *(pair.model for pair in pairs)])
+    return {f"{chr(ord('A') + n % 26)}{n // 26 or ''}": name for n, name in enumerate(names)}
 
 
 def _table(texts: Sequence[str], numbers: Sequence[str]) -> Any:
@@ -140,7 +154,7 @@ def _table(texts: Sequence[str], numbers: Sequence[str]) -> Any:
 
     table = Table()
     for text in texts:
-        table.add_column(escape(text), overflow="fold", min_width=10)
+        table.add_column(escape(text), overflow="fold")
     for text in numbers:
         table.add_column(escape(text), justify="right", overflow="fold")
     table.add_column("Change", justify="right", no_wrap=True)
