@@ -135,7 +135,10 @@ def _check(image: Tensor, text: Tensor, pairs: Tensor) -> None:
     if not len(image) or not len(text):
         raise MetricError(f"image and text: expected at least one of each, got {shapes}")
     for name, values in (("image", image), ("text", text)):
-        if not values.isfinite().all():
+        # in parts: the check of all values at once takes more memory than they do
+        if not torch.stack(
+            [part.isfinite().all() for part in torch.split(values, _GPU_CHUNK)]
+        ).all():
             raise MetricError(f"{name}: expected finite embeddings, got NaN or infinity")
     for name, size, rows in zip(
         ("images", "texts"), (len(image), len(text)), pairs.unbind(1), strict=True
