@@ -15,6 +15,7 @@ from clipkit.atomic_files import (
     new_folder,
     restore,
 )
+from clipkit.distributed.world import current_world
 from clipkit.errors import ConfigError
 from clipkit.evaluation.building.builder import Builder
 from clipkit.evaluation.building.card import FACTS_FILE, write_card
@@ -92,6 +93,11 @@ def build_evaluation_set(
         >>> built.facts["splits"]["test"]["num_samples"], Retrieval("data/own").primary_metric
         (4, 'text_to_image/recall_at_1')
     """
+    if (size := current_world().size) > 1:
+        raise ConfigError(
+            f"an evaluation set is built by one process, got {size} ranks; start the command "
+            f"without a launcher, and use more threads instead (num_workers)"
+        )
     folder = Path(out)
     check_target(folder, writing.overwrite)
     opened, name = open_pairs(source, reading)

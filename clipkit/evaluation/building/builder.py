@@ -15,7 +15,7 @@ from clipkit.atomic_files import (
 from clipkit.class_names import parse_class_names
 from clipkit.data.packing.items import Item
 from clipkit.data.packing.sources import CLASS_NAMES_FILE, Source
-from clipkit.errors import DataError
+from clipkit.errors import ConfigError, DataError
 from clipkit.evaluation.building.analysis import (
     Duplicates,
     Split,
@@ -98,6 +98,12 @@ class Builder:
         if not len(self._pairs):
             raise DataError("the source has no usable samples")
         stratified_by(self._pairs, self._fields, split.stratify)  # before the embeddings
+        for name, values in self._pairs.values.items():
+            if not (values.array() >= 0).any():
+                raise ConfigError(
+                    f"{name}: no sample has this field; expected a member such as cls, or "
+                    f"json:FIELD with a field of the JSON member"
+                )
 
     def embed(self, encoder: DualEncoder, options: EmbedOptions, name: str) -> np.ndarray:
         """Embed all images."""

@@ -62,7 +62,7 @@ def collect_facts(
         },
         stratified_by=split.stratified_by,
         only_in_train=[strata[number] for number in sorted(lacking)],
-        leakage=leakage_facts(pairs, duplicates, split),
+        leakage=leakage_facts(pairs, duplicates, split, options[0].groups),
         scripts=dict(sorted(pairs.scripts.items())),
         faults=pairs.faults[:_LISTED],
         num_faults=len(pairs.faults),
@@ -99,7 +99,9 @@ def split_facts(
     )
 
 
-def leakage_facts(pairs: ScannedPairs, duplicates: Duplicates, split: Split) -> LeakageFacts:
+def leakage_facts(
+    pairs: ScannedPairs, duplicates: Duplicates, split: Split, group_fields: Sequence[str]
+) -> LeakageFacts:
     """Count what was kept together, and what was nearly alike across the splits."""
     images, captions = duplicates.images, duplicates.captions
     misses = near_misses(pairs, duplicates, split)
@@ -115,6 +117,9 @@ def leakage_facts(pairs: ScannedPairs, duplicates: Duplicates, split: Split) -> 
         num_near_misses=len(misses),
         near_misses=misses[:_LISTED],
         num_rows_cut=images.num_cut + captions.num_cut,
+        num_without_field={
+            name: int((pairs.values[name].array() < 0).sum()) for name in group_fields
+        },
     )
 
 

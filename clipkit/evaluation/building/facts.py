@@ -83,6 +83,8 @@ class LeakageFacts:
         num_near_misses: Number of pairs across the splits just above the limit of images.
         near_misses: The nearest of them.
         num_rows_cut: Number of rows that were compared with their next neighbours only.
+        num_without_field: Number of samples without a value, by the fields that keep samples
+            together.
     """
 
     num_groups: int
@@ -96,6 +98,7 @@ class LeakageFacts:
     num_near_misses: int
     near_misses: Sequence[NearMiss]
     num_rows_cut: int
+    num_without_field: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)

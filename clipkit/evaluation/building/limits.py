@@ -67,6 +67,9 @@ def limits(facts: SetFacts) -> Iterator[str]:
             f"{leakage.num_generic_captions_in_both:,} captions are in both splits, because they "
             f"are names of classes or belong to more than ten images."
         )
+    for field, count in leakage.num_without_field.items():
+        if count:
+            yield f"{count:,} samples have no `{field}`, which does not keep them together."
     if leakage.num_rows_cut:
         yield (
             f"{leakage.num_rows_cut:,} rows have more candidates than the 1,024 that were "

@@ -202,7 +202,7 @@ def sample_facts(
         len(image),
         captions,
         label,
-        tuple(_text_of(read_value(members, name)) for name in further),
+        tuple(_text_of(name, read_value(members, name)) for name in further),
     )
 
 
@@ -221,12 +221,12 @@ def json_object(members: Mapping[str, bytes]) -> dict[str, Any]:
     return content if isinstance(content, dict) else {"json": content}
 
 
-def _text_of(value: object) -> str:
+def _text_of(name: str, value: object) -> str:
     if value is None or isinstance(value, str):
         return (value or "").strip()
     if isinstance(value, bool | int | float):
         return str(value)
-    raise SampleError(f"expected a text or number in a field, got {value!r}")
+    raise SampleError(f"{name}: expected a text or number, got {value!r}")
 
 
 def _check_faults(faults: list[tuple[str, str]], most: int) -> None:

@@ -147,6 +147,16 @@ def test_fields_stay_in_one_split(table: Path, tmp_path: Path):
     assert all(patients)
 
 
+def test_samples_without_a_field_of_groups_are_counted(tmp_path: Path):
+    table = write_table(tmp_path / "source", 12, 0, classes=False)
+    table.write_text(table.read_text().replace(",p0", ","))
+    built = build_evaluation_set(
+        table, tmp_path / "own", split=SplitOptions(test_size=4, groups=("json:patient",))
+    )
+    assert built.facts["leakage"]["num_without_field"] == {"json:patient": 3}
+    assert "3 samples have no `json:patient`" in (tmp_path / "own/README.md").read_text()
+
+
 def test_negatives_are_other_captions_of_the_test_split(built: Path):
     test = samples(built / "test")
     captions = {caption for sample in test.values() for caption in sample["captions"]}
@@ -256,6 +266,13 @@ def test_captions_from_another_field_are_written_as_lines(tmp_path: Path):
     assert captions[0] in {"en", "de"}
 
 
+def test_several_ranks_are_refused(table: Path, tmp_path: Path, monkeypatch):
+    for name, value in (("RANK", "1"), ("WORLD_SIZE", "2")):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match="by one process, got 2 ranks"):
+        build_evaluation_set(table, tmp_path / "own")
+
+
 def test_an_existing_folder_is_kept_unless_it_is_to_be_replaced(table: Path, tmp_path: Path):
     out = tmp_path / "own"
     out.mkdir()
@@ -331,6 +348,8 @@ def test_all_images_are_copies_of_one(tmp_path: Path):
         ({"split": SplitOptions(test_size=5000)}, "test_size: expected 1 to 72 samples"),
         ({"fields": SampleFields(label="json:nothing"), "split": SplitOptions(stratify="class")},
          "expects samples with a class"),
+        ({"split": SplitOptions(groups=("json:pateint",))}, "json:pateint: no sample has this"),
+        ({"fields": SampleFields(language="json:lang")}, "json:lang: no sample has this"),
     ],
 )  # fmt: skip
 def test_options_that_do_not_fit_the_data(table: Path, tmp_path: Path, options, message):
