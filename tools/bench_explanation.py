@@ -6,6 +6,9 @@
 An image shows two emoji of the training data, one in each half, and the text names one of them. A
 method hits if more than half of its heat map's sum is in that half; chance is 50 %. ``knows`` is
 what the model can tell at all: the named emoji alone is more similar to the text than the other.
+
+For words, the image shows one emoji, and the text names it and another one, in either order. A
+method hits if the words of the emoji that is there weigh more on average.
 """
 
 from __future__ import annotations
@@ -82,6 +85,20 @@ def measure(encoder: DualEncoder, pairs: list, methods: tuple[str, ...]) -> dict
     }
 
 
+def measure_words(encoder: DualEncoder, pairs: list, method: str) -> dict[str, float]:
+    """Return how often the words of the emoji that is there weigh more than those of another."""
+    margins = []
+    for there, other in pairs:
+        for names in ((there[0], other[0]), (other[0], there[0])):
+            words = encoder.explain(there[1], " and ".join(names), method).words
+            weights = np.array([weight for _, weight in words])
+            first, second = weights[: len(names[0].split())], weights[-len(names[1].split()) :]
+            means = first.mean(), second.mean()
+            is_first = names[0] == there[0]
+            margins.append(0.5 + (means[0] - means[1]) * (1 if is_first else -1))
+    return summary(hits(margins))
+
+
 def hits(values: list[float]) -> np.ndarray:
     return (np.array(values) > 0.5).astype(float) + 0.5 * (np.array(values) == 0.5)
 
@@ -130,6 +147,10 @@ def main() -> None:
         encoder = load_model(name, "cpu").encoder
         methods = fitting(encoder, composed(*[image for _, image in pairs[0]]))
         results[name] = measure(encoder, pairs, methods)
+        results[name]["words"] = {
+            "rollout": measure_words(encoder, pairs, methods[0]),
+            "occlusion": measure_words(encoder, pairs, "occlusion"),
+        }
         print(name, json.dumps(results[name], indent=2), flush=True)
     facts = {"pairs": len(pairs), "texts": 2 * len(pairs), "seed": args.seed, "chance": 0.5}
     versions = {"python": platform.python_version(), "torch": torch.__version__}
