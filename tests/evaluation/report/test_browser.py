@@ -79,7 +79,7 @@ def page(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-@pytest.mark.parametrize("width", [400, 760, 1400])
+@pytest.mark.parametrize("width", [400, 900, 1600])
 def test_renders_without_complaint_and_fits(browser, page, width, dark):
     browser.complaints.clear()
     browser.requests.clear()
@@ -100,7 +100,7 @@ def test_renders_without_complaint_and_fits(browser, page, width, dark):
     assert browser.complaints == []
 
 
-@pytest.mark.parametrize("width", [400, 1400])
+@pytest.mark.parametrize("width", [400, 1600])
 def test_no_text_is_cut_off_by_its_own_box(browser, page, width):
     browser.open(page, width=width, dark=False)
 
@@ -361,7 +361,7 @@ def comparison_page() -> str:
 
 @pytest.mark.parametrize("page", [shards_page, study_page, comparison_page])
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-@pytest.mark.parametrize("width", [400, 1400])
+@pytest.mark.parametrize("width", [400, 1600])
 def test_other_pages_share_the_style(browser, tmp_path, page, width, dark):
     path = tmp_path / "page.html"
     path.write_text(page(), encoding="utf-8")

@@ -21,6 +21,7 @@ _MAX_ROWS: Final = 5000
 """Largest number of images that axes and neighbours are computed from."""
 _NUM_NEIGHBOURS: Final = 10
 _PIXELS: Final = 64
+_MIN_UMAP: Final = 10  # its layout is computed from more neighbours than fewer images have
 
 
 def embedding_map(
@@ -44,7 +45,7 @@ def embedding_map(
     plane = fit_plane(pairs.images[more])
     note = f"{100 * plane.explained:.0f} % of the variance"
     projections = [Projection("PCA", plane.place(pairs.images[few]), note)]
-    if has_umap():
+    if has_umap() and len(more) >= _MIN_UMAP:
         place = dict(zip(more.tolist(), umap_positions(pairs.images[more], seed), strict=True))
         umap_note = f"fitted to {len(more):,} images; only near neighbours are meaningful"
         projections.append(Projection("UMAP", [place[row] for row in few.tolist()], umap_note))
@@ -88,6 +89,8 @@ def _note(shown: int, total: int, seed: int) -> str:
         if shown < total
         else f"All {total:,} images."
     ]
+    if has_umap() and total < _MIN_UMAP:
+        parts.append(f"UMAP is left out: it needs at least {_MIN_UMAP} images.")
     if not has_umap():
         parts.append("UMAP is left out: umap-learn is not installed (pip install umap-learn).")
     return " ".join(parts)

@@ -56,5 +56,5 @@ def umap_positions(rows: Float[Tensor, "N D"], seed: int) -> Positions:
     import umap
 
     neighbours = min(15, len(rows) - 1)
-    reducer = umap.UMAP(n_neighbors=neighbours, metric="cosine", random_state=seed)
+    reducer = umap.UMAP(n_neighbors=neighbours, metric="cosine", random_state=seed, n_jobs=1)
     return [(float(x), float(y)) for x, y in reducer.fit_transform(rows.numpy())]
