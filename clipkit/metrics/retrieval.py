@@ -165,7 +165,7 @@ class RetrievalMetrics(GatheredMetric):
         ids, number = torch.unique(ids, return_inverse=True)
         groups = torch.empty_like(ids).scatter_(0, number, groups)
         kept = _spread(ids, self.limit)
-        # Images of large groups match so many texts that all of them do not fit into memory.
+        # The number of correct pairs grows with the square of the size of a group.
         while len(kept) > 1 and _num_pairs(groups[torch.isin(ids, kept)]) > _MAX_PAIRS:
             kept = kept[: len(kept) // 2]
         return kept
