@@ -102,7 +102,7 @@ def _print(comparison: Comparison) -> None:
             console.print(_changes("Metric", pair.metrics))
             if pair.classes:
                 shown = pair.classes[:_MAX_CLASSES]
-                console.print(_changes("Recall of class", shown))
+                console.print(_changes("Class or group", shown))
                 if len(pair.classes) > len(shown):
                     console.print(f"{len(pair.classes) - len(shown)} more classes: --output")
     confidence = f"{100 * comparison.resampling.confidence:g} %"

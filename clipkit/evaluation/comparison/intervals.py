@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from statistics import NormalDist
+from typing import Final
 
 import numpy as np
 
@@ -13,6 +14,8 @@ from clipkit.evaluation.comparison.resampling import bootstrap_weights
 from clipkit.evaluation.outcomes.metrics import outcome_metrics
 from clipkit.evaluation.outcomes.outcomes import Outcomes
 
+_ROUNDING: Final = 1e-9
+"""Difference that the order of a sum can make."""
 Interval = tuple[float, float]
 """Lower and upper end."""
 Samples = np.ndarray[tuple[int], np.dtype[np.float64]]
@@ -103,7 +106,8 @@ def percentile_interval(
     wide = _t_quantile(z, num_groups - 1) * math.sqrt(num_groups / (num_groups - 1))
     tail = NormalDist().cdf(-wide)
     low, high = np.quantile(defined, (tail, 1 - tail))
-    return (float(low), float(high)) if low <= value <= high else None
+    is_inside = low - _ROUNDING <= value <= high + _ROUNDING
+    return (float(low), float(high)) if is_inside else None
 
 
 def _t_quantile(z: float, freedom: int) -> float:
