@@ -123,10 +123,15 @@ class _Match(NamedTuple):
         heat_map = occlude_image(
             images, self.grids, lambda *part: self.encoder.encode_image(*part) @ text[0]
         )
-        words = occlude_words(
-            self.text, find_words(self.text), lambda texts: self._text_embeddings(texts) @ image[0]
+        words = find_words(self.text)
+        read = [n for n, tokens in enumerate(self._tokens()) if tokens.start < tokens.stop]
+        weights = text.new_zeros(len(words))
+        weights[read] = occlude_words(
+            self.text,
+            [words[n] for n in read],
+            lambda texts: self._text_embeddings(texts) @ image[0],
         )
-        return _Explained(heat_map, words, score, "occlusion")
+        return _Explained(heat_map, weights, score, "occlusion")
 
     def by_gradients(self, method: str) -> _Explained:
         """Compute relevance from attention or a feature map, and their gradients."""
@@ -150,9 +155,12 @@ class _Match(NamedTuple):
             raise _refusal("image", self.encoder.image_tower, "'grad_cam' or 'occlusion'")
         if tokens is None:
             raise _refusal("text", self.encoder.text_tower, "'occlusion'")
-        places = find_tokens(self.text, tokenizer_of(self.encoder.text_tower).encode)
-        words = torch.stack([tokens[place].sum() for place in places])
+        words = torch.stack([tokens[place].sum() for place in self._tokens()])
         return _Explained(heat_map, words, score, method)
+
+    def _tokens(self) -> list[slice]:
+        """Return the position of the tokens of each word; a truncated word has none."""
+        return find_tokens(self.text, tokenizer_of(self.encoder.text_tower).encode)
 
     def _text_embeddings(self, texts: Sequence[str]) -> Float[Tensor, "M D"]:
         (tokens,) = token_batches(self.encoder.text_tower, texts, len(texts))

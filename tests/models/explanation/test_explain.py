@@ -309,6 +309,17 @@ def test_a_text_of_one_word_and_a_truncated_one():
     assert {weight for _, weight in words[20:]} == {0.0}
 
 
+def test_occlusion_removes_only_words_that_are_read():
+    model = make()
+    seen = []
+    encode = model.encode_text
+    model.encode_text = lambda tokens: seen.append(len(tokens)) or encode(tokens)
+    words = model.explain(photo(), "dog cat " * 2000, "occlusion").words
+    assert len(words) == 4000
+    assert sum(seen) <= 20
+    assert {weight for _, weight in words[20:]} == {0.0}
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
