@@ -103,7 +103,7 @@ class FewShotProbe(Evaluator):
         self.splits = data if isinstance(data, ProbeSplits) else ProbeSplits(data)
         self.class_names = self.splits.class_names
         self.shots, self.seeds = tuple(shots), seeds
-        self.primary_metric = f"shots_{self.shots[0]}/top1"
+        self.primary_metric = f"shots_{min(shots)}/top1"
         self.options = options
 
     def run(self, encoder: DualEncoder) -> dict[str, float]:

@@ -84,7 +84,8 @@ class NearestNeighbours(Evaluator):
 
     Raises:
         DataError: If a split is missing.
-        ConfigError: If ``ks`` or ``temperature`` is not positive.
+        ConfigError: If ``ks`` or ``temperature`` is not positive, or all of ``ks`` are above the
+            number of training images.
 
     Examples:
         >>> splits = ProbeSplits("data", split="val")
@@ -108,7 +109,13 @@ class NearestNeighbours(Evaluator):
             check_at_least("ks", k, 1)
         self.splits = data if isinstance(data, ProbeSplits) else ProbeSplits(data)
         self.class_names = self.splits.class_names
-        self.ks, self.temperature = tuple(ks), temperature
+        count, limit = len(self.splits.train), options.limit
+        largest = count if limit is None else min(count, limit)
+        self.ks, self.temperature = tuple(k for k in ks if k <= largest), temperature
+        if not self.ks:
+            raise ConfigError(
+                f"ks: expected at most {largest}, the number of training images, got {list(ks)}"
+            )
         self.primary_metric = f"k_{self.ks[0]}/top1"
         self.options = options
 
@@ -120,22 +127,16 @@ class NearestNeighbours(Evaluator):
         """Return the metrics, and the outcome of each test image for each k."""
         parts = self.splits.embed(encoder, self.options)
         train, test = parts["train"], parts["test"]
-        ks = [k for k in self.ks if k <= len(train.keys)]
-        if not ks:
-            raise ConfigError(
-                f"ks: expected at most {len(train.keys)}, the number of training images, got "
-                f"{list(self.ks)}"
-            )
         num_classes = num_classes_of(self.class_names, parts)
         names = shown_names(self.class_names, num_classes)
-        outcomes = []
-        for k in ks:
+        of_ks = []
+        for k in self.ks:
             votes = neighbour_votes(
                 test.features, train.features, train.labels, num_classes, k, self.temperature
-            ).cpu()
-            outcomes.append(
-                classification_outcomes(votes, test.labels.cpu(), test.keys, names, test.groups)
             )
-        parts_of_k = tuple(replace(o, prefix=f"k_{k}/") for o, k in zip(outcomes, ks, strict=True))
-        metrics = {k: v for part in parts_of_k for k, v in outcome_metrics(part).items()}
-        return Evaluation(metrics, parts_of_k)
+            outcomes = classification_outcomes(
+                votes.cpu(), test.labels.cpu(), test.keys, names, test.groups
+            )
+            of_ks.append(replace(outcomes, prefix=f"k_{k}/"))
+        metrics = {k: v for part in of_ks for k, v in outcome_metrics(part).items()}
+        return Evaluation(metrics, tuple(of_ks))

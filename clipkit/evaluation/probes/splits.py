@@ -26,7 +26,8 @@ class EmbeddedSplit:
     """Embeddings of one split.
 
     Args:
-        features: Unit-norm embeddings of the N images, float32 on the encoder's device.
+        features: Unit-norm embeddings of the N images, float32; on the encoder's device if it has
+            float64, in which probes are fitted, else on the CPU.
         labels: Class of each image, as a number of all splits' classes; ``IGNORE_LABEL`` if it has
             none.
         keys: Name of each image.
@@ -170,6 +171,8 @@ class ProbeSplits:
             require_classes(pairs.labels, num_classes, pairs.keys, data)
         match = ClassMatch(data.class_names, self.class_names, data.name, "the other splits")
         device = encoder.log_logit_scale.device
+        if device.type == "mps":  # it has no float64
+            device = torch.device("cpu")
         field = self.group_field
         groups = pairs.keys if field is None else groups_of(data, field, pairs.keys)
         return EmbeddedSplit(

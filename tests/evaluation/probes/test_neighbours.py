@@ -79,7 +79,8 @@ def test_wrong_options_are_named(tmp_path):
     write_split(tmp_path, "train", range(4))
     write_split(tmp_path, "test", range(20, 24))
     with pytest.raises(ConfigError, match="ks: expected at most 4, the number of training images"):
-        NearestNeighbours(tmp_path).run(tiny_encoder())
+        NearestNeighbours(tmp_path)
+    assert NearestNeighbours(tmp_path, ks=[9, 3, 2]).primary_metric == "k_3/top1"
     for options in ({"ks": []}, {"ks": [0]}, {"temperature": 0.0}):
         with pytest.raises(ConfigError):
             NearestNeighbours(tmp_path, **options)
