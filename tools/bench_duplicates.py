@@ -66,10 +66,11 @@ COPIES: dict[str, Callable[[Image.Image, np.random.Generator], bytes]] = {
 }
 
 
-def measure_copies(folders: list[Path], limit: int) -> dict[str, object]:
+def measure_copies(folders: list[Path], limit: int, most: int | None) -> dict[str, object]:
     """One copy of each image at a time among all images: found, and false pairs."""
     files = sorted(f for each in folders for f in each.rglob("*") if f.suffix.lower() in SUFFIXES)
     rng = np.random.default_rng(0)
+    files = [files[at] for at in sorted(rng.permutation(len(files))[:most].tolist())]
     own, copies, seconds = [], {name: [] for name in COPIES}, 0.0
     for file in files:
         data = file.read_bytes()
@@ -162,6 +163,7 @@ def main() -> None:
     copies = commands.add_parser("copies")
     copies.add_argument("folders", type=Path, nargs="+")
     copies.add_argument("--limit", type=int, default=24, help="pairs of originals that are listed")
+    copies.add_argument("--images", type=int, help="number of images, at random; default: all")
     memory = commands.add_parser("memory")
     memory.add_argument("work", type=Path)
     memory.add_argument("--pairs", type=int, default=100_000)
@@ -170,7 +172,7 @@ def main() -> None:
         each.add_argument("--output", type=Path)
     args = parser.parse_args()
     if args.command == "copies":
-        result = measure_copies(args.folders, args.limit)
+        result = measure_copies(args.folders, args.limit, args.images)
     else:
         result = measure_memory(args.work, args.pairs, args.workers)
     result["python"] = platform.python_version()

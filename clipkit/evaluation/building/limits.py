@@ -93,6 +93,11 @@ def _unknown(facts: SetFacts) -> Iterator[str]:
             f"Hard negatives were selected by {how} and not checked by people: a negative caption "
             f"may describe the image after all."
         )
+        if described.has_model:
+            yield (
+                "They are hard for that model in particular: compare other models on them, not "
+                "this one with others."
+            )
     if described.num_with_cut_positives:
         yield (
             f"{described.num_with_cut_positives:,} captions match more than 100 further images, of "
