@@ -134,6 +134,8 @@ def _overview(comparison: Comparison) -> Any:
     columns = ("Data", "Metric", *(["Model"] if several else []))
     table = _table(columns, ("A", "Value" if several else "B"))
     for pair in pairs:
+        if not pair.metrics:  # only those of compared groups
+            continue
         change = pair.metrics[0]
         model = [letters[pair.model]] if several else []
         texts = map(escape, (pair.data, change.name, *model))

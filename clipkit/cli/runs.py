@@ -12,9 +12,12 @@ from clipkit.cli.outputs import check_output_file
 from clipkit.errors import ConfigError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from clipkit.runs import RunDifference, RunRecord
 
 _STYLES: Final = {"running": "green", "failed": "red", "killed": "red", "finished": ""}
+_FILE_WIDTH: Final = 200
 _MAX_METRICS: Final = 2
 _PAGE_RUNS: Final = 6  # one colour each
 
@@ -156,7 +159,6 @@ def _selected(args: argparse.Namespace) -> list[RunRecord]:
 
 
 def _list(args: argparse.Namespace) -> int:
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
@@ -179,7 +181,7 @@ def _list(args: argparse.Namespace) -> int:
             escape(str(record.folder)), state, _time(record.started), f"{record.step:,}",
             *map(escape, texts),
         )  # fmt: skip
-    console = Console()
+    console = _console()
     console.print(table)
     for record in runs:
         if record.error:
@@ -197,8 +199,6 @@ def _best(args: argparse.Namespace) -> int:
 
 
 def _compare(args: argparse.Namespace) -> int:
-    from rich.console import Console
-
     from clipkit.runs import compare_runs, read_run
     from clipkit.runs.differences import short_names
 
@@ -206,7 +206,7 @@ def _compare(args: argparse.Namespace) -> int:
         raise ConfigError("runs compare: expected at least two folders of runs, got one")
     runs = [read_run(folder).checked() for folder in args.runs]
     options, metrics = compare_runs(runs)
-    console = Console()
+    console = _console()
     names = short_names(runs)
     for title, rows in (("Option", options), ("Metric", metrics)):
         console.print(_table(title, names, rows) if rows else f"{title}s: no difference")
@@ -252,6 +252,14 @@ def _table(title: str, names: Sequence[str], rows: Sequence[RunDifference]) -> A
     for row in rows:
         table.add_row(escape(row.name), *map(escape, row.values))
     return table
+
+
+def _console() -> Console:
+    """Return a console; files and pipes get long lines, in which names are not broken."""
+    from rich.console import Console
+
+    console = Console()
+    return console if console.is_terminal else Console(width=_FILE_WIDTH)
 
 
 def _text(value: Any) -> str:

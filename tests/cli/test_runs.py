@@ -13,7 +13,6 @@ from tests.runs.test_registry import make_run
 @pytest.fixture
 def runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "200")
     for name, batch, top1 in (("a", 32, 0.3), ("b", 64, 0.7)):
         folder = make_run(
             tmp_path / "runs" / name, batch, metrics={"val/top1": top1}, checkpoint="last.ckpt",
