@@ -99,3 +99,18 @@ def test_towers_that_cannot_be_explained_are_left_out(data, monkeypatch):
     pairs = embed_pairs(encoder, data, EmbedOptions())
     encoder.text_tower.tokenizer_name = "open_clip:none"
     assert explained_pairs(encoder, data, pairs) == []
+
+
+def test_a_full_memory_leaves_occlusion(data, monkeypatch):
+    encoder = tiny_encoder()
+    pairs = embed_pairs(encoder, data, EmbedOptions())
+    explain = encoder.explain
+
+    def full(image, text, method="auto"):
+        if method == "auto":
+            raise torch.OutOfMemoryError
+        return explain(image, text, method)
+
+    monkeypatch.setattr(encoder, "explain", full)
+    notes = [explanation.note for explanation in explained_pairs(encoder, data, pairs, count=2)]
+    assert notes == ["Occlusion."] * 2

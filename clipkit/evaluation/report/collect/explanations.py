@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from clipkit.data.images.formats import DEFAULT_MAX_PIXELS, open_image
 from clipkit.data.samples.content import sample_errors
-from clipkit.errors import ConfigError
+from clipkit.errors import ConfigError, MetricError
 from clipkit.evaluation.datasets.dataset import EvaluationDataset
 from clipkit.evaluation.embedding import EmbeddedPairs
 from clipkit.evaluation.report import content
@@ -20,6 +20,8 @@ from clipkit.models import DualEncoder, Explanation
 
 _PIXELS: Final = 280
 _CONSTANT: Final = 1e-6
+_LEFT_OUT: Final = (ConfigError, MetricError, torch.OutOfMemoryError)
+"""What must not cost the results of an evaluation; gradients need more memory than embeddings."""
 _NAMES: Final = {
     "attention": "Gradient-weighted attention rollout",
     "grad_cam": "Grad-CAM",
@@ -52,10 +54,10 @@ def explained_pairs(
     explanations = []
     for row in chosen:
         sample, text = data.sample(int(pairs.text_to_image[row])), pairs.captions[row]
-        with sample_errors(data.name, sample.key), suppress(ConfigError):
+        with sample_errors(data.name, sample.key), suppress(*_LEFT_OUT):
             image = open_image(sample.image, DEFAULT_MAX_PIXELS)
             occluded = explanation = encoder.explain(image, text, "occlusion")
-            with suppress(ConfigError):  # no method but occlusion fits
+            with suppress(*_LEFT_OUT):  # no method but occlusion fits
                 explanation = encoder.explain(image, text)
             explanations.append(as_content(explanation, text, occluded))
     return explanations
