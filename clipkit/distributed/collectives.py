@@ -40,6 +40,13 @@ def rank() -> int:
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
+def exchange_device() -> torch.device:
+    """Return a device whose tensors the ranks can exchange: a GPU if their only backend is NCCL."""
+    if world_size() > 1 and dist.get_backend() == "nccl":
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("cpu")
+
+
 def gather_sizes(*counts: int, device: torch.device) -> list[tuple[int, ...]]:
     """Gather the ``counts`` of every rank, in the order of ranks."""
     if world_size() == 1:

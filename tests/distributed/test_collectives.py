@@ -61,3 +61,12 @@ def exchange_texts(number, world_size):
 
 def test_texts_of_all_ranks_and_of_none():
     assert run_ranks(exchange_texts, 3) == [([], ["ä", "", "last"])] * 3
+
+
+def test_texts_go_over_a_gpu_if_nccl_is_the_only_backend(monkeypatch):
+    assert collectives.exchange_device() == torch.device("cpu")
+    monkeypatch.setattr(collectives, "world_size", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    for backend, device in {"nccl": "cuda:1", "gloo": "cpu", "undefined": "cpu"}.items():
+        monkeypatch.setattr(torch.distributed, "get_backend", lambda backend=backend: backend)
+        assert collectives.exchange_device() == torch.device(device)

@@ -7,9 +7,8 @@ import logging
 from collections.abc import Sequence
 from typing import Final
 
-import torch
-
 from clipkit.distributed.agreement import same_errors
+from clipkit.distributed.collectives import exchange_device
 from clipkit.errors import DataError
 from clipkit.evaluation.datasets.dataset import EvaluationDataset
 from clipkit.evaluation.datasets.loading import ids_of_rank, texts_in_data_order
@@ -36,7 +35,7 @@ def _image_digests(data: EvaluationDataset, options: EmbedOptions) -> tuple[str,
     with same_errors():
         images = (data.sample(number).image for number in ids_of_rank(data, options))
         digests = [hashlib.sha256(image).hexdigest()[:_DIGITS] for image in images]
-    return texts_in_data_order(digests, torch.device("cpu"))
+    return texts_in_data_order(digests, exchange_device())
 
 
 def groups_of(data: EvaluationDataset, field: str, keys: Sequence[str]) -> tuple[str, ...]:
