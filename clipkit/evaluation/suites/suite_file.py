@@ -25,6 +25,7 @@ from clipkit.yaml_files import read_yaml
 
 _SHIPPED: Final = Path(__file__).parent / "shipped"
 _PREFIX: Final = "wds/"
+_NAME: Final = "{name}"
 _SUITE_KEYS: Final = ("root", "split", "datasets")
 _ENTRY_KEYS: Final = tuple(field.name for field in fields(SuiteEntry))
 _GROUPS: Final = {
@@ -136,7 +137,12 @@ def _address(where: str, name: str, root: Any) -> str:
             f"{where}: expected 'data', or 'root' of the suite with a place for the name, such as "
             f"data/wds_{{name}}; got neither"
         )
-    return root.replace("{name}", name.removeprefix(_PREFIX).replace("/", "-"))
+    if _NAME not in root:
+        raise ConfigError(
+            f"{where}: root: expected a place for the name of the data set, such as "
+            f"data/wds_{_NAME}, got {root!r}"
+        )
+    return root.replace(_NAME, name.removeprefix(_PREFIX).replace("/", "-"))
 
 
 def _group(where: str, given: Any, kind: type) -> Any:

@@ -61,6 +61,7 @@ def test_root_is_replaced(tmp_path):
         ("", "expected the keys"),
         ("dataset: [a]", r"unknown key 'dataset'; did you mean 'datasets'\?"),
         ("datasets: [a]", "expected 'data', or 'root' of the suite"),
+        ("root: data\ndatasets: [a]", "root: expected a place for the name .*{name}, got 'data'"),
         ("datasets: [3]", r"datasets\[0\]: expected a name, or a mapping with 'name', got 3"),
         ("datasets: [{name: a, data: b, taks: x}]", r"unknown key 'taks'; did you mean 'task'\?"),
         ("datasets: [{name: a, data: b, task: zero}]", "task: expected one of retrieval"),
