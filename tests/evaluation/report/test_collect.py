@@ -14,6 +14,7 @@ from sklearn.decomposition import PCA
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from sklearn.neighbors import NearestNeighbors
 
+from clipkit.errors import ConfigError
 from clipkit.evaluation import (
     EmbedOptions,
     LabelHeadClassification,
@@ -27,7 +28,7 @@ from clipkit.evaluation.memory import is_remembered, recall, remembering
 from clipkit.evaluation.outcomes.classification import classification_outcomes
 from clipkit.evaluation.outcomes.metrics import outcome_metrics
 from clipkit.evaluation.outcomes.multi_label import multi_label_outcomes
-from clipkit.evaluation.report import evaluate_with_report, evaluated
+from clipkit.evaluation.report import Examples, evaluate_with_report, evaluated
 from clipkit.evaluation.report.collect import embedding_map as maps
 from clipkit.evaluation.report.collect import planes
 from clipkit.evaluation.report.collect.classification import (
@@ -45,6 +46,7 @@ from clipkit.evaluation.report.sections.classes import class_table
 from tests.helpers import tiny
 from tests.helpers.evaluation_data import CLASSES, tiny_encoder, write_layout
 from tests.helpers.factories import write_shards
+from tests.helpers.html import parse
 
 NUM = 12
 NAMES = ("ant", "bee", "cat", "dog")
@@ -375,3 +377,20 @@ def test_classes_of_images_that_have_several():
     )
     assert [title for title, _, _ in table.columns] == ["AP"]
     assert (table.sorted_by, table.rows[-1].name) == ("AP", "cat")
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_a_few_images_fill_a_page_without_nan(encoder, tmp_path, count):
+    folder = str(write_layout(tmp_path / "set", (count,)))
+    evaluators = {"retrieval": Retrieval(folder), "zero-shot": ZeroShotClassification(folder)}
+
+    evaluate_with_report(encoder, evaluators, tmp_path / "out", title="Few")
+
+    page = parse((tmp_path / "out/report.html").read_text(encoding="utf-8"))
+    assert not {"nan", "inf", "None"} & set(" ".join(page.text).split())
+    assert ("map" in page.ids) == (count >= 3)
+
+
+def test_the_previous_spelling_of_a_confusion_matrix_names_the_new_one():
+    with pytest.raises(ConfigError, match=r"confusion is now called classifiers=\[Classifier"):
+        Examples(confusion=None)  # type: ignore[call-arg]

@@ -77,7 +77,9 @@ def clouds(pairs: EmbeddedPairs, seed: int) -> Clouds:
 
 
 def _image_measures(images: Float[Tensor, "N D"], total: int) -> list[Fact]:
-    uniformity = f"{health.uniformity(images):.2f}".replace("-", "\N{MINUS SIGN}")
+    uniformity = "–"  # of one image
+    if len(images) > 1:
+        uniformity = f"{health.uniformity(images):.2f}".replace("-", "\N{MINUS SIGN}")
     even = "0 if all embeddings are equal; lower is more evenly spread"
     note = _rank_note(images, total, images.shape[1])
     return [
