@@ -26,8 +26,8 @@ def add_suite_arguments(parser: argparse.ArgumentParser) -> None:
         type=given_text,
         metavar="FILE.yaml-or-NAME",
         help="measure each --model (which may be repeated) on all data sets of a suite: a YAML "
-        "file, or clip_benchmark, datacomp, multilingual, retrieval or robustness; results that "
-        "are complete in --output, then a folder, are kept",
+        "file, or clip_benchmark, compositionality, datacomp, multilingual, retrieval or "
+        "robustness; results that are complete in --output, then a folder, are kept",
     )
     parser.add_argument(
         "--data-root",

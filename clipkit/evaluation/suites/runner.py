@@ -261,6 +261,7 @@ class _Run:
             correct=entry.correct,
             choice=entry.choice,
             zero_shot=entry.zero_shot,
+            robustness=entry.robustness,
             caption=caption,
             label_field=entry.label_field,
             allow_outside=allow_outside,

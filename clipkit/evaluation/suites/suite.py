@@ -9,7 +9,7 @@ from clipkit.errors import ConfigError
 from clipkit.evaluation.correct_pairs import RetrievalOptions
 from clipkit.evaluation.datasets.choice_sources import ChoiceColumns
 from clipkit.evaluation.probes.options import ProbeOptions
-from clipkit.evaluation.tasks import ZeroShotOptions
+from clipkit.evaluation.tasks import RobustnessOptions, ZeroShotOptions
 
 ENGLISH: Final = "en"
 _LANGUAGE: Final = "{language}"
@@ -48,6 +48,7 @@ class SuiteEntry:
         correct: Which candidates of a retrieval are correct.
         choice: Columns of a table of pair choices; None to recognise them.
         zero_shot: Class names, templates, groups and calibration of zero-shot classification.
+        robustness: Classifier of the tasks "corruptions" and "fairness", and the corruptions.
         unavailable: Why the data set cannot be measured; empty if it can.
         datacomp: Place in the results of DataComp; None if it is not one of its tasks.
     """
@@ -64,6 +65,7 @@ class SuiteEntry:
     correct: RetrievalOptions = RetrievalOptions()
     choice: ChoiceColumns | None = None
     zero_shot: ZeroShotOptions = ZeroShotOptions()
+    robustness: RobustnessOptions = RobustnessOptions()
     unavailable: str = ""
     datacomp: DataCompTask | None = None
 

@@ -19,7 +19,7 @@ from clipkit.evaluation.suites.suite import (
     SuiteEntry,
     in_language,
 )
-from clipkit.evaluation.tasks import TASKS, ZeroShotOptions
+from clipkit.evaluation.tasks import TASKS, RobustnessOptions, ZeroShotOptions
 from clipkit.suggestions import did_you_mean
 from clipkit.yaml_files import read_yaml
 
@@ -34,6 +34,7 @@ _GROUPS: Final = {
     "correct": RetrievalOptions,
     "choice": ChoiceColumns,
     "zero_shot": ZeroShotOptions,
+    "robustness": RobustnessOptions,
 }
 
 

@@ -89,11 +89,14 @@ def test_a_suite_that_does_not_exist():
 
 
 def test_shipped_suites_are_readable():
-    names = ["clip_benchmark", "datacomp", "multilingual", "retrieval", "robustness"]
+    names = [
+        "clip_benchmark", "compositionality", "datacomp", "multilingual", "retrieval", "robustness",
+    ]  # fmt: skip
     assert shipped_suites() == names
     sizes = {name: len(read_suite(name).entries) for name in shipped_suites()}
     assert sizes == {
         "clip_benchmark": 41,
+        "compositionality": 7 + 1 + 4,
         "datacomp": 40,
         "multilingual": 11 + 2 + 2 + 11 + 36 + 5,
         "retrieval": 3,
@@ -121,3 +124,16 @@ def test_the_files_of_a_language():
     assert coco.data == "data/multilingual_mscoco_captions-jp"
     assert xtd.title == "xtd10 (jp)"
     assert imagenet.zero_shot.class_names == "clip_benchmark/datasets/jp_classnames.json:imagenet1k"
+
+
+def test_corruptions_are_options_of_an_entry(tmp_path):
+    path = tmp_path / "suite.yaml"
+    entry = (
+        "{name: a, data: a, task: corruptions, robustness: {corruptions: [fog], strengths: [3]}}"
+    )
+    path.write_text(f"datasets:\n  - {entry}\n")
+    (read,) = read_suite(path).entries
+    assert (list(read.robustness.corruptions), list(read.robustness.strengths)) == (["fog"], [3])
+    path.write_text(f"datasets:\n  - {entry.replace('fog', 'smog, 3')}\n")
+    with pytest.raises(ConfigError, match="robustness"):
+        read_suite(path)
