@@ -90,7 +90,7 @@ def benchmark_task(task: str) -> str:
 def benchmark_metrics(task: str, metrics: Mapping[str, float]) -> dict[str, float]:
     """Return the metrics that CLIP_benchmark has, under its names.
 
-    A task that has none of its metrics keeps all of its own.
+    A task that it does not have keeps all of its metrics.
 
     Args:
         task: CLIP_benchmark's name of the task.
@@ -101,14 +101,18 @@ def benchmark_metrics(task: str, metrics: Mapping[str, float]) -> dict[str, floa
         {'acc1': 0.5}
         >>> benchmark_metrics("zeroshot_retrieval", {"text_to_image/recall_at_5": 0.5})
         {'image_retrieval_recall@5': 0.5}
+        >>> benchmark_metrics("corruptions", {"corrupted/top1": 0.4})
+        {'corrupted/top1': 0.4}
     """
+    if task not in _TASKS.values():
+        return dict(metrics)
     renamed = {}
     for key, value in metrics.items():
         if recall := _RECALL.fullmatch(key):
             renamed[f"{_DIRECTIONS[recall[1]]}_recall@{recall[2]}"] = value
         elif key in _METRICS:
             renamed[f"lp_{_METRICS[key]}" if task == _PROBE else _METRICS[key]] = value
-    return renamed or dict(metrics)
+    return renamed
 
 
 def benchmark_record(

@@ -155,7 +155,7 @@ def _group(where: str, given: Any, kind: type) -> Any:
     _check_types(where, values, kind)
     try:
         return kind(**values)
-    except TypeError as error:  # a missing argument
+    except (TypeError, ConfigError) as error:  # a missing argument, or a value that is refused
         raise ConfigError(f"{where}: {error}") from error
 
 

@@ -18,6 +18,7 @@ from clipkit.evaluation import (
     DataCompTask,
     EmbedOptions,
     Retrieval,
+    RobustnessOptions,
     Suite,
     SuiteEntry,
     SuiteOptions,
@@ -298,3 +299,14 @@ def test_pair_choices_are_a_task_of_suites(folder):
     )
     assert details["num_samples"] == 2
     assert len(details["hashes"]["data"]) == 32
+
+
+def test_a_task_that_clip_benchmark_lacks_keeps_its_metrics(folder):
+    options = RobustnessOptions(corruptions=["contrast"], strengths=[5])
+    entry = SuiteEntry("hard", "classes", task="corruptions", robustness=options)
+    gone = SuiteEntry("gone", "gone", task="corruptions", robustness=options)
+    run = run_suite(Suite("mine", (entry, gone)), ["a"], "out", CPU)
+    assert [failure.title for failure in run.failures] == ["a on gone"]  # with lists as options
+    record = json.loads(Path("out/hard_a_clipkit_en_corruptions.json").read_text())
+    assert {"clean/top1", "corrupted/top1"} <= set(record["metrics"])
+    assert run_suite(Suite("mine", (entry,)), ["a"], "out", CPU).num_measured == 0

@@ -71,6 +71,7 @@ def test_root_is_replaced(tmp_path):
         ("datasets: [{name: a, data: b, probe: 3}]", "probe: expected a mapping of options"),
         ("datasets: [{name: a, data: b, probe: {shot: 3}}]", "did you mean 'shots'"),
         ("datasets: [{name: a, data: b, probe: {shots: x}}]", "shots: expected"),
+        ("datasets: [{name: a, data: b, robustness: {classifier: x}}]", "robustness: classifier:"),
         ("datasets: [{name: a, data: b, datacomp: {key: x}}]", "datacomp: .*'name'"),
         ("datasets: [{name: a, data: b, language: [no]}]", "language: expected texts, got False"),
         ("datasets: [{name: a, data: b, language: []}]", "language: expected texts, got"),
