@@ -32,7 +32,10 @@ from clipkit.cli.evaluate.zero_shot_options import add_zero_shot_arguments, zero
 from clipkit.cli.outputs import check_output_file, check_output_folder
 
 if TYPE_CHECKING:
+    from clipkit.evaluation import Evaluator
     from clipkit.evaluation.comparison.intervals import Interval
+    from clipkit.evaluation.report.evaluated import Measured
+    from clipkit.models import DualEncoder
 
 TASKS: Final = (
     "retrieval", "zero-shot", "label-head", "multi-label", "linear-probe", "nearest-neighbours",
@@ -95,35 +98,15 @@ def run(args: argparse.Namespace) -> int:
 
 def _measure(args: argparse.Namespace, device: str) -> int:
     from clipkit.distributed.agreement import of_first_rank, same_errors
-    from clipkit.evaluation import cached_embeddings, make_evaluator, open_dataset
+    from clipkit.evaluation import cached_embeddings
     from clipkit.evaluation.comparison import metric_intervals
     from clipkit.evaluation.evaluators.suite import joined
     from clipkit.evaluation.memory import remembering
-    from clipkit.evaluation.report.evaluated import measure, write_evaluations
+    from clipkit.evaluation.report.evaluated import measure
     from clipkit.models import load_model
 
-    samples, options = sample_options(args), embed_options(args)
     with same_errors():
-        tasks = args.task or [open_dataset(args.data, args.split, **samples).task]
-        tasks = list(dict.fromkeys(tasks))
-        zero_shot = zero_shot_options(args, tasks)
-        correct = retrieval_options(args, tasks)
-        evaluators = {
-            task: make_evaluator(
-                task,
-                args.data,
-                args.split,
-                probe=probe_options(args),
-                choice=choice_columns(args),
-                robustness=robustness_options(args),
-                widths=args.width,
-                correct=correct,
-                zero_shot=zero_shot,
-                options=options,
-                **samples,
-            )
-            for task in tasks
-        }
+        evaluators = _evaluators(args)
         encoder, weights = load_model(args.model, device, args.weights)
     with cached_embeddings(encoder, args.embedding_cache):
         if args.report is None:
@@ -135,33 +118,72 @@ def _measure(args: argparse.Namespace, device: str) -> int:
     every = joined(by_task)
     intervals = of_first_rank(lambda: metric_intervals(every.outcomes))
     if args.report is not None:
-        page = f"{Path(args.model).name}{shown_weights(weights)} on {Path(args.data).name}"
-        of_first_rank(
-            lambda: write_evaluations(
-                args.report, measured, intervals, title=page, versions=versions()
-            )
-        )
-    evaluation = by_task[tasks[0]] if len(tasks) == 1 else every
-    if len(tasks) == 1:
-        intervals = {name.removeprefix(f"{tasks[0]}/"): ends for name, ends in intervals.items()}
-    title = f"{args.model}{shown_weights(weights)} on {args.data}"
-    _print_table(title, evaluation.metrics, intervals)
+        of_first_rank(lambda: _write_page(args, measured, intervals, weights))
+    if len(by_task) == 1:
+        ((task, every),) = by_task.items()
+        intervals = {name.removeprefix(f"{task}/"): ends for name, ends in intervals.items()}
+    _print_table(f"{args.model}{shown_weights(weights)} on {args.data}", every.metrics, intervals)
     if args.output is not None:
-        of_data = next((e.class_names for e in evaluators.values() if e.class_names), ())
-        of_model = () if encoder.label_head is None else encoder.label_head.class_names
-        arguments = {
-            **{name: getattr(args, name) for name in ("model", "data", "split", "limit")},
-            "precision": args.precision,
-            "weights": weights,
-            "group_field": args.group_field,
-            "calibration_split": args.calibration_split,
-            "class_names": {"data": list(of_data), "model": list(of_model)},
-            "versions": versions(),
-        }
-        of_first_rank(
-            lambda: write_record(args.output, arguments, evaluators, evaluation, intervals)
-        )
+        arguments = _arguments(args, evaluators, encoder, weights)
+        of_first_rank(lambda: write_record(args.output, arguments, evaluators, every, intervals))
     return 0
+
+
+def _evaluators(args: argparse.Namespace) -> dict[str, Evaluator]:
+    """Return the evaluator of each task."""
+    from clipkit.evaluation import make_evaluator, open_dataset
+
+    samples = sample_options(args)
+    tasks = args.task or [open_dataset(args.data, args.split, **samples).task]
+    tasks = list(dict.fromkeys(tasks))
+    zero_shot, correct = zero_shot_options(args, tasks), retrieval_options(args, tasks)
+    return {
+        task: make_evaluator(
+            task,
+            args.data,
+            args.split,
+            probe=probe_options(args),
+            choice=choice_columns(args),
+            robustness=robustness_options(args),
+            widths=args.width,
+            correct=correct,
+            zero_shot=zero_shot,
+            options=embed_options(args),
+            **samples,
+        )
+        for task in tasks
+    }
+
+
+def _write_page(
+    args: argparse.Namespace,
+    measured: Measured,
+    intervals: Mapping[str, Interval],
+    weights: str | None,
+) -> None:
+    from clipkit.evaluation.report.evaluated import write_evaluations
+
+    title = f"{Path(args.model).name}{shown_weights(weights)} on {Path(args.data).name}"
+    write_evaluations(args.report, measured, intervals, title=title, versions=versions())
+
+
+def _arguments(
+    args: argparse.Namespace,
+    evaluators: Mapping[str, Evaluator],
+    encoder: DualEncoder,
+    weights: str | None,
+) -> dict[str, Any]:
+    """Return what the record tells about the measurement."""
+    of_data = next((e.class_names for e in evaluators.values() if e.class_names), ())
+    of_model = () if encoder.label_head is None else encoder.label_head.class_names
+    return {
+        **{name: getattr(args, name) for name in ("model", "data", "split", "limit", "precision")},
+        "weights": weights,
+        "group_field": args.group_field,
+        "calibration_split": args.calibration_split,
+        "class_names": {"data": list(of_data), "model": list(of_model)},
+        "versions": versions(),
+    }
 
 
 def _print_table(
