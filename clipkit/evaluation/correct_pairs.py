@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -21,7 +21,7 @@ _DIRECTIONS: Final = ("image_to_text", "text_to_image")
 
 @dataclass(frozen=True)  # no slots: jsonargparse reads a default instance with vars()
 class RetrievalOptions:
-    """Which candidates of a retrieval are correct.
+    """Options of retrieval: which candidates are correct, groups of queries, and widths.
 
     Args:
         positives: JSON file with correct pairs in addition to those of the data:
@@ -34,11 +34,14 @@ class RetrievalOptions:
         group_field: Field with the group of each sample, or of each of its captions, such as
             "json:language"; recall is then also measured for each group of queries. None for no
             groups.
+        widths: Numbers of first components at which truncated embeddings are measured too; see
+            ``Retrieval``.
     """
 
     positives: str | None = None
     merge_captions: bool = False
     group_field: str | None = None
+    widths: Sequence[int] = ()
 
 
 @dataclass(frozen=True, slots=True)

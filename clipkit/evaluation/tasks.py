@@ -96,7 +96,12 @@ TASKS: Final = (
 """Names of the tasks."""
 
 
-@renamed_arguments({"train_split": "probe=ProbeOptions(train_split=...)"})
+@renamed_arguments(
+    {
+        "train_split": "probe=ProbeOptions(train_split=...)",
+        "widths": "correct=RetrievalOptions(widths=...)",
+    }
+)
 def make_evaluator(
     task: str,
     source: str | Path,
@@ -106,7 +111,6 @@ def make_evaluator(
     caption: CaptionPicker | None = None,
     label_field: str = "cls",
     allow_outside: bool = False,
-    widths: Sequence[int] = (),
     correct: RetrievalOptions = RetrievalOptions(),
     zero_shot: ZeroShotOptions = ZeroShotOptions(),
     choice: ChoiceColumns | None = None,
@@ -125,8 +129,7 @@ def make_evaluator(
             ("json:category"). For several classes per image, "cls" means "npy" in CLIP_benchmark's
             data of that type, otherwise "json:labels".
         allow_outside: Whether the images of a table or folder may be outside of its folder.
-        widths: Numbers of first components that retrieval measures too; see ``Retrieval``.
-        correct: Which candidates of a retrieval are correct, and groups of queries.
+        correct: Which candidates of a retrieval are correct, groups of queries, and widths.
         zero_shot: Options of zero-shot classification: class names, templates, groups, calibration.
         choice: Columns of a table of the task "pair-choice"; None to recognise them.
         robustness: Classifier of the tasks "corruptions" and "fairness", and the corruptions.
@@ -144,42 +147,68 @@ def make_evaluator(
         raise ConfigError(
             f"task: expected one of {', '.join(TASKS)}, got {task!r}{did_you_mean(task, TASKS)}"
         )
-    field = None if label_field == "cls" else label_field
     if task in PROBES:
-        several = task == "multi-label-probe"
-        splits = ProbeSplits(
-            source, split, probe.train_split, probe.validation_split,
-            "cls" if several else label_field,
-            probe.group_field, allow_outside, probe.allow_overlap,
-        )  # fmt: skip
-        return make_probe(task, splits, probe, options, field if several else None)
+        return _probe(task, source, split, probe, label_field, allow_outside, options)
     if task == "pair-choice":
         choices = open_choices(source, split, choice, allow_outside)
         return PairChoice(choices, options=options)
     data = open_dataset(
         source, split, caption=caption, label_field=label_field, allow_outside=allow_outside
     )
-    if task == "multi-label":
-        return MultiLabelClassification(
-            data, positives=field, options=options,
-            calibration_split=zero_shot.calibration_split, thresholds=zero_shot.thresholds,
-            hold_out_by=zero_shot.hold_out_by,
-        )  # fmt: skip
-    if task == "zero-shot-multi-label":
-        return ZeroShotMultiLabel(
-            data, class_names=zero_shot.class_names, templates=zero_shot.templates,
-            positives=field, options=options,
-            calibration_split=zero_shot.calibration_split, thresholds=zero_shot.thresholds,
-            hold_out_by=zero_shot.hold_out_by,
-        )  # fmt: skip
+    if task in ("multi-label", "zero-shot-multi-label"):
+        return _multi_label(task, data, label_field, zero_shot, options)
     if task == "retrieval":
-        return Retrieval(data, widths=widths, options=options, correct=correct)
+        return Retrieval(data, options=options, correct=correct)
     if task == "fairness":
         return _fairness(robustness.classifier, data, zero_shot, options)
     if task == "corruptions":
         classifier = _classifier(robustness.classifier, data, zero_shot, options)
         return CorruptionRobustness(classifier, robustness.corruptions, robustness.strengths)
     return _classifier(task, data, zero_shot, options)
+
+
+def _probe(
+    task: str,
+    source: str | Path,
+    split: str,
+    probe: ProbeOptions,
+    label_field: str,
+    allow_outside: bool,
+    options: EmbedOptions,
+) -> Evaluator:
+    several = task == "multi-label-probe"
+    splits = ProbeSplits(
+        source, split, probe.train_split, probe.validation_split,
+        "cls" if several else label_field,
+        probe.group_field, allow_outside, probe.allow_overlap,
+    )  # fmt: skip
+    return make_probe(task, splits, probe, options, _positives(label_field) if several else None)
+
+
+def _multi_label(
+    task: str,
+    data: EvaluationDataset,
+    label_field: str,
+    zero_shot: ZeroShotOptions,
+    options: EmbedOptions,
+) -> MultiLabelClassification | ZeroShotMultiLabel:
+    if task == "multi-label":
+        return MultiLabelClassification(
+            data, positives=_positives(label_field), options=options,
+            calibration_split=zero_shot.calibration_split, thresholds=zero_shot.thresholds,
+            hold_out_by=zero_shot.hold_out_by,
+        )  # fmt: skip
+    return ZeroShotMultiLabel(
+        data, class_names=zero_shot.class_names, templates=zero_shot.templates,
+        positives=_positives(label_field), options=options,
+        calibration_split=zero_shot.calibration_split, thresholds=zero_shot.thresholds,
+        hold_out_by=zero_shot.hold_out_by,
+    )  # fmt: skip
+
+
+def _positives(label_field: str) -> str | None:
+    """Return the field with the classes of an image; None for that of the data's type."""
+    return None if label_field == "cls" else label_field
 
 
 def _fairness(

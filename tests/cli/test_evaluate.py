@@ -209,6 +209,11 @@ def test_the_training_split_is_an_option_of_probes(root):
         make_evaluator("linear-probe", root, train_split="train")  # type: ignore[call-arg]
 
 
+def test_widths_are_an_option_of_retrieval(root):
+    with pytest.raises(ConfigError, match=r"widths.*correct=RetrievalOptions\(widths=...\)"):
+        make_evaluator("retrieval", root, widths=[4])  # type: ignore[call-arg]
+
+
 def test_evaluate_without_output_only_prints(root, model, capsys):
     assert (
         call(evaluate, "--model", model, "--data", root, "--limit", 4, "--task", "zero-shot") == 0

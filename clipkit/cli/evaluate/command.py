@@ -145,7 +145,6 @@ def _evaluators(args: argparse.Namespace) -> dict[str, Evaluator]:
             probe=probe_options(args),
             choice=choice_columns(args),
             robustness=robustness_options(args),
-            widths=args.width,
             correct=correct,
             zero_shot=zero_shot,
             options=embed_options(args),

@@ -59,4 +59,4 @@ def retrieval_options(args: argparse.Namespace, tasks: Sequence[str]) -> Retriev
     for name, value in given.items():
         if value and "retrieval" not in tasks:
             raise ConfigError(f"{name}: expected the task retrieval, got {', '.join(tasks)}")
-    return RetrievalOptions(args.positives, args.merge_captions, args.group_field)
+    return RetrievalOptions(args.positives, args.merge_captions, args.group_field, args.width)

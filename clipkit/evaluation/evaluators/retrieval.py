@@ -47,10 +47,12 @@ class Retrieval(Evaluator):
         ks: Depths at which recall is measured; mAP and NDCG are measured at the greatest.
         widths: Also measure embeddings truncated to their first components, for each of these
             numbers of components, at the first of ``ks``; see ``clipkit.losses.MatryoshkaLoss``.
+            They may be in ``correct`` instead.
         options: Batch size, number of workers, limit, precision, progress bar.
-        correct: Which candidates are correct, and groups of queries.
+        correct: Which candidates are correct, groups of queries, and widths.
 
     Raises:
+        ConfigError: If a width is less than 1, or both ``widths`` and ``correct.widths`` are given.
         DataError: If the data cannot be found or have no captions.
 
     Examples:
@@ -69,6 +71,12 @@ class Retrieval(Evaluator):
         options: EmbedOptions = EmbedOptions(),
         correct: RetrievalOptions = RetrievalOptions(),
     ) -> None:
+        if widths and correct.widths:
+            raise ConfigError(
+                f"widths: expected them once, got {list(widths)} and "
+                f"correct=RetrievalOptions(widths={list(correct.widths)})"
+            )
+        widths = widths or correct.widths
         if any(width < 1 for width in widths):
             raise ConfigError(f"widths: expected numbers of at least 1, got {list(widths)}")
         self.data = as_dataset(data, split)

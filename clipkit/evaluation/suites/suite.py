@@ -45,7 +45,7 @@ class SuiteEntry:
         language: Language of captions and class names, in results.
         limit: Number of samples, from the first one on; None for all.
         probe: Splits, groups and numbers of the tasks that fit a classifier.
-        correct: Which candidates of a retrieval are correct.
+        correct: Which candidates of a retrieval are correct, groups of queries, and widths.
         choice: Columns of a table of pair choices; None to recognise them.
         zero_shot: Class names, templates, groups and calibration of zero-shot classification.
         robustness: Classifier of the tasks "corruptions" and "fairness", and the corruptions.

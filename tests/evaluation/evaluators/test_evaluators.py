@@ -19,10 +19,12 @@ from clipkit.evaluation import (
     PerClass,
     Predictions,
     Retrieval,
+    RetrievalOptions,
     ZeroShotClassification,
     confusion_counts,
     embed_pairs,
     evaluating,
+    make_evaluator,
     open_dataset,
 )
 from clipkit.evaluation.prompts.class_prompts import GENERIC_TEMPLATES
@@ -287,6 +289,17 @@ def test_retrieval_with_the_first_components_counts_as_a_plain_loop_does(root, e
         Retrieval(root, widths=[999]).run(encoder)
     with pytest.raises(ConfigError, match="at least 1"):
         Retrieval(root, widths=[0])
+
+
+def test_widths_of_retrieval_are_given_once(root, encoder):
+    options = RetrievalOptions(widths=(5,))
+
+    by_name = make_evaluator("retrieval", root, correct=options).run(encoder)
+
+    assert by_name == Retrieval(root, widths=[5]).run(encoder)
+    assert "width_5/image_to_text/recall_at_1" in by_name
+    with pytest.raises(ConfigError, match=r"expected them once, got \[4\] and .*widths=\[5\]"):
+        Retrieval(root, widths=[4], correct=options)
 
 
 def test_retrieval_names_a_picture_without_caption(tmp_path, encoder):
