@@ -23,10 +23,13 @@ from clipkit.evaluation import (
     ProbeSplits,
     Retrieval,
     ZeroShotClassification,
+    data_hash,
     load_outcomes,
     make_evaluator,
+    open_dataset,
     outcome_metrics,
 )
+from clipkit.evaluation.comparison import compare_records
 from clipkit.models import from_open_clip
 from tests.helpers.evaluation_data import CLASSES, OPEN_CLIP, captions, picture, write_layout
 from tests.helpers.factories import write_shard
@@ -183,6 +186,7 @@ def test_probes_of_several_classes_choices_corruptions_and_fairness(tmp_path, ta
         assert 0 <= record["metrics"][key] <= 1
     assert record["primary_metrics"]["corruptions"] == "corruptions/corrupted/top1"
     assert record["details"]["fairness/images/asia"] == 10
+    assert record["data_hashes"] == dict.fromkeys(names, data_hash(open_dataset(tagged)))
     assert any(key.startswith("multi-label-probe/threshold/") for key in record["details"])
     assert set(record["intervals"]) <= set(record["metrics"])
     parts = load_outcomes(tmp_path / "numbers.outcomes.npz")
@@ -190,6 +194,22 @@ def test_probes_of_several_classes_choices_corruptions_and_fairness(tmp_path, ta
     rest = {k: v for k, v in record["metrics"].items() if not k.endswith("/l2")}
     assert computed == pytest.approx(rest)
     assert (report / "report.html").is_file()
+
+
+def test_compare_refuses_pair_choices_of_other_texts(tmp_path, tagged, model):
+    (tmp_path / "image.png").write_bytes(picture(0))
+    records = [tmp_path / f"{name}.json" for name in "abc"]
+    for record, wrong in zip(records, ("a dog", "a dog", "a bird"), strict=True):
+        table = tmp_path / "choices.csv"
+        table.write_text(f"id,image,caption,negative_caption\nfirst,image.png,a cat,{wrong}\n")
+        call(
+            evaluate, "--model", model, "--data", table, "--task", "pair-choice",
+            "--output", record,
+        )  # fmt: skip
+
+    assert compare_records(records[:2]).pairs[0].num_units == 1
+    with pytest.raises(DataError, match=r"c\.json: expected the data of .*a\.json"):
+        compare_records(records[::2])
 
 
 def test_options_of_choices_and_groups_are_checked(tagged, model):

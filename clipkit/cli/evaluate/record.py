@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from clipkit.atomic_files import write_json
 
 if TYPE_CHECKING:
-    from clipkit.evaluation import Evaluation, Evaluator, Outcomes
+    from clipkit.evaluation import Evaluation, EvaluationDataset, Evaluator, Outcomes
     from clipkit.evaluation.comparison.intervals import Interval
+    from clipkit.evaluation.datasets.choices import ChoiceData
 
 
 def write_record(
@@ -30,7 +31,6 @@ def write_record(
         evaluation: Metrics and outcomes of all of them.
         intervals: Lower and upper end of metrics.
     """
-    from clipkit.evaluation import EvaluationDataset
     from clipkit.evaluation.comparison.records import outcomes_path
     from clipkit.evaluation.hashes import data_hash
     from clipkit.evaluation.outcomes.files import save_outcomes
@@ -61,11 +61,21 @@ def write_record(
         "data_hashes": {
             task: data_hash(data)
             for task, evaluator in evaluators.items()
-            if isinstance(data := getattr(evaluator, "data", None), EvaluationDataset)
+            if (data := _measured_data(evaluator)) is not None
         },
         "date": datetime.now().astimezone().isoformat(timespec="seconds"),
     }
     write_json(path, record)
+
+
+def _measured_data(evaluator: Evaluator) -> EvaluationDataset | ChoiceData | None:
+    """Return the data that an evaluator measures on; for probes, the split that is not fitted."""
+    from clipkit.evaluation import EvaluationDataset, ProbeSplits
+    from clipkit.evaluation.datasets.choices import ChoiceData
+
+    splits = getattr(evaluator, "splits", None)
+    data = splits.test if isinstance(splits, ProbeSplits) else getattr(evaluator, "data", None)
+    return data if isinstance(data, EvaluationDataset | ChoiceData) else None
 
 
 def _reliability(parts: Sequence[Outcomes]) -> dict[str, dict[str, list[float]]]:
