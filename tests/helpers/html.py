@@ -15,12 +15,14 @@ class Balanced(HTMLParser):
         self.open: list[str] = []
         self.tags: list[str] = []
         self.ids: list[str] = []
+        self.names: set[str] = set()  # of attributes
         self.values: list[str] = []
         self.text: list[str] = []
 
     def handle_starttag(self, name, attributes):
         self.tags.append(name)
         self.ids += [value for key, value in attributes if key == "id"]
+        self.names.update(key for key, _ in attributes)
         self.values += [value for _, value in attributes if value]
         if name not in VOID:
             self.open.append(name)

@@ -29,6 +29,7 @@ def page(tmp_path_factory):
     runs = []
     for name in ("first", "a_run_with_a_rather_long_name_of_its_folder_that_does_not_end", "<b>"):
         run = RunRecord(folder / name, "running", 1.0, 100.0, step=30,
+                        error="OSError: " + "no space left " * 9 if name == "first" else "",
                         metrics={"val/text_to_image/recall_at_1": 0.5},
                         config={"model.name": name * 3})  # fmt: skip
         write_run(run)

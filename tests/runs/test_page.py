@@ -8,6 +8,7 @@ import pytest
 from clipkit.runs import RunRecord, write_run, write_runs_page
 from clipkit.runs.differences import short_names
 from clipkit.runs.page import read_curves, render_runs_page
+from tests.helpers.html import parse
 from tests.runs.test_record import record
 
 
@@ -82,6 +83,13 @@ def test_names_are_as_long_as_needed():
         "b/run",
     ]
     assert short_names([]) == []
+
+
+def test_folder_and_error_of_a_run_need_no_mouse(tmp_path):
+    folder = tmp_path / "first"
+    parsed = parse(render_runs_page([RunRecord(folder, "failed", error="DataError: no shards")]))
+    assert {"DataError: no shards", str(folder)} <= set(parsed.text)
+    assert "title" not in parsed.names
 
 
 def test_names_of_folders_are_text(tmp_path):

@@ -339,7 +339,7 @@ def study_page() -> str:
             "value": 1.0 + number % 3,
             "values": {"model.lr": 10.0**-number, "data.batch_size": 64, "loss": LONG_WORD},
             "seconds": 90.0,
-            "error": None,
+            "error": f"DataError: {LONG_WORD}" if number == 2 else None,
         }
         for number in range(1, 6)
     ]

@@ -79,6 +79,13 @@ def test_full_page_is_well_formed_with_unique_anchors():
     assert set(SECTIONS) <= set(parser.ids)
 
 
+def test_exact_numbers_of_parameters_need_no_mouse():
+    text = parse(render_report(full_report())).text
+
+    assert "6\N{NARROW NO-BREAK SPACE}812\N{NARROW NO-BREAK SPACE}416" in text
+    assert "6.81M " in text
+
+
 def test_no_string_of_the_user_is_markup_or_template():
     data = made_hostile(full_report())
 
