@@ -120,6 +120,28 @@ def check_model_cfg(model_cfg: Mapping[str, Any], *, where: str, needs: tuple[st
         raise ConfigError(
             f"{where}: vision_cfg.image_size: expected one number (square images), got {size}"
         )
+    if "vision_cfg" in needs:
+        _check_pooling(model_cfg["vision_cfg"], f"{where}: vision_cfg")
+
+
+def _check_pooling(vision: Mapping[str, Any], where: str) -> None:
+    """Refuse poolings by which open_clip's transformer returns no single vector per image.
+
+    "parallel" and "cascade" are untested in open_clip: they fail unless all widths are equal, and
+    then return a tensor of three axes, which no contrastive loss takes.
+    """
+    if vision.get("timm_model_name") or isinstance(vision.get("layers"), list | tuple):
+        return  # these do not read the options
+    if isinstance(pooling := vision.get("attentional_pool", False), str):
+        raise ConfigError(
+            f"{where}.attentional_pool: expected true or false, got {pooling!r}, with which "
+            f"open_clip computes no embedding of an image"
+        )
+    if vision.get("pool_type") == "none":
+        raise ConfigError(
+            f"{where}.pool_type: expected 'tok' or 'avg', got 'none', with which open_clip "
+            f"computes no embedding of an image"
+        )
 
 
 def _check_keys(given: Any, known: tuple[str, ...] | list[str], where: str) -> None:

@@ -187,6 +187,9 @@ def test_tokenizer_names():
         (config({**VIT, "widht": 3}), "vision_cfg: unknown key 'widht'; did you mean 'width'"),
         (config({**VIT, "image_size": [32, 64]}), "square"),
         (config(text={**TEXT, "pool_type": "none"}), "pool_type"),
+        (config({**VIT, "pool_type": "none"}), r"vision_cfg\.pool_type: expected 'tok' or 'avg'"),
+        (config({**VIT, "attentional_pool": "cascade"}), "attentional_pool: .* got 'cascade'"),
+        (config({**VIT, "attentional_pool": "parallel"}), "attentional_pool: .* got 'parallel'"),
         (config({**TIMM_CONV, "timm_model_name": "resnet10x"}), "cannot build"),
         (config(text={"hf_model_name": "no-such/model"}), "'no-such/model' from the Hugging Face"),
     ],
@@ -194,6 +197,23 @@ def test_tokenizer_names():
 def test_configurations_that_cannot_work_are_refused(model, message):
     with pytest.raises(ConfigError, match=message):
         from_open_clip(model)
+
+
+@pytest.mark.parametrize("pooling", ["parallel", "cascade"])
+def test_open_clip_returns_no_embedding_by_the_poolings_that_are_refused(pooling):
+    """Else the refusal has no reason any more."""
+    import open_clip
+
+    vision = {**ATTENTION_POOL, "attentional_pool": pooling}
+    images = torch.zeros(2, 3, 32, 32)
+    same_width = open_clip.CustomTextCLIP(32, vision, TEXT)
+    assert same_width.encode_image(images).shape == (2, 1, 32)
+    with pytest.raises(RuntimeError, match="shape"):
+        open_clip.CustomTextCLIP(16, vision, TEXT).encode_image(images)
+
+
+def test_a_text_tower_needs_no_pooling_of_images():
+    OpenClipTextTower(config({**VIT, "attentional_pool": "parallel"}))
 
 
 def test_broken_json_is_refused(tmp_path):
