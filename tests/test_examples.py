@@ -4,8 +4,8 @@ An example may use, without importing them, ``torch``, ``nn``, ``np``, ``Path``,
 ``Trainer``, every public name of the package, an ``encoder`` with a label head of 4 classes and a
 ``batch`` of 4 pairs for it. Its working folder holds shards with 9 pairs each (``data/train``,
 ``data/val``), the same 4 images with one caption (``photos/captions.csv``), a list of classes
-(``photos/labels.csv``) or a right and a wrong caption (``photos/choices.csv``), ``dog.jpg`` and the
-package's ``configs``.
+(``photos/labels.csv``) or a right and a wrong caption (``photos/choices.csv``), a cue with
+the same images as candidates (``associations``), ``dog.jpg`` and the package's ``configs``.
 """
 
 from __future__ import annotations
@@ -81,6 +81,13 @@ def make_world(folder: Path) -> None:
     choices = "".join(f"{color}.jpg,a {color} square,a pink square\n" for color in COLORS)
     header = "image,caption,negative_caption\n"
     (folder / "photos/choices.csv").write_text(header + choices)
+    (folder / "associations/winogavil_images").mkdir(parents=True)
+    for color in COLORS:
+        image = folder / f"associations/winogavil_images/{color}.jpg"
+        image.write_bytes(image_bytes(color))
+    names = '[""red"", ""green"", ""blue"", ""yellow""]'
+    table = f'cue,candidates,associations\nsky,"{names}","[""blue""]"\n'
+    (folder / "associations/cues.csv").write_text(table)
     (folder / "dog.jpg").write_bytes(image_bytes("blue"))
     (folder / "configs").symlink_to(ROOT.parent / "configs")
 

@@ -3,12 +3,14 @@
 from clipkit.evaluation.correct_pairs import RetrievalOptions
 from clipkit.evaluation.corruptions.images import CorruptedImages
 from clipkit.evaluation.corruptions.kinds import CORRUPTIONS, corrupt
+from clipkit.evaluation.datasets.associations import AssociationData, open_associations
 from clipkit.evaluation.datasets.choice_sources import ChoiceColumns, open_choices
 from clipkit.evaluation.datasets.choices import ChoiceData
 from clipkit.evaluation.datasets.dataset import EvaluationDataset, EvaluationSample, open_dataset
 from clipkit.evaluation.embedding import EmbeddedPairs, embed_pairs, tokenizer_of
 from clipkit.evaluation.embedding_cache import cached_embeddings
 from clipkit.evaluation.embedding_files import save_embeddings
+from clipkit.evaluation.evaluators.association import ImageAssociation
 from clipkit.evaluation.evaluators.base import Evaluator
 from clipkit.evaluation.evaluators.class_report import ClassReport, PerClass
 from clipkit.evaluation.evaluators.fairness import GroupFairness
@@ -58,6 +60,7 @@ __all__ = [
     "OUTCOME_KINDS",
     "TASKS",
     "TEMPLATE_LISTS",
+    "AssociationData",
     "ChoiceColumns",
     "ChoiceData",
     "ClassPrompts",
@@ -74,6 +77,7 @@ __all__ = [
     "Evaluator",
     "FewShotProbe",
     "GroupFairness",
+    "ImageAssociation",
     "InterpolationPoint",
     "LabelHeadClassification",
     "LinearProbe",
@@ -109,6 +113,7 @@ __all__ = [
     "load_outcomes",
     "make_evaluator",
     "model_hash",
+    "open_associations",
     "open_choices",
     "open_dataset",
     "outcome_metrics",

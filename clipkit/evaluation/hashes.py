@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from clipkit.errors import ConfigError
+from clipkit.evaluation.datasets.associations import AssociationData
 from clipkit.evaluation.datasets.choices import ChoiceData
 from clipkit.evaluation.datasets.dataset import EvaluationDataset
 from clipkit.models import DualEncoder
@@ -52,11 +53,12 @@ def model_hash(encoder: DualEncoder) -> str | None:
     return digest.hexdigest()[:_DIGITS]
 
 
-def data_hash(data: EvaluationDataset | ChoiceData) -> str:
+def data_hash(data: EvaluationDataset | ChoiceData | AssociationData) -> str:
     """Return a hash of keys, kinds and sizes of all members, the same on every machine.
 
     If only the numbers of samples are known (remote shards with a counts file), it is a hash of the
-    names and sizes of the shards; for a table of pair choices, of its keys and texts.
+    names and sizes of the shards; for a table of pair choices or associations, of its keys and
+    texts.
 
     Examples:
         >>> len(data_hash(open_dataset("data/val")))

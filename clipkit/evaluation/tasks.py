@@ -13,6 +13,7 @@ from clipkit.evaluation.correct_pairs import RetrievalOptions
 from clipkit.evaluation.corruptions.kinds import CORRUPTIONS, STRENGTHS
 from clipkit.evaluation.datasets.choice_sources import ChoiceColumns, open_choices
 from clipkit.evaluation.datasets.dataset import EvaluationDataset, open_dataset
+from clipkit.evaluation.evaluators.association import ImageAssociation
 from clipkit.evaluation.evaluators.base import Evaluator
 from clipkit.evaluation.evaluators.fairness import GroupFairness
 from clipkit.evaluation.evaluators.label_head import LabelHeadClassification
@@ -91,7 +92,7 @@ CLASSIFIERS: Final = ("zero-shot", "label-head")
 TASKS: Final = (
     "retrieval", "zero-shot", "label-head", "multi-label", "linear-probe", "nearest-neighbours",
     "few-shot", "pair-choice", "zero-shot-multi-label", "corruptions",
-    "multi-label-probe", "fairness",
+    "multi-label-probe", "fairness", "association",
 )  # fmt: skip
 """Names of the tasks."""
 
@@ -152,6 +153,8 @@ def make_evaluator(
     if task == "pair-choice":
         choices = open_choices(source, split, choice, allow_outside)
         return PairChoice(choices, options=options)
+    if task == "association":
+        return ImageAssociation(source, options=options, allow_outside=allow_outside)
     data = open_dataset(
         source, split, caption=caption, label_field=label_field, allow_outside=allow_outside
     )

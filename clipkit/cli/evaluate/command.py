@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 TASKS: Final = (
     "retrieval", "zero-shot", "label-head", "multi-label", "linear-probe", "nearest-neighbours",
     "few-shot", "pair-choice", "zero-shot-multi-label", "corruptions",
-    "multi-label-probe", "fairness",
+    "multi-label-probe", "fairness", "association",
 )  # fmt: skip
 _NO_SHARES: Final = ("l2", "_rank", "rsum")
 

@@ -105,6 +105,31 @@ def download_parquet(address: HubAddress) -> tuple[list[Path], list[str]]:
     return files, [f"{exact.repo}@{exact.revision}/{f.relative_to(folder)}" for f in files]
 
 
+def download_files(address: HubAddress, patterns: Sequence[str]) -> Path:
+    """Download files of a data set as they are stored into the cache of huggingface_hub.
+
+    Args:
+        address: The data set; its revision is the branch main unless it names one.
+        patterns: Globs of the names of the files.
+
+    Returns:
+        The folder with the files.
+
+    Raises:
+        DataError: If the Hub does not answer.
+    """
+    from huggingface_hub import snapshot_download
+
+    exact = replace(address, revision=address.revision or "main")
+    folder = _ask(
+        exact,
+        lambda: snapshot_download(
+            exact.repo, repo_type="dataset", revision=exact.revision, allow_patterns=list(patterns)
+        ),
+    )
+    return Path(folder) / exact.path
+
+
 def _pin(address: HubAddress) -> HubAddress:
     from huggingface_hub import HfApi
 

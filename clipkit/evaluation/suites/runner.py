@@ -16,6 +16,7 @@ from clipkit.distributed.collectives import rank
 from clipkit.distributed.process_group import finishing, is_lost_connection, rank_lost
 from clipkit.errors import ClipkitError, ConfigError, RankLostError, first_line
 from clipkit.evaluation.comparison import metric_intervals
+from clipkit.evaluation.datasets.associations import AssociationData, open_associations
 from clipkit.evaluation.datasets.choice_sources import open_choices
 from clipkit.evaluation.datasets.choices import ChoiceData
 from clipkit.evaluation.datasets.dataset import EvaluationDataset, open_dataset
@@ -239,14 +240,16 @@ class _Run:
 
     def _open(
         self, measurement: Measurement
-    ) -> tuple[EvaluationDataset | ChoiceData, str, Evaluator]:
+    ) -> tuple[EvaluationDataset | ChoiceData | AssociationData, str, Evaluator]:
         entry, allow_outside = measurement.entry, self.options.allow_outside
         caption = named_picker(entry.caption)
         if caption is None:
             raise ConfigError(f"caption: expected a member or json:FIELD, got {entry.caption!r}")
-        data: EvaluationDataset | ChoiceData
+        data: EvaluationDataset | ChoiceData | AssociationData
         if (task := entry.task) == "pair-choice":
             data = open_choices(entry.data, entry.split, entry.choice, allow_outside)
+        elif task == "association":
+            data = open_associations(entry.data, allow_outside)
         else:
             data = open_dataset(
                 entry.data, entry.split,

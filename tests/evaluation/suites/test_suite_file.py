@@ -114,6 +114,9 @@ def test_datacomp_has_38_main_metrics():
     others = {task.key: task.main_metric for task in tasks if task.main_metric != "acc1"}
     assert others["vtab/pets"] == "mean_per_class_recall"
     assert others["retrieval/flickr_1k_test_image_text_retrieval"] == "mean_recall@1"
+    association = next(t for t in read_suite("datacomp").entries if t.task == "association")
+    assert association.datacomp.main_metric == "jaccard_score_10-12"
+    assert not any(e.unavailable for e in read_suite("datacomp").entries if e.datacomp.main_metric)
     assert (
         len(others) == 4 + 2 + 1 + 2 + 2 + 2
     )  # recalls, retrieval, WinoGAViL, WILDS, groups, none
