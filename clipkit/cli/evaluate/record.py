@@ -12,6 +12,7 @@ from clipkit.atomic_files import write_json
 if TYPE_CHECKING:
     from clipkit.evaluation import Evaluation, EvaluationDataset, Evaluator, Outcomes
     from clipkit.evaluation.comparison.intervals import Interval
+    from clipkit.evaluation.datasets.associations import AssociationData
     from clipkit.evaluation.datasets.choices import ChoiceData
 
 
@@ -68,14 +69,17 @@ def write_record(
     write_json(path, record)
 
 
-def _measured_data(evaluator: Evaluator) -> EvaluationDataset | ChoiceData | None:
+def _measured_data(
+    evaluator: Evaluator,
+) -> EvaluationDataset | ChoiceData | AssociationData | None:
     """Return the data that an evaluator measures on; for probes, the split that is not fitted."""
     from clipkit.evaluation import EvaluationDataset, ProbeSplits
+    from clipkit.evaluation.datasets.associations import AssociationData
     from clipkit.evaluation.datasets.choices import ChoiceData
 
     splits = getattr(evaluator, "splits", None)
     data = splits.test if isinstance(splits, ProbeSplits) else getattr(evaluator, "data", None)
-    return data if isinstance(data, EvaluationDataset | ChoiceData) else None
+    return data if isinstance(data, EvaluationDataset | ChoiceData | AssociationData) else None
 
 
 def _reliability(parts: Sequence[Outcomes]) -> dict[str, dict[str, list[float]]]:

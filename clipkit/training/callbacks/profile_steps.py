@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final, final
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.profiler import ProfilerActivity, profile
 
-from clipkit.atomic_files import new_file, write_text
+from clipkit.atomic_files import new_file, write_bytes, write_text
 from clipkit.data.storage.urls import is_local, local_path
 from clipkit.errors import ConfigError, check_at_least
 from clipkit.training.lightning_compat import start_memory_record, write_memory_record
@@ -108,8 +109,7 @@ class ProfileSteps(Callback):
 
 
 def _write_trace(profiler: profile, path: Path) -> None:
-    # torch compresses only into files whose name ends in .gz
-    with new_file(path) as temporary:
-        traced = temporary.with_name(f"{temporary.name}.json.gz")
+    with TemporaryDirectory() as folder:
+        traced = Path(folder) / path.name  # torch compresses if the name ends in .gz
         profiler.export_chrome_trace(str(traced))
-        traced.replace(temporary)
+        write_bytes(path, traced.read_bytes())
