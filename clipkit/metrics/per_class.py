@@ -91,6 +91,18 @@ def average_precisions(
         >>> round(average_precisions(scores, torch.tensor([[1], [0], [1]])).item(), 4)
         0.8333
     """
+    check_targets(scores, targets)
+    columns = zip(scores.T, targets.T, strict=True)
+    values = [_average_precision(s[t != IGNORE_LABEL], t[t != IGNORE_LABEL]) for s, t in columns]
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def check_targets(scores: Tensor, targets: Tensor) -> None:
+    """Refuse scores and targets of several classes that no metric can use.
+
+    Raises:
+        MetricError: If shapes differ, a score is NaN, or a target is not 0, 1 or ``IGNORE_LABEL``.
+    """
     if scores.ndim != 2 or scores.shape != targets.shape:
         raise MetricError(
             f"scores and targets: expected both [N C], got {list(scores.shape)} and "
@@ -101,9 +113,6 @@ def average_precisions(
     wrong = (targets != 0) & (targets != 1) & (targets != IGNORE_LABEL)
     if wrong.any():
         raise MetricError(f"targets: expected 0, 1 or {IGNORE_LABEL}, got {int(targets[wrong][0])}")
-    columns = zip(scores.T, targets.T, strict=True)
-    values = [_average_precision(s[t != IGNORE_LABEL], t[t != IGNORE_LABEL]) for s, t in columns]
-    return torch.tensor(values, dtype=torch.float64)
 
 
 def _average_precision(scores: Float[Tensor, " N"], targets: Int64[Tensor, " N"]) -> float:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any, Final
 
 from clipkit.cli.arguments import (
@@ -194,10 +195,14 @@ def run(args: argparse.Namespace) -> int:
             embed=EmbedOptions(args.batch_size, precision=args.precision),
             on_progress=advance,
         )
-    for name, split in built.facts["splits"].items():
-        _log(f"{name}: {split['num_samples']} images, {split['num_captions']} captions")
-    _log(f"data card: {args.out / 'data_card.html'}")
+    _report(built.facts["splits"], args.out)
     return 0
+
+
+def _report(splits: Mapping[str, Any], folder: Path) -> None:
+    for name, split in splits.items():
+        _log(f"{name}: {split['num_samples']} images, {split['num_captions']} captions")
+    _log(f"data card: {folder / 'data_card.html'}")
 
 
 @contextmanager

@@ -59,16 +59,18 @@ def load_outcomes(path: Path | str) -> tuple[Outcomes, ...]:
         >>> load_outcomes("pairs.npz")[0].keys
         ('a', 'b')
     """
+    problem = "expected outcomes of an evaluation, as --output writes them next to the JSON"
     try:
+        # NumPy would take any other file for a pickle, and recommend to load it so.
+        if Path(path).is_file() and not zipfile.is_zipfile(path):
+            raise DataError(f"{path}: {problem}; got another kind of file, or a part of one")
         with np.load(path, allow_pickle=False) as file:
             content = json.loads(str(file["header"]))
             if content["format"] != _FORMAT:
                 raise ValueError(f"format {content['format']!r}")
             return tuple(_part(file, n, header) for n, header in enumerate(content["parts"]))
     except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
-        raise DataError(
-            f"{path}: expected outcomes of an evaluation (.npz), got {error}"
-        ) from error
+        raise DataError(f"{path}: {problem}; got {error}") from error
 
 
 def _part(file: np.lib.npyio.NpzFile, number: int, header: dict[str, list[str]]) -> Outcomes:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from clipkit.errors import MetricError
 from clipkit.evaluation.outcomes.outcomes import Outcomes, distinct_keys
+from clipkit.metrics.per_class import check_targets
 from clipkit.types import IGNORE_LABEL
 
 _UNKNOWN: Final = -1
@@ -200,15 +201,6 @@ def _dense_ranks(scores: Float[Tensor, " N"]) -> Int64[Tensor, " N"]:
 
 
 def _check(scores: Tensor, targets: Tensor) -> None:
-    if scores.ndim != 2 or scores.shape != targets.shape:
-        raise MetricError(
-            f"scores and targets: expected both [N C], got {list(scores.shape)} and "
-            f"{list(targets.shape)}"
-        )
-    if scores.isnan().any():
-        raise MetricError("scores: expected numbers, got NaN")
-    wrong = (targets != 0) & (targets != 1) & (targets != IGNORE_LABEL)
-    if wrong.any():
-        raise MetricError(f"targets: expected 0, 1 or {IGNORE_LABEL}, got {int(targets[wrong][0])}")
+    check_targets(scores, targets)
     if not (targets == 1).any():
         raise MetricError("targets: expected a class that applies to an image, got none")

@@ -70,8 +70,9 @@ def test_files_keep_outcomes(tmp_path):
 def test_other_files_are_refused(tmp_path, content):
     path = tmp_path / "o.npz"
     path.write_bytes(content)
-    with pytest.raises(DataError, match=r"o\.npz: expected outcomes"):
+    with pytest.raises(DataError, match=r"o\.npz: expected outcomes") as caught:
         load_outcomes(path)
+    assert "pickle" not in str(caught.value)
 
 
 def test_pickled_members_are_refused(tmp_path):
