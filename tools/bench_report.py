@@ -24,7 +24,7 @@ from clipkit.evaluation.outcomes.classification import classification_outcomes
 from clipkit.evaluation.outcomes.retrieval import retrieval_outcomes
 from clipkit.evaluation.report import ReportData, write_report
 from clipkit.evaluation.report.collect.examples import examples_of
-from clipkit.metrics.pair_ranks import PairRanks
+from clipkit.metrics.ranking import PairRanks
 
 
 class Noise:

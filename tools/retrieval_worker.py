@@ -44,7 +44,7 @@ def by_clipkit(image: Tensor, text: Tensor, owner: Tensor, share: int) -> Mappin
 
     if share == 1:
         return retrieval_recall(image, text, owner, ks=KS)
-    name = "clipkit.metrics.pair_ranks"
+    name = "clipkit.metrics.ranking"
     pairs = torch.stack([owner, torch.arange(len(owner), device=owner.device)], 1)
     with (
         patch(f"{name}.world_size", lambda: share),

@@ -6,9 +6,9 @@ from .functional import (
     retrieval_recall,
     topk_accuracy,
 )
-from .pair_ranks import PairRanks, pair_ranks
 from .per_class import average_precisions, mean_average_precision
-from .query_measures import query_measures
+from .query_values import query_measures
+from .ranking import PairRanks, pair_ranks
 from .retrieval import RetrievalMetrics
 
 __all__ = [

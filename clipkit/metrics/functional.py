@@ -13,7 +13,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from clipkit.errors import MetricError
-from clipkit.metrics.pair_ranks import pair_ranks
+from clipkit.metrics.ranking import pair_ranks
 from clipkit.types import IGNORE_LABEL
 
 

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from clipkit.errors import MetricError, check_at_least
 from clipkit.metrics.functional import first_of_each
-from clipkit.metrics.pair_ranks import pair_ranks
-from clipkit.metrics.query_measures import query_measures
+from clipkit.metrics.query_values import query_measures
+from clipkit.metrics.ranking import pair_ranks
 from clipkit.metrics.states import GatheredMetric, gather_chunks
 
 DIRECTIONS: Final = ("image_to_text", "text_to_image")

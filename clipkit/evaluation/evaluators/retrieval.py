@@ -27,7 +27,7 @@ from clipkit.evaluation.outcomes.retrieval import (
 )
 from clipkit.evaluation.outcomes.worst_group import worst_group_outcomes
 from clipkit.evaluation.query_groups import QueryGroups, read_query_groups
-from clipkit.metrics.pair_ranks import PairRanks, pair_ranks
+from clipkit.metrics.ranking import PairRanks, pair_ranks
 from clipkit.models import DualEncoder
 from clipkit.renamed_arguments import renamed_arguments
 

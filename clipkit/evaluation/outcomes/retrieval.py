@@ -10,8 +10,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from clipkit.evaluation.outcomes.outcomes import Outcomes
-from clipkit.metrics.pair_ranks import PairRanks
-from clipkit.metrics.query_measures import query_measures
+from clipkit.metrics.query_values import query_measures
+from clipkit.metrics.ranking import PairRanks
 
 _RANK: Final = "rank"
 _RSUM_KS: Final = (1, 5, 10)

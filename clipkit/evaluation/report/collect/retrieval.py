@@ -20,7 +20,7 @@ from clipkit.evaluation.report.content import (
     RecallCurve,
     TextQuery,
 )
-from clipkit.metrics.pair_ranks import pair_ranks
+from clipkit.metrics.ranking import pair_ranks
 
 _DIRECTIONS: Final = {"text_to_image/": "Text to image", "image_to_text/": "Image to text"}
 _NUM_HITS: Final = 5

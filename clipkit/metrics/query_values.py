@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from clipkit.metrics.pair_ranks import PairRanks
+from clipkit.metrics.ranking import PairRanks
 
 
 def query_measures(

@@ -17,8 +17,8 @@ from torchmetrics.functional.retrieval import (
 )
 
 from clipkit.errors import MetricError
-from clipkit.metrics.pair_ranks import pair_ranks
-from clipkit.metrics.query_measures import query_measures
+from clipkit.metrics.query_values import query_measures
+from clipkit.metrics.ranking import pair_ranks
 
 
 def unit_rows(size, width, seed):
