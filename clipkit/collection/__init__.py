@@ -1,0 +1,16 @@
+"""Embedded collections: the embeddings of a data set as files, one pair of files per shard."""
+
+from clipkit.collection.collection import Collection
+from clipkit.collection.info import CollectionInfo, CollectionShard, read_info, write_info
+from clipkit.collection.shard_files import ShardFiles, ShardRows, write_shard_files
+
+__all__ = [
+    "Collection",
+    "CollectionInfo",
+    "CollectionShard",
+    "ShardFiles",
+    "ShardRows",
+    "read_info",
+    "write_info",
+    "write_shard_files",
+]

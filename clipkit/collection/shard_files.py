@@ -1,0 +1,186 @@
+"""Files of one embedded shard: ``NAME.images.f16.npy``, ``NAME.texts.f16.npy``, ``NAME.parquet``.
+
+The table is written last: a shard that has one is complete.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, final
+
+import numpy as np
+from jaxtyping import Float16, Int64
+
+from clipkit.atomic_files import new_file
+from clipkit.collection.arrow import arrow
+from clipkit.collection.info import CollectionShard
+from clipkit.errors import DataError
+
+IMAGES_SUFFIX: Final = ".images.f16.npy"
+TEXTS_SUFFIX: Final = ".texts.f16.npy"
+TABLE_SUFFIX: Final = ".parquet"
+ROW_GROUP_ROWS: Final = 4096
+"""Rows of a table that are read together; few, so that one row is read without the others."""
+
+Rows = Float16[np.ndarray, "N D"]
+
+COLUMNS: Final = {
+    "key": "string",  # name of the sample
+    "captions": "list<string>",
+    "label": "int64",  # number of the class; null if it has none
+    "image_type": "string",  # extension of the image, such as "jpg"
+    "image_offset_bytes": "int64",  # position of the image's contents in the tar
+    "image_size_bytes": "int64",
+    "width_pixels": "int32",
+    "height_pixels": "int32",
+    "image_sha256": "fixed_size_binary[32]",  # of the image's file
+    "image_signature": "fixed_size_binary[40]",  # perceptual_hash.image_signature, "<u8"
+    "error": "string",  # why the sample has no embedding, which is zeros then; null otherwise
+}
+"""Columns of every table, with their Arrow types; the fields of ``CollectionInfo.columns`` follow.
+
+All may be null but ``key`` and ``captions``.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class ShardRows:
+    """Content of the files of a shard with N samples and M captions.
+
+    Args:
+        images: Unit-norm embeddings of the images, or zeros where ``error`` says why.
+        texts: Unit-norm embeddings of the captions, sample by sample; None without captions.
+        columns: Values of each column of ``COLUMNS`` and of the further columns, one per sample.
+    """
+
+    images: Rows
+    texts: Float16[np.ndarray, "M D"] | None
+    columns: dict[str, Sequence[Any]]
+
+
+def write_shard_files(rows: ShardRows, folder: Path | str, name: str) -> None:
+    """Write the files of a shard, each completely or not at all, the table last.
+
+    Args:
+        rows: The content.
+        folder: The collection.
+        name: Name of the shard's files.
+    """
+    pa = arrow()
+    base = Path(folder) / name
+    arrays = {IMAGES_SUFFIX: rows.images}
+    if rows.texts is not None:
+        arrays[TEXTS_SUFFIX] = rows.texts
+    for suffix, array in arrays.items():
+        with new_file(f"{base}{suffix}") as temporary, temporary.open("wb") as file:
+            np.save(file, np.ascontiguousarray(array, dtype=np.float16))
+    types = {column: _type(kind) for column, kind in COLUMNS.items()}
+    table = pa.table(
+        {name: pa.array(values, type=types.get(name)) for name, values in rows.columns.items()}
+    )
+    with new_file(f"{base}{TABLE_SUFFIX}") as temporary:
+        pa.parquet.write_table(table, temporary, row_group_size=ROW_GROUP_ROWS, compression="zstd")
+
+
+@final
+class ShardFiles:
+    """Reads the files of an embedded shard.
+
+    Args:
+        folder: The collection.
+        shard: The shard.
+        embedding_dim: Width of an embedding.
+    """
+
+    def __init__(self, folder: Path | str, shard: CollectionShard, embedding_dim: int) -> None:
+        self.shard = shard
+        self._base = str(Path(folder) / shard.name)
+        self._width = embedding_dim
+
+    def is_complete(self) -> bool:
+        """Return whether the shard was embedded."""
+        return Path(self._base + TABLE_SUFFIX).is_file()
+
+    def images(self) -> Rows:
+        """Map the embeddings of the images into memory.
+
+        Raises:
+            DataError: If the file is missing, damaged, or of another size.
+        """
+        rows = self._map(IMAGES_SUFFIX)
+        if len(rows) != self.shard.num_samples:
+            raise DataError(
+                f"{self._base}{IMAGES_SUFFIX}: expected {self.shard.num_samples} rows, got "
+                f"{len(rows)}; embed the shard again"
+            )
+        return rows
+
+    def texts(self) -> Float16[np.ndarray, "M D"]:
+        """Map the embeddings of the captions into memory.
+
+        Raises:
+            DataError: If the file is missing, damaged, or of another width.
+        """
+        return self._map(TEXTS_SUFFIX)
+
+    def text_starts(self) -> Int64[np.ndarray, " N+1"]:
+        """Return the first row in ``texts`` of each sample's captions, and the number of captions.
+
+        Raises:
+            DataError: As ``table`` does.
+        """
+        captions = self.table(["captions"]).column("captions").combine_chunks()
+        lengths = np.asarray(captions.value_lengths().fill_null(0), dtype=np.int64)
+        starts: Int64[np.ndarray, " N+1"] = np.zeros(len(lengths) + 1, dtype=np.int64)
+        np.cumsum(lengths, out=starts[1:])
+        return starts
+
+    def table(self, columns: Sequence[str] | None = None) -> Any:
+        """Read columns of the table, as a ``pyarrow.Table``.
+
+        Args:
+            columns: Names of the columns; None for all.
+
+        Raises:
+            DataError: If the file is missing, damaged, or of another size.
+        """
+        pa, path = arrow(), self._base + TABLE_SUFFIX
+        try:
+            with pa.parquet.ParquetFile(path) as file:
+                known = file.schema_arrow.names
+                missing = [name for name in columns or () if name not in known]
+                table = file.read(None if columns is None else list(columns))
+        except (OSError, pa.ArrowException) as error:
+            raise DataError(f"{path}: cannot be read ({error}); embed the shard again") from error
+        if missing:
+            raise DataError(f"{path}: has no column {missing[0]!r}; it has {', '.join(known)}")
+        if len(table) != self.shard.num_samples:
+            raise DataError(
+                f"{path}: expected {self.shard.num_samples} rows, got {len(table)}; embed the "
+                "shard again"
+            )
+        return table
+
+    def _map(self, suffix: str) -> Rows:
+        path = self._base + suffix
+        try:
+            rows: Rows = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (OSError, EOFError, ValueError) as error:
+            raise DataError(f"{path}: cannot be read ({error}); embed the shard again") from error
+        if rows.dtype != np.float16 or rows.ndim != 2 or rows.shape[1] != self._width:
+            raise DataError(
+                f"{path}: expected float16 [rows, {self._width}], got {rows.dtype} "
+                f"{list(rows.shape)}; embed the shard again"
+            )
+        return rows
+
+
+def _type(kind: str) -> Any:
+    pa = arrow()
+    if kind.startswith("fixed_size_binary"):
+        return pa.binary(int(kind[len("fixed_size_binary[") : -1]))
+    if kind == "list<string>":
+        return pa.list_(pa.string())
+    return getattr(pa, kind)()

@@ -1,0 +1,100 @@
+import json
+
+import numpy as np
+import pytest
+
+from clipkit.collection import Collection, read_info, write_info
+from clipkit.errors import DataError
+from tests.helpers.collections import unit_rows, write_collection
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_collection(tmp_path / "collection", counts=(5, 3, 4))
+
+
+def test_rows_are_those_of_the_shards(folder):
+    collection = Collection(folder)
+    assert len(collection) == 12
+    assert collection.locate(5) == (1, 0)
+    whole = np.concatenate([unit_rows(n, 8, seed) for seed, n in enumerate((5, 3, 4))])
+    rows = np.array([11, 0, 5, 5])
+    assert (collection.images(rows) == whole[rows]).all()
+    starts, tiles = zip(*collection.image_tiles(tile_rows=2), strict=True)
+    assert starts == (0, 2, 4, 5, 7, 8, 10)
+    assert (np.concatenate(tiles) == whole).all()
+
+
+def test_columns_keep_the_order_asked_for(folder):
+    table = Collection(folder).table(["key", "label"], np.array([11, 0, 5, 5]))
+    assert table.column("key").to_pylist() == ["00002-3", "00000-0", "00001-0", "00001-0"]
+    assert len(Collection(folder).table(["key"])) == 12
+    assert len(Collection(folder).table(["key"], np.array([], dtype=np.int64))) == 0
+
+
+def test_captions_belong_to_their_sample(folder):
+    shard = Collection(folder).shards[1]
+    assert shard.text_starts().tolist() == [0, 2, 4, 6]
+    assert shard.texts().shape == (6, 8)
+
+
+def test_info_comes_back(folder, tmp_path):
+    info = read_info(folder)
+    write_info(info, tmp_path)
+    assert read_info(tmp_path) == info
+    assert info.num_samples == 12
+
+
+def test_a_shard_that_is_missing_is_named(folder):
+    (folder / "00001.parquet").unlink()
+    with pytest.raises(DataError, match=r"1 of 3 shards are not embedded yet, such as 00001"):
+        Collection(folder)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda f: (f / "collection.json").unlink(), "got no collection.json"),
+        (lambda f: (f / "collection.json").write_text("{"), "cannot be read"),
+        (lambda f: (f / "collection.json").write_text("[]"), "expected format"),
+        (lambda f: (f / "collection.json").write_text('{"format": 2}'), "got 2"),
+        (lambda f: _rename_shard(f, "../../etc/passwd"), "damaged"),
+        (lambda f: _rename_shard(f, ".hidden"), "damaged"),
+    ],
+)
+def test_other_folders_are_refused(folder, damage, message):
+    damage(folder)
+    with pytest.raises(DataError, match=message):
+        Collection(folder)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (np.zeros((4, 8), np.float16), "expected 3 rows, got 4"),
+        (np.zeros((3, 7), np.float16), r"got float16 \[3, 7\]"),
+        (np.zeros((3, 8), np.float32), "got float32"),
+        (np.array([{"a": 1}], dtype=object), "cannot be read"),
+    ],
+)
+def test_other_embeddings_are_refused(folder, content, message):
+    np.save(folder / "00001.images.f16.npy", content, allow_pickle=True)
+    with pytest.raises(DataError, match=message):
+        Collection(folder).images(np.array([5]))
+
+
+def test_unknown_columns_and_rows_are_named(folder):
+    collection = Collection(folder)
+    with pytest.raises(DataError, match=r"has no column 'author'; it has key, captions"):
+        collection.table(["author"])
+    with pytest.raises(DataError, match="row 12: expected 0 to 11"):
+        collection.images(np.array([3, 12]))
+    with pytest.raises(DataError, match="row -1: expected 0 to 11"):
+        collection.locate(-1)
+
+
+def _rename_shard(folder, name):
+    path = folder / "collection.json"
+    content = json.loads(path.read_text())
+    content["shards"][0]["name"] = name
+    path.write_text(json.dumps(content))
