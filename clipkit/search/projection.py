@@ -69,7 +69,7 @@ def attraction(positions: Positions, neighbours: Neighbours) -> Positions:
     """Return the gradient of ``sum log(2 + d^2)`` over the pairs of a point and a neighbour."""
     steps = positions[:, None, :] - positions[neighbours]
     forces = steps * (2 / (2 + np.square(steps).sum(-1, keepdims=True)))
-    gradient = forces.sum(axis=1)
+    gradient: Positions = forces.sum(axis=1)
     ends, num_points = neighbours.ravel(), len(positions)
     for axis in range(2):
         pulls = forces[:, :, axis].ravel()
