@@ -2,6 +2,7 @@
 
 from clipkit.collection.collection import Collection
 from clipkit.collection.info import CollectionInfo, CollectionShard, read_info, write_info
+from clipkit.collection.pair_scores import pair_scores
 from clipkit.collection.shard_files import ShardFiles, ShardRows, write_shard_files
 
 __all__ = [
@@ -10,6 +11,7 @@ __all__ = [
     "CollectionShard",
     "ShardFiles",
     "ShardRows",
+    "pair_scores",
     "read_info",
     "write_info",
     "write_shard_files",

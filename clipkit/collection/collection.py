@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Final, final
 
 import numpy as np
-from jaxtyping import Float16, Int64
+from jaxtyping import Bool, Float16, Int64
 
 from clipkit.collection.arrow import arrow
 from clipkit.collection.info import CollectionInfo, read_info
@@ -61,6 +61,18 @@ class Collection:
             raise DataError(f"{self.folder}: row {row}: expected 0 to {len(self) - 1}")
         shard = int(np.searchsorted(self.starts, row, side="right")) - 1
         return shard, row - int(self.starts[shard])
+
+    def embedded_rows(self) -> Bool[np.ndarray, " N"]:
+        """Return which rows have an embedding: those without an error.
+
+        Raises:
+            DataError: If a table is missing or damaged.
+        """
+        embedded = np.zeros(len(self), dtype=np.bool_)
+        for start, files in zip(self.starts, self.shards, strict=False):
+            errors = files.table(["error"]).column("error")
+            embedded[start : start + len(errors)] = np.asarray(errors.is_null())
+        return embedded
 
     def image_tiles(self, tile_rows: int = 65_536) -> Iterator[tuple[int, Rows]]:
         """Yield the first row and the embeddings of consecutive images, in views of the files."""
