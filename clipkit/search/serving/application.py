@@ -1,0 +1,70 @@
+"""The ASGI application of ``clipkit search serve``."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from fastapi import FastAPI
+
+from clipkit import __version__
+from clipkit.collection import Collection, read_info
+from clipkit.search.serving.failures import add_error_handlers
+from clipkit.search.serving.loading import Loading, Report
+from clipkit.search.serving.middleware.headers import SecurityHeaders
+from clipkit.search.serving.options import ServeOptions
+from clipkit.search.serving.routes import page_routes, status
+from clipkit.search.serving.service import Service
+
+
+def create_app(
+    folder: Path | str,
+    options: ServeOptions | None = None,
+    load: Callable[[Report], Service] | None = None,
+) -> FastAPI:
+    """Return the application that serves a collection.
+
+    The collection, the index and the model are loaded in a thread that starts with the application;
+    ``/api/status`` reports how far it is.
+
+    Args:
+        folder: A folder that ``clipkit embed`` wrote.
+        options: Access and limits; None for a server on this machine only.
+        load: Loads what is served; None for the collection in ``folder``.
+
+    Returns:
+        An application for uvicorn.
+
+    Raises:
+        DataError: If the folder is no collection.
+    """
+    options = options or ServeOptions()
+    loading = Loading(read_info(folder), load or (lambda report: _load(folder, report)))
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        loading.start()
+        yield
+
+    app = FastAPI(
+        title="clipkit search",
+        version=__version__,
+        openapi_url="/api/openapi.json",
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        lifespan=lifespan,
+    )
+    app.state.loading = loading
+    app.state.options = options
+    add_error_handlers(app)
+    for routes in (page_routes, status):
+        app.include_router(routes.router)
+    app.add_middleware(SecurityHeaders)
+    return app
+
+
+def _load(folder: Path | str, report: Report) -> Service:
+    report(0.0, "reading the collection")
+    return Service(Collection(folder), "exact", [])

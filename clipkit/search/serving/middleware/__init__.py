@@ -1,0 +1,1 @@
+"""ASGI middleware: what holds for all requests, whatever their route."""

@@ -1,0 +1,83 @@
+"""Options of the server: address, access, limits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final
+
+from clipkit.errors import ConfigError, check_at_least, check_range
+
+MIN_TOKEN_LENGTH: Final = 16
+_MAX_PORT: Final = 65_535
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Limits of requests, which bound memory and time whatever clients send.
+
+    Args:
+        upload_bytes: Largest size of an uploaded image file.
+        upload_pixels: Largest number of pixels of an uploaded image.
+        uploads_at_once: Number of uploads that are received and decoded at a time.
+        kept_uploads: Number of uploads whose embeddings are kept; the least recently used are
+            removed.
+        body_bytes: Largest size of a JSON body.
+        body_seconds: Time in which a request's body must have arrived.
+        request_seconds: Time in which a request must be answered, its body excluded.
+        waiting: Number of requests that wait for a thread, beyond those that run.
+        threads: Number of threads that decode images, read tables and search.
+        thumbnail_bytes: Memory for thumbnails.
+    """
+
+    upload_bytes: int = 20_000_000
+    upload_pixels: int = 50_000_000
+    uploads_at_once: int = 8
+    kept_uploads: int = 256
+    body_bytes: int = 262_144
+    body_seconds: float = 30.0
+    request_seconds: float = 60.0
+    waiting: int = 256
+    threads: int = 4
+    thumbnail_bytes: int = 64 * 2**20
+
+    def __post_init__(self) -> None:
+        for name in self.__slots__:
+            check_at_least(f"Limits.{name}", getattr(self, name), 0 if name == "waiting" else 1)
+
+
+@dataclass(frozen=True, slots=True)
+class ServeOptions:
+    """Options of ``clipkit search serve``.
+
+    Args:
+        host: Address to listen on.
+        port: Port to listen on; 0 for a free one.
+        token: Secret that every request must bring; None for none.
+        allowed_hosts: Further names under which browsers reach the server, such as that of a
+            reverse proxy. Names of this machine's loopback and IP addresses are always accepted.
+        limits: Limits of requests.
+
+    Raises:
+        ConfigError: If the port is out of range, or the token is short.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    token: str | None = None
+    allowed_hosts: tuple[str, ...] = ()
+    limits: Limits = field(default_factory=Limits)
+
+    def __post_init__(self) -> None:
+        check_range("--port", self.port, 0, _MAX_PORT)
+        if self.token is not None and not _is_token(self.token):
+            raise ConfigError(
+                f"token: expected at least {MIN_TOKEN_LENGTH} printable ASCII characters without "
+                f"spaces, got {len(self.token)} characters; "
+                '`python -c "import secrets; print(secrets.token_urlsafe())"` makes one'
+            )
+
+
+def _is_token(text: str) -> bool:
+    return (
+        len(text) >= MIN_TOKEN_LENGTH and text.isascii() and text.isprintable() and " " not in text
+    )
