@@ -1,0 +1,114 @@
+"""The samples that a filter decides on: those of a collection that previous filters kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
+from typing import Any, Final, final
+
+import numpy as np
+from jaxtyping import Float32, Int64
+
+from clipkit.collection import Collection, ShardFiles
+from clipkit.curation.scores import shard_scores
+
+OnRows = Callable[[int, int], None]
+"""Called with the numbers of completed and of all rows, for a progress bar."""
+EMBEDDING_ROWS: Final = 16_384
+"""Embeddings that are read at a time, which bounds the memory."""
+
+
+def no_progress(done: int, total: int) -> None:
+    """Show no progress."""
+
+
+@final
+class Candidates:
+    """Samples of a collection, read shard by shard.
+
+    Args:
+        collection: The collection.
+        rows: Numbers of the samples, in ascending order; None for all.
+        on_rows: Shows the progress of a pass over the samples.
+
+    Attributes:
+        collection: The collection.
+        rows: Numbers of the samples.
+    """
+
+    def __init__(
+        self,
+        collection: Collection,
+        rows: Int64[np.ndarray, " candidates"] | None = None,
+        on_rows: OnRows = no_progress,
+    ) -> None:
+        self.collection = collection
+        self.rows = np.arange(len(collection)) if rows is None else rows
+        self.on_rows = on_rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def shards(self) -> Iterator[tuple[slice, ShardFiles, Int64[np.ndarray, " R"]]]:
+        """Yield places of candidates, the files of their shard, and their positions in it."""
+        ends = np.searchsorted(self.rows, self.collection.starts)
+        starts = self.collection.starts
+        for number, files in enumerate(self.collection.shards):
+            places = slice(int(ends[number]), int(ends[number + 1]))
+            if places.start < places.stop:
+                yield places, files, self.rows[places] - starts[number]
+                self.on_rows(places.stop, len(self.rows))
+
+    def tables(self, columns: Sequence[str]) -> Iterator[tuple[slice, Any]]:
+        """Yield places of the candidates of a shard, and columns of theirs as a ``pyarrow.Table``.
+
+        Raises:
+            DataError: If there is no such column, or a file is missing or damaged.
+        """
+        for places, files, positions in self.shards():
+            table = files.table(columns)
+            yield places, table if len(positions) == len(table) else table.take(positions)
+
+    def numbers(self, column: str) -> np.ndarray:
+        """Return a column of numbers as float64; NaN where the value is missing.
+
+        Raises:
+            DataError: As ``tables`` does.
+        """
+        values: np.ndarray = np.empty(len(self), dtype=np.float64)
+        for places, table in self.tables([column]):
+            cast = table.column(column).cast("float64")
+            values[places] = cast.to_numpy()
+        return values
+
+    def embeddings(self) -> Iterator[tuple[slice, Float32[np.ndarray, "tile D"]]]:
+        """Yield places of candidates, and the embeddings of their images in float32.
+
+        Raises:
+            DataError: If a file is missing or damaged.
+        """
+        for places, files, positions in self.shards():
+            images = files.images()
+            for first in range(0, len(positions), EMBEDDING_ROWS):
+                tile = positions[first : first + EMBEDDING_ROWS]
+                start = places.start + first
+                yield slice(start, start + len(tile)), images[tile].astype(np.float32)
+
+    @cached_property
+    def scores(self) -> Float32[np.ndarray, " candidates"]:
+        """Image-text scores; NaN for a sample without captions.
+
+        Raises:
+            DataError: If a file is missing or damaged.
+        """
+        scores: Float32[np.ndarray, " candidates"] = np.empty(len(self), dtype=np.float32)
+        for places, files, positions in self.shards():
+            scores[places] = shard_scores(files, positions)
+        return scores
+
+    def some(self, places: np.ndarray) -> Candidates:
+        """Return some of the candidates, by their places in ascending order or by a mask."""
+        part = Candidates(self.collection, self.rows[places], self.on_rows)
+        if "scores" in self.__dict__:
+            part.__dict__["scores"] = self.scores[places]
+        return part
