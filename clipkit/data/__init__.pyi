@@ -22,6 +22,7 @@ from .samples.fields import (
 )
 from .samples.teacher_fields import TeacherEmbeddings, TeacherInputs
 from .shards.index import ShardIndex
+from .shards.masks.sample_mask import SampleMask
 from .shards.reader import RawSample, ShardReader
 from .storage.cache import ShardCache
 from .stream.options import OrderOptions, SampleOptions
@@ -81,6 +82,7 @@ __all__ = [
     "RandomPerspective",
     "RawSample",
     "SampleField",
+    "SampleMask",
     "SampleOptions",
     "ShardCache",
     "ShardIndex",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import logging
 import stat
@@ -15,7 +16,9 @@ import numpy as np
 from jaxtyping import Int64
 
 from clipkit.data.shards.counts import counts_by_folder, known_counts, read_counts
-from clipkit.data.shards.lost_shards import lost_shards
+from clipkit.data.shards.lost_shards import check_faults, lost_shards
+from clipkit.data.shards.masks.kept_samples import AllSamples, KeptSamples
+from clipkit.data.shards.masks.sample_mask import MaskSummary, SampleMask
 from clipkit.data.shards.named import named_shards
 from clipkit.data.shards.remote_tables import read_remote_table
 from clipkit.data.shards.shard import Shard
@@ -23,11 +26,10 @@ from clipkit.data.shards.shard_table import scan_shard
 from clipkit.data.shards.sidecars import Summary, keep_table, load_summary
 from clipkit.data.storage.cache import SIDECAR_SUFFIX, ShardCache, default_cache
 from clipkit.data.storage.urls import Address, Patterns
-from clipkit.errors import DataError, ShardError
+from clipkit.errors import ConfigError, DataError, ShardError
 
 _LOG = logging.getLogger(__name__)
 _SCAN_THREADS: Final = 16
-_NAMED_ERRORS: Final = 5
 
 
 @final
@@ -41,6 +43,10 @@ class ShardIndex:
         shards: Shards, in order.
         faults: ``(url, reason)`` of each shard that was skipped.
         cache: Local cache of the remote shards; None for the default cache.
+
+    Attributes:
+        kept: The samples that streams give: all, or those that a mask keeps.
+        mask: Facts about the mask; None if there is none.
 
     Examples:
         >>> ShardIndex.from_urls("data/train/{00000..00001}.tar").num_samples
@@ -64,6 +70,8 @@ class ShardIndex:
         self.starts: Int64[np.ndarray, " shards+1"] = np.concatenate(
             [[0], np.cumsum(self.counts)]
         ).astype(np.int64)
+        self.kept: KeptSamples = AllSamples(self.num_samples)
+        self.mask: MaskSummary | None = None
 
     @classmethod
     def from_urls(
@@ -123,7 +131,7 @@ class ShardIndex:
                 else:
                     faults.append((str(name), str(result)))
         indexer.report_unkept()
-        _check_faults(faults, max_bad_shards, num_shards)
+        check_faults(faults, max_bad_shards, num_shards)
         return cls(shards, faults, cache)
 
     def __len__(self) -> int:
@@ -154,6 +162,47 @@ class ShardIndex:
         if any(not shard.digest for shard in self.shards):
             return ""
         return hashlib.sha256("\n".join(s.digest for s in self.shards).encode()).hexdigest()[:32]
+
+    @cached_property
+    def kept_counts(self) -> Int64[np.ndarray, " kept_shards"]:
+        """Number of kept samples of each shard that has any."""
+        counts = np.diff(self.kept.num_before(self.starts))
+        kept: Int64[np.ndarray, " kept_shards"] = counts[counts > 0]
+        return kept
+
+    def with_mask(self, mask: SampleMask) -> ShardIndex:
+        """Return an index of the same shards, of which streams give the kept samples only.
+
+        Ids stay those of all samples: ``num_samples``, ``counts`` and ``locate`` do not change.
+
+        Args:
+            mask: Mask of these data.
+
+        Raises:
+            ConfigError: If the index has a mask.
+            DataError: If the mask is of other data, or keeps no sample.
+
+        Examples:
+            >>> index = ShardIndex.from_urls("data/train")
+            >>> removed_by = np.arange(9, dtype=np.uint8) // 5
+            >>> index.with_mask(SampleMask.of(index, removed_by, ["number above 4"])).kept.num_kept
+            5
+        """
+        if self.mask is not None:
+            raise ConfigError(
+                f"{mask.name}: expected an index without a mask, got one with {self.mask.name}; "
+                f"combine both: SampleMask.combine([first, second])"
+            )
+        mask.check(self)
+        if mask.num_kept == 0:
+            raise DataError(
+                f"{mask.name}: keeps none of {mask.num_samples} samples (filters: "
+                f"{', '.join(mask.filters)}); filter less"
+            )
+        masked = copy.copy(self)
+        masked.__dict__.pop("kept_counts", None)
+        masked.kept, masked.mask = mask.kept_samples(), mask.summary
+        return masked
 
     def locate(self, sample_id: int) -> tuple[int, int]:
         """Return the shard of a sample and its position in the shard.
@@ -249,19 +298,3 @@ def stat_shard(path: Path, url: str) -> tuple[int, str]:
     if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
         raise ShardError(f"{url}: expected a file, got a pipe or device")
     return status.st_size, str(status.st_mtime_ns)
-
-
-def _check_faults(faults: Sequence[tuple[str, str]], allowed: int, num_shards: int) -> None:
-    if not faults:
-        return
-    if len(faults) > allowed or len(faults) == num_shards:
-        if len(faults) == 1:
-            raise ShardError(faults[0][1])
-        named = "\n  ".join(reason for _, reason in faults[:_NAMED_ERRORS])
-        more = f"\n  and {len(faults) - _NAMED_ERRORS} more" if len(faults) > _NAMED_ERRORS else ""
-        raise ShardError(
-            f"{len(faults)} of {num_shards} shards cannot be used "
-            f"(allowed: max_bad_shards={allowed}):\n  {named}{more}"
-        )
-    for _, reason in faults:
-        _LOG.warning("skipping shard %s", reason)

@@ -1,15 +1,20 @@
-"""Find shards that the counts in a folder list, and that do not exist."""
+"""Find shards that do not exist though counts in a folder list them, and refuse too many faults."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from glob import has_magic
+from typing import Final
 
 from clipkit.data.shards.counts import counts_by_folder
 from clipkit.data.storage.cache import ShardCache
 from clipkit.data.storage.urls import Address, Patterns, exists, is_folder, parse_patterns
 from clipkit.errors import ShardError
+
+_LOG: Final = logging.getLogger(__name__)
+_NAMED_ERRORS: Final = 5
 
 FolderCounts = Mapping[Address, Mapping[str, int]]
 """Folder -> base name of a shard -> number of samples."""
@@ -69,3 +74,24 @@ def _matches(url: str, pattern: str) -> bool:
         return fnmatchcase(url, pattern) or fnmatchcase(url, pattern.replace("**/", ""))
     parts, wanted = url.split("/"), pattern.split("/")
     return len(parts) == len(wanted) and all(map(fnmatchcase, parts, wanted))
+
+
+def check_faults(faults: Sequence[tuple[str, str]], allowed: int, num_shards: int) -> None:
+    """Report the shards that cannot be used, or refuse them if they are more than allowed.
+
+    Raises:
+        ShardError: If they are more than allowed, or all.
+    """
+    if not faults:
+        return
+    if len(faults) > allowed or len(faults) == num_shards:
+        if len(faults) == 1:
+            raise ShardError(faults[0][1])
+        named = "\n  ".join(reason for _, reason in faults[:_NAMED_ERRORS])
+        more = f"\n  and {len(faults) - _NAMED_ERRORS} more" if len(faults) > _NAMED_ERRORS else ""
+        raise ShardError(
+            f"{len(faults)} of {num_shards} shards cannot be used "
+            f"(allowed: max_bad_shards={allowed}):\n  {named}{more}"
+        )
+    for _, reason in faults:
+        _LOG.warning("skipping shard %s", reason)
