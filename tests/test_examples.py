@@ -5,7 +5,8 @@ An example may use, without importing them, ``torch``, ``nn``, ``np``, ``Path``,
 ``batch`` of 4 pairs for it. Its working folder holds shards with 9 pairs each (``data/train``,
 ``data/val``), the same 4 images with one caption (``photos/captions.csv``), a list of classes
 (``photos/labels.csv``) or a right and a wrong caption (``photos/choices.csv``), a cue with
-the same images as candidates (``associations``), ``dog.jpg`` and the package's ``configs``.
+the same images as candidates (``associations``), an embedded ``collection`` of 8 random
+vectors of 4 components, ``dog.jpg`` and the package's ``configs``.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import torch
 from torch import nn
 
 import clipkit
+from tests.helpers.collections import write_collection
 from tests.helpers.factories import COLORS, image_bytes, write_shards
 from tools.reference_pages import public_modules
 
@@ -88,6 +90,7 @@ def make_world(folder: Path) -> None:
     names = '[""red"", ""green"", ""blue"", ""yellow""]'
     table = f'cue,candidates,associations\nsky,"{names}","[""blue""]"\n'
     (folder / "associations/cues.csv").write_text(table)
+    write_collection(folder / "collection", width=4)
     (folder / "dog.jpg").write_bytes(image_bytes("blue"))
     (folder / "configs").symlink_to(ROOT.parent / "configs")
 

@@ -24,7 +24,7 @@ from clipkit.suggestions import one_line
 _COMMANDS = (
     *("demo.command", "fit.command", "finetune", "tune.command", "evaluate.command"),
     *("evaluate.build", "compare", "embed", "explain", "interpolate", "export.command"),
-    *("consolidate", "shards.command", "runs"),
+    *("consolidate", "shards.command", "search.command", "runs"),
 )
 _TWO_WORDS = ("evaluate build",)
 _EXIT_USAGE = 2

@@ -1,0 +1,1 @@
+"""``clipkit search``: search in an embedded collection."""

@@ -1,0 +1,19 @@
+"""``clipkit search query``: search in an embedded collection."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from clipkit.cli.search import query
+
+
+def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
+    parser = subparsers.add_parser(
+        "search",
+        help="search in embedded images, by texts and images",
+        description="Search in a folder that 'clipkit embed' wrote.",
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for command in (query,):
+        command.add_parser(commands)

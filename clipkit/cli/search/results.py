@@ -1,0 +1,70 @@
+"""Show results of a search: a table on the terminal, a JSON or CSV file."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from clipkit.atomic_files import write_json, write_text
+from clipkit.errors import ConfigError
+
+Records = Sequence[dict[str, Any]]
+_FILE_WIDTH: Final = 200
+_ENDINGS: Final = (".json", ".csv")
+
+
+def check_result_file(option: str, path: Path | None) -> None:
+    """Check that a file's ending says how it is written.
+
+    Raises:
+        ConfigError: If it does not.
+    """
+    if path is not None and path.suffix.lower() not in _ENDINGS:
+        raise ConfigError(f"{option}: expected a name that ends in .json or .csv, got {path}")
+
+
+def write_results(path: Path, records: Records) -> None:
+    """Write results as a list of objects in JSON, or as lines of CSV with captions joined."""
+    if path.suffix.lower() == ".json":
+        write_json(path, list(records))
+        return
+    stream = io.StringIO()
+    names = list(dict.fromkeys(name for record in records for name in record))
+    writer = csv.DictWriter(stream, names, lineterminator="\n")
+    writer.writeheader()
+    for record in records:
+        writer.writerow({name: _cell(value) for name, value in record.items()})
+    write_text(path, stream.getvalue())
+
+
+def print_results(records: Records) -> None:
+    """Print results as a table."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table()
+    for title in ("Score", "Row"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for title in ("Key", "Class", "Size", "Caption"):
+        table.add_column(title, overflow="fold")
+    for record in records:
+        width, height = record["width_pixels"], record["height_pixels"]
+        label = record["class_name"] or ("" if record["label"] is None else str(record["label"]))
+        captions = record["captions"] or [""]
+        table.add_row(
+            f"{record['score']:.4f}", str(record["row"]), escape(record["key"]), escape(label),
+            "" if width is None else f"{width} x {height}", escape(captions[0]),
+        )  # fmt: skip
+    console = Console()
+    (console if console.is_terminal else Console(width=_FILE_WIDTH)).print(table)
+
+
+def _cell(value: Any) -> str:
+    """Return the text of a value; lists have one item per line."""
+    if isinstance(value, list):
+        return "\n".join(map(str, value))
+    return "" if value is None else str(value)

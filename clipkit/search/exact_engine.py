@@ -1,0 +1,80 @@
+"""Exact search: every row is compared, in tiles, so that memory does not grow with the rows."""
+
+from __future__ import annotations
+
+from typing import Final, final
+
+import numpy as np
+import torch
+
+from clipkit.collection import Collection
+from clipkit.errors import check_at_least
+from clipkit.search.engine import (
+    Queries,
+    Ranked,
+    RowMask,
+    SearchEngine,
+    check_mask,
+    check_queries,
+)
+from clipkit.search.exact_scores import RunningBest
+from clipkit.search.usable_rows import usable_rows
+
+TILE_ROWS: Final = 8192
+"""Rows per tile: 16 MiB of float32 with 512 components, which a processor's cache can hold."""
+
+
+@final
+class ExactEngine(SearchEngine):
+    """Compares the queries with every row; recall 1, nothing to build.
+
+    The files stay mapped into memory; one tile of them is converted to float32 at a time. Results
+    do not depend on the size of the tiles, nor on the machine.
+
+    Args:
+        collection: The collection.
+        tile_rows: Rows per tile.
+        usable: Rows with an embedding; None to read them from the tables.
+
+    Examples:
+        >>> engine = ExactEngine(Collection("collection"))
+        >>> engine.search(np.eye(4, dtype=np.float32)[:1], num_results=2).rows.shape
+        (1, 2)
+    """
+
+    def __init__(
+        self, collection: Collection, tile_rows: int = TILE_ROWS, usable: RowMask | None = None
+    ) -> None:
+        check_at_least("tile_rows", tile_rows, 1)
+        self.collection = collection
+        self.tile_rows = tile_rows
+        self.usable = usable_rows(collection) if usable is None else usable
+
+    @property
+    def description(self) -> str:
+        """Name of the engine."""
+        return "exact"
+
+    def search(self, queries: Queries, num_results: int, rows: RowMask | None = None) -> Ranked:
+        """Return the most similar rows of each query; see ``SearchEngine.search``."""
+        width = self.collection.info.embedding_dim
+        queries = np.ascontiguousarray(queries, dtype=np.float32)
+        check_queries(queries, width, num_results)
+        check_mask(rows, len(self.collection))
+        allowed = self.usable if rows is None else self.usable & rows
+        num_results = min(num_results, max(1, int(allowed.sum())))
+        best = RunningBest(queries, num_results)
+        left = torch.from_numpy(queries)
+        half = np.empty((self.tile_rows, width), dtype=np.float16)
+        tile = torch.empty(self.tile_rows, width)
+        for start, images in self.collection.image_tiles(self.tile_rows):
+            count = len(images)
+            kept = allowed[start : start + count]
+            if not kept.any():
+                continue
+            half[:count] = images
+            tile[:count] = torch.from_numpy(half[:count])
+            scores = (left @ tile[:count].T).numpy()
+            scores[:, ~kept] = -np.inf
+            best.offer(scores, half[:count], start)
+        return best.ranked()
