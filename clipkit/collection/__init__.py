@@ -3,7 +3,8 @@
 from clipkit.collection.collection import Collection
 from clipkit.collection.info import CollectionInfo, CollectionShard, read_info, write_info
 from clipkit.collection.pair_scores import pair_scores
-from clipkit.collection.shard_files import ShardFiles, ShardRows, write_shard_files
+from clipkit.collection.shard_files import ShardFiles, ShardRows
+from clipkit.collection.shard_writer import ShardWriter, write_shard_files
 
 __all__ = [
     "Collection",
@@ -11,6 +12,7 @@ __all__ = [
     "CollectionShard",
     "ShardFiles",
     "ShardRows",
+    "ShardWriter",
     "pair_scores",
     "read_info",
     "write_info",

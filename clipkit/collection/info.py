@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
+import os
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from clipkit.atomic_files import write_json
+from clipkit.atomic_files import TEMPORARY_SUFFIX, write_json
 from clipkit.errors import DataError
 
 INFO_FILE: Final = "collection.json"
 _FORMAT: Final = "clipkit-collection-1"
+_NO_LINKS: Final = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
+"""Errors of file systems without hard links."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +53,7 @@ class CollectionInfo:
         precision: Precision of the towers: "fp32", "bf16" or "fp16".
         has_texts: Whether captions were embedded too.
         columns: Further columns of the tables: fields of the samples, such as "json:author".
+        column_types: Arrow type of each of these: "bool", "int64", "double" or "string".
         class_names: Name of each class by its number; empty if the data have no names.
         shards: The shards, in the order of the data.
         options: Further options that change the files, such as the caption picker, as text.
@@ -65,6 +71,7 @@ class CollectionInfo:
     columns: tuple[str, ...]
     class_names: tuple[str, ...]
     shards: tuple[CollectionShard, ...]
+    column_types: dict[str, str] = field(default_factory=dict)
     options: dict[str, str] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
 
@@ -77,6 +84,26 @@ class CollectionInfo:
 def write_info(info: CollectionInfo, folder: Path | str) -> None:
     """Write ``collection.json``."""
     write_json(Path(folder) / INFO_FILE, {"format": _FORMAT, **dataclasses.asdict(info)})
+
+
+def create_info(info: CollectionInfo, folder: Path | str) -> bool:
+    """Write ``collection.json`` unless it exists; of several processes, one does.
+
+    Returns:
+        Whether this call wrote the file.
+    """
+    path = Path(folder) / INFO_FILE
+    with tempfile.TemporaryDirectory(prefix=".", suffix=TEMPORARY_SUFFIX, dir=folder) as temporary:
+        write_info(info, temporary)
+        try:
+            os.link(Path(temporary) / INFO_FILE, path)  # unlike a renaming, it never replaces
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            write_info(info, folder)
+    return True
 
 
 def read_info(folder: Path | str) -> CollectionInfo:
@@ -111,6 +138,7 @@ def _from_json(content: dict[str, Any]) -> CollectionInfo:
             "columns": tuple(map(str, values["columns"])),
             "class_names": tuple(map(str, values["class_names"])),
             "shards": tuple(CollectionShard(**shard) for shard in values["shards"]),
+            "column_types": dict(values["column_types"]),
             "options": dict(values["options"]),
             "versions": dict(values["versions"]),
         }

@@ -5,7 +5,8 @@ The table is written last: a shard that has one is complete.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, final
@@ -13,7 +14,6 @@ from typing import Any, Final, final
 import numpy as np
 from jaxtyping import Float16, Int64
 
-from clipkit.atomic_files import new_file
 from clipkit.collection.arrow import arrow
 from clipkit.collection.info import CollectionShard
 from clipkit.errors import DataError
@@ -57,31 +57,7 @@ class ShardRows:
 
     images: Rows
     texts: Float16[np.ndarray, "M D"] | None
-    columns: dict[str, Sequence[Any]]
-
-
-def write_shard_files(rows: ShardRows, folder: Path | str, name: str) -> None:
-    """Write the files of a shard, each completely or not at all, the table last.
-
-    Args:
-        rows: The content.
-        folder: The collection.
-        name: Name of the shard's files.
-    """
-    pa = arrow()
-    base = Path(folder) / name
-    arrays = {IMAGES_SUFFIX: rows.images}
-    if rows.texts is not None:
-        arrays[TEXTS_SUFFIX] = rows.texts
-    for suffix, array in arrays.items():
-        with new_file(f"{base}{suffix}") as temporary, temporary.open("wb") as file:
-            np.save(file, np.ascontiguousarray(array, dtype=np.float16))
-    types = {column: _type(kind) for column, kind in COLUMNS.items()}
-    table = pa.table(
-        {name: pa.array(values, type=types.get(name)) for name, values in rows.columns.items()}
-    )
-    with new_file(f"{base}{TABLE_SUFFIX}") as temporary:
-        pa.parquet.write_table(table, temporary, row_group_size=ROW_GROUP_ROWS, compression="zstd")
+    columns: Mapping[str, Sequence[Any]]
 
 
 @final
@@ -102,6 +78,21 @@ class ShardFiles:
     def is_complete(self) -> bool:
         """Return whether the shard was embedded."""
         return Path(self._base + TABLE_SUFFIX).is_file()
+
+    def check(self, has_texts: bool) -> None:
+        """Check that the files are there and have the right sizes, by their headers and footers.
+
+        Args:
+            has_texts: Whether there is a file of captions' embeddings.
+
+        Raises:
+            DataError: If a file is missing, truncated, or of another size.
+        """
+        self.images()
+        if has_texts:
+            self.texts()
+        with self._opened_table() as file:
+            self._check_rows(file.metadata.num_rows)
 
     def images(self) -> Rows:
         """Map the embeddings of the images into memory.
@@ -146,22 +137,32 @@ class ShardFiles:
         Raises:
             DataError: If the file is missing, damaged, or of another size.
         """
+        with self._opened_table() as file:
+            known = file.schema_arrow.names
+            if missing := [name for name in columns or () if name not in known]:
+                raise DataError(
+                    f"{self._base}{TABLE_SUFFIX}: has no column {missing[0]!r}; it has "
+                    f"{', '.join(known)}"
+                )
+            table = file.read(None if columns is None else list(columns))
+        self._check_rows(len(table))
+        return table
+
+    @contextmanager
+    def _opened_table(self) -> Iterator[Any]:
         pa, path = arrow(), self._base + TABLE_SUFFIX
         try:
             with pa.parquet.ParquetFile(path) as file:
-                known = file.schema_arrow.names
-                missing = [name for name in columns or () if name not in known]
-                table = file.read(None if columns is None else list(columns))
+                yield file
         except (OSError, pa.ArrowException) as error:
             raise DataError(f"{path}: cannot be read ({error}); embed the shard again") from error
-        if missing:
-            raise DataError(f"{path}: has no column {missing[0]!r}; it has {', '.join(known)}")
-        if len(table) != self.shard.num_samples:
+
+    def _check_rows(self, num_rows: int) -> None:
+        if num_rows != self.shard.num_samples:
             raise DataError(
-                f"{path}: expected {self.shard.num_samples} rows, got {len(table)}; embed the "
-                "shard again"
+                f"{self._base}{TABLE_SUFFIX}: expected {self.shard.num_samples} rows, got "
+                f"{num_rows}; embed the shard again"
             )
-        return table
 
     def _map(self, suffix: str) -> Rows:
         path = self._base + suffix
@@ -175,12 +176,3 @@ class ShardFiles:
                 f"{list(rows.shape)}; embed the shard again"
             )
         return rows
-
-
-def _type(kind: str) -> Any:
-    pa = arrow()
-    if kind.startswith("fixed_size_binary"):
-        return pa.binary(int(kind[len("fixed_size_binary[") : -1]))
-    if kind == "list<string>":
-        return pa.list_(pa.string())
-    return getattr(pa, kind)()

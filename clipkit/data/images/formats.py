@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final, NamedTuple
 
@@ -44,9 +44,14 @@ _PILLOW_FAULTS: Final = (
 
 def image_member(members: Mapping[str, bytes]) -> bytes:
     """Return the bytes of a sample's image: the first of ``IMAGE_EXTENSIONS`` that it has."""
+    return members[image_extension(members)]
+
+
+def image_extension(members: Collection[str]) -> str:
+    """Return the extension of a sample's image among those of its members."""
     for extension in IMAGE_EXTENSIONS:
         if extension in members:
-            return members[extension]
+            return extension
     wanted = ", ".join(IMAGE_EXTENSIONS)
     raise SampleError(f"no image: expected a member .{wanted}; got {', '.join(members)}")
 

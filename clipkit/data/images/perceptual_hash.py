@@ -16,6 +16,7 @@ from PIL import Image
 from clipkit.data.images.formats import (
     DEFAULT_MAX_PIXELS,
     WHITE,
+    Orientation,
     image_faults,
     open_image,
     orientation_of,
@@ -89,8 +90,28 @@ def image_signature(data: bytes) -> UInt64[np.ndarray, " 5"]:
     """
     image = open_image(data, DEFAULT_MAX_PIXELS)
     turn = orientation_of(image, data)
+    draft(image)
+    return opened_signature(image, turn)
+
+
+def draft(image: Image.Image) -> bool:
+    """Have an opened JPEG decoded at the scale of its signature; return whether it is reduced."""
+    size = image.size
     with image_faults("image is truncated or damaged"):
-        image.draft("RGB", (_DRAFT_SIDE, _DRAFT_SIDE))  # only JPEGs: decodes them at a lower scale
+        image.draft("RGB", (_DRAFT_SIDE, _DRAFT_SIDE))
+    return image.size != size
+
+
+def opened_signature(image: Image.Image, turn: Orientation | None) -> UInt64[np.ndarray, " 5"]:
+    """Return the signature of an opened image on which ``draft`` was called.
+
+    Args:
+        image: The image.
+        turn: Its orientation; None if it is upright.
+
+    Raises:
+        SampleError: If the image cannot be decoded.
+    """
     pixels = to_rgb(image, WHITE)
     pixels = pixels.transpose(turn.method) if turn else pixels
     cut = [round(side * (1 - _CENTRE_SHARE) / 2) for side in pixels.size]

@@ -208,7 +208,7 @@ class ExactTransform(ImageTransform):
             SampleError: If they cannot be decoded.
         """
         image = open_image(data, self.max_pixels)
-        return self._upright(image, orientation_of(image, data))
+        return self.of_opened(image, orientation_of(image, data))
 
     def of_image(self, image: Image.Image) -> RGB:
         """Return the pixels of an image of Pillow, which is not changed.
@@ -217,9 +217,10 @@ class ExactTransform(ImageTransform):
             SampleError: If it has too many pixels or none, or its file cannot be decoded.
         """
         check_size(image.width, image.height, self.max_pixels)
-        return self._upright(image, orientation_of(image))
+        return self.of_opened(image, orientation_of(image))
 
-    def _upright(self, image: Image.Image, turn: Orientation | None) -> RGB:
+    def of_opened(self, image: Image.Image, turn: Orientation | None) -> RGB:
+        """Return the pixels of an opened image with this orientation, whose size is checked."""
         pixels = to_rgb(image, self.background)
         if turn:
             pixels = pixels.transpose(turn.method)

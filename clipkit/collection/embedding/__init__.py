@@ -1,0 +1,18 @@
+"""Embed a data set, shard by shard, into the files of a collection."""
+
+from clipkit.collection.embedding.claim import describe_collection, start_collection
+from clipkit.collection.embedding.plan import EmbedPlan, Part
+from clipkit.collection.embedding.run import EmbedReport, embed_collection
+from clipkit.collection.embedding.shards import ShardReport, embed_shard, embed_shards
+
+__all__ = [
+    "EmbedPlan",
+    "EmbedReport",
+    "Part",
+    "ShardReport",
+    "describe_collection",
+    "embed_collection",
+    "embed_shard",
+    "embed_shards",
+    "start_collection",
+]

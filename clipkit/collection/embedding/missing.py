@@ -1,0 +1,54 @@
+"""The shards of a collection that are not embedded yet."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+from clipkit.atomic_files import TEMPORARY_SUFFIX
+from clipkit.collection.info import CollectionInfo
+from clipkit.collection.shard_files import TABLE_SUFFIX, ShardFiles
+from clipkit.errors import DataError
+
+_LOG: Final = logging.getLogger(__name__)
+_OLD_SECONDS: Final = 24 * 3600
+
+
+def missing_shards(info: CollectionInfo, folder: Path | str, numbers: Iterable[int]) -> list[int]:
+    """Return those of some shards that have no complete files.
+
+    The table of a shard whose files are damaged is removed, so that it counts as missing for every
+    process.
+
+    Args:
+        info: Record of the collection.
+        folder: The collection.
+        numbers: Numbers of the shards.
+    """
+    missing = []
+    for number in numbers:
+        files = ShardFiles(folder, info.shards[number], info.embedding_dim)
+        if not files.is_complete():
+            missing.append(number)
+            continue
+        try:
+            files.check(info.has_texts)
+        except DataError as error:
+            _LOG.warning("embedding shard %s again: %s", files.shard.name, error)
+            (Path(folder) / f"{files.shard.name}{TABLE_SUFFIX}").unlink(missing_ok=True)
+            missing.append(number)
+    return missing
+
+
+def remove_old_temporaries(folder: Path | str) -> None:
+    """Remove what a killed process was writing a day ago or earlier; others may be in use."""
+    oldest = time.time() - _OLD_SECONDS
+    for path in Path(folder).glob(f".*{TEMPORARY_SUFFIX}"):
+        try:
+            if path.is_file() and path.stat().st_mtime < oldest:
+                path.unlink()
+        except FileNotFoundError:  # another process removed it
+            continue

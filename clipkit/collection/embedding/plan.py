@@ -1,0 +1,181 @@
+"""What to embed, with which options, and which part of it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from clipkit.collection.shard_files import COLUMNS
+from clipkit.data.samples.faults import FaultOptions
+from clipkit.data.shards.index import ShardIndex
+from clipkit.data.text.captions import CaptionPicker
+from clipkit.errors import ConfigError, check_at_least
+from clipkit.evaluation import open_dataset
+from clipkit.evaluation.datasets.dataset import EvaluationDataset
+from clipkit.models import load_model
+from clipkit.models.checkpoints.encoder import LoadedEncoder
+from clipkit.models.evaluating import check_precision
+
+_MAX_DEFAULT_WORKERS: Final = 16
+_CORES_PER_WORKER: Final = 4
+"""On a machine without a GPU the towers need most of the cores."""
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedPlan:
+    """What to embed and with which options; the same for every process of a collection.
+
+    Args:
+        model: Name or path of the model, as ``load_model`` takes it.
+        data: Source of the data, as ``open_dataset`` takes it.
+        output: Folder of the collection.
+        weights: Weights of a checkpoint, "average" or "raw"; None for the average if there is one.
+        split: Folder inside the data.
+        caption: Finds the captions of a sample; None for the lines of its ``.txt``.
+        label_field: Where the class of a sample is: a member or a field of a JSON member.
+        allow_outside: Whether the images of a table or folder may be outside of its folder.
+        images_only: Whether captions are stored in the tables only, and not embedded.
+        columns: Fields of the samples that become columns of the tables, such as "json:author".
+        limit: Number of samples, from the first one on; None for all.
+        precision: "fp32", or autocast to "bf16" or "fp16".
+        batch_size: Images or texts per forward pass of a tower.
+        num_workers: Processes that read and decode; None for a number by the machine's cores, 0
+            for the process of the towers.
+        faults: Largest share of bad samples in a shard, and number of shards that may be left out.
+
+    Raises:
+        ConfigError: If an option is out of range, or a column has the name of another one.
+
+    Examples:
+        >>> EmbedPlan("ViT-B-32", "data/val", "embeddings", columns=("json:color",)).limit is None
+        True
+    """
+
+    model: str
+    data: str
+    output: Path | str
+    weights: str | None = None
+    split: str = "test"
+    caption: CaptionPicker | None = None
+    label_field: str = "cls"
+    allow_outside: bool = False
+    images_only: bool = False
+    columns: tuple[str, ...] = ()
+    limit: int | None = None
+    precision: str = "fp32"
+    batch_size: int = 64
+    num_workers: int | None = None
+    faults: FaultOptions = FaultOptions()
+
+    def __post_init__(self) -> None:
+        check_precision(self.precision)
+        for name, least in (("batch_size", 1), ("num_workers", 0), ("limit", 1)):
+            check_at_least(name, getattr(self, name), least)
+        for number, name in enumerate(self.columns):
+            if not name or name in COLUMNS or name in self.columns[:number]:
+                raise ConfigError(
+                    f"columns: expected different fields of the samples, such as json:author, and "
+                    f"none of {', '.join(COLUMNS)}; got {name!r}"
+                )
+
+    def open_data(self) -> EvaluationDataset:
+        """Open the data."""
+        return open_dataset(
+            self.data,
+            self.split,
+            caption=self.caption,
+            label_field=self.label_field,
+            allow_outside=self.allow_outside,
+        )
+
+    def load_encoder(self, device: str = "auto") -> LoadedEncoder:
+        """Load the model, in evaluation mode."""
+        return load_model(self.model, device, self.weights)
+
+    def counts(self, index: ShardIndex) -> tuple[int, ...]:
+        """Return the number of samples of each shard that is embedded; ``limit`` cuts the last."""
+        limit = index.num_samples if self.limit is None else self.limit
+        starts = index.starts[:-1]
+        lengths = index.counts.clip(max=limit - starts)
+        return tuple(int(count) for count in lengths if count > 0)
+
+    def recorded_options(self) -> dict[str, str]:
+        """Return the options that change the files and have no other place in the record."""
+        options = {"label_field": self.label_field}
+        if self.limit is not None:
+            options["limit"] = str(self.limit)
+        if self.caption is not None:
+            options["caption"] = json.dumps(_described(self.caption), sort_keys=True)
+        return options
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One of several parts of the shards, such as that of a task of a SLURM array.
+
+    Args:
+        number: Number of the part, from 1 to ``count``.
+        count: Number of parts.
+
+    Raises:
+        ConfigError: If the number is out of range.
+
+    Examples:
+        >>> Part.parse("2/3").of(range(7))
+        [1, 4]
+    """
+
+    number: int
+    count: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.number <= self.count:
+            raise ConfigError(
+                f"part: expected 1/N to N/N, got {self.number}/{self.count}; a SLURM array for "
+                f"N parts is --array=1-N"
+            )
+
+    @classmethod
+    def parse(cls, text: str) -> Part:
+        """Parse a part such as "1/8".
+
+        Raises:
+            ConfigError: If the text is no part.
+        """
+        number, slash, count = text.partition("/")
+        if not (slash and number.isdecimal() and count.isdecimal()):
+            raise ConfigError(f"part: expected I/N, such as 1/8, got {text!r}")
+        return cls(int(number), int(count))
+
+    def of(self, numbers: Sequence[int]) -> list[int]:
+        """Return every ``count``-th number."""
+        return list(numbers[self.number - 1 :: self.count])
+
+
+def default_workers(device: torch.device) -> int:
+    """Return the number of worker processes by the cores that this rank has."""
+    has_affinity = hasattr(os, "sched_getaffinity")
+    cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
+    cores //= int(os.environ.get("LOCAL_WORLD_SIZE") or 1)
+    if device.type != "cpu":
+        return min(max(cores, 1), _MAX_DEFAULT_WORKERS)
+    return 0 if cores < 2 else min(max(cores // _CORES_PER_WORKER, 1), _MAX_DEFAULT_WORKERS)
+
+
+def _described(value: Any) -> Any:
+    """Return a caption picker and its arguments as plain values."""
+    if isinstance(value, CaptionPicker):
+        arguments = {name: _described(argument) for name, argument in vars(value).items()}
+        return {"class": type(value).__qualname__, **arguments}
+    if isinstance(value, list | tuple):
+        return [_described(item) for item in value]
+    if isinstance(value, dict):
+        return {str(name): _described(item) for name, item in value.items()}
+    is_plain = value is None or isinstance(value, str | int | float)
+    return value if is_plain else type(value).__qualname__
