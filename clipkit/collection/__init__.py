@@ -1,6 +1,7 @@
 """Embedded collections: the embeddings of a data set as files, one pair of files per shard."""
 
 from clipkit.collection.collection import Collection
+from clipkit.collection.image_files import CollectionImages
 from clipkit.collection.info import CollectionInfo, CollectionShard, read_info, write_info
 from clipkit.collection.pair_scores import pair_scores
 from clipkit.collection.shard_files import ShardFiles, ShardRows
@@ -8,6 +9,7 @@ from clipkit.collection.shard_writer import ShardWriter, write_shard_files
 
 __all__ = [
     "Collection",
+    "CollectionImages",
     "CollectionInfo",
     "CollectionShard",
     "ShardFiles",

@@ -9,16 +9,16 @@ nor words that occurred once by accident come first.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence, Set
 from typing import Final, final
 
 import numpy as np
 from jaxtyping import Float, Int64
 
-from clipkit.data.text.word_sets import words_of
-
-_PRIOR_WORDS: Final = 500.0
+_PRIOR_WORDS: Final = 100.0
 """Weight of the prior, in words."""
+_SIGNIFICANT: Final = 1.96
+"""z-score above which the difference is significant at 5 %."""
 _MAX_WORDS: Final = 20_000
 """Words of a cluster that are counted; of more, the rarest are dropped."""
 
@@ -35,29 +35,30 @@ class WordCounts:
         max_words: Words of a cluster that are kept at least.
 
     Examples:
-        >>> counts = WordCounts(2)
-        >>> counts.add(0, ["a dog runs", "a dog"])
-        >>> counts.add(0, ["a dog barks"])
-        >>> counts.add(1, ["a boat"])
-        >>> [words[0] for words in counts.typical_words(1)]
-        [('dog', 2), ('boat', 1)]
+        >>> counts = WordCounts(num_clusters=2)
+        >>> for number in range(40):
+        ...     counts.add(0, {"a", "dog", f"name{number}"})
+        ...     counts.add(1, {"a", "boat", f"name{number}"})
+        >>> counts.typical_words(num_words=3)
+        [[('dog', 40)], [('boat', 40)]]
     """
 
     def __init__(self, num_clusters: int, max_words: int = _MAX_WORDS) -> None:
         self._counts = [Counter[str]() for _ in range(num_clusters)]
         self._max_words = max_words
 
-    def add(self, cluster: int, captions: Iterable[str]) -> None:
-        """Count the words of a sample."""
+    def add(self, cluster: int, words: Set[str]) -> None:
+        """Count the distinct words of the captions of a sample."""
         counts = self._counts[cluster]
-        counts.update({word for caption in captions for word in words_of(caption)})
+        counts.update(words)
         if len(counts) > 2 * self._max_words:
             self._counts[cluster] = Counter(dict(counts.most_common(self._max_words)))
 
     def typical_words(self, num_words: int) -> list[list[tuple[str, int]]]:
         """Return the most typical words of each cluster, with the number of its samples.
 
-        Only words are returned that are more frequent in the cluster than in the others.
+        Only words are returned that are significantly more frequent in the cluster than in all
+        others (z-score above 1.96). Of a single cluster, they are the most frequent words.
 
         Args:
             num_words: Largest number of words of a cluster.
@@ -111,7 +112,9 @@ def _most_typical(
     everywhere = np.array([total[word] for word in words], dtype=np.int64)
     num_inside, num_all = counts.total(), total.total()
     scores = log_odds(inside, everywhere - inside, num_inside, num_all - num_inside)
-    if num_inside == num_all:  # one cluster: its most frequent words
-        scores = inside.astype(np.float64)
-    order = sorted(np.flatnonzero(scores > 0).tolist(), key=lambda at: (-scores[at], words[at]))
+    if num_inside == num_all:
+        scores = _SIGNIFICANT + inside.astype(np.float64)
+    order = sorted(
+        np.flatnonzero(scores > _SIGNIFICANT).tolist(), key=lambda at: (-scores[at], words[at])
+    )
     return [(words[at], int(inside[at])) for at in order[:num_words]]
