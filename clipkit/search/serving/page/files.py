@@ -26,8 +26,12 @@ The browser refuses scripts and styles inside the markup, and every request to a
 """
 
 _PAGES: Final = ("index.html", "token.html", "icon.svg")
-_STYLES: Final = ("app.css",)
-_SCRIPTS: Final = ("app.js",)
+_STYLES: Final = ("app.css", "query.css", "results.css", "detail.css", "map.css")
+_SCRIPTS: Final = (
+    "api.js", "app.js", "camera.js", "detail.js", "dom.js", "drawing.js", "filters.js",
+    "gestures.js", "keyboard.js", "labels.js", "map.js", "notice.js", "parts.js", "query.js",
+    "results.js", "start.js", "state.js", "status.js", "theme.js", "upload.js", "views.js",
+)  # fmt: skip
 _MEDIA_TYPES: Final = {
     "html": "text/html; charset=utf-8",
     "css": "text/css; charset=utf-8",

@@ -1,0 +1,148 @@
+// One image in a dialog: large, with its captions, its columns and its labels.
+import { fetchImage, fileUrl, thumbnailUrl } from "./api.js";
+import { announce, button, ICONS, make, one } from "./dom.js";
+import { columnName } from "./filters.js";
+import { labelsPanel } from "./labels.js";
+import { addPart, searchSimilar } from "./parts.js";
+import { neighbourOf } from "./results.js";
+import { onChange, state, update } from "./state.js";
+import { whenReady } from "./status.js";
+import { previewOf } from "./upload.js";
+
+const HIDDEN = new Set(["captions", "key", "label", "width_pixels", "height_pixels", "error"]);
+let wasOpenedHere = false; // so that closing is a step back in the history
+let request = null;
+
+export function startDetail() {
+  const dialog = one("#detail");
+  dialog.addEventListener("cancel", (event) => { event.preventDefault(); close(); });
+  dialog.addEventListener("click", (event) => { if (event.target === dialog) close(); });
+  dialog.addEventListener("keydown", (event) => {
+    if (event.target.matches("input, select, textarea") || event.altKey || event.ctrlKey || event.metaKey) return;
+    if (event.key === "ArrowLeft") move(-1);
+    if (event.key === "ArrowRight") move(1);
+  });
+  onChange((next, previous, how) => {
+    if (next.image === previous.image) return;
+    if (previous.image === null) wasOpenedHere = how === "push";
+    if (next.image === null) hide(dialog, previous.image);
+    else show(dialog, next.image);
+  });
+}
+
+/** Open an uploaded image, to compare it with labels. */
+export function openUpload(id) {
+  const dialog = one("#detail");
+  const preview = previewOf(id);
+  const side = make("div", { className: "side" }, header("Your image", null));
+  side.append(labelsPanel({ upload: id }));
+  dialog.replaceChildren(figure(preview, "Your image"), side);
+  dialog.showModal();
+}
+
+async function show(dialog, row) {
+  request?.abort();
+  request = new AbortController();
+  const side = make("div", { className: "side" }, header(`Image ${row}`, row), make("p", { className: "note" }, "Reading"));
+  dialog.replaceChildren(figure(fileUrl(row), `Image ${row}`, thumbnailUrl(row)), side);
+  if (!dialog.open) dialog.showModal();
+  one(".side h2", dialog).focus();
+  try {
+    const [status, record] = await Promise.all([whenReady(), fetchImage(row, request.signal)]);
+    if (state.image !== row) return;
+    fill(side, row, record, status);
+    one("figure img", dialog)?.setAttribute("alt", record.captions[0] ?? record.key);
+    announce(`Image ${row}: ${record.captions[0] ?? record.key}`);
+  } catch (error) {
+    if (error.name !== "AbortError") side.lastElementChild.replaceWith(make("p", { className: "failure" }, error.message));
+  }
+}
+
+function hide(dialog, row) {
+  request?.abort();
+  if (dialog.open) dialog.close();
+  one(`.card[data-row="${row}"]`)?.focus();
+}
+
+function close() {
+  const dialog = one("#detail");
+  if (state.image === null) dialog.close();
+  else if (wasOpenedHere) history.back();
+  else update({ image: null }, { replace: true });
+}
+
+async function move(step) {
+  const row = state.image;
+  if (row === null) return;
+  const next = await neighbourOf(row, step);
+  if (next !== null && state.image === row) update({ image: next }, { replace: true });
+}
+
+function figure(source, alt, thumbnail = null) {
+  const box = make("figure", {});
+  if (!source) return box;
+  const image = make("img", { src: source, alt, decoding: "async" });
+  if (thumbnail) {
+    image.addEventListener("error", () => {
+      if (image.getAttribute("src") !== thumbnail) image.src = thumbnail;
+      else box.replaceChildren(make("p", { className: "failure" }, "This image cannot be read."));
+    });
+  }
+  box.append(image);
+  return box;
+}
+
+function header(title, row) {
+  const steps = row === null ? [] : [
+    button({ label: "Previous image", path: ICONS.left, className: "icon" }, () => move(-1)),
+    button({ label: "Next image", path: ICONS.right, className: "icon" }, () => move(1)),
+  ];
+  return make("header", {}, make("h2", { id: "detail-title", tabindex: -1 }, title), ...steps,
+    button({ label: "Close", path: ICONS.close, className: "icon" }, close));
+}
+
+function fill(side, row, record, status) {
+  const captions = record.captions.map((caption) => make("li", {}, caption));
+  side.lastElementChild.remove();
+  if (record.class_name) side.append(make("p", { className: "class-name" }, record.class_name));
+  if (captions.length) side.append(make("ul", { className: "captions", "aria-label": "Captions" }, ...captions));
+  else side.append(make("p", { className: "note" }, "The image has no caption."));
+  side.append(
+    make("div", { className: "actions" },
+      button({ text: "Search with this image", className: "primary" }, () => searchSimilar(row)),
+      button({ text: "Add to the query", className: "secondary" }, () => addPart({ kind: "row", value: row, weight: 1 })),
+      make("a", { className: "secondary", href: fileUrl(row), target: "_blank", rel: "noopener" }, "Open the file")),
+    facts(row, record),
+    labelsPanel({ row }, status.class_names.length),
+  );
+}
+
+function facts(row, record) {
+  const { width_pixels: width, height_pixels: height } = record.columns ?? record;
+  const list = make("dl", { className: "facts" });
+  const add = (name, ...value) => list.append(make("div", {}, make("dt", {}, name), make("dd", {}, ...value)));
+  add("Key", make("code", {}, record.key), copyButton(record.key));
+  if (record.label !== null && record.label !== undefined) add("Class", record.class_name ?? record.label);
+  if (width && height) add("Size", `${width} × ${height} pixels`);
+  for (const [name, value] of Object.entries(record.columns ?? {})) {
+    if (!HIDDEN.has(name) && value !== null) add(columnName(name), asText(value));
+  }
+  add("Shard", make("code", {}, typeof record.shard === "object" ? record.shard.name : record.shard));
+  add("Row", row);
+  return list;
+}
+
+const asText = (value) => (typeof value === "object" ? JSON.stringify(value) : String(value));
+
+function copyButton(key) {
+  return button({ label: "Copy the key", path: ICONS.copy, className: "icon small" }, async () => {
+    try {
+      await navigator.clipboard.writeText(key);
+      announce("The key is in the clipboard");
+    } catch {
+      // Without permission, or over plain HTTP: select the key, so that one key press copies it.
+      getSelection().selectAllChildren(one(".facts code"));
+      announce("The key is selected; copy it with the keyboard");
+    }
+  });
+}

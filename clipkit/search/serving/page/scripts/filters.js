@@ -1,0 +1,130 @@
+// Filters on columns: ranges of numbers, classes, and texts that contain something.
+import { fetchColumn } from "./api.js";
+import { button, formatNumber, ICONS, make, one } from "./dom.js";
+import { onChange, state, update } from "./state.js";
+import { whenReady } from "./status.js";
+
+const NAMES = {
+  captions: "Captions", image_size_bytes: "File size (bytes)", image_type: "File type", key: "Key",
+  label: "Class", width_pixels: "Width (pixels)", height_pixels: "Height (pixels)",
+};
+const HIDDEN = new Set(["image_offset_bytes", "image_sha256", "image_signature", "error"]);
+const SIGNS = { ">=": "≥", "<=": "≤", "=": "is", "~": "contains", "!=": "is not", "<": "<", ">": ">" };
+const isNumber = (type) => /^(u?int|float|double|half|decimal)/.test(type);
+
+let status = null;
+let isBuilt = false;
+
+/** Name of a column that people read. */
+export const columnName = (name) => NAMES[name] ?? name.replace(/^json:/, "");
+
+export async function startFilters() {
+  const [toggle, panel] = [one("#filters-button"), one("#filters")];
+  toggle.addEventListener("click", async () => {
+    const isOpen = toggle.getAttribute("aria-expanded") === "true";
+    toggle.setAttribute("aria-expanded", String(!isOpen));
+    panel.hidden = isOpen;
+    if (!isOpen) await build(panel);
+  });
+  panel.addEventListener("submit", (event) => event.preventDefault());
+  panel.addEventListener("change", () => update({ filters: read(panel), image: null }));
+  onChange((next, previous) => {
+    if (next.filters === previous.filters) return;
+    showActive(next.filters);
+    if (isBuilt) write(panel, next.filters);
+  });
+  status = await whenReady();
+  showActive(state.filters);
+}
+
+async function build(panel) {
+  if (isBuilt) return;
+  status = await whenReady();
+  if (isBuilt) return;
+  isBuilt = true;
+  const columns = status.columns.filter(({ name }) => !HIDDEN.has(name));
+  panel.replaceChildren(...columns.map((column) => fieldOf(column)));
+  panel.append(button({ text: "Remove all filters", className: "quiet" }, () => update({ filters: [], image: null })));
+  write(panel, state.filters);
+}
+
+function fieldOf({ name, type }) {
+  if (name === "label" && status.num_classes > 0) return choiceOf(name);
+  if (isNumber(type)) return rangeOf(name);
+  if (type === "bool") return choiceOf(name);
+  return textOf(name);
+}
+
+const control = (tag, name, operator, attributes) =>
+  make(tag, { "data-column": name, "data-operator": operator, ...attributes });
+
+function rangeOf(name) {
+  const title = columnName(name);
+  const low = control("input", name, ">=", { type: "number", step: "any", "aria-label": `${title}, at least`, placeholder: "least" });
+  const high = control("input", name, "<=", { type: "number", step: "any", "aria-label": `${title}, at most`, placeholder: "most" });
+  fetchColumn(name).then((column) => {
+    if (typeof column.minimum === "number") low.placeholder = String(column.minimum);
+    if (typeof column.maximum === "number") high.placeholder = String(column.maximum);
+  }).catch(() => {}); // without limits the fields still work
+  return make("fieldset", {}, make("legend", {}, title), make("div", { className: "range" }, low, make("span", {}, "to"), high));
+}
+
+function choiceOf(name) {
+  const select = control("select", name, "=", {});
+  select.append(make("option", { value: "" }, "all"));
+  fetchColumn(name).then(({ values }) => {
+    for (const { value, count } of values ?? []) {
+      if (value === null) continue;
+      const text = name === "label" ? (status.class_names[value] ?? `class ${value}`) : String(value);
+      select.append(make("option", { value: String(value) }, `${text} (${formatNumber(count)})`));
+    }
+    write(one("#filters"), state.filters);
+  }).catch(() => {});
+  return make("label", {}, make("span", {}, columnName(name)), select);
+}
+
+function textOf(name) {
+  const input = control("input", name, "~", { type: "text", placeholder: "contains", maxlength: 200, spellcheck: "false" });
+  return make("label", {}, make("span", {}, columnName(name)), input);
+}
+
+const controls = (panel) => [...panel.querySelectorAll("[data-column]")];
+
+/** Return the filters of the controls, and those of the address that no control shows. */
+function read(panel) {
+  const shown = controls(panel);
+  const has = ({ column, operator }) => shown.some(({ dataset }) => dataset.column === column && dataset.operator === operator);
+  const values = shown.filter((node) => node.value.trim() !== "");
+  return [
+    ...state.filters.filter((filter) => !has(filter)),
+    ...values.map(({ dataset, value }) => ({ column: dataset.column, operator: dataset.operator, value: value.trim() })),
+  ];
+}
+
+function write(panel, filters) {
+  for (const node of controls(panel)) {
+    const { column, operator } = node.dataset;
+    const filter = filters.find((other) => other.column === column && other.operator === operator);
+    const value = filter ? String(filter.value) : "";
+    if (node.value !== value && node !== document.activeElement) node.value = value;
+    else if (!filter) node.value = "";
+  }
+}
+
+function showActive(filters) {
+  const list = one("#active-filters");
+  list.hidden = filters.length === 0;
+  list.replaceChildren(...filters.map((filter, index) => {
+    const text = describe(filter);
+    const remove = button({ label: `Remove the filter ${text}`, path: ICONS.close, className: "icon small" }, () => {
+      update({ filters: state.filters.filter((_, n) => n !== index), image: null });
+      one("#filters-button").focus();
+    });
+    return make("li", { className: "chip" }, make("span", { className: "chip-text", title: text }, text), remove);
+  }));
+}
+
+function describe({ column, operator, value }) {
+  const shown = column === "label" ? (status?.class_names[value] ?? value) : value;
+  return `${columnName(column)} ${SIGNS[operator] ?? operator} ${shown}`;
+}

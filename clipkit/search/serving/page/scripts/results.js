@@ -1,0 +1,155 @@
+// The results as an even grid, page by page, and what is shown where there are none.
+import { search, thumbnailUrl } from "./api.js";
+import { announce, button, formatNumber, ICONS, make, one } from "./dom.js";
+import { hideNotice, showNotice } from "./notice.js";
+import { searchSimilar } from "./parts.js";
+import { hasQuery, isSameQuery, onChange, state, toHash, update } from "./state.js";
+import { showNoResults, showStart } from "./start.js";
+import { whenReady } from "./status.js";
+
+const PAGE_SIZE = 48;
+const results = { hits: [], isComplete: true, request: null };
+const listeners = [];
+
+/** Rows of the results so far, in their order. */
+export const resultRows = () => results.hits.map(({ row }) => row);
+
+/** Call a function when the results change. */
+export function onResults(listener) {
+  listeners.push(listener);
+}
+
+export function startResults() {
+  one("#more button").addEventListener("click", loadMore);
+  // The next page is loaded before the end of this one comes into view.
+  new IntersectionObserver(
+    ([entry]) => { if (entry.isIntersecting) loadMore(); },
+    { rootMargin: "600px" },
+  ).observe(one("#more"));
+  onChange((next, previous) => { if (!isSameQuery(next, previous)) run(); });
+  run();
+}
+
+/** Return the row before or after a row of the results, or null; loads another page if needed. */
+export async function neighbourOf(row, step) {
+  const place = results.hits.findIndex((hit) => hit.row === row);
+  if (place < 0) return null;
+  if (place + step >= results.hits.length && !results.isComplete) await loadMore();
+  return results.hits[place + step]?.row ?? null;
+}
+
+/** Search anew for the query of the state. */
+async function run() {
+  results.request?.abort();
+  results.request = null;
+  hideNotice();
+  one("#summary").textContent = "";
+  one("#start").hidden = true;
+  if (!hasQuery(state)) {
+    showHits([], true);
+    showStart(await whenReady(), () => !hasQuery(state));
+    return;
+  }
+  const grid = one("#grid");
+  grid.setAttribute("aria-busy", "true");
+  if (!results.hits.length) showSkeleton(grid);
+  await whenReady();
+  await fetchPage(0);
+}
+
+async function loadMore() {
+  if (results.request || results.isComplete) return;
+  await fetchPage(results.hits.length);
+}
+
+async function fetchPage(offset) {
+  results.request?.abort();
+  const controller = new AbortController();
+  results.request = controller;
+  try {
+    const answer = await search(body(offset), controller.signal);
+    if (results.request !== controller) return;
+    results.request = null;
+    const hits = offset ? [...results.hits, ...answer.results] : answer.results;
+    const isComplete = answer.results.length < PAGE_SIZE || hits.length >= answer.num_candidates;
+    showHits(hits, isComplete, offset);
+    if (offset === 0) showSummary(answer);
+    else announce(`${formatNumber(hits.length)} results are shown`);
+  } catch (error) {
+    if (error.name === "AbortError" || results.request !== controller) return;
+    results.request = null;
+    if (offset === 0) showHits([], true);
+    else one("#more").hidden = true;
+    showNotice(advice(error), () => fetchPage(offset));
+  }
+}
+
+function body(offset) {
+  const parts = state.parts.map(({ kind, value, weight }) => ({ weight, [kind]: value }));
+  if (state.text) parts.unshift({ weight: 1, text: state.text });
+  return { parts, filters: state.filters, num_results: PAGE_SIZE, offset };
+}
+
+function advice(error) {
+  const hasUpload = state.parts.some(({ kind }) => kind === "upload");
+  if (error.status === 404 && hasUpload) {
+    return "The server no longer has the uploaded image. Remove it from the query, then drop the file again.";
+  }
+  return error.message;
+}
+
+function showSummary({ num_candidates: numCandidates, seconds }) {
+  const images = numCandidates === 1 ? "image" : "images";
+  one("#summary").textContent = numCandidates
+    ? `${formatNumber(numCandidates)} ${images} compared in ${formatNumber(Math.max(1, Math.round(1000 * seconds)))} ms`
+    : "No image passes the filters";
+  if (results.hits.length === 0) showNoResults(state);
+}
+
+function showHits(hits, isComplete, offset = 0) {
+  const grid = one("#grid");
+  results.hits = hits;
+  results.isComplete = isComplete;
+  grid.removeAttribute("aria-busy");
+  const cards = hits.slice(offset).map(card);
+  if (offset) grid.append(...cards);
+  else grid.replaceChildren(...cards);
+  if (offset === 0 && grid.firstElementChild) one(".card", grid).tabIndex = 0;
+  one("#more").hidden = isComplete;
+  for (const listener of listeners) listener();
+}
+
+function showSkeleton(grid) {
+  grid.replaceChildren(...Array.from({ length: 12 }, () => make("li", { className: "cell skeleton", "aria-hidden": "true" },
+    make("span", { className: "frame" }), make("span", { className: "caption" }))));
+}
+
+function card(hit) {
+  const caption = hit.caption || hit.class_name || hit.key;
+  const link = make("a", {
+    className: "card", href: toHash({ ...state, image: hit.row }), "data-row": hit.row, tabindex: -1,
+  }, frame(hit.row, ""), make("span", { className: "caption", title: caption }, caption),
+  make("span", { className: "score" }, hit.score.toFixed(3), make("span", { className: "visually-hidden" }, " similarity")));
+  link.addEventListener("click", (event) => {
+    if (event.metaKey || event.ctrlKey || event.shiftKey) return;
+    event.preventDefault();
+    link.focus();
+    update({ image: hit.row });
+  });
+  const similar = button({ label: `More like this: ${caption}`, path: ICONS.similar, className: "icon similar", title: "More like this", tabindex: -1 }, () => searchSimilar(hit.row));
+  return make("li", { className: "cell" }, link, similar);
+}
+
+/** Create a square with the thumbnail of an image. */
+export function frame(row, alt, sizePixels = 256) {
+  const image = make("img", { src: thumbnailUrl(row, sizePixels), alt, width: sizePixels, height: sizePixels, loading: "lazy", decoding: "async" });
+  const box = make("span", { className: "frame" }, image);
+  image.addEventListener("load", () => {
+    const ratio = image.naturalWidth / image.naturalHeight;
+    // Photographs fill the square; long and small images are shown in full.
+    box.classList.toggle("fill", ratio > 0.6 && ratio < 1.67 && ratio !== 1);
+    box.classList.add("loaded");
+  });
+  image.addEventListener("error", () => box.replaceChildren(make("span", { className: "broken" }, "This image cannot be read.")));
+  return box;
+}

@@ -1,0 +1,60 @@
+// What the page shows without results: examples at the start, advice where nothing was found.
+import { announce, button, formatNumber, make, one } from "./dom.js";
+import { frame } from "./results.js";
+import { state, toHash, update } from "./state.js";
+
+const NUM_SAMPLES = 24;
+const NUM_EXAMPLES = 6;
+
+/** Show what can be searched, and a sample of the collection; `isNeeded` says whether it still is. */
+export function showStart(status, isNeeded) {
+  if (!isNeeded()) return;
+  const box = one("#start");
+  const total = status.num_images;
+  box.replaceChildren(make("h2", {}, `${formatNumber(total)} ${total === 1 ? "image" : "images"}`),
+    make("p", { className: "lead" }, "Describe what you look for, or drop an image anywhere on this page. "
+      + "Texts and images can be combined, each with a weight, and with things to leave out."));
+  const names = examples(status.class_names);
+  if (names.length) {
+    box.append(make("ul", { className: "examples", "aria-label": "Examples of texts" }, ...names.map((name) =>
+      make("li", {}, button({ text: name, className: "secondary" }, () => update({ text: name, image: null }))))));
+  }
+  if (total) box.append(samples(total));
+  else box.append(make("p", {}, "The collection is empty. Embed data with `clipkit embed`, then start the server again."));
+  box.hidden = false;
+}
+
+/** Show why there are no results, and what to change. */
+export function showNoResults({ filters }) {
+  const box = one("#start");
+  const advice = filters.length
+    ? "No image passes all filters. Remove one, or widen its limits."
+    : "The query has no results. Change the text, or a weight.";
+  box.replaceChildren(make("h2", {}, "No results"), make("p", { className: "lead" }, advice));
+  if (filters.length) {
+    box.append(button({ text: "Remove all filters", className: "secondary" }, () => update({ filters: [] })));
+  }
+  box.hidden = false;
+  announce(`No results. ${advice}`);
+}
+
+function examples(names) {
+  const usable = names.filter((name) => name && name.length < 40);
+  const step = Math.max(1, Math.floor(usable.length / NUM_EXAMPLES));
+  return usable.filter((_, index) => index % step === 0).slice(0, NUM_EXAMPLES);
+}
+
+function samples(total) {
+  const count = Math.min(total, NUM_SAMPLES);
+  const rows = Array.from({ length: count }, (_, index) => Math.floor(((2 * index + 1) * total) / (2 * count)));
+  return make("ul", { className: "grid samples", "aria-label": "A sample of the collection" }, ...rows.map((row) => {
+    const link = make("a", { className: "card", href: toHash({ ...state, image: row }), "data-row": row, tabindex: row === rows[0] ? 0 : -1 }, frame(row, `Image ${row}`));
+    link.addEventListener("click", (event) => {
+      if (event.metaKey || event.ctrlKey || event.shiftKey) return;
+      event.preventDefault();
+      link.focus();
+      update({ image: row });
+    });
+    return make("li", { className: "cell" }, link);
+  }));
+}

@@ -1,0 +1,62 @@
+// State of the server: it answers before the collection and the model are loaded.
+import { fetchStatus } from "./api.js";
+import { announce, formatNumber, one } from "./dom.js";
+import { hideNotice, showNotice } from "./notice.js";
+
+const PAUSE_MS = 400;
+let ready;
+
+/** Return the status of the server, once the collection is loaded. */
+export function whenReady() {
+  ready ??= load();
+  return ready;
+}
+
+async function load() {
+  for (;;) {
+    const status = await current();
+    showCollection(status);
+    if (status.state === "ready") {
+      one("#loading").hidden = true;
+      return status;
+    }
+    if (status.state === "failed") await pause(() => fail(`Loading failed: ${status.message}. Correct this, start the server again, then load this page again.`));
+    else showProgress(status);
+    await new Promise((resolve) => setTimeout(resolve, PAUSE_MS));
+  }
+}
+
+/** Return the status, as soon as the server answers. */
+async function current() {
+  for (;;) {
+    try {
+      return await fetchStatus();
+    } catch (error) {
+      await pause((retry) => fail(error.message, retry));
+    }
+  }
+}
+
+const pause = (show) => new Promise((resolve) => show(resolve));
+
+function fail(text, retry = null) {
+  one("#loading").hidden = true;
+  showNotice(text, retry);
+}
+
+function showCollection({ num_images: numImages, model }) {
+  const text = `${formatNumber(numImages)} ${numImages === 1 ? "image" : "images"} · ${model}`;
+  if (one("#collection").textContent !== text) one("#collection").textContent = text;
+}
+
+let announced = -1;
+function showProgress({ progress, message }) {
+  hideNotice();
+  one("#loading").hidden = false;
+  one("#progress").value = progress;
+  const percent = Math.floor(100 * progress);
+  one("#progress-text").textContent = `${message || "Loading the collection"}, ${percent} %`;
+  const quarter = Math.floor(4 * progress);
+  if (quarter !== announced) announce(`Loading the collection: ${percent} %`);
+  announced = quarter;
+}
