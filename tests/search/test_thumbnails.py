@@ -27,7 +27,7 @@ def test_a_small_image_keeps_its_size_and_a_large_one_is_refused():
     assert Image.open(io.BytesIO(small_jpeg(IMAGE, 999))).size == (40, 32)
     with pytest.raises(SampleError, match="above the limit of 100"):
         small_jpeg(IMAGE, 20, max_pixels=100)
-    with pytest.raises(SampleError, match="(?i)truncated"):
+    with pytest.raises(SampleError, match=r"(?i)truncated"):
         small_jpeg(IMAGE[:300], 20)
     with pytest.raises(ConfigError, match="size_pixels: expected 1 to 2048"):
         small_jpeg(IMAGE, 0)
