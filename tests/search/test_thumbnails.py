@@ -2,6 +2,7 @@
 
 import io
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -20,7 +21,7 @@ def test_thumbnails_are_small_upright_and_on_white():
     drawing.save(out, "PNG", exif=exif)
     small = Image.open(io.BytesIO(small_jpeg(out.getvalue(), 60)))
     assert (small.format, small.mode, small.size) == ("JPEG", "RGB", (20, 60))
-    assert min(low for low, _ in small.getextrema()) > 250
+    assert np.asarray(small).min() > 250
 
 
 def test_a_small_image_keeps_its_size_and_a_large_one_is_refused():
