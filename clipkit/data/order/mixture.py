@@ -14,6 +14,7 @@ from clipkit.data.order.base import SampleIds, SampleOrder
 from clipkit.data.order.interleave import counts_before, interleave, quotas_of
 from clipkit.data.order.lanes import LaneShuffle
 from clipkit.data.shards.index import ShardIndex
+from clipkit.data.shards.masks.kept_samples import JoinedSamples
 from clipkit.errors import CheckpointError, ConfigError
 from clipkit.renamed_arguments import renamed_arguments
 from clipkit.when import Moment, When, ascending
@@ -63,9 +64,10 @@ class Mixture:
     Args:
         sources: Sources that are mixed.
         epoch_samples: Number of samples that count as an epoch; None for the sum over all sources,
-            or over their ``epochs``. It is rounded down to complete steps of the first launch; the
-            next epoch continues there. Steps of another size, after a resume or in a stage, may
-            include samples of the next epoch: a mixture drops nothing.
+            without samples that masks remove, or over their ``epochs``. It is rounded down to
+            complete steps of the first launch; the next epoch continues there. Steps of another
+            size, after a resume or in a stage, may include samples of the next epoch: a mixture
+            drops nothing.
         stages: Weights from later moments on, ascending; only for sources with weights.
 
     Raises:
@@ -100,11 +102,11 @@ class Mixture:
             raise ConfigError("mixture: stages and epoch_samples need weights instead of epochs")
         if by_epochs:
             by_weight = [
-                round(epochs * source.index.num_samples)
+                round(epochs * source.index.kept.num_kept)
                 for epochs, source in zip(by_epochs, self.sources, strict=True)
             ]
             epoch_samples = int(sum(by_weight))
-        self.epoch_samples = epoch_samples or sum(s.index.num_samples for s in self.sources)
+        self.epoch_samples = epoch_samples or sum(s.index.kept.num_kept for s in self.sources)
         begins = ascending("mixture: stages.begin", [stage.begin for stage in stages])
         if any(begin.fraction is not None for begin in begins):
             raise ConfigError("mixture: stages.begin: expected steps or samples, got a fraction")
@@ -115,12 +117,14 @@ class Mixture:
 
     @cached_property
     def index(self) -> ShardIndex:
-        """Return the shards of all sources, in the order of the sources."""
-        return ShardIndex(
+        """Return the shards of all sources, in the order of the sources, and what masks keep."""
+        index = ShardIndex(
             [shard for source in self.sources for shard in source.index.shards],
             [fault for source in self.sources for fault in source.index.faults],
             next((s.index.cache for s in self.sources if s.index.cache is not None), None),
         )
+        index.kept = JoinedSamples([source.index.kept for source in self.sources])
+        return index
 
     def _quotas(self, stage: Stage) -> tuple[int, ...]:
         unknown = set(stage.weights) - set(self.names)

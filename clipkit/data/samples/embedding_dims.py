@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, final
 
 from clipkit.errors import SampleError, ShardError
 from clipkit.types import Sample
 
-_TRIED_SAMPLES: Final = 8
+TRIED_SAMPLES: Final = 8
+"""Number of samples whose most frequent sizes are expected."""
 _NAMES: Final = {"image": "image", "text": "caption"}
 """Fields of ``TeacherSample`` with embeddings, and their names in messages."""
 
@@ -23,12 +24,12 @@ class EmbeddingDims:
 
     Args:
         make: Creates the sample of an id; raises ``SampleError`` or ``ShardError``.
-        num_samples: Number of samples in the data set.
+        first_ids: Ids of the first samples of the data set, at most ``TRIED_SAMPLES``.
     """
 
-    def __init__(self, make: Callable[[int], Sample], num_samples: int) -> None:
+    def __init__(self, make: Callable[[int], Sample], first_ids: Sequence[int]) -> None:
         self._make = make
-        self._num_samples = num_samples
+        self._first_ids = first_ids
         self._dims: dict[str, int] | None = None
 
     def check(self, sample: Sample) -> None:
@@ -48,7 +49,7 @@ class EmbeddingDims:
 
     def _find(self) -> dict[str, int]:
         found: dict[str, Counter[int]] = {name: Counter() for name in _NAMES}
-        for sample_id in range(min(_TRIED_SAMPLES, self._num_samples)):
+        for sample_id in self._first_ids:
             try:
                 sample = self._make(sample_id)
             except (SampleError, ShardError):

@@ -70,6 +70,7 @@ class ShardReader:
         self._shards = OpenShards(index)
         self._bad: dict[int, str] = {}
         self.num_samples = index.num_samples
+        self.kept = index.kept
         self.is_local = all(shard.address.is_local for shard in index.shards)
 
     def __getstate__(self) -> dict[str, Any]:

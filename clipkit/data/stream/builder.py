@@ -13,7 +13,7 @@ from jaxtyping import Int64
 from clipkit.data.order.base import SampleIds, SampleOrder
 from clipkit.data.order.length_buckets import LengthBucketing, LengthWindows
 from clipkit.data.order.partition import BatchTask
-from clipkit.data.samples.embedding_dims import EmbeddingDims
+from clipkit.data.samples.embedding_dims import TRIED_SAMPLES, EmbeddingDims
 from clipkit.data.samples.faults import WHOLE_SHARD, Fault
 from clipkit.data.samples.maker import SampleMaker
 from clipkit.data.shards.reader import ShardReader
@@ -70,7 +70,7 @@ class BatchBuilder:
         self._bucketing = (
             None if windows is None else LengthBucketing(windows, order.num_samples, maker.seed)
         )
-        self._dims = EmbeddingDims(self._first, reader.num_samples)
+        self._dims = EmbeddingDims(self._first, reader.kept.first_ids(TRIED_SAMPLES))
         self._threads = Threads(num_threads)
         self._lock = threading.Lock()
 

@@ -118,9 +118,10 @@ def read_captions(
     """Read some captions, evenly distributed over the first local shards."""
     if not reader.is_local:
         return CaptionFacts([])
-    reach = min(index.num_samples, sum(shard.num_samples for shard in index.shards[:_TRIED_SHARDS]))
+    end = index.starts[min(_TRIED_SHARDS, len(index.shards))]
+    reach = int(index.kept.num_before(np.array([end]))[0]) or index.kept.num_kept
     step = max(1, reach // num_samples)
-    ids = range(0, reach, step)[:num_samples]
+    ids = index.kept.ids(np.arange(0, reach, step)[:num_samples]).tolist()
     samples = ((number, reader.read(number, leave_out=IMAGE_EXTENSIONS)) for number in ids)
     return caption_facts(samples, maker, tokenizer)
 
@@ -144,9 +145,10 @@ def check_first_sample(index: ShardIndex, reader: ShardReader, maker: SampleMake
 
     Remote data are not checked, because the first shard would have to be transferred.
     """
-    if not index.shards[0].address.is_local:
+    ids = index.kept.first_ids(TRIED_SAMPLES)
+    if not index.shards[index.locate(ids[0])[0]].address.is_local:
         return
-    check_samples(map(reader.read, range(min(TRIED_SAMPLES, index.num_samples))), maker)
+    check_samples(map(reader.read, ids), maker)
 
 
 def check_samples(samples: Iterable[RawSample], maker: SampleMaker) -> None:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, final
 
-from clipkit.data.order.build import Data, first_order, index_of, restored_order
+from clipkit.data.order.build import Data, first_order, index_of, masks_of, restored_order
 from clipkit.data.order.length_buckets import first_windows, restored_windows
 from clipkit.data.order.partition import EpochPartition, check_stages
 from clipkit.data.samples.faults import FaultOptions, FaultTracker
 from clipkit.data.samples.maker import SampleMaker, Transform
+from clipkit.data.shards.masks.sample_mask import MaskSummary
 from clipkit.data.shards.reader import ShardReader
 from clipkit.data.stream.builder import BatchBuilder
 from clipkit.data.stream.checks import (
@@ -30,7 +31,7 @@ from clipkit.data.stream.defaults import (
 )
 from clipkit.data.stream.delivery import BatchDelivery
 from clipkit.data.stream.options import OrderOptions, SampleOptions
-from clipkit.data.stream.state import STATE_VERSION, check_state
+from clipkit.data.stream.state import check_state, header
 from clipkit.data.stream.workers import BatchLoader
 from clipkit.data.text.tokenizer import Encoder
 from clipkit.data.text.tokenizer_objects import as_encoder
@@ -63,7 +64,8 @@ class PairStream:
     epoch, with the next epoch.
 
     Args:
-        index: The data: a ``ShardIndex`` or a ``Mixture`` of several.
+        index: The data: a ``ShardIndex``, of which a mask may keep some samples only, or a
+            ``Mixture`` of several.
         tokenizer: Encodes the captions: a ``Tokenizer``, a tokenizer object of open_clip or
             transformers, or any object with ``pad_id`` and ``encode(text) -> list[int]``.
         batch_size: Number of samples in a batch of one rank.
@@ -147,7 +149,7 @@ class PairStream:
         )
         check_first_sample(self._index, self._reader, self._maker)
         log = log_of_rank(faults.log, world)
-        ledger = FaultTracker(faults, self._index.num_samples, world.size == 1, log)
+        ledger = FaultTracker(faults, self._index.kept.num_kept, world.size == 1, log)
         self._delivery = BatchDelivery(world, ledger)
 
     def __len__(self) -> int:
@@ -180,6 +182,11 @@ class PairStream:
         """Shards of the data."""
         return len(self._index.shards)
 
+    @property
+    def masks(self) -> Sequence[MaskSummary]:
+        """Masks of the data, or of the sources of a mixture."""
+        return [mask for mask in masks_of(self._data).values() if mask is not None]
+
     def __iter__(self) -> Iterator[Batch]:
         """Yield the batches from here to the epoch's end; workers start with the first one.
 
@@ -208,10 +215,7 @@ class PairStream:
         depend on them.
         """
         return {
-            "version": STATE_VERSION,
-            "fingerprint": self._index.fingerprint,
-            "digest": self._index.digest,
-            "num_samples": self._index.num_samples,
+            **header(self._index, masks_of(self._data)),
             "seed": self._seed,
             **self._delivery.cursor.to_state(),
             **self._order.to_state(),
@@ -226,11 +230,12 @@ class PairStream:
             state: State from ``state_dict``.
 
         Raises:
-            CheckpointError: If the state is of another format, of other data, or of another kind.
+            CheckpointError: If the state is of another format, of other data, of another mask, or
+                of another kind.
             ConfigError: If a step is larger than the epochs of a mixture, whose length is fixed at
                 the first launch.
         """
-        check_state(state, self._index)
+        check_state(state, self._index, masks_of(self._data))
         seed = int(state["seed"])
         order = restored_order(self._data, self._shuffle, seed, state)
         partition = replace(self._partition, num_samples=order.num_samples)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from clipkit.data.order.partition import EpochPartition
+from clipkit.data.shards.masks.sample_mask import MaskSummary
 from clipkit.data.stream.checks import CaptionFacts
 from clipkit.data.text.tokenizer import Encoder
 from clipkit.types import Batch
@@ -40,6 +41,11 @@ class PairSource(Protocol):
     @property
     def num_shards(self) -> int:
         """Number of shards; 0 if it is unknown."""
+        ...
+
+    @property
+    def masks(self) -> Sequence[MaskSummary]:
+        """Masks of the data, or of the sources of a mixture."""
         ...
 
     def __len__(self) -> int:

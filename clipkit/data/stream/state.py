@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from clipkit.data.shards.index import ShardIndex
+from clipkit.data.shards.masks.sample_mask import MaskSummary
 from clipkit.errors import CheckpointError
 
 _LOG: Final = logging.getLogger(__name__)
 STATE_VERSION: Final = 1
+_MASKED_STATE_VERSION: Final = 2  # a clipkit that knows no masks refuses it
 _STATE_KEYS: Final = frozenset(
     {"fingerprint", "num_samples", "seed", "epoch", "position", "dropped", "layouts"}
     | {"bad_samples", "bad_ids", "bad_shards", "padded"}
@@ -21,8 +23,26 @@ _SEQUENTIAL_KEYS: Final = (_STATE_KEYS - {"fingerprint", "layouts"}) | {
 }
 
 
-def check_state(state: Mapping[str, Any], index: ShardIndex) -> None:
-    """Check whether a stream over these data can resume from a state."""
+Masks = Mapping[str, MaskSummary | None]
+"""Mask of each source of a mixture by its name, or of a data set by ""."""
+
+
+def header(index: ShardIndex, masks: Masks) -> dict[str, Any]:
+    """Return the part of a state that identifies the data and the masks."""
+    facts = {
+        "version": STATE_VERSION,
+        "fingerprint": index.fingerprint,
+        "digest": index.digest,
+        "num_samples": index.num_samples,
+    }
+    if any(masks.values()):
+        facts["version"] = _MASKED_STATE_VERSION
+        facts["masks"] = [mask.fingerprint if mask else "" for mask in masks.values()]
+    return facts
+
+
+def check_state(state: Mapping[str, Any], index: ShardIndex, masks: Masks) -> None:
+    """Check whether a stream over these data, with these masks, can resume from a state."""
     _check_version(state)
     if state.get("exact") is False:
         raise CheckpointError(
@@ -30,7 +50,8 @@ def check_state(state: Mapping[str, Any], index: ShardIndex) -> None:
             "continue; read the data as before (data.storage.webdataset), or start without the "
             "state"
         )
-    _check_keys(state, _STATE_KEYS)
+    is_masked = state["version"] == _MASKED_STATE_VERSION
+    _check_keys(state, _STATE_KEYS | ({"masks"} if is_masked else frozenset()))
     if state["fingerprint"] != index.fingerprint:
         raise CheckpointError(
             f"stream state: from other data: {state['num_samples']} samples, fingerprint "
@@ -38,6 +59,7 @@ def check_state(state: Mapping[str, Any], index: ShardIndex) -> None:
             f"the same shards in the same order, or start without the state"
         )
     _check_contents(state.get("digest"), index)
+    _check_masks(state, masks)
 
 
 def check_sequential_state(state: Mapping[str, Any]) -> None:
@@ -52,15 +74,37 @@ def check_sequential_state(state: Mapping[str, Any]) -> None:
 
 
 def _check_version(state: Mapping[str, Any]) -> None:
-    if state.get("version") != STATE_VERSION:
+    if state.get("version") not in (STATE_VERSION, _MASKED_STATE_VERSION):
         raise CheckpointError(
-            f"stream state: expected version {STATE_VERSION}, got {state.get('version')!r}"
+            f"stream state: expected version {STATE_VERSION} or {_MASKED_STATE_VERSION}, got "
+            f"{state.get('version')!r}"
         )
 
 
 def _check_keys(state: Mapping[str, Any], keys: frozenset[str]) -> None:
     if missing := sorted(keys - state.keys()):
         raise CheckpointError(f"stream state: incomplete, {', '.join(missing)} missing")
+
+
+def _check_masks(state: Mapping[str, Any], masks: Masks) -> None:
+    """Check whether the masks keep the same samples: a position counts these only."""
+    is_masked = state["version"] == _MASKED_STATE_VERSION
+    stored = [str(each) for each in state["masks"]] if is_masked else [""] * len(masks)
+    if len(stored) != len(masks):
+        raise CheckpointError(
+            f"stream state: has masks of {len(stored)} sources, this stream has {len(masks)}; use "
+            f"the sources of the state"
+        )
+    for (name, mask), fingerprint in zip(masks.items(), stored, strict=True):
+        if (mask.fingerprint if mask else "") != fingerprint:
+            source = f"source {name!r}: " if name else ""
+            expected = f"a mask with fingerprint {fingerprint}" if fingerprint else "no mask"
+            found = f"{mask.name} with {mask.fingerprint}" if mask else "none"
+            raise CheckpointError(
+                f"stream state: {source}expected {expected}, as at the first launch, got {found}; "
+                f"another mask is another order of samples: use that of the first launch, or start "
+                f"a new run from the weights, without the state"
+            )
 
 
 def _check_contents(stored: str | None, index: ShardIndex) -> None:

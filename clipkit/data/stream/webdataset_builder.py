@@ -54,7 +54,7 @@ class SequentialBuilder:
         self._faults: list[Fault] = []
         self._samples: Iterator[_Numbered] | None = None
         self._first: Sample | None = None
-        self._dims = EmbeddingDims(self._first_sample, num_samples=1)
+        self._dims = EmbeddingDims(self._first_sample, first_ids=[0])
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_samples": None}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import Any, Final, final
@@ -11,6 +11,7 @@ from typing import Any, Final, final
 from clipkit.data.order.partition import EpochPartition, check_stages
 from clipkit.data.samples.faults import FaultOptions, FaultTracker
 from clipkit.data.samples.maker import SampleMaker, Transform
+from clipkit.data.shards.masks.sample_mask import MaskSummary
 from clipkit.data.shards.reader import RawSample
 from clipkit.data.stream.checks import (
     TRIED_SAMPLES,
@@ -156,6 +157,11 @@ class WebDatasetSource:
     def num_shards(self) -> int:
         """Number of shards; 0 if only the user's pipeline knows them."""
         return len(self._shards.addresses)
+
+    @property
+    def masks(self) -> Sequence[MaskSummary]:
+        """Return none: a mask needs an index."""
+        return ()
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield the batches from here to the epoch's end; workers start with the first one.

@@ -38,6 +38,11 @@ class KeptSamples(ABC):
     def num_before(self, ids: Int64[np.ndarray, " B"]) -> Int64[np.ndarray, " B"]:
         """Count the kept samples before some ids, from 0 to ``num_samples``."""
 
+    def first_ids(self, count: int) -> list[int]:
+        """Return the ids of the first kept samples."""
+        ids: list[int] = self.ids(np.arange(min(count, self.num_kept))).tolist()
+        return ids
+
 
 @final
 class AllSamples(KeptSamples):
