@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import final
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, UInt8
+from torch import Tensor
 
 from clipkit.collection import CollectionInfo
 from clipkit.errors import ClipkitError, ConfigError, DataError, SampleError, first_line
@@ -16,6 +17,8 @@ from clipkit.models import DualEncoder, load_model
 from clipkit.models.evaluating import evaluating
 from clipkit.models.inputs import transform_of
 from clipkit.patches import join_images
+
+Pixels = UInt8[Tensor, "3 H W"]
 
 
 @final
@@ -78,19 +81,41 @@ class QueryEncoder:
             ConfigError: As ``load``.
             DataError: If the image cannot be decoded.
         """
-        encoder = self.load()
-        tower = encoder.image_tower
+        embedded: Float32[np.ndarray, " D"] = self.images([self.pixels(content)])[0]
+        return embedded
+
+    def pixels(self, content: bytes) -> Pixels:
+        """Return the pixels of an image file, read as ``clipkit embed`` reads it.
+
+        Args:
+            content: Content of the file.
+
+        Raises:
+            ConfigError: As ``load``.
+            DataError: If the image cannot be decoded.
+        """
         try:
-            pixels = transform_of(tower).of_file(content)
+            return transform_of(self.load().image_tower).of_file(content)
         except SampleError as error:
             raise DataError(f"image of the query: {error.reason}") from error
-        images, grids = join_images([pixels], tower.budget)
+
+    def images(self, pixels: Sequence[Pixels]) -> Float32[np.ndarray, "B D"]:
+        """Return the unit-norm embeddings of images, in one forward pass.
+
+        Args:
+            pixels: What ``pixels`` returned for each.
+
+        Raises:
+            ConfigError: As ``load``.
+        """
+        encoder = self.load()
+        images, grids = join_images(pixels, encoder.image_tower.budget)
         device = encoder.log_logit_scale.device
         with evaluating(encoder):
             rows = encoder.encode_image(
                 images.to(device), None if grids is None else grids.to(device)
             )
-        embedded: Float32[np.ndarray, " D"] = rows[0].float().cpu().numpy()
+        embedded: Float32[np.ndarray, "B D"] = rows.float().cpu().numpy()
         return embedded
 
 

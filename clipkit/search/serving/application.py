@@ -9,12 +9,15 @@ from pathlib import Path
 from fastapi import FastAPI
 
 from clipkit import __version__
-from clipkit.collection import Collection, read_info
+from clipkit.collection import read_info
 from clipkit.search.serving.failures import add_error_handlers
-from clipkit.search.serving.loading import Loading, Report
+from clipkit.search.serving.load_service import Report, load_service
+from clipkit.search.serving.loading import Loading
+from clipkit.search.serving.middleware.access import AccessControl
+from clipkit.search.serving.middleware.bounds import BoundedRequests
 from clipkit.search.serving.middleware.headers import SecurityHeaders
 from clipkit.search.serving.options import ServeOptions
-from clipkit.search.serving.routes import page_routes, status
+from clipkit.search.serving.routes import images, page_routes, search, status, summaries
 from clipkit.search.serving.service import Service
 
 
@@ -40,12 +43,15 @@ def create_app(
         DataError: If the folder is no collection.
     """
     options = options or ServeOptions()
-    loading = Loading(read_info(folder), load or (lambda report: _load(folder, report)))
+    loading = Loading(
+        read_info(folder), load or (lambda report: load_service(folder, options, report))
+    )
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         loading.start()
         yield
+        loading.close()
 
     app = FastAPI(
         title="clipkit search",
@@ -59,12 +65,10 @@ def create_app(
     app.state.loading = loading
     app.state.options = options
     add_error_handlers(app)
-    for routes in (page_routes, status):
+    for routes in (page_routes, status, search, images, summaries):
         app.include_router(routes.router)
+    # The last one added is the first one called.
+    app.add_middleware(BoundedRequests, limits=options.limits)
+    app.add_middleware(AccessControl, token=options.token, allowed_hosts=options.allowed_hosts)
     app.add_middleware(SecurityHeaders)
     return app
-
-
-def _load(folder: Path | str, report: Report) -> Service:
-    report(0.0, "reading the collection")
-    return Service(Collection(folder), "exact", [])

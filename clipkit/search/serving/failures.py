@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any, Final, final
 
 from fastapi import FastAPI, Request
@@ -14,7 +13,6 @@ from clipkit.errors import ClipkitError
 from clipkit.search.serving.schemas import ErrorAnswer
 from clipkit.suggestions import one_line
 
-_LOG: Final = logging.getLogger(__name__)
 _LONGEST_ERROR: Final = 400
 _SHOWN_INPUT: Final = 60
 
@@ -87,21 +85,19 @@ def add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def _(_: Request, error: RequestValidationError) -> JSONResponse:
-        return error_response(422, _validation_line(error))
+        found = error.errors()[0]
+        if isinstance(found.get("input"), bytes):  # the body was not parsed
+            return error_response(415, "Content-Type: expected application/json")
+        return error_response(422, _validation_line(found))
 
     @app.exception_handler(ClipkitError)
     async def _(_: Request, error: ClipkitError) -> JSONResponse:
         return error_response(422, str(error))
 
-    @app.exception_handler(Exception)
-    async def _(request: Request, error: Exception) -> JSONResponse:
-        _LOG.error("%s %s: %r", request.method, request.url.path, error, exc_info=error)
-        return error_response(500, "internal error; the server's log has the details")
 
-
-def _validation_line(error: RequestValidationError) -> str:
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
-    found = repr(first.get("input"))
-    shown = found if len(found) <= _SHOWN_INPUT else f"{found[:_SHOWN_INPUT]}..."
-    return f"{where}: {first['msg']}, got {shown}"
+def _validation_line(found: dict[str, Any]) -> str:
+    where = ".".join(str(part) for part in found["loc"])
+    shown = repr(found.get("input"))
+    if len(shown) > _SHOWN_INPUT:
+        shown = f"{shown[:_SHOWN_INPUT]}..."
+    return f"{where}: {found['msg']}, got {shown}"

@@ -12,14 +12,12 @@ from fastapi import Depends, Request
 from clipkit.collection import CollectionInfo
 from clipkit.errors import ClipkitError, first_line
 from clipkit.search.serving.failures import HttpError
+from clipkit.search.serving.load_service import Report
 from clipkit.search.serving.schemas import StatusAnswer
 from clipkit.search.serving.service import Service
 
 _LOG: Final = logging.getLogger(__name__)
 _RETRY_SECONDS: Final = 2
-
-Report = Callable[[float, str], None]
-"""Reports the loaded share, 0 to 1, and what is being loaded."""
 
 
 @final
@@ -65,6 +63,12 @@ class Loading:
             self.failure = self._message = " ".join(message.split())
         _LOG.error("%s", self.failure)
 
+    def close(self) -> None:
+        """Drop the work that waits."""
+        with self._lock:
+            if self._service is not None:
+                self._service.close()
+
     def status(self) -> StatusAnswer:
         """Return the answer of ``/api/status``."""
         with self._lock:
@@ -78,7 +82,7 @@ class Loading:
             message=message,
             num_images=info.num_samples,
             model=info.model,
-            engine="" if service is None else service.engine,
+            engine="" if service is None else service.searcher.engine.description,
             columns=[] if service is None else service.columns,
             class_names=list(info.class_names),
             num_classes=len(info.class_names),

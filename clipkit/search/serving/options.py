@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ipaddress
+import secrets
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -55,16 +57,21 @@ class ServeOptions:
         token: Secret that every request must bring; None for none.
         allowed_hosts: Further names under which browsers reach the server, such as that of a
             reverse proxy. Names of this machine's loopback and IP addresses are always accepted.
+        model: Name or path of the model; None for the one that the collection names.
+        device: Device of the model, or "auto" for a GPU if there is one.
         limits: Limits of requests.
 
     Raises:
-        ConfigError: If the port is out of range, or the token is short.
+        ConfigError: If the port is out of range, the token is short, or the server is open to other
+            machines without a token.
     """
 
     host: str = "127.0.0.1"
     port: int = 8000
     token: str | None = None
     allowed_hosts: tuple[str, ...] = ()
+    model: str | None = None
+    device: str = "auto"
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
@@ -75,6 +82,28 @@ class ServeOptions:
                 f"spaces, got {len(self.token)} characters; "
                 '`python -c "import secrets; print(secrets.token_urlsafe())"` makes one'
             )
+        if self.token is None and not is_loopback(self.host):
+            raise ConfigError(
+                f"--host: {self.host} can be reached from other machines, which needs a token"
+            )
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether only this machine can reach a server that listens on an address.
+
+    Examples:
+        >>> is_loopback("127.0.0.1"), is_loopback("localhost"), is_loopback("0.0.0.0")
+        (True, True, False)
+    """
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def new_token() -> str:
+    """Return a random token of 256 bits."""
+    return secrets.token_urlsafe(32)
 
 
 def _is_token(text: str) -> bool:

@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+
+from clipkit.search.row_filter import OPERATORS
 
 MAX_ROW: Final = 2**53 - 1
 """Largest integer that JavaScript represents exactly."""
+MAX_RESULTS: Final = 1000
+MAX_OFFSET: Final = 99_000
+MAX_LABELS: Final = 100
+"""Largest number of labels that a request may bring, and that an answer has."""
+
+Row = Annotated[int, Field(ge=0, le=MAX_ROW, description="Number of an image of the collection.")]
+Upload = Annotated[
+    str,
+    Field(pattern="^[0-9a-f]{32}$", description="Answer of POST /api/uploads."),
+]
+Weight = Annotated[
+    float, Field(ge=-100, le=100, description="Negative for what must not be shown; not 0.")
+]
 
 
-class Request(BaseModel):
+class RequestBody(BaseModel):
     """Body of a request: known keys of the exact types only."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
@@ -28,7 +43,7 @@ class ErrorAnswer(Answer):
     error: str = Field(description="One line: what was expected, and what was found.")
 
 
-class ColumnAnswer(Answer):
+class ColumnName(Answer):
     """A column that filters may name."""
 
     name: str
@@ -44,6 +59,176 @@ class StatusAnswer(Answer):
     num_images: int = Field(description="Number of images of the collection.")
     model: str = Field(description="Name of the model that embeds the queries.")
     engine: str = Field(description="How vectors are compared, such as exact; empty until loaded.")
-    columns: list[ColumnAnswer]
+    columns: list[ColumnName]
     class_names: list[str] = Field(description="Name of each class by its number.")
     num_classes: int
+
+
+class UploadAnswer(Answer):
+    """An uploaded image, which is embedded."""
+
+    upload: Upload
+    width_pixels: int
+    height_pixels: int
+
+
+class TextPart(RequestBody):
+    """A text as a part of a query."""
+
+    weight: Weight = 1.0
+    text: Annotated[str, Field(min_length=1, max_length=2000)]
+
+
+class UploadPart(RequestBody):
+    """An uploaded image as a part of a query."""
+
+    weight: Weight = 1.0
+    upload: Upload
+
+
+class RowPart(RequestBody):
+    """An image of the collection as a part of a query; it is not among the results."""
+
+    weight: Weight = 1.0
+    row: Row
+
+
+def _kind(value: Any) -> str:
+    """Return which kind of part a value is meant as, by its keys."""
+    keys = value if isinstance(value, dict) else getattr(value, "model_fields_set", ())
+    return next((kind for kind in ("upload", "row") if kind in keys), "text")
+
+
+Part = Annotated[
+    Annotated[TextPart, Tag("text")]
+    | Annotated[UploadPart, Tag("upload")]
+    | Annotated[RowPart, Tag("row")],
+    Discriminator(_kind),
+]
+
+
+class Filter(RequestBody):
+    """A condition that results must meet, as in ``clipkit search query --where``."""
+
+    column: Annotated[str, Field(min_length=1, max_length=200)]
+    operator: Literal[OPERATORS]  # type: ignore[valid-type]
+    value: Annotated[str, Field(max_length=1000)] | int | float
+
+
+class SearchRequest(RequestBody):
+    """A query: the weighted sum of the embeddings of its parts."""
+
+    parts: Annotated[list[Part], Field(min_length=1, max_length=16)]
+    filters: Annotated[list[Filter], Field(max_length=20)] = []
+    num_results: Annotated[int, Field(ge=1, le=MAX_RESULTS)] = 50
+    offset: Annotated[int, Field(ge=0, le=MAX_OFFSET)] = 0
+    min_score: Annotated[float, Field(ge=-1, le=1)] | None = None
+
+
+class SearchHit(Answer):
+    """An image that was found."""
+
+    row: int
+    score: float = Field(description="Cosine similarity of the image and the query.")
+    key: str
+    caption: str = Field(description="First caption; empty if there is none.")
+    label: int | None = Field(description="Number of the class.")
+    class_name: str | None
+    width_pixels: int | None
+    height_pixels: int | None
+
+
+class SearchAnswer(Answer):
+    """Results of a query, the most similar first."""
+
+    results: list[SearchHit]
+    num_candidates: int = Field(description="Number of images that pass the filters.")
+    seconds: float
+
+
+Labels = Annotated[
+    list[Annotated[str, Field(min_length=1, max_length=200)]],
+    Field(min_length=1, max_length=MAX_LABELS),
+]
+
+
+class LabelsOfUpload(RequestBody):
+    """Classes to compare with an uploaded image."""
+
+    upload: Upload
+    labels: Labels | None = Field(None, description="Names; null for the classes of the data.")
+
+
+class LabelsOfRow(RequestBody):
+    """Classes to compare with an image of the collection."""
+
+    row: Row
+    labels: Labels | None = Field(None, description="Names; null for the classes of the data.")
+
+
+def _kind_of_image(value: Any) -> str:
+    kind = _kind(value)
+    return kind if kind == "row" else "upload"
+
+
+LabelsRequest = Annotated[
+    Annotated[LabelsOfUpload, Tag("upload")] | Annotated[LabelsOfRow, Tag("row")],
+    Discriminator(_kind_of_image),
+]
+
+
+class ScoredLabel(Answer):
+    """A class, compared with an image."""
+
+    name: str
+    score: float = Field(description="Probability among the labels, by the model's temperature.")
+    similarity: float = Field(description="Cosine similarity with the mean of the prompts.")
+
+
+class LabelsAnswer(Answer):
+    """The most probable classes of an image, the most probable first, at most 100."""
+
+    labels: list[ScoredLabel]
+
+
+class ImageAnswer(Answer):
+    """All that is known of an image."""
+
+    row: int
+    key: str
+    captions: list[str]
+    label: int | None
+    class_name: str | None
+    width_pixels: int | None
+    height_pixels: int | None
+    error: str | None = Field(description="Why the image has no embedding.")
+    columns: dict[str, Any] = Field(description="Values of the further columns.")
+    shard: str
+
+
+class ValueCount(Answer):
+    """A value of a column, and how many images have it."""
+
+    value: str | int | float | bool
+    count: int
+
+
+class ColumnAnswer(Answer):
+    """Content of a column."""
+
+    name: str
+    type: str
+    num_missing: int = Field(description="Number of images without a value.")
+    values: list[ValueCount] | None = Field(
+        description="The most frequent values, at most 100; null if nearly all values differ."
+    )
+    minimum: float | None = Field(description="Smallest number; null for texts.")
+    maximum: float | None = Field(description="Largest number; null for texts.")
+
+
+class MapAnswer(Answer):
+    """Positions of images on a plane, where similar images are next to each other."""
+
+    points: list[tuple[float, float, int, int | None]] = Field(
+        description="x and y from -1 to 1, row, number of the class."
+    )

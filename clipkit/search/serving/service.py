@@ -1,23 +1,187 @@
-"""What is served: a collection, its engine and its model."""
+"""What is served: a collection, its engine and its model, with what is kept between requests."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import Any, Final, final
 
-from clipkit.collection import Collection
+import numpy as np
+
+from clipkit.collection.info import CollectionInfo
+from clipkit.errors import ClipkitError, SampleError
+from clipkit.search.collection_map import MAX_POINTS, MapPoints, evenly_spread, map_collection
+from clipkit.search.query_parts import combined
+from clipkit.search.row_filter import RowFilter
+from clipkit.search.searcher import Searcher, SearchResult
+from clipkit.search.serving.column_facts import column_names, describe_column
+from clipkit.search.serving.decoding import thumbnail
+from clipkit.search.serving.embedder import Embedder, Vector
+from clipkit.search.serving.failures import HttpError
+from clipkit.search.serving.kept import LeastRecentlyUsed, SharedResults
+from clipkit.search.serving.labels import Labels
+from clipkit.search.serving.options import Limits
 from clipkit.search.serving.schemas import ColumnAnswer
+from clipkit.search.serving.uploads import Uploads
+from clipkit.search.serving.vector_search import VectorQuery, VectorSearch
+from clipkit.search.serving.work import WorkPool
+
+_KEPT_COLUMNS: Final = 64
+_KEPT_MAPS: Final = 4
+_MAP_SIZES: Final = (1000, 5000, MAX_POINTS)
 
 
-@dataclass(frozen=True, slots=True)
+@final
 class Service:
-    """A loaded collection.
+    """A loaded collection, for the routes.
 
     Args:
-        collection: The collection.
-        engine: Description of the search engine.
-        columns: Columns that filters may name.
+        searcher: Searches in the collection.
+        read_image: Reads the image file of a row.
+        limits: Bounds of memory and time.
     """
 
-    collection: Collection
-    engine: str
-    columns: list[ColumnAnswer]
+    def __init__(
+        self, searcher: Searcher, read_image: Callable[[int], bytes], limits: Limits
+    ) -> None:
+        self.searcher = searcher
+        self.collection = searcher.collection
+        self.info: CollectionInfo = searcher.collection.info
+        self.columns = column_names(searcher.collection)
+        self._read_image = read_image
+        self._limits = limits
+        self._images = WorkPool("images", limits.threads, limits.waiting)
+        self._tables = WorkPool("tables", limits.threads, limits.waiting)
+        self._slow = WorkPool("summaries", 1, limits.waiting)
+        self._search = VectorSearch(searcher, limits.waiting)
+        self._embedder = Embedder(searcher.encoder, limits.waiting)
+        self.uploads = Uploads(
+            searcher.encoder, self._embedder, self._images, limits.upload_pixels,
+            limits.kept_uploads,
+        )  # fmt: skip
+        scale = float(searcher.encoder.load().logit_scale.detach())
+        self.labels = Labels(self._embedder, self.info, scale)
+        self._thumbnails: LeastRecentlyUsed[tuple[int, int], bytes] = LeastRecentlyUsed(
+            limits.thumbnail_bytes, len
+        )
+        self._columns: SharedResults[str, ColumnAnswer] = SharedResults(_KEPT_COLUMNS)
+        self._maps: SharedResults[int, MapPoints] = SharedResults(_KEPT_MAPS)
+        facts = (str(self.collection.folder), self.info.model_hash, self.info.shards)
+        self.tag = hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
+
+    async def texts(self, texts: Sequence[str]) -> list[Vector]:
+        """Return the unit-norm embeddings of texts."""
+        return await self._embedder.texts(texts)
+
+    async def row_vector(self, row: int) -> Vector:
+        """Return the embedding of an image of the collection.
+
+        Raises:
+            HttpError: 404 if there is no such row, 422 if it has no embedding.
+        """
+        self.check_row(row)
+        if not self.searcher.masks.usable[row]:
+            raise HttpError(422, f"row: expected one with an embedding, got {row}, which has none")
+        rows = await self._tables.run(self.collection.images, np.array([row]))
+        vector: Vector = rows[0].astype(np.float32)
+        return vector
+
+    async def search(
+        self,
+        vectors: Sequence[Vector],
+        weights: Sequence[float],
+        filters: tuple[RowFilter, ...],
+        without: frozenset[int],
+        num_results: int,
+    ) -> SearchResult:
+        """Return the rows that are most similar to a weighted sum; see ``Searcher.search``.
+
+        Raises:
+            HttpError: 422 if a weight is 0; 503 if too many queries wait.
+            ConfigError: If the parts cancel each other, or a filter does not fit the collection.
+        """
+        if 0 in weights:
+            raise HttpError(422, "weight: expected a number other than 0, got 0; omit the part")
+        query = combined(np.stack(vectors), weights)
+        return await self._search.run(VectorQuery(query, filters, without, num_results))
+
+    async def records(
+        self, rows: Sequence[int], columns: Sequence[str] | None = None
+    ) -> list[dict[str, Any]]:
+        """Return the values of columns of some rows; see ``Searcher.records``."""
+        return await self._tables.run(self.searcher.records, rows, columns) if rows else []
+
+    async def column(self, name: str) -> ColumnAnswer:
+        """Return what a column holds.
+
+        Raises:
+            HttpError: 404 if there is no such column.
+        """
+        column = next((column for column in self.columns if column.name == name), None)
+        if column is None:
+            known = ", ".join(column.name for column in self.columns)
+            raise HttpError(404, f"column: expected one of {known}, got {name!r}")
+        return await self._columns.get(
+            name, lambda: self._slow.run(describe_column, self.collection, column)
+        )
+
+    async def map_points(self, num_points: int) -> MapPoints:
+        """Return positions of a sample of images, from the smallest map that has so many.
+
+        Maps are of a few sizes, since each is a file in the collection.
+        """
+        size = next(size for size in _MAP_SIZES if size >= num_points)
+        found = await self._maps.get(
+            size, lambda: self._slow.run(map_collection, self.collection, size)
+        )
+        kept = evenly_spread(len(found.rows), num_points)
+        return MapPoints(found.rows[kept], found.positions[kept], found.labels[kept])
+
+    async def image(self, row: int) -> bytes:
+        """Return the image file of a row, as it is in the shard.
+
+        Raises:
+            HttpError: 404 if there is no such row, or its file cannot be read.
+        """
+        self.check_row(row)
+        return await self._images.run(self._image, row)
+
+    async def thumbnail(self, row: int, longer_side: int) -> bytes:
+        """Return a small JPEG of the image of a row.
+
+        Raises:
+            HttpError: 404 if there is no such row, or its file cannot be read; 415 if it cannot be
+                decoded.
+        """
+        self.check_row(row)
+        kept = self._thumbnails.get((row, longer_side))
+        if kept is None:
+            kept = await self._images.run(self._thumbnail, row, longer_side)
+            self._thumbnails.put((row, longer_side), kept)
+        return kept
+
+    def check_row(self, row: int) -> None:
+        """Refuse a row that does not exist.
+
+        Raises:
+            HttpError: 404.
+        """
+        if not 0 <= row < len(self.collection):
+            raise HttpError(404, f"row: expected 0 to {len(self.collection) - 1}, got {row}")
+
+    def close(self) -> None:
+        """Drop the work that waits."""
+        for part in (self._images, self._tables, self._slow, self._search, self._embedder):
+            part.close()
+
+    def _image(self, row: int) -> bytes:
+        try:
+            return self._read_image(row)
+        except (ClipkitError, OSError) as error:
+            raise HttpError(404, f"image of row {row}: cannot be read: {error}") from error
+
+    def _thumbnail(self, row: int, longer_side: int) -> bytes:
+        try:
+            return thumbnail(self._image(row), longer_side, self._limits.upload_pixels)
+        except SampleError as error:
+            raise HttpError(415, f"image of row {row}: {error.reason}") from error

@@ -15,13 +15,13 @@ router = APIRouter(include_in_schema=False)
 
 
 @router.get("/")
-def get_page(request: Request) -> Response:
+async def get_page(request: Request) -> Response:
     """Return the page."""
     return page_file("index.html", request)
 
 
 @router.get("/static/{name}")
-def get_static_file(name: str, request: Request) -> Response:
+async def get_static_file(name: str, request: Request) -> Response:
     """Return a style sheet, a script or the icon of the page."""
     if name in ROOT_FILES or name not in page_files():
         raise HttpError(404, "no such file of the page")

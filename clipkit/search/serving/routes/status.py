@@ -12,6 +12,6 @@ router = APIRouter(prefix="/api")
 
 
 @router.get("/status", responses=documented())
-def get_status(loading: CurrentLoading) -> StatusAnswer:
+async def get_status(loading: CurrentLoading) -> StatusAnswer:
     """Return the state of the server; the only route that answers while it loads."""
     return loading.status()

@@ -1,1 +1,0 @@
-"""Filters that remove copies: equal files, images that look alike, similar embeddings."""

@@ -1,0 +1,93 @@
+"""``GET /api/images/...``: what is known of an image, its thumbnail, its file."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Path, Query, Request
+from fastapi.responses import Response
+
+from clipkit.search.serving.decoding import THUMBNAIL_SIZES, thumbnail_size
+from clipkit.search.serving.failures import HttpError, documented
+from clipkit.search.serving.image_types import IMAGE_TYPES, image_type
+from clipkit.search.serving.loading import CurrentService
+from clipkit.search.serving.schemas import MAX_ROW, ImageAnswer
+
+RowNumber = Annotated[int, Path(ge=0, le=MAX_ROW, description="Number of the image.")]
+_CACHED: Final = "private, no-cache"  # browsers keep it, and ask whether it has changed
+_NO_SCRIPTS: Final = "default-src 'none'; sandbox"
+_FACTS: Final = frozenset(
+    {"row", "key", "captions", "label", "class_name", "width_pixels", "height_pixels", "error"}
+)
+
+
+def _binary(*media_types: str) -> dict[int | str, dict[str, Any]]:
+    content = {name: {"schema": {"type": "string", "format": "binary"}} for name in media_types}
+    return {
+        200: {"content": content, "description": "The image."},
+        304: {"description": "The browser has the image: If-None-Match names its ETag."},
+    }
+
+
+router = APIRouter(prefix="/api/images")
+
+
+@router.get("/{row}", responses=documented(404, 422, 503))
+async def get_image(row: RowNumber, service: CurrentService) -> ImageAnswer:
+    """Return all that is known of an image."""
+    service.check_row(row)
+    record = (await service.records([row]))[0]
+    shard, _ = service.collection.locate(row)
+    return ImageAnswer(
+        **{name: record[name] for name in _FACTS - {"captions"}},
+        captions=record["captions"] or [],
+        columns={name: record[name] for name in service.info.columns},
+        shard=service.info.shards[shard].name,
+    )
+
+
+@router.get(
+    "/{row}/thumbnail",
+    response_class=Response,
+    responses={**documented(404, 415, 422, 503), **_binary("image/jpeg")},
+)
+async def get_thumbnail(
+    row: RowNumber,
+    service: CurrentService,
+    request: Request,
+    size_pixels: Annotated[
+        int,
+        Query(ge=1, le=THUMBNAIL_SIZES[-1], description="Longer side; rounded up to a few sizes."),
+    ] = 256,
+) -> Response:
+    """Return a small JPEG of an image."""
+    size = thumbnail_size(size_pixels)
+    headers = {"ETag": f'"{service.tag}-{row}-{size}"', "Cache-Control": _CACHED}
+    service.check_row(row)
+    if request.headers.get("if-none-match") == headers["ETag"]:
+        return Response(status_code=304, headers=headers)
+    return Response(await service.thumbnail(row, size), media_type="image/jpeg", headers=headers)
+
+
+@router.get(
+    "/{row}/file",
+    response_class=Response,
+    responses={
+        **documented(404, 415, 422, 503),
+        **_binary(*(each.media_type for each in IMAGE_TYPES)),
+    },
+)
+async def get_file(row: RowNumber, service: CurrentService, request: Request) -> Response:
+    """Return the original file of an image, if it is of a type that can hold no script."""
+    headers = {"ETag": f'"{service.tag}-{row}"', "Cache-Control": _CACHED}
+    service.check_row(row)
+    if request.headers.get("if-none-match") == headers["ETag"]:
+        return Response(status_code=304, headers=headers)
+    content = await service.image(row)
+    kind = image_type(content)
+    if kind is None:
+        names = ", ".join(each.name for each in IMAGE_TYPES)
+        raise HttpError(415, f"image of row {row}: expected {names}, got a file of no such type")
+    headers["Content-Disposition"] = f'inline; filename="{row}{kind.suffix}"'
+    headers["Content-Security-Policy"] = _NO_SCRIPTS
+    return Response(content, media_type=kind.media_type, headers=headers)
