@@ -7,10 +7,10 @@ from functools import cached_property
 from typing import Any, Final, final
 
 import numpy as np
-from jaxtyping import Float32, Int64
+from jaxtyping import Float16, Float32, Int64
 
 from clipkit.collection import Collection, ShardFiles
-from clipkit.curation.scores import shard_scores
+from clipkit.curation.scores import sample_scores
 
 OnRows = Callable[[int, int], None]
 """Called with the numbers of completed and of all rows, for a progress bar."""
@@ -20,6 +20,15 @@ EMBEDDING_ROWS: Final = 16_384
 
 def no_progress(done: int, total: int) -> None:
     """Show no progress."""
+
+
+def finite_rows(images: Float16[np.ndarray, "R D"]) -> Float32[np.ndarray, "R D"]:
+    """Return embeddings in float32; zeros, which are similar to nothing, in place of NaN rows."""
+    rows = images.astype(np.float32)
+    is_finite = np.isfinite(rows).all(axis=1)
+    if not is_finite.all():
+        rows[~is_finite] = 0.0
+    return rows
 
 
 @final
@@ -92,7 +101,7 @@ class Candidates:
             for first in range(0, len(positions), EMBEDDING_ROWS):
                 tile = positions[first : first + EMBEDDING_ROWS]
                 start = places.start + first
-                yield slice(start, start + len(tile)), images[tile].astype(np.float32)
+                yield slice(start, start + len(tile)), finite_rows(images[tile])
 
     @cached_property
     def scores(self) -> Float32[np.ndarray, " candidates"]:
@@ -103,7 +112,7 @@ class Candidates:
         """
         scores: Float32[np.ndarray, " candidates"] = np.empty(len(self), dtype=np.float32)
         for places, files, positions in self.shards():
-            scores[places] = shard_scores(files, positions)
+            scores[places] = sample_scores(files)[positions]
         return scores
 
     def some(self, places: np.ndarray) -> Candidates:

@@ -1,78 +1,52 @@
-"""Image-text scores: the cosine similarity of an image and its captions."""
+"""Image-text scores of samples: the mean cosine similarity of an image and its captions."""
 
 from __future__ import annotations
 
-from typing import Final
-
 import numpy as np
-from jaxtyping import Float16, Float32, Int64
+from jaxtyping import Float32, Int64
 
-from clipkit.collection import Collection, ShardFiles
-from clipkit.errors import ConfigError, DataError
-
-TILE_ROWS: Final = 8192
-"""Images that are compared with their captions at a time, which bounds the memory."""
+from clipkit.collection import Collection, ShardFiles, pair_scores
+from clipkit.errors import ConfigError
 
 
-def mean_scores(
-    images: Float16[np.ndarray, "N D"],
-    texts: Float16[np.ndarray, "M D"],
-    lengths: Int64[np.ndarray, " N"],
-) -> Float32[np.ndarray, " N"]:
-    """Return the mean cosine similarity of each image to its captions.
+def sample_scores(files: ShardFiles) -> Float32[np.ndarray, " N"]:
+    """Return the mean score of the captions of each sample of a shard.
 
     The mean, because training draws one of the captions per epoch: it is the expected score of the
     pair that is drawn.
 
     Args:
-        images: Unit-norm embeddings of the images.
-        texts: Unit-norm embeddings of the captions, image by image.
-        lengths: Number of captions of each image.
+        files: Files of the shard.
 
     Returns:
-        The scores; NaN for an image without captions.
-
-    Examples:
-        >>> images = np.array([[1, 0], [0, 1]], dtype=np.float16)
-        >>> texts = np.array([[1, 0], [0, 1], [0, 1]], dtype=np.float16)
-        >>> mean_scores(images, texts, np.array([2, 1]))
-        array([0.5, 1. ], dtype=float32)
-    """
-    owners = np.repeat(np.arange(len(images)), lengths)
-    products = np.einsum("md,md->m", images[owners].astype(np.float32), texts.astype(np.float32))
-    sums = np.bincount(owners, products.astype(np.float64), minlength=len(images))
-    scores = np.full(len(images), np.nan, dtype=np.float32)
-    np.divide(sums, lengths, out=scores, where=lengths > 0, casting="unsafe")
-    return scores
-
-
-def shard_scores(
-    files: ShardFiles, rows: Int64[np.ndarray, " R"] | None = None
-) -> Float32[np.ndarray, " R"]:
-    """Return the image-text scores of samples of a shard, tile by tile; see ``mean_scores``.
-
-    Args:
-        files: The files of the shard.
-        rows: Positions in the shard, in any order; None for all samples.
+        The scores; NaN for a sample without captions or without a finite embedding.
 
     Raises:
-        DataError: If a file is missing or damaged, or has not one text per caption.
+        DataError: If a file is missing or damaged.
     """
-    images, texts, starts = files.images(), files.texts(), files.text_starts()
-    if len(texts) != starts[-1]:
-        raise DataError(
-            f"shard {files.shard.name}: expected {starts[-1]} texts, one per caption, got "
-            f"{len(texts)}; embed the shard again"
-        )
-    rows = np.arange(len(images)) if rows is None else rows
-    scores = np.empty(len(rows), dtype=np.float32)
-    for first in range(0, len(rows), TILE_ROWS):
-        tile = rows[first : first + TILE_ROWS]
-        lengths = starts[tile + 1] - starts[tile]
-        before = np.repeat(np.cumsum(lengths) - lengths, lengths)
-        captions = np.repeat(starts[tile], lengths) + np.arange(lengths.sum()) - before
-        scores[first : first + len(tile)] = mean_scores(images[tile], texts[captions], lengths)
+    scores = means(pair_scores(files), np.diff(files.text_starts()))
+    scores[~np.isfinite(scores)] = np.nan
     return scores
+
+
+def means(
+    values: Float32[np.ndarray, " M"], lengths: Int64[np.ndarray, " N"]
+) -> Float32[np.ndarray, " N"]:
+    """Return the means of consecutive values; NaN for the mean of none.
+
+    Args:
+        values: The values.
+        lengths: How many values belong to each mean.
+
+    Examples:
+        >>> means(np.array([0.25, 0.75, 1], dtype=np.float32), np.array([2, 1]))
+        array([0.5, 1. ], dtype=float32)
+    """
+    owners = np.repeat(np.arange(len(lengths)), lengths)
+    sums = np.bincount(owners, values.astype(np.float64), minlength=len(lengths))
+    found = np.full(len(lengths), np.nan)
+    np.divide(sums, lengths, out=found, where=lengths > 0)
+    return found.astype(np.float32)
 
 
 def check_has_texts(collection: Collection, option: str) -> None:

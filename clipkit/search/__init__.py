@@ -5,6 +5,7 @@ from clipkit.search.exact_engine import ExactEngine
 from clipkit.search.query_parts import QueryPart
 from clipkit.search.row_filter import RowFilter
 from clipkit.search.searcher import Hit, Searcher, SearchResult
+from clipkit.search.thumbnails import small_jpeg
 
 __all__ = [
     "NO_ROW",
@@ -16,4 +17,5 @@ __all__ = [
     "SearchEngine",
     "SearchResult",
     "Searcher",
+    "small_jpeg",
 ]

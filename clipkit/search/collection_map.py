@@ -51,7 +51,7 @@ def map_collection(collection: Collection, num_points: int = 5000) -> MapPoints:
 
     Examples:
         >>> map_collection(Collection("collection")).positions.shape
-        (24, 2)
+        (8, 2)
     """
     rows = evenly_spread(len(collection), min(num_points, MAX_POINTS))
     embeddings = collection.images(rows)

@@ -50,7 +50,8 @@ def project(rows: Float[np.ndarray, "N D"], seed: int = 0) -> Positions:
         return np.stack([line, np.zeros(len(rows))], axis=1).astype(np.float32)
     rows = np.asarray(rows, dtype=np.float32)
     neighbours = nearest_neighbours(rows, min(NUM_NEIGHBOURS, len(rows) - 1))
-    return _fit_to_square(_optimise(_start(rows), neighbours, np.random.default_rng(seed)))
+    positions = _optimise(_start(rows), neighbours, np.random.default_rng(seed))
+    return _fit_to_square(_turned(positions))
 
 
 def nearest_neighbours(rows: Float32[np.ndarray, "N D"], num_neighbours: int) -> Neighbours:
@@ -112,6 +113,11 @@ def _optimise(
         np.clip(velocity, -_LARGEST_MOVE, _LARGEST_MOVE, out=velocity)
         positions = positions + velocity
     return positions
+
+
+def _turned(positions: Positions) -> Positions:
+    """Turn positions so that their largest variance is horizontal, as screens are."""
+    return _start(positions)
 
 
 def _fit_to_square(positions: Positions) -> Positions:

@@ -5,20 +5,18 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import itertools
-import json
 import os
 import sys
 from collections.abc import Callable
 from typing import Final
 
 from clipkit.atomic_files import write_json
-from clipkit.cli.arguments import add_outside_argument, add_trust_argument, given_path, given_text
+from clipkit.cli.arguments import add_outside_argument, given_path, given_text
 from clipkit.cli.outputs import check_output_file, check_output_folder
 from clipkit.cli.progress import progress_bar
-from clipkit.errors import ShardError
+from clipkit.cli.shards.stats import add_stats_options, run_stats
 
 _EXIT_BROKEN: Final = 1
-_MAX_TOKENS: Final = 100_000
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -43,16 +41,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     verify.add_argument(
         "--output", type=given_path, metavar="FILE.json", help="file for the result"
     )
-    stats = _add_reading(commands, "stats", "count samples, sizes, captions, labels", run_stats)
-    stats.add_argument(
-        "--output", type=given_path, metavar="DIR", help="folder for stats.json and stats.html"
+    stats = _add_reading(
+        commands,
+        "stats",
+        "count samples, sizes, captions, labels; with embeddings, describe what the data hold",
+        run_stats,
     )
-    stats.add_argument(
-        "--tokenizer",
-        default="open_clip:ViT-B-32",
-        help="tokenizer that counts the tokens of captions (default: open_clip:ViT-B-32)",
-    )
-    add_trust_argument(stats)
+    add_stats_options(stats)
 
 
 def _add_pack(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -185,28 +180,6 @@ def run_verify(args: argparse.Namespace) -> int:
     if args.output is not None:
         write_json(args.output, dataclasses.asdict(report))
     return _EXIT_BROKEN if report.faults else 0
-
-
-def run_stats(args: argparse.Namespace) -> int:
-    check_output_folder("--output", args.output, ["stats.json", "stats.html"])
-
-    from clipkit.cli.shards.page import write_page
-    from clipkit.data import collect_stats, tokenizer_from_name
-
-    tokenizer = tokenizer_from_name(args.tokenizer, context_length=_MAX_TOKENS)
-    with progress_bar("reading") as advance:
-        stats = collect_stats(args.urls, tokenizer, args.num_workers, advance)
-    if stats.num_samples == 0 and stats.faults:
-        raise ShardError(stats.faults[0].reason)
-    summary = {**stats.summary(), "tokenizer": args.tokenizer}
-    for fault in stats.faults:
-        _log(f"broken: {fault}")
-    print(json.dumps(summary, indent=1, ensure_ascii=False))
-    if args.output is not None:
-        write_json(args.output / "stats.json", summary)
-        write_page(args.output / "stats.html", stats, summary)
-        _log(f"page: {args.output / 'stats.html'}")
-    return _EXIT_BROKEN if stats.faults else 0
 
 
 def _log(text: str) -> None:

@@ -7,25 +7,40 @@ from pathlib import Path
 from typing import Any
 
 from clipkit.atomic_files import write_text
+from clipkit.curation.overview import DataPage
 from clipkit.data import ShardStats
 from clipkit.evaluation.report.rendering import render
 from clipkit.evaluation.report.sections.charts import bar_plot
 
 
-def write_page(path: Path, stats: ShardStats, summary: Mapping[str, Any]) -> None:
-    """Write the page of statistics."""
+def write_page(
+    path: Path, stats: ShardStats, summary: Mapping[str, Any], data: DataPage | None = None
+) -> None:
+    """Write the page of statistics.
+
+    Args:
+        path: Path of the page.
+        stats: Statistics of the shards.
+        summary: Their summary.
+        data: What the images and captions are; None without embeddings.
+    """
     charts = {
         "Image width, pixels": stats.widths,
         "Image height, pixels": stats.heights,
         "Caption length, tokens": stats.caption_lengths,
         "Class of labelled samples": list(stats.labels.elements()),
     }
-    write_text(path, render_page(summary, charts))
+    write_text(path, render_page(summary, charts, data))
 
 
-def render_page(summary: Mapping[str, Any], charts: Mapping[str, Sequence[int]]) -> str:
+def render_page(
+    summary: Mapping[str, Any],
+    charts: Mapping[str, Sequence[int]],
+    data: DataPage | None = None,
+) -> str:
     """Render the page as text."""
     context = {
+        "data": data,
         "numbers": {name.replace("_", " "): _shown(value) for name, value in summary.items()},
         "plots": [bar_plot(title, values) for title, values in charts.items() if values],
         "without_values": [title for title, values in charts.items() if not values],

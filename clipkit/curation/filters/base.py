@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int64
 
 from clipkit.curation.candidates import Candidates
 
-NOT_A_COPY = -1
+NOT_A_COPY: Final = -1
 """``Decision.copy_of`` of a candidate that is kept."""
 
 
@@ -35,7 +36,10 @@ class Decision:
         limits: The values at which candidates are separated, in ascending order.
         copy_of: Row of the kept sample that each removed candidate is a copy of, and
             ``NOT_A_COPY`` for others; None if the filter does not look for copies.
-        copies_from: Name of the other collection that ``copy_of`` numbers; "" for the same one.
+        nearest: Row of the most similar sample that each candidate was compared with, and
+            ``NOT_A_COPY`` without one; None if there is no such sample.
+        copies_from: Folder of the other collection whose rows ``copy_of`` and ``nearest`` are; ""
+            for the same one.
         groups: Groups that were balanced, the largest first.
         notes: Sentences about the decision, such as limits of a search.
     """
@@ -45,6 +49,7 @@ class Decision:
     measure: str = ""
     limits: tuple[float, ...] = ()
     copy_of: Int64[np.ndarray, " candidates"] | None = None
+    nearest: Int64[np.ndarray, " candidates"] | None = None
     copies_from: str = ""
     groups: tuple[GroupCount, ...] = ()
     notes: tuple[str, ...] = ()

@@ -4,8 +4,9 @@ const MARGIN_PIXELS = 24;
 const MAX_ZOOM = 200;
 
 export class Camera {
-  /** Width and height are those of the canvas, in CSS pixels. */
-  constructor(width, height) {
+  /** Width and height are those of the canvas, in CSS pixels; reach is the farthest x and y. */
+  constructor(width, height, reach = [1, 1]) {
+    this.reach = reach;
     this.resize(width, height);
     this.showAll();
   }
@@ -15,7 +16,8 @@ export class Camera {
     this.offsetX = (this.offsetX ?? 0) + (width - (this.width ?? width)) / 2;
     this.offsetY = (this.offsetY ?? 0) + (height - (this.height ?? height)) / 2;
     [this.width, this.height] = [width, height];
-    this.unit = Math.max(10, Math.min(width, height) / 2 - MARGIN_PIXELS);
+    const fits = [width, height].map((size, axis) => (size / 2 - MARGIN_PIXELS) / this.reach[axis]);
+    this.unit = Math.max(10, Math.min(...fits));
   }
 
   showAll() {

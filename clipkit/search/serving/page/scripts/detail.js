@@ -9,7 +9,6 @@ import { onChange, state, update } from "./state.js";
 import { whenReady } from "./status.js";
 import { previewOf } from "./upload.js";
 
-const HIDDEN = new Set(["captions", "key", "label", "width_pixels", "height_pixels", "error"]);
 let wasOpenedHere = false; // so that closing is a step back in the history
 let request = null;
 
@@ -118,16 +117,17 @@ function fill(side, row, record, status) {
 }
 
 function facts(row, record) {
-  const { width_pixels: width, height_pixels: height } = record.columns ?? record;
+  const { width_pixels: width, height_pixels: height } = record;
   const list = make("dl", { className: "facts" });
   const add = (name, ...value) => list.append(make("div", {}, make("dt", {}, name), make("dd", {}, ...value)));
   add("Key", make("code", {}, record.key), copyButton(record.key));
   if (record.label !== null && record.label !== undefined) add("Class", record.class_name ?? record.label);
   if (width && height) add("Size", `${width} × ${height} pixels`);
-  for (const [name, value] of Object.entries(record.columns ?? {})) {
-    if (!HIDDEN.has(name) && value !== null) add(columnName(name), asText(value));
+  for (const [name, value] of Object.entries(record.columns)) {
+    if (value !== null) add(columnName(name), asText(value));
   }
-  add("Shard", make("code", {}, typeof record.shard === "object" ? record.shard.name : record.shard));
+  if (record.error) add("Error", record.error);
+  add("Shard", make("code", {}, record.shard));
   add("Row", row);
   return list;
 }

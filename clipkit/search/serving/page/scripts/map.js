@@ -75,8 +75,12 @@ function setPoints(points) {
   if (hasRest && frequent.length) entries.push(["other", scene.points.filter(({ colour }) => colour === rest).length]);
   one("#legend").replaceChildren(...entries.map(([name, count], number) => legendEntry(name, count, number, number === rest)));
   readColours();
+  scene.camera = null;
   resize();
 }
+
+/** Return the farthest x and y of the points. */
+const reach = () => ["x", "y"].map((axis) => Math.max(0.1, ...scene.points.map((point) => Math.abs(point[axis]))));
 
 const isClass = (label) => label !== null && label !== undefined && label >= 0;
 const nameOf = (label) => (isClass(label) ? names?.[label] || `class ${label}` : "");
@@ -107,7 +111,7 @@ function resize() {
   const { width, height } = plane.getBoundingClientRect();
   if (!width || !height) return;
   if (scene.camera) scene.camera.resize(width, height);
-  else scene.camera = new Camera(width, height);
+  else scene.camera = new Camera(width, height, reach());
   drawing.resize(width, height);
   redraw();
 }

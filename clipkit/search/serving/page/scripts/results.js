@@ -8,6 +8,7 @@ import { showNoResults, showStart } from "./start.js";
 import { whenReady } from "./status.js";
 
 const PAGE_SIZE = 48;
+const MAX_RESULTS = 96_000; // the server's largest offset is 99,000
 const results = { hits: [], isComplete: true, request: null };
 const listeners = [];
 
@@ -71,7 +72,7 @@ async function fetchPage(offset) {
     if (results.request !== controller) return;
     results.request = null;
     const hits = offset ? [...results.hits, ...answer.results] : answer.results;
-    const isComplete = answer.results.length < PAGE_SIZE || hits.length >= answer.num_candidates;
+    const isComplete = answer.results.length < PAGE_SIZE || hits.length >= Math.min(answer.num_candidates, MAX_RESULTS);
     showHits(hits, isComplete, offset);
     if (offset === 0) showSummary(answer);
     else announce(`${formatNumber(hits.length)} results are shown`);
@@ -147,7 +148,7 @@ export function frame(row, alt, sizePixels = 256) {
   image.addEventListener("load", () => {
     const ratio = image.naturalWidth / image.naturalHeight;
     // Photographs fill the square; long and small images are shown in full.
-    box.classList.toggle("fill", ratio > 0.6 && ratio < 1.67 && ratio !== 1);
+    box.classList.toggle("fill", ratio > 0.6 && ratio < 1.67);
     box.classList.add("loaded");
   });
   image.addEventListener("error", () => box.replaceChildren(make("span", { className: "broken" }, "This image cannot be read.")));

@@ -1,0 +1,1 @@
+"""Filters that remove copies: equal files, images that look alike, similar embeddings."""

@@ -1,0 +1,56 @@
+"""A filter by the hash of the image's file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+from jaxtyping import Bool, UInt8
+
+from clipkit.curation.candidates import Candidates
+from clipkit.curation.filters.base import NOT_A_COPY, Decision, Filter
+from clipkit.curation.filters.copies.arrow_bytes import fixed_bytes
+from clipkit.curation.filters.copies.preference import (
+    copies_of_equal,
+    preference,
+    shown_counts,
+)
+
+_HASH_BYTES = 32
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class FileDuplicateFilter(Filter):
+    """Keeps one of the samples whose image files are equal, byte by byte (SHA-256).
+
+    Of several copies, the image with the most pixels is kept, then the best score, then the first
+    row. An image without a hash is kept.
+    """
+
+    @property
+    def description(self) -> str:
+        """What is kept."""
+        return "one of equal image files"
+
+    def decide(self, candidates: Candidates) -> Decision:
+        """Remove copies of files."""
+        hashes, is_known = _hashes(candidates)
+        places = np.flatnonzero(is_known)
+        rank = preference(candidates)[places]
+        copies = copies_of_equal(hashes[places].view("<u8"), rank)
+        copy_of = np.full(len(candidates), NOT_A_COPY, dtype=np.int64)
+        is_copy = copies != NOT_A_COPY
+        copy_of[places[is_copy]] = candidates.rows[places[copies[is_copy]]]
+        return Decision(copy_of != NOT_A_COPY, copy_of=copy_of, notes=(shown_counts(copy_of),))
+
+
+def _hashes(
+    candidates: Candidates,
+) -> tuple[UInt8[np.ndarray, "candidates 32"], Bool[np.ndarray, " candidates"]]:
+    hashes = np.zeros((len(candidates), _HASH_BYTES), dtype=np.uint8)
+    is_known = np.zeros(len(candidates), dtype=np.bool_)
+    for places, table in candidates.tables(["image_sha256"]):
+        hashes[places], is_known[places] = fixed_bytes(table.column("image_sha256"), _HASH_BYTES)
+    return hashes, is_known
