@@ -82,7 +82,7 @@ def open_source(
     if (address := hub_address(source)) is not None:
         files, versions = download_parquet(address)
         root, table = images or files[0].parent, open_parts(files, versions)
-        opened = source_of_table(Table(table, root, class_names, columns))
+        opened = source_of_table(Table.of(table, root, class_names, columns))
     else:
         path = Path(source)
         root = images or (path if path.is_dir() else path.parent)
@@ -98,7 +98,7 @@ def _open_path(
     path: Path, root: Path, class_names: Sequence[str] | None, columns: TableColumns
 ) -> Source:
     if is_pattern(path):
-        return source_of_table(Table(open_parts(matches_of(path)), root, class_names, columns))
+        return source_of_table(Table.of(open_parts(matches_of(path)), root, class_names, columns))
     if not path.exists():
         raise DataError(f"{path}: no such file or folder")
     if not path.is_dir():
@@ -132,7 +132,7 @@ def source_of_dataset(
     check_dataset(dataset)
     root = images or Path.cwd()
     rows = DatasetRows(dataset)
-    opened = source_of_table(Table([rows], root, class_names, columns))
+    opened = source_of_table(Table.of([rows], root, class_names, columns))
     if not allow_outside:
         refuse_outside((file for item in opened.items for file in item.files), root, rows.where)
     return opened
@@ -176,7 +176,7 @@ def _from_parts(
 ) -> Source:
     if parts[0].suffix.lower() == ".json":
         return _from_coco(parts[0], root)
-    return source_of_table(Table(open_parts(parts), root, class_names, columns))
+    return source_of_table(Table.of(open_parts(parts), root, class_names, columns))
 
 
 def _from_class_folders(

@@ -53,7 +53,8 @@ class ArrowColumns:
         self, batch: Any, images: Sequence[str], first: int, embedded: Sequence[str]
     ) -> Iterator[dict[str, Any]]:
         """Convert a batch; ``first`` is the number of its first row in the table."""
-        columns = {name: batch.column(name).to_pylist() for name in self.plain}
+        read = [name for name in self.plain if name in batch.schema.names]
+        columns = {name: batch.column(name).to_pylist() for name in read}
         for name in images:
             columns[name] = self._cells(batch, name, name in embedded)
         for number in range(batch.num_rows):

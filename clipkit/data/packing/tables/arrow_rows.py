@@ -7,6 +7,7 @@ import hashlib
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final, Protocol, final
 
@@ -14,7 +15,7 @@ import numpy as np
 
 from clipkit.data.packing.items import state_of
 from clipkit.data.packing.tables.arrow_columns import ArrowColumns
-from clipkit.data.packing.tables.row_files import TableRows, refuse_twins
+from clipkit.data.packing.tables.row_files import RowSpan, TableRows, refuse_twins
 from clipkit.errors import DataError
 
 _ROWS_PER_BATCH: Final = 4096
@@ -46,20 +47,26 @@ class ParquetRows(TableRows):
         self.columns = self._content.names
         refuse_twins(self.where, self.columns)
 
-    def rows(self, images: Sequence[str]) -> Iterator[dict[str, Any]]:
+    def rows(self, images: Sequence[str], span: RowSpan = RowSpan()) -> Iterator[dict[str, Any]]:
         """See ``TableRows.rows``."""
         content = self._content
         content.check_images(self.where, images)
-        stored = [name for name in images if name in content.with_bytes]
+        needed = content.names if span.columns is None else span.columns
+        stored = [name for name in images if name in content.with_bytes and name in needed]
         # Where every image is embedded, only the paths are read.
         embedded = [name for name in stored if name in self._embedded]
         leaves = [f"{name}.path" for name in embedded if name in content.with_paths]
         uncertain = [name for name in stored if name not in embedded]
         size = _IMAGES_PER_BATCH if uncertain else _ROWS_PER_BATCH
-        first = 0
+        plain = [name for name in content.plain if name in needed]
         with _open_parquet(self._path) as file:
-            for batch in file.iter_batches(size, columns=[*content.plain, *leaves, *uncertain]):
-                yield from content.rows(batch, stored, first, embedded)
+            groups, first = _groups_within(file.metadata, span)
+            columns = [*plain, *leaves, *uncertain]
+            for batch in file.iter_batches(size, row_groups=groups, columns=columns):
+                start = max(0, span.start - first)
+                stop = batch.num_rows if span.stop is None else max(0, span.stop - first)
+                part = batch.slice(start, max(0, stop - start))
+                yield from content.rows(part, stored, first + start, embedded)
                 first += batch.num_rows
 
     def image(self, column: str, row: int) -> bytes | None:
@@ -114,10 +121,13 @@ class DatasetRows(TableRows):
         self._content = ArrowColumns(first.schema)
         self.columns = self._content.names
 
-    def rows(self, images: Sequence[str]) -> Iterator[dict[str, Any]]:
+    def rows(self, images: Sequence[str], span: RowSpan = RowSpan()) -> Iterator[dict[str, Any]]:
         """See ``TableRows.rows``."""
         self._content.check_images(self.where, images)
         stored = [name for name in images if name in self._content.with_bytes]
+        yield from islice(self._all(stored), span.start, span.stop)
+
+    def _all(self, stored: Sequence[str]) -> Iterator[dict[str, Any]]:
         first = 0
         for table in self._dataset.iter(_ROWS_PER_BATCH):
             for batch in table.to_batches():
@@ -188,6 +198,15 @@ def _all_embedded(metadata: Any, column: str) -> bool:
                 if known is None or not known.has_null_count or known.null_count:
                     return False
     return True
+
+
+def _groups_within(metadata: Any, span: RowSpan) -> tuple[list[int], int]:
+    """Return the row groups that have rows of a span, and the first row of the first of them."""
+    sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+    ends = np.cumsum(sizes, dtype=np.int64)
+    stop = metadata.num_rows if span.stop is None else span.stop
+    inside = np.flatnonzero((ends > span.start) & (ends - sizes < stop)).tolist()
+    return inside, int(ends[inside[0]] - sizes[inside[0]]) if inside else 0
 
 
 @contextmanager

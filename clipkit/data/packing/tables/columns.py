@@ -25,6 +25,7 @@ _URL_COLUMNS: Final = ("url", "image_url", "coco_url", "img_url")
 _NUMBERED_CAPTION: Final = re.compile(r"(caption|text)[ _-]?\d+")
 _TEXTS_OF_OBJECTS: Final = ("raw", "caption", "text")
 _LISTED: Final = frozenset({"captions", "sentences", "raw"})
+STATUS_COLUMN: Final = "status"
 _FAILED_DOWNLOADS: Final = frozenset({"failed_to_download", "failed_to_resize"})
 
 
@@ -119,7 +120,7 @@ def member_of(column: str) -> str:
 
 def is_failed_download(row: Mapping[str, Any]) -> bool:
     """Return whether img2dataset recorded that it has no image for this row."""
-    return row.get("status") in _FAILED_DOWNLOADS
+    return row.get(STATUS_COLUMN) in _FAILED_DOWNLOADS
 
 
 def one_line(text: str) -> str:

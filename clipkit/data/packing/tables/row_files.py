@@ -8,6 +8,8 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final, TextIO, final
 
@@ -15,6 +17,21 @@ from clipkit.errors import DataError
 
 TABLE_SUFFIXES: Final = (".csv", ".tsv", ".parquet")
 _CSV_LIMIT: Final = min(sys.maxsize, 2**31 - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class RowSpan:
+    """Rows and columns of a table that are read.
+
+    Args:
+        start: First row.
+        stop: Row after the last one; None for all rows.
+        columns: Columns that are needed; others may be left out. None for all.
+    """
+
+    start: int = 0
+    stop: int | None = None
+    columns: Sequence[str] | None = None
 
 
 class TableRows(ABC):
@@ -29,11 +46,12 @@ class TableRows(ABC):
     columns: Sequence[str]
 
     @abstractmethod
-    def rows(self, images: Sequence[str]) -> Iterator[dict[str, Any]]:
-        """Yield all rows, without the bytes of images.
+    def rows(self, images: Sequence[str], span: RowSpan = RowSpan()) -> Iterator[dict[str, Any]]:
+        """Yield rows, without the bytes of images.
 
         Args:
             images: Columns with images.
+            span: Rows and columns to be read.
 
         Returns:
             Values by column. An image is the name of its file, or a dict with its ``path`` if its
@@ -70,13 +88,18 @@ class CsvRows(TableRows):
             self.columns = [name.strip() for name in names] if self._delimiter == "|" else names
         refuse_twins(self.where, self.columns)
 
-    def rows(self, images: Sequence[str]) -> Iterator[dict[str, Any]]:  # noqa: ARG002
+    def rows(
+        self,
+        images: Sequence[str],  # noqa: ARG002
+        span: RowSpan = RowSpan(),
+    ) -> Iterator[dict[str, Any]]:
         """See ``TableRows.rows``."""
         with _open_csv(self._path) as file:
             reader = csv.reader(file, delimiter=self._delimiter, strict=True)
             next(reader, None)
             cells: list[str]
-            for at, cells in enumerate((row for row in reader if row), start=1):
+            filled = islice((row for row in reader if row), span.start, span.stop)
+            for at, cells in enumerate(filled, start=span.start + 1):
                 if len(cells) != len(self.columns):
                     raise DataError(
                         f"{self.where}: row {at} has another number of columns than the header: "

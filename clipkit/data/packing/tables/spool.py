@@ -10,7 +10,7 @@ from array import array
 from typing import Any, final
 
 import numpy as np
-from jaxtyping import UInt64
+from jaxtyping import Int64, UInt64
 
 
 @final
@@ -18,9 +18,13 @@ class RowSpool:
     """Rows that are appended once and then read in any order; safe for threads.
 
     A row in memory costs 8 bytes. The file has no name, so that it vanishes with the process.
+
+    Args:
+        numbers: Numbers of the rows that will be appended, ascending; None for 0, 1, 2, ...
     """
 
-    def __init__(self) -> None:
+    def __init__(self, numbers: Int64[np.ndarray, " rows"] | None = None) -> None:
+        self._numbers = numbers
         self._file = tempfile.TemporaryFile(prefix="clipkit-rows-")  # noqa: SIM115
         self._ends = array("q", [0])
 
@@ -36,6 +40,10 @@ class RowSpool:
 
     def read(self, number: int) -> Any:
         """Return a row."""
+        if self._numbers is not None:
+            place = int(np.searchsorted(self._numbers, number))
+            assert self._numbers[place] == number, f"row {number} was not stored"
+            number = place
         start, end = self._ends[number], self._ends[number + 1]
         data = os.pread(self._file.fileno(), end - start, start)
         return json.loads(data.decode("utf-8", "surrogatepass"))
@@ -88,3 +96,27 @@ class RowGroups:
             return [group]
         rows: list[int] = self._order[self._starts[group] : self._ends[group]].tolist()
         return rows
+
+    def rows_of(self, groups: range) -> Int64[np.ndarray, " rows"]:
+        """Return the numbers of the rows of consecutive groups, ascending."""
+        if self._order is None:
+            return np.arange(groups.start, groups.stop, dtype=np.int64)
+        spans = zip(
+            self._starts[groups.start : groups.stop], self._ends[groups.start :], strict=False
+        )
+        parts = [self._order[start:end] for start, end in spans]
+        return np.sort(np.concatenate([np.empty(0, dtype=np.int64), *parts])).astype(np.int64)
+
+    def mixed(self, values: np.ndarray) -> list[int]:
+        """Return the groups whose rows have different values.
+
+        Args:
+            values: A value for each row.
+        """
+        if self._order is None:
+            return []
+        ordered = values[self._order]
+        differs = np.concatenate([[0], np.cumsum(ordered[1:] != ordered[:-1])])
+        changes = differs[self._ends.astype(np.int64) - 1] - differs[self._starts]
+        mixed: list[int] = np.flatnonzero(changes).tolist()
+        return mixed

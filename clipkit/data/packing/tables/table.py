@@ -3,35 +3,19 @@
 from __future__ import annotations
 
 import json
-import logging
-from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, final, overload
+from typing import Any, Self, final, overload
 
-import numpy as np
-
-from clipkit.data.packing.class_numbers import ClassNumbers
-from clipkit.data.packing.classes import CLASSES_COLUMNS, Classes, ClassLists
 from clipkit.data.packing.images import member_extension
 from clipkit.data.packing.items import Item, read_image_file, state_of
-from clipkit.data.packing.labels import ColumnKinds, RowClass, RowClasses, Spellings, is_missing
-from clipkit.data.packing.tables.columns import (
-    TableColumns,
-    captions_in,
-    is_failed_download,
-    member_of,
-    used_columns,
-)
+from clipkit.data.packing.labels import is_missing
+from clipkit.data.packing.tables.columns import TableColumns, captions_in, member_of
 from clipkit.data.packing.tables.row_files import TableRows
-from clipkit.data.packing.tables.spool import RowGroups, RowSpool, name_hash
-from clipkit.errors import DataError, SampleError
-
-_LOG: Final = logging.getLogger(__name__)
-_NO_CLASS: Final = RowClass(None, None, 0)
-Record = tuple[int, int, dict[str, Any]]
-"""Number of the part, number of the row in messages, and values by column."""
+from clipkit.data.packing.tables.spool import RowSpool
+from clipkit.data.packing.tables.survey import Record, TableSurvey, has_lists, shown_name
+from clipkit.errors import SampleError
 
 
 @final
@@ -49,43 +33,61 @@ class Table(Sequence["TableItem"]):
     same way, and are stored as the list ``labels`` in the JSON; their names are the caption.
 
     Args:
-        parts: Files of the table, in order; all have the same columns.
+        survey: The images and classes of the complete table.
         root: Folder that names of images are relative to.
-        class_names: Names in the order of class numbers; None for the numbers of the table.
-        columns: Columns that the user named.
+        rows: The rows of all images, or of those that are read.
 
     Attributes:
         class_names: Name of each class by its number, empty for a number without a name; empty if
             the table has no names.
         has_own_numbers: Whether class numbers are in the table, not derived from the names.
-
-    Raises:
-        DataError: If the table is damaged, lacks a column, or contradicts itself.
     """
 
-    def __init__(
-        self,
+    def __init__(self, survey: TableSurvey, root: Path, rows: RowSpool) -> None:
+        self.root = root
+        self.parts = survey.parts
+        self.columns = survey.columns
+        self._survey = survey
+        self._rows = rows
+        self._numbers = survey.numbers
+        self.class_names = survey.numbers.names
+        self.has_own_numbers = survey.numbers.are_given
+
+    @classmethod
+    def of(
+        cls,
         parts: Sequence[TableRows],
         root: Path,
         class_names: Sequence[str] | None = None,
         columns: TableColumns = TableColumns(),
-    ) -> None:
-        self.root = root
-        self.parts = tuple(parts)
-        where = parts[0].where
-        self.columns = used_columns(where, parts[0].columns, columns)
-        self._where = where
-        spellings, kinds = Spellings(where), ColumnKinds(where)
-        self._single = RowClasses(where, spellings, kinds)
-        self._several = ClassLists(where, spellings, kinds)
-        self._rows = RowSpool()
-        self._groups = RowGroups(self._read())
-        self._numbers = self._number_classes(class_names)
-        self.class_names = self._numbers.names
-        self.has_own_numbers = self._numbers.are_given
+    ) -> Self:
+        """Read a complete table.
+
+        Args:
+            parts: Files of the table, in order; all have the same columns.
+            root: Folder that names of images are relative to.
+            class_names: Names in the order of class numbers; None for the numbers of the table.
+            columns: Columns that the user named.
+
+        Raises:
+            DataError: If the table is damaged, lacks a column, or contradicts itself.
+        """
+        rows = RowSpool()
+        return cls(TableSurvey(parts, class_names, columns, rows), root, rows)
+
+    @classmethod
+    def of_images(cls, survey: TableSurvey, root: Path, images: range) -> Self:
+        """Read the rows of consecutive images only; no other image of the table can be read.
+
+        Args:
+            survey: The complete table.
+            root: Folder that names of images are relative to.
+            images: Numbers of the images.
+        """
+        return cls(survey, root, survey.spool(survey.groups.rows_of(images)))
 
     def __len__(self) -> int:
-        return len(self._groups)
+        return len(self._survey.groups)
 
     @overload
     def __getitem__(self, number: int) -> TableItem: ...
@@ -101,88 +103,24 @@ class Table(Sequence["TableItem"]):
 
     def records(self, number: int) -> list[Record]:
         """Return the rows of an image."""
-        return [tuple(self._rows.read(row)) for row in self._groups.rows(number)]
+        return [tuple(self._rows.read(row)) for row in self._survey.groups.rows(number)]
 
     def texts(self, records: Sequence[Record]) -> dict[str, bytes]:
         """Return captions, one per line as in CLIP_benchmark; the class; all columns as JSON."""
-        row = {name: _named(value) for name, value in records[0][2].items()}
+        row = {name: shown_name(value) for name, value in records[0][2].items()}
         captions = [text for _, _, r in records for text in captions_in(r, self.columns.captions)]
-        own, listed = self._classes(records)
+        own, listed = self._survey.classes(records)
         label = self._numbers.of_row(own)
         classes = None if listed is None else self._numbers.of_list(listed)
         numbers = [label] if label is not None else classes or []
         captions = captions or [name for name in (self._numbers.caption(numbers),) if name]
-        if any(column in row for column in CLASSES_COLUMNS):
+        if has_lists(row):
             row = {**row, "labels": classes}
         texts = {
             "txt": "\n".join(captions).encode(),
             "json": as_json({**row, "captions": captions}),
         }
         return texts if label is None else {**texts, "cls": str(label).encode()}
-
-    def _read(self) -> np.ndarray:
-        """Store all rows, and return the hashes of their images."""
-        hashes = array("Q")
-        num_failed = 0
-        for number, part in enumerate(self.parts):
-            if part.columns != self.parts[0].columns:
-                raise DataError(
-                    f"{part.where}: expected the columns of {self._where} "
-                    f"({', '.join(self.parts[0].columns)}), got {', '.join(part.columns)}"
-                )
-            for at, row in enumerate(part.rows(self.columns.images), start=1):
-                name = row[self.columns.images[0]]
-                if is_missing(name) and is_failed_download(row):
-                    num_failed += 1
-                    continue
-                self._check(part, at, row)
-                hashes.append(name_hash(f"{number} {at}" if isinstance(name, dict) else str(name)))
-                self._rows.append((number, at, row))
-        self._rows.close_writing()
-        if num_failed:
-            _LOG.warning("%s: skipped %d rows of failed downloads", self._where, num_failed)
-        return np.frombuffer(hashes, dtype=np.uint64)
-
-    def _check(self, part: TableRows, at: int, row: Mapping[str, Any]) -> None:
-        if is_missing(row[self.columns.images[0]]):
-            raise DataError(f"{part.where}: row {at} names no image")
-        if self.columns.has_classes:
-            self._single.read(row, at)
-            self._several.read(row, at)
-
-    def _number_classes(self, class_names: Sequence[str] | None) -> ClassNumbers:
-        """Assign numbers to the classes of all images."""
-        rows: dict[tuple[int | None, str | None], RowClass] = {}
-        names: dict[str, None] = {}
-        numbers: dict[int, None] = {}
-        if self.columns.has_classes:
-            for item in range(len(self)):
-                own, listed = self._classes(self.records(item))
-                rows.setdefault((own.number, own.name), own)
-                for each in listed or []:
-                    if isinstance(each, int):
-                        numbers[each] = None
-                    else:
-                        names[each] = None
-        lists: list[Classes] = [list(numbers), list(names)]
-        return ClassNumbers.of(self._where, list(rows.values()), lists, class_names)
-
-    def _classes(self, records: Sequence[Record]) -> tuple[RowClass, Classes | None]:
-        """Return the class of an image, and its list of classes."""
-        if not self.columns.has_classes:
-            return _NO_CLASS, None
-        own: RowClass | None = None
-        lists: list[Any] = []
-        listed = False
-        for number, at, row in records:
-            found = self._single.read(row, at)
-            name = row[self.columns.images[0]]
-            where = f"{self.parts[number].where}: {_named(name)}"
-            own = found if own is None else own.joined(found, where)
-            some = self._several.read(row, at)
-            listed = listed or some is not None
-            lists += some or []
-        return own or _NO_CLASS, lists if listed else None
 
 
 @final
@@ -278,8 +216,3 @@ class _StoredImage:
 def as_json(value: Mapping[str, Any]) -> bytes:
     """Return JSON whose bytes depend only on the content."""
     return json.dumps(value, ensure_ascii=False, sort_keys=True, default=str).encode()
-
-
-def _named(value: Any) -> Any:
-    """Return the name of an image in the table instead of its position."""
-    return value["path"] if isinstance(value, dict) and value.keys() == {"row", "path"} else value

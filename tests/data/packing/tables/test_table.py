@@ -16,7 +16,7 @@ class Content:
     """Texts of the images of a table by name, and its classes."""
 
     def __init__(self, path: Path, names=None) -> None:
-        table = Table(open_parts([path]), path.parent, names)
+        table = Table.of(open_parts([path]), path.parent, names)
         self.class_names = table.class_names
         self.has_own_numbers = table.has_own_numbers
         self.samples = {item.files[0].name: item.texts() for item in table}
