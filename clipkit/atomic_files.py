@@ -99,6 +99,33 @@ def write_json(path: Path | str, content: Any) -> None:
     write_bytes(path, f"{text}\n".encode(errors="backslashreplace"))
 
 
+def write_json_once(path: Path | str, content: Any) -> bool:
+    """Write JSON unless the file exists; of several processes at the same time, one does.
+
+    Returns:
+        Whether this call wrote the file.
+
+    Examples:
+        >>> write_json_once("runs/claim.json", {"rank": 0}), write_json_once("runs/claim.json", {})
+        (True, False)
+    """
+    path = Path(path)
+    complete = temporary_path(path)
+    try:
+        write_json(complete, content)
+        try:
+            os.link(complete, path)
+        except FileExistsError:
+            return False
+        except OSError:  # no hard links, as on some network and object file systems
+            if path.exists():
+                return False
+            complete.replace(path)
+        return True
+    finally:
+        complete.unlink(missing_ok=True)
+
+
 def put_in_place(complete: Path, target: Path) -> None:
     """Rename a complete file or folder so that it takes the place of another one.
 

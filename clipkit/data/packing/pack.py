@@ -2,37 +2,23 @@
 
 from __future__ import annotations
 
-import io
 import json
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
-from typing import Final, final
+from typing import Any, Final
 
-from PIL import Image
-
-from clipkit.atomic_files import write_json, write_text
-from clipkit.data.images.formats import (
-    DEFAULT_MAX_PIXELS,
-    IMAGE_EXTENSIONS,
-    image_faults,
-    open_image,
-    orientation_of,
-    to_rgb,
-)
-from clipkit.data.packing.items import Item
+from clipkit.atomic_files import write_json, write_json_once, write_text
+from clipkit.data.packing.shard_packer import PackOptions, ShardPacker
 from clipkit.data.packing.sources import Source, open_source, source_of_dataset
 from clipkit.data.packing.tables.arrow_rows import ArrowDataset
 from clipkit.data.packing.tables.columns import TableColumns
 from clipkit.data.packing.writer import ShardWriter
 from clipkit.data.shards.index import ShardIndex
-from clipkit.errors import ConfigError, DataError, FaultBudgetExceeded, SampleError
+from clipkit.errors import DataError
 
 __all__ = ["PackReport", "ShardWriter", "pack"]
 
-JPEG_QUALITY: Final = 95
 RECIPE_FILE: Final = "pack.json"
 SIZES_FILE: Final = "sizes.json"
 
@@ -102,25 +88,59 @@ def pack(
         >>> pack("photos/captions.csv", "shards", image_size=256).num_samples
         4
     """
-    for option, value in (("samples_per_shard", samples_per_shard), ("num_workers", num_workers)):
-        if value < 1:
-            raise ConfigError(f"{option}: expected at least 1, got {value}")
-    if image_size is not None and image_size < 1:
-        raise ConfigError(f"image_size: expected at least 1 pixel, got {image_size}")
+    options = PackOptions(samples_per_shard, image_size, max_bad_samples, num_workers)
     found = _opened(source, images, class_names, allow_outside, columns)
     folder = Path(out)
-    _claim(folder, _recipe(found, samples_per_shard, image_size))
-    packer = _Packer(folder, found.items, samples_per_shard, image_size, max_bad_samples, on_sample)
-    with ThreadPoolExecutor(num_workers) as pool:
-        futures = [pool.submit(packer.pack_shard, number) for number in range(packer.num_shards)]
-        try:
-            counts = [future.result() for future in futures]
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    claim_folder(folder, _recipe(found, options))
+    packer = ShardPacker(folder, found.items, options, on_sample)
+    sizes = packer.pack(range(packer.num_shards))
     for name, text in found.files.items():
         write_text(folder / name, text)
-    return _finish(folder, packer, counts)
+    write_json(folder / SIZES_FILE, sizes)
+    return report_of(folder, packer, sizes)
+
+
+def claim_folder(folder: Path, recipe: Mapping[str, Any]) -> None:
+    """Store what a folder is packed of, or check that it is the same; several processes may.
+
+    Args:
+        folder: Folder for the shards.
+        recipe: Source and options, in JSON types.
+
+    Raises:
+        DataError: If the folder contains shards of another source or with other options.
+    """
+    path = folder / RECIPE_FILE
+    has_tars = folder.is_dir() and any(folder.glob("*.tar"))
+    if has_tars and not path.exists():  # whoever writes tars has written this file before
+        raise DataError(f"{folder}: contains tars that were not packed here; choose another folder")
+    if write_json_once(path, recipe):
+        return
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        stored = None
+    if stored != recipe:
+        known = stored if isinstance(stored, dict) else {}
+        named = ", ".join(name for name in recipe if known.get(name) != recipe[name])
+        raise DataError(
+            f"{folder}: contains shards of another source or other options ({RECIPE_FILE} "
+            f"differs{f' in {named}' if known and named else ''}); choose another folder, or empty "
+            f"this one"
+        )
+
+
+def report_of(folder: Path, packer: ShardPacker, sizes: Mapping[str, int]) -> PackReport:
+    """Write the index files of shards, and report them.
+
+    Args:
+        folder: Folder of the shards.
+        packer: What packed them.
+        sizes: Number of samples of each shard, by name.
+    """
+    shards = tuple(folder / name for name in sizes)
+    num_samples = ShardIndex.from_urls(shards, counts=sizes).num_samples if shards else 0
+    return PackReport(shards, num_samples, packer.faults)
 
 
 def _opened(
@@ -138,151 +158,10 @@ def _opened(
     return source_of_dataset(source, root, class_names, allow_outside, columns)
 
 
-@final
-class _Packer:
-    """Packs the shards of one source; used by several threads."""
-
-    def __init__(
-        self,
-        folder: Path,
-        items: Sequence[Item],
-        samples_per_shard: int,
-        image_size: int | None,
-        max_bad_samples: int,
-        on_sample: Callable[[int, int], None] | None,
-    ) -> None:
-        self._folder = folder
-        self._items = items
-        self._samples_per_shard = samples_per_shard
-        self._image_size = image_size
-        self._max_bad_samples = max_bad_samples
-        self._on_sample = on_sample
-        self._lock = Lock()
-        self._done = 0
-        self.faults: dict[int, list[tuple[str, str]]] = {}
-        self.num_shards = -(-len(items) // samples_per_shard)
-
-    def path(self, number: int) -> Path:
-        """Return the path of a shard."""
-        return self._folder / f"{number:05d}.tar"
-
-    def pack_shard(self, number: int) -> int:
-        """Write one shard unless it exists, and return its number of samples."""
-        start = number * self._samples_per_shard
-        items = self._items[start : start + self._samples_per_shard]
-        notes = self._folder / f".{number:05d}.faults.json"
-        if self.path(number).exists():
-            # Faults are written before the tar gets its name: a tar without them had none.
-            known = json.loads(notes.read_text(encoding="utf-8")) if notes.exists() else []
-            self._count([(name, reason) for name, reason in known], number, len(items))
-            return len(items) - len(known)
-        faults: list[tuple[str, str]] = []
-        with ShardWriter(self.path(number)) as writer:
-            for position, item in enumerate(items, start=start):
-                try:
-                    members = prepare(item.members(), self._image_size)
-                    writer.write(item.key or f"{position:09d}", members)
-                except SampleError as error:
-                    name = error.key or item.key or f"sample {position}"
-                    faults.append((name, error.reason))
-                self._count(faults, number, 1)
-            if writer.num_samples == 0:
-                raise DataError(
-                    f"{self.path(number)}: none of its samples can be used: {faults[0]}"
-                )
-            notes.unlink(missing_ok=True)
-            if faults:
-                write_json(notes, faults)
-        return len(items) - len(faults)
-
-    def _count(self, faults: list[tuple[str, str]], shard: int, num_done: int) -> None:
-        with self._lock:
-            self.faults[shard] = faults
-            self._done += num_done
-            every = [fault for each in self.faults.values() for fault in each]
-            if len(every) > self._max_bad_samples:
-                named = "\n  ".join(f"{name}: {reason}" for name, reason in every[:5])
-                raise FaultBudgetExceeded(
-                    f"{len(every)} samples cannot be packed (allowed: max_bad_samples="
-                    f"{self._max_bad_samples}):\n  {named}"
-                )
-            if self._on_sample is not None:
-                self._on_sample(self._done, len(self._items))
-
-
-def prepare(members: dict[str, bytes], image_size: int | None) -> dict[str, bytes]:
-    """Return the members as they are packed: larger images are reduced.
-
-    A single image becomes a JPEG, or a PNG if it is one or has transparent pixels. Several images
-    of a sample keep their extensions and formats, so that none replaces another.
-    """
-    if image_size is None:
-        return members
-    images = [extension for extension in members if extension in IMAGE_EXTENSIONS]
-    prepared: dict[str, bytes] = {}
-    for extension, data in members.items():
-        if extension in images:
-            extension, data = _reduced(extension, data, image_size, keeps_format=len(images) > 1)
-        prepared[extension] = data
-    return prepared
-
-
-def _reduced(extension: str, data: bytes, size: int, keeps_format: bool) -> tuple[str, bytes]:
-    image = open_image(data, DEFAULT_MAX_PIXELS)
-    turn = orientation_of(image, data)
-    with image_faults("image is truncated or damaged"):
-        image.load()
-    if min(image.size) <= size:
-        return extension, data
-    keeps_alpha = image.has_transparency_data
-    pixels = image.convert("RGBA") if keeps_alpha else to_rgb(image, None)
-    pixels = pixels.transpose(turn.method) if turn else pixels
-    factor = size / min(pixels.size)
-    wanted = (max(1, round(pixels.width * factor)), max(1, round(pixels.height * factor)))
-    out = io.BytesIO()
-    small = pixels.resize(wanted, Image.Resampling.BICUBIC)
-    if keeps_format:
-        kind = "JPEG" if image.format == "MPO" else image.format
-        kind = kind if kind in Image.SAVE else "PNG"
-    else:
-        kind = "PNG" if keeps_alpha or image.format == "PNG" else "JPEG"
-    with image_faults(f"image reduced to {wanted[0]} x {wanted[1]} pixels cannot be stored"):
-        small.save(out, format=kind, quality=JPEG_QUALITY)
-    return extension if keeps_format else {"PNG": "png", "JPEG": "jpg"}[kind], out.getvalue()
-
-
-def _recipe(source: Source, samples_per_shard: int, image_size: int | None) -> dict[str, object]:
+def _recipe(source: Source, options: PackOptions) -> dict[str, Any]:
     return {
         "fingerprint": source.fingerprint(),
         "num_samples": len(source.items),
-        "samples_per_shard": samples_per_shard,
-        "image_size": image_size,
+        "samples_per_shard": options.samples_per_shard,
+        "image_size": options.image_size,
     }
-
-
-def _claim(folder: Path, recipe: dict[str, object]) -> None:
-    """Check that shards in the folder, if any, were written by the same call."""
-    path = folder / RECIPE_FILE
-    if path.exists():
-        try:
-            stored = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:
-            stored = None
-        if stored != recipe:
-            raise DataError(
-                f"{folder}: contains shards of another source or other options ({RECIPE_FILE} "
-                f"differs); choose another folder, or empty this one"
-            )
-    elif folder.is_dir() and any(folder.glob("*.tar")):
-        raise DataError(f"{folder}: contains tars that were not packed here; choose another folder")
-    else:
-        write_json(path, recipe)
-
-
-def _finish(folder: Path, packer: _Packer, counts: Sequence[int]) -> PackReport:
-    shards = tuple(packer.path(number) for number in range(packer.num_shards))
-    sizes = {shard.name: count for shard, count in zip(shards, counts, strict=True)}
-    write_json(folder / SIZES_FILE, sizes)
-    index = ShardIndex.from_urls(shards, counts=sizes)
-    faults = [fault for number in sorted(packer.faults) for fault in packer.faults[number]]
-    return PackReport(shards, index.num_samples, tuple(faults))

@@ -20,7 +20,8 @@ from clipkit.data.images.formats import (
     to_rgb,
 )
 from clipkit.data.packing.items import Item
-from clipkit.data.packing.pack import SIZES_FILE, ShardWriter, prepare
+from clipkit.data.packing.pack import SIZES_FILE, ShardWriter
+from clipkit.data.packing.shard_packer import prepare
 from clipkit.data.packing.tables.table import as_json
 from clipkit.data.samples.content import sample_errors
 from clipkit.data.shards.members import read_label

@@ -17,7 +17,7 @@ from PIL import EpsImagePlugin, Image, ImageOps
 from clipkit.data.images import decode
 from clipkit.data.images.decode import Box, ImageDecoder, central_square, stored_box
 from clipkit.data.images.formats import ORIENTATIONS, jpeg_header_end
-from clipkit.data.packing.pack import prepare
+from clipkit.data.packing.shard_packer import prepare
 from clipkit.errors import ConfigError, SampleError
 from clipkit.evaluation.report.collect.thumbnails import thumbnail
 from tests.helpers.factories import image_bytes

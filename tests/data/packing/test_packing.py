@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipkit.data.packing import pack as packing
+from clipkit.data.packing import shard_packer
 from clipkit.data.packing.pack import pack
 from clipkit.data.packing.sources import open_source
 from clipkit.data.shards.index import ShardIndex
@@ -319,7 +319,7 @@ def test_an_interrupted_call_goes_on(
     table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pack(table, tmp_path / "whole", samples_per_shard=2)
-    prepare, calls = packing.prepare, []
+    prepare, calls = shard_packer.prepare, []
 
     def fail_at_the_fifth(members: dict[str, bytes], size: int | None) -> dict[str, bytes]:
         calls.append(1)
@@ -327,14 +327,14 @@ def test_an_interrupted_call_goes_on(
             raise KeyboardInterrupt
         return prepare(members, size)
 
-    monkeypatch.setattr(packing, "prepare", fail_at_the_fifth)
+    monkeypatch.setattr(shard_packer, "prepare", fail_at_the_fifth)
     with pytest.raises(KeyboardInterrupt):
         pack(table, tmp_path / "out", samples_per_shard=2)
     names = {path.name for path in (tmp_path / "out").iterdir()} - {"pack.json"}
     # A thread that was free may have taken the last shard before the others were called off.
     assert {"00000.tar", "00001.tar"} <= names <= {"00000.tar", "00001.tar", "00003.tar"}
     calls.clear()
-    monkeypatch.setattr(packing, "prepare", lambda m, s: calls.append(1) or prepare(m, s))
+    monkeypatch.setattr(shard_packer, "prepare", lambda m, s: calls.append(1) or prepare(m, s))
     progress: list[tuple[int, int]] = []
     pack(
         table,

@@ -1,0 +1,1 @@
+"""Pack the parts of a large table on several machines, into one folder."""
