@@ -6,6 +6,7 @@ import ast
 import errno
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from clipkit.atomic_files import (
     temporary_path,
     write_bytes,
     write_json,
+    write_json_once,
     write_text,
 )
 
@@ -98,6 +100,23 @@ def test_a_link_to_a_folder_is_replaced_and_its_target_stays(tmp_path: Path) -> 
         (folder / "a").write_text("new")
     assert names(tmp_path / "elsewhere") == []
     assert names(tmp_path / "link") == ["a"]
+
+
+@pytest.mark.parametrize("has_links", [True, False])
+def test_of_many_writers_at_once_one_writes(tmp_path: Path, monkeypatch, has_links: bool) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    if not has_links:
+        monkeypatch.setattr(os, "link", refuse)
+    path = tmp_path / "new" / "claim.json"
+    with ThreadPoolExecutor(8) as pool:
+        wrote = list(pool.map(lambda n: write_json_once(path, n), range(8 if has_links else 1)))
+    assert wrote.count(True) == 1
+    assert json.loads(path.read_text()) == wrote.index(True)
+    assert not write_json_once(path, "other")
+    assert json.loads(path.read_text()) == wrote.index(True)
+    assert names(path.parent) == ["claim.json"]
 
 
 @pytest.mark.parametrize("is_replaced", [False, True])

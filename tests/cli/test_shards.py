@@ -52,6 +52,30 @@ def test_pack(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "choose another folder" in capsys.readouterr().err
 
 
+def test_pack_in_parts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = tmp_path / "t.csv"
+    table.write_text("image,class_name\n0.jpg,cat\n1.jpg,dog\n2.jpg,cat\n")
+    for number in range(3):
+        (tmp_path / f"{number}.jpg").write_bytes(image_bytes(seed=number))
+    out = str(tmp_path / "out")
+    words = ["shards", "pack", str(table), out, "--samples-per-shard", "1"]
+    assert main([*words, "--part", "2/2"]) == 0
+    assert "part 2/2: 2 samples in 2 shards in" in (said := capsys.readouterr().err)
+    assert "1 of 2 parts to go" in said
+    assert main(["shards", "index", out]) == 2
+    assert "parts that are not packed yet: 1; run" in capsys.readouterr().err
+    assert main([*words, "--part", "1/2"]) == 0
+    assert "all parts are complete" in capsys.readouterr().err
+    (tmp_path / "out" / "sizes.json").unlink()  # as if two parts had ended in the same moment
+    assert main(["shards", "index", out]) == 0
+    assert "3 samples in 3 shards" in capsys.readouterr().err
+    assert json.loads((tmp_path / "out" / "sizes.json").read_text())["00002.tar"] == 1
+    assert main([*words, "--part", "3/2"]) == 2
+    assert "part: expected 1/N to N/N, got 3/2" in capsys.readouterr().err
+    assert main(["shards", "pack", out, str(tmp_path / "two"), "--part", "1/2"]) == 2
+    assert "got shards, which are parts already" in capsys.readouterr().err
+
+
 def test_index(shards: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["shards", "index", str(shards)]) == 0
     assert "7 samples in 2 shards" in capsys.readouterr().err

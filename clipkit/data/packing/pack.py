@@ -112,7 +112,7 @@ def claim_folder(folder: Path, recipe: Mapping[str, Any]) -> None:
     """
     path = folder / RECIPE_FILE
     has_tars = folder.is_dir() and any(folder.glob("*.tar"))
-    if has_tars and not path.exists():  # whoever writes tars has written this file before
+    if has_tars and not path.exists():  # it is written before any tar
         raise DataError(f"{folder}: contains tars that were not packed here; choose another folder")
     if write_json_once(path, recipe):
         return

@@ -84,8 +84,8 @@ def check_parts(folder: Path) -> None:
     if missing := merge_parts(folder):
         named = ", ".join(map(str, missing[:_SHOWN])) + (", ..." if len(missing) > _SHOWN else "")
         raise DataError(
-            f"{folder}: {len(missing)} parts are not packed yet: {named}; run `clipkit shards pack "
-            f"--part I/N` for them first"
+            f"{folder}: parts that are not packed yet: {named}; run `clipkit shards pack --part "
+            f"I/N` for them first"
         )
 
 

@@ -1,0 +1,146 @@
+"""``clipkit shards pack``: pack images and captions into shards, all or a part of them."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from clipkit.cli.arguments import add_outside_argument, given_path, given_text
+from clipkit.cli.outputs import check_output_folder
+from clipkit.cli.progress import progress_bar
+
+if TYPE_CHECKING:
+    from clipkit.data.packing.partition.part_packer import PartPlan
+
+
+def add_pack(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add ``clipkit shards pack``."""
+    parser = commands.add_parser(
+        "pack",
+        help="pack images and captions into shards",
+        description="SOURCE is a CSV, TSV or Parquet table, a COCO-style JSON file, a folder that "
+        "contains one of them, a folder with one folder per class, the output of img2dataset, "
+        "hf://datasets/OWNER/NAME[/CONFIG/SPLIT], or shards. The bytes of the shards depend on "
+        "SOURCE and the options only. The same command continues packing that was stopped. "
+        "Several processes pack one table together: --part.",
+    )
+    parser.add_argument("source", type=given_text, metavar="SOURCE")
+    parser.add_argument("out", type=given_path, metavar="OUT", help="folder for the shards")
+    parser.add_argument("--images", type=given_path, help="folder that image paths are relative to")
+    parser.add_argument(
+        "--image-columns",
+        nargs="+",
+        metavar="NAME",
+        help="columns of a table with images; the first is the image of a sample, the others are "
+        "stored as further members (default: recognised by name)",
+    )
+    parser.add_argument(
+        "--caption-columns",
+        nargs="+",
+        metavar="NAME",
+        help="columns of a table with captions (default: recognised by name)",
+    )
+    add_outside_argument(parser)
+    parser.add_argument("--samples-per-shard", type=int, default=10_000, help="default: 10000")
+    parser.add_argument(
+        "--image-size",
+        type=int,
+        metavar="PIXELS",
+        help="length of the shorter side of larger images",
+    )
+    parser.add_argument(
+        "--max-bad-samples", type=int, default=0, help="broken samples that may be skipped"
+    )
+    parser.add_argument(
+        "--part",
+        type=given_text,
+        metavar="I/N",
+        help="pack only part I of N of a CSV, TSV or Parquet table, a range of its shards; the "
+        "parts may run at the same time, on machines that share OUT",
+    )
+    add_workers_argument(parser)
+    parser.set_defaults(run=run_pack)
+
+
+def add_workers_argument(parser: argparse.ArgumentParser) -> None:
+    """Add ``--num-workers``."""
+    parser.add_argument(
+        "--num-workers",
+        type=int,
+        default=os.cpu_count() or 1,
+        help="threads (default: one per CPU core)",
+    )
+
+
+def run_pack(args: argparse.Namespace) -> int:
+    check_output_folder("OUT", args.out)
+    if args.part is not None:
+        return _pack_part(args)
+
+    from clipkit.data import TableColumns, pack
+
+    with progress_bar("packing") as advance:
+        report = pack(
+            args.source,
+            args.out,
+            images=args.images,
+            allow_outside=args.allow_outside,
+            columns=TableColumns(args.image_columns, args.caption_columns),
+            samples_per_shard=args.samples_per_shard,
+            image_size=args.image_size,
+            max_bad_samples=args.max_bad_samples,
+            num_workers=args.num_workers,
+            on_sample=advance,
+        )
+    _log_faults(report.faults)
+    log(f"{report.num_samples} samples in {len(report.shards)} shards in {args.out}")
+    return 0
+
+
+def _pack_part(args: argparse.Namespace) -> int:
+    from clipkit.data.packing.partition.part_files import merge_parts
+    from clipkit.data.packing.partition.part_packer import PartPacker
+    from clipkit.part import Part
+
+    part = Part.parse(args.part)
+    packer = PartPacker(_part_plan(args, part.count))
+    with progress_bar(f"packing part {part}") as advance:
+        report = packer.pack(part.number, advance)
+    _log_faults(report.faults)
+    missing = merge_parts(args.out)
+    log(
+        f"part {part}: {report.num_samples} samples in {len(report.shards)} shards in {args.out}; "
+        f"{f'{len(missing)} of {part.count} parts to go' if missing else 'all parts are complete'}"
+    )
+    return 0
+
+
+def _part_plan(args: argparse.Namespace, num_parts: int) -> PartPlan:
+    from clipkit.data import TableColumns
+    from clipkit.data.packing.partition.part_packer import PartPlan
+    from clipkit.data.packing.shard_packer import PackOptions
+
+    return PartPlan(
+        args.source,
+        args.out,
+        num_parts,
+        images=args.images,
+        allow_outside=args.allow_outside,
+        columns=TableColumns(args.image_columns, args.caption_columns),
+        options=PackOptions(
+            args.samples_per_shard, args.image_size, args.max_bad_samples, args.num_workers
+        ),
+    )
+
+
+def _log_faults(faults: Sequence[tuple[str, str]]) -> None:
+    for name, reason in faults:
+        log(f"skipped: {name}: {reason}")
+
+
+def log(text: str) -> None:
+    """Print a line to standard error."""
+    print(text, file=sys.stderr)
