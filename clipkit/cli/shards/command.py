@@ -1,4 +1,4 @@
-"""``clipkit shards pack|index|verify|stats``: pack shards and describe their content."""
+"""``clipkit shards pack|index|verify|stats|filter``: pack, describe and filter shards."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from clipkit.atomic_files import write_json
 from clipkit.cli.arguments import given_path, given_text
 from clipkit.cli.outputs import check_output_file
 from clipkit.cli.progress import progress_bar
+from clipkit.cli.shards.filter import add_filter
 from clipkit.cli.shards.packing import add_pack, add_workers_argument, log
 from clipkit.cli.shards.stats import add_stats_options, run_stats
 
@@ -20,7 +21,7 @@ _EXIT_BROKEN: Final = 1
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = subparsers.add_parser(
-        "shards", help="pack, index, verify and describe WebDataset shards"
+        "shards", help="pack, index, verify, describe and filter WebDataset shards"
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     add_pack(commands)
@@ -47,6 +48,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         run_stats,
     )
     add_stats_options(stats)
+    add_filter(commands)
 
 
 def _add_reading(

@@ -19,7 +19,7 @@ from clipkit.evaluation.report.numbers import compact, grouped, percent
 _PACKAGE: Final = "clipkit.evaluation.report"
 _STYLES: Final = (
     "base", "navigation", "title", "sections", "tables", "charts", "gallery", "confusion",
-    "classes", "map", "explanations", "comparison", "pages", "data", "run",
+    "classes", "map", "explanations", "comparison", "pages", "data", "filter", "run",
 )  # fmt: skip
 _SCRIPTS: Final = (
     "core", "theme", "navigation", "tips", "charts", "gallery", "tables", "map", "copy",
