@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import secrets
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Final
 
 from clipkit.errors import ConfigError, check_at_least, check_range
@@ -29,6 +29,9 @@ class Limits:
         waiting: Number of requests that wait for a thread, beyond those that run.
         threads: Number of threads that decode images, read tables and search.
         thumbnail_bytes: Memory for thumbnails.
+
+    Raises:
+        ConfigError: If a limit is not above 0; ``waiting`` may be 0.
     """
 
     upload_bytes: int = 20_000_000
@@ -43,8 +46,11 @@ class Limits:
     thumbnail_bytes: int = 64 * 2**20
 
     def __post_init__(self) -> None:
-        for name in self.__slots__:
-            check_at_least(f"Limits.{name}", getattr(self, name), 0 if name == "waiting" else 1)
+        check_at_least("Limits.waiting", self.waiting, 0)
+        for field_of_class in fields(self):
+            name, value = field_of_class.name, getattr(self, field_of_class.name)
+            if name != "waiting" and not value > 0:
+                raise ConfigError(f"Limits.{name}: expected more than 0, got {value}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,11 @@ import uvicorn
 
 from clipkit.errors import ConfigError
 from clipkit.search.serving.application import create_app
+from clipkit.search.serving.connections import TimedConnection
 from clipkit.search.serving.options import ServeOptions
 
 _BACKLOG: Final = 2048
+_MOST_CONNECTIONS: Final = 1000
 _GRACE_SECONDS: Final = 10
 _IDLE_SECONDS: Final = 15
 
@@ -39,10 +41,12 @@ def serve(folder: Path | str, options: ServeOptions, announce: Callable[[str], N
         server = uvicorn.Server(
             uvicorn.Config(
                 app,
-                log_level="warning",
+                http=TimedConnection,
+                log_level="error",
                 access_log=False,  # its lines would contain the token of /?token=
                 ws="none",
                 server_header=False,
+                limit_concurrency=_MOST_CONNECTIONS,
                 timeout_keep_alive=_IDLE_SECONDS,
                 timeout_graceful_shutdown=_GRACE_SECONDS,
             )

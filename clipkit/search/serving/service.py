@@ -15,15 +15,15 @@ from clipkit.search.query_parts import combined
 from clipkit.search.row_filter import RowFilter
 from clipkit.search.searcher import Searcher, SearchResult
 from clipkit.search.serving.column_facts import column_names, describe_column
-from clipkit.search.serving.decoding import thumbnail
-from clipkit.search.serving.embedder import Embedder, Vector
 from clipkit.search.serving.failures import HttpError
+from clipkit.search.serving.images.decoding import thumbnail
+from clipkit.search.serving.images.uploads import Uploads
 from clipkit.search.serving.kept import LeastRecentlyUsed, SharedResults
-from clipkit.search.serving.labels import Labels
 from clipkit.search.serving.options import Limits
+from clipkit.search.serving.queries.embedder import Embedder, Vector
+from clipkit.search.serving.queries.labels import Labels
+from clipkit.search.serving.queries.vector_search import VectorQuery, VectorSearch
 from clipkit.search.serving.schemas import ColumnAnswer
-from clipkit.search.serving.uploads import Uploads
-from clipkit.search.serving.vector_search import VectorQuery, VectorSearch
 from clipkit.search.serving.work import WorkPool
 
 _KEPT_COLUMNS: Final = 64
@@ -126,7 +126,7 @@ class Service:
         )
 
     async def map_points(self, num_points: int) -> MapPoints:
-        """Return positions of a sample of images, from the smallest map that has so many.
+        """Return positions of a sample of images, from the smallest map that has enough.
 
         Maps are of a few sizes, since each is a file in the collection.
         """

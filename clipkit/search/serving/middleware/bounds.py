@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 from typing import Final, final
 
 from starlette.datastructures import Headers
@@ -18,6 +19,8 @@ _LOG: Final = logging.getLogger(__name__)
 UPLOAD_PATH: Final = "/api/uploads"
 _DISCARDED: Final = 2
 """A body above the limit is discarded up to this multiple of it, so that clients get the answer."""
+
+_LONGEST_SIZE: Final = 18  # digits
 
 
 @final
@@ -80,9 +83,8 @@ class BoundedRequests:
         """Return the body, or the answer that refuses it."""
         seconds = self._limits.body_seconds
         too_large = f"body: expected at most {most_bytes} bytes, got"
-        declared = headers.get("content-length", "0")
-        if declared.isdecimal() and int(declared) > _DISCARDED * most_bytes:
-            return error_response(413, f"{too_large} {declared}")
+        if _declared_bytes(headers) > _DISCARDED * most_bytes:
+            return error_response(413, f"{too_large} more")
         try:
             async with asyncio.timeout(seconds):
                 parts, size = await _received(receive, most_bytes)
@@ -121,6 +123,14 @@ class BoundedRequests:
         finally:
             await _cancelled(work)
             await _cancelled(watch)
+
+
+def _declared_bytes(headers: Headers) -> float:
+    """Return the size that a client declares; 0 if it declares none or no number."""
+    declared = headers.get("content-length", "")
+    if not declared.isdecimal():
+        return 0
+    return int(declared) if len(declared) <= _LONGEST_SIZE else math.inf
 
 
 async def _received(receive: Receive, most_bytes: int) -> tuple[list[bytes], int]:

@@ -7,9 +7,9 @@ from typing import Annotated, Any, Final
 from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import Response
 
-from clipkit.search.serving.decoding import THUMBNAIL_SIZES, thumbnail_size
 from clipkit.search.serving.failures import HttpError, documented
-from clipkit.search.serving.image_types import IMAGE_TYPES, image_type
+from clipkit.search.serving.images.decoding import THUMBNAIL_SIZES, thumbnail_size
+from clipkit.search.serving.images.image_types import IMAGE_TYPES, image_type
 from clipkit.search.serving.loading import CurrentService
 from clipkit.search.serving.schemas import MAX_ROW, ImageAnswer
 

@@ -10,10 +10,10 @@ from fastapi import APIRouter, Body, Request
 
 from clipkit.search.row_filter import RowFilter
 from clipkit.search.searcher import Hit
-from clipkit.search.serving.embedder import Vector
 from clipkit.search.serving.failures import documented
-from clipkit.search.serving.image_types import IMAGE_TYPES
+from clipkit.search.serving.images.image_types import IMAGE_TYPES
 from clipkit.search.serving.loading import CurrentService
+from clipkit.search.serving.queries.embedder import Vector
 from clipkit.search.serving.schemas import (
     Filter,
     LabelsAnswer,

@@ -9,11 +9,11 @@ from typing import Final, final
 
 from clipkit.errors import DataError, SampleError
 from clipkit.search.query_encoder import Pixels, QueryEncoder
-from clipkit.search.serving.decoding import checked_image, upright_size
-from clipkit.search.serving.embedder import Embedder, Vector
 from clipkit.search.serving.failures import HttpError
-from clipkit.search.serving.image_types import IMAGE_TYPES, image_type
+from clipkit.search.serving.images.decoding import checked_image, upright_size
+from clipkit.search.serving.images.image_types import IMAGE_TYPES, image_type
 from clipkit.search.serving.kept import LeastRecentlyUsed
+from clipkit.search.serving.queries.embedder import Embedder, Vector
 from clipkit.search.serving.work import WorkPool
 
 _ID_BYTES: Final = 16

@@ -11,9 +11,9 @@ from clipkit.collection import CollectionInfo
 from clipkit.errors import DataError
 from clipkit.evaluation.prompts.class_prompts import GENERIC_TEMPLATES
 from clipkit.evaluation.prompts.wnids import are_wnids, names_of_wnids
-from clipkit.search.serving.embedder import Embedder, Vector
 from clipkit.search.serving.failures import HttpError
 from clipkit.search.serving.kept import LeastRecentlyUsed, SharedResults
+from clipkit.search.serving.queries.embedder import Embedder, Vector
 from clipkit.search.serving.schemas import MAX_LABELS, ScoredLabel
 from clipkit.templates import fill_template
 

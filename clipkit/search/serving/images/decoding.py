@@ -16,7 +16,7 @@ from clipkit.data.images.formats import (
     to_rgb,
 )
 from clipkit.errors import SampleError
-from clipkit.search.serving.image_types import IMAGE_TYPES, image_type
+from clipkit.search.serving.images.image_types import IMAGE_TYPES, image_type
 
 THUMBNAIL_SIZES: Final = (64, 128, 256, 512, 1024)
 """Longer sides of thumbnails, in pixels; few, so that the kept ones serve many requests."""

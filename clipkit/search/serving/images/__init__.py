@@ -1,0 +1,1 @@
+"""Images of strangers: their types, decoding within bounds, uploads."""
