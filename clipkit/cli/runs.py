@@ -129,7 +129,7 @@ def _add_where(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="NAME=VALUE",
         help="only runs with this value of an option, metric, or state, name, host, step, "
-        "config_hash, data_fingerprint; also <, <=, >, >=, !=; may be repeated",
+        "config_hash, data_fingerprint, mask_fingerprint; also <, <=, >, >=, !=; may be repeated",
     )
 
 

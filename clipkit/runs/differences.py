@@ -41,7 +41,7 @@ def compare_runs(runs: Sequence[RunRecord]) -> tuple[list[RunDifference], list[R
     """
     facts = [
         {"state": run.state, "steps": run.step, "ranks": run.world_size}
-        | {"training data": run.data_fingerprint}
+        | {"training data": run.data_fingerprint, "mask": run.mask_fingerprint or _ABSENT}
         | {name: value for name, value in run.config.items() if name != _FOLDER}
         | {f"version of {name}": version for name, version in run.versions.items()}
         for run in runs

@@ -16,7 +16,9 @@ from clipkit.runs.record import RunRecord
 from clipkit.suggestions import did_you_mean
 
 _FILTER: Final = re.compile(r"\s*([^<>=!\s]+)\s*(<=|>=|!=|=|<|>)\s*(.*?)\s*", re.DOTALL)
-_FIELDS: Final = ("state", "name", "host", "step", "config_hash", "data_fingerprint")
+_FIELDS: Final = (
+    "state", "name", "host", "step", "config_hash", "data_fingerprint", "mask_fingerprint",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,6 +65,7 @@ class RunRecord:
         config: Options by dotted name, such as "data.batch_size".
         config_hash: Hash of the configuration without folders; empty if it is not known.
         data_fingerprint: Hash of names and sizes of the training shards; empty if not known.
+        masks: Fingerprint of each mask of training samples by its file; empty without masks.
         versions: Versions of packages by name.
         error: Why the run failed, on one line.
     """
@@ -83,6 +84,7 @@ class RunRecord:
     config: Mapping[str, Any] = field(default_factory=dict)
     config_hash: str = ""
     data_fingerprint: str = ""
+    masks: Mapping[str, str] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     error: str = ""
 
@@ -90,6 +92,11 @@ class RunRecord:
     def name(self) -> str:
         """Name of the folder."""
         return self.folder.name or str(self.folder)
+
+    @property
+    def mask_fingerprint(self) -> str:
+        """Fingerprints of all masks of training samples; empty without masks."""
+        return ", ".join(self.masks.values())
 
     @property
     def seconds(self) -> float:
@@ -201,6 +208,8 @@ def _from_json(folder: Path, content: Any, config: Mapping[str, Any]) -> RunReco
         config=flat_options(config),
         config_hash=str(content["config_hash"]),
         data_fingerprint=str(content["data_fingerprint"]),
+        # Records of versions without masks have none.
+        masks={str(name): str(value) for name, value in content.get("masks", {}).items()},
         versions={str(name): str(value) for name, value in content["versions"].items()},
         error=str(content["error"]),
     )

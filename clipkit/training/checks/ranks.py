@@ -22,8 +22,8 @@ def check_same_data(stream: PairSource, option: str) -> None:
         option: Option that names the data, for the error.
 
     Raises:
-        ConfigError: If the ranks differ in the names, sizes or numbers of samples of the shards, or
-            in the seed.
+        ConfigError: If the ranks differ in the names, sizes or numbers of samples of the shards, in
+            the masks, or in the seed.
     """
     if world_size() == 1:
         return
@@ -37,6 +37,7 @@ def check_same_data(stream: PairSource, option: str) -> None:
         )
         if key in state
     }
+    facts["masks"] = state.get("masks", [])
     of_ranks: list[Any] = [None] * world_size()
     dist.all_gather_object(of_ranks, facts)
     for rank, others in enumerate(of_ranks):

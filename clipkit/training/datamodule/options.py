@@ -73,12 +73,15 @@ class MixtureSource:
         urls: Shards of the source, or a table or folder of images.
         weight: Share of the samples that come from this source, relative to the other weights.
         epochs: Number of passes over this source per epoch of the mixture, instead of a weight.
+        mask: File of ``clipkit shards filter`` that says which samples of this source are trained
+            on, or several files, of which all must keep a sample; None for all samples.
     """
 
     name: str
     urls: str | list[str]
     weight: float | None = None
     epochs: float | None = None
+    mask: str | list[str] | None = None
 
 
 @dataclass(frozen=True)

@@ -66,6 +66,8 @@ class PairDataModule(LightningDataModule):
         faults: How many bad samples and shards are allowed in training, and where they are logged.
         storage: How shards, tables and images are read.
         mixture: Several training sources instead of ``train``.
+        mask: File of ``clipkit shards filter`` that says which samples of ``train`` are trained on,
+            or several files, of which all must keep a sample; None for all samples.
 
     Raises:
         ConfigError: If training is to run without shuffling.
@@ -89,6 +91,7 @@ class PairDataModule(LightningDataModule):
         faults: FaultOptions = FaultOptions(),
         storage: StorageOptions = StorageOptions(),
         mixture: MixtureOptions = MixtureOptions(),
+        mask: str | list[str] | None = None,
     ) -> None:
         super().__init__()
         if not order.shuffle or order.tail not in (None, "drop"):
@@ -110,6 +113,7 @@ class PairDataModule(LightningDataModule):
         self.faults = faults
         self.storage = storage
         self.mixture = mixture
+        self.mask = mask
         self.check_batch: Callable[[Batch], None] | None = None
         self.class_names: tuple[str, ...] = ()
         self._train_stream: PairSource | None = None
@@ -197,8 +201,9 @@ class PairDataModule(LightningDataModule):
         if self.storage.webdataset != WebDatasetOptions():
             return self._open_webdataset()
         data = open_data(
-            self.train, self.mixture, self.samples, self.seed, self.storage, self.class_names
-        )
+            self.train, self.mixture, self.samples, self.seed, self.storage, self.class_names,
+            self.mask,
+        )  # fmt: skip
         return PairStream(
             data,
             tokenizer=self.resolved_tokenizer(),
@@ -215,7 +220,7 @@ class PairDataModule(LightningDataModule):
         from clipkit.data import WebDatasetSource  # with webdataset, which few runs need
 
         return WebDatasetSource(
-            webdataset_shards(self.train, self.mixture, self.samples, self.storage),
+            webdataset_shards(self.train, self.mixture, self.samples, self.storage, self.mask),
             tokenizer=self.resolved_tokenizer(),
             batch_size=self.batch_size,
             seed=self.seed,
@@ -285,8 +290,7 @@ class PairDataModule(LightningDataModule):
 
     def _encoder(self, option: str) -> DualEncoder:
         """Return the encoder in training, for defaults."""
-        encoder = self._known_encoder()
-        if encoder is None:
+        if (encoder := self._known_encoder()) is None:
             raise ConfigError(f"data.{option}: required if no DualEncoder is trained")
         return encoder
 

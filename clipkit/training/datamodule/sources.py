@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from clipkit.data import Mixture, ShardIndex, Source, WebDatasetShards
+from clipkit.data import Mixture, SampleMask, ShardIndex, Source, WebDatasetShards
 from clipkit.data.packing.packed_cache import (
     PackedShards,
     is_raw,
@@ -48,14 +48,21 @@ def open_data(
     seed: int = 0,
     storage: StorageOptions = StorageOptions(),
     class_names: Sequence[str] = (),
+    mask: str | Sequence[str] | None = None,
 ) -> ShardIndex | Mixture:
-    """Open some shards, or a mixture of several sources."""
+    """Open some shards, or a mixture of several sources, and the masks of their samples."""
     if train and mixture.sources:
         raise ConfigError("data.train: expected either train or mixture, got both")
     if not mixture.sources and (mixture.stages or mixture.epoch_samples is not None):
         raise ConfigError(
             "data.mixture.stages and data.mixture.epoch_samples: expected data.mixture.sources, "
             "got none"
+        )
+    if mask and (mixture.sources or samples.selects):
+        raise ConfigError(
+            "data.mask: is a mask of the shards of data.train; for a mixture, give each source its "
+            "mask (data.mixture.sources: mask), and leave out samples.per_class and "
+            "samples.balance_classes, which pack other shards"
         )
     if mixture.sources:
         if samples.selects:
@@ -64,7 +71,7 @@ def open_data(
                 "use weights of the sources instead"
             )
         sources = [
-            Source(s.name, open_index(s.urls, class_names, storage), s.weight, s.epochs)
+            Source(s.name, open_index(s.urls, class_names, storage, s.mask), s.weight, s.epochs)
             for s in mixture.sources
         ]
         return Mixture(sources, mixture.epoch_samples, mixture.stages)
@@ -72,7 +79,7 @@ def open_data(
         raise ConfigError("data.train: expected data to train on, got none")
     if samples.selects:
         return _selected(train, samples, seed, class_names, storage)
-    return open_index(train, class_names, storage)
+    return open_index(train, class_names, storage, mask)
 
 
 def webdataset_shards(
@@ -80,9 +87,16 @@ def webdataset_shards(
     mixture: MixtureOptions,
     samples: PairOptions,
     storage: StorageOptions,
+    mask: str | Sequence[str] | None = None,
 ) -> WebDatasetShards:
     """Return the training shards for webdataset, if it can read the training data."""
     options = storage.webdataset
+    if mask:
+        raise ConfigError(
+            "data.mask: webdataset reads shards without an index, so that samples have no ids; "
+            "leave out data.storage.webdataset, or the mask and filter in a pipeline of your own "
+            "(data.storage.webdataset.pipeline)"
+        )
     if options.num_samples is None:
         raise ConfigError(
             "data.storage.webdataset.num_samples: expected the number of samples that count as an "
@@ -116,8 +130,13 @@ def open_index(
     data: str | Sequence[str],
     class_names: Sequence[str] | None = None,
     storage: StorageOptions = StorageOptions(),
+    mask: str | Sequence[str] | None = None,
 ) -> ShardIndex:
-    """Return the index of shards, or of the packed shards of a table or folder of images."""
+    """Return the index of shards, or of the packed shards of a table or folder of images.
+
+    Raises:
+        ClipkitError: If the data or a mask cannot be used, or the mask is of other data.
+    """
     shards: list[str | Path] = []
     for one in [data] if isinstance(data, str) else data:
         if is_raw(one):
@@ -131,12 +150,16 @@ def open_index(
         else:
             shards.append(one)
     is_packed = any(isinstance(shard, Path) for shard in shards)
-    return ShardIndex.from_urls(
+    index = ShardIndex.from_urls(
         shards,
         counts=None if is_packed else storage.counts,
         cache=storage.cache,
         allow_pipe=storage.allow_pipe,
     )
+    if not mask:
+        return index
+    files = [mask] if isinstance(mask, str | Path) else mask
+    return index.with_mask(SampleMask.combine([SampleMask.load(file) for file in files]))
 
 
 def class_names_of(

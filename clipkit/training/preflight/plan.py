@@ -99,6 +99,7 @@ def _data_plan(trainer: Trainer, data: PairDataModule) -> DataPlan:
         world_size=trainer.world_size,
         accumulate=trainer.accumulate_grad_batches,
         dropped=stream.num_samples - _batches(data) * data.batch_size * trainer.world_size,
+        masks=tuple(stream.masks),
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from clipkit.data.order.partition import BatchSizeStage
+from clipkit.data.shards.masks.sample_mask import MaskSummary
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +21,7 @@ class DataPlan:
     world_size: int  # ranks
     accumulate: int  # batches per step
     dropped: int  # samples at the end of an epoch, too few for a batch of all ranks
+    masks: tuple[MaskSummary, ...] = ()  # masks of the data, or of sources of a mixture
 
     @property
     def step_samples(self) -> int:

@@ -10,6 +10,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from clipkit.data.shards.masks.sample_mask import MaskSummary
 from clipkit.training.preflight.run_plan import CaptionPlan, DataPlan, LengthPlan, RunPlan
 
 _BLOCKS = " ▁▂▃▄▅▆▇█"
@@ -34,6 +35,7 @@ def lines(plan: RunPlan) -> list[tuple[str, str]]:
     unknown = "" if memory.activations_known else "; activations not estimated"
     rows = [
         ("data", _data(plan.data)),
+        *(("mask", _mask(mask)) for mask in plan.data.masks),
         ("batch", _batch(plan.data, _ranks(plan))),
         ("length", _length(plan.length, plan.data)),
         ("device", f"{device.kind}, {device.precision}, {device.strategy}, {_ranks(plan)}"),
@@ -82,6 +84,12 @@ def _data(data: DataPlan) -> str:
     if data.is_exact:
         return f"{data.num_samples:,} samples in {shards}"
     return f"{data.num_samples:,} samples per epoch, read by webdataset from {shards}"
+
+
+def _mask(mask: MaskSummary) -> str:
+    filters = ", ".join(mask.filters) or "none"
+    kept = f"keeps {mask.num_kept:,} of {mask.num_samples:,} samples"
+    return f"{kept} (filters: {filters}), by {mask.name}"
 
 
 def _batch(data: DataPlan, ranks: str) -> str:

@@ -16,6 +16,7 @@ from clipkit.errors import CheckpointError, ConfigError, DataError, FaultBudgetE
 from tests.helpers.bad_samples import BAD, broken_pair
 from tests.helpers.factories import pair, write_shard, write_shards
 from tests.helpers.fakes import ByteTokenizer
+from tests.helpers.masks import mask_without
 from tests.helpers.streams import ids, make, train, train_ranks
 
 COUNTS = [7, 13, 5, 20, 16]
@@ -23,12 +24,6 @@ TOTAL = sum(COUNTS)
 # The third shard, some samples at the ends of shards, and every third of the last ones.
 REMOVED = {0, *range(20, 25), 19, 6, *range(30, TOTAL, 3)}
 KEPT = [number for number in range(TOTAL) if number not in REMOVED]
-
-
-def mask_of(index: ShardIndex, removed: set[int]) -> SampleMask:
-    removed_by = np.zeros(index.num_samples, dtype=np.uint8)
-    removed_by[list(removed)] = 1
-    return SampleMask.of(index, removed_by, ["test"])
 
 
 def write(folder: Path, counts: list[int], removed: set[int], bad: set[int]) -> ShardIndex:
@@ -55,7 +50,7 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> ShardIndex:
 
 @pytest.fixture(scope="module")
 def masked(index: ShardIndex) -> ShardIndex:
-    return index.with_mask(mask_of(index, REMOVED))
+    return index.with_mask(mask_without(index, REMOVED))
 
 
 def keys_and_captions(stream: Any, steps: int) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
@@ -110,7 +105,7 @@ def test_bad_samples_are_replaced_as_in_a_filtered_copy(tmp_path: Path) -> None:
     removed = {1, 5, 9, 18, 40, 60, 61, 62}
     index = write(tmp_path / "all", [16, 16, 16, 16], set(), BAD)
     copy = write(tmp_path / "copy", [16, 16, 16, 16], removed, BAD)
-    masked = index.with_mask(mask_of(index, removed))
+    masked = index.with_mask(mask_without(index, removed))
     options = {"max_bad_fraction": 0.2, "shuffle_window": 7}
     streams = [make(data, **options) for data in (masked, copy)]
     ours, theirs = (keys_and_captions(stream, 3 * len(stream)) for stream in streams)
@@ -123,7 +118,7 @@ def test_bad_samples_are_replaced_as_in_a_filtered_copy(tmp_path: Path) -> None:
 
 def test_allowed_faults_are_a_fraction_of_the_kept_samples(tmp_path: Path) -> None:
     index = write(tmp_path, [16, 16, 16, 16], set(), BAD)
-    masked = index.with_mask(mask_of(index, set(range(32, 64)) - BAD))
+    masked = index.with_mask(mask_without(index, set(range(32, 64)) - BAD))
     with pytest.raises(FaultBudgetExceeded, match="bad samples of 36, allowed 3"):
         train(make(masked, max_bad_fraction=0.06), 9)
 
@@ -182,7 +177,7 @@ def test_validation_with_equal_steps_covers_the_kept_samples(masked: ShardIndex)
 class TestStates:
     def test_masks_are_named(self, index: ShardIndex, masked: ShardIndex) -> None:
         state = make(masked).state_dict()
-        assert state["masks"] == [mask_of(index, REMOVED).fingerprint]
+        assert state["masks"] == [mask_without(index, REMOVED).fingerprint]
         assert (state["version"], state["num_samples"]) == (2, TOTAL)
         plain = make(index).state_dict()
         assert "masks" not in plain
@@ -198,7 +193,7 @@ class TestStates:
     )
     def test_another_mask_is_refused(self, index, stored, now, match) -> None:
         first, second = (
-            index if removed is None else index.with_mask(mask_of(index, removed))
+            index if removed is None else index.with_mask(mask_without(index, removed))
             for removed in (stored, now)
         )
         stream = make(first)
@@ -208,7 +203,7 @@ class TestStates:
 
     def test_equal_masks_of_other_filters_continue(self, index: ShardIndex) -> None:
         """What counts is which samples are kept."""
-        stream = make(index.with_mask(mask_of(index, {1})))
+        stream = make(index.with_mask(mask_without(index, {1})))
         codes = np.zeros(TOTAL, dtype=np.uint8)
         codes[1] = 2
         other = make(index.with_mask(SampleMask.of(index, codes, ["a", "b"])))
@@ -237,7 +232,7 @@ def test_a_mixture_of_masked_sources_resumes(
 ) -> None:
     write_shards(tmp_path, [9, 9], start=1000)
     books = ShardIndex.from_urls(tmp_path)
-    small = books.with_mask(mask_of(books, {0, 17}))
+    small = books.with_mask(mask_without(books, {0, 17}))
     mixture = Mixture([Source("web", masked, weight=2.0), Source("books", small, weight=1.0)])
     complete, _ = train_ranks(mixture, 1, 6, 20)  # type: ignore[arg-type]
     before, state = train_ranks(mixture, 1, 6, 7)  # type: ignore[arg-type]
@@ -249,7 +244,7 @@ def test_a_mixture_of_masked_sources_resumes(
 
 class TestRefusals:
     def test_fewer_kept_samples_than_a_step(self, index: ShardIndex) -> None:
-        few = index.with_mask(mask_of(index, set(range(3, TOTAL))))
+        few = index.with_mask(mask_without(index, set(range(3, TOTAL))))
         with pytest.raises(ConfigError, match="at most the 3 samples"):
             make(few)
 
@@ -260,10 +255,10 @@ class TestRefusals:
         index = ShardIndex.from_urls([tmp_path / "-.tar", tmp_path / "00000.tar"])
         with pytest.raises(DataError, match="none of the first 8 samples can be used"):
             make(index)
-        kept = index.with_mask(mask_of(index, set(range(9))))
+        kept = index.with_mask(mask_without(index, set(range(9))))
         assert len(make(kept)) == 3
         with pytest.raises(DataError, match="none of the first 8 samples can be used"):
-            make(index.with_mask(mask_of(index, set(range(9, 21)))))
+            make(index.with_mask(mask_without(index, set(range(9, 21)))))
 
 
 def test_captions_of_kept_samples_are_read(masked: ShardIndex) -> None:
@@ -282,7 +277,7 @@ def test_sizes_of_stored_embeddings_are_those_of_the_first_kept_samples(tmp_path
 
     write_shard(tmp_path / "0.tar", [(f"{n:03d}", members(n)) for n in range(20)])
     index = ShardIndex.from_urls(tmp_path)
-    kept = index.with_mask(mask_of(index, set(range(9))))
+    kept = index.with_mask(mask_without(index, set(range(9))))
     stream = make(kept, fields=[TeacherEmbeddings()])
     assert all(batch.teacher.image.shape == (4, 5) for batch in stream)
     assert stream.counters()["bad_samples"] == 0

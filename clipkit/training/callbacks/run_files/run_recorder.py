@@ -71,11 +71,13 @@ class RunRecorder(Callback):
             return
         data, now = pair_data(trainer), time.time()
         state = {} if data is None else data.train_stream.state_dict()
+        masks = () if data is None else data.train_stream.masks
         self._record = RunRecord(
             local_path(folder), "running", now, now, socket.gethostname(), os.getpid(),
             trainer.world_size, trainer.global_step,
             config_hash=config_hash(getattr(pl_module, "run_config", {})),
             data_fingerprint=str(state.get("fingerprint", "")),
+            masks={mask.name: mask.fingerprint for mask in masks},
             versions=package_versions(),
         )  # fmt: skip
         if trainer.global_step:  # a resumed run
