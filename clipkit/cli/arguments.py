@@ -110,10 +110,20 @@ def add_data_arguments(parser: argparse.ArgumentParser, required: bool = True) -
     add_embed_arguments(parser)
 
 
-def add_embed_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of embedding; see ``embed_options``."""
+def add_embed_arguments(parser: argparse.ArgumentParser, by_cores: bool = False) -> None:
+    """Add the options of embedding; see ``embed_options``.
+
+    Args:
+        parser: Parser of the command.
+        by_cores: Whether the number of workers is None, for the number of cores, instead of 0.
+    """
     parser.add_argument("--batch-size", type=int, default=64, help="samples per batch")
-    parser.add_argument("--num-workers", type=int, default=0, help="processes that decode images")
+    parser.add_argument(
+        "--num-workers",
+        type=int,
+        default=None if by_cores else 0,
+        help=f"processes that decode images{'; default: by the number of cores' * by_cores}",
+    )
     parser.add_argument("--limit", type=int, help="number of samples; default: all")
     parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16", "fp16"))
 

@@ -1,65 +1,159 @@
-"""``clipkit embed``: write the embeddings of a data set as NumPy files."""
+"""``clipkit embed``: write the embeddings of a data set, shard by shard."""
 
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
-from typing import Any, Final
+import sys
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, Final
 
 from clipkit.cli.arguments import (
     add_command,
-    add_data_arguments,
+    add_embed_arguments,
     add_model_arguments,
-    embed_options,
+    add_sample_arguments,
+    caption_picker,
     given_path,
-    sample_options,
+    given_text,
     shown_weights,
     versions,
 )
-from clipkit.cli.outputs import check_new_folder
+from clipkit.cli.outputs import check_output_folder
+from clipkit.errors import ConfigError
 
-_FLOAT_BYTES: Final = 4
+if TYPE_CHECKING:
+    from clipkit.collection.embedding import EmbedPlan, EmbedReport, Part
+
+_BROKEN_SHARDS: Final = 1
+_LONGEST_DAYS: Final = 365
+"""A rank waits this long for the others at the end; one that is lost is noticed at once."""
 
 
 def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     parser = add_command(
         subparsers, run, "embed", "write the embeddings of a data set",
-        "Write images.npy (N x D), texts.npy (M x D), text_to_image.npy (M, the row of each text's "
-        "image) and keys.json (names of the samples, texts, model) to a new folder.",
+        "Write float16 embeddings of images and captions, and a table with one row per sample, for "
+        "each shard of SOURCE. The same command continues after a stop: complete shards are kept. "
+        "torchrun shares the shards among ranks, --part among the tasks of a SLURM array.",
     )  # fmt: skip
-    add_model_arguments(parser)
-    add_data_arguments(parser)
-    parser.add_argument("--images-only", action="store_true", help="omit the captions")
     parser.add_argument(
-        "--output", type=given_path, required=True, metavar="DIR", help="a new folder"
+        "source",
+        nargs="?",
+        type=given_text,
+        metavar="SOURCE",
+        help="a folder, URL or pattern of shards, a table or folder of images, or "
+        "hf://datasets/OWNER/NAME/CONFIG/SPLIT",
     )
+    parser.add_argument("--data", type=given_text, help=argparse.SUPPRESS)  # as in version 0.1
+    add_model_arguments(parser)
+    parser.add_argument(
+        "--output", type=given_path, required=True, metavar="DIR",
+        help="a new folder, or that of the same command before",
+    )  # fmt: skip
+    parser.add_argument("--split", default="test", help="folder inside SOURCE (default: test)")
+    add_sample_arguments(parser)
+    parser.add_argument(
+        "--columns", nargs="+", default=[], type=given_text, metavar="FIELD",
+        help="fields of the samples that become columns of the tables: members (txt) or fields of "
+        "a JSON member (json:author)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--images-only", action="store_true", help="do not embed captions; tables contain them"
+    )
+    add_embed_arguments(parser, by_cores=True)
+    parser.add_argument(
+        "--part", metavar="I/N", help="embed every N-th shard, from the I-th on: 1/8 to 8/8"
+    )
+    parser.add_argument(
+        "--max-bad-fraction", type=float, default=0.05, metavar="SHARE",
+        help="largest share of a shard's samples that may have no embedding, such as images that "
+        "cannot be decoded (default: 0.05)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--max-bad-shards", type=int, default=0, metavar="NUMBER",
+        help="number of shards that may be left out, because they cannot be read or have more bad "
+        "samples, before a process stops (default: 0)",
+    )  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> int:
-    output = args.output.absolute()
-    check_new_folder("--output", output)
+    source = _source(args)
+    check_output_folder("--output", args.output.absolute())
 
+    from datetime import timedelta
+
+    from clipkit.collection.arrow import arrow
+    from clipkit.collection.embedding import Part
     from clipkit.distributed.process_group import process_group
 
-    with process_group(args.device) as device:
-        return _embed(args, device, output)
+    arrow()
+    plan, part = _plan(args, source), Part.parse(args.part or "1/1")
+    with process_group(args.device, timedelta(days=_LONGEST_DAYS)) as device:
+        return _embed(plan, part, device)
 
 
-def _embed(args: argparse.Namespace, device: str, output: Path) -> int:
+def _source(args: argparse.Namespace) -> str:
+    if (args.source is None) == (args.data is None):
+        found = "none" if args.source is None else f"{args.source} and --data {args.data}"
+        raise ConfigError(
+            f"SOURCE: expected one source of the data, got {found}; write it first: "
+            f"clipkit embed SOURCE --model M --output DIR"
+        )
+    return str(args.source or args.data)
+
+
+def _plan(args: argparse.Namespace, source: str) -> EmbedPlan:
+    from clipkit.collection.embedding import EmbedPlan
+    from clipkit.data import FaultOptions
+
+    return EmbedPlan(
+        model=args.model,
+        data=source,
+        output=args.output.absolute(),
+        weights=args.weights,
+        split=args.split,
+        caption=caption_picker(args.caption),
+        label_field=args.label_field,
+        allow_outside=args.allow_outside,
+        images_only=args.images_only,
+        columns=tuple(args.columns),
+        limit=args.limit,
+        precision=args.precision,
+        batch_size=args.batch_size,
+        num_workers=args.num_workers,
+        faults=FaultOptions(args.max_bad_fraction, args.max_bad_shards),
+    )
+
+
+def _embed(plan: EmbedPlan, part: Part, device: str) -> int:
+    from clipkit.cli.progress import progress_bar
+    from clipkit.collection.embedding import embed_collection, start_collection
     from clipkit.distributed.agreement import of_first_rank, same_errors
-    from clipkit.evaluation import embed_pairs, open_dataset, save_embeddings
-    from clipkit.models import load_model
+    from clipkit.distributed.collectives import rank
 
-    options = embed_options(args)
     with same_errors():
-        data = open_dataset(args.data, args.split, **sample_options(args))
-        encoder, weights = load_model(args.model, device, args.weights)
-        num_rows = len(data) if args.limit is None else min(args.limit, len(data))
-        check_new_folder("--output", output, num_rows * encoder.embedding_dim * _FLOAT_BYTES)
-    pairs = embed_pairs(encoder, data, options, captions=not args.images_only)
-    details = {"model": args.model, "weights": weights, "data": args.data, "versions": versions()}
-    of_first_rank(lambda: save_embeddings(pairs, output, details))
-    num_images, width = pairs.images.shape
-    totals = f"{num_images} images and {len(pairs.texts)} texts, {width} components each"
-    print(f"{totals}{shown_weights(weights)}: {args.output}")
-    return 0
+        data = plan.open_data()
+        encoder, weights = plan.load_encoder(device)
+    info = of_first_rank(lambda: start_collection(plan, encoder, weights, data, versions()))
+    with ExitStack() as stack:
+        on_progress = None
+        if rank() == 0:
+            on_progress = stack.enter_context(progress_bar(f"Embedding {data.name}"))
+        report = embed_collection(plan, info, encoder, data, part, on_progress)
+    _print(report, plan, weights)
+    return _BROKEN_SHARDS if report.failures else 0
+
+
+def _print(report: EmbedReport, plan: EmbedPlan, weights: str | None) -> None:
+    num_failed = len(report.failures)
+    print(
+        f"{report.total('num_images')} images and {report.total('num_texts')} texts of "
+        f"{len(report.shards) - num_failed} shards embedded, {report.num_kept} shards were "
+        f"complete{shown_weights(weights)}: {plan.output}"
+    )
+    if num_bad := report.total("num_bad"):
+        print(f"{num_bad} samples have no embedding; the column 'error' of the tables says why")
+    if num_others := report.num_missing - num_failed:
+        print(f"{num_others} shards of other parts are missing")
+    for shard in report.failures:
+        print(f"not embedded: {shard.failure}", file=sys.stderr)

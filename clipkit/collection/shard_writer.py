@@ -40,9 +40,11 @@ class ShardWriter:
         column_types: Arrow type of each further column; None for no further columns.
 
     Examples:
-        >>> with ShardWriter("collection", "00000", embedding_dim=2, has_texts=False) as writer:
-        ...     writer.append(ShardRows(np.eye(2, dtype=np.float16), None, two_rows))
-        >>> np.load("collection/00000.images.f16.npy").shape
+        >>> columns = {name: [None, None] for name in COLUMNS}
+        >>> columns |= {"key": ["a", "b"], "captions": [[], []]}
+        >>> with ShardWriter("new", "00000", embedding_dim=2, has_texts=False) as writer:
+        ...     writer.append(ShardRows(np.eye(2, dtype=np.float16), None, columns))
+        >>> np.load("new/00000.images.f16.npy").shape
         (2, 2)
     """
 

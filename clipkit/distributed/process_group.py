@@ -25,7 +25,7 @@ _LOST: Final = ("gloo", "nccl", "connection closed", "connection reset")
 
 
 @contextmanager
-def process_group(device: str = "auto") -> Iterator[str]:
+def process_group(device: str = "auto", timeout: timedelta = _TIMEOUT) -> Iterator[str]:
     """Connect the ranks of a command, for the time of a block; a no-op in one process.
 
     Only the first rank prints to standard output. A rank that is lost, or SIGTERM, which a launcher
@@ -34,6 +34,7 @@ def process_group(device: str = "auto") -> Iterator[str]:
     Args:
         device: A torch device, or "auto" for a GPU if there is one: that of the rank's number on
             its machine.
+        timeout: How long a rank waits for another one, which works.
 
     Yields:
         The device of this rank.
@@ -59,7 +60,7 @@ def process_group(device: str = "auto") -> Iterator[str]:
         )
     device = _device_of_rank(device)
     backend = "cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo"
-    dist.init_process_group(backend, rank=world.rank, world_size=world.size, timeout=_TIMEOUT)
+    dist.init_process_group(backend, rank=world.rank, world_size=world.size, timeout=timeout)
     try:
         with _ended_by_sigterm(), ExitStack() as stack:
             if not world.is_main:

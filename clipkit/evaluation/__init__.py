@@ -9,7 +9,6 @@ from clipkit.evaluation.datasets.choices import ChoiceData
 from clipkit.evaluation.datasets.dataset import EvaluationDataset, EvaluationSample, open_dataset
 from clipkit.evaluation.embedding import EmbeddedPairs, embed_pairs, tokenizer_of
 from clipkit.evaluation.embedding_cache import cached_embeddings
-from clipkit.evaluation.embedding_files import save_embeddings
 from clipkit.evaluation.evaluators.association import ImageAssociation
 from clipkit.evaluation.evaluators.base import Evaluator
 from clipkit.evaluation.evaluators.class_report import ClassReport, PerClass
@@ -122,7 +121,6 @@ __all__ = [
     "resolve_class_names",
     "resolve_prompts",
     "run_suite",
-    "save_embeddings",
     "save_outcomes",
     "shipped_suites",
     "tokenizer_of",

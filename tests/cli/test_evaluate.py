@@ -9,7 +9,6 @@ import sys
 from datetime import datetime
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -31,7 +30,7 @@ from clipkit.evaluation import (
 )
 from clipkit.evaluation.comparison import compare_records
 from clipkit.models import from_open_clip
-from tests.helpers.evaluation_data import CLASSES, OPEN_CLIP, captions, picture, write_layout
+from tests.helpers.evaluation_data import CLASSES, OPEN_CLIP, picture, write_layout
 from tests.helpers.factories import write_shard
 from tests.helpers.open_clip_names import named_config
 
@@ -240,43 +239,6 @@ def test_evaluate_without_output_only_prints(root, model, capsys):
     )
 
     assert "mean_per_class_recall" in capsys.readouterr().out
-
-
-def test_embed_writes_arrays_and_keys(tmp_path, root, model):
-    output = tmp_path / "deep" / "embeddings"
-
-    call(embed, "--model", model, "--data", root, "--output", output, "--batch-size", 5)
-
-    images, texts = (np.load(output / f"{name}.npy") for name in ("images", "texts"))
-    owners = np.load(output / "text_to_image.npy")
-    content = json.loads((output / "keys.json").read_text())
-    assert images.shape == (12, 24)
-    assert images.dtype == np.float32
-    np.testing.assert_allclose(np.linalg.norm(images, axis=1), 1, atol=1e-5)
-    assert content["keys"] == [f"s{i:07d}" for i in range(12)]
-    assert content["captions"] == [text for i in range(12) for text in captions(i)]
-    assert owners.tolist() == [i for i in range(12) for _ in captions(i)]
-    assert texts.shape == (len(owners), 24)
-    assert [path.name for path in output.parent.iterdir()] == ["embeddings"]
-
-
-def test_embed_of_pictures_only(tmp_path, root, model):
-    output = tmp_path / "embeddings"
-    output.mkdir()
-
-    call(embed, "--model", model, "--data", root, "--output", output, "--images-only")
-
-    assert np.load(output / "texts.npy").shape == (0, 24)
-    assert len(json.loads((output / "keys.json").read_text())["keys"]) == 12
-
-
-def test_embed_never_overwrites(tmp_path, root, model):
-    (tmp_path / "precious").write_text("work of years")
-
-    with pytest.raises(ConfigError, match="--output: expected a new or empty folder"):
-        call(embed, "--model", model, "--data", root, "--output", tmp_path)
-
-    assert (tmp_path / "precious").read_text() == "work of years"
 
 
 @pytest.mark.parametrize(

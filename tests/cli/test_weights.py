@@ -12,6 +12,7 @@ import torch
 import yaml
 
 from clipkit.cli.main import main
+from clipkit.collection import read_info
 from clipkit.errors import CheckpointError, ConfigError
 from clipkit.evaluation import Evaluator
 from clipkit.models import from_checkpoint, load_encoder, save_encoder
@@ -64,13 +65,15 @@ class TestChoice:
     def test_embed(self, runs, shards, tmp_path, capsys, weights, kind):
         words = ["--data", f"{shards}/val/*.tar", "--output", str(tmp_path / "out")]
         assert main(["embed", "--model", str(runs["with"]), *words, *option(weights)]) == 0
-        assert json.loads((tmp_path / "out" / "keys.json").read_text())["weights"] == kind
+        assert read_info(tmp_path / "out").weights == kind
         assert f"({kind} weights)" in capsys.readouterr().out
-        images = np.load(tmp_path / "out" / "images.npy")
         save_encoder(load_encoder(runs["with"], PREFIXES[kind]), tmp_path / "only")
         words[-1] = str(tmp_path / "alone")
         assert main(["embed", "--model", str(tmp_path / "only"), *words]) == 0
-        np.testing.assert_array_equal(images, np.load(tmp_path / "alone" / "images.npy"))
+        images, alone = (
+            np.load(next((tmp_path / name).glob("*.images.f16.npy"))) for name in ("out", "alone")
+        )
+        np.testing.assert_array_equal(images, alone)
 
     def test_export(self, runs, tmp_path, capsys, weights, kind):
         output = tmp_path / "out"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 
-import numpy as np
 import pytest
 
 from clipkit.cli import interpolate as interpolate_command
@@ -15,11 +14,8 @@ from clipkit.evaluation import (
     EmbedOptions,
     InterpolationPoint,
     Retrieval,
-    embed_pairs,
     interpolation_curve,
     make_evaluator,
-    open_dataset,
-    save_embeddings,
 )
 from clipkit.evaluation.report import evaluate_with_report, write_curve
 from tests.helpers import tiny
@@ -51,15 +47,6 @@ def test_evaluators_by_task(data, encoder):
 def test_commands_offer_the_tasks():
     assert evaluate_command.TASKS == TASKS
     assert set(interpolate_command.TASKS) <= set(TASKS)
-
-
-def test_embeddings_on_disk(data, encoder, tmp_path):
-    pairs = embed_pairs(encoder, open_dataset(data), EmbedOptions())
-    save_embeddings(pairs, tmp_path / "out", {"model": "tiny"})
-    np.testing.assert_array_equal(np.load(tmp_path / "out/images.npy"), pairs.images.numpy())
-    content = json.loads((tmp_path / "out/keys.json").read_text())
-    assert content["model"] == "tiny"
-    assert content["keys"] == list(pairs.keys)
 
 
 def test_curve_between_two_models(data, encoder, tmp_path):

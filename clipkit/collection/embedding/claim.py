@@ -17,7 +17,7 @@ from clipkit.collection.info import (
     create_info,
     read_info,
 )
-from clipkit.data.shards.shard import Shard
+from clipkit.data.storage.urls import is_local
 from clipkit.errors import ConfigError
 from clipkit.evaluation.datasets.dataset import EvaluationDataset
 from clipkit.evaluation.hashes import model_hash
@@ -92,10 +92,10 @@ def describe_collection(
     shards = data.index.shards[: len(counts)]
     names = shard_names([shard.address for shard in shards])
     return CollectionInfo(
-        model=plan.model,
+        model=_absolute(plan.model),
         weights=weights,
         model_hash=model_hash(encoder) or "",
-        data=plan.data,
+        data=_absolute(plan.data),
         split=plan.split,
         embedding_dim=encoder.embedding_dim,
         precision=plan.precision,
@@ -104,7 +104,7 @@ def describe_collection(
         column_types=dict(types),
         class_names=data.class_names,
         shards=tuple(
-            CollectionShard(name, _url(shard), count, shard.size_bytes, shard.digest)
+            CollectionShard(name, _absolute(shard.url), count, shard.size_bytes, shard.digest)
             for name, shard, count in zip(names, shards, counts, strict=True)
         ),
         options=plan.recorded_options(),
@@ -112,10 +112,10 @@ def describe_collection(
     )
 
 
-def _url(shard: Shard) -> str:
-    """Return an address that does not depend on the working directory."""
-    address = shard.address
-    return os.path.abspath(address.path) if address.is_local else shard.url  # noqa: PTH100
+def _absolute(name: str) -> str:
+    """Return a name or URL as it is, and the path of a file as one that any process can open."""
+    is_path = is_local(name) and Path(name).exists()
+    return os.path.abspath(name) if is_path else name  # noqa: PTH100 - links are kept
 
 
 def _differences(found: CollectionInfo, info: CollectionInfo) -> Iterator[str]:

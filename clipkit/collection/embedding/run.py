@@ -55,7 +55,7 @@ def embed_collection(
     encoder: DualEncoder,
     data: EvaluationDataset,
     part: Part | None = None,
-    on_progress: Progress = lambda _done, _total: None,
+    on_progress: Progress | None = None,
 ) -> EmbedReport:
     """Embed the missing shards of a part; ranks share them.
 
@@ -67,7 +67,7 @@ def embed_collection(
         encoder: The plan's model.
         data: The plan's data.
         part: Which shards; None for all.
-        on_progress: Called on each rank with the samples of its shards after each batch.
+        on_progress: Called with the samples of this rank after each batch; None for no call.
 
     Raises:
         FaultBudgetExceeded: If more than ``plan.faults.max_bad_shards`` shards of a rank cannot be
@@ -105,14 +105,15 @@ def _embed_rank(
     encoder: DualEncoder,
     data: EvaluationDataset,
     numbers: list[int],
-    on_progress: Progress,
+    on_progress: Progress | None,
 ) -> list[ShardReport]:
     done, total = 0, sum(info.shards[number].num_samples for number in numbers)
 
     def on_batch(count: int) -> None:
         nonlocal done
         done += count
-        on_progress(done, total)
+        if on_progress is not None:
+            on_progress(done, total)
 
     reports = []
     is_wanted = lambda number: not _is_complete(plan, info, number)  # noqa: E731

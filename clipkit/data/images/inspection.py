@@ -44,7 +44,7 @@ def inspect_image(data: bytes, transform: ExactTransform) -> InspectedImage:
     Examples:
         >>> image = inspect_image(Path("dog.jpg").read_bytes(), EvalTransform(64))
         >>> image.pixels.shape, image.width_pixels, image.height_pixels
-        (torch.Size([3, 64, 64]), 80, 60)
+        (torch.Size([3, 64, 64]), 40, 32)
     """
     image = open_image(data, min(DEFAULT_MAX_PIXELS, transform.max_pixels))
     turn = orientation_of(image, data)
