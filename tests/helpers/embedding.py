@@ -7,6 +7,7 @@ import io
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet
@@ -67,7 +68,7 @@ def arrays(folder: Path, kind: str) -> np.ndarray:
     return np.concatenate([np.load(folder / f"{name}.{kind}.f16.npy") for name in names])
 
 
-def rows(folder: Path) -> list[dict[str, object]]:
+def rows(folder: Path) -> list[dict[str, Any]]:
     """Rows of the tables of all shards, in the order of the data."""
     names = [shard.name for shard in read_info(folder).shards]
     tables = [pyarrow.parquet.read_table(folder / f"{name}.parquet") for name in names]

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from clipkit.collection import Collection, read_info
+from clipkit.atomic_files import new_file
+from clipkit.collection import Collection
 from clipkit.collection.embedding import embed_collection, start_collection
 from clipkit.collection.embedding.towers import Towers
 from clipkit.data import FaultOptions
 from clipkit.errors import FaultBudgetExceeded, NonFiniteError, naming
-from clipkit.evaluation import open_dataset
 from clipkit.models import DualEncoder
 from tests.helpers.embedding import arrays, contents, embed, encoder, plan_of, rows
 from tests.helpers.evaluation_data import sample, tiny_encoder, write_layout
@@ -114,23 +114,20 @@ def test_a_shard_that_is_lost_under_way_is_left_out(tmp_path, data, workers, dam
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no full device")
 @pytest.mark.parametrize("suffix", [".images.f16.npy", ".texts.f16.npy", ".parquet"])
 def test_a_full_disk_leaves_complete_shards_only(tmp_path, data, monkeypatch, suffix):
-    from clipkit.collection import shard_writer
-
     @contextmanager
     def full(path):
-        with real(path) as temporary, naming(path):
+        with new_file(path) as temporary, naming(path):
             is_full = str(path).endswith(f"1{suffix}")
             yield Path("/dev/full") if is_full else temporary
 
-    real = shard_writer.new_file
-    monkeypatch.setattr(shard_writer, "new_file", full)
+    monkeypatch.setattr("clipkit.collection.shard_writer.new_file", full)
     with pytest.raises(OSError, match=rf"No space left on device: '.*1{suffix}'") as caught:
         embed(data, tmp_path / "out")
     assert caught.value.errno == errno.ENOSPC
     left = {path.name for path in (tmp_path / "out").iterdir()}
     assert {name for name in left if name.endswith(".parquet")} == {"0.parquet"}
     assert not any(name.startswith(".") for name in left)
-    monkeypatch.setattr(shard_writer, "new_file", real)
+    monkeypatch.undo()
     assert embed(data, tmp_path / "out").num_kept == 1
     embed(data, tmp_path / "expected")
     assert contents(tmp_path / "out") == contents(tmp_path / "expected")
@@ -209,10 +206,3 @@ def test_what_a_killed_process_was_writing_is_removed_after_a_day(tmp_path, data
     os.utime(old, (0, time.time() - 25 * 3600))
     embed(data, tmp_path / "out")
     assert (old.exists(), new.exists()) == (False, True)
-
-
-def test_reading_needs_all_shards(tmp_path, data):
-    embed(data, tmp_path / "out", part=None)
-    (tmp_path / "out" / "2.parquet").unlink()
-    assert len(read_info(tmp_path / "out").shards) == 3
-    assert len(open_dataset(data)) == 12
