@@ -147,6 +147,34 @@ def add_sample_arguments(parser: argparse.ArgumentParser) -> None:
     add_outside_argument(parser)
 
 
+def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add ``--engine`` and ``--address``."""
+    parser.add_argument(
+        "--engine",
+        choices=("local", "ray"),
+        default="local",
+        help="local: this process; ray: the machines of a Ray cluster, on storage that all share",
+    )
+    parser.add_argument(
+        "--address",
+        type=given_text,
+        help="with --engine ray: address of the cluster, such as auto or 10.0.0.5:6379; local "
+        "starts one on this machine (default: local)",
+    )
+
+
+def check_engine(args: argparse.Namespace) -> None:
+    """Refuse options of another engine.
+
+    Raises:
+        ConfigError: If ``--address`` is given without Ray, or ``--part`` with it.
+    """
+    if args.engine != "ray" and args.address is not None:
+        raise ConfigError("--address: expected --engine ray with it")
+    if args.engine == "ray" and args.part is not None:
+        raise ConfigError("--part: expected no part with --engine ray, which divides the work")
+
+
 class SampleOptions(TypedDict):
     """Keyword arguments of ``open_dataset`` and ``make_evaluator``."""
 

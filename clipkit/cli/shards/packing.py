@@ -8,9 +8,16 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from clipkit.cli.arguments import add_outside_argument, given_path, given_text
+from clipkit.cli.arguments import (
+    add_engine_arguments,
+    add_outside_argument,
+    check_engine,
+    given_path,
+    given_text,
+)
 from clipkit.cli.outputs import check_output_folder
 from clipkit.cli.progress import progress_bar
+from clipkit.errors import ConfigError
 
 if TYPE_CHECKING:
     from clipkit.data.packing.partition.part_packer import PartPlan
@@ -61,7 +68,19 @@ def add_pack(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         help="pack only part I of N of a CSV, TSV or Parquet table, a range of its shards; the "
         "parts may run at the same time, on machines that share OUT",
     )
-    add_workers_argument(parser)
+    add_engine_arguments(parser)
+    parser.add_argument(
+        "--num-parts",
+        type=int,
+        metavar="N",
+        help="with --engine ray: number of parts, the tasks of the cluster; each actor reads the "
+        "table once",
+    )
+    parser.add_argument(
+        "--num-workers",
+        type=int,
+        help="threads (default: one per CPU core; with --engine ray: 1 in each actor)",
+    )
     parser.set_defaults(run=run_pack)
 
 
@@ -77,6 +96,11 @@ def add_workers_argument(parser: argparse.ArgumentParser) -> None:
 
 def run_pack(args: argparse.Namespace) -> int:
     check_output_folder("OUT", args.out)
+    check_engine(args)
+    if args.engine != "ray" and args.num_parts is not None:
+        raise ConfigError("--num-parts: expected --engine ray with it; without Ray use --part I/N")
+    if args.engine == "ray":
+        return _pack_on_ray(args)
     if args.part is not None:
         return _pack_part(args)
 
@@ -92,7 +116,7 @@ def run_pack(args: argparse.Namespace) -> int:
             samples_per_shard=args.samples_per_shard,
             image_size=args.image_size,
             max_bad_samples=args.max_bad_samples,
-            num_workers=args.num_workers,
+            num_workers=_num_threads(args),
             on_sample=advance,
         )
     _log_faults(report.faults)
@@ -118,6 +142,27 @@ def _pack_part(args: argparse.Namespace) -> int:
     return 0
 
 
+def _pack_on_ray(args: argparse.Namespace) -> int:
+    from clipkit.data.packing.partition.ray_engine import pack_on_ray
+
+    if args.num_parts is None:
+        raise ConfigError(
+            "--num-parts: expected the number of parts with --engine ray, some for each actor"
+        )
+    plan = _part_plan(args, args.num_parts)
+    with progress_bar("packing parts") as advance:
+        report = pack_on_ray(plan, args.address, advance)
+    _log_faults(report.faults)
+    log(f"{report.num_samples} samples in {len(report.shards)} shards in {args.out}")
+    return 0
+
+
+def _num_threads(args: argparse.Namespace) -> int:
+    if args.num_workers is not None:
+        return int(args.num_workers)
+    return 1 if args.engine == "ray" else os.cpu_count() or 1
+
+
 def _part_plan(args: argparse.Namespace, num_parts: int) -> PartPlan:
     from clipkit.data import TableColumns
     from clipkit.data.packing.partition.part_packer import PartPlan
@@ -131,7 +176,7 @@ def _part_plan(args: argparse.Namespace, num_parts: int) -> PartPlan:
         allow_outside=args.allow_outside,
         columns=TableColumns(args.image_columns, args.caption_columns),
         options=PackOptions(
-            args.samples_per_shard, args.image_size, args.max_bad_samples, args.num_workers
+            args.samples_per_shard, args.image_size, args.max_bad_samples, _num_threads(args)
         ),
     )
 

@@ -1,0 +1,90 @@
+"""Jobs on a local Ray cluster of two actors, of which one is killed: files as of one process."""
+
+from __future__ import annotations
+
+import importlib.util
+import ipaddress
+
+import psutil
+import pytest
+
+from clipkit.data.packing.pack import pack
+from clipkit.data.packing.partition.part_packer import PartPlan
+from clipkit.data.packing.partition.ray_engine import pack_on_ray
+from clipkit.data.packing.shard_packer import PackOptions
+from clipkit.distributed.ray_actors import LOCAL_STORE_BYTES, imported_ray
+from clipkit.errors import DataError
+from tests.data.packing.partition.test_part_packer import content, write_table
+
+if importlib.util.find_spec("ray") is None:
+    pytest.skip("Ray is not installed", allow_module_level=True)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster():
+    """A cluster that all tests use, because its start takes ten seconds and more."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        ray = imported_ray(is_local=True)
+        ray.init(
+            address="local",
+            num_cpus=2,
+            include_dashboard=False,
+            log_to_driver=False,
+            object_store_memory=LOCAL_STORE_BYTES,
+        )
+        yield
+        ray.shutdown()
+
+
+def of_cluster() -> list[psutil.Process]:
+    return psutil.Process().children(recursive=True)
+
+
+def kill_busy_actor() -> int:
+    """Kill an actor that does a task, and return its process id."""
+    for process in of_cluster():
+        if "MapWorker" in process.name() or "MapWorker" in " ".join(process.cmdline()):
+            process.kill()
+            return process.pid
+    raise AssertionError("no actor is there")
+
+
+def test_packing_with_a_killed_actor(tmp_path):
+    rows = [f"{n}.jpg,caption {n},{n % 7}" for n in range(90)]
+    table = write_table(tmp_path / "photos", rows)
+    pack(table, tmp_path / "whole", samples_per_shard=5, image_size=4)
+    plan = PartPlan(table, tmp_path / "parts", 9, options=PackOptions(5, image_size=4))
+    killed: list[int] = []
+
+    def kill_once(done: int, total: int) -> None:
+        assert total == 9
+        if not killed:
+            killed.append(kill_busy_actor())
+
+    report = pack_on_ray(plan, on_part=kill_once)
+    assert report.num_samples == 90
+    assert len(killed) == 1
+    assert len(set(report.shards)) == len(report.shards) == 18
+    for left in (tmp_path / "parts").glob(".*.tmp"):
+        left.unlink()  # of the killed process
+    assert content(tmp_path / "parts") == content(tmp_path / "whole")
+
+
+def test_a_task_that_fails_ends_the_job_with_its_message(tmp_path):
+    table = write_table(tmp_path / "photos", ["0.jpg,one,1", "1.jpg,two,2"])
+    (tmp_path / "photos" / "1.jpg").unlink()
+    plan = PartPlan(table, tmp_path / "parts", 2, options=PackOptions(1))
+    with pytest.raises(DataError, match=r"1 samples cannot be packed .*\n.*1\.jpg: no such image"):
+        pack_on_ray(plan)
+
+
+def test_only_this_machine_reaches_the_cluster():
+    addresses = [
+        connection.laddr.ip.removeprefix("::ffff:")
+        for process in of_cluster()
+        for connection in process.net_connections("tcp")
+        if connection.status == psutil.CONN_LISTEN
+    ]
+    assert addresses
+    assert [a for a in addresses if not ipaddress.ip_address(a).is_loopback] == []
