@@ -13,11 +13,23 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 BINARIES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
 def find_chromium() -> str | None:
     return next((path for name in BINARIES if (path := shutil.which(name))), None)
+
+
+def require_chromium() -> str:
+    """Return the path of a browser; skips where there is none, and fails so in CI."""
+    binary = find_chromium()
+    if binary is None:
+        if os.environ.get("CI") == "true":
+            pytest.fail("CI must have Chromium: apt-get install chromium")
+        pytest.skip("no Chromium on this machine (apt-get install chromium)")
+    return binary
 
 
 class Chromium:

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 
 from clipkit.runs import RunRecord, write_run, write_runs_page
-from tests.helpers.chromium import Chromium, find_chromium
+from tests.helpers.chromium import Chromium, require_chromium
 
 pytestmark = pytest.mark.browser
 
 
 @pytest.fixture(scope="module")
 def browser():
-    binary = find_chromium()
-    if binary is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail("CI must have Chromium: apt-get install chromium")
-        pytest.skip("no Chromium on this machine (apt-get install chromium)")
-    with Chromium(binary) as chromium:
+    with Chromium(require_chromium()) as chromium:
         yield chromium
 
 

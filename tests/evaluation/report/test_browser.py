@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from clipkit.evaluation.comparison import Change, Comparison, Estimate, PairComp
 from clipkit.evaluation.report import write_report
 from clipkit.evaluation.report.comparison_page import render_comparison
 from clipkit.tuning import page as study
-from tests.helpers.chromium import Chromium, find_chromium
+from tests.helpers.chromium import Chromium, require_chromium
 from tests.helpers.report_content import HOSTILE, LONG_WORD, SECTIONS, full_report
 
 pytestmark = pytest.mark.browser
@@ -64,12 +63,7 @@ CONTRAST = """
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Chromium]:
-    binary = find_chromium()
-    if binary is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail("CI must have Chromium: apt-get install chromium")
-        pytest.skip("no Chromium on this machine (apt-get install chromium)")
-    with Chromium(binary) as chromium:
+    with Chromium(require_chromium()) as chromium:
         yield chromium
 
 

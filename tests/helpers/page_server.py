@@ -1,0 +1,76 @@
+"""A real server of a small collection whose captions try to be markup."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tests.helpers import tiny
+from tests.helpers.factories import COLORS, image_bytes, write_shard
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+HOSTILE = "<img src=x onerror=alert(1)>"
+LONG_WORD = "w" * 300
+CLASS_NAMES = ["red", "<b>green</b>", "blue", "yellow"]
+COUNTS = (30, 30)
+_SIZES = ((40, 32), (32, 40), (96, 16), (24, 24))
+
+
+def write_page_collection(folder: Path) -> Path:
+    """Embed 60 images of four colours; return the collection."""
+    from clipkit.collection.embedding import EmbedPlan, embed_collection, start_collection
+
+    number = 0
+    for shard, count in enumerate(COUNTS):
+        samples = []
+        for _ in range(count):
+            samples.append((f"key-{number:03d}", _sample(number)))
+            number += 1
+        write_shard(folder / "data" / f"{shard:05d}.tar", samples)
+    (folder / "data" / "classnames.txt").write_text("\n".join(CLASS_NAMES))
+    plan = EmbedPlan(
+        "tiny", str(folder / "data"), folder / "collection", num_workers=0, columns=("json:place",)
+    )
+    encoder, data = tiny.encoder().eval(), plan.open_data()
+    info = start_collection(plan, encoder, None, data)
+    embed_collection(plan, info, encoder, data)
+    return folder / "collection"
+
+
+def _sample(number: int) -> dict[str, bytes]:
+    color = list(COLORS)[number % 4]
+    captions = {0: HOSTILE, 1: LONG_WORD}.get(number, f"a {color} square number {number}")
+    return {
+        "jpg": image_bytes(color, _SIZES[number % 4], seed=number),
+        "txt": f"{captions}\nanother caption".encode(),
+        "cls": str(number % 4).encode(),
+        "json": f'{{"place": "{"<i>sea</i>" if number % 2 else "town"}"}}'.encode(),
+    }
+
+
+@contextmanager
+def running(app: FastAPI) -> Iterator[tuple[str, Callable[[], None]]]:
+    """Serve an application on a free port of loopback; yields its address, and what stops it."""
+    import uvicorn
+
+    from clipkit.search.serving.server import open_socket
+
+    listening = open_socket("127.0.0.1", 0)
+    server = uvicorn.Server(uvicorn.Config(app, log_level="error", ws="none"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+    thread.start()
+
+    def stop() -> None:
+        server.should_exit = server.force_exit = True
+        thread.join(timeout=20)
+        listening.close()
+
+    try:
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}/", stop
+    finally:
+        stop()
