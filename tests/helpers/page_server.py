@@ -61,12 +61,14 @@ def running(app: FastAPI) -> Iterator[tuple[str, Callable[[], None]]]:
     from clipkit.search.serving.server import open_socket
 
     listening = open_socket("127.0.0.1", 0)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="error", ws="none"))
+    server = uvicorn.Server(
+        uvicorn.Config(app, log_level="error", ws="none", timeout_graceful_shutdown=1)
+    )
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
 
     def stop() -> None:
-        server.should_exit = server.force_exit = True
+        server.should_exit = True
         thread.join(timeout=20)
         listening.close()
 

@@ -1,7 +1,7 @@
 // Draws the map: points in the colours of their classes, and thumbnails where few are in sight.
 import { thumbnailUrl } from "./api.js";
 
-const MAX_THUMBNAILS = 90;
+const MAX_THUMBNAILS = 150;
 const THUMBNAIL_PIXELS = 44;
 const KEPT_IMAGES = 600;
 
