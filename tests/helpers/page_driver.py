@@ -121,6 +121,11 @@ class PageDriver:
         self.browser.call("Input.dispatchKeyEvent", type="keyDown", text=text, **about)
         self.browser.call("Input.dispatchKeyEvent", type="keyUp", **about)
 
+    def tap(self, selector: str) -> None:
+        """Touch an element; the browser times it, as a slow touch is a long press."""
+        x, y = self.place(selector)
+        self.browser.call("Input.synthesizeTapGesture", x=x, y=y, gestureSourceType="touch")
+
     def touch(self, *paths: list[tuple[float, float]]) -> None:
         """Put down one finger for each path, move them all, and lift them."""
         for step, points in enumerate(zip(*paths, strict=True)):

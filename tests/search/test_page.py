@@ -333,12 +333,12 @@ def test_fingers_open_images_and_pinch_the_map(page, url):
     page.browser.call("Emulation.setTouchEmulationEnabled", enabled=True, maxTouchPoints=2)
     try:
         page.visit(url + "#q=red", 400, 800)
-        page.touch([page.place("#grid li:nth-child(2) .frame")])
+        page.tap("#grid li:nth-child(2) .frame")
         page.wait_for("document.querySelectorAll('#detail .facts div').length > 4")
-        page.touch([page.place("#detail header .icon:last-child")])
+        page.tap("#detail header .icon:last-child")
         page.wait_for("!document.querySelector('dialog[open]')")
 
-        page.touch([page.place("[data-view=map]")])
+        page.tap("[data-view=map]")
         page.wait_for("document.querySelector('#plane-text').hidden")
         before = page.browser.screenshot()
         x, y = page.place("#plane")
@@ -347,6 +347,37 @@ def test_fingers_open_images_and_pinch_the_map(page, url):
         assert page.browser.screenshot() != before
     finally:
         page.browser.call("Emulation.setTouchEmulationEnabled", enabled=False)
+
+
+def test_an_address_holds_every_query(page):
+    """Column names with operators in them, texts with all signs, weights: nothing is lost."""
+    state = {
+        "text": "50 % & more #1 + „ä“ <b>",
+        "parts": [
+            {"kind": "text", "value": "a:b=c&d\nsecond line", "weight": -0.3},
+            {"kind": "row", "value": 12, "weight": 1.7},
+        ],
+        "filters": [
+            {"column": "json:a~b>=c!", "operator": "<=", "value": "=1:2&3"},
+            {"column": "captions", "operator": "!~", "value": "~%"},
+        ],
+        "view": "map",
+        "image": 7,
+    }
+    read = page.value(
+        f"import('/static/state.js').then((m) => m.fromHash(m.toHash({json.dumps(state)})))"
+    )
+    assert read == state
+
+
+def test_an_image_outside_of_the_results_has_neighbours(page, url):
+    page.visit(url + "#image=58")
+    page.wait_for("document.querySelector('.facts code')?.innerText === 'key-058'")
+    page.press("ArrowRight")
+    page.wait_for("document.querySelector('.facts code')?.innerText === 'key-059'")
+    page.press("ArrowRight")
+    page.wait_for("document.querySelector('#live').innerText === 'This is the last image'")
+    assert page.texts(".facts code")[0] == "key-059"
 
 
 def test_keys_of_the_page(page):

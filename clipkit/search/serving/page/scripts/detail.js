@@ -74,7 +74,8 @@ async function move(step) {
   const row = state.image;
   if (row === null) return;
   const next = await neighbourOf(row, step);
-  if (next !== null && state.image === row) update({ image: next }, { replace: true });
+  if (next === null) announce(step > 0 ? "This is the last image" : "This is the first image");
+  else if (state.image === row) update({ image: next }, { replace: true });
 }
 
 function figure(source, alt, thumbnail = null) {
@@ -101,7 +102,7 @@ function header(title, row) {
 }
 
 function fill(side, row, record, status) {
-  const captions = record.captions.map((caption) => make("li", {}, caption));
+  const captions = record.captions.map((caption) => make("li", { dir: "auto" }, caption));
   side.lastElementChild.remove();
   if (record.class_name) side.append(make("p", { className: "class-name" }, record.class_name));
   if (captions.length) side.append(make("ul", { className: "captions", "aria-label": "Captions" }, ...captions));

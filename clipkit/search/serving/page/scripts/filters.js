@@ -71,17 +71,22 @@ function rangeOf(name) {
 
 function choiceOf(name) {
   const select = control("select", name, "=", {});
-  select.append(make("option", { value: "" }, "all"));
-  fetchColumn(name).then(({ values }) => {
-    for (const { value, count } of values ?? []) {
-      if (value === null) continue;
-      const text = name === "label" ? (status.class_names[value] ?? `class ${value}`) : String(value);
-      select.append(make("option", { value: String(value) }, `${text} (${formatNumber(count)})`));
-    }
+  const fill = (values) => {
+    const counts = new Map(values.filter(({ value }) => value !== null).map(({ value, count }) => [String(value), count]));
+    const names = name === "label" ? status.class_names.map((_, number) => String(number)) : [];
+    const options = [...new Set([...names, ...counts.keys()])].map((value) => {
+      const text = name === "label" ? className(value) : value;
+      return make("option", { value }, counts.has(value) ? `${text} (${formatNumber(counts.get(value))})` : text);
+    });
+    select.replaceChildren(make("option", { value: "" }, "all"), ...options);
     write(one("#filters"), state.filters);
-  }).catch(() => {});
+  };
+  fill([]);
+  fetchColumn(name).then(({ values }) => fill(values ?? [])).catch(() => {}); // without counts
   return make("label", {}, make("span", {}, columnName(name)), select);
 }
+
+const className = (number) => status?.class_names[number] || `class ${number}`;
 
 function textOf(name) {
   const input = control("input", name, "~", { type: "text", placeholder: "contains", maxlength: 200, spellcheck: "false" });
@@ -125,6 +130,6 @@ function showActive(filters) {
 }
 
 function describe({ column, operator, value }) {
-  const shown = column === "label" ? (status?.class_names[value] ?? value) : value;
+  const shown = column === "label" && /^\d+$/.test(value) ? className(value) : value;
   return `${columnName(column)} ${SIGNS[operator] ?? operator} ${shown}`;
 }

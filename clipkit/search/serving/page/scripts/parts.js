@@ -1,7 +1,5 @@
 // Changes of the query that several parts of the page offer.
-import { state, update } from "./state.js";
-
-const MAX_PARTS = 16;
+import { MAX_PARTS, state, update } from "./state.js";
 
 /**
  * Add a part to the query. The text of the search field becomes a part as well if `keepText`, and

@@ -83,5 +83,6 @@ function subject({ kind, value }, name) {
   const open = () => (kind === "row" ? update({ image: value }) : openUpload(value));
   const node = make("button", { type: "button", className: "chip-image", "aria-label": `Open ${name}` }, image);
   node.addEventListener("click", open);
-  return node;
+  const labels = button({ text: "labels", className: "sign plain", "aria-label": `Labels of ${name}` }, open);
+  return make("span", { className: "chip-subject" }, node, labels);
 }

@@ -9,7 +9,7 @@ import { whenReady } from "./status.js";
 
 const PAGE_SIZE = 48;
 const MAX_RESULTS = 96_000; // the server's largest offset is 99,000
-const results = { hits: [], isComplete: true, request: null };
+const results = { hits: [], isComplete: true, request: null, page: null };
 const listeners = [];
 
 /** Rows of the results so far, in their order. */
@@ -31,10 +31,16 @@ export function startResults() {
   run();
 }
 
-/** Return the row before or after a row of the results, or null; loads another page if needed. */
+/**
+ * Return the row before or after a row, or null: that of the results, of which another page is
+ * loaded if needed, or of the collection if the row is no result.
+ */
 export async function neighbourOf(row, step) {
   const place = results.hits.findIndex((hit) => hit.row === row);
-  if (place < 0) return null;
+  if (place < 0) {
+    const { num_images: numImages } = await whenReady();
+    return row + step >= 0 && row + step < numImages ? row + step : null;
+  }
   if (place + step >= results.hits.length && !results.isComplete) await loadMore();
   return results.hits[place + step]?.row ?? null;
 }
@@ -54,13 +60,17 @@ async function run() {
   const grid = one("#grid");
   grid.setAttribute("aria-busy", "true");
   if (!results.hits.length) showSkeleton(grid);
+  one("#summary").textContent = "Searching";
   await whenReady();
-  await fetchPage(0);
+  results.page = fetchPage(0);
+  await results.page;
 }
 
+/** Load the next page; a second call waits for the first. */
 async function loadMore() {
-  if (results.request || results.isComplete) return;
-  await fetchPage(results.hits.length);
+  if (results.isComplete) return;
+  if (!results.request) results.page = fetchPage(results.hits.length);
+  await results.page;
 }
 
 async function fetchPage(offset) {
@@ -79,8 +89,10 @@ async function fetchPage(offset) {
   } catch (error) {
     if (error.name === "AbortError" || results.request !== controller) return;
     results.request = null;
-    if (offset === 0) showHits([], true);
-    else one("#more").hidden = true;
+    if (offset === 0) {
+      showHits([], true);
+      one("#summary").textContent = "";
+    } else one("#more").hidden = true;
     showNotice(advice(error), () => fetchPage(offset));
   }
 }
@@ -129,7 +141,7 @@ function card(hit) {
   const caption = hit.caption || hit.class_name || hit.key;
   const link = make("a", {
     className: "card", href: toHash({ ...state, image: hit.row }), "data-row": hit.row, tabindex: -1,
-  }, frame(hit.row, ""), make("span", { className: "caption", title: caption }, caption),
+  }, frame(hit.row, ""), make("span", { className: "caption", title: caption, dir: "auto" }, caption),
   make("span", { className: "score" }, hit.score.toFixed(3), make("span", { className: "visually-hidden" }, " similarity")));
   link.addEventListener("click", (event) => {
     if (event.metaKey || event.ctrlKey || event.shiftKey) return;

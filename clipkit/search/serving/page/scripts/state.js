@@ -1,8 +1,13 @@
 // The state of the page: query, filters, view and open image. It is stored in the address, so that
 // links and the back button work; uploads are stored in the browser's history only.
 
-const OPERATOR = /^([^<>=!~]+)(>=|<=|!=|=|~|<|>)(.*)$/s;
+const OPERATOR = /^([^<>=!~]+)(>=|<=|!=|!~|=|~|<|>)(.*)$/s;
 const listeners = [];
+
+/** Limits of the server. */
+export const MAX_PARTS = 15; // and the text of the search field
+const MAX_FILTERS = 20;
+const MAX_TEXT = 1000;
 
 export const EMPTY = Object.freeze({ text: "", parts: [], filters: [], view: "grid", image: null });
 
@@ -62,9 +67,9 @@ export function fromHash(hash) {
   const values = new URLSearchParams(hash.replace(/^#/, ""));
   const image = values.get("image");
   return {
-    text: values.get("q") ?? "",
-    parts: values.getAll("part").map(readPart).filter(Boolean),
-    filters: values.getAll("filter").map(readFilter).filter(Boolean),
+    text: (values.get("q") ?? "").slice(0, MAX_TEXT),
+    parts: values.getAll("part").map(readPart).filter(Boolean).slice(0, MAX_PARTS),
+    filters: values.getAll("filter").map(readFilter).filter(Boolean).slice(0, MAX_FILTERS),
     view: values.get("view") === "map" ? "map" : "grid",
     image: image !== null && /^\d{1,15}$/.test(image) ? Number(image) : null,
   };
@@ -74,7 +79,7 @@ function readPart(text) {
   const [, amount, kind, value] = /^(-?[\d.]+):(text|row):(.+)$/s.exec(text) ?? [];
   const weight = Number(amount);
   if (!kind || !Number.isFinite(weight) || weight === 0) return null;
-  if (kind === "text") return { kind, value, weight };
+  if (kind === "text") return { kind, value: value.slice(0, MAX_TEXT), weight };
   return /^\d{1,15}$/.test(value) ? { kind, value: Number(value), weight } : null;
 }
 

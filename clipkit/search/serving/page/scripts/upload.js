@@ -1,6 +1,6 @@
 // Images as queries: a file that is picked, dropped anywhere on the page, or pasted.
 import { upload } from "./api.js";
-import { announce, one } from "./dom.js";
+import { one } from "./dom.js";
 import { hideNotice, showNotice } from "./notice.js";
 import { addPart } from "./parts.js";
 import { whenReady } from "./status.js";
@@ -51,7 +51,9 @@ const imageOf = (data) => [...(data?.files ?? [])].find((file) => file.type === 
 /** Upload a file and search with it; it joins a query that has parts, and replaces a plain text. */
 async function searchWith(file) {
   hideNotice();
-  announce("Uploading the image");
+  const summary = one("#summary");
+  const before = summary.textContent;
+  summary.textContent = "Uploading the image";
   document.body.classList.add("uploading");
   try {
     await whenReady();
@@ -59,6 +61,7 @@ async function searchWith(file) {
     previews.set(id, URL.createObjectURL(file));
     addPart({ kind: "upload", value: id, weight: 1 }, { keepText: false });
   } catch (error) {
+    summary.textContent = before;
     showNotice(`The image was not accepted: ${error.message}`, error.status === 0 ? () => searchWith(file) : null);
   } finally {
     document.body.classList.remove("uploading");
