@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -121,10 +122,16 @@ class PageDriver:
         self.browser.call("Input.dispatchKeyEvent", type="keyDown", text=text, **about)
         self.browser.call("Input.dispatchKeyEvent", type="keyUp", **about)
 
-    def tap(self, selector: str) -> None:
-        """Touch an element; the browser times it, as a slow touch is a long press."""
-        x, y = self.place(selector)
-        self.browser.call("Input.synthesizeTapGesture", x=x, y=y, gestureSourceType="touch")
+    def tap(self, selector: str, until: str) -> None:
+        """Touch an element until a condition is true: on a busy machine a touch is a long press."""
+        for _ in range(10):
+            self.touch([self.place(selector)])
+            deadline = time.monotonic() + 2
+            while time.monotonic() < deadline:
+                if self.value(until):
+                    return
+                time.sleep(0.05)
+        raise AssertionError(f"never true after a touch of {selector}: {until}")
 
     def touch(self, *paths: list[tuple[float, float]]) -> None:
         """Put down one finger for each path, move them all, and lift them."""

@@ -7,10 +7,10 @@ import json
 from pathlib import Path
 
 import pytest
-from clipkit.search.serving.load_service import load_service
 
 from clipkit.search import QueryPart, Searcher
 from clipkit.search.serving import create_app
+from clipkit.search.serving.load_service import load_service
 from clipkit.search.serving.options import ServeOptions
 from tests.helpers import tiny
 from tests.helpers.chromium import Chromium, require_chromium
@@ -333,12 +333,10 @@ def test_fingers_open_images_and_pinch_the_map(page, url):
     page.browser.call("Emulation.setTouchEmulationEnabled", enabled=True, maxTouchPoints=2)
     try:
         page.visit(url + "#q=red", 400, 800)
-        page.tap("#grid li:nth-child(2) .frame")
-        page.wait_for("document.querySelectorAll('#detail .facts div').length > 4")
-        page.tap("#detail header .icon:last-child")
-        page.wait_for("!document.querySelector('dialog[open]')")
-
-        page.tap("[data-view=map]")
+        opened = "document.querySelectorAll('#detail .facts div').length > 4"
+        page.tap("#grid li:nth-child(2) .frame", opened)
+        page.tap("#detail header .icon:last-child", "!document.querySelector('dialog[open]')")
+        page.tap("[data-view=map]", "!document.querySelector('#map-view').hidden")
         page.wait_for("document.querySelector('#plane-text').hidden")
         before = page.browser.screenshot()
         x, y = page.place("#plane")
