@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Security
+from fastapi.security import HTTPBearer
 
 from clipkit import __version__
 from clipkit.collection import read_info
@@ -61,12 +62,15 @@ def create_app(
         redoc_url=None,
         redirect_slashes=False,
         lifespan=lifespan,
+        generate_unique_id_function=lambda route: route.name,
     )
     app.state.loading = loading
     app.state.options = options
     add_error_handlers(app)
+    # The description of the API names the token; AccessControl checks it.
+    secured = [] if options.token is None else [Security(HTTPBearer(auto_error=False))]
     for routes in (page_routes, status, search, images, summaries):
-        app.include_router(routes.router)
+        app.include_router(routes.router, dependencies=secured)
     # The last one added is the first one called.
     app.add_middleware(BoundedRequests, limits=options.limits)
     app.add_middleware(AccessControl, token=options.token, allowed_hosts=options.allowed_hosts)

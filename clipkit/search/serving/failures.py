@@ -65,7 +65,7 @@ def error_response(
 
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Return FastAPI's ``responses`` for the errors of a route, with those of all routes."""
-    common = (400, 401, 403, 408, 413, 421)
+    common = (400, 401, 403, 408, 413, 421, 503)
     return {
         status: {"model": ErrorAnswer, "description": REASONS[status]}
         for status in sorted({*common, *statuses})

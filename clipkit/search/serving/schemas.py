@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
 
 from clipkit.search.row_filter import OPERATORS
 
@@ -15,7 +15,14 @@ MAX_OFFSET: Final = 99_000
 MAX_LABELS: Final = 100
 """Largest number of labels that a request may bring, and that an answer has."""
 
-Row = Annotated[int, Field(ge=0, le=MAX_ROW, description="Number of an image of the collection.")]
+
+def _whole(value: Any) -> Any:
+    """Return 3 for 3.0, which is an integer in JSON."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Whole = Annotated[int, BeforeValidator(_whole)]
+Row = Annotated[Whole, Field(ge=0, le=MAX_ROW, description="Number of an image of the collection.")]
 Upload = Annotated[
     str,
     Field(pattern="^[0-9a-f]{32}$", description="Answer of POST /api/uploads."),
@@ -120,8 +127,8 @@ class SearchRequest(RequestBody):
 
     parts: Annotated[list[Part], Field(min_length=1, max_length=16)]
     filters: Annotated[list[Filter], Field(max_length=20)] = []
-    num_results: Annotated[int, Field(ge=1, le=MAX_RESULTS)] = 50
-    offset: Annotated[int, Field(ge=0, le=MAX_OFFSET)] = 0
+    num_results: Annotated[Whole, Field(ge=1, le=MAX_RESULTS)] = 50
+    offset: Annotated[Whole, Field(ge=0, le=MAX_OFFSET)] = 0
     min_score: Annotated[float, Field(ge=-1, le=1)] | None = None
 
 
@@ -229,6 +236,6 @@ class ColumnAnswer(Answer):
 class MapAnswer(Answer):
     """Positions of images on a plane, where similar images are next to each other."""
 
-    points: list[tuple[float, float, int, int | None]] = Field(
-        description="x and y from -1 to 1, row, number of the class."
+    points: list[Annotated[list[int | float | None], Field(min_length=4, max_length=4)]] = Field(
+        description="Of each image: x and y from -1 to 1, row, number of the class or null."
     )

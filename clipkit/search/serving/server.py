@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from clipkit.errors import ConfigError
 from clipkit.search.serving.application import create_app
@@ -19,6 +20,7 @@ _BACKLOG: Final = 2048
 _MOST_CONNECTIONS: Final = 1000
 _GRACE_SECONDS: Final = 10
 _IDLE_SECONDS: Final = 15
+_EXIT_FAILED: Final = 2
 
 
 def serve(folder: Path | str, options: ServeOptions, announce: Callable[[str], None]) -> int:
@@ -38,22 +40,29 @@ def serve(folder: Path | str, options: ServeOptions, announce: Callable[[str], N
     """
     app = create_app(folder, options)
     with open_socket(options.host, options.port) as listening:
-        server = uvicorn.Server(
-            uvicorn.Config(
-                app,
-                http=TimedConnection,
-                log_level="error",
-                access_log=False,  # its lines would contain the token of /?token=
-                ws="none",
-                server_header=False,
-                limit_concurrency=_MOST_CONNECTIONS,
-                timeout_keep_alive=_IDLE_SECONDS,
-                timeout_graceful_shutdown=_GRACE_SECONDS,
-            )
-        )
         announce(page_address(options.host, listening.getsockname()[1]))
-        server.run(sockets=[listening])
-    return 0 if app.state.loading.failure is None else 2
+        make_server(app).run(sockets=[listening])
+    return 0 if app.state.loading.failure is None else _EXIT_FAILED
+
+
+def make_server(app: ASGIApp) -> uvicorn.Server:
+    """Return the HTTP server of an application.
+
+    It keeps no log of requests: the lines would contain the token of ``/?token=``.
+    """
+    return uvicorn.Server(
+        uvicorn.Config(
+            app,
+            http=TimedConnection,
+            ws="none",
+            log_level="error",
+            access_log=False,
+            server_header=False,
+            limit_concurrency=_MOST_CONNECTIONS,
+            timeout_keep_alive=_IDLE_SECONDS,
+            timeout_graceful_shutdown=_GRACE_SECONDS,
+        )
+    )
 
 
 def open_socket(host: str, port: int) -> socket.socket:

@@ -32,7 +32,7 @@ def _binary(*media_types: str) -> dict[int | str, dict[str, Any]]:
 router = APIRouter(prefix="/api/images")
 
 
-@router.get("/{row}", responses=documented(404, 422, 503))
+@router.get("/{row}", responses=documented(404, 422))
 async def get_image(row: RowNumber, service: CurrentService) -> ImageAnswer:
     """Return all that is known of an image."""
     service.check_row(row)
@@ -49,7 +49,7 @@ async def get_image(row: RowNumber, service: CurrentService) -> ImageAnswer:
 @router.get(
     "/{row}/thumbnail",
     response_class=Response,
-    responses={**documented(404, 415, 422, 503), **_binary("image/jpeg")},
+    responses={**documented(404, 415, 422), **_binary("image/jpeg")},
 )
 async def get_thumbnail(
     row: RowNumber,
@@ -73,7 +73,7 @@ async def get_thumbnail(
     "/{row}/file",
     response_class=Response,
     responses={
-        **documented(404, 415, 422, 503),
+        **documented(404, 415, 422),
         **_binary(*(each.media_type for each in IMAGE_TYPES)),
     },
 )

@@ -44,7 +44,7 @@ _IMAGE_BODY: Final = {
 router = APIRouter(prefix="/api")
 
 
-@router.post("/uploads", responses=documented(415, 422, 429, 503), openapi_extra=_IMAGE_BODY)
+@router.post("/uploads", responses=documented(415, 422, 429), openapi_extra=_IMAGE_BODY)
 async def upload_image(request: Request, service: CurrentService) -> UploadAnswer:
     """Embed an image file, the body of the request, for use as a part of queries."""
     kept = await service.uploads.add(await request.body())
@@ -53,7 +53,7 @@ async def upload_image(request: Request, service: CurrentService) -> UploadAnswe
     )
 
 
-@router.post("/search", responses=documented(404, 415, 422, 503))
+@router.post("/search", responses=documented(404, 415, 422))
 async def search(wanted: SearchRequest, service: CurrentService) -> SearchAnswer:
     """Return the images that are most similar to a query."""
     started = time.perf_counter()
@@ -76,7 +76,7 @@ async def search(wanted: SearchRequest, service: CurrentService) -> SearchAnswer
     )
 
 
-@router.post("/labels", responses=documented(404, 415, 422, 503))
+@router.post("/labels", responses=documented(404, 415, 422))
 async def score_labels(
     wanted: Annotated[LabelsRequest, Body()], service: CurrentService
 ) -> LabelsAnswer:

@@ -14,7 +14,7 @@ from clipkit.search.serving.schemas import ColumnAnswer, MapAnswer
 router = APIRouter(prefix="/api")
 
 
-@router.get("/columns/{name:path}", responses=documented(404, 422, 503))
+@router.get("/columns/{name:path}", responses=documented(404, 422))
 async def get_column(
     name: Annotated[str, Path(min_length=1, max_length=200)], service: CurrentService
 ) -> ColumnAnswer:
@@ -22,7 +22,7 @@ async def get_column(
     return await service.column(name)
 
 
-@router.get("/map", responses=documented(422, 503))
+@router.get("/map", responses=documented(422))
 async def get_map(
     service: CurrentService,
     num_points: Annotated[
@@ -33,5 +33,5 @@ async def get_map(
     found = await service.map_points(num_points)
     points = zip(found.positions.tolist(), found.rows.tolist(), found.labels.tolist(), strict=True)
     return MapAnswer(
-        points=[(x, y, row, None if label < 0 else label) for (x, y), row, label in points]
+        points=[[x, y, row, None if label < 0 else label] for (x, y), row, label in points]
     )
