@@ -43,7 +43,7 @@ OPERATIONS = (
     "GET /api/columns/{name}", "GET /api/map",
 )  # fmt: skip
 ANY_REQUEST = ("GET /api/status", "POST /api/uploads")
-"""Operations without parameters, and with any bytes as a body: no request breaks the description."""
+"""Operations without parameters, or with any bytes as a body: no request is against them."""
 
 
 def test_all_operations_are_tried(schema):
