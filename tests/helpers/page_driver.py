@@ -126,7 +126,7 @@ class PageDriver:
         """Touch an element until a condition is true: on a busy machine a touch is a long press."""
         for _ in range(10):
             self.touch([self.place(selector)])
-            deadline = time.monotonic() + 2
+            deadline = time.monotonic() + 5
             while time.monotonic() < deadline:
                 if self.value(until):
                     return

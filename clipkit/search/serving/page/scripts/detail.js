@@ -122,7 +122,7 @@ function facts(row, record) {
   const list = make("dl", { className: "facts" });
   const add = (name, ...value) => list.append(make("div", {}, make("dt", {}, name), make("dd", {}, ...value)));
   add("Key", make("code", {}, record.key), copyButton(record.key));
-  if (record.label !== null && record.label !== undefined) add("Class", record.class_name ?? record.label);
+  if (record.label !== null && !record.class_name) add("Class", record.label);
   if (width && height) add("Size", `${width} × ${height} pixels`);
   for (const [name, value] of Object.entries(record.columns)) {
     if (value !== null) add(columnName(name), asText(value));

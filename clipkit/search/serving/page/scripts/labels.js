@@ -3,13 +3,13 @@ import { fetchLabels } from "./api.js";
 import { announce, button, make } from "./dom.js";
 
 const NUM_SHOWN = 10;
-const percent = new Intl.NumberFormat("en", { style: "percent", maximumFractionDigits: 1 });
+const percent = new Intl.NumberFormat("en", { style: "percent", minimumFractionDigits: 1, maximumFractionDigits: 1 });
 
 /** Create the panel that compares an image, {row} or {upload}, with labels. */
 export function labelsPanel(image, numClasses = 0) {
   const field = make("input", {
     type: "text", id: "labels", maxlength: 2000, spellcheck: "false",
-    placeholder: numClasses ? `empty: the ${numClasses} classes of the data` : "a dog, a cat, a bird",
+    placeholder: numClasses ? `all ${numClasses} classes` : "a dog, a cat, a bird",
   });
   const list = make("ol", { className: "label-scores" });
   const note = make("p", { className: "note", role: "status" });

@@ -45,7 +45,7 @@ function fail(text, retry = null) {
 }
 
 function showCollection({ num_images: numImages, model }) {
-  const text = `${formatNumber(numImages)} ${numImages === 1 ? "image" : "images"} · ${model}`;
+  const text = `${formatNumber(numImages)} ${numImages === 1 ? "image" : "images"} · ${model.split("/").slice(-2).join("/")}`; // of a path
   if (one("#collection").textContent !== text) one("#collection").textContent = text;
 }
 
