@@ -28,7 +28,7 @@ class ImageClusters:
 
     Args:
         centres: Unit-norm centres.
-        labels: Cluster of each image; ``NO_CLUSTER`` where the sample has no embedding.
+        labels: Cluster of each image; ``NO_CLUSTER`` where the sample has no finite embedding.
         similarities: Cosine similarity of each image to its centre; 0 without an embedding.
     """
 
@@ -87,7 +87,10 @@ def cluster_images(
     num_rows = min(len(usable), wanted * _ROWS_PER_CLUSTER)
     sample = np.sort(rng.choice(usable, num_rows, replace=False))
     rows = collection.images(sample).astype(np.float32)
-    centres = spherical_kmeans(rows, wanted, seed)
+    finite = rows[np.isfinite(rows).all(axis=1)]
+    if not len(finite):
+        raise DataError(f"{collection.folder}: embeddings are not finite; check the model")
+    centres = spherical_kmeans(finite, wanted, seed)
     return _assigned(collection, centres, embedded, on_rows)
 
 
@@ -119,6 +122,7 @@ def _assigned(
         labels[tile], similarities[tile] = nearest_centres(images, centres)
         if on_rows is not None:
             on_rows(tile.stop, len(collection))
+    embedded &= np.isfinite(similarities)
     labels[~embedded], similarities[~embedded] = NO_CLUSTER, 0.0
     sizes = np.bincount(labels[embedded], minlength=len(centres))
     kept = np.argsort(-sizes, kind="stable")[: np.count_nonzero(sizes)]

@@ -14,7 +14,7 @@ from clipkit.collection import Collection
 from clipkit.curation.clusters import cluster_images
 from clipkit.curation.overview.caption_facts import CaptionFacts
 from clipkit.curation.overview.cluster_facts import ClusterFacts, TextCounts, cluster_facts
-from clipkit.curation.overview.duplicate_facts import DuplicateFacts
+from clipkit.curation.overview.duplicate_facts import DuplicateFacts, find_duplicates
 from clipkit.curation.overview.pair_facts import (
     QUANTILES,
     PairFacts,
@@ -132,13 +132,15 @@ def describe_data(
             scores = scores_by_shard(collection, advance)
         with progress("mismatched pairs") as advance:
             pairs = pair_facts(collection, scores, _NUM_MISMATCHED, seed, advance)
+    with progress("duplicates") as advance:
+        duplicates = find_duplicates(collection, advance)
     facts = DataFacts(
         model=collection.info.model,
         num_samples=len(collection),
         num_without_embedding=int(np.count_nonzero(clusters.labels < 0)),
         clusters=cluster_facts(collection, clusters, texts, scores),
         pairs=pairs,
-        duplicates=(),
+        duplicates=duplicates,
         captions=texts.captions.facts(),
         samples={},
     )

@@ -10,6 +10,7 @@ from clipkit.collection import CollectionImages
 from clipkit.curation.overview.caption_facts import CaptionFacts, CountedText
 from clipkit.curation.overview.cluster_facts import ClusterFacts
 from clipkit.curation.overview.data_facts import DataFacts
+from clipkit.curation.overview.duplicate_facts import APPEARANCE, EMBEDDING, FILE
 from clipkit.curation.overview.pair_facts import QUANTILES, MismatchedPair, PairFacts
 from clipkit.curation.thumbnails import CollectionThumbnails
 from clipkit.evaluation.report.content import Fact, Thumbnail
@@ -20,9 +21,9 @@ from clipkit.evaluation.report.sections.plot import Plot, Values
 MAX_CLUSTERS: Final = 64
 """Clusters with images on the page; stats.json has all."""
 _DUPLICATES: Final = {
-    "file": "Equal files",
-    "appearance": "Equal appearance",
-    "embedding": "Similar embeddings",
+    FILE: "Equal files",
+    APPEARANCE: "Equal appearance",
+    EMBEDDING: "Similar embeddings",
 }
 
 
@@ -220,11 +221,9 @@ def _duplicate_panels(
             )
             for group in kind.largest
         ]
-        note = (
-            f"{kind.method}: {grouped(kind.num_copies)} copies in {grouped(kind.num_groups)} "
-            f"groups; the largest are shown."
+        text = ". ".join(
+            (f"{_DUPLICATES[kind.kind]}, of which a filter keeps {kind.method}", *kind.notes)
         )
-        text = " ".join((note, *kind.notes))
         panels.append(DuplicatePanel(kind.kind, _DUPLICATES[kind.kind], text, tuple(cards)))
     return panels
 

@@ -143,7 +143,8 @@ def _random_scores(
             place = np.where(rows[place] == own, (place + 1) % len(rows), place)
             part = texts[first : first + _TEXT_ROWS].astype(np.float32)
             found.append(np.einsum("md,md->m", pool[place], part)[embedded[own]])
-    return np.concatenate(found)
+    others = np.concatenate(found)
+    return others[~np.isnan(others)]
 
 
 def caption_owners(files: ShardFiles) -> Int64[np.ndarray, " M"]:
@@ -196,6 +197,7 @@ def _compared(
     for first, images in collection.image_tiles(_IMAGE_ROWS):
         products = texts @ images.astype(np.float32).T
         products[:, ~embedded[first : first + len(images)]] = -np.inf
+        products[np.isnan(products)] = -np.inf
         here = np.flatnonzero((own >= first) & (own < first + len(images)))
         products[here, own[here] - first] = -np.inf
         num_better += (products > scores[:, None]).sum(1)
