@@ -143,8 +143,9 @@ def _random_scores(
             place = np.where(rows[place] == own, (place + 1) % len(rows), place)
             part = texts[first : first + _TEXT_ROWS].astype(np.float32)
             found.append(np.einsum("md,md->m", pool[place], part)[embedded[own]])
-    others = np.concatenate(found)
-    return others[~np.isnan(others)]
+    others: Float32[np.ndarray, " M"] = np.concatenate(found)
+    scores: Float32[np.ndarray, " M"] = others[~np.isnan(others)]
+    return scores
 
 
 def caption_owners(files: ShardFiles) -> Int64[np.ndarray, " M"]:
