@@ -34,7 +34,7 @@ def train_heads(
         loss = nn.functional.cross_entropy(logits, targets)
         loss = (loss + nn.functional.cross_entropy(logits.T, targets)) / 2
         optimizer.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         optimizer.step()
         schedule.step()
     return image_head, text_head

@@ -11,8 +11,11 @@ import pytest
 
 from clipkit.cli.main import main
 from clipkit.cli.shards.page import render_page
+from tests.helpers.data_pages import full_data_page
+from tests.helpers.embedded_shards import embed_shards
 from tests.helpers.factories import image_bytes, pair, write_shard, write_shards
 from tests.helpers.html import parse
+from tests.helpers.report_content import HOSTILE
 
 
 @pytest.fixture
@@ -146,6 +149,60 @@ def test_stats(shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert stats["num_duplicate_keys"] == 1
     assert stats["duplicate_keys"] == {"000001": 2}
     assert stats["num_faults"] == 0
+
+
+def test_stats_of_an_embedded_collection(
+    shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = embed_shards(shards, tmp_path / "embedded")
+    output = tmp_path / "page"
+    words = ["shards", "stats", str(shards), "--embeddings", str(folder), "--num-clusters", "3"]
+    assert main([*words, "--output", str(output)]) == 0
+    stats = json.loads((output / "stats.json").read_text())
+    assert json.loads(capsys.readouterr().out) == stats
+    assert stats["num_samples"] == stats["collection"]["num_samples"] == 7
+    assert sum(cluster["size"] for cluster in stats["collection"]["clusters"]) == 7
+    page = (output / "stats.html").read_text()
+    assert page.count("data:image/webp;base64,") > 7
+    assert [name for name in parse(page).ids if not name.startswith(("tab", "panel"))] == [
+        "main", "overview", "clusters", "scores", "mismatched", "duplicates", "captions",
+        "numbers", "histograms", "tip",
+    ]  # fmt: skip
+
+
+def test_stats_refuse_a_collection_of_other_shards(
+    shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = embed_shards(shards, tmp_path / "embedded")
+    words = ["shards", "stats", str(shards), "--embeddings", str(folder)]
+    assert main(["shards", "stats", str(shards / "00000.tar"), *words[3:]]) == 2
+    assert "embedded: expected the 2 shards that were embedded" in capsys.readouterr().err
+    write_shard(shards / "00001.tar", [("000001", pair(1))])
+    assert main(words) == 2
+    assert "00001.tar: expected 4 samples, got 1" in capsys.readouterr().err
+    assert main(["shards", "stats", str(shards), "--embeddings", str(tmp_path / "nope")]) == 2
+    assert "expected a collection that `clipkit embed` wrote" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", ["0", "8"])
+def test_numbers_of_clusters_that_cannot_be(
+    shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], number: str
+) -> None:
+    words = ["shards", "stats", str(shards), "--num-clusters", number]
+    assert main(words) == 2
+    assert "--num-clusters: expected --embeddings DIR with it" in capsys.readouterr().err
+    folder = embed_shards(shards, tmp_path / "embedded")
+    assert main([*words, "--embeddings", str(folder)]) == 2
+    assert "num_clusters: expected 1 to 7, the number of images" in capsys.readouterr().err
+
+
+def test_the_data_page_escapes_captions() -> None:
+    page = full_data_page()
+    parsed = parse(page)
+    assert parsed.tags.count("script") == 1
+    assert HOSTILE not in page
+    assert HOSTILE in parsed.text
+    assert parsed.tags.count("article") == 14 + 3 + 1
 
 
 @pytest.mark.parametrize("command", ["index", "verify", "stats"])

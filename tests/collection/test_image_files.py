@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 
-import pyarrow.parquet as pq
 import pytest
 
 from clipkit.collection import Collection, CollectionImages, read_info
 from clipkit.data import ShardIndex, ShardReader
 from clipkit.data.storage.urls import parse_address
 from clipkit.errors import DataError, SampleError, ShardError
+from tests.helpers.collections import set_column
 from tests.helpers.embedded_shards import embed_shards
 from tests.helpers.factories import pair, write_shard, write_shards
 from tests.helpers.servers import Misbehaviour, http_server
@@ -21,14 +21,6 @@ from tests.helpers.servers import Misbehaviour, http_server
 def folder(tmp_path):
     write_shards(tmp_path / "shards", (3, 2))
     return embed_shards(tmp_path / "shards", tmp_path / "embedded")
-
-
-def set_column(folder, shard, name, values):
-    path = folder / f"{shard}.parquet"
-    table = pq.read_table(path)
-    pq.write_table(
-        table.set_column(table.column_names.index(name), table.schema.field(name), [values]), path
-    )
 
 
 def test_each_row_has_its_image(folder, tmp_path):

@@ -1,20 +1,11 @@
 from __future__ import annotations
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 
 from clipkit.collection import Collection, pair_scores
 from clipkit.errors import DataError
-from tests.helpers.collections import write_collection
-
-
-def set_errors(folder, shard, rows):
-    path = folder / f"{shard}.parquet"
-    table = pq.read_table(path)
-    errors = ["broken" if row in rows else None for row in range(len(table))]
-    place = table.column_names.index("error")
-    pq.write_table(table.set_column(place, table.schema.field("error"), [errors]), path)
+from tests.helpers.collections import set_errors, write_collection
 
 
 def test_scores_are_those_of_a_loop(tmp_path):

@@ -6,8 +6,7 @@ import pytest
 from clipkit.collection import Collection
 from clipkit.curation.clusters import cluster_images, default_num_clusters
 from clipkit.errors import ConfigError, DataError
-from tests.collection.test_pair_scores import set_errors
-from tests.helpers.collections import write_collection
+from tests.helpers.collections import set_errors, write_collection
 
 
 def test_each_row_is_in_the_cluster_of_the_most_similar_centre(tmp_path):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from clipkit.collection import (
     CollectionInfo,
@@ -40,6 +42,21 @@ def write_collection(
     return folder
 
 
+def set_column(folder: Path, shard: str, name: str, values) -> None:
+    """Replace a column of the table of a shard."""
+    path = folder / f"{shard}.parquet"
+    table = pq.read_table(path)
+    field = table.schema.field(name)
+    column = pa.array(values, type=field.type)
+    pq.write_table(table.set_column(table.column_names.index(name), field, column), path)
+
+
+def set_errors(folder: Path, shard: str, rows: set[int]) -> None:
+    """Say of some samples of a shard that they could not be embedded."""
+    count = pq.read_metadata(folder / f"{shard}.parquet").num_rows
+    set_column(folder, shard, "error", ["broken" if row in rows else None for row in range(count)])
+
+
 def _rows(shard, number, width, captions_per_image, seed) -> ShardRows:
     count = shard.num_samples
     keys = [f"{shard.name}-{row}" for row in range(count)]
@@ -52,8 +69,8 @@ def _rows(shard, number, width, captions_per_image, seed) -> ShardRows:
         "image_size_bytes": [100 + row for row in range(count)],
         "width_pixels": [64 + row for row in range(count)],
         "height_pixels": [64] * count,
-        "image_sha256": [bytes([number, row]) * 16 for row in range(count)],
-        "image_signature": [bytes([number, row]) * 20 for row in range(count)],
+        "image_sha256": [bytes([number, row % 256]) * 16 for row in range(count)],
+        "image_signature": [bytes([number, row % 256]) * 20 for row in range(count)],
         "error": [None] * count,
     }
     texts = unit_rows(count * captions_per_image, width, seed + 1000 + number)

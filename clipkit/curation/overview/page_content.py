@@ -20,6 +20,7 @@ from clipkit.evaluation.report.sections.plot import Plot, Values
 
 MAX_CLUSTERS: Final = 64
 """Clusters with images on the page; stats.json has all."""
+_SMALLEST_SHARE: Final = 0.001
 _DUPLICATES: Final = {
     FILE: "Equal files",
     APPEARANCE: "Equal appearance",
@@ -160,13 +161,13 @@ def _cluster_card(
     cluster: ClusterFacts, num_samples: int, thumbnails: CollectionThumbnails
 ) -> ClusterCard:
     notes = [
-        f"{grouped(cluster.size)} images, {percent(cluster.size / num_samples)} %",
+        f"{grouped(cluster.size)} images, {_share(cluster.size / num_samples)}",
         f"similarity to the centre {cluster.mean_similarity:.2f}, "
         f"least {cluster.least_similarity:.2f}",
     ]
     if cluster.mean_score is not None:
         notes.append(f"mean score {cluster.mean_score:.3f}")
-    shares = [f"{each.text} {percent(each.count / cluster.size, 0)} %" for each in cluster.classes]
+    shares = [f"{each.text} {_share(each.count / cluster.size)}" for each in cluster.classes]
     return ClusterCard(
         title=", ".join(word.text for word in cluster.words[:3]) or "no typical words",
         notes=tuple(notes),
@@ -204,7 +205,7 @@ def _pair_card(
         best=thumbnails[pair.best_row],
         best_score=pair.best_score,
         note=f"{grouped(pair.num_better_images)} of {grouped(others)} other images "
-        f"({percent(pair.num_better_images / others)} %) fit this caption better",
+        f"({_share(pair.num_better_images / others)}) fit this caption better",
     )
 
 
@@ -221,10 +222,11 @@ def _duplicate_panels(
             )
             for group in kind.largest
         ]
-        text = ". ".join(
-            (f"{_DUPLICATES[kind.kind]}, of which a filter keeps {kind.method}", *kind.notes)
-        )
-        panels.append(DuplicatePanel(kind.kind, _DUPLICATES[kind.kind], text, tuple(cards)))
+        title = _DUPLICATES[kind.kind]
+        counts = f"{grouped(kind.num_copies)} copies in {grouped(kind.num_groups)} groups"
+        text = f"{title}: {counts if kind.num_copies else 'none'} (kept: {kind.method})"
+        notes = kind.notes if kind.num_copies else ()
+        panels.append(DuplicatePanel(kind.kind, title, "; ".join((text, *notes)), tuple(cards)))
     return panels
 
 
@@ -266,3 +268,9 @@ def _caption_tables(captions: CaptionFacts) -> dict[str, Values]:
         "Captions that may describe no image": Values(["kind", "captions", "example"], suspicious),
     }
     return {title: table for title, table in tables.items() if table.rows}
+
+
+def _share(share: float) -> str:
+    """Return a share in percent, in one piece."""
+    text = percent(share) if share >= _SMALLEST_SHARE else f"<{percent(_SMALLEST_SHARE)}"
+    return f"{text}\N{NO-BREAK SPACE}%"

@@ -17,6 +17,7 @@ from clipkit.evaluation.report.comparison_page import render_comparison
 from clipkit.tuning import page as study
 from tests.helpers.chromium import Chromium, require_chromium
 from tests.helpers.contrast import LOW_CONTRAST
+from tests.helpers.data_pages import full_data_page
 from tests.helpers.report_content import HOSTILE, LONG_WORD, SECTIONS, full_report
 
 pytestmark = pytest.mark.browser
@@ -314,7 +315,7 @@ def comparison_page() -> str:
     return render_comparison(Comparison((pair,) * 5, left_out=(LONG_WORD, HOSTILE)))
 
 
-@pytest.mark.parametrize("page", [shards_page, study_page, comparison_page])
+@pytest.mark.parametrize("page", [shards_page, full_data_page, study_page, comparison_page])
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("width", [400, 1600])
 def test_other_pages_share_the_style(browser, tmp_path, page, width, dark):
