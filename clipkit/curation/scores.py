@@ -24,7 +24,8 @@ def sample_scores(files: ShardFiles) -> Float32[np.ndarray, " N"]:
     Raises:
         DataError: If a file is missing or damaged.
     """
-    scores = means(pair_scores(files), np.diff(files.text_starts()))
+    with np.errstate(invalid="ignore"):  # infinite embeddings have no score
+        scores = means(pair_scores(files), np.diff(files.text_starts()))
     scores[~np.isfinite(scores)] = np.nan
     return scores
 

@@ -149,16 +149,22 @@ def _value(where: str, value: object, kind: Any) -> object:
     if get_origin(kind) is tuple:
         values: Sequence[object] = value if isinstance(value, list | tuple) else [value]
         return tuple(_value(where, each, get_args(kind)[0]) for each in values)
+    converted = _plain(value, kind)
+    if converted is None:
+        raise ConfigError(f"{where}: expected {_KINDS[kind]}, got {value!r}")
+    return converted
+
+
+def _plain(value: object, kind: type) -> object:
+    """Return a text, path or number, also if a number is written as a text; None for another."""
+    if kind in (str, Path):
+        return kind(value) if isinstance(value, str | Path) and str(value) else None
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return None
     try:
-        if kind in (str, Path) and isinstance(value, str | Path) and str(value):
-            return kind(value)
-        if kind in (int, float) and isinstance(value, str):
-            return kind(value)
-    except ValueError:
-        pass
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if kind is float and is_number:
-        return float(value)  # type: ignore[arg-type]
-    if kind is int and is_number and value == int(value):  # type: ignore[call-overload]
-        return int(value)  # type: ignore[call-overload]
-    raise ConfigError(f"{where}: expected {_KINDS[kind]}, got {value!r}")
+        if kind is float:
+            return float(value)
+        is_whole = not isinstance(value, float) or value.is_integer()
+        return int(value) if is_whole else None
+    except (ValueError, OverflowError):
+        return None

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final, final
 
 import numpy as np
-from jaxtyping import Float16, Float32, Int64
+from jaxtyping import Bool, Float16, Float32, Int64
 
 from clipkit.collection import Collection
 from clipkit.curation.candidates import EMBEDDING_ROWS, Candidates, finite_rows
@@ -42,8 +42,7 @@ class EmbeddingDuplicateFilter(Filter):
     Of several copies, the image with the most pixels is kept, then the best score, then the first
     row. Up to 32,768 candidates are all compared with each other. More are compared inside cells of
     similar embeddings, each candidate in its two nearest cells: a copy whose cells are both others
-    than those of the kept image is not found, and the image that a copy was removed for may be a
-    copy of a third one.
+    than those of the kept image is not found, and a copy of a copy is removed, too.
 
     Args:
         min_similarity: Cosine similarity from which an image is a copy.
@@ -71,8 +70,9 @@ class EmbeddingDuplicateFilter(Filter):
             note_copies(samples, reader.read, self.min_similarity, nearest)
             candidates.on_rows(done, total)
         removed = nearest.similarities >= self.min_similarity
+        kept = kept_samples(nearest.samples, removed)
         rows = np.where(nearest.samples >= 0, candidates.rows[nearest.samples], NOT_A_COPY)
-        copy_of = np.where(removed, rows, NOT_A_COPY)
+        copy_of = np.where(removed, candidates.rows[kept], NOT_A_COPY)
         return Decision(
             removed, nearest.similarities, MEASURE, (self.min_similarity,),
             copy_of=copy_of, nearest=rows, notes=(shown_counts(copy_of),),
@@ -126,6 +126,23 @@ class KnownEmbeddingFilter(Filter):
             copy_of=np.where(removed, nearest.samples, NOT_A_COPY),
             copies_from=str(self.collection), nearest=nearest.samples,
         )  # fmt: skip
+
+
+def kept_samples(
+    samples: Int64[np.ndarray, " N"], removed: Bool[np.ndarray, " N"]
+) -> Int64[np.ndarray, " N"]:
+    """Return the kept sample in whose place each one is removed; a kept one's own number.
+
+    Inside cells, a sample may be a copy of one that is a copy itself.
+
+    Examples:
+        >>> kept_samples(np.array([-1, 0, 1, 1]), np.array([False, True, True, False]))
+        array([0, 0, 0, 3])
+    """
+    kept = np.where(removed, samples, np.arange(len(samples)))
+    while removed[kept].any():  # every step leads to a preferred sample
+        kept = np.where(removed[kept], samples[kept], kept)
+    return kept
 
 
 def check_same_model(first: Collection, second: Collection) -> None:

@@ -76,6 +76,8 @@ def note_copies(
     for first in range(0, len(samples), TILE_ROWS):
         tile = samples[first : first + TILE_ROWS]
         tile = tile[~(nearest.similarities[tile] >= min_similarity)]
+        if not len(tile):
+            continue
         rows = read(tile)
         kept = _KeptRows(len(samples), rows.shape[1]) if kept is None else kept
         kept.compare(tile, rows, nearest)
