@@ -172,7 +172,7 @@ def test_filters_by_name(name, given, expected):
 @pytest.mark.parametrize(("name", "given", "message"), [
     ("min_scores", 0.2, "filters: expected one of min_score, .*did you mean 'min_score'"),
     ("min_score", None, "min_score: expected a value for min_score, got none"),
-    ("min_score", "high", "min_score: min_score: expected a number, got 'high'"),
+    ("min_score", "high", "min_score: expected a number, got 'high'"),
     ("min_score", True, "expected a number, got True"),
     ("min_score", [[1]], r"expected a number, got \[1\]"),
     ("min_score", [0.1, 0.2], r"expected at most 1 values \(min_score\), got 2"),
@@ -180,7 +180,7 @@ def test_filters_by_name(name, given, expected):
     ("min_side", float("inf"), "expected a whole number, got inf"),
     ("min_side", float("nan"), "expected a whole number, got nan"),
     ("min_side", {"pixel": 3}, "min_side: expected options of pixels, got 'pixel'"),
-    ("languages", [False], "languages: languages: expected a text, got False"),
+    ("languages", [False], "languages: expected a text, got False"),
     ("not_in", [""], "not_in: collection: expected a path, got ''"),
     ("file_duplicates", 3, r"expected at most 0 values \(no options\), got 1"),
     ("file_duplicates", {"a": 3}, "expected options of none, got 'a'"),
@@ -206,7 +206,7 @@ def test_filters_of_a_file(tmp_path):
     ("[]", "expected a list of filters"),
     ("- {min_score: 0.2, min_side: 3}", "filter 1: expected one name with its options"),
     ("- 3", "filter 1: expected one name with its options, got 3"),
-    ("- min_score: 0.2\n- languages: [no]", "filter 2: languages: languages: expected a text"),
+    ("- min_score: 0.2\n- languages: [no]", "filter 2: languages: expected a text"),
     ("- !!python/object:os.system {}", "not YAML"),
 ])  # fmt: skip
 def test_bad_files_of_filters(tmp_path, content, message):

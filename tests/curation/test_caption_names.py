@@ -35,8 +35,10 @@ def fake_langid(monkeypatch):
         labels=["en", "ru"], classify=lambda text: ("en" if text.isascii() else "ru", -1.0)
     )
     module = ModuleType("py3langid.langid")
-    module.MODEL_FILE = "data/model.npz.xz"
-    module.LanguageIdentifier = SimpleNamespace(from_model_file=lambda name: identifier)
+    vars(module).update(
+        MODEL_FILE="data/model.npz.xz",
+        LanguageIdentifier=SimpleNamespace(from_model_file=lambda name: identifier),
+    )
     monkeypatch.setitem(sys.modules, "py3langid", ModuleType("py3langid"))
     monkeypatch.setitem(sys.modules, "py3langid.langid", module)
 

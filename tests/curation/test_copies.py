@@ -19,7 +19,12 @@ from clipkit.curation.filters import (
     KnownImageFilter,
 )
 from clipkit.curation.filters.copies import cells, embedding_copies, similar
-from clipkit.curation.filters.copies.preference import copies_of_equal, copies_of_pairs, ranks
+from clipkit.curation.filters.copies.preference import (
+    copies_of_equal,
+    copies_of_pairs,
+    preference,
+    ranks,
+)
 from clipkit.data.images.perceptual_hash import image_signature
 from clipkit.errors import ConfigError, DataError
 from tests.helpers.given_collections import at_angles, collection_of
@@ -116,6 +121,7 @@ def test_images_that_look_alike(tmp_path, drawings):
         mirrored = [r for r, n in enumerate(names) if n == "mirrored" and originals[r] == original]
         expected = mirrored[0] if mirrored and row != mirrored[0] else -1
         assert decision.copy_of[row] == expected, (names[row], original)
+        assert (decision.values[row] <= 24) == (expected >= 0)
 
 
 def test_no_signature_is_kept(tmp_path):
@@ -170,7 +176,7 @@ def test_similar_embeddings(tmp_path, monkeypatch, tile, kept):
     monkeypatch.setattr(similar, "TILE_ROWS", tile)
     monkeypatch.setattr(similar, "_KEPT_ROWS", kept)
     candidates = embedded(tmp_path / "c", random_groups(150, seed=3))
-    rank = embedding_copies.preference(candidates)
+    rank = preference(candidates)
     similarities = exact_similarities(candidates)
     threshold = 0.8123  # no pair is that near to it
     assert np.abs(similarities - threshold).min() > 1e-6

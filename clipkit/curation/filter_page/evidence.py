@@ -18,8 +18,8 @@ from clipkit.curation.filters.base import NOT_A_COPY, Decision, Filter, GroupCou
 SHOWN_ROWS: Final = 6
 SHOWN_CLUSTERS: Final = 6
 SHOWN_MEMBERS: Final = 5
-_NEAREST: Final = 200
-"""Samples nearest to a limit that the shown ones are selected from."""
+_NEAREST_SHARE: Final = 0.05
+"""Share of the samples of a side, the nearest to a limit, that the shown ones are selected from."""
 _SEED: Final = 0
 
 
@@ -128,8 +128,10 @@ def _strips(
     decision: Decision,
     rng: np.random.Generator,
 ) -> list[Strip]:
-    """Return samples on both sides of the limits, or random ones without a limit."""
+    """Return samples on both sides of the limits, or random ones; nothing if none is removed."""
     removed, limits = decision.removed, decision.limits
+    if not removed.any():
+        return []
     parts: list[tuple[str, Bool[np.ndarray, " candidates"], float | None]] = []
     if limits:
         low, high = limits[0], limits[-1]
@@ -140,7 +142,7 @@ def _strips(
             ("Removed without a value", removed & np.isnan(values), None),
         ]
     else:
-        parts = [("Removed, at random", removed, None), ("Kept, at random", ~removed, None)]
+        parts = [("Removed, at random", removed, None)]
     strips = (Strip(title, _chosen(rows, values, which, at, rng)) for title, which, at in parts)
     return [strip for strip in strips if strip.rows]
 
@@ -154,9 +156,10 @@ def _chosen(
 ) -> tuple[ShownRow, ...]:
     """Return a few random candidates of those nearest to a limit, in the order of their values."""
     places = np.flatnonzero(which)
-    if limit is not None and len(places) > _NEAREST:
+    if limit is not None:
         distances = np.abs(values[places] - limit)
-        places = places[np.argpartition(distances, _NEAREST)[:_NEAREST]]
+        num_near = max(2 * SHOWN_ROWS, round(_NEAREST_SHARE * len(places)))
+        places = places[np.argsort(distances, kind="stable")[:num_near]]
     places = np.sort(rng.choice(places, min(SHOWN_ROWS, len(places)), replace=False))
     places = places[np.argsort(values[places], kind="stable")]
     return tuple(ShownRow(int(rows[at]), float(values[at])) for at in places)

@@ -9,7 +9,9 @@ from clipkit.curation.filters.base import GroupCount
 from clipkit.evaluation.report.numbers import grouped, percent
 from clipkit.evaluation.report.sections.plot import Frame, Plot, Shape, Values
 
-_SHOWN: Final = 60
+LISTED: Final = 12
+"""Groups of the table; of more groups, a chart shows the distribution."""
+_DRAWN: Final = 100
 _KEPT, _REMOVED = 0, 1
 
 
@@ -19,7 +21,7 @@ def group_plot(groups: Sequence[GroupCount]) -> Plot:
     Args:
         groups: The groups, the largest first; at least one.
     """
-    shown = groups[:_SHOWN]
+    shown = groups[:_DRAWN]
     frame = Frame(0, len(shown), 0, 1.06 * max(1, *(group.before for group in shown)))
     shapes = []
     for number, group in enumerate(shown):
@@ -42,13 +44,17 @@ def group_plot(groups: Sequence[GroupCount]) -> Plot:
         note=f"the largest first{f'; {grouped(rest)} more' if rest else ''}",
         names=("kept", "removed"),
         colours=(_KEPT, _REMOVED),
-        table=Values(
-            ("Group", "Before", "After", "Kept, %"),
-            [
-                [each.name, grouped(each.before), grouped(each.after), _share(each)]
-                for each in shown
-            ],
-        ),
+    )
+
+
+def group_table(groups: Sequence[GroupCount]) -> Values:
+    """Return the numbers of the largest groups."""
+    return Values(
+        ("Group", "Before", "After", "Kept, %"),
+        [
+            [each.name, grouped(each.before), grouped(each.after), _share(each)]
+            for each in groups[:LISTED]
+        ],
     )
 
 

@@ -13,11 +13,11 @@ from clipkit.atomic_files import write_text
 from clipkit.collection import Collection, CollectionImages
 from clipkit.curation.filter_page.cards import Card, Cards
 from clipkit.curation.filter_page.evidence import Cluster, Evidence, FilterEvidence, ShownRow
-from clipkit.curation.filter_page.groups import group_plot
+from clipkit.curation.filter_page.groups import LISTED, group_plot, group_table
 from clipkit.curation.filter_page.histogram import histogram_plot
 from clipkit.evaluation.report.numbers import grouped, percent
 from clipkit.evaluation.report.rendering import render
-from clipkit.evaluation.report.sections.plot import Plot
+from clipkit.evaluation.report.sections.plot import Plot, Values
 
 _MAX_IMAGES: Final = 800
 """Images of a page, of some kilobytes each; further filters get no images."""
@@ -41,6 +41,8 @@ class FilterBlock:
     number: int
     numbers: Mapping[str, Any]
     plots: Sequence[Plot]
+    groups: Values | None
+    num_more_groups: int
     strips: Sequence[tuple[str, Sequence[Card]]]
     clusters: Sequence[ShownCluster]
     near_pairs: Sequence[ShownCluster]
@@ -84,8 +86,8 @@ def _tiles(summary: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
     kept, total = summary["num_kept"], summary["num_samples"]
     num_filters = len(summary["filters"])
     return [
-        ("Kept", f"of {grouped(total)} samples", percent(kept / total), "%"),
-        ("Samples kept", "", grouped(kept), ""),
+        ("Kept", "share of all samples", percent(kept / total), "%"),
+        ("Samples kept", f"of {grouped(total)}", grouped(kept), ""),
         ("Samples removed", f"by {num_filters} filters", grouped(total - kept), ""),
     ]
 
@@ -94,11 +96,14 @@ def _block(
     number: int, numbers: Mapping[str, Any], evidence: FilterEvidence, cards: Mapping[str, Cards]
 ) -> FilterBlock:
     plots = [histogram_plot(evidence.histogram, evidence.measure)] if evidence.histogram else []
-    plots += [group_plot(evidence.groups)] if evidence.groups else []
+    groups = evidence.groups
+    plots += [group_plot(groups)] if len(groups) > LISTED else []
     return FilterBlock(
         number=number,
         numbers=numbers,
         plots=plots,
+        groups=group_table(groups) if groups else None,
+        num_more_groups=max(0, len(groups) - LISTED),
         strips=[
             (strip.title, [cards[_OWN][row] for row in strip.rows]) for strip in evidence.strips
         ],

@@ -122,5 +122,5 @@ def keeping_chances(
     certain = np.zeros(len(starts) - 1, dtype=np.bool_)
     certain[owners[np.isinf(logs)]] = True
     sums = np.bincount(owners, np.where(np.isinf(logs), 0.0, logs), minlength=len(starts) - 1)
-    kept: Float[np.ndarray, " N"] = np.where(certain, 1.0, -np.expm1(sums))
+    kept: Float[np.ndarray, " N"] = np.where(certain, 1.0, 0.0 - np.expm1(sums))
     return kept

@@ -86,7 +86,10 @@ def make_filter(name: str, given: object = None) -> Filter:
         if option.default is MISSING and each not in values:
             raise ConfigError(f"{name}: expected a value for {each}, got none")
     return kind(
-        **{each: _value(f"{name}: {each}", value, kinds[each]) for each, value in values.items()}
+        **{
+            each: _value(name if each == name else f"{name}: {each}", value, kinds[each])
+            for each, value in values.items()
+        }
     )
 
 

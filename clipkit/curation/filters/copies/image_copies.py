@@ -7,18 +7,19 @@ from pathlib import Path
 from typing import Final, final
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Float32, Int64
 
 from clipkit.collection import Collection
 from clipkit.curation.candidates import Candidates
 from clipkit.curation.filters.base import NOT_A_COPY, Decision, Filter
 from clipkit.curation.filters.copies.arrow_bytes import fixed_bytes
-from clipkit.curation.filters.copies.preference import (
-    copies_of_equal,
-    copies_of_pairs,
-    preference,
-    shown_counts,
+from clipkit.curation.filters.copies.image_sets import (
+    NearImages,
+    copies_in_sets,
+    near_images,
+    near_known_images,
 )
+from clipkit.curation.filters.copies.preference import preference, shown_counts
 from clipkit.data.images.perceptual_hash import NUM_BITS, WIDTH, Signatures
 from clipkit.errors import check_range
 from clipkit.evaluation.building.duplicates.image_duplicates import (
@@ -61,13 +62,18 @@ class ImageDuplicateFilter(Filter):
         """Remove copies of images."""
         signatures, places = signatures_of(candidates)
         found = duplicate_images(signatures, self.max_distance)
-        rank = preference(candidates)[places]
-        copies = copies_in_sets(found, rank)
-        copy_of = np.full(len(candidates), NOT_A_COPY, dtype=np.int64)
-        is_copy = copies != NOT_A_COPY
-        copy_of[places[is_copy]] = candidates.rows[places[copies[is_copy]]]
-        notes = (shown_counts(copy_of), *cut_note(found))
-        return Decision(copy_of != NOT_A_COPY, copy_of=copy_of, notes=notes)
+        copies = copies_in_sets(found, preference(candidates)[places])
+        near = near_images(found, copies)
+        copy_of = _at(places, len(candidates), copies, candidates.rows[places])
+        return Decision(
+            copy_of != NOT_A_COPY,
+            _distances(places, len(candidates), near),
+            MEASURE,
+            (float(self.max_distance),),
+            copy_of=copy_of,
+            nearest=_at(places, len(candidates), near.images, candidates.rows[places]),
+            notes=(shown_counts(copy_of), *cut_note(found)),
+        )
 
 
 @final
@@ -107,13 +113,16 @@ class KnownImageFilter(Filter):
         known, known_places = signatures_of(others)
         signatures, places = signatures_of(candidates)
         found = duplicate_images(np.concatenate([known, signatures]), self.max_distance)
-        copies = copies_of_first(found, len(known))
-        copy_of = np.full(len(candidates), NOT_A_COPY, dtype=np.int64)
-        is_copy = copies != NOT_A_COPY
-        copy_of[places[is_copy]] = known_places[copies[is_copy]]
+        near = near_known_images(found, len(known))
+        copies = np.where(near.distances <= self.max_distance, near.images, NOT_A_COPY)
+        copy_of = _at(places, len(candidates), copies, known_places)
         return Decision(
             copy_of != NOT_A_COPY,
+            _distances(places, len(candidates), near),
+            MEASURE,
+            (float(self.max_distance),),
             copy_of=copy_of,
+            nearest=_at(places, len(candidates), near.images, known_places),
             copies_from=str(self.collection),
             notes=cut_note(found),
         )
@@ -130,44 +139,6 @@ def signatures_of(candidates: Candidates) -> tuple[Signatures, Int64[np.ndarray,
     return words, np.flatnonzero(is_known)
 
 
-def copies_in_sets(
-    found: DuplicateImages, rank: Int64[np.ndarray, " images"]
-) -> Int64[np.ndarray, " images"]:
-    """Return the kept image that each image is a copy of; ``NOT_A_COPY`` for kept images.
-
-    The images of a set have equal hashes; only the preferred one of a set is compared further.
-    """
-    equal = copies_of_equal(found.same[:, None], rank)
-    preferred = np.flatnonzero(equal == NOT_A_COPY)
-    of_set = np.empty(len(found.representatives), dtype=np.int64)
-    of_set[found.same[preferred]] = preferred
-    between = copies_of_pairs(found.pairs.first, found.pairs.second, rank[of_set])
-    root = np.where(between == NOT_A_COPY, np.arange(len(between)), between)
-    copies: Int64[np.ndarray, " images"] = of_set[root[found.same]]
-    copies[copies == np.arange(len(copies))] = NOT_A_COPY
-    return copies
-
-
-def copies_of_first(found: DuplicateImages, num_known: int) -> Int64[np.ndarray, " images"]:
-    """Return the known image that each other image is a copy of; ``NOT_A_COPY`` for none.
-
-    Args:
-        found: Duplicates among the known images, followed by the others.
-        num_known: Number of known images.
-    """
-    known_of = np.full(len(found.representatives), NOT_A_COPY, dtype=np.int64)
-    # In reverse, so that the first known image of a set is the one that stays.
-    known_of[found.same[:num_known][::-1]] = np.arange(num_known)[::-1]
-    copy_of = known_of.copy()
-    order = np.argsort(-found.pairs.values, kind="stable")  # the nearest is written last
-    ends = found.pairs.first[order], found.pairs.second[order]
-    for own, other in (ends, ends[::-1]):
-        takes = (known_of[own] == NOT_A_COPY) & (known_of[other] != NOT_A_COPY)
-        copy_of[own[takes]] = known_of[other[takes]]
-    copies: Int64[np.ndarray, " images"] = copy_of[found.same[num_known:]]
-    return copies
-
-
 def cut_note(found: DuplicateImages) -> tuple[str, ...]:
     """Return a sentence about comparisons that were left out, if there are any."""
     if not found.num_cut:
@@ -175,3 +146,24 @@ def cut_note(found: DuplicateImages) -> tuple[str, ...]:
     return (
         f"{found.num_cut} comparisons of similar images were left out; some copies may be kept",
     )
+
+
+def _at(
+    places: Int64[np.ndarray, " images"],
+    num_candidates: int,
+    numbers: Int64[np.ndarray, " images"],
+    rows: Int64[np.ndarray, " others"],
+) -> Int64[np.ndarray, " candidates"]:
+    """Return the rows of numbered images at the places of candidates; ``NOT_A_COPY`` for none."""
+    at = np.full(num_candidates, NOT_A_COPY, dtype=np.int64)
+    is_known = numbers != NOT_A_COPY
+    at[places[is_known]] = rows[numbers[is_known]]
+    return at
+
+
+def _distances(
+    places: Int64[np.ndarray, " images"], num_candidates: int, near: NearImages
+) -> Float32[np.ndarray, " candidates"]:
+    values: Float32[np.ndarray, " candidates"] = np.full(num_candidates, np.nan, np.float32)
+    values[places] = near.distances
+    return values
