@@ -81,7 +81,8 @@ def run(args: argparse.Namespace) -> int:
         needs = " (with its token)" if given is not None else ""
         print(f"serving {args.collection}{needs}: {shown}", flush=True)
 
-    return serve(args.collection, options, announce)
+    serve(args.collection, options, announce)
+    return 0
 
 
 def given_token(path: Path | None) -> str | None:

@@ -47,7 +47,7 @@ class Loading:
         except ClipkitError as error:
             self._fail(str(error))
         except Exception as error:
-            _LOG.exception("the collection cannot be loaded")
+            _LOG.debug("the collection cannot be loaded", exc_info=error)
             self._fail(f"{type(error).__name__}: {first_line(error)}")
         else:
             with self._lock:
@@ -61,7 +61,7 @@ class Loading:
     def _fail(self, message: str) -> None:
         with self._lock:
             self.failure = self._message = " ".join(message.split())
-        _LOG.error("%s", self.failure)
+        _LOG.error("loading failed: %s", self.failure)
 
     def close(self) -> None:
         """Drop the work that waits."""

@@ -20,19 +20,17 @@ _BACKLOG: Final = 2048
 _MOST_CONNECTIONS: Final = 1000
 _GRACE_SECONDS: Final = 10
 _IDLE_SECONDS: Final = 15
-_EXIT_FAILED: Final = 2
 
 
-def serve(folder: Path | str, options: ServeOptions, announce: Callable[[str], None]) -> int:
-    """Serve a collection until SIGINT or SIGTERM.
+def serve(folder: Path | str, options: ServeOptions, announce: Callable[[str], None]) -> None:
+    """Serve a collection until SIGINT or SIGTERM, which is raised again after the last answers.
+
+    If the collection cannot be loaded, the server stays and says why.
 
     Args:
         folder: A folder that ``clipkit embed`` wrote.
         options: Address, access and limits.
         announce: Called with the address of the page once the port is open.
-
-    Returns:
-        Exit status: 0 after a signal; 2 if loading failed.
 
     Raises:
         ConfigError: If the address cannot be used.
@@ -42,7 +40,6 @@ def serve(folder: Path | str, options: ServeOptions, announce: Callable[[str], N
     with open_socket(options.host, options.port) as listening:
         announce(page_address(options.host, listening.getsockname()[1]))
         make_server(app).run(sockets=[listening])
-    return 0 if app.state.loading.failure is None else _EXIT_FAILED
 
 
 def make_server(app: ASGIApp) -> uvicorn.Server:

@@ -16,7 +16,6 @@ from clipkit.search.row_filter import RowFilter
 from clipkit.search.searcher import Searcher, SearchResult
 from clipkit.search.serving.column_facts import column_names, describe_column
 from clipkit.search.serving.failures import HttpError
-from clipkit.search.serving.images.decoding import thumbnail
 from clipkit.search.serving.images.uploads import Uploads
 from clipkit.search.serving.kept import LeastRecentlyUsed, SharedResults
 from clipkit.search.serving.options import Limits
@@ -25,6 +24,7 @@ from clipkit.search.serving.queries.labels import Labels
 from clipkit.search.serving.queries.vector_search import VectorQuery, VectorSearch
 from clipkit.search.serving.schemas import ColumnAnswer
 from clipkit.search.serving.work import WorkPool
+from clipkit.search.thumbnails import small_jpeg
 
 _KEPT_COLUMNS: Final = 64
 _KEPT_MAPS: Final = 4
@@ -182,6 +182,6 @@ class Service:
 
     def _thumbnail(self, row: int, longer_side: int) -> bytes:
         try:
-            return thumbnail(self._image(row), longer_side, self._limits.upload_pixels)
+            return small_jpeg(self._image(row), longer_side, self._limits.upload_pixels)
         except SampleError as error:
             raise HttpError(415, f"image of row {row}: {error.reason}") from error

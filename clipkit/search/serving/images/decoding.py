@@ -1,26 +1,17 @@
-"""Decode images of strangers within bounds, and draw thumbnails."""
+"""Check images of strangers before they are decoded; sizes of thumbnails."""
 
 from __future__ import annotations
 
-import io
-from math import ceil
 from typing import Final
 
 from PIL import Image
 
-from clipkit.data.images.formats import (
-    WHITE,
-    image_faults,
-    open_image,
-    orientation_of,
-    to_rgb,
-)
+from clipkit.data.images.formats import open_image, orientation_of
 from clipkit.errors import SampleError
 from clipkit.search.serving.images.image_types import IMAGE_TYPES, image_type
 
 THUMBNAIL_SIZES: Final = (64, 128, 256, 512, 1024)
 """Longer sides of thumbnails, in pixels; few, so that the kept ones serve many requests."""
-_JPEG_QUALITY: Final = 85
 _OTHER_NAMES: Final = {"MPO": "JPEG"}  # a JPEG that holds further ones
 
 
@@ -55,30 +46,3 @@ def thumbnail_size(wanted: int) -> int:
         (256, 1024)
     """
     return next((size for size in THUMBNAIL_SIZES if size >= wanted), THUMBNAIL_SIZES[-1])
-
-
-def thumbnail(content: bytes, longer_side: int, most_pixels: int) -> bytes:
-    """Return a JPEG of an image file: upright, on white, not enlarged.
-
-    Args:
-        content: The image file.
-        longer_side: Length of the longer side, in pixels.
-        most_pixels: Largest number of pixels that is decoded.
-
-    Raises:
-        SampleError: If the file is no image, damaged or too large.
-    """
-    image = open_image(content, most_pixels)
-    turn = orientation_of(image, content)
-    if image.format == "JPEG":  # decodes at a reduced scale, which is faster
-        image.draft("RGB", (2 * longer_side, 2 * longer_side))
-    pixels = to_rgb(image, WHITE)
-    with image_faults("image cannot be reduced"):
-        factor = min(1.0, longer_side / max(pixels.size))
-        width, height = (max(1, ceil(length * factor)) for length in pixels.size)
-        pixels = pixels.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=2.0)
-        if turn:
-            pixels = pixels.transpose(turn.method)
-        stream = io.BytesIO()
-        pixels.save(stream, "JPEG", quality=_JPEG_QUALITY)
-    return stream.getvalue()
