@@ -4,22 +4,47 @@
 #   NNODES=2 NODE_RANK=0 MASTER_ADDR=10.0.0.1 tools/multi_node.sh -c configs/experiment/RUN.yaml
 #   NNODES=2 NODE_RANK=1 MASTER_ADDR=10.0.0.1 tools/multi_node.sh -c configs/experiment/RUN.yaml
 #
-# MASTER_ADDR is the first machine's address as the others see it. The words are those of
-# `clipkit fit`. Started again, the run goes on from its newest whole checkpoint.
-#   PER_NODE      processes a machine (its GPUs; 1 where it has none)
-#   MASTER_PORT   a free port of the first machine (29500)
-#   MAX_RESTARTS  how often torchrun starts all ranks again after one failed (0)
-#   PYTHON        the interpreter (python)
+# With MAX_RESTARTS torchrun starts all ranks again after one failed. With a range of machines, too,
+# the run continues on those that are left when one is lost, and on more when one is added:
+#
+#   NNODES=2:4 MAX_RESTARTS=10 MASTER_ADDR=10.0.0.1 tools/multi_node.sh -c configs/experiment/RUN.yaml
+#
+# MASTER_ADDR is the first machine's address as the others see it; that machine must not be lost.
+# The words are those of `clipkit fit`. Started again, the run continues from its newest complete
+# checkpoint.
+#   PER_NODE            processes per machine (its GPUs; 1 where it has none)
+#   MASTER_PORT         a free port of the first machine (29500)
+#   NODE_RANK           number of this machine; not needed with MAX_RESTARTS
+#   MAX_RESTARTS        how often torchrun starts all ranks again after one failed (0); the names of
+#                       the machines must resolve on all of them
+#   RDZV_CONF           options of torchrun's rendezvous with MAX_RESTARTS (last_call_timeout=30)
+#   PYTHON              the interpreter (python)
+#   GLOO_SOCKET_IFNAME  network interface between the machines, such as eth0, if their names do not
+#                       resolve to addresses on it (NCCL_SOCKET_IFNAME is the same for NCCL)
 set -euo pipefail
 
-: "${NNODES:?number of machines}" "${NODE_RANK:?0 on the first machine, then 1, 2, ...}"
+: "${NNODES:?number of machines, or MIN:MAX}"
 : "${MASTER_ADDR:?address of the first machine}"
 gpus=$(nvidia-smi -L 2>/dev/null | wc -l || true)
 per_node=${PER_NODE:-$((gpus > 0 ? gpus : 1))}
+port=${MASTER_PORT:-29500}
 
+restarts=${MAX_RESTARTS:-0}
+
+# A static rendezvous knows every address beforehand, but its machines cannot start again together.
+if ((restarts > 0)) || [[ $NNODES == *:* ]]; then
+    placement=(--rdzv_backend c10d --rdzv_endpoint "$MASTER_ADDR:$port" --rdzv_id clipkit
+        --rdzv_conf "${RDZV_CONF:-last_call_timeout=30}")
+else
+    : "${NODE_RANK:?0 on the first machine, then 1, 2, ...}"
+    placement=(--node_rank "$NODE_RANK" --master_addr "$MASTER_ADDR" --master_port "$port")
+fi
+
+# The number of machines is known only when torchrun has started the ranks.
+# shellcheck disable=SC2016
 exec "${PYTHON:-python}" -m torch.distributed.run \
-    --nnodes "$NNODES" --node_rank "$NODE_RANK" --nproc_per_node "$per_node" \
-    --master_addr "$MASTER_ADDR" --master_port "${MASTER_PORT:-29500}" \
-    --max_restarts "${MAX_RESTARTS:-0}" \
-    -m clipkit.cli.main fit "$@" \
-    --trainer.num_nodes "$NNODES" --trainer.devices "$per_node" --ckpt_path last
+    --nnodes "$NNODES" --nproc_per_node "$per_node" --max_restarts "$restarts" \
+    "${placement[@]}" --no_python \
+    bash -c 'exec "$0" -m clipkit.cli.main fit "$@" --ckpt_path last \
+        --trainer.num_nodes $((WORLD_SIZE / LOCAL_WORLD_SIZE)) --trainer.devices "$LOCAL_WORLD_SIZE"' \
+    "${PYTHON:-python}" "$@"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, final
+from typing import final
 
 import torch
 import torch.distributed as dist
 
+from clipkit.distributed.background import background_group
 from clipkit.distributed.collectives import world_size
 
 
@@ -15,15 +16,12 @@ class DelayedMax:
     """Maximum over all ranks of a number per step, known one step later.
 
     Every rank calls ``all_reduce`` once per step and gets the maximum of the previous step. The
-    exchange runs over gloo, from CPU memory and in the background, so that neither the step nor a
+    exchange runs in the ``background_group``, so that neither the step nor a
     GPU waits for it. In one process the result is immediate.
     """
 
     def __init__(self) -> None:
-        self._group: Any = None
-        if world_size() > 1:
-            # A group of its own: its exchanges must not queue behind those of the gradients.
-            self._group = dist.new_group(backend="gloo")
+        self._background = background_group()
         self._pending: tuple[dist.Work, torch.Tensor] | None = None
 
     def all_reduce(self, number: int) -> int:
@@ -31,11 +29,12 @@ class DelayedMax:
 
         Call it on every rank, equally often.
         """
-        if self._group is None:
+        if world_size() == 1:
             return number
         previous = self.wait()
-        value = torch.tensor(number)
-        work = dist.all_reduce(value, dist.ReduceOp.MAX, group=self._group, async_op=True)
+        value = torch.tensor(number, device=self._background.device)
+        group = self._background.group
+        work = dist.all_reduce(value, dist.ReduceOp.MAX, group=group, async_op=True)
         assert work is not None
         self._pending = (work, value)
         return previous

@@ -128,6 +128,36 @@ def test_slurm_job_that_runs_out_of_time_is_saved_and_queued_again(shards, tmp_p
 
 
 @pytest.mark.parametrize(
+    ("status", "crashes", "calls"),
+    [
+        (1, [], "requeue 4711\n"),
+        (137, [2], "requeue 4711\n"),
+        (1, [3], None),
+        (2, [], None),
+        (143, [], None),
+        (0, [], None),
+    ],
+)
+def test_slurm_job_that_crashes_is_queued_a_few_times(tmp_path, status, crashes, calls):
+    for name, body in {"srun": f"exit {status}", "scontrol": 'echo "$@" >> calls.txt'}.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    counter = tmp_path / "slurm-4711.crashes"
+    for number in crashes:
+        counter.write_text(str(number))
+    slurm = {"SLURM_JOB_ID": "4711", "SLURM_NTASKS_PER_NODE": "1", "SLURM_JOB_NUM_NODES": "1"}
+    done = subprocess.run(
+        ["bash", str(TOOLS / "slurm" / "fit.sbatch"), "-c", "run.yaml"],
+        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", **slurm},
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == status
+    written = tmp_path / "calls.txt"
+    assert (written.read_text() if written.exists() else None) == calls
+    assert ("queued again" in done.stderr) == counter.exists()
+
+
+@pytest.mark.parametrize(
     "script", sorted([*TOOLS.glob("*.sh"), *TOOLS.glob("slurm/*")]), ids=lambda p: p.name
 )
 def test_scripts_are_written_well(script):

@@ -15,6 +15,7 @@ from clipkit.training.callbacks.run_files.save_config import SaveConfig
 from clipkit.training.callbacks.save_checkpoint import SaveCheckpoint
 from clipkit.training.callbacks.step_guard import StepGuard
 from clipkit.training.callbacks.stop_on_signal import StopOnSignal
+from clipkit.training.callbacks.straggler_report import StragglerReport
 from clipkit.training.callbacks.throughput import Throughput
 from clipkit.training.callbacks.towers.activation_checkpointing import ActivationCheckpointing
 from clipkit.training.callbacks.towers.add_lora import AddLora
@@ -56,6 +57,7 @@ __all__ = [
     "SetLogitScale",
     "StepGuard",
     "StopOnSignal",
+    "StragglerReport",
     "Throughput",
     "TokenSchedule",
     "TokenStage",

@@ -25,6 +25,8 @@ from clipkit.training.health.heartbeat import (
 
 _LOG: Final = logging.getLogger(__name__)
 _DATA: Final = "waiting for data"
+ABORTED: Final = 75
+"""Status of a process that ended itself: that of a temporary failure in sysexits.h."""
 
 
 @final
@@ -35,29 +37,43 @@ class Watchdog(Callback):
     data, validation, a checkpoint) and the start of the phase; a separate thread writes it, also
     while the rank hangs. After ``limit_seconds`` without a batch or a change of phase, a rank logs
     which ranks are behind or silent, and writes the stacks of its threads to
-    ``heartbeats/rankN.stacks.txt``. No process is ended: torchrun and SLURM end a run with a dead
-    rank, and a slow one may recover.
+    ``heartbeats/rankN.stacks.txt``. A slow rank may recover, so that no process is ended, unless
+    ``abort_after_seconds`` is set: then a rank ends itself with status 75 at once, without a
+    checkpoint, and torchrun or SLURM ends the others and starts the run again.
 
     The ranks must share the folder, and their clocks must agree to within the interval.
 
     Args:
-        limit_seconds: Time without progress before a report; longer than any validation.
+        limit_seconds: Time without progress before a report; longer than any batch or checkpoint.
         interval_seconds: Time between two heartbeats.
+        abort_after_seconds: Time without progress before a rank ends itself; None for never.
 
     Raises:
-        ConfigError: If a number is not positive, or the limit does not exceed the interval.
+        ConfigError: If a number is not positive, the limit does not exceed the interval, or
+            ``abort_after_seconds`` is less than the limit.
 
     Examples:
         >>> trainer = Trainer(callbacks=[Watchdog(limit_seconds=600)])
     """
 
-    def __init__(self, limit_seconds: float = 600.0, interval_seconds: float = 10.0) -> None:
+    def __init__(
+        self,
+        limit_seconds: float = 600.0,
+        interval_seconds: float = 10.0,
+        abort_after_seconds: float | None = None,
+    ) -> None:
         if not 0 < interval_seconds < limit_seconds:
             raise ConfigError(
                 f"Watchdog: expected 0 < interval_seconds < limit_seconds, got "
                 f"{interval_seconds} and {limit_seconds}"
             )
+        if abort_after_seconds is not None and abort_after_seconds < limit_seconds:
+            raise ConfigError(
+                f"Watchdog: expected abort_after_seconds >= limit_seconds, so that the stacks are "
+                f"written before the end, got {abort_after_seconds} and {limit_seconds}"
+            )
         self.limit_seconds = limit_seconds
+        self.abort_after_seconds = abort_after_seconds
         self.interval_seconds = interval_seconds
         self._place = (0, 0, _DATA, time.time())  # step, batches, phase, since
         self._stop = threading.Event()
@@ -83,6 +99,10 @@ class Watchdog(Callback):
 
     def on_validation_start(self, *_: Any) -> None:
         """Enter the phase of validation."""
+        self._enter("validation")
+
+    def on_validation_batch_start(self, *_: Any) -> None:
+        """Count a batch of validation as progress."""
         self._enter("validation")
 
     def on_validation_end(self, *_: Any) -> None:
@@ -121,8 +141,20 @@ class Watchdog(Callback):
                 if now - since > self.limit_seconds and reported != since:
                     reported = since
                     self._report(folder, rank, num_ranks)
+            if self.abort_after_seconds is not None and now - since > self.abort_after_seconds:
+                self._abort(rank, now - since)
             if self._stop.wait(self.interval_seconds):
                 return
+
+    def _abort(self, rank: int, seconds: float) -> None:
+        """End this process; the main thread may be in a call that nothing else interrupts."""
+        _LOG.error(
+            "rank %d ends itself after %.0f s without progress (abort_after_seconds: %.0f); the "
+            "run continues from its last checkpoint when it is started again",
+            rank, seconds, self.abort_after_seconds,
+        )  # fmt: skip
+        logging.shutdown()
+        os._exit(ABORTED)
 
     def _report(self, folder: Path, rank: int, num_ranks: int) -> None:
         step, _, phase, since = self._place

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import time
 from pathlib import Path
@@ -11,6 +12,7 @@ from lightning.pytorch import Callback
 
 from clipkit.errors import ConfigError
 from clipkit.training.callbacks import Watchdog
+from clipkit.training.callbacks.watchdog import ABORTED
 from clipkit.training.health.heartbeat import (
     STEP,
     Heartbeat,
@@ -107,6 +109,22 @@ def test_quiet_run_reports_nothing_and_leaves_no_thread(shards, tmp_path, caplog
     assert read_heartbeats(tmp_path / "heartbeats", 1)[0] is not None
 
 
+def aborted(shards: Path, run: Path) -> None:
+    dog = Watchdog(limit_seconds=0.5, interval_seconds=0.1, abort_after_seconds=1.0)
+    trainer = tiny.trainer(run, Sleep(60, rank=0), dog, max_steps=3)
+    trainer.fit(tiny.module(), datamodule=tiny.data(shards))
+
+
+def test_a_rank_that_is_stuck_ends_itself(shards, tmp_path):
+    process = multiprocessing.get_context("spawn").Process(target=aborted, args=(shards, tmp_path))
+    process.start()
+    process.join(timeout=120)
+    assert process.exitcode == ABORTED
+    assert (tmp_path / "heartbeats" / "rank0.stacks.txt").read_text()
+
+
 def test_numbers_are_checked():
     with pytest.raises(ConfigError, match=r"interval_seconds < limit_seconds, got 10\.0 and 5"):
         Watchdog(limit_seconds=5)
+    with pytest.raises(ConfigError, match="abort_after_seconds >= limit_seconds"):
+        Watchdog(limit_seconds=60, abort_after_seconds=30)

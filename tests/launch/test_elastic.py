@@ -1,0 +1,108 @@
+"""torchrun that starts ranks again: after one of four was killed, and with a machine less."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import yaml
+from lightning.pytorch import Callback
+
+from tests.helpers import tiny
+from tests.helpers.ranks import free_port
+from tests.launch.test_launchers import TOOLS, environment
+
+STEPS, PAIRS = 8, 41
+
+
+class KillOnce(Callback):
+    """Kills a rank of the second machine in the first launch, or the complete machine."""
+
+    def __init__(self, whole_machine: bool, step: int = 3) -> None:
+        self.whole_machine, self.step = whole_machine, step
+
+    def on_before_backward(self, trainer, pl_module, loss):
+        is_first = os.environ["TORCHELASTIC_RESTART_COUNT"] == "0" and trainer.world_size == 4
+        if is_first and trainer.global_step == self.step and trainer.global_rank == 3:
+            if self.whole_machine:
+                os.killpg(os.getpgid(os.getppid()), signal.SIGKILL)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_rank_of_four_is_started_again(tmp_path):
+    keys = run_two_machines(tmp_path, "2", whole_machine=False)
+    assert [len(step) for step in keys] == [8] * STEPS
+    check_epochs(keys)
+
+
+def test_the_run_continues_on_the_machine_that_is_left(tmp_path):
+    keys = run_two_machines(tmp_path, "1:2", whole_machine=True)
+    sizes = [len(step) for step in keys]
+    assert sizes[:3] == [8, 8, 8]
+    assert set(sizes[3:]) == {4}
+    assert sum(sizes) == STEPS * 8  # as many samples as with all machines
+    check_epochs(keys)
+
+
+def run_two_machines(folder: Path, nnodes: str, whole_machine: bool) -> list[list[str]]:
+    """Start two agents of torchrun with two ranks each; return the keys of each step."""
+    tiny.shards(folder / "shards", (20, PAIRS - 20))
+    run = folder / "run"
+    run.mkdir()
+    options = {
+        "tests.launch.test_elastic.KillOnce": {"whole_machine": whole_machine},
+        "clipkit.training.callbacks.KeyLog": {"path": str(run / "keys.txt")},
+        "clipkit.training.callbacks.SaveCheckpoint": {"every_n_steps": 1},
+    }
+    callbacks = [{"class_path": name, "init_args": given} for name, given in options.items()]
+    trainer = {"callbacks": callbacks, "enable_checkpointing": True, "strategy": "ddp"}
+    (run / "trainer.yaml").write_text(yaml.safe_dump({"trainer": trainer}))
+    flags = ["-c", str(run / "trainer.yaml"), *tiny.words(folder / "shards", run)]
+    flags.remove("--trainer.enable_checkpointing=false")
+    flags += ["--trainer.max_steps", str(STEPS), "--data.batch_size", "2"]
+    port, logs = str(free_port()), []
+    agents = []
+    for number in range(2):
+        variables = environment(
+            NNODES=nnodes, NODE_RANK=str(number), PER_NODE="2", MASTER_ADDR="127.0.0.1",
+            MASTER_PORT=port, MAX_RESTARTS="2", PYTHON=sys.executable,
+            RDZV_CONF="last_call_timeout=5",
+        )  # fmt: skip
+        logs.append(folder / f"agent{number}.log")
+        agents.append(
+            subprocess.Popen(
+                ["bash", str(TOOLS / "multi_node.sh"), *flags],
+                env=variables, stdout=logs[-1].open("w"), stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        )  # fmt: skip
+        time.sleep(1)  # the first agent holds the store
+    try:
+        status = agents[0].wait(timeout=240)
+        assert status == 0, logs[0].read_text()[-4000:]
+    finally:
+        for agent in agents:
+            if agent.poll() is None:
+                os.killpg(agent.pid, signal.SIGKILL)
+            agent.wait()
+    return steps_of(run)
+
+
+def steps_of(run: Path) -> list[list[str]]:
+    steps: dict[int, list[str]] = {}
+    for line in (run / "keys.txt").read_text().splitlines():
+        step, _, key = line.split(maxsplit=2)
+        steps.setdefault(int(step), []).append(key)
+    return [steps[step] for step in sorted(steps)]
+
+
+def check_epochs(keys: list[list[str]]) -> None:
+    """No sample of an epoch is left out or trained on twice, whatever was killed."""
+    order = [key for step in keys for key in step]
+    complete = PAIRS // 8 * 8
+    assert len(set(order[:complete])) == complete
+    assert len(set(order[complete:])) == len(order) - complete
