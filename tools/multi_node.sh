@@ -35,6 +35,8 @@ restarts=${MAX_RESTARTS:-0}
 if ((restarts > 0)) || [[ $NNODES == *:* ]]; then
     placement=(--rdzv_backend c10d --rdzv_endpoint "$MASTER_ADDR:$port" --rdzv_id clipkit
         --rdzv_conf "${RDZV_CONF:-last_call_timeout=30}")
+    # torchrun otherwise keeps one store for all starts, in which new ranks find addresses of old ones.
+    export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
 else
     : "${NODE_RANK:?0 on the first machine, then 1, 2, ...}"
     placement=(--node_rank "$NODE_RANK" --master_addr "$MASTER_ADDR" --master_port "$port")
