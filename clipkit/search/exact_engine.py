@@ -68,13 +68,12 @@ class ExactEngine(SearchEngine):
         half = np.empty((self.tile_rows, width), dtype=np.float16)
         tile = torch.empty(self.tile_rows, width)
         for start, images in self.collection.image_tiles(self.tile_rows):
-            count = len(images)
-            kept = allowed[start : start + count]
-            if not kept.any():
+            kept = np.flatnonzero(allowed[start : start + len(images)])
+            count = len(kept)
+            if not count:
                 continue
-            half[:count] = images
+            half[:count] = images if count == len(images) else images[kept]
             tile[:count] = torch.from_numpy(half[:count])
             scores = (left @ tile[:count].T).numpy()
-            scores[:, ~kept] = -np.inf
-            best.offer(scores, half[:count], start)
+            best.offer(scores, half[:count], kept + start)
         return best.ranked()

@@ -69,21 +69,20 @@ class RunningBest:
         self,
         scores: Float32[np.ndarray, "Q tile_rows"],
         images: Float16[np.ndarray, "tile_rows D"],
-        start: int,
+        rows: Int64[np.ndarray, " tile_rows"],
     ) -> None:
         """Offer the rows of a tile, which follow those of all tiles before.
 
         Args:
-            scores: Products of the rows in float32; -inf for rows that must not be returned. Rows
-                that are not finite are left out.
+            scores: Products of the rows in float32. Rows that are not finite are left out.
             images: Embeddings of the rows.
-            start: Number of the first row.
+            rows: Numbers of the rows, ascending.
         """
         for query, row_scores in enumerate(scores):
             chosen = self._candidates(query, row_scores)
             if len(chosen):
                 exact = exact_scores(images[chosen], self._queries[query])
-                self._merge(query, exact, chosen + start)
+                self._merge(query, exact, rows[chosen])
 
     def _candidates(
         self, query: int, scores: Float32[np.ndarray, " tile_rows"]

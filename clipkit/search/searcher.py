@@ -14,8 +14,8 @@ from clipkit.collection import Collection
 from clipkit.errors import ConfigError
 from clipkit.models import DualEncoder
 from clipkit.search.engine import NO_ROW, RowMask, SearchEngine
-from clipkit.search.exact_engine import ExactEngine
 from clipkit.search.filter_masks import FilterMasks
+from clipkit.search.index.opening import open_engine
 from clipkit.search.query_encoder import QueryEncoder
 from clipkit.search.query_parts import QueryPart, check_parts, combined
 from clipkit.search.records import read_records
@@ -60,7 +60,8 @@ class Searcher:
         encoder: The model that embedded it; None to load it when a query needs it.
         model: Name or path of that model; None for the one of ``collection.json``.
         device: Device of the model, or "auto" for a GPU if there is one.
-        engine: Finds the most similar rows; None for ``ExactEngine``.
+        engine: Finds the most similar rows; None for the index of the collection if one was built,
+            else ``ExactEngine``.
 
     Raises:
         DataError: If the folder is no complete collection.
@@ -83,8 +84,10 @@ class Searcher:
     ) -> None:
         self.collection = Collection(folder)
         self.encoder = QueryEncoder(self.collection.info, encoder, model, device)
-        self.engine = ExactEngine(self.collection) if engine is None else engine
         self.masks = FilterMasks(self.collection)
+        if engine is None:
+            engine = open_engine(self.collection, self.masks.usable)
+        self.engine = engine
 
     def search(
         self,

@@ -1,0 +1,187 @@
+"""Build an index of a collection: train on a sample, add tile by tile, measure, put in place."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from glob import escape
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from clipkit.atomic_files import FORMER_SUFFIX, TEMPORARY_SUFFIX, new_folder, restore
+from clipkit.collection import Collection
+from clipkit.errors import ConfigError, check_at_least
+from clipkit.search.engine import RowMask
+from clipkit.search.exact_engine import ExactEngine
+from clipkit.search.index.adding import add_rows, needed_bytes
+from clipkit.search.index.engine import FaissEngine
+from clipkit.search.index.faiss_module import faiss_library, lists_of
+from clipkit.search.index.info import (
+    INDEX_FOLDER,
+    IndexInfo,
+    collection_fingerprint,
+    write_index_info,
+)
+from clipkit.search.index.opening import read_index
+from clipkit.search.index.recall import exact_neighbours, recall_at_10, sample_queries
+from clipkit.search.index.training import check_structure, new_index, train_index
+from clipkit.search.usable_rows import usable_rows
+
+TARGET_RECALL: Final = 0.95
+NUM_QUERIES: Final = 200
+
+Progress = Callable[[int, int | None], None]
+
+
+@dataclass(frozen=True, slots=True)
+class BuildOptions:
+    """How an index is built.
+
+    Args:
+        factory: Factory string of FAISS, with IVF, HNSW or Flat.
+        num_probes: Number of inverted lists that a query searches; None for the fewest with a
+            recall@10 of at least 0.95, of the powers of two.
+        seed: Seed of the samples and of the training.
+    """
+
+    factory: str
+    num_probes: int | None = None
+    seed: int = 0
+
+
+def build_index(
+    collection: Collection, options: BuildOptions, on_progress: Progress | None = None
+) -> IndexInfo:
+    """Build the index of a collection, in its folder ``index``; a previous one is replaced.
+
+    Memory is that of the training sample and of one block of rows. The folder gets its name when it
+    is complete: a build that is killed leaves the previous index as it was.
+
+    Args:
+        collection: The collection.
+        options: How it is built.
+        on_progress: Called with the number of rows that were added, and of all rows.
+
+    Returns:
+        How the index was built, and its measured recall.
+
+    Raises:
+        ConfigError: If the factory string cannot be used, FAISS is not installed, the disk is too
+            small, or another process builds an index of this collection.
+        DataError: If the collection cannot be read.
+    """
+    check_at_least("num_probes", options.num_probes, 1)
+    usable = usable_rows(collection)
+    index = new_index(options.factory, collection.info.embedding_dim)
+    check_structure(index, options.factory, int(usable.sum()))
+    target = collection.folder / INDEX_FOLDER
+    with _only_build(target):
+        _check_space(collection, index)
+        with new_folder(target) as folder:
+            info = _built(collection, index, options, usable, folder, on_progress)
+            write_index_info(info, folder)
+    return info
+
+
+def _built(
+    collection: Collection,
+    index: Any,
+    options: BuildOptions,
+    usable: RowMask,
+    folder: Path,
+    on_progress: Progress | None,
+) -> IndexInfo:
+    fingerprint = collection_fingerprint(collection)
+    started = time.perf_counter()
+    train_index(index, collection, usable, options.seed)
+    trained = time.perf_counter()
+    add_rows(index, collection, folder, on_progress or (lambda *_: None))
+    added = time.perf_counter()
+    has_lists = lists_of(index) is not None
+    engine = FaissEngine(collection, read_index(folder), 0, options.factory, usable)
+    recall, num_queries = _measured(engine, collection, usable, options, has_lists)
+    measured = time.perf_counter()
+    return IndexInfo(
+        factory=options.factory,
+        num_probes=engine.num_probes,
+        num_rows=len(collection),
+        embedding_dim=collection.info.embedding_dim,
+        fingerprint=fingerprint,
+        recall_at_10=recall,
+        num_queries=num_queries,
+        seconds={
+            "training": trained - started, "adding": added - trained,
+            "measuring": measured - added,
+        },
+        seed=options.seed,
+        versions={
+            "python": platform.python_version(),
+            "clipkit": version("clipkit"),
+            "numpy": np.__version__,
+            "faiss": faiss_library().__version__,
+        },
+    )  # fmt: skip
+
+
+def _measured(
+    engine: FaissEngine,
+    collection: Collection,
+    usable: RowMask,
+    options: BuildOptions,
+    has_lists: bool,
+) -> tuple[dict[str, float], int]:
+    """Set the number of lists that are searched, and return the recall by kind of query."""
+    queries = sample_queries(collection, usable, NUM_QUERIES, options.seed)
+    exact = exact_neighbours(ExactEngine(collection, usable=usable), queries)
+    num_lists = engine.num_lists
+    probes = options.num_probes or 1
+    while True:
+        engine.num_probes = min(probes, num_lists) if has_lists else 0
+        recall = {
+            kind: recall_at_10(engine, queries[kind], exact[kind], has_self=kind == "images")
+            for kind in queries
+        }
+        is_last = options.num_probes is not None or engine.num_probes >= num_lists
+        if is_last or min(recall.values()) >= TARGET_RECALL:
+            return recall, len(queries["images"])
+        probes *= 2
+
+
+@contextmanager
+def _only_build(target: Path) -> Iterator[None]:
+    """Lock the folder of an index, and remove what a killed build left."""
+    lock = FileLock(target.with_name(f".{target.name}.lock"), timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise ConfigError(
+            f"{target}: another process builds this index now; wait until it has ended"
+        ) from error
+    try:
+        name = escape(target.name)
+        for previous in target.parent.glob(f".{name}.????????{FORMER_SUFFIX}"):
+            restore(previous)
+        for left in target.parent.glob(f".{name}.????????{TEMPORARY_SUFFIX}"):
+            shutil.rmtree(left, ignore_errors=True)
+        yield
+    finally:
+        lock.release()
+
+
+def _check_space(collection: Collection, index: Any) -> None:
+    """Check the size of the disk: a mapped file that outgrows it would end the process."""
+    needed = needed_bytes(index, len(collection))
+    free = shutil.disk_usage(collection.folder).free
+    if free < needed:
+        raise ConfigError(
+            f"{collection.folder}: the index needs {needed / 1e6:,.0f} MB while it is built, the "
+            f"disk has {free / 1e6:,.0f} MB; free some space, or choose a smaller --factory"
+        )
