@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any, Final
 from clipkit.cli.arguments import (
     add_command,
     add_embed_arguments,
+    add_engine_arguments,
     add_model_arguments,
     add_sample_arguments,
     caption_picker,
+    check_engine,
     given_path,
     given_text,
     shown_weights,
@@ -34,7 +36,8 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
         subparsers, run, "embed", "write the embeddings of a data set",
         "Write float16 embeddings of images and captions, and a table with one row per sample, for "
         "each shard of SOURCE. The same command continues after a stop: complete shards are kept. "
-        "torchrun shares the shards among ranks, --part among the tasks of a SLURM array.",
+        "torchrun shares the shards among ranks, --part among the tasks of a SLURM array, --engine "
+        "ray among the machines of a cluster.",
     )  # fmt: skip
     parser.add_argument(
         "source",
@@ -64,6 +67,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     parser.add_argument(
         "--part", metavar="I/N", help="embed every N-th shard, from the I-th on: 1/8 to 8/8"
     )
+    add_engine_arguments(parser)
     parser.add_argument(
         "--max-bad-fraction", type=float, default=0.05, metavar="SHARE",
         help="largest share of a shard's samples that may have no embedding, such as images that "
@@ -78,6 +82,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     source = _source(args)
+    check_engine(args)
     check_output_folder("--output", args.output.absolute())
 
     from datetime import timedelta
@@ -88,6 +93,8 @@ def run(args: argparse.Namespace) -> int:
 
     arrow()
     plan, part = _plan(args, source), Part.parse(args.part or "1/1")
+    if args.engine == "ray":
+        return _embed_on_ray(plan, args)
     with process_group(args.device, timedelta(days=_LONGEST_DAYS)) as device:
         return _embed(plan, part, device)
 
@@ -140,6 +147,24 @@ def _embed(plan: EmbedPlan, part: Part, device: str) -> int:
         if rank() == 0:
             on_progress = stack.enter_context(progress_bar(f"Embedding {data.name}"))
         report = embed_collection(plan, info, encoder, data, part, on_progress)
+    _print(report, plan, weights)
+    return _BROKEN_SHARDS if report.failures else 0
+
+
+def _embed_on_ray(plan: EmbedPlan, args: argparse.Namespace) -> int:
+    from clipkit.cli.progress import progress_bar
+    from clipkit.collection.embedding import start_collection
+    from clipkit.collection.ray_engine import embed_on_ray
+    from clipkit.distributed.world import current_world
+
+    if (size := current_world().size) > 1:
+        raise ConfigError(f"--engine ray: expected one process, got {size} ranks of a launcher")
+    data = plan.open_data()
+    encoder, weights = plan.load_encoder("cpu")  # the actors have the GPUs
+    info = start_collection(plan, encoder, weights, data, versions())
+    del encoder
+    with progress_bar(f"Embedding {data.name}") as advance:
+        report = embed_on_ray(plan, info, args.device, args.address, advance)
     _print(report, plan, weights)
     return _BROKEN_SHARDS if report.failures else 0
 

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import importlib.util
 import ipaddress
+from dataclasses import replace
 
 import psutil
 import pytest
 
+from clipkit.collection.embedding import EmbedPlan, embed_collection, start_collection
+from clipkit.collection.ray_engine import embed_on_ray
 from clipkit.data.packing.pack import pack
 from clipkit.data.packing.partition.part_packer import PartPlan
 from clipkit.data.packing.partition.ray_engine import pack_on_ray
 from clipkit.data.packing.shard_packer import PackOptions
 from clipkit.distributed.ray_actors import LOCAL_STORE_BYTES, imported_ray
 from clipkit.errors import DataError
+from clipkit.models import save_encoder
 from tests.data.packing.partition.test_part_packer import content, write_table
+from tests.helpers.embedding import contents
+from tests.helpers.evaluation_data import tiny_encoder, write_layout
 
 if importlib.util.find_spec("ray") is None:
     pytest.skip("Ray is not installed", allow_module_level=True)
@@ -69,6 +75,36 @@ def test_packing_with_a_killed_actor(tmp_path):
     for left in (tmp_path / "parts").glob(".*.tmp"):
         left.unlink()  # of the killed process
     assert content(tmp_path / "parts") == content(tmp_path / "whole")
+
+
+def test_embedding_with_a_killed_actor(tmp_path):
+    save_encoder(tiny_encoder(), tmp_path / "model")
+    data = write_layout(tmp_path / "set", (12,) * 8)
+    whole = EmbedPlan(str(tmp_path / "model"), str(data), tmp_path / "whole", batch_size=4)
+    parts = replace(whole, output=tmp_path / "parts")
+    opened = whole.open_data()
+    encoder, weights = whole.load_encoder("cpu")
+    embed_collection(whole, start_collection(whole, encoder, weights, opened), encoder, opened)
+    info = start_collection(parts, encoder, weights, opened)
+    progress: list[tuple[int, int | None]] = []
+
+    def kill_once(done: int, total: int | None) -> None:
+        if not progress:
+            kill_busy_actor()
+        progress.append((done, total))
+
+    report = embed_on_ray(parts, info, "cpu", on_progress=kill_once)
+    assert [shard.number for shard in report.shards] == list(range(8))
+    assert (report.total("num_images"), report.num_kept, report.num_missing) == (96, 0, 0)
+    assert progress == [(12 * number, 96) for number in range(1, 9)]
+    for left in (tmp_path / "parts").glob(".*.tmp"):
+        left.unlink()  # of the killed process
+    assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
+    (tmp_path / "parts" / f"{info.shards[3].name}.parquet").unlink()
+    again = embed_on_ray(parts, info, "cpu")
+    assert [shard.number for shard in again.shards] == [3]
+    assert again.num_kept == 7
+    assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
 
 
 def test_a_task_that_fails_ends_the_job_with_its_message(tmp_path):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -113,49 +112,6 @@ class EmbedPlan:
         if self.caption is not None:
             options["caption"] = json.dumps(_described(self.caption), sort_keys=True)
         return options
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """One of several parts of the shards, such as that of a task of a SLURM array.
-
-    Args:
-        number: Number of the part, from 1 to ``count``.
-        count: Number of parts.
-
-    Raises:
-        ConfigError: If the number is out of range.
-
-    Examples:
-        >>> Part.parse("2/3").of(range(7))
-        [1, 4]
-    """
-
-    number: int
-    count: int
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.number <= self.count:
-            raise ConfigError(
-                f"part: expected 1/N to N/N, got {self.number}/{self.count}; a SLURM array for "
-                f"N parts is --array=1-N"
-            )
-
-    @classmethod
-    def parse(cls, text: str) -> Part:
-        """Parse a part such as "1/8".
-
-        Raises:
-            ConfigError: If the text is no part.
-        """
-        number, slash, count = text.partition("/")
-        if not (slash and number.isdecimal() and count.isdecimal()):
-            raise ConfigError(f"part: expected I/N, such as 1/8, got {text!r}")
-        return cls(int(number), int(count))
-
-    def of(self, numbers: Sequence[int]) -> list[int]:
-        """Return every ``count``-th number."""
-        return list(numbers[self.number - 1 :: self.count])
 
 
 def default_workers(device: torch.device) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -10,7 +10,7 @@ from typing import Any, Final
 import torch.distributed as dist
 
 from clipkit.collection.embedding.missing import missing_shards, remove_old_temporaries
-from clipkit.collection.embedding.plan import EmbedPlan, Part
+from clipkit.collection.embedding.plan import EmbedPlan
 from clipkit.collection.embedding.shards import ShardReport, embed_shards
 from clipkit.collection.info import CollectionInfo
 from clipkit.collection.shard_files import ShardFiles
@@ -19,6 +19,7 @@ from clipkit.distributed.collectives import rank, world_size
 from clipkit.errors import FaultBudgetExceeded
 from clipkit.evaluation.datasets.dataset import EvaluationDataset
 from clipkit.models import DualEncoder
+from clipkit.part import Part
 
 Progress = Callable[[int, int | None], None]
 """Called with the number of samples so far, and their number in the end."""
@@ -119,14 +120,22 @@ def _embed_rank(
     is_wanted = lambda number: not _is_complete(plan, info, number)  # noqa: E731
     for report in embed_shards(plan, info, encoder, data, numbers, is_wanted, on_batch):
         reports.append(report)
-        failures = [report for report in reports if report.failure]
-        if len(failures) > plan.faults.max_bad_shards:
-            named = "; ".join(report.failure for report in failures[-_NAMED_FAILURES:])
-            raise FaultBudgetExceeded(
-                f"{len(failures)} bad shards, allowed "
-                f"max_bad_shards={plan.faults.max_bad_shards}: {named}"
-            )
+        refuse_failures(reports, plan.faults.max_bad_shards)
     return reports
+
+
+def refuse_failures(reports: Sequence[ShardReport], allowed: int) -> None:
+    """Stop if too many shards have no files.
+
+    Raises:
+        FaultBudgetExceeded: If they are more than allowed.
+    """
+    failures = [report for report in reports if report.failure]
+    if len(failures) > allowed:
+        named = "; ".join(report.failure for report in failures[-_NAMED_FAILURES:])
+        raise FaultBudgetExceeded(
+            f"{len(failures)} bad shards, allowed max_bad_shards={allowed}: {named}"
+        )
 
 
 def _is_complete(plan: EmbedPlan, info: CollectionInfo, number: int) -> bool:
