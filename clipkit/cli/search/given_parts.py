@@ -34,6 +34,13 @@ class GivenPart:
     row: int | None = None
     weight: float = 1.0
 
+    @property
+    def name(self) -> str:
+        """The part, for people."""
+        if self.text is not None:
+            return f'"{self.text}"'
+        return f"row {self.row}" if self.image is None else self.image.name
+
     def read(self) -> QueryPart:
         """Return the part of the query; an image file is read.
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from clipkit.cli.arguments import add_command, add_trust_argument, given_path, given_text
 from clipkit.cli.outputs import check_output_file
+from clipkit.cli.progress import progress_bar
 from clipkit.cli.search.given_parts import GivenPart, add_part_arguments, given_parts
-from clipkit.cli.search.results import check_result_file, print_results, write_results
+from clipkit.cli.search.results import check_result_file, show, with_scores
 from clipkit.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -36,13 +37,32 @@ def add_parser(commands: argparse._SubParsersAction[Any]) -> None:
         "label=dog, 'json:author!=Ann'; may be repeated",
     )
     parser.add_argument(
-        "--num-results", type=int, default=20, metavar="N", help="number of images (default: 20)"
+        "--num-results",
+        type=int,
+        default=20,
+        metavar="N",
+        help="number of images, or of groups of near duplicates on screen and page (default: 20)",
     )
     parser.add_argument(
-        "--min-score", type=float, metavar="S", help="least cosine similarity (default: none)"
+        "--min-score",
+        type=float,
+        metavar="S",
+        help="least cosine similarity (default: none; of near duplicates 0.95)",
+    )
+    parser.add_argument(
+        "--near-duplicates",
+        action="store_true",
+        help="find groups of nearly equal images by comparing all pairs; with a query, only images "
+        "that nearly equal it",
+    )
+    parser.add_argument(
+        "--exact", action="store_true", help="compare with all images, even if there is an index"
     )
     parser.add_argument(
         "--output", type=given_path, metavar="FILE", help="a .json or .csv file for the results"
+    )
+    parser.add_argument(
+        "--html", type=given_path, metavar="FILE.html", help="a page with the images"
     )
     add_model_of_collection(parser)
 
@@ -63,31 +83,36 @@ def add_model_of_collection(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     parts = given_parts(args)
-    if not parts:
+    if not parts and not args.near_duplicates:
         raise ConfigError(
             "query: expected a TEXT, --text, --image or --row, got none, such as "
             'clipkit search query DIR "a dog"'
         )
     check_result_file("--output", args.output)
-    check_output_file("--output", args.output)
+    for option, path in (("--output", args.output), ("--html", args.html)):
+        check_output_file(option, path)
 
-    from clipkit.search import Searcher
+    from clipkit.collection import Collection
+    from clipkit.search import ExactEngine, Searcher
+    from clipkit.search.near_duplicates import DEFAULT_MIN_SCORE
 
-    searcher = Searcher(args.collection, model=args.model, device=args.device)
-    records = _found(searcher, parts, args)
-    if args.output is not None:
-        write_results(args.output, records)
-        print(f"{len(records)} images: {args.output}")
+    if args.near_duplicates and args.min_score is None:
+        args.min_score = DEFAULT_MIN_SCORE
+    searcher = Searcher(
+        args.collection, model=args.model, device=args.device,
+        engine=ExactEngine(Collection(args.collection)) if args.exact else None,
+    )  # fmt: skip
+    if parts:
+        _show_query(searcher, parts, args)
     else:
-        print_results(records)
+        _show_duplicates(searcher, args)
     return 0
 
 
-def _found(
-    searcher: Searcher, parts: Sequence[GivenPart], args: argparse.Namespace
-) -> list[dict[str, Any]]:
-    """Return the records of the results, with their scores."""
+def _show_query(searcher: Searcher, parts: Sequence[GivenPart], args: argparse.Namespace) -> None:
+    """Search, and print or write the images."""
     from clipkit.search import RowFilter
+    from clipkit.search.result_page import ResultGroup, write_result_page
 
     result = searcher.search(
         [part.read() for part in parts],
@@ -95,8 +120,43 @@ def _found(
         args.num_results,
         min_score=args.min_score,
     )
-    records = searcher.records([hit.row for hit in result.hits])
-    return [
-        {"row": record.pop("row"), "score": hit.score, **record}
-        for hit, record in zip(result.hits, records, strict=True)
-    ]
+    scores = {hit.row: hit.score for hit in result.hits}
+    records = with_scores(searcher, scores)
+    if args.html is not None:
+        title = ", ".join(("" if part.sign > 0 else "without ") + part.name for part in parts)
+        explanation = (
+            f"The {len(records)} most similar of {result.num_candidates:,} images (search: "
+            f"{searcher.engine.description}); numbers in bold are cosine similarities."
+        )
+        write_result_page(
+            args.html, searcher.collection, [ResultGroup("", records)], title, explanation
+        )
+    show(records, args)
+
+
+def _show_duplicates(searcher: Searcher, args: argparse.Namespace) -> None:
+    """Find groups of near duplicates, and print or write them."""
+    from clipkit.search import RowFilter
+    from clipkit.search.near_duplicates import near_duplicates
+    from clipkit.search.result_page import ResultGroup, write_result_page
+
+    mask = searcher.masks.mask([RowFilter.parse(text) for text in args.where])
+    with progress_bar("rows compared") as progress:
+        groups = near_duplicates(searcher.collection, args.min_score, mask, progress)
+    num_shown = len(groups) if args.output is not None else args.num_results
+    found = []
+    for number, group in enumerate(groups[:num_shown]):
+        scores = dict(zip(group.rows, group.scores, strict=True))
+        found.append([{"group": number, **each} for each in with_scores(searcher, scores)])
+    if args.html is not None:
+        titles = [f"{len(group):,} images" for group in found]
+        shown = list(map(ResultGroup, titles, found))[: args.num_results]
+        explanation = (
+            f"The largest of {len(groups):,} groups of images that pairs with a cosine similarity "
+            f"of at least {args.min_score:g} connect; numbers in bold are similarities with the "
+            "first image of the group."
+        )
+        write_result_page(args.html, searcher.collection, shown, "Near duplicates", explanation)
+    num_images = sum(len(group.rows) for group in groups)
+    print(f"{len(groups):,} groups of near duplicates, {num_images:,} images in them")
+    show([record for group in found for record in group], args)

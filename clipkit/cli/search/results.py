@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from clipkit.atomic_files import write_json, write_text
 from clipkit.errors import ConfigError
+
+if TYPE_CHECKING:
+    from clipkit.search import Searcher
 
 Records = Sequence[dict[str, Any]]
 _FILE_WIDTH: Final = 200
@@ -24,6 +28,26 @@ def check_result_file(option: str, path: Path | None) -> None:
     """
     if path is not None and path.suffix.lower() not in _ENDINGS:
         raise ConfigError(f"{option}: expected a name that ends in .json or .csv, got {path}")
+
+
+def with_scores(searcher: Searcher, scores: Mapping[int, float]) -> list[dict[str, Any]]:
+    """Return the records of some rows, with their scores, in the same order."""
+    records = searcher.records(list(scores))
+    return [
+        {"row": record.pop("row"), "score": scores[row], **record}
+        for row, record in zip(scores, records, strict=True)
+    ]
+
+
+def show(records: Records, args: argparse.Namespace) -> None:
+    """Write results to ``--output``, or print them if there is neither a file nor a page."""
+    if args.output is not None:
+        write_results(args.output, records)
+        print(f"{len(records):,} images: {args.output}")
+    if args.html is not None:
+        print(f"page: {args.html}")
+    if args.output is None and args.html is None:
+        print_results(records)
 
 
 def write_results(path: Path, records: Records) -> None:
@@ -47,7 +71,8 @@ def print_results(records: Records) -> None:
     from rich.table import Table
 
     table = Table()
-    for title in ("Score", "Row"):
+    has_groups = any("group" in record for record in records)
+    for title in (*(["Group"] if has_groups else []), "Score", "Row"):
         table.add_column(title, justify="right", no_wrap=True)
     for title in ("Key", "Class", "Size", "Caption"):
         table.add_column(title, overflow="fold")
@@ -55,10 +80,12 @@ def print_results(records: Records) -> None:
         width, height = record["width_pixels"], record["height_pixels"]
         label = record["class_name"] or ("" if record["label"] is None else str(record["label"]))
         captions = record["captions"] or [""]
-        table.add_row(
-            f"{record['score']:.4f}", str(record["row"]), escape(record["key"]), escape(label),
-            "" if width is None else f"{width} x {height}", escape(captions[0]),
+        group = [str(record["group"])] if has_groups else []
+        cells = (
+            *group, f"{record['score']:.4f}", str(record["row"]), escape(record["key"]),
+            escape(label), "" if width is None else f"{width} x {height}", escape(captions[0]),
         )  # fmt: skip
+        table.add_row(*cells)
     console = Console()
     (console if console.is_terminal else Console(width=_FILE_WIDTH)).print(table)
 
