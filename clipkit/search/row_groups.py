@@ -49,7 +49,7 @@ class RowGroups:
 
     def _roots(self, rows: Numbers) -> Numbers:
         """Return the lowest rows that are known of the groups of some rows."""
-        roots = self._parents[rows]
+        roots: Numbers = self._parents[rows]
         while not np.array_equal(above := self._parents[roots], roots):
             roots = above
         self._parents[rows] = roots
