@@ -329,6 +329,38 @@ def test_the_map_is_explored_with_mouse_and_keyboard(page):
     page.wait_for("document.querySelectorAll('#detail .facts div').length > 4")
 
 
+def test_the_map_keeps_the_place_under_the_pointer(page):
+    """Geometry of the map: scale, limits, and the next point in a direction."""
+    facts = page.value(
+        """(async () => {
+          const { Camera } = await import("/static/camera.js");
+          const { nextPoint, pointAt } = await import("/static/near.js");
+          const camera = new Camera(800, 400, [1, 0.5]);
+          const corner = camera.toScreen(1, 0.5);
+          camera.zoomAt(3, 500, 100);
+          const [x, y] = [(500 - camera.offsetX) / camera.scale, (camera.offsetY - 100) / camera.scale];
+          camera.zoomAt(2, 500, 100);
+          const under = camera.toScreen(x, y);
+          camera.move(1e6, -1e6);
+          const inSight = camera.toScreen(-1, -1)[0] < 800 && camera.toScreen(1, -1)[1] > 0;
+          const points = [[0, 0], [0.2, 0.01], [0.1, 0.3], [-0.5, 0]].map(([x, y]) => ({ x, y }));
+          const next = (way) => points.indexOf(nextPoint(points, points[0], way));
+          camera.showAll();
+          const [left, top] = camera.toScreen(0.1, 0.3);
+          return {
+            corner, under, inSight, ways: [next([1, 0]), next([-1, 0]), next([0, 1]), next([0, -1])],
+            at: points.indexOf(pointAt(points, camera, left + 5, top)),
+            none: pointAt(points, camera, left + 50, top - 50),
+          };
+        })()"""
+    )
+    assert facts["corner"] == [752.0, 24.0]  # the smaller margin of 24 pixels is kept
+    assert facts["under"] == pytest.approx([500, 100])
+    assert facts["inSight"]
+    assert facts["ways"] == [1, 3, 2, 0]
+    assert (facts["at"], facts["none"]) == (2, None)
+
+
 def test_fingers_open_images_and_pinch_the_map(page, url):
     page.browser.call("Emulation.setTouchEmulationEnabled", enabled=True, maxTouchPoints=2)
     try:

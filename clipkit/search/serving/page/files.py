@@ -29,8 +29,9 @@ _PAGES: Final = ("index.html", "token.html", "icon.svg")
 _STYLES: Final = ("app.css", "query.css", "results.css", "detail.css", "map.css")
 _SCRIPTS: Final = (
     "api.js", "app.js", "camera.js", "detail.js", "dom.js", "drawing.js", "filters.js",
-    "gestures.js", "keyboard.js", "labels.js", "map.js", "notice.js", "parts.js", "query.js",
-    "results.js", "start.js", "state.js", "status.js", "theme.js", "upload.js", "views.js",
+    "gestures.js", "keyboard.js", "labels.js", "legend.js", "map.js", "near.js", "notice.js",
+    "parts.js", "query.js", "results.js", "start.js", "state.js", "status.js", "theme.js",
+    "upload.js", "views.js",
 )  # fmt: skip
 _MEDIA_TYPES: Final = {
     "html": "text/html; charset=utf-8",

@@ -1,6 +1,6 @@
 // Requests to the server. Every failure is an ApiError with one line that can be shown.
 
-export class ApiError extends Error {
+class ApiError extends Error {
   /** @param {number} status HTTP status; 0 if there was no answer. */
   constructor(message, status) {
     super(message);
@@ -23,7 +23,10 @@ async function request(path, options = {}) {
   const answer = await response.json().catch(() => null);
   if (response.ok && answer !== null) return answer;
   if (response.status === 401) throw new ApiError(NO_ACCESS, 401);
-  const reason = typeof answer?.error === "string" ? answer.error : `expected JSON, got status ${response.status}`;
+  const reason =
+    typeof answer?.error === "string"
+      ? answer.error
+      : `expected JSON, got status ${response.status}`;
   throw new ApiError(reason, response.status);
 }
 
@@ -40,7 +43,8 @@ export const fetchImage = (row, signal) => request(`/api/images/${row}`, { signa
 export const fetchColumn = (name) => request(`/api/columns/${encodeURIComponent(name)}`);
 export const fetchMap = (numPoints) => request(`/api/map?num_points=${numPoints}`);
 export const search = (query, signal) => send("/api/search", query, signal);
-export const fetchLabels = (image, labels, signal) => send("/api/labels", { ...image, labels }, signal);
+export const fetchLabels = (image, labels, signal) =>
+  send("/api/labels", { ...image, labels }, signal);
 
 /** Send an image file; the answer has its id, width and height. */
 export const upload = (file, signal) =>
@@ -51,5 +55,6 @@ export const upload = (file, signal) =>
     signal,
   });
 
-export const thumbnailUrl = (row, sizePixels = 256) => `/api/images/${row}/thumbnail?size_pixels=${sizePixels}`;
+export const thumbnailUrl = (row, sizePixels = 256) =>
+  `/api/images/${row}/thumbnail?size_pixels=${sizePixels}`;
 export const fileUrl = (row) => `/api/images/${row}/file`;

@@ -38,9 +38,9 @@ export class Camera {
     this.offsetX += dx;
     this.offsetY += dy;
     // The map cannot be moved out of sight.
-    const reach = this.scale;
-    this.offsetX = Math.min(Math.max(this.offsetX, -reach + 20), this.width + reach - 20);
-    this.offsetY = Math.min(Math.max(this.offsetY, -reach + 20), this.height + reach - 20);
+    const half = this.scale;
+    this.offsetX = Math.min(Math.max(this.offsetX, -half + 20), this.width + half - 20);
+    this.offsetY = Math.min(Math.max(this.offsetY, -half + 20), this.height + half - 20);
   }
 
   /** Change the scale by a factor; the place under (x, y) stays there. */
@@ -57,7 +57,8 @@ export class Camera {
   reveal(x, y) {
     const [left, top] = this.toScreen(x, y);
     const edge = 40;
-    const shift = (value, size) => (value < edge ? edge - value : value > size - edge ? size - edge - value : 0);
+    const shift = (value, size) =>
+      value < edge ? edge - value : value > size - edge ? size - edge - value : 0;
     this.move(shift(left, this.width), shift(top, this.height));
   }
 }

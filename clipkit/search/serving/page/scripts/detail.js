@@ -14,10 +14,21 @@ let request = null;
 
 export function startDetail() {
   const dialog = one("#detail");
-  dialog.addEventListener("cancel", (event) => { event.preventDefault(); close(); });
-  dialog.addEventListener("click", (event) => { if (event.target === dialog) close(); });
+  dialog.addEventListener("cancel", (event) => {
+    event.preventDefault();
+    close();
+  });
+  dialog.addEventListener("click", (event) => {
+    if (event.target === dialog) close();
+  });
   dialog.addEventListener("keydown", (event) => {
-    if (event.target.matches("input, select, textarea") || event.altKey || event.ctrlKey || event.metaKey) return;
+    if (
+      event.target.matches("input, select, textarea") ||
+      event.altKey ||
+      event.ctrlKey ||
+      event.metaKey
+    )
+      return;
     if (event.key === "ArrowLeft") move(-1);
     if (event.key === "ArrowRight") move(1);
   });
@@ -42,7 +53,12 @@ export function openUpload(id) {
 async function show(dialog, row) {
   request?.abort();
   request = new AbortController();
-  const side = make("div", { className: "side" }, header(`Image ${row}`, row), make("p", { className: "note" }, "Reading"));
+  const side = make(
+    "div",
+    { className: "side" },
+    header(`Image ${row}`, row),
+    make("p", { className: "note" }, "Reading"),
+  );
   dialog.replaceChildren(figure(fileUrl(row), `Image ${row}`, thumbnailUrl(row)), side);
   if (!dialog.open) dialog.showModal();
   one(".side h2", dialog).focus();
@@ -53,7 +69,8 @@ async function show(dialog, row) {
     one("figure img", dialog)?.setAttribute("alt", record.captions[0] ?? record.key);
     announce(`Image ${row}: ${record.captions[0] ?? record.key}`);
   } catch (error) {
-    if (error.name !== "AbortError") side.lastElementChild.replaceWith(make("p", { className: "failure" }, error.message));
+    if (error.name !== "AbortError")
+      side.lastElementChild.replaceWith(make("p", { className: "failure" }, error.message));
   }
 }
 
@@ -93,25 +110,43 @@ function figure(source, alt, thumbnail = null) {
 }
 
 function header(title, row) {
-  const steps = row === null ? [] : [
-    button({ label: "Previous image", path: ICONS.left, className: "icon" }, () => move(-1)),
-    button({ label: "Next image", path: ICONS.right, className: "icon" }, () => move(1)),
-  ];
-  return make("header", {}, make("h2", { id: "detail-title", tabindex: -1 }, title), ...steps,
-    button({ label: "Close", path: ICONS.close, className: "icon" }, close));
+  const steps =
+    row === null
+      ? []
+      : [
+          button({ label: "Previous image", path: ICONS.left, className: "icon" }, () => move(-1)),
+          button({ label: "Next image", path: ICONS.right, className: "icon" }, () => move(1)),
+        ];
+  return make(
+    "header",
+    {},
+    make("h2", { id: "detail-title", tabindex: -1 }, title),
+    ...steps,
+    button({ label: "Close", path: ICONS.close, className: "icon" }, close),
+  );
 }
 
 function fill(side, row, record, status) {
   const captions = record.captions.map((caption) => make("li", { dir: "auto" }, caption));
   side.lastElementChild.remove();
   if (record.class_name) side.append(make("p", { className: "class-name" }, record.class_name));
-  if (captions.length) side.append(make("ul", { className: "captions", "aria-label": "Captions" }, ...captions));
+  if (captions.length)
+    side.append(make("ul", { className: "captions", "aria-label": "Captions" }, ...captions));
   else side.append(make("p", { className: "note" }, "The image has no caption."));
   side.append(
-    make("div", { className: "actions" },
+    make(
+      "div",
+      { className: "actions" },
       button({ text: "Search with this image", className: "primary" }, () => searchSimilar(row)),
-      button({ text: "Add to the query", className: "secondary" }, () => addPart({ kind: "row", value: row, weight: 1 })),
-      make("a", { className: "secondary", href: fileUrl(row), target: "_blank", rel: "noopener" }, "Open the file")),
+      button({ text: "Add to the query", className: "secondary" }, () =>
+        addPart({ kind: "row", value: row, weight: 1 }),
+      ),
+      make(
+        "a",
+        { className: "secondary", href: fileUrl(row), target: "_blank", rel: "noopener" },
+        "Open the file",
+      ),
+    ),
     facts(row, record),
     labelsPanel({ row }, status.class_names.length),
   );
@@ -120,7 +155,8 @@ function fill(side, row, record, status) {
 function facts(row, record) {
   const { width_pixels: width, height_pixels: height } = record;
   const list = make("dl", { className: "facts" });
-  const add = (name, ...value) => list.append(make("div", {}, make("dt", {}, name), make("dd", {}, ...value)));
+  const add = (name, ...value) =>
+    list.append(make("div", {}, make("dt", {}, name), make("dd", {}, ...value)));
   add("Key", make("code", {}, record.key), copyButton(record.key));
   if (record.label !== null && !record.class_name) add("Class", record.label);
   if (width && height) add("Size", `${width} × ${height} pixels`);

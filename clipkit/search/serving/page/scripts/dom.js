@@ -9,7 +9,8 @@ export function make(tag, { className = "", ...attributes } = {}, ...children) {
   if (className) node.className = className;
   for (const [name, value] of Object.entries(attributes)) {
     if (value === true) node.setAttribute(name, "");
-    else if (value !== false && value !== null && value !== undefined) node.setAttribute(name, value);
+    else if (value !== false && value !== null && value !== undefined)
+      node.setAttribute(name, value);
   }
   node.append(...children.filter((child) => child !== null && child !== undefined).map(asNode));
   return node;
@@ -35,12 +36,20 @@ export const ICONS = {
   right: "m8 4 6 6-6 6",
   similar: "M4 4h8v8H4zM8 15.5v.5h8V8h-.5",
   copy: "M7 7h9v9H7zM4 13V4h9",
-  add: "M10 4v12M4 10h12",
 };
 
 /** Create a button; `label` is its name where it shows an icon alone. */
-export function button({ text = "", label = "", path = "", className = "quiet", ...attributes }, onClick) {
-  const node = make("button", { type: "button", className, "aria-label": label || null, title: label || null, ...attributes });
+export function button(
+  { text = "", label = "", path = "", className = "quiet", ...attributes },
+  onClick,
+) {
+  const node = make("button", {
+    type: "button",
+    className,
+    "aria-label": label || null,
+    title: label || null,
+    ...attributes,
+  });
   if (path) node.append(icon(path));
   if (text) node.append(make("span", {}, text));
   node.addEventListener("click", onClick);

@@ -29,7 +29,10 @@ export class Drawing {
     const { camera, points, colours, only } = scene;
     this.context.clearRect(0, 0, camera.width, camera.height);
     const inSight = points.filter((point) => isInSight(camera.toScreen(point.x, point.y), camera));
-    const radius = Math.min(6, Math.max(2, 1.6 + Math.log2(camera.zoom + 1)) * (points.length < 500 ? 1.6 : 1));
+    const radius = Math.min(
+      6,
+      Math.max(2, 1.6 + Math.log2(camera.zoom + 1)) * (points.length < 500 ? 1.6 : 1),
+    );
     const isFaint = (point) => only !== null && point.colour !== only;
     colours.forEach((colour, number) => {
       const ofColour = inSight.filter((point) => point.colour === number);
@@ -40,7 +43,12 @@ export class Drawing {
     this.context.globalAlpha = 1;
     const shown = inSight.filter((point) => !isFaint(point));
     if (shown.length <= MAX_THUMBNAILS && camera.zoom > 1.5) this.thumbnails(shown, scene);
-    this.rings(inSight.filter((point) => scene.marked.has(point.row)), scene, radius + 3, 1.5);
+    this.rings(
+      inSight.filter((point) => scene.marked.has(point.row)),
+      scene,
+      radius + 3,
+      1.5,
+    );
     if (scene.selected) this.rings([scene.selected], scene, radius + 6, 3);
   }
 
@@ -96,4 +104,7 @@ export class Drawing {
 }
 
 const isInSight = ([x, y], { width, height }) =>
-  x > -THUMBNAIL_PIXELS && y > -THUMBNAIL_PIXELS && x < width + THUMBNAIL_PIXELS && y < height + THUMBNAIL_PIXELS;
+  x > -THUMBNAIL_PIXELS &&
+  y > -THUMBNAIL_PIXELS &&
+  x < width + THUMBNAIL_PIXELS &&
+  y < height + THUMBNAIL_PIXELS;

@@ -5,11 +5,24 @@ import { onChange, state, update } from "./state.js";
 import { whenReady } from "./status.js";
 
 const NAMES = {
-  captions: "Captions", image_size_bytes: "File size (bytes)", image_type: "File type", key: "Key",
-  label: "Class", width_pixels: "Width (pixels)", height_pixels: "Height (pixels)",
+  captions: "Captions",
+  image_size_bytes: "File size (bytes)",
+  image_type: "File type",
+  key: "Key",
+  label: "Class",
+  width_pixels: "Width (pixels)",
+  height_pixels: "Height (pixels)",
 };
 const HIDDEN = new Set(["image_offset_bytes", "image_sha256", "image_signature", "error"]);
-const SIGNS = { ">=": "≥", "<=": "≤", "=": "is", "~": "contains", "!=": "is not", "<": "<", ">": ">" };
+const SIGNS = {
+  ">=": "≥",
+  "<=": "≤",
+  "=": "is",
+  "~": "contains",
+  "!=": "is not",
+  "<": "<",
+  ">": ">",
+};
 const isNumber = (type) => /^(u?int|float|double|half|decimal)/.test(type);
 
 let status = null;
@@ -44,7 +57,11 @@ async function build(panel) {
   isBuilt = true;
   const columns = status.columns.filter(({ name }) => !HIDDEN.has(name));
   panel.replaceChildren(...columns.map((column) => fieldOf(column)));
-  panel.append(button({ text: "Remove all filters", className: "quiet" }, () => update({ filters: [], image: null })));
+  panel.append(
+    button({ text: "Remove all filters", className: "quiet" }, () =>
+      update({ filters: [], image: null }),
+    ),
+  );
   write(panel, state.filters);
 }
 
@@ -60,36 +77,68 @@ const control = (tag, name, operator, attributes) =>
 
 function rangeOf(name) {
   const title = columnName(name);
-  const low = control("input", name, ">=", { type: "number", step: "any", "aria-label": `${title}, at least`, placeholder: "least" });
-  const high = control("input", name, "<=", { type: "number", step: "any", "aria-label": `${title}, at most`, placeholder: "most" });
-  fetchColumn(name).then((column) => {
-    if (typeof column.minimum === "number") low.placeholder = String(column.minimum);
-    if (typeof column.maximum === "number") high.placeholder = String(column.maximum);
-  }).catch(() => {}); // without limits the fields still work
-  return make("fieldset", {}, make("legend", {}, title), make("div", { className: "range" }, low, make("span", {}, "to"), high));
+  const low = control("input", name, ">=", {
+    type: "number",
+    step: "any",
+    "aria-label": `${title}, at least`,
+    placeholder: "least",
+  });
+  const high = control("input", name, "<=", {
+    type: "number",
+    step: "any",
+    "aria-label": `${title}, at most`,
+    placeholder: "most",
+  });
+  fetchColumn(name)
+    .then((column) => {
+      if (typeof column.minimum === "number") low.placeholder = String(column.minimum);
+      if (typeof column.maximum === "number") high.placeholder = String(column.maximum);
+    })
+    .catch(() => {}); // without limits the fields still work
+  return make(
+    "fieldset",
+    {},
+    make("legend", {}, title),
+    make("div", { className: "range" }, low, make("span", {}, "to"), high),
+  );
 }
 
 function choiceOf(name) {
   const select = control("select", name, "=", {});
   const fill = (values) => {
-    const counts = new Map(values.filter(({ value }) => value !== null).map(({ value, count }) => [String(value), count]));
+    const counts = new Map(
+      values
+        .filter(({ value }) => value !== null)
+        .map(({ value, count }) => [String(value), count]),
+    );
     const names = name === "label" ? status.class_names.map((_, number) => String(number)) : [];
     const options = [...new Set([...names, ...counts.keys()])].map((value) => {
       const text = name === "label" ? className(value) : value;
-      return make("option", { value }, counts.has(value) ? `${text} (${formatNumber(counts.get(value))})` : text);
+      return make(
+        "option",
+        { value },
+        counts.has(value) ? `${text} (${formatNumber(counts.get(value))})` : text,
+      );
     });
     select.replaceChildren(make("option", { value: "" }, "all"), ...options);
     write(one("#filters"), state.filters);
   };
   fill([]);
-  fetchColumn(name).then(({ values }) => fill(values ?? [])).catch(() => {}); // without counts
+  fetchColumn(name)
+    .then(({ values }) => fill(values ?? []))
+    .catch(() => {}); // without counts
   return make("label", {}, make("span", {}, columnName(name)), select);
 }
 
 const className = (number) => status?.class_names[number] || `class ${number}`;
 
 function textOf(name) {
-  const input = control("input", name, "~", { type: "text", placeholder: "contains", maxlength: 200, spellcheck: "false" });
+  const input = control("input", name, "~", {
+    type: "text",
+    placeholder: "contains",
+    maxlength: 200,
+    spellcheck: "false",
+  });
   return make("label", {}, make("span", {}, columnName(name)), input);
 }
 
@@ -98,11 +147,16 @@ const controls = (panel) => [...panel.querySelectorAll("[data-column]")];
 /** Return the filters of the controls, and those of the address that no control shows. */
 function read(panel) {
   const shown = controls(panel);
-  const has = ({ column, operator }) => shown.some(({ dataset }) => dataset.column === column && dataset.operator === operator);
+  const has = ({ column, operator }) =>
+    shown.some(({ dataset }) => dataset.column === column && dataset.operator === operator);
   const values = shown.filter((node) => node.value.trim() !== "");
   return [
     ...state.filters.filter((filter) => !has(filter)),
-    ...values.map(({ dataset, value }) => ({ column: dataset.column, operator: dataset.operator, value: value.trim() })),
+    ...values.map(({ dataset, value }) => ({
+      column: dataset.column,
+      operator: dataset.operator,
+      value: value.trim(),
+    })),
   ];
 }
 
@@ -119,14 +173,24 @@ function write(panel, filters) {
 function showActive(filters) {
   const list = one("#active-filters");
   list.hidden = filters.length === 0;
-  list.replaceChildren(...filters.map((filter, index) => {
-    const text = describe(filter);
-    const remove = button({ label: `Remove the filter ${text}`, path: ICONS.close, className: "icon small" }, () => {
-      update({ filters: state.filters.filter((_, n) => n !== index), image: null });
-      one("#filters-button").focus();
-    });
-    return make("li", { className: "chip" }, make("span", { className: "chip-text", title: text }, text), remove);
-  }));
+  list.replaceChildren(
+    ...filters.map((filter, index) => {
+      const text = describe(filter);
+      const remove = button(
+        { label: `Remove the filter ${text}`, path: ICONS.close, className: "icon small" },
+        () => {
+          update({ filters: state.filters.filter((_, n) => n !== index), image: null });
+          one("#filters-button").focus();
+        },
+      );
+      return make(
+        "li",
+        { className: "chip" },
+        make("span", { className: "chip-text", title: text }, text),
+        remove,
+      );
+    }),
+  );
 }
 
 function describe({ column, operator, value }) {

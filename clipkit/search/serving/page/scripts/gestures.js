@@ -48,9 +48,13 @@ export function watchGestures(element, actions) {
     travelled = Infinity;
   });
   element.addEventListener("pointerleave", () => actions.leave());
-  element.addEventListener("wheel", (event) => {
-    event.preventDefault();
-    const lines = event.deltaMode === WheelEvent.DOM_DELTA_LINE ? 16 : 1;
-    actions.zoom(Math.exp(-event.deltaY * lines * 0.0015), ...place(event));
-  }, { passive: false });
+  element.addEventListener(
+    "wheel",
+    (event) => {
+      event.preventDefault();
+      const lines = event.deltaMode === WheelEvent.DOM_DELTA_LINE ? 16 : 1;
+      actions.zoom(Math.exp(-event.deltaY * lines * 0.0015), ...place(event));
+    },
+    { passive: false },
+  );
 }

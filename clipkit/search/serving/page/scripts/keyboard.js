@@ -9,7 +9,9 @@ export function startKeyboard() {
   const dialog = one("#shortcuts");
   one("#help").addEventListener("click", () => dialog.showModal());
   one("[data-close]", dialog).addEventListener("click", () => dialog.close());
-  dialog.addEventListener("click", (event) => { if (event.target === dialog) dialog.close(); });
+  dialog.addEventListener("click", (event) => {
+    if (event.target === dialog) dialog.close();
+  });
   document.addEventListener("keydown", (event) => {
     if (event.altKey || event.ctrlKey || event.metaKey || one("dialog[open]")) return;
     if (event.target.matches(FIELDS)) return leaveField(event);
@@ -23,7 +25,10 @@ export function startKeyboard() {
 }
 
 const ACTIONS = {
-  "/": () => { one("#text").focus(); one("#text").select(); },
+  "/": () => {
+    one("#text").focus();
+    one("#text").select();
+  },
   "?": () => one("#shortcuts").showModal(),
   m: () => update({ view: state.view === "map" ? "grid" : "map" }),
 };
@@ -44,8 +49,17 @@ function moveFocus(event, card) {
   const cards = visibleCards();
   const place = cards.indexOf(card);
   const { top } = card.getBoundingClientRect();
-  const columns = cards.filter((other) => Math.abs(other.getBoundingClientRect().top - top) < 2).length;
-  const steps = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns, ArrowDown: columns, Home: -place, End: cards.length - 1 - place };
+  const columns = cards.filter(
+    (other) => Math.abs(other.getBoundingClientRect().top - top) < 2,
+  ).length;
+  const steps = {
+    ArrowLeft: -1,
+    ArrowRight: 1,
+    ArrowUp: -columns,
+    ArrowDown: columns,
+    Home: -place,
+    End: cards.length - 1 - place,
+  };
   const next = cards[place + steps[event.key]] ?? (event.key === "ArrowDown" ? cards.at(-1) : null);
   if (next) focusCard(next);
   else if (event.key === "ArrowUp") one("#text").focus();

@@ -6,7 +6,10 @@ import { MAX_PARTS, state, update } from "./state.js";
  * is removed otherwise; a part that is a text was that text.
  */
 export function addPart(part, { keepText = true } = {}) {
-  const plain = keepText && state.text && part.kind !== "text" ? [{ kind: "text", value: state.text, weight: 1 }] : [];
+  const plain =
+    keepText && state.text && part.kind !== "text"
+      ? [{ kind: "text", value: state.text, weight: 1 }]
+      : [];
   const parts = [...state.parts, ...plain, part].slice(-MAX_PARTS);
   update({ text: "", parts, image: null });
 }

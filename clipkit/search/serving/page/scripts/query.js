@@ -20,7 +20,9 @@ export function startQuery() {
     field.focus();
   });
   field.addEventListener("input", () => showCombine(field));
-  field.addEventListener("search", () => { if (field.value === "" && state.text) update({ text: "", image: null }); });
+  field.addEventListener("search", () => {
+    if (field.value === "" && state.text) update({ text: "", image: null });
+  });
   onChange((next, previous) => {
     if (next.text !== previous.text || next.parts !== previous.parts) field.value = next.text;
     if (next.parts !== previous.parts) showParts(next.parts);
@@ -41,7 +43,9 @@ function showCombine(field) {
 
 function showParts(parts) {
   const list = one("#parts");
-  const focused = list.contains(document.activeElement) ? document.activeElement.dataset.control : null;
+  const focused = list.contains(document.activeElement)
+    ? document.activeElement.dataset.control
+    : null;
   list.hidden = parts.length === 0;
   list.replaceChildren(...parts.map(chip));
   one("#text").placeholder = parts.length ? "Add a text to the query" : "Describe an image";
@@ -57,32 +61,68 @@ function nameOf({ kind, value }) {
 function chip(part, index) {
   const name = nameOf(part);
   const isWithout = part.weight < 0;
-  const change = (weight) => update({ parts: state.parts.map((other, n) => (n === index ? { ...other, weight } : other)) });
+  const change = (weight) =>
+    update({ parts: state.parts.map((other, n) => (n === index ? { ...other, weight } : other)) });
   const sign = button(
-    { text: isWithout ? "without" : "with", className: "sign", "aria-pressed": String(isWithout), "aria-label": `Without ${name}`, "data-control": `sign-${index}` },
+    {
+      text: isWithout ? "without" : "with",
+      className: "sign",
+      "aria-pressed": String(isWithout),
+      "aria-label": `Without ${name}`,
+      "data-control": `sign-${index}`,
+    },
     () => change(-part.weight),
   );
   const output = make("output", { className: "weight" }, Math.abs(part.weight).toFixed(1));
   const slider = make("input", {
-    type: "range", min: STEP, max: MAX_WEIGHT, step: STEP, value: Math.abs(part.weight),
-    "aria-label": `Weight of ${name}`, "data-control": `weight-${index}`,
+    type: "range",
+    min: STEP,
+    max: MAX_WEIGHT,
+    step: STEP,
+    value: Math.abs(part.weight),
+    "aria-label": `Weight of ${name}`,
+    "data-control": `weight-${index}`,
   });
-  slider.addEventListener("input", () => { output.textContent = Number(slider.value).toFixed(1); });
+  slider.addEventListener("input", () => {
+    output.textContent = Number(slider.value).toFixed(1);
+  });
   slider.addEventListener("change", () => change((isWithout ? -1 : 1) * Number(slider.value)));
   const remove = button(
-    { label: `Remove ${name}`, path: ICONS.close, className: "icon small", "data-control": `remove-${index}` },
+    {
+      label: `Remove ${name}`,
+      path: ICONS.close,
+      className: "icon small",
+      "data-control": `remove-${index}`,
+    },
     () => update({ parts: state.parts.filter((_, n) => n !== index), image: null }),
   );
-  return make("li", { className: isWithout ? "chip without" : "chip" }, sign, subject(part, name), slider, output, remove);
+  return make(
+    "li",
+    { className: isWithout ? "chip without" : "chip" },
+    sign,
+    subject(part, name),
+    slider,
+    output,
+    remove,
+  );
 }
 
 function subject({ kind, value }, name) {
   if (kind === "text") return make("span", { className: "chip-text", title: value }, value);
   const source = kind === "row" ? thumbnailUrl(value, 64) : previewOf(value);
-  const image = source ? make("img", { src: source, alt: "", width: 36, height: 36 }) : make("span", {}, "image");
+  const image = source
+    ? make("img", { src: source, alt: "", width: 36, height: 36 })
+    : make("span", {}, "image");
   const open = () => (kind === "row" ? update({ image: value }) : openUpload(value));
-  const node = make("button", { type: "button", className: "chip-image", "aria-label": `Open ${name}` }, image);
+  const node = make(
+    "button",
+    { type: "button", className: "chip-image", "aria-label": `Open ${name}` },
+    image,
+  );
   node.addEventListener("click", open);
-  const labels = button({ text: "labels", className: "sign plain", "aria-label": `Labels of ${name}` }, open);
+  const labels = button(
+    { text: "labels", className: "sign plain", "aria-label": `Labels of ${name}` },
+    open,
+  );
   return make("span", { className: "chip-subject" }, node, labels);
 }

@@ -24,10 +24,14 @@ export function startResults() {
   one("#more button").addEventListener("click", loadMore);
   // The next page is loaded before the end of this one comes into view.
   new IntersectionObserver(
-    ([entry]) => { if (entry.isIntersecting) loadMore(); },
+    ([entry]) => {
+      if (entry.isIntersecting) loadMore();
+    },
     { rootMargin: "600px" },
   ).observe(one("#more"));
-  onChange((next, previous) => { if (!isSameQuery(next, previous)) run(); });
+  onChange((next, previous) => {
+    if (!isSameQuery(next, previous)) run();
+  });
   run();
 }
 
@@ -82,7 +86,9 @@ async function fetchPage(offset) {
     if (results.request !== controller) return;
     results.request = null;
     const hits = offset ? [...results.hits, ...answer.results] : answer.results;
-    const isComplete = answer.results.length < PAGE_SIZE || hits.length >= Math.min(answer.num_candidates, MAX_RESULTS);
+    const isComplete =
+      answer.results.length < PAGE_SIZE ||
+      hits.length >= Math.min(answer.num_candidates, MAX_RESULTS);
     showHits(hits, isComplete, offset);
     if (offset === 0) showSummary(answer);
     else announce(`${formatNumber(hits.length)} results are shown`);
@@ -133,29 +139,66 @@ function showHits(hits, isComplete, offset = 0) {
 }
 
 function showSkeleton(grid) {
-  grid.replaceChildren(...Array.from({ length: 12 }, () => make("li", { className: "cell skeleton", "aria-hidden": "true" },
-    make("span", { className: "frame" }), make("span", { className: "caption" }))));
+  grid.replaceChildren(
+    ...Array.from({ length: 12 }, () =>
+      make(
+        "li",
+        { className: "cell skeleton", "aria-hidden": "true" },
+        make("span", { className: "frame" }),
+        make("span", { className: "caption" }),
+      ),
+    ),
+  );
 }
 
 function card(hit) {
   const caption = hit.caption || hit.class_name || hit.key;
-  const link = make("a", {
-    className: "card", href: toHash({ ...state, image: hit.row }), "data-row": hit.row, tabindex: -1,
-  }, frame(hit.row, ""), make("span", { className: "caption", title: caption, dir: "auto" }, caption),
-  make("span", { className: "score" }, hit.score.toFixed(3), make("span", { className: "visually-hidden" }, " similarity")));
+  const link = make(
+    "a",
+    {
+      className: "card",
+      href: toHash({ ...state, image: hit.row }),
+      "data-row": hit.row,
+      tabindex: -1,
+    },
+    frame(hit.row, ""),
+    make("span", { className: "caption", title: caption, dir: "auto" }, caption),
+    make(
+      "span",
+      { className: "score" },
+      hit.score.toFixed(3),
+      make("span", { className: "visually-hidden" }, " similarity"),
+    ),
+  );
   link.addEventListener("click", (event) => {
     if (event.metaKey || event.ctrlKey || event.shiftKey) return;
     event.preventDefault();
     link.focus();
     update({ image: hit.row });
   });
-  const similar = button({ label: `More like this: ${caption}`, path: ICONS.similar, className: "icon similar", title: "More like this", tabindex: -1 }, () => searchSimilar(hit.row));
+  const similar = button(
+    {
+      label: `More like this: ${caption}`,
+      path: ICONS.similar,
+      className: "icon similar",
+      title: "More like this",
+      tabindex: -1,
+    },
+    () => searchSimilar(hit.row),
+  );
   return make("li", { className: "cell" }, link, similar);
 }
 
 /** Create a square with the thumbnail of an image. */
 export function frame(row, alt, sizePixels = 256) {
-  const image = make("img", { src: thumbnailUrl(row, sizePixels), alt, width: sizePixels, height: sizePixels, loading: "lazy", decoding: "async" });
+  const image = make("img", {
+    src: thumbnailUrl(row, sizePixels),
+    alt,
+    width: sizePixels,
+    height: sizePixels,
+    loading: "lazy",
+    decoding: "async",
+  });
   const box = make("span", { className: "frame" }, image);
   image.addEventListener("load", () => {
     const ratio = image.naturalWidth / image.naturalHeight;
@@ -163,6 +206,8 @@ export function frame(row, alt, sizePixels = 256) {
     box.classList.toggle("fill", ratio > 0.6 && ratio < 1.67);
     box.classList.add("loaded");
   });
-  image.addEventListener("error", () => box.replaceChildren(make("span", { className: "broken" }, "This image cannot be read.")));
+  image.addEventListener("error", () =>
+    box.replaceChildren(make("span", { className: "broken" }, "This image cannot be read.")),
+  );
   return box;
 }

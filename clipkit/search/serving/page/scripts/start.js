@@ -11,16 +11,42 @@ export function showStart(status, isNeeded) {
   if (!isNeeded()) return;
   const box = one("#start");
   const total = status.num_images;
-  box.replaceChildren(make("h2", {}, `${formatNumber(total)} ${total === 1 ? "image" : "images"}`),
-    make("p", { className: "lead" }, "Describe what you look for, or drop an image anywhere on this page. "
-      + "Texts and images can be combined, each with a weight, and with things to leave out."));
+  box.replaceChildren(
+    make("h2", {}, `${formatNumber(total)} ${total === 1 ? "image" : "images"}`),
+    make(
+      "p",
+      { className: "lead" },
+      "Describe what you look for, or drop an image anywhere on this page. " +
+        "Texts and images can be combined, each with a weight, and with things to leave out.",
+    ),
+  );
   const names = examples(status.class_names);
   if (names.length) {
-    box.append(make("ul", { className: "examples", "aria-label": "Examples of texts" }, ...names.map((name) =>
-      make("li", {}, button({ text: name, className: "secondary" }, () => update({ text: name, image: null }))))));
+    box.append(
+      make(
+        "ul",
+        { className: "examples", "aria-label": "Examples of texts" },
+        ...names.map((name) =>
+          make(
+            "li",
+            {},
+            button({ text: name, className: "secondary" }, () =>
+              update({ text: name, image: null }),
+            ),
+          ),
+        ),
+      ),
+    );
   }
   if (total) box.append(samples(total));
-  else box.append(make("p", {}, "The collection is empty. Embed data with `clipkit embed`, then start the server again."));
+  else
+    box.append(
+      make(
+        "p",
+        {},
+        "The collection is empty. Embed data with `clipkit embed`, then start the server again.",
+      ),
+    );
   box.hidden = false;
 }
 
@@ -32,7 +58,9 @@ export function showNoResults({ filters }) {
     : "The query has no results. Change the text, or a weight.";
   box.replaceChildren(make("h2", {}, "No results"), make("p", { className: "lead" }, advice));
   if (filters.length) {
-    box.append(button({ text: "Remove all filters", className: "secondary" }, () => update({ filters: [] })));
+    box.append(
+      button({ text: "Remove all filters", className: "secondary" }, () => update({ filters: [] })),
+    );
   }
   box.hidden = false;
   announce(`No results. ${advice}`);
@@ -46,15 +74,30 @@ function examples(names) {
 
 function samples(total) {
   const count = Math.min(total, NUM_SAMPLES);
-  const rows = Array.from({ length: count }, (_, index) => Math.floor(((2 * index + 1) * total) / (2 * count)));
-  return make("ul", { className: "grid samples", "aria-label": "A sample of the collection" }, ...rows.map((row) => {
-    const link = make("a", { className: "card", href: toHash({ ...state, image: row }), "data-row": row, tabindex: row === rows[0] ? 0 : -1 }, frame(row, `Image ${row}`));
-    link.addEventListener("click", (event) => {
-      if (event.metaKey || event.ctrlKey || event.shiftKey) return;
-      event.preventDefault();
-      link.focus();
-      update({ image: row });
-    });
-    return make("li", { className: "cell" }, link);
-  }));
+  const rows = Array.from({ length: count }, (_, index) =>
+    Math.floor(((2 * index + 1) * total) / (2 * count)),
+  );
+  return make(
+    "ul",
+    { className: "grid samples", "aria-label": "A sample of the collection" },
+    ...rows.map((row) => {
+      const link = make(
+        "a",
+        {
+          className: "card",
+          href: toHash({ ...state, image: row }),
+          "data-row": row,
+          tabindex: row === rows[0] ? 0 : -1,
+        },
+        frame(row, `Image ${row}`),
+      );
+      link.addEventListener("click", (event) => {
+        if (event.metaKey || event.ctrlKey || event.shiftKey) return;
+        event.preventDefault();
+        link.focus();
+        update({ image: row });
+      });
+      return make("li", { className: "cell" }, link);
+    }),
+  );
 }

@@ -33,7 +33,9 @@ export function update(changes, { replace = false } = {}) {
 
 /** Read the state from the address, now and when the user moves in the history. */
 export function start() {
-  window.addEventListener("popstate", (event) => set(event.state ?? fromHash(location.hash), "history"));
+  window.addEventListener("popstate", (event) =>
+    set(event.state ?? fromHash(location.hash), "history"),
+  );
   set(history.state ?? fromHash(location.hash), "start");
 }
 

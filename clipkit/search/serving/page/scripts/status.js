@@ -20,7 +20,12 @@ async function load() {
       one("#loading").hidden = true;
       return status;
     }
-    if (status.state === "failed") await pause(() => fail(`Loading failed: ${status.message}. Correct this, start the server again, then load this page again.`));
+    if (status.state === "failed")
+      await pause(() =>
+        fail(
+          `Loading failed: ${status.message}. Correct this, start the server again, then load this page again.`,
+        ),
+      );
     else showProgress(status);
     await new Promise((resolve) => setTimeout(resolve, PAUSE_MS));
   }

@@ -32,9 +32,15 @@ function startDrop(cover) {
     depth = Math.max(0, depth + change);
     cover.hidden = depth === 0;
   };
-  document.addEventListener("dragenter", (event) => { if (hasFile(event)) show(1); });
-  document.addEventListener("dragleave", (event) => { if (hasFile(event)) show(-1); });
-  document.addEventListener("dragover", (event) => { if (hasFile(event)) event.preventDefault(); });
+  document.addEventListener("dragenter", (event) => {
+    if (hasFile(event)) show(1);
+  });
+  document.addEventListener("dragleave", (event) => {
+    if (hasFile(event)) show(-1);
+  });
+  document.addEventListener("dragover", (event) => {
+    if (hasFile(event)) event.preventDefault();
+  });
   document.addEventListener("drop", (event) => {
     if (!hasFile(event)) return;
     event.preventDefault();
@@ -46,7 +52,8 @@ function startDrop(cover) {
   });
 }
 
-const imageOf = (data) => [...(data?.files ?? [])].find((file) => file.type === "" || file.type.startsWith("image/"));
+const imageOf = (data) =>
+  [...(data?.files ?? [])].find((file) => file.type === "" || file.type.startsWith("image/"));
 
 /** Upload a file and search with it; it joins a query that has parts, and replaces a plain text. */
 async function searchWith(file) {
@@ -62,7 +69,10 @@ async function searchWith(file) {
     addPart({ kind: "upload", value: id, weight: 1 }, { keepText: false });
   } catch (error) {
     summary.textContent = before;
-    showNotice(`The image was not accepted: ${error.message}`, error.status === 0 ? () => searchWith(file) : null);
+    showNotice(
+      `The image was not accepted: ${error.message}`,
+      error.status === 0 ? () => searchWith(file) : null,
+    );
   } finally {
     document.body.classList.remove("uploading");
   }
