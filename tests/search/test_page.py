@@ -338,7 +338,8 @@ def test_the_map_keeps_the_place_under_the_pointer(page):
           const camera = new Camera(800, 400, [1, 0.5]);
           const corner = camera.toScreen(1, 0.5);
           camera.zoomAt(3, 500, 100);
-          const [x, y] = [(500 - camera.offsetX) / camera.scale, (camera.offsetY - 100) / camera.scale];
+          const x = (500 - camera.offsetX) / camera.scale;
+          const y = (camera.offsetY - 100) / camera.scale;
           camera.zoomAt(2, 500, 100);
           const under = camera.toScreen(x, y);
           camera.move(1e6, -1e6);
@@ -348,7 +349,8 @@ def test_the_map_keeps_the_place_under_the_pointer(page):
           camera.showAll();
           const [left, top] = camera.toScreen(0.1, 0.3);
           return {
-            corner, under, inSight, ways: [next([1, 0]), next([-1, 0]), next([0, 1]), next([0, -1])],
+            corner, under, inSight,
+            ways: [[1, 0], [-1, 0], [0, 1], [0, -1]].map(next),
             at: points.indexOf(pointAt(points, camera, left + 5, top)),
             none: pointAt(points, camera, left + 50, top - 50),
           };
