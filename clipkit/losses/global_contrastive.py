@@ -38,7 +38,8 @@ class GlobalContrastiveLoss(LossTerm):
     infinite.
 
     Args:
-        num_samples: Number of samples of the data set; sample ids are 0 to ``num_samples`` - 1.
+        num_samples: Number of samples of the data set, with those that a mask removes; sample ids
+            are 0 to ``num_samples`` - 1.
         gamma: Weight of the current batch in the averages, above 0 and at most 1: a number, or a
             schedule over the run.
         epsilon: Number added to the averages.

@@ -50,15 +50,22 @@ def check_threads(num_threads: int, transform: object) -> None:
         )
 
 
-def check_sizes(partition: EpochPartition) -> None:
-    """Check that an epoch has at least one step."""
+def check_sizes(partition: EpochPartition, num_removed: int = 0) -> None:
+    """Check that an epoch has at least one step.
+
+    Args:
+        partition: Partition of epochs into steps.
+        num_removed: Number of samples that masks remove, for messages.
+    """
     batch_size, world_size = partition.batch_size, partition.world_size
+    masked = f" (a mask removes {num_removed} more)" if num_removed else ""
     if batch_size < 1:
         raise ConfigError(f"batch_size: expected at least 1, got {batch_size}")
     if partition.tail == "even" and world_size > partition.num_samples:
         raise ConfigError(
             f"data: expected a sample at least for each of the {world_size} ranks, got "
-            f"{partition.num_samples}; use fewer ranks or more data (data.val, for a validation)"
+            f"{partition.num_samples}{masked}; use fewer ranks or more data (data.val, for a "
+            f"validation)"
         )
     if partition.tail == "even" and partition.stages:
         raise ConfigError(
@@ -68,14 +75,14 @@ def check_sizes(partition: EpochPartition) -> None:
         return
     if batch_size > partition.num_samples:
         raise ConfigError(
-            f"batch_size: expected at most the {partition.num_samples} samples of the data, got "
-            f"{batch_size}; use a smaller batch or more data"
+            f"batch_size: expected at most the {partition.num_samples} samples of the data{masked}"
+            f", got {batch_size}; use a smaller batch or more data"
         )
     if partition.step_samples > partition.num_samples:
         raise ConfigError(
             f"batch_size: {world_size} ranks of {batch_size} samples need {partition.step_samples} "
-            f"per step, an epoch has {partition.num_samples}; use a smaller batch, fewer ranks or "
-            f"more data"
+            f"per step, an epoch has {partition.num_samples}{masked}; use a smaller batch, fewer "
+            f"ranks or more data"
         )
 
 

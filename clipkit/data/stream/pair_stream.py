@@ -143,7 +143,7 @@ class PairStream:
         self._partition = EpochPartition(
             self._order.num_samples, batch_size, world.rank, world.size, tail, stages, carries
         )
-        check_sizes(self._partition)
+        check_sizes(self._partition, len(self._index) - self._index.kept.num_kept)
         self._windows = first_windows(
             order.length_bucket_batches, order.shuffle, self._partition.step_samples
         )

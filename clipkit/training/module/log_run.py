@@ -10,6 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from clipkit.suggestions import one_line
 from clipkit.training.loggers.environment import environment_of
+from clipkit.training.progress.run_progress import pair_data
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -19,8 +20,9 @@ class LogRun(Callback):
     """Passes the resolved configuration and the environment to the loggers of a fit.
 
     ``ContrastiveModule`` adds this callback. Each logger receives the sections of
-    ``ContrastiveModule.run_config`` as they are, and ``environment``: see ``Environment``; a
-    resumed run passes them again. A logger that refuses them does not end the run: MLflow, for
+    ``ContrastiveModule.run_config`` as they are, ``environment`` (see ``Environment``), and, if the
+    training data have masks, ``masks``: the fingerprint of each by its file. A resumed run passes
+    them again. A logger that refuses them does not end the run: MLflow, for
     example, refuses other values for a run that has some.
     """
 
@@ -30,6 +32,9 @@ class LogRun(Callback):
             return
         config = getattr(pl_module, "run_config", {})
         params = {**config, "environment": asdict(environment_of(trainer))}
+        data = pair_data(trainer)
+        if data is not None and data.train_stream.masks:
+            params["masks"] = {mask.name: mask.fingerprint for mask in data.train_stream.masks}
         for logger in trainer.loggers:
             try:
                 logger.log_hyperparams(params)

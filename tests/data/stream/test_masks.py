@@ -11,12 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clipkit.data import Mixture, SampleMask, ShardIndex, Source, TeacherEmbeddings
+from clipkit.data import Mixture, SampleMask, ShardCache, ShardIndex, Source, TeacherEmbeddings
 from clipkit.errors import CheckpointError, ConfigError, DataError, FaultBudgetExceeded
 from tests.helpers.bad_samples import BAD, broken_pair
 from tests.helpers.factories import pair, write_shard, write_shards
 from tests.helpers.fakes import ByteTokenizer
 from tests.helpers.masks import mask_without
+from tests.helpers.servers import Misbehaviour, http_server
 from tests.helpers.streams import ids, make, train, train_ranks
 
 COUNTS = [7, 13, 5, 20, 16]
@@ -245,8 +246,10 @@ def test_a_mixture_of_masked_sources_resumes(
 class TestRefusals:
     def test_fewer_kept_samples_than_a_step(self, index: ShardIndex) -> None:
         few = index.with_mask(mask_without(index, set(range(3, TOTAL))))
-        with pytest.raises(ConfigError, match="at most the 3 samples"):
+        with pytest.raises(ConfigError, match=r"at most the 3 samples .* \(a mask removes 58"):
             make(few)
+        with pytest.raises(ConfigError, match=r"an epoch has 3 \(a mask removes 58 more\)"):
+            make(few, 2, rank=0, world_size=2)
 
     def test_first_samples_that_are_removed_may_be_unusable(self, tmp_path: Path) -> None:
         write_shards(tmp_path, [12])
@@ -281,3 +284,20 @@ def test_sizes_of_stored_embeddings_are_those_of_the_first_kept_samples(tmp_path
     stream = make(kept, fields=[TeacherEmbeddings()])
     assert all(batch.teacher.image.shape == (4, 5) for batch in stream)
     assert stream.counters()["bad_samples"] == 0
+
+
+def test_a_remote_shard_without_kept_samples_is_never_transferred(tmp_path: Path) -> None:
+    """Its samples are known by number only, so that the mask is compared as far as possible."""
+    counts = [5, 6, 5]
+    write_shards(tmp_path / "data", counts)
+    files = {f"/{path.name}": path.read_bytes() for path in (tmp_path / "data").glob("*.tar")}
+    known = {f"{shard:05d}.tar": count for shard, count in enumerate(counts)}
+    requests = Misbehaviour()
+    with http_server(files, requests) as url:
+        cache = ShardCache(tmp_path / "cache", retries=0)
+        names = f"{url}/{{00000..00002}}.tar"
+        index = ShardIndex.from_urls(names, counts=known, cache=cache)
+        masked = index.with_mask(mask_without(index, range(5, 11)))
+        seen = train(make(masked), 4)
+    assert {number for batch in seen for number in batch} <= {*range(5), *range(11, 16)}
+    assert {name for name in requests.gets if name.endswith(".tar")} == {"/00000.tar", "/00002.tar"}

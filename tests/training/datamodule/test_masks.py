@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import pytest
 from lightning.pytorch import Callback
+from lightning.pytorch.loggers.logger import DummyLogger
 
 from clipkit.cli.main import main
-from clipkit.data import Mixture
+from clipkit.data import Mixture, SampleMask
 from clipkit.errors import CheckpointError, ConfigError, DataError
 from clipkit.runs import read_run
 from clipkit.runs.differences import compare_runs
@@ -88,6 +89,23 @@ def test_the_record_of_a_run_names_its_mask(shards, mask, tmp_path):
     assert row.values == (first.mask_fingerprint, "–")
 
 
+def test_loggers_receive_the_fingerprint(shards, mask, tmp_path):
+    class Record(DummyLogger):
+        def log_hyperparams(self, params):
+            received.append(params)
+
+    received = []
+    fit(shards, tmp_path, mask=mask, max_steps=1, logger=Record())
+    fit(shards, tmp_path, max_steps=1, logger=Record())
+    masked, plain = (params for params in received if "environment" in params)
+    assert masked["masks"] == read_mask(mask)
+    assert "masks" not in plain
+
+
+def read_mask(path):
+    return {path: SampleMask.load(path).fingerprint}
+
+
 def test_the_command_takes_a_mask_and_shows_it(shards, mask, tmp_path, capsys):
     words = [*tiny.words(shards, tmp_path / "run"), f"--data.mask={mask}"]
     assert main(["fit", *words]) == 0
@@ -131,6 +149,14 @@ def test_a_mask_of_other_data_is_refused(shards, mask):
 def test_masks_need_the_shards_that_were_filtered(shards, mask, options):
     with pytest.raises(ConfigError, match=r"data\.mask: is a mask of the shards of data\.train"):
         open_data(**{"train": f"{shards}/train", "mask": mask, **options})
+
+
+def test_a_missing_mask_is_one_line_for_the_command(shards, mask, tmp_path, capsys):
+    words = tiny.words(shards, tmp_path / "run", f"--data.mask={tmp_path}/none.npz")
+    assert main(["fit", *words]) == 2
+    assert (
+        "none.npz: expected the file of a mask, got none: no such file" in capsys.readouterr().err
+    )
 
 
 def test_webdataset_takes_no_mask(shards, mask):
