@@ -33,6 +33,10 @@ _NEXT_FRAME = """
 new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done(true))))
 """
 
+_ROWS = """
+[...document.querySelectorAll("#grid .card")].map((card) => Number(card.dataset.row))
+""".strip()
+
 
 class PageDriver:
     """Acts on the page of a browser."""
@@ -72,6 +76,19 @@ class PageDriver:
         """Return left, top, width and height."""
         node = f"document.querySelector({json.dumps(selector)}).getBoundingClientRect()"
         return tuple(self.value(f"(({{x, y, width, height}}) => [x, y, width, height])({node})"))
+
+    def rows(self) -> list[int]:
+        """Return the rows of the results that are shown."""
+        return self.value(_ROWS)
+
+    def wait_for_rows(self, wanted: list[int]) -> None:
+        """Wait until these are the first results, in this order."""
+        self.wait_for(f"String({_ROWS}.slice(0, {len(wanted)})) === String({wanted})")
+
+    def search_for(self, text: str) -> None:
+        self.click("#text")
+        self.type(text)
+        self.press("Enter")
 
     def texts(self, selector: str) -> list[str]:
         nodes = f"[...document.querySelectorAll({json.dumps(selector)})]"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import threading
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,10 +14,9 @@ from clipkit.search.serving import create_app
 from clipkit.search.serving.load_service import load_service
 from clipkit.search.serving.options import ServeOptions
 from tests.helpers import tiny
-from tests.helpers.chromium import Chromium, require_chromium
 from tests.helpers.contrast import LOW_CONTRAST
-from tests.helpers.page_driver import NAMELESS, PageDriver
-from tests.helpers.page_server import LONG_WORD, running, write_page_collection
+from tests.helpers.page_driver import NAMELESS
+from tests.helpers.page_server import LONG_WORD, running
 
 pytestmark = pytest.mark.browser
 
@@ -34,17 +32,6 @@ VIEWS = {
 TOKEN = "a-token-of-twenty-letters"
 
 
-@pytest.fixture(scope="module")
-def driver():
-    with Chromium(require_chromium()) as chromium:
-        yield PageDriver(chromium)
-
-
-@pytest.fixture(scope="module")
-def collection(tmp_path_factory) -> Path:
-    return write_page_collection(tmp_path_factory.mktemp("page"))
-
-
 def load(collection, before=lambda: None):
     def loaded(report):
         report(0.25, "reading the tables")
@@ -54,25 +41,19 @@ def load(collection, before=lambda: None):
     return loaded
 
 
-@pytest.fixture(scope="module")
-def url(collection):
-    with running(create_app(collection, load=load(collection))) as (address, _):
-        yield address
-
-
 @pytest.mark.parametrize("width", [400, 800, 1600])
-def test_every_view_fits_without_complaint(driver, url, width):
+def test_every_view_fits_without_complaint(driver, page_url, width):
     for fragment, is_shown in VIEWS.values():
-        driver.visit(url + fragment, width)
+        driver.visit(page_url + fragment, width)
         driver.wait_for(is_shown)
         assert driver.value("document.documentElement.scrollWidth") <= width
         assert driver.browser.complaints == []
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-def test_every_view_can_be_read(driver, url, dark):
+def test_every_view_can_be_read(driver, page_url, dark):
     for fragment, is_shown in VIEWS.values():
-        driver.visit(url + fragment, 600, dark=dark)
+        driver.visit(page_url + fragment, 600, dark=dark)
         driver.wait_for(is_shown)
         assert driver.value(LOW_CONTRAST) == []
         assert driver.value(NAMELESS) == []
@@ -82,8 +63,8 @@ def test_every_view_can_be_read(driver, url, dark):
         assert (np.median(pixels) < 60) == dark
 
 
-def test_nothing_moves_when_images_arrive(driver, url):
-    driver.visit(url + "#q=red")
+def test_nothing_moves_when_images_arrive(driver, page_url):
+    driver.visit(page_url + "#q=red")
     driver.wait_for("document.querySelectorAll('#grid .card').length >= 48")
     driver.wait_for("[...document.images].slice(0, 12).every((image) => image.complete)")
     shift = """new Promise((done) => {
@@ -95,8 +76,8 @@ def test_nothing_moves_when_images_arrive(driver, url):
     assert driver.value(shift) < 0.02
 
 
-def test_filters_fit_on_a_narrow_screen(driver, url):
-    driver.visit(url, 400)
+def test_filters_fit_on_a_narrow_screen(driver, page_url):
+    driver.visit(page_url, 400)
     driver.click("#filters-button")
     driver.wait_for("document.querySelectorAll('[data-column]').length > 6")
     assert driver.value("document.documentElement.scrollWidth") <= 400
@@ -104,8 +85,8 @@ def test_filters_fit_on_a_narrow_screen(driver, url):
     assert driver.value(LOW_CONTRAST) == []
 
 
-def test_the_tab_key_visits_the_parts_in_order(driver, url):
-    driver.visit(url + "#q=red")
+def test_the_tab_key_visits_the_parts_in_order(driver, page_url):
+    driver.visit(page_url + "#q=red")
     driver.wait_for("document.querySelectorAll('#grid .card').length >= 48")
     visited = []
     for _ in range(12):
@@ -122,22 +103,22 @@ def test_the_tab_key_visits_the_parts_in_order(driver, url):
     ]  # fmt: skip
 
 
-def test_the_choice_of_colours_is_kept(driver, url):
+def test_the_choice_of_colours_is_kept(driver, page_url):
     ground = "getComputedStyle(document.body).backgroundColor"
-    driver.visit(url)
+    driver.visit(page_url)
     light = driver.value(ground)
     driver.click("#theme")
     dark = driver.value(ground)
-    driver.visit(url)
+    driver.visit(page_url)
     assert dark != light
     assert driver.value(ground) == dark
     assert driver.value("document.querySelector('#theme').getAttribute('aria-pressed')") == "true"
     driver.value("localStorage.clear()")
 
 
-def test_progress_is_shown_until_the_collection_is_loaded(driver, collection):
+def test_progress_is_shown_until_the_collection_is_loaded(driver, page_collection):
     may_end = threading.Event()
-    app = create_app(collection, load=load(collection, lambda: may_end.wait(60)))
+    app = create_app(page_collection, load=load(page_collection, lambda: may_end.wait(60)))
     with running(app) as (address, _):
         driver.visit(address + "#q=red")
         driver.wait_for("!document.querySelector('#loading').hidden")
@@ -150,19 +131,19 @@ def test_progress_is_shown_until_the_collection_is_loaded(driver, collection):
         assert driver.browser.complaints == []
 
 
-def test_a_failure_to_load_is_explained(driver, collection):
+def test_a_failure_to_load_is_explained(driver, page_collection):
     def failing():
         raise DataError("00001.images.f16.npy: damaged; embed the shard again")
 
-    with running(create_app(collection, load=load(collection, failing))) as (address, _):
+    with running(create_app(page_collection, load=load(page_collection, failing))) as (address, _):
         driver.visit(address)
         driver.wait_for("!document.querySelector('#notice').hidden")
         assert "00001.images.f16.npy: damaged" in driver.texts("#notice")[0]
         assert driver.value("document.querySelector('#loading').hidden")
 
 
-def test_a_server_that_ended_is_explained(driver, collection):
-    with running(create_app(collection, load=load(collection))) as (address, stop):
+def test_a_server_that_ended_is_explained(driver, page_collection):
+    with running(create_app(page_collection, load=load(page_collection))) as (address, stop):
         driver.visit(address)
         driver.wait_for("document.querySelectorAll('#start .card').length > 0")
         stop()
@@ -175,8 +156,8 @@ def test_a_server_that_ended_is_explained(driver, collection):
         assert driver.value(LOW_CONTRAST) == []
 
 
-def test_a_token_is_asked_for(driver, collection):
-    app = create_app(collection, ServeOptions(token=TOKEN), load(collection))
+def test_a_token_is_asked_for(driver, page_collection):
+    app = create_app(page_collection, ServeOptions(token=TOKEN), load(page_collection))
     with running(app) as (address, _):
         driver.visit(address, 400)
         driver.wait_for("document.querySelector('#token') !== null")
