@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import socket
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from clipkit.errors import ClipkitError, ConfigError, DataError, first_line
 
 _LOG: Final = logging.getLogger("clipkit")
 LOCAL: Final = "local"
+_CONNECT_SECONDS: Final = 10
 LOCAL_STORE_BYTES: Final = 100 * 2**20
 """Memory of a local cluster for objects; results are a few numbers per task. Ray wants 75 MiB."""
 _ENVIRONMENT: Final = {
@@ -163,6 +165,8 @@ def ray_session(address: str | None = None) -> Iterator[ModuleType]:
     if ray.is_initialized():
         yield ray
         return
+    if not is_local:
+        _check_reachable(str(address))
     logging.getLogger("ray").setLevel(logging.ERROR)
     options: dict[str, Any] = {"address": LOCAL if is_local else address}
     if is_local:
@@ -178,6 +182,20 @@ def ray_session(address: str | None = None) -> Iterator[ModuleType]:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+    """Refuse an address ``HOST:PORT`` that does not answer; Ray itself tries for minutes."""
+    host, _, port = address.rpartition(":")
+    if not (host and port.isdecimal()) or "/" in host:
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise ConfigError(
+            f"--address: expected the address of a running Ray cluster, or local; got {address}: "
+            f"{first_line(error)}"
+        ) from error
 
 
 def _resources(ray: ModuleType, cluster: RayCluster) -> tuple[int, dict[str, float]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -61,3 +62,11 @@ def test_options_that_do_not_belong_together(words, message, tmp_path, capsys):
     assert main(["shards", "pack", str(table), str(tmp_path / "out"), *words]) == 2
     assert message in capsys.readouterr().err
     assert not os.path.lexists(tmp_path / "out" / "pack.json")
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:9", "no-such-host.invalid:6379", "127.0.0.1:99999"])
+def test_an_address_that_does_not_answer_is_an_error_at_once(address):
+    pytest.importorskip("ray")
+    job = PackPartsJob(PartPlan("t.csv", "out", 1), Path("marker"))
+    with pytest.raises(ConfigError, match=f"--address: expected the address .* got {address}: "):
+        list(run_on_ray(job, [1], RayCluster(address)))

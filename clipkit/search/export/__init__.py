@@ -1,0 +1,1 @@
+"""Export embedded collections to other systems of search."""

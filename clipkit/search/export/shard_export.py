@@ -1,0 +1,62 @@
+"""The samples of a shard that have an embedding, for an export."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from jaxtyping import Float16, Int64
+
+from clipkit.collection import Collection
+
+_ERROR: Final = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class ShardExport:
+    """The samples of one shard that have an embedding, in order.
+
+    Args:
+        rows: Number of each sample in the collection.
+        places: Number of each sample in the shard.
+        images: Embeddings of the images.
+        table: Columns of the samples, a ``pyarrow.Table``.
+    """
+
+    rows: Int64[np.ndarray, " n"]
+    places: Int64[np.ndarray, " n"]
+    images: Float16[np.ndarray, "n D"]
+    table: Any
+
+    def values(self, name: str) -> list[Any]:
+        """Return the values of a column as plain types; None for numbers that JSON cannot hold."""
+        return [_finite(value) for value in self.table.column(name).to_pylist()]
+
+
+def read_shard(
+    collection: Collection, number: int, columns: tuple[str, ...], first_row: int = 0
+) -> ShardExport:
+    """Read the samples of a shard, without those that have no embedding.
+
+    Args:
+        collection: The collection.
+        number: Number of the shard.
+        columns: Names of columns of its table.
+        first_row: Number of the first row of the collection that is wanted.
+
+    Raises:
+        DataError: If a file of the shard is missing or damaged.
+    """
+    files, start = collection.shards[number], int(collection.starts[number])
+    table = files.table([*dict.fromkeys([*columns, _ERROR])])
+    has_embedding = np.asarray(table.column(_ERROR).is_null())
+    has_embedding[: max(0, first_row - start)] = False
+    places = np.flatnonzero(has_embedding)
+    chosen = table.select(list(columns)).take(places)
+    return ShardExport(places + start, places, np.asarray(files.images())[places], chosen)
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
