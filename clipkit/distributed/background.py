@@ -1,4 +1,4 @@
-"""The process group of small exchanges that run beside a step."""
+"""The process group of small exchanges that run during a step."""
 
 from __future__ import annotations
 
