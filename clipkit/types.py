@@ -144,6 +144,9 @@ class Batch:
     negatives: NegativeBatch | None = None
     # rows and columns of patches of each image; None if all images have the same shape
     grids: Int64[Tensor, "B 2"] | None = None
+    # number of samples of each rank in this step, which the losses then need not exchange, and wait
+    # for; None if it is not known
+    rank_sizes: tuple[int, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.keys)

@@ -29,10 +29,10 @@ def split_batch(batch: Batch, size: int) -> Iterator[Batch]:
     if size < 1:
         raise ConfigError(f"micro_batch_size: expected a positive number, got {size}")
     for start in range(0, len(batch), size):
-        part: dict[str, Any] = {"cursor": None}
+        part: dict[str, Any] = {"cursor": None, "rank_sizes": None}
         stop = min(start + size, len(batch))
         for field in fields(batch):
-            value = getattr(batch, field.name)
+            value = None if field.name in part else getattr(batch, field.name)
             if isinstance(value, NegativeBatch):
                 share = start / len(batch), stop / len(batch)
                 images, tokens = (_share(some, *share) for some in (value.images, value.tokens))

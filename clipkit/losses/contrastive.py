@@ -6,6 +6,7 @@ from abc import ABC
 from dataclasses import replace
 from typing import final, get_args
 
+from clipkit.distributed.collectives import rank, world_size
 from clipkit.errors import ConfigError, check_choice
 from clipkit.losses.functional import contrastive_loss, sigmoid_loss
 from clipkit.losses.kernels.pairs import Pairs
@@ -61,7 +62,7 @@ class ContrastiveLoss(PairLoss):
         """Compute the loss over the pairs of all ranks."""
         self.check(embeddings)
         pairs = select_pairs(embeddings, batch)
-        return contrastive_loss(*pairs, self.tile_size, self.precision)
+        return contrastive_loss(*pairs[:6], self.tile_size, self.precision, pairs.rank_sizes)
 
 
 @final
@@ -78,7 +79,7 @@ class LabelAwareContrastiveLoss(PairLoss):
         if batch is None:
             raise ConfigError("LabelAwareContrastiveLoss: expected a batch with labels, got None")
         pairs = select_pairs(embeddings, replace(batch, groups=batch.labels))
-        return contrastive_loss(*pairs, self.tile_size, self.precision)
+        return contrastive_loss(*pairs[:6], self.tile_size, self.precision, pairs.rank_sizes)
 
 
 @final
@@ -109,7 +110,8 @@ class SigmoidLoss(PairLoss):
         self.check(embeddings)
         assert embeddings.logit_bias is not None
         pairs, bias = select_pairs(embeddings, batch), embeddings.logit_bias
-        return sigmoid_loss(*pairs[:3], bias, *pairs[3:], self.tile_size, self.precision)
+        options = self.tile_size, self.precision, pairs.rank_sizes
+        return sigmoid_loss(*pairs[:3], bias, *pairs[3:6], *options)
 
 
 def select_pairs(embeddings: Embeddings, batch: Batch | None) -> Pairs:
@@ -130,7 +132,19 @@ def select_pairs(embeddings: Embeddings, batch: Batch | None) -> Pairs:
         image, text = image[mask], text[mask]
         groups = None if groups is None else groups[mask]
     negatives = embeddings.negative_image, embeddings.negative_text
-    return Pairs(image, text, embeddings.logit_scale, groups, *negatives)
+    sizes = _known_sizes(batch) if negatives == (None, None) else None
+    return Pairs(image, text, embeddings.logit_scale, groups, *negatives, sizes)
+
+
+def _known_sizes(batch: Batch | None) -> tuple[int, ...] | None:
+    """Return the number of pairs of each rank, if the batch says it and masks none.
+
+    A stream that was told another number of ranks than those that exchange cannot say it.
+    """
+    if batch is None or batch.pair_mask is not None or batch.rank_sizes is None:
+        return None
+    is_known = len(batch.rank_sizes) == world_size() and batch.rank_sizes[rank()] == len(batch)
+    return batch.rank_sizes if is_known else None
 
 
 def checked_tile(tile_size: int | None) -> int | None:

@@ -63,7 +63,8 @@ class DistillationLoss(LossTerm):
             teacher = select_pairs(self.teacher(batch), batch)
         parts: list[Term] = []
         if self.similarity_weight:
-            term = similarity_distillation_loss(*student[:3], *teacher[:3], self.tile_size)
+            options = self.tile_size, student.rank_sizes
+            term = similarity_distillation_loss(*student[:3], *teacher[:3], *options)
             parts.append(replace(term, value=self.similarity_weight * term.value))
         if self.feature_weight:
             if student.image.shape != teacher.image.shape:

@@ -37,6 +37,7 @@ def contrastive_loss(
     negative_text: Float[Tensor, "negative_texts D"] | None = None,
     tile_size: int | None = None,
     precision: Precision = "auto",
+    rank_sizes: Sequence[int] | None = None,
 ) -> Term:
     """Compute the symmetric cross-entropy between each image and the texts of all ranks.
 
@@ -53,6 +54,8 @@ def contrastive_loss(
         negative_text: Unit-norm embeddings of additional negatives for the images.
         tile_size: Rows and columns of similarities held at a time; None to choose them.
         precision: Precision of the operands of the products; sums are in fp32.
+        rank_sizes: Number of pairs of each rank, where no rank has negatives; None to exchange it,
+            for which a step waits.
 
     Returns:
         Mean over pairs of all ranks and both directions.
@@ -61,7 +64,8 @@ def contrastive_loss(
         >>> contrastive_loss(torch.eye(2), torch.eye(2), torch.tensor(1.0)).value
         tensor(0.3133)
     """
-    pairs = Pairs(image, text, logit_scale, groups, negative_image, negative_text)
+    negatives = negative_image, negative_text
+    pairs = Pairs(image, text, logit_scale, groups, *negatives, rank_sizes)
     products, needs = choose_products(precision, image.device), pairs.needs
     with without_autograd(image.device), products.switched():
         columns = gather_columns(pairs, products)
@@ -80,6 +84,7 @@ def sigmoid_loss(
     negative_text: Float[Tensor, "negative_texts D"] | None = None,
     tile_size: int | None = None,
     precision: Precision = "auto",
+    rank_sizes: Sequence[int] | None = None,
 ) -> Term:
     """Compute the binary cross-entropy of every image with every text of all ranks.
 
@@ -95,11 +100,14 @@ def sigmoid_loss(
         negative_text: Unit-norm embeddings of additional negatives for the images.
         tile_size: Rows and columns of similarities held at a time; None to choose them.
         precision: Precision of the operands of the products; sums are in fp32.
+        rank_sizes: Number of pairs of each rank, where no rank has negatives; None to exchange it,
+            for which a step waits.
 
     Returns:
         Sum over all combinations, divided by the number of pairs of all ranks.
     """
-    pairs = Pairs(image, text, logit_scale, groups, negative_image, negative_text)
+    negatives = negative_image, negative_text
+    pairs = Pairs(image, text, logit_scale, groups, *negatives, rank_sizes)
     products, needs = choose_products(precision, image.device), pairs.needs
     with without_autograd(image.device), products.switched():
         columns = gather_columns(pairs, products)
@@ -117,6 +125,7 @@ def global_contrastive_loss(
     update: Callable[[Float[Tensor, "2 N"], Sequence[int]], Float[Tensor, "2 N"]] | None = None,
     epsilon: float = 1e-14,
     tile_size: int | None = None,
+    rank_sizes: Sequence[int] | None = None,
 ) -> Term:
     """Compute a contrastive loss whose denominators are averages over the data set.
 
@@ -131,11 +140,12 @@ def global_contrastive_loss(
             the gradient uses; None to use those of this batch.
         epsilon: Added to u.
         tile_size: Rows and columns of similarities held at a time; None to choose them.
+        rank_sizes: Number of pairs of each rank; None to exchange it, for which a step waits.
 
     Returns:
         Mean of log u over pairs of all ranks and both directions; 0 for fewer than two pairs.
     """
-    pairs = Pairs(image, text, logit_scale)
+    pairs = Pairs(image, text, logit_scale, rank_sizes=rank_sizes)
     needs = pairs.needs
     with without_autograd(image.device):
         columns = gather_columns(pairs)
@@ -161,6 +171,7 @@ def similarity_distillation_loss(
     teacher_text: Float[Tensor, "B teacher_dim"],
     teacher_logit_scale: Float[Tensor, ""],
     tile_size: int | None = None,
+    rank_sizes: Sequence[int] | None = None,
 ) -> Term:
     """Compute KL(teacher || student) over texts for each image, and over images for each text.
 
@@ -172,11 +183,12 @@ def similarity_distillation_loss(
         teacher_text: Unit-norm embeddings of the same texts by the teacher; no gradient.
         teacher_logit_scale: Inverse temperature of the teacher, linear.
         tile_size: Rows and columns of similarities held at a time; None to choose them.
+        rank_sizes: Number of pairs of each rank; None to exchange it, for which a step waits.
 
     Returns:
         Mean over pairs of all ranks and both directions.
     """
-    student = Pairs(image, text, logit_scale)
+    student = Pairs(image, text, logit_scale, rank_sizes=rank_sizes)
     teacher = Pairs(teacher_image, teacher_text, teacher_logit_scale)
     needs = student.needs
     with without_autograd(image.device):

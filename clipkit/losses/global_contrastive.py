@@ -84,13 +84,14 @@ class GlobalContrastiveLoss(LossTerm):
     def term(self, embeddings: Embeddings, batch: Batch | None) -> Term:
         """Compute the loss over the pairs of all ranks, and update their averages."""
         self.check(embeddings)
-        image, text, scale, groups, *_ = select_pairs(embeddings, batch)
-        if groups is not None:
+        pairs = select_pairs(embeddings, batch)
+        if pairs.groups is not None:
             raise ConfigError("GlobalContrastiveLoss: expected a batch without groups, got some")
         update = None
         if self.training and torch.is_grad_enabled():
             update = partial(self._update, self._checked_ids(batch))
-        return global_contrastive_loss(image, text, scale, update, self.epsilon, self.tile_size)
+        options = self.epsilon, self.tile_size, pairs.rank_sizes
+        return global_contrastive_loss(*pairs[:3], update, *options)
 
     def _update(
         self, ids: Int64[Tensor, " B"], log_means: Float[Tensor, "2 N"], sizes: Sequence[int]

@@ -6,12 +6,15 @@ for a value, or for a shape that depends on values, would wait on a real one.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 import torch
+import torch.distributed as dist
 from packaging.version import Version
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -100,6 +103,27 @@ def test_objectives_wait_for_nothing(
             batch = replace(batch, groups=ids)
         value = loss(embeddings, batch)["loss"]
         assert value.device.type == "cuda"
+
+
+@pytest.fixture
+def eight_ranks() -> Iterator[None]:
+    """Rank 0 of a group whose exchanges move nothing."""
+    dist.init_process_group("fake", rank=0, world_size=8, store=FakeStore())
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_ranks_that_know_their_sizes_wait_for_nothing(
+    name: str, eight_ranks: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tile_body, "_kernels", lambda logits: None)
+    loss = OBJECTIVES[name]()
+    with FakeTensorMode(allow_non_fake_inputs=True), NoWaiting():
+        embeddings, batch = inputs(bias="sigmoid" in name)
+        loss(embeddings, replace(batch, rank_sizes=(ROWS,) * 8))
+        with pytest.raises(AssertionError, match=r"copies to|waits for"):
+            loss(embeddings, replace(batch, rank_sizes=(ROWS,)))  # of a stream of one rank
 
 
 def test_what_waits_is_found() -> None:

@@ -31,6 +31,8 @@ class SampleOrder(ABC):
     """Number of positions in an epoch."""
     is_endless: bool = False
     """Whether epochs are parts of one endless sequence."""
+    replaces: bool = True
+    """Whether bad samples are replaced, so that batches are complete."""
 
     @abstractmethod
     def samples_at(self, epoch: int, positions: Int64[np.ndarray, " B"]) -> SampleIds:
@@ -85,6 +87,8 @@ class ShuffledOrder(SampleOrder):
 @final
 class SequentialOrder(SampleOrder):
     """The order of the shards, the same in every epoch, for evaluation."""
+
+    replaces = False
 
     def __init__(self, num_samples: int) -> None:
         self.num_samples = num_samples

@@ -27,6 +27,7 @@ class MaskedOrder(SampleOrder):
         self._kept = kept
         self.num_samples = order.num_samples
         self.is_endless = order.is_endless
+        self.replaces = order.replaces
 
     def samples_at(self, epoch: int, positions: Int64[np.ndarray, " B"]) -> SampleIds:
         """Return the kept samples at some positions."""

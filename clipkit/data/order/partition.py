@@ -60,6 +60,7 @@ class BatchTask:
     # whether positions after the epoch's end are the first ones of the next epoch; otherwise those
     # of this epoch (padding)
     continues: bool = False
+    num_equal_ranks: int = 0  # number of ranks, if all have as many samples in this step; else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +197,7 @@ class EpochPartition:
                     *(end if last else (epoch, start + step_samples)),
                     dropped=(skipped if start == position else 0) + (dropped if last else 0),
                     continues=self.carries,
+                    num_equal_ranks=self.world_size,
                 )
         if count:
             yield BatchTask(epoch, rest_at + offset, count, epoch + 1, 0)

@@ -108,7 +108,10 @@ class BatchBuilder:
                 return BuildResult(None, faults, error)
         if not samples:
             return BuildResult(None, faults)
-        return BuildResult(self._maker.join(samples, cursor), faults)
+        batch = self._maker.join(samples, cursor)
+        if task.num_equal_ranks and self._order.replaces:
+            batch.rank_sizes = (task.num_samples,) * task.num_equal_ranks
+        return BuildResult(batch, faults)
 
     def _samples_at(
         self, epochs: Int64[np.ndarray, " B"], positions: Int64[np.ndarray, " B"]

@@ -37,6 +37,8 @@ class Pairs(NamedTuple):
     negative_image: Float[Tensor, "negative_images D"] | None = None
     # unit-norm embeddings of texts that match no image of the batch
     negative_text: Float[Tensor, "negative_texts D"] | None = None
+    # number of pairs of each rank, where none has negatives; None to exchange it
+    rank_sizes: Sequence[int] | None = None
 
     @property
     def rows(self) -> Float[Tensor, "rows D"]:
@@ -123,8 +125,11 @@ class Columns:
 
 def gather_columns(pairs: Pairs, products: Products = EXACT) -> Columns:
     """Gather the texts of all ranks in their own precision, and round them for the products."""
-    num_negatives = 0 if pairs.negative_text is None else len(pairs.negative_text)
-    sizes = gather_sizes(len(pairs.text), num_negatives, device=pairs.text.device)
+    if pairs.rank_sizes is not None:
+        sizes: list[tuple[int, ...]] = [(size, 0) for size in pairs.rank_sizes]
+    else:
+        num_negatives = 0 if pairs.negative_text is None else len(pairs.negative_text)
+        sizes = gather_sizes(len(pairs.text), num_negatives, device=pairs.text.device)
     pair_sizes, negative_sizes = [size[0] for size in sizes], [size[1] for size in sizes]
     values = gather_rows(pairs.text, pair_sizes)
     if sum(negative_sizes):

@@ -52,6 +52,16 @@ def test_batches_have_the_promised_content(index: ShardIndex) -> None:
         assert caption.endswith(f"number {sample_id}")
 
 
+def test_batches_know_the_sizes_of_all_ranks(index: ShardIndex) -> None:
+    """Only where bad samples are replaced, and not in a step that is divided unevenly."""
+    training = make(index, 4, rank=0, world_size=2)
+    assert {batch.rank_sizes for batch in training} == {(4, 4)}
+    kept = make(index, 4, rank=0, world_size=2, tail="keep")
+    assert [batch.rank_sizes for batch in kept][-1] is None
+    validation = make(index, 4, rank=0, world_size=2, shuffle=False)
+    assert {batch.rank_sizes for batch in validation} == {None}
+
+
 def test_the_next_epoch_is_another_permutation(index: ShardIndex) -> None:
     stream = make(index)
     first, second = list(map(ids, stream)), list(map(ids, stream))
