@@ -148,6 +148,28 @@ class ShardFiles:
         self._check_rows(len(table))
         return table
 
+    def row_group(self, columns: Sequence[str], position: int) -> tuple[int, Any]:
+        """Read the part of the table that is stored together with a row.
+
+        Args:
+            columns: Names of the columns.
+            position: Position of the row in the shard.
+
+        Returns:
+            Position of the part's first row, and the part as a ``pyarrow.Table``.
+
+        Raises:
+            DataError: If the file is missing, damaged, or of another size.
+        """
+        with self._opened_table() as file:
+            self._check_rows(file.metadata.num_rows)
+            sizes = [
+                file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)
+            ]
+            ends = np.cumsum(sizes)
+            number = int(np.searchsorted(ends, position, side="right"))
+            return int(ends[number]) - sizes[number], file.read_row_group(number, list(columns))
+
     @contextmanager
     def _opened_table(self) -> Iterator[Any]:
         pa, path = arrow(), self._base + TABLE_SUFFIX

@@ -7,12 +7,18 @@ import time
 
 import pytest
 
+from clipkit.collection import Collection
+from clipkit.collection.shard_files import ROW_GROUP_ROWS
+from clipkit.errors import DataError
+from clipkit.search.records import read_records
 from clipkit.search.serving import Limits, ServeOptions
 from clipkit.search.serving.failures import HttpError
 from clipkit.search.serving.images.decoding import thumbnail_size
 from clipkit.search.serving.kept import LeastRecentlyUsed, SharedResults
+from clipkit.search.serving.kept_records import KeptRecords
 from clipkit.search.serving.middleware.bounds import BoundedRequests
 from clipkit.search.serving.work import Batcher, DaemonThreads, WorkPool
+from tests.helpers.collections import write_collection
 from tests.helpers.factories import image_bytes
 
 FOREVER = None
@@ -302,3 +308,16 @@ def test_kept_values_are_bounded_by_their_sizes():
 @pytest.mark.parametrize(("wanted", "size"), [(1, 64), (64, 64), (65, 128), (9999, 1024)])
 def test_thumbnails_have_few_sizes(wanted, size):
     assert thumbnail_size(wanted) == size
+
+
+@pytest.mark.parametrize("most_bytes", [0, 10**9])
+def test_kept_records_are_those_of_the_tables(tmp_path, most_bytes):
+    """Over the parts of a table and over shards, whether parts are kept or not."""
+    collection = Collection(write_collection(tmp_path, counts=(ROW_GROUP_ROWS + 10, 3)))
+    records = KeptRecords(collection, most_bytes)
+    rows = [ROW_GROUP_ROWS + 11, 0, ROW_GROUP_ROWS, ROW_GROUP_ROWS - 1, 0]
+    columns = ["key", "captions", "label", "width_pixels", "height_pixels"]
+    for _ in range(2):
+        assert records.read(rows) == read_records(collection, rows, columns)
+    with pytest.raises(DataError, match="expected 0 to"):
+        records.read([ROW_GROUP_ROWS + 13])

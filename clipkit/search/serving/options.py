@@ -29,6 +29,7 @@ class Limits:
         waiting: Number of requests that wait for a thread, beyond those that run.
         threads: Number of threads that decode images, read tables and search.
         thumbnail_bytes: Memory for thumbnails.
+        table_bytes: Memory for keys, captions and classes of images.
 
     Raises:
         ConfigError: If a limit is not above 0; ``waiting`` may be 0.
@@ -44,6 +45,7 @@ class Limits:
     waiting: int = 256
     threads: int = 4
     thumbnail_bytes: int = 64 * 2**20
+    table_bytes: int = 512 * 2**20
 
     def __post_init__(self) -> None:
         check_at_least("Limits.waiting", self.waiting, 0)

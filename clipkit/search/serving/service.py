@@ -18,6 +18,7 @@ from clipkit.search.serving.column_facts import column_names, describe_column
 from clipkit.search.serving.failures import HttpError
 from clipkit.search.serving.images.uploads import Uploads
 from clipkit.search.serving.kept import LeastRecentlyUsed, SharedResults
+from clipkit.search.serving.kept_records import KeptRecords
 from clipkit.search.serving.options import Limits
 from clipkit.search.serving.queries.embedder import Embedder, Vector
 from clipkit.search.serving.queries.labels import Labels
@@ -61,6 +62,7 @@ class Service:
         )  # fmt: skip
         scale = float(searcher.encoder.load().logit_scale.detach())
         self.labels = Labels(self._embedder, self.info, scale)
+        self._records = KeptRecords(searcher.collection, limits.table_bytes)
         self._thumbnails: LeastRecentlyUsed[tuple[int, int], bytes] = LeastRecentlyUsed(
             limits.thumbnail_bytes, len
         )
@@ -105,11 +107,19 @@ class Service:
         query = combined(np.stack(vectors), weights)
         return await self._search.run(VectorQuery(query, filters, without, num_results))
 
-    async def records(
-        self, rows: Sequence[int], columns: Sequence[str] | None = None
-    ) -> list[dict[str, Any]]:
-        """Return the values of columns of some rows; see ``Searcher.records``."""
-        return await self._tables.run(self.searcher.records, rows, columns) if rows else []
+    async def records(self, rows: Sequence[int]) -> list[dict[str, Any]]:
+        """Return what the page shows of results; see ``KeptRecords``."""
+        return await self._tables.run(self._records.read, rows)
+
+    async def record(self, row: int) -> dict[str, Any]:
+        """Return all that is known of an image; see ``Searcher.records``.
+
+        Raises:
+            HttpError: 404 if there is no such row.
+        """
+        self.check_row(row)
+        found = await self._tables.run(self.searcher.records, [row])
+        return found[0]
 
     async def column(self, name: str) -> ColumnAnswer:
         """Return what a column holds.

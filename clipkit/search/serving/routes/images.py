@@ -35,8 +35,7 @@ router = APIRouter(prefix="/api/images")
 @router.get("/{row}", responses=documented(404, 422))
 async def get_image(row: RowNumber, service: CurrentService) -> ImageAnswer:
     """Return all that is known of an image."""
-    service.check_row(row)
-    record = (await service.records([row]))[0]
+    record = await service.record(row)
     shard, _ = service.collection.locate(row)
     return ImageAnswer(
         **{name: record[name] for name in _FACTS - {"captions"}},

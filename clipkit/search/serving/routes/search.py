@@ -30,7 +30,6 @@ from clipkit.search.serving.schemas import (
 )
 from clipkit.search.serving.service import Service
 
-_SHOWN: Final = ("key", "captions", "label", "width_pixels", "height_pixels")
 _IMAGE_BODY: Final = {
     "requestBody": {
         "required": True,
@@ -68,7 +67,7 @@ async def search(wanted: SearchRequest, service: CurrentService) -> SearchAnswer
     hits = [
         hit for hit in found.hits[wanted.offset :] if wanted.min_score is None or hit.score >= least
     ]
-    records = await service.records([hit.row for hit in hits], _SHOWN)
+    records = await service.records([hit.row for hit in hits])
     return SearchAnswer(
         results=[_search_hit(*pair) for pair in zip(hits, records, strict=True)],
         num_candidates=found.num_candidates,
