@@ -89,11 +89,11 @@ def _check_keys(state: Mapping[str, Any], keys: frozenset[str]) -> None:
 def _check_masks(state: Mapping[str, Any], masks: Masks) -> None:
     """Check whether the masks keep the same samples: a position counts these only."""
     is_masked = state["version"] == _MASKED_STATE_VERSION
-    stored = [str(each) for each in state["masks"]] if is_masked else [""] * len(masks)
-    if len(stored) != len(masks):
+    stored = state["masks"] if is_masked else [""] * len(masks)
+    if not isinstance(stored, list) or len(stored) != len(masks):
         raise CheckpointError(
-            f"stream state: has masks of {len(stored)} sources, this stream has {len(masks)}; use "
-            f"the sources of the state"
+            f"stream state: expected masks of the {len(masks)} sources of this stream, got "
+            f"{stored!r:.200}; use the sources of the state"
         )
     for (name, mask), fingerprint in zip(masks.items(), stored, strict=True):
         if (mask.fingerprint if mask else "") != fingerprint:

@@ -34,10 +34,6 @@ _FORMAT: Final = "clipkit-mask-1"
 _MAX_INFO_BYTES: Final = 2**22
 _MAX_TEXT_LENGTH: Final = 1000
 _DATE: Final = (1980, 1, 1, 0, 0, 0)  # equal masks are equal files
-_HEADERS: Final = {
-    (1, 0): np.lib.format.read_array_header_1_0,
-    (2, 0): np.lib.format.read_array_header_2_0,
-}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -252,7 +248,10 @@ def _array(archive: zipfile.ZipFile, name: str, *expected: int) -> UInt8[np.ndar
 
 
 def _shape(member: Any, name: str) -> tuple[int, ...]:
-    shape, _, dtype = _HEADERS[np.lib.format.read_magic(member)](member)
+    # A header of a later version may have 4 GB, which NumPy reads before it looks.
+    if (version := np.lib.format.read_magic(member)) != (1, 0):
+        raise DataError(f"{name}: expected version 1.0 of NumPy's format, got {version}")
+    shape, _, dtype = np.lib.format.read_array_header_1_0(member)
     if dtype != np.uint8:
         raise DataError(f"{name}: expected uint8, got {dtype}")
     return tuple(shape)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tracemalloc
 import zipfile
 
 import numpy as np
@@ -242,6 +243,26 @@ def test_reasons_beyond_the_removed_samples_are_never_inflated(index, tmp_path):
     mask = SampleMask.load(path)
     with pytest.raises(DataError, match="reasons: expected 3 bytes"):
         _ = mask.removed_by
+
+
+@pytest.mark.parametrize("name", ["info", "reasons"])
+def test_long_headers_are_never_inflated(index, tmp_path, name):
+    """Version 2.0 of NumPy's format allows headers of 4 GB; NumPy reads them completely."""
+    path = saved(index, tmp_path)
+    with zipfile.ZipFile(path) as archive:
+        members = {each: archive.read(each) for each in archive.namelist()}
+    length = 2**26
+    members[f"{name}.npy"] = b"\x93NUMPY\x02\x00" + length.to_bytes(4, "little") + b" " * length
+    with zipfile.ZipFile(path, "w") as archive:
+        for each, data in members.items():
+            deflated = zipfile.ZIP_STORED if each == "kept.npy" else zipfile.ZIP_DEFLATED
+            archive.writestr(each, data, deflated)
+    tracemalloc.start()
+    with pytest.raises(DataError, match=rf"{name}: expected version 1.0"):
+        SampleMask.load(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**24
 
 
 @pytest.mark.parametrize("content", [b"", b"PK", b"{}", b"\x93NUMPY"])
