@@ -1,0 +1,237 @@
+"""Search in simulated collections: exact, with an index, and with other programs.
+
+python tools/bench_search.py --rows 100000 1000000 --folder /scratch/search --output search.json
+
+The vectors are simulated (tools.simulated_vectors.py). Each number of rows has processes of its
+own, so that memory is that of one of them: bytes of the process's own memory, without mapped files.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from clipkit.collection import Collection
+from clipkit.search import ExactEngine, SearchEngine
+from clipkit.search.index import BuildOptions, build_index, index_factory, open_engine
+from tools.simulated_vectors import Vectors, write_simulated
+
+WIDTH = 512
+NUM_RESULTS = 10
+NUM_QUERIES = 256
+BATCH = 32
+SECONDS = 20.0
+LARGEST_IN_MEMORY = 2_000_000
+PARTS = ("exact", "index", "numpy", "faiss_flat")
+
+
+class OwnMemory:
+    """The largest memory of this process during a block, without mapped files, in MiB."""
+
+    def __enter__(self) -> OwnMemory:
+        self.mib = 0.0
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while True:
+            status = Path("/proc/self/status").read_text()
+            (line,) = (line for line in status.splitlines() if line.startswith("RssAnon"))
+            self.mib = max(self.mib, int(line.split()[1]) / 1024)
+            if self._ended.wait(0.05):
+                return
+
+
+def queries_of() -> np.ndarray:
+    """Queries from the same clusters, which are not in the collection."""
+    return Vectors(WIDTH).draw(NUM_QUERIES, np.random.default_rng((0, 2)))
+
+
+def timed(search: Callable[[np.ndarray], object], queries: np.ndarray) -> dict[str, float]:
+    """Seconds per query one by one, and queries per second in batches."""
+    search(queries[:1])
+    single, started = [], time.perf_counter()
+    while len(single) < 5 or (
+        time.perf_counter() - started < SECONDS and len(single) < len(queries)
+    ):
+        at = len(single) % len(queries)
+        before = time.perf_counter()
+        search(queries[at : at + 1])
+        single.append(time.perf_counter() - before)
+    batches, started = 0, time.perf_counter()
+    while batches < 2 or (time.perf_counter() - started < SECONDS and batches < 8):
+        search(queries[batches * BATCH % NUM_QUERIES :][:BATCH])
+        batches += 1
+    seconds = time.perf_counter() - started
+    return {
+        "num_single": len(single),
+        "p50_ms": 1000 * float(np.percentile(single, 50)),
+        "p99_ms": 1000 * float(np.percentile(single, 99)),
+        "queries_per_second": len(single) / sum(single),
+        "queries_per_second_in_batches_of_32": batches * BATCH / seconds,
+    }
+
+
+def scores_of(found: np.ndarray, true: np.ndarray) -> float:
+    """Recall: share of the true rows that were found."""
+    shares = [
+        len(set(a) & set(b)) / len(b) for a, b in zip(found.tolist(), true.tolist(), strict=True)
+    ]
+    return float(np.mean(shares))
+
+
+def of_engine(engine: SearchEngine, queries: np.ndarray) -> dict[str, float]:
+    return timed(lambda some: engine.search(some, NUM_RESULTS), queries)
+
+
+def exact(folder: Path, queries: np.ndarray) -> dict[str, object]:
+    engine = ExactEngine(Collection(folder))
+    with OwnMemory() as memory:
+        result: dict[str, object] = of_engine(engine, queries)
+    found = engine.search(queries, NUM_RESULTS)
+    np.save(folder / "true.npy", found.rows)
+    return {**result, "recall_at_10": 1.0, "own_memory_mib": memory.mib}
+
+
+def index(folder: Path, queries: np.ndarray) -> dict[str, object]:
+    collection = Collection(folder)
+    factory = index_factory(len(collection), WIDTH)
+    before = time.perf_counter()
+    with OwnMemory() as building:
+        info = build_index(collection, BuildOptions(factory))
+    seconds = time.perf_counter() - before
+    files = sum(path.stat().st_size for path in (folder / "index").iterdir())
+    engine = open_engine(collection)
+    with OwnMemory() as memory:
+        result = of_engine(engine, queries)
+    found = engine.search(queries, NUM_RESULTS).rows
+    return {
+        "factory": factory, "num_probes": info.num_probes, "build_seconds": seconds,
+        "seconds": info.seconds, "build_memory_mib": building.mib, "size_bytes": files,
+        **result, "recall_at_10": scores_of(found, np.load(folder / "true.npy")),
+        "own_memory_mib": memory.mib,
+    }  # fmt: skip
+
+
+def numpy(folder: Path, queries: np.ndarray) -> dict[str, object]:
+    """The plain way: convert the mapped rows, multiply, sort a part."""
+    collection = Collection(folder)
+
+    def search(some: np.ndarray) -> np.ndarray:
+        products = [
+            some @ images.astype(np.float32).T for _, images in collection.image_tiles(65_536)
+        ]
+        scores = np.concatenate(products, axis=1)
+        return np.argpartition(-scores, NUM_RESULTS, axis=1)[:, :NUM_RESULTS]
+
+    with OwnMemory() as memory:
+        result: dict[str, object] = timed(search, queries)
+    recall = scores_of(search(queries), np.load(folder / "true.npy"))
+    return {**result, "recall_at_10": recall, "own_memory_mib": memory.mib}
+
+
+def faiss_flat(folder: Path, queries: np.ndarray) -> dict[str, object]:
+    """IndexFlatIP of FAISS: float32 in memory."""
+    import faiss
+
+    collection = Collection(folder)
+    if len(collection) > LARGEST_IN_MEMORY:
+        return {"skipped": f"needs {len(collection) * WIDTH * 4 / 1e9:.0f} GB of memory"}
+    with OwnMemory() as memory:
+        before = time.perf_counter()
+        flat = faiss.IndexFlatIP(WIDTH)
+        for _, images in collection.image_tiles(65_536):
+            flat.add(images.astype(np.float32))
+        seconds = time.perf_counter() - before
+        result: dict[str, object] = timed(lambda some: flat.search(some, NUM_RESULTS), queries)
+    recall = scores_of(flat.search(queries, NUM_RESULTS)[1], np.load(folder / "true.npy"))
+    return {
+        "load_seconds": seconds, **result, "recall_at_10": recall, "own_memory_mib": memory.mib,
+    }  # fmt: skip
+
+
+def of_rows(num_rows: int, folder: Path) -> dict[str, object]:
+    """Write a collection, measure each part in a process of its own, and delete it."""
+    place = folder / str(num_rows)
+    before = time.perf_counter()
+    write_simulated(place, num_rows, WIDTH)
+    result: dict[str, object] = {
+        "num_rows": num_rows, "simulation_seconds": time.perf_counter() - before,
+    }  # fmt: skip
+    try:
+        for part in PARTS:
+            words = [sys.executable, __file__, "--part", part, "--folder", str(place)]
+            done = subprocess.run(words, capture_output=True, text=True, check=False)
+            if done.returncode:
+                raise RuntimeError(f"{part}: {done.stderr[-2000:]}")
+            result[part] = json.loads(done.stdout.splitlines()[-1])
+            print(num_rows, part, done.stdout.splitlines()[-1], file=sys.stderr)
+    finally:
+        shutil.rmtree(place)
+    return result
+
+
+def exponents(results: list[dict[str, object]]) -> dict[str, float]:
+    """Growth exponents between the smallest and the largest number of rows."""
+    first, last = results[0], results[-1]
+    ratio = math.log(last["num_rows"] / first["num_rows"])
+
+    def exponent(part: str, name: str) -> float:
+        return math.log(last[part][name] / first[part][name]) / ratio
+
+    return {
+        f"{part}: {name}": exponent(part, name)
+        for part, name in (
+            ("exact", "p50_ms"), ("exact", "own_memory_mib"), ("index", "p50_ms"),
+            ("index", "build_seconds"), ("index", "build_memory_mib"), ("index", "own_memory_mib"),
+        )
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 1_000_000])
+    parser.add_argument("--folder", type=Path, required=True, help="scratch folder, on a disk")
+    parser.add_argument("--output", type=Path)
+    parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.part is not None:
+        parts = {"exact": exact, "index": index, "numpy": numpy, "faiss_flat": faiss_flat}
+        print(json.dumps(parts[args.part](args.folder, queries_of())))
+        return
+    results = [of_rows(rows, args.folder) for rows in sorted(args.rows)]
+    content = {
+        "vectors": f"simulated, {WIDTH} components", "num_cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(), "load_average_at_end": os.getloadavg()[0],
+        "versions": {"python": platform.python_version(), "numpy": np.__version__,
+                     "torch": torch.__version__},
+        "results": results,
+        "growth_exponents": exponents(results) if len(results) > 1 else {},
+    }  # fmt: skip
+    text = json.dumps(content, indent=2)
+    print(text)
+    if args.output is not None:
+        args.output.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()
