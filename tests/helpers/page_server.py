@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,18 +21,21 @@ COUNTS = (30, 30)
 _SIZES = ((40, 32), (32, 40), (96, 16), (24, 24))
 
 
-def write_page_collection(folder: Path) -> Path:
-    """Embed 60 images of four colours; return the collection."""
+def write_page_collection(
+    folder: Path, counts=COUNTS, class_names=CLASS_NAMES, captions=("another caption",)
+) -> Path:
+    """Embed images of four colours, 60 unless told otherwise; return the collection."""
     from clipkit.collection.embedding import EmbedPlan, embed_collection, start_collection
 
     number = 0
-    for shard, count in enumerate(COUNTS):
+    for shard, count in enumerate(counts):
         samples = []
         for _ in range(count):
-            samples.append((f"key-{number:03d}", _sample(number)))
+            samples.append((f"key-{number:03d}", _sample(number, captions, bool(class_names))))
             number += 1
         write_shard(folder / "data" / f"{shard:05d}.tar", samples)
-    (folder / "data" / "classnames.txt").write_text("\n".join(CLASS_NAMES))
+    if class_names:
+        (folder / "data" / "classnames.txt").write_text("\n".join(class_names))
     plan = EmbedPlan(
         "tiny", str(folder / "data"), folder / "collection", num_workers=0, columns=("json:place",)
     )
@@ -42,15 +45,18 @@ def write_page_collection(folder: Path) -> Path:
     return folder / "collection"
 
 
-def _sample(number: int) -> dict[str, bytes]:
+def _sample(number: int, more_captions: Sequence[str], has_class: bool) -> dict[str, bytes]:
     color = list(COLORS)[number % 4]
-    captions = {0: HOSTILE, 1: LONG_WORD}.get(number, f"a {color} square number {number}")
-    return {
+    caption = {0: HOSTILE, 1: LONG_WORD}.get(number, f"a {color} square number {number}")
+    members = {
         "jpg": image_bytes(color, _SIZES[number % 4], seed=number),
-        "txt": f"{captions}\nanother caption".encode(),
-        "cls": str(number % 4).encode(),
         "json": f'{{"place": "{"<i>sea</i>" if number % 2 else "town"}"}}'.encode(),
     }
+    if more_captions:
+        members["txt"] = "\n".join([caption, *more_captions]).encode()
+    if has_class:
+        members["cls"] = str(number % 4).encode()
+    return members
 
 
 @contextmanager

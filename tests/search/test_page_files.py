@@ -73,6 +73,15 @@ def test_scripts_import_each_other_and_write_no_markup(path):
     assert len(text.splitlines()) < 300
 
 
+def test_every_module_is_loaded_at_once():
+    """Without this the browser would find them one level of imports after the other."""
+    index = _Markup(page_files()["index.html"].content.decode())
+    links = {value for tag, name, value in index.attributes if tag == "link" and name == "href"}
+    assert {link for link in links if link.endswith(".js")} == {
+        f"/static/{path.name}" for path in SCRIPTS if path.name != "app.js"
+    }
+
+
 def test_every_module_is_used():
     used = {"app.js"}
     for path in SCRIPTS:

@@ -16,7 +16,7 @@ from clipkit.search.serving.options import ServeOptions
 from tests.helpers import tiny
 from tests.helpers.contrast import LOW_CONTRAST
 from tests.helpers.page_driver import NAMELESS
-from tests.helpers.page_server import LONG_WORD, running
+from tests.helpers.page_server import LONG_WORD, running, write_page_collection
 
 pytestmark = pytest.mark.browser
 
@@ -154,6 +154,35 @@ def test_a_server_that_ended_is_explained(driver, page_collection):
         assert "The server does not answer" in driver.texts("#notice")[0]
         assert driver.texts("#notice .secondary") == ["Try again"]
         assert driver.value(LOW_CONTRAST) == []
+
+
+def test_an_upload_that_the_server_no_longer_has_is_explained(driver, page_url):
+    driver.visit(page_url)
+    driver.wait_for("document.querySelectorAll('#start .card').length > 0")
+    part = "{ kind: 'upload', value: '0'.repeat(32), weight: 1 }"
+    driver.value(f"import('/static/state.js').then((m) => m.update({{ parts: [{part}] }}))")
+    driver.wait_for("document.querySelector('#notice').innerText.includes('drop the file again')")
+    driver.click("#parts .small")
+    driver.wait_for("document.querySelector('#notice').hidden")
+
+
+def test_one_image_without_class_and_caption(driver, tmp_path):
+    collection = write_page_collection(tmp_path, counts=(1,), class_names=(), captions=())
+    with running(create_app(collection, load=load(collection))) as (address, _):
+        driver.visit(address)
+        driver.wait_for("document.querySelector('#start')?.innerText.startsWith('1 image')")
+        assert driver.count("#start .card") == 1
+        driver.press("m")
+        driver.wait_for("document.querySelector('#plane-text').hidden")
+        assert driver.count("#legend button") == 0
+        driver.value("document.querySelector('#plane').focus()")
+        driver.press("ArrowRight")
+        driver.press("Enter")
+        driver.wait_for("document.querySelectorAll('#detail .facts div').length > 3")
+        assert "The image has no caption." in driver.texts("#detail")[0]
+        driver.press("ArrowRight")
+        driver.wait_for("document.querySelector('#live').innerText === 'This is the last image'")
+        assert driver.browser.complaints == []
 
 
 def test_a_token_is_asked_for(driver, page_collection):
