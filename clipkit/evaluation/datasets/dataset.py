@@ -32,7 +32,7 @@ from clipkit.data.storage.braces import MAX_NAMES
 from clipkit.data.storage.cache import read_small_file
 from clipkit.data.storage.urls import UNION, is_local, local_path, parse_address
 from clipkit.data.text.captions import CaptionPicker, TextField
-from clipkit.errors import DataError, SampleError
+from clipkit.errors import ConfigError, DataError, SampleError
 from clipkit.templates import check_templates
 
 _SHOWN_CHARACTERS: Final = 40
@@ -83,6 +83,9 @@ class EvaluationDataset:
             ("json:category").
         reopen: Function that opens another split of the same data; None if there are no others.
 
+    Raises:
+        ConfigError: If the index has a mask: an evaluation is of all samples.
+
     Examples:
         >>> data = open_dataset("data/val")
         >>> data.class_names[data.sample(0).label]
@@ -102,6 +105,8 @@ class EvaluationDataset:
         label_field: str = "cls",
         reopen: Callable[[str], EvaluationDataset] | None = None,
     ) -> None:
+        if index.mask is not None:
+            raise ConfigError(f"{name}: expected an index without a mask, got {index.mask.name}")
         self.name = name
         self.class_names = class_names
         self.templates = templates

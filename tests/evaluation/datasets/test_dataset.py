@@ -9,12 +9,14 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from clipkit.data import ShardIndex
 from clipkit.data.storage.cache import ShardCache
 from clipkit.errors import ClipkitError, ConfigError, DataError, SampleError
-from clipkit.evaluation import open_dataset
+from clipkit.evaluation import EvaluationDataset, open_dataset
 from clipkit.types import IGNORE_LABEL
 from tests.helpers.evaluation_data import CLASSES, captions, sample, write_layout
 from tests.helpers.factories import write_shard
+from tests.helpers.masks import mask_without
 
 
 def test_layout_gives_samples_in_order_with_names_and_templates(tmp_path):
@@ -166,3 +168,11 @@ def test_a_broken_sample_is_named(tmp_path, members, reason):
 
     with pytest.raises(SampleError, match=f"/bad: .*{reason}"):
         data.sample(0)
+
+
+def test_an_index_with_a_mask_is_refused(shards):
+    """It would be ignored: an evaluation reads all samples."""
+    index = ShardIndex.from_urls(shards / "val")
+    masked = index.with_mask(mask_without(index, {0}))
+    with pytest.raises(ConfigError, match="val: expected an index without a mask, got mask"):
+        EvaluationDataset("val", masked)
