@@ -80,3 +80,18 @@ def detection(scores: np.ndarray, wrong: np.ndarray, kept_share: float) -> dict[
         "precision": float(found / removed.sum()),
         "recall": float(found / num_wrong),
     }
+
+
+def recalls(images: Tensor, texts: Tensor, owners: Tensor) -> dict[str, float]:
+    """Recall at 1, 5 and 10 both ways; an image is right if any of its captions is found."""
+    scores = texts @ images.T
+    own = scores.gather(1, owners[:, None])
+    text_ranks = (scores > own).sum(1)
+    better = torch.stack([(scores[:, owner] > own[at]).sum() for at, owner in enumerate(owners)])
+    image_ranks = torch.full((len(images),), len(texts)).scatter_reduce(0, owners, better, "amin")
+    ranks = {"text_to_image": text_ranks, "image_to_text": image_ranks}
+    return {
+        f"val/{way}/recall_at_{k}": float((of_way < k).double().mean())
+        for way, of_way in ranks.items()
+        for k in (1, 5, 10)
+    }

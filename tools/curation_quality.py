@@ -37,6 +37,7 @@ from cross_fitted_scores import (
     detection,
     heads_output,
     pair_means,
+    recalls,
     train_heads,
 )
 from torch import Tensor
@@ -150,69 +151,99 @@ def write_collection(
     write_info(info, out)
 
 
+@dataclass(frozen=True)
+class Features:
+    """Features of photos and captions by the frozen towers."""
+
+    collection: Collection
+    images: Tensor
+    texts: Tensor
+    owners: Tensor
+
+    @classmethod
+    def of(cls, folder: Path) -> Features:
+        """Read a collection."""
+        collection = Collection(folder)
+        images = torch.from_numpy(collection.images(np.arange(len(collection)))).float()
+        texts = np.concatenate([files.texts() for files in collection.shards])
+        lengths = np.concatenate([np.diff(files.text_starts()) for files in collection.shards])
+        owners = torch.from_numpy(np.repeat(np.arange(len(lengths)), lengths))
+        return cls(collection, images, torch.from_numpy(texts).float(), owners)
+
+    def with_captions_of(self, source: np.ndarray) -> Features:
+        """Give each photo the captions of another one."""
+        lengths = torch.bincount(self.owners)
+        starts = torch.cumsum(lengths, 0) - lengths
+        spans = zip(starts[source].tolist(), lengths[source].tolist(), strict=True)
+        rows = torch.cat([torch.arange(first, first + length) for first, length in spans])
+        owners = torch.repeat_interleave(torch.arange(len(lengths)), lengths[source])
+        return replace(self, texts=self.texts[rows], owners=owners)
+
+
 def prepare(args: argparse.Namespace) -> None:
-    """Pack, shuffle, score and filter."""
+    """Pack, shuffle, score and filter; train linear heads with each mask."""
     work, photos = args.work, read_photos(args.flickr8k, "train")
     pack(read_photos(args.flickr8k, "val"), work / "val")
     pack(photos, work / "clean")
     if not (work / "frozen").exists():
         save_encoder(frozen_encoder(args.image_weights, args.text_model), work / "frozen")
-    clipkit("embed", work / "clean", "--model", work / "frozen", "--output", work / "features",
-            "--num-workers", "0")  # fmt: skip
-    features = Collection(work / "features")
-    images = torch.from_numpy(features.images(np.arange(len(features)))).float()
-    texts = torch.from_numpy(np.concatenate([each.texts() for each in features.shards])).float()
-    lengths = torch.tensor([len(each.captions) for each in photos])
-    starts = torch.cumsum(lengths, 0) - lengths
+    for split in ("clean", "val"):
+        clipkit("embed", work / split, "--model", work / "frozen", "--num-workers", "0",
+                "--output", work / f"features-{split}")  # fmt: skip
+    clean, val = (Features.of(work / f"features-{split}") for split in ("clean", "val"))
     for seed in SEEDS:
         source, wrong = shuffled(len(photos), seed)
-        noisy = [replace(photo, captions=photos[at].captions) for photo, at in
-                 zip(photos, source.tolist(), strict=True)]  # fmt: skip
+        pairs = zip(photos, source.tolist(), strict=True)
+        noisy = [replace(photo, captions=photos[at].captions) for photo, at in pairs]
         pack(noisy, work / f"noisy-{seed}")
-        spans = zip(starts[source].tolist(), lengths[source].tolist(), strict=True)
-        rows = torch.cat([torch.arange(first, first + length) for first, length in spans])
-        owners = torch.repeat_interleave(torch.arange(len(photos)), lengths[source])
-        found = score(work, features, seed, source, (images, texts[rows], owners))
-        found["mask"] = masks(work, seed, wrong)
-        for name, scores in found.pop("scores").items():
-            found[name] = detection(scores, wrong, KEPT_SHARE)
+        features = clean.with_captions_of(source)
+        found: dict[str, Any] = score(work, features, source, wrong, seed)
+        found["mask"], kept = masks(work, seed, wrong)
+        found["heads"] = {}
+        for condition, rows in zip(CONDITIONS, (kept | True, kept, ~wrong), strict=True):
+            heads = train_heads(*parts(features), torch.from_numpy(np.flatnonzero(rows)), seed)
+            rows_of_val = heads_output(heads, val.images, val.texts)
+            found["heads"][condition] = recalls(*rows_of_val, val.owners)
         (work / f"found-{seed}.json").write_text(json.dumps(found, indent=1))
-        print(json.dumps(found))
+        print(json.dumps(found), flush=True)
+
+
+def parts(features: Features) -> tuple[Tensor, Tensor, Tensor]:
+    """The tensors of features."""
+    return features.images, features.texts, features.owners
 
 
 def score(
-    work: Path,
-    features: Collection,
-    seed: int,
-    source: np.ndarray,
-    noisy: tuple[Tensor, Tensor, Tensor],
+    work: Path, features: Features, source: np.ndarray, wrong: np.ndarray, seed: int
 ) -> dict[str, Any]:
     """Score all pairs, and write the collection of the cross-fitted embeddings."""
-    images, texts, owners = noisy
     start = time.perf_counter()
-    rows = cross_fitted(images, texts, owners, seed)
+    rows = cross_fitted(*parts(features), seed)
     seconds = time.perf_counter() - start
-    heads = train_heads(images, texts, owners, torch.arange(len(images)), seed)
-    memorised = heads_output(heads, images, texts)
-    shards = work / f"noisy-{seed}"
-    write_collection(features, source, rows, shards, work / f"embedded-{seed}")
-    scores = {
-        "cross_fitted": pair_means(rows[0], rows[1], owners),
-        "trained_on_them": pair_means(memorised[0], memorised[1], owners),
+    write_collection(
+        features.collection, source, rows, work / f"noisy-{seed}", work / f"embedded-{seed}"
+    )
+    everything = torch.arange(len(features.images))
+    heads = train_heads(*parts(features), everything, seed)
+    memorised = heads_output(heads, features.images, features.texts)
+    return {
+        "seconds": seconds,
+        "cross_fitted": detection(pair_means(*rows, features.owners), wrong, KEPT_SHARE),
+        "trained_on_them": detection(pair_means(*memorised, features.owners), wrong, KEPT_SHARE),
     }
-    return {"seconds": seconds, "scores": scores}
 
 
-def masks(work: Path, seed: int, wrong: np.ndarray) -> dict[str, float]:
-    """Filter by the command, write the mask of the pairs that are right, and compare both."""
+def masks(work: Path, seed: int, wrong: np.ndarray) -> tuple[dict[str, float], np.ndarray]:
+    """Filter by the command, and write the mask of the pairs that are right."""
     out = work / f"filtered-{seed}.npz"
     clipkit("shards", "filter", work / f"embedded-{seed}", "--best-scores", str(KEPT_SHARE),
             "--output", out)  # fmt: skip
     index = ShardIndex.from_urls(str(work / f"noisy-{seed}"))
     SampleMask.of(index, wrong.astype(np.uint8), ["shuffled"]).save(work / f"clean-{seed}.npz")
-    removed = ~SampleMask.load(out).kept
-    found = float((removed & wrong).sum())
-    return {"precision": found / float(removed.sum()), "recall": found / float(wrong.sum())}
+    kept = SampleMask.load(out).kept
+    found = float((~kept & wrong).sum())
+    precision, recall = found / float((~kept).sum()), found / float(wrong.sum())
+    return {"precision": precision, "recall": recall}, kept
 
 
 def train(args: argparse.Namespace) -> None:
@@ -258,10 +289,17 @@ def report(args: argparse.Namespace) -> None:
         for name in found[0][kind]:
             print(f"{kind} {name}: {shown([each[kind][name] for each in found])}")
     for condition in CONDITIONS:
+        heads = [each["heads"][condition] for each in found]
+        print(f"| heads, {condition} | {' | '.join(cells_of(heads))} |")
+    for condition in CONDITIONS:
         folders = [args.work / f"run-{condition}-{seed}" for seed in SEEDS]
         results = [json.loads((each / "result.json").read_text()) for each in folders]
-        cells = [shown([each[name] for each in results]) for name in RECALLS]
-        print(f"| {condition} | {' | '.join(cells)} |")
+        print(f"| clipkit fit, {condition} | {' | '.join(cells_of(results))} |")
+
+
+def cells_of(results: list[dict[str, float]]) -> list[str]:
+    """The recalls of some seeds."""
+    return [shown([each[name] for each in results]) for name in RECALLS]
 
 
 def shown(values: list[float]) -> str:
