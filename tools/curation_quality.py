@@ -32,7 +32,6 @@ from typing import Any
 import numpy as np
 import torch
 from cross_fitted_scores import (
-    WIDTH,
     cross_fitted,
     detection,
     heads_output,
@@ -40,9 +39,8 @@ from cross_fitted_scores import (
     recalls,
     train_heads,
 )
-from torch import Tensor
+from curation_features import Features, write_collection
 
-from clipkit.collection import Collection, CollectionShard, write_info
 from clipkit.data import ShardIndex
 from clipkit.data.shards.masks.sample_mask import SampleMask
 from clipkit.models import DualEncoder, TimmImageTower, TransformersTextTower, save_encoder
@@ -121,65 +119,6 @@ def frozen_encoder(image_weights: Path, text_model: Path) -> DualEncoder:
     ).eval()
 
 
-def write_collection(
-    features: Collection, source: np.ndarray, rows: tuple[Tensor, Tensor], shards: Path, out: Path
-) -> None:
-    """Write the embeddings of noisy shards: tables are those of the photos, with other captions."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    out.mkdir(parents=True, exist_ok=True)
-    index = ShardIndex.from_urls(str(shards))
-    listed = tuple(
-        CollectionShard(f"{number:05d}", each.url, each.num_samples, each.size_bytes, each.digest)
-        for number, each in enumerate(index.shards)
-    )
-    table = features.table(["key", "captions", "width_pixels", "height_pixels", "error"])
-    captions = table.column("captions").take(pa.array(source))
-    table = table.set_column(1, "captions", captions)
-    lengths = np.array([len(texts) for texts in captions.to_pylist()])
-    ends = np.concatenate([[0], np.cumsum(lengths)])
-    for shard, start, end in zip(listed, index.starts[:-1], index.starts[1:], strict=True):
-        base = out / shard.name
-        np.save(f"{base}.images.f16.npy", rows[0][start:end].half().numpy())
-        np.save(f"{base}.texts.f16.npy", rows[1][ends[start] : ends[end]].half().numpy())
-        pq.write_table(table.slice(start, end - start), f"{base}.parquet")
-    info = replace(
-        features.info, model="cross-fitted heads", model_hash="", data=str(shards),
-        embedding_dim=WIDTH, shards=listed,
-    )  # fmt: skip
-    write_info(info, out)
-
-
-@dataclass(frozen=True)
-class Features:
-    """Features of photos and captions by the frozen towers."""
-
-    collection: Collection
-    images: Tensor
-    texts: Tensor
-    owners: Tensor
-
-    @classmethod
-    def of(cls, folder: Path) -> Features:
-        """Read a collection."""
-        collection = Collection(folder)
-        images = torch.from_numpy(collection.images(np.arange(len(collection)))).float()
-        texts = np.concatenate([files.texts() for files in collection.shards])
-        lengths = np.concatenate([np.diff(files.text_starts()) for files in collection.shards])
-        owners = torch.from_numpy(np.repeat(np.arange(len(lengths)), lengths))
-        return cls(collection, images, torch.from_numpy(texts).float(), owners)
-
-    def with_captions_of(self, source: np.ndarray) -> Features:
-        """Give each photo the captions of another one."""
-        lengths = torch.bincount(self.owners)
-        starts = torch.cumsum(lengths, 0) - lengths
-        spans = zip(starts[source].tolist(), lengths[source].tolist(), strict=True)
-        rows = torch.cat([torch.arange(first, first + length) for first, length in spans])
-        owners = torch.repeat_interleave(torch.arange(len(lengths)), lengths[source])
-        return replace(self, texts=self.texts[rows], owners=owners)
-
-
 def prepare(args: argparse.Namespace) -> None:
     """Pack, shuffle, score and filter; train linear heads with each mask."""
     work, photos = args.work, read_photos(args.flickr8k, "train")
@@ -201,16 +140,11 @@ def prepare(args: argparse.Namespace) -> None:
         found["mask"], kept = masks(work, seed, wrong)
         found["heads"] = {}
         for condition, rows in zip(CONDITIONS, (kept | True, kept, ~wrong), strict=True):
-            heads = train_heads(*parts(features), torch.from_numpy(np.flatnonzero(rows)), seed)
+            heads = train_heads(*features.parts(), torch.from_numpy(np.flatnonzero(rows)), seed)
             rows_of_val = heads_output(heads, val.images, val.texts)
             found["heads"][condition] = recalls(*rows_of_val, val.owners)
         (work / f"found-{seed}.json").write_text(json.dumps(found, indent=1))
         print(json.dumps(found), flush=True)
-
-
-def parts(features: Features) -> tuple[Tensor, Tensor, Tensor]:
-    """The tensors of features."""
-    return features.images, features.texts, features.owners
 
 
 def score(
@@ -218,13 +152,13 @@ def score(
 ) -> dict[str, Any]:
     """Score all pairs, and write the collection of the cross-fitted embeddings."""
     start = time.perf_counter()
-    rows = cross_fitted(*parts(features), seed)
+    rows = cross_fitted(*features.parts(), seed)
     seconds = time.perf_counter() - start
     write_collection(
         features.collection, source, rows, work / f"noisy-{seed}", work / f"embedded-{seed}"
     )
     everything = torch.arange(len(features.images))
-    heads = train_heads(*parts(features), everything, seed)
+    heads = train_heads(*features.parts(), everything, seed)
     memorised = heads_output(heads, features.images, features.texts)
     return {
         "seconds": seconds,
