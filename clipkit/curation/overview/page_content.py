@@ -252,9 +252,7 @@ def _caption_tables(captions: CaptionFacts) -> dict[str, Values]:
     num = max(1, captions.num_captions)
 
     def rows(items: Sequence[CountedText]) -> list[list[str]]:
-        return [
-            [each.text, grouped(each.count), f"{percent(each.count / num)} %"] for each in items
-        ]
+        return [[each.text, grouped(each.count), _share(each.count / num)] for each in items]
 
     scripts = [CountedText(script, count) for script, count in captions.scripts.items()]
     suspicious = [
