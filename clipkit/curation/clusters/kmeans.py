@@ -17,8 +17,9 @@ from clipkit.errors import ConfigError
 Rows = Float32[np.ndarray, "N D"]
 Centres = Float32[np.ndarray, "K D"]
 
-TILE_ROWS: Final = 16_384
-"""Rows that are compared with all centres at a time, which bounds the memory."""
+_TILE_ROWS: Final = 16_384
+_TILE_PRODUCTS: Final = 2**24
+"""Products of rows and centres that are in memory at a time; fewer rows for more centres."""
 _SMALLEST_DISTANCE: Final = 1e-6
 """Rows nearer to a centre than this, as one minus cosine, are equal to it up to rounding."""
 
@@ -103,8 +104,9 @@ def nearest_centres(
     """
     labels = np.empty(len(rows), dtype=np.int64)
     similarities = np.empty(len(rows), dtype=np.float32)
-    for start in range(0, len(rows), TILE_ROWS):
-        tile = slice(start, start + TILE_ROWS)
+    tile_rows = max(1, min(_TILE_ROWS, _TILE_PRODUCTS // len(centres)))
+    for start in range(0, len(rows), tile_rows):
+        tile = slice(start, start + tile_rows)
         products = np.asarray(rows[tile], dtype=np.float32) @ centres.T
         labels[tile] = products.argmax(1)
         similarities[tile] = products.max(1)
