@@ -186,7 +186,7 @@ def _score_facts(pairs: PairFacts) -> tuple[Fact, ...]:
         Fact("5 % of the pairs are below", f"{own[places[0.05]]:.3f}"),
         Fact("5 % of the pairs are above", f"{own[places[0.95]]:.3f}"),
         Fact(
-            "mismatched pairs, estimated",
+            "mismatched pairs, at most about",
             f"{percent(pairs.estimated_mismatched_share)} %",
             "twice the share below the median of random pairs",
         ),
