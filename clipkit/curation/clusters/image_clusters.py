@@ -97,8 +97,8 @@ def cluster_images(
 def default_num_clusters(num_images: int) -> int:
     """Return the square root of half the number of images, and from 2 to 64.
 
-    The rule is of Mardia, Kent & Bibby 1979, "Multivariate Analysis", section 13.1; a page of more
-    than 64 clusters is not looked at.
+    The rule is of Mardia, Kent & Bibby 1979, "Multivariate Analysis", section 13.1. A page of more
+    than 64 clusters is too long to be read.
 
     Examples:
         >>> default_num_clusters(1), default_num_clusters(1_400), default_num_clusters(10**6)
