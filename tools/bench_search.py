@@ -27,7 +27,7 @@ import torch
 from clipkit.collection import Collection
 from clipkit.search import ExactEngine, SearchEngine
 from clipkit.search.index import BuildOptions, build_index, index_factory, open_engine
-from tools.simulated_vectors import Vectors, write_simulated
+from tools.simulated_collection import CENTRES, write_simulated
 
 WIDTH = 512
 NUM_RESULTS = 10
@@ -62,8 +62,13 @@ class OwnMemory:
 
 
 def queries_of() -> np.ndarray:
-    """Queries from the same clusters, which are not in the collection."""
-    return Vectors(WIDTH).draw(NUM_QUERIES, np.random.default_rng((0, 2)))
+    """Queries around the same centres, which are not in the collection."""
+    centres = np.random.default_rng(0).standard_normal((CENTRES, WIDTH)).astype(np.float32)
+    rng = np.random.default_rng((2, 0))
+    queries = rng.standard_normal((NUM_QUERIES, WIDTH), dtype=np.float32)
+    queries += centres[rng.integers(0, CENTRES, NUM_QUERIES)]
+    queries /= np.linalg.norm(queries, axis=1, keepdims=True)
+    return queries
 
 
 def timed(search: Callable[[np.ndarray], object], queries: np.ndarray) -> dict[str, float]:
@@ -173,7 +178,7 @@ def of_rows(num_rows: int, folder: Path) -> dict[str, object]:
     """Write a collection, measure each part in a process of its own, and delete it."""
     place = folder / str(num_rows)
     before = time.perf_counter()
-    write_simulated(place, num_rows, WIDTH)
+    write_simulated(place, num_rows, WIDTH, "simulated", "")
     result: dict[str, object] = {
         "num_rows": num_rows, "simulation_seconds": time.perf_counter() - before,
     }  # fmt: skip
@@ -220,7 +225,7 @@ def main() -> None:
         return
     results = [of_rows(rows, args.folder) for rows in sorted(args.rows)]
     content = {
-        "vectors": f"simulated, {WIDTH} components", "num_cpus": os.cpu_count(),
+        "vectors": f"simulated around {CENTRES} centres, {WIDTH} components", "num_cpus": os.cpu_count(),
         "threads": torch.get_num_threads(), "load_average_at_end": os.getloadavg()[0],
         "versions": {"python": platform.python_version(), "numpy": np.__version__,
                      "torch": torch.__version__},
