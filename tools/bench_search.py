@@ -2,8 +2,8 @@
 
 python tools/bench_search.py --rows 100000 1000000 --folder /scratch/search --output search.json
 
-The vectors are simulated (tools.simulated_vectors.py). Each number of rows has processes of its
-own, so that memory is that of one of them: bytes of the process's own memory, without mapped files.
+The vectors are simulated (tools/simulated_collection.py, around 1,000 centres). Each part runs in a
+process of its own; memory is the process's own, without mapped files.
 """
 
 from __future__ import annotations
@@ -225,7 +225,8 @@ def main() -> None:
         return
     results = [of_rows(rows, args.folder) for rows in sorted(args.rows)]
     content = {
-        "vectors": f"simulated around {CENTRES} centres, {WIDTH} components", "num_cpus": os.cpu_count(),
+        "vectors": f"simulated around {CENTRES} centres, {WIDTH} components",
+        "num_cpus": os.cpu_count(),
         "threads": torch.get_num_threads(), "load_average_at_end": os.getloadavg()[0],
         "versions": {"python": platform.python_version(), "numpy": np.__version__,
                      "torch": torch.__version__},
