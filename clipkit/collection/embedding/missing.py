@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,10 +12,11 @@ from typing import Final
 from clipkit.atomic_files import TEMPORARY_SUFFIX
 from clipkit.collection.info import CollectionInfo
 from clipkit.collection.shard_files import TABLE_SUFFIX, ShardFiles
-from clipkit.errors import DataError
+from clipkit.errors import ConfigError, DataError
 
 _LOG: Final = logging.getLogger(__name__)
 _OLD_SECONDS: Final = 24 * 3600
+_FLOAT16_BYTES: Final = 2
 
 
 def missing_shards(info: CollectionInfo, folder: Path | str, numbers: Iterable[int]) -> list[int]:
@@ -41,6 +43,26 @@ def missing_shards(info: CollectionInfo, folder: Path | str, numbers: Iterable[i
             (Path(folder) / f"{files.shard.name}{TABLE_SUFFIX}").unlink(missing_ok=True)
             missing.append(number)
     return missing
+
+
+def check_space(info: CollectionInfo, folder: Path | str, numbers: Iterable[int]) -> None:
+    """Refuse a disk that has not even space for the embeddings of the images.
+
+    Args:
+        info: Record of the collection.
+        folder: The collection.
+        numbers: Numbers of the shards that are missing.
+
+    Raises:
+        ConfigError: If the disk has less.
+    """
+    num_rows = sum(info.shards[number].num_samples for number in numbers)
+    num_bytes, free = num_rows * info.embedding_dim * _FLOAT16_BYTES, shutil.disk_usage(folder).free
+    if free < num_bytes:
+        raise ConfigError(
+            f"--output: {folder} needs at least {num_bytes / 1e6:,.0f} MB for {num_rows:,} images, "
+            f"the disk has {free / 1e6:,.0f} MB; free some space, or choose another folder"
+        )
 
 
 def remove_old_temporaries(folder: Path | str) -> None:

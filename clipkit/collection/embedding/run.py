@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import torch.distributed as dist
 
-from clipkit.collection.embedding.missing import missing_shards, remove_old_temporaries
+from clipkit.collection.embedding.missing import check_space, missing_shards, remove_old_temporaries
 from clipkit.collection.embedding.plan import EmbedPlan
 from clipkit.collection.embedding.shards import ShardReport, embed_shards
 from clipkit.collection.info import CollectionInfo
@@ -71,6 +71,7 @@ def embed_collection(
         on_progress: Called with the samples of this rank after each batch; None for no call.
 
     Raises:
+        ConfigError: If the disk has too little space from the start.
         FaultBudgetExceeded: If more than ``plan.faults.max_bad_shards`` shards of a rank cannot be
             embedded.
         NonFiniteError: If an embedding is not a unit vector.
@@ -97,7 +98,9 @@ def embed_collection(
 
 def _missing_of_part(plan: EmbedPlan, info: CollectionInfo, numbers: list[int]) -> list[int]:
     remove_old_temporaries(plan.output)
-    return missing_shards(info, plan.output, numbers)
+    missing = missing_shards(info, plan.output, numbers)
+    check_space(info, plan.output, missing)
+    return missing
 
 
 def _embed_rank(

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Final, final
 
 from clipkit.collection.embedding.columns import shown_misfits
@@ -116,8 +115,22 @@ def embed_shards(
     writer = _Embedder(plan, info, Towers(encoder, plan.model, plan.precision), on_batch)
     batches = read_batches(reader, tasks, min(workers, num_batches))
     with closing(batches), evaluating(encoder, plan.precision):
-        for number, of_shard in groupby(batches, key=lambda batch: batch.task.shard):
-            yield writer.embed(number, of_shard)
+        for first in batches:
+            of_shard = _to_the_end(first, batches, counts[first.task.shard])
+            report = writer.embed(first.task.shard, of_shard)
+            for _ in of_shard:  # the rest of a shard that is left out
+                pass
+            yield report
+
+
+def _to_the_end(
+    batch: ReadBatch | UnreadBatch, batches: Iterator[ReadBatch | UnreadBatch], num_samples: int
+) -> Iterator[ReadBatch | UnreadBatch]:
+    """Yield a batch and the next ones up to the last of its shard, without reading further."""
+    yield batch
+    while batch.task.end < num_samples:
+        batch = next(batches)
+        yield batch
 
 
 def _reader(

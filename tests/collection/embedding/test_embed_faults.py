@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +18,7 @@ from clipkit.collection import Collection
 from clipkit.collection.embedding import embed_collection, start_collection
 from clipkit.collection.embedding.towers import Towers
 from clipkit.data import FaultOptions
-from clipkit.errors import FaultBudgetExceeded, NonFiniteError, naming
+from clipkit.errors import ConfigError, FaultBudgetExceeded, NonFiniteError, naming
 from clipkit.models import DualEncoder
 from tests.helpers.embedding import arrays, contents, embed, encoder, plan_of, rows
 from tests.helpers.evaluation_data import sample, tiny_encoder, write_layout
@@ -131,6 +132,18 @@ def test_a_full_disk_leaves_complete_shards_only(tmp_path, data, monkeypatch, su
     assert embed(data, tmp_path / "out").num_kept == 1
     embed(data, tmp_path / "expected")
     assert contents(tmp_path / "out") == contents(tmp_path / "expected")
+
+
+def test_a_disk_that_is_too_small_is_refused_before_the_work(tmp_path, data, monkeypatch):
+    embed(data, tmp_path / "out")
+    (tmp_path / "out" / "1.parquet").unlink()
+    needed = 4 * 24 * 2  # the images of the shard that is missing
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=needed - 1))
+    with pytest.raises(ConfigError, match="--output: .* needs at least 0 MB for 4 images"):
+        embed(data, tmp_path / "out")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=needed))
+    assert embed(data, tmp_path / "out").num_missing == 0
 
 
 @pytest.mark.parametrize("batch", range(5))
