@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet
@@ -19,7 +20,7 @@ WIDTH = 8
 def rows_of(count: int, start: int = 0) -> ShardRows:
     """Samples with 0, 1 or 2 captions and a further column."""
     numbers = range(start, start + count)
-    columns = {name: [None] * count for name in COLUMNS}
+    columns: dict[str, Any] = {name: [None] * count for name in COLUMNS}
     columns |= {
         "key": [f"s{number}" for number in numbers],
         "captions": [[f"{number}"] * (number % 3) for number in numbers],

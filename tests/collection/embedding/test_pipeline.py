@@ -6,8 +6,9 @@ import os
 
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
-from clipkit.collection.embedding import embed_shards, reading, start_collection
+from clipkit.collection.embedding import embed_shards, start_collection
 from clipkit.collection.embedding.plan import default_workers
 from tests.helpers.embedding import encoder, plan_of
 from tests.helpers.evaluation_data import write_layout
@@ -19,9 +20,9 @@ def test_the_next_shard_is_read_while_one_is_embedded(tmp_path, monkeypatch, wor
     plan = plan_of(data, tmp_path / "out", batch_size=2, num_workers=workers)
     info = start_collection(plan, encoder(), None, plan.open_data())
     loaders, asked = [], []
-    loader = reading.DataLoader
     monkeypatch.setattr(
-        reading, "DataLoader", lambda *args, **more: loaders.append(1) or loader(*args, **more)
+        "clipkit.collection.embedding.reading.DataLoader",
+        lambda *args, **more: loaders.append(1) or DataLoader(*args, **more),
     )
     reports = embed_shards(
         plan, info, encoder(), plan.open_data(), range(8), lambda n: asked.append(n) or True
