@@ -16,13 +16,13 @@ MAX_LABELS: Final = 100
 """Largest number of labels that a request may bring, and that an answer has."""
 
 
-def _whole(value: Any) -> Any:
+def _integer(value: Any) -> Any:
     """Return 3 for 3.0, which is an integer in JSON."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-Whole = Annotated[int, BeforeValidator(_whole)]
-Row = Annotated[Whole, Field(ge=0, le=MAX_ROW, description="Number of an image of the collection.")]
+Integer = Annotated[int, BeforeValidator(_integer)]
+Row = Annotated[Integer, Field(ge=0, le=MAX_ROW, description="Number of an image.")]
 Upload = Annotated[
     str,
     Field(pattern="^[0-9a-f]{32}$", description="Answer of POST /api/uploads."),
@@ -127,8 +127,8 @@ class SearchRequest(RequestBody):
 
     parts: Annotated[list[Part], Field(min_length=1, max_length=16)]
     filters: Annotated[list[Filter], Field(max_length=20)] = []
-    num_results: Annotated[Whole, Field(ge=1, le=MAX_RESULTS)] = 50
-    offset: Annotated[Whole, Field(ge=0, le=MAX_OFFSET)] = 0
+    num_results: Annotated[Integer, Field(ge=1, le=MAX_RESULTS)] = 50
+    offset: Annotated[Integer, Field(ge=0, le=MAX_OFFSET)] = 0
     min_score: Annotated[float, Field(ge=-1, le=1)] | None = None
 
 
