@@ -7,19 +7,35 @@ from functools import cached_property
 from typing import Any, Final, final
 
 import numpy as np
-from jaxtyping import Float16, Float32, Int64
+from jaxtyping import Bool, Float16, Float32, Int64, UInt8
 
 from clipkit.collection import Collection, ShardFiles
+from clipkit.collection.shard_files import COLUMNS
 from clipkit.curation.scores import sample_scores
+from clipkit.errors import DataError
 
 OnRows = Callable[[int, int], None]
 """Called with the numbers of completed and of all rows, for a progress bar."""
 EMBEDDING_ROWS: Final = 16_384
 """Embeddings that are read at a time, which bounds the memory."""
+_LISTS: Final = ("list<element: string>", "list<item: string>")
 
 
 def no_progress(done: int, total: int) -> None:
     """Show no progress."""
+
+
+def _check_types(table: Any, shard: str) -> None:
+    """Refuse columns of other types than ``clipkit embed`` writes."""
+    for name in table.column_names:
+        kind = str(table.column(name).type)
+        expected = COLUMNS.get(name, kind)
+        # Arrow also prints the name of a list's items.
+        if kind != expected and kind not in _LISTS:
+            raise DataError(
+                f"{shard}.parquet: column {name}: expected {expected}, got {kind}; embed the shard "
+                "again"
+            )
 
 
 def finite_rows(images: Float16[np.ndarray, "R D"]) -> Float32[np.ndarray, "R D"]:
@@ -72,10 +88,12 @@ class Candidates:
         """Yield places of the candidates of a shard, and columns of theirs as a ``pyarrow.Table``.
 
         Raises:
-            DataError: If there is no such column, or a file is missing or damaged.
+            DataError: If there is no such column, it has another type, or a file is missing or
+                damaged.
         """
         for places, files, positions in self.shards():
             table = files.table(columns)
+            _check_types(table, files.shard.name)
             yield places, table if len(positions) == len(table) else table.take(positions)
 
     def numbers(self, column: str) -> np.ndarray:
@@ -89,6 +107,27 @@ class Candidates:
             cast = table.column(column).cast("float64")
             values[places] = cast.to_numpy()
         return values
+
+    def hashes(
+        self, column: str, width: int
+    ) -> tuple[UInt8[np.ndarray, "candidates width"], Bool[np.ndarray, " candidates"]]:
+        """Return a column of byte strings, zeros where one is missing; and where none is missing.
+
+        Args:
+            column: Name of the column.
+            width: Bytes of a value.
+
+        Raises:
+            DataError: As ``tables`` does.
+        """
+        rows: UInt8[np.ndarray, "candidates width"] = np.zeros((len(self), width), np.uint8)
+        is_known = np.zeros(len(self), dtype=np.bool_)
+        for places, table in self.tables([column]):
+            known = table.column(column).is_valid().to_numpy()
+            values = b"".join(table.column(column).drop_null().to_pylist())
+            rows[places][known] = np.frombuffer(values, dtype=np.uint8).reshape(-1, width)
+            is_known[places] = known
+        return rows, is_known
 
     def embeddings(self) -> Iterator[tuple[slice, Float32[np.ndarray, "tile D"]]]:
         """Yield places of candidates, and the embeddings of their images in float32.

@@ -51,7 +51,7 @@ FILTERS: Final[Mapping[str, type[Filter]]] = {
 }
 """Filters by name."""
 
-_KINDS: Final = {int: "a whole number", float: "a number", str: "a text", Path: "a path"}
+_KINDS: Final = {int: "an integer", float: "a number", str: "a text", Path: "a path"}
 
 
 def make_filter(name: str, given: object = None) -> Filter:

@@ -66,9 +66,9 @@ class EmbeddingDuplicateFilter(Filter):
         rank = preference(candidates)
         nearest = Nearest.of_none(len(candidates))
         reader = _Rows(candidates)
-        for done, total, samples in _cells(candidates, rank):
-            note_copies(samples, reader.read, self.min_similarity, nearest)
-            candidates.on_rows(done, total)
+        for start, total, samples in _cells(candidates, rank):
+            for done in note_copies(samples, reader.read, self.min_similarity, nearest):
+                candidates.on_rows(start + done, total)
         removed = nearest.similarities >= self.min_similarity
         kept = kept_samples(nearest.samples, removed)
         rows = np.where(nearest.samples >= 0, candidates.rows[nearest.samples], NOT_A_COPY)
@@ -183,10 +183,10 @@ def _note_most_similar(
 def _cells(
     candidates: Candidates, rank: Int64[np.ndarray, " candidates"]
 ) -> Iterator[tuple[int, int, Int64[np.ndarray, " R"]]]:
-    """Yield the completed and all comparisons, and the places in each cell, the preferred first."""
+    """Yield the numbers of previous and of all places, and the places of a cell by their rank."""
     wanted = num_cells(len(candidates))
     if wanted == 1:
-        yield len(candidates), len(candidates), np.argsort(rank)
+        yield 0, len(candidates), np.argsort(rank)
         return
     centres = cell_centres(candidates, wanted)
     cells = np.empty((len(candidates), CELLS_PER_SAMPLE), dtype=np.int32)
@@ -196,7 +196,7 @@ def _cells(
     order = np.lexsort((np.repeat(rank, CELLS_PER_SAMPLE), labels))
     ends = np.searchsorted(labels[order], np.arange(1, len(centres) + 1))
     for start, end in zip([0, *ends[:-1]], ends, strict=True):
-        yield int(end), len(order), order[start:end] // CELLS_PER_SAMPLE
+        yield int(start), len(order), order[start:end] // CELLS_PER_SAMPLE
 
 
 @final

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import final
+from typing import Final, final
 
 import numpy as np
-from jaxtyping import Bool, UInt8
 
 from clipkit.curation.candidates import Candidates
 from clipkit.curation.filters.base import NOT_A_COPY, Decision, Filter
-from clipkit.curation.filters.copies.arrow_bytes import fixed_bytes
 from clipkit.curation.filters.copies.preference import (
     copies_of_equal,
     preference,
     shown_counts,
 )
 
-_HASH_BYTES = 32
+_HASH_BYTES: Final = 32
 
 
 @final
@@ -36,7 +34,7 @@ class FileDuplicateFilter(Filter):
 
     def decide(self, candidates: Candidates) -> Decision:
         """Remove copies of files."""
-        hashes, is_known = _hashes(candidates)
+        hashes, is_known = candidates.hashes("image_sha256", _HASH_BYTES)
         places = np.flatnonzero(is_known)
         rank = preference(candidates)[places]
         copies = copies_of_equal(hashes[places].view("<u8"), rank)
@@ -44,13 +42,3 @@ class FileDuplicateFilter(Filter):
         is_copy = copies != NOT_A_COPY
         copy_of[places[is_copy]] = candidates.rows[places[copies[is_copy]]]
         return Decision(copy_of != NOT_A_COPY, copy_of=copy_of, notes=(shown_counts(copy_of),))
-
-
-def _hashes(
-    candidates: Candidates,
-) -> tuple[UInt8[np.ndarray, "candidates 32"], Bool[np.ndarray, " candidates"]]:
-    hashes = np.zeros((len(candidates), _HASH_BYTES), dtype=np.uint8)
-    is_known = np.zeros(len(candidates), dtype=np.bool_)
-    for places, table in candidates.tables(["image_sha256"]):
-        hashes[places], is_known[places] = fixed_bytes(table.column("image_sha256"), _HASH_BYTES)
-    return hashes, is_known

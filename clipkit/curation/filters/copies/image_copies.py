@@ -12,7 +12,6 @@ from jaxtyping import Float32, Int64
 from clipkit.collection import Collection
 from clipkit.curation.candidates import Candidates
 from clipkit.curation.filters.base import NOT_A_COPY, Decision, Filter
-from clipkit.curation.filters.copies.arrow_bytes import fixed_bytes
 from clipkit.curation.filters.copies.image_sets import (
     NearImages,
     copies_in_sets,
@@ -29,7 +28,6 @@ from clipkit.evaluation.building.duplicates.image_duplicates import (
 
 DEFAULT_BITS: Final = 24
 MEASURE: Final = "Bits that differ, of 128"
-_SIGNATURE_BYTES: Final = 8 * WIDTH
 
 
 @final
@@ -61,7 +59,7 @@ class ImageDuplicateFilter(Filter):
     def decide(self, candidates: Candidates) -> Decision:
         """Remove copies of images."""
         signatures, places = signatures_of(candidates)
-        found = duplicate_images(signatures, self.max_distance)
+        found = duplicate_images(signatures, self.max_distance, candidates.on_rows)
         copies = copies_in_sets(found, preference(candidates)[places])
         near = near_images(found, copies)
         copy_of = _at(places, len(candidates), copies, candidates.rows[places])
@@ -112,7 +110,8 @@ class KnownImageFilter(Filter):
         others = Candidates(Collection(self.collection))
         known, known_places = signatures_of(others)
         signatures, places = signatures_of(candidates)
-        found = duplicate_images(np.concatenate([known, signatures]), self.max_distance)
+        both = np.concatenate([known, signatures])
+        found = duplicate_images(both, self.max_distance, candidates.on_rows)
         near = near_known_images(found, len(known))
         copies = np.where(near.distances <= self.max_distance, near.images, NOT_A_COPY)
         copy_of = _at(places, len(candidates), copies, known_places)
@@ -130,11 +129,7 @@ class KnownImageFilter(Filter):
 
 def signatures_of(candidates: Candidates) -> tuple[Signatures, Int64[np.ndarray, " images"]]:
     """Return the perceptual hashes of the candidates that have one, and their places."""
-    signatures = np.zeros((len(candidates), _SIGNATURE_BYTES), dtype=np.uint8)
-    is_known = np.zeros(len(candidates), dtype=np.bool_)
-    for at, table in candidates.tables(["image_signature"]):
-        column = table.column("image_signature")
-        signatures[at], is_known[at] = fixed_bytes(column, _SIGNATURE_BYTES)
+    signatures, is_known = candidates.hashes("image_signature", 8 * WIDTH)
     words = signatures[is_known].view("<u8").astype(np.uint64)
     return words, np.flatnonzero(is_known)
 

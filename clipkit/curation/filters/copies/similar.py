@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final, final
 
@@ -59,8 +59,8 @@ def note_copies(
     read: ReadRows,
     min_similarity: float,
     nearest: Nearest,
-) -> None:
-    """Compare samples with the preferred ones among them that are kept.
+) -> Iterator[int]:
+    """Compare samples with the preferred ones among them that are kept, tile by tile.
 
     A sample is kept unless it is similar to a kept one. So every copy is similar to a kept sample,
     and no two kept samples are similar.
@@ -71,21 +71,24 @@ def note_copies(
         read: Reads their embeddings.
         min_similarity: Cosine similarity from which a sample is a copy.
         nearest: Gets the most similar kept sample of each.
+
+    Yields:
+        The number of completed samples.
     """
     kept: _KeptRows | None = None
     for first in range(0, len(samples), TILE_ROWS):
         tile = samples[first : first + TILE_ROWS]
         tile = tile[~(nearest.similarities[tile] >= min_similarity)]
-        if not len(tile):
-            continue
-        rows = read(tile)
-        kept = _KeptRows(len(samples), rows.shape[1]) if kept is None else kept
-        kept.compare(tile, rows, nearest)
-        left = ~(nearest.similarities[tile] >= min_similarity)
-        tile, rows = tile[left], rows[left]
-        _compare_tile(tile, rows, min_similarity, nearest)
-        left = ~(nearest.similarities[tile] >= min_similarity)
-        kept.append(tile[left], rows[left])
+        if len(tile):
+            rows = read(tile)
+            kept = _KeptRows(len(samples), rows.shape[1]) if kept is None else kept
+            kept.compare(tile, rows, nearest)
+            left = ~(nearest.similarities[tile] >= min_similarity)
+            tile, rows = tile[left], rows[left]
+            _compare_tile(tile, rows, min_similarity, nearest)
+            left = ~(nearest.similarities[tile] >= min_similarity)
+            kept.append(tile[left], rows[left])
+        yield min(first + TILE_ROWS, len(samples))
 
 
 def _compare_tile(

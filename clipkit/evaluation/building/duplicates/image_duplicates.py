@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -53,12 +53,18 @@ class DuplicateImages:
     num_cut: int
 
 
-def duplicate_images(signatures: Signatures, max_distance: int) -> DuplicateImages:
+def duplicate_images(
+    signatures: Signatures,
+    max_distance: int,
+    on_part: Callable[[int, int], None] | None = None,
+) -> DuplicateImages:
     """Find images that differ in at most ``max_distance`` of 128 bits, also mirrored or cropped.
 
     Args:
         signatures: Signature of each image, by ``image_signature``.
         max_distance: Number of bits that may differ.
+        on_part: Called after each part of the bits that was searched, with the numbers of completed
+            and of all parts; None for no call.
     """
     firsts, same = equal_rows(signatures)
     distinct = signatures[firsts]
@@ -66,10 +72,14 @@ def duplicate_images(signatures: Signatures, max_distance: int) -> DuplicateImag
     bits = entries[:, :2]
     columns = np.ascontiguousarray(bits.T)
     search, found = PairSearch(), list[NearPairs]()
-    for values in _parts(bits, _band_bits(len(entries))):
+    num_bits = _band_bits(len(entries))
+    num_parts = (2 if num_bits >= _LONG_BITS else 1) * (NUM_BITS // num_bits)
+    for number, values in enumerate(_parts(bits, num_bits), start=1):
         for first, second in search.pairs(values, bits):
             found.append(_near(entries, columns, first, second, max_distance))
         found = [distinct_pairs(found, len(distinct), smallest=True)]
+        if on_part is not None:
+            on_part(number, num_parts)
     near = distinct_pairs(found, len(distinct), smallest=True)
     within = near.values <= max_distance
     return DuplicateImages(
