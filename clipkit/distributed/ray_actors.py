@@ -58,7 +58,8 @@ class RayCluster:
     Args:
         address: Address of a running cluster, such as "auto" or "10.0.0.5:6379"; "local" or None
             starts one on this machine, for the time of the job, which nothing outside can reach.
-        num_cpus: Number of CPU cores of an actor without a GPU; fewer if no machine has so many.
+        num_cpus: Number of CPU cores of an actor without a GPU; at most those of the largest
+            machine.
         use_gpus: Whether each actor gets a GPU; None if the cluster has any.
     """
 

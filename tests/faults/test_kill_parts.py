@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from clipkit.data.packing.pack import pack
@@ -24,7 +25,7 @@ def test_kill_minus_nine_of_parts_that_run_at_the_same_time(tmp_path: Path):
 
     killed, others = start(2), [start(1), start(3)]
     while not list(out.glob("0001*.tar")) and killed.poll() is None:
-        pass  # shards 10 to 19 are those of part 2
+        time.sleep(0.01)  # shards 10 to 19 are those of part 2
     killed.send_signal(signal.SIGKILL)
     assert killed.wait(timeout=100) == -signal.SIGKILL
     assert [process.wait(timeout=100) for process in others] == [0, 0]

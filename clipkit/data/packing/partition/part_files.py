@@ -60,16 +60,16 @@ def merge_parts(folder: Path) -> tuple[int, ...]:
     Raises:
         DataError: If the file of a part is damaged.
     """
-    recipe = _read(folder / RECIPE_FILE) or {}
     sizes: dict[str, int] = {}
     missing = []
-    count = recipe.get(NUM_PARTS, 0)
+    count = _number_of_parts(folder)
     for number in range(1, count + 1):
         known = _read(_file(folder, Part(number, count)))
-        if known is None or known.get("sizes") is None:
-            missing.append(number)
+        of_part = None if known is None else known.get("sizes")
+        if isinstance(of_part, dict):
+            sizes |= of_part
         else:
-            sizes |= known["sizes"]
+            missing.append(number)
     if count and not missing:
         write_json(folder / SIZES_FILE, sizes)
     return tuple(missing)
@@ -87,6 +87,15 @@ def check_parts(folder: Path) -> None:
             f"{folder}: parts that are not packed yet: {named}; run `clipkit shards pack --part "
             f"I/N` for them first"
         )
+
+
+def _number_of_parts(folder: Path) -> int:
+    """Return the number of parts of a folder; 0 if it was not packed in parts."""
+    path = folder / RECIPE_FILE
+    count = (_read(path) or {}).get(NUM_PARTS, 0)
+    if type(count) is not int or count < 0:
+        raise DataError(f"{path}: {NUM_PARTS}: expected a number of parts, got {count!r}")
+    return count
 
 
 def _file(folder: Path, part: Part) -> Path:

@@ -28,6 +28,9 @@ class RowSpool:
         self._file = tempfile.TemporaryFile(prefix="clipkit-rows-")  # noqa: SIM115
         self._ends = array("q", [0])
 
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
     def append(self, row: Any) -> None:
         """Append a row of plain types."""
         data = json.dumps(row, ensure_ascii=False, default=str).encode("utf-8", "surrogatepass")

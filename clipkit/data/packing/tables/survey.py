@@ -97,6 +97,9 @@ class TableSurvey:
 
         Args:
             rows: Numbers of rows as in ``groups``, ascending.
+
+        Raises:
+            DataError: If the table has fewer rows now.
         """
         spool = RowSpool(rows)
         in_files = self._with_failed(rows)
@@ -111,6 +114,8 @@ class TableSurvey:
                         spool.append((number, at + 1, row))
             start = end
         spool.close_writing()
+        if len(spool) != len(rows):
+            raise DataError(f"{self._where}: has fewer rows than before; it changed meanwhile")
         return spool
 
     def _read(self, spool: RowSpool | None) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -311,3 +312,28 @@ def test_damaged_records_are_named(table, tmp_path):
     record.unlink()
     PartPacker(plan).pack(1)
     check_parts(tmp_path / "parts")
+    (tmp_path / "parts" / "pack.json").write_text('{"num_parts": "2"}')
+    with pytest.raises(DataError, match="num_parts: expected a number of parts, got '2'"):
+        check_parts(tmp_path / "parts")
+
+
+def test_a_table_that_shrinks_while_it_is_read_is_named(table, tmp_path):
+    packer = PartPacker(PartPlan(table, tmp_path / "parts", 2, options=PackOptions(2)))
+    table.write_text("\n".join(table.read_text().splitlines()[:9]) + "\n")
+    with pytest.raises(DataError, match=r"t\.csv: has fewer rows than before; it changed mean"):
+        packer.pack(2)
+
+
+def test_a_full_disk_costs_the_shard_under_way_only(table, tmp_path, monkeypatch):
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    pack(table, tmp_path / "whole", samples_per_shard=2)
+    plan = PartPlan(table, tmp_path / "parts", 1, options=PackOptions(2))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space left"):
+            PartPacker(plan).pack(1)
+    assert not any((tmp_path / "parts").iterdir())
+    PartPacker(plan).pack(1)
+    assert content(tmp_path / "parts") == content(tmp_path / "whole")
