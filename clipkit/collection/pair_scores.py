@@ -25,6 +25,10 @@ def pair_scores(files: ShardFiles) -> Float32[np.ndarray, " M"]:
 
     Raises:
         DataError: If captions were not embedded, or a file is missing or damaged.
+
+    Examples:
+        >>> pair_scores(Collection("collection").shards[0]).shape
+        (10,)
     """
     images, texts, starts = files.images(), files.texts(), files.text_starts()
     if len(texts) != starts[-1]:

@@ -22,6 +22,12 @@ def check_same_shards(collection: Collection, index: ShardIndex) -> None:
 
     Raises:
         DataError: If a shard is another one, is missing, or was added.
+
+    Examples:
+        >>> check_same_shards(Collection("collection"), ShardIndex.from_urls("data/train"))
+        Traceback (most recent call last):
+        ...
+        clipkit.errors.DataError: collection: was made of other data than data/train/00001.tar: ...
     """
     embedded = collection.info.shards
     folder, where = collection.folder, embedded[0].url

@@ -72,6 +72,11 @@ def cluster_images(
     Raises:
         ConfigError: If ``num_clusters`` is less than 1 or larger than the number of images.
         DataError: If no image has an embedding, or a file of the collection is damaged.
+
+    Examples:
+        >>> clusters = cluster_images(Collection("collection"), num_clusters=3)
+        >>> int(clusters.sizes.sum())
+        8
     """
     embedded = collection.embedded_rows()
     usable = np.flatnonzero(embedded)

@@ -111,6 +111,12 @@ def data_page(
         images: Image files of the collection.
         on_image: Called after each image with the numbers of read images and of all; None for no
             call.
+
+    Examples:
+        >>> collection = Collection("collection")
+        >>> page = data_page(describe_data(collection, 2), CollectionImages(collection))
+        >>> page.facts[0].value
+        '8'
     """
     captions = {row: sample.captions for row, sample in facts.samples.items()}
     thumbnails = CollectionThumbnails(images, captions)
