@@ -36,7 +36,10 @@ def modules_after(*words: str) -> set[str]:
     return set(done.stdout.rsplit("MODULES", 1)[1].split())
 
 
-@pytest.mark.parametrize("words", [("--help",), *((name, "--help") for name in SUBCOMMANDS)])
+HELP = (*((name, "--help") for name in SUBCOMMANDS), ("shards", "filter", "--help"))
+
+
+@pytest.mark.parametrize("words", [("--help",), *HELP])
 def test_help_imports_no_heavy_library(words):
     heavy = {
         "torch",

@@ -12,9 +12,11 @@ import pytest
 from clipkit.cli.main import build_parser, main
 from clipkit.cli.shards.filter import OPTIONS
 from clipkit.curation.filters.named import FILTERS
-from clipkit.data import SampleMask, ShardIndex
+from clipkit.data import OpenClipTokenizer, PairStream, SampleMask, ShardIndex, ShardReader
+from clipkit.models import save_encoder
 from tests.helpers.embedded_shards import embed_shards
-from tests.helpers.factories import pair, write_shard
+from tests.helpers.embedding import encoder
+from tests.helpers.factories import pair, write_shard, write_shards
 from tests.helpers.html import parse
 
 
@@ -132,3 +134,28 @@ def test_a_predicate_of_the_current_folder(folder, monkeypatch):
     assert run(folder, "--predicate", "rules_of_mine:keep") == 0
     kept = np.flatnonzero(SampleMask.load(folder / "m.npz").kept)
     assert kept.tolist() == [0, 2, 4, 6, 8]
+
+
+def test_from_shards_to_a_stream(tmp_path):
+    """What `clipkit embed` wrote is filtered, and a stream has the samples that are kept."""
+    write_shards(tmp_path / "shards", [5, 6])
+    save_encoder(encoder(), tmp_path / "model")
+    words = ["embed", str(tmp_path / "shards"), "--model", str(tmp_path / "model"), "--device"]
+    assert main([*words, "cpu", "--num-workers", "0", "--output", str(tmp_path / "c")]) == 0
+    entries = tmp_path / "entries.json"
+    entries.write_text(json.dumps(["red", "green square", "blue", "yellow", "square"]))
+    assert run(
+        tmp_path, "--min-side", "4", "--scripts", "Latin", "--best-scores", "0.8",
+        "--image-duplicates", "2", "--balance-metadata", str(entries), "100",
+        "--page", str(tmp_path / "p.html"),
+    ) == 0  # fmt: skip
+    mask = SampleMask.load(tmp_path / "m.npz")
+    assert 0 < mask.num_kept < 11
+    index = ShardIndex.from_urls(str(tmp_path / "shards"))
+    reader = ShardReader(index)
+    kept = [reader.read(row).key for row in np.flatnonzero(mask.kept)]
+    stream = PairStream(
+        index.with_mask(mask), tokenizer=OpenClipTokenizer(), batch_size=1, image_size=16
+    )
+    assert sorted(key for batch in stream for key in batch.keys) == sorted(kept)
+    assert "data:image/webp" in (tmp_path / "p.html").read_text()

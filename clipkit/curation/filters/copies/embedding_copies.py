@@ -21,8 +21,8 @@ from clipkit.curation.filters.copies.cells import (
     num_cells,
 )
 from clipkit.curation.filters.copies.preference import (
+    copy_notes,
     preference,
-    shown_counts,
 )
 from clipkit.curation.filters.copies.similar import Nearest, note_copies
 from clipkit.errors import ConfigError, check_range
@@ -75,7 +75,7 @@ class EmbeddingDuplicateFilter(Filter):
         copy_of = np.where(removed, candidates.rows[kept], NOT_A_COPY)
         return Decision(
             removed, nearest.similarities, MEASURE, (self.min_similarity,),
-            copy_of=copy_of, nearest=rows, notes=(shown_counts(copy_of),),
+            copy_of=copy_of, nearest=rows, notes=copy_notes(copy_of),
         )  # fmt: skip
 
 

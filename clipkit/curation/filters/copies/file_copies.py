@@ -11,8 +11,8 @@ from clipkit.curation.candidates import Candidates
 from clipkit.curation.filters.base import NOT_A_COPY, Decision, Filter
 from clipkit.curation.filters.copies.preference import (
     copies_of_equal,
+    copy_notes,
     preference,
-    shown_counts,
 )
 
 _HASH_BYTES: Final = 32
@@ -41,4 +41,4 @@ class FileDuplicateFilter(Filter):
         copy_of = np.full(len(candidates), NOT_A_COPY, dtype=np.int64)
         is_copy = copies != NOT_A_COPY
         copy_of[places[is_copy]] = candidates.rows[places[copies[is_copy]]]
-        return Decision(copy_of != NOT_A_COPY, copy_of=copy_of, notes=(shown_counts(copy_of),))
+        return Decision(copy_of != NOT_A_COPY, copy_of=copy_of, notes=copy_notes(copy_of))

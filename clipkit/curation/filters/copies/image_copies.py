@@ -18,7 +18,7 @@ from clipkit.curation.filters.copies.image_sets import (
     near_images,
     near_known_images,
 )
-from clipkit.curation.filters.copies.preference import preference, shown_counts
+from clipkit.curation.filters.copies.preference import copy_notes, preference
 from clipkit.data.images.perceptual_hash import NUM_BITS, WIDTH, Signatures
 from clipkit.errors import check_range
 from clipkit.evaluation.building.duplicates.image_duplicates import (
@@ -70,7 +70,7 @@ class ImageDuplicateFilter(Filter):
             (float(self.max_distance),),
             copy_of=copy_of,
             nearest=_at(places, len(candidates), near.images, candidates.rows[places]),
-            notes=(shown_counts(copy_of), *cut_note(found)),
+            notes=(*copy_notes(copy_of), *cut_note(found)),
         )
 
 

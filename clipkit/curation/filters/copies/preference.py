@@ -100,7 +100,9 @@ def copies_of_pairs(
     return copy_of
 
 
-def shown_counts(copy_of: Int64[np.ndarray, " N"]) -> str:
-    """Return the number of copies and of the samples that they are copies of, as text."""
+def copy_notes(copy_of: Int64[np.ndarray, " N"]) -> tuple[str, ...]:
+    """Return the number of copies and of the samples that they are copies of, as a sentence."""
     copies = copy_of[copy_of >= 0]
-    return f"{len(copies)} copies of {len(np.unique(copies))} samples; kept: {PREFERENCE}"
+    if not len(copies):
+        return ()
+    return (f"{len(copies)} copies of {len(np.unique(copies))} samples; kept: {PREFERENCE}",)
