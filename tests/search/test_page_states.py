@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import io
 import threading
+import time
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from clipkit.errors import DataError
+from clipkit.search.collection_map import map_collection
 from clipkit.search.serving import create_app
 from clipkit.search.serving.load_service import load_service
-from clipkit.search.serving.options import ServeOptions
+from clipkit.search.serving.options import Limits, ServeOptions
 from tests.helpers import tiny
 from tests.helpers.contrast import LOW_CONTRAST
 from tests.helpers.page_driver import NAMELESS
@@ -154,6 +156,24 @@ def test_a_server_that_ended_is_explained(driver, page_collection):
         assert "The server does not answer" in driver.texts("#notice")[0]
         assert driver.texts("#notice .secondary") == ["Try again"]
         assert driver.value(LOW_CONTRAST) == []
+
+
+def test_a_map_that_takes_longer_than_an_answer_may(driver, page_collection, monkeypatch):
+    def slow(*arguments):
+        time.sleep(1.5)
+        return map_collection(*arguments)
+
+    monkeypatch.setattr("clipkit.search.serving.service.map_collection", slow)
+    options = ServeOptions(limits=Limits(request_seconds=1))
+
+    def loaded(report):
+        return load_service(page_collection, options, report, tiny.encoder().eval())
+
+    with running(create_app(page_collection, options, loaded)) as (address, _):
+        driver.visit(address + "#view=map")
+        driver.wait_for("document.querySelector('#plane-text').hidden")
+        assert driver.count("#legend button") == 4
+        assert "503" in str(driver.browser.complaints)  # the first answer
 
 
 def test_an_upload_that_the_server_no_longer_has_is_explained(driver, page_url):

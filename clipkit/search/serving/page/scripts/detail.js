@@ -41,11 +41,12 @@ export function startDetail() {
 }
 
 /** Open an uploaded image, to compare it with labels. */
-export function openUpload(id) {
+export async function openUpload(id) {
+  const { class_names: classNames } = await whenReady();
   const dialog = one("#detail");
   const preview = previewOf(id);
   const side = make("div", { className: "side" }, header("Your image", null));
-  side.append(labelsPanel({ upload: id }));
+  side.append(labelsPanel({ upload: id }, classNames.length));
   dialog.replaceChildren(figure(preview, "Your image"), side);
   dialog.showModal();
 }

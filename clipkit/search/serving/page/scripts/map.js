@@ -13,6 +13,8 @@ import { whenReady } from "./status.js";
 import { onThemeChange } from "./theme.js";
 
 const NUM_POINTS = 5000;
+const MAX_REPEATS = 20;
+const PAUSE_MS = 2000;
 const STEP = 1.4;
 const PAN_PIXELS = 60;
 const WAYS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] };
@@ -79,7 +81,7 @@ async function load() {
   try {
     const status = await whenReady();
     text.textContent = "Placing the images; the first time this takes some seconds";
-    const { points } = await fetchMap(NUM_POINTS);
+    const { points } = await placedPoints();
     names = status.class_names;
     setPoints(points);
     text.textContent = points.length ? "" : "No image of the collection has an embedding.";
@@ -91,6 +93,18 @@ async function load() {
     showNotice(error.message, () => {
       loading = load();
     });
+  }
+}
+
+/** Return the points; the server computes them to their end, also beyond the limit of an answer. */
+async function placedPoints() {
+  for (let repeat = 1; ; repeat += 1) {
+    try {
+      return await fetchMap(NUM_POINTS);
+    } catch (error) {
+      if (error.status !== 503 || repeat === MAX_REPEATS) throw error;
+      await new Promise((resolve) => setTimeout(resolve, PAUSE_MS));
+    }
   }
 }
 
