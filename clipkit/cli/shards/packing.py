@@ -36,6 +36,22 @@ def add_pack(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     )
     parser.add_argument("source", type=given_text, metavar="SOURCE")
     parser.add_argument("out", type=given_path, metavar="OUT", help="folder for the shards")
+    _add_table_arguments(parser)
+    parser.add_argument("--samples-per-shard", type=int, default=10_000, help="default: 10000")
+    parser.add_argument(
+        "--image-size",
+        type=int,
+        metavar="PIXELS",
+        help="length of the shorter side of larger images",
+    )
+    parser.add_argument(
+        "--max-bad-samples", type=int, default=0, help="broken samples that may be skipped"
+    )
+    _add_part_arguments(parser)
+    parser.set_defaults(run=run_pack)
+
+
+def _add_table_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--images", type=given_path, help="folder that image paths are relative to")
     parser.add_argument(
         "--image-columns",
@@ -51,16 +67,9 @@ def add_pack(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         help="columns of a table with captions (default: recognised by name)",
     )
     add_outside_argument(parser)
-    parser.add_argument("--samples-per-shard", type=int, default=10_000, help="default: 10000")
-    parser.add_argument(
-        "--image-size",
-        type=int,
-        metavar="PIXELS",
-        help="length of the shorter side of larger images",
-    )
-    parser.add_argument(
-        "--max-bad-samples", type=int, default=0, help="broken samples that may be skipped"
-    )
+
+
+def _add_part_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--part",
         type=given_text,
@@ -81,7 +90,6 @@ def add_pack(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         type=int,
         help="threads (default: one per CPU core; with --engine ray: 1 in each actor)",
     )
-    parser.set_defaults(run=run_pack)
 
 
 def add_workers_argument(parser: argparse.ArgumentParser) -> None:
