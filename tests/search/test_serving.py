@@ -1,14 +1,18 @@
 """Every route of the search server, against the files of the collection."""
 
 import io
+import threading
 
 import numpy as np
 import pytest
+from fastapi.testclient import TestClient
 from PIL import Image
 
-from clipkit.collection import Collection
+from clipkit.collection import Collection, ShardFiles
+from clipkit.errors import DataError
 from clipkit.models import load_model
 from clipkit.search import QueryPart, RowFilter, Searcher
+from clipkit.search.serving import create_app
 from tests.helpers.factories import COLORS, image_bytes
 
 NUM_IMAGES = 23
@@ -254,8 +258,6 @@ def test_parts_that_cancel_each_other_are_refused(client):
 
 
 def test_json_needs_its_content_type(client):
-    answer = client.post("/api/search", content=b'{"parts": [{"text": "a"}]}')
-    assert answer.status_code in (415, 422)
     text = client.post("/api/search", content=b"{}", headers={"Content-Type": "text/plain"})
     assert (text.status_code, text.json()["error"]) == (
         415,
@@ -267,3 +269,54 @@ def _exif(orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     return exif
+
+
+def test_a_damaged_table_is_no_fault_of_the_request(start, monkeypatch):
+    def damaged(self, columns=None):
+        raise DataError("00000.parquet: cannot be read")
+
+    client = start()
+    monkeypatch.setattr(ShardFiles, "table", damaged)
+    for path in ("/api/images/0", "/api/columns/key"):
+        answer = client.get(path)
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "60")
+        assert answer.json() == {"error": "00000.parquet: cannot be read"}
+
+
+def test_while_the_collection_is_loaded_only_page_and_status_answer(served):
+    release, reported = threading.Event(), threading.Event()
+
+    def load(report):
+        report(0.25, "reading the embeddings")
+        reported.set()
+        assert release.wait(30)
+        raise DataError("00000.images.f16.npy: cannot be read;\nembed the shard again")
+
+    with TestClient(create_app(served, None, load), "http://localhost") as client:
+        assert reported.wait(30)
+        status = client.get("/api/status").json()
+        assert (status["state"], status["progress"]) == ("loading", 0.25)
+        assert (status["message"], status["num_images"]) == ("reading the embeddings", NUM_IMAGES)
+        assert client.get("/").status_code == 200
+        for path in ("/api/images/0", "/api/images/0/file", "/api/columns/key", "/api/map"):
+            answer = client.get(path)
+            assert (answer.status_code, answer.headers["retry-after"]) == (503, "2")
+            assert answer.json()["error"] == "loading (25%): reading the embeddings"
+        release.set()
+        while client.get("/api/status").json()["state"] == "loading":
+            pass
+        status = client.get("/api/status").json()
+        assert status["state"] == "failed"
+        expected = "00000.images.f16.npy: cannot be read; embed the shard again"
+        assert status["message"] == expected
+        assert client.get("/api/map").json()["error"] == f"loading failed: {expected}"
+
+
+def test_other_errors_of_loading_are_shown_without_a_traceback(served):
+    def load(_):
+        raise RuntimeError("CUDA out of memory.\nTry again")
+
+    with TestClient(create_app(served, None, load), "http://localhost") as client:
+        while client.get("/api/status").json()["state"] == "loading":
+            pass
+        assert client.get("/api/status").json()["message"] == "RuntimeError: CUDA out of memory."

@@ -9,12 +9,14 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from clipkit.errors import ClipkitError
+from clipkit.errors import ClipkitError, ConfigError, MetricError
 from clipkit.search.serving.schemas import ErrorAnswer
 from clipkit.suggestions import one_line
 
 _LONGEST_ERROR: Final = 400
 _SHOWN_INPUT: Final = 60
+_DAMAGED_SECONDS: Final = 60
+"""Value of ``Retry-After`` for a file of the collection that cannot be read."""
 
 REASONS: Final = {
     400: "The request is damaged.",
@@ -28,7 +30,7 @@ REASONS: Final = {
     421: "The server is not reached under this host name.",
     422: "A value is out of its bounds, or of another type.",
     429: "Too many uploads at once.",
-    503: "The server is loading, overloaded, or failed to load; Retry-After says when to repeat.",
+    503: "The server is loading or overloaded, or a file cannot be read; see Retry-After.",
 }
 
 
@@ -92,7 +94,9 @@ def add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(ClipkitError)
     async def _(_: Request, error: ClipkitError) -> JSONResponse:
-        return error_response(422, str(error))
+        if isinstance(error, ConfigError | MetricError):  # of the request
+            return error_response(422, str(error))
+        return HttpError(503, str(error), _DAMAGED_SECONDS).response()
 
 
 def _validation_line(found: dict[str, Any]) -> str:
