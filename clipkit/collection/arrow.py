@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import ModuleType
+from typing import Any
 
 from clipkit.errors import ConfigError
 
@@ -23,3 +24,18 @@ def arrow() -> ModuleType:
         ) from error
     module: ModuleType = pyarrow
     return module
+
+
+def arrow_type(kind: str) -> Any:
+    """Return the Arrow type of a column by its name in ``shard_files.COLUMNS``."""
+    pa = arrow()
+    if kind.startswith("fixed_size_binary"):
+        return pa.binary(int(kind[len("fixed_size_binary[") : -1]))
+    return {
+        "bool": pa.bool_(),
+        "double": pa.float64(),
+        "int32": pa.int32(),
+        "int64": pa.int64(),
+        "list<string>": pa.list_(pa.string()),
+        "string": pa.string(),
+    }[kind]

@@ -14,7 +14,7 @@ from typing import Any, Final, final
 import numpy as np
 from jaxtyping import Float16, Int64
 
-from clipkit.collection.arrow import arrow
+from clipkit.collection.arrow import arrow, arrow_type
 from clipkit.collection.info import CollectionShard
 from clipkit.errors import DataError
 
@@ -144,7 +144,7 @@ class ShardFiles:
                     f"{self._base}{TABLE_SUFFIX}: has no column {missing[0]!r}; it has "
                     f"{', '.join(known)}"
                 )
-            table = file.read(None if columns is None else list(columns))
+            table = _typed(file.read(None if columns is None else list(columns)))
         self._check_rows(len(table))
         return table
 
@@ -168,7 +168,8 @@ class ShardFiles:
             ]
             ends = np.cumsum(sizes)
             number = int(np.searchsorted(ends, position, side="right"))
-            return int(ends[number]) - sizes[number], file.read_row_group(number, list(columns))
+            part = _typed(file.read_row_group(number, list(columns)))
+            return int(ends[number]) - sizes[number], part
 
     @contextmanager
     def _opened_table(self) -> Iterator[Any]:
@@ -198,3 +199,14 @@ class ShardFiles:
                 f"{list(rows.shape)}; embed the shard again"
             )
         return rows
+
+
+def _typed(table: Any) -> Any:
+    """Return a table whose columns have the types of ``COLUMNS``; other types are damage."""
+    fields = [
+        field.with_type(arrow_type(COLUMNS[field.name])) if field.name in COLUMNS else field
+        for field in table.schema
+    ]
+    typed = table.cast(arrow().schema(fields))
+    typed.validate(full=True)  # text that is no UTF-8 would fail where it is read
+    return typed

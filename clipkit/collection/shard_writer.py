@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float16
 
 from clipkit.atomic_files import new_file
-from clipkit.collection.arrow import arrow
+from clipkit.collection.arrow import arrow, arrow_type
 from clipkit.collection.shard_files import (
     COLUMNS,
     IMAGES_SUFFIX,
@@ -174,18 +174,4 @@ def write_shard_files(rows: ShardRows, folder: Path | str, name: str) -> None:
 
 
 def _schema(types: Mapping[str, str]) -> Any:
-    return arrow().schema([(name, _type(kind)) for name, kind in types.items()])
-
-
-def _type(kind: str) -> Any:
-    pa = arrow()
-    if kind.startswith("fixed_size_binary"):
-        return pa.binary(int(kind[len("fixed_size_binary[") : -1]))
-    return {
-        "bool": pa.bool_(),
-        "double": pa.float64(),
-        "int32": pa.int32(),
-        "int64": pa.int64(),
-        "list<string>": pa.list_(pa.string()),
-        "string": pa.string(),
-    }[kind]
+    return arrow().schema([(name, arrow_type(kind)) for name, kind in types.items()])

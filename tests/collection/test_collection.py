@@ -1,6 +1,8 @@
 import json
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from clipkit.collection import Collection, read_info, write_info
@@ -98,3 +100,35 @@ def _rename_shard(folder, name):
     content = json.loads(path.read_text())
     content["shards"][0]["name"] = name
     path.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("column", "values"),
+    [
+        ("captions", [{"text": "a"}] * 5),
+        ("label", ["dog"] * 5),
+        ("image_offset_bytes", ["x"] * 5),
+        ("image_sha256", [b"short"] * 5),
+        ("key", pa.array([b"caf\xe9"] * 5).view(pa.string())),
+    ],
+)
+def test_columns_of_another_type_are_named(folder, column, values):
+    path = folder / "00000.parquet"
+    table = pq.read_table(path)
+    place = table.column_names.index(column)
+    pq.write_table(table.set_column(place, column, pa.array(values)), path)
+    files = Collection(folder).shards[0]
+    with pytest.raises(DataError, match=r"00000\.parquet: cannot be read .* embed the shard again"):
+        files.table([column])
+    with pytest.raises(DataError, match=r"00000\.parquet: cannot be read"):
+        files.row_group([column], 0)
+
+
+def test_a_table_that_another_library_wrote_again_is_read(folder):
+    path = folder / "00000.parquet"
+    table = pq.read_table(path)
+    large = pa.array(table.column("captions").to_pylist(), pa.large_list(pa.large_string()))
+    pq.write_table(table.set_column(table.column_names.index("captions"), "captions", large), path)
+    files = Collection(folder).shards[0]
+    assert files.table(["captions"]).schema.field("captions").type == pa.list_(pa.string())
+    assert files.text_starts().tolist() == [0, 2, 4, 6, 8, 10]
