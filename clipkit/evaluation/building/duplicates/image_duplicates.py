@@ -12,7 +12,6 @@ from jaxtyping import Int64, UInt64
 from clipkit.data.images.perceptual_hash import (
     NUM_BITS,
     Signatures,
-    are_within,
     centres,
     image_distances,
     mirrored,
@@ -70,13 +69,13 @@ def duplicate_images(
     distinct = signatures[firsts]
     entries = np.concatenate([distinct, mirrored(distinct), centres(distinct)])
     bits = entries[:, :2]
-    columns = np.ascontiguousarray(bits.T)
+    most = min(max_distance + NEAR_MISS_BITS, NUM_BITS - 1)
     search, found = PairSearch(), list[NearPairs]()
     num_bits = _band_bits(len(entries))
     num_parts = (2 if num_bits >= _LONG_BITS else 1) * (NUM_BITS // num_bits)
     for number, values in enumerate(_parts(bits, num_bits), start=1):
-        for first, second in search.pairs(values, bits):
-            found.append(_near(entries, columns, first, second, max_distance))
+        for first, second in search.pairs(values, bits, most):
+            found.append(_near(entries, first, second, most))
         found = [distinct_pairs(found, len(distinct), smallest=True)]
         if on_part is not None:
             on_part(number, num_parts)
@@ -102,13 +101,8 @@ def _band_bits(num_entries: int) -> int:
     return min(max(wanted, _FEWEST_BITS), _MOST_BITS)
 
 
-def _near(
-    entries: Signatures, columns: np.ndarray, first: np.ndarray, second: np.ndarray, limit: int
-) -> NearPairs:
+def _near(entries: Signatures, first: np.ndarray, second: np.ndarray, most: int) -> NearPairs:
     """Compare pairs of entries: images as they are, mirrored images, and images without edges."""
-    most = min(limit + NEAR_MISS_BITS, NUM_BITS - 1)
-    near = are_within(columns, first, second, most)
-    first, second = first[near], second[near]
     num_images = len(entries) // 3
     kinds, owners = (
         (first // num_images, second // num_images),

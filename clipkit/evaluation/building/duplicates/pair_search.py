@@ -9,6 +9,8 @@ from typing import Final, final
 import numpy as np
 from jaxtyping import Int64, UInt64
 
+from clipkit.data.images.perceptual_hash import are_within
+
 Rows = Int64[np.ndarray, " P"]
 MAX_NEIGHBOURS: Final = 1024
 _PAIRS_PER_BATCH: Final = 1 << 20
@@ -47,11 +49,22 @@ class PairSearch:
         self.num_cut = 0
 
     def pairs(
-        self, values: UInt64[np.ndarray, " N"], bits: UInt64[np.ndarray, "N words"]
+        self,
+        values: UInt64[np.ndarray, " N"],
+        bits: UInt64[np.ndarray, "N words"],
+        most: int | None = None,
     ) -> Iterator[tuple[Rows, Rows]]:
-        """Yield pairs of rows with equal values, in batches."""
+        """Yield pairs of rows with equal values, in batches.
+
+        Args:
+            values: Value of each row.
+            bits: Bits of each row.
+            most: Number of bits in which the rows of a pair may differ; None for any.
+        """
         order = np.lexsort((*bits.T[::-1], values))
         ordered = values[order]
+        # In the order of the values, the rows of a pair are near each other in memory.
+        columns = None if most is None else np.ascontiguousarray(bits[order].T)
         active = np.arange(len(values) - 1)
         waiting: list[tuple[Rows, Rows]] = []
         num_waiting = 0
@@ -61,8 +74,12 @@ class PairSearch:
             if distance > MAX_NEIGHBOURS:
                 self.num_cut += len(active)
             elif len(active):
-                waiting.append((order[active], order[active + distance]))
-                num_waiting += len(active)
+                first, second = active, active + distance
+                if columns is not None and most is not None:
+                    near = are_within(columns, first, second, most)
+                    first, second = first[near], second[near]
+                waiting.append((order[first], order[second]))
+                num_waiting += len(first)
             if waiting and (num_waiting > _PAIRS_PER_BATCH or not len(active)):
                 yield _joined(waiting)
                 waiting, num_waiting = [], 0
