@@ -226,9 +226,11 @@ def report(args: argparse.Namespace) -> None:
         heads = [each["heads"][condition] for each in found]
         print(f"| heads, {condition} | {' | '.join(cells_of(heads))} |")
     for condition in CONDITIONS:
-        folders = [args.work / f"run-{condition}-{seed}" for seed in SEEDS]
-        results = [json.loads((each / "result.json").read_text()) for each in folders]
-        print(f"| clipkit fit, {condition} | {' | '.join(cells_of(results))} |")
+        files = [args.work / f"run-{condition}-{seed}" / "result.json" for seed in SEEDS]
+        results = [json.loads(each.read_text()) for each in files if each.exists()]
+        if results:
+            print(f"| clipkit fit, {condition}, {len(results)} seeds | "
+                  f"{' | '.join(cells_of(results))} |")  # fmt: skip
 
 
 def cells_of(results: list[dict[str, float]]) -> list[str]:

@@ -40,7 +40,7 @@ from clipkit.evaluation.report.collect.classification import (
 )
 from clipkit.evaluation.report.collect.health import measure_health
 from clipkit.evaluation.report.collect.retrieval import Search, error_gallery, recall_curves
-from clipkit.evaluation.report.collect.thumbnails import Thumbnails
+from clipkit.evaluation.report.collect.thumbnails import Thumbnails, reduced, thumbnail
 from clipkit.evaluation.report.evaluated import measure, merged_result
 from clipkit.evaluation.report.sections.classes import class_table
 from tests.helpers import tiny
@@ -394,3 +394,17 @@ def test_a_few_images_fill_a_page_without_nan(encoder, tmp_path, count):
 def test_the_previous_spelling_of_a_confusion_matrix_names_the_new_one():
     with pytest.raises(ConfigError, match=r"confusion is now called classifiers=\[Classifier"):
         Examples(confusion=None)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize(("orientation", "size", "corner"), [(1, (40, 20), 0), (6, (20, 40), 1)])
+def test_thumbnails_are_upright(orientation, size, corner):
+    pixels = np.full((80, 160, 3), 255, dtype=np.uint8)
+    pixels[:40, :40] = 0  # upper left as stored; upper right after a quarter turn
+    exif, out = Image.Exif(), io.BytesIO()
+    exif[0x0112] = orientation
+    Image.fromarray(pixels).save(out, "JPEG", exif=exif.tobytes())
+    small = reduced(out.getvalue(), 40)
+    assert small.size == size
+    corners = [small.getpixel((2, 2)), small.getpixel((size[0] - 3, 2))]
+    assert [sum(each) < 100 for each in corners] == [corner == 0, corner == 1]
+    assert Image.open(io.BytesIO(thumbnail(out.getvalue(), 40))).size == size

@@ -8,7 +8,7 @@ from typing import Final, final
 
 from PIL import Image
 
-from clipkit.data.images.formats import DEFAULT_MAX_PIXELS, open_image
+from clipkit.data.images.formats import DEFAULT_MAX_PIXELS, open_image, orientation_of
 from clipkit.data.samples.content import sample_errors
 from clipkit.evaluation.datasets.dataset import EvaluationDataset
 from clipkit.evaluation.report.content import Thumbnail, ThumbnailSheet
@@ -65,9 +65,12 @@ def thumbnail(data: bytes, pixels: int) -> bytes:
 
 
 def reduced(data: bytes, pixels: int) -> Image.Image:
-    """Decode an image, reduce it to a longest side, and put it on a white background."""
-    image = open_image(data, DEFAULT_MAX_PIXELS).convert("RGBA")
+    """Decode an image, reduce it to a longest side, turn it upright, on a white background."""
+    stored = open_image(data, DEFAULT_MAX_PIXELS)
+    turn = orientation_of(stored, data)
+    image = stored.convert("RGBA")
     image.thumbnail((pixels, pixels), Image.Resampling.LANCZOS)
+    image = image.transpose(turn.method) if turn else image
     canvas = Image.new("RGBA", image.size, "white")
     canvas.alpha_composite(image)
     return canvas.convert("RGB")
