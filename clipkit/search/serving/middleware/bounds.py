@@ -111,13 +111,15 @@ class BoundedRequests:
                 {work, watch}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED
             )
             answer = None
-            if work in done and (error := work.exception()) is not None:
-                _LOG.error("%s %s: failed", scope["method"], scope["path"], exc_info=error)
-                answer = error_response(500, "internal error; the server's log has the details")
-            elif not done:
+            if not done:
                 await _cancelled(work)
                 late = f"expected an answer within {seconds:g} s; repeat later"
                 answer = error_response(503, late, {"Retry-After": "5"})
+            elif work.done() and work.cancelled():  # its queue was closed
+                answer = error_response(503, "the server ends", {"Retry-After": "5"})
+            elif work.done() and (error := work.exception()) is not None:
+                _LOG.error("%s %s: failed", scope["method"], scope["path"], exc_info=error)
+                answer = error_response(500, "internal error; the server's log has the details")
             if answer is not None and not started:
                 await answer(scope, receive, send)
         finally:
