@@ -4,7 +4,7 @@
     python tools/bench_page.py http://127.0.0.1:8000/ --query "a red heart" --points 5000
 
 "first": nothing is in the browser's cache; "again": the files are, and the server confirms them.
-The seconds of the map are those of the projection of random unit vectors of 512 components.
+The CPU seconds of the map are those of the projection of random unit vectors of 512 components.
 """
 
 from __future__ import annotations
@@ -70,11 +70,11 @@ def main() -> None:
             first.append(load(driver, url))
             again.append(load(driver, url))
     rows = np.random.default_rng(0).standard_normal((options.points, 512)).astype(np.float32)
-    started = time.perf_counter()
+    started = time.process_time()
     project(rows / np.linalg.norm(rows, axis=1, keepdims=True))
-    seconds = round(time.perf_counter() - started, 2)
+    seconds = round(time.process_time() - started, 2)
     found = {"first": medians(first), "again": medians(again)}
-    print(json.dumps({**found, "points": options.points, "map_seconds": seconds}, indent=2))
+    print(json.dumps({**found, "points": options.points, "map_cpu_seconds": seconds}, indent=2))
 
 
 if __name__ == "__main__":
