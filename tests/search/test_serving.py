@@ -211,6 +211,12 @@ def test_the_map_places_images(client):
         ("POST", "/api/search", {"parts": [{"text": "a"}], "offset": 10**6}, 422, "offset"),
         ("POST", "/api/search", {"parts": [{"text": "a"}], "more": 1}, 422, "more"),
         ("POST", "/api/search", b'{"parts": [{"text": "a", "weight": NaN}]}', 422, "finite"),
+        ("POST", "/api/search", b'{"parts": [{"text": "a", "weight": 1e999}]}', 422, "finite"),
+        ("POST", "/api/search", b'{"parts": [{"row": %s}]}' % (b"9" * 99), 422, "row"),
+        ("POST", "/api/search", b'{"parts": [{"row": %s}]}' % (b"9" * 9999), 400, "parsing"),
+        ("POST", "/api/search", b'{"parts": [{"text": true}]}', 422, "text"),
+        ("POST", "/api/search", b'{"parts": [{"row": true}]}', 422, "row"),
+        ("POST", "/api/search", b'{"parts": [{"row": "1"}]}', 422, "row"),
         ("POST", "/api/search", b"{", 422, "JSON decode error"),
         ("POST", "/api/search", b"\xff", 400, "parsing the body"),
         ("POST", "/api/search", b"[" * 100_000, 400, "parsing the body"),
@@ -242,6 +248,8 @@ def test_wrong_requests_get_one_line(client, method, path, content, status, part
         ({"column": "label", "operator": "=", "value": "gren"}, "green"),
         ({"column": "image_sha256", "operator": "=", "value": "a"}, "cannot be filtered"),
         ({"column": "key", "operator": "like", "value": "a"}, "operator"),
+        ({"column": "key", "operator": "=", "value": None}, "value"),
+        ({"column": "key", "operator": "~", "value": ""}, "expected a value"),
     ],
 )
 def test_wrong_filters_get_one_line(client, condition, part):

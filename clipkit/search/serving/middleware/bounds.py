@@ -118,7 +118,7 @@ class BoundedRequests:
             elif work.done() and work.cancelled():  # its queue was closed
                 answer = error_response(503, "the server ends", {"Retry-After": "5"})
             elif work.done() and (error := work.exception()) is not None:
-                _LOG.error("%s %s: failed", scope["method"], scope["path"], exc_info=error)
+                _LOG.error("%s %r: failed", scope["method"], scope["path"], exc_info=error)
                 answer = error_response(500, "internal error; the server's log has the details")
             if answer is not None and not started:
                 await answer(scope, receive, send)
