@@ -13,7 +13,7 @@ BATCH = 128
 
 
 def train_heads(
-    images: Tensor, texts: Tensor, owners: Tensor, train: Tensor, seed: int
+    images: Tensor, texts: Tensor, owners: Tensor, train: Tensor, seed: int, steps: int = STEPS
 ) -> tuple[nn.Linear, nn.Linear]:
     """Train two linear heads on pairs by the contrastive loss; one caption per photo and step."""
     torch.manual_seed(seed)
@@ -21,10 +21,10 @@ def train_heads(
     log_scale = nn.Parameter(torch.tensor(14.3).log())
     parameters = [*image_head.parameters(), *text_head.parameters(), log_scale]
     optimizer = torch.optim.AdamW(parameters, lr=2e-3, weight_decay=0.1)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     first = torch.searchsorted(owners, torch.arange(len(images)))
     counts = torch.bincount(owners, minlength=len(images))
-    for _ in range(STEPS):
+    for _ in range(steps):
         rows = train[torch.randperm(len(train))[:BATCH]]
         captions = first[rows] + (torch.rand(len(rows)) * counts[rows]).long()
         one = nn.functional.normalize(image_head(images[rows]), dim=1)
@@ -49,12 +49,15 @@ def heads_output(
     return nn.functional.normalize(one, dim=1), nn.functional.normalize(other, dim=1)
 
 
-def cross_fitted(images: Tensor, texts: Tensor, owners: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+def cross_fitted(
+    images: Tensor, texts: Tensor, owners: Tensor, seed: int, steps: int = STEPS
+) -> tuple[Tensor, Tensor]:
     """Embeddings of each photo and its captions by heads that were not trained on it."""
     folds = torch.from_numpy(np.random.default_rng(seed).permutation(len(images)) % NUM_FOLDS)
     out = [torch.empty(len(each), WIDTH) for each in (images, texts)]
     for fold in range(NUM_FOLDS):
-        heads = train_heads(images, texts, owners, torch.nonzero(folds != fold)[:, 0], seed)
+        train = torch.nonzero(folds != fold)[:, 0]
+        heads = train_heads(images, texts, owners, train, seed, steps)
         held = heads_output(heads, images, texts)
         for target, rows, own in zip(out, held, (folds, folds[owners]), strict=True):
             target[own == fold] = rows[own == fold]

@@ -50,6 +50,7 @@ SHUFFLED_SHARE = 0.3
 KEPT_SHARE = 0.7
 IMAGE_SIZE = 128
 CONTEXT = 32
+SCORE_STEPS = (20, 50, 100, 400)  # the filter uses the last
 FIT_STEPS = 80
 CONDITIONS = ("noisy", "filtered", "clean")
 CONFIG = Path(__file__).parents[1] / "configs/experiment/finetune_projections.yaml"
@@ -151,20 +152,20 @@ def score(
     work: Path, features: Features, source: np.ndarray, wrong: np.ndarray, seed: int
 ) -> dict[str, Any]:
     """Score all pairs, and write the collection of the cross-fitted embeddings."""
-    start = time.perf_counter()
-    rows = cross_fitted(*features.parts(), seed)
-    seconds = time.perf_counter() - start
+    everything = torch.arange(len(features.images))
+    found: dict[str, Any] = {"cross_fitted": {}, "trained_on_them": {}}
+    for steps in SCORE_STEPS:
+        rows = cross_fitted(*features.parts(), seed, steps)
+        heads = train_heads(*features.parts(), everything, seed, steps)
+        memorised = heads_output(heads, features.images, features.texts)
+        for name, embeddings in (("cross_fitted", rows), ("trained_on_them", memorised)):
+            scores = pair_means(*embeddings, features.owners)
+            for measure, value in detection(scores, wrong, KEPT_SHARE).items():
+                found[name][f"{measure}, {steps} steps"] = value
     write_collection(
         features.collection, source, rows, work / f"noisy-{seed}", work / f"embedded-{seed}"
     )
-    everything = torch.arange(len(features.images))
-    heads = train_heads(*features.parts(), everything, seed)
-    memorised = heads_output(heads, features.images, features.texts)
-    return {
-        "seconds": seconds,
-        "cross_fitted": detection(pair_means(*rows, features.owners), wrong, KEPT_SHARE),
-        "trained_on_them": detection(pair_means(*memorised, features.owners), wrong, KEPT_SHARE),
-    }
+    return found
 
 
 def masks(work: Path, seed: int, wrong: np.ndarray) -> tuple[dict[str, float], np.ndarray]:
