@@ -25,7 +25,7 @@ class OpenClip:
     """A model of open_clip with random weights, its transform and tokenizer; and clipkit's copy.
 
     Args:
-        name: Name of the model.
+        name: Name of the model, or path of the JSON file of its configuration.
     """
 
     def __init__(self, name: str) -> None:
@@ -33,10 +33,14 @@ class OpenClip:
 
         self.name = name
         torch.manual_seed(0)
+        self.encoder = from_open_clip(name).eval()
+        if name.endswith(".json"):
+            open_clip.add_model_config(Path(name))
+            name = Path(name).stem
+        torch.manual_seed(0)
         model, _, self.transform = open_clip.create_model_and_transforms(name)
         self.model = model.eval()
         self.tokenizer = open_clip.get_tokenizer(name)
-        self.encoder = from_open_clip(name).eval()
 
 
 def clipkit(model: OpenClip, root: Path, output: Path, options: dict[str, Any]) -> float:
