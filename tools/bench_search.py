@@ -35,7 +35,7 @@ NUM_QUERIES = 256
 BATCH = 32
 SECONDS = 20.0
 LARGEST_IN_MEMORY = 2_000_000
-PARTS = ("exact", "index", "numpy", "faiss_flat")
+PARTS = ("exact", "build", "index", "numpy", "faiss_flat")
 
 
 class OwnMemory:
@@ -96,7 +96,7 @@ def timed(search: Callable[[np.ndarray], object], queries: np.ndarray) -> dict[s
     }
 
 
-def scores_of(found: np.ndarray, true: np.ndarray) -> float:
+def recall_of(found: np.ndarray, true: np.ndarray) -> float:
     """Recall: share of the true rows that were found."""
     shares = [
         len(set(a) & set(b)) / len(b) for a, b in zip(found.tolist(), true.tolist(), strict=True)
@@ -117,24 +117,28 @@ def exact(folder: Path, queries: np.ndarray) -> dict[str, object]:
     return {**result, "recall_at_10": 1.0, "own_memory_mib": memory.mib}
 
 
-def index(folder: Path, queries: np.ndarray) -> dict[str, object]:
+def build(folder: Path, _: np.ndarray) -> dict[str, object]:
     collection = Collection(folder)
     factory = index_factory(len(collection), WIDTH)
-    before = time.perf_counter()
-    with OwnMemory() as building:
-        info = build_index(collection, BuildOptions(factory))
-    seconds = time.perf_counter() - before
-    files = sum(path.stat().st_size for path in (folder / "index").iterdir())
-    engine = open_engine(collection)
     with OwnMemory() as memory:
-        result = of_engine(engine, queries)
-    found = engine.search(queries, NUM_RESULTS).rows
+        before = time.perf_counter()
+        info = build_index(collection, BuildOptions(factory))
+        total = time.perf_counter() - before
+    files = sum(path.stat().st_size for path in (folder / "index").iterdir())
     return {
-        "factory": factory, "num_probes": info.num_probes, "build_seconds": seconds,
-        "seconds": info.seconds, "build_memory_mib": building.mib, "size_bytes": files,
-        **result, "recall_at_10": scores_of(found, np.load(folder / "true.npy")),
+        "factory": factory, "num_probes": info.num_probes, "total_seconds": total,
+        "seconds": info.seconds, "measured_recall_at_10": info.recall_at_10, "size_bytes": files,
         "own_memory_mib": memory.mib,
     }  # fmt: skip
+
+
+def index(folder: Path, queries: np.ndarray) -> dict[str, object]:
+    with OwnMemory() as memory:
+        engine = open_engine(Collection(folder))
+        result: dict[str, object] = of_engine(engine, queries)
+    found = engine.search(queries, NUM_RESULTS).rows
+    recall = recall_of(found, np.load(folder / "true.npy"))
+    return {**result, "recall_at_10": recall, "own_memory_mib": memory.mib}
 
 
 def numpy(folder: Path, queries: np.ndarray) -> dict[str, object]:
@@ -150,7 +154,7 @@ def numpy(folder: Path, queries: np.ndarray) -> dict[str, object]:
 
     with OwnMemory() as memory:
         result: dict[str, object] = timed(search, queries)
-    recall = scores_of(search(queries), np.load(folder / "true.npy"))
+    recall = recall_of(search(queries), np.load(folder / "true.npy"))
     return {**result, "recall_at_10": recall, "own_memory_mib": memory.mib}
 
 
@@ -168,7 +172,7 @@ def faiss_flat(folder: Path, queries: np.ndarray) -> dict[str, object]:
             flat.add(images.astype(np.float32))
         seconds = time.perf_counter() - before
         result: dict[str, object] = timed(lambda some: flat.search(some, NUM_RESULTS), queries)
-    recall = scores_of(flat.search(queries, NUM_RESULTS)[1], np.load(folder / "true.npy"))
+    recall = recall_of(flat.search(queries, NUM_RESULTS)[1], np.load(folder / "true.npy"))
     return {
         "load_seconds": seconds, **result, "recall_at_10": recall, "own_memory_mib": memory.mib,
     }  # fmt: skip
@@ -207,7 +211,7 @@ def exponents(results: list[dict[str, object]]) -> dict[str, float]:
         f"{part}: {name}": exponent(part, name)
         for part, name in (
             ("exact", "p50_ms"), ("exact", "own_memory_mib"), ("index", "p50_ms"),
-            ("index", "build_seconds"), ("index", "build_memory_mib"), ("index", "own_memory_mib"),
+            ("build", "total_seconds"), ("build", "own_memory_mib"), ("index", "own_memory_mib"),
         )
     }  # fmt: skip
 
@@ -220,7 +224,13 @@ def main() -> None:
     parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.part is not None:
-        parts = {"exact": exact, "index": index, "numpy": numpy, "faiss_flat": faiss_flat}
+        parts = {
+            "exact": exact,
+            "build": build,
+            "index": index,
+            "numpy": numpy,
+            "faiss_flat": faiss_flat,
+        }
         print(json.dumps(parts[args.part](args.folder, queries_of())))
         return
     results = [of_rows(rows, args.folder) for rows in sorted(args.rows)]
