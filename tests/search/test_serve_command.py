@@ -7,6 +7,7 @@ import pytest
 from clipkit.cli.main import main
 from clipkit.cli.search.serve import TOKEN_VARIABLE, given_token
 from clipkit.errors import ConfigError
+from tests.helpers.collections import write_collection
 
 
 def serve(capsys, *words):
@@ -19,6 +20,11 @@ def serve(capsys, *words):
 
 def test_a_folder_that_is_no_collection(capsys, tmp_path):
     assert "expected a collection that `clipkit embed` wrote" in serve(capsys, tmp_path)
+
+
+def test_a_collection_that_is_not_complete(capsys, tmp_path):
+    (write_collection(tmp_path) / "00001.parquet").unlink()
+    assert "1 of 2 shards are not embedded yet, such as 00001" in serve(capsys, tmp_path)
 
 
 def test_a_port_that_is_taken(capsys, served):

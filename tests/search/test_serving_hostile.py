@@ -105,3 +105,21 @@ def test_a_missing_shard_is_one_line(client, path):
 def test_similarities_are_finite(client):
     found = client.post("/api/labels", json={"row": 0, "labels": ["a", CAPTION.replace("\0", "")]})
     assert np.isfinite([label["score"] for label in found.json()["labels"]]).all()
+
+
+def test_a_collection_without_images(tmp_path):
+    encoder = tiny.encoder().eval()
+    write_collection(tmp_path, counts=(0,), width=encoder.embedding_dim)
+
+    def load(_):
+        searcher = Searcher(tmp_path, encoder)
+        return Service(searcher, CollectionImages(searcher.collection).read, ServeOptions().limits)
+
+    with TestClient(create_app(tmp_path, None, load), "http://localhost") as client:
+        while client.get("/api/status").json()["state"] == "loading":
+            pass
+        found = client.post("/api/search", json={"parts": [{"text": "a"}]}).json()
+        assert (found["results"], found["num_candidates"]) == ([], 0)
+        assert client.get("/api/map").json() == {"points": []}
+        assert client.get("/api/images/0").status_code == 404
+        assert client.get("/api/columns/label").json()["values"] == []

@@ -10,7 +10,7 @@ from fastapi import FastAPI, Security
 from fastapi.security import HTTPBearer
 
 from clipkit import __version__
-from clipkit.collection import read_info
+from clipkit.collection import Collection
 from clipkit.search.serving.failures import add_error_handlers
 from clipkit.search.serving.load_service import Report, load_service
 from clipkit.search.serving.loading import Loading
@@ -41,11 +41,11 @@ def create_app(
         An application for uvicorn.
 
     Raises:
-        DataError: If the folder is no collection.
+        DataError: If the folder is no collection, or not all of its shards are embedded.
     """
     options = options or ServeOptions()
     loading = Loading(
-        read_info(folder), load or (lambda report: load_service(folder, options, report))
+        Collection(folder).info, load or (lambda report: load_service(folder, options, report))
     )
 
     @asynccontextmanager
@@ -65,7 +65,6 @@ def create_app(
         generate_unique_id_function=lambda route: route.name,
     )
     app.state.loading = loading
-    app.state.options = options
     add_error_handlers(app)
     # The description of the API names the token; AccessControl checks it.
     secured = [] if options.token is None else [Security(HTTPBearer(auto_error=False))]
