@@ -10,6 +10,7 @@ from typing import Final
 import numpy as np
 
 from clipkit.collection import Collection, CollectionImages
+from clipkit.models import DualEncoder
 from clipkit.search.searcher import Searcher
 from clipkit.search.serving.options import ServeOptions
 from clipkit.search.serving.service import Service
@@ -24,19 +25,25 @@ _PAGE_BYTES: Final = 4096
 _MEMORY_SHARE: Final = 0.5
 
 
-def load_service(folder: Path | str, options: ServeOptions, report: Report) -> Service:
+def load_service(
+    folder: Path | str,
+    options: ServeOptions,
+    report: Report,
+    encoder: DualEncoder | None = None,
+) -> Service:
     """Load a collection, its engine and its model.
 
     Args:
         folder: A folder that ``clipkit embed`` wrote.
         options: Model, device and limits.
         report: Called with the progress.
+        encoder: The model; None to load it.
 
     Raises:
         ClipkitError: If the collection or the model cannot be loaded.
     """
     report(0.0, "reading the tables of the collection")
-    searcher = Searcher(folder, model=options.model, device=options.device)
+    searcher = Searcher(folder, encoder, model=options.model, device=options.device)
     report(_MODEL_FROM, f"loading the model {searcher.collection.info.model}")
     searcher.encoder.load()
     _read_vectors(searcher.collection, report)
