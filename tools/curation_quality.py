@@ -202,7 +202,7 @@ def train(args: argparse.Namespace) -> None:
                 "--trainer.max_epochs", "-1", "--trainer.max_steps", str(FIT_STEPS),
                 "--trainer.check_val_every_n_epoch", "null",
                 "--trainer.val_check_interval", str(FIT_STEPS),
-                *([] if condition == "noisy" else ["--data.mask", mask]),
+                *([] if condition == "noisy" else ["--data.samples.mask", mask]),
             )  # fmt: skip
             result = {"seconds": time.perf_counter() - start, **last_values(folder)}
             (folder / "result.json").write_text(json.dumps(result, indent=1))

@@ -144,7 +144,8 @@ class ShardFiles:
                     f"{self._base}{TABLE_SUFFIX}: has no column {missing[0]!r}; it has "
                     f"{', '.join(known)}"
                 )
-            table = _typed(file.read(None if columns is None else list(columns)))
+            content = file.read(None if columns is None else list(columns))
+            table = _typed(content, self._base + TABLE_SUFFIX)
         self._check_rows(len(table))
         return table
 
@@ -168,7 +169,8 @@ class ShardFiles:
             ]
             ends = np.cumsum(sizes)
             number = int(np.searchsorted(ends, position, side="right"))
-            part = _typed(file.read_row_group(number, list(columns)))
+            content = file.read_row_group(number, list(columns))
+            part = _typed(content, self._base + TABLE_SUFFIX)
             return int(ends[number]) - sizes[number], part
 
     @contextmanager
@@ -201,12 +203,23 @@ class ShardFiles:
         return rows
 
 
-def _typed(table: Any) -> Any:
-    """Return a table whose columns have the types of ``COLUMNS``; other types are damage."""
-    fields = [
-        field.with_type(arrow_type(COLUMNS[field.name])) if field.name in COLUMNS else field
-        for field in table.schema
-    ]
-    typed = table.cast(arrow().schema(fields))
-    typed.validate(full=True)  # text that is no UTF-8 would fail where it is read
-    return typed
+def _typed(table: Any, path: str) -> Any:
+    """Return a table whose columns have the types of ``COLUMNS``.
+
+    Raises:
+        DataError: If a column cannot be converted, or text is no UTF-8.
+    """
+    pa = arrow()
+    for place, field in enumerate(table.schema):
+        if field.name not in COLUMNS:
+            continue
+        kind = arrow_type(COLUMNS[field.name])
+        try:
+            table = table.set_column(place, field.with_type(kind), table.column(place).cast(kind))
+        except pa.ArrowException as error:
+            raise DataError(
+                f"{path}: column {field.name}: expected {COLUMNS[field.name]}, got {field.type}; "
+                "embed the shard again"
+            ) from error
+    table.validate(full=True)  # text that is no UTF-8 would fail where it is read
+    return table

@@ -10,32 +10,16 @@ import numpy as np
 from jaxtyping import Bool, Float16, Float32, Int64, UInt8
 
 from clipkit.collection import Collection, ShardFiles
-from clipkit.collection.shard_files import COLUMNS
 from clipkit.curation.scores import sample_scores
-from clipkit.errors import DataError
 
 OnRows = Callable[[int, int], None]
 """Called with the numbers of completed and of all rows, for a progress bar."""
 EMBEDDING_ROWS: Final = 16_384
 """Embeddings that are read at a time, which bounds the memory."""
-_LISTS: Final = ("list<element: string>", "list<item: string>")
 
 
 def no_progress(done: int, total: int) -> None:
     """Show no progress."""
-
-
-def _check_types(table: Any, shard: str) -> None:
-    """Refuse columns of other types than ``clipkit embed`` writes."""
-    for name in table.column_names:
-        kind = str(table.column(name).type)
-        expected = COLUMNS.get(name, kind)
-        # Arrow also prints the name of a list's items.
-        if kind != expected and kind not in _LISTS:
-            raise DataError(
-                f"{shard}.parquet: column {name}: expected {expected}, got {kind}; embed the shard "
-                "again"
-            )
 
 
 def finite_rows(images: Float16[np.ndarray, "R D"]) -> Float32[np.ndarray, "R D"]:
@@ -93,7 +77,6 @@ class Candidates:
         """
         for places, files, positions in self.shards():
             table = files.table(columns)
-            _check_types(table, files.shard.name)
             yield places, table if len(positions) == len(table) else table.take(positions)
 
     def numbers(self, column: str) -> np.ndarray:

@@ -109,7 +109,6 @@ def _rename_shard(folder, name):
         ("label", ["dog"] * 5),
         ("image_offset_bytes", ["x"] * 5),
         ("image_sha256", [b"short"] * 5),
-        ("key", pa.array([b"caf\xe9"] * 5).view(pa.string())),
     ],
 )
 def test_columns_of_another_type_are_named(folder, column, values):
@@ -118,10 +117,22 @@ def test_columns_of_another_type_are_named(folder, column, values):
     place = table.column_names.index(column)
     pq.write_table(table.set_column(place, column, pa.array(values)), path)
     files = Collection(folder).shards[0]
-    with pytest.raises(DataError, match=r"00000\.parquet: cannot be read .* embed the shard again"):
+    with pytest.raises(DataError, match=rf"00000\.parquet: column {column}: expected .* again"):
         files.table([column])
-    with pytest.raises(DataError, match=r"00000\.parquet: cannot be read"):
+    with pytest.raises(DataError, match=rf"00000\.parquet: column {column}: expected"):
         files.row_group([column], 0)
+
+
+def test_text_of_other_bytes_is_refused(folder):
+    path = folder / "00000.parquet"
+    table = pq.read_table(path)
+    keys = pa.array([b"caf\xe9"] * 5).view(pa.string())
+    pq.write_table(table.set_column(table.column_names.index("key"), "key", keys), path)
+    files = Collection(folder).shards[0]
+    with pytest.raises(DataError, match=r"00000\.parquet: cannot be read .* embed the shard again"):
+        files.table(["key"])
+    with pytest.raises(DataError, match=r"00000\.parquet: cannot be read"):
+        files.row_group(["key"], 0)
 
 
 def test_a_table_that_another_library_wrote_again_is_read(folder):

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from clipkit.errors import ConfigError
+from clipkit.training import PairOptions
 from clipkit.training.callbacks import KeyLog, SaveCheckpoint
 from tests.helpers import tiny
 from tests.helpers.masks import save_mask
@@ -21,7 +22,7 @@ def _fit(rank: int, world_size: int, folder: Path, run: Path, mask: str, steps: 
     last = run / "last.ckpt"
     callbacks = KeyLog(str(run / "keys.txt")), SaveCheckpoint()
     trainer = tiny.trainer(run, *callbacks, max_steps=steps, **ranks)
-    data = tiny.data(folder, 4 // world_size, mask=mask)
+    data = tiny.data(folder, 4 // world_size, samples=PairOptions(mask=mask))
     trainer.fit(tiny.module(), datamodule=data, ckpt_path=last if last.exists() else None)
 
 
@@ -50,14 +51,12 @@ def test_a_run_of_two_ranks_continues_on_one(tmp_path: Path, shards: Path) -> No
 def _setup(rank: int, world_size: int, folder: str, masks: list[str | None]) -> str:
     from clipkit.data import EvalTransform, OpenClipTokenizer
     from clipkit.training import PairDataModule
-    from clipkit.training.datamodule.options import PairOptions
 
     data = PairDataModule(
         train=f"{folder}/train/*.tar",
         batch_size=2,
         tokenizer=OpenClipTokenizer(context_length=16),
-        samples=PairOptions(transform=EvalTransform(16)),
-        mask=masks[rank],
+        samples=PairOptions(transform=EvalTransform(16), mask=masks[rank]),
     )
     try:
         data.setup("fit")

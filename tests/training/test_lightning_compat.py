@@ -36,8 +36,8 @@ BELOW_TRAINING = {
     "_cache": fsspec.AbstractFileSystem,
 }
 """Names that torch documents, or uses in its own optimizers, and fsspec's open file systems."""
-OF_OTHERS = {"_SubParsersAction", "_actions", "_trial_id", "_replace"}
-"""argparse, Optuna and named tuples."""
+OF_OTHERS = {"_SubParsersAction", "_actions", "_trial_id", "_replace", "_exit"}
+"""argparse, Optuna, named tuples, and the documented os._exit."""
 
 
 def trainer() -> Trainer:

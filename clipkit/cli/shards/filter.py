@@ -83,7 +83,7 @@ def add_filter(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="write a mask of the samples that a run trains on",
         description="Filters are applied in the order in which they are written, each to the "
         "samples that those before it kept. Samples that could not be embedded are removed first. "
-        "The shards stay as they are: give the mask to a run as data.mask.",
+        "The shards stay as they are: give the mask to a run as data.samples.mask.",
         allow_abbrev=False,
     )
     parser.add_argument(

@@ -31,6 +31,8 @@ class PairOptions:
         per_class: Number of training samples per class, selected by ``data.seed``, for few-shot
             training; None for all samples.
         balance_classes: Whether every class is sampled equally often, independent of its size.
+        mask: File of ``clipkit shards filter`` that says which samples of ``data.train`` to train
+            on, or several files, of which all must keep a sample; None for all samples.
     """
 
     transform: ImageTransform | None = None
@@ -40,6 +42,7 @@ class PairOptions:
     num_threads: int = 1
     per_class: int | None = None
     balance_classes: bool = False
+    mask: str | list[str] | None = None
 
     @property
     def selects(self) -> bool:

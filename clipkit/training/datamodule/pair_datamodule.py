@@ -66,8 +66,6 @@ class PairDataModule(LightningDataModule):
         faults: How many bad samples and shards are allowed in training, and where they are logged.
         storage: How shards, tables and images are read.
         mixture: Several training sources instead of ``train``.
-        mask: File of ``clipkit shards filter`` that says which samples of ``train`` are trained on,
-            or several files, of which all must keep a sample; None for all samples.
 
     Raises:
         ConfigError: If training is to run without shuffling.
@@ -91,7 +89,6 @@ class PairDataModule(LightningDataModule):
         faults: FaultOptions = FaultOptions(),
         storage: StorageOptions = StorageOptions(),
         mixture: MixtureOptions = MixtureOptions(),
-        mask: str | list[str] | None = None,
     ) -> None:
         super().__init__()
         if not order.shuffle or order.tail not in (None, "drop"):
@@ -113,7 +110,6 @@ class PairDataModule(LightningDataModule):
         self.faults = faults
         self.storage = storage
         self.mixture = mixture
-        self.mask = mask
         self.check_batch: Callable[[Batch], None] | None = None
         self.class_names: tuple[str, ...] = ()
         self._train_stream: PairSource | None = None
@@ -201,9 +197,8 @@ class PairDataModule(LightningDataModule):
         if self.storage.webdataset != WebDatasetOptions():
             return self._open_webdataset()
         data = open_data(
-            self.train, self.mixture, self.samples, self.seed, self.storage, self.class_names,
-            self.mask,
-        )  # fmt: skip
+            self.train, self.mixture, self.samples, self.seed, self.storage, self.class_names
+        )
         return PairStream(
             data,
             tokenizer=self.resolved_tokenizer(),
@@ -220,7 +215,7 @@ class PairDataModule(LightningDataModule):
         from clipkit.data import WebDatasetSource  # with webdataset, which few runs need
 
         return WebDatasetSource(
-            webdataset_shards(self.train, self.mixture, self.samples, self.storage, self.mask),
+            webdataset_shards(self.train, self.mixture, self.samples, self.storage),
             tokenizer=self.resolved_tokenizer(),
             batch_size=self.batch_size,
             seed=self.seed,

@@ -48,7 +48,6 @@ def open_data(
     seed: int = 0,
     storage: StorageOptions = StorageOptions(),
     class_names: Sequence[str] = (),
-    mask: str | Sequence[str] | None = None,
 ) -> ShardIndex | Mixture:
     """Open some shards, or a mixture of several sources, and the masks of their samples."""
     if train and mixture.sources:
@@ -58,10 +57,10 @@ def open_data(
             "data.mixture.stages and data.mixture.epoch_samples: expected data.mixture.sources, "
             "got none"
         )
-    if mask and (mixture.sources or samples.selects):
+    if samples.mask and (mixture.sources or samples.selects):
         raise ConfigError(
-            "data.mask: is a mask of the shards of data.train; for a mixture, give each source its "
-            "mask (data.mixture.sources: mask), and leave out samples.per_class and "
+            "data.samples.mask: is a mask of the shards of data.train; for a mixture, give each "
+            "source its mask (data.mixture.sources: mask), and leave out samples.per_class and "
             "samples.balance_classes, which pack other shards"
         )
     if mixture.sources:
@@ -79,7 +78,7 @@ def open_data(
         raise ConfigError("data.train: expected data to train on, got none")
     if samples.selects:
         return _selected(train, samples, seed, class_names, storage)
-    return open_index(train, class_names, storage, mask)
+    return open_index(train, class_names, storage, samples.mask)
 
 
 def webdataset_shards(
@@ -87,15 +86,14 @@ def webdataset_shards(
     mixture: MixtureOptions,
     samples: PairOptions,
     storage: StorageOptions,
-    mask: str | Sequence[str] | None = None,
 ) -> WebDatasetShards:
     """Return the training shards for webdataset, if it can read the training data."""
     options = storage.webdataset
-    if mask:
+    if samples.mask:
         raise ConfigError(
-            "data.mask: webdataset reads shards without an index, so that samples have no ids; "
-            "leave out data.storage.webdataset, or the mask and filter in a pipeline of your own "
-            "(data.storage.webdataset.pipeline)"
+            "data.samples.mask: webdataset reads shards without an index, so that samples have no "
+            "ids; leave out data.storage.webdataset, or the mask and filter in a pipeline of your "
+            "own (data.storage.webdataset.pipeline)"
         )
     if options.num_samples is None:
         raise ConfigError(

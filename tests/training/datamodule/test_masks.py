@@ -41,7 +41,9 @@ def mask(shards, tmp_path):
 def fit(shards, run, *callbacks, mask=None, ckpt=None, **options):
     callbacks = (KeyLog(str(run / "keys.txt")), RunRecorder(), *callbacks)
     trainer = tiny.trainer(run, *callbacks, **{"max_steps": 8, **options})
-    trainer.fit(tiny.module(), datamodule=tiny.data(shards, mask=mask), ckpt_path=ckpt)
+    trainer.fit(
+        tiny.module(), datamodule=tiny.data(shards, samples=PairOptions(mask=mask)), ckpt_path=ckpt
+    )
 
 
 def keys_of(run):
@@ -107,14 +109,14 @@ def read_mask(path):
 
 
 def test_the_command_takes_a_mask_and_shows_it(shards, mask, tmp_path, capsys):
-    words = [*tiny.words(shards, tmp_path / "run"), f"--data.mask={mask}"]
+    words = [*tiny.words(shards, tmp_path / "run"), f"--data.samples.mask={mask}"]
     assert main(["fit", *words]) == 0
     shown = "".join(capsys.readouterr().err.replace("│", "").split())
     assert "keeps18of23samples(filters:test),by" in shown
     assert "18samplesin2shards" in shown
     record = read_run(tmp_path / "run")
     assert list(record.masks) == [mask]
-    assert record.config["data.mask"] == mask
+    assert record.config["data.samples.mask"] == mask
 
 
 def test_several_masks_keep_what_all_keep(shards, mask, tmp_path):
@@ -142,17 +144,18 @@ def test_a_mask_of_other_data_is_refused(shards, mask):
 @pytest.mark.parametrize(
     "options",
     [
-        {"samples": PairOptions(per_class=2)},
+        {"samples": {"per_class": 2}},
         {"mixture": MixtureOptions([MixtureSource("a", "shards", weight=1.0)]), "train": None},
     ],
 )
 def test_masks_need_the_shards_that_were_filtered(shards, mask, options):
-    with pytest.raises(ConfigError, match=r"data\.mask: is a mask of the shards of data\.train"):
-        open_data(**{"train": f"{shards}/train", "mask": mask, **options})
+    samples = PairOptions(mask=mask, **options.pop("samples", {}))
+    with pytest.raises(ConfigError, match=r"samples\.mask: is a mask of the shards of data\.train"):
+        open_data(**{"train": f"{shards}/train", "samples": samples, **options})
 
 
 def test_a_missing_mask_is_one_line_for_the_command(shards, mask, tmp_path, capsys):
-    words = tiny.words(shards, tmp_path / "run", f"--data.mask={tmp_path}/none.npz")
+    words = tiny.words(shards, tmp_path / "run", f"--data.samples.mask={tmp_path}/none.npz")
     assert main(["fit", *words]) == 2
     assert (
         "none.npz: expected the file of a mask, got none: no such file" in capsys.readouterr().err
@@ -161,8 +164,12 @@ def test_a_missing_mask_is_one_line_for_the_command(shards, mask, tmp_path, caps
 
 def test_webdataset_takes_no_mask(shards, mask):
     storage = StorageOptions(webdataset=WebDatasetOptions(num_samples=10))
-    with pytest.raises(ConfigError, match=r"data\.mask: webdataset reads shards without an index"):
-        webdataset_shards(f"{shards}/train", MixtureOptions(), PairOptions(), storage, mask)
-    data = PairDataModule(f"{shards}/train", storage=replace(storage), mask=mask)
-    with pytest.raises(ConfigError, match=r"data\.mask"):
+    with pytest.raises(
+        ConfigError, match=r"samples\.mask: webdataset reads shards without an index"
+    ):
+        webdataset_shards(f"{shards}/train", MixtureOptions(), PairOptions(mask=mask), storage)
+    data = PairDataModule(
+        f"{shards}/train", storage=replace(storage), samples=PairOptions(mask=mask)
+    )
+    with pytest.raises(ConfigError, match=r"data\.samples\.mask"):
         data._open_train()
