@@ -18,7 +18,7 @@ from clipkit.errors import ClipkitError
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
 
-_BATCHES_AHEAD: Final = 2
+BATCHES_AHEAD: Final = 2
 """Number of batches that each worker builds in advance."""
 
 
@@ -91,7 +91,7 @@ class BatchLoader:
             batch_size=None,
             num_workers=self._num_workers,
             persistent_workers=self._num_workers > 0,
-            prefetch_factor=_BATCHES_AHEAD if self._num_workers else None,
+            prefetch_factor=BATCHES_AHEAD if self._num_workers else None,
             pin_memory=torch.cuda.is_available(),
             # A separate generator: the global one must not depend on the number of iterations.
             generator=torch.Generator(),

@@ -21,6 +21,7 @@ from clipkit.training.callbacks.save_checkpoint import SaveCheckpoint
 from clipkit.training.datamodule.pair_datamodule import PairDataModule
 from clipkit.training.lightning_compat import callbacks_of
 from clipkit.training.module.contrastive_module import ContrastiveModule
+from clipkit.training.preflight.loader import loader_notes, make_loader_plan
 from clipkit.training.preflight.memory import activation_bytes, exchange_estimate, memory_estimate
 from clipkit.training.preflight.options import check_precision, check_windows, unused_options
 from clipkit.training.preflight.run_plan import (
@@ -64,6 +65,12 @@ def make_plan(
     captions = _caption_plan(data, num_captions)
     rates = [options["lr"] for options in module.group_options]
     numbers = _data_plan(trainer, data)
+    loader = make_loader_plan(
+        module.encoder.image_tower,
+        data.batch_size,
+        data.num_workers,
+        trainer.world_size // trainer.num_nodes,
+    )
     return RunPlan(
         data=numbers,
         length=_length_plan(trainer, module, data, num_steps),
@@ -75,11 +82,15 @@ def make_plan(
         ),
         memory=_memory_plan(trainer, module, data, captions.context_length),
         captions=captions,
+        loader=loader,
         parameters=count_parameters(module.encoder),
         peak_rates=(min(rates), max(rates)),
         factors=schedule_factors(module.schedule, num_steps, module.step_counter.step_samples),
         unused=unused_options(module.run_config, _limits(trainer, _batches(data))),
-        notes=_notes(trainer, module, numbers, captions, data.num_workers),
+        notes=[
+            *_notes(trainer, module, numbers, captions, data.num_workers),
+            *loader_notes(loader),
+        ],
     )
 
 

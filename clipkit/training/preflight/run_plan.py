@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from clipkit.data.order.partition import BatchSizeStage
 from clipkit.data.shards.masks.sample_mask import MaskSummary
+from clipkit.training.preflight.loader import LoaderPlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,7 @@ class RunPlan:
     device: DevicePlan
     memory: MemoryPlan
     captions: CaptionPlan
+    loader: LoaderPlan
     parameters: Mapping[str, tuple[int, int]]  # by part: number of all, and of trainable ones
     peak_rates: tuple[float, float]  # least and greatest learning rate of a group at its peak
     factors: list[float]  # of the learning rate, at evenly spaced moments of the run

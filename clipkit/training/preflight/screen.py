@@ -11,7 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from clipkit.data.shards.masks.sample_mask import MaskSummary
+from clipkit.training.preflight.loader import describe_loader
 from clipkit.training.preflight.run_plan import CaptionPlan, DataPlan, LengthPlan, RunPlan
+from clipkit.training.preflight.units import human_bytes
 
 _BLOCKS = " ▁▂▃▄▅▆▇█"
 _HEIGHT = 4
@@ -39,6 +41,7 @@ def lines(plan: RunPlan) -> list[tuple[str, str]]:
         ("batch", _batch(plan.data, _ranks(plan))),
         ("length", _length(plan.length, plan.data)),
         ("device", f"{device.kind}, {device.precision}, {device.strategy}, {_ranks(plan)}"),
+        ("workers", describe_loader(plan.loader)),
         ("parameters", _parameters(plan.parameters)),
         ("memory per rank", f"at least {_sum(memory.parts)}{unknown}"),
         ("communication per step", _sum(memory.communication) or "none: one rank"),
@@ -63,20 +66,6 @@ def draw(values: Sequence[float], height: int) -> list[str]:
         levels = [round(min(1.0, max(0.0, value * height - row)) * steps) for value in values]
         rows.append("".join(_BLOCKS[level] for level in levels))
     return rows
-
-
-def human_bytes(count: float) -> str:
-    """Format a number of bytes with a unit of 1024.
-
-    Examples:
-        >>> human_bytes(1536)
-        '1.5 KiB'
-    """
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if count < 1024:
-            return f"{count:.3g} {unit}" if count < 1000 else f"{count:.0f} {unit}"
-        count /= 1024
-    return f"{count:.3g} TiB"
 
 
 def _data(data: DataPlan) -> str:

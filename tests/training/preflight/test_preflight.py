@@ -33,7 +33,8 @@ from clipkit.training.preflight.plan import (
     schedule_factors,
 )
 from clipkit.training.preflight.run_plan import RunPlan
-from clipkit.training.preflight.screen import draw, human_bytes, lines, screen
+from clipkit.training.preflight.screen import draw, lines, screen
+from clipkit.training.preflight.units import human_bytes
 from tests.helpers import tiny
 from tests.helpers.factories import pair, write_shard
 
@@ -62,6 +63,7 @@ def test_numbers_are_those_of_the_run(shards, tmp_path):
                           "different ones each time"]  # fmt: skip
     text = dict(lines(plan))
     assert text["batch"] == "4 pairs per rank x 1 rank x 2 accumulated = 8 per step"
+    assert text["workers"].startswith("none: each rank builds its batches itself")
     assert text["length"] == (
         "3 steps per epoch (3 samples left over); 3 steps = 24 samples = 1 epochs (max_steps 3)"
     )

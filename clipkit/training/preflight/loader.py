@@ -1,0 +1,116 @@
+"""What the worker processes of a run need of its machine, and what is there."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from clipkit.data.stream.workers import BATCHES_AHEAD
+from clipkit.models.towers.base import ImageTower
+from clipkit.training.preflight.units import human_bytes
+
+_SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - where torch's workers put their batches
+_COLORS: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class LoaderPlan:
+    """Worker processes of one machine, and the memory in which they hand over batches.
+
+    Args:
+        num_workers: Worker processes per rank; 0 if the ranks build batches themselves.
+        num_ranks: Ranks on this machine.
+        num_cores: CPU cores that this process may use.
+        shared_bytes: Shared memory that the images of prepared batches take, at least.
+        free_bytes: Free shared memory; None where the system does not show it.
+    """
+
+    num_workers: int
+    num_ranks: int
+    num_cores: int
+    shared_bytes: int
+    free_bytes: int | None
+
+
+def make_loader_plan(
+    tower: ImageTower, batch_size: int, num_workers: int, num_ranks: int
+) -> LoaderPlan:
+    """Collect the numbers of this machine.
+
+    Args:
+        tower: Image tower of the run, which knows the size of an image.
+        batch_size: Samples per batch of a rank.
+        num_workers: Worker processes per rank.
+        num_ranks: Ranks on this machine.
+    """
+    pixels = tower.image_size**2
+    if tower.budget is not None:
+        pixels = tower.budget.max_tokens * tower.budget.patch_size**2
+    ahead = num_ranks * num_workers * BATCHES_AHEAD
+    return LoaderPlan(
+        num_workers=num_workers,
+        num_ranks=num_ranks,
+        num_cores=_num_cores(),
+        shared_bytes=ahead * batch_size * pixels * _COLORS,
+        free_bytes=_free_shared_bytes(),
+    )
+
+
+def describe_loader(plan: LoaderPlan) -> str:
+    """Return the workers of a machine as text.
+
+    Examples:
+        >>> describe_loader(LoaderPlan(8, 4, 32, 2**30, 2**34))
+        '32 processes on 32 cores; at least 1 GiB of shared memory, 16 GiB free'
+        >>> describe_loader(LoaderPlan(0, 1, 2, 0, None))
+        'none: each rank builds its batches itself, on 2 cores'
+    """
+    if not plan.num_workers:
+        return f"none: each rank builds its batches itself, on {plan.num_cores} cores"
+    text = (
+        f"{plan.num_workers * plan.num_ranks} processes on {plan.num_cores} cores; at least "
+        f"{human_bytes(plan.shared_bytes)} of shared memory"
+    )
+    return text if plan.free_bytes is None else f"{text}, {human_bytes(plan.free_bytes)} free"
+
+
+def loader_notes(plan: LoaderPlan) -> list[str]:
+    """Return what the machine has too little of, each with a solution.
+
+    Examples:
+        >>> loader_notes(LoaderPlan(8, 4, 32, 2**30, 2**26))[0][:50]
+        'workers hand over batches in /dev/shm, which has 6'
+    """
+    notes = []
+    num_processes = plan.num_workers * plan.num_ranks
+    if num_processes > plan.num_cores:
+        notes.append(
+            f"{num_processes} worker processes share {plan.num_cores} cores: more than one per "
+            f"core makes none faster; set data.num_workers to {_fitting(plan)} or less"
+        )
+    if plan.free_bytes is not None and plan.shared_bytes > plan.free_bytes:
+        notes.append(
+            f"workers hand over batches in {_SHARED_MEMORY}, which has "
+            f"{human_bytes(plan.free_bytes)} free and needs at least "
+            f"{human_bytes(plan.shared_bytes)}: the run may end with a bus error; start the "
+            f"container with --shm-size or --ipc=host, or use fewer workers or smaller batches"
+        )
+    return notes
+
+
+def _fitting(plan: LoaderPlan) -> int:
+    return max(1, plan.num_cores // plan.num_ranks)
+
+
+def _num_cores() -> int:
+    """Return the cores that this process may use, fewer than the machine's in a container."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _free_shared_bytes() -> int | None:
+    return shutil.disk_usage(_SHARED_MEMORY).free if _SHARED_MEMORY.is_dir() else None
