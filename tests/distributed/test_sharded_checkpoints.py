@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -285,6 +286,8 @@ def test_killed_between_two_names_the_former_one_is_found_and_put_back(copy, mon
 def test_what_cannot_be_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"ShardedStrategy\.checkpoint: expected one of"):
         ShardedStrategy(checkpoint="half")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"ShardedStrategy\.timeout: expected a positive time"):
+        ShardedStrategy(timeout=timedelta(0))
     with pytest.raises(ConfigError, match=r"folder: expected a folder on a disk.*s3://bucket/run"):
         ShardedStrategy(checkpoint="sharded").check_folder("s3://bucket/run")
     ShardedStrategy(checkpoint="full").check_folder("s3://bucket/run")

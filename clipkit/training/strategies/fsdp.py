@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final, Literal, final
 
@@ -41,19 +42,28 @@ class ShardedStrategy(ModelParallelStrategy):
         checkpoint: "full" to write the same file as one process or DDP, for which rank 0 gathers
             all weights; "sharded" for a folder to which each rank writes its part, on a disk that
             all ranks share. Both kinds are recognised when they are read.
+        timeout: Time after which a collective that some ranks do not join ends the run, such as
+            "0:10:00"; longer than a validation, a checkpoint and the download of a shard.
 
     Raises:
-        ConfigError: If ``checkpoint`` is neither, or torch is too old for it.
+        ConfigError: If ``checkpoint`` is neither, torch is too old for it, or ``timeout`` is not
+            positive.
 
     Examples:
         >>> trainer = Trainer(strategy=ShardedStrategy(), devices=8, precision="bf16-mixed")
     """
 
-    def __init__(self, checkpoint: Literal["full", "sharded"] = "full") -> None:
+    def __init__(
+        self,
+        checkpoint: Literal["full", "sharded"] = "full",
+        timeout: timedelta = timedelta(minutes=30),
+    ) -> None:
         check_choice("ShardedStrategy.checkpoint", checkpoint, CHECKPOINTS)
+        if timeout <= timedelta(0):
+            raise ConfigError(f"ShardedStrategy.timeout: expected a positive time, got {timeout}")
         if checkpoint == "sharded":
             storage()
-        super().__init__(tensor_parallel_size=1, save_distributed_checkpoint=False)
+        super().__init__(tensor_parallel_size=1, save_distributed_checkpoint=False, timeout=timeout)
         self.checkpoint = checkpoint
 
     @property
