@@ -10,7 +10,9 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import socket
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -169,6 +171,15 @@ def ray_session(address: str | None = None) -> Iterator[ModuleType]:
     if not is_local:
         _check_reachable(str(address))
     logging.getLogger("ray").setLevel(logging.ERROR)
+    with _own_sigterm_handler():
+        _connect(ray, is_local, address)
+        try:
+            yield ray
+        finally:
+            ray.shutdown()
+
+
+def _connect(ray: ModuleType, is_local: bool, address: str | None) -> None:
     options: dict[str, Any] = {"address": LOCAL if is_local else address}
     if is_local:
         options |= {"include_dashboard": False, "object_store_memory": LOCAL_STORE_BYTES}
@@ -179,10 +190,19 @@ def ray_session(address: str | None = None) -> Iterator[ModuleType]:
             f"--address: expected the address of a running Ray cluster, or local; got "
             f"{options['address']}: {first_line(error)}"
         ) from error
+
+
+@contextmanager
+def _own_sigterm_handler() -> Iterator[None]:
+    """Restore the handler of SIGTERM, which Ray replaces and leaves."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.getsignal(signal.SIGTERM)
     try:
-        yield ray
+        yield
     finally:
-        ray.shutdown()
+        signal.signal(signal.SIGTERM, previous or signal.SIG_DFL)
 
 
 def _check_reachable(address: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import ipaddress
+import signal
 from dataclasses import replace
 
 import psutil
@@ -37,6 +38,7 @@ def cluster():
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
         ray = imported_ray(is_local=True)
+        handler = signal.getsignal(signal.SIGTERM)
         ray.init(
             address="local",
             num_cpus=2,
@@ -46,6 +48,7 @@ def cluster():
         )
         yield
         ray.shutdown()
+        signal.signal(signal.SIGTERM, handler)  # Ray leaves its own
 
 
 def of_cluster() -> list[psutil.Process]:

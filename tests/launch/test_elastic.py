@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import yaml
 from lightning.pytorch import Callback
 
@@ -86,10 +87,16 @@ def run_two_machines(folder: Path, nnodes: str, whole_machine: bool) -> list[lis
         assert status == 0, logs[0].read_text()[-4000:]
     finally:
         for agent in agents:
-            if agent.poll() is None:
-                os.killpg(agent.pid, signal.SIGKILL)
-            agent.wait()
+            end(agent)
     return steps_of(run)
+
+
+def end(agent: subprocess.Popen[bytes]) -> None:
+    """Kill an agent with its ranks, which have sessions of their own."""
+    if agent.poll() is None:
+        for process in [*psutil.Process(agent.pid).children(recursive=True), agent]:
+            process.kill()
+    agent.wait()
 
 
 def steps_of(run: Path) -> list[list[str]]:
