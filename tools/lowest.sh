@@ -9,9 +9,10 @@ cd "$(dirname "$0")/.."
 venv=${1:?usage: tools/lowest.sh VENV [NAME==VERSION ...]}
 shift
 python=${PYTHON:-python3}
-extras=albumentations,demo,lora,onnx,remote,tables,tensorboard,tiktoken,tune
+extras=albumentations,demo,lora,onnx,qdrant,remote,search,tables,tensorboard,tiktoken,tune
 # Of the extra "test" only what these tests need: its other packages want newer versions.
-tools="pytest pytest-timeout pytest-xdist hypothesis moto[server] braceexpand psutil mlflow-skinny"
+tools="pytest pytest-timeout pytest-xdist hypothesis moto[server] braceexpand psutil mlflow-skinny httpx
+    scikit-learn pandas"
 
 "$python" -m venv --clear "$venv"
 # uv resolves in seconds what takes pip more than ten minutes.
@@ -21,5 +22,6 @@ echo "lowest: installing $(wc -l <"$venv/lowest.txt") packages in their lowest v
 "$venv/bin/uv" pip install --quiet --python "$venv/bin/python" -c "$venv/lowest.txt" \
     -e ".[$extras]" $tools
 PYTHONPATH=$PWD "$venv/bin/python" -m pytest -q -p no:cacheprovider \
-    tests/data tests/losses tests/metrics tests/models tests/optim \
+    tests/data tests/losses tests/metrics tests/models tests/optim tests/collection tests/curation \
+    tests/search --ignore tests/search/test_serving_openapi.py \
     tests/training/test_lightning_compat.py tests/cli/test_fit.py tests/cli/test_loggers.py ${PYTEST_ARGS:-}
