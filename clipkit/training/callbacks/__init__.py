@@ -7,7 +7,10 @@ from clipkit.training.callbacks.key_log import KeyLog
 from clipkit.training.callbacks.moving_average import ExponentialMovingAverage
 from clipkit.training.callbacks.optuna_pruning import OptunaPruning
 from clipkit.training.callbacks.parameter_summary import ParameterSummary
-from clipkit.training.callbacks.profile_steps import ProfileSteps
+from clipkit.training.callbacks.performance.profile_steps import ProfileSteps
+from clipkit.training.callbacks.performance.straggler_report import StragglerReport
+from clipkit.training.callbacks.performance.throughput import Throughput
+from clipkit.training.callbacks.performance.watchdog import Watchdog
 from clipkit.training.callbacks.progress_bar import ProgressBar
 from clipkit.training.callbacks.replace_run import ReplaceRun
 from clipkit.training.callbacks.run_files.run_recorder import RunRecorder
@@ -15,15 +18,12 @@ from clipkit.training.callbacks.run_files.save_config import SaveConfig
 from clipkit.training.callbacks.save_checkpoint import SaveCheckpoint
 from clipkit.training.callbacks.step_guard import StepGuard
 from clipkit.training.callbacks.stop_on_signal import StopOnSignal
-from clipkit.training.callbacks.straggler_report import StragglerReport
-from clipkit.training.callbacks.throughput import Throughput
 from clipkit.training.callbacks.towers.activation_checkpointing import ActivationCheckpointing
 from clipkit.training.callbacks.towers.add_lora import AddLora
 from clipkit.training.callbacks.towers.compile_towers import CompileTowers
 from clipkit.training.callbacks.towers.lock_tower import LockTower, Unlock
 from clipkit.training.callbacks.towers.set_logit_scale import SetLogitScale
 from clipkit.training.callbacks.towers.token_schedule import TokenSchedule, TokenStage
-from clipkit.training.callbacks.watchdog import Watchdog
 from clipkit.training.callbacks.write_embeddings import WriteEmbeddings
 from clipkit.training.callbacks.zero_shot_evaluation import ZeroShotEvaluation
 

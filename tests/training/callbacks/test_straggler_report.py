@@ -20,7 +20,7 @@ def reported(rank: int, world_size: int, shards: Path, run: Path) -> tuple[list[
     said: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: said.append(record.getMessage())
-    logging.getLogger("clipkit.training.callbacks.straggler_report").addHandler(handler)
+    logging.getLogger("clipkit.training.callbacks.performance.straggler_report").addHandler(handler)
     module = tiny.module()
     if rank == 1:
         module.encoder.image_tower.register_forward_pre_hook(lambda *_: time.sleep(0.5))

@@ -12,7 +12,7 @@ from lightning.pytorch import Callback
 
 from clipkit.errors import ConfigError
 from clipkit.training.callbacks import Watchdog
-from clipkit.training.callbacks.watchdog import ABORTED
+from clipkit.training.callbacks.performance.watchdog import ABORTED
 from clipkit.training.health.heartbeat import (
     STEP,
     Heartbeat,
@@ -80,7 +80,7 @@ def watched_rank(rank: int, world_size: int, shards: Path, run: Path) -> list[st
     said: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: said.append(record.getMessage())
-    logging.getLogger("clipkit.training.callbacks.watchdog").addHandler(handler)
+    logging.getLogger("clipkit.training.callbacks.performance.watchdog").addHandler(handler)
     dog = Watchdog(limit_seconds=0.8, interval_seconds=0.1)
     # The dreamer is asleep before the watchdog's turn, so its phase stays "waiting for data".
     options = {"max_steps": 3, "devices": world_size, "strategy": "ddp"}

@@ -1,0 +1,1 @@
+"""Callbacks that measure the speed of a run, or watch whether it makes progress."""
