@@ -5,7 +5,7 @@
 set -uo pipefail
 out=$(mkdir -p "$1" && cd "$1" && pwd)
 shift
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/.." || exit
 python=${PYTHON:-python3}
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
 [ $# -gt 0 ] || set -- tests syncs loss steps loader
@@ -24,6 +24,7 @@ syncs() {
 }
 
 loss() {
+    # shellcheck disable=SC2086
     peer tools/bench_gpu_loss.py --sizes ${SIZES:-4096 16384 32768 65536 131072} 2>"$out/loss.err" |
         tee "$out/loss.jsonl"
 }

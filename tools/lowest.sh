@@ -19,8 +19,10 @@ tools="pytest pytest-timeout pytest-xdist hypothesis moto[server] braceexpand ps
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check uv packaging "$@"
 "$venv/bin/python" tools/lowest_versions.py "$@" >"$venv/lowest.txt"
 echo "lowest: installing $(wc -l <"$venv/lowest.txt") packages in their lowest versions ($venv/lowest.txt)"
+# shellcheck disable=SC2086
 "$venv/bin/uv" pip install --quiet --python "$venv/bin/python" -c "$venv/lowest.txt" \
     -e ".[$extras]" $tools
+# shellcheck disable=SC2086
 PYTHONPATH=$PWD "$venv/bin/python" -m pytest -q -p no:cacheprovider \
     tests/data tests/losses tests/metrics tests/models tests/optim tests/collection tests/curation \
     tests/search --ignore tests/search/test_serving_openapi.py \

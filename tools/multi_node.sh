@@ -18,6 +18,8 @@
 #   MAX_RESTARTS        how often torchrun starts all ranks again after one failed (0); the names of
 #                       the machines must resolve on all of them
 #   RDZV_CONF           options of torchrun's rendezvous with MAX_RESTARTS (last_call_timeout=30)
+#   TORCH_ELASTIC_SHUTDOWN_TIMEOUT
+#                       seconds that ranks have to save after SIGTERM, before torchrun kills them (300)
 #   PYTHON              the interpreter (python)
 #   GLOO_SOCKET_IFNAME  network interface between the machines, such as eth0, if their names do not
 #                       resolve to addresses on it (NCCL_SOCKET_IFNAME is the same for NCCL)
@@ -30,6 +32,8 @@ per_node=${PER_NODE:-$((gpus > 0 ? gpus : 1))}
 port=${MASTER_PORT:-29500}
 
 restarts=${MAX_RESTARTS:-0}
+# torchrun's own 30 seconds are less than a step and a checkpoint of a large model take.
+export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-300}
 
 # A static rendezvous knows every address beforehand, but its machines cannot start again together.
 if ((restarts > 0)) || [[ $NNODES == *:* ]]; then

@@ -14,6 +14,7 @@ host_a=clipkit-a-$id host_b=clipkit-b-$id
 cable_a=cka$id cable_b=ckb$id
 
 pids=()
+# shellcheck disable=SC2329  # by the trap
 clean_up() {
     for pid in "${pids[@]}"; do kill "$pid" 2>/dev/null || true; done
     wait

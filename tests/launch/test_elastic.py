@@ -18,6 +18,7 @@ from tests.helpers.ranks import free_port
 from tests.launch.test_launchers import TOOLS, environment
 
 STEPS, PAIRS = 8, 41
+QUICK = "last_call_timeout=5"
 
 
 class KillOnce(Callback):
@@ -35,7 +36,8 @@ class KillOnce(Callback):
 
 
 def test_a_killed_rank_of_four_is_started_again(tmp_path):
-    keys = run_two_machines(tmp_path, "2", whole_machine=False)
+    """Started by the command of the Kubernetes recipe, with the variables of its operator."""
+    keys = run_two_machines(tmp_path, "2:2", whole_machine=False, is_pod=True)
     assert [len(step) for step in keys] == [8] * STEPS
     check_epochs(keys)
 
@@ -49,7 +51,9 @@ def test_the_run_continues_on_the_machine_that_is_left(tmp_path):
     check_epochs(keys)
 
 
-def run_two_machines(folder: Path, nnodes: str, whole_machine: bool) -> list[list[str]]:
+def run_two_machines(
+    folder: Path, nnodes: str, whole_machine: bool, is_pod: bool = False
+) -> list[list[str]]:
     """Start two agents of torchrun with two ranks each; return the keys of each step."""
     tiny.shards(folder / "shards", (20, PAIRS - 20))
     run = folder / "run"
@@ -68,17 +72,12 @@ def run_two_machines(folder: Path, nnodes: str, whole_machine: bool) -> list[lis
     port, logs = str(free_port()), []
     agents = []
     for number in range(2):
-        variables = environment(
-            NNODES=nnodes, NODE_RANK=str(number), PER_NODE="2", MASTER_ADDR="127.0.0.1",
-            MASTER_PORT=port, MAX_RESTARTS="2", PYTHON=sys.executable,
-            RDZV_CONF="last_call_timeout=5",
-        )  # fmt: skip
+        command, variables = pod(nnodes, port) if is_pod else machine(nnodes, port, number)
         logs.append(folder / f"agent{number}.log")
         agents.append(
             subprocess.Popen(
-                ["bash", str(TOOLS / "multi_node.sh"), *flags],
-                env=variables, stdout=logs[-1].open("w"), stderr=subprocess.STDOUT,
-                start_new_session=True,
+                [*command, *flags], env=variables, cwd=TOOLS.parent,
+                stdout=logs[-1].open("w"), stderr=subprocess.STDOUT, start_new_session=True,
             )
         )  # fmt: skip
         time.sleep(1)  # the first agent holds the store
@@ -89,6 +88,27 @@ def run_two_machines(folder: Path, nnodes: str, whole_machine: bool) -> list[lis
         for agent in agents:
             end(agent)
     return steps_of(run)
+
+
+def machine(nnodes: str, port: str, number: int) -> tuple[list[str], dict[str, str]]:
+    """Command and environment of a machine without a scheduler."""
+    variables = environment(
+        NNODES=nnodes, NODE_RANK=str(number), PER_NODE="2", MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=port, MAX_RESTARTS="2", PYTHON=sys.executable, RDZV_CONF=QUICK,
+    )  # fmt: skip
+    return ["bash", str(TOOLS / "multi_node.sh")], variables
+
+
+def pod(nnodes: str, port: str) -> tuple[list[str], dict[str, str]]:
+    """Command and environment of a pod of the Kubernetes recipe, on this machine."""
+    job = yaml.safe_load((TOOLS / "kubernetes/pytorchjob.yaml").read_text())
+    template = job["spec"]["pytorchReplicaSpecs"]["Worker"]["template"]
+    container = template["spec"]["containers"][0]
+    variables = environment(
+        PET_NNODES=nnodes, PET_NPROC_PER_NODE="2", PET_RDZV_BACKEND="c10d", PET_MAX_RESTARTS="2",
+        PET_RDZV_ENDPOINT=f"127.0.0.1:{port}", PYTHON=sys.executable, RDZV_CONF=QUICK,
+    )  # fmt: skip
+    return [*container["command"], *container["args"][:2]], variables
 
 
 def end(agent: subprocess.Popen[bytes]) -> None:

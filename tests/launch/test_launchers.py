@@ -155,18 +155,3 @@ def test_slurm_job_that_crashes_is_queued_a_few_times(tmp_path, status, crashes,
     written = tmp_path / "calls.txt"
     assert (written.read_text() if written.exists() else None) == calls
     assert ("queued again" in done.stderr) == counter.exists()
-
-
-@pytest.mark.parametrize(
-    "script", sorted([*TOOLS.glob("*.sh"), *TOOLS.glob("slurm/*")]), ids=lambda p: p.name
-)
-def test_scripts_are_written_well(script):
-    assert os.access(script, os.X_OK)
-    subprocess.run(["bash", "-n", str(script)], check=True)
-
-
-def test_skypilot_task_runs_the_recipe():
-    task = yaml.safe_load((TOOLS / "skypilot.yaml").read_text())
-    assert "tools/multi_node.sh" in task["run"]
-    for name in ("NNODES", "NODE_RANK", "PER_NODE", "MASTER_ADDR"):
-        assert f"{name}=" in task["run"]
