@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +65,6 @@ def train(
 
 
 def train_rank(rank: int, world_size: int, folder: Path, run: Path, options: dict[str, Any]):
-    # What torchrun would set; the process group is there already.
-    os.environ.update(LOCAL_RANK=str(rank), NODE_RANK="0", LOCAL_WORLD_SIZE=str(world_size))
     return train(folder, run, batch_size=4, devices=world_size, strategy="ddp", **options)
 
 
@@ -124,7 +121,6 @@ def test_clock_and_learning_rate_agree_over_ranks(shards, tmp_path):
 
 
 def rates_of_rank(rank: int, world_size: int, folder: Path, run: Path, options: dict[str, Any]):
-    os.environ.update(LOCAL_RANK=str(rank), NODE_RANK="0", LOCAL_WORLD_SIZE=str(world_size))
     rates: list[float] = []
 
     class Rates(Callback):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +21,6 @@ STEP_SAMPLES = 8
 
 def fit_growing(rank: int, world_size: int, folder: Path, run: Path) -> dict[str, np.ndarray]:
     """A batch that grows from 2 to 8 samples a step; the final weights."""
-    os.environ.update(LOCAL_RANK=str(rank), NODE_RANK="0", LOCAL_WORLD_SIZE=str(world_size))
     stages = [BatchSizeStage(size // world_size, When(samples=until)) for size, until in STAGES]
     ranks = {"devices": world_size, "num_nodes": 1, "strategy": "ddp"} if world_size > 1 else {}
     trainer = tiny.trainer(run, KeyLog(str(run / "keys.txt")), max_steps=8, **ranks)
@@ -63,7 +61,6 @@ def test_a_growing_batch_is_that_of_one_rank(tmp_path: Path) -> None:
 
 def fit_trial(rank: int, world_size: int, folder: Path, run: Path, storage: str) -> int:
     """A trial that its study has no use for; the step at which this rank ended it."""
-    os.environ.update(LOCAL_RANK=str(rank), NODE_RANK="0", LOCAL_WORLD_SIZE=str(world_size))
     report = OptunaPruning(storage, "trials", 6, "train/loss")
     options = {"devices": world_size, "num_nodes": 1, "strategy": "ddp", "max_steps": 12}
     trainer = tiny.trainer(run, report, **options)

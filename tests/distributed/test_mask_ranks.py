@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from clipkit.errors import ConfigError
@@ -17,7 +16,6 @@ STEPS = 8  # 18 kept pairs, 4 a step over all ranks: four steps an epoch
 
 
 def _fit(rank: int, world_size: int, folder: Path, run: Path, mask: str, steps: int) -> None:
-    os.environ.update(LOCAL_RANK=str(rank), NODE_RANK="0", LOCAL_WORLD_SIZE=str(world_size))
     ranks = {"devices": world_size, "num_nodes": 1, "strategy": "ddp"} if world_size > 1 else {}
     last = run / "last.ckpt"
     callbacks = KeyLog(str(run / "keys.txt")), SaveCheckpoint()

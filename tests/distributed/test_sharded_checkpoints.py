@@ -59,7 +59,6 @@ def fit(
 
 
 def in_parts(rank: int, world_size: int) -> dict[str, Any]:
-    os.environ.update(LOCAL_RANK=str(rank), NODE_RANK="0", LOCAL_WORLD_SIZE=str(world_size))
     return {"ranks": world_size, "strategy": ShardedStrategy(checkpoint="sharded")}
 
 

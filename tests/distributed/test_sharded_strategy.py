@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +48,6 @@ def fit(
 
 def sharded_runs(rank: int, world_size: int, folder: Path, run: Path, one: Path):
     """A whole run, one in bfloat16, one that goes on, one in micro-batches, one fused."""
-    os.environ.update(LOCAL_RANK=str(rank), NODE_RANK="0", LOCAL_WORLD_SIZE=str(world_size))
     options = {"batch_size": 4, "devices": world_size}
     whole = fit(folder, run / "whole", strategy=ShardedStrategy(), **options)
     half = fit(folder, run / "half", strategy=ShardedStrategy(), precision="bf16-mixed", **options)

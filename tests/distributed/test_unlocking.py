@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,6 @@ def fit(folder: Path, run: Path, batch_size: int, **options: Any):
 
 
 def fit_rank(rank: int, world_size: int, folder: Path, run: Path):
-    os.environ.update(LOCAL_RANK=str(rank), NODE_RANK="0", LOCAL_WORLD_SIZE=str(world_size))
     return fit(folder, run, batch_size=4, devices=world_size, strategy="ddp")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ from tests.helpers.ranks import run_ranks
 
 
 def fit(rank: int, world_size: int, folder: Path, run: Path, max_epochs: int) -> dict[str, Any]:
-    os.environ.update(LOCAL_RANK=str(rank), NODE_RANK="0", LOCAL_WORLD_SIZE=str(world_size))
     data = PairDataModule(
         train=str(folder),
         batch_size=4,

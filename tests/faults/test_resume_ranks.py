@@ -51,8 +51,6 @@ def fit(
 
 def stop_and_resume(rank: int, world_size: int, folder: Path, root: Path) -> dict[str, str]:
     """Every kind of interruption, one after the other, in one group of processes."""
-    # What torchrun would set; the process group is there already.
-    os.environ.update(LOCAL_RANK=str(rank), NODE_RANK="0", LOCAL_WORLD_SIZE=str(world_size))
     options = {"batch_size": 4, "devices": world_size, "num_nodes": 1, "strategy": "ddp"}
     whole, found = root / "whole", {}
     found["whole"] = fit(folder, whole, SaveCheckpoint(keep_every_n_steps=1), **options)
@@ -161,7 +159,6 @@ def train_until_killed(rank: int, world_size: int, folder: Path, run: Path) -> s
                 (run / "killed").touch()
                 os.kill(os.getpid(), signal.SIGKILL)
 
-    os.environ.update(LOCAL_RANK=str(rank), NODE_RANK="0", LOCAL_WORLD_SIZE=str(world_size))
     last = run / "last.ckpt"
     return fit(
         folder, run, Kill(), SaveCheckpoint(every_n_steps=1), batch_size=4, devices=world_size,

@@ -38,6 +38,9 @@ def _entry(
         MASTER_PORT=str(port),
         RANK=str(rank),
         WORLD_SIZE=str(world_size),
+        LOCAL_RANK=str(rank),  # without it Lightning starts the ranks again, as another pytest
+        LOCAL_WORLD_SIZE=str(world_size),
+        NODE_RANK="0",
         OMP_NUM_THREADS="1",
         GLOO_SOCKET_IFNAME="lo",
     )

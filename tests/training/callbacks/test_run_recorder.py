@@ -132,7 +132,6 @@ def test_without_a_logger_the_record_has_no_metrics(shards, tmp_path):
 
 
 def recorded_rank(rank, world_size, shards, run):
-    os.environ.update(LOCAL_RANK=str(rank), NODE_RANK="0", LOCAL_WORLD_SIZE=str(world_size))
     fit(shards, run, devices=world_size, strategy="ddp")
 
 

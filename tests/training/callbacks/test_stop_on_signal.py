@@ -199,7 +199,6 @@ def test_unknown_signal_is_refused():
 
 
 def stop_rank(rank: int, world_size: int, shards: Path, run: Path) -> str:
-    os.environ.update(LOCAL_RANK=str(rank), NODE_RANK="0", LOCAL_WORLD_SIZE=str(world_size))
     told = Signal(signal.SIGTERM, rank=1)
     try:
         fit(shards, run, told, StopOnSignal(), devices=world_size, strategy="ddp", max_epochs=9)

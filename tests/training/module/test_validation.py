@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +123,6 @@ def test_best_checkpoint_looks_at_all_samples(folder, tmp_path):
 
 
 def validate_ranks(rank: int, world_size: int, folder: Path, run: Path, batch_size: int) -> Any:
-    os.environ.update(LOCAL_RANK=str(rank), NODE_RANK="0", LOCAL_WORLD_SIZE=str(world_size))
     options = {"devices": world_size, "num_nodes": 1, "strategy": "ddp"}
     metrics, batches = validated(folder, run, batch_size, **options)
     return {name: float(value) for name, value in metrics.items()}, batches

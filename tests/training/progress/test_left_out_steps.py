@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
 
 import pytest
@@ -154,7 +153,6 @@ def guarded_rank(
     rank: int, world_size: int, shards: Path, root: Path
 ) -> dict[str, list[tuple[str, str]]]:
     """One rank's NaN under each strategy: skipped, rolled back, and the end of the run."""
-    os.environ.update(LOCAL_RANK=str(rank), NODE_RANK="0", LOCAL_WORLD_SIZE=str(world_size))
     strategies = {
         "ddp": lambda: "ddp",
         "sharded": ShardedStrategy,
