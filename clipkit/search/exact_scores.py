@@ -8,6 +8,7 @@ in float64, in a fixed order, and rounded to float32.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final, final
 
 import numpy as np
@@ -105,6 +106,19 @@ class RunningBest:
         all_rows = np.concatenate([best_rows, rows])
         order = np.lexsort((all_rows, -all_scores))[: self._num_results]
         self._best[query] = all_scores[order], all_rows[order]
+
+    @staticmethod
+    def merged(parts: Sequence[RunningBest]) -> RunningBest:
+        """Join the best rows of parts that were offered different rows; the first one is changed.
+
+        Args:
+            parts: At least one, of the same queries.
+        """
+        first, *others = parts
+        for other in others:
+            for query, (scores, rows) in enumerate(other._best):
+                first._merge(query, scores, rows)
+        return first
 
     def ranked(self) -> Ranked:
         """Return the best rows of all tiles."""

@@ -49,8 +49,8 @@ def with_equal_rows(folder, width=48):
     return Collection(folder)
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("tile_rows", [3, 50, 399])
+@pytest.mark.parametrize("threads", [1, 2, 5])
+@pytest.mark.parametrize("tile_rows", [3, 10, 399])
 def test_of_equal_images_the_lower_rows_come_first(tmp_path, tile_rows, threads):
     collection = with_equal_rows(tmp_path)
     query = unit_rows(5, 48, 1)[2:3].astype(np.float32)
