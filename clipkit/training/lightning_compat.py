@@ -7,7 +7,7 @@ one that is gone.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -74,6 +74,21 @@ def set_checkpoint_io(trainer: Trainer, new: CheckpointIO) -> None:
         TorchCheckpointIO
     ):
         outer._checkpoint_io = new  # its setter takes the first one only
+
+
+def resume_from(trainer: Trainer, choose: Callable[[], str | None]) -> None:
+    """Let a function choose the checkpoint of a run when the ranks of the run are connected.
+
+    Lightning takes a path before that, when ranks cannot agree on one yet.
+    """
+    connector = trainer._checkpoint_connector
+    resume_start = connector.resume_start
+
+    def resume(_: Any = None, weights_only: bool | None = None) -> None:
+        connector.resume_start = resume_start  # type: ignore[method-assign]
+        resume_start(choose(), weights_only)
+
+    connector.resume_start = resume  # type: ignore[method-assign,assignment]
 
 
 def set_epoch_length(trainer: Trainer, num_batches: int) -> None:

@@ -24,6 +24,7 @@ from clipkit.models.files.sharded import META, is_sharded, read_sharded, write_s
 from clipkit.training import ShardedStrategy
 from clipkit.training.callbacks import ExponentialMovingAverage, KeyLog, SaveCheckpoint
 from clipkit.training.checkpoints import files as files
+from clipkit.training.checkpoints.newest import newest_complete
 from tests.helpers import tiny
 from tests.helpers.ranks import run_ranks
 
@@ -247,14 +248,14 @@ def test_half_one_is_left_out_by_name(copy, caplog, breaking, broken, tmp_path):
     last = copy / "last.ckpt"
     (part,) = last.glob(broken)
     breaking(part)
-    assert files.newest_complete(str(copy)) == str(copy / "step=3.ckpt")
+    assert newest_complete(str(copy)) == str(copy / "step=3.ckpt")
     assert f"skipping {last}: " in caplog.text
     output = tmp_path / "whole.ckpt"
     assert main(["consolidate", "--checkpoint", str(last), "--output", str(output)]) == 2
     assert not output.exists()
     shutil.rmtree(copy / "step=3.ckpt")
     with pytest.raises(CheckpointError, match=r"is complete \(last.ckpt: .*(missing|damaged)"):
-        files.newest_complete(str(copy))
+        newest_complete(str(copy))
 
 
 def test_killed_between_two_names_the_former_one_is_found_and_put_back(copy, monkeypatch):
@@ -274,12 +275,12 @@ def test_killed_between_two_names_the_former_one_is_found_and_put_back(copy, mon
         put_in_place(new, last)
     monkeypatch.undo()
     assert not last.exists()
-    found = files.newest_complete(str(copy))
+    found = newest_complete(str(copy))
     assert found is not None
     assert read_sharded(found)["global_step"] == STEPS
     files.remove_partial_files(str(copy))
     assert {path.name for path in copy.iterdir()} == {"last.ckpt", "keys.txt"}
-    assert files.newest_complete(str(copy)) == str(last)
+    assert newest_complete(str(copy)) == str(last)
 
 
 def test_what_cannot_be_is_refused(tmp_path):

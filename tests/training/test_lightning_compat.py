@@ -25,6 +25,7 @@ OF_TRAINER = (
     *("callbacks", "datamodule", "log_every_n_steps", "fit_loop._should_accumulate"),
     *("fit_loop._combined_loader", "fit_loop.max_batches", "val_check_batch"),
     *("fit_loop.epoch_loop._broadcast_sigterm_tensor", "_signal_connector._original_handlers"),
+    "_checkpoint_connector.resume_start",
     *("_accelerator_connector.cluster_environment", "strategy._checkpoint_io"),
 )
 BELOW_TRAINING = {

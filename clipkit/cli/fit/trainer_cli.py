@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -27,6 +28,7 @@ from clipkit.cli.fit.trainer_checks import check_trainer_options, merge_savers, 
 from clipkit.cli.fit.trainer_help import function_help, option_names
 from clipkit.cli.fit.wandb_id import choose_id
 from clipkit.cli.outputs import check_output_folder
+from clipkit.distributed.agreement import of_first_rank
 from clipkit.errors import CheckpointError, ClipkitError, ConfigError
 from clipkit.models import DualEncoder
 from clipkit.suggestions import one_line
@@ -42,15 +44,17 @@ from clipkit.training.callbacks import (
 from clipkit.training.callbacks.run_folder import check_folder_is_free
 from clipkit.training.callbacks.save_checkpoint import checkpoint_folders, newest_checkpoint
 from clipkit.training.callbacks.write_embeddings import embeddings_name
-from clipkit.training.checkpoints.files import BEST, exists, join, why_incomplete
+from clipkit.training.checkpoints.files import BEST, exists, join
 from clipkit.training.checkpoints.io import refuse_unpickling, use_atomic_checkpoints
-from clipkit.training.lightning_compat import all_callbacks
+from clipkit.training.checkpoints.newest import has_checkpoints, why_incomplete
+from clipkit.training.lightning_compat import all_callbacks, resume_from
 from clipkit.training.preflight.callback import Preflight
 
 # DualEncoder is final; functions that return one (from_open_clip) are still to be accepted.
 set_parsing_settings(subclasses_enabled=[DualEncoder])
 read_renamed()
 
+_LOG = logging.getLogger(__name__)
 _PREFLIGHT_ONLY = "--preflight_only"
 _OVERWRITE = "--overwrite"
 _REFUSALS = (ValueError, TypeError, RuntimeError, ImportError)
@@ -123,16 +127,17 @@ class TrainerCLI(LightningCLI):
         if "weights_only" in given:  # strategies may pass it on
             refuse_unpickling(given["weights_only"])
             given["weights_only"] = True
-        resume_last = given.get("ckpt_path") == "last"
-        if resume_last:
-            given["ckpt_path"] = last_checkpoint(self.trainer, required=self.subcommand != "fit")
-        elif given.get("ckpt_path") == "best":
-            given["ckpt_path"] = best_checkpoint(self.trainer)
+        path = given.get("ckpt_path")
+        is_required = self.subcommand != "fit"
+        if path in ("last", "best"):
+            given["ckpt_path"] = None
+            choose = best_checkpoint if path == "best" else partial(last_checkpoint, is_required)
+            resume_from(self.trainer, lambda: choose(self.trainer))
         check_run_folder(self.trainer, str(self.subcommand))
         if self.subcommand == "fit":
-            path = given.get("ckpt_path")
-            check_folder_is_free(self.trainer, path, resume_last, self.overwrite)
-            self._prepare_fit(resumes=path is not None)
+            check_folder_is_free(self.trainer, path, self.overwrite)
+            folders = checkpoint_folders(self.trainer) if path == "last" else []
+            self._prepare_fit(path not in (None, "last") or any(map(has_checkpoints, folders)))
 
     def _prepare_fit(self, resumes: bool) -> None:
         """Add the callbacks of every fit; a preflight writes nothing to the folder of the run."""
@@ -151,20 +156,27 @@ class TrainerCLI(LightningCLI):
         all_callbacks(self.trainer).append(WriteEmbeddings())
 
 
-def last_checkpoint(trainer: Trainer, required: bool) -> str | None:
-    """Return the newest complete checkpoint of a run, for ``--ckpt_path last``."""
+def last_checkpoint(required: bool, trainer: Trainer) -> str | None:
+    """Return the newest complete checkpoint of a run, for ``--ckpt_path last``, on every rank."""
     checkpoint = newest_checkpoint(trainer)
+    root = trainer.default_root_dir
     if checkpoint is None and required:
         raise ConfigError(
-            f"ckpt_path: expected a checkpoint in {trainer.default_root_dir}, found none; "
+            f"ckpt_path: expected a checkpoint in {root}, found none; "
             f"name one with --ckpt_path FILE, or the run with --trainer.default_root_dir"
         )
+    if checkpoint is None and trainer.is_global_zero:
+        _LOG.warning("ckpt_path: no checkpoint in %s yet, starting a new run", root)
     return checkpoint
 
 
 def best_checkpoint(trainer: Trainer) -> str:
     """Return the checkpoint with the best monitored metric of a run, for ``--ckpt_path best``."""
-    paths = [join(folder, BEST) for folder in checkpoint_folders(trainer)]
+    return of_first_rank(lambda: _best_checkpoint(checkpoint_folders(trainer)))
+
+
+def _best_checkpoint(folders: Sequence[str]) -> str:
+    paths = [join(folder, BEST) for folder in folders]
     path = next(filter(exists, paths), None)
     if path is None:
         raise ConfigError(

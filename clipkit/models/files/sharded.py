@@ -117,8 +117,14 @@ def read_checkpoint(path: Path | str) -> Any:
     return read_sharded(path) if is_sharded(path) else read_file(path)
 
 
-def why_incomplete(folder: Path) -> str:
-    """Read a folder of parts and return what is wrong with it; empty if it is complete."""
+def why_incomplete(folder: Path, share: int = 0, num_shares: int = 1) -> str:
+    """Read a folder of parts and return what is wrong with it; empty if it is complete.
+
+    Args:
+        folder: The folder.
+        share: Number of the share of the parts whose checksums are compared.
+        num_shares: Number of shares; every rank reads one.
+    """
     try:
         with zipfile.ZipFile(folder / META) as archive:
             if damaged_member := archive.testzip():
@@ -130,7 +136,8 @@ def why_incomplete(folder: Path) -> str:
         return f"{META} is incomplete or damaged ({str(error).lower()})"
     if problem := _missing(folder, parts):
         return problem
-    damaged = [name for name, digest in parts.items() if _digest(folder / name) != digest]
+    own = sorted(parts)[share::num_shares]
+    damaged = [name for name in own if _digest(folder / name) != parts[name]]
     return f"damaged: {', '.join(damaged)}" if damaged else ""
 
 

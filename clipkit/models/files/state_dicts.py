@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,15 @@ from clipkit.errors import CheckpointError, first_line
 _SHOWN = 3
 
 
-def read_file(path: Path | str) -> Any:
+def read_file(path: Path | str, *, mapped: bool = False) -> Any:
     """Return the contents of a ``.safetensors`` file or of a file that ``torch.save`` wrote.
 
     Only tensors and plain types are unpickled.
+
+    Args:
+        path: The file.
+        mapped: Whether tensors stay in the file until they are used: the processes of a machine
+            then share its pages. Such a file may be replaced, but not changed.
     """
     path = Path(path)
     if not path.is_file():
@@ -28,7 +34,8 @@ def read_file(path: Path | str) -> Any:
             from safetensors.torch import load_file
 
             return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        mapped = mapped and zipfile.is_zipfile(path)  # files of torch 1.5 and earlier are not
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # unpicklers raise errors without a common base
         raise CheckpointError(
             f"{path}: expected a complete checkpoint of tensors and plain types: "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 import shutil
 from collections.abc import Iterable, Sequence
@@ -21,7 +20,6 @@ from clipkit.training.checkpoints.files import join
 from clipkit.training.lightning_compat import callbacks_of
 from clipkit.training.loggers.metrics_csv import MetricsCsv
 
-_LOG: Final = logging.getLogger(__name__)
 _CHECKPOINT: Final = re.compile(
     rf"(last|best|step=\d+)\.ckpt|\..*\.ckpt\..*{re.escape(FORMER_SUFFIX)}"
 )
@@ -51,20 +49,24 @@ def refusal(option: str, folder: str, traces: Iterable[str], resume: str, option
     )
 
 
-def check_folder_is_free(
-    trainer: Trainer, ckpt_path: str | None, resume_last: bool, overwrite: bool
-) -> None:
-    """Refuse to write into another run's folder, before anything in it changes."""
+def check_folder_is_free(trainer: Trainer, ckpt_path: str | None, overwrite: bool) -> None:
+    """Refuse to write into another run's folder, before anything in it changes.
+
+    Args:
+        trainer: The trainer of the run.
+        ckpt_path: Checkpoint from which the run starts: a path or URL, "last" or "best" for one of
+            the run's folder, None for none.
+        overwrite: Whether the run replaces the other one.
+    """
     folders = checkpoint_folders(trainer)
     root = str(trainer.default_root_dir)
-    continues = resume_last or (ckpt_path is not None and _lies_in(ckpt_path, folders))
+    is_named = ckpt_path in ("last", "best")
+    continues = is_named or (ckpt_path is not None and _lies_in(ckpt_path, folders))
     if overwrite and continues:
         raise ConfigError(
-            f"--overwrite: not possible with --ckpt_path {'last' if resume_last else ckpt_path}, "
-            f"which continues the run in {root}; use one of them"
+            f"--overwrite: not possible with --ckpt_path {ckpt_path}, which continues the run in "
+            f"{root}; use one of them"
         )
-    if resume_last and ckpt_path is None:
-        _LOG.warning("ckpt_path: no checkpoint in %s yet, starting a new run", root)
     if overwrite or continues:
         return
     found = {folder: traces_of_a_run(folder) for folder in folders}

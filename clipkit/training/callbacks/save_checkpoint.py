@@ -18,6 +18,7 @@ from clipkit.errors import CheckpointError, ConfigError
 from clipkit.training.callbacks.zero_shot_evaluation import resolve_monitor
 from clipkit.training.checkpoints import files
 from clipkit.training.checkpoints.io import use_atomic_checkpoints
+from clipkit.training.checkpoints.newest import newest_complete
 from clipkit.training.checkpoints.uploads import tell_loggers, warn_of_uploads
 from clipkit.training.lightning_compat import callbacks_of, is_accumulating
 from clipkit.training.strategies.fsdp import ShardedStrategy
@@ -266,8 +267,8 @@ def checkpoint_folders(trainer: Trainer) -> list[str]:
 
 
 def newest_checkpoint(trainer: Trainer) -> str | None:
-    """Return the newest complete checkpoint of a run; see ``newest_complete``."""
-    found = map(files.newest_complete, checkpoint_folders(trainer))
+    """Return the newest complete checkpoint of a run on every rank; see ``newest_complete``."""
+    found = map(newest_complete, checkpoint_folders(trainer))
     return next((path for path in found if path is not None), None)
 
 

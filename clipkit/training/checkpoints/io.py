@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import pickle
 import zipfile
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Final, final
 
+import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Trainer
+from lightning_utilities.core.apply_func import apply_to_collection
 
 from clipkit.atomic_files import new_file, put_in_place, temporary_path
 from clipkit.data.storage.urls import is_local, local_path
@@ -29,7 +32,15 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     Lightning's temporary file may be on another disk; its last step is then a copy, and a killed
     run leaves an incomplete checkpoint. Remote paths are left to fsspec, whose stores show an
     object when it is complete.
+
+    Args:
+        device: Type of the device of the run. A GPU's copy of weights and moments is made from the
+            pages of the file, which the ranks of a machine share; a CPU needs one of its own.
     """
+
+    def __init__(self, device: str = "cpu") -> None:
+        super().__init__()
+        self._device = device
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
@@ -63,7 +74,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             return read_sharded(path)
         try:
             with local_copy(str(path)) as file:
-                checkpoint = read_file(file)
+                checkpoint = read_file(file, mapped=True)
         except (*UNREADABLE, KeyError) as error:
             raise CheckpointError(
                 f"{path}: cannot be read as a checkpoint: {first_line(error)}"
@@ -73,12 +84,13 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 f"{path}: expected a checkpoint of clipkit fit; to start from another model's "
                 f"weights, set --model.encoder"
             )
-        return checkpoint
+        kept = ("state_dict",) if self._device == "cpu" else ("state_dict", "optimizer_states")
+        return _unmapped(checkpoint, kept)
 
 
 def use_atomic_checkpoints(trainer: Trainer) -> None:
     """Set ``AtomicCheckpointIO`` in a trainer, unless its strategy has another plugin."""
-    set_checkpoint_io(trainer, AtomicCheckpointIO())
+    set_checkpoint_io(trainer, AtomicCheckpointIO(trainer.strategy.root_device.type))
 
 
 def refuse_unpickling(weights_only: bool | None) -> None:
@@ -88,3 +100,16 @@ def refuse_unpickling(weights_only: bool | None) -> None:
             "weights_only: expected true, got false: a checkpoint that is unpickled can run any "
             "code; clipkit reads tensors and plain types only"
         )
+
+
+def _unmapped(checkpoint: dict[str, Any], kept: Collection[str]) -> dict[str, Any]:
+    """Copy mapped tensors, except for those that are copied when they are loaded.
+
+    Others may be used as they are, and would keep the file open for the time of the run.
+    """
+    return {
+        key: value
+        if key in kept
+        else apply_to_collection(value, torch.Tensor, lambda tensor: tensor.clone())
+        for key, value in checkpoint.items()
+    }

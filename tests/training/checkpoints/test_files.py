@@ -13,6 +13,7 @@ from clipkit.errors import CheckpointError, ConfigError
 from clipkit.training.callbacks import SaveCheckpoint
 from clipkit.training.checkpoints import files as files
 from clipkit.training.checkpoints.io import AtomicCheckpointIO
+from clipkit.training.checkpoints.newest import newest_complete
 from tests.helpers import tiny
 
 VERSION = {"pytorch-lightning_version": "2"}
@@ -47,7 +48,7 @@ def damage(path: str) -> None:
 def test_last_is_the_newest(tmp_path):
     save(tmp_path, "step=4.ckpt", 4)
     last = save(tmp_path, "last.ckpt", 6)
-    assert files.newest_complete(str(tmp_path)) == last
+    assert newest_complete(str(tmp_path)) == last
 
 
 @pytest.mark.parametrize("breaking", [cut, damage])
@@ -56,7 +57,7 @@ def test_half_checkpoint_is_left_out_by_name(tmp_path, caplog, breaking):
     furthest = save(tmp_path, "best.ckpt", 5)
     os.utime(furthest, (1, 1))  # copied folders have arbitrary times: the step counts
     breaking(save(tmp_path, "last.ckpt", 6))
-    assert files.newest_complete(str(tmp_path)) == furthest
+    assert newest_complete(str(tmp_path)) == furthest
     assert "last.ckpt: " in caplog.text
     assert "continuing from best.ckpt" in caplog.text
 
@@ -64,14 +65,14 @@ def test_half_checkpoint_is_left_out_by_name(tmp_path, caplog, breaking):
 def test_only_half_checkpoints_are_refused_by_name(tmp_path):
     cut(save(tmp_path, "last.ckpt", 6))
     with pytest.raises(CheckpointError, match=r"no checkpoint in .* is complete \(last\.ckpt: inc"):
-        files.newest_complete(str(tmp_path))
+        newest_complete(str(tmp_path))
 
 
 def test_no_checkpoint_is_no_error(tmp_path):
-    assert files.newest_complete(str(tmp_path)) is None
-    assert files.newest_complete(str(tmp_path / "nowhere")) is None
+    assert newest_complete(str(tmp_path)) is None
+    assert newest_complete(str(tmp_path / "nowhere")) is None
     (tmp_path / ".last.ckpt.1.tmp").write_bytes(b"half")
-    assert files.newest_complete(str(tmp_path)) is None
+    assert newest_complete(str(tmp_path)) is None
 
 
 def test_what_killed_runs_left_half_is_swept(shards, tmp_path):
@@ -92,7 +93,7 @@ def test_checkpoints_in_a_store_by_policy(shards, tmp_path, store):
         path.rsplit("/", 1)[-1] for path in fsspec.filesystem("memory").ls("/bucket/run", False)
     }
     assert names == {"last.ckpt", "step=2.ckpt", "step=4.ckpt"}
-    last = files.newest_complete(store)
+    last = newest_complete(store)
     assert last == f"{store}/last.ckpt"
     trainer = fit(shards, tmp_path, SaveCheckpoint(folder=store), ckpt=last, max_steps=7)
     assert trainer.global_step == 7
@@ -104,7 +105,7 @@ def test_half_checkpoint_in_a_store_is_left_out(store):
     path = save(store, "step=6.ckpt", 6)
     system = fsspec.filesystem("memory")
     system.pipe_file("/bucket/run/last.ckpt", system.cat_file("/bucket/run/step=6.ckpt")[:1000])
-    assert files.newest_complete(store) == path
+    assert newest_complete(store) == path
 
 
 @pytest.mark.usefixtures("s3_endpoint")
@@ -115,7 +116,7 @@ def test_checkpoints_on_s3(shards, tmp_path):
     folder = "s3://models/run"
     fit(shards, tmp_path, SaveCheckpoint(folder=folder, keep_every_n_steps=2), max_steps=3)
     system.pipe_file("models/run/last.ckpt", b"half")
-    found = files.newest_complete(folder)
+    found = newest_complete(folder)
     assert found == f"{folder}/step=2.ckpt"
     assert fit(shards, tmp_path, ckpt=found, max_steps=4).global_step == 4
 
@@ -160,7 +161,7 @@ class TestLastOfTheCommand:
         from clipkit.cli.fit.trainer_cli import last_checkpoint
 
         with pytest.raises(ConfigError, match="ckpt_path: expected a checkpoint in"):
-            last_checkpoint(tiny.trainer(tmp_path), required=True)
+            last_checkpoint(True, tiny.trainer(tmp_path))
 
     def test_it_lies_where_the_run_writes(self, shards, tmp_path):
         from clipkit.cli.fit.trainer_cli import last_checkpoint
@@ -168,4 +169,4 @@ class TestLastOfTheCommand:
         elsewhere = save(tmp_path / "elsewhere", "last.ckpt", 3)
         save(tmp_path, "last.ckpt", 9)
         trainer = tiny.trainer(tmp_path, SaveCheckpoint(folder=str(tmp_path / "elsewhere")))
-        assert last_checkpoint(trainer, required=False) == elsewhere
+        assert last_checkpoint(False, trainer) == elsewhere
