@@ -152,6 +152,18 @@ def test_later_files_and_flags_win_and_lists_append(shards, tmp_path, capsys):
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    "strategy", ["lightning.pytorch.strategies.DDPStrategy", "clipkit.training.ShardedStrategy"]
+)
+def test_collectives_have_the_timeout_of_the_pages(shards, tmp_path, capsys, strategy):
+    words = ["--trainer.strategy.class_path", strategy, "--trainer.strategy.timeout", "0:10:00"]
+    given = [word for word in tiny_words(shards, tmp_path) if "strategy" not in word]
+    assert main(["fit", *given, *words, "--print_config"]) == 0
+    config = yaml.safe_load(capsys.readouterr().out)["trainer"]["strategy"]
+    assert config["class_path"] == strategy
+    assert config["init_args"]["timeout"] == "0:10:00"
+
+
 def test_flags_win_over_a_checkpoint(finished, tmp_path):
     """Lightning's own CLI would read the checkpoint's options over configuration and flags."""
     checkpoint = torch.load(finished / "last.ckpt", weights_only=True)

@@ -139,13 +139,15 @@ def test_slurm_job_that_runs_out_of_time_is_saved_and_queued_again(shards, tmp_p
     ],
 )
 def test_slurm_job_that_crashes_is_queued_a_few_times(tmp_path, status, crashes, calls):
-    for name, body in {"srun": f"exit {status}", "scontrol": 'echo "$@" >> calls.txt'}.items():
+    srun = f"echo $SRUN_CPUS_PER_TASK > cores.txt; exit {status}"
+    for name, body in {"srun": srun, "scontrol": 'echo "$@" >> calls.txt'}.items():
         (tmp_path / name).write_text(f"#!/bin/sh\n{body}\n")
         (tmp_path / name).chmod(0o755)
     counter = tmp_path / "slurm-4711.crashes"
     for number in crashes:
         counter.write_text(str(number))
     slurm = {"SLURM_JOB_ID": "4711", "SLURM_NTASKS_PER_NODE": "1", "SLURM_JOB_NUM_NODES": "1"}
+    slurm["SLURM_CPUS_PER_TASK"] = "8"
     done = subprocess.run(
         ["bash", str(TOOLS / "slurm" / "fit.sbatch"), "-c", "run.yaml"],
         env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", **slurm},
@@ -155,3 +157,4 @@ def test_slurm_job_that_crashes_is_queued_a_few_times(tmp_path, status, crashes,
     written = tmp_path / "calls.txt"
     assert (written.read_text() if written.exists() else None) == calls
     assert ("queued again" in done.stderr) == counter.exists()
+    assert (tmp_path / "cores.txt").read_text() == "8\n"

@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import subprocess
+import time
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -116,6 +117,22 @@ def test_pytorchjob_passes_the_operators_variables_on(pod, tmp_path):
     assert given["--rdzv_conf"] == variables(pod)["RDZV_CONF"]
     assert words[-len(pod["containers"][0]["args"][2:]) :] == pod["containers"][0]["args"][2:]
     assert launched["seconds"] == variables(pod)["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"]
+
+
+def test_a_pod_that_waits_for_the_first_one_can_be_ended(pod, tmp_path):
+    (tmp_path / "getent").write_text(f"#!/bin/sh\ntouch {tmp_path}/asked; exit 2\n")
+    (tmp_path / "getent").chmod(0o755)
+    container = pod["containers"][0]
+    variables = {"PET_RDZV_ENDPOINT": "worker:1", "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    process = subprocess.Popen(
+        [*container["command"], *container["args"]], env={**os.environ, **variables}, cwd=ROOT
+    )
+    until = time.monotonic() + 60
+    while not (tmp_path / "asked").exists():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    process.terminate()
+    assert process.wait(timeout=60) == 143
 
 
 def command_of(pod: dict[str, Any], folder: Path, **operator: str) -> dict[str, Any]:
