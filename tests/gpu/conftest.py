@@ -1,4 +1,4 @@
-"""Tests that need one CUDA device; everywhere else they are skipped."""
+"""Tests that need one CUDA device; everywhere else they are skipped, unless a CPU is asked for."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
+
+from tests.gpu.device import IS_CUDA
 
 HERE = Path(__file__).parent
 
@@ -15,5 +17,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if HERE in item.path.parents:
             item.add_marker(pytest.mark.gpu)
-            if not torch.cuda.is_available():
+            if IS_CUDA and not torch.cuda.is_available():
                 item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))

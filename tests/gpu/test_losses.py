@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from clipkit.losses import ContrastiveLoss, SigmoidLoss
 from clipkit.losses.kernels import tile_body
 from clipkit.types import Embeddings
+from tests.gpu.device import DEVICE, only_cuda
 
 SCALE = 100.0
 # relative errors of the loss and of the gradients
@@ -53,11 +54,11 @@ def test_equals_fp64(
 ) -> None:
     if not fused:
         monkeypatch.setattr(tile_body, "_kernels", lambda logits: None)
-    image, text = (tower.float().cuda().requires_grad_() for tower in towers())
+    image, text = (tower.float().to(DEVICE).requires_grad_() for tower in towers())
     loss = ContrastiveLoss if kind == "softmax" else SigmoidLoss
-    bias = None if kind == "softmax" else torch.tensor(-10.0, device="cuda")
+    bias = None if kind == "softmax" else torch.tensor(-10.0, device=DEVICE)
     value = loss(tile_size, precision)(
-        Embeddings(image, text, torch.tensor(SCALE, device="cuda"), bias)
+        Embeddings(image, text, torch.tensor(SCALE, device=DEVICE), bias)
     )
     value.backward()
     expected, *gradients = reference(kind)
@@ -68,6 +69,7 @@ def test_equals_fp64(
         assert error < of_gradient
 
 
+@only_cuda
 def test_auto_is_tf32_under_mixed_precision_alone() -> None:
     from clipkit.losses.kernels.products import choose_products
 
