@@ -1,69 +1,36 @@
 #!/usr/bin/env bash
-# Everything that needs a GPU, part by part; JSON lines go to OUT/PART.jsonl, tests to OUT/tests.txt.
-# Usage: tools/gpu_check.sh OUT [PART ...]        parts: tests syncs loss steps loader (default: all)
-# PYTHON names the interpreter; PEER is the src folder of an open_clip checkout, for the comparison.
-set -uo pipefail
-out=$(mkdir -p "$1" && cd "$1" && pwd)
+# Everything that needs a GPU, part by part, each at most 10 minutes:
+#
+#   tools/gpu_check.sh OUT [--dry-run] [--limit SECONDS] [PART ...]
+#
+#   tests   the tests marked `gpu`                    syncs   host-device synchronisations per step
+#   loss    losses at 4k to 131k pairs                steps   time, memory and utilisation of steps
+#   loader  complete runs on JPEGs, share of waiting  ranks   DDP and sharded runs on all GPUs, if several
+#
+# OUT/results.jsonl has one line per test and measurement, written at once, so that a kill loses none;
+# OUT/summary.json the machine and what became of each part; OUT/PART.log the rest. The status is 0 if
+# everything passed or was skipped with a reason, 1 if something failed or ran out of time.
+# --dry-run runs the same on a CPU, with small numbers, to find errors before a GPU is there.
+#   PYTHON   the interpreter (python3)
+#   WHEELS   a folder of wheels, for a machine without network; made on another one of the same kind by
+#            `pip wheel -w WHEELS '.[onnx,search]' pytest pytest-timeout siglip-kernel`
+#   PEER     src folder of an open_clip checkout, for the comparison; else the installed release
+set -euo pipefail
+cd_out() { mkdir -p "$1" && cd "$1" && pwd; }
+
+[ $# -gt 0 ] || { sed -n '2,19s/^# \{0,1\}//p' "$0"; exit 2; }
+case $1 in -*) echo "gpu_check.sh: expected a folder for the results first, got $1" >&2; exit 2 ;; esac
+out=$(cd_out "$1")
 shift
-cd "$(dirname "$0")/.." || exit
+cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}
-export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
-[ $# -gt 0 ] || set -- tests syncs loss steps loader
-
-peer() { # run a tool with open_clip's checkout in front of the installed release
-    PYTHONPATH="${PEER:+$PEER:}$PYTHONPATH" "$python" "$@"
-}
-
-tests() {
-    "$python" -m pytest -q -p no:cacheprovider --timeout=240 -m gpu tests/gpu 2>&1 | tee "$out/tests.txt"
-}
-
-syncs() {
-    "$python" tools/gpu_syncs.py 2>"$out/syncs.err" | tee "$out/syncs.jsonl"
-    "$python" tools/gpu_syncs.py --labels 2>>"$out/syncs.err" | tee -a "$out/syncs.jsonl"
-}
-
-loss() {
-    # shellcheck disable=SC2086
-    peer tools/bench_gpu_loss.py --sizes ${SIZES:-4096 16384 32768 65536 131072} 2>"$out/loss.err" |
-        tee "$out/loss.jsonl"
-}
-
-steps() {
-    : >"$out/steps.jsonl"
-    for pair in ${MODELS:-ViT-B-32:1024 ViT-B-16:512 ViT-L-14:192}; do
-        model=${pair%:*} batch=${pair#*:}
-        "$python" tools/bench_gpu_steps.py --runner clipkit --model "$model" --batch-size "$batch" \
-            --lengths 77 32 2>"$out/steps.err" | tee -a "$out/steps.jsonl"
-        peer tools/bench_gpu_steps.py --runner open_clip --model "$model" --batch-size "$batch" \
-            2>>"$out/steps.err" | tee -a "$out/steps.jsonl"
-    done
-}
-
-loader() {
-    local folder
-    folder=$(mktemp -d)
-    "$python" tools/photo_shards.py "$folder/data" --photos "${PHOTOS:-60000}"
-    for pair in ${LOADER_MODELS:-ViT-B-32:512:80 ViT-L-14:128:60}; do
-        IFS=: read -r model batch steps <<<"$pair"
-        "$python" -m clipkit.cli.main fit -c configs/model/vit_b32.yaml -c configs/data/webdataset.yaml \
-            -c configs/trainer/gpu.yaml --model.encoder.init_args.name "$model" \
-            --model.schedule.init_args.warmup 10 \
-            --trainer.callbacks+ clipkit.training.callbacks.CompileTowers \
-            --data.train "$folder/data/*.tar" --data.val null --data.batch_size "$batch" \
-            --data.num_workers "${WORKERS:-$(($(nproc) - 2))}" --trainer.max_steps "$steps" \
-            --trainer.max_epochs -1 --trainer.log_every_n_steps 20 \
-            --trainer.logger clipkit.training.MetricsCsv --trainer.logger.save_dir "$folder/$model" \
-            --trainer.default_root_dir "$folder/$model" >"$out/loader_$model.log" 2>&1
-        echo "loader $model: status $?"
-        find "$folder/$model" -name metrics.csv -exec cp {} "$out/loader_$model.csv" \;
-    done
-    rm -rf "$folder"
-}
-
-for part in "$@"; do
-    start=$SECONDS
-    echo "== $part"
-    "$part"
-    echo "== $part took $((SECONDS - start)) s"
-done
+if [ -n "${WHEELS:-}" ]; then
+    # The machine's torch is used if it has one; clipkit itself is this checkout.
+    "$python" -m venv --system-site-packages "$out/venv"
+    python=$out/venv/bin/python
+    "$python" -m pip install -q --no-index --find-links "$WHEELS" \
+        'clipkit[onnx,search]' pytest pytest-timeout
+    "$python" -m pip install -q --no-index --find-links "$WHEELS" --no-deps siglip-kernel ||
+        echo "gpu_check.sh: no wheel of siglip-kernel; its comparison is skipped" >&2
+fi
+exec "$python" tools/gpu_check.py "$out" "$@"
