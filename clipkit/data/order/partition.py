@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
 
@@ -61,6 +61,15 @@ class BatchTask:
     # of this epoch (padding)
     continues: bool = False
     num_equal_ranks: int = 0  # number of ranks, if all have as many samples in this step; else 0
+
+    def parts(self, max_samples: int) -> list[BatchTask]:
+        """Cut the batch into parts of nearly equal size, at most ``max_samples``, in order."""
+        number = max(1, -(-self.num_samples // max_samples))
+        ends = [self.num_samples * part // number for part in range(number + 1)]
+        return [
+            replace(self, first=self.first + start, num_samples=end - start)
+            for start, end in pairwise(ends)
+        ]
 
 
 @dataclass(frozen=True, slots=True)

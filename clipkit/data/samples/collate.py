@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
+from clipkit.data.samples.joining import PadIds
 from clipkit.data.text.tokenizer import pad_tokens
 from clipkit.patches import TokenBudget, join_images
 from clipkit.types import Batch, NegativeBatch, Sample, TeacherBatch
@@ -17,26 +18,23 @@ from clipkit.types import Batch, NegativeBatch, Sample, TeacherBatch
 
 def collate(
     samples: Sequence[Sample],
-    pad_id: int,
-    cursor: Mapping[str, Any] | None = None,
-    teacher_pad_id: int = 0,
+    pad_ids: PadIds,
     budget: TokenBudget | None = None,
 ) -> Batch:
     """Join samples into a batch; with a ``budget``, images of any shape as patches."""
     images, grids = join_images([sample.image for sample in samples], budget)
     return Batch(
         images=images,
-        tokens=pad_tokens([sample.tokens for sample in samples], pad_id),
+        tokens=pad_tokens([sample.tokens for sample in samples], pad_ids.tokens),
         labels=torch.tensor([sample.label for sample in samples], dtype=torch.int64),
         keys=tuple(sample.key for sample in samples),
-        cursor=cursor,
         sample_ids=torch.tensor([sample.sample_id for sample in samples], dtype=torch.int64),
         captions=tuple(sample.caption for sample in samples),
         groups=_joined(samples, "group", torch.tensor),
         pair_mask=_joined(samples, "is_pair", torch.tensor),
         multi_labels=_joined(samples, "multi_labels", torch.stack),
-        teacher=_teacher_batch(samples, teacher_pad_id),
-        negatives=_negative_batch(samples, pad_id),
+        teacher=_teacher_batch(samples, pad_ids.teacher_tokens),
+        negatives=_negative_batch(samples, pad_ids.tokens),
         grids=grids,
     )
 

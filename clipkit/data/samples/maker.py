@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, final
+from typing import final
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from clipkit.data.rng import generator
 from clipkit.data.samples.collate import collate
 from clipkit.data.samples.content import CONTENT_ERRORS, sample_errors
 from clipkit.data.samples.fields import NegativeImages, SampleContext, SampleField
+from clipkit.data.samples.joining import PadIds
 from clipkit.data.samples.teacher_fields import teacher_pad_id
 from clipkit.data.shards.members import read_label
 from clipkit.data.text.tokenizer import Encoder
@@ -100,10 +101,14 @@ class SampleMaker:
                 sample = field.add(sample, context)
             return sample
 
-    def join(self, samples: Sequence[Sample], cursor: Mapping[str, Any]) -> Batch:
-        """Join samples into a batch that ends at ``cursor``."""
-        of_teacher = teacher_pad_id(self.fields)
-        return collate(samples, self.tokenizer.pad_id, cursor, of_teacher, self.budget)
+    @property
+    def pad_ids(self) -> PadIds:
+        """Return the token ids that pad captions."""
+        return PadIds(self.tokenizer.pad_id, teacher_pad_id(self.fields))
+
+    def join(self, samples: Sequence[Sample]) -> Batch:
+        """Join samples into a batch, or into a part of one."""
+        return collate(samples, self.pad_ids, self.budget)
 
     def length(self, members: Mapping[str, bytes], sample_id: int, nonces: Sequence[int]) -> int:
         """Return the length by which windows are sorted; 0 if ``make`` would fail.

@@ -1,10 +1,10 @@
-"""Build a batch from consecutive positions of the order, with bad samples replaced."""
+"""Build a batch, or a part of one, from consecutive positions, with bad samples replaced."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final, final
 
 import numpy as np
@@ -30,23 +30,22 @@ class BuildResult:
     """Result of a task.
 
     Args:
-        batch: Batch; None if none of its samples can be used and none is replaced.
+        batch: Samples of the task; None if none can be used and none is replaced. Until all parts
+            of a batch are joined it has no cursor.
         faults: Samples and shards that could not be used.
         error: Error if a bad sample could not be replaced; reported after the faults.
+        padded: Number of samples that are repeated in place of others.
     """
 
     batch: Batch | None
     faults: list[Fault]
     error: DataError | None = None
-
-    def pin_memory(self) -> BuildResult:
-        """Return a copy with the batch in page-locked memory."""
-        return replace(self, batch=None if self.batch is None else self.batch.pin_memory())
+    padded: int = 0
 
 
 @final
 class BatchBuilder:
-    """Builds the batch of a task, in a worker process.
+    """Builds the batch, or part of a batch, of a task, in a worker process.
 
     Args:
         reader: Reader of raw samples.
@@ -81,7 +80,7 @@ class BatchBuilder:
         self.__dict__.update(state, _lock=threading.Lock())
 
     def build(self, task: BatchTask) -> BuildResult:
-        """Build the batch of a task."""
+        """Build the samples of a task, which may be a part of a batch."""
         wanted = np.arange(task.first, task.first + task.num_samples, dtype=np.int64)
         rounds, positions = np.divmod(wanted, self._order.num_samples)
         epochs = task.epoch + rounds * task.continues
@@ -93,12 +92,7 @@ class BatchBuilder:
         samples = [sample for sample, _ in made if sample is not None]
         faults = [fault for _, found in made for fault in found]
         replaced = sum(1 for sample, found in made if sample is not None and found)
-        cursor = {
-            "epoch": task.end_epoch,
-            "position": task.end_position,
-            "dropped": task.dropped,
-            "padded": replaced + int(not task.continues and np.count_nonzero(rounds)),
-        }
+        padded = replaced + int(not task.continues and np.count_nonzero(rounds))
         for sample, found in made:
             if sample is None and len(found) == MAX_REPLACEMENTS:
                 error = DataError(
@@ -107,11 +101,11 @@ class BatchBuilder:
                 )
                 return BuildResult(None, faults, error)
         if not samples:
-            return BuildResult(None, faults)
-        batch = self._maker.join(samples, cursor)
+            return BuildResult(None, faults, padded=padded)
+        batch = self._maker.join(samples)
         if task.num_equal_ranks and self._order.replaces:
             batch.rank_sizes = (task.num_samples,) * task.num_equal_ranks
-        return BuildResult(batch, faults)
+        return BuildResult(batch, faults, padded=padded)
 
     def _samples_at(
         self, epochs: Int64[np.ndarray, " B"], positions: Int64[np.ndarray, " B"]

@@ -68,15 +68,14 @@ class BatchDelivery:
                     )
         except Exception:
             if self._iteration == number:
-                # End the workers now: the error may keep this frame alive.
-                self._loader = None
+                self._end_workers()  # now: the error may keep this frame alive
             raise
         self.cursor.finish(partition.end(epoch, position))
 
     def restart(self) -> None:
         """End the current iteration and its workers."""
         self._iteration += 1
-        self._loader = None
+        self._end_workers()
 
     def commit(self, batch: Batch) -> None:
         """Move the cursor after a batch."""
@@ -97,6 +96,11 @@ class BatchDelivery:
         reports: list[Any] = [None] * self._world.size
         dist.all_gather_object(reports, self.ledger.unshared())
         self.ledger.share(reports)
+
+    def _end_workers(self) -> None:
+        if self._loader is not None:
+            self._loader.close()
+        self._loader = None
 
     def counters(self) -> dict[str, int]:
         """Count bad, padded and dropped samples."""

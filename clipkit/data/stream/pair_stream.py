@@ -285,4 +285,4 @@ class PairStream:
             self._reader, self._maker, self._order, self._num_threads, self._windows
         )
         # An epoch of validation follows the previous one only after a long time.
-        return BatchLoader(builder, self._num_workers, builds_ahead=self._shuffle)
+        return BatchLoader(builder, self._num_workers, self._maker.pad_ids, self._shuffle)

@@ -1,4 +1,4 @@
-"""Build a batch from the next samples of a pipeline, without bad ones."""
+"""Build a batch, or a part of one, from the next samples of a pipeline, without bad ones."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ _Numbered = tuple[int, RawSample]
 
 @final
 class SequentialBuilder:
-    """Builds batches in a worker process, each from the samples after those of the last one.
+    """Builds batches, or parts of them, each from the samples after those of the last one.
 
-    A worker keeps its place in the pipeline from batch to batch and from epoch to epoch. A pipeline
-    that ends is opened again with another seed.
+    A worker process keeps its place in the pipeline from task to task and from epoch to epoch. A
+    pipeline that ends is opened again with another seed.
 
     Args:
         pipeline: Opens the pipeline.
@@ -60,19 +60,13 @@ class SequentialBuilder:
         return {**self.__dict__, "_samples": None}
 
     def build(self, task: BatchTask) -> BuildResult:
-        """Build a batch of the task's size."""
+        """Build a batch, or a part of one, of the task's size."""
         try:
             samples = self._next_samples(task.num_samples)
         except DataError as error:
             self._samples = None  # an iterator is over after its error
             return BuildResult(None, self._take_faults(), error)
-        cursor = {
-            "epoch": task.end_epoch,
-            "position": task.end_position,
-            "dropped": task.dropped,
-            "padded": 0,
-        }
-        return BuildResult(self._maker.join(samples, cursor), self._take_faults())
+        return BuildResult(self._maker.join(samples), self._take_faults())
 
     def _next_samples(self, wanted: int) -> list[Sample]:
         if self._samples is None:

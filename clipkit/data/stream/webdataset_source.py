@@ -260,7 +260,7 @@ class WebDatasetSource:
         builder = SequentialBuilder(
             self._pipeline, self._maker, self._world, seed, self._num_threads
         )
-        return BatchLoader(builder, self._num_workers, builds_ahead=True)
+        return BatchLoader(builder, self._num_workers, self._maker.pad_ids, builds_ahead=True)
 
 
 def _stored(name: str, now: int, stored: int) -> int:

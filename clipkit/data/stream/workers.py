@@ -2,51 +2,65 @@
 
 from __future__ import annotations
 
-import pickle
-import traceback
+import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Protocol, final
+from typing import TYPE_CHECKING, Any, Final, final
 
 import torch
 
 from clipkit.data.order.partition import BatchTask, EpochPartition
+from clipkit.data.samples.joining import PadIds
+from clipkit.data.stream.background import Background
 from clipkit.data.stream.builder import BuildResult
-from clipkit.errors import ClipkitError
+from clipkit.data.stream.joined_results import join_results
+from clipkit.data.stream.worker_errors import Builder, Failure, GuardedBuilder
 
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
 
+TASK_SAMPLES: Final = 128
+"""Number of samples that a worker prepares at a time, at most: larger batches are divided."""
+TASKS_AHEAD: Final = 2
+"""Number of tasks that each worker prepares in advance."""
 BATCHES_AHEAD: Final = 2
-"""Number of batches that each worker builds in advance."""
+"""Number of batches that are joined in advance."""
+_PATIENCE_SECONDS: Final = 30.0
 
-
-class Builder(Protocol):
-    """Builds the batch of a task, in a worker process."""
-
-    def build(self, task: BatchTask) -> BuildResult:
-        """Build the batch of a task."""
-        ...
+_Tasks = Callable[[], Iterator[BatchTask]]
+_Results = Iterator[BuildResult | Failure]
 
 
 @final
 class BatchLoader:
     """Runs tasks, in order, in persistent worker processes.
 
+    Workers prepare parts of a batch, of at most ``TASK_SAMPLES`` samples, in turn. A thread of this
+    process joins them, so that all workers take part in every batch, and shared memory holds only
+    the parts that are under way.
+
     Args:
-        builder: Builder of the batch of a task.
+        builder: Builder of the samples of a task.
         num_workers: Number of processes; 0 builds in this one.
-        builds_ahead: Whether processes without a task of this epoch begin the next one.
+        pad_ids: Padding of the captions.
+        builds_ahead: Whether processes without a task of this epoch begin the next one; otherwise
+            they end with the epoch.
     """
 
-    def __init__(self, builder: Builder, num_workers: int, builds_ahead: bool = False) -> None:
-        self._tasks = _Tasks()
+    def __init__(
+        self,
+        builder: Builder,
+        num_workers: int,
+        pad_ids: PadIds,
+        builds_ahead: bool = False,
+    ) -> None:
+        self._parts = _Parts()
         self._loader: DataLoader[Any] | None = None
-        self._results: Iterator[BuildResult | _Failure] | None = None
+        self._results: _Results | None = None
         self._upcoming: tuple[EpochPartition, int, int] | None = None
         self._builder = builder
         self._num_workers = num_workers
+        self._pad_ids = pad_ids
         self._builds_ahead = builds_ahead
 
     def run(self, partition: EpochPartition, epoch: int, position: int) -> Iterator[BuildResult]:
@@ -61,83 +75,85 @@ class BatchLoader:
         """
         start = partition.start(epoch, position)
         if self._results is None or self._upcoming != (partition, epoch, position):
-            self._tasks.current = (
+            self._stop()
+            self._results = self._begin(
                 partial(partition.tasks_of_epochs, epoch, position)
                 if self._builds_ahead
                 else partial(partition.tasks, *start)
             )
-            if self._loader is None:
-                self._loader = self._start()
-            self._results = iter(self._loader)
-        self._upcoming = None
+        results, self._upcoming = self._results, None
         num_batches = partition.num_batches(*start[:2])
-        for number in range(1, num_batches + 1):
-            result = next(self._results)
-            if isinstance(result, _Failure):
-                # End the workers now: the error may keep this frame alive.
-                self._loader = self._results = None
+        try:
+            for number in range(1, num_batches + 1):
+                result = self._next(results)
+                if self._builds_ahead and number == num_batches:
+                    # Before the last batch: Lightning counts batches, and never asks for the end.
+                    self._upcoming = (partition, *partition.end(*start[:2]))
+                yield result
+        finally:
+            if not self._builds_ahead and self._results is results:
+                self.close()
+
+    def close(self) -> None:
+        """End the worker processes."""
+        self._stop()
+        self._loader = None
+
+    def _next(self, results: _Results) -> BuildResult:
+        try:
+            result = next(results)
+            if isinstance(result, Failure):
                 raise result.error
-            if self._builds_ahead and number == num_batches:
-                # Before the last batch: Lightning counts batches, and never asks for the end.
-                self._upcoming = (partition, *partition.end(*start[:2]))
-            yield result
+        except Exception:
+            self.close()  # now: the error may keep this frame alive
+            raise
+        return result
+
+    def _begin(self, tasks: _Tasks) -> _Results:
+        """Start the tasks, in the processes that are running, if any are."""
+        device = torch.cuda.current_device() if torch.cuda.is_initialized() else None
+        if not self._num_workers:
+            built = map(GuardedBuilder(self._builder).__getitem__, tasks())
+            return join_results(
+                tasks(), built, max_samples=sys.maxsize, pad_ids=self._pad_ids, device=device
+            )
+        if self._loader is None:
+            self._parts = _Parts()
+            self._loader = self._start()
+        self._parts.tasks = tasks
+        # No reference to this object, whose deletion ends the thread.
+        join = partial(
+            join_results, tasks(), max_samples=TASK_SAMPLES, pad_ids=self._pad_ids, device=device
+        )
+        return Background(iter(self._loader), join, BATCHES_AHEAD)
+
+    def _stop(self) -> None:
+        """End the current tasks; the processes wait for others."""
+        results, self._results, self._upcoming = self._results, None, None
+        if isinstance(results, Background) and not results.close(_PATIENCE_SECONDS):
+            self._loader = None  # it answers the old tasks, when it does
 
     def _start(self) -> DataLoader[Any]:
         from torch.utils.data import DataLoader
 
         return DataLoader(
-            _Guarded(self._builder),  # type: ignore[arg-type]
-            sampler=self._tasks,
+            GuardedBuilder(self._builder),  # type: ignore[arg-type]
+            sampler=self._parts,
             batch_size=None,
             num_workers=self._num_workers,
-            persistent_workers=self._num_workers > 0,
-            prefetch_factor=BATCHES_AHEAD if self._num_workers else None,
-            pin_memory=torch.cuda.is_available(),
+            persistent_workers=self._builds_ahead,
+            prefetch_factor=TASKS_AHEAD,
             # A separate generator: the global one must not depend on the number of iterations.
             generator=torch.Generator(),
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Failure:
-    """An error of a worker on its way to the main process."""
-
-    error: Exception
-
-
 @final
-class _Guarded:
-    """Returns errors instead of raising them: a loader would wrap them into other text."""
-
-    def __init__(self, builder: Builder) -> None:
-        self._builder = builder
-
-    def __getitem__(self, task: BatchTask) -> BuildResult | _Failure:
-        try:
-            return self._builder.build(task)
-        except Exception as error:
-            return _Failure(_portable(error))
-
-
-def _portable(error: Exception) -> Exception:
-    """Return the error so that another process can raise it, with a note of its origin."""
-    trace = "".join(traceback.format_exception(error))
-    try:
-        portable: Exception = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own bytes
-        assert isinstance(portable, type(error))
-    except Exception:
-        portable = RuntimeError(f"{type(error).__name__}: {error}")
-    if not isinstance(error, ClipkitError):
-        portable.add_note(f"in a worker process:\n{trace}")
-    return portable
-
-
-@final
-class _Tasks:
-    """The tasks of the current run, in the place of a sampler."""
+class _Parts:
+    """The parts of the batches of the current tasks, in the place of a sampler."""
 
     def __init__(self) -> None:
-        self.current: Callable[[], Iterator[BatchTask]] = lambda: iter(())
+        self.tasks: _Tasks = lambda: iter(())
 
     def __iter__(self) -> Iterator[BatchTask]:
-        return self.current()
+        return (part for task in self.tasks() for part in task.parts(TASK_SAMPLES))

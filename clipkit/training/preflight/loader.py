@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from clipkit.data.stream.workers import BATCHES_AHEAD
+from clipkit.data.stream.workers import TASK_SAMPLES, TASKS_AHEAD
 from clipkit.models.towers.base import ImageTower
 from clipkit.training.preflight.units import human_bytes
 
@@ -49,12 +49,13 @@ def make_loader_plan(
     pixels = tower.image_size**2
     if tower.budget is not None:
         pixels = tower.budget.max_tokens * tower.budget.patch_size**2
-    ahead = num_ranks * num_workers * BATCHES_AHEAD
+    task_samples = min(batch_size, TASK_SAMPLES)
+    ahead = num_ranks * num_workers * TASKS_AHEAD
     return LoaderPlan(
         num_workers=num_workers,
         num_ranks=num_ranks,
         num_cores=_num_cores(),
-        shared_bytes=ahead * batch_size * pixels * _COLORS,
+        shared_bytes=ahead * task_samples * pixels * _COLORS,
         free_bytes=_free_shared_bytes(),
     )
 

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import io
 import pickle
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch.utils.data._utils.pin_memory import pin_memory
 
 from clipkit.data import PairStream, ShardIndex
-from clipkit.data.samples.faults import Fault
-from clipkit.data.stream.builder import BatchBuilder, BuildResult
+from clipkit.data.stream.builder import BatchBuilder
 from clipkit.errors import CheckpointError, ConfigError, DataError
-from clipkit.types import Batch
 from tests.helpers.factories import pair, write_shard, write_shards
 from tests.helpers.fakes import ByteTokenizer, flat_stream
 from tests.helpers.streams import ids, make, train, train_ranks
@@ -495,25 +491,9 @@ def test_workers_may_be_spawned(index: ShardIndex) -> None:
     assert torch.equal(built.batch.images, expected.images)
 
 
-def test_images_are_pinned_where_there_is_a_gpu(index: ShardIndex) -> None:
+def test_images_are_pinned_where_a_gpu_is_in_use(index: ShardIndex) -> None:
     batch = next(iter(make(index, num_workers=1)))
-    assert batch.images.is_pinned() == torch.cuda.is_available()
-
-
-def test_what_a_loader_pins_is_the_batch(
-    index: ShardIndex, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The loader's own pinning finds the batch inside, and lets errors pass."""
-    batch = next(iter(make(index)))
-    pinned = replace(batch, keys=("pinned",) * 4)
-    monkeypatch.setattr(Batch, "pin_memory", lambda self: pinned)
-    fault = Fault("a.tar", 0, "k", "broken", 0)
-    found = pin_memory(BuildResult(batch, [fault]))
-    assert found.batch is pinned
-    assert found.faults == [fault]
-    assert pin_memory(BuildResult(None, [])).batch is None
-    error = ValueError("x")
-    assert pin_memory(error) is error
+    assert batch.images.is_pinned() == torch.cuda.is_initialized()
 
 
 def test_even_steps_refuse_fewer_samples_than_ranks(tmp_path: Path) -> None:

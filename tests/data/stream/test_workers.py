@@ -12,6 +12,7 @@ import torch
 
 from clipkit.data.order.partition import BatchTask, EpochPartition
 from clipkit.data.samples.faults import Fault
+from clipkit.data.samples.joining import PadIds
 from clipkit.data.stream.builder import BuildResult
 from clipkit.data.stream.workers import BatchLoader
 from clipkit.types import Batch
@@ -50,7 +51,7 @@ def built(log: Path) -> list[str]:
 def test_every_run_has_its_own_batches(
     tmp_path: Path, num_workers: int, builds_ahead: bool
 ) -> None:
-    loader = BatchLoader(Recorder(tmp_path / "log"), num_workers, builds_ahead)
+    loader = BatchLoader(Recorder(tmp_path / "log"), num_workers, PadIds(), builds_ahead)
     assert places(loader, 0) == ["0.0", "0.2", "0.4"]
     assert places(loader, 1) == ["1.0", "1.2", "1.4"]  # built in advance, where that is done
     assert places(loader, 5, 2) == ["5.2", "5.4"]  # elsewhere
@@ -62,7 +63,7 @@ def test_every_run_has_its_own_batches(
 @pytest.mark.parametrize("builds_ahead", [True, False])
 def test_the_next_epoch_begins_before_it_is_asked_for(tmp_path: Path, builds_ahead: bool) -> None:
     log = tmp_path / "log"
-    loader = BatchLoader(Recorder(log), num_workers=1, builds_ahead=builds_ahead)
+    loader = BatchLoader(Recorder(log), 1, PadIds(), builds_ahead=builds_ahead)
     assert places(loader, 0) == ["0.0", "0.2", "0.4"]
     deadline = time.monotonic() + 60
     while builds_ahead and "1.0" not in built(log) and time.monotonic() < deadline:
@@ -73,7 +74,7 @@ def test_the_next_epoch_begins_before_it_is_asked_for(tmp_path: Path, builds_ahe
 def test_what_is_built_in_advance_is_used_by_a_loop_that_counts(tmp_path: Path) -> None:
     """As Lightning does: it takes ``len`` batches and never asks for one more."""
     log = tmp_path / "log"
-    loader = BatchLoader(Recorder(log), num_workers=1, builds_ahead=True)
+    loader = BatchLoader(Recorder(log), 1, PadIds(), builds_ahead=True)
     for epoch in range(3):
         assert len(list(islice(loader.run(PARTITION, epoch, 0), 3))) == 3
     assert built(log)[:9] == [f"{epoch}.{place}" for epoch in range(3) for place in (0, 2, 4)]
@@ -82,5 +83,5 @@ def test_what_is_built_in_advance_is_used_by_a_loop_that_counts(tmp_path: Path) 
 def test_a_rank_without_batches_comes_to_an_end() -> None:
     idle = replace(PARTITION, num_samples=1, rank=1, world_size=2, tail="keep")
     assert list(idle.tasks_of_epochs(0, 0)) == []
-    loader = BatchLoader(Recorder(Path("unused")), num_workers=0, builds_ahead=True)
+    loader = BatchLoader(Recorder(Path("unused")), 0, PadIds(), builds_ahead=True)
     assert [list(loader.run(idle, epoch, 0)) for epoch in range(3)] == [[], [], []]
