@@ -7,10 +7,11 @@
 Makes shards of the photos (their longer sides resized to 500, and to 1,024 to 2,000 pixels), then
 measures each loader in processes of its own, with the same shards, crops, batch and numbers of
 workers: images a second, memory of a worker, share of each step; of the stream also the time to the
-first batch, fresh and late in an epoch, and the cost of planning up to a billion samples. Rates
-count until normalised floats are in the main process: open_clip's workers make them, clipkit's
-images arrive as bytes and are normalised there. Each rate is a few seconds of one epoch, after
-warming up; open_clip's shuffle buffer is still growing then.
+first batch, fresh and late in an epoch, the waiting at the ends of epochs and the shared memory of
+large batches, and the cost of planning up to a billion samples. Rates count until normalised floats
+are in the main process: open_clip's workers make them, clipkit's images arrive as bytes and are
+normalised there. Each rate is a few seconds of one epoch, after warming up; open_clip's shuffle
+buffer is still growing then.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ SETS = {
 }
 NUM_SHARDS = 8
 PLANNED_SAMPLES = (10**6, 10**8, 10**9)
+PARTS = ("rates", "steps", "first-batch", "borders", "planning")
 LOADERS = ("clipkit", "open_clip")
 RATED = (*LOADERS, "clipkit_webdataset")
 """Loaders whose rates are measured; the last one is `WebDatasetSource`."""
@@ -106,7 +108,20 @@ def measure_set(name: str, options: argparse.Namespace) -> dict[str, Any]:
         late = {**task, "what": "first_batch", "num_workers": 1, "late": 0.9, "repeats": 7}
         found["first_batch"] = run_child(late, None)
         say(found["first_batch"])
+    if "borders" in options.parts:
+        found["borders"] = measure_borders(task, options)
     return found
+
+
+def measure_borders(task: dict[str, Any], options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Waiting at the start and at the ends of epochs, and shared memory, of large batches."""
+    rows = []
+    for batch_size in options.large_batches:
+        sizes = {"batch_size": batch_size, "num_workers": max(options.workers)}
+        run = {**sizes, "epochs": 3, "step_seconds": options.step_seconds}
+        rows.append({**run, **run_child({**task, **run, "what": "borders"}, None)})
+        say(rows[-1])
+    return rows
 
 
 def measure_planning() -> list[dict[str, Any]]:
@@ -143,13 +158,15 @@ def main() -> None:
     parser.add_argument(
         "--parts",
         nargs="+",
-        choices=["rates", "steps", "first-batch", "planning"],
-        default=["rates", "steps", "first-batch", "planning"],
+        choices=PARTS,
+        default=PARTS,
     )
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=15.0, help="of each rate")
     parser.add_argument("--step-batches", type=int, default=8, help="batches timed step by step")
+    parser.add_argument("--large-batches", type=int, nargs="+", default=[256, 1024])
+    parser.add_argument("--step-seconds", type=float, default=1.5, help="other work per large step")
     parser.add_argument("--output", type=Path, help="also write the JSON here")
     options = parser.parse_args()
     report: dict[str, Any] = {

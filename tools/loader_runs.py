@@ -10,8 +10,10 @@ from __future__ import annotations
 import argparse
 import json
 import resource
+import shutil
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -188,6 +190,56 @@ def first_batch(task: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def borders(task: dict[str, Any]) -> dict[str, Any]:
+    """Seconds that a step waits for its batch, at the start and around the ends of epochs.
+
+    Other work of a step is time in which this process sleeps, as it does while a GPU computes.
+    """
+    next(iter(clipkit_stream({**task, "batch_size": 8, "num_workers": 0})))  # imports
+    waits: list[list[float]] = []
+    with SharedMemory() as memory:
+        start = time.perf_counter()
+        stream = clipkit_stream(task)
+        for _ in range(task["epochs"]):
+            waits.append([])
+            for batch in stream:
+                waits[-1].append(time.perf_counter() - start)
+                time.sleep(task["step_seconds"])
+                stream.commit(batch)
+                del batch
+                start = time.perf_counter()
+    inside = [wait for epoch in waits for wait in epoch[1:]]
+    return {
+        "first_batch_seconds": round(waits[0][0], 3),
+        "next_epochs_seconds": [round(epoch[0], 3) for epoch in waits[1:]],
+        "other_batches_seconds": round(float(np.median(inside)), 3),
+        "shared_memory_mib": round(memory.peak / 2**20, 1),
+    }
+
+
+class SharedMemory:
+    """The most bytes of shared memory in use at a time, in addition to those at the start."""
+
+    def __init__(self) -> None:
+        self.peak = 0
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> SharedMemory:
+        self._before = shutil.disk_usage("/dev/shm").used
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._ended.wait(0.002):
+            used = shutil.disk_usage("/dev/shm").used
+            self.peak = max(self.peak, used - self._before)
+
+
 def steps(task: dict[str, Any]) -> dict[str, Any]:
     """Milliseconds of an image in each step, without workers, and of handing a batch over."""
     clock = StepTimes(task["loader"])
@@ -280,6 +332,7 @@ def main() -> None:
         "throughput": throughput,
         "first_batch": first_batch,
         "opening": opening,
+        "borders": borders,
         "steps": steps,
         "planning": planning,
     }[task["what"]]

@@ -253,6 +253,10 @@ class PairStream:
         self._delivery.cursor.load_state(state)
         self._delivery.restart()
 
+    def close(self) -> None:
+        """End the worker processes; the next iteration starts others, after the last commit."""
+        self._delivery.restart()
+
     def set_epoch(self, epoch: int) -> None:
         """Move to the start of an epoch; a position within that epoch stays."""
         if epoch != self._partition.start(*self._delivery.cursor.next)[0]:

@@ -72,6 +72,10 @@ class PairSource(Protocol):
         """Move to the start of an epoch; a position within that epoch stays."""
         ...
 
+    def close(self) -> None:
+        """End the worker processes; the next iteration starts others, after the last commit."""
+        ...
+
     def read_captions(self, tokenizer: Encoder, num_samples: int = 256) -> CaptionFacts:
         """Read some captions."""
         ...

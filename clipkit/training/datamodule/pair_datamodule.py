@@ -57,8 +57,8 @@ class PairDataModule(LightningDataModule):
             as many per step.
         tokenizer: Encodes the captions; None for the tokenizer of the text tower.
         seed: Seed for the sample order, the augmentation and the selection of captions.
-        num_workers: Number of processes that build training batches; 0 builds them in the training
-            process.
+        num_workers: Number of processes that build batches, those of validation while it runs; 0
+            builds them in the training process.
         samples: Selection and content of training samples.
         validation: Options of validation that differ from training.
         order: Shuffling, and batch sizes at the start of a run. Steps in ``max_steps`` and
@@ -156,6 +156,12 @@ class PairDataModule(LightningDataModule):
         """Do the same as for validation."""
         return self.val_dataloader()
 
+    def teardown(self, stage: str) -> None:
+        """End the worker processes."""
+        for stream in (self._train_stream, self._val_stream):
+            if stream is not None:
+                stream.close()
+
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Let the module check a batch on the CPU."""
         if self.check_batch is not None and isinstance(batch, Batch):
@@ -235,6 +241,7 @@ class PairDataModule(LightningDataModule):
             tokenizer=self.resolved_tokenizer(),
             batch_size=self.batch_size if size is None else size,
             image_transform=self._resolved_val_transform(),
+            num_workers=self.num_workers,
             # Batches of nearly equal size, because the loss depends on it; with all samples.
             order=OrderOptions(shuffle=False, tail="even"),
             samples=self._sample_options(self.validation.caption),

@@ -67,7 +67,7 @@ def make_plan(
     numbers = _data_plan(trainer, data)
     loader = make_loader_plan(
         module.encoder.image_tower,
-        data.batch_size,
+        _batch_sizes(data),
         data.num_workers,
         trainer.world_size // trainer.num_nodes,
     )
@@ -92,6 +92,12 @@ def make_plan(
             *loader_notes(loader),
         ],
     )
+
+
+def _batch_sizes(data: PairDataModule) -> list[int]:
+    """Return the sizes of training and validation batches of a rank."""
+    size = data.validation.batch_size
+    return [data.batch_size, size or data.batch_size] if data.val else [data.batch_size]
 
 
 def _batches(data: PairDataModule) -> int:

@@ -1,0 +1,74 @@
+"""Worker processes of a stream that die, and programs that end while some are running."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.factories import write_shards
+
+START = """
+import multiprocessing, os, signal, sys, time
+from clipkit.data import PairStream, ShardIndex
+from clipkit.data.stream import workers
+from tests.helpers.streams import ids, make
+workers.TASK_SAMPLES = 3
+def stream(num_workers):
+    return make(ShardIndex.from_urls(sys.argv[1]), 10, num_workers=num_workers)
+"""
+
+KILLED = """
+first, plain = stream(2), stream(0)
+batches = iter(first)
+batch = next(batches)
+first.commit(batch)
+plain.commit(next(iter(plain)))
+try:
+    os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+    for batch in batches:  # those that are ready may still come
+        first.commit(batch)
+        plain.load_state_dict(first.state_dict())
+except RuntimeError as error:
+    assert "worker" in str(error), error
+else:
+    raise AssertionError("no error")
+end = time.monotonic() + 30
+while multiprocessing.active_children():
+    assert time.monotonic() < end
+assert ids(next(iter(first))) == ids(next(iter(plain)))  # with new workers
+print("continued")
+"""
+
+LEFT = """
+batches = iter(stream(2))
+next(batches)
+print("left")
+"""
+
+
+def run(code: str, shards: Path) -> str:
+    write_shards(shards, [60])
+    done = subprocess.run(
+        [sys.executable, "-c", START + code, str(shards)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
+        timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stdout
+
+
+def test_a_killed_worker_ends_the_iteration_and_not_the_stream(tmp_path: Path) -> None:
+    assert run(KILLED, tmp_path).endswith("continued\n")
+
+
+@pytest.mark.parametrize("code", [LEFT, LEFT + "del batches\n"])
+def test_a_program_ends_although_workers_are_running(tmp_path: Path, code: str) -> None:
+    start = time.monotonic()
+    assert run(code, tmp_path).endswith("left\n")
+    assert time.monotonic() - start < 60
