@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -202,4 +203,4 @@ def test_workers_of_a_validation_end_with_it(bad: ShardIndex) -> None:
     first = taken(stream, 1)[0]
     wait_until(lambda: not loader_threads() and not multiprocessing.active_children())
     for mine, theirs in zip(taken(stream, 1)[0], first, strict=True):
-        check_equal(mine, theirs)
+        check_equal(replace(mine, cursor=None), replace(theirs, cursor=None))
