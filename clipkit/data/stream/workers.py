@@ -111,7 +111,8 @@ class BatchLoader:
 
     def _begin(self, tasks: _Tasks) -> _Results:
         """Start the tasks, in the processes that are running, if any are."""
-        device = torch.cuda.current_device() if torch.cuda.is_initialized() else None
+        is_used = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+        device = torch.cuda.current_device() if is_used else None
         if not self._num_workers:
             built = map(GuardedBuilder(self._builder).__getitem__, tasks())
             return join_results(
