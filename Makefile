@@ -41,7 +41,7 @@ test-all: $(VENV)/.installed-test ## Run all tests, and list the slowest
 
 test-numeric: $(VENV)/.installed-test ## Run the numeric tests as another CPU: CAPABILITY (default, avx2, avx512), THREADS (1)
 	@echo "Running $(NUMERIC) with CPU capability $(CAPABILITY) and $(THREADS) thread(s)"
-	@ATEN_CPU_CAPABILITY=$(CAPABILITY) OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest $(NUMERIC) $(PYTEST_ARGS)
+	@ATEN_CPU_CAPABILITY=$(CAPABILITY) OMP_NUM_THREADS=$(THREADS) $(PYTEST) $(NUMERIC) $(PYTEST_ARGS)
 
 lowest: ## Run the fast tests with the lowest versions that pyproject.toml allows, in .venv-lowest (3 GB)
 	@PYTHON="$(PYTHON)" PYTEST_ARGS="$(PYTEST_ARGS)" bash tools/lowest.sh .venv-lowest

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -21,24 +22,33 @@ from tests.helpers.tiny_models import TEXT, encoder
 TEXTS = ["a dog", "Two Cats, and a very long caption that is truncated at the last token of it"]
 
 
-def export(kind, folder):
-    """Export CLIP or SigLIP with CLIP's vocabulary; return the encoder."""
-    if kind == "clip":
-        ours = encoder(text={**TEXT, "vocab_size": 49408})
-        export_encoder(ours, folder / "out", "sentence_transformers")
-        return ours
+def clip():
+    return encoder(text={**TEXT, "vocab_size": 49408})
+
+
+@pytest.fixture(scope="module")
+def exported_clip(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("clip") / "out"
+    export_encoder(clip(), folder, "sentence_transformers")
+    return clip(), folder
+
+
+@pytest.fixture(scope="module")
+def exported_siglip(tmp_path_factory):
+    """SigLIP with CLIP's vocabulary."""
+    folder = tmp_path_factory.mktemp("siglip")
     clip_in_transformers(12).save_pretrained(folder / "tokens")
     ours = siglip(text={**SIGLIP_TEXT, "pad_id": 49407})
     ours.text_tower.tokenizer_name = f"transformers:{folder / 'tokens'}"
     export_encoder(ours, folder / "out", "sentence_transformers")
-    return ours
+    return ours, folder / "out"
 
 
 @pytest.mark.parametrize("kind", ["clip", "siglip"])
-def test_sentence_transformers_returns_the_same_embeddings(kind, tmp_path):
+def test_sentence_transformers_returns_the_same_embeddings(kind, request):
     library = pytest.importorskip("sentence_transformers", "6.0")
-    ours = export(kind, tmp_path)
-    model = library.SentenceTransformer(str(tmp_path / "out"), device="cpu")
+    ours, folder = request.getfixturevalue(f"exported_{kind}")
+    model = library.SentenceTransformer(str(folder), device="cpu")
     images = [Image.new("RGB", (32, 32), color) for color in ((200, 30, 60), (0, 90, 250))]
     texts, pixels = ours.encode(TEXTS, images)
     for text in (TEXTS, TEXTS[:1]):  # the padding of a batch must not matter
@@ -49,25 +59,26 @@ def test_sentence_transformers_returns_the_same_embeddings(kind, tmp_path):
     assert model.similarity_fn_name == "cosine"
 
 
-def test_it_saves_what_was_written(tmp_path):
+def test_it_saves_what_was_written(exported_clip, tmp_path):
     """The files are those that the library writes itself, so that it may change them."""
     library = pytest.importorskip("sentence_transformers", "6.0")
-    export("clip", tmp_path)
-    library.SentenceTransformer(str(tmp_path / "out"), device="cpu").save(str(tmp_path / "saved"))
+    _, folder = exported_clip
+    library.SentenceTransformer(str(folder), device="cpu").save(str(tmp_path / "saved"))
     for name in ("modules.json", "sentence_bert_config.json", "1_Normalize/config.json"):
-        ours, theirs = (json.loads((tmp_path / x / name).read_text()) for x in ("out", "saved"))
+        ours, theirs = (json.loads((x / name).read_text()) for x in (folder, tmp_path / "saved"))
         assert ours == theirs
 
 
 def test_without_the_library_transformers_checks_alone(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(sentences, "version", lambda name: "5.1.0")
-    export("clip", tmp_path)
+    export_encoder(clip(), tmp_path / "out", "sentence_transformers")
     assert "sentence-transformers 6 is not installed: checked with transformers" in caplog.text
 
 
-def test_other_weights_are_noticed(tmp_path):
+def test_other_weights_are_noticed(exported_clip, tmp_path):
     pytest.importorskip("sentence_transformers", "6.0")
-    ours = export("clip", tmp_path)
+    shutil.copytree(exported_clip[1], tmp_path / "out")
+    ours = clip()
     with torch.no_grad():
         ours.image_tower.visual.proj.mul_(-1)
     with pytest.raises(CheckpointError, match="image embeddings differ"):
@@ -77,10 +88,12 @@ def test_other_weights_are_noticed(tmp_path):
         check_modules(ours, tmp_path / "out", 1e-4)
 
 
-def test_an_export_is_replaced_and_pushed_with_its_folders(hub, tmp_path, monkeypatch):
+def test_an_export_is_replaced_and_pushed_with_its_folders(
+    hub, exported_clip, tmp_path, monkeypatch
+):
     monkeypatch.setenv("HF_TOKEN", TOKEN)
-    export("clip", tmp_path)
-    export("clip", tmp_path)
+    shutil.copytree(exported_clip[1], tmp_path / "out")
+    export_encoder(clip(), tmp_path / "out", "sentence_transformers")
     push_to_hub(tmp_path / "out", "me/sentences")
     assert json.loads(hub.files("me/sentences")["1_Normalize/config.json"])
     assert (tmp_path / "out" / "1_Normalize").is_dir()

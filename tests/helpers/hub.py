@@ -31,7 +31,9 @@ class Repository:
     def commit(self, files: dict[str, bytes], ref: str = "main") -> str:
         """Add or replace files, and return the commit."""
         complete = {**self.commits.get(self.refs.get(ref, ""), {}), **files}
-        digest = hashlib.sha1(repr((len(self.commits), sorted(complete.items()))).encode())
+        digest = hashlib.sha1(str(len(self.commits)).encode())
+        for name, content in sorted(complete.items()):
+            digest.update(f" {name} {len(content)} ".encode() + content)
         self.commits[digest.hexdigest()] = complete
         self.refs[ref] = digest.hexdigest()
         return digest.hexdigest()

@@ -34,12 +34,20 @@ CLIP_TEXT = {**TEXT, "vocab_size": 49408}
 NAME = "hf-hub:me/tiny"
 
 
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("exported") / "model"
+    export_encoder(encoder(text=CLIP_TEXT), folder)
+    return folder
+
+
 @pytest.fixture
-def folder(hub, tmp_path):
+def folder(hub, exported, tmp_path):
     """An export in open_clip's layout, which the hub has as me/tiny."""
-    export_encoder(encoder(text=CLIP_TEXT), tmp_path / "export")
-    hub.add("me/tiny", tmp_path / "export")
-    return tmp_path / "export"
+    folder = tmp_path / "export"
+    shutil.copytree(exported, folder)
+    hub.add("me/tiny", folder)
+    return folder
 
 
 def test_every_function_that_takes_a_name(hub, folder):
