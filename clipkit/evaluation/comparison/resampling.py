@@ -10,6 +10,9 @@ from jaxtyping import Float, Int64
 from numpy.random import PCG64
 from torch import Tensor
 
+_NUMBERS_AT_ONCE = 2**16
+"""Weights that are drawn together: 0.5 MB, and hundreds of samples of a small set."""
+
 
 def group_numbers(groups: Sequence[str]) -> tuple[Int64[Tensor, " N"], int]:
     """Assign numbers to groups in the order of their names, whatever the order of units.
@@ -49,11 +52,12 @@ def bootstrap_weights(
     """
     numbers, num_groups = group_numbers(groups)
     generator = PCG64(seed)
-    for _ in range(replicates):
-        raw = np.asarray(generator.random_raw(num_groups))
+    for rows in _rows_at_once(replicates, len(groups)):
+        raw = np.asarray(generator.random_raw(rows * num_groups)).reshape(rows, num_groups)
         drawn = (raw >> np.uint64(32)) * np.uint64(num_groups) >> np.uint64(32)
-        counts = np.bincount(drawn.astype(np.int64), minlength=num_groups)
-        yield torch.from_numpy(counts)[numbers].double()
+        places = drawn.astype(np.int64) + num_groups * np.arange(rows)[:, None]
+        counts = np.bincount(places.ravel(), minlength=rows * num_groups)
+        yield from torch.from_numpy(counts.reshape(rows, num_groups))[:, numbers].double()
 
 
 def random_swaps(
@@ -67,8 +71,15 @@ def random_swaps(
         seed: Seed of the generator.
     """
     numbers, num_groups = group_numbers(groups)
-    generator = PCG64(seed)
-    for _ in range(replicates):
-        raw = np.asarray(generator.random_raw(-(-num_groups // 64)))
-        bits = np.unpackbits(raw.astype("<u8").view(np.uint8), bitorder="little")[:num_groups]
-        yield torch.from_numpy(bits)[numbers].double()
+    generator, num_words = PCG64(seed), -(-num_groups // 64)
+    for rows in _rows_at_once(replicates, len(groups)):
+        raw = np.asarray(generator.random_raw(rows * num_words)).reshape(rows, num_words)
+        bits = np.unpackbits(raw.astype("<u8").view(np.uint8), axis=1, bitorder="little")
+        yield from torch.from_numpy(bits)[:, numbers].double()
+
+
+def _rows_at_once(replicates: int, num_units: int) -> Iterator[int]:
+    """Yield how many of the replicates are drawn at once, until all are."""
+    at_once = max(1, _NUMBERS_AT_ONCE // max(1, num_units))
+    for start in range(0, replicates, at_once):
+        yield min(at_once, replicates - start)

@@ -8,7 +8,7 @@ import torch
 
 from clipkit.errors import ConfigError
 from clipkit.evaluation import Outcomes, outcome_metrics
-from clipkit.evaluation.comparison import Resampling, metric_intervals
+from clipkit.evaluation.comparison import Resampling, metric_intervals, resampling
 from clipkit.evaluation.comparison.intervals import metric_samples, percentile_interval
 from clipkit.evaluation.comparison.resampling import bootstrap_weights, random_swaps
 from clipkit.evaluation.outcomes.classification import classification_outcomes
@@ -21,11 +21,21 @@ def means(values, groups=None):
     return Outcomes("means", keys, tuple(groups or keys), columns)
 
 
-def test_draws_are_the_same_on_every_machine():
-    weights = next(bootstrap_weights([f"{n:02}" for n in range(12)], 1, seed=7))
-    raw = np.random.PCG64(7).random_raw(12)
-    expected = np.bincount([int(r >> 32) * 12 >> 32 for r in raw.tolist()], minlength=12)
-    assert weights.tolist() == expected.tolist()
+@pytest.mark.parametrize("at_once", [1, 30, 2**16])
+def test_draws_are_the_same_on_every_machine(monkeypatch, at_once):
+    """The raw numbers of a generator in their order, however many are drawn together."""
+    monkeypatch.setattr(resampling, "_NUMBERS_AT_ONCE", at_once)
+    names = [f"{n:02}" for n in range(12)]
+    weights = list(bootstrap_weights(names, 5, seed=7))
+    for row, raw in zip(weights, np.random.PCG64(7).random_raw(60).reshape(5, 12), strict=True):
+        expected = np.bincount([int(r >> 32) * 12 >> 32 for r in raw.tolist()], minlength=12)
+        assert row.tolist() == expected.tolist()
+    names = [f"{n:02}" for n in range(70)]
+    for row, raw in zip(
+        random_swaps(names, 5, seed=7), np.random.PCG64(7).random_raw(10).reshape(5, 2), strict=True
+    ):
+        bits = [int(word) >> place & 1 for word in raw for place in range(64)]
+        assert row.tolist() == bits[:70]
 
 
 def test_the_order_of_units_has_no_effect():

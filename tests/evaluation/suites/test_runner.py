@@ -13,6 +13,7 @@ import pyarrow.parquet
 import pytest
 from sklearn.metrics import f1_score
 
+from clipkit.data.storage.cache import ShardCache
 from clipkit.errors import ConfigError
 from clipkit.evaluation import (
     DataCompTask,
@@ -70,6 +71,12 @@ def suite(**more: str) -> Suite:
         datacomp=DataCompTask("c", "C", "F1-macro_all"),
     )
     return Suite("mine", (pairs, classes, *(SuiteEntry(name, data) for name, data in more.items())))
+
+
+def few_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do not wait for half a minute until a server is given up."""
+    cache = ShardCache(retries=1, backoff_seconds=0)
+    monkeypatch.setattr("clipkit.data.storage.cache.default_cache", lambda: cache)
 
 
 def files(folder: Path) -> list[str]:
@@ -197,7 +204,8 @@ def test_what_changed_is_measured_again(folder, change):
     assert run_suite(suite(), ["a"], "out", options).num_measured == 0
 
 
-def test_failures_are_named_and_the_rest_is_measured(folder):
+def test_failures_are_named_and_the_rest_is_measured(folder, monkeypatch):
+    few_retries(monkeypatch)
     (folder / "broken").mkdir()
     (folder / "broken" / "open_clip_config.json").write_text("{}")
     (folder / "empty" / "test").mkdir(parents=True)

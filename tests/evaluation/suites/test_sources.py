@@ -11,6 +11,7 @@ from pyarrow import parquet
 
 from clipkit.evaluation import Suite, SuiteEntry, SuiteOptions, run_suite
 from clipkit.models import save_encoder
+from tests.evaluation.suites.test_runner import few_retries
 from tests.helpers.evaluation_data import captions, picture, tiny_encoder, write_layout
 from tests.helpers.servers import Misbehaviour, http_server
 
@@ -30,6 +31,7 @@ def hub_parquet() -> bytes:
 def test_all_kinds_give_the_same_recalls(tmp_path, monkeypatch, hub):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CLIPKIT_CACHE", str(tmp_path / "cache"))
+    few_retries(monkeypatch)
     save_encoder(tiny_encoder(), tmp_path / "model")
     files = {"default/test/0000.parquet": hub_parquet()}
     hub.data_set("owner/pairs").commit(files, "refs/convert/parquet")
