@@ -1,4 +1,4 @@
-"""``clipkit evaluate`` and ``embed`` under torchrun: one output, the numbers of one process."""
+"""``clipkit evaluate`` and ``embed`` on ranks: one output, the numbers of one process."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from clipkit.cli.main import main
 from clipkit.evaluation import Retrieval, ZeroShotClassification, cached_embeddings
 from clipkit.models import save_encoder
+from tests.helpers.commands import command_on_ranks
 from tests.helpers.evaluation_data import tiny_encoder, write_layout
 from tests.helpers.ranks import free_port, run_ranks
 
@@ -26,41 +28,35 @@ def words(tmp_path_factory) -> list[str]:
     return ["--model", str(folder / "model"), "--data", str(data), "--device", "cpu"]
 
 
-def clipkit(*words: str, ranks: int) -> subprocess.CompletedProcess[str]:
-    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", str(ranks)]
-    launcher += ["--master_port", str(free_port())] if ranks > 1 else []
-    command = [sys.executable, *launcher, "-m", "clipkit.cli.main", *words]
-    if ranks == 1:
-        command = [sys.executable, "-m", "clipkit.cli.main", *words]
-    paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": ":".join(paths)}
-    return subprocess.run(
-        command, capture_output=True, text=True, env=environment, timeout=250, check=False
-    )
-
-
 def test_two_ranks_give_the_numbers_of_one_and_one_output(tmp_path, words):
-    tasks = ["--task", "retrieval", "--task", "zero-shot"]
-    records = {}
-    for ranks in (1, 2):
-        output = tmp_path / f"{ranks}.json"
-        done = clipkit("evaluate", *words, *tasks, "--output", str(output), ranks=ranks)
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.count("zero-shot/top1") == 1
-        records[ranks] = json.loads(output.read_text())["metrics"]
-    assert records[1] == pytest.approx(records[2], abs=1e-9)
+    words = ["evaluate", *words, "--task", "retrieval", "--task", "zero-shot", "--output"]
+    (one,) = command_on_ranks([*words, str(tmp_path / "1.json")], 1)
+    two = command_on_ranks([*words, str(tmp_path / "2.json")], 2)
+    assert [status for status, _ in (one, *two)] == [0, 0, 0]
+    assert [said.count("zero-shot/top1") for _, said in (one, *two)] == [1, 1, 0]
+    records = [json.loads((tmp_path / f"{n}.json").read_text())["metrics"] for n in (1, 2)]
+    assert records[0] == pytest.approx(records[1], abs=1e-9)
 
 
-def test_two_ranks_embed_every_image_once(tmp_path, words):
-    files = {}
-    for ranks in (1, 2):
-        output = tmp_path / f"{ranks}"
-        done = clipkit("embed", *words, "--output", str(output), ranks=ranks)
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.count("13 images and 25 texts of 2 shards embedded") == 1
-        files[ranks] = {path.name: path.read_bytes() for path in output.iterdir()}
-    assert len(files[1]) == 7
-    assert files[1] == files[2]
+def test_two_ranks_of_torchrun_embed_every_image_once(tmp_path, words, capfd):
+    assert main(["embed", *words, "--output", str(tmp_path / "1")]) == 0
+    alone = capfd.readouterr().out
+    launcher = ["torch.distributed.run", "--nproc_per_node=2", f"--master_port={free_port()}"]
+    paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
+    done = subprocess.run(
+        [sys.executable, "-m", *launcher, "-m", "clipkit.cli.main", "embed", *words,
+         "--output", str(tmp_path / "2")],
+        capture_output=True, text=True, timeout=250, check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": ":".join(paths)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for said in (alone, done.stdout):
+        assert said.count("13 images and 25 texts of 2 shards embedded") == 1
+    files = [
+        {path.name: path.read_bytes() for path in (tmp_path / f"{n}").iterdir()} for n in (1, 2)
+    ]
+    assert len(files[0]) == 7
+    assert files[0] == files[1]
 
 
 def embed_twice(rank: int, world_size: int, root: str, cache: str):

@@ -6,13 +6,17 @@ import os
 import socket
 import traceback
 from collections.abc import Callable
+from multiprocessing.context import ForkServerContext
 from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-PRELOADED = ["clipkit.training", "clipkit.evaluation", "tests.helpers.tiny"]
+PRELOADED = [
+    *("clipkit.training", "clipkit.evaluation", "tests.helpers.tiny"),
+    *("open_clip", "pytest", "wandb"),  # of the first fit
+]
 """What takes seconds to import and the server of ranks imports once; it must start no thread."""
 
 
@@ -22,6 +26,13 @@ def free_port() -> int:
         return int(server.getsockname()[1])
 
 
+def fork_server() -> ForkServerContext:
+    """Return a context whose processes have imported what a run needs when they start."""
+    context = mp.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    return context
+
+
 def _entry(
     rank: int,
     world_size: int,
@@ -29,6 +40,7 @@ def _entry(
     function: Callable[..., Any],
     args: tuple[Any, ...],
     environment: dict[str, str],
+    joined: bool,
     queue: Any,
 ) -> None:
     os.environ.clear()  # of the server, as it was when the first test with ranks ran
@@ -45,31 +57,37 @@ def _entry(
         GLOO_SOCKET_IFNAME="lo",
     )
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=world_size)
+    if joined:
+        dist.init_process_group("gloo", rank=rank, world_size=world_size)
     try:
         queue.put((rank, function(rank, world_size, *args), None))
     except Exception:
         queue.put((rank, None, traceback.format_exc()))
     finally:
-        dist.destroy_process_group()
+        if joined:
+            dist.destroy_process_group()
 
 
 def run_ranks(
-    function: Callable[..., Any], world_size: int, *args: Any, timeout_seconds: float = 270
+    function: Callable[..., Any],
+    world_size: int,
+    *args: Any,
+    timeout_seconds: float = 270,
+    joined: bool = True,
 ) -> list[Any]:
     """``function(rank, world_size, *args)`` on every rank; its results in the order of ranks.
 
     ``function`` must be importable (module level); results must pickle (numpy or plain types).
     Ranks are forked from one server per process of pytest, which imports Lightning once for all.
+    They have the environment that torchrun sets, and are a process group if they are ``joined``.
     """
-    context = mp.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
+    context = fork_server()
     queue = context.Queue()
     port = free_port()
     processes = [
         context.Process(
             target=_entry,
-            args=(rank, world_size, port, function, args, dict(os.environ), queue),
+            args=(rank, world_size, port, function, args, dict(os.environ), joined, queue),
             daemon=True,
         )
         for rank in range(world_size)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 
 from clipkit.export import export_encoder
 from tests.helpers import tiny
@@ -14,36 +16,48 @@ CODE = """
 import sys
 from clipkit.errors import ConfigError
 from clipkit.models import load_encoder
-try:
-    texts, _ = load_encoder(sys.argv[1]).encode(["a dog"])
-    print(tuple(texts.shape))
-except ConfigError as error:
-    print(error)
+for name in sys.stdin:
+    try:
+        texts, _ = load_encoder(name.strip()).encode(["a dog"])
+        print(tuple(texts.shape), flush=True)
+    except ConfigError as error:
+        print(error, flush=True)
 """
 
 
-def load(name, tmp_path, **environment):
-    """Return what the code prints for a model."""
-    done = subprocess.run(
-        [sys.executable, "-c", CODE, name],
+@contextmanager
+def loader(tmp_path, **environment) -> Iterator[Callable[[str], str]]:
+    """Start a process; yields a function that returns what it prints for a model."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", CODE],
         env={**os.environ, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0", **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+    def load(name: str) -> str:
+        process.stdin.write(f"{name}\n")
+        process.stdin.flush()
+        return process.stdout.readline().strip()
+
+    try:
+        yield load
+    finally:
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
 
 
 def test_the_environment_names_hub_and_cache(tmp_path):
     export_encoder(tiny.encoder(), tmp_path / "out")
-    with hub_server() as hub:
+    with ExitStack() as listening:
+        hub = listening.enter_context(hub_server())
         hub.add("me/tiny", tmp_path / "out")
-        assert load("hf-hub:me/tiny", tmp_path, HF_ENDPOINT=hub.url) == "(1, 16)"
-        assert hub.requests
-    closed = {"HF_ENDPOINT": hub.url}  # nobody listens there any more
-    assert load("hf-hub:me/tiny", tmp_path, **closed) == "(1, 16)"
-    assert load("hf-hub:me/tiny", tmp_path, HF_HUB_OFFLINE="1") == "(1, 16)"
-    message = load("hf-hub:me/other", tmp_path, HF_HUB_OFFLINE="1")
+        with loader(tmp_path, HF_ENDPOINT=hub.url) as load:
+            assert load("hf-hub:me/tiny") == "(1, 16)"
+            assert hub.requests
+            listening.close()  # nobody listens there any more
+            assert load("hf-hub:me/tiny") == "(1, 16)"
+    with loader(tmp_path, HF_HUB_OFFLINE="1") as load:
+        assert load("hf-hub:me/tiny") == "(1, 16)"
+        message = load("hf-hub:me/other")
     assert message.startswith("hf-hub:me/other: clipkit_encoder.json or open_clip_config.json is")
     assert "not in the cache, and the hub cannot be reached" in message

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import time
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from clipkit.training.health.heartbeat import (
     write_heartbeat,
 )
 from tests.helpers import tiny
-from tests.helpers.ranks import run_ranks
+from tests.helpers.ranks import fork_server, run_ranks
 
 NOW = 1000.0
 
@@ -114,7 +113,7 @@ def aborted(shards: Path, run: Path) -> None:
 
 
 def test_a_rank_that_is_stuck_ends_itself(shards, tmp_path):
-    process = multiprocessing.get_context("spawn").Process(target=aborted, args=(shards, tmp_path))
+    process = fork_server().Process(target=aborted, args=(shards, tmp_path))
     process.start()
     process.join(timeout=120)
     assert process.exitcode == ABORTED
