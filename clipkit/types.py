@@ -31,6 +31,7 @@ __all__ = [
     "Embeddings",
     "NegativeBatch",
     "NegativeSample",
+    "PairSizes",
     "Sample",
     "TeacherBatch",
     "TeacherSample",
@@ -103,6 +104,14 @@ class NegativeBatch:
     tokens: Int64[Tensor, "negative_texts S"] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class PairSizes:
+    """Numbers of rows that each rank adds to a contrastive loss in a step."""
+
+    pairs: tuple[int, ...]  # pairs of each rank that no mask excludes
+    negative_texts: tuple[int, ...]  # negative texts of each rank
+
+
 @dataclass(slots=True)
 class Batch:
     """The samples of one step on one rank. A field that is None was not requested.
@@ -147,6 +156,11 @@ class Batch:
     # number of samples of each rank in this step, which the losses then need not exchange, and wait
     # for; None if it is not known
     rank_sizes: tuple[int, ...] | None = None
+    # number of pairs that pair_mask keeps, so that no GPU is asked for it; ``to`` sets it
+    num_pairs: int | None = None
+    # numbers of pairs and negatives of each rank, for batches with a mask or negatives, as
+    # rank_sizes; see losses.StepExchange
+    pair_sizes: PairSizes | None = None
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -168,7 +182,11 @@ class Batch:
         """
         if non_blocking is None:
             non_blocking = torch.device(device).type in ("cuda", "xpu")
-        return _with_tensors(self, lambda value: value.to(device, non_blocking=non_blocking))
+        moved = _with_tensors(self, lambda value: value.to(device, non_blocking=non_blocking))
+        mask = self.pair_mask
+        if mask is not None and self.num_pairs is None and mask.device.type == "cpu":
+            moved.num_pairs = int(mask.sum())
+        return moved
 
     def pin_memory(self) -> Batch:
         """Return a copy in page-locked memory, from which a GPU reads asynchronously."""

@@ -11,7 +11,7 @@ over them. The result is the gradient of one process on the joined batch.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, final
 
 import torch
 import torch.distributed as dist
@@ -52,24 +52,77 @@ def gather_sizes(*counts: int, device: torch.device) -> list[tuple[int, ...]]:
     if world_size() == 1:
         return [counts]
     mine = torch.tensor(counts, dtype=torch.int64, device=device)
-    everyone = mine.new_empty(world_size() * len(counts))
-    _gather_into(everyone, mine)
+    _, everyone = gather_flat(mine)
     return [tuple(row) for row in everyone.view(world_size(), -1).tolist()]
+
+
+def gather_flat(
+    mine: Tensor, group: Any = None, in_background: bool = False
+) -> tuple[dist.Work | None, Shaped[Tensor, " all_ranks"]]:
+    """Gather tensors of one length from all ranks, of at least two.
+
+    Args:
+        mine: Tensor of this rank.
+        group: Process group; None for the default one.
+        in_background: Whether to return before the exchange is complete.
+
+    Returns:
+        The exchange to wait for, if it runs in the background, and the tensors one after another.
+    """
+    assert _all_gather is not None
+    mine = mine.contiguous()
+    everyone = mine.new_empty((world_size() * len(mine), *mine.shape[1:]))
+    return _all_gather(everyone, mine, group=group, async_op=in_background), everyone
+
+
+@final
+class Arriving:
+    """Rows that an exchange brings while other work continues.
+
+    Args:
+        work: Exchange; None if it is complete.
+        finish: Function that returns the rows from the exchange's buffers, which it keeps.
+    """
+
+    def __init__(self, work: dist.Work | None, finish: Callable[[], Tensor]) -> None:
+        self._work, self._finish = work, finish
+        self._rows: Tensor | None = None
+
+    @torch.no_grad()
+    def wait(self) -> Shaped[Tensor, "N *rest"]:
+        """Return the rows. On a GPU its later work waits for them, and the CPU does not."""
+        if self._rows is None:
+            if self._work is not None:
+                self._work.wait()
+            self._rows = self._finish()
+            del self._work, self._finish
+        return self._rows
 
 
 @torch.no_grad()
 def gather_rows(rows: Shaped[Tensor, "B *rest"], sizes: Sequence[int]) -> Shaped[Tensor, "N *rest"]:
     """Gather the rows of all ranks, in the order of ranks, without gradient."""
+    return begin_gather(rows, sizes, in_background=False).wait()
+
+
+@torch.no_grad()
+def begin_gather(
+    rows: Shaped[Tensor, "B *rest"], sizes: Sequence[int], in_background: bool = True
+) -> Arriving:
+    """Begin ``gather_rows``; all ranks begin their exchanges in the same order."""
     if world_size() == 1:
-        return rows.detach()
+        return Arriving(None, rows.detach)
     largest = max(sizes)
     padded = _pad(rows.detach(), largest)
-    everyone = padded.new_empty((world_size() * largest, *rows.shape[1:]))
-    _gather_into(everyone, padded)
-    if min(sizes) == largest:
-        return everyone
-    blocks = torch.split(everyone, largest)
-    return torch.cat([block[:size] for block, size in zip(blocks, sizes, strict=True)])
+    work, everyone = gather_flat(padded, in_background=in_background)
+
+    def joined() -> Tensor:
+        if min(sizes) == largest:
+            return everyone
+        blocks = torch.split(everyone, largest)
+        return torch.cat([block[:size] for block, size in zip(blocks, sizes, strict=True)])
+
+    return Arriving(work, joined)
 
 
 @torch.no_grad()
@@ -77,15 +130,26 @@ def sum_rows_to_owner(
     rows: Shaped[Tensor, "N *rest"], sizes: Sequence[int]
 ) -> Shaped[Tensor, "B *rest"]:
     """Sum over ranks and return this rank's rows; the transpose of ``gather_rows``."""
+    return begin_sum_to_owner(rows, sizes, in_background=False).wait()
+
+
+@torch.no_grad()
+def begin_sum_to_owner(
+    rows: Shaped[Tensor, "N *rest"], sizes: Sequence[int], in_background: bool = True
+) -> Arriving:
+    """Begin ``sum_rows_to_owner``; the rows must not be changed before it is complete."""
     if world_size() == 1:
-        return rows
+        return Arriving(None, lambda: rows)
     assert _reduce_scatter is not None
     largest = max(sizes)
     if min(sizes) < largest:
         rows = torch.cat([_pad(block, largest) for block in torch.split(rows, list(sizes))])
+    rows = rows.contiguous()
     mine = rows.new_empty((largest, *rows.shape[1:]))
-    _reduce_scatter(mine, rows.contiguous())
-    return mine[: sizes[rank()]]
+    work = _reduce_scatter(mine, rows, async_op=in_background)
+    own = mine[: sizes[rank()]]
+    # the sent rows live as long as the exchange
+    return Arriving(work, lambda _sent=rows: own)
 
 
 @torch.no_grad()
@@ -121,11 +185,6 @@ def _reduced(values: Tensor, operation: Any) -> Tensor:
     if world_size() > 1:
         dist.all_reduce(result, operation)
     return result
-
-
-def _gather_into(everyone: Tensor, mine: Tensor) -> None:
-    assert _all_gather is not None
-    _all_gather(everyone, mine.contiguous())
 
 
 def _pad(rows: Tensor, size: int) -> Tensor:

@@ -16,6 +16,8 @@ from clipkit.losses.functional import (
 from clipkit.losses.global_contrastive import GlobalContrastiveLoss
 from clipkit.losses.label import LabelLoss, MultiLabelLoss, balanced_class_weights
 from clipkit.losses.matryoshka import MatryoshkaLoss
+from clipkit.losses.memory import complete_state_dict
+from clipkit.losses.step_exchange import StepExchange
 from clipkit.losses.teachers import EncoderTeacher, StoredTeacher, Teacher
 from clipkit.losses.term import LossTerm, Term, mean_over_ranks
 from clipkit.schedules import (
@@ -43,12 +45,14 @@ __all__ = [
     "MultiLabelLoss",
     "Schedule",
     "SigmoidLoss",
+    "StepExchange",
     "StepSchedule",
     "StoredTeacher",
     "Teacher",
     "Term",
     "WeightedTerm",
     "balanced_class_weights",
+    "complete_state_dict",
     "contrastive_loss",
     "embed_in_micro_batches",
     "feature_distillation_loss",

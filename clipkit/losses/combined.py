@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from clipkit.errors import ConfigError
 from clipkit.losses.kernels.attach import outside_compiled_graph
+from clipkit.losses.kernels.text_exchange import TextExchange
 from clipkit.losses.term import LossTerm, Term
 from clipkit.renamed_arguments import renamed_arguments
 from clipkit.schedules import ConstantSchedule, Schedule, as_schedule
@@ -117,13 +118,22 @@ class CombinedLoss(nn.Module):
         terms = self._terms()
         return any(loss.reads_captions and not _is_zero(self._weights[n]) for n, loss in terms)
 
+    @property
+    def gathers_text(self) -> bool:
+        """Whether a term that ever has a weight gathers the texts of all ranks."""
+        terms = self._terms()
+        return any(loss.gathers_text and not _is_zero(self._weights[n]) for n, loss in terms)
+
     @outside_compiled_graph
-    def forward(self, embeddings: Embeddings, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+    def forward(
+        self, embeddings: Embeddings, batch: Batch, exchange: TextExchange | None = None
+    ) -> dict[str, Float[Tensor, ""]]:
         """Compute every term and the weighted sum.
 
         Args:
             embeddings: Output of the encoder for this rank's batch.
             batch: This rank's batch.
+            exchange: Exchange of the texts that has begun; None to begin it here.
 
         Returns:
             ``loss`` is the value to differentiate. For logging, each term NAME adds ``NAME`` (not
@@ -137,8 +147,9 @@ class CombinedLoss(nn.Module):
             if embeddings.text is None and loss.reads_captions and _is_zero(weight):
                 total = total + self._zero(name, embeddings)
                 continue
-            loss.progress = self.progress
+            loss.progress, loss.exchange = self.progress, exchange
             term = loss.term(embeddings, batch)
+            loss.exchange = None
             weighted = weight.at(progress) * self._with_uncertainty(name, term)
             total = total + weighted
             values[name] = term.value.detach()

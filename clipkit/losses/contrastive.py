@@ -6,11 +6,16 @@ from abc import ABC
 from dataclasses import replace
 from typing import final, get_args
 
-from clipkit.distributed.collectives import rank, world_size
+import torch
+from jaxtyping import Bool, Int64
+from torch import Tensor
+
 from clipkit.errors import ConfigError, check_choice
-from clipkit.losses.functional import contrastive_loss, sigmoid_loss
 from clipkit.losses.kernels.pairs import Pairs
 from clipkit.losses.kernels.products import Precision
+from clipkit.losses.kernels.text_exchange import TextExchange
+from clipkit.losses.pair_terms import sigmoid_term, softmax_term
+from clipkit.losses.sizes import known_sizes
 from clipkit.losses.term import LossTerm, Term
 from clipkit.types import Batch, Embeddings
 
@@ -26,6 +31,8 @@ class PairLoss(LossTerm, ABC):
     Raises:
         ConfigError: If ``tile_size`` is not positive or ``precision`` is unknown.
     """
+
+    gathers_text = True
 
     def __init__(self, tile_size: int | None = None, precision: Precision = "auto") -> None:
         super().__init__()
@@ -61,8 +68,8 @@ class ContrastiveLoss(PairLoss):
     def term(self, embeddings: Embeddings, batch: Batch | None) -> Term:
         """Compute the loss over the pairs of all ranks."""
         self.check(embeddings)
-        pairs = select_pairs(embeddings, batch)
-        return contrastive_loss(*pairs[:6], self.tile_size, self.precision, pairs.rank_sizes)
+        pairs = select_pairs(embeddings, batch, self.exchange)
+        return softmax_term(pairs, self.tile_size, self.precision)
 
 
 @final
@@ -78,8 +85,8 @@ class LabelAwareContrastiveLoss(PairLoss):
         self.check(embeddings)
         if batch is None:
             raise ConfigError("LabelAwareContrastiveLoss: expected a batch with labels, got None")
-        pairs = select_pairs(embeddings, replace(batch, groups=batch.labels))
-        return contrastive_loss(*pairs[:6], self.tile_size, self.precision, pairs.rank_sizes)
+        pairs = select_pairs(embeddings, replace(batch, groups=batch.labels), self.exchange)
+        return softmax_term(pairs, self.tile_size, self.precision)
 
 
 @final
@@ -109,12 +116,13 @@ class SigmoidLoss(PairLoss):
         """Compute the loss over the pairs of all ranks."""
         self.check(embeddings)
         assert embeddings.logit_bias is not None
-        pairs, bias = select_pairs(embeddings, batch), embeddings.logit_bias
-        options = self.tile_size, self.precision, pairs.rank_sizes
-        return sigmoid_loss(*pairs[:3], bias, *pairs[3:6], *options)
+        pairs = select_pairs(embeddings, batch, self.exchange)
+        return sigmoid_term(pairs, embeddings.logit_bias, self.tile_size, self.precision)
 
 
-def select_pairs(embeddings: Embeddings, batch: Batch | None) -> Pairs:
+def select_pairs(
+    embeddings: Embeddings, batch: Batch | None, exchange: TextExchange | None = None
+) -> Pairs:
     """Select the pairs that the batch does not mask."""
     image, text = embeddings.image, embeddings.text
     if text is None:
@@ -128,23 +136,32 @@ def select_pairs(embeddings: Embeddings, batch: Batch | None) -> Pairs:
             f"got image {tuple(image.shape)} and text {tuple(text.shape)}"
         )
     groups = None if batch is None else batch.groups
-    if batch is not None and (mask := batch.pair_mask) is not None:
-        image, text = image[mask], text[mask]
-        groups = None if groups is None else groups[mask]
+    selected = None
+    if batch is not None and batch.pair_mask is not None:
+        selected = _selected(batch.pair_mask, batch.num_pairs)
+        image, text = image[selected], text[selected]
+        groups = None if groups is None else groups[selected]
     negatives = embeddings.negative_image, embeddings.negative_text
-    sizes = _known_sizes(batch) if negatives == (None, None) else None
-    return Pairs(image, text, embeddings.logit_scale, groups, *negatives, sizes)
+    num_negatives = 0 if negatives[1] is None else len(negatives[1])
+    has_negatives = any(rows is not None for rows in negatives)
+    sizes = (
+        None
+        if batch is None
+        else known_sizes(batch, len(text), num_negatives if has_negatives else None)
+    )
+    pairs = Pairs(image, text, embeddings.logit_scale, groups, *negatives, selected=selected)
+    pairs = pairs._replace(exchange=exchange)
+    if sizes is None:
+        return pairs
+    return pairs._replace(rank_sizes=sizes.pairs, negative_sizes=sizes.negative_texts)
 
 
-def _known_sizes(batch: Batch | None) -> tuple[int, ...] | None:
-    """Return the number of pairs of each rank, if the batch says it and masks none.
-
-    A stream that was told another number of ranks than those that exchange cannot say it.
-    """
-    if batch is None or batch.pair_mask is not None or batch.rank_sizes is None:
-        return None
-    is_known = len(batch.rank_sizes) == world_size() and batch.rank_sizes[rank()] == len(batch)
-    return batch.rank_sizes if is_known else None
+def _selected(mask: Bool[Tensor, " B"], num_pairs: int | None) -> Int64[Tensor, " pairs"]:
+    """Return the positions of the pairs; without waiting for a GPU if their number is known."""
+    if num_pairs is None:
+        return mask.nonzero()[:, 0]
+    torch._assert_async(mask.sum() == num_pairs, "num_pairs: not the number of pairs of pair_mask")
+    return (~mask).to(torch.uint8).argsort(stable=True)[:num_pairs]
 
 
 def checked_tile(tile_size: int | None) -> int | None:

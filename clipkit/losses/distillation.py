@@ -9,7 +9,8 @@ import torch
 
 from clipkit.errors import ConfigError
 from clipkit.losses.contrastive import checked_tile, select_pairs
-from clipkit.losses.functional import feature_distillation_loss, similarity_distillation_loss
+from clipkit.losses.functional import feature_distillation_loss
+from clipkit.losses.pair_terms import similarity_term
 from clipkit.losses.teachers import Teacher
 from clipkit.losses.term import LossTerm, Term
 from clipkit.types import Batch, Embeddings
@@ -49,6 +50,7 @@ class DistillationLoss(LossTerm):
             )
         self.teacher = teacher
         self.similarity_weight, self.feature_weight = similarity_weight, feature_weight
+        self.gathers_text = similarity_weight > 0
         self.tile_size = checked_tile(tile_size)
 
     def check(self, embeddings: Embeddings) -> None:
@@ -58,13 +60,12 @@ class DistillationLoss(LossTerm):
         """Compute the loss over the pairs of all ranks."""
         if batch is None:
             raise ConfigError("distillation loss: expected a batch, got None")
-        student = select_pairs(embeddings, batch)
+        student = select_pairs(embeddings, batch, self.exchange)
         with torch.no_grad():
             teacher = select_pairs(self.teacher(batch), batch)
         parts: list[Term] = []
         if self.similarity_weight:
-            options = self.tile_size, student.rank_sizes
-            term = similarity_distillation_loss(*student[:3], *teacher[:3], *options)
+            term = similarity_term(student, teacher, self.tile_size)
             parts.append(replace(term, value=self.similarity_weight * term.value))
         if self.feature_weight:
             if student.image.shape != teacher.image.shape:

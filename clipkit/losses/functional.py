@@ -7,27 +7,27 @@ differentiated once.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn import functional as F
 
-from clipkit.losses.kernels.attach import attach_gradients, outside_compiled_graph, without_autograd
-from clipkit.losses.kernels.divergence import divergence_and_gradients
-from clipkit.losses.kernels.global_softmax import compare_with_others, global_softmax_and_gradients
 from clipkit.losses.kernels.labels import check_labels, check_multi_labels
-from clipkit.losses.kernels.pairs import Pairs, accumulation_dtype, gather_columns
-from clipkit.losses.kernels.products import Precision, choose_products
-from clipkit.losses.kernels.sigmoid import sigmoid_and_gradients
-from clipkit.losses.kernels.softmax import softmax_and_gradients
+from clipkit.losses.kernels.pairs import Pairs, accumulation_dtype
+from clipkit.losses.kernels.products import Precision
+from clipkit.losses.pair_terms import (
+    Update,
+    global_term,
+    sigmoid_term,
+    similarity_term,
+    softmax_term,
+)
 from clipkit.losses.term import Term, mean_over_ranks
 from clipkit.types import IGNORE_LABEL
 
 
-@outside_compiled_graph
 def contrastive_loss(
     image: Float[Tensor, "B D"],
     text: Float[Tensor, "B D"],
@@ -66,14 +66,9 @@ def contrastive_loss(
     """
     negatives = negative_image, negative_text
     pairs = Pairs(image, text, logit_scale, groups, *negatives, rank_sizes)
-    products, needs = choose_products(precision, image.device), pairs.needs
-    with without_autograd(image.device), products.switched():
-        columns = gather_columns(pairs, products)
-        value, gradients = softmax_and_gradients(pairs, columns, tile_size, products, needs)
-    return _term(value, gradients, pairs.differentiable, columns.num_pairs)
+    return softmax_term(pairs, tile_size, precision)
 
 
-@outside_compiled_graph
 def sigmoid_loss(
     image: Float[Tensor, "B D"],
     text: Float[Tensor, "B D"],
@@ -108,21 +103,14 @@ def sigmoid_loss(
     """
     negatives = negative_image, negative_text
     pairs = Pairs(image, text, logit_scale, groups, *negatives, rank_sizes)
-    products, needs = choose_products(precision, image.device), pairs.needs
-    with without_autograd(image.device), products.switched():
-        columns = gather_columns(pairs, products)
-        value, gradients = sigmoid_and_gradients(
-            pairs, columns, logit_bias, tile_size, products, needs
-        )
-    return _term(value, gradients, (*pairs.differentiable, logit_bias), columns.num_pairs)
+    return sigmoid_term(pairs, logit_bias, tile_size, precision)
 
 
-@outside_compiled_graph
 def global_contrastive_loss(
     image: Float[Tensor, "B D"],
     text: Float[Tensor, "B D"],
     logit_scale: Float[Tensor, ""],
-    update: Callable[[Float[Tensor, "2 N"], Sequence[int]], Float[Tensor, "2 N"]] | None = None,
+    update: Update | None = None,
     epsilon: float = 1e-14,
     tile_size: int | None = None,
     rank_sizes: Sequence[int] | None = None,
@@ -146,23 +134,9 @@ def global_contrastive_loss(
         Mean of log u over pairs of all ranks and both directions; 0 for fewer than two pairs.
     """
     pairs = Pairs(image, text, logit_scale, rank_sizes=rank_sizes)
-    needs = pairs.needs
-    with without_autograd(image.device):
-        columns = gather_columns(pairs)
-        if columns.num_pairs > 1:
-            comparison = compare_with_others(pairs, columns, tile_size)
-            averages = comparison.log_means
-            if update is not None:
-                averages = update(averages, columns.pair_sizes)
-            floor = torch.full_like(averages, math.log(epsilon))
-            averages = torch.logaddexp(averages, floor)
-            value, gradients = global_softmax_and_gradients(columns, comparison, averages, needs)
-        else:  # the last batch of an epoch may be a single pair, which has no negatives
-            value, gradients = columns.values.new_zeros(()), pairs.zeros()
-    return _term(value, gradients, pairs.differentiable, columns.num_pairs)
+    return global_term(pairs, update, epsilon, tile_size)
 
 
-@outside_compiled_graph
 def similarity_distillation_loss(
     image: Float[Tensor, "B D"],
     text: Float[Tensor, "B D"],
@@ -190,10 +164,7 @@ def similarity_distillation_loss(
     """
     student = Pairs(image, text, logit_scale, rank_sizes=rank_sizes)
     teacher = Pairs(teacher_image, teacher_text, teacher_logit_scale)
-    needs = student.needs
-    with without_autograd(image.device):
-        value, gradients, num_pairs = divergence_and_gradients(student, teacher, tile_size, needs)
-    return _term(value, gradients, student.differentiable, num_pairs)
+    return similarity_term(student, teacher, tile_size)
 
 
 def feature_distillation_loss(
@@ -285,13 +256,3 @@ def multi_label_loss(
         reduction="sum",
     )
     return mean_over_ranks(total, known.sum(), known.any(1).sum())
-
-
-def _term(
-    value: Float[Tensor, ""],
-    gradients: tuple[Tensor | None, ...],
-    inputs: tuple[Tensor | None, ...],
-    num_samples: int,
-) -> Term:
-    count = torch.full((), float(num_samples), device=value.device)
-    return Term(attach_gradients(value, gradients, inputs), count)

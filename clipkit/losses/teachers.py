@@ -49,7 +49,7 @@ class StoredTeacher(Teacher):
                 "data.samples.fields (clipkit.data.TeacherEmbeddings), or use EncoderTeacher"
             )
         dtype = torch.promote_types(image.dtype, torch.float32)
-        scale = torch.tensor(self.logit_scale, dtype=dtype, device=image.device)
+        scale = torch.full((), self.logit_scale, dtype=dtype, device=image.device)
         image, text = F.normalize(image.to(dtype), dim=1), F.normalize(text.to(dtype), dim=1)
         return Embeddings(image, text, scale)
 

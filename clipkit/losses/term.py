@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from clipkit.distributed.collectives import sum_over_ranks, world_size
+from clipkit.losses.kernels.text_exchange import TextExchange
 from clipkit.types import Batch, Embeddings
 from clipkit.when import Progress
+
+if TYPE_CHECKING:  # the import takes seconds
+    from torch.distributed.device_mesh import DeviceMesh
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +43,17 @@ class LossTerm(nn.Module, ABC):
     Attributes:
         reads_captions: Whether the term uses text embeddings. If no term with a weight does,
             ``clipkit fit`` does not run the text tower.
+        gathers_text: Whether the term gathers the texts of all ranks, which may begin before it.
         remembers: Whether the term has state outside of parameters and buffers.
+        exchange: Exchange of the texts that has begun before the term, set by ``CombinedLoss`` for
+            each call; None to gather them in the term.
         progress: Progress of the run, set by ``CombinedLoss`` before each call; None if unknown.
     """
 
     reads_captions: bool = True
+    gathers_text: bool = False
     remembers: bool = False
+    exchange: TextExchange | None = None
     progress: Progress | None = None
 
     @abstractmethod
@@ -84,14 +94,32 @@ class LossTerm(nn.Module, ABC):
     def begin_step(self) -> None:
         """Mark the state that ``end_step`` can restore, before the first pass of a step."""
 
-    def end_step(self, left_out: bool) -> None:
+    def end_step(self, left_out: Bool[Tensor, ""]) -> None:
         """Keep or undo the changes of state since ``begin_step``.
 
         Step counters of schedules are kept: a skipped step counts for every schedule.
 
         Args:
-            left_out: Whether the step is skipped and its changes are undone.
+            left_out: Whether the step is skipped and its changes are undone, on the device of the
+                loss: ``bool(left_out)`` waits for the GPU, ``torch.where`` does not.
         """
+
+    def complete_state(
+        self,
+        mesh: DeviceMesh | None = None,  # noqa: ARG002
+    ) -> dict[str, Any] | None:
+        """Return the extra state of all ranks; every rank calls it.
+
+        Override it if ``get_extra_state`` returns the part of one rank.
+
+        Args:
+            mesh: Ranks that write a checkpoint in parts, for tensors that are sharded over them;
+                None to gather complete tensors on rank 0.
+
+        Returns:
+            The state, without a mesh on rank 0 alone; None if ``get_extra_state`` returns it.
+        """
+        return None
 
     def forward(self, embeddings: Embeddings, batch: Batch | None = None) -> Float[Tensor, ""]:
         """Compute the value alone; see ``term``."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, final
 
@@ -292,27 +292,35 @@ class DualEncoder(nn.Module):
         with evaluating(self):
             return explain(self, image, text, method)
 
-    def forward(self, batch: Batch) -> Embeddings:
+    def forward(
+        self, batch: Batch, on_text: Callable[[Float[Tensor, "B D"]], None] | None = None
+    ) -> Embeddings:
         """Embed a batch and compute everything that a loss needs.
 
         Args:
             batch: Images and texts on the encoder's device; negatives are embedded in the same
                 passes. Without tokens, the text tower is not called.
+            on_text: Function that gets the embeddings of the texts, which are computed first,
+                before the image tower runs.
 
         Returns:
             Unit-norm embeddings, scale and bias, and the logits of the label head, if any.
         """
-        return self.score(self.embed(batch))
+        return self.score(self.embed(batch, on_text))
 
-    def embed(self, batch: Batch) -> Embeddings:
+    def embed(
+        self, batch: Batch, on_text: Callable[[Float[Tensor, "B D"]], None] | None = None
+    ) -> Embeddings:
         """Run the towers' part of ``forward``; but for batch norms, samples are independent."""
         images, num_images = batch.images, len(batch.images)
         negatives = batch.negatives or NegativeBatch()
+        text, negative_text = self._embed_texts(batch.tokens, negatives.tokens)
+        if on_text is not None and text is not None:
+            on_text(text)
         if negatives.images is not None:
             images = torch.cat([images, negatives.images])
         features = self._image_features(images, batch.grids)
         image = _unit(features)
-        text, negative_text = self._embed_texts(batch.tokens, negatives.tokens)
         return Embeddings(
             image=image[:num_images],
             text=text,

@@ -83,14 +83,14 @@ def test_passes_of_a_step_are_reverted_together():
     loss.begin_step()
     run(loss, data[1:4])
     assert not torch.equal(loss.log_averages, averages)
-    loss.end_step(left_out=True)
+    loss.end_step(left_out=torch.tensor(True))
     assert torch.equal(loss.log_averages, averages)
     assert loss.num_steps == 4  # a schedule counts the step that is left out
     loss.begin_step()
     run(loss, data[4:])
     moved = loss.log_averages.clone()
-    loss.end_step(left_out=False)
-    loss.end_step(left_out=True)  # nothing is left to undo
+    loss.end_step(left_out=torch.tensor(False))
+    loss.end_step(left_out=torch.tensor(True))  # nothing is left to undo
     assert torch.equal(loss.log_averages, moved)
 
 

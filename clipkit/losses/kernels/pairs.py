@@ -19,8 +19,9 @@ from clipkit.distributed.collectives import (
     world_size,
 )
 from clipkit.losses.kernels.products import EXACT, Products
+from clipkit.losses.kernels.text_exchange import LateText, TextExchange
 
-PairGradients = tuple[Tensor | None, ...]
+PairGradients = tuple[Tensor | LateText | None, ...]
 """Gradients of image, text, scale, negative image and negative text."""
 
 
@@ -37,8 +38,14 @@ class Pairs(NamedTuple):
     negative_image: Float[Tensor, "negative_images D"] | None = None
     # unit-norm embeddings of texts that match no image of the batch
     negative_text: Float[Tensor, "negative_texts D"] | None = None
-    # number of pairs of each rank, where none has negatives; None to exchange it
+    # number of pairs of each rank; None to exchange it
     rank_sizes: Sequence[int] | None = None
+    # number of negative texts of each rank; None for none, if the number of pairs is known
+    negative_sizes: Sequence[int] | None = None
+    # positions in the batch of the pairs; None for all
+    selected: Int64[Tensor, " pairs"] | None = None
+    # exchange of ``text`` that has begun; None to begin it in the loss
+    exchange: TextExchange | None = None
 
     @property
     def rows(self) -> Float[Tensor, "rows D"]:
@@ -103,6 +110,7 @@ class Columns:
     negative_sizes: Sequence[int]  # number of negative texts of each rank
     # embeddings, in the precision of the sums, rounded for the products
     values: Float[Tensor, "columns D"]
+    exchange: TextExchange | None = None  # exchange that brought the texts of the pairs
 
     @property
     def num_pairs(self) -> int:
@@ -114,9 +122,12 @@ class Columns:
         """Columns of this rank's pairs."""
         return own_slice(self.pair_sizes)
 
-    def to_owners(self, sums: Float[Tensor, "columns D"]) -> tuple[Tensor, Tensor]:
+    def to_owners(self, sums: Float[Tensor, "columns D"]) -> tuple[Tensor | LateText, Tensor]:
         """Sum contributions to every column over ranks; each rank keeps its own columns."""
-        pairs = sum_rows_to_owner(sums[: self.num_pairs], self.pair_sizes)
+        of_pairs, late = sums[: self.num_pairs], None
+        if self.exchange is not None:
+            late = self.exchange.begin_gradient(of_pairs, self.pair_sizes)
+        pairs = late or sum_rows_to_owner(of_pairs, self.pair_sizes)
         negatives = sums[self.num_pairs :]
         if len(negatives):
             negatives = sum_rows_to_owner(negatives, self.negative_sizes)
@@ -125,18 +136,25 @@ class Columns:
 
 def gather_columns(pairs: Pairs, products: Products = EXACT) -> Columns:
     """Gather the texts of all ranks in their own precision, and round them for the products."""
-    if pairs.rank_sizes is not None:
-        sizes: list[tuple[int, ...]] = [(size, 0) for size in pairs.rank_sizes]
-    else:
-        num_negatives = 0 if pairs.negative_text is None else len(pairs.negative_text)
-        sizes = gather_sizes(len(pairs.text), num_negatives, device=pairs.text.device)
-    pair_sizes, negative_sizes = [size[0] for size in sizes], [size[1] for size in sizes]
-    values = gather_rows(pairs.text, pair_sizes)
+    pair_sizes, negative_sizes = _sizes(pairs)
+    exchange = pairs.exchange
+    values = None if exchange is None else exchange.gathered(pairs.text)
+    if values is None:
+        exchange, values = None, gather_rows(pairs.text, pair_sizes)
     if sum(negative_sizes):
         negatives = pairs.text[:0] if pairs.negative_text is None else pairs.negative_text
         values = torch.cat([values, gather_rows(negatives, negative_sizes)])
     values = products.rounded(values.to(accumulation_dtype(values)))
-    return Columns(pair_sizes, negative_sizes, values)
+    return Columns(pair_sizes, negative_sizes, values, exchange)
+
+
+def _sizes(pairs: Pairs) -> tuple[Sequence[int], Sequence[int]]:
+    """Return the numbers of pairs and of negative texts of each rank."""
+    if pairs.rank_sizes is not None:
+        return pairs.rank_sizes, pairs.negative_sizes or [0] * len(pairs.rank_sizes)
+    num_negatives = 0 if pairs.negative_text is None else len(pairs.negative_text)
+    sizes = gather_sizes(len(pairs.text), num_negatives, device=pairs.text.device)
+    return [size[0] for size in sizes], [size[1] for size in sizes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +227,8 @@ def pair_gradients(
 
     ``to_rows`` is ``G @ columns``, ``to_columns`` is ``G.T @ scaled``; both are overwritten.
     """
-    image = negative_image = text = negative_text = scale = None
+    image = negative_image = negative_text = scale = None
+    text: Tensor | LateText | None = None
     if to_rows is not None:
         scale = factor * (to_rows * rows.rows).sum()
         to_rows *= factor * rows.scale

@@ -44,9 +44,8 @@ class StepGuard(Callback):
 
     On a GPU no step waits for its verdict if the optimizer is one of torch's fused ones (``fused:
     true``) and the precision needs no scaler: the optimizer reads it on the device, and this
-    callback two steps later. With other optimizers, and with ``GlobalContrastiveLoss``, whose
-    averages are on the CPU, each step waits for its gradients. With 16-mixed, the scaler handles
-    infinite gradients, and only the loss is judged.
+    callback two steps later. With other optimizers each step waits for its gradients. With
+    16-mixed, the scaler handles infinite gradients, and only the loss is judged.
 
     Args:
         sigmas: Number of standard deviations above the mean of the last ``window`` good steps from

@@ -16,8 +16,8 @@ class StepState:
     """Keeps buffers and the memory of losses before a step, to restore them after a bad step.
 
     Buffers are those in checkpoints, such as running statistics of batch norms and prototypes of a
-    label head. They are restored on the device, without waiting for it. A loss with memory on the
-    CPU (``LossTerm.begin_step``) reads the verdict there.
+    label head. They and the memory of losses (``LossTerm.begin_step``) are restored on the device,
+    without waiting for it.
 
     Args:
         module: Encoder and loss; a buffer may be replaced by another of the same shape.
@@ -48,7 +48,7 @@ class StepState:
         for name, buffer in self._buffers().items():
             buffer.copy_(torch.where(bad.to(buffer.device), self._before[name], buffer))
         for term in self._terms:
-            term.end_step(left_out=bool(bad))
+            term.end_step(left_out=bad)
 
     def _buffers(self) -> dict[str, Tensor]:
         return {n: b for n, b in self._module.named_buffers() if n in self._stored}

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from clipkit.errors import ConfigError, check_at_least
-from clipkit.losses import CombinedLoss, embed_in_micro_batches
+from clipkit.losses import CombinedLoss, StepExchange, embed_in_micro_batches
 from clipkit.models import DualEncoder
 from clipkit.models.checkpoints.encoder import KEY
 from clipkit.models.towers.freezing import lock
@@ -50,6 +50,7 @@ from clipkit.training.progress.run_progress import (
     run_progress,
     samples_of_step,
 )
+from clipkit.training.strategies.memories import complete_memories
 from clipkit.training.strategies.sharding import (
     clip_gradients,
     gathered_dtype,
@@ -154,7 +155,9 @@ class ContrastiveModule(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Compute the loss of a batch, the same number on every rank."""
-        terms = self.loss(self(self._needed(batch)), batch)
+        step = StepExchange(self.loss, self._needed(batch))
+        embeddings = self._embed(step)
+        terms = self.loss(embeddings, step.sized(batch), step.text)
         values = {**named_terms("train", terms), "train/logit_scale": self.encoder.logit_scale}
         self.log_dict(values, batch_size=len(batch))
         loss: Tensor = terms["loss"]
@@ -162,8 +165,9 @@ class ContrastiveModule(LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Add every term, whose mean over all batches counts each sample once, and embeddings."""
-        embeddings = self(self._needed(batch))
-        self._means.add(self.loss(embeddings, batch))
+        step = StepExchange(self.loss, self._needed(batch))
+        embeddings = self._embed(step)
+        self._means.add(self.loss(embeddings, step.sized(batch), step.text))
         self._embedding_metrics.add(embeddings, batch)
 
     def on_validation_epoch_start(self) -> None:
@@ -281,6 +285,7 @@ class ContrastiveModule(LightningModule):
         """Add the entry that rebuilds the encoder without Lightning."""
         tokenizer = getattr(data_of(self.trainer), "tokenizer", None)
         checkpoint[KEY] = run_entry(self.encoder, tokenizer, self.run_config)
+        complete_memories(self.trainer.strategy, self.loss, checkpoint["state_dict"])
         if self._samples_of_step() is not None:
             checkpoint[KEY][PACE] = {
                 "step_samples": self.step_counter.step_samples,
@@ -319,6 +324,16 @@ class ContrastiveModule(LightningModule):
         if self.trainer.state.fn != TrainerFn.FITTING or batch_size is None:
             return None
         return samples_of_step(self.trainer, int(batch_size))
+
+    def _embed(self, step: StepExchange) -> Embeddings:
+        """Embed a batch; its texts are exchanged while the image tower runs.
+
+        In micro-batches the texts are complete after the last image, and are exchanged in the loss.
+        """
+        if self.micro_batch_size is not None or not step.exchanges_text:
+            return self(step.batch)
+        embeddings: Embeddings = self.encoder(step.batch, step.on_text)
+        return embeddings
 
     def _needed(self, batch: Batch) -> Batch:
         """Return the batch, without captions if the objective uses none."""
