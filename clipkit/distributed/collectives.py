@@ -81,11 +81,14 @@ class Arriving:
 
     Args:
         work: Exchange; None if it is complete.
-        finish: Function that returns the rows from the exchange's buffers, which it keeps.
+        finish: Function that returns the rows from the exchange's buffers.
+        sent: Tensor that is sent, which is kept as long as the exchange.
     """
 
-    def __init__(self, work: dist.Work | None, finish: Callable[[], Tensor]) -> None:
-        self._work, self._finish = work, finish
+    def __init__(
+        self, work: dist.Work | None, finish: Callable[[], Tensor], sent: Tensor | None = None
+    ) -> None:
+        self._work, self._finish, self._sent = work, finish, sent
         self._rows: Tensor | None = None
 
     @torch.no_grad()
@@ -95,7 +98,7 @@ class Arriving:
             if self._work is not None:
                 self._work.wait()
             self._rows = self._finish()
-            del self._work, self._finish
+            del self._work, self._finish, self._sent
         return self._rows
 
 
@@ -122,7 +125,7 @@ def begin_gather(
         blocks = torch.split(everyone, largest)
         return torch.cat([block[:size] for block, size in zip(blocks, sizes, strict=True)])
 
-    return Arriving(work, joined)
+    return Arriving(work, joined, padded)
 
 
 @torch.no_grad()
@@ -148,8 +151,7 @@ def begin_sum_to_owner(
     mine = rows.new_empty((largest, *rows.shape[1:]))
     work = _reduce_scatter(mine, rows, async_op=in_background)
     own = mine[: sizes[rank()]]
-    # the sent rows live as long as the exchange
-    return Arriving(work, lambda _sent=rows: own)
+    return Arriving(work, lambda: own, rows)
 
 
 @torch.no_grad()

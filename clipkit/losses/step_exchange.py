@@ -10,6 +10,7 @@ from torch import Tensor
 
 from clipkit.distributed.collectives import world_size
 from clipkit.losses.combined import CombinedLoss
+from clipkit.losses.kernels.attach import outside_compiled_graph
 from clipkit.losses.kernels.text_exchange import TextExchange
 from clipkit.losses.sizes import SizeExchange
 from clipkit.types import Batch
@@ -54,6 +55,7 @@ class StepExchange:
         """Exchange of the texts, for the loss; None if there is none."""
         return self._text if self.exchanges_text else None
 
+    @outside_compiled_graph
     def on_text(self, text: Float[Tensor, "B D"]) -> None:
         """Begin to gather the texts of all ranks; an encoder calls it between its towers."""
         sizes = self._sizes.wait()

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from clipkit.distributed.collectives import begin_gather, begin_sum_to_owner
 from clipkit.losses import (
     CombinedLoss,
     ContrastiveLoss,
@@ -140,19 +141,16 @@ def recorded(batch):
 
         return call
 
-    real = text_exchange.begin_gather, text_exchange.begin_sum_to_owner
-    text_exchange.begin_gather = exchange("gather", real[0])
-    text_exchange.begin_sum_to_owner = exchange("sum", real[1])
-    try:
-        step = Step("softmax", ahead=True)
-        for side in ("image", "text"):
-            tower = getattr(step.encoder, f"{side}_tower")
-            tower.register_forward_pre_hook(note(events, f"{side} tower runs"))
-            first = next(iter(tower.parameters()))
-            first.register_post_accumulate_grad_hook(note(events, f"gradient of the {side} tower"))
+    step = Step("softmax", ahead=True)
+    for side in ("image", "text"):
+        tower = getattr(step.encoder, f"{side}_tower")
+        tower.register_forward_pre_hook(note(events, f"{side} tower runs"))
+        first = next(iter(tower.parameters()))
+        first.register_post_accumulate_grad_hook(note(events, f"gradient of the {side} tower"))
+    with pytest.MonkeyPatch.context() as patch:
+        for name, begin in (("gather", begin_gather), ("sum", begin_sum_to_owner)):
+            patch.setattr(text_exchange, begin.__name__, exchange(name, begin))
         step(batch).backward()
-    finally:
-        text_exchange.begin_gather, text_exchange.begin_sum_to_owner = real
     return events
 
 

@@ -7,10 +7,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from clipkit.losses import ContrastiveLoss, SigmoidLoss
+from clipkit.losses import ContrastiveLoss, GlobalContrastiveLoss, SigmoidLoss
 from clipkit.losses.kernels import tile_body
 from clipkit.types import Embeddings
 from tests.gpu.device import DEVICE, only_cuda
+from tests.helpers.fake_cuda import OBJECTIVES, make_step
+from tests.helpers.oracles import make_batch
 
 SCALE = 100.0
 # relative errors of the loss and of the gradients
@@ -67,6 +69,36 @@ def test_equals_fp64(
     for tower, wanted in zip((image, text), gradients, strict=True):
         error = (tower.grad.cpu().double() - wanted).norm() / wanted.norm()
         assert error < of_gradient
+
+
+@only_cuda
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_no_objective_waits_for_the_gpu(name: str) -> None:
+    """The real counterpart of ``tests/losses/test_host_syncs.py``, with the backward pass."""
+    loss = OBJECTIVES[name].make().cuda()
+    try:
+        for mode in ("default", "error"):  # kernels are compiled in the first step
+            embeddings, batch = make_step(OBJECTIVES[name], 1, rows=300, width=64)
+            torch.cuda.set_sync_debug_mode(mode)
+            loss(embeddings, batch)["loss"].backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_the_memory_of_the_global_loss_is_that_of_the_cpu() -> None:
+    losses = [("cpu", GlobalContrastiveLoss(50, 0.5)), (DEVICE, GlobalContrastiveLoss(50, 0.5))]
+    for number in range(3):
+        image, text = (tower[30 * number :][:30].float() for tower in towers(90, 64))
+        ids = torch.randperm(50, generator=torch.Generator().manual_seed(number))[:30]
+        for device, loss in losses:
+            on = (image.to(device), text.to(device), torch.tensor(10.0, device=device))
+            batch = make_batch(30, sample_ids=ids).to(device)
+            loss.begin_step()
+            loss(Embeddings(*on), batch)
+            loss.end_step(torch.tensor(number == 1, device=device))
+    averages = [loss.state_dict()["_extra_state"]["log_averages"] for _, loss in losses]
+    torch.testing.assert_close(*averages, rtol=1e-4, atol=1e-4)
+    assert losses[1][1].log_averages.device.type == DEVICE.type
 
 
 @only_cuda

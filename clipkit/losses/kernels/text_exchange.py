@@ -16,7 +16,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from clipkit.distributed.collectives import Arriving, begin_gather, begin_sum_to_owner
-from clipkit.losses.kernels.attach import outside_compiled_graph
 
 
 class LateText(NamedTuple):
@@ -40,7 +39,6 @@ class TextExchange:
         self._late: Tensor | None = None
         self._gradient: list[Arriving] = []
 
-    @outside_compiled_graph
     def begin(self, text: Float[Tensor, "B D"], sizes: Sequence[int]) -> None:
         """Begin to gather the texts, between the towers; every rank calls it.
 

@@ -331,7 +331,7 @@ class ContrastiveModule(LightningModule):
         In micro-batches the texts are complete after the last image, and are exchanged in the loss.
         """
         if self.micro_batch_size is not None or not step.exchanges_text:
-            return self(step.batch)
+            return self.forward(step.batch)
         embeddings: Embeddings = self.encoder(step.batch, step.on_text)
         return embeddings
 

@@ -23,8 +23,9 @@ def complete_memories(strategy: Strategy, loss: nn.Module, state: dict[str, Any]
         loss: Objective of the run.
         state: The ``state_dict`` of the checkpoint, with the memory of this rank alone.
     """
-    is_sharded = isinstance(strategy, ShardedStrategy) and strategy.checkpoint == "sharded"
-    mesh = strategy.device_mesh["data_parallel"] if is_sharded else None
+    mesh = None
+    if isinstance(strategy, ShardedStrategy) and strategy.checkpoint == "sharded":
+        mesh = strategy.device_mesh["data_parallel"]
     for key, term in remembering_terms(loss):
         complete = term.complete_state(mesh)
         if complete is not None and _PREFIX + key in state:

@@ -1,0 +1,45 @@
+"""A complete fit reads no tensor between logged steps, which would wait for a GPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from clipkit.losses import CombinedLoss, GlobalContrastiveLoss
+from tests.helpers import tiny
+from tests.helpers.host_reads import recorded_fit
+
+OBJECTIVES = ["pairs", "labels", "global"]
+
+
+def module_of(name: str):
+    module = tiny.module(labels=name == "labels", retrieval_pairs=0)
+    if name == "global":
+        module.loss = CombinedLoss(GlobalContrastiveLoss(23))
+    return module
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_a_fit_reads_nothing_between_logged_steps(name: str, tmp_path: Path) -> None:
+    folder = tiny.shards(tmp_path / "shards")
+    places = recorded_fit(tmp_path, module_of(name), tiny.data(folder, 4), precision="bf16-mixed")
+    assert places == {}
+
+
+def test_what_reads_is_found(tmp_path: Path) -> None:
+    module = module_of("pairs")
+    real = module.encoder.limit_logit_scale
+
+    def reading() -> None:
+        real()
+        assert module.encoder.log_logit_scale.item() < 10
+        torch.tensor(1.0, device=module.device)
+
+    module.encoder.limit_logit_scale = reading
+    places = recorded_fit(tmp_path, module, tiny.data(tiny.shards(tmp_path / "shards"), 4))
+    assert sorted(place.split(":")[0] for place in places) == [
+        "aten._local_scalar_dense.default", "torch.tensor",
+    ]  # fmt: skip
+    assert set(places.values()) == {4}
