@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from weakref import WeakKeyDictionary
 
 import torch.distributed as dist
 from torch import nn
+
+_AT_END: WeakKeyDictionary[nn.Module, Callable[[], None]] = WeakKeyDictionary()
+
+
+def on_end_of_unsharded(part: nn.Module, restore: Callable[[], None]) -> None:
+    """Set what makes an FSDP2 module free its gathered weights again as before ``unsharded``.
+
+    Without it, the weights of inner modules are freed after each forward pass, and those of the
+    outermost one stay gathered for the backward pass, as ``fully_shard`` sets it.
+    """
+    _AT_END[part] = restore
 
 
 @contextmanager
@@ -31,5 +43,6 @@ def unsharded(module: nn.Module) -> Iterator[None]:
         inner = {child for part in parts for child in part.modules() if child is not part}
         for part in parts:
             part.reshard()
-            # as ``fully_shard`` sets it: the outermost module stays gathered for the backward pass
             part.set_reshard_after_forward(part in inner, recurse=False)
+            if restore := _AT_END.get(part):
+                restore()

@@ -67,14 +67,17 @@ class EmaWeights:
                 the number of updates. 0 or None otherwise.
         """
         share = 1 - decay_of_update(self.num_updates, self.decay)
+        shares: dict[tuple[torch.device, torch.dtype], Tensor] = {}  # one transfer for all
         groups: dict[type, tuple[list[Tensor], list[Tensor]]] = {}
         for name, value in model.state_dict().items():
             average = self.weights[name]
             if not average.is_floating_point():
                 average.copy_(value)
             elif left_out is not None:
-                weight = (share * (1 - left_out)).to(average.dtype)
-                average.lerp_(value.to(average), weight)
+                place = average.device, average.dtype
+                if place not in shares:
+                    shares[place] = (share * (1 - left_out)).to(*place)
+                average.lerp_(value.to(average), shares[place])
             elif value.dtype != average.dtype or value.device != average.device:
                 average.lerp_(value.to(average), share)  # one copy in float32 at a time
             else:

@@ -18,8 +18,10 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.plugins.io.wrapper import _WrappingCheckpointIO
+from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 from torch.amp.grad_scaler import OptState
+from torch.distributed.fsdp import FSDPModule
 
 from clipkit.models import DualEncoder
 
@@ -188,6 +190,30 @@ def disable_ddp_graph_splits() -> None:
     import torch._dynamo
 
     torch._dynamo.config.optimize_ddp = False
+
+
+def set_ddp_defaults(strategy: DDPStrategy, options: Mapping[str, bool]) -> None:
+    """Set arguments of torch's ``DistributedDataParallel`` that a strategy was not given."""
+    for name, value in options.items():
+        strategy._ddp_kwargs.setdefault(name, value)
+
+
+def resharding_of(module: nn.Module) -> Any:
+    """Return over which ranks FSDP2 shards a module's weights between forward and backward pass.
+
+    ``FSDPModule.set_reshard_after_forward`` sets all of them or none, but not a number of ranks.
+    """
+    return _only_group(module).post_forward_mesh_info
+
+
+def set_resharding(module: nn.Module, ranks: Any) -> None:
+    """Set what ``resharding_of`` returned."""
+    _only_group(module).post_forward_mesh_info = ranks
+
+
+def _only_group(module: nn.Module) -> Any:
+    assert isinstance(module, FSDPModule)
+    return module._get_fsdp_state()._fsdp_param_group
 
 
 def start_memory_record(max_entries: int) -> None:

@@ -9,8 +9,12 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Callback
+from lightning.pytorch.strategies import DDPStrategy
 
+from clipkit.losses import CombinedLoss, ContrastiveLoss, LabelLoss
+from clipkit.models import PrototypeLabelHead, from_open_clip
 from clipkit.training.callbacks import ExponentialMovingAverage, KeyLog, SaveCheckpoint, Throughput
+from clipkit.training.strategies.ddp import has_buffers_of_rank
 from tests.helpers import tiny
 from tests.helpers.ranks import run_ranks
 
@@ -110,6 +114,49 @@ def test_two_ranks_resumed_on_one(shards, tmp_path, save_at):
     assert not list(run.glob(".*"))  # nothing half written is left
     train(shards, run, batch_size=8, devices=1, ckpt=run / "last.ckpt", max_steps=7)
     assert keys_by_step(run) == keys_by_step(tmp_path / "whole")
+
+
+class DdpOptions(Callback):
+    def on_train_start(self, trainer, pl_module):
+        wrapper = trainer.strategy.model
+        self.options = (wrapper.gradient_as_bucket_view, wrapper.broadcast_buffers)
+
+
+def ddp_options_of_rank(rank: int, world_size: int, folder: Path, run: Path):
+    results = []
+    for strategy in ("ddp", DDPStrategy(gradient_as_bucket_view=False, broadcast_buffers=True)):
+        gradients, options = Gradients(), DdpOptions()
+        trainer = tiny.trainer(
+            run,
+            gradients,
+            options,
+            strategy=strategy,
+            devices=2,
+            max_steps=3,
+            gradient_clip_val=0.1,
+        )
+        trainer.fit(tiny.module(labels=True), datamodule=tiny.data(folder))
+        results.append((options.options, gradients.losses, gradients.gradients))
+    return results
+
+
+def test_options_of_ddp_change_no_number(shards, tmp_path):
+    for default, given in run_ranks(ddp_options_of_rank, 2, shards, tmp_path):
+        assert (default[0], given[0]) == ((True, False), (False, True))
+        assert default[1] == given[1]
+        for gradients, expected in zip(default[2], given[2], strict=True):
+            for name, gradient in expected.items():
+                np.testing.assert_array_equal(gradients[name], gradient, err_msg=name)
+
+
+def test_buffers_are_sent_only_if_ranks_may_differ():
+    vision = {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8}
+    assert has_buffers_of_rank(from_open_clip({**tiny.CONFIG, "vision_cfg": vision}))
+    head = PrototypeLabelHead(16, ["red", "blue"])
+    loss = CombinedLoss(ContrastiveLoss(), LabelLoss(class_weights=[1.0, 2.0]), label_weight=1.0)
+    module = tiny.module()
+    module.encoder, module.loss = from_open_clip(tiny.CONFIG, label_head=head), loss
+    assert not has_buffers_of_rank(module)
 
 
 def test_clock_and_learning_rate_agree_over_ranks(shards, tmp_path):

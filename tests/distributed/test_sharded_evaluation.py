@@ -11,7 +11,7 @@ from torch.distributed.tensor import DTensor
 
 from clipkit.evaluation import EmbedOptions, Retrieval
 from clipkit.models import from_open_clip
-from clipkit.training.strategies.sharding import shard_encoder
+from clipkit.training.strategies.sharding import ShardingOptions, shard_encoder
 from tests.helpers import tiny
 from tests.helpers.factories import write_shards
 from tests.helpers.ranks import run_ranks
@@ -23,7 +23,7 @@ RESNET = {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8}  # weights in ch
 def evaluate(rank: int, world_size: int, folder: Path, dtype: torch.dtype | None):
     encoder = tiny.encoder()
     if world_size > 1:
-        shard_encoder(encoder, init_device_mesh("cpu", (world_size,)), dtype)
+        shard_encoder(encoder, init_device_mesh("cpu", (world_size,)), ShardingOptions(dtype))
     evaluator = Retrieval(str(folder), options=EmbedOptions(batch_size=2))
     first, second = evaluator.run(encoder), evaluator.run(encoder)
     assert first == second

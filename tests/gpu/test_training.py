@@ -94,6 +94,20 @@ def test_sharded_losses_are_those_of_the_cpu(
     assert found == pytest.approx(on_cpu, rel=limit)
 
 
+@pytest.mark.parametrize(
+    "strategy",
+    [ShardedStrategy(reshard_after_forward=False), ShardedStrategy(cpu_offload=True)],
+    ids=["kept", "offloaded"],
+)
+def test_options_of_sharding_change_no_loss(
+    tmp_path: Path, source: Path, on_cpu: list[float], strategy: ShardedStrategy
+) -> None:
+    callbacks = (StepGuard(), ExponentialMovingAverage(), SaveCheckpoint())
+    found = fit(tmp_path, source, *callbacks, strategy=strategy, gradient_clip_val=1e6)
+    assert found == pytest.approx(on_cpu, rel=1e-3)
+    assert (tmp_path / "last.ckpt").exists()
+
+
 def test_every_callback_of_long_runs_together(
     tmp_path: Path, source: Path, on_cpu: list[float]
 ) -> None:

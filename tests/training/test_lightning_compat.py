@@ -15,7 +15,10 @@ import torch
 import torch._dynamo
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.fsdp._fully_shard._fsdp_state import FSDPState
 
 import clipkit
 from clipkit.training import lightning_compat as compat
@@ -62,6 +65,9 @@ HOLDERS: dict[str, tuple[Callable[[], Any], tuple[str, ...]]] = {
     "GradScaler": (lambda: torch.amp.GradScaler("cpu"), ("_per_optimizer_states",)),
     "a fused optimizer": (fused, ("_step_supports_amp_scaling",)),
     "a compiled module": (compiled, ("_compiled_call_impl",)),
+    "DDPStrategy": (DDPStrategy, ("_ddp_kwargs",)),
+    "a sharded module": (lambda: FSDPModule, ("_get_fsdp_state",)),
+    "the state of a sharded module": (FSDPState, ("_fsdp_param_group",)),
     "torch": (
         lambda: torch,
         (

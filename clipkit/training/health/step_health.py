@@ -87,9 +87,11 @@ def unscale_once(scaler: torch.amp.GradScaler, optimizer: torch.optim.Optimizer)
 def skip_if(verdict: Float[Tensor, ""], optimizer: torch.optim.Optimizer, on_device: bool) -> None:
     """Make the optimizer's next step change nothing if the verdict is 1.
 
-    Weights, moments and counters of steps stay as they are; nothing decays.
+    Weights, moments and counters of steps stay as they are; nothing decays. Weights that are
+    stored on the CPU while the step runs on a GPU need the verdict there, for which this waits.
     """
-    if on_device:
+    weights = (weight for group in optimizer.param_groups for weight in group["params"])
+    if on_device and all(weight.device == verdict.device for weight in weights):
         set_skip(optimizer, verdict)
     elif verdict:
         optimizer.zero_grad(set_to_none=True)  # optimizers ignore parameters without a gradient

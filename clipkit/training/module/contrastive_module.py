@@ -50,13 +50,10 @@ from clipkit.training.progress.run_progress import (
     run_progress,
     samples_of_step,
 )
+from clipkit.training.strategies.ddp import save_memory_and_traffic
+from clipkit.training.strategies.fsdp import ShardedStrategy
 from clipkit.training.strategies.memories import complete_memories
-from clipkit.training.strategies.sharding import (
-    clip_gradients,
-    gathered_dtype,
-    gradient_norm,
-    shard_encoder,
-)
+from clipkit.training.strategies.sharding import clip_gradients, gradient_norm
 from clipkit.types import Batch, Embeddings
 from clipkit.when import Progress
 
@@ -131,9 +128,11 @@ class ContrastiveModule(LightningModule):
     def setup(self, stage: str) -> None:
         """Count steps, name the classes of a label head, and lock a text tower that no loss trains.
 
-        From here on checkpoints are read and written by clipkit, also with a custom trainer.
+        From here on checkpoints are read and written by clipkit, also with a custom trainer, and
+        DDP has options that save memory and traffic.
         """
         use_atomic_checkpoints(self.trainer)
+        save_memory_and_traffic(self.trainer.strategy, self)
         samples = self._samples_of_step()
         self.step_counter = (
             StepCounter() if samples is None else StepCounter(step_samples=samples, now=samples)
@@ -209,10 +208,10 @@ class ContrastiveModule(LightningModule):
         return optimizer
 
     def configure_model(self) -> None:
-        """Shard the encoder if the strategy has a mesh of ranks."""
-        if self.device_mesh is not None and not self._is_sharded:
-            mesh, precision = self.device_mesh["data_parallel"], str(self.trainer.precision)
-            shard_encoder(self.encoder, mesh, gathered_dtype(precision))
+        """Shard the encoder if the strategy does so."""
+        strategy = self.trainer.strategy
+        if isinstance(strategy, ShardedStrategy) and not self._is_sharded:
+            strategy.shard(self.encoder, str(self.trainer.precision))
             self._is_sharded = True
 
     def configure_gradient_clipping(

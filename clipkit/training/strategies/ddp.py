@@ -1,12 +1,53 @@
-"""Tell a strategy that the set of trainable parameters has changed."""
+"""Options of DDP, and what to do when the set of trainable parameters has changed."""
 
 from __future__ import annotations
 
 import gc
+from typing import Final
 
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
+from torch import nn
 
 from clipkit.errors import ConfigError
+from clipkit.losses import LabelLoss, MultiLabelLoss
+from clipkit.models import PrototypeLabelHead
+from clipkit.training.lightning_compat import set_ddp_defaults
+
+_SAME_ON_RANKS: Final = (LabelLoss, MultiLabelLoss, PrototypeLabelHead)
+"""Modules whose buffers are constant, or computed from the same weights on every rank."""
+
+
+def save_memory_and_traffic(strategy: Strategy, module: nn.Module) -> None:
+    """Set options of DDP that change no number, unless they are configured.
+
+    Gradients are views into the buckets in which they are exchanged, not copies of them. Buffers
+    are sent from the first rank in every step only if ranks may have different ones.
+
+    Args:
+        strategy: The strategy of a trainer, before it wraps the module.
+        module: The module that it will wrap.
+    """
+    if isinstance(strategy, DDPStrategy):
+        sends = has_buffers_of_rank(module)
+        set_ddp_defaults(strategy, {"gradient_as_bucket_view": True, "broadcast_buffers": sends})
+
+
+def has_buffers_of_rank(module: nn.Module) -> bool:
+    """Return whether ranks may have different buffers, such as running statistics of their batches.
+
+    These are stored in checkpoints, unlike constants (masks, means of pixels).
+
+    Examples:
+        >>> has_buffers_of_rank(nn.BatchNorm1d(3)), has_buffers_of_rank(nn.LayerNorm(3))
+        (True, False)
+    """
+    stored = set(module.state_dict())
+    return any(
+        f"{prefix}.{name}".lstrip(".") in stored
+        for prefix, part in module.named_modules()
+        if not isinstance(part, _SAME_ON_RANKS)
+        for name, _ in part.named_buffers(recurse=False)
+    )
 
 
 def rewrap(strategy: Strategy) -> None:

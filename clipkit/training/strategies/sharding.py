@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Final
 
 import torch
@@ -11,14 +12,51 @@ import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.fsdp import (
+    CPUOffloadPolicy,
+    MixedPrecisionPolicy,
+    OffloadPolicy,
+    fully_shard,
+)
+from torch.distributed.tensor import DTensor
 
+from clipkit.distributed.unsharded import on_end_of_unsharded
 from clipkit.errors import ConfigError
 from clipkit.models import DualEncoder
 from clipkit.models.towers.blocks import tower_blocks
+from clipkit.training.lightning_compat import resharding_of, set_resharding
+from clipkit.training.strategies.gathering import own_rows
 
 _GATHERED_DTYPES: Final = {"bf16-mixed": torch.bfloat16}
+
+
+@dataclass(frozen=True, slots=True)
+class ShardingOptions:
+    """What a rank holds of sharded towers, and where.
+
+    Args:
+        gathered_dtype: Data type in which weights are gathered; None for that of the weights.
+        reshard_after_forward: Whether a block's gathered weights are freed between its forward and
+            its backward pass; a number to keep them sharded over so many ranks.
+        cpu_offload: Whether weights, gradients and optimizer state are stored in the memory of the
+            CPU, and each block is copied to the device when it runs.
+    """
+
+    gathered_dtype: torch.dtype | None = None
+    reshard_after_forward: bool | int = True
+    cpu_offload: bool = False
+
+    def precision(self) -> MixedPrecisionPolicy:
+        """Return the data types in which weights are gathered and gradients are reduced."""
+        if self.gathered_dtype is None:
+            return MixedPrecisionPolicy()
+        return MixedPrecisionPolicy(param_dtype=self.gathered_dtype, reduce_dtype=torch.float32)
+
+    def offload(self) -> OffloadPolicy:
+        """Return where weights are stored; pinned memory needs a GPU."""
+        if not self.cpu_offload:
+            return OffloadPolicy()
+        return CPUOffloadPolicy(pin_memory=torch.cuda.is_available())
 
 
 def gathered_dtype(precision: str) -> torch.dtype | None:
@@ -31,23 +69,32 @@ def gathered_dtype(precision: str) -> torch.dtype | None:
     return _GATHERED_DTYPES.get(precision)
 
 
-def shard_encoder(encoder: DualEncoder, mesh: DeviceMesh, dtype: torch.dtype | None = None) -> None:
+def shard_encoder(
+    encoder: DualEncoder, mesh: DeviceMesh, options: ShardingOptions = ShardingOptions()
+) -> None:
     """Shard the towers over the ranks of ``mesh``, block by block.
 
     A rank gathers one block at a time, and keeps only its part of weights, gradients and optimizer
     state. Parameters outside of the towers (scale, bias, label head) are small, and complete on
     every rank; ``reduce_whole_parameters`` keeps them equal.
+
+    Args:
+        encoder: Encoder with complete weights, the same ones on every rank.
+        mesh: Ranks in one dimension; or in two, replicas times the ranks of a replica.
+        options: What a rank holds, and where.
     """
     for parameter in encoder.parameters():
         parameter.data = parameter.data.contiguous()  # FSDP2 does not support channels-last weights
-    inner, outer = MixedPrecisionPolicy(), MixedPrecisionPolicy()
-    if dtype is not None:
-        inner = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
-        outer = replace(inner, output_dtype=torch.float32)
+    inner = options.precision()
+    outer = inner if inner.param_dtype is None else replace(inner, output_dtype=torch.float32)
+    shard = partial(fully_shard, mesh=mesh, offload_policy=options.offload())
+    keeps = options.reshard_after_forward is False
     for tower in (encoder.image_tower, encoder.text_tower):
         for block in tower_blocks(tower):
-            fully_shard(block, mesh=mesh, mp_policy=inner)
-        fully_shard(tower, mesh=mesh, mp_policy=outer)
+            shard(block, mp_policy=inner, reshard_after_forward=options.reshard_after_forward)
+            on_end_of_unsharded(block, partial(set_resharding, block, resharding_of(block)))
+        # the backward pass begins with the outermost module: its weights stay gathered
+        shard(tower, mp_policy=outer, reshard_after_forward=False if keeps else None)
 
 
 def reduce_whole_parameters(module: nn.Module, mesh: DeviceMesh) -> None:
@@ -64,21 +111,26 @@ def reduce_whole_parameters(module: nn.Module, mesh: DeviceMesh) -> None:
             parameter.register_post_accumulate_grad_hook(average)  # type: ignore[no-untyped-call]
 
 
-def full_tensor(tensor: Tensor) -> Tensor:
-    """Gather the parts of a tensor from all ranks; all ranks call it."""
-    if isinstance(tensor, DTensor):
-        full: Tensor = tensor.full_tensor()
-        return full
-    return tensor
+def whole_to_device(module: nn.Module, device: torch.device) -> None:
+    """Move parameters and buffers to a device, except for sharded parameters."""
+    if not any(isinstance(parameter, DTensor) for parameter in module.parameters()):
+        module.to(device)
+        return
+    for parameter in module.parameters(recurse=False):
+        if not isinstance(parameter, DTensor):
+            parameter.data = parameter.data.to(device)
+    for name, buffer in module.named_buffers(recurse=False):
+        setattr(module, name, buffer.to(device))
+    for child in module.children():
+        whole_to_device(child, device)
 
 
 def local_shard(tensor: Any, model: Tensor) -> Any:
-    """Return this rank's part of a complete tensor."""
+    """Return this rank's part of a complete tensor, which every rank has."""
     if not isinstance(model, DTensor) or isinstance(tensor, DTensor):
         return tensor
     if isinstance(tensor, Tensor) and tensor.shape == model.shape:
-        device = model.to_local().device
-        return distribute_tensor(tensor.to(device), model.device_mesh, model.placements)
+        return own_rows(tensor, model)
     return tensor
 
 
@@ -91,12 +143,16 @@ def shard_like(models: Mapping[str, Tensor], tensors: Mapping[str, Any]) -> dict
 
 
 def gradient_norm(parameters: Iterable[Tensor]) -> Float[Tensor, ""]:
-    """Compute the Euclidean norm of all gradients, including other ranks' shards."""
-    norms = [
-        full_tensor(torch.nn.utils.get_total_norm(gradients))
-        for gradients in _by_kind(parameters)
-        if gradients
-    ]
+    """Compute the Euclidean norm of all gradients, including other ranks' shards.
+
+    It is on the device of the ranks, also if shards are stored on the CPU.
+    """
+    whole, sharded = _by_kind(parameters)
+    norms = [torch.nn.utils.get_total_norm(whole)] if whole else []
+    if sharded:
+        norm = torch.nn.utils.get_total_norm(sharded)
+        assert isinstance(norm, DTensor)
+        norms.append(norm.full_tensor().to(norm.device_mesh.device_type))
     return torch.linalg.vector_norm(torch.stack(norms)) if norms else torch.zeros(())
 
 

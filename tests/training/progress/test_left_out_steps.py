@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 from lightning.pytorch import Callback
+from torch.distributed.tensor import DTensor
 
 from clipkit.errors import NonFiniteError
 from clipkit.losses import CombinedLoss, GlobalContrastiveLoss, LabelLoss, LinearSchedule
 from clipkit.models import PrototypeLabelHead, from_open_clip
 from clipkit.training import ContrastiveModule, ShardedStrategy
 from clipkit.training.callbacks import ExponentialMovingAverage, SaveCheckpoint, StepGuard
-from clipkit.training.strategies.sharding import full_tensor
 from tests.helpers import tiny
 from tests.helpers.bad_steps import INF, NAN, Poison, fit, lines
 from tests.helpers.ranks import run_ranks
@@ -57,6 +57,10 @@ def remembering(fused: bool = False) -> ContrastiveModule:
     )
 
 
+def whole(value: torch.Tensor) -> torch.Tensor:
+    return value.full_tensor() if isinstance(value, DTensor) else value
+
+
 def learned(pl_module, average: ExponentialMovingAverage) -> dict[str, torch.Tensor]:
     """All that a step may change, whole and copied."""
     state = {
@@ -65,7 +69,7 @@ def learned(pl_module, average: ExponentialMovingAverage) -> dict[str, torch.Ten
         if isinstance(value, torch.Tensor) and not name.endswith("_extra_state")
     }
     state |= {f"ema.{name}": value for name, value in average._average.weights.items()}
-    state = {name: full_tensor(value).detach().clone() for name, value in state.items()}
+    state = {name: whole(value).detach().clone() for name, value in state.items()}
     terms = pl_module.loss.modules()
     memories = [term for term in terms if isinstance(term, GlobalContrastiveLoss)]
     return {**state, "averages": torch.stack([term.log_averages for term in memories])}
