@@ -12,6 +12,7 @@ from clipkit.models.checkpoints.named import load_model
 from clipkit.models.dual_encoder import DualEncoder, Encoded
 from clipkit.models.explanation.explain import Explanation, WordWeight
 from clipkit.models.files.consolidate import consolidate_checkpoint
+from clipkit.models.files.structure import structure_only
 from clipkit.models.heads.label_head import CosineLabelHead, LabelHead, LinearLabelHead
 from clipkit.models.heads.prototype_head import PrototypeLabelHead
 from clipkit.models.open_clip.towers import OpenClipImageTower, OpenClipTextTower, from_open_clip
@@ -48,4 +49,5 @@ __all__ = [
     "lock",
     "save_encoder",
     "save_open_clip",
+    "structure_only",
 ]

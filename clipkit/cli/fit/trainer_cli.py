@@ -24,6 +24,7 @@ from clipkit.cli.fit.hub_data import pin_hub_data
 from clipkit.cli.fit.loggers import prepare_loggers
 from clipkit.cli.fit.parse_errors import clipkit_error, explain
 from clipkit.cli.fit.renamed import read_renamed, with_new_options
+from clipkit.cli.fit.structure import encoder_without_weights
 from clipkit.cli.fit.trainer_checks import check_trainer_options, merge_savers, raised_by
 from clipkit.cli.fit.trainer_help import function_help, option_names
 from clipkit.cli.fit.wandb_id import choose_id
@@ -121,6 +122,19 @@ class TrainerCLI(LightningCLI):
 
     def _parse_ckpt_path(self) -> None:
         """Do nothing; Lightning would override options, such as a new learning rate."""
+
+    def instantiate_classes(self) -> None:
+        """Create the objects; some ranks build the encoder without weights."""
+        self._dump_config()  # Lightning does so while it creates the model
+        sections = self.config[str(self.subcommand)]
+        given = sections["model"]["encoder"]
+        without_weights = encoder_without_weights(sections)
+        if without_weights is not None:
+            sections["model"]["encoder"] = without_weights
+        try:
+            super().instantiate_classes()
+        finally:
+            sections["model"]["encoder"] = given
 
     def after_instantiate_classes(self) -> None:
         """Pass the resolved configuration to the model, which stores it in its checkpoints."""

@@ -15,8 +15,9 @@ from clipkit.errors import CheckpointError
 from clipkit.hub import hub_file, is_hub_name, pinned
 from clipkit.models.checkpoints.description import build_encoder, describe
 from clipkit.models.dual_encoder import DualEncoder
-from clipkit.models.files.sharded import is_sharded, read_checkpoint
+from clipkit.models.files.sharded import META, is_sharded, read_checkpoint
 from clipkit.models.files.state_dicts import load_exactly, read_file, write_state_dict
+from clipkit.models.files.structure import is_structure_only
 from clipkit.models.heads.label_head import LabelHead
 from clipkit.models.lora import add_lora_of_entry, lora_entry, merge_lora
 from clipkit.models.onnx_towers import FACTS_FILE, load_onnx
@@ -98,17 +99,26 @@ def read_encoder(path: Path | str, prefix: str | None = None) -> LoadedEncoder:
                 f"which has one set of weights; omit --weights"
             )
         return LoadedEncoder(_load_hub(str(path)) if on_hub else _load_folder(Path(path)), None)
-    path = Path(path)
-    checkpoint = read_checkpoint(path)
-    entry = _entry(checkpoint, str(path))
-    encoder = build_encoder(entry["encoder"], str(path))
-    weights, own = _chosen_weights(checkpoint.get("state_dict", {}), prefix, path)
-    if "lora" in entry:
-        add_lora_of_entry(encoder, entry["lora"], str(path))
-    load_exactly(encoder, own, str(path))
+    path, weights = Path(path), None
+    if is_structure_only():
+        encoder = _build(read_file(path / META if is_sharded(path) else path, mapped=True), path)
+    else:
+        checkpoint = read_checkpoint(path)
+        encoder = _build(checkpoint, path)
+        weights, own = _chosen_weights(checkpoint.get("state_dict", {}), prefix, path)
+        load_exactly(encoder, own, str(path))
     for tower in (encoder.image_tower, encoder.text_tower):
         merge_lora(tower)
     return LoadedEncoder(encoder.eval(), weights)
+
+
+def _build(checkpoint: Any, path: Path) -> DualEncoder:
+    """Build the encoder that a checkpoint describes, with adapters, randomly initialised."""
+    entry = _entry(checkpoint, str(path))
+    encoder = build_encoder(entry["encoder"], str(path))
+    if "lora" in entry:
+        add_lora_of_entry(encoder, entry["lora"], str(path))
+    return encoder
 
 
 def _chosen_weights(
@@ -221,6 +231,8 @@ def _load_hub(name: str) -> DualEncoder:
     description = hub_file(name, DESCRIPTION_FILE_NAME, CONFIG_FILE_NAME)
     if description.name == CONFIG_FILE_NAME:
         return from_open_clip(pinned(name, description)).eval()
+    if is_structure_only():
+        return _load_folder(description.parent)
     return _load_folder(hub_file(pinned(name, description), ENCODER_WEIGHTS_NAME).parent)
 
 
@@ -241,6 +253,7 @@ def _load_folder(folder: Path) -> DualEncoder:
         ) from error
     entry = _entry({KEY: content}, str(description))
     encoder = build_encoder(entry["encoder"], str(description))
-    weights: dict[str, Tensor] = read_file(folder / ENCODER_WEIGHTS_NAME)
-    load_exactly(encoder, weights, str(folder / ENCODER_WEIGHTS_NAME))
+    if not is_structure_only():
+        weights: dict[str, Tensor] = read_file(folder / ENCODER_WEIGHTS_NAME)
+        load_exactly(encoder, weights, str(folder / ENCODER_WEIGHTS_NAME))
     return encoder.eval()

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from clipkit.errors import CheckpointError, ConfigError, first_line
 from clipkit.hub import HUB_PREFIX, hub_file, is_hub_name
 from clipkit.models.files.state_dicts import describe_mismatch, mismatch, read_state_dict
+from clipkit.models.files.structure import is_structure_only
 from clipkit.models.open_clip.config import OpenClipConfig, merge_preprocess
 from clipkit.models.towers.patches import project_patches
 from clipkit.models.towers.timm_layers import fit_input_size
@@ -39,7 +40,7 @@ def build_clip(config: OpenClipConfig) -> Any:
     from clipkit.models.open_clip.attention import fuse_attention
     from clipkit.models.open_clip.class_token_block import read_class_token_only
 
-    model = config.model
+    model = without_downloads(config).model if is_structure_only() else config.model
     text_cfg = {**model.get("text_cfg", _NO_TEXT), "output_tokens": False}
     vision_cfg = {**model.get("vision_cfg", _NO_IMAGE), "output_tokens": False}
     if name := text_cfg.get("hf_model_name"):
@@ -113,14 +114,28 @@ def load_clip(config: OpenClipConfig, pretrained: str | None) -> tuple[Any, Open
 
     Without ``pretrained``, ``config`` is that of a model of the hub, which has its own weights.
     """
-    path, preprocess = _find_weights(config, pretrained)
+    path = None
+    if is_structure_only():
+        preprocess = _known_preprocess(config, pretrained)
+    else:
+        path, preprocess = _find_weights(config, pretrained)
     loaded = replace(without_downloads(config), preprocess=preprocess)
     clip = build_clip(loaded)
     bias = config.model.get("init_logit_bias")
     if bias is not None:
         clip.logit_bias = nn.Parameter(torch.tensor(float(bias)))
-    _fill(clip, path)
+    if path is not None:
+        _fill(clip, path)
     return clip, loaded
+
+
+def _known_preprocess(config: OpenClipConfig, pretrained: str | None) -> dict[str, Any]:
+    """Return the preprocessing of pretrained weights without looking for their file."""
+    import open_clip
+
+    if pretrained is None or config.name is None or Path(pretrained).is_file():
+        return config.preprocess
+    return merge_preprocess(open_clip.get_pretrained_cfg(config.name, pretrained))
 
 
 def _bare(model: Mapping[str, Any]) -> dict[str, Any]:

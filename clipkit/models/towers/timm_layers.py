@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from clipkit.errors import ConfigError
+from clipkit.models.files.structure import is_structure_only
 from clipkit.suggestions import did_you_mean
 
 
@@ -34,7 +35,8 @@ def create_trunk(model: str, pretrained: bool | str, options: Mapping[str, float
         if not Path(pretrained).is_file():
             raise ConfigError(f"pretrained: there is no file {pretrained!r}")
         overlay = {"file": pretrained}
-    weights = {"pretrained": bool(pretrained), "pretrained_cfg_overlay": overlay}
+    loads = bool(pretrained) and not is_structure_only()
+    weights = {"pretrained": loads, "pretrained_cfg_overlay": overlay}
     try:
         return timm.create_model(model, num_classes=0, **weights, **options)
     except Exception as error:  # the hub's and the disk's errors have no common base

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from clipkit.errors import ConfigError, first_line
+from clipkit.models.files.structure import is_structure_only
 from clipkit.models.towers.base import TextTower, check_length, group_by_block
 from clipkit.models.towers.projection import Projection, make_projection
 from clipkit.remote_code import load_trusted
@@ -149,7 +150,7 @@ def _build(model: str | dict[str, Any], architecture: Any, pretrained: bool) -> 
         )
 
     def load(trusted: bool) -> Any:
-        if pretrained:
+        if pretrained and not is_structure_only():
             return AutoModel.from_pretrained(model, trust_remote_code=trusted)
         return AutoModel.from_config(architecture, trust_remote_code=trusted)
 
