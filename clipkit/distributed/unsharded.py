@@ -35,6 +35,7 @@ def unsharded(module: nn.Module) -> Iterator[None]:
 
     parts = [part for part in module.modules() if isinstance(part, FSDPModule)]
     for part in parts:
+        part.reshard()  # a forward pass may have left weights sharded over fewer ranks
         part.set_reshard_after_forward(False, recurse=False)
         part.unshard()
     try:

@@ -128,7 +128,8 @@ def command_line(rank: int, folder: Path, run: Path, pretrained: str) -> list[An
         shard(strategy, encoder, precision)
 
     ShardedStrategy.shard = watch  # type: ignore[method-assign, assignment]
-    strategy = ("--trainer.strategy=clipkit.training.ShardedStrategy", f"--trainer.devices={RANKS}")
+    name = "--trainer.strategy.class_path=clipkit.training.ShardedStrategy"
+    strategy = (name, f"--trainer.devices={RANKS}")
     for name, more in (("random", ()), ("pretrained", (pretrained,))):
         shards = () if name == "random" else ("--trainer.strategy.shard_size=2",)
         assert main(words(folder, run / name, *strategy, *shards, *more)) == 0
