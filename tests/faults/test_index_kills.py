@@ -1,9 +1,5 @@
 """kill -9 at any time of `clipkit search build`: the index is the previous one or the new one."""
 
-import os
-import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
@@ -13,43 +9,35 @@ from clipkit.collection import Collection
 from clipkit.search import ExactEngine
 from clipkit.search.index import BuildOptions, build_index, open_engine
 from tests.helpers.collections import unit_rows, write_collection
+from tests.helpers.commands import Command
 
 pytest.importorskip("faiss")
 WIDTH = 64
 NUM_KILLS = 8
-BUILD = (
-    "import sys; from clipkit.cli.main import main; print('ready', flush=True); "
-    "sys.exit(main(['search', 'build', sys.argv[1], '--factory', sys.argv[2]]))"
-)
 
 
 def start(folder, factory):
-    words = [sys.executable, "-c", BUILD, str(folder), factory]
-    process = subprocess.Popen(
-        words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert process.stdout.readline() == "ready\n"
-    return process
+    words = ["search", "build", str(folder), "--factory", factory]
+    return Command(words, folder.parent / "build.log")
 
 
 def test_a_killed_build_leaves_an_index_that_works(tmp_path):
     folder = write_collection(tmp_path / "c", counts=(250,) * 40, width=WIDTH, captions_per_image=0)
     collection = Collection(folder)
     build_index(collection, BuildOptions("IVF8,SQ8", num_probes=8))
+    process = start(folder, "IVF32,SQ8")
     started = time.monotonic()
-    start(folder, "IVF32,SQ8").wait()
+    process.end()
     complete = time.monotonic() - started
     queries = unit_rows(3, WIDTH, 9).astype(np.float32)
     exact = ExactEngine(collection).search(queries, 5)
     for delay in np.linspace(0, complete, NUM_KILLS):
         process = start(folder, "IVF32,SQ8")
         time.sleep(delay)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.kill()
         found = open_engine(Collection(folder)).search(queries, 5)
         assert (found.scores[:, 0] <= exact.scores[:, 0]).all()
-    assert start(folder, "IVF16,SQ8").wait() == 0
+    start(folder, "IVF16,SQ8").end()
     assert open_engine(collection).description.startswith("IVF16,SQ8")
     assert not list(folder.glob(".index.*.tmp"))
     assert not list(folder.glob(".index.*.former"))

@@ -7,19 +7,21 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 
+from clipkit.cli.main import main
 from clipkit.models import save_encoder
+from tests.helpers.commands import SECONDS, Command, command_on_ranks
 from tests.helpers.embedding import contents
 from tests.helpers.evaluation_data import tiny_encoder, write_layout
 from tests.helpers.ranks import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 NUM_SHARDS = 12
-SECONDS = 200
 
 
 @pytest.fixture(scope="module")
@@ -27,21 +29,27 @@ def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("embed")
     save_encoder(tiny_encoder(), folder / "model")
     write_layout(folder / "set", (40,) * NUM_SHARDS)
-    process = start(folder, folder / "expected")
-    out, _ = process.communicate(timeout=SECONDS)
-    assert process.returncode == 0, out
+    assert main(words_of(folder, folder / "expected")) == 0
     return folder
 
 
-def start(folder: Path, output: Path, *more: str, ranks: int = 1) -> subprocess.Popen[str]:
-    words = ["-m", "clipkit.cli.main", "embed", f"{folder}/set", "--device", "cpu", *more]
-    words += ["--model", f"{folder}/model", "--output", str(output), "--batch-size", "8"]
-    if ranks > 1:
-        launcher = ["-m", "torch.distributed.run", f"--nproc_per_node={ranks}"]
-        words = [*launcher, f"--master_port={free_port()}", *words]
+def words_of(folder: Path, output: Path, *more: str) -> list[str]:
+    words = ["embed", f"{folder}/set", "--device", "cpu", *more, "--model", f"{folder}/model"]
+    return [*words, "--output", str(output), "--batch-size", "8"]
+
+
+def start(folder: Path, output: Path, *more: str) -> Command:
+    log = output.with_name(f"{len(list(output.parent.iterdir()))}.log")
+    log.touch()
+    return Command(words_of(folder, output, *more), log)
+
+
+def start_ranks(folder: Path, output: Path) -> subprocess.Popen[str]:
+    launcher = ["-m", "torch.distributed.run", "--nproc_per_node=2", "-m", "clipkit.cli.main"]
+    launcher.insert(2, f"--master_port={free_port()}")
     paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
     return subprocess.Popen(
-        [sys.executable, *words],
+        [sys.executable, *launcher, *words_of(folder, output)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -56,12 +64,10 @@ def wait_for(output: Path, num_shards: int) -> None:
         time.sleep(0.002)
 
 
-def continue_to_the_end(folder: Path, output: Path, ranks: int) -> None:
+def continue_to_the_end(folder: Path, output: Path, run: Callable[[], str]) -> None:
     """The next start keeps the files of complete shards, and makes those of an undisturbed run."""
     times = {path: path.stat().st_mtime_ns for path in output.glob("*.parquet")}
-    process = start(folder, output, ranks=ranks)
-    out, _ = process.communicate(timeout=SECONDS)
-    assert process.returncode == 0, out
+    out = run()
     assert f"{NUM_SHARDS - len(times)} shards embedded, {len(times)} shards were complete" in out
     assert {path: path.stat().st_mtime_ns for path in times} == times
     for part in output.glob(".*.tmp"):  # what the killed process was writing is never read
@@ -75,16 +81,15 @@ def test_a_killed_run_continues(folder, tmp_path, complete, workers):
     process = start(folder, output, "--num-workers", str(workers))
     wait_for(output, complete)
     if not complete:
-        time.sleep(2)
+        time.sleep(0.3)
     process.kill()
-    process.communicate(timeout=SECONDS)
-    continue_to_the_end(folder, output, ranks=1)
+    continue_to_the_end(folder, output, lambda: start(folder, output).end())
 
 
 @pytest.mark.parametrize("lost", [0, 1])
 def test_a_killed_rank_ends_the_run_and_the_next_one_continues(folder, tmp_path, lost):
     output = tmp_path / "out"
-    process = start(folder, output, ranks=2)
+    process = start_ranks(folder, output)
     wait_for(output, 1)
     (victim,) = [
         child
@@ -94,7 +99,13 @@ def test_a_killed_rank_ends_the_run_and_the_next_one_continues(folder, tmp_path,
     os.kill(victim.pid, signal.SIGKILL)
     process.communicate(timeout=SECONDS)
     assert process.returncode != 0
-    continue_to_the_end(folder, output, ranks=2)
+
+    def run() -> str:
+        again = command_on_ranks(words_of(folder, output), 2)
+        assert [status for status, _ in again] == [0, 0]
+        return again[0][1]
+
+    continue_to_the_end(folder, output, run)
 
 
 def test_two_starts_and_two_parts_at_the_same_time(folder, tmp_path):
@@ -102,7 +113,6 @@ def test_two_starts_and_two_parts_at_the_same_time(folder, tmp_path):
     parts = ("1/2", "2/2", "1/1", "1/1")
     processes = [start(folder, output, "--part", part) for part in parts]
     for process in processes:
-        out, _ = process.communicate(timeout=SECONDS)
-        assert process.returncode == 0, out
+        process.end()
     assert not list(output.glob(".*"))
     assert contents(output) == contents(folder / "expected")
