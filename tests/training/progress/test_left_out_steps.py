@@ -188,7 +188,7 @@ def guarded_rank(
 class Digests(Callback):
     """After every step, digests of what ranks share and of all that this one has learned.
 
-    Ranks share everything but the statistics of batch norms.
+    Ranks share everything but the statistics of batch norms, and their parts of the averages.
     """
 
     def __init__(self, average: ExponentialMovingAverage) -> None:
@@ -197,7 +197,7 @@ class Digests(Callback):
 
     def on_train_batch_end(self, trainer, pl_module, *_):
         state = learned(pl_module, self.average)
-        own = {name for name in state if "running_" in name}
+        own = {name for name in state if "running_" in name or name == "averages"}
         contents = (
             b"".join(value.numpy().tobytes() for name, value in state.items() if name not in left)
             for left in (own, ())
