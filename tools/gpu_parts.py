@@ -208,7 +208,8 @@ def fit(plan: Plan, model: str, batch_size: int, num_steps: int, strategy: str =
         "data.batch_size": batch_size,
         "data.num_workers": workers,
         "trainer.devices": devices,
-        "trainer.strategy": strategy,
+        # the bare name of a class would be taken for a name of Lightning's own
+        f"trainer.strategy{'.class_path' if '.' in strategy else ''}": strategy,
         "trainer.max_steps": num_steps,
         "trainer.max_epochs": -1,
         "trainer.log_every_n_steps": max(1, num_steps // 3),

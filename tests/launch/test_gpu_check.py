@@ -90,6 +90,8 @@ def test_one_gpu_has_no_part_of_several(tmp_path):
     eight = list(gpu_parts.ranks(Plan(tmp_path, num_gpus=8)))
     assert sum("torch.distributed.run" in command.words for command in eight) == 2
     assert sum("--trainer.devices=8" in command.words for command in eight) == 2
+    name = "--trainer.strategy.class_path=clipkit.training.ShardedStrategy"
+    assert name in eight[-1].words
 
 
 def test_losses_on_a_cpu_and_an_end_in_the_middle(tmp_path):
