@@ -1,0 +1,49 @@
+"""Worker processes of training and validation in a fit: the same numbers, and none left."""
+
+from __future__ import annotations
+
+import multiprocessing
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback
+
+from clipkit.data.stream import workers
+from tests.helpers import tiny
+
+
+class Recorder(Callback):
+    """Losses of validation, and the processes that are running then."""
+
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+        self.processes: list[int] = []
+
+    def on_validation_batch_end(self, *_: Any) -> None:
+        self.processes.append(len(multiprocessing.active_children()))
+
+    def on_validation_end(self, trainer: Any, *_: Any) -> None:
+        self.losses.append(float(trainer.callback_metrics["val/loss"]))
+
+
+def fit(shards: Path, folder: Path, num_workers: int) -> tuple[Recorder, dict[str, torch.Tensor]]:
+    recorder, module = Recorder(), tiny.module()
+    trainer = tiny.trainer(folder, recorder, max_epochs=2)
+    before = len(multiprocessing.active_children())
+    trainer.fit(module, datamodule=tiny.data(shards, val=True, num_workers=num_workers))
+    assert len(multiprocessing.active_children()) == before
+    recorder.processes = [number - before for number in recorder.processes]
+    return recorder, module.state_dict()
+
+
+def test_a_fit_with_workers_is_that_without(shards: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(workers, "TASK_SAMPLES", 2)
+    plain, weights = fit(shards, tmp_path / "plain", 0)
+    mine, my_weights = fit(shards, tmp_path / "workers", 2)
+    assert mine.losses == plain.losses
+    assert len(mine.losses) == 2
+    assert set(plain.processes) == {0}
+    assert max(mine.processes) == 4  # two of training, and two of validation
+    for name, weight in weights.items():
+        assert torch.equal(my_weights[name], weight), name
