@@ -14,6 +14,7 @@ from typing import final
 import torch
 from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
+from torch.utils.data import default_collate
 
 from clipkit.errors import ConfigError, check_at_least
 
@@ -150,7 +151,9 @@ def join_images(
         The pixels; and rows and columns of patches of each image, None without a budget.
     """
     if budget is None:
-        return torch.stack(list(images)), None
+        # torch.stack, in a worker process into shared memory, which is a copy less.
+        stacked: Tensor = default_collate(list(images))
+        return stacked, None
     return to_patches(images, budget.patch_size)
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import atexit
 import queue
 import threading
 import traceback
 import weakref
 from collections.abc import Callable, Iterator
-from typing import Generic, TypeVar, final
+from functools import partial
+from typing import Any, Final, Generic, TypeVar, final
 
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
+_EXIT_SECONDS: Final = 10.0
 
 
 @final
@@ -35,9 +38,7 @@ class Background(Generic[_Out]):
     ) -> None:
         # The thread has no reference to this object, whose deletion ends it.
         self._exchange: _Exchange[_Out] = _Exchange(ahead)
-        self._thread = threading.Thread(
-            target=_work, args=(items, make, self._exchange), name="clipkit-batches", daemon=True
-        )
+        self._thread = _StoppableThread(self._exchange, partial(_work, items, make, self._exchange))
         weakref.finalize(self, self._exchange.stop)
         self._thread.start()
 
@@ -65,6 +66,29 @@ class Background(Generic[_Out]):
         self._exchange.stop()
         self._thread.join(timeout)
         return not self._thread.is_alive()
+
+
+@final
+class _StoppableThread(threading.Thread):
+    """A thread that ends before the interpreter does.
+
+    A thread that is still in torch's code when the interpreter ends would abort the process.
+    """
+
+    def __init__(self, exchange: _Exchange[Any], work: Callable[[], None]) -> None:
+        super().__init__(target=work, name="clipkit-batches", daemon=True)
+        self.exchange = exchange
+        # As the last function, which is called first: others wait for the processes of the items.
+        atexit.unregister(_end_threads)
+        atexit.register(_end_threads)
+
+
+def _end_threads() -> None:
+    threads = [one for one in threading.enumerate() if isinstance(one, _StoppableThread)]
+    for thread in threads:
+        thread.exchange.stop()
+    for thread in threads:
+        thread.join(_EXIT_SECONDS)
 
 
 @final
