@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
-import pytest
-
 from clipkit.cli.main import main
+from tests.helpers.commands import Command
 from tests.helpers.planted_copies import write_table
 
 
@@ -23,31 +20,28 @@ def content(folder: Path) -> dict[str, str]:
     }
 
 
-def test_kill_minus_nine_leaves_nothing_half_written(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-):
+def test_kill_minus_nine_leaves_nothing_half_written(tmp_path: Path):
     table = write_table(tmp_path / "source", 150, 30)
     words = ["--num-workers", "2", "--samples-per-shard", "20"]
     assert main(["evaluate", "build", str(table), str(tmp_path / "whole"), *words]) == 0
     expected = content(tmp_path / "whole")
     out = tmp_path / "work" / "whole"
-    command = [sys.executable, "-m", "clipkit.cli.main", "evaluate", "build", str(table), str(out)]
-    start = time.monotonic()
-    subprocess.run([*command, *words], check=True, timeout=200)
-    seconds = time.monotonic() - start
+    command = ["evaluate", "build", str(table), str(out), *words]
+    undisturbed = Command(command, tmp_path / "log.txt")
+    begin = time.monotonic()
+    undisturbed.end()
+    seconds = time.monotonic() - begin
     assert content(out) == expected
     num_killed = 0
     for number in range(6):
-        process = subprocess.Popen([*command, *words, "--overwrite"])
-        time.sleep(seconds * (0.5 + 0.09 * number))
-        process.send_signal(signal.SIGKILL)
-        num_killed += process.wait(timeout=200) == -signal.SIGKILL
+        killed = Command([*command, "--overwrite"], tmp_path / "log.txt")
+        time.sleep(seconds * (0.1 + 0.15 * number))
+        killed.kill()
+        num_killed += killed.process.exitcode == -signal.SIGKILL
         if out.exists():
             assert content(out) == expected
     assert num_killed > 0
-    capfd.readouterr()
-    subprocess.run([*command, *words, "--overwrite"], check=True, timeout=200)
+    said = Command([*command, "--overwrite"], tmp_path / "log.txt").end()
     assert content(out) == expected
     left = [path.name for path in out.parent.iterdir() if path.name != "whole"]
-    said = capfd.readouterr().err
     assert all(name in said for name in left if name.endswith(".tmp"))
