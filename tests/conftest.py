@@ -40,6 +40,14 @@ def _only_quick_starts(request: pytest.FixtureRequest, monkeypatch: pytest.Monke
         forbid_slow_starts(monkeypatch)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _no_waiting_for_disks() -> Iterator[None]:
+    """Files outlive a killed process without it, and no test cuts the power."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
 @pytest.fixture(scope="session")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of ``tiny.shards``, which all tests share and none writes into."""

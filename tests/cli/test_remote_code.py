@@ -17,6 +17,7 @@ from clipkit.models.checkpoints.encoder import encoder_entry
 from clipkit.remote_code import is_trusted, trust_remote_code
 from tests.helpers import tiny
 from tests.helpers.factories import write_shards
+from tests.helpers.launched_here import launch_here
 
 REFUSAL = "contains Python code"
 
@@ -85,8 +86,9 @@ def model(tmp_path, folder) -> Path:
     "command", ["evaluate", "embed", "interpolate", "export", "stats", "fit", "tune"]
 )
 def test_every_command_refuses_and_every_command_can_be_told(
-    tmp_path, model, mark, folder, command, capsys
+    tmp_path, model, mark, folder, command, capsys, monkeypatch
 ):
+    launch_here(monkeypatch)
     write_shards(tmp_path / "data", [8], label=False)
     shards, out = str(tmp_path / "data"), str(tmp_path / "out")
     checkpoint = str(model / "last.ckpt")

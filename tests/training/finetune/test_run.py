@@ -10,6 +10,7 @@ from clipkit.models import load_encoder, save_encoder
 from clipkit.training.finetune import finetune, plan_finetune
 from tests.helpers import naflex, tiny
 from tests.helpers.factories import image_bytes
+from tests.helpers.launched_here import launch_here
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +43,8 @@ def test_plan_runs_and_its_folder_is_protected(photos, base, tmp_path):
     plan_finetune(photos, tmp_path / "run", model=base, overwrite=True)
 
 
-def test_a_model_of_images_of_any_shape(photos, tmp_path):
+def test_a_model_of_images_of_any_shape(photos, tmp_path, monkeypatch):
+    launch_here(monkeypatch)
     save_encoder(naflex.encoder(), tmp_path / "base")
     plan = plan_finetune(photos, tmp_path / "run", model=str(tmp_path / "base"))
     transform = plan.config["data"]["samples"]["transform"]
