@@ -52,7 +52,7 @@ def whole(encoder: DualEncoder) -> dict[str, torch.Tensor]:
     """All parameters and buffers, also those that no checkpoint holds."""
     tensors = {**dict(encoder.named_parameters()), **dict(encoder.named_buffers())}
     full = {n: t.full_tensor() if isinstance(t, DTensor) else t for n, t in tensors.items()}
-    return {name: tensor.detach() for name, tensor in full.items()}
+    return {name: tensor.detach().clone() for name, tensor in full.items()}
 
 
 def same_weights(build: Build, rank: int, shard_size: int, options: ShardingOptions) -> None:
