@@ -216,6 +216,19 @@ def _only_group(module: nn.Module) -> Any:
     return module._get_fsdp_state()._fsdp_param_group
 
 
+def product_operators() -> list[Any]:
+    """Return the operators that take most of a block's time, for selective checkpointing."""
+    aten = torch.ops.aten
+    names = (
+        aten.mm, aten.addmm, aten._scaled_mm, aten.convolution,
+        aten._scaled_dot_product_flash_attention,
+        aten._scaled_dot_product_flash_attention_for_cpu,
+        aten._scaled_dot_product_efficient_attention,
+        aten._scaled_dot_product_cudnn_attention,
+    )  # fmt: skip
+    return [name.default for name in names]
+
+
 def start_memory_record(max_entries: int) -> None:
     """Record every allocation of GPU memory, with the code that made it."""
     torch.cuda.memory._record_memory_history(max_entries=max_entries)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,12 @@ from torch.distributed.tensor import DTensor
 
 from clipkit.models import load_encoder
 from clipkit.training import ShardedStrategy
-from clipkit.training.callbacks import ExponentialMovingAverage, SaveCheckpoint
+from clipkit.training.callbacks import (
+    ActivationCheckpointing,
+    CompileTowers,
+    ExponentialMovingAverage,
+    SaveCheckpoint,
+)
 from tests.helpers import tiny
 from tests.helpers.ranks import run_ranks
 
@@ -31,10 +37,10 @@ class Watch(Callback):
 
 def fit(
     folder: Path, run: Path, batch_size: int, ckpt: Path | None = None,
-    micro: int | None = None, fused: bool = False, **options: Any,
+    micro: int | None = None, fused: bool = False, more: Sequence[Callback] = (), **options: Any,
 ) -> Watch:  # fmt: skip
     watch = Watch()
-    callbacks = [watch, ExponentialMovingAverage(), SaveCheckpoint(keep_every_n_steps=3)]
+    callbacks = [watch, *more, ExponentialMovingAverage(), SaveCheckpoint(keep_every_n_steps=3)]
     trainer = tiny.trainer(
         run, *callbacks, max_steps=6, num_nodes=1, gradient_clip_val=0.5, **options
     )
@@ -47,7 +53,7 @@ def fit(
 
 
 def sharded_runs(rank: int, world_size: int, folder: Path, run: Path, one: Path):
-    """A whole run, one in bfloat16, one that goes on, one in micro-batches, one fused."""
+    """A whole run, one in bfloat16, one that goes on, in micro-batches, fused, compiled."""
     options = {"batch_size": 4, "devices": world_size}
     whole = fit(folder, run / "whole", strategy=ShardedStrategy(), **options)
     half = fit(folder, run / "half", strategy=ShardedStrategy(), precision="bf16-mixed", **options)
@@ -55,7 +61,9 @@ def sharded_runs(rank: int, world_size: int, folder: Path, run: Path, one: Path)
     resumed = fit(folder, run / "resumed", strategy=ShardedStrategy(), ckpt=ckpt, **options)
     micro = fit(folder, run / "micro", strategy=ShardedStrategy(), micro=2, **options)
     fused = fit(folder, run / "fused", strategy=ShardedStrategy(), fused=True, **options)
-    again = (micro.losses, fused.losses)
+    more = [CompileTowers(backend="aot_eager"), ActivationCheckpointing(keep="products")]
+    towers = fit(folder, run / "towers", strategy=ShardedStrategy(), more=more, **options)
+    again = (micro.losses, fused.losses, towers.losses)
     return whole.losses, half.losses, resumed.losses, again, whole.sharded
 
 

@@ -73,6 +73,10 @@ HOLDERS: dict[str, tuple[Callable[[], Any], tuple[str, ...]]] = {
         (
             *("_dynamo.config.optimize_ddp", "_subclasses.fake_tensor.FakeTensorMode"),
             *("cuda.memory._record_memory_history", "cuda.memory._dump_snapshot"),
+            *("ops.aten._scaled_mm", "ops.aten._scaled_dot_product_flash_attention"),
+            "ops.aten._scaled_dot_product_flash_attention_for_cpu",
+            "ops.aten._scaled_dot_product_efficient_attention",
+            "ops.aten._scaled_dot_product_cudnn_attention",
         ),
     ),
 }

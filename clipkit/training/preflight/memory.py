@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
-from typing import Any, Final
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, final
 
 import torch
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.optim import Optimizer
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from clipkit.models import DualEncoder
 from clipkit.types import Batch
@@ -38,26 +43,44 @@ def _kept_bytes(encoder: DualEncoder, batch_size: int, num_tokens: int | None) -
         labels=torch.full((batch_size,), -100, device=device),
         keys=("",) * batch_size,
     )
-    own = {value.untyped_storage().data_ptr() for value in encoder.parameters()}
-    kept: dict[int, int] = {}
-
-    def keep(value: Tensor) -> Tensor:
-        storage = value.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return value
-
     buffers = {name: value.clone() for name, value in encoder.named_buffers()}
     devices = [device] if device.type == "cuda" else []
-    with (
-        torch.random.fork_rng(devices),
-        torch.enable_grad(),
-        torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value),
-    ):
-        # Kept until the end: freed storage would be counted again under its next owner.
+    with torch.random.fork_rng(devices), torch.enable_grad(), _Allocations() as allocations:
         embeddings = torch.func.functional_call(encoder, buffers, (batch,))
+        kept = allocations.bytes_in_use([*encoder.parameters(), batch.images, tokens])
     del embeddings
-    return sum(kept.values())
+    return kept
+
+
+@final
+class _Allocations(TorchDispatchMode):
+    """Records the memory that operations allocate, to tell what is still in use afterwards.
+
+    Saved tensors alone would miss what activation checkpointing keeps: it holds inputs and selected
+    results itself.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._storages: dict[StorageWeakRef, int] = {}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Run an operation, and record its results."""
+        results = func(*args, **(kwargs or {}))
+        for value in tree_leaves(results):
+            if isinstance(value, Tensor):
+                storage = value.untyped_storage()
+                self._storages[StorageWeakRef(storage)] = storage.nbytes()
+        return results
+
+    def bytes_in_use(self, others: Iterable[Tensor]) -> int:
+        """Return the bytes that are in use, without those of ``others``."""
+        gc.collect()  # frees cycles, whose moment of release would otherwise decide
+        excluded = {StorageWeakRef(value.untyped_storage()) for value in others}
+        in_use = self._storages.items()
+        return sum(n for ref, n in in_use if not ref.expired() and ref not in excluded)
 
 
 def optimizer_bytes(optimizer: Optimizer) -> int | None:

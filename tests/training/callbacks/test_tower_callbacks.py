@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 
 import pytest
 import torch
 from torch._dynamo import register_backend
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from clipkit.errors import ConfigError
+from clipkit.models import from_open_clip
 from clipkit.training.callbacks import (
     ActivationCheckpointing,
     CompileTowers,
@@ -16,6 +19,7 @@ from clipkit.training.callbacks import (
     Unlock,
 )
 from clipkit.training.callbacks.towers.compile_towers import round_up_length
+from clipkit.training.lightning_compat import product_operators
 from tests.helpers import naflex, tiny
 from tests.helpers.tower_runs import Movement, unlocking
 
@@ -77,19 +81,30 @@ def test_recomputed_activations_are_not_kept():
     assert all(p.grad is None for p in module.parameters())
 
 
+def of_layers(layers=3):
+    """A module with towers of several blocks."""
+    module = tiny.module()
+    parts = {part: {**tiny.CONFIG[part], "layers": layers} for part in ("vision_cfg", "text_cfg")}
+    torch.manual_seed(0)
+    module.encoder = from_open_clip({**tiny.CONFIG, **parts})
+    return module
+
+
+@pytest.mark.parametrize("keep", ["inputs", "products"])
 @pytest.mark.parametrize("first", ["compile", "recompute"])
-def test_what_is_recomputed_is_compiled_in_either_order(first):
+def test_what_is_recomputed_is_compiled_in_either_order(first, keep):
     torch._dynamo.reset()
     GRAPHS.clear()
-    plain, module = tiny.module(), tiny.module()
-    callbacks = [CompileTowers(8, "clipkit_counting"), ActivationCheckpointing()]
+    plain, module = of_layers(), of_layers()
+    callbacks = [CompileTowers(8, "clipkit_counting"), ActivationCheckpointing(keep=keep)]
     for callback in callbacks if first == "compile" else reversed(callbacks):
         callback.setup(None, module, "fit")
     assert module.state_dict().keys() == plain.state_dict().keys()
     torch.testing.assert_close(
         gradients(module, tiny.batch(8)), gradients(plain, tiny.batch(8)), rtol=1e-3, atol=1e-5
     )
-    assert len(GRAPHS) == 2  # a block for pictures and one for captions, not none
+    # blocks of images and of captions, and the last block of images, which has one query; not none
+    assert len(GRAPHS) == 3
     copied = copy.deepcopy(module)
     module.zero_grad()
     gradients(copied, tiny.batch(8))
@@ -118,11 +133,44 @@ def test_blocks_are_not_cut_at_ddp_buckets():
     assert torch._dynamo.config.optimize_ddp is False
 
 
+def test_products_are_kept_and_the_rest_is_recomputed():
+    """Counted by operations: the second forward pass contains no products."""
+
+    class Count(TorchDispatchMode):
+        def __init__(self):
+            super().__init__()
+            self.calls = Counter()
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            self.calls[func] += 1
+            return func(*args, **(kwargs or {}))
+
+    products = set(product_operators())
+    names, all_gradients = (None, "inputs", "products"), []
+    counted = []
+    for keep in names:
+        module = of_layers()
+        if keep is not None:
+            ActivationCheckpointing(keep=keep).setup(None, module, "fit")
+        with Count() as count:
+            all_gradients.append(gradients(module, tiny.batch()))
+        of_products = sum(n for func, n in count.calls.items() if func in products)
+        norms = count.calls[torch.ops.aten.native_layer_norm.default]
+        counted.append((of_products, norms))
+    for found in all_gradients[1:]:
+        assert all(torch.equal(value, all_gradients[0][name]) for name, value in found.items())
+    (plain, norms), (inputs, recomputed), (selected, selected_norms) = counted
+    assert inputs > plain == selected
+    assert recomputed == selected_norms > norms
+
+
 def test_options_that_cannot_work():
     with pytest.raises(ConfigError, match="text_multiple: expected at least 1, got 0"):
         CompileTowers(text_multiple=0)
     with pytest.raises(ConfigError, match="every: expected at least 1, got 0"):
         ActivationCheckpointing(every=0)
+    with pytest.raises(ConfigError, match="keep: expected one of inputs, products, got 'all'"):
+        ActivationCheckpointing(keep="all")
     with pytest.raises(ConfigError, match=r"unlock\.begin: expected one of step"):
         Unlock(groups=1, begin=1.5)
 

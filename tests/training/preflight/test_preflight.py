@@ -14,7 +14,7 @@ from clipkit.cli.main import main
 from clipkit.errors import ConfigError
 from clipkit.models import from_open_clip
 from clipkit.optim import WarmupCosine, WarmupStableDecay
-from clipkit.training.callbacks import SaveCheckpoint
+from clipkit.training.callbacks import ActivationCheckpointing, SaveCheckpoint
 from clipkit.training.preflight.callback import Preflight
 from clipkit.training.preflight.memory import (
     activation_bytes,
@@ -107,6 +107,24 @@ class TestEstimates:
         assert large > small > 0
         # Eight more tokens keep at least each layer's input, and q, k and v, in float32.
         assert large - small >= 8 * width * layers * 4 * 4
+
+    @pytest.mark.parametrize(
+        ("keep", "widths"),
+        # input; with query, key, value, attention, its output, both layers of the MLP
+        [("inputs", 1), ("products", 1 + 3 + 1 + 1 + 4 + 1)],
+    )
+    def test_what_checkpointing_keeps_of_a_block(self, keep, widths):
+        """Counted by hand, from the difference that one more block makes."""
+        width, tokens, heads = 16, 2 * 2 + 1, 2
+        sizes = []
+        for layers in (3, 4):
+            module = tiny.module()
+            vision = {**tiny.CONFIG["vision_cfg"], "layers": layers}
+            module.encoder = from_open_clip({**tiny.CONFIG, "vision_cfg": vision})
+            ActivationCheckpointing(keep=keep).setup(None, module, "fit")
+            sizes.append(activation_bytes(module.encoder, num_tokens=8))
+        of_softmax = heads if keep == "products" else 0
+        assert sizes[1] - sizes[0] == 4 * tokens * (widths * width + of_softmax)
 
     def test_running_statistics_and_random_numbers_stay(self):
         torch.manual_seed(3)

@@ -1,48 +1,89 @@
 """Compile and recompute the blocks of a tower, in either order.
 
-``torch.compile`` cannot trace ``torch.utils.checkpoint`` from outside: a compiled block whose
-forward recomputes activations silently runs without a graph. Therefore a recomputed block compiles
-the function that it recomputes.
+``torch.compile`` cannot trace ``torch.utils.checkpoint`` from outside of a block: a compiled block
+whose forward recomputes activations silently runs without a graph. Therefore the block itself stays
+as it is, and its forward compiles what it runs.
 """
 
 from __future__ import annotations
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from functools import partial
+from typing import Any, Final, final
 
 import torch
 from torch import nn
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
-from clipkit.training.lightning_compat import undo_compile
+from clipkit.training.lightning_compat import product_operators, undo_compile
 
 _OPTIONS: Final = "_compile_options"
 
+Forward = Callable[..., Any]
 
-class Recomputed:
+
+class Recomputed(ABC):
     """A module's forward whose activations are computed again in the backward pass.
 
-    Without ``compile_options``, the arguments of ``torch.compile``, it is not compiled.
+    Args:
+        forward: The module's own forward.
+        compile_options: Arguments of ``torch.compile``; None to compile nothing.
     """
 
-    def __init__(
-        self, forward: Callable[..., Any], compile_options: dict[str, Any] | None = None
-    ) -> None:
+    def __init__(self, forward: Forward, compile_options: dict[str, Any] | None = None) -> None:
         self.forward = forward
         self.compile_options = compile_options
-        self._compiled: Callable[..., Any] | None = None
+        self._compiled: Forward | None = None
 
+    @abstractmethod
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the forward, and keep only its inputs."""
-        if self._compiled is None and self.compile_options is not None:
-            self._compiled = torch.compile(self.forward, **self.compile_options)
-        return checkpoint(self._compiled or self.forward, *args, use_reentrant=False, **kwargs)
+        """Run the forward, and keep only a part of its activations."""
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Recomputed:
         # a copy of the module has a copy of its forward, which it compiles again
-        return Recomputed(copy.deepcopy(self.forward, memo), self.compile_options)
+        return type(self)(copy.deepcopy(self.forward, memo), self.compile_options)
+
+    def _compile(self, function: Forward) -> Forward:
+        """Return a function, compiled once if this is wanted."""
+        if self.compile_options is None:
+            return function
+        if self._compiled is None:
+            self._compiled = torch.compile(function, **self.compile_options)
+        return self._compiled
+
+
+@final
+class RecomputedBlock(Recomputed):
+    """Keeps the inputs of the forward alone."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the forward, and keep its inputs."""
+        return checkpoint(self._compile(self.forward), *args, use_reentrant=False, **kwargs)
+
+
+@final
+class RecomputedBetweenProducts(Recomputed):
+    """Keeps inputs and the results of matrix products, attention and convolutions.
+
+    What is computed again is cheap: norms, activation functions, sums.
+    """
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the forward, and keep its inputs and products."""
+        # The choice is made per operation, which a compiled forward hides from the outside; the
+        # graph has to contain the checkpoint.
+        return self._compile(self._checkpoint)(*args, **kwargs)
+
+    def _checkpoint(self, *args: Any, **kwargs: Any) -> Any:
+        return checkpoint(
+            self.forward, *args, use_reentrant=False, context_fn=_keep_products, **kwargs
+        )
+
+
+_keep_products: Final = partial(create_selective_checkpoint_contexts, product_operators())
 
 
 def compile_block(block: nn.Module, backend: str, mode: str | None) -> None:
@@ -55,12 +96,12 @@ def compile_block(block: nn.Module, backend: str, mode: str | None) -> None:
         setattr(block, _OPTIONS, options)
 
 
-def recompute_block(block: nn.Module) -> None:
+def recompute_block(block: nn.Module, kind: type[Recomputed] = RecomputedBlock) -> None:
     """Recompute a block's activations in the backward pass."""
     options = getattr(block, _OPTIONS, None)
     if options is not None:
         undo_compile(block)  # its forward is compiled instead
-    block.forward = Recomputed(block.forward, options)
+    block.forward = kind(block.forward, options)
 
 
 @contextmanager
