@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import OptState
 from torch.distributed.fsdp import FSDPModule
 
+from clipkit.errors import check_choice
 from clipkit.models import DualEncoder
 
 _Kind = TypeVar("_Kind")
@@ -214,6 +215,21 @@ def set_resharding(module: nn.Module, ranks: Any) -> None:
 def _only_group(module: nn.Module) -> Any:
     assert isinstance(module, FSDPModule)
     return module._get_fsdp_state()._fsdp_param_group
+
+
+def records_cuda_graphs(mode: str | None) -> bool:
+    """Return whether a mode of ``torch.compile``'s default backend records CUDA graphs.
+
+    Raises:
+        ConfigError: If the mode is unknown.
+    """
+    if mode is None:
+        return False
+    import torch._inductor
+
+    modes = torch._inductor.list_mode_options()
+    check_choice("CompileTowers.mode", mode, modes)
+    return bool(modes[mode].get("triton.cudagraphs"))
 
 
 def product_operators() -> list[Any]:

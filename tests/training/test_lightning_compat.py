@@ -13,6 +13,7 @@ import lightning.pytorch.plugins.io.wrapper as wrapper
 import pytest
 import torch
 import torch._dynamo
+import torch._inductor
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.strategies import DDPStrategy
@@ -72,6 +73,7 @@ HOLDERS: dict[str, tuple[Callable[[], Any], tuple[str, ...]]] = {
         lambda: torch,
         (
             *("_dynamo.config.optimize_ddp", "_subclasses.fake_tensor.FakeTensorMode"),
+            "_inductor.list_mode_options",
             *("cuda.memory._record_memory_history", "cuda.memory._dump_snapshot"),
             *("ops.aten._scaled_mm", "ops.aten._scaled_dot_product_flash_attention"),
             "ops.aten._scaled_dot_product_flash_attention_for_cpu",

@@ -1,4 +1,4 @@
-"""Compile and recompute the blocks of a tower, in either order.
+"""Compile and recompute a tower or its blocks, in either order.
 
 ``torch.compile`` cannot trace ``torch.utils.checkpoint`` from outside of a block: a compiled block
 whose forward recomputes activations silently runs without a graph. Therefore the block itself stays
@@ -25,8 +25,8 @@ _OPTIONS: Final = "_compile_options"
 Forward = Callable[..., Any]
 
 
-class Recomputed(ABC):
-    """A module's forward whose activations are computed again in the backward pass.
+class ForwardWrapper(ABC):
+    """A callable in the place of a module's forward, which hooks and copies treat as that forward.
 
     Args:
         forward: The module's own forward.
@@ -40,9 +40,9 @@ class Recomputed(ABC):
 
     @abstractmethod
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the forward, and keep only a part of its activations."""
+        """Run the forward."""
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Recomputed:
+    def __deepcopy__(self, memo: dict[int, Any]) -> ForwardWrapper:
         # a copy of the module has a copy of its forward, which it compiles again
         return type(self)(copy.deepcopy(self.forward, memo), self.compile_options)
 
@@ -53,6 +53,19 @@ class Recomputed(ABC):
         if self._compiled is None:
             self._compiled = torch.compile(function, **self.compile_options)
         return self._compiled
+
+
+@final
+class CompiledForward(ForwardWrapper):
+    """Compiles the forward without the module's hooks, which run before and after the graph."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the graph."""
+        return self._compile(self.forward)(*args, **kwargs)
+
+
+class Recomputed(ForwardWrapper, ABC):
+    """A module's forward whose activations are computed again in the backward pass."""
 
 
 @final
@@ -94,6 +107,11 @@ def compile_block(block: nn.Module, backend: str, mode: str | None) -> None:
     else:
         block.compile(**options)
         setattr(block, _OPTIONS, options)
+
+
+def compile_tower(tower: nn.Module, backend: str, mode: str | None) -> None:
+    """Compile a complete tower as one graph when it first runs."""
+    tower.forward = CompiledForward(tower.forward, {"backend": backend, "mode": mode})
 
 
 def recompute_block(block: nn.Module, kind: type[Recomputed] = RecomputedBlock) -> None:

@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Any, final
+from typing import Any, Literal, final, get_args
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Int64
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, nn
 
-from clipkit.errors import check_at_least
+from clipkit.errors import ConfigError, check_at_least, check_choice
 from clipkit.models import TextTower
 from clipkit.models.towers.blocks import tower_blocks
-from clipkit.training.callbacks.towers.block_wrappers import compile_block
-from clipkit.training.lightning_compat import disable_ddp_graph_splits, encoder_of
+from clipkit.training.callbacks.towers.block_wrappers import compile_block, compile_tower
+from clipkit.training.callbacks.towers.cuda_graphs import check_cuda_graphs
+from clipkit.training.lightning_compat import (
+    disable_ddp_graph_splits,
+    encoder_of,
+    records_cuda_graphs,
+)
+
+Unit = Literal["block", "tower"]
 
 
 @final
 class CompileTowers(Callback):
-    """Runs ``torch.compile`` over every block of both towers before a fit.
+    """Runs ``torch.compile`` over both towers before a fit.
 
     Blocks of one shape share one compiled graph, so this takes a fraction of the time of a complete
     model. Captions are padded to a multiple of ``text_multiple`` tokens, so that there are few
@@ -26,30 +35,50 @@ class CompileTowers(Callback):
     names. Together with ``ActivationCheckpointing``, in either order, the recomputation of a
     block is compiled.
 
+    With ``unit="tower"`` each tower is one graph: patches, embeddings and projection are compiled,
+    too, and fused with the blocks next to them. Compilation takes longer, by the number of blocks.
+    Under DDP, gradients are exchanged after the backward pass of a tower instead of during it.
+    ``mode="reduce-overhead"`` then records CUDA graphs, which need batches of one shape.
+
     Args:
         text_multiple: Captions have the length of the longest in the batch, rounded up to a
-            multiple of this number of tokens.
+            multiple of this number of tokens; the context length for one length only.
         backend: Backend of ``torch.compile``; "inductor" needs a C++ compiler, or Triton.
         mode: Mode of ``torch.compile`` such as "max-autotune-no-cudagraphs"; None for its default.
+        unit: What is compiled as one graph: "block" or "tower".
 
     Raises:
-        ConfigError: If ``text_multiple`` is not positive.
+        ConfigError: If ``text_multiple`` is not positive, or ``unit`` or ``mode`` is unknown; when
+            the fit starts, if weights are sharded and the unit is a tower, or if a mode records
+            CUDA graphs in a run that cannot use them.
 
     Examples:
         >>> trainer = Trainer(callbacks=[CompileTowers(text_multiple=16)])
     """
 
     def __init__(
-        self, text_multiple: int = 16, backend: str = "inductor", mode: str | None = None
+        self,
+        text_multiple: int = 16,
+        backend: str = "inductor",
+        mode: str | None = None,
+        unit: Unit = "block",
     ) -> None:
         check_at_least("CompileTowers.text_multiple", text_multiple, 1)
+        check_choice("CompileTowers.unit", unit, get_args(Unit))
         self.text_multiple = text_multiple
         self.backend = backend
         self.mode = mode
+        self.unit = unit
+        self._records = backend == "inductor" and records_cuda_graphs(mode)
+        if self._records and unit != "tower":
+            raise ConfigError(
+                f"CompileTowers.unit: expected tower with mode {mode}, because it records CUDA "
+                f"graphs, got {unit}"
+            )
         self._done = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Mark the blocks; torch compiles them when they first run."""
+        """Mark the blocks or towers; torch compiles them when they first run."""
         if stage != "fit" or self._done:
             return
         self._done = True
@@ -57,9 +86,31 @@ class CompileTowers(Callback):
         disable_ddp_graph_splits()
         encoder = encoder_of(pl_module)
         for tower in (encoder.image_tower, encoder.text_tower):
-            for block in tower_blocks(tower):
-                compile_block(block, self.backend, self.mode)
+            if self.unit == "tower":
+                compile_tower(tower, self.backend, self.mode)
+            else:
+                for block in tower_blocks(tower):
+                    compile_block(block, self.backend, self.mode)
         encoder.text_tower.register_forward_pre_hook(self._round_up)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse what cannot be one graph."""
+        if self.unit == "tower" and isinstance(trainer.strategy, ModelParallelStrategy):
+            raise ConfigError(
+                "CompileTowers.unit: expected block with ShardedStrategy, which gathers the "
+                "weights of one block at a time, got tower"
+            )
+        if self._records:
+            check_cuda_graphs(trainer, pl_module, self.text_multiple)
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        """Allow the results of the previous replay to be overwritten."""
+        if self._records:
+            torch.compiler.cudagraph_mark_step_begin()
+
+    def on_validation_batch_start(self, *_: Any) -> None:
+        """Allow the results of the previous replay to be overwritten."""
+        self.on_train_batch_start()
 
     def _round_up(self, tower: nn.Module, args: tuple[Any, ...]) -> tuple[Tensor]:
         assert isinstance(tower, TextTower)
