@@ -12,6 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from clipkit.models.flops import EncoderFlops
 from clipkit.training.callbacks.towers.block_wrappers import without_recomputing
+from clipkit.training.callbacks.towers.float8_training import without_float8
 from clipkit.training.lightning_compat import encoder_of, is_accumulating, logs_at
 from clipkit.types import Batch
 
@@ -36,7 +37,8 @@ class Throughput(Callback):
     On a GPU, the operations of the towers (``EncoderFlops``) are counted before the first step and
     logged as ``throughput/tflops_per_second``, 10^12 operations per second and device, with
     ``throughput/mfu``, their share of the peak. Operations of activations that are computed again
-    are not counted. Images of any shape (NaFlex) are not supported: nothing is logged for them.
+    are not counted; those in float8 count as any other. Images of any shape (NaFlex) are not
+    supported: nothing is logged for them.
 
     Args:
         peak_tflops: Peak of the device in 10^12 operations per second; None for the dense bf16 peak
@@ -59,7 +61,7 @@ class Throughput(Callback):
         is_wanted = trainer.strategy.root_device.type == "cuda" or self.peak_tflops is not None
         if stage == "fit" and is_wanted and encoder_of(pl_module).image_tower.budget is None:
             encoder = encoder_of(pl_module)
-            with without_recomputing(encoder):
+            with without_recomputing(encoder), without_float8(encoder):
                 self._flops = EncoderFlops(encoder)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
