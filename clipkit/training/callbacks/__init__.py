@@ -10,6 +10,7 @@ from clipkit.training.callbacks.parameter_summary import ParameterSummary
 from clipkit.training.callbacks.performance.profile_steps import ProfileSteps
 from clipkit.training.callbacks.performance.straggler_report import StragglerReport
 from clipkit.training.callbacks.performance.throughput import Throughput
+from clipkit.training.callbacks.performance.torch_backends import TorchBackends
 from clipkit.training.callbacks.performance.watchdog import Watchdog
 from clipkit.training.callbacks.progress_bar import ProgressBar
 from clipkit.training.callbacks.replace_run import ReplaceRun
@@ -21,6 +22,7 @@ from clipkit.training.callbacks.stop_on_signal import StopOnSignal
 from clipkit.training.callbacks.towers.activation_checkpointing import ActivationCheckpointing
 from clipkit.training.callbacks.towers.add_lora import AddLora
 from clipkit.training.callbacks.towers.compile_towers import CompileTowers
+from clipkit.training.callbacks.towers.float8_training import Float8Training
 from clipkit.training.callbacks.towers.lock_tower import LockTower, Unlock
 from clipkit.training.callbacks.towers.set_logit_scale import SetLogitScale
 from clipkit.training.callbacks.towers.token_schedule import TokenSchedule, TokenStage
@@ -44,6 +46,7 @@ __all__ = [
     "AddLora",
     "CompileTowers",
     "ExponentialMovingAverage",
+    "Float8Training",
     "KeyLog",
     "LockTower",
     "OptunaPruning",
@@ -61,6 +64,7 @@ __all__ = [
     "Throughput",
     "TokenSchedule",
     "TokenStage",
+    "TorchBackends",
     "Unlock",
     "Watchdog",
     "WriteEmbeddings",

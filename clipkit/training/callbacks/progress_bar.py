@@ -26,6 +26,7 @@ _BAR_SECONDS = 1.0
 _SHOWN = {
     "train/loss": "loss {:.3f}",
     "throughput/samples_per_second": "{:.0f} samples/s",
+    "throughput/tflops_per_second": "{:.0f} TFLOP/s",
     "throughput/mfu": "MFU {:.0%}",
     "throughput/data_wait_share": "waiting {:.0%}",
 }

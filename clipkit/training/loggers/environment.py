@@ -45,6 +45,9 @@ class Environment:
         hosts: Number of machines.
         world_size: Number of ranks.
         precision: Precision of the trainer, such as "bf16-mixed".
+        float32_matmul_precision: torch's precision of float32 products: "highest", "high" (TF32) or
+            "medium" (bfloat16).
+        cudnn_benchmark: Whether cuDNN chooses its algorithms by measurement.
         commit: Commit of the folder in which the command was started; None outside of git.
     """
 
@@ -54,6 +57,8 @@ class Environment:
     hosts: int
     world_size: int
     precision: str
+    float32_matmul_precision: str
+    cudnn_benchmark: bool
     commit: Commit | None
 
 
@@ -67,6 +72,8 @@ def environment_of(trainer: Trainer) -> Environment:
         hosts=trainer.num_nodes,
         world_size=trainer.world_size,
         precision=str(trainer.precision),
+        float32_matmul_precision=torch.get_float32_matmul_precision(),
+        cudnn_benchmark=torch.backends.cudnn.benchmark,
         commit=commit_of(Path.cwd()),
     )
 

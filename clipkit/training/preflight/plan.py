@@ -6,6 +6,7 @@ import math
 from contextlib import suppress
 from typing import Final
 
+import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import nn
@@ -79,6 +80,8 @@ def make_plan(
             precision=str(trainer.precision),
             strategy=type(trainer.strategy).__name__,
             num_nodes=trainer.num_nodes,
+            float32_matmul_precision=torch.get_float32_matmul_precision(),
+            cudnn_benchmark=torch.backends.cudnn.benchmark,
         ),
         memory=_memory_plan(trainer, module, data, captions.context_length),
         captions=captions,

@@ -49,6 +49,8 @@ class DevicePlan:
     precision: str  # as Lightning names it
     strategy: str  # class of Lightning's strategy
     num_nodes: int  # machines
+    float32_matmul_precision: str  # as torch names it: "highest", "high" or "medium"
+    cudnn_benchmark: bool  # whether cuDNN chooses its algorithms by measurement
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,11 +12,18 @@ from rich.text import Text
 
 from clipkit.data.shards.masks.sample_mask import MaskSummary
 from clipkit.training.preflight.loader import describe_loader
-from clipkit.training.preflight.run_plan import CaptionPlan, DataPlan, LengthPlan, RunPlan
+from clipkit.training.preflight.run_plan import (
+    CaptionPlan,
+    DataPlan,
+    DevicePlan,
+    LengthPlan,
+    RunPlan,
+)
 from clipkit.training.preflight.units import human_bytes
 
 _BLOCKS = " ▁▂▃▄▅▆▇█"
 _HEIGHT = 4
+_PRODUCTS = {"highest": "float32", "high": "TF32 where the device has it", "medium": "bfloat16"}
 
 
 def screen(plan: RunPlan) -> Panel:
@@ -41,6 +48,7 @@ def lines(plan: RunPlan) -> list[tuple[str, str]]:
         ("batch", _batch(plan.data, _ranks(plan))),
         ("length", _length(plan.length, plan.data)),
         ("device", f"{device.kind}, {device.precision}, {device.strategy}, {_ranks(plan)}"),
+        ("float32 products", _arithmetic(device)),
         ("workers", describe_loader(plan.loader)),
         ("parameters", _parameters(plan.parameters)),
         ("memory per rank", f"at least {_sum(memory.parts)}{unknown}"),
@@ -106,6 +114,12 @@ def _length(length: LengthPlan, data: DataPlan) -> str:
     if data.batch_size_stages:
         text += f", taken in {length.optimizer_steps:,.0f} optimizer steps, smaller ones at first"
     return f"{text}; {length.completed_steps:,.0f} completed" if length.completed_steps else text
+
+
+def _arithmetic(device: DevicePlan) -> str:
+    benchmark = "on" if device.cudnn_benchmark else "off"
+    precision = device.float32_matmul_precision
+    return f"{_PRODUCTS[precision]} ({precision}); cudnn.benchmark {benchmark}"
 
 
 def _ranks(plan: RunPlan) -> str:
