@@ -26,10 +26,11 @@ def forget() -> None:
     GRAPHS.clear()
 
 
-def of_layers(layers: int = 3):
+def of_layers(layers: int = 3, image_width: int = 16):
     """A module with towers of several blocks, always with the same weights."""
     module = tiny.module()
     parts = {part: {**tiny.CONFIG[part], "layers": layers} for part in ("vision_cfg", "text_cfg")}
+    parts["vision_cfg"]["width"] = image_width
     torch.manual_seed(0)
     module.encoder = from_open_clip({**tiny.CONFIG, **parts})
     return module

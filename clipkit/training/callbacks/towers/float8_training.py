@@ -107,8 +107,12 @@ def float8_layers(tower: Tower) -> list[tuple[nn.Module, str]]:
         for parent in block.modules()
         if not isinstance(parent, nn.MultiheadAttention)
         for attribute, layer in parent.named_children()
-        if type(layer) in _KINDS and not any(size % _MULTIPLE for size in layer.weight.shape)
+        if isinstance(layer, nn.Linear) and type(layer) in _KINDS and _fits(layer)
     ]
+
+
+def _fits(layer: nn.Linear) -> bool:
+    return layer.in_features % _MULTIPLE == 0 == layer.out_features % _MULTIPLE
 
 
 @contextmanager
