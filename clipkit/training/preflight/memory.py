@@ -45,7 +45,8 @@ def _kept_bytes(encoder: DualEncoder, batch_size: int, num_tokens: int | None) -
     )
     buffers = {name: value.clone() for name, value in encoder.named_buffers()}
     devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices), torch.enable_grad(), _Allocations() as allocations:
+    allocations = _Allocations()
+    with torch.random.fork_rng(devices), torch.enable_grad(), allocations:
         embeddings = torch.func.functional_call(encoder, buffers, (batch,))
         kept = allocations.bytes_in_use([*encoder.parameters(), batch.images, tokens])
     del embeddings
@@ -53,7 +54,7 @@ def _kept_bytes(encoder: DualEncoder, batch_size: int, num_tokens: int | None) -
 
 
 @final
-class _Allocations(TorchDispatchMode):
+class _Allocations(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Records the memory that operations allocate, to tell what is still in use afterwards.
 
     Saved tensors alone would miss what activation checkpointing keeps: it holds inputs and selected
@@ -61,7 +62,7 @@ class _Allocations(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._storages: dict[StorageWeakRef, int] = {}
 
     def __torch_dispatch__(
@@ -72,15 +73,21 @@ class _Allocations(TorchDispatchMode):
         for value in tree_leaves(results):
             if isinstance(value, Tensor):
                 storage = value.untyped_storage()
-                self._storages[StorageWeakRef(storage)] = storage.nbytes()
+                reference = StorageWeakRef(storage)  # type: ignore[no-untyped-call]
+                self._storages[reference] = storage.nbytes()
         return results
 
     def bytes_in_use(self, others: Iterable[Tensor]) -> int:
         """Return the bytes that are in use, without those of ``others``."""
         gc.collect()  # frees cycles, whose moment of release would otherwise decide
-        excluded = {StorageWeakRef(value.untyped_storage()) for value in others}
-        in_use = self._storages.items()
-        return sum(n for ref, n in in_use if not ref.expired() and ref not in excluded)
+        excluded = [value.untyped_storage() for value in others]
+        without = {StorageWeakRef(storage) for storage in excluded}  # type: ignore[no-untyped-call]
+        total = 0
+        for reference, size_bytes in self._storages.items():
+            is_freed = reference.expired()  # type: ignore[no-untyped-call]
+            if not is_freed and reference not in without:
+                total += size_bytes
+        return total
 
 
 def optimizer_bytes(optimizer: Optimizer) -> int | None:

@@ -85,10 +85,10 @@ def test_images_of_any_shape_are_not_compiled_for_every_number_of_patches(recomp
 
 
 @pytest.mark.parametrize("unit", ["block", "tower"])
-def test_graphs_are_not_cut_at_ddp_buckets(unit):
+def test_graphs_are_not_cut_at_ddp_buckets(unit, tmp_path):
     """Buckets of 1 MiB are smaller than a block of this width."""
     counts = []
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    dist.init_process_group("gloo", f"file://{tmp_path}/store", rank=0, world_size=1)
     try:
         for cuts in (False, True):
             forget()

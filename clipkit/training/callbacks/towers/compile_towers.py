@@ -106,7 +106,7 @@ class CompileTowers(Callback):
     def on_train_batch_start(self, *_: Any) -> None:
         """Allow the results of the previous replay to be overwritten."""
         if self._records:
-            torch.compiler.cudagraph_mark_step_begin()
+            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
 
     def on_validation_batch_start(self, *_: Any) -> None:
         """Allow the results of the previous replay to be overwritten."""

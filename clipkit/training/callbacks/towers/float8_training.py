@@ -120,7 +120,7 @@ def without_float8(module: nn.Module) -> Iterator[None]:
     """Use the plain forward of layers that are computed in float8."""
     layers = [part for part in module.modules() if hasattr(part, _MARK)]
     for layer in layers:
-        layer.forward = partial(nn.Linear.forward, layer)
+        layer.forward = partial(nn.Linear.forward, layer)  # type: ignore[arg-type]
     try:
         yield
     finally:
