@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import multiprocessing
 import os
 import sys
 from multiprocessing.synchronize import Event
@@ -51,6 +52,8 @@ def _run(words: list[str], log: Path, ready: Event) -> NoReturn:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     torch.set_num_threads(1)
+    # As in an interpreter: workers of a server of their own do not notice that a run was killed.
+    multiprocessing.set_start_method("fork", force=True)
     ready.set()
     sys.exit(main(words))
 
