@@ -15,8 +15,13 @@ from clipkit.errors import ClipkitError, RankLostError, first_line
 _Result = TypeVar("_Result")
 
 
-def on_all_ranks(action: Callable[[], _Result]) -> list[_Result]:
-    """Call a function that may raise ``OSError`` on every rank; if one rank fails, all fail."""
+def on_all_ranks(action: Callable[[], _Result], group: Any = None) -> list[_Result]:
+    """Call a function that may raise ``OSError`` on every rank; if one rank fails, all fail.
+
+    Args:
+        action: The function.
+        group: Process group of all ranks for the exchange; None for the default one.
+    """
     failed, result = None, None
     try:
         result = action()
@@ -25,7 +30,7 @@ def on_all_ranks(action: Callable[[], _Result]) -> list[_Result]:
     answers: list[Any] = [(result, failed)]
     if world_size() > 1:
         answers = [None] * world_size()
-        dist.all_gather_object(answers, (result, failed))
+        dist.all_gather_object(answers, (result, failed), group=group)
     for _, problem in answers:
         if problem is not None:
             raise problem

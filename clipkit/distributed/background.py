@@ -54,6 +54,17 @@ def background_group() -> BackgroundGroup:
     return _CURRENT[0][1]
 
 
+def separate_group() -> BackgroundGroup:
+    """Return a new group of all ranks over gloo for one user, such as a thread.
+
+    Call it on every rank. Where gloo cannot connect the ranks, it is the default group, which a
+    thread must not use.
+    """
+    if world_size() == 1:
+        return BackgroundGroup(None, torch.device("cpu"))
+    return _new_group()
+
+
 def _new_group() -> BackgroundGroup:
     group, error = None, None
     try:

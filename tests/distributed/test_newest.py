@@ -11,6 +11,7 @@ import torch
 
 from clipkit.errors import ClipkitError
 from clipkit.models.files import sharded
+from clipkit.models.files.folders import Folder
 from clipkit.training.checkpoints import newest
 from clipkit.training.checkpoints.files import join
 from clipkit.training.checkpoints.io import AtomicCheckpointIO
@@ -29,19 +30,19 @@ def save(folder: Path, name: str, step: int) -> str:
 def choose(rank: int, world_size: int, root: Path) -> dict[str, object]:
     """What a rank verified itself, and what it chose."""
     read: list[str] = []
-    real_zip, real_digest = zipfile.ZipFile.testzip, sharded._digest
+    real_zip, real_digest = zipfile.ZipFile.testzip, Folder.digest
 
     def testzip(archive: zipfile.ZipFile) -> str | None:
         read.append(Path(str(archive.filename)).name)
         return real_zip(archive)
 
-    def digest(path: Path) -> tuple[int, int]:
-        read.append(path.name)
-        return real_digest(path)
+    def digest(folder: Folder, name: str) -> tuple[int, int]:
+        read.append(name)
+        return real_digest(folder, name)
 
     with (
         patch.object(zipfile.ZipFile, "testzip", testzip),
-        patch.object(sharded, "_digest", digest),
+        patch.object(Folder, "digest", digest),
     ):
         found: dict[str, object] = {"file": newest.newest_complete(str(root / "file"))}
         found["read"], read = read, []
@@ -85,7 +86,7 @@ def test_ranks_agree_and_share_the_reading(tmp_path, world_size):
     names = [f"shard-{number}" for number in range(5)]
     for name in names:
         (folder / name).write_bytes(b"part")
-    digests = {name: sharded._digest(folder / name) for name in names}
+    digests = {name: Folder(folder).digest(name) for name in names}
     torch.save({"global_step": 3, sharded._PARTS: digests}, folder / sharded.META)
     results = run_ranks(choose, world_size, tmp_path)
     for rank, found in enumerate(results):

@@ -17,7 +17,7 @@ def consolidate_checkpoint(folder: Path | str, output: Path | str) -> int:
     checkpoint.
 
     Args:
-        folder: Folder that ``ShardedStrategy`` wrote with ``checkpoint: sharded``.
+        folder: Path or URL of a folder of ``ShardedStrategy`` with ``checkpoint: sharded``.
         output: The file.
 
     Returns:
@@ -33,9 +33,8 @@ def consolidate_checkpoint(folder: Path | str, output: Path | str) -> int:
             ...
         clipkit.errors.CheckpointError: last.ckpt: expected a sharded checkpoint, got one file
     """
-    folder = Path(folder)
     if not is_sharded(folder):
-        kind = "one file" if folder.is_file() else "something else"
+        kind = "one file" if Path(folder).is_file() else "something else"
         raise CheckpointError(f"{folder}: expected a sharded checkpoint, got {kind}")
     if problem := why_incomplete(folder):
         raise CheckpointError(f"{folder}: {problem}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
@@ -16,7 +15,7 @@ from clipkit.data.storage.urls import is_local, local_path
 from clipkit.errors import ConfigError
 from clipkit.training.callbacks.key_log import KeyLog
 from clipkit.training.callbacks.save_checkpoint import checkpoint_folders
-from clipkit.training.checkpoints.files import join
+from clipkit.training.checkpoints.files import join, remove
 from clipkit.training.lightning_compat import callbacks_of
 from clipkit.training.loggers.metrics_csv import MetricsCsv
 
@@ -85,15 +84,8 @@ def check_folder_is_free(trainer: Trainer, ckpt_path: str | None, overwrite: boo
 def remove_run(folders: Sequence[str]) -> None:
     """Remove the files of an earlier run, whose checkpoints could be confused with new ones."""
     for folder in folders:
-        system, root = fsspec.url_to_fs(folder)
         for name in traces_of_a_run(folder):
-            path = join(root, name)
-            if not is_local(folder):
-                system.rm(path, recursive=True)
-            elif Path(path).is_dir():
-                shutil.rmtree(path)
-            else:
-                Path(path).unlink(missing_ok=True)
+            remove(join(folder, name))
 
 
 def _lies_in(ckpt_path: str, folders: Sequence[str]) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections.abc import Sequence
 from typing import Any, Final, Literal, final
 
 import torch
@@ -19,9 +20,11 @@ from clipkit.training.callbacks.zero_shot_evaluation import resolve_monitor
 from clipkit.training.checkpoints import files
 from clipkit.training.checkpoints.io import use_atomic_checkpoints
 from clipkit.training.checkpoints.newest import newest_complete
+from clipkit.training.checkpoints.saves import Saves, check_background, no_saves
 from clipkit.training.checkpoints.uploads import tell_loggers, warn_of_uploads
 from clipkit.training.lightning_compat import callbacks_of, is_accumulating
 from clipkit.training.strategies.fsdp import ShardedStrategy
+from clipkit.training.strategies.writer import checkpoint_writer
 
 _LOG: Final = logging.getLogger(__name__)
 _RETRY_SECONDS: Final = 60.0
@@ -47,6 +50,10 @@ class SaveCheckpoint(Checkpoint):
             for its primary metric; the checkpoint of the best value stays as ``best.ckpt``.
         mode: Whether the greatest ("max") or the smallest ("min") value of ``monitor`` is best;
             None for the direction that the evaluator declares, and "max" for other metrics.
+        background: Whether training continues while a checkpoint is written, from a copy in host
+            memory (pinned for a GPU) of its size. The next save waits for it, and so do the end of
+            the fit, an interruption, and ``StepGuard`` before it restores weights. Kept copies get
+            their names when it is complete.
 
     Loggers are told of each checkpoint, so that ``WandbLogger(log_model=True)`` uploads the last
     and the best one. The attributes that Lightning's ``ModelCheckpoint`` has for them are here too.
@@ -77,6 +84,7 @@ class SaveCheckpoint(Checkpoint):
         keep_every_n_steps: int | None = None,
         monitor: str | None = None,
         mode: Literal["min", "max"] | None = None,
+        background: bool = False,
     ) -> None:
         for name, value in (
             ("every_n_steps", every_n_steps),
@@ -91,6 +99,7 @@ class SaveCheckpoint(Checkpoint):
         self.keep_every_n_steps = keep_every_n_steps
         self.monitor = monitor
         self.mode = mode
+        self.background = background
         self.held = False
         self.last_model_path = ""
         self.best_model_path = ""
@@ -99,11 +108,11 @@ class SaveCheckpoint(Checkpoint):
         self.save_top_k = 1
         self.monitored_metric = ""
         self._best = -math.inf
-        self._saved_step = -1
+        self._sign = 1
         self._first_step = 0
         self._consistent = False
         self._saved_time = time.monotonic()
-        self._failure = ""
+        self._saves = no_saves()
         self._clock: DelayedMax | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -112,8 +121,8 @@ class SaveCheckpoint(Checkpoint):
             # refuses an unknown monitor before step 1
             self.monitored_metric, _ = resolve_monitor(trainer, self.monitor)
         use_atomic_checkpoints(trainer)
-        if isinstance(trainer.strategy, ShardedStrategy):
-            trainer.strategy.check_folder(self.folder_of(trainer))
+        if self.background:
+            check_background(trainer)
         if stage == "fit":
             is_sharded = isinstance(trainer.strategy, ShardedStrategy)
             warn_of_uploads(trainer, self.folder_of(trainer), is_sharded)
@@ -123,6 +132,9 @@ class SaveCheckpoint(Checkpoint):
         if trainer.is_global_zero:
             files.remove_partial_files(self.folder_of(trainer))
         self._clock = DelayedMax()
+        self._saves = Saves(
+            self.folder_of(trainer), checkpoint_writer(trainer, self.background), self._complete
+        )
         self._first_step = trainer.global_step
         self._saved_time = time.monotonic()
         self._consistent = True
@@ -139,13 +151,14 @@ class SaveCheckpoint(Checkpoint):
         if is_accumulating(trainer):
             return
         self._consistent = True
+        if self._saves.has_failed(trainer):
+            self._retry_soon()
         step = trainer.global_step
         keep = self.keep_every_n_steps is not None and step % self.keep_every_n_steps == 0
         by_steps = self.every_n_steps is not None and step % self.every_n_steps == 0
         by_minutes = self._minutes_are_over()
-        due = (keep or by_steps or by_minutes) and not self.held
-        if due and self.save(trainer) and keep:
-            self._copy_last(trainer, f"step={step}.ckpt")
+        if (keep or by_steps or by_minutes) and not self.held:
+            self.save(trainer, (f"step={step}.ckpt",) if keep else ())
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the checkpoint if the monitored metric is the best so far."""
@@ -160,42 +173,41 @@ class SaveCheckpoint(Checkpoint):
         value = float(trainer.callback_metrics[key])
         self.current_score = torch.tensor(value)
         if sign * value > self._best:
-            self._best = sign * value
-            if self.save(trainer):
-                self._copy_last(trainer, files.BEST)
-                self.best_model_path = files.join(self.folder_of(trainer), files.BEST)
-                self.best_model_score = self.current_score
-                tell_loggers(trainer, self)
+            self.settle(trainer)  # the previous best one, with its own score
+            self._best, self._sign = sign * value, sign
+            self.save(trainer, (files.BEST,))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the last state of a completed fit."""
-        if not self.save(trainer):
+        if not (self.save(trainer) and self._saves.settle(trainer)):
             raise CheckpointError(
                 f"{self._last(trainer)}: the state after step {trainer.global_step} could not be "
-                f"written{self._failure}; the previous checkpoint is still there: free some "
+                f"written{self._saves.failure}; the previous checkpoint is still there: free some "
                 f"space and continue from it with --ckpt_path last"
             )
 
-    def save(self, trainer: Trainer) -> bool:
+    def save(self, trainer: Trainer, names: Sequence[str] = ()) -> bool:
         """Write ``last.ckpt`` unless it contains this step already; call it on every rank.
 
+        Args:
+            trainer: The trainer of the run.
+            names: Further names of the checkpoint.
+
         Returns:
-            Whether it was written, the same on every rank; errors are logged.
+            Whether it was written, or is being written in the background, the same on every rank;
+            errors are logged.
         """
-        if trainer.global_step == self._saved_step:
-            return True
-        self._failure = _written(trainer, self._last(trainer))
-        failed = bool(trainer.strategy.broadcast(bool(self._failure)))
+        is_saved = self._saves.save(trainer, names)
         if self._clock is not None:
             self._clock.wait()  # a request from before this write is obsolete
         self._saved_time = time.monotonic()
-        if failed:
-            self._saved_time -= 60 * (self.every_n_minutes or 0) - _RETRY_SECONDS
-        else:
-            self._saved_step = trainer.global_step
-            self.last_model_path = self._last(trainer)
-            tell_loggers(trainer, self)
-        return not failed
+        if not is_saved:
+            self._retry_soon()
+        return is_saved
+
+    def settle(self, trainer: Trainer) -> None:
+        """Wait until the last save has ended on all ranks; call it on every rank."""
+        self._saves.settle(trainer)
 
     def save_interrupted(self, trainer: Trainer) -> None:
         """Save a run that ends early, on every rank, unless it made no step.
@@ -204,6 +216,7 @@ class SaveCheckpoint(Checkpoint):
         """
         if trainer.global_step > self._first_step:
             self.save(trainer)
+            self.settle(trainer)
 
     def folder_of(self, trainer: Trainer) -> str:
         """Return the folder of checkpoints in a run of ``trainer``."""
@@ -221,6 +234,11 @@ class SaveCheckpoint(Checkpoint):
         everyone = isinstance(exception, SIGTERMException)
         if (everyone or trainer.world_size == 1) and trainer.training and self._consistent:
             self.save_interrupted(trainer)
+        self._saves.report(trainer)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Wait for the last write, also if another callback failed."""
+        self._saves.report(trainer)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the best value so far, so that a resumed run keeps its best checkpoint."""
@@ -253,10 +271,17 @@ class SaveCheckpoint(Checkpoint):
     def _last(self, trainer: Trainer) -> str:
         return files.join(self.folder_of(trainer), files.LAST)
 
-    def _copy_last(self, trainer: Trainer, name: str) -> None:
-        if trainer.is_global_zero:
-            last = self._last(trainer)
-            files.duplicate(last, files.join(self.folder_of(trainer), name))
+    def _retry_soon(self) -> None:
+        interval = 60 * (self.every_n_minutes or 0)
+        self._saved_time = time.monotonic() - interval + _RETRY_SECONDS
+
+    def _complete(self, trainer: Trainer, names: Sequence[str]) -> None:
+        """Take over the paths of a complete save, and let loggers upload it."""
+        self.last_model_path = self._last(trainer)
+        if files.BEST in names:
+            self.best_model_path = files.join(self.folder_of(trainer), files.BEST)
+            self.best_model_score = torch.tensor(self._best * self._sign)
+        tell_loggers(trainer, self)
 
 
 def checkpoint_folders(trainer: Trainer) -> list[str]:
@@ -270,18 +295,3 @@ def newest_checkpoint(trainer: Trainer) -> str | None:
     """Return the newest complete checkpoint of a run on every rank; see ``newest_complete``."""
     found = map(newest_complete, checkpoint_folders(trainer))
     return next((path for path in found if path is not None), None)
-
-
-def _written(trainer: Trainer, path: str) -> str:
-    """Write a checkpoint, and return the error of the disk or store, if any.
-
-    A rank that cannot write meets the others at the barrier that ``save_checkpoint`` ends with.
-    """
-    try:
-        trainer.save_checkpoint(path, weights_only=False)
-    except OSError as error:
-        trainer.strategy.barrier("Trainer.save_checkpoint")
-        reason = error.strerror or str(error)
-        _LOG.error("%s: not written: %s; the run continues with the previous one", path, reason)
-        return f" ({reason})"
-    return ""

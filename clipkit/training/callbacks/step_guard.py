@@ -169,6 +169,8 @@ class StepGuard(Callback):
             self._roll_back(trainer, step, f"loss {loss:g}, gradient norm {norm:g}")
 
     def _roll_back(self, trainer: Trainer, step: _Step, figures: str) -> None:
+        for saver in callbacks_of(trainer, SaveCheckpoint):
+            saver.settle(trainer)
         path = newest_checkpoint(trainer)
         if self._rollbacks >= self.max_rollbacks or path is None:
             tried = (

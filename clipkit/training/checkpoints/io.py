@@ -11,17 +11,18 @@ from typing import Any, Final, final
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Trainer
-from lightning_utilities.core.apply_func import apply_to_collection
 
-from clipkit.atomic_files import new_file, put_in_place, temporary_path
-from clipkit.data.storage.urls import is_local, local_path
 from clipkit.errors import CheckpointError, ConfigError, first_line
-from clipkit.models.files.sharded import is_sharded, read_sharded
-from clipkit.models.files.state_dicts import read_file, save_plain
+from clipkit.models.files.sharded import is_sharded, read_sharded, split_shards
+from clipkit.models.files.state_dicts import read_file
+from clipkit.training.checkpoints.places import write_file, write_parts
 from clipkit.training.checkpoints.remote import local_copy
+from clipkit.training.checkpoints.writers import CheckpointWriter, WriteAtOnce
 from clipkit.training.lightning_compat import set_checkpoint_io
 
 UNREADABLE: Final = (pickle.UnpicklingError, RuntimeError, EOFError, OSError, zipfile.BadZipFile)
+_EXTRA_STATE: Final = "_extra_state"
+"""End of the names of state that a module loads by itself."""
 _VERSION: Final = "pytorch-lightning_version"
 
 
@@ -33,6 +34,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     run leaves an incomplete checkpoint. Remote paths are left to fsspec, whose stores show an
     object when it is complete.
 
+    Attributes:
+        writer: Writer that decides when a checkpoint is written.
+
     Args:
         device: Type of the device of the run. A GPU's copy of weights and moments is made from the
             pages of the file, which the ranks of a machine share; a CPU needs one of its own.
@@ -41,25 +45,28 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def __init__(self, device: str = "cpu") -> None:
         super().__init__()
         self._device = device
+        self.writer: CheckpointWriter = WriteAtOnce()
 
     def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+        self,
+        checkpoint: dict[str, Any],
+        path: str | Path,
+        storage_options: Any = None,
     ) -> None:
         """Write ``checkpoint`` to ``path``."""
-        if is_local(str(path)):
-            target = local_path(str(path))
-            complete = temporary_path(target) if target.is_dir() else target
-            with new_file(complete) as temporary:
-                save_plain(checkpoint, temporary)
-            if complete != target:
-                put_in_place(complete, target)
-            return
-        try:
-            super().save_checkpoint(checkpoint, path, storage_options)
-        except OSError:
-            raise
-        except Exception as error:  # stores have errors without a common base
-            raise OSError(f"{type(error).__name__}: {error}") from error
+        self.writer.give(checkpoint, lambda content, _: write_file(content, str(path)))
+
+    def save_sharded(self, checkpoint: dict[str, Any], path: str, name: str) -> None:
+        """Write this rank's part of a checkpoint to the folder ``path``; all ranks call it.
+
+        Args:
+            checkpoint: Content, with sharded tensors.
+            path: Path or URL of the folder.
+            name: New name, the same on every rank, for files before they are complete.
+        """
+        self.writer.give(
+            split_shards(checkpoint), lambda content, group: write_parts(content, path, name, group)
+        )
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
@@ -107,9 +114,18 @@ def _unmapped(checkpoint: dict[str, Any], kept: Collection[str]) -> dict[str, An
 
     Others may be used as they are, and would keep the file open for the time of the run.
     """
-    return {
-        key: value
-        if key in kept
-        else apply_to_collection(value, torch.Tensor, lambda tensor: tensor.clone())
-        for key, value in checkpoint.items()
-    }
+    return {key: _copied(value, is_outside=key in kept) for key, value in checkpoint.items()}
+
+
+def _copied(value: Any, *, is_outside: bool = False) -> Any:
+    """Copy the tensors of nested containers; parameters and moments ``is_outside`` are not."""
+    if isinstance(value, torch.Tensor):
+        return value if is_outside else value.clone()
+    if isinstance(value, dict):
+        return {
+            key: _copied(child, is_outside=is_outside and not str(key).endswith(_EXTRA_STATE))
+            for key, child in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return type(value)(_copied(child, is_outside=is_outside) for child in value)
+    return value

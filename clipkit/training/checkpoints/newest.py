@@ -17,6 +17,7 @@ from clipkit.distributed.agreement import of_first_rank, on_all_ranks, same_erro
 from clipkit.distributed.collectives import rank, world_size
 from clipkit.errors import CheckpointError
 from clipkit.models.files import sharded as sharded_files
+from clipkit.models.files.folders import Folder
 from clipkit.training.checkpoints.files import LAST, join
 from clipkit.training.checkpoints.io import UNREADABLE
 from clipkit.training.checkpoints.remote import local_copy
@@ -79,9 +80,7 @@ def why_incomplete(path: str, share: int = 0, num_shares: int = 1) -> str:
     """
     system, inside = fsspec.url_to_fs(path)
     if system.isdir(inside):
-        if not is_local(path):
-            return "sharded, and sharded checkpoints are read from disks only; copy it to one"
-        return sharded_files.why_incomplete(local_path(path), share, num_shares)
+        return sharded_files.why_incomplete(path, share, num_shares)
     try:
         with local_copy(path) as file, zipfile.ZipFile(file) as archive:
             damaged = archive.testzip()
@@ -100,6 +99,7 @@ def _candidates(folder: str) -> list[tuple[str, bool]]:
 
 
 def _checkpoint_names(system: fsspec.AbstractFileSystem, root: str) -> list[str]:
+    system.invalidate_cache()
     paths = (str(path).rstrip("/") for path in system.ls(root, detail=False))
     names = (path.rsplit("/", 1)[-1] for path in paths)
     return [
@@ -153,13 +153,14 @@ def _newest_first(folder: str, names: list[str]) -> Iterator[str]:
 
 
 def step_of(path: str) -> int:
-    """Return the optimizer step of a checkpoint; -1 in a store, or if it cannot be read."""
-    if not is_local(path):
-        return -1  # reading it would transfer all of it
-    place = local_path(path)
-    file = place / sharded_files.META if place.is_dir() else place
+    """Return the optimizer step of a checkpoint; -1 for a store's file, or if it is unreadable."""
     try:
+        if sharded_files.is_sharded(path):
+            return int(Folder(path).read_plain(sharded_files.META)["global_step"])
+        if not is_local(path):
+            return -1  # reading it would transfer all of it
+        file = local_path(path)
         content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
         return int(content["global_step"])
-    except (*UNREADABLE, KeyError, TypeError):
+    except (*UNREADABLE, CheckpointError, KeyError, TypeError):
         return -1  # why_incomplete names the problem

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
+import secrets
 from collections.abc import Mapping
 from datetime import timedelta
-from pathlib import Path
 from typing import Any, Final, Literal, final
 
 from lightning.pytorch import Trainer
@@ -14,13 +13,11 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 from torch.optim import Optimizer
 
-from clipkit.atomic_files import put_in_place, temporary_path
-from clipkit.data.storage.urls import is_local, local_path
-from clipkit.distributed.agreement import on_all_ranks
 from clipkit.errors import ConfigError, check_at_least, check_choice
 from clipkit.models import DualEncoder
-from clipkit.models.files.sharded import Place, is_sharded, read_sharded, storage, write_sharded
+from clipkit.models.files.sharded import Place, is_sharded, read_sharded
 from clipkit.training.checkpoints.contents import module_key
+from clipkit.training.checkpoints.io import AtomicCheckpointIO
 from clipkit.training.strategies.first_rank import shard_from_first_rank
 from clipkit.training.strategies.gathering import gather_to_first
 from clipkit.training.strategies.ranks import check_resharding, replicated_mesh
@@ -48,7 +45,7 @@ class ShardedStrategy(ModelParallelStrategy):
     Args:
         checkpoint: "full" to write the same file as one process or DDP, for which rank 0 gathers
             all weights; "sharded" for a folder to which each rank writes its part, on a disk that
-            all ranks share. Both kinds are recognised when they are read.
+            all ranks share or in a store. Both kinds are recognised when they are read.
         timeout: Time after which a collective that some ranks do not join ends the run, such as
             "0:10:00"; longer than a validation, a checkpoint and the download of a shard.
         shard_size: Number of ranks that hold the weights once together, such as the GPUs of a
@@ -65,8 +62,8 @@ class ShardedStrategy(ModelParallelStrategy):
             of a replica. Set when the process group has started.
 
     Raises:
-        ConfigError: If ``checkpoint`` is neither, torch is too old for it, ``timeout`` is not
-            positive, or a number of ranks is below 2.
+        ConfigError: If ``checkpoint`` is neither, ``timeout`` is not positive, or a number of ranks
+            is below 2.
 
     Examples:
         >>> trainer = Trainer(strategy=ShardedStrategy(), devices=8, precision="bf16-mixed")
@@ -87,8 +84,6 @@ class ShardedStrategy(ModelParallelStrategy):
         check_at_least("ShardedStrategy.shard_size", shard_size, 2)
         if not isinstance(reshard_after_forward, bool):
             check_at_least("ShardedStrategy.reshard_after_forward", reshard_after_forward, 2)
-        if checkpoint == "sharded":
-            storage()
         super().__init__(tensor_parallel_size=1, save_distributed_checkpoint=False, timeout=timeout)
         self.checkpoint = checkpoint
         self.shard_size = shard_size
@@ -184,18 +179,6 @@ class ShardedStrategy(ModelParallelStrategy):
             }
             optimizer.load_state_dict({**state, "state": values})
 
-    def check_folder(self, folder: str) -> None:
-        """Refuse a folder where these checkpoints cannot be written.
-
-        Raises:
-            ConfigError: If it is a URL, and checkpoints are sharded.
-        """
-        if self.checkpoint == "sharded" and not is_local(folder):
-            raise ConfigError(
-                f"SaveCheckpoint.folder: expected a folder on a disk that all ranks share, got "
-                f"{folder}; stores are for ShardedStrategy.checkpoint: full"
-            )
-
     def save_checkpoint(
         self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None
     ) -> None:
@@ -207,7 +190,6 @@ class ShardedStrategy(ModelParallelStrategy):
             storage_options: Not supported.
 
         Raises:
-            ConfigError: If a sharded checkpoint has a URL, because a store cannot rename a folder.
             OSError: If a disk is full; the previous checkpoint stays.
         """
         path = str(self.broadcast(str(filepath)))
@@ -216,15 +198,10 @@ class ShardedStrategy(ModelParallelStrategy):
             whole_one = {**checkpoint, "state_dict": gather_to_first(checkpoint["state_dict"])}
             ParallelStrategy.save_checkpoint(self, whole_one, path, storage_options)
             return
-        self.check_folder(path)
-        target = local_path(path)
-        complete = Path(self.broadcast(str(temporary_path(target))))
-        try:
-            write_sharded(checkpoint, complete)
-            on_all_ranks(lambda: put_in_place(complete, target) if self.is_global_zero else None)
-        finally:
-            if self.is_global_zero:
-                shutil.rmtree(complete, ignore_errors=True)
+        writer = self.checkpoint_io
+        if not isinstance(writer, AtomicCheckpointIO):  # a plugin writes files only
+            writer = AtomicCheckpointIO()
+        writer.save_sharded(checkpoint, path, self.broadcast(secrets.token_hex(4)))
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> Any:
         """Read a checkpoint; of a sharded one, each rank reads only its part."""

@@ -93,7 +93,9 @@ class TestSaveCheckpoint:
     def test_by_minutes(self, shards, tmp_path, monkeypatch):
         saved = []
         monkeypatch.setattr(
-            SaveCheckpoint, "save", lambda self, trainer: saved.append(trainer.global_step) or True
+            SaveCheckpoint,
+            "save",
+            lambda self, trainer, *_: saved.append(trainer.global_step) or True,
         )
         fit(shards, tmp_path, SaveCheckpoint(every_n_minutes=1e-9))
         assert saved[:6] == [1, 2, 3, 4, 5, 6]
