@@ -1,0 +1,122 @@
+"""kill -9 while checkpoints are written in the background: what was complete stays complete."""
+
+from __future__ import annotations
+
+import multiprocessing as mp
+import os
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+
+from clipkit.models.files.sharded import META, read_checkpoint
+from clipkit.training import ShardedStrategy
+from clipkit.training.callbacks import ExponentialMovingAverage, KeyLog, SaveCheckpoint
+from clipkit.training.checkpoints.newest import newest_complete
+from tests.helpers import tiny
+from tests.helpers.ranks import PRELOADED, _entry, free_port
+from tests.helpers.slow_writes import differences
+
+STEPS = 240
+KILLS = {"file": 24, "parts": 8}
+RANKS = {"file": 1, "parts": 2}
+
+
+class Pace(Callback):
+    """Marks that the run trains, and gives writes the time of a step of a large model."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        self.mark.touch()
+        time.sleep(0.01)
+
+
+def train(rank: int, world_size: int, shards: Path, run: Path, kind: str) -> None:
+    """Continue the run to its end; every step is saved, and every seventh is kept."""
+    torch.set_num_threads(1)
+    os.environ.update(LOCAL_RANK=str(rank), NODE_RANK="0", LOCAL_WORLD_SIZE=str(world_size))
+    saver = SaveCheckpoint(every_n_steps=1, keep_every_n_steps=7, background=True)
+    log = KeyLog(str(run / "keys.txt"))
+    options: dict[str, Any] = {}
+    if kind == "parts":
+        options = {"strategy": ShardedStrategy(checkpoint="sharded"), "num_nodes": 1}
+    trainer = tiny.trainer(
+        run, ExponentialMovingAverage(), log, saver, Pace(run / "trains"), max_steps=STEPS,
+        devices=world_size, **options,
+    )  # fmt: skip
+    ckpt = newest_complete(str(run))
+    trainer.fit(tiny.module(), datamodule=tiny.data(shards, 8 // world_size), ckpt_path=ckpt)
+
+
+def start(shards: Path, run: Path, kind: str) -> list[Any]:
+    context = mp.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    if kind == "file":
+        processes = [context.Process(target=train, args=(0, 1, shards, run, kind))]
+    else:
+        port, queue = free_port(), context.Queue()
+        processes = [
+            context.Process(
+                target=_entry,
+                args=(rank, 2, port, train, (shards, run, kind), dict(os.environ), queue),
+            )
+            for rank in range(2)
+        ]
+    for process in processes:
+        process.start()
+    return processes
+
+
+def wait_until_it_trains(mark: Path, processes: list[Any]) -> None:
+    end = time.monotonic() + 120
+    while not mark.exists() and any(process.is_alive() for process in processes):
+        assert time.monotonic() < end
+        time.sleep(0.002)
+
+
+def step_of(path: Path) -> int:
+    file = path / META if path.is_dir() else path
+    return int(torch.load(file, weights_only=True)["global_step"])
+
+
+@pytest.mark.parametrize("kind", KILLS)
+def test_nothing_is_lost(shards: Path, tmp_path: Path, kind: str) -> None:
+    dice = random.Random(7)
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    run.mkdir()
+    whole.mkdir()
+    for process in start(shards, whole, kind):
+        process.join()
+    reached, half = 0, 0
+    for _ in range(KILLS[kind]):
+        (run / "trains").unlink(missing_ok=True)
+        processes = start(shards, run, kind)
+        wait_until_it_trains(run / "trains", processes)
+        time.sleep(dice.uniform(0.0, 0.4))
+        before = reached
+        for process in dice.sample(processes, len(processes)):
+            process.kill()
+        for process in processes:
+            process.join()
+        half += any(run.glob(".*.tmp")) or any(run.glob(".*.former"))
+        found = newest_complete(str(run))
+        if found is not None:
+            reached = step_of(Path(found))
+            assert Path(found).name == "last.ckpt" or kind == "parts"
+        assert reached >= before
+    assert reached > 0
+    assert half > 0, "no kill met a write: this test tells nothing"
+    for process in start(shards, run, kind):
+        process.join()
+        assert process.exitcode == 0
+    for name in ("last.ckpt", "step=7.ckpt", "step=238.ckpt"):
+        first, second = (read_checkpoint(folder / name) for folder in (whole, run))
+        assert not differences(first, second), name
+    assert (run / "keys.txt").read_text() == (whole / "keys.txt").read_text()
+    assert not list(run.glob(".*"))
