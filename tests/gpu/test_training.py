@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import os
 import signal
@@ -14,6 +15,8 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
+from lightning_utilities.core.apply_func import apply_to_collection
+from torch import Tensor
 
 from clipkit.optim import EmaWeights
 from clipkit.training import MetricsCsv, ShardedStrategy
@@ -26,8 +29,10 @@ from clipkit.training.callbacks import (
     StepGuard,
     Throughput,
 )
+from clipkit.training.checkpoints.staging import HostStage
 from tests.gpu.device import ACCELERATOR, DEVICE, IS_CUDA, only_cuda
 from tests.helpers import tiny
+from tests.helpers.slow_writes import differences, held_writes
 
 STEPS = 8
 
@@ -132,6 +137,42 @@ def test_every_callback_of_long_runs_together(
         ]
     assert shares
     assert all(0 <= share <= 1 for share in shares)
+
+
+class Snapshot(Callback):
+    """Weights and moments after a step."""
+
+    def __init__(self, step: int) -> None:
+        self.step, self.content = step, {}
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
+        if trainer.global_step == self.step:
+            weights, moments = pl_module.state_dict(), trainer.optimizers[0].state_dict()["state"]
+            self.content = copy.deepcopy({"weights": weights, "moments": moments})
+
+
+def test_a_write_in_the_background_has_the_state_of_its_step(tmp_path: Path, source: Path) -> None:
+    """The copies are read when later steps have changed the weights on the device."""
+    snapshot = Snapshot(3)
+    saver = SaveCheckpoint(every_n_minutes=None, keep_every_n_steps=3, background=True)
+    with held_writes(0.5):
+        fit(tmp_path, source, snapshot, saver)
+    stored = torch.load(tmp_path / "step=3.ckpt", weights_only=True)
+    found = {"weights": stored["state_dict"], "moments": stored["optimizer_states"][0]["state"]}
+    assert not differences(apply_to_collection(snapshot.content, torch.Tensor, Tensor.cpu), found)
+
+
+def test_host_memory_is_pinned_and_filled_before_the_next_kernel() -> None:
+    weights = torch.full((1 << 24,), 1.0, device="cuda")
+    stage = HostStage()
+    for value in (1.0, 2.0):
+        weights.fill_(value)
+        copied = stage.copy({"a": weights, "b": weights[3:7]})
+        weights.zero_()  # queued behind the copy
+        stage.wait()
+        assert copied["a"].is_pinned()
+        assert bool((copied["a"] == value).all())
+        assert copied["b"].tolist() == [value] * 4
 
 
 def test_utilisation_is_logged_and_steps_are_recorded(tmp_path: Path, source: Path) -> None:

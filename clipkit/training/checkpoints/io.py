@@ -34,12 +34,12 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     run leaves an incomplete checkpoint. Remote paths are left to fsspec, whose stores show an
     object when it is complete.
 
-    Attributes:
-        writer: Writer that decides when a checkpoint is written.
-
     Args:
         device: Type of the device of the run. A GPU's copy of weights and moments is made from the
             pages of the file, which the ranks of a machine share; a CPU needs one of its own.
+
+    Attributes:
+        writer: Writer that decides when a checkpoint is written.
     """
 
     def __init__(self, device: str = "cpu") -> None:
