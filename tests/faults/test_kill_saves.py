@@ -40,7 +40,6 @@ class Pace(Callback):
 def train(rank: int, world_size: int, shards: Path, run: Path, kind: str) -> None:
     """Continue the run to its end; every step is saved, and every seventh is kept."""
     torch.set_num_threads(1)
-    os.environ.update(LOCAL_RANK=str(rank), NODE_RANK="0", LOCAL_WORLD_SIZE=str(world_size))
     saver = SaveCheckpoint(every_n_steps=1, keep_every_n_steps=7, background=True)
     log = KeyLog(str(run / "keys.txt"))
     options: dict[str, Any] = {}

@@ -38,6 +38,7 @@ class Folder:
             import fsspec  # seconds, which a folder of a disk does not need
 
             self._system, self._root = fsspec.url_to_fs(self.place)
+            self._system.invalidate_cache()  # listings from before other processes wrote
 
     def __str__(self) -> str:
         return self.place
@@ -56,7 +57,6 @@ class Folder:
             files = [path for path in root.rglob("*") if path.is_file()]
             return {str(path.relative_to(root)): path.stat().st_size for path in files}
         with store_errors():
-            self._system.invalidate_cache()
             found: dict[str, Any] = self._system.find(self._root, detail=True)
         start = len(self._root.rstrip("/")) + 1
         return {path[start:]: int(info["size"]) for path, info in found.items()}

@@ -73,6 +73,7 @@ def remove(path: str) -> None:
         return
     remove_parts(path)
     system, inside = fsspec.url_to_fs(path)
+    system.invalidate_cache()
     if system.exists(inside):
         system.rm(inside, recursive=True)
 

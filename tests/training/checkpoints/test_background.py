@@ -95,13 +95,13 @@ def test_best_gets_its_name_and_score_when_it_is_complete(shards, tmp_path):
 def test_bytes_and_seconds_are_logged(shards, tmp_path):
     for background in (False, True):
         run, figures = tmp_path / str(background), Figures()
-        with held_writes(0.3):
+        with held_writes(1.0):
             saver = SaveCheckpoint(**NO_CLOCK, background=background)
             fit(shards, run, saver, logger=figures, max_steps=2)
         (row,) = [row for row in figures.rows if "checkpoint/bytes" in row]
         assert row["checkpoint/bytes"] == (run / "last.ckpt").stat().st_size
         assert row["checkpoint/stall_seconds"] > 0
-        assert (row["checkpoint/write_seconds"] > 0.3) == background
+        assert (row["checkpoint/write_seconds"] > 1.0) == background
 
 
 def test_a_write_that_fails_is_tried_again(shards, tmp_path, monkeypatch, caplog):
