@@ -33,7 +33,8 @@ def choose(rank: int, world_size: int, root: Path) -> dict[str, object]:
     real_zip, real_digest = zipfile.ZipFile.testzip, Folder.digest
 
     def testzip(archive: zipfile.ZipFile) -> str | None:
-        read.append(Path(str(archive.filename)).name)
+        if archive.filename is not None:
+            read.append(Path(archive.filename).name)
         return real_zip(archive)
 
     def digest(folder: Folder, name: str) -> tuple[int, int]:

@@ -53,13 +53,13 @@ def train(rank: int, world_size: int, shards: Path, run: Path, kind: str) -> Non
     trainer.fit(tiny.module(), datamodule=tiny.data(shards, 8 // world_size), ckpt_path=ckpt)
 
 
-def start(shards: Path, run: Path, kind: str) -> list[Any]:
+def start(shards: Path, run: Path, kind: str, queue: Any) -> list[Any]:
     context = mp.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
     if kind == "file":
         processes = [context.Process(target=train, args=(0, 1, shards, run, kind))]
     else:
-        port, queue = free_port(), context.Queue()
+        port = free_port()
         processes = [
             context.Process(
                 target=_entry,
@@ -86,16 +86,17 @@ def step_of(path: Path) -> int:
 
 @pytest.mark.parametrize("kind", KILLS)
 def test_nothing_is_lost(shards: Path, tmp_path: Path, kind: str) -> None:
+    queue = mp.get_context("forkserver").Queue()
     dice = random.Random(7)
     whole, run = tmp_path / "whole", tmp_path / "run"
     run.mkdir()
     whole.mkdir()
-    for process in start(shards, whole, kind):
+    for process in start(shards, whole, kind, queue):
         process.join()
     reached, half = 0, 0
     for _ in range(KILLS[kind]):
         (run / "trains").unlink(missing_ok=True)
-        processes = start(shards, run, kind)
+        processes = start(shards, run, kind, queue)
         wait_until_it_trains(run / "trains", processes)
         time.sleep(dice.uniform(0.0, 0.4))
         before = reached
@@ -111,7 +112,7 @@ def test_nothing_is_lost(shards: Path, tmp_path: Path, kind: str) -> None:
         assert reached >= before
     assert reached > 0
     assert half > 0, "no kill met a write: this test tells nothing"
-    for process in start(shards, run, kind):
+    for process in start(shards, run, kind, queue):
         process.join()
         assert process.exitcode == 0
     for name in ("last.ckpt", "step=7.ckpt", "step=238.ckpt"):

@@ -143,7 +143,7 @@ def _newest_first(folder: str, names: list[str]) -> Iterator[str]:
     def order(name: str) -> tuple[int, float]:
         try:
             modified = float(system.modified(join(root, name)).timestamp())
-        except (NotImplementedError, FileNotFoundError, AttributeError):
+        except (NotImplementedError, OSError, KeyError, AttributeError):  # a store's folder
             modified = 0.0
         head, _, number = name.removesuffix(".ckpt").partition("=")
         is_named = head == "step" and number.isdigit()

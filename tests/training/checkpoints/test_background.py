@@ -132,14 +132,18 @@ def test_the_end_waits_and_raises_what_went_wrong(shards, tmp_path, monkeypatch)
 def test_an_interruption_waits_for_the_write(shards, tmp_path, end):
     """The write of step 2 takes long; the state of the interrupted step is there, too."""
 
+    class Crash(Callback):
+        def on_before_backward(self, trainer, *_):
+            if trainer.global_step == 3 and end == "error":
+                raise RuntimeError("crash")
+
     def stop():
-        if end == "error":
-            raise RuntimeError("crash")
-        os.kill(os.getpid(), signal.SIGTERM)
+        if end == "SIGTERM":
+            os.kill(os.getpid(), signal.SIGTERM)
 
     saver = SaveCheckpoint(**NO_CLOCK, keep_every_n_steps=2, background=True)
     with held_writes(0.5), pytest.raises((SystemExit, RuntimeError)):
-        fit(shards, tmp_path, StopOnSignal(), saver, At(3, stop))
+        fit(shards, tmp_path, StopOnSignal(), saver, At(3, stop), Crash())
     assert load(tmp_path / "last.ckpt")["global_step"] == 3
     assert load(tmp_path / "step=2.ckpt")["global_step"] == 2
 

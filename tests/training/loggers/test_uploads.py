@@ -76,7 +76,7 @@ def test_a_logger_that_fails_does_not_end_the_run(shards, tmp_path, error, caplo
 @pytest.mark.parametrize("log_model", [True, False])
 def test_checkpoints_in_a_store_are_not_silently_left_out(shards, tmp_path, log_model, caplog):
     with caplog.at_level(logging.WARNING):
-        fit(shards, tmp_path, Record(log_model), folder="memory://bucket/run")
+        fit(shards, tmp_path, Record(log_model), folder="memory://uploads/run")
     assert ("Record.log_model: expected checkpoints that are files" in caplog.text) == log_model
 
 
