@@ -162,6 +162,7 @@ def test_a_write_in_the_background_has_the_state_of_its_step(tmp_path: Path, sou
     assert not differences(apply_to_collection(snapshot.content, torch.Tensor, Tensor.cpu), found)
 
 
+@only_cuda
 def test_host_memory_is_pinned_and_filled_before_the_next_kernel() -> None:
     weights = torch.full((1 << 24,), 1.0, device="cuda")
     stage = HostStage()
