@@ -10,7 +10,7 @@ from unittest.mock import patch
 
 import torch
 
-from clipkit.training.checkpoints import io
+from clipkit.training.checkpoints import places
 
 
 @contextmanager
@@ -30,8 +30,8 @@ def held_writes(seconds: float = 30.0) -> Iterator[threading.Event]:
         return wait_and_write
 
     with (
-        patch.object(io, "write_file", held(io.write_file)),
-        patch.object(io, "write_parts", held(io.write_parts)),
+        patch.object(places, "write_file", held(places.write_file)),
+        patch.object(places, "write_parts", held(places.write_parts)),
     ):
         yield event
 

@@ -15,7 +15,7 @@ from lightning.pytorch import Trainer
 from clipkit.errors import CheckpointError, ConfigError, first_line
 from clipkit.models.files.sharded import is_sharded, read_sharded, split_shards
 from clipkit.models.files.state_dicts import read_file
-from clipkit.training.checkpoints.places import write_file, write_parts
+from clipkit.training.checkpoints import places
 from clipkit.training.checkpoints.remote import local_copy
 from clipkit.training.checkpoints.writers import CheckpointWriter, WriteAtOnce
 from clipkit.training.lightning_compat import set_checkpoint_io
@@ -54,7 +54,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         storage_options: Any = None,
     ) -> None:
         """Write ``checkpoint`` to ``path``."""
-        self.writer.give(checkpoint, lambda content, _: write_file(content, str(path)))
+        self.writer.give(checkpoint, lambda content, _: places.write_file(content, str(path)))
 
     def save_sharded(self, checkpoint: dict[str, Any], path: str, name: str) -> None:
         """Write this rank's part of a checkpoint to the folder ``path``; all ranks call it.
@@ -65,7 +65,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             name: New name, the same on every rank, for files before they are complete.
         """
         self.writer.give(
-            split_shards(checkpoint), lambda content, group: write_parts(content, path, name, group)
+            split_shards(checkpoint),
+            lambda content, group: places.write_parts(content, path, name, group),
         )
 
     def load_checkpoint(

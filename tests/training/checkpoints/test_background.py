@@ -20,7 +20,7 @@ from clipkit.training.callbacks import (
     StepGuard,
     StopOnSignal,
 )
-from clipkit.training.checkpoints import io
+from clipkit.training.checkpoints import places
 from clipkit.training.checkpoints.staging import HostStage
 from tests.helpers import tiny
 from tests.helpers.bad_steps import Poison
@@ -105,14 +105,14 @@ def test_bytes_and_seconds_are_logged(shards, tmp_path):
 
 
 def test_a_write_that_fails_is_tried_again(shards, tmp_path, monkeypatch, caplog):
-    real, calls = io.write_file, iter([False, True, True, False, False, False, False])
+    real, calls = places.write_file, iter([False, True, True, False, False, False, False])
 
     def write(content, path):
         if next(calls):
             raise OSError(28, "No space left on device")
         return real(content, path)
 
-    monkeypatch.setattr(io, "write_file", write)
+    monkeypatch.setattr(places, "write_file", write)
     trainer = fit(shards, tmp_path, SaveCheckpoint(every_n_steps=1, background=True), max_steps=6)
     assert trainer.global_step == 6
     assert caplog.text.count("No space left on device; the run continues") == 2
@@ -123,7 +123,7 @@ def test_the_end_waits_and_raises_what_went_wrong(shards, tmp_path, monkeypatch)
     def write(content, path):
         raise ValueError("odd")
 
-    monkeypatch.setattr(io, "write_file", write)
+    monkeypatch.setattr(places, "write_file", write)
     with pytest.raises(CheckpointError, match=r"after step 2 could not be written \(ValueError: o"):
         fit(shards, tmp_path, SaveCheckpoint(background=True), max_steps=2)
 
