@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from lightning.pytorch import Callback
 
 from clipkit.models.files.sharded import META, read_checkpoint
@@ -18,7 +19,7 @@ from clipkit.training import ShardedStrategy
 from clipkit.training.callbacks import ExponentialMovingAverage, KeyLog, SaveCheckpoint
 from clipkit.training.checkpoints.newest import newest_complete
 from tests.helpers import tiny
-from tests.helpers.ranks import PRELOADED, _entry, free_port
+from tests.helpers.ranks import PRELOADED, free_port
 from tests.helpers.slow_writes import differences
 
 STEPS = 240
@@ -53,7 +54,18 @@ def train(rank: int, world_size: int, shards: Path, run: Path, kind: str) -> Non
     trainer.fit(tiny.module(), datamodule=tiny.data(shards, 8 // world_size), ckpt_path=ckpt)
 
 
-def start(shards: Path, run: Path, kind: str, queue: Any) -> list[Any]:
+def connect_and_train(rank: int, port: int, shards: Path, run: Path, kind: str) -> None:
+    """One of two ranks."""
+    os.environ.update(
+        MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE="2",
+        LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE="2", NODE_RANK="0", GLOO_SOCKET_IFNAME="lo",
+    )  # fmt: skip
+    dist.init_process_group("gloo", rank=rank, world_size=2)
+    train(rank, 2, shards, run, kind)
+    dist.destroy_process_group()
+
+
+def start(shards: Path, run: Path, kind: str) -> list[Any]:
     context = mp.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
     if kind == "file":
@@ -61,10 +73,7 @@ def start(shards: Path, run: Path, kind: str, queue: Any) -> list[Any]:
     else:
         port = free_port()
         processes = [
-            context.Process(
-                target=_entry,
-                args=(rank, 2, port, train, (shards, run, kind), dict(os.environ), queue),
-            )
+            context.Process(target=connect_and_train, args=(rank, port, shards, run, kind))
             for rank in range(2)
         ]
     for process in processes:
@@ -86,17 +95,16 @@ def step_of(path: Path) -> int:
 
 @pytest.mark.parametrize("kind", KILLS)
 def test_nothing_is_lost(shards: Path, tmp_path: Path, kind: str) -> None:
-    queue = mp.get_context("forkserver").Queue()
     dice = random.Random(7)
     whole, run = tmp_path / "whole", tmp_path / "run"
     run.mkdir()
     whole.mkdir()
-    for process in start(shards, whole, kind, queue):
+    for process in start(shards, whole, kind):
         process.join()
     reached, half = 0, 0
     for _ in range(KILLS[kind]):
         (run / "trains").unlink(missing_ok=True)
-        processes = start(shards, run, kind, queue)
+        processes = start(shards, run, kind)
         wait_until_it_trains(run / "trains", processes)
         time.sleep(dice.uniform(0.0, 0.4))
         before = reached
@@ -112,7 +120,7 @@ def test_nothing_is_lost(shards: Path, tmp_path: Path, kind: str) -> None:
         assert reached >= before
     assert reached > 0
     assert half > 0, "no kill met a write: this test tells nothing"
-    for process in start(shards, run, kind, queue):
+    for process in start(shards, run, kind):
         process.join()
         assert process.exitcode == 0
     for name in ("last.ckpt", "step=7.ckpt", "step=238.ckpt"):
