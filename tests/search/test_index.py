@@ -84,6 +84,22 @@ def test_the_fewest_lists_with_enough_recall_are_searched(collection):
     assert set(info.recall_at_10) == {"images", "captions"}
 
 
+@pytest.mark.parametrize(
+    ("recalls", "probes"),
+    [
+        ({1: 0.5, 2: 0.96, 4: 1.0}, 2),
+        ({1: 0.5, 2: 0.6, 4: 0.8, 8: 0.898, 16: 0.899, 24: 0.9}, 8),
+        ({1: 0.2}, 1),
+    ],
+)
+def test_lists_that_add_nothing_are_not_searched(recalls, probes):
+    def measure(number):
+        return {"images": recalls[number], "captions": 1.0}
+
+    found, recall = build.fewest_probes(measure, max(recalls))
+    assert (found, recall["images"]) == (probes, recalls[probes])
+
+
 def test_the_measured_recall_is_that_of_sets_of_ten(collection):
     info = build_index(collection, BuildOptions("IVF16,SQ8", num_probes=2))
     engine, exact = open_engine(collection), ExactEngine(collection)
@@ -204,6 +220,6 @@ def test_bad_queries_are_refused(collection):
 
 def test_the_factory_string_follows_the_number_of_rows():
     assert [index_factory(rows, 768) for rows in (10**3, 3 * 10**6, 10**7, 10**8)] == [
-        "IVF64,SQ8", "IVF4096_HNSW32,SQ8", "IVF8192_HNSW32,SQ8", "IVF32768_HNSW32,PQ96",
+        "IVF64,SQ8", "IVF4096,SQ8", "IVF8192,SQ8", "IVF32768_HNSW32,PQ96",
     ]  # fmt: skip
     assert [_num_codes(width) for width in (1, 7, 100, 512, 513)] == [1, 1, 10, 64, 57]

@@ -60,10 +60,18 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _summary(info: IndexInfo) -> str:
-    """Return one line about an index that was built."""
+    """Return one line about an index that was built, and what to do if it finds too little."""
+    from clipkit.search.index.build import TARGET_RECALL
+
     recall = ", ".join(f"{value:.3f} for {kind}" for kind, value in info.recall_at_10.items())
     probes = f", {info.num_probes} lists per query" if info.num_probes else ""
-    return (
+    built = (
         f"{info.factory}{probes}: recall@10 {recall} ({info.num_queries} queries), built in "
         f"{sum(info.seconds.values()):.0f} s"
+    )
+    if info.least_recall >= TARGET_RECALL:
+        return built
+    return (
+        f"{built}\nrecall@10 is below {TARGET_RECALL}; more lists (--num-probes) or a --factory "
+        "with more bytes per component, such as IVF2048,SQfp16, find more"
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from glob import escape
@@ -37,6 +37,7 @@ from clipkit.search.usable_rows import usable_rows
 
 TARGET_RECALL: Final = 0.95
 NUM_QUERIES: Final = 200
+NEARLY: Final = 0.005
 
 Progress = Callable[[int, int | None], None]
 
@@ -141,18 +142,52 @@ def _measured(
     """Set the number of lists that are searched, and return the recall by kind of query."""
     queries = sample_queries(collection, usable, NUM_QUERIES, options.seed)
     exact = exact_neighbours(ExactEngine(collection, usable=usable), queries)
-    num_lists = engine.num_lists
-    probes = options.num_probes or 1
-    while True:
-        engine.num_probes = min(probes, num_lists) if has_lists else 0
-        recall = {
+
+    def measure(num_probes: int) -> dict[str, float]:
+        engine.num_probes = num_probes
+        return {
             kind: recall_at_10(engine, queries[kind], exact[kind], has_self=kind == "images")
             for kind in queries
         }
-        is_last = options.num_probes is not None or engine.num_probes >= num_lists
-        if is_last or min(recall.values()) >= TARGET_RECALL:
-            return recall, len(queries["images"])
-        probes *= 2
+
+    if not has_lists:
+        recall = measure(0)
+    elif options.num_probes is not None:
+        recall = measure(min(options.num_probes, engine.num_lists))
+    else:
+        engine.num_probes, recall = fewest_probes(measure, engine.num_lists)
+    return recall, len(queries["images"])
+
+
+def fewest_probes(
+    measure: Callable[[int], Mapping[str, float]], num_lists: int
+) -> tuple[int, dict[str, float]]:
+    """Return the fewest lists, of the powers of two, with enough recall, and their recall.
+
+    Where no number has enough, because codes or a graph lose neighbours, it is the fewest with
+    nearly the recall of the best one: more lists would only take time.
+
+    Args:
+        measure: Returns the recall of a number of lists, by kind of query.
+        num_lists: Number of all lists.
+
+    Examples:
+        >>> fewest_probes(lambda probes: {"images": min(0.2 * probes, 0.85)}, num_lists=1000)
+        (8, {'images': 0.85})
+    """
+    found: dict[int, dict[str, float]] = {}
+    probes = 1
+    while True:
+        found[probes] = dict(measure(probes))
+        if min(found[probes].values()) >= TARGET_RECALL:
+            return probes, found[probes]
+        if probes == num_lists:
+            break
+        probes = min(2 * probes, num_lists)
+    least = {number: min(recall.values()) for number, recall in found.items()}
+    best = max(least.values())
+    fewest = min(number for number, recall in least.items() if recall >= best - NEARLY)
+    return fewest, found[fewest]
 
 
 @contextmanager

@@ -16,6 +16,9 @@ _ROWS_PER_LIST: Final = 40
 """FAISS asks for at least 39 rows per list."""
 _LEAST_ROWS: Final = 65_536
 """Rows that train codes (SQ, PQ), if there are as many."""
+_GRAPH_WIDTH: Final = 256
+"""Candidates that a walk through a graph keeps. With FAISS's 16, a walk over centres of separate
+groups misses the nearest one, and the row goes to a list where no query looks for it."""
 
 
 def new_index(factory: str, width: int) -> Any:
@@ -26,12 +29,18 @@ def new_index(factory: str, width: int) -> Any:
     """
     faiss = faiss_library()
     try:
-        return faiss.index_factory(width, factory, faiss.METRIC_INNER_PRODUCT)
+        index = faiss.index_factory(width, factory, faiss.METRIC_INNER_PRODUCT)
     except RuntimeError as error:
         raise ConfigError(
             f"--factory {factory!r}: FAISS cannot build it for {width} components: "
             f"{first_reason(error)}; such as IVF2048,SQ8"
         ) from error
+    lists = lists_of(index)
+    graph = index if lists is None else faiss.downcast_index(lists.quantizer)
+    if isinstance(graph, faiss.IndexHNSW):
+        graph.hnsw.efConstruction = _GRAPH_WIDTH
+        graph.hnsw.efSearch = _GRAPH_WIDTH
+    return index
 
 
 def check_structure(index: Any, factory: str, num_rows: int) -> None:
