@@ -31,7 +31,9 @@ def fit(shards: Path, folder: Path, num_workers: int) -> tuple[Recorder, dict[st
     recorder, module = Recorder(), tiny.module()
     trainer = tiny.trainer(folder, recorder, max_epochs=2)
     before = len(multiprocessing.active_children())
-    trainer.fit(module, datamodule=tiny.data(shards, val=True, num_workers=num_workers))
+    data = tiny.data(shards, val=True, num_workers=num_workers)
+    trainer.fit(module, datamodule=data)
+    assert data.val_dataloader()._num_workers == num_workers
     assert len(multiprocessing.active_children()) == before
     recorder.processes = [number - before for number in recorder.processes]
     return recorder, module.state_dict()
@@ -44,6 +46,6 @@ def test_a_fit_with_workers_is_that_without(shards: Path, tmp_path: Path, monkey
     assert mine.losses == plain.losses
     assert len(mine.losses) == 2
     assert set(plain.processes) == {0}
-    assert max(mine.processes) == 4  # two of training, and two of validation
+    assert min(mine.processes) >= 2  # of training; those of validation may have ended already
     for name, weight in weights.items():
         assert torch.equal(my_weights[name], weight), name
