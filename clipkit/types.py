@@ -17,7 +17,7 @@ Every other axis is a word, such as ``"tile_rows columns"``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
@@ -192,6 +192,10 @@ class Batch:
         """Return a copy in page-locked memory, from which a GPU reads asynchronously."""
         return _with_tensors(self, Tensor.pin_memory)
 
+    def tensors(self) -> Iterator[Tensor]:
+        """Yield every tensor, also of the teacher's and the negatives' part."""
+        return _tensors_of(self)
+
 
 def _with_tensors(part: _Part, change: Callable[[Tensor], Tensor]) -> _Part:
     """Return a copy of a part of a batch with every tensor changed, also in nested parts."""
@@ -203,6 +207,15 @@ def _with_tensors(part: _Part, change: Callable[[Tensor], Tensor]) -> _Part:
         elif isinstance(value, TeacherBatch | NegativeBatch):
             changed[field.name] = _with_tensors(value, change)
     return replace(part, **changed)
+
+
+def _tensors_of(part: Batch | TeacherBatch | NegativeBatch) -> Iterator[Tensor]:
+    for field in fields(part):
+        value = getattr(part, field.name)
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, TeacherBatch | NegativeBatch):
+            yield from _tensors_of(value)
 
 
 @dataclass(slots=True)

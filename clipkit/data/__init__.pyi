@@ -1,3 +1,4 @@
+from .device.prefetcher import DevicePrefetcher
 from .images.augment import ColorJitter, Grayscale, HorizontalFlip, ImageAugmentation, RandomErasing
 from .images.augment_geometry import RandomAffine, RandomPerspective
 from .images.decode import ImageDecoder
@@ -54,6 +55,7 @@ __all__ = [
     "CaptionMask",
     "CaptionPicker",
     "ColorJitter",
+    "DevicePrefetcher",
     "EvalTransform",
     "FaultOptions",
     "Grayscale",

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, final
 
+import torch
 from lightning.pytorch import LightningDataModule
 
-from clipkit.data import PairSource, PairStream
+from clipkit.data import DevicePrefetcher, PairSource, PairStream
 from clipkit.data.images.transforms import ImageTransform
 from clipkit.data.packing.packed_cache import is_raw
 from clipkit.data.samples.faults import FaultOptions
@@ -37,7 +38,11 @@ from clipkit.training.datamodule.sources import (
     open_index,
     webdataset_shards,
 )
-from clipkit.training.datamodule.transforms import check_transform, train_transform_of
+from clipkit.training.datamodule.transforms import (
+    required_encoder,
+    train_transform_of,
+    transform_for,
+)
 from clipkit.types import Batch
 
 
@@ -140,9 +145,15 @@ class PairDataModule(LightningDataModule):
         assert self._train_stream is not None, "PairDataModule.setup('fit') has not run"
         return self._train_stream
 
-    def train_dataloader(self) -> PairSource:
-        """Return the stream, because a ``DataLoader`` cannot be resumed exactly."""
-        return self.train_stream
+    def train_dataloader(self) -> PairSource | DevicePrefetcher:
+        """Return the stream, because a ``DataLoader`` cannot be resumed exactly.
+
+        On a CUDA device its next batch is copied during each step.
+        """
+        device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+        if device.type != "cuda":
+            return self.train_stream
+        return DevicePrefetcher(self.train_stream, device, self._check)
 
     def val_dataloader(self) -> PairStream | list[Any]:
         """Return the stream of validation batches; an empty list without validation data."""
@@ -163,10 +174,14 @@ class PairDataModule(LightningDataModule):
                 stream.close()
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Let the module check a batch on the CPU."""
-        if self.check_batch is not None and isinstance(batch, Batch):
-            self.check_batch(batch)
+        """Let the module check a batch on the CPU; one that is prefetched was checked there."""
+        if isinstance(batch, Batch) and batch.labels.device.type == "cpu":
+            self._check(batch)
         return batch
+
+    def _check(self, batch: Batch) -> None:
+        if self.check_batch is not None:
+            self.check_batch(batch)
 
     def commit(self, batch: Batch) -> None:
         """Record that a batch has been trained on."""
@@ -210,7 +225,7 @@ class PairDataModule(LightningDataModule):
             tokenizer=self.resolved_tokenizer(),
             batch_size=self.batch_size,
             seed=self.seed,
-            image_transform=self._resolved_train_transform(),
+            image_transform=self._train_transform(),
             num_workers=self.num_workers,
             order=self.order,
             samples=self._sample_options(self.samples.caption),
@@ -225,7 +240,7 @@ class PairDataModule(LightningDataModule):
             tokenizer=self.resolved_tokenizer(),
             batch_size=self.batch_size,
             seed=self.seed,
-            image_transform=self._resolved_train_transform(),
+            image_transform=self._train_transform(),
             num_workers=self.num_workers,
             order=self.order,
             samples=self._sample_options(self.samples.caption),
@@ -240,7 +255,12 @@ class PairDataModule(LightningDataModule):
             open_index(urls, self.class_names, self.storage),
             tokenizer=self.resolved_tokenizer(),
             batch_size=self.batch_size if size is None else size,
-            image_transform=self._resolved_val_transform(),
+            image_transform=transform_for(
+                "validation.transform",
+                self.validation.transform,
+                transform_of,
+                self._known_encoder(),
+            ),
             num_workers=self.num_workers,
             # Batches of nearly equal size, because the loss depends on it; with all samples.
             order=OrderOptions(shuffle=False, tail="even"),
@@ -269,32 +289,15 @@ class PairDataModule(LightningDataModule):
             ConfigError: If neither a tokenizer nor an encoder is specified.
         """
         if self.tokenizer is None:
-            tower = self._encoder("tokenizer").text_tower
+            tower = required_encoder("tokenizer", self._known_encoder()).text_tower
             self.tokenizer = tokenizer_from_name(tower.tokenizer_name, tower.context_length)
         if (encoder := self._known_encoder()) is not None:
             check_tokenizer(self.tokenizer, encoder.text_tower)
         return self.tokenizer
 
-    def _resolved_train_transform(self) -> ImageTransform:
-        if self.samples.transform is None:
-            return train_transform_of(self._encoder("samples.transform").image_tower)
-        return self._checked(self.samples.transform)
-
-    def _resolved_val_transform(self) -> ImageTransform:
-        if self.validation.transform is None:
-            return transform_of(self._encoder("validation.transform").image_tower)
-        return self._checked(self.validation.transform)
-
-    def _checked(self, transform: ImageTransform) -> ImageTransform:
-        if (encoder := self._known_encoder()) is not None:
-            check_transform(transform, encoder.image_tower)
-        return transform
-
-    def _encoder(self, option: str) -> DualEncoder:
-        """Return the encoder in training, for defaults."""
-        if (encoder := self._known_encoder()) is None:
-            raise ConfigError(f"data.{option}: required if no DualEncoder is trained")
-        return encoder
+    def _train_transform(self) -> ImageTransform:
+        option, transform = "samples.transform", self.samples.transform
+        return transform_for(option, transform, train_transform_of, self._known_encoder())
 
     def _known_encoder(self) -> DualEncoder | None:
         module = getattr(self.trainer, "lightning_module", None)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from clipkit.data import NaFlexTrainTransform, TrainTransform
 from clipkit.data.images.transforms import ImageTransform
 from clipkit.errors import ConfigError
-from clipkit.models import ImageTower
+from clipkit.models import DualEncoder, ImageTower
 
 
 def train_transform_of(tower: ImageTower) -> ImageTransform:
@@ -18,6 +20,31 @@ def train_transform_of(tower: ImageTower) -> ImageTransform:
         interpolation=tower.interpolation,
         enlarge=budget.enlarge,
     )
+
+
+def transform_for(
+    option: str,
+    transform: ImageTransform | None,
+    default: Callable[[ImageTower], ImageTransform],
+    encoder: DualEncoder | None,
+) -> ImageTransform:
+    """Return the transform of an option, or the default for the encoder that is trained.
+
+    Raises:
+        ConfigError: If it does not fit the encoder, or there is neither of them.
+    """
+    if transform is None:
+        return default(required_encoder(option, encoder).image_tower)
+    if encoder is not None:
+        check_transform(transform, encoder.image_tower)
+    return transform
+
+
+def required_encoder(option: str, encoder: DualEncoder | None) -> DualEncoder:
+    """Return the encoder that is trained, from which the default of an option is taken."""
+    if encoder is None:
+        raise ConfigError(f"data.{option}: required if no DualEncoder is trained")
+    return encoder
 
 
 def check_transform(transform: ImageTransform, tower: ImageTower) -> None:
