@@ -29,6 +29,8 @@ __all__ = [
     "IGNORE_LABEL",
     "Batch",
     "Embeddings",
+    "EncodedImage",
+    "EncodedImages",
     "NegativeBatch",
     "NegativeSample",
     "PairSizes",
@@ -67,6 +69,14 @@ class NegativeSample:
 
 
 @dataclass(slots=True)
+class EncodedImage:
+    """An image that the device decodes."""
+
+    file: UInt8[Tensor, " bytes"]  # a JPEG file; or pixels [3 H W], if the device cannot decode it
+    crop: Int64[Tensor, "7"]  # see EncodedImages.crops
+
+
+@dataclass(slots=True)
 class Sample:
     """One decoded pair. A field that is None was not requested."""
 
@@ -81,6 +91,7 @@ class Sample:
     multi_labels: Int64[Tensor, " C"] | None = None  # see Batch.multi_labels
     teacher: TeacherSample | None = None  # for distillation
     negatives: NegativeSample | None = None  # hard negatives
+    encoded: EncodedImage | None = None  # instead of image, which is then empty
 
 
 @dataclass(slots=True)
@@ -110,6 +121,17 @@ class PairSizes:
 
     pairs: tuple[int, ...]  # pairs of each rank that no mask excludes
     negative_texts: tuple[int, ...]  # negative texts of each rank
+
+
+@dataclass(slots=True)
+class EncodedImages:
+    """Images that the device decodes; they stay in host memory, where its decoder reads them."""
+
+    files: UInt8[Tensor, " bytes"]  # one after the other
+    lengths: Int64[Tensor, " B"]  # number of bytes of each
+    # size of the square result; width and height of the file, 0 if it holds the result's pixels;
+    # first column, first row, number of columns and of rows of the crop
+    crops: Int64[Tensor, "B 7"]
 
 
 @dataclass(slots=True)
@@ -161,6 +183,8 @@ class Batch:
     # numbers of pairs and negatives of each rank, for batches with a mask or negatives, as
     # rank_sizes; see losses.StepExchange
     pair_sizes: PairSizes | None = None
+    # images that are still to be decoded, by DeviceDecoder; images is then empty [B 3 0 0]
+    encoded: EncodedImages | None = None
 
     def __len__(self) -> int:
         return len(self.keys)

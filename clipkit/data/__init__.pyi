@@ -1,7 +1,9 @@
+from .device.decoder import DeviceDecoder
 from .device.prefetcher import DevicePrefetcher
 from .images.augment import ColorJitter, Grayscale, HorizontalFlip, ImageAugmentation, RandomErasing
 from .images.augment_geometry import RandomAffine, RandomPerspective
 from .images.decode import ImageDecoder
+from .images.device_decoded import DeviceDecodedTransform
 from .images.naflex import NaFlexEvalTransform, NaFlexTrainTransform
 from .images.rand_augment import RandAugment
 from .images.transforms import EvalTransform, ImageTransform, TrainTransform
@@ -55,6 +57,8 @@ __all__ = [
     "CaptionMask",
     "CaptionPicker",
     "ColorJitter",
+    "DeviceDecodedTransform",
+    "DeviceDecoder",
     "DevicePrefetcher",
     "EvalTransform",
     "FaultOptions",

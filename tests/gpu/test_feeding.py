@@ -6,10 +6,19 @@ from pathlib import Path
 
 import torch
 
-from clipkit.data import DevicePrefetcher, ShardIndex
+from clipkit.data import (
+    DeviceDecodedTransform,
+    DeviceDecoder,
+    DevicePrefetcher,
+    ShardIndex,
+    TrainTransform,
+)
+from clipkit.training.datamodule.options import PairOptions
 from clipkit.types import Batch
-from tests.helpers.factories import write_shards
-from tests.helpers.streams import make
+from tests.helpers import tiny
+from tests.helpers.factories import write_shard, write_shards
+from tests.helpers.images import encode, photo
+from tests.helpers.streams import ids, make
 
 
 def test_prefetched_batches_are_those_of_the_stream(tmp_path: Path) -> None:
@@ -42,3 +51,33 @@ def test_one_batch_more_is_on_the_device() -> None:
     for batch in DevicePrefetcher(Large(), "cuda"):
         batch.images.amax()
     assert torch.cuda.max_memory_allocated() < 4.5 * size, "this loop's own batch, the next two"
+
+
+def test_images_decoded_by_the_gpu_are_those_of_the_workers(tmp_path: Path) -> None:
+    kinds = [("JPEG", {"quality": 95}), ("JPEG", {"progressive": True}), ("PNG", {}), ("WEBP", {})]
+    samples = []
+    for i in range(32):
+        kind, options = kinds[i % len(kinds)]
+        image = photo(300 + 20 * i, 400, seed=i)
+        samples.append((f"{i:02d}", {"jpg": encode(image, kind, **options), "txt": b"words"}))
+    index = ShardIndex.from_urls([str(write_shard(tmp_path / "0.tar", samples))])
+    crop = TrainTransform(64, scale=(0.4, 1.0), fast=False)
+    expected = list(make(index, 8, image_transform=crop))
+    stream = make(index, 8, image_transform=DeviceDecodedTransform(crop))
+    decoder = DeviceDecoder("cuda", max_decoded_mib=2)
+    for batch, other in zip(
+        DevicePrefetcher(stream, "cuda", finish=decoder), expected, strict=True
+    ):
+        assert ids(batch) == ids(other)
+        error = (batch.images.cpu().float() - other.images.float()).abs().mean((1, 2, 3))
+        assert error.max() < 2
+
+
+def test_a_fit_with_images_decoded_by_the_gpu(tmp_path: Path) -> None:
+    data = tiny.data(
+        tiny.shards(tmp_path / "data"),
+        samples=PairOptions(transform=DeviceDecodedTransform(TrainTransform(16))),
+    )
+    trainer = tiny.trainer(tmp_path, max_steps=4, accelerator="gpu")
+    trainer.fit(tiny.module(), datamodule=data)
+    assert trainer.global_step == 4

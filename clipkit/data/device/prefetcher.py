@@ -12,6 +12,8 @@ from clipkit.types import Batch
 
 Arrival = Callable[[], Batch]
 """Lets the device's computation wait for a copy, and returns the copy; the host does not wait."""
+Finish = Callable[[Batch], Batch]
+"""Completes a batch on the device, such as a ``DeviceDecoder``."""
 
 
 class SizedLoader(Protocol):
@@ -43,11 +45,12 @@ class CopyStream(ABC):
     """Copies batches to a device while it computes (abstract)."""
 
     @abstractmethod
-    def begin(self, batch: Batch) -> Arrival:
-        """Queue the copy of a batch, and return at once.
+    def begin(self, batch: Batch, finish: Finish) -> Arrival:
+        """Queue the copy of a batch and what finishes it, and return at once.
 
         Args:
             batch: Batch in host memory.
+            finish: Called with the copy; its work is part of the copy.
         """
 
 
@@ -61,15 +64,15 @@ class CudaCopyStream(CopyStream):
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._stream = torch.cuda.Stream(device)
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
-    def begin(self, batch: Batch) -> Arrival:
+    def begin(self, batch: Batch, finish: Finish) -> Arrival:
         """See `CopyStream`."""
         # Only a copy from page-locked memory runs next to kernels. torch's allocators keep that
         # memory until the copy is complete.
         pinned = batch.pin_memory()
         with torch.cuda.stream(self._stream):
-            copied = pinned.to(self._device, non_blocking=True)
+            copied = finish(pinned.to(self._device, non_blocking=True))
             done = self._stream.record_event()
 
         def arrive() -> Batch:
@@ -98,6 +101,8 @@ class DevicePrefetcher:
         loader: Loader of batches in host memory; their memory is page-locked here if it is not.
         device: Device of the yielded batches.
         check: Called with each batch in host memory, before it is copied; None for no check.
+        finish: Called with each batch on the device, in the stream of the copies, such as a
+            ``DeviceDecoder``; None if nothing is left to do.
         stream: Stream of the copies; None for a CUDA stream on a CUDA device.
 
     Examples:
@@ -115,11 +120,13 @@ class DevicePrefetcher:
         loader: SizedLoader,
         device: torch.device | str,
         check: Callable[[Batch], None] | None = None,
+        finish: Finish | None = None,
         stream: CopyStream | None = None,
     ) -> None:
         self._loader = loader
         self._device = torch.device(device)
         self._check = check
+        self._finish = finish or _as_it_is
         self._stream = stream
 
     def __len__(self) -> int:
@@ -133,7 +140,7 @@ class DevicePrefetcher:
         batches = iter(self._loader)
         if self._stream is None:
             for batch in batches:
-                yield self._checked(batch).to(self._device)
+                yield self._finish(self._checked(batch).to(self._device))
             return
         arrival = self._begin_next(self._stream, batches)
         while arrival is not None:
@@ -159,9 +166,13 @@ class DevicePrefetcher:
     def _begin_next(self, stream: CopyStream, batches: Iterator[Batch]) -> Arrival | None:
         """Queue the copy of the next batch; None at the end."""
         batch = next(batches, None)
-        return None if batch is None else stream.begin(self._checked(batch))
+        return None if batch is None else stream.begin(self._checked(batch), self._finish)
 
     def _checked(self, batch: Batch) -> Batch:
         if self._check is not None:
             self._check(batch)
         return batch
+
+
+def _as_it_is(batch: Batch) -> Batch:
+    return batch

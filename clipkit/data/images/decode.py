@@ -8,6 +8,7 @@ pixels, else by Pillow, which accepts any box.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from math import ceil
 from typing import Final, NamedTuple, final
@@ -134,6 +135,12 @@ class ImageDecoder:
         if pixels is None:
             pixels = self._any_format(data, crop, background or self.background)
         return pixels
+
+    def at_size(self, size: int) -> ImageDecoder:
+        """Return this decoder with results of another width and height; both share what is kept."""
+        resized = copy.copy(self)
+        resized.size = check_image_size(size)
+        return resized
 
     def target(self, box: Box) -> tuple[int, int]:
         """Return the width and height to which a crop is resized, in pixels."""

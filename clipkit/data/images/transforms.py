@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
@@ -14,10 +14,11 @@ from PIL import Image
 
 from clipkit.data.images.adapted_transforms import as_augmentation
 from clipkit.data.images.augment import ImageAugmentation, check_interval, check_probability
+from clipkit.data.images.crops import centred, on_blocks, random_crop, resized_size
 from clipkit.data.images.decode import (
-    BLOCK_PIXELS,
     OVERSAMPLING,
     Box,
+    CropChooser,
     ImageDecoder,
     check_image_size,
     check_interpolation,
@@ -69,6 +70,14 @@ class ImageTransform(ABC):
             SampleError: If the bytes are not a usable image.
         """
 
+    def at_size(self, size: int) -> ImageTransform | None:  # noqa: ARG002
+        """Return this transform at another size, with the same crops; None if it has no other.
+
+        Args:
+            size: Width and height of the results, in pixels.
+        """
+        return None
+
 
 class CropTransform(ImageTransform):
     """A random crop, resized, then augmented (abstract); arguments as for ``TrainTransform``."""
@@ -87,11 +96,13 @@ class CropTransform(ImageTransform):
         keep_decoded_mib: int,
     ) -> None:
         name = type(self).__name__
+        self.interpolation, self.max_pixels = interpolation, max_pixels
+        self.keep_decoded_mib = keep_decoded_mib
         self.scale = check_interval(f"{name}.scale", scale, 1e-4, 1.0)
         self.ratio = check_interval(f"{name}.ratio", ratio, 1e-2, 1e2)
         self.augmentations = [as_augmentation(one) for one in augmentations or ()]
         self.random_background_probability = check_probability(random_background_probability)
-        self._decode = ImageDecoder(
+        self._decode = self._full_size = ImageDecoder(
             size, fast, background, interpolation, max_pixels, keep_decoded_mib
         )
 
@@ -101,17 +112,20 @@ class CropTransform(ImageTransform):
 
     def __call__(self, data: bytes, rng: np.random.Generator) -> RGB:
         """See `ImageTransform`."""
+        pixels = self._decode(data, *self.drawn(rng))
+        for augment in self.augmentations:
+            pixels = augment(pixels, rng)
+        return pixels.contiguous()
+
+    def drawn(self, rng: np.random.Generator) -> tuple[CropChooser, Color | None]:
+        """Draw the crop and the background of an image; None for the background of all."""
         # Drawn at once, so that later draws do not depend on the image's shape.
         draws = rng.random((_CROP_ATTEMPTS, 4))
         background = None
         if rng.random() < self.random_background_probability:
             red, green, blue = rng.integers(0, 256, 3).tolist()
             background = (red, green, blue)
-
-        pixels = self._decode(data, partial(self._crop, draws), background)
-        for augment in self.augmentations:
-            pixels = augment(pixels, rng)
-        return pixels.contiguous()
+        return partial(self._crop, draws), background
 
     def resized_size(self, data: bytes, rng: np.random.Generator) -> tuple[int, int]:
         """Return the width and height of the result, in pixels, without decoding the image.
@@ -127,7 +141,8 @@ class CropTransform(ImageTransform):
     def _crop(self, draws: Float64[np.ndarray, "attempts 4"], width: int, height: int) -> Box:
         ratio = self._allowed_ratio(width, height)
         box = random_crop(draws, width, height, self.scale, ratio)
-        columns, rows = self._decode.target(box)
+        # Not by the size of `at_size`: the crop must be the same.
+        columns, rows = self._full_size.target(box)
         shrinks = min(box.width / columns, box.height / rows)
         return on_blocks(box) if shrinks >= 2 * OVERSAMPLING else box
 
@@ -184,6 +199,20 @@ class TrainTransform(CropTransform):
             max_pixels,
             keep_decoded_mib,
         )
+
+    def at_size(self, size: int) -> TrainTransform:
+        """Return this transform with results of another size, from the same crops.
+
+        Augmentations change the resized crop. Of those of clipkit only the noise of
+        ``RandomErasing`` depends on the size.
+
+        Args:
+            size: Width and height of the results, in pixels.
+        """
+        resized = copy.copy(self)
+        resized.image_size = size
+        resized._decode = self._decode.at_size(size)
+        return resized
 
     def _allowed_ratio(self, width: int, height: int) -> tuple[float, float]:  # noqa: ARG002
         return self.ratio
@@ -267,75 +296,4 @@ class EvalTransform(ExactTransform):
         fitted = resized_size(*image.size, self.image_size, self.resize_mode)
         if image.size != fitted:
             image = image.resize(fitted, self.interpolation)
-        return _centred(image, self.image_size)
-
-
-def random_crop(
-    draws: Float64[np.ndarray, "attempts 4"],
-    width: int,
-    height: int,
-    scale: tuple[float, float],
-    ratio: tuple[float, float],
-) -> Box:
-    """Choose a crop of random area, shape and place: the first attempt that fits.
-
-    If none fits, it is the largest crop in the centre whose shape is allowed.
-    """
-    log_ratio = (math.log(ratio[0]), math.log(ratio[1]))
-    for area_draw, ratio_draw, column_draw, row_draw in draws.tolist():
-        area = width * height * (scale[0] + (scale[1] - scale[0]) * area_draw)
-        shape = math.exp(log_ratio[0] + (log_ratio[1] - log_ratio[0]) * ratio_draw)
-        columns, rows = round(math.sqrt(area * shape)), round(math.sqrt(area / shape))
-        if 0 < columns <= width and 0 < rows <= height:
-            left = int(column_draw * (width - columns + 1))
-            top = int(row_draw * (height - rows + 1))
-            return Box(left, top, columns, rows)
-    shape = min(max(width / height, ratio[0]), ratio[1])
-    columns = max(1, min(width, round(height * shape)))
-    rows = max(1, min(height, round(width / shape)))
-    return Box((width - columns) // 2, (height - rows) // 2, columns, rows)
-
-
-def on_blocks(box: Box) -> Box:
-    """Move the edges of a large crop to edges of JPEG blocks, by at most 7 pixels.
-
-    These are pixel edges at any scale of JPEG decoding. Resizing from between pixels would take
-    five times as long.
-
-    Examples:
-        >>> on_blocks(Box(left=3, top=13, width=700, height=600))
-        Box(left=0, top=16, width=696, height=592)
-    """
-    right, bottom = box.left + box.width, box.top + box.height
-    left, top = (round(edge / BLOCK_PIXELS) * BLOCK_PIXELS for edge in (box.left, box.top))
-    right, bottom = (edge // BLOCK_PIXELS * BLOCK_PIXELS for edge in (right, bottom))
-    return Box(left, top, right - left, bottom - top)
-
-
-def resized_size(width: int, height: int, size: int, mode: str) -> tuple[int, int]:
-    """Return width and height after resizing, before the crop; rounded as open_clip does.
-
-    Examples:
-        >>> resized_size(640, 480, 224, "shortest")
-        (298, 224)
-    """
-    if mode == "squash":
-        return size, size
-    if mode == "longest":
-        factor = max(width, height) / size
-        return max(1, round(width / factor)), max(1, round(height / factor))
-    if width <= height:
-        return size, int(size * height / width)
-    return int(size * width / height), size
-
-
-def _centred(image: Image.Image, size: int) -> Image.Image:
-    """Return the central square, black outside the image."""
-    if image.width < size or image.height < size:
-        canvas = Image.new("RGB", (max(size, image.width), max(size, image.height)))
-        canvas.paste(
-            image, ((canvas.width - image.width) // 2, (canvas.height - image.height) // 2)
-        )
-        image = canvas
-    left, top = round((image.width - size) / 2), round((image.height - size) / 2)
-    return image.crop((left, top, left + size, top + size))
+        return centred(image, self.image_size)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
 
+from clipkit.data.order.image_sizes import ImageSizeStage, image_size_at
 from clipkit.errors import ConfigError
 from clipkit.renamed_arguments import renamed_arguments
 from clipkit.when import Moment, When, as_when
@@ -61,6 +62,7 @@ class BatchTask:
     # of this epoch (padding)
     continues: bool = False
     num_equal_ranks: int = 0  # number of ranks, if all have as many samples in this step; else 0
+    image_size: int | None = None  # width and height of the images; None for those of the data
 
     def parts(self, max_samples: int) -> list[BatchTask]:
         """Cut the batch into parts of nearly equal size, at most ``max_samples``, in order."""
@@ -98,6 +100,7 @@ class EpochPartition:
     # whether epochs are continuous (mixtures): a step at an epoch's end includes the first samples
     # of the next epoch and belongs to the epoch in which it begins; ``tail`` has no effect
     carries: bool = False
+    image_sizes: tuple[ImageSizeStage, ...] = ()  # smaller images at first, in ascending order
 
     @property
     def varies(self) -> bool:
@@ -207,9 +210,11 @@ class EpochPartition:
                     dropped=(skipped if start == position else 0) + (dropped if last else 0),
                     continues=self.carries,
                     num_equal_ranks=self.world_size,
+                    image_size=image_size_at(self.image_sizes, epoch, start),
                 )
         if count:
-            yield BatchTask(epoch, rest_at + offset, count, epoch + 1, 0)
+            size = image_size_at(self.image_sizes, epoch, rest_at)
+            yield BatchTask(epoch, rest_at + offset, count, epoch + 1, 0, image_size=size)
 
     def _even_steps(self, position: int) -> int:
         """Return the number of steps from a position to the end, for the tail "even"."""
@@ -226,6 +231,7 @@ class EpochPartition:
             yield BatchTask(
                 epoch, start + offset, count, epoch + last, 0 if last else end,
                 dropped=0 if step else skipped,
+                image_size=image_size_at(self.image_sizes, epoch, start),
             )  # fmt: skip
 
     def _share(self, samples: int) -> tuple[int, int]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from clipkit.data.samples.joining import PadIds
 from clipkit.data.text.tokenizer import pad_tokens
 from clipkit.patches import TokenBudget, join_images
-from clipkit.types import Batch, NegativeBatch, Sample, TeacherBatch
+from clipkit.types import Batch, EncodedImages, NegativeBatch, Sample, TeacherBatch
 
 
 def collate(
@@ -36,6 +36,18 @@ def collate(
         teacher=_teacher_batch(samples, pad_ids.teacher_tokens),
         negatives=_negative_batch(samples, pad_ids.tokens),
         grids=grids,
+        encoded=_encoded_images(samples),
+    )
+
+
+def _encoded_images(samples: Sequence[Sample]) -> EncodedImages | None:
+    encoded = [sample.encoded for sample in samples if sample.encoded is not None]
+    if not encoded:
+        return None
+    return EncodedImages(
+        files=torch.cat([image.file for image in encoded]),
+        lengths=torch.tensor([len(image.file) for image in encoded], dtype=torch.int64),
+        crops=torch.stack([image.crop for image in encoded]),
     )
 
 

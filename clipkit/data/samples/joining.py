@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from clipkit.errors import DataError
-from clipkit.types import Batch, NegativeBatch, TeacherBatch
+from clipkit.types import Batch, EncodedImages, NegativeBatch, TeacherBatch
+
+_Nested = Batch | TeacherBatch | NegativeBatch | EncodedImages
 
 
 @final
@@ -112,9 +114,7 @@ class _Column(Protocol):
 class _Part:
     """All fields of a batch, or of a nested part of it."""
 
-    def __init__(
-        self, first: Batch | TeacherBatch | NegativeBatch, buffers: _Buffers, prefix: str = ""
-    ) -> None:
+    def __init__(self, first: _Nested, buffers: _Buffers, prefix: str = "") -> None:
         self._kind = type(first)
         names = [field.name for field in fields(first)]
         self._columns = {
@@ -126,7 +126,7 @@ class _Part:
             if column is not None:
                 column.add(getattr(values, name, None))
 
-    def finish(self) -> Batch | TeacherBatch | NegativeBatch:
+    def finish(self) -> _Nested:
         joined: dict[str, Any] = {
             name: None if column is None else column.finish()
             for name, column in self._columns.items()
@@ -138,7 +138,7 @@ def _column_for(name: str, first: Any, buffers: _Buffers) -> _Column | None:
     """Return an empty column for the values of a field; None for a field that is not joined."""
     if isinstance(first, Tensor):
         return _Rows(name, first.dtype, buffers)
-    if isinstance(first, TeacherBatch | NegativeBatch):
+    if isinstance(first, TeacherBatch | NegativeBatch | EncodedImages):
         return _Part(first, buffers, f"{name}.")
     if name == "rank_sizes" and first is not None:
         return _Sums()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 import numpy as np
@@ -12,6 +12,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
+from clipkit.data.images.device_decoded import DeviceDecodedTransform
 from clipkit.data.images.formats import IMAGE_EXTENSIONS, image_member
 from clipkit.data.images.naflex import NaFlexTrainTransform
 from clipkit.data.images.transforms import ImageTransform
@@ -25,7 +26,7 @@ from clipkit.data.shards.members import read_label
 from clipkit.data.text.tokenizer import Encoder
 from clipkit.errors import ConfigError, SampleError
 from clipkit.patches import TokenBudget
-from clipkit.types import Batch, Sample
+from clipkit.types import Batch, EncodedImage, Sample
 
 Caption = Callable[[Mapping[str, bytes], np.random.Generator], str]
 Transform = Callable[[bytes, np.random.Generator], UInt8[Tensor, "3 H W"]]
@@ -49,6 +50,11 @@ class SampleMaker:
 
     def __post_init__(self) -> None:
         reads_negatives = any(isinstance(field, NegativeImages) for field in self.fields)
+        if isinstance(self.image_transform, DeviceDecodedTransform) and reads_negatives:
+            raise ConfigError(
+                "data.samples.fields: NegativeImages are decoded by workers, and this image "
+                "transform lets the device decode; omit the field, or use TrainTransform"
+            )
         if self.budget is not None and reads_negatives:
             raise ConfigError(
                 "data.samples.fields: NegativeImages needs images of one size, and this image "
@@ -60,6 +66,18 @@ class SampleMaker:
         """Return the budget of patches of images of any shape; None for images of one shape."""
         transform = self.image_transform
         return transform.budget if isinstance(transform, ImageTransform) else None
+
+    def at_size(self, image_size: int | None) -> SampleMaker:
+        """Return this maker with images of another size, if their transform has one.
+
+        Args:
+            image_size: Width and height in pixels; None for those of this maker.
+        """
+        transform = self.image_transform
+        if image_size is None or not isinstance(transform, ImageTransform):
+            return self
+        resized = transform.at_size(image_size)
+        return self if resized is None else replace(self, image_transform=resized)
 
     @property
     def _counts_patches(self) -> NaFlexTrainTransform | None:
@@ -85,7 +103,7 @@ class SampleMaker:
             tokens = self.tokenizer.encode(caption)
             label = read_label(members, self.label_field)
             before = copy.deepcopy(rng) if self.fields else rng
-            image = self.image_transform(image_data, rng)
+            image, encoded = self._image(image_data, rng)
             sample = Sample(
                 key=key,
                 image=image,
@@ -93,6 +111,7 @@ class SampleMaker:
                 label=label,
                 sample_id=sample_id,
                 caption=caption,
+                encoded=encoded,
             )
             context = SampleContext(
                 members, rng, before, image_data, self.tokenizer.encode, self.image_transform
@@ -100,6 +119,15 @@ class SampleMaker:
             for field in self.fields:
                 sample = field.add(sample, context)
             return sample
+
+    def _image(
+        self, data: bytes, rng: np.random.Generator
+    ) -> tuple[UInt8[Tensor, "3 H W"], EncodedImage | None]:
+        """Return an image, or an empty one and what the device decodes."""
+        transform = self.image_transform
+        if isinstance(transform, DeviceDecodedTransform):
+            return torch.empty((3, 0, 0), dtype=torch.uint8), transform.encode(data, rng)
+        return transform(data, rng), None
 
     @property
     def pad_ids(self) -> PadIds:

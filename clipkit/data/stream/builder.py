@@ -88,7 +88,8 @@ class BatchBuilder:
         self._prefetch(task.epoch, epochs, positions, chosen)
         columns = (epochs, positions, chosen.ids, chosen.passes)
         places = list(zip(*(column.tolist() for column in columns), strict=True))
-        made = self._threads.map(lambda place: self._one(*place), places)
+        maker = self._maker.at_size(task.image_size)
+        made = self._threads.map(lambda place: self._one(maker, *place), places)
         samples = [sample for sample, _ in made if sample is not None]
         faults = [fault for _, found in made for fault in found]
         replaced = sum(1 for sample, found in made if sample is not None and found)
@@ -154,13 +155,13 @@ class BatchBuilder:
                 self._reader.prefetch(self._order.samples_at(epoch, there).ids)
 
     def _one(
-        self, epoch: int, position: int, sample_id: int, number_of_pass: int
+        self, maker: SampleMaker, epoch: int, position: int, sample_id: int, number_of_pass: int
     ) -> tuple[Sample | None, list[Fault]]:
         """Return the sample at a position, or its substitute, and the faults."""
         faults: list[Fault] = []
         nonces = [number_of_pass]
         for attempt in range(MAX_REPLACEMENTS):
-            sample = self._try(sample_id, nonces, faults)
+            sample = self._try(maker, sample_id, nonces, faults)
             if sample is not None:
                 return sample, faults
             with self._lock:
@@ -171,14 +172,16 @@ class BatchBuilder:
             nonces = [int(substitute.passes[0]), position, attempt + 1]
         return None, faults
 
-    def _try(self, sample_id: int, nonces: Sequence[int], faults: list[Fault]) -> Sample | None:
+    def _try(
+        self, maker: SampleMaker, sample_id: int, nonces: Sequence[int], faults: list[Fault]
+    ) -> Sample | None:
         try:
             raw = self._reader.read(sample_id)
         except ShardError as error:
             faults.append(Fault(self._reader.url_of(sample_id), WHOLE_SHARD, "", str(error)))
             return None
         try:
-            sample = self._maker.make(raw.key, raw.members, sample_id, nonces)
+            sample = maker.make(raw.key, raw.members, sample_id, nonces)
             self._dims.check(sample)
             return sample
         except SampleError as error:

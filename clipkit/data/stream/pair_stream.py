@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any, Final, final
 
 from clipkit.data.order.build import Data, first_order, index_of, masks_of, restored_order
+from clipkit.data.order.image_sizes import ImageSizeStage
 from clipkit.data.order.length_buckets import first_windows, restored_windows
 from clipkit.data.order.partition import EpochPartition, check_stages
 from clipkit.data.samples.faults import FaultOptions, FaultTracker
@@ -90,8 +91,7 @@ class PairStream:
         >>> index = ShardIndex.from_urls("data/train")
         >>> stream = PairStream(index, tokenizer=OpenClipTokenizer(), batch_size=4, image_size=64)
         >>> for batch in stream:
-        ...     # train on the batch here
-        ...     stream.commit(batch)
+        ...     stream.commit(batch)  # after a step on the batch
         >>> stream.state_dict()["epoch"]
         1
     """
@@ -154,8 +154,8 @@ class PairStream:
 
     def __len__(self) -> int:
         """Return the number of batches of this rank in the epoch of the next batch."""
-        epoch, position, _ = self._partition.start(*self._delivery.cursor.next)
-        return self._partition.progress(epoch, position)[1]
+        start = self._partition.start(*self._delivery.cursor.next)
+        return self._partition.progress(*start[:2])[1]
 
     @property
     def is_exact(self) -> bool:
@@ -170,7 +170,12 @@ class PairStream:
     @property
     def epoch(self) -> int:
         """Epoch of the next batch to be trained on."""
-        return self._delivery.cursor.committed[0]
+        return self.place[0]
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """Epoch and position after the last committed batch."""
+        return self._delivery.cursor.committed
 
     @property
     def num_samples(self) -> int:
@@ -195,7 +200,7 @@ class PairStream:
             DataError: If a batch that all ranks need has no usable sample.
             OSError: If this machine is out of files, memory or disk.
         """
-        return self._delivery.run(self._partition, self._start_workers)
+        yield from self._delivery.run(self._partition, self._start_workers)  # sizes may be set yet
 
     def commit(self, batch: Batch) -> None:
         """Record that a batch has been trained on: a resume starts after it.
@@ -257,6 +262,10 @@ class PairStream:
         """End the worker processes; the next iteration starts others, after the last commit."""
         self._delivery.restart()
 
+    def set_image_sizes(self, stages: Sequence[ImageSizeStage]) -> None:
+        """Make the images of some steps smaller; see ``PairSource.set_image_sizes``."""
+        self._partition = replace(self._partition, image_sizes=tuple(stages))
+
     def set_epoch(self, epoch: int) -> None:
         """Move to the start of an epoch; a position within that epoch stays."""
         if epoch != self._partition.start(*self._delivery.cursor.next)[0]:
@@ -285,8 +294,7 @@ class PairStream:
         return {**self._delivery.counters(), **sources}
 
     def _start_workers(self) -> BatchLoader:
-        builder = BatchBuilder(
-            self._reader, self._maker, self._order, self._num_threads, self._windows
-        )
+        order, windows = self._order, self._windows
+        builder = BatchBuilder(self._reader, self._maker, order, self._num_threads, windows)
         # An epoch of validation follows the previous one only after a long time.
         return BatchLoader(builder, self._num_workers, self._maker.pad_ids, self._shuffle)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
+from clipkit.data.order.image_sizes import ImageSizeStage
 from clipkit.data.order.partition import EpochPartition
 from clipkit.data.shards.masks.sample_mask import MaskSummary
 from clipkit.data.stream.checks import CaptionFacts
@@ -31,6 +32,11 @@ class PairSource(Protocol):
     @property
     def partition(self) -> EpochPartition:
         """Partition of epochs into steps."""
+        ...
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """Epoch and position after the last committed batch."""
         ...
 
     @property
@@ -66,6 +72,17 @@ class PairSource(Protocol):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore a state."""
+        ...
+
+    def set_image_sizes(self, stages: Sequence[ImageSizeStage]) -> None:
+        """Make the images of some steps smaller, from the next iteration on.
+
+        Workers decode and resize such images to their size. Order, crops and captions stay the
+        same. A transform without ``at_size`` returns images of its own size in every step.
+
+        Args:
+            stages: Stages in ascending order; none for images of one size.
+        """
         ...
 
     def set_epoch(self, epoch: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import chain, count, islice
 from typing import Any, final
 
@@ -62,20 +63,21 @@ class SequentialBuilder:
     def build(self, task: BatchTask) -> BuildResult:
         """Build a batch, or a part of one, of the task's size."""
         try:
-            samples = self._next_samples(task.num_samples)
+            maker = self._maker.at_size(task.image_size)
+            samples = self._next_samples(maker, task.num_samples)
         except DataError as error:
             self._samples = None  # an iterator is over after its error
             return BuildResult(None, self._take_faults(), error)
         return BuildResult(self._maker.join(samples), self._take_faults())
 
-    def _next_samples(self, wanted: int) -> list[Sample]:
+    def _next_samples(self, maker: SampleMaker, wanted: int) -> list[Sample]:
         if self._samples is None:
             self._samples = enumerate(self._endless())
         samples: list[Sample] = []
         bad = 0
         while len(samples) < wanted:
             raw = list(islice(self._samples, wanted - len(samples)))
-            made = list(map(self._checked, self._threads.map(self._make, raw)))
+            made = list(map(self._checked, self._threads.map(partial(self._make, maker), raw)))
             usable = [sample for sample in made if isinstance(sample, Sample)]
             self._faults += [fault for fault in made if isinstance(fault, Fault)]
             samples += usable
@@ -86,13 +88,13 @@ class SequentialBuilder:
                 )
         return samples
 
-    def _make(self, numbered: _Numbered) -> tuple[RawSample, Sample | str]:
+    def _make(self, maker: SampleMaker, numbered: _Numbered) -> tuple[RawSample, Sample | str]:
         number, raw = numbered
         # A sample that is read again has other random numbers.
         worker = get_worker_info()
         nonces = (self._seed, self._world.rank, worker.id if worker else 0, number)
         try:
-            return raw, self._maker.make(raw.key, raw.members, sample_id(raw), nonces)
+            return raw, maker.make(raw.key, raw.members, sample_id(raw), nonces)
         except SampleError as error:
             return raw, error.reason
 

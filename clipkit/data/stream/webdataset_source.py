@@ -8,6 +8,7 @@ from dataclasses import replace
 from itertools import islice
 from typing import Any, Final, final
 
+from clipkit.data.order.image_sizes import ImageSizeStage
 from clipkit.data.order.partition import EpochPartition, check_stages
 from clipkit.data.samples.faults import FaultOptions, FaultTracker
 from clipkit.data.samples.maker import SampleMaker, Transform
@@ -149,6 +150,11 @@ class WebDatasetSource:
         return self._partition
 
     @property
+    def place(self) -> tuple[int, int]:
+        """Epoch and position after the last committed batch."""
+        return self._delivery.cursor.committed
+
+    @property
     def num_samples(self) -> int:
         """Number of samples in an epoch, over all ranks."""
         return self._partition.num_samples
@@ -171,7 +177,8 @@ class WebDatasetSource:
             DataError: If no sample can be read any more.
             OSError: If this machine is out of files, memory or disk.
         """
-        return self._delivery.run(self._partition, self._start_workers)
+        # As a generator: sizes of images may be set between this call and the first batch.
+        yield from self._delivery.run(self._partition, self._start_workers)
 
     def commit(self, batch: Batch) -> None:
         """Record that a batch has been trained on.
@@ -228,6 +235,10 @@ class WebDatasetSource:
     def close(self) -> None:
         """End the worker processes; the next iteration starts others, after the last commit."""
         self._delivery.restart()
+
+    def set_image_sizes(self, stages: Sequence[ImageSizeStage]) -> None:
+        """Make the images of some steps smaller; see ``PairSource.set_image_sizes``."""
+        self._partition = replace(self._partition, image_sizes=tuple(stages))
 
     def set_epoch(self, epoch: int) -> None:
         """Move to the start of an epoch; a position within that epoch stays."""

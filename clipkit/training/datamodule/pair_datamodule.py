@@ -9,7 +9,6 @@ import torch
 from lightning.pytorch import LightningDataModule
 
 from clipkit.data import DevicePrefetcher, PairSource, PairStream
-from clipkit.data.images.transforms import ImageTransform
 from clipkit.data.packing.packed_cache import is_raw
 from clipkit.data.samples.faults import FaultOptions
 from clipkit.data.stream.options import OrderOptions, SampleOptions
@@ -18,7 +17,6 @@ from clipkit.data.text.tokenizer import Tokenizer
 from clipkit.data.text.tokenizers import tokenizer_from_name
 from clipkit.errors import ConfigError
 from clipkit.models import DualEncoder
-from clipkit.models.inputs import transform_of
 from clipkit.renamed_arguments import renamed_arguments
 from clipkit.training.checks.options import check_tokenizer
 from clipkit.training.checks.ranks import check_same_data
@@ -39,9 +37,10 @@ from clipkit.training.datamodule.sources import (
     webdataset_shards,
 )
 from clipkit.training.datamodule.transforms import (
+    decoder_for,
     required_encoder,
-    train_transform_of,
-    transform_for,
+    train_transform_for,
+    val_transform_for,
 )
 from clipkit.types import Batch
 
@@ -135,6 +134,8 @@ class PairDataModule(LightningDataModule):
         if stage == "fit" and self._train_stream is None:
             self._train_stream = self._open_train()
             check_same_data(self._train_stream, "data.train")
+        if stage == "fit" and self._train_stream is not None:
+            self._train_stream.set_image_sizes(())  # those of an earlier fit
         if self.val and self._val_stream is None:
             self._val_stream = self._open_val(self.val)
             check_same_data(self._val_stream, "data.val")
@@ -151,9 +152,10 @@ class PairDataModule(LightningDataModule):
         On a CUDA device its next batch is copied during each step.
         """
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
-        if device.type != "cuda":
+        decoder = decoder_for(self.samples.transform, device)
+        if device.type != "cuda" and decoder is None:
             return self.train_stream
-        return DevicePrefetcher(self.train_stream, device, self._check)
+        return DevicePrefetcher(self.train_stream, device, self._check, decoder)
 
     def val_dataloader(self) -> PairStream | list[Any]:
         """Return the stream of validation batches; an empty list without validation data."""
@@ -198,8 +200,7 @@ class PairDataModule(LightningDataModule):
 
     def position(self) -> tuple[int, int, int]:
         """Return the epoch, and the numbers of its completed batches and of all its batches."""
-        state = self.train_stream.state_dict()
-        epoch, position = state["epoch"], state["position"]
+        epoch, position = self.train_stream.place
         return epoch, *self.train_stream.partition.progress(epoch, position)
 
     def state_dict(self) -> dict[str, Any]:
@@ -225,7 +226,7 @@ class PairDataModule(LightningDataModule):
             tokenizer=self.resolved_tokenizer(),
             batch_size=self.batch_size,
             seed=self.seed,
-            image_transform=self._train_transform(),
+            image_transform=train_transform_for(self.samples.transform, self._known_encoder()),
             num_workers=self.num_workers,
             order=self.order,
             samples=self._sample_options(self.samples.caption),
@@ -240,7 +241,7 @@ class PairDataModule(LightningDataModule):
             tokenizer=self.resolved_tokenizer(),
             batch_size=self.batch_size,
             seed=self.seed,
-            image_transform=self._train_transform(),
+            image_transform=train_transform_for(self.samples.transform, self._known_encoder()),
             num_workers=self.num_workers,
             order=self.order,
             samples=self._sample_options(self.samples.caption),
@@ -255,12 +256,7 @@ class PairDataModule(LightningDataModule):
             open_index(urls, self.class_names, self.storage),
             tokenizer=self.resolved_tokenizer(),
             batch_size=self.batch_size if size is None else size,
-            image_transform=transform_for(
-                "validation.transform",
-                self.validation.transform,
-                transform_of,
-                self._known_encoder(),
-            ),
+            image_transform=val_transform_for(self.validation.transform, self._known_encoder()),
             num_workers=self.num_workers,
             # Batches of nearly equal size, because the loss depends on it; with all samples.
             order=OrderOptions(shuffle=False, tail="even"),
@@ -294,10 +290,6 @@ class PairDataModule(LightningDataModule):
         if (encoder := self._known_encoder()) is not None:
             check_tokenizer(self.tokenizer, encoder.text_tower)
         return self.tokenizer
-
-    def _train_transform(self) -> ImageTransform:
-        option, transform = "samples.transform", self.samples.transform
-        return transform_for(option, transform, train_transform_of, self._known_encoder())
 
     def _known_encoder(self) -> DualEncoder | None:
         module = getattr(self.trainer, "lightning_module", None)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import torch
 
-from clipkit.data import NaFlexTrainTransform, TrainTransform
+from clipkit.data import DeviceDecodedTransform, DeviceDecoder, NaFlexTrainTransform, TrainTransform
 from clipkit.data.images.transforms import ImageTransform
 from clipkit.errors import ConfigError
 from clipkit.models import DualEncoder, ImageTower
+from clipkit.models.inputs import transform_of
 
 
 def train_transform_of(tower: ImageTower) -> ImageTransform:
@@ -22,22 +23,51 @@ def train_transform_of(tower: ImageTower) -> ImageTransform:
     )
 
 
-def transform_for(
-    option: str,
-    transform: ImageTransform | None,
-    default: Callable[[ImageTower], ImageTransform],
-    encoder: DualEncoder | None,
+def train_transform_for(
+    transform: ImageTransform | None, encoder: DualEncoder | None
 ) -> ImageTransform:
-    """Return the transform of an option, or the default for the encoder that is trained.
+    """Return ``data.samples.transform``, or random crops for the encoder that is trained.
 
     Raises:
         ConfigError: If it does not fit the encoder, or there is neither of them.
     """
     if transform is None:
-        return default(required_encoder(option, encoder).image_tower)
+        return train_transform_of(required_encoder("samples.transform", encoder).image_tower)
     if encoder is not None:
         check_transform(transform, encoder.image_tower)
     return transform
+
+
+def val_transform_for(
+    transform: ImageTransform | None, encoder: DualEncoder | None
+) -> ImageTransform:
+    """Return ``data.validation.transform``, or that of the encoder that is trained.
+
+    Raises:
+        ConfigError: If it does not fit the encoder, or there is neither of them, or the device
+            decodes.
+    """
+    if transform is None:
+        return transform_of(required_encoder("validation.transform", encoder).image_tower)
+    if isinstance(transform, DeviceDecodedTransform):
+        raise ConfigError(
+            "data.validation.transform: images are decoded exactly in validation, and "
+            "DeviceDecodedTransform is for training; omit it, or use EvalTransform"
+        )
+    if encoder is not None:
+        check_transform(transform, encoder.image_tower)
+    return transform
+
+
+def decoder_for(transform: ImageTransform | None, device: torch.device) -> DeviceDecoder | None:
+    """Return what decodes the images of a training transform on a device; None if workers do.
+
+    Raises:
+        ConfigError: If the device cannot decode.
+    """
+    if not isinstance(transform, DeviceDecodedTransform):
+        return None
+    return DeviceDecoder(device, transform.crop.interpolation, transform.max_decoded_mib)
 
 
 def required_encoder(option: str, encoder: DualEncoder | None) -> DualEncoder:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
@@ -21,7 +21,7 @@ from clipkit.errors import ConfigError
 from clipkit.training.datamodule.pair_datamodule import PairDataModule
 from clipkit.training.lightning_compat import callbacks_of, data_of
 from clipkit.training.progress.epoch_steps import samples_of_epochs
-from clipkit.when import Progress
+from clipkit.when import Progress, When
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -105,6 +105,26 @@ def run_progress(trainer: Trainer) -> Progress:
         # Clocks differ, learning rates must not.
         fraction = float(trainer.strategy.broadcast(fraction))
     return _progress(trainer, fraction)
+
+
+def reached_after(trainer: Trainer, moment: When) -> Callable[[int], bool] | None:
+    """Return whether a moment is reached after a number of further samples of all ranks.
+
+    It answers what ``run_progress`` will show then; true after the end of the run. None if that
+    cannot be known: a fraction of a run with a time limit, or a module that counts no samples.
+    """
+    counter = getattr(trainer.lightning_module, "step_counter", None)
+    is_timed = moment.unit == "fraction" and _seconds(trainer) is not None
+    if not isinstance(counter, StepCounter) or is_timed:
+        return None
+    samples, num_steps = counter.samples_at(trainer.global_step), total_steps(trainer)
+
+    def is_reached(more: int) -> bool:
+        step = (samples + more) / counter.step_samples
+        progress = Progress(step, num_steps, None, counter.step_samples)
+        return step >= num_steps or moment.is_reached(progress)
+
+    return is_reached
 
 
 def local_progress(trainer: Trainer) -> Progress:

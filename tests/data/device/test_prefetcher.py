@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from clipkit.data import DevicePrefetcher, ShardIndex
-from clipkit.data.device.prefetcher import Arrival, CopyStream, CudaCopyStream
+from clipkit.data.device.prefetcher import Arrival, CopyStream, CudaCopyStream, Finish
 from clipkit.types import Batch, NegativeBatch, TeacherBatch
 from tests.helpers.factories import write_shards
 from tests.helpers.streams import ids, make
@@ -22,12 +22,12 @@ class Recorded(CopyStream):
     def __init__(self, log: list[str]) -> None:
         self.log = log
 
-    def begin(self, batch: Batch) -> Arrival:
+    def begin(self, batch: Batch, finish: Finish) -> Arrival:
         self.log.append(f"copy {batch.keys[0]}")
 
         def arrive() -> Batch:
             self.log.append(f"wait {batch.keys[0]}")
-            return batch.to("cpu")
+            return finish(batch.to("cpu"))
 
         return arrive
 
@@ -91,7 +91,7 @@ def test_batches_are_checked_in_host_memory_before_their_copy():
         if one.keys == ("b",):
             raise ValueError("wrong label")
 
-    steps = iter(DevicePrefetcher(Loader(), "cuda", check, Recorded(log)))
+    steps = iter(DevicePrefetcher(Loader(), "cuda", check, stream=Recorded(log)))
     assert next(steps).keys == ("a",)
     with pytest.raises(ValueError, match="wrong label"):
         next(steps)
@@ -165,8 +165,12 @@ def test_the_computation_waits_for_the_copy_and_keeps_its_memory(monkeypatch):
     kept: list[str] = []
     monkeypatch.setattr(torch.Tensor, "record_stream", lambda self, s: kept.append(s.name))
     one = batch("a")
-    arrive = CudaCopyStream(torch.device("cuda", 0)).begin(one)
-    assert calls == ["pin", "on copies", "{'non_blocking': True}", "copies records", "off copies"]
+    arrive = CudaCopyStream(torch.device("cuda", 0)).begin(
+        one, lambda copied: calls.append("finish") or copied
+    )
+    assert calls == [
+        *("pin", "on copies", "{'non_blocking': True}", "finish", "copies records", "off copies")
+    ]
     assert arrive() is one
     assert calls[-1] == "computation waits for event"
     assert kept == ["computation"] * 5, "every tensor, also nested ones"

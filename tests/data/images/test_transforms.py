@@ -14,12 +14,11 @@ from PIL import Image
 
 from clipkit.data.images.augment import ColorJitter, Grayscale, HorizontalFlip, RandomErasing
 from clipkit.data.images.augment_geometry import RandomAffine, RandomPerspective
+from clipkit.data.images.crops import random_crop, resized_size
 from clipkit.data.images.rand_augment import RandAugment
 from clipkit.data.images.transforms import (
     EvalTransform,
     TrainTransform,
-    random_crop,
-    resized_size,
 )
 from clipkit.errors import ConfigError, SampleError
 from tests.helpers.factories import image_bytes

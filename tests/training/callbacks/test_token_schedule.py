@@ -16,17 +16,23 @@ END_OF_TEXT = 49407
 
 
 class Sizes(Callback):
+    """Listed before the schedule: sees images as they arrive, and as they are trained on."""
+
     def __init__(self) -> None:
+        self.arrived: list[int] = []
         self.seen: list[tuple[int, int]] = []
         self.ends: list[bool] = []
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self.arrived.append(batch.images.shape[-1])
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         self.seen.append((batch.images.shape[-1], batch.tokens.shape[-1]))
         self.ends.append(bool((batch.tokens.max(dim=1).values == END_OF_TEXT).all()))
 
 
-def fit(folder, run, ckpt=None, **options):
-    sizes, module = Sizes(), tiny.module(**options)
+def fit(folder, run, ckpt=None, data=None, **options):
+    sizes, module = Sizes(), tiny.module()
     schedule = TokenSchedule(
         [
             TokenStage(0.3, image_size=8, text_length=4),
@@ -34,8 +40,9 @@ def fit(folder, run, ckpt=None, **options):
             TokenStage(0.7, image_size=8),
         ]
     )
-    trainer = tiny.trainer(run, sizes, schedule, SaveCheckpoint(keep_every_n_steps=1), max_steps=8)
-    trainer.fit(module, datamodule=tiny.data(folder), ckpt_path=ckpt)
+    saved = SaveCheckpoint(keep_every_n_steps=1)
+    trainer = tiny.trainer(run, sizes, schedule, saved, **{"max_steps": 8, **options})
+    trainer.fit(module, datamodule=tiny.data(folder, **(data or {})), ckpt_path=ckpt)
     return sizes, module.state_dict()
 
 
@@ -46,10 +53,41 @@ def test_sizes_and_lengths_follow_the_run_and_resume_exactly(tmp_path):
     assert whole > 6, "the captions must be longer than what they are cut to"
     assert sizes.seen == [(8, 4)] * 3 + [(16, 6)] + [(8, whole)] * 2 + [(16, whole)] * 2
     assert all(sizes.ends)
+    assert sizes.arrived == [size for size, _ in sizes.seen], "decoded at the size of the stage"
     for step in (2, 4, 6):
         again, same = fit(folder, tmp_path, tmp_path / f"step={step}.ckpt")
         assert again.seen == sizes.seen[step:]
+        assert again.arrived == sizes.arrived[step:]
         assert all(torch.equal(weights[name], same[name]) for name in weights)
+
+
+def test_workers_decode_at_the_size_of_the_step_over_epochs_and_windows(tmp_path):
+    folder = tiny.shards(tmp_path / "data", (23,))
+    options = {"accumulate_grad_batches": 2, "data": {"num_workers": 2}}
+    sizes, weights = fit(folder, tmp_path, **options)
+    # 5 batches an epoch are 3 steps, the last one of one batch
+    assert sizes.arrived == [8] * 5 + [16] * 2 + [8] * 2 + [8] + [16] * 4
+    assert sizes.arrived == [size for size, _ in sizes.seen]
+    again, same = fit(folder, tmp_path, tmp_path / "step=4.ckpt", **options)
+    assert again.arrived == sizes.arrived[-len(again.arrived) :]
+    assert all(torch.equal(weights[name], same[name]) for name in weights)
+
+
+def test_a_time_limit_leaves_the_sizes_to_the_device(tmp_path):
+    folder = tiny.shards(tmp_path / "data", (40,))
+    sizes, _ = fit(folder, tmp_path, max_time={"hours": 1})
+    assert sizes.arrived == [16] * 8
+    assert [size for size, _ in sizes.seen] == [8] * 3 + [16] + [8] * 2 + [16] * 2
+
+
+def test_a_fit_without_a_schedule_has_complete_images(tmp_path):
+    folder = tiny.shards(tmp_path / "data", (40,))
+    data = tiny.data(folder)
+    for schedule, size in (([TokenSchedule([TokenStage(0.5, image_size=8)])], 8), ([], 16)):
+        sizes = Sizes()
+        trainer = tiny.trainer(tmp_path, sizes, *schedule, max_steps=1)
+        trainer.fit(tiny.module(), datamodule=data)
+        assert sizes.arrived == [size]
 
 
 def test_positions_keep_the_class_token_and_pass_gradients():

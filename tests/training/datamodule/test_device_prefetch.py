@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from clipkit.data import DevicePrefetcher
-from clipkit.data.device.prefetcher import Arrival, CopyStream
+from clipkit.data.device.prefetcher import Arrival, CopyStream, Finish
 from clipkit.training import PairDataModule
 from clipkit.training.callbacks import KeyLog, SaveCheckpoint
 from clipkit.types import Batch
@@ -21,13 +21,13 @@ class HostStream(CopyStream):
     def __init__(self) -> None:
         self.on_the_way = self.most = 0
 
-    def begin(self, batch: Batch) -> Arrival:
+    def begin(self, batch: Batch, finish: Finish) -> Arrival:
         self.on_the_way += 1
         self.most = max(self.most, self.on_the_way)
 
         def arrive() -> Batch:
             self.on_the_way -= 1
-            return replace(batch, images=batch.images.clone())
+            return finish(replace(batch, images=batch.images.clone()))
 
         return arrive
 

@@ -11,11 +11,14 @@ from jaxtyping import UInt8
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from clipkit.data.order.image_sizes import ImageSizeStage
 from clipkit.data.text.truncate import truncate_tokens, truncation_token
 from clipkit.errors import ConfigError
 from clipkit.models import TextTower
+from clipkit.training.datamodule.pair_datamodule import PairDataModule
 from clipkit.training.lightning_compat import encoder_of
-from clipkit.training.progress.run_progress import pair_data, run_progress
+from clipkit.training.progress.epoch_steps import place_where
+from clipkit.training.progress.run_progress import pair_data, reached_after, run_progress
 from clipkit.types import Batch
 from clipkit.when import Moment, Progress, When, as_when, ascending
 
@@ -43,8 +46,10 @@ class TokenSchedule(Callback):
     """Trains on smaller images and shorter captions first, which costs less.
 
     After the last stage images and captions are complete (CLIPA, Li et al. 2023, arXiv:2305.07017).
-    They are reduced on the device, so that order, crops and resuming are those of a run without
-    this callback. open_clip's vision transformers interpolate positions; timm's convolutional
+    Order, crops and resuming are those of a run without this callback. Images are decoded and
+    resized to their stage's size where they are read, if ``PairDataModule`` reads them with a
+    transform that has ``at_size``; others, and those of a stage that a time limit ends, are reduced
+    on the device. open_clip's vision transformers interpolate positions; timm's convolutional
     networks accept any size. Captions keep their end token.
 
     Args:
@@ -96,10 +101,15 @@ class TokenSchedule(Callback):
             tokenizer = data.resolved_tokenizer()
             self._pad_id, self._end = tokenizer.pad_id, truncation_token(tokenizer)
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Let the data module read images at the size of their step."""
+        if (data := pair_data(trainer)) is not None:
+            data.train_stream.set_image_sizes(planned_sizes(self.stages, trainer, data))
+
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int
     ) -> None:
-        """Reduce the images and captions of this batch."""
+        """Reduce the captions of this batch, and images that were not read at the stage's size."""
         stage = stage_at(self.stages, run_progress(trainer))
         if stage is None:
             return
@@ -127,6 +137,29 @@ def stage_at(stages: Sequence[TokenStage], progress: Progress) -> TokenStage | N
     """
     ends = ((stage, as_when("until", stage.until)) for stage in stages)
     return next((stage for stage, end in ends if not end.is_reached(progress)), None)
+
+
+def planned_sizes(
+    stages: Sequence[TokenStage], trainer: Trainer, data: PairDataModule
+) -> list[ImageSizeStage]:
+    """Return the image size of every step from here on; none if the clock decides.
+
+    The present position of the stream must be that of the next optimizer step.
+    """
+    planned = []
+    for stage in stages:
+        is_reached = reached_after(trainer, as_when("until", stage.until))
+        if is_reached is None:
+            return []
+        place = place_where(
+            data.train_stream.partition,
+            data.train_stream.place,
+            is_reached,
+            trainer.limit_train_batches,
+            trainer.accumulate_grad_batches,
+        )
+        planned.append(ImageSizeStage(stage.image_size, place))
+    return planned
 
 
 def shrink(images: UInt8[Tensor, "B 3 H W"], size: int) -> UInt8[Tensor, "B 3 H2 W2"]:
