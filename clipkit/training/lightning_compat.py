@@ -6,6 +6,7 @@ one that is gone.
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,6 +23,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 from torch.amp.grad_scaler import OptState
 from torch.distributed.fsdp import FSDPModule
+from torch.nn.parallel import DistributedDataParallel
 
 from clipkit.errors import check_choice
 from clipkit.models import DualEncoder
@@ -193,10 +195,14 @@ def disable_ddp_graph_splits() -> None:
     torch._dynamo.config.optimize_ddp = False
 
 
-def set_ddp_defaults(strategy: DDPStrategy, options: Mapping[str, bool]) -> None:
+def set_ddp_defaults(strategy: DDPStrategy, sends_buffers: bool) -> None:
     """Set arguments of torch's ``DistributedDataParallel`` that a strategy was not given."""
-    for name, value in options.items():
-        strategy._ddp_kwargs.setdefault(name, value)
+    given = strategy._ddp_kwargs
+    given.setdefault("gradient_as_bucket_view", True)
+    known = inspect.signature(DistributedDataParallel).parameters
+    new_name, old_name = "forward_sync_buffers", "broadcast_buffers"  # before torch 2.14
+    if not sends_buffers and new_name not in given and old_name not in given:
+        given[new_name if new_name in known else old_name] = False
 
 
 def resharding_of(module: nn.Module) -> Any:

@@ -28,8 +28,7 @@ def save_memory_and_traffic(strategy: Strategy, module: nn.Module) -> None:
         module: The module that it will wrap.
     """
     if isinstance(strategy, DDPStrategy):
-        sends = has_buffers_of_rank(module)
-        set_ddp_defaults(strategy, {"gradient_as_bucket_view": True, "broadcast_buffers": sends})
+        set_ddp_defaults(strategy, sends_buffers=has_buffers_of_rank(module))
 
 
 def has_buffers_of_rank(module: nn.Module) -> bool:

@@ -49,7 +49,7 @@ class ShardedStrategy(ModelParallelStrategy):
         timeout: Time after which a collective that some ranks do not join ends the run, such as
             "0:10:00"; longer than a validation, a checkpoint and the download of a shard.
         shard_size: Number of ranks that hold the weights once together, such as the GPUs of a
-            machine; other groups of so many ranks are replicas, among which only gradients are
+            machine; other groups of that size are replicas, among which only gradients are
             exchanged (HSDP). It must divide the number of ranks. None to shard over all ranks.
         reshard_after_forward: Whether a block's gathered weights are freed between its forward and
             its backward pass, for which they are gathered again: less memory, more traffic. A

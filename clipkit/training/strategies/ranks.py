@@ -34,7 +34,7 @@ def check_resharding(reshard_after_forward: bool | int, mesh: DeviceMesh) -> Non
     """Refuse a number of ranks that does not divide those of a replica, or is all of them.
 
     Raises:
-        ConfigError: If weights cannot be kept sharded over so many ranks.
+        ConfigError: If weights cannot be kept sharded over that many ranks.
     """
     size = mesh.size(-1)
     if isinstance(reshard_after_forward, bool) or (

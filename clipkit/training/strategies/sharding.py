@@ -37,7 +37,7 @@ class ShardingOptions:
     Args:
         gathered_dtype: Data type in which weights are gathered; None for that of the weights.
         reshard_after_forward: Whether a block's gathered weights are freed between its forward and
-            its backward pass; a number to keep them sharded over so many ranks.
+            its backward pass; a number of ranks to keep them sharded over that many.
         cpu_offload: Whether weights, gradients and optimizer state are stored in the memory of the
             CPU, and each block is copied to the device when it runs.
     """
