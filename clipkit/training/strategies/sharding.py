@@ -147,8 +147,8 @@ def gradient_norm(parameters: Iterable[Tensor]) -> Float[Tensor, ""]:
 
     It is on the device of the ranks, also if shards are stored on the CPU.
     """
-    whole, sharded = _by_kind(parameters)
-    norms = [torch.nn.utils.get_total_norm(whole)] if whole else []
+    complete, sharded = _by_kind(parameters)
+    norms = [torch.nn.utils.get_total_norm(complete)] if complete else []
     if sharded:
         norm = torch.nn.utils.get_total_norm(sharded)
         assert isinstance(norm, DTensor)
