@@ -140,7 +140,7 @@ def chunks(encoded: EncodedImages, max_bytes: int) -> Iterator[list[int]]:
 def resized_crop(
     pixels: UInt8[Tensor, "3 rows columns"], box: Box, size: int, interpolation: str
 ) -> UInt8[Tensor, "3 size size"]:
-    """Resize a crop on whole pixels, with antialiasing, on the device of the pixels."""
+    """Resize a crop with integer bounds, with antialiasing, on the device of the pixels."""
     left, top, width, height = map(int, box)
     crop = pixels[None, :, top : top + height, left : left + width].float()
     resized = F.interpolate(crop, (size, size), mode=interpolation, antialias=True)
