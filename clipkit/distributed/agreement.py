@@ -16,17 +16,25 @@ _Result = TypeVar("_Result")
 
 
 def on_all_ranks(action: Callable[[], _Result], group: Any = None) -> list[_Result]:
-    """Call a function that may raise ``OSError`` on every rank; if one rank fails, all fail.
+    """Call a function on every rank; if it raises on one of them, all ranks raise the same.
 
     Args:
         action: The function.
         group: Process group of all ranks for the exchange; None for the default one.
+
+    Raises:
+        OSError: If it raises on one rank; of several ranks, other errors are raised as this one.
     """
-    failed, result = None, None
+    failed: OSError | None = None
+    result = None
     try:
         result = action()
     except OSError as error:
         failed = error
+    except Exception as error:
+        if world_size() == 1:
+            raise
+        failed = OSError(_reason(error))
     answers: list[Any] = [(result, failed)]
     if world_size() > 1:
         answers = [None] * world_size()

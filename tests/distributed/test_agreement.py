@@ -9,7 +9,8 @@ import time
 import pytest
 import torch
 
-from clipkit.distributed.agreement import of_first_rank, same_errors
+from clipkit.distributed.agreement import of_first_rank, on_all_ranks, same_errors
+from clipkit.distributed.collectives import rank as collective_rank
 from clipkit.distributed.collectives import sum_over_ranks
 from clipkit.distributed.process_group import _ended_by_sigterm, process_group
 from clipkit.errors import ConfigError, DataError, RankLostError
@@ -42,14 +43,20 @@ def first_value(rank: int, fails: bool) -> str:
     return of_first_rank(action)
 
 
+def fail_on_rank_1() -> None:
+    if collective_rank() == 1:
+        raise ValueError("odd")
+
+
 def attempts(rank: int, world_size: int, broken: str):
+    agreed = message_of(lambda: on_all_ranks(fail_on_rank_1))
     no_error = message_of(lambda: fail_on(7, rank))
     shared = message_of(lambda: fail_on(1, rank))
     full_disk = message_of(lambda: first_value(rank, True))
     evaluator = Retrieval(broken, options=EmbedOptions(batch_size=2))
     decoding = message_of(lambda: evaluator.run(tiny_encoder()))
     total = float(sum_over_ranks(torch.tensor(float(rank))))  # still in step
-    return no_error, shared, full_disk, first_value(rank, False), decoding, total
+    return no_error, shared, full_disk, first_value(rank, False), decoding, total, agreed
 
 
 def test_an_error_of_one_rank_is_raised_on_all(tmp_path):
@@ -69,6 +76,7 @@ def test_an_error_of_one_rank_is_raised_on_all(tmp_path):
     assert "s3" in second[4]
     assert first[4] == f"ClipkitError: rank 1: {second[4].partition(': ')[2]}"
     assert first[5] == second[5] == 1.0
+    assert first[6] == second[6] == "OSError: ValueError: odd"
 
 
 def lose_a_rank(rank: int, world_size: int):

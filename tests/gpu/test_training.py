@@ -101,8 +101,12 @@ def test_sharded_losses_are_those_of_the_cpu(
 
 @pytest.mark.parametrize(
     "strategy",
-    [ShardedStrategy(reshard_after_forward=False), ShardedStrategy(cpu_offload=True)],
-    ids=["kept", "offloaded"],
+    [
+        ShardedStrategy(reshard_after_forward=False),
+        ShardedStrategy(cpu_offload=True),
+        ShardedStrategy(checkpoint="sharded"),
+    ],
+    ids=["kept", "offloaded", "saved_in_parts"],
 )
 def test_options_of_sharding_change_no_loss(
     tmp_path: Path, source: Path, on_cpu: list[float], strategy: ShardedStrategy

@@ -47,7 +47,11 @@ from clipkit.training.callbacks.save_checkpoint import checkpoint_folders, newes
 from clipkit.training.callbacks.write_embeddings import embeddings_name
 from clipkit.training.checkpoints.files import BEST, exists, join
 from clipkit.training.checkpoints.io import refuse_unpickling, use_atomic_checkpoints
-from clipkit.training.checkpoints.newest import has_checkpoints, why_incomplete
+from clipkit.training.checkpoints.newest import (
+    has_checkpoints,
+    wait_until_visible,
+    why_incomplete,
+)
 from clipkit.training.lightning_compat import all_callbacks, resume_from
 from clipkit.training.preflight.callback import Preflight
 
@@ -191,7 +195,9 @@ def last_checkpoint(required: bool, trainer: Trainer) -> str | None:
 
 def best_checkpoint(trainer: Trainer) -> str:
     """Return the checkpoint with the best monitored metric of a run, for ``--ckpt_path best``."""
-    return of_first_rank(lambda: _best_checkpoint(checkpoint_folders(trainer)))
+    path = of_first_rank(lambda: _best_checkpoint(checkpoint_folders(trainer)))
+    wait_until_visible(path)
+    return path
 
 
 def _best_checkpoint(folders: Sequence[str]) -> str:

@@ -48,7 +48,10 @@ class Folder:
         if not self.is_store:
             return self._path(name).is_file()
         with store_errors():
-            return bool(self._system.isfile(self._inside(name)))
+            try:  # isfile of fsspec takes any error for "no"
+                return bool(self._system.info(self._inside(name))["type"] == "file")
+            except FileNotFoundError:
+                return False
 
     def sizes(self) -> dict[str, int]:
         """Return the length in bytes of every file, also of those in inner folders, by name."""

@@ -181,7 +181,7 @@ def _blocks(pieces: Mapping[str, Piece]) -> Iterator[memoryview]:
     header += b" " * (-len(header) % _LENGTH_BYTES)
     yield memoryview(len(header).to_bytes(_LENGTH_BYTES, "little") + header)
     for key in order:
-        values = pieces[key].values.detach().contiguous().view(-1)
+        values = pieces[key].values.detach().cpu().contiguous().view(-1)
         if values.numel():
             yield memoryview(values.view(torch.uint8).numpy())  # type: ignore[arg-type]
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import re
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -39,6 +40,7 @@ from clipkit.models.files.state_dicts import read_file
 
 META: Final = "meta.pt"
 _PARTS: Final = "parts"
+_PART_NAME: Final = re.compile(r"([^/]+/)?shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors")
 _WITHOUT_FOLDERS: Final = ("http://", "https://")
 
 Place = tuple[Any, ...]
@@ -94,12 +96,12 @@ def write_sharded(
     Raises:
         OSError: If one rank cannot write, on every rank.
     """
-    target = Folder(folder)
-    if not target.is_store:
-        Path(folder, inner).mkdir(parents=True, exist_ok=True)
     name = f"{inner}/" * bool(inner) + f"shard-{rank() + 1:05d}-model-00001-of-00001.safetensors"
 
     def write_part() -> dict[str, tuple[int, int]]:
+        target = Folder(folder)
+        if not target.is_store:
+            Path(folder, inner).mkdir(parents=True, exist_ok=True)
         if not content.pieces:
             return {}
         with target.writing(name) as file:
@@ -110,7 +112,7 @@ def write_sharded(
 
     def write_rest() -> None:
         if rank() == 0:
-            target.write_plain(META, {**content.rest, _PARTS: parts})
+            Folder(folder).write_plain(META, {**content.rest, _PARTS: parts})
 
     on_all_ranks(write_rest, group)
     return sum(size for size, _ in parts.values())
@@ -178,7 +180,7 @@ def why_incomplete(folder: Path | str, share: int = 0, num_shares: int = 1) -> s
             return problem
         own = sorted(parts)[share::num_shares]
         damaged = [name for name in own if source.digest(name) != tuple(parts[name])]
-    except (zipfile.BadZipFile, OSError, EOFError, CheckpointError) as error:
+    except (zipfile.BadZipFile, OSError, EOFError, KeyError, CheckpointError) as error:
         return f"{META} or a part is incomplete or damaged ({str(error).lower()})"
     return f"damaged: {', '.join(damaged)}" if damaged else ""
 
@@ -186,11 +188,20 @@ def why_incomplete(folder: Path | str, share: int = 0, num_shares: int = 1) -> s
 def unused_files(folder: Path | str) -> list[str]:
     """Return the names of the files in a folder of a store that are of other writes.
 
-    They are those of a write that was interrupted, or of one that another has replaced.
+    They are those of a write that was interrupted, or of one that another has replaced. Files that
+    no write of a sharded checkpoint makes are not among them, and none is if ``meta.pt`` is there
+    and cannot be read.
+
+    Raises:
+        OSError: If the store cannot be reached.
     """
     source = Folder(folder)
-    used = {META, *source.read_plain(META).get(_PARTS, ())} if source.exists(META) else set()
-    return [name for name in source.sizes() if name not in used]
+    names = source.sizes()
+    try:
+        used = source.read_plain(META).get(_PARTS, ()) if META in names else ()
+    except CheckpointError:
+        return []
+    return [name for name in names if _PART_NAME.fullmatch(name) and name not in used]
 
 
 def _split(value: Any, place: Place, pieces: dict[str, Piece]) -> Any:

@@ -24,7 +24,8 @@ def read_file(path: Path | str, *, mapped: bool = False) -> Any:
     Args:
         path: The file.
         mapped: Whether tensors stay in the file until they are used: the processes of a machine
-            then share its pages. Such a file may be replaced, but not changed.
+            then share its pages. Such a file may be replaced, but not changed; on a network disk
+            that does not keep replaced files (NFS), not by another machine either.
     """
     path = Path(path)
     if not path.is_file():

@@ -130,7 +130,7 @@ class SaveCheckpoint(Checkpoint):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock; weights and cursor are consistent now."""
         if trainer.is_global_zero:
-            files.remove_partial_files(self.folder_of(trainer))
+            self._remove_partial_files(self.folder_of(trainer))
         self._clock = DelayedMax()
         self._saves = Saves(
             self.folder_of(trainer), checkpoint_writer(trainer, self.background), self._complete
@@ -247,6 +247,13 @@ class SaveCheckpoint(Checkpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the best value."""
         self._best = state_dict["best"]
+
+    def _remove_partial_files(self, folder: str) -> None:
+        """Remove what interrupted saves left; an error must not end this rank alone."""
+        try:
+            files.remove_partial_files(folder)
+        except (OSError, CheckpointError) as error:
+            _LOG.warning("%s: incomplete files of earlier saves stay: %s", folder, error)
 
     def _find_best(self, trainer: Trainer) -> None:
         """Find the best checkpoint of the earlier launches of this run."""

@@ -17,7 +17,7 @@ from clipkit.atomic_files import (
     temporary_path,
 )
 from clipkit.data.storage.urls import is_local, local_path
-from clipkit.models.files.folders import Folder
+from clipkit.models.files.folders import Folder, store_errors
 from clipkit.models.files.sharded import META, is_sharded, unused_files
 
 LAST: Final = "last.ckpt"
@@ -50,7 +50,8 @@ def duplicate(source: str, target: str) -> None:
             _duplicate_parts(Folder(source), Folder(target))
             return
         system, path = fsspec.url_to_fs(source)
-        system.copy(path, fsspec.url_to_fs(target)[1])
+        with store_errors():
+            system.copy(path, fsspec.url_to_fs(target)[1])
         return
     first, second = local_path(source), local_path(target)
     copy = temporary_path(second)

@@ -121,7 +121,8 @@ def _unmapped(checkpoint: dict[str, Any], kept: Collection[str]) -> dict[str, An
 def _copied(value: Any, *, is_outside: bool = False) -> Any:
     """Copy the tensors of nested containers; parameters and moments ``is_outside`` are not."""
     if isinstance(value, torch.Tensor):
-        return value if is_outside else value.clone()
+        # optimizers use their steps, which are scalars, as they are
+        return value if is_outside and value.dim() else value.clone()
     if isinstance(value, dict):
         return {
             key: _copied(child, is_outside=is_outside and not str(key).endswith(_EXTRA_STATE))

@@ -56,7 +56,7 @@ def newest_complete(folder: str) -> str | None:
                 _LOG.warning(
                     "skipping %s: %s; continuing from %s", join(folder, other), reason, name
                 )
-        _wait_until_visible(path)
+        wait_until_visible(path)
         return path
     if not broken:
         return None
@@ -115,7 +115,7 @@ def _agreed_problem(path: str, is_folder: bool) -> str:
     return next(filter(None, problems), "")
 
 
-def _wait_until_visible(path: str) -> None:
+def wait_until_visible(path: str) -> None:
     """Wait until this rank's machine shows the file that rank 0 has verified.
 
     Machines keep listings and files of network disks for some time. A rank that took an older file

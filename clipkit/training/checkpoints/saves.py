@@ -10,7 +10,7 @@ from typing import Final, final
 
 from lightning.pytorch import Trainer
 
-from clipkit.errors import ConfigError
+from clipkit.errors import CheckpointError, ConfigError
 from clipkit.training.checkpoints import files
 from clipkit.training.checkpoints.io import AtomicCheckpointIO
 from clipkit.training.checkpoints.writers import CheckpointWriter, WriteAtOnce, reason_of
@@ -98,8 +98,8 @@ class Saves:
         """Wait for this rank's part of the last save, and log what became of it."""
         if self._is_reported or self._pending is None:
             return
-        self._is_reported = True
         save, written = self._pending, self._writer.wait()
+        self._is_reported = True  # not before: Ctrl-C may interrupt the wait
         if written.problem:
             self.failure = f" ({written.problem})"
             _log_failure(self._last, written.problem)
@@ -130,7 +130,7 @@ class Saves:
         problem = ""
         try:
             self._add_names(names if trainer.is_global_zero else ())
-        except OSError as error:
+        except (OSError, CheckpointError) as error:
             problem = reason_of(error)
             _log_failure(self._last, problem)
         if trainer.strategy.broadcast(bool(problem)):

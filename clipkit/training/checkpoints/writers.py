@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, final
 
+from clipkit.errors import CheckpointError
 from clipkit.training.checkpoints.staging import HostStage
 
 
@@ -115,14 +116,15 @@ class WriteInBackground(CheckpointWriter):
         self._result = Written()
 
     def give(self, content: Any, action: Action) -> None:
-        """Copy the content; the previous write must have ended."""
-        assert not self.is_busy, "the previous content is still in the host memory"
+        """Copy the content, when the previous write no longer reads the host memory."""
+        if self._thread is not None:
+            self._thread.join()
         self._given = self._stage.copy(content), action
 
     def start(self, afterwards: Callable[[], None]) -> None:
         """Start the thread."""
         given, self._given = self._given, None
-        self._result = Written()
+        self._result = Written(problem="the write has not ended")
         self._thread = threading.Thread(
             target=self._write, args=(given, afterwards), name="checkpoint"
         )
@@ -149,10 +151,9 @@ class WriteInBackground(CheckpointWriter):
                 content, action = given
                 self._stage.wait()
                 num_bytes = action(content, self._group)
+            self._result = _ended(Written(num_bytes, time.monotonic() - begin), afterwards)
         except Exception as error:  # raised or logged by the thread that waits
             self._result = Written(problem=reason_of(error))
-        else:
-            self._result = _ended(Written(num_bytes, time.monotonic() - begin), afterwards)
 
 
 def reason_of(error: BaseException) -> str:
@@ -166,6 +167,6 @@ def _ended(written: Written, afterwards: Callable[[], None]) -> Written:
     begin = time.monotonic()
     try:
         afterwards()
-    except OSError as error:
+    except (OSError, CheckpointError) as error:
         return Written(problem=reason_of(error))
     return Written(written.num_bytes, written.seconds + time.monotonic() - begin)
