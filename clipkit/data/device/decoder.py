@@ -86,7 +86,7 @@ class DeviceDecoder:
     ) -> None:
         """Decode some images."""
         try:
-            decoded = self._decode(files)
+            decoded = self._decoded(files)
         except RuntimeError:
             if len(rows) > 1:  # find the file that is to blame
                 for row, file, box in zip(rows, files, boxes, strict=True):
@@ -96,6 +96,14 @@ class DeviceDecoder:
             return
         for row, pixels, box in zip(rows, decoded, boxes, strict=True):
             images[row] = resized_crop(pixels, box, images.shape[-1], self._interpolation)
+
+    def _decoded(self, files: list[UInt8[Tensor, " bytes"]]) -> Sequence[Tensor]:
+        """Decode files into memory that no queued kernel uses."""
+        if self._device.type == "cuda":
+            # The memory of earlier images is given out again in this stream, whose kernels may
+            # still read it, while nvJPEG writes in a stream of its own without waiting for them.
+            torch.cuda.current_stream(self._device).synchronize()
+        return self._decode(files)
 
     def _on_host(self, file: UInt8[Tensor, " bytes"], box: Box, size: int, key: str) -> Tensor:
         self._num_refused += 1
@@ -109,8 +117,8 @@ class DeviceDecoder:
         except SampleError as error:
             raise DataError(
                 f"sample {key!r}: neither the device nor Pillow decodes its JPEG, whose header and "
-                f"end are intact: {error.reason}; leave the sample out with a mask, or let workers "
-                f"decode (TrainTransform), which replace it"
+                f"end are intact: {error.reason}; continue with workers that decode "
+                f"(data.samples.transform: TrainTransform), which replace it"
             ) from error
 
 

@@ -21,12 +21,14 @@ class Cursor:
         """Number of samples dropped at the ends of epochs so far."""
         self.next = (0, 0)
         """Epoch and position at which the next iteration starts."""
+        self._begun = (0, 0)
         self._handed = (0, 0)
         self._end: tuple[int, int] | None = None
 
     def begin(self) -> None:
         """Begin an iteration, of which no batch was yielded yet."""
-        self._handed, self._end = self.committed, None
+        self._begun = self._handed = self.committed
+        self._end = None
 
     def hand_out(self, batch_cursor: Mapping[str, Any]) -> None:
         """Record that a batch with this cursor was yielded."""
@@ -47,6 +49,15 @@ class Cursor:
         """
         self.next = self._end = end
         self._close()
+
+    def abandon(self) -> None:
+        """Forget the end of an iteration whose last batches were not committed, but others were.
+
+        A prefetcher asks for the batch after the last one before that is trained on. An iteration
+        without any commit, as of validation, has ended.
+        """
+        if self._end is not None and self._begun != self.committed != self._handed:
+            self.next, self._end = self.committed, None
 
     def jump(self, epoch: int, position: int) -> None:
         """Move to a position."""

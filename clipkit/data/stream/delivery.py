@@ -75,6 +75,7 @@ class BatchDelivery:
     def restart(self) -> None:
         """End the current iteration and its workers."""
         self._iteration += 1
+        self.cursor.abandon()
         self._end_workers()
 
     def commit(self, batch: Batch) -> None:

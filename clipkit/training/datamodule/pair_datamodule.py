@@ -175,6 +175,15 @@ class PairDataModule(LightningDataModule):
             if stream is not None:
                 stream.close()
 
+    def end_validation(self) -> None:
+        """End the workers of a validation that did not read all of its data."""
+        if self._val_stream is not None:
+            self._val_stream.close()
+
+    def on_exception(self, exception: BaseException) -> None:
+        """End the worker processes of a run that failed."""
+        self.teardown("")
+
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Let the module check a batch on the CPU; one that is prefetched was checked there."""
         if isinstance(batch, Batch) and batch.labels.device.type == "cpu":

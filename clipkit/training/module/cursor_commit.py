@@ -55,6 +55,11 @@ class CursorCommit(Callback):
             data.commit(replace(batch, cursor=merge_cursors(self._window)))
             self._window.clear()
 
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """End the workers of a validation over some of its batches, also of the sanity check."""
+        if (data := pair_data(trainer)) is not None:
+            data.end_validation()
+
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:

@@ -154,7 +154,7 @@ def test_a_file_that_nothing_decodes_is_named():
     batch = collate(
         [Sample("a.b", empty, torch.ones(1, dtype=torch.int64), encoded=image)], PadIds()
     )
-    with pytest.raises(DataError, match=r"'a\.b'.*with a mask"):
+    with pytest.raises(DataError, match=r"'a\.b'.*TrainTransform"):
         DeviceDecoder("cpu", decode=Decoder(refuses=broken))(batch)
 
 

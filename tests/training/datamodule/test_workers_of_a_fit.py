@@ -6,6 +6,7 @@ import multiprocessing
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from lightning.pytorch import Callback
 
@@ -49,3 +50,35 @@ def test_a_fit_with_workers_is_that_without(shards: Path, tmp_path: Path, monkey
     assert min(mine.processes) >= 2  # of training; those of validation may have ended already
     for name, weight in weights.items():
         assert torch.equal(my_weights[name], weight), name
+
+
+class AtSteps(Callback):
+    """The processes that run at the starts of steps; the third one may raise."""
+
+    def __init__(self, fails: bool) -> None:
+        self.fails = fails
+        self.processes: list[int] = []
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        self.processes.append(len(multiprocessing.active_children()))
+        if self.fails and len(self.processes) == 3:
+            raise ValueError("the third step")
+
+
+def test_a_partial_validation_leaves_no_workers(
+    shards: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(workers, "TASK_SAMPLES", 2)
+    before, at_steps = len(multiprocessing.active_children()), AtSteps(fails=False)
+    limits = {"num_sanity_val_steps": 1, "limit_val_batches": 1, "max_steps": 2}
+    trainer = tiny.trainer(tmp_path, at_steps, **limits)
+    trainer.fit(tiny.module(), datamodule=tiny.data(shards, val=True, num_workers=2, batch_size=2))
+    assert [number - before for number in at_steps.processes] == [2, 2]
+
+
+def test_a_fit_that_fails_leaves_no_workers(shards: Path, tmp_path: Path) -> None:
+    before = len(multiprocessing.active_children())
+    trainer = tiny.trainer(tmp_path, AtSteps(fails=True), max_steps=5)
+    with pytest.raises(ValueError, match="the third step"):
+        trainer.fit(tiny.module(), datamodule=tiny.data(shards, num_workers=2))
+    assert len(multiprocessing.active_children()) == before
