@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, Final
 
 import torch
@@ -32,6 +33,21 @@ _CURRENT: list[tuple[Any, BackgroundGroup]] = []
 """The default group of this process, and the background group that belongs to it."""
 
 
+_TIMEOUT: list[timedelta | None] = [None]
+"""Timeout of the exchanges; None for gloo's."""
+_THREAD_TIMEOUT: Final = timedelta(days=1)
+"""A rank may take hours longer than the others to write its part to a store."""
+
+
+def limit_waits(timeout: timedelta | None) -> None:
+    """Set how long a rank waits for the others in a background group that is made after this.
+
+    Args:
+        timeout: The time; None for the default of gloo, 30 minutes.
+    """
+    _TIMEOUT[0] = timeout
+
+
 def background_group() -> BackgroundGroup:
     """Return the group of all ranks over gloo, the same at every call; call it on every rank.
 
@@ -50,7 +66,7 @@ def background_group() -> BackgroundGroup:
         return BackgroundGroup(None, torch.device("cpu"))
     world = dist.group.WORLD
     if not _CURRENT or _CURRENT[0][0] is not world:
-        _CURRENT[:] = [(world, _new_group())]
+        _CURRENT[:] = [(world, _new_group(_TIMEOUT[0]))]
     return _CURRENT[0][1]
 
 
@@ -62,13 +78,13 @@ def separate_group() -> BackgroundGroup:
     """
     if world_size() == 1:
         return BackgroundGroup(None, torch.device("cpu"))
-    return _new_group()
+    return _new_group(_THREAD_TIMEOUT)
 
 
-def _new_group() -> BackgroundGroup:
+def _new_group(timeout: timedelta | None) -> BackgroundGroup:
     group, error = None, None
     try:
-        group = dist.new_group(backend="gloo")
+        group = dist.new_group(backend="gloo", timeout=timeout)
     except RuntimeError as caught:
         error = caught
     # A group that some ranks have and others lack would hang the run.

@@ -9,14 +9,18 @@ from weakref import WeakKeyDictionary
 import torch.distributed as dist
 from torch import nn
 
-_AT_END: WeakKeyDictionary[nn.Module, Callable[[], None]] = WeakKeyDictionary()
+_AT_END: WeakKeyDictionary[nn.Module, Callable[[nn.Module], None]] = WeakKeyDictionary()
 
 
-def on_end_of_unsharded(part: nn.Module, restore: Callable[[], None]) -> None:
+def on_end_of_unsharded(part: nn.Module, restore: Callable[[nn.Module], None]) -> None:
     """Set what makes an FSDP2 module free its gathered weights again as before ``unsharded``.
 
     Without it, the weights of inner modules are freed after each forward pass, and those of the
     outermost one stay gathered for the backward pass, as ``fully_shard`` sets it.
+
+    Args:
+        part: The module.
+        restore: Called with the module; it must not hold it, which would never be freed.
     """
     _AT_END[part] = restore
 
@@ -46,4 +50,4 @@ def unsharded(module: nn.Module) -> Iterator[None]:
             part.reshard()
             part.set_reshard_after_forward(part in inner, recurse=False)
             if restore := _AT_END.get(part):
-                restore()
+                restore(part)

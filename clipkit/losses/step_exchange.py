@@ -55,6 +55,10 @@ class StepExchange:
         """Exchange of the texts, for the loss; None if there is none."""
         return self._text if self.exchanges_text else None
 
+    def wait_for_sizes(self) -> None:
+        """Wait for the numbers of the other ranks, so that the time of the towers is their own."""
+        self._sizes.wait()
+
     @outside_compiled_graph
     def on_text(self, text: Float[Tensor, "B D"]) -> None:
         """Begin to gather the texts of all ranks; an encoder calls it between its towers."""

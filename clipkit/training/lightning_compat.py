@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable, Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -19,7 +20,7 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.plugins.io.wrapper import _WrappingCheckpointIO
-from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.strategies import DDPStrategy, Strategy
 from torch import Tensor, nn
 from torch.amp.grad_scaler import OptState
 from torch.distributed.fsdp import FSDPModule
@@ -203,6 +204,11 @@ def set_ddp_defaults(strategy: DDPStrategy, sends_buffers: bool) -> None:
     new_name, old_name = "forward_sync_buffers", "broadcast_buffers"  # before torch 2.14
     if not sends_buffers and new_name not in given and old_name not in given:
         given[new_name if new_name in known else old_name] = False
+
+
+def timeout_of(strategy: Strategy) -> timedelta | None:
+    """Return the timeout of a strategy's collectives; None for one that has none."""
+    return getattr(strategy, "_timeout", None)
 
 
 def resharding_of(module: nn.Module) -> Any:

@@ -185,3 +185,18 @@ def keys_by_step(run: Path) -> dict[int, set[str]]:
         step, _, key = line.split(" ", 2)
         steps.setdefault(int(step), set()).add(key)
     return steps
+
+
+def refreshed(rank: int, world_size: int) -> list[list[float]]:
+    """Prototypes after a refresh by a text tower with dropout, which draws by rank."""
+    torch.manual_seed(rank)
+    head = PrototypeLabelHead(16, ["red", "blue"], refresh_every=2)
+    head.read_texts(lambda texts: torch.ones(len(texts), 3, dtype=torch.int64))
+    head.score(torch.ones(4, 16), lambda tokens: torch.randn(len(tokens), 16))
+    return head.prototypes.tolist()
+
+
+def test_prototypes_are_the_same_on_every_rank() -> None:
+    first, second = run_ranks(refreshed, 2)
+    assert first == second
+    assert first != [[0.0] * 16] * 2

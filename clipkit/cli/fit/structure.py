@@ -39,7 +39,7 @@ def encoder_without_weights(sections: Mapping[str, Any]) -> DualEncoder | None:
         with structure_only():
             given = Namespace(encoder=sections["model"]["encoder"])  # type: ignore[no-untyped-call]
             encoder: DualEncoder = parser.instantiate_classes(given).encoder
-    except (NotImplementedError, RuntimeError) as error:  # of torch's meta device
+    except Exception as error:  # builders raise what torch's meta device cannot do as their own
         _LOG.warning(
             "model.encoder: cannot be built without weights, so that this rank builds all of them "
             "before it keeps its shard (%s)", first_line(error),

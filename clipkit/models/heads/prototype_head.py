@@ -7,11 +7,13 @@ from collections.abc import Callable, Sequence
 from typing import Any, final
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from clipkit.class_names import read_class_names
+from clipkit.distributed.collectives import world_size
 from clipkit.errors import ConfigError, check_at_least
 from clipkit.models.heads.label_head import LabelHead, check_scale, check_sizes
 from clipkit.templates import PLACEHOLDER, check_templates, fill_template
@@ -124,6 +126,8 @@ class PrototypeLabelHead(LabelHead):
         if int(self.num_steps) % self.refresh_every == 0:
             with torch.no_grad():
                 self.prototypes.copy_(self._read_classes(text_tower))
+                if world_size() > 1:  # with dropout each rank draws others
+                    dist.broadcast(self.prototypes, 0)
         self.num_steps += 1
         return self._against(image, self.prototypes.clone())
 

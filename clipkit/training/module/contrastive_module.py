@@ -331,6 +331,7 @@ class ContrastiveModule(LightningModule):
         """
         if self.micro_batch_size is not None or not step.exchanges_text:
             return self.forward(step.batch)
+        step.wait_for_sizes()
         embeddings: Embeddings = self.encoder(step.batch, step.on_text)
         return embeddings
 

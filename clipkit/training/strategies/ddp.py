@@ -8,25 +8,28 @@ from typing import Final
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
 from torch import nn
 
+from clipkit.distributed.background import limit_waits
 from clipkit.errors import ConfigError
 from clipkit.losses import LabelLoss, MultiLabelLoss
 from clipkit.models import PrototypeLabelHead
-from clipkit.training.lightning_compat import set_ddp_defaults
+from clipkit.training.lightning_compat import set_ddp_defaults, timeout_of
 
 _SAME_ON_RANKS: Final = (LabelLoss, MultiLabelLoss, PrototypeLabelHead)
-"""Modules whose buffers are constant, or computed from the same weights on every rank."""
+"""Modules whose buffers are constant, or sent to all ranks by the module itself."""
 
 
 def save_memory_and_traffic(strategy: Strategy, module: nn.Module) -> None:
     """Set options of DDP that change no number, unless they are configured.
 
     Gradients are views into the buckets in which they are exchanged, not copies of them. Buffers
-    are sent from the first rank in every step only if ranks may have different ones.
+    are sent from the first rank in every step only if ranks may have different ones. Exchanges in
+    the background get the timeout of the strategy.
 
     Args:
         strategy: The strategy of a trainer, before it wraps the module.
         module: The module that it will wrap.
     """
+    limit_waits(timeout_of(strategy))
     if isinstance(strategy, DDPStrategy):
         set_ddp_defaults(strategy, sends_buffers=has_buffers_of_rank(module))
 

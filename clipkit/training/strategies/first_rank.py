@@ -60,8 +60,19 @@ def shard_from_first_rank(
 
 
 def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    for name, tensor in chain(module.named_parameters(), module.named_buffers()):
+    buffers = module.named_buffers(remove_duplicate=False)  # each name gets memory of its own
+    for name, tensor in chain(module.named_parameters(), buffers):
         yield name, tensor.detach()
+
+
+def _tensors_outside(module: nn.Module) -> list[str]:
+    """Return the names of attributes without weights that are neither parameters nor buffers."""
+    return [
+        f"{prefix}.{name}".lstrip(".")
+        for prefix, part in module.named_modules()
+        for name, value in vars(part).items()
+        if isinstance(value, Tensor) and value.is_meta
+    ]
 
 
 def _check_structure(encoder: nn.Module) -> None:
@@ -70,7 +81,13 @@ def _check_structure(encoder: nn.Module) -> None:
     names = [name for name, _ in encoder.named_parameters(remove_duplicate=False)]
     shared = sorted(set(names) - {name for name, _ in encoder.named_parameters()})
     first = of_first_rank(lambda: own)
+    outside = _tensors_outside(encoder)
     with same_errors():
+        if outside:
+            raise ConfigError(
+                f"model.encoder: {outside[0]} is a tensor outside of parameters and buffers, which "
+                f"a model without weights cannot have; register it as a buffer"
+            )
         if shared:
             raise ConfigError(
                 f"model.encoder: {shared[0]} shares its weight with another name, which a model "

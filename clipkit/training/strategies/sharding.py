@@ -92,7 +92,7 @@ def shard_encoder(
     for tower in (encoder.image_tower, encoder.text_tower):
         for block in tower_blocks(tower):
             shard(block, mp_policy=inner, reshard_after_forward=options.reshard_after_forward)
-            on_end_of_unsharded(block, partial(set_resharding, block, resharding_of(block)))
+            on_end_of_unsharded(block, partial(set_resharding, ranks=resharding_of(block)))
         # the backward pass begins with the outermost module: its weights stay gathered
         shard(tower, mp_policy=outer, reshard_after_forward=False if keeps else None)
 
