@@ -196,7 +196,8 @@ def test_last_goes_on_and_keeps_the_history(shards, tmp_path):
     parts = ["-c", write(tmp_path / "callbacks.yaml", CALLBACKS), *tiny_words(shards, tmp_path)]
     assert main(["fit", *parts, "--ckpt_path=last"]) == 0  # none there yet
     assert main(["fit", *parts, "--ckpt_path=last", "--trainer.max_steps=6"]) == 0
-    assert [int(row["step"]) for row in rows(tmp_path)] == [0, 1, 2, 3, 4, 5]
+    steps = [int(row["step"]) for row in rows(tmp_path) if row["train/loss"]]
+    assert steps == [0, 1, 2, 3, 4, 5]
 
 
 @pytest.mark.parametrize("name", ["validate", "test"])

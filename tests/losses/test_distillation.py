@@ -53,6 +53,16 @@ class Pixels(nn.Module):
         return Embeddings(F.normalize(image, dim=1), F.normalize(text, dim=1), torch.tensor(9.0))
 
 
+@pytest.mark.parametrize("masked", [False, True])
+def test_negatives_are_no_part_of_it(masked):
+    batch = stored_batch(pair_mask=torch.arange(SIZE) % 4 > 0 if masked else None)
+    plain = Embeddings(*inputs())
+    negatives = {"negative_text": unit_rows(4, 5, 8), "negative_image": unit_rows(3, 5, 9)}
+    loss = DistillationLoss(StoredTeacher())
+    value = loss(replace(plain, **negatives), batch)
+    assert_close([value], [loss(plain, batch)], 1e-12)
+
+
 def test_another_encoder_with_its_own_tokens_and_size():
     encoder = Pixels()
     teacher = EncoderTeacher(

@@ -36,6 +36,8 @@ def start():
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            # a test run in the background of a shell ignores Ctrl-C, and passes that on
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         processes.append(process)
         return process, process.stdout.readline().strip().rpartition(": ")[2]

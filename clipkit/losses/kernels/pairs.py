@@ -64,6 +64,10 @@ class Pairs(NamedTuple):
         """Return a gradient of 0 for each differentiable input."""
         return tuple(None if x is None else torch.zeros_like(x) for x in self.differentiable)
 
+    def without_negatives(self) -> Pairs:
+        """Return the same pairs without texts and images that match nothing."""
+        return self._replace(negative_image=None, negative_text=None, negative_sizes=None)
+
     @property
     def needs(self) -> tuple[bool, bool]:
         """Whether autograd needs the gradient of the rows (or the scale), and of the columns.

@@ -115,8 +115,9 @@ class Saves:
                 "checkpoint/stall_seconds": save.stall_seconds,
                 "checkpoint/write_seconds": written.seconds,
             }
+            step = max(0, trainer.global_step - 1)  # Lightning's number of the step that ended
             for logger in trainer.loggers:
-                logger.log_metrics(figures, step=trainer.global_step)
+                logger.log_metrics(figures, step=step)
 
     def has_failed(self, trainer: Trainer) -> bool:
         """Report the last save if it has ended on this rank, and return whether it just failed."""

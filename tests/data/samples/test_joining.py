@@ -75,7 +75,7 @@ def test_every_field_is_that_of_the_samples_at_once(cut: list[int]) -> None:
     samples = [sample(number, rng) for number in range(12)]
     whole = collate(samples, PAD_IDS)
     assert {f.name for f in fields(whole) if getattr(whole, f.name) is None} == {
-        "cursor", "grids", "rank_sizes",
+        "cursor", "encoded", "grids", "num_pairs", "pair_sizes", "rank_sizes",
     }  # fmt: skip
     check_equal(join(samples, cut), whole)
 

@@ -112,10 +112,10 @@ def test_half_checkpoint_in_a_store_is_left_out(store):
 def test_checkpoints_on_s3(shards, tmp_path):
     """Against a real S3 server on loopback: keep, fall back, go on."""
     system = fsspec.filesystem("s3", skip_instance_cache=True)
-    system.mkdir("models")
-    folder = "s3://models/run"
+    system.mkdir("kept-models")
+    folder = "s3://kept-models/run"
     fit(shards, tmp_path, SaveCheckpoint(folder=folder, keep_every_n_steps=2), max_steps=3)
-    system.pipe_file("models/run/last.ckpt", b"half")
+    system.pipe_file("kept-models/run/last.ckpt", b"half")
     found = newest_complete(folder)
     assert found == f"{folder}/step=2.ckpt"
     assert fit(shards, tmp_path, ckpt=found, max_steps=4).global_step == 4
