@@ -123,6 +123,8 @@ def test_nothing_is_lost(shards: Path, tmp_path: Path, kind: str) -> None:
             reached = step_of(Path(found))
             assert Path(found).name == "last.ckpt" or kind == "parts"
         assert reached >= before
+        if reached > 0.7 * STEPS:  # a launch on a slow machine may be far ahead
+            break
     assert reached > 0
     assert half > 0, "no kill met a write: this test tells nothing"
     for process in start(shards, run, kind):
