@@ -89,6 +89,7 @@ class PrototypeLabelHead(LabelHead):
         self.register_buffer("tokens", torch.zeros(num_sentences, num_tokens, dtype=torch.int64))
         self.register_buffer("prototypes", torch.zeros(len(names), embedding_dim))
         self.register_buffer("num_steps", torch.zeros((), dtype=torch.int64))
+        self._known_steps: int | None = None
         self._evaluated: tuple[list[int], Tensor] | None = None
 
     @property
@@ -123,13 +124,26 @@ class PrototypeLabelHead(LabelHead):
             return self._against(image, self._in_evaluation(text_tower))
         if self.refresh_every is None:
             return self._against(image, self._read_classes(text_tower))
-        if int(self.num_steps) % self.refresh_every == 0:
+        if self._known_steps is None:
+            self._known_steps = int(self.num_steps)
+        if self._known_steps % self.refresh_every == 0:
             with torch.no_grad():
                 self.prototypes.copy_(self._read_classes(text_tower))
                 if world_size() > 1:  # with dropout each rank draws others
                     dist.broadcast(self.prototypes, 0)
         self.num_steps += 1
+        self._known_steps += 1
         return self._against(image, self.prototypes.clone())
+
+    # Reading the buffer in every step would wait for a GPU. A skipped step restores the buffer and
+    # not the number; a checkpoint makes both equal, as they are in a run that continues from it.
+    def _save_to_state_dict(self, *given: Any, **named: Any) -> None:
+        self._known_steps = None
+        super()._save_to_state_dict(*given, **named)
+
+    def _load_from_state_dict(self, *given: Any, **named: Any) -> None:
+        self._known_steps = None
+        super()._load_from_state_dict(*given, **named)
 
     def config(self) -> dict[str, Any]:
         """Plain arguments that build this head again."""

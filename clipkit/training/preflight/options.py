@@ -11,13 +11,24 @@ from clipkit.errors import ConfigError
 
 _HALF: Final = ("16", "16-mixed", "16-true")
 _BFLOAT: Final = ("bf16", "bf16-mixed", "bf16-true")
+_HALF_WEIGHTS: Final = ("16-true", "bf16-true")
 
 
 def check_precision(precision: str, device: torch.device) -> None:
     """Check whether a device can train in a precision.
 
-    Lightning silently changes 16-mixed on a CPU to bf16-mixed.
+    Lightning silently changes 16-mixed on a CPU to bf16-mixed. Weights in half precision do not
+    learn: near the logarithm of the usual scale bfloat16 numbers are 0.016 apart, and the steps of
+    an optimizer, a thousandth of that, are rounded away.
+
+    Raises:
+        ConfigError: If it cannot.
     """
+    if precision in _HALF_WEIGHTS:
+        raise ConfigError(
+            f"trainer.precision: {precision} stores weights in half precision, which rounds small "
+            f"updates away (logit_scale never moves); use bf16-mixed"
+        )
     if precision in _HALF and device.type == "cpu":
         raise ConfigError(
             f"trainer.precision: {precision} is not for a CPU; use bf16-mixed or 32-true"

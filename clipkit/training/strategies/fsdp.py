@@ -40,7 +40,7 @@ class ShardedStrategy(ModelParallelStrategy):
     Lightning's ``ModelParallelStrategy`` with one axis, that of the data, over all ranks; the plan
     is ``clipkit.training.strategies.sharding.shard_encoder``. Losses and gradients are those of one
     process. A run may continue under another strategy, with other options and on another number of
-    ranks, from either kind of checkpoint. ``precision`` may be 32-true, bf16-mixed or bf16-true.
+    ranks, from either kind of checkpoint. ``precision`` may be 32-true or bf16-mixed.
 
     Args:
         checkpoint: "full" to write the same file as one process or DDP, for which rank 0 gathers

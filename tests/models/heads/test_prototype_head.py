@@ -9,6 +9,7 @@ from itertools import pairwise
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from clipkit.data.text.tokenizers import OpenClipTokenizer
 from clipkit.errors import ConfigError
@@ -189,3 +190,42 @@ def test_what_cannot_work_is_refused():
     model.label_head = PrototypeLabelHead(16, NAMES)
     with pytest.raises(ConfigError, match="read_texts"):
         model(batch())
+
+
+class Reads(TorchDispatchMode):
+    """Counts numbers that the CPU reads from tensors, for which it waits for a GPU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+def test_the_count_of_steps_is_read_once_and_follows_checkpoints():
+    head = PrototypeLabelHead(4, ["red", "blue"], refresh_every=3)
+    head.read_texts(lambda texts: torch.ones(len(texts), 2, dtype=torch.int64))
+    refreshed = []
+
+    def tower(tokens):
+        refreshed.append(int(head.num_steps))
+        return torch.ones(len(tokens), 4)
+
+    def step(count):
+        for _ in range(count):
+            head.score(torch.ones(1, 4), tower)
+
+    step(1)
+    with Reads() as reads:
+        step(1)
+    assert reads.count == 0
+    step(3)
+    assert refreshed == [0, 3]
+    state = {name: value.clone() for name, value in head.state_dict().items()}
+    state["num_steps"] -= 1  # a step that was skipped
+    head.load_state_dict(state)
+    step(3)
+    assert refreshed == [0, 3, 6]
+    assert int(head.num_steps) == 7

@@ -188,10 +188,17 @@ class TestEstimates:
 
 
 class TestChecks:
-    @pytest.mark.parametrize("precision", ["16-mixed", "16-true"])
-    def test_half_precision_on_a_cpu(self, precision):
-        with pytest.raises(ConfigError, match=f"{precision} is not for a CPU; use bf16-mixed"):
-            check_precision(precision, torch.device("cpu"))
+    def test_half_precision_on_a_cpu(self):
+        with pytest.raises(ConfigError, match="16-mixed is not for a CPU; use bf16-mixed"):
+            check_precision("16-mixed", torch.device("cpu"))
+
+    @pytest.mark.parametrize("precision", ["16-true", "bf16-true"])
+    @pytest.mark.parametrize("device", ["cpu", "cuda"])
+    def test_weights_in_half_precision(self, precision, device):
+        scale = torch.tensor(100.0).log().to(torch.bfloat16)
+        assert scale - 5e-4 == scale  # a step of the optimizer
+        with pytest.raises(ConfigError, match=f"{precision} stores weights in half precision"):
+            check_precision(precision, torch.device(device))
 
     def test_window_longer_than_an_epoch(self):
         check_windows(batches_per_epoch=5, accumulate=5)
