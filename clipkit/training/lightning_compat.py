@@ -17,6 +17,8 @@ import torch
 from lightning.fabric.plugins import CheckpointIO, TorchCheckpointIO
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import Timer
+from lightning.pytorch.callbacks.timer import Interval
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.plugins.io.wrapper import _WrappingCheckpointIO
@@ -204,6 +206,11 @@ def set_ddp_defaults(strategy: DDPStrategy, sends_buffers: bool) -> None:
     new_name, old_name = "forward_sync_buffers", "broadcast_buffers"  # before torch 2.14
     if not sends_buffers and new_name not in given and old_name not in given:
         given[new_name if new_name in known else old_name] = False
+
+
+def check_time_per_epoch(timer: Timer) -> None:
+    """Let a timer look at its limit at the ends of epochs only."""
+    timer._interval = Interval.epoch
 
 
 def timeout_of(strategy: Strategy) -> timedelta | None:

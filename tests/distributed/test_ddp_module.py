@@ -162,21 +162,35 @@ def test_buffers_are_sent_only_if_ranks_may_differ():
 def test_clock_and_learning_rate_agree_over_ranks(shards, tmp_path):
     """With max_time every rank takes the same rates and the same number of steps."""
     options = {"max_steps": -1, "max_time": {"seconds": 2}}
-    first, second = run_ranks(rates_of_rank, 2, shards, tmp_path, options)
+    (first, waits), (second, _) = run_ranks(rates_of_rank, 2, shards, tmp_path, options)
     assert first == second
     assert first[-1] < first[len(first) // 4]
+    assert waits == [0]  # between the first and the second step
 
 
 def rates_of_rank(rank: int, world_size: int, folder: Path, run: Path, options: dict[str, Any]):
     rates: list[float] = []
+    waits: list[int] = []
+    number = 0
+
+    def broadcast(*given: Any) -> Any:
+        nonlocal number
+        number += 1
+        return DDPStrategy.broadcast(trainer.strategy, *given)
 
     class Rates(Callback):
         def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            nonlocal number
             rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+            if trainer.global_step == 1:
+                number = 0
+            elif trainer.global_step == 2:
+                waits.append(number)
 
     trainer = tiny.trainer(run, Rates(), devices=world_size, strategy="ddp", **options)
+    trainer.strategy.broadcast = broadcast  # type: ignore[method-assign,assignment]
     trainer.fit(tiny.module(), datamodule=tiny.data(folder))
-    return rates
+    return rates, waits
 
 
 def keys_by_step(run: Path) -> dict[int, set[str]]:

@@ -49,6 +49,8 @@ from clipkit.training.progress.run_progress import (
     resume_counter,
     run_progress,
     samples_of_step,
+    start_clock,
+    stop_when_time_is_over,
 )
 from clipkit.training.strategies.ddp import save_memory_and_traffic
 from clipkit.training.strategies.fsdp import ShardedStrategy
@@ -249,7 +251,12 @@ class ContrastiveModule(LightningModule):
 
     def on_train_start(self) -> None:
         """Refuse a run without an end, or too short for its schedule, before a file is touched."""
+        start_clock(self.trainer)
         self.schedule.check(run_progress(self.trainer))  # the length is known only here
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        """End a run whose time is over, on all ranks at the same step."""
+        stop_when_time_is_over(self.trainer)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Set random seed and learning rates of the step, not from a checkpoint."""

@@ -13,17 +13,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
+from weakref import WeakKeyDictionary
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Timer
 
 from clipkit.errors import ConfigError
 from clipkit.training.datamodule.pair_datamodule import PairDataModule
-from clipkit.training.lightning_compat import callbacks_of, data_of
+from clipkit.training.lightning_compat import callbacks_of, check_time_per_epoch, data_of
 from clipkit.training.progress.epoch_steps import samples_of_epochs
+from clipkit.training.progress.shared_clock import SharedClock
 from clipkit.when import Progress, When
 
 _LOG: Final = logging.getLogger(__name__)
+_CLOCKS: WeakKeyDictionary[Trainer, SharedClock] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,11 +103,40 @@ def run_progress(trainer: Trainer) -> Progress:
     With ``max_time`` the fraction of the time counts if it is ahead of the fraction of steps: a run
     of five minutes completes its schedule after five minutes, on any machine.
     """
+    return _progress(trainer, _shared_fraction(trainer))
+
+
+def start_clock(trainer: Trainer) -> None:
+    """Begin to share the clocks of the ranks of a fit with a time limit; call it on all ranks.
+
+    Lightning's ``Timer`` would send its verdict to all ranks in every step;
+    ``stop_when_time_is_over`` replaces it there.
+    """
+    _CLOCKS.pop(trainer, None)
+    if trainer.world_size > 1:
+        for timer in callbacks_of(trainer, Timer):
+            check_time_per_epoch(timer)
+
+
+def stop_when_time_is_over(trainer: Trainer) -> None:
+    """End a fit over several ranks after its time limit; call it on all ranks after every batch."""
+    if trainer.world_size == 1 or trainer.should_stop:
+        return
+    if (_shared_fraction(trainer) or 0.0) >= 1:
+        trainer.should_stop = True
+        if trainer.is_global_zero:
+            _LOG.info("trainer.max_time is over: the run ends after this step")
+
+
+def _shared_fraction(trainer: Trainer) -> float | None:
+    """Return the fraction of the time limit, the same on every rank; None without a limit."""
     fraction = _clock_fraction(trainer)
-    if fraction is not None and trainer.world_size > 1:
-        # Clocks differ, learning rates must not.
-        fraction = float(trainer.strategy.broadcast(fraction))
-    return _progress(trainer, fraction)
+    if fraction is None or trainer.world_size == 1:
+        return fraction
+    if trainer not in _CLOCKS:
+        first = float(trainer.strategy.broadcast(fraction))
+        _CLOCKS[trainer] = SharedClock(trainer.global_step, first)
+    return _CLOCKS[trainer].at(trainer.global_step, fraction)
 
 
 def reached_after(trainer: Trainer, moment: When) -> Callable[[int], bool] | None:
