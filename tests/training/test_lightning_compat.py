@@ -15,8 +15,9 @@ import torch
 import torch._dynamo
 import torch._inductor
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.loggers import WandbLogger
-from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.fsdp._fully_shard._fsdp_state import FSDPState
@@ -66,7 +67,9 @@ HOLDERS: dict[str, tuple[Callable[[], Any], tuple[str, ...]]] = {
     "GradScaler": (lambda: torch.amp.GradScaler("cpu"), ("_per_optimizer_states",)),
     "a fused optimizer": (fused, ("_step_supports_amp_scaling",)),
     "a compiled module": (compiled, ("_compiled_call_impl",)),
-    "DDPStrategy": (DDPStrategy, ("_ddp_kwargs",)),
+    "DDPStrategy": (DDPStrategy, ("_ddp_kwargs", "_timeout")),
+    "ModelParallelStrategy": (ModelParallelStrategy, ("_timeout",)),
+    "Timer": (Timer, ("_interval",)),
     "a sharded module": (lambda: FSDPModule, ("_get_fsdp_state",)),
     "the state of a sharded module": (FSDPState, ("_fsdp_param_group",)),
     "torch": (
