@@ -89,7 +89,11 @@ class PrototypeLabelHead(LabelHead):
         self.register_buffer("tokens", torch.zeros(num_sentences, num_tokens, dtype=torch.int64))
         self.register_buffer("prototypes", torch.zeros(len(names), embedding_dim))
         self.register_buffer("num_steps", torch.zeros((), dtype=torch.int64))
+        # Reading the buffer in every step would wait for a GPU. A skipped step restores the buffer
+        # and not this; a checkpoint makes both equal, as in a run that continues from it.
         self._known_steps: int | None = None
+        self.register_state_dict_pre_hook(_forget_steps)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_post_hook(_forget_steps)  # type: ignore[no-untyped-call]
         self._evaluated: tuple[list[int], Tensor] | None = None
 
     @property
@@ -135,16 +139,6 @@ class PrototypeLabelHead(LabelHead):
         self._known_steps += 1
         return self._against(image, self.prototypes.clone())
 
-    # Reading the buffer in every step would wait for a GPU. A skipped step restores the buffer and
-    # not the number; a checkpoint makes both equal, as they are in a run that continues from it.
-    def _save_to_state_dict(self, *given: Any, **named: Any) -> None:
-        self._known_steps = None
-        super()._save_to_state_dict(*given, **named)
-
-    def _load_from_state_dict(self, *given: Any, **named: Any) -> None:
-        self._known_steps = None
-        super()._load_from_state_dict(*given, **named)
-
     def config(self) -> dict[str, Any]:
         """Plain arguments that build this head again."""
         return {
@@ -182,3 +176,9 @@ class PrototypeLabelHead(LabelHead):
         if len(changes) == 1 or self._evaluated is None or self._evaluated[0] != changes:
             self._evaluated = (changes, self._read_classes(text_tower))
         return self._evaluated[1].to(self.prototypes.device)
+
+
+def _forget_steps(head: nn.Module, *_: Any) -> None:
+    """Let the next step read the number of steps again."""
+    assert isinstance(head, PrototypeLabelHead)
+    head._known_steps = None
