@@ -93,6 +93,12 @@ def wait_until_it_trains(mark: Path, processes: list[Any]) -> None:
         time.sleep(0.002)
 
 
+def wait_for_a_write(run: Path, processes: list[Any]) -> None:
+    """Return in the middle of a write, which is always near: every step is saved."""
+    while not any(run.glob(".*.tmp")) and any(process.is_alive() for process in processes):
+        pass
+
+
 def step_of(path: Path) -> int:
     file = path / META if path.is_dir() else path
     return int(torch.load(file, weights_only=True)["global_step"])
@@ -107,11 +113,13 @@ def test_nothing_is_lost(shards: Path, tmp_path: Path, kind: str) -> None:
     for process in start(shards, whole, kind):
         process.join()
     reached, half = 0, 0
-    for _ in range(KILLS[kind]):
+    for number in range(KILLS[kind]):
         (run / "trains").unlink(missing_ok=True)
         processes = start(shards, run, kind)
         wait_until_it_trains(run / "trains", processes)
         time.sleep(dice.uniform(0.0, 0.4))
+        if number % 2:
+            wait_for_a_write(run, processes)
         before = reached
         for process in dice.sample(processes, len(processes)):
             process.kill()
