@@ -119,7 +119,7 @@ def test_parts_in_a_store(shards, tmp_path):
     one, whole = read_checkpoint(tmp_path / "whole.ckpt"), read_sharded(last)
     assert not differences(one, whole)
     # a write that was killed before its meta.pt leaves the previous one
-    system.pipe_file(f"{last}/abcd/shard-00001.safetensors", b"half")
+    system.pipe_file(f"{last}/abcd/shard-00001-model-00001-of-00001.safetensors", b"half")
     assert newest_complete(store) == last
     assert not differences(read_sharded(last), whole)
     remove_partial_files(store)
