@@ -96,7 +96,7 @@ def wait_until_it_trains(mark: Path, processes: list[Any]) -> None:
 def wait_for_a_write(run: Path, processes: list[Any]) -> None:
     """Return in the middle of a write, which is always near: every step is saved."""
     while not any(run.glob(".*.tmp")) and any(process.is_alive() for process in processes):
-        pass
+        time.sleep(0.001)
 
 
 def step_of(path: Path) -> int:

@@ -19,7 +19,7 @@ from clipkit.errors import CheckpointError, ConfigError
 from clipkit.training.callbacks.zero_shot_evaluation import resolve_monitor
 from clipkit.training.checkpoints import files
 from clipkit.training.checkpoints.io import use_atomic_checkpoints
-from clipkit.training.checkpoints.newest import newest_complete
+from clipkit.training.checkpoints.newest import name_by_step, newest_complete
 from clipkit.training.checkpoints.saves import Saves, check_background, no_saves
 from clipkit.training.checkpoints.uploads import tell_loggers, warn_of_uploads
 from clipkit.training.lightning_compat import callbacks_of, is_accumulating
@@ -130,7 +130,7 @@ class SaveCheckpoint(Checkpoint):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock; weights and cursor are consistent now."""
         if trainer.is_global_zero:
-            self._remove_partial_files(self.folder_of(trainer))
+            self._complete_saves(self.folder_of(trainer), trainer.global_step)
         self._clock = DelayedMax()
         self._saves = Saves(
             self.folder_of(trainer), checkpoint_writer(trainer, self.background), self._complete
@@ -248,10 +248,12 @@ class SaveCheckpoint(Checkpoint):
         """Restore the best value."""
         self._best = state_dict["best"]
 
-    def _remove_partial_files(self, folder: str) -> None:
-        """Remove what interrupted saves left; an error must not end this rank alone."""
+    def _complete_saves(self, folder: str, step: int) -> None:
+        """Complete or remove what interrupted saves left; an error must not end this rank alone."""
         try:
             files.remove_partial_files(folder)
+            if self.keep_every_n_steps and step and step % self.keep_every_n_steps == 0:
+                name_by_step(folder, step)
         except (OSError, CheckpointError) as error:
             _LOG.warning("%s: incomplete files of earlier saves stay: %s", folder, error)
 

@@ -18,7 +18,7 @@ from clipkit.distributed.collectives import rank, world_size
 from clipkit.errors import CheckpointError
 from clipkit.models.files import sharded as sharded_files
 from clipkit.models.files.folders import Folder
-from clipkit.training.checkpoints.files import LAST, join
+from clipkit.training.checkpoints.files import LAST, duplicate, exists, join
 from clipkit.training.checkpoints.io import UNREADABLE
 from clipkit.training.checkpoints.remote import local_copy
 
@@ -150,6 +150,13 @@ def _newest_first(folder: str, names: list[str]) -> Iterator[str]:
         return int(number) if is_named else step_of(join(folder, name)), modified
 
     yield from sorted((name for name in names if name != LAST), key=order, reverse=True)
+
+
+def name_by_step(folder: str, step: int) -> None:
+    """Give ``last.ckpt`` of a step the name of the step, for which a killed run had no time."""
+    last, kept = join(folder, LAST), join(folder, f"step={step}.ckpt")
+    if step_of(last) == step and not exists(kept):
+        duplicate(last, kept)
 
 
 def step_of(path: str) -> int:
