@@ -140,7 +140,9 @@ def test_nothing_is_lost(shards: Path, tmp_path: Path, kind: str) -> None:
         assert process.exitcode == 0
     for name in ("last.ckpt", "step=7.ckpt", "step=238.ckpt"):
         first, second = (read_checkpoint(folder / name) for folder in (whole, run))
-        assert not differences(first, second), name
+        # Lightning counts the optimizer's calls of a launch, not those of an epoch
+        lines = [line for line in differences(first, second) if "optim_progress" not in line]
+        assert not lines, name
     # the ranks write to one file, in any order
     first, second = (
         sorted((folder / "keys.txt").read_text().split("\n")) for folder in (whole, run)
