@@ -91,7 +91,7 @@ class PrototypeLabelHead(LabelHead):
         self.register_buffer("num_steps", torch.zeros((), dtype=torch.int64))
         # Reading the buffer in every step would wait for a GPU. A skipped step restores the buffer
         # and not this; a checkpoint makes both equal, as in a run that continues from it.
-        self._known_steps: int | None = None
+        self._known_steps: tuple[Tensor, int] | None = None
         self.register_state_dict_pre_hook(_forget_steps)  # type: ignore[no-untyped-call]
         self.register_load_state_dict_post_hook(_forget_steps)  # type: ignore[no-untyped-call]
         self._evaluated: tuple[list[int], Tensor] | None = None
@@ -128,15 +128,14 @@ class PrototypeLabelHead(LabelHead):
             return self._against(image, self._in_evaluation(text_tower))
         if self.refresh_every is None:
             return self._against(image, self._read_classes(text_tower))
-        if self._known_steps is None:
-            self._known_steps = int(self.num_steps)
-        if self._known_steps % self.refresh_every == 0:
+        steps = self._read_steps()
+        if steps % self.refresh_every == 0:
             with torch.no_grad():
                 self.prototypes.copy_(self._read_classes(text_tower))
                 if world_size() > 1:  # with dropout each rank draws others
                     dist.broadcast(self.prototypes, 0)
         self.num_steps += 1
-        self._known_steps += 1
+        self._known_steps = (self.num_steps, steps + 1)
         return self._against(image, self.prototypes.clone())
 
     def config(self) -> dict[str, Any]:
@@ -149,6 +148,15 @@ class PrototypeLabelHead(LabelHead):
             "refresh_every": self.refresh_every,
             "num_tokens": self.tokens.shape[1],
         }
+
+    def _read_steps(self) -> int:
+        """Return the number of steps, read from the buffer only if that is another one now.
+
+        ``torch.func.functional_call`` replaces buffers for a pass, and ``to`` for good.
+        """
+        if self._known_steps is not None and self._known_steps[0] is self.num_steps:
+            return self._known_steps[1]
+        return int(self.num_steps)
 
     def _against(
         self, image: Float[Tensor, "B D"], prototypes: Float[Tensor, "C D"]

@@ -229,3 +229,18 @@ def test_the_count_of_steps_is_read_once_and_follows_checkpoints():
     step(3)
     assert refreshed == [0, 3, 6]
     assert int(head.num_steps) == 7
+
+
+def test_a_pass_with_other_buffers_is_not_a_step():
+    """As in the preflight: the head refreshes when its own steps call for it."""
+    model, data = encoder(refresh_every=2), batch()
+    head, seen = model.label_head, []
+    for step in range(4):
+        buffers = {name: value.clone() for name, value in model.named_buffers()}
+        torch.func.functional_call(model, buffers, (data,))
+        assert int(head.num_steps) == step
+        model(data)
+        seen.append(head.prototypes.clone())
+        change(model, step)
+    assert [torch.equal(one, other) for one, other in pairwise(seen)] == [True, False, True]
+    assert seen[0].any()
