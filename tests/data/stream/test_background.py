@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from clipkit.data.stream.background import Background
+from tests.helpers.leftovers import Leftovers
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
@@ -18,10 +19,6 @@ def wait_until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.005)
-
-
-def num_threads() -> int:
-    return sum(thread.name == "clipkit-batches" for thread in threading.enumerate())
 
 
 def test_results_come_in_order_and_end() -> None:
@@ -53,7 +50,7 @@ def test_an_error_comes_after_the_results_before_it(fails_in_items: bool) -> Non
     class Held:
         pass
 
-    held = Held()
+    left, held = Leftovers(), Held()
     reference = weakref.ref(held)
 
     def items(held: object) -> Iterator[int]:
@@ -68,7 +65,7 @@ def test_an_error_comes_after_the_results_before_it(fails_in_items: bool) -> Non
     with pytest.raises((OSError, ZeroDivisionError)) as caught:
         next(results)
     # The error, which a caller may keep, keeps neither items nor processes.
-    wait_until(lambda: num_threads() == 0)
+    left.wait()
     gc.collect()
     assert reference() is None
     with pytest.raises(type(caught.value)):
@@ -76,12 +73,12 @@ def test_an_error_comes_after_the_results_before_it(fails_in_items: bool) -> Non
 
 
 def test_a_deleted_iterator_ends_its_thread() -> None:
-    assert num_threads() == 0
+    left = Leftovers()
     results = Background(iter(range(99)), iter, ahead=1)
     assert next(results) == 0
-    assert num_threads() == 1
+    assert len(left.now()) == 1
     del results
-    wait_until(lambda: num_threads() == 0)
+    left.wait()
 
 
 def test_closing_ends_between_items_of_one_result() -> None:

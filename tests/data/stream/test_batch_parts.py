@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import threading
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +20,7 @@ from clipkit.when import When
 from tests.data.samples.test_joining import check_equal
 from tests.helpers.bad_samples import write_bad_shards
 from tests.helpers.factories import pair, write_shard, write_shards
+from tests.helpers.leftovers import Leftovers
 from tests.helpers.streams import ids, make
 
 ORDERS: dict[str, dict[str, Any]] = {
@@ -179,28 +177,19 @@ def test_every_worker_takes_part_in_a_batch(bad: ShardIndex, tmp_path: Path) -> 
     assert len(owners.unique()) == 3
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
-def loader_threads() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name == "clipkit-batches"]
-
-
 @pytest.mark.parametrize("shuffle", [True, False])
 def test_a_deleted_stream_leaves_no_process_and_no_thread(bad: ShardIndex, shuffle: bool) -> None:
+    left = Leftovers()
     stream = bad_stream(bad, num_workers=2, shuffle=shuffle)
     next(iter(stream))
     del stream
-    wait_until(lambda: not loader_threads() and not multiprocessing.active_children())
+    left.wait()
 
 
 def test_workers_of_a_validation_end_with_it(bad: ShardIndex) -> None:
+    left = Leftovers()
     stream = bad_stream(bad, num_workers=2, shuffle=False)
     first = taken(stream, 1)[0]
-    wait_until(lambda: not loader_threads() and not multiprocessing.active_children())
+    left.wait()
     for mine, theirs in zip(taken(stream, 1)[0], first, strict=True):
         check_equal(replace(mine, cursor=None), replace(theirs, cursor=None))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from lightning.pytorch import Callback
 
 from clipkit.data.stream import workers
 from tests.helpers import tiny
+from tests.helpers.leftovers import Leftovers
 
 
 class Recorder(Callback):
@@ -20,9 +20,10 @@ class Recorder(Callback):
     def __init__(self) -> None:
         self.losses: list[float] = []
         self.processes: list[int] = []
+        self.left = Leftovers()
 
     def on_validation_batch_end(self, *_: Any) -> None:
-        self.processes.append(len(multiprocessing.active_children()))
+        self.processes.append(self.left.num_processes())
 
     def on_validation_end(self, trainer: Any, *_: Any) -> None:
         self.losses.append(float(trainer.callback_metrics["val/loss"]))
@@ -31,12 +32,10 @@ class Recorder(Callback):
 def fit(shards: Path, folder: Path, num_workers: int) -> tuple[Recorder, dict[str, torch.Tensor]]:
     recorder, module = Recorder(), tiny.module()
     trainer = tiny.trainer(folder, recorder, max_epochs=2)
-    before = len(multiprocessing.active_children())
     data = tiny.data(shards, val=True, num_workers=num_workers)
     trainer.fit(module, datamodule=data)
     assert data.val_dataloader()._num_workers == num_workers
-    assert len(multiprocessing.active_children()) == before
-    recorder.processes = [number - before for number in recorder.processes]
+    assert recorder.left.num_processes() == 0
     return recorder, module.state_dict()
 
 
@@ -58,9 +57,10 @@ class AtSteps(Callback):
     def __init__(self, fails: bool) -> None:
         self.fails = fails
         self.processes: list[int] = []
+        self.left = Leftovers()
 
     def on_train_batch_start(self, *_: Any) -> None:
-        self.processes.append(len(multiprocessing.active_children()))
+        self.processes.append(self.left.num_processes())
         if self.fails and len(self.processes) == 3:
             raise ValueError("the third step")
 
@@ -69,16 +69,16 @@ def test_a_partial_validation_leaves_no_workers(
     shards: Path, tmp_path: Path, monkeypatch: Any
 ) -> None:
     monkeypatch.setattr(workers, "TASK_SAMPLES", 2)
-    before, at_steps = len(multiprocessing.active_children()), AtSteps(fails=False)
+    at_steps = AtSteps(fails=False)
     limits = {"num_sanity_val_steps": 1, "limit_val_batches": 1, "max_steps": 2}
     trainer = tiny.trainer(tmp_path, at_steps, **limits)
     trainer.fit(tiny.module(), datamodule=tiny.data(shards, val=True, num_workers=2, batch_size=2))
-    assert [number - before for number in at_steps.processes] == [2, 2]
+    assert at_steps.processes == [2, 2]
 
 
 def test_a_fit_that_fails_leaves_no_workers(shards: Path, tmp_path: Path) -> None:
-    before = len(multiprocessing.active_children())
-    trainer = tiny.trainer(tmp_path, AtSteps(fails=True), max_steps=5)
+    at_steps = AtSteps(fails=True)
+    trainer = tiny.trainer(tmp_path, at_steps, max_steps=5)
     with pytest.raises(ValueError, match="the third step"):
         trainer.fit(tiny.module(), datamodule=tiny.data(shards, num_workers=2))
-    assert len(multiprocessing.active_children()) == before
+    assert at_steps.left.num_processes() == 0
