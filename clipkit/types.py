@@ -31,6 +31,9 @@ __all__ = [
     "Embeddings",
     "EncodedImage",
     "EncodedImages",
+    "ModalityBatch",
+    "ModalityEmbeddings",
+    "ModalitySample",
     "NegativeBatch",
     "NegativeSample",
     "PairSizes",
@@ -39,7 +42,7 @@ __all__ = [
     "TeacherSample",
 ]
 
-_Part = TypeVar("_Part", bound="Batch | TeacherBatch | NegativeBatch")
+_Part = TypeVar("_Part", bound="Batch | TeacherBatch | NegativeBatch | ModalityBatch")
 _RENAMED: Final = {
     **{f"teacher_{name}": f"teacher.{name}" for name in ("image", "text", "pixels", "tokens")},
     **{f"negative_{name}": f"negatives.{name}" for name in ("images", "tokens")},
@@ -77,6 +80,14 @@ class EncodedImage:
 
 
 @dataclass(slots=True)
+class ModalitySample:
+    """Input of a further modality, such as a sound, for a sample."""
+
+    values: Float[Tensor, "*rest"]  # what the modality's tower reads; zeros if it is absent
+    is_present: bool = True  # whether the sample has it
+
+
+@dataclass(slots=True)
 class Sample:
     """One decoded pair. A field that is None was not requested."""
 
@@ -92,6 +103,9 @@ class Sample:
     teacher: TeacherSample | None = None  # for distillation
     negatives: NegativeSample | None = None  # hard negatives
     encoded: EncodedImage | None = None  # instead of image, which is then empty
+    has_image: bool | None = None  # see Batch.image_present
+    has_text: bool | None = None  # see Batch.text_present
+    modalities: dict[str, ModalitySample] | None = None  # further modalities by name
 
 
 @dataclass(slots=True)
@@ -113,6 +127,16 @@ class NegativeBatch:
     images: UInt8[Tensor, "negative_images 3 H W"] | None = None
     # captions that match no image of the batch
     tokens: Int64[Tensor, "negative_texts S"] | None = None
+
+
+@dataclass(slots=True)
+class ModalityBatch:
+    """Input of a further modality for a batch."""
+
+    values: Float[Tensor, "B *rest"]  # what the modality's tower reads; zeros where it is absent
+    present: Bool[Tensor, " B"]  # which samples have it
+    # number of samples that have it, so that no GPU is asked for it; ``Batch.to`` sets it
+    num_present: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +209,12 @@ class Batch:
     pair_sizes: PairSizes | None = None
     # images that are still to be decoded, by DeviceDecoder; images is then empty [B 3 0 0]
     encoded: EncodedImages | None = None
+    # which samples have an image, and which have a caption; None: all. The others have zeros as
+    # pixels, or an empty caption, and pair_mask excludes them
+    image_present: Bool[Tensor, " B"] | None = None
+    text_present: Bool[Tensor, " B"] | None = None
+    # further modalities by name, such as "sound"
+    modalities: dict[str, ModalityBatch] | None = None
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -210,6 +240,10 @@ class Batch:
         mask = self.pair_mask
         if mask is not None and self.num_pairs is None and mask.device.type == "cpu":
             moved.num_pairs = int(mask.sum())
+        for name, modality in (self.modalities or {}).items():
+            if modality.num_present is None and modality.present.device.type == "cpu":
+                assert moved.modalities is not None
+                moved.modalities[name].num_present = int(modality.present.sum())
         return moved
 
     def pin_memory(self) -> Batch:
@@ -217,7 +251,7 @@ class Batch:
         return _with_tensors(self, Tensor.pin_memory)
 
     def tensors(self) -> Iterator[Tensor]:
-        """Yield every tensor, also of the teacher's and the negatives' part."""
+        """Yield every tensor, also of nested parts."""
         return _tensors_of(self)
 
 
@@ -230,24 +264,42 @@ def _with_tensors(part: _Part, change: Callable[[Tensor], Tensor]) -> _Part:
             changed[field.name] = change(value)
         elif isinstance(value, TeacherBatch | NegativeBatch):
             changed[field.name] = _with_tensors(value, change)
+        elif field.name == "modalities" and value is not None:
+            changed[field.name] = {n: _with_tensors(one, change) for n, one in value.items()}
     return replace(part, **changed)
 
 
-def _tensors_of(part: Batch | TeacherBatch | NegativeBatch) -> Iterator[Tensor]:
+def _tensors_of(part: Batch | TeacherBatch | NegativeBatch | ModalityBatch) -> Iterator[Tensor]:
     for field in fields(part):
         value = getattr(part, field.name)
         if isinstance(value, Tensor):
             yield value
         elif isinstance(value, TeacherBatch | NegativeBatch):
             yield from _tensors_of(value)
+        elif field.name == "modalities":
+            for modality in (value or {}).values():
+                yield from _tensors_of(modality)
+
+
+@dataclass(slots=True)
+class ModalityEmbeddings:
+    """Embeddings of one modality of a batch.
+
+    Args:
+        values: Unit-norm embeddings; zeros where the modality is absent.
+        present: Which samples have the modality.
+    """
+
+    values: Float[Tensor, "B D"]
+    present: Bool[Tensor, " B"]
 
 
 @dataclass(slots=True)
 class Embeddings:
-    """Output of a dual encoder for a batch: the input of the losses.
+    """Output of an encoder for a batch: the input of the losses.
 
     Args:
-        image: Unit-norm embeddings of the images.
+        image: Unit-norm embeddings of the images; zeros for an encoder without an image tower.
         text: Unit-norm embeddings of the captions; None if the batch has no tokens.
         logit_scale: Inverse temperature, linear (not its logarithm).
         logit_bias: Added to the scaled similarities by the sigmoid loss; None without one.
@@ -256,6 +308,15 @@ class Embeddings:
         negative_text: Unit-norm embeddings of captions that match no image of the batch.
         image_features: Output of the image tower before normalisation, the input of a label head;
             None without a head.
+        image_present: Which samples have an image; None: all.
+        text_present: Which samples have a caption; None: all.
+        modalities: Embeddings of further modalities by name; None without one.
+        pair_scales: Inverse temperature of a pair of modalities, by ``"first:second"``, that has
+            one of its own; None if all pairs have ``logit_scale``.
+        head_features: Output of other towers before normalisation, the input of the label heads on
+            them, by the name of the modality; None without such a head.
+        head_logits: Scores of the classes by the label heads on other towers, by the name of the
+            modality; None without such a head.
     """
 
     image: Float[Tensor, "B D"]
@@ -266,3 +327,9 @@ class Embeddings:
     negative_image: Float[Tensor, "negative_images D"] | None = None
     negative_text: Float[Tensor, "negative_texts D"] | None = None
     image_features: Float[Tensor, "B D"] | None = None
+    image_present: Bool[Tensor, " B"] | None = None
+    text_present: Bool[Tensor, " B"] | None = None
+    modalities: dict[str, ModalityEmbeddings] | None = None
+    pair_scales: dict[str, Float[Tensor, ""]] | None = None
+    head_features: dict[str, Float[Tensor, "B D"]] | None = None
+    head_logits: dict[str, Float[Tensor, "B C"]] | None = None

@@ -21,7 +21,14 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from clipkit.errors import ConfigError
-from clipkit.types import Batch, Embeddings, NegativeBatch, TeacherBatch
+from clipkit.types import (
+    Batch,
+    Embeddings,
+    ModalityBatch,
+    ModalityEmbeddings,
+    NegativeBatch,
+    TeacherBatch,
+)
 
 
 def split_batch(batch: Batch, size: int) -> Iterator[Batch]:
@@ -42,6 +49,11 @@ def split_batch(batch: Batch, size: int) -> Iterator[Batch]:
                 rows = (value.image, value.text, value.pixels, value.tokens)
                 parts = (None if row is None else row[start:stop] for row in rows)
                 part[field.name] = TeacherBatch(*parts)
+            elif field.name == "modalities" and value is not None:
+                part[field.name] = {
+                    name: ModalityBatch(one.values[start:stop], one.present[start:stop])
+                    for name, one in value.items()
+                }
             elif isinstance(value, Tensor | tuple):
                 part[field.name] = value[start:stop]
         yield replace(batch, **part)
@@ -120,11 +132,19 @@ def _share(rows: Tensor | None, start: float, stop: float) -> Tensor | None:
 
 
 def _join(parts: list[Embeddings]) -> Embeddings:
-    joined: dict[str, Tensor | None] = {}
-    for field in fields(parts[0]):
-        values = [getattr(part, field.name) for part in parts]
-        if values[0] is None or values[0].ndim == 0:  # scale and bias are the same in all parts
-            joined[field.name] = values[0]
-        else:
-            joined[field.name] = torch.cat(values)
-    return Embeddings(**joined)  # type: ignore[arg-type]
+    names = [field.name for field in fields(parts[0])]
+    return Embeddings(**{name: _joined([getattr(part, name) for part in parts]) for name in names})
+
+
+def _joined(values: list[Any]) -> Any:
+    """Join a field of all parts; scale and bias are the same in all."""
+    first = values[0]
+    if first is None or (isinstance(first, Tensor) and first.ndim == 0):
+        return first
+    if isinstance(first, Tensor):
+        return torch.cat(values)
+    if isinstance(first, ModalityEmbeddings):
+        rows = [one.values for one in values], [one.present for one in values]
+        return ModalityEmbeddings(*map(torch.cat, rows))
+    assert isinstance(first, dict)
+    return {name: _joined([value[name] for value in values]) for name in first}

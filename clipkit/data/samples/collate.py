@@ -13,7 +13,14 @@ from torch import Tensor
 from clipkit.data.samples.joining import PadIds
 from clipkit.data.text.tokenizer import pad_tokens
 from clipkit.patches import TokenBudget, join_images
-from clipkit.types import Batch, EncodedImages, NegativeBatch, Sample, TeacherBatch
+from clipkit.types import (
+    Batch,
+    EncodedImages,
+    ModalityBatch,
+    NegativeBatch,
+    Sample,
+    TeacherBatch,
+)
 
 
 def collate(
@@ -37,6 +44,9 @@ def collate(
         negatives=_negative_batch(samples, pad_ids.tokens),
         grids=grids,
         encoded=_encoded_images(samples),
+        image_present=_joined(samples, "has_image", torch.tensor),
+        text_present=_joined(samples, "has_text", torch.tensor),
+        modalities=_modality_batches(samples),
     )
 
 
@@ -71,6 +81,20 @@ def _negative_batch(samples: Sequence[Sample], pad_id: int) -> NegativeBatch | N
         images=_joined(negatives, "images", lambda rows: _stack_all(rows, samples[0].image)),
         tokens=_joined(negatives, "tokens", lambda rows: pad_tokens(list(chain(*rows)), pad_id)),
     )
+
+
+def _modality_batches(samples: Sequence[Sample]) -> dict[str, ModalityBatch] | None:
+    first = samples[0].modalities
+    if first is None:
+        return None
+    rows = [sample.modalities or {} for sample in samples]
+    return {
+        name: ModalityBatch(
+            torch.stack([row[name].values for row in rows]),
+            torch.tensor([row[name].is_present for row in rows]),
+        )
+        for name in first
+    }
 
 
 def _joined(

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from clipkit.errors import DataError
-from clipkit.types import Batch, EncodedImages, NegativeBatch, TeacherBatch
+from clipkit.types import Batch, EncodedImages, ModalityBatch, NegativeBatch, TeacherBatch
 
-_Nested = Batch | TeacherBatch | NegativeBatch | EncodedImages
+_Nested = Batch | TeacherBatch | NegativeBatch | EncodedImages | ModalityBatch
 
 
 @final
@@ -138,11 +138,36 @@ def _column_for(name: str, first: Any, buffers: _Buffers) -> _Column | None:
     """Return an empty column for the values of a field; None for a field that is not joined."""
     if isinstance(first, Tensor):
         return _Rows(name, first.dtype, buffers)
-    if isinstance(first, TeacherBatch | NegativeBatch | EncodedImages):
+    if isinstance(first, TeacherBatch | NegativeBatch | EncodedImages | ModalityBatch):
         return _Part(first, buffers, f"{name}.")
+    if isinstance(first, dict) and name == "modalities":
+        return _Named(first, buffers)
     if name == "rank_sizes" and first is not None:
         return _Sums()
     return _Texts() if isinstance(first, tuple) else None
+
+
+@final
+class _Named:
+    """Further modalities by name."""
+
+    def __init__(self, first: dict[str, ModalityBatch], buffers: _Buffers) -> None:
+        self._parts = {
+            name: _Part(one, buffers, f"modalities.{name}.") for name, one in first.items()
+        }
+
+    def add(self, value: Any) -> None:
+        given = value or {}
+        for name in given.keys() | self._parts.keys():
+            if name not in given or name not in self._parts:
+                raise DataError(
+                    f"batch.modalities: expected {name!r} of all samples or of none, got both "
+                    f"kinds; a field must add it to every sample"
+                )
+            self._parts[name].add(given[name])
+
+    def finish(self) -> dict[str, Any]:
+        return {name: part.finish() for name, part in self._parts.items()}
 
 
 @final

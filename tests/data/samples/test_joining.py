@@ -14,7 +14,7 @@ from clipkit.data.samples.collate import collate
 from clipkit.data.samples.joining import BatchJoiner, PadIds
 from clipkit.errors import DataError
 from clipkit.patches import TokenBudget
-from clipkit.types import Batch, NegativeSample, Sample, TeacherSample
+from clipkit.types import Batch, ModalitySample, NegativeSample, Sample, TeacherSample
 
 PAD_IDS = PadIds(tokens=7, teacher_tokens=9)
 CUTS = [[0, 12], [0, 4, 8, 12], [0, 1, 2, 7, 12], [0, 5, 12]]
@@ -41,6 +41,12 @@ def sample(number: int, rng: np.random.Generator, **options: Any) -> Sample:
         "multi_labels": torch.from_numpy(rng.integers(0, 2, 6)),
         "teacher": TeacherSample(embedding, embedding + 1, pixels(6, 6), tokens()),
         "negatives": negatives,
+        "has_image": number % 5 > 0,
+        "has_text": number % 2 > 0,
+        "modalities": {
+            "sound": ModalitySample(embedding.view(1, 5) + number, number % 3 > 0),
+            "depth": ModalitySample(embedding, number > 6),
+        },
     }
     return Sample(
         f"key{number}", tokens=tokens(), label=number, sample_id=10 * number,
@@ -65,6 +71,10 @@ def check_equal(mine: Any, theirs: Any) -> None:
             assert torch.equal(a, b), field.name
         elif hasattr(b, "__dataclass_fields__"):
             check_equal(a, b)
+        elif isinstance(b, dict):
+            assert a.keys() == b.keys()
+            for name in b:
+                check_equal(a[name], b[name])
         else:
             assert a == b, field.name
 
@@ -139,6 +149,24 @@ def test_parts_that_do_not_match_are_refused(options: dict[str, Any], message: s
         joiner.add(collate([sample(1, rng, negatives=None, **options)], PAD_IDS))
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"modalities": None}, "batch.modalities: expected '(sound|depth)' of all samples"),
+        (
+            {"modalities": {name: ModalitySample(torch.zeros(2)) for name in ("sound", "depth")}},
+            r"batch.modalities.sound.values: .*\(1, 5\).*\(2,\)",
+        ),
+    ],
+)
+def test_modalities_that_do_not_match_are_refused(options: dict[str, Any], message: str) -> None:
+    rng = np.random.default_rng(5)
+    joiner = BatchJoiner(2, PAD_IDS)
+    joiner.add(collate([sample(0, rng)], PAD_IDS))
+    with pytest.raises(DataError, match=message):
+        joiner.add(collate([sample(1, rng, **options)], PAD_IDS))
+
+
 def test_what_is_pinned_is_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a GPU nothing can be: that it is asked for, of parts and of a complete batch."""
     rng = np.random.default_rng(6)
@@ -163,3 +191,17 @@ def test_what_is_pinned_is_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     joiner = BatchJoiner(4, PAD_IDS, pins=True)
     joiner.add(whole)
     assert joiner.finish().keys == ("pinned",)
+
+
+def test_modalities_move_with_their_batch_and_are_counted() -> None:
+    rng = np.random.default_rng(7)
+    whole = collate([sample(number, rng) for number in range(12)], PAD_IDS)
+    moved = whole.to("cpu")
+    assert moved.modalities is not None
+    assert whole.modalities is not None
+    assert moved.modalities["sound"].num_present == 8
+    assert moved.modalities["depth"].num_present == 5
+    assert whole.modalities["sound"].num_present is None  # the given batch is not changed
+    own = {id(tensor) for tensor in whole.tensors()}
+    assert all(id(one.values) in own for one in whole.modalities.values())
+    assert all(id(one.present) in own for one in whole.modalities.values())
