@@ -74,8 +74,25 @@ class Collection:
             embedded[start : start + len(errors)] = np.asarray(errors.is_null())
         return embedded
 
+    def spans(self, most_rows: int) -> Iterator[tuple[int, int, int]]:
+        """Yield number of the shard, and first and end position in it, of consecutive rows.
+
+        Args:
+            most_rows: Number of rows of a span; the last one of a shard may be shorter.
+
+        Examples:
+            >>> list(Collection("collection").spans(most_rows=4))
+            [(0, 0, 4), (0, 4, 5), (1, 0, 3)]
+        """
+        for number, shard in enumerate(self.info.shards):
+            for first in range(0, shard.num_samples, most_rows):
+                yield number, first, min(first + most_rows, shard.num_samples)
+
     def image_tiles(self, tile_rows: int = 65_536) -> Iterator[tuple[int, Rows]]:
-        """Yield the first row and the embeddings of consecutive images, in views of the files."""
+        """Yield the first row and the embeddings of consecutive images, in views of the files.
+
+        A view keeps the file of its shard open: keep copies of tiles instead.
+        """
         for start, files in zip(self.starts, self.shards, strict=False):
             images = files.images()
             for first in range(0, len(images), tile_rows):
@@ -103,9 +120,10 @@ class Collection:
         if rows is None:
             return pa.concat_tables([files.table(columns) for files in self.shards])
         rows = np.asarray(rows, dtype=np.int64)
-        parts, places = [self.shards[0].table(columns)[:0]], []
+        parts = [self.shards[0].rows(columns, np.empty(0, dtype=np.int64))]
+        places = []
         for shard, here in self._by_shard(rows):
-            parts.append(self.shards[shard].table(columns).take(rows[here] - self.starts[shard]))
+            parts.append(self.shards[shard].rows(columns, rows[here] - self.starts[shard]))
             places.append(here)
         order = np.argsort(np.concatenate(places)) if places else np.empty(0, dtype=np.int64)
         return pa.concat_tables(parts).take(order)

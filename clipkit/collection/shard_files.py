@@ -16,6 +16,7 @@ from jaxtyping import Float16, Int64
 
 from clipkit.collection.arrow import arrow, arrow_type
 from clipkit.collection.info import CollectionShard
+from clipkit.collection.unreadable import unreadable
 from clipkit.errors import DataError
 
 IMAGES_SUFFIX: Final = ".images.f16.npy"
@@ -138,16 +139,35 @@ class ShardFiles:
             DataError: If the file is missing, damaged, or of another size.
         """
         with self._opened_table() as file:
-            known = file.schema_arrow.names
-            if missing := [name for name in columns or () if name not in known]:
-                raise DataError(
-                    f"{self._base}{TABLE_SUFFIX}: has no column {missing[0]!r}; it has "
-                    f"{', '.join(known)}"
-                )
+            self._check_columns(file, columns or ())
             content = file.read(None if columns is None else list(columns))
             table = _typed(content, self._base + TABLE_SUFFIX)
         self._check_rows(len(table))
         return table
+
+    def rows(self, columns: Sequence[str], positions: Int64[np.ndarray, " R"]) -> Any:
+        """Read columns of some rows, in their order, as a ``pyarrow.Table``.
+
+        Only those parts of the table are read that have some of the rows.
+
+        Args:
+            columns: Names of the columns.
+            positions: Positions of the rows in the shard.
+
+        Raises:
+            DataError: As ``table`` does.
+        """
+        with self._opened_table() as file:
+            self._check_columns(file, columns)
+            self._check_rows(file.metadata.num_rows)
+            starts = _group_starts(file)
+            groups, inverse = np.unique(
+                np.searchsorted(starts, positions, side="right") - 1, return_inverse=True
+            )
+            content = file.read_row_groups(groups.tolist(), list(columns))
+            sizes = np.diff(starts)[groups]
+            places = positions - starts[groups][inverse] + (np.cumsum(sizes) - sizes)[inverse]
+            return _typed(content.take(places), self._base + TABLE_SUFFIX)
 
     def row_group(self, columns: Sequence[str], position: int) -> tuple[int, Any]:
         """Read the part of the table that is stored together with a row.
@@ -164,14 +184,10 @@ class ShardFiles:
         """
         with self._opened_table() as file:
             self._check_rows(file.metadata.num_rows)
-            sizes = [
-                file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)
-            ]
-            ends = np.cumsum(sizes)
-            number = int(np.searchsorted(ends, position, side="right"))
+            starts = _group_starts(file)
+            number = int(np.searchsorted(starts, position, side="right")) - 1
             content = file.read_row_group(number, list(columns))
-            part = _typed(content, self._base + TABLE_SUFFIX)
-            return int(ends[number]) - sizes[number], part
+            return int(starts[number]), _typed(content, self._base + TABLE_SUFFIX)
 
     @contextmanager
     def _opened_table(self) -> Iterator[Any]:
@@ -180,7 +196,15 @@ class ShardFiles:
             with pa.parquet.ParquetFile(path) as file:
                 yield file
         except (OSError, pa.ArrowException) as error:
-            raise DataError(f"{path}: cannot be read ({error}); embed the shard again") from error
+            raise unreadable(path, error, "embed the shard again") from error
+
+    def _check_columns(self, file: Any, columns: Sequence[str]) -> None:
+        known = file.schema_arrow.names
+        if missing := [name for name in columns if name not in known]:
+            raise DataError(
+                f"{self._base}{TABLE_SUFFIX}: has no column {missing[0]!r}; it has "
+                f"{', '.join(known)}"
+            )
 
     def _check_rows(self, num_rows: int) -> None:
         if num_rows != self.shard.num_samples:
@@ -194,13 +218,19 @@ class ShardFiles:
         try:
             rows: Rows = np.load(path, mmap_mode="r", allow_pickle=False)
         except (OSError, EOFError, ValueError) as error:
-            raise DataError(f"{path}: cannot be read ({error}); embed the shard again") from error
+            raise unreadable(path, error, "embed the shard again") from error
         if rows.dtype != np.float16 or rows.ndim != 2 or rows.shape[1] != self._width:
             raise DataError(
                 f"{path}: expected float16 [rows, {self._width}], got {rows.dtype} "
                 f"{list(rows.shape)}; embed the shard again"
             )
         return rows
+
+
+def _group_starts(file: Any) -> Int64[np.ndarray, " groups+1"]:
+    """Return the first row of each part of a table, and the number of all rows."""
+    sizes = [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)]
+    return np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
 
 
 def _typed(table: Any, path: str) -> Any:

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 
 from clipkit.collection import Collection
-from clipkit.collection.shard_files import Rows
 from clipkit.errors import check_at_least
 from clipkit.search.engine import (
     Queries,
@@ -35,9 +34,10 @@ TILES_PER_PART: Final = 16
 class ExactEngine(SearchEngine):
     """Compares the queries with every row; recall 1, nothing to build.
 
-    The files stay mapped into memory; each thread converts one tile of them to float32 at a time.
-    There are as many threads as torch has (``OMP_NUM_THREADS``). Results do not depend on them, on
-    the size of the tiles, nor on the machine.
+    Each thread maps one file into memory at a time, so that a collection may have any number of
+    shards, and converts one tile of it to float32. There are as many threads as torch has
+    (``OMP_NUM_THREADS``). Results do not depend on them, on the size of the tiles, nor on the
+    machine.
 
     Args:
         collection: The collection.
@@ -70,32 +70,36 @@ class ExactEngine(SearchEngine):
         check_mask(rows, len(self.collection))
         allowed = self.usable if rows is None else self.usable & rows
         num_results = min(num_results, max(1, int(allowed.sum())))
-        parts = list(self.collection.image_tiles(self.tile_rows * TILES_PER_PART))
-        left = iter(parts)  # each thread takes the next part: next() of a list's iterator is atomic
+        spans = list(self.collection.spans(self.tile_rows * TILES_PER_PART))
+        left = iter(spans)  # each thread takes the next one: next() of a list's iterator is atomic
 
         def scan() -> RunningBest:
             best = RunningBest(queries, num_results)
             self._scan(left, queries, allowed, best)
             return best
 
-        return RunningBest.merged(run_on_threads(scan, len(parts))).ranked()
+        return RunningBest.merged(run_on_threads(scan, len(spans))).ranked()
 
     def _scan(
         self,
-        parts: Iterator[tuple[int, Rows]],
+        spans: Iterator[tuple[int, int, int]],
         queries: Queries,
         allowed: RowMask,
         best: RunningBest,
     ) -> None:
-        """Offer the allowed rows of parts, one tile at a time."""
+        """Offer the allowed rows of spans, one tile at a time."""
         width = queries.shape[1]
         left = torch.from_numpy(queries)
         half = np.empty((self.tile_rows, width), dtype=np.float16)
         tile = torch.empty(self.tile_rows, width)
-        for first, part in parts:
-            for offset in range(0, len(part), self.tile_rows):
-                images = part[offset : offset + self.tile_rows]
-                start = first + offset
+        for shard, first, end in spans:
+            start_of_shard = int(self.collection.starts[shard])
+            if not allowed[start_of_shard + first : start_of_shard + end].any():
+                continue
+            mapped = self.collection.shards[shard].images()
+            for offset in range(first, end, self.tile_rows):
+                images = mapped[offset : min(offset + self.tile_rows, end)]
+                start = start_of_shard + offset
                 kept = np.flatnonzero(allowed[start : start + len(images)])
                 count = len(kept)
                 if not count:

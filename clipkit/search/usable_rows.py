@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from clipkit.collection import Collection
 from clipkit.search.engine import RowMask
 
@@ -14,8 +12,4 @@ def usable_rows(collection: Collection) -> RowMask:
     Raises:
         DataError: If a table is missing or damaged.
     """
-    usable = np.zeros(len(collection), dtype=np.bool_)
-    for start, files in zip(collection.starts, collection.shards, strict=False):
-        errors = files.table(["error"]).column("error")
-        usable[start : start + len(errors)] = np.asarray(errors.is_null())
-    return usable
+    return collection.embedded_rows()

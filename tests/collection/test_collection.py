@@ -1,4 +1,5 @@
 import json
+import os
 
 import numpy as np
 import pyarrow as pa
@@ -6,6 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from clipkit.collection import Collection, read_info, write_info
+from clipkit.collection.info import create_info
 from clipkit.errors import DataError
 from tests.helpers.collections import unit_rows, write_collection
 
@@ -143,3 +145,47 @@ def test_a_table_that_another_library_wrote_again_is_read(folder):
     files = Collection(folder).shards[0]
     assert files.table(["captions"]).schema.field("captions").type == pa.list_(pa.string())
     assert files.text_starts().tolist() == [0, 2, 4, 6, 8, 10]
+
+
+def test_only_parts_with_the_rows_are_decoded(tmp_path, monkeypatch):
+    folder = write_collection(tmp_path, counts=(0, 50, 20))
+    for name in ("00001", "00002"):
+        path = folder / f"{name}.parquet"
+        pq.write_table(pq.read_table(path), path, row_group_size=7)
+    collection = Collection(folder)
+    whole = collection.table(["captions", "key"]).to_pydict()
+    read, parts = pq.ParquetFile.read_row_groups, []
+
+    def spied(self, groups, *args, **kwargs):
+        parts.extend(groups)
+        return read(self, groups, *args, **kwargs)
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_groups", spied)
+    monkeypatch.setattr(pq.ParquetFile, "read", None)
+    rows = np.array([49, 14, 50, 15, 14, 69, 48])
+    table = collection.table(["captions", "key"], rows)
+    assert table.to_pydict() == {name: [whole[name][row] for row in rows] for name in whole}
+    assert parts == [2, 6, 7, 0, 2]
+    assert collection.table(["key"], np.array([], dtype=np.int64)).to_pydict() == {"key": []}
+    with pytest.raises(DataError, match="has no column 'author'"):
+        collection.table(["author"], np.array([], dtype=np.int64))
+
+
+def test_no_folder_is_left_beside_the_record(tmp_path, monkeypatch):
+    """What a kill leaves is a file, which the next process removes after a day."""
+    info = read_info(write_collection(tmp_path / "first"))
+    folder = tmp_path / "second"
+    folder.mkdir()
+    seen = []
+
+    def link(*_):
+        seen.extend(path for path in folder.iterdir() if path.is_file())
+        assert len(seen) == len(list(folder.iterdir()))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "link", link)
+    with pytest.raises(KeyboardInterrupt):
+        create_info(info, folder)
+    assert seen
+    for path in seen:
+        assert path.match(".*.tmp")

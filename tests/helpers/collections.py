@@ -69,8 +69,8 @@ def _rows(shard, number, width, captions_per_image, seed) -> ShardRows:
         "image_size_bytes": [100 + row for row in range(count)],
         "width_pixels": [64 + row for row in range(count)],
         "height_pixels": [64] * count,
-        "image_sha256": [bytes([number, row % 256]) * 16 for row in range(count)],
-        "image_signature": [bytes([number, row % 256]) * 20 for row in range(count)],
+        "image_sha256": [bytes([number % 256, row % 256]) * 16 for row in range(count)],
+        "image_signature": [bytes([number % 256, row % 256]) * 20 for row in range(count)],
         "error": [None] * count,
     }
     texts = unit_rows(count * captions_per_image, width, seed + 1000 + number)

@@ -12,6 +12,7 @@ from typing import Final
 from clipkit.atomic_files import TEMPORARY_SUFFIX
 from clipkit.collection.info import CollectionInfo
 from clipkit.collection.shard_files import TABLE_SUFFIX, ShardFiles
+from clipkit.collection.unreadable import is_of_machine
 from clipkit.errors import ConfigError, DataError
 
 _LOG: Final = logging.getLogger(__name__)
@@ -23,12 +24,16 @@ def missing_shards(info: CollectionInfo, folder: Path | str, numbers: Iterable[i
     """Return those of some shards that have no complete files.
 
     The table of a shard whose files are damaged is removed, so that it counts as missing for every
-    process.
+    process. Files that this machine cannot read now, such as those of a server that does not
+    answer, are not damaged.
 
     Args:
         info: Record of the collection.
         folder: The collection.
         numbers: Numbers of the shards.
+
+    Raises:
+        DataError: If files cannot be read for another reason than that they are damaged.
     """
     missing = []
     for number in numbers:
@@ -39,6 +44,8 @@ def missing_shards(info: CollectionInfo, folder: Path | str, numbers: Iterable[i
         try:
             files.check(info.has_texts)
         except DataError as error:
+            if is_of_machine(error):
+                raise
             _LOG.warning("embedding shard %s again: %s", files.shard.name, error)
             (Path(folder) / f"{files.shard.name}{TABLE_SUFFIX}").unlink(missing_ok=True)
             missing.append(number)

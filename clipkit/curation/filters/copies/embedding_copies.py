@@ -30,7 +30,8 @@ from clipkit.errors import ConfigError, check_range
 DEFAULT_SIMILARITY: Final = 0.95
 MEASURE: Final = "Cosine similarity to the nearest kept image"
 KNOWN_MEASURE: Final = "Cosine similarity to the nearest image of the other data"
-_OPEN_SHARDS: Final = 4096
+_OPEN_SHARDS: Final = 64
+"""Files that are mapped at a time: a process may usually open 1,024."""
 _TILE_ROWS: Final = 4096
 
 
@@ -201,7 +202,7 @@ def _cells(
 
 @final
 class _Rows:
-    """Reads embeddings of candidates in any order; files stay mapped."""
+    """Reads embeddings of candidates in any order; the last used files stay mapped."""
 
     def __init__(self, candidates: Candidates) -> None:
         collection = candidates.collection
