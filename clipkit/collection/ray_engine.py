@@ -11,9 +11,13 @@ from typing import Any, Final, final
 import torch
 
 from clipkit.collection.embedding.claim import start_collection
-from clipkit.collection.embedding.missing import missing_shards, remove_old_temporaries
 from clipkit.collection.embedding.plan import EmbedPlan
-from clipkit.collection.embedding.run import EmbedReport, Progress, refuse_failures
+from clipkit.collection.embedding.run import (
+    EmbedReport,
+    Progress,
+    missing_of_part,
+    refuse_failures,
+)
 from clipkit.collection.embedding.shards import ShardReport, embed_shard
 from clipkit.collection.info import INFO_FILE, CollectionInfo
 from clipkit.collection.shard_files import ShardFiles
@@ -73,20 +77,22 @@ def embed_on_ray(
         on_progress: Called with the samples of complete shards; None for no call.
 
     Raises:
-        ConfigError: If Ray is not installed, or the cluster does not answer.
-        DataError: If a machine does not see the folder, or has another model or other data.
+        ConfigError: If Ray is not installed, the cluster does not answer, or the disk has too
+            little space from the start.
+        DataError: If a machine does not see the folder, or has another model or other data; or if
+            the process that embeds a shard ends again and again.
         FaultBudgetExceeded: If more shards cannot be embedded than ``plan.faults`` allows.
     """
     plan = _with_absolute_paths(plan)
     kind = device if device == _AUTO else torch.device(device).type
     numbers = range(len(info.shards))
-    remove_old_temporaries(plan.output)
-    missing = missing_shards(info, plan.output, numbers)
+    missing = missing_of_part(plan, info, numbers)
     total = sum(info.shards[number].num_samples for number in missing)
     cluster = RayCluster(address, use_gpus=None if kind == _AUTO else kind != "cpu")
     reports: list[ShardReport] = []
     done = 0
-    for result in run_on_ray(EmbedJob(plan, kind), missing, cluster):
+    named = lambda number: f"shard {info.shards[number].name}"  # noqa: E731
+    for result in run_on_ray(EmbedJob(plan, kind), missing, cluster, named):
         reports.append(ShardReport(**result))
         refuse_failures(reports, plan.faults.max_bad_shards)
         done += info.shards[reports[-1].number].num_samples

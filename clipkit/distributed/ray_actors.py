@@ -2,7 +2,8 @@
 
 Ray Data schedules the tasks, starts as many actors as the cluster has room for, and starts an
 actor that was lost again, elsewhere if its machine is gone, with the task that it had. A task must
-therefore give the same files if it is done twice.
+therefore give the same files if it is done twice. A task whose actors are lost again and again,
+such as one that needs more memory than there is, is given up, and the others are done.
 """
 
 from __future__ import annotations
@@ -10,31 +11,20 @@ from __future__ import annotations
 import json
 import logging
 import os
-import signal
-import socket
-import threading
+import traceback
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Final, final
 
-from clipkit.errors import ClipkitError, ConfigError, DataError, first_line
+from clipkit.distributed.ray_session import ray_session
+from clipkit.errors import ClipkitError, DataError, first_line
 
 _LOG: Final = logging.getLogger("clipkit")
-LOCAL: Final = "local"
-_CONNECT_SECONDS: Final = 10
-LOCAL_STORE_BYTES: Final = 100 * 2**20
-"""Memory of a local cluster for objects; results are a few numbers per task. Ray wants 75 MiB."""
-_ENVIRONMENT: Final = {
-    "RAY_USAGE_STATS_ENABLED": "0",  # sends nothing
-    "RAY_DATA_LOG_LEVEL": "ERROR",
-    "RAY_BACKEND_LOG_LEVEL": "fatal",  # of the C++ part, on standard error
-}
-# Ray binds to the loopback address where it does not expect other machines, which it decides by
-# the system and by this variable.
-_LOOPBACK: Final = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+_MOST_LOST: Final = 4
+"""Tasks that are given up before the job ends; it ends at the next one."""
 
 Task = Callable[[int], dict[str, Any]]
 """Does the task of a number, and returns values that JSON can hold."""
@@ -63,14 +53,21 @@ class RayCluster:
         num_cpus: Number of CPU cores of an actor without a GPU; at most those of the largest
             machine.
         use_gpus: Whether each actor gets a GPU; None if the cluster has any.
+        num_retries: How often a task is done again whose actor was lost.
     """
 
     address: str | None = None
     num_cpus: int = 1
     use_gpus: bool | None = False
+    num_retries: int = 5
 
 
-def run_on_ray(job: RayJob, numbers: Sequence[int], cluster: RayCluster) -> Iterator[Any]:
+def run_on_ray(
+    job: RayJob,
+    numbers: Sequence[int],
+    cluster: RayCluster,
+    named: Callable[[int], str] = "task {}".format,
+) -> Iterator[Any]:
     """Yield the result of each task as soon as it is done, in any order.
 
     Warnings that an actor logs for clipkit are logged here.
@@ -79,59 +76,119 @@ def run_on_ray(job: RayJob, numbers: Sequence[int], cluster: RayCluster) -> Iter
         job: What actors do.
         numbers: Numbers of the tasks.
         cluster: Where.
+        named: Returns the name of a task, for messages.
 
     Raises:
         ConfigError: If Ray is not installed, or the cluster does not answer.
-        DataError: If a task fails; the job ends.
+        DataError: If a task fails, and the job ends; or if tasks were given up because their actors
+            were lost, after the others are done, or as soon as more than four were given up.
     """
     if not numbers:
         return
     with ray_session(cluster.address) as ray:
-        context = ray.data.DataContext.get_current()
-        context.enable_progress_bars = False
-        # An actor has one task, so that none waits for a busy actor while another one is free; an
-        # actor is added while all are busy.
-        context.autoscaling_config.actor_pool_util_upscaling_threshold = 1.0
-        pool = ray.data.ActorPoolStrategy(
-            min_size=1, max_size=len(numbers), max_tasks_in_flight_per_actor=1
-        )
-        tasks = [{"number": number} for number in numbers]
-        data = ray.data.from_items(tasks, override_num_blocks=len(tasks))
-        per_machine, resources = _resources(ray, cluster)
-        done = data.map(_Actor, fn_constructor_args=(job, per_machine), compute=pool, **resources)
-        for row in done.iter_rows():
-            outcome = json.loads(row["outcome"])
-            for level, message in outcome["log"]:
-                _LOG.log(level, "%s", message)
-            if outcome["error"]:
-                raise DataError(outcome["error"])
-            yield outcome["result"]
+        left, lost = dict.fromkeys(numbers), list[str]()
+        try:
+            for outcome in _outcomes(ray, job, numbers, cluster):
+                for level, message in outcome["log"]:
+                    _LOG.log(level, "%s", message)
+                name = named(outcome["number"])
+                if outcome["error"]:
+                    raise DataError(f"{name}: {outcome['error']}")
+                del left[outcome["number"]]
+                if outcome["is_lost"]:
+                    lost.append(name)
+                    if len(lost) > _MOST_LOST:
+                        raise DataError(_given_up(lost, cluster) + "; the job has ended")
+                else:
+                    yield outcome["result"]
+        except ray.exceptions.RayError as error:
+            raise DataError(
+                f"{named(next(iter(left)))} and {len(left) - 1} others are not done: "
+                f"{first_line(error)} The same command continues"
+            ) from error
+        if lost:
+            raise DataError(_given_up(lost, cluster) + "; everything else is done")
+
+
+def _given_up(names: Sequence[str], cluster: RayCluster) -> str:
+    return (
+        f"{', '.join(names)}: given up, because the process that did it ended "
+        f"{cluster.num_retries + 1} times, such as for lack of memory"
+    )
+
+
+def _outcomes(
+    ray: ModuleType, job: RayJob, numbers: Sequence[int], cluster: RayCluster
+) -> Iterator[dict[str, Any]]:
+    """Yield what the actors return, in any order."""
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    # An actor has one task, so that none waits for a busy actor while another one is free; an
+    # actor is added while all are busy.
+    context.autoscaling_config.actor_pool_util_upscaling_threshold = 1.0
+    pool = ray.data.ActorPoolStrategy(
+        min_size=1, max_size=len(numbers), max_tasks_in_flight_per_actor=1
+    )
+    tasks = [{"number": number} for number in numbers]
+    data = ray.data.from_items(tasks, override_num_blocks=len(tasks))
+    per_machine, resources = _resources(ray, cluster)
+    # Ray repeats the task of a lost actor for ever, and can be told otherwise in old versions only.
+    counter = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(_Attempts).remote()
+    given = (job, per_machine, counter, cluster.num_retries + 1)
+    done = data.map(_Actor, fn_constructor_args=given, compute=pool, **resources)
+    for row in done.iter_rows():
+        yield json.loads(row["outcome"])
+
+
+@final
+class _Attempts:
+    """Counts how often each task was begun, in a process of its own."""
+
+    def __init__(self) -> None:
+        self._counts = Counter[int]()
+
+    def begin(self, number: int) -> int:
+        """Count a task that is begun now, and return its count."""
+        self._counts[number] += 1
+        return self._counts[number]
 
 
 @final
 class _Actor:
     """Does tasks of a job in a process of its own."""
 
-    def __init__(self, job: RayJob, per_machine: int) -> None:
+    def __init__(self, job: RayJob, per_machine: int, counter: Any, most_attempts: int) -> None:
         # Whatever divides the cores of a machine by the number of its processes reads this.
         os.environ["LOCAL_WORLD_SIZE"] = str(per_machine)
         self._job = job
+        self._counter = counter
+        self._most_attempts = most_attempts
         self._task: Task | None = None
 
     def __call__(self, row: dict[str, Any]) -> dict[str, str]:
         """Return result, error and log of a task as JSON."""
-        messages = _Messages()
+        import ray
+
+        number, messages = int(row["number"]), _Messages()
         result, problem = None, ""
+        is_lost = ray.get(self._counter.begin.remote(number)) > self._most_attempts
         _LOG.addHandler(messages)
         try:
-            # Not in the constructor, whose errors would start the actor again, for ever.
-            self._task = self._task or self._job.prepare()
-            result = self._task(int(row["number"]))
+            if not is_lost:
+                # Not in the constructor, whose errors would start the actor again, for ever.
+                self._task = self._task or self._job.prepare()
+                result = self._task(number)
         except (ClipkitError, OSError) as error:
             problem = f"{os.uname().nodename}: {error}"
+        except Exception as error:  # such as of a GPU's memory, or of a worker that was killed
+            messages.found.append((logging.ERROR, traceback.format_exc().rstrip()))
+            problem = f"{os.uname().nodename}: {type(error).__name__}: {first_line(error)}"
         finally:
             _LOG.removeHandler(messages)
-        outcome = {"result": result, "error": problem, "log": messages.found}
+        outcome = {
+            "number": number, "result": result, "error": problem, "is_lost": is_lost,
+            "log": messages.found,
+        }  # fmt: skip
         return {"outcome": json.dumps(outcome)}
 
 
@@ -148,77 +205,6 @@ class _Messages(logging.Handler):
         self.found.append((record.levelno, record.getMessage()))
 
 
-@contextmanager
-def ray_session(address: str | None = None) -> Iterator[ModuleType]:
-    """Connect to a cluster, or start a local one, for the time of a block.
-
-    A connection that is there is used and kept.
-
-    Args:
-        address: Address of the cluster; see ``RayCluster``.
-
-    Yields:
-        The module ``ray``.
-
-    Raises:
-        ConfigError: If Ray is not installed, or the cluster does not answer.
-    """
-    is_local = address in (None, LOCAL)
-    ray = imported_ray(is_local)
-    if ray.is_initialized():
-        yield ray
-        return
-    if not is_local:
-        _check_reachable(str(address))
-    logging.getLogger("ray").setLevel(logging.ERROR)
-    with _own_sigterm_handler():
-        _connect(ray, is_local, address)
-        try:
-            yield ray
-        finally:
-            ray.shutdown()
-
-
-def _connect(ray: ModuleType, is_local: bool, address: str | None) -> None:
-    options: dict[str, Any] = {"address": LOCAL if is_local else address}
-    if is_local:
-        options |= {"include_dashboard": False, "object_store_memory": LOCAL_STORE_BYTES}
-    try:
-        ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        raise ConfigError(
-            f"--address: expected the address of a running Ray cluster, or local; got "
-            f"{options['address']}: {first_line(error)}"
-        ) from error
-
-
-@contextmanager
-def _own_sigterm_handler() -> Iterator[None]:
-    """Restore the handler of SIGTERM, which Ray replaces and leaves."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    previous = signal.getsignal(signal.SIGTERM)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous or signal.SIG_DFL)
-
-
-def _check_reachable(address: str) -> None:
-    """Refuse an address ``HOST:PORT`` that does not answer; Ray itself tries for minutes."""
-    host, _, port = address.rpartition(":")
-    if not (host and port.isdecimal()) or "/" in host:
-        return
-    try:
-        socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
-    except (OSError, OverflowError) as error:
-        raise ConfigError(
-            f"--address: expected the address of a running Ray cluster, or local; got {address}: "
-            f"{first_line(error)}"
-        ) from error
-
-
 def _resources(ray: ModuleType, cluster: RayCluster) -> tuple[int, dict[str, float]]:
     """Return the largest number of actors on a machine, and what each needs."""
     machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
@@ -228,26 +214,3 @@ def _resources(ray: ModuleType, cluster: RayCluster) -> tuple[int, dict[str, flo
         return max(most_gpus, 1), {"num_gpus": 1}
     num_cpus = max(1, min(cluster.num_cpus, most_cpus))
     return max(1, most_cpus // num_cpus), {"num_cpus": num_cpus}
-
-
-def imported_ray(is_local: bool) -> ModuleType:
-    """Return the module ``ray``, which sends no statistics and prints errors only.
-
-    Args:
-        is_local: Whether its clusters are started on this machine, and listen to it alone.
-
-    Raises:
-        ConfigError: If Ray is not installed.
-    """
-    for name, value in {**_ENVIRONMENT, **(_LOOPBACK if is_local else {})}.items():
-        os.environ.setdefault(name, value)
-    try:
-        import ray
-        import ray.data
-    except ImportError as error:
-        raise ConfigError(
-            f"--engine ray needs Ray, which is not installed completely ({first_line(error)}); "
-            f"pip install 'clipkit[ray]'"
-        ) from error
-    module: ModuleType = ray
-    return module

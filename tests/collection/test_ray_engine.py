@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from dataclasses import replace
 
@@ -58,6 +59,18 @@ def test_without_ray_the_line_for_pip_is_named(tmp_path, model, monkeypatch, cap
     info = start_collection(plan, encoder(), None, plan.open_data())
     report = embed_on_ray(plan, info, "cpu")  # nothing is missing, so Ray is not needed
     assert (report.shards, report.num_kept, report.num_missing) == ((), 2, 0)
+
+
+def test_a_disk_that_is_too_small_is_refused_before_a_cluster_is_sought(
+    tmp_path, model, monkeypatch
+):
+    plan = plan_of(write_layout(tmp_path / "set", (3, 2)), tmp_path / "out")
+    info = start_collection(plan, encoder(), None, plan.open_data())
+    usage = shutil.disk_usage(tmp_path)._replace(free=10)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ConfigError, match=r"--output: .*out needs at least .* for 5 images"):
+        embed_on_ray(plan, info, "cpu")
 
 
 @pytest.mark.parametrize(

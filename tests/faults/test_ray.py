@@ -21,12 +21,14 @@ from clipkit.data.packing.pack import pack
 from clipkit.data.packing.partition.part_packer import PartPlan
 from clipkit.data.packing.partition.ray_engine import pack_on_ray
 from clipkit.data.packing.shard_packer import PackOptions
-from clipkit.distributed.ray_actors import LOCAL_STORE_BYTES, imported_ray
+from clipkit.distributed.ray_actors import RayCluster, run_on_ray
+from clipkit.distributed.ray_session import LOCAL_STORE_BYTES, imported_ray
 from clipkit.errors import DataError
 from clipkit.models import save_encoder
 from tests.data.packing.partition.test_part_packer import content, write_table
 from tests.helpers.embedding import contents
 from tests.helpers.evaluation_data import tiny_encoder, write_layout
+from tests.helpers.ray_jobs import BadJob
 
 if importlib.util.find_spec("ray") is None:
     pytest.skip("Ray is not installed", allow_module_level=True)
@@ -117,6 +119,34 @@ def test_a_task_that_fails_ends_the_job_with_its_message(tmp_path):
     plan = PartPlan(table, tmp_path / "parts", 2, options=PackOptions(1))
     with pytest.raises(DataError, match=r"1 samples cannot be packed .*\n.*1\.jpg: no such image"):
         pack_on_ray(plan)
+
+
+def results_of(job: BadJob, num_tasks: int, num_retries: int, found: list[int]) -> None:
+    cluster = RayCluster(num_retries=num_retries)
+    results = run_on_ray(job, range(num_tasks), cluster, "shard {}".format)
+    found.extend(result["done"] for result in results)
+
+
+def test_a_task_that_kills_its_process_is_given_up_after_the_others():
+    found: list[int] = []
+    with pytest.raises(DataError, match=r"^shard 1: given up, .* ended 2 times, .* else is done$"):
+        results_of(BadJob(killers=(1,)), 4, 1, found)
+    assert sorted(found) == [0, 2, 3]
+
+
+def test_a_job_whose_tasks_all_kill_their_process_ends():
+    found: list[int] = []
+    with pytest.raises(
+        DataError, match=r"^(shard \d+, ){4}shard \d+: given up, .* 1 times, .* job has ended$"
+    ):
+        results_of(BadJob(killers=tuple(range(50))), 50, 0, found)
+    assert found == []
+
+
+def test_an_unexpected_error_names_the_task_and_shows_where(caplog):
+    with pytest.raises(DataError, match=r"^shard 0: .*: RuntimeError: CUDA out of memory$"):
+        results_of(BadJob(failing=(0,)), 1, 5, [])
+    assert "in task\n" in caplog.text
 
 
 def test_only_this_machine_reaches_the_cluster():

@@ -84,7 +84,7 @@ def embed_collection(
         9
     """
     numbers = (part or Part(1, 1)).of(range(len(info.shards)))
-    missing = of_first_rank(lambda: _missing_of_part(plan, info, numbers))
+    missing = of_first_rank(lambda: missing_of_part(plan, info, numbers))
     with same_errors():
         local = _embed_rank(plan, info, encoder, data, missing[rank() :: world_size()], on_progress)
     reports = _gathered(local)
@@ -96,7 +96,18 @@ def embed_collection(
     )
 
 
-def _missing_of_part(plan: EmbedPlan, info: CollectionInfo, numbers: list[int]) -> list[int]:
+def missing_of_part(plan: EmbedPlan, info: CollectionInfo, numbers: Sequence[int]) -> list[int]:
+    """Return the shards to embed, after what killed processes left is removed.
+
+    Args:
+        plan: What to embed.
+        info: Record of the collection.
+        numbers: Numbers of the shards of the part.
+
+    Raises:
+        ConfigError: If the disk has too little space for them.
+        DataError: If files of the collection cannot be read, but are not damaged.
+    """
     remove_old_temporaries(plan.output)
     missing = missing_shards(info, plan.output, numbers)
     check_space(info, plan.output, missing)

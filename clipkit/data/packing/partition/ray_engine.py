@@ -63,7 +63,8 @@ def pack_on_ray(
 
     Raises:
         ConfigError: If Ray is not installed, or the cluster does not answer.
-        DataError: If a part cannot be packed, or a machine does not see the folder.
+        DataError: If a part cannot be packed, a machine does not see the folder, or the process
+            that packs a part ends again and again.
     """
     plan = _with_absolute_paths(plan)
     folder = Path(plan.out)
@@ -76,7 +77,8 @@ def pack_on_ray(
     faults: list[tuple[str, str]] = []
     num_samples = 0
     try:
-        for done, part in enumerate(run_on_ray(PackPartsJob(plan, marker), numbers, cluster), 1):
+        parts = run_on_ray(PackPartsJob(plan, marker), numbers, cluster, "part {}".format)
+        for done, part in enumerate(parts, 1):
             shards += map(Path, part["shards"])
             faults += [(name, reason) for name, reason in part["faults"]]
             num_samples += part["num_samples"]
