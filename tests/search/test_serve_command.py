@@ -48,6 +48,24 @@ def test_options_that_cannot_work(capsys, served, options, part):
     assert part in serve(capsys, served, *options)
 
 
+@pytest.mark.parametrize("options", [["--allowed-host", "search.example.org"], ["--host", "::"]])
+def test_a_server_that_others_reach_makes_a_token(served, options, monkeypatch, capsys):
+    seen = []
+
+    def serve(_, options, announce):
+        seen.append(options.token)
+        announce("http://127.0.0.1:8000/")
+
+    monkeypatch.delenv(TOKEN_VARIABLE, raising=False)
+    monkeypatch.setattr("clipkit.search.serving.serve", serve)
+    assert main(["search", "serve", str(served), *options]) == 0
+    assert main(["search", "serve", str(served)]) == 0
+    token, none = seen
+    assert len(token) >= 40
+    assert none is None
+    assert f"?token={token}\n" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("content", ["short\n", "with a space in the middle"])
 def test_weak_tokens(capsys, served, tmp_path, content):
     (tmp_path / "token").write_text(content)

@@ -178,6 +178,9 @@ def test_weak_tokens_are_refused(token):
 
 
 def test_a_server_for_other_machines_needs_a_token():
+    for options in ({"allowed_hosts": ("a.example",)}, {"host": "::1", "allowed_hosts": ("a",)}):
+        with pytest.raises(ConfigError, match=r"--allowed-host: a.* needs a token"):
+            ServeOptions(**options)
     with pytest.raises(ConfigError, match="needs a token"):
         ServeOptions(host="0.0.0.0")
     ServeOptions(host="0.0.0.0", token="a" * 16)

@@ -19,9 +19,9 @@ def add_parser(commands: argparse._SubParsersAction[Any]) -> None:
     parser = add_command(
         commands, run, "serve", "search in a browser, and by a JSON API",
         "Serve a page and a JSON API (described at /api/openapi.json) that search a folder that "
-        "'clipkit embed' wrote. Only this machine can reach it, unless --host is given; then every "
-        f"request needs a token, which is read from --token-file or {TOKEN_VARIABLE}, or is made "
-        "and printed.",
+        "'clipkit embed' wrote. Only this machine can reach it, unless --host or --allowed-host is "
+        f"given; then every request needs a token, which is read from --token-file or "
+        f"{TOKEN_VARIABLE}, or is made and printed.",
     )  # fmt: skip
     parser.add_argument("collection", type=given_path, metavar="DIR", help="the collection")
     parser.add_argument(
@@ -61,9 +61,9 @@ def add_parser(commands: argparse._SubParsersAction[Any]) -> None:
 def run(args: argparse.Namespace) -> int:
     given = given_token(args.token_file)
 
-    from clipkit.search.serving import Limits, ServeOptions, is_loopback, new_token, serve
+    from clipkit.search.serving import Limits, ServeOptions, is_open, new_token, serve
 
-    made = new_token() if given is None and not is_loopback(args.host) else None
+    made = new_token() if given is None and is_open(args.host, args.allowed_host) else None
     if not args.max_upload_mb > 0:
         raise ConfigError(f"--max-upload-mb: expected more than 0, got {args.max_upload_mb}")
     options = ServeOptions(

@@ -12,7 +12,21 @@ except ImportError as _error:
     ) from _error
 
 from clipkit.search.serving.application import create_app
-from clipkit.search.serving.options import Limits, ServeOptions, is_loopback, new_token
+from clipkit.search.serving.options import (
+    Limits,
+    ServeOptions,
+    is_loopback,
+    is_open,
+    new_token,
+)
 from clipkit.search.serving.server import serve
 
-__all__ = ["Limits", "ServeOptions", "create_app", "is_loopback", "new_token", "serve"]
+__all__ = [
+    "Limits",
+    "ServeOptions",
+    "create_app",
+    "is_loopback",
+    "is_open",
+    "new_token",
+    "serve",
+]

@@ -1,4 +1,4 @@
-"""Connections that must send their requests in time."""
+"""Connections that must send their requests, and take the answers, in time."""
 
 from __future__ import annotations
 
@@ -8,18 +8,26 @@ from typing import Any, Final, final
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 HEADER_SECONDS: Final = 10.0
+WRITE_SECONDS: Final = 30.0
+WRITE_BYTES: Final = 2**20
+"""An answer of which fewer bytes leave in ``WRITE_SECONDS``, and which is not at its end, is ended:
+a slow line of 0.3 Mbit/s is faster."""
 
 
 @final
 class TimedConnection(H11Protocol):
-    """Closes a connection whose request line and headers are not complete in time.
+    """Closes a connection that is too slow in either direction.
 
-    uvicorn waits for them without a limit, so that clients which send a byte from time to time
-    would hold their connections forever.
+    uvicorn waits for request line and headers without a limit, so that clients which send a byte
+    from time to time would hold their connections forever. It also waits until a client has taken
+    the answer, so that clients which never read would hold the answer in memory.
     """
 
     header_seconds = HEADER_SECONDS
+    write_seconds = WRITE_SECONDS
     _timer: asyncio.TimerHandle | None = None
+    _write_timer: asyncio.TimerHandle | None = None
+    _unsent_bytes = 0
 
     def connection_made(self, transport: Any) -> None:
         """Start the time."""
@@ -34,9 +42,22 @@ class TimedConnection(H11Protocol):
         else:
             self._stop_timer()
 
+    def pause_writing(self) -> None:
+        """Start the time of an answer that the client does not take at once."""
+        super().pause_writing()
+        self._watch_writing()
+
+    def on_response_complete(self) -> None:
+        """Start the time of the rest of an answer."""
+        super().on_response_complete()
+        self._watch_writing()
+
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop the time."""
+        """Stop the times."""
         self._stop_timer()
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+            self._write_timer = None
         super().connection_lost(exc)
 
     def _is_waiting(self) -> bool:
@@ -55,4 +76,19 @@ class TimedConnection(H11Protocol):
     def _close(self) -> None:
         self._timer = None
         if self._is_waiting():
-            self.transport.close()
+            self.transport.close()  # after the rest of the last answer, which has its own time
+
+    def _watch_writing(self) -> None:
+        """Start the time of what is not sent yet, unless it runs."""
+        unsent = self.transport.get_write_buffer_size()
+        if unsent and self._write_timer is None:
+            self._unsent_bytes = unsent
+            self._write_timer = self.loop.call_later(self.write_seconds, self._check_writing)
+
+    def _check_writing(self) -> None:
+        """End the connection unless enough has left since the time was started."""
+        self._write_timer = None
+        if self.transport.get_write_buffer_size() > max(0, self._unsent_bytes - WRITE_BYTES):
+            self.transport.abort()  # close() would wait for the client
+        else:
+            self._watch_writing()

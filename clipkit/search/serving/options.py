@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Final
 
@@ -64,7 +65,8 @@ class ServeOptions:
         port: Port to listen on; 0 for a free one.
         token: Secret that every request must bring; None for none.
         allowed_hosts: Further names under which browsers reach the server, such as that of a
-            reverse proxy. Names of this machine's loopback and IP addresses are always accepted.
+            reverse proxy; they need a token, too. Names of this machine's loopback and IP addresses
+            are always accepted.
         model: Name or path of the model; None for the one that the collection names.
         device: Device of the model, or "auto" for a GPU if there is one.
         limits: Limits of requests.
@@ -90,10 +92,23 @@ class ServeOptions:
                 f"spaces, got {len(self.token)} characters; "
                 '`python -c "import secrets; print(secrets.token_urlsafe())"` makes one'
             )
-        if self.token is None and not is_loopback(self.host):
+        if self.token is None and is_open(self.host, self.allowed_hosts):
+            option, *names = "--host", self.host
+            if is_loopback(self.host):
+                option, *names = "--allowed-host", *self.allowed_hosts
             raise ConfigError(
-                f"--host: {self.host} can be reached from other machines, which needs a token"
+                f"{option}: {names[0]} can be reached from other machines, which needs a token"
             )
+
+
+def is_open(host: str, allowed_hosts: Sequence[str]) -> bool:
+    """Return whether other machines reach a server: by its address, or through a proxy's name.
+
+    Examples:
+        >>> is_open("127.0.0.1", []), is_open("127.0.0.1", ["search.example.org"])
+        (False, True)
+    """
+    return bool(allowed_hosts) or not is_loopback(host)
 
 
 def is_loopback(host: str) -> bool:
