@@ -12,6 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+from clipkit.shown_text import shown_text
+
 __all__ = [
     "CheckpointError",
     "ClipkitError",
@@ -59,13 +61,15 @@ class SampleError(DataError):
     """One sample cannot be used; a stream skips it, names it and counts it.
 
     Args:
-        reason: What is wrong, without the name of the sample. It is truncated if it is long:
-            reasons quote what was found, and are stored in checkpoints.
+        reason: What is wrong, without the name of the sample. Reasons quote what was found, and are
+            logged and stored in checkpoints: a long one is truncated, control characters become
+            escapes.
         shard: URL of the shard.
         key: Key of the sample inside the shard.
     """
 
     def __init__(self, reason: str, *, shard: str = "", key: str = "") -> None:
+        reason = shown_text(reason)
         is_short = len(reason) <= _LONGEST_REASON
         self.reason = reason if is_short else f"{reason[:_LONGEST_REASON]} ..."
         self.shard = shard

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from clipkit.atomic_files import write_json
 from clipkit.cli.arguments import add_command, given_path, given_text
 from clipkit.cli.outputs import check_output_file, check_output_folder
+from clipkit.cli.printing import cell
 
 if TYPE_CHECKING:
     from clipkit.evaluation.comparison import Change, Comparison
@@ -90,15 +91,15 @@ def _print(comparison: Comparison) -> None:
         console = Console(width=_FILE_WIDTH)
     if len(comparison.pairs) > 1:
         for letter, name in _letters(comparison).items():
-            console.print(f"{letter}: {name}", markup=False, soft_wrap=True)
+            console.print(cell(f"{letter}: {name}"), soft_wrap=True)
         console.print(_overview(comparison))
     else:
         for pair in comparison.pairs:
-            console.print(
+            title = (
                 f"{pair.model} against {pair.baseline} on {pair.data}: {pair.num_units:,} images "
-                f"or queries in {pair.num_groups:,} groups",
-                markup=False, soft_wrap=True,
-            )  # fmt: skip
+                f"or queries in {pair.num_groups:,} groups"
+            )
+            console.print(cell(title), soft_wrap=True)
             console.print(_changes("Metric", pair.metrics))
             if pair.classes:
                 shown = pair.classes[:_MAX_CLASSES]
@@ -112,22 +113,18 @@ def _print(comparison: Comparison) -> None:
         soft_wrap=True,
     )
     for line in comparison.left_out:
-        console.print(line, markup=False, soft_wrap=True)
+        console.print(cell(line), soft_wrap=True)
 
 
 def _changes(title: str, changes: tuple[Change, ...]) -> Any:
-    from rich.markup import escape
-
     table = _table((title,), ("Baseline", "Model"))
     for change in changes:
-        table.add_row(escape(change.name), *_values(change), *_result(change))
+        table.add_row(cell(change.name), *_values(change), *_result(change))
     return table
 
 
 def _overview(comparison: Comparison) -> Any:
     """Return the primary metric of every pair in one table."""
-    from rich.markup import escape
-
     pairs = comparison.pairs
     letters = {name: letter for letter, name in _letters(comparison).items()}
     several = len(letters) > 2
@@ -138,7 +135,7 @@ def _overview(comparison: Comparison) -> Any:
             continue
         change = pair.metrics[0]
         model = [letters[pair.model]] if several else []
-        texts = map(escape, (pair.data, change.name, *model))
+        texts = map(cell, (pair.data, change.name, *model))
         table.add_row(*texts, *_values(change), *_result(change))
     return table
 
@@ -151,14 +148,13 @@ def _letters(comparison: Comparison) -> dict[str, str]:
 
 
 def _table(texts: Sequence[str], numbers: Sequence[str]) -> Any:
-    from rich.markup import escape
     from rich.table import Table
 
     table = Table()
     for text in texts:
-        table.add_column(escape(text), overflow="fold")
+        table.add_column(cell(text), overflow="fold")
     for text in numbers:
-        table.add_column(escape(text), justify="right", overflow="fold")
+        table.add_column(cell(text), justify="right", overflow="fold")
     table.add_column("Change", justify="right", no_wrap=True)
     table.add_column("p", justify="right", no_wrap=True)
     table.add_column("Verdict")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final
 
@@ -21,6 +20,7 @@ from clipkit.cli.arguments import (
     versions,
 )
 from clipkit.cli.outputs import check_output_folder
+from clipkit.cli.printing import say
 from clipkit.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -181,4 +181,4 @@ def _print(report: EmbedReport, plan: EmbedPlan, weights: str | None) -> None:
     if num_others := report.num_missing - num_failed:
         print(f"{num_others} shards of other parts are missing")
     for shard in report.failures:
-        print(f"not embedded: {shard.failure}", file=sys.stderr)
+        say(f"not embedded: {shard.failure}", to_errors=True)

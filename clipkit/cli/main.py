@@ -16,6 +16,7 @@ from importlib import import_module
 from clipkit import __version__
 from clipkit.cli.fit import command as fit
 from clipkit.cli.interrupts import ignore_interrupts, one_interrupt
+from clipkit.cli.printing import say
 from clipkit.cli.tune import command as tune
 from clipkit.errors import ClipkitError, ConfigError
 from clipkit.remote_code import trust_remote_code
@@ -94,7 +95,7 @@ def _run(words: list[str]) -> int:
             status: int = args.run(args)
         return status
     except ClipkitError as error:
-        print(f"clipkit: error: {one_line(str(error))}", file=sys.stderr)
+        say(f"clipkit: error: {one_line(str(error))}", to_errors=True)
         return _EXIT_USAGE
     except KeyboardInterrupt:
         ignore_interrupts()
@@ -107,7 +108,7 @@ def _run(words: list[str]) -> int:
     except OSError as error:
         if error.errno is None:
             raise
-        print(f"clipkit: error: {system_reason(error)}", file=sys.stderr)
+        say(f"clipkit: error: {system_reason(error)}", to_errors=True)
         return _EXIT_USAGE
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from clipkit.cli.arguments import add_command, given_path, given_text
 from clipkit.cli.outputs import check_output_file
+from clipkit.cli.printing import cell
 from clipkit.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -159,7 +160,6 @@ def _selected(args: argparse.Namespace) -> list[RunRecord]:
 
 
 def _list(args: argparse.Namespace) -> int:
-    from rich.markup import escape
     from rich.table import Table
 
     from clipkit.runs.query import value_of
@@ -170,7 +170,7 @@ def _list(args: argparse.Namespace) -> int:
     table.add_column("Run", overflow="fold", min_width=16)
     for title in ("State", "Started"):
         table.add_column(title, no_wrap=True)
-    for title in ("Steps", *map(escape, shown)):
+    for title in ("Steps", *map(cell, shown)):
         table.add_column(title, justify="right", overflow="fold")
     for record in runs:
         style = _STYLES.get(record.state, "yellow")
@@ -178,14 +178,14 @@ def _list(args: argparse.Namespace) -> int:
         values = (value_of(record, name) for name in shown)
         texts = (_text(value) if known else "–" for known, value in values)
         table.add_row(
-            escape(str(record.folder)), state, _time(record.started), f"{record.step:,}",
-            *map(escape, texts),
+            cell(str(record.folder)), state, _time(record.started), f"{record.step:,}",
+            *map(cell, texts),
         )  # fmt: skip
     console = _console()
     console.print(table)
     for record in runs:
         if record.error:
-            console.print(f"{record.folder}: {record.error}", markup=False, soft_wrap=True)
+            console.print(cell(f"{record.folder}: {record.error}"), soft_wrap=True)
     return 0
 
 
@@ -243,14 +243,13 @@ def _frequent_metrics(runs: Sequence[RunRecord], sort: str | None) -> list[str]:
 
 
 def _table(title: str, names: Sequence[str], rows: Sequence[RunDifference]) -> Any:
-    from rich.markup import escape
     from rich.table import Table
 
     table = Table()
     for name in (title, *names):
-        table.add_column(escape(name), overflow="fold")
+        table.add_column(cell(name), overflow="fold")
     for row in rows:
-        table.add_row(escape(row.name), *map(escape, row.values))
+        table.add_row(cell(row.name), *map(cell, row.values))
     return table
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -13,6 +14,8 @@ _SHOWN: Final = (
     "key", "captions", "label", "image_type", "width_pixels", "height_pixels", "error",
 )  # fmt: skip
 _LABEL: Final = "label"
+MAX_SHOWN: Final = 2000
+"""Characters of a text that are shown."""
 
 
 def read_records(
@@ -27,7 +30,7 @@ def read_records(
 
     Returns:
         For each row ``row``, ``class_name`` if ``label`` is among the columns, and the columns.
-        Bytes are hexadecimal.
+        Bytes are hexadecimal; None stands for NaN and infinity, which JSON cannot hold.
 
     Raises:
         DataError: If there is no such row or column.
@@ -41,11 +44,21 @@ def read_records(
         record: dict[str, Any] = {"row": int(row)}
         for name in names:
             value = values[name][place]
-            record[name] = value.hex() if isinstance(value, bytes) else value
+            record[name] = value.hex() if isinstance(value, bytes) else finite_or_none(value)
             if name == _LABEL:
                 record["class_name"] = class_name_of(info, value)
         records.append(record)
     return records
+
+
+def finite_or_none(value: Any) -> Any:
+    """Return a value; None for numbers that JSON cannot hold."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def cut_text(text: str) -> str:
+    """Return the first 2,000 characters of a text, an ellipsis included if it is longer."""
+    return text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 1]}…"
 
 
 def class_name_of(info: CollectionInfo, label: int | None) -> str | None:

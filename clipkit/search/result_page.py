@@ -12,6 +12,7 @@ from clipkit.collection import Collection, CollectionImages
 from clipkit.errors import DataError
 from clipkit.evaluation.report.content import Thumbnail
 from clipkit.evaluation.report.rendering import render
+from clipkit.search.records import cut_text
 from clipkit.search.thumbnails import small_jpeg
 
 MAX_IMAGES: Final = 500
@@ -82,7 +83,7 @@ def write_result_page(
 
 
 def _card(images: CollectionImages, record: Mapping[str, Any]) -> _Card:
-    caption = next(iter(record["captions"] or ()), "")
+    caption = cut_text(next(iter(record["captions"] or ()), ""))
     width, height = record["width_pixels"], record["height_pixels"]
     return _Card(
         image=_thumbnail(images, record["row"], caption or record["key"]),

@@ -1,15 +1,24 @@
 """Collections of strangers: files that are no images, captions that are markup, missing shards."""
 
 import tarfile
+from dataclasses import replace
 from types import MappingProxyType
 
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
-from clipkit.collection import CollectionImages, ShardRows, write_info, write_shard_files
+from clipkit.collection import (
+    Collection,
+    CollectionImages,
+    ShardRows,
+    write_info,
+    write_shard_files,
+)
 from clipkit.search import Searcher
+from clipkit.search.records import read_records
 from clipkit.search.serving import ServeOptions, create_app
+from clipkit.search.serving.column_facts import column_names, describe_column
 from clipkit.search.serving.service import Service
 from tests.helpers import tiny
 from tests.helpers.collections import unit_rows, write_collection
@@ -39,7 +48,9 @@ def client(tmp_path_factory):
         places = [(member.offset_data, member.size) for member in file]
     count = len(FILES)
     columns = {
-        "key": [KEY] * count, "captions": [[CAPTION]] * count, "label": [10**12] * count,
+        "key": [KEY] * (count - 1) + ["k" * 3000],
+        "captions": [[CAPTION]] * (count - 1) + [["c" * 3000, *["b"] * 2000]],
+        "label": [10**12] * count,
         "image_type": ["html"] * count, "image_offset_bytes": [place[0] for place in places],
         "image_size_bytes": [place[1] for place in places], "width_pixels": [-1] * count,
         "height_pixels": [None] * count, "image_sha256": [None] * count,
@@ -92,7 +103,18 @@ def test_texts_of_strangers_are_json_and_nothing_else(client):
     assert hit["label"] == 10**12
     assert client.get("/api/images/0").json()["captions"] == [CAPTION]
     values = client.get("/api/columns/key").json()["values"]
-    assert values[0] == {"value": KEY, "count": len(FILES)}
+    assert values[0] == {"value": KEY, "count": len(FILES) - 1}
+
+
+def test_long_texts_are_cut(client):
+    query = {"parts": [{"row": 3}], "num_results": 10}
+    hits = {hit["row"]: hit for hit in client.post("/api/search", json=query).json()["results"]}
+    row = list(FILES).index("cut")
+    assert hits[row]["caption"] == "c" * 1999 + "…"
+    assert hits[row]["key"] == "k" * 1999 + "…"
+    answer = client.get(f"/api/images/{row}").json()
+    assert answer["captions"] == ["c" * 1999 + "…", *["b"] * 999]
+    assert answer["key"] == "k" * 1999 + "…"
 
 
 @pytest.mark.parametrize("path", ["file", "thumbnail"])
@@ -123,3 +145,23 @@ def test_a_collection_without_images(tmp_path):
         assert client.get("/api/map").json() == {"points": []}
         assert client.get("/api/images/0").status_code == 404
         assert client.get("/api/columns/label").json()["values"] == []
+
+
+def test_numbers_that_json_has_not_are_missing(tmp_path):
+    folder = write_collection(tmp_path, counts=(4, 2))
+    info = replace(Collection(folder).info, columns=("json:x",), column_types={"json:x": "double"})
+    write_info(info, folder)
+    for files, values in (
+        (Collection(folder).shards[0], [float("nan"), float("inf"), 2.5, None]),
+        (Collection(folder).shards[1], [float("-inf"), float("nan")]),
+    ):
+        columns = {**files.table().to_pydict(), "json:x": values}
+        write_shard_files(
+            ShardRows(np.array(files.images()), None, columns), folder, files.shard.name
+        )
+    collection = Collection(folder)
+    found = [record["json:x"] for record in read_records(collection, range(6), ["json:x"])]
+    assert found == [None, None, 2.5, None, None, None]
+    (column,) = [each for each in column_names(collection) if each.name == "json:x"]
+    facts = describe_column(collection, column)
+    assert (facts.minimum, facts.maximum, facts.num_missing) == (2.5, 2.5, 1)

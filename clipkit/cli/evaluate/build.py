@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -21,6 +20,7 @@ from clipkit.cli.arguments import (
     given_text,
 )
 from clipkit.cli.outputs import check_new_folder
+from clipkit.cli.printing import say
 from clipkit.cli.progress import progress_bar
 
 NAME: Final = "evaluate build"
@@ -245,4 +245,4 @@ def _or_none(kind: Callable[[str], float]) -> Callable[[str], float | None]:
 
 
 def _log(text: str) -> None:
-    print(text, file=sys.stderr)
+    say(text, to_errors=True)

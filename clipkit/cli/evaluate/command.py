@@ -30,6 +30,7 @@ from clipkit.cli.evaluate.suite import (
 )
 from clipkit.cli.evaluate.zero_shot_options import add_zero_shot_arguments, zero_shot_options
 from clipkit.cli.outputs import check_output_file, check_output_folder
+from clipkit.cli.printing import cell
 
 if TYPE_CHECKING:
     from clipkit.evaluation import Evaluator
@@ -192,7 +193,7 @@ def _print_table(
     from rich.table import Table
 
     console = Console()
-    console.print(title, markup=False, soft_wrap=True)
+    console.print(cell(title), soft_wrap=True)
     table = Table()
     table.add_column("Metric")
     table.add_column("Value", justify="right")
@@ -203,5 +204,5 @@ def _print_table(
         factor, digits = (100, ".2f") if is_share else (1, "g")
         ends = [f"{factor * end:{digits}}" for end in intervals.get(name, ())]
         shown = f"{factor * value:{digits}}" + " %" * is_share
-        table.add_row(name, shown, *([" to ".join(ends)] if intervals else []))
+        table.add_row(cell(name), shown, *([" to ".join(ends)] if intervals else []))
     console.print(table)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from clipkit.cli.arguments import embed_options, given_path, given_text, versions
 from clipkit.cli.outputs import check_output_folder
+from clipkit.cli.printing import say
 from clipkit.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -98,18 +99,18 @@ def check_suite_output(args: argparse.Namespace) -> None:
 
 def _print_result(title: str, result: Mapping[str, float] | str, num_left: int) -> None:
     if isinstance(result, str):
-        print(f"{title}: failed: {result} ({num_left} to do)", flush=True)
+        say(f"{title}: failed: {result} ({num_left} to do)", flush=True)
         return
     shown = [name for name in _SHOWN if name in result] or list(result)[:1]
     values = ", ".join(f"{name} {100 * result[name]:.2f} %" for name in shown)
-    print(f"{title}: {values} ({num_left} to do)", flush=True)
+    say(f"{title}: {values} ({num_left} to do)", flush=True)
 
 
 def _print_end(run: SuiteRun, args: argparse.Namespace) -> None:
     for name, reason in run.left_out.items():
-        print(f"left out: {name}: {reason}")
+        say(f"left out: {name}: {reason}")
     for failure in run.failures:
-        print(f"failed: {failure}")
+        say(f"failed: {failure}")
     kept = run.num_complete - run.num_measured
     print(
         f"{run.num_measured} results measured, {kept} kept, {len(run.failures)} failed: "

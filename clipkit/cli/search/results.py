@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from clipkit.atomic_files import write_json, write_text
+from clipkit.cli.printing import cell
 from clipkit.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -67,8 +68,9 @@ def write_results(path: Path, records: Records) -> None:
 def print_results(records: Records) -> None:
     """Print results as a table."""
     from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
+
+    from clipkit.search.records import cut_text
 
     table = Table()
     has_groups = any("group" in record for record in records)
@@ -82,8 +84,9 @@ def print_results(records: Records) -> None:
         captions = record["captions"] or [""]
         group = [str(record["group"])] if has_groups else []
         cells = (
-            *group, f"{record['score']:.4f}", str(record["row"]), escape(record["key"]),
-            escape(label), "" if width is None else f"{width} x {height}", escape(captions[0]),
+            *group, f"{record['score']:.4f}", str(record["row"]), cell(record["key"]),
+            cell(label), "" if width is None else f"{width} x {height}",
+            cell(cut_text(captions[0])),
         )  # fmt: skip
         table.add_row(*cells)
     console = Console()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from clipkit.atomic_files import write_json
 from clipkit.cli.arguments import given_path, given_text
 from clipkit.cli.outputs import check_output_file
+from clipkit.cli.printing import cell, say
 from clipkit.cli.progress import progress_bar
 from clipkit.errors import ConfigError
 
@@ -213,7 +213,6 @@ def _filters(chain: Sequence[tuple[str, list[str]]]) -> list[Filter]:
 def _print(summary: Mapping[str, Any]) -> None:
     """Print what each filter removed."""
     from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
 
     table = Table()
@@ -226,12 +225,12 @@ def _print(summary: Mapping[str, Any]) -> None:
             f"{100 * each['share_removed']:.1f}",
             f"{each['num_kept']:,}",
         )
-        table.add_row(escape(each["description"]), *numbers)
+        table.add_row(cell(each["description"]), *numbers)
     Console().print(table)
     for each in summary["filters"]:
         for note in each["notes"]:
-            print(f"{each['description']}: {note}")
+            say(f"{each['description']}: {note}")
 
 
 def _log(text: str) -> None:
-    print(text, file=sys.stderr)
+    say(text, to_errors=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -16,6 +15,7 @@ from clipkit.cli.arguments import (
     given_text,
 )
 from clipkit.cli.outputs import check_output_folder
+from clipkit.cli.printing import say
 from clipkit.cli.progress import progress_bar
 from clipkit.errors import ConfigError
 
@@ -196,4 +196,4 @@ def _log_faults(faults: Sequence[tuple[str, str]]) -> None:
 
 def log(text: str) -> None:
     """Print a line to standard error."""
-    print(text, file=sys.stderr)
+    say(text, to_errors=True)

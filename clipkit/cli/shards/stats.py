@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from typing import TYPE_CHECKING, Final
 
 from clipkit.atomic_files import write_json
 from clipkit.cli.arguments import add_trust_argument, given_path
 from clipkit.cli.outputs import check_output_folder
+from clipkit.cli.printing import say
 from clipkit.cli.progress import progress_bar
 from clipkit.errors import ConfigError, ShardError
 
@@ -66,7 +66,7 @@ def run_stats(args: argparse.Namespace) -> int:
     for fault in stats.faults:
         _log(f"broken: {fault}")
     content = summary if data is None else {**summary, "collection": data[0].as_json()}
-    print(json.dumps(content, indent=1, ensure_ascii=False))
+    say(json.dumps(content, indent=1, ensure_ascii=False))
     if args.output is not None:
         write_json(args.output / "stats.json", content)
         page = None
@@ -94,4 +94,4 @@ def _describe(args: argparse.Namespace) -> tuple[DataFacts, CollectionImages]:
 
 
 def _log(text: str) -> None:
-    print(text, file=sys.stderr)
+    say(text, to_errors=True)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
 
-from clipkit.data.images.formats import IMAGE_EXTENSIONS
+from clipkit.collection.embedding.members import read_members
 from clipkit.data.shards.index import ShardIndex
 from clipkit.data.shards.members import read_value
 from clipkit.data.shards.reader import ShardReader
@@ -40,9 +41,12 @@ def column_types(fields: Sequence[str], index: ShardIndex, num_samples: int) -> 
     examined = np.unique(np.linspace(0, last - 1, min(last, _NUM_EXAMINED)).astype(np.int64))
     values: dict[str, list[Any]] = {field: [] for field in fields}
     for sample_id in examined.tolist():
-        members = reader.read(sample_id, leave_out=IMAGE_EXTENSIONS).members
+        shard, position = index.locate(sample_id)
+        spans = reader.table(shard).members(position)
+        sizes = {name: size for name, (_, size) in spans.items()}
         for field in fields:
             try:
+                members = read_members(reader, sample_id, sizes, {field.partition(":")[0]})
                 values[field].append(read_value(members, field))
             except SampleError:  # counted when the sample is embedded
                 continue
@@ -69,7 +73,8 @@ class Misfit(ValueError):
 def as_type(value: Any, kind: str) -> Any:
     """Return a value of JSON as one of a column.
 
-    Numbers in a column of texts, lists and objects become JSON.
+    Numbers in a column of texts, lists and objects become JSON. NaN and infinity, which JSON has
+    not, but Python reads and writes, become None.
 
     Args:
         value: Text, number, truth value, list, object or None.
@@ -83,7 +88,7 @@ def as_type(value: Any, kind: str) -> Any:
         >>> as_type(3, "double"), as_type(3, "string"), as_type(["a", "b"], "string")
         (3.0, '3', '["a", "b"]')
     """
-    if value is None:
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return None
     if kind == "string":
         return valid_text(value if isinstance(value, str) else json.dumps(value))

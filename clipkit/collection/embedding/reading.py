@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from clipkit.collection.embedding.columns import read_columns, valid_text
+from clipkit.collection.embedding.members import needed_members, read_members
 from clipkit.collection.shard_files import COLUMNS
 from clipkit.data.images.formats import image_extension
 from clipkit.data.images.inspection import inspect_image
@@ -29,6 +30,8 @@ from clipkit.errors import ClipkitError, SampleError
 from clipkit.patches import JoinedImages, TokenBudget, join_images
 from clipkit.types import IGNORE_LABEL
 
+MAX_CAPTIONS: Final = 1000
+"""Most captions of a sample: all of them are embedded."""
 _BATCHES_AHEAD: Final = 2
 """Number of batches that each worker prepares in advance."""
 
@@ -106,25 +109,28 @@ class SampleReader:
 
     def _row(self, shard: int, sample_id: int, misfits: Counter[str]) -> dict[str, Any]:
         """Return the columns, the pixels and the tokens of a sample, as far as it can be read."""
-        raw = self.reader.read(sample_id)
+        table, position = self.reader.table(shard), sample_id - int(self.index.starts[shard])
         row = dict.fromkeys((*COLUMNS, *self.column_types, "pixels"))
-        row |= {"key": raw.key, "captions": [], "tokens": []}
+        row |= {"key": table.key(position), "captions": [], "tokens": []}
         try:
             with sample_errors():
-                name = image_extension(raw.members)
-                offset, size = self.reader.table(shard).members(raw.index)[name]
+                spans = table.members(position)
+                name = image_extension(spans)
+                sizes = {name: size for name, (_, size) in spans.items()}
+                needed = needed_members(self.caption, (self.label_field, *self.column_types))
+                members = read_members(self.reader, sample_id, sizes, needed, name)
                 row |= {
                     "image_type": name,
-                    "image_offset_bytes": offset,
-                    "image_size_bytes": size,
-                    "image_sha256": hashlib.sha256(raw.members[name]).digest(),
+                    "image_offset_bytes": spans[name][0],
+                    "image_size_bytes": sizes[name],
+                    "image_sha256": hashlib.sha256(members[name]).digest(),
                 }
-                row |= self._texts(raw.members)
-                label = read_label(raw.members, self.label_field)
+                row |= self._texts(members)
+                label = read_label(members, self.label_field)
                 row["label"] = None if label == IGNORE_LABEL else label
                 count: Callable[[str, str], None] = lambda field, _: misfits.update([field])  # noqa: E731
-                row |= read_columns(raw.members, self.column_types, count)
-                row |= self._image(raw.members[name])
+                row |= read_columns(members, self.column_types, count)
+                row |= self._image(members[name])
         except SampleError as error:
             row["error"] = error.reason.encode(errors="backslashreplace").decode()
         return row
@@ -132,6 +138,10 @@ class SampleReader:
     def _texts(self, members: dict[str, bytes]) -> dict[str, Any]:
         weighted = self.caption.candidates(members)
         captions = [valid_text(text) for text, weight in weighted if weight > 0 and text]
+        if len(captions) > MAX_CAPTIONS:
+            raise SampleError(
+                f"expected at most {MAX_CAPTIONS:,} captions, got {len(captions):,}; name fewer"
+            )
         if self.tokenizer is None:
             return {"captions": captions}
         return {"captions": captions, "tokens": list(map(self.tokenizer.encode, captions))}

@@ -39,6 +39,14 @@ class CaptionPicker(ABC):
 
     source: str
 
+    @property
+    def members(self) -> frozenset[str] | None:
+        """Members that captions are read from; None if any member may be read.
+
+        Others need not be read from the shard. A picker of your own may leave it as it is.
+        """
+        return None
+
     @abstractmethod
     def candidates(self, members: Mapping[str, bytes]) -> list[Candidate]:
         """Return every caption of the sample; an empty list if it has none.
@@ -92,6 +100,11 @@ class TextField(CaptionPicker):
         self.one_per_line = one_per_line
         self.source = f"member {field!r}"
 
+    @property
+    def members(self) -> frozenset[str]:
+        """See `CaptionPicker.members`."""
+        return frozenset({self.field} if self.one_per_line is not None else {self.field, "json"})
+
     def candidates(self, members: Mapping[str, bytes]) -> list[Candidate]:
         """See `CaptionPicker.candidates`."""
         text = read_text(members, self.field)
@@ -138,6 +151,11 @@ class JsonFields(CaptionPicker):
         self.member = member
         self.source = f"fields {', '.join(fields)} of member {member!r}"
 
+    @property
+    def members(self) -> frozenset[str]:
+        """See `CaptionPicker.members`."""
+        return frozenset({self.member})
+
     def candidates(self, members: Mapping[str, bytes]) -> list[Candidate]:
         """See `CaptionPicker.candidates`."""
         text = read_text(members, self.member)
@@ -179,6 +197,11 @@ class OptionalCaption(CaptionPicker):
         self.captions = captions or TextField()
         self.source = self.captions.source
 
+    @property
+    def members(self) -> frozenset[str] | None:
+        """See `CaptionPicker.members`."""
+        return self.captions.members
+
     def candidates(self, members: Mapping[str, bytes]) -> list[Candidate]:
         """See `CaptionPicker.candidates`."""
         found = self.captions.candidates(members)
@@ -206,6 +229,16 @@ class MixedCaptions(CaptionPicker):
         self.pickers = list(pickers)
         self.weights = list(_checked_weights(dict(enumerate(weights)), "weights").values())
         self.source = " or ".join(picker.source for picker in pickers)
+
+    @property
+    def members(self) -> frozenset[str] | None:
+        """See `CaptionPicker.members`."""
+        found: frozenset[str] = frozenset()
+        for picker in self.pickers:
+            if picker.members is None:
+                return None
+            found |= picker.members
+        return found
 
     def candidates(self, members: Mapping[str, bytes]) -> list[Candidate]:
         """See `CaptionPicker.candidates`."""

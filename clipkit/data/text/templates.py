@@ -44,6 +44,11 @@ class LabelTemplates(CaptionPicker):
         self.field = field
         self.source = f"label {field!r}"
 
+    @property
+    def members(self) -> frozenset[str]:
+        """See `CaptionPicker.members`."""
+        return frozenset({self.field.partition(":")[0]})
+
     def candidates(self, members: Mapping[str, bytes]) -> list[Candidate]:
         """See `CaptionPicker.candidates`."""
         label = read_label(members, self.field)
@@ -78,6 +83,11 @@ class TemplatedCaptions(CaptionPicker):
         self.captions = captions
         self.templates = check_templates(templates, "templates")
         self.source = captions.source
+
+    @property
+    def members(self) -> frozenset[str] | None:
+        """See `CaptionPicker.members`."""
+        return self.captions.members
 
     def candidates(self, members: Mapping[str, bytes]) -> list[Candidate]:
         """See `CaptionPicker.candidates`."""

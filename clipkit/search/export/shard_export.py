@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -10,6 +9,7 @@ import numpy as np
 from jaxtyping import Float16, Int64
 
 from clipkit.collection import Collection
+from clipkit.search.records import finite_or_none
 
 _ERROR: Final = "error"
 
@@ -32,7 +32,7 @@ class ShardExport:
 
     def values(self, name: str) -> list[Any]:
         """Return the values of a column as plain types; None for numbers that JSON cannot hold."""
-        return [_finite(value) for value in self.table.column(name).to_pylist()]
+        return [finite_or_none(value) for value in self.table.column(name).to_pylist()]
 
 
 def read_shard(
@@ -56,7 +56,3 @@ def read_shard(
     places = np.flatnonzero(has_embedding)
     chosen = table.select(list(columns)).take(places)
     return ShardExport(places + start, places, np.asarray(files.images())[places], chosen)
-
-
-def _finite(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value

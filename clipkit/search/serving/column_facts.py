@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any, Final
 
+import numpy as np
+
 from clipkit.collection import Collection
 from clipkit.collection.arrow import arrow
 from clipkit.collection.shard_files import COLUMNS
@@ -22,7 +24,7 @@ _HIDDEN: Final = frozenset(
 def column_names(collection: Collection) -> list[ColumnName]:
     """Return the columns that filters may name, with the types of the first shard's table."""
     names = [name for name in (*COLUMNS, *collection.info.columns) if name not in _HIDDEN]
-    schema = collection.shards[0].table(names).schema
+    schema = collection.table(names, np.empty(0, dtype=np.int64)).schema
     return [ColumnName(name=name, type=str(schema.field(name).type)) for name in names]
 
 
@@ -48,7 +50,12 @@ def describe_column(collection: Collection, column: ColumnName) -> ColumnAnswer:
             values = pc.list_flatten(values)
         if types.is_null(values.type) or len(values) == values.null_count:
             continue
-        is_number = types.is_integer(values.type) or types.is_floating(values.type)
+        is_floating = types.is_floating(values.type)
+        is_number = types.is_integer(values.type) or is_floating
+        if is_floating:  # NaN and infinity are no ends of a range
+            values = values.filter(pc.is_finite(values))
+            if len(values) == values.null_count:
+                continue
         if is_number:
             ends = pc.min_max(values).as_py()
             low = ends["min"] if low is None else min(low, ends["min"])

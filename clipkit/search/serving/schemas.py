@@ -6,12 +6,15 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
 
+from clipkit.search.records import MAX_SHOWN, cut_text
 from clipkit.search.row_filter import OPERATORS
 
 MAX_ROW: Final = 2**53 - 1
 """Largest integer that JavaScript represents exactly."""
 MAX_RESULTS: Final = 1000
 MAX_OFFSET: Final = 99_000
+MAX_CAPTIONS: Final = 1000
+"""Largest number of captions of an image in an answer."""
 MAX_LABELS: Final = 100
 """Largest number of labels that a request may bring, and that an answer has."""
 
@@ -30,6 +33,14 @@ Upload = Annotated[
 Weight = Annotated[
     float, Field(ge=-100, le=100, description="Negative for what must not be shown; not 0.")
 ]
+
+
+def _cut(value: Any) -> Any:
+    return cut_text(value) if isinstance(value, str) else value
+
+
+Shown = Annotated[str, BeforeValidator(_cut), Field(max_length=MAX_SHOWN)]
+"""A text of the data, of which the first 2,000 characters are in the answer."""
 
 
 class RequestBody(BaseModel):
@@ -137,10 +148,10 @@ class SearchHit(Answer):
 
     row: int
     score: float = Field(description="Cosine similarity of the image and the query.")
-    key: str
-    caption: str = Field(description="First caption; empty if there is none.")
+    key: Shown
+    caption: Shown = Field(description="First caption; empty if there is none.")
     label: int | None = Field(description="Number of the class.")
-    class_name: str | None
+    class_name: Shown | None
     width_pixels: int | None
     height_pixels: int | None
 
@@ -199,17 +210,21 @@ class LabelsAnswer(Answer):
 
 
 class ImageAnswer(Answer):
-    """All that is known of an image."""
+    """All that is known of an image, its longest texts cut."""
 
     row: int
-    key: str
-    captions: list[str]
+    key: Shown
+    captions: Annotated[list[Shown], BeforeValidator(lambda texts: texts[:MAX_CAPTIONS])] = Field(
+        description="At most the first 1,000."
+    )
     label: int | None
-    class_name: str | None
+    class_name: Shown | None
     width_pixels: int | None
     height_pixels: int | None
-    error: str | None = Field(description="Why the image has no embedding.")
-    columns: dict[str, Any] = Field(description="Values of the further columns.")
+    error: Shown | None = Field(description="Why the image has no embedding.")
+    columns: dict[str, Annotated[Any, BeforeValidator(_cut)]] = Field(
+        description="Values of the further columns."
+    )
     shard: str
 
 

@@ -98,3 +98,9 @@ def test_values_that_decided_the_type_fit_it(values):
 def test_misfits(value, kind):
     with pytest.raises(Misfit, match=f"expected {kind}"):
         as_type(value, kind)
+
+
+@pytest.mark.parametrize("kind", ["double", "int64", "string", "bool"])
+@pytest.mark.parametrize("text", ["NaN", "Infinity", "-Infinity", "1e999"])
+def test_numbers_that_are_none_are_missing(kind, text):
+    assert as_type(json.loads(text), kind) is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 import time
@@ -18,6 +19,7 @@ from clipkit.collection import Collection
 from clipkit.collection.embedding import embed_collection, start_collection
 from clipkit.collection.embedding.towers import Towers
 from clipkit.data import FaultOptions
+from clipkit.data.shards.reader import ShardReader
 from clipkit.errors import ConfigError, FaultBudgetExceeded, NonFiniteError, naming
 from clipkit.models import DualEncoder
 from tests.helpers.embedding import arrays, contents, embed, encoder, plan_of, rows
@@ -59,6 +61,42 @@ def test_a_bad_image_has_zeros_and_a_reason(tmp_path, caplog):
     np.testing.assert_allclose(images[good], expected, atol=1e-3)
     shard = Collection(tmp_path / "out").shards[0]
     assert len(shard.texts()) == shard.text_starts()[-1]
+
+
+def test_members_and_captions_have_limits(tmp_path):
+    image = sample(0)["jpg"]
+    many = json.dumps({"captions": [f"caption {n}" for n in range(1001)]}).encode()
+    lines = "\n".join(f"caption {n}" for n in range(1001)).encode()
+    changes = {
+        0: {"jpg": bytes(64 * 2**20 + 1), "txt": b"a"},
+        1: {"jpg": image, "txt": b"a" * (16 * 2**20 + 1)},
+        2: {"jpg": image, "txt": lines, "json": many},
+    }
+    data = write_bad(tmp_path / "set", changes)
+    embed(data, tmp_path / "out", faults=MANY)
+    errors = [row["error"] for row in rows(tmp_path / "out")]
+    assert errors[0] == "member 'jpg': expected at most 67108864 bytes, got 67108865"
+    assert errors[1] == "member 'txt': expected at most 16777216 bytes, got 16777217"
+    assert errors[2] == "expected at most 1,000 captions, got 1,001; name fewer"
+    assert errors[3:] == [None] * 3
+
+
+def test_only_needed_members_are_read(tmp_path, monkeypatch):
+    seen = []
+    read = ShardReader.read
+
+    def spied(self, sample_id, leave_out=()):
+        found = read(self, sample_id, leave_out)
+        seen.append(set(found.members))
+        return found
+
+    members = {**sample(0), "mp4": bytes(2**24 + 1), "png": sample(0)["jpg"], "json": b'{"a": 1}'}
+    data = write_bad(tmp_path / "set", {0: members}, count=1)
+    monkeypatch.setattr(ShardReader, "read", spied)
+    embed(data, tmp_path / "out", columns=("json:a",))
+    assert {"jpg", "txt", "cls", "json"} in seen
+    assert not any({"mp4", "png"} & names for names in seen)
+    assert rows(tmp_path / "out")[0]["json:a"] == 1
 
 
 def test_a_batch_of_bad_images_only(tmp_path):

@@ -10,7 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clipkit.data.text.captions import CaptionPicker, JsonFields, MixedCaptions, TextField
+from clipkit.data.text.captions import (
+    Candidate,
+    CaptionPicker,
+    JsonFields,
+    MixedCaptions,
+    OptionalCaption,
+    TextField,
+)
 from clipkit.data.text.templates import LabelTemplates, TemplatedCaptions
 from clipkit.errors import ConfigError, SampleError
 
@@ -96,6 +103,22 @@ def test_label_templates(tmp_path: Path) -> None:
         picker({"cls": b"7"}, np.random.default_rng(0))
     with pytest.raises(SampleError, match="no caption: label 'cls' is missing"):
         picker({}, np.random.default_rng(0))
+
+
+def test_pickers_name_the_members_that_they_read() -> None:
+    class Own(CaptionPicker):
+        source = "any"
+
+        def candidates(self, members: Mapping[str, bytes]) -> list[Candidate]:
+            return []
+
+    title = JsonFields({"title": 1.0}, member="meta")
+    labels = LabelTemplates(["a"], ["{}"], field="json:category")
+    assert TextField().members == {"txt", "json"}
+    assert TextField("caption", one_per_line=True).members == {"caption"}
+    assert MixedCaptions([TextField("a", True), OptionalCaption(title)]).members == {"a", "meta"}
+    assert TemplatedCaptions(labels, ["a {}"]).members == {"json"}
+    assert MixedCaptions([title, Own()]).members is None
 
 
 def test_mixtures_leave_out_what_a_sample_lacks() -> None:

@@ -1,0 +1,60 @@
+"""Read the members of a sample that are embedded or stored, unless they would fill the memory."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import Final
+
+from clipkit.collection.image_files import MAX_IMAGE_BYTES
+from clipkit.data.images.formats import IMAGE_EXTENSIONS
+from clipkit.data.shards.reader import ShardReader
+from clipkit.data.text.captions import CaptionPicker
+from clipkit.errors import SampleError
+
+MAX_TEXT_BYTES: Final = 16 * 2**20
+"""Largest member with captions, a label or columns that is read."""
+
+
+def needed_members(caption: CaptionPicker, fields: Iterable[str]) -> frozenset[str] | None:
+    """Return the members of captions and other fields; None if the captions may be in any.
+
+    Examples:
+        >>> from clipkit.data import JsonFields
+        >>> sorted(needed_members(JsonFields({"title": 1.0}), ["cls", "json:author"]))
+        ['cls', 'json']
+    """
+    if caption.members is None:
+        return None
+    return caption.members | {field.partition(":")[0] for field in fields}
+
+
+def read_members(
+    reader: ShardReader,
+    sample_id: int,
+    sizes: Mapping[str, int],
+    needed: Collection[str] | None,
+    image: str | None = None,
+) -> dict[str, bytes]:
+    """Read the image and the needed members of a sample.
+
+    Args:
+        reader: Reader of the samples.
+        sample_id: Position of the sample in the data set.
+        sizes: Size of each member in bytes.
+        needed: Members that are read; None for all that are no images.
+        image: The member that is the image; None for no image.
+
+    Raises:
+        SampleError: If the image is larger than 64 MiB, or another member than 16 MiB.
+        ShardError: If the shard cannot be read.
+    """
+    wanted = {
+        name
+        for name in sizes
+        if name == image or (name not in IMAGE_EXTENSIONS if needed is None else name in needed)
+    }
+    for name in wanted:
+        most = MAX_IMAGE_BYTES if name == image else MAX_TEXT_BYTES
+        if sizes[name] > most:
+            raise SampleError(f"member {name!r}: expected at most {most} bytes, got {sizes[name]}")
+    return reader.read(sample_id, leave_out=sizes.keys() - wanted).members
