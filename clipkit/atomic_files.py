@@ -12,14 +12,17 @@ import os
 import secrets
 import shutil
 import stat
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from glob import escape
 from pathlib import Path
 from typing import Any, Final
 
 from clipkit.errors import naming
 
 TEMPORARY_SUFFIX: Final = ".tmp"
+_OLD_SECONDS: Final = 24 * 3600
 FORMER_SUFFIX: Final = ".former"
 """Suffix of a folder that was renamed to make room for its successor."""
 
@@ -65,9 +68,11 @@ def new_file(path: Path | str, *, sync: bool = True) -> Iterator[Path]:
 def new_folder(path: Path | str) -> Iterator[Path]:
     """Provide an empty temporary folder that takes the place of ``path`` after the block.
 
-    If the block raises, the temporary folder is removed and ``path`` stays as it was.
+    If the block raises, the temporary folder is removed and ``path`` stays as it was. Those that
+    killed processes left a day ago or earlier are removed, too.
     """
     path = Path(path)
+    _remove_old_folders(path)
     temporary = temporary_path(path)
     temporary.mkdir(parents=True)
     try:
@@ -79,6 +84,16 @@ def new_folder(path: Path | str) -> Iterator[Path]:
         put_in_place(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _remove_old_folders(path: Path) -> None:
+    """Remove temporary folders in which nothing has changed for a day."""
+    oldest = time.time() - _OLD_SECONDS
+    for folder in path.parent.glob(f".{escape(path.name)}.????????{TEMPORARY_SUFFIX}"):
+        with suppress(OSError):  # another process removes it, or it is another user's
+            content = [folder, *folder.rglob("*")]
+            if folder.is_dir() and max(each.lstat().st_mtime for each in content) < oldest:
+                shutil.rmtree(folder)
 
 
 def write_bytes(path: Path | str, content: bytes) -> None:

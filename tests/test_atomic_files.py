@@ -6,6 +6,7 @@ import ast
 import errno
 import json
 import os
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -84,6 +85,20 @@ def test_a_full_disk_names_the_target(tmp_path: Path, monkeypatch: pytest.Monkey
         temporary.write_text("new")
     assert (tmp_path / "file").read_text() == "new"
     assert names(tmp_path) == ["file", "folder"]
+
+
+def test_what_was_killed_a_day_ago_is_removed(tmp_path: Path) -> None:
+    names_before = [".a.0123abcd.tmp", ".a.4567abcd.tmp", ".b.0123abcd.tmp", ".a.0123abcd.former"]
+    for name in names_before:
+        (tmp_path / name / "inner").mkdir(parents=True)
+        (tmp_path / name / "inner" / "file").write_text("half")
+    yesterday = time.time() - 25 * 3600
+    for path in sorted(tmp_path.rglob("*"), reverse=True):
+        os.utime(path, (yesterday, yesterday))
+    os.utime(tmp_path / ".a.4567abcd.tmp" / "inner" / "file")  # is being written
+    with new_folder(tmp_path / "a"):
+        pass
+    assert names(tmp_path) == sorted([*names_before[1:], "a"])
 
 
 def test_a_file_does_not_replace_a_folder(tmp_path: Path) -> None:

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import errno
 import json
-import os
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from clipkit.atomic_files import TEMPORARY_SUFFIX, write_json
+from clipkit.atomic_files import write_json, write_json_once
 from clipkit.errors import DataError
 
 INFO_FILE: Final = "collection.json"
 _FORMAT: Final = "clipkit-collection-1"
-_NO_LINKS: Final = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
-"""Errors of file systems without hard links."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +78,7 @@ class CollectionInfo:
 
 def write_info(info: CollectionInfo, folder: Path | str) -> None:
     """Write ``collection.json``."""
-    write_json(Path(folder) / INFO_FILE, {"format": _FORMAT, **dataclasses.asdict(info)})
+    write_json(Path(folder) / INFO_FILE, _as_json(info))
 
 
 def create_info(info: CollectionInfo, folder: Path | str) -> bool:
@@ -92,18 +87,11 @@ def create_info(info: CollectionInfo, folder: Path | str) -> bool:
     Returns:
         Whether this call wrote the file.
     """
-    path = Path(folder) / INFO_FILE
-    with tempfile.TemporaryDirectory(prefix=".", suffix=TEMPORARY_SUFFIX, dir=folder) as temporary:
-        write_info(info, temporary)
-        try:
-            os.link(Path(temporary) / INFO_FILE, path)  # unlike a renaming, it never replaces
-        except FileExistsError:
-            return False
-        except OSError as error:
-            if error.errno not in _NO_LINKS:
-                raise
-            write_info(info, folder)
-    return True
+    return write_json_once(Path(folder) / INFO_FILE, _as_json(info))
+
+
+def _as_json(info: CollectionInfo) -> dict[str, Any]:
+    return {"format": _FORMAT, **dataclasses.asdict(info)}
 
 
 def read_info(folder: Path | str) -> CollectionInfo:

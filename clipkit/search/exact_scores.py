@@ -65,6 +65,8 @@ class RunningBest:
         norms = np.linalg.norm(queries.astype(np.float64), axis=1)
         self._errors = [product_error(float(norm), width) for norm in norms]
         self._best = [(np.empty(0, np.float32), np.empty(0, np.int64)) for _ in queries]
+        self._waiting: list[list[tuple[np.ndarray, np.ndarray]]] = [[] for _ in queries]
+        self._num_waiting = [0] * len(queries)
 
     def offer(
         self,
@@ -83,7 +85,7 @@ class RunningBest:
             chosen = self._candidates(query, row_scores)
             if len(chosen):
                 exact = exact_scores(images[chosen], self._queries[query])
-                self._merge(query, exact, rows[chosen])
+                self._add(query, exact, rows[chosen])
 
     def _candidates(
         self, query: int, scores: Float32[np.ndarray, " tile_rows"]
@@ -98,14 +100,22 @@ class RunningBest:
             chosen = chosen[found >= least - 2 * error]
         return chosen
 
-    def _merge(
+    def _add(
         self, query: int, scores: Float32[np.ndarray, " R"], rows: Int64[np.ndarray, " R"]
     ) -> None:
-        best_scores, best_rows = self._best[query]
-        all_scores = np.concatenate([best_scores, scores])
-        all_rows = np.concatenate([best_rows, rows])
+        """Collect candidates until they are as many as the results: sorting takes the time then."""
+        self._waiting[query].append((scores, rows))
+        self._num_waiting[query] += len(rows)
+        if self._num_waiting[query] >= self._num_results:
+            self._merge(query)
+
+    def _merge(self, query: int) -> None:
+        """Sort the candidates in among the best rows."""
+        scores, rows = zip(self._best[query], *self._waiting[query], strict=True)
+        all_scores, all_rows = np.concatenate(scores), np.concatenate(rows)
         order = np.lexsort((all_rows, -all_scores))[: self._num_results]
         self._best[query] = all_scores[order], all_rows[order]
+        self._waiting[query], self._num_waiting[query] = [], 0
 
     @staticmethod
     def merged(parts: Sequence[RunningBest]) -> RunningBest:
@@ -116,8 +126,9 @@ class RunningBest:
         """
         first, *others = parts
         for other in others:
-            for query, (scores, rows) in enumerate(other._best):
-                first._merge(query, scores, rows)
+            for query, best in enumerate(other._best):
+                for scores, rows in (best, *other._waiting[query]):
+                    first._add(query, scores, rows)
         return first
 
     def ranked(self) -> Ranked:
@@ -125,7 +136,9 @@ class RunningBest:
         shape = (len(self._queries), self._num_results)
         scores = np.full(shape, -np.inf, dtype=np.float32)
         rows = np.full(shape, NO_ROW, dtype=np.int64)
-        for query, (best_scores, best_rows) in enumerate(self._best):
+        for query in range(len(self._queries)):
+            self._merge(query)
+            best_scores, best_rows = self._best[query]
             scores[query, : len(best_scores)] = best_scores
             rows[query, : len(best_rows)] = best_rows
         return Ranked(scores, rows)

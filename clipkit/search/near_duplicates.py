@@ -116,6 +116,9 @@ def _products(first: Half, second: Half) -> Float32[np.ndarray, " R"]:
 
 
 def _group(collection: Collection, rows: Int64[np.ndarray, " R"]) -> SimilarGroup:
-    images = collection.images(rows)
-    scores = exact_scores(images, images[0].astype(np.float32))
-    return SimilarGroup(tuple(rows.tolist()), tuple(scores.tolist()))
+    first = collection.images(rows[:1])[0].astype(np.float32)
+    scores: list[float] = []
+    for start in range(0, len(rows), _TILE_ROWS):
+        images = collection.images(rows[start : start + _TILE_ROWS])
+        scores += exact_scores(images, first).tolist()
+    return SimilarGroup(tuple(rows.tolist()), tuple(scores))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,22 @@ def kept_in_order(is_near, rank):
         if not any(is_near(row, other) for other in kept):
             kept.append(row)
     return sorted(kept)
+
+
+def test_the_memory_for_cells_is_bounded():
+    rng = np.random.default_rng(0)
+    rows = rng.standard_normal((4096, 4), dtype=np.float32)
+    centres = rng.standard_normal((4096, 4), dtype=np.float32)
+    tracemalloc.start()
+    found = cells.nearest_cells(rows, centres)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 100e6  # all products alone are 67 MB, their order 134 MB
+    some = np.arange(0, 4096, 100)
+    products = rows[some] @ centres.T
+    best = np.sort(products, axis=1)[:, -2:]
+    chosen = np.take_along_axis(products, found[some].astype(np.int64), axis=1)
+    np.testing.assert_allclose(np.sort(chosen, axis=1), best, rtol=1e-5)
 
 
 def test_more_pixels_then_scores_then_first_rows_are_preferred():

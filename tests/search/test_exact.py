@@ -39,6 +39,18 @@ def test_equal_to_the_full_product(tmp_path, tile_rows, count):
     np.testing.assert_allclose(found.scores, scores, rtol=0, atol=1e-7)
 
 
+def test_many_results_are_not_sorted_again_for_each_tile(tmp_path, monkeypatch):
+    collection = Collection(write_collection(tmp_path, counts=(600,), width=8))
+    sort, calls = np.lexsort, []
+    monkeypatch.setattr(np, "lexsort", lambda keys: calls.append(len(keys[0])) or sort(keys))
+    queries = queries_of(1, 8)
+    found = ExactEngine(collection, tile_rows=5).search(queries, 200)
+    assert sum(calls) < 20 * 200
+    scores, rows = oracle(vectors_of(collection), queries, 200, np.ones(600, dtype=bool))
+    np.testing.assert_array_equal(found.rows, rows)
+    np.testing.assert_allclose(found.scores, scores, rtol=0, atol=1e-7)
+
+
 def with_equal_rows(folder, width=48):
     """A collection of 400 rows in which each vector occurs 80 times."""
     collection = Collection(write_collection(folder, counts=(200, 200), width=width))

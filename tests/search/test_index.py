@@ -1,5 +1,6 @@
 """An index of FAISS: what it finds, how it is stored, and when it is refused."""
 
+import errno
 import json
 
 import numpy as np
@@ -194,6 +195,33 @@ def test_what_a_killed_build_left_is_removed(collection):
     (left / "block-0").write_bytes(b"half")
     build_index(collection, BuildOptions("Flat"))
     assert not left.exists()
+
+
+def test_the_previous_index_serves_after_a_kill_between_the_names(collection):
+    build_index(collection, BuildOptions("IVF8,SQ8", num_probes=3))
+    former = collection.folder / ".index.0123abcd.former"
+    (collection.folder / INDEX_FOLDER).rename(former)
+    assert open_engine(collection).description == "IVF8,SQ8, 3 lists"
+    build_index(collection, BuildOptions("IVF4,SQ8", num_probes=2))
+    assert open_engine(collection).description == "IVF4,SQ8, 2 lists"
+    assert not former.exists()
+
+
+def test_a_disk_that_others_fill_is_an_error_and_no_signal(collection, monkeypatch):
+    build_index(collection, BuildOptions("IVF8,SQ8", num_probes=3))
+    monkeypatch.setattr(adding.add_rows, "__defaults__", (100 * (WIDTH + 8),))
+    write = adding._write_list
+
+    def full(sources, number, *rest):
+        if number == 5:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(sources, number, *rest)
+
+    monkeypatch.setattr(adding, "_write_list", full)
+    with pytest.raises(OSError, match=f"No space left on device: .*{LISTS_FILE}"):
+        build_index(collection, BuildOptions("IVF8,SQ8"))
+    assert open_engine(collection).description == "IVF8,SQ8, 3 lists"
+    assert not list(collection.folder.glob(".index.*.tmp"))
 
 
 def test_two_builds_at_a_time_are_refused(collection):

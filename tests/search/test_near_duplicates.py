@@ -93,3 +93,19 @@ def test_groups_of_rows_do_not_depend_on_the_order_of_pairs(seed):
     expected = components(matrix, list(range(60)))
     for groups in (at_once, one_by_one):
         assert [tuple(members.tolist()) for members in groups.members()] == expected
+
+
+def test_a_large_group_is_read_in_tiles(tmp_path, monkeypatch):
+    collection = Collection(write_collection(tmp_path, counts=(60, 40), width=8))
+    rows = np.repeat(unit_rows(1, 8, 0), 60, axis=0)
+    columns = collection.shards[0].table().to_pydict()
+    write_shard_files(ShardRows(rows, None, columns), tmp_path, "00000")
+    read, sizes = Collection.images, []
+    monkeypatch.setattr(
+        Collection, "images", lambda self, rows: sizes.append(len(rows)) or read(self, rows)
+    )
+    monkeypatch.setattr("clipkit.search.near_duplicates._TILE_ROWS", 8)
+    group = near_duplicates(Collection(tmp_path), 0.99, block_rows=8)[0]
+    assert group.rows[:60] == tuple(range(60))
+    assert np.allclose(group.scores[:60], 1.0, atol=1e-2)
+    assert max(sizes) == 8

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 import numpy as np
 
@@ -57,21 +57,43 @@ def add_rows(
 
 
 def _merge(index: Any, parts: list[Path], folder: Path) -> None:
-    """Merge inverted lists that are mapped into memory to a file of their own."""
-    faiss = faiss_library()
+    """Write the inverted lists of all parts to one file, which the index then names.
+
+    FAISS's own function fills a file that is mapped into memory, and a process that does so is
+    killed if others fill the disk.
+    """
+    faiss, path = faiss_library(), folder / LISTS_FILE
     target = faiss.extract_index_ivf(index)
-    merged = faiss.OnDiskInvertedLists(target.nlist, target.code_size, str(folder / LISTS_FILE))
     blocks = [faiss.read_index(str(part), faiss.IO_FLAG_MMAP) for part in parts]
-    sources = faiss.InvertedListsPtrVector()
-    for block in blocks:
-        sources.push_back(faiss.extract_index_ivf(block).invlists)
-    total = merged.merge_from_multiple(sources.data(), sources.size(), False)
-    index.ntotal = target.ntotal = total
+    sources = [faiss.extract_index_ivf(block).invlists for block in blocks]
+    merged = faiss.OnDiskInvertedLists(target.nlist, target.code_size, str(path))
+    entries = faiss.OnDiskOneListVector()
+    with naming(path), path.open("wb") as file:
+        for number in range(target.nlist):
+            entry = faiss.OnDiskOneList()
+            entry.offset = file.tell()
+            entry.size = entry.capacity = _write_list(sources, number, target.code_size, file)
+            entries.push_back(entry)
+        merged.totsize = file.tell()
+    merged.lists.swap(entries)
+    index.ntotal = target.ntotal = sum(block.ntotal for block in blocks)
     target.replace_invlists(merged, True)
     merged.this.disown()  # the index frees it
-    del blocks
+    del sources, blocks
     for part in parts:
         part.unlink()
+
+
+def _write_list(sources: Sequence[Any], number: int, code_size: int, file: BinaryIO) -> int:
+    """Write the codes, then the ids, of one inverted list of several parts; return its length."""
+    faiss = faiss_library()
+    sizes = [int(source.list_size(number)) for source in sources]
+    filled = [(source, size) for source, size in zip(sources, sizes, strict=True) if size]
+    for source, size in filled:
+        file.write(faiss.rev_swig_ptr(source.get_codes(number), size * code_size).data)
+    for source, size in filled:
+        file.write(faiss.rev_swig_ptr(source.get_ids(number), size).data)
+    return sum(sizes)
 
 
 def needed_bytes(index: Any, num_rows: int) -> int:

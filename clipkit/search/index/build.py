@@ -212,7 +212,7 @@ def _only_build(target: Path) -> Iterator[None]:
 
 
 def _check_space(collection: Collection, index: Any) -> None:
-    """Check the size of the disk: a mapped file that outgrows it would end the process."""
+    """Check the size of the disk: a full one would end the build near its end."""
     needed = needed_bytes(index, len(collection))
     free = shutil.disk_usage(collection.folder).free
     if free < needed:

@@ -28,6 +28,7 @@ _PROPOSED: Final = 4
 _LEAST_PROPOSED: Final = 100
 _MOST_PROBES_FACTOR: Final = 8
 _LEAST_BREADTH: Final = 64
+_TILE_ROWS: Final = 32_768
 
 
 @final
@@ -155,12 +156,19 @@ class FaissEngine(SearchEngine):
         for query, found in enumerate(proposed):
             kept = np.unique(found[found >= 0])
             kept = kept[allowed[kept]]
-            exact: Float32[np.ndarray, " R"] = exact_scores(
-                self._collection.images(kept), queries[query]
-            )
+            exact = self._exact_scores(kept, queries[query])
             finite = np.isfinite(exact)
             kept, exact = kept[finite], exact[finite]
             order = np.argsort(-exact, kind="stable")[:num_results]
             scores[query, : len(order)] = exact[order]
             rows[query, : len(order)] = kept[order]
         return Ranked(scores, rows)
+
+    def _exact_scores(
+        self, rows: Int64[np.ndarray, " R"], query: Float32[np.ndarray, " D"]
+    ) -> Float32[np.ndarray, " R"]:
+        scores = np.empty(len(rows), dtype=np.float32)
+        for start in range(0, len(rows), _TILE_ROWS):
+            tile = slice(start, start + _TILE_ROWS)
+            scores[tile] = exact_scores(self._collection.images(rows[tile]), query)
+        return scores

@@ -11,10 +11,11 @@ from typing import Any, Final
 
 import numpy as np
 
-from clipkit.atomic_files import write_json
+from clipkit.atomic_files import FORMER_SUFFIX, write_json
 from clipkit.collection import Collection
 from clipkit.collection.info import INFO_FILE
 from clipkit.collection.shard_files import IMAGES_SUFFIX, TABLE_SUFFIX
+from clipkit.collection.unreadable import unreadable
 from clipkit.errors import DataError
 
 INDEX_FOLDER: Final = "index"
@@ -84,19 +85,32 @@ def write_index_info(info: IndexInfo, folder: Path) -> None:
     write_json(folder / INFO_NAME, {"format": _FORMAT, **dataclasses.asdict(info)})
 
 
+def index_folder(collection: Collection) -> Path:
+    """Return the folder of the index of a collection, whether it is there or not.
+
+    A build that is killed while the new index takes the place of the previous one leaves the latter
+    under another name until the next build.
+    """
+    folder = collection.folder / INDEX_FOLDER
+    if folder.exists():
+        return folder
+    previous = collection.folder.glob(f".{INDEX_FOLDER}.????????{FORMER_SUFFIX}")
+    return next(iter(sorted(previous)), folder)
+
+
 def read_index_info(collection: Collection) -> IndexInfo | None:
     """Read ``index.json`` of a collection; None if it has no index.
 
     Raises:
         DataError: If the file is damaged, or of another version.
     """
-    path = collection.folder / INDEX_FOLDER / INFO_NAME
+    path = index_folder(collection) / INFO_NAME
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read: {error}; {REMEDY}") from error
+        raise unreadable(path, error, REMEDY) from error
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
         raise DataError(f"{path}: expected format {_FORMAT!r}; {REMEDY}")
     try:

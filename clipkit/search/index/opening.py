@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from clipkit.collection import Collection
+from clipkit.collection.unreadable import unreadable
 from clipkit.errors import DataError
 from clipkit.search.engine import RowMask, SearchEngine
 from clipkit.search.exact_engine import ExactEngine
@@ -18,6 +19,7 @@ from clipkit.search.index.info import (
     REMEDY,
     IndexInfo,
     collection_fingerprint,
+    index_folder,
     read_index_info,
 )
 
@@ -41,7 +43,7 @@ def open_engine(collection: Collection, usable: RowMask | None = None) -> Search
     if info is None:
         return ExactEngine(collection, usable=usable)
     check_belongs(info, collection)
-    index = read_index(collection.folder / INDEX_FOLDER)
+    index = read_index(index_folder(collection))
     return FaissEngine(collection, index, info.num_probes, info.factory, usable)
 
 
@@ -71,6 +73,10 @@ def read_index(folder: Path) -> Any:
     faiss, path = faiss_library(), folder / INDEX_FILE
     if not path.is_file():
         raise DataError(f"{path}: no such file; {REMEDY}")
+    try:
+        path.open("rb").close()
+    except OSError as error:  # FAISS would not say whether it is the file's fault
+        raise unreadable(path, error, REMEDY) from error
     if (folder / LISTS_FILE).is_file():
         flags = faiss.IO_FLAG_READ_ONLY | faiss.IO_FLAG_ONDISK_SAME_DIR
     else:

@@ -20,6 +20,8 @@ EXACT_ROWS: Final = 32_768
 CELLS_PER_SAMPLE: Final = 2
 _ROWS_PER_CELL: Final = 32
 """Rows per cell that the centres are computed from."""
+_TILE_PRODUCTS: Final = 2**22
+"""Products of rows and centres that are in memory at a time, of 12 bytes with their order."""
 _STEPS: Final = 5
 _SEED: Final = 0
 
@@ -56,9 +58,11 @@ def cell_centres(candidates: Candidates, wanted: int) -> Centres:
 def nearest_cells(
     rows: Float32[np.ndarray, "R D"], centres: Centres
 ) -> Int32[np.ndarray, "R cells"]:
-    """Return the nearest cells of each row."""
-    similarities = rows @ centres.T
-    found: Int32[np.ndarray, "R cells"] = np.argpartition(
-        -similarities, CELLS_PER_SAMPLE - 1, axis=1
-    )[:, :CELLS_PER_SAMPLE].astype(np.int32)
+    """Return the nearest cells of each row; fewer rows at a time for more centres."""
+    found: Int32[np.ndarray, "R cells"] = np.empty((len(rows), CELLS_PER_SAMPLE), dtype=np.int32)
+    tile_rows = max(1, _TILE_PRODUCTS // len(centres))
+    for start in range(0, len(rows), tile_rows):
+        similarities = rows[start : start + tile_rows] @ centres.T
+        order = np.argpartition(similarities, -CELLS_PER_SAMPLE, axis=1)
+        found[start : start + tile_rows] = order[:, -CELLS_PER_SAMPLE:]
     return found
