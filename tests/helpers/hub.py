@@ -131,7 +131,7 @@ class _Handler(BaseHTTPRequestHandler):
             return None
         if (commit := repository.at(revision)) is None:
             return self._answer(404, X_Error_Code="RevisionNotFound")
-        data = repository.commits[commit].get(path)
+        data = repository.commits[commit].get(unquote(path))
         if data is None:
             return self._answer(404, X_Error_Code="EntryNotFound", X_Repo_Commit=commit)
         tag = f'"{hashlib.sha256(data).hexdigest()}"'

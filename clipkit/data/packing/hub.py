@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import glob
 import logging
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from clipkit.data.packing.tables.parts import beginning_of
 from clipkit.errors import DataError
 
 _LOG: Final = logging.getLogger(__name__)
 _PARQUET_BRANCH: Final = "refs/convert/parquet"
 """Branch on which the Hub stores every public data set as Parquet: CONFIG/SPLIT/0000.parquet."""
 _ADDRESS: Final = re.compile(
-    r"hf:/{1,2}datasets/(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w.-]+))?(/(?P<path>[\w./ -]+))?/?"
+    r"hf:/{1,2}datasets/(?P<repo>[\w.-]+/[\w.-]+)"
+    r"(@(?P<revision>refs/convert/\w+|refs/pr/\d+|[^/@:*?{}]+))?"
+    r"(/(?P<path>([^:*?{}]|:(?!:))*|((?!::).)*\.parquet))?"
 )
 _PARTIAL: Final = "partial-"
 """Beginning of the names of splits that the Hub converts in part, because they are too large."""
 _COMMIT: Final = re.compile("[0-9a-f]{40}")
 _OTHER_FILES: Final = (".tar", ".json", ".npz")
+_SUFFIX: Final = ".parquet"
+_NUMBER: Final = re.compile(r"[-_.]?\d+$")
 T = TypeVar("T")
 
 
@@ -31,8 +37,8 @@ class HubAddress:
     Args:
         repo: ``OWNER/NAME``.
         revision: Branch, tag or commit; None for the newest commit of the Parquet branch.
-        path: Folder with the files, ``CONFIG/SPLIT`` on the Parquet branch, or the beginning of
-            their names, such as ``data/train``; "" if there is only one.
+        path: Folder with the files, ``CONFIG/SPLIT`` on the Parquet branch; the beginning of their
+            names, such as ``data/train``; or a glob, ``data/*.parquet``. "" if there is one split.
     """
 
     repo: str
@@ -47,7 +53,8 @@ class HubAddress:
 def hub_address(source: str | Path) -> HubAddress | None:
     """Parse ``hf://datasets/OWNER/NAME[@REVISION][/CONFIG/SPLIT]``; None for anything else.
 
-    Shards on the Hub (``hf://.../{0..9}.tar``) are no tables, and are opened by fsspec.
+    Shards on the Hub (``hf://.../{0..9}.tar``) are no tables, and are opened by fsspec. The
+    third part is a folder, the beginning of names of files, or a glob of Parquet files.
 
     Examples:
         >>> hub_address("hf://datasets/owner/cats/default/train")
@@ -78,12 +85,13 @@ def download_parquet(address: HubAddress) -> tuple[list[Path], list[str]]:
         The files, in order, and a text for each that identifies its content.
 
     Raises:
-        DataError: If the Hub does not answer, or there are no such files.
+        DataError: If the Hub does not answer, or there are no such files, or they are of several
+            splits.
     """
     from huggingface_hub import snapshot_download
 
     exact = _pin(address)
-    patterns = [f"{exact.path}/*.parquet", f"{exact.path}-*.parquet"]
+    patterns = _patterns(exact.path)
     folder = Path(
         _ask(
             exact,
@@ -99,10 +107,11 @@ def download_parquet(address: HubAddress) -> tuple[list[Path], list[str]]:
             exact,
             exact.repo,
         )
-    files = sorted(file for pattern in patterns for file in folder.glob(pattern))
-    if not files:
+    found = {f.relative_to(folder).as_posix() for p in patterns for f in folder.glob(p)}
+    if not found:
         raise DataError(f"{exact}: no Parquet files there; expected /CONFIG/SPLIT after the name")
-    return files, [f"{exact.repo}@{exact.revision}/{f.relative_to(folder)}" for f in files]
+    names = _one_split(replace(address, path=exact.path), found)
+    return [folder / name for name in names], [f"{exact.repo}@{exact.revision}/{n}" for n in names]
 
 
 def download_files(address: HubAddress, patterns: Sequence[str]) -> Path:
@@ -133,6 +142,7 @@ def download_files(address: HubAddress, patterns: Sequence[str]) -> Path:
 def _pin(address: HubAddress) -> HubAddress:
     from huggingface_hub import HfApi
 
+    named = address
     if address.revision is None or not _COMMIT.fullmatch(address.revision):
         branch = address.revision or _PARQUET_BRANCH
         info: Any = _ask(address, lambda: HfApi().dataset_info(address.repo, revision=branch))
@@ -144,18 +154,65 @@ def _pin(address: HubAddress) -> HubAddress:
             address,
             lambda: HfApi().list_repo_files(address.repo, revision=commit, repo_type="dataset"),
         )
-        address = replace(address, path=_only_split(address, names))
+        address = replace(address, path=_only_split(named, names))
+        if hub_address(str(address)) != address:
+            raise DataError(
+                f"{address}: cannot be named as an address; expected a folder without the "
+                f"characters * ? {{ }} and ::; download the files: hf download --repo-type dataset "
+                f"{address.repo}"
+            )
     return address
 
 
+def _patterns(path: str) -> list[str]:
+    """Return the globs of a path's files, which match some files of other splits too."""
+    if path.endswith(_SUFFIX):
+        return [path]
+    exact = glob.escape(path)
+    return [f"{exact}{_SUFFIX}", f"{exact}/*{_SUFFIX}", f"{exact}[-_.0-9]*{_SUFFIX}"]
+
+
+def _split_of(name: str) -> str:
+    """Return the path that names the split of a file: its folder, or its name without the number.
+
+    Examples:
+        >>> _split_of("default/train/0000.parquet"), _split_of("data/train-00000-of-00002.parquet")
+        ('default/train', 'data/train')
+    """
+    folder, _, file = name.rpartition("/")
+    stem = file.removesuffix(_SUFFIX)
+    beginning = beginning_of(stem)
+    if beginning is None:
+        beginning = _NUMBER.sub("", stem)
+    return "/".join(part for part in (folder, beginning) if part)
+
+
+def _one_split(address: HubAddress, names: Collection[str]) -> list[str]:
+    """Return the files of the split that an address names, in order."""
+    by_name = {name: _split_of(name) for name in sorted(names)}
+    if address.path in by_name.values():
+        return [name for name, split in by_name.items() if split == address.path]
+    if not address.path.endswith(_SUFFIX) and len(set(by_name.values())) > 1:
+        raise _several_splits(address, set(by_name.values()))
+    return list(by_name)
+
+
 def _only_split(address: HubAddress, names: Sequence[str]) -> str:
-    """Return the folder of all Parquet files of a revision."""
-    folders = sorted({n.rpartition("/")[0] for n in names if n.endswith(".parquet")})
-    if len(folders) != 1 or not folders[0]:
-        base = replace(address, revision=None)
-        shown = ", ".join(f"{base}/{folder}" for folder in folders if folder) or "none"
-        raise DataError(f"{base}: expected one split, got several or none; name one of: {shown}")
-    return folders[0]
+    """Return the path of all Parquet files of a revision."""
+    splits = {_split_of(name) for name in names if name.endswith(_SUFFIX)}
+    if len(splits) != 1 or "" in splits:
+        raise _several_splits(address, splits)
+    return splits.pop()
+
+
+def _several_splits(address: HubAddress, splits: Collection[str]) -> DataError:
+    root = replace(address, path="")
+    shown = ", ".join(f"{root}/{split}" for split in sorted(splits) if split) or "none"
+    together = f"{address}/*{_SUFFIX}"
+    return DataError(
+        f"{address}: expected one split, got several or none; name one of: {shown}; or the files "
+        f"that are one table: {together}"
+    )
 
 
 def _ask(address: HubAddress, action: Callable[[], T]) -> T:

@@ -196,8 +196,10 @@ def _note_origin(origin: str | Path, folder: Path, choice: Sequence[int | None])
 def _stem(origin: str | Path) -> str:
     """Return the beginning of the names of an origin's packed folders."""
     if (address := hub_address(origin)) is not None:
-        return "-".join([*address.repo.split("/"), *address.path.split("/")]).strip("-")
-    return re.sub(r"[*?\[\]]", "_", Path(origin).stem)
+        stem = "-".join([*address.repo.split("/"), *address.path.split("/")]).strip("-")
+    else:
+        stem = Path(origin).stem
+    return re.sub(r"[*?\[\]]", "_", stem)
 
 
 def _caches(origin: str | Path) -> list[Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,10 @@ def texts_of(shards) -> list[str]:
         ("hf://datasets/a/b", ("a/b", None, "")),
         ("hf://datasets/a/b@main/data/train", ("a/b", "main", "data/train")),
         (Path("hf://datasets/a/b/c/d"), ("a/b", None, "c/d")),
+        ("hf://datasets/a/b@refs/pr/3/data", ("a/b", "refs/pr/3", "data")),
+        ("hf://datasets/a/b@v1+x=2/split=train/en+de", ("a/b", "v1+x=2", "split=train/en+de")),
+        ("hf://datasets/a/b@main/x@1 (é), [2]:3", ("a/b", "main", "x@1 (é), [2]:3")),
+        ("hf://datasets/a/b@main/data/*.parquet", ("a/b", "main", "data/*.parquet")),
     ],
 )
 def test_addresses(text, expected):
@@ -66,7 +71,15 @@ def test_addresses(text, expected):
 
 @pytest.mark.parametrize(
     "text",
-    ["hf://datasets/a/b/{0..3}.tar", "hf://datasets/a/b/0.tar", "hf://models/a/b", "a/b", "hf://a"],
+    [
+        "hf://datasets/a/b/{0..3}.tar",
+        "hf://datasets/a/b/0.tar",
+        "hf://datasets/a/b/0.tar::c",
+        "hf://datasets/a/b/*",
+        "hf://models/a/b",
+        "a/b",
+        "hf://a",
+    ],
 )
 def test_other_addresses_are_not_tables(text):
     assert hub_address(text) is None
@@ -119,6 +132,57 @@ def test_files_of_another_branch_by_the_beginning_of_their_names(cats):
     paths, versions = download_parquet(address)
     assert [path.name for path in paths] == ["train-00000-of-00001.parquet"]
     assert versions[0].endswith("/data/train-00000-of-00001.parquet")
+
+
+LAYOUTS = {
+    "numbered": ("data/train-00000-of-00001", "data/test-00000-of-00001"),
+    "not numbered": ("data/train", "data/test"),
+    "without a total": ("data/train-0", "data/test-0"),
+    "one name begins the other": ("data/train-00000-of-00001", "data/train-more-00000-of-00001"),
+    "with a year": ("data/wiki2021-00000-of-00001", "data/wiki2022-00000-of-00001"),
+    "in the topmost folder": ("train-00000-of-00001", "test-00000-of-00001"),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_splits_in_one_folder_are_never_joined(cats, layout):
+    stems = LAYOUTS[layout]
+    push(cats, {f"{stem}.parquet": hub_parquet([stem]) for stem in stems}, "main")
+    splits = sorted(stem.removesuffix("-00000-of-00001").removesuffix("-0") for stem in stems)
+    listed = ", ".join(f"{ADDRESS}@main/{split}" for split in splits)
+    with pytest.raises(DataError, match=re.escape(f"name one of: {listed};")):
+        pinned(f"{ADDRESS}@main")
+    if "/" in splits[0]:
+        with pytest.raises(DataError, match=re.escape(f"name one of: {listed};")):
+            pack_to_cache(f"{ADDRESS}@main/data")
+    for split, stem in zip(splits, sorted(stems), strict=True):
+        assert texts_of(pack_to_cache(f"{ADDRESS}@main/{split}").shards) == [stem]
+
+
+def test_a_glob_joins_the_files_that_it_matches(cats):
+    stems = ("data/one_of_2", "data/two_of_2", "data/more/three")
+    push(cats, {f"{stem}.parquet": hub_parquet([stem]) for stem in stems}, "main")
+    both = pack_to_cache(f"{ADDRESS}@main/data/*.parquet")
+    assert texts_of(both.shards) == ["data/one_of_2", "data/two_of_2"]
+    one = pack_to_cache(f"{ADDRESS}@main/data/two_of_2.parquet")
+    assert texts_of(one.shards) == ["data/two_of_2"]
+
+
+@pytest.mark.parametrize("folder", ["split=train", "en+de", "x@1 (é), [2]", "a folder-1"])
+def test_a_pinned_address_is_readable_again(cats, folder):
+    commit = push(cats, {f"{folder}/0000.parquet": hub_parquet([folder])}, "main")
+    address = pinned(f"{ADDRESS}@main")
+    assert address == f"{ADDRESS}@{commit}/{folder}"
+    assert pinned(address) == address
+    assert is_raw(address)
+    assert texts_of(pack_to_cache(address).shards) == [folder]
+
+
+@pytest.mark.parametrize("folder", ["what?", "a*b", "{x}", "a::b"])
+def test_a_folder_that_no_address_can_name_is_refused(cats, folder):
+    push(cats, {f"{folder}/0000.parquet": hub_parquet(["a"])}, "main")
+    with pytest.raises(DataError, match=re.escape(f"/{folder}: cannot be named as an address")):
+        pinned(f"{ADDRESS}@main")
 
 
 def test_what_is_not_there_is_named(cats):

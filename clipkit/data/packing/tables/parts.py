@@ -12,8 +12,7 @@ from clipkit.data.packing.tables.arrow_rows import ParquetRows
 from clipkit.data.packing.tables.row_files import CsvRows, TableRows
 from clipkit.errors import DataError
 
-_PART: Final = re.compile(r"(.*-)?\d{4,}-of-\d{4,}.*|\d{4,}|part-\d+.*")
-_NUMBERS: Final = re.compile(r"\d{4,}(-of-\d{4,}.*)?|(?<=part-)\d+.*")
+_PART: Final = re.compile(r"(?:(.*?)-)?\d{4,}-of-\d{4,}.*|\d{4,}|(part)-\d+.*")
 
 
 def open_parts(files: Sequence[Path], versions: Sequence[str] = ()) -> list[TableRows]:
@@ -44,9 +43,21 @@ def parts_of(tables: Sequence[Path]) -> list[Path] | None:
     """
     if len(tables) <= 1:
         return list(tables)
-    are_parts = all(f.suffix.lower() == ".parquet" and _PART.fullmatch(f.stem) for f in tables)
-    beginnings = {_NUMBERS.sub("", file.stem) for file in tables}
-    return list(tables) if are_parts and len(beginnings) == 1 else None
+    are_parquet = all(file.suffix.lower() == ".parquet" for file in tables)
+    beginnings = {beginning_of(file.stem) for file in tables}
+    is_one = are_parquet and len(beginnings) == 1 and None not in beginnings
+    return list(tables) if is_one else None
+
+
+def beginning_of(stem: str) -> str | None:
+    """Return what is in front of a part's number in its name; None if the name has no such number.
+
+    Examples:
+        >>> beginning_of("wiki2021-00000-of-00002"), beginning_of("0000"), beginning_of("train")
+        ('wiki2021', '', None)
+    """
+    match = _PART.fullmatch(stem)
+    return None if match is None else match[1] or match[2] or ""
 
 
 def is_pattern(path: Path) -> bool:
