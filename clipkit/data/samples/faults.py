@@ -45,7 +45,8 @@ class FaultOptions:
 
     Args:
         max_bad_fraction: Largest allowed fraction of bad samples in the data, 0 to 1; the number is
-            rounded up. Bad samples are replaced by others when shuffling.
+            rounded up. Bad samples are replaced by others when shuffling. For ``WebDatasetSource``
+            a fraction of an epoch, and after that of the samples read so far.
         max_bad_shards: Largest allowed number of bad shards.
         log: File with one JSON object per line for each bad sample and shard; None for none.
             With several ranks each writes its own file, with the rank in the name.
@@ -101,6 +102,10 @@ class FaultTracker:
     def bad_shards(self) -> Mapping[str, str]:
         """``url -> reason`` of every bad shard."""
         return self._known.shards
+
+    def reach(self, num_samples: int) -> None:
+        """Note that this many samples were read: of data of unknown length, bad ones are a part."""
+        self._num_samples = max(self._num_samples, num_samples)
 
     def record(self, faults: Iterable[Fault], epoch: int) -> None:
         """Add the faults of a batch; known ones are not counted again."""

@@ -22,6 +22,7 @@ from clipkit.data.stream.checks import (
     check_samples,
     check_sequential_order,
     check_sizes,
+    check_threads,
 )
 from clipkit.data.stream.defaults import default_caption, default_transform, log_of_rank, world_of
 from clipkit.data.stream.delivery import BatchDelivery
@@ -105,6 +106,7 @@ class WebDatasetSource:
         faults: FaultOptions = FaultOptions(),
     ) -> None:
         check_options(seed, num_workers, order, samples.num_threads)
+        check_threads(samples.num_threads, image_transform)
         check_sequential_order(order, shards.pipeline is not None)
         self._world = world = world_of(rank, world_size)
         self._seed = seed
@@ -193,6 +195,7 @@ class WebDatasetSource:
         self._delivery.commit(batch)
         next_epoch, next_position = self._delivery.cursor.committed
         self._samples_seen += (next_epoch - epoch) * self.num_samples + next_position - position
+        self._delivery.ledger.reach(self._samples_seen)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state after the last commit: plain types, the same on every rank."""
@@ -229,6 +232,7 @@ class WebDatasetSource:
         self._maker = replace(self._maker, seed=self._seed)
         self._samples_seen = int(state["samples_seen"])
         self._delivery.ledger.load_state(state)
+        self._delivery.ledger.reach(self._samples_seen)
         self._delivery.cursor.load_state(state)
         self._delivery.restart()
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 import webdataset
+from torchvision.transforms import v2
 
 from clipkit.data import (
     BatchSizeStage,
@@ -27,6 +28,7 @@ from clipkit.data import (
     ShardCache,
     ShardIndex,
     TeacherEmbeddings,
+    TrainTransform,
     WebDatasetShards,
     WebDatasetSource,
 )
@@ -263,6 +265,40 @@ def test_bad_samples_are_left_out_and_counted(tmp_path: Path) -> None:
         train(make(tmp_path, 18), 12)
 
 
+def write_seldom_bad(folder: Path) -> None:
+    """Write 40 samples, of which every tenth is bad."""
+    samples = [(f"{number:04d}", pair(number)) for number in range(40)]
+    for number in range(0, 40, 10):
+        samples[number][1]["jpg"] = b"no image"
+    write_shard(folder / "0.tar", samples)
+
+
+def test_bad_samples_are_a_fraction_of_what_was_read(tmp_path: Path) -> None:
+    """The data are ten times as many as the declared epoch: one bad sample in ten is allowed."""
+    write_seldom_bad(tmp_path)
+    faults = FaultOptions(max_bad_fraction=0.25)
+    order = OrderOptions(shuffle_window=1)
+    source = make(tmp_path, 4, faults=faults, order=order)
+    train(source, 20)
+    assert source.counters()["bad_samples"] == 4
+    resumed = make(tmp_path, 4, faults=faults, order=order)
+    resumed.load_state_dict(source.state_dict())
+    train(resumed, 8)
+    with pytest.raises(FaultBudgetExceeded, match=r"bad samples of \d+, allowed 1"):
+        train(make(tmp_path, 4, faults=FaultOptions(max_bad_fraction=0.05), order=order), 20)
+
+
+def test_errors_of_an_own_pipeline_are_a_fraction_of_what_was_read(tmp_path: Path) -> None:
+    """They have no ids: the same error counts again in every pass, as the samples read do."""
+    write_shards(tmp_path, [10])  # 0003 fails in every pass
+    source = make(tmp_path, 9, 1, pipeline=own_failing, faults=FaultOptions(max_bad_fraction=0.25))
+    train(source, 90)
+    assert source.counters()["bad_samples"] >= 9
+    strict = make(tmp_path, 9, 1, pipeline=own_failing, faults=FaultOptions(max_bad_fraction=0.05))
+    with pytest.raises(FaultBudgetExceeded, match="ValueError: not this one"):
+        train(strict, 90)
+
+
 def test_nothing_but_bad_samples_ends_the_run(tmp_path: Path) -> None:
     samples = [(f"{number:04d}", {**pair(number), "jpg": b"-"}) for number in range(20)]
     write_shard(tmp_path / "0.tar", samples)
@@ -450,6 +486,13 @@ def test_captions_are_read_before_the_run(shards: Path) -> None:
     assert len(facts.lengths) == 12
     assert make(shards, pipeline=own).read_captions(ByteTokenizer()).lengths == []
 
+        (
+            {
+                "samples": SampleOptions(num_threads=2),
+                "image_transform": TrainTransform(16, augmentations=[v2.RandomInvert()]),
+            },
+            "num_threads: expected 1 with augmentations of torchvision",
+        ),
 
 def test_an_older_iteration_is_refused(shards: Path) -> None:
     source = make(shards)
