@@ -26,6 +26,7 @@ class Misbehaviour:
     pace_seconds: float = 0.0
     ignores_ranges: bool = False
     hides_length: bool = False
+    chunked: bool = False
     hides_version: bool = False
     gets: Counter[str] = field(default_factory=Counter)
     sent_bytes: int = 0
@@ -71,7 +72,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Range", f"bytes {start}-{start + len(data) - 1}/{total}")
         if not trouble.hides_version:
             self.send_header("ETag", f'"{hash(self.files[self.path])}"')
-        if trouble.hides_length:
+        if trouble.chunked:
+            self.send_header("Transfer-Encoding", "chunked")
+        elif trouble.hides_length:
             self.send_header("Connection", "close")
             self.close_connection = True
         else:
@@ -103,7 +106,11 @@ class _Handler(BaseHTTPRequestHandler):
                 self.wfile.flush()
                 time.sleep(trouble.pace_seconds)
             return
-        self.wfile.write(data[:limit])
+        if trouble.chunked:
+            piece = data[:limit]
+            self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece) + (b"" if cut else b"0\r\n\r\n"))
+        else:
+            self.wfile.write(data[:limit])
         if cut:
             self.close_connection = True
 

@@ -8,8 +8,8 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import IO, TYPE_CHECKING, Final, final
+from contextlib import closing, contextmanager, suppress
+from typing import IO, TYPE_CHECKING, Any, Final, final
 
 from clipkit.data.storage.remote import SYSTEM_ERRNOS, Retries, stat_remote
 from clipkit.data.storage.urls import PIPE_PREFIX, Address, file_system
@@ -57,14 +57,22 @@ def open_stream(address: Address, retries: Retries) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def _remote(address: Address, retries: Retries) -> Iterator[IO[bytes]]:
-    size_bytes, _ = stat_remote(address, retries)
+    size_bytes, stamp = stat_remote(address, retries)
+
+    def check_version() -> None:
+        if stamp and (now := stat_remote(address, retries)) != (size_bytes, stamp):
+            raise ShardError(
+                f"{address}: changed while it was read: version {stamp} at the beginning, now "
+                f"{now[1]}; its samples may be of both versions"
+            )
+
     if size_bytes >= 0:
         pieces = _RangeReads(address.text, size_bytes, retries)
         yield io.BufferedReader(_Pieces(pieces.next))
-        return
-    system, path = file_system(address.text, retries.stall_seconds)
-    with system.open(path, "rb") as file:
-        yield io.BufferedReader(_Pieces(lambda: bytes(file.read(_PIECE_BYTES))))
+    else:
+        with closing(_StreamRead(address.text, retries, check_version)) as remote:
+            yield io.BufferedReader(_Pieces(remote.next))
+    check_version()
 
 
 @final
@@ -95,6 +103,53 @@ class _RangeReads:
         if not 0 < len(piece) <= end - start:
             raise OSError(f"asked for bytes {start} to {end}, got {len(piece)} bytes")
         return piece
+
+
+@final
+class _StreamRead:
+    """Reads a remote file of unknown size; after an error, again from its beginning to there."""
+
+    def __init__(self, url: str, retries: Retries, check_version: Callable[[], None]) -> None:
+        self._url = url
+        self._retries = retries
+        self._check_version = check_version
+        self._file: Any = None
+        self._position = 0
+
+    def next(self) -> bytes:
+        """Return the next piece; empty at the end."""
+        piece = self._retries.run(self._url, self._read, lambda: self._position)
+        self._position += len(piece)
+        return piece
+
+    def close(self) -> None:
+        """End the transfer."""
+        file, self._file = self._file, None
+        if file is not None:
+            with suppress(Exception):  # the errors of broken connections have no common base
+                file.close()
+
+    def _read(self) -> bytes:
+        try:
+            if self._file is None:
+                self._open()
+            return bytes(self._file.read(_PIECE_BYTES))
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self) -> None:
+        """Open the file at the position that was reached."""
+        if self._position:
+            self._check_version()
+        system, path = file_system(self._url, self._retries.stall_seconds)
+        self._file = system.open(path, "rb")
+        skipped = 0
+        while skipped < self._position:
+            piece = self._file.read(min(self._position - skipped, _PIECE_BYTES))
+            if not piece:
+                raise OSError(f"ended at byte {skipped}, after {self._position} had been read")
+            skipped += len(piece)
 
 
 @final

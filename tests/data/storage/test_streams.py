@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from clipkit.data.storage import streams
+from clipkit.data.storage import remote, streams
 from clipkit.data.storage.remote import Retries
 from clipkit.data.storage.streams import open_stream
 from clipkit.data.storage.urls import file_address, parse_address
@@ -54,7 +56,85 @@ def test_a_broken_read_continues_where_it_broke(server: str, trouble: Misbehavio
     assert read(f"{server}/a.tar") == DATA
 
 
-@pytest.mark.parametrize("habit", ["ignores_ranges", "hides_length"])
+@pytest.mark.parametrize("num_cuts", [1, 4])
+def test_a_broken_read_of_unknown_length_begins_again(
+    server: str, trouble: Misbehaviour, num_cuts: int
+) -> None:
+    trouble.chunked = True
+    trouble.cut_after_bytes, trouble.num_cuts, trouble.unavailable = 20_000, num_cuts, 2
+    patient = Retries(count=6, backoff_seconds=0.01, stall_seconds=5.0)
+    with open_stream(parse_address(f"{server}/a.tar"), patient) as stream:
+        assert stream.read() == DATA
+    assert trouble.num_cuts == trouble.unavailable == 0
+
+
+def test_a_server_that_always_breaks_off_is_named(server: str, trouble: Misbehaviour) -> None:
+    trouble.chunked = True
+    trouble.cut_after_bytes, trouble.num_cuts = 20_000, 10**6
+    with pytest.raises(ShardError, match=r"/a\.tar: gave up after 2 retries; last error: \w+"):
+        read(f"{server}/a.tar")
+
+
+def read_while_it_changes(trouble: Misbehaviour) -> None:
+    files = {"/a.tar": DATA}
+    with (
+        http_server(files, trouble) as url,
+        open_stream(parse_address(f"{url}/a.tar"), RETRIES) as stream,
+    ):
+        stream.read(10)
+        files["/a.tar"] = DATA[::-1]
+        stream.read()
+
+
+@pytest.mark.parametrize("habit", ["chunked", "hides_length", "ignores_ranges"])
+def test_a_file_that_changes_while_it_is_read_is_named(habit: str) -> None:
+    with pytest.raises(ShardError, match=r"/a\.tar: changed while it was read"):
+        read_while_it_changes(Misbehaviour(**{habit: True}))
+
+
+class BrokenStore:
+    """A store without lengths: each opening ends in an error after 600 bytes more."""
+
+    def __init__(self, versions: Sequence[str]) -> None:
+        self.versions = iter(versions)
+        self.num_opened = 0
+
+    def invalidate_cache(self) -> None:
+        pass
+
+    def info(self, path: str) -> dict[str, Any]:
+        return {"ETag": next(self.versions)}
+
+    def open(self, path: str, mode: str) -> BytesIO:
+        self.num_opened += 1
+        limit = 600 * self.num_opened
+
+        class File(BytesIO):
+            def read(self, size: int | None = -1, /) -> bytes:
+                if self.tell() >= limit and self.tell() < len(DATA):
+                    raise RuntimeError("payload is not complete")  # no OSError, as aiohttp's
+                return super().read(600)
+
+        return File(DATA)
+
+
+@pytest.mark.parametrize("versions", ["1" * 99, "1112"])
+def test_every_error_is_tried_again_in_the_same_version(
+    versions: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = BrokenStore(versions)
+    for module in (streams, remote):
+        monkeypatch.setattr(module, "file_system", lambda url, seconds: (store, url))
+    if "2" not in versions:
+        assert read("https://host/a.tar") == DATA
+        assert store.num_opened == -(-len(DATA) // 600)
+    else:
+        with pytest.raises(ShardError, match=r"while it was read: version 1 at .* now 2"):
+            read("https://host/a.tar")
+        assert store.num_opened == 3
+
+
+@pytest.mark.parametrize("habit", ["ignores_ranges", "hides_length", "chunked"])
 def test_simple_servers(server: str, trouble: Misbehaviour, habit: str) -> None:
     setattr(trouble, habit, True)
     assert read(f"{server}/a.tar") == DATA

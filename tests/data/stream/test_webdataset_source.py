@@ -334,6 +334,18 @@ def test_urls_are_read_without_copies(shards: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "cache").exists()
 
 
+def test_a_server_that_breaks_off_is_a_bad_shard(shards: Path, tmp_path: Path) -> None:
+    files = {f"/{path.name}": path.read_bytes() for path in sorted(shards.glob("*.tar"))}
+    cache = ShardCache(tmp_path / "cache", retries=1, backoff_seconds=0.01)
+    trouble = Misbehaviour(chunked=True)
+    with http_server(files, trouble) as url:
+        urls = f"{url}/{{00000..00005}}.tar"
+        assert len(set(keys(train(make(urls, cache=cache), TOTAL // 4)))) == TOTAL
+        trouble.cut_after_bytes, trouble.num_cuts = 1000, 10**6
+        with pytest.raises(FaultBudgetExceeded, match=r"1 bad shards.*gave up after 1 retries"):
+            train(make(urls, cache=cache), TOTAL // 4)
+
+
 def test_embeddings_of_another_size_are_a_fault(tmp_path: Path) -> None:
     samples = []
     for number in range(12):
@@ -474,6 +486,13 @@ def test_a_key_of_an_own_pipeline_that_is_no_text(tmp_path: Path) -> None:
             r"order\.shuffle_window: has no effect on a pipeline",
         ),
         ({"num_workers": -1}, "num_workers: expected at least 0"),
+        (
+            {
+                "samples": SampleOptions(num_threads=2),
+                "image_transform": TrainTransform(16, augmentations=[v2.RandomInvert()]),
+            },
+            "num_threads: expected 1 with augmentations of torchvision",
+        ),
     ],
 )
 def test_options_that_cannot_work(shards: Path, options: dict[str, Any], message: str) -> None:
@@ -486,13 +505,6 @@ def test_captions_are_read_before_the_run(shards: Path) -> None:
     assert len(facts.lengths) == 12
     assert make(shards, pipeline=own).read_captions(ByteTokenizer()).lengths == []
 
-        (
-            {
-                "samples": SampleOptions(num_threads=2),
-                "image_transform": TrainTransform(16, augmentations=[v2.RandomInvert()]),
-            },
-            "num_threads: expected 1 with augmentations of torchvision",
-        ),
 
 def test_an_older_iteration_is_refused(shards: Path) -> None:
     source = make(shards)
