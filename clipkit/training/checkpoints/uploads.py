@@ -8,13 +8,14 @@ from typing import Any, Final
 from lightning.pytorch import Trainer
 
 from clipkit.data.storage.urls import is_local
+from clipkit.suggestions import one_line
 from clipkit.training.lightning_compat import uploads_models
 
 _LOG: Final = logging.getLogger(__name__)
 
 
 def tell_loggers(trainer: Trainer, saver: Any) -> None:
-    """Let loggers upload new checkpoints; errors of disks and networks do not end the run.
+    """Let loggers upload new checkpoints; an upload that fails does not end the run.
 
     Args:
         trainer: The trainer of the run.
@@ -25,8 +26,9 @@ def tell_loggers(trainer: Trainer, saver: Any) -> None:
     for logger in trainer.loggers:
         try:
             logger.after_save_checkpoint(saver)
-        except OSError as error:
-            _LOG.error("%s: checkpoint not uploaded: %s", type(logger).__name__, error)
+        except Exception as error:  # of any class: each service has its own
+            reason = one_line(str(error)) or type(error).__name__
+            _LOG.error("%s: checkpoint not uploaded: %s", type(logger).__name__, reason)
 
 
 def warn_of_uploads(trainer: Trainer, folder: str, is_sharded: bool) -> None:
