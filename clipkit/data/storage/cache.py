@@ -197,10 +197,12 @@ class ShardCache:
             OSError: If the disk is full.
         """
         with partial.lock:
-            ranges = split_ranges(partial.missing(spans), _LARGEST_RANGE_BYTES)
-            if not ranges:
+            partial.open_again()  # another process may have evicted it
+            if not (ranges := partial.missing(spans)):
                 return
             self._reserve(sum(end - start for start, end in ranges))
+            partial.open_again()  # and so may this one have
+            ranges = split_ranges(partial.missing(spans), _LARGEST_RANGE_BYTES)
             host = _host(remote.address)
             try:
                 parts = read_ranges(

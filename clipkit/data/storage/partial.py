@@ -33,13 +33,24 @@ class PartialFile:
     def __init__(self, path: Path, size_bytes: int) -> None:
         self._size = size_bytes
         self._num_blocks = -(-size_bytes // BLOCK_BYTES)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        os.ftruncate(self._descriptor, self._sums_at(self._num_blocks))
+        self._path = path
+        self._descriptor = self._open()
         self.lock = threading.Lock()
 
     def __del__(self) -> None:
         os.close(self._descriptor)
+
+    def open_again(self) -> None:
+        """Open the file anew, and empty, if it was deleted: what is written now has a name again.
+
+        A deleted file takes up the disk until it is closed, without a name to find it by.
+        """
+        if os.fstat(self._descriptor).st_nlink > 0:
+            return
+        again = self._open()
+        # The number of the descriptor stays, because other threads may be reading.
+        os.dup2(again, self._descriptor, inheritable=False)
+        os.close(again)
 
     def missing(self, spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
         """Return the ranges of complete blocks that lack for some spans, ascending."""
@@ -74,6 +85,12 @@ class PartialFile:
                 self._forget(first + block)
                 return None
         return data[start - origin : end - origin]
+
+    def _open(self) -> int:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
+        os.ftruncate(descriptor, self._sums_at(self._num_blocks))
+        return descriptor
 
     def _forget(self, block: int) -> None:
         os.pwrite(self._descriptor, bytes(_SUM_BYTES), self._sums_at(block))

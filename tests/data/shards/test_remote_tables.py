@@ -210,8 +210,27 @@ def test_parts_respect_the_limit_of_the_cache(url, packed, tmp_path):
     cache = cache_in(tmp_path, ranges=True, max_bytes=200_000)
     index = ShardIndex.from_urls(url, cache=cache)
     reader, oracle = ShardReader(index), ShardReader(ShardIndex.from_urls(packed))
-    for _ in range(2):
-        assert contents(reader, range(24)) == contents(oracle, range(24))
+    for number in (*range(24), *range(24)):
+        assert contents(reader, [number]) == contents(oracle, [number])
+        parts = [path.stat().st_blocks * 512 for path in cache.folder.glob("??/*.blocks")]
+        assert parts
+        assert sum(parts) < 200_000 + 4 * BLOCK_BYTES
+
+
+def test_parts_that_were_evicted_are_written_to_a_file_with_a_name(url, packed, tmp_path, trouble):
+    """Not to the deleted one, whose size nobody sees."""
+    cache = cache_in(tmp_path, ranges=True)
+    reader = ShardReader(ShardIndex.from_urls(url, cache=cache))
+    oracle = ShardReader(ShardIndex.from_urls(packed))
+    assert contents(reader, [1]) == contents(oracle, [1])
+    (parts,) = cache.folder.glob("??/*.blocks")
+    parts.unlink()
+    assert contents(reader, [2]) == contents(oracle, [2])
+    assert parts.exists()
+    trouble.gets.clear()
+    again = ShardReader(ShardIndex.from_urls(url, cache=cache_in(tmp_path, ranges=True)))
+    assert contents(again, [2]) == contents(oracle, [2])
+    assert tars(trouble) == 0
 
 
 def _read_all(index: ShardIndex, results) -> None:

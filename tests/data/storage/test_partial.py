@@ -56,6 +56,20 @@ def test_absent_and_damaged_blocks_are_not_read(tmp_path):
     assert partial.read(0, SIZE) == DATA
 
 
+def test_a_deleted_file_gets_a_name_again(tmp_path):
+    path = tmp_path / "x.blocks"
+    partial = PartialFile(path, SIZE)
+    fill(partial, [(0, SIZE)])
+    partial.open_again()
+    assert partial.missing([(0, SIZE)]) == []
+    path.unlink()
+    assert partial.read(0, SIZE) == DATA
+    partial.open_again()
+    assert partial.read(0, 10) is None
+    fill(partial, [(0, 10)])
+    assert PartialFile(path, SIZE).read(0, 10) == partial.read(0, 10) == DATA[:10]
+
+
 def test_a_torn_file_lacks_its_blocks(tmp_path):
     path = tmp_path / "x.blocks"
     fill(PartialFile(path, SIZE), [(0, SIZE)])
