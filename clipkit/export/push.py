@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from itertools import pairwise
+from pathlib import Path, PurePath
 from typing import Final
 
 from huggingface_hub import HfApi
@@ -65,7 +66,7 @@ def push_to_hub(folder: Path | str, repository: str, *, private: bool = False) -
     sizes = {
         path.relative_to(folder).as_posix(): path.stat().st_size
         for path in folder.rglob("*")
-        if path.is_file()
+        if path.is_file() and not _is_left_out(path.relative_to(folder))
     }
     if not sizes.keys() & {"README.md"}:
         raise ConfigError(f"{folder}: expected a folder that clipkit export wrote, with README.md")
@@ -88,6 +89,12 @@ def push_to_hub(folder: Path | str, repository: str, *, private: bool = False) -
             f"{uploaded_sizes.get(wrong[0])}; push again"
         )
     return f"{HUB_PREFIX}{repository}"
+
+
+def _is_left_out(path: PurePath) -> bool:
+    """Return whether huggingface_hub uploads no such file: of git, or of its own downloads."""
+    parts = path.parts
+    return ".git" in parts or (".cache", "huggingface") in pairwise(parts)
 
 
 def _names(info: object) -> set[str]:

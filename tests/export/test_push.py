@@ -60,6 +60,15 @@ def test_pushing_again_replaces_the_files(logged_in, folder, tmp_path):
     assert logged_in.files("me/tiny")["photo.png"] == b"of the card"
 
 
+@pytest.mark.parametrize("path", [".git/config", "sub/.git/HEAD", ".cache/huggingface/x.lock"])
+def test_files_that_the_hub_never_gets_are_not_missed_there(logged_in, folder, path):
+    (folder / path).parent.mkdir(parents=True)
+    (folder / path).write_bytes(b"of a clone")
+    push_to_hub(folder, "me/tiny")
+    assert path not in logged_in.files("me/tiny")
+    assert "README.md" in logged_in.files("me/tiny")
+
+
 def test_a_repository_with_another_model_or_public_is_refused(logged_in, folder, tmp_path):
     push_to_hub(folder, "me/tiny")
     before = logged_in.files("me/tiny")

@@ -97,3 +97,4 @@ class TrackioLogger(Logger):
         if self._run is not None:
             self._run.finish()
             self._run = None
+            self._resume = "allow"  # a second fit, or a test after it, continues this run
