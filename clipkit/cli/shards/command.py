@@ -89,10 +89,16 @@ def run_index(args: argparse.Namespace) -> int:
         index = ShardIndex.from_urls(
             args.urls,
             max_bad_shards=args.max_bad_shards,
+            read_tables=True,
             on_shard=lambda _: advance(next(done), total),
         )
     for _, reason in index.faults:
         log(f"skipped: {reason}")
+    if unknown := [shard.url for shard in index.shards if not shard.digest]:
+        log(
+            f"{len(unknown)} shards, such as {unknown[0]}: the number of samples is that of a "
+            f"counts file, and no index file next to the shard tells which samples they are"
+        )
     if args.output is not None:
         write_index_file(index.shards, args.output)
     log(f"{index.num_samples} samples in {len(index.shards)} shards")

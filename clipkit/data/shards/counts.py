@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Final
 
+from clipkit.data.shards.shard import MAX_SAMPLES
 from clipkit.data.storage.cache import ShardCache, read_small_file
 from clipkit.data.storage.urls import (
     PIPE_PREFIX,
@@ -33,7 +35,11 @@ def read_counts(source: str | Path, cache: ShardCache | None = None) -> dict[str
 
 
 def parse_counts(content: Any, name: str) -> dict[str, int]:
-    """Do the same as ``read_counts`` for parsed JSON."""
+    """Do the same as ``read_counts`` for parsed JSON.
+
+    Raises:
+        DataError: If it is of another format, or a number of samples is none.
+    """
     if isinstance(content, Mapping) and "shardlist" in content:
         pairs = _shardlist(content, name)
     elif isinstance(content, Mapping) and isinstance(content.get("shard_counts"), Mapping):
@@ -42,18 +48,38 @@ def parse_counts(content: Any, name: str) -> dict[str, int]:
         pairs = list(content.items())
     else:
         pairs = []
-    counts: dict[str, int] = {}
-    for shard, count in pairs:
-        if not isinstance(count, int) or isinstance(count, bool):
-            raise DataError(f"{name}: {shard}: expected a number of samples, got {count!r}")
-        base = base_name(str(shard))
-        if counts.setdefault(base, count) != count:
-            raise DataError(f"{name}: two shards are called {base} and their counts differ")
+    counts = checked_counts(pairs, name)
     if not counts:
         raise DataError(
             f"{name}: expected open_clip's sizes.json ({{shard: count}}), energon's .info.json "
             f"(shard_counts) or a wids index (shardlist), got another format"
         )
+    return counts
+
+
+def checked_counts(pairs: Iterable[tuple[Any, Any]], name: str) -> dict[str, int]:
+    """Return numbers of samples by base name of the shard.
+
+    An empty shard has the number 0, which some tools write; its use is an error that names it.
+
+    Args:
+        pairs: Name or URL of each shard, and its number of samples.
+        name: Where they come from, for messages.
+
+    Raises:
+        DataError: If a number of samples is none, or two shards share a name.
+    """
+    counts: dict[str, int] = {}
+    for shard, count in pairs:
+        is_number = isinstance(count, Integral) and not isinstance(count, bool)
+        if not is_number or not 0 <= count < MAX_SAMPLES:
+            raise DataError(
+                f"{name}: {shard}: expected a number of samples, got {count!r:.80}; correct it, or "
+                f"remove the file to have the shards counted"
+            )
+        base = base_name(str(shard))
+        if counts.setdefault(base, int(count)) != count:
+            raise DataError(f"{name}: two shards are called {base} and their counts differ")
     return counts
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import logging
-import stat
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -15,20 +13,22 @@ from typing import Final, final
 import numpy as np
 from jaxtyping import Int64
 
-from clipkit.data.shards.counts import counts_by_folder, known_counts, read_counts
+from clipkit.data.shards.counts import (
+    checked_counts,
+    counts_by_folder,
+    known_counts,
+    read_counts,
+)
+from clipkit.data.shards.indexing import Indexer
 from clipkit.data.shards.lost_shards import check_faults, lost_shards
 from clipkit.data.shards.masks.kept_samples import AllSamples, KeptSamples
 from clipkit.data.shards.masks.sample_mask import MaskSummary, SampleMask
 from clipkit.data.shards.named import named_shards
-from clipkit.data.shards.remote_tables import read_remote_table
 from clipkit.data.shards.shard import Shard
-from clipkit.data.shards.shard_table import scan_shard
-from clipkit.data.shards.sidecars import Summary, keep_table, load_summary
-from clipkit.data.storage.cache import SIDECAR_SUFFIX, ShardCache, default_cache
-from clipkit.data.storage.urls import Address, Patterns
+from clipkit.data.storage.cache import ShardCache
+from clipkit.data.storage.urls import Patterns
 from clipkit.errors import ConfigError, DataError, ShardError
 
-_LOG = logging.getLogger(__name__)
 _SCAN_THREADS: Final = 16
 
 
@@ -82,6 +82,7 @@ class ShardIndex:
         allow_pipe: bool = False,
         max_bad_shards: int = 0,
         write_sidecars: bool = True,
+        read_tables: bool = False,
         cache: ShardCache | None = None,
         on_shard: Callable[[Shard], None] | None = None,
     ) -> ShardIndex:
@@ -100,6 +101,8 @@ class ShardIndex:
             max_bad_shards: Largest number of broken shards that are skipped, with a message.
             write_sidecars: Whether a scan is stored next to its shard (in the cache for remote
                 shards).
+            read_tables: Whether the index files next to remote shards are read even if the counts
+                are known: some 60 bytes per sample, for a ``digest`` of the data.
             cache: Local cache of remote shards, here and for readers of the index; None for the
                 default cache.
             on_shard: Called after each shard, for a progress bar; None for no call.
@@ -110,13 +113,18 @@ class ShardIndex:
         Raises:
             ShardError: If no shards match, or more than ``max_bad_shards`` are missing, truncated,
                 damaged, empty, or have another count than expected.
+            DataError: If an index or counts file is damaged.
         """
         named = named_shards(urls, cache, allow_pipe=allow_pipe)
         names = [address for address in named.addresses if address not in named.indexed]
-        given = read_counts(counts, cache) if isinstance(counts, str | Path) else counts or {}
+        given = (
+            read_counts(counts, cache)
+            if isinstance(counts, str | Path)
+            else checked_counts((counts or {}).items(), "counts")
+        )
         stored = counts_by_folder(names, {**named.counts, **given}, cache)
         known = known_counts(names, given, named.counts, stored)
-        indexer = _Indexer(known, write_sidecars, cache)
+        indexer = Indexer(known, write_sidecars, read_tables, cache)
         shards: list[Shard] = []
         faults = lost_shards(urls, names, stored)
         num_shards = len(named.addresses) + len(faults)
@@ -156,7 +164,8 @@ class ShardIndex:
     def digest(self) -> str:
         """Hash of all keys, extensions and member sizes, in order; "" if any is unknown.
 
-        A table is unknown if the number of samples is from a counts file and the shard is remote.
+        A table is unknown if the number of samples is from a counts file and the shard is remote,
+        unless ``from_urls`` was told to ``read_tables``.
         The local cache is ignored, so that the digest is the same on every rank.
         """
         if any(not shard.digest for shard in self.shards):
@@ -214,87 +223,3 @@ class ShardIndex:
             raise DataError(f"sample {sample_id}: expected 0 to {self.num_samples - 1}")
         shard = int(np.searchsorted(self.starts, sample_id, side="right")) - 1
         return shard, sample_id - int(self.starts[shard])
-
-
-@final
-class _Indexer:
-    """Indexes one shard; returns the error of a broken one, so that all are reported."""
-
-    def __init__(
-        self, known: Mapping[str, int], write_sidecars: bool, cache: ShardCache | None
-    ) -> None:
-        self._known = known
-        self._write_sidecars = write_sidecars
-        self._cache = cache
-        self._unkept: list[tuple[Path, OSError]] = []
-
-    def __call__(self, address: Address) -> Shard | ShardError:
-        expected = self._known.get(address.name)
-        index = self._local if address.is_local else self._remote
-        try:
-            return index(address, expected)
-        except ShardError as error:
-            return error
-
-    def _local(self, address: Address, expected: int | None) -> Shard:
-        path = address.path
-        size_bytes, stamp = stat_shard(path, str(address))
-        sidecar = path.with_name(path.name + SIDECAR_SUFFIX)
-        known = load_summary(sidecar, size_bytes, stamp)
-        if known is None or expected not in (None, known.num_samples):
-            known = self._scan(path, str(address), expected, sidecar, size_bytes, stamp)
-        return Shard(address, known.num_samples, size_bytes, stamp, known.digest)
-
-    def _remote(self, address: Address, expected: int | None) -> Shard:
-        cache = self._cache if self._cache is not None else default_cache()
-        remote = cache.stat(address)
-        sidecar = cache.sidecar(address)
-        if expected is not None:
-            return Shard(address, expected, remote.size_bytes, remote.stamp)
-        known = load_summary(sidecar, remote.size_bytes, remote.stamp)
-        if known is None and (table := read_remote_table(cache, remote)) is not None:
-            known = Summary(len(table), table.digest())
-        if known is None:
-            path = cache.fetch(remote)
-            known = self._scan(path, str(address), None, sidecar, remote.size_bytes, remote.stamp)
-        return Shard(address, known.num_samples, remote.size_bytes, remote.stamp, known.digest)
-
-    def _scan(
-        self,
-        path: Path,
-        url: str,
-        expected: int | None,
-        sidecar: Path,
-        size_bytes: int,
-        stamp: str,
-    ) -> Summary:
-        table = scan_shard(path, url, expected)
-        if self._write_sidecars:
-            refusal = keep_table(table, sidecar, size_bytes, stamp)
-            if refusal is not None:
-                self._unkept.append((sidecar, refusal))
-        return Summary(len(table), table.digest())
-
-    def report_unkept(self) -> None:
-        """Warn once per call about all sidecars that the disk refused."""
-        if self._unkept:
-            sidecar, error = self._unkept[0]
-            _LOG.warning(
-                "%d index files not written, such as %s: %s; their shards are scanned again "
-                "next time",
-                len(self._unkept), sidecar, error.strerror or error,
-            )  # fmt: skip
-
-
-def stat_shard(path: Path, url: str) -> tuple[int, str]:
-    """Return size in bytes and time of change of a local shard."""
-    try:
-        status = path.stat()
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise ShardError(f"{url}: no such file") from error
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ShardError(f"{url}: cannot be read: {reason}") from error
-    if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
-        raise ShardError(f"{url}: expected a file, got a pipe or device")
-    return status.st_size, str(status.st_mtime_ns)

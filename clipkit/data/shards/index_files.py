@@ -17,7 +17,7 @@ import numpy as np
 from clipkit.atomic_files import write_bytes
 from clipkit.data.shards.counts import named_by_index
 from clipkit.data.shards.repeats import refuse_repeats
-from clipkit.data.shards.shard import Shard
+from clipkit.data.shards.shard import MAX_SAMPLES, Shard
 from clipkit.data.storage.cache import SIDECAR_SUFFIX, ShardCache, read_small_file
 from clipkit.data.storage.urls import Address
 from clipkit.errors import DataError
@@ -47,9 +47,12 @@ def write_index_file(shards: Sequence[Shard], path: Path) -> None:
         path: The file, ending in ``.npz``.
 
     Raises:
-        DataError: If the name does not end in ``.npz``, or is that of a shard's own index file.
+        DataError: If the name does not end in ``.npz``, or is that of a shard's own index file, or
+            a shard has no samples.
     """
     check_index_name(path)
+    for shard in shards:
+        _check_number(path, shard.url, shard.num_samples)
     folder = path.resolve().parent
     columns: dict[str, Any] = {
         "format": np.array(_FORMAT),
@@ -150,8 +153,20 @@ def _columns(data: bytes, source: Address) -> dict[str, Any]:
     return columns
 
 
+def _check_number(index: Address | Path, shard: str, count: int) -> None:
+    """Check a number of samples."""
+    if not 1 <= count < MAX_SAMPLES:
+        raise DataError(
+            f"{index}: {shard}: expected a number of samples, at least 1, got {count}; index the "
+            f"shard again"
+        )
+
+
 def _check_columns(columns: dict[str, Any], source: Address) -> None:
     lengths = {len(column) for column in columns.values()}
     are_numbers = all(columns[n].dtype == np.int64 and columns[n].ndim == 1 for n in _NUMBERS)
-    if len(lengths) != 1 or not are_numbers or columns["num_samples"].min(initial=1) < 1:
+    if len(lengths) != 1 or not are_numbers:
         raise DataError(f"{source}: columns of an index do not match; write it again")
+    counts = columns["num_samples"]
+    for number in np.flatnonzero((counts < 1) | (counts >= MAX_SAMPLES))[:1].tolist():
+        _check_number(source, columns["names"][number], int(counts[number]))

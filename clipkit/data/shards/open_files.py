@@ -105,6 +105,7 @@ class OpenShards:
         self._tables: OrderedDict[int, ShardTable] = OrderedDict()
         self._members = 0
         self._versions: dict[int, RemoteFile] = {}
+        self._stamps: dict[int, str] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         return {"index": self._index}
@@ -149,24 +150,36 @@ class OpenShards:
         try:
             status = os.fstat(descriptor)
             stamp = str(status.st_mtime_ns)
-            if (status.st_size, stamp) != (shard.size_bytes, shard.stamp):
+            # A copy of the data has another time: then its samples are compared, at first opening.
+            is_copy = stamp != shard.stamp and number not in self._stamps and shard.digest != ""
+            known = stamp if is_copy else self._stamps.get(number, shard.stamp)
+            if (status.st_size, stamp) != (shard.size_bytes, known):
                 raise ShardError(
                     f"{shard.url}: changed since it was indexed: {shard.size_bytes} bytes then, "
                     f"{status.st_size} bytes now; index it again"
                 )
             table = self._kept(number)
             if table is None:
-                sidecar = path.with_name(path.name + SIDECAR_SUFFIX)
-                table = load_table(sidecar, shard.size_bytes, shard.stamp)
-                if table is None or len(table) != shard.num_samples:
-                    table = scan_shard(path, shard.url, shard.num_samples)
-                    if sidecar.exists():  # damaged: else every process would scan the shard
-                        keep_table(table, sidecar, shard.size_bytes, shard.stamp)
+                table = self._local_table(shard, stamp)
                 self._keep(number, table)
+            if is_copy and table.digest() != shard.digest:
+                raise _other_samples(shard)
+            self._stamps[number] = stamp
         except BaseException:
             os.close(descriptor)
             raise
         return OpenShard(descriptor, table, stamp)
+
+    def _local_table(self, shard: Shard, stamp: str) -> ShardTable:
+        """Return the table next to a shard, or from a scan of its headers."""
+        path = shard.address.path
+        sidecar = path.with_name(path.name + SIDECAR_SUFFIX)
+        table = load_table(sidecar, shard.size_bytes, stamp)
+        if table is None or len(table) != shard.num_samples:
+            table = scan_shard(path, shard.url, shard.num_samples)
+            if sidecar.exists():  # damaged or of another time: else every process would scan it
+                keep_table(table, sidecar, shard.size_bytes, stamp)
+        return table
 
     def _open_remote(self, number: int) -> OpenShard | RangedShard:
         shard, remote = self._index.shards[number], self.remote(number)
@@ -206,7 +219,7 @@ class OpenShards:
             if refusal is not None:
                 _LOG.warning("%s: index file not written: %s", sidecar, refusal)
         if shard.digest not in ("", table.digest()):
-            raise ShardError(f"{shard.url}: other samples than in its index; index it again")
+            raise _other_samples(shard)
         return table
 
     def _kept(self, number: int) -> ShardTable | None:
@@ -224,6 +237,10 @@ class OpenShards:
             while self._members > _KEPT_TABLE_MEMBERS and len(self._tables) > 1:
                 _, dropped = self._tables.popitem(last=False)
                 self._members -= len(dropped.offsets)
+
+
+def _other_samples(shard: Shard) -> ShardError:
+    return ShardError(f"{shard.url}: other samples than in its index; index it again")
 
 
 def as_shard_error(error: OSError, url: str) -> Exception:

@@ -41,7 +41,7 @@ def read_remote_table(cache: ShardCache, remote: RemoteFile) -> ShardTable | Non
     table = load_table(io.BytesIO(data), remote.size_bytes, stamp=None)
     if table is None or not _describes(table, cache, remote):
         _LOG.warning(
-            "%s%s: does not match the shard, which is read instead; index and upload it again",
+            "%s%s: does not match the shard and is not used; index the shard and upload both again",
             address,
             SIDECAR_SUFFIX,
         )

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from clipkit.data.storage.urls import Address
+
+MAX_SAMPLES: Final = 2**40
+"""Number of samples that no shard can have: their headers alone would take 512 TiB."""
 
 
 @dataclass(frozen=True, slots=True)

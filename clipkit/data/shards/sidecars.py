@@ -12,11 +12,15 @@ from typing import Any, BinaryIO, Final
 import numpy as np
 
 from clipkit.atomic_files import write_bytes
+from clipkit.data.shards.shard import MAX_SAMPLES
 from clipkit.data.shards.shard_table import ShardTable
+from clipkit.data.shards.tar_headers import BLOCK_BYTES
 
 _LOG: Final = logging.getLogger(__name__)
 # Version 1 ignored links and stored no digest.
 _FORMAT_VERSION: Final = 2
+_ROOM_BYTES: Final = 2**24
+_UNKNOWN: Final = 2**62
 _COLUMNS: Final = ("keys", "key_ends", "member_ends", "extensions", "kinds", "offsets", "sizes")
 
 
@@ -71,22 +75,28 @@ def load_table(path: Path | BinaryIO, size_bytes: int, stamp: str | None) -> Sha
             from the place where the shard was packed.
 
     Returns:
-        The table; None if the file is missing, damaged, or of another version of the shard.
+        The table; None if the file is missing, damaged, of another version of the shard, or
+        describes what a tar of this length cannot contain.
     """
     values = _load(path, size_bytes, stamp, _COLUMNS)
     if values is None:
         return None
-    extensions = tuple(map(str, values.pop("extensions")))
-    table = ShardTable(extensions=extensions, **values)
-    return table if _is_consistent(table) else None
+    extensions = values.pop("extensions")
+    if extensions.ndim != 1 or extensions.dtype.kind != "U":
+        return None
+    table = ShardTable(extensions=tuple(map(str, extensions)), **values)
+    return table if _is_consistent(table, size_bytes) else None
 
 
 def load_summary(path: Path, size_bytes: int, stamp: str) -> Summary | None:
     """Read the summary of a sidecar: a few bytes, not the columns."""
     values = _load(path, size_bytes, stamp, ("num_samples", "digest"))
-    if values is None:
+    if values is None or any(value.ndim for value in values.values()):
         return None
-    return Summary(int(values["num_samples"]), str(values["digest"]))
+    count, digest = values["num_samples"].item(), values["digest"].item()
+    if type(count) is not int or not 1 <= count < MAX_SAMPLES or type(digest) is not str:
+        return None
+    return Summary(count, digest)
 
 
 def _load(
@@ -94,6 +104,8 @@ def _load(
 ) -> dict[str, np.ndarray] | None:
     try:
         with np.load(path, allow_pickle=False) as stored:
+            if sum(info.file_size for info in stored.zip.infolist()) > _limit_of(size_bytes):
+                return None
             if int(stored["format_version"]) != _FORMAT_VERSION:
                 return None
             if int(stored["size_bytes"]) != size_bytes:
@@ -109,14 +121,29 @@ def _load(
         return None
 
 
-def _is_consistent(table: ShardTable) -> bool:
-    """Return whether the columns of a stored table are consistent."""
+def _limit_of(size_bytes: int) -> int:
+    """Return the largest size that the columns of a tar can have: its headers are larger."""
+    return _UNKNOWN if size_bytes < 0 else size_bytes + _ROOM_BYTES
+
+
+def _is_consistent(table: ShardTable, size_bytes: int) -> bool:
+    """Return whether a stored table may be that of a tar of this size."""
+    ends = (table.key_ends, table.member_ends)
+    numbers = (*ends, table.offsets, table.sizes)
+    types = [(table.keys, np.uint8), (table.kinds, np.uint16), *((n, np.int64) for n in numbers)]
+    if any(column.ndim != 1 or column.dtype != dtype for column, dtype in types):
+        return False
     num_members = len(table.offsets)
-    columns = (table.key_ends, table.member_ends, table.offsets, table.sizes, table.kinds)
+    end = _UNKNOWN if size_bytes < 0 else size_bytes
     return (
-        all(column.ndim == 1 and column.dtype.kind in "iu" for column in columns)
-        and len(table.key_ends) == len(table.member_ends) > 0
+        len(table.key_ends) == len(table.member_ends) >= 2
         and len(table.sizes) == len(table.kinds) == num_members
+        # Every sample has a key and a member.
+        and all(column[0] == 0 and bool((np.diff(column) > 0).all()) for column in ends)
         and table.key_ends[-1] == len(table.keys)
         and table.member_ends[-1] == num_members
+        and int(table.kinds.max()) < len(table.extensions)
+        # No sum of offset and size, which could overflow.
+        and bool(((table.offsets >= BLOCK_BYTES) & (table.offsets <= end)).all())
+        and bool(((table.sizes >= 0) & (table.sizes <= end - table.offsets)).all())
     )

@@ -116,8 +116,9 @@ def _check_contents(stored: str | None, index: ShardIndex) -> None:
         )
     elif not stored or not index.digest:
         _LOG.warning(
-            "stream state: the samples of some remote shards are known by number only (counts "
-            "file, no index); only names, sizes and numbers of samples were compared"
+            "stream state: the samples of some remote shards are known by number only, from a "
+            "counts file; only names, sizes and numbers of samples were compared. An index file of "
+            "all shards identifies the samples, too (clipkit shards index SHARDS --output FILE.npz)"
         )
     elif stored != index.digest:
         raise CheckpointError(

@@ -97,7 +97,7 @@ def test_sidecars_are_used_and_renewed(tmp_path: Path, monkeypatch: pytest.Monke
     assert sidecar(path).is_file()
     scans: list[str] = []
     monkeypatch.setattr(
-        "clipkit.data.shards.index.scan_shard",
+        "clipkit.data.shards.indexing.scan_shard",
         lambda path, *args: (scans.append(str(path)), scan_shard(path, *args))[1],
     )
     assert len(ShardIndex.from_urls(path)) == 3

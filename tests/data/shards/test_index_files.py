@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import pickle
 import shutil
 from pathlib import Path
@@ -67,6 +68,54 @@ def test_a_shard_that_changed_is_named(folder):
     write_shards(folder / "sub", [3, 6, 5])
     with pytest.raises(ShardError, match=r"00001\.tar: changed since it was indexed"):
         ShardReader(ShardIndex.from_urls(folder / "all.npz")).read(4)
+
+
+def test_a_copy_on_another_disk_is_read(folder, tmp_path):
+    """Copies have other times of change; their samples are compared instead."""
+    copied = tmp_path / "copy"
+    shutil.copytree(folder, copied, copy_function=shutil.copyfile)
+    for number, path in enumerate(copied.rglob("*.tar")):
+        os.utime(path, ns=(0, 10**18 + number))
+    index = ShardIndex.from_urls(copied / "all.npz")
+    assert keys(index) == keys(ShardIndex.from_urls(folder / "all.npz"))
+    scanned = ShardIndex.from_urls(copied / "sub", write_sidecars=False)
+    assert scanned.digest == index.digest
+
+
+def test_a_copy_without_index_files_next_to_the_shards_is_read(folder, tmp_path):
+    for path in folder.rglob("*.tar.index.npz"):
+        path.unlink()
+    os.utime(folder / "sub" / "00001.tar", ns=(0, 10**18))
+    assert len(keys(ShardIndex.from_urls(folder / "all.npz"))) == 12
+    assert not list(folder.rglob("*.tar.index.npz"))
+
+
+def test_other_samples_of_the_same_length_are_named(folder, tmp_path):
+    (other,) = write_shards(tmp_path / "other", [3], start=7)
+    ShardIndex.from_urls(other)
+    path = folder / "sub" / "00000.tar"
+    assert other.stat().st_size == path.stat().st_size
+    for suffix in ("", ".index.npz"):  # with its own index file
+        shutil.copy2(f"{other}{suffix}", f"{path}{suffix}")
+    os.utime(path, ns=(0, 10**18))
+    reader = ShardReader(ShardIndex.from_urls(folder / "all.npz"))
+    with pytest.raises(ShardError, match=r"00000\.tar: other samples than in its index"):
+        reader.read(0)
+    assert reader.read(3).index == 0
+
+
+def test_a_copy_that_changes_after_it_was_opened_is_named(folder, monkeypatch):
+    monkeypatch.setattr("clipkit.data.shards.open_files._OPEN_FILES", 1)
+    path = folder / "sub" / "00000.tar"
+    os.utime(path, ns=(0, 10**18))
+    reader = ShardReader(ShardIndex.from_urls(folder / "all.npz"))
+    reader.read(0)
+    reader.read(3)  # closes the first shard
+    reader.read(1)
+    reader.read(3)
+    os.utime(path, ns=(0, 10**18 + 1))
+    with pytest.raises(ShardError, match=r"00000\.tar: changed since it was indexed"):
+        reader.read(2)
 
 
 def test_folder_and_index_may_be_uploaded(folder, tmp_path):
@@ -153,7 +202,9 @@ HOSTILE = {
     "other": (stored(format=np.array("other")), "expected 'clipkit data set index 1', got 'other'"),
     "missing": (stored(num_samples=np.array([2])), "columns of an index do not match"),
     "floats": (stored(num_samples=np.array([2.0, 3.0])), "columns of an index do not match"),
-    "zero": (stored(num_samples=np.array([2, 0])), "columns of an index do not match"),
+    "zero": (stored(num_samples=np.array([2, 0])), r"b\.tar: expected a number of samples"),
+    "negative": (stored(num_samples=np.array([-2, 3])), r"a\.tar: expected a number of samples"),
+    "huge": (stored(num_samples=np.array([2**62, 2**62])), "expected a number of samples, at"),
     "command": (stored(names=np.frombuffer(b"pipe:rm x\0b", np.uint8)), "must not name a command"),
     "twice": (stored(names=np.frombuffer(b"a.tar\0a.tar", np.uint8)), "named twice"),
 }

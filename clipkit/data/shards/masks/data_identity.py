@@ -50,8 +50,9 @@ def check_data(name: str, content: MaskContent, index: DataIdentity) -> None:
         )
     if not content.index_digest or not index.digest:
         _LOG.warning(
-            "%s: the samples of some shards are known by number only (counts file, no index); only "
-            "names, sizes and numbers of samples were compared",
+            "%s: the samples of some shards are known by number only, from a counts file; only "
+            "names, sizes and numbers of samples were compared. An index file of all shards "
+            "identifies the samples, too (clipkit shards index SHARDS --output FILE.npz)",
             name,
         )
     elif content.index_digest != index.digest:
