@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -157,3 +158,28 @@ def test_a_csv_of_flickr30k_and_a_header_over_two_lines(tmp_path):
 def test_a_row_of_another_length_is_named(tmp_path):
     with pytest.raises(DataError, match=r"row 2 has another number of columns .*: expected 2, got"):
         read(tmp_path, "image,caption\na.jpg,one\nb.jpg,one,two\n")
+
+
+def peak_bytes(path: Path, num_rows: int) -> int:
+    """Return the most memory that opening a table takes, and reading its first and last samples."""
+    lines = (
+        f"{number:08d}.jpg,a caption of some forty-five letters {number}\n"
+        for number in range(num_rows)
+    )
+    path.write_text("filepath,title\n" + "".join(lines))
+    tracemalloc.start()
+    try:
+        table = Table.of(open_parts([path]), path.parent)
+        assert len(table) == num_rows
+        assert table[num_rows - 1].files[0].name == f"{num_rows - 1:08d}.jpg"
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_row_takes_some_bytes_of_memory_and_not_its_text(tmp_path):
+    """With its texts in dictionaries a row takes more than 1,000 bytes."""
+    few, many = 2_000, 12_000
+    peak_bytes(tmp_path / "t.csv", few)  # imports and caches
+    growth = peak_bytes(tmp_path / "t.csv", many) - peak_bytes(tmp_path / "t.csv", few)
+    assert growth < 150 * (many - few)
