@@ -1,9 +1,10 @@
-"""Seconds to the first batch, clipkit against open_clip's loader: local, and HTTP on loopback.
+"""Seconds and bytes to the first batch, clipkit against open_clip's loader: local, HTTP and S3.
 
     python tools/photo_shards.py WORK/shards --photos 4000
     python tools/bench_opening.py WORK --peer PEER          # PEER as for bench_loader.py
 
-The HTTP server is that of bench_remote.py, with its delay and limit. Imports are not counted, and
+The HTTP server is that of bench_remote.py, with its delay and limit; it and moto's S3 count the
+bytes that they send, until the loader is closed. Imports are not counted, and
 clipkit's cache is empty each time. open_clip reads HTTP through ``curl``, also the objects of
 moto's S3, which clipkit reads by S3's protocol.
 """
@@ -14,6 +15,7 @@ import argparse
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,12 @@ from bench_remote import http, s3
 
 
 def measure(
-    work: Path, shards: str, options: argparse.Namespace, ranges: bool = False, plain: str = ""
+    work: Path,
+    shards: str,
+    options: argparse.Namespace,
+    ranges: bool = False,
+    plain: str = "",
+    sent: Callable[[], int] | None = None,
 ) -> dict[str, Any]:
     """Both loaders on the same shards, one after the other; open_clip's from ``plain`` if given."""
     folder = work / "shards"
@@ -47,7 +54,10 @@ def measure(
         if loader == "open_clip":
             remote["shards"] = plain or shards
         peer = options.peer if loader == "open_clip" else None
+        before = sent() if sent else 0
         rows[loader] = run_child({**task, **remote, "loader": loader}, peer)
+        if sent:
+            rows[loader]["mb_each"] = round((sent() - before) / options.repeats / 1e6, 1)
     rows["ratio"] = round(rows["clipkit"]["seconds"] / rows["open_clip"]["seconds"], 2)
     return rows
 
@@ -74,14 +84,14 @@ def main() -> None:
     os.environ.setdefault("AWS_DEFAULT_REGION", "us-east-1")
     report = {"local": measure(options.work, str(folder), options)}
     for layout, ranges in (("shards alone", False), ("as packed", False), ("as packed", True)):
-        with http(folder, layout, options) as (url, _):
+        with http(folder, layout, options) as (url, sent):
             name = f"HTTP, {layout}{', ranges' if ranges else ''}"
-            report[name] = measure(options.work, url, options, ranges)
+            report[name] = measure(options.work, url, options, ranges, sent=sent)
     for ranges in (False, True):
-        with s3(folder, "as packed", options) as (url, _):
+        with s3(folder, "as packed", options) as (url, sent):
             name = f"S3, as packed{', ranges' if ranges else ''}"
             plain = f"{os.environ['AWS_ENDPOINT_URL']}/bench"
-            report[name] = measure(options.work, url, options, ranges, plain)
+            report[name] = measure(options.work, url, options, ranges, plain, sent)
     print(json.dumps(report, indent=1))
 
 

@@ -132,11 +132,21 @@ def http(folder: Path, layout: str, args: argparse.Namespace) -> Iterator[tuple[
         process.terminate()
 
 
-def serve_s3(folder: Path, layout: str, port: Any) -> None:
-    """Serve a folder from moto's S3."""
+def serve_s3(folder: Path, layout: str, port: Any, sent: Synchronized[int]) -> None:
+    """Serve a folder from moto's S3, and count the bytes of its answers."""
     import boto3
+    from moto.moto_server.werkzeug_app import DomainDispatcherApplication
     from moto.server import ThreadedMotoServer
 
+    answer = DomainDispatcherApplication.__call__
+
+    def counted(self: Any, environ: Any, start_response: Any) -> Iterator[bytes]:
+        for piece in answer(self, environ, start_response):
+            with sent.get_lock():
+                sent.value += len(piece)
+            yield piece
+
+    DomainDispatcherApplication.__call__ = counted
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, number = server.get_host_and_port()
@@ -146,23 +156,24 @@ def serve_s3(folder: Path, layout: str, port: Any) -> None:
         if path.is_file() and is_served(path.name, layout):
             body = path.read_bytes()
             client.put_object(Bucket="bench", Key=path.name, Body=body, ACL="public-read")
+    sent.value = 0
     port.put(number)
     time.sleep(3600)
 
 
 @contextmanager
 def s3(folder: Path, layout: str, args: argparse.Namespace) -> Iterator[tuple[str, Any]]:  # noqa: ARG001
-    """Yield the URL of a bucket; moto counts no bytes."""
+    """Yield the URL of a bucket in another process, and its counter of bytes."""
     context = mp.get_context("fork")
-    port = context.Queue()
-    process = context.Process(target=serve_s3, args=(folder, layout, port), daemon=True)
+    port, sent = context.Queue(), context.Value("q", 0)
+    process = context.Process(target=serve_s3, args=(folder, layout, port, sent), daemon=True)
     process.start()
     try:
         os.environ["AWS_ENDPOINT_URL"] = f"http://127.0.0.1:{port.get(timeout=120)}"
         from s3fs import S3FileSystem
 
         S3FileSystem.clear_instance_cache()
-        yield "s3://bench", lambda: None
+        yield "s3://bench", lambda: sent.value
     finally:
         process.terminate()
 
