@@ -19,10 +19,15 @@ from clipkit.models.open_clip.towers import OpenClipImageTower, OpenClipTextTowe
 from clipkit.models.towers.base import ImageTower, TextTower, Tower
 from clipkit.models.towers.freezing import lock
 from clipkit.models.towers.naflex_tower import TimmNaFlexTower
+from clipkit.models.towers.signals.clap_sound_tower import ClapSoundTower
+from clipkit.models.towers.signals.tcn_tower import TcnTower
+from clipkit.models.towers.signals.timm_sound_tower import TimmSoundTower
+from clipkit.models.towers.signals.whisper_sound_tower import WhisperSoundTower
 from clipkit.models.towers.timm_tower import TimmImageTower
 from clipkit.models.towers.transformers_tower import TransformersTextTower
 
 __all__ = [
+    "ClapSoundTower",
     "CosineLabelHead",
     "DualEncoder",
     "Encoded",
@@ -33,11 +38,14 @@ __all__ = [
     "OpenClipImageTower",
     "OpenClipTextTower",
     "PrototypeLabelHead",
+    "TcnTower",
     "TextTower",
     "TimmImageTower",
     "TimmNaFlexTower",
+    "TimmSoundTower",
     "Tower",
     "TransformersTextTower",
+    "WhisperSoundTower",
     "WordWeight",
     "consolidate_checkpoint",
     "describe",

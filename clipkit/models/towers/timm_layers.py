@@ -11,7 +11,7 @@ from clipkit.models.files.structure import is_structure_only
 from clipkit.suggestions import did_you_mean
 
 
-def create_trunk(model: str, pretrained: bool | str, options: Mapping[str, float]) -> Any:
+def create_trunk(model: str, pretrained: bool | str, options: Mapping[str, Any]) -> Any:
     """Build a timm model without its classifier.
 
     Args:
@@ -46,6 +46,42 @@ def create_trunk(model: str, pretrained: bool | str, options: Mapping[str, float
             f"model: timm cannot build {model!r} with pretrained={pretrained!r}: "
             f"{type(error).__name__}: {error}; without network, set pretrained to a file"
         ) from error
+
+
+def create_patch_trunk(
+    model: str,
+    pretrained: bool | str,
+    patch_dropout: float,
+    options: Mapping[str, Any] | None = None,
+) -> Any:
+    """Build a timm model without its classifier, which may leave out patches in training.
+
+    Args:
+        model: A name of ``timm.list_models()``, with or without the tag of its weights.
+        pretrained: As for ``create_trunk``.
+        patch_dropout: Share of a transformer's patches that training leaves out.
+        options: Further arguments that every model of timm knows.
+
+    Raises:
+        ConfigError: As for ``create_trunk``, or if the model cannot leave out patches.
+    """
+    if not 0 <= patch_dropout < 1:
+        raise ConfigError(f"patch_dropout: expected 0 up to but not 1, got {patch_dropout}")
+    dropout = {"patch_drop_rate": patch_dropout} if patch_dropout else {}
+    try:
+        return create_trunk(model, pretrained, {**dropout, **(options or {})})
+    except TypeError as error:
+        if not patch_dropout:
+            raise
+        raise ConfigError(
+            f"patch_dropout: timm's {model!r} cannot leave out patches; use a vision "
+            f"transformer, or omit the option"
+        ) from error
+
+
+def num_features(trunk: Any) -> int:
+    """Return the number of features that a timm model without its classifier returns."""
+    return int(getattr(trunk, "head_hidden_size", None) or trunk.num_features)
 
 
 def trunk_groups(trunk: Any) -> list[list[str]]:

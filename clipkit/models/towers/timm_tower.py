@@ -7,11 +7,15 @@ from typing import Any, final
 from jaxtyping import Float
 from torch import Tensor
 
-from clipkit.errors import ConfigError
 from clipkit.models.towers.base import ImageTower, as_triple
 from clipkit.models.towers.patches import project_patches
 from clipkit.models.towers.projection import Projection, make_projection
-from clipkit.models.towers.timm_layers import create_trunk, fit_input_size, trunk_groups
+from clipkit.models.towers.timm_layers import (
+    create_patch_trunk,
+    fit_input_size,
+    num_features,
+    trunk_groups,
+)
 
 
 @final
@@ -50,14 +54,13 @@ class TimmImageTower(ImageTower):
         super().__init__()
         from timm.data import resolve_model_data_config
 
-        trunk = _create(model, pretrained, patch_dropout)
+        trunk = create_patch_trunk(model, pretrained, patch_dropout)
         preprocess = resolve_model_data_config(trunk)
         self.image_size = image_size or int(preprocess["input_size"][-1])
         fit_input_size(trunk, self.image_size, option="image_size")
-        num_features = getattr(trunk, "head_hidden_size", None) or trunk.num_features
         project_patches(getattr(trunk, "patch_embed", None), "proj")
         self.trunk = trunk
-        self.projection = make_projection(projection, num_features, embedding_dim)
+        self.projection = make_projection(projection, num_features(trunk), embedding_dim)
         self.embedding_dim = embedding_dim
         self.image_mean = as_triple(preprocess["mean"])
         self.image_std = as_triple(preprocess["std"])
@@ -80,18 +83,3 @@ class TimmImageTower(ImageTower):
         groups = [[f"trunk.{name}" for name in group] for group in trunk_groups(self.trunk)]
         head = [f"projection.{name}" for name, _ in self.projection.named_parameters()]
         return [*groups, head] if head else groups
-
-
-def _create(model: str, pretrained: bool | str, patch_dropout: float) -> Any:
-    """Build the timm model without its classifier, with the requested weights."""
-    if not 0 <= patch_dropout < 1:
-        raise ConfigError(f"patch_dropout: expected 0 up to but not 1, got {patch_dropout}")
-    try:
-        return create_trunk(
-            model, pretrained, {"patch_drop_rate": patch_dropout} if patch_dropout else {}
-        )
-    except TypeError as error:
-        raise ConfigError(
-            f"patch_dropout: timm's {model!r} cannot leave out patches; use a vision "
-            f"transformer, or omit the option"
-        ) from error

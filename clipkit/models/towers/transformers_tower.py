@@ -13,6 +13,7 @@ from clipkit.errors import ConfigError, first_line
 from clipkit.models.files.structure import is_structure_only
 from clipkit.models.towers.base import TextTower, check_length, group_by_block
 from clipkit.models.towers.projection import Projection, make_projection
+from clipkit.models.towers.transformers_config import read_architecture
 from clipkit.remote_code import load_trusted
 
 Pooling = Literal["mean", "first", "last"]
@@ -62,7 +63,7 @@ class TransformersTextTower(TextTower):
         if pooling not in ("mean", "first", "last"):
             raise ConfigError(f"pooling: expected 'mean', 'first' or 'last', got {pooling!r}")
         super().__init__()
-        architecture = _read_architecture(model)
+        architecture = read_architecture(model)
         if tokenizer_name is None and not isinstance(model, str):
             raise ConfigError("tokenizer_name: required if model is a dictionary")
         self.tokenizer_name = tokenizer_name or f"transformers:{model}"
@@ -119,25 +120,6 @@ def pool(
         return states[torch.arange(len(states), device=states.device), last]
     weights = mask.unsqueeze(-1).to(states.dtype)
     return (states * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
-
-
-def _read_architecture(model: str | dict[str, Any]) -> Any:
-    from transformers import AutoConfig
-
-    try:
-        if isinstance(model, str):
-            return load_trusted(
-                f"model {model!r}",
-                lambda trusted: AutoConfig.from_pretrained(model, trust_remote_code=trusted),
-            )
-        return AutoConfig.for_model(**model)
-    except ConfigError:
-        raise
-    except Exception as error:  # the hub's, the disk's and the parser's errors
-        raise ConfigError(
-            f"model: transformers finds no configuration for {model!r}: "
-            f"{type(error).__name__}: {first_line(error)}; expected a folder with a config.json"
-        ) from error
 
 
 def _build(model: str | dict[str, Any], architecture: Any, pretrained: bool) -> Any:

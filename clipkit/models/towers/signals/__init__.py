@@ -1,0 +1,1 @@
+"""Towers for sound and time, which read features of frames; time is the last axis."""

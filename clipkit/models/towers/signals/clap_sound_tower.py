@@ -1,0 +1,177 @@
+"""CLAP's audio branch, HTS-AT, of transformers."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Iterable
+from typing import Any, Literal, final
+
+from jaxtyping import Float
+from torch import Tensor
+
+from clipkit.errors import ConfigError, check_at_least, check_choice
+from clipkit.models.towers.base import Tower
+from clipkit.models.towers.projection import make_projection
+from clipkit.models.towers.signals.shapes import check_frames
+from clipkit.models.towers.transformers_config import build_own, read_architecture
+
+_STAGE = re.compile(r"\.layers\.(\d+)\.(?:blocks\.(\d+)|downsample)\.")
+_NUM_FRAMES = 1001  # ten seconds at 48 kHz with a hop of 480 samples
+
+
+@final
+class ClapSoundTower(Tower):
+    """HTS-AT as CLAP's audio branch, with CLAP's projection or another one.
+
+    A Swin transformer over a spectrogram (Chen et al. 2022, arXiv:2202.00874; Wu et al. 2023,
+    arXiv:2211.06687). Each mel band has a batch norm of its own. Of weights with feature fusion,
+    the part for the complete sound is used, as for a sound that is not longer than a crop.
+
+    Args:
+        model: A folder or a name on the Hugging Face hub with a CLAP model
+            (``laion/clap-htsat-unfused``), or a configuration as a dictionary with ``model_type``
+            "clap" or "clap_audio_model".
+        embedding_dim: Components of an embedding; None for those of CLAP's projection.
+        pretrained: Whether to load the weights of ``model``; otherwise random initialisation.
+        projection: "clap" for the projection to CLAP's space, with its weights; or "linear", "mlp"
+            or "none".
+        num_frames: Number of frames of a spectrogram; CLAP's weights were trained with ten seconds
+            at 48 kHz, which are 1001 frames. Fewer are stretched to the size of the transformer.
+
+    Raises:
+        ConfigError: If the model cannot be found, is none of CLAP, or the options do not fit it.
+
+    Examples:
+        >>> htsat = {"model_type": "clap_audio_model", "spec_size": 64, "num_mel_bins": 16,
+        ...          "depths": [1, 1], "num_attention_heads": [2, 4], "hidden_size": 32,
+        ...          "patch_embeds_hidden_size": 16, "window_size": 4, "projection_dim": 24}
+        >>> tower = ClapSoundTower(htsat, pretrained=False, num_frames=200)
+        >>> tower.embedding_dim, tower.input_shape
+        (24, (16, 200))
+    """
+
+    def __init__(
+        self,
+        model: str | dict[str, Any],
+        embedding_dim: int | None = None,
+        pretrained: bool = True,
+        projection: Literal["clap", "linear", "mlp", "none"] = "clap",
+        num_frames: int = _NUM_FRAMES,
+    ) -> None:
+        check_choice("projection", projection, ("clap", "linear", "mlp", "none"))
+        super().__init__()
+        from transformers import ClapAudioModelWithProjection
+
+        architecture = _audio_architecture(model)
+        _check_sizes(architecture, num_frames)
+        self.embedding_dim = _embedding_dim(architecture, embedding_dim, projection)
+        clap = build_own(ClapAudioModelWithProjection, model, architecture, pretrained)
+        self.trunk: Any = clap.audio_model
+        self.projection = (
+            clap.audio_projection
+            if projection == "clap"
+            else make_projection(projection, architecture.hidden_size, self.embedding_dim)
+        )
+        self.input_shape = (int(architecture.num_mel_bins), num_frames)
+        self._config = {"model": architecture.to_dict(), "projection": projection}
+
+    def forward(self, values: Float[Tensor, "B mels frames"]) -> Float[Tensor, "B D"]:
+        """Embed spectrograms.
+
+        Args:
+            values: Energy of each mel band in decibels, as ``MelOptions.clap()`` defines it.
+
+        Returns:
+            Embeddings, not of unit norm.
+
+        Raises:
+            ConfigError: If the spectrograms have another shape.
+        """
+        check_frames(values, *self.input_shape, "ClapSoundTower")
+        features = self.trunk(input_features=values.transpose(1, 2).unsqueeze(1)).pooler_output
+        embeddings: Tensor = self.projection(features)
+        return embeddings
+
+    def config(self) -> dict[str, Any]:
+        """Plain arguments that build this architecture again, without weights or network."""
+        return {
+            **self._config,
+            "embedding_dim": self.embedding_dim,
+            "pretrained": False,
+            "num_frames": self.input_shape[1],
+        }
+
+    def layer_groups(self) -> list[list[str]]:
+        """Parameter names from the mel bands to the projection; see ``Tower.layer_groups``."""
+        return _group_by_stage(name for name, _ in self.named_parameters())
+
+
+def _group_by_stage(names: Iterable[str]) -> list[list[str]]:
+    """Sort parameter names by depth: input, blocks and reductions of each stage, output."""
+    groups: dict[tuple[float, float], list[str]] = {}
+    for name in names:
+        if match := _STAGE.search(name):
+            stage, block = match.groups()
+            depth = (float(stage), float("inf") if block is None else float(block))
+        elif any(part in name for part in ("patch_embed", "batch_norm")):
+            depth = (-1, 0)
+        else:
+            depth = (float("inf"), 0)
+        groups.setdefault(depth, []).append(name)
+    return [groups[depth] for depth in sorted(groups)]
+
+
+def _audio_architecture(model: str | dict[str, Any]) -> Any:
+    """Return the configuration of CLAP's audio branch, without feature fusion."""
+    architecture = read_architecture(model)
+    if architecture.model_type == "clap":
+        architecture = architecture.audio_config
+    if architecture.model_type != "clap_audio_model":
+        raise ConfigError(
+            f"model: expected a CLAP model, with model_type 'clap' or 'clap_audio_model', got "
+            f"{architecture.model_type!r}"
+        )
+    if architecture.enable_fusion and architecture.fusion_type == "channel_map":
+        raise ConfigError(
+            "model: a CLAP model with fusion_type 'channel_map' mixes four crops of a sound in its "
+            "first layer; use one with 'aff_2d' or without fusion, such as laion/clap-htsat-unfused"
+        )
+    architecture = copy.deepcopy(architecture)
+    architecture.enable_fusion = False
+    return architecture
+
+
+def _check_sizes(architecture: Any, num_frames: int) -> None:
+    size, num_mels = architecture.spec_size, architecture.num_mel_bins
+    if num_mels < 1 or size % num_mels:
+        raise ConfigError(
+            f"model: num_mel_bins: expected a divisor of spec_size = {size}, got {num_mels}"
+        )
+    width = architecture.patch_embeds_hidden_size * 2 ** (len(architecture.depths) - 1)
+    if architecture.hidden_size != width:
+        raise ConfigError(
+            f"model: hidden_size: expected {width}, which its stages return, got "
+            f"{architecture.hidden_size}"
+        )
+    check_at_least("num_frames", num_frames, 1)
+    most = size * (size // num_mels)
+    if num_frames > most:
+        raise ConfigError(
+            f"num_frames: this model reads at most {most} frames, got {num_frames}; use shorter "
+            f"sounds, or frames that are further apart"
+        )
+
+
+def _embedding_dim(architecture: Any, embedding_dim: int | None, projection: str) -> int:
+    own = int(architecture.projection_dim)
+    if projection == "clap":
+        if embedding_dim not in (None, own):
+            raise ConfigError(
+                f"embedding_dim: CLAP's projection returns {own} components, got {embedding_dim}; "
+                f"omit it, or use projection: linear"
+            )
+        return own
+    if embedding_dim is None:
+        raise ConfigError(f"embedding_dim: required with projection: {projection}")
+    return embedding_dim

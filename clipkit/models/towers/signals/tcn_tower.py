@@ -1,0 +1,144 @@
+"""A temporal convolutional network as a tower for sound and video in time."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final, Literal, final
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from clipkit.errors import ConfigError, check_at_least, check_choice, check_range
+from clipkit.models.towers.base import Tower, group_by_block
+from clipkit.models.towers.projection import Projection, make_projection
+from clipkit.models.towers.signals.normalization import FeatureNormalization
+from clipkit.models.towers.signals.shapes import check_frames
+from clipkit.models.towers.signals.temporal_blocks import TemporalBlock
+
+_BLOCK: Final = re.compile(r"^blocks\.(\d+)\.")
+_MOST_BLOCKS: Final = 16  # the distance doubles with each
+
+
+@final
+class TcnTower(Tower):
+    """Dilated convolutions over the features of frames, pooled over time, and a projection.
+
+    Features are mel bands of a sound, or embeddings of the images of a video. Block ``i`` combines
+    frames at a distance of 2^i (Bai et al. 2018, arXiv:1803.01271), so that the frames that an
+    output sees (``receptive_field``) double with each block. Nothing is masked: a series may have
+    any number of frames, but padding inside a batch would be read as frames.
+
+    Args:
+        num_features: Number of features of a frame.
+        num_frames: Number of frames of a series; others are read, too.
+        embedding_dim: Components of an embedding.
+        width: Number of filters of each convolution.
+        num_blocks: Number of residual blocks, of two convolutions each.
+        kernel_size: Number of frames that a filter combines; odd, unless ``causal``.
+        causal: Whether a frame sees only itself and earlier frames, for series that are embedded
+            while they arrive; otherwise as many later frames.
+        pooling: "mean" over the frames, or the "last" of them.
+        dropout: Probability of a channel to be zero in training.
+        mean: Mean that is subtracted: one number, or one per feature; None to learn a batch norm of
+            each feature.
+        std: Standard deviation to divide by: one number, or one per feature; None if ``mean`` is.
+        projection: "linear", "mlp" or "none".
+
+    Raises:
+        ConfigError: If an option is out of range, or the statistics do not fit.
+
+    Examples:
+        >>> tower = TcnTower(num_features=16, num_frames=50, embedding_dim=24, num_blocks=3)
+        >>> tower(torch.zeros(2, 16, 50)).shape, tower.receptive_field
+        (torch.Size([2, 24]), 29)
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        num_frames: int,
+        embedding_dim: int,
+        width: int = 256,
+        num_blocks: int = 6,
+        kernel_size: int = 3,
+        causal: bool = False,
+        pooling: Literal["mean", "last"] = "mean",
+        dropout: float = 0.1,
+        mean: float | list[float] | None = None,
+        std: float | list[float] | None = None,
+        projection: Projection = "linear",
+    ) -> None:
+        check_at_least("num_features", num_features, 1)
+        check_at_least("num_frames", num_frames, 1)
+        _check_options(width, num_blocks, kernel_size, causal, dropout)
+        check_choice("pooling", pooling, ("mean", "last"))
+        super().__init__()
+        self.normalization = FeatureNormalization(num_features, mean, std)
+        channels = [num_features, *[width] * (num_blocks - 1)]
+        self.blocks = nn.Sequential(
+            *(
+                TemporalBlock(in_channels, width, kernel_size, 2**number, causal, dropout)
+                for number, in_channels in enumerate(channels)
+            )
+        )
+        self.projection = make_projection(projection, width, embedding_dim)
+        self.embedding_dim = embedding_dim
+        self.input_shape = (num_features, num_frames)
+        self.receptive_field = 1 + 2 * (kernel_size - 1) * (2**num_blocks - 1)
+        self._pooling, self._projection = pooling, projection
+        self._sizes = {"width": width, "num_blocks": num_blocks, "kernel_size": kernel_size}
+        self._causal, self._dropout = causal, dropout
+
+    def forward(self, values: Float[Tensor, "B features frames"]) -> Float[Tensor, "B D"]:
+        """Embed series of frames.
+
+        Args:
+            values: Features of frames; any number of frames, the same for all samples.
+
+        Returns:
+            Embeddings, not of unit norm.
+
+        Raises:
+            ConfigError: If frames have another number of features.
+        """
+        num_features = self.input_shape[0]
+        check_frames(values, num_features, None, "TcnTower")
+        states = self.blocks(self.normalization(values))
+        pooled = states.mean(dim=2) if self._pooling == "mean" else states[:, :, -1]
+        embeddings: Tensor = self.projection(pooled)
+        return embeddings
+
+    def config(self) -> dict[str, Any]:
+        """Plain arguments that build this architecture again, without weights."""
+        num_features, num_frames = self.input_shape
+        return {
+            "num_features": num_features,
+            "num_frames": num_frames,
+            "embedding_dim": self.embedding_dim,
+            **self._sizes,
+            "causal": self._causal,
+            "pooling": self._pooling,
+            "dropout": self._dropout,
+            **self.normalization.config(),
+            "projection": self._projection,
+        }
+
+    def layer_groups(self) -> list[list[str]]:
+        """Parameter names from the input to the projection; see ``Tower.layer_groups``."""
+        names = (name for name, _ in self.named_parameters())
+        return group_by_block(names, block=_BLOCK, first=("normalization",))
+
+
+def _check_options(
+    width: int, num_blocks: int, kernel_size: int, causal: bool, dropout: float
+) -> None:
+    check_at_least("width", width, 1)
+    check_range("num_blocks", num_blocks, 1, _MOST_BLOCKS)
+    check_at_least("kernel_size", kernel_size, 1)
+    if not causal and kernel_size % 2 == 0:
+        raise ConfigError(
+            f"kernel_size: expected an odd number, which has a centre, got {kernel_size}; set "
+            f"causal: true for an even one"
+        )
+    if not 0 <= dropout < 1:
+        raise ConfigError(f"dropout: expected 0 up to but not 1, got {dropout}")

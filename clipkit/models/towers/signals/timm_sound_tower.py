@@ -1,0 +1,141 @@
+"""Any image model of timm as a tower for spectrograms."""
+
+from __future__ import annotations
+
+from typing import Any, final
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from clipkit.errors import ConfigError, check_at_least
+from clipkit.models.files.structure import structure_only
+from clipkit.models.towers.base import Tower
+from clipkit.models.towers.patches import project_patches
+from clipkit.models.towers.projection import Projection, make_projection
+from clipkit.models.towers.signals.normalization import FeatureNormalization
+from clipkit.models.towers.signals.shapes import check_frames
+from clipkit.models.towers.timm_layers import (
+    create_patch_trunk,
+    create_trunk,
+    num_features,
+    trunk_groups,
+)
+
+
+@final
+class TimmSoundTower(Tower):
+    """A timm model that reads a spectrogram as an image of one channel, and a projection.
+
+    Mel bands are the rows of the image and frames its columns, as in the Audio Spectrogram
+    Transformer (Gong et al. 2021, arXiv:2104.01778). The first convolution of weights for colour
+    images is summed over the channels, and positions are interpolated to the spectrogram's size.
+    The last patches of a vision transformer are filled up with the mean.
+
+    Args:
+        model: A name of ``timm.list_models()``, with or without the tag of its weights.
+        embedding_dim: Components of an embedding.
+        num_mels: Number of mel bands of a spectrogram.
+        num_frames: Number of frames of a spectrogram.
+        mean: Mean that is subtracted: one number, or one per mel band; None to learn a batch norm
+            of each band.
+        std: Standard deviation to divide by: one number, or one per mel band; None if ``mean`` is.
+        pretrained: True for timm's weights, the path of a file of weights of the complete model,
+            or False for random initialisation.
+        projection: "linear", "mlp" or "none".
+        patch_dropout: Share of a transformer's patches that training leaves out.
+
+    Raises:
+        ConfigError: If timm has no such model, cannot build it at that size, or cannot get or
+            read the weights, or the statistics do not fit.
+
+    Examples:
+        >>> tower = TimmSoundTower("test_vit", embedding_dim=24, num_mels=64, num_frames=100)
+        >>> tower(torch.zeros(2, 64, 100)).shape
+        torch.Size([2, 24])
+    """
+
+    def __init__(
+        self,
+        model: str,
+        embedding_dim: int,
+        num_mels: int,
+        num_frames: int,
+        mean: float | list[float] | None = None,
+        std: float | list[float] | None = None,
+        pretrained: bool | str = False,
+        projection: Projection = "linear",
+        patch_dropout: float = 0.0,
+    ) -> None:
+        check_at_least("num_mels", num_mels, 1)
+        check_at_least("num_frames", num_frames, 1)
+        super().__init__()
+        # built at its size, so that weights of that size load as they are
+        size = _padded_size(model, num_mels, num_frames)
+        options = {"in_chans": 1} if size is None else {"in_chans": 1, "img_size": size}
+        trunk = create_patch_trunk(model, pretrained, patch_dropout, options)
+        if hasattr(trunk, "embeds"):
+            raise ConfigError(
+                f"model: {model!r} reads patches of images of any shape; use another model, such "
+                f"as vit_tiny_patch16_224"
+            )
+        project_patches(getattr(trunk, "patch_embed", None), "proj")
+        self.normalization = FeatureNormalization(num_mels, mean, std)
+        self.trunk = trunk
+        self.projection = make_projection(projection, num_features(trunk), embedding_dim)
+        self.embedding_dim = embedding_dim
+        self.input_shape = (num_mels, num_frames)
+        height, width = size or self.input_shape
+        self._padding = (0, width - num_frames, 0, height - num_mels)
+        self._config = {"model": model, "projection": projection, "patch_dropout": patch_dropout}
+
+    def forward(self, values: Float[Tensor, "B mels frames"]) -> Float[Tensor, "B D"]:
+        """Embed spectrograms.
+
+        Args:
+            values: Logarithms of the energy of each mel band.
+
+        Returns:
+            Embeddings, not of unit norm.
+
+        Raises:
+            ConfigError: If the spectrograms have another shape.
+        """
+        check_frames(values, *self.input_shape, "TimmSoundTower")
+        images = F.pad(self.normalization(values), self._padding).unsqueeze(1)
+        embeddings: Tensor = self.projection(self.trunk(images))
+        return embeddings
+
+    def config(self) -> dict[str, Any]:
+        """Plain arguments that build this architecture again, without weights or network."""
+        num_mels, num_frames = self.input_shape
+        sizes = {"embedding_dim": self.embedding_dim, "num_mels": num_mels}
+        return {
+            **self._config,
+            **sizes,
+            "num_frames": num_frames,
+            **self.normalization.config(),
+            "pretrained": False,
+        }
+
+    def layer_groups(self) -> list[list[str]]:
+        """Parameter names from the input to the projection; see ``Tower.layer_groups``."""
+        groups = [[f"trunk.{name}" for name in group] for group in trunk_groups(self.trunk)]
+        ends = [
+            [f"{part}.{name}" for name, _ in getattr(self, part).named_parameters()]
+            for part in ("normalization", "projection")
+        ]
+        return [group for group in (ends[0], *groups, ends[1]) if group]
+
+
+def _padded_size(model: str, num_mels: int, num_frames: int) -> tuple[int, int] | None:
+    """Return the input size of a model of fixed size: complete patches; None for any size."""
+    import timm
+
+    cfg = timm.get_pretrained_cfg(model) if timm.is_model(model) else None
+    if cfg is None or not cfg.fixed_input_size:
+        return None
+    with structure_only():
+        patches = getattr(create_trunk(model, False, {}), "patch_embed", None)
+    height, width = getattr(patches, "patch_size", (1, 1))
+    return -(-num_mels // height) * height, -(-num_frames // width) * width
