@@ -15,21 +15,45 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from clipkit.models import DualEncoder
-from clipkit.types import Batch
+from clipkit.training.preflight.alone import Alone, ExchangeRefusedError
+from clipkit.types import Batch, Embeddings
 
 _FLOAT_BYTES: Final = 4
 _FEW, _MORE = 2, 4
 """Batch sizes of the two forward passes that measure activations."""
 
 
-def activation_bytes(encoder: DualEncoder, num_tokens: int | None) -> int:
+def activation_bytes(encoder: DualEncoder, num_tokens: int | None) -> int | None:
     """Measure the bytes per pair that the forward pass keeps for the backward pass.
 
     Two small batches of artificial pairs are embedded, and the difference is taken. Neither the
-    random numbers of the run nor running statistics change.
+    random numbers of the run nor running statistics change. One rank may call this alone.
+
+    Returns:
+        Bytes per pair; None if the forward pass exchanges something between ranks.
     """
-    few, more = (_kept_bytes(encoder, size, num_tokens) for size in (_FEW, _MORE))
+    try:
+        few, more = (_kept_bytes(encoder, size, num_tokens) for size in (_FEW, _MORE))
+    except ExchangeRefusedError:
+        return None
     return max(0, (more - few) // (_MORE - _FEW))
+
+
+@final
+class _Pass(nn.Module):
+    """The forward pass, with the classes that a label head has already.
+
+    ``DualEncoder.forward`` may compute prototypes of classes, which are those of all ranks.
+    """
+
+    def __init__(self, encoder: DualEncoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, batch: Batch) -> tuple[Embeddings, Tensor | None]:
+        """Embed pairs, and score the classes."""
+        embeddings, head = self.encoder.embed(batch), self.encoder.label_head
+        return embeddings, None if head is None else head(embeddings.image_features)
 
 
 def _kept_bytes(encoder: DualEncoder, batch_size: int, num_tokens: int | None) -> int:
@@ -43,13 +67,14 @@ def _kept_bytes(encoder: DualEncoder, batch_size: int, num_tokens: int | None) -
         labels=torch.full((batch_size,), -100, device=device),
         keys=("",) * batch_size,
     )
-    buffers = {name: value.clone() for name, value in encoder.named_buffers()}
+    whole = _Pass(encoder)
+    buffers = {name: value.clone() for name, value in whole.named_buffers()}
     devices = [device] if device.type == "cuda" else []
     allocations = _Allocations()
-    with torch.random.fork_rng(devices), torch.enable_grad(), allocations:
-        embeddings = torch.func.functional_call(encoder, buffers, (batch,))
+    with torch.random.fork_rng(devices), torch.enable_grad(), Alone(), allocations:
+        results = torch.func.functional_call(whole, buffers, (batch,))
         kept = allocations.bytes_in_use([*encoder.parameters(), batch.images, tokens])
-    del embeddings
+    del results
     return kept
 
 
@@ -102,8 +127,9 @@ def optimizer_bytes(optimizer: Optimizer) -> int | None:
     known = inspect.signature(type(optimizer).__init__).parameters
     try:
         options = {name: value for name, value in optimizer.defaults.items() if name in known}
-        probe = type(optimizer)([dummy], **options)
-        probe.step()
+        with Alone():
+            probe = type(optimizer)([dummy], **options)
+            probe.step()
     except Exception:  # any optimizer, with unknown requirements
         return None
     state = probe.state.get(dummy, {})

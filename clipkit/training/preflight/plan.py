@@ -183,7 +183,8 @@ def _activations(
     held = min(module.micro_batch_size or batch_size, batch_size)
     with trainer.precision_plugin.forward_context():
         length = context_length if module.loss.reads_captions else None
-        return held * activation_bytes(module.encoder, length)
+        per_pair = activation_bytes(module.encoder, length)
+    return None if per_pair is None else held * per_pair
 
 
 def schedule_factors(
