@@ -89,17 +89,24 @@ class PrototypeLabelHead(LabelHead):
         self.register_buffer("tokens", torch.zeros(num_sentences, num_tokens, dtype=torch.int64))
         self.register_buffer("prototypes", torch.zeros(len(names), embedding_dim))
         self.register_buffer("num_steps", torch.zeros((), dtype=torch.int64))
-        # Reading the buffer in every step would wait for a GPU. A skipped step restores the buffer
-        # and not this; a checkpoint makes both equal, as in a run that continues from it.
+        # Reading the buffer in every step would wait for a GPU. A step that is left out restores
+        # the buffer and not this until ``leave_out`` is called; a checkpoint makes both equal, as
+        # in a run that continues from it.
         self._known_steps: tuple[Tensor, int] | None = None
+        self._num_passes, self._refreshed_in, self._is_stale = 0, -1, False
         self.register_state_dict_pre_hook(_forget_steps)  # type: ignore[no-untyped-call]
-        self.register_load_state_dict_post_hook(_forget_steps)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_post_hook(_forget_all)  # type: ignore[no-untyped-call]
         self._evaluated: tuple[list[int], Tensor] | None = None
 
     @property
     def teaches_text_tower(self) -> bool:
         """Whether prototypes are computed with gradient, not kept between refreshes."""
         return self.refresh_every is None
+
+    @property
+    def num_passes(self) -> int:
+        """Number of training passes with kept prototypes in this process; it never decreases."""
+        return self._num_passes
 
     @property
     def sentences(self) -> list[str]:
@@ -129,14 +136,36 @@ class PrototypeLabelHead(LabelHead):
         if self.refresh_every is None:
             return self._against(image, self._read_classes(text_tower))
         steps = self._read_steps()
-        if steps % self.refresh_every == 0:
+        if self._is_stale or steps % self.refresh_every == 0:
             with torch.no_grad():
                 self.prototypes.copy_(self._read_classes(text_tower))
                 if world_size() > 1:  # with dropout each rank draws others
                     dist.broadcast(self.prototypes, 0)
+            self._is_stale, self._refreshed_in = False, self._num_passes
         self.num_steps += 1
+        self._num_passes += 1
         self._known_steps = (self.num_steps, steps + 1)
         return self._against(image, self.prototypes.clone())
+
+    def leave_out(self, passes: range) -> None:
+        """Follow buffers that were restored because a step was left out; call it on every rank.
+
+        The next step reads the number of steps again, and repeats a refresh that was lost.
+
+        Args:
+            passes: Numbers of the passes of the step, by ``num_passes``.
+        """
+        self._known_steps = None
+        self._is_stale |= self._refreshed_in in passes
+
+    def train(self, mode: bool = True) -> PrototypeLabelHead:
+        """Set the mode; an evaluation begins without prototypes of an earlier one.
+
+        Weights of FSDP2 that are gathered do not tell that they have changed.
+        """
+        super().train(mode)
+        self._evaluated = None
+        return self
 
     def config(self) -> dict[str, Any]:
         """Plain arguments that build this head again."""
@@ -190,3 +219,9 @@ def _forget_steps(head: nn.Module, *_: Any) -> None:
     """Let the next step read the number of steps again."""
     assert isinstance(head, PrototypeLabelHead)
     head._known_steps = None
+
+
+def _forget_all(head: nn.Module, *_: Any) -> None:
+    """Follow the buffers and weights of a checkpoint."""
+    assert isinstance(head, PrototypeLabelHead)
+    head._known_steps, head._is_stale, head._evaluated = None, False, None

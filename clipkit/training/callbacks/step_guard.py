@@ -132,15 +132,15 @@ class StepGuard(Callback):
         for average in callbacks_of(trainer, ExponentialMovingAverage):
             average.left_out = verdict
         figures = torch.stack([verdict, loss, norm.to(loss.dtype)])
-        self._pending.append(_Step(trainer.global_step + 1, self._keys, _Arriving(figures)))
+        passes, number = self._state.passes(), trainer.global_step + 1
+        self._pending.append(_Step(number, self._keys, passes, _Arriving(figures)))
         self._losses, self._keys = [], []
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Read the verdicts that are available, the same ones on every rank."""
         for optimizer in trainer.optimizers:
             set_skip(optimizer, None)
-        lag = _LAG_STEPS if pl_module.device.type != "cpu" else 0
-        while len(self._pending) > lag:
+        while len(self._pending) > _lag_on(pl_module.device):
             self._read(trainer, self._pending.popleft())
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -156,6 +156,8 @@ class StepGuard(Callback):
         if not bad:
             return
         self.num_bad += 1
+        assert self._state is not None
+        self._state.leave_out(step.passes)
         path = Path(self.path or Path(trainer.default_root_dir) / "bad_steps.jsonl")
         if self._log is None:
             self._log = BufferedLineLog(path)
@@ -197,6 +199,7 @@ class StepGuard(Callback):
 class _Step:
     number: int
     keys: list[str]
+    passes: list[range]
     figures: _Arriving
 
 
@@ -219,6 +222,11 @@ class _Arriving:
         if self._event is not None:
             self._event.synchronize()
         return [float(value) for value in self._host.tolist()]
+
+
+def _lag_on(device: torch.device) -> int:
+    """Return the number of steps after which a verdict is read."""
+    return 0 if device.type == "cpu" else _LAG_STEPS
 
 
 def _line(step: _Step, rank: int, loss: float, norm: float) -> str:

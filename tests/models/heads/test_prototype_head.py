@@ -244,3 +244,33 @@ def test_a_pass_with_other_buffers_is_not_a_step():
         change(model, step)
     assert [torch.equal(one, other) for one, other in pairwise(seen)] == [True, False, True]
     assert seen[0].any()
+
+
+def test_a_step_that_is_left_out_is_followed():
+    """Its refresh is repeated in the next step, at any age; a checkpoint needs no repetition."""
+    head = PrototypeLabelHead(4, ["red", "blue"], refresh_every=5)
+    head.read_texts(lambda texts: torch.ones(len(texts), 2, dtype=torch.int64))
+    refreshed = []
+
+    def tower(tokens):
+        refreshed.append(int(head.num_steps))
+        return torch.ones(len(tokens), 4)
+
+    def step():
+        head.score(torch.ones(1, 4), tower)
+
+    for _ in range(3):
+        step()
+    head.num_steps -= 1  # restored in place; the pass was that of no refresh
+    head.leave_out(range(2, 3))
+    step()
+    assert (refreshed, int(head.num_steps)) == ([0], 3)
+    head.leave_out(range(0, 1))
+    head.load_state_dict(head.state_dict())
+    step()
+    assert refreshed == [0]
+    head.leave_out(range(0, 1))
+    step()
+    step()
+    assert refreshed == [0, 4, 5]
+    assert head.num_passes == 7

@@ -14,7 +14,12 @@ from clipkit.errors import NonFiniteError
 from clipkit.losses import CombinedLoss, GlobalContrastiveLoss, LabelLoss, LinearSchedule
 from clipkit.models import PrototypeLabelHead, from_open_clip
 from clipkit.training import ContrastiveModule, ShardedStrategy
-from clipkit.training.callbacks import ExponentialMovingAverage, SaveCheckpoint, StepGuard
+from clipkit.training.callbacks import (
+    ExponentialMovingAverage,
+    SaveCheckpoint,
+    StepGuard,
+    step_guard,
+)
 from tests.helpers import tiny
 from tests.helpers.bad_steps import INF, NAN, Poison, fit, lines
 from tests.helpers.ranks import run_ranks
@@ -36,10 +41,10 @@ class PoisonPixels(Callback):
         pl_module.encoder.image_tower.register_forward_pre_hook(poison, prepend=True)
 
 
-def remembering(fused: bool = False) -> ContrastiveModule:
+def remembering(fused: bool = False, refresh_every: int = 2) -> ContrastiveModule:
     """A batch norm, prototypes that are refreshed, a loss with averages, and schedules."""
     torch.manual_seed(0)
-    head = PrototypeLabelHead(16, ["red", "green", "blue", "grey"], refresh_every=2)
+    head = PrototypeLabelHead(16, ["red", "green", "blue", "grey"], refresh_every=refresh_every)
     loss = CombinedLoss(
         GlobalContrastiveLoss(60, LinearSchedule(1.0, 0.5, 8)),
         LabelLoss(),
@@ -151,6 +156,49 @@ def test_undisturbed_run_is_the_same_with_a_guard(shards, tmp_path):
     for name, expected in plain.after[-1].items():
         assert torch.equal(expected, guarded.after[-1][name]), name
     assert not (tmp_path / "guarded" / "bad_steps.jsonl").exists()
+
+
+class Prototypes(Callback):
+    """Steps whose prototypes differ from those before, and their age after every step.
+
+    It asks for no ``state_dict``, after which a head reads its age again.
+    """
+
+    def __init__(self) -> None:
+        self.changed: list[int] = []
+        self.ages: list[int] = []
+        self._before = torch.zeros(4, 16)
+
+    def on_train_batch_end(self, trainer, pl_module, *_):
+        head = pl_module.encoder.label_head
+        if not torch.equal(head.prototypes, self._before):
+            self.changed.append(trainer.global_step)
+        self._before = head.prototypes.clone()
+        self.ages.append(int(head.num_steps))
+
+
+@pytest.mark.parametrize("averaged", [False, True], ids=["weights", "average"])
+@pytest.mark.parametrize(
+    ("lag", "bad", "refresh_every", "changed", "ages"),
+    [
+        # the age after a bad step is that of the step before: 0 and 2 are due again
+        (0, [1, 3, 4, 6], 2, [2, 7], [0, 1, 1, 1, 2, 2, 3, 4]),
+        (0, [3], 100, [1], [1, 2, 2, 3, 4, 5, 6, 7]),
+        # verdicts are read two steps late, as from a GPU
+        (2, [1], 100, [4], [0, 1, 2, 3, 4, 5, 6, 7]),
+        (2, [1, 4], 100, [7], [0, 1, 2, 2, 3, 4, 5, 6]),
+        (2, [3], 100, [1], [1, 2, 2, 3, 4, 5, 6, 7]),
+    ],
+)
+def test_prototypes_that_were_left_out_are_computed_again(
+    shards, tmp_path, monkeypatch, averaged, lag, bad, refresh_every, changed, ages
+):
+    monkeypatch.setattr(step_guard, "_lag_on", lambda device: lag)
+    seen, average = Prototypes(), [ExponentialMovingAverage()] if averaged else []
+    trainer = tiny.trainer(tmp_path, PoisonPixels(bad), StepGuard(), *average, seen, max_steps=8)
+    trainer.fit(remembering(refresh_every=refresh_every), datamodule=tiny.data(shards))
+    assert seen.changed == changed
+    assert seen.ages == ages
 
 
 def guarded_rank(
