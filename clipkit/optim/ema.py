@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, final
+from typing import Any, Final, final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from clipkit.errors import CheckpointError, ConfigError
+
+_Place = tuple[torch.device, torch.dtype]
+_FUSED_NUMEL: Final = 1 << 22
+"""Largest tensor of which many are averaged by one kernel; one kernel of a larger one is long."""
 
 
 def decay_of_update(num_updates: int, decay: float) -> float:
@@ -52,9 +56,11 @@ class EmaWeights:
             raise ConfigError(f"decay: expected 0 up to but not 1, got {decay}")
         self.decay = decay
         self.num_updates = 0
+        self._tensors: list[Tensor] = []
+        self._values: dict[str, Tensor] = {}
         self.weights: dict[str, Tensor] = {
             name: value.detach().to(_average_type(value), copy=True)
-            for name, value in model.state_dict().items()
+            for name, value in self._values_of(model).items()
         }
 
     @torch.no_grad()
@@ -66,26 +72,26 @@ class EmaWeights:
             left_out: 1 if that step was skipped, on any device: the average does not change, only
                 the number of updates. 0 or None otherwise.
         """
-        share = 1 - decay_of_update(self.num_updates, self.decay)
-        shares: dict[tuple[torch.device, torch.dtype], Tensor] = {}  # one transfer for all
-        groups: dict[type, tuple[list[Tensor], list[Tensor]]] = {}
-        for name, value in model.state_dict().items():
-            average = self.weights[name]
+        decayed = 1 - decay_of_update(self.num_updates, self.decay)
+        shares: dict[_Place, float | Tensor] = {}  # one transfer for all
+        groups: dict[_Place, tuple[list[Tensor], list[Tensor]]] = {}
+        for name, value in self._values_of(model).items():
+            average, own = _on_this_rank(self.weights[name]), _on_this_rank(value.detach())
             if not average.is_floating_point():
-                average.copy_(value)
-            elif left_out is not None:
-                place = average.device, average.dtype
-                if place not in shares:
-                    shares[place] = (share * (1 - left_out)).to(*place)
-                average.lerp_(value.to(average), shares[place])
-            elif value.dtype != average.dtype or value.device != average.device:
-                average.lerp_(value.to(average), share)  # one copy in float32 at a time
-            else:
-                averages, values = groups.setdefault(type(value), ([], []))
+                average.copy_(own)
+                continue
+            place = average.device, average.dtype
+            if place not in shares:
+                kept = None if left_out is None else (decayed * (1 - left_out)).to(*place)
+                shares[place] = decayed if kept is None else kept
+            if (own.device, own.dtype) == place and own.numel() <= _FUSED_NUMEL:
+                averages, values = groups.setdefault(place, ([], []))
                 averages.append(average)
-                values.append(value)
-        for averages, values in groups.values():  # not sharded ones mixed with others
-            torch._foreach_lerp_(averages, values, share)  # a few kernels for all of them
+                values.append(own)
+            else:
+                average.lerp_(own.to(average), shares[place])  # one copy at a time
+        for place, (averages, values) in groups.items():
+            _average_all(averages, values, shares[place])
         self.num_updates += 1
 
     @contextmanager
@@ -122,7 +128,45 @@ class EmaWeights:
             self.weights[name].copy_(value)
         self.num_updates = int(state["num_updates"])
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy consists of; it must not average a copy of the model."""
+        return {**self.__dict__, "_tensors": [], "_values": {}}
+
+    def _values_of(self, model: nn.Module) -> Mapping[str, Tensor]:
+        """Return the ``state_dict`` of a model, which is asked again only if a tensor is another.
+
+        Its hooks may wait for a GPU.
+        """
+        tensors = [*model.parameters(), *model.buffers()]
+        if [*map(id, tensors)] == [*map(id, self._tensors)]:
+            return self._values
+        values = model.state_dict(keep_vars=True)
+        tensors = [*model.parameters(), *model.buffers()]  # hooks of FSDP2 may have replaced some
+        if {id(value) for value in values.values()} <= {id(tensor) for tensor in tensors}:
+            self._tensors, self._values = tensors, values
+        return values
+
 
 def _average_type(value: Tensor) -> torch.dtype:
     """Return at least float32: updates of (1 - decay) would vanish in half precision."""
     return torch.float32 if value.dtype in (torch.float16, torch.bfloat16) else value.dtype
+
+
+def _on_this_rank(tensor: Tensor) -> Tensor:
+    """Return this rank's part of a sharded tensor, and others as they are."""
+    to_local: Any = getattr(tensor, "to_local", None)
+    local: Tensor = tensor if to_local is None else to_local()
+    return local
+
+
+def _average_all(averages: list[Tensor], values: list[Tensor], share: float | Tensor) -> None:
+    """Move averages towards values by a share of the distance, in a few kernels for all of them.
+
+    They take one number of the CPU, or a tensor of each one's shape; those share one memory.
+    """
+    if isinstance(share, float):
+        torch._foreach_lerp_(averages, values, share)
+        return
+    shares = share.expand(max(average.numel() for average in averages)).contiguous()
+    weights = [shares.as_strided(average.shape, average.stride()) for average in averages]
+    torch._foreach_lerp_(averages, values, weights)

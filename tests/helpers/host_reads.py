@@ -7,22 +7,26 @@ are recorded; those that only run on a CPU, or read what gloo exchanged, are kno
 from __future__ import annotations
 
 import collections
+import importlib
 import traceback
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from lightning.pytorch import Callback
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from clipkit.training.callbacks import ProgressBar, SaveCheckpoint, StepGuard, Throughput, Watchdog
+from clipkit.training.callbacks import ExponentialMovingAverage, StopOnSignal
 from tests.helpers import tiny
 
+ROOT = Path(__file__).parents[2]
 READS = ("_local_scalar_dense", "nonzero", "_unique", "masked_select", "is_nonzero", "aten.equal")
 FIRST, LAST = 4, 8
 
 ON_THE_CPU = {
+    "clipkit/distributed/delayed_max.py:all_reduce": "an exchange over gloo",
     "clipkit/distributed/delayed_max.py:wait": "an exchange over gloo",
     "clipkit/losses/sizes.py:wait": "an exchange over gloo",
     "clipkit/losses/global_contrastive.py:_check_range": "an assertion of the device on a GPU",
@@ -88,13 +92,24 @@ class _Sends(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
+def gpu_callbacks() -> list[Callback]:
+    """Return the callbacks of configs/trainer/gpu.yaml, which write to the trainer's folder."""
+    content = yaml.safe_load((ROOT / "configs/trainer/gpu.yaml").read_text())
+    made = []
+    for entry in content["trainer"]["callbacks"]:
+        module, _, name = entry["class_path"].rpartition(".")
+        made.append(getattr(importlib.import_module(module), name)(**entry.get("init_args", {})))
+    return made
+
+
 def recorded_fit(run: Path, module: Any, data: Any, **options: Any) -> dict[str, int]:
-    """Fit with the callbacks of configs/trainer/gpu.yaml; what the steps in between waited for."""
+    """Fit with the callbacks of configs/trainer/gpu.yaml and of every run, and an average.
+
+    Returns:
+        What the steps in between waited for, and how often.
+    """
     record = HostReads()
-    callbacks = [
-        record, ProgressBar(), Throughput(), StepGuard(path=str(run / "bad.jsonl")), Watchdog(),
-        SaveCheckpoint(every_n_minutes=15),
-    ]  # fmt: skip
+    callbacks = [record, *gpu_callbacks(), ExponentialMovingAverage(), StopOnSignal()]
     options = {"log_every_n_steps": 50, "gradient_clip_val": 1.0, **options}
     trainer = tiny.trainer(run, *callbacks, max_steps=LAST + 1, enable_progress_bar=True, **options)
     module._build_optimizer = lambda groups: torch.optim.AdamW(groups, lr=1e-3, fused=True)

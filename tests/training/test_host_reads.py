@@ -7,17 +7,22 @@ from pathlib import Path
 import pytest
 import torch
 
-from clipkit.losses import CombinedLoss, GlobalContrastiveLoss
+from clipkit.losses import CombinedLoss, ContrastiveLoss, GlobalContrastiveLoss, LabelLoss
+from clipkit.models import PrototypeLabelHead, from_open_clip
 from tests.helpers import tiny
 from tests.helpers.host_reads import recorded_fit
 
-OBJECTIVES = ["pairs", "labels", "global"]
+OBJECTIVES = ["pairs", "labels", "global", "prototypes"]
 
 
 def module_of(name: str):
     module = tiny.module(labels=name == "labels", retrieval_pairs=0)
     if name == "global":
         module.loss = CombinedLoss(GlobalContrastiveLoss(23))
+    if name == "prototypes":
+        head = PrototypeLabelHead(16, ["red", "green", "blue", "grey"], refresh_every=3)
+        module.encoder = from_open_clip(tiny.CONFIG, label_head=head)
+        module.loss = CombinedLoss(ContrastiveLoss(), LabelLoss(), label_weight=0.5)
     return module
 
 
@@ -26,6 +31,12 @@ def test_a_fit_reads_nothing_between_logged_steps(name: str, tmp_path: Path) -> 
     folder = tiny.shards(tmp_path / "shards")
     places = recorded_fit(tmp_path, module_of(name), tiny.data(folder, 4), precision="bf16-mixed")
     assert places == {}
+
+
+def test_a_time_limit_is_not_read_from_a_tensor(tmp_path: Path) -> None:
+    folder = tiny.shards(tmp_path / "shards")
+    limit = {"max_time": "00:01:00:00"}
+    assert recorded_fit(tmp_path, module_of("pairs"), tiny.data(folder, 4), **limit) == {}
 
 
 def test_what_reads_is_found(tmp_path: Path) -> None:
