@@ -6,7 +6,8 @@ An example may use, without importing them, ``torch``, ``nn``, ``np``, ``Path``,
 ``data/val``), the same 4 images with one caption (``photos/captions.csv``), a list of classes
 (``photos/labels.csv``) or a right and a wrong caption (``photos/choices.csv``), a cue with
 the same images as candidates (``associations``), an embedded ``collection`` of 8 random
-vectors of 4 components, ``dog.jpg`` and the package's ``configs``.
+vectors of 4 components, ``dog.jpg``, ``bark.wav`` (half a second at 8 kHz) and the package's
+``configs``.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from torch import nn
 import clipkit
 from tests.helpers.collections import write_collection
 from tests.helpers.factories import COLORS, image_bytes, write_shards
+from tests.helpers.sounds import sound_bytes
 from tools.reference_pages import public_modules
 
 ROOT = Path(clipkit.__file__).parent
@@ -92,6 +94,7 @@ def make_world(folder: Path) -> None:
     (folder / "associations/cues.csv").write_text(table)
     write_collection(folder / "collection", width=4)
     (folder / "dog.jpg").write_bytes(image_bytes("blue"))
+    (folder / "bark.wav").write_bytes(sound_bytes(seconds=0.5))
     (folder / "configs").symlink_to(ROOT.parent / "configs")
 
 

@@ -1,4 +1,4 @@
-"""From shards to batches: storage, shards, order, images, text, samples, stream, packing.
+"""From shards to batches: storage, shards, order, images, audio, text, samples, stream, packing.
 
 The public names are listed in ``__init__.pyi`` and imported at their first use, so that
 ``import clipkit.data`` stays light.

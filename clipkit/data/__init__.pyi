@@ -1,3 +1,14 @@
+from .audio.augment import (
+    RandomBackground,
+    RandomGain,
+    RandomNoise,
+    SoundAugmentation,
+    SpecAugment,
+)
+from .audio.decode import SoundInfo, decode_sound, sound_info
+from .audio.formats import SoundLimits
+from .audio.mel import MelOptions, log_mel
+from .audio.transforms import EvalSoundTransform, SoundTransform, TrainSoundTransform
 from .device.decoder import DeviceDecoder
 from .device.prefetcher import DevicePrefetcher
 from .images.augment import ColorJitter, Grayscale, HorizontalFlip, ImageAugmentation, RandomErasing
@@ -60,6 +71,7 @@ __all__ = [
     "DeviceDecodedTransform",
     "DeviceDecoder",
     "DevicePrefetcher",
+    "EvalSoundTransform",
     "EvalTransform",
     "FaultOptions",
     "Grayscale",
@@ -70,6 +82,7 @@ __all__ = [
     "ImageTransform",
     "JsonFields",
     "LabelTemplates",
+    "MelOptions",
     "MixedCaptions",
     "Mixture",
     "MultiLabels",
@@ -84,7 +97,10 @@ __all__ = [
     "PairStream",
     "RandAugment",
     "RandomAffine",
+    "RandomBackground",
     "RandomErasing",
+    "RandomGain",
+    "RandomNoise",
     "RandomPerspective",
     "RawSample",
     "SampleField",
@@ -95,7 +111,12 @@ __all__ = [
     "ShardReader",
     "ShardStats",
     "ShardWriter",
+    "SoundAugmentation",
+    "SoundInfo",
+    "SoundLimits",
+    "SoundTransform",
     "Source",
+    "SpecAugment",
     "Stage",
     "TableColumns",
     "TeacherEmbeddings",
@@ -104,13 +125,17 @@ __all__ = [
     "TextField",
     "TiktokenTokenizer",
     "Tokenizer",
+    "TrainSoundTransform",
     "TrainTransform",
     "TransformersTokenizer",
     "VerifyReport",
     "WebDatasetShards",
     "WebDatasetSource",
     "collect_stats",
+    "decode_sound",
+    "log_mel",
     "pack",
+    "sound_info",
     "tokenizer_from_name",
     "verify_shards",
 ]

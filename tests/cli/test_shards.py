@@ -119,7 +119,7 @@ def test_verify_names_everything_that_is_broken(
         ("latin", "txt: member 'txt' is not UTF-8"),
         ("nojson", "json: member 'json' is not JSON"),
         ("badlabel", "cls: label cls: expected an integer"),
-        ("noimage", "no image, only txt"),
+        ("noimage", "no image or sound, only txt"),
         ("nocaption", "no caption, only jpg"),
         ("two", "jpg: image is empty"),
         ("two", "cls: label cls: expected at least 0"),

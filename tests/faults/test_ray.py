@@ -117,7 +117,7 @@ def test_a_task_that_fails_ends_the_job_with_its_message(tmp_path):
     table = write_table(tmp_path / "photos", ["0.jpg,one,1", "1.jpg,two,2"])
     (tmp_path / "photos" / "1.jpg").unlink()
     plan = PartPlan(table, tmp_path / "parts", 2, options=PackOptions(1))
-    with pytest.raises(DataError, match=r"1 samples cannot be packed .*\n.*1\.jpg: no such image"):
+    with pytest.raises(DataError, match=r"1 samples cannot be packed .*\n.*1\.jpg: no such file"):
         pack_on_ray(plan)
 
 

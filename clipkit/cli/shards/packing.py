@@ -61,6 +61,12 @@ def _add_table_arguments(parser: argparse.ArgumentParser) -> None:
         "stored as further members (default: recognised by name)",
     )
     parser.add_argument(
+        "--sound-columns",
+        nargs="+",
+        metavar="NAME",
+        help="columns of a table with sounds; as --image-columns",
+    )
+    parser.add_argument(
         "--caption-columns",
         nargs="+",
         metavar="NAME",
@@ -120,7 +126,7 @@ def run_pack(args: argparse.Namespace) -> int:
             args.out,
             images=args.images,
             allow_outside=args.allow_outside,
-            columns=TableColumns(args.image_columns, args.caption_columns),
+            columns=TableColumns(args.image_columns, args.caption_columns, args.sound_columns),
             samples_per_shard=args.samples_per_shard,
             image_size=args.image_size,
             max_bad_samples=args.max_bad_samples,
@@ -182,7 +188,7 @@ def _part_plan(args: argparse.Namespace, num_parts: int) -> PartPlan:
         num_parts,
         images=args.images,
         allow_outside=args.allow_outside,
-        columns=TableColumns(args.image_columns, args.caption_columns),
+        columns=TableColumns(args.image_columns, args.caption_columns, args.sound_columns),
         options=PackOptions(
             args.samples_per_shard, args.image_size, args.max_bad_samples, _num_threads(args)
         ),

@@ -30,6 +30,8 @@ def write_page(
         "Caption length, tokens": stats.caption_lengths,
         "Class of labelled samples": list(stats.labels.elements()),
     }
+    if stats.seconds:
+        charts["Sound duration, milliseconds"] = [round(1000 * each) for each in stats.seconds]
     write_text(path, render_page(summary, charts, data))
 
 

@@ -1,10 +1,11 @@
-"""Find the images of a folder that the installed Pillow can read, and count other files."""
+"""Find the images of a folder that the installed Pillow can read, or its sounds."""
 
 from __future__ import annotations
 
 import io
 import os
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -12,6 +13,12 @@ from typing import BinaryIO, Final
 
 from PIL import Image
 
+from clipkit.data.audio.formats import (
+    LEAST_HEADER_BYTES,
+    SOUND_EXTENSIONS,
+    SOUND_SUFFIXES,
+    sound_kind,
+)
 from clipkit.data.images.formats import IMAGE_EXTENSIONS
 from clipkit.errors import SampleError
 
@@ -25,15 +32,15 @@ _SHOWN: Final = 6
 
 
 @dataclass(slots=True)
-class FoundImages:
+class FoundFiles:
     """Result of a search through folders.
 
     Args:
-        images: Image files, by path.
+        files: Files of the kind that was searched for, by path.
         skipped: Number of other files by kind.
     """
 
-    images: list[Path] = field(default_factory=list)
+    files: list[Path] = field(default_factory=list)
     skipped: Counter[str] = field(default_factory=Counter)
 
 
@@ -44,13 +51,41 @@ def kinds_of(skipped: Counter[str]) -> str:
     return ", ".join([*kinds[:_SHOWN], *more])
 
 
-def find_images(folder: Path) -> FoundImages:
+def find_images(folder: Path) -> FoundFiles:
     """Search a folder and its subfolders, except hidden ones.
 
     Files with the suffix of an image format are images; others are images if their first bytes are
     those of an image format.
     """
-    found = FoundImages()
+    return _find(
+        folder, lambda file: file.suffix.lower() in _readable_suffixes() or _is_image(file)
+    )
+
+
+def find_sounds(folder: Path) -> FoundFiles:
+    """Search a folder and its subfolders, except hidden ones, for sounds.
+
+    Files with the suffix of a sound format are sounds; others are sounds if their first bytes are
+    those of one.
+    """
+    return _find(folder, lambda file: file.suffix.lower() in SOUND_SUFFIXES or _is_sound(file))
+
+
+def find_images_or_sounds(folders: Sequence[Path]) -> tuple[str, list[FoundFiles]]:
+    """Search folders for images, or for sounds if none of them contains an image.
+
+    Returns:
+        ``"images"`` or ``"sounds"``, and the files of each folder.
+    """
+    images = [find_images(folder) for folder in folders]
+    if any(found.files for found in images):
+        return "images", images
+    sounds = [find_sounds(folder) for folder in folders]
+    return ("sounds", sounds) if any(found.files for found in sounds) else ("images", images)
+
+
+def _find(folder: Path, is_wanted: Callable[[Path], bool]) -> FoundFiles:
+    found = FoundFiles()
     for place, folders, names in os.walk(folder):
         links = [name for name in folders if (Path(place) / name).is_symlink()]
         found.skipped["links to folders"] += len(links)
@@ -59,12 +94,12 @@ def find_images(folder: Path) -> FoundImages:
             file = Path(place) / name
             if name.startswith("."):
                 found.skipped["hidden"] += 1
-            elif file.suffix.lower() in _readable_suffixes() or _is_image(file):
-                found.images.append(file)
+            elif is_wanted(file):
+                found.files.append(file)
             else:
                 found.skipped[file.suffix.lower() or "without a suffix"] += 1
     found.skipped = +found.skipped
-    found.images.sort()
+    found.files.sort()
     return found
 
 
@@ -81,23 +116,40 @@ def visible_shards(folder: Path) -> list[Path]:
     ]
 
 
-def member_extension(image: Path, data: bytes) -> str:
-    """Return the extension under which readers of shards find an image."""
-    if (suffix := image.suffix.lower()) in IMAGE_SUFFIXES:
+def member_extension(file: Path, data: bytes) -> str:
+    """Return the extension under which readers of shards find an image or a sound."""
+    if (suffix := file.suffix.lower()) in IMAGE_SUFFIXES | SOUND_SUFFIXES:
         return suffix.lstrip(".")
+    if (sound := sound_kind(data[:LEAST_HEADER_BYTES])) is not None:
+        return sound
     kind = _format_of(io.BytesIO(data))
     if kind is None:
-        raise SampleError("not an image that the installed Pillow can read", key=str(image))
+        raise SampleError(
+            f"not an image that the installed Pillow can read, nor a sound "
+            f"({', '.join(SOUND_EXTENSIONS)})",
+            key=str(file),
+        )
     extension = {"JPEG": "jpg", "MPO": "jpg", "TIFF": "tif"}.get(kind, kind.lower())
     return extension if extension in IMAGE_EXTENSIONS else _GENERIC
 
 
 def _is_image(file: Path) -> bool:
+    # Known names are believed: a folder of sounds is not opened file by file.
+    return file.suffix.lower() not in SOUND_SUFFIXES and _starts_as(
+        file, lambda stream: _format_of(stream) is not None
+    )
+
+
+def _is_sound(file: Path) -> bool:
+    return _starts_as(file, lambda stream: sound_kind(stream.read(LEAST_HEADER_BYTES)) is not None)
+
+
+def _starts_as(file: Path, is_wanted: Callable[[BinaryIO], bool]) -> bool:
     try:
         if not file.is_file():  # opening a named pipe would block
             return False
         with file.open("rb") as stream:
-            return _format_of(stream) is not None
+            return is_wanted(stream)
     except OSError:
         return False
 

@@ -23,8 +23,8 @@ def state_of(file: Path) -> str:
     return f"{status.st_size} {status.st_mtime_ns}"
 
 
-def read_image_file(file: Path) -> bytes:
-    """Read an image file of a sample."""
+def read_file(file: Path) -> bytes:
+    """Read an image or sound of a sample."""
     try:
         # Reading a pipe would block.
         data = file.read_bytes() if file.is_file() else None
@@ -34,7 +34,7 @@ def read_image_file(file: Path) -> bytes:
         reason = getattr(error, "strerror", None) or error
         raise SampleError(f"cannot be read: {reason}", key=str(file)) from error
     if data is None:
-        raise SampleError("no such image", key=str(file))
+        raise SampleError("no such file", key=str(file))
     return data
 
 
@@ -53,7 +53,7 @@ class Item(ABC):
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """Return the image files that are read; none if the images are in another file."""
+        """Return the images and sounds that are read; none if they are in another file."""
         return ()
 
     @abstractmethod
@@ -62,26 +62,26 @@ class Item(ABC):
 
     @abstractmethod
     def texts(self) -> Mapping[str, bytes]:
-        """Return the sample's files, without the image if that is cheaper."""
+        """Return the sample's files, without image and sound if that is cheaper."""
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class FileItem(Item):
-    """An image file and its texts."""
+    """An image or a sound, and its texts."""
 
-    image: Path
+    file: Path
     own_texts: Mapping[str, bytes]
 
     @property
     def identity(self) -> str:
         """See `Item.identity`."""
-        return f"{self.image} {state_of(self.image)} {sorted(self.own_texts.items())}"
+        return f"{self.file} {state_of(self.file)} {sorted(self.own_texts.items())}"
 
     @property
     def files(self) -> tuple[Path, ...]:
         """See `Item.files`."""
-        return (self.image,)
+        return (self.file,)
 
     @property
     def key(self) -> None:
@@ -90,8 +90,8 @@ class FileItem(Item):
 
     def members(self) -> dict[str, bytes]:
         """See `Item.members`."""
-        data = read_image_file(self.image)
-        return {member_extension(self.image, data): data, **self.own_texts}
+        data = read_file(self.file)
+        return {member_extension(self.file, data): data, **self.own_texts}
 
     def texts(self) -> Mapping[str, bytes]:
         """See `Item.texts`."""

@@ -15,7 +15,7 @@ from typing import Any, Final
 from clipkit.class_names import class_names_text
 from clipkit.data.packing.class_numbers import ClassNumbers
 from clipkit.data.packing.hub import download_parquet, hub_address
-from clipkit.data.packing.images import find_images, kinds_of, visible_shards
+from clipkit.data.packing.images import find_images_or_sounds, kinds_of, visible_shards
 from clipkit.data.packing.img2dataset import STATS_SUFFIX, items_of_downloads
 from clipkit.data.packing.items import FileItem, Item, ShardItem
 from clipkit.data.packing.keys import distinct_keys
@@ -187,19 +187,19 @@ def _from_class_folders(
     numbers = ClassNumbers(class_names or names, str(path))
     items: list[Item] = []
     skipped: Counter[str] = Counter()
-    for folder, name in zip(classes, names, strict=True):
+    what, searched = find_images_or_sounds(classes)
+    for folder, name, found in zip(classes, names, searched, strict=True):
         texts = {"cls": str(numbers.number(name)).encode(), "txt": name.encode()}
-        found = find_images(folder)
-        items.extend(FileItem(file, texts) for file in found.images)
+        items.extend(FileItem(file, texts) for file in found.files)
         skipped += found.skipped
-        if not found.images:
-            _say_once(f"{folder}: no images of the class {name!r}")
-    _say_skipped(path, len(items), skipped)
+        if not found.files:
+            _say_once(f"{folder}: no {what} of the class {name!r}")
+    _say_skipped(path, len(items), what, skipped)
     return Source(items, _class_file(numbers.names), has_own_numbers=False)
 
 
-def _say_skipped(path: Path, num_images: int, inside: Counter[str]) -> None:
-    """Log the kinds and numbers of files in a folder of classes that are not images."""
+def _say_skipped(path: Path, num_files: int, what: str, inside: Counter[str]) -> None:
+    """Log the kinds and numbers of other files in a folder of classes."""
     outside = sum(
         file.is_file() and not file.name.startswith(".") and file.name not in _CLASS_FILES
         for file in path.iterdir()
@@ -207,7 +207,7 @@ def _say_skipped(path: Path, num_images: int, inside: Counter[str]) -> None:
     skipped = +(inside + Counter({"outside the folders of classes": outside}))
     if skipped:
         _say_once(
-            f"{path}: {num_images} images; skipped {skipped.total()} files that are no images of a "
+            f"{path}: {num_files} {what}; skipped {skipped.total()} files that are no {what} of a "
             f"class: {kinds_of(skipped)}"
         )
 

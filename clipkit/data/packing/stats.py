@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from clipkit.data.audio.decode import SoundInfo, sound_info
+from clipkit.data.audio.formats import SOUND_EXTENSIONS
 from clipkit.data.images.formats import DEFAULT_MAX_PIXELS, IMAGE_EXTENSIONS, open_image
 from clipkit.data.packing.verify import OnSample, lost_shard_faults, visit_samples
 from clipkit.data.samples.faults import Fault
@@ -24,7 +26,7 @@ _LONG_CONTEXT: Final = 77
 
 @dataclass(slots=True)
 class ShardStats:
-    """Statistics of shards. The lists have one entry per image or caption.
+    """Statistics of shards. The lists have one entry per image, sound or caption.
 
     Args:
         num_shards: Number of shards.
@@ -32,6 +34,9 @@ class ShardStats:
         num_bytes: Size of all members in bytes.
         widths: Width of each image in pixels.
         heights: Height of each image in pixels.
+        seconds: Duration of each sound whose header has one.
+        sample_rates: Number of sounds per sample rate, in samples per second.
+        channels: Number of sounds per number of channels.
         caption_lengths: Length of each caption in tokens before truncation, including start and end
             tokens.
         labels: Number of samples per class.
@@ -45,6 +50,9 @@ class ShardStats:
     num_bytes: int = 0
     widths: list[int] = field(default_factory=list)
     heights: list[int] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    sample_rates: Counter[int] = field(default_factory=Counter)
+    channels: Counter[int] = field(default_factory=Counter)
     caption_lengths: list[int] = field(default_factory=list)
     labels: Counter[int] = field(default_factory=Counter)
     duplicate_keys: dict[str, int] = field(default_factory=dict)
@@ -61,11 +69,14 @@ class ShardStats:
             "num_bytes": self.num_bytes,
             "image_width_pixels": _spread(self.widths),
             "image_height_pixels": _spread(self.heights),
+            "sound_seconds": _spread(self.seconds),
+            "sound_sample_rates": _counts(self.sample_rates),
+            "sound_channels": _counts(self.channels),
             "caption_tokens": _spread(lengths),
             "captions_above_77_tokens_share": num_long / max(1, len(lengths)),
             "labelled_share": self.labels.total() / max(1, self.num_samples),
             "num_classes": len(self.labels),
-            "labels": {str(label): count for label, count in sorted(self.labels.items())},
+            "labels": _counts(self.labels),
             "num_duplicate_keys": self.num_duplicate_keys,
             "duplicate_keys": self.duplicate_keys,
             "num_faults": len(self.faults),
@@ -78,7 +89,9 @@ def collect_stats(
     num_workers: int = 1,
     on_sample: OnSample | None = None,
 ) -> ShardStats:
-    """Count samples, image sizes, caption lengths and classes; images are not decoded.
+    """Count samples, sizes of images and sounds, lengths of captions, and classes.
+
+    Images and sounds are not decoded.
 
     Args:
         urls: URLs or patterns of shards, as for ``ShardIndex.from_urls``.
@@ -88,7 +101,8 @@ def collect_stats(
             known so far; None for no call.
 
     Raises:
-        ConfigError: If ``num_workers`` is less than 1.
+        ConfigError: If ``num_workers`` is less than 1, or there are sounds and the packages that
+            decode them are not installed.
         ShardError: If no shards match.
 
     Examples:
@@ -110,6 +124,9 @@ def collect_stats(
         keys[raw.key] += 1
         stats.widths.extend(width for width, _ in facts.sizes)
         stats.heights.extend(height for _, height in facts.sizes)
+        stats.seconds.extend(info.seconds for info in facts.sounds if info.seconds is not None)
+        stats.sample_rates.update(info.sample_rate for info in facts.sounds)
+        stats.channels.update(info.num_channels for info in facts.sounds)
         stats.caption_lengths.extend(facts.caption_lengths)
         if facts.label != IGNORE_LABEL:
             stats.labels[facts.label] += 1
@@ -123,6 +140,7 @@ def collect_stats(
 @dataclass(slots=True)
 class _SampleFacts:
     sizes: list[tuple[int, int]] = field(default_factory=list)
+    sounds: list[SoundInfo] = field(default_factory=list)
     caption_lengths: list[int] = field(default_factory=list)
     label: int = IGNORE_LABEL
     reasons: list[str] = field(default_factory=list)
@@ -134,6 +152,8 @@ def _inspect(raw: RawSample, tokenizer: Tokenizer) -> _SampleFacts:
         try:
             if extension in IMAGE_EXTENSIONS:
                 facts.sizes.append(open_image(data, DEFAULT_MAX_PIXELS).size)
+            elif extension in SOUND_EXTENSIONS:
+                facts.sounds.append(sound_info(data))
             elif extension == "txt":
                 captions = TextField(one_per_line=True).candidates(raw.members)
                 facts.caption_lengths.extend(len(tokenizer.encode(text)) for text, _ in captions)
@@ -144,7 +164,8 @@ def _inspect(raw: RawSample, tokenizer: Tokenizer) -> _SampleFacts:
     return facts
 
 
-def _spread(values: list[int]) -> dict[str, float]:
+def _spread(values: Sequence[float]) -> dict[str, float]:
+    """Return minimum, median, mean and maximum; nothing of no values."""
     if not values:
         return {}
     ordered = sorted(values)
@@ -156,3 +177,8 @@ def _spread(values: list[int]) -> dict[str, float]:
         "max": ordered[-1],
         "mean": sum(ordered) / len(ordered),
     }
+
+
+def _counts(counts: Counter[int]) -> dict[str, int]:
+    """Return counts with their numbers as text, as JSON has them, in order."""
+    return {str(number): count for number, count in sorted(counts.items())}

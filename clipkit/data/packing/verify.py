@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Final, TypeVar
 
+from clipkit.data.audio.decode import check_sound
+from clipkit.data.audio.formats import SOUND_EXTENSIONS
 from clipkit.data.images.formats import (
     DEFAULT_MAX_PIXELS,
     IMAGE_EXTENSIONS,
@@ -31,6 +33,7 @@ OnSample = Callable[[int, int], None]
 T = TypeVar("T")
 
 _SAMPLES_AT_ONCE: Final = 64
+_IMAGES_AND_SOUNDS: Final = frozenset({*IMAGE_EXTENSIONS, *SOUND_EXTENSIONS})
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +54,7 @@ class VerifyReport:
 def verify_shards(
     urls: str | Sequence[str], num_workers: int = 1, on_sample: OnSample | None = None
 ) -> VerifyReport:
-    """Read every member of every shard and decode every image.
+    """Read every member of every shard and decode every image and sound.
 
     Args:
         urls: URLs or patterns of shards, as for ``ShardIndex.from_urls``.
@@ -60,7 +63,8 @@ def verify_shards(
             known so far; None for no call.
 
     Raises:
-        ConfigError: If ``num_workers`` is less than 1.
+        ConfigError: If ``num_workers`` is less than 1, or there are sounds and the packages that
+            decode them are not installed.
         ShardError: If no shards match.
 
     Examples:
@@ -85,8 +89,8 @@ def sample_faults(raw: RawSample) -> list[str]:
             _check_member(raw.members, extension)
         except SampleError as error:
             reasons.append(f"{extension}: {error.reason}")
-    if not any(extension in IMAGE_EXTENSIONS for extension in raw.members):
-        reasons.append(f"no image, only {', '.join(raw.members)}")
+    if not any(extension in _IMAGES_AND_SOUNDS for extension in raw.members):
+        reasons.append(f"no image or sound, only {', '.join(raw.members)}")
     if not any(extension in raw.members for extension in ("txt", "json", "cls")):
         reasons.append(f"no caption, only {', '.join(raw.members)}")
     return reasons
@@ -138,6 +142,8 @@ def _batches(samples: Iterator[RawSample], size: int) -> Iterator[list[RawSample
 def _check_member(members: Mapping[str, bytes], extension: str) -> None:
     if extension in IMAGE_EXTENSIONS:
         to_rgb(open_image(members[extension], DEFAULT_MAX_PIXELS), None)
+    elif extension in SOUND_EXTENSIONS:
+        check_sound(members[extension])
     elif extension == "txt" and not read_text(members, "txt"):
         raise SampleError("caption is empty")
     elif extension == "cls":

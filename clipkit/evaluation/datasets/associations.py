@@ -20,7 +20,7 @@ from typing import Any, Final, final
 from zipfile import BadZipFile, ZipFile
 
 from clipkit.data.packing.hub import download_files, hub_address
-from clipkit.data.packing.items import read_image_file
+from clipkit.data.packing.items import read_file
 from clipkit.data.packing.roots import refuse_outside
 from clipkit.data.packing.sources import tables_in
 from clipkit.data.packing.tables.parts import open_parts, parts_of
@@ -86,7 +86,7 @@ class AssociationData:
         path = image_path(self._root, name)
         archive = self._root / f"{_IMAGES}.zip"
         if path.parent.is_dir() or not archive.is_file():
-            return read_image_file(path)
+            return read_file(path)
         member = f"{_IMAGES}/{path.name}"
         try:
             return _archive(archive, os.getpid()).read(member)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
-from clipkit.data.packing.items import read_image_file
+from clipkit.data.packing.items import read_file
 from clipkit.data.packing.tables.row_files import TableRows
 from clipkit.data.shards.index import ShardIndex
 from clipkit.errors import SampleError
@@ -139,7 +139,7 @@ class TableChoices(ChoiceData):
         """See ``ChoiceData.image``."""
         image = self._rows[number].images[place]
         if isinstance(image, Path):
-            return read_image_file(image)
+            return read_file(image)
         part, column, row = image
         data = part.image(column, row)
         if not data:

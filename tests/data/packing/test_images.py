@@ -65,7 +65,7 @@ def test_hidden_folders_and_links_are_not_entered(tmp_path):
     (tmp_path / "a" / "link").symlink_to(tmp_path / "other")
     os.mkfifo(tmp_path / "a" / "pipe")
     found = find_images(tmp_path / "a")
-    assert [str(path.relative_to(tmp_path)) for path in found.images] == ["a/deep/1.jpg"]
+    assert [str(path.relative_to(tmp_path)) for path in found.files] == ["a/deep/1.jpg"]
     assert found.skipped == {"links to folders": 1, "without a suffix": 1}
 
 

@@ -351,7 +351,7 @@ def test_an_interrupted_call_goes_on(
 def test_bad_samples_are_named_and_limited(table: Path, tmp_path: Path) -> None:
     (table.parent / "images" / "1.jpg").unlink()
     (table.parent / "images" / "5.jpg").write_bytes(image_bytes()[:400])
-    with pytest.raises(FaultBudgetExceeded, match=r"1\.jpg: no such image"):
+    with pytest.raises(FaultBudgetExceeded, match=r"1\.jpg: no such file"):
         pack(table, tmp_path / "strict", image_size=20)
     for _ in range(2):  # the second call finds the shards and says the same
         report = pack(
@@ -359,7 +359,7 @@ def test_bad_samples_are_named_and_limited(table: Path, tmp_path: Path) -> None:
         )
         assert report.num_samples == 5
         assert [reason.split(":")[0] for _, reason in report.faults] == [
-            "no such image",
+            "no such file",
             "image header cannot be read",
         ]
     assert len(read_all(tmp_path / "out")) == 5

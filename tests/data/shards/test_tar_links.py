@@ -114,7 +114,7 @@ def test_names_that_are_not_utf8_are_samples_like_others(tmp_path: Path) -> None
     assert samples[0].members == {"jpg": pair(0)["jpg"], "txt": pair(0)["txt"]}
     # An extension is text as well: the message of a fault can be printed everywhere.
     (fault,) = verify_shards([str(path)]).faults
-    assert str(fault).encode().endswith(b"no image, only jp\\xe9, txt")
+    assert str(fault).encode().endswith(b"no image or sound, only jp\\xe9, txt")
 
 
 def test_too_many_extensions_are_named(tmp_path: Path) -> None:

@@ -194,7 +194,7 @@ def test_cues_of_the_same_candidates_are_one_group(tmp_path):
         (("a", "x", NAMES[:1] * 2, NAMES[:1]), "row 1: .*a name twice"),
         (("a", "x", "text", NAMES[:1]), "row 1: .*no list of names"),
         (("a", "x", ["../../x", "y"], ["y"]), "outside of"),
-        (("a", "x", ["gone", "y"], ["y"]), "no such image"),
+        (("a", "x", ["gone", "y"], ["y"]), "no such file"),
     ],
 )
 def test_bad_rows_are_named(tmp_path, row, message):

@@ -227,7 +227,7 @@ def test_columns_can_be_named(tmp_path):
         ("image,caption,negative_caption\n0.png,a,\n", "row 1: expected texts in caption, neg"),
         ("image,caption,negative_caption\n,a,b\n", "row 1 has no image in column image"),
         ("image,caption,negative_caption\n../x.png,a,b\n", "outside of"),
-        ("image,caption,negative_caption\nno.png,a,b\n", "no such image"),
+        ("image,caption,negative_caption\nno.png,a,b\n", "no such file"),
     ],
 )
 def test_bad_tables_are_named(tmp_path, content, message):

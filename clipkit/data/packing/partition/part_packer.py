@@ -135,7 +135,7 @@ def _recipe(plan: PartPlan, survey: TableSurvey, digest: str) -> dict[str, Any]:
     return {
         "table": digest,
         "images_and_classes": content.hexdigest(),
-        "columns": [*survey.columns.images, *survey.columns.captions],
+        "columns": [*survey.columns.files, *survey.columns.captions],
         "num_samples": len(survey.groups),
         "samples_per_shard": plan.options.samples_per_shard,
         "image_size": plan.options.image_size,

@@ -45,7 +45,7 @@ class ArrowColumns:
         for name in images:
             if name not in self.with_bytes and name not in self.plain:
                 raise DataError(
-                    f"{where}: column {name}: expected one image per row, as the name of a file, "
+                    f"{where}: column {name}: expected one file per row, as the name of a file, "
                     f"bytes, or a struct of bytes and path; got another type"
                 )
 

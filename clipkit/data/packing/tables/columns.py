@@ -1,4 +1,4 @@
-"""Columns of a table with images and captions: recognised by name, or named by the user."""
+"""Columns of a table with images, sounds and captions: recognised, or named by the user."""
 
 from __future__ import annotations
 
@@ -18,6 +18,12 @@ IMAGE_COLUMNS: Final = (
     "image", "image_path", "filepath", "file_path", "file", "path", "filename",
     "file_name", "image_name", "img", "jpg", "png", "webp",
 )  # fmt: skip
+SOUND_COLUMNS: Final = (
+    "audio", "audio_path", "audio_file", "audio_filename", "sound", "sound_path", "flac", "wav",
+    "ogg", "mp3",
+)  # fmt: skip
+_ANY_FILE: Final = frozenset({"filepath", "file_path", "file", "path", "filename", "file_name"})
+"""Columns that are those of the sounds, and not of images, in a table with sounds."""
 CAPTION_COLUMNS: Final = ("caption", "captions", "title", "text", "txt")
 _CAPTIONS_WITHOUT_CLASSES: Final = (*CAPTION_COLUMNS, "sentences", "comment", "raw")
 CLASS_COLUMNS: Final = (*LABEL_COLUMNS, *CLASS_NAME_COLUMNS, *CLASSES_COLUMNS)
@@ -31,7 +37,7 @@ _FAILED_DOWNLOADS: Final = frozenset({"failed_to_download", "failed_to_resize"})
 
 @dataclass(frozen=True)
 class TableColumns:
-    """Columns of a table that contain images and captions, if their names are not recognised.
+    """Columns of a table with images, sounds and captions, if their names are not recognised.
 
     Args:
         images: Columns with images, as names of files or as bytes. The first is the image of a
@@ -39,6 +45,8 @@ class TableColumns:
             ``depth.png``. None to recognise one column by its name.
         captions: Columns with captions, each a text or a list of texts. None to recognise them by
             their names.
+        sounds: Columns with sounds, as names of files or as bytes; as ``images``. None to recognise
+            one column by its name, an empty list for no sounds.
 
     Examples:
         >>> TableColumns(images=["photo", "depth"], captions=["prompt"]).images
@@ -48,6 +56,7 @@ class TableColumns:
     # Not slotted: jsonargparse reads the defaults of a nested group from an instance's __dict__.
     images: Sequence[str] | None = None
     captions: Sequence[str] | None = None
+    sounds: Sequence[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +65,20 @@ class UsedColumns:
 
     Args:
         images: Columns with images; the first is the image of a sample.
+        sounds: Columns with sounds; the first is the sound of a sample.
         captions: Columns with captions; empty if the table has classes only.
         has_classes: Whether a column contains classes.
     """
 
     images: tuple[str, ...]
+    sounds: tuple[str, ...]
     captions: tuple[str, ...]
     has_classes: bool
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Columns with images and sounds; rows with the same value in the first are one sample."""
+        return (*self.images, *self.sounds)
 
 
 def used_columns(where: str, names: Sequence[str], options: TableColumns) -> UsedColumns:
@@ -77,15 +93,28 @@ def used_columns(where: str, names: Sequence[str], options: TableColumns) -> Use
         DataError: If a column that is needed does not exist.
     """
     has_classes = any(name in names for name in CLASS_COLUMNS)
+    if options.sounds is not None:
+        sounds = _named(where, "sounds", names, options.sounds)
+    else:
+        sounds = tuple(filter(None, [_first(names, SOUND_COLUMNS)]))
     if options.images:
         images = _named(where, "images", names, options.images)
     else:
-        images = (_recognised(where, names, IMAGE_COLUMNS, "images"),)
+        images = _image_columns(where, [name for name in names if name not in sounds], bool(sounds))
     if options.captions:
         captions = _named(where, "captions", names, options.captions)
     else:
-        captions = _caption_columns(where, [n for n in names if n not in images], has_classes)
-    return UsedColumns(images, captions, has_classes)
+        rest = [name for name in names if name not in (*images, *sounds)]
+        captions = _caption_columns(where, rest, has_classes)
+    return UsedColumns(images, sounds, captions, has_classes)
+
+
+def _image_columns(where: str, names: Sequence[str], has_sounds: bool) -> tuple[str, ...]:
+    """Return the recognised column; a table with sounds may have none."""
+    if not has_sounds:
+        return (_recognised(where, names, IMAGE_COLUMNS, "images"),)
+    column = _first(names, [name for name in IMAGE_COLUMNS if name not in _ANY_FILE])
+    return () if column is None else (column,)
 
 
 def _caption_columns(where: str, names: Sequence[str], has_classes: bool) -> tuple[str, ...]:
@@ -109,7 +138,7 @@ def captions_in(row: Mapping[str, Any], columns: Sequence[str]) -> list[str]:
 
 
 def member_of(column: str) -> str:
-    """Return the first part of the extension under which a further image column is stored.
+    """Return the first part of the extension under which a further column is stored.
 
     Examples:
         >>> member_of("Depth map")

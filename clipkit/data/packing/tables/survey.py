@@ -84,7 +84,7 @@ class TableSurvey:
         listed = False
         for number, at, row in records:
             found = self._single.read(row, at)
-            name = row[self.columns.images[0]]
+            name = row[self.columns.files[0]]
             where = f"{self.parts[number].where}: {shown_name(name)}"
             own = found if own is None else own.joined(found, where)
             some = self._several.read(row, at)
@@ -109,7 +109,7 @@ class TableSurvey:
             if len(wanted):
                 span = RowSpan(int(wanted[0]), int(wanted[-1]) + 1)
                 chosen = set(wanted.tolist())
-                for at, row in enumerate(part.rows(self.columns.images, span), start=span.start):
+                for at, row in enumerate(part.rows(self.columns.files, span), start=span.start):
                     if at in chosen:
                         spool.append((number, at + 1, row))
             start = end
@@ -130,8 +130,8 @@ class TableSurvey:
                     f"({', '.join(self.parts[0].columns)}), got {', '.join(part.columns)}"
                 )
             at = 0
-            for at, row in enumerate(part.rows(self.columns.images, span), start=1):
-                name = row[self.columns.images[0]]
+            for at, row in enumerate(part.rows(self.columns.files, span), start=1):
+                name = row[self.columns.files[0]]
                 if is_missing(name) and is_failed_download(row):
                     self._failed.append(num_rows + at - 1)
                     continue
@@ -149,7 +149,7 @@ class TableSurvey:
 
     def _needed(self) -> tuple[str, ...]:
         """Return the columns that tell images and classes apart."""
-        wanted = {self.columns.images[0], STATUS_COLUMN}
+        wanted = {self.columns.files[0], STATUS_COLUMN}
         if self.columns.has_classes:
             wanted |= set(CLASS_COLUMNS)
         return tuple(name for name in self.parts[0].columns if name in wanted)
@@ -162,8 +162,9 @@ class TableSurvey:
         return np.asarray(rows, dtype=np.int64) + before
 
     def _check(self, part: TableRows, at: int, row: Mapping[str, Any]) -> None:
-        if is_missing(row[self.columns.images[0]]):
-            raise DataError(f"{part.where}: row {at} names no image")
+        if is_missing(row[self.columns.files[0]]):
+            what = "image" if self.columns.images else "sound"
+            raise DataError(f"{part.where}: row {at} names no {what}")
         if self.columns.has_classes:
             self._classes.add(self._single.read(row, at), self._several.read(row, at))
 

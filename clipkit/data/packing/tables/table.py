@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, final, overload
 
+from clipkit.data.audio.formats import SOUND_EXTENSIONS
 from clipkit.data.packing.images import member_extension
-from clipkit.data.packing.items import Item, read_image_file, state_of
+from clipkit.data.packing.items import Item, read_file, state_of
 from clipkit.data.packing.labels import is_missing
 from clipkit.data.packing.tables.columns import TableColumns, captions_in, member_of
 from clipkit.data.packing.tables.row_files import TableRows
@@ -158,14 +159,22 @@ class TableItem(Item):
         members: dict[str, bytes] = {}
         for column, image in self._images(records).items():
             if isinstance(image, Path):
-                data, path = read_image_file(image), image
+                data, path = read_file(image), image
             else:
                 data, path = image.read(), Path(image.path or image.key)
-            extension = member_extension(path, data)
-            if column != self.table.columns.images[0]:
-                extension = f"{member_of(column)}.{extension}"
+            extension = self._extension(column, member_extension(path, data))
+            if extension in members:
+                raise SampleError(f"column {column}: another column has a file .{extension} too")
             members[extension] = data
         return {**members, **self.table.texts(records)}
+
+    def _extension(self, column: str, kind: str) -> str:
+        """Return the extension of a file: that of its format, after its column unless the first."""
+        used = self.table.columns
+        if column in used.sounds and kind not in SOUND_EXTENSIONS:
+            raise SampleError(f"column {column}: expected a sound, got .{kind}")
+        is_first = column in (*used.images[:1], *used.sounds[:1])
+        return kind if is_first else f"{member_of(column)}.{kind}"
 
     def texts(self) -> Mapping[str, bytes]:
         """See ``Item.texts``."""
@@ -176,7 +185,7 @@ class TableItem(Item):
         number, _, row = records[0]
         part = self.table.parts[number]
         images: dict[str, Path | _StoredImage] = {}
-        for column in self.table.columns.images:
+        for column in self.table.columns.files:
             cell = row[column]
             if isinstance(cell, dict):
                 images[column] = _StoredImage(part, column, cell["row"], cell["path"] or "")

@@ -205,8 +205,8 @@ def test_broken_samples_of_a_part_are_counted_and_kept_out(table, tmp_path):
     plan = PartPlan(table, tmp_path / "parts", 2, options=options)
     with pytest.raises(FaultBudgetExceeded):
         PartPacker(PartPlan(table, tmp_path / "parts", 2, options=PackOptions(2))).pack(2)
-    assert [fault[1] for fault in PartPacker(plan).pack(2).faults] == ["no such image"]
-    assert [fault[1] for fault in PartPacker(plan).pack(2).faults] == ["no such image"]
+    assert [fault[1] for fault in PartPacker(plan).pack(2).faults] == ["no such file"]
+    assert [fault[1] for fault in PartPacker(plan).pack(2).faults] == ["no such file"]
     PartPacker(plan).pack(1)
     pack(table, tmp_path / "whole", samples_per_shard=2, max_bad_samples=1)
     assert content(tmp_path / "parts") == content(tmp_path / "whole")

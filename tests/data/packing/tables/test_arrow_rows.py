@@ -139,7 +139,7 @@ def test_hostile_parquet_is_named(tmp_path):
             open_source(torn)
     lists = pa.array([IMAGES] * 2, pa.list_(pa.binary()))
     file = write(tmp_path / "l.parquet", {"image": lists, "caption": ["a", "b"]})
-    with pytest.raises(DataError, match="column image: expected one image per row"):
+    with pytest.raises(DataError, match="column image: expected one file per row"):
         open_source(file)
     file = write(tmp_path / "n.parquet", {"image": structs([IMAGES[0], None]), "caption": ["", ""]})
     with pytest.raises(DataError, match="row 2 names no image"):

@@ -43,6 +43,31 @@ def test_columns_of_well_known_data_sets(name):
 
 
 @pytest.mark.parametrize(
+    ("columns", "images", "sounds"),
+    [
+        (["audio", "text"], (), ("audio",)),
+        (["path", "audio", "sentences"], (), ("audio",)),  # Common Voice: path is that of the audio
+        (["file_name", "caption"], ("file_name",), ()),  # of either kind, by its content
+        (["image", "audio", "caption"], ("image",), ("audio",)),
+        (["Audio", "Caption"], (), ("Audio",)),
+    ],
+)
+def test_columns_with_sounds(columns, images, sounds):
+    used = used_columns("t", columns, TableColumns())
+    assert (used.images, used.sounds) == (images, sounds)
+    assert used.files == (*images, *sounds)
+
+
+def test_named_columns_with_sounds():
+    names = ["image", "audio", "noise", "caption"]
+    used = used_columns("t", names, TableColumns(sounds=["noise", "audio"]))
+    assert used.sounds == ("noise", "audio")
+    assert used_columns("t", names, TableColumns(sounds=[])).sounds == ()
+    with pytest.raises(DataError, match=r"columns\.sounds: no column 'nois'; did you mean 'noise'"):
+        used_columns("t", names, TableColumns(sounds=["nois"]))
+
+
+@pytest.mark.parametrize(
     ("columns", "message"),
     [
         (["URL", "TEXT"], "'URL' contains addresses, which are not downloaded here: use img2data"),
