@@ -217,7 +217,8 @@ def _blocks(file: Any, info: SoundInfo, length: int) -> Iterator[Float32[np.ndar
         values = file.read(min(size, length), dtype="float32", always_2d=True)
         if not len(values):
             return
-        mono = values[:, 0] if info.num_channels == 1 else values.mean(axis=1)
+        with np.errstate(invalid="ignore"):  # infinite values of opposite sign
+            mono = values[:, 0] if info.num_channels == 1 else values.mean(axis=1)
         if not np.abs(mono).max() <= _LARGEST_AMPLITUDE:  # also if it is NaN
             raise SampleError(f"{info.kind} sound has amplitudes that are NaN, infinite or huge")
         yield mono
