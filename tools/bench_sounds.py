@@ -30,9 +30,10 @@ import soxr
 import torch
 import torchaudio
 
-from clipkit.data import MelOptions, TrainSoundTransform
+from clipkit.data import TrainSoundTransform
 from clipkit.data.audio.formats import SOUND_SUFFIXES
 from clipkit.data.rng import generator
+from clipkit.mel import MelOptions
 
 MELS: Final = {
     "32 kHz": MelOptions(),

@@ -7,7 +7,6 @@ from .audio.augment import (
 )
 from .audio.decode import SoundInfo, decode_sound, sound_info
 from .audio.formats import SoundLimits
-from .audio.mel import MelOptions, log_mel
 from .audio.transforms import EvalSoundTransform, SoundTransform, TrainSoundTransform
 from .device.decoder import DeviceDecoder
 from .device.prefetcher import DevicePrefetcher
@@ -82,7 +81,6 @@ __all__ = [
     "ImageTransform",
     "JsonFields",
     "LabelTemplates",
-    "MelOptions",
     "MixedCaptions",
     "Mixture",
     "MultiLabels",
@@ -133,7 +131,6 @@ __all__ = [
     "WebDatasetSource",
     "collect_stats",
     "decode_sound",
-    "log_mel",
     "pack",
     "sound_info",
     "tokenizer_from_name",

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from clipkit.mel import MelOptions
 from clipkit.models import ClapSoundTower, TcnTower, TimmSoundTower, WhisperSoundTower
 
 HTSAT: dict[str, Any] = {
@@ -25,16 +26,22 @@ WHISPER: dict[str, Any] = {
 }  # fmt: skip
 """Whisper for 16 mel bands and 120 frames."""
 
+
+def mel(num_mels: int, num_frames: int) -> MelOptions:
+    """Return the parameters of a spectrogram of a size."""
+    return MelOptions(num_mels=num_mels, num_frames=num_frames)
+
+
 BUILDERS: dict[str, Callable[[], Any]] = {
-    "vit": lambda: TimmSoundTower("test_vit", 24, num_mels=48, num_frames=70, mean=-4.0, std=5.0),
-    "resnet": lambda: TimmSoundTower("test_resnet", 24, num_mels=40, num_frames=50),
-    "clap": lambda: ClapSoundTower(HTSAT, pretrained=False, num_frames=100),
-    "clap_linear": lambda: ClapSoundTower(HTSAT, 12, False, "linear", num_frames=256),
+    "vit": lambda: TimmSoundTower("test_vit", 24, mel(48, 70), mean=-4.0, std=5.0),
+    "resnet": lambda: TimmSoundTower("test_resnet", 24, mel(40, 50)),
+    "clap": lambda: ClapSoundTower(HTSAT, pretrained=False, mel=mel(16, 100)),
+    "clap_linear": lambda: ClapSoundTower(HTSAT, 12, False, "linear", mel(16, 256)),
     "whisper": lambda: WhisperSoundTower(WHISPER, 24, pretrained=False, num_frames=80),
-    "tcn": lambda: TcnTower(16, 40, embedding_dim=24, width=20, num_blocks=3, dropout=0.0),
+    "tcn": lambda: TcnTower(24, mel(16, 40), width=20, num_blocks=3, dropout=0.0),
     "tcn_causal": lambda: TcnTower(
-        6, 30, 12, width=12, num_blocks=2, kernel_size=2, causal=True, pooling="last", dropout=0.2,
-        mean=[1.0] * 6, std=2.0, projection="mlp",
+        12, input_shape=(6, 30), width=12, num_blocks=2, kernel_size=2, causal=True,
+        pooling="last", dropout=0.2, mean=[1.0] * 6, std=2.0, projection="mlp",
     ),
 }  # fmt: skip
 """Every kind of tower, by name."""

@@ -17,9 +17,9 @@ import numpy as np
 
 from clipkit.data.audio.decode import Span, decode_sound
 from clipkit.data.audio.formats import SoundLimits
-from clipkit.data.audio.mel import Spectrogram, Wave
 from clipkit.data.audio.pieces import padded, piece_at, resampled, source_length
 from clipkit.errors import ConfigError, SampleError, check_at_least, check_range
+from clipkit.mel import Spectrogram, Wave
 
 _LOUDEST_DECIBELS: Final = 120.0
 

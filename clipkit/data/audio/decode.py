@@ -22,8 +22,8 @@ from clipkit.data.audio.formats import (
     check_sound_size,
     sound_faults,
 )
-from clipkit.data.audio.mel import Wave
 from clipkit.errors import ConfigError, SampleError
+from clipkit.mel import Wave
 
 _VALUES_AT_ONCE: Final = 2**20
 """Samples of all channels that are decoded at once; 4 MiB."""

@@ -8,8 +8,8 @@ from typing import Final
 import numpy as np
 
 from clipkit.data.audio.decode import Span
-from clipkit.data.audio.mel import Wave
 from clipkit.errors import ConfigError
+from clipkit.mel import Wave
 
 PADDINGS: Final = ("repeat", "repeat-zero", "zero")
 _RESAMPLING: Final = "HQ"

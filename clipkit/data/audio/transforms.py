@@ -11,9 +11,9 @@ import numpy as np
 from clipkit.data.audio.augment import SoundAugmentation, SpecAugment
 from clipkit.data.audio.decode import Span, SpanChooser, decode_sound
 from clipkit.data.audio.formats import SoundLimits
-from clipkit.data.audio.mel import MelOptions, Spectrogram, Wave, log_mel
 from clipkit.data.audio.pieces import PADDINGS, padded, piece_at, resampled, source_length
 from clipkit.errors import SampleError, check_choice
+from clipkit.mel import MelOptions, Spectrogram, Wave, log_mel
 
 CROPS: Final = {"start": 0.0, "centre": 0.5}
 """Place of a crop without random numbers, by name."""

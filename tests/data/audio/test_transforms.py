@@ -18,11 +18,11 @@ from clipkit.data.audio.augment import (
 )
 from clipkit.data.audio.decode import Span
 from clipkit.data.audio.formats import SoundLimits
-from clipkit.data.audio.mel import MelOptions, log_mel
 from clipkit.data.audio.pieces import padded, piece_at, resampled, source_length
 from clipkit.data.audio.transforms import EvalSoundTransform, SoundTransform, TrainSoundTransform
 from clipkit.data.rng import generator
 from clipkit.errors import ConfigError, SampleError
+from clipkit.mel import MelOptions, log_mel
 from tests.helpers.sounds import encoded, sound_bytes, tone
 
 MEL = MelOptions(

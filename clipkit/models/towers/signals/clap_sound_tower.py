@@ -10,14 +10,14 @@ from typing import Any, Literal, final
 from jaxtyping import Float
 from torch import Tensor
 
-from clipkit.errors import ConfigError, check_at_least, check_choice
+from clipkit.errors import ConfigError, check_choice
+from clipkit.mel import MelOptions
 from clipkit.models.towers.base import Tower
 from clipkit.models.towers.projection import make_projection
-from clipkit.models.towers.signals.shapes import check_frames
+from clipkit.models.towers.signals.shapes import Mel, check_frames, mel_options
 from clipkit.models.towers.transformers_config import build_own, read_architecture
 
 _STAGE = re.compile(r"\.layers\.(\d+)\.(?:blocks\.(\d+)|downsample)\.")
-_NUM_FRAMES = 1001  # ten seconds at 48 kHz with a hop of 480 samples
 
 
 @final
@@ -36,8 +36,8 @@ class ClapSoundTower(Tower):
         pretrained: Whether to load the weights of ``model``; otherwise random initialisation.
         projection: "clap" for the projection to CLAP's space, with its weights; or "linear", "mlp"
             or "none".
-        num_frames: Number of frames of a spectrogram; CLAP's weights were trained with ten seconds
-            at 48 kHz, which are 1001 frames. Fewer are stretched to the size of the transformer.
+        mel: Parameters of the spectrograms that it reads; None for CLAP's own, of ten seconds at 48
+            kHz. With fewer frames, they are stretched to the size of the transformer.
 
     Raises:
         ConfigError: If the model cannot be found, is none of CLAP, or the options do not fit it.
@@ -46,10 +46,14 @@ class ClapSoundTower(Tower):
         >>> htsat = {"model_type": "clap_audio_model", "spec_size": 64, "num_mel_bins": 16,
         ...          "depths": [1, 1], "num_attention_heads": [2, 4], "hidden_size": 32,
         ...          "patch_embeds_hidden_size": 16, "window_size": 4, "projection_dim": 24}
-        >>> tower = ClapSoundTower(htsat, pretrained=False, num_frames=200)
+        >>> mel = MelOptions(num_mels=16, num_frames=200)
+        >>> tower = ClapSoundTower(htsat, pretrained=False, mel=mel)
         >>> tower.embedding_dim, tower.input_shape
         (24, (16, 200))
     """
+
+    mel: MelOptions
+    input_shape: tuple[int, int]
 
     def __init__(
         self,
@@ -57,14 +61,16 @@ class ClapSoundTower(Tower):
         embedding_dim: int | None = None,
         pretrained: bool = True,
         projection: Literal["clap", "linear", "mlp", "none"] = "clap",
-        num_frames: int = _NUM_FRAMES,
+        mel: Mel | None = None,
     ) -> None:
         check_choice("projection", projection, ("clap", "linear", "mlp", "none"))
         super().__init__()
         from transformers import ClapAudioModelWithProjection
 
         architecture = _audio_architecture(model)
-        _check_sizes(architecture, num_frames)
+        own = MelOptions.clap() if mel is None else mel_options(mel)
+        _check_sizes(architecture, own)
+        self.mel = own
         self.embedding_dim = _embedding_dim(architecture, embedding_dim, projection)
         clap = build_own(ClapAudioModelWithProjection, model, architecture, pretrained)
         self.trunk: Any = clap.audio_model
@@ -73,14 +79,14 @@ class ClapSoundTower(Tower):
             if projection == "clap"
             else make_projection(projection, architecture.hidden_size, self.embedding_dim)
         )
-        self.input_shape = (int(architecture.num_mel_bins), num_frames)
+        self.input_shape = (own.num_mels, own.num_frames)
         self._config = {"model": architecture.to_dict(), "projection": projection}
 
     def forward(self, values: Float[Tensor, "B mels frames"]) -> Float[Tensor, "B D"]:
         """Embed spectrograms.
 
         Args:
-            values: Energy of each mel band in decibels, as ``MelOptions.clap()`` defines it.
+            values: What ``clipkit.mel.log_mel`` returns for each sound.
 
         Returns:
             Embeddings, not of unit norm.
@@ -99,7 +105,7 @@ class ClapSoundTower(Tower):
             **self._config,
             "embedding_dim": self.embedding_dim,
             "pretrained": False,
-            "num_frames": self.input_shape[1],
+            "mel": self.mel.config(),
         }
 
     def layer_groups(self) -> list[list[str]]:
@@ -142,7 +148,7 @@ def _audio_architecture(model: str | dict[str, Any]) -> Any:
     return architecture
 
 
-def _check_sizes(architecture: Any, num_frames: int) -> None:
+def _check_sizes(architecture: Any, mel: MelOptions) -> None:
     size, num_mels = architecture.spec_size, architecture.num_mel_bins
     if num_mels < 1 or size % num_mels:
         raise ConfigError(
@@ -154,12 +160,13 @@ def _check_sizes(architecture: Any, num_frames: int) -> None:
             f"model: hidden_size: expected {width}, which its stages return, got "
             f"{architecture.hidden_size}"
         )
-    check_at_least("num_frames", num_frames, 1)
+    if mel.num_mels != num_mels:
+        raise ConfigError(f"mel.num_mels: this model reads {num_mels} bands, got {mel.num_mels}")
     most = size * (size // num_mels)
-    if num_frames > most:
+    if mel.num_frames > most:
         raise ConfigError(
-            f"num_frames: this model reads at most {most} frames, got {num_frames}; use shorter "
-            f"sounds, or frames that are further apart"
+            f"mel.num_frames: this model reads at most {most} frames, got {mel.num_frames}; use "
+            f"shorter sounds, or a larger mel.hop"
         )
 
 

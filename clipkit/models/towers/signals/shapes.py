@@ -1,13 +1,28 @@
-"""Refuse series of frames that a tower cannot read."""
+"""The shape of spectrograms and series of frames that a tower reads."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
 
 from clipkit.errors import ConfigError
+from clipkit.mel import MelOptions
 
 _NDIM = 3
+
+Mel = MelOptions | dict[str, Any]
+"""Parameters of a spectrogram, or their plain types, as ``MelOptions.config()`` returns them."""
+
+
+def mel_options(mel: Mel) -> MelOptions:
+    """Return the parameters of a spectrogram.
+
+    Raises:
+        ConfigError: If a name is unknown or a value cannot be used.
+    """
+    return mel if isinstance(mel, MelOptions) else MelOptions.from_config(mel)
 
 
 def check_frames(

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any, Final, Literal, final
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from clipkit.errors import ConfigError, check_at_least, check_choice, check_range
+from clipkit.mel import MelOptions
 from clipkit.models.towers.base import Tower, group_by_block
 from clipkit.models.towers.projection import Projection, make_projection
 from clipkit.models.towers.signals.normalization import FeatureNormalization
-from clipkit.models.towers.signals.shapes import check_frames
+from clipkit.models.towers.signals.shapes import Mel, check_frames, mel_options
 from clipkit.models.towers.signals.temporal_blocks import TemporalBlock
 
 _BLOCK: Final = re.compile(r"^blocks\.(\d+)\.")
@@ -29,9 +31,10 @@ class TcnTower(Tower):
     any number of frames, but padding inside a batch would be read as frames.
 
     Args:
-        num_features: Number of features of a frame.
-        num_frames: Number of frames of a series; others are read, too.
         embedding_dim: Components of an embedding.
+        mel: Parameters of the spectrograms that it reads; None for other series.
+        input_shape: Number of features of a frame, and of frames of a series; None for those of
+            ``mel``. Series with other numbers of frames are read, too.
         width: Number of filters of each convolution.
         num_blocks: Number of residual blocks, of two convolutions each.
         kernel_size: Number of frames that a filter combines; odd, unless ``causal``.
@@ -45,19 +48,22 @@ class TcnTower(Tower):
         projection: "linear", "mlp" or "none".
 
     Raises:
-        ConfigError: If an option is out of range, or the statistics do not fit.
+        ConfigError: If an option is out of range, the statistics do not fit, or not exactly one of
+            ``mel`` and ``input_shape`` is given.
 
     Examples:
-        >>> tower = TcnTower(num_features=16, num_frames=50, embedding_dim=24, num_blocks=3)
+        >>> tower = TcnTower(embedding_dim=24, input_shape=(16, 50), num_blocks=3)
         >>> tower(torch.zeros(2, 16, 50)).shape, tower.receptive_field
         (torch.Size([2, 24]), 29)
     """
 
+    input_shape: tuple[int, int]
+
     def __init__(
         self,
-        num_features: int,
-        num_frames: int,
         embedding_dim: int,
+        mel: Mel | None = None,
+        input_shape: tuple[int, int] | None = None,
         width: int = 256,
         num_blocks: int = 6,
         kernel_size: int = 3,
@@ -68,11 +74,12 @@ class TcnTower(Tower):
         std: float | list[float] | None = None,
         projection: Projection = "linear",
     ) -> None:
-        check_at_least("num_features", num_features, 1)
-        check_at_least("num_frames", num_frames, 1)
         _check_options(width, num_blocks, kernel_size, causal, dropout)
         check_choice("pooling", pooling, ("mean", "last"))
         super().__init__()
+        self.mel = None if mel is None else mel_options(mel)
+        self.input_shape = _shape(self.mel, input_shape)
+        num_features = self.input_shape[0]
         self.normalization = FeatureNormalization(num_features, mean, std)
         channels = [num_features, *[width] * (num_blocks - 1)]
         self.blocks = nn.Sequential(
@@ -83,7 +90,6 @@ class TcnTower(Tower):
         )
         self.projection = make_projection(projection, width, embedding_dim)
         self.embedding_dim = embedding_dim
-        self.input_shape = (num_features, num_frames)
         self.receptive_field = 1 + 2 * (kernel_size - 1) * (2**num_blocks - 1)
         self._pooling, self._projection = pooling, projection
         self._sizes = {"width": width, "num_blocks": num_blocks, "kernel_size": kernel_size}
@@ -110,11 +116,10 @@ class TcnTower(Tower):
 
     def config(self) -> dict[str, Any]:
         """Plain arguments that build this architecture again, without weights."""
-        num_features, num_frames = self.input_shape
         return {
-            "num_features": num_features,
-            "num_frames": num_frames,
             "embedding_dim": self.embedding_dim,
+            "mel": None if self.mel is None else self.mel.config(),
+            "input_shape": list(self.input_shape) if self.mel is None else None,
             **self._sizes,
             "causal": self._causal,
             "pooling": self._pooling,
@@ -127,6 +132,21 @@ class TcnTower(Tower):
         """Parameter names from the input to the projection; see ``Tower.layer_groups``."""
         names = (name for name, _ in self.named_parameters())
         return group_by_block(names, block=_BLOCK, first=("normalization",))
+
+
+def _shape(mel: MelOptions | None, input_shape: Sequence[int] | None) -> tuple[int, int]:
+    """Return the number of features and of frames."""
+    if mel is not None and input_shape is None:
+        return mel.num_mels, mel.num_frames
+    if mel is not None or input_shape is None or len(input_shape) != 2:
+        raise ConfigError(
+            f"input_shape: expected [features, frames], or mel for sounds, and not both, got "
+            f"input_shape={input_shape!r} and {'no mel' if mel is None else 'mel'}"
+        )
+    num_features, num_frames = input_shape
+    check_at_least("input_shape[0]", num_features, 1)
+    check_at_least("input_shape[1]", num_frames, 1)
+    return num_features, num_frames
 
 
 def _check_options(

@@ -8,13 +8,14 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from clipkit.errors import ConfigError, check_at_least
+from clipkit.errors import ConfigError
+from clipkit.mel import MelOptions
 from clipkit.models.files.structure import structure_only
 from clipkit.models.towers.base import Tower
 from clipkit.models.towers.patches import project_patches
 from clipkit.models.towers.projection import Projection, make_projection
 from clipkit.models.towers.signals.normalization import FeatureNormalization
-from clipkit.models.towers.signals.shapes import check_frames
+from clipkit.models.towers.signals.shapes import Mel, check_frames, mel_options
 from clipkit.models.towers.timm_layers import (
     create_patch_trunk,
     create_trunk,
@@ -35,8 +36,7 @@ class TimmSoundTower(Tower):
     Args:
         model: A name of ``timm.list_models()``, with or without the tag of its weights.
         embedding_dim: Components of an embedding.
-        num_mels: Number of mel bands of a spectrogram.
-        num_frames: Number of frames of a spectrogram.
+        mel: Parameters of the spectrograms that it reads.
         mean: Mean that is subtracted: one number, or one per mel band; None to learn a batch norm
             of each band.
         std: Standard deviation to divide by: one number, or one per mel band; None if ``mean`` is.
@@ -50,28 +50,30 @@ class TimmSoundTower(Tower):
             read the weights, or the statistics do not fit.
 
     Examples:
-        >>> tower = TimmSoundTower("test_vit", embedding_dim=24, num_mels=64, num_frames=100)
+        >>> tower = TimmSoundTower("test_vit", embedding_dim=24, mel=MelOptions(num_frames=100))
         >>> tower(torch.zeros(2, 64, 100)).shape
         torch.Size([2, 24])
     """
+
+    mel: MelOptions
+    input_shape: tuple[int, int]
 
     def __init__(
         self,
         model: str,
         embedding_dim: int,
-        num_mels: int,
-        num_frames: int,
+        mel: Mel,
         mean: float | list[float] | None = None,
         std: float | list[float] | None = None,
         pretrained: bool | str = False,
         projection: Projection = "linear",
         patch_dropout: float = 0.0,
     ) -> None:
-        check_at_least("num_mels", num_mels, 1)
-        check_at_least("num_frames", num_frames, 1)
         super().__init__()
+        self.mel = mel_options(mel)
+        self.input_shape = (self.mel.num_mels, self.mel.num_frames)
         # built at its size, so that weights of that size load as they are
-        size = _padded_size(model, num_mels, num_frames)
+        size = _padded_size(model, *self.input_shape)
         options = {"in_chans": 1} if size is None else {"in_chans": 1, "img_size": size}
         trunk = create_patch_trunk(model, pretrained, patch_dropout, options)
         if hasattr(trunk, "embeds"):
@@ -80,20 +82,19 @@ class TimmSoundTower(Tower):
                 f"as vit_tiny_patch16_224"
             )
         project_patches(getattr(trunk, "patch_embed", None), "proj")
-        self.normalization = FeatureNormalization(num_mels, mean, std)
+        self.normalization = FeatureNormalization(self.mel.num_mels, mean, std)
         self.trunk = trunk
         self.projection = make_projection(projection, num_features(trunk), embedding_dim)
         self.embedding_dim = embedding_dim
-        self.input_shape = (num_mels, num_frames)
         height, width = size or self.input_shape
-        self._padding = (0, width - num_frames, 0, height - num_mels)
+        self._padding = (0, width - self.mel.num_frames, 0, height - self.mel.num_mels)
         self._config = {"model": model, "projection": projection, "patch_dropout": patch_dropout}
 
     def forward(self, values: Float[Tensor, "B mels frames"]) -> Float[Tensor, "B D"]:
         """Embed spectrograms.
 
         Args:
-            values: Logarithms of the energy of each mel band.
+            values: What ``clipkit.mel.log_mel`` returns for each sound.
 
         Returns:
             Embeddings, not of unit norm.
@@ -108,12 +109,10 @@ class TimmSoundTower(Tower):
 
     def config(self) -> dict[str, Any]:
         """Plain arguments that build this architecture again, without weights or network."""
-        num_mels, num_frames = self.input_shape
-        sizes = {"embedding_dim": self.embedding_dim, "num_mels": num_mels}
         return {
             **self._config,
-            **sizes,
-            "num_frames": num_frames,
+            "embedding_dim": self.embedding_dim,
+            "mel": self.mel.config(),
             **self.normalization.config(),
             "pretrained": False,
         }

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any, Final, final
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from clipkit.errors import ConfigError
+from clipkit.mel import MelOptions
 from clipkit.models.towers.base import Tower, group_by_block
 from clipkit.models.towers.projection import Projection, make_projection
 from clipkit.models.towers.signals.shapes import check_frames
@@ -24,7 +26,8 @@ _OFFSET: Final = 4.0  # with which values are near -1 to 1
 class WhisperSoundTower(Tower):
     """Whisper's encoder, the mean of its states over time, and a projection.
 
-    The encoder is that of Radford et al. 2022, arXiv:2212.04356; its decoder is not kept.
+    The encoder is that of Radford et al. 2022, arXiv:2212.04356; its decoder is not kept. It reads
+    the spectrograms of ``MelOptions.whisper()``.
 
     Args:
         model: A folder or a name on the Hugging Face hub with a Whisper model
@@ -48,6 +51,9 @@ class WhisperSoundTower(Tower):
         torch.Size([2, 24])
     """
 
+    mel: MelOptions
+    input_shape: tuple[int, int]
+
     def __init__(
         self,
         model: str | dict[str, Any],
@@ -69,15 +75,17 @@ class WhisperSoundTower(Tower):
         _keep_positions(self.trunk, num_frames // _STRIDE)
         self.projection = make_projection(projection, architecture.d_model, embedding_dim)
         self.embedding_dim = embedding_dim
-        self.input_shape = (int(architecture.num_mel_bins), num_frames)
+        own = MelOptions.whisper(int(architecture.num_mel_bins))
+        self.mel = replace(own, num_frames=num_frames)
+        self.input_shape = (self.mel.num_mels, num_frames)
         self._config = {"model": architecture.to_dict(), "projection": projection}
 
     def forward(self, values: Float[Tensor, "B mels frames"]) -> Float[Tensor, "B D"]:
         """Embed spectrograms.
 
         Args:
-            values: Logarithms to base 10 of the energy of each mel band, as
-                ``MelOptions.whisper()`` defines it; Whisper's scaling follows inside.
+            values: What ``clipkit.mel.log_mel`` returns for each sound; Whisper's scaling follows
+                inside.
 
         Returns:
             Embeddings, not of unit norm.
@@ -96,7 +104,7 @@ class WhisperSoundTower(Tower):
             **self._config,
             "embedding_dim": self.embedding_dim,
             "pretrained": False,
-            "num_frames": self.input_shape[1],
+            "num_frames": self.mel.num_frames,
         }
 
     def layer_groups(self) -> list[list[str]]:

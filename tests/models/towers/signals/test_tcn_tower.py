@@ -8,14 +8,15 @@ from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from clipkit.errors import ConfigError
+from clipkit.mel import MelOptions
 from clipkit.models import TcnTower
 from clipkit.models.towers.signals.temporal_blocks import DilatedConvolution
 
 
-def tower(num_features=5, num_frames=40, embedding_dim=8, **options):
+def tower(shape=(5, 40), embedding_dim=8, **options):
     torch.manual_seed(0)
     defaults = {"width": 6, "num_blocks": 3, "mean": 0.0, "std": 1.0}
-    return TcnTower(num_features, num_frames, embedding_dim, **{**defaults, **options}).eval()
+    return TcnTower(embedding_dim, input_shape=shape, **{**defaults, **options}).eval()
 
 
 def series(num_frames=40, num_features=5):
@@ -80,7 +81,7 @@ def test_weight_normalisation_is_that_of_torch():
 @pytest.mark.parametrize("causal", [False, True])
 def test_receptive_field(causal):
     """The frames that an output depends on are those of the formula, and of one side if causal."""
-    tcn = tower(num_frames=101, causal=causal, kernel_size=3)
+    tcn = tower((5, 101), causal=causal, kernel_size=3)
     values = series(101).requires_grad_()
     middle = tcn.blocks(values)[0, :, 50]
     (gradient,) = torch.autograd.grad(middle.sum(), values)
@@ -118,8 +119,11 @@ def test_dropout_leaves_out_complete_channels_in_training():
         ({"width": 0}, "width: expected at least 1, got 0"),
         ({"pooling": "max"}, "pooling: expected one of mean, last, got 'max'"),
         ({"dropout": 1.0}, "dropout: expected 0 up to but not 1, got 1.0"),
-        ({"num_features": 0}, "num_features: expected at least 1, got 0"),
-        ({"num_frames": 0}, "num_frames: expected at least 1, got 0"),
+        ({"shape": (0, 40)}, r"input_shape\[0\]: expected at least 1, got 0"),
+        ({"shape": [5, 0]}, r"input_shape\[1\]: expected at least 1, got 0"),
+        ({"shape": [5]}, "input_shape: expected .features, frames., or mel"),
+        ({"shape": None}, "got input_shape=None and no mel"),
+        ({"mel": MelOptions()}, r"got input_shape=\(5, 40\) and mel"),
         ({"mean": [1.0, 2.0]}, "mean: expected one number, or 5, one per feature, got 2"),
         ({"projection": "none"}, "'none' needs embedding_dim = 6"),
     ],

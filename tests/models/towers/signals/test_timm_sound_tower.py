@@ -8,13 +8,14 @@ import torch
 
 from clipkit.errors import ConfigError
 from clipkit.models import TimmSoundTower
+from tests.helpers.sound_towers import mel
 
 MELS, FRAMES = 48, 70
 
 
 def tower(model="test_vit", embedding_dim=24, num_mels=MELS, num_frames=FRAMES, **options):
     torch.manual_seed(0)
-    return TimmSoundTower(model, embedding_dim, num_mels, num_frames, **options).eval()
+    return TimmSoundTower(model, embedding_dim, mel(num_mels, num_frames), **options).eval()
 
 
 def sounds(num_mels=MELS, num_frames=FRAMES):
@@ -104,8 +105,8 @@ def test_patches_are_dropped_in_training_only():
         ({"model": "resnet_50"}, "timm has no model 'resnet_50'; did you mean 'resnet50'"),
         ({"pretrained": "nowhere.pt"}, "no file 'nowhere.pt'"),
         ({"projection": "none"}, "'none' needs embedding_dim = 64"),
-        ({"num_mels": 0}, "num_mels: expected at least 1, got 0"),
-        ({"num_frames": -3}, "num_frames: expected at least 1, got -3"),
+        ({"mel": {"num_mels": 0}}, "mel.num_mels: expected 1 to 2048, got 0"),
+        ({"mel": {"bands": 64}}, "mel: no option 'bands'"),
         ({"mean": 1.0}, "std: expected both mean and std"),
         ({"std": 1.0}, "mean: expected both mean and std"),
         ({"mean": 0.0, "std": [1.0, 2.0]}, "std: expected one number, or 48, one per feature"),
@@ -118,4 +119,4 @@ def test_patches_are_dropped_in_training_only():
 )
 def test_options_that_cannot_work_are_refused(options, message):
     with pytest.raises(ConfigError, match=message):
-        tower(**options)
+        TimmSoundTower(**{"model": "test_vit", "embedding_dim": 24, "mel": mel(48, 70), **options})

@@ -8,7 +8,7 @@ from transformers import ClapConfig, ClapModel, WhisperConfig, WhisperForConditi
 
 from clipkit.errors import ConfigError
 from clipkit.models import ClapSoundTower, WhisperSoundTower
-from tests.helpers.sound_towers import HTSAT, WHISPER, build, values
+from tests.helpers.sound_towers import HTSAT, WHISPER, build, mel, values
 
 CLAP_TEXT = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
 FUSED = {**HTSAT, "enable_fusion": True, "fusion_type": "aff_2d"}
@@ -39,7 +39,7 @@ def whisper(tmp_path_factory):
 @torch.no_grad()
 def test_clap_of_a_folder_is_that_of_transformers(tmp_path, audio):
     clap = save_clap(tmp_path, audio)
-    tower = ClapSoundTower(str(tmp_path), num_frames=200).eval()
+    tower = ClapSoundTower(str(tmp_path), mel=mel(16, 200)).eval()
     spectrograms = values(tower)
     features = spectrograms.transpose(1, 2)[:, None]
     if audio is FUSED:  # four crops of a sound that is not longer than one: all the same
@@ -53,7 +53,7 @@ def test_clap_of_a_folder_is_that_of_transformers(tmp_path, audio):
 @torch.no_grad()
 def test_clap_with_another_projection(tmp_path):
     clap = save_clap(tmp_path, HTSAT)
-    tower = ClapSoundTower(str(tmp_path), 12, projection="linear", num_frames=200).eval()
+    tower = ClapSoundTower(str(tmp_path), 12, projection="linear", mel=mel(16, 200)).eval()
     features = values(tower).transpose(1, 2)[:, None]
     pooled = clap.audio_model(input_features=features).pooler_output
     torch.testing.assert_close(tower(values(tower)), pooled @ tower.projection.weight.T)
@@ -108,10 +108,10 @@ def test_weights_of_another_architecture_are_refused(tmp_path, whisper):
     kept = {n: v for n, v in load_file(weights).items() if not n.startswith("audio_projection")}
     save_file(kept, weights, metadata={"format": "pt"})
     with pytest.raises(ConfigError, match=r"have no 'audio_projection.linear1.bias' \(4 are mi"):
-        ClapSoundTower(str(tmp_path), num_frames=200)
+        ClapSoundTower(str(tmp_path), mel=mel(16, 200))
     weights.unlink()
     with pytest.raises(ConfigError, match="transformers cannot build ClapAudioModelWithProjection"):
-        ClapSoundTower(str(tmp_path), num_frames=200)
+        ClapSoundTower(str(tmp_path), mel=mel(16, 200))
 
 
 @pytest.mark.parametrize(
@@ -123,8 +123,9 @@ def test_weights_of_another_architecture_are_refused(tmp_path, whisper):
         ({"projection": "linear"}, "embedding_dim: required with projection: linear"),
         ({"embedding_dim": 16}, "CLAP's projection returns 24 components, got 16"),
         ({"projection": "none", "embedding_dim": 24}, "'none' needs embedding_dim = 32"),
-        ({"num_frames": 257}, "reads at most 256 frames, got 257"),
-        ({"num_frames": 0}, "num_frames: expected at least 1, got 0"),
+        ({"mel": mel(16, 257)}, "mel.num_frames: this model reads at most 256 frames, got 257"),
+        ({"mel": mel(20, 100)}, "mel.num_mels: this model reads 16 bands, got 20"),
+        ({"mel": None}, "mel.num_mels: this model reads 16 bands, got 64"),
         ({"model": {**FUSED, "fusion_type": "channel_map"}}, "with fusion_type 'channel_map'"),
         ({"model": {**HTSAT, "num_mel_bins": 65}}, "num_mel_bins: expected a divisor of"),
         ({"model": {**HTSAT, "hidden_size": 33}}, "hidden_size: expected 32, .* got 33"),
@@ -132,7 +133,7 @@ def test_weights_of_another_architecture_are_refused(tmp_path, whisper):
 )
 def test_options_of_clap_that_cannot_work_are_refused(options, message):
     with pytest.raises(ConfigError, match=message):
-        ClapSoundTower(**{"model": HTSAT, "pretrained": False, "num_frames": 100, **options})
+        ClapSoundTower(**{"model": HTSAT, "pretrained": False, "mel": mel(16, 100), **options})
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ import torch
 from transformers import ClapFeatureExtractor, WhisperFeatureExtractor
 from transformers.audio_utils import mel_filter_bank
 
-from clipkit.data.audio.mel import MelOptions, hz_to_mel, log_mel, mel_filters, mel_to_hz
 from clipkit.errors import ConfigError
+from clipkit.mel import MelOptions, hz_to_mel, log_mel, mel_filters, mel_to_hz
 from tests.helpers.sounds import tone
 
 SMALL = MelOptions(

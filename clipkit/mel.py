@@ -20,6 +20,8 @@ from torch import Tensor
 from clipkit.errors import ConfigError, check_at_least, check_choice, check_range
 from clipkit.suggestions import did_you_mean
 
+__all__ = ["MelOptions", "hz_to_mel", "log_mel", "mel_filters", "mel_to_hz"]
+
 Spectrogram = Float[Tensor, "num_mels num_frames"]
 """Logarithm of the energy by mel band and time."""
 Wave = Float32[np.ndarray, " length"]
