@@ -135,8 +135,8 @@ def add_sample_arguments(parser: argparse.ArgumentParser) -> None:
         type=given_text,
         metavar="MEMBER-or-PICKER",
         help="where captions are: a text member (txt, one per line), a field of a JSON member "
-        "(json:title), or a caption picker as in data.validation.caption, as YAML or the path of a "
-        "YAML file; default: txt",
+        "(json:title), one of them for each language (json:caption_{language}), or a caption "
+        "picker as in data.validation.caption, as YAML or the path of a YAML file; default: txt",
     )
     parser.add_argument(
         "--label-field",
@@ -201,7 +201,8 @@ def embed_options(args: argparse.Namespace, progress: bool = True) -> EmbedOptio
 
 def caption_picker(text: str | None) -> CaptionPicker | None:
     """Parse the value of ``--caption``."""
-    from clipkit.data.text.captions import CaptionPicker, named_picker
+    from clipkit.data.text.captions import CaptionPicker
+    from clipkit.data.text.languages import named_picker
 
     if text is None:
         return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from clipkit.shown_text import shown_text
+from clipkit.shown_text import isolated, shown_text
 
 
 def say(text: str, *, to_errors: bool = False, flush: bool = False) -> None:
@@ -22,10 +22,12 @@ def say(text: str, *, to_errors: bool = False, flush: bool = False) -> None:
 def cell(text: str) -> str:
     r"""Return a text for a table of rich, which reads brackets as markup.
 
+    Text from right to left changes nothing of the order of columns.
+
     Examples:
         >>> cell("[red]\x1b[31m")
         '\\[red]\\u001b[31m'
     """
     from rich.markup import escape
 
-    return escape(shown_text(text))
+    return escape(isolated(shown_text(text)))

@@ -51,6 +51,9 @@ from .text.captions import (
     OptionalCaption,
     TextField,
 )
+from .text.facts import Concept, FactTable
+from .text.knowledge import KnowledgeCaptions
+from .text.languages import LanguageCaptions
 from .text.templates import LabelTemplates, TemplatedCaptions
 from .text.tokenizer import Tokenizer
 from .text.tokenizers import (
@@ -67,11 +70,13 @@ __all__ = [
     "CaptionMask",
     "CaptionPicker",
     "ColorJitter",
+    "Concept",
     "DeviceDecodedTransform",
     "DeviceDecoder",
     "DevicePrefetcher",
     "EvalSoundTransform",
     "EvalTransform",
+    "FactTable",
     "FaultOptions",
     "Grayscale",
     "Group",
@@ -80,7 +85,9 @@ __all__ = [
     "ImageDecoder",
     "ImageTransform",
     "JsonFields",
+    "KnowledgeCaptions",
     "LabelTemplates",
+    "LanguageCaptions",
     "MixedCaptions",
     "Mixture",
     "MultiLabels",

@@ -19,6 +19,7 @@ from clipkit.evaluation.evaluators.pair_choice import PairChoice
 from clipkit.evaluation.evaluators.retrieval import Retrieval
 from clipkit.evaluation.evaluators.robustness import CorruptionRobustness
 from clipkit.evaluation.evaluators.suite import EvaluationSuite
+from clipkit.evaluation.evaluators.translation import CaptionTranslation
 from clipkit.evaluation.evaluators.zero_shot import (
     Predictions,
     ZeroShotClassification,
@@ -60,6 +61,7 @@ __all__ = [
     "TASKS",
     "TEMPLATE_LISTS",
     "AssociationData",
+    "CaptionTranslation",
     "ChoiceColumns",
     "ChoiceData",
     "ClassPrompts",

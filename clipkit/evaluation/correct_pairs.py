@@ -32,7 +32,8 @@ class RetrievalOptions:
             for which all of these images are correct. Otherwise each is a text of its own, for
             which the other images are incorrect, as in CLIP_benchmark.
         group_field: Field with the group of each sample, or of each of its captions, such as
-            "json:language"; recall is then also measured for each group of queries. None for no
+            "json:language", or "caption:language" for the language of each caption, if the caption
+            picker knows it; recall is then also measured for each group of queries. None for no
             groups.
         widths: Numbers of first components at which truncated embeddings are measured too; see
             ``Retrieval``.

@@ -77,6 +77,28 @@ def embed_pairs(
     return pairs if captions == with_captions else _without_captions(pairs)
 
 
+def embed_captions(
+    encoder: DualEncoder,
+    data: DataSource,
+    options: EmbedOptions,
+    tokenizer: Tokenizer | None = None,
+) -> EmbeddedPairs:
+    """Embed the captions of a data set; its images are neither decoded nor embedded.
+
+    Args:
+        encoder: The model.
+        data: Images with captions.
+        options: Batch size, limit, precision.
+        tokenizer: Tokenizer for the captions; None for that of the text tower.
+
+    Returns:
+        The embeddings, without those of images, unless the same block ``remembering`` has them.
+    """
+    if is_remembered((*_key(encoder, data, options, tokenizer), True)):
+        return embed_pairs(encoder, data, options, tokenizer)
+    return _embed(encoder, data, options, tokenizer, True, with_images=False)
+
+
 def known_pairs(
     encoder: DualEncoder, data: DataSource, options: EmbedOptions
 ) -> EmbeddedPairs | None:
@@ -107,13 +129,15 @@ def _embed(
     options: EmbedOptions,
     tokenizer: Tokenizer | None,
     with_captions: bool,
+    with_images: bool = True,
 ) -> EmbeddedPairs:
-    ids, cache = ids_of_rank(data, options), cache_of(encoder)
+    ids, cache = ids_of_rank(data, options), cache_of(encoder) if with_images else None
     key = None if cache is None else cache.images_key(data, options)
     count = len(data) if options.limit is None else min(len(data), options.limit)
     stored = None if cache is None else cache.load(key, count)
     with same_errors(), evaluating(encoder, options.precision):
-        local = _embed_rank(encoder, data, ids, options, decode=stored is None)
+        decode = with_images and stored is None
+        local = _embed_rank(encoder, data, ids, options, decode)
     pairs = _join_ranks(local, ids)
     if stored is not None:
         pairs = replace(pairs, images=stored)

@@ -12,7 +12,11 @@ from clipkit.errors import ConfigError, check_choice
 from clipkit.evaluation.correct_pairs import RetrievalOptions
 from clipkit.evaluation.corruptions.kinds import CORRUPTIONS, STRENGTHS
 from clipkit.evaluation.datasets.choice_sources import ChoiceColumns, open_choices
-from clipkit.evaluation.datasets.dataset import EvaluationDataset, open_dataset
+from clipkit.evaluation.datasets.dataset import (
+    CAPTION_LANGUAGE,
+    EvaluationDataset,
+    open_dataset,
+)
 from clipkit.evaluation.evaluators.association import ImageAssociation
 from clipkit.evaluation.evaluators.base import Evaluator
 from clipkit.evaluation.evaluators.fairness import GroupFairness
@@ -21,6 +25,7 @@ from clipkit.evaluation.evaluators.multi_label import MultiLabelClassification
 from clipkit.evaluation.evaluators.pair_choice import PairChoice
 from clipkit.evaluation.evaluators.retrieval import Retrieval
 from clipkit.evaluation.evaluators.robustness import CorruptionRobustness
+from clipkit.evaluation.evaluators.translation import CaptionTranslation
 from clipkit.evaluation.evaluators.zero_shot import ZeroShotClassification
 from clipkit.evaluation.evaluators.zero_shot_multi_label import ZeroShotMultiLabel
 from clipkit.evaluation.inference import EmbedOptions
@@ -46,6 +51,8 @@ class ZeroShotOptions:
         thresholds: Kind of the fitted thresholds: "global" or "per-class".
         hold_out_by: Field with the group of each image, such as "json:patient_id": intervals draw
             complete groups, and a group must not be in both splits. None if images are independent.
+        facts: Table of facts, whose definitions are added to the prompts; see
+            ``FactTable.from_file``. None for none.
 
     Examples:
         >>> make_evaluator("zero-shot", "data/val", zero_shot=ZeroShotOptions(templates="openai"))
@@ -58,6 +65,7 @@ class ZeroShotOptions:
     calibration_split: str | None = None
     thresholds: str = "global"
     hold_out_by: str | None = None
+    facts: str | None = None
 
 
 @dataclass(frozen=True)
@@ -92,7 +100,7 @@ CLASSIFIERS: Final = ("zero-shot", "label-head")
 TASKS: Final = (
     "retrieval", "zero-shot", "label-head", "multi-label", "linear-probe", "nearest-neighbours",
     "few-shot", "pair-choice", "zero-shot-multi-label", "corruptions",
-    "multi-label-probe", "fairness", "association",
+    "multi-label-probe", "fairness", "association", "translation",
 )  # fmt: skip
 """Names of the tasks."""
 
@@ -162,6 +170,11 @@ def make_evaluator(
         return _multi_label(task, data, label_field, zero_shot, options)
     if task == "retrieval":
         return Retrieval(data, options=options, correct=correct)
+    if task == "translation":
+        field = correct.group_field or CAPTION_LANGUAGE
+        return CaptionTranslation(
+            data, options=options, language_field=field, merge_captions=correct.merge_captions
+        )
     if task == "fairness":
         return _fairness(robustness.classifier, data, zero_shot, options)
     if task == "corruptions":
@@ -205,7 +218,7 @@ def _multi_label(
         data, class_names=zero_shot.class_names, templates=zero_shot.templates,
         positives=_positives(label_field), options=options,
         calibration_split=zero_shot.calibration_split, thresholds=zero_shot.thresholds,
-        hold_out_by=zero_shot.hold_out_by,
+        hold_out_by=zero_shot.hold_out_by, facts=zero_shot.facts,
     )  # fmt: skip
 
 
@@ -236,5 +249,5 @@ def _classifier(
     return ZeroShotClassification(
         data, class_names=zero_shot.class_names, templates=zero_shot.templates, options=options,
         group_field=zero_shot.group_field, calibration_split=zero_shot.calibration_split,
-        hold_out_by=zero_shot.hold_out_by,
+        hold_out_by=zero_shot.hold_out_by, facts=zero_shot.facts,
     )  # fmt: skip

@@ -28,9 +28,9 @@ from clipkit.cli.evaluate.suite import (
     check_suite_output,
     run_suite_command,
 )
+from clipkit.cli.evaluate.tables import print_metrics
 from clipkit.cli.evaluate.zero_shot_options import add_zero_shot_arguments, zero_shot_options
 from clipkit.cli.outputs import check_output_file, check_output_folder
-from clipkit.cli.printing import cell
 
 if TYPE_CHECKING:
     from clipkit.evaluation import Evaluator
@@ -41,9 +41,8 @@ if TYPE_CHECKING:
 TASKS: Final = (
     "retrieval", "zero-shot", "label-head", "multi-label", "linear-probe", "nearest-neighbours",
     "few-shot", "pair-choice", "zero-shot-multi-label", "corruptions",
-    "multi-label-probe", "fairness", "association",
+    "multi-label-probe", "fairness", "association", "translation",
 )  # fmt: skip
-_NO_SHARES: Final = ("l2", "_rank", "rsum")
 
 
 def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
@@ -123,7 +122,7 @@ def _measure(args: argparse.Namespace, device: str) -> int:
     if len(by_task) == 1:
         ((task, every),) = by_task.items()
         intervals = {name.removeprefix(f"{task}/"): ends for name, ends in intervals.items()}
-    _print_table(f"{args.model}{shown_weights(weights)} on {args.data}", every.metrics, intervals)
+    print_metrics(f"{args.model}{shown_weights(weights)} on {args.data}", every.metrics, intervals)
     if args.output is not None:
         arguments = _arguments(args, evaluators, encoder, weights)
         of_first_rank(lambda: write_record(args.output, arguments, evaluators, every, intervals))
@@ -184,25 +183,3 @@ def _arguments(
         "class_names": {"data": list(of_data), "model": list(of_model)},
         "versions": versions(),
     }
-
-
-def _print_table(
-    title: str, metrics: Mapping[str, float], intervals: Mapping[str, Interval]
-) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console()
-    console.print(cell(title), soft_wrap=True)
-    table = Table()
-    table.add_column("Metric")
-    table.add_column("Value", justify="right")
-    if intervals:
-        table.add_column("95 % interval", justify="right")
-    for name, value in metrics.items():
-        is_share = 0 <= value <= 1 and not name.endswith(_NO_SHARES)
-        factor, digits = (100, ".2f") if is_share else (1, "g")
-        ends = [f"{factor * end:{digits}}" for end in intervals.get(name, ())]
-        shown = f"{factor * value:{digits}}" + " %" * is_share
-        table.add_row(cell(name), shown, *([" to ".join(ends)] if intervals else []))
-    console.print(table)

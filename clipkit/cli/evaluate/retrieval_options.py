@@ -52,11 +52,13 @@ def retrieval_options(args: argparse.Namespace, tasks: Sequence[str]) -> Retriev
     from clipkit.evaluation import RetrievalOptions
 
     given = {
-        "--width": args.width,
-        "--positives": args.positives,
-        "--merge-captions": args.merge_captions,
+        "--width": (args.width, ("retrieval",)),
+        "--positives": (args.positives, ("retrieval",)),
+        "--merge-captions": (args.merge_captions, ("retrieval", "translation")),
     }
-    for name, value in given.items():
-        if value and "retrieval" not in tasks:
-            raise ConfigError(f"{name}: expected the task retrieval, got {', '.join(tasks)}")
+    for name, (value, using) in given.items():
+        if value and not set(tasks) & set(using):
+            raise ConfigError(
+                f"{name}: expected the task {' or '.join(using)}, got {', '.join(tasks)}"
+            )
     return RetrievalOptions(args.positives, args.merge_captions, args.group_field, args.width)

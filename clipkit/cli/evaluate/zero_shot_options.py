@@ -17,9 +17,10 @@ _SEVERAL: Final = ("multi-label", "zero-shot-multi-label")
 _USED_BY: Final = {
     "--classnames": _ZERO_SHOT,
     "--templates": _ZERO_SHOT,
-    "--group-field": ("zero-shot", "retrieval", "fairness"),
+    "--group-field": ("zero-shot", "retrieval", "fairness", "translation"),
     "--calibration-split": ("zero-shot", *_SEVERAL),
     "--thresholds": _SEVERAL,
+    "--facts": _ZERO_SHOT,
     "--hold-out-by": ("zero-shot", *_SEVERAL, "linear-probe", "nearest-neighbours", "few-shot"),
 }
 _PARSED: Final = {"thresholds": "global"}
@@ -45,12 +46,19 @@ def add_zero_shot_arguments(parser: argparse.ArgumentParser) -> None:
         "else generic",
     )
     group.add_argument(
+        "--facts",
+        type=given_text,
+        metavar="FILE",
+        help="a table of facts (CSV, TSV, JSON, Parquet; columns name and definition), whose "
+        "definitions are added to the prompts of the classes",
+    )
+    group.add_argument(
         "--group-field",
         type=given_text,
         metavar="MEMBER",
         help="where the group of an image is, such as json:region; also measures each group and "
-        "the worst one; for retrieval also a list with the group of each caption, or the captions "
-        "by group, such as by language",
+        "the worst one; for retrieval and translation also a list with the group of each caption, "
+        "the captions by group, or caption:language for captions that --caption finds by language",
     )
     group.add_argument(
         "--calibration-split",
@@ -86,6 +94,7 @@ def zero_shot_options(args: argparse.Namespace, tasks: Sequence[str]) -> ZeroSho
         args.calibration_split,
         args.thresholds,
         args.hold_out_by,
+        args.facts,
     )
     for option, using in _USED_BY.items():
         name = option.removeprefix("--").replace("-", "_")

@@ -137,7 +137,7 @@ class SampleReader:
 
     def _texts(self, members: dict[str, bytes]) -> dict[str, Any]:
         weighted = self.caption.candidates(members)
-        captions = [valid_text(text) for text, weight in weighted if weight > 0 and text]
+        captions = [valid_text(c.text) for c in weighted if c.weight > 0 and c.text]
         if len(captions) > MAX_CAPTIONS:
             raise SampleError(
                 f"expected at most {MAX_CAPTIONS:,} captions, got {len(captions):,}; name fewer"

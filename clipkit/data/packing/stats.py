@@ -156,7 +156,7 @@ def _inspect(raw: RawSample, tokenizer: Tokenizer) -> _SampleFacts:
                 facts.sounds.append(sound_info(data))
             elif extension == "txt":
                 captions = TextField(one_per_line=True).candidates(raw.members)
-                facts.caption_lengths.extend(len(tokenizer.encode(text)) for text, _ in captions)
+                facts.caption_lengths.extend(len(tokenizer.encode(c.text)) for c in captions)
             elif extension == "cls":
                 facts.label = read_label(raw.members, "cls")
         except SampleError as error:

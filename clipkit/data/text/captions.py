@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
@@ -24,10 +23,12 @@ class Candidate(NamedTuple):
     Attributes:
         text: Caption, without white space around it.
         weight: Relative frequency with which it is selected.
+        language: Its language, if the picker knows it.
     """
 
     text: str
     weight: float
+    language: str = ""
 
 
 class CaptionPicker(ABC):
@@ -146,8 +147,8 @@ class JsonFields(CaptionPicker):
         languages: dict[str, float] | None = None,
         member: str = "json",
     ) -> None:
-        self.fields = _checked_weights(fields, "fields")
-        self.languages = None if languages is None else _checked_weights(languages, "languages")
+        self.fields = checked_weights(fields, "fields")
+        self.languages = None if languages is None else checked_weights(languages, "languages")
         self.member = member
         self.source = f"fields {', '.join(fields)} of member {member!r}"
 
@@ -173,12 +174,7 @@ class JsonFields(CaptionPicker):
             content = content.get(name) if isinstance(content, Mapping) else None
         if not isinstance(content, Mapping):
             return _texts(content, path)
-        weights = self.languages or dict.fromkeys(content, 1.0)
-        return [
-            candidate
-            for language, weight in weights.items()
-            for candidate in _scaled(_texts(content.get(language), f"{path}.{language}"), weight)
-        ]
+        return of_languages(content, self.languages, path + ".{language}")
 
 
 @final
@@ -227,7 +223,7 @@ class MixedCaptions(CaptionPicker):
                 f"weights: expected one for each of the {len(pickers)} pickers, got {len(weights)}"
             )
         self.pickers = list(pickers)
-        self.weights = list(_checked_weights(dict(enumerate(weights)), "weights").values())
+        self.weights = list(checked_weights(dict(enumerate(weights)), "weights").values())
         self.source = " or ".join(picker.source for picker in pickers)
 
     @property
@@ -269,6 +265,26 @@ def _lines(text: str) -> list[str]:
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
+def of_languages(
+    content: Mapping[str, Any], weights: Mapping[str, float] | None, place: str
+) -> list[Candidate]:
+    """Return captions from a text, or a list of texts, of each language.
+
+    Args:
+        content: Texts by language.
+        weights: Weight of each language; None for equal weights. Languages without a text are
+            ignored.
+        place: Where the texts are, with ``{language}``, in messages.
+    """
+    return [
+        candidate._replace(language=language)
+        for language, weight in (weights or dict.fromkeys(content, 1.0)).items()
+        for candidate in _scaled(
+            _texts(content.get(language), place.replace("{language}", language)), weight
+        )
+    ]
+
+
 def _texts(value: Any, where: str) -> list[Candidate]:
     """Return a text or a list of texts as captions of weight 1."""
     values = value if isinstance(value, list) else [] if value is None else [value]
@@ -281,32 +297,15 @@ def _scaled(candidates: Sequence[Candidate], weight: float) -> Iterator[Candidat
     """Scale weights so that their sum is ``weight``."""
     total = sum(candidate.weight for candidate in candidates)
     if total > 0:
-        for text, own in candidates:
-            yield Candidate(text, own * weight / total)
+        for candidate in candidates:
+            yield candidate._replace(weight=candidate.weight * weight / total)
 
 
-def _checked_weights(weights: dict[_K, float], option: str) -> dict[_K, float]:
+def checked_weights(weights: dict[_K, float], option: str) -> dict[_K, float]:
+    """Return the weights if they are of at least 0, and not all zero."""
     values = list(weights.values())
     if not all(math.isfinite(value) and value >= 0 for value in values) or sum(values) <= 0:
         raise ConfigError(
             f"{option}: expected weights of at least 0 and one above 0, got {dict(weights)}"
         )
     return dict(weights)
-
-
-def named_picker(name: str) -> CaptionPicker | None:
-    """Return the picker that a short name describes; None if it is no such name.
-
-    Args:
-        name: A text member with one caption per line ("txt"), or a field of a JSON member
-            ("json:title").
-
-    Examples:
-        >>> named_picker("json:title").source
-        "fields title of member 'json'"
-    """
-    if re.fullmatch(r"[\w.-]+", name) and not name.endswith((".yaml", ".yml")):
-        return TextField(name, one_per_line=True)
-    if (field := re.fullmatch(r"(\w+):([\w.-]+)", name)) is not None:
-        return JsonFields({field[2]: 1.0}, member=field[1])
-    return None

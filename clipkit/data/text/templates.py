@@ -92,7 +92,7 @@ class TemplatedCaptions(CaptionPicker):
     def candidates(self, members: Mapping[str, bytes]) -> list[Candidate]:
         """See `CaptionPicker.candidates`."""
         return [
-            Candidate(fill_template(template, text), weight)
-            for text, weight in self.captions.candidates(members)
+            candidate._replace(text=fill_template(template, candidate.text))
+            for candidate in self.captions.candidates(members)
             for template in self.templates
         ]

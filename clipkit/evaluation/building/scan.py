@@ -209,7 +209,7 @@ def sample_facts(
 def captions_of(members: Mapping[str, bytes], fields: SampleFields) -> tuple[str, ...]:
     """Return the captions of a sample, each on one line and once."""
     picker = fields.caption or TextField("txt", one_per_line=True)
-    texts = (" ".join(text.split()) for text, weight in picker.candidates(members) if weight > 0)
+    texts = (" ".join(c.text.split()) for c in picker.candidates(members) if c.weight > 0)
     return tuple(dict.fromkeys(filter(None, texts)))
 
 

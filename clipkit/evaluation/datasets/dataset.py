@@ -12,7 +12,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -31,9 +31,12 @@ from clipkit.data.shards.reader import ShardReader
 from clipkit.data.storage.braces import MAX_NAMES
 from clipkit.data.storage.cache import read_small_file
 from clipkit.data.storage.urls import UNION, is_local, local_path, parse_address
-from clipkit.data.text.captions import CaptionPicker, TextField
+from clipkit.data.text.captions import Candidate, CaptionPicker, TextField
 from clipkit.errors import ConfigError, DataError, SampleError
 from clipkit.templates import check_templates
+
+CAPTION_LANGUAGE: Final = "caption:language"
+"""In place of a field: the language of each caption, which the caption picker knows."""
 
 _SHOWN_CHARACTERS: Final = 40
 _TEMPLATES: Final = "zeroshot_classification_templates.txt"
@@ -140,11 +143,10 @@ class EvaluationDataset:
         """
         raw = self._reader.read(sample_id)
         with sample_errors(self.name, raw.key):
-            captions = [text for text, weight in self.caption.candidates(raw.members) if weight > 0]
             return EvaluationSample(
                 raw.key,
                 image_member(raw.members),
-                tuple(filter(None, captions)),
+                tuple(caption.text for caption in self._captions(raw.members)),
                 read_label(raw.members, self.label_field),
             )
 
@@ -207,18 +209,32 @@ class EvaluationDataset:
 
         Args:
             sample_id: Position of the sample in the data set.
-            field: A member ("txt") or a field of a JSON member ("json:captions").
+            field: A member ("txt") or a field of a JSON member ("json:captions"), or
+                ``CAPTION_LANGUAGE`` for the language of each caption.
 
         Returns:
             The text of the member, or the value of the field in JSON's types; None if there is
             none.
 
         Raises:
-            SampleError: If the member cannot be read.
+            SampleError: If the member cannot be read, or a caption has no language.
         """
         raw = self._reader.read(sample_id, leave_out=IMAGE_EXTENSIONS)
         with sample_errors(self.name, raw.key):
-            return read_value(raw.members, field)
+            if field != CAPTION_LANGUAGE:
+                return read_value(raw.members, field)
+            captions = self._captions(raw.members)
+            if unknown := next((c.text for c in captions if not c.language), None):
+                raise SampleError(
+                    f"{field}: {self.caption.source} gives no language for {unknown!r:.60}; "
+                    f"expected captions by language, such as json:caption_{{language}} or "
+                    f"txt.{{language}}"
+                )
+            return [caption.language for caption in captions]
+
+    def _captions(self, members: Mapping[str, bytes]) -> list[Candidate]:
+        """Return the captions that the picker may select."""
+        return [c for c in self.caption.candidates(members) if c.weight > 0 and c.text]
 
     def with_split(self, split: str) -> EvaluationDataset:
         """Open another split of the same data.

@@ -104,6 +104,8 @@ class ZeroShotClassification(Evaluator):
         hold_out_by: Field with the group of each image whose images depend on one another, such as
             "json:patient_id": intervals draw complete groups, and a group must not be in both
             splits. None if images are independent.
+        facts: Table of facts (CSV, TSV, JSON or Parquet), whose definitions are added to the
+            prompts; see ``FactTable.from_file``. None for none.
 
     Raises:
         DataError: If the data cannot be found, name no classes, or the calibration split has images
@@ -129,6 +131,7 @@ class ZeroShotClassification(Evaluator):
         group_field: str | None = None,
         calibration_split: str | None = None,
         hold_out_by: str | None = None,
+        facts: str | None = None,
     ) -> None:
         self.data = as_dataset(data, split)
         self.class_names = resolve_class_names(class_names, self.data)
@@ -138,7 +141,7 @@ class ZeroShotClassification(Evaluator):
                 f"{self.data.name}: zero-shot classification needs the names of at least two "
                 f"classes, got {len(names)}; write classnames.txt, one name per line"
             )
-        self.prompts = resolve_prompts(templates, names, self.data)
+        self.prompts = resolve_prompts(templates, names, self.data, facts)
         if self.prompts.negative:
             raise ConfigError(
                 "templates: negative prompts are for images with several classes; expected only "

@@ -65,6 +65,8 @@ class ZeroShotMultiLabel(Evaluator):
         hold_out_by: Field with the group of each image whose images depend on one another, such as
             "json:patient_id": intervals draw complete groups, and a group must not be in both
             splits. None if images are independent.
+        facts: Table of facts (CSV, TSV, JSON or Parquet), whose definitions are added to the
+            prompts; see ``FactTable.from_file``. None for none.
 
     Raises:
         DataError: If the data cannot be found or name no classes.
@@ -91,6 +93,7 @@ class ZeroShotMultiLabel(Evaluator):
         calibration_split: str | None = None,
         thresholds: str = "global",
         hold_out_by: str | None = None,
+        facts: str | None = None,
     ) -> None:
         self.data = as_dataset(data, split)
         self.class_names = resolve_class_names(class_names, self.data)
@@ -101,7 +104,7 @@ class ZeroShotMultiLabel(Evaluator):
                 f"none; write classnames.txt, one name per line"
             )
         names = [self.class_names[number] for number in self._columns]
-        self.prompts = resolve_prompts(templates, names, self.data)
+        self.prompts = resolve_prompts(templates, names, self.data, facts)
         self.templates = self.prompts.templates
         self.fields = ClassFields.of(self.data, positives, negatives)
         self.options = options

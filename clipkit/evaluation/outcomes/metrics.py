@@ -15,6 +15,7 @@ from clipkit.evaluation.outcomes.classification import classification_metrics
 from clipkit.evaluation.outcomes.multi_label import multi_label_metrics
 from clipkit.evaluation.outcomes.outcomes import Outcomes
 from clipkit.evaluation.outcomes.retrieval import retrieval_metrics, rsum_metrics
+from clipkit.evaluation.outcomes.translation import translation_metrics
 from clipkit.evaluation.outcomes.worst_group import worst_group_metrics
 
 OutcomeMetrics = Callable[[Outcomes, Float[Tensor, " N"]], dict[str, float]]
@@ -36,6 +37,7 @@ OUTCOME_KINDS: Final[Mapping[str, OutcomeMetrics]] = {
     "multi-label": multi_label_metrics,
     "retrieval": retrieval_metrics,
     "rsum": rsum_metrics,
+    "translation": translation_metrics,
     "worst-group": worst_group_metrics,
     f"{KIND}classification": by_group_metrics(
         classification_metrics, ("top1", "top5", "mean_per_class_recall")

@@ -6,9 +6,11 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
+from pathlib import Path
 from typing import Any, Final
 
 from clipkit.class_names import listed_names
+from clipkit.data.text.facts import DEFINITION, FactTable, as_table, with_fact
 from clipkit.errors import ConfigError
 from clipkit.evaluation.datasets.dataset import EvaluationDataset
 from clipkit.evaluation.prompts.prompt_files import read_entry, text_list
@@ -67,7 +69,10 @@ class ClassPrompts:
 
 
 def resolve_prompts(
-    given: Templates | None, class_names: Sequence[str], data: EvaluationDataset
+    given: Templates | None,
+    class_names: Sequence[str],
+    data: EvaluationDataset,
+    facts: FactTable | str | Path | None = None,
 ) -> ClassPrompts:
     """Return the prompts of each class.
 
@@ -80,10 +85,13 @@ def resolve_prompts(
             ``GENERIC_TEMPLATES`` if the data have none.
         class_names: Names of the C classes.
         data: The data set.
+        facts: Table of facts, or the path of one; see ``FactTable.from_file``. The definition of
+            each class that it knows is added to every prompt of the class. None for none.
 
     Raises:
         ConfigError: If a list is unknown, a file cannot be read, a template has no place for the
-            class name, or a class has no prompts.
+            class name, a class has no prompts, or the table defines none of the classes.
+        DataError: If the table of facts cannot be read.
 
     Examples:
         >>> data = open_dataset("data/val")
@@ -91,7 +99,48 @@ def resolve_prompts(
         'a bad photo of a red.'
         >>> resolve_prompts({"red": ["a red square", "{} paint"]}, ["red"], data).positive
         (('a red square', 'red paint'),)
+        >>> table = FactTable([Concept("red", {"definition": "the colour of blood"})])
+        >>> resolve_prompts(["a {} square"], ["red"], data, table).positive
+        (('a red square, the colour of blood',),)
     """
+    prompts = _resolve(given, class_names, data)
+    return prompts if facts is None else _defined(prompts, class_names, as_table(facts))
+
+
+def _defined(prompts: ClassPrompts, names: Sequence[str], table: FactTable) -> ClassPrompts:
+    """Return the prompts with the definition of each class that the table knows."""
+    definitions = [_definition(name, table) for name in names]
+    unknown = [name for name, text in zip(names, definitions, strict=True) if text is None]
+    if len(unknown) == len(names):
+        raise ConfigError(
+            f"facts: {table.where}: expected definitions of the classes ({listed_names(names)}), "
+            f"got none; names of concepts are compared without case and punctuation"
+        )
+    if unknown:
+        _LOG.warning(
+            "facts: %s: no definition of %d of %d classes (%s)",
+            table.where, len(unknown), len(names), listed_names(unknown),
+        )  # fmt: skip
+
+    def added(of_classes: Sequence[Sequence[str]]) -> tuple[tuple[str, ...], ...]:
+        pairs = zip(of_classes, definitions, strict=True)
+        return tuple(tuple(with_fact(t, d) if d else t for t in texts) for texts, d in pairs)
+
+    positive = added(prompts.positive)
+    negative = added(prompts.negative) if prompts.negative else ()
+    return ClassPrompts(positive, negative, tuple(chain(*positive, *negative)))
+
+
+def _definition(name: str, table: FactTable) -> str | None:
+    """Return the definition of the longest concept in a name that has one."""
+    defined = [c for c in table.concepts_in(name) if DEFINITION in c.facts]
+    return max(defined, key=lambda c: len(c.name)).facts[DEFINITION] if defined else None
+
+
+def _resolve(
+    given: Templates | None, class_names: Sequence[str], data: EvaluationDataset
+) -> ClassPrompts:
+    """Return the prompts of each class without facts."""
     content: Any = given
     where = _OPTION
     if given is None:

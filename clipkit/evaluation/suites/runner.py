@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
-from clipkit.data.text.captions import named_picker
+from clipkit.data.text.languages import named_picker
 from clipkit.distributed.agreement import of_first_rank, same_errors
 from clipkit.distributed.collectives import rank
 from clipkit.distributed.process_group import finishing, is_lost_connection, rank_lost

@@ -129,5 +129,6 @@ def in_language(entry: SuiteEntry, language: str) -> SuiteEntry:
         entry.zero_shot,
         class_names=filled(entry.zero_shot.class_names),
         templates=filled(entry.zero_shot.templates),
+        facts=filled(entry.zero_shot.facts),
     )
     return replace(entry, language=language, zero_shot=prompts, **texts)

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import open_clip
 import pytest
 
+from clipkit.data import Concept, FactTable
 from clipkit.errors import ConfigError
 from clipkit.evaluation.prompts.class_prompts import (
     GENERIC_TEMPLATES,
@@ -108,3 +109,40 @@ def test_prompts_of_other_classes_are_reported(caplog):
 def test_classes_with_the_same_prompts_are_found():
     prompts = resolve_prompts(["a {}"], ["missile", "tank", "missile", "missile"], data())
     assert prompts.repeated() == {2: 0, 3: 0}
+
+
+def table(**definitions):
+    return FactTable([Concept(name, {"definition": text}) for name, text in definitions.items()])
+
+
+def test_definitions_are_added_to_every_prompt(tmp_path, caplog):
+    (tmp_path / "facts.csv").write_text("name,definition\nWren,a small bird\nrobin,red\n")
+    found = resolve_prompts(["a {}.", "{c}"], NAMES, data(), str(tmp_path / "facts.csv"))
+    assert found.positive == (
+        ("a wren, a small bird", "wren, a small bird"),
+        ("a sparrow.", "sparrow"),
+    )
+    assert found.templates == tuple(text for texts in found.positive for text in texts)
+    assert "no definition of 1 of 2 classes (sparrow)" in caplog.text
+    pairs = {"positive": ["a {}"], "negative": ["no {}"]}
+    of_pairs = resolve_prompts(pairs, NAMES, data(), table(wren="a bird"))
+    assert of_pairs.negative == (("no wren, a bird",), ("no sparrow",))
+    own = resolve_prompts({"wren": ["it"], "sparrow": ["x"]}, NAMES, data(), table(sparrow="y"))
+    assert own.positive == (("it",), ("x, y",))
+
+
+def test_the_longest_concept_of_a_class_name_is_defined():
+    facts = FactTable([
+        Concept("crane", {"definition": "a bird"}),
+        Concept("tower crane", {"definition": "a machine"}),
+        Concept("old tower crane", {"kind of": "kind of machine"}),
+    ])  # fmt: skip
+    found = resolve_prompts(["{}"], ("small tower crane", "crane"), data(), facts)
+    assert found.positive == (("small tower crane, a machine",), ("crane, a bird",))
+
+
+def test_a_table_without_any_of_the_classes_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"facts: facts: expected definitions .* \(wren, sparrow"):
+        resolve_prompts(None, NAMES, data(), table(robin="a bird"))
+    with pytest.raises(ConfigError, match="there is no file"):
+        resolve_prompts(None, NAMES, data(), str(tmp_path / "gone.csv"))

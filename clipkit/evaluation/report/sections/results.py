@@ -8,7 +8,14 @@ from dataclasses import dataclass
 from typing import Final
 
 from clipkit.evaluation.report.content import Result
-from clipkit.evaluation.report.numbers import compact
+from clipkit.evaluation.report.sections.listings import (
+    DIRECTIONS,
+    Listing,
+    group_listings,
+    is_listed,
+    metric_cell,
+    translation_listings,
+)
 
 _RECALL: Final = re.compile(r"(text_to_image|image_to_text)/recall_at_(\d+)$")
 _WIDTH: Final = re.compile(r"width_(\d+)/(?:text_to_image|image_to_text)/recall_at_(\d+)$")
@@ -19,7 +26,6 @@ _HEADLINES: Final = (
     ("image_to_text/recall_at_10", "Image to text", "recall at 10"),
     ("top1", "Classes", "top-1"),
 )
-_DIRECTIONS: Final = (("text_to_image", "Text to image"), ("image_to_text", "Image to text"))
 _CLASSES: Final = {
     "top1": "Top-1", "top5": "Top-5", "mean_per_class_recall": "Mean of classes",
     "macro_f1": "Macro F1", "mean_average_precision": "mAP", "ece": "ECE",
@@ -66,16 +72,6 @@ class Table:
     rows: Sequence[Result]  # results with at least one of the metrics
 
 
-@dataclass(frozen=True, slots=True)
-class Listing:
-    """Metrics of one result, one per row."""
-
-    title: str  # caption
-    note: str  # note of the result
-    columns: Sequence[str]  # headings of the values
-    rows: Sequence[tuple[str, Sequence[tuple[str, str]]]]  # name; value and interval per column
-
-
 def headlines(results: Sequence[Result]) -> Headlines | None:
     """Select up to four figures of the first result, compared with the first baseline."""
     measured = next((result for result in results if not result.is_baseline), None)
@@ -98,9 +94,7 @@ def tables(results: Sequence[Result]) -> list[Table]:
     """
     keys = {key for result in results for key in result.metrics}
     ks = sorted({int(match[2]) for key in keys if (match := _RECALL.match(key))})
-    recalls = [
-        (title, {f"{way}/recall_at_{k}": f"R@{k}" for k in ks}) for way, title in _DIRECTIONS
-    ]
+    recalls = [(title, {f"{way}/recall_at_{k}": f"R@{k}" for k in ks}) for way, title in DIRECTIONS]
     widths = _by_width(keys)
     classes = {key: title for key, title in _CLASSES.items() if key in keys}
     candidates = [
@@ -112,41 +106,34 @@ def tables(results: Sequence[Result]) -> list[Table]:
 
 
 def listings(results: Sequence[Result]) -> list[Listing]:
-    """Return a list of the metrics of each result that ``tables`` leaves out."""
-    made = []
+    """Return tables of the metrics of each result that ``tables`` leaves out."""
+    made: list[Listing] = []
     for result in results:
+        made += [*group_listings(result), *translation_listings(result)]
         keys = [key for key in result.metrics if not _is_in_tables(key, result.metrics)]
         columns: dict[str, dict[str, str]] = {}
         for key in keys:
             match = _DIRECTED.fullmatch(key)
             name, column = (match[1] + match[3], match[2]) if match else (key, "")
             columns.setdefault(readable_metric(name), {})[column] = key
-        ways = [way for way, _ in _DIRECTIONS if any(way in places for places in columns.values())]
+        ways = [way for way, _ in DIRECTIONS if any(way in places for places in columns.values())]
         for headings in (ways, [""]):
             rows = [
-                (name, [_cell(result, places.get(heading)) for heading in headings])
+                (name, [metric_cell(result, places.get(heading)) for heading in headings])
                 for name, places in columns.items()
                 if not set(headings).isdisjoint(places)
             ]
-            titles = [dict(_DIRECTIONS).get(heading, "Value") for heading in headings]
+            titles = [dict(DIRECTIONS).get(heading, "Value") for heading in headings]
             if rows:
                 made.append(Listing(f"{result.name}: other metrics", result.note, titles, rows))
     return made
 
 
-def _cell(result: Result, key: str | None) -> tuple[str, str]:
-    """Return a value and its interval as text; empty if there is none."""
-    if key is None:
-        return "", ""
-    interval = result.intervals.get(key)
-    limits = "" if interval is None else f"{compact(interval[0])}–{compact(interval[1])}"
-    return compact(result.metrics[key]), limits
-
-
 def _is_in_tables(key: str, among: Mapping[str, float]) -> bool:
     if key in _SAME:
         return "mean_per_class_recall" in among
-    return key in _CLASSES or bool(_RECALL.match(key) or _WIDTH.match(key))
+    of_tables = key in _CLASSES or _RECALL.match(key) or _WIDTH.match(key)
+    return bool(of_tables) or is_listed(key, among)
 
 
 def readable_metric(name: str) -> str:
@@ -173,7 +160,7 @@ def _by_width(keys: set[str]) -> list[tuple[str, dict[str, str]]]:
             | {f"{way}/recall_at_{k}": "all"},
         )
         for k in sorted({at for _, at in widths}, key=int)
-        for way, title in _DIRECTIONS
+        for way, title in DIRECTIONS
     ]
 
 

@@ -27,6 +27,7 @@ for (const maps of all(".maps")) {
         `${columns > 1 ? (100 * x) / (columns - 1) : 0}% ${rows > 1 ? (100 * y) / (rows - 1) : 0}%`;
       const label = document.createElement("p");
       label.textContent = name;
+      label.dir = "auto";
       tip.replaceChildren(image, ...(name ? [label] : []), caption);
       const box = plot.getBoundingClientRect();
       place(box.left + (places[at][0] / 1000) * box.width, box.top + (places[at][1] / 1000) * box.height);
