@@ -149,11 +149,18 @@ def select_pairs(
         if batch is None
         else known_sizes(batch, len(text), num_negatives if has_negatives else None)
     )
-    pairs = Pairs(image, text, embeddings.logit_scale, groups, *negatives, selected=selected)
-    pairs = pairs._replace(exchange=exchange)
-    if sizes is None:
-        return pairs
-    return pairs._replace(rank_sizes=sizes.pairs, negative_sizes=sizes.negative_texts)
+    # In one call: torch 2.9 cannot compile ``_replace`` of a tuple that is made here.
+    return Pairs(
+        image,
+        text,
+        embeddings.logit_scale,
+        groups,
+        *negatives,
+        rank_sizes=None if sizes is None else sizes.pairs,
+        negative_sizes=None if sizes is None else sizes.negative_texts,
+        selected=selected,
+        exchange=exchange,
+    )
 
 
 def _selected(mask: Bool[Tensor, " B"], num_pairs: int | None) -> Int64[Tensor, " pairs"]:

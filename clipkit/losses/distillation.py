@@ -60,7 +60,7 @@ class DistillationLoss(LossTerm):
         """Compute the loss over the pairs of all ranks."""
         if batch is None:
             raise ConfigError("distillation loss: expected a batch, got None")
-        student = select_pairs(embeddings, batch, self.exchange).without_negatives()
+        student = select_pairs(embeddings, batch, self.exchange)
         with torch.no_grad():
             teacher = select_pairs(self.teacher(batch), batch)
         parts: list[Term] = []

@@ -71,7 +71,8 @@ def global_term(pairs: Pairs, update: Update | None, epsilon: float, tile_size: 
 
 @outside_compiled_graph
 def similarity_term(student: Pairs, teacher: Pairs, tile_size: int | None) -> Term:
-    """Compute ``similarity_distillation_loss``."""
+    """Compute ``similarity_distillation_loss``, without negatives of the student."""
+    student = student.without_negatives()
     needs = student.needs
     with without_autograd(student.image.device):
         value, gradients, num_pairs = divergence_and_gradients(student, teacher, tile_size, needs)
