@@ -79,7 +79,7 @@ def test_uploads_of_strangers_are_excluded() -> None:
 def test_each_lowest_version_has_its_reason() -> None:
     """In a comment on its line, or on the lines above."""
     text = (ROOT / "pyproject.toml").read_text("utf-8")
-    lines = text[text.index("dependencies = [") : text.index("[project.optional")].splitlines()
+    lines = text[text.index("dependencies = [") : text.index("docs = [")].splitlines()
     bare = [
         line.strip()
         for above, line in pairwise(lines)

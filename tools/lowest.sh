@@ -9,7 +9,7 @@ cd "$(dirname "$0")/.."
 venv=${1:?usage: tools/lowest.sh VENV [NAME==VERSION ...]}
 shift
 python=${PYTHON:-python3}
-extras=albumentations,demo,lora,onnx,qdrant,remote,search,tables,tensorboard,tiktoken,tune
+extras=albumentations,audio,demo,fp8,lora,onnx,qdrant,ray,remote,search,tables,tensorboard,tiktoken,tune
 # Of the extra "test" only what these tests need: its other packages want newer versions.
 tools="pytest pytest-timeout pytest-xdist hypothesis moto[server] braceexpand psutil mlflow-skinny httpx
     scikit-learn pandas"
@@ -26,4 +26,4 @@ echo "lowest: installing $(wc -l <"$venv/lowest.txt") packages in their lowest v
 PYTHONPATH=$PWD "$venv/bin/python" -m pytest -q -p no:cacheprovider \
     tests/data tests/losses tests/metrics tests/models tests/optim tests/collection tests/curation \
     tests/search --ignore tests/search/test_serving_openapi.py \
-    tests/training/test_lightning_compat.py tests/cli/test_fit.py tests/cli/test_loggers.py ${PYTEST_ARGS:-}
+    tests/training/test_lightning_compat.py tests/training/callbacks/test_float8_training.py tests/cli/test_fit.py tests/cli/test_loggers.py ${PYTEST_ARGS:-}

@@ -89,8 +89,9 @@ def test_compiled_layers_compute_the_same(unit, recipe):
     ActivationCheckpointing(keep="products").setup(None, modules[1], "fit")
     wanted, found = (gradients(module, tiny.batch(8)) for module in modules)
     torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-5)
-    # blocks in float8 and others, in both towers, and that of the class token
-    assert len(GRAPHS) == (2 if unit == "tower" else 5)
+    # blocks in float8 and others, in both towers, and that of the class token; torch 2.9 makes one
+    # of these graphs again
+    assert len(GRAPHS) in ((2,) if unit == "tower" else (5, 6))
 
 
 def test_a_run_and_its_checkpoint(tmp_path):
