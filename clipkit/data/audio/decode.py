@@ -20,9 +20,10 @@ from clipkit.data.audio.formats import (
     SoundLimits,
     check_sound_bytes,
     check_sound_size,
+    require_package,
     sound_faults,
 )
-from clipkit.errors import ConfigError, SampleError
+from clipkit.errors import SampleError
 from clipkit.mel import Wave
 
 _VALUES_AT_ONCE: Final = 2**20
@@ -164,13 +165,8 @@ def _reader_class() -> Any:
 
     A seek to the end fails if the header has another length, or none, and takes time otherwise.
     """
-    try:
-        import soundfile
-    except (ImportError, OSError) as error:
-        raise ConfigError(
-            f"sounds: need soundfile, which cannot be imported ({error}); "
-            f"pip install 'clipkit[audio]'"
-        ) from error
+    require_package("soundfile")
+    import soundfile
 
     class Reader(soundfile.SoundFile):  # type: ignore[misc]
         def seekable(self) -> bool:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Final, final
 
-from clipkit.errors import SampleError, check_at_least, check_range
+from clipkit.errors import ConfigError, SampleError, check_at_least, check_range
 
 SOUND_EXTENSIONS: Final = ("flac", "wav", "ogg", "opus", "mp3")
 """Extensions of the members that are sounds, in the order in which they are preferred."""
@@ -165,6 +166,20 @@ def sound_faults(what: str) -> Iterator[None]:
         # on all ranks.
         reason = getattr(error, "error_string", None) or error or type(error).__name__
         raise SampleError(f"{what}: {reason}") from error
+
+
+def require_package(name: str) -> None:
+    """Import a package of the extra ``audio``, to say how to install it.
+
+    Raises:
+        ConfigError: If the package, or a library of the system that it needs, is not installed.
+    """
+    try:
+        import_module(name)
+    except (ImportError, OSError) as error:
+        raise ConfigError(
+            f"sounds: need {name}, which cannot be imported ({error}); pip install 'clipkit[audio]'"
+        ) from error
 
 
 def _missing_bytes(data: bytes, kind: str) -> int:

@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 
 from clipkit.data.audio.decode import Span
-from clipkit.errors import ConfigError
+from clipkit.data.audio.formats import require_package
 from clipkit.mel import Wave
 
 PADDINGS: Final = ("repeat", "repeat-zero", "zero")
@@ -55,12 +55,9 @@ def resampled(wave: Wave, source_rate: int, sample_rate: int) -> Wave:
     """
     if source_rate == sample_rate:
         return wave
-    try:
-        import soxr
-    except ImportError as error:
-        raise ConfigError(
-            "sounds: need soxr, which is not installed; pip install 'clipkit[audio]'"
-        ) from error
+    require_package("soxr")
+    import soxr
+
     return np.asarray(soxr.resample(wave, source_rate, sample_rate, quality=_RESAMPLING))
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from clipkit.data.audio.augment import SoundAugmentation, SpecAugment
 from clipkit.data.audio.decode import Span, SpanChooser, decode_sound
-from clipkit.data.audio.formats import SoundLimits
+from clipkit.data.audio.formats import SoundLimits, require_package
 from clipkit.data.audio.pieces import PADDINGS, padded, piece_at, resampled, source_length
 from clipkit.errors import SampleError, check_choice
 from clipkit.mel import MelOptions, Spectrogram, Wave, log_mel
@@ -18,6 +18,7 @@ from clipkit.mel import MelOptions, Spectrogram, Wave, log_mel
 CROPS: Final = {"start": 0.0, "centre": 0.5}
 """Place of a crop without random numbers, by name."""
 RANDOM: Final = "random"
+PACKAGES: Final = ("soundfile", "soxr")
 
 
 class SoundTransform(ABC):
@@ -28,6 +29,10 @@ class SoundTransform(ABC):
         crop: Which piece of a longer sound is used.
         padding: How a shorter sound is filled up; see ``padded``.
         limits: Largest sounds; larger ones are refused before they are decoded.
+
+    Raises:
+        ConfigError: If ``crop`` or ``padding`` is unknown, or the packages for sounds are not
+            installed.
     """
 
     def __init__(
@@ -35,6 +40,8 @@ class SoundTransform(ABC):
     ) -> None:
         check_choice("crop", crop, crops)
         check_choice("padding", padding, PADDINGS)
+        for package in PACKAGES:
+            require_package(package)
         self.mel, self.crop, self.padding, self.limits = mel, crop, padding, limits
 
     @abstractmethod
@@ -50,8 +57,12 @@ class SoundTransform(ABC):
 
         Raises:
             SampleError: If the bytes are not a usable sound.
-            ConfigError: If the packages for sounds are not installed.
         """
+
+    def for_evaluation(self) -> EvalSoundTransform:
+        """Return the transform of evaluation: no random numbers, otherwise the same options."""
+        crop = "centre" if self.crop == RANDOM else self.crop
+        return EvalSoundTransform(self.mel, crop, self.padding, self.limits)
 
     def _piece(self, data: bytes, place: float) -> Wave:
         """Return a piece of a file at the rate and of the length of the spectrogram.
@@ -91,7 +102,8 @@ class TrainSoundTransform(SoundTransform):
         limits: Largest sounds; larger ones are refused before they are decoded.
 
     Raises:
-        ConfigError: If ``crop`` or ``padding`` is unknown.
+        ConfigError: If ``crop`` or ``padding`` is unknown, or the packages for sounds are not
+            installed.
 
     Examples:
         >>> transform = TrainSoundTransform(MelOptions(num_frames=100), masks=SpecAugment())
@@ -134,7 +146,8 @@ class EvalSoundTransform(SoundTransform):
         limits: Largest sounds; larger ones are refused before they are decoded.
 
     Raises:
-        ConfigError: If ``crop`` or ``padding`` is unknown.
+        ConfigError: If ``crop`` or ``padding`` is unknown, or the packages for sounds are not
+            installed.
 
     Examples:
         >>> transform = EvalSoundTransform(MelOptions(num_frames=100))
