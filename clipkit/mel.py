@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
-from typing import Any, Final, Self, final
+from typing import Any, Final, Self
 
 import numpy as np
 import torch
@@ -39,7 +39,6 @@ _MOST_MELS: Final = 2**11
 _MOST_FRAMES: Final = 2**17
 
 
-@final
 @dataclass(frozen=True)
 class MelOptions:
     """Parameters of a log-mel spectrogram.

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Final, final
+from typing import Final
 
 from clipkit.errors import ConfigError, SampleError, check_at_least, check_range
 
@@ -23,7 +23,6 @@ _UNKNOWN_SIZE: Final = (0, 0x7FFF_FFFF, 0xFFFF_FFFF)
 _PAGE_HEADER_BYTES: Final = 27
 
 
-@final
 @dataclass(frozen=True)
 class SoundLimits:
     """Largest sounds that are used; larger ones are refused before they are decoded.
