@@ -23,10 +23,17 @@ from tests.helpers import tiny
 from tests.helpers.ranks import PRELOADED, free_port
 from tests.helpers.slow_writes import differences
 
-STEPS = 240
-OF_A_LAUNCH = re.compile(r"\.optim_progress/optimizer/.*/current/")
+STEPS, BEST_STEP = 240, 150
+OF_A_LAUNCH = re.compile(r"\.optim_progress/optimizer/.*/current/|val_loop\.|/SaveCheckpoint/")
 KILLS = {"file": 24, "parts": 8}
 RANKS = {"file": 1, "parts": 2}
+
+
+class Score(Callback):
+    """Logs the metric that is monitored: the best state is that of one step."""
+
+    def on_validation_epoch_end(self, trainer, pl_module):
+        pl_module.log("score", float(-abs(trainer.global_step - BEST_STEP)))
 
 
 class Pace(Callback):
@@ -46,19 +53,20 @@ class Pace(Callback):
 
 
 def train(rank: int, world_size: int, shards: Path, run: Path, kind: str) -> None:
-    """Continue the run to its end; every step is saved, and every seventh is kept."""
+    """Continue the run to its end; every step is saved, every seventh is kept, and the best one."""
     torch.set_num_threads(1)
-    saver = SaveCheckpoint(every_n_steps=1, keep_every_n_steps=7, background=True)
+    saver = SaveCheckpoint(every_n_steps=1, keep_every_n_steps=7, monitor="score", background=True)
     log = KeyLog(str(run / "keys.txt"))
     options: dict[str, Any] = {}
     if kind == "parts":
         options = {"strategy": ShardedStrategy(checkpoint="sharded"), "num_nodes": 1}
     trainer = tiny.trainer(
-        run, ExponentialMovingAverage(), log, saver, Pace(run / "trains"), max_steps=STEPS,
-        devices=world_size, **options,
+        run, ExponentialMovingAverage(), log, Score(), saver, Pace(run / "trains"), max_steps=STEPS,
+        devices=world_size, val_check_interval=10, check_val_every_n_epoch=None, **options,
     )  # fmt: skip
     ckpt = newest_complete(str(run))
-    trainer.fit(tiny.module(), datamodule=tiny.data(shards, 8 // world_size), ckpt_path=ckpt)
+    data = tiny.data(shards, 8 // world_size, val=True)
+    trainer.fit(tiny.module(), datamodule=data, ckpt_path=ckpt)
 
 
 def connect_and_train(rank: int, port: int, shards: Path, run: Path, kind: str) -> None:
@@ -101,9 +109,26 @@ def wait_for_a_write(run: Path, processes: list[Any]) -> None:
         time.sleep(0.001)
 
 
-def step_of(path: Path) -> int:
+def content_of(path: Path) -> dict[str, Any]:
     file = path / META if path.is_dir() else path
-    return int(torch.load(file, weights_only=True)["global_step"])
+    return dict(torch.load(file, weights_only=True))
+
+
+def step_of(path: Path) -> int:
+    return int(content_of(path)["global_step"])
+
+
+def check_best(run: Path, found: Path) -> None:
+    """The best state that a checkpoint knows is there, but for its name if it is the best itself.
+
+    Which one is best depends on the kills: Lightning leaves out the validation of the step from
+    which a run continues.
+    """
+    content = content_of(found)
+    known = content["callbacks"]["SaveCheckpoint"]
+    if known["best_step"] not in (-1, content["global_step"]):
+        assert step_of(run / "best.ckpt") == known["best_step"]
+        assert known["best"] == -abs(known["best_step"] - BEST_STEP)
 
 
 @pytest.mark.parametrize("kind", KILLS)
@@ -132,6 +157,7 @@ def test_nothing_is_lost(shards: Path, tmp_path: Path, kind: str) -> None:
         if found is not None:
             reached = step_of(Path(found))
             assert Path(found).name == "last.ckpt" or kind == "parts"
+            check_best(run, Path(found))
         assert reached >= before
         if reached > 0.7 * STEPS:  # a launch on a slow machine may be far ahead
             break
@@ -140,9 +166,12 @@ def test_nothing_is_lost(shards: Path, tmp_path: Path, kind: str) -> None:
     for process in start(shards, run, kind):
         process.join()
         assert process.exitcode == 0
+    assert step_of(whole / "best.ckpt") == BEST_STEP
+    check_best(run, run / "last.ckpt")
     for name in ("last.ckpt", "step=7.ckpt", "step=238.ckpt"):
         first, second = (read_checkpoint(folder / name) for folder in (whole, run))
-        # Lightning's current counts of the optimizer's calls are those of a launch
+        # Lightning's current counts of the optimizer's calls and of validations are of a launch,
+        # and the best step is one of those that were validated
         lines = [line for line in differences(first, second) if not OF_A_LAUNCH.search(line)]
         assert not lines, name
     # the ranks write to one file, in any order

@@ -18,8 +18,9 @@ from clipkit.distributed.delayed_max import DelayedMax
 from clipkit.errors import CheckpointError, ConfigError
 from clipkit.training.callbacks.zero_shot_evaluation import resolve_monitor
 from clipkit.training.checkpoints import files
+from clipkit.training.checkpoints.best import BestValue
 from clipkit.training.checkpoints.io import use_atomic_checkpoints
-from clipkit.training.checkpoints.newest import name_by_step, newest_complete
+from clipkit.training.checkpoints.newest import complete_saves, newest_complete
 from clipkit.training.checkpoints.saves import Saves, check_background, no_saves
 from clipkit.training.checkpoints.uploads import tell_loggers, warn_of_uploads
 from clipkit.training.lightning_compat import callbacks_of, is_accumulating
@@ -107,7 +108,7 @@ class SaveCheckpoint(Checkpoint):
         self.current_score: Tensor | None = None
         self.save_top_k = 1
         self.monitored_metric = ""
-        self._best = -math.inf
+        self._best = BestValue()
         self._sign = 1
         self._first_step = 0
         self._consistent = False
@@ -130,11 +131,11 @@ class SaveCheckpoint(Checkpoint):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock; weights and cursor are consistent now."""
         if trainer.is_global_zero:
-            self._complete_saves(self.folder_of(trainer), trainer.global_step)
+            folder, step = self.folder_of(trainer), trainer.global_step
+            complete_saves(folder, step, self._names_of(step), str(trainer.ckpt_path))
         self._clock = DelayedMax()
-        self._saves = Saves(
-            self.folder_of(trainer), checkpoint_writer(trainer, self.background), self._complete
-        )
+        writer = checkpoint_writer(trainer, self.background)
+        self._saves = Saves(self.folder_of(trainer), writer, self._complete, self._lose)
         self._first_step = trainer.global_step
         self._saved_time = time.monotonic()
         self._consistent = True
@@ -172,9 +173,11 @@ class SaveCheckpoint(Checkpoint):
             )
         value = float(trainer.callback_metrics[key])
         self.current_score = torch.tensor(value)
-        if sign * value > self._best:
+        if self._best.may_be_exceeded_by(sign * value):
             self.settle(trainer)  # the previous best one, with its own score
-            self._best, self._sign = sign * value, sign
+        if sign * value > self._best.score:
+            self._best.begin(sign * value, trainer.global_step)
+            self._sign = sign
             self.save(trainer, (files.BEST,))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -191,7 +194,8 @@ class SaveCheckpoint(Checkpoint):
 
         Args:
             trainer: The trainer of the run.
-            names: Further names of the checkpoint.
+            names: Further names of the checkpoint, which is written again for them: the state of
+                this callback has changed since.
 
         Returns:
             Whether it was written, or is being written in the background, the same on every rank;
@@ -242,28 +246,26 @@ class SaveCheckpoint(Checkpoint):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the best value so far, so that a resumed run keeps its best checkpoint."""
-        return {"best": self._best}
+        return self._best.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the best value."""
-        self._best = state_dict["best"]
+        self._best.load_state_dict(state_dict)
 
-    def _complete_saves(self, folder: str, step: int) -> None:
-        """Complete or remove what interrupted saves left; an error must not end this rank alone."""
-        try:
-            files.remove_partial_files(folder)
-            if self.keep_every_n_steps and step and step % self.keep_every_n_steps == 0:
-                name_by_step(folder, step)
-        except (OSError, CheckpointError) as error:
-            _LOG.warning("%s: incomplete files of earlier saves stay: %s", folder, error)
+    def _names_of(self, step: int) -> list[str]:
+        """Return the further names that the checkpoint of a step has."""
+        names = [files.BEST] if self.monitor is not None and step == self._best.step else []
+        if self.keep_every_n_steps and step and step % self.keep_every_n_steps == 0:
+            names.append(f"step={step}.ckpt")
+        return names
 
     def _find_best(self, trainer: Trainer) -> None:
         """Find the best checkpoint of the earlier launches of this run."""
         path = files.join(self.folder_of(trainer), files.BEST)
-        if self.monitor is not None and math.isfinite(self._best) and files.exists(path):
+        if self.monitor is not None and math.isfinite(self._best.score) and files.exists(path):
             _, sign = self._monitored(trainer, self.monitor)
             self.best_model_path = path
-            self.best_model_score = torch.tensor(sign * self._best)
+            self.best_model_score = torch.tensor(sign * self._best.score)
 
     def _monitored(self, trainer: Trainer, monitor: str) -> tuple[str, int]:
         """Return the key of the monitored metric, and 1 if greater values are better, else -1."""
@@ -289,8 +291,13 @@ class SaveCheckpoint(Checkpoint):
         self.last_model_path = self._last(trainer)
         if files.BEST in names:
             self.best_model_path = files.join(self.folder_of(trainer), files.BEST)
-            self.best_model_score = torch.tensor(self._best * self._sign)
+            self.best_model_score = torch.tensor(self._best.score * self._sign)
         tell_loggers(trainer, self)
+
+    def _lose(self, names: Sequence[str]) -> None:
+        """Forget the best value if its checkpoint was not written."""
+        if files.BEST in names:
+            self._best.lose()
 
 
 def checkpoint_folders(trainer: Trainer) -> list[str]:

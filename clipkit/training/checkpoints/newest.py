@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 import fsspec
@@ -18,7 +18,7 @@ from clipkit.distributed.collectives import rank, world_size
 from clipkit.errors import CheckpointError
 from clipkit.models.files import sharded as sharded_files
 from clipkit.models.files.folders import Folder
-from clipkit.training.checkpoints.files import LAST, duplicate, exists, join
+from clipkit.training.checkpoints.files import LAST, duplicate, join, remove_partial_files
 from clipkit.training.checkpoints.io import UNREADABLE
 from clipkit.training.checkpoints.remote import local_copy
 
@@ -152,11 +152,31 @@ def _newest_first(folder: str, names: list[str]) -> Iterator[str]:
     yield from sorted((name for name in names if name != LAST), key=order, reverse=True)
 
 
-def name_by_step(folder: str, step: int) -> None:
-    """Give ``last.ckpt`` of a step the name of the step, for which a killed run had no time."""
-    last, kept = join(folder, LAST), join(folder, f"step={step}.ckpt")
-    if step_of(last) == step and not exists(kept):
-        duplicate(last, kept)
+def complete_saves(folder: str, step: int, names: Iterable[str], source: str) -> None:
+    """Complete or remove what interrupted saves left; errors are logged.
+
+    Args:
+        folder: Path or URL of the checkpoints.
+        step: Optimizer step of the run that continues.
+        names: Further names of the checkpoint of that step, for which a killed run had no time.
+        source: Path or URL from which the run continues.
+    """
+    try:
+        remove_partial_files(folder)
+        for name in names:
+            _name_last(folder, step, name, source)
+    except (OSError, CheckpointError) as error:
+        _LOG.warning("%s: incomplete files of earlier saves stay: %s", folder, error)
+
+
+def _name_last(folder: str, step: int, name: str, source: str) -> None:
+    """Give ``last.ckpt`` a further name if it is of the step, and the name is of another one.
+
+    The step of a store's file is not read; ``last.ckpt`` there is of the step if it is the source.
+    """
+    last, named = join(folder, LAST), join(folder, name)
+    if (source == last or step_of(last) == step) and step_of(named) != step:
+        duplicate(last, named)
 
 
 def step_of(path: str) -> int:

@@ -10,7 +10,7 @@ from typing import Final, final
 
 from lightning.pytorch import Trainer
 
-from clipkit.errors import CheckpointError, ConfigError
+from clipkit.errors import ConfigError
 from clipkit.training.checkpoints import files
 from clipkit.training.checkpoints.io import AtomicCheckpointIO
 from clipkit.training.checkpoints.writers import CheckpointWriter, WriteAtOnce, reason_of
@@ -39,6 +39,7 @@ class Saves:
         writer: Writer that decides when they are written.
         completed: Function that is called on every rank with the further names of a save when it
             is complete, by the thread that trains.
+        lost: The same for a save that failed on any rank.
 
     Attributes:
         saved_step: Step of the last save, which may still be written; -1 for none.
@@ -50,6 +51,7 @@ class Saves:
         folder: str,
         writer: CheckpointWriter,
         completed: Callable[[Trainer, Sequence[str]], None],
+        lost: Callable[[Sequence[str]], None],
     ) -> None:
         self.saved_step = -1
         self.failure = ""
@@ -57,6 +59,7 @@ class Saves:
         self._last = files.join(folder, files.LAST)
         self._writer = writer
         self._completed = completed
+        self._lost = lost
         self._pending: _Save | None = None
         self._is_reported = True
 
@@ -65,17 +68,18 @@ class Saves:
 
         Args:
             trainer: The trainer of the run.
-            names: Further names of the checkpoint in the folder.
+            names: Further names of the checkpoint in the folder; for them the step is saved again.
 
         Returns:
             Whether it was written, or its content was taken over; the same on every rank.
         """
         begin = time.monotonic()
         self.settle(trainer)
-        if trainer.global_step == self.saved_step:
-            return self._name_again(trainer, names)
+        if trainer.global_step == self.saved_step and not names:
+            return True
         self.failure = self._give(trainer)
         if trainer.strategy.broadcast(bool(self.failure)):
+            self._lost(names)
             return False
         self._writer.start(lambda: self._add_names(names if trainer.is_global_zero else ()))
         self.saved_step = trainer.global_step
@@ -88,10 +92,11 @@ class Saves:
         if self._pending is None:
             return True
         self.report(trainer)
-        self._pending = None
+        save, self._pending = self._pending, None
         failed = bool(trainer.strategy.broadcast(bool(self.failure)))
         if failed:
             self.saved_step = -1
+            self._lost(save.names)
         return not failed
 
     def report(self, trainer: Trainer) -> None:
@@ -125,20 +130,6 @@ class Saves:
             return False
         self.report(trainer)
         return bool(self.failure)
-
-    def _name_again(self, trainer: Trainer, names: Sequence[str]) -> bool:
-        """Give the last save, which is complete, further names."""
-        problem = ""
-        try:
-            self._add_names(names if trainer.is_global_zero else ())
-        except (OSError, CheckpointError) as error:
-            problem = reason_of(error)
-            _log_failure(self._last, problem)
-        if trainer.strategy.broadcast(bool(problem)):
-            return False
-        if names:
-            self._completed(trainer, names)
-        return True
 
     def _give(self, trainer: Trainer) -> str:
         """Give the writer the state of this step, and return the error of disk or store, if any.
@@ -175,7 +166,7 @@ def check_background(trainer: Trainer) -> None:
 
 def no_saves() -> Saves:
     """Return saves that have not begun; a fit replaces them."""
-    return Saves("", WriteAtOnce(), lambda *_: None)
+    return Saves("", WriteAtOnce(), lambda *_: None, lambda _: None)
 
 
 def _log_failure(path: str, reason: str) -> None:

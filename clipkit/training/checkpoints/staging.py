@@ -26,6 +26,7 @@ class HostStage:
         self._buffers: list[Tensor] = []
         self._used = 0
         self._copies: dict[tuple[torch.device, int], Tensor] = {}
+        self._sources: list[Tensor] = []
         self._streams: dict[torch.device, torch.cuda.Stream] = {}
 
     def copy(self, content: Any) -> Any:
@@ -40,6 +41,7 @@ class HostStage:
         finally:
             del self._buffers[self._used :]
             self._copies.clear()
+            self._sources.clear()
             for device, stream in self._streams.items():
                 torch.cuda.current_stream(device).wait_stream(stream)
 
@@ -79,6 +81,7 @@ class HostStage:
         if place not in self._copies or not storage.nbytes():
             source = torch.empty(0, dtype=torch.uint8, device=tensor.device).set_(storage)
             self._copies[place] = self._bytes(source)
+            self._sources.append(source)  # another tensor must not get its place meanwhile
         memory = self._copies[place].untyped_storage()
         view = torch.empty(0, dtype=tensor.dtype)
         view.set_(memory, tensor.storage_offset(), tensor.shape, tensor.stride())

@@ -14,13 +14,15 @@ from lightning.pytorch.plugins.io import AsyncCheckpointIO
 from torch import nn
 
 from clipkit.errors import CheckpointError, ConfigError
+from clipkit.models.files.pieces import Piece
+from clipkit.models.files.sharded import ShardedContent
 from clipkit.training.callbacks import (
     ExponentialMovingAverage,
     SaveCheckpoint,
     StepGuard,
     StopOnSignal,
 )
-from clipkit.training.checkpoints import places
+from clipkit.training.checkpoints import files, places
 from clipkit.training.checkpoints.staging import HostStage
 from tests.helpers import tiny
 from tests.helpers.bad_steps import Poison
@@ -90,6 +92,70 @@ def test_best_gets_its_name_and_score_when_it_is_complete(shards, tmp_path):
     assert load(tmp_path / "best.ckpt")["global_step"] == 3
     assert saver.best_model_path == f"{tmp_path}/best.ckpt"
     assert saver.best_model_score == saver.current_score
+
+
+class Scores(Callback):
+    """Logs a number in each validation."""
+
+    def __init__(self, *scores):
+        self.scores = iter(scores)
+
+    def on_validation_epoch_end(self, trainer, pl_module):
+        pl_module.log("score", next(self.scores))
+
+
+def best_of(run):
+    """Step of the best checkpoint, and the value and step that the last one knows."""
+    known = load(run / "last.ckpt")["callbacks"]["SaveCheckpoint"]
+    return load(run / "best.ckpt")["global_step"], known["best"], known["best_step"]
+
+
+BACKGROUND = pytest.mark.parametrize("background", [False, True], ids=["at once", "background"])
+
+
+@BACKGROUND
+@pytest.mark.parametrize("broken", ["write_file", "duplicate"])
+def test_a_best_checkpoint_that_was_not_written_is_not_the_best(
+    shards, tmp_path, monkeypatch, background, broken
+):
+    """Its value would keep every later one from being saved: 0.7 is the best that can be."""
+    module = {"write_file": places, "duplicate": files}[broken]
+    real, calls = getattr(module, broken), []
+
+    def fail_the_second_time(*args):
+        calls.append(args)
+        if len(calls) == 2:
+            raise OSError(28, "No space left on device")
+        return real(*args)
+
+    monkeypatch.setattr(module, broken, fail_the_second_time)
+    saver = SaveCheckpoint(**NO_CLOCK, monitor="score", background=background)
+    scores, every = Scores(0.5, 0.9, 0.7, 0.6), {"max_steps": 9, "val_check_interval": 2}
+    fit(shards, tmp_path, scores, saver, check_val_every_n_epoch=None, **every)
+    assert best_of(tmp_path) == (6, pytest.approx(0.7), 6)
+    assert saver.best_model_score == pytest.approx(0.7)
+
+
+@BACKGROUND
+@pytest.mark.parametrize("kept", [None, 2], ids=["last", "kept"])
+def test_a_kill_before_the_second_name_loses_no_best_checkpoint(shards, tmp_path, background, kept):
+    """The step is saved before the validation, too, with the value of the validation before."""
+    options = {"every_n_steps": 2, "keep_every_n_steps": kept, "monitor": "score"}
+    every = {"val_check_interval": 2, "check_val_every_n_epoch": None}
+    saver = SaveCheckpoint(**NO_CLOCK, **options, background=background)
+    fit(shards, tmp_path, Scores(0.5, 0.9), saver, max_steps=4, **every)
+    assert best_of(tmp_path) == (4, pytest.approx(0.9), 4)
+    second = SaveCheckpoint(**NO_CLOCK, **options, background=background)
+    previous = tmp_path / "step=2.ckpt"
+    (tmp_path / "best.ckpt").unlink()
+    if previous.exists():
+        previous.replace(tmp_path / "best.ckpt")
+    trainer = tiny.trainer(tmp_path, Scores(0.7), second, max_steps=6, **every)
+    trainer.fit(
+        tiny.module(labels=True), tiny.data(shards, val=True), ckpt_path=tmp_path / "last.ckpt"
+    )
+    assert best_of(tmp_path) == (4, pytest.approx(0.9), 4)
+    assert second.best_model_path == str(tmp_path / "best.ckpt")
 
 
 def test_bytes_and_seconds_are_logged(shards, tmp_path):
@@ -188,3 +254,12 @@ class TestHostStage:
         before = stage.copy(content)["a"].data_ptr()
         assert stage.copy({"a": torch.zeros(100)})["a"].data_ptr() == before
         assert stage.num_bytes == 400
+
+    def test_pieces_in_another_order_of_memory(self):
+        """They are put in order one after the other, each perhaps where the one before was."""
+        pieces = {str(i): Piece((0, 0), torch.full((64, 65), float(i)).T) for i in range(8)}
+        assert not any(piece.values.is_contiguous() for piece in pieces.values())
+        copied = HostStage().copy(ShardedContent(pieces, {}))
+        assert [piece.values.unique().tolist() for piece in copied.pieces.values()] == [
+            [float(i)] for i in range(8)
+        ]
