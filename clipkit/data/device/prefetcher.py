@@ -1,4 +1,4 @@
-"""Copy the next batch to the device during the step of the present one."""
+"""Copy the next batch to the device while it computes the step of the present one."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ import torch
 
 from clipkit.types import Batch
 
-Arrival = Callable[[], Batch]
-"""Lets the device's computation wait for a copy, and returns the copy; the host does not wait."""
 Finish = Callable[[Batch], Batch]
 """Completes a batch on the device, such as a ``DeviceDecoder``."""
 
@@ -45,8 +43,11 @@ class CopyStream(ABC):
     """Copies batches to a device while it computes (abstract)."""
 
     @abstractmethod
-    def begin(self, batch: Batch, finish: Finish) -> Arrival:
+    def copy(self, batch: Batch, finish: Finish) -> Batch:
         """Queue the copy of a batch and what finishes it, and return at once.
+
+        The device's next computations wait for the copy; those that are queued already do not, nor
+        does the host.
 
         Args:
             batch: Batch in host memory.
@@ -66,7 +67,7 @@ class CudaCopyStream(CopyStream):
         self._device = device
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
-    def begin(self, batch: Batch, finish: Finish) -> Arrival:
+    def copy(self, batch: Batch, finish: Finish) -> Batch:
         """See `CopyStream`."""
         # Only a copy from page-locked memory runs next to kernels. torch's allocators keep that
         # memory until the copy is complete.
@@ -74,28 +75,24 @@ class CudaCopyStream(CopyStream):
         with torch.cuda.stream(self._stream):
             copied = finish(pinned.to(self._device, non_blocking=True))
             done = self._stream.record_event()
-
-        def arrive() -> Batch:
-            computation = torch.cuda.current_stream(self._device)
-            computation.wait_event(done)
-            for tensor in copied.tensors():
-                # The memory belongs to the stream of the copies, which would use it again as soon
-                # as Python forgets the batch, while kernels that read it are still queued.
-                tensor.record_stream(computation)
-            return copied
-
-        return arrive
+        computation = torch.cuda.current_stream(self._device)
+        computation.wait_event(done)
+        for tensor in copied.tensors():
+            # The memory belongs to the stream of the copies, which would use it again as soon as
+            # Python forgets the batch, while kernels that read it are still queued.
+            tensor.record_stream(computation)
+        return copied
 
 
 @final
 class DevicePrefetcher:
-    """Yields the batches of a loader on a device; the next one is copied during each step.
+    """Yields the batches of a loader on a device; each is copied during the step before.
 
-    Batches, their order and their cursors are those of the loader. It is asked for batch n + 1
-    before batch n is yielded, so that the device holds one batch more; a batch that was copied and
-    not trained on was never committed, and comes again after a resume. An error of the loader is
-    raised in the place of the batch that it concerns. On devices without CUDA each batch is copied
-    when it is asked for.
+    Batches, their order, their cursors and errors are those of the loader. A step on a GPU goes on
+    when its kernels are queued: the loader is asked for the next batch then, and its copy runs next
+    to them, so that the device holds one batch more. A batch is never held back until the loader
+    has another one. After a step that waits for the GPU, as for a log, the GPU waits for the copy.
+    On devices without CUDA nothing runs next to a step.
 
     Args:
         loader: Loader of batches in host memory; their memory is page-locked here if it is not.
@@ -137,22 +134,13 @@ class DevicePrefetcher:
         """Yield the loader's batches on the device, from where the loader starts."""
         if self._stream is None and self._device.type == "cuda":
             self._stream = CudaCopyStream(self._device)
-        batches = iter(self._loader)
-        if self._stream is None:
-            for batch in batches:
-                yield self._finish(self._checked(batch).to(self._device))
-            return
-        arrival = self._begin_next(self._stream, batches)
-        while arrival is not None:
-            upcoming, error = None, None
-            try:
-                upcoming = self._begin_next(self._stream, batches)
-            except Exception as raised:  # the present batch is still good
-                error = raised
-            yield arrival()
-            if error is not None:
-                raise error
-            arrival = upcoming
+        for batch in self._loader:
+            if self._check is not None:
+                self._check(batch)
+            if self._stream is None:
+                yield self._finish(batch.to(self._device))
+            else:
+                yield self._stream.copy(batch, self._finish)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of the loader, of which copied batches are no part; {} without one."""
@@ -162,16 +150,6 @@ class DevicePrefetcher:
         """Restore the state of the loader."""
         if isinstance(self._loader, StatefulLoader):
             self._loader.load_state_dict(state)
-
-    def _begin_next(self, stream: CopyStream, batches: Iterator[Batch]) -> Arrival | None:
-        """Queue the copy of the next batch; None at the end."""
-        batch = next(batches, None)
-        return None if batch is None else stream.begin(self._checked(batch), self._finish)
-
-    def _checked(self, batch: Batch) -> Batch:
-        if self._check is not None:
-            self._check(batch)
-        return batch
 
 
 def _as_it_is(batch: Batch) -> Batch:

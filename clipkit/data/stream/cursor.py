@@ -53,8 +53,8 @@ class Cursor:
     def abandon(self) -> None:
         """Forget the end of an iteration whose last batches were not committed, but others were.
 
-        A prefetcher asks for the batch after the last one before that is trained on. An iteration
-        without any commit, as of validation, has ended.
+        A loader that reads ahead asks for the batch after the last one before that is trained on.
+        An iteration without any commit, as of validation, has ended.
         """
         if self._end is not None and self._begun != self.committed != self._handed:
             self.next, self._end = self.committed, None

@@ -1,4 +1,4 @@
-"""The next batch is copied during a step, and neither order nor cursor knows of it."""
+"""The next batch is copied while a step is computed, and the cursor does not know of it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from clipkit.data import DevicePrefetcher, ShardIndex
-from clipkit.data.device.prefetcher import Arrival, CopyStream, CudaCopyStream, Finish
+from clipkit.data.device.prefetcher import CopyStream, CudaCopyStream, Finish
 from clipkit.types import Batch, NegativeBatch, TeacherBatch
 from tests.helpers.factories import write_shards
 from tests.helpers.streams import ids, make
@@ -17,19 +17,14 @@ from tests.helpers.streams import train as train_plainly
 
 
 class Recorded(CopyStream):
-    """Notes when copies begin and when they are waited for."""
+    """Notes when copies begin."""
 
     def __init__(self, log: list[str]) -> None:
         self.log = log
 
-    def begin(self, batch: Batch, finish: Finish) -> Arrival:
+    def copy(self, batch: Batch, finish: Finish) -> Batch:
         self.log.append(f"copy {batch.keys[0]}")
-
-        def arrive() -> Batch:
-            self.log.append(f"wait {batch.keys[0]}")
-            return finish(batch.to("cpu"))
-
-        return arrive
+        return finish(batch.to("cpu"))
 
 
 class Loader:
@@ -60,16 +55,20 @@ def batch(name: str) -> Batch:
     )
 
 
-def test_each_copy_begins_before_the_step_of_the_batch_before():
+def test_no_batch_waits_for_the_one_after_it():
+    """A step begins as soon as its own batch is there, however long the loader needs for others."""
     log: list[str] = []
-    prefetcher = DevicePrefetcher(Loader(), "cuda", stream=Recorded(log))
+
+    class Slow(Loader):
+        def __iter__(self) -> Iterator[Batch]:
+            for one in super().__iter__():
+                log.append(f"load {one.keys[0]}")
+                yield one
+
+    prefetcher = DevicePrefetcher(Slow(), "cuda", stream=Recorded(log))
     assert len(prefetcher) == 3
-    log.extend(f"step {one.keys[0]}" for one in prefetcher)
-    assert log == [
-        *("copy a", "copy b", "wait a", "step a"),
-        *("copy c", "wait b", "step b"),
-        *("wait c", "step c"),
-    ]
+    log.extend(f"queue {one.keys[0]}" for one in prefetcher)
+    assert log == [f"{what} {name}" for name in "abc" for what in ("load", "copy", "queue")]
     assert list(DevicePrefetcher(Loader(""), "cuda", stream=Recorded(log))) == []
 
 
@@ -95,7 +94,7 @@ def test_batches_are_checked_in_host_memory_before_their_copy():
     assert next(steps).keys == ("a",)
     with pytest.raises(ValueError, match="wrong label"):
         next(steps)
-    assert log == ["check a", "copy a", "check b", "wait a"]
+    assert log == ["check a", "copy a", "check b"]
 
 
 def test_without_cuda_each_batch_is_copied_when_it_is_asked_for():
@@ -165,12 +164,10 @@ def test_the_computation_waits_for_the_copy_and_keeps_its_memory(monkeypatch):
     kept: list[str] = []
     monkeypatch.setattr(torch.Tensor, "record_stream", lambda self, s: kept.append(s.name))
     one = batch("a")
-    arrive = CudaCopyStream(torch.device("cuda", 0)).begin(
-        one, lambda copied: calls.append("finish") or copied
-    )
+    stream = CudaCopyStream(torch.device("cuda", 0))
+    assert stream.copy(one, lambda copied: calls.append("finish") or copied) is one
     assert calls == [
-        *("pin", "on copies", "{'non_blocking': True}", "finish", "copies records", "off copies")
+        *("pin", "on copies", "{'non_blocking': True}", "finish", "copies records", "off copies"),
+        "computation waits for event",
     ]
-    assert arrive() is one
-    assert calls[-1] == "computation waits for event"
     assert kept == ["computation"] * 5, "every tensor, also nested ones"
