@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
 
 from tests.launch.test_launchers import ROOT, environment
-from tools import gpu_check, gpu_parts
+from tools import gpu_check, gpu_parts, gpu_syncs
 from tools.gpu_parts import Command, Plan
 
 GOOD = 'import json, sys; print("noise"); print(json.dumps({"ms": 1}))'
@@ -119,3 +121,60 @@ def test_a_machine_without_a_gpu_is_told_about_the_dry_run(tmp_path):
     done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "--dry-run runs the parts on a CPU" in done.stderr
+
+
+FAKE_PYTHON = """#!/usr/bin/env bash
+echo "$* PEER=$PEER" >> "$CALLS"
+[ "${2:-}" != venv ] || { mkdir -p "${*: -1}/bin"; cp "$0" "${*: -1}/bin/python"; }
+"""
+
+
+def test_paths_are_those_of_the_folder_of_the_call(tmp_path):
+    """Relative ones of every option, although the parts run in the folder of the checkout."""
+    for name in ("bin", "wheels", "peer"):
+        (tmp_path / name).mkdir()
+    interpreter = tmp_path / "bin/python"
+    interpreter.write_text(FAKE_PYTHON)
+    interpreter.chmod(0o755)
+    calls = tmp_path / "calls.txt"
+    command = ["bash", str(ROOT / "tools/gpu_check.sh"), "out", "--dry-run", "loss"]
+    paths = {"PYTHON": "bin/python", "WHEELS": "wheels", "PEER": "peer"}
+    variables = environment(CALLS=str(calls), **paths)
+    subprocess.run(command, cwd=tmp_path, env=variables, check=True)
+    lines = calls.read_text().splitlines()
+    assert lines[0].startswith(f"-m venv --system-site-packages {tmp_path}/out/venv")
+    assert f"--find-links {tmp_path}/wheels" in lines[1]
+    assert lines[-1] == f"tools/gpu_check.py {tmp_path}/out --dry-run loss PEER={tmp_path}/peer"
+    for name in paths:
+        variables = environment(**{name: "none/of/these"})
+        done = subprocess.run(
+            command, cwd=tmp_path, env=variables, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 2
+        assert f"{name}: expected a path that exists, got none/of/these" in done.stderr
+
+
+def test_the_wheels_of_the_recipe_are_those_that_are_installed():
+    """Every extra that tests of this part import is carried to a machine without network."""
+    script = (ROOT / "tools/gpu_check.sh").read_text()
+    (made,) = re.findall(r"pip wheel -w WHEELS '\.\[(.*?)\]'", script)
+    (installed,) = re.findall(r"'clipkit\[(.*?)\]'", script)
+    assert made == installed
+    assert {"fp8", "onnx"} <= set(made.split(","))
+
+
+def test_only_waits_for_old_verdicts_are_counted_apart():
+    """Times in a profile of two steps: the last event is that of the profiler itself."""
+
+    def event(name: str, start: float, end: float) -> SimpleNamespace:
+        return SimpleNamespace(name=name, time_range=SimpleNamespace(start=start, end=end))
+
+    record = gpu_syncs.ProfileSyncs()
+    record.count([
+        event(gpu_syncs.OLD_VERDICT, 10, 20), event("cudaEventSynchronize", 12, 18),
+        event("cudaEventSynchronize", 22, 25), event("cudaStreamSynchronize", 30, 31),
+        event("cudaEventQuery", 32, 33), event(gpu_syncs.STOPPED, 40, 41),
+        event("cudaDeviceSynchronize", 42, 43),
+    ])  # fmt: skip
+    assert record.old_verdicts == 1
+    assert record.places == {"cudaEventSynchronize": 1, "cudaStreamSynchronize": 1}

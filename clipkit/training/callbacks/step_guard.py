@@ -219,8 +219,8 @@ class _Arriving:
 
     def values(self) -> list[float]:
         """Return the numbers as soon as they are available."""
-        if self._event is not None:
-            self._event.synchronize()
+        if self._event is not None and not self._event.query():  # type: ignore[no-untyped-call]
+            self._event.synchronize()  # the device is two steps behind
         return [float(value) for value in self._host.tolist()]
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from clipkit.errors import ConfigError, NonFiniteError
 from clipkit.training.callbacks import ExponentialMovingAverage, KeyLog, SaveCheckpoint, StepGuard
+from clipkit.training.callbacks.step_guard import _Arriving
 from clipkit.training.health.step_health import StepHealth, skip_if, skips_on_device
 from tests.helpers.bad_steps import INF, NAN, Poison, Watch, fit, lines
 
@@ -135,3 +138,13 @@ def test_skipped_step_leaves_no_trace(fused):
         optimizer.step()
     assert torch.equal(parameter, before)
     assert float(optimizer.state[parameter]["step"]) == 1
+
+
+@pytest.mark.parametrize("is_complete", [True, False])
+def test_only_a_verdict_on_its_way_is_waited_for(is_complete):
+    waits = []
+    arriving = _Arriving(torch.tensor([0.0, 2.5]))
+    event = SimpleNamespace(query=lambda: is_complete, synchronize=lambda: waits.append(1))
+    vars(arriving)["_event"] = event
+    assert arriving.values() == [0.0, 2.5]
+    assert len(waits) == (0 if is_complete else 1)
