@@ -270,6 +270,10 @@ def start_memory_record(max_entries: int) -> None:
 
 
 def write_memory_record(path: Path) -> None:
-    """Write the record of allocations, for https://pytorch.org/memory_viz, and stop it."""
+    """Write the record of allocations, for https://pytorch.org/memory_viz; it goes on."""
     torch.cuda.memory._dump_snapshot(str(path))  # type: ignore[no-untyped-call]
+
+
+def stop_memory_record() -> None:
+    """End the record of allocations."""
     torch.cuda.memory._record_memory_history(enabled=None)

@@ -2,12 +2,15 @@
 
 import gzip
 import json
+from types import SimpleNamespace
 
 import pytest
+import torch
 from lightning.pytorch import Callback
 
 from clipkit.errors import ConfigError
 from clipkit.training.callbacks import ProfileSteps
+from clipkit.training.callbacks.performance import profile_steps
 from tests.helpers import tiny
 
 
@@ -51,8 +54,34 @@ def test_a_recording_that_never_begins_writes_nothing(tmp_path):
     assert not (tmp_path / "run/profile").exists()
 
 
+def test_a_run_out_of_memory_writes_its_allocations(tmp_path, monkeypatch):
+    """With a record that a CPU does not have; other errors write nothing."""
+    calls = []
+    for name in ("start", "stop"):
+        monkeypatch.setattr(
+            profile_steps, f"{name}_memory_record", lambda *_, n=name: calls.append(n)
+        )
+    monkeypatch.setattr(
+        profile_steps, "write_memory_record",
+        lambda path: (calls.append("write"), path.write_text("allocations")),
+    )  # fmt: skip
+    errors = {"full": torch.OutOfMemoryError("CUDA out of memory"), "other": ValueError("no")}
+    for name, error in errors.items():
+        calls.clear()
+        callback = ProfileSteps(out_of_memory=True)
+        module = SimpleNamespace(device=torch.device("cuda"))
+        trainer = SimpleNamespace(default_root_dir=str(tmp_path / name), global_rank=3)
+        callback.on_train_start(trainer, module)
+        callback.on_exception(trainer, module, error)
+        callback.teardown(trainer, module, "fit")
+        written = [path.name for path in tmp_path.joinpath(name).rglob("*.pickle")]
+        assert written == ["out_of_memory-3.pickle"][: name == "full"]
+        assert calls == ["start", *(["write"] if name == "full" else []), "stop"]
+
+
 def test_wrong_options_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="num_batches"):
         ProfileSteps(num_batches=0)
-    with pytest.raises(ConfigError, match=r"ProfileSteps\.memory: .*a GPU, got cpu"):
-        fit(tmp_path, ProfileSteps(memory=True))
+    for name in ("memory", "out_of_memory"):
+        with pytest.raises(ConfigError, match=rf"ProfileSteps\.{name}: .*a GPU, got cpu"):
+            fit(tmp_path, ProfileSteps(**{name: True}))

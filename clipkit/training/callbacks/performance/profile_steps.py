@@ -6,13 +6,18 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final, final
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.profiler import ProfilerActivity, profile
 
 from clipkit.atomic_files import new_file, write_bytes, write_text
 from clipkit.data.storage.urls import is_local, local_path
 from clipkit.errors import ConfigError, check_at_least
-from clipkit.training.lightning_compat import start_memory_record, write_memory_record
+from clipkit.training.lightning_compat import (
+    start_memory_record,
+    stop_memory_record,
+    write_memory_record,
+)
 from clipkit.types import Batch
 
 _ROWS: Final = 40
@@ -25,28 +30,39 @@ class ProfileSteps(Callback):
 
     The run's folder gets ``profile/trace.json.gz`` (for https://ui.perfetto.dev) and
     ``profile/operators.txt`` (the operators that take the longest); with ``memory`` also
-    ``profile/memory.pickle`` (for https://pytorch.org/memory_viz). Recorded steps are slower.
+    ``profile/memory.pickle`` (for https://pytorch.org/memory_viz). Recorded steps are slower. With
+    ``out_of_memory``, every rank records its memory during the complete fit.
 
     Args:
         first_batch: Number of batches to train on before the recording starts. The first ones of a
             run compile kernels and are not typical.
         num_batches: Number of batches to record.
         memory: Whether to record every allocation of GPU memory, with the code that made it.
+        out_of_memory: Whether a rank N whose GPU runs out of memory writes its last allocations
+            to ``profile/out_of_memory-N.pickle``, for the same page. It takes some time in every
+            step.
 
     Raises:
         ConfigError: If a number is too small; when the fit starts, if the run's folder is no local
-            folder, or ``memory`` is set on a device other than a GPU.
+            folder, or memory is to be recorded on a device other than a GPU.
 
     Examples:
         >>> trainer = Trainer(callbacks=[ProfileSteps(first_batch=20, num_batches=3)])
     """
 
-    def __init__(self, first_batch: int = 20, num_batches: int = 3, memory: bool = False) -> None:
+    def __init__(
+        self,
+        first_batch: int = 20,
+        num_batches: int = 3,
+        memory: bool = False,
+        out_of_memory: bool = False,
+    ) -> None:
         check_at_least("first_batch", first_batch, 0)
         check_at_least("num_batches", num_batches, 1)
         self.first_batch = first_batch
         self.num_batches = num_batches
         self.memory = memory
+        self.out_of_memory = out_of_memory
         self._num_seen = 0
         self._profiler: profile | None = None
 
@@ -57,12 +73,15 @@ class ProfileSteps(Callback):
                 f"ProfileSteps: expected a local folder in trainer.default_root_dir, got "
                 f"{trainer.default_root_dir}"
             )
-        if self.memory and pl_module.device.type != "cuda":
-            raise ConfigError(
-                f"ProfileSteps.memory: expected a run on a GPU, got {pl_module.device.type}; "
-                f"omit it"
-            )
+        for name in ("memory", "out_of_memory"):
+            if getattr(self, name) and pl_module.device.type != "cuda":
+                raise ConfigError(
+                    f"ProfileSteps.{name}: expected a run on a GPU, got {pl_module.device.type}; "
+                    f"omit it"
+                )
         self._num_seen = 0
+        if self.out_of_memory:
+            start_memory_record(_MAX_EVENTS)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Start the recording."""
@@ -88,9 +107,18 @@ class ProfileSteps(Callback):
         """Write the files if the run ends during the recording."""
         self._finish(trainer)
 
-    def on_exception(self, trainer: Trainer, *_: Any) -> None:
-        """Write the files if the run fails during the recording."""
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Write the files if the run fails during the recording, or runs out of memory."""
+        if self.out_of_memory and isinstance(exception, torch.OutOfMemoryError):
+            _write_memory(trainer, f"out_of_memory-{trainer.global_rank}.pickle")
         self._finish(trainer)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """End the record of a complete fit."""
+        if self.out_of_memory and stage == "fit":
+            stop_memory_record()
 
     def _finish(self, trainer: Trainer) -> None:
         if self._profiler is None:
@@ -104,8 +132,15 @@ class ProfileSteps(Callback):
         column = "self_device_time_total" if on_gpu else "self_cpu_time_total"
         write_text(folder / "operators.txt", events.table(sort_by=column, row_limit=_ROWS))
         if self.memory:
-            with new_file(folder / "memory.pickle") as temporary:
-                write_memory_record(temporary)
+            _write_memory(trainer, "memory.pickle")
+            if not self.out_of_memory:
+                stop_memory_record()
+
+
+def _write_memory(trainer: Trainer, name: str) -> None:
+    path = local_path(str(trainer.default_root_dir)) / "profile" / name
+    with new_file(path) as temporary:
+        write_memory_record(temporary)
 
 
 def _write_trace(profiler: profile, path: Path) -> None:
