@@ -10,9 +10,12 @@ import time
 from pathlib import Path
 
 import psutil
+import torch
 import yaml
 from lightning.pytorch import Callback
 
+from clipkit.cli.main import main
+from clipkit.models.files.sharded import read_checkpoint
 from tests.helpers import tiny
 from tests.helpers.ranks import free_port
 from tests.launch.test_launchers import TOOLS, environment
@@ -40,6 +43,7 @@ def test_a_killed_rank_of_four_is_started_again(tmp_path):
     keys = run_two_machines(tmp_path, "2:2", whole_machine=False, is_pod=True)
     assert [len(step) for step in keys] == [8] * STEPS
     check_epochs(keys)
+    check_weights(tmp_path, 8)
 
 
 def test_the_run_continues_on_the_machine_that_is_left(tmp_path):
@@ -49,6 +53,7 @@ def test_the_run_continues_on_the_machine_that_is_left(tmp_path):
     assert set(sizes[3:]) == {4}
     assert sum(sizes) == STEPS * 8  # as many samples as with all machines
     check_epochs(keys)
+    check_weights(tmp_path, 4, "--ckpt_path", str(tmp_path / "run/step=3.ckpt"))
 
 
 def run_two_machines(
@@ -61,7 +66,7 @@ def run_two_machines(
     options = {
         "tests.launch.test_elastic.KillOnce": {"whole_machine": whole_machine},
         "clipkit.training.callbacks.KeyLog": {"path": str(run / "keys.txt")},
-        "clipkit.training.callbacks.SaveCheckpoint": {"every_n_steps": 1},
+        "clipkit.training.callbacks.SaveCheckpoint": {"every_n_steps": 1, "keep_every_n_steps": 3},
     }
     callbacks = [{"class_path": name, "init_args": given} for name, given in options.items()]
     trainer = {"callbacks": callbacks, "enable_checkpointing": True, "strategy": "ddp"}
@@ -88,6 +93,21 @@ def run_two_machines(
         for agent in agents:
             end(agent)
     return steps_of(run)
+
+
+def check_weights(folder: Path, pairs: int, *flags: str) -> None:
+    """Compare the last weights with those of an undisturbed process with the joined batches."""
+    alone = folder / "alone"
+    words = [*tiny.words(folder / "shards", alone), f"--data.batch_size={pairs}", *flags]
+    words.remove("--trainer.enable_checkpointing=false")
+    saver = "--trainer.callbacks+=clipkit.training.callbacks.SaveCheckpoint"
+    assert main(["fit", *words, saver, f"--trainer.max_steps={STEPS}"]) == 0
+    expected, found = (
+        tiny.comparable(read_checkpoint(run / "last.ckpt")["state_dict"])
+        for run in (alone, folder / "run")
+    )
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-4, msg=name)
 
 
 def machine(nnodes: str, port: str, number: int) -> tuple[list[str], dict[str, str]]:
