@@ -15,6 +15,7 @@ from clipkit.data import (
 )
 from clipkit.training.datamodule.options import PairOptions
 from clipkit.types import Batch
+from tests.gpu.device import DEVICE, IS_CUDA, only_cuda
 from tests.helpers import tiny
 from tests.helpers.factories import write_shard, write_shards
 from tests.helpers.images import encode, photo
@@ -24,10 +25,10 @@ from tests.helpers.streams import ids, make
 def test_prefetched_batches_are_those_of_the_stream(tmp_path: Path) -> None:
     index = ShardIndex.from_urls([str(path) for path in write_shards(tmp_path, (200,))])
     expected = [batch.images.clone() for batch in make(index)]
-    busy = torch.randn(4096, 4096, device="cuda")
+    busy = torch.randn(*(2 * [4096 if IS_CUDA else 64]), device=DEVICE)
     found = []
-    for batch in DevicePrefetcher(make(index), "cuda"):
-        assert {tensor.device.type for tensor in batch.tensors()} == {"cuda"}
+    for batch in DevicePrefetcher(make(index), DEVICE):
+        assert {tensor.device.type for tensor in batch.tensors()} == {DEVICE.type}
         for _ in range(4):
             busy = busy @ busy / 64  # the copies of this step must not overtake what it reads
         found.append(batch.images + 0)
@@ -35,6 +36,7 @@ def test_prefetched_batches_are_those_of_the_stream(tmp_path: Path) -> None:
     assert all(torch.equal(a.cpu(), b) for a, b in zip(found, expected, strict=True))
 
 
+@only_cuda
 def test_one_batch_more_is_on_the_device() -> None:
     class Large:
         def __len__(self) -> int:
@@ -53,6 +55,7 @@ def test_one_batch_more_is_on_the_device() -> None:
     assert torch.cuda.max_memory_allocated() < 4.5 * size, "this loop's own batch, the next two"
 
 
+@only_cuda
 def test_images_decoded_by_the_gpu_are_those_of_the_workers(tmp_path: Path) -> None:
     kinds = [("JPEG", {"quality": 95}), ("JPEG", {"progressive": True}), ("PNG", {}), ("WEBP", {})]
     samples = []
@@ -73,6 +76,7 @@ def test_images_decoded_by_the_gpu_are_those_of_the_workers(tmp_path: Path) -> N
         assert error.max() < 2
 
 
+@only_cuda
 def test_a_fit_with_images_decoded_by_the_gpu(tmp_path: Path) -> None:
     data = tiny.data(
         tiny.shards(tmp_path / "data"),

@@ -17,6 +17,7 @@ from clipkit.training.callbacks import (
     SaveCheckpoint,
     TorchBackends,
 )
+from tests.gpu.device import only_cuda
 from tests.gpu.test_training import fit
 from tests.helpers import tiny
 from tests.helpers.graphs import of_layers
@@ -41,7 +42,7 @@ def has_float8() -> bool:
     return torch.cuda.get_device_capability() >= (8, 9)
 
 
-@pytest.mark.parametrize("mode", [None, "reduce-overhead"])
+@pytest.mark.parametrize("mode", [None, pytest.param("reduce-overhead", marks=only_cuda)])
 def test_complete_towers(tmp_path: Path, source: Path, on_cpu: list[float], mode: str) -> None:
     torch._dynamo.reset()
     towers = CompileTowers(16, mode=mode, unit="tower")
@@ -62,6 +63,7 @@ def test_selective_checkpointing(
     assert found == pytest.approx(on_cpu, rel=1e-3)
 
 
+@only_cuda
 def test_checkpointing_saves_memory() -> None:
     """From all activations over products to inputs, each takes less."""
 
