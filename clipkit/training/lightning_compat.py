@@ -270,7 +270,7 @@ def start_memory_record(max_entries: int) -> None:
 
 
 def write_memory_record(path: Path) -> None:
-    """Write the record of allocations, for https://pytorch.org/memory_viz; it goes on."""
+    """Write the record of allocations, for https://pytorch.org/memory_viz; it continues."""
     torch.cuda.memory._dump_snapshot(str(path))  # type: ignore[no-untyped-call]
 
 

@@ -88,7 +88,7 @@ class CudaCopyStream(CopyStream):
 class DevicePrefetcher:
     """Yields the batches of a loader on a device; each is copied during the step before.
 
-    Batches, their order, their cursors and errors are those of the loader. A step on a GPU goes on
+    Batches, their order, their cursors and errors are those of the loader. A step on a GPU returns
     when its kernels are queued: the loader is asked for the next batch then, and its copy runs next
     to them, so that the device holds one batch more. A batch is never held back until the loader
     has another one. After a step that waits for the GPU, as for a log, the GPU waits for the copy.

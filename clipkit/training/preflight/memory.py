@@ -67,12 +67,12 @@ def _kept_bytes(encoder: DualEncoder, batch_size: int, num_tokens: int | None) -
         labels=torch.full((batch_size,), -100, device=device),
         keys=("",) * batch_size,
     )
-    whole = _Pass(encoder)
-    buffers = {name: value.clone() for name, value in whole.named_buffers()}
+    measured = _Pass(encoder)
+    buffers = {name: value.clone() for name, value in measured.named_buffers()}
     devices = [device] if device.type == "cuda" else []
     allocations = _Allocations()
     with torch.random.fork_rng(devices), torch.enable_grad(), Alone(), allocations:
-        results = torch.func.functional_call(whole, buffers, (batch,))
+        results = torch.func.functional_call(measured, buffers, (batch,))
         kept = allocations.bytes_in_use([*encoder.parameters(), batch.images, tokens])
     del results
     return kept
