@@ -80,6 +80,19 @@ def test_a_logger_that_fails_does_not_end_the_run(shards, tmp_path, error, caplo
     assert ("did not accept the configuration" in caplog.text) == bool(error)
 
 
+class RecordToTheEnd(Record):
+    """Uploads at the end of the fit, as with ``log_model: true``, which fails."""
+
+    def finalize(self, status):
+        raise ServiceError("no server")
+
+
+def test_an_upload_that_fails_at_the_end_leaves_a_complete_run(shards, tmp_path):
+    with pytest.raises(ServiceError, match="no server"):
+        fit(shards, tmp_path, RecordToTheEnd())
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 4
+
+
 @pytest.mark.parametrize("log_model", [True, False])
 def test_checkpoints_in_a_store_are_not_silently_left_out(shards, tmp_path, log_model, caplog):
     with caplog.at_level(logging.WARNING):
