@@ -87,6 +87,23 @@ def test_other_embeddings_are_refused(folder, content, message):
         Collection(folder).images(np.array([5]))
 
 
+def test_a_file_that_is_replaced_is_checked_again(folder):
+    files = Collection(folder).shards[1]
+    before = np.array(files.images())
+    assert np.array_equal(files.images(), before)
+    other = np.asfortranarray(before * 2)
+    np.save(folder / "new.npy", other)
+    (folder / "new.npy").replace(folder / "00001.images.f16.npy")
+    for _ in range(2):
+        assert np.array_equal(files.images(), before * 2)
+    np.save(folder / "00001.images.f16.npy", np.zeros((4, 8), np.float16))
+    with pytest.raises(DataError, match="expected 3 rows, got 4"):
+        files.images()
+    (folder / "00001.images.f16.npy").unlink()
+    with pytest.raises(DataError, match="No such file"):
+        files.images()
+
+
 def test_unknown_columns_and_rows_are_named(folder):
     collection = Collection(folder)
     with pytest.raises(DataError, match=r"has no column 'author'; it has key, captions"):
