@@ -102,8 +102,9 @@ def run_on_ray(
                 else:
                     yield outcome["result"]
         except ray.exceptions.RayError as error:
+            names = ", ".join(map(named, list(left)[:_MOST_LOST]))
             raise DataError(
-                f"{named(next(iter(left)))} and {len(left) - 1} others are not done: "
+                f"{len(left)} of {len(numbers)} tasks are not done, such as {names}: "
                 f"{first_line(error)} The same command continues"
             ) from error
         if lost:
