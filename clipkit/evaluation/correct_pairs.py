@@ -28,9 +28,9 @@ class RetrievalOptions:
             ``{"text_to_image": {TEXT: [IMAGE, ...]}, "image_to_text": {IMAGE: [TEXT, ...]}}``.
             IMAGE is the key of a sample. TEXT is that key for the first caption of the sample,
             ``KEY#2`` for the second one, and so on. None for no file.
-        merge_captions: Whether equal captions of several images are one query and one candidate,
-            for which all of these images are correct. Otherwise each is a text of its own, for
-            which the other images are incorrect, as in CLIP_benchmark.
+        merge_captions: Whether equal captions of several images, of one group, are one query and
+            one candidate, for which all of these images are correct. Otherwise each is a text of
+            its own, for which the other images are incorrect, as in CLIP_benchmark.
         group_field: Field with the group of each sample, or of each of its captions, such as
             "json:language", or "caption:language" for the language of each caption, if the caption
             picker knows it; recall is then also measured for each group of queries. None for no
@@ -69,7 +69,10 @@ class Candidates:
 
 
 def match_candidates(
-    embedded: EmbeddedPairs, options: RetrievalOptions, is_complete: bool = True
+    embedded: EmbeddedPairs,
+    options: RetrievalOptions,
+    is_complete: bool = True,
+    groups: Sequence[str] | None = None,
 ) -> Candidates:
     """Return the images and texts of a data set with all of their correct pairs.
 
@@ -78,6 +81,8 @@ def match_candidates(
         options: Which candidates are correct.
         is_complete: Whether a name that the data lack is an error; False if the data are limited to
             some of their samples.
+        groups: Group of each caption, such as its language: equal captions of different groups are
+            not merged. None for no groups.
 
     Raises:
         DataError: If the file of pairs cannot be read, or names a sample or caption that the data
@@ -88,9 +93,10 @@ def match_candidates(
     caption_keys = distinct_keys([image_keys[owner] for owner in owners])
     number = torch.arange(len(owners))  # of the text of each caption
     if options.merge_captions:
-        texts = list(dict.fromkeys(embedded.captions))
-        rows = {text: row for row, text in enumerate(texts)}
-        number = torch.tensor([rows[caption] for caption in embedded.captions], dtype=torch.int64)
+        names = groups or [""] * len(owners)
+        texts = list(zip(names, embedded.captions, strict=True))
+        rows = {text: row for row, text in enumerate(dict.fromkeys(texts))}
+        number = torch.tensor([rows[text] for text in texts], dtype=torch.int64)
     num_texts = int(number.max()) + 1
     first = torch.full((num_texts,), len(owners)).scatter_reduce(
         0, number, torch.arange(len(owners)), "amin"

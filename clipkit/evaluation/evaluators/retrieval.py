@@ -122,16 +122,16 @@ class Retrieval(Evaluator):
                 f"{max(self.widths)}"
             )
         embedded = self.embed(encoder)
-        candidates = match_candidates(embedded, self.correct, self.options.limit is None)
         device = encoder.log_logit_scale.device
+        field, groups = self.correct.group_field, None
+        if field is not None:
+            groups = read_query_groups(self.data, embedded, field, self.options, device)
+        of_captions = groups.captions if groups is not None and groups.images is None else None
+        is_complete = self.options.limit is None
+        candidates = match_candidates(embedded, self.correct, is_complete, of_captions)
         parts = list(_directions(candidates, self.ks, device))
         rsum = rsum_outcomes(*parts)
-        if self.correct.group_field is not None:
-            field = self.correct.group_field
-            groups = read_query_groups(self.data, embedded, field, self.options, device)
-            grouped = _by_group(candidates, groups, parts, self.ks, device)
-        else:
-            grouped = []
+        grouped = [] if groups is None else _by_group(candidates, groups, parts, self.ks, device)
         for width in self.widths:
             images, texts = (
                 F.normalize(rows[:, :width].float(), dim=1)

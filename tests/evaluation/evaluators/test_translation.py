@@ -195,6 +195,22 @@ def test_recall_by_language_of_the_picker(root, encoder):
         assert metrics[f"{way}/worst_group/recall_at_1"] == pytest.approx(min(of_groups))
 
 
+def test_equal_captions_of_two_languages_stay_two(tmp_path, encoder):
+    """A word that two languages share counts for both, also where equal captions are merged."""
+    rows = [
+        {"caption_de": "Taxi", "caption_en": "Taxi"},
+        {"caption_de": "Rad", "caption_en": "Taxi"},
+    ]
+    data = opened(write(tmp_path, rows))
+    options = RetrievalOptions(merge_captions=True, group_field="caption:language")
+    metrics = Retrieval(data, ks=(1,), correct=options).run(encoder)
+    assert metrics["text_to_image/group/en/recall_at_1"] == 1  # both images are correct
+    alone = open_dataset(tmp_path, caption=LanguageCaptions(PLACE, {"de": 1.0}))
+    german = Retrieval(alone, ks=(1,), correct=RetrievalOptions(merge_captions=True)).run(encoder)
+    for way in ("text_to_image", "image_to_text"):
+        assert metrics[f"{way}/group/de/recall_at_1"] == german[f"{way}/recall_at_1"]
+
+
 def test_too_few_languages(tmp_path, encoder):
     one = write(tmp_path / "one", [{"caption_de": "ein Hund"}])
     with pytest.raises(DataError, match="at least two languages, got de"):
