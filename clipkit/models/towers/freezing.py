@@ -36,6 +36,9 @@ def lock(tower: Tower, unlocked_groups: int = 0) -> None:
     for names in groups[: len(groups) - unlocked_groups]:
         for name in names:
             tower.get_parameter(name).requires_grad_(False)
+    if is_locked(tower):  # Lightning keeps the mode that it finds
+        tower.eval()
+    _keep_locked_norms(tower)
 
 
 def is_locked(module: nn.Module) -> bool:
@@ -49,6 +52,10 @@ def keep_locked_in_evaluation(module: nn.Module) -> None:
     for part in module.children():
         if is_locked(part):
             part.eval()
+    _keep_locked_norms(module)
+
+
+def _keep_locked_norms(module: nn.Module) -> None:
     for part in module.modules():
         if isinstance(part, _BatchNorm) and is_locked(part):
             part.eval()
