@@ -25,6 +25,8 @@ import torch
 from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
+from clipkit.errors import ConfigError
+
 __all__ = [
     "IGNORE_LABEL",
     "Batch",
@@ -106,6 +108,7 @@ class Sample:
     has_image: bool | None = None  # see Batch.image_present
     has_text: bool | None = None  # see Batch.text_present
     modalities: dict[str, ModalitySample] | None = None  # further modalities by name
+    faults: tuple[str, ...] = ()  # what is wrong with inputs that therefore count as absent
 
 
 @dataclass(slots=True)
@@ -313,8 +316,8 @@ class Embeddings:
         modalities: Embeddings of further modalities by name; None without one.
         pair_scales: Inverse temperature of a pair of modalities, by ``"first:second"``, that has
             one of its own; None if all pairs have ``logit_scale``.
-        head_features: Output of other towers before normalisation, the input of the label heads on
-            them, by the name of the modality; None without such a head.
+        head_features: Output of other towers, the input of the label heads on them, by the name of
+            the modality; None without such a head.
         head_logits: Scores of the classes by the label heads on other towers, by the name of the
             modality; None without such a head.
     """
@@ -333,3 +336,35 @@ class Embeddings:
     pair_scales: dict[str, Float[Tensor, ""]] | None = None
     head_features: dict[str, Float[Tensor, "B D"]] | None = None
     head_logits: dict[str, Float[Tensor, "B C"]] | None = None
+
+    def of(self, name: str) -> tuple[Float[Tensor, "B D"], Bool[Tensor, " B"] | None]:
+        """Return the embeddings of a modality, and which samples have it; None for all.
+
+        Args:
+            name: "image", "text", or the name of a further modality.
+
+        Raises:
+            ConfigError: If the encoder has no such tower.
+        """
+        pairs = {"image": (self.image, self.image_present), "text": (self.text, self.text_present)}
+        further = {n: (one.values, one.present) for n, one in (self.modalities or {}).items()}
+        size = max(
+            len(rows) for rows, _ in (*pairs.values(), *further.values()) if rows is not None
+        )
+        known = {
+            known_name: (rows, present)
+            for known_name, (rows, present) in {**pairs, **further}.items()
+            if rows is not None and len(rows) == size
+        }
+        if name not in known:
+            raise ConfigError(
+                f"embeddings: expected those of {name!r}, got {', '.join(known)}; the encoder "
+                f"needs a {name}_tower, and the batch its input"
+            )
+        return known[name]
+
+    def scale_of(self, first: str, second: str) -> Float[Tensor, ""]:
+        """Return the inverse temperature of a pair of modalities, linear."""
+        own = self.pair_scales or {}
+        shared = own.get(f"{second}:{first}", self.logit_scale)
+        return own.get(f"{first}:{second}", shared)

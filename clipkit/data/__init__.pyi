@@ -15,14 +15,17 @@ from .images.augment_geometry import RandomAffine, RandomPerspective
 from .images.decode import ImageDecoder
 from .images.device_decoded import DeviceDecodedTransform
 from .images.naflex import NaFlexEvalTransform, NaFlexTrainTransform
+from .images.optional import OptionalImage
 from .images.rand_augment import RandAugment
 from .images.transforms import EvalTransform, ImageTransform, TrainTransform
+from .modalities.field import ModalityField
 from .order.mixture import Mixture, Source, Stage
 from .order.partition import BatchSizeStage
 from .packing.pack import ShardWriter, pack
 from .packing.stats import ShardStats, collect_stats
 from .packing.tables.columns import TableColumns
 from .packing.verify import VerifyReport, verify_shards
+from .samples.arrays import read_array
 from .samples.faults import FaultOptions
 from .samples.fields import (
     CaptionGroup,
@@ -90,6 +93,7 @@ __all__ = [
     "LanguageCaptions",
     "MixedCaptions",
     "Mixture",
+    "ModalityField",
     "MultiLabels",
     "NaFlexEvalTransform",
     "NaFlexTrainTransform",
@@ -97,6 +101,7 @@ __all__ = [
     "NegativeImages",
     "OpenClipTokenizer",
     "OptionalCaption",
+    "OptionalImage",
     "OrderOptions",
     "PairSource",
     "PairStream",
@@ -139,6 +144,7 @@ __all__ = [
     "collect_stats",
     "decode_sound",
     "pack",
+    "read_array",
     "sound_info",
     "tokenizer_from_name",
     "verify_shards",

@@ -134,10 +134,15 @@ def _export(
 def _merged_copy(encoder: DualEncoder) -> DualEncoder:
     """Build the encoder again; a deep copy of a tower with adapters would share its classes."""
     copy = build_encoder(describe(encoder), "export")
+    if not isinstance(copy, DualEncoder):
+        raise ConfigError(
+            f"encoder: expected an encoder of images and texts, got {type(copy).__name__}; export "
+            f"its dual(), or write all of its towers with save_encoder"
+        )
     if adapters := lora_entry(encoder):
         add_lora_of_entry(copy, adapters, "export")
     load_exactly(copy, encoder.state_dict(), "export")
-    for tower in (copy.image_tower, copy.text_tower):
+    for tower in copy.towers.values():
         merge_lora(tower)
     return copy.eval()
 

@@ -17,6 +17,7 @@ from clipkit.losses.global_contrastive import GlobalContrastiveLoss
 from clipkit.losses.label import LabelLoss, MultiLabelLoss, balanced_class_weights
 from clipkit.losses.matryoshka import MatryoshkaLoss
 from clipkit.losses.memory import complete_state_dict
+from clipkit.losses.modality_pairs import ModalityLabelLoss, ModalityPairLoss
 from clipkit.losses.step_exchange import StepExchange
 from clipkit.losses.teachers import EncoderTeacher, StoredTeacher, Teacher
 from clipkit.losses.term import LossTerm, Term, mean_over_ranks
@@ -42,6 +43,8 @@ __all__ = [
     "LossTerm",
     "MatryoshkaLoss",
     "MicroBatchedEncoder",
+    "ModalityLabelLoss",
+    "ModalityPairLoss",
     "MultiLabelLoss",
     "Schedule",
     "SigmoidLoss",

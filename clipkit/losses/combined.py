@@ -157,6 +157,8 @@ class CombinedLoss(nn.Module):
             values[f"{name}_num_samples"] = term.num_samples
         if self.label is None and embeddings.label_logits is not None:
             total = total + 0 * embeddings.label_logits.sum()  # DDP needs a gradient of the head
+        if embeddings.modalities is not None:
+            total = total + 0 * _sum_of_all(embeddings)  # and of every tower, head and scale
         if self.training and torch.is_grad_enabled():
             self.num_steps += 1
         return {"loss": total, **values}
@@ -210,6 +212,22 @@ class CombinedLoss(nn.Module):
         """Return 0, with a gradient of 0 for the parameters of a term that is skipped."""
         trained = [embeddings.logit_scale, embeddings.logit_bias, self.log_variances.get(name)]
         return 0 * torch.stack([value for value in trained if value is not None]).sum()
+
+
+def _sum_of_all(embeddings: Embeddings) -> Float[Tensor, ""]:
+    """Add what any part of an encoder of several modalities has computed."""
+    outputs = [embeddings.image, embeddings.text, embeddings.logit_scale, embeddings.logit_bias]
+    outputs += [modality.values for modality in (embeddings.modalities or {}).values()]
+    outputs += [*(embeddings.pair_scales or {}).values(), *(embeddings.head_logits or {}).values()]
+    zero = embeddings.logit_scale.new_zeros(())
+    return sum(
+        (
+            output.sum(dtype=torch.promote_types(output.dtype, torch.float32))
+            for output in outputs
+            if output is not None
+        ),
+        zero,
+    )
 
 
 def _is_zero(schedule: Schedule) -> bool:

@@ -4,6 +4,7 @@ from clipkit.models.checkpoints.description import describe
 from clipkit.models.checkpoints.encoder import (
     from_checkpoint,
     load_encoder,
+    load_multimodal_encoder,
     save_encoder,
     save_open_clip,
 )
@@ -15,8 +16,10 @@ from clipkit.models.files.consolidate import consolidate_checkpoint
 from clipkit.models.files.structure import structure_only
 from clipkit.models.heads.label_head import CosineLabelHead, LabelHead, LinearLabelHead
 from clipkit.models.heads.prototype_head import PrototypeLabelHead
+from clipkit.models.multimodal_encoder import MultimodalEncoder, with_towers
 from clipkit.models.open_clip.towers import OpenClipImageTower, OpenClipTextTower, from_open_clip
-from clipkit.models.towers.base import ImageTower, TextTower, Tower
+from clipkit.models.tower_encoder import TowerEncoder
+from clipkit.models.towers.base import ImageTower, SignalTower, TextTower, Tower
 from clipkit.models.towers.freezing import lock
 from clipkit.models.towers.naflex_tower import TimmNaFlexTower
 from clipkit.models.towers.signals.clap_sound_tower import ClapSoundTower
@@ -35,15 +38,18 @@ __all__ = [
     "ImageTower",
     "LabelHead",
     "LinearLabelHead",
+    "MultimodalEncoder",
     "OpenClipImageTower",
     "OpenClipTextTower",
     "PrototypeLabelHead",
+    "SignalTower",
     "TcnTower",
     "TextTower",
     "TimmImageTower",
     "TimmNaFlexTower",
     "TimmSoundTower",
     "Tower",
+    "TowerEncoder",
     "TransformersTextTower",
     "WhisperSoundTower",
     "WordWeight",
@@ -54,8 +60,10 @@ __all__ = [
     "interpolate",
     "load_encoder",
     "load_model",
+    "load_multimodal_encoder",
     "lock",
     "save_encoder",
     "save_open_clip",
     "structure_only",
+    "with_towers",
 ]

@@ -28,19 +28,26 @@ def evaluating(encoder: nn.Module, precision: str = "fp32") -> Iterator[None]:
         ConfigError: If the precision is unknown.
     """
     check_precision(precision)
-    modes = [(module, module.training) for module in encoder.modules()]
     device, dtype = next(encoder.parameters()).device, _PRECISIONS[precision]
-    encoder.eval()
+    with (
+        in_evaluation_mode(encoder),
+        torch.no_grad(),
+        torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None),
+        unsharded(encoder),
+    ):
+        yield
+
+
+@contextmanager
+def in_evaluation_mode(module: nn.Module) -> Iterator[None]:
+    """Put a module into evaluation mode, and restore the mode of each of its parts afterwards."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
     try:
-        with (
-            torch.no_grad(),
-            torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None),
-            unsharded(encoder),
-        ):
-            yield
+        yield
     finally:
-        for module, mode in modes:
-            module.training = mode
+        for part, mode in modes:
+            part.training = mode
 
 
 def check_precision(precision: str) -> None:

@@ -15,7 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from clipkit.models.dual_encoder import DualEncoder
+from clipkit.models.tower_encoder import TowerEncoder
 
 _NUM_ITEMS: Final = 2
 _DEGREE: Final = 2
@@ -26,9 +26,9 @@ _DEGREE: Final = 2
 class EncoderFlops:
     """Operations of the forward and backward pass of the towers, per image and per text.
 
-    The similarities between all images and texts are not included. Sums of these numbers over the
-    time of a step give the model FLOPs utilisation, the share of what the device could compute
-    (Chowdhery et al. 2022, appendix B).
+    The similarities between all images and texts are not included, nor are further towers. Sums of
+    these numbers over the time of a step give the model FLOPs utilisation, the share of what the
+    device could compute (Chowdhery et al. 2022, appendix B).
 
     Args:
         encoder: The model, not sharded, without recomputed activations. A copy without weights is
@@ -40,7 +40,7 @@ class EncoderFlops:
         True
     """
 
-    def __init__(self, encoder: DualEncoder) -> None:
+    def __init__(self, encoder: TowerEncoder) -> None:
         self._mode = FakeTensorMode(allow_non_fake_inputs=True)
         self._encoder = _without_weights(encoder, self._mode)
         self._images: dict[int, float] = {}
@@ -48,6 +48,8 @@ class EncoderFlops:
 
     def image(self, image_size: int) -> float:
         """Return the operations for an image of this height and width, in pixels."""
+        if "image" not in self._encoder.towers:
+            return 0.0
         if image_size not in self._images:
             shape = (_NUM_ITEMS, 3, image_size, image_size)
             self._images[image_size] = self._count(
@@ -57,6 +59,8 @@ class EncoderFlops:
 
     def text(self, num_tokens: int) -> float:
         """Return the operations for a text of this number of tokens."""
+        if "text" not in self._encoder.towers:
+            return 0.0
         if self._text is None:
             tower = self._encoder.text_tower
             lengths = [max(1, tower.context_length // part) for part in (1, 2, 4)]
@@ -67,7 +71,7 @@ class EncoderFlops:
             self._text = np.poly1d(np.polyfit(lengths, counts, min(_DEGREE, len({*lengths}) - 1)))
         return float(self._text(num_tokens))
 
-    def follow(self, encoder: DualEncoder) -> bool:
+    def follow(self, encoder: TowerEncoder) -> bool:
         """Take over which parameters are trainable.
 
         Returns:
@@ -104,7 +108,7 @@ def _tokens(num_tokens: int, vocab_size: int) -> Int64[Tensor, "B S"]:
     return torch.full((_NUM_ITEMS, num_tokens), vocab_size - 1)
 
 
-def _without_weights(encoder: DualEncoder, mode: FakeTensorMode) -> DualEncoder:
+def _without_weights(encoder: TowerEncoder, mode: FakeTensorMode) -> TowerEncoder:
     """Copy an encoder with parameters and buffers that have a shape, but no memory."""
     memo: dict[int, object] = {}
     with mode:

@@ -39,8 +39,15 @@ def _tokenizer(name: str, context_length: int) -> Tokenizer:
 
 
 def transform_of(tower: ImageTower) -> EvalTransform | NaFlexEvalTransform:
-    """Return the image transform that an image tower was trained for."""
+    """Return the image transform that an image tower was trained for.
+
+    Raises:
+        ConfigError: If the encoder has no image tower.
+    """
     from clipkit.data import EvalTransform, NaFlexEvalTransform
+
+    if not tower.reads_images:
+        raise ConfigError("image_tower: this encoder has none, so it cannot read images")
 
     if (budget := tower.budget) is not None:
         return NaFlexEvalTransform(

@@ -10,11 +10,10 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from clipkit.errors import CheckpointError, ConfigError
-from clipkit.models.dual_encoder import DualEncoder
+from clipkit.models.tower_encoder import TowerEncoder
 from clipkit.models.towers.base import Tower
 from clipkit.models.towers.blocks import tower_blocks
 
-TOWERS: Final = ("image_tower", "text_tower")
 _ATTRIBUTE: Final = "lora"
 _ATTENTION_WEIGHTS: Final = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
 
@@ -116,15 +115,16 @@ def merge_lora(tower: Tower) -> None:
     setattr(tower, _ATTRIBUTE, None)
 
 
-def lora_entry(encoder: DualEncoder) -> dict[str, Any]:
+def lora_entry(encoder: TowerEncoder) -> dict[str, Any]:
     """Return the options of adapters by tower, for a checkpoint."""
-    options = {name: getattr(getattr(encoder, name), _ATTRIBUTE, None) for name in TOWERS}
+    options = {f"{n}_tower": getattr(t, _ATTRIBUTE, None) for n, t in encoder.towers.items()}
     return {name: dict(given) for name, given in options.items() if given is not None}
 
 
-def add_lora_of_entry(encoder: DualEncoder, entry: Any, where: str) -> None:
+def add_lora_of_entry(encoder: TowerEncoder, entry: Any, where: str) -> None:
     """Add the adapters that ``lora_entry`` described."""
-    if not isinstance(entry, Mapping) or not set(entry) <= set(TOWERS):
+    known = {f"{name}_tower" for name in encoder.towers}
+    if not isinstance(entry, Mapping) or not set(entry) <= known:
         raise CheckpointError(f"{where}: lora: expected options by tower, got {entry!r}")
     for name, options in entry.items():
         try:

@@ -29,7 +29,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 
 from clipkit.errors import check_choice
-from clipkit.models import DualEncoder
+from clipkit.models import TowerEncoder
 
 _Kind = TypeVar("_Kind")
 
@@ -49,10 +49,10 @@ def data_of(trainer: Trainer) -> LightningDataModule | None:
     return cast("LightningDataModule | None", trainer.datamodule)  # type: ignore[attr-defined]
 
 
-def encoder_of(pl_module: LightningModule) -> DualEncoder:
+def encoder_of(pl_module: LightningModule) -> TowerEncoder:
     """Return the encoder of a ``ContrastiveModule``; callbacks get it as any module."""
     encoder = pl_module.encoder
-    assert isinstance(encoder, DualEncoder), "this callback belongs to ContrastiveModule"
+    assert isinstance(encoder, TowerEncoder), "this callback belongs to ContrastiveModule"
     return encoder
 
 

@@ -11,7 +11,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from clipkit.distributed.world import current_world
 from clipkit.errors import first_line
-from clipkit.models import DualEncoder, structure_only
+from clipkit.models import TowerEncoder, structure_only
 from clipkit.training import ShardedStrategy
 
 _LOG: Final = logging.getLogger(__name__)
@@ -21,7 +21,7 @@ _SHARDED: Final = (
 )
 
 
-def encoder_without_weights(sections: Mapping[str, Any]) -> DualEncoder | None:
+def encoder_without_weights(sections: Mapping[str, Any]) -> TowerEncoder | None:
     """Return the encoder of a configuration without weights; None if this rank needs weights.
 
     Only ranks other than the first under ``ShardedStrategy`` need none. A model whose code reads
@@ -34,11 +34,11 @@ def encoder_without_weights(sections: Mapping[str, Any]) -> DualEncoder | None:
     if strategy not in _SHARDED or _is_first_rank():
         return None
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--encoder", type=DualEncoder)
+    parser.add_argument("--encoder", type=TowerEncoder)
     try:
         with structure_only():
             given = Namespace(encoder=sections["model"]["encoder"])  # type: ignore[no-untyped-call]
-            encoder: DualEncoder = parser.instantiate_classes(given).encoder
+            encoder: TowerEncoder = parser.instantiate_classes(given).encoder
     except Exception as error:  # builders raise what torch's meta device cannot do as their own
         _LOG.warning(
             "model.encoder: cannot be built without weights, so that this rank builds all of them "

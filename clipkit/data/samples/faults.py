@@ -29,6 +29,7 @@ class Fault:
     key: str  # key of the sample
     reason: str  # what is wrong
     sample_id: int = -1  # position of the sample in the data set; -1 for a complete shard
+    is_kept: bool = False  # whether the sample is used without the input that is wrong
 
     @property
     def is_whole_shard(self) -> bool:
@@ -116,7 +117,8 @@ class FaultTracker:
                 else:
                     self._unshared.append(fault)
                 loud = len(self._known.ids) <= _LOUD_FAULTS or fault.is_whole_shard
-                _LOG.log(logging.WARNING if loud else logging.DEBUG, "skipping %s", fault)
+                level, action = logging.WARNING if loud else logging.DEBUG, "skipping %s"
+                _LOG.log(level, "using a part of %s" if fault.is_kept else action, fault)
                 if self._log is not None:
                     self._log.append(json.dumps({**asdict(fault), "epoch": epoch}) + "\n")
                 self._check(fault)

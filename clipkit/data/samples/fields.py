@@ -111,12 +111,13 @@ class CaptionGroup(SampleField):
 class CaptionMask(SampleField):
     """Excludes samples with an empty caption from the contrastive loss: ``batch.pair_mask``.
 
-    They still train the label head. Use it with ``OptionalCaption``, which accepts them.
+    ``batch.text_present`` tells so for losses over texts and further modalities. Such samples still
+    train the label head. Use it with ``OptionalCaption``, which accepts them.
     """
 
     def add(self, sample: Sample, context: SampleContext) -> Sample:  # noqa: ARG002 (the caption is there)
         """See ``SampleField.add``."""
-        return replace(sample, is_pair=bool(sample.caption))
+        return replace(sample, is_pair=bool(sample.caption), has_text=bool(sample.caption))
 
 
 @final

@@ -158,7 +158,7 @@ class _Named:
 
     def add(self, value: Any) -> None:
         given = value or {}
-        for name in given.keys() | self._parts.keys():
+        for name in dict.fromkeys((*self._parts, *given)):
             if name not in given or name not in self._parts:
                 raise DataError(
                     f"batch.modalities: expected {name!r} of all samples or of none, got both "

@@ -15,6 +15,7 @@ from torch import Tensor
 from clipkit.data.images.device_decoded import DeviceDecodedTransform
 from clipkit.data.images.formats import IMAGE_EXTENSIONS, image_member
 from clipkit.data.images.naflex import NaFlexTrainTransform
+from clipkit.data.images.optional import OptionalImage
 from clipkit.data.images.transforms import ImageTransform
 from clipkit.data.rng import generator
 from clipkit.data.samples.collate import collate
@@ -97,8 +98,9 @@ class SampleMaker:
     ) -> Sample:
         """Create the sample, a function of its members, its id and ``nonces`` only."""
         rng = generator(self.seed, *nonces, sample_id)
+        is_optional = isinstance(self.image_transform, OptionalImage)
         with sample_errors():
-            image_data = image_member(members)
+            image_data = self._image_data(members)
             caption = self.caption(members, rng)
             tokens = self.tokenizer.encode(caption)
             label = read_label(members, self.label_field)
@@ -112,19 +114,32 @@ class SampleMaker:
                 sample_id=sample_id,
                 caption=caption,
                 encoded=encoded,
+                has_image=image_data is not None if is_optional else None,
             )
             context = SampleContext(
-                members, rng, before, image_data, self.tokenizer.encode, self.image_transform
+                members, rng, before, image_data or b"", self.tokenizer.encode, self.image_transform
             )
             for field in self.fields:
                 sample = field.add(sample, context)
-            return sample
+            return _without_pair(sample)
+
+    def _image_data(self, members: Mapping[str, bytes]) -> bytes | None:
+        """Return the bytes of the image; None if the transform accepts samples without one."""
+        transform = self.image_transform
+        if isinstance(transform, OptionalImage) and (
+            not transform.reads_images or members.keys().isdisjoint(IMAGE_EXTENSIONS)
+        ):
+            return None
+        return image_member(members)
 
     def _image(
-        self, data: bytes, rng: np.random.Generator
+        self, data: bytes | None, rng: np.random.Generator
     ) -> tuple[UInt8[Tensor, "3 H W"], EncodedImage | None]:
         """Return an image, or an empty one and what the device decodes."""
         transform = self.image_transform
+        if data is None:
+            assert isinstance(transform, OptionalImage), "others need an image"
+            return transform.empty(), None
         if isinstance(transform, DeviceDecodedTransform):
             return torch.empty((3, 0, 0), dtype=torch.uint8), transform.encode(data, rng)
         return transform(data, rng), None
@@ -152,3 +167,10 @@ class SampleMaker:
             return len(self.tokenizer.encode(caption))
         except (SampleError, *CONTENT_ERRORS):
             return 0
+
+
+def _without_pair(sample: Sample) -> Sample:
+    """Exclude a sample without an image from the losses over images and captions."""
+    if sample.has_image is None:
+        return sample
+    return replace(sample, is_pair=sample.has_image and sample.is_pair is not False)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import final
@@ -14,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from clipkit.data.images.transforms import ImageTransform
+from clipkit.data.samples.arrays import read_array
 from clipkit.data.samples.fields import SampleContext, SampleField
 from clipkit.data.text.tokenizer import Tokenizer
 from clipkit.errors import ConfigError, SampleError
@@ -90,10 +90,9 @@ def _embedding(members: Mapping[str, bytes], name: str) -> Float[Tensor, " E"]:
     if name not in members:
         raise SampleError(f"no member {name}: expected a teacher's embedding in every sample")
     try:
-        array = np.lib.format.read_array(io.BytesIO(members[name]), allow_pickle=False)
-    except (ValueError, EOFError, OSError, TypeError, SyntaxError, MemoryError) as error:
-        # A header may require any amount of memory.
-        raise SampleError(f"member {name}: no NumPy file: {error}") from None
+        array = read_array(members[name])
+    except SampleError as error:
+        raise SampleError(f"member {name}: {error.reason}") from None
     if array.ndim != 1 or not np.issubdtype(array.dtype, np.floating):
         raise SampleError(
             f"member {name}: expected one axis of floats, got {array.shape} of {array.dtype}"

@@ -16,7 +16,7 @@ from clipkit.data.order.partition import BatchTask
 from clipkit.data.samples.embedding_dims import TRIED_SAMPLES, EmbeddingDims
 from clipkit.data.samples.faults import WHOLE_SHARD, Fault
 from clipkit.data.samples.maker import SampleMaker
-from clipkit.data.shards.reader import ShardReader
+from clipkit.data.shards.reader import RawSample, ShardReader
 from clipkit.data.stream.threads import Threads
 from clipkit.errors import DataError, SampleError, ShardError
 from clipkit.types import Batch, Sample
@@ -92,7 +92,9 @@ class BatchBuilder:
         made = self._threads.map(lambda place: self._one(maker, *place), places)
         samples = [sample for sample, _ in made if sample is not None]
         faults = [fault for _, found in made for fault in found]
-        replaced = sum(1 for sample, found in made if sample is not None and found)
+        replaced = sum(
+            1 for sample, found in made if sample is not None and not all(f.is_kept for f in found)
+        )
         padded = replaced + int(not task.continues and np.count_nonzero(rounds))
         for sample, found in made:
             if sample is None and len(found) == MAX_REPLACEMENTS:
@@ -183,12 +185,20 @@ class BatchBuilder:
         try:
             sample = maker.make(raw.key, raw.members, sample_id, nonces)
             self._dims.check(sample)
-            return sample
         except SampleError as error:
             faults.append(Fault(raw.shard, raw.index, raw.key, error.reason, sample_id))
             return None
+        faults.extend(kept_fault(raw, sample))
+        return sample
 
     def _first(self, sample_id: int) -> Sample:
         """Create a sample as in the first pass."""
         raw = self._reader.read(sample_id)
         return self._maker.make(raw.key, raw.members, sample_id, [0])
+
+
+def kept_fault(raw: RawSample, sample: Sample) -> list[Fault]:
+    """Return the fault of a sample that is used without some of its inputs, if it is one."""
+    reason = "; ".join(sample.faults)
+    fault = Fault(raw.shard, raw.index, raw.key, reason, sample.sample_id, is_kept=True)
+    return [fault] if sample.faults else []

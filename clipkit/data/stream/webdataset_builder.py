@@ -15,7 +15,7 @@ from clipkit.data.samples.embedding_dims import EmbeddingDims
 from clipkit.data.samples.faults import Fault
 from clipkit.data.samples.maker import SampleMaker
 from clipkit.data.shards.reader import RawSample
-from clipkit.data.stream.builder import MAX_REPLACEMENTS, BuildResult
+from clipkit.data.stream.builder import MAX_REPLACEMENTS, BuildResult, kept_fault
 from clipkit.data.stream.threads import Threads
 from clipkit.data.stream.webdataset_shards import WebSample
 from clipkit.data.stream.webdataset_stages import as_raw_sample, draw_seed, launched_as
@@ -104,6 +104,7 @@ class SequentialBuilder:
             self._first = self._first or sample
             try:
                 self._dims.check(sample)
+                self._faults += kept_fault(raw, sample)
                 return sample
             except SampleError as error:
                 sample = error.reason

@@ -11,17 +11,20 @@ from torch import nn
 from clipkit.errors import CheckpointError
 from clipkit.models.dual_encoder import DualEncoder
 from clipkit.models.heads.label_head import LabelHead
-from clipkit.models.towers.base import ImageTower, TextTower
+from clipkit.models.multimodal_encoder import MultimodalEncoder
+from clipkit.models.tower_encoder import TowerEncoder
+from clipkit.models.towers.base import ImageTower, SignalTower, TextTower, Tower
 
 _PUBLIC: Final = "clipkit.models"
 _PARTS: Final = ("image_tower", "text_tower", "label_head")
+_NAMED_PARTS: Final = ("towers", "label_heads")
 _NAMES: Final = "class_names"
-_BASES: Final = (ImageTower, TextTower, LabelHead)
+_BASES: Final = (ImageTower, TextTower, SignalTower, LabelHead)
 
-Part = ImageTower | TextTower | LabelHead
+Part = Tower | LabelHead
 
 
-def describe(model: DualEncoder | Part) -> dict[str, Any]:
+def describe(model: TowerEncoder | Part) -> dict[str, Any]:
     """Describe a model's architecture as plain types, without its weights.
 
     Class names of a label head are added to its arguments, unless the arguments contain them.
@@ -44,6 +47,12 @@ def describe(model: DualEncoder | Part) -> dict[str, Any]:
             **{name: None if part is None else describe(part) for name, part in parts.items()},
             **init_args,
         }
+    elif isinstance(model, MultimodalEncoder):
+        init_args = {
+            "towers": {name: describe(part) for name, part in model.towers.items()},
+            "label_heads": {name: describe(part) for name, part in model.heads.items()},
+            **init_args,
+        }
     described = {"class_path": _class_path(_own_class(model)), "init_args": init_args}
     names = list(model.class_names) if isinstance(model, LabelHead) else []
     if any(names) and names != init_args.get(_NAMES):
@@ -51,28 +60,38 @@ def describe(model: DualEncoder | Part) -> dict[str, Any]:
     return described
 
 
-def build_encoder(description: Mapping[str, Any], where: str) -> DualEncoder:
+def build_encoder(description: Mapping[str, Any], where: str) -> TowerEncoder:
     """Build the encoder that ``describe`` described, randomly initialised.
 
     Only clipkit's own classes, and subclasses of its towers and heads whose modules are imported
     already, are ever called: a checkpoint cannot make this process run anything else.
     """
-    if description.get("class_path") != _class_path(DualEncoder):
+    kinds = {_class_path(kind): kind for kind in (DualEncoder, MultimodalEncoder)}
+    class_path = description.get("class_path")
+    if class_path not in kinds:
         raise CheckpointError(
-            f"{where}: encoder: expected {_class_path(DualEncoder)}, "
-            f"got {description.get('class_path')!r}"
+            f"{where}: encoder: expected {' or '.join(kinds)}, got {class_path!r}"
         )
     init_args = dict(_init_args(description, where))
     for name in _PARTS:
         if init_args.get(name) is not None:
             init_args[name] = _build_part(init_args[name], f"{where}: {name}")
-    encoder: DualEncoder = _call(DualEncoder, init_args, where)
+    for name in _NAMED_PARTS:
+        if name in init_args:
+            init_args[name] = _build_named(init_args[name], f"{where}: {name}")
+    encoder: TowerEncoder = _call(kinds[class_path], init_args, where)
     return encoder
+
+
+def _build_named(descriptions: Any, where: str) -> dict[str, Part]:
+    if not isinstance(descriptions, Mapping):
+        raise CheckpointError(f"{where}: expected parts by name, got {str(descriptions)[:80]}")
+    return {name: _build_part(one, f"{where}.{name}") for name, one in descriptions.items()}
 
 
 def _build_part(description: Mapping[str, Any], where: str) -> Part:
     known = {_class_path(cls): cls for base in _BASES for cls in _concrete_subclasses(base)}
-    class_path = description.get("class_path")
+    class_path = description.get("class_path") if isinstance(description, Mapping) else None
     if class_path not in known:
         raise CheckpointError(
             f"{where}: {class_path!r} is not a known tower or head; clipkit has "

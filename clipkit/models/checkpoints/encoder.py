@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 from torch import Tensor
 
 from clipkit.atomic_files import write_json
-from clipkit.errors import CheckpointError
+from clipkit.errors import CheckpointError, ConfigError
 from clipkit.hub import hub_file, is_hub_name, pinned
 from clipkit.models.checkpoints.description import build_encoder, describe
 from clipkit.models.dual_encoder import DualEncoder
@@ -20,11 +20,13 @@ from clipkit.models.files.state_dicts import load_exactly, read_file, write_stat
 from clipkit.models.files.structure import is_structure_only
 from clipkit.models.heads.label_head import LabelHead
 from clipkit.models.lora import add_lora_of_entry, lora_entry, merge_lora
+from clipkit.models.multimodal_encoder import MultimodalEncoder
 from clipkit.models.onnx_towers import FACTS_FILE, load_onnx
 from clipkit.models.open_clip.config import CONFIG_FILE_NAME
 from clipkit.models.open_clip.export import open_clip_config, open_clip_state
 from clipkit.models.open_clip.towers import from_open_clip
 from clipkit.models.open_clip.weights import WEIGHTS_FILES
+from clipkit.models.tower_encoder import TowerEncoder
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -40,7 +42,7 @@ OPEN_CLIP_WEIGHTS_NAME: Final = WEIGHTS_FILES[0]
 ENCODER_WEIGHTS_NAME: Final = "model.safetensors"
 
 
-def encoder_entry(encoder: DualEncoder) -> dict[str, Any]:
+def encoder_entry(encoder: TowerEncoder) -> dict[str, Any]:
     """Return what a training checkpoint stores about its encoder under ``KEY``."""
     entry = {"format_version": FORMAT_VERSION, "encoder": describe(encoder)}
     adapters = lora_entry(encoder)
@@ -75,7 +77,7 @@ def load_encoder(path: Path | str, prefix: str | None = None) -> DualEncoder:
             trained weights. None for the average if there is one.
 
     Returns:
-        The encoder in evaluation mode, on the CPU.
+        The encoder in evaluation mode, on the CPU; of one with more towers, image and text tower.
 
     Raises:
         CheckpointError: If the file is not such a checkpoint, is incomplete or of a newer version,
@@ -89,8 +91,50 @@ def load_encoder(path: Path | str, prefix: str | None = None) -> DualEncoder:
     return read_encoder(path, prefix).encoder
 
 
+def load_multimodal_encoder(path: Path | str, prefix: str | None = None) -> MultimodalEncoder:
+    """Load an encoder of any number of towers; arguments and errors as for ``load_encoder``.
+
+    Returns:
+        The encoder in evaluation mode, on the CPU, with all of its towers.
+
+    Examples:
+        >>> save_encoder(MultimodalEncoder(encoder.towers), "export")
+        >>> list(load_multimodal_encoder("export").towers)
+        ['image', 'text']
+    """
+    encoder, _ = _read(path, prefix)
+    if not isinstance(encoder, MultimodalEncoder):
+        raise CheckpointError(
+            f"{path}: expected a MultimodalEncoder, got {type(encoder).__name__}; use load_encoder"
+        )
+    return encoder
+
+
+def as_dual(encoder: TowerEncoder, where: Path | str) -> DualEncoder:
+    """Return an encoder of images and texts: the given one, or two towers of one with more.
+
+    Raises:
+        CheckpointError: If it has no image or no text tower.
+    """
+    if isinstance(encoder, DualEncoder):
+        return encoder
+    assert isinstance(encoder, MultimodalEncoder), "these are all kinds of encoder"
+    try:
+        dual = encoder.dual()
+    except ConfigError as error:
+        raise CheckpointError(f"{where}: {error}; use load_multimodal_encoder") from error
+    _LOG.warning("%s: using the image and text towers of %s", where, ", ".join(encoder.towers))
+    return dual
+
+
 def read_encoder(path: Path | str, prefix: str | None = None) -> LoadedEncoder:
     """Load an encoder as ``load_encoder`` does, and report which weights it has."""
+    encoder, weights = _read(path, prefix)
+    return LoadedEncoder(as_dual(encoder, path), weights)
+
+
+def _read(path: Path | str, prefix: str | None) -> tuple[TowerEncoder, str | None]:
+    """Load an encoder of any kind, and return which weights it has."""
     on_hub = is_hub_name(path)
     if on_hub or (Path(path).is_dir() and not is_sharded(Path(path))):
         if prefix == PREFIXES["average"]:
@@ -98,7 +142,7 @@ def read_encoder(path: Path | str, prefix: str | None = None) -> LoadedEncoder:
                 f"{path}: expected a checkpoint with an average of the weights, got an export, "
                 f"which has one set of weights; omit --weights"
             )
-        return LoadedEncoder(_load_hub(str(path)) if on_hub else _load_folder(Path(path)), None)
+        return (_load_hub(str(path)) if on_hub else _load_folder(Path(path))), None
     path, weights = Path(path), None
     if is_structure_only():
         encoder = _build(read_file(path / META if is_sharded(path) else path, mapped=True), path)
@@ -107,12 +151,12 @@ def read_encoder(path: Path | str, prefix: str | None = None) -> LoadedEncoder:
         encoder = _build(checkpoint, path)
         weights, own = _chosen_weights(checkpoint.get("state_dict", {}), prefix, path)
         load_exactly(encoder, own, str(path))
-    for tower in (encoder.image_tower, encoder.text_tower):
+    for tower in encoder.towers.values():
         merge_lora(tower)
-    return LoadedEncoder(encoder.eval(), weights)
+    return encoder.eval(), weights
 
 
-def _build(checkpoint: Any, path: Path) -> DualEncoder:
+def _build(checkpoint: Any, path: Path) -> TowerEncoder:
     """Build the encoder that a checkpoint describes, with adapters, randomly initialised."""
     entry = _entry(checkpoint, str(path))
     encoder = build_encoder(entry["encoder"], str(path))
@@ -214,7 +258,7 @@ def save_open_clip(encoder: DualEncoder, path: Path | str) -> None:
     write_json(path.parent / CONFIG_FILE_NAME, config)
 
 
-def save_encoder(encoder: DualEncoder, folder: Path | str) -> None:
+def save_encoder(encoder: TowerEncoder, folder: Path | str) -> None:
     """Write any encoder as ``model.safetensors`` with its description; ``load_encoder`` reads it.
 
     Args:
@@ -226,7 +270,7 @@ def save_encoder(encoder: DualEncoder, folder: Path | str) -> None:
     write_json(folder / DESCRIPTION_FILE_NAME, encoder_entry(encoder))
 
 
-def _load_hub(name: str) -> DualEncoder:
+def _load_hub(name: str) -> TowerEncoder:
     """Load a model of the hub; all of its files are of one commit."""
     description = hub_file(name, DESCRIPTION_FILE_NAME, CONFIG_FILE_NAME)
     if description.name == CONFIG_FILE_NAME:
@@ -236,7 +280,7 @@ def _load_hub(name: str) -> DualEncoder:
     return _load_folder(hub_file(pinned(name, description), ENCODER_WEIGHTS_NAME).parent)
 
 
-def _load_folder(folder: Path) -> DualEncoder:
+def _load_folder(folder: Path) -> TowerEncoder:
     if (folder / CONFIG_FILE_NAME).is_file():
         paths = [folder / name for name in WEIGHTS_FILES]
         path = next((path for path in paths if path.is_file()), paths[0])

@@ -44,6 +44,7 @@ def interpolate(start: DualEncoder, end: DualEncoder, alpha: float) -> DualEncod
         raise ConfigError(f"alpha: expected 0 to 1, got {alpha}")
     _check_classes(start.label_head, end.label_head)
     mixed = build_encoder(describe(end), "interpolate")
+    assert isinstance(mixed, DualEncoder), "a description builds the kind that was described"
     mixed.load_state_dict(mixed_states(start.state_dict(), end.state_dict(), alpha))
     return mixed.to(end.log_logit_scale.device).eval()
 

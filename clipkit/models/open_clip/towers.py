@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from clipkit.errors import ConfigError
-from clipkit.models.dual_encoder import SOFTMAX_LOGIT_SCALE, DualEncoder
+from clipkit.models.dual_encoder import DualEncoder
 from clipkit.models.heads.label_head import LabelHead
 from clipkit.models.open_clip.config import OpenClipConfig, read_config
 from clipkit.models.open_clip.context import stretch_context
 from clipkit.models.open_clip.positions import resize_positions
 from clipkit.models.open_clip.weights import build_clip, has_weights, load_clip, without_downloads
+from clipkit.models.tower_encoder import SOFTMAX_LOGIT_SCALE
 from clipkit.models.towers.base import (
     ImageTower,
     TextTower,

@@ -1,4 +1,4 @@
-"""The abstract towers, for images and for texts."""
+"""The abstract towers, for images, for texts and for further modalities."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from clipkit.patches import TokenBudget
 
 
 class Tower(nn.Module, ABC):
-    """Common interface of both kinds of tower.
+    """Common interface of all kinds of tower.
 
     Attributes:
         embedding_dim: Components of an embedding.
@@ -51,8 +51,10 @@ class ImageTower(Tower):
             budget.
         budget: How many patches an image may have, if the tower reads images of any shape as
             patches; else None.
+        reads_images: Whether it is a tower at all; False in an encoder without one.
     """
 
+    reads_images: bool = True
     image_size: int
     image_mean: tuple[float, float, float]
     image_std: tuple[float, float, float]
@@ -96,6 +98,27 @@ class TextTower(Tower):
 
         Args:
             tokens: Token ids, padded to the longest of the batch or further.
+
+        Returns:
+            Embeddings, not of unit norm.
+        """
+
+
+class SignalTower(Tower):
+    """Tower that embeds the inputs of a further modality, such as sounds or series of numbers.
+
+    Attributes:
+        input_shape: Shape of an input, without the axis of the batch.
+    """
+
+    input_shape: tuple[int, ...]
+
+    @abstractmethod
+    def forward(self, values: Float[Tensor, "B *rest"]) -> Float[Tensor, "B D"]:
+        """Embed the inputs of the samples that have one.
+
+        Args:
+            values: What the modality's field of ``data.samples.fields`` returns.
 
         Returns:
             Embeddings, not of unit norm.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, final
+from typing import Any, cast, final
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
@@ -12,6 +12,7 @@ from clipkit.errors import ConfigError, check_at_least
 from clipkit.evaluation import Evaluator
 from clipkit.evaluation.evaluators.suite import flat_metrics
 from clipkit.evaluation.memory import remembering
+from clipkit.models import DualEncoder
 from clipkit.training.callbacks.evaluation_budget import EvaluationBudget
 from clipkit.training.callbacks.moving_average import average_in_place
 from clipkit.training.lightning_compat import (
@@ -134,10 +135,11 @@ class ZeroShotEvaluation(Callback):
         """
         names = names or list(self.evaluators)
         always = {name for name in names if _is_monitored(trainer, name)}
-        metrics = {}
+        metrics, encoder = {}, encoder_of(pl_module)
         with average_in_place(trainer), remembering():
             for name in budget.turns(names, always, trainer.global_step, pl_module.device):
-                metrics[name] = self.evaluators[name].run(encoder_of(pl_module))
+                # an evaluator refuses an encoder that lacks one of its towers
+                metrics[name] = self.evaluators[name].run(cast(DualEncoder, encoder))
                 self._measured_steps[name] = trainer.global_step
         return flat_metrics({name: metrics[name] for name in names if name in metrics})
 

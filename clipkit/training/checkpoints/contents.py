@@ -9,7 +9,7 @@ from torch import Tensor
 
 from clipkit.data.text.tokenizer import Tokenizer
 from clipkit.errors import CheckpointError
-from clipkit.models import DualEncoder
+from clipkit.models import TowerEncoder
 from clipkit.models.checkpoints.encoder import PREFIXES, encoder_entry
 from clipkit.models.files.state_dicts import mismatch
 
@@ -39,7 +39,7 @@ def module_key(name: str) -> str:
 
 
 def run_entry(
-    encoder: DualEncoder, tokenizer: Tokenizer | None, config: Mapping[str, Any]
+    encoder: TowerEncoder, tokenizer: Tokenizer | None, config: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return clipkit's entry of a checkpoint: description of the encoder, options of the run."""
     entry = encoder_entry(encoder)

@@ -5,14 +5,11 @@ from __future__ import annotations
 import logging
 from typing import Final
 
-import torch
-
 from clipkit.data.text.tokenizer import Tokenizer
 from clipkit.errors import ConfigError
 from clipkit.losses import CombinedLoss
-from clipkit.models import DualEncoder, TextTower
-from clipkit.models.dual_encoder import SOFTMAX_LOGIT_SCALE
-from clipkit.types import Embeddings
+from clipkit.models import TextTower, TowerEncoder
+from clipkit.models.tower_encoder import SOFTMAX_LOGIT_SCALE
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -37,23 +34,12 @@ def check_tokenizer(tokenizer: Tokenizer, tower: TextTower) -> None:
         )
 
 
-def check_objective(encoder: DualEncoder, loss: CombinedLoss) -> None:
+def check_objective(encoder: TowerEncoder, loss: CombinedLoss) -> None:
     """Check whether the encoder has what the loss needs: a head, a bias, or no bias."""
-    device = encoder.log_logit_scale.device
-    unit = torch.eye(2, encoder.embedding_dim, device=device)
-    head = encoder.label_head
-    loss.check(
-        Embeddings(
-            image=unit,
-            text=unit,
-            logit_scale=encoder.logit_scale.detach(),
-            logit_bias=None if encoder.logit_bias is None else encoder.logit_bias.detach(),
-            label_logits=None if head is None else torch.zeros(2, head.num_classes, device=device),
-        )
-    )
+    loss.check(encoder.example_embeddings())
 
 
-def warn_of_start(encoder: DualEncoder) -> None:
+def warn_of_start(encoder: TowerEncoder) -> None:
     """Warn if the initial scale is for the softmax loss, but the bias for the sigmoid loss."""
     scale = float(encoder.logit_scale.detach())
     if encoder.logit_bias is not None and abs(scale - SOFTMAX_LOGIT_SCALE) < 0.01:

@@ -16,7 +16,7 @@ from clipkit.data.text.captions import CaptionPicker
 from clipkit.data.text.tokenizer import Tokenizer
 from clipkit.data.text.tokenizers import tokenizer_from_name
 from clipkit.errors import ConfigError
-from clipkit.models import DualEncoder
+from clipkit.models import TowerEncoder
 from clipkit.renamed_arguments import renamed_arguments
 from clipkit.training.checks.options import check_tokenizer
 from clipkit.training.checks.ranks import check_same_data
@@ -300,7 +300,7 @@ class PairDataModule(LightningDataModule):
             check_tokenizer(self.tokenizer, encoder.text_tower)
         return self.tokenizer
 
-    def _known_encoder(self) -> DualEncoder | None:
+    def _known_encoder(self) -> TowerEncoder | None:
         module = getattr(self.trainer, "lightning_module", None)
         encoder = getattr(module, "encoder", None)
-        return encoder if isinstance(encoder, DualEncoder) else None
+        return encoder if isinstance(encoder, TowerEncoder) else None

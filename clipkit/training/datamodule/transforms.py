@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import torch
 
-from clipkit.data import DeviceDecodedTransform, DeviceDecoder, NaFlexTrainTransform, TrainTransform
+from clipkit.data import (
+    DeviceDecodedTransform,
+    DeviceDecoder,
+    NaFlexTrainTransform,
+    OptionalImage,
+    TrainTransform,
+)
 from clipkit.data.images.transforms import ImageTransform
 from clipkit.errors import ConfigError
-from clipkit.models import DualEncoder, ImageTower
+from clipkit.models import ImageTower, TowerEncoder
 from clipkit.models.inputs import transform_of
 
 
 def train_transform_of(tower: ImageTower) -> ImageTransform:
     """Return random crops as an image tower reads them."""
+    if not tower.reads_images:
+        return OptionalImage()
     if (budget := tower.budget) is None:
         return TrainTransform(tower.image_size, interpolation=tower.interpolation)
     return NaFlexTrainTransform(
@@ -24,7 +32,7 @@ def train_transform_of(tower: ImageTower) -> ImageTransform:
 
 
 def train_transform_for(
-    transform: ImageTransform | None, encoder: DualEncoder | None
+    transform: ImageTransform | None, encoder: TowerEncoder | None
 ) -> ImageTransform:
     """Return ``data.samples.transform``, or random crops for the encoder that is trained.
 
@@ -39,7 +47,7 @@ def train_transform_for(
 
 
 def val_transform_for(
-    transform: ImageTransform | None, encoder: DualEncoder | None
+    transform: ImageTransform | None, encoder: TowerEncoder | None
 ) -> ImageTransform:
     """Return ``data.validation.transform``, or that of the encoder that is trained.
 
@@ -48,7 +56,8 @@ def val_transform_for(
             decodes.
     """
     if transform is None:
-        return transform_of(required_encoder("validation.transform", encoder).image_tower)
+        tower = required_encoder("validation.transform", encoder).image_tower
+        return transform_of(tower) if tower.reads_images else OptionalImage()
     if isinstance(transform, DeviceDecodedTransform):
         raise ConfigError(
             "data.validation.transform: images are decoded exactly in validation, and "
@@ -70,10 +79,10 @@ def decoder_for(transform: ImageTransform | None, device: torch.device) -> Devic
     return DeviceDecoder(device, transform.crop.interpolation, transform.max_decoded_mib)
 
 
-def required_encoder(option: str, encoder: DualEncoder | None) -> DualEncoder:
+def required_encoder(option: str, encoder: TowerEncoder | None) -> TowerEncoder:
     """Return the encoder that is trained, from which the default of an option is taken."""
     if encoder is None:
-        raise ConfigError(f"data.{option}: required if no DualEncoder is trained")
+        raise ConfigError(f"data.{option}: required if no encoder is trained")
     return encoder
 
 
@@ -84,6 +93,8 @@ def check_transform(transform: ImageTransform, tower: ImageTower) -> None:
         ConfigError: If one of them is for images of one shape and the other for patches, or if
             their sizes differ.
     """
+    if not tower.reads_images:
+        return
     made, read = transform.budget, tower.budget
     if made is None and read is None:
         if transform.image_size != tower.image_size:

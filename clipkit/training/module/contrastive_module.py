@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from clipkit.errors import ConfigError, check_at_least
 from clipkit.losses import CombinedLoss, StepExchange, embed_in_micro_batches
-from clipkit.models import DualEncoder
+from clipkit.models import TowerEncoder
 from clipkit.models.checkpoints.encoder import KEY
 from clipkit.models.towers.freezing import lock
 from clipkit.optim import ParameterGroups, Schedule
@@ -96,7 +96,7 @@ class ContrastiveModule(LightningModule):
 
     def __init__(
         self,
-        encoder: DualEncoder,
+        encoder: TowerEncoder,
         loss: CombinedLoss,
         optimizer: OptimizerCallable,
         schedule: Schedule,
@@ -139,20 +139,20 @@ class ContrastiveModule(LightningModule):
         self.step_counter = (
             StepCounter() if samples is None else StepCounter(step_samples=samples, now=samples)
         )
-        head, data = self.encoder.label_head, pair_data(self.trainer)
+        heads, data = self.encoder.heads.values(), pair_data(self.trainer)
         if data is not None:
             data.check_batch = self.check_batch
-            if head is not None:
+            for head in heads:
                 head.read_texts(data.resolved_tokenizer())
                 adopt_class_names(head, data.class_names)
-        is_trained = self.loss.reads_captions or (head is not None and head.teaches_text_tower)
+        is_trained = self.loss.reads_captions or any(head.teaches_text_tower for head in heads)
         if stage == "fit" and not is_trained:
             lock(self.encoder.text_tower)
 
     def check_batch(self, batch: Batch) -> None:
         """Refuse labels that the objective cannot use, in a batch on the CPU."""
-        head = self.encoder.label_head
-        self.loss.check_batch(batch, None if head is None else head.num_classes)
+        sizes = [head.num_classes for head in self.encoder.heads.values()]
+        self.loss.check_batch(batch, min(sizes, default=None))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Compute the loss of a batch, the same number on every rank."""

@@ -33,7 +33,7 @@ class EmbeddingMetrics:
 
         Pairs whose image and caption do not belong together are left out too.
         """
-        if self._metric is None or batch.sample_ids is None:
+        if self._metric is None or batch.sample_ids is None or not len(embeddings.image):
             return
         device = _exact_device(embeddings.image.device)
         image = embeddings.image.to(device)

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from clipkit.models import DualEncoder
+from clipkit.models import TowerEncoder
 from clipkit.training.preflight.alone import Alone, ExchangeRefusedError
 from clipkit.types import Batch, Embeddings
 
@@ -23,7 +23,7 @@ _FEW, _MORE = 2, 4
 """Batch sizes of the two forward passes that measure activations."""
 
 
-def activation_bytes(encoder: DualEncoder, num_tokens: int | None) -> int | None:
+def activation_bytes(encoder: TowerEncoder, num_tokens: int | None) -> int | None:
     """Measure the bytes per pair that the forward pass keeps for the backward pass.
 
     Two small batches of artificial pairs are embedded, and the difference is taken. Neither the
@@ -43,10 +43,10 @@ def activation_bytes(encoder: DualEncoder, num_tokens: int | None) -> int | None
 class _Pass(nn.Module):
     """The forward pass, with the classes that a label head has already.
 
-    ``DualEncoder.forward`` may compute prototypes of classes, which are those of all ranks.
+    ``TowerEncoder.forward`` may compute prototypes of classes, which are those of all ranks.
     """
 
-    def __init__(self, encoder: DualEncoder) -> None:
+    def __init__(self, encoder: TowerEncoder) -> None:
         super().__init__()
         self.encoder = encoder
 
@@ -56,24 +56,16 @@ class _Pass(nn.Module):
         return embeddings, None if head is None else head(embeddings.image_features)
 
 
-def _kept_bytes(encoder: DualEncoder, batch_size: int, num_tokens: int | None) -> int:
+def _kept_bytes(encoder: TowerEncoder, batch_size: int, num_tokens: int | None) -> int:
     device = encoder.log_logit_scale.device
-    size, tower = encoder.image_tower.image_size, encoder.text_tower
-    length = num_tokens or 1
-    tokens = torch.full((batch_size, length), tower.vocab_size - 1, device=device)
-    batch = Batch(
-        images=torch.zeros(batch_size, 3, size, size, dtype=torch.uint8, device=device),
-        tokens=None if num_tokens is None else tokens,
-        labels=torch.full((batch_size,), -100, device=device),
-        keys=("",) * batch_size,
-    )
+    batch = encoder.example_batch(batch_size, num_tokens)
     measured = _Pass(encoder)
     buffers = {name: value.clone() for name, value in measured.named_buffers()}
     devices = [device] if device.type == "cuda" else []
     allocations = _Allocations()
     with torch.random.fork_rng(devices), torch.enable_grad(), Alone(), allocations:
         results = torch.func.functional_call(measured, buffers, (batch,))
-        kept = allocations.bytes_in_use([*encoder.parameters(), batch.images, tokens])
+        kept = allocations.bytes_in_use([*encoder.parameters(), *batch.tensors()])
     del results
     return kept
 
@@ -143,7 +135,7 @@ def optimizer_bytes(optimizer: Optimizer) -> int | None:
 
 
 def memory_estimate(
-    encoder: DualEncoder,
+    encoder: TowerEncoder,
     optimizer: Optimizer,
     batch_size: int,
     world_size: int,
@@ -169,7 +161,7 @@ def memory_estimate(
 
 
 def exchange_estimate(
-    encoder: DualEncoder, batch_size: int, world_size: int, accumulate: int
+    encoder: TowerEncoder, batch_size: int, world_size: int, accumulate: int
 ) -> dict[str, int]:
     """Estimate the bytes that one rank receives or reduces per step with DDP, by purpose.
 

@@ -14,7 +14,7 @@ from torch import nn
 from clipkit.data.order.partition import EpochPartition
 from clipkit.data.text.tokenizers import tokenizer_from_name
 from clipkit.errors import ClipkitError
-from clipkit.models import DualEncoder
+from clipkit.models import TowerEncoder
 from clipkit.models.parameters import count_parameters
 from clipkit.optim import Schedule
 from clipkit.training.callbacks.moving_average import ExponentialMovingAverage
@@ -263,7 +263,7 @@ def _notes(
     return notes
 
 
-def _is_compiled(encoder: DualEncoder) -> bool:
+def _is_compiled(encoder: TowerEncoder) -> bool:
     """Return whether a forward pass of another size would cause a compilation."""
     return any(
         type(part).__name__ == "OptimizedModule"

@@ -13,7 +13,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from clipkit.distributed.agreement import of_first_rank, same_errors
 from clipkit.errors import ConfigError
-from clipkit.models import DualEncoder
+from clipkit.models import TowerEncoder
 from clipkit.training.strategies.sharding import ShardingOptions, shard_encoder
 
 Signature = list[tuple[str, tuple[int, ...], str]]
@@ -21,7 +21,7 @@ Signature = list[tuple[str, tuple[int, ...], str]]
 
 
 def shard_from_first_rank(
-    encoder: DualEncoder, mesh: DeviceMesh, options: ShardingOptions, device: torch.device
+    encoder: TowerEncoder, mesh: DeviceMesh, options: ShardingOptions, device: torch.device
 ) -> None:
     """Shard an encoder of which all ranks, or the first one alone, have the weights.
 

@@ -14,7 +14,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.optim import Optimizer
 
 from clipkit.errors import ConfigError, check_at_least, check_choice
-from clipkit.models import DualEncoder
+from clipkit.models import TowerEncoder
 from clipkit.models.files.sharded import Place, is_sharded, read_sharded
 from clipkit.training.checkpoints.contents import module_key
 from clipkit.training.checkpoints.io import AtomicCheckpointIO
@@ -110,7 +110,7 @@ class ShardedStrategy(ModelParallelStrategy):
         self.sharding_mesh = replicated_mesh(ranks, self.shard_size)
         check_resharding(self.reshard_after_forward, self.sharding_mesh)
 
-    def shard(self, encoder: DualEncoder, precision: str) -> None:
+    def shard(self, encoder: TowerEncoder, precision: str) -> None:
         """Shard the towers of an encoder; all ranks call it before the optimizer is built.
 
         Args:

@@ -22,7 +22,7 @@ from torch.distributed.tensor import DTensor
 
 from clipkit.distributed.unsharded import on_end_of_unsharded
 from clipkit.errors import ConfigError
-from clipkit.models import DualEncoder
+from clipkit.models import TowerEncoder
 from clipkit.models.towers.blocks import tower_blocks
 from clipkit.training.lightning_compat import resharding_of, set_resharding
 from clipkit.training.strategies.gathering import own_rows
@@ -70,7 +70,7 @@ def gathered_dtype(precision: str) -> torch.dtype | None:
 
 
 def shard_encoder(
-    encoder: DualEncoder, mesh: DeviceMesh, options: ShardingOptions = ShardingOptions()
+    encoder: TowerEncoder, mesh: DeviceMesh, options: ShardingOptions = ShardingOptions()
 ) -> None:
     """Shard the towers over the ranks of ``mesh``, block by block.
 
@@ -89,7 +89,7 @@ def shard_encoder(
     outer = inner if inner.param_dtype is None else replace(inner, output_dtype=torch.float32)
     shard = partial(fully_shard, mesh=mesh, offload_policy=options.offload())
     keeps = options.reshard_after_forward is False
-    for tower in (encoder.image_tower, encoder.text_tower):
+    for tower in encoder.towers.values():
         for block in tower_blocks(tower):
             shard(block, mp_policy=inner, reshard_after_forward=options.reshard_after_forward)
             on_end_of_unsharded(block, partial(set_resharding, ranks=resharding_of(block)))

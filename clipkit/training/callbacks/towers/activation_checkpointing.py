@@ -16,7 +16,6 @@ from clipkit.training.callbacks.towers.block_wrappers import (
 )
 from clipkit.training.lightning_compat import encoder_of
 
-TowerName = Literal["image_tower", "text_tower"]
 Kept = Literal["inputs", "products"]
 _KINDS: Final[dict[Kept, type[Recomputed]]] = {
     "inputs": RecomputedBlock,
@@ -47,11 +46,11 @@ class ActivationCheckpointing(Callback):
     """
 
     def __init__(
-        self, towers: list[TowerName] | None = None, every: int = 1, keep: Kept = "inputs"
+        self, towers: list[str] | None = None, every: int = 1, keep: Kept = "inputs"
     ) -> None:
         check_at_least("ActivationCheckpointing.every", every, 1)
         check_choice("ActivationCheckpointing.keep", keep, tuple(_KINDS))
-        self.towers: list[TowerName] = towers or ["image_tower", "text_tower"]
+        self.towers: list[str] = towers or ["image_tower", "text_tower"]
         self.every = every
         self.keep = keep
         self._done = False
@@ -62,5 +61,5 @@ class ActivationCheckpointing(Callback):
             return
         self._done = True
         for name in self.towers:
-            for block in tower_blocks(getattr(encoder_of(pl_module), name))[:: self.every]:
+            for block in tower_blocks(encoder_of(pl_module).tower_named(name))[:: self.every]:
                 recompute_block(block, _KINDS[self.keep])

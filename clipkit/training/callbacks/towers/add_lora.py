@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal, final
+from typing import final
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from clipkit.models.lora import add_lora, lora_entry
 from clipkit.training.lightning_compat import encoder_of
-
-TowerName = Literal["image_tower", "text_tower"]
 
 
 @final
@@ -20,7 +18,7 @@ class AddLora(Callback):
     ``clipkit evaluate``, merges them. Needs ``pip install 'clipkit[lora]'``.
 
     Args:
-        towers: Names of the towers with adapters; None for both.
+        towers: Names of the towers with adapters; None for those of images and texts.
         rank: Rank of the products.
         alpha: Factor of the products, before division by the rank.
         dropout: Share of the adapters' inputs that is dropped; not used for torch's attention, as
@@ -32,12 +30,12 @@ class AddLora(Callback):
 
     def __init__(
         self,
-        towers: list[TowerName] | None = None,
+        towers: list[str] | None = None,
         rank: int = 8,
         alpha: float = 16.0,
         dropout: float = 0.0,
     ) -> None:
-        self.towers: list[TowerName] = towers or ["image_tower", "text_tower"]
+        self.towers: list[str] = towers or ["image_tower", "text_tower"]
         self.rank = rank
         self.alpha = alpha
         self.dropout = dropout
@@ -47,4 +45,4 @@ class AddLora(Callback):
         encoder = encoder_of(pl_module)
         for name in self.towers:
             if name not in lora_entry(encoder):
-                add_lora(getattr(encoder, name), self.rank, self.alpha, self.dropout)
+                add_lora(encoder.tower_named(name), self.rank, self.alpha, self.dropout)

@@ -85,7 +85,7 @@ class CompileTowers(Callback):
         # Blocks are smaller than the buckets at which it would split graphs.
         disable_ddp_graph_splits()
         encoder = encoder_of(pl_module)
-        for tower in (encoder.image_tower, encoder.text_tower):
+        for tower in encoder.towers.values():
             if self.unit == "tower":
                 compile_tower(tower, self.backend, self.mode)
             else:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from lightning.pytorch import LightningModule, Trainer
 
 from clipkit.errors import ConfigError
-from clipkit.models import DualEncoder
+from clipkit.models import TowerEncoder
 from clipkit.training.callbacks.towers.token_schedule import TokenSchedule
 from clipkit.training.lightning_compat import callbacks_of, encoder_of
 from clipkit.training.progress.run_progress import pair_data
@@ -45,7 +45,7 @@ def _of_device(trainer: Trainer) -> Iterator[str]:
         yield f"expected a GPU, got {device.type}"
 
 
-def _of_towers(encoder: DualEncoder, text_multiple: int) -> Iterator[str]:
+def _of_towers(encoder: TowerEncoder, text_multiple: int) -> Iterator[str]:
     text = encoder.text_tower
     if text.trims_exactly and text_multiple < text.context_length:
         yield (

@@ -19,7 +19,6 @@ from clipkit.models.towers.base import Tower
 from clipkit.models.towers.blocks import tower_blocks
 from clipkit.training.lightning_compat import encoder_of
 
-TowerName = Literal["image_tower", "text_tower"]
 Recipe = Literal["tensorwise", "rowwise", "rowwise_with_gw_hp"]
 _MULTIPLE: Final = 16
 """Sizes of a product in float8 are multiples of this."""
@@ -57,12 +56,12 @@ class Float8Training(Callback):
 
     def __init__(
         self,
-        towers: list[TowerName] | None = None,
+        towers: list[str] | None = None,
         recipe: Recipe = "tensorwise",
         emulate: bool = False,
     ) -> None:
         check_choice("Float8Training.recipe", recipe, get_args(Recipe))
-        self.towers: list[TowerName] = towers or ["image_tower", "text_tower"]
+        self.towers: list[str] = towers or ["image_tower", "text_tower"]
         self.recipe = recipe
         self.emulate = emulate
         self._done = False
@@ -76,7 +75,7 @@ class Float8Training(Callback):
         convert = _converter(self.recipe, self.emulate)
         encoder = encoder_of(pl_module)
         for name in self.towers:
-            tower: Tower = getattr(encoder, name)
+            tower = encoder.tower_named(name)
             if not (layers := float8_layers(tower)):
                 raise ConfigError(
                     f"Float8Training.towers: {name} has no linear layer between its first and its "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, final
+from typing import Any, final
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
@@ -57,7 +57,7 @@ class LockTower(Callback):
 
     def __init__(
         self,
-        tower: Literal["image_tower", "text_tower"],
+        tower: str,
         unlocked_groups: int = 0,
         unlock: list[Unlock] | None = None,
     ) -> None:
@@ -100,8 +100,7 @@ class LockTower(Callback):
         rewrap(trainer.strategy)
 
     def _tower(self, pl_module: LightningModule) -> Tower:
-        tower: Tower = getattr(encoder_of(pl_module), self.tower)
-        return tower
+        return encoder_of(pl_module).tower_named(self.tower)
 
 
 def groups_due(at_first: int, unlock: Sequence[Unlock], progress: Progress) -> int:

@@ -1,0 +1,1 @@
+"""Further modalities of a sample, next to image and caption."""

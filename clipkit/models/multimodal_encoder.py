@@ -1,0 +1,341 @@
+"""The model for any number of modalities, each with a tower, in one embedding space."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final, final
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from clipkit.errors import ConfigError
+from clipkit.models.dual_encoder import DualEncoder
+from clipkit.models.evaluating import in_evaluation_mode
+from clipkit.models.heads.label_head import LabelHead
+from clipkit.models.tower_encoder import SOFTMAX_LOGIT_SCALE, TowerEncoder, unit
+from clipkit.models.towers.absent import NoImageTower, NoTextTower
+from clipkit.models.towers.base import ImageTower, SignalTower, TextTower, Tower
+from clipkit.types import Batch, Embeddings, ModalityBatch, ModalityEmbeddings
+
+_PAIR: Final = ("image", "text")
+"""Modalities whose towers are not a ``SignalTower``."""
+
+
+@final
+class MultimodalEncoder(TowerEncoder):
+    """Any number of towers by name, with one embedding space and one scale of similarities.
+
+    A tower embeds the samples that have its modality; the embedding of others is zero. A batch
+    without any still runs one row, so that every rank runs every tower. Parameters are named as in
+    ``DualEncoder``: ``image_tower``, ``text_tower``, ``sound_tower``.
+
+    Args:
+        towers: Tower by the name of its modality: an ``ImageTower`` for "image", a ``TextTower``
+            for "text", and a ``SignalTower`` for any other name, which is that of its field in
+            ``data.samples.fields``. All have the same ``embedding_dim``.
+        label_heads: Head that scores classes from the embeddings of a tower, by its name; None for
+            no head.
+        logit_scale: Initial inverse temperature, linear.
+        logit_bias: Initial bias that is added to the scaled similarities; None for no bias.
+        max_logit_scale: Upper limit of the scales; None for no limit.
+        pair_scales: Pairs of modalities that have a scale of their own, such as "sound:text".
+
+    Attributes:
+        log_pair_scales: The logarithm of the scale of each pair of ``pair_scales``.
+
+    Raises:
+        ConfigError: If there is no tower, or the parts do not fit together.
+
+    Examples:
+        >>> towers = {"image": encoder.image_tower, "text": encoder.text_tower}
+        >>> MultimodalEncoder(towers).towers.keys()
+        dict_keys(['image', 'text'])
+    """
+
+    def __init__(
+        self,
+        towers: Mapping[str, Tower],
+        label_heads: Mapping[str, LabelHead] | None = None,
+        logit_scale: float = SOFTMAX_LOGIT_SCALE,
+        logit_bias: float | None = None,
+        max_logit_scale: float | None = 100.0,
+        pair_scales: Sequence[str] = (),
+    ) -> None:
+        heads = dict(label_heads or {})
+        width = _checked_width(towers)
+        _check_heads(heads, towers, width)
+        _check_pairs(pair_scales, towers)
+        image, text = towers.get("image"), towers.get("text")
+        super().__init__(
+            image if isinstance(image, ImageTower) else NoImageTower(width),
+            text if isinstance(text, TextTower) else NoTextTower(width),
+            heads.pop("image", None),
+            logit_scale,
+            logit_bias,
+            max_logit_scale,
+        )
+        self._names = tuple(towers)
+        self.modalities = tuple(name for name in towers if name not in _PAIR)
+        for name in self.modalities:
+            self.add_module(f"{name}_tower", towers[name])
+        self.label_heads = nn.ModuleDict(heads)
+        self.log_pair_scales = nn.ParameterDict(
+            {pair: nn.Parameter(torch.tensor(math.log(logit_scale))) for pair in pair_scales}
+        )
+
+    @property
+    def towers(self) -> dict[str, Tower]:
+        """Towers by the name of their modality."""
+        return {name: self.get_submodule(f"{name}_tower") for name in self._names}  # type: ignore[misc]
+
+    @property
+    def heads(self) -> dict[str, LabelHead]:
+        """Label heads by the name of the modality that they score."""
+        return {**super().heads, **self.label_heads}  # type: ignore[dict-item]
+
+    def encode_signal(self, name: str, values: Float[Tensor, "B *rest"]) -> Float[Tensor, "B D"]:
+        """Embed the inputs of a further modality, with unit norm.
+
+        Args:
+            name: Name of the modality.
+            values: Its inputs; each sample has one.
+
+        Raises:
+            ConfigError: If there is no such tower, or it expects another shape.
+        """
+        return unit(self._tower(name)(self._checked(name, values)))
+
+    def embed(
+        self, batch: Batch, on_text: Callable[[Float[Tensor, "B D"]], None] | None = None
+    ) -> Embeddings:
+        """Run the towers' part of ``forward``; but for batch norms, samples are independent."""
+        embeddings = self._embed_pairs(batch, on_text)
+        features = {}
+        if "text" in self.label_heads and embeddings.text is not None:
+            features["text"] = embeddings.text
+        modalities = {}
+        for name in self.modalities:
+            given = _given(batch, name)
+            rows = _rows(given)
+            own = self._features(name, given, rows)
+            modalities[name] = ModalityEmbeddings(_spread(unit(own), given, rows), given.present)
+            if name in self.label_heads:
+                features[name] = _spread(own, given, rows)
+        return replace(
+            embeddings,
+            modalities=modalities,
+            pair_scales={pair: self.limited(log) for pair, log in self.log_pair_scales.items()},
+            head_features=features,
+        )
+
+    def score(self, embeddings: Embeddings) -> Embeddings:
+        """Add the logits of all label heads: the part of ``forward`` that runs once per step.
+
+        Args:
+            embeddings: Embeddings of all samples of this rank.
+        """
+        embeddings = super().score(embeddings)
+        features = embeddings.head_features or {}
+        logits = {n: self.heads[n].score(rows, self.text_tower) for n, rows in features.items()}
+        return replace(embeddings, head_logits=logits)
+
+    def limit_logit_scale(self) -> None:
+        """Reset the scales to the limit if an optimizer step exceeded it."""
+        super().limit_logit_scale()
+        if self.max_logit_scale is not None:
+            with torch.no_grad():
+                for log in self.log_pair_scales.values():
+                    log.clamp_(max=math.log(self.max_logit_scale))
+
+    def example_batch(self, size: int, num_tokens: int | None) -> Batch:
+        """Return made-up samples that have every modality."""
+        device = self.log_logit_scale.device
+        modalities = {
+            name: ModalityBatch(
+                torch.zeros((size, *self._tower(name).input_shape), device=device),
+                torch.ones(size, dtype=torch.bool, device=device),
+                num_present=size,
+            )
+            for name in self.modalities
+        }
+        return replace(super().example_batch(size, num_tokens), modalities=modalities)
+
+    def example_embeddings(self) -> Embeddings:
+        """Return made-up embeddings of two samples that have every modality."""
+        device = self.log_logit_scale.device
+        rows = torch.eye(2, self.embedding_dim, device=device)
+        present = torch.ones(2, dtype=torch.bool, device=device)
+        return replace(
+            super().example_embeddings(),
+            modalities={name: ModalityEmbeddings(rows, present) for name in self.modalities},
+            head_logits={
+                name: torch.zeros(2, head.num_classes, device=device)
+                for name, head in self.heads.items()
+                if name != "image"
+            },
+        )
+
+    def dual(self) -> DualEncoder:
+        """Return image and text tower, which are shared, as an encoder of these two.
+
+        Raises:
+            ConfigError: If one of them is missing.
+        """
+        for name in _PAIR:
+            if name not in self._names:
+                raise ConfigError(
+                    f"encoder: expected an image and a text tower, got {', '.join(self._names)}"
+                )
+        scale = self.log_pair_scales.get("image:text", self.log_pair_scales.get("text:image"))
+        options = super().config()
+        dual = DualEncoder(self.image_tower, self.text_tower, self.label_head, **options)
+        dual.log_logit_scale = self.log_logit_scale if scale is None else scale
+        dual.logit_bias = self.logit_bias
+        return dual.to(self.log_logit_scale.device).train(self.training)
+
+    def config(self) -> dict[str, Any]:
+        """Return the plain arguments, without towers and heads, that rebuild this encoder."""
+        return {**super().config(), "pair_scales": list(self.log_pair_scales)}
+
+    def _tower(self, name: str) -> SignalTower:
+        if name not in self.modalities:
+            raise ConfigError(
+                f"encoder: expected one of the modalities {', '.join(self.modalities) or 'none'}, "
+                f"got {name!r}"
+            )
+        tower = self.get_submodule(f"{name}_tower")
+        assert isinstance(tower, SignalTower)
+        return tower
+
+    def _features(
+        self, name: str, given: ModalityBatch, rows: Int64[Tensor, " present"] | None
+    ) -> Float[Tensor, "present D"]:
+        """Run a tower on the samples that have its modality; with none, on one row of zeros."""
+        tower, values = self._tower(name), self._checked(name, given.values)
+        if rows is None:
+            features: Tensor = tower(values)
+        elif len(rows):
+            features = tower(values[rows])
+        else:
+            with in_evaluation_mode(tower):  # batch norms must not see the zeros
+                features = tower(values[:1])[:0]
+        return features
+
+    def _checked(self, name: str, values: Float[Tensor, "B *rest"]) -> Float[Tensor, "B *rest"]:
+        shape = self._tower(name).input_shape
+        if tuple(values.shape[1:]) != tuple(shape):
+            raise ConfigError(
+                f"{name}_tower: expected inputs of shape {tuple(shape)}, got "
+                f"{tuple(values.shape[1:])}; use the same options for the tower and its field in "
+                f"data.samples.fields"
+            )
+        return values.to(self.log_logit_scale.dtype)
+
+
+def with_towers(
+    encoder: DualEncoder,
+    towers: Mapping[str, SignalTower],
+    label_heads: Mapping[str, LabelHead] | None = None,
+    pair_scales: Sequence[str] = (),
+) -> MultimodalEncoder:
+    """Add towers for further modalities to an encoder of images and texts, which may be trained.
+
+    Args:
+        encoder: Encoder whose towers, scale, bias and label head are kept.
+        towers: Further towers by the name of their modality.
+        label_heads: Label heads on any tower, by name; one for "image" replaces the encoder's.
+        pair_scales: Pairs of modalities that have a scale of their own, such as "sound:text".
+
+    Raises:
+        ConfigError: If the parts do not fit together.
+
+    Examples:
+        >>> with_towers(encoder, {}).towers.keys()
+        dict_keys(['image', 'text'])
+    """
+    merged = MultimodalEncoder(
+        {**encoder.towers, **towers},
+        {**encoder.heads, **(label_heads or {})},
+        pair_scales=pair_scales,
+        **encoder.config(),
+    )
+    merged.log_logit_scale, merged.logit_bias = encoder.log_logit_scale, encoder.logit_bias
+    return merged
+
+
+def _given(batch: Batch, name: str) -> ModalityBatch:
+    given = batch.modalities or {}
+    if name not in given:
+        raise ConfigError(
+            f"batch.modalities: expected {name!r}, as the encoder has a {name}_tower, got "
+            f"{', '.join(given) or 'none'}; add a field of that name to data.samples.fields"
+        )
+    return given[name]
+
+
+def _rows(given: ModalityBatch) -> Int64[Tensor, " present"] | None:
+    """Return the samples that have a modality, without waiting for a GPU if their number is known.
+
+    Returns:
+        Positions; None for all samples.
+    """
+    if given.num_present is None:
+        return given.present.nonzero()[:, 0]
+    if given.num_present == len(given.present):
+        return None
+    return (~given.present).to(torch.uint8).argsort(stable=True)[: given.num_present]
+
+
+def _spread(
+    own: Float[Tensor, "present D"], given: ModalityBatch, rows: Int64[Tensor, " present"] | None
+) -> Float[Tensor, "B D"]:
+    """Put rows back to their samples, with zeros for the others."""
+    if rows is None:
+        return own
+    return own.new_zeros((len(given.present), own.shape[1])).index_copy(0, rows, own)
+
+
+def _checked_width(towers: Mapping[str, Tower]) -> int:
+    """Return the width of all embeddings."""
+    if not towers:
+        raise ConfigError("towers: expected at least one, got none")
+    for name, tower in towers.items():
+        kinds = {"image": ImageTower, "text": TextTower}
+        kind: Any = kinds.get(name, SignalTower)
+        if not name.isidentifier() or not isinstance(tower, kind):
+            raise ConfigError(
+                f"towers.{name}: expected the name of a modality with its {kind.__name__}, got "
+                f"{type(tower).__name__}"
+            )
+    widths = {name: tower.embedding_dim for name, tower in towers.items()}
+    if len(set(widths.values())) > 1:
+        raise ConfigError(f"towers: expected the same embedding_dim for all, got {widths}")
+    return next(iter(widths.values()))
+
+
+def _check_heads(heads: Mapping[str, LabelHead], towers: Mapping[str, Tower], width: int) -> None:
+    for name, head in heads.items():
+        if name not in towers:
+            raise ConfigError(
+                f"label_heads: expected the names of towers ({', '.join(towers)}), got {name!r}"
+            )
+        if head.embedding_dim != width:
+            raise ConfigError(
+                f"label_heads.{name}.embedding_dim: expected the towers' {width}, got "
+                f"{head.embedding_dim}"
+            )
+
+
+def _check_pairs(pairs: Sequence[str], towers: Mapping[str, Tower]) -> None:
+    split = [tuple(pair.split(":")) for pair in pairs]
+    for pair, names in zip(pairs, split, strict=True):
+        if len(set(names)) != 2 or len(names) != 2 or not set(names) <= set(towers):
+            raise ConfigError(
+                f"pair_scales: expected FIRST:SECOND of two towers ({', '.join(towers)}), got "
+                f"{pair!r}"
+            )
+    if len({frozenset(names) for names in split}) < len(split):
+        raise ConfigError(f"pair_scales: expected each pair once, got {', '.join(pairs)}")

@@ -1,0 +1,45 @@
+"""Several modalities over ranks and micro-batches give what loops over the joined batch give."""
+
+from __future__ import annotations
+
+from itertools import islice, product
+
+import numpy as np
+from torch.nn.parallel import DistributedDataParallel
+
+from clipkit.losses import MicroBatchedEncoder
+from clipkit.losses.accumulation import split_batch
+from tests.helpers import modalities
+from tests.helpers.ranks import run_ranks
+
+CASES = list(product(modalities.PAIRS, modalities.LOSSES, modalities.MASKS))
+
+
+def on_a_rank(number, world_size):
+    """Value and gradients on a rank, which has every second half of the samples."""
+    results = {}
+    for pairs, kind, series in CASES:
+        model = modalities.encoder(bias=kind == "sigmoid")
+        wrapped = DistributedDataParallel(MicroBatchedEncoder(model, 4))
+        share = -(-modalities.SIZE // world_size)
+        joined = modalities.batch(series, with_groups=True)
+        batch = next(islice(split_batch(joined, share), number, None)).to("cpu")
+        terms = modalities.objective(pairs, kind)(wrapped(batch), batch)
+        terms["loss"].backward()
+        grads = {name: p.grad.numpy() for name, p in model.named_parameters()}
+        results[pairs, kind, series] = float(terms["loss"].detach()), grads
+    return results
+
+
+def test_ranks_in_micro_batches_equal_loops_in_one_process():
+    for results in run_ranks(on_a_rank, 2):
+        for (pairs, kind, series), (value, gradients) in results.items():
+            batch = modalities.batch(series, with_groups=True)
+            expected, references = modalities.naive_gradients(pairs, kind, batch)
+            case = f"{pairs}, {kind}, {series}"
+            np.testing.assert_allclose(value, expected, atol=1e-9, err_msg=case)
+            assert gradients.keys() == references.keys()
+            for name, reference in references.items():
+                np.testing.assert_allclose(
+                    gradients[name], reference, atol=1e-9, err_msg=f"{case}: {name}"
+                )
