@@ -12,6 +12,7 @@ from lightning.pytorch import Callback
 from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.plugins.io import AsyncCheckpointIO
 from torch import nn
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from clipkit.errors import CheckpointError, ConfigError
 from clipkit.models.files.pieces import Piece
@@ -255,11 +256,22 @@ class TestHostStage:
         assert stage.copy({"a": torch.zeros(100)})["a"].data_ptr() == before
         assert stage.num_bytes == 400
 
-    def test_pieces_in_another_order_of_memory(self):
-        """They are put in order one after the other, each perhaps where the one before was."""
-        pieces = {str(i): Piece((0, 0), torch.full((64, 65), float(i)).T) for i in range(8)}
-        assert not any(piece.values.is_contiguous() for piece in pieces.values())
-        copied = HostStage().copy(ShardedContent(pieces, {}))
-        assert [piece.values.unique().tolist() for piece in copied.pieces.values()] == [
-            [float(i)] for i in range(8)
-        ]
+    def test_pieces_in_another_order_of_memory(self, monkeypatch):
+        """They are put in order one after the other; none may be where one before it was."""
+        real, sources = HostStage._bytes, []
+
+        def noted(stage, source):
+            sources.append(StorageWeakRef(source.untyped_storage()))
+            assert not any(reference.expired() for reference in sources)
+            return real(stage, source)
+
+        monkeypatch.setattr(HostStage, "_bytes", noted)
+        for size in (8, 64, 300):
+            sources.clear()
+            pieces = {
+                str(i): Piece((0, 0), torch.full((size, size + 1), float(i)).T) for i in range(8)
+            }
+            assert not any(piece.values.is_contiguous() for piece in pieces.values())
+            copied = HostStage().copy(ShardedContent(pieces, {}))
+            values = [piece.values.unique().tolist() for piece in copied.pieces.values()]
+            assert values == [[float(i)] for i in range(8)]
