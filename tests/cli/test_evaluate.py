@@ -13,7 +13,9 @@ import pytest
 import torch
 
 from clipkit.cli import embed
+from clipkit.cli.arguments import caption_picker
 from clipkit.cli.evaluate import command as evaluate
+from clipkit.cli.main import main
 from clipkit.errors import CheckpointError, ClipkitError, ConfigError, DataError
 from clipkit.evaluation import (
     FewShotProbe,
@@ -345,3 +347,32 @@ def test_evaluate_several_classes_per_image(tmp_path, model):
     assert {"macro_auroc", "micro_f1", "mean_average_precision"} <= set(record["metrics"])
     assert "threshold/red" in record["details"]
     assert record["templates"]["zero-shot-multi-label"] == ["a {} picture", "{}", "no {}"]
+
+
+def test_pickers_of_languages_and_facts_as_yaml(tmp_path):
+    (tmp_path / "facts.csv").write_text("name,definition,kind of\ncello,big,instrument\n")
+    path = tmp_path / "caption.yaml"
+    path.write_text(f"""
+class_path: clipkit.data.KnowledgeCaptions
+init_args:
+  facts: {tmp_path}/facts.csv
+  probability: 1.0
+  kinds: {{kind of: 1.0}}
+  captions:
+    class_path: clipkit.data.LanguageCaptions
+    init_args: {{place: "txt.{{language}}", languages: {{en: 1.0}}}}
+""")
+    found = caption_picker(str(path)).candidates({"txt.en": b"a cello", "txt.de": b"ein Cello"})
+    assert found == [("a cello, kind of instrument", 1.0, "en")]
+    assert caption_picker("txt.{language}").place == "txt.{language}"
+
+
+def test_definitions_in_prompts(model, root, tmp_path, capsys):
+    rows = [f"{name},a thing of {name}" for name in CLASSES[:2]]
+    (tmp_path / "facts.csv").write_text("\n".join(["name,definition", *rows]))
+    words = ["evaluate", "--model", model, "--data", str(root), "--facts", f"{tmp_path}/facts.csv"]
+    assert main([*words, "--task", "zero-shot", "--output", f"{tmp_path}/a.json"]) == 0
+    record = json.loads((tmp_path / "a.json").read_text())
+    assert f"{CLASSES[0]}, a thing of {CLASSES[0]}" in record["templates"]["zero-shot"]
+    assert main([*words, "--task", "retrieval"]) == 2
+    assert "--facts: expected one of the tasks zero-shot" in capsys.readouterr().err

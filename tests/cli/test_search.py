@@ -83,7 +83,7 @@ def test_near_duplicates_of_all_and_of_one(world, tmp_path, capsys):
     found = json.loads((tmp_path / "a.json").read_text())
     assert {each["group"] for each in found} == set(range(len({e["group"] for e in found})))
     assert "groups of near duplicates" in capsys.readouterr().out
-    assert "<h3>" in (tmp_path / "a.html").read_text()
+    assert '<h3 dir="auto">' in (tmp_path / "a.html").read_text()
     assert query(world, "--near-duplicates", "--row", "0", "--output", f"{tmp_path}/b.json") == 0
     assert all(each["score"] >= 0.95 for each in json.loads((tmp_path / "b.json").read_text()))
 
