@@ -1,4 +1,4 @@
-"""Export both towers as ONNX graphs, from pixels and token ids to unit-norm embeddings."""
+"""Export towers as ONNX graphs, from pixels, token ids and spectrograms to embeddings."""
 
 from __future__ import annotations
 
@@ -11,53 +11,48 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, final
+from typing import Any, Final
 
 import torch
-from jaxtyping import Float, Int64, UInt8
-from torch import Tensor, nn
+from jaxtyping import Float
+from torch import Tensor
 
 from clipkit.atomic_files import write_json
 from clipkit.errors import CheckpointError, ConfigError, first_line
+from clipkit.export.onnx_graphs import (
+    INPUTS,
+    SIGNAL_INPUT,
+    TowerGraph,
+    checked_inputs,
+    tower_graphs,
+)
 from clipkit.export.onnx_precision import CONVERTERS, LEAST_COSINE
-from clipkit.models.dual_encoder import DualEncoder
-from clipkit.models.onnx_towers import FACTS_FILE, IMAGE_FILE, TEXT_FILE
+from clipkit.models import ImageTower, MultimodalEncoder, SignalTower, TextTower, TowerEncoder
+from clipkit.models.onnx_towers import FACTS_FILE, IMAGE_FILE, TEXT_FILE, graph_file
 
 PRECISIONS: Final = ("fp32", *CONVERTERS)
 METADATA_KEY: Final = "clipkit"
 """Key of the metadata of both graphs; its value is the JSON of ``onnx_facts``."""
 
 _PACKAGES: Final = ("onnx", "onnxscript", "onnxruntime")
-_TRACED_BATCH: Final = 3
-"""A size of 1 would be taken for a constant."""
 
 
-def onnx_facts(encoder: DualEncoder, tokenizer: str, precision: str = "fp32") -> dict[str, Any]:
+def onnx_facts(encoder: TowerEncoder, tokenizer: str, precision: str = "fp32") -> dict[str, Any]:
     """Return what a program needs in addition to the graphs: preprocessing, tokenizer, scale."""
-    image, text = encoder.image_tower, encoder.text_tower
     bias = encoder.logit_bias
+    facts: dict[str, Any] = {}
+    for name, tower in encoder.towers.items():
+        if isinstance(tower, ImageTower):
+            facts[name] = _image_facts(tower)
+        elif isinstance(tower, TextTower):
+            facts[name] = _text_facts(tower, tokenizer)
+        elif isinstance(tower, SignalTower):
+            facts.setdefault("modalities", {})[name] = _signal_facts(name, tower)
+    if isinstance(encoder, MultimodalEncoder):
+        scales = encoder.log_pair_scales.items()
+        facts["pair_scales"] = {pair: float(encoder.limited(log.detach())) for pair, log in scales}
     return {
-        "image": {
-            "file": IMAGE_FILE,
-            "input": "pixels",
-            "layout": "uint8 [batch, 3, height, width], red green blue; normalised inside",
-            "size": [image.image_size, image.image_size],
-            "interpolation": image.interpolation,
-            "resize_mode": image.resize_mode,
-            "mean": list(image.image_mean),
-            "std": list(image.image_std),
-            "output": "image_embedding",
-        },
-        "text": {
-            "file": TEXT_FILE,
-            "input": "tokens",
-            "layout": "int64 [batch, length], padded with pad_id",
-            "context_length": text.context_length,
-            "vocab_size": text.vocab_size,
-            "pad_id": text.pad_id,
-            "tokenizer": tokenizer,
-            "output": "text_embedding",
-        },
+        **facts,
         "precision": precision,
         "embedding_dim": encoder.embedding_dim,
         "logit_scale": float(encoder.logit_scale.detach()),
@@ -65,16 +60,56 @@ def onnx_facts(encoder: DualEncoder, tokenizer: str, precision: str = "fp32") ->
     }
 
 
+def _image_facts(tower: ImageTower) -> dict[str, Any]:
+    return {
+        "file": IMAGE_FILE,
+        "input": INPUTS["image"],
+        "layout": "uint8 [batch, 3, height, width], red green blue; normalised inside",
+        "size": [tower.image_size, tower.image_size],
+        "interpolation": tower.interpolation,
+        "resize_mode": tower.resize_mode,
+        "mean": list(tower.image_mean),
+        "std": list(tower.image_std),
+        "output": "image_embedding",
+    }
+
+
+def _text_facts(tower: TextTower, tokenizer: str) -> dict[str, Any]:
+    return {
+        "file": TEXT_FILE,
+        "input": INPUTS["text"],
+        "layout": "int64 [batch, length], padded with pad_id",
+        "context_length": tower.context_length,
+        "vocab_size": tower.vocab_size,
+        "pad_id": tower.pad_id,
+        "tokenizer": tokenizer,
+        "output": "text_embedding",
+    }
+
+
+def _signal_facts(name: str, tower: SignalTower) -> dict[str, Any]:
+    """Return the shape, and for sounds the parameters of the spectrogram."""
+    return {
+        "file": graph_file(name),
+        "input": SIGNAL_INPUT,
+        "layout": "float32 [batch, *shape]; normalised inside",
+        "shape": list(tower.input_shape),
+        "mel": None if tower.mel is None else tower.mel.config(),
+        "output": f"{name}_embedding",
+    }
+
+
 def save_onnx(
-    encoder: DualEncoder,
+    encoder: TowerEncoder,
     folder: Path | str,
     tokenizer: str | None = None,
     precision: str = "fp32",
 ) -> None:
-    """Write ``image.onnx``, ``text.onnx`` and ``preprocessing.json``.
+    """Write ``image.onnx``, ``text.onnx`` and ``preprocessing.json``, and a graph per other tower.
 
     Batches may have any size, captions any length up to the context length. Pixels are uint8;
-    scaling and normalisation are part of the graph. Embeddings have unit norm.
+    scaling and normalisation are part of the graph. Embeddings have unit norm. The graph of a
+    further modality has its name, such as ``sound.onnx``, and reads spectrograms.
 
     Args:
         encoder: Any encoder in evaluation mode, on the CPU.
@@ -105,24 +140,18 @@ def save_onnx(
         return
     with tempfile.TemporaryDirectory(dir=folder, prefix=".fp32.") as exact, _quiet():
         _write_graphs(encoder, Path(exact), facts)
-        for name in (IMAGE_FILE, TEXT_FILE):
-            CONVERTERS[precision](Path(exact) / name, folder / name)
+        for name in encoder.towers:
+            CONVERTERS[precision](Path(exact) / graph_file(name), folder / graph_file(name))
 
 
-def _write_graphs(encoder: DualEncoder, folder: Path, facts: dict[str, Any]) -> None:
-    """Write both graphs in float32."""
-    size, text = encoder.image_tower.image_size, encoder.text_tower
-    pixels = torch.zeros(_TRACED_BATCH, 3, size, size, dtype=torch.uint8)
-    # One less than the longest: a dimension at its limit would be taken for a constant.
-    tokens = torch.ones(_TRACED_BATCH, text.context_length - 1, dtype=torch.int64)
-    batch = torch.export.Dim("batch")
-    length = torch.export.Dim("length", max=text.context_length)
-    _write(_ImageGraph(encoder), pixels, {0: batch}, "image", folder / IMAGE_FILE, facts)
-    _write(_TextGraph(encoder), tokens, {0: batch, 1: length}, "text", folder / TEXT_FILE, facts)
+def _write_graphs(encoder: TowerEncoder, folder: Path, facts: dict[str, Any]) -> None:
+    """Write the graph of each tower in float32."""
+    for graph in tower_graphs(encoder):
+        _write(graph, type(encoder).__name__, folder / graph.file, facts)
 
 
 def check_onnx(
-    encoder: DualEncoder, folder: Path | str, tolerance: float, precision: str = "fp32"
+    encoder: TowerEncoder, folder: Path | str, tolerance: float, precision: str = "fp32"
 ) -> None:
     """Run the graphs in onnxruntime and compare their embeddings with torch, at several sizes.
 
@@ -137,69 +166,31 @@ def check_onnx(
         CheckpointError: If a file cannot be read, or its embeddings differ.
     """
     folder = Path(folder)
-    size, text = encoder.image_tower.image_size, encoder.text_tower
     generator = torch.Generator().manual_seed(0)
     compare = partial(_compare, tolerance=tolerance, least_cosine=LEAST_COSINE.get(precision))
-    for count in (1, 4):
-        shape = (count, 3, size, size)
-        pixels = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
-        with torch.inference_mode():
-            expected = encoder.encode_image(pixels)
-        compare(folder / IMAGE_FILE, {"pixels": pixels}, expected)
-        for length in (text.context_length, max(3, text.context_length // 2)):
-            tokens = torch.randint(1, text.vocab_size, (count, length), generator=generator)
+    for graph in tower_graphs(encoder):
+        for given in checked_inputs(encoder, graph, generator):
             with torch.inference_mode():
-                expected = encoder.encode_text(tokens)
-            compare(folder / TEXT_FILE, {"tokens": tokens}, expected)
+                expected = graph.module(given)
+            compare(folder / graph.file, {graph.input: given}, expected)
 
 
-@final
-class _ImageGraph(nn.Module):
-    """The graph of ``image.onnx``."""
-
-    def __init__(self, encoder: DualEncoder) -> None:
-        super().__init__()
-        self.encoder = encoder
-
-    def forward(self, pixels: UInt8[Tensor, "B 3 H W"]) -> Float[Tensor, "B D"]:
-        return self.encoder.encode_image(pixels)
-
-
-@final
-class _TextGraph(nn.Module):
-    """The graph of ``text.onnx``."""
-
-    def __init__(self, encoder: DualEncoder) -> None:
-        super().__init__()
-        self.encoder = encoder
-
-    def forward(self, tokens: Int64[Tensor, "B S"]) -> Float[Tensor, "B D"]:
-        return self.encoder.encode_text(tokens)
-
-
-def _write(
-    graph: nn.Module,
-    example: Tensor,
-    sizes: dict[int, Any],
-    tower: str,
-    path: Path,
-    facts: dict[str, Any],
-) -> None:
+def _write(graph: TowerGraph, encoder: str, path: Path, facts: dict[str, Any]) -> None:
     try:
         with _quiet():
             program: Any = torch.onnx.export(
-                graph.eval(),
-                (example,),
+                graph.module.eval(),
+                (graph.example,),
                 dynamo=True,
-                input_names=[str(facts[tower]["input"])],
-                output_names=[str(facts[tower]["output"])],
-                dynamic_shapes=(sizes,),
+                input_names=[graph.input],
+                output_names=[graph.output],
+                dynamic_shapes=(graph.sizes,),
                 verbose=False,
             )
     except Exception as error:  # the exporter's errors have no common base
         raise ConfigError(
-            f"{tower}_tower: torch cannot turn {type(graph.encoder).__name__}'s tower into an ONNX "
-            f"graph: {first_line(error)}; export with --format safetensors instead"
+            f"{graph.name}_tower: torch cannot turn {encoder}'s tower into an ONNX graph: "
+            f"{first_line(error)}; export with --format safetensors instead"
         ) from error
     program.model.metadata_props[METADATA_KEY] = json.dumps(facts)
     program.save(path)

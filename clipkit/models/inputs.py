@@ -1,4 +1,4 @@
-"""Texts and images as a tower reads them: its own tokenizer, its own preprocessing.
+"""Texts, images and sounds as a tower reads them: its own tokenizer, its own preprocessing.
 
 The only file of this package that imports ``clipkit.data``, when a function is called; the data
 know nothing of models.
@@ -9,21 +9,25 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from jaxtyping import Int64, UInt8
+import numpy as np
+import torch
+from jaxtyping import Float, Int64, UInt8
 from PIL import Image
 from torch import Tensor
 
 from clipkit.errors import ConfigError, DataError, SampleError
-from clipkit.models.towers.base import ImageTower, TextTower
+from clipkit.models.towers.base import ImageTower, SignalTower, TextTower
 from clipkit.patches import JoinedImages, join_images
 
 if TYPE_CHECKING:
-    from clipkit.data import EvalTransform, NaFlexEvalTransform, Tokenizer
+    from clipkit.data import EvalSoundTransform, EvalTransform, NaFlexEvalTransform, Tokenizer
 
 ImageInput = Image.Image | Path | str
 """An image of Pillow, or the path of an image file."""
+SoundInput = Path | str | tuple[Any, int]
+"""The path of a sound file, or amplitudes of one channel and their sample rate."""
 
 
 def tokenizer_of(tower: TextTower) -> Tokenizer:
@@ -101,6 +105,50 @@ def pixels_of(tower: ImageTower, image: ImageInput, where: str) -> UInt8[Tensor,
         DataError: If it cannot be read.
     """
     return _pixels(transform_of(tower), image, where)
+
+
+def sound_batches(
+    tower: SignalTower, sounds: Sequence[SoundInput], batch_size: int
+) -> Iterator[Float[Tensor, "B num_mels num_frames"]]:
+    """Yield the spectrograms of sounds, in batches of at most ``batch_size``.
+
+    Raises:
+        ConfigError: If the tower reads no sounds, or one of them is no path and no wave.
+        DataError: If a sound cannot be read.
+    """
+    from clipkit.data import EvalSoundTransform
+
+    if tower.mel is None:
+        raise ConfigError(
+            f"sounds: {type(tower).__name__} reads no spectrograms; give the tower mel, the "
+            f"parameters of its spectrograms"
+        )
+    if isinstance(sounds, Path | str):
+        raise ConfigError(f"sounds: expected a list of sounds, got one {type(sounds).__name__}")
+    transform = EvalSoundTransform(tower.mel)
+    for start in range(0, len(sounds), batch_size):
+        numbers = range(start, min(start + batch_size, len(sounds)))
+        yield torch.stack([_spectrogram(transform, sounds[n], f"sounds[{n}]") for n in numbers])
+
+
+def _spectrogram(
+    transform: EvalSoundTransform, sound: SoundInput, where: str
+) -> Float[Tensor, "num_mels num_frames"]:
+    try:
+        if isinstance(sound, Path | str):
+            where = f"{where}: {sound}"
+            return transform.of_file(Path(sound).read_bytes())
+        wave, sample_rate = sound
+        return transform.of_wave(np.asarray(wave, dtype=np.float32).reshape(-1), int(sample_rate))
+    except SampleError as error:
+        raise DataError(f"{where}: {error.reason}") from error
+    except OSError as error:
+        raise DataError(f"{where}: cannot be read: {error.strerror or error}") from error
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"{where}: expected the path of a sound file, or (amplitudes, sample rate), got "
+            f"{type(sound).__name__}"
+        ) from error
 
 
 def _pixels(

@@ -11,10 +11,11 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from clipkit.errors import ConfigError
+from clipkit.errors import ConfigError, check_at_least
 from clipkit.models.dual_encoder import DualEncoder
-from clipkit.models.evaluating import in_evaluation_mode
+from clipkit.models.evaluating import evaluating, in_evaluation_mode
 from clipkit.models.heads.label_head import LabelHead
+from clipkit.models.inputs import SoundInput, sound_batches
 from clipkit.models.tower_encoder import SOFTMAX_LOGIT_SCALE, TowerEncoder, unit
 from clipkit.models.towers.absent import NoImageTower, NoTextTower
 from clipkit.models.towers.base import ImageTower, SignalTower, TextTower, Tower
@@ -107,6 +108,39 @@ class MultimodalEncoder(TowerEncoder):
             ConfigError: If there is no such tower, or it expects another shape.
         """
         return unit(self._tower(name)(self._checked(name, values)))
+
+    def encode_sounds(
+        self, sounds: Sequence[SoundInput], name: str = "sound", batch_size: int = 64
+    ) -> Float[Tensor, "N D"]:
+        """Embed sounds as they are, in evaluation mode and without gradients.
+
+        A longer sound is cropped to the centre, a shorter one repeated. Images and texts as they
+        are: ``dual().encode``.
+
+        Args:
+            sounds: Paths of sound files, or amplitudes of one channel with their sample rate.
+            name: Name of the modality, whose tower declares its spectrograms (``mel``).
+            batch_size: Sounds per forward pass.
+
+        Returns:
+            Unit-norm embeddings, float32 on the CPU.
+
+        Raises:
+            ConfigError: If there is no such tower, it reads no sounds, or a sound has another type.
+            DataError: If a sound cannot be read.
+
+        Examples:
+            >>> tower = TimmSoundTower("test_vit", encoder.embedding_dim, MelOptions(num_frames=50))
+            >>> with_towers(encoder, {"sound": tower}).encode_sounds(["bark.wav"]).shape[0]
+            1
+        """
+        check_at_least("batch_size", batch_size, 1)
+        device = self.log_logit_scale.device
+        batches = sound_batches(self._tower(name), sounds, batch_size)
+        with evaluating(self):
+            parts = [self.encode_signal(name, values.to(device)) for values in batches]
+        empty = torch.empty(0, self.embedding_dim)
+        return torch.cat([empty, *[part.float().cpu() for part in parts]])
 
     def embed(
         self, batch: Batch, on_text: Callable[[Float[Tensor, "B D"]], None] | None = None

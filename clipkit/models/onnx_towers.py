@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, NoReturn, Self, final
@@ -12,15 +13,29 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from clipkit.errors import CheckpointError, ConfigError, first_line
+from clipkit.mel import MelOptions
 from clipkit.models.dual_encoder import DualEncoder
-from clipkit.models.towers.base import ImageTower, TextTower, Tower, as_triple, check_length
+from clipkit.models.multimodal_encoder import MultimodalEncoder
+from clipkit.models.towers.base import (
+    ImageTower,
+    SignalTower,
+    TextTower,
+    Tower,
+    as_triple,
+    check_length,
+)
 
 IMAGE_FILE: Final = "image.onnx"
 TEXT_FILE: Final = "text.onnx"
 FACTS_FILE: Final = "preprocessing.json"
 
 
-def load_onnx(folder: Path) -> DualEncoder:
+def graph_file(name: str) -> str:
+    """Return the name of the file of a tower's graph, by the name of its modality."""
+    return f"{name}.onnx"
+
+
+def load_onnx(folder: Path) -> DualEncoder | MultimodalEncoder:
     """Load an ONNX export as an encoder that can be measured, but neither trained nor exported.
 
     Raises:
@@ -30,16 +45,38 @@ def load_onnx(folder: Path) -> DualEncoder:
     path = folder / FACTS_FILE
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
-        towers = _OnnxImageTower(folder, facts), _OnnxTextTower(folder, facts)
+        towers = _towers(folder, facts)
         scale, bias = facts["logit_scale"], facts["logit_bias"]
-    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        pair_scales = {pair: float(one) for pair, one in facts.get("pair_scales", {}).items()}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         if isinstance(error, ConfigError):
             raise
         raise CheckpointError(
             f"{path}: expected the file that clipkit export wrote: {type(error).__name__}: "
             f"{first_line(error)}"
         ) from error
-    return DualEncoder(*towers, logit_scale=scale, logit_bias=bias, max_logit_scale=None).eval()
+    image, text = towers.get("image"), towers.get("text")
+    options = {"logit_scale": scale, "logit_bias": bias, "max_logit_scale": None}
+    is_dual = "pair_scales" not in facts  # which every encoder of named towers has
+    if is_dual and isinstance(image, ImageTower) and isinstance(text, TextTower):
+        return DualEncoder(image, text, **options).eval()
+    encoder = MultimodalEncoder(towers, pair_scales=list(pair_scales), **options)
+    for pair, one in pair_scales.items():
+        encoder.log_pair_scales[pair].data.fill_(math.log(one))
+    return encoder.eval()
+
+
+def _towers(folder: Path, facts: Mapping[str, Any]) -> dict[str, Tower]:
+    """Return a tower for each graph, by the name of its modality."""
+    is_dual = "pair_scales" not in facts
+    towers: dict[str, Tower] = {}
+    if is_dual or "image" in facts:
+        towers["image"] = _OnnxImageTower(folder, facts)
+    if is_dual or "text" in facts:
+        towers["text"] = _OnnxTextTower(folder, facts)
+    for name, described in facts.get("modalities", {}).items():
+        towers[name] = _OnnxSignalTower(folder, facts, described)
+    return towers
 
 
 class _Graph(Tower):
@@ -101,6 +138,23 @@ class _OnnxTextTower(_Graph, TextTower):
         """Embed captions; see ``TextTower.forward``."""
         check_length(tokens, self.context_length)
         return _run(self._session, "tokens", tokens)
+
+
+@final
+class _OnnxSignalTower(_Graph, SignalTower):
+    """The graph of a further modality, such as ``sound.onnx``."""
+
+    def __init__(self, folder: Path, facts: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.embedding_dim = int(facts["embedding_dim"])
+        self.input_shape = tuple(int(size) for size in own["shape"])
+        self.mel = None if own["mel"] is None else MelOptions.from_config(own["mel"])
+        self._input = str(own["input"])
+        self._session = _session(folder / Path(own["file"]).name)
+
+    def forward(self, values: Float[Tensor, "B *rest"]) -> Float[Tensor, "B D"]:
+        """Embed values; see ``SignalTower.forward``."""
+        return _run(self._session, self._input, values.float())
 
 
 def _session(path: Path) -> Any:

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from clipkit.errors import ConfigError
+from clipkit.mel import MelOptions
 from clipkit.patches import TokenBudget
 
 
@@ -109,9 +110,11 @@ class SignalTower(Tower):
 
     Attributes:
         input_shape: Shape of an input, without the axis of the batch.
+        mel: Parameters of the spectrograms that it reads, if it reads sounds; else None.
     """
 
     input_shape: tuple[int, ...]
+    mel: MelOptions | None = None
 
     @abstractmethod
     def forward(self, values: Float[Tensor, "B *rest"]) -> Float[Tensor, "B D"]:

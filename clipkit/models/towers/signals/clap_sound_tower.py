@@ -12,7 +12,7 @@ from torch import Tensor
 
 from clipkit.errors import ConfigError, check_choice
 from clipkit.mel import MelOptions
-from clipkit.models.towers.base import Tower
+from clipkit.models.towers.base import SignalTower
 from clipkit.models.towers.projection import make_projection
 from clipkit.models.towers.signals.shapes import Mel, check_frames, mel_options
 from clipkit.models.towers.transformers_config import build_own, read_architecture
@@ -21,7 +21,7 @@ _STAGE = re.compile(r"\.layers\.(\d+)\.(?:blocks\.(\d+)|downsample)\.")
 
 
 @final
-class ClapSoundTower(Tower):
+class ClapSoundTower(SignalTower):
     """HTS-AT as CLAP's audio branch, with CLAP's projection or another one.
 
     A Swin transformer over a spectrogram (Chen et al. 2022, arXiv:2202.00874; Wu et al. 2023,

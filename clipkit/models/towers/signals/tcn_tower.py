@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from clipkit.errors import ConfigError, check_at_least, check_choice, check_range
 from clipkit.mel import MelOptions
-from clipkit.models.towers.base import Tower, group_by_block
+from clipkit.models.towers.base import SignalTower, group_by_block
 from clipkit.models.towers.projection import Projection, make_projection
 from clipkit.models.towers.signals.normalization import FeatureNormalization
 from clipkit.models.towers.signals.shapes import Mel, check_frames, mel_options
@@ -22,7 +22,7 @@ _MOST_BLOCKS: Final = 16  # the distance doubles with each
 
 
 @final
-class TcnTower(Tower):
+class TcnTower(SignalTower):
     """Dilated convolutions over the features of frames, pooled over time, and a projection.
 
     Features are mel bands of a sound, or embeddings of the images of a video. Block ``i`` combines

@@ -11,7 +11,7 @@ from torch import Tensor
 from clipkit.errors import ConfigError
 from clipkit.mel import MelOptions
 from clipkit.models.files.structure import structure_only
-from clipkit.models.towers.base import Tower
+from clipkit.models.towers.base import SignalTower
 from clipkit.models.towers.patches import project_patches
 from clipkit.models.towers.projection import Projection, make_projection
 from clipkit.models.towers.signals.normalization import FeatureNormalization
@@ -25,7 +25,7 @@ from clipkit.models.towers.timm_layers import (
 
 
 @final
-class TimmSoundTower(Tower):
+class TimmSoundTower(SignalTower):
     """A timm model that reads a spectrogram as an image of one channel, and a projection.
 
     Mel bands are the rows of the image and frames its columns, as in the Audio Spectrogram

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from clipkit.errors import ConfigError
 from clipkit.mel import MelOptions
-from clipkit.models.towers.base import Tower, group_by_block
+from clipkit.models.towers.base import SignalTower, group_by_block
 from clipkit.models.towers.projection import Projection, make_projection
 from clipkit.models.towers.signals.shapes import check_frames
 from clipkit.models.towers.transformers_config import build_own, read_architecture
@@ -23,7 +23,7 @@ _OFFSET: Final = 4.0  # with which values are near -1 to 1
 
 
 @final
-class WhisperSoundTower(Tower):
+class WhisperSoundTower(SignalTower):
     """Whisper's encoder, the mean of its states over time, and a projection.
 
     The encoder is that of Radford et al. 2022, arXiv:2212.04356; its decoder is not kept. It reads

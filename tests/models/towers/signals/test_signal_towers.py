@@ -115,3 +115,11 @@ def test_values_of_another_shape_are_refused(name):
     for shape in wrong:
         with pytest.raises(ConfigError, match=rf"values: {type(tower).__name__} reads .* got \["):
             tower(torch.zeros(shape))
+
+
+@pytest.mark.parametrize("name", ["resnet", "whisper", "tcn"])
+@torch.no_grad()
+def test_a_compiled_graph_has_no_break(name):
+    tower = build(name).eval()
+    compiled = torch.compile(tower, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(values(tower)), tower(values(tower)))
