@@ -74,7 +74,10 @@ def check_equal(mine: Any, theirs: Any) -> None:
         elif isinstance(b, dict):
             assert a.keys() == b.keys()
             for name in b:
-                check_equal(a[name], b[name])
+                if hasattr(b[name], "__dataclass_fields__"):
+                    check_equal(a[name], b[name])
+                else:
+                    assert a[name] == b[name], name
         else:
             assert a == b, field.name
 
@@ -155,7 +158,7 @@ def test_parts_that_do_not_match_are_refused(options: dict[str, Any], message: s
         ({"modalities": None}, "batch.modalities: expected '(sound|depth)' of all samples"),
         (
             {"modalities": {name: ModalitySample(torch.zeros(2)) for name in ("sound", "depth")}},
-            r"batch.modalities.sound.values: .*\(1, 5\).*\(2,\)",
+            r"batch.modalities.(sound|depth).values: .*5,?\).*\(2,\)",
         ),
     ],
 )
