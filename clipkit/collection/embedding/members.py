@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Final
 
 from clipkit.collection.image_files import MAX_IMAGE_BYTES
-from clipkit.data.images.formats import IMAGE_EXTENSIONS
+from clipkit.data.samples.content import IMAGES_AND_SOUNDS
 from clipkit.data.shards.reader import ShardReader
 from clipkit.data.text.captions import CaptionPicker
 from clipkit.errors import SampleError
@@ -41,7 +41,8 @@ def read_members(
         reader: Reader of the samples.
         sample_id: Position of the sample in the data set.
         sizes: Size of each member in bytes.
-        needed: Members that are read; None for all that are no images.
+        needed: Members that are read; None for all that are no images or
+            sounds.
         image: The member that is the image; None for no image.
 
     Raises:
@@ -51,7 +52,7 @@ def read_members(
     wanted = {
         name
         for name in sizes
-        if name == image or (name not in IMAGE_EXTENSIONS if needed is None else name in needed)
+        if name == image or (name not in IMAGES_AND_SOUNDS if needed is None else name in needed)
     }
     for name in wanted:
         most = MAX_IMAGE_BYTES if name == image else MAX_TEXT_BYTES

@@ -16,6 +16,7 @@ from clipkit.data.images.formats import (
     open_image,
     to_rgb,
 )
+from clipkit.data.samples.content import IMAGES_AND_SOUNDS
 from clipkit.data.samples.faults import WHOLE_SHARD, Fault
 from clipkit.data.shards.counts import counts_by_folder
 from clipkit.data.shards.index import ShardIndex
@@ -33,7 +34,6 @@ OnSample = Callable[[int, int], None]
 T = TypeVar("T")
 
 _SAMPLES_AT_ONCE: Final = 64
-_IMAGES_AND_SOUNDS: Final = frozenset({*IMAGE_EXTENSIONS, *SOUND_EXTENSIONS})
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ def sample_faults(raw: RawSample) -> list[str]:
             _check_member(raw.members, extension)
         except SampleError as error:
             reasons.append(f"{extension}: {error.reason}")
-    if not any(extension in _IMAGES_AND_SOUNDS for extension in raw.members):
+    if not any(extension in IMAGES_AND_SOUNDS for extension in raw.members):
         reasons.append(f"no image or sound, only {', '.join(raw.members)}")
     if not any(extension in raw.members for extension in ("txt", "json", "cls")):
         reasons.append(f"no caption, only {', '.join(raw.members)}")

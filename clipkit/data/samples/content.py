@@ -8,7 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
+from clipkit.data.audio.formats import SOUND_EXTENSIONS
+from clipkit.data.images.formats import IMAGE_EXTENSIONS
 from clipkit.errors import SampleError
+
+IMAGES_AND_SOUNDS: Final = (*IMAGE_EXTENSIONS, *SOUND_EXTENSIONS)
+"""Members that need not be read where only captions and classes are wanted."""
 
 CONTENT_ERRORS: Final = (
     ValueError, KeyError, IndexError, SyntaxError, EOFError, struct.error, zlib.error,

@@ -10,9 +10,8 @@ from typing import Final, get_args
 import numpy as np
 
 from clipkit.data.images.adapted_transforms import is_thread_safe
-from clipkit.data.images.formats import IMAGE_EXTENSIONS
 from clipkit.data.order.partition import EpochPartition, Tail
-from clipkit.data.samples.content import CONTENT_ERRORS
+from clipkit.data.samples.content import CONTENT_ERRORS, IMAGES_AND_SOUNDS
 from clipkit.data.samples.maker import SampleMaker
 from clipkit.data.shards.index import ShardIndex
 from clipkit.data.shards.reader import RawSample, ShardReader
@@ -129,7 +128,7 @@ def read_captions(
     reach = int(index.kept.num_before(np.array([end]))[0]) or index.kept.num_kept
     step = max(1, reach // num_samples)
     ids = index.kept.ids(np.arange(0, reach, step)[:num_samples]).tolist()
-    samples = ((number, reader.read(number, leave_out=IMAGE_EXTENSIONS)) for number in ids)
+    samples = ((number, reader.read(number, leave_out=IMAGES_AND_SOUNDS)) for number in ids)
     return caption_facts(samples, maker, tokenizer)
 
 

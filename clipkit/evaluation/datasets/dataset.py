@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any, Final, final
 
 from clipkit.class_names import parse_class_names
-from clipkit.data.images.formats import IMAGE_EXTENSIONS, image_member
+from clipkit.data.images.formats import image_member
 from clipkit.data.packing.hub import hub_address
 from clipkit.data.packing.packed_cache import is_raw, pack_to_cache
 from clipkit.data.packing.sources import CLASS_NAMES_FILE
-from clipkit.data.samples.content import sample_errors
+from clipkit.data.samples.content import IMAGES_AND_SOUNDS, sample_errors
 from clipkit.data.shards.class_vectors import read_class_vector
 from clipkit.data.shards.index import ShardIndex
 from clipkit.data.shards.members import read_classes, read_label, read_value
@@ -165,7 +165,7 @@ class EvaluationDataset:
             SampleError: If the list holds anything but numbers of classes, or the vector has
                 another length than the list of class names.
         """
-        raw = self._reader.read(sample_id, leave_out=IMAGE_EXTENSIONS)
+        raw = self._reader.read(sample_id, leave_out=IMAGES_AND_SOUNDS)
         with sample_errors(self.name, raw.key):
             if ":" in field or not field.endswith("npy"):
                 numbers = read_classes(raw.members, field)
@@ -197,7 +197,7 @@ class EvaluationDataset:
             >>> open_dataset("data/val").value(0, "cls")
             '0'
         """
-        raw = self._reader.read(sample_id, leave_out=IMAGE_EXTENSIONS)
+        raw = self._reader.read(sample_id, leave_out=IMAGES_AND_SOUNDS)
         with sample_errors(self.name, raw.key):
             value = read_value(raw.members, field)
             if isinstance(value, list | dict):
@@ -219,7 +219,7 @@ class EvaluationDataset:
         Raises:
             SampleError: If the member cannot be read, or a caption has no language.
         """
-        raw = self._reader.read(sample_id, leave_out=IMAGE_EXTENSIONS)
+        raw = self._reader.read(sample_id, leave_out=IMAGES_AND_SOUNDS)
         with sample_errors(self.name, raw.key):
             if field != CAPTION_LANGUAGE:
                 return read_value(raw.members, field)

@@ -12,6 +12,7 @@ from clipkit.data import JsonFields, MultiLabels, TableColumns, pack
 from clipkit.data.packing.images import find_images, find_sounds, member_extension
 from clipkit.data.packing.stats import collect_stats
 from clipkit.data.packing.verify import verify_shards
+from clipkit.data.samples.content import IMAGES_AND_SOUNDS
 from clipkit.data.samples.fields import SampleContext
 from clipkit.data.shards.index import ShardIndex
 from clipkit.data.shards.reader import ShardReader
@@ -192,3 +193,9 @@ def test_broken_sounds_are_faults(tmp_path):
     assert reasons[3] == "no image or sound, only txt"
     stats = collect_stats(str(tmp_path), OpenClipTokenizer(context_length=77))
     assert [fault.key for fault in stats.faults] == ["1", "2"]  # headers only
+
+
+def test_captions_are_read_without_the_sounds(tmp_path):
+    write_shard(tmp_path / "0.tar", [("0", {"wav": sound_bytes(), "txt": b"a", "jpg": b"b"})])
+    reader = ShardReader(ShardIndex.from_urls(str(tmp_path)))
+    assert set(reader.read(0, leave_out=IMAGES_AND_SOUNDS).members) == {"txt"}
