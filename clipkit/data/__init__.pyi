@@ -19,6 +19,7 @@ from .images.optional import OptionalImage
 from .images.rand_augment import RandAugment
 from .images.transforms import EvalTransform, ImageTransform, TrainTransform
 from .modalities.field import ModalityField
+from .modalities.sounds import Sounds
 from .order.mixture import Mixture, Source, Stage
 from .order.partition import BatchSizeStage
 from .packing.pack import ShardWriter, pack
@@ -125,6 +126,7 @@ __all__ = [
     "SoundInfo",
     "SoundLimits",
     "SoundTransform",
+    "Sounds",
     "Source",
     "SpecAugment",
     "Stage",

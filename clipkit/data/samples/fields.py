@@ -60,6 +60,10 @@ class SampleField(ABC):
             SampleError: If the members cannot be used.
         """
 
+    def for_evaluation(self) -> SampleField:
+        """Return this field without random changes of its values, for validation."""
+        return self
+
 
 @final
 class Group(SampleField):

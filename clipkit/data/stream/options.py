@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from clipkit.data.order.partition import BatchSizeStage, Tail
 from clipkit.data.samples.fields import SampleField
@@ -58,3 +58,7 @@ class SampleOptions:
     label_field: str = "cls"
     fields: Sequence[SampleField] = ()
     num_threads: int = 1
+
+    def for_evaluation(self) -> SampleOptions:
+        """Return these options with fields that change their values in no random way."""
+        return replace(self, fields=[field.for_evaluation() for field in self.fields])

@@ -269,7 +269,7 @@ class PairDataModule(LightningDataModule):
             num_workers=self.num_workers,
             # Batches of nearly equal size, because the loss depends on it; with all samples.
             order=OrderOptions(shuffle=False, tail="even"),
-            samples=self._sample_options(self.validation.caption),
+            samples=self._sample_options(self.validation.caption).for_evaluation(),
         )
 
     def _sample_options(self, caption: CaptionPicker | None) -> SampleOptions:
