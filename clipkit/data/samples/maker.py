@@ -12,6 +12,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
+from clipkit.data.audio.formats import SOUND_EXTENSIONS
 from clipkit.data.images.device_decoded import DeviceDecodedTransform
 from clipkit.data.images.formats import IMAGE_EXTENSIONS, image_member
 from clipkit.data.images.naflex import NaFlexTrainTransform
@@ -19,7 +20,7 @@ from clipkit.data.images.optional import OptionalImage
 from clipkit.data.images.transforms import ImageTransform
 from clipkit.data.rng import generator
 from clipkit.data.samples.collate import collate
-from clipkit.data.samples.content import CONTENT_ERRORS, sample_errors
+from clipkit.data.samples.content import CONTENT_ERRORS, IMAGES_AND_SOUNDS, sample_errors
 from clipkit.data.samples.fields import NegativeImages, SampleContext, SampleField
 from clipkit.data.samples.joining import PadIds
 from clipkit.data.samples.teacher_fields import teacher_pad_id
@@ -91,7 +92,7 @@ class SampleMaker:
     @property
     def unread_for_length(self) -> tuple[str, ...]:
         """Return the extensions of the members that ``length`` does not need."""
-        return IMAGE_EXTENSIONS if self._counts_patches is None else ()
+        return IMAGES_AND_SOUNDS if self._counts_patches is None else SOUND_EXTENSIONS
 
     def make(
         self, key: str, members: Mapping[str, bytes], sample_id: int, nonces: Sequence[int]
