@@ -38,7 +38,8 @@ class SaveCheckpoint(Checkpoint):
     ``last.ckpt`` is written when ``every_n_steps`` or ``every_n_minutes`` is reached, at the end
     of the fit, and when the run is interrupted. It is replaced atomically: a run that is killed at
     any moment leaves the previous or the new one, complete. A full disk does not end the run: the
-    previous checkpoint stays, the error is logged, and the write is retried every minute.
+    previous checkpoint stays, the error is logged, and the write is retried every minute (without
+    ``every_n_minutes``, at the next save).
 
     Args:
         folder: Path, or URL of fsspec (``s3://...``); None for the run's folder
