@@ -130,6 +130,10 @@ def _group_by_stage(names: Iterable[str]) -> list[list[str]]:
 
 def _audio_architecture(model: str | dict[str, Any]) -> Any:
     """Return the configuration of CLAP's audio branch, without feature fusion."""
+    from transformers import AutoConfig, ClapAudioConfig
+
+    # transformers 5.0 knows the name of the complete model alone.
+    AutoConfig.register(ClapAudioConfig.model_type, ClapAudioConfig, exist_ok=True)
     architecture = read_architecture(model)
     if architecture.model_type == "clap":
         architecture = architecture.audio_config
