@@ -163,9 +163,9 @@ def child(words: list[str]) -> None:
 
 
 def memory(args: argparse.Namespace) -> dict[str, Any]:
-    """Peak memory by number of samples, in shards of 1,000, and once in one shard."""
+    """Peak memory by number of samples, in shards of 1,000, and the fewest in one shard."""
     rows = []
-    runs = [(count, PER_SHARD) for count in args.samples] + [(args.samples[-1],) * 2]
+    runs = [(count, PER_SHARD) for count in args.samples] + [(args.samples[0],) * 2]
     for count, per_shard in runs:
         source, output = args.work / f"{count}-{per_shard}", args.work / "out"
         write_simulated(source, count, per_shard)
@@ -185,6 +185,7 @@ def memory(args: argparse.Namespace) -> dict[str, Any]:
             "seconds": round(time.perf_counter() - begin, 1),
             "bytes_per_sample": {kind: round(size / count, 1) for kind, size in sizes.items()},
         })  # fmt: skip
+        print(rows[-1], file=sys.stderr)
         shutil.rmtree(source)
     first, last = rows[0], rows[len(args.samples) - 1]
     growth = math.log(last["samples"] / first["samples"])
