@@ -30,7 +30,7 @@ demo: $(VENV)/.installed-demo ## Pretrain on emoji for MINUTES (5), evaluate, wr
 	@$(BIN)/clipkit demo --output "$(OUTPUT)" --minutes "$(MINUTES)"
 
 test: $(VENV)/.installed-test ## Run the tests but those that kill and fuzz runs for minutes
-	@echo "Running the tests (about 10 minutes on 2 cores; make test-fast for the fast ones)"
+	@echo "Running the tests (about 15 minutes on 2 cores; make test-fast for the fast ones)"
 	@$(PYTEST) -m "not long" $(PYTEST_ARGS)
 
 test-fast: $(VENV)/.installed-test ## Run the tests without a trainer and without processes
