@@ -65,14 +65,31 @@ def wav_bytes(
 
 
 def encoded(
-    wave: np.ndarray, sample_rate: int = 8000, kind: str = "FLAC", coding: str = ""
+    wave: np.ndarray,
+    sample_rate: int = 8000,
+    kind: str = "FLAC",
+    coding: str = "",
+    bitrate_mode: str | None = None,
 ) -> bytes:
     """The file that libsndfile makes of a wave."""
     import soundfile
 
     file = io.BytesIO()
-    soundfile.write(file, wave, sample_rate, format=kind, subtype=coding or None)
+    mode = {"bitrate_mode": bitrate_mode, "compression_level": 0.5} if bitrate_mode else {}
+    soundfile.write(file, wave, sample_rate, format=kind, subtype=coding or None, **mode)
     return file.getvalue()
+
+
+def without_count(data: bytes) -> bytes:
+    """An MP3 whose first frame is silence, where it had the number of frames."""
+    at = max(data.find(b"Info", 0, 100), data.find(b"Xing", 0, 100))
+    assert at > 0
+    return data[:at] + bytes(4) + data[at + 4 :]
+
+
+def id3_tag(size: int) -> bytes:
+    """An ID3v2 tag with so many bytes of padding; 7 bits of its size in each byte."""
+    return b"ID3\x04\0\0" + bytes(size >> shift & 0x7F for shift in (21, 14, 7, 0)) + bytes(size)
 
 
 def with_flac_length(data: bytes, length: int) -> bytes:

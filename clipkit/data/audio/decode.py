@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, final
 
 import numpy as np
 from jaxtyping import Float32
@@ -30,6 +30,10 @@ _VALUES_AT_ONCE: Final = 2**20
 """Samples of all channels that are decoded at once; 4 MiB."""
 _UNKNOWN_LENGTH: Final = 2**62
 """libsndfile's length of a file whose header has none is above this."""
+_FEW_BYTES: Final = 8
+"""Changes the length that libmpg123 guesses by some samples."""
+_ENDLESS: Final = 2**40
+"""Bytes of a file whose guessed length is above that of any file within the limits."""
 _LARGEST_AMPLITUDE: Final = 2.0**31
 """Amplitude of integers of 32 bits that were stored as floats without scaling."""
 
@@ -139,8 +143,10 @@ def check_sound(data: bytes, limits: SoundLimits = SoundLimits()) -> SoundInfo:
         ConfigError: If soundfile is not installed.
     """
     with _opened(data, limits) as (file, info), sound_faults(f"{info.kind} sound is damaged"):
-        most = int(limits.max_seconds * info.sample_rate) + 1
-        num_read = sum(len(block) for block in _blocks(file, info, info.length or most))
+        most = int(limits.max_seconds * info.sample_rate)
+        num_read = sum(len(block) for block in _blocks(file, info, info.length or most + 1))
+        if info.length is None and num_read > most:
+            raise _too_long(info, most, limits)
         _check_complete(info, 0, num_read, info.length)
         return info
 
@@ -151,12 +157,42 @@ def _opened(data: bytes, limits: SoundLimits) -> Iterator[tuple[Any, SoundInfo]]
     kind = check_sound_bytes(data, limits)
     reader = _reader_class()
     with sound_faults(f"{kind} header cannot be read"):
-        file = reader(io.BytesIO(data))
+        file, length = _file_and_length(reader, data, kind)
     with file:
-        length = None if file.frames > _UNKNOWN_LENGTH else int(file.frames)
         info = SoundInfo(kind, file.subtype, file.samplerate, file.channels, length)
         check_sound_size(info.sample_rate, info.num_channels, length, limits)
         yield file, info
+
+
+def _file_and_length(reader: Any, data: bytes, kind: str) -> tuple[Any, int | None]:
+    """Return a reader, and the samples of each channel; None if the header does not say.
+
+    Without a count in the first frame of an MP3, libmpg123 guesses from the size of the file, which
+    includes tags, and of the first frames. libsndfile reads no more than that. A guess is known by
+    following the size of the file; the sound is then opened as one that is never too short.
+    """
+    file = reader(io.BytesIO(data))
+    if kind == "mp3":
+        with reader(_Lengthened(data, _FEW_BYTES)) as longer:
+            is_guess = longer.frames != file.frames
+        if is_guess:
+            file.close()
+            return reader(_Lengthened(data, _ENDLESS)), None
+    return file, None if file.frames > _UNKNOWN_LENGTH else int(file.frames)
+
+
+@final
+class _Lengthened(io.BytesIO):
+    """A file that seems to have more bytes than can be read; the last ones are found as before."""
+
+    def __init__(self, data: bytes, more: int) -> None:
+        super().__init__(data)
+        self._more = more
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        at = super().seek(offset, whence)
+        is_end = whence == io.SEEK_END and offset == 0
+        return super().seek(at + self._more) if is_end else at
 
 
 @cache
@@ -198,12 +234,16 @@ def _unknown(file: Any, info: SoundInfo, limits: SoundLimits) -> Wave:
     blocks = list(_blocks(file, info, most + 1))
     num_read = sum(map(len, blocks))
     if num_read > most:
-        raise SampleError(
-            f"sound has more than {most} samples of {info.num_channels} channels, which is above "
-            f"the limit (max_seconds={limits.max_seconds:g}, max_samples={limits.max_samples})"
-        )
+        raise _too_long(info, most, limits)
     _check_complete(info, 0, num_read, None)
     return np.concatenate(blocks)
+
+
+def _too_long(info: SoundInfo, most: int, limits: SoundLimits) -> SampleError:
+    return SampleError(
+        f"sound has more than {most} samples of {info.num_channels} channels, which is above "
+        f"the limit (max_seconds={limits.max_seconds:g}, max_samples={limits.max_samples})"
+    )
 
 
 def _blocks(file: Any, info: SoundInfo, length: int) -> Iterator[Float32[np.ndarray, " block"]]:

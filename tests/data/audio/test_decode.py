@@ -13,7 +13,15 @@ from clipkit.data.audio.decode import Span, check_sound, decode_sound, sound_inf
 from clipkit.data.audio.formats import SoundLimits, sound_extension, sound_kind, sound_member
 from clipkit.errors import ConfigError, SampleError
 from tests.helpers.images import encode, photo
-from tests.helpers.sounds import encoded, sound_bytes, tone, wav_bytes, with_flac_length
+from tests.helpers.sounds import (
+    encoded,
+    id3_tag,
+    sound_bytes,
+    tone,
+    wav_bytes,
+    with_flac_length,
+    without_count,
+)
 
 FLOAT = 3
 CODINGS = [
@@ -167,6 +175,60 @@ def test_a_flac_of_a_month():
     data = with_flac_length(encoded(tone()), 2**36 - 1)
     with pytest.raises(SampleError, match=r"8589934\.6 seconds by its header is above the limit"):
         decode_sound(data)
+
+
+MP3_FRAME = 576
+"""Samples of a frame at 16 kHz."""
+MP3_DELAY = 576 + 529
+"""Samples before the sound, of LAME and of a decoder; they are cut if LAME's frame tells them."""
+
+
+def rising(loud_first=False):
+    """Silence and noise; the frames of a variable bit rate become larger, or smaller."""
+    noise = np.random.default_rng(0).normal(0, 0.2, 24_000)
+    wave = np.concatenate([noise * 0.001, noise])
+    return wave[::-1] if loud_first else wave
+
+
+@pytest.mark.parametrize("tags", [b"", id3_tag(70_000), id3_tag(300) + id3_tag(20_000)])
+@pytest.mark.parametrize("end", [b"", b"TAG" + bytes(125)])
+@pytest.mark.parametrize(
+    ("mode", "loud_first"), [("CONSTANT", False), ("VARIABLE", False), ("VARIABLE", True)]
+)
+def test_an_mp3_without_a_count_has_no_length(mode, loud_first, tags, end):
+    """Its length was guessed: too large with tags, too small if the first frames are small."""
+    data = encoded(rising(loud_first), 16_000, "MP3", bitrate_mode=mode)
+    expected, _ = decode_sound(data)
+    assert sound_info(tags + data + end).length == len(expected) == 48_000
+    changed = tags + without_count(data) + end
+    assert check_sound(changed) == sound_info(changed)
+    assert sound_info(changed).length is None
+    wave, rate = decode_sound(changed)
+    assert rate == 16_000
+    first = MP3_FRAME + MP3_DELAY
+    assert len(wave) % MP3_FRAME == 0
+    assert 48_000 <= len(wave) - first < 48_000 + 3 * MP3_FRAME
+    assert wave[first : first + 48_000] == pytest.approx(expected, abs=1e-4)
+    span, _ = decode_sound(changed, lambda length, _: Span(length - 5000, 4000))
+    assert np.array_equal(span, wave[-5000:-1000])
+
+
+def test_an_mp3_with_a_count_and_tags_is_truncated():
+    data = encoded(rising(), 16_000, "MP3")
+    for tags in (b"", id3_tag(70_000), id3_tag(300) + id3_tag(20_000)):
+        for check in (decode_sound, check_sound):
+            with pytest.raises(SampleError, match=r"truncated: expected 48000 samples|damaged"):
+                check(tags + data[: len(data) // 2])
+
+
+def test_limits_of_an_mp3_without_a_count():
+    """As they are, not by the size of a tag."""
+    data = id3_tag(500_000) + without_count(encoded(rising(), 16_000, "MP3"))
+    assert len(decode_sound(data, limits=SoundLimits(max_seconds=3.3))[0]) < 3.3 * 16_000
+    check_sound(data, SoundLimits(max_seconds=3.3))
+    for check in (lambda limits: decode_sound(data, limits=limits), lambda x: check_sound(data, x)):
+        with pytest.raises(SampleError, match=r"more than 46400 samples .*max_seconds=2\.9"):
+            check(SoundLimits(max_seconds=2.9))
 
 
 @pytest.mark.parametrize("kind", ["WAV", "FLAC", "OGG", "MP3"])

@@ -20,7 +20,7 @@ from clipkit.data.text.tokenizers import OpenClipTokenizer
 from clipkit.errors import FaultBudgetExceeded
 from clipkit.types import Sample
 from tests.helpers.factories import image_bytes, write_shard
-from tests.helpers.sounds import encoded, sound_bytes, tone
+from tests.helpers.sounds import encoded, id3_tag, sound_bytes, tone, without_count
 
 
 def samples_in(folder):
@@ -174,6 +174,16 @@ def test_verify_and_stats_of_sounds(tmp_path):
     assert summary["sound_sample_rates"] == {"8000": 1, "48000": 1}
     assert summary["sound_channels"] == {"1": 2}
     assert summary["image_width_pixels"] == {}
+
+
+def test_an_mp3_without_a_count_is_no_fault(tmp_path):
+    data = id3_tag(50_000) + without_count(encoded(tone(1.0, 16_000), 16_000, "MP3"))
+    write_shard(tmp_path / "0.tar", [("0", {"mp3": data, "txt": b"tagged"})])
+    assert verify_shards(str(tmp_path)).faults == ()
+    stats = collect_stats(str(tmp_path), OpenClipTokenizer(context_length=77))
+    assert stats.faults == []
+    assert stats.seconds == []  # unknown without decoding
+    assert stats.summary()["sound_sample_rates"] == {"16000": 1}
 
 
 def test_broken_sounds_are_faults(tmp_path):
