@@ -339,6 +339,66 @@ def test_towers_and_tokenizer_by_class_path(shards, tmp_path):
     )
 
 
+TOWERS = {
+    f"{name}_tower": {
+        "class_path": f"clipkit.models.OpenClip{name.title()}Tower",
+        "init_args": {"model": tiny.CONFIG},
+    }
+    for name in ("image", "text")
+}
+FLAGS = [
+    f"--model.encoder.{name}{option}={value}"
+    for name, tower in TOWERS.items()
+    for option, value in (("", tower["class_path"]), (".model", json.dumps(tiny.CONFIG)))
+]
+
+
+@pytest.mark.parametrize(
+    ("encoders", "flags"),
+    [
+        ([], FLAGS),
+        ([], [f"--model.encoder={json.dumps({'logit_scale': 3.0})}", *FLAGS]),
+        ([TOWERS], []),
+        ([{"init_args": TOWERS}], []),
+        ([{"logit_scale": 3.0}, TOWERS], []),
+        ([{"image_tower": TOWERS["image_tower"]}], FLAGS[2:]),
+    ],
+)
+def test_an_encoder_without_a_class_is_one_of_images_and_texts(
+    encoders, flags, shards, tmp_path, capsys
+):
+    words = [word for word in tiny.words(shards, tmp_path) if "model.encoder" not in word]
+    for number, encoder in enumerate(encoders):
+        words += ["-c", write(tmp_path / f"{number}.yaml", {"model": {"encoder": encoder}})]
+    assert main(["fit", *words, *flags, "--print_config"]) == 0
+    encoder = yaml.safe_load(capsys.readouterr().out)["model"]["encoder"]
+    assert encoder["class_path"].endswith(".DualEncoder")
+    found = encoder["init_args"]
+    for name, tower in TOWERS.items():
+        assert found[name]["class_path"].endswith(str(tower["class_path"]).rpartition(".")[2])
+        assert found[name]["init_args"]["model"] == tiny.CONFIG
+    scale = 3.0 if "logit_scale" in f"{encoders} {flags}" else 1 / 0.07
+    assert found["logit_scale"] == pytest.approx(scale)
+
+
+def test_an_encoder_by_a_function_keeps_its_own_defaults(shards, tmp_path, capsys):
+    named = {"class_path": "clipkit.models.from_open_clip", "init_args": {"name": tiny.CONFIG}}
+    first = write(tmp_path / "1.yaml", {"model": {"encoder": named}})
+    second = write(tmp_path / "2.yaml", {"model": {"encoder": {"patch_dropout": 0.5}}})
+    words = [word for word in tiny.words(shards, tmp_path) if "model.encoder" not in word]
+    assert main(["fit", *words, "-c", first, "-c", second, "--print_config"]) == 0
+    encoder = yaml.safe_load(capsys.readouterr().out)["model"]["encoder"]
+    assert encoder["class_path"].endswith(".from_open_clip")
+    assert encoder["init_args"]["patch_dropout"] == 0.5
+    assert encoder["init_args"]["name"] == tiny.CONFIG
+
+
+def test_an_encoder_of_parts_lacks_none(shards, tmp_path, capsys):
+    words = [word for word in tiny.words(shards, tmp_path) if "model.encoder" not in word]
+    assert main(["fit", *words, *FLAGS[:2]]) == 2
+    assert "text_tower" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [

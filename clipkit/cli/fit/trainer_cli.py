@@ -20,6 +20,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from clipkit.cli.fit.config_checks import check_parsed, check_sections
+from clipkit.cli.fit.encoder_class import with_encoder_class
 from clipkit.cli.fit.hub_data import pin_hub_data
 from clipkit.cli.fit.loggers import prepare_loggers
 from clipkit.cli.fit.parse_errors import clipkit_error, explain
@@ -95,7 +96,7 @@ class TrainerCLI(LightningCLI):
         self.preflight_only, self.overwrite = (
             flag in flags and flag in words for flag in (_PREFLIGHT_ONLY, _OVERWRITE)
         )
-        self.words = [word for word in words if word not in flags]
+        self.words = with_encoder_class([word for word in words if word not in flags])
         super().__init__(
             ContrastiveModule,
             PairDataModule,
