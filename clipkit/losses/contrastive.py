@@ -153,7 +153,7 @@ def select_pairs(
     return Pairs(
         image,
         text,
-        embeddings.logit_scale,
+        embeddings.scale_of("image", "text"),
         groups,
         *negatives,
         rank_sizes=None if sizes is None else sizes.pairs,

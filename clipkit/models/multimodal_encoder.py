@@ -97,6 +97,11 @@ class MultimodalEncoder(TowerEncoder):
         """Label heads by the name of the modality that they score."""
         return {**super().heads, **self.label_heads}  # type: ignore[dict-item]
 
+    @property
+    def image_text_scale(self) -> Float[Tensor, ""]:
+        """Inverse temperature of images with texts, linear, which may be the pair's own."""
+        return self.limited(self._log_image_text_scale())
+
     def encode_signal(self, name: str, values: Float[Tensor, "B *rest"]) -> Float[Tensor, "B D"]:
         """Embed the inputs of a further modality, with unit norm.
 
@@ -223,16 +228,19 @@ class MultimodalEncoder(TowerEncoder):
                 raise ConfigError(
                     f"encoder: expected an image and a text tower, got {', '.join(self._names)}"
                 )
-        scale = self.log_pair_scales.get("image:text", self.log_pair_scales.get("text:image"))
         options = super().config()
         dual = DualEncoder(self.image_tower, self.text_tower, self.label_head, **options)
-        dual.log_logit_scale = self.log_logit_scale if scale is None else scale
+        dual.log_logit_scale = self._log_image_text_scale()
         dual.logit_bias = self.logit_bias
         return dual.to(self.log_logit_scale.device).train(self.training)
 
     def config(self) -> dict[str, Any]:
         """Return the plain arguments, without towers and heads, that rebuild this encoder."""
         return {**super().config(), "pair_scales": list(self.log_pair_scales)}
+
+    def _log_image_text_scale(self) -> nn.Parameter:
+        own = (self.log_pair_scales.get(name) for name in ("image:text", "text:image"))
+        return next((log for log in own if log is not None), self.log_logit_scale)
 
     def _tower(self, name: str) -> SignalTower:
         if name not in self.modalities:
@@ -281,7 +289,8 @@ def with_towers(
         encoder: Encoder whose towers, scale, bias and label head are kept.
         towers: Further towers by the name of their modality.
         label_heads: Label heads on any tower, by name; one for "image" replaces the encoder's.
-        pair_scales: Pairs of modalities that have a scale of their own, such as "sound:text".
+        pair_scales: Pairs of modalities that have a scale of their own, such as "sound:text"; it
+            starts at the encoder's.
 
     Raises:
         ConfigError: If the parts do not fit together.
@@ -296,6 +305,9 @@ def with_towers(
         pair_scales=pair_scales,
         **encoder.config(),
     )
+    with torch.no_grad():
+        for log in merged.log_pair_scales.values():
+            log.copy_(encoder.log_logit_scale)
     merged.log_logit_scale, merged.logit_bias = encoder.log_logit_scale, encoder.logit_bias
     return merged
 

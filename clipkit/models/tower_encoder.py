@@ -150,6 +150,11 @@ class TowerEncoder(nn.Module, ABC):
         """Inverse temperature, linear, at most ``max_logit_scale``."""
         return self.limited(self.log_logit_scale)
 
+    @property
+    def image_text_scale(self) -> Float[Tensor, ""]:
+        """Inverse temperature of images with texts, linear, which may be the pair's own."""
+        return self.logit_scale
+
     def limited(self, log: Float[Tensor, ""]) -> Float[Tensor, ""]:
         """Return the scale of a logarithm, at most ``max_logit_scale``."""
         if self.max_logit_scale is not None:

@@ -119,6 +119,22 @@ def test_a_loss_with_a_memory_has_one_for_each_pair():
     assert first.loss.log_averages.isfinite().all(0).tolist() == batch.pair_mask.tolist()
 
 
+@pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
+def test_a_loss_of_images_and_texts_trains_their_own_scale(kind):
+    model = modalities.encoder(bias=kind == "sigmoid", pair_scales=["text:image"])
+    with torch.no_grad():
+        model.log_pair_scales["text:image"].fill_(1.0)
+    batch = modalities.batch("all")
+    loss = modalities.LOSSES[kind]()
+    embeddings = model(batch)
+    values = CombinedLoss(loss)(embeddings, batch)
+    own = replace(embeddings, logit_scale=model.dual().logit_scale, pair_scales=None)
+    torch.testing.assert_close(values["contrastive"], loss(own, batch).detach())
+    values["loss"].backward()
+    assert model.log_pair_scales["text:image"].grad.abs() > 1e-3
+    assert model.log_logit_scale.grad == 0
+
+
 def test_only_texts_need_captions():
     pair = ModalityPairLoss(ContrastiveLoss(), "image", "series")
     loss, model = CombinedLoss(terms={"pair": WeightedTerm(pair)}), modalities.encoder()

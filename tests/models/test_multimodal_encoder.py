@@ -209,6 +209,18 @@ def test_a_scale_of_images_and_texts_is_that_of_the_dual_encoder():
     with torch.no_grad():
         model.log_pair_scales["text:image"].fill_(1.25)
     assert model.dual().log_logit_scale.item() == 1.25
+    assert model.image_text_scale == model.dual().logit_scale == model.dual().image_text_scale
+    shared = modalities.encoder()
+    assert shared.image_text_scale == shared.logit_scale == shared.dual().logit_scale
+
+
+def test_scales_of_pairs_start_at_the_trained_scale():
+    dual = tiny.encoder()
+    dual.set_logit_scale(42.0)
+    model = with_towers(dual, {"series": SeriesTower()}, pair_scales=["image:text", "text:series"])
+    assert model.dual().logit_scale == model.logit_scale == dual.logit_scale
+    assert model.log_pair_scales["text:series"] == dual.log_logit_scale
+    assert model.log_pair_scales["text:series"].requires_grad
 
 
 def test_what_needs_images_and_texts_refuses_other_encoders(tmp_path):

@@ -211,7 +211,7 @@ class ZeroShotClassification(Evaluator):
             classes = prompt_embeddings(
                 encoder, self.prompts.positive, tokenizer, self.options.batch_size
             )
-            return classes.cpu(), float(encoder.logit_scale)
+            return classes.cpu(), float(encoder.image_text_scale)
 
     def _predict(
         self,

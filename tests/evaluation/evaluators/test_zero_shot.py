@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from types import SimpleNamespace
 
 import open_clip
@@ -26,6 +27,7 @@ from clipkit.evaluation import (
     tokenizer_of,
 )
 from clipkit.evaluation.prompts.embeddings import prompt_embeddings
+from clipkit.models import with_towers
 from tests.helpers.evaluation_data import CLASSES, picture, sample, tiny_encoder, write_layout
 from tests.helpers.factories import write_shard
 from tests.helpers.ranks import run_ranks
@@ -56,6 +58,16 @@ def root(tmp_path_factory):
 @pytest.fixture(scope="module")
 def encoder():
     return tiny_encoder()
+
+
+def test_scale_of_images_and_texts_is_that_of_the_exported_encoder(root):
+    model = with_towers(tiny_encoder(), {}, pair_scales=["image:text"])
+    with torch.no_grad():
+        model.log_pair_scales["image:text"].fill_(1.5)
+    scales = [
+        ZeroShotClassification(root).measure(one)[0].logit_scale for one in (model, model.dual())
+    ]
+    assert scales == pytest.approx([math.exp(1.5)] * 2)
 
 
 def test_metrics_are_those_of_torchmetrics(root, encoder):
