@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from clipkit.errors import ConfigError
+from clipkit.models import TcnTower, with_towers
 from clipkit.training.callbacks import (
     ActivationCheckpointing,
     CompileTowers,
@@ -17,6 +19,7 @@ from clipkit.training.callbacks import (
     Unlock,
 )
 from clipkit.training.lightning_compat import product_operators
+from clipkit.types import ModalityBatch
 from tests.helpers import tiny
 from tests.helpers.graphs import gradients, of_layers
 from tests.helpers.tower_runs import Movement, unlocking
@@ -70,6 +73,28 @@ def test_products_are_kept_and_the_rest_is_recomputed():
     (plain, norms), (inputs, recomputed), (selected, selected_norms) = counted
     assert inputs > plain == selected
     assert recomputed == selected_norms > norms
+
+
+@pytest.mark.parametrize("keep", ["inputs", "products"])
+def test_blocks_of_a_tower_without_inputs_are_not_recomputed_in_another_mode(keep):
+    """A rank whose samples lack a modality runs its tower in evaluation mode for a moment."""
+    all_gradients = []
+    for recompute in (False, True):
+        module = tiny.module()
+        torch.manual_seed(0)
+        tower = TcnTower(16, input_shape=(2, 8), width=4, num_blocks=2, dropout=0.5)
+        module.encoder = with_towers(module.encoder, {"series": tower}).train()
+        if recompute:
+            ActivationCheckpointing(["series_tower"], keep=keep).setup(None, module, "fit")
+        before = {name: value.clone() for name, value in tower.named_buffers()}
+        none = ModalityBatch(torch.zeros(4, 2, 8), torch.zeros(4, dtype=torch.bool))
+        embeddings = module.encoder(replace(tiny.batch(), modalities={"series": none}))
+        assert tower.blocks.training
+        (embeddings.image.sum() + embeddings.modalities["series"].values.sum()).backward()
+        assert all(torch.equal(before[name], value) for name, value in tower.named_buffers())
+        all_gradients.append([p.grad for p in module.encoder.image_tower.parameters()])
+        assert not any(p.grad.any() for p in tower.parameters())
+    assert all(map(torch.equal, *all_gradients))
 
 
 def test_options_that_cannot_work():

@@ -65,7 +65,16 @@ class CompiledForward(ForwardWrapper):
 
 
 class Recomputed(ForwardWrapper, ABC):
-    """A module's forward whose activations are computed again in the backward pass."""
+    """A module's forward whose activations are computed again in the backward pass.
+
+    With gradients in evaluation mode, they are kept: by the backward pass, an encoder that embeds a
+    made-up row is back in training mode, where batch norms and dropout compute something else.
+    """
+
+    def _keeps_all(self) -> bool:
+        """Return whether the block is in evaluation mode, and gradients are computed."""
+        block = getattr(self.forward, "__self__", None)
+        return torch.is_grad_enabled() and isinstance(block, nn.Module) and not block.training
 
 
 @final
@@ -74,6 +83,8 @@ class RecomputedBlock(Recomputed):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the forward, and keep its inputs."""
+        if self._keeps_all():
+            return self._compile(self.forward)(*args, **kwargs)
         return checkpoint(self._compile(self.forward), *args, use_reentrant=False, **kwargs)
 
 
@@ -86,6 +97,8 @@ class RecomputedBetweenProducts(Recomputed):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the forward, and keep its inputs and products."""
+        if self.compile_options is None and self._keeps_all():
+            return self.forward(*args, **kwargs)
         # The choice is made per operation, which a compiled forward hides from the outside; the
         # graph has to contain the checkpoint.
         return self._compile(self._checkpoint)(*args, **kwargs)
