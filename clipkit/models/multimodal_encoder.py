@@ -232,6 +232,7 @@ class MultimodalEncoder(TowerEncoder):
         dual = DualEncoder(self.image_tower, self.text_tower, self.label_head, **options)
         dual.log_logit_scale = self._log_image_text_scale()
         dual.logit_bias = self.logit_bias
+        dual.image_mean, dual.image_std = self.image_mean, self.image_std  # of the weights' type
         return dual.to(self.log_logit_scale.device).train(self.training)
 
     def config(self) -> dict[str, Any]:
@@ -309,6 +310,9 @@ def with_towers(
         for log in merged.log_pair_scales.values():
             log.copy_(encoder.log_logit_scale)
     merged.log_logit_scale, merged.logit_bias = encoder.log_logit_scale, encoder.logit_bias
+    merged.image_mean, merged.image_std = encoder.image_mean, encoder.image_std
+    for part in (*towers.values(), *(label_heads or {}).values(), merged.log_pair_scales):
+        part.to(encoder.log_logit_scale)  # to the device and the type of the other weights
     return merged
 
 

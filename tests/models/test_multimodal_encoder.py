@@ -223,6 +223,20 @@ def test_scales_of_pairs_start_at_the_trained_scale():
     assert model.log_pair_scales["text:series"].requires_grad
 
 
+def test_added_towers_have_the_type_of_the_encoder():
+    model = with_towers(
+        tiny.encoder().bfloat16(), {"series": SeriesTower()}, {"series": LinearLabelHead(16, 5)},
+        ["image:series"],
+    ).eval()  # fmt: skip
+    batch = series_batch([True, False, True])
+    with torch.no_grad():
+        expected, got = model(batch), model.dual()(batch)
+    assert torch.equal(got.image, expected.image)
+    for encoder in (model, model.dual()):
+        tensors = [*encoder.state_dict().values(), encoder.image_mean, encoder.image_std]
+        assert {value.dtype for value in tensors if value.is_floating_point()} == {torch.bfloat16}
+
+
 def test_what_needs_images_and_texts_refuses_other_encoders(tmp_path):
     model = MultimodalEncoder({"text": BagTower(), "series": SumTower()})
     save_encoder(model, tmp_path / "saved")
