@@ -11,6 +11,7 @@ from lightning.pytorch import Callback
 from torch.nn.parallel import DistributedDataParallel
 
 from clipkit.errors import ConfigError
+from clipkit.models import with_towers
 from clipkit.training import ShardedStrategy
 from clipkit.training.callbacks import (
     ActivationCheckpointing,
@@ -22,6 +23,7 @@ from clipkit.training.callbacks.towers.compile_towers import round_up_length
 from clipkit.training.callbacks.towers.cuda_graphs import check_cuda_graphs
 from tests.helpers import naflex, tiny
 from tests.helpers.graphs import COUNTING, GRAPHS, forget, gradients, of_layers
+from tests.helpers.series import SeriesTower
 from tests.helpers.tower_runs import Movement
 
 
@@ -178,6 +180,9 @@ def test_cuda_graphs_are_refused_where_shapes_vary(tmp_path):
         check_cuda_graphs(tiny.trainer(tmp_path), module, 8)
     with pytest.raises(ConfigError, match="image_tower: expected a tower of images of one shape"):
         check_cuda_graphs(tiny.trainer(tmp_path), naflex.module(), 16)
+    module.encoder = with_towers(tiny.encoder(), {"series": SeriesTower()})
+    with pytest.raises(ConfigError, match=r"an image and a text tower alone.*vary, got series"):
+        check_cuda_graphs(tiny.trainer(tmp_path), module, 16)
 
 
 def test_a_complete_tower_cannot_be_sharded(tmp_path):

@@ -54,6 +54,12 @@ def _of_towers(encoder: TowerEncoder, text_multiple: int) -> Iterator[str]:
         )
     if encoder.image_tower.budget is not None:
         yield "image_tower: expected a tower of images of one shape, got one of any shape"
+    further = [name for name in encoder.towers if name not in ("image", "text")]
+    if further:
+        yield (
+            f"model.encoder: expected an image and a text tower alone, because the numbers of "
+            f"samples that have another modality vary, got {', '.join(further)}"
+        )
 
 
 def _of_batches(trainer: Trainer, micro_batch_size: int | None) -> Iterator[str]:
