@@ -119,6 +119,18 @@ class CombinedLoss(nn.Module):
         return any(loss.reads_captions and not _is_zero(self._weights[n]) for n, loss in terms)
 
     @property
+    def read_modalities(self) -> set[str]:
+        """Names of the modalities that a term which ever has a weight uses."""
+        counted = [loss for name, loss in self._terms() if not _is_zero(self._weights[name])]
+        read = {modality for loss in counted for modality in loss.modalities}
+        return read if self.reads_captions else read - {"text"}
+
+    @property
+    def read_heads(self) -> set[str]:
+        """Names of the modalities whose label heads a term reads."""
+        return {loss.label_head for _, loss in self._terms() if loss.label_head is not None}
+
+    @property
     def gathers_text(self) -> bool:
         """Whether a term that ever has a weight gathers the texts of all ranks."""
         terms = self._terms()
@@ -175,18 +187,20 @@ class CombinedLoss(nn.Module):
         for _, loss in self._terms():
             loss.check(embeddings)
 
-    def check_batch(self, batch: Batch, num_classes: int | None = None) -> None:
+    def check_batch(self, batch: Batch, num_classes: int | Mapping[str, int] | None = None) -> None:
         """Refuse a batch whose values a term cannot use; call it before the batch is on a GPU.
 
         Args:
             batch: A batch of this rank, on the CPU.
-            num_classes: Number of classes of the encoder's label head; None without a head.
+            num_classes: Number of classes of each label head by the name of its modality, or of the
+                one on the image tower; None without a head.
 
         Raises:
             ConfigError: Naming the value.
         """
+        sizes = {"image": num_classes} if isinstance(num_classes, int) else num_classes or {}
         for _, loss in self._terms():
-            loss.check_batch(batch, num_classes)
+            loss.check_batch(batch, sizes.get(loss.label_head or "image"))
 
     def get_extra_state(self) -> Tensor:
         """Return the count of steps."""

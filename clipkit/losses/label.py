@@ -45,6 +45,8 @@ class LabelLoss(LossTerm):
     """
 
     reads_captions = False
+    modalities = ("image",)
+    label_head = "image"
     class_weights: Float[Tensor, " C"] | None
 
     def __init__(
@@ -109,6 +111,8 @@ class MultiLabelLoss(LossTerm):
     """
 
     reads_captions = False
+    modalities = ("image",)
+    label_head = "image"
     positive_weights: Float[Tensor, " C"] | None
 
     def __init__(self, positive_weights: Sequence[float] | None = None) -> None:

@@ -50,7 +50,7 @@ class ModalityPairLoss(LossTerm):
         if first == second:
             raise ConfigError(f"ModalityPairLoss: expected two modalities, got {first!r} twice")
         self.loss, self.first, self.second = loss, first, second
-        self.reads_captions = "text" in (first, second)
+        self.modalities, self.reads_captions = (first, second), "text" in (first, second)
 
     def check(self, embeddings: Embeddings) -> None:
         """Refuse an encoder without one of the towers, and what the loss refuses."""
@@ -107,6 +107,7 @@ class ModalityLabelLoss(LossTerm):
     def __init__(self, loss: LabelLoss | MultiLabelLoss, modality: str) -> None:
         super().__init__()
         self.loss, self.modality = loss, modality
+        self.modalities, self.label_head = (modality,), modality
         self.reads_captions = modality == "text"
 
     def check(self, embeddings: Embeddings) -> None:

@@ -43,6 +43,9 @@ class LossTerm(nn.Module, ABC):
     Attributes:
         reads_captions: Whether the term uses text embeddings. If no term with a weight does,
             ``clipkit fit`` does not run the text tower.
+        modalities: Names of the modalities whose embeddings the term uses. ``clipkit fit`` locks a
+            tower that no term with a weight names, or else weight decay alone would change it.
+        label_head: Name of the modality whose label head the term reads; None for no head.
         gathers_text: Whether the term gathers the texts of all ranks, which may begin before it.
         remembers: Whether the term has state outside of parameters and buffers.
         exchange: Exchange of the texts that has begun before the term, set by ``CombinedLoss`` for
@@ -51,6 +54,8 @@ class LossTerm(nn.Module, ABC):
     """
 
     reads_captions: bool = True
+    modalities: tuple[str, ...] = ("image", "text")
+    label_head: str | None = None
     gathers_text: bool = False
     remembers: bool = False
     exchange: TextExchange | None = None
@@ -76,7 +81,8 @@ class LossTerm(nn.Module, ABC):
 
         Args:
             batch: A batch of this rank.
-            num_classes: Number of classes of the encoder's label head; None without a head.
+            num_classes: Number of classes of ``label_head``, or of the head on the image tower if
+                that is None; None without such a head.
 
         Raises:
             ConfigError: Naming the value.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 from clipkit.class_names import conflict, listed_names
@@ -12,6 +12,19 @@ from clipkit.models import LabelHead, PrototypeLabelHead
 from clipkit.models.checkpoints.encoder import KEY
 
 _LOG: Final = logging.getLogger(__name__)
+
+
+def heads_of_labels(heads: Mapping[str, LabelHead], read: Collection[str]) -> list[LabelHead]:
+    """Return the label heads that have the classes of the data.
+
+    Args:
+        heads: Label heads by the name of the modality that they score.
+        read: Names of those that a term of the objective reads; empty if none is known.
+
+    Returns:
+        The heads that are read; all of them if none is known to be.
+    """
+    return [head for name, head in heads.items() if name in read or not read]
 
 
 def adopt_class_names(head: LabelHead, names: Sequence[str]) -> None:
@@ -36,11 +49,19 @@ def adopt_class_names(head: LabelHead, names: Sequence[str]) -> None:
     head.class_names = tuple(b or a for a, b in zip(own, given, strict=True))
 
 
-def check_class_names(head: LabelHead | None, checkpoint: Mapping[str, Any]) -> None:
-    """Compare the class names of a checkpoint with those of the head that loads it."""
-    stored = _stored_names(checkpoint)
-    if head is None or not stored:
-        if head is not None and any(head.class_names):
+def check_class_names(
+    head: LabelHead, checkpoint: Mapping[str, Any], modality: str = "image"
+) -> None:
+    """Compare the class names of a checkpoint with those of the head that loads it.
+
+    Args:
+        head: Label head that loads the checkpoint.
+        checkpoint: A training checkpoint.
+        modality: Name of the modality that the head scores.
+    """
+    stored = _stored_names(checkpoint, modality)
+    if not stored:
+        if any(head.class_names):
             _LOG.warning(
                 "ckpt_path: the checkpoint has no class names (clipkit wrote no names into "
                 "earlier ones); its numbers are used as those of the data (%s)",
@@ -73,10 +94,14 @@ def _check_names(head: LabelHead, names: Sequence[str]) -> None:
         _LOG.warning(text, number, own, given)
 
 
-def _stored_names(checkpoint: Mapping[str, Any]) -> list[str]:
-    part: Any = checkpoint
-    for name in (KEY, "encoder", "init_args", "label_head"):
-        part = part.get(name) if isinstance(part, Mapping) else None
+def _stored_names(checkpoint: Mapping[str, Any], modality: str) -> list[str]:
+    encoder: Any = checkpoint
+    for name in (KEY, "encoder", "init_args"):
+        encoder = encoder.get(name) if isinstance(encoder, Mapping) else None
+    if not isinstance(encoder, Mapping):
+        return []
+    heads = encoder.get("label_heads", {"image": encoder.get("label_head")})
+    part = heads.get(modality) if isinstance(heads, Mapping) else None
     if not isinstance(part, Mapping):
         return []
     arguments = part.get("init_args")

@@ -5,11 +5,14 @@ from __future__ import annotations
 import logging
 from typing import Final
 
+from torch import nn
+
 from clipkit.data.text.tokenizer import Tokenizer
 from clipkit.errors import ConfigError
 from clipkit.losses import CombinedLoss
 from clipkit.models import TextTower, TowerEncoder
 from clipkit.models.tower_encoder import SOFTMAX_LOGIT_SCALE
+from clipkit.models.towers.freezing import is_locked
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -37,6 +40,24 @@ def check_tokenizer(tokenizer: Tokenizer, tower: TextTower) -> None:
 def check_objective(encoder: TowerEncoder, loss: CombinedLoss) -> None:
     """Check whether the encoder has what the loss needs: a head, a bias, or no bias."""
     loss.check(encoder.example_embeddings())
+
+
+def check_norms(encoder: TowerEncoder, num_ranks: int) -> None:
+    """Refuse batch norms over all ranks in a tower that some of the ranks may not train on.
+
+    A rank none of whose samples has a modality runs that tower in evaluation mode, in which a
+    norm does not exchange its statistics: the other ranks would wait for it without end.
+    """
+    for name, tower in encoder.towers.items():
+        if num_ranks == 1 or name in ("image", "text") or is_locked(tower):
+            continue
+        norms = [part for part in tower.modules() if isinstance(part, nn.SyncBatchNorm)]
+        if any(not is_locked(norm) for norm in norms):
+            raise ConfigError(
+                f"trainer.sync_batchnorm: expected false for an encoder with batch norms in its "
+                f"{name}_tower, as a rank may have no sample with that modality, got true; set it "
+                f"to false, or lock the tower with LockTower"
+            )
 
 
 def warn_of_start(encoder: TowerEncoder) -> None:

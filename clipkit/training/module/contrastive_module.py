@@ -17,7 +17,6 @@ from clipkit.errors import ConfigError, check_at_least
 from clipkit.losses import CombinedLoss, StepExchange, embed_in_micro_batches
 from clipkit.models import TowerEncoder
 from clipkit.models.checkpoints.encoder import KEY
-from clipkit.models.towers.freezing import lock
 from clipkit.optim import ParameterGroups, Schedule
 from clipkit.training.callbacks.moving_average import warn_of_unused_average
 from clipkit.training.checkpoints.contents import (
@@ -27,10 +26,15 @@ from clipkit.training.checkpoints.contents import (
     take_out_averages,
 )
 from clipkit.training.checkpoints.io import use_atomic_checkpoints
-from clipkit.training.checks.classes import adopt_class_names, check_class_names
+from clipkit.training.checks.classes import (
+    adopt_class_names,
+    check_class_names,
+    heads_of_labels,
+)
 from clipkit.training.checks.options import (
     check_accumulation,
     check_clipping,
+    check_norms,
     check_objective,
     warn_of_start,
 )
@@ -42,6 +46,7 @@ from clipkit.training.module.embedding_metrics import EmbeddingMetrics
 from clipkit.training.module.log_run import LogRun
 from clipkit.training.module.step_seed import seed_step
 from clipkit.training.module.term_means import TermMeans
+from clipkit.training.module.unread_towers import lock_unread_towers
 from clipkit.training.progress.run_progress import (
     StepCounter,
     change_step_size,
@@ -128,7 +133,7 @@ class ContrastiveModule(LightningModule):
         return embed_in_micro_batches(self.encoder, batch, self.micro_batch_size)
 
     def setup(self, stage: str) -> None:
-        """Count steps, name the classes of a label head, and lock a text tower that no loss trains.
+        """Count steps, name the classes of label heads, and lock towers that no loss trains.
 
         From here on checkpoints are read and written by clipkit, also with a custom trainer, and
         DDP has options that save memory and traffic.
@@ -139,20 +144,19 @@ class ContrastiveModule(LightningModule):
         self.step_counter = (
             StepCounter() if samples is None else StepCounter(step_samples=samples, now=samples)
         )
-        heads, data = self.encoder.heads.values(), pair_data(self.trainer)
-        if data is not None:
+        if (data := pair_data(self.trainer)) is not None:
             data.check_batch = self.check_batch
-            for head in heads:
+            for head in self.encoder.heads.values():
                 head.read_texts(data.resolved_tokenizer())
+            for head in heads_of_labels(self.encoder.heads, self.loss.read_heads):
                 adopt_class_names(head, data.class_names)
-        is_trained = self.loss.reads_captions or any(head.teaches_text_tower for head in heads)
-        if stage == "fit" and not is_trained:
-            lock(self.encoder.text_tower)
+        if stage == "fit":
+            lock_unread_towers(self.encoder, self.loss)
 
     def check_batch(self, batch: Batch) -> None:
         """Refuse labels that the objective cannot use, in a batch on the CPU."""
-        sizes = [head.num_classes for head in self.encoder.heads.values()]
-        self.loss.check_batch(batch, min(sizes, default=None))
+        sizes = {name: head.num_classes for name, head in self.encoder.heads.items()}
+        self.loss.check_batch(batch, sizes)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Compute the loss of a batch, the same number on every rank."""
@@ -187,9 +191,14 @@ class ContrastiveModule(LightningModule):
         self._log_means("test")
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
-        """Return keys and embeddings, on the CPU."""
+        """Return keys and embeddings of images and captions, on the CPU."""
         embeddings: Embeddings = self(batch)
-        assert embeddings.text is not None, "a stream's batches have captions"
+        if embeddings.text is None or "image" not in self.encoder.towers:
+            raise ConfigError(
+                f"predict: expected captions and an encoder with an image and a text tower, got "
+                f"{'no captions' if batch.tokens is None else 'captions'} and the towers "
+                f"{', '.join(self.encoder.towers)}; embed other modalities with encode_signal"
+            )
         return {"keys": batch.keys, "image": embeddings.image.cpu(), "text": embeddings.text.cpu()}
 
     def configure_optimizers(self) -> Optimizer:
@@ -243,6 +252,7 @@ class ContrastiveModule(LightningModule):
         """Refuse what cannot work, before the first step."""
         check_clipping(self.trainer.gradient_clip_val)
         check_objective(self.encoder, self.loss)
+        check_norms(self.encoder, self.trainer.world_size)
         data = pair_data(self.trainer)
         has_stages = data is not None and bool(data.order.batch_size_stages)
         check_accumulation(self.trainer.accumulate_grad_batches, has_stages)
@@ -303,7 +313,8 @@ class ContrastiveModule(LightningModule):
         take_out_averages(checkpoint)
         warn_of_unused_average(self.trainer, checkpoint)
         check_architecture(self.state_dict(), checkpoint)
-        check_class_names(self.encoder.label_head, checkpoint)
+        for name, head in self.encoder.heads.items():
+            check_class_names(head, checkpoint, name)
         stored, samples = checkpoint.get(KEY, {}).get(PACE), self._samples_of_step()
         if stored and samples is not None:
             step = int(checkpoint["global_step"])

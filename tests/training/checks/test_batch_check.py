@@ -8,7 +8,14 @@ import pytest
 import torch
 
 from clipkit.errors import ConfigError
-from clipkit.losses import CombinedLoss, ContrastiveLoss, LabelLoss, MultiLabelLoss
+from clipkit.losses import (
+    CombinedLoss,
+    ContrastiveLoss,
+    LabelLoss,
+    ModalityLabelLoss,
+    MultiLabelLoss,
+    WeightedTerm,
+)
 from clipkit.types import Batch
 from tests.helpers import tiny
 
@@ -40,3 +47,15 @@ def test_no_class_and_no_head_pass() -> None:
     loss = CombinedLoss(ContrastiveLoss(), LabelLoss(), 0.0, 1.0)
     loss.check_batch(batch(labels=torch.tensor([-100, 2])), 3)
     loss.check_batch(batch(labels=torch.tensor([7, 2])), None)
+
+
+def test_each_term_has_the_width_of_its_own_head() -> None:
+    own = WeightedTerm(ModalityLabelLoss(LabelLoss(), "series"))
+    loss = CombinedLoss(ContrastiveLoss(), terms={"own": own})
+    sizes = {"image": 2, "series": 5}
+    loss.check_batch(batch(labels=torch.tensor([0, 4])), sizes)
+    with pytest.raises(ConfigError, match=r"labels: expected 0 to 4 .* got 5"):
+        loss.check_batch(batch(labels=torch.tensor([0, 5])), sizes)
+    both = CombinedLoss(ContrastiveLoss(), LabelLoss(), 1.0, 1.0, terms={"own": own})
+    with pytest.raises(ConfigError, match=r"labels: expected 0 to 1 .* got 4"):
+        both.check_batch(batch(labels=torch.tensor([0, 4])), sizes)

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from clipkit.errors import CheckpointError, ConfigError, DataError
-from clipkit.models import LinearLabelHead, PrototypeLabelHead, describe, load_encoder
+from clipkit.losses import CombinedLoss, ContrastiveLoss, LabelLoss
+from clipkit.models import LinearLabelHead, PrototypeLabelHead, describe, load_encoder, with_towers
 from clipkit.models.checkpoints.encoder import KEY
 from clipkit.training import MixtureOptions, MixtureSource, PairDataModule, PairOptions
 from clipkit.training.checks.classes import adopt_class_names, check_class_names
@@ -148,3 +149,20 @@ def test_sentences_may_call_a_class_as_they_like_but_not_in_another_order(caplog
     assert "class_names" not in describe(head)
     with pytest.raises(ConfigError, match="class 0 is 'rose' for the label head and 'tulip' in"):
         adopt_class_names(head, ["tulip", "rose"])
+
+
+def test_only_heads_that_are_read_need_the_classes_of_the_data(photos, tmp_path):
+    """Each is compared with its own names in a checkpoint."""
+    heads = {"image": LinearLabelHead(16, 3), "text": LinearLabelHead(16, 2)}
+    heads["text"].class_names = ("cat", "dog")
+    module = tiny.module()
+    module.encoder = with_towers(tiny.encoder(), {}, heads)
+    module.loss = CombinedLoss(ContrastiveLoss(), LabelLoss(), 1.0, 1.0)
+    fit(tmp_path / "run", photos, module=module)
+    assert heads["image"].class_names == COLORS
+    assert heads["text"].class_names == ("cat", "dog")
+    path = tmp_path / "run" / "last.ckpt"
+    fit(tmp_path / "run", photos, path, steps=2, module=module)
+    heads["text"].class_names = ("dog", "cat")
+    with pytest.raises(CheckpointError, match="class 0 is 'cat' in the checkpoint and 'dog'"):
+        fit(tmp_path / "run", photos, path, steps=2, module=module)

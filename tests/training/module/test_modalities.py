@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,12 @@ import torch
 import yaml
 
 from clipkit.cli.main import main
-from clipkit.models import load_encoder, load_multimodal_encoder
-from tests.helpers import tiny
+from clipkit.errors import ConfigError
+from clipkit.losses import CombinedLoss, ContrastiveLoss, ModalityPairLoss, WeightedTerm
+from clipkit.models import MultimodalEncoder, load_encoder, load_multimodal_encoder
+from clipkit.optim import WarmupCosine
+from clipkit.training import ContrastiveModule
+from tests.helpers import modalities, tiny
 from tests.helpers.series import write_series
 
 SERIES = "tests.helpers.series"
@@ -156,6 +161,32 @@ def test_a_tower_is_locked_by_its_name(shards, tmp_path, capsys):
     lock["init_args"]["tower"] = "sound_tower"
     assert fit(shards, tmp_path / "other", f"--trainer.callbacks+={json.dumps(lock)}") != 0
     assert "expected image_tower or text_tower or series_tower" in capsys.readouterr().err
+
+
+def test_a_tower_that_no_term_reads_stays_as_it_is(shards, tmp_path, caplog):
+    """Weight decay alone would change it."""
+    loss = {"terms": {"series_text": {"loss": pair("series", "text")}}}
+    changes = {**CONFIG, "model": {**CONFIG["model"], "loss": loss}}
+    assert fit(shards, tmp_path, "--trainer.max_steps=2", changes=changes) == 0
+    first, last = (weights(tmp_path / f"step={step}.ckpt") for step in (1, 2))
+    changed = {name.split(".")[1] for name in first if not torch.equal(first[name], last[name])}
+    assert {"text_tower", "series_tower"} <= changed
+    assert "image_tower" not in changed
+    assert "no term with a weight reads the image_tower" in caplog.text
+
+
+def test_only_images_and_captions_are_predicted():
+    towers = {"text": modalities.BagTower(), "series": modalities.SumTower()}
+    loss = CombinedLoss(terms={"pair": WeightedTerm(
+        ModalityPairLoss(ContrastiveLoss(), "series", "text"))})  # fmt: skip
+    batch = modalities.batch()
+    for encoder, given, message in (
+        (MultimodalEncoder(towers).double(), batch, "got captions and the towers text, series"),
+        (modalities.encoder(), replace(batch, tokens=None), "got no captions"),
+    ):
+        module = ContrastiveModule(encoder, loss, torch.optim.AdamW, WarmupCosine())
+        with pytest.raises(ConfigError, match=message):
+            module.predict_step(given, 0)
 
 
 def test_an_objective_that_the_encoder_cannot_serve_is_refused(shards, tmp_path, capsys):

@@ -1,0 +1,32 @@
+"""Lock the towers that an objective does not train."""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+from clipkit.losses import CombinedLoss
+from clipkit.models import TowerEncoder
+from clipkit.models.towers.freezing import is_locked, lock
+
+_LOG: Final = logging.getLogger(__name__)
+
+
+def lock_unread_towers(encoder: TowerEncoder, loss: CombinedLoss) -> None:
+    """Lock every tower that neither a term with a weight nor a label head trains.
+
+    Its gradients would be zero, and weight decay would change it all the same.
+    """
+    read = loss.read_modalities
+    if any(head.teaches_text_tower for head in encoder.heads.values()):
+        read = read | {"text"}
+    for name, tower in encoder.towers.items():
+        if name in read or is_locked(tower):
+            continue
+        lock(tower)
+        if name != "text":  # captions are left out on purpose if labels alone are learned
+            _LOG.warning(
+                "model.loss: no term with a weight reads the %s_tower, which is therefore locked; "
+                "a term names what it reads in its modalities",
+                name,
+            )
