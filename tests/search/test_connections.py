@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from clipkit.search.serving.connections import WRITE_BYTES, TimedConnection
 from clipkit.search.serving.server import make_server, open_socket
@@ -100,3 +101,89 @@ def test_a_client_that_reads_slowly_gets_all():
 def test_a_client_that_hardly_reads_is_cut_off(sizes):
     _, ended = connection_of(*sizes)
     assert ended == [1]
+
+
+class FakeTimer:
+    """A time of ``call_later``, which passes when the test calls it."""
+
+    def __init__(self, action):
+        self.action, self.is_cancelled = action, False
+
+    def cancel(self):
+        self.is_cancelled = True
+
+    def __call__(self):
+        if not self.is_cancelled:
+            self.action()
+
+
+class FakeTransport:
+    def __init__(self):
+        self.unsent_bytes, self.is_ended = 0, False
+
+    def get_write_buffer_size(self):
+        return self.unsent_bytes
+
+    def abort(self):
+        self.is_ended = True
+
+
+@pytest.fixture
+def idle(monkeypatch):
+    """A connection without a request, its transport, and the times of its answers."""
+    timers, transport = [], FakeTransport()
+    connection: Any = object.__new__(TimedConnection)
+    connection.transport, connection.cycle = transport, None
+    connection.flow = SimpleNamespace(pause_writing=lambda: None, resume_writing=lambda: None)
+
+    def call_later(_, action):
+        timer = FakeTimer(action)
+        if action == connection._check_writing:
+            timers.append(timer)
+        return timer
+
+    connection.loop = SimpleNamespace(call_later=call_later)
+    monkeypatch.setattr(H11Protocol, "data_received", lambda self, data: None)
+    monkeypatch.setattr(H11Protocol, "on_response_complete", lambda self: None)
+    return connection, transport, timers
+
+
+def answer(connection, transport, num_bytes):
+    transport.unsent_bytes = num_bytes
+    if num_bytes > 65536:
+        connection.pause_writing()
+    connection.on_response_complete()
+
+
+def take(connection, transport, num_bytes):
+    """A client takes an answer; below 16 KiB, as asyncio tells it, more may be written."""
+    if num_bytes > 65536:
+        transport.unsent_bytes = 10_000
+        connection.resume_writing()
+    transport.unsent_bytes = 0
+
+
+@pytest.mark.parametrize("num_bytes", [50_000, 500_000])
+def test_each_answer_of_a_connection_has_its_own_time(idle, num_bytes):
+    connection, transport, timers = idle
+    for _ in range(10):
+        connection.data_received(b"GET")
+        answer(connection, transport, num_bytes)
+        for timer in timers[:-1]:  # those of the answers before this one
+            timer()
+        assert not transport.is_ended
+        take(connection, transport, num_bytes)
+    connection.data_received(b"GET")
+    assert all(timer.is_cancelled for timer in timers)
+    answer(connection, transport, num_bytes)
+    timers[-1]()
+    assert transport.is_ended
+
+
+def test_a_request_does_not_give_more_time_to_an_answer_that_is_not_taken(idle):
+    connection, transport, timers = idle
+    answer(connection, transport, 500_000)
+    connection.data_received(b"GET")
+    assert len(timers) == 1
+    timers[0]()
+    assert transport.is_ended

@@ -36,6 +36,8 @@ class TimedConnection(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Stop the time at a complete request; start it with the first byte of the next one."""
+        if not self.transport.get_write_buffer_size():
+            self._stop_write_timer()  # that of the last answer, which has left
         super().data_received(data)
         if self._is_waiting():
             self._start_timer()
@@ -47,6 +49,13 @@ class TimedConnection(H11Protocol):
         super().pause_writing()
         self._watch_writing()
 
+    def resume_writing(self) -> None:
+        """Stop the time of an answer that the client takes; its end has a time of its own."""
+        super().resume_writing()
+        self._stop_write_timer()
+        if self._is_waiting():
+            self._watch_writing()
+
     def on_response_complete(self) -> None:
         """Start the time of the rest of an answer."""
         super().on_response_complete()
@@ -55,9 +64,7 @@ class TimedConnection(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop the times."""
         self._stop_timer()
-        if self._write_timer is not None:
-            self._write_timer.cancel()
-            self._write_timer = None
+        self._stop_write_timer()
         super().connection_lost(exc)
 
     def _is_waiting(self) -> bool:
@@ -84,6 +91,11 @@ class TimedConnection(H11Protocol):
         if unsent and self._write_timer is None:
             self._unsent_bytes = unsent
             self._write_timer = self.loop.call_later(self.write_seconds, self._check_writing)
+
+    def _stop_write_timer(self) -> None:
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+            self._write_timer = None
 
     def _check_writing(self) -> None:
         """End the connection unless enough has left since the time was started."""
