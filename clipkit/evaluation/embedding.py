@@ -216,8 +216,7 @@ def _embed_rank(
             labels += chunk.labels
             keys += chunk.keys
     else:
-        samples = [data.sample(sample_id) for sample_id in ids]
-        for sample in samples:
+        for sample in map(data.sample, ids):  # one image in memory at a time
             captions.append(sample.captions)
             labels.append(sample.label)
             keys.append(sample.key)

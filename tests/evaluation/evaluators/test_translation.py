@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from clipkit.errors import ConfigError, DataError
 from clipkit.evaluation import (
     CaptionTranslation,
     EmbedOptions,
+    EvaluationDataset,
     Retrieval,
     RetrievalOptions,
     make_evaluator,
@@ -153,6 +155,27 @@ def test_images_are_not_decoded(root, encoder, monkeypatch):
     expected = CaptionTranslation(data).run(encoder)
     monkeypatch.setattr(encoder, "encode_image", None)
     assert CaptionTranslation(data).run(encoder) == expected
+
+
+def test_images_that_are_not_needed_do_not_stay_in_memory(root, encoder, monkeypatch):
+    class Counted(bytes):
+        living, most = 0, 0
+
+        def __init__(self, *_):
+            Counted.living += 1
+            Counted.most = max(Counted.most, Counted.living)
+
+        def __del__(self):
+            Counted.living -= 1
+
+    def counted(self, sample_id):
+        found = sample(self, sample_id)
+        return replace(found, image=Counted(found.image))
+
+    sample = EvaluationDataset.sample
+    monkeypatch.setattr(EvaluationDataset, "sample", counted)
+    CaptionTranslation(opened(root)).run(encoder)
+    assert 1 <= Counted.most <= 2 < len(WORDS)
 
 
 def test_retrieval_of_the_same_block_gives_its_embeddings(root, encoder, monkeypatch):
