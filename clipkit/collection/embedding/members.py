@@ -41,18 +41,22 @@ def read_members(
         reader: Reader of the samples.
         sample_id: Position of the sample in the data set.
         sizes: Size of each member in bytes.
-        needed: Members that are read; None for all that are no images or
+        needed: Members that are read; None for all of at most 16 MiB that are no images or
             sounds.
         image: The member that is the image; None for no image.
 
     Raises:
-        SampleError: If the image is larger than 64 MiB, or another member than 16 MiB.
+        SampleError: If the image is larger than 64 MiB, or a needed member than 16 MiB.
         ShardError: If the shard cannot be read.
     """
+
+    def is_text(name: str) -> bool:
+        return name not in IMAGES_AND_SOUNDS and sizes[name] <= MAX_TEXT_BYTES
+
     wanted = {
         name
         for name in sizes
-        if name == image or (name not in IMAGES_AND_SOUNDS if needed is None else name in needed)
+        if name == image or (name in needed if needed is not None else is_text(name))
     }
     for name in wanted:
         most = MAX_IMAGE_BYTES if name == image else MAX_TEXT_BYTES

@@ -54,6 +54,11 @@ class KnowledgeCaptions(CaptionPicker):
         self.table.checked_kinds(self.kinds)
         self.digest = self.table.digest  # identifies the captions where pickers are compared
 
+    @property
+    def members(self) -> frozenset[str] | None:
+        """See `CaptionPicker.members`."""
+        return self.captions.members
+
     def candidates(self, members: Mapping[str, bytes]) -> list[Candidate]:
         """See `CaptionPicker.candidates`."""
         return [

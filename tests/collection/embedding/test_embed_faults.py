@@ -18,7 +18,7 @@ from clipkit.atomic_files import new_file
 from clipkit.collection import Collection
 from clipkit.collection.embedding import embed_collection, start_collection
 from clipkit.collection.embedding.towers import Towers
-from clipkit.data import FaultOptions
+from clipkit.data import FaultOptions, LanguageCaptions
 from clipkit.data.shards.reader import ShardReader
 from clipkit.errors import ConfigError, FaultBudgetExceeded, NonFiniteError, naming
 from clipkit.models import DualEncoder
@@ -97,6 +97,14 @@ def test_only_needed_members_are_read(tmp_path, monkeypatch):
     assert {"jpg", "txt", "cls", "json"} in seen
     assert not any({"mp4", "png"} & names for names in seen)
     assert rows(tmp_path / "out")[0]["json:a"] == 1
+
+
+def test_large_members_do_not_matter_to_captions_in_any_member(tmp_path):
+    members = {**sample(0), "mp4": bytes(2**24 + 1), "txt.de": b"ein Hund"}
+    data = write_bad(tmp_path / "set", {0: members}, count=1)
+    embed(data, tmp_path / "out", caption=LanguageCaptions("txt.{language}"))
+    (row,) = rows(tmp_path / "out")
+    assert (row["error"], row["captions"]) == (None, ["ein Hund"])
 
 
 def test_a_batch_of_bad_images_only(tmp_path):

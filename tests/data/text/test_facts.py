@@ -172,6 +172,13 @@ def test_labels_and_languages(table):
     assert [(c.text, c.language) for c in found] == [("كلب, حيوان أليف", "ar"), ("a dog", "en")]
 
 
+def test_members_are_those_of_the_picker(table):
+    assert KnowledgeCaptions(table).members == TextField().members == {"txt", "json"}
+    fields = KnowledgeCaptions(table, JsonFields({"a": 1.0}, member="meta"))
+    assert fields.members == {"meta"}
+    assert KnowledgeCaptions(table, LanguageCaptions("txt.{language}")).members is None
+
+
 def test_other_errors_are_those_of_the_picker(table):
     with pytest.raises(SampleError, match="no caption: member 'txt' is missing"):
         KnowledgeCaptions(table)({}, np.random.default_rng(0))
