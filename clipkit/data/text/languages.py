@@ -37,8 +37,8 @@ class LanguageCaptions(CaptionPicker):
             language code, such as "de" or "pt-BR".
 
     Raises:
-        ConfigError: If the place has no ``{language}``, or a weight is negative or not finite, or
-            all of them are zero.
+        ConfigError: If the place has no ``{language}``, or nothing else and no ``languages`` are
+            given, or a weight is negative or not finite, or all of them are zero.
 
     Examples:
         >>> pick = LanguageCaptions("json:caption_{language}", {"de": 1.0, "fr": 1.0})
@@ -55,6 +55,13 @@ class LanguageCaptions(CaptionPicker):
                 f"place: expected a member or JSON field with {LANGUAGE}, such as "
                 f"txt.{LANGUAGE} or json:caption_{LANGUAGE}, got {place!r}"
             )
+        if languages is None and not any(match.groups()[1:]):
+            raise ConfigError(
+                f"place: with {LANGUAGE} alone, other names of two or three letters such as id and "
+                f"url would be languages too, got {place!r}; name the languages, such as "
+                f"languages: {{de: 1.0, fr: 1.0}}, or give the captions names such as "
+                f"json:caption_{LANGUAGE}"
+            )
         self.place = place
         self.languages = None if languages is None else checked_weights(languages, "languages")
         self.source = f"{place} of {', '.join(languages)}" if languages else place
@@ -62,6 +69,11 @@ class LanguageCaptions(CaptionPicker):
         self._name = f"{match[3]}{LANGUAGE}{match[4]}"
         before, after = map(re.escape, (match[3], match[4]))
         self._form = re.compile(f"{before}({_CODE}){after}")
+
+    @property
+    def members(self) -> frozenset[str] | None:
+        """See `CaptionPicker.members`."""
+        return None if self._member is None else frozenset({self._member})
 
     def candidates(self, members: Mapping[str, bytes]) -> list[Candidate]:
         """See `CaptionPicker.candidates`."""

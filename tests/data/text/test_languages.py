@@ -109,6 +109,21 @@ def test_bad_places(place):
         LanguageCaptions(place)
 
 
+@pytest.mark.parametrize("place", ["json:{language}", "{language}"])
+def test_a_language_alone_needs_names(place):
+    with pytest.raises(ConfigError, match=r"id and url would be languages too, .*\{de: 1\.0"):
+        LanguageCaptions(place)
+    found = LanguageCaptions("json:{language}", {"de": 1.0}).candidates(
+        {"json": b'{"id": 3, "url": "https://a", "de": "ein Hund"}'}
+    )
+    assert [(c.text, c.language) for c in found] == [("ein Hund", "de")]
+
+
+def test_members_that_are_read():
+    assert LanguageCaptions("json:caption_{language}").members == {"json"}
+    assert LanguageCaptions("txt.{language}").members is None
+
+
 def test_bad_weights():
     with pytest.raises(ConfigError, match="languages: expected weights"):
         LanguageCaptions("txt.{language}", {"en": -1.0})
