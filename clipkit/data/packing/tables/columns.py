@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from clipkit.data.packing.classes import CLASSES_COLUMNS
 from clipkit.data.packing.labels import CLASS_NAME_COLUMNS, LABEL_COLUMNS, is_missing
 from clipkit.errors import DataError
 from clipkit.suggestions import did_you_mean
+
+_LOG: Final = logging.getLogger(__name__)
 
 # The second line: COCO, Flickr30k, CIFAR on the Hub, and img2dataset's Parquet.
 IMAGE_COLUMNS: Final = (
@@ -96,11 +99,12 @@ def used_columns(where: str, names: Sequence[str], options: TableColumns) -> Use
     if options.sounds is not None:
         sounds = _named(where, "sounds", names, options.sounds)
     else:
-        sounds = tuple(filter(None, [_first(names, SOUND_COLUMNS)]))
+        others = [name for name in names if name not in (options.images or ())]
+        sounds = tuple(filter(None, [_first(others, SOUND_COLUMNS)]))
     if options.images:
         images = _named(where, "images", names, options.images)
     else:
-        images = _image_columns(where, [name for name in names if name not in sounds], bool(sounds))
+        images = _image_columns(where, [name for name in names if name not in sounds], sounds)
     if options.captions:
         captions = _named(where, "captions", names, options.captions)
     else:
@@ -109,11 +113,17 @@ def used_columns(where: str, names: Sequence[str], options: TableColumns) -> Use
     return UsedColumns(images, sounds, captions, has_classes)
 
 
-def _image_columns(where: str, names: Sequence[str], has_sounds: bool) -> tuple[str, ...]:
+def _image_columns(where: str, names: Sequence[str], sounds: Sequence[str]) -> tuple[str, ...]:
     """Return the recognised column; a table with sounds may have none."""
-    if not has_sounds:
+    if not sounds:
         return (_recognised(where, names, IMAGE_COLUMNS, "images"),)
     column = _first(names, [name for name in IMAGE_COLUMNS if name not in _ANY_FILE])
+    if column is None and (of_any_file := _first(names, IMAGE_COLUMNS)) is not None:
+        _LOG.warning(
+            "%s: column %r is used for sounds, and column %r is not read; if it has images: "
+            "clipkit shards pack --image-columns %s, or TableColumns(images=[%r]) in Python",
+            where, sounds[0], of_any_file, of_any_file, of_any_file,
+        )  # fmt: skip
     return () if column is None else (column,)
 
 

@@ -67,6 +67,30 @@ def test_named_columns_with_sounds():
         used_columns("t", names, TableColumns(sounds=["nois"]))
 
 
+def test_a_named_image_column_is_no_sound():
+    names = ["audio", "caption"]
+    used = used_columns("t", names, TableColumns(images=["audio"]))
+    assert (used.images, used.sounds) == (("audio",), ())
+    used = used_columns("t", [*names, "wav"], TableColumns(images=["audio"]))
+    assert (used.images, used.sounds) == (("audio",), ("wav",))
+
+
+@pytest.mark.parametrize(
+    ("columns", "options", "is_named"),
+    [
+        (["path", "caption", "audio"], TableColumns(), True),
+        (["path", "caption", "audio"], TableColumns(images=["path"]), False),
+        (["path", "caption", "audio", "image"], TableColumns(), False),
+        (["caption", "audio"], TableColumns(), False),
+        (["path", "caption"], TableColumns(), False),
+    ],
+)
+def test_a_column_that_sounds_leave_out_is_named(columns, options, is_named, caplog):
+    used_columns("t.csv", columns, options)
+    assert ("clipkit shards pack --image-columns path" in caplog.text) == is_named
+    assert ("t.csv: column 'audio' is used for sounds" in caplog.text) == is_named
+
+
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
