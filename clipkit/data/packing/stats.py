@@ -10,7 +10,13 @@ from typing import Any, Final
 from clipkit.data.audio.decode import SoundInfo, sound_info
 from clipkit.data.audio.formats import SOUND_EXTENSIONS
 from clipkit.data.images.formats import DEFAULT_MAX_PIXELS, IMAGE_EXTENSIONS, open_image
-from clipkit.data.packing.verify import OnSample, lost_shard_faults, visit_samples
+from clipkit.data.packing.verify import (
+    OnSample,
+    lost_shard_faults,
+    unread_sounds,
+    visit_samples,
+    warn_of_unread_sounds,
+)
 from clipkit.data.samples.faults import Fault
 from clipkit.data.shards.members import read_label
 from clipkit.data.shards.named import named_shards
@@ -101,8 +107,8 @@ def collect_stats(
             known so far; None for no call.
 
     Raises:
-        ConfigError: If ``num_workers`` is less than 1, or there are sounds and the packages that
-            decode them are not installed.
+        ConfigError: If ``num_workers`` is less than 1, or there are sounds without images and the
+            packages that decode them are not installed.
         ShardError: If no shards match.
 
     Examples:
@@ -114,6 +120,7 @@ def collect_stats(
     addresses = named_shards(urls).addresses
     stats = ShardStats(num_shards=len(addresses), faults=lost_shard_faults(urls, addresses))
     keys: Counter[str] = Counter()
+    num_unread = 0
 
     def inspect(raw: RawSample) -> _SampleFacts:
         return _inspect(raw, tokenizer)
@@ -122,6 +129,7 @@ def collect_stats(
         stats.num_samples += 1
         stats.num_bytes += sum(map(len, raw.members.values()))
         keys[raw.key] += 1
+        num_unread += facts.num_unread
         stats.widths.extend(width for width, _ in facts.sizes)
         stats.heights.extend(height for _, height in facts.sizes)
         stats.seconds.extend(info.seconds for info in facts.sounds if info.seconds is not None)
@@ -131,6 +139,7 @@ def collect_stats(
         if facts.label != IGNORE_LABEL:
             stats.labels[facts.label] += 1
         stats.faults.extend(Fault(raw.shard, raw.index, raw.key, why) for why in facts.reasons)
+    warn_of_unread_sounds(num_unread)
     shared = {key: count for key, count in keys.items() if count > 1}
     stats.num_duplicate_keys = sum(shared.values()) - len(shared)
     stats.duplicate_keys = dict(list(shared.items())[:_SHOWN_KEYS])
@@ -144,11 +153,15 @@ class _SampleFacts:
     caption_lengths: list[int] = field(default_factory=list)
     label: int = IGNORE_LABEL
     reasons: list[str] = field(default_factory=list)
+    num_unread: int = 0
 
 
 def _inspect(raw: RawSample, tokenizer: Tokenizer) -> _SampleFacts:
-    facts = _SampleFacts()
+    unread = unread_sounds(raw.members)
+    facts = _SampleFacts(num_unread=len(unread))
     for extension, data in raw.members.items():
+        if extension in unread:
+            continue
         try:
             if extension in IMAGE_EXTENSIONS:
                 facts.sizes.append(open_image(data, DEFAULT_MAX_PIXELS).size)

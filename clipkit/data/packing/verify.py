@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from itertools import islice
 from typing import Final, TypeVar
 
 from clipkit.data.audio.decode import check_sound
-from clipkit.data.audio.formats import SOUND_EXTENSIONS
+from clipkit.data.audio.formats import SOUND_EXTENSIONS, require_package
 from clipkit.data.images.formats import (
     DEFAULT_MAX_PIXELS,
     IMAGE_EXTENSIONS,
@@ -33,6 +34,7 @@ OnSample = Callable[[int, int], None]
 
 T = TypeVar("T")
 
+_LOG: Final = logging.getLogger(__name__)
 _SAMPLES_AT_ONCE: Final = 64
 
 
@@ -63,8 +65,8 @@ def verify_shards(
             known so far; None for no call.
 
     Raises:
-        ConfigError: If ``num_workers`` is less than 1, or there are sounds and the packages that
-            decode them are not installed.
+        ConfigError: If ``num_workers`` is less than 1, or there are sounds without images and the
+            packages that decode them are not installed.
         ShardError: If no shards match.
 
     Examples:
@@ -74,17 +76,22 @@ def verify_shards(
     """
     addresses = named_shards(urls).addresses
     faults = lost_shard_faults(urls, addresses)
-    num_samples = 0
+    num_samples = num_unread = 0
     for raw, reasons in visit_samples(addresses, sample_faults, num_workers, faults, on_sample):
         num_samples += 1
+        num_unread += len(unread_sounds(raw.members))
         faults.extend(Fault(raw.shard, raw.index, raw.key, reason) for reason in reasons)
+    warn_of_unread_sounds(num_unread)
     return VerifyReport(len(addresses), num_samples, tuple(faults))
 
 
 def sample_faults(raw: RawSample) -> list[str]:
     """Return all faults of one sample, each with the name of the member."""
     reasons = []
+    unread = unread_sounds(raw.members)
     for extension in raw.members:
+        if extension in unread:
+            continue
         try:
             _check_member(raw.members, extension)
         except SampleError as error:
@@ -94,6 +101,31 @@ def sample_faults(raw: RawSample) -> list[str]:
     if not any(extension in raw.members for extension in ("txt", "json", "cls")):
         reasons.append(f"no caption, only {', '.join(raw.members)}")
     return reasons
+
+
+def unread_sounds(members: Mapping[str, bytes]) -> list[str]:
+    """Return the sounds beside an image, if the packages that read sounds are not installed.
+
+    Shards of images may have sounds that nobody needs; a sample of sounds alone is an error.
+    """
+    sounds = [name for name in members if name in SOUND_EXTENSIONS]
+    if not sounds or not any(name in IMAGE_EXTENSIONS for name in members):
+        return []
+    try:
+        require_package("soundfile")
+    except ConfigError:
+        return sounds
+    return []
+
+
+def warn_of_unread_sounds(count: int) -> None:
+    """Say how many sounds beside images were not examined."""
+    if count:
+        _LOG.warning(
+            "%d sounds beside images were not examined, because soundfile cannot be imported; pip "
+            "install 'clipkit[audio]'",
+            count,
+        )
 
 
 def lost_shard_faults(urls: str | Sequence[str], addresses: Sequence[Address]) -> list[Fault]:

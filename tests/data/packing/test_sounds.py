@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 from functools import cache
 
 import numpy as np
 import pytest
 
 from clipkit.data import JsonFields, MultiLabels, TableColumns, pack
+from clipkit.data.audio import decode
 from clipkit.data.packing.images import find_images, find_sounds, member_extension
 from clipkit.data.packing.stats import collect_stats
 from clipkit.data.packing.verify import verify_shards
@@ -17,7 +19,7 @@ from clipkit.data.samples.fields import SampleContext
 from clipkit.data.shards.index import ShardIndex
 from clipkit.data.shards.reader import ShardReader
 from clipkit.data.text.tokenizers import OpenClipTokenizer
-from clipkit.errors import FaultBudgetExceeded
+from clipkit.errors import ConfigError, FaultBudgetExceeded
 from clipkit.types import Sample
 from tests.helpers.factories import image_bytes, write_shard
 from tests.helpers.sounds import encoded, id3_tag, sound_bytes, tone, without_count
@@ -203,6 +205,31 @@ def test_broken_sounds_are_faults(tmp_path):
     assert reasons[3] == "no image or sound, only txt"
     stats = collect_stats(str(tmp_path), OpenClipTokenizer(context_length=77))
     assert [fault.key for fault in stats.faults] == ["1", "2"]  # headers only
+
+
+@pytest.mark.parametrize("has_image", [True, False])
+def test_sounds_beside_images_need_no_packages(tmp_path, monkeypatch, caplog, has_image):
+    decode._reader_class.cache_clear()
+    monkeypatch.setitem(sys.modules, "soundfile", None)
+    image = {"jpg": image_bytes()} if has_image else {}
+    members = {**image, "wav": sound_bytes(), "mp3": b"ID3", "txt": b"a dog"}
+    write_shard(tmp_path / "0.tar", [("a", members), ("b", members)])
+
+    def stats():
+        return collect_stats(str(tmp_path), OpenClipTokenizer())
+
+    def report():
+        return verify_shards(str(tmp_path))
+
+    for examine in (report, stats):
+        caplog.clear()
+        if has_image:
+            assert list(examine().faults) == []
+            assert caplog.text.count("4 sounds beside images were not examined") == 1
+        else:
+            with pytest.raises(ConfigError, match=r"pip install 'clipkit\[audio\]'"):
+                examine()
+    decode._reader_class.cache_clear()
 
 
 def test_captions_are_read_without_the_sounds(tmp_path):
