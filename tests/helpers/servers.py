@@ -28,6 +28,8 @@ class Misbehaviour:
     hides_length: bool = False
     chunked: bool = False
     hides_version: bool = False
+    versions: Iterator[str] | None = None
+    times: Iterator[str] | None = None
     gets: Counter[str] = field(default_factory=Counter)
     sent_bytes: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -71,7 +73,10 @@ class _Handler(BaseHTTPRequestHandler):
         if partial:
             self.send_header("Content-Range", f"bytes {start}-{start + len(data) - 1}/{total}")
         if not trouble.hides_version:
-            self.send_header("ETag", f'"{hash(self.files[self.path])}"')
+            own = str(hash(self.files[self.path]))
+            self.send_header("ETag", f'"{next(trouble.versions) if trouble.versions else own}"')
+        if trouble.times is not None:
+            self.send_header("Last-Modified", next(trouble.times))
         if trouble.chunked:
             self.send_header("Transfer-Encoding", "chunked")
         elif trouble.hides_length:

@@ -315,7 +315,7 @@ def read_small_file(source: Address, cache: ShardCache | None = None) -> bytes |
 
 
 def _stat(address: Address, retries: Retries) -> RemoteFile:
-    size_bytes, stamp = stat_remote(address, retries)
+    size_bytes, stamp, _ = stat_remote(address, retries)
     return RemoteFile(address, size_bytes, stamp)
 
 

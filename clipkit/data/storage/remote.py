@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from clipkit.data.storage.urls import PIPE_PREFIX, STALL_SECONDS, Address, file_system
 from clipkit.errors import DataError, ShardError
@@ -21,15 +21,8 @@ _LOG = logging.getLogger(__name__)
 _RUN_VARIABLE: Final = "CLIPKIT_VERSION_OF_RUN"
 _PIECE_BYTES: Final = 8 * 2**20
 _MAX_WAIT_SECONDS: Final = 60.0
-_STAMPS: Final = (
-    "ETag",
-    "etag",
-    "Last-Modified",
-    "LastModified",
-    "last_modified",
-    "mtime",
-    "updated",
-)
+_TIMES: Final = ("Last-Modified", "LastModified", "last_modified", "mtime", "updated")
+_STAMPS: Final = ("ETag", "etag", *_TIMES)
 # Errors of this machine, not of the server: retries would hide them.
 SYSTEM_ERRNOS: Final = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EROFS}
@@ -98,14 +91,31 @@ class Retries:
                 time.sleep(wait * random.uniform(0.5, 1.0))
 
 
-def stat_remote(address: Address, retries: Retries) -> tuple[int, str]:
-    """Return size in bytes (-1 if unknown) and version ("" if only the size is known).
+class RemoteState(NamedTuple):
+    """What a server says about a file, to tell whether it has changed."""
+
+    size_bytes: int  # -1 if unknown
+    stamp: str  # version; "" if only the size is known
+    time: str  # when the file was changed; "" if unknown
+
+    def is_same(self, other: RemoteState) -> bool:
+        """Return whether two states are of the same content.
+
+        Servers behind one address may have different versions (ETag) of the same file; these are
+        the same if size and time are.
+        """
+        is_same_time = bool(self.time) and self.time == other.time
+        return self.size_bytes == other.size_bytes and (self.stamp == other.stamp or is_same_time)
+
+
+def stat_remote(address: Address, retries: Retries) -> RemoteState:
+    """Return size, version and time of a remote file.
 
     The output of a command, and a file whose server reports neither size nor version, may change
     each time: their version is different in every run.
     """
     if address.kind == "pipe":
-        return -1, _version_of_run()
+        return RemoteState(-1, _version_of_run(), "")
     url = address.text
 
     def ask() -> Mapping[str, Any]:
@@ -119,9 +129,10 @@ def stat_remote(address: Address, retries: Retries) -> tuple[int, str]:
         raise ShardError(f"{url}: a folder, expected a tar file; for all of its shards add /*.tar")
     size = info.get("size")
     stamp = next((str(info[name]) for name in _STAMPS if info.get(name)), "")
+    changed = next((str(info[name]) for name in _TIMES if info.get(name)), "")
     if size is None:
-        return -1, stamp or _version_of_run()
-    return int(size), stamp
+        return RemoteState(-1, stamp or _version_of_run(), changed)
+    return RemoteState(int(size), stamp, changed)
 
 
 def _version_of_run() -> str:

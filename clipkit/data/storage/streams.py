@@ -57,17 +57,17 @@ def open_stream(address: Address, retries: Retries) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def _remote(address: Address, retries: Retries) -> Iterator[IO[bytes]]:
-    size_bytes, stamp = stat_remote(address, retries)
+    state = stat_remote(address, retries)
 
     def check_version() -> None:
-        if stamp and (now := stat_remote(address, retries)) != (size_bytes, stamp):
+        if state.stamp and not state.is_same(now := stat_remote(address, retries)):
             raise ShardError(
-                f"{address}: changed while it was read: version {stamp} at the beginning, now "
-                f"{now[1]}; its samples may be of both versions"
+                f"{address}: changed while it was read: version {state.stamp} at the beginning, "
+                f"now {now.stamp}; its samples may be of both versions"
             )
 
-    if size_bytes >= 0:
-        pieces = _RangeReads(address.text, size_bytes, retries)
+    if state.size_bytes >= 0:
+        pieces = _RangeReads(address.text, state.size_bytes, retries)
         yield io.BufferedReader(_Pieces(pieces.next))
     else:
         with closing(_StreamRead(address.text, retries, check_version)) as remote:

@@ -92,6 +92,20 @@ def test_a_file_that_changes_while_it_is_read_is_named(habit: str) -> None:
         read_while_it_changes(Misbehaviour(**{habit: True}))
 
 
+@pytest.mark.parametrize("is_same_time", [True, False])
+@pytest.mark.parametrize("habit", ["chunked", "ignores_ranges"])
+def test_servers_with_versions_of_their_own_for_one_file(habit: str, is_same_time: bool) -> None:
+    trouble = Misbehaviour(**{habit: True})
+    trouble.versions = (str(number) for number in range(99))
+    trouble.times = (f"{number * (not is_same_time)}" for number in range(99))
+    with http_server({"/a.tar": DATA}, trouble) as url:
+        if is_same_time:
+            assert read(f"{url}/a.tar") == DATA
+        else:
+            with pytest.raises(ShardError, match=r"/a\.tar: changed while it was read"):
+                read(f"{url}/a.tar")
+
+
 class BrokenStore:
     """A store without lengths: each opening ends in an error after 600 bytes more."""
 
