@@ -104,9 +104,9 @@ def sample_faults(raw: RawSample) -> list[str]:
 
 
 def unread_sounds(members: Mapping[str, bytes]) -> list[str]:
-    """Return the sounds beside an image, if the packages that read sounds are not installed.
+    """Return the sounds next to an image, if the packages that read sounds are not installed.
 
-    Shards of images may have sounds that nobody needs; a sample of sounds alone is an error.
+    Shards of images may have sounds that are not used; a sample of sounds alone is an error.
     """
     sounds = [name for name in members if name in SOUND_EXTENSIONS]
     if not sounds or not any(name in IMAGE_EXTENSIONS for name in members):
@@ -119,10 +119,10 @@ def unread_sounds(members: Mapping[str, bytes]) -> list[str]:
 
 
 def warn_of_unread_sounds(count: int) -> None:
-    """Say how many sounds beside images were not examined."""
+    """Say how many sounds next to images were not examined."""
     if count:
         _LOG.warning(
-            "%d sounds beside images were not examined, because soundfile cannot be imported; pip "
+            "%d sounds next to images were not examined, because soundfile cannot be imported; pip "
             "install 'clipkit[audio]'",
             count,
         )

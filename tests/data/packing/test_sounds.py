@@ -225,7 +225,7 @@ def test_sounds_beside_images_need_no_packages(tmp_path, monkeypatch, caplog, ha
         caplog.clear()
         if has_image:
             assert list(examine().faults) == []
-            assert caplog.text.count("4 sounds beside images were not examined") == 1
+            assert caplog.text.count("4 sounds next to images were not examined") == 1
         else:
             with pytest.raises(ConfigError, match=r"pip install 'clipkit\[audio\]'"):
                 examine()
