@@ -103,7 +103,8 @@ def _free_after_writing(folder: Path, prefix: str) -> int:
                 file.flush()
                 os.fsync(file.fileno())
             return shutil.disk_usage(folder).free
-        except FileNotFoundError:  # another process checked the same path and removed the folder
+        # another process checked the same path, and removed a folder that it had made
+        except (FileNotFoundError, FileExistsError):
             if not tries_left:
                 raise
         finally:

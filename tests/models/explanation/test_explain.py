@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import torch.nn.functional as F
 from open_clip.transformer import ResidualAttentionBlock
 from PIL import Image
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from clipkit.errors import ConfigError, DataError, MetricError
 from clipkit.models import (
@@ -279,10 +281,19 @@ def test_compiled_towers():
     torch.testing.assert_close(model.explain(photo(), SENTENCE).heat_map, expected)
 
 
+def test_blocks_that_recompute_in_training_are_explained():
+    model = make()
+    expected = model.explain(photo(), SENTENCE).heat_map
+    for block in model.train().image_tower.visual.transformer.resblocks:
+        recompute_block(block)
+    torch.testing.assert_close(model.explain(photo(), SENTENCE).heat_map, expected)
+    assert model.training
+
+
 def test_recomputed_activations_are_refused():
     model = make().train()
     for block in model.image_tower.visual.transformer.resblocks:
-        recompute_block(block)
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
     with pytest.raises(ConfigError, match=r"recompute .* 'occlusion'"):
         model.explain(photo(), SENTENCE)
     assert model.training
