@@ -96,7 +96,7 @@ def add_weights_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def add_data_arguments(parser: argparse.ArgumentParser, required: bool = True) -> None:
-    """Add ``--data``, ``--split``, and the options of samples and of embedding."""
+    """Add ``--data``, ``--split``, ``--modality``, and the options of samples and of embedding."""
     parser.add_argument(
         "--data",
         type=given_text,
@@ -106,6 +106,12 @@ def add_data_arguments(parser: argparse.ArgumentParser, required: bool = True) -
         "hf://datasets/OWNER/NAME/CONFIG/SPLIT",
     )
     parser.add_argument("--split", default="test", help="folder inside --data (default: test)")
+    parser.add_argument(
+        "--modality",
+        default="image",
+        choices=("image", "sound"),
+        help="what the samples are (default: image); sounds need a model with a sound tower",
+    )
     add_sample_arguments(parser)
     add_embed_arguments(parser)
 

@@ -43,6 +43,7 @@ from clipkit.evaluation.probes.splits import ProbeSplits
 from clipkit.evaluation.prompts.class_lists import resolve_class_names
 from clipkit.evaluation.prompts.class_prompts import (
     GENERIC_TEMPLATES,
+    SOUND_TEMPLATES,
     TEMPLATE_LISTS,
     ClassPrompts,
     resolve_prompts,
@@ -58,6 +59,7 @@ __all__ = [
     "CORRUPTIONS",
     "GENERIC_TEMPLATES",
     "OUTCOME_KINDS",
+    "SOUND_TEMPLATES",
     "TASKS",
     "TEMPLATE_LISTS",
     "AssociationData",

@@ -210,8 +210,9 @@ def _embed_rank(
     images = [torch.empty(0, encoder.embedding_dim, device=device)]
     captions, labels, keys = list[tuple[str, ...]](), list[int](), list[str]()
     if decode:
+        inputs = data.modality.inputs(encoder)
         for chunk in decoded_chunks(encoder, data, ids, options):
-            images.append(encoder.encode_image(*chunk.pixels(device)).float())
+            images.append(inputs.encode(*chunk.on(device)).float())
             captions += chunk.captions
             labels += chunk.labels
             keys += chunk.keys

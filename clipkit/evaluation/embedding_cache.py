@@ -18,6 +18,7 @@ from torch import Tensor
 import clipkit
 from clipkit.atomic_files import new_file
 from clipkit.distributed.collectives import gather_sizes, rank
+from clipkit.evaluation.datasets.queries import IMAGES
 from clipkit.evaluation.datasets.sample_source import DataSource
 from clipkit.evaluation.hashes import model_hash, text_hash
 from clipkit.evaluation.inference import EmbedOptions
@@ -49,11 +50,13 @@ class EmbeddingCache:
         shards = [[s.url, s.size_bytes, s.stamp, s.digest] for s in index.shards] if index else []
         if (
             self._model is None
+            or not data.modality.is_named
             or not shards
             or not all(stamp or digest for _, _, stamp, digest in shards)
         ):
             return None
-        return self._key("images", shards, data.variant, options.limit, options.precision)
+        kind = "images" if data.modality is IMAGES else data.modality.name
+        return self._key(kind, shards, data.variant, options.limit, options.precision)
 
     def texts_key(self, texts: Sequence[str]) -> str | None:
         """Return the key of texts; None if the model cannot be identified."""

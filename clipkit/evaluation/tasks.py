@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from clipkit.data import CaptionPicker
+from clipkit.data.modalities.field import ModalityField
 from clipkit.errors import ConfigError, check_choice
 from clipkit.evaluation.correct_pairs import RetrievalOptions
 from clipkit.evaluation.corruptions.kinds import CORRUPTIONS, STRENGTHS
@@ -17,6 +18,7 @@ from clipkit.evaluation.datasets.dataset import (
     EvaluationDataset,
     open_dataset,
 )
+from clipkit.evaluation.datasets.queries import IMAGES, query_modality
 from clipkit.evaluation.evaluators.association import ImageAssociation
 from clipkit.evaluation.evaluators.base import Evaluator
 from clipkit.evaluation.evaluators.fairness import GroupFairness
@@ -104,6 +106,15 @@ TASKS: Final = (
 )  # fmt: skip
 """Names of the tasks."""
 
+_OF_ANY_MODALITY: Final = (
+    "zero-shot",
+    "zero-shot-multi-label",
+    "label-head",
+    "multi-label",
+    *PROBES,
+)
+"""Tasks that measure samples of any modality, not only images."""
+
 
 @renamed_arguments(
     {
@@ -120,6 +131,7 @@ def make_evaluator(
     caption: CaptionPicker | None = None,
     label_field: str = "cls",
     allow_outside: bool = False,
+    modality: str | ModalityField = IMAGES.name,
     correct: RetrievalOptions = RetrievalOptions(),
     zero_shot: ZeroShotOptions = ZeroShotOptions(),
     choice: ChoiceColumns | None = None,
@@ -138,6 +150,7 @@ def make_evaluator(
             ("json:category"). For several classes per image, "cls" means "npy" in CLIP_benchmark's
             data of that type, otherwise "json:labels".
         allow_outside: Whether the images of a table or folder may be outside of its folder.
+        modality: What the samples are: "image", "sound", or the field that reads another modality.
         correct: Which candidates of a retrieval are correct, groups of queries, and widths.
         zero_shot: Options of zero-shot classification: class names, templates, groups, calibration.
         choice: Columns of a table of the task "pair-choice"; None to recognise them.
@@ -145,7 +158,7 @@ def make_evaluator(
         options: How embeddings are computed.
 
     Raises:
-        ConfigError: If the task is unknown.
+        ConfigError: If the task is unknown, or does not measure the modality.
         DataError: If the data cannot be found or do not fit the task.
 
     Examples:
@@ -156,16 +169,23 @@ def make_evaluator(
         raise ConfigError(
             f"task: expected one of {', '.join(TASKS)}, got {task!r}{did_you_mean(task, TASKS)}"
         )
+    name = query_modality(modality).name
+    if name != IMAGES.name and task not in _OF_ANY_MODALITY:
+        raise ConfigError(
+            f"modality: the task {task!r} measures images, got {name!r}; the tasks "
+            f"{', '.join(_OF_ANY_MODALITY)} measure others"
+        )
     if task in PROBES:
-        return _probe(task, source, split, probe, label_field, allow_outside, options)
+        return _probe(task, source, split, probe, label_field, allow_outside, modality, options)
     if task == "pair-choice":
         choices = open_choices(source, split, choice, allow_outside)
         return PairChoice(choices, options=options)
     if task == "association":
         return ImageAssociation(source, options=options, allow_outside=allow_outside)
     data = open_dataset(
-        source, split, caption=caption, label_field=label_field, allow_outside=allow_outside
-    )
+        source, split, caption=caption, label_field=label_field, allow_outside=allow_outside,
+        modality=modality,
+    )  # fmt: skip
     if task in ("multi-label", "zero-shot-multi-label"):
         return _multi_label(task, data, label_field, zero_shot, options)
     if task == "retrieval":
@@ -190,13 +210,14 @@ def _probe(
     probe: ProbeOptions,
     label_field: str,
     allow_outside: bool,
+    modality: str | ModalityField,
     options: EmbedOptions,
 ) -> Evaluator:
     several = task == "multi-label-probe"
     splits = ProbeSplits(
         source, split, probe.train_split, probe.validation_split,
         "cls" if several else label_field,
-        probe.group_field, allow_outside, probe.allow_overlap,
+        probe.group_field, allow_outside, probe.allow_overlap, modality,
     )  # fmt: skip
     return make_probe(task, splits, probe, options, _positives(label_field) if several else None)
 

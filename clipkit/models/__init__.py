@@ -9,7 +9,7 @@ from clipkit.models.checkpoints.encoder import (
     save_open_clip,
 )
 from clipkit.models.checkpoints.interpolation import interpolate
-from clipkit.models.checkpoints.named import load_model
+from clipkit.models.checkpoints.named import load_model, load_towers
 from clipkit.models.dual_encoder import DualEncoder, Encoded
 from clipkit.models.explanation.explain import Explanation, WordWeight
 from clipkit.models.files.consolidate import consolidate_checkpoint
@@ -61,6 +61,7 @@ __all__ = [
     "load_encoder",
     "load_model",
     "load_multimodal_encoder",
+    "load_towers",
     "lock",
     "save_encoder",
     "save_open_clip",

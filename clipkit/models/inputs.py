@@ -62,6 +62,22 @@ def transform_of(tower: ImageTower) -> EvalTransform | NaFlexEvalTransform:
     )
 
 
+def sound_transform_of(tower: SignalTower) -> EvalSoundTransform:
+    """Return the transform from sound files to the spectrograms that a tower declares.
+
+    Raises:
+        ConfigError: If the tower declares none.
+    """
+    from clipkit.data import EvalSoundTransform
+
+    if tower.mel is None:
+        raise ConfigError(
+            f"sounds: {type(tower).__name__} reads no spectrograms; give the tower mel, the "
+            f"parameters of its spectrograms"
+        )
+    return EvalSoundTransform(tower.mel)
+
+
 def token_batches(
     tower: TextTower, texts: Sequence[str], batch_size: int
 ) -> Iterator[Int64[Tensor, "B S"]]:
@@ -116,16 +132,9 @@ def sound_batches(
         ConfigError: If the tower reads no sounds, or one of them is no path and no wave.
         DataError: If a sound cannot be read.
     """
-    from clipkit.data import EvalSoundTransform
-
-    if tower.mel is None:
-        raise ConfigError(
-            f"sounds: {type(tower).__name__} reads no spectrograms; give the tower mel, the "
-            f"parameters of its spectrograms"
-        )
     if isinstance(sounds, Path | str):
         raise ConfigError(f"sounds: expected a list of sounds, got one {type(sounds).__name__}")
-    transform = EvalSoundTransform(tower.mel)
+    transform = sound_transform_of(tower)
     for start in range(0, len(sounds), batch_size):
         numbers = range(start, min(start + batch_size, len(sounds)))
         yield torch.stack([_spectrogram(transform, sounds[n], f"sounds[{n}]") for n in numbers])

@@ -97,10 +97,9 @@ class MultimodalEncoder(TowerEncoder):
         """Label heads by the name of the modality that they score."""
         return {**super().heads, **self.label_heads}  # type: ignore[dict-item]
 
-    @property
-    def image_text_scale(self) -> Float[Tensor, ""]:
-        """Inverse temperature of images with texts, linear, which may be the pair's own."""
-        return self.limited(self._log_image_text_scale())
+    def scale_with_text(self, name: str) -> Float[Tensor, ""]:
+        """Inverse temperature of a modality with texts, linear, which may be the pair's own."""
+        return self.limited(self._log_scale_with_text(name))
 
     def encode_signal(self, name: str, values: Float[Tensor, "B *rest"]) -> Float[Tensor, "B D"]:
         """Embed the inputs of a further modality, with unit norm.
@@ -113,6 +112,21 @@ class MultimodalEncoder(TowerEncoder):
             ConfigError: If there is no such tower, or it expects another shape.
         """
         return unit(self._tower(name)(self._checked(name, values)))
+
+    def classify_signal(self, name: str, values: Float[Tensor, "B *rest"]) -> Float[Tensor, "B C"]:
+        """Compute the logits of the label head on a further modality.
+
+        Args:
+            name: Name of the modality.
+            values: Its inputs; each sample has one.
+
+        Raises:
+            ConfigError: If there is no such tower or head, or the tower expects another shape.
+        """
+        if name not in self.label_heads:
+            raise ConfigError(f"label_heads: expected a head on {name!r}, got {list(self.heads)}")
+        features = self._tower(name)(self._checked(name, values))
+        return self.heads[name].score(features, self.text_tower)
 
     def encode_sounds(
         self, sounds: Sequence[SoundInput], name: str = "sound", batch_size: int = 64
@@ -230,7 +244,7 @@ class MultimodalEncoder(TowerEncoder):
                 )
         options = super().config()
         dual = DualEncoder(self.image_tower, self.text_tower, self.label_head, **options)
-        dual.log_logit_scale = self._log_image_text_scale()
+        dual.log_logit_scale = self._log_scale_with_text("image")
         dual.logit_bias = self.logit_bias
         dual.image_mean, dual.image_std = self.image_mean, self.image_std  # of the weights' type
         return dual.to(self.log_logit_scale.device).train(self.training)
@@ -239,8 +253,8 @@ class MultimodalEncoder(TowerEncoder):
         """Return the plain arguments, without towers and heads, that rebuild this encoder."""
         return {**super().config(), "pair_scales": list(self.log_pair_scales)}
 
-    def _log_image_text_scale(self) -> nn.Parameter:
-        own = (self.log_pair_scales.get(name) for name in ("image:text", "text:image"))
+    def _log_scale_with_text(self, name: str) -> nn.Parameter:
+        own = (self.log_pair_scales.get(pair) for pair in (f"{name}:text", f"text:{name}"))
         return next((log for log in own if log is not None), self.log_logit_scale)
 
     def _tower(self, name: str) -> SignalTower:

@@ -150,9 +150,8 @@ class TowerEncoder(nn.Module, ABC):
         """Inverse temperature, linear, at most ``max_logit_scale``."""
         return self.limited(self.log_logit_scale)
 
-    @property
-    def image_text_scale(self) -> Float[Tensor, ""]:
-        """Inverse temperature of images with texts, linear, which may be the pair's own."""
+    def scale_with_text(self, name: str) -> Float[Tensor, ""]:  # noqa: ARG002 (one for all)
+        """Inverse temperature of a modality with texts, linear, which may be the pair's own."""
         return self.logit_scale
 
     def limited(self, log: Float[Tensor, ""]) -> Float[Tensor, ""]:

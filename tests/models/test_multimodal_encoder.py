@@ -209,9 +209,13 @@ def test_a_scale_of_images_and_texts_is_that_of_the_dual_encoder():
     with torch.no_grad():
         model.log_pair_scales["text:image"].fill_(1.25)
     assert model.dual().log_logit_scale.item() == 1.25
-    assert model.image_text_scale == model.dual().logit_scale == model.dual().image_text_scale
+    assert (
+        model.scale_with_text("image")
+        == model.dual().logit_scale
+        == model.dual().scale_with_text("image")
+    )
     shared = modalities.encoder()
-    assert shared.image_text_scale == shared.logit_scale == shared.dual().logit_scale
+    assert shared.scale_with_text("image") == shared.logit_scale == shared.dual().logit_scale
 
 
 def test_scales_of_pairs_start_at_the_trained_scale():

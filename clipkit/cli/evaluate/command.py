@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from clipkit.cli.arguments import (
     add_command,
@@ -103,11 +103,10 @@ def _measure(args: argparse.Namespace, device: str) -> int:
     from clipkit.evaluation.evaluators.suite import joined
     from clipkit.evaluation.memory import remembering
     from clipkit.evaluation.report.evaluated import measure
-    from clipkit.models import load_model
 
     with same_errors():
         evaluators = _evaluators(args)
-        encoder, weights = load_model(args.model, device, args.weights)
+        encoder, weights = _load(args, device)
     with cached_embeddings(encoder, args.embedding_cache):
         if args.report is None:
             with remembering():
@@ -129,12 +128,23 @@ def _measure(args: argparse.Namespace, device: str) -> int:
     return 0
 
 
+def _load(args: argparse.Namespace, device: str) -> tuple[DualEncoder, str | None]:
+    """Load a model, with all of its towers if those of image and text are not enough."""
+    from clipkit.models import load_model, load_towers
+
+    if args.modality == "image":
+        return load_model(args.model, device, args.weights)
+    encoder, weights = load_towers(args.model, device, args.weights)
+    # an evaluator refuses an encoder that lacks one of its towers
+    return cast("DualEncoder", encoder), weights
+
+
 def _evaluators(args: argparse.Namespace) -> dict[str, Evaluator]:
     """Return the evaluator of each task."""
     from clipkit.evaluation import make_evaluator, open_dataset
 
-    samples = sample_options(args)
-    tasks = args.task or [open_dataset(args.data, args.split, **samples).task]
+    samples, modality = sample_options(args), args.modality
+    tasks = args.task or [open_dataset(args.data, args.split, modality=modality, **samples).task]
     tasks = list(dict.fromkeys(tasks))
     zero_shot, correct = zero_shot_options(args, tasks), retrieval_options(args, tasks)
     return {
@@ -148,6 +158,7 @@ def _evaluators(args: argparse.Namespace) -> dict[str, Evaluator]:
             correct=correct,
             zero_shot=zero_shot,
             options=embed_options(args),
+            modality=modality,
             **samples,
         )
         for task in tasks
@@ -174,9 +185,11 @@ def _arguments(
 ) -> dict[str, Any]:
     """Return what the record tells about the measurement."""
     of_data = next((e.class_names for e in evaluators.values() if e.class_names), ())
-    of_model = () if encoder.label_head is None else encoder.label_head.class_names
+    head = encoder.heads.get(args.modality)
+    of_model = () if head is None else head.class_names
+    facts = ("model", "data", "split", "modality", "limit", "precision")
     return {
-        **{name: getattr(args, name) for name in ("model", "data", "split", "limit", "precision")},
+        **{name: getattr(args, name) for name in facts},
         "weights": weights,
         "group_field": args.group_field,
         "calibration_split": args.calibration_split,

@@ -20,6 +20,7 @@ from clipkit.atomic_files import write_json
 from clipkit.class_names import parse_class_names, shown_names
 from clipkit.data.packing.hub import hub_address
 from clipkit.data.packing.pack import SIZES_FILE, pack
+from clipkit.data.packing.sound_sets.recognise import is_sound_set
 from clipkit.data.packing.sources import (
     CLASS_NAMES_FILE,
     Source,
@@ -64,7 +65,7 @@ def is_raw(source: str | Path) -> bool:
     if not is_local(address):
         return False
     path = local_path(address)
-    if is_pattern(path):
+    if is_pattern(path) or is_sound_set(path):
         return True
     if path.is_file():
         return path.suffix.lower() in TABLE_SUFFIXES

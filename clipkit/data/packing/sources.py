@@ -21,6 +21,7 @@ from clipkit.data.packing.items import FileItem, Item, ShardItem
 from clipkit.data.packing.keys import distinct_keys
 from clipkit.data.packing.labels import Spellings
 from clipkit.data.packing.roots import refuse_outside
+from clipkit.data.packing.sound_sets.recognise import clips_at
 from clipkit.data.packing.tables.arrow_rows import ArrowDataset, DatasetRows, check_dataset
 from clipkit.data.packing.tables.columns import TableColumns, one_line
 from clipkit.data.packing.tables.parts import is_pattern, matches_of, open_parts, parts_of
@@ -99,6 +100,8 @@ def _open_path(
 ) -> Source:
     if is_pattern(path):
         return source_of_table(Table.of(open_parts(matches_of(path)), root, class_names, columns))
+    if (clips := clips_at(path)) is not None:
+        return Source(clips.items(), clips.files())
     if not path.exists():
         raise DataError(f"{path}: no such file or folder")
     if not path.is_dir():

@@ -19,6 +19,7 @@ from clipkit.evaluation.building.options import SampleFields
 from clipkit.evaluation.building.scan import OnProgress, captions_of
 from clipkit.evaluation.datasets.dataset import EvaluationSample
 from clipkit.evaluation.datasets.loading import decoded_chunks
+from clipkit.evaluation.datasets.queries import IMAGES
 from clipkit.evaluation.embedding import encode_texts, tokenizer_of
 from clipkit.evaluation.inference import EmbedOptions
 from clipkit.models import DualEncoder
@@ -41,6 +42,8 @@ class ItemSamples:
         keys: Name of each sample.
         fields: Where captions are.
     """
+
+    modality = IMAGES
 
     def __init__(
         self, name: str, items: Sequence[Item], keys: Sequence[str], fields: SampleFields
@@ -72,7 +75,7 @@ def embed_images(
     device = encoder.log_logit_scale.device
     with evaluating(encoder, options.precision):
         for chunk in decoded_chunks(encoder, samples, range(len(samples)), options):
-            embedded = encoder.encode_image(*chunk.pixels(device)).float().cpu().numpy()
+            embedded = encoder.encode_image(*chunk.on(device)).float().cpu().numpy()
             rows[done : done + len(embedded)] = embedded
             done += len(embedded)
             on_progress("embedding images", done, len(samples))

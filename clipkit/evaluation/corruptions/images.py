@@ -15,6 +15,7 @@ from clipkit.data.samples.content import sample_errors
 from clipkit.data.shards.index import ShardIndex
 from clipkit.evaluation.corruptions.kinds import IMAGE_SIZE, check_corruption, corrupt
 from clipkit.evaluation.datasets.dataset import EvaluationDataset, EvaluationSample
+from clipkit.evaluation.datasets.queries import IMAGES
 
 
 @final
@@ -37,6 +38,8 @@ class CorruptedImages:
         >>> data.name, data.sample(0).label
         ('val, fog 3', 0)
     """
+
+    modality = IMAGES
 
     def __init__(self, data: EvaluationDataset, kind: str, strength: int) -> None:
         check_corruption(kind, strength)

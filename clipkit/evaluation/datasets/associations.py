@@ -28,6 +28,7 @@ from clipkit.data.packing.tables.row_files import TableRows
 from clipkit.data.storage.urls import is_local, local_path
 from clipkit.errors import DataError, SampleError
 from clipkit.evaluation.datasets.dataset import EvaluationSample
+from clipkit.evaluation.datasets.queries import IMAGES
 from clipkit.evaluation.outcomes.outcomes import distinct_keys
 from clipkit.types import IGNORE_LABEL
 
@@ -118,6 +119,7 @@ class AssociationImages:
 
     index = None
     variant = "associations"
+    modality = IMAGES
 
     def __init__(self, data: AssociationData, rows: Sequence[AssociationRow]) -> None:
         self.name = data.name

@@ -13,6 +13,7 @@ from clipkit.data.packing.tables.row_files import TableRows
 from clipkit.data.shards.index import ShardIndex
 from clipkit.errors import SampleError
 from clipkit.evaluation.datasets.dataset import EvaluationDataset, EvaluationSample
+from clipkit.evaluation.datasets.queries import IMAGES
 from clipkit.types import IGNORE_LABEL
 
 
@@ -160,6 +161,8 @@ class ChoiceImages:
     Args:
         data: The instances.
     """
+
+    modality = IMAGES
 
     def __init__(self, data: ChoiceData) -> None:
         self.name = data.name

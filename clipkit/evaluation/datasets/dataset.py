@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final, final
 
 from clipkit.class_names import parse_class_names
-from clipkit.data.images.formats import image_member
+from clipkit.data.modalities.field import ModalityField
 from clipkit.data.packing.hub import hub_address
 from clipkit.data.packing.packed_cache import is_raw, pack_to_cache
 from clipkit.data.packing.sources import CLASS_NAMES_FILE
@@ -33,6 +33,7 @@ from clipkit.data.storage.cache import read_small_file
 from clipkit.data.storage.urls import UNION, is_local, local_path, parse_address
 from clipkit.data.text.captions import Candidate, CaptionPicker, TextField
 from clipkit.errors import ConfigError, DataError, SampleError
+from clipkit.evaluation.datasets.queries import IMAGES, QueryModality, query_modality
 from clipkit.templates import check_templates
 
 CAPTION_LANGUAGE: Final = "caption:language"
@@ -51,11 +52,11 @@ _TASKS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class EvaluationSample:
-    """Image file with its captions and its class.
+    """File of a sample, such as an image, with its captions and its class.
 
     Args:
         key: Name of the sample inside its shard.
-        image: Bytes of the image file.
+        image: Bytes of the image file, or of the file of the data's modality.
         captions: Every caption of the sample; empty if it has none.
         label: Number of its class; ``IGNORE_LABEL`` if it has none.
     """
@@ -68,7 +69,7 @@ class EvaluationSample:
 
 @final
 class EvaluationDataset:
-    """Images with captions, classes, or both, with random access.
+    """Images or sounds with captions, classes, or both, with random access.
 
     Samples are read as in training: any caption picker and label field that a ``PairStream`` takes
     can be used here too, and all captions that the picker offers count.
@@ -85,6 +86,7 @@ class EvaluationDataset:
         label_field: Where the class of a sample is: a member ("cls") or a field of a JSON member
             ("json:category").
         reopen: Function that opens another split of the same data; None if there are no others.
+        modality: What the samples are.
 
     Raises:
         ConfigError: If the index has a mask: an evaluation is of all samples.
@@ -107,6 +109,7 @@ class EvaluationDataset:
         caption: CaptionPicker | None = None,
         label_field: str = "cls",
         reopen: Callable[[str], EvaluationDataset] | None = None,
+        modality: QueryModality = IMAGES,
     ) -> None:
         if index.mask is not None:
             raise ConfigError(f"{name}: expected an index without a mask, got {index.mask.name}")
@@ -117,6 +120,7 @@ class EvaluationDataset:
         self.caption = caption or _CAPTION_LINES
         self.label_field = label_field
         self.index = index
+        self.modality = modality
         self._reopen = reopen
         self._reader = ShardReader(index)
 
@@ -124,10 +128,10 @@ class EvaluationDataset:
         return self._reader.num_samples
 
     @property
-    def identity(self) -> tuple[tuple[str, ...], int, str]:
+    def identity(self) -> tuple[tuple[str, ...], int, str, tuple[str, int]]:
         """Equal for data sets of this process that read the same samples in the same way."""
         shards = tuple(str(shard.address) for shard in self.index.shards)
-        return shards, id(self.caption), self.label_field
+        return shards, id(self.caption), self.label_field, self.modality.identity
 
     def sample(self, sample_id: int) -> EvaluationSample:
         """Read one sample.
@@ -136,16 +140,16 @@ class EvaluationDataset:
             sample_id: Position of the sample in the data set.
 
         Returns:
-            The sample; its image is not decoded yet.
+            The sample; its file is not decoded yet.
 
         Raises:
-            SampleError: If it has no image, or its text or label cannot be read.
+            SampleError: If it lacks the modality of the data, or its text or label cannot be read.
         """
         raw = self._reader.read(sample_id)
         with sample_errors(self.name, raw.key):
             return EvaluationSample(
                 raw.key,
-                image_member(raw.members),
+                self.modality.member(raw.members),
                 tuple(caption.text for caption in self._captions(raw.members)),
                 read_label(raw.members, self.label_field),
             )
@@ -268,6 +272,7 @@ def open_dataset(
     caption: CaptionPicker | None = None,
     label_field: str = "cls",
     allow_outside: bool = False,
+    modality: str | ModalityField = IMAGES.name,
 ) -> EvaluationDataset:
     """Open evaluation data.
 
@@ -281,6 +286,8 @@ def open_dataset(
         label_field: Where the class of a sample is: a member ("cls") or a field of a JSON member
             ("json:category").
         allow_outside: Whether the images of a table or folder may be outside of its folder.
+        modality: What the samples are: "image", "sound", or the field that reads another modality,
+            as in ``data.samples.fields``.
 
     Returns:
         The data set, in the order of the shards.
@@ -302,7 +309,9 @@ def open_dataset(
         caption=caption,
         label_field=label_field,
         allow_outside=allow_outside,
+        modality=modality,
     )
+    queries = query_modality(modality)
     name = address.rpartition("/")[2] if "{" not in address else address
     for raw in [address] if hub_address(address) else [f"{address}/{split}", address]:
         if is_raw(raw):
@@ -310,9 +319,10 @@ def open_dataset(
             packed = pack_to_cache(raw, class_names=listed or None, allow_outside=allow_outside)
             names = packed.class_names or listed
             index = ShardIndex.from_urls(packed.shards)
-            task = _TASKS["classification" if names else "retrieval"]
+            kind = _read_text(f"{packed.shards[0].parent}/dataset_type.txt")
+            task = _TASKS[(kind or ("classification" if names else "retrieval")).strip()]
             return EvaluationDataset(
-                name, index, names, templates, task, caption, label_field, reopen
+                name, index, names, templates, task, caption, label_field, reopen, queries
             )
     is_folder = not address.endswith(".tar") and UNION not in address
     count = _read_text(f"{address}/{split}/nshards.txt") if is_folder else None
@@ -323,7 +333,8 @@ def open_dataset(
     else:
         _refuse_other_split(address, split)
         index = ShardIndex.from_urls(address)
-    return EvaluationDataset(name, index, *_describe(address), caption, label_field, reopen)
+    described = _describe(address)
+    return EvaluationDataset(name, index, *described, caption, label_field, reopen, queries)
 
 
 def _texts_near(raw: str, address: str) -> tuple[tuple[str, ...], tuple[str, ...]]:

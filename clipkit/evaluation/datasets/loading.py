@@ -1,28 +1,26 @@
-"""Decoding of a data set's images in chunks, with the image transform of an encoder."""
+"""Decoding of a data set's images or sounds in chunks, with the transform of an encoder."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
 import numpy as np
 import torch
-from jaxtyping import Int64, UInt8
+from jaxtyping import Float, Int64, UInt8
 from rich.progress import track
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from clipkit.data.images.transforms import ExactTransform
 from clipkit.data.samples.content import sample_errors
 from clipkit.distributed.collectives import gather_sizes, rank, world_size
 from clipkit.distributed.texts import gather_texts
 from clipkit.errors import ClipkitError
 from clipkit.evaluation.datasets.sample_source import DataSource, SampleSource
 from clipkit.evaluation.inference import EmbedOptions
-from clipkit.models import DualEncoder
-from clipkit.models.inputs import transform_of
+from clipkit.models.tower_encoder import TowerEncoder
 from clipkit.patches import TokenBudget, join_images
 
 _UNUSED_SEED: Final = 0  # the evaluation transform draws no random number
@@ -32,17 +30,18 @@ _UNUSED_SEED: Final = 0  # the evaluation transform draws no random number
 class Chunk:
     """Batch of decoded samples."""
 
-    # pixels, 0 to 255; patches of images of any shape, if there are grids
-    images: UInt8[Tensor, "B 3 H W"] | UInt8[Tensor, "B patches values"]
+    # pixels, 0 to 255; patches of images of any shape, if there are grids; or the inputs of the
+    # data's modality
+    values: UInt8[Tensor, "B 3 H W"] | UInt8[Tensor, "B patches values"] | Float[Tensor, "B *rest"]
     grids: Int64[Tensor, "B 2"] | None  # rows and columns of patches of each image
     captions: list[tuple[str, ...]]  # captions of each sample
     labels: list[int]  # class of each sample; ``IGNORE_LABEL`` if it has none
     keys: list[str]  # name of each sample
 
-    def pixels(self, device: torch.device) -> tuple[Tensor, Int64[Tensor, "B 2"] | None]:
-        """Return images and grids on a device: the arguments of ``DualEncoder.encode_image``."""
+    def on(self, device: torch.device) -> tuple[Tensor, Int64[Tensor, "B 2"] | None]:
+        """Return values and grids on a device: the arguments of ``QueryInputs.encode``."""
         grids = None if self.grids is None else self.grids.to(device)
-        return self.images.to(device), grids
+        return self.values.to(device), grids
 
 
 def ids_of_rank(data: DataSource, options: EmbedOptions) -> range:
@@ -64,7 +63,7 @@ def texts_in_data_order(texts: Sequence[str], device: torch.device) -> tuple[str
 
 
 _Item = tuple[Tensor, tuple[str, ...], int, str] | ClipkitError
-"""Pixels, captions, class and key of a sample, or why there are none."""
+"""Input of the tower, captions, class and key of a sample, or why there are none."""
 
 
 class _Decoded(Dataset[_Item]):
@@ -73,7 +72,12 @@ class _Decoded(Dataset[_Item]):
     An error is returned as a value: raised in a worker, it would arrive as the text of a traceback.
     """
 
-    def __init__(self, data: SampleSource, ids: Sequence[int], transform: ExactTransform) -> None:
+    def __init__(
+        self,
+        data: SampleSource,
+        ids: Sequence[int],
+        transform: Callable[[bytes, np.random.Generator], Tensor],
+    ) -> None:
         self._data = data
         self._ids = ids
         self._transform = transform
@@ -85,10 +89,10 @@ class _Decoded(Dataset[_Item]):
         try:
             sample = self._data.sample(self._ids[index])
             with sample_errors(self._data.name, sample.key):
-                image = self._transform(sample.image, np.random.default_rng(_UNUSED_SEED))
+                values = self._transform(sample.image, np.random.default_rng(_UNUSED_SEED))
         except ClipkitError as error:
             return error
-        return image, sample.captions, sample.label, sample.key
+        return values, sample.captions, sample.label, sample.key
 
 
 def _join(items: list[_Item], budget: TokenBudget | None) -> Chunk | ClipkitError:
@@ -97,19 +101,20 @@ def _join(items: list[_Item], budget: TokenBudget | None) -> Chunk | ClipkitErro
         if isinstance(item, ClipkitError):
             return item
         samples.append(item)
-    images, captions, labels, keys = zip(*samples, strict=True)
-    return Chunk(*join_images(images, budget), list(captions), list(labels), list(keys))
+    values, captions, labels, keys = zip(*samples, strict=True)
+    return Chunk(*join_images(values, budget), list(captions), list(labels), list(keys))
 
 
 def decoded_chunks(
-    encoder: DualEncoder, data: SampleSource, ids: Sequence[int], options: EmbedOptions
+    encoder: TowerEncoder, data: SampleSource, ids: Sequence[int], options: EmbedOptions
 ) -> Iterator[Chunk]:
     """Decode samples in batches, in the order of ``ids``."""
+    inputs = data.modality.inputs(encoder)
     loader = DataLoader(
-        _Decoded(data, ids, transform_of(encoder.image_tower)),
+        _Decoded(data, ids, inputs.transform),
         batch_size=options.batch_size,
         num_workers=min(options.num_workers, len(ids)),
-        collate_fn=partial(_join, budget=encoder.image_tower.budget),
+        collate_fn=partial(_join, budget=inputs.budget),
         # With its own generator the loader does not draw from the global one: an evaluation
         # during a run does not change the run's random numbers.
         generator=torch.Generator(),

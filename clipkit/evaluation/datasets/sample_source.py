@@ -7,6 +7,7 @@ from typing import Protocol
 
 from clipkit.data.shards.index import ShardIndex
 from clipkit.evaluation.datasets.dataset import EvaluationSample
+from clipkit.evaluation.datasets.queries import QueryModality
 
 
 class SampleSource(Protocol):
@@ -15,6 +16,10 @@ class SampleSource(Protocol):
     @property
     def name(self) -> str:
         """Return the name of the data in messages."""
+
+    @property
+    def modality(self) -> QueryModality:
+        """Return what the samples are: images, sounds or another modality."""
 
     def sample(self, sample_id: int) -> EvaluationSample:
         """Read one sample."""

@@ -25,6 +25,7 @@ from clipkit.evaluation.outcomes.metrics import outcome_metrics
 from clipkit.evaluation.outcomes.outcomes import Evaluation
 from clipkit.models import DualEncoder, LabelHead
 from clipkit.models.evaluating import evaluating
+from clipkit.models.tower_encoder import TowerEncoder
 from clipkit.renamed_arguments import renamed_arguments
 
 
@@ -74,7 +75,8 @@ class LabelHeadClassification(Evaluator):
         return partial(self._predict, encoder)
 
     def _predict(self, encoder: DualEncoder, data: ImageData) -> Predictions:
-        head, ids = label_head_of(encoder), ids_of_rank(data, self.options)
+        head = label_head_of(encoder, data.modality.name)
+        ids = ids_of_rank(data, self.options)
         scores, labels, keys = head_scores(encoder, data, self.options)
         labels = match_head(self.class_names, head, data.name).labels(labels)
         require_classes(labels, head.num_classes, keys, data)
@@ -100,26 +102,28 @@ class LabelHeadClassification(Evaluator):
         return predictions, Evaluation(outcome_metrics(outcomes), (outcomes,))
 
 
-def label_head_of(encoder: DualEncoder) -> LabelHead:
-    """Return the label head of an encoder."""
-    if encoder.label_head is None:
+def label_head_of(encoder: TowerEncoder, modality: str) -> LabelHead:
+    """Return the label head of an encoder on a modality."""
+    if modality not in encoder.heads:
         raise ConfigError(
-            "label_head: expected an encoder with a label head, got one without; train one "
-            "(model.encoder.label_head), or evaluate zero-shot"
+            f"label_head: expected an encoder with a label head on {modality!r}, got heads on "
+            f"{', '.join(encoder.heads) or 'nothing'}; train one (model.encoder.label_head, or "
+            f"label_heads of a MultimodalEncoder), or evaluate zero-shot"
         )
-    return encoder.label_head
+    return encoder.heads[modality]
 
 
 def head_scores(
     encoder: DualEncoder, data: DataSource, options: EmbedOptions
 ) -> tuple[Float[Tensor, "B C"], Int64[Tensor, " B"], list[str]]:
     """Score the samples of this rank with the label head."""
-    head, device = label_head_of(encoder), encoder.log_logit_scale.device
+    head, device = label_head_of(encoder, data.modality.name), encoder.log_logit_scale.device
+    inputs = data.modality.inputs(encoder)
     scores = [torch.empty(0, head.num_classes, device=device)]
     labels, keys = list[int](), list[str]()
     with same_errors(), evaluating(encoder, options.precision):
         for chunk in decoded_chunks(encoder, data, ids_of_rank(data, options), options):
-            scores.append(encoder.classify(*chunk.pixels(device)).float())
+            scores.append(inputs.classify(*chunk.on(device)).float())
             labels += chunk.labels
             keys += chunk.keys
     return torch.cat(scores), torch.tensor(labels, dtype=torch.int64, device=device), keys

@@ -101,7 +101,8 @@ class MultiLabelClassification(Evaluator):
         )
 
     def _predict(self, encoder: DualEncoder, data: EvaluationDataset) -> MultiLabelPredictions:
-        head, ids = label_head_of(encoder), ids_of_rank(data, self.options)
+        head = label_head_of(encoder, data.modality.name)
+        ids = ids_of_rank(data, self.options)
         match = match_head(data.class_names, head, data.name)
         with same_errors():
             targets = multi_label_targets(data, ids, self.fields, head.num_classes, match)

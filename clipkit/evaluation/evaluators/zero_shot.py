@@ -211,7 +211,7 @@ class ZeroShotClassification(Evaluator):
             classes = prompt_embeddings(
                 encoder, self.prompts.positive, tokenizer, self.options.batch_size
             )
-            return classes.cpu(), float(encoder.image_text_scale)
+            return classes.cpu(), float(encoder.scale_with_text(self.data.modality.name))
 
     def _predict(
         self,

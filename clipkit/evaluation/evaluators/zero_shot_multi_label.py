@@ -157,7 +157,7 @@ class ZeroShotMultiLabel(Evaluator):
                 prompt_embeddings(encoder, prompts, tokenizer, self.options.batch_size).cpu()
                 for prompts in (self.prompts.positive, self.prompts.negative)
             )
-            scale = float(encoder.image_text_scale)
+            scale = float(encoder.scale_with_text(self.data.modality.name))
             bias = None if encoder.logit_bias is None else float(encoder.logit_bias)
         similarity = images @ positive.T
         if len(negative):

@@ -12,8 +12,10 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from clipkit.data.modalities.field import ModalityField
 from clipkit.evaluation.datasets.dataset import EvaluationDataset, open_dataset
 from clipkit.evaluation.datasets.leaks import groups_of, image_digests, refuse_overlap
+from clipkit.evaluation.datasets.queries import IMAGES
 from clipkit.evaluation.embedding import embed_pairs
 from clipkit.evaluation.evaluators.class_match import ClassMatch
 from clipkit.evaluation.evaluators.zero_shot import require_classes
@@ -81,6 +83,7 @@ class ProbeSplits:
         allow_outside: Whether the images of a table or folder may be outside of its folder.
         allow_overlap: Whether the same image or group may be in two splits; otherwise it is an
             error that names the samples.
+        modality: What the samples are: "image", "sound", or the field that reads another modality.
 
     Raises:
         DataError: If a split is missing.
@@ -101,9 +104,12 @@ class ProbeSplits:
         group_field: str | None = None,
         allow_outside: bool = False,
         allow_overlap: bool = False,
+        modality: str | ModalityField = IMAGES.name,
     ) -> None:
         def part(name: str) -> EvaluationDataset:
-            return open_dataset(data, name, label_field=label_field, allow_outside=allow_outside)
+            return open_dataset(
+                data, name, label_field=label_field, allow_outside=allow_outside, modality=modality
+            )
 
         self.test, self.train = part(split), part(train_split)
         self.validation = part(validation_split) if validation_split else None

@@ -29,8 +29,22 @@ GENERIC_TEMPLATES: Final = (
 )
 """Templates for data without any: several views and media, no assumption about the domain."""
 
-TEMPLATE_LISTS: Final = ("openai", "simple", "generic")
-"""Lists of templates by name: OpenAI's 80 and 7 for ImageNet, and ``GENERIC_TEMPLATES``."""
+SOUND_TEMPLATES: Final = (
+    "{}",
+    "the sound of {}",
+    "this is a sound of {}",
+    "a recording of {}",
+    "{} can be heard",
+    "{}, in the distance",
+    "{} in a noisy place",
+    "a sound in the category {}",
+)
+"""Templates for sounds without any. The third is the prompt of LAION-CLAP and of the CLAP of 2022
+(Wu et al. 2023, Elizalde et al. 2023)."""
+
+TEMPLATE_LISTS: Final = ("openai", "simple", "generic", "sound", "clap")
+"""Lists of templates by name: OpenAI's 80 and 7 for ImageNet, ``GENERIC_TEMPLATES``,
+``SOUND_TEMPLATES``, and the one prompt of CLAP."""
 
 Templates = str | Sequence[str] | Mapping[str, Sequence[str] | Mapping[str, Sequence[str]]]
 """Name of a list, file, templates, or prompts of each class; see ``resolve_prompts``."""
@@ -38,6 +52,14 @@ Templates = str | Sequence[str] | Mapping[str, Sequence[str] | Mapping[str, Sequ
 _LOG: Final = logging.getLogger(__name__)
 _OPTION: Final = "templates"
 _SIGNS: Final = ("positive", "negative")
+_GENERIC: Final = {"sound": SOUND_TEMPLATES}
+"""Templates for data without any, by modality."""
+_OWN: Final = {
+    "generic": GENERIC_TEMPLATES,
+    "sound": SOUND_TEMPLATES,
+    "clap": (SOUND_TEMPLATES[2],),
+}
+"""Lists that are not those of open_clip, by name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +103,8 @@ def resolve_prompts(
             file with templates or prompts, or a mapping by data set as CLIP_benchmark's; or the
             templates; or a mapping from each class to its prompts. In place of a list of templates
             or prompts, a mapping with the keys "positive" and "negative" may have a list for images
-            with and without the class. None for the templates of the data, or
-            ``GENERIC_TEMPLATES`` if the data have none.
+            with and without the class. None for the templates of the data, or, if the data have
+            none, ``GENERIC_TEMPLATES``, for sounds ``SOUND_TEMPLATES``.
         class_names: Names of the C classes.
         data: The data set.
         facts: Table of facts, or the path of one; see ``FactTable.from_file``. The definition of
@@ -144,7 +166,7 @@ def _resolve(
     content: Any = given
     where = _OPTION
     if given is None:
-        content = data.templates or GENERIC_TEMPLATES
+        content = data.templates or _GENERIC.get(data.modality.name, GENERIC_TEMPLATES)
     elif isinstance(given, str):
         where = f"{_OPTION}: {given}"
         content = _listed(given) or read_entry(given, _OPTION, data.name, (*class_names,))
@@ -160,8 +182,8 @@ def _resolve(
 
 def _listed(name: str) -> Sequence[str] | None:
     """Return a list of templates by its name; None for the address of a file."""
-    if name == "generic":
-        return GENERIC_TEMPLATES
+    if name in _OWN:
+        return _OWN[name]
     if name in TEMPLATE_LISTS:
         from open_clip import zero_shot_metadata
 

@@ -12,6 +12,7 @@ from clipkit.distributed.collectives import rank
 from clipkit.evaluation.comparison.intervals import metric_intervals
 from clipkit.evaluation.correct_pairs import RetrievalOptions
 from clipkit.evaluation.datasets.dataset import EvaluationDataset
+from clipkit.evaluation.datasets.queries import IMAGES
 from clipkit.evaluation.embedding import EmbeddedPairs, known_pairs
 from clipkit.evaluation.evaluators.base import Evaluator
 from clipkit.evaluation.evaluators.class_report import PerClass
@@ -116,9 +117,9 @@ def measure(encoder: DualEncoder, evaluators: Mapping[str, Evaluator]) -> Measur
     order = sorted(evaluators, key=lambda name: not isinstance(evaluators[name], Retrieval))
     with remembering():
         evaluations = {name: _with_classes(evaluators[name]).evaluate(encoder) for name in order}
-        pairs = ((name, _embedded(encoder, evaluators[name])) for name in order)
+        data = {name: source for name in evaluators if (source := _images_of(evaluators[name]))}
+        pairs = ((name, _embedded(encoder, evaluators[name])) for name in order if name in data)
         embedded = next(((name, part) for name, part in pairs if part is not None), None)
-    data = {name: source for name in evaluators if (source := _images_of(evaluators[name]))}
     ordered = {name: evaluations[name] for name in evaluators}
     explanations: Sequence[Explanation] = ()
     if embedded is not None and embedded[1].captions:
@@ -197,13 +198,15 @@ def _with_classes(evaluator: Evaluator) -> Evaluator:
 
 
 def _images_of(evaluator: Evaluator) -> EvaluationDataset | None:
-    """Return the images whose outcomes an evaluator returns."""
+    """Return the images whose outcomes an evaluator returns; None for those of sounds."""
     match evaluator:
         case Retrieval() | ZeroShotClassification() | LabelHeadClassification():
-            return evaluator.data
+            data = evaluator.data
         case LinearProbe() | NearestNeighbours() | FewShotProbe():
-            return evaluator.splits.test
-    return None
+            data = evaluator.splits.test
+        case _:
+            return None
+    return data if data.modality is IMAGES else None
 
 
 def _embedded(encoder: DualEncoder, evaluator: Evaluator) -> EmbeddedPairs | None:

@@ -62,6 +62,18 @@ class LoadedEncoder(NamedTuple):
     weights: str | None
 
 
+class LoadedTowers(NamedTuple):
+    """An encoder of any towers, and which weights of the checkpoint it has.
+
+    Args:
+        encoder: Encoder in evaluation mode.
+        weights: As for ``LoadedEncoder``.
+    """
+
+    encoder: TowerEncoder
+    weights: str | None
+
+
 def load_encoder(path: Path | str, prefix: str | None = None) -> DualEncoder:
     """Load the encoder of a training checkpoint, or of a folder that ``clipkit export`` wrote.
 
@@ -102,7 +114,7 @@ def load_multimodal_encoder(path: Path | str, prefix: str | None = None) -> Mult
         >>> list(load_multimodal_encoder("export").towers)
         ['image', 'text']
     """
-    encoder, _ = _read(path, prefix)
+    encoder, _ = read_towers(path, prefix)
     if not isinstance(encoder, MultimodalEncoder):
         raise CheckpointError(
             f"{path}: expected a MultimodalEncoder, got {type(encoder).__name__}; use load_encoder"
@@ -129,12 +141,12 @@ def as_dual(encoder: TowerEncoder, where: Path | str) -> DualEncoder:
 
 def read_encoder(path: Path | str, prefix: str | None = None) -> LoadedEncoder:
     """Load an encoder as ``load_encoder`` does, and report which weights it has."""
-    encoder, weights = _read(path, prefix)
+    encoder, weights = read_towers(path, prefix)
     return LoadedEncoder(as_dual(encoder, path), weights)
 
 
-def _read(path: Path | str, prefix: str | None) -> tuple[TowerEncoder, str | None]:
-    """Load an encoder of any kind, and return which weights it has."""
+def read_towers(path: Path | str, prefix: str | None = None) -> LoadedTowers:
+    """Load an encoder with all of its towers, and report which weights it has."""
     on_hub = is_hub_name(path)
     if on_hub or (Path(path).is_dir() and not is_sharded(Path(path))):
         if prefix == PREFIXES["average"]:
@@ -142,7 +154,7 @@ def _read(path: Path | str, prefix: str | None) -> tuple[TowerEncoder, str | Non
                 f"{path}: expected a checkpoint with an average of the weights, got an export, "
                 f"which has one set of weights; omit --weights"
             )
-        return (_load_hub(str(path)) if on_hub else _load_folder(Path(path))), None
+        return LoadedTowers(_load_hub(str(path)) if on_hub else _load_folder(Path(path)), None)
     path, weights = Path(path), None
     if is_structure_only():
         encoder = _build(read_file(path / META if is_sharded(path) else path, mapped=True), path)
@@ -153,7 +165,7 @@ def _read(path: Path | str, prefix: str | None) -> tuple[TowerEncoder, str | Non
         load_exactly(encoder, own, str(path))
     for tower in encoder.towers.values():
         merge_lora(tower)
-    return encoder.eval(), weights
+    return LoadedTowers(encoder.eval(), weights)
 
 
 def _build(checkpoint: Any, path: Path) -> TowerEncoder:

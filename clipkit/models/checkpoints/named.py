@@ -9,7 +9,13 @@ import torch
 
 from clipkit.errors import CheckpointError, ConfigError, first_line
 from clipkit.hub import is_hub_name
-from clipkit.models.checkpoints.encoder import PREFIXES, LoadedEncoder, read_encoder
+from clipkit.models.checkpoints.encoder import (
+    PREFIXES,
+    LoadedEncoder,
+    LoadedTowers,
+    as_dual,
+    read_towers,
+)
 from clipkit.models.open_clip.towers import from_open_clip
 
 _FILE_ENDINGS: Final = (".ckpt", ".pt", ".pth", ".bin", ".safetensors")
@@ -38,10 +44,26 @@ def load_model(name: Path | str, device: str = "auto", weights: str | None = Non
         >>> load_model("export", "cpu").weights is None
         True
     """
+    encoder, own = load_towers(name, device, weights)
+    return LoadedEncoder(as_dual(encoder, name), own)
+
+
+def load_towers(name: Path | str, device: str = "auto", weights: str | None = None) -> LoadedTowers:
+    """Load an encoder with all of its towers; arguments and errors as for ``load_model``.
+
+    Returns:
+        The encoder, a ``MultimodalEncoder`` if it has more than two towers, and which weights of
+        the checkpoint it has.
+
+    Examples:
+        >>> save_encoder(MultimodalEncoder(encoder.towers), "export")
+        >>> list(load_towers("export", "cpu").encoder.towers)
+        ['image', 'text']
+    """
     name, target = str(name), _device(device)
     if is_read_by_path(name):
-        loaded = read_encoder(name, None if weights is None else PREFIXES[weights])
-        return LoadedEncoder(loaded.encoder.to(target).eval(), loaded.weights)
+        loaded = read_towers(name, None if weights is None else PREFIXES[weights])
+        return LoadedTowers(loaded.encoder.to(target).eval(), loaded.weights)
     if name.endswith(_FILE_ENDINGS) and "@" not in name:
         raise CheckpointError(f"{name}: no such file; expected a checkpoint of clipkit")
     if weights == "average":
@@ -50,7 +72,7 @@ def load_model(name: Path | str, device: str = "auto", weights: str | None = Non
             f"of open_clip; omit --weights"
         )
     architecture, _, pretrained = name.partition("@")
-    return LoadedEncoder(from_open_clip(architecture, pretrained or None).to(target).eval(), None)
+    return LoadedTowers(from_open_clip(architecture, pretrained or None).to(target).eval(), None)
 
 
 def is_read_by_path(name: str) -> bool:

@@ -1,0 +1,42 @@
+"""Recognise a data set of sounds by its table, and the split that an address names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from clipkit.data.packing.sound_sets.clips import SoundSet, SplitClips
+from clipkit.data.packing.sound_sets.folds import Esc50, UrbanSound8K
+from clipkit.data.packing.sound_sets.fsd50k import Fsd50k
+
+_SETS: Final[tuple[type[SoundSet], ...]] = (Esc50, UrbanSound8K, Fsd50k)
+
+
+def is_sound_set(path: Path) -> bool:
+    """Return whether ``clips_at`` reads a path."""
+    return not path.is_file() and _kind(path if path.is_dir() else path.parent) is not None
+
+
+def clips_at(path: Path) -> SplitClips | None:
+    """Return the clips of a data set of sounds, or of a split of it.
+
+    Args:
+        path: Folder of a set, for all of its clips; or, below it, a name that is no file or folder,
+            which is that of a split: ``ESC-50/fold1``.
+
+    Returns:
+        The clips; None if no set is there.
+
+    Raises:
+        DataError: If the set has no such split, or its table is damaged.
+    """
+    if not is_sound_set(path):
+        return None
+    folder, split = (path, "") if path.is_dir() else (path.parent, path.name)
+    kind = _kind(folder)
+    assert kind is not None, "is_sound_set found it"
+    return kind(folder).split(split)
+
+
+def _kind(folder: Path) -> type[SoundSet] | None:
+    return next((kind for kind in _SETS if (folder / kind.marker).is_file()), None)
