@@ -26,6 +26,7 @@ from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
 from clipkit.errors import ConfigError
+from clipkit.token_sequences import JointStage, TokenSequence
 
 __all__ = [
     "IGNORE_LABEL",
@@ -320,6 +321,9 @@ class Embeddings:
             the modality; None without such a head.
         head_logits: Scores of the classes by the label heads on other towers, by the name of the
             modality; None without such a head.
+        tokens: Token sequences of the modalities that a joint encoder fuses, by name; None without
+            a fusion.
+        joint: Fusion and its heads, which terms of the objective call; None without a fusion.
     """
 
     image: Float[Tensor, "B D"]
@@ -336,6 +340,8 @@ class Embeddings:
     pair_scales: dict[str, Float[Tensor, ""]] | None = None
     head_features: dict[str, Float[Tensor, "B D"]] | None = None
     head_logits: dict[str, Float[Tensor, "B C"]] | None = None
+    tokens: dict[str, TokenSequence] | None = None
+    joint: JointStage | None = None
 
     def of(self, name: str) -> tuple[Float[Tensor, "B D"], Bool[Tensor, " B"] | None]:
         """Return the embeddings of a modality, and which samples have it; None for all.

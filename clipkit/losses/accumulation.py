@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from clipkit.errors import ConfigError
+from clipkit.token_sequences import TokenSequence
 from clipkit.types import (
     Batch,
     Embeddings,
@@ -137,14 +138,19 @@ def _join(parts: list[Embeddings]) -> Embeddings:
 
 
 def _joined(values: list[Any]) -> Any:
-    """Join a field of all parts; scale and bias are the same in all."""
+    """Join a field of all parts; scale, bias and fusion are the same in all."""
     first = values[0]
     if first is None or (isinstance(first, Tensor) and first.ndim == 0):
         return first
+    if isinstance(first, TokenSequence):
+        has_mask = first.mask is not None  # patches of images of any shape, and texts
+        masks = torch.cat([one.mask for one in values]) if has_mask else None
+        return TokenSequence(torch.cat([one.values for one in values]), masks)
     if isinstance(first, Tensor):
         return torch.cat(values)
     if isinstance(first, ModalityEmbeddings):
         rows = [one.values for one in values], [one.present for one in values]
         return ModalityEmbeddings(*map(torch.cat, rows))
-    assert isinstance(first, dict)
+    if not isinstance(first, dict):
+        return first  # the fusion of a joint encoder is the same in all
     return {name: _joined([value[name] for value in values]) for name in first}

@@ -169,6 +169,8 @@ class CombinedLoss(nn.Module):
             values[f"{name}_num_samples"] = term.num_samples
         if self.label is None and embeddings.label_logits is not None:
             total = total + 0 * embeddings.label_logits.sum()  # DDP needs a gradient of the head
+        if embeddings.joint is not None:
+            total = total + embeddings.joint.zero()
         if embeddings.modalities is not None:
             total = total + 0 * _sum_of_all(embeddings)  # and of every tower, head and scale
         if self.training and torch.is_grad_enabled():

@@ -4,6 +4,7 @@ from clipkit.models.checkpoints.description import describe
 from clipkit.models.checkpoints.encoder import (
     from_checkpoint,
     load_encoder,
+    load_joint_encoder,
     load_multimodal_encoder,
     save_encoder,
     save_open_clip,
@@ -16,6 +17,10 @@ from clipkit.models.files.consolidate import consolidate_checkpoint
 from clipkit.models.files.structure import structure_only
 from clipkit.models.heads.label_head import CosineLabelHead, LabelHead, LinearLabelHead
 from clipkit.models.heads.prototype_head import PrototypeLabelHead
+from clipkit.models.joint.fusion import CrossAttentionFusion, Fusion, MergedFusion
+from clipkit.models.joint.joint_encoder import JointEncoder, ReadTokens, with_fusion
+from clipkit.models.joint.tcn_fusion import TcnFusion
+from clipkit.models.joint.word_head import WordHead
 from clipkit.models.multimodal_encoder import MultimodalEncoder, with_towers
 from clipkit.models.open_clip.towers import OpenClipImageTower, OpenClipTextTower, from_open_clip
 from clipkit.models.tower_encoder import TowerEncoder
@@ -27,31 +32,40 @@ from clipkit.models.towers.signals.tcn_tower import TcnTower
 from clipkit.models.towers.signals.timm_sound_tower import TimmSoundTower
 from clipkit.models.towers.signals.whisper_sound_tower import WhisperSoundTower
 from clipkit.models.towers.timm_tower import TimmImageTower
+from clipkit.models.towers.tokens import TokenTower
 from clipkit.models.towers.transformers_tower import TransformersTextTower
 
 __all__ = [
     "ClapSoundTower",
     "CosineLabelHead",
+    "CrossAttentionFusion",
     "DualEncoder",
     "Encoded",
     "Explanation",
+    "Fusion",
     "ImageTower",
+    "JointEncoder",
     "LabelHead",
     "LinearLabelHead",
+    "MergedFusion",
     "MultimodalEncoder",
     "OpenClipImageTower",
     "OpenClipTextTower",
     "PrototypeLabelHead",
+    "ReadTokens",
     "SignalTower",
+    "TcnFusion",
     "TcnTower",
     "TextTower",
     "TimmImageTower",
     "TimmNaFlexTower",
     "TimmSoundTower",
+    "TokenTower",
     "Tower",
     "TowerEncoder",
     "TransformersTextTower",
     "WhisperSoundTower",
+    "WordHead",
     "WordWeight",
     "consolidate_checkpoint",
     "describe",
@@ -59,6 +73,7 @@ __all__ = [
     "from_open_clip",
     "interpolate",
     "load_encoder",
+    "load_joint_encoder",
     "load_model",
     "load_multimodal_encoder",
     "load_towers",
@@ -66,5 +81,6 @@ __all__ = [
     "save_encoder",
     "save_open_clip",
     "structure_only",
+    "with_fusion",
     "with_towers",
 ]

@@ -17,7 +17,7 @@ from clipkit.data.modalities.field import ModalityField
 from clipkit.data.modalities.sounds import Sounds
 from clipkit.errors import ConfigError, SampleError
 from clipkit.models.inputs import sound_transform_of, transform_of
-from clipkit.models.multimodal_encoder import MultimodalEncoder
+from clipkit.models.named_towers import NamedTowerEncoder
 from clipkit.models.tower_encoder import TowerEncoder
 from clipkit.models.towers.base import SignalTower
 from clipkit.patches import TokenBudget
@@ -131,7 +131,7 @@ class SignalQueries(QueryModality):
 
     def inputs(self, encoder: TowerEncoder) -> QueryInputs:
         """See ``QueryModality.inputs``."""
-        if not isinstance(encoder, MultimodalEncoder) or self.name not in encoder.modalities:
+        if not isinstance(encoder, NamedTowerEncoder) or self.name not in encoder.modalities:
             raise ConfigError(
                 f"modality: expected an encoder with a {self.name}_tower, got the towers "
                 f"{', '.join(encoder.towers)}"

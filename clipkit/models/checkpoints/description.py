@@ -11,17 +11,22 @@ from torch import nn
 from clipkit.errors import CheckpointError
 from clipkit.models.dual_encoder import DualEncoder
 from clipkit.models.heads.label_head import LabelHead
+from clipkit.models.joint.fusion import Fusion
+from clipkit.models.joint.joint_encoder import JointEncoder
+from clipkit.models.joint.word_head import WordHead
 from clipkit.models.multimodal_encoder import MultimodalEncoder
+from clipkit.models.named_towers import NamedTowerEncoder
 from clipkit.models.tower_encoder import TowerEncoder
 from clipkit.models.towers.base import ImageTower, SignalTower, TextTower, Tower
 
 _PUBLIC: Final = "clipkit.models"
-_PARTS: Final = ("image_tower", "text_tower", "label_head")
+_PAIR: Final = ("image_tower", "text_tower", "label_head")
+_JOINT: Final = ("fusion", "word_head")
 _NAMED_PARTS: Final = ("towers", "label_heads")
 _NAMES: Final = "class_names"
-_BASES: Final = (ImageTower, TextTower, SignalTower, LabelHead)
+_BASES: Final = (ImageTower, TextTower, SignalTower, LabelHead, Fusion, WordHead)
 
-Part = Tower | LabelHead
+Part = Tower | LabelHead | Fusion | WordHead
 
 
 def describe(model: TowerEncoder | Part) -> dict[str, Any]:
@@ -42,12 +47,16 @@ def describe(model: TowerEncoder | Part) -> dict[str, Any]:
     """
     init_args: dict[str, Any] = model.config()
     if isinstance(model, DualEncoder):
-        parts = {name: getattr(model, name) for name in _PARTS}
+        parts = {name: getattr(model, name) for name in _PAIR}
         init_args = {
             **{name: None if part is None else describe(part) for name, part in parts.items()},
             **init_args,
         }
-    elif isinstance(model, MultimodalEncoder):
+    elif isinstance(model, NamedTowerEncoder):
+        if isinstance(model, JointEncoder):
+            parts = {name: getattr(model, name) for name in _JOINT}
+            described_parts = {n: None if p is None else describe(p) for n, p in parts.items()}
+            init_args = {**described_parts, **init_args}
         init_args = {
             "towers": {name: describe(part) for name, part in model.towers.items()},
             "label_heads": {name: describe(part) for name, part in model.heads.items()},
@@ -66,14 +75,14 @@ def build_encoder(description: Mapping[str, Any], where: str) -> TowerEncoder:
     Only clipkit's own classes, and subclasses of its towers and heads whose modules are imported
     already, are ever called: a checkpoint cannot make this process run anything else.
     """
-    kinds = {_class_path(kind): kind for kind in (DualEncoder, MultimodalEncoder)}
+    kinds = {_class_path(kind): kind for kind in (DualEncoder, MultimodalEncoder, JointEncoder)}
     class_path = description.get("class_path")
     if class_path not in kinds:
         raise CheckpointError(
             f"{where}: encoder: expected {' or '.join(kinds)}, got {class_path!r}"
         )
     init_args = dict(_init_args(description, where))
-    for name in _PARTS:
+    for name in (*_PAIR, *_JOINT):
         if init_args.get(name) is not None:
             init_args[name] = _build_part(init_args[name], f"{where}: {name}")
     for name in _NAMED_PARTS:
@@ -94,7 +103,7 @@ def _build_part(description: Mapping[str, Any], where: str) -> Part:
     class_path = description.get("class_path") if isinstance(description, Mapping) else None
     if class_path not in known:
         raise CheckpointError(
-            f"{where}: {class_path!r} is not a known tower or head; clipkit has "
+            f"{where}: {class_path!r} is not a known tower, head or fusion; clipkit has "
             f"{', '.join(sorted(known))}; import the module of your own class before loading"
         )
     part: Part = _call(known[class_path], _init_args(description, where), where)

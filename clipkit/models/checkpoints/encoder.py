@@ -19,8 +19,10 @@ from clipkit.models.files.sharded import META, is_sharded, read_checkpoint
 from clipkit.models.files.state_dicts import load_exactly, read_file, write_state_dict
 from clipkit.models.files.structure import is_structure_only
 from clipkit.models.heads.label_head import LabelHead
+from clipkit.models.joint.joint_encoder import JointEncoder
 from clipkit.models.lora import add_lora_of_entry, lora_entry, merge_lora
 from clipkit.models.multimodal_encoder import MultimodalEncoder
+from clipkit.models.named_towers import NamedTowerEncoder
 from clipkit.models.onnx_towers import FACTS_FILE, load_onnx
 from clipkit.models.open_clip.config import CONFIG_FILE_NAME
 from clipkit.models.open_clip.export import open_clip_config, open_clip_state
@@ -122,6 +124,27 @@ def load_multimodal_encoder(path: Path | str, prefix: str | None = None) -> Mult
     return encoder
 
 
+def load_joint_encoder(path: Path | str, prefix: str | None = None) -> JointEncoder:
+    """Load an encoder with a fusion; arguments and errors as for ``load_encoder``.
+
+    Returns:
+        The encoder in evaluation mode, on the CPU.
+
+    Examples:
+        >>> fusion = CrossAttentionFusion(width=16, depth=1, num_heads=2)
+        >>> save_encoder(JointEncoder(encoder.towers, fusion), "export")
+        >>> load_joint_encoder("export").fused_names
+        ('text', 'image')
+    """
+    encoder, _ = read_towers(path, prefix)
+    if not isinstance(encoder, JointEncoder):
+        raise CheckpointError(
+            f"{path}: expected a JointEncoder, got {type(encoder).__name__}; train one with "
+            f"clipkit.models.with_fusion"
+        )
+    return encoder
+
+
 def as_dual(encoder: TowerEncoder, where: Path | str) -> DualEncoder:
     """Return an encoder of images and texts: the given one, or two towers of one with more.
 
@@ -130,11 +153,13 @@ def as_dual(encoder: TowerEncoder, where: Path | str) -> DualEncoder:
     """
     if isinstance(encoder, DualEncoder):
         return encoder
-    assert isinstance(encoder, MultimodalEncoder), "these are all kinds of encoder"
+    assert isinstance(encoder, NamedTowerEncoder), "these are all kinds of encoder"
     try:
         dual = encoder.dual()
     except ConfigError as error:
         raise CheckpointError(f"{where}: {error}; use load_multimodal_encoder") from error
+    if isinstance(encoder, JointEncoder):
+        return dual  # what it is without the fusion
     _LOG.warning("%s: using the image and text towers of %s", where, ", ".join(encoder.towers))
     return dual
 

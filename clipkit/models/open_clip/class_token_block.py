@@ -19,7 +19,12 @@ class ClassTokenBlock(ResidualAttentionBlock):  # type: ignore[misc]
 
     Args:
         block: Block whose modules are used.
+
+    Attributes:
+        is_complete: Whether all tokens are computed after all, because a joint encoder reads them.
     """
+
+    is_complete: bool = False
 
     def __init__(self, block: nn.Module) -> None:
         nn.Module.__init__(self)
@@ -28,11 +33,14 @@ class ClassTokenBlock(ResidualAttentionBlock):  # type: ignore[misc]
 
     def forward(
         self, q_x: Float[Tensor, "B S K"], attn_mask: Float[Tensor, "S S"] | None = None
-    ) -> Float[Tensor, "B 1 K"]:
-        """Return the class token of the block's output."""
+    ) -> Float[Tensor, "B 1 K"] | Float[Tensor, "B S K"]:
+        """Return the class token of the block's output, or all tokens."""
         assert attn_mask is None, "an image tower has no mask"
-        tokens = self.ln_1(q_x)
-        attended = self.attention(q_x=tokens[:, :1], k_x=tokens, v_x=tokens)
+        if self.is_complete:
+            tokens: Tensor = super().forward(q_x)
+            return tokens
+        normed = self.ln_1(q_x)
+        attended = self.attention(q_x=normed[:, :1], k_x=normed, v_x=normed)
         token: Tensor = q_x[:, :1] + self.ls_1(attended)
         result: Tensor = token + self.ls_2(self.mlp(self.ln_2(token)))
         return result
@@ -50,3 +58,10 @@ def read_class_token_only(visual: Any) -> None:
         and not visual.output_tokens
     ):
         blocks[-1] = ClassTokenBlock(blocks[-1])
+
+
+def compute_all_tokens(visual: nn.Module) -> None:
+    """Make the last block of an open_clip image tower compute all tokens again."""
+    for block in visual.modules():
+        if isinstance(block, ClassTokenBlock):
+            block.is_complete = True

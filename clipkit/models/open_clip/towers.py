@@ -16,6 +16,7 @@ from torch.func import functional_call
 from clipkit.errors import ConfigError
 from clipkit.models.dual_encoder import DualEncoder
 from clipkit.models.heads.label_head import LabelHead
+from clipkit.models.open_clip.class_token_block import compute_all_tokens
 from clipkit.models.open_clip.config import OpenClipConfig, read_config
 from clipkit.models.open_clip.context import stretch_context
 from clipkit.models.open_clip.positions import resize_positions
@@ -28,6 +29,8 @@ from clipkit.models.towers.base import (
     check_length,
     group_by_block,
 )
+from clipkit.models.towers.timm_layers import trunk_groups, trunk_token_module, trunk_tokens
+from clipkit.models.towers.tokens import TokenTower, channels_as_tokens
 
 _RESIDUAL_BLOCK = re.compile(r"^\w+\.transformer\.resblocks\.(\d+)\.")
 _RESNET_STAGE = re.compile(r"^visual\.layer(\d+)\.")
@@ -37,7 +40,7 @@ _BOTH = ("vision_cfg", "text_cfg")
 
 
 @final
-class OpenClipImageTower(ImageTower):
+class OpenClipImageTower(ImageTower, TokenTower):
     """The image tower of an open_clip configuration: ViT, ResNet or any timm trunk.
 
     Args:
@@ -113,6 +116,32 @@ class OpenClipImageTower(ImageTower):
         first = [f"visual.{part}" for part in parts]
         return group_by_block(names, block=_RESIDUAL_BLOCK, first=first)
 
+    @property
+    def token_dim(self) -> int:
+        """See ``TokenTower.token_dim``."""
+        if hasattr(self.visual, "trunk"):
+            return int(self.visual.trunk.num_features)
+        if hasattr(self.visual, "layer4"):
+            return int(self.visual.layer4[-1].conv3.out_channels)
+        return int(self.visual.class_embedding.shape[-1])
+
+    def token_module(self) -> nn.Module:
+        """Return the module whose output has all patches; see ``TokenTower.token_module``."""
+        if hasattr(self.visual, "trunk"):
+            return trunk_token_module(self.visual.trunk)
+        part: nn.Module = getattr(self.visual, "layer4", None) or self.visual.transformer
+        return part
+
+    def as_tokens(self, inputs: tuple[Any, ...], output: Any) -> Float[Tensor, "B tokens K"]:
+        """See ``TokenTower.as_tokens``; a class token is the first."""
+        if hasattr(self.visual, "trunk"):
+            return trunk_tokens(self.visual.trunk, inputs, output)
+        return channels_as_tokens(output, self.token_dim)
+
+    def expose_tokens(self) -> None:
+        """See ``TokenTower.expose_tokens``."""
+        compute_all_tokens(self.visual)
+
 
 def _positions_of(visual: Any) -> tuple[str | None, tuple[int, int]]:
     """Return the name of the parameter of positions, if any, and the pixels per position."""
@@ -125,15 +154,13 @@ def _positions_of(visual: Any) -> tuple[str | None, tuple[int, int]]:
 
 def _timm_groups(visual: Any, names: list[str]) -> list[list[str]]:
     """Return the trunk's layers in timm's order, then open_clip's projection."""
-    from clipkit.models.towers.timm_layers import trunk_groups
-
     groups = [[f"visual.trunk.{name}" for name in group] for group in trunk_groups(visual.trunk)]
     head = [name for name in names if name.startswith("visual.head.")]
     return [*groups, head] if head else groups
 
 
 @final
-class OpenClipTextTower(TextTower):
+class OpenClipTextTower(TextTower, TokenTower):
     """The text tower of an open_clip configuration: its own transformer or one of transformers'.
 
     Args:
@@ -198,6 +225,30 @@ class OpenClipTextTower(TextTower):
             return group_by_block(names, block=_HF_BLOCK, first=first)
         stem = ("text.token_embedding", "text.positional_embedding")
         return group_by_block(names, block=_RESIDUAL_BLOCK, first=stem)
+
+    @property
+    def token_dim(self) -> int:
+        """See ``TokenTower.token_dim``."""
+        own: Any = self.text
+        if self._config.model["text_cfg"].get("hf_model_name"):
+            return int(own.config.hidden_size)
+        return int(own.token_embedding.weight.shape[1])
+
+    def token_module(self) -> nn.Module:
+        """See ``TokenTower.token_module``."""
+        own: Any = self.text
+        # a class token after the text is normalised alone, after pooling
+        after_pooling = getattr(own, "cls_emb", None) is not None
+        part: nn.Module = (
+            own.transformer if after_pooling or not hasattr(own, "ln_final") else own.ln_final
+        )
+        return part
+
+    def as_tokens(self, inputs: tuple[Any, ...], output: Any) -> Float[Tensor, "B tokens K"]:
+        """See ``TokenTower.as_tokens``."""
+        del inputs
+        states: Tensor = getattr(output, "last_hidden_state", output)
+        return states
 
 
 def trims_exactly(text_cfg: Mapping[str, Any]) -> bool:

@@ -8,17 +8,23 @@ from typing import Any, final
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
-from torch import Tensor
+from torch import Tensor, nn
 
 from clipkit.errors import ConfigError
 from clipkit.models.towers.base import ImageTower, as_triple
 from clipkit.models.towers.projection import Projection, make_projection
-from clipkit.models.towers.timm_layers import create_trunk, trunk_groups
+from clipkit.models.towers.timm_layers import (
+    create_trunk,
+    trunk_groups,
+    trunk_token_module,
+    trunk_tokens,
+)
+from clipkit.models.towers.tokens import TokenTower
 from clipkit.patches import TokenBudget, patch_coordinates, patch_validity
 
 
 @final
-class TimmNaFlexTower(ImageTower):
+class TimmNaFlexTower(ImageTower, TokenTower):
     """A NaFlexVit of timm without its classifier, and a projection.
 
     Images keep their shape: they come as patches, with a grid of rows and columns for each. The
@@ -120,6 +126,28 @@ class TimmNaFlexTower(ImageTower):
         groups = [[f"trunk.{name}" for name in group] for group in trunk_groups(self.trunk)]
         head = [f"projection.{name}" for name, _ in self.projection.named_parameters()]
         return [*groups, head] if head else groups
+
+    @property
+    def token_dim(self) -> int:
+        """See ``TokenTower.token_dim``."""
+        return int(self.trunk.num_features)
+
+    def token_module(self) -> nn.Module:
+        """See ``TokenTower.token_module``."""
+        return trunk_token_module(self.trunk)
+
+    def as_tokens(self, inputs: tuple[Any, ...], output: Any) -> Float[Tensor, "B tokens K"]:
+        """See ``TokenTower.as_tokens``; class and register tokens are the first."""
+        return trunk_tokens(self.trunk, inputs, output)
+
+    def token_mask(
+        self, grids: Int64[Tensor, "B 2"] | None, num_tokens: int
+    ) -> Bool[Tensor, "B tokens"] | None:
+        """See ``TokenTower.token_mask``."""
+        if grids is None:
+            return None
+        num_prefix = int(self.trunk.num_prefix_tokens)
+        return F.pad(patch_validity(grids, num_tokens - num_prefix), (num_prefix, 0), value=True)
 
 
 def _key_mask(

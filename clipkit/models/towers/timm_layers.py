@@ -6,8 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from jaxtyping import Float
+from torch import Tensor, nn
+
 from clipkit.errors import ConfigError
 from clipkit.models.files.structure import is_structure_only
+from clipkit.models.towers.tokens import channels_as_tokens
 from clipkit.suggestions import did_you_mean
 
 
@@ -114,3 +118,31 @@ def fit_input_size(trunk: Any, image_size: int, option: str) -> None:
         raise ConfigError(
             f"{option}: timm's {name!r} cannot work at {image_size}: {error}"
         ) from error
+
+
+_POOLS = ("global_pool", "head.global_pool")
+
+
+def trunk_token_module(trunk: Any) -> nn.Module:
+    """Return the module of a timm model that returns all tokens, or that pools a map of features.
+
+    Raises:
+        ConfigError: If the model has neither.
+    """
+    if isinstance(norm := getattr(trunk, "norm", None), nn.Module):
+        return norm
+    modules = dict(trunk.named_modules())
+    for name in _POOLS:
+        if name in modules:
+            pool: nn.Module = modules[name]
+            return pool
+    raise ConfigError(
+        f"model: the states of {type(trunk).__name__} before pooling cannot be read; for a joint "
+        f"encoder use a vision transformer or a convolutional network with global pooling"
+    )
+
+
+def trunk_tokens(trunk: Any, inputs: tuple[Any, ...], output: Any) -> Float[Tensor, "B tokens K"]:
+    """Return the tokens from a call of ``trunk_token_module``."""
+    is_norm = isinstance(getattr(trunk, "norm", None), nn.Module)
+    return channels_as_tokens(output if is_norm else inputs[0], int(trunk.num_features))

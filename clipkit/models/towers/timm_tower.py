@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, final
 
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from clipkit.models.towers.base import ImageTower, as_triple
 from clipkit.models.towers.patches import project_patches
@@ -15,11 +15,14 @@ from clipkit.models.towers.timm_layers import (
     fit_input_size,
     num_features,
     trunk_groups,
+    trunk_token_module,
+    trunk_tokens,
 )
+from clipkit.models.towers.tokens import TokenTower
 
 
 @final
-class TimmImageTower(ImageTower):
+class TimmImageTower(ImageTower, TokenTower):
     """A timm model without its classifier, and a projection.
 
     Images are normalised as timm's weights of that model expect.
@@ -83,3 +86,16 @@ class TimmImageTower(ImageTower):
         groups = [[f"trunk.{name}" for name in group] for group in trunk_groups(self.trunk)]
         head = [f"projection.{name}" for name, _ in self.projection.named_parameters()]
         return [*groups, head] if head else groups
+
+    @property
+    def token_dim(self) -> int:
+        """See ``TokenTower.token_dim``."""
+        return int(self.trunk.num_features)
+
+    def token_module(self) -> nn.Module:
+        """See ``TokenTower.token_module``."""
+        return trunk_token_module(self.trunk)
+
+    def as_tokens(self, inputs: tuple[Any, ...], output: Any) -> Float[Tensor, "B tokens K"]:
+        """See ``TokenTower.as_tokens``; class and register tokens are the first."""
+        return trunk_tokens(self.trunk, inputs, output)

@@ -7,12 +7,13 @@ from typing import Any, Literal, final
 
 import torch
 from jaxtyping import Bool, Float, Int64
-from torch import Tensor
+from torch import Tensor, nn
 
 from clipkit.errors import ConfigError, first_line
 from clipkit.models.files.structure import is_structure_only
 from clipkit.models.towers.base import TextTower, check_length, group_by_block
 from clipkit.models.towers.projection import Projection, make_projection
+from clipkit.models.towers.tokens import TokenTower
 from clipkit.models.towers.transformers_config import read_architecture
 from clipkit.remote_code import load_trusted
 
@@ -21,7 +22,7 @@ _BLOCK = re.compile(r"\.(?:layer|layers|block|h)\.(\d+)\.")
 
 
 @final
-class TransformersTextTower(TextTower):
+class TransformersTextTower(TextTower, TokenTower):
     """A text encoder of transformers, pooled over its tokens, and a projection.
 
     Padding is masked, so it can be removed exactly. Of an encoder-decoder, the encoder is used.
@@ -107,6 +108,22 @@ class TransformersTextTower(TextTower):
         stems = ("embed", "shared", "wte", "wpe")  # names with a block are sorted by it before
         first = [name for name in names if any(stem in name for stem in stems)]
         return group_by_block(names, block=_BLOCK, first=first)
+
+    @property
+    def token_dim(self) -> int:
+        """See ``TokenTower.token_dim``."""
+        return int(self.transformer.config.hidden_size)
+
+    def token_module(self) -> nn.Module:
+        """See ``TokenTower.token_module``."""
+        part: nn.Module = self.transformer
+        return part
+
+    def as_tokens(self, inputs: tuple[Any, ...], output: Any) -> Float[Tensor, "B tokens K"]:
+        """See ``TokenTower.as_tokens``."""
+        del inputs
+        states: Tensor = output.last_hidden_state
+        return states
 
 
 def pool(

@@ -8,20 +8,21 @@ from collections.abc import Iterable
 from typing import Any, Literal, final
 
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from clipkit.errors import ConfigError, check_choice
 from clipkit.mel import MelOptions
 from clipkit.models.towers.base import SignalTower
 from clipkit.models.towers.projection import make_projection
 from clipkit.models.towers.signals.shapes import Mel, check_frames, mel_options
+from clipkit.models.towers.tokens import TokenTower, channels_as_tokens
 from clipkit.models.towers.transformers_config import build_own, read_architecture
 
 _STAGE = re.compile(r"\.layers\.(\d+)\.(?:blocks\.(\d+)|downsample)\.")
 
 
 @final
-class ClapSoundTower(SignalTower):
+class ClapSoundTower(SignalTower, TokenTower):
     """HTS-AT as CLAP's audio branch, with CLAP's projection or another one.
 
     A Swin transformer over a spectrogram (Chen et al. 2022, arXiv:2202.00874; Wu et al. 2023,
@@ -111,6 +112,22 @@ class ClapSoundTower(SignalTower):
     def layer_groups(self) -> list[list[str]]:
         """Parameter names from the mel bands to the projection; see ``Tower.layer_groups``."""
         return _group_by_stage(name for name, _ in self.named_parameters())
+
+    @property
+    def token_dim(self) -> int:
+        """See ``TokenTower.token_dim``."""
+        return int(self.trunk.config.hidden_size)
+
+    def token_module(self) -> nn.Module:
+        """See ``TokenTower.token_module``."""
+        part: nn.Module = self.trunk
+        return part
+
+    def as_tokens(self, inputs: tuple[Any, ...], output: Any) -> Float[Tensor, "B tokens K"]:
+        """See ``TokenTower.as_tokens``."""
+        del inputs
+        states: Tensor = channels_as_tokens(output.last_hidden_state, self.token_dim)
+        return states
 
 
 def _group_by_stage(names: Iterable[str]) -> list[list[str]]:

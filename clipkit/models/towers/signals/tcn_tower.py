@@ -16,13 +16,14 @@ from clipkit.models.towers.projection import Projection, make_projection
 from clipkit.models.towers.signals.normalization import FeatureNormalization
 from clipkit.models.towers.signals.shapes import Mel, check_frames, mel_options
 from clipkit.models.towers.signals.temporal_blocks import TemporalBlock
+from clipkit.models.towers.tokens import TokenTower
 
 _BLOCK: Final = re.compile(r"^blocks\.(\d+)\.")
 _MOST_BLOCKS: Final = 16  # the distance doubles with each
 
 
 @final
-class TcnTower(SignalTower):
+class TcnTower(SignalTower, TokenTower):
     """Dilated convolutions over the features of frames, pooled over time, and a projection.
 
     Features are mel bands of a sound, or embeddings of the images of a video. Block ``i`` combines
@@ -132,6 +133,21 @@ class TcnTower(SignalTower):
         """Parameter names from the input to the projection; see ``Tower.layer_groups``."""
         names = (name for name, _ in self.named_parameters())
         return group_by_block(names, block=_BLOCK, first=("normalization",))
+
+    @property
+    def token_dim(self) -> int:
+        """See ``TokenTower.token_dim``."""
+        return self._sizes["width"]
+
+    def token_module(self) -> nn.Module:
+        """See ``TokenTower.token_module``."""
+        return self.blocks
+
+    def as_tokens(self, inputs: tuple[Any, ...], output: Any) -> Float[Tensor, "B tokens K"]:
+        """See ``TokenTower.as_tokens``; a token per frame."""
+        del inputs
+        states: Tensor = output.transpose(1, 2)
+        return states
 
 
 def _shape(mel: MelOptions | None, input_shape: Sequence[int] | None) -> tuple[int, int]:

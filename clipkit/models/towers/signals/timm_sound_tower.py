@@ -6,7 +6,7 @@ from typing import Any, final
 
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from clipkit.errors import ConfigError
 from clipkit.mel import MelOptions
@@ -21,11 +21,14 @@ from clipkit.models.towers.timm_layers import (
     create_trunk,
     num_features,
     trunk_groups,
+    trunk_token_module,
+    trunk_tokens,
 )
+from clipkit.models.towers.tokens import TokenTower
 
 
 @final
-class TimmSoundTower(SignalTower):
+class TimmSoundTower(SignalTower, TokenTower):
     """A timm model that reads a spectrogram as an image of one channel, and a projection.
 
     Mel bands are the rows of the image and frames its columns, as in the Audio Spectrogram
@@ -125,6 +128,19 @@ class TimmSoundTower(SignalTower):
             for part in ("normalization", "projection")
         ]
         return [group for group in (ends[0], *groups, ends[1]) if group]
+
+    @property
+    def token_dim(self) -> int:
+        """See ``TokenTower.token_dim``."""
+        return int(self.trunk.num_features)
+
+    def token_module(self) -> nn.Module:
+        """See ``TokenTower.token_module``."""
+        return trunk_token_module(self.trunk)
+
+    def as_tokens(self, inputs: tuple[Any, ...], output: Any) -> Float[Tensor, "B tokens K"]:
+        """See ``TokenTower.as_tokens``; class and register tokens are the first."""
+        return trunk_tokens(self.trunk, inputs, output)
 
 
 def _padded_size(model: str, num_mels: int, num_frames: int) -> tuple[int, int] | None:

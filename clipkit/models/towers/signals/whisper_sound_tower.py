@@ -14,6 +14,7 @@ from clipkit.mel import MelOptions
 from clipkit.models.towers.base import SignalTower, group_by_block
 from clipkit.models.towers.projection import Projection, make_projection
 from clipkit.models.towers.signals.shapes import check_frames
+from clipkit.models.towers.tokens import TokenTower
 from clipkit.models.towers.transformers_config import build_own, read_architecture
 
 _BLOCK: Final = re.compile(r"^trunk\.layers\.(\d+)\.")
@@ -23,7 +24,7 @@ _OFFSET: Final = 4.0  # with which values are near -1 to 1
 
 
 @final
-class WhisperSoundTower(SignalTower):
+class WhisperSoundTower(SignalTower, TokenTower):
     """Whisper's encoder, the mean of its states over time, and a projection.
 
     The encoder is that of Radford et al. 2022, arXiv:2212.04356; its decoder is not kept. It reads
@@ -111,6 +112,22 @@ class WhisperSoundTower(SignalTower):
         """Parameter names from the mel bands to the projection; see ``Tower.layer_groups``."""
         names = (name for name, _ in self.named_parameters())
         return group_by_block(names, block=_BLOCK, first=_FIRST)
+
+    @property
+    def token_dim(self) -> int:
+        """See ``TokenTower.token_dim``."""
+        return int(self.trunk.config.d_model)
+
+    def token_module(self) -> nn.Module:
+        """See ``TokenTower.token_module``."""
+        part: nn.Module = self.trunk
+        return part
+
+    def as_tokens(self, inputs: tuple[Any, ...], output: Any) -> Float[Tensor, "B tokens K"]:
+        """See ``TokenTower.as_tokens``."""
+        del inputs
+        states: Tensor = output.last_hidden_state
+        return states
 
 
 def _encoder(model: str | dict[str, Any], architecture: Any, pretrained: bool) -> Any:

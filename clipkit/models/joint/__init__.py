@@ -1,0 +1,1 @@
+"""Joint encoders: towers whose tokens see each other."""

@@ -1,0 +1,351 @@
+"""What encoders of any number of named towers have in common."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from clipkit.errors import ConfigError, check_at_least
+from clipkit.models.dual_encoder import DualEncoder
+from clipkit.models.evaluating import evaluating, in_evaluation_mode
+from clipkit.models.heads.label_head import LabelHead
+from clipkit.models.inputs import SoundInput, sound_batches
+from clipkit.models.tower_encoder import SOFTMAX_LOGIT_SCALE, TowerEncoder, unit
+from clipkit.models.towers.absent import NoImageTower, NoTextTower
+from clipkit.models.towers.base import ImageTower, SignalTower, TextTower, Tower
+from clipkit.types import Batch, Embeddings, ModalityBatch, ModalityEmbeddings
+
+_PAIR: Final = ("image", "text")
+"""Modalities whose towers are not a ``SignalTower``."""
+
+
+class NamedTowerEncoder(TowerEncoder, ABC):
+    """Any number of towers by name, with one embedding space (abstract).
+
+    A tower embeds the samples that have its modality; the embedding of others is zero. A batch
+    without any still runs one row, so that every rank runs every tower. Arguments are those of
+    ``MultimodalEncoder``.
+    """
+
+    def __init__(
+        self,
+        towers: Mapping[str, Tower],
+        label_heads: Mapping[str, LabelHead] | None = None,
+        logit_scale: float = SOFTMAX_LOGIT_SCALE,
+        logit_bias: float | None = None,
+        max_logit_scale: float | None = 100.0,
+        pair_scales: Sequence[str] = (),
+    ) -> None:
+        heads = dict(label_heads or {})
+        width = _checked_width(towers)
+        _check_heads(heads, towers, width)
+        _check_pairs(pair_scales, towers)
+        image, text = towers.get("image"), towers.get("text")
+        super().__init__(
+            image if isinstance(image, ImageTower) else NoImageTower(width),
+            text if isinstance(text, TextTower) else NoTextTower(width),
+            heads.pop("image", None),
+            logit_scale,
+            logit_bias,
+            max_logit_scale,
+        )
+        self._names = tuple(towers)
+        self.modalities = tuple(name for name in towers if name not in _PAIR)
+        for name in self.modalities:
+            self.add_module(f"{name}_tower", towers[name])
+        self.label_heads = nn.ModuleDict(heads)
+        self.log_pair_scales = nn.ParameterDict(
+            {pair: nn.Parameter(torch.tensor(math.log(logit_scale))) for pair in pair_scales}
+        )
+
+    @property
+    def towers(self) -> dict[str, Tower]:
+        """Towers by the name of their modality."""
+        return {name: self.get_submodule(f"{name}_tower") for name in self._names}  # type: ignore[misc]
+
+    @property
+    def heads(self) -> dict[str, LabelHead]:
+        """Label heads by the name of the modality that they score."""
+        return {**super().heads, **self.label_heads}  # type: ignore[dict-item]
+
+    def scale_with_text(self, name: str) -> Float[Tensor, ""]:
+        """Inverse temperature of a modality with texts, linear, which may be the pair's own."""
+        return self.limited(self._log_scale_with_text(name))
+
+    def encode_signal(self, name: str, values: Float[Tensor, "B *rest"]) -> Float[Tensor, "B D"]:
+        """Embed the inputs of a further modality, with unit norm.
+
+        Args:
+            name: Name of the modality.
+            values: Its inputs; each sample has one.
+
+        Raises:
+            ConfigError: If there is no such tower, or it expects another shape.
+        """
+        return unit(self._tower(name)(self._checked(name, values)))
+
+    def classify_signal(self, name: str, values: Float[Tensor, "B *rest"]) -> Float[Tensor, "B C"]:
+        """Compute the logits of the label head on a further modality.
+
+        Args:
+            name: Name of the modality.
+            values: Its inputs; each sample has one.
+
+        Raises:
+            ConfigError: If there is no such tower or head, or the tower expects another shape.
+        """
+        if name not in self.label_heads:
+            raise ConfigError(f"label_heads: expected a head on {name!r}, got {list(self.heads)}")
+        features = self._tower(name)(self._checked(name, values))
+        return self.heads[name].score(features, self.text_tower)
+
+    def encode_sounds(
+        self, sounds: Sequence[SoundInput], name: str = "sound", batch_size: int = 64
+    ) -> Float[Tensor, "N D"]:
+        """Embed sounds as they are, in evaluation mode and without gradients.
+
+        A longer sound is cropped to the centre, a shorter one repeated. Images and texts as they
+        are: ``dual().encode``.
+
+        Args:
+            sounds: Paths of sound files, or amplitudes of one channel with their sample rate.
+            name: Name of the modality, whose tower declares its spectrograms (``mel``).
+            batch_size: Sounds per forward pass.
+
+        Returns:
+            Unit-norm embeddings, float32 on the CPU.
+
+        Raises:
+            ConfigError: If there is no such tower, it reads no sounds, or a sound has another type.
+            DataError: If a sound cannot be read.
+
+        Examples:
+            >>> tower = TimmSoundTower("test_vit", encoder.embedding_dim, MelOptions(num_frames=50))
+            >>> many = MultimodalEncoder({**encoder.towers, "sound": tower})
+            >>> many.encode_sounds(["bark.wav"]).shape[0]
+            1
+        """
+        check_at_least("batch_size", batch_size, 1)
+        device = self.log_logit_scale.device
+        batches = sound_batches(self._tower(name), sounds, batch_size)
+        with evaluating(self):
+            parts = [self.encode_signal(name, values.to(device)) for values in batches]
+        empty = torch.empty(0, self.embedding_dim)
+        return torch.cat([empty, *[part.float().cpu() for part in parts]])
+
+    def embed(
+        self, batch: Batch, on_text: Callable[[Float[Tensor, "B D"]], None] | None = None
+    ) -> Embeddings:
+        """Run the towers' part of ``forward``; but for batch norms, samples are independent."""
+        embeddings = self._embed_pairs(batch, on_text)
+        features = {}
+        if "text" in self.label_heads and embeddings.text is not None:
+            features["text"] = embeddings.text
+        modalities = {}
+        for name in self.modalities:
+            given = given_modality(batch, name)
+            rows = present_rows(given)
+            own = self._features(name, given, rows)
+            modalities[name] = ModalityEmbeddings(
+                spread_rows(unit(own), given, rows), given.present
+            )
+            if name in self.label_heads:
+                features[name] = spread_rows(own, given, rows)
+        return replace(
+            embeddings,
+            modalities=modalities,
+            pair_scales={pair: self.limited(log) for pair, log in self.log_pair_scales.items()},
+            head_features=features,
+        )
+
+    def score(self, embeddings: Embeddings) -> Embeddings:
+        """Add the logits of all label heads: the part of ``forward`` that runs once per step.
+
+        Args:
+            embeddings: Embeddings of all samples of this rank.
+        """
+        embeddings = super().score(embeddings)
+        features = embeddings.head_features or {}
+        logits = {n: self.heads[n].score(rows, self.text_tower) for n, rows in features.items()}
+        return replace(embeddings, head_logits=logits)
+
+    def limit_logit_scale(self) -> None:
+        """Reset the scales to the limit if an optimizer step exceeded it."""
+        super().limit_logit_scale()
+        if self.max_logit_scale is not None:
+            with torch.no_grad():
+                for log in self.log_pair_scales.values():
+                    log.clamp_(max=math.log(self.max_logit_scale))
+
+    def example_batch(self, size: int, num_tokens: int | None) -> Batch:
+        """Return made-up samples that have every modality."""
+        device = self.log_logit_scale.device
+        modalities = {
+            name: ModalityBatch(
+                torch.zeros((size, *self._tower(name).input_shape), device=device),
+                torch.ones(size, dtype=torch.bool, device=device),
+                num_present=size,
+            )
+            for name in self.modalities
+        }
+        return replace(super().example_batch(size, num_tokens), modalities=modalities)
+
+    def example_embeddings(self) -> Embeddings:
+        """Return made-up embeddings of two samples that have every modality."""
+        device = self.log_logit_scale.device
+        rows = torch.eye(2, self.embedding_dim, device=device)
+        present = torch.ones(2, dtype=torch.bool, device=device)
+        return replace(
+            super().example_embeddings(),
+            modalities={name: ModalityEmbeddings(rows, present) for name in self.modalities},
+            head_logits={
+                name: torch.zeros(2, head.num_classes, device=device)
+                for name, head in self.heads.items()
+                if name != "image"
+            },
+        )
+
+    def dual(self) -> DualEncoder:
+        """Return image and text tower, which are shared, as an encoder of these two.
+
+        Raises:
+            ConfigError: If one of them is missing.
+        """
+        for name in _PAIR:
+            if name not in self._names:
+                raise ConfigError(
+                    f"encoder: expected an image and a text tower, got {', '.join(self._names)}"
+                )
+        options = super().config()
+        dual = DualEncoder(self.image_tower, self.text_tower, self.label_head, **options)
+        dual.log_logit_scale = self._log_scale_with_text("image")
+        dual.logit_bias = self.logit_bias
+        dual.image_mean, dual.image_std = self.image_mean, self.image_std  # of the weights' type
+        return dual.to(self.log_logit_scale.device).train(self.training)
+
+    def config(self) -> dict[str, Any]:
+        """Return the plain arguments, without towers and heads, that rebuild this encoder."""
+        return {**super().config(), "pair_scales": list(self.log_pair_scales)}
+
+    def _log_scale_with_text(self, name: str) -> nn.Parameter:
+        own = (self.log_pair_scales.get(pair) for pair in (f"{name}:text", f"text:{name}"))
+        return next((log for log in own if log is not None), self.log_logit_scale)
+
+    def _tower(self, name: str) -> SignalTower:
+        if name not in self.modalities:
+            raise ConfigError(
+                f"encoder: expected one of the modalities {', '.join(self.modalities) or 'none'}, "
+                f"got {name!r}"
+            )
+        tower = self.get_submodule(f"{name}_tower")
+        assert isinstance(tower, SignalTower)
+        return tower
+
+    def _features(
+        self, name: str, given: ModalityBatch, rows: Int64[Tensor, " present"] | None
+    ) -> Float[Tensor, "present D"]:
+        """Run a tower on the samples that have its modality; with none, on one row of zeros."""
+        tower, values = self._tower(name), self._checked(name, given.values)
+        if rows is None:
+            features: Tensor = tower(values)
+        elif len(rows):
+            features = tower(values[rows])
+        else:
+            with in_evaluation_mode(tower):  # batch norms must not see the zeros
+                features = tower(values[:1])[:0]
+        return features
+
+    def _checked(self, name: str, values: Float[Tensor, "B *rest"]) -> Float[Tensor, "B *rest"]:
+        shape = self._tower(name).input_shape
+        if tuple(values.shape[1:]) != tuple(shape):
+            raise ConfigError(
+                f"{name}_tower: expected inputs of shape {tuple(shape)}, got "
+                f"{tuple(values.shape[1:])}; use the same options for the tower and its field in "
+                f"data.samples.fields"
+            )
+        return values.to(self.log_logit_scale.dtype)
+
+
+def given_modality(batch: Batch, name: str) -> ModalityBatch:
+    """Return the input of a modality; refuse a batch without it."""
+    given = batch.modalities or {}
+    if name not in given:
+        raise ConfigError(
+            f"batch.modalities: expected {name!r}, as the encoder has a {name}_tower, got "
+            f"{', '.join(given) or 'none'}; add a field of that name to data.samples.fields"
+        )
+    return given[name]
+
+
+def present_rows(given: ModalityBatch) -> Int64[Tensor, " present"] | None:
+    """Return the samples that have a modality, without waiting for a GPU if their number is known.
+
+    Returns:
+        Positions; None for all samples.
+    """
+    if given.num_present is None:
+        return given.present.nonzero()[:, 0]
+    if given.num_present == len(given.present):
+        return None
+    return (~given.present).to(torch.uint8).argsort(stable=True)[: given.num_present]
+
+
+def spread_rows(
+    own: Float[Tensor, "present *rest"],
+    given: ModalityBatch,
+    rows: Int64[Tensor, " present"] | None,
+) -> Float[Tensor, "B *rest"]:
+    """Put rows back to their samples, with zeros for the others."""
+    if rows is None:
+        return own
+    return own.new_zeros((len(given.present), *own.shape[1:])).index_copy(0, rows, own)
+
+
+def _checked_width(towers: Mapping[str, Tower]) -> int:
+    """Return the width of all embeddings."""
+    if not towers:
+        raise ConfigError("towers: expected at least one, got none")
+    for name, tower in towers.items():
+        kinds = {"image": ImageTower, "text": TextTower}
+        kind: Any = kinds.get(name, SignalTower)
+        if not name.isidentifier() or not isinstance(tower, kind):
+            raise ConfigError(
+                f"towers.{name}: expected the name of a modality with its {kind.__name__}, got "
+                f"{type(tower).__name__}"
+            )
+    widths = {name: tower.embedding_dim for name, tower in towers.items()}
+    if len(set(widths.values())) > 1:
+        raise ConfigError(f"towers: expected the same embedding_dim for all, got {widths}")
+    return next(iter(widths.values()))
+
+
+def _check_heads(heads: Mapping[str, LabelHead], towers: Mapping[str, Tower], width: int) -> None:
+    for name, head in heads.items():
+        if name not in towers:
+            raise ConfigError(
+                f"label_heads: expected the names of towers ({', '.join(towers)}), got {name!r}"
+            )
+        if head.embedding_dim != width:
+            raise ConfigError(
+                f"label_heads.{name}.embedding_dim: expected the towers' {width}, got "
+                f"{head.embedding_dim}"
+            )
+
+
+def _check_pairs(pairs: Sequence[str], towers: Mapping[str, Tower]) -> None:
+    split = [tuple(pair.split(":")) for pair in pairs]
+    for pair, names in zip(pairs, split, strict=True):
+        if len(set(names)) != 2 or len(names) != 2 or not set(names) <= set(towers):
+            raise ConfigError(
+                f"pair_scales: expected FIRST:SECOND of two towers ({', '.join(towers)}), got "
+                f"{pair!r}"
+            )
+    if len({frozenset(names) for names in split}) < len(split):
+        raise ConfigError(f"pair_scales: expected each pair once, got {', '.join(pairs)}")
