@@ -29,6 +29,11 @@ from clipkit.evaluation.evaluators.zero_shot_multi_label import ZeroShotMultiLab
 from clipkit.evaluation.hashes import data_hash, model_hash
 from clipkit.evaluation.inference import EmbedOptions
 from clipkit.evaluation.interpolation import InterpolationPoint, interpolation_curve
+from clipkit.evaluation.modality_embedding import (
+    EmbeddedModalities,
+    ModalityRows,
+    embed_modalities,
+)
 from clipkit.evaluation.mteb import MtebEncoder
 from clipkit.evaluation.outcomes.classification import reliability_diagrams
 from clipkit.evaluation.outcomes.files import load_outcomes, save_outcomes
@@ -72,6 +77,7 @@ __all__ = [
     "CorruptionRobustness",
     "DataCompTask",
     "EmbedOptions",
+    "EmbeddedModalities",
     "EmbeddedPairs",
     "Evaluation",
     "EvaluationDataset",
@@ -84,6 +90,7 @@ __all__ = [
     "InterpolationPoint",
     "LabelHeadClassification",
     "LinearProbe",
+    "ModalityRows",
     "MtebEncoder",
     "MultiLabelClassification",
     "MultiLabelProbe",
@@ -110,6 +117,7 @@ __all__ = [
     "confusion_counts",
     "corrupt",
     "data_hash",
+    "embed_modalities",
     "embed_pairs",
     "evaluating",
     "interpolation_curve",

@@ -18,7 +18,7 @@ from clipkit.evaluation.datasets.sample_source import DataSource
 from clipkit.evaluation.embedding_cache import cache_of
 from clipkit.evaluation.inference import EmbedOptions
 from clipkit.evaluation.memory import is_remembered, recall
-from clipkit.models import DualEncoder, inputs
+from clipkit.models import DualEncoder, TowerEncoder, inputs
 from clipkit.models.evaluating import evaluating
 
 
@@ -156,7 +156,7 @@ def _without_captions(pairs: EmbeddedPairs) -> EmbeddedPairs:
 
 
 def encode_texts(
-    encoder: DualEncoder, tokenizer: Tokenizer, texts: Sequence[str], batch_size: int
+    encoder: TowerEncoder, tokenizer: Tokenizer, texts: Sequence[str], batch_size: int
 ) -> Float[Tensor, "M D"]:
     """Return unit-norm float32 embeddings of texts, on the encoder's device."""
     device = encoder.log_logit_scale.device
@@ -168,7 +168,7 @@ def encode_texts(
 
 
 def encode_on_ranks(
-    encoder: DualEncoder, tokenizer: Tokenizer, texts: Sequence[str], batch_size: int
+    encoder: TowerEncoder, tokenizer: Tokenizer, texts: Sequence[str], batch_size: int
 ) -> Float[Tensor, "M D"]:
     """Return what ``encode_texts`` does; each rank embeds a part of the same texts.
 
@@ -190,7 +190,7 @@ def encode_on_ranks(
     return rows
 
 
-def tokenizer_of(encoder: DualEncoder) -> Tokenizer:
+def tokenizer_of(encoder: TowerEncoder) -> Tokenizer:
     """Return the tokenizer of the encoder's text tower."""
     return inputs.tokenizer_of(encoder.text_tower)
 

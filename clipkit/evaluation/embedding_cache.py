@@ -22,7 +22,7 @@ from clipkit.evaluation.datasets.queries import IMAGES
 from clipkit.evaluation.datasets.sample_source import DataSource
 from clipkit.evaluation.hashes import model_hash, text_hash
 from clipkit.evaluation.inference import EmbedOptions
-from clipkit.models import DualEncoder
+from clipkit.models import TowerEncoder
 
 _LOG: Final = logging.getLogger(__name__)
 _FORMAT: Final = "clipkit-embeddings-1"
@@ -37,7 +37,7 @@ class EmbeddingCache:
         encoder: The model, whose weights do not change as long as the cache is used.
     """
 
-    def __init__(self, folder: Path | str, encoder: DualEncoder) -> None:
+    def __init__(self, folder: Path | str, encoder: TowerEncoder) -> None:
         self.encoder = encoder
         self._folder = Path(folder)
         self._device = encoder.log_logit_scale.device
@@ -110,7 +110,7 @@ _CURRENT: Final = ContextVar[EmbeddingCache | None]("embedding_cache", default=N
 
 
 @contextmanager
-def cached_embeddings(encoder: DualEncoder, folder: Path | str | None) -> Iterator[None]:
+def cached_embeddings(encoder: TowerEncoder, folder: Path | str | None) -> Iterator[None]:
     """Read embeddings of an encoder from a folder, and write new ones there, within this block.
 
     The key of images is a hash of the model's weights and architecture with its image transform, of
@@ -132,7 +132,7 @@ def cached_embeddings(encoder: DualEncoder, folder: Path | str | None) -> Iterat
         _CURRENT.reset(token)
 
 
-def cache_of(encoder: DualEncoder) -> EmbeddingCache | None:
+def cache_of(encoder: TowerEncoder) -> EmbeddingCache | None:
     """Return the cache of the block ``cached_embeddings`` of this encoder, if any."""
     cache = _CURRENT.get()
     return cache if cache is not None and cache.encoder is encoder else None

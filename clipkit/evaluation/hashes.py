@@ -14,7 +14,7 @@ from clipkit.errors import ConfigError
 from clipkit.evaluation.datasets.associations import AssociationData
 from clipkit.evaluation.datasets.choices import ChoiceData
 from clipkit.evaluation.datasets.dataset import EvaluationDataset
-from clipkit.models import DualEncoder
+from clipkit.models import TowerEncoder
 from clipkit.models.checkpoints.description import describe
 
 _DIGITS: Final = 32
@@ -23,7 +23,7 @@ _PREPROCESSING: Final = (
 )  # fmt: skip
 
 
-def model_hash(encoder: DualEncoder) -> str | None:
+def model_hash(encoder: TowerEncoder) -> str | None:
     """Return a hash of an encoder: weights, architecture, image transform and tokenizer.
 
     Args:

@@ -71,7 +71,7 @@ def read_query_groups(
         per_sample.append(groups)
     is_of_samples = not any(isinstance(value, list | dict) for value in values)
     return QueryGroups(
-        tuple(groups[0] for groups in per_sample) if is_of_samples else None,
+        tuple(str(value).strip() for value in values) if is_of_samples else None,
         tuple(group for groups in per_sample for group in groups),
     )
 

@@ -106,7 +106,7 @@ def _measure(args: argparse.Namespace, device: str) -> int:
 
     with same_errors():
         evaluators = _evaluators(args)
-        encoder, weights = _load(args, device)
+        encoder, weights = _load(args, evaluators, device)
     with cached_embeddings(encoder, args.embedding_cache):
         if args.report is None:
             with remembering():
@@ -121,18 +121,21 @@ def _measure(args: argparse.Namespace, device: str) -> int:
     if len(by_task) == 1:
         ((task, every),) = by_task.items()
         intervals = {name.removeprefix(f"{task}/"): ends for name, ends in intervals.items()}
-    print_metrics(f"{args.model}{shown_weights(weights)} on {args.data}", every.metrics, intervals)
+    title = f"{args.model}{shown_weights(weights)} on {args.data}"
+    print_metrics(title, every.metrics, intervals, every.details)
     if args.output is not None:
         arguments = _arguments(args, evaluators, encoder, weights)
         of_first_rank(lambda: write_record(args.output, arguments, evaluators, every, intervals))
     return 0
 
 
-def _load(args: argparse.Namespace, device: str) -> tuple[DualEncoder, str | None]:
+def _load(
+    args: argparse.Namespace, evaluators: Mapping[str, Evaluator], device: str
+) -> tuple[DualEncoder, str | None]:
     """Load a model, with all of its towers if those of image and text are not enough."""
     from clipkit.models import load_model, load_towers
 
-    if args.modality == "image":
+    if args.modality == "image" and "retrieval" not in evaluators:
         return load_model(args.model, device, args.weights)
     encoder, weights = load_towers(args.model, device, args.weights)
     # an evaluator refuses an encoder that lacks one of its towers

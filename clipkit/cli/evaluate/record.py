@@ -48,11 +48,12 @@ def write_record(
         "metrics": evaluation.metrics,
         "details": dict(evaluation.details),
         "reliability": _reliability(evaluation.outcomes),
+        "modalities": _modalities(evaluation),
         "intervals": {name: list(interval) for name, interval in intervals.items()},
         "primary_metrics": {
             task: f"{task}/" * several + evaluator.primary_metric
             for task, evaluator in evaluators.items()
-            if evaluator.primary_metric
+            if f"{task}/" * several + evaluator.primary_metric in evaluation.metrics
         },
         "templates": {
             task: list(evaluator.templates)
@@ -80,6 +81,20 @@ def _measured_data(
     splits = getattr(evaluator, "splits", None)
     data = splits.test if isinstance(splits, ProbeSplits) else getattr(evaluator, "data", None)
     return data if isinstance(data, EvaluationDataset | ChoiceData | AssociationData) else None
+
+
+def _modalities(evaluation: Evaluation) -> dict[str, dict[str, dict[str, float]]]:
+    """Return retrieval between modalities by measure, query and target; empty without any."""
+    from clipkit.evaluation.modality_tables import compared_pairs, modality_tables
+
+    pairs = compared_pairs(evaluation.metrics, evaluation.details)
+    return {
+        measure: {
+            query: {target: evaluation.metrics[key] for target, key in targets.items()}
+            for query, targets in queries.items()
+        }
+        for measure, queries in modality_tables(evaluation.metrics, pairs).items()
+    }
 
 
 def _reliability(parts: Sequence[Outcomes]) -> dict[str, dict[str, list[float]]]:

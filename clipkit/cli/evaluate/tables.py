@@ -20,9 +20,12 @@ _PAIR: Final = re.compile(
 
 
 def print_metrics(
-    title: str, metrics: Mapping[str, float], intervals: Mapping[str, Interval]
+    title: str,
+    metrics: Mapping[str, float],
+    intervals: Mapping[str, Interval],
+    details: Mapping[str, float],
 ) -> None:
-    """Print metrics with their intervals, and those of pairs of languages as a matrix."""
+    """Print metrics with their intervals, and pairs of languages or modalities as a matrix."""
     from rich.console import Console
 
     console = Console()
@@ -31,6 +34,8 @@ def print_metrics(
     shown = {name: value for name, value in metrics.items() if name not in pairs}
     for table in (metric_table(shown, intervals), *pair_tables(metrics)):
         console.print(table)
+    for part in modality_parts(metrics, details):
+        console.print(part)
 
 
 def metric_table(metrics: Mapping[str, float], intervals: Mapping[str, Interval]) -> Table:
@@ -70,6 +75,36 @@ def pair_tables(metrics: Mapping[str, float]) -> Iterator[Table]:
         shown = ["" if value is None else f"{100 * value:.1f}" for value in cells]
         table.add_row(cell(source), *shown)
     yield table
+
+
+def modality_parts(
+    metrics: Mapping[str, float], details: Mapping[str, float]
+) -> Iterator[Table | str]:
+    """Yield a matrix of each measure of all pairs of modalities, and the numbers of samples."""
+    from rich.table import Table
+
+    from clipkit.evaluation.modality_tables import compared_pairs, modality_names, modality_tables
+
+    pairs = compared_pairs(metrics, details)
+    names = modality_names(pairs)
+    for measure, keys in modality_tables(metrics, pairs).items():
+        is_share = measure.startswith("recall")
+        title = measure.replace("_", " ").capitalize() + ", percent" * is_share
+        table = Table(title=title, title_justify="left")
+        table.add_column("Query, target")
+        for target in names:
+            table.add_column(cell(target), justify="right")
+        for query in names:
+            values = [keys.get(query, {}).get(target) for target in names]
+            factor, digits = (100, ".1f") if is_share else (1, "g")
+            shown = ["" if key is None else f"{factor * metrics[key]:{digits}}" for key in values]
+            table.add_row(cell(query), *shown)
+        yield table
+    for pair in pairs:
+        yield (
+            f"{pair.first} and {pair.second}: {pair.num_samples} samples, "
+            f"{pair.num_left_out} left out because they lack one of them"
+        )
 
 
 def _pairs(metrics: Mapping[str, float]) -> dict[str, re.Match[str]]:

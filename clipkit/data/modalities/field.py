@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final, Literal, get_args
 
@@ -78,20 +78,35 @@ class ModalityField(SampleField):
     def add(self, sample: Sample, context: SampleContext) -> Sample:
         """See ``SampleField.add``."""
         seed = int(context.rng.integers(_SEEDS))  # drawn also where the member is missing
-        part, fault = ModalitySample(self.empty(), is_present=False), None
-        member = next((name for name in self.members if name in context.members), None)
-        if member is not None:
-            try:
-                part = ModalitySample(self._values(context.members[member], member, seed))
-            except SampleError as error:
-                if self.on_error == "skip":
-                    raise
-                fault = error.reason
+        part, fault = self.input_of(context.members, seed)
         return replace(
             sample,
             modalities={**(sample.modalities or {}), self.name: part},
             faults=sample.faults if fault is None else (*sample.faults, fault),
         )
+
+    def input_of(
+        self, members: Mapping[str, bytes], seed: int
+    ) -> tuple[ModalitySample, str | None]:
+        """Return the input of a sample, and what is wrong with it if it therefore counts as absent.
+
+        Args:
+            members: Files of the sample by extension.
+            seed: Seed of the random generator of ``read``.
+
+        Raises:
+            SampleError: If its member cannot be used, unless ``on_error`` is "absent".
+        """
+        absent = ModalitySample(self.empty(), is_present=False)
+        member = next((name for name in self.members if name in members), None)
+        if member is None:
+            return absent, None
+        try:
+            return ModalitySample(self._values(members[member], member, seed)), None
+        except SampleError as error:
+            if self.on_error == "skip":
+                raise
+            return absent, error.reason
 
     def _values(self, data: bytes, member: str, seed: int) -> Float[Tensor, "*rest"]:
         try:

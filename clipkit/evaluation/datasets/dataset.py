@@ -12,7 +12,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,7 @@ from clipkit.data.samples.content import IMAGES_AND_SOUNDS, sample_errors
 from clipkit.data.shards.class_vectors import read_class_vector
 from clipkit.data.shards.index import ShardIndex
 from clipkit.data.shards.members import read_classes, read_label, read_value
-from clipkit.data.shards.reader import ShardReader
+from clipkit.data.shards.reader import RawSample, ShardReader
 from clipkit.data.storage.braces import MAX_NAMES
 from clipkit.data.storage.cache import read_small_file
 from clipkit.data.storage.urls import UNION, is_local, local_path, parse_address
@@ -150,9 +150,26 @@ class EvaluationDataset:
             return EvaluationSample(
                 raw.key,
                 self.modality.member(raw.members),
-                tuple(caption.text for caption in self._captions(raw.members)),
+                self.captions_of(raw.members),
                 read_label(raw.members, self.label_field),
             )
+
+    def members(self, sample_id: int, leave_out: Collection[str] = ()) -> RawSample:
+        """Read the files of one sample, which may lack an image.
+
+        Args:
+            sample_id: Position of the sample in the data set.
+            leave_out: Extensions of members that are not read.
+        """
+        return self._reader.read(sample_id, leave_out=leave_out)
+
+    def captions_of(self, members: Mapping[str, bytes]) -> tuple[str, ...]:
+        """Return every caption among the files of a sample; empty if it has none.
+
+        Raises:
+            SampleError: If they cannot be read.
+        """
+        return tuple(caption.text for caption in self._captions(members))
 
     def classes(self, sample_id: int, field: str = "json:labels") -> tuple[int, ...] | None:
         """Read the classes of a sample that may have several.

@@ -1,44 +1,45 @@
-"""Zero-shot retrieval in both directions."""
+"""Zero-shot retrieval between every two modalities, in both directions."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import final
+from typing import cast, final
 
-import torch
-import torch.nn.functional as F
-
+from clipkit.data.modalities.field import ModalityField
 from clipkit.data.text.tokenizer import Tokenizer
 from clipkit.errors import ConfigError, DataError
-from clipkit.evaluation.correct_pairs import Candidates, RetrievalOptions, match_candidates
+from clipkit.evaluation.correct_pairs import RetrievalOptions
 from clipkit.evaluation.datasets.dataset import EvaluationDataset, as_dataset
 from clipkit.evaluation.embedding import EmbeddedPairs, embed_pairs
 from clipkit.evaluation.evaluators.base import Evaluator
+from clipkit.evaluation.evaluators.retrieval_outcomes import pair_outcomes
 from clipkit.evaluation.inference import MOVED_TO_OPTIONS, EmbedOptions
+from clipkit.evaluation.modality_embedding import (
+    EmbeddedModalities,
+    captions_of_samples,
+    embed_modalities,
+    has_further,
+)
+from clipkit.evaluation.modality_pairs import ModalityPair, image_text_pair, modality_pairs
 from clipkit.evaluation.outcomes.metrics import outcome_metrics
 from clipkit.evaluation.outcomes.outcomes import Evaluation, Outcomes
-from clipkit.evaluation.outcomes.retrieval import (
-    recalls_of,
-    recalls_only,
-    retrieval_outcomes,
-    rsum_outcomes,
-)
-from clipkit.evaluation.outcomes.worst_group import worst_group_outcomes
 from clipkit.evaluation.query_groups import QueryGroups, read_query_groups
-from clipkit.metrics.ranking import PairRanks, pair_ranks
-from clipkit.models import DualEncoder
+from clipkit.models import DualEncoder, MultimodalEncoder, TowerEncoder
 from clipkit.renamed_arguments import renamed_arguments
 
 
 @final
 class Retrieval(Evaluator):
-    """Retrieval from images to captions and from captions to images.
+    """Retrieval from images to captions and from captions to images, or between all modalities.
 
     An image may have several captions, and a caption several images. A query counts as found at k
     if any of its correct candidates is among the first k (the convention of CLIP-like papers and of
     CLIP_benchmark).
+
+    With a ``MultimodalEncoder`` every ordered pair of its modalities is measured, such as
+    ``sound_to_text/recall_at_1``. Each pair is over the samples that have both, whose number is in
+    the details of the result: ``image_and_sound/num_samples`` and ``.../num_left_out``.
 
     Args:
         data: Folder, URL or pattern of shards, or an opened data set, with captions.
@@ -50,6 +51,8 @@ class Retrieval(Evaluator):
             They may be in ``correct`` instead.
         options: Batch size, number of workers, limit, precision, progress bar.
         correct: Which candidates are correct, groups of queries, and widths.
+        fields: Fields that read further modalities, as in ``data.samples.fields``. Sounds need
+            none; a modality that nothing reads is left out, with a warning.
 
     Raises:
         ConfigError: If a width is less than 1, or both ``widths`` and ``correct.widths`` are given.
@@ -70,6 +73,7 @@ class Retrieval(Evaluator):
         widths: Sequence[int] = (),
         options: EmbedOptions = EmbedOptions(),
         correct: RetrievalOptions = RetrievalOptions(),
+        fields: Sequence[ModalityField] = (),
     ) -> None:
         if widths and correct.widths:
             raise ConfigError(
@@ -85,9 +89,10 @@ class Retrieval(Evaluator):
         self._tokenizer = tokenizer
         self.options = options
         self.correct = correct
+        self.fields = tuple(fields)
 
     def embed(self, encoder: DualEncoder) -> EmbeddedPairs:
-        """Return the embeddings that ``run`` measures.
+        """Return the embeddings of images and captions that ``run`` measures.
 
         Raises:
             DataError: If an image has no caption.
@@ -102,8 +107,12 @@ class Retrieval(Evaluator):
             )
         return pairs
 
-    def run(self, encoder: DualEncoder) -> dict[str, float]:
-        """Return the metrics of both directions.
+    def embed_all(self, encoder: MultimodalEncoder) -> EmbeddedModalities:
+        """Return the embeddings of all modalities that ``run`` measures."""
+        return embed_modalities(encoder, self.data, self.options, self.fields, self._tokenizer)
+
+    def run(self, encoder: DualEncoder | MultimodalEncoder) -> dict[str, float]:
+        """Return the metrics of both directions of each pair.
 
         The recall of truncated embeddings, at the first k, is
         ``width_W/image_to_text/recall_at_K``.
@@ -113,96 +122,41 @@ class Retrieval(Evaluator):
         """
         return self.evaluate(encoder).metrics
 
-    def evaluate(self, encoder: DualEncoder) -> Evaluation:
+    def evaluate(self, encoder: DualEncoder | MultimodalEncoder) -> Evaluation:
         """Return the metrics and the outcome of each image and caption; see ``run``."""
-        full = encoder.image_tower.embedding_dim
-        if max(self.widths, default=0) > full:
+        if max(self.widths, default=0) > encoder.embedding_dim:
             raise ConfigError(
-                f"widths: expected at most the {full} components of the embeddings, got "
-                f"{max(self.widths)}"
+                f"widths: expected at most the {encoder.embedding_dim} components of the "
+                f"embeddings, got {max(self.widths)}"
             )
-        embedded = self.embed(encoder)
         device = encoder.log_logit_scale.device
-        field, groups = self.correct.group_field, None
-        if field is not None:
-            groups = read_query_groups(self.data, embedded, field, self.options, device)
-        of_captions = groups.captions if groups is not None and groups.images is None else None
+        outcomes, details = list[Outcomes](), dict[str, float]()
+        for pair in self.pairs(encoder):
+            outcomes += pair_outcomes(pair, self.ks, self.widths, device)
+            if has_further(encoder):
+                name = f"{pair.first}_and_{pair.second}"
+                details[f"{name}/num_samples"] = len(pair.samples)
+                details[f"{name}/num_left_out"] = pair.num_left_out
+        metrics = {name: v for part in outcomes for name, v in outcome_metrics(part).items()}
+        return Evaluation(metrics, tuple(outcomes), details)
+
+    def pairs(self, encoder: DualEncoder | MultimodalEncoder) -> list[ModalityPair]:
+        """Return what ``run`` compares: images and texts, or each two modalities.
+
+        Raises:
+            DataError: If an image has no caption, or no sample has two modalities.
+        """
         is_complete = self.options.limit is None
-        candidates = match_candidates(embedded, self.correct, is_complete, of_captions)
-        parts = list(_directions(candidates, self.ks, device))
-        rsum = rsum_outcomes(*parts)
-        grouped = [] if groups is None else _by_group(candidates, groups, parts, self.ks, device)
-        for width in self.widths:
-            images, texts = (
-                F.normalize(rows[:, :width].float(), dim=1)
-                for rows in (candidates.images, candidates.texts)
-            )
-            truncated = replace(candidates, images=images, texts=texts)
-            parts += [
-                recalls_only(part, f"width_{width}/{part.prefix}")
-                for part in _directions(truncated, self.ks[:1], device)
-            ]
-        parts += [*grouped, *([rsum] if rsum is not None else [])]
-        metrics = {name: v for part in parts for name, v in outcome_metrics(part).items()}
-        return Evaluation(metrics, tuple(parts))
+        if has_further(encoder):
+            every = self.embed_all(encoder)
+            groups = self._groups(encoder, captions_of_samples(every))
+            return modality_pairs(every, self.correct, is_complete, groups)
+        embedded = self.embed(cast(DualEncoder, encoder))  # these two are used alike
+        groups = self._groups(encoder, embedded)
+        return [image_text_pair(embedded, self.correct, is_complete, groups)]
 
-
-def _directions(
-    candidates: Candidates, ks: Sequence[int], device: torch.device
-) -> tuple[Outcomes, Outcomes]:
-    """Return the outcomes with images as queries, and those with texts as queries."""
-    of_images, of_texts = _ranks(candidates, device)
-    images, texts = candidates.image_keys, candidates.text_keys
-    return (
-        retrieval_outcomes(of_images, images, images, "image_to_text/", ks),
-        retrieval_outcomes(of_texts, texts, candidates.text_groups, "text_to_image/", ks),
-    )
-
-
-def _ranks(candidates: Candidates, device: torch.device) -> tuple[PairRanks, PairRanks]:
-    """Return the ranks of all correct pairs; the ranks of the process group divide the work."""
-    if device.type != "cuda":
-        device = torch.device("cpu")  # other devices lack fp64
-    tensors = (candidates.images, candidates.texts, candidates.pairs)
-    images, texts, pairs = (tensor.to(device) for tensor in tensors)
-    return pair_ranks(images, texts, pairs, over_ranks=True)
-
-
-def _by_group(
-    candidates: Candidates,
-    groups: QueryGroups,
-    parts: Sequence[Outcomes],
-    ks: Sequence[int],
-    device: torch.device,
-) -> list[Outcomes]:
-    """Return the recall of each group of queries in both directions.
-
-    If captions have groups, the candidates of an image are the captions of one group, such as those
-    in one language.
-    """
-    of_texts = [groups.captions[row] for row in candidates.caption_rows.tolist()]
-    text_part = worst_group_outcomes(recalls_of(parts[1]), of_texts, parts[1])
-    if groups.images is not None:
-        return [worst_group_outcomes(recalls_of(parts[0]), groups.images, parts[0]), text_part]
-    prefix, images = parts[0].prefix, candidates.image_keys
-    of_names: dict[str, Outcomes] = {}
-    for name in sorted(set(of_texts)):
-        inside = torch.tensor([group == name for group in of_texts])
-        pairs = candidates.pairs[inside[candidates.pairs[:, 1]]]
-        rows = torch.stack([pairs[:, 0], (inside.cumsum(0) - 1)[pairs[:, 1]]], 1)
-        of_group = replace(candidates, texts=candidates.texts[inside], pairs=rows)
-        ranks, _ = _ranks(of_group, device)
-        of_names[name] = retrieval_outcomes(ranks, images, images, prefix, ks)
-    units = Outcomes(
-        "means",
-        tuple(f"{key}@{name}" for name, part in of_names.items() for key in part.keys),
-        tuple(group for part in of_names.values() for group in part.groups),
-        {},
-        prefix,
-    )
-    recalls = {
-        column: torch.cat([part.columns[column] for part in of_names.values()])
-        for column in recalls_of(parts[0])
-    }
-    attributes = [name for name, part in of_names.items() for _ in part.keys]
-    return [worst_group_outcomes(recalls, attributes, units), text_part]
+    def _groups(self, encoder: TowerEncoder, embedded: EmbeddedPairs) -> QueryGroups | None:
+        field, device = self.correct.group_field, encoder.log_logit_scale.device
+        if field is None:
+            return None
+        return read_query_groups(self.data, embedded, field, self.options, device)

@@ -21,6 +21,7 @@ from clipkit.evaluation.evaluators.retrieval import Retrieval
 from clipkit.evaluation.evaluators.suite import joined
 from clipkit.evaluation.evaluators.zero_shot import ZeroShotClassification
 from clipkit.evaluation.memory import remembering
+from clipkit.evaluation.modality_embedding import has_further
 from clipkit.evaluation.outcomes.outcomes import Evaluation
 from clipkit.evaluation.probes.few_shot import FewShotProbe
 from clipkit.evaluation.probes.linear import LinearProbe
@@ -167,23 +168,22 @@ def write_evaluations(
             path = Path(folder) / f"confusion-{part.name}.png"
             write_bytes(path, confusion_png(part.confusion))
     results = [
-        _result(name, evaluation.metrics, intervals)
-        for name, evaluation in measured.evaluations.items()
+        _result(name, evaluation, intervals) for name, evaluation in measured.evaluations.items()
     ]
     run = RunDetails(versions=versions or {})
     write_report(Path(folder) / "report.html", ReportData(title, "", results, (), examples, run))
 
 
 def _result(
-    name: str, metrics: Mapping[str, float], intervals: Mapping[str, tuple[float, float]]
+    name: str, evaluation: Evaluation, intervals: Mapping[str, tuple[float, float]]
 ) -> Result:
-    shown, prefix = _without_classes(metrics), f"{name}/"
+    shown, prefix = _without_classes(evaluation.metrics), f"{name}/"
     of_shown = {
         key.removeprefix(prefix): limits
         for key, limits in intervals.items()
         if key.startswith(prefix) and key.removeprefix(prefix) in shown
     }
-    return Result(name, shown, intervals=of_shown)
+    return Result(name, shown, intervals=of_shown, details=evaluation.details)
 
 
 def _without_classes(metrics: Mapping[str, float]) -> dict[str, float]:
@@ -212,7 +212,7 @@ def _images_of(evaluator: Evaluator) -> EvaluationDataset | None:
 def _embedded(encoder: DualEncoder, evaluator: Evaluator) -> EmbeddedPairs | None:
     match evaluator:
         case Retrieval():
-            return evaluator.embed(encoder)
+            return None if has_further(encoder) else evaluator.embed(encoder)
         case ZeroShotClassification() | LabelHeadClassification():
             return known_pairs(encoder, evaluator.data, evaluator.options)
         case LinearProbe() | NearestNeighbours() | FewShotProbe():

@@ -129,7 +129,7 @@ def test_text_tables_are_aligned_by_display_width():
 
 def test_the_matrix_of_languages(capsys):
     metrics = recalls()
-    print_metrics("title", metrics, {})
+    print_metrics("title", metrics, {}, {})
     shown = capsys.readouterr().out
     assert "worst_pair/recall_at_1" in shown
     assert "_to_" not in shown

@@ -17,6 +17,7 @@ class Result:
         is_baseline: True for a reference value (chance, another trainer), which is shown in grey.
         intervals: Lower and upper limit of the confidence interval, by metric key; metrics without
             an interval are left out.
+        details: Values that are no metrics, such as the number of samples with two modalities.
     """
 
     name: str
@@ -24,3 +25,4 @@ class Result:
     note: str = ""
     is_baseline: bool = False
     intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    details: Mapping[str, float] = field(default_factory=dict)

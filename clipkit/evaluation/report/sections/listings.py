@@ -1,4 +1,4 @@
-"""Metrics of one result as a table: by group of queries, and by pair of languages."""
+"""Metrics of one result as a table: by group of queries, pair of languages or modalities."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from clipkit.evaluation.modality_tables import compared_pairs, modality_names, modality_tables
 from clipkit.evaluation.report.content import Result
 from clipkit.evaluation.report.numbers import compact, percent
 
@@ -74,9 +75,40 @@ def translation_listings(result: Result) -> Iterator[Listing]:
         yield listing_of(result, title, square, "Language")
 
 
-def is_listed(key: str, among: Mapping[str, float]) -> bool:
+def modality_listings(result: Result) -> Iterator[Listing]:
+    """Yield each measure of each ordered pair of modalities, and how many samples have both."""
+    pairs = compared_pairs(result.metrics, result.details)
+    names = modality_names(pairs)
+    for measure, keys in modality_tables(result.metrics, pairs).items():
+        if measure.startswith("recall"):
+            square = {(a, b): keys.get(a, {}).get(b, "") for a in names for b in names}
+            title = f"from query (row) to target (column), R@{measure[10:]}, percent"
+            yield listing_of(result, title, square, "Query")
+        else:
+            rows = [
+                (a, [metric_cell(result, keys.get(a, {}).get(b)) for b in names]) for a in names
+            ]
+            title = (
+                f"{result.name}: from query (row) to target (column), {measure.replace('_', ' ')}"
+            )
+            yield Listing(title, result.note, names, rows, "Query")
+    counts = [
+        (f"{pair.first} and {pair.second}",
+         [(f"{pair.num_samples:,}", ""), (f"{pair.num_left_out:,}", "")])
+        for pair in pairs
+    ]  # fmt: skip
+    if counts:
+        title = f"{result.name}: samples that have both, and that lack one"
+        yield Listing(title, result.note, ["Both", "Left out"], counts, "Modalities")
+
+
+def is_listed(key: str, result: Result) -> bool:
     """Return whether a metric is in one of these tables."""
-    return bool(_GROUP.fullmatch(key) or _pair(key, among))
+    among = result.metrics
+    of_modalities = modality_tables(among, compared_pairs(among, result.details)).values()
+    return bool(_GROUP.fullmatch(key) or _pair(key, among)) or any(
+        key in targets.values() for keys in of_modalities for targets in keys.values()
+    )
 
 
 def metric_cell(result: Result, key: str | None) -> tuple[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,6 +14,7 @@ from clipkit.evaluation.report.sections.listings import (
     group_listings,
     is_listed,
     metric_cell,
+    modality_listings,
     translation_listings,
 )
 
@@ -109,8 +110,12 @@ def listings(results: Sequence[Result]) -> list[Listing]:
     """Return tables of the metrics of each result that ``tables`` leaves out."""
     made: list[Listing] = []
     for result in results:
-        made += [*group_listings(result), *translation_listings(result)]
-        keys = [key for key in result.metrics if not _is_in_tables(key, result.metrics)]
+        made += [
+            *modality_listings(result),
+            *group_listings(result),
+            *translation_listings(result),
+        ]
+        keys = [key for key in result.metrics if not _is_in_tables(key, result)]
         columns: dict[str, dict[str, str]] = {}
         for key in keys:
             match = _DIRECTED.fullmatch(key)
@@ -129,11 +134,11 @@ def listings(results: Sequence[Result]) -> list[Listing]:
     return made
 
 
-def _is_in_tables(key: str, among: Mapping[str, float]) -> bool:
+def _is_in_tables(key: str, result: Result) -> bool:
     if key in _SAME:
-        return "mean_per_class_recall" in among
+        return "mean_per_class_recall" in result.metrics
     of_tables = key in _CLASSES or _RECALL.match(key) or _WIDTH.match(key)
-    return bool(of_tables) or is_listed(key, among)
+    return bool(of_tables) or is_listed(key, result)
 
 
 def readable_metric(name: str) -> str:
