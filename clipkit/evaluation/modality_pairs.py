@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Final
 
@@ -36,6 +36,7 @@ class ModalityPair:
         samples: Number of each of these samples.
         num_left_out: Samples of the data that lack one of the two.
         groups: Groups of the queries; None for none.
+        captions: Captions of these samples, to which ``candidates.caption_rows`` refers.
     """
 
     first: str
@@ -44,6 +45,7 @@ class ModalityPair:
     samples: Int64[Tensor, " N"]
     num_left_out: int = 0
     groups: QueryGroups | None = None
+    captions: tuple[str, ...] = ()
 
     @property
     def prefixes(self) -> tuple[str, str]:
@@ -67,7 +69,9 @@ def image_text_pair(
     """
     of_captions = groups.captions if groups is not None and groups.images is None else None
     candidates = match_candidates(embedded, options, is_complete, of_captions)
-    return ModalityPair(*_PAIR, candidates, torch.arange(len(embedded.keys)), groups=groups)
+    return ModalityPair(
+        *_PAIR, candidates, torch.arange(len(embedded.keys)), 0, groups, embedded.captions
+    )
 
 
 def modality_pairs(
@@ -144,7 +148,7 @@ def _with_texts(
         tuple(groups.captions[row] for row in captions),
     )
     pair = image_text_pair(pairs, options, is_complete and not num_left_out, of_pair)
-    return ModalityPair(first, "text", pair.candidates, samples, num_left_out, of_pair)
+    return replace(pair, first=first, samples=samples, num_left_out=num_left_out)
 
 
 def _without_texts(

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Final
 
 from clipkit.atomic_files import write_bytes
+from clipkit.data.modalities.sounds import Sounds
 from clipkit.distributed.collectives import rank
 from clipkit.evaluation.comparison.intervals import metric_intervals
 from clipkit.evaluation.correct_pairs import RetrievalOptions
 from clipkit.evaluation.datasets.dataset import EvaluationDataset
+from clipkit.evaluation.datasets.modality_loading import evaluation_fields
 from clipkit.evaluation.datasets.queries import IMAGES
 from clipkit.evaluation.embedding import EmbeddedPairs, known_pairs
 from clipkit.evaluation.evaluators.base import Evaluator
@@ -28,6 +30,7 @@ from clipkit.evaluation.probes.linear import LinearProbe
 from clipkit.evaluation.probes.neighbours import NearestNeighbours
 from clipkit.evaluation.report.collect.examples import examples_of
 from clipkit.evaluation.report.collect.explanations import explained_pairs
+from clipkit.evaluation.report.collect.modalities import Compared, modality_galleries
 from clipkit.evaluation.report.content import (
     Examples,
     Explanation,
@@ -53,6 +56,7 @@ class Measured:
             evaluator embedded images.
         explanations: Parts of images and captions that carry a match, of some matches.
         correct: Which images and captions match.
+        compared: Retrieval between modalities; None if there was none.
     """
 
     evaluations: dict[str, Evaluation]
@@ -60,11 +64,13 @@ class Measured:
     embedded: tuple[str, EmbeddedPairs] | None
     explanations: Sequence[Explanation] = ()
     correct: RetrievalOptions = RetrievalOptions()
+    compared: Compared | None = None
 
     def examples(self) -> Examples:
         """Collect what the page shows of images, texts and classes."""
         examples = examples_of(self.evaluations, self.data, self.embedded, correct=self.correct)
-        return replace(examples, explanations=self.explanations)
+        galleries = [] if self.compared is None else modality_galleries(self.compared)
+        return replace(examples, explanations=self.explanations, modalities=galleries)
 
 
 def evaluate_with_report(
@@ -121,13 +127,14 @@ def measure(encoder: DualEncoder, evaluators: Mapping[str, Evaluator]) -> Measur
         data = {name: source for name in evaluators if (source := _images_of(evaluators[name]))}
         pairs = ((name, _embedded(encoder, evaluators[name])) for name in order if name in data)
         embedded = next(((name, part) for name, part in pairs if part is not None), None)
+        retrievals = [part for part in evaluators.values() if isinstance(part, Retrieval)]
+        compared = next((_compared(encoder, part) for part in retrievals), None)
     ordered = {name: evaluations[name] for name in evaluators}
     explanations: Sequence[Explanation] = ()
     if embedded is not None and embedded[1].captions:
         explanations = explained_pairs(encoder, data[embedded[0]], embedded[1])
-    retrievals = (part for part in evaluators.values() if isinstance(part, Retrieval))
     correct = next((part.correct for part in retrievals), RetrievalOptions())
-    return Measured(ordered, data, embedded, explanations, correct)
+    return Measured(ordered, data, embedded, explanations, correct, compared)
 
 
 def merged_result(name: str, measured: Measured, note: str = "") -> Result:
@@ -207,6 +214,20 @@ def _images_of(evaluator: Evaluator) -> EvaluationDataset | None:
         case _:
             return None
     return data if data.modality is IMAGES else None
+
+
+def _compared(encoder: DualEncoder, evaluator: Retrieval) -> Compared | None:
+    """Return a retrieval between modalities, whose embeddings are remembered."""
+    if not has_further(encoder):
+        return None
+    embedded = evaluator.embed_all(encoder)
+    fields, _ = evaluation_fields(encoder, evaluator.fields)
+    captions: dict[int, str] = {}
+    if "text" in embedded.rows:
+        owners = embedded.rows["text"].samples.tolist()
+        captions = dict(zip(reversed(owners), reversed(embedded.captions), strict=True))
+    sounds = {field.name: field for field in fields if isinstance(field, Sounds)}
+    return Compared(evaluator.data, evaluator.pairs(encoder), sounds, embedded.keys, captions)
 
 
 def _embedded(encoder: DualEncoder, evaluator: Evaluator) -> EmbeddedPairs | None:

@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 import clipkit
-from clipkit.evaluation.report.content import Thumbnail
+from clipkit.evaluation.report.content import SoundClip, Thumbnail
 from clipkit.evaluation.report.numbers import compact, grouped, percent
 
 _PACKAGE: Final = "clipkit.evaluation.report"
@@ -51,9 +51,9 @@ def _environment() -> Environment:
     return environment
 
 
-def data_uri(image: Thumbnail) -> str:
-    """Return the image as a ``data:`` address, which needs no network."""
-    return f"data:{image.media_type};base64,{base64.b64encode(image.data).decode()}"
+def data_uri(file: Thumbnail | SoundClip) -> str:
+    """Return an image or a sound as a ``data:`` address, which needs no network."""
+    return f"data:{file.media_type};base64,{base64.b64encode(file.data).decode()}"
 
 
 def _joined(folder: str, names: Sequence[str], ending: str) -> Markup:

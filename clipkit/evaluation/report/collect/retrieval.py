@@ -11,6 +11,12 @@ from torch import Tensor
 
 from clipkit.evaluation.correct_pairs import Candidates
 from clipkit.evaluation.outcomes.outcomes import Outcomes
+from clipkit.evaluation.report.collect.scores import (
+    best_hits,
+    best_match,
+    matches,
+    rank_of_match,
+)
 from clipkit.evaluation.report.collect.thumbnails import Thumbnails
 from clipkit.evaluation.report.content import (
     CaptionHit,
@@ -23,7 +29,6 @@ from clipkit.evaluation.report.content import (
 from clipkit.metrics.ranking import pair_ranks
 
 _DIRECTIONS: Final = {"text_to_image/": "Text to image", "image_to_text/": "Image to text"}
-_NUM_HITS: Final = 5
 _NUM_POINTS: Final = 60
 _CHUNK: Final = 64
 _MAX_QUERIES: Final = 2000
@@ -140,20 +145,20 @@ class Search:
         scores, is_match = (side[:, 0] for side in self._of_texts(torch.tensor([row])))
         hits = [
             ImageHit(self._thumbnails[other], value, bool(is_match[other]))
-            for other, value in _best(scores)
+            for other, value in best_hits(scores)
         ]
-        answer = self._thumbnails[_best_match(scores, is_match)]
-        return TextQuery(self.texts[row], hits, answer, _rank(scores, is_match))
+        answer = self._thumbnails[best_match(scores, is_match)]
+        return TextQuery(self.texts[row], hits, answer, rank_of_match(scores, is_match))
 
     def image_query(self, row: int) -> ImageQuery:
         """Return the texts for an image."""
         scores, is_match = (side[:, 0] for side in self._of_images(torch.tensor([row])))
         hits = [
             CaptionHit(self.texts[other], value, bool(is_match[other]))
-            for other, value in _best(scores)
+            for other, value in best_hits(scores)
         ]
-        answer = self.texts[_best_match(scores, is_match)]
-        return ImageQuery(self._thumbnails[row], hits, answer, _rank(scores, is_match))
+        answer = self.texts[best_match(scores, is_match)]
+        return ImageQuery(self._thumbnails[row], hits, answer, rank_of_match(scores, is_match))
 
     def text_margins(self, rows: Sequence[int]) -> Float[Tensor, " n"]:
         """Return by how much the best incorrect image of texts exceeds the best right one."""
@@ -167,26 +172,16 @@ class Search:
 
     def _of_texts(self, rows: Int64[Tensor, " n"]) -> _Scores:
         images, texts = self._candidates.images, self._candidates.texts
-        return images @ texts[rows].T, _matches(self._candidates.pairs, len(images), rows)
+        return images @ texts[rows].T, matches(self._candidates.pairs, len(images), rows)
 
     def _of_images(self, rows: Int64[Tensor, " n"]) -> _Scores:
         images, texts = self._candidates.images, self._candidates.texts
         pairs = self._candidates.pairs.flip(1)
-        return texts @ images[rows].T, _matches(pairs, len(texts), rows)
+        return texts @ images[rows].T, matches(pairs, len(texts), rows)
 
 
 _Scores = tuple[Float[Tensor, "candidates n"], Bool[Tensor, "candidates n"]]
 """Score of each candidate for each query, and whether it is a right answer."""
-
-
-def _matches(
-    pairs: Int64[Tensor, "P 2"], num_candidates: int, queries: Int64[Tensor, " n"]
-) -> Bool[Tensor, "candidates n"]:
-    """Return which candidates are right, from pairs of a candidate and a query."""
-    is_match = torch.zeros(num_candidates, len(queries), dtype=torch.bool)
-    for column, query in enumerate(queries.tolist()):
-        is_match[pairs[pairs[:, 1] == query, 0], column] = True
-    return is_match
 
 
 def _gallery(search: Search, texts: Iterable[int], images: Iterable[int], note: str) -> Gallery:
@@ -205,17 +200,3 @@ def _margins(
 ) -> Float[Tensor, " n"]:
     right = scores.masked_fill(~is_match, -torch.inf).amax(0)
     return scores.masked_fill(is_match, -torch.inf).amax(0) - right
-
-
-def _best_match(scores: Float[Tensor, " N"], is_match: Bool[Tensor, " N"]) -> int:
-    return int(scores.masked_fill(~is_match, -torch.inf).argmax())
-
-
-def _rank(scores: Float[Tensor, " N"], is_match: Bool[Tensor, " N"]) -> int:
-    """Return the rank of the best right answer, from 1; a tie is never a win."""
-    return 1 + int(((scores >= scores[is_match].amax()) & ~is_match).sum())
-
-
-def _best(scores: Float[Tensor, " N"]) -> list[tuple[int, float]]:
-    values, rows = scores.topk(min(_NUM_HITS, len(scores)))
-    return list(zip(rows.tolist(), values.tolist(), strict=True))

@@ -20,6 +20,13 @@ from clipkit.evaluation.report.content.embedding import (
 )
 from clipkit.evaluation.report.content.explanation import Explanation
 from clipkit.evaluation.report.content.images import Thumbnail
+from clipkit.evaluation.report.content.inputs import (
+    InputHit,
+    InputQuery,
+    ModalityGallery,
+    ShownInput,
+    SoundClip,
+)
 from clipkit.evaluation.report.content.report import Examples, ReportData
 from clipkit.evaluation.report.content.results import Result
 from clipkit.evaluation.report.content.retrieval import (
@@ -49,7 +56,10 @@ __all__ = [
     "Gallery",
     "ImageHit",
     "ImageQuery",
+    "InputHit",
+    "InputQuery",
     "MapClass",
+    "ModalityGallery",
     "Projection",
     "RecallCurve",
     "ReliabilityBin",
@@ -58,7 +68,9 @@ __all__ = [
     "Result",
     "RunDetails",
     "Series",
+    "ShownInput",
     "SimilarityHistogram",
+    "SoundClip",
     "TextQuery",
     "Thumbnail",
     "ThumbnailSheet",

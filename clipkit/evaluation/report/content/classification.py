@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from clipkit.evaluation.report.content.images import Thumbnail
+from clipkit.evaluation.report.content.inputs import SoundClip
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,11 +86,12 @@ class ClassifiedImage:
     """An image and the class that a classifier gave it.
 
     Args:
-        image: The image.
+        image: The image; of a sound, its spectrogram.
         true: Name of its class.
         predicted: Name of the most likely class.
         rank: Rank of the true class, from 1.
         confidence: Probability of the predicted class; None if the classifier has none.
+        sound: The sound, if sounds were classified; None for images.
     """
 
     image: Thumbnail
@@ -97,6 +99,7 @@ class ClassifiedImage:
     predicted: str
     rank: int
     confidence: float | None = None
+    sound: SoundClip | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from clipkit.evaluation.report.content.charts import Chart
 from clipkit.evaluation.report.content.classification import Classifier
 from clipkit.evaluation.report.content.embedding import EmbeddingHealth, EmbeddingMap
 from clipkit.evaluation.report.content.explanation import Explanation
+from clipkit.evaluation.report.content.inputs import ModalityGallery
 from clipkit.evaluation.report.content.results import Result
 from clipkit.evaluation.report.content.retrieval import Gallery, RecallCurve
 from clipkit.evaluation.report.content.run import RunDetails
@@ -32,6 +33,7 @@ class Examples:
         map: Image embeddings as points of the plane; None to omit it.
         health: Label-free measures of the embeddings.
         explanations: Parts of images and texts that carry a match.
+        modalities: Queries of retrieval from each modality to each other one.
     """
 
     gallery: Gallery = field(default_factory=Gallery)
@@ -41,6 +43,7 @@ class Examples:
     map: EmbeddingMap | None = None
     health: EmbeddingHealth = field(default_factory=EmbeddingHealth)
     explanations: Sequence[Explanation] = ()
+    modalities: Sequence[ModalityGallery] = ()
 
 
 @dataclass(frozen=True, slots=True)
