@@ -172,8 +172,9 @@ def make_evaluator(
     name = query_modality(modality).name
     if name != IMAGES.name and task not in _OF_ANY_MODALITY:
         raise ConfigError(
-            f"modality: the task {task!r} measures images, got {name!r}; the tasks "
-            f"{', '.join(_OF_ANY_MODALITY)} measure others"
+            f"modality: the task {task!r} measures "
+            f"{'all modalities at once' if task == 'retrieval' else 'images'}, got {name!r}; the "
+            f"tasks {', '.join(_OF_ANY_MODALITY)} measure others"
         )
     if task in PROBES:
         return _probe(task, source, split, probe, label_field, allow_outside, modality, options)

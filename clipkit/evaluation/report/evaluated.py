@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -14,7 +14,7 @@ from clipkit.evaluation.comparison.intervals import metric_intervals
 from clipkit.evaluation.correct_pairs import RetrievalOptions
 from clipkit.evaluation.datasets.dataset import EvaluationDataset
 from clipkit.evaluation.datasets.modality_loading import evaluation_fields
-from clipkit.evaluation.datasets.queries import IMAGES
+from clipkit.evaluation.datasets.queries import IMAGES, SignalQueries
 from clipkit.evaluation.embedding import EmbeddedPairs, known_pairs
 from clipkit.evaluation.evaluators.base import Evaluator
 from clipkit.evaluation.evaluators.class_report import PerClass
@@ -31,6 +31,7 @@ from clipkit.evaluation.probes.neighbours import NearestNeighbours
 from clipkit.evaluation.report.collect.examples import examples_of
 from clipkit.evaluation.report.collect.explanations import explained_pairs
 from clipkit.evaluation.report.collect.modalities import Compared, modality_galleries
+from clipkit.evaluation.report.collect.sound_clips import SoundSource
 from clipkit.evaluation.report.content import (
     Examples,
     Explanation,
@@ -40,7 +41,8 @@ from clipkit.evaluation.report.content import (
 )
 from clipkit.evaluation.report.page import write_report
 from clipkit.evaluation.report.sections.confusion_image import confusion_png
-from clipkit.models import DualEncoder
+from clipkit.models import DualEncoder, SignalTower
+from clipkit.models.inputs import sound_transform_of
 
 _OF_CLASS: Final = ("precision/", "recall/", "f1/", "average_precision/", "auroc/")
 
@@ -57,6 +59,7 @@ class Measured:
         explanations: Parts of images and captions that carry a match, of some matches.
         correct: Which images and captions match.
         compared: Retrieval between modalities; None if there was none.
+        sounds: Sounds of each evaluator of sounds, by its name.
     """
 
     evaluations: dict[str, Evaluation]
@@ -65,10 +68,13 @@ class Measured:
     explanations: Sequence[Explanation] = ()
     correct: RetrievalOptions = RetrievalOptions()
     compared: Compared | None = None
+    sounds: Mapping[str, SoundSource] = field(default_factory=dict)
 
     def examples(self) -> Examples:
         """Collect what the page shows of images, texts and classes."""
-        examples = examples_of(self.evaluations, self.data, self.embedded, correct=self.correct)
+        examples = examples_of(
+            self.evaluations, self.data, self.embedded, correct=self.correct, sounds=self.sounds
+        )
         galleries = [] if self.compared is None else modality_galleries(self.compared)
         return replace(examples, explanations=self.explanations, modalities=galleries)
 
@@ -134,7 +140,10 @@ def measure(encoder: DualEncoder, evaluators: Mapping[str, Evaluator]) -> Measur
     if embedded is not None and embedded[1].captions:
         explanations = explained_pairs(encoder, data[embedded[0]], embedded[1])
     correct = next((part.correct for part in retrievals), RetrievalOptions())
-    return Measured(ordered, data, embedded, explanations, correct, compared)
+    sounds = {
+        name: source for name in evaluators if (source := _sounds_of(encoder, evaluators[name]))
+    }
+    return Measured(ordered, data, embedded, explanations, correct, compared, sounds)
 
 
 def merged_result(name: str, measured: Measured, note: str = "") -> Result:
@@ -206,14 +215,29 @@ def _with_classes(evaluator: Evaluator) -> Evaluator:
 
 def _images_of(evaluator: Evaluator) -> EvaluationDataset | None:
     """Return the images whose outcomes an evaluator returns; None for those of sounds."""
+    data = _data_of(evaluator)
+    return data if data is not None and data.modality is IMAGES else None
+
+
+def _sounds_of(encoder: DualEncoder, evaluator: Evaluator) -> SoundSource | None:
+    """Return the sounds whose outcomes an evaluator returns, and the field that reads them."""
+    data = _data_of(evaluator)
+    if data is None or not isinstance(data.modality, SignalQueries):
+        return None
+    name, own = data.modality.name, data.modality.field
+    tower = encoder.towers.get(name)
+    if own is None and isinstance(tower, SignalTower):
+        own = Sounds(sound_transform_of(tower), name, data.modality.members)
+    return (data, own) if isinstance(own, Sounds) else None
+
+
+def _data_of(evaluator: Evaluator) -> EvaluationDataset | None:
     match evaluator:
         case Retrieval() | ZeroShotClassification() | LabelHeadClassification():
-            data = evaluator.data
+            return evaluator.data
         case LinearProbe() | NearestNeighbours() | FewShotProbe():
-            data = evaluator.splits.test
-        case _:
-            return None
-    return data if data.modality is IMAGES else None
+            return evaluator.splits.test
+    return None
 
 
 def _compared(encoder: DualEncoder, evaluator: Retrieval) -> Compared | None:
@@ -226,7 +250,7 @@ def _compared(encoder: DualEncoder, evaluator: Retrieval) -> Compared | None:
     if "text" in embedded.rows:
         owners = embedded.rows["text"].samples.tolist()
         captions = dict(zip(reversed(owners), reversed(embedded.captions), strict=True))
-    sounds = {field.name: field for field in fields if isinstance(field, Sounds)}
+    sounds = {part.name: part for part in fields if isinstance(part, Sounds)}
     return Compared(evaluator.data, evaluator.pairs(encoder), sounds, embedded.keys, captions)
 
 

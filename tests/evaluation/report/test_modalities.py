@@ -12,7 +12,12 @@ import soundfile
 from PIL import Image
 
 from clipkit.data import EvalSoundTransform, Sounds
-from clipkit.evaluation import Retrieval, RetrievalOptions, open_dataset
+from clipkit.evaluation import (
+    Retrieval,
+    RetrievalOptions,
+    ZeroShotClassification,
+    open_dataset,
+)
 from clipkit.evaluation.report import (
     ClassifiedImage,
     Classifier,
@@ -109,6 +114,16 @@ def test_a_classified_sound_has_a_player_or_says_why_not():
     assert len(AUDIO.findall(page)) == 1
     assert 'aria-label="Sound: &lt;b&gt;"' in page
     assert "Not included, because the page has many sounds." in page
+
+
+def test_a_zero_shot_classifier_of_sounds_plays_its_hits_and_errors(tmp_path):
+    write_shard(tmp_path / "four.tar", [(str(n), heard.sample(n)) for n in (0, 2, 3, 5)])
+    data = open_dataset(tmp_path / "four.tar", modality="sound")
+    evaluators = {"zero-shot": ZeroShotClassification(data, class_names=heard.COLOURS)}
+    evaluate_with_report(heard.encoder(), evaluators, tmp_path, title="Sounds")
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert len(AUDIO.findall(page)) == 4
+    assert "of 4 sounds are classified correctly" in page
 
 
 def test_a_report_of_merged_captions_and_few_samples(tmp_path):

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from clipkit.evaluation.outcomes.classification import reliability_diagrams
 from clipkit.evaluation.outcomes.outcomes import Outcomes
+from clipkit.evaluation.report.collect.sound_clips import SoundClips
 from clipkit.evaluation.report.collect.thumbnails import Thumbnails
 from clipkit.evaluation.report.content import (
     ClassifiedImage,
@@ -20,6 +21,7 @@ from clipkit.evaluation.report.content import (
     Confusion,
     ReliabilityBin,
     ReliabilityDiagram,
+    SoundClip,
 )
 from clipkit.metrics.calibration import Reliability
 
@@ -34,7 +36,7 @@ _CONFIDENCES: Final = {
 def classifier_content(
     name: str,
     outcomes: Outcomes,
-    thumbnails: Thumbnails | None = None,
+    inputs: Thumbnails | SoundClips | None = None,
     *,
     num_images: int = 24,
     seed: int = 0,
@@ -44,7 +46,8 @@ def classifier_content(
     Args:
         name: Name of the task.
         outcomes: Outcomes of kind "classification", in the order of the data.
-        thumbnails: Thumbnails of the images, in the same order; None for no images.
+        inputs: Thumbnails of the images, or clips of the sounds, in the same order; None to show
+            none.
         num_images: Number of hits, and of errors.
         seed: Seed of the selection of hits.
 
@@ -54,9 +57,10 @@ def classifier_content(
     labels, chosen = outcomes.columns["label"], outcomes.columns["chosen"]
     is_right = outcomes.columns["rank"] == 0
     hits, errors = list[ClassifiedImage](), list[ClassifiedImage]()
-    if thumbnails is not None:
-        hits = _images(outcomes, thumbnails, _random(is_right, num_images, seed))
-        errors = _images(outcomes, thumbnails, _worst(outcomes, num_images))
+    if inputs is not None:
+        hits = _classified(outcomes, inputs, _random(is_right, num_images, seed))
+        errors = _classified(outcomes, inputs, _worst(outcomes, num_images))
+    kind = "sounds" if isinstance(inputs, SoundClips) else "images"
     return Classifier(
         name=name,
         confusion=confusion_content(chosen, labels, outcomes.class_names),
@@ -67,7 +71,7 @@ def classifier_content(
         ],
         hits=hits,
         errors=errors,
-        note=f"{int(is_right.sum()):,} of {len(labels):,} images are classified correctly. Hits "
+        note=f"{int(is_right.sum()):,} of {len(labels):,} {kind} are classified correctly. Hits "
         f"are selected at random (seed {seed}).",
     )
 
@@ -153,21 +157,25 @@ def reliability_content(name: str, measured: Reliability) -> ReliabilityDiagram:
     return ReliabilityDiagram(name, bins, measured.error())
 
 
-def _images(
-    outcomes: Outcomes, thumbnails: Thumbnails, rows: Int64[Tensor, " n"]
+def _classified(
+    outcomes: Outcomes, inputs: Thumbnails | SoundClips, rows: Int64[Tensor, " n"]
 ) -> list[ClassifiedImage]:
     names, columns = outcomes.class_names, outcomes.columns
     confidence = columns.get("confidence")
-    return [
-        ClassifiedImage(
-            thumbnails[row],
+    classified = []
+    for row in rows.tolist():
+        shown = inputs[row]
+        sound = shown if isinstance(shown, SoundClip) else None
+        item = ClassifiedImage(
+            shown.spectrogram if isinstance(shown, SoundClip) else shown,
             names[int(columns["label"][row])],
             names[int(columns["chosen"][row])],
             1 + int(columns["rank"][row]),
             None if confidence is None else float(confidence[row]),
+            sound,
         )
-        for row in rows.tolist()
-    ]
+        classified.append(item)
+    return classified
 
 
 def _random(is_right: Bool[Tensor, " N"], count: int, seed: int) -> Int64[Tensor, " n"]:

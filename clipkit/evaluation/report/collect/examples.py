@@ -30,6 +30,7 @@ from clipkit.evaluation.report.collect.retrieval import (
     random_gallery,
     recall_curves,
 )
+from clipkit.evaluation.report.collect.sound_clips import SoundClips, SoundSource
 from clipkit.evaluation.report.collect.thumbnails import Thumbnails
 from clipkit.evaluation.report.content import Classifier, Examples
 from clipkit.models import DualEncoder
@@ -104,6 +105,7 @@ def examples_of(
     embedded: tuple[str, EmbeddedPairs] | None,
     options: ExampleOptions = ExampleOptions(),
     correct: RetrievalOptions = RetrievalOptions(),
+    sounds: Mapping[str, SoundSource] | None = None,
 ) -> Examples:
     """Collect examples from embeddings and outcomes, without a model.
 
@@ -114,11 +116,12 @@ def examples_of(
             for no galleries, map and health.
         options: Number, size and selection of the examples.
         correct: Which images and captions match.
+        sounds: Sounds of each task that measures sounds, by its name; None for no such task.
 
     Returns:
         Examples for ``ReportData``.
     """
-    classifiers = _classifiers(evaluations, data, options)
+    classifiers = _classifiers(evaluations, data, sounds or {}, options)
     if embedded is None:
         return Examples(classifiers=classifiers)
     (name, pairs), seed = embedded, options.seed
@@ -147,6 +150,7 @@ def examples_of(
 def _classifiers(
     evaluations: Mapping[str, Evaluation],
     data: Mapping[str, EvaluationDataset],
+    sounds: Mapping[str, SoundSource],
     options: ExampleOptions,
 ) -> list[Classifier]:
     """Return the first classification of each task: a probe has one for each of its settings."""
@@ -158,9 +162,13 @@ def _classifiers(
         if parts[0].kind == "multi-label":
             content = multi_label_content(name, parts[0])
         else:
-            images = Thumbnails(data[name], {}, options.thumbnail_pixels) if name in data else None
+            inputs: Thumbnails | SoundClips | None = None
+            if name in data:
+                inputs = Thumbnails(data[name], {}, options.thumbnail_pixels)
+            elif name in sounds:
+                inputs = SoundClips(*sounds[name], {})
             content = classifier_content(
-                name, parts[0], images, num_images=options.num_queries, seed=options.seed
+                name, parts[0], inputs, num_images=options.num_queries, seed=options.seed
             )
         classifiers.append(with_average_precisions(content, evaluation.metrics))
     return classifiers

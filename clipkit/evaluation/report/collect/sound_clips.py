@@ -29,6 +29,9 @@ _COLUMNS, _ROWS = 160, 64
 _SHADES: Final = ((0.0, 0.35, 0.7, 1.0), (13, 122, 237, 252), (8, 28, 105, 253), (52, 109, 37, 191))
 """Places, and red, green and blue there: dark violet, magenta, orange, light yellow."""
 
+SoundSource = tuple[EvaluationDataset, Sounds]
+"""A data set with sounds, and the field that reads them for the tower."""
+
 
 @final
 class SoundClips:
