@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Final, final
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float32, UInt8
 from PIL import Image
 from torch import Tensor
 
@@ -106,7 +106,7 @@ def spectrogram_webp(spectrogram: Tensor) -> bytes:
     return as_webp(Image.fromarray(shaded(spectrogram.numpy())).resize((_COLUMNS, _ROWS)))
 
 
-def shaded(values: np.ndarray) -> UInt8[np.ndarray, "rows columns 3"]:
+def shaded(values: Float32[np.ndarray, "rows columns"]) -> UInt8[np.ndarray, "rows columns 3"]:
     """Return colours of values between their smallest and largest, upside down."""
     low, high = float(values.min()), float(values.max())
     places = (values[::-1] - low) / max(high - low, 1e-12)
