@@ -140,9 +140,8 @@ def measure(encoder: DualEncoder, evaluators: Mapping[str, Evaluator]) -> Measur
     if embedded is not None and embedded[1].captions:
         explanations = explained_pairs(encoder, data[embedded[0]], embedded[1])
     correct = next((part.correct for part in retrievals), RetrievalOptions())
-    sounds = {
-        name: source for name in evaluators if (source := _sounds_of(encoder, evaluators[name]))
-    }
+    by_name = {name: _sounds_of(encoder, evaluators[name]) for name in evaluators}
+    sounds = {name: heard for name, heard in by_name.items() if heard is not None}
     return Measured(ordered, data, embedded, explanations, correct, compared, sounds)
 
 
