@@ -100,6 +100,12 @@ def write_tokenizer(folder: Path, texts: Sequence[str], vocab_size: int) -> Path
 
 def make_encoder(tokenizer: Path, context_length: int) -> DualEncoder:
     """A ResNet of four blocks, and a BERT of two layers, with weights by the seed that was set."""
+    text = make_text_tower(tokenizer, context_length)
+    return DualEncoder(OpenClipImageTower(IMAGE), text)
+
+
+def make_text_tower(tokenizer: Path, context_length: int) -> TransformersTextTower:
+    """A BERT of two layers, with weights by the seed that was set."""
     path = f"transformers:{tokenizer}"
     bert = {
         "model_type": "bert", "hidden_size": 96, "num_hidden_layers": 2, "num_attention_heads": 2,
@@ -107,10 +113,9 @@ def make_encoder(tokenizer: Path, context_length: int) -> DualEncoder:
         "vocab_size": TransformersTokenizer(str(tokenizer)).vocab_size,
         "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0,
     }  # fmt: skip
-    text = TransformersTextTower(
+    return TransformersTextTower(
         bert, WIDTH, pretrained=False, context_length=context_length, tokenizer_name=path
     )
-    return DualEncoder(OpenClipImageTower(IMAGE), text)
 
 
 def train(

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from clipkit.data.packing.packed_cache import is_raw, pack_to_cache
+from clipkit.data.packing.sound_sets.recognise import is_sound_set
 from clipkit.data.packing.sources import open_source
 from clipkit.data.shards.index import ShardIndex
 from clipkit.data.shards.reader import ShardReader
@@ -78,6 +79,8 @@ def test_urbansound8k_has_its_folds_in_folders(tmp_path):
     assert folds(root / "except-fold1") == [2, 2]
     assert open_source(root).files["classnames.txt"] == "air conditioner\ncar horn\n"
     assert not is_raw(str(root / "audio" / "fold9"))
+    for other in ("{0..3}.tar", "0.tar", "train.csv", "*.tar", "audio", "fold1/audio"):
+        assert not is_sound_set(root / other)
 
 
 def test_fsd50k_has_several_classes_per_sound(tmp_path):
@@ -129,6 +132,7 @@ ROW = "1-0-A-0.wav,1,0,dog,True,1,A"
         (f"HEAD\n{ROW}\n,1,0,dog,True,1,A\n", "line 3: no value in the column filename"),
         (f"HEAD\n{ROW}\n1-1-A-0.wav,1\n", "line 3: no value in the column target"),
         (f"HEAD\n{ROW}\nlost.wav,1,0,dog,True,1,A\n", "1 of 2 sounds are missing: .*lost.wav"),
+        (f"HEAD\n{ROW}\n{ROW}\n", "1 sounds are in several rows of the table: .*1-0-A-0.wav"),
         ("HEAD\n", "has no such clips"),
     ],
 )

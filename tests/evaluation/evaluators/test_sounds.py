@@ -23,13 +23,16 @@ from clipkit.evaluation import (
     ZeroShotMultiLabel,
     cached_embeddings,
     embed_pairs,
+    evaluating,
     make_evaluator,
     open_dataset,
 )
 from clipkit.evaluation.report import evaluate_with_report
 from clipkit.mel import MelOptions
-from clipkit.models import save_encoder
+from clipkit.models import save_encoder, with_towers
 from tests.helpers.evaluation_data import tiny_encoder, write_layout
+from tests.helpers.factories import write_shard
+from tests.helpers.series import CHANNELS, LENGTH, Series, SeriesTower, npy
 from tests.helpers.sound_sets import MEL, sound_encoder, write_esc50, write_fsd50k
 
 
@@ -124,6 +127,26 @@ def test_a_field_reads_another_piece_or_another_modality(root, encoder):
     other = Sounds(EvalSoundTransform(MelOptions(num_mels=16, num_frames=20)))
     with pytest.raises(ConfigError, match="expected the spectrograms of the sound_tower"):
         embed_pairs(encoder, open_dataset(root, "fold1", modality=other), EmbedOptions())
+
+
+def test_another_modality_is_measured_with_its_own_field_and_tower(tmp_path):
+    rng = np.random.default_rng(0)
+    series = [rng.normal(size=(CHANNELS, LENGTH)) for _ in range(6)]
+    samples = [
+        (f"s{n}", {"npy": npy(values), "cls": str(n % 2).encode()})
+        for n, values in enumerate(series)
+    ]
+    write_shard(tmp_path / "test" / "0.tar", samples)
+    (tmp_path / "classnames.txt").write_text("up\ndown\n")
+    model = with_towers(tiny_encoder(), {"series": SeriesTower(24)})
+    data = open_dataset(tmp_path, modality=Series())
+    pairs = embed_pairs(model, data, EmbedOptions(), captions=False)
+    read = [Series().read(npy(values), np.random.default_rng(0)) for values in series]
+    with evaluating(model):
+        expected = model.encode_signal("series", torch.stack(read))
+    torch.testing.assert_close(pairs.images, expected)
+    evaluator = ZeroShotClassification(data, templates=["{}"])
+    assert evaluator.predict(model).labels.tolist() == [0, 1, 0, 1, 0, 1]
 
 
 def test_a_cache_tells_sounds_from_images(root, encoder, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,14 +54,19 @@ class SplitClips:
         """Return the samples: class, its name as caption, facts, and a vector of several classes.
 
         Raises:
-            DataError: If a sound is missing.
+            DataError: If a sound is missing, or in several rows.
         """
+        repeated = [file for file, n in Counter(clip.file for clip in self.clips).items() if n > 1]
+        if repeated:
+            raise DataError(
+                f"{len(repeated)} sounds are in several rows of the table: {_shown(repeated)}; "
+                f"expected each once, as it would be counted several times"
+            )
         missing = [clip.file for clip in self.clips if not clip.file.is_file()]
         if missing:
-            names = ", ".join(str(file) for file in missing[:_SHOWN])
             raise DataError(
-                f"{len(missing)} of {len(self.clips)} sounds are missing: {names}"
-                f"{', ...' if len(missing) > _SHOWN else ''}; complete the set"
+                f"{len(missing)} of {len(self.clips)} sounds are missing: {_shown(missing)}; "
+                f"complete the set"
             )
         return [FileItem(clip.file, self._members(clip)) for clip in self.clips]
 
@@ -82,6 +88,11 @@ class SplitClips:
         np.save(stored, vector, allow_pickle=False)
         labels = {**facts, "labels": list(clip.classes)}
         return {**texts, "json": as_json(labels), "npy": stored.getvalue()}
+
+
+def _shown(files: Sequence[Path]) -> str:
+    names = ", ".join(str(file) for file in files[:_SHOWN])
+    return names + ", ..." * (len(files) > _SHOWN)
 
 
 class SoundSet(ABC):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Final
 
@@ -10,11 +11,17 @@ from clipkit.data.packing.sound_sets.folds import Esc50, UrbanSound8K
 from clipkit.data.packing.sound_sets.fsd50k import Fsd50k
 
 _SETS: Final[tuple[type[SoundSet], ...]] = (Esc50, UrbanSound8K, Fsd50k)
+_SPLIT: Final = re.compile(r"[A-Za-z0-9_+-]+")
+"""Names that can be those of a split, known or not."""
 
 
 def is_sound_set(path: Path) -> bool:
     """Return whether ``clips_at`` reads a path."""
-    return not path.is_file() and _kind(path if path.is_dir() else path.parent) is not None
+    if path.is_dir():
+        return _kind(path) is not None
+    # patterns and files that are missing, such as {0..3}.tar, are not names of splits
+    is_name = _SPLIT.fullmatch(path.name) is not None
+    return is_name and not path.exists() and _kind(path.parent) is not None
 
 
 def clips_at(path: Path) -> SplitClips | None:

@@ -1,0 +1,346 @@
+"""Classification of the sounds of one fold by encoders that were trained on another one.
+
+    python tools/sound_quality.py AUDIO WORK [--open-clip CHECKOUT]
+
+AUDIO has ``labels.csv`` (file, class_index, class_name, fold) with two folds of ESC-10. An encoder
+is a sound tower and a small text tower, both from random weights, trained on the sounds of one fold
+with the names of their classes in templates, by the contrastive loss, and measured on the other
+fold; both ways, for each seed. All arms get the same batches, in the same order, and the same
+seconds of CPU time in training steps. Spectrograms are computed before, and are not in that time.
+
+CHECKOUT is a checkout of open_clip that has ``src/open_clip/audio``, for the arm "open_clip": its
+tower over patches of a spectrogram, of the size of the arm "vit". Steps that are done are skipped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import importlib.util
+import shutil
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from itertools import count, cycle
+from pathlib import Path
+from typing import Any
+
+import torch
+from emoji_training import make_text_tower, read_results, run_missing, spread, write_tokenizer
+from torch import Tensor, nn
+
+from clipkit.data import (
+    Group,
+    LabelTemplates,
+    OptionalImage,
+    PairStream,
+    RandomGain,
+    RandomNoise,
+    SampleOptions,
+    ShardIndex,
+    Sounds,
+    SpecAugment,
+    TrainSoundTransform,
+    TransformersTokenizer,
+)
+from clipkit.evaluation import (
+    SOUND_TEMPLATES,
+    FewShotProbe,
+    LinearProbe,
+    ProbeSplits,
+    ZeroShotClassification,
+    open_dataset,
+)
+from clipkit.evaluation.memory import remembering
+from clipkit.losses import CombinedLoss, ContrastiveLoss, ModalityPairLoss, WeightedTerm
+from clipkit.mel import MelOptions
+from clipkit.models import (
+    ClapSoundTower,
+    MultimodalEncoder,
+    SignalTower,
+    TcnTower,
+    TimmSoundTower,
+)
+from clipkit.optim import ParameterGroups, Progress, WarmupCosine
+from clipkit.types import Batch, ModalityBatch
+
+MEL = MelOptions(sample_rate=16_000, num_mels=64, hop=320, f_max=8000.0, num_frames=200)
+MEAN, STD = -40.0, 20.0
+WIDTH = 128
+BATCH_SIZE = 40
+EPOCHS = 10
+LEARNING_RATE = 1e-3
+FOLDS = (1, 2)
+SHOTS = (1, 4)
+HTSAT = {
+    "model_type": "clap_audio_model", "spec_size": 128, "num_mel_bins": 64, "depths": [2, 2, 2],
+    "num_attention_heads": [2, 4, 8], "patch_embeds_hidden_size": 24, "hidden_size": 96,
+    "window_size": 4, "projection_dim": WIDTH,
+}  # fmt: skip
+COLUMNS = {
+    "zero_shot": "zero-shot",
+    "shots_1": "1 shot",
+    "shots_4": "4 shots",
+    "probe": "probe, 8 per class",
+}
+
+
+class BandStatistics(SignalTower):
+    """Mean and standard deviation of each band over time, without parameters: a floor."""
+
+    embedding_dim, input_shape, mel = 2 * MEL.num_mels, (MEL.num_mels, MEL.num_frames), MEL
+
+    def forward(self, values: Tensor) -> Tensor:
+        """See ``SignalTower.forward``."""
+        scaled = (values - MEAN) / STD
+        return torch.cat([scaled.mean(2), scaled.std(2)], dim=1)
+
+    def config(self) -> dict[str, Any]:
+        """See ``Tower.config``."""
+        return {}
+
+    def layer_groups(self) -> list[list[str]]:
+        """See ``Tower.layer_groups``."""
+        return []
+
+
+class OpenClipAudio(SignalTower):
+    """The tower of open_clip over patches of a spectrogram, as large as the arm "vit"."""
+
+    embedding_dim, input_shape, mel = WIDTH, (MEL.num_mels, MEL.num_frames), MEL
+
+    def __init__(self, checkout: Path) -> None:
+        super().__init__()
+        self.package = open_clip_audio(checkout)
+        config = self.package.CLIPAudioCfg(
+            model_type="naflexvit", mel_bins=MEL.num_mels, patch_freq=16, patch_time=16,
+            naflexvit_cfg={"embed_dim": 64, "depth": 6, "num_heads": 2, "mlp_ratio": 3.0},
+        )  # fmt: skip
+        self.tower = self.package.AudioTower(config, WIDTH)
+
+    def forward(self, values: Tensor) -> Tensor:
+        """See ``SignalTower.forward``."""
+        frames = ((values - MEAN) / STD).transpose(1, 2)
+        samples = [self.package.mel_to_patches(sample, 16, 16) for sample in frames]
+        names = ("patches", "patch_coord", "patch_valid")
+        features: Tensor = self.tower({n: torch.stack([s[n] for s in samples]) for n in names})
+        return features
+
+    def config(self) -> dict[str, Any]:
+        """See ``Tower.config``."""
+        return {}
+
+    def layer_groups(self) -> list[list[str]]:
+        """See ``Tower.layer_groups``."""
+        return [[name for name, _ in self.named_parameters()]]
+
+
+def open_clip_audio(checkout: Path) -> Any:
+    """Import the audio package of a checkout alone: the installed open_clip stays what it is."""
+    folder = checkout / "src" / "open_clip" / "audio"
+    spec = importlib.util.spec_from_file_location(
+        "open_clip_audio", folder / "__init__.py", submodule_search_locations=[str(folder)]
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def towers(checkout: Path | None) -> dict[str, Callable[[], SignalTower]]:
+    """Sound tower of each arm, with weights by the seed that was set."""
+    arms: dict[str, Callable[[], SignalTower]] = {
+        "statistics": BandStatistics,
+        "untrained": lambda: TimmSoundTower("test_vit", WIDTH, MEL, mean=MEAN, std=STD),
+        "vit": lambda: TimmSoundTower("test_vit", WIDTH, MEL, mean=MEAN, std=STD),
+        "cnn": lambda: TimmSoundTower("test_efficientnet", WIDTH, MEL, mean=MEAN, std=STD),
+        "tcn": lambda: TcnTower(WIDTH, MEL, width=96, num_blocks=4, mean=MEAN, std=STD),
+        "htsat": lambda: ClapSoundTower(HTSAT, pretrained=False, mel=MEL),
+    }
+    if checkout is not None:
+        arms["open_clip"] = lambda: OpenClipAudio(checkout)
+    return arms
+
+
+UNTRAINED = ("statistics", "untrained")
+
+
+def prepare(audio: Path, work: Path) -> Path:
+    """Write the sounds in the form of ESC-50, and a tokenizer of the prompts."""
+    root = work / "ESC-10"
+    with (audio / "labels.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    if not (root / "meta" / "esc50.csv").exists():
+        shutil.rmtree(root, ignore_errors=True)
+        for folder in ("audio", "meta"):
+            (root / folder).mkdir(parents=True)
+        lines = [["filename", "fold", "target", "category", "esc10", "src_file", "take"]]
+        for row in rows:
+            name = Path(row["file"]).name
+            shutil.copyfile(audio / row["file"], root / "audio" / name)
+            category = row["class_name"].lower().replace(" ", "_")
+            recording, take = name.split("-")[1], Path(name).stem[-1]
+            lines.append([name, row["fold"], row["class_index"], category, "True", recording, take])
+        with (root / "meta" / "esc50.csv").open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file).writerows(lines)
+    names = {row["class_name"].lower() for row in rows}
+    texts = [t.replace("{}", name) for name in sorted(names) for t in SOUND_TEMPLATES]
+    write_tokenizer(work / "tokenizer", texts, vocab_size=120)
+    return root
+
+
+def batches(root: Path, work: Path, fold: int, seed: int) -> list[dict[str, Tensor]]:
+    """Spectrograms, tokens and classes of some epochs of a fold, computed once."""
+    path = work / f"batches-{fold}-{seed}.pt"
+    if not path.exists():
+        data = open_dataset(root, f"fold{fold}", modality="sound")
+        augmentations = [RandomGain(), RandomNoise()]
+        sounds = Sounds(TrainSoundTransform(MEL, augmentations=augmentations, masks=SpecAugment()))
+        stream = PairStream(
+            ShardIndex.from_urls([str(shard.address) for shard in data.index.shards]),
+            tokenizer=TransformersTokenizer(str(work / "tokenizer"), 16),
+            batch_size=BATCH_SIZE,
+            seed=seed,
+            image_transform=OptionalImage(),
+            samples=SampleOptions(
+                LabelTemplates(list(data.class_names), list(SOUND_TEMPLATES)),
+                fields=[sounds, Group("cls")],
+            ),
+        )
+        made = []
+        for epoch in range(EPOCHS):
+            stream.set_epoch(epoch)
+            for batch in stream:
+                assert batch.modalities is not None
+                tensors = batch.modalities["sound"].values, batch.tokens, batch.groups
+                made.append(dict(zip(("values", "tokens", "groups"), tensors, strict=True)))
+                stream.commit(batch)
+        torch.save(made, path)
+    loaded: list[dict[str, Tensor]] = torch.load(path, weights_only=True)
+    return loaded
+
+
+def as_batch(part: dict[str, Tensor]) -> Batch:
+    size = len(part["values"])
+    there = torch.ones(size, dtype=torch.bool)
+    return Batch(
+        images=torch.zeros(size, 3, 1, 1, dtype=torch.uint8),
+        tokens=part["tokens"],
+        labels=part["groups"],
+        keys=("",) * size,
+        groups=part["groups"],
+        modalities={"sound": ModalityBatch(part["values"], there, size)},
+    )
+
+
+def train(encoder: MultimodalEncoder, parts: Iterator[Batch], seconds: float) -> int:
+    """Train for some seconds of CPU time, and return the number of steps."""
+    encoder.train()
+    pair = ModalityPairLoss(ContrastiveLoss(), "sound", "text")
+    loss = CombinedLoss(terms={"sound_text": WeightedTerm(pair, 1.0)})
+    optimizer = ParameterGroups().optimizer(
+        encoder, lambda groups: torch.optim.AdamW(groups, lr=LEARNING_RATE, weight_decay=0.05)
+    )
+    schedule, start = WarmupCosine(warmup=0.1), time.process_time()
+    for step in count():
+        share = (time.process_time() - start) / seconds
+        if share >= 1:
+            return step
+        for group in optimizer.param_groups:
+            group["lr"] = LEARNING_RATE * schedule.at(Progress(int(1000 * share), 1000))
+        batch = next(parts)
+        loss(encoder(batch), batch)["loss"].backward()
+        nn.utils.clip_grad_norm_(encoder.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+    raise AssertionError("an endless loop ended")
+
+
+def measure_fold(
+    root: Path,
+    work: Path,
+    tower: SignalTower,
+    is_trained: bool,
+    fold: int,
+    seed: int,
+    seconds: float,
+) -> dict[str, float]:
+    """Train on the other fold, and measure one."""
+    other = next(number for number in FOLDS if number != fold)
+    encoder = MultimodalEncoder(
+        {"text": make_text_tower(work / "tokenizer", 16), "sound": tower}, max_logit_scale=100.0
+    )
+    found = {"parameters": float(sum(p.numel() for p in tower.parameters()))}
+    if is_trained:
+        parts = cycle([as_batch(part) for part in batches(root, work, other, seed)])
+        found["steps"] = float(train(encoder, parts, seconds))
+    encoder.eval()
+    splits = ProbeSplits(root, f"fold{fold}", f"fold{other}", modality="sound")
+    with remembering():
+        if is_trained:
+            data = open_dataset(root, f"fold{fold}", modality="sound")
+            found["zero_shot"] = ZeroShotClassification(data).run(encoder)["top1"]
+        few = FewShotProbe(splits, SHOTS, seeds=5).run(encoder)
+        found |= {f"shots_{shots}": few[f"shots_{shots}/top1"] for shots in SHOTS}
+        found["probe"] = LinearProbe(splits).run(encoder)["top1"]
+    return found
+
+
+def measure(options: argparse.Namespace, root: Path, arm: str, seed: int) -> dict[str, float]:
+    """Means over the two ways."""
+    ways = []
+    for fold in FOLDS:
+        torch.manual_seed(seed)
+        tower = towers(options.open_clip)[arm]()
+        ways.append(
+            measure_fold(
+                root, options.work, tower, arm not in UNTRAINED, fold, seed, options.seconds
+            )
+        )
+    means = {name: statistics.mean(way[name] for way in ways) for name in ways[0]}
+    return means | {
+        f"fold{f}/{k}": v for f, w in zip(FOLDS, ways, strict=True) for k, v in w.items()
+    }
+
+
+def table(results: list[dict[str, Any]], arms: list[str]) -> str:
+    """Means and standard deviations over the seeds, as Markdown."""
+    lines = [f"| sound tower | parameters | steps | {' | '.join(COLUMNS.values())} |"]
+    lines.append("|---" * (len(COLUMNS) + 3) + "|")
+    for arm in arms:
+        own = [result for result in results if result["arm"] == arm]
+        if own:
+            steps = statistics.mean(result.get("steps", 0) for result in own)
+            cells = [spread(results, arm, column) for column in COLUMNS]
+            lines.append(
+                f"| {arm} | {own[0]['parameters']:,.0f} | {steps:.0f} | {' | '.join(cells)} |"
+            )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("audio", type=Path)
+    parser.add_argument("work", type=Path)
+    parser.add_argument("--open-clip", type=Path, metavar="CHECKOUT")
+    parser.add_argument("--arms", nargs="+")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--seconds", type=float, default=20.0, help="CPU seconds of a training")
+    parser.add_argument("--table", action="store_true", help="print what is measured, and stop")
+    options = parser.parse_args()
+    options.work.mkdir(parents=True, exist_ok=True)
+    output = options.work / "sounds.jsonl"
+    known = list(towers(options.open_clip))
+    results = read_results(output)
+    if not options.table:
+        root = prepare(options.audio, options.work)
+        runs = [(arm, seed) for seed in options.seeds for arm in options.arms or known]
+        results = run_missing(output, runs, lambda arm, seed: measure(options, root, arm, seed))
+    print(table(results, known))
+
+
+if __name__ == "__main__":
+    main()
