@@ -14,6 +14,8 @@ from clipkit.losses.functional import (
     similarity_distillation_loss,
 )
 from clipkit.losses.global_contrastive import GlobalContrastiveLoss
+from clipkit.losses.joint.masked_words import MaskedWordLoss
+from clipkit.losses.joint.matching import MatchingLoss
 from clipkit.losses.label import LabelLoss, MultiLabelLoss, balanced_class_weights
 from clipkit.losses.matryoshka import MatryoshkaLoss
 from clipkit.losses.memory import complete_state_dict
@@ -41,6 +43,8 @@ __all__ = [
     "LabelLoss",
     "LinearSchedule",
     "LossTerm",
+    "MaskedWordLoss",
+    "MatchingLoss",
     "MatryoshkaLoss",
     "MicroBatchedEncoder",
     "ModalityLabelLoss",

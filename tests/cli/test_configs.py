@@ -56,6 +56,10 @@ def tiny_encoder(words: list[str]) -> list[str]:
     flags = []
     if any("transform" in part.get("samples", {}) for part in data):
         flags.append(f"--data.samples.transform.size={ENCODER['vision_cfg']['image_size']}")
+    if "fusion" in encoder["init_args"]:
+        nested = "--model.encoder.encoder"
+        name = json.dumps(ENCODER)
+        return [*flags, f"{nested}=clipkit.models.from_open_clip", f"{nested}.name={name}"]
     if "image_tower" in encoder["init_args"]:
         for tower in ("image_tower", "text_tower"):
             flags += tiny_tower(tower, encoder["init_args"][tower])

@@ -55,7 +55,8 @@ class Attention(nn.Module):
         return output
 
     def _heads(self, projected: Tensor, parts: int) -> tuple[Tensor, ...]:
-        split = projected.view(*projected.shape[:-1], parts, self.num_heads, -1)
+        width = projected.shape[-1] // (parts * self.num_heads)
+        split = projected.view(*projected.shape[:-1], parts, self.num_heads, width)
         return split.permute(2, 0, 3, 1, 4).unbind(0)
 
 

@@ -88,6 +88,7 @@ class JointEncoder(NamedTowerEncoder):
         max_logit_scale: float | None = 100.0,
         pair_scales: Sequence[str] = (),
     ) -> None:
+        _check_kinds(fusion, word_head)
         super().__init__(towers, label_heads, logit_scale, logit_bias, max_logit_scale, pair_scales)
         self.fusion = fusion
         self.fused_names = fusion.names
@@ -254,6 +255,14 @@ def with_fusion(
         if part is not None:
             part.to(encoder.log_logit_scale)  # to the device and the type of the other weights
     return joint
+
+
+def _check_kinds(fusion: object, word_head: object) -> None:
+    """Refuse other parts, which a file may name."""
+    if not isinstance(fusion, Fusion):
+        raise ConfigError(f"fusion: expected a Fusion, got {type(fusion).__name__}")
+    if word_head is not None and not isinstance(word_head, WordHead):
+        raise ConfigError(f"word_head: expected a WordHead, got {type(word_head).__name__}")
 
 
 def _checked_towers(towers: Mapping[str, Tower], fusion: Fusion) -> dict[str, TokenTower]:

@@ -1,0 +1,1 @@
+"""Terms that look at the tokens of several modalities together, by a joint encoder."""
