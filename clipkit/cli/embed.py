@@ -34,10 +34,10 @@ _LONGEST_DAYS: Final = 365
 def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     parser = add_command(
         subparsers, run, "embed", "write the embeddings of a data set",
-        "Write float16 embeddings of images and captions, and a table with one row per sample, for "
-        "each shard of SOURCE. The same command continues after a stop: complete shards are kept. "
-        "torchrun shares the shards among ranks, --part among the tasks of a SLURM array, --engine "
-        "ray among the machines of a cluster.",
+        "Write float16 embeddings of images and captions, of sounds if the model has a tower for "
+        "them, and a table with one row per sample, for each shard of SOURCE. The same command "
+        "continues after a stop: complete shards are kept. torchrun shares the shards among ranks, "
+        "--part among the tasks of a SLURM array, --engine ray among the machines of a cluster.",
     )  # fmt: skip
     parser.add_argument(
         "source",
@@ -170,14 +170,16 @@ def _embed_on_ray(plan: EmbedPlan, args: argparse.Namespace) -> int:
 
 
 def _print(report: EmbedReport, plan: EmbedPlan, weights: str | None) -> None:
-    num_failed = len(report.failures)
+    num_failed, num_sounds = len(report.failures), report.total("num_sounds")
+    sounds = f", {num_sounds} sounds" if num_sounds else ""
     print(
-        f"{report.total('num_images')} images and {report.total('num_texts')} texts of "
+        f"{report.total('num_images')} images{sounds} and {report.total('num_texts')} texts of "
         f"{len(report.shards) - num_failed} shards embedded, {report.num_kept} shards were "
         f"complete{shown_weights(weights)}: {plan.output}"
     )
+    columns = "the columns 'error' and 'sound_error'" if num_sounds else "the column 'error'"
     if num_bad := report.total("num_bad"):
-        print(f"{num_bad} samples have no embedding; the column 'error' of the tables says why")
+        print(f"{num_bad} samples have no embedding; {columns} of the tables says why")
     if num_others := report.num_missing - num_failed:
         print(f"{num_others} shards of other parts are missing")
     for shard in report.failures:

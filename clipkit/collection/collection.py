@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float16, Int64
 
 from clipkit.collection.arrow import arrow
-from clipkit.collection.info import CollectionInfo, read_info
+from clipkit.collection.info import IMAGE, CollectionInfo, read_info
 from clipkit.collection.shard_files import Rows, ShardFiles
 from clipkit.errors import DataError
 
@@ -62,15 +62,19 @@ class Collection:
         shard = int(np.searchsorted(self.starts, row, side="right")) - 1
         return shard, row - int(self.starts[shard])
 
-    def embedded_rows(self) -> Bool[np.ndarray, " N"]:
+    def embedded_rows(self, kind: str = IMAGE) -> Bool[np.ndarray, " N"]:
         """Return which rows have an embedding: those without an error.
+
+        Args:
+            kind: "image", or the name of a further modality.
 
         Raises:
             DataError: If a table is missing or damaged.
         """
+        column = "error" if kind == IMAGE else f"{kind}_error"
         embedded = np.zeros(len(self), dtype=np.bool_)
         for start, files in zip(self.starts, self.shards, strict=False):
-            errors = files.table(["error"]).column("error")
+            errors = files.table([column]).column(column)
             embedded[start : start + len(errors)] = np.asarray(errors.is_null())
         return embedded
 
@@ -89,21 +93,38 @@ class Collection:
                 yield number, first, min(first + most_rows, shard.num_samples)
 
     def image_tiles(self, tile_rows: int = 65_536) -> Iterator[tuple[int, Rows]]:
-        """Yield the first row and the embeddings of consecutive images, in views of the files.
+        """Yield the first row and the embeddings of consecutive images; see ``tiles``."""
+        return self.tiles(IMAGE, tile_rows)
+
+    def tiles(self, kind: str, tile_rows: int = 65_536) -> Iterator[tuple[int, Rows]]:
+        """Yield the first row and the embeddings of consecutive samples, in views of the files.
 
         A view keeps the file of its shard open: keep copies of tiles instead.
+
+        Args:
+            kind: "image", or the name of a further modality.
+            tile_rows: Number of rows of a tile; the last one of a shard may be shorter.
         """
         for start, files in zip(self.starts, self.shards, strict=False):
-            images = files.images()
-            for first in range(0, len(images), tile_rows):
-                yield int(start) + first, images[first : first + tile_rows]
+            rows = files.embeddings(kind)
+            for first in range(0, len(rows), tile_rows):
+                yield int(start) + first, rows[first : first + tile_rows]
 
     def images(self, rows: Int64[np.ndarray, " R"]) -> Float16[np.ndarray, "R D"]:
         """Read the embeddings of some images, in any order."""
+        return self.embeddings(rows, IMAGE)
+
+    def embeddings(self, rows: Int64[np.ndarray, " R"], kind: str) -> Float16[np.ndarray, "R D"]:
+        """Read the embeddings of some samples, in any order.
+
+        Args:
+            rows: The rows.
+            kind: "image", or the name of a further modality.
+        """
         rows = np.asarray(rows, dtype=np.int64)
         found = np.empty((len(rows), self.info.embedding_dim), dtype=np.float16)
         for shard, here in self._by_shard(rows):
-            found[here] = self.shards[shard].images()[rows[here] - self.starts[shard]]
+            found[here] = self.shards[shard].embeddings(kind)[rows[here] - self.starts[shard]]
         return found
 
     def table(self, columns: Sequence[str], rows: Int64[np.ndarray, " R"] | None = None) -> Any:

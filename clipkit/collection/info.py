@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -12,6 +13,10 @@ from clipkit.atomic_files import write_json, write_json_once
 from clipkit.errors import DataError
 
 INFO_FILE: Final = "collection.json"
+IMAGE: Final = "image"
+TEXT: Final = "text"
+RESERVED_NAMES: Final = (IMAGE, TEXT, "images", "texts")
+"""Names that no further modality of a collection has: those of other files."""
 _FORMAT: Final = "clipkit-collection-1"
 
 
@@ -53,6 +58,8 @@ class CollectionInfo:
         shards: The shards, in the order of the data.
         options: Further options that change the files, such as the caption picker, as text.
         versions: Versions of Python and packages.
+        modalities: Names of further modalities that were embedded, such as "sound".
+        has_images: Whether images were embedded: whether the model has a tower for them.
     """
 
     model: str
@@ -69,11 +76,41 @@ class CollectionInfo:
     column_types: dict[str, str] = field(default_factory=dict)
     options: dict[str, str] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+    modalities: tuple[str, ...] = ()
+    has_images: bool = True
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """What was embedded: "image", "text", and the further modalities."""
+        images = (IMAGE,) if self.has_images else ()
+        return (*images, *((TEXT,) if self.has_texts else ()), *self.modalities)
+
+    @property
+    def modality_columns(self) -> dict[str, str]:
+        """Columns of the tables for the further modalities, with their Arrow types."""
+        return modality_columns(self.modalities)
 
     @property
     def num_samples(self) -> int:
         """Number of samples of all shards."""
         return sum(shard.num_samples for shard in self.shards)
+
+
+def modality_columns(modalities: Iterable[str]) -> dict[str, str]:
+    """Return the columns of further modalities with their Arrow types.
+
+    Examples:
+        >>> list(modality_columns(["sound"]))[:2]
+        ['sound_type', 'sound_offset_bytes']
+    """
+    types = {
+        "type": "string",  # extension of the file, such as "flac"; null if there is none
+        "offset_bytes": "int64",  # position of its contents in the tar
+        "size_bytes": "int64",
+        "seconds": "double",  # duration, if the header of the file says
+        "error": "string",  # why there is no embedding, which is zeros then; null otherwise
+    }
+    return {f"{name}_{fact}": kind for name in modalities for fact, kind in types.items()}
 
 
 def write_info(info: CollectionInfo, folder: Path | str) -> None:
@@ -119,6 +156,7 @@ def read_info(folder: Path | str) -> CollectionInfo:
 
 
 def _from_json(content: dict[str, Any]) -> CollectionInfo:
+    content = {"modalities": (), "has_images": True, **content}  # not in files of version 0.1
     values = {name.name: content[name.name] for name in dataclasses.fields(CollectionInfo)}
     info = CollectionInfo(
         **{
@@ -129,6 +167,7 @@ def _from_json(content: dict[str, Any]) -> CollectionInfo:
             "column_types": dict(values["column_types"]),
             "options": dict(values["options"]),
             "versions": dict(values["versions"]),
+            "modalities": tuple(map(str, values["modalities"])),
         }
     )
     _check(info)
@@ -139,6 +178,9 @@ def _check(info: CollectionInfo) -> None:
     """Check the values, and that no name leads outside of the folder."""
     if info.embedding_dim < 1 or not info.shards:
         raise ValueError("no shards, or no width")
+    for name in info.modalities:
+        if not name.isidentifier() or name in RESERVED_NAMES:
+            raise ValueError(f"name of a modality: {name!r}")
     for shard in info.shards:
         if not shard.name or shard.name.startswith(".") or set(shard.name) & set("/\\\0"):
             raise ValueError(f"name of a shard: {shard.name!r}")

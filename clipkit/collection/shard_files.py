@@ -1,12 +1,14 @@
 """Files of one embedded shard: ``NAME.images.f16.npy``, ``NAME.texts.f16.npy``, ``NAME.parquet``.
 
+Each further modality has a file, such as ``NAME.sound.f16.npy``, with a row for each sample.
 The table is written last: a shard that has one is complete.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +18,7 @@ import numpy as np
 from jaxtyping import Float16, Int64
 
 from clipkit.collection.arrow import arrow, arrow_type
-from clipkit.collection.info import CollectionShard
+from clipkit.collection.info import IMAGE, TEXT, CollectionShard
 from clipkit.collection.unreadable import unreadable
 from clipkit.errors import DataError
 
@@ -41,8 +43,9 @@ COLUMNS: Final = {
     "image_signature": "fixed_size_binary[40]",  # perceptual_hash.image_signature, "<u8"
     "error": "string",  # why the sample has no embedding, which is zeros then; null otherwise
 }
-"""Columns of every table, with their Arrow types; the fields of ``CollectionInfo.columns`` follow.
+"""Columns of every table, with their Arrow types.
 
+The fields of ``CollectionInfo.columns`` and ``CollectionInfo.modality_columns`` follow.
 All may be null but ``key`` and ``captions``.
 """
 
@@ -52,14 +55,28 @@ class ShardRows:
     """Content of the files of a shard with N samples and M captions.
 
     Args:
-        images: Unit-norm embeddings of the images, or zeros where ``error`` says why.
+        images: Unit-norm embeddings of the images, or zeros where ``error`` says why; None if the
+            model has no tower for images.
         texts: Unit-norm embeddings of the captions, sample by sample; None without captions.
         columns: Values of each column of ``COLUMNS`` and of the further columns, one per sample.
+        modalities: By name, unit-norm embeddings of a further modality, or zeros where a column
+            such as ``sound_error`` says why.
     """
 
-    images: Rows
+    images: Rows | None
     texts: Float16[np.ndarray, "M D"] | None
     columns: Mapping[str, Sequence[Any]]
+    modalities: Mapping[str, Rows] = dataclasses.field(default_factory=dict)
+
+
+def suffix_of(kind: str) -> str:
+    """Return the suffix of the file with the embeddings of a kind.
+
+    Examples:
+        >>> suffix_of("image"), suffix_of("sound")
+        ('.images.f16.npy', '.sound.f16.npy')
+    """
+    return {IMAGE: IMAGES_SUFFIX, TEXT: TEXTS_SUFFIX}.get(kind, f".{kind}.f16.npy")
 
 
 class _Header(NamedTuple):
@@ -93,18 +110,20 @@ class ShardFiles:
         """Return whether the shard was embedded."""
         return Path(self._base + TABLE_SUFFIX).is_file()
 
-    def check(self, has_texts: bool) -> None:
+    def check(self, kinds: Iterable[str]) -> None:
         """Check that the files are there and have the right sizes, by their headers and footers.
 
         Args:
-            has_texts: Whether there is a file of captions' embeddings.
+            kinds: What was embedded: ``CollectionInfo.kinds``.
 
         Raises:
             DataError: If a file is missing, truncated, or of another size.
         """
-        self.images()
-        if has_texts:
-            self.texts()
+        for kind in kinds:
+            if kind == TEXT:
+                self.texts()
+            else:
+                self.embeddings(kind)
         with self._opened_table() as file:
             self._check_rows(file.metadata.num_rows)
 
@@ -114,10 +133,22 @@ class ShardFiles:
         Raises:
             DataError: If the file is missing, damaged, or of another size.
         """
-        rows = self._map(IMAGES_SUFFIX)
+        return self.embeddings(IMAGE)
+
+    def embeddings(self, kind: str) -> Rows:
+        """Map the embeddings of images or of a further modality, one per sample, into memory.
+
+        Args:
+            kind: "image", or the name of a modality of the collection.
+
+        Raises:
+            DataError: If the file is missing, damaged, or of another size.
+        """
+        suffix = suffix_of(kind)
+        rows = self._map(suffix)
         if len(rows) != self.shard.num_samples:
             raise DataError(
-                f"{self._base}{IMAGES_SUFFIX}: expected {self.shard.num_samples} rows, got "
+                f"{self._base}{suffix}: expected {self.shard.num_samples} rows, got "
                 f"{len(rows)}; embed the shard again"
             )
         return rows

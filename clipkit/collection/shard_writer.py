@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -13,13 +13,13 @@ from jaxtyping import Float16
 
 from clipkit.atomic_files import new_file
 from clipkit.collection.arrow import arrow, arrow_type
+from clipkit.collection.info import IMAGE, TEXT, modality_columns
 from clipkit.collection.shard_files import (
     COLUMNS,
-    IMAGES_SUFFIX,
     ROW_GROUP_ROWS,
     TABLE_SUFFIX,
-    TEXTS_SUFFIX,
     ShardRows,
+    suffix_of,
 )
 from clipkit.errors import naming
 
@@ -36,13 +36,14 @@ class ShardWriter:
         folder: The collection.
         name: Name of the shard's files.
         embedding_dim: Width of an embedding.
-        has_texts: Whether captions are embedded.
-        column_types: Arrow type of each further column; None for no further columns.
+        kinds: What is embedded: "image", "text", and names of further modalities.
+        column_types: Arrow type of each further column; None for no further columns. Those of
+            further modalities are added.
 
     Examples:
         >>> columns = {name: [None, None] for name in COLUMNS}
         >>> columns |= {"key": ["a", "b"], "captions": [[], []]}
-        >>> with ShardWriter("new", "00000", embedding_dim=2, has_texts=False) as writer:
+        >>> with ShardWriter("new", "00000", 2, kinds=["image"]) as writer:
         ...     writer.append(ShardRows(np.eye(2, dtype=np.float16), None, columns))
         >>> np.load("new/00000.images.f16.npy").shape
         (2, 2)
@@ -53,13 +54,14 @@ class ShardWriter:
         folder: Path | str,
         name: str,
         embedding_dim: int,
-        has_texts: bool = True,
+        kinds: Sequence[str] = (IMAGE, TEXT),
         column_types: Mapping[str, str] | None = None,
     ) -> None:
         self._base = str(Path(folder) / name)
         self._width = embedding_dim
-        self._has_texts = has_texts
-        self._schema = _schema({**COLUMNS, **(column_types or {})})
+        self._kinds = tuple(kinds)
+        further = modality_columns(kind for kind in kinds if kind not in (IMAGE, TEXT))
+        self._schema = _schema({**COLUMNS, **(column_types or {}), **further})
         self._stack = ExitStack()
         self._waiting: list[Any] = []
 
@@ -71,8 +73,9 @@ class ShardWriter:
             self._table = stack.enter_context(
                 pa.parquet.ParquetWriter(table, self._schema, compression="zstd")
             )
-            self._texts = self._rows_file(stack, TEXTS_SUFFIX) if self._has_texts else None
-            self._images = self._rows_file(stack, IMAGES_SUFFIX)
+            self._files = {
+                kind: self._rows_file(stack, suffix_of(kind)) for kind in reversed(self._kinds)
+            }
             self._stack = stack.pop_all()
         return self
 
@@ -92,11 +95,13 @@ class ShardWriter:
         """Add the next samples of the shard.
 
         Args:
-            rows: Their embeddings and columns. The texts are ignored without ``has_texts``.
+            rows: Their embeddings and columns. What is not in ``kinds`` is ignored.
         """
-        self._images.append(rows.images)
-        if self._texts is not None and rows.texts is not None:
-            self._texts.append(rows.texts)
+        given = {IMAGE: rows.images, TEXT: rows.texts, **rows.modalities}
+        for kind, file in self._files.items():
+            embeddings = given.get(kind)
+            if embeddings is not None:
+                file.append(embeddings)
         self._waiting.append(arrow().table(dict(rows.columns), schema=self._schema))
         self._write_rows(at_least=ROW_GROUP_ROWS)
 
@@ -163,13 +168,16 @@ def write_shard_files(rows: ShardRows, folder: Path | str, name: str) -> None:
         folder: The collection.
         name: Name of the shard's files.
     """
+    given = {IMAGE: rows.images, TEXT: rows.texts, **rows.modalities}
+    embedded = {kind: matrix for kind, matrix in given.items() if matrix is not None}
+    known = {*COLUMNS, *modality_columns(rows.modalities)}
     further = {
         column: str(arrow().array(values).type)
         for column, values in rows.columns.items()
-        if column not in COLUMNS
+        if column not in known
     }
-    has_texts = rows.texts is not None
-    with ShardWriter(folder, name, rows.images.shape[1], has_texts, further) as writer:
+    width = next(iter(embedded.values())).shape[1]
+    with ShardWriter(folder, name, width, tuple(embedded), further) as writer:
         writer.append(rows)
 
 

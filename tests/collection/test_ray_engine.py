@@ -29,7 +29,8 @@ def test_an_actor_writes_the_files_of_the_command(tmp_path, model, monkeypatch):
     plan = replace(plan_of(data, tmp_path / "out"), model=model)
     start_collection(plan, encoder(), None, plan.open_data())
     task = EmbedJob(plan, "cpu").prepare()
-    assert task(1) == {"number": 1, "num_images": 2, "num_texts": 3, "num_bad": 0, "failure": ""}
+    counts = {"num_images": 2, "num_texts": 3, "num_bad": 0, "num_sounds": 0}
+    assert task(1) == {"number": 1, "failure": "", **counts}
     task(0)
     expected, found = contents(tmp_path / "whole"), contents(tmp_path / "out")
     assert {name: found[name] for name in found if name != "collection.json"} == {
@@ -69,7 +70,7 @@ def test_a_disk_that_is_too_small_is_refused_before_a_cluster_is_sought(
     usage = shutil.disk_usage(tmp_path)._replace(free=10)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(ConfigError, match=r"--output: .*out needs at least .* for 5 images"):
+    with pytest.raises(ConfigError, match=r"--output: .*out needs at least .* for 5 samples"):
         embed_on_ray(plan, info, "cpu")
 
 

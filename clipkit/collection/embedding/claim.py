@@ -3,30 +3,33 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
 
 from clipkit.collection.embedding.columns import column_types
 from clipkit.collection.embedding.names import shard_names
 from clipkit.collection.embedding.plan import EmbedPlan
+from clipkit.collection.embedding.sounds import sound_reader
 from clipkit.collection.info import (
     INFO_FILE,
+    RESERVED_NAMES,
     CollectionInfo,
     CollectionShard,
     create_info,
+    modality_columns,
     read_info,
 )
 from clipkit.data.storage.urls import is_local
 from clipkit.errors import ConfigError
 from clipkit.evaluation.datasets.dataset import EvaluationDataset
 from clipkit.evaluation.hashes import model_hash
-from clipkit.models import DualEncoder
+from clipkit.models import TowerEncoder
 
 
 def start_collection(
     plan: EmbedPlan,
-    encoder: DualEncoder,
+    encoder: TowerEncoder,
     weights: str | None,
     data: EvaluationDataset,
     versions: Mapping[str, str] | None = None,
@@ -72,7 +75,7 @@ def start_collection(
 
 def describe_collection(
     plan: EmbedPlan,
-    encoder: DualEncoder,
+    encoder: TowerEncoder,
     weights: str | None,
     data: EvaluationDataset,
     types: Mapping[str, str],
@@ -91,6 +94,8 @@ def describe_collection(
     counts = plan.counts(data.index)
     shards = data.index.shards[: len(counts)]
     names = shard_names([shard.address for shard in shards])
+    modalities = tuple(sound_reader(encoder).transforms)
+    _check_names(modalities, plan.columns)
     return CollectionInfo(
         model=_absolute(plan.model),
         weights=weights,
@@ -99,7 +104,7 @@ def describe_collection(
         split=plan.split,
         embedding_dim=encoder.embedding_dim,
         precision=plan.precision,
-        has_texts=not plan.images_only,
+        has_texts=not plan.images_only and "text" in encoder.towers,
         columns=plan.columns,
         column_types=dict(types),
         class_names=data.class_names,
@@ -109,7 +114,25 @@ def describe_collection(
         ),
         options=plan.recorded_options(),
         versions=dict(versions or {}),
+        modalities=modalities,
+        has_images="image" in encoder.towers,
     )
+
+
+def _check_names(modalities: Sequence[str], columns: Sequence[str]) -> None:
+    """Refuse modalities and columns with the names of other files and columns."""
+    for name in modalities:
+        if name in RESERVED_NAMES:
+            raise ConfigError(
+                f"encoder: the embeddings of its {name}_tower cannot be stored, as {name!r} names "
+                f"other files; use another name, such as 'sound'"
+            )
+    taken = modality_columns(modalities).keys() & set(columns)
+    if taken:
+        raise ConfigError(
+            f"columns: {min(taken)!r} is a column of the sounds; name another field, or leave it "
+            f"out"
+        )
 
 
 def _absolute(name: str) -> str:
@@ -124,7 +147,7 @@ def _differences(found: CollectionInfo, info: CollectionInfo) -> Iterator[str]:
         not info.model_hash and (found.model, found.weights) != (info.model, info.weights)
     ):
         yield _difference("model", _model(found), _model(info))
-    for name in ("embedding_dim", "precision", "columns", "class_names"):
+    for name in ("embedding_dim", "precision", "columns", "class_names", "modalities"):
         before, now = getattr(found, name), getattr(info, name)
         if before != now:
             yield _difference(name, before, now)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from typing import Final
 
-from clipkit.collection.image_files import MAX_IMAGE_BYTES
+from clipkit.collection.member_files import MAX_FILE_BYTES
 from clipkit.data.samples.content import IMAGES_AND_SOUNDS
 from clipkit.data.shards.reader import ShardReader
 from clipkit.data.text.captions import CaptionPicker
@@ -33,9 +33,9 @@ def read_members(
     sample_id: int,
     sizes: Mapping[str, int],
     needed: Collection[str] | None,
-    image: str | None = None,
+    media: Collection[str] = (),
 ) -> dict[str, bytes]:
-    """Read the image and the needed members of a sample.
+    """Read the media and the needed members of a sample.
 
     Args:
         reader: Reader of the samples.
@@ -43,10 +43,10 @@ def read_members(
         sizes: Size of each member in bytes.
         needed: Members that are read; None for all of at most 16 MiB that are no images or
             sounds.
-        image: The member that is the image; None for no image.
+        media: The members that are its image and its sound.
 
     Raises:
-        SampleError: If the image is larger than 64 MiB, or a needed member than 16 MiB.
+        SampleError: If one of the media is larger than 64 MiB, or a needed member than 16 MiB.
         ShardError: If the shard cannot be read.
     """
 
@@ -56,10 +56,10 @@ def read_members(
     wanted = {
         name
         for name in sizes
-        if name == image or (name in needed if needed is not None else is_text(name))
+        if name in media or (name in needed if needed is not None else is_text(name))
     }
     for name in wanted:
-        most = MAX_IMAGE_BYTES if name == image else MAX_TEXT_BYTES
+        most = MAX_FILE_BYTES if name in media else MAX_TEXT_BYTES
         if sizes[name] > most:
             raise SampleError(f"member {name!r}: expected at most {most} bytes, got {sizes[name]}")
     return reader.read(sample_id, leave_out=sizes.keys() - wanted).members

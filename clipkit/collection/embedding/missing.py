@@ -42,7 +42,7 @@ def missing_shards(info: CollectionInfo, folder: Path | str, numbers: Iterable[i
             missing.append(number)
             continue
         try:
-            files.check(info.has_texts)
+            files.check(info.kinds)
         except DataError as error:
             if is_of_machine(error):
                 raise
@@ -53,7 +53,7 @@ def missing_shards(info: CollectionInfo, folder: Path | str, numbers: Iterable[i
 
 
 def check_space(info: CollectionInfo, folder: Path | str, numbers: Iterable[int]) -> None:
-    """Refuse a disk that has not even space for the embeddings of the images.
+    """Refuse a disk that has not even space for the embeddings of images and sounds.
 
     Args:
         info: Record of the collection.
@@ -64,11 +64,13 @@ def check_space(info: CollectionInfo, folder: Path | str, numbers: Iterable[int]
         ConfigError: If the disk has less.
     """
     num_rows = sum(info.shards[number].num_samples for number in numbers)
-    num_bytes, free = num_rows * info.embedding_dim * _FLOAT16_BYTES, shutil.disk_usage(folder).free
+    num_matrices = info.has_images + len(info.modalities)
+    num_bytes = num_matrices * num_rows * info.embedding_dim * _FLOAT16_BYTES
+    free = shutil.disk_usage(folder).free
     if free < num_bytes:
         raise ConfigError(
-            f"--output: {folder} needs at least {num_bytes / 1e6:,.0f} MB for {num_rows:,} images, "
-            f"the disk has {free / 1e6:,.0f} MB; free some space, or choose another folder"
+            f"--output: {folder} needs at least {num_bytes / 1e6:,.0f} MB for {num_rows:,} "
+            f"samples, the disk has {free / 1e6:,.0f} MB; free some space, or choose another folder"
         )
 
 

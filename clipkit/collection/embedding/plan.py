@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import torch
 
+from clipkit.collection.embedding.sounds import sound_reader
 from clipkit.collection.shard_files import COLUMNS
 from clipkit.data.samples.faults import FaultOptions
 from clipkit.data.shards.index import ShardIndex
@@ -17,8 +18,8 @@ from clipkit.data.text.captions import CaptionPicker
 from clipkit.errors import ConfigError, check_at_least
 from clipkit.evaluation import open_dataset
 from clipkit.evaluation.datasets.dataset import EvaluationDataset
-from clipkit.models import load_model
-from clipkit.models.checkpoints.encoder import LoadedEncoder
+from clipkit.models import load_towers
+from clipkit.models.checkpoints.encoder import LoadedTowers, as_dual
 from clipkit.models.evaluating import check_precision
 
 _MAX_DEFAULT_WORKERS: Final = 16
@@ -93,9 +94,12 @@ class EmbedPlan:
             allow_outside=self.allow_outside,
         )
 
-    def load_encoder(self, device: str = "auto") -> LoadedEncoder:
-        """Load the model, in evaluation mode."""
-        return load_model(self.model, device, self.weights)
+    def load_encoder(self, device: str = "auto") -> LoadedTowers:
+        """Load the model, in evaluation mode: all towers if some are for sounds, else two."""
+        loaded = load_towers(self.model, device, self.weights)
+        if sound_reader(loaded.encoder).transforms:
+            return loaded
+        return LoadedTowers(as_dual(loaded.encoder, self.model), loaded.weights)
 
     def counts(self, index: ShardIndex) -> tuple[int, ...]:
         """Return the number of samples of each shard that is embedded; ``limit`` cuts the last."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, final
 
@@ -16,6 +16,9 @@ from torch.utils.data import DataLoader
 
 from clipkit.collection.embedding.columns import read_columns, valid_text
 from clipkit.collection.embedding.members import needed_members, read_members
+from clipkit.collection.embedding.sounds import SignalRows, SoundReader, joined_signals
+from clipkit.collection.info import modality_columns
+from clipkit.collection.member_files import MAX_FILE_BYTES
 from clipkit.collection.shard_files import COLUMNS
 from clipkit.data.images.formats import image_extension
 from clipkit.data.images.inspection import inspect_image
@@ -32,6 +35,8 @@ from clipkit.types import IGNORE_LABEL
 
 MAX_CAPTIONS: Final = 1000
 """Most captions of a sample: all of them are embedded."""
+NO_IMAGE_TOWER: Final = "the model has no tower for images"
+"""Value of the column ``error`` of all samples of such a model."""
 _BATCHES_AHEAD: Final = 2
 """Number of batches that each worker prepares in advance."""
 
@@ -54,6 +59,8 @@ class ReadBatch:
     tokens: list[Int64[Tensor, "T S"]]  # of all captions, sample by sample
     columns: dict[str, Sequence[Any]]  # of every sample
     misfits: Counter[str]  # values per column that are not of its type
+    signals: dict[str, SignalRows]  # inputs of further modalities, of the samples that have them
+    faults: list[str | None]  # why a member of a sample cannot be embedded
 
 
 @dataclass(slots=True)
@@ -74,13 +81,14 @@ class SampleReader:
 
     index: ShardIndex
     reader: ShardReader
-    transform: ExactTransform
+    transform: ExactTransform | None  # None without a tower for images
     budget: TokenBudget | None  # patches of an image of any shape
     tokenizer: Tokenizer | None  # None without embeddings of captions
     caption: CaptionPicker
     label_field: str
     column_types: dict[str, str]
     batch_size: int
+    sounds: SoundReader
 
     def __getitem__(self, task: BatchTask) -> ReadBatch | UnreadBatch:
         try:
@@ -98,42 +106,68 @@ class SampleReader:
                 images[place] = pixels
             tokens += encoded
             rows.append(row)
+        names = (*COLUMNS, *self.column_types, *modality_columns(self.sounds.transforms))
         return ReadBatch(
             task,
             np.array(list(images), dtype=np.int64),
             join_images(list(images.values()), self.budget) if images else None,
             self._padded(tokens),
-            {name: [row[name] for row in rows] for name in (*COLUMNS, *self.column_types)},
+            {name: [row[name] for row in rows] for name in names},
             misfits,
+            joined_signals([row["signals"] for row in rows]),
+            [row["fault"] for row in rows],
         )
 
     def _row(self, shard: int, sample_id: int, misfits: Counter[str]) -> dict[str, Any]:
-        """Return the columns, the pixels and the tokens of a sample, as far as it can be read."""
+        """Return the columns and the inputs of a sample, as far as it can be read."""
         table, position = self.reader.table(shard), sample_id - int(self.index.starts[shard])
-        row = dict.fromkeys((*COLUMNS, *self.column_types, "pixels"))
-        row |= {"key": table.key(position), "captions": [], "tokens": []}
+        row = dict.fromkeys((*COLUMNS, *self.column_types, "pixels", "fault"))
+        row |= {"key": table.key(position), "captions": [], "tokens": [], "signals": {}}
         try:
             with sample_errors():
-                spans = table.members(position)
-                name = image_extension(spans)
-                sizes = {name: size for name, (_, size) in spans.items()}
-                needed = needed_members(self.caption, (self.label_field, *self.column_types))
-                members = read_members(self.reader, sample_id, sizes, needed, name)
-                row |= {
-                    "image_type": name,
-                    "image_offset_bytes": spans[name][0],
-                    "image_size_bytes": sizes[name],
-                    "image_sha256": hashlib.sha256(members[name]).digest(),
-                }
-                row |= self._texts(members)
-                label = read_label(members, self.label_field)
-                row["label"] = None if label == IGNORE_LABEL else label
-                count: Callable[[str, str], None] = lambda field, _: misfits.update([field])  # noqa: E731
-                row |= read_columns(members, self.column_types, count)
-                row |= self._image(members[name])
+                self._fill(row, sample_id, table.members(position), misfits)
         except SampleError as error:
-            row["error"] = error.reason.encode(errors="backslashreplace").decode()
+            reason = error.reason.encode(errors="backslashreplace").decode()
+            row = self.sounds.unread(reason) | row | {"error": reason, "fault": reason}
         return row
+
+    def _fill(
+        self,
+        row: dict[str, Any],
+        sample_id: int,
+        spans: Mapping[str, tuple[int, int]],
+        misfits: Counter[str],
+    ) -> None:
+        """Add what the members of a sample say, up to the first that cannot be read."""
+        sound = self.sounds.member(spans)
+        image, absent = _image_of(spans, is_needed=sound is None and self.transform is not None)
+        sizes = {name: size for name, (_, size) in spans.items()}
+        media = [] if image is None or self.transform is None else [image]
+        if sound is not None and sizes[sound] <= MAX_FILE_BYTES:
+            media.append(sound)
+        needed = needed_members(self.caption, (self.label_field, *self.column_types))
+        members = read_members(self.reader, sample_id, sizes, needed, media)
+        if image is not None:
+            row |= {
+                "image_type": image,
+                "image_offset_bytes": spans[image][0],
+                "image_size_bytes": sizes[image],
+            }
+        if image is not None and image in members:
+            row["image_sha256"] = hashlib.sha256(members[image]).digest()
+        row |= self._texts(members)
+        label = read_label(members, self.label_field)
+        row["label"] = None if label == IGNORE_LABEL else label
+        count: Callable[[str, str], None] = lambda field, _: misfits.update([field])  # noqa: E731
+        row |= read_columns(members, self.column_types, count)
+        columns, values, fault = self.sounds.read(sound, spans.get(sound or "", (0, 0)), members)
+        row |= columns | {"signals": values, "fault": fault}
+        if self.transform is None:
+            row["error"] = NO_IMAGE_TOWER
+        elif image is None:
+            row["error"] = absent
+        else:
+            row |= self._image(members[image], self.transform)
 
     def _texts(self, members: dict[str, bytes]) -> dict[str, Any]:
         weighted = self.caption.candidates(members)
@@ -146,8 +180,8 @@ class SampleReader:
             return {"captions": captions}
         return {"captions": captions, "tokens": list(map(self.tokenizer.encode, captions))}
 
-    def _image(self, data: bytes) -> dict[str, Any]:
-        image = inspect_image(data, self.transform)
+    def _image(self, data: bytes, transform: ExactTransform) -> dict[str, Any]:
+        image = inspect_image(data, transform)
         return {
             "width_pixels": image.width_pixels,
             "height_pixels": image.height_pixels,
@@ -160,6 +194,20 @@ class SampleReader:
             return []
         starts = range(0, len(tokens), self.batch_size)
         return [self.tokenizer.pad(tokens[start : start + self.batch_size]) for start in starts]
+
+
+def _image_of(spans: Mapping[str, object], is_needed: bool) -> tuple[str | None, str]:
+    """Return the member that is the image; without one, None and the reason.
+
+    Raises:
+        SampleError: If there is none and it is needed.
+    """
+    try:
+        return image_extension(list(spans)), ""
+    except SampleError as error:
+        if is_needed:
+            raise
+        return None, error.reason
 
 
 @final

@@ -18,7 +18,7 @@ from clipkit.distributed.agreement import of_first_rank, same_errors
 from clipkit.distributed.collectives import rank, world_size
 from clipkit.errors import FaultBudgetExceeded
 from clipkit.evaluation.datasets.dataset import EvaluationDataset
-from clipkit.models import DualEncoder
+from clipkit.models import TowerEncoder
 from clipkit.part import Part
 
 Progress = Callable[[int, int | None], None]
@@ -53,7 +53,7 @@ class EmbedReport:
 def embed_collection(
     plan: EmbedPlan,
     info: CollectionInfo,
-    encoder: DualEncoder,
+    encoder: TowerEncoder,
     data: EvaluationDataset,
     part: Part | None = None,
     on_progress: Progress | None = None,
@@ -117,7 +117,7 @@ def missing_of_part(plan: EmbedPlan, info: CollectionInfo, numbers: Sequence[int
 def _embed_rank(
     plan: EmbedPlan,
     info: CollectionInfo,
-    encoder: DualEncoder,
+    encoder: TowerEncoder,
     data: EvaluationDataset,
     numbers: list[int],
     on_progress: Progress | None,

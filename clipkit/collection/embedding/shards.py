@@ -18,6 +18,7 @@ from clipkit.collection.embedding.reading import (
     UnreadBatch,
     read_batches,
 )
+from clipkit.collection.embedding.sounds import sound_reader
 from clipkit.collection.embedding.towers import Towers
 from clipkit.collection.info import CollectionInfo, CollectionShard, read_info
 from clipkit.collection.shard_files import ShardRows
@@ -25,7 +26,7 @@ from clipkit.collection.shard_writer import ShardWriter
 from clipkit.data.shards.reader import ShardReader
 from clipkit.errors import FaultBudgetExceeded, ShardError
 from clipkit.evaluation.datasets.dataset import EvaluationDataset
-from clipkit.models import DualEncoder
+from clipkit.models import TowerEncoder
 from clipkit.models.evaluating import evaluating
 from clipkit.models.inputs import tokenizer_of, transform_of
 
@@ -40,10 +41,12 @@ class ShardReport:
 
     Args:
         number: Number of the shard.
-        num_images: Number of samples with an embedding.
+        num_images: Number of images with an embedding.
         num_texts: Number of captions with an embedding.
-        num_bad: Number of samples without an embedding, whose ``error`` says why.
+        num_bad: Number of samples with a member that cannot be embedded, whose ``error``, or a
+            column such as ``sound_error``, says why.
         failure: Why the shard has no files; "" if it is complete.
+        num_sounds: Number of sounds with an embedding.
     """
 
     number: int
@@ -51,10 +54,11 @@ class ShardReport:
     num_texts: int = 0
     num_bad: int = 0
     failure: str = ""
+    num_sounds: int = 0
 
 
 def embed_shard(
-    plan: EmbedPlan, encoder: DualEncoder, data: EvaluationDataset, number: int
+    plan: EmbedPlan, encoder: TowerEncoder, data: EvaluationDataset, number: int
 ) -> ShardReport:
     """Embed one shard of a collection that ``start_collection`` started, and write its files.
 
@@ -80,7 +84,7 @@ def embed_shard(
 def embed_shards(
     plan: EmbedPlan,
     info: CollectionInfo,
-    encoder: DualEncoder,
+    encoder: TowerEncoder,
     data: EvaluationDataset,
     numbers: Sequence[int],
     is_wanted: Callable[[int], bool] = lambda _: True,
@@ -134,18 +138,19 @@ def _to_the_end(
 
 
 def _reader(
-    plan: EmbedPlan, info: CollectionInfo, encoder: DualEncoder, data: EvaluationDataset
+    plan: EmbedPlan, info: CollectionInfo, encoder: TowerEncoder, data: EvaluationDataset
 ) -> SampleReader:
     return SampleReader(
         data.index,
         ShardReader(data.index),
-        transform_of(encoder.image_tower),
+        transform_of(encoder.image_tower) if info.has_images else None,
         encoder.image_tower.budget,
         tokenizer_of(encoder.text_tower) if info.has_texts else None,
         data.caption,
         data.label_field,
         info.column_types,
         plan.batch_size,
+        sound_reader(encoder),
     )
 
 
@@ -171,7 +176,7 @@ class _Embedder:
         counts, misfits = Counter[str](), Counter[str]()
         try:
             with ShardWriter(
-                self._plan.output, shard.name, info.embedding_dim, info.has_texts, info.column_types
+                self._plan.output, shard.name, info.embedding_dim, info.kinds, info.column_types
             ) as writer:
                 for batch in batches:
                     if isinstance(batch, UnreadBatch):
@@ -187,20 +192,26 @@ class _Embedder:
                 "%s: values that are not of the type of their column are null: %s",
                 shard.url, shown_misfits(misfits),
             )  # fmt: skip
-        return ShardReport(number, counts["images"], counts["texts"], counts["bad"])
+        return ShardReport(
+            number, counts["images"], counts["texts"], counts["bad"], num_sounds=counts["sounds"]
+        )
 
     def _rows(self, batch: ReadBatch, shard: CollectionShard, counts: Counter[str]) -> ShardRows:
         self._count_bad(batch, shard, counts)
-        images = self._towers.embed_images(batch, shard.url)
+        images = self._towers.embed_images(batch, shard.url) if self._info.has_images else None
         texts = self._towers.embed_texts(batch, shard.url) if self._info.has_texts else None
         counts["images"] += len(batch.places)
         counts["texts"] += 0 if texts is None else len(texts)
-        return ShardRows(images, texts, batch.columns)
+        modalities = {}
+        for name in self._info.modalities:
+            modalities[name] = self._towers.embed_signals(name, batch, shard.url)
+            counts["sounds"] += len(batch.signals[name].places) if name in batch.signals else 0
+        return ShardRows(images, texts, batch.columns, modalities)
 
     def _count_bad(self, batch: ReadBatch, shard: CollectionShard, counts: Counter[str]) -> None:
         faults = self._plan.faults
         allowed = faults.max_bad_samples(shard.num_samples)
-        for key, error in zip(batch.columns["key"], batch.columns["error"], strict=True):
+        for key, error in zip(batch.columns["key"], batch.faults, strict=True):
             if error is None:
                 continue
             counts["bad"] += 1

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from clipkit.collection.embedding.reading import ReadBatch
 from clipkit.errors import NonFiniteError
-from clipkit.models import DualEncoder
+from clipkit.models import TowerEncoder
+from clipkit.models.named_towers import NamedTowerEncoder
 
 _NORM_TOLERANCE: Final = 0.02
 """Largest difference from 1 of the length of an embedding; that of bf16 is below 0.01."""
@@ -30,7 +31,7 @@ class Towers:
         precision: Precision of the towers in messages.
     """
 
-    def __init__(self, encoder: DualEncoder, model: str, precision: str) -> None:
+    def __init__(self, encoder: TowerEncoder, model: str, precision: str) -> None:
         self.embedding_dim = encoder.embedding_dim
         self._encoder = encoder
         self._device = encoder.log_logit_scale.device
@@ -73,6 +74,26 @@ class Towers:
             texts = self._encoder.encode_text(tokens.to(self._device))
             rows.append(self._checked(texts, names[start:]))
         return np.concatenate(rows)
+
+    def embed_signals(self, name: str, batch: ReadBatch, url: str) -> HalfRows:
+        """Return the embeddings of a further modality; zeros for samples that lack it.
+
+        Args:
+            name: Name of the modality.
+            batch: The batch.
+            url: Address of its shard, for messages.
+
+        Raises:
+            NonFiniteError: If an embedding is not a unit vector.
+        """
+        rows = np.zeros((len(batch.columns["key"]), self.embedding_dim), dtype=np.float16)
+        if name in batch.signals:
+            assert isinstance(self._encoder, NamedTowerEncoder), "it has the tower"
+            places, values = batch.signals[name]
+            embedded = self._encoder.encode_signal(name, values.to(self._device))
+            names = [f"{url}: {name} of {batch.columns['key'][place]}" for place in places]
+            rows[places] = self._checked(embedded, names)
+        return rows
 
     def _checked(self, rows: Float[Tensor, "B D"], names: Sequence[str]) -> HalfRows:
         norms = torch.linalg.vector_norm(rows.float(), dim=-1).cpu()

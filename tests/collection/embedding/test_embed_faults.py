@@ -186,7 +186,7 @@ def test_a_disk_that_is_too_small_is_refused_before_the_work(tmp_path, data, mon
     needed = 4 * 24 * 2  # the images of the shard that is missing
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=needed - 1))
-    with pytest.raises(ConfigError, match=r"--output: .* needs at least 0 MB for 4 images"):
+    with pytest.raises(ConfigError, match=r"--output: .* needs at least 0 MB for 4 samples"):
         embed(data, tmp_path / "out")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=needed))
     assert embed(data, tmp_path / "out").num_missing == 0
