@@ -12,7 +12,9 @@ from clipkit.models.checkpoints.encoder import (
 from clipkit.models.checkpoints.interpolation import interpolate
 from clipkit.models.checkpoints.named import load_model, load_towers
 from clipkit.models.dual_encoder import DualEncoder, Encoded
-from clipkit.models.explanation.explain import Explanation, WordWeight
+from clipkit.models.explanation.explain import Explanation
+from clipkit.models.explanation.explain_sound import SoundExplanation, explain_sound
+from clipkit.models.explanation.match import WordWeight
 from clipkit.models.files.consolidate import consolidate_checkpoint
 from clipkit.models.files.structure import structure_only
 from clipkit.models.heads.label_head import CosineLabelHead, LabelHead, LinearLabelHead
@@ -54,6 +56,7 @@ __all__ = [
     "PrototypeLabelHead",
     "ReadTokens",
     "SignalTower",
+    "SoundExplanation",
     "TcnFusion",
     "TcnTower",
     "TextTower",
@@ -69,6 +72,7 @@ __all__ = [
     "WordWeight",
     "consolidate_checkpoint",
     "describe",
+    "explain_sound",
     "from_checkpoint",
     "from_open_clip",
     "interpolate",

@@ -9,8 +9,9 @@ from PIL import Image
 
 from clipkit.cli.main import main
 from clipkit.models import load_encoder, save_encoder
-from tests.helpers import tiny
+from tests.helpers import sound_collections, tiny
 from tests.helpers.factories import image_bytes
+from tests.helpers.sounds import encoded, tone
 
 TEXT = "a <red> square"
 
@@ -67,3 +68,37 @@ def test_errors_leave_no_file(model, photo, tmp_path, capsys, monkeypatch, words
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line
     assert not list(tmp_path.glob("a.*"))
+
+
+@pytest.fixture(scope="module")
+def sounds(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sounds")
+    save_encoder(sound_collections.encoder(), folder / "model")
+    (folder / "bark.ogg").write_bytes(encoded(tone(1.0), kind="OGG"))
+    return folder
+
+
+@pytest.mark.parametrize("ending", ["png", "html"])
+def test_a_sound_is_explained_over_its_spectrogram(sounds, tmp_path, capsys, ending):
+    output = tmp_path / f"out.{ending}"
+    words = [str(sounds / "model"), str(sounds / "bark.ogg"), TEXT, "--output", str(output)]
+    assert main(["explain", *words, "--device", "cpu"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].endswith(f", by occlusion: {output}")
+    if ending == "png":
+        assert Image.open(io.BytesIO(output.read_bytes())).format == "PNG"
+        return
+    page = output.read_text()
+    assert page.count("data:audio/mpeg") == page.count("<audio controls") == 1
+    assert "media-src data:" in page
+    assert page.count("data:image/webp") >= 2
+
+
+def test_sounds_that_cannot_be_explained(model, sounds, tmp_path, capsys):
+    words = [str(sounds / "bark.ogg"), TEXT, "--output", str(tmp_path / "a.png")]
+    assert main(["explain", str(model), *words]) == 2
+    assert "is a sound, and the model" in capsys.readouterr().err
+    (sounds / "bad.wav").write_bytes(b"RIFF\0\0\0\0WAVEfmt ")
+    words[0] = str(sounds / "bad.wav")
+    assert main(["explain", str(sounds / "model"), *words]) == 2
+    assert "bad.wav: " in capsys.readouterr().err
+    assert not list(tmp_path.glob("*.png"))

@@ -15,7 +15,7 @@ CELLS: Final = 8
 _BATCH_SIZE: Final = 32
 _Item = TypeVar("_Item")
 
-Images = Float[Tensor, "B 3 H W"] | Float[Tensor, "B patches values"]
+Images = Float[Tensor, "B channels H W"] | Float[Tensor, "B patches values"]
 """Normalised pixels of images of one shape, or patches of images of any shape."""
 
 
@@ -26,11 +26,13 @@ def occlude_image(
 ) -> Float[Tensor, "rows columns"]:
     """Compute the drop of the similarity without each cell of an image.
 
-    A cell is painted in the mean colour of the image (Zeiler and Fergus 2014, arXiv:1311.2901,
-    section 4.2, paint it grey, which on a white ground is itself a shape).
+    A cell is painted in the mean colour of the image, or the mean of a spectrogram (Zeiler and
+    Fergus 2014, arXiv:1311.2901, section 4.2, paint it grey, which on a white ground is itself a
+    shape).
 
     Args:
-        images: One image, or its patches without padding.
+        images: One image, or its patches without padding; or a spectrogram as an image of one
+            channel.
         grids: Rows and columns of the patches; None for an image.
         similarities: Returns the similarity of each image of a batch.
 
@@ -39,8 +41,9 @@ def occlude_image(
     """
     height, width = images.shape[2:] if grids is None else grids[0].tolist()
     values = images.movedim(1, -1) if grids is None else images  # colours are last
-    mean = values.reshape(-1, 3).mean(0)
-    colour = mean.repeat(values.shape[-1] // 3)[:, None, None]
+    channels = values.shape[-1] if grids is None else 3
+    mean = values.reshape(-1, channels).mean(0)
+    colour = mean.repeat(values.shape[-1] // channels)[:, None, None]
     row_places, column_places = _cells(height), _cells(width)
     occluded = [images]
     for rows in row_places:

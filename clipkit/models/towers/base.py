@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from re import Pattern
-from typing import Any
+from typing import Any, NamedTuple
 
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
@@ -105,6 +105,20 @@ class TextTower(Tower):
         """
 
 
+class Positions(NamedTuple):
+    """Where the features of a tower are in a spectrogram.
+
+    Attributes:
+        num_mels: Mel bands as the first layer reads them, with padding at the end.
+        num_frames: Frames as the first layer reads them, with padding at the end.
+        token_grid: Rows (bands) and columns (frames) of a transformer's tokens; None without.
+    """
+
+    num_mels: int
+    num_frames: int
+    token_grid: tuple[int, int] | None
+
+
 class SignalTower(Tower):
     """Tower that embeds the inputs of a further modality, such as sounds or series of numbers.
 
@@ -115,6 +129,14 @@ class SignalTower(Tower):
 
     input_shape: tuple[int, ...]
     mel: MelOptions | None = None
+
+    def positions(self) -> Positions | None:
+        """Return where the features of the tower are in a spectrogram.
+
+        None, the default, if they do not keep its positions, or the input is none: the tower is
+        explained by occlusion alone.
+        """
+        return None
 
     @abstractmethod
     def forward(self, values: Float[Tensor, "B *rest"]) -> Float[Tensor, "B D"]:

@@ -8,6 +8,8 @@ from typing import Final
 import torch
 import torch.nn.functional as F
 
+from clipkit.data.audio.previews import MEDIA_TYPE, sound_preview
+from clipkit.data.audio.transforms import CROPS
 from clipkit.data.images.formats import DEFAULT_MAX_PIXELS, open_image
 from clipkit.data.samples.content import sample_errors
 from clipkit.errors import ConfigError, MetricError
@@ -16,7 +18,7 @@ from clipkit.evaluation.embedding import EmbeddedPairs
 from clipkit.evaluation.report import content
 from clipkit.evaluation.report.collect.thumbnails import as_webp
 from clipkit.evaluation.report.sections.overlay import draw_image, draw_overlay
-from clipkit.models import DualEncoder, Explanation
+from clipkit.models import DualEncoder, Explanation, SoundExplanation
 
 _PIXELS: Final = 280
 _CONSTANT: Final = 1e-6
@@ -85,6 +87,32 @@ def as_content(
         explanation.words,
         explanation.score,
         note,
+    )
+
+
+def as_sound_content(explanation: SoundExplanation, text: str, sound: bytes) -> content.Explanation:
+    """Return the explanation of a sound as content of the page, with a player.
+
+    Args:
+        explanation: Result of ``explain_sound`` for a file.
+        text: The text.
+        sound: Content of the file.
+    """
+    mel = explanation.mel
+    note = (
+        f"{_NAMES[explanation.method]}. {mel.seconds:g} s from left to right, {mel.f_min:,.0f} to "
+        f"{mel.f_max:,.0f} Hz from bottom to top."
+    )
+    player = content.Thumbnail(
+        sound_preview(sound, mel.seconds, CROPS["centre"]), f"Sound: {text}", MEDIA_TYPE
+    )
+    return content.Explanation(
+        content.Thumbnail(as_webp(draw_image(explanation, _PIXELS)), f"Spectrogram: {text}"),
+        content.Thumbnail(as_webp(draw_overlay(explanation, _PIXELS)), f"Heat map: {text}"),
+        explanation.words,
+        explanation.score,
+        note,
+        player,
     )
 
 

@@ -1,4 +1,4 @@
-"""Why a model matches an image and a text."""
+"""Why a model matches an image, or a sound, and a text."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from clipkit.evaluation.report.content.images import Thumbnail
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """Parts of an image and of a text that carry their match.
+    """Parts of an image or a sound, and of a text, that carry their match.
 
     Args:
-        image: The image.
-        overlay: The image with its heat map.
+        image: The image, or the spectrogram of the sound.
+        overlay: The same with its heat map.
         words: Words of the text in their order, with their weights from -1 (speaks against the
             match) to 1 (speaks for it).
-        similarity: Cosine similarity of image and text.
+        similarity: Cosine similarity of both.
         note: Method, and how well it agrees with occlusion.
+        sound: The sound, as a file that browsers play; None for an image.
     """
 
     image: Thumbnail
@@ -26,3 +27,4 @@ class Explanation:
     words: Sequence[tuple[str, float]]
     similarity: float
     note: str = ""
+    sound: Thumbnail | None = None

@@ -1,4 +1,4 @@
-"""Draw what carries the similarity of an image and a text."""
+"""Draw what carries the similarity of an image or a sound and a text."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image, ImageDraw, ImageFont
 
-from clipkit.models import Explanation, WordWeight
+from clipkit.evaluation.report.sections.spectrogram import draw_spectrogram
+from clipkit.models import Explanation, SoundExplanation, WordWeight
 
 _PLACES: Final = (0.0, 0.5, 1.0)
 _CHANNELS: Final = ((36, 203, 252), (12, 65, 216), (79, 73, 53))
@@ -22,11 +23,11 @@ _INK: Final = (25, 28, 33)
 _WORD: Final = (38, 95, 189)
 
 
-def overlay_png(explanation: Explanation, width: int = 448) -> bytes:
-    r"""Draw the heat map over the image that the image tower read.
+def overlay_png(explanation: Explanation | SoundExplanation, width: int = 448) -> bytes:
+    r"""Draw the heat map over the image or the spectrogram that the tower read.
 
     Args:
-        explanation: Result of ``DualEncoder.explain``.
+        explanation: Result of ``DualEncoder.explain`` or ``explain_sound``.
         width: Width of the result, in pixels.
 
     Returns:
@@ -39,11 +40,11 @@ def overlay_png(explanation: Explanation, width: int = 448) -> bytes:
     return _as_png(draw_overlay(explanation, width))
 
 
-def explanation_png(explanation: Explanation, width: int = 448) -> bytes:
+def explanation_png(explanation: Explanation | SoundExplanation, width: int = 448) -> bytes:
     """Draw the heat map over the image, and below it the text with shaded words.
 
     Args:
-        explanation: Result of ``DualEncoder.explain``.
+        explanation: Result of ``DualEncoder.explain`` or ``explain_sound``.
         width: Width of the image, in pixels.
 
     Returns:
@@ -70,18 +71,22 @@ def explanation_png(explanation: Explanation, width: int = 448) -> bytes:
     return _as_png(canvas)
 
 
-def draw_image(explanation: Explanation, width: int) -> Image.Image:
-    """Return the image that the image tower read at another width."""
+def draw_image(explanation: Explanation | SoundExplanation, width: int) -> Image.Image:
+    """Return what the tower read as an image of another width; of a sound its spectrogram."""
+    if isinstance(explanation, SoundExplanation):
+        return draw_spectrogram(explanation.spectrogram, width)
     pixels = explanation.pixels.permute(1, 2, 0).numpy()
     size = (width, max(1, round(width * pixels.shape[0] / pixels.shape[1])))
     return Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC)
 
 
-def draw_overlay(explanation: Explanation, width: int) -> Image.Image:
+def draw_overlay(explanation: Explanation | SoundExplanation, width: int) -> Image.Image:
     """Draw the heat map over the image; see ``overlay_png``."""
     image = draw_image(explanation, width)
-    small = Image.fromarray(explanation.heat_map.numpy().astype(np.float32))
-    large = small.resize(image.size, Image.Resampling.BILINEAR)
+    values = explanation.heat_map.numpy().astype(np.float32)
+    if isinstance(explanation, SoundExplanation):
+        values = np.ascontiguousarray(values[::-1])  # low bands are at the bottom
+    large = Image.fromarray(values).resize(image.size, Image.Resampling.BILINEAR)
     heat = np.asarray(large).clip(0, 1)[..., None]
     share = _STRENGTH * heat
     mixed = (1 - share) * np.asarray(image) + share * _color(heat)

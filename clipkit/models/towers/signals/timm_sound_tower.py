@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from clipkit.errors import ConfigError
 from clipkit.mel import MelOptions
 from clipkit.models.files.structure import structure_only
-from clipkit.models.towers.base import SignalTower
+from clipkit.models.towers.base import Positions, SignalTower
 from clipkit.models.towers.patches import project_patches
 from clipkit.models.towers.projection import Projection, make_projection
 from clipkit.models.towers.signals.normalization import FeatureNormalization
@@ -109,6 +109,16 @@ class TimmSoundTower(SignalTower, TokenTower):
         images = F.pad(self.normalization(values), self._padding).unsqueeze(1)
         embeddings: Tensor = self.projection(self.trunk(images))
         return embeddings
+
+    def positions(self) -> Positions:
+        """Return the size with padding, and the grid of a vision transformer's patches."""
+        _, right, _, bottom = self._padding
+        grid = getattr(getattr(self.trunk, "patch_embed", None), "grid_size", None)
+        return Positions(
+            self.mel.num_mels + bottom,
+            self.mel.num_frames + right,
+            None if grid is None else (int(grid[0]), int(grid[1])),
+        )
 
     def config(self) -> dict[str, Any]:
         """Plain arguments that build this architecture again, without weights or network."""

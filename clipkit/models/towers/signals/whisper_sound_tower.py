@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from clipkit.errors import ConfigError
 from clipkit.mel import MelOptions
-from clipkit.models.towers.base import SignalTower, group_by_block
+from clipkit.models.towers.base import Positions, SignalTower, group_by_block
 from clipkit.models.towers.projection import Projection, make_projection
 from clipkit.models.towers.signals.shapes import check_frames
 from clipkit.models.towers.tokens import TokenTower
@@ -98,6 +98,11 @@ class WhisperSoundTower(SignalTower, TokenTower):
         states = self.trunk((values + _OFFSET) / _OFFSET).last_hidden_state
         embeddings: Tensor = self.projection(states.mean(dim=1))
         return embeddings
+
+    def positions(self) -> Positions:
+        """Return the size of a spectrogram, whose tokens are moments, each of all bands."""
+        num_mels, num_frames = self.input_shape
+        return Positions(num_mels, num_frames, (1, num_frames // _STRIDE))
 
     def config(self) -> dict[str, Any]:
         """Plain arguments that build this architecture again, without weights or network."""
