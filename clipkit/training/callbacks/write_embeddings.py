@@ -18,7 +18,9 @@ from clipkit.atomic_files import new_file
 class WriteEmbeddings(BasePredictionWriter):
     """Writes the predicted embeddings of each rank to ``embeddings.rankN.npz`` in the run's folder.
 
-    The file contains ``keys``, and ``image`` and ``text``, float32 of shape (pairs, components).
+    The file contains ``keys``, and for each modality of the encoder, such as ``image``, ``text``
+    and ``sound``, float32 of shape (samples, components). Where samples may lack one, it is zeros,
+    and a mask such as ``sound_present`` says which samples have it.
     ``clipkit embed`` also accepts other data and formats.
     """
 
@@ -30,14 +32,15 @@ class WriteEmbeddings(BasePredictionWriter):
     ) -> None:
         """Write the results of all batches."""
         keys = [key for prediction in predictions for key in prediction["keys"]]
-        image, text = (
-            torch.cat([prediction[name] for prediction in predictions]).numpy()
-            for name in ("image", "text")
-        )
+        names = [name for name in next(iter(predictions), {}) if name != "keys"]
+        joined = {
+            name: torch.cat([prediction[name] for prediction in predictions]).numpy()
+            for name in names
+        }
         path = Path(trainer.default_root_dir) / embeddings_name(trainer.global_rank)
         # numpy would add .npz to a name without it
         with new_file(path) as temporary, temporary.open("wb") as file:
-            np.savez(file, keys=np.array(keys), image=image, text=text)
+            np.savez(file, keys=np.array(keys), **joined)  # type: ignore[arg-type]  # its option
 
 
 def embeddings_name(rank: int) -> str:

@@ -44,6 +44,7 @@ from clipkit.training.module.cursor_commit import CursorCommit
 from clipkit.training.module.data_counters import DataCounters
 from clipkit.training.module.embedding_metrics import EmbeddingMetrics
 from clipkit.training.module.log_run import LogRun
+from clipkit.training.module.predictions import predicted
 from clipkit.training.module.step_seed import seed_step
 from clipkit.training.module.term_means import TermMeans
 from clipkit.training.module.unread_towers import lock_unread_towers
@@ -191,15 +192,9 @@ class ContrastiveModule(LightningModule):
         self._log_means("test")
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
-        """Return keys and embeddings of images and captions, on the CPU."""
+        """Return keys and embeddings of all modalities, on the CPU; see ``predicted``."""
         embeddings: Embeddings = self(batch)
-        if embeddings.text is None or "image" not in self.encoder.towers:
-            raise ConfigError(
-                f"predict: expected captions and an encoder with an image and a text tower, got "
-                f"{'no captions' if batch.tokens is None else 'captions'} and the towers "
-                f"{', '.join(self.encoder.towers)}; embed other modalities with encode_signal"
-            )
-        return {"keys": batch.keys, "image": embeddings.image.cpu(), "text": embeddings.text.cpu()}
+        return {"keys": batch.keys, **predicted(embeddings, tuple(self.encoder.towers))}
 
     def configure_optimizers(self) -> Optimizer:
         """Build the optimizer over the encoder's groups and the trainable weights of the loss."""

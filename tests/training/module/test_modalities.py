@@ -6,7 +6,9 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -175,18 +177,40 @@ def test_a_tower_that_no_term_reads_stays_as_it_is(shards, tmp_path, caplog):
     assert "no term with a weight reads the image_tower" in caplog.text
 
 
-def test_only_images_and_captions_are_predicted():
-    towers = {"text": modalities.BagTower(), "series": modalities.SumTower()}
+def test_all_modalities_are_predicted_with_masks():
     loss = CombinedLoss(terms={"pair": WeightedTerm(
         ModalityPairLoss(ContrastiveLoss(), "series", "text"))})  # fmt: skip
-    batch = modalities.batch()
-    for encoder, given, message in (
-        (MultimodalEncoder(towers).double(), batch, "got captions and the towers text, series"),
-        (modalities.encoder(), replace(batch, tokens=None), "got no captions"),
-    ):
-        module = ContrastiveModule(encoder, loss, torch.optim.AdamW, WarmupCosine())
-        with pytest.raises(ConfigError, match=message):
-            module.predict_step(given, 0)
+    batch, encoder = modalities.batch(), modalities.encoder()
+    module = ContrastiveModule(encoder, loss, torch.optim.AdamW, WarmupCosine())
+    with torch.no_grad():
+        found, expected = module.predict_step(batch, 0), encoder(batch)
+        masks = {"image_present", "text_present", "series_present"}
+        assert set(found) == {"keys", "image", "text", "series"} | masks
+        for name in ("image", "text", "series"):
+            values, present = expected.of(name)
+            assert torch.equal(found[f"{name}_present"], present)
+            assert torch.equal(found[name][present], values[present])
+            assert not found[name][~present].any()
+        towers = {"text": modalities.BagTower(), "series": modalities.SumTower()}
+        module.encoder = MultimodalEncoder(towers).double()
+        without_captions = module.predict_step(replace(batch, tokens=None), 0)
+        assert set(without_captions) == {"keys", "series", "series_present"}
+        module.encoder = MultimodalEncoder({"text": modalities.BagTower()}).double()
+        with pytest.raises(ConfigError, match="predict: expected an input for one of the towers"):
+            module.predict_step(replace(batch, tokens=None), 0)
+
+
+def test_embeddings_of_all_modalities_are_written(tmp_path):
+    from clipkit.training.callbacks import WriteEmbeddings
+
+    rows, mask = torch.eye(3), torch.tensor([True, False, True])
+    batches = [{"keys": ("a", "b", "c"), "sound": rows, "sound_present": mask}] * 2
+    trainer = SimpleNamespace(default_root_dir=str(tmp_path), global_rank=0)
+    WriteEmbeddings().write_on_epoch_end(trainer, None, batches)
+    stored = np.load(tmp_path / "embeddings.rank0.npz")
+    assert sorted(stored.files) == ["keys", "sound", "sound_present"]
+    assert stored["sound"].shape == (6, 3)
+    assert stored["sound_present"].tolist() == [True, False, True] * 2
 
 
 def test_an_objective_that_the_encoder_cannot_serve_is_refused(shards, tmp_path, capsys):
