@@ -40,6 +40,7 @@ class FilterMasks:
 
     Args:
         collection: The collection.
+        modality: What is searched for: "image", or the name of a further modality.
 
     Attributes:
         usable: Rows with an embedding, which are the only ones that pass.
@@ -48,8 +49,8 @@ class FilterMasks:
         DataError: If a table is missing or damaged.
     """
 
-    def __init__(self, collection: Collection) -> None:
-        self.usable = usable_rows(collection)
+    def __init__(self, collection: Collection, modality: str = "image") -> None:
+        self.usable = usable_rows(collection, modality)
         self._collection = collection
         self._masks: OrderedDict[RowFilter, RowMask] = OrderedDict()
         self._lock = threading.Lock()
@@ -85,7 +86,7 @@ class FilterMasks:
 
     def _evaluate(self, condition: RowFilter) -> RowMask:
         info = self._collection.info
-        known = (*COLUMNS, *info.columns)
+        known = (*COLUMNS, *info.columns, *info.modality_columns)
         if condition.column not in known:
             raise ConfigError(
                 f"filter {condition}: the collection has no column {condition.column!r}; it has "

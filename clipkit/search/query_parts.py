@@ -15,20 +15,22 @@ from clipkit.errors import ConfigError
 MAX_PARTS: Final = 64
 _LEAST_NORM: Final = 1e-3
 _SHOWN_CHARACTERS: Final = 40
+_KINDS: Final = ("text", "image", "row", "sound")
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class QueryPart:
-    """A text, an image, or a row of the collection, with a weight.
+    """A text, an image, a sound, or a row of the collection, with a weight.
 
-    Exactly one of ``text``, ``image`` and ``row`` is given.
+    Exactly one of ``text``, ``image``, ``row`` and ``sound`` is given.
 
     Args:
         weight: Factor of its embedding; negative for what must not be shown.
         text: A text.
         image: Content of an image file.
-        row: Number of a row, whose image is meant.
+        row: Number of a row, whose image is meant, or whose sound where sounds are searched for.
+        sound: Content of a sound file.
 
     Raises:
         ConfigError: If not exactly one is given, or the weight is 0 or not finite.
@@ -42,12 +44,13 @@ class QueryPart:
     text: str | None = None
     image: bytes | None = None
     row: int | None = None
+    sound: bytes | None = None
 
     def __post_init__(self) -> None:
-        given = [name for name in ("text", "image", "row") if getattr(self, name) is not None]
+        given = [name for name in _KINDS if getattr(self, name) is not None]
         if len(given) != 1:
             raise ConfigError(
-                f"part of a query: expected one of text, image and row, got "
+                f"part of a query: expected one of text, image, row and sound, got "
                 f"{' and '.join(given) or 'none'}"
             )
         if not math.isfinite(self.weight) or self.weight == 0:
@@ -61,7 +64,9 @@ class QueryPart:
         if self.text is not None:
             is_short = len(self.text) <= _SHOWN_CHARACTERS
             return repr(self.text if is_short else f"{self.text[:_SHOWN_CHARACTERS]}...")
-        return f"row {self.row}" if self.row is not None else "an image"
+        if self.row is not None:
+            return f"row {self.row}"
+        return "an image" if self.sound is None else "a sound"
 
     def __repr__(self) -> str:
         weight = "" if self.weight == 1 else f"{self.weight:g}, "

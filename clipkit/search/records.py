@@ -13,6 +13,7 @@ from clipkit.collection import Collection, CollectionInfo
 _SHOWN: Final = (
     "key", "captions", "label", "image_type", "width_pixels", "height_pixels", "error",
 )  # fmt: skip
+_SHOWN_OF_MODALITY: Final = ("type", "seconds", "error")
 _LABEL: Final = "label"
 MAX_SHOWN: Final = 2000
 """Characters of a text that are shown."""
@@ -36,7 +37,8 @@ def read_records(
         DataError: If there is no such row or column.
     """
     info = collection.info
-    names = [*_SHOWN, *info.columns] if columns is None else list(columns)
+    further = [f"{name}_{fact}" for name in info.modalities for fact in _SHOWN_OF_MODALITY]
+    names = [*_SHOWN, *further, *info.columns] if columns is None else list(columns)
     table = collection.table(names, np.asarray(rows, dtype=np.int64))
     values = table.to_pydict()
     records = []

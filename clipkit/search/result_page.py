@@ -1,20 +1,24 @@
-"""Write results of a search as a page with the images, which needs no other file."""
+"""Write results of a search as a page with images and players, which needs no other file."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, final
 
 from clipkit.atomic_files import write_text
-from clipkit.collection import Collection, CollectionImages
+from clipkit.collection import Collection, CollectionFiles, CollectionImages
+from clipkit.data.audio.previews import MEDIA_TYPE, sound_preview
 from clipkit.errors import DataError
 from clipkit.evaluation.report.content import Thumbnail
 from clipkit.evaluation.report.rendering import render
 from clipkit.search.records import cut_text
 from clipkit.search.thumbnails import small_jpeg
 
+MAX_SOUNDS: Final = 100
+"""Sounds of a page, of at most 100 KB each."""
 MAX_IMAGES: Final = 500
 """Images of a page, of some kilobytes each."""
 _SIZE_PIXELS: Final = 192
@@ -41,13 +45,14 @@ class ResultGroup:
 
 @dataclass(frozen=True, slots=True)
 class _Card:
-    image: Thumbnail
+    image: Thumbnail | None
     score: str
     caption: str
     key: str
     class_name: str
     row: int
     size: str
+    sounds: Sequence[Thumbnail]
 
 
 def write_result_page(
@@ -56,6 +61,8 @@ def write_result_page(
     """Write the page: a thumbnail of each image, with score, caption, key and size.
 
     Of more than 500 images, the further ones are counted. An image that cannot be read has a cross.
+    In a collection with sounds, the first 100 have a player for their first ten seconds; a sample
+    that has a sound needs no image.
 
     Args:
         path: The page.
@@ -65,16 +72,22 @@ def write_result_page(
         explanation: What the images are.
     """
     images, left, shown = CollectionImages(collection), MAX_IMAGES, []
+    sounds, sounds_left = _Sounds(collection), MAX_SOUNDS
     num_unreadable = 0
     for group in groups:
-        cards = [_card(images, record) for record in group.records[:left]]
+        cards = []
+        for record in group.records[:left]:
+            players = sounds.of(record) if sounds_left else []
+            sounds_left -= bool(players)
+            cards.append(_card(images, record, players))
         left -= len(cards)
         num_unreadable += sum(card.image is _MISSING for card in cards)
         num_more = len(group.records) - len(cards)
         shown.append({"title": group.title, "cards": cards, "num_more": num_more})
     context = {
         "title": title,
-        "subtitle": f"{collection.folder}, {len(collection):,} images",
+        "title_of_results": "Results" if collection.info.modalities else "Images",
+        "subtitle": f"{collection.folder}, {len(collection):,} samples",
         "explanation": explanation,
         "groups": shown,
         "num_unreadable": num_unreadable,
@@ -82,22 +95,52 @@ def write_result_page(
     write_text(path, render("search.html", context))
 
 
-def _card(images: CollectionImages, record: Mapping[str, Any]) -> _Card:
+@final
+class _Sounds:
+    """Reads the sounds of rows as short copies."""
+
+    def __init__(self, collection: Collection) -> None:
+        self._files = {
+            name: CollectionFiles(collection, name) for name in collection.info.modalities
+        }
+
+    def of(self, record: Mapping[str, Any]) -> list[Thumbnail]:
+        """Return the sounds of a row; none that cannot be read."""
+        found = []
+        for name, files in self._files.items():
+            if record.get(f"{name}_type") is None:
+                continue
+            with suppress(DataError):
+                copy = sound_preview(files.read(record["row"]))
+                found.append(Thumbnail(copy, f"{name} of {record['key']}", MEDIA_TYPE))
+        return found[:1]  # towers for sounds read the same file
+
+
+def _card(
+    images: CollectionImages, record: Mapping[str, Any], sounds: Sequence[Thumbnail]
+) -> _Card:
     caption = cut_text(next(iter(record["captions"] or ()), ""))
     width, height = record["width_pixels"], record["height_pixels"]
     return _Card(
-        image=_thumbnail(images, record["row"], caption or record["key"]),
+        image=_image(images, record, caption or record["key"], has_sound=bool(sounds)),
         score=f"{record['score']:.4f}",
         caption=caption,
         key=record["key"],
         class_name=record["class_name"] or "",
         row=record["row"],
         size="" if width is None or height is None else f"{width} x {height}",
+        sounds=sounds,
     )
 
 
-def _thumbnail(images: CollectionImages, row: int, caption: str) -> Thumbnail:
+def _image(
+    images: CollectionImages, record: Mapping[str, Any], caption: str, has_sound: bool
+) -> Thumbnail | None:
+    """Return the thumbnail of a row; None for a sound without an image."""
+    if has_sound and record["image_type"] is None:
+        return None
     try:
-        return Thumbnail(small_jpeg(images.read(row), _SIZE_PIXELS), caption, "image/jpeg")
+        content = small_jpeg(images.read(record["row"]), _SIZE_PIXELS)
+        return Thumbnail(content, caption, "image/jpeg")
     except DataError:
         return _MISSING

@@ -12,10 +12,11 @@ from jaxtyping import Float32
 
 from clipkit.collection import Collection
 from clipkit.errors import ConfigError
-from clipkit.models import DualEncoder
+from clipkit.models import TowerEncoder
 from clipkit.search.engine import NO_ROW, RowMask, SearchEngine
 from clipkit.search.filter_masks import FilterMasks
 from clipkit.search.index.opening import open_engine
+from clipkit.search.modalities import searched_modality
 from clipkit.search.query_encoder import QueryEncoder
 from clipkit.search.query_parts import QueryPart, check_parts, combined
 from clipkit.search.records import read_records
@@ -53,7 +54,7 @@ class SearchResult:
 
 @final
 class Searcher:
-    """Searches in a collection by texts, images and rows; safe for threads.
+    """Searches in a collection by texts, images, sounds and rows; safe for threads.
 
     Args:
         folder: The collection, a folder that ``clipkit embed`` wrote.
@@ -61,11 +62,14 @@ class Searcher:
         model: Name or path of that model; None for the one of ``collection.json``.
         device: Device of the model, or "auto" for a GPU if there is one.
         engine: Finds the most similar rows; None for the index of the collection if one was built,
-            else ``ExactEngine``.
+            else ``ExactEngine``. It has the same modality.
+        modality: What is searched for: "image", or the name of a further modality, such as "sound";
+            None for images if the model has a tower for them.
 
     Raises:
         DataError: If the folder is no complete collection.
-        ConfigError: If the encoder is not the collection's model.
+        ConfigError: If the encoder is not the collection's model, or the collection has no
+            embeddings of the modality.
 
     Examples:
         >>> searcher = Searcher("collection")
@@ -76,17 +80,21 @@ class Searcher:
     def __init__(
         self,
         folder: Path | str,
-        encoder: DualEncoder | None = None,
+        encoder: TowerEncoder | None = None,
         *,
         model: str | None = None,
         device: str = "auto",
         engine: SearchEngine | None = None,
+        modality: str | None = None,
     ) -> None:
         self.collection = Collection(folder)
+        self.modality = searched_modality(self.collection.info, modality)
         self.encoder = QueryEncoder(self.collection.info, encoder, model, device)
-        self.masks = FilterMasks(self.collection)
+        self.masks = FilterMasks(self.collection, self.modality)
+        if modality is not None and not self.masks.usable.any():
+            raise ConfigError(f"{folder}: no sample of the collection has an embedded {modality}")
         if engine is None:
-            engine = open_engine(self.collection, self.masks.usable)
+            engine = open_engine(self.collection, self.masks.usable, self.modality)
         self.engine = engine
 
     def search(
@@ -112,7 +120,8 @@ class Searcher:
         Raises:
             ConfigError: If an argument is out of range, a filter has no such column, or the parts
                 cancel each other.
-            DataError: If a row does not exist or has no embedding, or an image cannot be decoded.
+            DataError: If a row does not exist or has no embedding, or an image or a sound
+                cannot be decoded.
         """
         _check_range(num_results, offset, min_score)
         query = self.query_vector(parts)
@@ -149,6 +158,8 @@ class Searcher:
         for number, part in enumerate(parts):
             if part.image is not None:
                 vectors[number] = self.encoder.image(part.image)
+            elif part.sound is not None:
+                vectors[number] = self.encoder.sound(part.sound)
             elif part.row is not None:
                 vectors[number] = self._row_vector(part.row)
         return combined(vectors, [part.weight for part in parts])
@@ -170,10 +181,12 @@ class Searcher:
     def _row_vector(self, row: int) -> Float32[np.ndarray, " D"]:
         self.collection.locate(row)
         if not self.masks.usable[row]:
-            raise ConfigError(f"row {row}: expected a row with an embedding, got one with an error")
-        vector: Float32[np.ndarray, " D"] = self.collection.images(np.array([row]))[0].astype(
-            np.float32
-        )
+            raise ConfigError(
+                f"row {row}: expected a row with an embedding ({self.modality}), got one with an "
+                f"error"
+            )
+        rows = self.collection.embeddings(np.array([row]), self.modality)
+        vector: Float32[np.ndarray, " D"] = rows[0].astype(np.float32)
         return vector
 
 

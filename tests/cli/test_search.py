@@ -105,7 +105,7 @@ def test_an_index_is_built_on_request_and_used(world, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "expected a TEXT, --text, --image or --row"),
+        ([], "expected a TEXT, --text, --image, --sound or --row"),
         (["--weight", "2"], "expected a part of the query before it"),
         (["a", "--where", "size>3"], "the collection has no column 'size'"),
         (["a", "--output", "a.txt"], "ends in .json or .csv"),

@@ -28,6 +28,13 @@ def add_parser(commands: argparse._SubParsersAction[Any]) -> None:
         "number of images)",
     )
     parser.add_argument(
+        "--modality",
+        type=given_text,
+        metavar="NAME",
+        help="what the index finds: image, or a further modality of the collection, such as sound "
+        "(default: image)",
+    )
+    parser.add_argument(
         "--num-probes",
         type=int,
         metavar="N",
@@ -41,20 +48,23 @@ def add_parser(commands: argparse._SubParsersAction[Any]) -> None:
 def run(args: argparse.Namespace) -> int:
     from clipkit.collection import Collection
     from clipkit.search.index import EXACT_ROWS, BuildOptions, build_index, index_factory
+    from clipkit.search.modalities import plural_of, searched_modality
 
     collection = Collection(args.collection)
-    factory = args.factory
+    modality = searched_modality(collection.info, args.modality)
+    factory, named = args.factory, plural_of(modality)
     if factory is None:
         if len(collection) <= EXACT_ROWS:
             print(
-                f"{len(collection):,} images: exact search needs no index up to {EXACT_ROWS:,}; "
+                f"{len(collection):,} {named}: exact search needs no index up to {EXACT_ROWS:,}; "
                 "--factory builds one nevertheless"
             )
             return 0
         factory = index_factory(len(collection), collection.info.embedding_dim)
-        print(f"{len(collection):,} images: index {factory}")
+        print(f"{len(collection):,} {named}: index {factory}")
     with progress_bar("rows in the index") as progress:
-        info = build_index(collection, BuildOptions(factory, args.num_probes, args.seed), progress)
+        options = BuildOptions(factory, args.num_probes, args.seed, modality)
+        info = build_index(collection, options, progress)
     print(_summary(info))
     return 0
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class GivenPart:
-    """A part of a query on the command line: exactly one of text, image and row.
+    """A part of a query on the command line: exactly one of text, image, row and sound.
 
     Args:
         sign: 1, or -1 for what must not be shown.
@@ -26,6 +26,7 @@ class GivenPart:
         image: Path of an image file.
         row: Number of a row.
         weight: Positive weight.
+        sound: Path of a sound file.
     """
 
     sign: int = 1
@@ -33,41 +34,43 @@ class GivenPart:
     image: Path | None = None
     row: int | None = None
     weight: float = 1.0
+    sound: Path | None = None
 
     @property
     def name(self) -> str:
         """The part, for people."""
         if self.text is not None:
             return f'"{self.text}"'
-        return f"row {self.row}" if self.image is None else self.image.name
+        file = self.image or self.sound
+        return f"row {self.row}" if file is None else file.name
 
     def read(self) -> QueryPart:
-        """Return the part of the query; an image file is read.
+        """Return the part of the query; an image file or a sound file is read.
 
         Raises:
             ConfigError: If the file cannot be read.
         """
         from clipkit.search import QueryPart
 
-        try:
-            image = None if self.image is None else self.image.read_bytes()
-        except OSError as error:
-            raise ConfigError(f"--image: {self.image} cannot be read: {error.strerror}") from error
-        return QueryPart(self.sign * self.weight, self.text, image, self.row)
+        weight = self.sign * self.weight
+        image, sound = _content("--image", self.image), _content("--sound", self.sound)
+        return QueryPart(weight, self.text, image, self.row, sound)
 
 
 def add_part_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the positional text, the options of parts, and ``--weight`` of the part before it."""
     parser.add_argument(
         "text", nargs="?", type=_text(1), metavar="TEXT",
-        help="what the images show, such as 'a dog on a beach'",
+        help="what the images show or the sounds are of, such as 'a dog on a beach'",
     )  # fmt: skip
     for option, read, metavar, text in (
         ("--text", _text(1), "TEXT", "a further text"),
         ("--image", _image(1), "FILE", "an image file that the images are like"),
+        ("--sound", _sound(1), "FILE", "a sound file that they are like"),
         ("--row", _row(1), "N", "a row of the collection that the images are like"),
         ("--without", _text(-1), "TEXT", "a text that the images must not show"),
         ("--without-image", _image(-1), "FILE", "an image file that they are not like"),
+        ("--without-sound", _sound(-1), "FILE", "a sound file that they are not like"),
         ("--without-row", _row(-1), "N", "a row that they are not like"),
     ):
         parser.add_argument(
@@ -107,6 +110,18 @@ def _text(sign: int) -> Callable[[str], GivenPart]:
 
 def _image(sign: int) -> Callable[[str], GivenPart]:
     return lambda text: GivenPart(sign, image=given_path(text))
+
+
+def _sound(sign: int) -> Callable[[str], GivenPart]:
+    return lambda text: GivenPart(sign, sound=given_path(text))
+
+
+def _content(option: str, path: Path | None) -> bytes | None:
+    """Read a file; None for none."""
+    try:
+        return None if path is None else path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{option}: {path} cannot be read: {error.strerror}") from error
 
 
 def _row(sign: int) -> Callable[[str], GivenPart]:

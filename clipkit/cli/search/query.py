@@ -14,19 +14,26 @@ from clipkit.cli.search.results import check_result_file, show, with_scores
 from clipkit.errors import ConfigError
 
 if TYPE_CHECKING:
-    from clipkit.search import Searcher
+    from clipkit.search import ExactEngine, Searcher
 
 
 def add_parser(commands: argparse._SubParsersAction[Any]) -> None:
     parser = add_command(
-        commands, run, "query", "find images by texts and images",
-        "Find the images of a collection that are most similar to a query: the weighted sum of the "
-        "embeddings of texts, image files and rows. 'clipkit search query DIR \"at night\" --image "
-        "house.jpg --weight 2 --without people' finds images like house.jpg, but at night and "
-        "without people.",
+        commands, run, "query", "find images or sounds by texts, images and sounds",
+        "Find the images or the sounds of a collection that are most similar to a query: the "
+        "weighted sum of the embeddings of texts, image files, sound files and rows. 'clipkit "
+        "search query DIR \"at night\" --image house.jpg --weight 2 --without people' finds images "
+        "like house.jpg, but at night and without people.",
     )  # fmt: skip
     parser.add_argument("collection", type=given_path, metavar="DIR", help="the collection")
     add_part_arguments(parser)
+    parser.add_argument(
+        "--modality",
+        type=given_text,
+        metavar="NAME",
+        help="what is found: image, or a further modality of the collection, such as sound "
+        "(default: image)",
+    )
     parser.add_argument(
         "--where",
         action="append",
@@ -62,7 +69,10 @@ def add_parser(commands: argparse._SubParsersAction[Any]) -> None:
         "--output", type=given_path, metavar="FILE", help="a .json or .csv file for the results"
     )
     parser.add_argument(
-        "--html", type=given_path, metavar="FILE.html", help="a page with the images"
+        "--html",
+        type=given_path,
+        metavar="FILE.html",
+        help="a page with the images, and with players for sounds",
     )
     add_model_of_collection(parser)
 
@@ -85,22 +95,26 @@ def run(args: argparse.Namespace) -> int:
     parts = given_parts(args)
     if not parts and not args.near_duplicates:
         raise ConfigError(
-            "query: expected a TEXT, --text, --image or --row, got none, such as "
+            "query: expected a TEXT, --text, --image, --sound or --row, got none, such as "
             'clipkit search query DIR "a dog"'
+        )
+    if args.modality not in (None, "image") and not parts:
+        raise ConfigError(
+            f"--modality: expected a query, got --near-duplicates without one, which compares "
+            f"images; leave out --modality {args.modality}"
         )
     check_result_file("--output", args.output)
     for option, path in (("--output", args.output), ("--html", args.html)):
         check_output_file(option, path)
 
-    from clipkit.collection import Collection
-    from clipkit.search import ExactEngine, Searcher
+    from clipkit.search import Searcher
     from clipkit.search.near_duplicates import DEFAULT_MIN_SCORE
 
     if args.near_duplicates and args.min_score is None:
         args.min_score = DEFAULT_MIN_SCORE
     searcher = Searcher(
         args.collection, model=args.model, device=args.device,
-        engine=ExactEngine(Collection(args.collection)) if args.exact else None,
+        engine=_exact_engine(args) if args.exact else None, modality=args.modality,
     )  # fmt: skip
     if parts:
         _show_query(searcher, parts, args)
@@ -109,9 +123,19 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _exact_engine(args: argparse.Namespace) -> ExactEngine:
+    from clipkit.collection import Collection
+    from clipkit.search import ExactEngine
+    from clipkit.search.modalities import searched_modality
+
+    collection = Collection(args.collection)
+    return ExactEngine(collection, modality=searched_modality(collection.info, args.modality))
+
+
 def _show_query(searcher: Searcher, parts: Sequence[GivenPart], args: argparse.Namespace) -> None:
     """Search, and print or write the images."""
     from clipkit.search import RowFilter
+    from clipkit.search.modalities import plural_of
     from clipkit.search.result_page import ResultGroup, write_result_page
 
     result = searcher.search(
@@ -121,17 +145,17 @@ def _show_query(searcher: Searcher, parts: Sequence[GivenPart], args: argparse.N
         min_score=args.min_score,
     )
     scores = {hit.row: hit.score for hit in result.hits}
-    records = with_scores(searcher, scores)
+    records, named = with_scores(searcher, scores), plural_of(searcher.modality)
     if args.html is not None:
         title = ", ".join(("" if part.sign > 0 else "without ") + part.name for part in parts)
         explanation = (
-            f"The {len(records)} most similar of {result.num_candidates:,} images (search: "
+            f"The {len(records)} most similar of {result.num_candidates:,} {named} (search: "
             f"{searcher.engine.description}); numbers in bold are cosine similarities."
         )
         write_result_page(
             args.html, searcher.collection, [ResultGroup("", records)], title, explanation
         )
-    show(records, args)
+    show(records, args, named)
 
 
 def _show_duplicates(searcher: Searcher, args: argparse.Namespace) -> None:

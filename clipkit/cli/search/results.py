@@ -40,11 +40,11 @@ def with_scores(searcher: Searcher, scores: Mapping[int, float]) -> list[dict[st
     ]
 
 
-def show(records: Records, args: argparse.Namespace) -> None:
+def show(records: Records, args: argparse.Namespace, named: str = "images") -> None:
     """Write results to ``--output``, or print them if there is neither a file nor a page."""
     if args.output is not None:
         write_results(args.output, records)
-        print(f"{len(records):,} images: {args.output}")
+        print(f"{len(records):,} {named}: {args.output}")
     if args.html is not None:
         print(f"page: {args.html}")
     if args.output is None and args.html is None:

@@ -27,6 +27,7 @@ def add_rows(
     folder: Path,
     on_progress: Callable[[int, int | None], None],
     block_bytes: int = BLOCK_BYTES,
+    modality: str = "image",
 ) -> None:
     """Add all rows in their order, and write the index into a folder.
 
@@ -36,12 +37,13 @@ def add_rows(
         folder: The folder.
         on_progress: Called with the number of rows that were added, and of all rows.
         block_bytes: Size of the inverted lists that are held in memory.
+        modality: "image", or the name of a further modality.
     """
     total, lists = len(collection), lists_of(index)
     block_rows = total if lists is None else max(1, block_bytes // _row_bytes(index))
     parts: list[Path] = []
     current, first = _empty_copy(index, total > block_rows), 0
-    for start, images in collection.image_tiles(min(_TILE_ROWS, block_rows)):
+    for start, images in collection.tiles(modality, min(_TILE_ROWS, block_rows)):
         if start + len(images) - first > block_rows:
             parts.append(_write(current, folder / f"block-{len(parts)}"))
             current, first = _empty_copy(index, True), start

@@ -25,13 +25,13 @@ from clipkit.search.index.adding import add_rows, needed_bytes
 from clipkit.search.index.engine import FaissEngine
 from clipkit.search.index.faiss_module import faiss_library, lists_of
 from clipkit.search.index.info import (
-    INDEX_FOLDER,
     IndexInfo,
     collection_fingerprint,
+    index_name,
     write_index_info,
 )
 from clipkit.search.index.opening import read_index
-from clipkit.search.index.recall import exact_neighbours, recall_at_10, sample_queries
+from clipkit.search.index.recall import CAPTIONS, exact_neighbours, recall_at_10, sample_queries
 from clipkit.search.index.training import check_structure, new_index, train_index
 from clipkit.search.usable_rows import usable_rows
 
@@ -51,20 +51,23 @@ class BuildOptions:
         num_probes: Number of inverted lists that a query searches; None for the fewest with a
             recall@10 of at least 0.95, of the powers of two.
         seed: Seed of the samples and of the training.
+        modality: What is searched for: "image", or the name of a further modality.
     """
 
     factory: str
     num_probes: int | None = None
     seed: int = 0
+    modality: str = "image"
 
 
 def build_index(
     collection: Collection, options: BuildOptions, on_progress: Progress | None = None
 ) -> IndexInfo:
-    """Build the index of a collection, in its folder ``index``; a previous one is replaced.
+    """Build the index of a collection, in its folder ``index``, or such as ``index-sound``.
 
-    Memory is that of the training sample and of one block of rows. The folder gets its name when it
-    is complete: a build that is killed leaves the previous index as it was.
+    A previous index is replaced. Memory is that of the training sample and of one block of
+    rows. The folder gets its name when it is complete: a build that is killed leaves the
+    previous index as it was.
 
     Args:
         collection: The collection.
@@ -80,10 +83,10 @@ def build_index(
         DataError: If the collection cannot be read.
     """
     check_at_least("num_probes", options.num_probes, 1)
-    usable = usable_rows(collection)
+    usable = usable_rows(collection, options.modality)
     index = new_index(options.factory, collection.info.embedding_dim)
     check_structure(index, options.factory, int(usable.sum()))
-    target = collection.folder / INDEX_FOLDER
+    target = collection.folder / index_name(options.modality)
     with _only_build(target):
         _check_space(collection, index)
         with new_folder(target) as folder:
@@ -100,14 +103,15 @@ def _built(
     folder: Path,
     on_progress: Progress | None,
 ) -> IndexInfo:
-    fingerprint = collection_fingerprint(collection)
+    modality = options.modality
+    fingerprint = collection_fingerprint(collection, modality)
     started = time.perf_counter()
-    train_index(index, collection, usable, options.seed)
+    train_index(index, collection, usable, options.seed, modality)
     trained = time.perf_counter()
-    add_rows(index, collection, folder, on_progress or (lambda *_: None))
+    add_rows(index, collection, folder, on_progress or (lambda *_: None), modality=modality)
     added = time.perf_counter()
     has_lists = lists_of(index) is not None
-    engine = FaissEngine(collection, read_index(folder), 0, options.factory, usable)
+    engine = FaissEngine(collection, read_index(folder), 0, options.factory, usable, modality)
     recall, num_queries = _measured(engine, collection, usable, options, has_lists)
     measured = time.perf_counter()
     return IndexInfo(
@@ -140,13 +144,14 @@ def _measured(
     has_lists: bool,
 ) -> tuple[dict[str, float], int]:
     """Set the number of lists that are searched, and return the recall by kind of query."""
-    queries = sample_queries(collection, usable, NUM_QUERIES, options.seed)
-    exact = exact_neighbours(ExactEngine(collection, usable=usable), queries)
+    modality = options.modality
+    queries = sample_queries(collection, usable, NUM_QUERIES, options.seed, modality)
+    exact = exact_neighbours(ExactEngine(collection, usable=usable, modality=modality), queries)
 
     def measure(num_probes: int) -> dict[str, float]:
         engine.num_probes = num_probes
         return {
-            kind: recall_at_10(engine, queries[kind], exact[kind], has_self=kind == "images")
+            kind: recall_at_10(engine, queries[kind], exact[kind], has_self=kind != CAPTIONS)
             for kind in queries
         }
 
@@ -156,7 +161,7 @@ def _measured(
         recall = measure(min(options.num_probes, engine.num_lists))
     else:
         engine.num_probes, recall = fewest_probes(measure, engine.num_lists)
-    return recall, len(queries["images"])
+    return recall, len(next(iter(queries.values())))
 
 
 def fewest_probes(

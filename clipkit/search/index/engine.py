@@ -45,6 +45,7 @@ class FaissEngine(SearchEngine):
         num_probes: Number of inverted lists that a query searches.
         name: Factory string, for people.
         usable: Rows with an embedding; None to read them from the tables.
+        modality: What is searched for: "image", or the name of a further modality.
 
     Raises:
         DataError: If the index has another size, width or metric than the collection.
@@ -57,8 +58,10 @@ class FaissEngine(SearchEngine):
         num_probes: int,
         name: str,
         usable: RowMask | None = None,
+        modality: str = "image",
     ) -> None:
-        self._exact = ExactEngine(collection, usable=usable)
+        self._exact = ExactEngine(collection, usable=usable, modality=modality)
+        self._modality = modality
         self._collection = collection
         self._index = index
         self._name = name
@@ -170,5 +173,7 @@ class FaissEngine(SearchEngine):
         scores = np.empty(len(rows), dtype=np.float32)
         for start in range(0, len(rows), _TILE_ROWS):
             tile = slice(start, start + _TILE_ROWS)
-            scores[tile] = exact_scores(self._collection.images(rows[tile]), query)
+            scores[tile] = exact_scores(
+                self._collection.embeddings(rows[tile], self._modality), query
+            )
         return scores

@@ -14,7 +14,7 @@ import numpy as np
 from clipkit.atomic_files import FORMER_SUFFIX, write_json
 from clipkit.collection import Collection
 from clipkit.collection.info import INFO_FILE
-from clipkit.collection.shard_files import IMAGES_SUFFIX, TABLE_SUFFIX
+from clipkit.collection.shard_files import TABLE_SUFFIX, suffix_of
 from clipkit.collection.unreadable import unreadable
 from clipkit.errors import DataError
 
@@ -40,7 +40,7 @@ class IndexInfo:
         embedding_dim: Width of an embedding.
         fingerprint: Fingerprint of the collection; see ``collection_fingerprint``.
         recall_at_10: Share of the ten most similar rows that the index finds, by kind of query:
-            "images" are rows of the collection, "captions" their captions.
+            "images" (or "sounds") are rows of the collection, "captions" their captions.
         num_queries: Number of queries of each kind.
         seconds: Time of training, adding and measuring.
         seed: Seed of the samples and of the training.
@@ -64,7 +64,7 @@ class IndexInfo:
         return min(self.recall_at_10.values())
 
 
-def collection_fingerprint(collection: Collection) -> str:
+def collection_fingerprint(collection: Collection, modality: str = "image") -> str:
     """Return a hash of what an index depends on.
 
     It covers ``collection.json``, the sizes of the files with embeddings and tables, and the
@@ -73,10 +73,10 @@ def collection_fingerprint(collection: Collection) -> str:
     digest = hashlib.sha256((collection.folder / INFO_FILE).read_bytes())
     for files in collection.shards:
         base = collection.folder / files.shard.name
-        for suffix in (IMAGES_SUFFIX, TABLE_SUFFIX):
+        for suffix in (suffix_of(modality), TABLE_SUFFIX):
             digest.update(f"{Path(f'{base}{suffix}').stat().st_size}\0".encode())
     rows = np.unique(np.linspace(0, len(collection) - 1, _SAMPLED_ROWS).astype(np.int64))
-    digest.update(collection.images(rows[rows >= 0]).tobytes())
+    digest.update(collection.embeddings(rows[rows >= 0], modality).tobytes())
     return digest.hexdigest()[:_DIGITS]
 
 
@@ -85,26 +85,31 @@ def write_index_info(info: IndexInfo, folder: Path) -> None:
     write_json(folder / INFO_NAME, {"format": _FORMAT, **dataclasses.asdict(info)})
 
 
-def index_folder(collection: Collection) -> Path:
+def index_name(modality: str) -> str:
+    """Return the name of the folder of an index: "index", or such as "index-sound"."""
+    return INDEX_FOLDER if modality == "image" else f"{INDEX_FOLDER}-{modality}"
+
+
+def index_folder(collection: Collection, modality: str = "image") -> Path:
     """Return the folder of the index of a collection, whether it is there or not.
 
     A build that is killed while the new index takes the place of the previous one leaves the latter
     under another name until the next build.
     """
-    folder = collection.folder / INDEX_FOLDER
+    folder = collection.folder / index_name(modality)
     if folder.exists():
         return folder
-    previous = collection.folder.glob(f".{INDEX_FOLDER}.????????{FORMER_SUFFIX}")
+    previous = collection.folder.glob(f".{folder.name}.????????{FORMER_SUFFIX}")
     return next(iter(sorted(previous)), folder)
 
 
-def read_index_info(collection: Collection) -> IndexInfo | None:
+def read_index_info(collection: Collection, modality: str = "image") -> IndexInfo | None:
     """Read ``index.json`` of a collection; None if it has no index.
 
     Raises:
         DataError: If the file is damaged, or of another version.
     """
-    path = index_folder(collection) / INFO_NAME
+    path = index_folder(collection, modality) / INFO_NAME
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -14,22 +14,25 @@ from clipkit.search.index.engine import FaissEngine
 from clipkit.search.index.faiss_module import faiss_library, first_reason, lists_of
 from clipkit.search.index.info import (
     INDEX_FILE,
-    INDEX_FOLDER,
     LISTS_FILE,
     REMEDY,
     IndexInfo,
     collection_fingerprint,
     index_folder,
+    index_name,
     read_index_info,
 )
 
 
-def open_engine(collection: Collection, usable: RowMask | None = None) -> SearchEngine:
+def open_engine(
+    collection: Collection, usable: RowMask | None = None, modality: str = "image"
+) -> SearchEngine:
     """Return the engine of a collection: its index if one was built, else exact search.
 
     Args:
         collection: The collection.
         usable: Rows with an embedding; None to read them from the tables.
+        modality: What is searched for: "image", or the name of a further modality.
 
     Raises:
         DataError: If the index is damaged, or of another state of the collection.
@@ -39,25 +42,27 @@ def open_engine(collection: Collection, usable: RowMask | None = None) -> Search
         >>> open_engine(Collection("collection")).description
         'exact'
     """
-    info = read_index_info(collection)
+    info = read_index_info(collection, modality)
     if info is None:
-        return ExactEngine(collection, usable=usable)
-    check_belongs(info, collection)
-    index = read_index(index_folder(collection))
-    return FaissEngine(collection, index, info.num_probes, info.factory, usable)
+        return ExactEngine(collection, usable=usable, modality=modality)
+    check_belongs(info, collection, modality)
+    index = read_index(index_folder(collection, modality))
+    return FaissEngine(collection, index, info.num_probes, info.factory, usable, modality)
 
 
-def check_belongs(info: IndexInfo, collection: Collection) -> None:
+def check_belongs(info: IndexInfo, collection: Collection, modality: str = "image") -> None:
     """Check that an index is of the collection as it is now.
 
     Raises:
         DataError: If it is not.
     """
-    expected = (len(collection), collection.info.embedding_dim, collection_fingerprint(collection))
+    fingerprint = collection_fingerprint(collection, modality)
+    expected = (len(collection), collection.info.embedding_dim, fingerprint)
     if (info.num_rows, info.embedding_dim, info.fingerprint) != expected:
         raise DataError(
-            f"{collection.folder / INDEX_FOLDER}: the collection has changed since this index was "
-            f"built ({info.num_rows} rows then, {len(collection)} now); {REMEDY}"
+            f"{collection.folder / index_name(modality)}: the collection has changed "
+            f"since this index was built ({info.num_rows} rows then, {len(collection)} now); "
+            f"{REMEDY}"
         )
 
 

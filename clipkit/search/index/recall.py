@@ -10,12 +10,19 @@ from jaxtyping import Float32
 
 from clipkit.collection import Collection
 from clipkit.search.engine import Queries, Ranked, RowMask, SearchEngine
+from clipkit.search.modalities import plural_of
 
 NUM_NEIGHBOURS: Final = 10
+CAPTIONS: Final = "captions"
+"""Queries that are not rows of the collection themselves."""
 
 
 def sample_queries(
-    collection: Collection, usable: RowMask, num_queries: int, seed: int
+    collection: Collection,
+    usable: RowMask,
+    num_queries: int,
+    seed: int,
+    modality: str = "image",
 ) -> dict[str, Queries]:
     """Return random rows and captions of a collection as queries, by kind.
 
@@ -27,14 +34,16 @@ def sample_queries(
         usable: Rows with an embedding.
         num_queries: Number of queries of each kind.
         seed: Seed of the sample.
+        modality: What is searched for: "image", or the name of a further modality.
     """
     rng = np.random.default_rng(seed)
     rows = np.sort(rng.permutation(np.flatnonzero(usable))[:num_queries])
-    queries = {"images": _unit(collection.images(rows).astype(np.float32))}
+    vectors = collection.embeddings(rows, modality).astype(np.float32)
+    queries = {plural_of(modality): _unit(vectors)}
     if collection.info.has_texts:
         texts = _sample_texts(collection, num_queries, rng)
         if len(texts):
-            queries["captions"] = _unit(texts)
+            queries[CAPTIONS] = _unit(texts)
     return {kind: found[np.isfinite(found).all(axis=1)] for kind, found in queries.items()}
 
 

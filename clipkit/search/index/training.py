@@ -68,7 +68,9 @@ def check_structure(index: Any, factory: str, num_rows: int) -> None:
         )
 
 
-def train_index(index: Any, collection: Collection, usable: RowMask, seed: int) -> None:
+def train_index(
+    index: Any, collection: Collection, usable: RowMask, seed: int, modality: str = "image"
+) -> None:
     """Train an index on a random sample of the rows with an embedding.
 
     Raises:
@@ -78,7 +80,8 @@ def train_index(index: Any, collection: Collection, usable: RowMask, seed: int) 
         return
     lists = lists_of(index)
     num_lists = 0 if lists is None else lists.nlist
-    sample = _sample(collection, usable, max(_ROWS_PER_LIST * num_lists, _LEAST_ROWS), seed)
+    num_rows = max(_ROWS_PER_LIST * num_lists, _LEAST_ROWS)
+    sample = _sample(collection, usable, num_rows, seed, modality)
     if lists is not None:
         lists.cp.seed = seed + 1  # FAISS replaces 0 by the time
         lists.cp.min_points_per_centroid = 1  # no warnings on standard error for few rows
@@ -117,10 +120,10 @@ def _train_graph(index: Any, sample: Float32[np.ndarray, "R D"]) -> None:
 
 
 def _sample(
-    collection: Collection, usable: RowMask, num_rows: int, seed: int
+    collection: Collection, usable: RowMask, num_rows: int, seed: int, modality: str
 ) -> Float32[np.ndarray, "R D"]:
     rows = np.flatnonzero(usable)
     if len(rows) > num_rows:
         rows = np.sort(np.random.default_rng(seed).choice(rows, num_rows, replace=False))
-    sample: Float32[np.ndarray, "R D"] = collection.images(rows).astype(np.float32)
+    sample: Float32[np.ndarray, "R D"] = collection.embeddings(rows, modality).astype(np.float32)
     return np.ascontiguousarray(sample[np.isfinite(sample).all(axis=1)])

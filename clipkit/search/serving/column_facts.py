@@ -23,7 +23,12 @@ _HIDDEN: Final = frozenset(
 
 def column_names(collection: Collection) -> list[ColumnName]:
     """Return the columns that filters may name, with the types of the first shard's table."""
-    names = [name for name in (*COLUMNS, *collection.info.columns) if name not in _HIDDEN]
+    info = collection.info
+    hidden = _HIDDEN | {
+        f"{name}_{fact}" for name in info.modalities for fact in ("offset_bytes", "size_bytes")
+    }
+    known = (*COLUMNS, *info.columns, *info.modality_columns)
+    names = [name for name in known if name not in hidden]
     schema = collection.table(names, np.empty(0, dtype=np.int64)).schema
     return [ColumnName(name=name, type=str(schema.field(name).type)) for name in names]
 

@@ -11,6 +11,7 @@ from clipkit.search.records import class_name_of
 from clipkit.search.serving.kept import LeastRecentlyUsed
 
 _COLUMNS: Final = ("key", "captions", "label", "width_pixels", "height_pixels")
+_IMAGE: Final = "image_type"
 
 
 @final
@@ -28,6 +29,8 @@ class KeptRecords:
 
     def __init__(self, collection: Collection, most_bytes: int) -> None:
         self._collection = collection
+        self._sounds = tuple(f"{name}_type" for name in collection.info.modalities)
+        self._read = (*_COLUMNS, _IMAGE, *self._sounds)
         self._parts: LeastRecentlyUsed[tuple[int, int], tuple[int, Any]] = LeastRecentlyUsed(
             most_bytes, lambda part: int(part[1].nbytes)
         )
@@ -37,7 +40,7 @@ class KeptRecords:
 
         Returns:
             For each row ``row``, ``key``, ``captions``, ``label``, ``class_name``,
-            ``width_pixels`` and ``height_pixels``.
+            ``width_pixels``, ``height_pixels``, ``has_image`` and ``has_sound``.
 
         Raises:
             DataError: If there is no such row, or a table is missing or damaged.
@@ -49,11 +52,16 @@ class KeptRecords:
         part = shard, position // ROW_GROUP_ROWS
         found = self._parts.get(part)
         if found is None:
-            found = self._collection.shards[shard].row_group(_COLUMNS, position)
+            found = self._collection.shards[shard].row_group(self._read, position)
             self._parts.put(part, found)
         first, table = found
         if not first <= position < first + len(table):  # a file with other parts
-            first, table = self._collection.shards[shard].row_group(_COLUMNS, position)
-        record = {name: table.column(name)[position - first].as_py() for name in _COLUMNS}
-        name = class_name_of(self._collection.info, record["label"])
-        return {"row": row, "class_name": name, **record}
+            first, table = self._collection.shards[shard].row_group(self._read, position)
+        values = {name: table.column(name)[position - first].as_py() for name in self._read}
+        return {
+            "row": row,
+            "class_name": class_name_of(self._collection.info, values["label"]),
+            **{name: values[name] for name in _COLUMNS},
+            "has_image": values[_IMAGE] is not None,
+            "has_sound": any(values[name] is not None for name in self._sounds),
+        }

@@ -11,6 +11,7 @@ import numpy as np
 
 from clipkit.collection import Collection, CollectionImages
 from clipkit.models import DualEncoder
+from clipkit.search.modalities import searched_modality
 from clipkit.search.searcher import Searcher
 from clipkit.search.serving.options import ServeOptions
 from clipkit.search.serving.service import Service
@@ -46,12 +47,27 @@ def load_service(
     searcher = Searcher(folder, encoder, model=options.model, device=options.device)
     report(_MODEL_FROM, f"loading the model {searcher.collection.info.model}")
     searcher.encoder.load()
+    others = _others(searcher, folder)
     _read_vectors(searcher.collection, report)
     report(_WARM_FROM, "searching for the first time")
-    service = Service(searcher, CollectionImages(searcher.collection).read, options.limits)
-    query = searcher.encoder.texts(["a photo"])
-    searcher.engine.search(query / np.linalg.norm(query), 1, searcher.masks.mask(()))
+    service = Service(searcher, CollectionImages(searcher.collection).read, options.limits, others)
+    query = np.zeros((1, searcher.collection.info.embedding_dim), dtype=np.float32)
+    query[0, 0] = 1
+    if "text" in searcher.encoder.load().towers:
+        query = searcher.encoder.texts(["a photo"])  # the tokenizer is loaded
+    for each in (searcher, *others):
+        each.engine.search(query / np.linalg.norm(query), 1, each.masks.mask(()))
     return service
+
+
+def _others(searcher: Searcher, folder: Path | str) -> list[Searcher]:
+    """Return searchers for the further modalities of which there is an embedding."""
+    collection, model = searcher.collection, searcher.encoder.load()
+    return [
+        Searcher(folder, model, modality=name)
+        for name in collection.info.modalities
+        if name != searcher.modality and collection.embedded_rows(name).any()
+    ]
 
 
 def _read_vectors(collection: Collection, report: Report) -> None:
@@ -60,7 +76,8 @@ def _read_vectors(collection: Collection, report: Report) -> None:
     if total > _MEMORY_SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"):
         return  # the first would be dropped before the last are read
     done = 0
-    for _, images in collection.image_tiles():
+    kind = searched_modality(collection.info, None)
+    for _, images in collection.tiles(kind):
         np.asarray(images).reshape(-1).view(np.uint8)[::_PAGE_BYTES].max(initial=0)
         done += images.nbytes
         share = done / max(total, 1)

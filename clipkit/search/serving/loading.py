@@ -86,6 +86,7 @@ class Loading:
             columns=[] if service is None else service.columns,
             class_names=list(info.class_names),
             num_classes=len(info.class_names),
+            modalities=[] if service is None else list(service.searchers),
         )
 
     def service(self) -> Service:

@@ -19,8 +19,9 @@ class Limits:
     """Limits of requests, which bound memory and time whatever clients send.
 
     Args:
-        upload_bytes: Largest size of an uploaded image file.
+        upload_bytes: Largest size of an uploaded image or sound file.
         upload_pixels: Largest number of pixels of an uploaded image.
+        upload_seconds: Largest duration of an uploaded sound.
         uploads_at_once: Number of uploads that are received and decoded at a time.
         kept_uploads: Number of uploads whose embeddings are kept; the least recently used are
             removed.
@@ -38,6 +39,7 @@ class Limits:
 
     upload_bytes: int = 20_000_000
     upload_pixels: int = 50_000_000
+    upload_seconds: float = 600.0
     uploads_at_once: int = 8
     kept_uploads: int = 256
     body_bytes: int = 262_144

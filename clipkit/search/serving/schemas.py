@@ -80,14 +80,18 @@ class StatusAnswer(Answer):
     columns: list[ColumnName]
     class_names: list[str] = Field(description="Name of each class by its number.")
     num_classes: int
+    modalities: list[str] = Field(description="What can be searched for, such as image or sound.")
 
 
 class UploadAnswer(Answer):
-    """An uploaded image, which is embedded."""
+    """An uploaded image or sound, which is embedded."""
 
     upload: Upload
-    width_pixels: int
-    height_pixels: int
+    width_pixels: int | None = Field(description="Null for a sound.")
+    height_pixels: int | None = Field(description="Null for a sound.")
+    seconds: float | None = Field(
+        description="Duration of a sound; null for an image, and if the file does not say."
+    )
 
 
 class TextPart(RequestBody):
@@ -98,14 +102,17 @@ class TextPart(RequestBody):
 
 
 class UploadPart(RequestBody):
-    """An uploaded image as a part of a query."""
+    """An uploaded image or sound as a part of a query."""
 
     weight: Weight = 1.0
     upload: Upload
 
 
 class RowPart(RequestBody):
-    """An image of the collection as a part of a query; it is not among the results."""
+    """A row of the collection as a part of a query; it is not among the results.
+
+    It is its image, or what is searched for.
+    """
 
     weight: Weight = 1.0
     row: Row
@@ -141,10 +148,13 @@ class SearchRequest(RequestBody):
     num_results: Annotated[Integer, Field(ge=1, le=MAX_RESULTS)] = 50
     offset: Annotated[Integer, Field(ge=0, le=MAX_OFFSET)] = 0
     min_score: Annotated[float, Field(ge=-1, le=1)] | None = None
+    modality: Annotated[str, Field(min_length=1, max_length=100)] | None = Field(
+        None, description="What is searched for, such as sound; null for images if there are any."
+    )
 
 
 class SearchHit(Answer):
-    """An image that was found."""
+    """An image or a sound that was found."""
 
     row: int
     score: float = Field(description="Cosine similarity of the image and the query.")
@@ -154,6 +164,8 @@ class SearchHit(Answer):
     class_name: Shown | None
     width_pixels: int | None
     height_pixels: int | None
+    has_image: bool
+    has_sound: bool
 
 
 class SearchAnswer(Answer):
@@ -226,6 +238,8 @@ class ImageAnswer(Answer):
         description="Values of the further columns."
     )
     shard: str
+    has_image: bool
+    has_sound: bool
 
 
 class ValueCount(Answer):

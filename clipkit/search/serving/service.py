@@ -8,6 +8,7 @@ from typing import Any, Final, final
 
 import numpy as np
 
+from clipkit.collection import CollectionFiles
 from clipkit.collection.info import CollectionInfo
 from clipkit.errors import ClipkitError, SampleError
 from clipkit.search.collection_map import MAX_POINTS, MapPoints, evenly_spread, map_collection
@@ -40,10 +41,15 @@ class Service:
         searcher: Searches in the collection.
         read_image: Reads the image file of a row.
         limits: Bounds of memory and time.
+        others: Searchers for further modalities of the same collection.
     """
 
     def __init__(
-        self, searcher: Searcher, read_image: Callable[[int], bytes], limits: Limits
+        self,
+        searcher: Searcher,
+        read_image: Callable[[int], bytes],
+        limits: Limits,
+        others: Sequence[Searcher] = (),
     ) -> None:
         self.searcher = searcher
         self.collection = searcher.collection
@@ -54,12 +60,15 @@ class Service:
         self._images = WorkPool("images", limits.threads, limits.waiting)
         self._tables = WorkPool("tables", limits.threads, limits.waiting)
         self._slow = WorkPool("summaries", 1, limits.waiting)
-        self._search = VectorSearch(searcher, limits.waiting)
+        self.searchers = {each.modality: each for each in (searcher, *others)}
+        self._searches = {
+            name: VectorSearch(each, limits.waiting) for name, each in self.searchers.items()
+        }
+        self._sounds = {
+            name: CollectionFiles(self.collection, name) for name in self.info.modalities
+        }
         self._embedder = Embedder(searcher.encoder, limits.waiting)
-        self.uploads = Uploads(
-            searcher.encoder, self._embedder, self._images, limits.upload_pixels,
-            limits.kept_uploads,
-        )  # fmt: skip
+        self.uploads = Uploads(searcher.encoder, self._embedder, self._images, limits)
         scale = float(searcher.encoder.load().logit_scale.detach())
         self.labels = Labels(self._embedder, self.info, scale)
         self._records = KeptRecords(searcher.collection, limits.table_bytes)
@@ -75,16 +84,21 @@ class Service:
         """Return the unit-norm embeddings of texts."""
         return await self._embedder.texts(texts)
 
-    async def row_vector(self, row: int) -> Vector:
-        """Return the embedding of an image of the collection.
+    async def row_vector(self, row: int, modality: str | None = None) -> Vector:
+        """Return the embedding of a row of the collection.
+
+        Args:
+            row: Its number.
+            modality: What is embedded; None for the searcher's own.
 
         Raises:
             HttpError: 404 if there is no such row, 422 if it has no embedding.
         """
         self.check_row(row)
-        if not self.searcher.masks.usable[row]:
+        modality = modality or self.searcher.modality
+        if not self.searchers[modality].masks.usable[row]:
             raise HttpError(422, f"row: expected one with an embedding, got {row}, which has none")
-        rows = await self._tables.run(self.collection.images, np.array([row]))
+        rows = await self._tables.run(self.collection.embeddings, np.array([row]), modality)
         vector: Vector = rows[0].astype(np.float32)
         return vector
 
@@ -95,6 +109,7 @@ class Service:
         filters: tuple[RowFilter, ...],
         without: frozenset[int],
         num_results: int,
+        modality: str | None = None,
     ) -> SearchResult:
         """Return the rows that are most similar to a weighted sum; see ``Searcher.search``.
 
@@ -105,7 +120,18 @@ class Service:
         if 0 in weights:
             raise HttpError(422, "weight: expected a number other than 0, got 0; omit the part")
         query = combined(np.stack(vectors), weights)
-        return await self._search.run(VectorQuery(query, filters, without, num_results))
+        search = self._searches[modality or self.searcher.modality]
+        return await search.run(VectorQuery(query, filters, without, num_results))
+
+    def check_modality(self, modality: str | None) -> None:
+        """Refuse what cannot be searched for.
+
+        Raises:
+            HttpError: 422.
+        """
+        if modality is not None and modality not in self.searchers:
+            known = ", ".join(self.searchers)
+            raise HttpError(422, f"modality: expected one of {known}, got {modality!r}")
 
     async def records(self, rows: Sequence[int]) -> list[dict[str, Any]]:
         """Return what the page shows of results; see ``KeptRecords``."""
@@ -156,6 +182,15 @@ class Service:
         self.check_row(row)
         return await self._images.run(self._image, row)
 
+    async def sound(self, row: int) -> bytes:
+        """Return the sound file of a row, as it is in the shard.
+
+        Raises:
+            HttpError: 404 if there is no such row, or it has no sound that can be read.
+        """
+        self.check_row(row)
+        return await self._images.run(self._sound, row)
+
     async def thumbnail(self, row: int, longer_side: int) -> bytes:
         """Return a small JPEG of the image of a row.
 
@@ -181,14 +216,24 @@ class Service:
 
     def close(self) -> None:
         """Drop the work that waits."""
-        for part in (self._images, self._tables, self._slow, self._search, self._embedder):
+        for part in (self._images, self._tables, self._slow, self._embedder):
             part.close()
+        for search in self._searches.values():
+            search.close()
 
     def _image(self, row: int) -> bytes:
         try:
             return self._read_image(row)
         except (ClipkitError, OSError) as error:
             raise HttpError(404, f"image of row {row}: cannot be read: {error}") from error
+
+    def _sound(self, row: int) -> bytes:
+        for files in self._sounds.values():  # towers for sounds read the same file
+            try:
+                return files.read(row)
+            except (ClipkitError, OSError) as error:
+                raise HttpError(404, f"sound of row {row}: cannot be read: {error}") from error
+        raise HttpError(404, f"sound of row {row}: the collection has no sounds")
 
     def _thumbnail(self, row: int, longer_side: int) -> bytes:
         try:

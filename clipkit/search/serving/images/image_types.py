@@ -1,17 +1,19 @@
-"""Types of image files by their first bytes, whatever their names say."""
+"""Types of image and sound files by their first bytes, whatever their names say."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Final
 
+from clipkit.data.audio.formats import LEAST_HEADER_BYTES, sound_kind
+
 
 @dataclass(frozen=True, slots=True)
 class ImageType:
-    """A type of image files that can hold no script.
+    """A type of image or sound files that can hold no script.
 
     Args:
-        name: Name of the format in Pillow.
+        name: Name of the format in Pillow, or of sounds as ``sound_kind`` returns it.
         media_type: Value of ``Content-Type``.
         suffix: Suffix of file names.
     """
@@ -40,6 +42,25 @@ _STARTS: Final = (
 
 IMAGE_TYPES: Final = (_JPEG, _PNG, _GIF, _WEBP, _BMP, _TIFF)
 """Types that are accepted and served. SVG is not among them: it can hold scripts."""
+
+SOUND_TYPES: Final = (
+    ImageType("wav", "audio/wav", ".wav"),
+    ImageType("flac", "audio/flac", ".flac"),
+    ImageType("ogg", "audio/ogg", ".ogg"),
+    ImageType("mp3", "audio/mpeg", ".mp3"),
+)
+"""Types of sounds that are accepted and served."""
+
+
+def sound_type(content: bytes) -> ImageType | None:
+    """Return the type of a sound file; None for anything else.
+
+    Examples:
+        >>> sound_type(b"fLaC" + bytes(12)).media_type
+        'audio/flac'
+    """
+    kind = sound_kind(content[:LEAST_HEADER_BYTES])
+    return next((each for each in SOUND_TYPES if each.name == kind), None)
 
 
 def image_type(content: bytes) -> ImageType | None:

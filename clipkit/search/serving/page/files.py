@@ -14,6 +14,7 @@ CONTENT_SECURITY_POLICY: Final = "; ".join(
         "script-src 'self'",
         "style-src 'self'",
         "img-src 'self' blob:",  # blob: is the preview of an image before it is uploaded
+        "media-src 'self' blob:",
         "connect-src 'self'",
         "form-action 'self'",
         "base-uri 'none'",
@@ -28,10 +29,10 @@ The browser refuses scripts and styles inside the markup, and every request to a
 _PAGES: Final = ("index.html", "token.html", "icon.svg")
 _STYLES: Final = ("app.css", "query.css", "results.css", "detail.css", "map.css")
 _SCRIPTS: Final = (
-    "api.js", "app.js", "camera.js", "detail.js", "dom.js", "drawing.js", "filters.js",
+    "api.js", "app.js", "camera.js", "detail.js", "dom.js", "drawing.js", "filters.js", "find.js",
     "gestures.js", "keyboard.js", "labels.js", "legend.js", "map.js", "near.js", "notice.js",
-    "parts.js", "query.js", "results.js", "start.js", "state.js", "status.js", "theme.js",
-    "upload.js", "views.js",
+    "parts.js", "query.js", "results.js", "sound.js", "start.js", "state.js", "status.js",
+    "theme.js", "upload.js", "views.js",
 )  # fmt: skip
 _MEDIA_TYPES: Final = {
     "html": "text/html; charset=utf-8",

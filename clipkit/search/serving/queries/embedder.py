@@ -1,4 +1,4 @@
-"""Embed texts and images of many clients with one model: one forward pass at a time, in batches."""
+"""Embed texts, images and sounds of many clients with one model, in batches, one at a time."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Final, final
 import numpy as np
 from jaxtyping import Float32
 
+from clipkit.mel import Spectrogram
 from clipkit.search.query_encoder import Pixels, QueryEncoder
 from clipkit.search.serving.kept import LeastRecentlyUsed
 from clipkit.search.serving.work import Batcher, DaemonThreads
@@ -20,14 +21,14 @@ _KEPT_TEXTS: Final = 4096
 
 @final
 class Embedder:
-    """Embeds texts and images for concurrent requests.
+    """Embeds texts, images and sounds for concurrent requests.
 
-    Texts and images that wait are embedded in one forward pass per tower. Embeddings of the last
+    Those that wait are embedded in one forward pass per tower. Embeddings of the last
     texts are kept.
 
     Args:
         encoder: The model.
-        waiting: Number of texts, and of images, that may wait.
+        waiting: Number of texts, of images, and of sounds that may wait.
     """
 
     def __init__(self, encoder: QueryEncoder, waiting: int) -> None:
@@ -39,6 +40,9 @@ class Embedder:
         )
         self._images: Batcher[Pixels, Vector] = Batcher(
             "the image tower", self._embed_images, self._thread, _MOST_IMAGES, waiting
+        )
+        self._sounds: Batcher[Spectrogram, Vector] = Batcher(
+            "the sound tower", self._embed_sounds, self._thread, _MOST_IMAGES, waiting
         )
 
     async def texts(self, texts: Sequence[str]) -> list[Vector]:
@@ -72,6 +76,14 @@ class Embedder:
         """
         return await self._images.run(pixels)
 
+    async def sound(self, spectrogram: Spectrogram) -> Vector:
+        """Return the unit-norm embedding of a sound; see ``QueryEncoder.spectrogram``.
+
+        Raises:
+            HttpError: 503 if too many sounds wait.
+        """
+        return await self._sounds.run(spectrogram)
+
     def close(self) -> None:
         """Drop what waits; what runs ends by itself."""
         self._thread.shutdown(cancel_futures=True)
@@ -86,3 +98,6 @@ class Embedder:
 
     def _embed_images(self, pixels: Sequence[Pixels]) -> list[Vector]:
         return list(self._encoder.images(pixels))
+
+    def _embed_sounds(self, spectrograms: Sequence[Spectrogram]) -> list[Vector]:
+        return list(self._encoder.sounds(spectrograms))

@@ -1,4 +1,4 @@
-"""``GET /api/images/...``: what is known of an image, its thumbnail, its file."""
+"""``GET /api/images/...``: what is known of a sample, its thumbnail, its image and its sound."""
 
 from __future__ import annotations
 
@@ -9,7 +9,12 @@ from fastapi.responses import Response
 
 from clipkit.search.serving.failures import HttpError, documented
 from clipkit.search.serving.images.decoding import THUMBNAIL_SIZES, thumbnail_size
-from clipkit.search.serving.images.image_types import IMAGE_TYPES, image_type
+from clipkit.search.serving.images.image_types import (
+    IMAGE_TYPES,
+    SOUND_TYPES,
+    image_type,
+    sound_type,
+)
 from clipkit.search.serving.loading import CurrentService
 from clipkit.search.serving.schemas import MAX_ROW, ImageAnswer
 
@@ -37,11 +42,14 @@ async def get_image(row: RowNumber, service: CurrentService) -> ImageAnswer:
     """Return all that is known of an image."""
     record = await service.record(row)
     shard, _ = service.collection.locate(row)
+    sounds = [f"{name}_type" for name in service.info.modalities]
     return ImageAnswer(
         **{name: record[name] for name in _FACTS - {"captions"}},
         captions=record["captions"] or [],
         columns={name: record[name] for name in service.info.columns},
         shard=service.info.shards[shard].name,
+        has_image=record["image_type"] is not None,
+        has_sound=any(record[name] is not None for name in sounds),
     )
 
 
@@ -87,6 +95,30 @@ async def get_file(row: RowNumber, service: CurrentService, request: Request) ->
     if kind is None:
         names = ", ".join(each.name for each in IMAGE_TYPES)
         raise HttpError(415, f"image of row {row}: expected {names}, got a file of no such type")
+    headers["Content-Disposition"] = f'inline; filename="{row}{kind.suffix}"'
+    headers["Content-Security-Policy"] = _NO_SCRIPTS
+    return Response(content, media_type=kind.media_type, headers=headers)
+
+
+@router.get(
+    "/{row}/sound",
+    response_class=Response,
+    responses={
+        **documented(404, 415, 422),
+        **_binary(*(each.media_type for each in SOUND_TYPES)),
+    },
+)
+async def get_sound(row: RowNumber, service: CurrentService, request: Request) -> Response:
+    """Return the original sound file of a sample."""
+    headers = {"ETag": f'"{service.tag}-{row}-sound"', "Cache-Control": _CACHED}
+    service.check_row(row)
+    if request.headers.get("if-none-match") == headers["ETag"]:
+        return Response(status_code=304, headers=headers)
+    content = await service.sound(row)
+    kind = sound_type(content)
+    if kind is None:
+        names = ", ".join(each.name for each in SOUND_TYPES)
+        raise HttpError(415, f"sound of row {row}: expected {names}, got a file of no such type")
     headers["Content-Disposition"] = f'inline; filename="{row}{kind.suffix}"'
     headers["Content-Security-Policy"] = _NO_SCRIPTS
     return Response(content, media_type=kind.media_type, headers=headers)

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Body, Request
 from clipkit.search.row_filter import RowFilter
 from clipkit.search.searcher import Hit
 from clipkit.search.serving.failures import documented
-from clipkit.search.serving.images.image_types import IMAGE_TYPES
+from clipkit.search.serving.images.image_types import IMAGE_TYPES, SOUND_TYPES
 from clipkit.search.serving.loading import CurrentService
 from clipkit.search.serving.queries.embedder import Vector
 from clipkit.search.serving.schemas import (
@@ -30,12 +30,12 @@ from clipkit.search.serving.schemas import (
 )
 from clipkit.search.serving.service import Service
 
-_IMAGE_BODY: Final = {
+_FILE_BODY: Final = {
     "requestBody": {
         "required": True,
         "content": {
             each.media_type: {"schema": {"type": "string", "format": "binary"}}
-            for each in IMAGE_TYPES
+            for each in (*IMAGE_TYPES, *SOUND_TYPES)
         },
     }
 }
@@ -43,25 +43,30 @@ _IMAGE_BODY: Final = {
 router = APIRouter(prefix="/api")
 
 
-@router.post("/uploads", responses=documented(415, 422, 429), openapi_extra=_IMAGE_BODY)
-async def upload_image(request: Request, service: CurrentService) -> UploadAnswer:
-    """Embed an image file, the body of the request, for use as a part of queries."""
+@router.post("/uploads", responses=documented(415, 422, 429), openapi_extra=_FILE_BODY)
+async def upload_file(request: Request, service: CurrentService) -> UploadAnswer:
+    """Embed an image or a sound file, the body of the request, for use as a part of queries."""
     kept = await service.uploads.add(await request.body())
     return UploadAnswer(
-        upload=kept.name, width_pixels=kept.width_pixels, height_pixels=kept.height_pixels
+        upload=kept.name,
+        width_pixels=kept.width_pixels,
+        height_pixels=kept.height_pixels,
+        seconds=kept.seconds,
     )
 
 
 @router.post("/search", responses=documented(404, 415, 422))
 async def search(wanted: SearchRequest, service: CurrentService) -> SearchAnswer:
-    """Return the images that are most similar to a query."""
+    """Return the images or sounds that are most similar to a query."""
     started = time.perf_counter()
+    service.check_modality(wanted.modality)
     found = await service.search(
-        await _vectors(wanted.parts, service),
+        await _vectors(wanted.parts, service, wanted.modality),
         [part.weight for part in wanted.parts],
         tuple(_row_filter(each) for each in wanted.filters),
         frozenset(part.row for part in wanted.parts if isinstance(part, RowPart)),
         wanted.offset + wanted.num_results,
+        wanted.modality,
     )
     least = -1.0 if wanted.min_score is None else wanted.min_score
     hits = [
@@ -87,14 +92,14 @@ async def score_labels(
     return LabelsAnswer(labels=await service.labels.scores(vector, wanted.labels))
 
 
-async def _vectors(parts: Sequence[Part], service: Service) -> list[Vector]:
+async def _vectors(parts: Sequence[Part], service: Service, modality: str | None) -> list[Vector]:
     """Return the embedding of each part of a query."""
     texts = [part.text for part in parts if isinstance(part, TextPart)]
     of_text = iter(await service.texts(texts))
     vectors = []
     for part in parts:
         if isinstance(part, RowPart):
-            vectors.append(await service.row_vector(part.row))
+            vectors.append(await service.row_vector(part.row, modality))
         elif isinstance(part, UploadPart):
             vectors.append(service.uploads.get(part.upload).vector)
         else:

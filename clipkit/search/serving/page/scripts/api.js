@@ -46,7 +46,7 @@ export const search = (query, signal) => send("/api/search", query, signal);
 export const fetchLabels = (image, labels, signal) =>
   send("/api/labels", { ...image, labels }, signal);
 
-/** Send an image file; the answer has its id, width and height. */
+/** Send an image or a sound file; the answer has its id, and the width of an image. */
 export const upload = (file, signal) =>
   request("/api/uploads", {
     method: "POST",
@@ -57,4 +57,5 @@ export const upload = (file, signal) =>
 
 export const thumbnailUrl = (row, sizePixels = 256) =>
   `/api/images/${row}/thumbnail?size_pixels=${sizePixels}`;
+export const soundUrl = (row) => `/api/images/${row}/sound`;
 export const fileUrl = (row) => `/api/images/${row}/file`;

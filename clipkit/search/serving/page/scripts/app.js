@@ -1,6 +1,7 @@
 // Starts the parts of the page. The state is read last, so that all of them see it.
 import { startDetail } from "./detail.js";
 import { startFilters } from "./filters.js";
+import { startFind } from "./find.js";
 import { startKeyboard } from "./keyboard.js";
 import { startMap } from "./map.js";
 import { startQuery } from "./query.js";
@@ -15,6 +16,7 @@ startViews();
 startQuery();
 startUpload();
 startFilters();
+startFind();
 startDetail();
 startMap();
 start();

@@ -5,9 +5,10 @@ import { columnName } from "./filters.js";
 import { labelsPanel } from "./labels.js";
 import { addPart, searchSimilar } from "./parts.js";
 import { neighbourOf } from "./results.js";
+import { player, playerOf } from "./sound.js";
 import { onChange, state, update } from "./state.js";
 import { whenReady } from "./status.js";
-import { previewOf } from "./upload.js";
+import { isSound, previewOf } from "./upload.js";
 
 let wasOpenedHere = false; // so that closing is a step back in the history
 let request = null;
@@ -45,9 +46,11 @@ export async function openUpload(id) {
   const { class_names: classNames } = await whenReady();
   const dialog = one("#detail");
   const preview = previewOf(id);
-  const side = make("div", { className: "side" }, header("Your image", null));
+  const name = isSound(id) ? "Your sound" : "Your image";
+  const side = make("div", { className: "side" }, header(name, null));
   side.append(labelsPanel({ upload: id }, classNames.length));
-  dialog.replaceChildren(figure(preview, "Your image"), side);
+  const shown = isSound(id) && preview ? make("figure", {}, playerOf(preview, name)) : null;
+  dialog.replaceChildren(shown ?? figure(preview, name), side);
   dialog.showModal();
 }
 
@@ -66,6 +69,7 @@ async function show(dialog, row) {
   try {
     const [status, record] = await Promise.all([whenReady(), fetchImage(row, request.signal)]);
     if (state.image !== row) return;
+    if (!record.has_image && record.has_sound) one("figure", dialog).replaceChildren();
     fill(side, row, record, status);
     one("figure img", dialog)?.setAttribute("alt", record.captions[0] ?? record.key);
     announce(`Image ${row}: ${record.captions[0] ?? record.key}`);
@@ -134,6 +138,7 @@ function fill(side, row, record, status) {
   if (captions.length)
     side.append(make("ul", { className: "captions", "aria-label": "Captions" }, ...captions));
   else side.append(make("p", { className: "note" }, "The image has no caption."));
+  if (record.has_sound) side.append(player(row, record.captions[0] ?? record.key));
   side.append(
     make(
       "div",

@@ -4,7 +4,7 @@ import { openUpload } from "./detail.js";
 import { button, ICONS, make, one } from "./dom.js";
 import { addPart } from "./parts.js";
 import { onChange, state, update } from "./state.js";
-import { previewOf } from "./upload.js";
+import { isSound, previewOf } from "./upload.js";
 
 const MAX_WEIGHT = 2;
 const STEP = 0.1;
@@ -55,7 +55,8 @@ function showParts(parts) {
 
 function nameOf({ kind, value }) {
   if (kind === "text") return `“${value}”`;
-  return kind === "row" ? `image ${value}` : "your image";
+  if (kind === "row") return `image ${value}`;
+  return isSound(value) ? "your sound" : "your image";
 }
 
 function chip(part, index) {
@@ -110,9 +111,10 @@ function chip(part, index) {
 function subject({ kind, value }, name) {
   if (kind === "text") return make("span", { className: "chip-text", title: value }, value);
   const source = kind === "row" ? thumbnailUrl(value, 64) : previewOf(value);
-  const image = source
+  const hears = kind === "upload" && isSound(value);
+  const image = source && !hears
     ? make("img", { src: source, alt: "", width: 36, height: 36 })
-    : make("span", {}, "image");
+    : make("span", {}, hears ? "sound" : "image");
   const open = () => (kind === "row" ? update({ image: value }) : openUpload(value));
   const node = make(
     "button",

@@ -3,6 +3,7 @@ import { search, thumbnailUrl } from "./api.js";
 import { announce, button, formatNumber, ICONS, make, one } from "./dom.js";
 import { hideNotice, showNotice } from "./notice.js";
 import { searchSimilar } from "./parts.js";
+import { player } from "./sound.js";
 import { hasQuery, isSameQuery, onChange, state, toHash, update } from "./state.js";
 import { showNoResults, showStart } from "./start.js";
 import { whenReady } from "./status.js";
@@ -106,22 +107,24 @@ async function fetchPage(offset) {
 function body(offset) {
   const parts = state.parts.map(({ kind, value, weight }) => ({ weight, [kind]: value }));
   if (state.text) parts.unshift({ weight: 1, text: state.text });
-  return { parts, filters: state.filters, num_results: PAGE_SIZE, offset };
+  const wanted = state.find ? { modality: state.find } : {};
+  return { parts, filters: state.filters, num_results: PAGE_SIZE, offset, ...wanted };
 }
 
 function advice(error) {
   const hasUpload = state.parts.some(({ kind }) => kind === "upload");
   if (error.status === 404 && hasUpload) {
-    return "The server no longer has the uploaded image. Remove it from the query, then drop the file again.";
+    return "The server no longer has the uploaded file. Remove it from the query, then drop the file again.";
   }
   return error.message;
 }
 
 function showSummary({ num_candidates: numCandidates, seconds }) {
-  const images = numCandidates === 1 ? "image" : "images";
+  const name = state.find || "image";
+  const named = numCandidates === 1 ? name : `${name}s`;
   one("#summary").textContent = numCandidates
-    ? `${formatNumber(numCandidates)} ${images} compared in ${formatNumber(Math.max(1, Math.round(1000 * seconds)))} ms`
-    : "No image passes the filters";
+    ? `${formatNumber(numCandidates)} ${named} compared in ${formatNumber(Math.max(1, Math.round(1000 * seconds)))} ms`
+    : `No ${name} passes the filters`;
   if (results.hits.length === 0) showNoResults(state);
 }
 
@@ -161,7 +164,9 @@ function card(hit) {
       "data-row": hit.row,
       tabindex: -1,
     },
-    frame(hit.row, ""),
+    hit.has_image || !hit.has_sound
+      ? frame(hit.row, "")
+      : make("span", { className: "frame" }, make("span", { className: "broken" }, "Sound")),
     make("span", { className: "caption", title: caption, dir: "auto" }, caption),
     make(
       "span",
@@ -186,7 +191,8 @@ function card(hit) {
     },
     () => searchSimilar(hit.row),
   );
-  return make("li", { className: "cell" }, link, similar);
+  const sound = hit.has_sound ? player(hit.row, caption) : null;
+  return make("li", { className: "cell" }, link, similar, sound);
 }
 
 /** Create a square with the thumbnail of an image. */

@@ -9,9 +9,16 @@ export const MAX_PARTS = 15; // and the text of the search field
 const MAX_FILTERS = 20;
 const MAX_TEXT = 1000;
 
-export const EMPTY = Object.freeze({ text: "", parts: [], filters: [], view: "grid", image: null });
+export const EMPTY = Object.freeze({
+  text: "",
+  parts: [],
+  filters: [],
+  find: "",
+  view: "grid",
+  image: null,
+});
 
-/** The current state. `parts` are {kind: "text" | "row" | "upload", value, weight}. */
+/** The current state. `find` is a modality, "" for the first; `parts` are {kind: "text" | "row" | "upload", value, weight}. */
 export let state = EMPTY;
 
 /**
@@ -41,7 +48,7 @@ export function start() {
 
 /** Return whether the same images are searched for. */
 export function isSameQuery(a, b) {
-  const key = ({ text, parts, filters }) => JSON.stringify([text, parts, filters]);
+  const key = ({ text, parts, filters, find }) => JSON.stringify([text, parts, filters, find]);
   return key(a) === key(b);
 }
 
@@ -58,6 +65,7 @@ export function toHash(next) {
   for (const { column, operator, value } of next.filters) {
     values.append("filter", `${escapeName(column)}${operator}${value}`);
   }
+  if (next.find) values.append("find", next.find);
   if (next.view !== "grid") values.append("view", next.view);
   if (next.image !== null) values.append("image", next.image);
   const text = values.toString();
@@ -72,6 +80,7 @@ export function fromHash(hash) {
     text: (values.get("q") ?? "").slice(0, MAX_TEXT),
     parts: values.getAll("part").map(readPart).filter(Boolean).slice(0, MAX_PARTS),
     filters: values.getAll("filter").map(readFilter).filter(Boolean).slice(0, MAX_FILTERS),
+    find: (values.get("find") ?? "").slice(0, 100),
     view: values.get("view") === "map" ? "map" : "grid",
     image: image !== null && /^\d{1,15}$/.test(image) ? Number(image) : null,
   };

@@ -1,13 +1,15 @@
-// Images as queries: a file that is picked, dropped anywhere on the page, or pasted.
+// Images and sounds as queries: a file that is picked, dropped anywhere on the page, or pasted.
 import { upload } from "./api.js";
 import { one } from "./dom.js";
 import { hideNotice, showNotice } from "./notice.js";
 import { addPart } from "./parts.js";
 import { whenReady } from "./status.js";
 
-/** Address of the preview of each upload, while the page is open. */
+/** Address of the preview of each upload, while the page is open, and the ids of sounds. */
 const previews = new Map();
+const sounds = new Set();
 export const previewOf = (id) => previews.get(id) ?? null;
+export const isSound = (id) => sounds.has(id);
 
 export function startUpload() {
   const input = one("#file");
@@ -17,7 +19,7 @@ export function startUpload() {
     input.value = "";
   });
   document.addEventListener("paste", (event) => {
-    const file = imageOf(event.clipboardData);
+    const file = usableOf(event.clipboardData);
     if (!file) return;
     event.preventDefault();
     searchWith(file);
@@ -46,31 +48,35 @@ function startDrop(cover) {
     event.preventDefault();
     depth = 0;
     cover.hidden = true;
-    const file = imageOf(event.dataTransfer);
+    const file = usableOf(event.dataTransfer);
     if (file) searchWith(file);
-    else showNotice("The file is not an image. Drop a JPEG, PNG, WebP, GIF or other image file.");
+    else showNotice("The file is not an image or a sound. Drop a JPEG, PNG, WebP, GIF or other image file.");
   });
 }
 
-const imageOf = (data) =>
-  [...(data?.files ?? [])].find((file) => file.type === "" || file.type.startsWith("image/"));
+const usableOf = (data) =>
+  [...(data?.files ?? [])].find(
+    ({ type }) => type === "" || type.startsWith("image/") || type.startsWith("audio/"),
+  );
 
 /** Upload a file and search with it; it joins a query that has parts, and replaces a plain text. */
 async function searchWith(file) {
   hideNotice();
+  const kind = file.type.startsWith("audio/") ? "sound" : "image";
   const summary = one("#summary");
   const before = summary.textContent;
-  summary.textContent = "Uploading the image";
+  summary.textContent = `Uploading the ${kind}`;
   document.body.classList.add("uploading");
   try {
     await whenReady();
-    const { upload: id } = await upload(file);
+    const { upload: id, width_pixels: width } = await upload(file);
+    if (width === null) sounds.add(id);
     previews.set(id, URL.createObjectURL(file));
     addPart({ kind: "upload", value: id, weight: 1 }, { keepText: false });
   } catch (error) {
     summary.textContent = before;
     showNotice(
-      `The image was not accepted: ${error.message}`,
+      `The ${kind} was not accepted: ${error.message}`,
       error.status === 0 ? () => searchWith(file) : null,
     );
   } finally {
