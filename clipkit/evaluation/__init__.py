@@ -16,6 +16,7 @@ from clipkit.evaluation.evaluators.fairness import GroupFairness
 from clipkit.evaluation.evaluators.label_head import LabelHeadClassification
 from clipkit.evaluation.evaluators.multi_label import MultiLabelClassification
 from clipkit.evaluation.evaluators.pair_choice import PairChoice
+from clipkit.evaluation.evaluators.reranked_retrieval import RerankedRetrieval
 from clipkit.evaluation.evaluators.retrieval import Retrieval
 from clipkit.evaluation.evaluators.robustness import CorruptionRobustness
 from clipkit.evaluation.evaluators.suite import EvaluationSuite
@@ -101,6 +102,7 @@ __all__ = [
     "Predictions",
     "ProbeOptions",
     "ProbeSplits",
+    "RerankedRetrieval",
     "Retrieval",
     "RetrievalOptions",
     "RobustnessOptions",

@@ -21,6 +21,7 @@ from clipkit.models.heads.label_head import CosineLabelHead, LabelHead, LinearLa
 from clipkit.models.heads.prototype_head import PrototypeLabelHead
 from clipkit.models.joint.fusion import CrossAttentionFusion, Fusion, MergedFusion
 from clipkit.models.joint.joint_encoder import JointEncoder, ReadTokens, with_fusion
+from clipkit.models.joint.pair_scores import pair_scores
 from clipkit.models.joint.tcn_fusion import TcnFusion
 from clipkit.models.joint.word_head import WordHead
 from clipkit.models.multimodal_encoder import MultimodalEncoder, with_towers
@@ -82,6 +83,7 @@ __all__ = [
     "load_multimodal_encoder",
     "load_towers",
     "lock",
+    "pair_scores",
     "save_encoder",
     "save_open_clip",
     "structure_only",

@@ -3,6 +3,7 @@
 from clipkit.search.engine import NO_ROW, Ranked, SearchEngine
 from clipkit.search.exact_engine import ExactEngine
 from clipkit.search.query_parts import QueryPart
+from clipkit.search.reranking import reranked_hits
 from clipkit.search.row_filter import RowFilter
 from clipkit.search.searcher import Hit, Searcher, SearchResult
 from clipkit.search.thumbnails import small_jpeg
@@ -17,5 +18,6 @@ __all__ = [
     "SearchEngine",
     "SearchResult",
     "Searcher",
+    "reranked_hits",
     "small_jpeg",
 ]

@@ -5,10 +5,12 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from clipkit.cli.main import main
 from clipkit.collection import Collection
-from clipkit.models import load_model, save_encoder
+from clipkit.models import CrossAttentionFusion, load_model, save_encoder, with_fusion
+from clipkit.models.inputs import tokenizer_of, transform_of
 from tests.helpers import tiny
 from tests.helpers.evaluation_data import write_layout
 
@@ -132,3 +134,45 @@ def test_wrong_values_are_refused_by_the_parser(world, capsys, words):
     with pytest.raises(SystemExit, match="2"):
         query(world, *words)
     assert "expected" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def joint(world):
+    """A joint encoder with other towers than the collection's model."""
+    torch.manual_seed(1)
+    encoder = with_fusion(tiny.encoder(), CrossAttentionFusion(16, 1, 2))
+    save_encoder(encoder, world / "joint")
+    return encoder.eval()
+
+
+@torch.no_grad()
+def test_the_best_images_are_reranked(world, joint, tmp_path, capsys):
+    words = ["a red square", "--num-results", "6", "--output"]
+    before, after = tmp_path / "before.json", tmp_path / "after.json"
+    assert query(world, *words, str(before)) == 0
+    more = ["--rerank", "4", "--reranker", str(world / "joint")]
+    assert query(world, *words, str(after), *more) == 0
+    rows, reranked = ([each["row"] for each in json.loads(p.read_text())] for p in (before, after))
+    assert reranked[4:] == rows[4:]
+    assert "re-ranked 4 images in" in capsys.readouterr().err
+    text = joint.read_text(tokenizer_of(joint.text_tower)(["a red square"])).tokens
+    scores = {}
+    for row in rows[:4]:
+        pixels = transform_of(joint.image_tower).of_file(_image(Collection(world / "out"), row))
+        image = joint.read_image(pixels[None]).tokens
+        scores[row] = float(joint.match(joint.fuse({"image": image, "text": text}).pooled))
+    assert reranked[:4] == sorted(scores, key=lambda row: -scores[row])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--row", "1", "--rerank", "4"], "--rerank: expected a query of one text"),
+        (["a dog", "--rerank", "0"], "--rerank: expected at least 1, got 0"),
+        (["a dog", "--reranker", "x"], "--reranker: expected --rerank K"),
+        (["a dog", "--rerank", "3"], "expected a joint encoder, got a DualEncoder"),
+    ],
+)
+def test_what_cannot_be_reranked_is_one_line(world, capsys, words, message):
+    assert query(world, *words) == 2
+    assert message in capsys.readouterr().err

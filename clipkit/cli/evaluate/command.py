@@ -133,24 +133,26 @@ def _load(
     args: argparse.Namespace, evaluators: Mapping[str, Evaluator], device: str
 ) -> tuple[DualEncoder, str | None]:
     """Load a model, with all of its towers if those of image and text are not enough."""
-    from clipkit.models import load_model, load_towers
+    from clipkit.models import JointEncoder, load_model, load_towers
 
     if args.modality == "image" and "retrieval" not in evaluators:
         return load_model(args.model, device, args.weights)
     encoder, weights = load_towers(args.model, device, args.weights)
+    if isinstance(encoder, JointEncoder) and args.rerank is None and not encoder.modalities:
+        return encoder.dual(), weights  # of which reports explain matches
     # an evaluator refuses an encoder that lacks one of its towers
     return cast("DualEncoder", encoder), weights
 
 
 def _evaluators(args: argparse.Namespace) -> dict[str, Evaluator]:
     """Return the evaluator of each task."""
-    from clipkit.evaluation import make_evaluator, open_dataset
+    from clipkit.evaluation import RerankedRetrieval, Retrieval, make_evaluator, open_dataset
 
     samples, modality = sample_options(args), args.modality
     tasks = args.task or [open_dataset(args.data, args.split, modality=modality, **samples).task]
     tasks = list(dict.fromkeys(tasks))
     zero_shot, correct = zero_shot_options(args, tasks), retrieval_options(args, tasks)
-    return {
+    evaluators = {
         task: make_evaluator(
             task,
             args.data,
@@ -166,6 +168,10 @@ def _evaluators(args: argparse.Namespace) -> dict[str, Evaluator]:
         )
         for task in tasks
     }
+    retrieval = evaluators.get("retrieval")
+    if args.rerank is not None and isinstance(retrieval, Retrieval):
+        evaluators["retrieval"] = RerankedRetrieval(retrieval, args.rerank)
+    return evaluators
 
 
 def _write_page(

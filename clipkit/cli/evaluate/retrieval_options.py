@@ -37,6 +37,13 @@ def add_retrieval_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="make equal captions of several images one text, for which all of them are correct",
     )
+    group.add_argument(
+        "--rerank",
+        type=int,
+        metavar="K",
+        help="let the fusion of a joint encoder order the K best candidates of each query, and "
+        "also measure retrieval after that",
+    )
 
 
 def retrieval_options(args: argparse.Namespace, tasks: Sequence[str]) -> RetrievalOptions:
@@ -54,6 +61,7 @@ def retrieval_options(args: argparse.Namespace, tasks: Sequence[str]) -> Retriev
     given = {
         "--width": (args.width, ("retrieval",)),
         "--positives": (args.positives, ("retrieval",)),
+        "--rerank": (args.rerank is not None, ("retrieval",)),
         "--merge-captions": (args.merge_captions, ("retrieval", "translation")),
     }
     for name, (value, using) in given.items():
@@ -61,4 +69,6 @@ def retrieval_options(args: argparse.Namespace, tasks: Sequence[str]) -> Retriev
             raise ConfigError(
                 f"{name}: expected the task {' or '.join(using)}, got {', '.join(tasks)}"
             )
+    if args.rerank is not None and args.report is not None:
+        raise ConfigError("--report: cannot show what --rerank measures; omit one of them")
     return RetrievalOptions(args.positives, args.merge_captions, args.group_field, args.width)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from clipkit.evaluation import SuiteRun
 
 _EXIT_FAILED: Final = 1
-_OF_SUITE: Final = ("data", "task", "width", "report", "caption")
+_OF_SUITE: Final = ("data", "task", "width", "report", "caption", "rerank")
 _ONLY_SUITE: Final = ("data_root", "language")
 _SHOWN: Final = ("top1", "text_to_image/recall_at_1", "image_to_text/recall_at_1")
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from clipkit.evaluation.comparison.intervals import Interval
 
-_NO_SHARES: Final = ("l2", "_rank", "rsum")
+_NO_SHARES: Final = ("l2", "_rank", "rsum", "seconds_per_query")
 _PAIR: Final = re.compile(
     r"(translation/)?((?!text_to_image/|image_to_text/).+)_to_(.+)/recall_at_(\d+)"
 )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import sys
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +16,7 @@ from clipkit.cli.search.results import check_result_file, show, with_scores
 from clipkit.errors import ConfigError
 
 if TYPE_CHECKING:
-    from clipkit.search import ExactEngine, Searcher
+    from clipkit.search import ExactEngine, Hit, Searcher
 
 
 def add_parser(commands: argparse._SubParsersAction[Any]) -> None:
@@ -66,6 +68,19 @@ def add_parser(commands: argparse._SubParsersAction[Any]) -> None:
         "--exact", action="store_true", help="compare with all images, even if there is an index"
     )
     parser.add_argument(
+        "--rerank",
+        type=int,
+        metavar="K",
+        help="let a joint encoder look at the K best images, and order them by whether they match "
+        "the text",
+    )
+    parser.add_argument(
+        "--reranker",
+        type=given_text,
+        metavar="CKPT",
+        help="the joint encoder of --rerank (default: the model of the collection)",
+    )
+    parser.add_argument(
         "--output", type=given_path, metavar="FILE", help="a .json or .csv file for the results"
     )
     parser.add_argument(
@@ -103,6 +118,7 @@ def run(args: argparse.Namespace) -> int:
             f"--modality: expected a query, got --near-duplicates without one, which compares "
             f"images; leave out --modality {args.modality}"
         )
+    _check_rerank(args, parts)
     check_result_file("--output", args.output)
     for option, path in (("--output", args.output), ("--html", args.html)):
         check_output_file(option, path)
@@ -141,10 +157,13 @@ def _show_query(searcher: Searcher, parts: Sequence[GivenPart], args: argparse.N
     result = searcher.search(
         [part.read() for part in parts],
         [RowFilter.parse(text) for text in args.where],
-        args.num_results,
+        max(args.num_results, args.rerank or 0),
         min_score=args.min_score,
     )
-    scores = {hit.row: hit.score for hit in result.hits}
+    hits = list(result.hits)
+    if args.rerank is not None:
+        hits = _reranked(searcher, hits, parts, args)
+    scores = {hit.row: hit.score for hit in hits[: args.num_results]}
     records, named = with_scores(searcher, scores), plural_of(searcher.modality)
     if args.html is not None:
         title = ", ".join(("" if part.sign > 0 else "without ") + part.name for part in parts)
@@ -156,6 +175,45 @@ def _show_query(searcher: Searcher, parts: Sequence[GivenPart], args: argparse.N
             args.html, searcher.collection, [ResultGroup("", records)], title, explanation
         )
     show(records, args, named)
+
+
+def _check_rerank(args: argparse.Namespace, parts: Sequence[GivenPart]) -> None:
+    """Refuse to re-rank what is no single text."""
+    if args.rerank is None:
+        if args.reranker is not None:
+            raise ConfigError("--reranker: expected --rerank K, too, got none")
+        return
+    if args.rerank < 1:
+        raise ConfigError(f"--rerank: expected at least 1, got {args.rerank}")
+    if len(parts) != 1 or parts[0].text is None or parts[0].sign < 0 or args.near_duplicates:
+        raise ConfigError(
+            "--rerank: expected a query of one text, which a joint encoder compares with images"
+        )
+
+
+def _reranked(
+    searcher: Searcher, hits: Sequence[Hit], parts: Sequence[GivenPart], args: argparse.Namespace
+) -> list[Hit]:
+    """Order the best hits by a joint encoder, and print how long that took."""
+    from clipkit.models import JointEncoder, load_towers
+    from clipkit.search import reranked_hits
+
+    if searcher.modality != "image":
+        raise ConfigError(f"--rerank: expected a search for images, got {searcher.modality}")
+    path = args.reranker or args.model or searcher.collection.info.model
+    joint = load_towers(path, args.device).encoder
+    if not isinstance(joint, JointEncoder):
+        raise ConfigError(
+            f"--reranker: expected a joint encoder, got a {type(joint).__name__}: {path}; train "
+            f"one with clipkit.models.with_fusion"
+        )
+    (part,) = parts
+    assert part.text is not None, "checked before"
+    begin = time.perf_counter()
+    ordered = reranked_hits(joint, searcher.collection, part.text, hits, args.rerank)
+    seconds = time.perf_counter() - begin
+    print(f"re-ranked {min(args.rerank, len(hits))} images in {seconds:.2f} s", file=sys.stderr)
+    return ordered
 
 
 def _show_duplicates(searcher: Searcher, args: argparse.Namespace) -> None:

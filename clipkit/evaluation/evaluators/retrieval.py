@@ -86,7 +86,7 @@ class Retrieval(Evaluator):
         self.data = as_dataset(data, split)
         self.ks, self.widths = tuple(ks), tuple(widths)
         self.primary_metric = f"text_to_image/recall_at_{min(self.ks, default=1)}"
-        self._tokenizer = tokenizer
+        self.tokenizer = tokenizer
         self.options = options
         self.correct = correct
         self.fields = tuple(fields)
@@ -97,7 +97,7 @@ class Retrieval(Evaluator):
         Raises:
             DataError: If an image has no caption.
         """
-        pairs = embed_pairs(encoder, self.data, self.options, self._tokenizer)
+        pairs = embed_pairs(encoder, self.data, self.options, self.tokenizer)
         without_caption = set(range(len(pairs.keys))) - set(pairs.text_to_image.tolist())
         if without_caption:
             raise DataError(
@@ -109,7 +109,7 @@ class Retrieval(Evaluator):
 
     def embed_all(self, encoder: MultimodalEncoder) -> EmbeddedModalities:
         """Return the embeddings of all modalities that ``run`` measures."""
-        return embed_modalities(encoder, self.data, self.options, self.fields, self._tokenizer)
+        return embed_modalities(encoder, self.data, self.options, self.fields, self.tokenizer)
 
     def run(self, encoder: DualEncoder | MultimodalEncoder) -> dict[str, float]:
         """Return the metrics of both directions of each pair.

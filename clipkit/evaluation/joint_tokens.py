@@ -1,0 +1,77 @@
+"""Token sequences of a data set for a joint encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from clipkit.data.text.tokenizer import Tokenizer
+from clipkit.evaluation.datasets.loading import decoded_chunks
+from clipkit.evaluation.datasets.sample_source import DataSource
+from clipkit.evaluation.inference import EmbedOptions
+from clipkit.models import JointEncoder
+from clipkit.models.evaluating import evaluating
+from clipkit.token_sequences import TokenSequence
+
+
+def image_tokens(joint: JointEncoder, data: DataSource, options: EmbedOptions) -> TokenSequence:
+    """Return the tokens of all images of a data set, on the CPU.
+
+    They take much more memory than embeddings: 50 tokens of 768 components are 150 KiB per image.
+
+    Args:
+        joint: The model.
+        data: Images.
+        options: Batch size, number of workers, limit, precision.
+    """
+    count = len(data) if options.limit is None else min(len(data), options.limit)
+    device = joint.log_logit_scale.device
+    with evaluating(joint, options.precision):
+        parts = [
+            joint.read_image(*chunk.on(device)).tokens
+            for chunk in decoded_chunks(joint, data, range(count), options)
+        ]
+        return _stacked(parts)
+
+
+def text_tokens(
+    joint: JointEncoder, tokenizer: Tokenizer, texts: Sequence[str], options: EmbedOptions
+) -> TokenSequence:
+    """Return the tokens of texts, on the CPU.
+
+    Args:
+        joint: The model.
+        tokenizer: Tokenizer of the text tower.
+        texts: Texts.
+        options: Batch size and precision.
+    """
+    device, size = joint.log_logit_scale.device, options.batch_size
+    with evaluating(joint, options.precision):
+        parts = [
+            joint.read_text(tokenizer(list(texts[start : start + size])).to(device)).tokens
+            for start in range(0, len(texts), size)
+        ]
+        return _stacked(parts)
+
+
+def _stacked(parts: Sequence[TokenSequence]) -> TokenSequence:
+    """Join sequences, padded to the longest, on the CPU."""
+    longest = max(part.values.shape[1] for part in parts)
+    has_mask = any(part.mask is not None for part in parts)
+    values = [_padded(part.values.cpu(), longest) for part in parts]
+    masks = [_padded(_mask(part).cpu(), longest) for part in parts] if has_mask else None
+    return TokenSequence(torch.cat(values), None if masks is None else torch.cat(masks))
+
+
+def _padded(rows: Tensor, longest: int) -> Tensor:
+    more = longest - rows.shape[1]
+    return F.pad(rows, (0, 0, 0, more) if rows.ndim == 3 else (0, more))
+
+
+def _mask(part: TokenSequence) -> Tensor:
+    if part.mask is not None:
+        return part.mask
+    return torch.ones(part.values.shape[:2], dtype=torch.bool)

@@ -1,0 +1,54 @@
+"""Logits of pairs whose tokens were read before."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from clipkit.models.joint.joint_encoder import JointEncoder
+from clipkit.token_sequences import TokenSequence
+
+
+@torch.no_grad()
+def pair_scores(
+    joint: JointEncoder,
+    images: TokenSequence,
+    texts: TokenSequence,
+    pairs: Int64[Tensor, "P 2"],
+    batch_size: int = 64,
+) -> Float[Tensor, " P"]:
+    """Return the logit that image and text of each pair belong together.
+
+    Args:
+        joint: Encoder in evaluation mode that fuses images and texts, and nothing else.
+        images: Tokens of images, on any device.
+        texts: Tokens of texts, on any device.
+        pairs: Row of the image and row of the text of each pair.
+        batch_size: Pairs per forward pass.
+
+    Returns:
+        Logits in float32, on the device of ``pairs``.
+
+    Examples:
+        >>> joint = with_fusion(encoder, CrossAttentionFusion(width=16, depth=1, num_heads=2))
+        >>> size = encoder.image_tower.image_size
+        >>> image = joint.read_image(torch.zeros(1, 3, size, size, dtype=torch.uint8)).tokens
+        >>> text = joint.read_text(torch.ones(2, 5, dtype=torch.int64)).tokens
+        >>> pair_scores(joint, image, text, torch.tensor([[0, 0], [0, 1]])).shape
+        torch.Size([2])
+    """
+    device = joint.log_logit_scale.device
+    parts = [torch.empty(0, device=pairs.device)]
+    for part in torch.split(pairs, batch_size):
+        tokens = {
+            "image": _on(images.rows(part[:, 0].to(images.values.device)), device),
+            "text": _on(texts.rows(part[:, 1].to(texts.values.device)), device),
+        }
+        parts.append(joint.match(joint.fuse(tokens).pooled).float().to(pairs.device))
+    return torch.cat(parts)
+
+
+def _on(sequence: TokenSequence, device: torch.device) -> TokenSequence:
+    mask = None if sequence.mask is None else sequence.mask.to(device)
+    return TokenSequence(sequence.values.to(device), mask)
