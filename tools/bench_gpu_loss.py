@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -29,19 +30,19 @@ Loss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 def clipkit_loss(kind: str, precision: Any, is_fused: bool) -> Loss:
-    """Clipkit's loss with its passes over a tile fused, or plain."""
+    """Clipkit's loss with its passes over every tile fused, or plain."""
     from clipkit.losses import ContrastiveLoss, SigmoidLoss
     from clipkit.losses.kernels import tile_body
     from clipkit.types import Embeddings
 
-    def plain(logits: Tensor) -> None:  # noqa: ARG001
-        return None
+    def chosen(*_: Any) -> ModuleType | None:
+        return tile_body.load_kernels() if is_fused and torch.cuda.is_available() else None
 
     original = tile_body._kernels
     softmax, sigmoid = ContrastiveLoss(precision=precision), SigmoidLoss(precision=precision)
 
     def value(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
-        tile_body._kernels = original if is_fused else plain
+        tile_body._kernels = chosen
         try:
             if kind == "softmax":
                 return softmax(Embeddings(image, text, scale))

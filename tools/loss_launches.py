@@ -2,8 +2,8 @@
 
 The objectives run on made-up CUDA tensors, as rank 0 of a group whose exchanges move nothing.
 Counted are the operations of torch that launch work on a GPU, each of which is one kernel or a few;
-the passes over a tile are those of Triton, or plain. Prints JSON, one object per objective and
-number of ranks::
+the passes over a tile are those that a GPU with Triton takes, or plain. Prints JSON, one object per
+objective and number of ranks::
 
     python tools/loss_launches.py --ranks 1 8 --pairs 1024 --width 512
 """
@@ -48,15 +48,15 @@ class FusedPasses:
 
 @contextmanager
 def passes(fused: FusedPasses | None) -> Iterator[None]:
-    """Replace the passes over a tile."""
+    """Replace the fused passes over a tile, which are used where they were measured faster."""
     from clipkit.losses.kernels import tile_body
 
-    real = tile_body._kernels
-    tile_body._kernels = lambda _: fused
+    real = tile_body.load_kernels
+    tile_body.load_kernels = lambda: fused
     try:
         yield
     finally:
-        tile_body._kernels = real
+        tile_body.load_kernels = real
 
 
 def measured(name: str, ranks: int, pairs: int, width: int, fused: FusedPasses | None) -> Any:

@@ -55,7 +55,7 @@ def test_equals_fp64(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if not fused:
-        monkeypatch.setattr(tile_body, "_kernels", lambda logits: None)
+        monkeypatch.setattr(tile_body, "_kernels", lambda *_: None)
     image, text = (tower.float().to(DEVICE).requires_grad_() for tower in towers())
     loss = ContrastiveLoss if kind == "softmax" else SigmoidLoss
     bias = None if kind == "softmax" else torch.tensor(-10.0, device=DEVICE)

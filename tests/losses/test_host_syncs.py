@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(autouse=True)
 def _without_triton(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tile_body, "_kernels", lambda logits: None)
+    monkeypatch.setattr(tile_body, "_kernels", lambda *_: None)
 
 
 @pytest.mark.parametrize("num_ranks", [1, 8])
