@@ -93,20 +93,14 @@ class PrototypeLabelHead(LabelHead):
         # the buffer and not this until ``leave_out`` is called; a checkpoint makes both equal, as
         # in a run that continues from it.
         self._known_steps: tuple[Tensor, int] | None = None
-        self._num_passes, self._refreshed_in, self._is_stale = 0, -1, False
+        self._evaluated: tuple[list[int], Tensor] | None = None
         self.register_state_dict_pre_hook(_forget_steps)  # type: ignore[no-untyped-call]
         self.register_load_state_dict_post_hook(_forget_all)  # type: ignore[no-untyped-call]
-        self._evaluated: tuple[list[int], Tensor] | None = None
 
     @property
     def teaches_text_tower(self) -> bool:
         """Whether prototypes are computed with gradient, not kept between refreshes."""
         return self.refresh_every is None
-
-    @property
-    def num_passes(self) -> int:
-        """Number of training passes with kept prototypes in this process; it never decreases."""
-        return self._num_passes
 
     @property
     def sentences(self) -> list[str]:
@@ -136,27 +130,25 @@ class PrototypeLabelHead(LabelHead):
         if self.refresh_every is None:
             return self._against(image, self._read_classes(text_tower))
         steps = self._read_steps()
-        if self._is_stale or steps % self.refresh_every == 0:
+        if steps % self.refresh_every == 0:
             with torch.no_grad():
                 self.prototypes.copy_(self._read_classes(text_tower))
                 if world_size() > 1:  # with dropout each rank draws others
                     dist.broadcast(self.prototypes, 0)
-            self._is_stale, self._refreshed_in = False, self._num_passes
-        self.num_steps += 1
-        self._num_passes += 1
+            self.num_steps += 1
+        else:
+            # The buffer stands still where a refresh is due that this process does not know of,
+            # because the step that did it was left out: also a run that was killed repeats it.
+            self.num_steps += self.num_steps % self.refresh_every != 0
         self._known_steps = (self.num_steps, steps + 1)
         return self._against(image, self.prototypes.clone())
 
-    def leave_out(self, passes: range) -> None:
+    def leave_out(self) -> None:
         """Follow buffers that were restored because a step was left out; call it on every rank.
 
         The next step reads the number of steps again, and repeats a refresh that was lost.
-
-        Args:
-            passes: Numbers of the passes of the step, by ``num_passes``.
         """
         self._known_steps = None
-        self._is_stale |= self._refreshed_in in passes
 
     def train(self, mode: bool = True) -> PrototypeLabelHead:
         """Set the mode; an evaluation begins without prototypes of an earlier one.
@@ -224,4 +216,4 @@ def _forget_steps(head: nn.Module, *_: Any) -> None:
 def _forget_all(head: nn.Module, *_: Any) -> None:
     """Follow the buffers and weights of a checkpoint."""
     assert isinstance(head, PrototypeLabelHead)
-    head._known_steps, head._is_stale, head._evaluated = None, False, None
+    head._known_steps, head._evaluated = None, None

@@ -132,8 +132,8 @@ class StepGuard(Callback):
         for average in callbacks_of(trainer, ExponentialMovingAverage):
             average.left_out = verdict
         figures = torch.stack([verdict, loss, norm.to(loss.dtype)])
-        passes, number = self._state.passes(), trainer.global_step + 1
-        self._pending.append(_Step(number, self._keys, passes, _Arriving(figures)))
+        number = trainer.global_step + 1
+        self._pending.append(_Step(number, self._keys, _Arriving(figures)))
         self._losses, self._keys = [], []
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
@@ -157,7 +157,7 @@ class StepGuard(Callback):
             return
         self.num_bad += 1
         assert self._state is not None
-        self._state.leave_out(step.passes)
+        self._state.leave_out()
         path = Path(self.path or Path(trainer.default_root_dir) / "bad_steps.jsonl")
         if self._log is None:
             self._log = BufferedLineLog(path)
@@ -199,7 +199,6 @@ class StepGuard(Callback):
 class _Step:
     number: int
     keys: list[str]
-    passes: list[range]
     figures: _Arriving
 
 

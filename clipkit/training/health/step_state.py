@@ -30,7 +30,6 @@ class StepState:
         self._terms = [m for m in module.modules() if isinstance(m, LossTerm) and m.remembers]
         self._heads = [m for m in module.modules() if isinstance(m, PrototypeLabelHead)]
         self._before: dict[str, Tensor] = {}
-        self._first_passes: list[int] = []
 
     @torch.no_grad()
     def keep(self) -> None:
@@ -43,7 +42,6 @@ class StepState:
                 kept.copy_(buffer)
         for term in self._terms:
             term.begin_step()
-        self._first_passes = [head.num_passes for head in self._heads]
 
     @torch.no_grad()
     def restore(self, verdict: Float[Tensor, ""]) -> None:
@@ -54,19 +52,10 @@ class StepState:
         for term in self._terms:
             term.end_step(left_out=bad)
 
-    def passes(self) -> list[range]:
-        """Return the passes of each label head with prototypes since ``keep``."""
-        firsts = zip(self._first_passes, self._heads, strict=True)
-        return [range(first, head.num_passes) for first, head in firsts]
-
-    def leave_out(self, passes: list[range]) -> None:
-        """Tell label heads that a step was left out, as soon as the CPU knows it.
-
-        Args:
-            passes: What ``passes`` returned in that step.
-        """
-        for head, numbers in zip(self._heads, passes, strict=True):
-            head.leave_out(numbers)
+    def leave_out(self) -> None:
+        """Tell label heads that a step was left out, as soon as the CPU knows it."""
+        for head in self._heads:
+            head.leave_out()
 
     def _buffers(self) -> dict[str, Tensor]:
         return {n: b for n, b in self._module.named_buffers() if n in self._stored}

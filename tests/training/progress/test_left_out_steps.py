@@ -184,9 +184,9 @@ class Prototypes(Callback):
         # the age after a bad step is that of the step before: 0 and 2 are due again
         (0, [1, 3, 4, 6], 2, [2, 7], [0, 1, 1, 1, 2, 2, 3, 4]),
         (0, [3], 100, [1], [1, 2, 2, 3, 4, 5, 6, 7]),
-        # verdicts are read two steps late, as from a GPU
-        (2, [1], 100, [4], [0, 1, 2, 3, 4, 5, 6, 7]),
-        (2, [1, 4], 100, [7], [0, 1, 2, 2, 3, 4, 5, 6]),
+        # verdicts are read two steps late, as from a GPU; until then the age stands still
+        (2, [1], 100, [4], [0, 0, 0, 1, 2, 3, 4, 5]),
+        (2, [1, 4], 100, [7], [0, 0, 0, 0, 0, 0, 1, 2]),
         (2, [3], 100, [1], [1, 2, 2, 3, 4, 5, 6, 7]),
     ],
 )
@@ -199,6 +199,23 @@ def test_prototypes_that_were_left_out_are_computed_again(
     trainer.fit(remembering(refresh_every=refresh_every), datamodule=tiny.data(shards))
     assert seen.changed == changed
     assert seen.ages == ages
+
+
+def test_a_killed_run_repeats_a_refresh_that_was_left_out(shards, tmp_path, monkeypatch):
+    """The checkpoint of step 2 is older than the verdict on step 1."""
+    monkeypatch.setattr(step_guard, "_lag_on", lambda device: 2)
+    saved, seen = tmp_path / "saved.ckpt", [Prototypes(), Prototypes()]
+
+    class SaveSecond(Callback):
+        def on_train_batch_end(self, trainer, *_):
+            if trainer.global_step == 2:
+                trainer.save_checkpoint(saved)
+
+    for run, path, callback in zip(seen, (None, saved), (SaveSecond(), Callback()), strict=True):
+        trainer = tiny.trainer(tmp_path, PoisonPixels([1]), StepGuard(), run, callback, max_steps=4)
+        trainer.fit(remembering(refresh_every=100), datamodule=tiny.data(shards), ckpt_path=path)
+    assert [run.changed for run in seen] == [[3], [3]]  # saving tells the head, too
+    assert [run.ages for run in seen] == [[0, 0, 1, 2], [1, 2]]
 
 
 def guarded_rank(
