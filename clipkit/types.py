@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
+from itertools import combinations
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
 import torch
@@ -211,6 +212,10 @@ class Batch:
     # numbers of pairs and negatives of each rank, for batches with a mask or negatives, as
     # rank_sizes; see losses.StepExchange
     pair_sizes: PairSizes | None = None
+    # the same two for samples that have both of two modalities, by the names of these in the order
+    # of the alphabet; for image and text without those that pair_mask excludes
+    num_joint: Mapping[tuple[str, str], int] | None = None
+    joint_sizes: Mapping[tuple[str, str], PairSizes] | None = None
     # images that are still to be decoded, by DeviceDecoder; images is then empty [B 3 0 0]
     encoded: EncodedImages | None = None
     # which samples have an image, and which have a caption; None: all. The others have zeros as
@@ -244,6 +249,8 @@ class Batch:
         mask = self.pair_mask
         if mask is not None and self.num_pairs is None and mask.device.type == "cpu":
             moved.num_pairs = int(mask.sum())
+        if self.num_joint is None:
+            moved.num_joint = count_joint(self)
         for name, modality in (self.modalities or {}).items():
             if modality.num_present is None and modality.present.device.type == "cpu":
                 assert moved.modalities is not None
@@ -257,6 +264,23 @@ class Batch:
     def tensors(self) -> Iterator[Tensor]:
         """Yield every tensor, also of nested parts."""
         return _tensors_of(self)
+
+
+def count_joint(batch: Batch) -> dict[tuple[str, str], int]:
+    """Count the samples that have both of two modalities, by their names as in ``num_joint``.
+
+    Pairs without a mask, and those whose masks are on a GPU, which would be asked, are left out.
+    """
+    masks = {"image": batch.image_present, "text": batch.text_present}
+    masks |= {name: modality.present for name, modality in (batch.modalities or {}).items()}
+    counts = {}
+    for pair in combinations(sorted(masks), 2):
+        both = [masks[name] for name in pair]
+        both += [batch.pair_mask] if pair == ("image", "text") else []
+        given = [mask for mask in both if mask is not None]
+        if given and all(mask.device.type == "cpu" for mask in given):
+            counts[pair] = int(torch.stack(given).all(0).sum())
+    return counts
 
 
 def _with_tensors(part: _Part, change: Callable[[Tensor], Tensor]) -> _Part:

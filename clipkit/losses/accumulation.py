@@ -36,7 +36,7 @@ def split_batch(batch: Batch, size: int) -> Iterator[Batch]:
     """Split a batch into micro-batches; the last may be smaller."""
     if size < 1:
         raise ConfigError(f"micro_batch_size: expected a positive number, got {size}")
-    sizes = {"rank_sizes": None, "num_pairs": None, "pair_sizes": None}
+    sizes = dict.fromkeys(("rank_sizes", "num_pairs", "pair_sizes", "num_joint", "joint_sizes"))
     for start in range(0, len(batch), size):
         part: dict[str, Any] = {"cursor": None, **sizes}
         stop = min(start + size, len(batch))

@@ -52,6 +52,12 @@ class ModalityPairLoss(LossTerm):
         self.loss, self.first, self.second = loss, first, second
         self.modalities, self.reads_captions = (first, second), "text" in (first, second)
 
+    @property
+    def names(self) -> tuple[str, str]:
+        """Names of both modalities in the order of the alphabet, as in ``Batch.num_joint``."""
+        first, second = sorted((self.first, self.second))
+        return first, second
+
     def check(self, embeddings: Embeddings) -> None:
         """Refuse an encoder without one of the towers, and what the loss refuses."""
         self.loss.check(self._pair(embeddings)[0])
@@ -72,8 +78,18 @@ class ModalityPairLoss(LossTerm):
             both = _joint(both, batch.pair_mask)
         else:
             batch = replace(batch, negatives=None)
-        batch = replace(batch, pair_mask=both, num_pairs=None, pair_sizes=None)
-        return self.loss.term(pair, batch)
+        return self.loss.term(pair, self._sized(replace(batch, pair_mask=both)))
+
+    def _sized(self, batch: Batch) -> Batch:
+        """Put the numbers of samples that have both in place of those of images with texts.
+
+        Where the texts are in place of the images, their negatives are counted as images are.
+        """
+        sizes = (batch.joint_sizes or {}).get(self.names)
+        if (self.second, self.first) == _PAIR and batch.negatives is not None:
+            sizes = None
+        count = (batch.num_joint or {}).get(self.names)
+        return replace(batch, num_pairs=count, pair_sizes=sizes)
 
     def _pair(self, embeddings: Embeddings) -> tuple[Embeddings, Bool[Tensor, " B"] | None]:
         """Return the two in place of image and text, and which samples have both; None for all."""

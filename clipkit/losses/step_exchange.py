@@ -12,6 +12,7 @@ from clipkit.distributed.collectives import world_size
 from clipkit.losses.combined import CombinedLoss
 from clipkit.losses.kernels.attach import outside_compiled_graph
 from clipkit.losses.kernels.text_exchange import TextExchange
+from clipkit.losses.modality_pairs import ModalityPairLoss
 from clipkit.losses.sizes import SizeExchange
 from clipkit.types import Batch
 
@@ -48,7 +49,7 @@ class StepExchange:
             and batch.pair_mask is None
         )
         self._text = TextExchange()
-        self._sizes = SizeExchange(batch)
+        self._sizes = SizeExchange(batch, _modality_pairs(loss))
 
     @property
     def text(self) -> TextExchange | None:
@@ -68,4 +69,10 @@ class StepExchange:
 
     def sized(self, batch: Batch) -> Batch:
         """Return a batch with the sizes of all ranks."""
-        return replace(batch, pair_sizes=self._sizes.wait())
+        sizes, joint = self._sizes.wait(), self._sizes.wait_for_joint()
+        return replace(batch, pair_sizes=sizes, joint_sizes=joint or None)
+
+
+def _modality_pairs(loss: CombinedLoss) -> list[tuple[str, str]]:
+    """Return each pair of modalities that a term compares, in one order on all ranks."""
+    return sorted({m.names for m in loss.modules() if isinstance(m, ModalityPairLoss)})

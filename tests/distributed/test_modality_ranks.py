@@ -7,16 +7,22 @@ from itertools import islice, product
 import numpy as np
 from torch.nn.parallel import DistributedDataParallel
 
-from clipkit.losses import MicroBatchedEncoder
+from clipkit.losses import MicroBatchedEncoder, StepExchange
 from clipkit.losses.accumulation import split_batch
+from clipkit.losses.kernels import pairs as pairs_of_ranks
 from tests.helpers import modalities
 from tests.helpers.ranks import run_ranks
 
 CASES = list(product(modalities.PAIRS, modalities.LOSSES, modalities.MASKS))
 
 
+def refused(*_, **__):
+    raise AssertionError("a loss exchanges numbers of pairs, for which it waits for a GPU")
+
+
 def on_a_rank(number, world_size):
     """Value and gradients on a rank, which has every second half of the samples."""
+    pairs_of_ranks.gather_sizes = refused
     results = {}
     for pairs, kind, series in CASES:
         model = modalities.encoder(bias=kind == "sigmoid")
@@ -24,7 +30,9 @@ def on_a_rank(number, world_size):
         share = -(-modalities.SIZE // world_size)
         joined = modalities.batch(series, with_groups=True)
         batch = next(islice(split_batch(joined, share), number, None)).to("cpu")
-        terms = modalities.objective(pairs, kind)(wrapped(batch), batch)
+        loss = modalities.objective(pairs, kind)
+        step = StepExchange(loss, batch)
+        terms = loss(wrapped(batch), step.sized(batch))
         terms["loss"].backward()
         grads = {name: p.grad.numpy() for name, p in model.named_parameters()}
         results[pairs, kind, series] = float(terms["loss"].detach()), grads

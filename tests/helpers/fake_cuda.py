@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import combinations
 from typing import Any
 
 import torch
@@ -26,12 +27,22 @@ from clipkit.losses import (
     LabelAwareContrastiveLoss,
     LabelLoss,
     MatryoshkaLoss,
+    ModalityLabelLoss,
+    ModalityPairLoss,
     MultiLabelLoss,
     SigmoidLoss,
     StoredTeacher,
     WeightedTerm,
 )
-from clipkit.types import Batch, Embeddings, NegativeBatch, PairSizes, TeacherBatch
+from clipkit.losses.contrastive import PairLoss
+from clipkit.types import (
+    Batch,
+    Embeddings,
+    ModalityEmbeddings,
+    NegativeBatch,
+    PairSizes,
+    TeacherBatch,
+)
 
 WAITS = ("_local_scalar_dense", "nonzero", "_unique2", "masked_select", "is_nonzero", "aten.equal")
 CLASSES, NUM_SAMPLES, NEGATIVES = 5, 100, 3
@@ -134,7 +145,10 @@ def fake_ranks(number: int) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Objective:
-    """An objective, and what its batches carry: "bias", "groups", "mask", "negatives"."""
+    """An objective, and what its batches carry.
+
+    "bias", "groups", "mask", "negatives", or "series": a modality that samples may lack.
+    """
 
     make: Callable[[], CombinedLoss]
     carries: frozenset[str] = field(default=frozenset())
@@ -147,6 +161,16 @@ def _objective(make: Callable[[], CombinedLoss], *carries: str) -> Objective:
 def _distilled() -> CombinedLoss:
     teacher = WeightedTerm(DistillationLoss(StoredTeacher(), 1.0, 0.5))
     return CombinedLoss(ContrastiveLoss(), terms={"distillation": teacher})
+
+
+def _several(
+    labels: LabelLoss | MultiLabelLoss, loss: type[PairLoss] = ContrastiveLoss
+) -> CombinedLoss:
+    pairs = [("image", "text"), ("series", "image"), ("text", "series")]
+    terms = {f"{a}_{b}": WeightedTerm(ModalityPairLoss(loss(), a, b)) for a, b in pairs}
+    return CombinedLoss(
+        terms={**terms, "labels": WeightedTerm(ModalityLabelLoss(labels, "series"), 0.5)}
+    )
 
 
 OBJECTIVES = {
@@ -171,6 +195,10 @@ OBJECTIVES = {
     ),
     "uncertainty": _objective(
         lambda: CombinedLoss(ContrastiveLoss(), LabelLoss(), 1.0, 0.5, uncertainty=True)
+    ),
+    "modalities": _objective(lambda: _several(LabelLoss()), "series"),
+    "modalities, all": _objective(
+        lambda: _several(MultiLabelLoss(), SigmoidLoss), "series", "bias", "groups", "negatives"
     ),
     "distillation": _objective(_distilled),
     "distillation, mask": _objective(_distilled, "mask"),
@@ -222,4 +250,36 @@ def make_step(
         negatives = (NEGATIVES, *[0] * (num_ranks - 1))
     if objective.carries & {"mask", "negatives"}:
         batch = replace(batch, pair_sizes=PairSizes(pairs, negatives))
+    if "series" in objective.carries:
+        return _with_series(embeddings, batch, num_ranks)
     return embeddings, batch
+
+
+def _with_series(embeddings: Embeddings, batch: Batch, num_ranks: int) -> tuple[Embeddings, Batch]:
+    """Add a modality; every sample of rank 0 but one has two of them, of other ranks all."""
+    rows, width = embeddings.image.shape
+    masks = {name: torch.arange(rows, device="cuda") > 0 for name in ("image", "text", "series")}
+    series = ModalityEmbeddings(
+        torch.randn(rows, width, device="cuda").requires_grad_(), masks["series"]
+    )
+    logits = torch.randn(rows, CLASSES, device="cuda").requires_grad_()
+    present = {"image_present": masks["image"], "text_present": masks["text"]}
+    joint = (rows - 1, *[rows] * (num_ranks - 1))
+    negatives = (0 if batch.negatives is None else NEGATIVES, *[0] * (num_ranks - 1))
+    pairs = list(combinations(sorted(masks), 2))
+    nothing = (0,) * num_ranks
+    return (
+        replace(
+            embeddings, **present, modalities={"series": series}, head_logits={"series": logits}
+        ),
+        replace(
+            batch,
+            **present,
+            pair_mask=masks["image"] & masks["text"],
+            num_joint=dict.fromkeys(pairs, rows - 1),
+            joint_sizes={
+                pair: PairSizes(joint, negatives if pair == ("image", "text") else nothing)
+                for pair in pairs
+            },
+        ),
+    )

@@ -8,7 +8,6 @@ import pytest
 import torch
 from packaging.version import Version
 
-from clipkit.losses import ContrastiveLoss
 from clipkit.losses.kernels import tile_body
 from tests.helpers.fake_cuda import IN_TILES, OBJECTIVES, fake_gpu, fake_ranks, make_step
 from tests.helpers.oracles import make_batch
@@ -43,13 +42,20 @@ def test_objectives_wait_for_nothing(name: str, num_ranks: int) -> None:
                 term.end_step(torch.zeros((), device="cuda") > 0)
 
 
-@pytest.mark.parametrize("name", ["softmax", "softmax, mask", "softmax, negatives"])
+@pytest.mark.parametrize("name", ["softmax", "softmax, mask", "softmax, negatives", "modalities"])
 def test_ranks_whose_sizes_are_unknown_wait(name: str) -> None:
     with fake_ranks(8), fake_gpu():
         embeddings, batch = make_step(OBJECTIVES[name], 8)
-        unknown = replace(batch, pair_sizes=None, rank_sizes=(len(batch),))  # of a stream of one
+        unknown = replace(batch, pair_sizes=None, joint_sizes=None, rank_sizes=(len(batch),))
         with pytest.raises(AssertionError, match=r"copies to|waits for"):
-            ContrastiveLoss()(embeddings, unknown)
+            OBJECTIVES[name].make()(embeddings, unknown)
+
+
+def test_samples_that_are_not_counted_are_waited_for() -> None:
+    with fake_gpu():
+        embeddings, batch = make_step(OBJECTIVES["modalities"], 1)
+        with pytest.raises(AssertionError, match="waits for"):
+            OBJECTIVES["modalities"].make()(embeddings, replace(batch, num_joint=None))
 
 
 def test_a_batch_knows_its_pairs_before_it_is_on_a_gpu() -> None:

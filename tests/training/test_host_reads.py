@@ -7,10 +7,20 @@ from pathlib import Path
 import pytest
 import torch
 
-from clipkit.losses import CombinedLoss, ContrastiveLoss, GlobalContrastiveLoss, LabelLoss
-from clipkit.models import PrototypeLabelHead, from_open_clip
+from clipkit.data import CaptionMask, OptionalCaption, OptionalImage, TrainTransform
+from clipkit.losses import (
+    CombinedLoss,
+    ContrastiveLoss,
+    GlobalContrastiveLoss,
+    LabelLoss,
+    ModalityPairLoss,
+    WeightedTerm,
+)
+from clipkit.models import PrototypeLabelHead, from_open_clip, with_towers
+from clipkit.training import PairOptions
 from tests.helpers import tiny
 from tests.helpers.host_reads import recorded_fit
+from tests.helpers.series import Series, SeriesTower, write_series
 
 OBJECTIVES = ["pairs", "labels", "global", "prototypes"]
 
@@ -31,6 +41,22 @@ def test_a_fit_reads_nothing_between_logged_steps(name: str, tmp_path: Path) -> 
     folder = tiny.shards(tmp_path / "shards")
     places = recorded_fit(tmp_path, module_of(name), tiny.data(folder, 4), precision="bf16-mixed")
     assert places == {}
+
+
+def test_a_fit_over_three_modalities_reads_nothing_either(tmp_path: Path) -> None:
+    module = tiny.module(retrieval_pairs=0)
+    module.encoder = with_towers(tiny.encoder(), {"series": SeriesTower()})
+    pairs = [("image", "text"), ("image", "series"), ("series", "text")]
+    terms = {f"{a}_{b}": WeightedTerm(ModalityPairLoss(ContrastiveLoss(), a, b)) for a, b in pairs}
+    module.loss = CombinedLoss(terms=terms)
+    folder = write_series(tmp_path / "shards", (21,))
+    samples = PairOptions(
+        transform=OptionalImage(TrainTransform(16)),
+        caption=OptionalCaption(),
+        fields=[Series(on_error="absent"), CaptionMask()],
+    )
+    data = tiny.data(folder, 4, samples=samples)
+    assert recorded_fit(tmp_path, module, data) == {}
 
 
 def test_a_time_limit_is_not_read_from_a_tensor(tmp_path: Path) -> None:

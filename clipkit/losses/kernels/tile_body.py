@@ -110,7 +110,8 @@ def _kernels(logits: Tensor, passes: Passes, weights: torch.dtype) -> ModuleType
     """Return the fused form if it can run (fp32 on CUDA, with Triton installed) and is faster."""
     if not logits.is_cuda or logits.dtype != torch.float32:
         return None
-    return load_kernels() if is_fused_faster(passes, *logits.shape, weights) else None
+    rows, columns = logits.shape
+    return load_kernels() if is_fused_faster(passes, rows, columns, weights) else None
 
 
 @cache

@@ -88,7 +88,8 @@ def test_every_field_is_that_of_the_samples_at_once(cut: list[int]) -> None:
     samples = [sample(number, rng) for number in range(12)]
     whole = collate(samples, PAD_IDS)
     assert {f.name for f in fields(whole) if getattr(whole, f.name) is None} == {
-        "cursor", "encoded", "grids", "num_pairs", "pair_sizes", "rank_sizes",
+        "cursor", "encoded", "grids", "joint_sizes", "num_joint", "num_pairs", "pair_sizes",
+        "rank_sizes",
     }  # fmt: skip
     check_equal(join(samples, cut), whole)
 
@@ -205,6 +206,12 @@ def test_modalities_move_with_their_batch_and_are_counted() -> None:
     assert moved.modalities["sound"].num_present == 8
     assert moved.modalities["depth"].num_present == 5
     assert whole.modalities["sound"].num_present is None  # the given batch is not changed
+    masks = {name: one.present for name, one in whole.modalities.items()}
+    masks |= {"image": whole.image_present, "text": whole.text_present}
+    both = (masks["sound"] & masks["depth"]).sum()
+    assert moved.num_joint is not None
+    assert moved.num_joint["depth", "sound"] == both
+    assert whole.num_joint is None
     own = {id(tensor) for tensor in whole.tensors()}
     assert all(id(one.values) in own for one in whole.modalities.values())
     assert all(id(one.present) in own for one in whole.modalities.values())
