@@ -3,7 +3,7 @@
 from clipkit.search.engine import NO_ROW, Ranked, SearchEngine
 from clipkit.search.exact_engine import ExactEngine
 from clipkit.search.query_parts import QueryPart
-from clipkit.search.reranking import reranked_hits
+from clipkit.search.reranking.hits import reranked_hits
 from clipkit.search.row_filter import RowFilter
 from clipkit.search.searcher import Hit, Searcher, SearchResult
 from clipkit.search.thumbnails import small_jpeg
