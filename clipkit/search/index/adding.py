@@ -26,8 +26,8 @@ def add_rows(
     collection: Collection,
     folder: Path,
     on_progress: Callable[[int, int | None], None],
+    modality: str,
     block_bytes: int = BLOCK_BYTES,
-    modality: str = "image",
 ) -> None:
     """Add all rows in their order, and write the index into a folder.
 
@@ -36,8 +36,8 @@ def add_rows(
         collection: The collection.
         folder: The folder.
         on_progress: Called with the number of rows that were added, and of all rows.
-        block_bytes: Size of the inverted lists that are held in memory.
         modality: "image", or the name of a further modality.
+        block_bytes: Size of the inverted lists that are held in memory.
     """
     total, lists = len(collection), lists_of(index)
     block_rows = total if lists is None else max(1, block_bytes // _row_bytes(index))

@@ -108,7 +108,7 @@ def _built(
     started = time.perf_counter()
     train_index(index, collection, usable, options.seed, modality)
     trained = time.perf_counter()
-    add_rows(index, collection, folder, on_progress or (lambda *_: None), modality=modality)
+    add_rows(index, collection, folder, on_progress or (lambda *_: None), modality)
     added = time.perf_counter()
     has_lists = lists_of(index) is not None
     engine = FaissEngine(collection, read_index(folder), 0, options.factory, usable, modality)
