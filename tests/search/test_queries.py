@@ -120,7 +120,7 @@ def test_bad_filters_are_refused(searcher, text, message):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: QueryPart(), "expected one of text, image and row, got none"),
+        (lambda: QueryPart(), "expected one of text, image, row and sound, got none"),
         (lambda: QueryPart(text="a", row=1), "got text and row"),
         (lambda: QueryPart(0.0, text="a"), "finite number other than 0"),
         (lambda: QueryPart(float("nan"), text="a"), "finite number other than 0"),
