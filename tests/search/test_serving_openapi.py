@@ -13,9 +13,10 @@ from schemathesis import GenerationMode
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from clipkit.search.serving import create_app
-from clipkit.search.serving.images.image_types import IMAGE_TYPES
+from clipkit.search.serving.images.image_types import IMAGE_TYPES, SOUND_TYPES
 from tests.helpers.factories import image_bytes
 from tests.helpers.served import running
+from tests.helpers.sounds import sound_bytes
 
 FACTOR = int(os.environ.get("CLIPKIT_FUZZ", "0"))
 IMAGES = strategies.one_of(
@@ -24,6 +25,9 @@ IMAGES = strategies.one_of(
 )
 for each in IMAGE_TYPES:
     schemathesis.openapi.media_type(each.media_type, IMAGES)
+SOUNDS = strategies.one_of(strategies.binary(max_size=200), strategies.just(sound_bytes()))
+for each in SOUND_TYPES:
+    schemathesis.openapi.media_type(each.media_type, SOUNDS)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +44,7 @@ def schema(address):
 OPERATIONS = (
     "GET /api/status", "POST /api/uploads", "POST /api/search", "POST /api/labels",
     "GET /api/images/{row}", "GET /api/images/{row}/thumbnail", "GET /api/images/{row}/file",
-    "GET /api/columns/{name}", "GET /api/map",
+    "GET /api/images/{row}/sound", "GET /api/columns/{name}", "GET /api/map",
 )  # fmt: skip
 ANY_REQUEST = ("GET /api/status", "POST /api/uploads")
 """Operations without parameters, or with any bytes as a body: no request is against them."""
