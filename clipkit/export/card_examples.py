@@ -1,8 +1,11 @@
-"""Python code for model cards: embed an image and two captions, run in the exported folder."""
+"""Python code for model cards: embed examples of the modalities, run in the exported folder."""
 
 from __future__ import annotations
 
 from typing import Final
+
+from clipkit.models import DualEncoder, JointEncoder, SignalTower, TowerEncoder
+from clipkit.models.onnx_towers import graph_file
 
 OPEN_CLIP: Final = """\
 import open_clip
@@ -43,33 +46,94 @@ image, text = model.encode([Image.open("dog.jpg")]), model.encode(["a dog", "a c
 print(model.similarity(image, text))
 """
 
-ONNX: Final = """\
-import json
-
-import numpy as np
-import onnxruntime
-from PIL import Image, ImageOps
-from tokenizers import Tokenizer
-
-facts = json.load(open("preprocessing.json"))
+_INPUTS: Final = {"text": '["a dog", "a cat"]', "image": '["dog.jpg"]', "sound": '["bark.wav"]'}
+_ONNX_IMPORTS: Final = {"image": "from PIL import Image, ImageOps\n",
+                        "text": "from tokenizers import Tokenizer\n"}  # fmt: skip
+_SOUND_IMPORTS: Final = """\
+from clipkit.data import EvalSoundTransform
+from clipkit.mel import MelOptions
+"""
+_ONNX_IMAGE: Final = """\
 resample = Image.Resampling[facts["image"]["interpolation"].upper()]
 photo = Image.open("dog.jpg").convert("RGB")
 # For the resize_mode "shortest"; Image.resize for "squash", ImageOps.pad for "longest".
 photo = ImageOps.fit(photo, facts["image"]["size"], resample)
 pixels = np.asarray(photo).transpose(2, 0, 1)[None]  # uint8; the graph normalises
+"""
+_ONNX_TEXT: Final = """\
 tokenizer = Tokenizer.from_file("tokenizer.json")
 tokenizer.enable_truncation(facts["text"]["context_length"])
 tokenizer.enable_padding(pad_id=facts["text"]["pad_id"])
 tokens = np.array([line.ids for line in tokenizer.encode_batch(["a dog", "a cat"])])
-(image,) = onnxruntime.InferenceSession("image.onnx").run(None, {"pixels": pixels})
-(text,) = onnxruntime.InferenceSession("text.onnx").run(None, {"tokens": tokens})
-print(image @ text.T)
+"""
+_ONNX_SOUND: Final = """\
+mel = MelOptions.from_config(facts["modalities"]["{name}"]["mel"])
+values = EvalSoundTransform(mel).of_file(open("bark.wav", "rb").read())[None].numpy()
+"""
+_ONNX_SERIES: Final = """\
+values = np.zeros([1, *facts["modalities"]["{name}"]["shape"]], np.float32)  # your values
 """
 
-SAFETENSORS: Final = """\
-from clipkit.models import load_encoder
 
-encoder = load_encoder(".")  # or "hf-hub:OWNER/NAME"
-texts, images = encoder.encode(["a dog", "a cat"], ["dog.jpg"])
-print(images @ texts.T)
-"""
+def loader(encoder: TowerEncoder) -> str:
+    """Return the name of the function of ``clipkit.models`` that loads all towers."""
+    if isinstance(encoder, DualEncoder):
+        return "load_encoder"
+    return "load_joint_encoder" if isinstance(encoder, JointEncoder) else "load_multimodal_encoder"
+
+
+def safetensors_example(encoder: TowerEncoder) -> str:
+    """Return code that loads the files with clipkit and compares modalities."""
+    name = loader(encoder)
+    start = f'from clipkit.models import {name}\n\nencoder = {name}(".")'
+    start += '  # or "hf-hub:OWNER/NAME"\n'
+    if isinstance(encoder, DualEncoder):
+        call = 'texts, images = encoder.encode(["a dog", "a cat"], ["dog.jpg"])\n'
+        return f"{start}{call}print(images @ texts.T)\n"
+    signals = {n: t for n, t in encoder.towers.items() if isinstance(t, SignalTower)}
+    in_one = [n for n in _INPUTS if n in encoder.towers
+              and (n not in signals or signals[n].mel is not None)]  # fmt: skip
+    given = ", ".join(f"{n}={_INPUTS[n]}" for n in in_one)
+    lines = [f"embedded = encoder.encode({given})\n"]
+    for n, tower in signals.items():
+        if n not in in_one:
+            lines.append(f'embedded["{n}"] = {_signal_call(n, tower)}\n')
+    imports = "import torch\n\n" if any("torch." in line for line in lines) else ""
+    shown = [f'print(embedded["{a}"] @ embedded["{b}"].T)\n' for a, b in _compared(encoder)]
+    return "".join([imports, start, *lines, *shown])
+
+
+def _signal_call(name: str, tower: SignalTower) -> str:
+    if tower.mel is not None:
+        return f'encoder.encode_sounds(["bark.wav"], "{name}")'
+    shape = ", ".join(map(str, (1, *tower.input_shape)))
+    return f'encoder.encode_signal("{name}", torch.zeros({shape})).detach()  # your values'
+
+
+def onnx_example(encoder: TowerEncoder) -> str:
+    """Return code that runs the graphs with onnxruntime and compares modalities."""
+    imports = [_ONNX_IMPORTS[name] for name in ("image", "text") if name in encoder.towers]
+    parts = []
+    for name, tower in encoder.towers.items():
+        given, prepared = "values", _ONNX_SERIES.format(name=name)
+        if name == "image":
+            given, prepared = "pixels", _ONNX_IMAGE
+        elif name == "text":
+            given, prepared = "tokens", _ONNX_TEXT
+        elif isinstance(tower, SignalTower) and tower.mel is not None:
+            prepared = _ONNX_SOUND.format(name=name)
+            imports += [] if _SOUND_IMPORTS in imports else [_SOUND_IMPORTS]
+        session = f'onnxruntime.InferenceSession("{graph_file(name)}")'
+        parts.append(f'{prepared}({name},) = {session}.run(None, {{"{given}": {given}}})\n')
+    return "".join([
+        "import json\n\nimport numpy as np\nimport onnxruntime\n", *imports,
+        '\nfacts = json.load(open("preprocessing.json"))\n', *parts,
+        *(f"print({first} @ {second}.T)\n" for first, second in _compared(encoder)),
+    ])  # fmt: skip
+
+
+def _compared(encoder: TowerEncoder) -> list[tuple[str, str]]:
+    """Return the pairs of modalities whose similarities an example prints: each with one."""
+    names = list(encoder.towers)
+    anchor = "text" if "text" in names else names[0]
+    return [(name, anchor) for name in names if name != anchor] or [(anchor, anchor)]

@@ -14,10 +14,12 @@ from clipkit.export.formats import EXPORTERS
 from clipkit.export.model_card import render_card
 from clipkit.export.run_facts import RunFacts, read_run
 from clipkit.export.sentence_transformers import NORMALIZE_FOLDER
-from clipkit.models import DualEncoder, load_model
+from clipkit.models import JointEncoder, TowerEncoder
 from clipkit.models.checkpoints.description import build_encoder, describe
+from clipkit.models.checkpoints.named import load_towers
 from clipkit.models.files.state_dicts import load_exactly
 from clipkit.models.lora import add_lora_of_entry, lora_entry, merge_lora
+from clipkit.models.named_towers import NamedTowerEncoder
 from clipkit.suggestions import did_you_mean
 
 _CARD_NAME: Final = "README.md"
@@ -36,11 +38,13 @@ class ExportedModel:
         weights: "average" or "raw", the exported weights of the checkpoint; None if there was only
             one set of weights.
         reader: Python expression that loads the files.
+        left_out: Parts that the format does not have: modalities with a tower, and "fusion".
     """
 
     folder: Path
     weights: str | None
     reader: str
+    left_out: tuple[str, ...] = ()
 
 
 def export_checkpoint(
@@ -64,7 +68,8 @@ def export_checkpoint(
         license: License id for the model card, such as "cc-by-4.0"; None to name no license.
 
     Returns:
-        The folder, the exported weights and the call that loads them.
+        The folder, the exported weights, the call that loads them, and the parts of the encoder
+        that the format does not have.
 
     Raises:
         CheckpointError: If the checkpoint cannot be read, or the embeddings of the written files
@@ -79,13 +84,13 @@ def export_checkpoint(
     """
     _check_format(format)
     _check_output(Path(output))
-    encoder, kind = load_model(checkpoint, "cpu", weights)
+    encoder, kind = load_towers(checkpoint, "cpu", weights)
     run = replace(read_run(Path(checkpoint)), weights=kind)
     return _export(encoder, Path(output), format, run, license)
 
 
 def export_encoder(
-    encoder: DualEncoder,
+    encoder: TowerEncoder,
     output: Path | str,
     format: str = "open_clip",
     *,
@@ -120,25 +125,37 @@ def export_encoder(
 
 
 def _export(
-    encoder: DualEncoder, output: Path, format: str, run: RunFacts, license: str | None
+    encoder: TowerEncoder, output: Path, format: str, run: RunFacts, license: str | None
 ) -> ExportedModel:
     exporter = EXPORTERS[format]
+    written, left_out = _exported_part(encoder, format)
     with replaced_folder(output) as folder:
-        exporter.write(encoder, folder, run.tokenizer)
-        exporter.check(encoder, folder)
-        card = render_card(output.resolve().name, encoder, run, exporter, license)
+        exporter.write(written, folder, run.tokenizer)
+        exporter.check(written, folder)
+        card = render_card(output.resolve().name, written, run, exporter, license, left_out)
         (folder / _CARD_NAME).write_text(card, encoding="utf-8")
-    return ExportedModel(output, run.weights, exporter.reader(output))
+    return ExportedModel(output, run.weights, exporter.reader(written, output), left_out)
 
 
-def _merged_copy(encoder: DualEncoder) -> DualEncoder:
+def _exported_part(encoder: TowerEncoder, format: str) -> tuple[TowerEncoder, tuple[str, ...]]:
+    """Return the part of an encoder that a format can express, and what is left out."""
+    if not isinstance(encoder, NamedTowerEncoder):
+        return encoder, ()
+    exporter = EXPORTERS[format]
+    fusion = ("fusion",) if isinstance(encoder, JointEncoder) and not exporter.keeps_fusion else ()
+    if exporter.keeps_all_towers and (encoder.modalities or not fusion):
+        return encoder, fusion
+    try:
+        return encoder.dual(), (*encoder.modalities, *fusion)
+    except ConfigError as error:
+        raise ConfigError(
+            f"{error}; the format {format} has no others, export with --format safetensors or onnx"
+        ) from error
+
+
+def _merged_copy(encoder: TowerEncoder) -> TowerEncoder:
     """Build the encoder again; a deep copy of a tower with adapters would share its classes."""
     copy = build_encoder(describe(encoder), "export")
-    if not isinstance(copy, DualEncoder):
-        raise ConfigError(
-            f"encoder: expected an encoder of images and texts, got {type(copy).__name__}; export "
-            f"its dual(), or write all of its towers with save_encoder"
-        )
     if adapters := lora_entry(encoder):
         add_lora_of_entry(copy, adapters, "export")
     load_exactly(copy, encoder.state_dict(), "export")

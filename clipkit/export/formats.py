@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, final
-
-import torch
-from torch import Tensor
 
 from clipkit.data.text.tokenizer import Tokenizer
 from clipkit.data.text.tokenizer_export import save_tokenizer
 from clipkit.data.text.tokenizers import tokenizer_from_name
-from clipkit.errors import CheckpointError, ConfigError
+from clipkit.errors import ConfigError
 from clipkit.export import card_examples
+from clipkit.export.comparison import TOLERANCE, compare, read_by, towers_of, unit_features
 from clipkit.export.onnx import check_onnx, save_onnx
 from clipkit.export.sentence_transformers import check_modules, write_modules
 from clipkit.export.transformers import to_transformers
-from clipkit.models import DualEncoder, load_encoder, save_encoder, save_open_clip
-from clipkit.models.checkpoints.encoder import OPEN_CLIP_WEIGHTS_NAME
-
-TOLERANCE: Final = 1e-4
-"""Largest difference of a component of a unit-norm embedding."""
+from clipkit.models import DualEncoder, TowerEncoder, save_encoder, save_open_clip
+from clipkit.models.checkpoints.encoder import OPEN_CLIP_WEIGHTS_NAME, read_towers
+from clipkit.models.onnx_towers import graph_file
 
 
 class Exporter(ABC):
@@ -30,20 +26,27 @@ class Exporter(ABC):
 
     Attributes:
         hub_name: Name on the Hugging Face hub of the library that reads the format.
-        usage: Python code for the model card that embeds an image and two captions.
-        keeps_label_head: Whether the files contain the label head.
+        keeps_label_head: Whether the files contain the label heads.
+        keeps_all_towers: Whether the files contain towers other than those of images and texts.
+        keeps_fusion: Whether the files contain the fusion of a joint encoder.
     """
 
     hub_name: str
-    usage: str
     keeps_label_head: bool = False
+    keeps_all_towers: bool = False
+    keeps_fusion: bool = False
 
     @abstractmethod
-    def write(self, encoder: DualEncoder, folder: Path, tokenizer: str | None) -> None:
+    def usage(self, encoder: TowerEncoder) -> str:
+        """Return Python code for the model card that embeds examples of the modalities."""
+
+    @abstractmethod
+    def write(self, encoder: TowerEncoder, folder: Path, tokenizer: str | None) -> None:
         """Write the files.
 
         Args:
-            encoder: Encoder in evaluation mode, on the CPU.
+            encoder: Encoder in evaluation mode, on the CPU; a ``DualEncoder`` unless the format
+                ``keeps_all_towers``.
             folder: An empty folder.
             tokenizer: Name of the tokenizer that the encoder was trained with; None for the default
                 tokenizer of its text tower.
@@ -53,7 +56,7 @@ class Exporter(ABC):
         """
 
     @abstractmethod
-    def check(self, encoder: DualEncoder, folder: Path) -> None:
+    def check(self, encoder: TowerEncoder, folder: Path) -> None:
         """Read the files and compare their embeddings with those of the encoder.
 
         Args:
@@ -65,10 +68,11 @@ class Exporter(ABC):
         """
 
     @abstractmethod
-    def reader(self, folder: Path) -> str:
+    def reader(self, encoder: TowerEncoder, folder: Path) -> str:
         """Return the Python expression that loads the files.
 
         Args:
+            encoder: The encoder that was written.
             folder: Folder of the files.
         """
 
@@ -78,25 +82,27 @@ class OpenClipExporter(Exporter):
     """The layout that open_clip reads from a folder (``local-dir:``) and the hub (``hf-hub:``)."""
 
     hub_name = "open_clip"
-    usage = card_examples.OPEN_CLIP
 
-    def write(self, encoder: DualEncoder, folder: Path, tokenizer: str | None) -> None:
-        save_open_clip(encoder, folder / OPEN_CLIP_WEIGHTS_NAME)
+    def usage(self, encoder: TowerEncoder) -> str:  # noqa: ARG002
+        return card_examples.OPEN_CLIP
+
+    def write(self, encoder: TowerEncoder, folder: Path, tokenizer: str | None) -> None:
+        save_open_clip(_pair(encoder), folder / OPEN_CLIP_WEIGHTS_NAME)
         text_cfg = encoder.text_tower.config()["model"]["model_cfg"]["text_cfg"]
         if text_cfg.get("hf_tokenizer_name"):  # open_clip looks for it in the folder alone
             save_tokenizer(_tokenizer(encoder, tokenizer), folder)
 
-    def check(self, encoder: DualEncoder, folder: Path) -> None:
+    def check(self, encoder: TowerEncoder, folder: Path) -> None:
         import open_clip
 
-        copy = _read("open_clip", lambda: open_clip.create_model(f"local-dir:{folder}").eval())
-        _compare(
-            "open_clip", encoder,
-            lambda images: copy.encode_image(images, normalize=True),
-            lambda tokens: copy.encode_text(tokens, normalize=True),
-        )  # fmt: skip
+        copy = read_by("open_clip", lambda: open_clip.create_model(f"local-dir:{folder}").eval())
+        towers = {
+            "image": lambda images: copy.encode_image(images, normalize=True),
+            "text": lambda tokens: copy.encode_text(tokens, normalize=True),
+        }
+        compare("open_clip", encoder, towers)
 
-    def reader(self, folder: Path) -> str:
+    def reader(self, encoder: TowerEncoder, folder: Path) -> str:  # noqa: ARG002
         return f"open_clip.create_model_and_transforms('local-dir:{folder}')"
 
 
@@ -105,30 +111,32 @@ class TransformersExporter(Exporter):
     """``CLIPModel`` or ``SiglipModel`` of transformers, with image processor and tokenizer."""
 
     hub_name = "transformers"
-    usage = card_examples.TRANSFORMERS
 
-    def write(self, encoder: DualEncoder, folder: Path, tokenizer: str | None) -> None:
+    def usage(self, encoder: TowerEncoder) -> str:  # noqa: ARG002
+        return card_examples.TRANSFORMERS
+
+    def write(self, encoder: TowerEncoder, folder: Path, tokenizer: str | None) -> None:
         from transformers import CLIPImageProcessor
 
         processor = CLIPImageProcessor(**image_processor_options(encoder))
-        to_transformers(encoder).save_pretrained(folder)
+        to_transformers(_pair(encoder)).save_pretrained(folder)
         processor.save_pretrained(folder)
         text = encoder.text_tower
         # what transformers pads, such a tower was trained to read
         save_tokenizer(_tokenizer(encoder, tokenizer), folder, masks=text.trims_exactly)
 
-    def check(self, encoder: DualEncoder, folder: Path) -> None:
+    def check(self, encoder: TowerEncoder, folder: Path) -> None:
         from transformers import AutoModel, AutoProcessor
 
-        copy = _read("transformers", lambda: AutoModel.from_pretrained(folder).eval())
-        _read("transformers", lambda: AutoProcessor.from_pretrained(folder))
-        _compare(
-            "transformers", encoder,
-            lambda images: _unit(copy.get_image_features(pixel_values=images)),
-            lambda tokens: _unit(copy.get_text_features(input_ids=tokens)),
-        )  # fmt: skip
+        copy = read_by("transformers", lambda: AutoModel.from_pretrained(folder).eval())
+        read_by("transformers", lambda: AutoProcessor.from_pretrained(folder))
+        towers = {
+            "image": lambda images: unit_features(copy.get_image_features(pixel_values=images)),
+            "text": lambda tokens: unit_features(copy.get_text_features(input_ids=tokens)),
+        }
+        compare("transformers", encoder, towers)
 
-    def reader(self, folder: Path) -> str:
+    def reader(self, encoder: TowerEncoder, folder: Path) -> str:  # noqa: ARG002
         return f"transformers.AutoModel.from_pretrained('{folder}')"
 
 
@@ -137,17 +145,19 @@ class SentenceTransformersExporter(Exporter):
     """The folder of transformers with the modules of ``SentenceTransformer``, version 6."""
 
     hub_name = "sentence-transformers"
-    usage = card_examples.SENTENCE_TRANSFORMERS
 
-    def write(self, encoder: DualEncoder, folder: Path, tokenizer: str | None) -> None:
+    def usage(self, encoder: TowerEncoder) -> str:  # noqa: ARG002
+        return card_examples.SENTENCE_TRANSFORMERS
+
+    def write(self, encoder: TowerEncoder, folder: Path, tokenizer: str | None) -> None:
         TransformersExporter().write(encoder, folder, tokenizer)
         write_modules(folder, pads_to_longest=encoder.text_tower.trims_exactly)
 
-    def check(self, encoder: DualEncoder, folder: Path) -> None:
+    def check(self, encoder: TowerEncoder, folder: Path) -> None:
         TransformersExporter().check(encoder, folder)
-        check_modules(encoder, folder, TOLERANCE)
+        check_modules(_pair(encoder), folder, TOLERANCE)
 
-    def reader(self, folder: Path) -> str:
+    def reader(self, encoder: TowerEncoder, folder: Path) -> str:  # noqa: ARG002
         return f"sentence_transformers.SentenceTransformer('{folder}')"
 
 
@@ -160,13 +170,18 @@ class OnnxExporter(Exporter):
     """
 
     hub_name = "onnx"
-    usage = card_examples.ONNX
+    keeps_all_towers = True
 
     def __init__(self, precision: str = "fp32") -> None:
         self._precision = precision
 
-    def write(self, encoder: DualEncoder, folder: Path, tokenizer: str | None) -> None:
+    def usage(self, encoder: TowerEncoder) -> str:
+        return card_examples.onnx_example(encoder)
+
+    def write(self, encoder: TowerEncoder, folder: Path, tokenizer: str | None) -> None:
         save_onnx(encoder, folder, tokenizer, self._precision)
+        if "text" not in encoder.towers:
+            return
         loaded = _tokenizer(encoder, tokenizer)
         try:
             loaded.in_transformers()
@@ -174,30 +189,35 @@ class OnnxExporter(Exporter):
             return
         save_tokenizer(loaded, folder)
 
-    def check(self, encoder: DualEncoder, folder: Path) -> None:
+    def check(self, encoder: TowerEncoder, folder: Path) -> None:
         check_onnx(encoder, folder, TOLERANCE, self._precision)
 
-    def reader(self, folder: Path) -> str:
-        return f"onnxruntime.InferenceSession('{folder}/image.onnx'), and text.onnx"
+    def reader(self, encoder: TowerEncoder, folder: Path) -> str:
+        first, *others = (graph_file(name) for name in encoder.towers)
+        more = f", and {', '.join(others)}" if others else ""
+        return f"onnxruntime.InferenceSession('{folder}/{first}'){more}"
 
 
 @final
 class SafetensorsExporter(Exporter):
-    """Any encoder, including its label head, to be loaded with clipkit."""
+    """Any encoder, including its label heads, to be loaded with clipkit."""
 
     hub_name = "clipkit"
-    usage = card_examples.SAFETENSORS
     keeps_label_head = True
+    keeps_all_towers = True
+    keeps_fusion = True
 
-    def write(self, encoder: DualEncoder, folder: Path, tokenizer: str | None) -> None:  # noqa: ARG002
+    def usage(self, encoder: TowerEncoder) -> str:
+        return card_examples.safetensors_example(encoder)
+
+    def write(self, encoder: TowerEncoder, folder: Path, tokenizer: str | None) -> None:  # noqa: ARG002
         save_encoder(encoder, folder)
 
-    def check(self, encoder: DualEncoder, folder: Path) -> None:
-        copy = load_encoder(folder)
-        _compare("clipkit", encoder, copy.encode_image, copy.encode_text)
+    def check(self, encoder: TowerEncoder, folder: Path) -> None:
+        compare("clipkit", encoder, towers_of(read_towers(folder).encoder))
 
-    def reader(self, folder: Path) -> str:
-        return f"clipkit.models.load_encoder('{folder}')"
+    def reader(self, encoder: TowerEncoder, folder: Path) -> str:
+        return f"clipkit.models.{card_examples.loader(encoder)}('{folder}')"
 
 
 EXPORTERS: Final[Mapping[str, Exporter]] = {
@@ -213,7 +233,7 @@ FORMATS: Final = tuple(EXPORTERS)
 """Names of the formats."""
 
 
-def image_processor_options(encoder: DualEncoder) -> dict[str, Any]:
+def image_processor_options(encoder: TowerEncoder) -> dict[str, Any]:
     """Return the arguments of a ``CLIPImageProcessor`` with the preprocessing of an encoder."""
     from PIL.Image import Resampling
 
@@ -242,7 +262,13 @@ def image_processor_options(encoder: DualEncoder) -> dict[str, Any]:
     }
 
 
-def _tokenizer(encoder: DualEncoder, name: str | None) -> Tokenizer:
+def _pair(encoder: TowerEncoder) -> DualEncoder:
+    """Return an encoder of images and texts, as formats for these two get it."""
+    assert isinstance(encoder, DualEncoder), "only formats that keep all towers get another"
+    return encoder
+
+
+def _tokenizer(encoder: TowerEncoder, name: str | None) -> Tokenizer:
     """Load the tokenizer; refuse one with more ids than the text tower has embeddings."""
     text = encoder.text_tower
     tokenizer = tokenizer_from_name(name or text.tokenizer_name, text.context_length)
@@ -252,40 +278,3 @@ def _tokenizer(encoder: DualEncoder, name: str | None) -> Tokenizer:
             f"has only {text.vocab_size}; export with --format safetensors instead"
         )
     return tokenizer
-
-
-def _read(library: str, load: Callable[[], Any]) -> Any:
-    try:
-        return load()
-    except Exception as error:  # the libraries' errors have no common base
-        raise CheckpointError(f"export: {library} cannot read what was written: {error}") from error
-
-
-def _compare(
-    library: str,
-    encoder: DualEncoder,
-    encode_image: Callable[[Tensor], Tensor],
-    encode_text: Callable[[Tensor], Tensor],
-) -> None:
-    """Compare the embeddings of a random batch."""
-    generator = torch.Generator().manual_seed(0)
-    size, text = encoder.image_tower.image_size, encoder.text_tower
-    images = torch.randn(2, 3, size, size, generator=generator)
-    tokens = torch.randint(1, text.vocab_size - 1, (2, text.context_length), generator=generator)
-    tokens[:, -2] = text.vocab_size - 1  # the end, where CLIP pools the text
-    with torch.inference_mode():
-        pairs = (
-            ("image", encoder.encode_image(images), encode_image(images)),
-            ("text", encoder.encode_text(tokens), encode_text(tokens)),
-        )
-    for name, ours, theirs in pairs:
-        difference = (ours - theirs).abs().max().item()
-        if not difference <= TOLERANCE:
-            raise CheckpointError(
-                f"export: {library}'s {name} embeddings differ by {difference:.1e}; nothing is left"
-            )
-
-
-def _unit(features: Any) -> Tensor:
-    """Normalise features; transformers 5 wraps the tensor that earlier versions returned."""
-    return torch.nn.functional.normalize(getattr(features, "pooler_output", features), dim=-1)

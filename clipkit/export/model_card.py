@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from huggingface_hub import EvalResult, ModelCardData
 
 from clipkit import __version__
+from clipkit.export.architecture import architecture
 from clipkit.export.formats import Exporter
 from clipkit.export.run_facts import RunFacts
-from clipkit.models import DualEncoder, ImageTower, LabelHead
+from clipkit.models import (
+    DualEncoder,
+    LabelHead,
+    SignalTower,
+    TowerEncoder,
+)
 
 _LENGTHS = ("warmup", "warmup_steps", "warmup_fraction", "cooldown")
 """Options of schedules, those of earlier versions included."""
@@ -19,34 +26,85 @@ _RETRIEVAL: Final = ("image-text-retrieval", "Image-text retrieval")
 _CLASSIFICATION: Final = ("image-classification", "Image classification")
 
 
+_RECALL: Final = re.compile(r"(?:(?P<first>[a-z]+)_to_(?P<second>[a-z]+)/)?recall_at_\d+$")
+"""A recall, and its modalities if it names them."""
+
+
 def render_card(
-    title: str, encoder: DualEncoder, run: RunFacts, exporter: Exporter, license: str | None = None
+    title: str,
+    encoder: TowerEncoder,
+    run: RunFacts,
+    exporter: Exporter,
+    license: str | None = None,
+    left_out: Sequence[str] = (),
 ) -> str:
-    """Render the model card from the encoder and the files of its run."""
+    """Render the model card from the encoder and the files of its run.
+
+    Args:
+        title: Name of the model.
+        encoder: The encoder that was written.
+        run: Facts about the run that trained it.
+        exporter: Format of the files.
+        license: License id; None to name no license.
+        left_out: Parts of the trained encoder that are not part of the files.
+    """
     header = ModelCardData(
         license=license,
         library_name=exporter.hub_name,
-        pipeline_tag="zero-shot-image-classification",
-        tags=["clip", "clipkit"],
+        pipeline_tag=pipeline_tag(encoder),
+        tags=["clip", "clipkit", *(["audio"] if _reads_sounds(encoder) else [])],
         model_name=title,
         eval_results=[evaluation_result(*metric) for metric in run.metrics.items()] or None,
     )
     parts = [
         f"---\n{header.to_yaml()}\n---",
         f"# {title}",
-        f"A dual encoder of images and captions, trained and exported with clipkit {__version__}."
-        " Embeddings of matching images and captions have a high cosine similarity.",
-        f"## Use\n\nIn the folder of the files:\n\n```python\n{exporter.usage}```",
+        *_introduction(encoder, left_out),
+        f"## Use\n\nIn the folder of the files:\n\n```python\n{exporter.usage(encoder)}```",
         f"## Architecture\n\n{_table(list(architecture(encoder)))}",
     ]
-    if encoder.label_head is not None:
-        parts.append(f"## Classes\n\n{_classes(encoder.label_head, exporter.keeps_label_head)}")
+    if heads := [_classes(*head, exporter.keeps_label_head) for head in encoder.heads.items()]:
+        parts.append("\n\n".join(["## Classes", *heads]))
     if run.steps is not None:
         parts.append(f"## Training\n\n{_table(list(training(run)))}")
     if run.metrics:
         rows = [(f"`{name}`", f"{100 * value:.1f} %") for name, value in run.metrics.items()]
         parts.append(f"## Evaluation\n\nMeasured during the run.\n\n{_table(rows)}")
     return "\n\n".join(parts) + "\n"
+
+
+def pipeline_tag(encoder: TowerEncoder) -> str:
+    """Return the task of the hub that an encoder is listed under."""
+    names = encoder.towers.keys()
+    if {"image", "text"} <= names:
+        return "zero-shot-image-classification"
+    return (
+        "zero-shot-audio-classification"
+        if "text" in names and _reads_sounds(encoder)
+        else "feature-extraction"
+    )
+
+
+def _reads_sounds(encoder: TowerEncoder) -> bool:
+    return any(isinstance(t, SignalTower) and t.mel is not None for t in encoder.towers.values())
+
+
+def _introduction(encoder: TowerEncoder, left_out: Sequence[str]) -> list[str]:
+    """Return paragraphs about what the files embed, and what they do not."""
+    words = {"image": "images", "text": "captions", "sound": "sounds"}
+    first, *others = [words.get(name, f"`{name}`") for name in encoder.towers]
+    inputs = " and ".join([", ".join([first, *others[:-1]]), *others[-1:]])
+    kind = "A dual encoder" if isinstance(encoder, DualEncoder) else "An encoder"
+    matching = f"matching {inputs}" if others else f"similar {inputs}"
+    text = (
+        f"{kind} of {inputs}, trained and exported with clipkit {__version__}."
+        f" Embeddings of {matching} have a high cosine similarity."
+    )
+    more = (
+        f"The trained model has further parts, which are not part of these files: "
+        f"{', '.join(left_out)}."
+    )
+    return [text, more] if left_out else [text]
 
 
 def evaluation_result(name: str, value: float) -> EvalResult:
@@ -59,7 +117,7 @@ def evaluation_result(name: str, value: float) -> EvalResult:
     """
     dataset, _, metric = name.partition("/") if "/" in name else ("validation", "", name)
     kind = metric.rpartition("/")[2]
-    task_type, task_name = _RETRIEVAL if kind.startswith("recall_at_") else _CLASSIFICATION
+    task_type, task_name = _task(metric)
     return EvalResult(
         task_type=task_type,
         task_name=task_name,
@@ -71,32 +129,14 @@ def evaluation_result(name: str, value: float) -> EvalResult:
     )
 
 
-def architecture(encoder: DualEncoder) -> Iterator[tuple[str, str]]:
-    """Yield names and values that describe the encoder."""
-    image, text = encoder.image_tower, encoder.text_tower
-    yield "Image tower", f"{type(image).__name__}, {_count(image)} parameters"
-    yield "Text tower", f"{type(text).__name__}, {_count(text)} parameters"
-    yield "Parameters", _count(encoder)
-    yield "Embedding", f"{encoder.embedding_dim} components"
-    yield "Images", _images(image)
-    yield "Mean, standard deviation", f"{_numbers(image.image_mean)}; {_numbers(image.image_std)}"
-    yield "Captions", f"up to {text.context_length} tokens, vocabulary of {text.vocab_size:,}"
-    yield "Logit scale", f"{float(encoder.logit_scale.detach()):.4g}"
-    if encoder.logit_bias is not None:
-        yield "Logit bias", f"{float(encoder.logit_bias.detach()):.4g}"
-
-
-def _images(tower: ImageTower) -> str:
-    if (budget := tower.budget) is not None:
-        side = budget.patch_size
-        return (
-            f"any shape, up to {budget.max_tokens} patches of {side} x {side} pixels, "
-            f"{tower.interpolation}"
-        )
-    return (
-        f"{tower.image_size} x {tower.image_size} pixels, {tower.interpolation}, "
-        f"resize mode {tower.resize_mode}"
-    )
+def _task(metric: str) -> tuple[str, str]:
+    """Return the task of a metric, and its name."""
+    if not (found := _RECALL.search(metric)):
+        return _CLASSIFICATION
+    first, second = sorted(name or "" for name in found.group("first", "second"))
+    if not first or (first, second) == ("image", "text"):
+        return _RETRIEVAL
+    return f"{first}-{second}-retrieval", f"{first.capitalize()}-{second} retrieval"
 
 
 def training(run: RunFacts) -> Iterator[tuple[str, str]]:
@@ -118,9 +158,10 @@ def training(run: RunFacts) -> Iterator[tuple[str, str]]:
     yield from _known("Seed", data.get("seed"))
 
 
-def _classes(head: LabelHead, is_kept: bool) -> str:
-    """Describe the classes of the label head by number, if they have names."""
+def _classes(tower: str, head: LabelHead, is_kept: bool) -> str:
+    """Describe the classes of a label head by number, if they have names."""
     text = f"The model was trained with a label head of {head.num_classes} classes"
+    text += "" if tower == "image" else f" on the {tower} tower"
     text += "." if is_kept else ", which is not part of these files."
     if not any(head.class_names):
         return text
@@ -189,14 +230,6 @@ def _value(value: Any) -> str:
 
 def _name(part: Mapping[str, Any]) -> str:
     return str(part["class_path"]).rpartition(".")[2]
-
-
-def _count(module: Any) -> str:
-    return f"{sum(p.numel() for p in module.parameters()):,}"
-
-
-def _numbers(values: Sequence[float]) -> str:
-    return ", ".join(f"{value:.4g}" for value in values)
 
 
 def _table(rows: Sequence[tuple[str, str]]) -> str:

@@ -27,7 +27,8 @@ from clipkit.export.onnx_graphs import (
     tower_graphs,
 )
 from clipkit.export.onnx_precision import CONVERTERS, LEAST_COSINE
-from clipkit.models import ImageTower, MultimodalEncoder, SignalTower, TextTower, TowerEncoder
+from clipkit.models import ImageTower, SignalTower, TextTower, TowerEncoder
+from clipkit.models.named_towers import NamedTowerEncoder
 from clipkit.models.onnx_towers import FACTS_FILE, IMAGE_FILE, TEXT_FILE, graph_file
 
 PRECISIONS: Final = ("fp32", *CONVERTERS)
@@ -48,9 +49,9 @@ def onnx_facts(encoder: TowerEncoder, tokenizer: str, precision: str = "fp32") -
             facts[name] = _text_facts(tower, tokenizer)
         elif isinstance(tower, SignalTower):
             facts.setdefault("modalities", {})[name] = _signal_facts(name, tower)
-    if isinstance(encoder, MultimodalEncoder):
-        scales = encoder.log_pair_scales.items()
-        facts["pair_scales"] = {pair: float(encoder.limited(log.detach())) for pair, log in scales}
+    if isinstance(encoder, NamedTowerEncoder):
+        scales = encoder.pair_scales.items()
+        facts["pair_scales"] = {pair: float(scale.detach()) for pair, scale in scales}
     return {
         **facts,
         "precision": precision,
@@ -109,7 +110,7 @@ def save_onnx(
 
     Batches may have any size, captions any length up to the context length. Pixels are uint8;
     scaling and normalisation are part of the graph. Embeddings have unit norm. The graph of a
-    further modality has its name, such as ``sound.onnx``, and reads spectrograms.
+    further modality has its name, such as ``sound.onnx``, and reads what its tower reads.
 
     Args:
         encoder: Any encoder in evaluation mode, on the CPU.

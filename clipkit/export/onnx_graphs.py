@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
-from clipkit.models import MultimodalEncoder, SignalTower, TowerEncoder
+from clipkit.models import SignalTower, TowerEncoder
+from clipkit.models.named_towers import NamedTowerEncoder
 from clipkit.models.onnx_towers import graph_file
 
 _TRACED_BATCH: Final = 3
@@ -70,7 +71,7 @@ def _graph(encoder: TowerEncoder, name: str) -> TowerGraph:
         sizes[1] = torch.export.Dim("length", max=longest)
         return TowerGraph(name, _TextGraph(encoder), tokens, sizes)
     tower = encoder.towers[name]
-    assert isinstance(encoder, MultimodalEncoder), "others have two towers"
+    assert isinstance(encoder, NamedTowerEncoder), "others have two towers"
     assert isinstance(tower, SignalTower), "neither image nor text"
     values = torch.zeros(_TRACED_BATCH, *tower.input_shape)
     return TowerGraph(name, _SignalGraph(encoder, name), values, sizes)
@@ -120,7 +121,7 @@ class _TextGraph(nn.Module):
 class _SignalGraph(nn.Module):
     """The graph of a further modality."""
 
-    def __init__(self, encoder: MultimodalEncoder, name: str) -> None:
+    def __init__(self, encoder: NamedTowerEncoder, name: str) -> None:
         super().__init__()
         self.encoder, self.name = encoder, name
 

@@ -2,7 +2,6 @@
 
 from clipkit.models.checkpoints.description import describe
 from clipkit.models.checkpoints.encoder import (
-    from_checkpoint,
     load_encoder,
     load_joint_encoder,
     load_multimodal_encoder,
@@ -11,6 +10,7 @@ from clipkit.models.checkpoints.encoder import (
 )
 from clipkit.models.checkpoints.interpolation import interpolate
 from clipkit.models.checkpoints.named import load_model, load_towers
+from clipkit.models.checkpoints.start import from_checkpoint, from_multimodal_checkpoint
 from clipkit.models.dual_encoder import DualEncoder, Encoded
 from clipkit.models.explanation.explain import Explanation
 from clipkit.models.explanation.explain_sound import SoundExplanation, explain_sound
@@ -75,6 +75,7 @@ __all__ = [
     "describe",
     "explain_sound",
     "from_checkpoint",
+    "from_multimodal_checkpoint",
     "from_open_clip",
     "interpolate",
     "load_encoder",

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, final
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from clipkit.errors import ConfigError
+from clipkit.errors import ConfigError, check_at_least
+from clipkit.models.encoding import encode_images, encode_texts
 from clipkit.models.evaluating import evaluating
 from clipkit.models.explanation.explain import Explanation, explain
 from clipkit.models.heads.label_head import LabelHead
-from clipkit.models.inputs import ImageInput, pixel_batches, token_batches
+from clipkit.models.inputs import ImageInput
 from clipkit.models.tower_encoder import SOFTMAX_LOGIT_SCALE, TowerEncoder
 from clipkit.models.towers.base import ImageTower, TextTower, Tower
 from clipkit.types import Batch, Embeddings
@@ -106,21 +106,9 @@ class DualEncoder(TowerEncoder):
             >>> (images @ texts.T).shape
             torch.Size([1, 2])
         """
-        if batch_size < 1:
-            raise ConfigError(f"batch_size: expected at least 1, got {batch_size}")
-        device = self.log_logit_scale.device
-        with evaluating(self):
-            tokens = token_batches(self.text_tower, texts, batch_size)
-            pixels = pixel_batches(self.image_tower, images, batch_size)
-            text = [self.encode_text(batch.to(device)) for batch in tokens]
-            image = [
-                self.encode_image(images.to(device), None if grids is None else grids.to(device))
-                for images, grids in pixels
-            ]
-        empty = torch.empty(0, self.embedding_dim)
+        check_at_least("batch_size", batch_size, 1)
         return Encoded(
-            torch.cat([empty, *[part.float().cpu() for part in text]]),
-            torch.cat([empty, *[part.float().cpu() for part in image]]),
+            encode_texts(self, texts, batch_size), encode_images(self, images, batch_size)
         )
 
     def explain(self, image: ImageInput, text: str, method: str = "auto") -> Explanation:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import replace
 from typing import Any, Final
 
@@ -14,9 +14,18 @@ from torch import Tensor, nn
 
 from clipkit.errors import ConfigError, check_at_least
 from clipkit.models.dual_encoder import DualEncoder
-from clipkit.models.evaluating import evaluating, in_evaluation_mode
+from clipkit.models.encoding import encode_batches, encode_images, encode_texts
+from clipkit.models.evaluating import in_evaluation_mode
 from clipkit.models.heads.label_head import LabelHead
-from clipkit.models.inputs import SoundInput, sound_batches
+from clipkit.models.inputs import ImageInput, SoundInput, sound_batches
+from clipkit.models.multimodal_parts import (
+    check_heads,
+    check_pairs,
+    checked_width,
+    given_modality,
+    present_rows,
+    spread_rows,
+)
 from clipkit.models.tower_encoder import SOFTMAX_LOGIT_SCALE, TowerEncoder, unit
 from clipkit.models.towers.absent import NoImageTower, NoTextTower
 from clipkit.models.towers.base import ImageTower, SignalTower, TextTower, Tower
@@ -44,9 +53,9 @@ class NamedTowerEncoder(TowerEncoder, ABC):
         pair_scales: Sequence[str] = (),
     ) -> None:
         heads = dict(label_heads or {})
-        width = _checked_width(towers)
-        _check_heads(heads, towers, width)
-        _check_pairs(pair_scales, towers)
+        width = checked_width(towers)
+        check_heads(heads, towers, width)
+        check_pairs(pair_scales, towers)
         image, text = towers.get("image"), towers.get("text")
         super().__init__(
             image if isinstance(image, ImageTower) else NoImageTower(width),
@@ -79,6 +88,25 @@ class NamedTowerEncoder(TowerEncoder, ABC):
         """Inverse temperature of a modality with texts, linear, which may be the pair's own."""
         return self.limited(self._log_scale_with_text(name))
 
+    @property
+    def pair_scales(self) -> dict[str, Float[Tensor, ""]]:
+        """Inverse temperature of each pair of modalities that has one of its own, linear."""
+        return {pair: self.limited(log) for pair, log in self.log_pair_scales.items()}
+
+    def log_scale_of(self, pair: str | None) -> nn.Parameter:
+        """See ``TowerEncoder.log_scale_of``; the order of the two does not matter."""
+        if pair is None:
+            return self.log_logit_scale
+        for name in (pair, ":".join(reversed(pair.split(":")))):
+            if name in self.log_pair_scales:
+                own: nn.Parameter = self.log_pair_scales[name]
+                return own
+        known = ", ".join(self.log_pair_scales) or "none"
+        raise ConfigError(
+            f"logit_scale: expected a pair with a scale of its own ({known}), got {pair!r}; name "
+            f"it in the encoder's pair_scales"
+        )
+
     def encode_signal(self, name: str, values: Float[Tensor, "B *rest"]) -> Float[Tensor, "B D"]:
         """Embed the inputs of a further modality, with unit norm.
 
@@ -106,13 +134,61 @@ class NamedTowerEncoder(TowerEncoder, ABC):
         features = self._tower(name)(self._checked(name, values))
         return self.heads[name].score(features, self.text_tower)
 
+    def encode(
+        self,
+        text: Sequence[str] = (),
+        image: Sequence[ImageInput] = (),
+        sound: Sequence[SoundInput] = (),
+        batch_size: int = 64,
+    ) -> dict[str, Float[Tensor, "N D"]]:
+        """Embed texts, images and sounds as they are, in evaluation mode and without gradients.
+
+        Each is prepared as its tower was trained: texts by the tokenizer, images by size and
+        normalisation, sounds by sample rate and spectrogram. The encoder may be on any device.
+
+        Args:
+            text: Texts; longer ones are truncated to the text tower's context length.
+            image: Images of Pillow, or paths of image files.
+            sound: Paths of sound files, or amplitudes of one channel with their sample rate; see
+                ``encode_sounds`` for a tower of another name.
+            batch_size: Inputs per forward pass of a tower.
+
+        Returns:
+            Unit-norm embeddings, float32 on the CPU, by the name of each modality that is given.
+
+        Raises:
+            ConfigError: If there is no tower for them, an argument has another type, or the
+                tokenizer cannot be loaded.
+            DataError: If an image or a sound cannot be read.
+
+        Examples:
+            >>> tower = TimmSoundTower("test_vit", encoder.embedding_dim, MelOptions(num_frames=50))
+            >>> model = MultimodalEncoder({**encoder.towers, "sound": tower})
+            >>> embedded = model.encode(text=["a dog", "a cat"], sound=["bark.wav"])
+            >>> (embedded["sound"] @ embedded["text"].T).shape
+            torch.Size([1, 2])
+        """
+        check_at_least("batch_size", batch_size, 1)
+        given = {"text": text, "image": image, "sound": sound}
+        named = [name for name, inputs in given.items() if not _is_empty(inputs)]
+        if missing := [name for name in named if name not in self._names]:
+            raise ConfigError(
+                f"{missing[0]}: expected inputs of the towers {', '.join(self._names)}, which are "
+                f"those of this encoder"
+            )
+        encode: dict[str, Callable[[], Float[Tensor, "N D"]]] = {
+            "text": lambda: encode_texts(self, text, batch_size),
+            "image": lambda: encode_images(self, image, batch_size),
+            "sound": lambda: self.encode_sounds(sound, batch_size=batch_size),
+        }
+        return {name: encode[name]() for name in named}
+
     def encode_sounds(
         self, sounds: Sequence[SoundInput], name: str = "sound", batch_size: int = 64
     ) -> Float[Tensor, "N D"]:
-        """Embed sounds as they are, in evaluation mode and without gradients.
+        """Embed sounds as they are, by a tower of any name; see ``encode``.
 
-        A longer sound is cropped to the centre, a shorter one repeated. Images and texts as they
-        are: ``dual().encode``.
+        A longer sound is cropped to the centre, a shorter one repeated.
 
         Args:
             sounds: Paths of sound files, or amplitudes of one channel with their sample rate.
@@ -134,11 +210,11 @@ class NamedTowerEncoder(TowerEncoder, ABC):
         """
         check_at_least("batch_size", batch_size, 1)
         device = self.log_logit_scale.device
-        batches = sound_batches(self._tower(name), sounds, batch_size)
-        with evaluating(self):
-            parts = [self.encode_signal(name, values.to(device)) for values in batches]
-        empty = torch.empty(0, self.embedding_dim)
-        return torch.cat([empty, *[part.float().cpu() for part in parts]])
+        return encode_batches(
+            self,
+            sound_batches(self._tower(name), sounds, batch_size),
+            lambda values: self.encode_signal(name, values.to(device)),
+        )
 
     def embed(
         self, batch: Batch, on_text: Callable[[Float[Tensor, "B D"]], None] | None = None
@@ -161,7 +237,7 @@ class NamedTowerEncoder(TowerEncoder, ABC):
         return replace(
             embeddings,
             modalities=modalities,
-            pair_scales={pair: self.limited(log) for pair, log in self.log_pair_scales.items()},
+            pair_scales=self.pair_scales,
             head_features=features,
         )
 
@@ -273,79 +349,6 @@ class NamedTowerEncoder(TowerEncoder, ABC):
         return values.to(self.log_logit_scale.dtype)
 
 
-def given_modality(batch: Batch, name: str) -> ModalityBatch:
-    """Return the input of a modality; refuse a batch without it."""
-    given = batch.modalities or {}
-    if name not in given:
-        raise ConfigError(
-            f"batch.modalities: expected {name!r}, as the encoder has a {name}_tower, got "
-            f"{', '.join(given) or 'none'}; add a field of that name to data.samples.fields"
-        )
-    return given[name]
-
-
-def present_rows(given: ModalityBatch) -> Int64[Tensor, " present"] | None:
-    """Return the samples that have a modality, without waiting for a GPU if their number is known.
-
-    Returns:
-        Positions; None for all samples.
-    """
-    if given.num_present is None:
-        return given.present.nonzero()[:, 0]
-    if given.num_present == len(given.present):
-        return None
-    return (~given.present).to(torch.uint8).argsort(stable=True)[: given.num_present]
-
-
-def spread_rows(
-    own: Float[Tensor, "present *rest"],
-    given: ModalityBatch,
-    rows: Int64[Tensor, " present"] | None,
-) -> Float[Tensor, "B *rest"]:
-    """Put rows back to their samples, with zeros for the others."""
-    if rows is None:
-        return own
-    return own.new_zeros((len(given.present), *own.shape[1:])).index_copy(0, rows, own)
-
-
-def _checked_width(towers: Mapping[str, Tower]) -> int:
-    """Return the width of all embeddings."""
-    if not towers:
-        raise ConfigError("towers: expected at least one, got none")
-    for name, tower in towers.items():
-        kinds = {"image": ImageTower, "text": TextTower}
-        kind: Any = kinds.get(name, SignalTower)
-        if not name.isidentifier() or not isinstance(tower, kind):
-            raise ConfigError(
-                f"towers.{name}: expected the name of a modality with its {kind.__name__}, got "
-                f"{type(tower).__name__}"
-            )
-    widths = {name: tower.embedding_dim for name, tower in towers.items()}
-    if len(set(widths.values())) > 1:
-        raise ConfigError(f"towers: expected the same embedding_dim for all, got {widths}")
-    return next(iter(widths.values()))
-
-
-def _check_heads(heads: Mapping[str, LabelHead], towers: Mapping[str, Tower], width: int) -> None:
-    for name, head in heads.items():
-        if name not in towers:
-            raise ConfigError(
-                f"label_heads: expected the names of towers ({', '.join(towers)}), got {name!r}"
-            )
-        if head.embedding_dim != width:
-            raise ConfigError(
-                f"label_heads.{name}.embedding_dim: expected the towers' {width}, got "
-                f"{head.embedding_dim}"
-            )
-
-
-def _check_pairs(pairs: Sequence[str], towers: Mapping[str, Tower]) -> None:
-    split = [tuple(pair.split(":")) for pair in pairs]
-    for pair, names in zip(pairs, split, strict=True):
-        if len(set(names)) != 2 or len(names) != 2 or not set(names) <= set(towers):
-            raise ConfigError(
-                f"pair_scales: expected FIRST:SECOND of two towers ({', '.join(towers)}), got "
-                f"{pair!r}"
-            )
-    if len({frozenset(names) for names in split}) < len(split):
-        raise ConfigError(f"pair_scales: expected each pair once, got {', '.join(pairs)}")
+def _is_empty(inputs: object) -> bool:
+    """Return whether no input is given; a single one is refused where it is read."""
+    return isinstance(inputs, Sized) and not len(inputs)

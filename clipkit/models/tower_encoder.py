@@ -154,6 +154,17 @@ class TowerEncoder(nn.Module, ABC):
         """Inverse temperature of a modality with texts, linear, which may be the pair's own."""
         return self.logit_scale
 
+    @property
+    def pair_scales(self) -> dict[str, Float[Tensor, ""]]:
+        """Inverse temperature of each pair of modalities that has one of its own, linear."""
+        return {}
+
+    @property
+    def scales(self) -> dict[str, Float[Tensor, ""]]:
+        """All inverse temperatures by the name that they are logged under."""
+        own = {f"logit_scale_{p.replace(':', '_')}": one for p, one in self.pair_scales.items()}
+        return {"logit_scale": self.logit_scale, **own}
+
     def limited(self, log: Float[Tensor, ""]) -> Float[Tensor, ""]:
         """Return the scale of a logarithm, at most ``max_logit_scale``."""
         if self.max_logit_scale is not None:
@@ -168,18 +179,37 @@ class TowerEncoder(nn.Module, ABC):
             keep_locked_in_evaluation(self)
         return self
 
-    def set_logit_scale(self, scale: float) -> None:
-        """Set the scale, as a schedule does.
+    def log_scale_of(self, pair: str | None) -> nn.Parameter:
+        """Return the parameter of a scale, its logarithm.
+
+        Args:
+            pair: "first:second", two modalities with a scale of their own; None for that of all
+                others.
+
+        Raises:
+            ConfigError: If the pair has no scale of its own.
+        """
+        if pair is not None:
+            raise ConfigError(
+                f"logit_scale: expected no pair, as all of them have one scale, got {pair!r}; a "
+                f"MultimodalEncoder has others with pair_scales"
+            )
+        return self.log_logit_scale
+
+    def set_logit_scale(self, scale: float, pair: str | None = None) -> None:
+        """Set a scale, as a schedule does.
 
         Args:
             scale: Inverse temperature, linear.
+            pair: Which scale; see ``log_scale_of``.
 
         Raises:
-            ConfigError: If it is not positive, or exceeds ``max_logit_scale``.
+            ConfigError: If it is not positive, or exceeds ``max_logit_scale``, or the pair has no
+                scale of its own.
         """
         check_scale(scale, self.max_logit_scale)
         with torch.no_grad():
-            self.log_logit_scale.fill_(math.log(scale))
+            self.log_scale_of(pair).fill_(math.log(scale))
 
     def limit_logit_scale(self) -> None:
         """Reset the parameter to the limit if an optimizer step exceeded it.

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from transformers import WhisperFeatureExtractor
 
 from clipkit.errors import ConfigError, DataError
@@ -108,3 +111,30 @@ def test_a_sound_tower_next_to_image_and_text():
     tower = TimmSoundTower("test_vit", pairs.embedding_dim, MEL, mean=-40.0, std=20.0)
     encoder = with_towers(pairs, {"sound": tower})
     assert encoder.encode_sounds([(wave(3000), 8000)]).shape == (1, pairs.embedding_dim)
+
+
+def test_all_modalities_in_one_call(tmp_path):
+    pairs = tiny.encoder()
+    model = with_towers(pairs, {"sound": TcnTower(pairs.embedding_dim, MEL, width=8)}).train()
+    image, sound = tmp_path / "dog.png", tmp_path / "bark.wav"
+    Image.new("RGB", (20, 30), "red").save(image)
+    sound.write_bytes(sound_bytes())
+    sounds = [sound, (wave(900), 8000)]
+    embedded = model.encode(text=["a dog", "a cat"], image=[image], sound=sounds)
+    assert model.training
+    expected = pairs.encode(["a dog", "a cat"], [image])
+    assert torch.equal(embedded["text"], expected.texts)
+    assert torch.equal(embedded["image"], expected.images)
+    assert torch.equal(embedded["sound"], model.encode_sounds(sounds))
+    assert model.encode(sound=[sound]).keys() == {"sound"}
+    assert model.encode() == {}
+
+
+def test_inputs_without_a_tower_and_single_ones_are_refused(encoder):
+    with pytest.raises(ConfigError, match="text: expected inputs of the towers sound, which are"):
+        encoder.encode(text=["a dog"], sound=[(wave(900), 8000)])
+    for single in ("bark.wav", Path("bark.wav")):
+        with pytest.raises(ConfigError, match="sounds: expected a list of sounds, got one "):
+            encoder.encode(sound=single)
+    with pytest.raises(ConfigError, match="batch_size: expected at least 1, got 0"):
+        encoder.encode(batch_size=0)

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from clipkit.errors import CheckpointError, ConfigError
-from clipkit.export.checkpoint import export_encoder
 from clipkit.models import (
     DualEncoder,
     LinearLabelHead,
@@ -248,8 +247,6 @@ def test_what_needs_images_and_texts_refuses_other_encoders(tmp_path):
         load_encoder(tmp_path / "saved")
     with pytest.raises(ConfigError, match="expected an image and a text tower"):
         model.dual()
-    with pytest.raises(ConfigError, match="expected an encoder of images and texts"):
-        export_encoder(model, tmp_path / "export", "safetensors")
     save_encoder(tiny.encoder(), tmp_path / "dual")
     with pytest.raises(CheckpointError, match="expected a MultimodalEncoder, got DualEncoder"):
         load_multimodal_encoder(tmp_path / "dual")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from clipkit.cli.main import main
-from clipkit.models.checkpoints.encoder import from_checkpoint
+from clipkit.models import from_checkpoint
 from tests.helpers import tiny
 
 FILES = Path(__file__).parent / "written_by_0_1"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from clipkit.atomic_files import temporary_path
@@ -86,11 +87,12 @@ def _evaluator(args: argparse.Namespace) -> Evaluator:
     return make_evaluator("retrieval", args.measure)
 
 
-def _print_recalls(evaluator: Evaluator, args: argparse.Namespace) -> None:
+def _print_recalls(
+    evaluator: Evaluator, before: Mapping[str, float], args: argparse.Namespace
+) -> None:
     """Print the recalls of the model and of the files, and their difference."""
-    from clipkit.models import load_encoder, load_model
+    from clipkit.models import load_encoder
 
-    before = evaluator.run(load_model(args.model, "cpu", args.weights).encoder)
     after = evaluator.run(load_encoder(args.output))
     print(f"{args.measure}: model, {args.format}, difference")
     for name, value in before.items():
@@ -109,17 +111,26 @@ def run(args: argparse.Namespace) -> int:
 
     from clipkit.export import export_checkpoint, push_to_hub
     from clipkit.export.push import check_login
+    from clipkit.models import load_model
 
     evaluator = None if args.measure is None else _evaluator(args)
     if args.push is not None:
         check_login(args.push)  # before the model is loaded and written
+    before = {}
+    if evaluator is not None:
+        before = evaluator.run(load_model(args.model, "cpu", args.weights).encoder)
     exported = export_checkpoint(
         args.model, args.output, args.format, weights=args.weights, license=args.license
     )
     weights = shown_weights(exported.weights)
     print(f"{args.output}: written{weights}; load it with {exported.reader}")
+    if exported.left_out:
+        print(
+            f"{args.output}: the format {args.format} has no place for all parts; left out: "
+            f"{', '.join(exported.left_out)} (--format safetensors contains everything)"
+        )
     if evaluator is not None:
-        _print_recalls(evaluator, args)
+        _print_recalls(evaluator, before, args)
     if args.push is not None:
         name = push_to_hub(args.output, args.push, private=args.private)
         print(f"{name}: uploaded; load it with clipkit.models.load_model({name!r})")

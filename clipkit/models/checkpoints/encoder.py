@@ -18,7 +18,6 @@ from clipkit.models.dual_encoder import DualEncoder
 from clipkit.models.files.sharded import META, is_sharded, read_checkpoint
 from clipkit.models.files.state_dicts import load_exactly, read_file, write_state_dict
 from clipkit.models.files.structure import is_structure_only
-from clipkit.models.heads.label_head import LabelHead
 from clipkit.models.joint.joint_encoder import JointEncoder
 from clipkit.models.lora import add_lora_of_entry, lora_entry, merge_lora
 from clipkit.models.multimodal_encoder import MultimodalEncoder
@@ -116,10 +115,18 @@ def load_multimodal_encoder(path: Path | str, prefix: str | None = None) -> Mult
         >>> list(load_multimodal_encoder("export").towers)
         ['image', 'text']
     """
-    encoder, _ = read_towers(path, prefix)
+    return as_multimodal(read_towers(path, prefix).encoder, path)
+
+
+def as_multimodal(encoder: TowerEncoder, where: Path | str) -> MultimodalEncoder:
+    """Return an encoder of any number of towers.
+
+    Raises:
+        CheckpointError: If it is one of images and texts.
+    """
     if not isinstance(encoder, MultimodalEncoder):
         raise CheckpointError(
-            f"{path}: expected a MultimodalEncoder, got {type(encoder).__name__}; use load_encoder"
+            f"{where}: expected a MultimodalEncoder, got {type(encoder).__name__}; use load_encoder"
         )
     return encoder
 
@@ -218,45 +225,6 @@ def _chosen_weights(
             f"with the callback ExponentialMovingAverage"
         )
     raise CheckpointError(f"{path}: has no weights whose names begin with {candidates[-1]!r}")
-
-
-def from_checkpoint(
-    path: Path | str, label_head: LabelHead | None = None, prefix: str | None = None
-) -> DualEncoder:
-    """Load the encoder of a checkpoint as the start of a run with another objective.
-
-    Unlike ``--ckpt_path``, which resumes a run, this loads nothing but the weights.
-
-    Args:
-        path: A checkpoint of ``clipkit fit``, a folder of an export, or a model of the hub; see
-            ``load_encoder``.
-        label_head: Label head that replaces the checkpoint's; None keeps the checkpoint's, if any.
-        prefix: "ema." for the moving average of the weights, "encoder." for the trained weights,
-            None for the average if there is one.
-
-    Returns:
-        The encoder in training mode, with no layer locked.
-
-    Raises:
-        CheckpointError: As for ``load_encoder``.
-        ConfigError: If the label head does not fit the towers.
-
-    Examples:
-        >>> save_encoder(encoder, "export")
-        >>> head = LinearLabelHead(encoder.embedding_dim, num_classes=10)
-        >>> from_checkpoint("export", head).label_head.num_classes
-        10
-    """
-    loaded, kind = read_encoder(path, prefix)
-    if kind is not None:
-        _LOG.warning("%s: starting from the %s weights", path, kind)
-    if label_head is None:
-        return loaded.train()
-    encoder = DualEncoder(loaded.image_tower, loaded.text_tower, label_head, **loaded.config())
-    weights = loaded.state_dict().items()
-    kept = {name: value for name, value in weights if not name.startswith("label_head.")}
-    encoder.load_state_dict(kept, strict=False)  # only a new head keeps its initial values
-    return encoder.train()
 
 
 def _entry(checkpoint: Any, where: str) -> dict[str, Any]:

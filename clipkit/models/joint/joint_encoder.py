@@ -14,12 +14,8 @@ from clipkit.errors import ConfigError
 from clipkit.models.heads.label_head import LabelHead
 from clipkit.models.joint.fusion import Fusion
 from clipkit.models.joint.word_head import WordHead
-from clipkit.models.named_towers import (
-    NamedTowerEncoder,
-    given_modality,
-    present_rows,
-    spread_rows,
-)
+from clipkit.models.multimodal_parts import given_modality, present_rows, spread_rows
+from clipkit.models.named_towers import NamedTowerEncoder
 from clipkit.models.tower_encoder import SOFTMAX_LOGIT_SCALE, Images, TowerEncoder
 from clipkit.models.towers.base import Tower
 from clipkit.models.towers.tokens import TokenTower, recording_tokens, text_mask
