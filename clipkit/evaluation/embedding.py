@@ -13,6 +13,7 @@ from clipkit.data.text.tokenizer import Tokenizer
 from clipkit.distributed.agreement import same_errors
 from clipkit.distributed.collectives import gather_rows, gather_sizes, rank, world_size
 from clipkit.distributed.texts import gather_texts
+from clipkit.evaluation.datasets.dataset import EvaluationDataset
 from clipkit.evaluation.datasets.loading import decoded_chunks, ids_of_rank
 from clipkit.evaluation.datasets.sample_source import DataSource
 from clipkit.evaluation.embedding_cache import cache_of
@@ -217,7 +218,8 @@ def _embed_rank(
             labels += chunk.labels
             keys += chunk.keys
     else:
-        for sample in map(data.sample, ids):  # one image in memory at a time
+        read = data.without_file if isinstance(data, EvaluationDataset) else data.sample
+        for sample in map(read, ids):  # one image in memory at a time
             captions.append(sample.captions)
             labels.append(sample.label)
             keys.append(sample.key)

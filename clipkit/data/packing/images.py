@@ -37,10 +37,12 @@ class FoundFiles:
 
     Args:
         files: Files of the kind that was searched for, by path.
+        sounds: Sounds of images, by the path of the image: those of the same name.
         skipped: Number of other files by kind.
     """
 
     files: list[Path] = field(default_factory=list)
+    sounds: dict[Path, Path] = field(default_factory=dict)
     skipped: Counter[str] = field(default_factory=Counter)
 
 
@@ -74,14 +76,34 @@ def find_sounds(folder: Path) -> FoundFiles:
 def find_images_or_sounds(folders: Sequence[Path]) -> tuple[str, list[FoundFiles]]:
     """Search folders for images, or for sounds if none of them contains an image.
 
+    Next to images, a sound belongs to the image of its name, such as ``1.wav`` to ``1.jpg``; others
+    are skipped, as a kind of their own.
+
     Returns:
         ``"images"`` or ``"sounds"``, and the files of each folder.
     """
     images = [find_images(folder) for folder in folders]
     if any(found.files for found in images):
+        for folder, found in zip(folders, images, strict=True):
+            if found.skipped.keys() & SOUND_SUFFIXES:
+                _add_sounds(folder, found)
         return "images", images
     sounds = [find_sounds(folder) for folder in folders]
     return ("sounds", sounds) if any(found.files for found in sounds) else ("images", images)
+
+
+def _add_sounds(folder: Path, found: FoundFiles) -> None:
+    """Add the sounds that have the name of an image, and count the others."""
+    order = [f".{extension}" for extension in SOUND_EXTENSIONS]
+    sounds = _find(folder, lambda file: file.suffix.lower() in SOUND_SUFFIXES).files
+    of_name: dict[Path, Path] = {}
+    for sound in sorted(sounds, key=lambda file: (order.index(file.suffix.lower()), file)):
+        of_name.setdefault(sound.with_suffix(""), sound)
+    of_images = {image: of_name.get(image.with_suffix("")) for image in found.files}
+    found.sounds = {image: sound for image, sound in of_images.items() if sound is not None}
+    found.skipped -= Counter(sound.suffix.lower() for sound in sounds)
+    if rest := len(sounds) - len({*found.sounds.values()}):
+        found.skipped["sounds without an image of the same name"] = rest
 
 
 def _find(folder: Path, is_wanted: Callable[[Path], bool]) -> FoundFiles:

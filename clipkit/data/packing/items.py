@@ -68,20 +68,28 @@ class Item(ABC):
 @final
 @dataclass(frozen=True, slots=True)
 class FileItem(Item):
-    """An image or a sound, and its texts."""
+    """An image or a sound, and its texts.
+
+    Args:
+        file: The image or sound.
+        own_texts: Texts by extension.
+        sound: Sound of an image; None without one.
+    """
 
     file: Path
     own_texts: Mapping[str, bytes]
+    sound: Path | None = None
 
     @property
     def identity(self) -> str:
         """See `Item.identity`."""
-        return f"{self.file} {state_of(self.file)} {sorted(self.own_texts.items())}"
+        sound = "" if self.sound is None else f" {self.sound} {state_of(self.sound)}"
+        return f"{self.file} {state_of(self.file)} {sorted(self.own_texts.items())}{sound}"
 
     @property
     def files(self) -> tuple[Path, ...]:
         """See `Item.files`."""
-        return (self.file,)
+        return (self.file,) if self.sound is None else (self.file, self.sound)
 
     @property
     def key(self) -> None:
@@ -90,8 +98,8 @@ class FileItem(Item):
 
     def members(self) -> dict[str, bytes]:
         """See `Item.members`."""
-        data = read_file(self.file)
-        return {member_extension(self.file, data): data, **self.own_texts}
+        contents = [(file, read_file(file)) for file in self.files]
+        return {**{member_extension(*one): one[1] for one in contents}, **self.own_texts}
 
     def texts(self) -> Mapping[str, bytes]:
         """See `Item.texts`."""

@@ -193,7 +193,7 @@ def _from_class_folders(
     what, searched = find_images_or_sounds(classes)
     for folder, name, found in zip(classes, names, searched, strict=True):
         texts = {"cls": str(numbers.number(name)).encode(), "txt": name.encode()}
-        items.extend(FileItem(file, texts) for file in found.files)
+        items.extend(FileItem(file, texts, found.sounds.get(file)) for file in found.files)
         skipped += found.skipped
         if not found.files:
             _say_once(f"{folder}: no {what} of the class {name!r}")

@@ -201,6 +201,25 @@ class EvaluationDataset:
                 )
         return tuple(numbers)
 
+    def without_file(self, sample_id: int) -> EvaluationSample:
+        """Read key, captions and class of a sample, but neither image nor sound, which it may lack.
+
+        Args:
+            sample_id: Position of the sample in the data set.
+
+        Returns:
+            The sample, with an empty file.
+
+        Raises:
+            SampleError: If its text or label cannot be read.
+        """
+        raw = self._reader.read(sample_id, leave_out=IMAGES_AND_SOUNDS)
+        with sample_errors(self.name, raw.key):
+            captions = tuple(caption.text for caption in self._captions(raw.members))
+            return EvaluationSample(
+                raw.key, b"", captions, read_label(raw.members, self.label_field)
+            )
+
     def value(self, sample_id: int, field: str) -> str | None:
         """Read a value that describes a sample, such as its patient, product or language.
 

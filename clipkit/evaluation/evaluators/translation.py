@@ -76,7 +76,7 @@ class CaptionTranslation(Evaluator):
     Texts are compared by their embeddings, and images decide what is correct: a candidate is
     correct if it is a caption of the same image. A model that learned only from images with
     captions has images as the pivot between languages (Gella et al. 2017, arXiv:1707.07601). The
-    images themselves are not embedded.
+    images themselves are neither read nor embedded.
 
     Args:
         data: Folder, URL or pattern of shards, or an opened data set, with captions in at least two

@@ -12,6 +12,7 @@ import pytest
 from clipkit.data import JsonFields, MultiLabels, TableColumns, pack
 from clipkit.data.audio import decode
 from clipkit.data.packing.images import find_images, find_sounds, member_extension
+from clipkit.data.packing.sources import open_source
 from clipkit.data.packing.stats import collect_stats
 from clipkit.data.packing.verify import verify_shards
 from clipkit.data.samples.content import IMAGES_AND_SOUNDS
@@ -71,6 +72,42 @@ def test_images_come_first_in_class_folders(tmp_path):
     assert [file.name for file in find_images(tmp_path).files] == ["a.jpg"]
     assert [file.name for file in find_sounds(tmp_path).files] == ["a.wav"]
     assert member_extension(tmp_path / "x.opus", b"nothing") == "opus"  # known names are believed
+
+
+def test_class_folders_of_images_with_sounds(tmp_path, caplog):
+    """The sound of an image has its name; sounds of others are counted in a warning."""
+    source = tmp_path / "source"
+    for name in ("dog", "rain"):
+        (source / name / "part").mkdir(parents=True)
+    jpg, wav, flac = image_bytes(), sound_bytes(), encoded(tone())
+    files = {
+        "dog/1.jpg": jpg, "dog/1.wav": wav, "dog/1.FLAC": flac, "dog/2.png": image_bytes("red"),
+        "dog/part/2.wav": wav, "dog/notes.md": b"", "rain/3.jpg": jpg, "rain/part/4.jpg": jpg,
+        "rain/part/4.mp3": encoded(tone(1.0, 16_000), 16_000, "MP3"),
+    }  # fmt: skip
+    for name, data in files.items():
+        (source / name).write_bytes(data)
+    report = pack(source, tmp_path / "out")
+    assert report.num_samples == 4
+    samples = samples_in(tmp_path / "out")
+    kinds = [sorted(sample.keys() - {"cls", "txt"}) for sample in samples]
+    assert kinds == [["flac", "jpg"], ["png"], ["jpg"], ["jpg", "mp3"]]
+    assert samples[0]["flac"] == flac  # preferred to the .wav
+    assert [sample["cls"] for sample in samples] == [b"0", b"0", b"1", b"1"]
+    message = "4 images; skipped 3 files that are no images of a class: 2 sounds without an image"
+    assert message in caplog.text
+    assert "1 .md" in caplog.text
+    assert verify_shards(str(tmp_path / "out")).faults == ()
+
+
+def test_a_folder_of_images_is_packed_as_before_without_sounds(tmp_path):
+    (tmp_path / "dog").mkdir()
+    (tmp_path / "dog" / "1.jpg").write_bytes(image_bytes())
+    before = open_source(tmp_path).fingerprint()
+    (tmp_path / "dog" / "2.wav").write_bytes(sound_bytes())
+    assert open_source(tmp_path).fingerprint() == before
+    (tmp_path / "dog" / "1.wav").write_bytes(sound_bytes())
+    assert open_source(tmp_path).fingerprint() != before
 
 
 @pytest.mark.parametrize("column", ["audio", "file_name", "noise"])

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 
 import pytest
 import torch
 
 from clipkit.cli.main import main
 from clipkit.data import JsonFields, LanguageCaptions
+from clipkit.data.shards.reader import ShardReader
 from clipkit.errors import ConfigError, DataError
 from clipkit.evaluation import (
     CaptionTranslation,
     EmbedOptions,
-    EvaluationDataset,
     Retrieval,
     RetrievalOptions,
     make_evaluator,
@@ -157,27 +156,6 @@ def test_images_are_not_decoded(root, encoder, monkeypatch):
     assert CaptionTranslation(data).run(encoder) == expected
 
 
-def test_images_that_are_not_needed_do_not_stay_in_memory(root, encoder, monkeypatch):
-    class Counted(bytes):
-        living, most = 0, 0
-
-        def __init__(self, *_):
-            Counted.living += 1
-            Counted.most = max(Counted.most, Counted.living)
-
-        def __del__(self):
-            Counted.living -= 1
-
-    def counted(self, sample_id):
-        found = sample(self, sample_id)
-        return replace(found, image=Counted(found.image))
-
-    sample = EvaluationDataset.sample
-    monkeypatch.setattr(EvaluationDataset, "sample", counted)
-    CaptionTranslation(opened(root)).run(encoder)
-    assert 1 <= Counted.most <= 2 < len(WORDS)
-
-
 def test_retrieval_of_the_same_block_gives_its_embeddings(root, encoder, monkeypatch):
     data = opened(root)
     expected = CaptionTranslation(data).run(encoder)
@@ -269,3 +247,22 @@ def test_the_task_by_name(root):
     assert evaluator.primary_metric == "recall_at_1"
     with pytest.raises(ConfigError, match="did you mean 'translation'"):
         make_evaluator("translations", root)
+
+
+def test_no_image_is_read(root, encoder, tmp_path, monkeypatch):
+    """Captions without images give the same numbers; images that are there are left out."""
+    expected = CaptionTranslation(opened(root)).run(encoder)
+    rows = [columns(captions(number)) for number in range(len(WORDS))]
+    samples = [(f"s{n}", {"json": json.dumps(row).encode()}) for n, row in enumerate(rows)]
+    write_shard(tmp_path / "0.tar", samples)
+    assert CaptionTranslation(opened(tmp_path)).run(encoder) == expected
+    read, seen = ShardReader.read, []
+
+    def watched(reader, sample_id, leave_out=()):
+        raw = read(reader, sample_id, leave_out)
+        seen.extend(raw.members)
+        return raw
+
+    monkeypatch.setattr(ShardReader, "read", watched)
+    assert CaptionTranslation(opened(root)).run(encoder) == expected
+    assert set(seen) == {"json"}
