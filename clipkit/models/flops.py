@@ -15,7 +15,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from clipkit.models.named_towers import NamedTowerEncoder
 from clipkit.models.tower_encoder import TowerEncoder
+from clipkit.models.towers.base import SignalTower
 
 _NUM_ITEMS: Final = 2
 _DEGREE: Final = 2
@@ -24,9 +26,9 @@ _DEGREE: Final = 2
 
 @final
 class EncoderFlops:
-    """Operations of the forward and backward pass of the towers, per image and per text.
+    """Operations of the forward and backward pass of the towers, per image, text and other input.
 
-    The similarities between all images and texts are not included, nor are further towers. Sums of
+    The similarities between all images and texts are not included. Sums of
     these numbers over the time of a step give the model FLOPs utilisation, the share of what the
     device could compute (Chowdhery et al. 2022, appendix B).
 
@@ -45,6 +47,7 @@ class EncoderFlops:
         self._encoder = _without_weights(encoder, self._mode)
         self._images: dict[int, float] = {}
         self._text: np.poly1d | None = None
+        self._signals: dict[str, float] = {}
 
     def image(self, image_size: int) -> float:
         """Return the operations for an image of this height and width, in pixels."""
@@ -71,6 +74,18 @@ class EncoderFlops:
             self._text = np.poly1d(np.polyfit(lengths, counts, min(_DEGREE, len({*lengths}) - 1)))
         return float(self._text(num_tokens))
 
+    def signal(self, name: str) -> float:
+        """Return the operations for an input of a further modality, by its name."""
+        tower = self._encoder.towers.get(name)
+        if not isinstance(tower, SignalTower) or not isinstance(self._encoder, NamedTowerEncoder):
+            return 0.0
+        if name not in self._signals:
+            shape = (_NUM_ITEMS, *tower.input_shape)
+            self._signals[name] = self._count(
+                partial(self._encoder.encode_signal, name), lambda: torch.zeros(shape)
+            )
+        return self._signals[name]
+
     def follow(self, encoder: TowerEncoder) -> bool:
         """Take over which parameters are trainable.
 
@@ -85,6 +100,7 @@ class EncoderFlops:
             for name, value in trainable.items():
                 copied[name].requires_grad_(value)
             self._images.clear()
+            self._signals.clear()
             self._text = None
         return True
 

@@ -1,15 +1,18 @@
-"""Several modalities over ranks and micro-batches give what loops over the joined batch give."""
+"""Several modalities over ranks, micro-batches and shards give what loops over all samples give."""
 
 from __future__ import annotations
 
 from itertools import islice, product
 
 import numpy as np
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from clipkit.losses import MicroBatchedEncoder, StepExchange
 from clipkit.losses.accumulation import split_batch
 from clipkit.losses.kernels import pairs as pairs_of_ranks
+from clipkit.training.strategies.sharding import reduce_whole_parameters, shard_encoder
 from tests.helpers import modalities
 from tests.helpers.ranks import run_ranks
 
@@ -50,4 +53,42 @@ def test_ranks_in_micro_batches_equal_loops_in_one_process():
             for name, reference in references.items():
                 np.testing.assert_allclose(
                     gradients[name], reference, atol=1e-9, err_msg=f"{case}: {name}"
+                )
+
+
+def on_a_shard(number, world_size):
+    """Gradients of towers that are sharded over the ranks (FSDP2), gathered, for each mask."""
+    mesh = init_device_mesh("cpu", (world_size,))
+    results = {}
+    for series in modalities.MASKS:
+        model = modalities.encoder()
+        shard_encoder(model, mesh)
+        reduce_whole_parameters(model, mesh)
+        share = -(-modalities.SIZE // world_size)
+        joined = modalities.batch(series, with_groups=True)
+        batch = next(islice(split_batch(joined, share), number, None)).to("cpu")
+        terms = modalities.objective("all pairs", "softmax")(model(batch), batch)
+        terms["loss"].backward()
+        assert any(isinstance(p, DTensor) for p in model.towers["series"].parameters())
+        grads = {name: p.grad for name, p in model.named_parameters()}
+        results[series] = (
+            float(terms["loss"].detach()),
+            {
+                name: (g.full_tensor() if isinstance(g, DTensor) else g).numpy()
+                for name, g in grads.items()
+            },
+        )
+    return results
+
+
+def test_sharded_towers_have_the_gradients_of_one_process():
+    for results in run_ranks(on_a_shard, 2):
+        for series, (value, gradients) in results.items():
+            batch = modalities.batch(series, with_groups=True)
+            expected, references = modalities.naive_gradients("all pairs", "softmax", batch)
+            np.testing.assert_allclose(value, expected, atol=1e-9, err_msg=series)
+            assert gradients.keys() == references.keys()
+            for name, reference in references.items():
+                np.testing.assert_allclose(
+                    gradients[name], reference, atol=1e-9, err_msg=f"{series}: {name}"
                 )

@@ -1,13 +1,17 @@
 """Operations of the towers against a count of real passes, and against a formula."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from clipkit.models import from_open_clip
+from clipkit.models import from_open_clip, with_towers
 from clipkit.models.flops import EncoderFlops
+from clipkit.training.callbacks.performance.throughput import _operations
 from tests.helpers import tiny
+from tests.helpers.series import SeriesTower
 
 
 def counted(encode, inputs, parameters):
@@ -52,3 +56,26 @@ def test_frozen_towers_have_no_backward_pass():
     assert flops.text(8) == text
     encoder.image_tower.added = nn.Linear(2, 2)
     assert not flops.follow(encoder)
+
+
+def test_further_towers_count():
+    tower = SeriesTower()
+    encoder = with_towers(tiny.encoder(), {"series": tower})
+    flops = EncoderFlops(encoder)
+    encode = partial(encoder.encode_signal, "series")
+    wanted = counted(encode, torch.zeros(2, *tower.input_shape), encoder.parameters())
+    assert flops.signal("series") == wanted > 0
+    assert flops.signal("sound") == 0
+    assert EncoderFlops(tiny.encoder()).signal("series") == 0
+    tower.requires_grad_(False)
+    assert flops.follow(encoder)
+    assert flops.signal("series") < wanted
+
+
+def test_a_batch_counts_the_samples_that_have_a_modality():
+    encoder = with_towers(tiny.encoder(), {"series": SeriesTower()})
+    flops, batch = EncoderFlops(encoder), encoder.example_batch(4, num_tokens=8)
+    before = 4 * (flops.image(16) + flops.text(8))
+    assert _operations(flops, batch) == pytest.approx(before + 4 * flops.signal("series"))
+    batch.modalities["series"].num_present = 1
+    assert _operations(flops, batch) == pytest.approx(before + flops.signal("series"))

@@ -15,6 +15,7 @@ from clipkit.data.rng import generator
 from clipkit.data.samples.content import sample_errors
 from clipkit.data.samples.fields import SampleContext, SampleField
 from clipkit.errors import ConfigError, SampleError, check_choice
+from clipkit.mel import MelOptions
 from clipkit.types import ModalitySample, Sample
 
 OnError = Literal["skip", "absent"]
@@ -37,10 +38,16 @@ class ModalityField(SampleField):
         on_error: What a member that cannot be read does: "skip" leaves out the sample, "absent"
             keeps it without this input. Either is logged, and counts for ``faults``.
 
+    Attributes:
+        mel: Parameters of the spectrograms that it returns, which are those of the tower; None if
+            it returns other values.
+
     Raises:
         ConfigError: If the name is taken or no identifier, there is no extension, or ``on_error``
             is unknown.
     """
+
+    mel: MelOptions | None = None
 
     def __init__(self, name: str, members: Sequence[str], on_error: OnError = "skip") -> None:
         if not name.isidentifier() or name in _RESERVED:

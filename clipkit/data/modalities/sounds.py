@@ -45,6 +45,7 @@ class Sounds(ModalityField):
     ) -> None:
         super().__init__(name, members, on_error)
         self.transform = TrainSoundTransform() if transform is None else transform
+        self.mel = self.transform.mel
 
     def read(self, data: bytes, rng: np.random.Generator) -> Spectrogram:
         """See ``ModalityField.read``."""

@@ -31,6 +31,7 @@ from clipkit.training.checks.classes import (
     check_class_names,
     heads_of_labels,
 )
+from clipkit.training.checks.modalities import check_modalities
 from clipkit.training.checks.options import (
     check_accumulation,
     check_clipping,
@@ -147,6 +148,7 @@ class ContrastiveModule(LightningModule):
         )
         if (data := pair_data(self.trainer)) is not None:
             data.check_batch = self.check_batch
+            check_modalities(self.encoder, data.samples.fields)
             for head in self.encoder.heads.values():
                 head.read_texts(data.resolved_tokenizer())
             for head in heads_of_labels(self.encoder.heads, self.loss.read_heads):
@@ -164,8 +166,7 @@ class ContrastiveModule(LightningModule):
         step = StepExchange(self.loss, self._needed(batch))
         embeddings = self._embed(step)
         terms = self.loss(embeddings, step.sized(batch), step.text)
-        values = {**named_terms("train", terms), "train/logit_scale": self.encoder.logit_scale}
-        self.log_dict(values, batch_size=len(batch))
+        self.log_dict(named_terms("train", {**terms, **self.encoder.scales}), batch_size=len(batch))
         loss: Tensor = terms["loss"]
         return loss
 

@@ -11,22 +11,20 @@ from typing import Final
 
 from clipkit.data.order.partition import BatchTask
 from clipkit.data.stream.workers import TASK_SAMPLES, TASKS_AHEAD
-from clipkit.models.towers.base import ImageTower
 from clipkit.training.preflight.units import human_bytes
 
 _SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - where torch's workers put their tensors
-_COLORS: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
 class LoaderPlan:
-    """Worker processes of one machine, and the memory in which they hand over images.
+    """Worker processes of one machine, and the memory in which they hand over inputs.
 
     Args:
         num_workers: Worker processes per rank; 0 if the ranks build batches themselves.
         num_ranks: Ranks on this machine.
         num_cores: CPU cores that this process may use.
-        shared_bytes: Shared memory that the images of prepared parts of batches take, at least.
+        shared_bytes: Shared memory that the inputs of prepared parts of batches take, at least.
         free_bytes: Free shared memory; None where the system does not show it.
     """
 
@@ -38,20 +36,17 @@ class LoaderPlan:
 
 
 def make_loader_plan(
-    tower: ImageTower, batch_sizes: Sequence[int], num_workers: int, num_ranks: int
+    sample_bytes: int, batch_sizes: Sequence[int], num_workers: int, num_ranks: int
 ) -> LoaderPlan:
     """Collect the numbers of this machine.
 
     Args:
-        tower: Image tower of the run, which knows the size of an image.
+        sample_bytes: Bytes of a sample's inputs: its image, and those of further modalities.
         batch_sizes: Samples per batch of a rank, in training, and in validation if there is any:
             while it runs, parts of training batches wait.
         num_workers: Worker processes per rank.
         num_ranks: Ranks on this machine.
     """
-    pixels = tower.image_size**2
-    if tower.budget is not None:
-        pixels = tower.budget.max_tokens * tower.budget.patch_size**2
     # Parts that are ready or being made, and the one that is being joined.
     num_parts = num_workers * TASKS_AHEAD + 1 if num_workers else 0
     num_samples = num_parts * sum(_part_samples(size) for size in batch_sizes)
@@ -59,7 +54,7 @@ def make_loader_plan(
         num_workers=num_workers,
         num_ranks=num_ranks,
         num_cores=_num_cores(),
-        shared_bytes=num_ranks * num_samples * pixels * _COLORS,
+        shared_bytes=num_ranks * num_samples * sample_bytes,
         free_bytes=_free_shared_bytes(),
     )
 
@@ -93,7 +88,7 @@ def loader_notes(plan: LoaderPlan) -> list[str]:
 
     Examples:
         >>> loader_notes(LoaderPlan(8, 4, 32, 2**30, 2**26))[0][:50]
-        'workers hand over images in /dev/shm, which has 64'
+        'workers hand over inputs in /dev/shm, which has 64'
     """
     notes = []
     num_processes = plan.num_workers * plan.num_ranks
@@ -104,7 +99,7 @@ def loader_notes(plan: LoaderPlan) -> list[str]:
         )
     if plan.free_bytes is not None and plan.shared_bytes > plan.free_bytes:
         notes.append(
-            f"workers hand over images in {_SHARED_MEMORY}, which has "
+            f"workers hand over inputs in {_SHARED_MEMORY}, which has "
             f"{human_bytes(plan.free_bytes)} free and needs at least "
             f"{human_bytes(plan.shared_bytes)}: the run may end with a bus error; start the "
             f"container with --shm-size or --ipc=host, or use fewer workers"

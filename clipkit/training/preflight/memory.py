@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import inspect
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, final
 
@@ -14,11 +15,12 @@ from torch.optim import Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from clipkit.models import TowerEncoder
+from clipkit.models import SignalTower, TowerEncoder
 from clipkit.training.preflight.alone import Alone, ExchangeRefusedError
 from clipkit.types import Batch, Embeddings
 
 _FLOAT_BYTES: Final = 4
+_COLORS: Final = 3
 _FEW, _MORE = 2, 4
 """Batch sizes of the two forward passes that measure activations."""
 
@@ -50,10 +52,14 @@ class _Pass(nn.Module):
         super().__init__()
         self.encoder = encoder
 
-    def forward(self, batch: Batch) -> tuple[Embeddings, Tensor | None]:
+    def forward(self, batch: Batch) -> tuple[Embeddings, list[Tensor]]:
         """Embed pairs, and score the classes."""
-        embeddings, head = self.encoder.embed(batch), self.encoder.label_head
-        return embeddings, None if head is None else head(embeddings.image_features)
+        embeddings = self.encoder.embed(batch)
+        features = {"image": embeddings.image_features, **(embeddings.head_features or {})}
+        heads = self.encoder.heads.items()
+        return embeddings, [
+            head(rows) for n, head in heads if (rows := features.get(n)) is not None
+        ]
 
 
 def _kept_bytes(encoder: TowerEncoder, batch_size: int, num_tokens: int | None) -> int:
@@ -146,8 +152,8 @@ def memory_estimate(
     parameters = list(encoder.parameters())
     num_bytes = sum(local_numel(p) * p.element_size() for p in parameters)
     learned = sum(local_numel(p) * p.element_size() for p in parameters if p.requires_grad)
-    size = encoder.image_tower.image_size
-    embeddings = (batch_size + 2 * world_size * batch_size) * encoder.embedding_dim * _FLOAT_BYTES
+    rows = batch_size + max(2, len(encoder.towers)) * world_size * batch_size
+    embeddings = rows * encoder.embedding_dim * _FLOAT_BYTES
     estimate = {
         "weights": num_bytes,
         "gradients": learned,
@@ -155,9 +161,22 @@ def memory_estimate(
         "average of the weights": num_bytes if has_average else 0,
         "buckets of DDP": learned if world_size > 1 else 0,
         "activations": activations or 0,
-        "images, embeddings of all ranks": batch_size * 3 * size * size + embeddings,
+        "inputs, embeddings of all ranks": batch_size * input_bytes(encoder) + embeddings,
     }
     return {name: count for name, count in estimate.items() if count}
+
+
+def input_bytes(encoder: TowerEncoder) -> int:
+    """Return the bytes of a sample's inputs: the largest image, and those of further modalities."""
+    image, total = encoder.image_tower, 0
+    if "image" in encoder.towers:
+        side, budget = image.image_size, image.budget
+        pixels = side * side if budget is None else budget.max_tokens * budget.patch_size**2
+        total += _COLORS * pixels
+    for tower in encoder.towers.values():
+        if isinstance(tower, SignalTower):
+            total += math.prod(tower.input_shape) * _FLOAT_BYTES
+    return total
 
 
 def exchange_estimate(
@@ -172,12 +191,17 @@ def exchange_estimate(
     row = encoder.embedding_dim * _FLOAT_BYTES
     joined = world_size * batch_size
     learned = sum(p.numel() for p in encoder.parameters() if p.requires_grad)
-    return {
+    estimate = {
         "captions of the other ranks": accumulate * (joined - batch_size) * row,
         "log-sum-exps": accumulate * 2 * joined * _FLOAT_BYTES,
         "gradients of the captions": accumulate * joined * row,
         "gradients of the parameters": learned * _FLOAT_BYTES,
     }
+    if num_more := max(0, len(encoder.towers) - 2):
+        # one pair of modalities each: rows, log-sum-exps and gradients, as of the captions
+        one = (joined - batch_size) * row + 2 * joined * _FLOAT_BYTES + joined * row
+        estimate["pairs of further modalities"] = accumulate * num_more * one
+    return estimate
 
 
 def local_numel(parameter: Tensor) -> int:

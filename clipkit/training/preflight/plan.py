@@ -23,7 +23,12 @@ from clipkit.training.datamodule.pair_datamodule import PairDataModule
 from clipkit.training.lightning_compat import callbacks_of
 from clipkit.training.module.contrastive_module import ContrastiveModule
 from clipkit.training.preflight.loader import loader_notes, make_loader_plan
-from clipkit.training.preflight.memory import activation_bytes, exchange_estimate, memory_estimate
+from clipkit.training.preflight.memory import (
+    activation_bytes,
+    exchange_estimate,
+    input_bytes,
+    memory_estimate,
+)
 from clipkit.training.preflight.options import check_precision, check_windows, unused_options
 from clipkit.training.preflight.run_plan import (
     CaptionPlan,
@@ -67,7 +72,7 @@ def make_plan(
     rates = [options["lr"] for options in module.group_options]
     numbers = _data_plan(trainer, data)
     loader = make_loader_plan(
-        module.encoder.image_tower,
+        input_bytes(module.encoder),
         _batch_sizes(data),
         data.num_workers,
         trainer.world_size // trainer.num_nodes,

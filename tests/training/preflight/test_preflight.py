@@ -12,13 +12,14 @@ from rich.console import Console
 
 from clipkit.cli.main import main
 from clipkit.errors import ConfigError
-from clipkit.models import from_open_clip
+from clipkit.models import LinearLabelHead, from_open_clip, with_towers
 from clipkit.optim import WarmupCosine, WarmupStableDecay
 from clipkit.training.callbacks import ActivationCheckpointing, SaveCheckpoint
 from clipkit.training.preflight.callback import Preflight
 from clipkit.training.preflight.memory import (
     activation_bytes,
     exchange_estimate,
+    input_bytes,
     memory_estimate,
     optimizer_bytes,
 )
@@ -37,6 +38,7 @@ from clipkit.training.preflight.screen import draw, lines, screen
 from clipkit.training.preflight.units import human_bytes
 from tests.helpers import tiny
 from tests.helpers.factories import pair, write_shard
+from tests.helpers.series import CHANNELS, LENGTH, SeriesTower
 
 
 def planned(shards, run, *callbacks, data=None, **options) -> RunPlan:
@@ -171,7 +173,7 @@ class TestEstimates:
             "average of the weights": 4 * count,
             "buckets of DDP": 4 * count,
             "activations": 4000,
-            "images, embeddings of all ranks": 4 * 3 * 16 * 16 + (4 + 16) * 16 * 4,
+            "inputs, embeddings of all ranks": 4 * 3 * 16 * 16 + (4 + 16) * 16 * 4,
         }
 
     def test_exchange_is_the_table_of_the_documentation(self):
@@ -185,6 +187,33 @@ class TestEstimates:
             "gradients of the captions": 2 * 12 * 16 * 4,
             "gradients of the parameters": 4 * learned,
         }
+
+    def test_further_towers_count(self):
+        plain = tiny.encoder()
+        series = SeriesTower()
+        optimizer = torch.optim.SGD(plain.parameters(), lr=0.1)
+        before = memory_estimate(plain, optimizer, 4, 2, 0, has_average=False)
+        exchanged = exchange_estimate(plain, batch_size=4, world_size=3, accumulate=2)
+        kept = activation_bytes(plain, num_tokens=8)
+        model = with_towers(plain, {"series": series}, {"series": LinearLabelHead(16, 5)})
+        after = memory_estimate(model, optimizer, 4, 2, 0, has_average=False)
+        count = sum(p.numel() for p in [*series.parameters(), *model.heads["series"].parameters()])
+        assert after["weights"] - before["weights"] == 4 * count
+        name = "inputs, embeddings of all ranks"
+        assert input_bytes(model) == 3 * 16 * 16 + 4 * CHANNELS * LENGTH
+        assert after[name] - before[name] == 4 * 4 * CHANNELS * LENGTH + 8 * 16 * 4
+        more = exchange_estimate(model, batch_size=4, world_size=3, accumulate=2)
+        pair = (12 - 4) * 16 * 4 + 2 * 12 * 4 + 12 * 16 * 4
+        assert more["pairs of further modalities"] == 2 * pair
+        assert (
+            more.items()
+            >= {
+                **exchanged,
+                "gradients of the parameters": exchanged["gradients of the parameters"] + 4 * count,
+            }.items()
+        )
+        # at least the input and the first layer's output of the convolution
+        assert activation_bytes(model, num_tokens=8) - kept >= 4 * 8 * (LENGTH - 2)
 
 
 class TestChecks:

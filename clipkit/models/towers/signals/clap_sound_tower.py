@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, final
 
 from jaxtyping import Float
@@ -12,12 +12,22 @@ from torch import Tensor, nn
 
 from clipkit.errors import ConfigError, check_choice
 from clipkit.mel import MelOptions
+from clipkit.models.files.state_dicts import load_exactly
+from clipkit.models.files.structure import is_structure_only
 from clipkit.models.towers.base import SignalTower
 from clipkit.models.towers.projection import make_projection
+from clipkit.models.towers.signals.laion_clap import (
+    architecture_of,
+    is_weights_file,
+    read_audio_weights,
+    to_transformers_names,
+)
 from clipkit.models.towers.signals.shapes import Mel, check_frames, mel_options
 from clipkit.models.towers.tokens import TokenTower, channels_as_tokens
 from clipkit.models.towers.transformers_config import build_own, read_architecture
 
+_COMPUTED = ("relative_position_index", "num_batches_tracked")
+"""Buffers that a file of weights may lack."""
 _STAGE = re.compile(r"\.layers\.(\d+)\.(?:blocks\.(\d+)|downsample)\.")
 
 
@@ -31,8 +41,9 @@ class ClapSoundTower(SignalTower, TokenTower):
 
     Args:
         model: A folder or a name on the Hugging Face hub with a CLAP model
-            (``laion/clap-htsat-unfused``), or a configuration as a dictionary with ``model_type``
-            "clap" or "clap_audio_model".
+            (``laion/clap-htsat-unfused``); a file of weights of ``laion_clap`` (``.pt`` or
+            ``.safetensors``), whose shapes determine the architecture; or a configuration as a
+            dictionary with ``model_type`` "clap" or "clap_audio_model".
         embedding_dim: Components of an embedding; None for those of CLAP's projection.
         pretrained: Whether to load the weights of ``model``; otherwise random initialisation.
         projection: "clap" for the projection to CLAP's space, with its weights; or "linear", "mlp"
@@ -42,6 +53,7 @@ class ClapSoundTower(SignalTower, TokenTower):
 
     Raises:
         ConfigError: If the model cannot be found, is none of CLAP, or the options do not fit it.
+        CheckpointError: If a file of weights cannot be read, is incomplete or none of CLAP.
 
     Examples:
         >>> htsat = {"model_type": "clap_audio_model", "spec_size": 64, "num_mel_bins": 16,
@@ -68,12 +80,17 @@ class ClapSoundTower(SignalTower, TokenTower):
         super().__init__()
         from transformers import ClapAudioModelWithProjection
 
-        architecture = _audio_architecture(model)
+        weights = read_audio_weights(str(model)) if is_weights_file(model) else None
+        described = model if weights is None else architecture_of(weights, str(model))
+        architecture = _audio_architecture(described)
         own = MelOptions.clap() if mel is None else mel_options(mel)
         _check_sizes(architecture, own)
         self.mel = own
         self.embedding_dim = _embedding_dim(architecture, embedding_dim, projection)
-        clap = build_own(ClapAudioModelWithProjection, model, architecture, pretrained)
+        is_named = pretrained and weights is None
+        clap = build_own(ClapAudioModelWithProjection, model, architecture, is_named)
+        if pretrained and weights is not None and not is_structure_only():
+            _load_laion(clap, weights, str(model))
         self.trunk: Any = clap.audio_model
         self.projection = (
             clap.audio_projection
@@ -128,6 +145,14 @@ class ClapSoundTower(SignalTower, TokenTower):
         del inputs
         states: Tensor = channels_as_tokens(output.last_hidden_state, self.token_dim)
         return states
+
+
+def _load_laion(clap: Any, weights: Mapping[str, Tensor], path: str) -> None:
+    """Load weights under the names of laion_clap; indices of positions are computed."""
+    own = clap.state_dict()
+    given = to_transformers_names(weights, own)
+    computed = {n: v for n, v in own.items() if n.endswith(_COMPUTED) and n not in given}
+    load_exactly(clap, {**computed, **given}, path)
 
 
 def _group_by_stage(names: Iterable[str]) -> list[list[str]]:

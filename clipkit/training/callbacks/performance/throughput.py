@@ -80,6 +80,8 @@ class Throughput(Callback):
             return
         self._flops.image(encoder.image_tower.image_size)
         self._flops.text(encoder.text_tower.context_length)
+        for name in encoder.towers:
+            self._flops.signal(name)
 
     def on_train_batch_start(self, *_: Any) -> None:
         """End the wait for this batch."""
@@ -131,6 +133,9 @@ def _operations(flops: EncoderFlops, batch: Batch) -> float:
         total += len(negatives.images) * flops.image(negatives.images.shape[-1])
     if negatives is not None and negatives.tokens is not None:
         total += len(negatives.tokens) * flops.text(negatives.tokens.shape[1])
+    for name, given in (batch.modalities or {}).items():
+        num_present = len(given.present) if given.num_present is None else given.num_present
+        total += num_present * flops.signal(name)
     return total
 
 
