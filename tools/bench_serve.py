@@ -5,7 +5,8 @@
 Writes collections of random vectors of 512 components to WORK (no images), starts a server process
 for each, and lets clients ask from this process, which shares the cores: by rows of the collection
 (no model), with a filter, by texts that are all different (the text tower of ViT-B-32, with random
-weights), and for the status; one client alone, then many at a time.
+weights), and for the status; one client alone, then many at a time. With --index, it searches by an
+index; a collection of WORK/rows-N is used again.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ import psutil
 from http_load import exchange, get, load, post
 from simulated_collection import write_simulated
 
+from clipkit.collection import Collection
 from clipkit.models import from_open_clip, save_encoder
+from clipkit.search.index import BuildOptions, build_index, index_factory
 
 MODEL = "ViT-B-32"
 WIDTH = 512
@@ -148,6 +151,7 @@ def main() -> None:
     parser.add_argument("--rows", type=float, nargs="+", default=[1e5, 1e6])
     parser.add_argument("--clients", type=int, default=50)
     parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--index", action="store_true", help="search by an index, built if missing")
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
     encoder = from_open_clip(MODEL).eval()
@@ -157,6 +161,8 @@ def main() -> None:
     for rows in map(int, args.rows):
         collection = args.work / f"rows-{rows}"
         write_simulated(collection, rows, WIDTH, str((args.work / "model").resolve()), "")
+        if args.index and not (collection / "index").exists():
+            build_index(Collection(collection), BuildOptions(index_factory(rows, WIDTH)))
         results.append(serve_and_measure(collection, rows, args))
     report = {"model": MODEL, "width": WIDTH, "cores": os.cpu_count(), "results": results}
     text = json.dumps(report, indent=2)
