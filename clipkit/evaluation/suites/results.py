@@ -18,6 +18,7 @@ from typing import Any, Final, final
 from clipkit.atomic_files import write_json
 from clipkit.errors import ConfigError
 from clipkit.evaluation.comparison.records import outcomes_path
+from clipkit.evaluation.datasets.queries import IMAGES
 from clipkit.evaluation.inference import EmbedOptions
 from clipkit.evaluation.outcomes.files import save_outcomes
 from clipkit.evaluation.outcomes.outcomes import Evaluation
@@ -67,6 +68,8 @@ class Measurement:
         measured = asdict(self.entry)
         for name in ("unavailable", "datacomp"):
             del measured[name]
+        if self.entry.modality == IMAGES.name:  # as in results from before there were others
+            del measured["modality"]
         return {
             "model": self.model, "weights": self.weights, "precision": self.precision, **measured,
             "stamps": dict(zip(("model", "data"), self.stamps, strict=True)),

@@ -20,6 +20,7 @@ from clipkit.evaluation.datasets.associations import AssociationData, open_assoc
 from clipkit.evaluation.datasets.choice_sources import open_choices
 from clipkit.evaluation.datasets.choices import ChoiceData
 from clipkit.evaluation.datasets.dataset import EvaluationDataset, open_dataset
+from clipkit.evaluation.datasets.queries import IMAGES
 from clipkit.evaluation.embedding_cache import cached_embeddings
 from clipkit.evaluation.evaluators.base import Evaluator
 from clipkit.evaluation.hashes import data_hash, model_hash, text_hash
@@ -29,7 +30,7 @@ from clipkit.evaluation.suites.results import Measurement, ResultFolder, measure
 from clipkit.evaluation.suites.suite import Suite
 from clipkit.evaluation.suites.summary import write_summary
 from clipkit.evaluation.tasks import make_evaluator
-from clipkit.models import DualEncoder, load_model
+from clipkit.models import DualEncoder, load_model, load_towers
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -147,7 +148,10 @@ def run_suite(
     run = _Run(results, options, report, len(todo))
     try:
         for model in dict.fromkeys(measurement.model for measurement in todo):
-            run.measure_model(model, [m for m in todo if m.model == model])
+            own = [m for m in todo if m.model == model]
+            for load, is_image in ((load_model, True), (load_towers, False)):
+                if part := [m for m in own if (m.entry.modality == IMAGES.name) == is_image]:
+                    run.measure_model(model, part, load)
     except RankLostError as error:
         done = len(planned) - run.num_left - len(run.failures)
         raise RankLostError(
@@ -178,12 +182,14 @@ class _Run:
         self.num_left = num_left
         self._report = report
 
-    def measure_model(self, name: str, todo: Sequence[Measurement]) -> None:
+    def measure_model(
+        self, name: str, todo: Sequence[Measurement], load: Callable[..., Any]
+    ) -> None:
         """Measure one model; its weights are in memory only within this call."""
         options = self.options
         try:
             with same_errors():
-                encoder, weights = load_model(name, options.device, options.weights)
+                encoder, weights = load(name, options.device, options.weights)
                 digest = model_hash(encoder)
         except Exception as error:
             reason = _reason(error)
@@ -254,6 +260,7 @@ class _Run:
             data = open_dataset(
                 entry.data, entry.split,
                 caption=caption, label_field=entry.label_field, allow_outside=allow_outside,
+                modality=entry.modality,
             )  # fmt: skip
             task = task or data.task
         evaluator = make_evaluator(
@@ -268,6 +275,7 @@ class _Run:
             caption=caption,
             label_field=entry.label_field,
             allow_outside=allow_outside,
+            modality=entry.modality,
             options=replace(self.options.embed, limit=entry.limit),
         )
         return data, task, evaluator

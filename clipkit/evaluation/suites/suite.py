@@ -8,6 +8,7 @@ from typing import Any, Final
 from clipkit.errors import ConfigError
 from clipkit.evaluation.correct_pairs import RetrievalOptions
 from clipkit.evaluation.datasets.choice_sources import ChoiceColumns
+from clipkit.evaluation.datasets.queries import IMAGES, query_modality
 from clipkit.evaluation.probes.options import ProbeOptions
 from clipkit.evaluation.tasks import RobustnessOptions, ZeroShotOptions
 
@@ -51,6 +52,10 @@ class SuiteEntry:
         robustness: Classifier of the tasks "corruptions" and "fairness", and the corruptions.
         unavailable: Why the data set cannot be measured; empty if it can.
         datacomp: Place in the results of DataComp; None if it is not one of its tasks.
+        modality: What the samples are: "image" or "sound".
+
+    Raises:
+        ConfigError: If the modality is unknown.
     """
 
     name: str
@@ -68,6 +73,10 @@ class SuiteEntry:
     robustness: RobustnessOptions = RobustnessOptions()
     unavailable: str = ""
     datacomp: DataCompTask | None = None
+    modality: str = IMAGES.name
+
+    def __post_init__(self) -> None:
+        query_modality(self.modality)
 
     @property
     def title(self) -> str:

@@ -36,6 +36,7 @@ from clipkit.evaluation.suites import runner
 from clipkit.models import load_model, save_encoder
 from tests.helpers.evaluation_data import picture, tiny_encoder, write_layout
 from tests.helpers.factories import write_shard
+from tests.helpers.sound_sets import sound_encoder, write_esc50
 
 KEYS = ["dataset", "model", "pretrained", "task", "metrics", "language"]
 CPU = SuiteOptions(device="cpu")
@@ -71,6 +72,25 @@ def suite(**more: str) -> Suite:
         datacomp=DataCompTask("c", "C", "F1-macro_all"),
     )
     return Suite("mine", (pairs, classes, *(SuiteEntry(name, data) for name, data in more.items())))
+
+
+def test_sounds_are_measured_next_to_images_by_the_same_model(folder):
+    save_encoder(sound_encoder(), folder / "towers")
+    write_esc50(folder / "ESC-50", folds=2, per_class=1)
+    sounds = SuiteEntry("esc50", "ESC-50", "zero-shot", "fold2", modality="sound")
+    images = SuiteEntry("classes", "classes", "zero-shot")
+    run = run_suite(Suite("mixed", (sounds, images)), ["towers"], "out", CPU)
+    assert (run.num_complete, run.num_measured, run.failures) == (2, 2, ())
+    details = {p.stem: json.loads(p.read_text()) for p in (folder / "out/details").glob("*.json")}
+    requests = {d["request"]["name"]: d["request"] for d in details.values()}
+    assert requests["esc50"]["modality"] == "sound"
+    assert "modality" not in requests["classes"]  # so that results of earlier versions are kept
+    expected = ZeroShotClassification(open_dataset("ESC-50", "fold2", modality="sound"))
+    found = next(d["metrics"] for d in details.values() if d["request"]["name"] == "esc50")
+    assert found == pytest.approx(expected.run(sound_encoder().eval()))
+    assert run_suite(Suite("mixed", (sounds, images)), ["towers"], "out", CPU).num_measured == 0
+    with pytest.raises(ConfigError, match="modality: expected image or sound"):
+        SuiteEntry("esc50", "ESC-50", modality="smell")
 
 
 def few_retries(monkeypatch: pytest.MonkeyPatch) -> None:
