@@ -105,6 +105,8 @@ class Arriving:
 @torch.no_grad()
 def gather_rows(rows: Shaped[Tensor, "B *rest"], sizes: Sequence[int]) -> Shaped[Tensor, "N *rest"]:
     """Gather the rows of all ranks, in the order of ranks, without gradient."""
+    if world_size() == 1:
+        return rows.detach()
     return begin_gather(rows, sizes, in_background=False).wait()
 
 
@@ -133,6 +135,8 @@ def sum_rows_to_owner(
     rows: Shaped[Tensor, "N *rest"], sizes: Sequence[int]
 ) -> Shaped[Tensor, "B *rest"]:
     """Sum over ranks and return this rank's rows; the transpose of ``gather_rows``."""
+    if world_size() == 1:
+        return rows
     return begin_sum_to_owner(rows, sizes, in_background=False).wait()
 
 

@@ -151,28 +151,62 @@ class CombinedLoss(nn.Module):
             ``loss`` is the value to differentiate. For logging, each term NAME adds ``NAME`` (not
             weighted), ``NAME_weighted`` and ``NAME_num_samples`` (of all ranks).
         """
-        values: dict[str, Tensor] = {}
-        total = torch.zeros((), device=embeddings.image.device)
-        progress = self.progress or Progress(self.num_steps)
+        terms = self.compute_terms(embeddings, batch, exchange)
+        return self.weigh(terms, self.unused(embeddings))
+
+    def compute_terms(
+        self, embeddings: Embeddings, batch: Batch, exchange: TextExchange | None = None
+    ) -> dict[str, Term]:
+        """Compute every term without its weight: the part of ``forward`` that reads no schedule.
+
+        Args:
+            embeddings: Output of the encoder for this rank's batch.
+            batch: This rank's batch.
+            exchange: Exchange of the texts that has begun; None to begin it here.
+        """
+        terms = {}
         for name, loss in self._terms():
-            weight = self._weights[name]
-            if embeddings.text is None and loss.reads_captions and _is_zero(weight):
-                total = total + self._zero(name, embeddings)
+            if self._is_skipped(name, loss, embeddings):
                 continue
             loss.progress, loss.exchange = self.progress, exchange
-            term = loss.term(embeddings, batch)
+            terms[name] = loss.term(embeddings, batch)
             loss.exchange = None
-            weighted = weight.at(progress) * self._with_uncertainty(name, term)
+        return terms
+
+    def unused(self, embeddings: Embeddings) -> Float[Tensor, ""]:
+        """Return 0, with a gradient of 0 for what no term uses, because DDP needs one."""
+        total = torch.zeros((), device=embeddings.image.device)
+        for name, loss in self._terms():
+            if self._is_skipped(name, loss, embeddings):
+                total = total + self._zero(name, embeddings)
+        if self.label is None and embeddings.label_logits is not None:
+            total = total + 0 * embeddings.label_logits.sum()  # the head
+        if embeddings.joint is not None:
+            total = total + embeddings.joint.zero()
+        if embeddings.modalities is not None:
+            total = total + 0 * _sum_of_all(embeddings)  # every tower, head and scale
+        return total
+
+    def weigh(
+        self, terms: Mapping[str, Term], unused: Float[Tensor, ""]
+    ) -> dict[str, Float[Tensor, ""]]:
+        """Add up the terms by their weights, and count the step.
+
+        Args:
+            terms: What ``compute_terms`` returned.
+            unused: What ``unused`` returned.
+
+        Returns:
+            What ``forward`` returns.
+        """
+        values: dict[str, Tensor] = {}
+        total, progress = unused, self.progress or Progress(self.num_steps)
+        for name, term in terms.items():
+            weighted = self._weights[name].at(progress) * self._with_uncertainty(name, term)
             total = total + weighted
             values[name] = term.value.detach()
             values[f"{name}_weighted"] = weighted.detach()
             values[f"{name}_num_samples"] = term.num_samples
-        if self.label is None and embeddings.label_logits is not None:
-            total = total + 0 * embeddings.label_logits.sum()  # DDP needs a gradient of the head
-        if embeddings.joint is not None:
-            total = total + embeddings.joint.zero()
-        if embeddings.modalities is not None:
-            total = total + 0 * _sum_of_all(embeddings)  # and of every tower, head and scale
         if self.training and torch.is_grad_enabled():
             self.num_steps += 1
         return {"loss": total, **values}
@@ -214,6 +248,10 @@ class CombinedLoss(nn.Module):
 
     def _terms(self) -> list[tuple[str, LossTerm]]:
         return [(name, getattr(self, name)) for name in self._weights]
+
+    def _is_skipped(self, name: str, loss: LossTerm, embeddings: Embeddings) -> bool:
+        """Return whether a term needs captions, the batch has none, and its weight is 0."""
+        return embeddings.text is None and loss.reads_captions and _is_zero(self._weights[name])
 
     def _with_uncertainty(self, name: str, term: Term) -> Float[Tensor, ""]:
         if name not in self.log_variances:

@@ -236,8 +236,12 @@ def _only_group(module: nn.Module) -> Any:
     return module._get_fsdp_state()._fsdp_param_group
 
 
-def records_cuda_graphs(mode: str | None) -> bool:
+def records_cuda_graphs(mode: str | None, callback: str = "CompileTowers") -> bool:
     """Return whether a mode of ``torch.compile``'s default backend records CUDA graphs.
+
+    Args:
+        mode: Mode of ``torch.compile``; None for its default.
+        callback: Name of the callback whose option it is.
 
     Raises:
         ConfigError: If the mode is unknown.
@@ -247,8 +251,15 @@ def records_cuda_graphs(mode: str | None) -> bool:
     import torch._inductor
 
     modes = torch._inductor.list_mode_options()
-    check_choice("CompileTowers.mode", mode, modes)
+    check_choice(f"{callback}.mode", mode, modes)
     return bool(modes[mode].get("triton.cudagraphs"))
+
+
+def graph_errors() -> tuple[type[Exception], ...]:
+    """Return the errors with which ``torch.compile`` refuses to make one graph."""
+    import torch._dynamo.exc as errors
+
+    return errors.Unsupported, errors.TorchRuntimeError
 
 
 def product_operators() -> list[Any]:

@@ -11,6 +11,7 @@ import torch
 
 from clipkit.training.callbacks import (
     ActivationCheckpointing,
+    CompileStep,
     CompileTowers,
     Float8Training,
     ProfileSteps,
@@ -48,6 +49,16 @@ def test_complete_towers(tmp_path: Path, source: Path, on_cpu: list[float], mode
     towers = CompileTowers(16, mode=mode, unit="tower")
     profiler = ProfileSteps(first_batch=4, num_batches=2)
     found = fit(tmp_path, source, towers, ActivationCheckpointing(), profiler)
+    assert found == pytest.approx(on_cpu, rel=1e-3)
+    trace = gzip.decompress((tmp_path / "profile/trace.json.gz").read_bytes())
+    assert (b"GraphLaunch" in trace) == (mode is not None)
+
+
+@pytest.mark.parametrize("mode", [None, pytest.param("reduce-overhead", marks=only_cuda)])
+def test_complete_step(tmp_path: Path, source: Path, on_cpu: list[float], mode: str) -> None:
+    torch._dynamo.reset()
+    profiler = ProfileSteps(first_batch=4, num_batches=2)
+    found = fit(tmp_path, source, CompileStep(mode=mode), profiler)
     assert found == pytest.approx(on_cpu, rel=1e-3)
     trace = gzip.decompress((tmp_path / "profile/trace.json.gz").read_bytes())
     assert (b"GraphLaunch" in trace) == (mode is not None)

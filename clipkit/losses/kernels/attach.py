@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Final, ParamSpec, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -19,13 +19,14 @@ def outside_compiled_graph(function: Callable[P, R]) -> Callable[P, R]:
     """Exclude ``function`` from ``torch.compile``: the graph breaks there and it runs eagerly.
 
     Loops over tiles, whose number depends on the batch, would be unrolled and compiled again for
-    every number. ``torch.compiler.disable`` is called at the first use inside a compiled graph and
-    not here, because it imports ``torch._dynamo``, which takes two seconds.
+    every number; ``in_one_graph`` includes it nevertheless. ``torch.compiler.disable`` is called at
+    the first use inside a compiled graph and not here, because it imports ``torch._dynamo``, which
+    takes two seconds.
     """
 
     @wraps(function)
     def eager(*args: P.args, **kwargs: P.kwargs) -> R:
-        if not torch.compiler.is_compiling():
+        if _ONE_GRAPH.is_on or not torch.compiler.is_compiling():
             return function(*args, **kwargs)
         disabled: Callable[P, R] | None = getattr(function, "disabled", None)
         if disabled is None:
@@ -34,6 +35,23 @@ def outside_compiled_graph(function: Callable[P, R]) -> Callable[P, R]:
         return disabled(*args, **kwargs)
 
     return eager
+
+
+class _Switch:
+    is_on = False
+
+
+_ONE_GRAPH: Final = _Switch()
+
+
+@contextmanager
+def in_one_graph() -> Iterator[None]:
+    """Include the losses in graphs that are compiled or run here: batches have one shape."""
+    before, _ONE_GRAPH.is_on = _ONE_GRAPH.is_on, True
+    try:
+        yield
+    finally:
+        _ONE_GRAPH.is_on = before
 
 
 @contextmanager
@@ -68,5 +86,18 @@ def attach_gradients(
     inputs: tuple[Tensor | None, ...],
 ) -> Float[Tensor, ""]:
     """Return ``value`` as a tensor whose gradient with respect to ``inputs`` is ``gradients``."""
+    if torch.compiler.is_compiling():
+        return _in_graph(value, gradients, inputs)
     result: Tensor = _AttachGradients.apply(value, gradients, *inputs)
     return result
+
+
+def _in_graph(
+    value: Tensor, gradients: tuple[Tensor | None, ...], inputs: tuple[Tensor | None, ...]
+) -> Tensor:
+    """Attach the gradients by operations that a graph differentiates; they add 0 to the value."""
+    for gradient, given in zip(gradients, inputs, strict=True):
+        if gradient is not None and given is not None and given.requires_grad:
+            product = (given * gradient).sum()
+            value = value + (product - product.detach())
+    return value

@@ -36,7 +36,7 @@ def check_multi_labels(targets: Int64[Tensor, "B C"], num_classes: int) -> None:
 
 
 def _refuse(name: str, values: Tensor, wrong: Tensor, expected: str, remedy: str = "") -> None:
-    if wrong.is_cuda:
+    if wrong.is_cuda or torch.compiler.is_compiling():  # a graph cannot branch on values
         torch._assert_async(~wrong.any(), f"{name}: expected {expected}")
     elif wrong.any():
         raise ConfigError(f"{name}: expected {expected}, got {int(values[wrong][0])}{remedy}")

@@ -69,7 +69,13 @@ class Products:
 
     @contextmanager
     def switched(self) -> Iterator[None]:
-        """Set torch's precision of fp32 products, and restore it."""
+        """Set torch's precision of fp32 products, and restore it.
+
+        A compiled graph cannot: the caller of the graph sets the precision of all its products.
+        """
+        if torch.compiler.is_compiling():
+            yield
+            return
         before = torch.get_float32_matmul_precision()
         # CPUs multiply rounded operands in fp32: "high" would let some of them round more
         use_tf32 = not self.is_exact and torch.cuda.is_available()

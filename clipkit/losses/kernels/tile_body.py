@@ -107,8 +107,11 @@ def _without_partners(weights: Tensor, partner: int | None) -> Tensor:
 
 
 def _kernels(logits: Tensor, passes: Passes, weights: torch.dtype) -> ModuleType | None:
-    """Return the fused form if it can run (fp32 on CUDA, with Triton installed) and is faster."""
-    if not logits.is_cuda or logits.dtype != torch.float32:
+    """Return the fused form if it can run (fp32 on CUDA, with Triton installed) and is faster.
+
+    ``torch.compile`` fuses the plain form by itself.
+    """
+    if torch.compiler.is_compiling() or not logits.is_cuda or logits.dtype != torch.float32:
         return None
     rows, columns = logits.shape
     return load_kernels() if is_fused_faster(passes, rows, columns, weights) else None

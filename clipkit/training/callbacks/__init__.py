@@ -21,6 +21,7 @@ from clipkit.training.callbacks.step_guard import StepGuard
 from clipkit.training.callbacks.stop_on_signal import StopOnSignal
 from clipkit.training.callbacks.towers.activation_checkpointing import ActivationCheckpointing
 from clipkit.training.callbacks.towers.add_lora import AddLora
+from clipkit.training.callbacks.towers.compile_step import CompileStep
 from clipkit.training.callbacks.towers.compile_towers import CompileTowers
 from clipkit.training.callbacks.towers.float8_training import Float8Training
 from clipkit.training.callbacks.towers.lock_tower import LockTower, Unlock
@@ -44,6 +45,7 @@ if not TYPE_CHECKING:
 __all__ = [
     "ActivationCheckpointing",
     "AddLora",
+    "CompileStep",
     "CompileTowers",
     "ExponentialMovingAverage",
     "Float8Training",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, final
 
@@ -95,6 +95,8 @@ class ContrastiveModule(LightningModule):
             passed to the loggers. Empty unless ``clipkit fit`` or the caller sets it.
         group_options: Learning rate and weight decay of each group of the optimizer, as configured.
         step_counter: Converts optimizer steps to steps of the first launch, whose size may differ.
+        one_graph: Function that computes loss and named terms of a training batch in place of
+            encoder and loss, set by ``CompileStep``; None to run these.
 
     Examples:
         >>> module = ContrastiveModule(
@@ -120,6 +122,7 @@ class ContrastiveModule(LightningModule):
         self.schedule = schedule
         self.run_config: dict[str, Any] = {}
         self.step_counter = StepCounter()
+        self.one_graph: Callable[[Batch], dict[str, Tensor]] | None = None
         self._build_optimizer = optimizer
         self._groups = groups or ParameterGroups()
         self.group_options: list[dict[str, Any]] = []
@@ -163,9 +166,9 @@ class ContrastiveModule(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Compute the loss of a batch, the same number on every rank."""
-        step = StepExchange(self.loss, self._needed(batch))
-        embeddings = self._embed(step)
-        terms = self.loss(embeddings, step.sized(batch), step.text)
+        terms = (
+            self._terms(batch) if self.one_graph is None else self.one_graph(self._needed(batch))
+        )
         self.log_dict(named_terms("train", {**terms, **self.encoder.scales}), batch_size=len(batch))
         loss: Tensor = terms["loss"]
         return loss
@@ -337,6 +340,13 @@ class ContrastiveModule(LightningModule):
         if self.trainer.state.fn != TrainerFn.FITTING or batch_size is None:
             return None
         return samples_of_step(self.trainer, int(batch_size))
+
+    def _terms(self, batch: Batch) -> dict[str, Tensor]:
+        """Embed a batch and compute its loss and named terms."""
+        step = StepExchange(self.loss, self._needed(batch))
+        embeddings = self._embed(step)
+        terms: dict[str, Tensor] = self.loss(embeddings, step.sized(batch), step.text)
+        return terms
 
     def _embed(self, step: StepExchange) -> Embeddings:
         """Embed a batch; its texts are exchanged while the image tower runs.

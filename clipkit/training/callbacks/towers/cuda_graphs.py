@@ -27,11 +27,8 @@ def check_cuda_graphs(trainer: Trainer, module: LightningModule, text_multiple: 
     Raises:
         ConfigError: Naming each option that is in the way, and what it should be.
     """
-    obstacles = [
-        *_of_device(trainer),
-        *_of_towers(encoder_of(module), text_multiple),
-        *_of_batches(trainer, getattr(module, "micro_batch_size", None)),
-    ]
+    obstacles = [*of_device(trainer), *of_shapes(trainer, module, text_multiple)]
+    obstacles += of_accumulation(trainer)
     if obstacles:
         raise ConfigError(
             f"CompileTowers.mode: CUDA graphs need batches of one shape; {'; '.join(obstacles)}. "
@@ -39,10 +36,31 @@ def check_cuda_graphs(trainer: Trainer, module: LightningModule, text_multiple: 
         )
 
 
-def _of_device(trainer: Trainer) -> Iterator[str]:
+def of_device(trainer: Trainer) -> Iterator[str]:
+    """Yield what is in the way of CUDA graphs on this device."""
     device = trainer.strategy.root_device
     if device.type != "cuda":
         yield f"expected a GPU, got {device.type}"
+
+
+def of_accumulation(trainer: Trainer) -> Iterator[str]:
+    """Yield what makes several passes overlap, of which each overwrites the one before."""
+    if trainer.accumulate_grad_batches != 1:
+        yield (
+            f"trainer.accumulate_grad_batches: expected 1, got {trainer.accumulate_grad_batches}"
+        )
+
+
+def of_shapes(trainer: Trainer, module: LightningModule, text_multiple: int) -> Iterator[str]:
+    """Yield what gives the batches of a run more than one shape.
+
+    Args:
+        trainer: The trainer of the run.
+        module: The module that is trained.
+        text_multiple: Captions have a multiple of this number of tokens, or the tower's length.
+    """
+    yield from _of_towers(encoder_of(module), text_multiple)
+    yield from _of_batches(trainer, getattr(module, "micro_batch_size", None))
 
 
 def _of_towers(encoder: TowerEncoder, text_multiple: int) -> Iterator[str]:
@@ -65,10 +83,6 @@ def _of_towers(encoder: TowerEncoder, text_multiple: int) -> Iterator[str]:
 def _of_batches(trainer: Trainer, micro_batch_size: int | None) -> Iterator[str]:
     if micro_batch_size is not None:
         yield f"model.micro_batch_size: expected null, got {micro_batch_size}"
-    if trainer.accumulate_grad_batches != 1:
-        yield (
-            f"trainer.accumulate_grad_batches: expected 1, got {trainer.accumulate_grad_batches}"
-        )
     data = pair_data(trainer)
     if data is not None and data.order.batch_size_stages:
         yield "data.order.batch_size_stages: expected none"
