@@ -102,6 +102,9 @@ class CompileStep(Callback):
 class CompiledStep:
     """Encoder and objective as one compiled graph, for batches of one shape on one device.
 
+    Other graphs of this process are forgotten, and compiled again when they are next run. Hooks
+    that are added after the first call have no effect.
+
     Args:
         encoder: Encoder in training mode.
         loss: Objective.
@@ -116,6 +119,8 @@ class CompiledStep:
     ) -> None:  # fmt: skip
         self._encoder, self._loss, self._records = encoder, loss, records
         self._shapes: Shapes | None = None
+        # torch would use the graph of an equal encoder again, without the hooks of this one
+        torch.compiler.reset()
         self._graph = torch.compile(
             _forward, fullgraph=True, dynamic=False, backend=backend, mode=mode
         )
