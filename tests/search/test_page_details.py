@@ -107,6 +107,7 @@ def test_an_address_holds_every_query(page):
             {"column": "json:a~b>=c!", "operator": "<=", "value": "=1:2&3"},
             {"column": "captions", "operator": "!~", "value": "~%"},
         ],
+        "find": "sound",
         "view": "map",
         "image": 7,
     }
