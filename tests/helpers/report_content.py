@@ -23,7 +23,10 @@ from clipkit.evaluation.report import (
     Gallery,
     ImageHit,
     ImageQuery,
+    InputHit,
+    InputQuery,
     MapClass,
+    ModalityGallery,
     Projection,
     RecallCurve,
     ReliabilityBin,
@@ -32,17 +35,20 @@ from clipkit.evaluation.report import (
     Result,
     RunDetails,
     Series,
+    ShownInput,
     SimilarityHistogram,
+    SoundClip,
     TextQuery,
     Thumbnail,
     ThumbnailSheet,
     TowerParameters,
 )
 from tests.helpers.factories import COLORS, image_bytes
+from tests.helpers.sounds import wav_bytes
 
 SECTIONS = (
-    "results", "curves", "recall", "gallery", "errors", "classes", "confusion", "reliability",
-    "classified", "map", "health", "explanations", "run",
+    "results", "curves", "recall", "gallery", "errors", "modalities", "classes", "confusion",
+    "reliability", "classified", "map", "health", "explanations", "run",
 )  # fmt: skip
 HOSTILE = "<script>alert('x')</script> & \"quotes\" {{ 7 * 7 }} {% raw %} "
 LONG_WORD = "incomprehensibilities" * 6
@@ -93,6 +99,23 @@ def classifier(name: str) -> Classifier:
         [classified(i, 1) for i in range(4)], [classified(i, 2 + i) for i in range(1, 5)],
         "Hits are selected at random.",
     )  # fmt: skip
+
+
+def sound(number: int) -> ShownInput:
+    """A silent sound with a player, or one without for lack of room."""
+    data = wav_bytes(bytes(3200), 8000, 1, 16) if number != 3 else b""
+    caption = f"a tone {number} {HOSTILE}"
+    return ShownInput(caption, sound=SoundClip(data, "audio/wav", thumbnail(number), caption))
+
+
+def modality_gallery(title: str) -> ModalityGallery:
+    """Sounds as queries for texts, or as hits of images."""
+    texts = [ShownInput(f"a tone {number} {LONG_WORD}") for number in range(5)]
+    sounds, images = [sound(i) for i in range(5)], [ShownInput("", thumbnail(i)) for i in range(5)]
+    queries, targets = (sounds, texts) if title == "Sound to text" else (images, sounds)
+    hits = [InputHit(part, 0.5 - 0.1 * i, i == 1) for i, part in enumerate(targets)]
+    shown = [InputQuery(part, hits, targets[1], (2, 90)[i % 2]) for i, part in enumerate(queries)]
+    return ModalityGallery(title, shown)
 
 
 def embedding_map(count: int = 9) -> EmbeddingMap:
@@ -159,6 +182,7 @@ def full_report() -> ReportData:
                 Clouds([(0.0, 0.1), (0.2, 0.3)], [(2.0, 1.0)], "principal components"),
             ),
             explanations=[explanation()],
+            modalities=[modality_gallery("Sound to text"), modality_gallery("Image to sound")],
         ),
         run=RunDetails(
             facts=[Fact("Duration", "4 min 58 s"), Fact("Samples seen", "172,032", "33 epochs")],

@@ -56,6 +56,18 @@ def test_renders_without_complaint_and_fits(browser, page, width, dark):
     assert browser.complaints == []
 
 
+def test_sounds_play_from_the_page_alone(browser, page):
+    browser.complaints.clear()
+    browser.open(page, width=1200, dark=False)
+    players = "[...document.querySelectorAll('audio')]"
+    assert browser.evaluate(f"{players}.length") > 5
+    assert browser.evaluate(f"{players}.every((player) => player.readyState === 0)")
+    browser.evaluate(f"{players}[0].load(), {players}[0].preload = 'auto'")
+    browser.wait_for(f"{players}[0].readyState > 0")
+    assert browser.evaluate(f"{players}[0].duration") == pytest.approx(0.2, abs=0.01)
+    assert browser.complaints == []
+
+
 @pytest.mark.parametrize("width", [400, 1600])
 def test_no_text_is_cut_off_by_its_own_box(browser, page, width):
     browser.open(page, width=width, dark=False)
