@@ -8,7 +8,7 @@ sound encoders were trained with. Whisper's input is ``MelOptions.whisper()``, C
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
 from typing import Any, Final, Self
 
@@ -30,6 +30,11 @@ Wave = Float32[np.ndarray, " length"]
 UNITS: Final = {"decibel": 10.0, "log10": 1.0, "natural": math.log(10.0)}
 """Size of a factor of ten in energy, by unit of the spectrogram."""
 MEL_SCALES: Final = ("htk", "slaney")
+CROPS: Final = {"start": 0.0, "centre": 0.5}
+"""Place of a crop without random numbers, by name."""
+PADDINGS: Final = ("repeat", "repeat-zero", "zero")
+PIECE: Final = {"crop": "centre", "padding": "repeat"}
+"""Options of the piece of a sound, with their defaults."""
 _SLANEY_BREAK_HZ: Final = 1000.0  # linear below, logarithmic above
 _SLANEY_HZ_PER_MEL: Final = 200.0 / 3.0
 _SLANEY_MELS_PER_LOG: Final = 27.0 / math.log(6.4)
@@ -59,6 +64,9 @@ class MelOptions:
         unit: ``"decibel"``, ``"log10"`` or ``"natural"``: logarithm of the energy.
         log_floor: Smallest energy before the logarithm.
         dynamic_range: Largest distance below the loudest value, in ``unit``; None for any.
+        crop: Which piece of a longer sound evaluation uses: ``"centre"`` or ``"start"``.
+        padding: How a shorter sound is filled up: ``"repeat"`` repeats it to the end,
+            ``"repeat-zero"`` as often as it fits completely, ``"zero"`` adds silence.
 
     Raises:
         ConfigError: If the values contradict each other or are out of range.
@@ -82,6 +90,8 @@ class MelOptions:
     unit: str = "decibel"
     log_floor: float = 1e-10
     dynamic_range: float | None = None
+    crop: str = PIECE["crop"]
+    padding: str = PIECE["padding"]
 
     def __post_init__(self) -> None:
         check_range("mel.sample_rate", self.sample_rate, 1, _LARGEST_RATE)
@@ -92,6 +102,8 @@ class MelOptions:
         check_range("mel.num_frames", self.num_frames, 1, _MOST_FRAMES)
         check_choice("mel.mel_scale", self.mel_scale, MEL_SCALES)
         check_choice("mel.unit", self.unit, UNITS)
+        check_choice("mel.crop", self.crop, CROPS)
+        check_choice("mel.padding", self.padding, PADDINGS)
         if not 0.0 <= self.f_min < self.f_max:
             raise ConfigError(
                 f"mel.f_min: expected 0 to below f_max={self.f_max}, got {self.f_min}"
@@ -136,8 +148,8 @@ class MelOptions:
 
     @classmethod
     def clap(cls) -> Self:
-        """Return the input of CLAP's HTSAT: 10 seconds at 48 kHz, 1001 frames."""
-        return cls(sample_rate=48_000, hop=480, num_frames=1001)
+        """Return the input of CLAP's HTSAT: 10 seconds at 48 kHz, 1001 frames, ``repeat-zero``."""
+        return cls(sample_rate=48_000, hop=480, num_frames=1001, padding="repeat-zero")
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
@@ -158,8 +170,16 @@ class MelOptions:
             raise ConfigError(f"mel: expected numbers and names, got {config}: {error}") from error
 
     def config(self) -> dict[str, Any]:
-        """Return all options in JSON types."""
-        return asdict(self)
+        """Return all options in JSON types; crop and padding only if they are no defaults.
+
+        Encoders without the two are centre and repeat, and keep the hashes that embeddings of
+        theirs have.
+        """
+        return {n: v for n, v in asdict(self).items() if n not in PIECE or v != PIECE[n]}
+
+    def same_values(self, other: MelOptions) -> bool:
+        """Return whether values mean the same, whichever piece of a sound they are of."""
+        return replace(other, crop=self.crop, padding=self.padding) == self
 
     @property
     def length(self) -> int:

@@ -153,6 +153,8 @@ def test_the_input_of_clap():
         ("unit", "dB", "mel.unit: expected one of decibel"),
         ("log_floor", 0.0, "mel.log_floor"),
         ("log_floor", math.nan, "mel.log_floor"),
+        ("crop", "random", "mel.crop: expected one of start, centre"),
+        ("padding", "mirror", "mel.padding: expected one of repeat, repeat-zero, zero"),
         ("dynamic_range", -1.0, "mel.dynamic_range"),
     ],
 )
@@ -169,6 +171,17 @@ def test_options_as_plain_types():
         MelOptions.from_config({"num_mel": 3})
     with pytest.raises(ConfigError, match="mel"):
         MelOptions.from_config({"num_mels": "many"})
+
+
+def test_the_piece_of_a_sound_is_stored_unless_it_is_that_of_earlier_encoders():
+    """An encoder without the two options is centre and repeat, and its hash stays the same."""
+    assert not {"crop", "padding"} & set(SMALL.config())
+    assert (SMALL.crop, SMALL.padding) == ("centre", "repeat")
+    other = replace(SMALL, crop="start", padding="zero")
+    assert MelOptions.from_config(other.config()) == other
+    assert MelOptions.from_config(MelOptions.clap().config()).padding == "repeat-zero"
+    assert other.same_values(SMALL)
+    assert not other.same_values(replace(SMALL, hop=21))
 
 
 def test_a_wave_of_another_length_is_refused():

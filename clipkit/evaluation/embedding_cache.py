@@ -116,6 +116,7 @@ def cached_embeddings(encoder: TowerEncoder, folder: Path | str | None) -> Itera
     The key of images is a hash of the model's weights and architecture with its image transform, of
     the shards (addresses, sizes, times of change, tables), limit, precision, kind of device, and
     clipkit's version; that of texts is a hash of the model and the texts. Nothing is ever deleted.
+    Retrieval between more modalities than images and texts keeps its captions only.
 
     Args:
         encoder: The model; it must not change within the block.

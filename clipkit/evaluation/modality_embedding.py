@@ -24,6 +24,7 @@ from clipkit.evaluation.datasets.modality_loading import (
     modality_batches,
 )
 from clipkit.evaluation.embedding import EmbeddedPairs, encode_on_ranks
+from clipkit.evaluation.embedding_cache import cache_of
 from clipkit.evaluation.inference import EmbedOptions
 from clipkit.evaluation.memory import recall
 from clipkit.models import MultimodalEncoder, TowerEncoder
@@ -83,6 +84,34 @@ def captions_of_samples(embedded: EmbeddedModalities) -> EmbeddedPairs:
     )
 
 
+def image_caption_pairs(
+    embedded: EmbeddedModalities, data: EvaluationDataset
+) -> EmbeddedPairs | None:
+    """Return images with their captions and classes, as an encoder of these two embeds them.
+
+    Args:
+        embedded: Embeddings of all modalities.
+        data: The samples.
+
+    Returns:
+        The embeddings; None unless each sample has an image and a caption.
+    """
+    images, texts = embedded.rows.get("image"), embedded.rows.get("text")
+    if images is None or texts is None or not embedded.keys:
+        return None
+    if not bool((embedded.present("image") & embedded.present("text")).all()):
+        return None
+    labels = [data.without_file(number).label for number in range(len(embedded.keys))]
+    return EmbeddedPairs(
+        images.values,
+        texts.values,
+        texts.samples,
+        torch.tensor(labels),
+        embedded.keys,
+        embedded.captions,
+    )
+
+
 def embed_modalities(
     encoder: MultimodalEncoder,
     data: EvaluationDataset,
@@ -133,6 +162,12 @@ def _embed(
         _LOG.warning(
             "%s: leaving out %s: no field reads them; give the evaluator their fields",
             data.name, ", ".join(unread),
+        )  # fmt: skip
+    if cache_of(encoder) is not None:
+        _LOG.warning(
+            "%s: the embedding cache keeps captions only, as samples may lack any of %s; these are "
+            "embedded again in each run",
+            data.name, ", ".join(name for name in encoder.towers if name != "text"),
         )  # fmt: skip
     local = _Local(encoder, [field.name for field in readers])
     ids = ids_of_rank(data, options)

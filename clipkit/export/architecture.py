@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from clipkit.models import ImageTower, JointEncoder, SignalTower, TextTower, Tower, TowerEncoder
@@ -38,7 +39,7 @@ def _inputs(name: str, tower: Tower) -> Iterator[tuple[str, str]]:
         mel, title = tower.mel, "Sounds" if name == "sound" else f"Sounds ({name})"
         length = f"{mel.seconds:.4g} seconds at {mel.sample_rate:,} Hz, one channel"
         yield title, f"{length}: the centre of a longer sound, a shorter one repeated"
-        options = [f"{option} {str(value).lower()}" for option, value in mel.config().items()]
+        options = [f"{option} {str(value).lower()}" for option, value in asdict(mel).items()]
         size = f"{mel.num_mels} bands x {mel.num_frames} frames"
         yield f"{title}: log-mel spectrogram", f"{size}; {', '.join(options)}"
     elif isinstance(tower, SignalTower):

@@ -65,6 +65,8 @@ def transform_of(tower: ImageTower) -> EvalTransform | NaFlexEvalTransform:
 def sound_transform_of(tower: SignalTower) -> EvalSoundTransform:
     """Return the transform from sound files to the spectrograms that a tower declares.
 
+    Crop and padding are those of ``tower.mel``.
+
     Raises:
         ConfigError: If the tower declares none.
     """

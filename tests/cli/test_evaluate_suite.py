@@ -49,6 +49,10 @@ def test_the_status_reports_failures_by_name(folder, capsys):
     [
         (("--model", "a", *SUITE, "--data", "x"), "--data: cannot be used here: the data sets of"),
         (("--model", "a", *SUITE, "--task", "zero-shot"), "--task: cannot be used here"),
+        (("--model", "a", *SUITE, "--modality", "sound"), "--modality: cannot be used here"),
+        (("--model", "a", *SUITE, "--split", "train"), "--split: cannot be used here"),
+        (("--model", "a", *SUITE, "--templates", "clap"), "--templates: cannot be used here"),
+        (("--model", "a", *SUITE, "--shots", "1"), "--shots: cannot be used here"),
         (("--model", "a", "--suite", "mine.yaml"), "--output: expected a folder"),
         (("--model", "a", *SUITE, "--language", "fr"), "got 'fr'"),
         (("--model", "a", "--suite", "retrievel", "--output", "o"), "did you mean 'retrieval'?"),

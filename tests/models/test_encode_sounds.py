@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from transformers import WhisperFeatureExtractor
 from clipkit.errors import ConfigError, DataError
 from clipkit.mel import MelOptions, log_mel
 from clipkit.models import (
+    ClapSoundTower,
     MultimodalEncoder,
     TcnTower,
     TimmSoundTower,
@@ -22,7 +24,7 @@ from clipkit.models import (
     with_towers,
 )
 from tests.helpers import tiny
-from tests.helpers.sound_towers import BUILDERS, WHISPER, build, values
+from tests.helpers.sound_towers import BUILDERS, HTSAT, WHISPER, build, values
 from tests.helpers.sounds import sound_bytes
 
 MEL = MelOptions(sample_rate=8000, f_max=4000, hop=160, window=512, num_mels=32, num_frames=50)
@@ -48,6 +50,29 @@ def test_waves_are_embedded_as_their_spectrograms(encoder):
     torch.testing.assert_close(embedded, encoder.encode_signal("sound", spectrograms))
     torch.testing.assert_close(embedded.norm(dim=1), torch.ones(5))
     assert encoder.encode_sounds([]).shape == (0, 8)
+
+
+def test_crop_and_padding_of_a_tower_are_in_its_file(tmp_path):
+    mel = replace(MEL, crop="start", padding="zero")
+    save_encoder(MultimodalEncoder({"sound": TcnTower(8, mel, width=8, num_blocks=1)}), tmp_path)
+    loaded = load_multimodal_encoder(tmp_path).eval()
+    long, short = wave(2 * MEL.length), wave(MEL.length // 3)
+    read = [long[: MEL.length], np.pad(short, (0, MEL.length - len(short)))]
+    expected = loaded.encode_signal("sound", torch.stack([log_mel(one, MEL) for one in read]))
+    torch.testing.assert_close(loaded.encode_sounds([(long, 8000), (short, 8000)]), expected)
+
+
+def test_clap_fills_up_as_it_was_trained_and_earlier_files_as_they_were():
+    htsat = {**HTSAT, "num_mel_bins": 64, "spec_size": 256}
+    tower = ClapSoundTower(htsat, pretrained=False)
+    assert tower.mel.padding == "repeat-zero"
+    config = tower.config()
+    assert ClapSoundTower(**config).mel == tower.mel
+    del config["mel"]["padding"]
+    assert ClapSoundTower(**config).mel.padding == "repeat"
+    whisper = WhisperSoundTower(WHISPER, 8, pretrained=False, padding="zero")
+    assert WhisperSoundTower(**whisper.config()).mel == whisper.mel
+    assert whisper.mel.padding == "zero"
 
 
 def test_files_are_embedded(encoder, tmp_path):

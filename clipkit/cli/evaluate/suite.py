@@ -15,13 +15,19 @@ if TYPE_CHECKING:
     from clipkit.evaluation import SuiteRun
 
 _EXIT_FAILED: Final = 1
-_OF_SUITE: Final = ("data", "task", "width", "report", "caption", "rerank")
+_WITH_SUITE: Final = {
+    "model", "weights", "device", "trust_remote_code", "batch_size", "num_workers", "limit",
+    "precision", "allow_outside", "suite", "data_root", "language", "embedding_cache", "output",
+    "subcommand", "run", "default_of",
+}  # fmt: skip
+"""Options that a suite uses; its data sets specify what all others do."""
 _ONLY_SUITE: Final = ("data_root", "language")
 _SHOWN: Final = ("top1", "text_to_image/recall_at_1", "image_to_text/recall_at_1")
 
 
 def add_suite_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of suites."""
+    parser.set_defaults(default_of=parser.get_default)
     parser.add_argument(
         "--suite",
         type=given_text,
@@ -59,8 +65,9 @@ def check_suite_arguments(args: argparse.Namespace) -> None:
         ConfigError: If an option belongs to the other way of evaluating, or one is missing.
     """
     with_suite = args.suite is not None
-    for name in _OF_SUITE if with_suite else _ONLY_SUITE:
-        if getattr(args, name) not in (None, []):
+    others = vars(args).keys() - _WITH_SUITE if with_suite else _ONLY_SUITE
+    for name in sorted(others):
+        if getattr(args, name) != args.default_of(name):
             option = f"--{name.replace('_', '-')}"
             where = "the data sets of --suite specify it" if with_suite else "it needs --suite"
             raise ConfigError(f"{option}: cannot be used here: {where}; omit it")

@@ -11,7 +11,6 @@ from clipkit.data.audio.decode import Span
 from clipkit.data.audio.formats import require_package
 from clipkit.mel import Wave
 
-PADDINGS: Final = ("repeat", "repeat-zero", "zero")
 _RESAMPLING: Final = "HQ"
 
 

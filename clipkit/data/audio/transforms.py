@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final, final
 
 import numpy as np
@@ -11,12 +12,10 @@ import numpy as np
 from clipkit.data.audio.augment import SoundAugmentation, SpecAugment
 from clipkit.data.audio.decode import Span, SpanChooser, decode_sound
 from clipkit.data.audio.formats import SoundLimits, require_package
-from clipkit.data.audio.pieces import PADDINGS, padded, piece_at, resampled, source_length
+from clipkit.data.audio.pieces import padded, piece_at, resampled, source_length
 from clipkit.errors import SampleError, check_choice
-from clipkit.mel import MelOptions, Spectrogram, Wave, log_mel
+from clipkit.mel import CROPS, PADDINGS, MelOptions, Spectrogram, Wave, log_mel
 
-CROPS: Final = {"start": 0.0, "centre": 0.5}
-"""Place of a crop without random numbers, by name."""
 RANDOM: Final = "random"
 PACKAGES: Final = ("soundfile", "soxr")
 
@@ -26,9 +25,12 @@ class SoundTransform(ABC):
 
     Args:
         mel: Parameters of the spectrogram.
-        crop: Which piece of a longer sound is used.
-        padding: How a shorter sound is filled up; see ``padded``.
+        crop: Which piece of a longer sound is used; None for that of ``mel``.
+        padding: How a shorter sound is filled up, see ``padded``; None for that of ``mel``.
         limits: Largest sounds; larger ones are refused before they are decoded.
+
+    Attributes:
+        mel: Parameters of the spectrogram, with the crop of evaluation and the padding.
 
     Raises:
         ConfigError: If ``crop`` or ``padding`` is unknown, or the packages for sounds are not
@@ -36,13 +38,21 @@ class SoundTransform(ABC):
     """
 
     def __init__(
-        self, mel: MelOptions, crop: str, padding: str, limits: SoundLimits, crops: Sequence[str]
+        self,
+        mel: MelOptions,
+        crop: str | None,
+        padding: str | None,
+        limits: SoundLimits,
+        crops: Sequence[str],
     ) -> None:
-        check_choice("crop", crop, crops)
+        self.crop = mel.crop if crop is None else crop
+        padding = mel.padding if padding is None else padding
+        check_choice("crop", self.crop, crops)
         check_choice("padding", padding, PADDINGS)
         for package in PACKAGES:
             require_package(package)
-        self.mel, self.crop, self.padding, self.limits = mel, crop, padding, limits
+        of_evaluation = mel.crop if self.crop == RANDOM else self.crop
+        self.mel, self.limits = replace(mel, crop=of_evaluation, padding=padding), limits
 
     @abstractmethod
     def __call__(self, data: bytes, rng: np.random.Generator) -> Spectrogram:
@@ -61,8 +71,7 @@ class SoundTransform(ABC):
 
     def for_evaluation(self) -> EvalSoundTransform:
         """Return the transform of evaluation: no random numbers, otherwise the same options."""
-        crop = "centre" if self.crop == RANDOM else self.crop
-        return EvalSoundTransform(self.mel, crop, self.padding, self.limits)
+        return EvalSoundTransform(self.mel, limits=self.limits)
 
     def _piece(self, data: bytes, place: float) -> Wave:
         """Return a piece of a file at the rate and of the length of the spectrogram.
@@ -83,7 +92,7 @@ class SoundTransform(ABC):
 
     def _fitted(self, wave: Wave, source_rate: int) -> Wave:
         wave = resampled(wave, source_rate, self.mel.sample_rate)
-        return padded(wave, self.mel.length, self.padding)
+        return padded(wave, self.mel.length, self.mel.padding)
 
 
 @final
@@ -94,9 +103,10 @@ class TrainSoundTransform(SoundTransform):
 
     Args:
         mel: Parameters of the spectrogram; its duration is that of the piece.
-        crop: Which piece of a longer sound is used: ``"random"``, ``"centre"`` or ``"start"``.
-        padding: How a shorter sound is filled up: ``"repeat"`` repeats it to the end,
-            ``"repeat-zero"`` as often as it fits completely, ``"zero"`` adds silence.
+        crop: Which piece of a longer sound is used: ``"random"``, ``"centre"`` or ``"start"``;
+            None for that of ``mel``. Evaluation uses that of ``mel`` instead of a random one.
+        padding: How a shorter sound is filled up: ``"repeat"``, ``"repeat-zero"`` or ``"zero"``;
+            None for that of ``mel``.
         augmentations: Augmentations of the piece, in order.
         masks: Masks of the spectrogram; None for none.
         limits: Largest sounds; larger ones are refused before they are decoded.
@@ -114,8 +124,8 @@ class TrainSoundTransform(SoundTransform):
     def __init__(
         self,
         mel: MelOptions = MelOptions(),
-        crop: str = RANDOM,
-        padding: str = "repeat",
+        crop: str | None = RANDOM,
+        padding: str | None = None,
         augmentations: Sequence[SoundAugmentation] = (),
         masks: SpecAugment | None = None,
         limits: SoundLimits = SoundLimits(),
@@ -141,8 +151,9 @@ class EvalSoundTransform(SoundTransform):
 
     Args:
         mel: Parameters of the spectrogram; its duration is that of the piece.
-        crop: Which piece of a longer sound is used: ``"centre"`` or ``"start"``.
-        padding: How a shorter sound is filled up; as in the training.
+        crop: Which piece of a longer sound is used: ``"centre"`` or ``"start"``; None for that of
+            ``mel``.
+        padding: How a shorter sound is filled up; None for that of ``mel``.
         limits: Largest sounds; larger ones are refused before they are decoded.
 
     Raises:
@@ -158,8 +169,8 @@ class EvalSoundTransform(SoundTransform):
     def __init__(
         self,
         mel: MelOptions = MelOptions(),
-        crop: str = "centre",
-        padding: str = "repeat",
+        crop: str | None = None,
+        padding: str | None = None,
         limits: SoundLimits = SoundLimits(),
     ) -> None:
         super().__init__(mel, crop, padding, limits, tuple(CROPS))

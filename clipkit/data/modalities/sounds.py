@@ -20,8 +20,8 @@ class Sounds(ModalityField):
 
     Args:
         transform: Transform from a sound file to a spectrogram; None for a random piece with the
-            default parameters. Its ``mel`` has to be that of the tower. Validation uses the centre
-            of a sound instead of a random piece, without augmentation.
+            default parameters. Its ``mel`` has to be that of the tower. Validation uses the
+            piece of ``mel``, the centre of a sound by default, without augmentation.
         name: Name of the modality: that of its tower.
         members: Extensions of the sound files; the first that a sample has is read.
         on_error: What a sound that cannot be used does: ``"skip"`` leaves out the sample,

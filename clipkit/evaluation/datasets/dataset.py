@@ -22,6 +22,7 @@ from clipkit.class_names import parse_class_names
 from clipkit.data.modalities.field import ModalityField
 from clipkit.data.packing.hub import hub_address
 from clipkit.data.packing.packed_cache import is_raw, pack_to_cache
+from clipkit.data.packing.sound_sets.recognise import is_packed_split, is_sound_set
 from clipkit.data.packing.sources import CLASS_NAMES_FILE
 from clipkit.data.samples.content import IMAGES_AND_SOUNDS, sample_errors
 from clipkit.data.shards.class_vectors import read_class_vector
@@ -317,7 +318,8 @@ def open_dataset(
             ``https://huggingface.co/datasets/USER/NAME/tree/BRANCH``), a plain folder of ``.tar``
             shards, or a pattern of shards; or a table or folder of images, which is packed once
             into a cache next to it; or ``hf://datasets/OWNER/NAME/CONFIG/SPLIT``.
-        split: Folder inside ``source``, in CLIP_benchmark's layout or of images.
+        split: Folder inside ``source``, in CLIP_benchmark's layout or of images; or the split of a
+            data set of sounds in its published form, such as "fold1".
         caption: Finds the captions of a sample, as in training; None for the lines of its ``.txt``.
         label_field: Where the class of a sample is: a member ("cls") or a field of a JSON member
             ("json:category").
@@ -349,7 +351,7 @@ def open_dataset(
     )
     queries = query_modality(modality)
     name = address.rpartition("/")[2] if "{" not in address else address
-    for raw in [address] if hub_address(address) else [f"{address}/{split}", address]:
+    for raw in _to_pack(address, split):
         if is_raw(raw):
             listed, templates = _texts_near(raw, address)
             packed = pack_to_cache(raw, class_names=listed or None, allow_outside=allow_outside)
@@ -369,8 +371,26 @@ def open_dataset(
     else:
         _refuse_other_split(address, split)
         index = ShardIndex.from_urls(address)
-    described = _describe(address)
+    described = _describe(_described_folder(address, split))
     return EvaluationDataset(name, index, *described, caption, label_field, reopen, queries)
+
+
+def _to_pack(address: str, split: str) -> list[str]:
+    """Return what is packed if it is a table or folder; a set of sounds has the splits it names."""
+    if hub_address(address):
+        return [address]
+    if not _is_set(address):
+        return [f"{address}/{split}", address]
+    return [] if is_packed_split(local_path(address), split) else [f"{address}/{split}"]
+
+
+def _described_folder(address: str, split: str) -> str:
+    """Return where the text files are: those of a packed split of a set of sounds are in it."""
+    return f"{address}/{split}" if _is_set(address) else address
+
+
+def _is_set(address: str) -> bool:
+    return is_local(address) and local_path(address).is_dir() and is_sound_set(local_path(address))
 
 
 def _texts_near(raw: str, address: str) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -14,7 +14,6 @@ from torch import Tensor
 from clipkit.data.audio.formats import SOUND_EXTENSIONS, sound_extension
 from clipkit.data.images.formats import image_member
 from clipkit.data.modalities.field import ModalityField
-from clipkit.data.modalities.sounds import Sounds
 from clipkit.errors import ConfigError, SampleError
 from clipkit.models.inputs import sound_transform_of, transform_of
 from clipkit.models.named_towers import NamedTowerEncoder
@@ -52,11 +51,13 @@ class QueryModality(ABC):
         identity: Equal for modalities of this process that read the same files in the same way.
         is_named: Whether the encoder alone determines how a file is read, so that its embedding
             can be found again under a hash of the encoder and the data.
+        is_sound: Whether the samples are sounds, whatever the name of their tower.
     """
 
     name: str
     identity: tuple[str, int]
     is_named: bool
+    is_sound: bool
 
     @abstractmethod
     def member(self, members: Mapping[str, bytes]) -> bytes:
@@ -79,7 +80,8 @@ class QueryModality(ABC):
 class ImageQueries(QueryModality):
     """Images, as the image tower of the encoder expects them."""
 
-    name, identity, is_named = "image", ("image", 0), True
+    name, identity = "image", ("image", 0)
+    is_named, is_sound = True, False
 
     def member(self, members: Mapping[str, bytes]) -> bytes:
         """See ``QueryModality.member``."""
@@ -109,7 +111,7 @@ class SignalQueries(QueryModality):
         name: Name of the modality: that of its tower.
         members: Extensions of its members; the first that a sample has is read.
         field: Reader of the members, of evaluation; None for the spectrograms that the tower
-            declares (``mel``), of the centre of a sound.
+            declares (``mel``), which also names the piece of a sound.
     """
 
     def __init__(
@@ -118,6 +120,7 @@ class SignalQueries(QueryModality):
         self.name, self.members, self.field = name, tuple(members), field
         self.identity = name, id(field)
         self.is_named = field is None
+        self.is_sound = field is None or field.mel is not None
 
     def member(self, members: Mapping[str, bytes]) -> bytes:
         """See ``QueryModality.member``."""
@@ -148,10 +151,11 @@ class SignalQueries(QueryModality):
     def _transform(self, tower: SignalTower) -> Callable[[bytes, np.random.Generator], Tensor]:
         if self.field is None:
             return sound_transform_of(tower)
-        if isinstance(self.field, Sounds) and tower.mel not in (None, self.field.transform.mel):
+        own = self.field.mel  # whose piece of a sound may be another one
+        if own is not None and tower.mel is not None and not own.same_values(tower.mel):
             raise ConfigError(
                 f"modality: expected the spectrograms of the {self.name}_tower, {tower.mel}, got "
-                f"{self.field.transform.mel}; use the same mel, or modality: sound"
+                f"{own}; use the same mel, or modality: sound"
             )
         return self.field.read
 

@@ -52,8 +52,6 @@ Templates = str | Sequence[str] | Mapping[str, Sequence[str] | Mapping[str, Sequ
 _LOG: Final = logging.getLogger(__name__)
 _OPTION: Final = "templates"
 _SIGNS: Final = ("positive", "negative")
-_GENERIC: Final = {"sound": SOUND_TEMPLATES}
-"""Templates for data without any, by modality."""
 _OWN: Final = {
     "generic": GENERIC_TEMPLATES,
     "sound": SOUND_TEMPLATES,
@@ -166,7 +164,8 @@ def _resolve(
     content: Any = given
     where = _OPTION
     if given is None:
-        content = data.templates or _GENERIC.get(data.modality.name, GENERIC_TEMPLATES)
+        generic = SOUND_TEMPLATES if data.modality.is_sound else GENERIC_TEMPLATES
+        content = data.templates or generic
     elif isinstance(given, str):
         where = f"{_OPTION}: {given}"
         content = _listed(given) or read_entry(given, _OPTION, data.name, (*class_names,))

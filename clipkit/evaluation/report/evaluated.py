@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 from clipkit.atomic_files import write_bytes
 from clipkit.data.modalities.sounds import Sounds
@@ -23,7 +23,7 @@ from clipkit.evaluation.evaluators.retrieval import Retrieval
 from clipkit.evaluation.evaluators.suite import joined
 from clipkit.evaluation.evaluators.zero_shot import ZeroShotClassification
 from clipkit.evaluation.memory import remembering
-from clipkit.evaluation.modality_embedding import has_further
+from clipkit.evaluation.modality_embedding import has_further, image_caption_pairs
 from clipkit.evaluation.outcomes.outcomes import Evaluation
 from clipkit.evaluation.probes.few_shot import FewShotProbe
 from clipkit.evaluation.probes.linear import LinearProbe
@@ -41,8 +41,9 @@ from clipkit.evaluation.report.content import (
 )
 from clipkit.evaluation.report.page import write_report
 from clipkit.evaluation.report.sections.confusion_image import confusion_png
-from clipkit.models import DualEncoder, SignalTower
+from clipkit.models import DualEncoder, SignalTower, TowerEncoder
 from clipkit.models.inputs import sound_transform_of
+from clipkit.models.named_towers import NamedTowerEncoder
 
 _OF_CLASS: Final = ("precision/", "recall/", "f1/", "average_precision/", "auroc/")
 
@@ -138,7 +139,8 @@ def measure(encoder: DualEncoder, evaluators: Mapping[str, Evaluator]) -> Measur
     ordered = {name: evaluations[name] for name in evaluators}
     explanations: Sequence[Explanation] = ()
     if embedded is not None and embedded[1].captions:
-        explanations = explained_pairs(encoder, data[embedded[0]], embedded[1])
+        explained = _of_images_and_texts(encoder)
+        explanations = explained_pairs(explained, data[embedded[0]], embedded[1])
     correct = next((part.correct for part in retrievals), RetrievalOptions())
     by_name = {name: _sounds_of(encoder, evaluators[name]) for name in evaluators}
     sounds = {name: heard for name, heard in by_name.items() if heard is not None}
@@ -253,10 +255,17 @@ def _compared(encoder: DualEncoder, evaluator: Retrieval) -> Compared | None:
     return Compared(evaluator.data, evaluator.pairs(encoder), sounds, embedded.keys, captions)
 
 
+def _of_images_and_texts(encoder: TowerEncoder) -> DualEncoder:
+    """Return the encoder whose matches are explained."""
+    return encoder.dual() if isinstance(encoder, NamedTowerEncoder) else cast(DualEncoder, encoder)
+
+
 def _embedded(encoder: DualEncoder, evaluator: Evaluator) -> EmbeddedPairs | None:
     match evaluator:
         case Retrieval():
-            return None if has_further(encoder) else evaluator.embed(encoder)
+            if not has_further(encoder):
+                return evaluator.embed(encoder)
+            return image_caption_pairs(evaluator.embed_all(encoder), evaluator.data)
         case ZeroShotClassification() | LabelHeadClassification():
             return known_pairs(encoder, evaluator.data, evaluator.options)
         case LinearProbe() | NearestNeighbours() | FewShotProbe():

@@ -70,8 +70,8 @@ def explain_sound(
 
     Args:
         encoder: A ``MultimodalEncoder`` with a tower for sounds and one for texts.
-        sound: Path of a sound file, or amplitudes of one channel with their sample rate. The centre
-            of a longer sound is explained.
+        sound: Path of a sound file, or amplitudes of one channel with their sample rate. Of a
+            longer sound, the piece that the tower declares is explained.
         text: Text; a longer one is truncated to the text tower's context length.
         method: "attention", "grad_cam" or "occlusion"; "auto" for the first two, whichever fits the
             tower, or for occlusion if the tower does not keep the positions of a spectrogram.

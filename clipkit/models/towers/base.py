@@ -124,7 +124,8 @@ class SignalTower(Tower):
 
     Attributes:
         input_shape: Shape of an input, without the axis of the batch.
-        mel: Parameters of the spectrograms that it reads, if it reads sounds; else None.
+        mel: Parameters of the spectrograms that it reads, with crop and padding of the sounds, if
+            it reads sounds; else None.
     """
 
     input_shape: tuple[int, ...]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from transformers import ClapFeatureExtractor
 
 from clipkit.data.audio.augment import (
     RandomBackground,
@@ -197,6 +199,25 @@ def test_masks_are_rectangles_of_the_mean():
     assert widths == set(range(6))
     assert torch.equal(SpecAugment(9, 0, 9, 0)(levels, generator(0)), levels)
     assert SpecAugment(2, 1000, 2, 1000)(levels, generator(0)).shape == levels.shape
+
+
+def test_clap_fills_up_short_sounds_as_its_feature_extractor():
+    mel = MelOptions.clap()
+    wave = tone(3.0, mel.sample_rate).astype(np.float32)
+    extractor = ClapFeatureExtractor(truncation="rand_trunc", padding="repeatpad", frequency_min=50)
+    features = extractor(wave, sampling_rate=mel.sample_rate, return_tensors="np")
+    ours = EvalSoundTransform(mel).of_wave(wave, mel.sample_rate).numpy()
+    expected = features["input_features"][0, 0].T
+    assert ours[:, :999] == pytest.approx(expected[:, :999], abs=1e-2)
+
+
+def test_options_of_a_transform_replace_those_of_its_mel():
+    mel = replace(MEL, crop="start", padding="zero")
+    assert EvalSoundTransform(mel).mel == TrainSoundTransform(mel).mel == mel
+    assert EvalSoundTransform(mel, "centre", "repeat").mel == MEL
+    assert TrainSoundTransform(mel).crop == "random"
+    assert TrainSoundTransform(mel).for_evaluation().crop == "start"
+    assert TrainSoundTransform(MEL, "start", "zero").for_evaluation().mel == mel
 
 
 def test_options_that_cannot_work():

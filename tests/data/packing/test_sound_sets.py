@@ -134,6 +134,8 @@ ROW = "1-0-A-0.wav,1,0,dog,True,1,A"
         (f"HEAD\n{ROW}\nlost.wav,1,0,dog,True,1,A\n", "1 of 2 sounds are missing: .*lost.wav"),
         (f"HEAD\n{ROW}\n{ROW}\n", "1 sounds are in several rows of the table: .*1-0-A-0.wav"),
         ("HEAD\n", "has no such clips"),
+        (f"{'x' * 200_000}\n", "line 1: field larger than field limit"),
+        (f"HEAD\n{ROW}\n1-1-A-0.wav,{'9' * 5000},0,dog,True,1,A\n", "line 3: fold: .* 9 digits"),
     ],
 )
 def test_damaged_tables_are_named(tmp_path, table, message):

@@ -13,7 +13,13 @@ import torch
 from clipkit.cli.main import main
 from clipkit.data import EvalSoundTransform, EvalTransform, Sounds
 from clipkit.errors import ConfigError, DataError, SampleError
-from clipkit.evaluation import EmbedOptions, Retrieval, RetrievalOptions, tokenizer_of
+from clipkit.evaluation import (
+    EmbedOptions,
+    Retrieval,
+    RetrievalOptions,
+    cached_embeddings,
+    tokenizer_of,
+)
 from clipkit.models import MultimodalEncoder, save_encoder
 from tests.helpers import heard
 from tests.helpers.factories import write_shard
@@ -161,6 +167,15 @@ def test_a_broken_sound_is_an_error_or_absent_by_choice(tmp_path, caplog):
     assert result.details["image_and_text/num_samples"] == 3
     assert result.details["sound_and_text/num_left_out"] == 1
     assert "1 inputs cannot be read and count as absent (first: s2: sound" in caplog.text
+
+
+def test_a_cache_says_that_it_keeps_captions_only(tmp_path, caplog):
+    write_shard(tmp_path / "two.tar", [(str(n), heard.sample(n)) for n in (0, 2)])
+    encoder = heard.encoder()
+    with cached_embeddings(encoder, tmp_path / "cache"):
+        Retrieval(tmp_path / "two.tar", ks=(1,)).run(encoder)
+    assert len(list(tmp_path.rglob("*.npz"))) == 1
+    assert "cache keeps captions only, as samples may lack any of image, sound" in caplog.text
 
 
 def test_a_modality_of_its_own_needs_its_field(tmp_path, caplog):

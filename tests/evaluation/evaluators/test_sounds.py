@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -12,8 +13,10 @@ from torchmetrics.functional import classification as oracle
 
 from clipkit.cli.main import main
 from clipkit.data import EvalSoundTransform, Sounds
+from clipkit.data.packing.packed_cache import pack_to_cache
 from clipkit.errors import ConfigError, DataError
 from clipkit.evaluation import (
+    GENERIC_TEMPLATES,
     SOUND_TEMPLATES,
     EmbedOptions,
     Evaluator,
@@ -33,7 +36,13 @@ from clipkit.models import save_encoder, with_towers
 from tests.helpers.evaluation_data import tiny_encoder, write_layout
 from tests.helpers.factories import write_shard
 from tests.helpers.series import CHANNELS, LENGTH, Series, SeriesTower, npy
-from tests.helpers.sound_sets import MEL, sound_encoder, write_esc50, write_fsd50k
+from tests.helpers.sound_sets import (
+    MEL,
+    sound_encoder,
+    write_esc50,
+    write_fsd50k,
+    write_urbansound8k,
+)
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +124,36 @@ def test_several_classes_of_a_sound(tmp_path, encoder):
     assert targets.tolist() == [[1, 0, 0], [0, 1, 1], [0, 0, 1]]
     expected = oracle.multilabel_average_precision(scores, targets, 3, average="macro")
     assert evaluator.run(encoder)["mean_average_precision"] == pytest.approx(float(expected))
+
+
+def test_a_folder_of_a_set_is_no_split_unless_it_has_its_shards(root, tmp_path):
+    """None of them measures the complete set."""
+    urban = write_urbansound8k(tmp_path / "UrbanSound8K")
+    fsd50k = write_fsd50k(tmp_path / "FSD50K")
+    for of, folder in (
+        (root, "audio"), (root, "."), (urban, "audio"), (urban, "audio/fold1"),
+        (fsd50k, "FSD50K.eval_audio"),
+    ):  # fmt: skip
+        with pytest.raises(DataError, match=f"has no split '{folder}'; expected"):
+            opened(of, folder)
+    packed = pack_to_cache(urban / "fold2")
+    (urban / "fold2").mkdir()
+    with pytest.raises(DataError, match=r"fold2: expected shards .* is a split of UrbanSound8K"):
+        opened(urban, "fold2")
+    shutil.copytree(packed.shards[0].parent, urban / "fold2", dirs_exist_ok=True)
+    data = opened(urban, "fold2")
+    assert {data.value(number, "json:fold") for number in range(len(data))} == {"2"}
+    assert data.class_names == ("air conditioner", "car horn")
+    assert len(opened(urban, "all")) == 4
+    assert data.with_split("fold1").value(0, "json:fold") == "1"
+
+
+def test_prompts_are_those_of_sounds_whatever_the_name_of_the_field(root):
+    field = Sounds(EvalSoundTransform(MEL), name="bark")
+    heard = ZeroShotClassification(open_dataset(root, "fold1", modality=field))
+    assert heard.templates == SOUND_TEMPLATES
+    other = ZeroShotClassification(open_dataset(root, "fold1", modality=Series("sound")))
+    assert other.templates == GENERIC_TEMPLATES
 
 
 def test_a_field_reads_another_piece_or_another_modality(root, encoder):

@@ -9,6 +9,7 @@ import re
 import numpy as np
 import pytest
 import soundfile
+import torch
 from PIL import Image
 
 from clipkit.data import EvalSoundTransform, Sounds
@@ -29,6 +30,7 @@ from clipkit.evaluation.report import (
     render_report,
 )
 from clipkit.evaluation.report.collect.sound_clips import SoundClips, encoded_clip
+from clipkit.evaluation.report.evaluated import measure
 from tests.helpers import heard
 from tests.helpers.factories import write_shard
 
@@ -124,6 +126,32 @@ def test_a_zero_shot_classifier_of_sounds_plays_its_hits_and_errors(tmp_path):
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert len(AUDIO.findall(page)) == 4
     assert "of 4 sounds are classified correctly" in page
+
+
+def test_images_with_captions_alone_have_what_two_towers_have(tmp_path):
+    samples = [
+        (str(n), {name: heard.sample(n)[name] for name in ("jpg", "txt", "cls")})
+        for n in (0, 2, 3, 5, 9)
+    ]
+    write_shard(tmp_path / "images.tar", samples)
+    encoder = heard.encoder()
+    found, expected = (
+        measure(model, {"retrieval": Retrieval(tmp_path / "images.tar", ks=(1,))})
+        for model in (encoder, encoder.dual())
+    )
+    (_, pairs), (_, of_two) = found.embedded, expected.embedded
+    assert torch.allclose(pairs.images, of_two.images, atol=1e-6)
+    assert torch.allclose(pairs.texts, of_two.texts, atol=1e-6)
+    assert torch.equal(pairs.labels, of_two.labels)
+    assert (pairs.keys, pairs.captions) == (of_two.keys, of_two.captions)
+    assert torch.equal(pairs.text_to_image, of_two.text_to_image)
+    examples, same = found.examples(), expected.examples()
+    assert examples.recalls == same.recalls
+    for name in ("gallery", "errors", "map", "health", "explanations"):
+        assert bool(getattr(examples, name)) == bool(getattr(same, name)), name
+    assert examples.gallery
+    assert len(examples.explanations) == len(same.explanations)
+    assert examples.modalities
 
 
 def test_a_report_of_merged_captions_and_few_samples(tmp_path):

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from clipkit.data import EvalSoundTransform, Group, Sounds
+from clipkit.data import EvalSoundTransform, Group, Sounds, TrainSoundTransform
 from clipkit.errors import ConfigError
 from clipkit.mel import MelOptions
 from clipkit.models import TcnTower, with_towers
@@ -25,6 +25,7 @@ def encoder():
 
 def test_equal_parameters_and_fields_without_a_tower_are_accepted(encoder):
     fields = [Group(), Series(), Sounds(EvalSoundTransform(MEL)), Sounds(name="speech")]
+    fields += [Sounds(TrainSoundTransform(MEL)), Sounds(TrainSoundTransform(MEL, crop="centre"))]
     check_modalities(encoder, fields)
 
 
@@ -33,12 +34,20 @@ def test_equal_parameters_and_fields_without_a_tower_are_accepted(encoder):
     [
         ({"sample_rate": 16000}, "got sample_rate 16000 instead of 8000; use the same mel"),
         ({"unit": "natural"}, "got unit natural instead of decibel"),
+        ({"crop": "start", "padding": "zero"}, "got crop start .*, padding zero instead of repeat"),
         ({"num_frames": 40, "f_min": 0.0}, r"got f_min 0.0 instead of 50.0, num_frames 40"),
     ],
 )
 def test_another_parameter_of_the_spectrogram_is_refused(encoder, changes, message):
     with pytest.raises(ConfigError, match=f"'sound': expected .* sound_tower .*{message}"):
         check_modalities(encoder, [Sounds(EvalSoundTransform(replace(MEL, **changes)))])
+
+
+@pytest.mark.parametrize("options", [{"crop": "start"}, {"padding": "repeat-zero"}])
+def test_a_piece_that_evaluation_would_not_read_is_refused(encoder, options):
+    (name, value) = next(iter(options.items()))
+    with pytest.raises(ConfigError, match=f"got {name} {value} instead of .*; use the same mel"):
+        check_modalities(encoder, [Sounds(TrainSoundTransform(MEL, **options))])
 
 
 def test_another_shape_is_refused(encoder):

@@ -19,6 +19,8 @@ from clipkit.data.packing.tables.table import as_json
 from clipkit.errors import DataError
 
 _SHOWN: Final = 3
+_MOST_DIGITS: Final = 9
+_SHOWN_CHARACTERS: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,31 +145,34 @@ def read_table(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[s
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8: {error.reason}") from error
     rows = csv.DictReader(io.StringIO(text, newline=""))
-    absent = [name for name in columns if name not in (rows.fieldnames or ())]
-    if absent:
-        raise DataError(
-            f"{path}: expected the columns {', '.join(columns)}, got "
-            f"{', '.join(rows.fieldnames or ()) or 'none'}"
-        )
     try:
+        found = rows.fieldnames or ()
+        if not set(columns) <= set(found):
+            raise DataError(
+                f"{path}: expected the columns {', '.join(columns)}, got "
+                f"{', '.join(found)[:_SHOWN_CHARACTERS] or 'none'}"
+            )
         for row in rows:
             where = f"{path}: line {rows.line_num}"
             if empty := next((name for name in columns if not row[name]), None):
                 raise DataError(f"{where}: no value in the column {empty}")
             yield where, {name: row[name] for name in columns}
     except csv.Error as error:
-        raise DataError(f"{path}: line {rows.line_num}: {error}") from error
+        raise DataError(f"{path}: line {max(rows.line_num, 1)}: {error}") from error
 
 
 def number_in(row: Mapping[str, str], column: str, where: str) -> int:
     """Return the number in a cell.
 
     Raises:
-        DataError: If it is none, or negative.
+        DataError: If it is none, negative, or has more than 9 digits.
     """
     text = row[column].strip()
-    if not (text.isascii() and text.isdecimal()):
-        raise DataError(f"{where}: {column}: expected a number from 0, got {text!r}")
+    if not (text.isascii() and text.isdecimal()) or len(text) > _MOST_DIGITS:
+        raise DataError(
+            f"{where}: {column}: expected a number from 0, of at most {_MOST_DIGITS} digits, got "
+            f"{text[:_SHOWN_CHARACTERS]!r}"
+        )
     return int(text)
 
 

@@ -9,6 +9,7 @@ from typing import Final
 from clipkit.data.packing.sound_sets.clips import SoundSet, SplitClips
 from clipkit.data.packing.sound_sets.folds import Esc50, UrbanSound8K
 from clipkit.data.packing.sound_sets.fsd50k import Fsd50k
+from clipkit.errors import DataError
 
 _SETS: Final[tuple[type[SoundSet], ...]] = (Esc50, UrbanSound8K, Fsd50k)
 _SPLIT: Final = re.compile(r"[A-Za-z0-9_+-]+")
@@ -22,6 +23,33 @@ def is_sound_set(path: Path) -> bool:
     # patterns and files that are missing, such as {0..3}.tar, are not names of splits
     is_name = _SPLIT.fullmatch(path.name) is not None
     return is_name and not path.exists() and _kind(path.parent) is not None
+
+
+def is_packed_split(folder: Path, split: str) -> bool:
+    """Return whether a split of a set has been packed into shards, in its folder in the set.
+
+    Args:
+        folder: Folder of a set, for which ``is_sound_set`` holds.
+        split: Name of the split.
+
+    Returns:
+        False if the sounds of the split are those in the table, which ``clips_at`` reads.
+
+    Raises:
+        DataError: If the set has no such split, or a folder without shards has its name.
+    """
+    inside = folder / split
+    if split and ((inside / "nshards.txt").is_file() or any(inside.glob("*.tar"))):
+        return True
+    kind = _kind(folder)
+    assert kind is not None, "is_sound_set found it"
+    kind(folder).split(split)
+    if split and inside.exists():
+        raise DataError(
+            f"{inside}: expected shards (.tar) in it, or no such file or folder, as {split!r} is a "
+            f"split of {kind.title}; rename it, to measure the sounds that the table lists"
+        )
+    return False
 
 
 def clips_at(path: Path) -> SplitClips | None:

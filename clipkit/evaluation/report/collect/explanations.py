@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 
 from clipkit.data.audio.previews import MEDIA_TYPE, sound_preview
-from clipkit.data.audio.transforms import CROPS
 from clipkit.data.images.formats import DEFAULT_MAX_PIXELS, open_image
 from clipkit.data.samples.content import sample_errors
 from clipkit.errors import ConfigError, MetricError
@@ -18,6 +17,7 @@ from clipkit.evaluation.embedding import EmbeddedPairs
 from clipkit.evaluation.report import content
 from clipkit.evaluation.report.collect.thumbnails import as_webp
 from clipkit.evaluation.report.sections.overlay import draw_image, draw_overlay
+from clipkit.mel import CROPS
 from clipkit.models import DualEncoder, Explanation, SoundExplanation
 
 _PIXELS: Final = 280
@@ -104,7 +104,7 @@ def as_sound_content(explanation: SoundExplanation, text: str, sound: bytes) -> 
         f"{mel.f_max:,.0f} Hz from bottom to top."
     )
     player = content.Thumbnail(
-        sound_preview(sound, mel.seconds, CROPS["centre"]), f"Sound: {text}", MEDIA_TYPE
+        sound_preview(sound, mel.seconds, CROPS[mel.crop]), f"Sound: {text}", MEDIA_TYPE
     )
     return content.Explanation(
         content.Thumbnail(as_webp(draw_image(explanation, _PIXELS)), f"Spectrogram: {text}"),

@@ -11,7 +11,7 @@ from jaxtyping import Float32, UInt8
 from PIL import Image
 from torch import Tensor
 
-from clipkit.data.audio.decode import Span, decode_sound
+from clipkit.data.audio.decode import Span, SpanChooser, decode_sound
 from clipkit.data.audio.pieces import piece_at, resampled
 from clipkit.data.images.formats import IMAGE_EXTENSIONS
 from clipkit.data.modalities.sounds import Sounds
@@ -20,7 +20,7 @@ from clipkit.errors import SampleError
 from clipkit.evaluation.datasets.dataset import EvaluationDataset
 from clipkit.evaluation.report.collect.thumbnails import as_webp
 from clipkit.evaluation.report.content import SoundClip, Thumbnail
-from clipkit.mel import Wave
+from clipkit.mel import CROPS, Wave
 
 _SECONDS: Final = 5
 _RATES: Final = {"MP3": 16_000, "WAV": 8_000}
@@ -56,6 +56,7 @@ class SoundClips:
         self._data, self._field, self._captions = data, field, captions
         self._left, self._max_clip_bytes = max_bytes, max_clip_bytes
         self._made: dict[int, SoundClip] = {}
+        self._piece = _piece_at(CROPS[field.transform.mel.crop])
 
     def __getitem__(self, sample_id: int) -> SoundClip:
         if sample_id not in self._made:
@@ -74,7 +75,7 @@ class SoundClips:
             if member is None:
                 raise SampleError(f"no sound: expected one of {', '.join(self._field.members)}")
             content = raw.members[member]
-            wave, rate = decode_sound(content, _centre, self._field.transform.limits)
+            wave, rate = decode_sound(content, self._piece, self._field.transform.limits)
             spectrogram = self._field.read(content, np.random.default_rng(0))
             data, media_type = encoded_clip(wave, rate, self._max_clip_bytes)
         image = Thumbnail(spectrogram_webp(spectrogram), f"Spectrogram: {caption}")
@@ -114,5 +115,8 @@ def shaded(values: Float32[np.ndarray, "rows columns"]) -> UInt8[np.ndarray, "ro
     return np.stack(channels, axis=-1).astype(np.uint8)
 
 
-def _centre(length: int, sample_rate: int) -> Span:
-    return piece_at(0.5, length, _SECONDS * sample_rate)
+def _piece_at(place: float) -> SpanChooser:
+    def choose(length: int, sample_rate: int) -> Span:
+        return piece_at(place, length, _SECONDS * sample_rate)
+
+    return choose

@@ -49,7 +49,8 @@ class ClapSoundTower(SignalTower, TokenTower):
         projection: "clap" for the projection to CLAP's space, with its weights; or "linear", "mlp"
             or "none".
         mel: Parameters of the spectrograms that it reads; None for CLAP's own, of ten seconds at 48
-            kHz. With fewer frames, they are stretched to the size of the transformer.
+            kHz with the padding "repeat-zero". With fewer frames, they are stretched to the size of
+            the transformer.
 
     Raises:
         ConfigError: If the model cannot be found, is none of CLAP, or the options do not fit it.

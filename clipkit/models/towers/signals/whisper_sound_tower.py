@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from clipkit.errors import ConfigError
-from clipkit.mel import MelOptions
+from clipkit.mel import PIECE, MelOptions
 from clipkit.models.towers.base import Positions, SignalTower, group_by_block
 from clipkit.models.towers.projection import Projection, make_projection
 from clipkit.models.towers.signals.shapes import check_frames
@@ -40,6 +40,9 @@ class WhisperSoundTower(SignalTower, TokenTower):
         num_frames: Number of frames of a spectrogram, even; None for the model's own, 3000 for 30
             seconds. With fewer, only the positions of the first frames are kept, so that short
             sounds need no padding.
+        crop: Which piece of a longer sound evaluation reads: "centre" or "start".
+        padding: How a shorter sound is filled up: "repeat", "repeat-zero", or "zero" as in the
+            training of Whisper.
 
     Raises:
         ConfigError: If the model cannot be found, is no Whisper, or the options do not fit it.
@@ -62,6 +65,8 @@ class WhisperSoundTower(SignalTower, TokenTower):
         pretrained: bool = True,
         projection: Projection = "linear",
         num_frames: int | None = None,
+        crop: str = PIECE["crop"],
+        padding: str = PIECE["padding"],
     ) -> None:
         super().__init__()
         architecture = read_architecture(model)
@@ -77,7 +82,7 @@ class WhisperSoundTower(SignalTower, TokenTower):
         self.projection = make_projection(projection, architecture.d_model, embedding_dim)
         self.embedding_dim = embedding_dim
         own = MelOptions.whisper(int(architecture.num_mel_bins))
-        self.mel = replace(own, num_frames=num_frames)
+        self.mel = replace(own, num_frames=num_frames, crop=crop, padding=padding)
         self.input_shape = (self.mel.num_mels, num_frames)
         self._config = {"model": architecture.to_dict(), "projection": projection}
 
@@ -111,6 +116,7 @@ class WhisperSoundTower(SignalTower, TokenTower):
             "embedding_dim": self.embedding_dim,
             "pretrained": False,
             "num_frames": self.mel.num_frames,
+            **{name: value for name, value in self.mel.config().items() if name in PIECE},
         }
 
     def layer_groups(self) -> list[list[str]]:
