@@ -46,16 +46,21 @@ class EmbeddingCache:
 
     def images_key(self, data: DataSource, options: EmbedOptions) -> str | None:
         """Return the key of the images of a data set; None if they cannot be identified."""
-        index = data.index
-        shards = [[s.url, s.size_bytes, s.stamp, s.digest] for s in index.shards] if index else []
-        if (
-            self._model is None
-            or not data.modality.is_named
-            or not shards
-            or not all(stamp or digest for _, _, stamp, digest in shards)
-        ):
+        if not data.modality.is_named:
             return None
         kind = "images" if data.modality is IMAGES else data.modality.name
+        return self._key_of_data(kind, data, options)
+
+    def modality_key(self, data: DataSource, options: EmbedOptions, name: str) -> str | None:
+        """Return the key of a modality that samples may lack; None as for ``images_key``."""
+        return self._key_of_data(f"present {name}", data, options)
+
+    def _key_of_data(self, kind: str, data: DataSource, options: EmbedOptions) -> str | None:
+        index = data.index
+        shards = [[s.url, s.size_bytes, s.stamp, s.digest] for s in index.shards] if index else []
+        is_known = all(stamp or digest for _, _, stamp, digest in shards)
+        if self._model is None or not shards or not is_known:
+            return None
         return self._key(kind, shards, data.variant, options.limit, options.precision)
 
     def texts_key(self, texts: Sequence[str]) -> str | None:
@@ -116,7 +121,8 @@ def cached_embeddings(encoder: TowerEncoder, folder: Path | str | None) -> Itera
     The key of images is a hash of the model's weights and architecture with its image transform, of
     the shards (addresses, sizes, times of change, tables), limit, precision, kind of device, and
     clipkit's version; that of texts is a hash of the model and the texts. Nothing is ever deleted.
-    Retrieval between more modalities than images and texts keeps its captions only.
+    Retrieval between more modalities than images and texts keeps only its captions if one of them
+    is read by a field that was given.
 
     Args:
         encoder: The model; it must not change within the block.

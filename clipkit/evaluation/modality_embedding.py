@@ -27,6 +27,7 @@ from clipkit.evaluation.embedding import EmbeddedPairs, encode_on_ranks
 from clipkit.evaluation.embedding_cache import cache_of
 from clipkit.evaluation.inference import EmbedOptions
 from clipkit.evaluation.memory import recall
+from clipkit.evaluation.modality_cache import items_without_files, store_rows, stored_rows
 from clipkit.models import MultimodalEncoder, TowerEncoder
 from clipkit.models.evaluating import evaluating
 from clipkit.models.inputs import tokenizer_of
@@ -163,27 +164,25 @@ def _embed(
             "%s: leaving out %s: no field reads them; give the evaluator their fields",
             data.name, ", ".join(unread),
         )  # fmt: skip
-    if cache_of(encoder) is not None:
+    stored = None if fields else _stored(encoder, data, options, readers)
+    if fields and cache_of(encoder) is not None:
         _LOG.warning(
-            "%s: the embedding cache keeps captions only, as samples may lack any of %s; these are "
-            "embedded again in each run",
-            data.name, ", ".join(name for name in encoder.towers if name != "text"),
+            "%s: the embedding cache keeps captions only, because fields were given for %s",
+            data.name, ", ".join(field.name for field in fields),
         )  # fmt: skip
-    local = _Local(encoder, [field.name for field in readers])
+    local = _Local(encoder, [field.name for field in readers if stored is None])
     ids = ids_of_rank(data, options)
     with same_errors(), evaluating(encoder, options.precision):
-        start = 0
-        for items in modality_batches(encoder, data, ids, readers, options):
-            local.add(ids[start : start + len(items)], items)
-            start += len(items)
-    for fault in local.faults[:1]:
-        _LOG.warning(
-            "%s: %d inputs cannot be read and count as absent (first: %s)",
-            data.name, len(local.faults), fault,
-        )  # fmt: skip
-    rows = {name: local.gathered(name) for name in local.values}
+        if stored is not None:
+            local.add(ids, items_without_files(data, ids, "text" in encoder.towers))
+        else:
+            _embed_rank(local, encoder, data, ids, readers, options)
+    rows = stored or {name: local.gathered(name) for name in local.values}
     device = encoder.log_logit_scale.device
     keys = texts_in_data_order(local.keys, device)
+    if not fields and stored is None:
+        found = {name: (part.values, part.samples) for name, part in rows.items()}
+        store_rows(encoder, data, options, found, len(keys))
     if "text" not in encoder.towers:
         return EmbeddedModalities(rows, keys, ())
     owners, captions = local.gathered_captions()
@@ -191,6 +190,37 @@ def _embed(
         chosen = tokenizer or tokenizer_of(encoder.text_tower)
         texts = encode_on_ranks(encoder, chosen, captions, options.batch_size)
     return EmbeddedModalities({**rows, "text": ModalityRows(texts.cpu(), owners)}, keys, captions)
+
+
+def _stored(
+    encoder: MultimodalEncoder,
+    data: EvaluationDataset,
+    options: EmbedOptions,
+    readers: Sequence[ModalityField],
+) -> dict[str, ModalityRows] | None:
+    """Return the embeddings of all modalities but text from the cache; None if one is missing."""
+    names = [*(["image"] if "image" in encoder.towers else []), *(field.name for field in readers)]
+    rows = stored_rows(encoder, data, options, names)
+    return None if rows is None else {name: ModalityRows(*part) for name, part in rows.items()}
+
+
+def _embed_rank(
+    local: _Local,
+    encoder: MultimodalEncoder,
+    data: EvaluationDataset,
+    ids: Sequence[int],
+    readers: Sequence[ModalityField],
+    options: EmbedOptions,
+) -> None:
+    start = 0
+    for items in modality_batches(encoder, data, ids, readers, options):
+        local.add(ids[start : start + len(items)], items)
+        start += len(items)
+    for fault in local.faults[:1]:
+        _LOG.warning(
+            "%s: %d inputs cannot be read and count as absent (first: %s)",
+            data.name, len(local.faults), fault,
+        )  # fmt: skip
 
 
 class _Local:

@@ -169,13 +169,23 @@ def test_a_broken_sound_is_an_error_or_absent_by_choice(tmp_path, caplog):
     assert "1 inputs cannot be read and count as absent (first: s2: sound" in caplog.text
 
 
-def test_a_cache_says_that_it_keeps_captions_only(tmp_path, caplog):
-    write_shard(tmp_path / "two.tar", [(str(n), heard.sample(n)) for n in (0, 2)])
-    encoder = heard.encoder()
-    with cached_embeddings(encoder, tmp_path / "cache"):
-        Retrieval(tmp_path / "two.tar", ks=(1,)).run(encoder)
-    assert len(list(tmp_path.rglob("*.npz"))) == 1
-    assert "cache keeps captions only, as samples may lack any of image, sound" in caplog.text
+def test_a_cache_keeps_images_and_sounds_of_samples_that_have_them(
+    folder, tmp_path, monkeypatch, caplog
+):
+    encoder, field = heard.encoder(), Sounds(EvalSoundTransform(heard.MEL))
+    with cached_embeddings(encoder, tmp_path):
+        first = Retrieval(folder, ks=KS).evaluate(encoder)
+        assert len(list(tmp_path.rglob("*.npz"))) == 3
+        Retrieval(folder, ks=KS, fields=[field]).run(encoder)
+        assert "cache keeps captions only, because fields were given for sound" in caplog.text
+        assert len(list(tmp_path.rglob("*.npz"))) == 3
+        for name in ("encode_image", "encode_signal", "encode_text"):
+            monkeypatch.setattr(encoder, name, None)  # no tower runs
+        again = Retrieval(folder, ks=KS).evaluate(encoder)
+        with pytest.raises(TypeError):
+            Retrieval(folder, ks=KS, options=EmbedOptions(limit=5)).evaluate(encoder)
+    assert again.metrics == first.metrics
+    assert again.details == first.details
 
 
 def test_a_modality_of_its_own_needs_its_field(tmp_path, caplog):
