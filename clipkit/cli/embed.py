@@ -24,6 +24,7 @@ from clipkit.cli.printing import say
 from clipkit.errors import ConfigError
 
 if TYPE_CHECKING:
+    from clipkit.collection import CollectionInfo
     from clipkit.collection.embedding import EmbedPlan, EmbedReport, Part
 
 _BROKEN_SHARDS: Final = 1
@@ -147,7 +148,7 @@ def _embed(plan: EmbedPlan, part: Part, device: str) -> int:
         if rank() == 0:
             on_progress = stack.enter_context(progress_bar(f"Embedding {data.name}"))
         report = embed_collection(plan, info, encoder, data, part, on_progress)
-    _print(report, plan, weights)
+    _print(report, info, plan, weights)
     return _BROKEN_SHARDS if report.failures else 0
 
 
@@ -165,11 +166,11 @@ def _embed_on_ray(plan: EmbedPlan, args: argparse.Namespace) -> int:
     del encoder
     with progress_bar(f"Embedding {data.name}") as advance:
         report = embed_on_ray(plan, info, args.device, args.address, advance)
-    _print(report, plan, weights)
+    _print(report, info, plan, weights)
     return _BROKEN_SHARDS if report.failures else 0
 
 
-def _print(report: EmbedReport, plan: EmbedPlan, weights: str | None) -> None:
+def _print(report: EmbedReport, info: CollectionInfo, plan: EmbedPlan, weights: str | None) -> None:
     num_failed, num_sounds = len(report.failures), report.total("num_sounds")
     sounds = f", {num_sounds} sounds" if num_sounds else ""
     print(
@@ -177,9 +178,10 @@ def _print(report: EmbedReport, plan: EmbedPlan, weights: str | None) -> None:
         f"{len(report.shards) - num_failed} shards embedded, {report.num_kept} shards were "
         f"complete{shown_weights(weights)}: {plan.output}"
     )
-    columns = "the columns 'error' and 'sound_error'" if num_sounds else "the column 'error'"
     if num_bad := report.total("num_bad"):
-        print(f"{num_bad} samples have no embedding; {columns} of the tables says why")
+        columns = " and ".join(["'error'", *(f"'{name}_error'" for name in info.modalities)])
+        named = f"the columns {columns}" if info.modalities else f"the column {columns}"
+        print(f"{num_bad} samples have no embedding, or not all; {named} of the tables says why")
     if num_others := report.num_missing - num_failed:
         print(f"{num_others} shards of other parts are missing")
     for shard in report.failures:

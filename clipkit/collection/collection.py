@@ -62,6 +62,23 @@ class Collection:
         shard = int(np.searchsorted(self.starts, row, side="right")) - 1
         return shard, row - int(self.starts[shard])
 
+    def require(self, kind: str) -> None:
+        """Refuse a modality that the model of the collection did not embed.
+
+        Args:
+            kind: "image", or the name of a further modality.
+
+        Raises:
+            DataError: If the collection has no embeddings of it.
+        """
+        known = ((IMAGE,) if self.info.has_images else ()) + self.info.modalities
+        if kind not in known:
+            raise DataError(
+                f"{self.folder}: expected embeddings of {kind}s, got those of "
+                f"{' and '.join(f'{name}s' for name in known) or 'texts only'}; embed the data "
+                f"with a model that has a tower for {kind}s"
+            )
+
     def embedded_rows(self, kind: str = IMAGE) -> Bool[np.ndarray, " N"]:
         """Return which rows have an embedding: those without an error.
 
@@ -104,7 +121,11 @@ class Collection:
         Args:
             kind: "image", or the name of a further modality.
             tile_rows: Number of rows of a tile; the last one of a shard may be shorter.
+
+        Raises:
+            DataError: If the collection has no embeddings of it, or a file is missing or damaged.
         """
+        self.require(kind)
         for start, files in zip(self.starts, self.shards, strict=False):
             rows = files.embeddings(kind)
             for first in range(0, len(rows), tile_rows):
@@ -120,7 +141,11 @@ class Collection:
         Args:
             rows: The rows.
             kind: "image", or the name of a further modality.
+
+        Raises:
+            DataError: If the collection has no embeddings of it, or a file is missing or damaged.
         """
+        self.require(kind)
         rows = np.asarray(rows, dtype=np.int64)
         found = np.empty((len(rows), self.info.embedding_dim), dtype=np.float16)
         for shard, here in self._by_shard(rows):

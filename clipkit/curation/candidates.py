@@ -118,6 +118,7 @@ class Candidates:
         Raises:
             DataError: If a file is missing or damaged.
         """
+        self.collection.require("image")
         for places, files, positions in self.shards():
             images = files.images()
             for first in range(0, len(positions), EMBEDDING_ROWS):
@@ -133,6 +134,7 @@ class Candidates:
             DataError: If a file is missing or damaged.
         """
         scores: Float32[np.ndarray, " candidates"] = np.empty(len(self), dtype=np.float32)
+        self.collection.require("image")
         for places, files, positions in self.shards():
             scores[places] = sample_scores(files)[positions]
         return scores

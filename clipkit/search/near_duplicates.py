@@ -61,13 +61,14 @@ def near_duplicates(
 
     Raises:
         ConfigError: If ``min_score`` is not in 0.3 to 1.
-        DataError: If the collection cannot be read.
+        DataError: If the collection has no embeddings of images, or cannot be read.
 
     Examples:
         >>> near_duplicates(Collection("collection"), min_score=0.999)
         []
     """
     check_range("min_score", min_score, 0.3, 1.0)
+    collection.require("image")
     usable = usable_rows(collection)
     chosen = np.flatnonzero(usable if rows is None else usable & rows)
     groups = RowGroups(len(chosen))

@@ -193,6 +193,15 @@ class QueryEncoder:
         """Whether the model embedded sounds of the collection, and reads others."""
         return bool(self._info.modalities)
 
+    @property
+    def sound_modality(self) -> str:
+        """Name of the tower that embeds the sounds of queries.
+
+        Raises:
+            ConfigError: As ``load``; if the model has no tower for sounds.
+        """
+        return self._sounds()[0]
+
     def _sounds(self) -> tuple[str, EvalSoundTransform]:
         """Return name and transform of the first tower for sounds."""
         if self._sound is None:

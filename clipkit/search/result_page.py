@@ -11,7 +11,7 @@ from typing import Any, Final, final
 from clipkit.atomic_files import write_text
 from clipkit.collection import Collection, CollectionFiles, CollectionImages
 from clipkit.data.audio.previews import MEDIA_TYPE, sound_preview
-from clipkit.errors import DataError
+from clipkit.errors import ConfigError, DataError
 from clipkit.evaluation.report.content import Thumbnail
 from clipkit.evaluation.report.rendering import render
 from clipkit.search.records import cut_text
@@ -62,7 +62,7 @@ def write_result_page(
 
     Of more than 500 images, the further ones are counted. An image that cannot be read has a cross.
     In a collection with sounds, the first 100 have a player for their first ten seconds; a sample
-    that has a sound needs no image.
+    that has a sound needs no image. Further sounds, and those that cannot be read, are counted.
 
     Args:
         path: The page.
@@ -73,13 +73,14 @@ def write_result_page(
     """
     images, left, shown = CollectionImages(collection), MAX_IMAGES, []
     sounds, sounds_left = _Sounds(collection), MAX_SOUNDS
-    num_unreadable = 0
+    num_unreadable = num_silent = 0
     for group in groups:
         cards = []
         for record in group.records[:left]:
             players = sounds.of(record) if sounds_left else []
             sounds_left -= bool(players)
-            cards.append(_card(images, record, players))
+            num_silent += sounds.has(record) and not players
+            cards.append(_card(images, record, players, sounds.has(record)))
         left -= len(cards)
         num_unreadable += sum(card.image is _MISSING for card in cards)
         num_more = len(group.records) - len(cards)
@@ -91,6 +92,7 @@ def write_result_page(
         "explanation": explanation,
         "groups": shown,
         "num_unreadable": num_unreadable,
+        "num_silent": num_silent,
     }
     write_text(path, render("search.html", context))
 
@@ -104,25 +106,32 @@ class _Sounds:
             name: CollectionFiles(collection, name) for name in collection.info.modalities
         }
 
+    def has(self, record: Mapping[str, Any]) -> bool:
+        """Return whether a row has a sound, also one that cannot be read."""
+        return any(record.get(f"{name}_type") is not None for name in self._files)
+
     def of(self, record: Mapping[str, Any]) -> list[Thumbnail]:
-        """Return the sounds of a row; none that cannot be read."""
+        """Return the sounds of a row; none that cannot be read, or without the packages for it."""
         found = []
         for name, files in self._files.items():
             if record.get(f"{name}_type") is None:
                 continue
-            with suppress(DataError):
+            with suppress(DataError, ConfigError):
                 copy = sound_preview(files.read(record["row"]))
                 found.append(Thumbnail(copy, f"{name} of {record['key']}", MEDIA_TYPE))
         return found[:1]  # towers for sounds read the same file
 
 
 def _card(
-    images: CollectionImages, record: Mapping[str, Any], sounds: Sequence[Thumbnail]
+    images: CollectionImages,
+    record: Mapping[str, Any],
+    sounds: Sequence[Thumbnail],
+    has_sound: bool,
 ) -> _Card:
     caption = cut_text(next(iter(record["captions"] or ()), ""))
     width, height = record["width_pixels"], record["height_pixels"]
     return _Card(
-        image=_image(images, record, caption or record["key"], has_sound=bool(sounds)),
+        image=_image(images, record, caption or record["key"], has_sound=has_sound),
         score=f"{record['score']:.4f}",
         caption=caption,
         key=record["key"],

@@ -64,7 +64,7 @@ class Searcher:
         engine: Finds the most similar rows; None for the index of the collection if one was built,
             else ``ExactEngine``. It has the same modality.
         modality: What is searched for: "image", or the name of a further modality, such as "sound";
-            None for images if the model has a tower for them.
+            None for the first of them of which a sample has an embedding.
 
     Raises:
         DataError: If the folder is no complete collection.
@@ -88,7 +88,7 @@ class Searcher:
         modality: str | None = None,
     ) -> None:
         self.collection = Collection(folder)
-        self.modality = searched_modality(self.collection.info, modality)
+        self.modality = searched_modality(self.collection, modality)
         self.encoder = QueryEncoder(self.collection.info, encoder, model, device)
         self.masks = FilterMasks(self.collection, self.modality)
         if modality is not None and not self.masks.usable.any():

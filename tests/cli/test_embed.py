@@ -99,7 +99,7 @@ def test_bad_samples_and_shards_are_reported(folder, tmp_path, capsys):
     status = embed(folder, tmp_path / "out", *words, source=(str(tmp_path / "set"),))
     captured = capsys.readouterr()
     assert status == 1
-    assert "1 samples have no embedding; the column 'error'" in captured.out
+    assert "1 samples have no embedding, or not all; the column 'error'" in captured.out
     assert "not embedded: " in captured.err
     assert "1.tar: more than 2 bad samples of 3" in captured.err
 

@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     from clipkit.search.modalities import plural_of, searched_modality
 
     collection = Collection(args.collection)
-    modality = searched_modality(collection.info, args.modality)
+    modality = searched_modality(collection, args.modality)
     factory, named = args.factory, plural_of(modality)
     if factory is None:
         if len(collection) <= EXACT_ROWS:

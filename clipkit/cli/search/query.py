@@ -145,7 +145,7 @@ def _exact_engine(args: argparse.Namespace) -> ExactEngine:
     from clipkit.search.modalities import searched_modality
 
     collection = Collection(args.collection)
-    return ExactEngine(collection, modality=searched_modality(collection.info, args.modality))
+    return ExactEngine(collection, modality=searched_modality(collection, args.modality))
 
 
 def _show_query(searcher: Searcher, parts: Sequence[GivenPart], args: argparse.Namespace) -> None:

@@ -11,6 +11,7 @@ from typing import Any, Final
 import torch
 
 from clipkit.collection.embedding.sounds import sound_reader
+from clipkit.collection.info import INFO_FILE, read_info
 from clipkit.collection.shard_files import COLUMNS
 from clipkit.data.samples.faults import FaultOptions
 from clipkit.data.shards.index import ShardIndex
@@ -95,11 +96,21 @@ class EmbedPlan:
         )
 
     def load_encoder(self, device: str = "auto") -> LoadedTowers:
-        """Load the model, in evaluation mode: all towers if some are for sounds, else two."""
+        """Load the model, in evaluation mode: all towers if some are for sounds, else two.
+
+        A collection that was begun with images and texts alone is continued so.
+        """
         loaded = load_towers(self.model, device, self.weights)
-        if sound_reader(loaded.encoder).transforms:
+        if sound_reader(loaded.encoder).transforms and not self._is_of_pairs():
             return loaded
         return LoadedTowers(as_dual(loaded.encoder, self.model), loaded.weights)
+
+    def _is_of_pairs(self) -> bool:
+        """Return whether the folder has the record of a collection of images and texts."""
+        if not (Path(self.output) / INFO_FILE).exists():
+            return False
+        info = read_info(self.output)
+        return info.has_images and not info.modalities
 
     def counts(self, index: ShardIndex) -> tuple[int, ...]:
         """Return the number of samples of each shard that is embedded; ``limit`` cuts the last."""

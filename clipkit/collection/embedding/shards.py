@@ -205,7 +205,8 @@ class _Embedder:
         modalities = {}
         for name in self._info.modalities:
             modalities[name] = self._towers.embed_signals(name, batch, shard.url)
-            counts["sounds"] += len(batch.signals[name].places) if name in batch.signals else 0
+        heard = {place for signals in batch.signals.values() for place in signals.places}
+        counts["sounds"] += len(heard)
         return ShardRows(images, texts, batch.columns, modalities)
 
     def _count_bad(self, batch: ReadBatch, shard: CollectionShard, counts: Counter[str]) -> None:

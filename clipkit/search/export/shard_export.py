@@ -47,8 +47,10 @@ def read_shard(
         first_row: Number of the first row of the collection that is wanted.
 
     Raises:
-        DataError: If a file of the shard is missing or damaged.
+        DataError: If the collection has no embeddings of images, or a file of the shard is missing
+            or damaged.
     """
+    collection.require("image")
     files, start = collection.shards[number], int(collection.starts[number])
     table = files.table([*dict.fromkeys([*columns, _ERROR])])
     has_embedding = np.asarray(table.column(_ERROR).is_null())

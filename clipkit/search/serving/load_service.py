@@ -76,7 +76,7 @@ def _read_vectors(collection: Collection, report: Report) -> None:
     if total > _MEMORY_SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"):
         return  # the first would be dropped before the last are read
     done = 0
-    kind = searched_modality(collection.info, None)
+    kind = searched_modality(collection, None)
     for _, images in collection.tiles(kind):
         np.asarray(images).reshape(-1).view(np.uint8)[::_PAGE_BYTES].max(initial=0)
         done += images.nbytes

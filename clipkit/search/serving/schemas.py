@@ -35,6 +35,9 @@ Weight = Annotated[
 ]
 
 
+Modality = Annotated[str, Field(min_length=1, max_length=100)]
+
+
 def _cut(value: Any) -> Any:
     return cut_text(value) if isinstance(value, str) else value
 
@@ -148,7 +151,7 @@ class SearchRequest(RequestBody):
     num_results: Annotated[Integer, Field(ge=1, le=MAX_RESULTS)] = 50
     offset: Annotated[Integer, Field(ge=0, le=MAX_OFFSET)] = 0
     min_score: Annotated[float, Field(ge=-1, le=1)] | None = None
-    modality: Annotated[str, Field(min_length=1, max_length=100)] | None = Field(
+    modality: Modality | None = Field(
         None, description="What is searched for, such as sound; null for images if there are any."
     )
 
@@ -183,17 +186,20 @@ Labels = Annotated[
 
 
 class LabelsOfUpload(RequestBody):
-    """Classes to compare with an uploaded image."""
+    """Classes to compare with an uploaded image or sound."""
 
     upload: Upload
     labels: Labels | None = Field(None, description="Names; null for the classes of the data.")
 
 
 class LabelsOfRow(RequestBody):
-    """Classes to compare with an image of the collection."""
+    """Classes to compare with an image or a sound of the collection."""
 
     row: Row
     labels: Labels | None = Field(None, description="Names; null for the classes of the data.")
+    modality: Modality | None = Field(
+        None, description="What is compared, such as sound; null for the image if there is one."
+    )
 
 
 def _kind_of_image(value: Any) -> str:

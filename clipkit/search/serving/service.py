@@ -69,8 +69,10 @@ class Service:
         }
         self._embedder = Embedder(searcher.encoder, limits.waiting)
         self.uploads = Uploads(searcher.encoder, self._embedder, self._images, limits)
-        scale = float(searcher.encoder.load().logit_scale.detach())
-        self.labels = Labels(self._embedder, self.info, scale)
+        encoder = searcher.encoder.load()
+        self.labels = Labels(
+            self._embedder, self.info, lambda name: float(encoder.scale_with_text(name).detach())
+        )
         self._records = KeptRecords(searcher.collection, limits.table_bytes)
         self._thumbnails: LeastRecentlyUsed[tuple[int, int], bytes] = LeastRecentlyUsed(
             limits.thumbnail_bytes, len
@@ -83,6 +85,16 @@ class Service:
     async def texts(self, texts: Sequence[str]) -> list[Vector]:
         """Return the unit-norm embeddings of texts."""
         return await self._embedder.texts(texts)
+
+    def modality_of(self, row: int) -> str:
+        """Return of what a row has an embedding: the first of the searched modalities.
+
+        Raises:
+            HttpError: 404 if there is no such row.
+        """
+        self.check_row(row)
+        usable = (name for name, each in self.searchers.items() if each.masks.usable[row])
+        return next(usable, self.searcher.modality)
 
     async def row_vector(self, row: int, modality: str | None = None) -> Vector:
         """Return the embedding of a row of the collection.

@@ -11,6 +11,7 @@ from clipkit.data.audio.decode import sound_info
 from clipkit.data.audio.formats import SoundLimits, sound_kind
 from clipkit.errors import DataError, SampleError
 from clipkit.mel import Spectrogram
+from clipkit.search.modalities import IMAGE
 from clipkit.search.query_encoder import Pixels, QueryEncoder
 from clipkit.search.serving.failures import HttpError
 from clipkit.search.serving.images.decoding import checked_image, upright_size
@@ -32,6 +33,7 @@ class KeptUpload:
     Args:
         name: Its name, under which other requests use it.
         vector: Its embedding.
+        modality: What it is: "image", or the name of the tower that embedded a sound.
         width_pixels: Width of an image as it is shown; None for a sound.
         height_pixels: Height of an image as it is shown; None for a sound.
         seconds: Duration of a sound; None for an image, and if its header does not say.
@@ -39,6 +41,7 @@ class KeptUpload:
 
     name: str
     vector: Vector
+    modality: str
     width_pixels: int | None = None
     height_pixels: int | None = None
     seconds: float | None = None
@@ -101,11 +104,12 @@ class Uploads:
 
     async def _image(self, name: str, content: bytes) -> KeptUpload:
         (width, height), pixels = await self._pool.run(self._decoded, content)
-        return KeptUpload(name, await self._embedder.image(pixels), width, height)
+        return KeptUpload(name, await self._embedder.image(pixels), IMAGE, width, height)
 
     async def _sound(self, name: str, content: bytes) -> KeptUpload:
         seconds, spectrogram = await self._pool.run(self._heard, content)
-        return KeptUpload(name, await self._embedder.sound(spectrogram), seconds=seconds)
+        vector = await self._embedder.sound(spectrogram)
+        return KeptUpload(name, vector, self._encoder.sound_modality, seconds=seconds)
 
     def get(self, name: str) -> KeptUpload:
         """Return an upload.

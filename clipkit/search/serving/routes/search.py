@@ -84,12 +84,15 @@ async def search(wanted: SearchRequest, service: CurrentService) -> SearchAnswer
 async def score_labels(
     wanted: Annotated[LabelsRequest, Body()], service: CurrentService
 ) -> LabelsAnswer:
-    """Return the most probable classes of an image, without training for them."""
+    """Return the most probable classes of an image or a sound, without training for them."""
     if isinstance(wanted, LabelsOfRow):
-        vector = await service.row_vector(wanted.row)
+        service.check_modality(wanted.modality)
+        modality = wanted.modality or service.modality_of(wanted.row)
+        vector = await service.row_vector(wanted.row, modality)
     else:
-        vector = service.uploads.get(wanted.upload).vector
-    return LabelsAnswer(labels=await service.labels.scores(vector, wanted.labels))
+        upload = service.uploads.get(wanted.upload)
+        modality, vector = upload.modality, upload.vector
+    return LabelsAnswer(labels=await service.labels.scores(vector, wanted.labels, modality))
 
 
 async def _vectors(parts: Sequence[Part], service: Service, modality: str | None) -> list[Vector]:

@@ -1,5 +1,5 @@
 // One image in a dialog: large, with its captions, its columns and its labels.
-import { fetchImage, fileUrl, thumbnailUrl } from "./api.js";
+import { fetchImage, fileUrl, soundUrl, thumbnailUrl } from "./api.js";
 import { announce, button, ICONS, make, one } from "./dom.js";
 import { columnName } from "./filters.js";
 import { labelsPanel } from "./labels.js";
@@ -69,15 +69,21 @@ async function show(dialog, row) {
   try {
     const [status, record] = await Promise.all([whenReady(), fetchImage(row, request.signal)]);
     if (state.image !== row) return;
-    if (!record.has_image && record.has_sound) one("figure", dialog).replaceChildren();
+    const name = nameOf(record);
+    if (name === "Sound") one("figure", dialog).replaceChildren();
+    one(".side h2", dialog).textContent = `${name} ${row}`;
     fill(side, row, record, status);
     one("figure img", dialog)?.setAttribute("alt", record.captions[0] ?? record.key);
-    announce(`Image ${row}: ${record.captions[0] ?? record.key}`);
+    announce(`${name} ${row}: ${record.captions[0] ?? record.key}`);
   } catch (error) {
     if (error.name !== "AbortError")
       side.lastElementChild.replaceWith(make("p", { className: "failure" }, error.message));
   }
 }
+
+const nameOf = (record) => (!record.has_image && record.has_sound ? "Sound" : "Image");
+
+const noCaption = (record) => `The ${nameOf(record).toLowerCase()} has no caption.`;
 
 function hide(dialog, row) {
   request?.abort();
@@ -137,19 +143,26 @@ function fill(side, row, record, status) {
   if (record.class_name) side.append(make("p", { className: "class-name" }, record.class_name));
   if (captions.length)
     side.append(make("ul", { className: "captions", "aria-label": "Captions" }, ...captions));
-  else side.append(make("p", { className: "note" }, "The image has no caption."));
+  else side.append(make("p", { className: "note" }, noCaption(record)));
   if (record.has_sound) side.append(player(row, record.captions[0] ?? record.key));
   side.append(
     make(
       "div",
       { className: "actions" },
-      button({ text: "Search with this image", className: "primary" }, () => searchSimilar(row)),
+      button({ text: `Search with this ${nameOf(record).toLowerCase()}`, className: "primary" }, () =>
+        searchSimilar(row),
+      ),
       button({ text: "Add to the query", className: "secondary" }, () =>
         addPart({ kind: "row", value: row, weight: 1 }),
       ),
       make(
         "a",
-        { className: "secondary", href: fileUrl(row), target: "_blank", rel: "noopener" },
+        {
+          className: "secondary",
+          href: nameOf(record) === "Sound" ? soundUrl(row) : fileUrl(row),
+          target: "_blank",
+          rel: "noopener",
+        },
         "Open the file",
       ),
     ),

@@ -11,13 +11,14 @@ export function showStart(status, isNeeded) {
   if (!isNeeded()) return;
   const box = one("#start");
   const total = status.num_images;
+  const name = status.modalities[0] ?? "image";
   box.replaceChildren(
-    make("h2", {}, `${formatNumber(total)} ${total === 1 ? "image" : "images"}`),
+    make("h2", {}, `${formatNumber(total)} ${total === 1 ? name : `${name}s`}`),
     make(
       "p",
       { className: "lead" },
-      "Describe what you look for, or drop an image anywhere on this page. " +
-        "Texts and images can be combined, each with a weight, and with things to leave out.",
+      `Describe what you look for, or drop ${name === "image" ? "an" : "a"} ${name} anywhere on this page. ` +
+        `Texts and ${name}s can be combined, each with a weight, and with things to leave out.`,
     ),
   );
   const names = examples(status.class_names);
@@ -38,8 +39,8 @@ export function showStart(status, isNeeded) {
       ),
     );
   }
-  if (total) box.append(samples(total));
-  else
+  if (total && name === "image") box.append(samples(total));
+  if (!total)
     box.append(
       make(
         "p",
@@ -54,7 +55,7 @@ export function showStart(status, isNeeded) {
 export function showNoResults({ filters }) {
   const box = one("#start");
   const advice = filters.length
-    ? "No image passes all filters. Remove one, or widen its limits."
+    ? "Nothing passes all filters. Remove one, or widen its limits."
     : "The query has no results. Change the text, or a weight.";
   box.replaceChildren(make("h2", {}, "No results"), make("p", { className: "lead" }, advice));
   if (filters.length) {
