@@ -16,7 +16,6 @@ from torch.func import functional_call
 from clipkit.errors import ConfigError
 from clipkit.models.dual_encoder import DualEncoder
 from clipkit.models.heads.label_head import LabelHead
-from clipkit.models.open_clip.class_token_block import compute_all_tokens
 from clipkit.models.open_clip.config import OpenClipConfig, read_config
 from clipkit.models.open_clip.context import stretch_context
 from clipkit.models.open_clip.positions import resize_positions
@@ -140,6 +139,9 @@ class OpenClipImageTower(ImageTower, TokenTower):
 
     def expose_tokens(self) -> None:
         """See ``TokenTower.expose_tokens``."""
+        # Imports open_clip, which takes a second.
+        from clipkit.models.open_clip.class_token_block import compute_all_tokens
+
         compute_all_tokens(self.visual)
 
 

@@ -63,10 +63,23 @@ class BoundedRequests:
             await answer(scope, receive, send)
             return
         self._num_uploads += 1
+        is_counted = True
+
+        def release() -> None:
+            nonlocal is_counted
+            self._num_uploads -= is_counted
+            is_counted = False
+
+        async def answered(message: Message) -> None:
+            # Before its end is sent: the client's next upload may arrive at once.
+            if message["type"] == "http.response.body" and not message.get("more_body"):
+                release()
+            await send(message)
+
         try:
-            await self._bounded(scope, receive, send, self._limits.upload_bytes)
+            await self._bounded(scope, receive, answered, self._limits.upload_bytes)
         finally:
-            self._num_uploads -= 1
+            release()
 
     async def _bounded(self, scope: Scope, receive: Receive, send: Send, most_bytes: int) -> None:
         try:
