@@ -20,6 +20,7 @@ from clipkit.data.audio.formats import (
     sound_kind,
 )
 from clipkit.data.images.formats import IMAGE_EXTENSIONS
+from clipkit.data.packing.roots import is_inside
 from clipkit.errors import SampleError
 
 IMAGE_SUFFIXES: Final = frozenset(f".{extension}" for extension in IMAGE_EXTENSIONS)
@@ -73,11 +74,18 @@ def find_sounds(folder: Path) -> FoundFiles:
     return _find(folder, lambda file: file.suffix.lower() in SOUND_SUFFIXES or _is_sound(file))
 
 
-def find_images_or_sounds(folders: Sequence[Path]) -> tuple[str, list[FoundFiles]]:
+def find_images_or_sounds(
+    folders: Sequence[Path], root: Path | None
+) -> tuple[str, list[FoundFiles]]:
     """Search folders for images, or for sounds if none of them contains an image.
 
-    Next to images, a sound belongs to the image of its name, such as ``1.wav`` to ``1.jpg``; others
-    are skipped, as a kind of their own.
+    Next to images, a sound belongs to the image of its name, such as ``1.wav`` to ``1.jpg``. Of
+    several, the first kind of ``SOUND_EXTENSIONS`` is taken. Others are skipped, as kinds of their
+    own, and so are sounds that cannot be read: the image is there without them.
+
+    Args:
+        folders: Folders to search.
+        root: Folder that links next to images may not lead out of; None to allow it.
 
     Returns:
         ``"images"`` or ``"sounds"``, and the files of each folder.
@@ -86,24 +94,42 @@ def find_images_or_sounds(folders: Sequence[Path]) -> tuple[str, list[FoundFiles
     if any(found.files for found in images):
         for folder, found in zip(folders, images, strict=True):
             if found.skipped.keys() & SOUND_SUFFIXES:
-                _add_sounds(folder, found)
+                _add_sounds(folder, found, root)
         return "images", images
     sounds = [find_sounds(folder) for folder in folders]
     return ("sounds", sounds) if any(found.files for found in sounds) else ("images", images)
 
 
-def _add_sounds(folder: Path, found: FoundFiles) -> None:
+def _add_sounds(folder: Path, found: FoundFiles, root: Path | None) -> None:
     """Add the sounds that have the name of an image, and count the others."""
     order = [f".{extension}" for extension in SOUND_EXTENSIONS]
     sounds = _find(folder, lambda file: file.suffix.lower() in SOUND_SUFFIXES).files
+    found.skipped -= Counter(sound.suffix.lower() for sound in sounds)
+    images = {image.with_suffix("") for image in found.files}
     of_name: dict[Path, Path] = {}
     for sound in sorted(sounds, key=lambda file: (order.index(file.suffix.lower()), file)):
-        of_name.setdefault(sound.with_suffix(""), sound)
+        name = sound.with_suffix("")
+        if name not in images:
+            found.skipped["sounds without an image of the same name"] += 1
+        elif (reason := _why_not(sound, root)) is not None:
+            found.skipped[reason] += 1
+        elif name in of_name:
+            found.skipped["further sounds of an image"] += 1
+        else:
+            of_name[name] = sound
     of_images = {image: of_name.get(image.with_suffix("")) for image in found.files}
     found.sounds = {image: sound for image, sound in of_images.items() if sound is not None}
-    found.skipped -= Counter(sound.suffix.lower() for sound in sounds)
-    if rest := len(sounds) - len({*found.sounds.values()}):
-        found.skipped["sounds without an image of the same name"] = rest
+
+
+def _why_not(sound: Path, root: Path | None) -> str | None:
+    """Return the kind of a sound that is not taken: no readable file, or outside of a folder."""
+    try:
+        if not sound.is_file() or not os.access(sound, os.R_OK):
+            return "sounds that cannot be read"
+    except OSError:  # such as a link into a folder that may not be entered
+        return "sounds that cannot be read"
+    is_outside = root is not None and sound.is_symlink() and not is_inside(sound, root)
+    return "sounds outside of the folder" if is_outside else None
 
 
 def _find(folder: Path, is_wanted: Callable[[Path], bool]) -> FoundFiles:

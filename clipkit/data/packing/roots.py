@@ -38,6 +38,11 @@ def refuse_outside(images: Iterable[Path], root: Path, source: str | Path) -> No
     )
 
 
+def is_inside(file: Path, root: Path) -> bool:
+    """Return whether a file is inside of a folder; symbolic links are resolved."""
+    return _real(file).is_relative_to(_real(root))
+
+
 def _may_lead(image: Path) -> bool:
     """Return whether an image may be a link; True if it cannot be determined."""
     try:

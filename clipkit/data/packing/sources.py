@@ -87,7 +87,7 @@ def open_source(
     else:
         path = Path(source)
         root = images or (path if path.is_dir() else path.parent)
-        opened = _open_path(path, root, class_names, columns)
+        opened = _open_path(path, root, class_names, columns, allow_outside)
     if not opened.items:
         raise DataError(f"{source}: no samples found")
     if not allow_outside:
@@ -96,7 +96,11 @@ def open_source(
 
 
 def _open_path(
-    path: Path, root: Path, class_names: Sequence[str] | None, columns: TableColumns
+    path: Path,
+    root: Path,
+    class_names: Sequence[str] | None,
+    columns: TableColumns,
+    allow_outside: bool,
 ) -> Source:
     if is_pattern(path):
         return source_of_table(Table.of(open_parts(matches_of(path)), root, class_names, columns))
@@ -117,7 +121,7 @@ def _open_path(
         names = ", ".join(file.name for file in tables)
         raise DataError(f"{path}: contains several tables ({names}); name one of them")
     if classes := class_folders(path):
-        return _from_class_folders(path, classes, class_names)
+        return _from_class_folders(path, classes, class_names, None if allow_outside else root)
     raise DataError(
         f"{path}: expected a table ({', '.join(TABLE_SUFFIXES)}, .json), one folder for each "
         f"class, or shards (.tar); found none of them"
@@ -183,14 +187,14 @@ def _from_parts(
 
 
 def _from_class_folders(
-    path: Path, classes: Sequence[Path], class_names: Sequence[str] | None
+    path: Path, classes: Sequence[Path], class_names: Sequence[str] | None, root: Path | None
 ) -> Source:
     spellings = Spellings(str(path))
     names = [spellings.name(folder.name) for folder in classes]
     numbers = ClassNumbers(class_names or names, str(path))
     items: list[Item] = []
     skipped: Counter[str] = Counter()
-    what, searched = find_images_or_sounds(classes)
+    what, searched = find_images_or_sounds(classes, root)
     for folder, name, found in zip(classes, names, searched, strict=True):
         texts = {"cls": str(numbers.number(name)).encode(), "txt": name.encode()}
         items.extend(FileItem(file, texts, found.sounds.get(file)) for file in found.files)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from functools import cache
 
@@ -94,10 +95,37 @@ def test_class_folders_of_images_with_sounds(tmp_path, caplog):
     assert kinds == [["flac", "jpg"], ["png"], ["jpg"], ["jpg", "mp3"]]
     assert samples[0]["flac"] == flac  # preferred to the .wav
     assert [sample["cls"] for sample in samples] == [b"0", b"0", b"1", b"1"]
-    message = "4 images; skipped 3 files that are no images of a class: 2 sounds without an image"
-    assert message in caplog.text
-    assert "1 .md" in caplog.text
+    assert "4 images; skipped 3 files that are no images of a class: " in caplog.text
+    for kind in ("1 sounds without an image of the same name", "1 further sounds of", "1 .md"):
+        assert kind in caplog.text
     assert verify_shards(str(tmp_path / "out")).faults == ()
+
+
+@pytest.mark.parametrize("allow_outside", [False, True])
+def test_sounds_that_cannot_be_taken_leave_the_image(tmp_path, caplog, monkeypatch, allow_outside):
+    source, flac = tmp_path / "source", encoded(tone())
+    (source / "dog").mkdir(parents=True)
+    for number in range(6):
+        (source / "dog" / f"{number}.jpg").write_bytes(image_bytes())
+    (tmp_path / "outside.flac").write_bytes(flac)
+    (source / "dog" / "0.flac").symlink_to(source / "nowhere.flac")
+    (source / "dog" / "0.wav").write_bytes(sound_bytes())  # instead of the link
+    (source / "dog" / "1.flac").symlink_to(tmp_path / "outside.flac")
+    (source / "dog" / "2.flac").symlink_to("2.flac")
+    (source / "dog" / "3.flac").symlink_to("3.raw")
+    (source / "dog" / "3.raw").write_bytes(flac)
+    os.mkfifo(source / "dog" / "4.flac")
+    (source / "dog" / "5.flac").write_bytes(flac)
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda p, m: access(p, m) and p.name != "5.flac")
+    report = pack(source, tmp_path / "out", allow_outside=allow_outside)
+    assert report.num_samples == 6
+    assert not report.faults
+    found = [{"wav", "flac"} & sample.keys() for sample in samples_in(tmp_path / "out")]
+    outside = {"flac"} if allow_outside else set()
+    assert found == [{"wav"}, outside, set(), {"flac"}, set(), set()]
+    assert "4 sounds that cannot be read" in caplog.text
+    assert ("1 sounds outside of the folder" in caplog.text) != allow_outside
 
 
 def test_a_folder_of_images_is_packed_as_before_without_sounds(tmp_path):
