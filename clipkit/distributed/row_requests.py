@@ -88,14 +88,16 @@ class _Fetch(torch.autograd.Function):
     def forward(ctx: Any, rows: Tensor, plan: _Round) -> Tensor:
         ctx.plan, ctx.shape = plan, rows.shape
         received = rows.new_empty((len(plan.place), *rows.shape[1:]))
-        dist.all_to_all_single(received, rows[plan.sent], plan.counts, plan.sent_counts)
+        # rows of a transposed tensor keep its strides, and exchanges send memory as it lies
+        sent = rows[plan.sent].contiguous()
+        dist.all_to_all_single(received, sent, plan.counts, plan.sent_counts)
         return received[plan.place]
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         plan: _Round = ctx.plan
-        by_owner = torch.empty_like(gradient)
+        by_owner = gradient.new_empty(gradient.shape)  # contiguous, whatever the gradient is
         by_owner[plan.place] = gradient
         back = gradient.new_empty((len(plan.sent), *gradient.shape[1:]))
         dist.all_to_all_single(back, by_owner, plan.sent_counts, plan.counts)

@@ -8,6 +8,7 @@ from itertools import islice
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from clipkit.distributed.row_requests import RowRequests
@@ -43,7 +44,59 @@ def on_a_rank(number, world_size):
     wanted = torch.full((sizes[number],), 1)
     fetched = RowRequests(wanted, sizes).fetch(rows)
     (fetched * (1 + number)).sum().backward()
-    return results, (fetched.detach().numpy(), rows.grad.numpy(), sizes)
+    exchanged = fetched.detach().numpy(), rows.grad.numpy(), sizes
+    return results, exchanged, of_transposed_rows(number, sizes), of_uneven_shares(number)
+
+
+def transposed_rows(number, size):
+    """Maps of channels that are read as tokens, as those of convolutional towers."""
+    values = torch.arange(size * 6, dtype=torch.float64) + 100 * number
+    return values.view(size, 3, 2).transpose(1, 2)
+
+
+def wanted_rows(number, sizes):
+    return (torch.arange(sizes[number]) * 2 + number) % sum(sizes)
+
+
+def of_transposed_rows(number, sizes):
+    rows = transposed_rows(number, sizes[number]).requires_grad_()
+    fetched = RowRequests(wanted_rows(number, sizes), sizes).fetch(rows)
+    fetched.backward(transposed_rows(number + 1, sizes[number]))
+    return fetched.detach().numpy(), rows.grad.numpy()
+
+
+UNEVEN = {2: [11, 3], 4: [6, 0, 5, 3]}
+"""Samples of each rank; one rank has none."""
+
+
+def uneven_batch():
+    """All but the last rank's samples are in one group: only that rank has their negatives."""
+    groups = torch.full((joint.SIZE,), 4)
+    groups[-3:] = -1
+    return replace(joint.batch(), groups=groups)
+
+
+def of_uneven_shares(number):
+    """Terms over ranks with other numbers of samples, and the mean of their gradients."""
+    sizes, given = UNEVEN[dist.get_world_size()], uneven_batch()
+    rows = slice(sum(sizes[:number]), sum(sizes[: number + 1]))
+    fields = ("images", "tokens", "labels", "keys", "sample_ids", "groups", "pair_mask")
+    share = replace(given, **{name: getattr(given, name)[rows] for name in fields})
+    found = []
+    for micro_batch_size in (None, 2):
+        model = joint.encoder()
+        out = model(given)
+        tokens = {name: one.rows(rows) for name, one in out.tokens.items()}
+        own = replace(out, image=out.image[rows], text=out.text[rows], tokens=tokens)
+        values = joint.objective(micro_batch_size, fused_only=True)(own, share)
+        values["loss"].backward()
+        gradients = joint.gradients(model)
+        for name in sorted(gradients):  # the ranks exchange the same ones in the same order
+            everyone = torch.from_numpy(gradients[name])
+            dist.all_reduce(everyone)
+            gradients[name] = everyone.numpy() / len(sizes)
+        found.append(({name: float(v.detach()) for name, v in values.items()}, gradients))
+    return found
 
 
 @pytest.mark.parametrize("world_size", [2, 4])
@@ -52,9 +105,8 @@ def test_ranks_in_micro_batches_equal_loops_in_one_process(world_size):
     value = joint.naive_objective(model, batch)
     value.backward()
     expected = joint.gradients(model)
-    for number, (results, (fetched, gradient, sizes)) in enumerate(
-        run_ranks(on_a_rank, world_size)
-    ):
+    everything = run_ranks(on_a_rank, world_size)
+    for number, (results, (fetched, gradient, sizes), _, _) in enumerate(everything):
         for micro_batch_size, (numbers, gradients) in results.items():
             assert numbers["loss"] == pytest.approx(value.item(), abs=1e-9)
             assert numbers["matching_num_samples"] == 13
@@ -65,3 +117,29 @@ def test_ranks_in_micro_batches_equal_loops_in_one_process(world_size):
         assert fetched.tolist() == [[1.0]] * sizes[number]
         asked = sum((1 + rank) * size for rank, size in enumerate(sizes)) if number == 0 else 0
         assert gradient.sum() == asked
+    check_transposed_rows([(sizes, *one) for _, (*_, sizes), one, _ in everything])
+    check_uneven_shares([found for *_, found in everything])
+
+
+def check_transposed_rows(of_ranks):
+    sizes = of_ranks[0][0]
+    everyone = torch.cat([transposed_rows(rank, size) for rank, size in enumerate(sizes)])
+    expected = torch.zeros_like(everyone)
+    for rank, (_, fetched, _) in enumerate(of_ranks):
+        wanted = wanted_rows(rank, sizes)
+        np.testing.assert_array_equal(fetched, everyone[wanted])
+        expected.index_add_(0, wanted, transposed_rows(rank + 1, sizes[rank]))
+    got = np.concatenate([gradient for *_, gradient in of_ranks])
+    np.testing.assert_array_equal(got, expected)
+
+
+def check_uneven_shares(of_ranks):
+    model, given = joint.encoder(), uneven_batch()
+    value = 0.7 * joint.naive_matching(model, given) + 1.3 * joint.naive_words(model, given)
+    value.backward()
+    expected = joint.gradients(model)
+    for numbers, gradients in (one for found in of_ranks for one in found):
+        assert numbers["loss"] == pytest.approx(value.item(), abs=1e-9)
+        assert numbers["matching_num_samples"] == 13
+        for name, reference in expected.items():
+            np.testing.assert_allclose(gradients[name], reference, atol=1e-9, err_msg=name)

@@ -27,12 +27,13 @@ CURSOR = {"epoch": 1, "position": 28}
 _WORD = 1 << 64
 
 
-def encoder(merged: bool = False, words: bool = True) -> JointEncoder:
+def encoder(merged: bool = False, words: bool = True, query: str = "text") -> JointEncoder:
     """One layer of each kind in float64, always with the same weights."""
     vision = {**tiny_models.VIT, "layers": 1, "width": 16, "patch_size": 16}
     text = {**tiny_models.TEXT, "layers": 1, "width": 16}
     dual = tiny_models.encoder(vision, text)
-    fusion = MergedFusion(8, 1, 2) if merged else CrossAttentionFusion(8, 1, 2)
+    context = ["image" if query == "text" else "text"]
+    fusion = MergedFusion(8, 1, 2) if merged else CrossAttentionFusion(8, 1, 2, query, context)
     return with_fusion(dual, fusion, WordHead(8, VOCABULARY) if words else None).double()
 
 
@@ -57,13 +58,13 @@ def batch(size: int = SIZE) -> Batch:
     )  # fmt: skip
 
 
-def objective(micro_batch_size: int | None = None) -> CombinedLoss:
+def objective(micro_batch_size: int | None = None, fused_only: bool = False) -> CombinedLoss:
     words = MaskedWordLoss(MASK, SPECIAL, probability=0.4, micro_batch_size=micro_batch_size)
     terms = {
         "matching": WeightedTerm(MatchingLoss(micro_batch_size=micro_batch_size), 0.7),
         "words": WeightedTerm(words, 1.3),
     }
-    return CombinedLoss(ContrastiveLoss(), terms=terms)
+    return CombinedLoss(None if fused_only else ContrastiveLoss(), terms=terms)
 
 
 def splitmix(state: int) -> int:
