@@ -61,6 +61,11 @@ class JointStage(Protocol):
         """Names of the modalities that are fused."""
         ...
 
+    @property
+    def returned_names(self) -> tuple[str, ...]:
+        """Names of the modalities whose fused tokens ``fuse`` returns."""
+        ...
+
     def fuse(self, tokens: Mapping[str, TokenSequence]) -> Fused:
         """Let the tokens of the modalities of each sample see each other."""
         ...

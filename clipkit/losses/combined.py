@@ -115,15 +115,18 @@ class CombinedLoss(nn.Module):
     @property
     def reads_captions(self) -> bool:
         """Whether a term that ever has a weight uses text embeddings."""
-        terms = self._terms()
-        return any(loss.reads_captions and not _is_zero(self._weights[n]) for n, loss in terms)
+        return any(loss.reads_captions for loss in self._counted())
 
     @property
     def read_modalities(self) -> set[str]:
         """Names of the modalities that a term which ever has a weight uses."""
-        counted = [loss for name, loss in self._terms() if not _is_zero(self._weights[name])]
-        read = {modality for loss in counted for modality in loss.modalities}
+        read = {modality for loss in self._counted() for modality in loss.modalities}
         return read if self.reads_captions else read - {"text"}
+
+    @property
+    def reads_fused(self) -> bool:
+        """Whether a term that ever has a weight reads all modalities that are fused."""
+        return any(loss.reads_fused for loss in self._counted())
 
     @property
     def read_heads(self) -> set[str]:
@@ -133,8 +136,7 @@ class CombinedLoss(nn.Module):
     @property
     def gathers_text(self) -> bool:
         """Whether a term that ever has a weight gathers the texts of all ranks."""
-        terms = self._terms()
-        return any(loss.gathers_text and not _is_zero(self._weights[n]) for n, loss in terms)
+        return any(loss.gathers_text for loss in self._counted())
 
     @outside_compiled_graph
     def forward(
@@ -252,6 +254,10 @@ class CombinedLoss(nn.Module):
     def _is_skipped(self, name: str, loss: LossTerm, embeddings: Embeddings) -> bool:
         """Return whether a term needs captions, the batch has none, and its weight is 0."""
         return embeddings.text is None and loss.reads_captions and _is_zero(self._weights[name])
+
+    def _counted(self) -> list[LossTerm]:
+        """Return the terms that ever have a weight."""
+        return [loss for name, loss in self._terms() if not _is_zero(self._weights[name])]
 
     def _with_uncertainty(self, name: str, term: Term) -> Float[Tensor, ""]:
         if name not in self.log_variances:

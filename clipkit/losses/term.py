@@ -45,6 +45,8 @@ class LossTerm(nn.Module, ABC):
             ``clipkit fit`` does not run the text tower.
         modalities: Names of the modalities whose embeddings the term uses. ``clipkit fit`` locks a
             tower that no term with a weight names, or else weight decay alone would change it.
+        reads_fused: Whether the term reads the tokens of all modalities that a joint encoder fuses,
+            in addition to ``modalities``.
         label_head: Name of the modality whose label head the term reads; None for no head.
         gathers_text: Whether the term gathers the texts of all ranks, which may begin before it.
         remembers: Whether the term has state outside of parameters and buffers.
@@ -55,6 +57,7 @@ class LossTerm(nn.Module, ABC):
 
     reads_captions: bool = True
     modalities: tuple[str, ...] = ("image", "text")
+    reads_fused: bool = False
     label_head: str | None = None
     gathers_text: bool = False
     remembers: bool = False

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
@@ -75,18 +75,22 @@ def checked_micro_batch(size: int | None) -> int | None:
 
 
 def in_micro_batches(
-    function: Callable[[slice], Float[Tensor, " rows"]], count: int, size: int | None
+    function: Callable[[slice], Float[Tensor, " rows"]],
+    samples: Shaped[Tensor, "B *rest"],
+    size: int | None,
 ) -> Iterator[Float[Tensor, " rows"]]:
     """Call a function on ranges of samples, whose activations are computed again when needed.
 
     Args:
         function: Function of a range of samples.
-        count: Number of samples.
+        samples: Any tensor of all samples, on the device on which the function computes.
         size: Samples of a range; None for all at once, without computing anything twice.
     """
+    count = len(samples)
     if size is None or count <= size:
         yield function(slice(0, count))
         return
     for start in range(0, count, size):
         part = slice(start, min(start + size, count))
-        yield checkpoint(function, part, use_reentrant=False)
+        # checkpoint() finds the device whose random state it has to keep by its tensor arguments
+        yield checkpoint(lambda _, rows: function(rows), samples, part, use_reentrant=False)

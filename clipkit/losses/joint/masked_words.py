@@ -23,7 +23,6 @@ from clipkit.losses.joint.fused_rows import (
     tokens_of,
 )
 from clipkit.losses.term import LossTerm, Term, mean_over_ranks
-from clipkit.token_sequences import Fused
 from clipkit.types import Batch, Embeddings
 
 _SHARE_MASKED: Final = 0.8
@@ -99,6 +98,9 @@ class MaskedWordLoss(LossTerm):
             or has no word head.
     """
 
+    modalities = ("text",)
+    reads_fused = True
+
     def __init__(
         self,
         mask_id: int,
@@ -123,6 +125,12 @@ class MaskedWordLoss(LossTerm):
                 f"one that fuses {', '.join(joint.fused_names)} "
                 f"{'with' if joint.vocab_size else 'without'} a word_head"
             )
+        if "text" not in joint.returned_names:
+            raise ConfigError(
+                f"MaskedWordLoss: expected a fusion that returns the tokens of text, got one that "
+                f"returns those of {', '.join(joint.returned_names)}; set query: text, or use "
+                f"MergedFusion"
+            )
         ids = (self.mask_id, *self.special_ids)
         if not all(0 <= number < joint.vocab_size for number in ids):
             raise ConfigError(
@@ -145,12 +153,12 @@ class MaskedWordLoss(LossTerm):
         def losses(rows: slice) -> Float[Tensor, " 1"]:
             read = joint.read_text_tokens(masked.tokens[rows])
             parts = {name: one.rows(rows) for name, one in others.items()}
-            states = _text_states(joint.fuse({**parts, "text": read}))
+            states = joint.fuse({**parts, "text": read}).tokens["text"]
             chosen = masked.chosen[rows]
             logits = at_least_float32(joint.predict_words(states[chosen]))
             return F.cross_entropy(logits, targets[rows][chosen], reduction="sum")[None]
 
-        parts = list(in_micro_batches(losses, len(valid), self.micro_batch_size))
+        parts = list(in_micro_batches(losses, valid, self.micro_batch_size))
         count = masked.chosen.sum()
         return mean_over_ranks(torch.cat(parts).sum(), count, count)
 
@@ -174,12 +182,3 @@ class MaskedWordLoss(LossTerm):
         if mask is not None:
             eligible = eligible & mask
         return mask_tokens(tokens, eligible, keys, words, self.mask_id, self.probability)
-
-
-def _text_states(fused: Fused) -> Float[Tensor, "B S width"]:
-    if "text" not in fused.tokens:
-        raise ConfigError(
-            f"MaskedWordLoss: expected a fusion that returns the tokens of texts, got those of "
-            f"{', '.join(fused.tokens)}; set query: text, or use MergedFusion"
-        )
-    return fused.tokens["text"]

@@ -55,6 +55,8 @@ class MatchingLoss(LossTerm):
         ConfigError: If both are the same, or the encoder does not fuse them.
     """
 
+    reads_fused = True
+
     def __init__(
         self,
         first: str = "image",
@@ -98,7 +100,7 @@ class MatchingLoss(LossTerm):
             values = at_least_float32(torch.stack(logits, dim=1))
             return F.softplus(torch.cat([-values[:, :1], values[:, 1:]], dim=1))
 
-        parts = list(in_micro_batches(losses, len(valid), self.micro_batch_size))
+        parts = list(in_micro_batches(losses, valid, self.micro_batch_size))
         counts = torch.stack([valid, wrong.has_first, wrong.has_second], dim=1)
         total = torch.where(counts, torch.cat(parts), 0.0).sum()
         return mean_over_ranks(total, counts.sum(), valid.sum())

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from torch import nn
 
-from clipkit.errors import CheckpointError
+from clipkit.errors import CheckpointError, ConfigError, first_line
 from clipkit.models.dual_encoder import DualEncoder
 from clipkit.models.heads.label_head import LabelHead
 from clipkit.models.joint.fusion import Fusion
@@ -25,6 +25,11 @@ _JOINT: Final = ("fusion", "word_head")
 _NAMED_PARTS: Final = ("towers", "label_heads")
 _NAMES: Final = "class_names"
 _BASES: Final = (ImageTower, TextTower, SignalTower, LabelHead, Fusion, WordHead)
+
+# of classes that get values which they do not expect
+_REFUSALS: Final = (
+    *(ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError),
+)
 
 Part = Tower | LabelHead | Fusion | WordHead
 
@@ -135,7 +140,16 @@ def _call(cls: Any, init_args: Mapping[str, Any], where: str) -> Any:
         raise CheckpointError(
             f"{where}: {cls.__name__} of this clipkit has no argument {sorted(unknown)[0]!r}"
         )
-    return cls(**init_args)
+    try:
+        return cls(**init_args)
+    except ConfigError as error:
+        raise CheckpointError(f"{where}: {error}") from error
+    except _REFUSALS as error:
+        raise CheckpointError(
+            f"{where}: {cls.__name__} cannot be built with the described arguments: "
+            f"{type(error).__name__}: {first_line(error)}; the description is damaged, or of "
+            f"another clipkit"
+        ) from error
 
 
 def _concrete_subclasses(base: Any) -> list[Any]:

@@ -8,9 +8,10 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from clipkit.errors import ConfigError, check_at_least
+from clipkit.errors import ConfigError, check_at_least, check_range
 
 _MLP_RATIO = 4
+_MOST_BLOCKS = 128  # far more than any model has; a file must not ask for a billion
 
 
 @final
@@ -133,7 +134,7 @@ def perceptron(width: int) -> nn.Sequential:
 def check_sizes(width: int, depth: int, num_heads: int) -> None:
     """Refuse sizes that no transformer has."""
     check_at_least("fusion.width", width, 1)
-    check_at_least("fusion.depth", depth, 1)
+    check_range("fusion.depth", depth, 1, _MOST_BLOCKS)
     check_at_least("fusion.num_heads", num_heads, 1)
     if width % num_heads:
         raise ConfigError(

@@ -23,10 +23,17 @@ class Fusion(nn.Module, ABC):
     Attributes:
         names: Names of the modalities whose sequences it reads.
         width: Components of a token that it reads, and of the pooled vector.
+        reads_padding: Whether it reads sequences with padding.
     """
 
     names: tuple[str, ...]
     width: int
+    reads_padding: bool = True
+
+    @property
+    def returned_names(self) -> tuple[str, ...]:
+        """Names of the modalities whose tokens it returns; all of ``names`` by default."""
+        return self.names
 
     @abstractmethod
     def forward(self, tokens: Mapping[str, TokenSequence]) -> Fused:
@@ -75,6 +82,10 @@ class CrossAttentionFusion(Fusion):
     ) -> None:
         check_sizes(width, depth, num_heads)
         super().__init__()
+        if isinstance(context, str):
+            raise ConfigError(
+                f"fusion.context: expected a list, got {context!r}; write [{context}]"
+            )
         self.names = checked_names((query, *context))
         self.width = width
         self.summary = nn.Parameter(0.02 * torch.randn(width))
@@ -93,6 +104,11 @@ class CrossAttentionFusion(Fusion):
             states = block(states, mask, context, context_mask)
         states = self.norm(states)
         return Fused({query: states[:, 1:]}, states[:, 0])
+
+    @property
+    def returned_names(self) -> tuple[str, ...]:
+        """The query alone."""
+        return self.names[:1]
 
     def config(self) -> dict[str, Any]:
         """See ``Fusion.config``."""
@@ -157,10 +173,12 @@ class MergedFusion(Fusion):
 
 
 def checked_names(names: Sequence[str]) -> tuple[str, ...]:
-    """Return the names of modalities; refuse fewer than two, and equal ones."""
-    if isinstance(names, str) or len(set(names)) < max(2, len(names)):
+    """Return the names of modalities; refuse fewer than two, equal ones, and other values."""
+    given = (names,) if isinstance(names, str) else tuple(names)
+    is_text = all(isinstance(name, str) for name in given)
+    if not is_text or len(set(given)) < max(2, len(given)):
         raise ConfigError(f"fusion: expected at least two different modalities, got {names!r}")
-    return tuple(names)
+    return given
 
 
 def with_summary(

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from clipkit.errors import ConfigError
 from clipkit.models.heads.label_head import LabelHead
+from clipkit.models.joint.checked_parts import check_kinds, checked_head, token_towers_of
 from clipkit.models.joint.fusion import Fusion
 from clipkit.models.joint.word_head import WordHead
 from clipkit.models.multimodal_parts import given_modality, present_rows, spread_rows
@@ -84,7 +85,7 @@ class JointEncoder(NamedTowerEncoder):
         max_logit_scale: float | None = 100.0,
         pair_scales: Sequence[str] = (),
     ) -> None:
-        _check_kinds(fusion, word_head)
+        check_kinds(fusion, word_head)
         super().__init__(towers, label_heads, logit_scale, logit_bias, max_logit_scale, pair_scales)
         self.fusion = fusion
         self.fused_names = fusion.names
@@ -93,13 +94,18 @@ class JointEncoder(NamedTowerEncoder):
                 name: nn.Sequential(
                     nn.LayerNorm(tower.token_dim), nn.Linear(tower.token_dim, fusion.width)
                 )
-                for name, tower in _checked_towers(self.towers, fusion).items()
+                for name, tower in token_towers_of(self.towers, fusion).items()
             }
         )
         self.matching = nn.Linear(fusion.width, 1)
-        self.word_head = _checked_head(word_head, fusion, self)
+        self.word_head = checked_head(word_head, fusion, self)
         for tower in self._token_towers().values():
             tower.expose_tokens()
+
+    @property
+    def returned_names(self) -> tuple[str, ...]:
+        """Names of the modalities whose fused tokens ``fuse`` returns."""
+        return self.fusion.returned_names
 
     @property
     def vocab_size(self) -> int:
@@ -251,40 +257,3 @@ def with_fusion(
         if part is not None:
             part.to(encoder.log_logit_scale)  # to the device and the type of the other weights
     return joint
-
-
-def _check_kinds(fusion: object, word_head: object) -> None:
-    """Refuse other parts, which a file may name."""
-    if not isinstance(fusion, Fusion):
-        raise ConfigError(f"fusion: expected a Fusion, got {type(fusion).__name__}")
-    if word_head is not None and not isinstance(word_head, WordHead):
-        raise ConfigError(f"word_head: expected a WordHead, got {type(word_head).__name__}")
-
-
-def _checked_towers(towers: Mapping[str, Tower], fusion: Fusion) -> dict[str, TokenTower]:
-    found: dict[str, TokenTower] = {}
-    for name in fusion.names:
-        if name not in towers:
-            raise ConfigError(
-                f"fusion: expected modalities with a tower ({', '.join(towers)}), got {name!r}"
-            )
-        tower = towers[name]
-        if not isinstance(tower, TokenTower):
-            raise ConfigError(
-                f"towers.{name}: expected a tower whose tokens can be read, got "
-                f"{type(tower).__name__}; let it inherit from clipkit.models.TokenTower, too"
-            )
-        found[name] = tower
-    return found
-
-
-def _checked_head(head: WordHead | None, fusion: Fusion, encoder: TowerEncoder) -> WordHead | None:
-    if head is None:
-        return None
-    expected = (fusion.width, encoder.text_tower.vocab_size)
-    if (head.width, head.vocab_size) != expected:
-        raise ConfigError(
-            f"word_head: expected width = {expected[0]} as the fusion, and vocab_size = "
-            f"{expected[1]} as the text tower, got {head.width} and {head.vocab_size}"
-        )
-    return head

@@ -41,6 +41,8 @@ class TcnFusion(Fusion):
         torch.Size([3, 16])
     """
 
+    reads_padding = False
+
     def __init__(
         self,
         width: int,
@@ -79,7 +81,10 @@ class TcnFusion(Fusion):
         parts = [tokens[name] for name in self.names]
         lengths = [part.values.shape[1] for part in parts]
         if len(set(lengths)) > 1 or any(part.mask is not None for part in parts):
-            shown = ", ".join(f"{n}: {k}" for n, k in zip(self.names, lengths, strict=True))
+            shown = ", ".join(
+                f"{name}: {length}{'' if part.mask is None else ' with padding'}"
+                for name, length, part in zip(self.names, lengths, parts, strict=True)
+            )
             raise ConfigError(
                 f"TcnFusion: expected series with the same number of frames and no padding, got "
                 f"{shown}; use CrossAttentionFusion or MergedFusion for others"

@@ -129,7 +129,12 @@ def trunk_token_module(trunk: Any) -> nn.Module:
     Raises:
         ConfigError: If the model has neither.
     """
-    if isinstance(norm := getattr(trunk, "norm", None), nn.Module):
+    if isinstance(norm := getattr(trunk, "norm", None), nn.ModuleList):
+        raise ConfigError(
+            f"model: {type(trunk).__name__} has {len(norm)} branches with tokens of their own; for "
+            f"a joint encoder use a model with one sequence, such as a vision transformer"
+        )
+    if isinstance(norm, nn.Module):
         return norm
     modules = dict(trunk.named_modules())
     for name in _POOLS:
@@ -143,6 +148,18 @@ def trunk_token_module(trunk: Any) -> nn.Module:
 
 
 def trunk_tokens(trunk: Any, inputs: tuple[Any, ...], output: Any) -> Float[Tensor, "B tokens K"]:
-    """Return the tokens from a call of ``trunk_token_module``."""
+    """Return the tokens from a call of ``trunk_token_module``.
+
+    Raises:
+        ConfigError: If the model keeps nothing but class tokens, or pooled features.
+    """
     is_norm = isinstance(getattr(trunk, "norm", None), nn.Module)
-    return channels_as_tokens(output if is_norm else inputs[0], int(trunk.num_features))
+    features = output if is_norm else inputs[0]
+    of_classes = int(getattr(trunk, "num_prefix_tokens", getattr(trunk, "num_tokens", 0)))
+    if features.ndim < 3 or (is_norm and features.ndim == 3 and features.shape[1] <= of_classes):
+        raise ConfigError(
+            f"model: {type(trunk).__name__} normalises its class tokens or pooled features alone, "
+            f"got {list(features.shape)}; for a joint encoder use a model that keeps all tokens, "
+            f"such as a vision transformer"
+        )
+    return channels_as_tokens(features, int(trunk.num_features))

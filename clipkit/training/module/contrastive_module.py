@@ -48,7 +48,7 @@ from clipkit.training.module.log_run import LogRun
 from clipkit.training.module.predictions import predicted
 from clipkit.training.module.step_seed import seed_step
 from clipkit.training.module.term_means import TermMeans
-from clipkit.training.module.unread_towers import lock_unread_towers
+from clipkit.training.module.unread_towers import lock_unread_towers, reads_captions
 from clipkit.training.progress.run_progress import (
     StepCounter,
     change_step_size,
@@ -361,7 +361,7 @@ class ContrastiveModule(LightningModule):
 
     def _needed(self, batch: Batch) -> Batch:
         """Return the batch, without captions if the objective uses none."""
-        if self.loss.reads_captions:
+        if reads_captions(self.encoder, self.loss):
             return batch
         negatives = None if batch.negatives is None else replace(batch.negatives, tokens=None)
         return replace(batch, tokens=None, negatives=negatives)

@@ -1,4 +1,4 @@
-"""Lock the towers that an objective does not train."""
+"""Which towers an objective reads; the others are locked."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 from typing import Final
 
 from clipkit.losses import CombinedLoss
-from clipkit.models import TowerEncoder
+from clipkit.models import JointEncoder, TowerEncoder
 from clipkit.models.towers.freezing import is_locked, lock
 
 _LOG: Final = logging.getLogger(__name__)
@@ -17,7 +17,7 @@ def lock_unread_towers(encoder: TowerEncoder, loss: CombinedLoss) -> None:
 
     Its gradients would be zero, and weight decay would change it all the same.
     """
-    read = loss.read_modalities
+    read = loss.read_modalities | _read_by_fusion(encoder, loss)
     if any(head.teaches_text_tower for head in encoder.heads.values()):
         read = read | {"text"}
     for name, tower in encoder.towers.items():
@@ -30,3 +30,14 @@ def lock_unread_towers(encoder: TowerEncoder, loss: CombinedLoss) -> None:
                 "a term names what it reads in its modalities",
                 name,
             )
+
+
+def reads_captions(encoder: TowerEncoder, loss: CombinedLoss) -> bool:
+    """Return whether a term with a weight needs the text tower, also by a fusion of texts."""
+    return loss.reads_captions or "text" in _read_by_fusion(encoder, loss)
+
+
+def _read_by_fusion(encoder: TowerEncoder, loss: CombinedLoss) -> set[str]:
+    if not isinstance(encoder, JointEncoder) or not loss.reads_fused:
+        return set()
+    return {*encoder.fused_names}

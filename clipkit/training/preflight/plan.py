@@ -22,6 +22,7 @@ from clipkit.training.callbacks.save_checkpoint import SaveCheckpoint
 from clipkit.training.datamodule.pair_datamodule import PairDataModule
 from clipkit.training.lightning_compat import callbacks_of
 from clipkit.training.module.contrastive_module import ContrastiveModule
+from clipkit.training.module.unread_towers import reads_captions
 from clipkit.training.preflight.loader import loader_notes, make_loader_plan
 from clipkit.training.preflight.memory import (
     activation_bytes,
@@ -187,7 +188,7 @@ def _activations(
         return None
     held = min(module.micro_batch_size or batch_size, batch_size)
     with trainer.precision_plugin.forward_context():
-        length = context_length if module.loss.reads_captions else None
+        length = context_length if reads_captions(module.encoder, module.loss) else None
         per_pair = activation_bytes(module.encoder, length)
     return None if per_pair is None else held * per_pair
 
@@ -255,7 +256,7 @@ def _notes(
             f"{data.num_shards} shards for {num_readers} workers of all ranks: some samples may "
             f"be twice in a batch; use fewer workers, or data.train without data.storage.webdataset"
         )
-    if not module.loss.reads_captions:
+    if not reads_captions(module.encoder, module.loss):
         notes.append("the objective uses no captions: the text tower does not run over them")
     if not callbacks_of(trainer, SaveCheckpoint):
         notes.append("no SaveCheckpoint among trainer.callbacks: an interrupted run is lost")

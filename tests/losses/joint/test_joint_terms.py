@@ -10,6 +10,7 @@ import torch
 
 from clipkit.errors import ConfigError
 from clipkit.losses import CombinedLoss, ContrastiveLoss, MaskedWordLoss, MatchingLoss
+from clipkit.losses.joint import fused_rows
 from clipkit.losses.joint.draws import mix, sample_keys, uniform
 from clipkit.losses.joint.masked_words import mask_tokens
 from clipkit.losses.joint.negatives import SampleFacts, draw_negatives
@@ -92,6 +93,21 @@ def test_a_rank_without_samples():
     term.value.backward()
 
 
+def test_recomputed_parts_name_a_tensor_of_their_device(monkeypatch):
+    """Otherwise the random numbers of a GPU differ in the second pass."""
+    given = []
+
+    def recording(function, *args, **options):
+        given.append([one for one in args if isinstance(one, torch.Tensor)])
+        return function(*args)
+
+    monkeypatch.setattr(fused_rows, "checkpoint", recording)
+    model, batch = joint.encoder(), joint.batch()
+    joint.objective(4, fused_only=True)(model(batch), batch)
+    assert len(given) == 8
+    assert all(given)
+
+
 def test_shares_of_masked_words_are_those_of_bert():
     tokens = torch.randint(1, 90, (400, 50))
     eligible = tokens > 5
@@ -142,6 +158,8 @@ def test_parts_that_no_term_uses_get_a_gradient_of_zero():
         (MaskedWordLoss(100, [1]), joint.encoder, "expected 0 to 99, got 100"),
         (MaskedWordLoss(9, [1]), lambda: joint.encoder(words=False),
          "without a word_head"),
+        (MaskedWordLoss(9, [1]), lambda: joint.encoder(query="image"),
+         "returns the tokens of text, got one that returns those of image; set query: text"),
     ],
 )  # fmt: skip
 def test_encoders_that_do_not_fit_are_refused(loss, model, message):

@@ -7,7 +7,14 @@ import pytest
 import torch
 
 from clipkit.errors import CheckpointError
-from clipkit.models import CosineLabelHead, DualEncoder, TimmImageTower, describe
+from clipkit.models import (
+    CosineLabelHead,
+    DualEncoder,
+    MergedFusion,
+    TimmImageTower,
+    describe,
+    with_fusion,
+)
 from clipkit.models.checkpoints.description import build_encoder
 from clipkit.models.towers.base import TextTower
 from tests.helpers.tiny_models import batch, encoder
@@ -86,6 +93,22 @@ def test_options_of_another_version_are_named():
         build_encoder(description, "here")
     description["init_args"]["text_tower"]["init_args"] = None
     with pytest.raises(CheckpointError, match="text_tower: expected init_args"):
+        build_encoder(description, "here")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"depth": 10**9}, "here: fusion: fusion.depth: expected 1 to 128"),
+        ({"depth": "deep"}, "here: fusion: MergedFusion cannot be built .* TypeError"),
+        ({"modalities": 5}, "here: fusion: MergedFusion cannot be built .* TypeError"),
+        ({"modalities": ["image", "smell"]}, "here: fusion: .* got 'smell'"),
+    ],
+)
+def test_values_that_no_part_can_have_name_the_file(options, message):
+    description = describe(with_fusion(encoder(), MergedFusion(8, 1, 2)))
+    description["init_args"]["fusion"]["init_args"].update(options)
+    with pytest.raises(CheckpointError, match=message):
         build_encoder(description, "here")
 
 

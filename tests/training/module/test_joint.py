@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from clipkit.losses import (
@@ -14,15 +15,20 @@ from clipkit.losses import (
 )
 from clipkit.models import (
     CrossAttentionFusion,
+    MergedFusion,
+    TcnTower,
     WordHead,
     load_encoder,
     load_joint_encoder,
     with_fusion,
+    with_towers,
 )
+from clipkit.models.towers.freezing import is_locked
 from clipkit.optim import WarmupCosine
 from clipkit.training import ContrastiveModule
 from clipkit.training.callbacks import ExponentialMovingAverage, LockTower, SaveCheckpoint
-from tests.helpers import tiny
+from clipkit.training.module.unread_towers import lock_unread_towers, reads_captions
+from tests.helpers import tiny, tiny_models
 
 STEPS = 5
 
@@ -87,3 +93,29 @@ def test_micro_batches_and_locked_towers_give_the_same_run(tmp_path):
     for name, value in first.state_dict().items():
         if name.startswith("encoder.image_tower"):
             assert torch.equal(value, start[name])
+
+
+FUSED = {
+    "all three": (MatchingLoss, ["image", "text", "series"], set()),
+    "not the image": (lambda: MaskedWordLoss(9, [1]), ["text", "series"], {"image"}),
+    "text as the third": (
+        lambda: MatchingLoss("image", "series"),
+        ["image", "series", "text"],
+        set(),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", FUSED)
+def test_towers_whose_tokens_are_fused_are_trained(case):
+    make, names, locked = FUSED[case]
+    loss, fusion = make(), MergedFusion(16, 1, 2, names)
+    series = TcnTower(24, input_shape=(4, 10), width=8, num_blocks=1, mean=0, std=1)
+    encoder = with_fusion(with_towers(tiny_models.encoder(), {"series": series}), fusion)
+    objective = CombinedLoss(terms={"term": WeightedTerm(loss)})
+    assert reads_captions(encoder, objective)
+    lock_unread_towers(encoder, objective)
+    assert {name for name, tower in encoder.towers.items() if is_locked(tower)} == locked
+    without = CombinedLoss(ContrastiveLoss(), terms={"term": WeightedTerm(loss, 0.0)})
+    lock_unread_towers(encoder, without)
+    assert is_locked(encoder.towers["series"])
