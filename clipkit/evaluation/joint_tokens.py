@@ -31,7 +31,7 @@ def image_tokens(joint: JointEncoder, data: DataSource, options: EmbedOptions) -
     device = joint.log_logit_scale.device
     with evaluating(joint, options.precision):
         parts = [
-            joint.read_image(*chunk.on(device)).tokens
+            _on_cpu(joint.read_image(*chunk.on(device)).tokens)
             for chunk in decoded_chunks(joint, data, range(count), options)
         ]
         return _stacked(parts)
@@ -51,18 +51,23 @@ def text_tokens(
     device, size = joint.log_logit_scale.device, options.batch_size
     with evaluating(joint, options.precision):
         parts = [
-            joint.read_text(tokenizer(list(texts[start : start + size])).to(device)).tokens
+            _on_cpu(joint.read_text(tokenizer(list(texts[start : start + size])).to(device)).tokens)
             for start in range(0, len(texts), size)
         ]
         return _stacked(parts)
 
 
+def _on_cpu(part: TokenSequence) -> TokenSequence:
+    """Move the tokens of a batch away from the GPU, which cannot hold those of a data set."""
+    return TokenSequence(part.values.cpu(), None if part.mask is None else part.mask.cpu())
+
+
 def _stacked(parts: Sequence[TokenSequence]) -> TokenSequence:
-    """Join sequences, padded to the longest, on the CPU."""
+    """Join sequences on the CPU, padded to the longest."""
     longest = max(part.values.shape[1] for part in parts)
     has_mask = any(part.mask is not None for part in parts)
-    values = [_padded(part.values.cpu(), longest) for part in parts]
-    masks = [_padded(_mask(part).cpu(), longest) for part in parts] if has_mask else None
+    values = [_padded(part.values, longest) for part in parts]
+    masks = [_padded(_mask(part), longest) for part in parts] if has_mask else None
     return TokenSequence(torch.cat(values), None if masks is None else torch.cat(masks))
 
 

@@ -90,7 +90,7 @@ def pair_ranks(
     of_images = PairCounts(pairs[:, 0], scores, len(image), "image")
     of_texts = PairCounts(pairs[:, 1], scores, len(text), "text")
     first, stride = (rank(), world_size()) if over_ranks else (0, 1)
-    with _full_float32_products():
+    with full_float32_products():
         for start in range(first * chunk, len(image), stride * chunk):
             rows = image[start : start + chunk]
             block = _of_rows(pairs, start, start + chunk)
@@ -151,7 +151,7 @@ def _check(image: Tensor, text: Tensor, pairs: Tensor) -> None:
 
 
 @contextmanager
-def _full_float32_products() -> Iterator[None]:
+def full_float32_products() -> Iterator[None]:
     """Disable TF32: its error of 1e-3 would change ranks."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from clipkit.errors import MetricError
-from clipkit.metrics.ranking import PairRanks
+from clipkit.metrics.ranking import PairRanks, full_float32_products
 
 _CHUNK = 256
 
@@ -50,7 +50,8 @@ def reranked_pair_ranks(
     """Compute the ranks of all correct pairs after the best candidates were scored again.
 
     A tie between a correct and an incorrect candidate is never won by the correct one, as in
-    ``pair_ranks``; similarities are compared in float32.
+    ``pair_ranks``, nor does it bring the correct one among the best; similarities are compared in
+    float32.
 
     Args:
         queries: Unit-norm embeddings of the queries.
@@ -67,15 +68,17 @@ def reranked_pair_ranks(
     pairs = torch.unique(pairs, dim=0)  # by ascending query
     found = [PairRanks(pairs[:0, 0], pairs[:0, 0], pairs[:0, 0])]
     for start in range(0, len(queries), _CHUNK):
-        similarities = queries[start : start + _CHUNK].float() @ candidates.float().T
-        best = similarities.topk(min(num_best, len(candidates)), dim=1).indices
+        similarities = _similarities(queries[start : start + _CHUNK], candidates)
+        own = pairs[(pairs[:, 0] >= start) & (pairs[:, 0] < start + len(similarities))]
+        is_correct = torch.zeros_like(similarities, dtype=torch.bool)
+        is_correct[own[:, 0] - start, own[:, 1]] = True
+        best = _best(similarities, is_correct, num_best)
         rows = torch.arange(start, start + len(best), device=best.device)
         asked = torch.stack([rows[:, None].expand_as(best), best], dim=2).flatten(0, 1)
         scores = score(asked).to(similarities).view_as(best)
         if not scores.isfinite().all():
             raise MetricError("reranking: expected finite scores of pairs, got NaN or infinity")
-        own = pairs[(pairs[:, 0] >= start) & (pairs[:, 0] < start + len(best))]
-        found.append(_ranks(reranked(similarities, best, scores), own, start))
+        found.append(_ranks(reranked(similarities, best, scores), own, is_correct, start))
     return PairRanks(*(torch.cat(parts) for parts in zip(*map(_columns, found), strict=True)))
 
 
@@ -83,10 +86,32 @@ def _columns(ranks: PairRanks) -> tuple[Tensor, Tensor, Tensor]:
     return ranks.query, ranks.incorrect, ranks.correct
 
 
-def _ranks(scores: Float[Tensor, "Q N"], pairs: Int64[Tensor, "P 2"], start: int) -> PairRanks:
+def _similarities(
+    queries: Float[Tensor, "Q D"], candidates: Float[Tensor, "N D"]
+) -> Float[Tensor, "Q N"]:
+    """Multiply in full float32, also where the caller computes in less."""
+    with torch.autocast(queries.device.type, enabled=False), full_float32_products():
+        return queries.float() @ candidates.float().T
+
+
+def _best(
+    similarities: Float[Tensor, "Q N"], is_correct: Bool[Tensor, "Q N"], num_best: int
+) -> Int64[Tensor, "Q k"]:
+    """Return the most similar candidates; of equal ones the incorrect, then the first."""
+    keys = similarities.double()
+    # less than an equal float32, and more than any smaller one
+    below = torch.nextafter(keys, torch.full_like(keys, -torch.inf))
+    keys = torch.where(is_correct, below, keys)
+    return keys.argsort(dim=1, descending=True, stable=True)[:, :num_best]
+
+
+def _ranks(
+    scores: Float[Tensor, "Q N"],
+    pairs: Int64[Tensor, "P 2"],
+    is_correct: Bool[Tensor, "Q N"],
+    start: int,
+) -> PairRanks:
     """Return the ranks of correct pairs by dense scores."""
-    is_correct = torch.zeros_like(scores, dtype=torch.bool)
-    is_correct[pairs[:, 0] - start, pairs[:, 1]] = True
     places = scores.argsort(dim=1, descending=True).argsort(dim=1)  # no two corrects share one
     incorrect, correct = [pairs[:0, 0]], [pairs[:0, 0]]
     for part in torch.split(pairs, _CHUNK):

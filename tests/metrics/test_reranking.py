@@ -52,6 +52,27 @@ def test_ranks_are_those_of_sorted_lists(num_best):
         assert sorted(ranks) == sorted(wanted)
 
 
+def test_a_tie_brings_no_correct_candidate_among_the_best():
+    same = torch.ones(5, 2)
+    for correct in range(5):
+        pairs = torch.tensor([[0, correct]])
+        for num_best, wanted in ((1, 4), (4, 4), (5, 0)):
+            ranks = reranked_pair_ranks(
+                same[:1], same, pairs, num_best, lambda a, row=correct: (a[:, 1] == row).float()
+            )
+            assert ranks.incorrect.tolist() == [wanted], (correct, num_best)
+
+
+def test_autocast_does_not_make_ties():
+    queries = torch.tensor([[1.0, 0.0]])
+    candidates = torch.tensor([[0.9999, 0.0141], [1.0, 0.0]])
+    with torch.autocast("cpu", torch.bfloat16):
+        ranks = reranked_pair_ranks(
+            queries, candidates, torch.tensor([[0, 1]]), 1, lambda a: torch.zeros(len(a))
+        )
+    assert ranks.incorrect.tolist() == [0]
+
+
 def test_the_same_scores_give_the_ranks_of_before():
     torch.manual_seed(0)
     queries, candidates = (torch.nn.functional.normalize(torch.randn(9, 4), dim=1) for _ in "ab")

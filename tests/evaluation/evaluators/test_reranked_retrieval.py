@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from clipkit.cli.main import main
+from clipkit.data import tokenizer_from_name
 from clipkit.errors import ConfigError
-from clipkit.evaluation import RerankedRetrieval, Retrieval
+from clipkit.evaluation import EmbedOptions, RerankedRetrieval, Retrieval
+from clipkit.evaluation.evaluators import reranked_retrieval
+from clipkit.evaluation.joint_tokens import text_tokens
 from clipkit.models import CrossAttentionFusion, save_encoder, with_fusion
+from clipkit.models.inputs import transform_of
 from tests.helpers import tiny
 
 
@@ -27,29 +32,30 @@ def data(tmp_path_factory):
 
 
 @torch.no_grad()
-def naive_recall(model, data, num_best):
-    """Recall at 1 from images to texts after re-ranking, one pair at a time."""
+def naive_recalls(model, data, num_best):
+    """Recall at 1 in both directions after re-ranking, one pair at a time."""
     embedded = Retrieval(data).embed(model)
-    tokenizer = model.text_tower.tokenizer_name
-    from clipkit.data import tokenizer_from_name
-
-    tokenizer = tokenizer_from_name(tokenizer, context_length=model.text_tower.context_length)
+    name, length = model.text_tower.tokenizer_name, model.text_tower.context_length
+    tokenizer = tokenizer_from_name(name, context_length=length)
     texts = [model.read_text(tokenizer(text)).tokens for text in embedded.captions]
-    source = Retrieval(data).data
-    from clipkit.models.inputs import transform_of
+    source, transform = Retrieval(data).data, transform_of(model.image_tower)
+    images = [
+        model.read_image(transform.of_file(source.sample(row).image)[None]).tokens
+        for row in range(len(embedded.keys))
+    ]
 
-    transform = transform_of(model.image_tower)
-    hits = 0
-    for row in range(len(embedded.keys)):
-        best = (embedded.texts @ embedded.images[row]).topk(num_best).indices.tolist()
-        pixels = transform.of_file(source.sample(row).image)
-        image = model.read_image(pixels[None]).tokens
-        scores = [
-            float(model.match(model.fuse({"image": image, "text": texts[j]}).pooled)) for j in best
-        ]
-        first = best[max(range(len(best)), key=scores.__getitem__)]
-        hits += int(embedded.text_to_image[first]) == row
-    return hits / len(embedded.keys)
+    def logit(i, j):
+        return float(model.match(model.fuse({"image": images[i], "text": texts[j]}).pooled))
+
+    owners = embedded.text_to_image.tolist()
+    of_images, of_texts = [], []
+    for i in range(len(images)):
+        best = (embedded.texts @ embedded.images[i]).topk(num_best).indices.tolist()
+        of_images.append(owners[max(best, key=lambda j, i=i: logit(i, j))] == i)
+    for j in range(len(texts)):
+        best = (embedded.images @ embedded.texts[j]).topk(num_best).indices.tolist()
+        of_texts.append(max(best, key=lambda i, j=j: logit(i, j)) == owners[j])
+    return sum(of_images) / len(of_images), sum(of_texts) / len(of_texts)
 
 
 @pytest.mark.parametrize("num_best", [1, 4])
@@ -57,12 +63,45 @@ def test_recall_is_that_of_a_loop(model, data, num_best):
     before = Retrieval(data).run(model)
     after = RerankedRetrieval(Retrieval(data), num_best).run(model)
     assert {name: after[name] for name in before} == before
-    wanted = naive_recall(model, data, num_best)
-    assert after["reranked/image_to_text/recall_at_1"] == pytest.approx(wanted)
+    of_images, of_texts = naive_recalls(model, data, num_best)
+    assert after["reranked/image_to_text/recall_at_1"] == pytest.approx(of_images)
+    assert after["reranked/text_to_image/recall_at_1"] == pytest.approx(of_texts)
     assert after["reranked/text_to_image/seconds_per_query"] > 0
     if num_best == 1:
         name = "text_to_image/recall_at_1"
         assert after[f"reranked/{name}"] == before[name]
+
+
+def test_seconds_are_those_of_the_fusion_alone(model, data, monkeypatch):
+    clock = [0.0]
+    plain = reranked_retrieval.reranked_pair_ranks
+
+    def advancing(*args):
+        clock[0] += 100
+        return plain(*args)
+
+    def scoring(joint, images, texts, pairs):
+        clock[0] += 1
+        return torch.zeros(len(pairs))
+
+    fake = SimpleNamespace(perf_counter=lambda: clock[0])
+    monkeypatch.setattr(reranked_retrieval, "time", fake)
+    monkeypatch.setattr(reranked_retrieval, "reranked_pair_ranks", advancing)
+    monkeypatch.setattr(reranked_retrieval, "pair_scores", scoring)
+    after = RerankedRetrieval(Retrieval(data), 2).run(model)
+    count = len(Retrieval(data).embed(model).keys)
+    assert after["reranked/image_to_text/seconds_per_query"] == pytest.approx(1 / count)
+
+
+def test_tokens_leave_the_device_batch_by_batch(model, monkeypatch):
+    events = []
+    plain = model.read_text
+    monkeypatch.setattr(model, "read_text", lambda ids: events.append("read") or plain(ids))
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda one: events.append("cpu") or one)
+    tokenizer = tokenizer_from_name(model.text_tower.tokenizer_name, context_length=16)
+    tokens = text_tokens(model, tokenizer, ["a", "a dog", "b"], EmbedOptions(batch_size=1))
+    assert len(tokens.values) == 3
+    assert events == ["read", "cpu", "cpu"] * 3
 
 
 def test_the_command(model, data, tmp_path, capsys):
