@@ -91,7 +91,7 @@ class MetricError(ClipkitError, ValueError):
 
 
 class NonFiniteError(ClipkitError):
-    """A loss or gradient is NaN or infinite."""
+    """A loss, a gradient or a score is NaN or infinite."""
 
 
 class RankLostError(ClipkitError):

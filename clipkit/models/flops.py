@@ -28,8 +28,9 @@ _DEGREE: Final = 2
 class EncoderFlops:
     """Operations of the forward and backward pass of the towers, per image, text and other input.
 
-    The similarities between all images and texts are not included. Sums of
-    these numbers over the time of a step give the model FLOPs utilisation, the share of what the
+    The similarities between all images and texts are not included, nor the fusion and word head of
+    a ``JointEncoder`` and the second pass of its text tower over masked captions. Sums of these
+    numbers over the time of a step give the model FLOPs utilisation, the share of what the
     device could compute (Chowdhery et al. 2022, appendix B).
 
     Args:

@@ -1,5 +1,6 @@
 """``clipkit search query`` and ``build`` from their arguments to tables, files and pages."""
 
+import argparse
 import csv
 import json
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from clipkit.cli.main import main
+from clipkit.cli.search.query import _chosen
 from clipkit.collection import Collection
 from clipkit.models import CrossAttentionFusion, load_model, save_encoder, with_fusion
 from clipkit.models.inputs import tokenizer_of, transform_of
@@ -150,11 +152,14 @@ def test_the_best_images_are_reranked(world, joint, tmp_path, capsys):
     words = ["a red square", "--num-results", "6", "--output"]
     before, after = tmp_path / "before.json", tmp_path / "after.json"
     assert query(world, *words, str(before)) == 0
-    more = ["--rerank", "4", "--reranker", str(world / "joint")]
+    page = tmp_path / "page.html"
+    more = ["--rerank", "4", "--reranker", str(world / "joint"), "--html", str(page)]
     assert query(world, *words, str(after), *more) == 0
     rows, reranked = ([each["row"] for each in json.loads(p.read_text())] for p in (before, after))
     assert reranked[4:] == rows[4:]
     assert "re-ranked 4 images in" in capsys.readouterr().err
+    text = page.read_text()
+    assert "The 6 most similar, of which the first 4 are in the order in which a joint" in text
     text = joint.read_text(tokenizer_of(joint.text_tower)(["a red square"])).tokens
     scores = {}
     for row in rows[:4]:
@@ -176,3 +181,21 @@ def test_the_best_images_are_reranked(world, joint, tmp_path, capsys):
 def test_what_cannot_be_reranked_is_one_line(world, capsys, words, message):
     assert query(world, *words) == 2
     assert message in capsys.readouterr().err
+
+
+def test_scores_that_are_not_finite_are_refused(world, joint, capsys, monkeypatch):
+    from clipkit.search.reranking import hits
+
+    def broken(joint, images, texts, pairs):
+        return torch.full((len(pairs),), torch.nan)
+
+    monkeypatch.setattr(hits, "pair_scores", broken)
+    assert query(world, "a dog", "--rerank", "2", "--reranker", str(world / "joint")) == 2
+    assert "rerank: expected finite scores from the joint encoder" in capsys.readouterr().err
+
+
+def test_a_page_names_its_order():
+    given = argparse.Namespace(rerank=None)
+    assert _chosen(3, 3, given) == "The 3 most similar"
+    given.rerank = 5
+    assert _chosen(3, 5, given).startswith("The first 3 of the 5 most similar, in the order")

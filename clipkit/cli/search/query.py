@@ -167,14 +167,31 @@ def _show_query(searcher: Searcher, parts: Sequence[GivenPart], args: argparse.N
     records, named = with_scores(searcher, scores), plural_of(searcher.modality)
     if args.html is not None:
         title = ", ".join(("" if part.sign > 0 else "without ") + part.name for part in parts)
+        found = f"of {result.num_candidates:,} {named} (search: {searcher.engine.description})"
         explanation = (
-            f"The {len(records)} most similar of {result.num_candidates:,} {named} (search: "
-            f"{searcher.engine.description}); numbers in bold are cosine similarities."
+            f"{_chosen(len(records), len(hits), args)} {found}; numbers in bold are cosine "
+            f"similarities."
         )
         write_result_page(
             args.html, searcher.collection, [ResultGroup("", records)], title, explanation
         )
     show(records, args, named)
+
+
+def _chosen(num_shown: int, num_hits: int, args: argparse.Namespace) -> str:
+    """Say which hits a page shows, and in which order."""
+    if args.rerank is None:
+        return f"The {num_shown} most similar"
+    best = min(args.rerank, num_hits)
+    if num_shown <= best:
+        return (
+            f"The first {num_shown} of the {best} most similar, in the order in which a joint "
+            f"encoder finds that they match the text,"
+        )
+    return (
+        f"The {num_shown} most similar, of which the first {best} are in the order in which a "
+        f"joint encoder finds that they match the text,"
+    )
 
 
 def _check_rerank(args: argparse.Namespace, parts: Sequence[GivenPart]) -> None:

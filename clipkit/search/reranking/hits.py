@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Final
 
 import torch
 
 from clipkit.collection import Collection, CollectionImages
-from clipkit.errors import ConfigError, DataError, SampleError, check_at_least
+from clipkit.errors import ConfigError, DataError, NonFiniteError, SampleError, check_at_least
 from clipkit.models import JointEncoder, pair_scores
 from clipkit.models.evaluating import evaluating
 from clipkit.models.inputs import tokenizer_of, transform_of
@@ -34,6 +35,7 @@ def reranked_hits(
     Raises:
         ConfigError: If the encoder fuses other modalities, or ``num_best`` is less than 1.
         DataError: If an image cannot be read.
+        NonFiniteError: If a matching logit is NaN or infinite.
     """
     check_at_least("rerank", num_best, 1)
     if {*joint.fused_names} != {"image", "text"}:
@@ -59,5 +61,10 @@ def reranked_hits(
             ).tokens
             pairs = torch.tensor([[row, 0] for row in range(len(part))])
             scores += pair_scores(joint, read, words, pairs).tolist()
+    if not all(map(math.isfinite, scores)):
+        raise NonFiniteError(
+            "rerank: expected finite scores from the joint encoder, got NaN or infinity; its "
+            "weights are damaged, or its training diverged: use another checkpoint"
+        )
     order = sorted(range(len(best)), key=lambda place: -scores[place])
     return [*(best[place] for place in order), *hits[num_best:]]

@@ -29,7 +29,8 @@ def activation_bytes(encoder: TowerEncoder, num_tokens: int | None) -> int | Non
     """Measure the bytes per pair that the forward pass keeps for the backward pass.
 
     Two small batches of artificial pairs are embedded, and the difference is taken. Neither the
-    random numbers of the run nor running statistics change. One rank may call this alone.
+    random numbers of the run nor running statistics change. One rank may call this alone. The
+    fusion of a ``JointEncoder`` runs in its terms and is not included.
 
     Returns:
         Bytes per pair; None if the forward pass exchanges something between ranks.

@@ -11,7 +11,7 @@ from lightning.pytorch import Callback
 from torch.nn.parallel import DistributedDataParallel
 
 from clipkit.errors import ConfigError
-from clipkit.models import with_towers
+from clipkit.models import MergedFusion, with_fusion, with_towers
 from clipkit.training import ShardedStrategy
 from clipkit.training.callbacks import (
     ActivationCheckpointing,
@@ -21,7 +21,7 @@ from clipkit.training.callbacks import (
 )
 from clipkit.training.callbacks.towers.compile_towers import round_up_length
 from clipkit.training.callbacks.towers.cuda_graphs import check_cuda_graphs
-from tests.helpers import naflex, tiny
+from tests.helpers import naflex, tiny, tiny_models
 from tests.helpers.graphs import COUNTING, GRAPHS, forget, gradients, of_layers
 from tests.helpers.series import SeriesTower
 from tests.helpers.tower_runs import Movement
@@ -127,6 +127,18 @@ def test_a_complete_tower_is_one_graph_for_every_batch(keep):
     module.zero_grad()
     gradients(copied, tiny.batch(8))
     assert all(p.grad is None for p in module.parameters())
+
+
+def test_what_a_fusion_reads_stays_outside_of_graphs():
+    module = of_layers()
+    vision = {**tiny_models.RESNET, "layers": [1, 1, 2, 2]}  # stages of several blocks
+    module.encoder = with_fusion(tiny_models.encoder(vision), MergedFusion(8, 1, 2))
+    with pytest.raises(ConfigError, match="unit: expected block with a JointEncoder"):
+        CompileTowers(8, COUNTING, unit="tower").setup(None, module, "fit")
+    CompileTowers(8, COUNTING).setup(None, module, "fit")
+    visual = module.encoder.image_tower.visual
+    assert visual.layer4._compiled_call_impl is None  # hooks inside a graph would be left out
+    assert visual.layer3._compiled_call_impl is not None
 
 
 class Counts(Callback):

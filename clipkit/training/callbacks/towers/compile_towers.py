@@ -12,7 +12,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, nn
 
 from clipkit.errors import ConfigError, check_at_least, check_choice
-from clipkit.models import TextTower
+from clipkit.models import JointEncoder, TextTower, TokenTower, TowerEncoder
 from clipkit.models.towers.blocks import tower_blocks
 from clipkit.training.callbacks.towers.block_wrappers import compile_block, compile_tower
 from clipkit.training.callbacks.towers.cuda_graphs import check_cuda_graphs
@@ -33,7 +33,7 @@ class CompileTowers(Callback):
     model. Captions are padded to a multiple of ``text_multiple`` tokens, so that there are few
     shapes; torch creates one graph for all lengths when a second length occurs. Weights keep their
     names. Together with ``ActivationCheckpointing``, in either order, the recomputation of a
-    block is compiled.
+    block is compiled. A block whose tokens a ``JointEncoder`` reads stays as it is.
 
     With ``unit="tower"`` each tower is one graph: patches, embeddings and projection are compiled,
     too, and fused with the blocks next to them. Compilation takes longer, by the number of blocks.
@@ -49,8 +49,8 @@ class CompileTowers(Callback):
 
     Raises:
         ConfigError: If ``text_multiple`` is not positive, or ``unit`` or ``mode`` is unknown; when
-            the fit starts, if weights are sharded and the unit is a tower, or if a mode records
-            CUDA graphs in a run that cannot use them.
+            the fit starts, if the unit is a tower and weights are sharded or tokens are fused, or
+            if a mode records CUDA graphs in a run that cannot use them.
 
     Examples:
         >>> trainer = Trainer(callbacks=[CompileTowers(text_multiple=16)])
@@ -85,11 +85,19 @@ class CompileTowers(Callback):
         # Blocks are smaller than the buckets at which it would split graphs.
         disable_ddp_graph_splits()
         encoder = encoder_of(pl_module)
+        read = _read_modules(encoder)
+        if read and self.unit == "tower":
+            raise ConfigError(
+                "CompileTowers.unit: expected block with a JointEncoder, which reads tokens inside "
+                "the towers, got tower"
+            )
         for tower in encoder.towers.values():
             if self.unit == "tower":
                 compile_tower(tower, self.backend, self.mode)
             else:
                 for block in tower_blocks(tower):
+                    if not read.isdisjoint(block.modules()):
+                        continue  # a graph would not call what reads the tokens
                     compile_block(block, self.backend, self.mode)
         encoder.text_tower.register_forward_pre_hook(self._round_up)
 
@@ -115,6 +123,14 @@ class CompileTowers(Callback):
     def _round_up(self, tower: nn.Module, args: tuple[Any, ...]) -> tuple[Tensor]:
         assert isinstance(tower, TextTower)
         return (round_up_length(args[0], self.text_multiple, tower.context_length, tower.pad_id),)
+
+
+def _read_modules(encoder: TowerEncoder) -> set[nn.Module]:
+    """Return the modules whose outputs a fusion reads."""
+    if not isinstance(encoder, JointEncoder):
+        return set()
+    fused = [encoder.towers[name] for name in encoder.fused_names]
+    return {tower.token_module() for tower in fused if isinstance(tower, TokenTower)}
 
 
 def round_up_length(
