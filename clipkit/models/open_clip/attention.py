@@ -65,7 +65,8 @@ class FusedAttention(nn.Module):
     def _heads(
         self, projected: Float[Tensor, "B S K"], parts: int
     ) -> tuple[Float[Tensor, "B H S d"], ...]:
-        split = projected.view(*projected.shape[:-1], parts, self.num_heads, -1)
+        width = projected.shape[-1] // (parts * self.num_heads)  # -1 is no size of an empty batch
+        split = projected.view(*projected.shape[:-1], parts, self.num_heads, width)
         heads: tuple[Tensor, ...] = split.permute(2, 0, 3, 1, 4).unbind(0)
         return heads
 
