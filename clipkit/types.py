@@ -150,6 +150,7 @@ class PairSizes:
 
     pairs: tuple[int, ...]  # pairs of each rank that no mask excludes
     negative_texts: tuple[int, ...]  # negative texts of each rank
+    negative_images: tuple[int, ...] | None = None  # negative images of each rank, if known
 
 
 @dataclass(slots=True)

@@ -167,8 +167,13 @@ def _selected(mask: Bool[Tensor, " B"], num_pairs: int | None) -> Int64[Tensor, 
     """Return the positions of the pairs; without waiting for a GPU if their number is known."""
     if num_pairs is None:
         return mask.nonzero()[:, 0]
-    torch._assert_async(mask.sum() == num_pairs, "num_pairs: not the number of pairs of pair_mask")
+    _assert_number(mask, num_pairs)
     return (~mask).to(torch.uint8).argsort(stable=True)[:num_pairs]
+
+
+def _assert_number(mask: Bool[Tensor, " B"], num_pairs: int) -> None:
+    """Refuse another number of pairs; on a GPU without waiting, by an assertion."""
+    torch._assert_async(mask.sum() == num_pairs, "num_pairs: not the number of pairs of pair_mask")
 
 
 def checked_tile(tile_size: int | None) -> int | None:

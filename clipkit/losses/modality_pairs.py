@@ -11,7 +11,7 @@ from torch import Tensor
 from clipkit.errors import ConfigError
 from clipkit.losses.label import LabelLoss, MultiLabelLoss
 from clipkit.losses.term import LossTerm, Term
-from clipkit.types import IGNORE_LABEL, Batch, Embeddings
+from clipkit.types import IGNORE_LABEL, Batch, Embeddings, PairSizes
 
 _PAIR = ("image", "text")
 
@@ -69,6 +69,7 @@ class ModalityPairLoss(LossTerm):
     def term(self, embeddings: Embeddings, batch: Batch | None) -> Term:
         """Compute the loss over the samples of all ranks that have both modalities."""
         pair, both = self._pair(embeddings)
+        is_given = both is None  # whether the pairs of the batch are those of this term
         self.loss.progress = self.progress
         if batch is None:
             if both is not None:
@@ -77,18 +78,25 @@ class ModalityPairLoss(LossTerm):
         if {self.first, self.second} == set(_PAIR):
             both = _joint(both, batch.pair_mask)
         else:
-            batch = replace(batch, negatives=None)
-        return self.loss.term(pair, self._sized(replace(batch, pair_mask=both)))
+            is_given, batch = False, replace(batch, negatives=None)
+        return self.loss.term(pair, replace(self._sized(batch, is_given), pair_mask=both))
 
-    def _sized(self, batch: Batch) -> Batch:
+    def _sized(self, batch: Batch, is_given: bool) -> Batch:
         """Put the numbers of samples that have both in place of those of images with texts.
 
         Where the texts are in place of the images, their negatives are counted as images are.
+
+        Args:
+            batch: Batch of this rank.
+            is_given: Whether the samples that have both are the pairs of the batch, whose numbers
+                it has already.
         """
         sizes = (batch.joint_sizes or {}).get(self.names)
-        if (self.second, self.first) == _PAIR and batch.negatives is not None:
-            sizes = None
         count = (batch.num_joint or {}).get(self.names)
+        if is_given:
+            sizes, count = sizes or batch.pair_sizes, batch.num_pairs if count is None else count
+        if (self.second, self.first) == _PAIR and batch.negatives is not None:
+            sizes = _exchanged(sizes)
         return replace(batch, num_pairs=count, pair_sizes=sizes)
 
     def _pair(self, embeddings: Embeddings) -> tuple[Embeddings, Bool[Tensor, " B"] | None]:
@@ -165,6 +173,13 @@ def _joint(
     if first is None or second is None:
         return second if first is None else first
     return first & second
+
+
+def _exchanged(sizes: PairSizes | None) -> PairSizes | None:
+    """Return the sizes with images in place of texts; None if they are not known."""
+    if sizes is None or sizes.negative_images is None:
+        return None
+    return PairSizes(sizes.pairs, sizes.negative_images, sizes.negative_texts)
 
 
 def _required(text: Tensor | None) -> Tensor:

@@ -35,17 +35,21 @@ class SizeExchange:
         self._exchanged: list[tuple[str, str] | None] = []  # None for the pairs of the batch
         if world_size() == 1:
             return
-        own: dict[tuple[str, str] | None, tuple[int, int]] = {}
+        own: dict[tuple[str, str] | None, tuple[int, int, int]] = {}
         num_pairs, num_negatives = _own_pairs(batch), _own_negatives(batch)
         if batch.tokens is not None and num_pairs is not None:
             self._sizes = known_sizes(batch, num_pairs, num_negatives)
             if self._sizes is None:
-                own[None] = num_pairs, num_negatives or 0
+                own[None] = num_pairs, num_negatives or 0, _own_negative_images(batch)
         counts = _own_joint(batch)
         for pair in modality_pairs:
             if pair in counts and pair not in self._joint:
                 has_negatives = pair == ("image", "text")
-                own[pair] = counts[pair], (num_negatives or 0) if has_negatives else 0
+                own[pair] = (
+                    counts[pair],
+                    (num_negatives or 0) if has_negatives else 0,
+                    _own_negative_images(batch) if has_negatives else 0,
+                )
         if own:
             background = background_group()
             numbers = torch.tensor([*own.values()], device=background.device).flatten()
@@ -70,7 +74,7 @@ class SizeExchange:
             work.wait()
         self._pending = None
         for index, pair in enumerate(self._exchanged):
-            of_pair = everyone.view(-1, len(self._exchanged), 2)[:, index]
+            of_pair = everyone.view(-1, len(self._exchanged), 3)[:, index]
             sizes = PairSizes(*zip(*of_pair.tolist(), strict=True))
             if pair is None:
                 self._sizes = sizes
@@ -113,3 +117,8 @@ def _own_negatives(batch: Batch) -> int | None:
     if batch.negatives is None:
         return None
     return 0 if batch.negatives.tokens is None else len(batch.negatives.tokens)
+
+
+def _own_negative_images(batch: Batch) -> int:
+    images = None if batch.negatives is None else batch.negatives.images
+    return 0 if images is None else len(images)

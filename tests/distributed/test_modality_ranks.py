@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import islice, product
 
 import numpy as np
+import torch
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-from clipkit.losses import MicroBatchedEncoder, StepExchange
+from clipkit.losses import (
+    CombinedLoss,
+    ContrastiveLoss,
+    MicroBatchedEncoder,
+    ModalityPairLoss,
+    StepExchange,
+    WeightedTerm,
+)
 from clipkit.losses.accumulation import split_batch
 from clipkit.losses.kernels import pairs as pairs_of_ranks
 from clipkit.training.strategies.sharding import reduce_whole_parameters, shard_encoder
+from clipkit.types import Embeddings, NegativeBatch
 from tests.helpers import modalities
+from tests.helpers.oracles import make_batch, unit_rows
 from tests.helpers.ranks import run_ranks
 
 CASES = list(product(modalities.PAIRS, modalities.LOSSES, modalities.MASKS))
@@ -39,11 +50,31 @@ def on_a_rank(number, world_size):
         terms["loss"].backward()
         grads = {name: p.grad.numpy() for name, p in model.named_parameters()}
         results[pairs, kind, series] = float(terms["loss"].detach()), grads
-    return results
+    return results, in_both_orders(number)
+
+
+def in_both_orders(number):
+    """Losses of images with texts and of texts with images, with uneven numbers of negatives."""
+    image, text, images, texts = (
+        unit_rows(rows, 5, seed + 10 * number)
+        for seed, rows in enumerate((4, 4, 1 + number, 3 - number))
+    )
+    embeddings = Embeddings(
+        image, text, torch.tensor(5.0).double(), negative_image=images, negative_text=texts
+    )
+    negatives = NegativeBatch(torch.zeros(len(images), 3, 2, 2), torch.zeros(len(texts), 2).long())
+    batch = replace(make_batch(4), negatives=negatives)
+    values = []
+    for names in (("image", "text"), ("text", "image")):
+        pair = ModalityPairLoss(ContrastiveLoss(), *names)
+        loss = CombinedLoss(terms={"pair": WeightedTerm(pair)})
+        values.append(float(loss(embeddings, StepExchange(loss, batch).sized(batch))["loss"]))
+    return values
 
 
 def test_ranks_in_micro_batches_equal_loops_in_one_process():
-    for results in run_ranks(on_a_rank, 2):
+    for results, (value, other_way) in run_ranks(on_a_rank, 2):
+        np.testing.assert_allclose(value, other_way, atol=1e-9)
         for (pairs, kind, series), (value, gradients) in results.items():
             batch = modalities.batch(series, with_groups=True)
             expected, references = modalities.naive_gradients(pairs, kind, batch)

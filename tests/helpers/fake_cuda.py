@@ -45,7 +45,7 @@ from clipkit.types import (
 )
 
 WAITS = ("_local_scalar_dense", "nonzero", "_unique2", "masked_select", "is_nonzero", "aten.equal")
-CLASSES, NUM_SAMPLES, NEGATIVES = 5, 100, 3
+CLASSES, NUM_SAMPLES, NEGATIVES, NEGATIVE_IMAGES = 5, 100, 3, 2
 
 
 class NoWaiting(TorchDispatchMode):
@@ -173,6 +173,11 @@ def _several(
     )
 
 
+def _pair(first: str, second: str) -> CombinedLoss:
+    term = ModalityPairLoss(ContrastiveLoss(), first, second)
+    return CombinedLoss(terms={"pair": WeightedTerm(term)})
+
+
 OBJECTIVES = {
     "softmax": _objective(lambda: CombinedLoss(ContrastiveLoss())),
     "softmax, groups": _objective(lambda: CombinedLoss(ContrastiveLoss()), "groups"),
@@ -200,6 +205,12 @@ OBJECTIVES = {
     "modalities, all": _objective(
         lambda: _several(MultiLabelLoss(), SigmoidLoss), "series", "bias", "groups", "negatives"
     ),
+    "pair": _objective(lambda: _pair("image", "text")),
+    "pair, negatives": _objective(lambda: _pair("image", "text"), "negatives"),
+    "pair, mask": _objective(lambda: _pair("image", "text"), "mask"),
+    "pair, reversed": _objective(lambda: _pair("text", "image")),
+    "pair, reversed, all": _objective(lambda: _pair("text", "image"), "mask", "negatives"),
+    "pair, reversed, negatives": _objective(lambda: _pair("text", "image"), "negatives"),
     "distillation": _objective(_distilled),
     "distillation, mask": _objective(_distilled, "mask"),
 }
@@ -242,14 +253,16 @@ def make_step(
         batch = replace(batch, pair_mask=mask, num_pairs=rows - 2)
         pairs = (rows - 2, *[rows - 1] * (num_ranks - 1))
     if "negatives" in objective.carries:
-        more = {"negative_image": torch.randn(2, width, **on).requires_grad_()}
+        images = torch.zeros(NEGATIVE_IMAGES, 3, 2, 2, **on)
+        more = {"negative_image": torch.randn(len(images), width, **on).requires_grad_()}
         more["negative_text"] = torch.randn(NEGATIVES, width, **on).requires_grad_()
         embeddings = replace(embeddings, **more)
         tokens = torch.zeros(NEGATIVES, 4, **numbers)
-        batch = replace(batch, negatives=NegativeBatch(tokens=tokens))
+        batch = replace(batch, negatives=NegativeBatch(images, tokens))
         negatives = (NEGATIVES, *[0] * (num_ranks - 1))
     if objective.carries & {"mask", "negatives"}:
-        batch = replace(batch, pair_sizes=PairSizes(pairs, negatives))
+        images_of = (NEGATIVE_IMAGES, *[1] * (num_ranks - 1)) if any(negatives) else negatives
+        batch = replace(batch, pair_sizes=PairSizes(pairs, negatives, images_of))
     if "series" in objective.carries:
         return _with_series(embeddings, batch, num_ranks)
     return embeddings, batch

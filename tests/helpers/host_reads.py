@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections
 import importlib
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,9 @@ FIRST, LAST = 4, 8
 ON_THE_CPU = {
     "clipkit/distributed/delayed_max.py:all_reduce": "an exchange over gloo",
     "clipkit/distributed/delayed_max.py:wait": "an exchange over gloo",
-    "clipkit/losses/sizes.py:wait": "an exchange over gloo",
+    "clipkit/losses/sizes.py:_receive": "an exchange over gloo",
     "clipkit/losses/global_contrastive.py:_check_range": "an assertion of the device on a GPU",
-    "clipkit/losses/contrastive.py:_selected": "an assertion of the device on a GPU",
+    "clipkit/losses/contrastive.py:_assert_number": "an assertion of the device on a GPU",
     "clipkit/types.py:to": "counts on the CPU what is then copied",
     "clipkit/types.py:count_joint": "counts on the CPU what is then copied",
     "clipkit/losses/kernels/labels.py:_refuse": "an assertion of the device on a GPU",
@@ -50,6 +51,10 @@ class HostReads(Callback):
     def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
         """Begin after the first steps, and end before the last."""
         self._is_on = FIRST <= trainer.global_step < LAST
+
+    def begin(self) -> None:
+        """Count from now on, outside of a fit."""
+        self._is_on = True
 
     def note(self, what: str) -> None:
         """Count the innermost function outside of torch, unless it is known or of the loader."""
@@ -103,6 +108,15 @@ def gpu_callbacks() -> list[Callback]:
         module, _, name = entry["class_path"].rpartition(".")
         made.append(getattr(importlib.import_module(module), name)(**entry.get("init_args", {})))
     return made
+
+
+def recorded_reads(call: Callable[[], object]) -> dict[str, int]:
+    """Return what a call waits for, and how often."""
+    record = HostReads()
+    record.begin()
+    with _Reads(record), _Sends(record):
+        call()
+    return dict(record.places)
 
 
 def recorded_fit(run: Path, module: Any, data: Any, **options: Any) -> dict[str, int]:

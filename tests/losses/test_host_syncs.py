@@ -9,6 +9,7 @@ import torch
 from packaging.version import Version
 
 from clipkit.losses.kernels import tile_body
+from clipkit.types import PairSizes
 from tests.helpers.fake_cuda import IN_TILES, OBJECTIVES, fake_gpu, fake_ranks, make_step
 from tests.helpers.oracles import make_batch
 
@@ -49,6 +50,16 @@ def test_ranks_whose_sizes_are_unknown_wait(name: str) -> None:
         unknown = replace(batch, pair_sizes=None, joint_sizes=None, rank_sizes=(len(batch),))
         with pytest.raises(AssertionError, match=r"copies to|waits for"):
             OBJECTIVES[name].make()(embeddings, unknown)
+
+
+@pytest.mark.parametrize("name", ["pair", "pair, reversed"])
+def test_exchanged_sizes_of_pairs_without_masks_are_kept(name: str) -> None:
+    """Of a stream that does not know the sizes of the other ranks."""
+    with fake_ranks(8), fake_gpu():
+        embeddings, batch = make_step(OBJECTIVES[name], 8)
+        sizes = PairSizes((len(batch), *[3] * 7), (0,) * 8)
+        given = replace(batch, rank_sizes=None, pair_sizes=sizes)
+        assert OBJECTIVES[name].make()(embeddings, given)["loss"].requires_grad
 
 
 def test_samples_that_are_not_counted_are_waited_for() -> None:

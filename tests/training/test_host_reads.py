@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,10 +17,13 @@ from clipkit.losses import (
     ModalityPairLoss,
     WeightedTerm,
 )
+from clipkit.losses.contrastive import select_pairs
 from clipkit.models import PrototypeLabelHead, from_open_clip, with_towers
 from clipkit.training import PairOptions
+from clipkit.types import Embeddings
 from tests.helpers import tiny
-from tests.helpers.host_reads import recorded_fit
+from tests.helpers.host_reads import ON_THE_CPU, ROOT, recorded_fit, recorded_reads
+from tests.helpers.oracles import make_batch
 from tests.helpers.series import Series, SeriesTower, write_series
 
 OBJECTIVES = ["pairs", "labels", "global", "prototypes"]
@@ -80,3 +84,19 @@ def test_what_reads_is_found(tmp_path: Path) -> None:
         "aten._local_scalar_dense.default", "torch.tensor",
     ]  # fmt: skip
     assert set(places.values()) == {4}
+
+
+def test_pairs_whose_number_is_unknown_are_found() -> None:
+    """They are looked for on the GPU; the assertion of a known number is not read there."""
+    rows, mask = torch.eye(3), torch.tensor([True, False, True])
+    embeddings = Embeddings(rows, rows, torch.tensor(1.0))
+    batch = replace(make_batch(3), pair_mask=mask)
+    unknown = recorded_reads(lambda: select_pairs(embeddings, batch))
+    assert list(unknown) == ["aten.nonzero.default: clipkit/losses/contrastive.py:_selected"]
+    assert recorded_reads(lambda: select_pairs(embeddings, replace(batch, num_pairs=2))) == {}
+
+
+def test_the_known_functions_exist() -> None:
+    for place in ON_THE_CPU:
+        file, _, name = place.partition(":")
+        assert f"def {name}(" in (ROOT / file).read_text(encoding="utf-8"), place
