@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from clipkit.models import DualEncoder, JointEncoder, SignalTower, TowerEncoder
+from clipkit.models import DualEncoder, SignalTower, TowerEncoder
+from clipkit.models.checkpoints.kinds import loader_name
 from clipkit.models.onnx_towers import graph_file
 
 OPEN_CLIP: Final = """\
@@ -75,16 +76,9 @@ values = np.zeros([1, *facts["modalities"]["{name}"]["shape"]], np.float32)  # y
 """
 
 
-def loader(encoder: TowerEncoder) -> str:
-    """Return the name of the function of ``clipkit.models`` that loads all towers."""
-    if isinstance(encoder, DualEncoder):
-        return "load_encoder"
-    return "load_joint_encoder" if isinstance(encoder, JointEncoder) else "load_multimodal_encoder"
-
-
 def safetensors_example(encoder: TowerEncoder) -> str:
     """Return code that loads the files with clipkit and compares modalities."""
-    name = loader(encoder)
+    name = loader_name(encoder)
     start = f'from clipkit.models import {name}\n\nencoder = {name}(".")'
     start += '  # or "hf-hub:OWNER/NAME"\n'
     if isinstance(encoder, DualEncoder):

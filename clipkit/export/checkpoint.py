@@ -38,7 +38,8 @@ class ExportedModel:
         weights: "average" or "raw", the exported weights of the checkpoint; None if there was only
             one set of weights.
         reader: Python expression that loads the files.
-        left_out: Parts that the format does not have: modalities with a tower, and "fusion".
+        left_out: Parts that the format does not have: modalities with a tower, "fusion", and
+            "label head on NAME".
     """
 
     folder: Path
@@ -132,21 +133,24 @@ def _export(
     with replaced_folder(output) as folder:
         exporter.write(written, folder, run.tokenizer)
         exporter.check(written, folder)
-        card = render_card(output.resolve().name, written, run, exporter, license, left_out)
+        title, heads = output.resolve().name, encoder.heads
+        card = render_card(title, written, run, exporter, license, left_out, heads)
         (folder / _CARD_NAME).write_text(card, encoding="utf-8")
     return ExportedModel(output, run.weights, exporter.reader(written, output), left_out)
 
 
 def _exported_part(encoder: TowerEncoder, format: str) -> tuple[TowerEncoder, tuple[str, ...]]:
     """Return the part of an encoder that a format can express, and what is left out."""
-    if not isinstance(encoder, NamedTowerEncoder):
-        return encoder, ()
     exporter = EXPORTERS[format]
+    lost = [] if exporter.keeps_label_head else list(encoder.heads)
+    heads = tuple(f"label head on {name}" for name in lost)
+    if not isinstance(encoder, NamedTowerEncoder):
+        return encoder, heads
     fusion = ("fusion",) if isinstance(encoder, JointEncoder) and not exporter.keeps_fusion else ()
     if exporter.keeps_all_towers and (encoder.modalities or not fusion):
-        return encoder, fusion
+        return encoder, (*fusion, *heads)
     try:
-        return encoder.dual(), (*encoder.modalities, *fusion)
+        return encoder.dual(), (*encoder.modalities, *fusion, *heads)
     except ConfigError as error:
         raise ConfigError(
             f"{error}; the format {format} has no others, export with --format safetensors or onnx"

@@ -18,6 +18,7 @@ from clipkit.export.sentence_transformers import check_modules, write_modules
 from clipkit.export.transformers import to_transformers
 from clipkit.models import DualEncoder, TowerEncoder, save_encoder, save_open_clip
 from clipkit.models.checkpoints.encoder import OPEN_CLIP_WEIGHTS_NAME, read_towers
+from clipkit.models.checkpoints.kinds import loader_name
 from clipkit.models.onnx_towers import graph_file
 
 
@@ -217,7 +218,7 @@ class SafetensorsExporter(Exporter):
         compare("clipkit", encoder, towers_of(read_towers(folder).encoder))
 
     def reader(self, encoder: TowerEncoder, folder: Path) -> str:
-        return f"clipkit.models.{card_examples.loader(encoder)}('{folder}')"
+        return f"clipkit.models.{loader_name(encoder)}('{folder}')"
 
 
 EXPORTERS: Final[Mapping[str, Exporter]] = {

@@ -26,8 +26,9 @@ _RETRIEVAL: Final = ("image-text-retrieval", "Image-text retrieval")
 _CLASSIFICATION: Final = ("image-classification", "Image classification")
 
 
-_RECALL: Final = re.compile(r"(?:(?P<first>[a-z]+)_to_(?P<second>[a-z]+)/)?recall_at_\d+$")
-"""A recall, and its modalities if it names them."""
+_DIRECTION: Final = re.compile(r"(?P<first>[^\W\d]\w*?)_to_(?P<second>[^\W\d]\w*)")
+"""Part of a metric's name: the modalities of a recall, whose names are identifiers."""
+_RECALL: Final = re.compile(r"recall_at_\d+")
 
 
 def render_card(
@@ -37,6 +38,7 @@ def render_card(
     exporter: Exporter,
     license: str | None = None,
     left_out: Sequence[str] = (),
+    heads: Mapping[str, LabelHead] | None = None,
 ) -> str:
     """Render the model card from the encoder and the files of its run.
 
@@ -47,6 +49,7 @@ def render_card(
         exporter: Format of the files.
         license: License id; None to name no license.
         left_out: Parts of the trained encoder that are not part of the files.
+        heads: Label heads of the trained encoder by tower; None for those of ``encoder``.
     """
     header = ModelCardData(
         license=license,
@@ -63,8 +66,9 @@ def render_card(
         f"## Use\n\nIn the folder of the files:\n\n```python\n{exporter.usage(encoder)}```",
         f"## Architecture\n\n{_table(list(architecture(encoder)))}",
     ]
-    if heads := [_classes(*head, exporter.keeps_label_head) for head in encoder.heads.items()]:
-        parts.append("\n\n".join(["## Classes", *heads]))
+    trained = encoder.heads if heads is None else heads
+    if classes := [_classes(*head, exporter.keeps_label_head) for head in trained.items()]:
+        parts.append("\n\n".join(["## Classes", *classes]))
     if run.steps is not None:
         parts.append(f"## Training\n\n{_table(list(training(run)))}")
     if run.metrics:
@@ -115,9 +119,11 @@ def evaluation_result(name: str, value: float) -> EvalResult:
         >>> result.task_type, result.dataset_name, result.metric_type, result.metric_name
         ('image-text-retrieval', 'photos', 'recall_at_5', 'text_to_image/recall_at_5')
     """
-    dataset, _, metric = name.partition("/") if "/" in name else ("validation", "", name)
-    kind = metric.rpartition("/")[2]
-    task_type, task_name = _task(metric)
+    first, *others = name.split("/")
+    has_dataset = bool(others) and not (len(others) == 1 and _DIRECTION.fullmatch(first))
+    dataset, metric = (first, "/".join(others)) if has_dataset else ("validation", name)
+    *directions, kind = metric.split("/")
+    task_type, task_name = _task(directions, kind)
     return EvalResult(
         task_type=task_type,
         task_name=task_name,
@@ -129,13 +135,19 @@ def evaluation_result(name: str, value: float) -> EvalResult:
     )
 
 
-def _task(metric: str) -> tuple[str, str]:
-    """Return the task of a metric, and its name."""
-    if not (found := _RECALL.search(metric)):
+def _task(parts: Sequence[str], kind: str) -> tuple[str, str]:
+    """Return the task of a metric, and its name.
+
+    Args:
+        parts: Parts of the metric's name before the last one; the modalities are the last of them.
+        kind: Last part of the metric's name.
+    """
+    if not _RECALL.fullmatch(kind):
         return _CLASSIFICATION
-    first, second = sorted(name or "" for name in found.group("first", "second"))
-    if not first or (first, second) == ("image", "text"):
+    found = _DIRECTION.fullmatch(parts[-1]) if parts else None
+    if found is None or {*found.groups()} == {"image", "text"}:
         return _RETRIEVAL
+    first, second = sorted(found.groups())
     return f"{first}-{second}-retrieval", f"{first.capitalize()}-{second} retrieval"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC
-from collections.abc import Callable, Mapping, Sequence, Sized
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -136,9 +136,9 @@ class NamedTowerEncoder(TowerEncoder, ABC):
 
     def encode(
         self,
-        text: Sequence[str] = (),
-        image: Sequence[ImageInput] = (),
-        sound: Sequence[SoundInput] = (),
+        text: Sequence[str] | None = None,
+        image: Sequence[ImageInput] | None = None,
+        sound: Sequence[SoundInput] | None = None,
         batch_size: int = 64,
     ) -> dict[str, Float[Tensor, "N D"]]:
         """Embed texts, images and sounds as they are, in evaluation mode and without gradients.
@@ -154,7 +154,8 @@ class NamedTowerEncoder(TowerEncoder, ABC):
             batch_size: Inputs per forward pass of a tower.
 
         Returns:
-            Unit-norm embeddings, float32 on the CPU, by the name of each modality that is given.
+            Unit-norm embeddings, float32 on the CPU, by the name of each modality that is given;
+            those of an empty list are ``[0, D]``.
 
         Raises:
             ConfigError: If there is no tower for them, an argument has another type, or the
@@ -169,19 +170,19 @@ class NamedTowerEncoder(TowerEncoder, ABC):
             torch.Size([1, 2])
         """
         check_at_least("batch_size", batch_size, 1)
-        given = {"text": text, "image": image, "sound": sound}
-        named = [name for name, inputs in given.items() if not _is_empty(inputs)]
-        if missing := [name for name in named if name not in self._names]:
+        encode: dict[str, Callable[[], Float[Tensor, "N D"]]] = {}
+        if text is not None:
+            encode["text"] = lambda: encode_texts(self, text, batch_size)
+        if image is not None:
+            encode["image"] = lambda: encode_images(self, image, batch_size)
+        if sound is not None:
+            encode["sound"] = lambda: self.encode_sounds(sound, batch_size=batch_size)
+        if missing := [name for name in encode if name not in self._names]:
             raise ConfigError(
                 f"{missing[0]}: expected inputs of the towers {', '.join(self._names)}, which are "
                 f"those of this encoder"
             )
-        encode: dict[str, Callable[[], Float[Tensor, "N D"]]] = {
-            "text": lambda: encode_texts(self, text, batch_size),
-            "image": lambda: encode_images(self, image, batch_size),
-            "sound": lambda: self.encode_sounds(sound, batch_size=batch_size),
-        }
-        return {name: encode[name]() for name in named}
+        return {name: embed() for name, embed in encode.items()}
 
     def encode_sounds(
         self, sounds: Sequence[SoundInput], name: str = "sound", batch_size: int = 64
@@ -347,8 +348,3 @@ class NamedTowerEncoder(TowerEncoder, ABC):
                 f"data.samples.fields"
             )
         return values.to(self.log_logit_scale.dtype)
-
-
-def _is_empty(inputs: object) -> bool:
-    """Return whether no input is given; a single one is refused where it is read."""
-    return isinstance(inputs, Sized) and not len(inputs)

@@ -20,7 +20,7 @@ from clipkit.errors import ClipkitError, ConfigError, DataError, SampleError, fi
 from clipkit.evaluation.hashes import model_hash
 from clipkit.mel import Spectrogram
 from clipkit.models import TowerEncoder, load_towers
-from clipkit.models.checkpoints.encoder import as_dual
+from clipkit.models.checkpoints.kinds import as_dual
 from clipkit.models.evaluating import evaluating
 from clipkit.models.inputs import token_batches, transform_of
 from clipkit.models.named_towers import NamedTowerEncoder

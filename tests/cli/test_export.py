@@ -11,8 +11,10 @@ from PIL import Image
 
 from clipkit.cli.export import command as export
 from clipkit.errors import CheckpointError, ConfigError
+from clipkit.evaluation import Retrieval
 from clipkit.models import DualEncoder, LinearLabelHead, TimmImageTower, load_encoder
 from tests.helpers.checkpoints import assert_equal, write_checkpoint
+from tests.helpers.factories import write_shards
 from tests.helpers.open_clip_names import named_config
 from tests.helpers.tiny_models import (
     RESNET,
@@ -125,6 +127,7 @@ def test_the_card_lists_the_classes(tmp_path):
     model.label_head.class_names = ("cat", "", "dog|wolf")
     card = (exported(model, tmp_path) / "README.md").read_text()
     assert "label head of 3 classes, which is not part of these files. By number:" in card
+    assert "not part of these files: label head on image." in card
     assert "| 0 | cat |\n| 2 | dog/wolf |" in card
     path = tmp_path / "last.ckpt"
     assert run("--model", path, "--output", tmp_path / "own", "--format", "safetensors") == 0
@@ -171,6 +174,16 @@ def test_output_that_is_a_file_is_refused(tmp_path):
     path = write_checkpoint(tmp_path / "last.ckpt", encoder(VIT))
     with pytest.raises(ConfigError, match="expected a folder, got the file"):
         run("--model", path, "--output", path)
+
+
+def test_other_files_are_refused_before_the_model_is_measured(tmp_path, monkeypatch):
+    path = write_checkpoint(tmp_path / "last.ckpt", encoder())
+    (tmp_path / "out" / "photos").mkdir(parents=True)
+    monkeypatch.setattr(Retrieval, "run", lambda *_: pytest.fail("measured"))
+    write_shards(tmp_path / "data", [2])
+    words = ("--measure", tmp_path / "data", "--format", "onnx", "--output", tmp_path / "out")
+    with pytest.raises(ConfigError, match="contains 'photos'"):
+        run("--model", path, *words)
 
 
 def test_folder_of_other_files_is_refused_before_the_model_is_read(tmp_path):

@@ -30,6 +30,7 @@ from clipkit.models import (
 )
 from tests.helpers import tiny
 from tests.helpers.checkpoints import write_checkpoint
+from tests.helpers.factories import write_shards
 from tests.helpers.sounds import sound_bytes
 
 MEL = MelOptions(sample_rate=8000, f_max=4000, hop=160, window=512, num_mels=32, num_frames=50)
@@ -155,10 +156,12 @@ def test_formats_of_images_and_texts_name_what_they_leave_out(trained, tmp_path,
     model, checkpoint, folder = trained
     out = tmp_path / "out"
     assert main(["export", "--model", str(checkpoint), "--output", str(out)]) == 0
-    line = "the format open_clip has no place for all parts; left out: sound, speech, series ("
+    left_out = "sound, speech, series, label head on sound"
+    line = f"the format open_clip has no place for all parts; left out: {left_out} ("
     assert line in capsys.readouterr().out
     text, header, rows = card_of(out)
-    assert "not part of these files: sound, speech, series." in text
+    assert f"not part of these files: {left_out}." in text
+    assert "label head of 2 classes on the sound tower, which is not part of these files" in text
     assert "A dual encoder of images and captions" in text
     assert "Sound tower" not in rows
     assert header["tags"] == ["clip", "clipkit"]
@@ -179,6 +182,18 @@ def test_an_encoder_of_texts_and_sounds(tmp_path, monkeypatch, capsys, trained):
     assert header["pipeline_tag"] == "zero-shot-audio-classification"
     assert "An encoder of captions and sounds" in card
     assert len(run_example(card, tmp_path / "out", trained[2], monkeypatch, capsys)) == 2
+
+
+def test_recalls_are_measured_of_images_and_texts(tmp_path, capsys):
+    text = tiny.encoder().text_tower
+    path = write_checkpoint(
+        tmp_path / "last.ckpt", MultimodalEncoder({"text": text, "sound": sound_tower()})
+    )
+    write_shards(tmp_path / "data", [2])
+    words = ["export", "--model", str(path), "--format", "onnx", "--output", str(tmp_path / "out")]
+    assert main([*words, "--measure", str(tmp_path / "data")]) == 2
+    assert f"but {path} has no image tower (it has text, sound)" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_sounds_alone(tmp_path, monkeypatch, capsys, trained):
@@ -228,3 +243,36 @@ def test_the_hub_tells_recalls_of_other_modalities_apart():
     result = evaluation_result("esc/sound_to_text/recall_at_1", 0.5)
     assert (result.task_type, result.task_name) == ("sound-text-retrieval", "Sound-text retrieval")
     assert evaluation_result("recall_at_1", 0.5).task_type == "image-text-retrieval"
+
+
+@pytest.mark.parametrize(
+    ("name", "task", "dataset", "metric"),
+    [
+        ("esc/mic_2_to_text/recall_at_1", "mic_2-text", "esc", "mic_2_to_text/recall_at_1"),
+        ("text_to_sound/recall_at_1", "sound-text", "validation", "text_to_sound/recall_at_1"),
+        ("text_to_image/recall_at_1", "image-text", "validation", "text_to_image/recall_at_1"),
+        ("esc/Depth_to_image/recall_at_5", "Depth-image", "esc", "Depth_to_image/recall_at_5"),
+        ("a/b/sound_to_text/recall_at_1", "sound-text", "a", "b/sound_to_text/recall_at_1"),
+        ("val/recall_at_1", "image-text", "val", "recall_at_1"),
+        ("day_to_night/sound_to_text/recall_at_1", "sound-text", "day_to_night",
+         "sound_to_text/recall_at_1"),
+    ],
+)  # fmt: skip
+def test_names_of_recalls(name, task, dataset, metric):
+    result = evaluation_result(name, 0.5)
+    assert result.task_type == f"{task}-retrieval"
+    assert (result.dataset_name, result.metric_name) == (dataset, metric)
+    assert evaluation_result(f"{dataset}/mean_per_class_recall", 0.5).task_type == (
+        "image-classification"
+    )
+
+
+@pytest.mark.parametrize("format", ["open_clip", "safetensors"])
+def test_heads_that_a_format_does_not_have_are_named(format, tmp_path):
+    model = with_towers(tiny.encoder(), {}, {"text": LinearLabelHead(16, 3)}).eval()
+    is_kept = format == "safetensors"
+    exported = export_encoder(model, tmp_path / "out", format)
+    assert exported.left_out == (() if is_kept else ("label head on text",))
+    text = card_of(tmp_path / "out")[0]
+    assert ("not part of these files: label head on text." in text) != is_kept
+    assert "label head of 3 classes on the text tower" in text

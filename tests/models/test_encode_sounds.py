@@ -153,11 +153,17 @@ def test_all_modalities_in_one_call(tmp_path):
     assert torch.equal(embedded["sound"], model.encode_sounds(sounds))
     assert model.encode(sound=[sound]).keys() == {"sound"}
     assert model.encode() == {}
+    empty = model.encode(text=[], image=[], sound=[])
+    assert {name: rows.shape for name, rows in empty.items()} == dict.fromkeys(
+        ("text", "image", "sound"), (0, pairs.embedding_dim)
+    )
 
 
 def test_inputs_without_a_tower_and_single_ones_are_refused(encoder):
     with pytest.raises(ConfigError, match="text: expected inputs of the towers sound, which are"):
         encoder.encode(text=["a dog"], sound=[(wave(900), 8000)])
+    with pytest.raises(ConfigError, match="text: expected inputs of the towers sound, which are"):
+        encoder.encode(text=[])
     for single in ("bark.wav", Path("bark.wav")):
         with pytest.raises(ConfigError, match="sounds: expected a list of sounds, got one "):
             encoder.encode(sound=single)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from clipkit.atomic_files import temporary_path
@@ -20,6 +19,7 @@ from clipkit.errors import ConfigError
 
 if TYPE_CHECKING:
     from clipkit.evaluation import Evaluator
+    from clipkit.models import DualEncoder
 
 FORMATS: Final = (
     *("open_clip", "transformers", "sentence_transformers"),
@@ -87,12 +87,25 @@ def _evaluator(args: argparse.Namespace) -> Evaluator:
     return make_evaluator("retrieval", args.measure)
 
 
-def _print_recalls(
-    evaluator: Evaluator, before: Mapping[str, float], args: argparse.Namespace
-) -> None:
+def _measured(args: argparse.Namespace) -> DualEncoder:
+    """Load the model that is compared with its files; refuse one without images or texts."""
+    from clipkit.models import load_towers
+    from clipkit.models.checkpoints.kinds import as_dual
+
+    encoder = load_towers(args.model, "cpu", args.weights).encoder
+    if missing := [name for name in ("image", "text") if name not in encoder.towers]:
+        raise ConfigError(
+            f"--measure: measures the retrieval of images and texts, but {args.model} has no "
+            f"{missing[0]} tower (it has {', '.join(encoder.towers)}); omit --measure"
+        )
+    return as_dual(encoder, args.model)
+
+
+def _print_recalls(evaluator: Evaluator, model: DualEncoder, args: argparse.Namespace) -> None:
     """Print the recalls of the model and of the files, and their difference."""
     from clipkit.models import load_encoder
 
+    before = evaluator.run(model)
     after = evaluator.run(load_encoder(args.output))
     print(f"{args.measure}: model, {args.format}, difference")
     for name, value in before.items():
@@ -111,14 +124,12 @@ def run(args: argparse.Namespace) -> int:
 
     from clipkit.export import export_checkpoint, push_to_hub
     from clipkit.export.push import check_login
-    from clipkit.models import load_model
 
     evaluator = None if args.measure is None else _evaluator(args)
     if args.push is not None:
         check_login(args.push)  # before the model is loaded and written
-    before = {}
-    if evaluator is not None:
-        before = evaluator.run(load_model(args.model, "cpu", args.weights).encoder)
+    model = None if evaluator is None else _measured(args)
+    # Before the model is measured, which takes longer: this checks output, packages and format.
     exported = export_checkpoint(
         args.model, args.output, args.format, weights=args.weights, license=args.license
     )
@@ -129,8 +140,8 @@ def run(args: argparse.Namespace) -> int:
             f"{args.output}: the format {args.format} has no place for all parts; left out: "
             f"{', '.join(exported.left_out)} (--format safetensors contains everything)"
         )
-    if evaluator is not None:
-        _print_recalls(evaluator, before, args)
+    if evaluator is not None and model is not None:
+        _print_recalls(evaluator, model, args)
     if args.push is not None:
         name = push_to_hub(args.output, args.push, private=args.private)
         print(f"{name}: uploaded; load it with clipkit.models.load_model({name!r})")

@@ -20,7 +20,8 @@ from clipkit.errors import ConfigError, check_at_least
 from clipkit.evaluation import open_dataset
 from clipkit.evaluation.datasets.dataset import EvaluationDataset
 from clipkit.models import load_towers
-from clipkit.models.checkpoints.encoder import LoadedTowers, as_dual
+from clipkit.models.checkpoints.encoder import LoadedTowers
+from clipkit.models.checkpoints.kinds import as_dual
 from clipkit.models.evaluating import check_precision
 
 _MAX_DEFAULT_WORKERS: Final = 16

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -11,9 +10,10 @@ from typing import Any, Final, NamedTuple
 from torch import Tensor
 
 from clipkit.atomic_files import write_json
-from clipkit.errors import CheckpointError, ConfigError
+from clipkit.errors import CheckpointError
 from clipkit.hub import hub_file, is_hub_name, pinned
 from clipkit.models.checkpoints.description import build_encoder, describe
+from clipkit.models.checkpoints.kinds import as_dual, as_multimodal, loader_name
 from clipkit.models.dual_encoder import DualEncoder
 from clipkit.models.files.sharded import META, is_sharded, read_checkpoint
 from clipkit.models.files.state_dicts import load_exactly, read_file, write_state_dict
@@ -21,15 +21,12 @@ from clipkit.models.files.structure import is_structure_only
 from clipkit.models.joint.joint_encoder import JointEncoder
 from clipkit.models.lora import add_lora_of_entry, lora_entry, merge_lora
 from clipkit.models.multimodal_encoder import MultimodalEncoder
-from clipkit.models.named_towers import NamedTowerEncoder
 from clipkit.models.onnx_towers import FACTS_FILE, load_onnx
 from clipkit.models.open_clip.config import CONFIG_FILE_NAME
 from clipkit.models.open_clip.export import open_clip_config, open_clip_state
 from clipkit.models.open_clip.towers import from_open_clip
 from clipkit.models.open_clip.weights import WEIGHTS_FILES
 from clipkit.models.tower_encoder import TowerEncoder
-
-_LOG: Final = logging.getLogger(__name__)
 
 KEY: Final = "clipkit"
 """Key of clipkit's entry in a checkpoint."""
@@ -108,7 +105,8 @@ def load_multimodal_encoder(path: Path | str, prefix: str | None = None) -> Mult
     """Load an encoder of any number of towers; arguments and errors as for ``load_encoder``.
 
     Returns:
-        The encoder in evaluation mode, on the CPU, with all of its towers.
+        The encoder in evaluation mode, on the CPU, with all of its towers; of one with a fusion,
+        what it is without the fusion.
 
     Examples:
         >>> save_encoder(MultimodalEncoder(encoder.towers), "export")
@@ -116,19 +114,6 @@ def load_multimodal_encoder(path: Path | str, prefix: str | None = None) -> Mult
         ['image', 'text']
     """
     return as_multimodal(read_towers(path, prefix).encoder, path)
-
-
-def as_multimodal(encoder: TowerEncoder, where: Path | str) -> MultimodalEncoder:
-    """Return an encoder of any number of towers.
-
-    Raises:
-        CheckpointError: If it is one of images and texts.
-    """
-    if not isinstance(encoder, MultimodalEncoder):
-        raise CheckpointError(
-            f"{where}: expected a MultimodalEncoder, got {type(encoder).__name__}; use load_encoder"
-        )
-    return encoder
 
 
 def load_joint_encoder(path: Path | str, prefix: str | None = None) -> JointEncoder:
@@ -146,29 +131,10 @@ def load_joint_encoder(path: Path | str, prefix: str | None = None) -> JointEnco
     encoder, _ = read_towers(path, prefix)
     if not isinstance(encoder, JointEncoder):
         raise CheckpointError(
-            f"{path}: expected a JointEncoder, got {type(encoder).__name__}; train one with "
-            f"clipkit.models.with_fusion"
+            f"{path}: expected a JointEncoder, got {type(encoder).__name__}; load it with "
+            f"{loader_name(encoder)}, and add a fusion with clipkit.models.with_fusion"
         )
     return encoder
-
-
-def as_dual(encoder: TowerEncoder, where: Path | str) -> DualEncoder:
-    """Return an encoder of images and texts: the given one, or two towers of one with more.
-
-    Raises:
-        CheckpointError: If it has no image or no text tower.
-    """
-    if isinstance(encoder, DualEncoder):
-        return encoder
-    assert isinstance(encoder, NamedTowerEncoder), "these are all kinds of encoder"
-    try:
-        dual = encoder.dual()
-    except ConfigError as error:
-        raise CheckpointError(f"{where}: {error}; use load_multimodal_encoder") from error
-    if isinstance(encoder, JointEncoder):
-        return dual  # what it is without the fusion
-    _LOG.warning("%s: using the image and text towers of %s", where, ", ".join(encoder.towers))
-    return dual
 
 
 def read_encoder(path: Path | str, prefix: str | None = None) -> LoadedEncoder:

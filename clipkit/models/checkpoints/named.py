@@ -13,9 +13,9 @@ from clipkit.models.checkpoints.encoder import (
     PREFIXES,
     LoadedEncoder,
     LoadedTowers,
-    as_dual,
     read_towers,
 )
+from clipkit.models.checkpoints.kinds import as_dual
 from clipkit.models.open_clip.towers import from_open_clip
 
 _FILE_ENDINGS: Final = (".ckpt", ".pt", ".pth", ".bin", ".safetensors")

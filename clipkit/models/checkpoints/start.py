@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from clipkit.models.checkpoints.encoder import as_multimodal, read_encoder, read_towers
+from clipkit.models.checkpoints.encoder import read_towers
+from clipkit.models.checkpoints.kinds import as_dual, as_multimodal
 from clipkit.models.dual_encoder import DualEncoder
 from clipkit.models.heads.label_head import LabelHead
 from clipkit.models.multimodal_encoder import MultimodalEncoder
@@ -43,7 +44,8 @@ def from_checkpoint(
         >>> from_checkpoint("export", head).label_head.num_classes
         10
     """
-    loaded, kind = read_encoder(path, prefix)
+    read, kind = read_towers(path, prefix)
+    loaded = as_dual(read, path, "from_multimodal_checkpoint")
     _log_weights(path, kind)
     if label_head is None:
         return loaded.train()
@@ -68,7 +70,8 @@ def from_multimodal_checkpoint(
         prefix: As for ``from_checkpoint``.
 
     Returns:
-        The encoder in training mode, with no layer locked.
+        The encoder in training mode, with no layer locked; of one with a fusion, what it is
+        without the fusion.
 
     Raises:
         CheckpointError: As for ``load_encoder``, or if it is an encoder of images and texts.
@@ -81,7 +84,7 @@ def from_multimodal_checkpoint(
         10
     """
     read, kind = read_towers(path, prefix)
-    loaded = as_multimodal(read, path)
+    loaded = as_multimodal(read, path, "from_checkpoint")
     _log_weights(path, kind)
     if not label_heads:
         return loaded.train()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, final
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,26 @@ from clipkit.atomic_files import new_file
 from clipkit.errors import CheckpointError, first_line
 
 _SHOWN = 3
+_OF_NUMPY: Final = (
+    "numpy.dtype",
+    "numpy.ndarray",
+    *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core")
+      for name in ("scalar", "_reconstruct")),
+)  # fmt: skip
+"""What numbers and arrays of numpy consist of in a file; ``core`` before numpy 2."""
+_ALLOWING: Final = threading.Lock()
+"""Held while ``_LeftOut`` is allowed, which is a setting of the process."""
+
+
+@final
+class _LeftOut:
+    """Stands for a number or an array of numpy in a file of weights, and ignores its content."""
+
+    def __init__(self, *content: object) -> None:
+        pass
+
+    def __setstate__(self, state: object) -> None:
+        pass
 
 
 def read_file(path: Path | str, *, mapped: bool = False) -> Any:
@@ -45,13 +66,27 @@ def read_file(path: Path | str, *, mapped: bool = False) -> Any:
 
 
 def read_state_dict(path: Path | str) -> dict[str, Tensor]:
-    """Return the tensors of a file by name, at its top level or under ``state_dict``."""
-    content = read_file(path)
+    """Return the tensors of a file by name, at its top level or under ``state_dict``.
+
+    Numbers and arrays of numpy, such as the best metric of a training run, are left out: nothing
+    of numpy is called for them.
+    """
+    with _ALLOWING, torch.serialization.safe_globals(_stand_ins()):
+        content = read_file(path)
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{path}: expected weights by name, got {type(content).__name__}")
     return {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
+
+
+def _stand_ins() -> list[Callable[..., Any] | tuple[Callable[..., Any], str]]:
+    """Return what is made of the parts of numpy that the program itself does not allow."""
+    allowed = {
+        one[1] if isinstance(one, tuple) else f"{one.__module__}.{one.__qualname__}"
+        for one in torch.serialization.get_safe_globals()
+    }
+    return [(_LeftOut, name) for name in _OF_NUMPY if name not in allowed]
 
 
 def save_plain(content: Any, path: Path) -> None:

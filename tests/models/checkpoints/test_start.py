@@ -7,11 +7,17 @@ import torch
 
 from clipkit.errors import CheckpointError, ConfigError
 from clipkit.models import (
+    CrossAttentionFusion,
     DualEncoder,
     LinearLabelHead,
+    MultimodalEncoder,
     from_checkpoint,
     from_multimodal_checkpoint,
+    load_encoder,
+    load_joint_encoder,
+    load_multimodal_encoder,
     save_encoder,
+    with_fusion,
     with_towers,
 )
 from clipkit.models.checkpoints.named import load_towers
@@ -71,8 +77,56 @@ def test_the_other_kind_of_start(saved, tmp_path):
     _, checkpoint, _ = saved
     assert isinstance(from_checkpoint(checkpoint), DualEncoder)
     save_encoder(tiny.encoder(), tmp_path)
-    with pytest.raises(CheckpointError, match="expected a MultimodalEncoder, got DualEncoder"):
+    with pytest.raises(CheckpointError, match=r"got DualEncoder; use from_checkpoint$"):
         from_multimodal_checkpoint(tmp_path)
+    with pytest.raises(CheckpointError, match=r"got DualEncoder; use load_encoder$"):
+        load_multimodal_encoder(tmp_path)
+    with pytest.raises(CheckpointError, match="load it with load_encoder, and add a fusion"):
+        load_joint_encoder(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def joint(saved, tmp_path_factory):
+    """Image, text and series, of which two are fused, with a head and a scale."""
+    fusion = CrossAttentionFusion(width=16, depth=1, num_heads=2)
+    folder = tmp_path_factory.mktemp("joint")
+    model = with_fusion(saved[0], fusion)
+    save_encoder(model, folder)
+    return model, folder
+
+
+def test_a_joint_encoder_is_read_without_its_fusion(joint, caplog):
+    model, folder = joint
+    for read in (load_multimodal_encoder(folder), from_multimodal_checkpoint(folder)):
+        assert isinstance(read, MultimodalEncoder)
+        own, all_of_it = read.state_dict(), model.state_dict()
+        assert own.keys() == {
+            name for name in all_of_it
+            if not name.startswith(("fusion.", "matching.", "token_inputs."))
+        }  # fmt: skip
+        assert all(torch.equal(value, all_of_it[name]) for name, value in own.items())
+    assert read.training
+    assert not caplog.records
+    for load in (load_encoder, from_checkpoint):
+        assert isinstance(load(folder), DualEncoder)
+        lost = "using the image and text towers of image, text, series, without the label heads on"
+        assert f"{lost} series" in caplog.text
+        caplog.clear()
+
+
+def test_errors_name_a_function_that_reads_the_file(saved, tmp_path):
+    text = tiny.encoder().text_tower
+    model = MultimodalEncoder({"text": text, "series": SeriesTower(seed=3)})
+    save_encoder(model, tmp_path)
+    for load, instead in (
+        (load_encoder, "load_multimodal_encoder"),
+        (from_checkpoint, "from_multimodal_checkpoint"),
+    ):
+        with pytest.raises(CheckpointError, match=f"got text, series; use {instead}$"):
+            load(tmp_path)
+    with pytest.raises(CheckpointError, match="load it with load_multimodal_encoder, and add"):
+        load_joint_encoder(tmp_path)
+    assert list(load_multimodal_encoder(tmp_path).towers) == ["text", "series"]
 
 
 def test_a_model_by_name_has_all_towers(saved):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 from collections.abc import Mapping
@@ -13,11 +14,15 @@ from torch import Tensor
 from clipkit.errors import CheckpointError
 from clipkit.models.files.state_dicts import read_state_dict
 
+_LOG: Final = logging.getLogger(__name__)
 FILE_SUFFIXES: Final = (".pt", ".pth", ".bin", ".safetensors")
 _BRANCH: Final = "audio_branch."
 _ENCODER: Final = "audio_model.audio_encoder."
 _SPEC_SIZE: Final = 256
-"""Height of the image that a spectrogram is folded to, if the file has no masks to tell it."""
+"""Height of the image that a spectrogram is folded to in the published models."""
+_PUBLISHED: Final = (64, 4, 8)
+"""Mel bands, size of a patch and patches along a window of the published models."""
+_MASK: Final = re.compile(r"^layers\.(\d+)\.blocks\.\d+\.attn_mask$")
 _RENAMED: Final = (
     (re.compile(r"^bn0\."), "batch_norm."),
     (re.compile(r"\.norm1\."), ".layernorm_before."),
@@ -72,12 +77,11 @@ def architecture_of(weights: Mapping[str, Tensor], path: str) -> dict[str, Any]:
                   for stage in range(stages)]  # fmt: skip
         heads = [int(own[_TABLE.format(stage)].shape[1]) for stage in range(stages)]
         window = (math.isqrt(own[_TABLE.format(0)].shape[0]) + 1) // 2
-        mask = own.get("layers.0.blocks.1.attn_mask")
-        folded = _SPEC_SIZE if mask is None else math.isqrt(mask.shape[0]) * window * patch
+        num_mels = int(own["bn0.weight"].shape[0])
         return {
             "model_type": "clap_audio_model",
-            "spec_size": folded,
-            "num_mel_bins": int(own["bn0.weight"].shape[0]),
+            "spec_size": _spec_size(own, (num_mels, int(patch), window), path),
+            "num_mel_bins": num_mels,
             "patch_size": int(patch),
             "patch_stride": [int(patch), int(patch)],
             "patch_embeds_hidden_size": int(width),
@@ -93,6 +97,29 @@ def architecture_of(weights: Mapping[str, Tensor], path: str) -> dict[str, Any]:
             f"{path}: expected the complete audio branch of laion_clap (HTSAT): "
             f"{type(error).__name__}: {error}"
         ) from error
+
+
+def _spec_size(own: Mapping[str, Tensor], sizes: tuple[int, int, int], path: str) -> int:
+    """Return the height of the image that a spectrogram is folded to, by the masks of windows.
+
+    Args:
+        own: Weights of the audio branch, by name.
+        sizes: Mel bands, size of a patch and patches along a window.
+        path: Name of the file, for messages.
+    """
+    _, patch, window = sizes
+    for name, mask in own.items():
+        if found := _MASK.match(name):  # each stage halves the number of patches
+            return (math.isqrt(mask.shape[0]) * window * patch) << int(found.group(1))
+    if sizes != _PUBLISHED:
+        _LOG.warning(
+            "%s: has no masks of windows (layers.0.blocks.1.attn_mask), which tell the size of its "
+            "input, and is none of the published models; assuming spectrograms that are folded to "
+            "%d pixels",
+            path,
+            _SPEC_SIZE,
+        )
+    return _SPEC_SIZE
 
 
 def to_transformers_names(

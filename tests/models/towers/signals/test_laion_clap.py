@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import zipfile
+
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -9,6 +12,8 @@ from transformers import ClapAudioConfig, ClapAudioModelWithProjection
 
 from clipkit.errors import CheckpointError
 from clipkit.models import ClapSoundTower
+from clipkit.models.files.state_dicts import read_state_dict
+from clipkit.models.towers.signals.laion_clap import architecture_of, read_audio_weights
 from tests.helpers.sound_towers import HTSAT, mel, values
 
 NAMES = {
@@ -121,3 +126,56 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path):
     (tmp_path / "clap.safetensors").write_bytes(b"no weights")
     with pytest.raises(CheckpointError, match="expected a complete checkpoint"):
         ClapSoundTower(str(tmp_path / "clap.safetensors"))
+
+
+def older_names(content, path):
+    """Write a file as numpy 1 names its parts; the names have one letter less."""
+    torch.save(content, path)
+    new, old = b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n"
+    with zipfile.ZipFile(path) as file:
+        members = {name: file.read(name) for name in file.namelist()}
+    assert any(new in data for data in members.values())
+    with zipfile.ZipFile(path, "w") as file:
+        for name, data in members.items():
+            file.writestr(name, data.replace(new, old))
+
+
+@pytest.mark.parametrize("write", [torch.save, older_names])
+def test_numbers_of_numpy_in_a_file_are_left_out(write, laion, tmp_path):
+    """As in the published files, which contain the metrics of their run."""
+    before = set(torch.serialization.get_safe_globals())
+    facts = {"best": np.float64(0.5), "epoch": np.int64(3), "recalls": np.arange(3.0)}
+    write({**facts, "state_dict": {**laion[1], "module.best": np.float32(1.0)}}, tmp_path / "a.pt")
+    assert read_audio_weights(str(tmp_path / "a.pt")).keys() == {
+        name.removeprefix("module.") for name in laion[1] if "audio_" in name
+    }
+    assert set(torch.serialization.get_safe_globals()) == before
+
+
+def test_what_else_a_file_calls_is_refused(tmp_path):
+    class Hostile:
+        def __reduce__(self):
+            return np.load, ("elsewhere",)
+
+    torch.save({"state_dict": {}, "best": Hostile()}, tmp_path / "a.pt")
+    with pytest.raises(CheckpointError, match="expected a complete checkpoint"):
+        read_state_dict(tmp_path / "a.pt")
+
+
+def test_parts_of_numpy_that_a_program_allows_are_its_own(tmp_path):
+    torch.save({"a": torch.ones(1), "b": np.float64(0.5)}, tmp_path / "a.pt")
+    own = [np._core.multiarray.scalar, np.dtype, np.dtypes.Float64DType]
+    with torch.serialization.safe_globals(own):
+        assert read_state_dict(tmp_path / "a.pt").keys() == {"a"}
+        assert torch.load(tmp_path / "a.pt")["b"] == 0.5
+
+
+def test_the_size_of_the_input_follows_from_the_masks_of_any_stage(laion, caplog):
+    own = {name.removeprefix("module."): value for name, value in laion[1].items()}
+    first = "audio_branch.layers.0.blocks.1.attn_mask"
+    assert architecture_of(own, "a.pt")["spec_size"] == 64
+    second = {**without(own, "attn_mask"), first.replace("0", "1", 1): torch.zeros(4, 16, 16)}
+    assert architecture_of(second, "a.pt")["spec_size"] == 64
+    assert not caplog.records
+    assert architecture_of(without(own, "attn_mask"), "a.pt")["spec_size"] == 256
+    assert "a.pt: has no masks of windows" in caplog.text
