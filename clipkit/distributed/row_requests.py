@@ -88,7 +88,7 @@ class _Fetch(torch.autograd.Function):
     def forward(ctx: Any, rows: Tensor, plan: _Round) -> Tensor:
         ctx.plan, ctx.shape = plan, rows.shape
         received = rows.new_empty((len(plan.place), *rows.shape[1:]))
-        # rows of a transposed tensor keep its strides, and exchanges send memory as it lies
+        # rows of a transposed tensor keep its strides, which exchanges do not read
         sent = rows[plan.sent].contiguous()
         dist.all_to_all_single(received, sent, plan.counts, plan.sent_counts)
         return received[plan.place]
