@@ -10,6 +10,7 @@ import pytest
 
 from clipkit.data import Concept, FactTable
 from clipkit.errors import ConfigError
+from clipkit.evaluation.datasets.queries import IMAGES
 from clipkit.evaluation.prompts.class_prompts import (
     GENERIC_TEMPLATES,
     TEMPLATE_LISTS,
@@ -21,7 +22,7 @@ NAMES = ("wren", "sparrow")
 
 
 def data(name="birds", templates=()):
-    return SimpleNamespace(name=name, class_names=NAMES, templates=templates)
+    return SimpleNamespace(name=name, class_names=NAMES, templates=templates, modality=IMAGES)
 
 
 @pytest.mark.parametrize("name", ["openai", "simple"])
@@ -39,7 +40,7 @@ def test_without_templates_those_of_the_data_are_used():
     generic = resolve_prompts(None, NAMES, data())
     assert generic == resolve_prompts("generic", NAMES, data())
     assert len(generic.positive[0]) == len(GENERIC_TEMPLATES)
-    assert set(TEMPLATE_LISTS) == {"openai", "simple", "generic"}
+    assert set(TEMPLATE_LISTS) == {"openai", "simple", "generic", "sound", "clap"}
 
 
 def test_files_in_every_form(tmp_path):
