@@ -72,6 +72,29 @@ def test_recall_is_that_of_a_loop(model, data, num_best):
         assert after[f"reranked/{name}"] == before[name]
 
 
+def test_each_direction_scores_the_image_and_the_text_of_its_pairs(model, data, monkeypatch):
+    """Scores of a random table, so that an exchange of rows and columns changes the recall."""
+    embedded = Retrieval(data).embed(model)
+    owners, similarities = embedded.text_to_image, embedded.texts @ embedded.images.T
+    for seed in range(5):
+        torch.manual_seed(seed)
+        table = torch.randn(len(embedded.images), len(embedded.texts))
+        monkeypatch.setattr(
+            reranked_retrieval, "pair_scores", lambda j, i, t, pairs, s=table: s[tuple(pairs.T)]
+        )
+        after = RerankedRetrieval(Retrieval(data), 4).run(model)
+        best = similarities.topk(4, dim=1).indices
+        of_texts = best.gather(1, table.T.gather(1, best).argmax(1, keepdim=True))[:, 0]
+        best = similarities.T.topk(4, dim=1).indices
+        of_images = best.gather(1, table.gather(1, best).argmax(1, keepdim=True))[:, 0]
+        hits = (
+            (of_texts == owners).double().mean(),
+            (owners[of_images] == torch.arange(len(table))).double().mean(),
+        )
+        assert after["reranked/text_to_image/recall_at_1"] == pytest.approx(float(hits[0]))
+        assert after["reranked/image_to_text/recall_at_1"] == pytest.approx(float(hits[1]))
+
+
 def test_seconds_are_those_of_the_fusion_alone(model, data, monkeypatch):
     clock = [0.0]
     plain = reranked_retrieval.reranked_pair_ranks
