@@ -54,6 +54,11 @@ def test_the_command_shows_sounds(folder, tmp_path, capsys):
     assert "The 6 most similar of 6 sounds" in (tmp_path / "a.html").read_text()
 
 
+def test_near_duplicates_need_images(folder, capsys):
+    assert main(["search", "query", str(folder), "--near-duplicates"]) == 2
+    assert "compares images, but" in capsys.readouterr().err
+
+
 def test_further_sounds_have_no_player_and_are_counted(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(result_page, "MAX_SOUNDS", 2)
     searcher = Searcher(folder, encoder())

@@ -32,7 +32,7 @@ def add_parser(commands: argparse._SubParsersAction[Any]) -> None:
         type=given_text,
         metavar="NAME",
         help="what the index finds: image, or a further modality of the collection, such as sound "
-        "(default: image)",
+        "(default: the first of which a sample has an embedding)",
     )
     parser.add_argument(
         "--num-probes",

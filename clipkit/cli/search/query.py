@@ -29,12 +29,28 @@ def add_parser(commands: argparse._SubParsersAction[Any]) -> None:
     )  # fmt: skip
     parser.add_argument("collection", type=given_path, metavar="DIR", help="the collection")
     add_part_arguments(parser)
+    _add_filters(parser)
+    _add_ways(parser)
+    parser.add_argument(
+        "--output", type=given_path, metavar="FILE", help="a .json or .csv file for the results"
+    )
+    parser.add_argument(
+        "--html",
+        type=given_path,
+        metavar="FILE.html",
+        help="a page with the images, and with players for sounds",
+    )
+    add_model_of_collection(parser)
+
+
+def _add_filters(parser: argparse.ArgumentParser) -> None:
+    """Add what is found, and how many of it."""
     parser.add_argument(
         "--modality",
         type=given_text,
         metavar="NAME",
         help="what is found: image, or a further modality of the collection, such as sound "
-        "(default: image)",
+        "(default: the first of which a sample has an embedding)",
     )
     parser.add_argument(
         "--where",
@@ -58,6 +74,10 @@ def add_parser(commands: argparse._SubParsersAction[Any]) -> None:
         metavar="S",
         help="least cosine similarity (default: none; of near duplicates 0.95)",
     )
+
+
+def _add_ways(parser: argparse.ArgumentParser) -> None:
+    """Add how images are compared and ordered."""
     parser.add_argument(
         "--near-duplicates",
         action="store_true",
@@ -80,16 +100,6 @@ def add_parser(commands: argparse._SubParsersAction[Any]) -> None:
         metavar="CKPT",
         help="the joint encoder of --rerank (default: the model of the collection)",
     )
-    parser.add_argument(
-        "--output", type=given_path, metavar="FILE", help="a .json or .csv file for the results"
-    )
-    parser.add_argument(
-        "--html",
-        type=given_path,
-        metavar="FILE.html",
-        help="a page with the images, and with players for sounds",
-    )
-    add_model_of_collection(parser)
 
 
 def add_model_of_collection(parser: argparse.ArgumentParser) -> None:
@@ -134,6 +144,11 @@ def run(args: argparse.Namespace) -> int:
     )  # fmt: skip
     if parts:
         _show_query(searcher, parts, args)
+    elif searcher.modality != "image":
+        raise ConfigError(
+            f"--near-duplicates: compares images, but {args.collection} has embeddings of "
+            f"{searcher.modality}s alone; with a query it finds what nearly equals it"
+        )
     else:
         _show_duplicates(searcher, args)
     return 0
