@@ -143,7 +143,7 @@ def test_filters_on_classes_numbers_and_texts(page):
     page.click("[data-column='json:place']")
     page.type("no such place")
     page.press("Enter")
-    page.wait_for("document.querySelector('#start').innerText.includes('No image passes')")
+    page.wait_for("document.querySelector('#start').innerText.includes('Nothing passes')")
     page.click("#start .secondary")
     page.wait_for("document.querySelector('#summary').innerText.startsWith('60 images')")
     assert page.value("document.querySelector('[data-column=\"json:place\"]').value") == ""
