@@ -36,7 +36,7 @@ def refused(*_, **__):
 
 def on_a_rank(number, world_size):
     """Value and gradients on a rank, which has every second half of the samples."""
-    pairs_of_ranks.gather_sizes = refused
+    pairs_of_ranks.gather_sizes = refused  # type: ignore[attr-defined]
     results = {}
     for pairs, kind, series in CASES:
         model = modalities.encoder(bias=kind == "sigmoid")

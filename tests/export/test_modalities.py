@@ -25,6 +25,7 @@ from clipkit.models import (
     load_encoder,
     load_joint_encoder,
     load_multimodal_encoder,
+    save_encoder,
     with_fusion,
     with_towers,
 )
@@ -225,7 +226,7 @@ def test_a_fusion_is_part_of_safetensors_alone(tmp_path):
 
 
 def test_a_sound_tower_that_differs_is_noticed(trained, tmp_path, monkeypatch):
-    save = formats_module.save_encoder
+    save = save_encoder
 
     def disturbed(encoder, folder):
         save(encoder, folder)

@@ -57,9 +57,11 @@ def test_a_tie_brings_no_correct_candidate_among_the_best():
     for correct in range(5):
         pairs = torch.tensor([[0, correct]])
         for num_best, wanted in ((1, 4), (4, 4), (5, 0)):
-            ranks = reranked_pair_ranks(
-                same[:1], same, pairs, num_best, lambda a, row=correct: (a[:, 1] == row).float()
-            )
+
+            def score(rows, of=correct):
+                return (rows[:, 1] == of).float()
+
+            ranks = reranked_pair_ranks(same[:1], same, pairs, num_best, score)
             assert ranks.incorrect.tolist() == [wanted], (correct, num_best)
 
 

@@ -207,6 +207,8 @@ def test_modalities_move_with_their_batch_and_are_counted() -> None:
     assert moved.modalities["depth"].num_present == 5
     assert whole.modalities["sound"].num_present is None  # the given batch is not changed
     masks = {name: one.present for name, one in whole.modalities.items()}
+    assert whole.image_present is not None
+    assert whole.text_present is not None
     masks |= {"image": whole.image_present, "text": whole.text_present}
     both = (masks["sound"] & masks["depth"]).sum()
     assert moved.num_joint is not None

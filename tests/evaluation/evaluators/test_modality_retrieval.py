@@ -56,7 +56,7 @@ def items(encoder, samples):
 
 def naive(found, correct=lambda a, b: a == b):
     """Recall at k, mean and median rank of every ordered pair, by loops; ties are never won."""
-    metrics = {}
+    metrics: dict[str, float] = {}
     for query, target in PAIRS:
         both = {n for n, _ in found[query]} & {n for n, _ in found[target]}
         ranks = []
@@ -72,7 +72,9 @@ def naive(found, correct=lambda a, b: a == b):
             ranks.append(1 + sum(score >= best and not right for score, right in scores))
         if ranks:
             name = f"{query}_to_{target}"
-            metrics |= {f"{name}/recall_at_{k}": np.mean([r <= k for r in ranks]) for k in KS}
+            metrics |= {
+                f"{name}/recall_at_{k}": float(np.mean([r <= k for r in ranks])) for k in KS
+            }
             metrics[f"{name}/mean_rank"] = statistics.fmean(ranks)
             metrics[f"{name}/median_rank"] = statistics.median(ranks)
     return metrics

@@ -139,6 +139,8 @@ def test_images_with_captions_alone_have_what_two_towers_have(tmp_path):
         measure(model, {"retrieval": Retrieval(tmp_path / "images.tar", ks=(1,))})
         for model in (encoder, encoder.dual())
     )
+    assert found.embedded is not None
+    assert expected.embedded is not None
     (_, pairs), (_, of_two) = found.embedded, expected.embedded
     assert torch.allclose(pairs.images, of_two.images, atol=1e-6)
     assert torch.allclose(pairs.texts, of_two.texts, atol=1e-6)

@@ -226,7 +226,8 @@ def test_adapters_of_towers():
         (lambda: TcnFusion(16, kernel_size=2), "odd number"),
         (lambda: CrossAttentionFusion(16, context="image"), r"list, got 'image'; write \[image\]"),
         (lambda: MergedFusion(16, modalities="image"), "two different modalities, got 'image'"),
-        (lambda: MergedFusion(16, modalities=[1, 2]), r"two different modalities, got \[1, 2\]"),
+        (lambda: MergedFusion(16, modalities=[1, 2]),  # type: ignore[list-item]
+         r"two different modalities, got \[1, 2\]"),
         (lambda: MergedFusion(16, depth=10**9), "fusion.depth: expected 1 to 128"),
         (lambda: joint(fusion=TcnFusion(16, modalities=["image", "text"])),
          "TcnFusion reads sequences without padding, got 'text'"),

@@ -202,5 +202,6 @@ def test_hooks_of_the_encoder_are_in_the_graph():
     model, loss = encoder(), OBJECTIVES["softmax"]()
     compiled = CompiledStep(model, loss, "eager", None)
     model.text_tower.register_forward_hook(lambda _, inputs, rows: rows.flip(0))
+    assert loss.contrastive is not None
     expected = loss.contrastive(model(batch(0)))
     torch.testing.assert_close(compiled(batch(0))["contrastive"], expected.detach())
