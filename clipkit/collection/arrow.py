@@ -27,7 +27,7 @@ def arrow() -> ModuleType:
 
 
 def arrow_type(kind: str) -> Any:
-    """Return the Arrow type of a column by its name in ``shard_files.COLUMNS``."""
+    """Return the Arrow type of a column by its name in ``shard_tables.COLUMNS``."""
     pa = arrow()
     if kind.startswith("fixed_size_binary"):
         return pa.binary(int(kind[len("fixed_size_binary[") : -1]))

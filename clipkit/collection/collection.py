@@ -149,14 +149,14 @@ class Collection:
         rows = np.asarray(rows, dtype=np.int64)
         found = np.empty((len(rows), self.info.embedding_dim), dtype=np.float16)
         for shard, here in self._by_shard(rows):
-            found[here] = self.shards[shard].embeddings(kind)[rows[here] - self.starts[shard]]
+            found[here] = self.shards[shard].some(kind, rows[here] - self.starts[shard])
         return found
 
     def table(self, columns: Sequence[str], rows: Int64[np.ndarray, " R"] | None = None) -> Any:
         """Read columns of some rows, in their order, as a ``pyarrow.Table``.
 
         Args:
-            columns: Names of the columns; see ``clipkit.collection.shard_files.COLUMNS``.
+            columns: Names of the columns; see ``clipkit.collection.shard_tables.COLUMNS``.
             rows: The rows; None for all.
 
         Raises:

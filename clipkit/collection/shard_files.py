@@ -17,37 +17,18 @@ from typing import Any, Final, NamedTuple, final
 import numpy as np
 from jaxtyping import Float16, Int64
 
-from clipkit.collection.arrow import arrow, arrow_type
+from clipkit.collection.arrow import arrow
 from clipkit.collection.info import IMAGE, TEXT, CollectionShard
+from clipkit.collection.shard_tables import Stamp, footer, group_starts, stamp_of, typed
 from clipkit.collection.unreadable import unreadable
 from clipkit.errors import DataError
 
 IMAGES_SUFFIX: Final = ".images.f16.npy"
 TEXTS_SUFFIX: Final = ".texts.f16.npy"
 TABLE_SUFFIX: Final = ".parquet"
-ROW_GROUP_ROWS: Final = 4096
-"""Rows of a table that are read together; few, so that one row is read without the others."""
+_FEW_ROWS: Final = 64  # of a shard; each is read by itself, as a map of the file takes longer
 
 Rows = Float16[np.ndarray, "N D"]
-
-COLUMNS: Final = {
-    "key": "string",  # name of the sample
-    "captions": "list<string>",
-    "label": "int64",  # number of the class; null if it has none
-    "image_type": "string",  # extension of the image, such as "jpg"
-    "image_offset_bytes": "int64",  # position of the image's contents in the tar
-    "image_size_bytes": "int64",
-    "width_pixels": "int32",
-    "height_pixels": "int32",
-    "image_sha256": "fixed_size_binary[32]",  # of the image's file
-    "image_signature": "fixed_size_binary[40]",  # perceptual_hash.image_signature, "<u8"
-    "error": "string",  # why the sample has no embedding, which is zeros then; null otherwise
-}
-"""Columns of every table, with their Arrow types.
-
-The fields of ``CollectionInfo.columns`` and ``CollectionInfo.modality_columns`` follow.
-All may be null but ``key`` and ``captions``.
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +63,7 @@ def suffix_of(kind: str) -> str:
 class _Header(NamedTuple):
     """Header of a file that was read; another state of the file has another stamp."""
 
-    stamp: tuple[int, int, int]
+    stamp: Stamp
     offset: int
     shape: tuple[int, ...]
 
@@ -153,6 +134,23 @@ class ShardFiles:
             )
         return rows
 
+    def some(self, kind: str, positions: Int64[np.ndarray, " R"]) -> Float16[np.ndarray, "R D"]:
+        """Read the embeddings of some samples; see ``embeddings``.
+
+        Args:
+            kind: "image", or the name of a modality of the collection.
+            positions: Positions of the samples in the shard.
+
+        Raises:
+            DataError: If the file is missing, damaged, or of another size.
+        """
+        if len(positions) <= _FEW_ROWS:
+            found = self._read_each(suffix_of(kind), positions)
+            if found is not None:
+                return found
+        chosen: Float16[np.ndarray, "R D"] = self.embeddings(kind)[positions]
+        return chosen
+
     def texts(self) -> Float16[np.ndarray, "M D"]:
         """Map the embeddings of the captions into memory.
 
@@ -185,7 +183,7 @@ class ShardFiles:
         with self._opened_table() as file:
             self._check_columns(file, columns or ())
             content = file.read(None if columns is None else list(columns))
-            table = _typed(content, self._base + TABLE_SUFFIX)
+            table = typed(content, self._base + TABLE_SUFFIX)
         self._check_rows(len(table))
         return table
 
@@ -204,14 +202,14 @@ class ShardFiles:
         with self._opened_table() as file:
             self._check_columns(file, columns)
             self._check_rows(file.metadata.num_rows)
-            starts = _group_starts(file)
+            starts = group_starts(file)
             groups, inverse = np.unique(
                 np.searchsorted(starts, positions, side="right") - 1, return_inverse=True
             )
             content = file.read_row_groups(groups.tolist(), list(columns))
             sizes = np.diff(starts)[groups]
             places = positions - starts[groups][inverse] + (np.cumsum(sizes) - sizes)[inverse]
-            return _typed(content.take(places), self._base + TABLE_SUFFIX)
+            return typed(content.take(places), self._base + TABLE_SUFFIX)
 
     def row_group(self, columns: Sequence[str], position: int) -> tuple[int, Any]:
         """Read the part of the table that is stored together with a row.
@@ -226,18 +224,19 @@ class ShardFiles:
         Raises:
             DataError: If the file is missing, damaged, or of another size.
         """
-        with self._opened_table() as file:
+        with self._opened_table(keep_footer=True) as file:
             self._check_rows(file.metadata.num_rows)
-            starts = _group_starts(file)
+            starts = group_starts(file)
             number = int(np.searchsorted(starts, position, side="right")) - 1
-            content = file.read_row_group(number, list(columns))
-            return int(starts[number]), _typed(content, self._base + TABLE_SUFFIX)
+            content = file.read_row_group(number, list(columns), use_threads=False)
+            return int(starts[number]), typed(content, self._base + TABLE_SUFFIX)
 
     @contextmanager
-    def _opened_table(self) -> Iterator[Any]:
+    def _opened_table(self, keep_footer: bool = False) -> Iterator[Any]:
         pa, path = arrow(), self._base + TABLE_SUFFIX
         try:
-            with pa.parquet.ParquetFile(path) as file:
+            known = footer(path, stamp_of(Path(path).stat())) if keep_footer else None
+            with pa.parquet.ParquetFile(path, metadata=known) as file:
                 yield file
         except (OSError, pa.ArrowException) as error:
             raise unreadable(path, error, "embed the shard again") from error
@@ -257,12 +256,29 @@ class ShardFiles:
                 f"{num_rows}; embed the shard again"
             )
 
+    def _read_each(self, suffix: str, positions: Int64[np.ndarray, " R"]) -> Rows | None:
+        """Read single rows; None if the file must be checked first, or is not what it was."""
+        known, path = self._headers.get(suffix), self._base + suffix
+        if known is None or known.shape[0] != self.shard.num_samples:
+            return None
+        size = np.dtype(np.float16).itemsize * self._width
+        starts = (known.offset + size * positions).tolist()
+        try:
+            with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - as in _map
+                if stamp_of(os.fstat(file.fileno())) != known.stamp:
+                    return None
+                content = b"".join(os.pread(file.fileno(), size, start) for start in starts)
+        except OSError as error:
+            raise unreadable(path, error, "embed the shard again") from error
+        if len(content) != size * len(starts):
+            return None
+        return np.frombuffer(content, np.float16).reshape(-1, self._width)
+
     def _map(self, suffix: str) -> Rows:
         path = self._base + suffix
         try:
             with open(path, "rb") as file:  # noqa: PTH123 - Path.open takes twice the time
-                status = os.fstat(file.fileno())
-                stamp = status.st_ino, status.st_size, status.st_mtime_ns
+                stamp = stamp_of(os.fstat(file.fileno()))
                 known = self._headers.get(suffix)
                 if known is not None and known.stamp == stamp:
                     mapped: Rows = np.memmap(file, np.float16, "r", known.offset, known.shape)
@@ -278,31 +294,3 @@ class ShardFiles:
         if isinstance(rows, np.memmap) and not np.isfortran(rows):
             self._headers[suffix] = _Header(stamp, rows.offset, rows.shape)
         return rows
-
-
-def _group_starts(file: Any) -> Int64[np.ndarray, " groups+1"]:
-    """Return the first row of each part of a table, and the number of all rows."""
-    sizes = [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)]
-    return np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
-
-
-def _typed(table: Any, path: str) -> Any:
-    """Return a table whose columns have the types of ``COLUMNS``.
-
-    Raises:
-        DataError: If a column cannot be converted, or text is no UTF-8.
-    """
-    pa = arrow()
-    for place, field in enumerate(table.schema):
-        if field.name not in COLUMNS:
-            continue
-        kind = arrow_type(COLUMNS[field.name])
-        try:
-            table = table.set_column(place, field.with_type(kind), table.column(place).cast(kind))
-        except pa.ArrowException as error:
-            raise DataError(
-                f"{path}: column {field.name}: expected {COLUMNS[field.name]}, got {field.type}; "
-                "embed the shard again"
-            ) from error
-    table.validate(full=True)  # text that is no UTF-8 would fail where it is read
-    return table

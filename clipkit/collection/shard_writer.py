@@ -14,13 +14,8 @@ from jaxtyping import Float16
 from clipkit.atomic_files import new_file
 from clipkit.collection.arrow import arrow, arrow_type
 from clipkit.collection.info import IMAGE, TEXT, modality_columns
-from clipkit.collection.shard_files import (
-    COLUMNS,
-    ROW_GROUP_ROWS,
-    TABLE_SUFFIX,
-    ShardRows,
-    suffix_of,
-)
+from clipkit.collection.shard_files import TABLE_SUFFIX, ShardRows, suffix_of
+from clipkit.collection.shard_tables import COLUMNS, ROW_GROUP_ROWS
 from clipkit.errors import naming
 
 _HEADER_VERSION: Final = (1, 0)

@@ -77,7 +77,7 @@ class ExactEngine(SearchEngine):
         check_queries(queries, self.collection.info.embedding_dim, num_results)
         check_mask(rows, len(self.collection))
         allowed = self.usable if rows is None else self.usable & rows
-        num_results = min(num_results, max(1, int(allowed.sum())))
+        num_results = min(num_results, max(1, int(np.count_nonzero(allowed))))
         spans = list(self.collection.spans(self.tile_rows * TILES_PER_PART))
         left = iter(spans)  # each thread takes the next one: next() of a list's iterator is atomic
 

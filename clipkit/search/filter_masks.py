@@ -14,7 +14,7 @@ from jaxtyping import Bool
 from clipkit.class_names import shown_names
 from clipkit.collection import Collection
 from clipkit.collection.arrow import arrow
-from clipkit.collection.shard_files import COLUMNS
+from clipkit.collection.shard_tables import COLUMNS
 from clipkit.errors import ConfigError
 from clipkit.search.engine import RowMask
 from clipkit.search.row_filter import RowFilter

@@ -139,7 +139,7 @@ class Searcher:
         min_score: float | None = None,
     ) -> SearchResult:
         """Return the rows of a mask that are most similar to a unit-norm vector."""
-        num_candidates = int(rows.sum())
+        num_candidates = int(np.count_nonzero(rows))
         ranked = self.engine.search(query[None], offset + num_results, rows)
         hits = [
             Hit(row, score)

@@ -29,6 +29,31 @@ def test_rows_are_those_of_the_shards(folder):
     assert (np.concatenate(tiles) == whole).all()
 
 
+@pytest.mark.parametrize("count", [1, 64, 65])
+def test_single_rows_are_those_of_the_mapped_file_in_each_of_its_states(tmp_path, count):
+    files = Collection(write_collection(tmp_path, counts=(100,))).shards[0]
+    positions = np.random.default_rng(count).integers(0, 100, count)
+    path = tmp_path / "00000.images.f16.npy"
+    for seed in (0, 1):
+        np.save(path, unit_rows(100, 8, seed))
+        for _ in range(3):
+            found = files.some("image", positions)
+            np.testing.assert_array_equal(found, unit_rows(100, 8, seed)[positions])
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(DataError, match=r"00000\.images\.f16\.npy: cannot be read"):
+        files.some("image", positions)
+
+
+def test_a_part_of_a_table_is_that_of_the_present_file(folder):
+    files = Collection(folder).shards[0]
+    path = folder / "00000.parquet"
+    for state in range(2):
+        assert files.row_group(["key"], 3)[1].column("key")[3].as_py().startswith("again" * state)
+        table = pq.read_table(path)
+        keys = pa.array([f"again {number}" for number in range(5)])
+        pq.write_table(table.set_column(table.column_names.index("key"), "key", keys), path)
+
+
 def test_columns_keep_the_order_asked_for(folder):
     table = Collection(folder).table(["key", "label"], np.array([11, 0, 5, 5]))
     assert table.column("key").to_pylist() == ["00002-3", "00000-0", "00001-0", "00001-0"]

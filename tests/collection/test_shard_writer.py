@@ -11,7 +11,7 @@ import pyarrow.parquet
 import pytest
 
 from clipkit.collection import ShardRows, ShardWriter, write_shard_files
-from clipkit.collection.shard_files import COLUMNS
+from clipkit.collection.shard_tables import COLUMNS, ROW_GROUP_ROWS
 from tests.helpers.collections import unit_rows
 
 WIDTH = 8
@@ -40,7 +40,7 @@ def files(folder) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-@pytest.mark.parametrize("sizes", [[7], [1, 2, 4], [4096, 1], [3000, 3000, 3000], [5000, 4000]])
+@pytest.mark.parametrize("sizes", [[7], [1, 2, 4], [1024, 1], [1000, 1000, 1000], [3000, 1500]])
 def test_batches_make_the_files_of_numpy(tmp_path, sizes):
     starts = np.cumsum([0, *sizes])[:-1]
     batches = [rows_of(size, int(start)) for size, start in zip(sizes, starts, strict=True)]
@@ -53,7 +53,8 @@ def test_batches_make_the_files_of_numpy(tmp_path, sizes):
         groups = [file.metadata.row_group(n).num_rows for n in range(file.num_row_groups)]
         table = file.read()
     total = sum(sizes)
-    assert groups == [4096] * (total // 4096) + [total % 4096] * (total % 4096 > 0)
+    size = ROW_GROUP_ROWS
+    assert groups == [size] * (total // size) + [total % size] * (total % size > 0)
     assert table.column("key").to_pylist() == [f"s{number}" for number in range(total)]
     assert table.column("json:year").to_pylist() == list(range(total))
     assert table.schema.field("image_sha256").type.byte_width == 32

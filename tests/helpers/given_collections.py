@@ -16,7 +16,7 @@ from clipkit.collection import (
     write_info,
     write_shard_files,
 )
-from clipkit.collection.shard_files import COLUMNS
+from clipkit.collection.shard_tables import COLUMNS
 
 
 def collection_of(

@@ -68,6 +68,22 @@ def test_filters_give_only_rows_that_pass(collection, monkeypatch):
     assert nothing.rows.tolist() == [[-1]]
 
 
+@pytest.mark.parametrize("most_excluded", [0, 100])
+def test_rows_that_are_left_out_are_not_found_whoever_leaves_them_out(
+    collection, most_excluded, monkeypatch
+):
+    monkeypatch.setattr(index_engine, "EXACT_CANDIDATES", 0)
+    monkeypatch.setattr(index_engine, "_FEW_EXCLUDED", most_excluded)
+    build_index(collection, BuildOptions("IVF8,SQ8", num_probes=8))
+    rows = np.ones(sum(COUNTS), dtype=np.bool_)
+    rows[ExactEngine(collection).search(queries_of(1), 40).rows[0]] = False
+    found, exact = (
+        each.search(queries_of(1), 30, rows)
+        for each in (open_engine(collection), ExactEngine(collection))
+    )
+    np.testing.assert_array_equal(found.rows, exact.rows)
+
+
 def test_few_rows_that_pass_are_compared_exactly(collection, monkeypatch):
     build_index(collection, BuildOptions("IVF8,SQ8", num_probes=1))
     engine = open_engine(collection)

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from clipkit.collection import Collection
-from clipkit.collection.shard_files import ROW_GROUP_ROWS
+from clipkit.collection.shard_tables import ROW_GROUP_ROWS
 from clipkit.errors import DataError
 from clipkit.search.records import read_records
 from clipkit.search.serving import Limits, ServeOptions

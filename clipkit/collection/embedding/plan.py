@@ -12,7 +12,7 @@ import torch
 
 from clipkit.collection.embedding.sounds import sound_reader
 from clipkit.collection.info import INFO_FILE, read_info
-from clipkit.collection.shard_files import COLUMNS
+from clipkit.collection.shard_tables import COLUMNS
 from clipkit.data.samples.faults import FaultOptions
 from clipkit.data.shards.index import ShardIndex
 from clipkit.data.text.captions import CaptionPicker

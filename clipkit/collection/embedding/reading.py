@@ -19,7 +19,7 @@ from clipkit.collection.embedding.members import needed_members, read_members
 from clipkit.collection.embedding.sounds import SignalRows, SoundReader, joined_signals
 from clipkit.collection.info import modality_columns
 from clipkit.collection.member_files import MAX_FILE_BYTES
-from clipkit.collection.shard_files import COLUMNS
+from clipkit.collection.shard_tables import COLUMNS
 from clipkit.data.images.formats import image_extension
 from clipkit.data.images.inspection import inspect_image
 from clipkit.data.images.transforms import ExactTransform

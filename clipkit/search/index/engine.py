@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Final, final
 
 import numpy as np
@@ -27,6 +28,7 @@ EXACT_CANDIDATES: Final = 200_000
 _PROPOSED: Final = 4
 _LEAST_PROPOSED: Final = 100
 _MOST_PROBES_FACTOR: Final = 8
+_FEW_EXCLUDED: Final = 100
 _LEAST_BREADTH: Final = 64
 _TILE_ROWS: Final = 32_768
 
@@ -99,19 +101,24 @@ class FaissEngine(SearchEngine):
         check_mask(rows, len(self._collection))
         usable = self._exact.usable
         allowed = usable if rows is None else usable & rows
-        num_allowed = int(allowed.sum())
+        num_allowed = int(np.count_nonzero(allowed))
         if num_allowed <= EXACT_CANDIDATES and num_allowed < len(allowed):
             return self._exact.search(queries, num_results, allowed)
         num_results = min(num_results, max(1, num_allowed))
         wanted = min(num_allowed, max(_PROPOSED * num_results, _LEAST_PROPOSED))
-        proposed = self._propose(queries, max(1, wanted), allowed, num_allowed)
+        excluded = len(allowed) - num_allowed
+        if excluded <= _FEW_EXCLUDED:  # proposed and left out: faster than to test each row
+            proposed = self._propose(queries, wanted + excluded, None, 1.0)
+        else:
+            share = num_allowed / len(allowed)
+            proposed = self._propose(queries, max(1, wanted), allowed, share)
         return self._ordered(queries, proposed, num_results, allowed)
 
     def _propose(
-        self, queries: Queries, num_rows: int, allowed: RowMask, num_allowed: int
+        self, queries: Queries, num_rows: int, allowed: RowMask | None, share: float
     ) -> Int64[np.ndarray, "Q proposed"]:
         """Return the rows that the index finds, ``NO_ROW`` where it finds none."""
-        parameters = self._parameters(num_rows, allowed, num_allowed)
+        parameters = self._parameters(num_rows, allowed, share)
         try:
             _, found = self._index.search(queries, num_rows, params=parameters)
         except RuntimeError as error:
@@ -127,16 +134,16 @@ class FaissEngine(SearchEngine):
             )
         return proposed
 
-    def _parameters(self, num_rows: int, allowed: RowMask, num_allowed: int) -> Any:
-        """Return FAISS's parameters of a search."""
+    def _parameters(self, num_rows: int, allowed: RowMask | None, share: float) -> Any:
+        """Return FAISS's parameters of a search; None allows all rows."""
         faiss = faiss_library()
         chosen = {}
-        if num_allowed < len(allowed):
+        if allowed is not None:
             chosen["sel"] = faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))
         lists = lists_of(self._index)
         if lists is not None:
-            factor = min(_MOST_PROBES_FACTOR, len(allowed) / max(1, num_allowed))
-            probes = min(lists.nlist, int(np.ceil(self.num_probes * factor)))
+            factor = min(_MOST_PROBES_FACTOR, 1 / share if share else math.inf)
+            probes = min(lists.nlist, math.ceil(self.num_probes * factor))
             parameters = faiss.SearchParametersIVF(nprobe=probes, **chosen)
             if isinstance(self._index, faiss.IndexPreTransform):
                 return faiss.SearchParametersPreTransform(index_params=parameters)

@@ -9,7 +9,7 @@ import numpy as np
 
 from clipkit.collection import Collection
 from clipkit.collection.arrow import arrow
-from clipkit.collection.shard_files import COLUMNS
+from clipkit.collection.shard_tables import COLUMNS
 from clipkit.search.serving.schemas import ColumnAnswer, ColumnName, ValueCount
 
 _MOST_VALUES: Final = 100

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Final, final
 
 from clipkit.collection import Collection
-from clipkit.collection.shard_files import ROW_GROUP_ROWS
+from clipkit.collection.shard_tables import ROW_GROUP_ROWS
 from clipkit.search.records import class_name_of
 from clipkit.search.serving.kept import LeastRecentlyUsed
 

@@ -79,7 +79,7 @@ class VectorSearch:
         self, filters: tuple[RowFilter, ...], queries: list[VectorQuery]
     ) -> list[SearchResult]:
         mask = self._searcher.masks.mask(filters)
-        num_candidates = int(mask.sum())
+        num_candidates = int(np.count_nonzero(mask))
         most = max(query.num_results + len(query.without) for query in queries)
         ranked = self._searcher.engine.search(
             np.stack([query.vector for query in queries]), most, mask
