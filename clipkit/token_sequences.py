@@ -74,6 +74,15 @@ class JointStage(Protocol):
         """Return the logit that the modalities of each sample belong together."""
         ...
 
+    @property
+    def num_fused_classes(self) -> int:
+        """Number of classes that ``classify_fused`` scores; 0 without a head on the fusion."""
+        ...
+
+    def classify_fused(self, pooled: Float[Tensor, "B width"]) -> Float[Tensor, "B C"]:
+        """Return the logits of the classes of the fused pairs."""
+        ...
+
     def read_text_tokens(self, tokens: Int64[Tensor, "B S"]) -> TokenSequence:
         """Run the text tower on token ids, such as partly masked ones."""
         ...

@@ -14,6 +14,7 @@ from clipkit.losses.functional import (
     similarity_distillation_loss,
 )
 from clipkit.losses.global_contrastive import GlobalContrastiveLoss
+from clipkit.losses.joint.fused_labels import FusedLabelLoss
 from clipkit.losses.joint.masked_words import MaskedWordLoss
 from clipkit.losses.joint.matching import MatchingLoss
 from clipkit.losses.label import LabelLoss, MultiLabelLoss, balanced_class_weights
@@ -38,6 +39,7 @@ __all__ = [
     "CosineSchedule",
     "DistillationLoss",
     "EncoderTeacher",
+    "FusedLabelLoss",
     "GlobalContrastiveLoss",
     "LabelAwareContrastiveLoss",
     "LabelLoss",

@@ -63,7 +63,7 @@ class LabelLoss(LossTerm):
                 raise ConfigError("label loss: expected class_weights or class_counts, got both")
             class_weights = balanced_class_weights(class_counts, balance)
         check_range("label_smoothing", label_smoothing, 0, 1)
-        self.register_buffer("class_weights", _weights("class_weights", class_weights))
+        self.register_buffer("class_weights", weight_tensor("class_weights", class_weights))
         if class_weights is not None and num_classes not in (None, len(class_weights)):
             raise ConfigError(
                 f"class_weights: expected {num_classes} (num_classes), got {len(class_weights)}"
@@ -117,7 +117,9 @@ class MultiLabelLoss(LossTerm):
 
     def __init__(self, positive_weights: Sequence[float] | None = None) -> None:
         super().__init__()
-        self.register_buffer("positive_weights", _weights("positive_weights", positive_weights))
+        self.register_buffer(
+            "positive_weights", weight_tensor("positive_weights", positive_weights)
+        )
 
     def check(self, embeddings: Embeddings) -> None:
         """Refuse an encoder without a label head, or with a head of another width."""
@@ -178,7 +180,8 @@ def balanced_class_weights(counts: Sequence[int], beta: float = 0.999) -> list[f
     return [weight / mean for weight in raw]
 
 
-def _weights(name: str, weights: Sequence[float] | None) -> Float[Tensor, " C"] | None:
+def weight_tensor(name: str, weights: Sequence[float] | None) -> Float[Tensor, " C"] | None:
+    """Return the weights of classes as a tensor; refuse one below 0."""
     if weights is None:
         return None
     if any(weight < 0 for weight in weights):

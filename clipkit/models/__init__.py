@@ -10,7 +10,11 @@ from clipkit.models.checkpoints.encoder import (
 )
 from clipkit.models.checkpoints.interpolation import interpolate
 from clipkit.models.checkpoints.named import load_model, load_towers
-from clipkit.models.checkpoints.start import from_checkpoint, from_multimodal_checkpoint
+from clipkit.models.checkpoints.start import (
+    from_checkpoint,
+    from_joint_checkpoint,
+    from_multimodal_checkpoint,
+)
 from clipkit.models.dual_encoder import DualEncoder, Encoded
 from clipkit.models.explanation.explain import Explanation
 from clipkit.models.explanation.explain_sound import SoundExplanation, explain_sound
@@ -19,8 +23,9 @@ from clipkit.models.files.consolidate import consolidate_checkpoint
 from clipkit.models.files.structure import structure_only
 from clipkit.models.heads.label_head import CosineLabelHead, LabelHead, LinearLabelHead
 from clipkit.models.heads.prototype_head import PrototypeLabelHead
+from clipkit.models.joint.added_parts import with_fused_head, with_fusion
 from clipkit.models.joint.fusion import CrossAttentionFusion, Fusion, MergedFusion
-from clipkit.models.joint.joint_encoder import JointEncoder, ReadTokens, with_fusion
+from clipkit.models.joint.joint_encoder import JointEncoder, ReadTokens
 from clipkit.models.joint.pair_scores import pair_scores
 from clipkit.models.joint.tcn_fusion import TcnFusion
 from clipkit.models.joint.word_head import WordHead
@@ -75,6 +80,7 @@ __all__ = [
     "describe",
     "explain_sound",
     "from_checkpoint",
+    "from_joint_checkpoint",
     "from_multimodal_checkpoint",
     "from_open_clip",
     "interpolate",
@@ -88,6 +94,7 @@ __all__ = [
     "save_encoder",
     "save_open_clip",
     "structure_only",
+    "with_fused_head",
     "with_fusion",
     "with_towers",
 ]

@@ -67,9 +67,10 @@ def with_towers(
         >>> with_towers(encoder, {}).towers.keys()
         dict_keys(['image', 'text'])
     """
+    own_heads = {name: head for name, head in encoder.heads.items() if name in encoder.towers}
     merged = MultimodalEncoder(
         {**encoder.towers, **towers},
-        {**encoder.heads, **(label_heads or {})},
+        {**own_heads, **(label_heads or {})},
         pair_scales=pair_scales,
         **encoder.config(),
     )

@@ -14,16 +14,26 @@ from torch.nn import functional as F
 from clipkit.losses import (
     CombinedLoss,
     ContrastiveLoss,
+    FusedLabelLoss,
     MaskedWordLoss,
     MatchingLoss,
     WeightedTerm,
 )
-from clipkit.models import CrossAttentionFusion, JointEncoder, MergedFusion, WordHead, with_fusion
+from clipkit.models import (
+    CrossAttentionFusion,
+    JointEncoder,
+    LinearLabelHead,
+    MergedFusion,
+    WordHead,
+    with_fused_head,
+    with_fusion,
+)
 from clipkit.types import Batch
-from tests.helpers import tiny_models
+from tests.helpers import oracles, tiny_models
 
 SIZE, VOCABULARY, MASK, SPECIAL = 14, 100, 97, (0, 98, 99)
 CURSOR = {"epoch": 1, "position": 28}
+CLASS_WEIGHTS, SMOOTHING = [1.0, 3.0, 0.5], 0.1
 _WORD = 1 << 64
 
 
@@ -34,11 +44,14 @@ def encoder(merged: bool = False, words: bool = True, query: str = "text") -> Jo
     dual = tiny_models.encoder(vision, text)
     context = ["image" if query == "text" else "text"]
     fusion = MergedFusion(8, 1, 2) if merged else CrossAttentionFusion(8, 1, 2, query, context)
-    return with_fusion(dual, fusion, WordHead(8, VOCABULARY) if words else None).double()
+    joint = with_fusion(dual, fusion, WordHead(8, VOCABULARY) if words else None)
+    head = LinearLabelHead(8, len(CLASS_WEIGHTS))
+    torch.nn.init.normal_(head.linear.weight)
+    return with_fused_head(joint, head).double()
 
 
 def batch(size: int = SIZE) -> Batch:
-    """Pairs with equal captions, equal groups, a pair that is none, and captions of any length."""
+    """Pairs with equal captions and groups, one that is none, captions of any length, labels."""
     generator = torch.Generator().manual_seed(3)
     images = torch.randint(0, 256, (size, 3, 32, 32), dtype=torch.uint8, generator=generator)
     tokens = torch.zeros(size, 9, dtype=torch.int64)
@@ -52,8 +65,10 @@ def batch(size: int = SIZE) -> Batch:
         tokens[9] = tokens[2]
         groups[[0, 7, 10]], mask[5] = 4, False
     ids = torch.arange(size) * 7 + 100
+    labels = torch.arange(size) ** 2 % 3
+    labels[4::5] = -100
     return Batch(
-        images, tokens, torch.full((size,), -100), tuple(map(str, range(size))), cursor=CURSOR,
+        images, tokens, labels, tuple(map(str, range(size))), cursor=CURSOR,
         sample_ids=ids, groups=groups, pair_mask=mask,
     )  # fmt: skip
 
@@ -63,6 +78,9 @@ def objective(micro_batch_size: int | None = None, fused_only: bool = False) -> 
     terms = {
         "matching": WeightedTerm(MatchingLoss(micro_batch_size=micro_batch_size), 0.7),
         "words": WeightedTerm(words, 1.3),
+        "answers": WeightedTerm(
+            FusedLabelLoss(SMOOTHING, CLASS_WEIGHTS, micro_batch_size=micro_batch_size), 0.9
+        ),
     }
     return CombinedLoss(None if fused_only else ContrastiveLoss(), terms=terms)
 
@@ -160,6 +178,19 @@ def naive_words(model: JointEncoder, given: Batch) -> Tensor:
     return torch.stack(losses).mean()
 
 
+def naive_answers(model: JointEncoder, given: Batch) -> Tensor:
+    """One pair at a time."""
+    logits = []
+    for row in range(len(given)):
+        one = slice(row, row + 1)
+        image = model.read_image(given.images[one]).tokens
+        text = model.read_text(given.tokens[one]).tokens
+        pooled = model.fuse({"image": image, "text": text}).pooled
+        logits.append(model.heads["fused"](pooled)[0])
+    labels = given.labels.masked_fill(~given.pair_mask, -100).tolist()
+    return oracles.naive_label(torch.stack(logits), labels, CLASS_WEIGHTS, SMOOTHING)
+
+
 def naive_contrastive(model: JointEncoder, given: Batch) -> Tensor:
     out = model(replace(given, pair_mask=None))
     kept = given.pair_mask
@@ -175,6 +206,7 @@ def naive_objective(model: JointEncoder, given: Batch) -> Tensor:
         naive_contrastive(model, given)
         + 0.7 * naive_matching(model, given)
         + 1.3 * naive_words(model, given)
+        + 0.9 * naive_answers(model, given)
     )
 
 

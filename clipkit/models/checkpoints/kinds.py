@@ -8,7 +8,7 @@ from typing import Final
 
 from clipkit.errors import CheckpointError, ConfigError
 from clipkit.models.dual_encoder import DualEncoder
-from clipkit.models.joint.joint_encoder import JointEncoder
+from clipkit.models.joint.joint_encoder import FUSED, JointEncoder
 from clipkit.models.multimodal_encoder import MultimodalEncoder
 from clipkit.models.named_towers import NamedTowerEncoder
 from clipkit.models.tower_encoder import TowerEncoder
@@ -75,8 +75,9 @@ def as_multimodal(
 
 
 def _without_fusion(joint: JointEncoder) -> MultimodalEncoder:
-    """Return the towers, heads and scales of a joint encoder, which are shared."""
-    encoder = MultimodalEncoder(joint.towers, joint.heads, **joint.config())
+    """Return the towers, their heads and scales of a joint encoder, which are shared."""
+    heads = {name: head for name, head in joint.heads.items() if name != FUSED}
+    encoder = MultimodalEncoder(joint.towers, heads, **joint.config())
     encoder.log_logit_scale, encoder.logit_bias = joint.log_logit_scale, joint.logit_bias
     encoder.log_pair_scales = joint.log_pair_scales
     encoder.image_mean, encoder.image_std = joint.image_mean, joint.image_std

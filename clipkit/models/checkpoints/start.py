@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from clipkit.models.checkpoints.encoder import read_towers
+from clipkit.models.checkpoints.encoder import load_joint_encoder, read_towers
 from clipkit.models.checkpoints.kinds import as_dual, as_multimodal
 from clipkit.models.dual_encoder import DualEncoder
 from clipkit.models.heads.label_head import LabelHead
+from clipkit.models.joint.joint_encoder import JointEncoder
 from clipkit.models.multimodal_encoder import MultimodalEncoder
 
 _LOG: Final = logging.getLogger(__name__)
@@ -95,6 +96,28 @@ def from_multimodal_checkpoint(
     kept = {name: value for name, value in weights if not name.startswith(new)}
     encoder.load_state_dict(kept, strict=False)  # only new heads keep their initial values
     return encoder.train()
+
+
+def from_joint_checkpoint(path: Path | str, prefix: str | None = None) -> JointEncoder:
+    """Load an encoder with its fusion as the start of a run with another objective.
+
+    Args:
+        path: As for ``from_checkpoint``.
+        prefix: As for ``from_checkpoint``.
+
+    Returns:
+        The encoder in training mode, with no layer locked.
+
+    Raises:
+        CheckpointError: As for ``load_encoder``, or if it is an encoder without a fusion.
+
+    Examples:
+        >>> fusion = CrossAttentionFusion(width=16, depth=1, num_heads=2)
+        >>> save_encoder(with_fusion(encoder, fusion), "export")
+        >>> from_joint_checkpoint("export").fused_names
+        ('text', 'image')
+    """
+    return load_joint_encoder(path, prefix).train()
 
 
 def _head_prefix(name: str) -> str:

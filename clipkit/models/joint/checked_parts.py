@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from clipkit.errors import ConfigError
+from clipkit.models.heads.label_head import LabelHead
+from clipkit.models.heads.prototype_head import PrototypeLabelHead
 from clipkit.models.joint.fusion import Fusion
 from clipkit.models.joint.word_head import WordHead
 from clipkit.models.tower_encoder import TowerEncoder
@@ -59,5 +61,22 @@ def checked_head(head: WordHead | None, fusion: Fusion, encoder: TowerEncoder) -
         raise ConfigError(
             f"word_head: expected width = {expected[0]} as the fusion, and vocab_size = "
             f"{expected[1]} as the text tower, got {head.width} and {head.vocab_size}"
+        )
+    return head
+
+
+def checked_fused_head(head: LabelHead | None, fusion: Fusion) -> LabelHead | None:
+    """Return the label head on the pooled vector of the fusion, whose width is the fusion's."""
+    if head is None:
+        return None
+    if not isinstance(head, LabelHead) or isinstance(head, PrototypeLabelHead):
+        raise ConfigError(
+            f"label_heads.fused: expected a head without texts, such as LinearLabelHead, got "
+            f"{type(head).__name__}"
+        )
+    if head.embedding_dim != fusion.width:
+        raise ConfigError(
+            f"label_heads.fused.embedding_dim: expected the width of the fusion, {fusion.width}, "
+            f"got {head.embedding_dim}"
         )
     return head

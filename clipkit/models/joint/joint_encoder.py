@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple, final
+from typing import Any, Final, NamedTuple, final
 
 import torch
 from jaxtyping import Float, Int64
@@ -12,16 +12,24 @@ from torch import Tensor, nn
 
 from clipkit.errors import ConfigError
 from clipkit.models.heads.label_head import LabelHead
-from clipkit.models.joint.checked_parts import check_kinds, checked_head, token_towers_of
+from clipkit.models.joint.checked_parts import (
+    check_kinds,
+    checked_fused_head,
+    checked_head,
+    token_towers_of,
+)
 from clipkit.models.joint.fusion import Fusion
 from clipkit.models.joint.word_head import WordHead
 from clipkit.models.multimodal_parts import given_modality, present_rows, spread_rows
 from clipkit.models.named_towers import NamedTowerEncoder
-from clipkit.models.tower_encoder import SOFTMAX_LOGIT_SCALE, Images, TowerEncoder
+from clipkit.models.tower_encoder import SOFTMAX_LOGIT_SCALE, Images
 from clipkit.models.towers.base import Tower
 from clipkit.models.towers.tokens import TokenTower, recording_tokens, text_mask
 from clipkit.token_sequences import Fused, TokenSequence
 from clipkit.types import Batch, Embeddings
+
+FUSED: Final = "fused"
+"""Name of the label head on the pooled vector of the fusion, among those on towers."""
 
 
 class ReadTokens(NamedTuple):
@@ -50,7 +58,8 @@ class JointEncoder(NamedTowerEncoder):
             all towers of clipkit are.
         fusion: Network over the token sequences.
         word_head: Head that predicts masked words; None for none.
-        label_heads: Head that scores classes from the embeddings of a tower, by its name.
+        label_heads: Head that scores classes from the embeddings of a tower, by its name; the one
+            named "fused" scores them from the pooled vector of the fusion (``with_fused_head``).
         logit_scale: Initial inverse temperature, linear.
         logit_bias: Initial bias that is added to the scaled similarities; None for no bias.
         max_logit_scale: Upper limit of the scales; None for no limit.
@@ -86,7 +95,13 @@ class JointEncoder(NamedTowerEncoder):
         pair_scales: Sequence[str] = (),
     ) -> None:
         check_kinds(fusion, word_head)
-        super().__init__(towers, label_heads, logit_scale, logit_bias, max_logit_scale, pair_scales)
+        if FUSED in towers:
+            raise ConfigError(f"towers: {FUSED!r} is the name of the fusion; rename the tower")
+        heads = dict(label_heads or {})
+        fused_head = checked_fused_head(heads.pop(FUSED, None), fusion)
+        super().__init__(towers, heads, logit_scale, logit_bias, max_logit_scale, pair_scales)
+        if fused_head is not None:
+            self.label_heads[FUSED] = fused_head
         self.fusion = fusion
         self.fused_names = fusion.names
         self.token_inputs = nn.ModuleDict(
@@ -111,6 +126,11 @@ class JointEncoder(NamedTowerEncoder):
     def vocab_size(self) -> int:
         """Number of token ids that ``predict_words`` scores; 0 without a word head."""
         return 0 if self.word_head is None else self.word_head.vocab_size
+
+    @property
+    def num_fused_classes(self) -> int:
+        """Number of classes that ``classify_fused`` scores; 0 without a head on the fusion."""
+        return self.heads[FUSED].num_classes if FUSED in self.label_heads else 0
 
     def embed(
         self, batch: Batch, on_text: Callable[[Float[Tensor, "B D"]], None] | None = None
@@ -178,6 +198,20 @@ class JointEncoder(NamedTowerEncoder):
         logits: Tensor = self.matching(pooled)
         return logits[:, 0]
 
+    def classify_fused(self, pooled: Float[Tensor, "B width"]) -> Float[Tensor, "B C"]:
+        """Return the logits of the classes of the fused pairs, such as the answers to questions.
+
+        Raises:
+            ConfigError: If the encoder has no label head on its fusion.
+        """
+        if FUSED not in self.label_heads:
+            raise ConfigError(
+                "label_heads: this encoder has no head on its fusion; add one with "
+                "clipkit.models.with_fused_head"
+            )
+        logits: Tensor = self.label_heads[FUSED](pooled)
+        return logits
+
     def predict_words(
         self, states: Float[Tensor, "words width"]
     ) -> Float[Tensor, "words vocabulary"]:
@@ -194,6 +228,7 @@ class JointEncoder(NamedTowerEncoder):
     def zero(self) -> Float[Tensor, ""]:
         """Return 0, with a gradient of 0 for each trainable parameter outside of the towers."""
         parts = [self.token_inputs, self.fusion, self.matching, self.word_head]
+        parts.append(self.heads.get(FUSED))
         own = [p for part in parts if part is not None for p in part.parameters()]
         sums = [p.sum(dtype=torch.float32) for p in own if p.requires_grad]
         return 0 * torch.stack(sums).sum() if sums else self.log_logit_scale.new_zeros(())
@@ -228,32 +263,3 @@ class JointEncoder(NamedTowerEncoder):
         # towers may pad further, and texts of a batch are padded to its longest negative
         values = recorded[:, : tokens.shape[1]]
         return TokenSequence(values, text_mask(tokens, self.text_tower.pad_id))
-
-
-def with_fusion(
-    encoder: TowerEncoder, fusion: Fusion, word_head: WordHead | None = None
-) -> JointEncoder:
-    """Add a fusion to an encoder, which may be trained: its towers, heads and scales are kept.
-
-    Args:
-        encoder: Encoder whose parts are used, such as ``from_checkpoint(PATH)``.
-        fusion: Network over the token sequences of its towers.
-        word_head: Head that predicts masked words; None for none.
-
-    Raises:
-        ConfigError: If the parts do not fit together.
-
-    Examples:
-        >>> joint = with_fusion(encoder, CrossAttentionFusion(width=16, depth=1, num_heads=2))
-        >>> joint.image_tower is encoder.image_tower
-        True
-    """
-    joint = JointEncoder(encoder.towers, fusion, word_head, encoder.heads, **encoder.config())
-    joint.log_logit_scale, joint.logit_bias = encoder.log_logit_scale, encoder.logit_bias
-    joint.image_mean, joint.image_std = encoder.image_mean, encoder.image_std
-    if isinstance(encoder, NamedTowerEncoder):
-        joint.log_pair_scales = encoder.log_pair_scales
-    for part in (joint.token_inputs, joint.fusion, joint.matching, joint.word_head):
-        if part is not None:
-            part.to(encoder.log_logit_scale)  # to the device and the type of the other weights
-    return joint

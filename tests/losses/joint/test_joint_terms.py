@@ -45,6 +45,8 @@ def test_values_and_gradients_are_those_of_loops(merged, micro_batch_size):
     for name, value in expected.items():
         np.testing.assert_allclose(got[name], value, atol=1e-9, err_msg=name)
     assert values["matching_num_samples"] == 13  # one pair does not belong together
+    assert values["answers"].item() == pytest.approx(joint.naive_answers(model, batch).item())
+    assert values["answers_num_samples"] == 11  # two have no label, and one is no pair
     assert values["words_num_samples"] == len(joint.naive_masking(batch)[1])
 
 
@@ -104,7 +106,7 @@ def test_recomputed_parts_name_a_tensor_of_their_device(monkeypatch):
     monkeypatch.setattr(fused_rows, "checkpoint", recording)
     model, batch = joint.encoder(), joint.batch()
     joint.objective(4, fused_only=True)(model(batch), batch)
-    assert len(given) == 8
+    assert len(given) == 12
     assert all(given)
 
 
@@ -147,7 +149,9 @@ def test_parts_that_no_term_uses_get_a_gradient_of_zero():
     CombinedLoss(ContrastiveLoss())(model(batch), batch)["loss"].backward()
     grads = joint.gradients(model)
     assert grads.keys() == dict(model.named_parameters()).keys()
-    assert not any(grads[n].any() for n in grads if n.startswith(("fusion", "word", "matching")))
+    assert not any(
+        grads[n].any() for n in grads if n.startswith(("fusion", "word", "matching", "label"))
+    )
 
 
 @pytest.mark.parametrize(
