@@ -15,6 +15,7 @@ from clipkit.cli.arguments import (
     given_text,
 )
 from clipkit.cli.outputs import check_output_folder
+from clipkit.errors import ConfigError
 from clipkit.remote_code import FLAG
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
         help=f"{MODEL_HELP}; default: ViT-B-32@laion2b_s34b_b79k",
     )
     add_weights_argument(parser)
+    _add_task_arguments(parser)
     parser.add_argument(
         "--template",
         action="append",
@@ -67,22 +69,41 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     )
 
 
+def _add_task_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("images with texts")
+    group.add_argument(
+        "--task",
+        choices=("vqa", "entailment", "classification"),
+        help="train a head on a fusion of image and text: vqa for a table with image, question and "
+        "answer or answers; entailment and classification for one with image, hypothesis or "
+        "caption, and label",
+    )
+    group.add_argument(
+        "--num-answers",
+        type=int,
+        metavar="N",
+        help="with --task vqa: learn the N most frequent answers (default: 1000)",
+    )
+    group.add_argument(
+        "--per-class",
+        type=int,
+        metavar="N",
+        help="with --task entailment or classification: train on N samples of each class",
+    )
+    group.add_argument(
+        "--seed",
+        type=int,
+        metavar="N",
+        help="with --task: seed of the run and of the selection of --per-class (default: 0)",
+    )
+
+
 def run(args: argparse.Namespace) -> int:
     check_output_folder("--output", args.output, ["finetune.yaml"])
 
     from clipkit.cli.fit import command as fit
-    from clipkit.training.finetune.run import DEFAULT_MODEL, DEFAULT_TEMPLATES, plan_finetune
 
-    plan = plan_finetune(
-        args.train,
-        args.output,
-        val=args.val,
-        model=args.model or DEFAULT_MODEL,
-        weights=args.weights,
-        templates=args.template or DEFAULT_TEMPLATES,
-        allow_outside=args.allow_outside,
-        overwrite=args.overwrite,
-    )
+    plan = _plan(args)
     plan.write()
     print(plan.text() if args.print else plan.head, end="", flush=True)
     if args.print:
@@ -95,10 +116,49 @@ def run(args: argparse.Namespace) -> int:
     return status
 
 
+def _plan(args: argparse.Namespace) -> FinetunePlan:
+    from clipkit.training.finetune import TaskOptions, plan_finetune, plan_task
+    from clipkit.training.finetune.run import DEFAULT_MODEL, DEFAULT_TEMPLATES
+
+    model = args.model or DEFAULT_MODEL
+    given = {
+        name: value
+        for name in ("num_answers", "per_class", "seed")
+        if (value := getattr(args, name)) is not None
+    }
+    if args.task is None:
+        if given:
+            raise ConfigError(f"--{next(iter(given)).replace('_', '-')}: expected --task with it")
+        return plan_finetune(
+            args.train,
+            args.output,
+            val=args.val,
+            model=model,
+            weights=args.weights,
+            templates=args.template or DEFAULT_TEMPLATES,
+            allow_outside=args.allow_outside,
+            overwrite=args.overwrite,
+        )
+    if args.template is not None:
+        raise ConfigError("--template: expected no --task with it, whose data have texts")
+    return plan_task(
+        args.task,
+        args.train,
+        args.output,
+        val=args.val,
+        model=model,
+        weights=args.weights,
+        options=TaskOptions(**given),
+        allow_outside=args.allow_outside,
+        overwrite=args.overwrite,
+    )
+
+
 def _next_command(plan: FinetunePlan, allow_outside: bool) -> str:
     """Return the checkpoint, and the command that evaluates it."""
     data = plan.data
     task = "multi-label" if data.multi_label else "label-head" if data.class_counts else "retrieval"
+    task = plan.task or task
     measure = f"clipkit evaluate --model {plan.weights} --data {data.val or 'DATA'} --task {task}"
     measure += " --allow-outside" * allow_outside
     return f"{plan.weights}: the fine-tuned model; evaluate it with\n  {measure}"

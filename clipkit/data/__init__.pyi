@@ -26,6 +26,7 @@ from .packing.pack import ShardWriter, pack
 from .packing.stats import ShardStats, collect_stats
 from .packing.tables.columns import TableColumns
 from .packing.verify import VerifyReport, verify_shards
+from .samples.answers import Answers
 from .samples.arrays import read_array
 from .samples.faults import FaultOptions
 from .samples.fields import (
@@ -68,6 +69,7 @@ from .text.tokenizers import (
 )
 
 __all__ = [
+    "Answers",
     "BatchSizeStage",
     "Candidate",
     "CaptionGroup",

@@ -13,6 +13,8 @@ from clipkit.evaluation.evaluators.association import ImageAssociation
 from clipkit.evaluation.evaluators.base import Evaluator
 from clipkit.evaluation.evaluators.class_report import ClassReport, PerClass
 from clipkit.evaluation.evaluators.fairness import GroupFairness
+from clipkit.evaluation.evaluators.joint.classification import JointClassification
+from clipkit.evaluation.evaluators.joint.question_answering import QuestionAnswering
 from clipkit.evaluation.evaluators.label_head import LabelHeadClassification
 from clipkit.evaluation.evaluators.multi_label import MultiLabelClassification
 from clipkit.evaluation.evaluators.pair_choice import PairChoice
@@ -89,6 +91,7 @@ __all__ = [
     "GroupFairness",
     "ImageAssociation",
     "InterpolationPoint",
+    "JointClassification",
     "LabelHeadClassification",
     "LinearProbe",
     "ModalityRows",
@@ -102,6 +105,7 @@ __all__ = [
     "Predictions",
     "ProbeOptions",
     "ProbeSplits",
+    "QuestionAnswering",
     "RerankedRetrieval",
     "Retrieval",
     "RetrievalOptions",

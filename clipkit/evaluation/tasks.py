@@ -22,6 +22,8 @@ from clipkit.evaluation.datasets.queries import IMAGES, query_modality
 from clipkit.evaluation.evaluators.association import ImageAssociation
 from clipkit.evaluation.evaluators.base import Evaluator
 from clipkit.evaluation.evaluators.fairness import GroupFairness
+from clipkit.evaluation.evaluators.joint.classification import JointClassification
+from clipkit.evaluation.evaluators.joint.question_answering import QuestionAnswering
 from clipkit.evaluation.evaluators.label_head import LabelHeadClassification
 from clipkit.evaluation.evaluators.multi_label import MultiLabelClassification
 from clipkit.evaluation.evaluators.pair_choice import PairChoice
@@ -103,6 +105,7 @@ TASKS: Final = (
     "retrieval", "zero-shot", "label-head", "multi-label", "linear-probe", "nearest-neighbours",
     "few-shot", "pair-choice", "zero-shot-multi-label", "corruptions",
     "multi-label-probe", "fairness", "association", "translation",
+    "joint-classification", "question-answering",
 )  # fmt: skip
 """Names of the tasks."""
 
@@ -148,7 +151,8 @@ def make_evaluator(
         caption: Finds the captions of a sample; None for the lines of its ``.txt``.
         label_field: Where the class of a sample is: a member ("cls") or a field of a JSON member
             ("json:category"). For several classes per image, "cls" means "npy" in CLIP_benchmark's
-            data of that type, otherwise "json:labels".
+            data of that type, otherwise "json:labels"; for answers to questions "json:answers" or
+            "json:answer".
         allow_outside: Whether the images of a table or folder may be outside of its folder.
         modality: What the samples are: "image", "sound", or the field that reads another modality.
         correct: Which candidates of a retrieval are correct, groups of queries, and widths.
@@ -184,18 +188,15 @@ def make_evaluator(
     if task == "association":
         return ImageAssociation(source, options=options, allow_outside=allow_outside)
     data = open_dataset(
-        source, split, caption=caption, label_field=label_field, allow_outside=allow_outside,
-        modality=modality,
+        source, split, caption=caption, allow_outside=allow_outside, modality=modality,
+        label_field="cls" if task == "question-answering" else label_field,
     )  # fmt: skip
+    if task in ("joint-classification", "question-answering"):
+        return _of_fusion(task, data, label_field, options)
     if task in ("multi-label", "zero-shot-multi-label"):
         return _multi_label(task, data, label_field, zero_shot, options)
-    if task == "retrieval":
-        return Retrieval(data, options=options, correct=correct)
-    if task == "translation":
-        field = correct.group_field or CAPTION_LANGUAGE
-        return CaptionTranslation(
-            data, options=options, language_field=field, merge_captions=correct.merge_captions
-        )
+    if task in ("retrieval", "translation"):
+        return _retrieval(task, data, correct, options)
     if task == "fairness":
         return _fairness(robustness.classifier, data, zero_shot, options)
     if task == "corruptions":
@@ -242,6 +243,26 @@ def _multi_label(
         calibration_split=zero_shot.calibration_split, thresholds=zero_shot.thresholds,
         hold_out_by=zero_shot.hold_out_by, facts=zero_shot.facts,
     )  # fmt: skip
+
+
+def _retrieval(
+    task: str, data: EvaluationDataset, correct: RetrievalOptions, options: EmbedOptions
+) -> Retrieval | CaptionTranslation:
+    if task == "retrieval":
+        return Retrieval(data, options=options, correct=correct)
+    field = correct.group_field or CAPTION_LANGUAGE
+    return CaptionTranslation(
+        data, options=options, language_field=field, merge_captions=correct.merge_captions
+    )
+
+
+def _of_fusion(
+    task: str, data: EvaluationDataset, label_field: str, options: EmbedOptions
+) -> JointClassification | QuestionAnswering:
+    if task == "joint-classification":
+        return JointClassification(data, options=options)
+    answers = None if label_field == "cls" else label_field
+    return QuestionAnswering(data, answer_field=answers, options=options)
 
 
 def _positives(label_field: str) -> str | None:

@@ -1,3 +1,4 @@
+from .answers import vqa_accuracy
 from .classification import ClassificationMetrics
 from .functional import (
     classification_accuracy,
@@ -24,4 +25,5 @@ __all__ = [
     "retrieval_ranks",
     "retrieval_recall",
     "topk_accuracy",
+    "vqa_accuracy",
 ]

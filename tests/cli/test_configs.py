@@ -13,6 +13,7 @@ import yaml
 
 from clipkit.cli.main import main
 from tests.helpers import tiny
+from tests.helpers.factories import COLORS
 
 ROOT = Path(__file__).parents[2]
 # tune/ and sweep/ hold no runs but spaces of values; tests/cli/test_tune.py runs them.
@@ -56,6 +57,12 @@ def tiny_encoder(words: list[str]) -> list[str]:
     flags = []
     if any("transform" in part.get("samples", {}) for part in data):
         flags.append(f"--data.samples.transform.size={ENCODER['vision_cfg']['image_size']}")
+    if "head" in encoder["init_args"]:
+        nested = "--model.encoder.encoder.encoder"
+        name, num_classes = json.dumps(ENCODER), "--model.encoder.head.num_classes=4"
+        return [
+            *flags, f"{nested}=clipkit.models.from_open_clip", f"{nested}.name={name}", num_classes,
+        ]  # fmt: skip
     if "fusion" in encoder["init_args"]:
         nested = "--model.encoder.encoder"
         name = json.dumps(ENCODER)
@@ -110,6 +117,10 @@ def tiny_data(words: list[str], shards: Path) -> list[str]:
     flags = [f"--data.val={shards}/val/*.tar"]
     if any("long_caption" in json.dumps(part) for part in data):  # which these shards do not have
         flags.append('--data.validation.caption.fields={"color": 1.0}')
+    if any("clipkit.data.Answers" in json.dumps(part) for part in data):
+        answers = {"answers": [*COLORS], "field": "json:color"}
+        fields = [{"class_path": "clipkit.data.Answers", "init_args": answers}]
+        flags.append(f"--data.samples.fields={json.dumps(fields)}")
     mixtures = [part["mixture"] for part in data if "mixture" in part]
     if not mixtures:
         return [f"--data.train={shards}/train/*.tar", *flags]

@@ -42,7 +42,10 @@ TASKS: Final = (
     "retrieval", "zero-shot", "label-head", "multi-label", "linear-probe", "nearest-neighbours",
     "few-shot", "pair-choice", "zero-shot-multi-label", "corruptions",
     "multi-label-probe", "fairness", "association", "translation",
+    "joint-classification", "question-answering",
 )  # fmt: skip
+_OF_FUSION: Final = frozenset({"joint-classification", "question-answering"})
+"""Tasks of the label head on the fusion of a joint encoder."""
 
 
 def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
@@ -135,10 +138,11 @@ def _load(
     """Load a model, with all of its towers if those of image and text are not enough."""
     from clipkit.models import JointEncoder, load_model, load_towers
 
-    if args.modality == "image" and "retrieval" not in evaluators:
+    needs_fusion = args.rerank is not None or not _OF_FUSION.isdisjoint(evaluators)
+    if args.modality == "image" and "retrieval" not in evaluators and not needs_fusion:
         return load_model(args.model, device, args.weights)
     encoder, weights = load_towers(args.model, device, args.weights)
-    if isinstance(encoder, JointEncoder) and args.rerank is None and not encoder.modalities:
+    if isinstance(encoder, JointEncoder) and not needs_fusion and not encoder.modalities:
         return encoder.dual(), weights  # of which reports explain matches
     # an evaluator refuses an encoder that lacks one of its towers
     return cast("DualEncoder", encoder), weights
@@ -194,7 +198,7 @@ def _arguments(
 ) -> dict[str, Any]:
     """Return what the record tells about the measurement."""
     of_data = next((e.class_names for e in evaluators.values() if e.class_names), ())
-    head = encoder.heads.get(args.modality)
+    head = encoder.heads.get(args.modality if _OF_FUSION.isdisjoint(evaluators) else "fused")
     of_model = () if head is None else head.class_names
     facts = ("model", "data", "split", "modality", "limit", "precision")
     return {

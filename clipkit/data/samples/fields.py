@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, final
 
@@ -47,6 +47,9 @@ class SampleField(ABC):
 
     pad_id: int | None = None
     """Padding id of the teacher's tokens; None if this field adds none."""
+
+    class_names: Sequence[str] = ()
+    """Names of the classes, if this field sets ``sample.label``; empty if it does not."""
 
     @abstractmethod
     def add(self, sample: Sample, context: SampleContext) -> Sample:

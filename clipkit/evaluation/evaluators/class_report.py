@@ -10,6 +10,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from clipkit.evaluation.evaluators.base import Evaluator
+from clipkit.evaluation.evaluators.joint.classification import JointClassification
+from clipkit.evaluation.evaluators.joint.question_answering import QuestionAnswering
 from clipkit.evaluation.evaluators.label_head import LabelHeadClassification
 from clipkit.evaluation.evaluators.zero_shot import ZeroShotClassification
 from clipkit.evaluation.outcomes.outcomes import Evaluation
@@ -63,9 +65,15 @@ class ClassReport:
         return replace(self.of_classifier, metrics=self.metrics())
 
 
+Classifying = (
+    ZeroShotClassification | LabelHeadClassification | JointClassification | QuestionAnswering
+)
+"""Evaluators whose predictions can be measured class by class."""
+
+
 @final
 class PerClass(Evaluator):
-    """Metrics of every class, and their means, for a zero-shot classifier or a label head.
+    """Metrics of every class, and their means, for zero-shot classes, a label head, or answers.
 
     The means weight all classes that occur equally. The average precision of a class ranks all
     images by their score for it.
@@ -80,7 +88,7 @@ class PerClass(Evaluator):
 
     primary_metric = "macro_f1"
 
-    def __init__(self, classifier: ZeroShotClassification | LabelHeadClassification) -> None:
+    def __init__(self, classifier: Classifying) -> None:
         self.classifier = classifier
 
     def measure(self, encoder: DualEncoder) -> ClassReport:

@@ -17,7 +17,9 @@ from clipkit.evaluation.datasets.modality_loading import evaluation_fields
 from clipkit.evaluation.datasets.queries import IMAGES, SignalQueries
 from clipkit.evaluation.embedding import EmbeddedPairs, known_pairs
 from clipkit.evaluation.evaluators.base import Evaluator
-from clipkit.evaluation.evaluators.class_report import PerClass
+from clipkit.evaluation.evaluators.class_report import Classifying, PerClass
+from clipkit.evaluation.evaluators.joint.classification import JointClassification
+from clipkit.evaluation.evaluators.joint.question_answering import QuestionAnswering
 from clipkit.evaluation.evaluators.label_head import LabelHeadClassification
 from clipkit.evaluation.evaluators.retrieval import Retrieval
 from clipkit.evaluation.evaluators.suite import joined
@@ -61,6 +63,7 @@ class Measured:
         correct: Which images and captions match.
         compared: Retrieval between modalities; None if there was none.
         sounds: Sounds of each evaluator of sounds, by its name.
+        with_texts: Names of the evaluators of images with texts, such as questions.
     """
 
     evaluations: dict[str, Evaluation]
@@ -70,12 +73,14 @@ class Measured:
     correct: RetrievalOptions = RetrievalOptions()
     compared: Compared | None = None
     sounds: Mapping[str, SoundSource] = field(default_factory=dict)
+    with_texts: Sequence[str] = ()
 
     def examples(self) -> Examples:
         """Collect what the page shows of images, texts and classes."""
         examples = examples_of(
-            self.evaluations, self.data, self.embedded, correct=self.correct, sounds=self.sounds
-        )
+            self.evaluations, self.data, self.embedded, correct=self.correct, sounds=self.sounds,
+            with_texts=self.with_texts,
+        )  # fmt: skip
         galleries = [] if self.compared is None else modality_galleries(self.compared)
         return replace(examples, explanations=self.explanations, modalities=galleries)
 
@@ -144,7 +149,9 @@ def measure(encoder: DualEncoder, evaluators: Mapping[str, Evaluator]) -> Measur
     correct = next((part.correct for part in retrievals), RetrievalOptions())
     by_name = {name: _sounds_of(encoder, evaluators[name]) for name in evaluators}
     sounds = {name: heard for name, heard in by_name.items() if heard is not None}
-    return Measured(ordered, data, embedded, explanations, correct, compared, sounds)
+    joint = (JointClassification, QuestionAnswering)
+    with_texts = [name for name, one in evaluators.items() if isinstance(one, joint)]
+    return Measured(ordered, data, embedded, explanations, correct, compared, sounds, with_texts)
 
 
 def merged_result(name: str, measured: Measured, note: str = "") -> Result:
@@ -209,7 +216,7 @@ def _without_classes(metrics: Mapping[str, float]) -> dict[str, float]:
 
 
 def _with_classes(evaluator: Evaluator) -> Evaluator:
-    if isinstance(evaluator, ZeroShotClassification | LabelHeadClassification):
+    if isinstance(evaluator, Classifying):
         return PerClass(evaluator)
     return evaluator
 
@@ -235,6 +242,8 @@ def _sounds_of(encoder: DualEncoder, evaluator: Evaluator) -> SoundSource | None
 def _data_of(evaluator: Evaluator) -> EvaluationDataset | None:
     match evaluator:
         case Retrieval() | ZeroShotClassification() | LabelHeadClassification():
+            return evaluator.data
+        case JointClassification() | QuestionAnswering():
             return evaluator.data
         case LinearProbe() | NearestNeighbours() | FewShotProbe():
             return evaluator.splits.test

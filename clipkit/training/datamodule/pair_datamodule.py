@@ -277,7 +277,12 @@ class PairDataModule(LightningDataModule):
         return SampleOptions(caption, options.label_field, options.fields, options.num_threads)
 
     def _named_classes(self, is_fit: bool) -> tuple[str, ...]:
-        """Return the class names of the training data; if it has none, of the validation data."""
+        """Return the class names of the training data; if it has none, of the validation data.
+
+        A field that sets the labels names them, too.
+        """
+        if named := [field.class_names for field in self.samples.fields if field.class_names]:
+            return tuple(named[-1])
         if self.samples.label_field != "cls":
             return ()  # the names are for the numbers in .cls
         encoder = self._known_encoder()

@@ -17,6 +17,7 @@ from clipkit.data.shards.members import read_classes, read_label
 from clipkit.errors import DataError, SampleError
 from clipkit.models.checkpoints.encoder import PREFIXES
 from clipkit.models.checkpoints.named import is_read_by_path, load_model
+from clipkit.models.tower_encoder import TowerEncoder
 from clipkit.patches import TokenBudget
 from clipkit.types import IGNORE_LABEL
 
@@ -144,22 +145,44 @@ def inspect_model(model: str, weights: str | None = None) -> BaseModelInfo:
         ClipkitError: If the model cannot be loaded.
     """
     encoder, kind = load_model(model, "cpu", weights)
+    return model_info(encoder, encoder_config(model, kind), kind)
+
+
+def model_info(
+    encoder: TowerEncoder, config: Mapping[str, Any], weights: str | None
+) -> BaseModelInfo:
+    """Return what a configuration needs to start from an encoder of images and texts.
+
+    Args:
+        encoder: The encoder.
+        config: The same in a configuration.
+        weights: As in ``BaseModelInfo``.
+    """
     towers = {"image_tower": encoder.image_tower, "text_tower": encoder.text_tower}
     return BaseModelInfo(
-        encoder=_encoder_config(model, kind),
+        encoder=config,
         embedding_dim=encoder.embedding_dim,
         image_size=encoder.image_tower.image_size,
         interpolation=encoder.image_tower.interpolation,
         num_groups={name: len(tower.layer_groups()) for name, tower in towers.items()},
-        weights=kind,
+        weights=weights,
         budget=encoder.image_tower.budget,
     )
 
 
-def _encoder_config(model: str, weights: str | None) -> dict[str, Any]:
+def encoder_config(
+    model: str, weights: str | None, loader: str = "from_checkpoint"
+) -> dict[str, Any]:
+    """Return the entry of a configuration that loads a model.
+
+    Args:
+        model: Name of the model; see ``clipkit.models.load_model``.
+        weights: "average" or "raw" weights of a checkpoint; None if it has only one set.
+        loader: Function of ``clipkit.models`` that loads a checkpoint.
+    """
     if is_read_by_path(model):
         init_args = {"path": model} | ({"prefix": PREFIXES[weights]} if weights else {})
-        return {"class_path": "clipkit.models.from_checkpoint", "init_args": init_args}
+        return {"class_path": f"clipkit.models.{loader}", "init_args": init_args}
     name, _, pretrained = model.partition("@")
     options = {"name": name, "pretrained": pretrained or None}
     return {"class_path": "clipkit.models.from_open_clip", "init_args": options}

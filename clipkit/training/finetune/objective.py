@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from clipkit.losses import balanced_class_weights
@@ -54,17 +55,21 @@ def _one_class(data: FinetuneData, reasons: list[str]) -> dict[str, Any]:
         "classes: pairs of one class are positives for each other (UniCL), and a linear head is "
         "trained too" + ("" if data.has_captions else "; captions are class names in sentences")
     )
-    label: dict[str, Any] = {"label_smoothing": 0.1}
-    present = [count for count in data.class_counts if count]
-    if max(present) >= _IMBALANCE * min(present):
-        weights = balanced_class_weights(data.class_counts)
-        label["class_weights"] = [round(weight, 4) for weight in weights]
-        reasons.append(
-            f"the largest class has {max(present)} samples, the smallest {min(present)}: rare "
-            f"classes have a larger weight in the label loss"
-        )
+    label: dict[str, Any] = {"label_smoothing": 0.1, **class_weights(data.class_counts, reasons)}
     return {
         "contrastive": entry("losses.LabelAwareContrastiveLoss"),
         "label": entry("losses.LabelLoss", **label),
         "label_weight": 0.5,
     }
+
+
+def class_weights(counts: Sequence[int], reasons: list[str]) -> dict[str, Any]:
+    """Return the weights of classes for a loss; empty if all classes have similar sizes."""
+    present = [count for count in counts if count]
+    if max(present) < _IMBALANCE * min(present):
+        return {}
+    reasons.append(
+        f"the largest class has {max(present)} samples, the smallest {min(present)}: rare "
+        f"classes have a larger weight in the label loss"
+    )
+    return {"class_weights": [round(weight, 4) for weight in balanced_class_weights(counts)]}

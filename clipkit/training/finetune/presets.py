@@ -76,8 +76,8 @@ def finetune_config(
     config = {
         "seed_everything": 0,
         "model": model,
-        "data": _data(data, batch_size, templates, _transform(base, preset, reasons)),
-        "trainer": _trainer(data, base, preset, folder, reasons),
+        "data": _data(data, batch_size, templates, transform_config(base, preset, reasons)),
+        "trainer": trainer_config(data, base, preset, folder, reasons),
     }
     return config, reasons
 
@@ -107,7 +107,8 @@ def _data(
     }
 
 
-def _transform(base: BaseModelInfo, preset: Preset, reasons: list[str]) -> dict[str, Any]:
+def transform_config(base: BaseModelInfo, preset: Preset, reasons: list[str]) -> dict[str, Any]:
+    """Return the transform of training images, and explain it."""
     reasons.append(
         f"crops of {preset.crop:.0%} to 100% of an image; no flips and no changes of colour, "
         f"because left, right or colour may matter; add them with data.samples.transform"
@@ -118,9 +119,10 @@ def _transform(base: BaseModelInfo, preset: Preset, reasons: list[str]) -> dict[
     return entry("data.TrainTransform", size=base.image_size, **crops)
 
 
-def _trainer(
+def trainer_config(
     data: FinetuneData, base: BaseModelInfo, preset: Preset, folder: str, reasons: list[str]
 ) -> dict[str, Any]:
+    """Return the duration, the callbacks and the validation of a run, and explain them."""
     callbacks = [entry(f"{_CALLBACKS}.{name}") for name in ("ProgressBar", "Throughput")]
     if (most := preset.unlocked_groups) is not None:
         callbacks += [

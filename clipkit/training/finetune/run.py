@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,12 +32,16 @@ class FinetunePlan:
         reasons: Sentences that explain the choices.
         data: Facts about the data.
         folder: Folder of the run.
+        task: Task of ``clipkit evaluate`` that measures the result; empty for that of the data.
+        files: Texts that are written next to the configuration, by the name of their file.
     """
 
     config: Mapping[str, Any]
     reasons: Sequence[str]
     data: FinetuneData
     folder: Path
+    task: str = ""
+    files: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def path(self) -> Path:
@@ -59,7 +63,9 @@ class FinetunePlan:
         return self.head + yaml.safe_dump(dict(self.config), sort_keys=False, allow_unicode=True)
 
     def write(self) -> None:
-        """Write the configuration file."""
+        """Write the configuration file, and the files that it names."""
+        for name, text in self.files.items():
+            write_text(self.folder / name, text)
         write_text(self.path, self.text())
 
 
@@ -99,16 +105,14 @@ def plan_finetune(
         4 samples, no classes
     """
     folder = Path(output)
-    if not overwrite and (traces := traces_of_a_run(str(folder))):
-        resume = f"clipkit fit -c {folder / 'finetune.yaml'} --ckpt_path last"
-        raise ConfigError(refusal("--output", str(folder), traces, resume, "--output"))
+    refuse_run(folder, overwrite=overwrite)
     data = inspect_data(train, val, allow_outside=allow_outside)
     base = inspect_model(model, weights)
     config, reasons = finetune_config(data, base, str(folder), templates)
     if allow_outside:
         config["data"]["storage"] = {"allow_outside": True}
     facts = [f"{data.num_samples:,} samples, {len(data.class_counts) or 'no'} classes"]
-    facts += [f"classes: {_numbered(data.class_names)}"] if any(data.class_names) else []
+    facts += [f"classes: {numbered_names(data.class_names)}"] if any(data.class_names) else []
     facts += [f"starts from {model} ({base.weights} weights)"] if base.weights else []
     return FinetunePlan(config, [*facts, *reasons], data, folder)
 
@@ -133,7 +137,14 @@ def finetune(plan: FinetunePlan, *, overwrite: bool = False) -> Path:
     return plan.weights
 
 
-def _numbered(names: Sequence[str]) -> str:
+def refuse_run(folder: Path, *, overwrite: bool) -> None:
+    """Refuse a folder that contains a run, unless it may be replaced."""
+    if not overwrite and (traces := traces_of_a_run(str(folder))):
+        resume = f"clipkit fit -c {folder / 'finetune.yaml'} --ckpt_path last"
+        raise ConfigError(refusal("--output", str(folder), traces, resume, "--output"))
+
+
+def numbered_names(names: Sequence[str]) -> str:
     """Return the first class names, each with its number."""
     numbered = [f"{number} {name}" for number, name in enumerate(names) if name]
     more = [f"... ({len(numbered)} names)"] if len(numbered) > _SHOWN_CLASSES else []

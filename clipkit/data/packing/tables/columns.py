@@ -30,6 +30,9 @@ _ANY_FILE: Final = frozenset({"filepath", "file_path", "file", "path", "filename
 CAPTION_COLUMNS: Final = ("caption", "captions", "title", "text", "txt")
 _CAPTIONS_WITHOUT_CLASSES: Final = (*CAPTION_COLUMNS, "sentences", "comment", "raw")
 CLASS_COLUMNS: Final = (*LABEL_COLUMNS, *CLASS_NAME_COLUMNS, *CLASSES_COLUMNS)
+ANSWER_COLUMNS: Final = ("answers", "answer")
+_LABELLED_TEXTS: Final = {"question": ANSWER_COLUMNS, "hypothesis": CLASS_COLUMNS}
+"""Columns with a text that has a label only together with the image, and those of the labels."""
 _URL_COLUMNS: Final = ("url", "image_url", "coco_url", "img_url")
 _NUMBERED_CAPTION: Final = re.compile(r"(caption|text)[ _-]?\d+")
 _TEXTS_OF_OBJECTS: Final = ("raw", "caption", "text")
@@ -71,12 +74,15 @@ class UsedColumns:
         sounds: Columns with sounds; the first is the sound of a sample.
         captions: Columns with captions; empty if the table has classes only.
         has_classes: Whether a column contains classes.
+        is_sample_per_row: Whether each row is a sample, such as a question about an image, also if
+            several rows have the same image.
     """
 
     images: tuple[str, ...]
     sounds: tuple[str, ...]
     captions: tuple[str, ...]
     has_classes: bool
+    is_sample_per_row: bool = False
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -105,12 +111,23 @@ def used_columns(where: str, names: Sequence[str], options: TableColumns) -> Use
         images = _named(where, "images", names, options.images)
     else:
         images = _image_columns(where, [name for name in names if name not in sounds], sounds)
+    labelled = _labelled_text(names)
     if options.captions:
         captions = _named(where, "captions", names, options.captions)
+    elif labelled is not None:
+        captions = (labelled,)
     else:
         rest = [name for name in names if name not in (*images, *sounds)]
         captions = _caption_columns(where, rest, has_classes)
-    return UsedColumns(images, sounds, captions, has_classes)
+    return UsedColumns(images, sounds, captions, has_classes, captions == (labelled,))
+
+
+def _labelled_text(names: Sequence[str]) -> str | None:
+    """Return the column of questions or hypotheses; None if the table has none, or no labels."""
+    for text, labels in _LABELLED_TEXTS.items():
+        if (column := _first(names, [text])) is not None and _first(names, labels) is not None:
+            return column
+    return None
 
 
 def _image_columns(where: str, names: Sequence[str], sounds: Sequence[str]) -> tuple[str, ...]:

@@ -34,7 +34,8 @@ Record = tuple[int, int, dict[str, Any]]
 class TableSurvey:
     """Images of a table, in order of appearance, and its classes; contradictions are refused.
 
-    An image in several rows is one image; an image whose bytes are in the table is one for itself.
+    An image in several rows is one image; an image whose bytes are in the table is one for itself,
+    and so is each row of a table of questions or hypotheses.
     Memory is 8 bytes per row, 12 with classes.
 
     Args:
@@ -136,7 +137,8 @@ class TableSurvey:
                     self._failed.append(num_rows + at - 1)
                     continue
                 self._check(part, at, row)
-                hashes.append(name_hash(f"{number} {at}" if isinstance(name, dict) else str(name)))
+                is_own = self.columns.is_sample_per_row or isinstance(name, dict)
+                hashes.append(name_hash(f"{number} {at}" if is_own else str(name)))
                 if spool is not None:
                     spool.append((number, at, row))
             num_rows += at

@@ -30,6 +30,9 @@ class Table(Sequence["TableItem"]):
     (``class_name``, or names in the others). Numbers in the table are kept; see ``ClassNumbers``
     for names. The caption of an image without captions is the name of its class.
 
+    Questions with answers, and hypotheses with classes, are a sample per row: the text is the
+    caption, and answers stay in the JSON.
+
     Several classes per image (``labels``, ``classes``, see ``ClassLists``) are numbered in the
     same way, and are stored as the list ``labels`` in the JSON; their names are the caption.
 
@@ -114,7 +117,8 @@ class Table(Sequence["TableItem"]):
         label = self._numbers.of_row(own)
         classes = None if listed is None else self._numbers.of_list(listed)
         numbers = [label] if label is not None else classes or []
-        captions = captions or [name for name in (self._numbers.caption(numbers),) if name]
+        if not captions and not self.columns.is_sample_per_row:  # a class would answer the question
+            captions = [name for name in (self._numbers.caption(numbers),) if name]
         if has_lists(row):
             row = {**row, "labels": classes}
         texts = {

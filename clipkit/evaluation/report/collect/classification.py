@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
+from clipkit.evaluation.datasets.dataset import EvaluationDataset
 from clipkit.evaluation.outcomes.classification import reliability_diagrams
 from clipkit.evaluation.outcomes.outcomes import Outcomes
 from clipkit.evaluation.report.collect.sound_clips import SoundClips
@@ -40,6 +41,7 @@ def classifier_content(
     *,
     num_images: int = 24,
     seed: int = 0,
+    texts: EvaluationDataset | None = None,
 ) -> Classifier:
     """Collect the content of the sections about a classifier.
 
@@ -50,6 +52,7 @@ def classifier_content(
             none.
         num_images: Number of hits, and of errors.
         seed: Seed of the selection of hits.
+        texts: Data whose texts are shown with the images, in the same order; None for none.
 
     Returns:
         The content for ``Examples``.
@@ -58,8 +61,8 @@ def classifier_content(
     is_right = outcomes.columns["rank"] == 0
     hits, errors = list[ClassifiedImage](), list[ClassifiedImage]()
     if inputs is not None:
-        hits = _classified(outcomes, inputs, _random(is_right, num_images, seed))
-        errors = _classified(outcomes, inputs, _worst(outcomes, num_images))
+        hits = _classified(outcomes, inputs, _random(is_right, num_images, seed), texts)
+        errors = _classified(outcomes, inputs, _worst(outcomes, num_images), texts)
     kind = "sounds" if isinstance(inputs, SoundClips) else "images"
     return Classifier(
         name=name,
@@ -158,7 +161,10 @@ def reliability_content(name: str, measured: Reliability) -> ReliabilityDiagram:
 
 
 def _classified(
-    outcomes: Outcomes, inputs: Thumbnails | SoundClips, rows: Int64[Tensor, " n"]
+    outcomes: Outcomes,
+    inputs: Thumbnails | SoundClips,
+    rows: Int64[Tensor, " n"],
+    texts: EvaluationDataset | None,
 ) -> list[ClassifiedImage]:
     names, columns = outcomes.class_names, outcomes.columns
     confidence = columns.get("confidence")
@@ -173,6 +179,7 @@ def _classified(
             1 + int(columns["rank"][row]),
             None if confidence is None else float(confidence[row]),
             sound,
+            "" if texts is None else " ".join(texts.without_file(row).captions[:1]),
         )
         classified.append(item)
     return classified

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -106,6 +106,7 @@ def examples_of(
     options: ExampleOptions = ExampleOptions(),
     correct: RetrievalOptions = RetrievalOptions(),
     sounds: Mapping[str, SoundSource] | None = None,
+    with_texts: Collection[str] = (),
 ) -> Examples:
     """Collect examples from embeddings and outcomes, without a model.
 
@@ -117,11 +118,12 @@ def examples_of(
         options: Number, size and selection of the examples.
         correct: Which images and captions match.
         sounds: Sounds of each task that measures sounds, by its name; None for no such task.
+        with_texts: Tasks whose images are classified with a text, such as a question.
 
     Returns:
         Examples for ``ReportData``.
     """
-    classifiers = _classifiers(evaluations, data, sounds or {}, options)
+    classifiers = _classifiers(evaluations, data, sounds or {}, options, with_texts)
     if embedded is None:
         return Examples(classifiers=classifiers)
     (name, pairs), seed = embedded, options.seed
@@ -152,6 +154,7 @@ def _classifiers(
     data: Mapping[str, EvaluationDataset],
     sounds: Mapping[str, SoundSource],
     options: ExampleOptions,
+    with_texts: Collection[str],
 ) -> list[Classifier]:
     """Return the first classification of each task: a probe has one for each of its settings."""
     classifiers = []
@@ -168,7 +171,8 @@ def _classifiers(
             elif name in sounds:
                 inputs = SoundClips(*sounds[name], {})
             content = classifier_content(
-                name, parts[0], inputs, num_images=options.num_queries, seed=options.seed
-            )
+                name, parts[0], inputs, num_images=options.num_queries, seed=options.seed,
+                texts=data[name] if name in with_texts else None,
+            )  # fmt: skip
         classifiers.append(with_average_precisions(content, evaluation.metrics))
     return classifiers

@@ -92,6 +92,7 @@ class ClassifiedImage:
         rank: Rank of the true class, from 1.
         confidence: Probability of the predicted class; None if the classifier has none.
         sound: The sound, if sounds were classified; None for images.
+        text: Text that was classified with the image, such as a question; empty without one.
     """
 
     image: Thumbnail
@@ -100,6 +101,7 @@ class ClassifiedImage:
     rank: int
     confidence: float | None = None
     sound: SoundClip | None = None
+    text: str = ""
 
 
 @dataclass(frozen=True, slots=True)

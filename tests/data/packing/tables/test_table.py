@@ -183,3 +183,18 @@ def test_a_row_takes_some_bytes_of_memory_and_not_its_text(tmp_path):
     peak_bytes(tmp_path / "t.csv", few)  # imports and caches
     growth = peak_bytes(tmp_path / "t.csv", many) - peak_bytes(tmp_path / "t.csv", few)
     assert growth < 150 * (many - few)
+
+
+def test_each_question_and_hypothesis_is_a_sample(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("image,caption,question,answers\na,x,which?,b;c\na,x,how many?,2\n")
+    first, second = (item.texts() for item in Table.of(open_parts([path]), tmp_path))
+    assert (first["txt"], second["txt"]) == (b"which?", b"how many?")
+    assert json.loads(first["json"])["answers"] == "b;c"
+    assert "cls" not in first
+    path.write_text("image,hypothesis,label\na,one dog,yes\na,,no\n")
+    table = Table.of(open_parts([path]), tmp_path)
+    assert [item.texts()["cls"] for item in table] == [b"1", b"0"]
+    assert [item.texts()["txt"] for item in table] == [b"one dog", b""]
+    path.write_text("image,caption,question\na,x,which?\na,y,how?\n")
+    assert [item.texts()["txt"] for item in Table.of(open_parts([path]), tmp_path)] == [b"x\ny"]

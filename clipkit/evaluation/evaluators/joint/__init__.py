@@ -1,0 +1,1 @@
+"""Evaluators of the heads of a joint encoder."""

@@ -1,0 +1,231 @@
+"""Plan the training of a head on a fusion of images and texts: questions, entailment, classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from clipkit.errors import ConfigError, check_at_least, check_choice
+from clipkit.training.finetune.facts import FinetuneData
+from clipkit.training.finetune.objective import class_weights, entry
+from clipkit.training.finetune.presets import Preset, trainer_config, transform_config
+from clipkit.training.finetune.run import (
+    DEFAULT_MODEL,
+    FinetunePlan,
+    numbered_names,
+    refuse_run,
+)
+from clipkit.training.finetune.task_facts import (
+    TaskModel,
+    inspect_labelled_texts,
+    inspect_questions,
+    inspect_task_model,
+)
+
+TASKS: Final = ("vqa", "entailment", "classification")
+"""Tasks of images with texts."""
+_ANSWERS_FILE: Final = "answers.txt"
+_LARGEST_BATCH: Final = 128
+_STEPS: Final = 400
+"""Number of steps that few labels are repeated for."""
+_FEW: Final = 1_000
+_MOST_EPOCHS: Final = 200
+_LEAST_EPOCHS: Final = 10
+
+
+@dataclass(frozen=True, slots=True)
+class TaskOptions:
+    """Options of a task.
+
+    Args:
+        num_answers: Largest number of answers that are learned, for "vqa".
+        per_class: Number of samples per class, selected by ``seed``, for few-shot training of
+            "entailment" and "classification"; None for all.
+        seed: Seed of the run and of the selection.
+
+    Raises:
+        ConfigError: If a number is out of range.
+    """
+
+    num_answers: int = 1000
+    per_class: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_at_least("num_answers", self.num_answers, 2)
+        check_at_least("per_class", self.per_class, 1)
+
+
+def plan_task(
+    task: str,
+    train: Path | str,
+    output: Path | str,
+    *,
+    val: Path | str | None = None,
+    model: str = DEFAULT_MODEL,
+    weights: str | None = None,
+    options: TaskOptions = TaskOptions(),
+    allow_outside: bool = False,
+    overwrite: bool = False,
+) -> FinetunePlan:
+    """Inspect data and model, and choose the configuration of a head on a fusion.
+
+    Args:
+        task: "vqa" for questions with answers, "entailment" for hypotheses with classes,
+            "classification" for any texts with classes.
+        train: Table with the columns of the task, or shards.
+        output: Folder of the run.
+        val: Validation data of the same kinds; None to train without validation.
+        model: The model to start from, with or without a fusion, which is added; see
+            ``clipkit.models.load_model``.
+        weights: "average" or "raw" weights of a checkpoint; None for the average if there is one.
+        options: Number of answers, or of samples per class, and seed.
+        allow_outside: Whether the images of a table may be outside of its folder.
+        overwrite: Whether to replace the run that the folder contains.
+
+    Returns:
+        The plan; nothing is written.
+
+    Raises:
+        ClipkitError: If the data or the model cannot be used, or the folder contains a run.
+    """
+    check_choice("task", task, TASKS)
+    folder = Path(output)
+    refuse_run(folder, overwrite=overwrite)
+    data = _inspected(task, train, val, options, allow_outside)
+    found = inspect_task_model(model, weights)
+    what = "answers" if task == "vqa" else "classes"
+    reasons = [
+        f"{data.num_samples:,} samples, {sum(map(bool, data.class_counts))} {what}",
+        f"{what}: {numbered_names(data.class_names)}",
+    ]
+    config = _config(task, data, found, folder, options, reasons)
+    if allow_outside:
+        config["data"]["storage"] = {"allow_outside": True}
+    files = {}
+    if task == "vqa":
+        files[_ANSWERS_FILE] = "".join(f"{answer}\n" for answer in data.class_names)
+    measure = "question-answering" if task == "vqa" else "joint-classification"
+    return FinetunePlan(config, reasons, data, folder, measure, files)
+
+
+def _inspected(
+    task: str,
+    train: Path | str,
+    val: Path | str | None,
+    options: TaskOptions,
+    allow_outside: bool,
+) -> FinetuneData:
+    if task != "vqa":
+        return inspect_labelled_texts(
+            train, val, per_class=options.per_class, allow_outside=allow_outside
+        )
+    if options.per_class is not None:
+        raise ConfigError(
+            "per_class: expected the task entailment or classification, whose samples have "
+            "classes, got vqa; for fewer questions, shorten the table"
+        )
+    return inspect_questions(
+        train, val, num_answers=options.num_answers, allow_outside=allow_outside
+    )
+
+
+def _config(
+    task: str,
+    data: FinetuneData,
+    found: TaskModel,
+    folder: Path,
+    options: TaskOptions,
+    reasons: list[str],
+) -> dict[str, Any]:
+    size = min(_LARGEST_BATCH, data.num_samples, max(8, data.num_samples // 8))
+    preset = _preset(data.num_samples, size)
+    reasons.append(preset.reason)
+    encoder = _encoder(data, found, reasons)
+    answers = str(folder / _ANSWERS_FILE)
+    if task == "vqa":
+        reasons.append(f"one answer of those who answered is drawn in each epoch: {answers}")
+        loss: dict[str, Any] = {}
+        samples = {"fields": [entry("data.Answers", answers=answers)]}
+    else:
+        loss = class_weights(data.class_counts, reasons)
+        samples = {} if options.per_class is None else {"per_class": options.per_class}
+    captions = entry("data.TextField", one_per_line=True)
+    transform = transform_config(found.base, preset, reasons)
+    reasons.append(f"batches of {size}, {preset.epochs} epochs")
+    # Towers start from trained weights, the head from zero.
+    factors = {"label_heads": 4.0, "log_logit_scale": 0.0}
+    if preset.unlocked_groups != 0:
+        factors |= {"image_tower": 0.1, "text_tower": 0.1}
+    return {
+        "seed_everything": options.seed,
+        "model": {
+            "encoder": encoder,
+            "loss": {
+                "terms": {
+                    "answers": {"loss": entry("losses.FusedLabelLoss", **loss), "weight": 1.0}
+                }
+            },
+            "groups": {"factors": factors, "layer_decay": preset.layer_decay},
+            "optimizer": {
+                "class_path": "torch.optim.AdamW",
+                "init_args": {"lr": preset.learning_rate, "weight_decay": preset.weight_decay},
+            },
+            "schedule": entry("optim.WarmupCosine", warmup=0.1),
+        },
+        "data": {
+            "train": data.train,
+            **({} if data.val is None else {"val": data.val}),
+            "batch_size": size,
+            "seed": options.seed,
+            "samples": {"transform": transform, "caption": captions, **samples},
+            **({} if data.val is None else {"validation": {"caption": dict(captions)}}),
+            "num_workers": 0 if data.num_samples < _FEW else 2,
+        },
+        "trainer": trainer_config(data, found.base, preset, str(folder), reasons),
+    }
+
+
+def _encoder(data: FinetuneData, found: TaskModel, reasons: list[str]) -> dict[str, Any]:
+    """Return the encoder with its fusion, and with a new head on it."""
+    width, encoder = found.fusion_width, found.base.encoder
+    if width is None:
+        width = found.new_width
+        reasons.append(
+            f"the model has no fusion: a new one of width {width} is trained by the labels alone; "
+            f"one that was trained on captions before (docs/joint-encoder.md) needs fewer of them"
+        )
+        fusion = entry(
+            "models.CrossAttentionFusion", width=width, depth=2 if data.num_samples < _FEW else 3,
+            num_heads=width // 64, query="text", context=["image"],
+        )  # fmt: skip
+        encoder = entry("models.with_fusion", encoder=dict(encoder), fusion=fusion)
+    else:
+        reasons.append("the fusion of the model is trained further, with a new head on it")
+    num_classes = len(data.class_counts)
+    head = entry("models.LinearLabelHead", embedding_dim=width, num_classes=num_classes)
+    return entry("models.with_fused_head", encoder=dict(encoder), head=head)
+
+
+def _preset(num_samples: int, batch_size: int) -> Preset:
+    """Choose trainable layers, learning rate and length by the number of labels."""
+    epochs = -(-_STEPS // max(1, num_samples // batch_size))
+    epochs = min(_MOST_EPOCHS, max(_LEAST_EPOCHS, epochs))
+    if num_samples < _FEW:
+        return Preset(
+            None, 0, 5e-4, 1.0, epochs, 0.9, 0.05,
+            "fewer than 1,000 labels: the towers stay as they are; the fusion and the head are "
+            "trained",
+        )  # fmt: skip
+    return Preset(
+        None, 2, 3e-4, 0.7, epochs, 0.8, 0.05,
+        "1,000 labels or more: the last two layer groups of each tower are trained, too, with a "
+        "tenth of the learning rate",
+    )  # fmt: skip
+
+
+def describe_tasks() -> Sequence[str]:
+    """Return the names of the tasks."""
+    return TASKS

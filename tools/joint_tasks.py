@@ -1,0 +1,416 @@
+"""Questions and entailment on pictures of emoji, by few labels, with and without a fusion.
+
+    python tools/joint_tasks.py pretrain EMOJI WORK
+    python tools/joint_tasks.py tune EMOJI WORK
+    python tools/joint_tasks.py report WORK
+
+EMOJI has ``captions.csv`` (vendor, file, name, group) and the drawings of two artists.
+
+``pretrain`` trains a small dual encoder and a fusion on pictures of one or two emoji with captions
+(contrast and matching, no labels), one per seed. ``tune`` freezes the towers and trains, on 8 to
+2,048 labelled pictures: a head on this fusion ("joint"), on a new fusion ("fresh"), a network on
+the embeddings of image and text and their product ("dual"), and on that of the text ("text"). It
+also chooses answers by captions of question and answer, without labels: by the dual encoder's
+similarity ("zero-shot") and by the fusion's matching ("matching"). All are measured on pictures
+of pairs that occur in training ("known"), of pairs that do not ("compositions"), and of emoji that
+do not ("concepts"). Steps that are done are skipped; ``--seeds 0`` runs one seed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import torch
+from emoji_training import read_results, run_missing, spread, write_tokenizer
+from joint_pictures import (
+    ANSWERS,
+    KINDS,
+    PARTS,
+    SIZE,
+    VERDICTS,
+    Question,
+    World,
+    caption,
+    draw,
+    hypothesis,
+    question,
+)
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from clipkit.data import TransformersTokenizer
+from clipkit.losses import (
+    CombinedLoss,
+    ContrastiveLoss,
+    FusedLabelLoss,
+    MatchingLoss,
+    WeightedTerm,
+)
+from clipkit.models import (
+    CrossAttentionFusion,
+    DualEncoder,
+    JointEncoder,
+    LinearLabelHead,
+    OpenClipImageTower,
+    TransformersTextTower,
+    load_joint_encoder,
+    save_encoder,
+    with_fused_head,
+    with_fusion,
+)
+from clipkit.optim import Progress, WarmupCosine
+from clipkit.token_sequences import TokenSequence
+from clipkit.types import Batch, Embeddings
+
+WIDTH, DIM = 96, 64
+IMAGE = {
+    "embed_dim": DIM,
+    "vision_cfg": {
+        "image_size": SIZE, "patch_size": 8, "width": WIDTH, "head_width": 32, "layers": 3,
+    },
+    "text_cfg": {"context_length": 24, "vocab_size": 49408, "width": 8, "heads": 1, "layers": 1},
+}  # fmt: skip
+SEEDS = (0, 1, 2)
+PRETRAINING_STEPS, TUNING_STEPS = 700, 200
+BATCH_SIZE, TUNING_BATCH = 64, 64
+NUM_TEST, NUM_LABELS = 600, (8, 32, 128, 512, 2048)
+TASKS = ("questions", "entailment")
+METHODS = ("joint", "fresh", "dual", "text")
+UNLABELLED = ("zero-shot", "matching")
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Pictures with texts and their classes.
+
+    Args:
+        images: Pixels.
+        texts: Questions or hypotheses.
+        labels: Numbers of the answers or verdicts.
+        kinds: Kind of each question, or verdict.
+        claims: Caption of each class that fits; empty for hypotheses.
+    """
+
+    images: Tensor
+    texts: list[str]
+    labels: Tensor
+    kinds: list[str]
+    claims: list[dict[str, str]]
+
+
+def labelled(world: World, task: str, part: str, number: int, seed: int) -> Labelled:
+    """Labelled pictures of a part, the same for all methods."""
+    rng = np.random.default_rng([seed, PARTS.index(part) if part in PARTS else 9])
+    rows = []
+    for _ in range(number):
+        if task == "questions":
+            scene = world.scene(part, rng)
+            asked = question(scene, rng)
+        else:
+            scene, text, verdict = hypothesis(world, part, rng)
+            asked = Question(text, verdict, verdict, {})
+        rows.append((draw(scene), asked))
+    names = ANSWERS if task == "questions" else VERDICTS
+    return Labelled(
+        torch.from_numpy(np.stack([pixels for pixels, _ in rows])),
+        [asked.text for _, asked in rows],
+        torch.tensor([names.index(asked.answer) for _, asked in rows]),
+        [asked.kind for _, asked in rows],
+        [asked.claims for _, asked in rows],
+    )
+
+
+def captioned(world: World, number: int, rng: np.random.Generator) -> tuple[Tensor, list[str]]:
+    """Pictures of training with captions."""
+    scenes = [
+        world.covered("train", rng) if rng.random() < 0.3 else world.scene("train", rng)
+        for _ in range(number)
+    ]
+    pixels = torch.from_numpy(np.stack([draw(scene) for scene in scenes]))
+    return pixels, [caption(scene, rng) for scene in scenes]
+
+
+def tokenizer_in(work: Path, world: World) -> TransformersTokenizer:
+    """The tokenizer of captions and of the texts of both tasks."""
+    rng = np.random.default_rng(0)
+    texts = captioned(world, 3000, rng)[1] + [one.name for one in (*world.known, *world.unknown)]
+    texts += [question(world.scene("train", rng), rng).text for _ in range(1000)]
+    return TransformersTokenizer(str(write_tokenizer(work / "tokenizer", texts, 1200)), 24)
+
+
+def new_encoder(tokenizer: TransformersTokenizer, path: Path) -> JointEncoder:
+    """A ViT of three layers, a BERT of two, and a fusion of two, with random weights."""
+    bert = {
+        "model_type": "bert", "hidden_size": WIDTH, "num_hidden_layers": 2,
+        "num_attention_heads": 3, "intermediate_size": 2 * WIDTH, "max_position_embeddings": 32,
+        "pad_token_id": 0, "vocab_size": tokenizer.vocab_size, "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+    }  # fmt: skip
+    text = TransformersTextTower(
+        bert, DIM, pretrained=False, context_length=24, tokenizer_name=f"transformers:{path}"
+    )
+    return with_fusion(DualEncoder(OpenClipImageTower(IMAGE), text), new_fusion())
+
+
+def new_fusion() -> CrossAttentionFusion:
+    """Texts that look at images."""
+    return CrossAttentionFusion(WIDTH, depth=2, num_heads=3, query="text", context=["image"])
+
+
+def pretrain(args: argparse.Namespace) -> None:
+    """Train on captions."""
+    world = World.of(args.emoji)
+    tokenizer = tokenizer_in(args.work, world)
+    for seed in args.seeds:
+        folder = args.work / f"pretrained-{seed}"
+        if (folder / "model.safetensors").exists():
+            continue
+        torch.manual_seed(seed)
+        encoder, begin = new_encoder(tokenizer, args.work / "tokenizer").train(), time.monotonic()
+        terms = {"matching": WeightedTerm(MatchingLoss(seed=seed), 1.0)}
+        loss, rng = CombinedLoss(ContrastiveLoss(), terms=terms), np.random.default_rng(seed)
+        for step in steps_of([(list(encoder.parameters()), 1e-3)], args.steps):
+            images, texts = captioned(world, BATCH_SIZE, rng)
+            ids = torch.arange(BATCH_SIZE) + step * BATCH_SIZE
+            place = {"epoch": 0, "position": step * BATCH_SIZE}
+            labels = torch.full((BATCH_SIZE,), -100)
+            batch = Batch(images, tokenizer(texts), labels, tuple(texts), place, ids)
+            terms_of_step = loss(encoder(batch), batch)
+            terms_of_step["loss"].backward()
+            if step % 50 == 0 or step == args.steps - 1:
+                values = {n: round(terms_of_step[n].item(), 3) for n in ("contrastive", "matching")}
+                print(seed, step, f"{time.monotonic() - begin:.0f} s", values, flush=True)
+        save_encoder(encoder.eval(), folder)
+
+
+def steps_of(groups: Sequence[tuple[list[nn.Parameter], float]], steps: int) -> Iterator[int]:
+    """Numbers of steps; after each, the gradients are applied, with a schedule."""
+    optimizer = torch.optim.AdamW([{"params": p, "lr": lr} for p, lr in groups], weight_decay=0.05)
+    schedule, rates = WarmupCosine(warmup=0.1), [lr for _, lr in groups]
+    for step in range(steps):
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate * schedule.at(Progress(step, steps))
+        yield step
+        torch.nn.utils.clip_grad_norm_([p for ps, _ in groups for p in ps], 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+@torch.no_grad()
+def read(encoder: JointEncoder, images: Tensor | None, texts: Sequence[str]) -> Embeddings:
+    """Embeddings and tokens of pictures with texts; of one picture or text for all, once."""
+    from clipkit.models.inputs import tokenizer_of
+
+    text = encoder.read_text(tokenizer_of(encoder.text_tower)(list(texts)))
+    tokens, image = {"text": text.tokens}, text.embedding[:0]
+    if images is not None:
+        parts = [encoder.read_image(part) for part in images.split(256)]
+        image = torch.cat([part.embedding for part in parts])
+        tokens["image"] = TokenSequence(torch.cat([part.tokens.values for part in parts]))
+    return Embeddings(image, text.embedding, encoder.logit_scale, tokens=tokens, joint=encoder)
+
+
+def rows_of(given: Embeddings, rows: Tensor) -> Embeddings:
+    """The embeddings of some samples."""
+    assert given.tokens is not None
+    assert given.text is not None
+    tokens = {name: one.rows(rows) for name, one in given.tokens.items()}
+    return Embeddings(
+        given.image[rows], given.text[rows], given.logit_scale, tokens=tokens, joint=given.joint
+    )
+
+
+class LateFusion(nn.Module):
+    """A network on embeddings of image and text and their product, or of the text alone."""
+
+    def __init__(self, num_classes: int, text_only: bool) -> None:
+        super().__init__()
+        self.text_only = text_only
+        width = DIM if text_only else 3 * DIM
+        self.layers = nn.Sequential(
+            nn.Linear(width, 2 * WIDTH), nn.GELU(), nn.Linear(2 * WIDTH, num_classes)
+        )
+
+    def forward(self, given: Embeddings) -> Tensor:
+        """Score the classes."""
+        assert given.text is not None
+        parts = [given.text, given.image, given.text * given.image * DIM**0.5]
+        scores: Tensor = self.layers(torch.cat(parts[: 1 if self.text_only else 3], 1) * DIM**0.5)
+        return scores
+
+
+class Fusing(nn.Module):
+    """A head on a fusion."""
+
+    def __init__(self, encoder: JointEncoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, given: Embeddings) -> Tensor:
+        """Score the classes."""
+        assert given.tokens is not None
+        return self.encoder.classify_fused(self.encoder.fuse(given.tokens).pooled)
+
+
+class Measurement:
+    """Training on few labels, and accuracies."""
+
+    def __init__(self, emoji: Path, work: Path, steps: int, num_test: int) -> None:
+        self.world, self.work = World.of(emoji), work
+        self.steps, self.num_test = steps, num_test
+        self._parts: dict[tuple[str, int], dict[str, tuple[Labelled, Embeddings]]] = {}
+
+    def parts(self, task: str, seed: int) -> dict[str, tuple[Labelled, Embeddings]]:
+        """Pictures of each part of the test and of training, and what the towers make of them."""
+        if (task, seed) not in self._parts:
+            self._parts = {(task, seed): self._read(task, seed)}  # of one task at a time
+        return self._parts[task, seed]
+
+    def _read(self, task: str, seed: int) -> dict[str, tuple[Labelled, Embeddings]]:
+        encoder = load_joint_encoder(self.work / f"pretrained-{seed}")
+        sizes = {**dict.fromkeys(PARTS, self.num_test), "train": NUM_LABELS[-1]}
+        found = {}
+        for part, size in sizes.items():
+            data = labelled(self.world, task, part, size, seed)
+            found[part] = data, read(encoder, data.images, data.texts)
+        return found
+
+    def run(self, arm: str, seed: int) -> dict[str, float]:
+        """Accuracy of an arm on each part, and by kind."""
+        task, method, number = arm.split("/")
+        parts, found = self.parts(task, seed), dict[str, float]()
+        labels = parts["train"][0].labels[: int(number)]
+        model = None if method in (*UNLABELLED, "majority") else self.tuned(arm, seed)
+        for part in PARTS:
+            data, given = parts[part]
+            if model is not None:
+                with torch.no_grad():
+                    chosen = model(given).argmax(1)
+            elif method == "majority":
+                chosen = torch.full_like(data.labels, Counter(labels.tolist()).most_common(1)[0][0])
+            else:
+                chosen = self.chosen_by_claims(method, seed, data)
+            right = chosen == data.labels
+            found[part] = float(right.float().mean())
+            for kind in sorted(set(data.kinds)):
+                rows = torch.tensor([own == kind for own in data.kinds])
+                found[f"{part}/{kind}"] = float(right[rows].float().mean())
+        return found
+
+    def tuned(self, arm: str, seed: int) -> nn.Module:
+        """Train on labelled pictures, whose tokens and embeddings stay the same."""
+        task, method, number = arm.split("/")
+        data, given = self.parts(task, seed)["train"]
+        num_classes = len(ANSWERS if task == "questions" else VERDICTS)
+        torch.manual_seed(seed)
+        loss = CombinedLoss(terms={"answers": WeightedTerm(FusedLabelLoss())})
+        if method in ("joint", "fresh"):
+            encoder = load_joint_encoder(self.work / f"pretrained-{seed}")
+            if method == "fresh":
+                encoder = with_fusion(encoder, new_fusion())
+            encoder = with_fused_head(encoder, LinearLabelHead(WIDTH, num_classes)).train()
+            head = list(encoder.label_heads.parameters())
+            fusion = [*encoder.fusion.parameters(), *encoder.token_inputs.parameters()]
+            model: nn.Module = Fusing(encoder)
+            groups = [(fusion, 5e-4), (head, 2e-3)]
+        else:
+            model = LateFusion(num_classes, text_only=method == "text")
+            groups = [(list(model.parameters()), 2e-3)]
+        rng = torch.Generator().manual_seed(seed)
+        for _ in steps_of(groups, self.steps):
+            rows = torch.randperm(int(number), generator=rng)[:TUNING_BATCH]
+            own = rows_of(given, rows)
+            if isinstance(model, Fusing):
+                own.joint = model.encoder
+                batch = Batch(data.images[rows], None, data.labels[rows], ("",) * len(rows))
+                loss(own, batch)["loss"].backward()
+            else:
+                F.cross_entropy(model(own), data.labels[rows]).backward()
+        return model.eval()
+
+    @torch.no_grad()
+    def chosen_by_claims(self, method: str, seed: int, data: Labelled) -> Tensor:
+        """The answers whose captions, with the picture, score best."""
+        encoder = load_joint_encoder(self.work / f"pretrained-{seed}")
+        chosen = []
+        for image, claims in zip(data.images, data.claims, strict=True):
+            given = read(encoder, image[None], list(claims.values()))
+            assert given.text is not None
+            assert given.tokens is not None
+            scores = given.text @ given.image[0]
+            if method == "matching":
+                patches = given.tokens["image"].values.expand(len(claims), -1, -1)
+                tokens = {**given.tokens, "image": TokenSequence(patches)}
+                scores = encoder.match(encoder.fuse(tokens).pooled)
+            chosen.append(ANSWERS.index(list(claims)[int(scores.argmax())]))
+        return torch.tensor(chosen)
+
+
+def arms() -> list[str]:
+    """All arms: task, method and number of labels."""
+    found = [f"questions/{method}/0" for method in UNLABELLED]
+    for task in TASKS:
+        found.append(f"{task}/majority/{NUM_LABELS[-1]}")
+        found += [f"{task}/{m}/{n}" for m, n in product(METHODS, NUM_LABELS)]
+    return found
+
+
+def tune(args: argparse.Namespace) -> None:
+    """Run all arms that are missing, seed by seed."""
+    measured = Measurement(args.emoji, args.work, args.steps, args.num_test)
+    runs = [(arm, seed) for seed in args.seeds for arm in arms()]
+    run_missing(args.work / "results.jsonl", runs, measured.run)
+
+
+def report(args: argparse.Namespace) -> None:
+    """Print the tables of the documentation: mean and standard deviation over the seeds."""
+    results = read_results(args.work / "results.jsonl")
+    most = NUM_LABELS[-1]
+    for task in TASKS:
+        print(f"\n{task}, accuracy in percent\n\n| method | labels | {' | '.join(PARTS)} |")
+        print("|---|---|" + "---|" * len(PARTS))
+        own = [f"{method}/0" for method in UNLABELLED] if task == "questions" else []
+        for name in (f"majority/{most}", *own, *(f"{method}/{most}" for method in METHODS)):
+            method, number = name.split("/")
+            cells = [spread(results, f"{task}/{name}", part) for part in PARTS]
+            print(f"| {method} | {number} | {' | '.join(cells)} |")
+        print(f"\n{task}, held-out compositions, by the number of labels\n")
+        print(f"| method | {' | '.join(map(str, NUM_LABELS))} |\n|---|" + "---|" * len(NUM_LABELS))
+        for method in METHODS:
+            cells = [spread(results, f"{task}/{method}/{n}", "compositions") for n in NUM_LABELS]
+            print(f"| {method} | {' | '.join(cells)} |")
+        kinds = KINDS if task == "questions" else VERDICTS
+        print(f"\n{task}, held-out compositions, by kind\n\n| method | {' | '.join(kinds)} |")
+        print("|---|" + "---|" * len(kinds))
+        for name in (*own, *(f"{method}/{most}" for method in METHODS)):
+            cells = [spread(results, f"{task}/{name}", f"compositions/{kind}") for kind in kinds]
+            print(f"| {name.partition('/')[0]} | {' | '.join(cells)} |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    commands = parser.add_subparsers(required=True)
+    for run in (pretrain, tune, report):
+        command = commands.add_parser(run.__name__)
+        if run is not report:
+            command.add_argument("emoji", type=Path)
+        command.add_argument("work", type=Path)
+        command.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
+        steps = PRETRAINING_STEPS if run is pretrain else TUNING_STEPS
+        command.add_argument("--steps", type=int, default=steps)
+        command.add_argument("--num-test", type=int, default=NUM_TEST)
+        command.set_defaults(run=run)
+    args = parser.parse_args()
+    args.work.mkdir(parents=True, exist_ok=True)
+    args.run(args)
+
+
+if __name__ == "__main__":
+    main()
