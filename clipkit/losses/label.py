@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import final
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from clipkit.errors import ConfigError, check_range
 from clipkit.losses.functional import label_loss, multi_label_loss
-from clipkit.losses.kernels.labels import check_labels, check_multi_labels
+from clipkit.losses.kernels.labels import check_labels, check_multi_labels, weight_tensor
 from clipkit.losses.term import LossTerm, Term
 from clipkit.types import Batch, Embeddings
 
@@ -178,12 +177,3 @@ def balanced_class_weights(counts: Sequence[int], beta: float = 0.999) -> list[f
         raise ConfigError("counts: expected at least one class with samples")
     mean = sum(raw) / present
     return [weight / mean for weight in raw]
-
-
-def weight_tensor(name: str, weights: Sequence[float] | None) -> Float[Tensor, " C"] | None:
-    """Return the weights of classes as a tensor; refuse one below 0."""
-    if weights is None:
-        return None
-    if any(weight < 0 for weight in weights):
-        raise ConfigError(f"{name}: expected none below 0, got {min(weights)}")
-    return torch.tensor(list(weights))

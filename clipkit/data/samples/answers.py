@@ -55,7 +55,9 @@ def read_answers(members: Mapping[str, bytes], field: str | None = None) -> tupl
     if value is None:
         return ()
     items = value if isinstance(value, list) else [value]
-    texts = [item.get(_TEXT_OF_OBJECT) if isinstance(item, dict) else item for item in items]
+    texts: list[Any] = [
+        item.get(_TEXT_OF_OBJECT) if isinstance(item, dict) else item for item in items
+    ]
     if any(isinstance(text, bool) or not isinstance(text, str | int | float) for text in texts):
         raise SampleError(
             f"{field}: expected an answer, or several as a list or a;b, got {str(value)[:80]}"

@@ -18,8 +18,7 @@ from clipkit.losses.joint.fused_rows import (
     joint_of,
     tokens_of,
 )
-from clipkit.losses.kernels.labels import check_labels
-from clipkit.losses.label import weight_tensor
+from clipkit.losses.kernels.labels import check_labels, weight_tensor
 from clipkit.losses.term import LossTerm, Term
 from clipkit.types import IGNORE_LABEL, Batch, Embeddings
 

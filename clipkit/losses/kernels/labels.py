@@ -1,9 +1,11 @@
-"""Checks of labels, which do not make the CPU wait for a GPU."""
+"""Checks of labels, which do not make the CPU wait for a GPU, and weights of classes."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
-from jaxtyping import Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from clipkit.errors import ConfigError
@@ -33,6 +35,15 @@ def check_multi_labels(targets: Int64[Tensor, "B C"], num_classes: int) -> None:
         )
     wrong = (targets != 0) & (targets != 1) & (targets != IGNORE_LABEL)
     _refuse("multi_labels", targets, wrong, f"0, 1 or {IGNORE_LABEL} for unknown")
+
+
+def weight_tensor(name: str, weights: Sequence[float] | None) -> Float[Tensor, " C"] | None:
+    """Return the weights of classes as a tensor; refuse one below 0."""
+    if weights is None:
+        return None
+    if any(weight < 0 for weight in weights):
+        raise ConfigError(f"{name}: expected none below 0, got {min(weights)}")
+    return torch.tensor(list(weights))
 
 
 def _refuse(name: str, values: Tensor, wrong: Tensor, expected: str, remedy: str = "") -> None:

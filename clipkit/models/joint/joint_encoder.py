@@ -227,8 +227,8 @@ class JointEncoder(NamedTowerEncoder):
 
     def zero(self) -> Float[Tensor, ""]:
         """Return 0, with a gradient of 0 for each trainable parameter outside of the towers."""
-        parts = [self.token_inputs, self.fusion, self.matching, self.word_head]
-        parts.append(self.heads.get(FUSED))
+        head = self.heads.get(FUSED)
+        parts = [self.token_inputs, self.fusion, self.matching, self.word_head, head]
         own = [p for part in parts if part is not None for p in part.parameters()]
         sums = [p.sum(dtype=torch.float32) for p in own if p.requires_grad]
         return 0 * torch.stack(sums).sum() if sums else self.log_logit_scale.new_zeros(())

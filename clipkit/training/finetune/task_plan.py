@@ -148,7 +148,7 @@ def _config(
     if task == "vqa":
         reasons.append(f"one answer of those who answered is drawn in each epoch: {answers}")
         loss: dict[str, Any] = {}
-        samples = {"fields": [entry("data.Answers", answers=answers)]}
+        samples: dict[str, Any] = {"fields": [entry("data.Answers", answers=answers)]}
     else:
         loss = class_weights(data.class_counts, reasons)
         samples = {} if options.per_class is None else {"per_class": options.per_class}
