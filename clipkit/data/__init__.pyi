@@ -19,6 +19,7 @@ from .images.optional import OptionalImage
 from .images.rand_augment import RandAugment
 from .images.transforms import EvalTransform, ImageTransform, TrainTransform
 from .modalities.field import ModalityField
+from .modalities.series import Series
 from .modalities.sounds import Sounds
 from .order.mixture import Mixture, Source, Stage
 from .order.partition import BatchSizeStage
@@ -119,6 +120,7 @@ __all__ = [
     "SampleField",
     "SampleMask",
     "SampleOptions",
+    "Series",
     "ShardCache",
     "ShardIndex",
     "ShardReader",
