@@ -88,4 +88,6 @@ def _column(
         )
     if option == "std" and not min(given) > 0:
         raise ConfigError(f"std: expected numbers above 0, got {min(given)}")
-    return torch.tensor(given, dtype=torch.get_default_dtype()).expand(num_features).reshape(-1, 1)
+    column = torch.tensor(given, dtype=torch.get_default_dtype()).reshape(-1, 1)
+    # Not expanded: DDP sends buffers in place, for which each element needs memory of its own.
+    return column if len(given) == num_features else column.repeat(num_features, 1)

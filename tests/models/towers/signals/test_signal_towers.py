@@ -36,6 +36,14 @@ def test_gradients_reach_every_parameter_and_each_is_in_one_layer(name):
 
 
 @each_tower
+def test_every_tensor_has_memory_of_its_own(name):
+    """DDP sends parameters and buffers in place."""
+    tower = build(name)
+    for tensor in (*tower.parameters(), *tower.buffers()):
+        assert tensor.untyped_storage().nbytes() >= tensor.numel() * tensor.element_size()
+
+
+@each_tower
 @torch.no_grad()
 def test_config_builds_the_same_tower(name):
     tower = build(name)
