@@ -10,7 +10,7 @@ from typing import Any, Final, final
 
 from clipkit.atomic_files import write_text
 from clipkit.collection import Collection, CollectionFiles, CollectionImages
-from clipkit.data.audio.previews import MEDIA_TYPE, sound_preview
+from clipkit.data.audio.previews import sound_preview
 from clipkit.errors import ConfigError, DataError
 from clipkit.evaluation.report.content import Thumbnail
 from clipkit.evaluation.report.rendering import render
@@ -18,7 +18,8 @@ from clipkit.search.records import cut_text
 from clipkit.search.thumbnails import small_jpeg
 
 MAX_SOUNDS: Final = 100
-"""Sounds of a page, of at most 100 KB each."""
+"""Sounds of a page."""
+_MAX_SOUND_BYTES: Final = 100_000
 MAX_IMAGES: Final = 500
 """Images of a page, of some kilobytes each."""
 _SIZE_PIXELS: Final = 192
@@ -117,8 +118,9 @@ class _Sounds:
             if record.get(f"{name}_type") is None:
                 continue
             with suppress(DataError, ConfigError):
-                copy = sound_preview(files.read(record["row"]))
-                found.append(Thumbnail(copy, f"{name} of {record['key']}", MEDIA_TYPE))
+                content = files.read(record["row"])
+                copy, media_type = sound_preview(content, max_bytes=_MAX_SOUND_BYTES)
+                found.append(Thumbnail(copy, f"{name} of {record['key']}", media_type))
         return found[:1]  # towers for sounds read the same file
 
 

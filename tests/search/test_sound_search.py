@@ -151,6 +151,9 @@ def test_previews_are_short_and_bounded():
     from clipkit.data.audio.previews import sound_preview
     from tests.helpers.sounds import encoded, tone
 
-    copy = sound_preview(encoded(tone(30.0, 44_100, channels=2), 44_100), seconds=5)
+    sound = encoded(tone(30.0, 44_100, channels=2), 44_100)
+    copy, media_type = sound_preview(sound, seconds=5)
+    assert media_type == "audio/mpeg"
     assert len(copy) < 60_000
+    assert len(sound_preview(sound, seconds=5, max_bytes=9000)[0]) <= 9000
     assert 4.9 < (sound_info(copy).seconds or 0) < 5.2

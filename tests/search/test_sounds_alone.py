@@ -72,7 +72,7 @@ def test_further_sounds_have_no_player_and_are_counted(folder, tmp_path, monkeyp
 
 
 def test_a_page_without_the_packages_for_sounds(folder, tmp_path, monkeypatch):
-    def fail(_content: bytes) -> bytes:
+    def fail(_content: bytes, **_options: int) -> tuple[bytes, str]:
         raise ConfigError("sounds: need soundfile")
 
     monkeypatch.setattr(result_page, "sound_preview", fail)
@@ -96,8 +96,10 @@ def test_the_server_labels_sounds_as_the_evaluators_do(folder, tmp_path):
         answers = [
             client.post("/api/labels", json={**each, "labels": ["dog", "cat"]}) for each in given
         ]
+        places = client.get("/api/map")
         wrong = client.post("/api/labels", json={"row": 3, "modality": "image"})
     assert wrong.status_code == 422
+    assert (places.status_code, "embedded images" in places.text) == (422, True)
     (tmp_path / "a.flac").write_bytes(members(3)["flac"])
     expected = _probabilities(model, tmp_path / "a.flac", ["dog", "cat"])
     for answer in answers:

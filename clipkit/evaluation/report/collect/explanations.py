@@ -8,11 +8,11 @@ from typing import Final
 import torch
 import torch.nn.functional as F
 
-from clipkit.data.audio.previews import MEDIA_TYPE, sound_preview
+from clipkit.data.audio.previews import sound_preview
 from clipkit.data.images.formats import DEFAULT_MAX_PIXELS, open_image
 from clipkit.data.samples.content import sample_errors
 from clipkit.errors import ConfigError, MetricError
-from clipkit.evaluation.datasets.dataset import EvaluationDataset
+from clipkit.evaluation.datasets.sample_source import SampleSource
 from clipkit.evaluation.embedding import EmbeddedPairs
 from clipkit.evaluation.report import content
 from clipkit.evaluation.report.collect.thumbnails import as_webp
@@ -33,7 +33,7 @@ _NAMES: Final = {
 
 def explained_pairs(
     encoder: DualEncoder,
-    data: EvaluationDataset,
+    data: SampleSource,
     pairs: EmbeddedPairs,
     count: int = 6,
     seed: int = 0,
@@ -103,9 +103,8 @@ def as_sound_content(explanation: SoundExplanation, text: str, sound: bytes) -> 
         f"{_NAMES[explanation.method]}. {mel.seconds:g} s from left to right, {mel.f_min:,.0f} to "
         f"{mel.f_max:,.0f} Hz from bottom to top."
     )
-    player = content.Thumbnail(
-        sound_preview(sound, mel.seconds, CROPS[mel.crop]), f"Sound: {text}", MEDIA_TYPE
-    )
+    copy, media_type = sound_preview(sound, mel.seconds, CROPS[mel.crop])
+    player = content.Thumbnail(copy, f"Sound: {text}", media_type)
     return content.Explanation(
         content.Thumbnail(as_webp(draw_image(explanation, _PIXELS)), f"Spectrogram: {text}"),
         content.Thumbnail(as_webp(draw_overlay(explanation, _PIXELS)), f"Heat map: {text}"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from typing import Final, final
 
@@ -11,8 +10,7 @@ from jaxtyping import Float32, UInt8
 from PIL import Image
 from torch import Tensor
 
-from clipkit.data.audio.decode import Span, SpanChooser, decode_sound
-from clipkit.data.audio.pieces import piece_at, resampled
+from clipkit.data.audio.previews import sound_preview
 from clipkit.data.images.formats import IMAGE_EXTENSIONS
 from clipkit.data.modalities.sounds import Sounds
 from clipkit.data.samples.content import sample_errors
@@ -20,11 +18,9 @@ from clipkit.errors import SampleError
 from clipkit.evaluation.datasets.dataset import EvaluationDataset
 from clipkit.evaluation.report.collect.thumbnails import as_webp
 from clipkit.evaluation.report.content import SoundClip, Thumbnail
-from clipkit.mel import CROPS, Wave
+from clipkit.mel import CROPS
 
 _SECONDS: Final = 5
-_RATES: Final = {"MP3": 16_000, "WAV": 8_000}
-_MEDIA_TYPES: Final = {"MP3": "audio/mpeg", "WAV": "audio/wav"}
 _COLUMNS, _ROWS = 160, 64
 _SHADES: Final = ((0.0, 0.35, 0.7, 1.0), (13, 122, 237, 252), (8, 28, 105, 253), (52, 109, 37, 191))
 """Places, and red, green and blue there: dark violet, magenta, orange, light yellow."""
@@ -56,7 +52,7 @@ class SoundClips:
         self._data, self._field, self._captions = data, field, captions
         self._left, self._max_clip_bytes = max_bytes, max_clip_bytes
         self._made: dict[int, SoundClip] = {}
-        self._piece = _piece_at(CROPS[field.transform.mel.crop])
+        self._place = CROPS[field.transform.mel.crop]
 
     def __getitem__(self, sample_id: int) -> SoundClip:
         if sample_id not in self._made:
@@ -75,31 +71,12 @@ class SoundClips:
             if member is None:
                 raise SampleError(f"no sound: expected one of {', '.join(self._field.members)}")
             content = raw.members[member]
-            wave, rate = decode_sound(content, self._piece, self._field.transform.limits)
+            data, media_type = sound_preview(
+                content, _SECONDS, self._place, self._field.transform.limits, self._max_clip_bytes
+            )
             spectrogram = self._field.read(content, np.random.default_rng(0))
-            data, media_type = encoded_clip(wave, rate, self._max_clip_bytes)
         image = Thumbnail(spectrogram_webp(spectrogram), f"Spectrogram: {caption}")
         return SoundClip(data, media_type, image, caption)
-
-
-def encoded_clip(wave: Wave, sample_rate: int, max_bytes: int) -> tuple[bytes, str]:
-    """Encode a sound as MP3, or as WAV where libsndfile cannot; return it and its media type.
-
-    Args:
-        wave: Amplitudes of one channel.
-        sample_rate: Samples per second.
-        max_bytes: Largest size; a larger sound is halved until it fits.
-    """
-    import soundfile
-
-    kind = "MP3" if "MP3" in soundfile.available_formats() else "WAV"
-    wave = resampled(wave, sample_rate, _RATES[kind]).clip(-1, 1)
-    while True:
-        file = io.BytesIO()
-        soundfile.write(file, wave, _RATES[kind], format=kind)
-        if file.tell() <= max_bytes or not len(wave):
-            return file.getvalue(), _MEDIA_TYPES[kind]
-        wave = wave[: len(wave) // 2]
 
 
 def spectrogram_webp(spectrogram: Tensor) -> bytes:
@@ -113,10 +90,3 @@ def shaded(values: Float32[np.ndarray, "rows columns"]) -> UInt8[np.ndarray, "ro
     places = (values[::-1] - low) / max(high - low, 1e-12)
     channels = [np.interp(places, _SHADES[0], channel) for channel in _SHADES[1:]]
     return np.stack(channels, axis=-1).astype(np.uint8)
-
-
-def _piece_at(place: float) -> SpanChooser:
-    def choose(length: int, sample_rate: int) -> Span:
-        return piece_at(place, length, _SECONDS * sample_rate)
-
-    return choose
