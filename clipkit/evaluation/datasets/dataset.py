@@ -22,7 +22,11 @@ from clipkit.class_names import parse_class_names
 from clipkit.data.modalities.field import ModalityField
 from clipkit.data.packing.hub import hub_address
 from clipkit.data.packing.packed_cache import is_raw, pack_to_cache
-from clipkit.data.packing.sound_sets.recognise import is_packed_split, is_sound_set
+from clipkit.data.packing.sound_sets.recognise import (
+    is_packed_split,
+    is_sound_set,
+    set_of_split,
+)
 from clipkit.data.packing.sources import CLASS_NAMES_FILE
 from clipkit.data.samples.content import IMAGES_AND_SOUNDS, sample_errors
 from clipkit.data.shards.class_vectors import read_class_vector
@@ -40,6 +44,7 @@ from clipkit.templates import check_templates
 CAPTION_LANGUAGE: Final = "caption:language"
 """In place of a field: the language of each caption, which the caption picker knows."""
 
+_DEFAULT_SPLIT: Final = "test"
 _SHOWN_CHARACTERS: Final = 40
 _TEMPLATES: Final = "zeroshot_classification_templates.txt"
 _CAPTION_LINES: Final = TextField("txt", one_per_line=True)
@@ -304,7 +309,7 @@ def as_dataset(data: str | Path | EvaluationDataset, split: str) -> EvaluationDa
 
 def open_dataset(
     source: str | Path,
-    split: str = "test",
+    split: str = _DEFAULT_SPLIT,
     *,
     caption: CaptionPicker | None = None,
     label_field: str = "cls",
@@ -350,6 +355,7 @@ def open_dataset(
         modality=modality,
     )
     queries = query_modality(modality)
+    _refuse_split_of_split(address, split)
     name = address.rpartition("/")[2] if "{" not in address else address
     for raw in _to_pack(address, split):
         if is_raw(raw):
@@ -443,6 +449,17 @@ def _numbered(address: str, split: str, count: str) -> list[str]:
             f"got {count.strip()[:_SHOWN_CHARACTERS]!r}"
         )
     return [f"{address}/{split}/{shard}.tar" for shard in range(number)]
+
+
+def _refuse_split_of_split(address: str, split: str) -> None:
+    """Refuse another split of an address that names one; the default is none that was asked for."""
+    folder = set_of_split(local_path(address)) if is_local(address) else None
+    own = local_path(address).name
+    if folder is not None and split not in (_DEFAULT_SPLIT, own):
+        raise DataError(
+            f"{address}: names the split {own!r}, but the split {split!r} is asked for; expected "
+            f"{folder} as data and {own} or {split} as split"
+        )
 
 
 def _refuse_other_split(address: str, split: str) -> None:

@@ -148,6 +148,20 @@ def test_a_folder_of_a_set_is_no_split_unless_it_has_its_shards(root, tmp_path):
     assert data.with_split("fold1").value(0, "json:fold") == "1"
 
 
+def test_an_address_that_names_a_split_has_no_other(root, tmp_path):
+    assert {opened(root / "fold2", name).name for name in ("fold2", "test")} == {"fold2"}
+    urban = write_urbansound8k(tmp_path / "UrbanSound8K")
+    packed = pack_to_cache(urban / "fold2")
+    shutil.copytree(packed.shards[0].parent, urban / "fold2")
+    for data in (root, urban):
+        with pytest.raises(DataError, match=r"fold2: names .*'fold2', but .*'fold1' is asked for"):
+            opened(data / "fold2", "fold1")
+        with pytest.raises(DataError, match=f"expected {data} as data and fold2 or fold1"):
+            opened(data / "fold2").with_split("fold1")
+    with pytest.raises(DataError, match="has no split 'fold9'"):
+        opened(root, "fold9")
+
+
 def test_prompts_are_those_of_sounds_whatever_the_name_of_the_field(root):
     field = Sounds(EvalSoundTransform(MEL), name="bark")
     heard = ZeroShotClassification(open_dataset(root, "fold1", modality=field))

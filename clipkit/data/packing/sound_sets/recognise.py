@@ -9,6 +9,7 @@ from typing import Final
 from clipkit.data.packing.sound_sets.clips import SoundSet, SplitClips
 from clipkit.data.packing.sound_sets.folds import Esc50, UrbanSound8K
 from clipkit.data.packing.sound_sets.fsd50k import Fsd50k
+from clipkit.data.storage.urls import exists
 from clipkit.errors import DataError
 
 _SETS: Final[tuple[type[SoundSet], ...]] = (Esc50, UrbanSound8K, Fsd50k)
@@ -39,7 +40,7 @@ def is_packed_split(folder: Path, split: str) -> bool:
         DataError: If the set has no such split, or a folder without shards has its name.
     """
     inside = folder / split
-    if split and ((inside / "nshards.txt").is_file() or any(inside.glob("*.tar"))):
+    if split and _has_shards(inside):
         return True
     kind = _kind(folder)
     assert kind is not None, "is_sound_set found it"
@@ -50,6 +51,19 @@ def is_packed_split(folder: Path, split: str) -> bool:
             f"split of {kind.title}; rename it, to measure the sounds that the table lists"
         )
     return False
+
+
+def set_of_split(path: Path) -> Path | None:
+    """Return the folder of the set whose split an address names; None if it names none.
+
+    Args:
+        path: Such as ``ESC-50/fold1``, which is no folder, or one with the shards of this split.
+    """
+    if _SPLIT.fullmatch(path.name) is None or _kind(path.parent) is None:
+        return None
+    if exists(path) and (_kind(path) is not None or not _has_shards(path)):
+        return None
+    return path.parent
 
 
 def clips_at(path: Path) -> SplitClips | None:
@@ -71,6 +85,10 @@ def clips_at(path: Path) -> SplitClips | None:
     kind = _kind(folder)
     assert kind is not None, "is_sound_set found it"
     return kind(folder).split(split)
+
+
+def _has_shards(folder: Path) -> bool:
+    return (folder / "nshards.txt").is_file() or any(folder.glob("*.tar"))
 
 
 def _kind(folder: Path) -> type[SoundSet] | None:
