@@ -56,8 +56,8 @@ class CollectionFiles:
         self._spans: OrderedDict[int, Int64[np.ndarray, "2 N"]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def read(self, row: int) -> bytes:
-        """Return the bytes of the file of a sample.
+    def size_bytes(self, row: int) -> int:
+        """Return the size of the file of a sample, which is not read.
 
         Args:
             row: Row of the sample.
@@ -65,8 +65,38 @@ class CollectionFiles:
         Raises:
             DataError: If there is no such row, or the table of its shard is damaged.
             SampleError: If the sample has no such file, or one of more than 64 MiB.
+        """
+        return self._located(row)[2]
+
+    def read(self, row: int, start: int = 0, end: int | None = None) -> bytes:
+        """Return bytes of the file of a sample.
+
+        Args:
+            row: Row of the sample.
+            start: Position of the first byte in the file.
+            end: Position after the last byte; None for the end of the file.
+
+        Raises:
+            DataError: If there is no such row, or the table of its shard is damaged.
+            SampleError: If the sample has no such file, or one of more than 64 MiB.
             ShardError: If the shard is missing, or changed since it was embedded.
         """
+        address, offset, size = self._located(row)
+        end = size if end is None else min(end, size)
+        start = min(start, end)
+        spans = [(offset - _BLOCK, offset), (offset + start, offset + end)]
+        if start == 0:
+            spans = [(offset - _BLOCK, offset + end)]
+        data = b"".join(self._read(address, spans))
+        if not _is_member(data[:_BLOCK], size) or len(data) != _BLOCK + end - start:
+            raise ShardError(
+                f"{address}: expected {self._named} at byte {offset}, as when it was embedded; the "
+                "shard has changed: embed it again"
+            )
+        return data[_BLOCK:]
+
+    def _located(self, row: int) -> tuple[Address, int, int]:
+        """Return the shard of the file of a sample, its offset and its size."""
         number, position = self._collection.locate(row)
         offset, size = self._positions(number)[:, position].tolist()
         url = str(self._addresses[number])
@@ -77,13 +107,7 @@ class CollectionFiles:
                 f"{url}: sample {position}: expected {self._named} of at most "
                 f"{MAX_FILE_BYTES} bytes, got {size}"
             )
-        data = self._read(self._addresses[number], offset - _BLOCK, offset + size)
-        if not _is_member(data, size):
-            raise ShardError(
-                f"{url}: expected {self._named} at byte {offset}, as when it was embedded; the "
-                "shard has changed: embed it again"
-            )
-        return data[_BLOCK:]
+        return self._addresses[number], offset, size
 
     def _positions(self, number: int) -> Int64[np.ndarray, "2 N"]:
         """Return the offsets and sizes of the files of a shard; 0 where there is none."""
@@ -101,10 +125,10 @@ class CollectionFiles:
                 self._spans.popitem(last=False)
         return spans
 
-    def _read(self, address: Address, start: int, end: int) -> bytes:
-        """Return some bytes of a shard; fewer if it is shorter."""
+    def _read(self, address: Address, spans: list[tuple[int, int]]) -> list[bytes]:
+        """Return parts of a shard; fewer bytes if it is shorter."""
         if not address.is_local:
-            return self._read_remote(address, start, end)
+            return self._read_remote(address, spans)
         try:
             descriptor = os.open(address.path, os.O_RDONLY | os.O_NONBLOCK)
         except OSError as error:
@@ -113,29 +137,29 @@ class CollectionFiles:
                 f"{self._collection.folder} are in this shard"
             ) from error
         try:
-            return os.pread(descriptor, end - start, start)
+            return [os.pread(descriptor, end - start, start) for start, end in spans]
         except OSError as error:
             raise ShardError(f"{address}: cannot be read: {error.strerror}") from error
         finally:
             os.close(descriptor)
 
-    def _read_remote(self, address: Address, start: int, end: int) -> bytes:
+    def _read_remote(self, address: Address, spans: list[tuple[int, int]]) -> list[bytes]:
         cache = default_cache()
         remote = cache.stat(address)
         try:
-            return cache.read_parts(remote, [(start, end)])[0]
+            return list(cache.read_parts(remote, spans))
         except RangesIgnored:
             descriptor = cache.open(remote)
             try:
-                return os.pread(descriptor, end - start, start)
+                return [os.pread(descriptor, end - start, start) for start, end in spans]
             finally:
                 os.close(descriptor)
 
 
-def _is_member(data: bytes, size: int) -> bool:
-    """Return whether the bytes are the header of a tar's file of this size, and its contents."""
+def _is_member(block: bytes, size: int) -> bool:
+    """Return whether a block is the header of a tar's file of this size."""
     try:
-        header = tarfile.TarInfo.frombuf(data[:_BLOCK], "utf-8", "surrogateescape")
+        header = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
     except tarfile.HeaderError:
         return False
-    return header.isreg() and header.size == size and len(data) == _BLOCK + size
+    return header.isreg() and header.size == size

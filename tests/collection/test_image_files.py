@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from clipkit.collection import Collection, CollectionImages, read_info
+from clipkit.collection import Collection, CollectionFiles, CollectionImages, read_info
 from clipkit.data import ShardIndex, ShardReader
 from clipkit.data.storage.urls import parse_address
 from clipkit.errors import DataError, SampleError, ShardError
@@ -97,4 +97,21 @@ def test_only_the_image_is_transferred_from_a_server(folder, tmp_path, monkeypat
     with http_server(files, behaviour) as url:
         addresses = [parse_address(f"{url}/0000{n}.tar") for n in range(2)]
         assert CollectionImages(Collection(folder), addresses).read(4) == wanted
-    assert ignores_ranges or behaviour.sent_bytes < 2 * len(wanted) + 2048
+        files_there = CollectionFiles(Collection(folder), "image", addresses)
+        assert files_there.read(4, 100, 130) == wanted[100:130]
+    assert ignores_ranges or behaviour.sent_bytes < 2 * len(wanted) + 4096
+
+
+def test_parts_of_a_file_are_those_of_the_file(folder, tmp_path):
+    files = CollectionFiles(Collection(folder))
+    complete = files.read(4)
+    size = files.size_bytes(4)
+    assert size == len(complete)
+    for start, end in ((0, 16), (5, 9), (size - 3, None), (3, 3), (7, size + 99), (size + 5, None)):
+        assert files.read(4, start, end) == complete[start:end]
+    write_shard(tmp_path / "shards/00001.tar", [("000003", {"a": b"x" * 700, **pair(3)})])
+    with pytest.raises(ShardError, match="the shard has changed"):
+        files.read(4, 5, 9)
+    os.truncate(tmp_path / "shards/00001.tar", 700)
+    with pytest.raises(ShardError, match="has changed"):
+        files.read(3, 300, 400)

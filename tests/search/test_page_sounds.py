@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from clipkit.data import FaultOptions
 from clipkit.search.serving import ServeOptions, create_app
 from clipkit.search.serving.load_service import load_service
+from tests.helpers.factories import write_shard
 from tests.helpers.page_server import running
-from tests.helpers.sound_collections import encoder, members, write_served
+from tests.helpers.sound_collections import embed, encoder, members, write_served
 
 DURATION = """
 new Promise((done) => {
@@ -21,13 +23,27 @@ new Promise((done) => {
 """
 
 
-@pytest.fixture(scope="module")
-def url(tmp_path_factory):
-    folder = write_served(tmp_path_factory.mktemp("sounds"))
+def served(folder):
     app = create_app(
         folder, load=lambda report: load_service(folder, ServeOptions(), report, encoder())
     )
-    with running(app) as (address, _):
+    return running(app)
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory):
+    with served(write_served(tmp_path_factory.mktemp("sounds"))) as (address, _):
+        yield address
+
+
+@pytest.fixture(scope="module")
+def url_without_images(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("alone")
+    samples = [(f"s{number}", members(number, image=False)) for number in range(5)]
+    samples.append(("s5", members(5, image=False, sound=False)))
+    write_shard(folder / "data" / "0.tar", samples)
+    embed(folder / "data", folder / "collection", faults=FaultOptions(max_bad_fraction=1.0))
+    with served(folder / "collection") as (address, _):
         yield address
 
 
@@ -51,4 +67,30 @@ def test_sounds_are_found_by_a_sound_and_played(driver, url, tmp_path):
     )
     driver.wait_for("document.querySelectorAll('#grid .card').length === 7")
     assert driver.value("location.hash.includes('find')") is False
+    assert driver.browser.complaints == []
+
+
+def test_the_start_of_a_collection_with_sounds_shows_both(driver, url):
+    driver.visit(url)
+    driver.wait_for("document.querySelectorAll('#start .samples .card').length === 8")
+    assert driver.texts("#start h2") == ["8 samples"]
+    assert "drop an image or a sound anywhere" in driver.texts("#start .lead")[0]
+    assert driver.value("document.querySelectorAll('#start .samples audio').length") == 6
+    assert driver.texts("#start .samples .broken") == ["Sound"]
+    assert driver.browser.complaints == []
+
+
+def test_the_start_of_a_collection_without_images_shows_sounds(driver, url_without_images):
+    driver.visit(url_without_images)
+    driver.wait_for("document.querySelectorAll('#start .samples .card').length === 5")
+    assert driver.texts("#start h2") == ["6 sounds"]
+    assert driver.texts("#collection")[0].startswith("6 sounds")
+    assert driver.value("document.querySelectorAll('#start .samples audio').length") == 5
+    assert driver.value("document.querySelector('#text').placeholder") == "Describe a sound"
+    assert driver.value("document.querySelector('[data-view=map]').hidden") is True
+    driver.visit(f"{url_without_images}#view=map")
+    driver.wait_for("document.querySelector('#plane-text').textContent.includes('no embeddings')")
+    driver.visit(f"{url_without_images}#q=bell")
+    driver.wait_for("document.querySelectorAll('#grid audio').length === 5")
+    driver.wait_for("document.querySelector('#summary').textContent.startsWith('5 sounds')")
     assert driver.browser.complaints == []

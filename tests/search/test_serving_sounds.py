@@ -85,6 +85,45 @@ def test_files_of_sounds_are_served(client):
     assert (record["has_image"], record["has_sound"]) == (False, True)
 
 
+def part_of(client, wanted, **headers):
+    return client.get("/api/images/3/sound", headers={"Range": wanted, **headers})
+
+
+@pytest.mark.parametrize(
+    ("wanted", "start", "end"),
+    [("bytes=0-", 0, None), ("bytes=0-3", 0, 4), ("bytes=500-999", 500, 1000),
+     ("bytes=-700", -700, None), ("bytes=900-99999999", 900, None)],
+)  # fmt: skip
+def test_a_player_that_seeks_gets_the_part_it_asks_for(client, wanted, start, end):
+    content = members(3)["flac"]
+    answer = part_of(client, wanted)
+    assert (answer.status_code, answer.content) == (206, content[start:end])
+    assert answer.headers["content-type"] == "audio/flac"
+    first = start % len(content)
+    last = first + len(answer.content) - 1
+    assert answer.headers["content-range"] == f"bytes {first}-{last}/{len(content)}"
+    assert int(answer.headers["content-length"]) == len(answer.content)
+    assert "sandbox" in answer.headers["content-security-policy"]
+
+
+def test_ranges_that_are_not_given(client):
+    complete = client.get("/api/images/3/sound")
+    assert complete.headers["accept-ranges"] == "bytes"
+    size, tag = len(complete.content), complete.headers["etag"]
+    beyond = part_of(client, f"bytes={size}-")
+    assert (beyond.status_code, beyond.headers["content-range"]) == (416, f"bytes */{size}")
+    assert f"expected bytes from 0 to {size - 1}" in beyond.json()["error"]
+    for wanted in ("bytes=0-1,4-5", "bytes=5-3", "lines=1-2", "bytes=-"):
+        answer = part_of(client, wanted)
+        assert (answer.status_code, answer.content) == (200, complete.content)
+    assert part_of(client, "bytes=0-9", **{"If-Range": tag}).status_code == 206
+    assert part_of(client, "bytes=0-9", **{"If-Range": '"other"'}).status_code == 200
+    assert part_of(client, "bytes=0-9", **{"If-None-Match": tag}).status_code == 304
+    for row, status in ((1, 404), (99, 404), (4, 415)):
+        answer = client.get(f"/api/images/{row}/sound", headers={"Range": "bytes=4-8"})
+        assert answer.status_code == status
+
+
 @pytest.mark.parametrize(
     ("content", "status", "message"),
     [

@@ -27,6 +27,7 @@ REASONS: Final = {
     408: "The body did not arrive in time.",
     413: "The body is larger than the limit.",
     415: "The body is not of a type that the route reads.",
+    416: "The file has no bytes in this range.",
     421: "The server is not reached under this host name.",
     422: "A value is out of its bounds, or of another type.",
     429: "Too many uploads at once.",

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Final, final
 
 import numpy as np
 
 from clipkit.collection import CollectionFiles
-from clipkit.collection.info import CollectionInfo
+from clipkit.collection.info import IMAGE, CollectionInfo
 from clipkit.errors import ClipkitError, SampleError
 from clipkit.search.collection_map import MAX_POINTS, MapPoints, evenly_spread, map_collection
 from clipkit.search.query_parts import combined
@@ -177,7 +178,12 @@ class Service:
         """Return positions of a sample of images, from the smallest map that has enough.
 
         Maps are of a few sizes, since each is a file in the collection.
+
+        Raises:
+            HttpError: 422 if no image is embedded.
         """
+        if IMAGE not in self.searchers:
+            raise HttpError(422, "map: expected a collection with embedded images, got none")
         size = next(size for size in _MAP_SIZES if size >= num_points)
         found = await self._maps.get(
             size, lambda: self._slow.run(map_collection, self.collection, size)
@@ -194,14 +200,28 @@ class Service:
         self.check_row(row)
         return await self._images.run(self._image, row)
 
-    async def sound(self, row: int) -> bytes:
-        """Return the sound file of a row, as it is in the shard.
+    async def sound(self, row: int, start: int = 0, end: int | None = None) -> bytes:
+        """Return bytes of the sound file of a row, as they are in the shard.
+
+        Args:
+            row: Its number.
+            start: Position of the first byte in the file.
+            end: Position after the last byte; None for the end of the file.
 
         Raises:
             HttpError: 404 if there is no such row, or it has no sound that can be read.
         """
         self.check_row(row)
-        return await self._images.run(self._sound, row)
+        return await self._images.run(self._sound, row, start, end)
+
+    async def sound_bytes(self, row: int) -> int:
+        """Return the size of the sound file of a row.
+
+        Raises:
+            HttpError: 404 if there is no such row, or it has no sound that can be read.
+        """
+        self.check_row(row)
+        return await self._tables.run(self._sound_bytes, row)
 
     async def thumbnail(self, row: int, longer_side: int) -> bytes:
         """Return a small JPEG of the image of a row.
@@ -239,16 +259,29 @@ class Service:
         except (ClipkitError, OSError) as error:
             raise HttpError(404, f"image of row {row}: cannot be read: {error}") from error
 
-    def _sound(self, row: int) -> bytes:
-        for files in self._sounds.values():  # towers for sounds read the same file
-            try:
-                return files.read(row)
-            except (ClipkitError, OSError) as error:
-                raise HttpError(404, f"sound of row {row}: cannot be read: {error}") from error
-        raise HttpError(404, f"sound of row {row}: the collection has no sounds")
+    def _sound(self, row: int, start: int, end: int | None) -> bytes:
+        with _reading_sound(row):
+            return self._sound_files(row).read(row, start, end)
+
+    def _sound_bytes(self, row: int) -> int:
+        with _reading_sound(row):
+            return self._sound_files(row).size_bytes(row)
+
+    def _sound_files(self, row: int) -> CollectionFiles:
+        if not self._sounds:
+            raise HttpError(404, f"sound of row {row}: the collection has no sounds")
+        return next(iter(self._sounds.values()))  # towers for sounds read the same file
 
     def _thumbnail(self, row: int, longer_side: int) -> bytes:
         try:
             return small_jpeg(self._image(row), longer_side, self._limits.upload_pixels)
         except SampleError as error:
             raise HttpError(415, f"image of row {row}: {error.reason}") from error
+
+
+@contextmanager
+def _reading_sound(row: int) -> Iterator[None]:
+    try:
+        yield
+    except (ClipkitError, OSError) as error:
+        raise HttpError(404, f"sound of row {row}: cannot be read: {error}") from error

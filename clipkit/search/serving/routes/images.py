@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Path, Query, Request
+from fastapi import APIRouter, Header, Path, Query, Request
 from fastapi.responses import Response
 
-from clipkit.search.serving.failures import HttpError, documented
+from clipkit.data.audio.formats import LEAST_HEADER_BYTES
+from clipkit.search.serving.byte_ranges import byte_range
+from clipkit.search.serving.failures import HttpError, documented, error_response
 from clipkit.search.serving.images.decoding import THUMBNAIL_SIZES, thumbnail_size
 from clipkit.search.serving.images.image_types import (
     IMAGE_TYPES,
     SOUND_TYPES,
+    ImageType,
     image_type,
     sound_type,
 )
 from clipkit.search.serving.loading import CurrentService
 from clipkit.search.serving.schemas import MAX_ROW, ImageAnswer
+from clipkit.search.serving.service import Service
 
 RowNumber = Annotated[int, Path(ge=0, le=MAX_ROW, description="Number of the image.")]
 _CACHED: Final = "private, no-cache"  # browsers keep it, and ask whether it has changed
@@ -104,21 +108,51 @@ async def get_file(row: RowNumber, service: CurrentService, request: Request) ->
     "/{row}/sound",
     response_class=Response,
     responses={
-        **documented(404, 415, 422),
+        **documented(404, 415, 416, 422),
         **_binary(*(each.media_type for each in SOUND_TYPES)),
+        206: _binary(*(each.media_type for each in SOUND_TYPES))[200]
+        | {"description": "The part of the sound that Range asks for."},
     },
 )
-async def get_sound(row: RowNumber, service: CurrentService, request: Request) -> Response:
-    """Return the original sound file of a sample."""
-    headers = {"ETag": f'"{service.tag}-{row}-sound"', "Cache-Control": _CACHED}
+async def get_sound(
+    row: RowNumber,
+    service: CurrentService,
+    request: Request,
+    wanted: Annotated[
+        str | None, Header(alias="Range", description="Part of the file, as bytes=FIRST-LAST.")
+    ] = None,
+    if_range: Annotated[
+        str | None, Header(alias="If-Range", description="ETag of the file that has this part.")
+    ] = None,
+) -> Response:
+    """Return the original sound file of a sample, or a part of it."""
+    tag = f'"{service.tag}-{row}-sound"'
+    headers = {"ETag": tag, "Cache-Control": _CACHED, "Accept-Ranges": "bytes"}
     service.check_row(row)
-    if request.headers.get("if-none-match") == headers["ETag"]:
+    if request.headers.get("if-none-match") == tag:
         return Response(status_code=304, headers=headers)
-    content = await service.sound(row)
-    kind = sound_type(content)
+    part = None
+    if wanted is not None and if_range in (None, tag):
+        size = await service.sound_bytes(row)
+        part = byte_range(wanted, size)
+        if part is not None:
+            headers["Content-Range"] = f"bytes {part.start}-{part.stop - 1}/{size}"
+            if not part:
+                message = f"Range: expected bytes from 0 to {size - 1}, got {wanted!r}"
+                return error_response(416, message, {"Content-Range": f"bytes */{size}"})
+    content, kind = await _sound(service, row, part)
+    headers["Content-Disposition"] = f'inline; filename="{row}{kind.suffix}"'
+    headers["Content-Security-Policy"] = _NO_SCRIPTS
+    status = 200 if part is None else 206
+    return Response(content, status, headers=headers, media_type=kind.media_type)
+
+
+async def _sound(service: Service, row: int, part: range | None) -> tuple[bytes, ImageType]:
+    """Read a sound or a part of it; its first bytes tell its type."""
+    content = await service.sound(row, *((part.start, part.stop) if part is not None else ()))
+    is_start = part is None or (part.start == 0 and len(part) >= LEAST_HEADER_BYTES)
+    kind = sound_type(content if is_start else await service.sound(row, 0, LEAST_HEADER_BYTES))
     if kind is None:
         names = ", ".join(each.name for each in SOUND_TYPES)
         raise HttpError(415, f"sound of row {row}: expected {names}, got a file of no such type")
-    headers["Content-Disposition"] = f'inline; filename="{row}{kind.suffix}"'
-    headers["Content-Security-Policy"] = _NO_SCRIPTS
-    return Response(content, media_type=kind.media_type, headers=headers)
+    return content, kind

@@ -80,6 +80,10 @@ async function load() {
   const text = one("#plane-text");
   try {
     const status = await whenReady();
+    if (!status.modalities.includes("image")) {
+      text.textContent = "The map shows images, of which the collection has no embeddings.";
+      return;
+    }
     text.textContent = "Placing the images; the first time this takes some seconds";
     const { points } = await placedPoints();
     names = status.class_names;

@@ -4,10 +4,12 @@ import { openUpload } from "./detail.js";
 import { button, ICONS, make, one } from "./dom.js";
 import { addPart } from "./parts.js";
 import { onChange, state, update } from "./state.js";
+import { whenReady } from "./status.js";
 import { isSound, previewOf } from "./upload.js";
 
 const MAX_WEIGHT = 2;
 const STEP = 0.1;
+let described = "image";
 
 export function startQuery() {
   const field = one("#text");
@@ -28,6 +30,7 @@ export function startQuery() {
     if (next.parts !== previous.parts) showParts(next.parts);
     showCombine(field);
   });
+  showModality();
 }
 
 function submit(field) {
@@ -48,14 +51,31 @@ function showParts(parts) {
     : null;
   list.hidden = parts.length === 0;
   list.replaceChildren(...parts.map(chip));
-  one("#text").placeholder = parts.length ? "Add a text to the query" : "Describe an image";
+  showPlaceholder();
   // Chips are created anew; the keyboard stays where it was.
   if (focused) (one(`[data-control="${CSS.escape(focused)}"]`, list) ?? one("#text")).focus();
 }
 
+function showPlaceholder() {
+  const article = described === "image" ? "an" : "a";
+  one("#text").placeholder = state.parts.length
+    ? "Add a text to the query"
+    : `Describe ${article} ${described}`;
+}
+
+/** Name what the collection has, once that is known. */
+async function showModality() {
+  const { modalities } = await whenReady();
+  described = modalities[0];
+  showPlaceholder();
+  one("#pick").setAttribute("aria-label", `Search with ${modalities.map(fileOf).join(" or ")}`);
+}
+
+const fileOf = (name) => `${name === "image" ? "an" : "a"} ${name} file`;
+
 function nameOf({ kind, value }) {
   if (kind === "text") return `“${value}”`;
-  if (kind === "row") return `image ${value}`;
+  if (kind === "row") return `${described} ${value}`;
   return isSound(value) ? "your sound" : "your image";
 }
 
@@ -111,10 +131,11 @@ function chip(part, index) {
 function subject({ kind, value }, name) {
   if (kind === "text") return make("span", { className: "chip-text", title: value }, value);
   const source = kind === "row" ? thumbnailUrl(value, 64) : previewOf(value);
-  const hears = kind === "upload" && isSound(value);
-  const image = source && !hears
-    ? make("img", { src: source, alt: "", width: 36, height: 36 })
-    : make("span", {}, hears ? "sound" : "image");
+  const noun = kind === "row" ? described : isSound(value) ? "sound" : "image";
+  const image =
+    source && noun === "image"
+      ? make("img", { src: source, alt: "", width: 36, height: 36 })
+      : make("span", {}, noun);
   const open = () => (kind === "row" ? update({ image: value }) : openUpload(value));
   const node = make(
     "button",

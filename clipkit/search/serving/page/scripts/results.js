@@ -6,7 +6,7 @@ import { searchSimilar } from "./parts.js";
 import { player } from "./sound.js";
 import { hasQuery, isSameQuery, onChange, state, toHash, update } from "./state.js";
 import { showNoResults, showStart } from "./start.js";
-import { whenReady } from "./status.js";
+import { counted, whenReady } from "./status.js";
 
 const PAGE_SIZE = 48;
 const MAX_RESULTS = 96_000; // the server's largest offset is 99,000
@@ -119,11 +119,11 @@ function advice(error) {
   return error.message;
 }
 
-function showSummary({ num_candidates: numCandidates, seconds }) {
-  const name = state.find || "image";
-  const named = numCandidates === 1 ? name : `${name}s`;
+async function showSummary({ num_candidates: numCandidates, seconds }) {
+  const { modalities } = await whenReady();
+  const name = state.find || modalities[0];
   one("#summary").textContent = numCandidates
-    ? `${formatNumber(numCandidates)} ${named} compared in ${formatNumber(Math.max(1, Math.round(1000 * seconds)))} ms`
+    ? `${counted(numCandidates, name)} compared in ${formatNumber(Math.max(1, Math.round(1000 * seconds)))} ms`
     : `No ${name} passes the filters`;
   if (results.hits.length === 0) showNoResults(state);
 }
@@ -154,7 +154,8 @@ function showSkeleton(grid) {
   );
 }
 
-function card(hit) {
+/** Create the item of a list for a row, with its score if it is a result. */
+export function card(hit) {
   const caption = hit.caption || hit.class_name || hit.key;
   const link = make(
     "a",
@@ -168,13 +169,11 @@ function card(hit) {
       ? frame(hit.row, "")
       : make("span", { className: "frame" }, make("span", { className: "broken" }, "Sound")),
     make("span", { className: "caption", title: caption, dir: "auto" }, caption),
-    make(
-      "span",
-      { className: "score" },
-      hit.score.toFixed(3),
-      make("span", { className: "visually-hidden" }, " similarity"),
-    ),
   );
+  if (hit.score !== undefined) {
+    const unit = make("span", { className: "visually-hidden" }, " similarity");
+    link.append(make("span", { className: "score" }, hit.score.toFixed(3), unit));
+  }
   link.addEventListener("click", (event) => {
     if (event.metaKey || event.ctrlKey || event.shiftKey) return;
     event.preventDefault();

@@ -1,7 +1,9 @@
 // What the page shows without results: examples at the start, advice where nothing was found.
-import { announce, button, formatNumber, make, one } from "./dom.js";
-import { frame } from "./results.js";
+import { fetchImage } from "./api.js";
+import { announce, button, make, one } from "./dom.js";
+import { card, frame } from "./results.js";
 import { state, toHash, update } from "./state.js";
+import { counted, nounOf } from "./status.js";
 
 const NUM_SAMPLES = 24;
 const NUM_EXAMPLES = 6;
@@ -11,14 +13,17 @@ export function showStart(status, isNeeded) {
   if (!isNeeded()) return;
   const box = one("#start");
   const total = status.num_images;
-  const name = status.modalities[0] ?? "image";
+  const kinds = status.modalities.length ? status.modalities : ["image"];
+  const dropped = kinds.map((name) => `${name === "image" ? "an" : "a"} ${name}`).join(" or ");
+  const combined = ["Texts", ...kinds.map((name) => `${name}s`)];
   box.replaceChildren(
-    make("h2", {}, `${formatNumber(total)} ${total === 1 ? name : `${name}s`}`),
+    make("h2", {}, counted(total, nounOf(status))),
     make(
       "p",
       { className: "lead" },
-      `Describe what you look for, or drop ${name === "image" ? "an" : "a"} ${name} anywhere on this page. ` +
-        `Texts and ${name}s can be combined, each with a weight, and with things to leave out.`,
+      `Describe what you look for, or drop ${dropped} anywhere on this page. ` +
+        `${combined.slice(0, -1).join(", ")} and ${combined.at(-1)} can be combined, ` +
+        "each with a weight, and with things to leave out.",
     ),
   );
   const names = examples(status.class_names);
@@ -39,7 +44,7 @@ export function showStart(status, isNeeded) {
       ),
     );
   }
-  if (total && name === "image") box.append(samples(total));
+  if (total) box.append(kinds.join() === "image" ? samples(total) : mixedSamples(total, isNeeded));
   if (!total)
     box.append(
       make(
@@ -73,14 +78,36 @@ function examples(names) {
   return usable.filter((_, index) => index % step === 0).slice(0, NUM_EXAMPLES);
 }
 
-function samples(total) {
+/** Return rows that are spread evenly over the collection. */
+function spreadRows(total) {
   const count = Math.min(total, NUM_SAMPLES);
-  const rows = Array.from({ length: count }, (_, index) =>
+  return Array.from({ length: count }, (_, index) =>
     Math.floor(((2 * index + 1) * total) / (2 * count)),
   );
-  return make(
-    "ul",
-    { className: "grid samples", "aria-label": "A sample of the collection" },
+}
+
+const listOf = (...items) =>
+  make("ul", { className: "grid samples", "aria-label": "A sample of the collection" }, ...items);
+
+/** Return a list that is filled with samples, of which some have no image, once they are known. */
+function mixedSamples(total, isNeeded) {
+  const list = listOf();
+  Promise.all(spreadRows(total).map((row) => fetchImage(row)))
+    .then((records) => {
+      if (!isNeeded()) return;
+      const shown = records.filter((record) => record.has_image || record.has_sound);
+      list.append(
+        ...shown.map((record) => card({ ...record, caption: record.captions[0] ?? null })),
+      );
+      if (list.firstElementChild) one(".card", list).tabIndex = 0;
+    })
+    .catch(() => list.remove()); // the page can be used without them
+  return list;
+}
+
+function samples(total) {
+  const rows = spreadRows(total);
+  return listOf(
     ...rows.map((row) => {
       const link = make(
         "a",

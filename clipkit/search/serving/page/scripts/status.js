@@ -49,8 +49,16 @@ function fail(text, retry = null) {
   showNotice(text, retry);
 }
 
-function showCollection({ num_images: numImages, model }) {
-  const text = `${formatNumber(numImages)} ${numImages === 1 ? "image" : "images"} · ${model.split("/").slice(-2).join("/")}`; // of a path
+/** Return what a row is called: an image or a sound; a sample if both are searched. */
+export const nounOf = ({ modalities }) =>
+  modalities.length > 1 ? "sample" : (modalities[0] ?? "image");
+
+/** Return a number of rows in words. */
+export const counted = (count, name) => `${formatNumber(count)} ${count === 1 ? name : `${name}s`}`;
+
+function showCollection(status) {
+  const { num_images: numImages, model } = status;
+  const text = `${counted(numImages, nounOf(status))} · ${model.split("/").slice(-2).join("/")}`; // of a path
   if (one("#collection").textContent !== text) one("#collection").textContent = text;
 }
 

@@ -1,6 +1,7 @@
 // The two views of the page, results and map, and the links between them.
 import { all, one } from "./dom.js";
 import { EMPTY, onChange, update } from "./state.js";
+import { whenReady } from "./status.js";
 
 export function startViews() {
   for (const link of all("[data-view]")) {
@@ -14,6 +15,13 @@ export function startViews() {
     update(EMPTY);
   });
   onChange((next) => show(next.view === "map"));
+  hideMap();
+}
+
+/** Leave out the way to the map, which shows images, if no image is embedded. */
+async function hideMap() {
+  const { modalities } = await whenReady();
+  if (!modalities.includes("image")) one('[data-view="map"]').hidden = true;
 }
 
 function show(isMap) {
