@@ -38,6 +38,7 @@ class ExportedModel:
         weights: "average" or "raw", the exported weights of the checkpoint; None if there was only
             one set of weights.
         reader: Python expression that loads the files.
+        hub_reader: Python expression that loads them from the repository OWNER/NAME of the hub.
         left_out: Parts that the format does not have: modalities with a tower, "fusion", and
             "label head on NAME".
     """
@@ -45,6 +46,7 @@ class ExportedModel:
     folder: Path
     weights: str | None
     reader: str
+    hub_reader: str
     left_out: tuple[str, ...] = ()
 
 
@@ -136,7 +138,8 @@ def _export(
         title, heads = output.resolve().name, encoder.heads
         card = render_card(title, written, run, exporter, license, left_out, heads)
         (folder / _CARD_NAME).write_text(card, encoding="utf-8")
-    return ExportedModel(output, run.weights, exporter.reader(written, output), left_out)
+    readers = exporter.reader(written, output), exporter.hub_reader(written, "OWNER/NAME")
+    return ExportedModel(output, run.weights, *readers, left_out)
 
 
 def _exported_part(encoder: TowerEncoder, format: str) -> tuple[TowerEncoder, tuple[str, ...]]:

@@ -77,6 +77,10 @@ class Exporter(ABC):
             folder: Folder of the files.
         """
 
+    @abstractmethod
+    def hub_reader(self, encoder: TowerEncoder, repository: str) -> str:
+        """Return the Python expression that loads them from the repository OWNER/NAME."""
+
 
 @final
 class OpenClipExporter(Exporter):
@@ -105,6 +109,9 @@ class OpenClipExporter(Exporter):
 
     def reader(self, encoder: TowerEncoder, folder: Path) -> str:  # noqa: ARG002
         return f"open_clip.create_model_and_transforms('local-dir:{folder}')"
+
+    def hub_reader(self, encoder: TowerEncoder, repository: str) -> str:  # noqa: ARG002
+        return f"open_clip.create_model_and_transforms('hf-hub:{repository}')"
 
 
 @final
@@ -140,6 +147,9 @@ class TransformersExporter(Exporter):
     def reader(self, encoder: TowerEncoder, folder: Path) -> str:  # noqa: ARG002
         return f"transformers.AutoModel.from_pretrained('{folder}')"
 
+    def hub_reader(self, encoder: TowerEncoder, repository: str) -> str:  # noqa: ARG002
+        return f"transformers.AutoModel.from_pretrained('{repository}')"
+
 
 @final
 class SentenceTransformersExporter(Exporter):
@@ -160,6 +170,9 @@ class SentenceTransformersExporter(Exporter):
 
     def reader(self, encoder: TowerEncoder, folder: Path) -> str:  # noqa: ARG002
         return f"sentence_transformers.SentenceTransformer('{folder}')"
+
+    def hub_reader(self, encoder: TowerEncoder, repository: str) -> str:  # noqa: ARG002
+        return f"sentence_transformers.SentenceTransformer('{repository}')"
 
 
 @final
@@ -198,6 +211,9 @@ class OnnxExporter(Exporter):
         more = f", and {', '.join(others)}" if others else ""
         return f"onnxruntime.InferenceSession('{folder}/{first}'){more}"
 
+    def hub_reader(self, encoder: TowerEncoder, repository: str) -> str:  # noqa: ARG002
+        return f"huggingface_hub.snapshot_download('{repository}') and onnxruntime"
+
 
 @final
 class SafetensorsExporter(Exporter):
@@ -219,6 +235,9 @@ class SafetensorsExporter(Exporter):
 
     def reader(self, encoder: TowerEncoder, folder: Path) -> str:
         return f"clipkit.models.{loader_name(encoder)}('{folder}')"
+
+    def hub_reader(self, encoder: TowerEncoder, repository: str) -> str:
+        return f"clipkit.models.{loader_name(encoder)}('hf-hub:{repository}')"
 
 
 EXPORTERS: Final[Mapping[str, Exporter]] = {

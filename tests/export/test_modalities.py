@@ -178,6 +178,7 @@ def test_an_encoder_of_texts_and_sounds(tmp_path, monkeypatch, capsys, trained):
     assert not list(tmp_path.iterdir())
     exported = export_encoder(model, tmp_path / "out", "safetensors")
     assert exported.reader == f"clipkit.models.load_multimodal_encoder('{tmp_path}/out')"
+    assert exported.hub_reader == "clipkit.models.load_multimodal_encoder('hf-hub:OWNER/NAME')"
     assert exported.left_out == ()
     card, header, _ = card_of(tmp_path / "out")
     assert header["pipeline_tag"] == "zero-shot-audio-classification"

@@ -42,7 +42,8 @@ def test_the_command(logged_in, tmp_path, capsys):
     words = ["export", "--model", str(path), "--format", "safetensors", "--license", "mit"]
     words += ["--output", str(tmp_path / "out"), "--push", "me/secret", "--private"]
     assert main(words) == 0
-    assert "hf-hub:me/secret: uploaded; load it with" in capsys.readouterr().out
+    reader = "clipkit.models.load_encoder('hf-hub:me/secret')"
+    assert f"hf-hub:me/secret: uploaded; load it with {reader}" in capsys.readouterr().out
     assert logged_in.repositories["me/secret"].private
     card = ModelCard(logged_in.files("me/secret")["README.md"].decode())
     assert card.data.to_dict()["license"] == "mit"

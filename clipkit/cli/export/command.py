@@ -144,5 +144,6 @@ def run(args: argparse.Namespace) -> int:
         _print_recalls(evaluator, model, args)
     if args.push is not None:
         name = push_to_hub(args.output, args.push, private=args.private)
-        print(f"{name}: uploaded; load it with clipkit.models.load_model({name!r})")
+        reader = exported.hub_reader.replace("OWNER/NAME", args.push)
+        print(f"{name}: uploaded; load it with {reader}")
     return 0
