@@ -141,7 +141,7 @@ def _embed(plan: EmbedPlan, part: Part, device: str) -> int:
 
     with same_errors():
         data = plan.open_data()
-        encoder, weights = plan.load_encoder(device)
+        encoder, weights = plan.load_encoder(device, data)
     info = of_first_rank(lambda: start_collection(plan, encoder, weights, data, versions()))
     with ExitStack() as stack:
         on_progress = None
@@ -161,7 +161,7 @@ def _embed_on_ray(plan: EmbedPlan, args: argparse.Namespace) -> int:
     if (size := current_world().size) > 1:
         raise ConfigError(f"--engine ray: expected one process, got {size} ranks of a launcher")
     data = plan.open_data()
-    encoder, weights = plan.load_encoder("cpu")  # the actors have the GPUs
+    encoder, weights = plan.load_encoder("cpu", data)  # the actors have the GPUs
     info = start_collection(plan, encoder, weights, data, versions())
     del encoder
     with progress_bar(f"Embedding {data.name}") as advance:

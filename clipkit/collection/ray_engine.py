@@ -50,7 +50,7 @@ class EmbedJob(RayJob):
                 f"storage that all machines share"
             )
         data = plan.open_data()
-        encoder, weights = plan.load_encoder(self.device)
+        encoder, weights = plan.load_encoder(self.device, data)
         start_collection(plan, encoder, weights, data)  # refuses another model or other data
 
         def embed(number: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""``clipkit fit`` with images, captions and sounds on two ranks: losses of one, and its resume."""
+"""``clipkit fit`` and ``embed`` with images, captions and sounds: two ranks do as one does."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.helpers import sound_fit, tiny
+from clipkit.cli.main import main
+from clipkit.models import save_encoder
+from tests.helpers import sound_collections, sound_fit, tiny
 from tests.helpers.commands import command_on_ranks
 from tests.helpers.sound_fit import NUM_STEPS
 
@@ -63,3 +65,21 @@ def test_two_ranks_resume_exactly(folder: Path, two: Path, tmp_path: Path) -> No
     assert sound_fit.losses(tmp_path) == {step: expected[step] for step in (3, 4, 5)}
     want, got = (sound_fit.weights(run / FINAL) for run in (two, tmp_path))
     assert [name for name in want if not torch.equal(got[name], want[name])] == []
+
+
+def test_two_ranks_embed_sounds_as_one_does(tmp_path: Path) -> None:
+    save_encoder(sound_collections.encoder(), tmp_path / "model")
+    sound_collections.write_data(tmp_path / "data")
+    words = [
+        "embed", "--model", str(tmp_path / "model"), "--data", str(tmp_path / "data"),
+        "--device", "cpu", "--num-workers", "0", "--max-bad-fraction", "0.5", "--output",
+    ]  # fmt: skip
+    assert main([*words, str(tmp_path / "1")]) == 0
+    two = command_on_ranks([*words, str(tmp_path / "2")], 2)
+    assert [status for status, _ in two] == [0, 0]
+    assert [said.count("7 images, 5 sounds and ") for _, said in two] == [1, 0]
+    one, both = (
+        {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in "12"
+    )
+    assert {"0.sound.f16.npy", "1.sound.f16.npy"} <= one.keys()
+    assert both == one

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import torch
 
-from clipkit.collection.embedding.sounds import sound_reader
+from clipkit.collection.embedding.sounds import may_have_sounds, sound_towers
 from clipkit.collection.info import INFO_FILE, read_info
 from clipkit.collection.shard_tables import COLUMNS
 from clipkit.data.samples.faults import FaultOptions
@@ -96,22 +96,29 @@ class EmbedPlan:
             allow_outside=self.allow_outside,
         )
 
-    def load_encoder(self, device: str = "auto") -> LoadedTowers:
-        """Load the model, in evaluation mode: all towers if some are for sounds, else two.
+    def load_encoder(
+        self, device: str = "auto", data: EvaluationDataset | None = None
+    ) -> LoadedTowers:
+        """Load the model in evaluation mode: with its towers for sounds if they have any to read.
 
-        A collection that was begun with images and texts alone is continued so.
+        A collection is continued as it was begun, with or without them.
+
+        Args:
+            device: A torch device, or "auto" for a GPU if there is one.
+            data: The plan's data, as ``open_data`` returns them; None if they may have sounds.
         """
         loaded = load_towers(self.model, device, self.weights)
-        if sound_reader(loaded.encoder).transforms and not self._is_of_pairs():
+        is_pair = {"image", "text"} <= loaded.encoder.towers.keys()
+        if sound_towers(loaded.encoder) and (not is_pair or self._has_sounds(data)):
             return loaded
         return LoadedTowers(as_dual(loaded.encoder, self.model), loaded.weights)
 
-    def _is_of_pairs(self) -> bool:
-        """Return whether the folder has the record of a collection of images and texts."""
-        if not (Path(self.output) / INFO_FILE).exists():
-            return False
-        info = read_info(self.output)
-        return info.has_images and not info.modalities
+    def _has_sounds(self, data: EvaluationDataset | None) -> bool:
+        """Return whether the collection has sounds by its record, or by the data without one."""
+        if (Path(self.output) / INFO_FILE).exists():
+            info = read_info(self.output)
+            return bool(info.modalities) or not info.has_images
+        return data is None or may_have_sounds(data, len(self.counts(data.index)))
 
     def counts(self, index: ShardIndex) -> tuple[int, ...]:
         """Return the number of samples of each shard that is embedded; ``limit`` cuts the last."""

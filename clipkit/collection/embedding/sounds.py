@@ -17,7 +17,9 @@ from clipkit.data.audio.decode import sound_info
 from clipkit.data.audio.formats import sound_extension
 from clipkit.data.audio.transforms import EvalSoundTransform
 from clipkit.data.samples.content import sample_errors
-from clipkit.errors import SampleError
+from clipkit.data.shards.reader import ShardReader
+from clipkit.errors import SampleError, ShardError
+from clipkit.evaluation.datasets.dataset import EvaluationDataset
 from clipkit.mel import Spectrogram
 from clipkit.models import SignalTower, TowerEncoder
 from clipkit.models.inputs import sound_transform_of
@@ -104,12 +106,38 @@ def sound_reader(encoder: TowerEncoder) -> SoundReader:
         ConfigError: If there are such towers, and the packages for sounds are not installed.
     """
     return SoundReader(
-        {
-            name: sound_transform_of(tower)
-            for name, tower in encoder.towers.items()
-            if isinstance(tower, SignalTower) and tower.mel is not None
-        }
+        {name: sound_transform_of(tower) for name, tower in sound_towers(encoder).items()}
     )
+
+
+def sound_towers(encoder: TowerEncoder) -> dict[str, SignalTower]:
+    """Return the towers of an encoder that declare their spectrograms, by name."""
+    return {
+        name: tower
+        for name, tower in encoder.towers.items()
+        if isinstance(tower, SignalTower) and tower.mel is not None
+    }
+
+
+def may_have_sounds(data: EvaluationDataset, num_shards: int) -> bool:
+    """Return whether a sample of some shards may have a sound, by the tables of the shards.
+
+    The tables of remote shards may have to be transferred: they are not read, so that any of these
+    may have one. So may a shard whose table cannot be read.
+
+    Args:
+        data: The data.
+        num_shards: Number of shards, from the first one on.
+    """
+    shards = data.index.shards[:num_shards]
+    if not all(shard.address.is_local for shard in shards):
+        return True
+    reader = ShardReader(data.index)
+    try:
+        tables = (reader.table(number) for number in range(len(shards)))
+        return any(sound_extension(table.extensions) is not None for table in tables)
+    except ShardError:
+        return True
 
 
 def joined_signals(rows: Sequence[Mapping[str, Spectrogram]]) -> dict[str, SignalRows]:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 
 import numpy as np
 import pytest
 import torch
 
+from clipkit.cli.main import main
 from clipkit.collection import Collection, CollectionFiles, read_info
 from clipkit.collection.embedding import Part
 from clipkit.errors import ConfigError, DataError
-from clipkit.models import MultimodalEncoder, TcnTower
+from clipkit.models import MultimodalEncoder, TcnTower, save_encoder
 from tests.helpers.embedding import arrays, contents, rows
+from tests.helpers.factories import write_shard
 from tests.helpers.sound_collections import (
     embed,
     encoder,
@@ -127,6 +130,30 @@ def test_too_many_broken_sounds(data, tmp_path):
 
     with pytest.raises(FaultBudgetExceeded, match="more than 0 bad samples of 5"):
         embed(data, tmp_path / "out", faults=FaultOptions(max_bad_fraction=0.0))
+
+
+def test_data_without_sounds_are_embedded_as_pairs(tmp_path, monkeypatch):
+    """Without empty files, and without the packages for sounds."""
+    save_encoder(encoder(), tmp_path / "model")
+    samples = [(f"s{number}", members(number, sound=False)) for number in range(3)]
+    write_shard(tmp_path / "data" / "0.tar", samples)
+    monkeypatch.setitem(sys.modules, "soundfile", None)
+    words = ["embed", "--model", str(tmp_path / "model"), "--data", str(tmp_path / "data")]
+    words += ["--device", "cpu", "--num-workers", "0", "--output"]
+    assert main([*words, str(tmp_path / "out")]) == 0
+    assert read_info(tmp_path / "out").kinds == ("image", "text")
+    assert not list((tmp_path / "out").glob("*sound*"))
+    embed(tmp_path / "data", tmp_path / "pairs", encoder().dual())
+    np.testing.assert_array_equal(
+        arrays(tmp_path / "out", "images"), arrays(tmp_path / "pairs", "images")
+    )
+    write_shard(tmp_path / "data" / "1.tar", [("s4", members(4))])
+    assert main([*words, str(tmp_path / "with")]) == 2  # one of two shards has a sound
+    monkeypatch.undo()
+    assert main([*words, str(tmp_path / "with")]) == 0
+    assert read_info(tmp_path / "with").kinds == ("image", "text", "sound")
+    assert main([*words, str(tmp_path / "first"), "--limit", "3"]) == 0  # of the first shard
+    assert read_info(tmp_path / "first").kinds == ("image", "text")
 
 
 def test_names_that_collide_are_refused(data, tmp_path):
