@@ -16,6 +16,7 @@ from clipkit.data.text.tokenizer import Tokenizer
 from clipkit.distributed.agreement import same_errors
 from clipkit.distributed.collectives import gather_rows, gather_sizes
 from clipkit.distributed.texts import gather_texts
+from clipkit.evaluation.datasets.chosen import ChosenSamples
 from clipkit.evaluation.datasets.dataset import EvaluationDataset
 from clipkit.evaluation.datasets.loading import ids_of_rank, texts_in_data_order
 from clipkit.evaluation.datasets.modality_loading import (
@@ -87,7 +88,7 @@ def captions_of_samples(embedded: EmbeddedModalities) -> EmbeddedPairs:
 
 def image_caption_pairs(
     embedded: EmbeddedModalities, data: EvaluationDataset
-) -> EmbeddedPairs | None:
+) -> tuple[EmbeddedPairs, ChosenSamples] | None:
     """Return images with their captions and classes, as an encoder of these two embeds them.
 
     Args:
@@ -95,22 +96,26 @@ def image_caption_pairs(
         data: The samples.
 
     Returns:
-        The embeddings; None unless each sample has an image and a caption.
+        The embeddings of the samples that have an image and a caption, and these samples; None if
+        there are none.
     """
     images, texts = embedded.rows.get("image"), embedded.rows.get("text")
-    if images is None or texts is None or not embedded.keys:
+    if images is None or texts is None:
         return None
-    if not bool((embedded.present("image") & embedded.present("text")).all()):
+    has_both = embedded.present("image") & embedded.present("text")
+    ids = has_both.nonzero()[:, 0].tolist()
+    if not ids:
         return None
-    labels = [data.without_file(number).label for number in range(len(embedded.keys))]
-    return EmbeddedPairs(
-        images.values,
-        texts.values,
-        texts.samples,
-        torch.tensor(labels),
-        embedded.keys,
-        embedded.captions,
+    kept = has_both[texts.samples]
+    pairs = EmbeddedPairs(
+        images.values[has_both[images.samples]],
+        texts.values[kept],
+        (has_both.cumsum(0) - 1)[texts.samples[kept]],
+        torch.tensor([data.without_file(number).label for number in ids]),
+        tuple(embedded.keys[number] for number in ids),
+        tuple(embedded.captions[row] for row in kept.nonzero()[:, 0].tolist()),
     )
+    return pairs, ChosenSamples(data, ids, len(has_both) - len(ids))
 
 
 def embed_modalities(

@@ -25,6 +25,14 @@ class SampleSource(Protocol):
         """Read one sample."""
 
 
+class ShownSamples(SampleSource, Protocol):
+    """Images that a page shows, with the names of their classes."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Return the name of each class by its number; empty if the data have no names."""
+
+
 class DataSource(SampleSource, Protocol):
     """Images of known number that have an identity, so that their embeddings can be kept."""
 

@@ -15,6 +15,7 @@ from clipkit.evaluation.correct_pairs import RetrievalOptions
 from clipkit.evaluation.datasets.dataset import EvaluationDataset
 from clipkit.evaluation.datasets.modality_loading import evaluation_fields
 from clipkit.evaluation.datasets.queries import IMAGES, SignalQueries
+from clipkit.evaluation.datasets.sample_source import ShownSamples
 from clipkit.evaluation.embedding import EmbeddedPairs, known_pairs
 from clipkit.evaluation.evaluators.base import Evaluator
 from clipkit.evaluation.evaluators.class_report import Classifying, PerClass
@@ -67,7 +68,7 @@ class Measured:
     """
 
     evaluations: dict[str, Evaluation]
-    data: dict[str, EvaluationDataset]
+    data: dict[str, ShownSamples]
     embedded: tuple[str, EmbeddedPairs] | None
     explanations: Sequence[Explanation] = ()
     correct: RetrievalOptions = RetrievalOptions()
@@ -136,9 +137,13 @@ def measure(encoder: DualEncoder, evaluators: Mapping[str, Evaluator]) -> Measur
     order = sorted(evaluators, key=lambda name: not isinstance(evaluators[name], Retrieval))
     with remembering():
         evaluations = {name: _with_classes(evaluators[name]).evaluate(encoder) for name in order}
-        data = {name: source for name in evaluators if (source := _images_of(evaluators[name]))}
-        pairs = ((name, _embedded(encoder, evaluators[name])) for name in order if name in data)
-        embedded = next(((name, part) for name, part in pairs if part is not None), None)
+        data = dict[str, ShownSamples]()
+        data |= {name: source for name in evaluators if (source := _images_of(evaluators[name]))}
+        embedded = None
+        for name in filter(data.__contains__, order):
+            if (part := _embedded(encoder, evaluators[name])) is not None:
+                embedded, data[name] = (name, part[0]), part[1]
+                break
         retrievals = [part for part in evaluators.values() if isinstance(part, Retrieval)]
         compared = next((_compared(encoder, part) for part in retrievals), None)
     ordered = {name: evaluations[name] for name in evaluators}
@@ -269,14 +274,20 @@ def _of_images_and_texts(encoder: TowerEncoder) -> DualEncoder:
     return encoder.dual() if isinstance(encoder, NamedTowerEncoder) else cast(DualEncoder, encoder)
 
 
-def _embedded(encoder: DualEncoder, evaluator: Evaluator) -> EmbeddedPairs | None:
+def _embedded(
+    encoder: DualEncoder, evaluator: Evaluator
+) -> tuple[EmbeddedPairs, ShownSamples] | None:
+    """Return embeddings that an evaluator computed, and their images; None if there are none."""
     match evaluator:
         case Retrieval():
-            if not has_further(encoder):
-                return evaluator.embed(encoder)
-            return image_caption_pairs(evaluator.embed_all(encoder), evaluator.data)
+            if has_further(encoder):
+                return image_caption_pairs(evaluator.embed_all(encoder), evaluator.data)
+            return evaluator.embed(encoder), evaluator.data
         case ZeroShotClassification() | LabelHeadClassification():
-            return known_pairs(encoder, evaluator.data, evaluator.options)
+            data = evaluator.data
         case LinearProbe() | NearestNeighbours() | FewShotProbe():
-            return known_pairs(encoder, evaluator.splits.test, evaluator.options)
-    return None
+            data = evaluator.splits.test
+        case _:
+            return None
+    pairs = known_pairs(encoder, data, evaluator.options)
+    return None if pairs is None else (pairs, data)

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from clipkit.data import EvalSoundTransform, Sounds
+from clipkit.data.audio.previews import encoded_clip
 from clipkit.evaluation import (
     Retrieval,
     RetrievalOptions,
@@ -29,7 +30,7 @@ from clipkit.evaluation.report import (
     evaluate_with_report,
     render_report,
 )
-from clipkit.evaluation.report.collect.sound_clips import SoundClips, encoded_clip
+from clipkit.evaluation.report.collect.sound_clips import SoundClips
 from clipkit.evaluation.report.evaluated import measure
 from tests.helpers import heard
 from tests.helpers.factories import write_shard
@@ -58,13 +59,23 @@ def test_each_ordered_pair_has_a_panel_and_a_cell(page):
     assert "retrieval: samples that have both, and that lack one" in page
 
 
+def test_images_with_captions_are_shown_where_other_samples_lack_one(page):
+    """8 of the 12 samples have an image and a caption."""
+    have_both = [n for n in range(12) if {"jpg", "txt"} <= heard.sample(n).keys()]
+    assert len(have_both) == 8
+    for section in ("gallery", "errors", "recall", "map", "health"):
+        assert f'<section id="{section}"' in page
+    assert "All 8 images." in page
+    assert "test.tar, without 4 samples that lack an image or a caption (8 images, seed 0)" in page
+
+
 def test_sounds_are_players_of_the_sound_with_its_spectrogram(page):
     players = AUDIO.findall(page)
     assert len(players) >= 4 * 8  # sounds as queries and as hits
     for media_type, data in players[:3]:
         assert media_type == "audio/mpeg"
         wave, rate = soundfile.read(io.BytesIO(base64.b64decode(data)))
-        assert rate == 16_000
+        assert rate == 24_000
         assert 0.15 < len(wave) / rate < 0.4  # 0.2 s and the padding of the coder
     pictures = SPECTROGRAM.findall(page)
     assert len(pictures) == len(players)

@@ -10,6 +10,7 @@ from clipkit.data.text.tokenizer import Tokenizer
 from clipkit.errors import DataError
 from clipkit.evaluation.correct_pairs import RetrievalOptions, match_candidates
 from clipkit.evaluation.datasets.dataset import EvaluationDataset
+from clipkit.evaluation.datasets.sample_source import ShownSamples
 from clipkit.evaluation.embedding import EmbeddedPairs, embed_pairs
 from clipkit.evaluation.evaluators.label_head import LabelHeadClassification
 from clipkit.evaluation.evaluators.zero_shot import ZeroShotClassification
@@ -101,7 +102,7 @@ def build_examples(
 
 def examples_of(
     evaluations: Mapping[str, Evaluation],
-    data: Mapping[str, EvaluationDataset],
+    data: Mapping[str, ShownSamples],
     embedded: tuple[str, EmbeddedPairs] | None,
     options: ExampleOptions = ExampleOptions(),
     correct: RetrievalOptions = RetrievalOptions(),
@@ -151,7 +152,7 @@ def examples_of(
 
 def _classifiers(
     evaluations: Mapping[str, Evaluation],
-    data: Mapping[str, EvaluationDataset],
+    data: Mapping[str, ShownSamples],
     sounds: Mapping[str, SoundSource],
     options: ExampleOptions,
     with_texts: Collection[str],

@@ -10,7 +10,7 @@ from PIL import Image
 
 from clipkit.data.images.formats import DEFAULT_MAX_PIXELS, open_image, orientation_of
 from clipkit.data.samples.content import sample_errors
-from clipkit.evaluation.datasets.dataset import EvaluationDataset
+from clipkit.evaluation.datasets.sample_source import SampleSource
 from clipkit.evaluation.report.content import Thumbnail, ThumbnailSheet
 
 _QUALITY: Final = 78
@@ -27,7 +27,7 @@ class Thumbnails:
         pixels: Longest side of a thumbnail.
     """
 
-    def __init__(self, data: EvaluationDataset, captions: Mapping[int, str], pixels: int) -> None:
+    def __init__(self, data: SampleSource, captions: Mapping[int, str], pixels: int) -> None:
         self._data = data
         self._captions = captions
         self._pixels = pixels
