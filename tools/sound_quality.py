@@ -9,7 +9,8 @@ fold; both ways, for each seed. All arms get the same batches, in the same order
 seconds of CPU time in training steps. Spectrograms are computed before, and are not in that time.
 
 CHECKOUT is a checkout of open_clip that has ``src/open_clip/audio``, for the arm "open_clip": its
-tower over patches of a spectrogram, of the size of the arm "vit". Steps that are done are skipped.
+tower over patches of a spectrogram, of the size of the arm "vit". Runs that are done are skipped,
+and ``--arms`` and ``--seeds`` choose the runs of one call.
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ from __future__ import annotations
 import argparse
 import csv
 import importlib.util
+import json
 import os
 import shutil
 import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import count, cycle
 from pathlib import Path
 from typing import Any
@@ -31,6 +34,7 @@ import torch
 from emoji_training import make_text_tower, read_results, run_missing, spread, write_tokenizer
 from torch import Tensor, nn
 
+from clipkit.atomic_files import write_json
 from clipkit.data import (
     Group,
     LabelTemplates,
@@ -47,6 +51,7 @@ from clipkit.data import (
 )
 from clipkit.evaluation import (
     SOUND_TEMPLATES,
+    EvaluationDataset,
     FewShotProbe,
     LinearProbe,
     ProbeSplits,
@@ -57,8 +62,10 @@ from clipkit.evaluation.memory import remembering
 from clipkit.losses import CombinedLoss, ContrastiveLoss, ModalityPairLoss, WeightedTerm
 from clipkit.mel import MelOptions
 from clipkit.models import (
+    ClapSoundTower,
     MultimodalEncoder,
     SignalTower,
+    TcnTower,
     TimmSoundTower,
 )
 from clipkit.optim import ParameterGroups, Progress, WarmupCosine
@@ -72,6 +79,11 @@ EPOCHS = 10
 LEARNING_RATE = 1e-3
 FOLDS = (1, 2)
 SHOTS = (1, 4)
+HTSAT: dict[str, Any] = {
+    "model_type": "clap_audio_model", "spec_size": 128, "num_mel_bins": MEL.num_mels,
+    "depths": [2, 2, 2], "num_attention_heads": [2, 4, 8], "patch_embeds_hidden_size": 24,
+    "hidden_size": 96, "window_size": 8, "projection_dim": WIDTH, "hidden_dropout_prob": 0.0,
+}  # fmt: skip
 DRAWS = 2
 COLUMNS = {
     "zero_shot": "zero-shot",
@@ -152,6 +164,8 @@ def towers(checkout: Path | None) -> dict[str, Callable[[], SignalTower]]:
         "untrained": lambda: TimmSoundTower("test_vit", WIDTH, MEL, mean=MEAN, std=STD),
         "vit": lambda: TimmSoundTower("test_vit", WIDTH, MEL, mean=MEAN, std=STD),
         "cnn": lambda: TimmSoundTower("test_efficientnet", WIDTH, MEL, mean=MEAN, std=STD),
+        "tcn": lambda: TcnTower(WIDTH, MEL, width=96, num_blocks=5, mean=MEAN, std=STD),
+        "htsat": lambda: ClapSoundTower(HTSAT, pretrained=False, mel=MEL),
     }
     if checkout is not None:
         arms["open_clip"] = lambda: OpenClipAudio(checkout)
@@ -163,38 +177,47 @@ UNTRAINED = ("statistics", "untrained")
 
 def prepare(audio: Path, work: Path) -> Path:
     """Write the sounds in the form of ESC-50, and a tokenizer of the prompts."""
-    root = work / "ESC-10"
-    with (audio / "labels.csv").open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    if not (root / "meta" / "esc50.csv").exists():
-        shutil.rmtree(root, ignore_errors=True)
-        for folder in ("audio", "meta"):
-            (root / folder).mkdir(parents=True)
-        lines = [["filename", "fold", "target", "category", "esc10", "src_file", "take"]]
-        for row in rows:
-            name = Path(row["file"]).name
-            shutil.copyfile(audio / row["file"], root / "audio" / name)
-            category = row["class_name"].lower().replace(" ", "_")
-            recording, take = name.split("-")[1], Path(name).stem[-1]
-            lines.append([name, row["fold"], row["class_index"], category, "True", recording, take])
-        with (root / "meta" / "esc50.csv").open("w", encoding="utf-8", newline="") as file:
-            csv.writer(file).writerows(lines)
+    rows = read_rows(audio)
     names = {row["class_name"].lower() for row in rows}
     texts = [t.replace("{}", name) for name in sorted(names) for t in SOUND_TEMPLATES]
     write_tokenizer(work / "tokenizer", texts, vocab_size=120)
+    return write_set(audio, rows, work / "ESC-10")
+
+
+def read_rows(audio: Path) -> list[dict[str, str]]:
+    with (audio / "labels.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def write_set(audio: Path, rows: list[dict[str, str]], root: Path) -> Path:
+    """Write some of the sounds in the form of ESC-50."""
+    if (root / "meta" / "esc50.csv").exists():
+        return root
+    shutil.rmtree(root, ignore_errors=True)
+    for folder in ("audio", "meta"):
+        (root / folder).mkdir(parents=True)
+    lines = [["filename", "fold", "target", "category", "esc10", "src_file", "take"]]
+    for row in rows:
+        name = Path(row["file"]).name
+        shutil.copyfile(audio / row["file"], root / "audio" / name)
+        category = row["class_name"].lower().replace(" ", "_")
+        recording, take = name.split("-")[1], Path(name).stem[-1]
+        lines.append([name, row["fold"], row["class_index"], category, "True", recording, take])
+    with (root / "meta" / "esc50.csv").open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows(lines)
     return root
 
 
-def batches(root: Path, work: Path, fold: int, seed: int) -> list[dict[str, Tensor]]:
-    """Spectrograms, tokens and classes of some epochs of a fold, computed once."""
-    path = work / f"batches-{fold}-{seed}.pt"
+def batches(
+    data: EvaluationDataset, tokenizer: Path, path: Path, seed: int
+) -> list[dict[str, Tensor]]:
+    """Spectrograms, tokens and classes of some epochs of sounds, computed once."""
     if not path.exists():
-        data = open_dataset(root, f"fold{fold}", modality="sound")
         augmentations = [RandomGain(), RandomNoise()]
         sounds = Sounds(TrainSoundTransform(MEL, augmentations=augmentations, masks=SpecAugment()))
         stream = PairStream(
             ShardIndex.from_urls([str(shard.address) for shard in data.index.shards]),
-            tokenizer=TransformersTokenizer(str(work / "tokenizer"), 16),
+            tokenizer=TransformersTokenizer(str(tokenizer), 16),
             batch_size=BATCH_SIZE,
             seed=seed,
             image_transform=OptionalImage(),
@@ -254,6 +277,13 @@ def train(encoder: MultimodalEncoder, parts: Iterator[Batch], seconds: float) ->
     raise AssertionError("an endless loop ended")
 
 
+def make_encoder(work: Path, tower: SignalTower) -> MultimodalEncoder:
+    """The tower, and a small text tower with weights by the seed that was set."""
+    return MultimodalEncoder(
+        {"text": make_text_tower(work / "tokenizer", 16), "sound": tower}, max_logit_scale=100.0
+    )
+
+
 def measure_fold(
     root: Path,
     work: Path,
@@ -265,13 +295,12 @@ def measure_fold(
 ) -> dict[str, float]:
     """Train on the other fold, and measure one."""
     other = next(number for number in FOLDS if number != fold)
-    encoder = MultimodalEncoder(
-        {"text": make_text_tower(work / "tokenizer", 16), "sound": tower}, max_logit_scale=100.0
-    )
+    encoder = make_encoder(work, tower)
     found = {"parameters": float(sum(p.numel() for p in tower.parameters()))}
     if is_trained:
-        parts = cycle([as_batch(part) for part in batches(root, work, other, seed)])
-        found["steps"] = float(train(encoder, parts, seconds))
+        data = open_dataset(root, f"fold{other}", modality="sound")
+        made = batches(data, work / "tokenizer", work / f"batches-{other}-{seed}.pt", seed)
+        found["steps"] = float(train(encoder, cycle(map(as_batch, made)), seconds))
     encoder.eval()
     splits = ProbeSplits(root, f"fold{fold}", f"fold{other}", modality="sound")
     with remembering():
@@ -284,17 +313,27 @@ def measure_fold(
     return found
 
 
+def kept(path: Path, measure_part: Callable[[], dict[str, float]]) -> dict[str, float]:
+    """Return what a file has, or measure it and write the file: half of a run is not lost."""
+    if not path.exists():
+        write_json(path, measure_part())
+    found: dict[str, float] = json.loads(path.read_text())
+    return found
+
+
 def measure(options: argparse.Namespace, root: Path, arm: str, seed: int) -> dict[str, float]:
     """Means over the two ways."""
-    ways = []
-    for fold in FOLDS:
+
+    def way(fold: int) -> dict[str, float]:
         torch.manual_seed(seed)
         tower = towers(options.open_clip)[arm]()
-        ways.append(
-            measure_fold(
-                root, options.work, tower, arm not in UNTRAINED, fold, seed, options.seconds
-            )
+        return measure_fold(
+            root, options.work, tower, arm not in UNTRAINED, fold, seed, options.seconds
         )
+
+    ways = [
+        kept(options.work / f"way-{arm}-{seed}-{fold}.json", partial(way, fold)) for fold in FOLDS
+    ]
     means = {name: statistics.mean(way[name] for way in ways) for name in ways[0]}
     return means | {
         f"fold{f}/{k}": v for f, w in zip(FOLDS, ways, strict=True) for k, v in w.items()
