@@ -28,3 +28,7 @@ class ChosenSamples:
     def sample(self, sample_id: int) -> EvaluationSample:
         """Read one sample; see ``EvaluationDataset.sample``."""
         return self._data.sample(self._ids[sample_id])
+
+    def without_file(self, sample_id: int) -> EvaluationSample:
+        """Read one sample but its file; see ``EvaluationDataset.without_file``."""
+        return self._data.without_file(self._ids[sample_id])

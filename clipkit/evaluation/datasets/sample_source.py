@@ -32,6 +32,9 @@ class ShownSamples(SampleSource, Protocol):
     def class_names(self) -> tuple[str, ...]:
         """Return the name of each class by its number; empty if the data have no names."""
 
+    def without_file(self, sample_id: int) -> EvaluationSample:
+        """Read key, captions and class of one sample, but not its file."""
+
 
 class DataSource(SampleSource, Protocol):
     """Images of known number that have an identity, so that their embeddings can be kept."""

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
-from clipkit.evaluation.datasets.dataset import EvaluationDataset
+from clipkit.evaluation.datasets.sample_source import ShownSamples
 from clipkit.evaluation.outcomes.classification import reliability_diagrams
 from clipkit.evaluation.outcomes.outcomes import Outcomes
 from clipkit.evaluation.report.collect.sound_clips import SoundClips
@@ -41,7 +41,7 @@ def classifier_content(
     *,
     num_images: int = 24,
     seed: int = 0,
-    texts: EvaluationDataset | None = None,
+    texts: ShownSamples | None = None,
 ) -> Classifier:
     """Collect the content of the sections about a classifier.
 
@@ -164,7 +164,7 @@ def _classified(
     outcomes: Outcomes,
     inputs: Thumbnails | SoundClips,
     rows: Int64[Tensor, " n"],
-    texts: EvaluationDataset | None,
+    texts: ShownSamples | None,
 ) -> list[ClassifiedImage]:
     names, columns = outcomes.class_names, outcomes.columns
     confidence = columns.get("confidence")
