@@ -42,7 +42,7 @@ class Thing(NamedTuple):
 
     name: str
     noun: str
-    colour: str  # empty without a dominant one
+    colours: tuple[str, ...]  # dominant colour by artist; empty without one
     drawings: tuple[np.ndarray, ...]  # red, green, blue and alpha, by artist
 
 
@@ -58,6 +58,11 @@ class Scene(NamedTuple):
         """The things that are seen."""
         return [slot for slot in self.slots if isinstance(slot, Thing)]
 
+    def colour(self, side: int) -> str:
+        """The dominant colour of what is drawn on a side; empty without one."""
+        slot = self.slots[side]
+        return slot.colours[self.artist] if isinstance(slot, Thing) else ""
+
 
 class Question(NamedTuple):
     """What is asked of a picture."""
@@ -69,18 +74,18 @@ class Question(NamedTuple):
 
 
 def dominant_colour(drawing: np.ndarray) -> str:
-    """The hue of most coloured pixels, if these are most of the drawing; else an empty text."""
+    """The hue of most coloured pixels, if a third of the drawing has one; else an empty text."""
     alpha = drawing[..., 3] > 128
     hsv = np.asarray(Image.fromarray(drawing[..., :3]).convert("HSV"), dtype=float)[alpha]
     coloured = hsv[(hsv[:, 1] > 80) & (hsv[:, 2] > 60)]
-    if len(coloured) < 0.5 * len(hsv):
+    if len(coloured) < 0.35 * len(hsv):
         return ""
     borders = [end for end, _ in HUES]
     counts = dict.fromkeys((name for _, name in HUES), 0)
     for place in np.searchsorted(borders, coloured[:, 0] * 360 / 256, side="right"):
         counts[HUES[place][1]] += 1
     best = max(counts, key=lambda name: counts[name])
-    return best if counts[best] > 0.6 * len(coloured) else ""
+    return best if counts[best] > 0.5 * len(coloured) else ""
 
 
 def read_things(folder: Path) -> list[Thing]:
@@ -96,9 +101,8 @@ def read_things(folder: Path) -> list[Thing]:
         names = [name for of, name in files if of == group and len(files[of, name]) == len(ARTISTS)]
         for name in sorted(names, key=number_of)[:PER_GROUP]:
             drawings = tuple(drawing_of(files[group, name][artist]) for artist in ARTISTS)
-            colours = {dominant_colour(drawing) for drawing in drawings}
-            colour = colours.pop() if len(colours) == 1 else ""
-            things.append(Thing(name, noun, colour, drawings))
+            colours = tuple(dominant_colour(drawing) for drawing in drawings)
+            things.append(Thing(name, noun, colours, drawings))
     return things
 
 
@@ -197,28 +201,23 @@ def caption(scene: Scene, rng: np.random.Generator) -> str:
     if rng.random() < 0.15 and "" not in scene.slots:
         return " and ".join(f"{NUMBERS[nouns.count(noun)]} {noun}" for noun in dict.fromkeys(nouns))
     parts = []
-    for side, slot in zip(SIDES, scene.slots, strict=True):
+    for side, slot in enumerate(scene.slots):
         if slot is not None:
-            shown = COVERED if isinstance(slot, str) else phrase(slot, rng)
-            parts.append(f"{shown} on the {side}" if rng.random() < 0.8 else shown)
+            shown = COVERED if isinstance(slot, str) else phrase(slot, scene.colour(side), rng)
+            parts.append(f"{shown} on the {SIDES[side]}" if rng.random() < 0.8 else shown)
     return " and ".join(parts if rng.random() < 0.5 else reversed(parts))
 
 
-def phrase(thing: Thing, rng: np.random.Generator) -> str:
+def phrase(thing: Thing, colour: str, rng: np.random.Generator) -> str:
     """The name of a thing, its colour and name, its kind, or colour and kind."""
     text = thing.noun if rng.random() < 0.25 else thing.name
-    return f"{thing.colour} {text}" if thing.colour and rng.random() < 0.4 else text
-
-
-def colour_of(slot: Thing | str | None) -> str:
-    """The dominant colour in a slot; empty without one."""
-    return slot.colour if isinstance(slot, Thing) else ""
+    return f"{colour} {text}" if colour and rng.random() < 0.4 else text
 
 
 def question(scene: Scene, rng: np.random.Generator) -> Question:
     """A question about a picture, of a kind that is drawn among those that fit."""
     seen = [side for side, slot in enumerate(scene.slots) if isinstance(slot, Thing)]
-    coloured = [side for side in seen if colour_of(scene.slots[side])]
+    coloured = [side for side in seen if scene.colour(side)]
     fitting = [kind for kind in KINDS if kind != "colour" or coloured]
     if len(seen) < len(SIDES):
         fitting.remove("side")
@@ -241,7 +240,7 @@ def question(scene: Scene, rng: np.random.Generator) -> Question:
         shown = thing.name if subject == thing.name else ""
         claims = {c: " ".join(f"{c} {shown} {where if not shown else ''}".split())
                   for c in dict.fromkeys(name for _, name in HUES)}  # fmt: skip
-        return Question(f"what colour is the {subject}?", thing.colour, kind, claims)
+        return Question(f"what colour is the {subject}?", scene.colour(side), kind, claims)
     claims = {each: f"{thing.name} on the {each}" for each in SIDES}
     return Question(f"where is the {thing.name}?", SIDES[side], kind, claims)
 

@@ -61,6 +61,7 @@ from clipkit.models import (
     OpenClipImageTower,
     TransformersTextTower,
     load_joint_encoder,
+    pair_scores,
     save_encoder,
     with_fused_head,
     with_fusion,
@@ -78,8 +79,8 @@ IMAGE = {
     "text_cfg": {"context_length": 24, "vocab_size": 49408, "width": 8, "heads": 1, "layers": 1},
 }  # fmt: skip
 SEEDS = (0, 1, 2)
-PRETRAINING_STEPS, TUNING_STEPS = 700, 200
-BATCH_SIZE, TUNING_BATCH = 64, 64
+PRETRAINING_STEPS, TUNING_STEPS = 600, 150
+BATCH_SIZE, TUNING_BATCH = 64, 32
 NUM_TEST, NUM_LABELS = 600, (8, 32, 128, 512, 2048)
 TASKS = ("questions", "entailment")
 METHODS = ("joint", "fresh", "dual", "text")
@@ -181,7 +182,9 @@ def pretrain(args: argparse.Namespace) -> None:
             ids = torch.arange(BATCH_SIZE) + step * BATCH_SIZE
             place = {"epoch": 0, "position": step * BATCH_SIZE}
             labels = torch.full((BATCH_SIZE,), -100)
-            batch = Batch(images, tokenizer(texts), labels, tuple(texts), place, ids)
+            tokens = tokenizer(texts)
+            tokens = tokens[:, : int((tokens != tokenizer.pad_id).sum(1).max())]
+            batch = Batch(images, tokens, labels, tuple(texts), place, ids)
             terms_of_step = loss(encoder(batch), batch)
             terms_of_step["loss"].backward()
             if step % 50 == 0 or step == args.steps - 1:
@@ -205,7 +208,7 @@ def steps_of(groups: Sequence[tuple[list[nn.Parameter], float]], steps: int) -> 
 
 @torch.no_grad()
 def read(encoder: JointEncoder, images: Tensor | None, texts: Sequence[str]) -> Embeddings:
-    """Embeddings and tokens of pictures with texts; of one picture or text for all, once."""
+    """Embeddings and tokens of pictures, if there are any, and of texts."""
     from clipkit.models.inputs import tokenizer_of
 
     text = encoder.read_text(tokenizer_of(encoder.text_tower)(list(texts)))
@@ -296,7 +299,7 @@ class Measurement:
             elif method == "majority":
                 chosen = torch.full_like(data.labels, Counter(labels.tolist()).most_common(1)[0][0])
             else:
-                chosen = self.chosen_by_claims(method, seed, data)
+                chosen = self.chosen_by_claims(method, seed, parts[part])
             right = chosen == data.labels
             found[part] = float(right.float().mean())
             for kind in sorted(set(data.kinds)):
@@ -336,21 +339,26 @@ class Measurement:
         return model.eval()
 
     @torch.no_grad()
-    def chosen_by_claims(self, method: str, seed: int, data: Labelled) -> Tensor:
+    def chosen_by_claims(self, method: str, seed: int, part: tuple[Labelled, Embeddings]) -> Tensor:
         """The answers whose captions, with the picture, score best."""
         encoder = load_joint_encoder(self.work / f"pretrained-{seed}")
-        chosen = []
-        for image, claims in zip(data.images, data.claims, strict=True):
-            given = read(encoder, image[None], list(claims.values()))
-            assert given.text is not None
-            assert given.tokens is not None
-            scores = given.text @ given.image[0]
-            if method == "matching":
-                patches = given.tokens["image"].values.expand(len(claims), -1, -1)
-                tokens = {**given.tokens, "image": TokenSequence(patches)}
-                scores = encoder.match(encoder.fuse(tokens).pooled)
-            chosen.append(ANSWERS.index(list(claims)[int(scores.argmax())]))
-        return torch.tensor(chosen)
+        data, given = part
+        texts = sorted({text for claims in data.claims for text in claims.values()})
+        rows = {text: row for row, text in enumerate(texts)}
+        claimed = read(encoder, None, texts)
+        assert claimed.text is not None
+        assert claimed.tokens is not None
+        assert given.tokens is not None
+        pairs = torch.tensor(
+            [[n, rows[t]] for n, claims in enumerate(data.claims) for t in claims.values()]
+        )
+        if method == "matching":
+            scores = pair_scores(encoder, given.tokens["image"], claimed.tokens["text"], pairs)
+        else:
+            scores = (given.image[pairs[:, 0]] * claimed.text[pairs[:, 1]]).sum(1)
+        own = scores.split([len(claims) for claims in data.claims])
+        names = [[*claims][int(one.argmax())] for one, claims in zip(own, data.claims, strict=True)]
+        return torch.tensor([ANSWERS.index(name) for name in names])
 
 
 def arms() -> list[str]:
