@@ -73,7 +73,7 @@ def _parsed(value: Any) -> Any:
     if value.lstrip().startswith("["):
         try:
             return json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             return value
     return value.split(SEPARATOR)
 

@@ -25,6 +25,8 @@ FORMS = {
     "list": (["a", "B"], ["a", "b"]),
     "json in a cell": ('["a", "B; c"]', ["a", "b; c"]),
     "annotations of VQA": ([{"answer": "yes", "answer_id": 1}, {"answer": "no"}], ["yes", "no"]),
+    "no list": ("[a; b", ["[a; b"]),
+    "nested too deeply": ("[" * 99_999, ["[" * 99_999]),
     "numbers": ([2, 2.0, 2.5], ["2", "2", "2.5"]),
     "number": (3, ["3"]),
     "nothing": (None, []),
