@@ -84,6 +84,7 @@ def test_the_start_of_a_collection_without_images_shows_sounds(driver, url_witho
     driver.visit(url_without_images)
     driver.wait_for("document.querySelectorAll('#start .samples .card').length === 5")
     assert driver.texts("#start h2") == ["6 sounds"]
+    assert driver.value("document.querySelector('h1').textContent").endswith("of sounds")
     assert driver.texts("#collection")[0].startswith("6 sounds")
     assert driver.value("document.querySelectorAll('#start .samples audio').length") == 5
     assert driver.value("document.querySelector('#text').placeholder") == "Describe a sound"

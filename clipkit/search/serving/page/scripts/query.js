@@ -68,6 +68,7 @@ async function showModality() {
   const { modalities } = await whenReady();
   described = modalities[0];
   showPlaceholder();
+  one("#main h1").textContent = `Search in a collection of ${modalities.join("s and ")}s`;
   one("#pick").setAttribute("aria-label", `Search with ${modalities.map(fileOf).join(" or ")}`);
 }
 
