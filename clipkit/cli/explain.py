@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -21,8 +21,15 @@ from clipkit.cli.outputs import check_output_file
 from clipkit.errors import ConfigError
 
 if TYPE_CHECKING:
-    from clipkit.evaluation.report import content
-    from clipkit.models import Explanation, SoundExplanation
+    from clipkit.models import (
+        Explanation,
+        JointEncoder,
+        MatchingExplanation,
+        SoundExplanation,
+        TowerEncoder,
+    )
+
+    Explained = Explanation | SoundExplanation | MatchingExplanation
 
 _METHODS: Final = ("auto", "attention", "grad_cam", "occlusion")
 _ENDINGS: Final = (".png", ".html")
@@ -33,7 +40,8 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
         subparsers, run, "explain",
         "show which parts of an image or a sound and which words carry a match",
         "Print the similarity of an image or a sound and a text and the weight of each word, and "
-        "draw the heat map of the image, or over the spectrogram of the sound.",
+        "draw the heat map of the image, or over the spectrogram of the sound. Of a joint encoder, "
+        "the matching logit is explained, with a heat map per word.",
     )  # fmt: skip
     parser.add_argument("model", type=given_text, metavar="MODEL", help=MODEL_HELP)
     parser.add_argument(
@@ -52,9 +60,22 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
         "--method",
         choices=_METHODS,
         default="auto",
-        help="attention: gradient-weighted attention rollout; grad_cam: Grad-CAM of the last "
-        "convolution; occlusion: drop of the similarity without a part, for any model; default: "
-        "attention or grad_cam, whichever fits, or occlusion for a sound if neither does",
+        help="attention: gradient-weighted attention rollout, or attention in the fusion; "
+        "grad_cam: Grad-CAM of the last convolution; occlusion: drop of the similarity without a "
+        "part, for any model; default: attention or grad_cam, whichever fits, or occlusion for a "
+        "sound or a fusion if neither does",
+    )
+    parser.add_argument(
+        "--score",
+        choices=("matching", "similarity"),
+        help="what is explained: the matching logit of a joint encoder, or the cosine similarity "
+        "of the embeddings; default: the first if the model has a fusion of text and FILE alone",
+    )
+    parser.add_argument(
+        "--layer",
+        type=int,
+        metavar="N",
+        help="layer of the fusion whose attention is shown, from 0; default: the sum over all",
     )
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 …")
     add_weights_argument(parser)
@@ -67,15 +88,11 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"--output: expected a name that ends in .png or .html, got {output}")
     check_output_file("--output", output)
 
-    if _is_sound(args.file):
-        return _explain_sound(args)
+    from clipkit.models import load_towers
 
-    from clipkit.evaluation.report.collect.explanations import as_content
-    from clipkit.models import load_model
-
-    encoder, weights = load_model(args.model, args.device, args.weights)
-    explanation = encoder.explain(args.file, args.text, args.method)
-    _write(args, explanation, weights, lambda: as_content(explanation, args.text))
+    encoder, weights = load_towers(args.model, args.device, args.weights)
+    explain = _explained_sound if _is_sound(args.file) else _explained_image
+    _write(args, explain(args, encoder), weights)
     return 0
 
 
@@ -90,12 +107,20 @@ def _is_sound(path: Path) -> bool:
         return False
 
 
-def _explain_sound(args: argparse.Namespace) -> int:
-    from clipkit.evaluation.report.collect.explanations import as_sound_content
-    from clipkit.models import SignalTower, explain_sound, load_towers
+def _explained_image(args: argparse.Namespace, encoder: TowerEncoder) -> Explained:
+    from clipkit.models import explain_matching
+    from clipkit.models.checkpoints.kinds import as_dual
+
+    joint = _fusion_of(args, encoder, "image")
+    if joint is not None:
+        return explain_matching(joint, args.file, args.text, args.method, args.layer)
+    return as_dual(encoder, args.model).explain(args.file, args.text, args.method)
+
+
+def _explained_sound(args: argparse.Namespace, encoder: TowerEncoder) -> Explained:
+    from clipkit.models import JointEncoder, SignalTower, explain_matching_sound, explain_sound
     from clipkit.models.named_towers import NamedTowerEncoder
 
-    encoder, weights = load_towers(args.model, args.device, args.weights)
     towers = encoder.towers
     names = [n for n, t in towers.items() if isinstance(t, SignalTower) and t.mel is not None]
     if not isinstance(encoder, NamedTowerEncoder) or not names:
@@ -103,31 +128,71 @@ def _explain_sound(args: argparse.Namespace) -> int:
             f"FILE: {args.file} is a sound, and the model {args.model} has no tower for sounds; it "
             f"has {', '.join(towers)}"
         )
-    explanation = explain_sound(encoder, args.file, args.text, args.method, names[0])
-    content = args.file.read_bytes()
-    _write(args, explanation, weights, lambda: as_sound_content(explanation, args.text, content))
-    return 0
+    fused = encoder.fused_names if isinstance(encoder, JointEncoder) else ()
+    name = next((name for name in names if name in fused), names[0])
+    joint = _fusion_of(args, encoder, name)
+    if joint is not None:
+        return explain_matching_sound(joint, args.file, args.text, args.method, args.layer, name)
+    return explain_sound(encoder, args.file, args.text, args.method, name)
 
 
-def _write(
-    args: argparse.Namespace,
-    explanation: Explanation | SoundExplanation,
-    weights: str | None,
-    as_content: Callable[[], content.Explanation],
-) -> None:
-    """Write the file and print words, similarity and method."""
+def _fusion_of(args: argparse.Namespace, encoder: TowerEncoder, name: str) -> JointEncoder | None:
+    """Return the encoder if its matching logit is explained, None for its similarity.
+
+    Raises:
+        ConfigError: If an option needs a fusion of text and ``name``, and there is none.
+    """
+    from clipkit.models import JointEncoder
+
+    fused = encoder.fused_names if isinstance(encoder, JointEncoder) else ()
+    if isinstance(encoder, JointEncoder) and {*fused} == {"text", name}:
+        if args.score != "similarity":
+            return encoder
+    elif args.score == "matching":
+        raise ConfigError(
+            f"--score matching: expected a model with a fusion of text and {name} alone, got "
+            f"{args.model} with {'one of ' + ', '.join(fused) if fused else 'none'}"
+        )
+    if args.layer is not None:
+        raise ConfigError("--layer: expected --score matching, whose fusion has layers")
+    return None
+
+
+def _write(args: argparse.Namespace, explained: Explained, weights: str | None) -> None:
+    """Write the file and print words, score and method."""
     from clipkit.atomic_files import write_bytes
-    from clipkit.evaluation.report import Examples, ReportData, RunDetails, write_report
-    from clipkit.evaluation.report.sections.overlay import explanation_png
+    from clipkit.evaluation.report import explanation_png, matching_png
+    from clipkit.models import MatchingExplanation
 
     output: Path = args.output
-    if output.suffix.lower() == ".png":
-        write_bytes(output, explanation_png(explanation))
+    if isinstance(explained, MatchingExplanation):
+        measure, own, draw = "matching logit", explained.caption, partial(matching_png, explained)
     else:
-        examples = Examples(explanations=[as_content()])
-        details = RunDetails(versions=versions())
-        subtitle = f"{args.file.name}, {args.model}{shown_weights(weights)}"
-        write_report(output, ReportData(args.text, subtitle, examples=examples, run=details))
-    for word, weight in explanation.words:
+        measure, own, draw = "similarity", explained, partial(explanation_png, explained)
+    if output.suffix.lower() == ".png":
+        write_bytes(output, draw())
+    else:
+        _write_page(args, explained, weights)
+    for word, weight in own.words:
         print(f"{weight:5.2f}  {word}")
-    print(f"similarity {explanation.score:.4f}, by {explanation.method}: {output}")
+    print(f"{measure} {own.score:.4f}, by {own.method}: {output}")
+
+
+def _write_page(args: argparse.Namespace, explained: Explained, weights: str | None) -> None:
+    from clipkit.evaluation.report import Examples, ReportData, RunDetails, write_report
+    from clipkit.evaluation.report.collect.explanations import as_content, as_sound_content
+    from clipkit.evaluation.report.collect.matches import matching_content
+    from clipkit.models import Explanation, MatchingExplanation
+
+    if isinstance(explained, MatchingExplanation):
+        is_image = isinstance(explained.caption, Explanation)
+        sound = None if is_image else args.file.read_bytes()
+        examples = Examples(matches=[matching_content(explained, args.text, sound=sound)])
+    elif isinstance(explained, Explanation):
+        examples = Examples(explanations=[as_content(explained, args.text)])
+    else:
+        content = as_sound_content(explained, args.text, args.file.read_bytes())
+        examples = Examples(explanations=[content])
+    details = RunDetails(versions=versions())
+    subtitle = f"{args.file.name}, {args.model}{shown_weights(weights)}"
+    write_report(args.output, ReportData(args.text, subtitle, examples=examples, run=details))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from clipkit.models import DualEncoder, SignalTower, TowerEncoder
+from clipkit.models import DualEncoder, JointEncoder, SignalTower, TowerEncoder
 from clipkit.models.checkpoints.kinds import loader_name
-from clipkit.models.onnx_towers import graph_file
+from clipkit.models.onnx_towers import FUSION, MASK, TOKENS, graph_file
 
 OPEN_CLIP: Final = """\
 import open_clip
@@ -92,9 +92,19 @@ def safetensors_example(encoder: TowerEncoder) -> str:
     for n, tower in signals.items():
         if n not in in_one:
             lines.append(f'embedded["{n}"] = {_signal_call(n, tower)}\n')
+    if matches_pairs(encoder):
+        lines.append('logits = match_pairs(encoder, ["dog.jpg"] * 2, ["a dog", "a cat"])\n')
     imports = "import torch\n\n" if any("torch." in line for line in lines) else ""
     shown = [f'print(embedded["{a}"] @ embedded["{b}"].T)\n' for a, b in _compared(encoder)]
+    if matches_pairs(encoder):
+        start = start.replace(f"import {name}", f"import {name}, match_pairs")
+        shown.append("print(logits)\n")
     return "".join([imports, start, *lines, *shown])
+
+
+def matches_pairs(encoder: TowerEncoder) -> bool:
+    """Return whether an encoder has a fusion of images and texts alone."""
+    return isinstance(encoder, JointEncoder) and {*encoder.fused_names} == {"image", "text"}
 
 
 def _signal_call(name: str, tower: SignalTower) -> str:
@@ -117,13 +127,42 @@ def onnx_example(encoder: TowerEncoder) -> str:
         elif isinstance(tower, SignalTower) and tower.mel is not None:
             prepared = _ONNX_SOUND.format(name=name)
             imports += [] if _SOUND_IMPORTS in imports else [_SOUND_IMPORTS]
+        outputs = [name, *token_outputs(encoder, name)]
         session = f'onnxruntime.InferenceSession("{graph_file(name)}")'
-        parts.append(f'{prepared}({name},) = {session}.run(None, {{"{given}": {given}}})\n')
+        call = f'{session}.run(None, {{"{given}": {given}}})'
+        parts.append(f"{prepared}({', '.join(outputs)},) = {call}\n")
     return "".join([
         "import json\n\nimport numpy as np\nimport onnxruntime\n", *imports,
         '\nfacts = json.load(open("preprocessing.json"))\n', *parts,
         *(f"print({first} @ {second}.T)\n" for first, second in _compared(encoder)),
+        _onnx_matching(encoder),
     ])  # fmt: skip
+
+
+def token_outputs(encoder: TowerEncoder, name: str) -> list[str]:
+    """Return the names of the outputs of a tower that its fusion reads."""
+    if not isinstance(encoder, JointEncoder) or name not in encoder.fused_names:
+        return []
+    return [f"{name}{TOKENS}", *([f"{name}{MASK}"] if name == "text" else [])]
+
+
+def _onnx_matching(encoder: TowerEncoder) -> str:
+    """Return code that matches each row of a modality with the first row of every other."""
+    if not isinstance(encoder, JointEncoder):
+        return ""
+    most = "text" if "text" in encoder.fused_names else encoder.fused_names[0]
+    inputs = [name for part in encoder.fused_names for name in token_outputs(encoder, part)]
+    rows = ", ".join(
+        f'"{name}": {name}'
+        if name.startswith(f"{most}_")
+        else f'"{name}": np.repeat({name}[:1], len({most}), axis=0)'
+        for name in inputs
+    )
+    return (
+        f'matching = onnxruntime.InferenceSession("{graph_file(FUSION)}")\n'
+        f"pairs = {{{rows}}}  # one row per pair\n"
+        f"print(matching.run(None, pairs)[0])\n"
+    )
 
 
 def _compared(encoder: TowerEncoder) -> list[tuple[str, str]]:

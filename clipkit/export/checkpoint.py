@@ -10,7 +10,7 @@ from typing import Final
 
 from clipkit.atomic_files import new_folder
 from clipkit.errors import ConfigError
-from clipkit.export.formats import EXPORTERS
+from clipkit.export.formats import EXPORTERS, Exporter
 from clipkit.export.model_card import render_card
 from clipkit.export.run_facts import RunFacts, read_run
 from clipkit.export.sentence_transformers import NORMALIZE_FOLDER
@@ -39,8 +39,8 @@ class ExportedModel:
             one set of weights.
         reader: Python expression that loads the files.
         hub_reader: Python expression that loads them from the repository OWNER/NAME of the hub.
-        left_out: Parts that the format does not have: modalities with a tower, "fusion", and
-            "label head on NAME".
+        left_out: Parts that the format does not have: modalities with a tower, "fusion",
+            "word head", and "label head on NAME".
     """
 
     folder: Path
@@ -149,8 +149,8 @@ def _exported_part(encoder: TowerEncoder, format: str) -> tuple[TowerEncoder, tu
     heads = tuple(f"label head on {name}" for name in lost)
     if not isinstance(encoder, NamedTowerEncoder):
         return encoder, heads
-    fusion = ("fusion",) if isinstance(encoder, JointEncoder) and not exporter.keeps_fusion else ()
-    if exporter.keeps_all_towers and (encoder.modalities or not fusion):
+    fusion = _lost_of_fusion(encoder, exporter)
+    if exporter.keeps_all_towers:
         return encoder, (*fusion, *heads)
     try:
         return encoder.dual(), (*encoder.modalities, *fusion, *heads)
@@ -158,6 +158,14 @@ def _exported_part(encoder: TowerEncoder, format: str) -> tuple[TowerEncoder, tu
         raise ConfigError(
             f"{error}; the format {format} has no others, export with --format safetensors or onnx"
         ) from error
+
+
+def _lost_of_fusion(encoder: NamedTowerEncoder, exporter: Exporter) -> tuple[str, ...]:
+    if not isinstance(encoder, JointEncoder):
+        return ()
+    if not exporter.keeps_fusion:
+        return ("fusion",)
+    return ("word head",) if encoder.word_head and not exporter.keeps_word_head else ()
 
 
 def _merged_copy(encoder: TowerEncoder) -> TowerEncoder:

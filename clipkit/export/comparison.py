@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from clipkit.errors import CheckpointError
-from clipkit.models import SignalTower, TowerEncoder
+from clipkit.models import JointEncoder, SignalTower, TowerEncoder
 from clipkit.models.named_towers import NamedTowerEncoder
 
 TOLERANCE: Final = 1e-4
@@ -60,6 +60,31 @@ def compare(library: str, encoder: TowerEncoder, written: Mapping[str, Encode]) 
             raise CheckpointError(
                 f"export: {library}'s {name} embeddings differ by {difference:.1e}; nothing is left"
             )
+
+
+def compare_matching(library: str, joint: JointEncoder, written: JointEncoder) -> None:
+    """Compare the matching logits of a random batch.
+
+    Args:
+        library: Name of the library that read the files, for the message.
+        joint: The encoder that was written.
+        written: The encoder that was read again.
+
+    Raises:
+        CheckpointError: If they differ.
+    """
+    given = {name: _example(joint, name) for name in joint.fused_names}
+    with torch.inference_mode():
+        expected, found = (
+            one.match(one.fuse({n: one.read(n, part).tokens for n, part in given.items()}).pooled)
+            for one in (joint, written)
+        )
+        difference = (found - expected).abs().max().item()
+        largest = max(1.0, expected.abs().max().item())
+    if not difference <= TOLERANCE * largest:
+        raise CheckpointError(
+            f"export: {library}'s matching logits differ by {difference:.1e}; nothing is left"
+        )
 
 
 def _example(encoder: TowerEncoder, name: str) -> Tensor:

@@ -12,14 +12,21 @@ from clipkit.data.text.tokenizer_export import save_tokenizer
 from clipkit.data.text.tokenizers import tokenizer_from_name
 from clipkit.errors import ConfigError
 from clipkit.export import card_examples
-from clipkit.export.comparison import TOLERANCE, compare, read_by, towers_of, unit_features
+from clipkit.export.comparison import (
+    TOLERANCE,
+    compare,
+    compare_matching,
+    read_by,
+    towers_of,
+    unit_features,
+)
 from clipkit.export.onnx import check_onnx, save_onnx
 from clipkit.export.sentence_transformers import check_modules, write_modules
 from clipkit.export.transformers import to_transformers
-from clipkit.models import DualEncoder, TowerEncoder, save_encoder, save_open_clip
+from clipkit.models import DualEncoder, JointEncoder, TowerEncoder, save_encoder, save_open_clip
 from clipkit.models.checkpoints.encoder import OPEN_CLIP_WEIGHTS_NAME, read_towers
 from clipkit.models.checkpoints.kinds import loader_name
-from clipkit.models.onnx_towers import graph_file
+from clipkit.models.onnx_towers import FUSION, graph_file
 
 
 class Exporter(ABC):
@@ -30,12 +37,14 @@ class Exporter(ABC):
         keeps_label_head: Whether the files contain the label heads.
         keeps_all_towers: Whether the files contain towers other than those of images and texts.
         keeps_fusion: Whether the files contain the fusion of a joint encoder.
+        keeps_word_head: Whether they contain its head that predicts masked words.
     """
 
     hub_name: str
     keeps_label_head: bool = False
     keeps_all_towers: bool = False
     keeps_fusion: bool = False
+    keeps_word_head: bool = False
 
     @abstractmethod
     def usage(self, encoder: TowerEncoder) -> str:
@@ -177,7 +186,7 @@ class SentenceTransformersExporter(Exporter):
 
 @final
 class OnnxExporter(Exporter):
-    """One ONNX graph per tower, and ``preprocessing.json`` with all other constants.
+    """One ONNX graph per tower and fusion, and ``preprocessing.json`` with all other constants.
 
     Args:
         precision: Precision of the graphs; see ``save_onnx``.
@@ -185,6 +194,7 @@ class OnnxExporter(Exporter):
 
     hub_name = "onnx"
     keeps_all_towers = True
+    keeps_fusion = True
 
     def __init__(self, precision: str = "fp32") -> None:
         self._precision = precision
@@ -207,7 +217,8 @@ class OnnxExporter(Exporter):
         check_onnx(encoder, folder, TOLERANCE, self._precision)
 
     def reader(self, encoder: TowerEncoder, folder: Path) -> str:
-        first, *others = (graph_file(name) for name in encoder.towers)
+        fusion = [FUSION] if isinstance(encoder, JointEncoder) else []
+        first, *others = (graph_file(name) for name in [*encoder.towers, *fusion])
         more = f", and {', '.join(others)}" if others else ""
         return f"onnxruntime.InferenceSession('{folder}/{first}'){more}"
 
@@ -223,6 +234,7 @@ class SafetensorsExporter(Exporter):
     keeps_label_head = True
     keeps_all_towers = True
     keeps_fusion = True
+    keeps_word_head = True
 
     def usage(self, encoder: TowerEncoder) -> str:
         return card_examples.safetensors_example(encoder)
@@ -231,7 +243,10 @@ class SafetensorsExporter(Exporter):
         save_encoder(encoder, folder)
 
     def check(self, encoder: TowerEncoder, folder: Path) -> None:
-        compare("clipkit", encoder, towers_of(read_towers(folder).encoder))
+        again = read_towers(folder).encoder
+        compare("clipkit", encoder, towers_of(again))
+        if isinstance(encoder, JointEncoder) and isinstance(again, JointEncoder):
+            compare_matching("clipkit", encoder, again)
 
     def reader(self, encoder: TowerEncoder, folder: Path) -> str:
         return f"clipkit.models.{loader_name(encoder)}('{folder}')"

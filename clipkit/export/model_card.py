@@ -28,6 +28,8 @@ _CLASSIFICATION: Final = ("image-classification", "Image classification")
 
 _DIRECTION: Final = re.compile(r"(?P<first>[^\W\d]\w*?)_to_(?P<second>[^\W\d]\w*)")
 """Part of a metric's name: the modalities of a recall, whose names are identifiers."""
+_RERANKED: Final = "reranked"
+"""First part of the names of metrics after re-ranking."""
 _RECALL: Final = re.compile(r"recall_at_\d+")
 
 
@@ -120,7 +122,8 @@ def evaluation_result(name: str, value: float) -> EvalResult:
         ('image-text-retrieval', 'photos', 'recall_at_5', 'text_to_image/recall_at_5')
     """
     first, *others = name.split("/")
-    has_dataset = bool(others) and not (len(others) == 1 and _DIRECTION.fullmatch(first))
+    is_metric = first == _RERANKED or (len(others) == 1 and _DIRECTION.fullmatch(first))
+    has_dataset = bool(others) and not is_metric
     dataset, metric = (first, "/".join(others)) if has_dataset else ("validation", name)
     *directions, kind = metric.split("/")
     task_type, task_name = _task(directions, kind)

@@ -9,12 +9,10 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from clipkit.atomic_files import write_json
@@ -22,14 +20,24 @@ from clipkit.errors import CheckpointError, ConfigError, first_line
 from clipkit.export.onnx_graphs import (
     INPUTS,
     SIGNAL_INPUT,
-    TowerGraph,
+    TracedGraph,
     checked_inputs,
-    tower_graphs,
+    graphs_of,
+    outputs_of,
 )
-from clipkit.export.onnx_precision import CONVERTERS, LEAST_COSINE
-from clipkit.models import ImageTower, SignalTower, TextTower, TowerEncoder
+from clipkit.export.onnx_precision import CONVERTERS, compare_output
+from clipkit.models import ImageTower, JointEncoder, SignalTower, TextTower, TowerEncoder
 from clipkit.models.named_towers import NamedTowerEncoder
-from clipkit.models.onnx_towers import FACTS_FILE, IMAGE_FILE, TEXT_FILE, graph_file
+from clipkit.models.onnx_towers import (
+    FACTS_FILE,
+    FUSION,
+    IMAGE_FILE,
+    LOGIT,
+    MASK,
+    TEXT_FILE,
+    TOKENS,
+    graph_file,
+)
 
 PRECISIONS: Final = ("fp32", *CONVERTERS)
 METADATA_KEY: Final = "clipkit"
@@ -49,7 +57,9 @@ def onnx_facts(encoder: TowerEncoder, tokenizer: str, precision: str = "fp32") -
             facts[name] = _text_facts(tower, tokenizer)
         elif isinstance(tower, SignalTower):
             facts.setdefault("modalities", {})[name] = _signal_facts(name, tower)
-    if isinstance(encoder, NamedTowerEncoder):
+    if isinstance(encoder, JointEncoder):
+        facts["fusion"] = _fusion_facts(encoder)
+    if isinstance(encoder, NamedTowerEncoder) and not _is_pair(encoder):
         scales = encoder.pair_scales.items()
         facts["pair_scales"] = {pair: float(scale.detach()) for pair, scale in scales}
     return {
@@ -58,6 +68,24 @@ def onnx_facts(encoder: TowerEncoder, tokenizer: str, precision: str = "fp32") -
         "embedding_dim": encoder.embedding_dim,
         "logit_scale": float(encoder.logit_scale.detach()),
         "logit_bias": None if bias is None else float(bias.detach()),
+    }
+
+
+def _is_pair(encoder: NamedTowerEncoder) -> bool:
+    """Return whether the towers are those of a dual encoder, as which its graphs are loaded."""
+    joint = isinstance(encoder, JointEncoder)
+    return joint and {*encoder.towers} == {"image", "text"} and not encoder.log_pair_scales
+
+
+def _fusion_facts(joint: JointEncoder) -> dict[str, Any]:
+    """Return which outputs of the towers the graph of the fusion reads."""
+    outputs = [name for part in joint.fused_names for name in outputs_of(joint, part)[1:]]
+    return {
+        "file": graph_file(FUSION),
+        "inputs": outputs,
+        "layout": f"one row per pair: *{TOKENS} float32 [pairs, tokens, width], *{MASK} bool "
+        f"[pairs, length], which are outputs of the graphs of the towers",
+        "output": LOGIT,
     }
 
 
@@ -106,11 +134,13 @@ def save_onnx(
     tokenizer: str | None = None,
     precision: str = "fp32",
 ) -> None:
-    """Write ``image.onnx``, ``text.onnx`` and ``preprocessing.json``, and a graph per other tower.
+    """Write ``image.onnx``, ``text.onnx`` and ``preprocessing.json``, and a graph per other part.
 
     Batches may have any size, captions any length up to the context length. Pixels are uint8;
     scaling and normalisation are part of the graph. Embeddings have unit norm. The graph of a
-    further modality has its name, such as ``sound.onnx``, and reads what its tower reads.
+    further modality has its name, such as ``sound.onnx``, and reads what its tower reads. Of a
+    joint encoder, the graphs of the towers that are fused return their tokens, too, and
+    ``fusion.onnx`` turns these into matching logits, of any number of pairs.
 
     Args:
         encoder: Any encoder in evaluation mode, on the CPU.
@@ -141,51 +171,50 @@ def save_onnx(
         return
     with tempfile.TemporaryDirectory(dir=folder, prefix=".fp32.") as exact, _quiet():
         _write_graphs(encoder, Path(exact), facts)
-        for name in encoder.towers:
-            CONVERTERS[precision](Path(exact) / graph_file(name), folder / graph_file(name))
+        for file in sorted(path.name for path in Path(exact).glob("*.onnx")):
+            CONVERTERS[precision](Path(exact) / file, folder / file)
 
 
 def _write_graphs(encoder: TowerEncoder, folder: Path, facts: dict[str, Any]) -> None:
-    """Write the graph of each tower in float32."""
-    for graph in tower_graphs(encoder):
+    """Write all graphs in float32."""
+    for graph in graphs_of(encoder):
         _write(graph, type(encoder).__name__, folder / graph.file, facts)
 
 
 def check_onnx(
     encoder: TowerEncoder, folder: Path | str, tolerance: float, precision: str = "fp32"
 ) -> None:
-    """Run the graphs in onnxruntime and compare their embeddings with torch, at several sizes.
+    """Run the graphs in onnxruntime and compare their outputs with torch, at several sizes.
 
     Args:
         encoder: The encoder that was written, in evaluation mode, on the CPU.
         folder: Folder of the files.
-        tolerance: Largest permitted difference of any component of an embedding, in float32; lower
-            precisions need a cosine similarity of at least ``LEAST_COSINE``.
+        tolerance: Largest permitted difference of any value, in float32; see ``compare_output``.
         precision: Precision of the files; see ``save_onnx``.
 
     Raises:
-        CheckpointError: If a file cannot be read, or its embeddings differ.
+        CheckpointError: If a file cannot be read, or its outputs differ.
     """
     folder = Path(folder)
     generator = torch.Generator().manual_seed(0)
-    compare = partial(_compare, tolerance=tolerance, least_cosine=LEAST_COSINE.get(precision))
-    for graph in tower_graphs(encoder):
+    for graph in graphs_of(encoder):
         for given in checked_inputs(encoder, graph, generator):
-            with torch.inference_mode():
-                expected = graph.module(given)
-            compare(folder / graph.file, {graph.input: given}, expected)
+            found = _outputs(folder / graph.file, given)
+            for name, expected in graph.run(given).items():
+                where = f"{name} in {graph.file}"
+                compare_output(where, found[name], expected, tolerance, precision)
 
 
-def _write(graph: TowerGraph, encoder: str, path: Path, facts: dict[str, Any]) -> None:
+def _write(graph: TracedGraph, encoder: str, path: Path, facts: dict[str, Any]) -> None:
     try:
         with _quiet():
             program: Any = torch.onnx.export(
                 graph.module.eval(),
-                (graph.example,),
+                tuple(graph.examples.values()),
                 dynamo=True,
-                input_names=[graph.input],
-                output_names=[graph.output],
-                dynamic_shapes=(graph.sizes,),
+                input_names=list(graph.examples),
+                output_names=list(graph.outputs),
+                dynamic_shapes=graph.sizes,
                 verbose=False,
             )
     except Exception as error:  # the exporter's errors have no common base
@@ -197,36 +226,19 @@ def _write(graph: TowerGraph, encoder: str, path: Path, facts: dict[str, Any]) -
     program.save(path)
 
 
-def _compare(
-    path: Path,
-    inputs: dict[str, Tensor],
-    expected: Float[Tensor, "B D"],
-    tolerance: float,
-    least_cosine: float | None,
-) -> None:
+def _outputs(path: Path, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the outputs of a graph in onnxruntime by name."""
     import onnxruntime
 
     try:
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-        (embeddings,) = session.run(None, {name: value.numpy() for name, value in inputs.items()})
+        values = session.run(None, {name: value.numpy() for name, value in inputs.items()})
     except Exception as error:  # onnxruntime's errors have no common base
         raise CheckpointError(
             f"export: onnxruntime cannot run {path.name}: {first_line(error)}"
         ) from error
-    embedded = torch.from_numpy(embeddings)
-    if least_cosine is not None:
-        cosine = torch.cosine_similarity(embedded, expected).min().item()
-        if not cosine >= least_cosine:
-            raise CheckpointError(
-                f"export: the embeddings of {path.name} have a cosine similarity of {cosine:.3f} "
-                f"with the encoder's, expected at least {least_cosine}; nothing is left"
-            )
-        return
-    difference = (embedded - expected).abs().max().item()
-    if not difference <= tolerance:
-        raise CheckpointError(
-            f"export: the embeddings of {path.name} differ by {difference:.1e}; nothing is left"
-        )
+    names = [output.name for output in session.get_outputs()]
+    return {name: torch.from_numpy(value) for name, value in zip(names, values, strict=True)}
 
 
 def _check_packages() -> None:

@@ -24,8 +24,14 @@ from clipkit.models.files.structure import structure_only
 from clipkit.models.heads.label_head import CosineLabelHead, LabelHead, LinearLabelHead
 from clipkit.models.heads.prototype_head import PrototypeLabelHead
 from clipkit.models.joint.added_parts import with_fused_head, with_fusion
+from clipkit.models.joint.explanation.explain_matching import (
+    MatchingExplanation,
+    explain_matching,
+    explain_matching_sound,
+)
 from clipkit.models.joint.fusion import CrossAttentionFusion, Fusion, MergedFusion
 from clipkit.models.joint.joint_encoder import JointEncoder, ReadTokens
+from clipkit.models.joint.match_pairs import match_pairs
 from clipkit.models.joint.pair_scores import pair_scores
 from clipkit.models.joint.tcn_fusion import TcnFusion
 from clipkit.models.joint.word_head import WordHead
@@ -55,6 +61,7 @@ __all__ = [
     "JointEncoder",
     "LabelHead",
     "LinearLabelHead",
+    "MatchingExplanation",
     "MergedFusion",
     "MultimodalEncoder",
     "OpenClipImageTower",
@@ -78,6 +85,8 @@ __all__ = [
     "WordWeight",
     "consolidate_checkpoint",
     "describe",
+    "explain_matching",
+    "explain_matching_sound",
     "explain_sound",
     "from_checkpoint",
     "from_joint_checkpoint",
@@ -90,6 +99,7 @@ __all__ = [
     "load_multimodal_encoder",
     "load_towers",
     "lock",
+    "match_pairs",
     "pair_scores",
     "save_encoder",
     "save_open_clip",

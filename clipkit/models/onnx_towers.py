@@ -28,6 +28,11 @@ from clipkit.models.towers.base import (
 IMAGE_FILE: Final = "image.onnx"
 TEXT_FILE: Final = "text.onnx"
 FACTS_FILE: Final = "preprocessing.json"
+FUSION: Final = "fusion"
+"""Name of the graph of a joint encoder's fusion."""
+LOGIT: Final = "matching_logit"
+TOKENS, MASK = "_tokens", "_mask"
+"""Suffixes of the names of outputs: the tokens that are fused, and which are not padding."""
 
 
 def graph_file(name: str) -> str:
@@ -169,7 +174,8 @@ def _session(path: Path) -> Any:
 
 
 def _run(session: Any, name: str, values: Tensor) -> Float[Tensor, "B D"]:
-    (embeddings,) = session.run(None, {name: values.cpu().numpy()})
+    first = session.get_outputs()[0].name  # the others are tokens
+    (embeddings,) = session.run([first], {name: values.cpu().numpy()})
     return torch.from_numpy(embeddings).to(values.device)
 
 

@@ -8,7 +8,14 @@ import pytest
 from PIL import Image
 
 from clipkit.cli.main import main
-from clipkit.models import load_encoder, save_encoder
+from clipkit.models import (
+    CrossAttentionFusion,
+    explain_matching,
+    load_encoder,
+    load_joint_encoder,
+    save_encoder,
+    with_fusion,
+)
 from tests.helpers import sound_collections, tiny
 from tests.helpers.factories import image_bytes
 from tests.helpers.sounds import encoded, tone
@@ -102,3 +109,62 @@ def test_sounds_that_cannot_be_explained(model, sounds, tmp_path, capsys):
     assert main(["explain", str(sounds / "model"), *words]) == 2
     assert "bad.wav: " in capsys.readouterr().err
     assert not list(tmp_path.glob("*.png"))
+
+
+@pytest.fixture(scope="module")
+def joint(tmp_path_factory):
+    """A fusion of images and texts in a folder."""
+    path = tmp_path_factory.mktemp("joint") / "model"
+    save_encoder(with_fusion(tiny.encoder(), CrossAttentionFusion(16, 2, 2)), path)
+    return path
+
+
+@pytest.mark.parametrize("ending", ["png", "html"])
+def test_a_joint_encoder_explains_its_matching_logit(joint, photo, tmp_path, capsys, ending):
+    output = tmp_path / f"out.{ending}"
+    words = ["explain", str(joint), str(photo), TEXT, "--output", str(output), "--device", "cpu"]
+    assert main(words) == 0
+    lines = capsys.readouterr().out.splitlines()
+    expected = explain_matching(load_joint_encoder(joint), photo, TEXT).caption
+    assert lines[-1] == f"matching logit {expected.score:.4f}, by attention: {output}"
+    assert [line.split()[1] for line in lines[:-1]] == TEXT.split()
+    if ending == "png":
+        image = Image.open(io.BytesIO(output.read_bytes()))
+        assert main([*words, "--score", "similarity"]) == 0
+        assert capsys.readouterr().out.splitlines()[-1].startswith("similarity ")
+        assert Image.open(io.BytesIO(output.read_bytes())).height < image.height - 100
+        return
+    page = output.read_text()
+    assert "Matching logit" in page
+    assert page.count("data:image/webp") == 2 + len(TEXT.split())
+
+
+def test_a_fusion_of_sounds(photo, sounds, tmp_path, capsys):
+    encoder = sound_collections.encoder()
+    fusion = CrossAttentionFusion(16, 2, 2, context=["sound"])
+    save_encoder(with_fusion(encoder, fusion), tmp_path / "model")
+    for ending in ("png", "html"):
+        words = ["explain", str(tmp_path / "model"), str(sounds / "bark.ogg"), TEXT]
+        assert main([*words, "--output", str(tmp_path / f"a.{ending}")]) == 0
+        assert capsys.readouterr().out.splitlines()[-1].startswith("matching logit ")
+    assert (tmp_path / "a.html").read_text().count("<audio controls") == 1
+    words = ["explain", str(tmp_path / "model"), str(photo), TEXT, "--output"]
+    assert main([*words, str(tmp_path / "b.png")]) == 0  # which are not fused
+    assert capsys.readouterr().out.splitlines()[-1].startswith("similarity ")
+    assert main([*words, str(tmp_path / "b.png"), "--score", "matching"]) == 2
+    assert "fusion of text and image alone, got" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--score", "matching"], "--score matching: expected a model with a fusion of text and"),
+        (["--layer", "0"], "--layer: expected --score matching"),
+    ],
+)
+def test_options_of_a_fusion_need_one(model, photo, tmp_path, capsys, options, message):
+    words = ["explain", str(model), str(photo), TEXT, "--output", str(tmp_path / "a.png")]
+    assert main([*words, *options]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+    assert not list(tmp_path.glob("a.*"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -48,7 +49,7 @@ from tests.helpers.sounds import wav_bytes
 
 SECTIONS = (
     "results", "curves", "recall", "gallery", "errors", "modalities", "classes", "confusion",
-    "reliability", "classified", "map", "health", "explanations", "run",
+    "reliability", "classified", "map", "health", "explanations", "matches", "run",
 )  # fmt: skip
 HOSTILE = "<script>alert('x')</script> & \"quotes\" {{ 7 * 7 }} {% raw %} "
 LONG_WORD = "incomprehensibilities" * 6
@@ -135,6 +136,11 @@ def explanation() -> Explanation:
     return Explanation(thumbnail(0), thumbnail(1, "heat map"), words, 0.31, "Attention rollout.")
 
 
+def match() -> Explanation:
+    parts = [("red", thumbnail(2)), (LONG_WORD, thumbnail(3)), (HOSTILE, thumbnail(1))]
+    return replace(explanation(), similarity=2.5, measure="Matching logit", parts=parts)
+
+
 def recall_curve(direction: str) -> RecallCurve:
     points = [(1, 0.1), (2, 0.2), (5, 0.35), (10, 0.6), (100, 0.9), (1504, 1.0)]
     return RecallCurve(direction, points, 1504, 1504, 7.5, 60.25)
@@ -182,6 +188,7 @@ def full_report() -> ReportData:
                 Clouds([(0.0, 0.1), (0.2, 0.3)], [(2.0, 1.0)], "principal components"),
             ),
             explanations=[explanation()],
+            matches=[match()],
             modalities=[modality_gallery("Sound to text"), modality_gallery("Image to sound")],
         ),
         run=RunDetails(

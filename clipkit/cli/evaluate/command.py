@@ -142,8 +142,9 @@ def _load(
     if args.modality == "image" and "retrieval" not in evaluators and not needs_fusion:
         return load_model(args.model, device, args.weights)
     encoder, weights = load_towers(args.model, device, args.weights)
-    if isinstance(encoder, JointEncoder) and not needs_fusion and not encoder.modalities:
-        return encoder.dual(), weights  # of which reports explain matches
+    uses_fusion = needs_fusion or args.report is not None
+    if isinstance(encoder, JointEncoder) and not uses_fusion and not encoder.modalities:
+        return encoder.dual(), weights
     # an evaluator refuses an encoder that lacks one of its towers
     return cast("DualEncoder", encoder), weights
 

@@ -44,6 +44,7 @@ from clipkit.evaluation.report.page import render_report, write_report
 from clipkit.evaluation.report.sections.charts import chart_svg
 from clipkit.evaluation.report.sections.confusion_image import confusion_png
 from clipkit.evaluation.report.sections.overlay import explanation_png, overlay_png
+from clipkit.evaluation.report.sections.word_maps import matching_png
 
 __all__ = [
     "CaptionHit",
@@ -86,6 +87,7 @@ __all__ = [
     "confusion_png",
     "evaluate_with_report",
     "explanation_png",
+    "matching_png",
     "overlay_png",
     "read_metrics_csv",
     "render_report",

@@ -33,6 +33,7 @@ from clipkit.evaluation.probes.linear import LinearProbe
 from clipkit.evaluation.probes.neighbours import NearestNeighbours
 from clipkit.evaluation.report.collect.examples import examples_of
 from clipkit.evaluation.report.collect.explanations import explained_pairs
+from clipkit.evaluation.report.collect.matches import explained_matches
 from clipkit.evaluation.report.collect.modalities import Compared, modality_galleries
 from clipkit.evaluation.report.collect.sound_clips import SoundSource
 from clipkit.evaluation.report.content import (
@@ -65,6 +66,7 @@ class Measured:
         compared: Retrieval between modalities; None if there was none.
         sounds: Sounds of each evaluator of sounds, by its name.
         with_texts: Names of the evaluators of images with texts, such as questions.
+        matches: Parts of images and captions that carry the matching logit of a joint encoder.
     """
 
     evaluations: dict[str, Evaluation]
@@ -75,6 +77,7 @@ class Measured:
     compared: Compared | None = None
     sounds: Mapping[str, SoundSource] = field(default_factory=dict)
     with_texts: Sequence[str] = ()
+    matches: Sequence[Explanation] = ()
 
     def examples(self) -> Examples:
         """Collect what the page shows of images, texts and classes."""
@@ -83,7 +86,8 @@ class Measured:
             with_texts=self.with_texts,
         )  # fmt: skip
         galleries = [] if self.compared is None else modality_galleries(self.compared)
-        return replace(examples, explanations=self.explanations, modalities=galleries)
+        examples = replace(examples, explanations=self.explanations, matches=self.matches)
+        return replace(examples, modalities=galleries)
 
 
 def evaluate_with_report(
@@ -148,15 +152,19 @@ def measure(encoder: DualEncoder, evaluators: Mapping[str, Evaluator]) -> Measur
         compared = next((_compared(encoder, part) for part in retrievals), None)
     ordered = {name: evaluations[name] for name in evaluators}
     explanations: Sequence[Explanation] = ()
+    matches: Sequence[Explanation] = ()
     if embedded is not None and embedded[1].captions:
-        explained = _of_images_and_texts(encoder)
-        explanations = explained_pairs(explained, data[embedded[0]], embedded[1])
+        name, pairs_of = embedded
+        explanations = explained_pairs(_of_images_and_texts(encoder), data[name], pairs_of)
+        matches = explained_matches(encoder, data[name], pairs_of)
     correct = next((part.correct for part in retrievals), RetrievalOptions())
     by_name = {name: _sounds_of(encoder, evaluators[name]) for name in evaluators}
     sounds = {name: heard for name, heard in by_name.items() if heard is not None}
     joint = (JointClassification, QuestionAnswering)
     with_texts = [name for name, one in evaluators.items() if isinstance(one, joint)]
-    return Measured(ordered, data, embedded, explanations, correct, compared, sounds, with_texts)
+    return Measured(
+        ordered, data, embedded, explanations, correct, compared, sounds, with_texts, matches
+    )
 
 
 def merged_result(name: str, measured: Measured, note: str = "") -> Result:

@@ -59,6 +59,7 @@ def render_report(data: ReportData) -> str:
         "gallery": examples.gallery,
         "errors": examples.errors,
         "explanations": examples.explanations,
+        "matches": examples.matches,
         "modalities": [part for part in examples.modalities if part.queries],
         "run": data.run,
         **_recall(examples),

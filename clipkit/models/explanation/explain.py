@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol, final
 
@@ -28,7 +29,7 @@ class Explanation:
         heat_map: Relevance of each part of ``pixels``, from 0 to 1; all 0 if no part increases
             the similarity.
         words: Words of the text in their order, with weights; a truncated word has weight 0.
-        score: Cosine similarity.
+        score: What is explained: the cosine similarity, or the logit of a ``MatchingExplanation``.
         method: "attention", "grad_cam" or "occlusion": how the heat map was computed.
         pixels: The image as the image tower reads it, resized and cropped, 0 to 255.
     """
@@ -40,11 +41,10 @@ class Explanation:
     pixels: UInt8[Tensor, "3 H W"]
 
 
-class Encoder(Protocol):
-    """What an explanation needs of ``clipkit.models.DualEncoder``."""
+class ImageEncoder(Protocol):
+    """What the explanation of an image needs of an encoder."""
 
     image_tower: ImageTower
-    text_tower: TextTower
     image_mean: Tensor
 
     def normalize(self, images: Tensor) -> Tensor:
@@ -52,6 +52,12 @@ class Encoder(Protocol):
 
     def encode_image(self, images: Tensor, grids: Tensor | None = None) -> Tensor:
         """Embed images."""
+
+
+class Encoder(ImageEncoder, Protocol):
+    """What an explanation needs of ``clipkit.models.DualEncoder``."""
+
+    text_tower: TextTower
 
     def encode_text(self, tokens: Tensor) -> Tensor:
         """Embed texts."""
@@ -63,27 +69,39 @@ def explain(encoder: Encoder, image: ImageInput, text: str, method: str) -> Expl
     The encoder is in evaluation mode.
     """
     check_call(text, method)
+    pixels, given = image_input(encoder, image)
+    match = Match(encoder, given, text)
+    heat_map, weights, score, method = match.explained(method)
+    return Explanation(scaled(heat_map), match.words(weights), score, method, pixels)
+
+
+def image_input(
+    encoder: ImageEncoder, image: ImageInput
+) -> tuple[UInt8[Tensor, "3 H W"], ExplainedInput]:
+    """Return an image as the image tower reads it: its pixels, and its normalised values."""
     pixels = pixels_of(encoder.image_tower, image, "image")
     joined, grids = join_images([pixels], encoder.image_tower.budget)
     device = encoder.image_mean.device
-    given = ExplainedInput(
+    return pixels, ExplainedInput(
         "image",
         encoder.image_tower,
         encoder.normalize(joined.to(device)),
         None if grids is None else grids.to(device),
         encoder.encode_image,
     )
-    match = Match(encoder, given, text)
-    heat_map, weights, score, method = match.explained(method)
-    return Explanation(scaled(heat_map), match.words(weights), score, method, pixels)
 
 
-def check_call(text: str, method: str) -> None:
+def check_call(text: str, method: str, methods: Sequence[str] = METHODS) -> None:
     """Check the arguments of an explanation.
+
+    Args:
+        text: Text that is explained.
+        method: Name of the method.
+        methods: Methods that there are.
 
     Raises:
         ConfigError: If the method is unknown, or the text has no word.
     """
-    check_choice("method", method, METHODS)
+    check_choice("method", method, methods)
     if not isinstance(text, str) or not find_words(text):
         raise ConfigError(f"text: expected a text of at least one word, got {text!r}")

@@ -29,7 +29,7 @@ class SoundExplanation:
         heat_map: Relevance of each band and frame, low bands first, from 0 to 1; all 0 if no part
             increases the similarity.
         words: Words of the text in their order, with weights; a truncated word has weight 0.
-        score: Cosine similarity.
+        score: What is explained: the cosine similarity, or the logit of a ``MatchingExplanation``.
         method: "attention", "grad_cam" or "occlusion": how the heat map was computed.
         spectrogram: The sound as the tower reads it, before its normalisation.
         mel: Parameters of the spectrogram.
@@ -90,6 +90,35 @@ def explain_sound(
         torch.Size([64, 50])
     """
     check_call(text, method)
+    spectrogram, given = sound_input(encoder, sound, name, method)
+    assert isinstance(given.tower, SignalTower), "it reads sounds"
+    positions = given.tower.positions()
+    match = Match(encoder, given, text)
+    with evaluating(encoder):  # type: ignore[arg-type]  # a module
+        explained = match.explained("occlusion" if positions is None else method)
+    from_tokens = explained.method != "occlusion"
+    heat_map = over_spectrogram(explained.heat_map, spectrogram, given.tower, from_tokens)
+    assert given.tower.mel is not None, "it reads sounds"
+    return SoundExplanation(
+        scaled(heat_map),
+        match.words(explained.words),
+        explained.score,
+        explained.method,
+        spectrogram,
+        given.tower.mel,
+    )
+
+
+def sound_input(
+    encoder: SoundEncoder, sound: SoundInput, name: str, method: str
+) -> tuple[Float[Tensor, "num_mels num_frames"], ExplainedInput]:
+    """Return a sound as its tower reads it: the spectrogram, and the input of an explanation.
+
+    Raises:
+        ConfigError: If there is no such tower or none for texts, or the method needs positions that
+            the tower does not keep.
+        DataError: If the sound cannot be read.
+    """
     tower = _tower(encoder, name)
     (spectrogram,) = next(sound_batches(tower, [sound], 1))
     positions = tower.positions()
@@ -98,7 +127,7 @@ def explain_sound(
             f"{name}_tower: {type(tower).__name__} does not keep the positions of a spectrogram, "
             f"which {method!r} needs; use the method 'occlusion'"
         )
-    given = ExplainedInput(
+    return spectrogram, ExplainedInput(
         name,
         tower,
         spectrogram[None, None].to(encoder.log_logit_scale),
@@ -106,22 +135,27 @@ def explain_sound(
         lambda values, _: encoder.encode_signal(name, values.squeeze(1)),
         None if positions is None else positions.token_grid,
     )
-    match = Match(encoder, given, text)
-    with evaluating(encoder):  # type: ignore[arg-type]  # a module
-        explained = match.explained("occlusion" if positions is None else method)
-    size = tuple(spectrogram.shape)
-    if positions is not None and explained.method != "occlusion":
+
+
+def over_spectrogram(
+    heat_map: Float[Tensor, "rows columns"],
+    spectrogram: Float[Tensor, "num_mels num_frames"],
+    tower: SignalTower,
+    from_tokens: bool,
+) -> Float[Tensor, "num_mels num_frames"]:
+    """Interpolate a heat map to the bands and frames of a spectrogram.
+
+    Args:
+        heat_map: Relevance.
+        spectrogram: The sound as the tower reads it.
+        tower: The tower.
+        from_tokens: Whether the relevance is that of the tower's tokens or features, which may
+            include those of padding, and not that of parts of the spectrogram.
+    """
+    size, positions = tuple(spectrogram.shape), tower.positions()
+    if from_tokens and positions is not None:
         size = (positions.num_mels, positions.num_frames)
-    heat_map = _at_size(explained.heat_map, size)[: len(spectrogram), : spectrogram.shape[1]]
-    assert tower.mel is not None, "it reads sounds"
-    return SoundExplanation(
-        scaled(heat_map),
-        match.words(explained.words),
-        explained.score,
-        explained.method,
-        spectrogram,
-        tower.mel,
-    )
+    return _at_size(heat_map, size)[: len(spectrogram), : spectrogram.shape[1]]
 
 
 def _tower(encoder: SoundEncoder, name: str) -> SignalTower:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import isfinite, isqrt
+from math import isfinite
 from typing import NamedTuple, Protocol, final
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
-from torch.utils.checkpoint import CheckpointError
 
 from clipkit.errors import ConfigError, MetricError
+from clipkit.models.explanation.gradients import with_gradients
 from clipkit.models.explanation.occlusion import occlude_image, occlude_words
 from clipkit.models.explanation.recording import Attention, ForwardRecorder
-from clipkit.models.explanation.relevance import grad_cam, is_chain, roll_out, scaled
+from clipkit.models.explanation.relevance import as_grid, grad_cam, is_chain, roll_out, scaled
 from clipkit.models.explanation.words import find_tokens, find_words
 from clipkit.models.inputs import token_batches, tokenizer_of
 from clipkit.models.towers.base import TextTower, Tower
@@ -90,7 +89,7 @@ class Match(NamedTuple):
         given = self.input
         embedding = given.embed(given.values, given.grids)
         text = self._text_embeddings([self.text])
-        score = _checked(embedding @ text.T, given.name)
+        score = checked_score(embedding @ text.T, given.name)
         heat_map = occlude_image(
             given.values, given.grids, lambda *part: given.embed(*part) @ text[0]
         )
@@ -107,21 +106,23 @@ class Match(NamedTuple):
     def by_gradients(self, method: str) -> Explained:
         """Compute relevance from attention or a feature map, and their gradients."""
         given = self.input
-        with _gradients():
+        with with_gradients():
             values = given.values.clone().detach().requires_grad_()
             with ForwardRecorder() as seen:
                 embedding = given.embed(values, given.grids)
             with ForwardRecorder() as read:
                 text = self._text_embeddings([self.text])
             similarity = (embedding * text).sum()
-            score = _checked(similarity, given.name)
+            score = checked_score(similarity, given.name)
             method = _choose(seen, method, given)
             heat_map: Tensor | None
             if method == "grad_cam":
                 heat_map = _map_relevance(seen, similarity)
             else:
                 patches = _token_relevance(seen, similarity, values)
-                heat_map = None if patches is None else _as_grid(patches, given)
+                heat_map = (
+                    None if patches is None else as_grid(patches, given.grids, given.token_grid)
+                )
             tokens = _token_relevance(read, similarity, None)
         if heat_map is None:
             raise _refusal(given.name, given.tower, "'grad_cam' or 'occlusion'")
@@ -144,28 +145,18 @@ class Match(NamedTuple):
         return self.encoder.encode_text(tokens.to(self.input.values.device))
 
 
-@contextmanager
-def _gradients() -> Iterator[None]:
-    """Allow gradients, and let compiled towers call each function."""
-    try:
-        with (
-            torch.inference_mode(False),
-            torch.enable_grad(),
-            torch.compiler.set_stance("force_eager"),
-        ):
-            yield
-    except CheckpointError as error:  # what is recomputed would not be seen
-        raise ConfigError(
-            "explain: the towers recompute their activations in the backward pass; load the "
-            "encoder from its checkpoint, or use the method 'occlusion'"
-        ) from error
+def checked_score(score: Float[Tensor, "*one"], name: str, measure: str = "similarity") -> float:
+    """Return a score as a number; refuse one that is not finite.
 
-
-def _checked(similarity: Float[Tensor, "*one"], name: str) -> float:
-    value = float(similarity.detach())
+    Args:
+        score: The score of a match.
+        name: Modality of the input, for the message.
+        measure: What the score is, for the message.
+    """
+    value = float(score.detach())
     if not isfinite(value):
         raise MetricError(
-            f"explain: the similarity is {value}; the weights of the encoder or the values of the "
+            f"explain: the {measure} is {value}; the weights of the encoder or the values of the "
             f"{name} are not finite"
         )
     return value
@@ -243,14 +234,3 @@ def _reads_tokens(attention: Attention, inputs: Tensor | None) -> bool:
         attention.queries.sum(), inputs, retain_graph=True, allow_unused=True
     )
     return gradient is not None
-
-
-def _as_grid(
-    tokens: Float[Tensor, " tokens"], given: ExplainedInput
-) -> Float[Tensor, "rows columns"]:
-    """Return the patches as a grid: the last tokens, after those of the class and of registers."""
-    if given.grids is not None:
-        rows, columns = given.grids[0].tolist()
-    else:
-        rows, columns = given.token_grid or (isqrt(len(tokens)),) * 2
-    return tokens[len(tokens) - rows * columns :].view(rows, columns)

@@ -22,8 +22,8 @@ Images = Float[Tensor, "B channels H W"] | Float[Tensor, "B patches values"]
 def occlude_image(
     images: Images,
     grids: Int64[Tensor, "B 2"] | None,
-    similarities: Callable[[Images, Int64[Tensor, "B 2"] | None], Float[Tensor, " B"]],
-) -> Float[Tensor, "rows columns"]:
+    similarities: Callable[[Images, Int64[Tensor, "B 2"] | None], Float[Tensor, "B *rest"]],
+) -> Float[Tensor, "rows columns *rest"]:
     """Compute the drop of the similarity without each cell of an image.
 
     A cell is painted in the mean colour of the image, or the mean of a spectrogram (Zeiler and
@@ -34,7 +34,7 @@ def occlude_image(
         images: One image, or its patches without padding; or a spectrogram as an image of one
             channel.
         grids: Rows and columns of the patches; None for an image.
-        similarities: Returns the similarity of each image of a batch.
+        similarities: Returns the similarity of each image of a batch, or several of each.
 
     Returns:
         Similarity of the image minus that without each of at most 8 x 8 cells.
@@ -58,7 +58,8 @@ def occlude_image(
             for part in _batches(occluded)
         ]
     )
-    return (scores[0] - scores[1:]).view(len(row_places), len(column_places))
+    drops = scores[0] - scores[1:]
+    return drops.view(len(row_places), len(column_places), *drops.shape[1:])
 
 
 def _cells(length: int) -> list[slice]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import isqrt
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from clipkit.models.explanation.recording import Attention
@@ -87,6 +88,31 @@ def grad_cam(
     """
     weights = gradient.mean((1, 2), keepdim=True)
     return (weights * feature_map).sum(0).clamp(min=0)
+
+
+def as_grid(
+    tokens: Float[Tensor, "*rest tokens"],
+    grids: Int64[Tensor, "B 2"] | None = None,
+    token_grid: tuple[int, int] | None = None,
+) -> Float[Tensor, "*rest rows columns"]:
+    """Return the patches as a grid: the last tokens, after those of the class and of registers.
+
+    Args:
+        tokens: A value of each token.
+        grids: Rows and columns of the patches of an image of any shape.
+        token_grid: Rows and columns of the tokens of other inputs; None for a square.
+
+    Examples:
+        >>> as_grid(torch.tensor([9.0, 1.0, 2.0, 3.0, 4.0]))
+        tensor([[1., 2.],
+                [3., 4.]])
+    """
+    number = tokens.shape[-1]
+    rows, columns = token_grid or (isqrt(number),) * 2
+    if grids is not None:
+        rows, columns = grids[0].tolist()
+    patches = tokens[..., number - rows * columns :]
+    return patches.reshape(*patches.shape[:-1], rows, columns)
 
 
 def scaled(relevance: Float[Tensor, " *shape"]) -> Float[Tensor, " *shape"]:

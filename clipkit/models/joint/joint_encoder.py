@@ -171,6 +171,12 @@ class JointEncoder(NamedTowerEncoder):
             embedding = self.encode_signal(name, values)
         return ReadTokens(embedding, TokenSequence(recorded[name]))
 
+    def read(self, name: str, given: Tensor) -> ReadTokens:
+        """Embed inputs of one shape by the name of their modality, and return their tokens."""
+        if name == "image":
+            return self.read_image(given)
+        return self.read_text(given) if name == "text" else self.read_signal(name, given)
+
     def fuse(self, tokens: Mapping[str, TokenSequence]) -> Fused:
         """Let the tokens of each sample's modalities see each other.
 

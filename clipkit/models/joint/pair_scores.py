@@ -17,15 +17,17 @@ def pair_scores(
     texts: TokenSequence,
     pairs: Int64[Tensor, "P 2"],
     batch_size: int = 64,
+    first: str = "image",
 ) -> Float[Tensor, " P"]:
     """Return the logit that image and text of each pair belong together.
 
     Args:
         joint: Encoder in evaluation mode that fuses images and texts, and nothing else.
-        images: Tokens of images, on any device.
+        images: Tokens of images, or of the modality ``first``, on any device.
         texts: Tokens of texts, on any device.
         pairs: Row of the image and row of the text of each pair.
         batch_size: Pairs per forward pass.
+        first: Modality that is fused with texts in place of images.
 
     Returns:
         Logits in float32, on the device of ``pairs``.
@@ -42,7 +44,7 @@ def pair_scores(
     parts = [torch.empty(0, device=pairs.device)]
     for part in torch.split(pairs, batch_size):
         tokens = {
-            "image": _on(images.rows(part[:, 0].to(images.values.device)), device),
+            first: _on(images.rows(part[:, 0].to(images.values.device)), device),
             "text": _on(texts.rows(part[:, 1].to(texts.values.device)), device),
         }
         parts.append(joint.match(joint.fuse(tokens).pooled).float().to(pairs.device))

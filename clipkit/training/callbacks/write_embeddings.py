@@ -20,7 +20,8 @@ class WriteEmbeddings(BasePredictionWriter):
 
     The file contains ``keys``, and for each modality of the encoder, such as ``image``, ``text``
     and ``sound``, float32 of shape (samples, components). Where samples may lack one, it is zeros,
-    and a mask such as ``sound_present`` says which samples have it.
+    and a mask such as ``sound_present`` says which samples have it. ``matching`` is the logit of a
+    joint encoder that the modalities of each sample belong together.
     ``clipkit embed`` also accepts other data and formats.
     """
 

@@ -196,7 +196,7 @@ class ContrastiveModule(LightningModule):
         self._log_means("test")
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
-        """Return keys and embeddings of all modalities, on the CPU; see ``predicted``."""
+        """Return keys, embeddings and matching logits, on the CPU; see ``predicted``."""
         embeddings: Embeddings = self(batch)
         return {"keys": batch.keys, **predicted(embeddings, tuple(self.encoder.towers))}
 

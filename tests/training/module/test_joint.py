@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -93,6 +95,22 @@ def test_micro_batches_and_locked_towers_give_the_same_run(tmp_path):
     for name, value in first.state_dict().items():
         if name.startswith("encoder.image_tower"):
             assert torch.equal(value, start[name])
+
+
+def test_matching_logits_are_predicted():
+    trained = module().eval()
+    encoder, batch = trained.encoder, tiny.batch()
+    with torch.no_grad():
+        found, expected = trained.predict_step(batch, 0), encoder(batch)
+        logits = encoder.match(encoder.fuse(expected.tokens).pooled)
+        assert list(found) == ["keys", "image", "text", "matching"]
+        torch.testing.assert_close(found["matching"], logits)
+        without_captions = trained.predict_step(replace(batch, tokens=None), 0)
+        assert "matching" not in without_captions
+        some = torch.tensor([True, False, True, True])
+        masked = trained.predict_step(replace(batch, text_present=some), 0)
+    assert torch.equal(masked["matching_present"], some)
+    torch.testing.assert_close(masked["matching"], logits * some)
 
 
 FUSED = {

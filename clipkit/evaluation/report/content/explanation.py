@@ -20,6 +20,8 @@ class Explanation:
         similarity: Cosine similarity of both.
         note: Method, and how well it agrees with occlusion.
         sound: The sound, as a file that browsers play; None for an image.
+        measure: Name of ``similarity``, which may be another measure of the match.
+        parts: Words with a heat map of their own.
     """
 
     image: Thumbnail
@@ -28,3 +30,5 @@ class Explanation:
     similarity: float
     note: str = ""
     sound: Thumbnail | None = None
+    measure: str = "Similarity"
+    parts: Sequence[tuple[str, Thumbnail]] = ()

@@ -34,6 +34,7 @@ class Examples:
         health: Label-free measures of the embeddings.
         explanations: Parts of images and texts that carry a match.
         modalities: Queries of retrieval from each modality to each other one.
+        matches: Parts of images and texts that carry the matching logit of a joint encoder.
     """
 
     gallery: Gallery = field(default_factory=Gallery)
@@ -44,6 +45,7 @@ class Examples:
     health: EmbeddingHealth = field(default_factory=EmbeddingHealth)
     explanations: Sequence[Explanation] = ()
     modalities: Sequence[ModalityGallery] = ()
+    matches: Sequence[Explanation] = ()
 
 
 @dataclass(frozen=True, slots=True)

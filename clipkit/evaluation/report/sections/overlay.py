@@ -16,10 +16,10 @@ _PLACES: Final = (0.0, 0.5, 1.0)
 _CHANNELS: Final = ((36, 203, 252), (12, 65, 216), (79, 73, 53))
 """Red, green and blue at ``_PLACES``: violet, red, yellow."""
 _STRENGTH: Final = 0.75
-_MARGIN: Final = 16
+MARGIN: Final = 16
 _FONT_PIXELS: Final = 20
 _LINE: Final = 34
-_INK: Final = (25, 28, 33)
+INK: Final = (25, 28, 33)
 _WORD: Final = (38, 95, 189)
 
 
@@ -37,7 +37,7 @@ def overlay_png(explanation: Explanation | SoundExplanation, width: int = 448) -
         >>> overlay_png(encoder.explain("dog.jpg", "a blue square"))[:4]
         b'\x89PNG'
     """
-    return _as_png(draw_overlay(explanation, width))
+    return as_png(draw_overlay(explanation, width))
 
 
 def explanation_png(explanation: Explanation | SoundExplanation, width: int = 448) -> bytes:
@@ -50,25 +50,38 @@ def explanation_png(explanation: Explanation | SoundExplanation, width: int = 44
     Returns:
         The bytes of a PNG file.
     """
+    return as_png(draw_explanation(explanation, width, "similarity"))
+
+
+def draw_explanation(
+    explanation: Explanation | SoundExplanation, width: int, measure: str
+) -> Image.Image:
+    """Draw what ``explanation_png`` returns.
+
+    Args:
+        explanation: The explanation.
+        width: Width of the overlay, in pixels; a margin is added.
+        measure: What the score is.
+    """
     overlay = draw_overlay(explanation, width)
     font = ImageFont.load_default(size=_FONT_PIXELS)
     lines = _lines(explanation.words, font, overlay.width)
-    bottom = overlay.height + _MARGIN
-    size = (overlay.width + 2 * _MARGIN, bottom + _LINE * (len(lines) + 1) + 2 * _MARGIN)
+    bottom = overlay.height + MARGIN
+    size = (overlay.width + 2 * MARGIN, bottom + _LINE * (len(lines) + 1) + 2 * MARGIN)
     canvas = Image.new("RGB", size, "white")
-    canvas.paste(overlay, (_MARGIN, _MARGIN))
+    canvas.paste(overlay, (MARGIN, MARGIN))
     draw = ImageDraw.Draw(canvas)
     for number, line in enumerate(lines):
-        left, top = float(_MARGIN), bottom + _MARGIN / 2 + _LINE * number
+        left, top = float(MARGIN), bottom + MARGIN / 2 + _LINE * number
         for word, weight in line:
             right = left + font.getlength(word) + 8
             draw.rounded_rectangle((left, top, right, top + _LINE - 6), 4, _mixed(_WORD, weight))
-            ink = "white" if weight > 0.6 else _INK
+            ink = "white" if weight > 0.6 else INK
             draw.text((left + 4, top + (_LINE - 6) / 2), word, ink, font, anchor="lm")
             left = right + 4
-    note = f"similarity {explanation.score:.2f}, by {explanation.method.replace('_', '-')}"
-    draw.text((_MARGIN, size[1] - _MARGIN), note, _INK, font, anchor="ls")
-    return _as_png(canvas)
+    note = f"{measure} {explanation.score:.2f}, by {explanation.method.replace('_', '-')}"
+    draw.text((MARGIN, size[1] - MARGIN), note, INK, font, anchor="ls")
+    return canvas
 
 
 def draw_image(explanation: Explanation | SoundExplanation, width: int) -> Image.Image:
@@ -120,7 +133,8 @@ def _lines(
     return lines
 
 
-def _as_png(image: Image.Image) -> bytes:
+def as_png(image: Image.Image) -> bytes:
+    """Encode an image as PNG."""
     out = io.BytesIO()
     image.save(out, format="PNG", optimize=True)
     return out.getvalue()

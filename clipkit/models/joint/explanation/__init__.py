@@ -1,0 +1,1 @@
+"""Which parts of an image and which words carry a matching logit."""
