@@ -32,7 +32,7 @@ VERDICTS = ("contradicts", "entails", "neutral")
 PARTS = ("known", "compositions", "concepts")
 KINDS = ("category", "count", "colour", "side")
 ANSWERS = (*NOUNS.values(), *NUMBERS, "red", "orange", "yellow", "green", "blue", "purple", *SIDES)
-PER_GROUP, NUM_PAIRS = 36, 2500
+PER_GROUP, NUM_PAIRS = 20, 1500
 HELD_OUT_CONCEPTS = HELD_OUT_PAIRS = 6  # one of so many
 COVERED = "something covered"
 

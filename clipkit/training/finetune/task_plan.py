@@ -143,38 +143,14 @@ def _config(
     size = min(_LARGEST_BATCH, data.num_samples, max(8, data.num_samples // 8))
     preset = _preset(data.num_samples, size)
     reasons.append(preset.reason)
-    encoder = _encoder(data, found, reasons)
-    answers = str(folder / _ANSWERS_FILE)
-    if task == "vqa":
-        reasons.append(f"one answer of those who answered is drawn in each epoch: {answers}")
-        loss: dict[str, Any] = {}
-        samples: dict[str, Any] = {"fields": [entry("data.Answers", answers=answers)]}
-    else:
-        loss = class_weights(data.class_counts, reasons)
-        samples = {} if options.per_class is None else {"per_class": options.per_class}
-    captions = entry("data.TextField", one_per_line=True)
+    model = _model(task, data, found, preset, reasons)
     transform = transform_config(found.base, preset, reasons)
+    samples = _samples(task, folder, options, reasons)
+    captions = entry("data.TextField", one_per_line=True)
     reasons.append(f"batches of {size}, {preset.epochs} epochs")
-    # Towers start from trained weights, the head from zero.
-    factors = {"label_heads": 4.0, "log_logit_scale": 0.0}
-    if preset.unlocked_groups != 0:
-        factors |= {"image_tower": 0.1, "text_tower": 0.1}
     return {
         "seed_everything": options.seed,
-        "model": {
-            "encoder": encoder,
-            "loss": {
-                "terms": {
-                    "answers": {"loss": entry("losses.FusedLabelLoss", **loss), "weight": 1.0}
-                }
-            },
-            "groups": {"factors": factors, "layer_decay": preset.layer_decay},
-            "optimizer": {
-                "class_path": "torch.optim.AdamW",
-                "init_args": {"lr": preset.learning_rate, "weight_decay": preset.weight_decay},
-            },
-            "schedule": entry("optim.WarmupCosine", warmup=0.1),
-        },
+        "model": model,
         "data": {
             "train": data.train,
             **({} if data.val is None else {"val": data.val}),
@@ -186,6 +162,37 @@ def _config(
         },
         "trainer": trainer_config(data, found.base, preset, str(folder), reasons),
     }
+
+
+def _model(
+    task: str, data: FinetuneData, found: TaskModel, preset: Preset, reasons: list[str]
+) -> dict[str, Any]:
+    """Return encoder, loss and optimizer; towers start from trained weights, the head from zero."""
+    encoder = _encoder(data, found, reasons)
+    weights = {} if task == "vqa" else class_weights(data.class_counts, reasons)
+    loss = entry("losses.FusedLabelLoss", **weights)
+    factors = {"label_heads": 4.0, "log_logit_scale": 0.0}
+    if preset.unlocked_groups != 0:
+        factors |= {"image_tower": 0.1, "text_tower": 0.1}
+    return {
+        "encoder": encoder,
+        "loss": {"terms": {"answers": {"loss": loss, "weight": 1.0}}},
+        "groups": {"factors": factors, "layer_decay": preset.layer_decay},
+        "optimizer": {
+            "class_path": "torch.optim.AdamW",
+            "init_args": {"lr": preset.learning_rate, "weight_decay": preset.weight_decay},
+        },
+        "schedule": entry("optim.WarmupCosine", warmup=0.1),
+    }
+
+
+def _samples(task: str, folder: Path, options: TaskOptions, reasons: list[str]) -> dict[str, Any]:
+    """Return where labels are, or how many samples of each class are trained on."""
+    if task != "vqa":
+        return {} if options.per_class is None else {"per_class": options.per_class}
+    answers = str(folder / _ANSWERS_FILE)
+    reasons.append(f"one answer of those who answered is drawn in each epoch: {answers}")
+    return {"fields": [entry("data.Answers", answers=answers)]}
 
 
 def _encoder(data: FinetuneData, found: TaskModel, reasons: list[str]) -> dict[str, Any]:
