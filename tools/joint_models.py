@@ -30,6 +30,7 @@ from clipkit.models import (
     JointEncoder,
     OpenClipImageTower,
     TransformersTextTower,
+    WordHead,
     with_fusion,
 )
 from clipkit.models.inputs import tokenizer_of
@@ -37,7 +38,8 @@ from clipkit.optim import Progress, WarmupCosine
 from clipkit.token_sequences import TokenSequence
 from clipkit.types import Embeddings
 
-WIDTH, DIM = 96, 64
+WIDTH, DIM, FUSION = 96, 64, 64
+SPECIAL, MASK = (0, 1, 2), 3  # of the tokenizer, whose unknown word no caption has
 IMAGE = {
     "embed_dim": DIM,
     "vision_cfg": {
@@ -117,12 +119,13 @@ def new_encoder(tokenizer: TransformersTokenizer, path: Path) -> JointEncoder:
     text = TransformersTextTower(
         bert, DIM, pretrained=False, context_length=24, tokenizer_name=f"transformers:{path}"
     )
-    return with_fusion(DualEncoder(OpenClipImageTower(IMAGE), text), new_fusion())
+    words = WordHead(FUSION, tokenizer.vocab_size)
+    return with_fusion(DualEncoder(OpenClipImageTower(IMAGE), text), new_fusion(), words)
 
 
 def new_fusion() -> CrossAttentionFusion:
     """Texts that look at images."""
-    return CrossAttentionFusion(WIDTH, depth=2, num_heads=3, query="text", context=["image"])
+    return CrossAttentionFusion(FUSION, depth=2, num_heads=2, query="text", context=["image"])
 
 
 def steps_of(groups: Sequence[tuple[list[nn.Parameter], float]], steps: int) -> Iterator[int]:

@@ -7,12 +7,13 @@
 EMOJI has ``captions.csv`` (vendor, file, name, group) and the drawings of two artists.
 
 ``pretrain`` trains a small dual encoder and a fusion on pictures of one or two emoji with captions
-(contrast and matching, no labels), one per seed. ``tune`` freezes the towers and trains, on 8 to
-2,048 labelled pictures: a head on this fusion ("joint"), on a new fusion ("fresh"), a network on
-the embeddings of image and text and their product ("dual"), and on that of the text ("text"). It
-also chooses answers by captions of question and answer, without labels: by the dual encoder's
-similarity ("zero-shot") and by the fusion's matching ("matching"). All are measured on pictures
-of pairs that occur in training ("known"), of pairs that do not ("compositions"), and of emoji that
+(contrast, matching and masked words, no labels), one per seed. ``tune`` freezes the towers and
+trains, on 8 to 2,048 labelled pictures: a head on this fusion ("joint"), on a new fusion
+("fresh"), a network on the embeddings of image and text and their product ("dual"), and on that of
+the text ("text"). It also chooses answers by captions of question and answer, without labels: by
+the dual encoder's similarity ("zero-shot") and by the fusion's matching ("matching"). All are
+measured on pictures of pairs that occur in training ("known"), of pairs that do not
+("compositions"), and of emoji that
 do not ("concepts"). Steps that are done are skipped; ``--seeds 0`` runs one seed.
 """
 
@@ -28,7 +29,9 @@ import numpy as np
 import torch
 from emoji_training import read_results, run_missing, spread
 from joint_models import (
-    WIDTH,
+    FUSION,
+    MASK,
+    SPECIAL,
     Fusing,
     Labelled,
     LateFusion,
@@ -55,6 +58,7 @@ from clipkit.losses import (
     CombinedLoss,
     ContrastiveLoss,
     FusedLabelLoss,
+    MaskedWordLoss,
     MatchingLoss,
     WeightedTerm,
 )
@@ -88,7 +92,10 @@ def pretrain(args: argparse.Namespace) -> None:
             continue
         torch.manual_seed(seed)
         encoder, begin = new_encoder(tokenizer, args.work / "tokenizer").train(), time.monotonic()
-        terms = {"matching": WeightedTerm(MatchingLoss(seed=seed), 1.0)}
+        terms = {
+            "matching": WeightedTerm(MatchingLoss(seed=seed)),
+            "words": WeightedTerm(MaskedWordLoss(MASK, SPECIAL, 0.25, seed=seed)),
+        }
         loss, rng = CombinedLoss(ContrastiveLoss(), terms=terms), np.random.default_rng(seed)
         for step in steps_of([(list(encoder.parameters()), 2e-3)], args.steps):
             images, texts = captioned(world, BATCH_SIZE, rng)
@@ -101,7 +108,7 @@ def pretrain(args: argparse.Namespace) -> None:
             terms_of_step = loss(encoder(batch), batch)
             terms_of_step["loss"].backward()
             if step % 50 == 0 or step == args.steps - 1:
-                values = {n: round(terms_of_step[n].item(), 3) for n in ("contrastive", "matching")}
+                values = {n: round(terms_of_step[n].item(), 3) for n in ("contrastive", *terms)}
                 print(seed, step, f"{time.monotonic() - begin:.0f} s", values, flush=True)
         save_encoder(encoder.eval(), folder)
 
@@ -162,7 +169,7 @@ class Measurement:
             encoder = load_joint_encoder(self.work / f"pretrained-{seed}")
             if method == "fresh":
                 encoder = with_fusion(encoder, new_fusion())
-            encoder = with_fused_head(encoder, LinearLabelHead(WIDTH, num_classes)).train()
+            encoder = with_fused_head(encoder, LinearLabelHead(FUSION, num_classes)).train()
             head = list(encoder.label_heads.parameters())
             fusion = [*encoder.fusion.parameters(), *encoder.token_inputs.parameters()]
             model: nn.Module = Fusing(encoder)
