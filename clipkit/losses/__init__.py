@@ -14,6 +14,11 @@ from clipkit.losses.functional import (
     similarity_distillation_loss,
 )
 from clipkit.losses.global_contrastive import GlobalContrastiveLoss
+from clipkit.losses.joint.distillation import (
+    FusedStateDistillationLoss,
+    MaskedWordDistillationLoss,
+    MatchingDistillationLoss,
+)
 from clipkit.losses.joint.fused_labels import FusedLabelLoss
 from clipkit.losses.joint.masked_words import MaskedWordLoss
 from clipkit.losses.joint.matching import MatchingLoss
@@ -21,6 +26,7 @@ from clipkit.losses.label import LabelLoss, MultiLabelLoss, balanced_class_weigh
 from clipkit.losses.matryoshka import MatryoshkaLoss
 from clipkit.losses.memory import complete_state_dict
 from clipkit.losses.modality_pairs import ModalityLabelLoss, ModalityPairLoss
+from clipkit.losses.momentum_teacher import MomentumTeacher, follow_student, update_teachers
 from clipkit.losses.step_exchange import StepExchange
 from clipkit.losses.teachers import EncoderTeacher, StoredTeacher, Teacher
 from clipkit.losses.term import LossTerm, Term, mean_over_ranks
@@ -40,17 +46,21 @@ __all__ = [
     "DistillationLoss",
     "EncoderTeacher",
     "FusedLabelLoss",
+    "FusedStateDistillationLoss",
     "GlobalContrastiveLoss",
     "LabelAwareContrastiveLoss",
     "LabelLoss",
     "LinearSchedule",
     "LossTerm",
+    "MaskedWordDistillationLoss",
     "MaskedWordLoss",
+    "MatchingDistillationLoss",
     "MatchingLoss",
     "MatryoshkaLoss",
     "MicroBatchedEncoder",
     "ModalityLabelLoss",
     "ModalityPairLoss",
+    "MomentumTeacher",
     "MultiLabelLoss",
     "Schedule",
     "SigmoidLoss",
@@ -65,10 +75,12 @@ __all__ = [
     "contrastive_loss",
     "embed_in_micro_batches",
     "feature_distillation_loss",
+    "follow_student",
     "global_contrastive_loss",
     "label_loss",
     "mean_over_ranks",
     "multi_label_loss",
     "sigmoid_loss",
     "similarity_distillation_loss",
+    "update_teachers",
 ]

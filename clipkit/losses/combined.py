@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from clipkit.errors import ConfigError
 from clipkit.losses.kernels.attach import outside_compiled_graph
 from clipkit.losses.kernels.text_exchange import TextExchange
+from clipkit.losses.teachers import Teacher, check_teacher
 from clipkit.losses.term import LossTerm, Term
+from clipkit.losses.unused_parts import sum_of_outputs
 from clipkit.renamed_arguments import renamed_arguments
 from clipkit.schedules import ConstantSchedule, Schedule, as_schedule
 from clipkit.types import Batch, Embeddings
@@ -52,6 +54,7 @@ class CombinedLoss(nn.Module):
         label_weight: Factor of the label loss: a number, or a schedule over the run.
         terms: Further terms by name, each with its weight.
         uncertainty: Whether each term has a trainable factor in addition to its weight.
+        teacher: Encoder that runs once per step, for all terms that distil it; null for none.
 
     Attributes:
         progress: Progress of the run, which schedules follow; set it before each training step.
@@ -59,8 +62,9 @@ class CombinedLoss(nn.Module):
             part of the state.
 
     Raises:
-        ConfigError: If there is no term, a weight is negative or has no term, or a name of
-            ``terms`` is not a free identifier.
+        ConfigError: If there is no term, a weight is negative or has no term, a name of
+            ``terms`` is not a free identifier, or there is a teacher and no term that reads it, or
+            the other way round.
 
     Examples:
         >>> from clipkit.losses import ContrastiveLoss
@@ -87,13 +91,14 @@ class CombinedLoss(nn.Module):
         label_weight: float | Schedule = 0.0,
         terms: Mapping[str, WeightedTerm] | None = None,
         uncertainty: bool = False,
+        teacher: Teacher | None = None,
     ) -> None:
         super().__init__()
         if label is None and label_weight != 0:
             raise ConfigError(f"label_weight: expected 0 without a label loss, got {label_weight}")
         self.progress: Progress | None = None
         self.num_steps = 0
-        self.contrastive, self.label = contrastive, label
+        self.contrastive, self.label, self.teacher = contrastive, label, teacher
         self._weights: dict[str, Schedule] = {}
         if contrastive is not None:
             self._weights["contrastive"] = _checked("contrastive_weight", contrastive_weight)
@@ -108,6 +113,7 @@ class CombinedLoss(nn.Module):
             self._weights[name] = _checked(f"terms.{name}.weight", term.weight)
         if not self._weights:
             raise ConfigError("loss: expected at least one term (contrastive, label or terms)")
+        check_teacher(teacher, {name for name, loss in self._terms() if loss.reads_teacher})
         self.log_variances = nn.ParameterDict(
             {name: nn.Parameter(torch.zeros(())) for name in self._weights if uncertainty}
         )
@@ -167,12 +173,14 @@ class CombinedLoss(nn.Module):
             exchange: Exchange of the texts that has begun; None to begin it here.
         """
         terms = {}
+        of_teacher = None if self.teacher is None else self.teacher(batch)
         for name, loss in self._terms():
             if self._is_skipped(name, loss, embeddings):
                 continue
             loss.progress, loss.exchange = self.progress, exchange
+            loss.of_teacher = of_teacher if loss.reads_teacher else None
             terms[name] = loss.term(embeddings, batch)
-            loss.exchange = None
+            loss.exchange = loss.of_teacher = None
         return terms
 
     def unused(self, embeddings: Embeddings) -> Float[Tensor, ""]:
@@ -186,7 +194,7 @@ class CombinedLoss(nn.Module):
         if embeddings.joint is not None:
             total = total + embeddings.joint.zero()
         if embeddings.modalities is not None:
-            total = total + 0 * _sum_of_all(embeddings)  # every tower, head and scale
+            total = total + 0 * sum_of_outputs(embeddings)  # every tower, head and scale
         return total
 
     def weigh(
@@ -272,22 +280,6 @@ class CombinedLoss(nn.Module):
         """Return 0, with a gradient of 0 for the parameters of a term that is skipped."""
         trained = [embeddings.logit_scale, embeddings.logit_bias, self.log_variances.get(name)]
         return 0 * torch.stack([value for value in trained if value is not None]).sum()
-
-
-def _sum_of_all(embeddings: Embeddings) -> Float[Tensor, ""]:
-    """Add what any part of an encoder of several modalities has computed."""
-    outputs = [embeddings.image, embeddings.text, embeddings.logit_scale, embeddings.logit_bias]
-    outputs += [modality.values for modality in (embeddings.modalities or {}).values()]
-    outputs += [*(embeddings.pair_scales or {}).values(), *(embeddings.head_logits or {}).values()]
-    zero = embeddings.logit_scale.new_zeros(())
-    return sum(
-        (
-            output.sum(dtype=torch.promote_types(output.dtype, torch.float32))
-            for output in outputs
-            if output is not None
-        ),
-        zero,
-    )
 
 
 def _is_zero(schedule: Schedule) -> bool:

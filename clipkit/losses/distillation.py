@@ -26,7 +26,7 @@ class DistillationLoss(LossTerm):
     unit-norm embeddings that is half their squared distance. ``batch.pair_mask`` excludes pairs.
 
     Args:
-        teacher: Source of the teacher's embeddings.
+        teacher: Source of the teacher's embeddings; null for the teacher of ``CombinedLoss``.
         similarity_weight: Factor of the similarity part; the teacher may have any width.
         feature_weight: Factor of the feature part; the teacher needs the student's width.
         tile_size: Rows and columns of similarities held at a time; null to choose them by device.
@@ -37,7 +37,7 @@ class DistillationLoss(LossTerm):
 
     def __init__(
         self,
-        teacher: Teacher,
+        teacher: Teacher | None = None,
         similarity_weight: float = 1.0,
         feature_weight: float = 0.0,
         tile_size: int | None = None,
@@ -49,6 +49,7 @@ class DistillationLoss(LossTerm):
                 f"got {similarity_weight} and {feature_weight}"
             )
         self.teacher = teacher
+        self.reads_teacher = teacher is None
         self.similarity_weight, self.feature_weight = similarity_weight, feature_weight
         self.gathers_text = similarity_weight > 0
         self.tile_size = checked_tile(tile_size)
@@ -62,7 +63,7 @@ class DistillationLoss(LossTerm):
             raise ConfigError("distillation loss: expected a batch, got None")
         student = select_pairs(embeddings, batch, self.exchange)
         with torch.no_grad():
-            teacher = select_pairs(self.teacher(batch), batch)
+            teacher = select_pairs(self._output_of_teacher(batch), batch)
         parts: list[Term] = []
         if self.similarity_weight:
             term = similarity_term(student, teacher, self.tile_size)
@@ -78,3 +79,14 @@ class DistillationLoss(LossTerm):
             parts.append(replace(term, value=self.feature_weight * term.value))
         value = torch.stack([part.value for part in parts]).sum()
         return Term(value, parts[0].num_samples)
+
+    def _output_of_teacher(self, batch: Batch) -> Embeddings:
+        """Return the teacher's embeddings of the batch."""
+        of_teacher: Embeddings | None = (
+            self.of_teacher if self.teacher is None else self.teacher(batch)
+        )
+        if of_teacher is None:
+            raise ConfigError(
+                "DistillationLoss: expected a teacher, got none; set it, or that of CombinedLoss"
+            )
+        return of_teacher

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import replace
 from typing import final
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -21,6 +22,36 @@ class Teacher(nn.Module, ABC):
     @abstractmethod
     def forward(self, batch: Batch) -> Embeddings:
         """Return the teacher's embeddings of this rank's batch, of any width."""
+
+    def follow(self, student: nn.Module) -> None:
+        """Start from the weights of the encoder that is trained; the default does nothing."""
+
+    def update(self, student: nn.Module, left_out: Float[Tensor, ""] | None = None) -> None:
+        """Follow the encoder that is trained after an optimizer step; the default does nothing.
+
+        Args:
+            student: The encoder, with the parameters of ``follow``.
+            left_out: 1 if the step was skipped, on any device; 0 or None otherwise.
+        """
+
+
+def check_teacher(teacher: Teacher | None, names: Set[str]) -> None:
+    """Refuse terms without the teacher that they read, and a teacher that none reads.
+
+    Args:
+        teacher: Teacher of an objective.
+        names: Names of the terms that read it.
+    """
+    if teacher is None and names:
+        raise ConfigError(
+            f"loss.teacher: expected a teacher, which the terms {', '.join(sorted(names))} read, "
+            f"got none; set MomentumTeacher or EncoderTeacher"
+        )
+    if teacher is not None and not names:
+        raise ConfigError(
+            f"loss.teacher: expected a term that reads the teacher, got none; add one such as "
+            f"MatchingDistillationLoss, or leave {type(teacher).__name__} out"
+        )
 
 
 @final

@@ -49,9 +49,12 @@ class LossTerm(nn.Module, ABC):
             in addition to ``modalities``.
         label_head: Name of the modality whose label head the term reads; None for no head.
         gathers_text: Whether the term gathers the texts of all ranks, which may begin before it.
+        reads_teacher: Whether the term reads ``of_teacher``.
         remembers: Whether the term has state outside of parameters and buffers.
         exchange: Exchange of the texts that has begun before the term, set by ``CombinedLoss`` for
             each call; None to gather them in the term.
+        of_teacher: Output of the teacher of ``CombinedLoss`` for the batch, set for each call of a
+            term that reads it; None without a teacher.
         progress: Progress of the run, set by ``CombinedLoss`` before each call; None if unknown.
     """
 
@@ -60,8 +63,10 @@ class LossTerm(nn.Module, ABC):
     reads_fused: bool = False
     label_head: str | None = None
     gathers_text: bool = False
+    reads_teacher: bool = False
     remembers: bool = False
     exchange: TextExchange | None = None
+    of_teacher: Embeddings | None = None
     progress: Progress | None = None
 
     @abstractmethod

@@ -337,6 +337,41 @@ def test_a_teacher_with_its_own_size_and_tokenizer(shards, tmp_path):
     assert not any("teacher" in name for name in state)
 
 
+def test_a_fusion_is_distilled_from_its_own_average(shards, tmp_path):
+    words = {"mask_id": 49405, "special_ids": [0, 49406, 49407], "probability": 0.5}
+    schedule = part(f"{LOSSES}.LinearSchedule", start=0.0, end=0.4, length=2)
+    matching = part(f"{LOSSES}.MatchingDistillationLoss")
+    loss = {
+        "contrastive": part(f"{LOSSES}.ContrastiveLoss"),
+        "teacher": part(f"{LOSSES}.MomentumTeacher", decay=0.5),
+        "terms": {
+            "matching": {"loss": part(f"{LOSSES}.MatchingLoss")},
+            "words": {"loss": part(f"{LOSSES}.MaskedWordLoss", **words)},
+            "matching_teacher": {"loss": matching, "weight": schedule},
+            "word_teacher": {"loss": part(f"{LOSSES}.MaskedWordDistillationLoss", **words)},
+            "state_teacher": {"loss": part(f"{LOSSES}.FusedStateDistillationLoss", widths=[8, 8])},
+            "similarities": {"loss": part(f"{LOSSES}.DistillationLoss"), "weight": 0.4},
+        },
+    }
+    config = configuration(loss)
+    config["model"]["encoder"] = part(
+        "clipkit.models.with_fusion",
+        encoder=config["model"]["encoder"],
+        fusion=part("clipkit.models.CrossAttentionFusion", width=8, depth=1, num_heads=2),
+        word_head=part("clipkit.models.WordHead", width=8, vocab_size=49408),
+    )
+    config["trainer"]["callbacks"].append(part("clipkit.training.callbacks.StepGuard"))
+    fit(config, shards, tmp_path, "--trainer.max_steps=3")
+    assert column(tmp_path, "train/word_teacher")[0] == pytest.approx(0, abs=1e-6)
+    for name in ("matching_teacher", "word_teacher", "state_teacher", "similarities"):
+        assert all(map(math.isfinite, column(tmp_path, f"train/{name}")))
+        assert column(tmp_path, f"train/{name}")[-1] > 0
+    weighted = column(tmp_path, "train/matching_teacher_weighted")[-1]
+    assert weighted == pytest.approx(0.4 * column(tmp_path, "train/matching_teacher")[-1])
+    state = torch.load(tmp_path / "last.ckpt", weights_only=True)["state_dict"]
+    assert "loss.teacher.encoder.fusion.summary" in state
+
+
 def test_adding_up_small_batches_is_said_aloud(shards, tmp_path, caplog):
     config = configuration({"contrastive": part(f"{LOSSES}.ContrastiveLoss")})
     fit(config, shards, tmp_path, "--trainer.accumulate_grad_batches=2", "--trainer.max_steps=2")

@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from clipkit.distributed.row_requests import RowRequests
 from clipkit.losses import MicroBatchedEncoder
 from clipkit.losses.accumulation import split_batch
-from tests.helpers import joint
+from tests.helpers import joint, joint_teachers
 from tests.helpers.ranks import run_ranks
 
 
@@ -38,6 +38,7 @@ def on_a_rank(number, world_size):
         values["loss"].backward()
         numbers = {name: float(value.detach()) for name, value in values.items()}
         results[micro_batch_size] = numbers, joint.gradients(model)
+    distilled = distilled_on_a_rank(share_of(number, world_size))
     sizes = [3, 1, 0, 2][:world_size] if world_size > 2 else [3, 1]
     rows = torch.arange(sizes[number])[:, None] + 10.0 * number
     rows.requires_grad_()
@@ -45,7 +46,17 @@ def on_a_rank(number, world_size):
     fetched = RowRequests(wanted, sizes).fetch(rows)
     (fetched * (1 + number)).sum().backward()
     exchanged = fetched.detach().numpy(), rows.grad.numpy(), sizes
-    return results, exchanged, of_transposed_rows(number, sizes), of_uneven_shares(number)
+    others = of_transposed_rows(number, sizes), of_uneven_shares(number)
+    return results, exchanged, *others, distilled
+
+
+def distilled_on_a_rank(batch):
+    """Values and gradients of a fusion that is distilled; the teacher is the same on all ranks."""
+    model = joint.encoder()
+    loss, wrapped = joint_teachers.objective(micro_batch_size=3), DistributedDataParallel(model)
+    values = loss(wrapped(batch), batch)
+    values["loss"].backward()
+    return {name: float(value.detach()) for name, value in values.items()}, joint.gradients(model)
 
 
 def transposed_rows(number, size):
@@ -106,7 +117,7 @@ def test_ranks_in_micro_batches_equal_loops_in_one_process(world_size):
     value.backward()
     expected = joint.gradients(model)
     everything = run_ranks(on_a_rank, world_size)
-    for number, (results, (fetched, gradient, sizes), _, _) in enumerate(everything):
+    for number, (results, (fetched, gradient, sizes), *_) in enumerate(everything):
         for micro_batch_size, (numbers, gradients) in results.items():
             assert numbers["loss"] == pytest.approx(value.item(), abs=1e-9)
             assert numbers["matching_num_samples"] == 13
@@ -117,8 +128,9 @@ def test_ranks_in_micro_batches_equal_loops_in_one_process(world_size):
         assert fetched.tolist() == [[1.0]] * sizes[number]
         asked = sum((1 + rank) * size for rank, size in enumerate(sizes)) if number == 0 else 0
         assert gradient.sum() == asked
-    check_transposed_rows([(sizes, *one) for _, (*_, sizes), one, _ in everything])
-    check_uneven_shares([found for *_, found in everything])
+    check_transposed_rows([(sizes, *one) for _, (*_, sizes), one, _, _ in everything])
+    check_uneven_shares([found for *_, found, _ in everything])
+    check_distilled([found for *_, found in everything])
 
 
 def check_transposed_rows(of_ranks):
@@ -131,6 +143,20 @@ def check_transposed_rows(of_ranks):
         expected.index_add_(0, wanted, transposed_rows(rank + 1, sizes[rank]))
     got = np.concatenate([gradient for *_, gradient in of_ranks])
     np.testing.assert_array_equal(got, expected)
+
+
+def check_distilled(of_ranks):
+    model, given, teacher = joint.encoder(), joint.batch(), joint_teachers.larger()
+    projection = joint_teachers.terms()["states"].double().projection
+    terms = joint_teachers.naive_terms(model, teacher, given, projection)
+    value = sum(joint_teachers.WEIGHTS[name] * one for name, one in terms.items())
+    value.backward()
+    expected = joint.gradients(model)
+    for numbers, gradients in of_ranks:
+        assert numbers["loss"] == pytest.approx(value.item(), abs=1e-9)
+        assert numbers["words_num_samples"] == len(joint.naive_masking(given)[1])
+        for name, reference in expected.items():
+            np.testing.assert_allclose(gradients[name], reference, atol=1e-9, err_msg=name)
 
 
 def check_uneven_shares(of_ranks):

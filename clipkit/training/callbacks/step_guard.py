@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 
 from clipkit.errors import ConfigError, NonFiniteError, check_at_least
 from clipkit.line_log import BufferedLineLog
+from clipkit.training.callbacks.follow_teachers import FollowTeachers
 from clipkit.training.callbacks.moving_average import ExponentialMovingAverage
 from clipkit.training.callbacks.rollback import restore_weights
 from clipkit.training.callbacks.save_checkpoint import SaveCheckpoint, newest_checkpoint
@@ -36,7 +37,7 @@ class StepGuard(Callback):
     """Skips steps whose loss or gradients are NaN, infinite or a spike, on all ranks.
 
     A bad step changes no trained state: weights, moments, running statistics of batch norms,
-    prototypes, the memory of a loss and the average of the weights stay as they were. It counts as
+    prototypes, the memory of a loss and averages of the weights stay as they were. It counts as
     a step for every schedule. Its keys are written to a file. After ``max_in_a_row`` bad steps the
     trained state is restored from the newest complete checkpoint, while data and schedules
     continue, so that the same batches are not repeated; a run that needs this more than
@@ -131,6 +132,8 @@ class StepGuard(Callback):
         self._state.restore(verdict)
         for average in callbacks_of(trainer, ExponentialMovingAverage):
             average.left_out = verdict
+        for teachers in callbacks_of(trainer, FollowTeachers):
+            teachers.left_out = verdict
         figures = torch.stack([verdict, loss, norm.to(loss.dtype)])
         number = trainer.global_step + 1
         self._pending.append(_Step(number, self._keys, _Arriving(figures)))

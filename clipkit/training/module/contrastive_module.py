@@ -14,10 +14,17 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from clipkit.errors import ConfigError, check_at_least
-from clipkit.losses import CombinedLoss, StepExchange, embed_in_micro_batches
+from clipkit.losses import (
+    CombinedLoss,
+    StepExchange,
+    embed_in_micro_batches,
+    follow_student,
+)
+from clipkit.losses.momentum_teacher import averaged_encoders
 from clipkit.models import TowerEncoder
 from clipkit.models.checkpoints.encoder import KEY
 from clipkit.optim import ParameterGroups, Schedule
+from clipkit.training.callbacks.follow_teachers import FollowTeachers
 from clipkit.training.callbacks.moving_average import warn_of_unused_average
 from clipkit.training.checkpoints.contents import (
     PACE,
@@ -158,6 +165,7 @@ class ContrastiveModule(LightningModule):
                 adopt_class_names(head, data.class_names)
         if stage == "fit":
             lock_unread_towers(self.encoder, self.loss)
+        follow_student(self.loss, self.encoder)
 
     def check_batch(self, batch: Batch) -> None:
         """Refuse labels that the objective cannot use, in a batch on the CPU."""
@@ -218,10 +226,12 @@ class ContrastiveModule(LightningModule):
         return optimizer
 
     def configure_model(self) -> None:
-        """Shard the encoder if the strategy does so."""
+        """Shard the encoder and averages of it if the strategy does so."""
         strategy = self.trainer.strategy
         if isinstance(strategy, ShardedStrategy) and not self._is_sharded:
-            strategy.shard(self.encoder, str(self.trainer.precision))
+            for encoder in (self.encoder, *averaged_encoders(self.loss)):
+                assert isinstance(encoder, TowerEncoder)
+                strategy.shard(encoder, str(self.trainer.precision))
             self._is_sharded = True
 
     def configure_gradient_clipping(
@@ -245,7 +255,7 @@ class ContrastiveModule(LightningModule):
 
     def configure_callbacks(self) -> list[Callback]:
         """Return the callbacks for exact resuming and logging, also for a custom trainer."""
-        return [CursorCommit(), DataCounters(), LogRun()]
+        return [CursorCommit(), DataCounters(), FollowTeachers(), LogRun()]
 
     def on_fit_start(self) -> None:
         """Refuse what cannot work, before the first step."""

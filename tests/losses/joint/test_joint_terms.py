@@ -12,7 +12,7 @@ from clipkit.errors import ConfigError
 from clipkit.losses import CombinedLoss, ContrastiveLoss, MaskedWordLoss, MatchingLoss
 from clipkit.losses.joint import fused_rows
 from clipkit.losses.joint.draws import mix, sample_keys, uniform
-from clipkit.losses.joint.masked_words import mask_tokens
+from clipkit.losses.joint.masking import mask_tokens
 from clipkit.losses.joint.negatives import SampleFacts, draw_negatives
 from tests.helpers import joint, tiny_models
 
@@ -115,7 +115,7 @@ def test_shares_of_masked_words_are_those_of_bert():
     eligible = tokens > 5
     keys = mix(torch.arange(400))
     words = torch.arange(1, 90)
-    masked, chosen = mask_tokens(tokens, eligible, keys, words, mask_id=97)
+    masked, chosen, _ = mask_tokens(tokens, eligible, keys, words, mask_id=97)
     assert not (chosen & ~eligible).any()
     assert torch.equal(masked[~chosen], tokens[~chosen])
     count = chosen.sum()
@@ -130,7 +130,9 @@ def test_shares_of_masked_words_are_those_of_bert():
 def test_special_tokens_are_never_masked():
     batch = joint.batch()
     loss = MaskedWordLoss(joint.MASK, joint.SPECIAL, probability=0.999)
-    masked = loss._masked(batch, batch.tokens, None, batch.pair_mask, joint.VOCABULARY)
+    masked = loss.masking.masked_tokens(
+        batch, batch.tokens, batch.pair_mask, None, joint.VOCABULARY
+    )
     special = torch.isin(batch.tokens, torch.tensor(joint.SPECIAL))
     assert torch.equal(masked.tokens[special], batch.tokens[special])
     assert masked.chosen[batch.pair_mask].sum() > 40

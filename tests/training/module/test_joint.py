@@ -10,9 +10,14 @@ import torch
 from clipkit.losses import (
     CombinedLoss,
     ContrastiveLoss,
+    DistillationLoss,
+    FusedStateDistillationLoss,
     LinearSchedule,
+    MaskedWordDistillationLoss,
     MaskedWordLoss,
+    MatchingDistillationLoss,
     MatchingLoss,
+    MomentumTeacher,
     WeightedTerm,
 )
 from clipkit.models import (
@@ -33,6 +38,7 @@ from clipkit.training.module.unread_towers import lock_unread_towers, reads_capt
 from tests.helpers import tiny, tiny_models
 
 STEPS = 5
+WORDS = 49405, [0, 49406, 49407]
 
 
 def module(micro_batch_size=None):
@@ -42,11 +48,15 @@ def module(micro_batch_size=None):
     schedule = LinearSchedule(0.0, 1.0, length=3)
     terms = {
         "matching": WeightedTerm(MatchingLoss(micro_batch_size=micro_batch_size), schedule),
-        "words": WeightedTerm(MaskedWordLoss(49405, [0, 49406, 49407], probability=0.5)),
+        "words": WeightedTerm(MaskedWordLoss(*WORDS, probability=0.5)),
+        "matching_teacher": WeightedTerm(MatchingDistillationLoss(), schedule),
+        "word_teacher": WeightedTerm(MaskedWordDistillationLoss(*WORDS, 0.5, micro_batch_size), 9),
+        "state_teacher": WeightedTerm(FusedStateDistillationLoss((16, 16))),
+        "similarities": WeightedTerm(DistillationLoss()),
     }
     return ContrastiveModule(
         with_fusion(encoder, fusion, head),
-        CombinedLoss(ContrastiveLoss(), terms=terms),
+        CombinedLoss(ContrastiveLoss(), terms=terms, teacher=MomentumTeacher(decay=0.6)),
         lambda groups: torch.optim.AdamW(groups, lr=1e-3),
         WarmupCosine(warmup=0.1),
         micro_batch_size=micro_batch_size,
@@ -74,8 +84,13 @@ def test_a_resumed_run_has_the_same_weights(tmp_path):
     again, _ = fit(
         shards, tmp_path / "again", ExponentialMovingAverage(), ckpt=tmp_path / "run/step=2.ckpt"
     )
-    for name, value in complete.encoder.state_dict().items():
-        assert torch.equal(again.encoder.state_dict()[name], value), name
+    resumed = again.state_dict()
+    for name, value in complete.state_dict().items():
+        assert torch.equal(resumed[name], value), name
+    average = complete.loss.teacher.encoder.state_dict()
+    for name in changed:
+        assert not torch.equal(average[name], trained[name])
+        assert not torch.equal(average[name], start[name])
     checkpoint = tmp_path / "run/last.ckpt"
     loaded = load_joint_encoder(checkpoint, prefix="encoder.")
     assert torch.equal(loaded.matching.weight, complete.encoder.matching.weight)
