@@ -10,7 +10,7 @@ from typing import Any, Final
 import torch
 import torch.distributed as dist
 
-from clipkit.distributed.collectives import exchange_device, world_size
+from clipkit.distributed.collectives import exchange_device, gather_flat, world_size
 from clipkit.errors import first_line
 
 _LOG: Final = logging.getLogger(__name__)
@@ -68,6 +68,19 @@ def background_group() -> BackgroundGroup:
     if not _CURRENT or _CURRENT[0][0] is not world:
         _CURRENT[:] = [(world, _new_group(_TIMEOUT[0]))]
     return _CURRENT[0][1]
+
+
+def gather_numbers(*numbers: int) -> list[tuple[int, ...]]:
+    """Gather numbers of every rank, in the order of ranks, over the ``background_group``.
+
+    A rank waits for the others, but not for its GPU.
+    """
+    if world_size() == 1:
+        return [numbers]
+    background = background_group()
+    own = torch.tensor(numbers, dtype=torch.int64, device=background.device)
+    _, everyone = gather_flat(own, background.group)
+    return [tuple(row) for row in everyone.view(world_size(), -1).tolist()]
 
 
 def separate_group() -> BackgroundGroup:

@@ -37,7 +37,7 @@ class RowRequests:
         if world_size() > 1:
             length = -(-max(sizes) // world_size())
             starts = range(0, world_size() * length, max(1, length))
-            self._rounds = [_plan(wanted[start : start + length], sizes) for start in starts]
+            self._rounds = _plan([wanted[start : start + length] for start in starts], sizes)
 
     def fetch(self, rows: Shaped[Tensor, "B *rest"]) -> Shaped[Tensor, "B *rest"]:
         """Return the wanted rows; the gradient of each is added to the row of its owner.
@@ -50,6 +50,12 @@ class RowRequests:
         if not self._rounds:  # no rank has a row
             return rows
         return torch.cat([_Fetch.apply(rows, one) for one in self._rounds])
+
+
+def on_the_host(counts: Int64[Tensor, "2 rounds ranks"]) -> list[list[list[int]]]:
+    """Return numbers that a GPU has computed."""
+    numbers: list[list[list[int]]] = counts.tolist()
+    return numbers
 
 
 @final
@@ -68,19 +74,32 @@ class _Round:
 
 
 @torch.no_grad()
-def _plan(wanted: Int64[Tensor, " wanted"], sizes: Sequence[int]) -> _Round:
-    """Tell the owners which rows are wanted."""
-    ends = torch.tensor(sizes, device=wanted.device).cumsum(0)
-    owners = torch.searchsorted(ends, wanted, right=True)
-    order = owners.argsort(stable=True)
-    local = (wanted - (ends - ends.new_tensor(sizes))[owners])[order]
-    counts = torch.bincount(owners, minlength=world_size())
+def _plan(parts: Sequence[Int64[Tensor, " wanted"]], sizes: Sequence[int]) -> list[_Round]:
+    """Tell the owners which rows are wanted in each round; a GPU is waited for once.
+
+    Args:
+        parts: Positions that this rank wants in each round.
+        sizes: Number of rows of each rank.
+    """
+    if not parts:
+        return []
+    ranks = torch.arange(world_size(), device=parts[0].device)
+    own_sizes = torch.tensor(list(sizes)).to(ranks.device, non_blocking=True)
+    ends = own_sizes.cumsum(0)
+    owners = [torch.searchsorted(ends, part, right=True) for part in parts]
+    # by rank, so that one exchange tells each of them about all rounds
+    counts = torch.stack([(owner[:, None] == ranks).sum(0) for owner in owners], 1).contiguous()
     sent_counts = torch.empty_like(counts)
     dist.all_to_all_single(sent_counts, counts)
-    asked, given = counts.tolist(), sent_counts.tolist()
-    sent = local.new_empty(sum(given))
-    dist.all_to_all_single(sent, local, given, asked)
-    return _Round(sent, given, asked, order.argsort())
+    given, asked = on_the_host(torch.stack([sent_counts, counts]).transpose(1, 2))
+    rounds = []
+    for part, owner, sent_of, asked_of in zip(parts, owners, given, asked, strict=True):
+        order = owner.argsort(stable=True)
+        local = (part - (ends - own_sizes)[owner])[order]
+        sent = local.new_empty(sum(sent_of))
+        dist.all_to_all_single(sent, local, sent_of, asked_of)
+        rounds.append(_Round(sent, sent_of, asked_of, order.argsort()))
+    return rounds
 
 
 class _Fetch(torch.autograd.Function):

@@ -16,14 +16,16 @@ _MEMORY: Final = ContextVar[dict[Hashable, tuple[object, object]] | None]("memor
 def remembering() -> Iterator[None]:
     """Compute the embeddings of a data set, and the scores of a classifier, once within this block.
 
-    The encoder must not change within the block. What was computed is released at its end.
+    The encoder must not change within the block. What was computed is released at its end; a block
+    inside another one uses what that has computed.
 
     Examples:
         >>> with remembering():
         ...     recalls = Retrieval("data/val").run(encoder)
         ...     accuracy = ZeroShotClassification("data/val").run(encoder)  # no image is read again
     """
-    token = _MEMORY.set({})
+    outer = _MEMORY.get()
+    token = _MEMORY.set({} if outer is None else outer)
     try:
         yield
     finally:

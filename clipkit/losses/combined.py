@@ -14,7 +14,7 @@ from clipkit.errors import ConfigError
 from clipkit.losses.kernels.attach import outside_compiled_graph
 from clipkit.losses.kernels.text_exchange import TextExchange
 from clipkit.losses.teachers import Teacher, check_teacher
-from clipkit.losses.term import LossTerm, Term
+from clipkit.losses.term import FusedPasses, LossTerm, Term
 from clipkit.losses.unused_parts import sum_of_outputs
 from clipkit.renamed_arguments import renamed_arguments
 from clipkit.schedules import ConstantSchedule, Schedule, as_schedule
@@ -133,6 +133,11 @@ class CombinedLoss(nn.Module):
     def reads_fused(self) -> bool:
         """Whether a term that ever has a weight reads all modalities that are fused."""
         return any(loss.reads_fused for loss in self._counted())
+
+    @property
+    def fused_terms(self) -> list[LossTerm]:
+        """Terms that run parts of a joint encoder, also those whose weight is 0."""
+        return [loss for _, loss in self._terms() if loss.passes != FusedPasses()]
 
     @property
     def read_heads(self) -> set[str]:

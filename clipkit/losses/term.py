@@ -33,6 +33,21 @@ class Term:
     num_samples: Float[Tensor, ""]
 
 
+@dataclass(frozen=True, slots=True)
+class FusedPasses:
+    """Passes of a joint encoder that a term adds to those of the towers, per sample.
+
+    Args:
+        fusions: Passes of the fusion.
+        texts: Passes of the text tower.
+        words: Share of the tokens of a caption whose words are predicted.
+    """
+
+    fusions: int = 0
+    texts: int = 0
+    words: float = 0.0
+
+
 class LossTerm(nn.Module, ABC):
     """One part of the objective, exact over all ranks.
 
@@ -47,6 +62,9 @@ class LossTerm(nn.Module, ABC):
             tower that no term with a weight names, or else weight decay alone would change it.
         reads_fused: Whether the term reads the tokens of all modalities that a joint encoder fuses,
             in addition to ``modalities``.
+        passes: Passes of the encoder that the term adds to those of the towers.
+        micro_batch_size: Samples whose activations of ``passes`` are in memory at a time; None for
+            all at once.
         label_head: Name of the modality whose label head the term reads; None for no head.
         gathers_text: Whether the term gathers the texts of all ranks, which may begin before it.
         reads_teacher: Whether the term reads ``of_teacher``.
@@ -61,6 +79,8 @@ class LossTerm(nn.Module, ABC):
     reads_captions: bool = True
     modalities: tuple[str, ...] = ("image", "text")
     reads_fused: bool = False
+    passes: FusedPasses = FusedPasses()
+    micro_batch_size: int | None = None
     label_head: str | None = None
     gathers_text: bool = False
     reads_teacher: bool = False

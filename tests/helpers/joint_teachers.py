@@ -39,7 +39,7 @@ def larger(width: int = WIDE) -> JointEncoder:
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():
         for value in model.parameters():
-            value += 0.2 * torch.randn(value.shape, generator=generator, dtype=value.dtype)
+            value.add_(0.2 * torch.randn(value.shape, generator=generator, dtype=value.dtype))
     return model
 
 

@@ -69,6 +69,4 @@ def retrieval_options(args: argparse.Namespace, tasks: Sequence[str]) -> Retriev
             raise ConfigError(
                 f"{name}: expected the task {' or '.join(using)}, got {', '.join(tasks)}"
             )
-    if args.rerank is not None and args.report is not None:
-        raise ConfigError("--report: cannot show what --rerank measures; omit one of them")
     return RetrievalOptions(args.positives, args.merge_captions, args.group_field, args.width)

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any, final
 
+import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
 from clipkit.errors import ConfigError, check_at_least
-from clipkit.evaluation.correct_pairs import Candidates, match_candidates
+from clipkit.evaluation.correct_pairs import Candidates
 from clipkit.evaluation.embedding import tokenizer_of
 from clipkit.evaluation.evaluators.base import Evaluator
 from clipkit.evaluation.evaluators.retrieval import Retrieval
+from clipkit.evaluation.evaluators.retrieval_outcomes import pair_outcomes
 from clipkit.evaluation.joint_tokens import image_tokens, text_tokens
 from clipkit.evaluation.memory import remembering
+from clipkit.evaluation.modality_pairs import ModalityPair
 from clipkit.evaluation.outcomes.metrics import outcome_metrics
-from clipkit.evaluation.outcomes.outcomes import Evaluation, Outcomes
-from clipkit.evaluation.outcomes.retrieval import retrieval_outcomes
+from clipkit.evaluation.outcomes.outcomes import Evaluation
+from clipkit.metrics.ranking import PairRanks
 from clipkit.metrics.reranking import reranked_pair_ranks
 from clipkit.models import DualEncoder, JointEncoder, pair_scores
 from clipkit.models.evaluating import evaluating
@@ -27,6 +31,40 @@ from clipkit.token_sequences import TokenSequence
 PREFIX = "reranked/"
 """Text before the names of the metrics after re-ranking."""
 _Score = Callable[[Int64[Tensor, "pairs 2"]], Float[Tensor, " pairs"]]
+
+
+@dataclass(frozen=True, slots=True)
+class RerankedDirection:
+    """What re-ranking changed for the queries of one direction.
+
+    Args:
+        prefix: Text before the names of metrics: "text_to_image/" or "image_to_text/".
+        first_before: Candidate that is first by similarity, of each query.
+        first_after: Candidate that is first by the matching logit.
+        seconds_per_query: Time of the fusion.
+    """
+
+    prefix: str
+    first_before: Int64[Tensor, " queries"]
+    first_after: Int64[Tensor, " queries"]
+    seconds_per_query: float
+
+
+@dataclass(frozen=True, slots=True)
+class RerankedEvaluation:
+    """A retrieval before and after re-ranking.
+
+    Args:
+        evaluation: Metrics and outcomes of both.
+        pair: Images and texts that were compared.
+        directions: What changed, with images and with texts as queries.
+        num_best: Number of candidates of each query that were scored again.
+    """
+
+    evaluation: Evaluation
+    pair: ModalityPair
+    directions: tuple[RerankedDirection, RerankedDirection]
+    num_best: int
 
 
 @final
@@ -38,11 +76,11 @@ class RerankedRetrieval(Evaluator):
     computes everything.
 
     Args:
-        retrieval: The retrieval that is measured before and after.
+        retrieval: The retrieval that is measured before and after, also by group of queries.
         num_best: Number of candidates of each query that are scored again.
 
     Raises:
-        ConfigError: If ``num_best`` is less than 1, or the retrieval is one of sounds or by group.
+        ConfigError: If ``num_best`` is less than 1, or the retrieval is one of sounds.
 
     Examples:
         >>> joint = with_fusion(encoder, CrossAttentionFusion(width=16, depth=1, num_heads=2))
@@ -52,10 +90,9 @@ class RerankedRetrieval(Evaluator):
 
     def __init__(self, retrieval: Retrieval, num_best: int = 20) -> None:
         check_at_least("num_best", num_best, 1)
-        if retrieval.data.modality.name != "image" or retrieval.correct.group_field is not None:
+        if retrieval.data.modality.name != "image":
             raise ConfigError(
-                "rerank: expected retrieval of images without groups of queries, got "
-                f"{retrieval.data.modality.name} and group_field={retrieval.correct.group_field!r}"
+                f"rerank: expected retrieval of images, got {retrieval.data.modality.name}"
             )
         self.retrieval, self.num_best, self.data = retrieval, num_best, retrieval.data
         self.primary_metric = f"{PREFIX}{retrieval.primary_metric}"
@@ -73,66 +110,112 @@ class RerankedRetrieval(Evaluator):
 
     def evaluate(self, encoder: DualEncoder) -> Evaluation:
         """Return the metrics and the outcome of each image and caption; see ``run``."""
+        return self.compare(encoder).evaluation
+
+    def compare(self, encoder: DualEncoder) -> RerankedEvaluation:
+        """Return what ``evaluate`` does, and the first candidate of each query before and after."""
         joint = _checked(encoder)
         with remembering():
             before = self.retrieval.evaluate(encoder)
-            embedded = self.retrieval.embed(encoder)
-        options, correct = self.retrieval.options, self.retrieval.correct
-        candidates = match_candidates(embedded, correct, options.limit is None)
-        rows = candidates.caption_rows.tolist()
-        texts = [embedded.captions[row] for row in rows]
+            (pair,) = self.retrieval.pairs(encoder)
+        options, device = self.retrieval.options, joint.log_logit_scale.device
         tokenizer = self.retrieval.tokenizer or tokenizer_of(encoder)
+        texts = [pair.captions[row] for row in pair.candidates.caption_rows.tolist()]
         images = image_tokens(joint, self.retrieval.data, options)
         words = text_tokens(joint, tokenizer, texts, options)
+        ranker = _Reranker(joint, pair.candidates, images, words, self.num_best)
         with evaluating(joint, options.precision):
-            after, seconds = self._directions(joint, candidates, images, words)
+            after = [
+                replace(part, prefix=f"{PREFIX}{part.prefix}")
+                for part in pair_outcomes(pair, self.retrieval.ks, (), device, ranker)
+            ]
         metrics = {name: v for part in after for name, v in outcome_metrics(part).items()}
-        return Evaluation({**before.metrics, **metrics, **seconds}, (*before.outcomes, *after))
+        assert ranker.complete is not None, "pair_outcomes calls it"
+        there, back = (
+            scores.direction(prefix)
+            for scores, prefix in zip(ranker.complete, pair.prefixes, strict=True)
+        )
+        seconds = {
+            f"{PREFIX}{one.prefix}seconds_per_query": one.seconds_per_query for one in (there, back)
+        }
+        evaluation = replace(
+            before,
+            metrics={**before.metrics, **metrics, **seconds},
+            outcomes=(*before.outcomes, *after),
+        )
+        return RerankedEvaluation(evaluation, pair, (there, back), self.num_best)
 
-    def _directions(
+
+@final
+class _Reranker:
+    """Ranks of correct pairs by the fusion, among all texts or those of a group.
+
+    Args:
+        joint: Encoder with the fusion, in evaluation mode.
+        candidates: All images and texts.
+        images: Tokens of the images.
+        texts: Tokens of the texts.
+        num_best: Number of candidates of each query that are scored again.
+    """
+
+    def __init__(
         self,
         joint: JointEncoder,
         candidates: Candidates,
         images: TokenSequence,
         texts: TokenSequence,
-    ) -> tuple[list[Outcomes], dict[str, float]]:
-        """Return the outcomes of both directions, and the seconds per query of each."""
+        num_best: int,
+    ) -> None:
+        self._joint, self._images, self._texts = joint, images, texts
+        self._num_best = num_best
+        rows = candidates.caption_rows
+        self._place = torch.zeros(int(rows.max()) + 1, dtype=torch.int64)
+        self._place[rows] = torch.arange(len(rows))
+        # of the first call, which is that of all texts
+        self.complete: tuple[_Scores, _Scores] | None = None
+
+    def __call__(self, candidates: Candidates) -> tuple[PairRanks, PairRanks]:
+        """Return the ranks with images and with texts as queries."""
+        places = self._place[candidates.caption_rows]
 
         def of_images(pairs: Tensor) -> Tensor:
-            return pair_scores(joint, images, texts, pairs)
+            tokens = torch.stack([pairs[:, 0], places[pairs[:, 1]]], dim=1)
+            return pair_scores(self._joint, self._images, self._texts, tokens)
 
-        def of_texts(pairs: Tensor) -> Tensor:
-            return pair_scores(joint, images, texts, pairs.flip(1))
-
-        found, seconds = [], {}
-        ways: Sequence[tuple[str, Any, Any, Any, _Score, Any, Any]] = (
-            ("image_to_text", candidates.images, candidates.texts, candidates.pairs, of_images,
-             candidates.image_keys, candidates.image_keys),
-            ("text_to_image", candidates.texts, candidates.images, candidates.pairs.flip(1),
-             of_texts, candidates.text_keys, candidates.text_groups),
-        )  # fmt: skip
-        for name, queries, others, pairs, score, keys, groups in ways:
-            timed = _Timed(score)
-            ranks = reranked_pair_ranks(queries, others, pairs, self.num_best, timed)
-            prefix = f"{PREFIX}{name}/"
-            seconds[f"{prefix}seconds_per_query"] = timed.seconds / len(queries)
-            found.append(retrieval_outcomes(ranks, keys, groups, prefix, self.retrieval.ks))
-        return found, seconds
+        scores = _Scores(of_images), _Scores(lambda pairs: of_images(pairs.flip(1)))
+        images, texts, pairs = candidates.images, candidates.texts, candidates.pairs
+        ranks = (
+            reranked_pair_ranks(images, texts, pairs, self._num_best, scores[0]),
+            reranked_pair_ranks(texts, images, pairs.flip(1), self._num_best, scores[1]),
+        )
+        self.complete = self.complete or scores
+        return ranks
 
 
 @final
-class _Timed:
+class _Scores:
     """A function that adds up the seconds of its calls; it returns when its result is there."""
 
     def __init__(self, score: _Score) -> None:
         self._score, self.seconds = score, 0.0
+        self._before: list[Tensor] = []
+        self._after: list[Tensor] = []
 
     def __call__(self, pairs: Int64[Tensor, "pairs 2"]) -> Float[Tensor, " pairs"]:
-        """Score pairs."""
+        """Score the best candidates of queries, those of each after those of the previous one."""
         begin = time.perf_counter()
         scores = self._score(pairs)
         self.seconds += time.perf_counter() - begin
+        num_best = int((pairs[:, 0] == pairs[0, 0]).sum()) if len(pairs) else 1
+        best, of_query = pairs[:, 1].view(-1, num_best), scores.view(-1, num_best)
+        self._before.append(best[:, 0])
+        self._after.append(best.gather(1, of_query.argmax(1, keepdim=True))[:, 0])
         return scores
+
+    def direction(self, prefix: str) -> RerankedDirection:
+        """Return what the calls changed, those of all queries in their order."""
+        before, after = torch.cat(self._before), torch.cat(self._after)
+        return RerankedDirection(prefix, before, after, self.seconds / len(before))
 
 
 def _checked(encoder: Any) -> JointEncoder:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -20,9 +21,16 @@ from clipkit.evaluation.outcomes.retrieval import (
 from clipkit.evaluation.outcomes.worst_group import worst_group_outcomes
 from clipkit.metrics.ranking import PairRanks, pair_ranks
 
+Ranker = Callable[[Candidates], tuple[PairRanks, PairRanks]]
+"""Function that returns the ranks of correct pairs, with the first and the second as queries."""
+
 
 def pair_outcomes(
-    pair: ModalityPair, ks: Sequence[int], widths: Sequence[int], device: torch.device
+    pair: ModalityPair,
+    ks: Sequence[int],
+    widths: Sequence[int],
+    device: torch.device,
+    ranker: Ranker | None = None,
 ) -> list[Outcomes]:
     """Return the outcomes of retrieval in both directions; the ranks divide the work.
 
@@ -31,13 +39,15 @@ def pair_outcomes(
         ks: Numbers of best candidates that are considered.
         widths: Numbers of first components at which recall at the first k is measured too.
         device: Device on which candidates are compared.
+        ranker: What ranks candidates; None for the similarity of embeddings.
 
     Returns:
         Outcomes of each direction, of truncated embeddings, and of each group of queries; for
         images and texts also those of the sum of recalls.
     """
-    parts = list(_directions(pair, pair.candidates, ks, device))
-    grouped = [] if pair.groups is None else _by_group(pair, parts, ks, device)
+    ranker = ranker or partial(_ranks, device=device)
+    parts = list(_directions(pair, pair.candidates, ks, ranker))
+    grouped = [] if pair.groups is None else _by_group(pair, parts, ks, ranker)
     rsum = rsum_outcomes(*parts) if (pair.first, pair.second) == ("image", "text") else None
     for width in widths:
         firsts, seconds = (
@@ -47,16 +57,16 @@ def pair_outcomes(
         truncated = replace(pair.candidates, images=firsts, texts=seconds)
         parts += [
             recalls_only(part, f"width_{width}/{part.prefix}")
-            for part in _directions(pair, truncated, ks[:1], device)
+            for part in _directions(pair, truncated, ks[:1], ranker)
         ]
     return [*parts, *grouped, *([rsum] if rsum is not None else [])]
 
 
 def _directions(
-    pair: ModalityPair, candidates: Candidates, ks: Sequence[int], device: torch.device
+    pair: ModalityPair, candidates: Candidates, ks: Sequence[int], ranker: Ranker
 ) -> tuple[Outcomes, Outcomes]:
     """Return the outcomes with the first as queries, and those with the second as queries."""
-    of_images, of_texts = _ranks(candidates, device)
+    of_images, of_texts = ranker(candidates)
     images, texts = candidates.image_keys, candidates.text_keys
     there, back = pair.prefixes
     return (
@@ -75,7 +85,7 @@ def _ranks(candidates: Candidates, device: torch.device) -> tuple[PairRanks, Pai
 
 
 def _by_group(
-    pair: ModalityPair, parts: Sequence[Outcomes], ks: Sequence[int], device: torch.device
+    pair: ModalityPair, parts: Sequence[Outcomes], ks: Sequence[int], ranker: Ranker
 ) -> list[Outcomes]:
     """Return the recall of each group of queries in both directions.
 
@@ -94,8 +104,8 @@ def _by_group(
         inside = torch.tensor([group == name for group in of_texts])
         pairs = candidates.pairs[inside[candidates.pairs[:, 1]]]
         rows = torch.stack([pairs[:, 0], (inside.cumsum(0) - 1)[pairs[:, 1]]], 1)
-        of_group = replace(candidates, texts=candidates.texts[inside], pairs=rows)
-        ranks, _ = _ranks(of_group, device)
+        texts, of_captions = candidates.texts[inside], candidates.caption_rows[inside]
+        ranks, _ = ranker(replace(candidates, texts=texts, pairs=rows, caption_rows=of_captions))
         of_names[name] = retrieval_outcomes(ranks, images, images, prefix, ks)
     units = Outcomes(
         "means",

@@ -22,6 +22,7 @@ from clipkit.evaluation.evaluators.class_report import Classifying, PerClass
 from clipkit.evaluation.evaluators.joint.classification import JointClassification
 from clipkit.evaluation.evaluators.joint.question_answering import QuestionAnswering
 from clipkit.evaluation.evaluators.label_head import LabelHeadClassification
+from clipkit.evaluation.evaluators.reranked_retrieval import RerankedEvaluation, RerankedRetrieval
 from clipkit.evaluation.evaluators.retrieval import Retrieval
 from clipkit.evaluation.evaluators.suite import joined
 from clipkit.evaluation.evaluators.zero_shot import ZeroShotClassification
@@ -35,6 +36,7 @@ from clipkit.evaluation.report.collect.examples import examples_of
 from clipkit.evaluation.report.collect.explanations import explained_pairs
 from clipkit.evaluation.report.collect.matches import explained_matches
 from clipkit.evaluation.report.collect.modalities import Compared, modality_galleries
+from clipkit.evaluation.report.collect.reranking import reranking_of
 from clipkit.evaluation.report.collect.sound_clips import SoundSource
 from clipkit.evaluation.report.content import (
     Examples,
@@ -67,6 +69,7 @@ class Measured:
         sounds: Sounds of each evaluator of sounds, by its name.
         with_texts: Names of the evaluators of images with texts, such as questions.
         matches: Parts of images and captions that carry the matching logit of a joint encoder.
+        reranked: Retrieval before and after re-ranking, and its images; None without it.
     """
 
     evaluations: dict[str, Evaluation]
@@ -78,6 +81,7 @@ class Measured:
     sounds: Mapping[str, SoundSource] = field(default_factory=dict)
     with_texts: Sequence[str] = ()
     matches: Sequence[Explanation] = ()
+    reranked: tuple[RerankedEvaluation, EvaluationDataset] | None = None
 
     def examples(self) -> Examples:
         """Collect what the page shows of images, texts and classes."""
@@ -86,8 +90,13 @@ class Measured:
             with_texts=self.with_texts,
         )  # fmt: skip
         galleries = [] if self.compared is None else modality_galleries(self.compared)
-        examples = replace(examples, explanations=self.explanations, matches=self.matches)
-        return replace(examples, modalities=galleries)
+        return replace(
+            examples,
+            explanations=self.explanations,
+            matches=self.matches,
+            modalities=galleries,
+            reranking=None if self.reranked is None else reranking_of(*self.reranked),
+        )
 
 
 def evaluate_with_report(
@@ -137,10 +146,11 @@ def measure(encoder: DualEncoder, evaluators: Mapping[str, Evaluator]) -> Measur
     Returns:
         Results and embeddings, for ``write_evaluations``.
     """
+    given, evaluators = evaluators, {n: _plain(part) for n, part in evaluators.items()}
     # Those that embed captions are first, because others can use their images.
     order = sorted(evaluators, key=lambda name: not isinstance(evaluators[name], Retrieval))
     with remembering():
-        evaluations = {name: _with_classes(evaluators[name]).evaluate(encoder) for name in order}
+        evaluations, reranked = _results(encoder, given, order)
         data = dict[str, ShownSamples]()
         data |= {name: source for name in evaluators if (source := _images_of(evaluators[name]))}
         embedded = None
@@ -163,8 +173,24 @@ def measure(encoder: DualEncoder, evaluators: Mapping[str, Evaluator]) -> Measur
     joint = (JointClassification, QuestionAnswering)
     with_texts = [name for name, one in evaluators.items() if isinstance(one, joint)]
     return Measured(
-        ordered, data, embedded, explanations, correct, compared, sounds, with_texts, matches
-    )
+        ordered, data, embedded, explanations, correct, compared, sounds, with_texts, matches,
+        reranked,
+    )  # fmt: skip
+
+
+def _results(
+    encoder: DualEncoder, evaluators: Mapping[str, Evaluator], order: Sequence[str]
+) -> tuple[dict[str, Evaluation], tuple[RerankedEvaluation, EvaluationDataset] | None]:
+    """Run evaluators; return what re-ranking changed, too, if one measures it."""
+    evaluations, reranked = dict[str, Evaluation](), None
+    for name in order:
+        part = evaluators[name]
+        if isinstance(part, RerankedRetrieval):
+            reranked = part.compare(encoder), part.data
+            evaluations[name] = reranked[0].evaluation
+        else:
+            evaluations[name] = _with_classes(part).evaluate(encoder)
+    return evaluations, reranked
 
 
 def merged_result(name: str, measured: Measured, note: str = "") -> Result:
@@ -232,6 +258,11 @@ def _with_classes(evaluator: Evaluator) -> Evaluator:
     if isinstance(evaluator, Classifying):
         return PerClass(evaluator)
     return evaluator
+
+
+def _plain(evaluator: Evaluator) -> Evaluator:
+    """Return the retrieval that is measured before re-ranking, and other evaluators."""
+    return evaluator.retrieval if isinstance(evaluator, RerankedRetrieval) else evaluator
 
 
 def _images_of(evaluator: Evaluator) -> EvaluationDataset | None:

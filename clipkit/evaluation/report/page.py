@@ -14,6 +14,7 @@ from clipkit.evaluation.report.sections.classes import class_table
 from clipkit.evaluation.report.sections.confusion import heat_map
 from clipkit.evaluation.report.sections.recall import rank_table, recall_plot
 from clipkit.evaluation.report.sections.reliability import confidence_plot, reliability_plot
+from clipkit.evaluation.report.sections.reranking import reranking_table
 from clipkit.evaluation.report.sections.results import headlines, listings, tables
 from clipkit.evaluation.report.sections.space import cloud_plot, place_map
 
@@ -63,6 +64,7 @@ def render_report(data: ReportData) -> str:
         "modalities": [part for part in examples.modalities if part.queries],
         "run": data.run,
         **_recall(examples),
+        **_reranking(examples),
         **_classifiers(examples.classifiers),
         **_space(examples),
     }
@@ -75,6 +77,12 @@ def _recall(examples: Examples) -> dict[str, object]:
         "recall_plot": recall_plot(curves) if curves else None,
         "ranks": rank_table(curves) if curves else None,
     }
+
+
+def _reranking(examples: Examples) -> dict[str, object]:
+    content = examples.reranking
+    values = None if content is None else reranking_table(content)
+    return {"reranking": content, "reranked_values": values}
 
 
 def _classifiers(classifiers: Sequence[Classifier]) -> dict[str, object]:

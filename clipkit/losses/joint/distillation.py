@@ -20,9 +20,9 @@ from clipkit.losses.joint.fused_rows import (
     joint_of,
     tokens_of,
 )
-from clipkit.losses.joint.masking import WordMasking, chosen_states
+from clipkit.losses.joint.masking import WordMasking, chosen_places, chosen_states
 from clipkit.losses.joint.pairs import check_names, check_pair, draw_pairs, pair_logits
-from clipkit.losses.term import LossTerm, Term, mean_over_ranks
+from clipkit.losses.term import FusedPasses, LossTerm, Term, mean_over_ranks
 from clipkit.token_sequences import JointStage
 from clipkit.types import Batch, Embeddings
 
@@ -48,6 +48,7 @@ class MatchingDistillationLoss(LossTerm):
 
     reads_fused = True
     reads_teacher = True
+    passes = FusedPasses(fusions=3)
 
     def __init__(
         self,
@@ -127,6 +128,7 @@ class MaskedWordDistillationLoss(LossTerm):
         super().__init__()
         term = "MaskedWordDistillationLoss"
         self.masking = WordMasking(mask_id, special_ids, probability, seed, term)
+        self.passes = FusedPasses(fusions=1, texts=1, words=probability)
         self.micro_batch_size = checked_micro_batch(micro_batch_size)
 
     def check(self, embeddings: Embeddings) -> None:
@@ -140,9 +142,10 @@ class MaskedWordDistillationLoss(LossTerm):
         masked = self.masking.masked(embeddings, batch)
         _check_words(joint, teacher.joint, batch)
         tokens = tokens_of(embeddings, joint, term)
+        places = chosen_places(masked.chosen, self.micro_batch_size)
 
         def of_teacher(rows: slice) -> Float[Tensor, "words teacher_width"]:
-            return chosen_states(teacher.joint, teacher.tokens, masked, rows)
+            return chosen_states(teacher.joint, teacher.tokens, masked, rows, places[rows.start])
 
         with torch.no_grad():
             parts = list(in_micro_batches(of_teacher, masked.chosen, self.micro_batch_size))
@@ -151,7 +154,7 @@ class MaskedWordDistillationLoss(LossTerm):
             states = parts[rows.start // (self.micro_batch_size or len(masked.chosen) or 1)]
             with torch.no_grad():  # not before: logits of all words take much memory
                 targets = at_least_float32(teacher.joint.predict_words(states)).log_softmax(1)
-            states = chosen_states(joint, tokens, masked, rows)
+            states = chosen_states(joint, tokens, masked, rows, places[rows.start])
             logits = at_least_float32(joint.predict_words(states)).log_softmax(1)
             return F.kl_div(logits, targets, reduction="sum", log_target=True)[None]
 
@@ -182,6 +185,7 @@ class FusedStateDistillationLoss(LossTerm):
     reads_captions = False  # unless texts are fused
     reads_fused = True
     reads_teacher = True
+    passes = FusedPasses(fusions=1)
 
     def __init__(
         self, widths: tuple[int, int] | None = None, micro_batch_size: int | None = None

@@ -19,7 +19,7 @@ from clipkit.losses.joint.fused_rows import (
     tokens_of,
 )
 from clipkit.losses.kernels.labels import check_labels, weight_tensor
-from clipkit.losses.term import LossTerm, Term
+from clipkit.losses.term import FusedPasses, LossTerm, Term
 from clipkit.types import IGNORE_LABEL, Batch, Embeddings
 
 
@@ -45,6 +45,7 @@ class FusedLabelLoss(LossTerm):
     reads_captions = False
     modalities = ()
     reads_fused = True
+    passes = FusedPasses(fusions=1)
     label_head = "fused"
     class_weights: Float[Tensor, " C"] | None
 

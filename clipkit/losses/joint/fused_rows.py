@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from clipkit.distributed.background import gather_numbers
+from clipkit.distributed.collectives import rank, world_size
 from clipkit.errors import ConfigError, check_at_least
 from clipkit.token_sequences import JointStage, TokenSequence
 from clipkit.types import Batch, Embeddings
@@ -51,6 +53,19 @@ def complete_samples(
     if batch is not None and batch.pair_mask is not None and set(joint.fused_names) >= _PAIR:
         complete = complete & batch.pair_mask
     return complete
+
+
+def sizes_of_ranks(batch: Batch | None, count: int) -> list[int]:
+    """Return the number of samples of each rank, which are exchanged unless the batch has them.
+
+    Args:
+        batch: Batch of this rank.
+        count: Number of samples of this rank.
+    """
+    known = None if batch is None else batch.rank_sizes
+    if known is not None and len(known) == world_size() and known[rank()] == count:
+        return list(known)
+    return [number for (number,) in gather_numbers(count)]
 
 
 def padded_tokens(sequence: TokenSequence, length: int) -> TokenSequence:

@@ -17,8 +17,8 @@ from clipkit.losses.joint.fused_rows import (
     joint_of,
     tokens_of,
 )
-from clipkit.losses.joint.masking import WordMasking, chosen_states
-from clipkit.losses.term import LossTerm, Term, mean_over_ranks
+from clipkit.losses.joint.masking import WordMasking, chosen_places, chosen_states
+from clipkit.losses.term import FusedPasses, LossTerm, Term, mean_over_ranks
 from clipkit.types import Batch, Embeddings
 
 
@@ -60,6 +60,7 @@ class MaskedWordLoss(LossTerm):
     ) -> None:
         super().__init__()
         self.masking = WordMasking(mask_id, special_ids, probability, seed, "MaskedWordLoss")
+        self.passes = FusedPasses(fusions=1, texts=1, words=probability)
         self.micro_batch_size = checked_micro_batch(micro_batch_size)
 
     def check(self, embeddings: Embeddings) -> None:
@@ -71,11 +72,13 @@ class MaskedWordLoss(LossTerm):
         joint = joint_of(embeddings, "MaskedWordLoss")
         masked = self.masking.masked(embeddings, batch)
         tokens = tokens_of(embeddings, joint, "MaskedWordLoss")
+        places = chosen_places(masked.chosen, self.micro_batch_size)
 
         def losses(rows: slice) -> Float[Tensor, " 1"]:
-            states = chosen_states(joint, tokens, masked, rows)
+            own = places[rows.start]
+            states = chosen_states(joint, tokens, masked, rows, own)
             logits = at_least_float32(joint.predict_words(states))
-            expected = masked.targets[rows][masked.chosen[rows]]
+            expected = masked.targets[rows][own]
             return F.cross_entropy(logits, expected, reduction="sum")[None]
 
         parts = list(in_micro_batches(losses, masked.chosen, self.micro_batch_size))

@@ -9,11 +9,16 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from clipkit.distributed.collectives import gather_sizes
 from clipkit.distributed.row_requests import first_row
 from clipkit.errors import ConfigError
 from clipkit.losses.joint.draws import mix, sample_keys, sample_numbers, uniform
-from clipkit.losses.joint.fused_rows import Tokens, complete_samples, joint_of, tokens_of
+from clipkit.losses.joint.fused_rows import (
+    Tokens,
+    complete_samples,
+    joint_of,
+    sizes_of_ranks,
+    tokens_of,
+)
 from clipkit.token_sequences import JointStage
 from clipkit.types import Batch, Embeddings
 
@@ -89,6 +94,7 @@ class WordMasking:
             raise ConfigError(f"{term}.probability: expected 0 to 1, got {probability}")
         self.mask_id, self.special_ids = mask_id, tuple(special_ids)
         self.probability, self.seed, self.term = probability, seed, term
+        self._copied: dict[tuple[int, torch.device], tuple[Tensor, Tensor]] = {}
 
     def check(self, joint: JointStage) -> None:
         """Refuse an encoder that cannot predict words, and ids beyond its vocabulary."""
@@ -146,21 +152,71 @@ class WordMasking:
             mask: Which tokens are not padding; None for all.
             vocab_size: Number of token ids.
         """
-        device = tokens.device
-        sizes = [count for (count,) in gather_sizes(len(tokens), device=device)]
-        ids = sample_numbers(batch, len(tokens), first_row(sizes), device)
+        device, first = tokens.device, 0
+        if batch.sample_ids is None:
+            first = first_row(sizes_of_ranks(batch, len(tokens)))
+        ids = sample_numbers(batch, len(tokens), first, device)
         keys = sample_keys(batch, ids, self.seed, _COUNTER)
-        special = torch.tensor([*self.special_ids, self.mask_id], device=device)
-        words = torch.arange(vocab_size, device=device)
-        words = words[~torch.isin(words, special)]
-        eligible = ~torch.isin(tokens, special) & valid[:, None]
+        special, words = self._ids(vocab_size, device)
+        eligible = valid[:, None] & (tokens[..., None] != special).all(-1)
         if mask is not None:
             eligible = eligible & mask
         return mask_tokens(tokens, eligible, keys, words, self.mask_id, self.probability)
 
+    def _ids(self, vocab_size: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Return the ids that are never chosen, and those of random words, copied once."""
+        place = vocab_size, device
+        if place not in self._copied:
+            special = {*self.special_ids, self.mask_id}
+            words = [number for number in range(vocab_size) if number not in special]
+            self._copied[place] = (
+                torch.tensor(sorted(special)).to(device, non_blocking=True),
+                torch.tensor(words).to(device, non_blocking=True),
+            )
+        return self._copied[place]
+
+
+class Places(NamedTuple):
+    """Where the chosen words of some samples are.
+
+    Attributes:
+        rows: Sample of each word, counted from the first of these.
+        positions: Its position in the caption.
+    """
+
+    rows: Int64[Tensor, " words"]
+    positions: Int64[Tensor, " words"]
+
+
+def chosen_places(chosen: Bool[Tensor, "B S"], micro_batch_size: int | None) -> dict[int, Places]:
+    """Return the places of the chosen words of each micro-batch, by its first sample.
+
+    Their number decides the shapes that follow: a GPU is waited for here, once.
+
+    Args:
+        chosen: Which words are chosen.
+        micro_batch_size: Samples of a micro-batch; None for all.
+    """
+    size = micro_batch_size or max(1, len(chosen))
+    parts = torch.split(chosen, size)
+    counts = on_the_host(torch.stack([part.sum() for part in parts]))
+    # the chosen ones first, in their order
+    order = chosen.flatten().to(torch.uint8).argsort(descending=True, stable=True)
+    length = chosen.shape[1]
+    return {
+        number * size: Places(words // length - number * size, words % length)
+        for number, words in enumerate(torch.split(order[: sum(counts)], counts))
+    }
+
+
+def on_the_host(counts: Int64[Tensor, " parts"]) -> list[int]:
+    """Return numbers that a GPU has computed."""
+    numbers: list[int] = counts.tolist()
+    return numbers
+
 
 def chosen_states(
-    joint: JointStage, tokens: Tokens, masked: MaskedTokens, rows: slice
+    joint: JointStage, tokens: Tokens, masked: MaskedTokens, rows: slice, places: Places
 ) -> Float[Tensor, "words width"]:
     """Return the fused states of the chosen words of some samples.
 
@@ -169,7 +225,8 @@ def chosen_states(
         tokens: Tokens of the samples, of that encoder; those of the captions are not read.
         masked: Masked captions.
         rows: Samples.
+        places: Where the chosen words of these samples are.
     """
     others = {n: tokens[n].rows(rows) for n in joint.fused_names if n != "text"}
     text = joint.read_text_tokens(masked.tokens[rows])
-    return joint.fuse({**others, "text": text}).tokens["text"][masked.chosen[rows]]
+    return joint.fuse({**others, "text": text}).tokens["text"][places]

@@ -16,7 +16,7 @@ from clipkit.losses.joint.fused_rows import (
     tokens_of,
 )
 from clipkit.losses.joint.pairs import check_names, check_pair, draw_pairs, pair_logits
-from clipkit.losses.term import LossTerm, Term, mean_over_ranks
+from clipkit.losses.term import FusedPasses, LossTerm, Term, mean_over_ranks
 from clipkit.types import Batch, Embeddings
 
 
@@ -46,6 +46,7 @@ class MatchingLoss(LossTerm):
     """
 
     reads_fused = True
+    passes = FusedPasses(fusions=3)
 
     def __init__(
         self,

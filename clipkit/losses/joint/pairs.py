@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from clipkit.distributed.collectives import gather_rows, gather_sizes
+from clipkit.distributed.background import gather_numbers
+from clipkit.distributed.collectives import gather_rows
 from clipkit.distributed.row_requests import RowRequests, first_row
 from clipkit.errors import ConfigError
 from clipkit.losses.joint.draws import caption_hashes, sample_keys, sample_numbers
@@ -19,6 +20,7 @@ from clipkit.losses.joint.fused_rows import (
     complete_samples,
     joint_of,
     padded_tokens,
+    sizes_of_ranks,
     tokens_of,
 )
 from clipkit.losses.joint.negatives import Drawn, SampleFacts, draw_negatives
@@ -54,7 +56,7 @@ class DrawnPairs:
             own: Tokens of this rank's samples, of one encoder.
         """
         lengths = [own[name].values.shape[1] for name in self.names]
-        of_ranks = zip(*gather_sizes(*lengths, device=self.valid.device), strict=True)
+        of_ranks = zip(*gather_numbers(*lengths), strict=True)
         wrong = [
             {name: _fetched(own[name], drawn, self.sizes, every)}
             for name, drawn, every in zip(self.names, self.wrong, of_ranks, strict=True)
@@ -95,7 +97,7 @@ def draw_pairs(
     tokens = tokens_of(embeddings, joint, term)
     valid = complete_samples(embeddings, batch, joint)
     (first, _), (second, _) = (embeddings.of(name) for name in names)
-    sizes = [count for (count,) in gather_sizes(len(valid), device=valid.device)]
+    sizes = sizes_of_ranks(batch, len(valid))
     own = _facts(batch, tokens, valid, first_row(sizes), names)
     everyone = SampleFacts.of_stacked(gather_rows(own.stacked(), sizes))
     scale = embeddings.scale_of(*names).detach()

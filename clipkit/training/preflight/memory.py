@@ -5,8 +5,8 @@ from __future__ import annotations
 import gc
 import inspect
 import math
-from collections.abc import Iterable, Mapping
-from typing import Any, Final, final
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final, TypeVar, final
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from clipkit.types import Batch, Embeddings
 
 _FLOAT_BYTES: Final = 4
 _COLORS: Final = 3
+_Result = TypeVar("_Result")
 _FEW, _MORE = 2, 4
 """Batch sizes of the two forward passes that measure activations."""
 
@@ -30,49 +31,79 @@ def activation_bytes(encoder: TowerEncoder, num_tokens: int | None) -> int | Non
 
     Two small batches of artificial pairs are embedded, and the difference is taken. Neither the
     random numbers of the run nor running statistics change. One rank may call this alone. The
-    fusion of a ``JointEncoder`` runs in its terms and is not included.
+    fusion of a ``JointEncoder`` runs in its terms: see ``fused_activation_bytes``.
 
     Returns:
         Bytes per pair; None if the forward pass exchanges something between ranks.
     """
     try:
-        few, more = (_kept_bytes(encoder, size, num_tokens) for size in (_FEW, _MORE))
+        return bytes_per_sample(lambda size: _kept_bytes(encoder, size, num_tokens))
     except ExchangeRefusedError:
         return None
-    return max(0, (more - few) // (_MORE - _FEW))
+
+
+def bytes_per_sample(kept: Callable[[int], int]) -> int:
+    """Return what one more sample adds to the bytes that a function of their number returns."""
+    return max(0, (kept(_MORE) - kept(_FEW)) // (_MORE - _FEW))
 
 
 @final
-class _Pass(nn.Module):
-    """The forward pass, with the classes that a label head has already.
+class _Call(nn.Module):
+    """A function that uses an encoder, as a module."""
 
-    ``TowerEncoder.forward`` may compute prototypes of classes, which are those of all ranks.
-    """
-
-    def __init__(self, encoder: TowerEncoder) -> None:
+    def __init__(self, encoder: TowerEncoder, run: Callable[[], Any]) -> None:
         super().__init__()
-        self.encoder = encoder
+        self.encoder, self._run = encoder, run
 
-    def forward(self, batch: Batch) -> tuple[Embeddings, list[Tensor]]:
-        """Embed pairs, and score the classes."""
-        embeddings = self.encoder.embed(batch)
-        features = {"image": embeddings.image_features, **(embeddings.head_features or {})}
-        heads = self.encoder.heads.items()
-        return embeddings, [
-            head(rows) for n, head in heads if (rows := features.get(n)) is not None
-        ]
+    def forward(self) -> Any:
+        """Call the function."""
+        return self._run()
+
+
+def with_copied_buffers(encoder: TowerEncoder, run: Callable[[], _Result]) -> _Result:
+    """Call a function that uses an encoder, whose running statistics stay as they are."""
+    measured = _Call(encoder, run)
+    buffers = {name: value.clone() for name, value in measured.named_buffers()}
+    result: _Result = torch.func.functional_call(measured, buffers, ())
+    return result
 
 
 def _kept_bytes(encoder: TowerEncoder, batch_size: int, num_tokens: int | None) -> int:
-    device = encoder.log_logit_scale.device
     batch = encoder.example_batch(batch_size, num_tokens)
-    measured = _Pass(encoder)
-    buffers = {name: value.clone() for name, value in measured.named_buffers()}
+    return bytes_kept_by(
+        lambda: with_copied_buffers(encoder, lambda: _embedded(encoder, batch)),
+        encoder,
+        batch.tensors(),
+    )
+
+
+def _embedded(encoder: TowerEncoder, batch: Batch) -> tuple[Embeddings, list[Tensor]]:
+    """Embed pairs, and score the classes that a label head has already.
+
+    ``TowerEncoder.forward`` may compute prototypes of classes, which are those of all ranks.
+    """
+    embeddings = encoder.embed(batch)
+    features = {"image": embeddings.image_features, **(embeddings.head_features or {})}
+    heads = encoder.heads.items()
+    return embeddings, [head(rows) for n, head in heads if (rows := features.get(n)) is not None]
+
+
+def bytes_kept_by(
+    run: Callable[[], object], encoder: TowerEncoder, inputs: Iterable[Tensor]
+) -> int:
+    """Return the bytes that a forward pass keeps, without weights and inputs.
+
+    Args:
+        run: Function that returns the outputs of the pass.
+        encoder: Encoder whose weights it uses.
+        inputs: Tensors that exist before.
+    """
+    device = encoder.log_logit_scale.device
     devices = [device] if device.type == "cuda" else []
     allocations = _Allocations()
     with torch.random.fork_rng(devices), torch.enable_grad(), Alone(), allocations:
-        results = torch.func.functional_call(measured, buffers, (batch,))
-        kept = allocations.bytes_in_use([*encoder.parameters(), *batch.tensors()])
+        results = run()
+        kept = allocations.bytes_in_use([*encoder.parameters(), *inputs])
     del results
     return kept
 
@@ -147,11 +178,10 @@ def memory_estimate(
     batch_size: int,
     world_size: int,
     activations: int | None,
-    has_average: bool,
+    average_bytes: int,
 ) -> dict[str, int]:
     """Estimate the memory of one rank in a step, in bytes by purpose; a lower bound."""
-    parameters = list(encoder.parameters())
-    num_bytes = sum(local_numel(p) * p.element_size() for p in parameters)
+    parameters, num_bytes = list(encoder.parameters()), weight_bytes(encoder)
     learned = sum(local_numel(p) * p.element_size() for p in parameters if p.requires_grad)
     rows = batch_size + max(2, len(encoder.towers)) * world_size * batch_size
     embeddings = rows * encoder.embedding_dim * _FLOAT_BYTES
@@ -159,7 +189,7 @@ def memory_estimate(
         "weights": num_bytes,
         "gradients": learned,
         "optimizer": optimizer_bytes(optimizer) or 0,
-        "average of the weights": num_bytes if has_average else 0,
+        "averages of the weights": average_bytes,
         "buckets of DDP": learned if world_size > 1 else 0,
         "activations": activations or 0,
         "inputs, embeddings of all ranks": batch_size * input_bytes(encoder) + embeddings,
@@ -203,6 +233,11 @@ def exchange_estimate(
         one = (joined - batch_size) * row + 2 * joined * _FLOAT_BYTES + joined * row
         estimate["pairs of further modalities"] = accumulate * num_more * one
     return estimate
+
+
+def weight_bytes(module: nn.Module) -> int:
+    """Return the bytes of the parameters of a module on this rank."""
+    return sum(local_numel(p) * p.element_size() for p in module.parameters())
 
 
 def local_numel(parameter: Tensor) -> int:

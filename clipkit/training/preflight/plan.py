@@ -14,6 +14,7 @@ from torch import nn
 from clipkit.data.order.partition import EpochPartition
 from clipkit.data.text.tokenizers import tokenizer_from_name
 from clipkit.errors import ClipkitError
+from clipkit.losses.momentum_teacher import averaged_encoders
 from clipkit.models import TowerEncoder
 from clipkit.models.parameters import count_parameters
 from clipkit.optim import Schedule
@@ -23,12 +24,14 @@ from clipkit.training.datamodule.pair_datamodule import PairDataModule
 from clipkit.training.lightning_compat import callbacks_of
 from clipkit.training.module.contrastive_module import ContrastiveModule
 from clipkit.training.module.unread_towers import reads_captions
+from clipkit.training.preflight.fused_memory import fused_activation_bytes
 from clipkit.training.preflight.loader import loader_notes, make_loader_plan
 from clipkit.training.preflight.memory import (
     activation_bytes,
     exchange_estimate,
     input_bytes,
     memory_estimate,
+    weight_bytes,
 )
 from clipkit.training.preflight.options import check_precision, check_windows, unused_options
 from clipkit.training.preflight.run_plan import (
@@ -152,7 +155,7 @@ def _memory_plan(
             data.batch_size,
             trainer.world_size,
             activations,
-            bool(callbacks_of(trainer, ExponentialMovingAverage)),
+            _average_bytes(trainer, module),
         ),
         activations_known=activations is not None,
         communication=exchange_estimate(
@@ -190,7 +193,16 @@ def _activations(
     with trainer.precision_plugin.forward_context():
         length = context_length if reads_captions(module.encoder, module.loss) else None
         per_pair = activation_bytes(module.encoder, length)
-    return None if per_pair is None else held * per_pair
+        terms = module.loss.fused_terms
+        fused = fused_activation_bytes(module.encoder, terms, context_length, batch_size)
+    return None if per_pair is None else held * per_pair + fused
+
+
+def _average_bytes(trainer: Trainer, module: ContrastiveModule) -> int:
+    """Return the bytes of all averages of the encoder's weights: for evaluation, and teachers."""
+    averaged = averaged_encoders(module.loss)
+    averaged += [module.encoder for _ in callbacks_of(trainer, ExponentialMovingAverage)]
+    return sum(weight_bytes(encoder) for encoder in averaged)
 
 
 def schedule_factors(

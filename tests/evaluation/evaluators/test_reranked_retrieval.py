@@ -9,15 +9,23 @@ import pytest
 import torch
 
 from clipkit.cli.main import main
-from clipkit.data import tokenizer_from_name
+from clipkit.data import TextField, tokenizer_from_name
 from clipkit.errors import ConfigError
-from clipkit.evaluation import EmbedOptions, RerankedRetrieval, Retrieval
+from clipkit.evaluation import (
+    EmbedOptions,
+    RerankedRetrieval,
+    Retrieval,
+    RetrievalOptions,
+    open_dataset,
+)
 from clipkit.evaluation.evaluators import reranked_retrieval
 from clipkit.evaluation.joint_tokens import text_tokens
+from clipkit.evaluation.report.collect.reranking import reranking_of
 from clipkit.metrics.reranking import reranked_pair_ranks
 from clipkit.models import CrossAttentionFusion, save_encoder, with_fusion
 from clipkit.models.inputs import transform_of
 from tests.helpers import tiny
+from tests.helpers.factories import pair, write_shard
 
 
 @pytest.fixture(scope="module")
@@ -142,10 +150,74 @@ def test_the_command(model, data, tmp_path, capsys):
     (line,) = [row for row in capsys.readouterr().out.splitlines() if "image/seconds_per" in row]
     assert "%" not in line
     assert main([*words, "--task", "zero-shot", "--rerank", "3"]) == 2
-    retrieval = [*words, "--task", "retrieval", "--report", str(tmp_path / "report.html")]
-    assert main([*retrieval, "--rerank", "3"]) == 2
-    assert main(retrieval) == 0
+    retrieval = [*words, "--task", "retrieval", "--report"]
+    assert main([*retrieval, str(tmp_path / "report"), "--rerank", "3"]) == 0
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert 'id="reranking"' in page
+    assert "Selected at random among the queries whose first candidate changed" in page
+    assert main([*retrieval, str(tmp_path / "plain")]) == 0
+    assert 'id="reranking"' not in (tmp_path / "plain" / "report.html").read_text()
     assert main([*words, "--suite", "robustness", "--rerank", "3"]) == 2
+
+
+def test_changes_are_those_of_the_first_candidates(model, data):
+    """The table and the gallery of the page, from what a loop over queries gives."""
+    compared = RerankedRetrieval(Retrieval(data, ks=(1, 3)), 4).compare(model)
+    content = reranking_of(compared, Retrieval(data).data, num_queries=100)
+    embedded = Retrieval(data).embed(model)
+    owners = embedded.text_to_image.tolist()
+    texts, images = content.directions
+    assert (texts.direction, images.direction) == ("Text to image", "Image to text")
+    metrics = compared.evaluation.metrics
+    for part, name in ((texts, "text_to_image"), (images, "image_to_text")):
+        names = [f"{name}/recall_at_{k}" for k in (1, 3)]
+        assert [one[1:] for one in part.recalls] == [
+            (metrics[one], metrics[f"reranked/{one}"]) for one in names
+        ]
+        assert part.seconds_per_query == metrics[f"reranked/{name}/seconds_per_query"] > 0
+        assert 0 < part.num_changed == len(part.examples) <= part.num_queries
+    before = (embedded.texts @ embedded.images.T).argmax(1).tolist()
+    after = compared.directions[1].first_after.tolist()
+    changed = [row for row in range(len(owners)) if before[row] != after[row]]
+    assert texts.num_changed == len(changed)
+    right = sum(after[row] == owners[row] for row in range(len(owners)))
+    assert right / len(owners) == pytest.approx(metrics["reranked/text_to_image/recall_at_1"])
+    gained = sum(one.effect == "better" for one in texts.examples)
+    lost = sum(one.effect == "worse" for one in texts.examples)
+    difference = (
+        metrics["reranked/text_to_image/recall_at_1"] - metrics["text_to_image/recall_at_1"]
+    )
+    assert (gained - lost) / len(owners) == pytest.approx(difference)
+
+
+@pytest.mark.parametrize("of_captions", [False, True])
+def test_groups_of_queries_are_those_of_separate_retrievals(model, tmp_path, of_captions):
+    """Each group's captions are the only candidates of an image, if captions have groups."""
+    samples = [pair(index) for index in range(6)]
+    for index, members in enumerate(samples):
+        text = f"a {index} dog\nein {index} Hund"
+        members["txt"] = text.encode()
+        group = ["en", "de"] if of_captions else ("x" if index % 2 else "y")
+        members["json"] = json.dumps({"group": group}).encode()
+    write_shard(tmp_path / "0.tar", [(f"{i:03d}", one) for i, one in enumerate(samples)])
+    correct = RetrievalOptions(group_field="json:group")
+    caption = TextField(one_per_line=True)
+    data = open_dataset(str(tmp_path / "0.tar"), caption=caption)
+    got = RerankedRetrieval(Retrieval(data, correct=correct), 3).run(model)
+    names = ["de", "en"] if of_captions else ["x", "y"]
+    for direction in ("image_to_text", "text_to_image"):
+        groups = [got[f"reranked/{direction}/group/{n}/recall_at_1"] for n in names]
+        assert f"{direction}/group/{names[0]}/recall_at_1" in got
+        expected = sum(groups) / 2
+        if direction == "text_to_image" or not of_captions:
+            assert got[f"reranked/{direction}/recall_at_1"] == pytest.approx(expected)
+    if of_captions:
+        english = [(f"{i:03d}", {**one, "txt": one["txt"].split(b"\n")[0]})
+                   for i, one in enumerate(samples)]  # fmt: skip
+        write_shard(tmp_path / "en" / "0.tar", english)
+        alone = RerankedRetrieval(Retrieval(str(tmp_path / "en" / "0.tar")), 3).run(model)
+        name = "reranked/image_to_text/recall_at_1"
+        assert got["reranked/image_to_text/group/en/recall_at_1"] == pytest.approx(alone[name])
 
 
 def test_encoders_without_a_fusion_are_refused(data):

@@ -47,9 +47,9 @@ def test_values_and_gradients_are_those_of_loops(micro_batch_size):
         assert value > 1e-4
     torch.testing.assert_close(of_projection, projection.weight.grad)
     reference = joint.gradients(model)
-    assert got.keys() == reference.keys()
-    for name, value in reference.items():
-        np.testing.assert_allclose(got[name], value, atol=1e-9, err_msg=name)
+    assert got.keys() >= reference.keys()
+    for name, gradient in got.items():  # of parts that no term uses, zeros
+        np.testing.assert_allclose(gradient, reference.get(name, 0), atol=1e-9, err_msg=name)
     assert joint.gradients(teacher) == {}
     assert values["matching_num_samples"] == values["states_num_samples"] == 13
     assert values["words_num_samples"] == len(joint.naive_masking(batch)[1])
@@ -102,19 +102,20 @@ def test_an_average_follows_the_weights_as_its_formula():
     assert not average.training
     assert not any(value.requires_grad for value in average.parameters())
     assert {n for n in loss.state_dict() if n.startswith("teacher.encoder.fusion")}
-    for name, value in average.state_dict().items():
-        torch.testing.assert_close(value, expected[name], msg=name)
+    for name, averaged in average.state_dict().items():
+        torch.testing.assert_close(averaged, expected[name], msg=name)
     with pytest.raises(ConfigError, match=r"expected the \d+ weights of the encoder"):
         update_teachers(loss, joint_teachers.larger())
 
 
 def test_weights_with_two_names_are_averaged_once():
-    model = torch.nn.ModuleDict({"a": torch.nn.Linear(2, 2), "b": torch.nn.Linear(2, 2)})
-    model["b"].weight = model["a"].weight
+    shared = torch.nn.Linear(2, 2)
+    model = torch.nn.ModuleDict({"a": shared, "b": torch.nn.Linear(2, 2)})
+    model["b"].weight = shared.weight
     teacher = MomentumTeacher(decay=0.5)
     teacher.follow(model)
-    start = model["a"].weight.detach().clone()
-    model["a"].weight.data += 1
+    start = shared.weight.detach().clone()
+    shared.weight.data.add_(1)
     teacher.update(model)
     torch.testing.assert_close(teacher.encoder["a"].weight, start + 0.5)
     assert teacher.encoder["b"].weight is teacher.encoder["a"].weight

@@ -165,12 +165,12 @@ class TestEstimates:
         encoder = tiny.encoder()
         count = sum(p.numel() for p in encoder.parameters())
         optimizer = torch.optim.AdamW(encoder.parameters())
-        parts = memory_estimate(encoder, optimizer, 4, 2, activations=4000, has_average=True)
+        parts = memory_estimate(encoder, optimizer, 4, 2, activations=4000, average_bytes=4 * count)
         assert parts == {
             "weights": 4 * count,
             "gradients": 4 * count,
             "optimizer": 8 * count,
-            "average of the weights": 4 * count,
+            "averages of the weights": 4 * count,
             "buckets of DDP": 4 * count,
             "activations": 4000,
             "inputs, embeddings of all ranks": 4 * 3 * 16 * 16 + (4 + 16) * 16 * 4,
@@ -192,11 +192,11 @@ class TestEstimates:
         plain = tiny.encoder()
         series = SeriesTower()
         optimizer = torch.optim.SGD(plain.parameters(), lr=0.1)
-        before = memory_estimate(plain, optimizer, 4, 2, 0, has_average=False)
+        before = memory_estimate(plain, optimizer, 4, 2, 0, average_bytes=0)
         exchanged = exchange_estimate(plain, batch_size=4, world_size=3, accumulate=2)
         kept = activation_bytes(plain, num_tokens=8)
         model = with_towers(plain, {"series": series}, {"series": LinearLabelHead(16, 5)})
-        after = memory_estimate(model, optimizer, 4, 2, 0, has_average=False)
+        after = memory_estimate(model, optimizer, 4, 2, 0, average_bytes=0)
         count = sum(p.numel() for p in [*series.parameters(), *model.heads["series"].parameters()])
         assert after["weights"] - before["weights"] == 4 * count
         name = "inputs, embeddings of all ranks"

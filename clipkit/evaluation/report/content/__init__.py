@@ -28,6 +28,7 @@ from clipkit.evaluation.report.content.inputs import (
     SoundClip,
 )
 from clipkit.evaluation.report.content.report import Examples, ReportData
+from clipkit.evaluation.report.content.reranking import ChangedQuery, RerankedQueries, Reranking
 from clipkit.evaluation.report.content.results import Result
 from clipkit.evaluation.report.content.retrieval import (
     CaptionHit,
@@ -42,6 +43,7 @@ from clipkit.evaluation.report.content.run import Fact, RunDetails, TowerParamet
 __all__ = [
     "MAX_SERIES",
     "CaptionHit",
+    "ChangedQuery",
     "Chart",
     "ClassRow",
     "ClassifiedImage",
@@ -65,6 +67,8 @@ __all__ = [
     "ReliabilityBin",
     "ReliabilityDiagram",
     "ReportData",
+    "RerankedQueries",
+    "Reranking",
     "Result",
     "RunDetails",
     "Series",

@@ -12,6 +12,7 @@ from clipkit.evaluation.report.content.classification import Classifier
 from clipkit.evaluation.report.content.embedding import EmbeddingHealth, EmbeddingMap
 from clipkit.evaluation.report.content.explanation import Explanation
 from clipkit.evaluation.report.content.inputs import ModalityGallery
+from clipkit.evaluation.report.content.reranking import Reranking
 from clipkit.evaluation.report.content.results import Result
 from clipkit.evaluation.report.content.retrieval import Gallery, RecallCurve
 from clipkit.evaluation.report.content.run import RunDetails
@@ -35,6 +36,7 @@ class Examples:
         explanations: Parts of images and texts that carry a match.
         modalities: Queries of retrieval from each modality to each other one.
         matches: Parts of images and texts that carry the matching logit of a joint encoder.
+        reranking: Retrieval before and after re-ranking; None without it.
     """
 
     gallery: Gallery = field(default_factory=Gallery)
@@ -46,6 +48,7 @@ class Examples:
     explanations: Sequence[Explanation] = ()
     modalities: Sequence[ModalityGallery] = ()
     matches: Sequence[Explanation] = ()
+    reranking: Reranking | None = None
 
 
 @dataclass(frozen=True, slots=True)

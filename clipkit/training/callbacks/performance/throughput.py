@@ -5,11 +5,14 @@ from __future__ import annotations
 import logging
 import re
 import time
+from collections.abc import Sequence
 from typing import Any, Final, final
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from clipkit.losses import CombinedLoss
+from clipkit.losses.term import FusedPasses
 from clipkit.models.flops import EncoderFlops
 from clipkit.training.callbacks.towers.block_wrappers import without_recomputing
 from clipkit.training.callbacks.towers.float8_training import without_float8
@@ -34,11 +37,12 @@ class Throughput(Callback):
     clock: the CPU queues work in advance, so its waiting times are not those of the GPU. Waiting
     is then the time in which the GPU has no step to compute.
 
-    On a GPU, the operations of the towers (``EncoderFlops``) are counted before the first step and
-    logged as ``throughput/tflops_per_second``, 10^12 operations per second and device, with
+    On a GPU, the operations of the towers (``EncoderFlops``), and of what terms run of a joint
+    encoder in addition (``LossTerm.passes``), are counted before the first step and logged as
+    ``throughput/tflops_per_second``, 10^12 operations per second and device, with
     ``throughput/mfu``, their share of the peak. Operations of activations that are computed again
-    are not counted; those in float8 count as any other. Images of any shape (NaFlex) are not
-    supported: nothing is logged for them.
+    and those of a teacher are not counted; those in float8 count as any other. Images of any shape
+    (NaFlex) are not supported: nothing is logged for them.
 
     Args:
         peak_tflops: Peak of the device in 10^12 operations per second; None for the dense bf16 peak
@@ -54,6 +58,7 @@ class Throughput(Callback):
         self._samples = 0
         self._operations = 0.0
         self._flops: EncoderFlops | None = None
+        self._fused: list[FusedPasses] = []
         self._peak: float | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -68,6 +73,8 @@ class Throughput(Callback):
         """Choose the clock of the device, and count the operations of a full batch."""
         self._clock = _DeviceClock() if pl_module.device.type == "cuda" else _Clock()
         self._peak = self.peak_tflops or _known_peak(trainer, pl_module.device)
+        assert isinstance(pl_module.loss, CombinedLoss)
+        self._fused = [term.passes for term in pl_module.loss.fused_terms]
         if self._flops is None:
             return
         encoder = encoder_of(pl_module)
@@ -82,6 +89,10 @@ class Throughput(Callback):
         self._flops.text(encoder.text_tower.context_length)
         for name in encoder.towers:
             self._flops.signal(name)
+        if self._fused:
+            length = encoder.text_tower.context_length if "text" in encoder.towers else 1
+            self._flops.fusion(encoder.image_tower.image_size, length)
+            self._flops.word()
 
     def on_train_batch_start(self, *_: Any) -> None:
         """End the wait for this batch."""
@@ -94,7 +105,7 @@ class Throughput(Callback):
         self._clock.end_step()
         self._samples += len(batch) * trainer.world_size
         if self._flops is not None:
-            self._operations += _operations(self._flops, batch)
+            self._operations += _operations(self._flops, batch, self._fused)
         if not is_accumulating(trainer) and logs_at(trainer, trainer.global_step):
             self._log(pl_module)
 
@@ -123,8 +134,11 @@ class Throughput(Callback):
         self._samples, self._operations = 0, 0.0
 
 
-def _operations(flops: EncoderFlops, batch: Batch) -> float:
-    """Return the operations of the towers for a batch of one rank."""
+def _operations(flops: EncoderFlops, batch: Batch, fused: Sequence[FusedPasses] = ()) -> float:
+    """Return the operations of the towers for a batch of one rank, and of terms over the fusion.
+
+    The words that are predicted are counted by their share of all tokens, of which padding is none.
+    """
     total = len(batch.images) * flops.image(batch.images.shape[-1])
     if batch.tokens is not None:
         total += len(batch.tokens) * flops.text(batch.tokens.shape[1])
@@ -136,6 +150,11 @@ def _operations(flops: EncoderFlops, batch: Batch) -> float:
     for name, given in (batch.modalities or {}).items():
         num_present = len(given.present) if given.num_present is None else given.num_present
         total += num_present * flops.signal(name)
+    length = 0 if batch.tokens is None else batch.tokens.shape[1]
+    for passes in fused:
+        one = passes.fusions * flops.fusion(batch.images.shape[-1], length)
+        one += passes.texts * flops.text(length) + passes.words * length * flops.word()
+        total += len(batch) * one
     return total
 
 
