@@ -32,6 +32,8 @@ from clipkit.token_sequences import JointStage, TokenSequence
 __all__ = [
     "IGNORE_LABEL",
     "Batch",
+    "CandidateBatch",
+    "CandidateSample",
     "Embeddings",
     "EncodedImage",
     "EncodedImages",
@@ -46,7 +48,9 @@ __all__ = [
     "TeacherSample",
 ]
 
-_Part = TypeVar("_Part", bound="Batch | TeacherBatch | NegativeBatch | ModalityBatch")
+_Part = TypeVar(
+    "_Part", bound="Batch | TeacherBatch | NegativeBatch | CandidateBatch | ModalityBatch"
+)
 _RENAMED: Final = {
     **{f"teacher_{name}": f"teacher.{name}" for name in ("image", "text", "pixels", "tokens")},
     **{f"negative_{name}": f"negatives.{name}" for name in ("images", "tokens")},
@@ -73,6 +77,14 @@ class NegativeSample:
 
     images: tuple[UInt8[Tensor, "3 H W"], ...] | None = None  # images that do not match the caption
     tokens: tuple[Int64[Tensor, " S"], ...] | None = None  # captions that do not match the image
+
+
+@dataclass(slots=True)
+class CandidateSample:
+    """Texts of which one belongs to the image of a sample, such as answers in a dialogue."""
+
+    tokens: tuple[Int64[Tensor, " S"], ...] = ()  # token ids of each text; none: no candidates
+    correct: int = -1  # position of the text that belongs to the image; -1 without candidates
 
 
 @dataclass(slots=True)
@@ -111,6 +123,7 @@ class Sample:
     has_text: bool | None = None  # see Batch.text_present
     modalities: dict[str, ModalitySample] | None = None  # further modalities by name
     faults: tuple[str, ...] = ()  # what is wrong with inputs that therefore count as absent
+    candidates: CandidateSample | None = None  # see Batch.candidates
 
 
 @dataclass(slots=True)
@@ -132,6 +145,16 @@ class NegativeBatch:
     images: UInt8[Tensor, "negative_images 3 H W"] | None = None
     # captions that match no image of the batch
     tokens: Int64[Tensor, "negative_texts S"] | None = None
+
+
+@dataclass(slots=True)
+class CandidateBatch:
+    """Texts of each sample, of which one belongs to its image."""
+
+    # token ids of all texts, one sample after the other, padded to the longest
+    tokens: Int64[Tensor, "candidates S"]
+    counts: Int64[Tensor, " B"]  # number of texts of each sample; 0 without candidates
+    correct: Int64[Tensor, " B"]  # position of the right one among those of its sample, or -1
 
 
 @dataclass(slots=True)
@@ -225,6 +248,8 @@ class Batch:
     text_present: Bool[Tensor, " B"] | None = None
     # further modalities by name, such as "sound"
     modalities: dict[str, ModalityBatch] | None = None
+    # texts of which one belongs to the image of a sample, for CandidateLoss
+    candidates: CandidateBatch | None = None
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -267,6 +292,10 @@ class Batch:
         return _tensors_of(self)
 
 
+_NESTED: Final = (TeacherBatch, NegativeBatch, CandidateBatch)
+"""Parts of a batch that have tensors of their own."""
+
+
 def count_joint(batch: Batch) -> dict[tuple[str, str], int]:
     """Count the samples that have both of two modalities, by their names as in ``num_joint``.
 
@@ -291,19 +320,21 @@ def _with_tensors(part: _Part, change: Callable[[Tensor], Tensor]) -> _Part:
         value = getattr(part, field.name)
         if isinstance(value, Tensor):
             changed[field.name] = change(value)
-        elif isinstance(value, TeacherBatch | NegativeBatch):
+        elif isinstance(value, _NESTED):
             changed[field.name] = _with_tensors(value, change)
         elif field.name == "modalities" and value is not None:
             changed[field.name] = {n: _with_tensors(one, change) for n, one in value.items()}
     return replace(part, **changed)
 
 
-def _tensors_of(part: Batch | TeacherBatch | NegativeBatch | ModalityBatch) -> Iterator[Tensor]:
+def _tensors_of(
+    part: Batch | TeacherBatch | NegativeBatch | CandidateBatch | ModalityBatch,
+) -> Iterator[Tensor]:
     for field in fields(part):
         value = getattr(part, field.name)
         if isinstance(value, Tensor):
             yield value
-        elif isinstance(value, TeacherBatch | NegativeBatch):
+        elif isinstance(value, _NESTED):
             yield from _tensors_of(value)
         elif field.name == "modalities":
             for modality in (value or {}).values():

@@ -73,10 +73,10 @@ def _add_task_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("images with texts")
     group.add_argument(
         "--task",
-        choices=("vqa", "entailment", "classification"),
-        help="train a head on a fusion of image and text: vqa for a table with image, question and "
-        "answer or answers; entailment and classification for one with image, hypothesis or "
-        "caption, and label",
+        choices=("vqa", "entailment", "classification", "dialogue"),
+        help="train a fusion of image and text: vqa for a table with image, question and answer or "
+        "answers; entailment and classification for one with image, hypothesis or caption, and "
+        "label; dialogue for one with image, history, question, candidates and correct",
     )
     group.add_argument(
         "--num-answers",

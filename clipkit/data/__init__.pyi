@@ -29,6 +29,7 @@ from .packing.tables.columns import TableColumns
 from .packing.verify import VerifyReport, verify_shards
 from .samples.answers import Answers
 from .samples.arrays import read_array
+from .samples.candidates import AnswerCandidates, TurnFields
 from .samples.faults import FaultOptions
 from .samples.fields import (
     CaptionGroup,
@@ -70,6 +71,7 @@ from .text.tokenizers import (
 )
 
 __all__ = [
+    "AnswerCandidates",
     "Answers",
     "BatchSizeStage",
     "Candidate",
@@ -144,6 +146,7 @@ __all__ = [
     "TrainSoundTransform",
     "TrainTransform",
     "TransformersTokenizer",
+    "TurnFields",
     "VerifyReport",
     "WebDatasetShards",
     "WebDatasetSource",

@@ -14,6 +14,7 @@ from clipkit.evaluation.evaluators.base import Evaluator
 from clipkit.evaluation.evaluators.class_report import ClassReport, PerClass
 from clipkit.evaluation.evaluators.fairness import GroupFairness
 from clipkit.evaluation.evaluators.joint.classification import JointClassification
+from clipkit.evaluation.evaluators.joint.dialogue import DialogueRanking
 from clipkit.evaluation.evaluators.joint.question_answering import QuestionAnswering
 from clipkit.evaluation.evaluators.label_head import LabelHeadClassification
 from clipkit.evaluation.evaluators.multi_label import MultiLabelClassification
@@ -79,6 +80,7 @@ __all__ = [
     "CorruptedImages",
     "CorruptionRobustness",
     "DataCompTask",
+    "DialogueRanking",
     "EmbedOptions",
     "EmbeddedModalities",
     "EmbeddedPairs",

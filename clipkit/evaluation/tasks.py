@@ -23,6 +23,7 @@ from clipkit.evaluation.evaluators.association import ImageAssociation
 from clipkit.evaluation.evaluators.base import Evaluator
 from clipkit.evaluation.evaluators.fairness import GroupFairness
 from clipkit.evaluation.evaluators.joint.classification import JointClassification
+from clipkit.evaluation.evaluators.joint.dialogue import DialogueRanking
 from clipkit.evaluation.evaluators.joint.question_answering import QuestionAnswering
 from clipkit.evaluation.evaluators.label_head import LabelHeadClassification
 from clipkit.evaluation.evaluators.multi_label import MultiLabelClassification
@@ -105,9 +106,12 @@ TASKS: Final = (
     "retrieval", "zero-shot", "label-head", "multi-label", "linear-probe", "nearest-neighbours",
     "few-shot", "pair-choice", "zero-shot-multi-label", "corruptions",
     "multi-label-probe", "fairness", "association", "translation",
-    "joint-classification", "question-answering",
+    "joint-classification", "question-answering", "dialogue",
 )  # fmt: skip
 """Names of the tasks."""
+
+_OF_FUSION: Final = ("joint-classification", "question-answering", "dialogue")
+"""Tasks of the fusion of a joint encoder."""
 
 _OF_ANY_MODALITY: Final = (
     "zero-shot",
@@ -191,7 +195,7 @@ def make_evaluator(
         source, split, caption=caption, allow_outside=allow_outside, modality=modality,
         label_field="cls" if task == "question-answering" else label_field,
     )  # fmt: skip
-    if task in ("joint-classification", "question-answering"):
+    if task in _OF_FUSION:
         return _of_fusion(task, data, label_field, options)
     if task in ("multi-label", "zero-shot-multi-label"):
         return _multi_label(task, data, label_field, zero_shot, options)
@@ -258,7 +262,9 @@ def _retrieval(
 
 def _of_fusion(
     task: str, data: EvaluationDataset, label_field: str, options: EmbedOptions
-) -> JointClassification | QuestionAnswering:
+) -> JointClassification | QuestionAnswering | DialogueRanking:
+    if task == "dialogue":
+        return DialogueRanking(data, options=options)
     if task == "joint-classification":
         return JointClassification(data, options=options)
     answers = None if label_field == "cls" else label_field

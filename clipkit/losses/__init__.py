@@ -14,6 +14,7 @@ from clipkit.losses.functional import (
     similarity_distillation_loss,
 )
 from clipkit.losses.global_contrastive import GlobalContrastiveLoss
+from clipkit.losses.joint.candidates import CandidateLoss
 from clipkit.losses.joint.distillation import (
     FusedStateDistillationLoss,
     MaskedWordDistillationLoss,
@@ -39,6 +40,7 @@ from clipkit.schedules import (
 )
 
 __all__ = [
+    "CandidateLoss",
     "CombinedLoss",
     "ConstantSchedule",
     "ContrastiveLoss",

@@ -38,7 +38,7 @@ def split_batch(batch: Batch, size: int) -> Iterator[Batch]:
         raise ConfigError(f"micro_batch_size: expected a positive number, got {size}")
     sizes = dict.fromkeys(("rank_sizes", "num_pairs", "pair_sizes", "num_joint", "joint_sizes"))
     for start in range(0, len(batch), size):
-        part: dict[str, Any] = {"cursor": None, **sizes}
+        part: dict[str, Any] = {"cursor": None, "candidates": None, **sizes}  # no tower reads them
         stop = min(start + size, len(batch))
         for field in fields(batch):
             value = None if field.name in part else getattr(batch, field.name)

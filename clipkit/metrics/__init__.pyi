@@ -1,4 +1,5 @@
 from .answers import vqa_accuracy
+from .candidates import candidate_measures
 from .classification import ClassificationMetrics
 from .functional import (
     classification_accuracy,
@@ -17,6 +18,7 @@ __all__ = [
     "PairRanks",
     "RetrievalMetrics",
     "average_precisions",
+    "candidate_measures",
     "classification_accuracy",
     "mean_average_precision",
     "mean_per_class_recall",

@@ -42,10 +42,10 @@ TASKS: Final = (
     "retrieval", "zero-shot", "label-head", "multi-label", "linear-probe", "nearest-neighbours",
     "few-shot", "pair-choice", "zero-shot-multi-label", "corruptions",
     "multi-label-probe", "fairness", "association", "translation",
-    "joint-classification", "question-answering",
+    "joint-classification", "question-answering", "dialogue",
 )  # fmt: skip
-_OF_FUSION: Final = frozenset({"joint-classification", "question-answering"})
-"""Tasks of the label head on the fusion of a joint encoder."""
+_OF_FUSION: Final = frozenset({"joint-classification", "question-answering", "dialogue"})
+"""Tasks of the fusion of a joint encoder."""
 
 
 def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:

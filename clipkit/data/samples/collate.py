@@ -15,6 +15,7 @@ from clipkit.data.text.tokenizer import pad_tokens
 from clipkit.patches import TokenBudget, join_images
 from clipkit.types import (
     Batch,
+    CandidateBatch,
     EncodedImages,
     ModalityBatch,
     NegativeBatch,
@@ -42,6 +43,7 @@ def collate(
         multi_labels=_joined(samples, "multi_labels", torch.stack),
         teacher=_teacher_batch(samples, pad_ids.teacher_tokens),
         negatives=_negative_batch(samples, pad_ids.tokens),
+        candidates=_candidate_batch(samples, pad_ids.tokens),
         grids=grids,
         encoded=_encoded_images(samples),
         image_present=_joined(samples, "has_image", torch.tensor),
@@ -80,6 +82,17 @@ def _negative_batch(samples: Sequence[Sample], pad_id: int) -> NegativeBatch | N
     return NegativeBatch(
         images=_joined(negatives, "images", lambda rows: _stack_all(rows, samples[0].image)),
         tokens=_joined(negatives, "tokens", lambda rows: pad_tokens(list(chain(*rows)), pad_id)),
+    )
+
+
+def _candidate_batch(samples: Sequence[Sample], pad_id: int) -> CandidateBatch | None:
+    given = [sample.candidates for sample in samples if sample.candidates is not None]
+    if not given:
+        return None
+    return CandidateBatch(
+        tokens=pad_tokens(list(chain(*(one.tokens for one in given))), pad_id),
+        counts=torch.tensor([len(one.tokens) for one in given], dtype=torch.int64),
+        correct=torch.tensor([one.correct for one in given], dtype=torch.int64),
     )
 
 

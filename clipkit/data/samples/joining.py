@@ -9,9 +9,16 @@ import torch
 from torch import Tensor
 
 from clipkit.errors import DataError
-from clipkit.types import Batch, EncodedImages, ModalityBatch, NegativeBatch, TeacherBatch
+from clipkit.types import (
+    Batch,
+    CandidateBatch,
+    EncodedImages,
+    ModalityBatch,
+    NegativeBatch,
+    TeacherBatch,
+)
 
-_Nested = Batch | TeacherBatch | NegativeBatch | EncodedImages | ModalityBatch
+_Nested = Batch | TeacherBatch | NegativeBatch | CandidateBatch | EncodedImages | ModalityBatch
 
 
 @final
@@ -73,6 +80,7 @@ class BatchJoiner:
                 "tokens": self._pad_ids.tokens,
                 "teacher.tokens": self._pad_ids.teacher_tokens,
                 "negatives.tokens": self._pad_ids.tokens,
+                "candidates.tokens": self._pad_ids.tokens,
             }
             buffers = _Buffers(self._num_samples, len(part), pad_ids, self._pins)
             self._batch = _Part(part, buffers)
@@ -138,7 +146,9 @@ def _column_for(name: str, first: Any, buffers: _Buffers) -> _Column | None:
     """Return an empty column for the values of a field; None for a field that is not joined."""
     if isinstance(first, Tensor):
         return _Rows(name, first.dtype, buffers)
-    if isinstance(first, TeacherBatch | NegativeBatch | EncodedImages | ModalityBatch):
+    if isinstance(
+        first, TeacherBatch | NegativeBatch | CandidateBatch | EncodedImages | ModalityBatch
+    ):
         return _Part(first, buffers, f"{name}.")
     if isinstance(first, dict) and name == "modalities":
         return _Named(first, buffers)

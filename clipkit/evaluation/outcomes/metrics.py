@@ -12,23 +12,17 @@ from torch import Tensor
 from clipkit.errors import MetricError
 from clipkit.evaluation.outcomes.by_group import KIND, by_group_metrics
 from clipkit.evaluation.outcomes.classification import classification_metrics
+from clipkit.evaluation.outcomes.means import mean_metrics
 from clipkit.evaluation.outcomes.multi_label import multi_label_metrics
 from clipkit.evaluation.outcomes.outcomes import Outcomes
 from clipkit.evaluation.outcomes.retrieval import retrieval_metrics, rsum_metrics
 from clipkit.evaluation.outcomes.translation import translation_metrics
+from clipkit.evaluation.outcomes.turns import KIND as TURNS
+from clipkit.evaluation.outcomes.turns import turn_metrics
 from clipkit.evaluation.outcomes.worst_group import worst_group_metrics
 
 OutcomeMetrics = Callable[[Outcomes, Float[Tensor, " N"]], dict[str, float]]
 """Function of outcomes and the weight of each unit: the metrics, without the prefix."""
-
-
-def mean_metrics(outcomes: Outcomes, weights: Float[Tensor, " N"]) -> dict[str, float]:
-    """Return the weighted mean of each column; units with NaN in a column are left out of it."""
-    means = {}
-    for name, column in outcomes.columns.items():
-        counts = weights * ~column.isnan()
-        means[name] = float((column.nan_to_num() * counts).sum() / counts.sum())
-    return means
 
 
 OUTCOME_KINDS: Final[Mapping[str, OutcomeMetrics]] = {
@@ -39,6 +33,7 @@ OUTCOME_KINDS: Final[Mapping[str, OutcomeMetrics]] = {
     "rsum": rsum_metrics,
     "translation": translation_metrics,
     "worst-group": worst_group_metrics,
+    TURNS: turn_metrics,
     f"{KIND}classification": by_group_metrics(
         classification_metrics, ("top1", "top5", "mean_per_class_recall")
     ),

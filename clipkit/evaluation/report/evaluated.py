@@ -20,6 +20,7 @@ from clipkit.evaluation.embedding import EmbeddedPairs, known_pairs
 from clipkit.evaluation.evaluators.base import Evaluator
 from clipkit.evaluation.evaluators.class_report import Classifying, PerClass
 from clipkit.evaluation.evaluators.joint.classification import JointClassification
+from clipkit.evaluation.evaluators.joint.dialogue import DialogueRanking
 from clipkit.evaluation.evaluators.joint.question_answering import QuestionAnswering
 from clipkit.evaluation.evaluators.label_head import LabelHeadClassification
 from clipkit.evaluation.evaluators.reranked_retrieval import RerankedEvaluation, RerankedRetrieval
@@ -38,6 +39,7 @@ from clipkit.evaluation.report.collect.matches import explained_matches
 from clipkit.evaluation.report.collect.modalities import Compared, modality_galleries
 from clipkit.evaluation.report.collect.reranking import reranking_of
 from clipkit.evaluation.report.collect.sound_clips import SoundSource
+from clipkit.evaluation.report.collect.turns import TurnSource
 from clipkit.evaluation.report.content import (
     Examples,
     Explanation,
@@ -70,6 +72,7 @@ class Measured:
         with_texts: Names of the evaluators of images with texts, such as questions.
         matches: Parts of images and captions that carry the matching logit of a joint encoder.
         reranked: Retrieval before and after re-ranking, and its images; None without it.
+        turns: Turns of each evaluator of dialogues, by its name.
     """
 
     evaluations: dict[str, Evaluation]
@@ -82,12 +85,13 @@ class Measured:
     with_texts: Sequence[str] = ()
     matches: Sequence[Explanation] = ()
     reranked: tuple[RerankedEvaluation, EvaluationDataset] | None = None
+    turns: Mapping[str, TurnSource] = field(default_factory=dict)
 
     def examples(self) -> Examples:
         """Collect what the page shows of images, texts and classes."""
         examples = examples_of(
             self.evaluations, self.data, self.embedded, correct=self.correct, sounds=self.sounds,
-            with_texts=self.with_texts,
+            with_texts=self.with_texts, turns=self.turns,
         )  # fmt: skip
         galleries = [] if self.compared is None else modality_galleries(self.compared)
         return replace(
@@ -172,9 +176,14 @@ def measure(encoder: DualEncoder, evaluators: Mapping[str, Evaluator]) -> Measur
     sounds = {name: heard for name, heard in by_name.items() if heard is not None}
     joint = (JointClassification, QuestionAnswering)
     with_texts = [name for name, one in evaluators.items() if isinstance(one, joint)]
+    turns = {
+        name: (one.data, one.turn)
+        for name, one in evaluators.items()
+        if isinstance(one, DialogueRanking)
+    }
     return Measured(
         ordered, data, embedded, explanations, correct, compared, sounds, with_texts, matches,
-        reranked,
+        reranked, turns,
     )  # fmt: skip
 
 
@@ -287,7 +296,7 @@ def _data_of(evaluator: Evaluator) -> EvaluationDataset | None:
     match evaluator:
         case Retrieval() | ZeroShotClassification() | LabelHeadClassification():
             return evaluator.data
-        case JointClassification() | QuestionAnswering():
+        case JointClassification() | QuestionAnswering() | DialogueRanking():
             return evaluator.data
         case LinearProbe() | NearestNeighbours() | FewShotProbe():
             return evaluator.splits.test

@@ -11,7 +11,8 @@ from typing import Any, Final
 from clipkit.data.packing.hub import pinned
 from clipkit.data.packing.sources import open_source
 from clipkit.data.samples.answers import majority_answer, most_frequent_answers, read_answers
-from clipkit.errors import ConfigError, DataError
+from clipkit.data.samples.candidates import read_turn
+from clipkit.errors import ConfigError, DataError, SampleError
 from clipkit.models import JointEncoder
 from clipkit.models.checkpoints.kinds import as_dual
 from clipkit.models.checkpoints.named import load_towers
@@ -150,6 +151,38 @@ def inspect_labelled_texts(
         return replace(data, num_samples=sum(data.class_counts))
     counts = [min(count, per_class) for count in data.class_counts]
     return replace(data, num_samples=sum(counts), class_counts=counts)
+
+
+def inspect_turns(
+    train: Path | str, val: Path | str | None = None, *, allow_outside: bool = False
+) -> FinetuneData:
+    """Count the turns of dialogues.
+
+    Args:
+        train: Table with the columns image, question, candidates and correct, or shards.
+        val: Validation data of the same kinds; None for none.
+        allow_outside: Whether the images of a table may be outside of its folder.
+
+    Raises:
+        DataError: If the data cannot be read, no sample has candidates, or one has no question.
+    """
+    checked = _checked_paths(train, val)
+    items = open_source(checked[0], allow_outside=allow_outside).items
+    num_turns = num_without_question = 0
+    for number, item in enumerate(items, start=1):
+        texts = item.texts()
+        try:
+            num_turns += read_turn(texts) is not None
+        except SampleError as error:
+            raise DataError(f"{train}: sample {number}: {error.reason}") from error
+        num_without_question += not texts.get("txt", b"").strip()
+    if num_without_question or not num_turns:
+        raise DataError(
+            f"{train}: expected a question and candidates in each row, in the columns question, "
+            f"candidates and correct, got {num_turns} samples with candidates and "
+            f"{num_without_question} without a question, of {len(items)}"
+        )
+    return FinetuneData(*checked, num_turns)
 
 
 def _checked_paths(train: Path | str, val: Path | str | None) -> tuple[str, str | None]:

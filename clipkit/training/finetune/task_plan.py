@@ -1,11 +1,11 @@
-"""Plan the training of a head on a fusion of images and texts: questions, entailment, classes."""
+"""Plan the training of a task of images with texts: questions, entailment, classes, dialogues."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from clipkit.errors import ConfigError, check_at_least, check_choice
 from clipkit.training.finetune.facts import FinetuneData
@@ -22,10 +22,18 @@ from clipkit.training.finetune.task_facts import (
     inspect_labelled_texts,
     inspect_questions,
     inspect_task_model,
+    inspect_turns,
 )
 
-TASKS: Final = ("vqa", "entailment", "classification")
+TASKS: Final = ("vqa", "entailment", "classification", "dialogue")
 """Tasks of images with texts."""
+_MEASURES: Final = {
+    "vqa": "question-answering",
+    "entailment": "joint-classification",
+    "classification": "joint-classification",
+    "dialogue": "dialogue",
+}
+"""Task of ``clipkit evaluate`` that measures each of them."""
 _ANSWERS_FILE: Final = "answers.txt"
 _LARGEST_BATCH: Final = 128
 _STEPS: Final = 400
@@ -33,6 +41,10 @@ _STEPS: Final = 400
 _FEW: Final = 1_000
 _MOST_EPOCHS: Final = 200
 _LEAST_EPOCHS: Final = 10
+_CANDIDATES: Final = 8
+"""Candidates per turn in training."""
+_PAIRS: Final = 128
+"""Pairs of an image and a candidate whose activations are in memory at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +82,11 @@ def plan_task(
     allow_outside: bool = False,
     overwrite: bool = False,
 ) -> FinetunePlan:
-    """Inspect data and model, and choose the configuration of a head on a fusion.
+    """Inspect data and model, and choose the configuration of a task of a fusion.
 
     Args:
         task: "vqa" for questions with answers, "entailment" for hypotheses with classes,
-            "classification" for any texts with classes.
+            "classification" for any texts with classes, "dialogue" for questions with candidates.
         train: Table with the columns of the task, or shards.
         output: Folder of the run.
         val: Validation data of the same kinds; None to train without validation.
@@ -96,19 +108,25 @@ def plan_task(
     refuse_run(folder, overwrite=overwrite)
     data = _inspected(task, train, val, options, allow_outside)
     found = inspect_task_model(model, weights)
-    what = "answers" if task == "vqa" else "classes"
-    reasons = [
-        f"{data.num_samples:,} samples, {sum(map(bool, data.class_counts))} {what}",
-        f"{what}: {numbered_names(data.class_names)}",
-    ]
+    reasons = _facts(task, data)
     config = _config(task, data, found, folder, options, reasons)
     if allow_outside:
         config["data"]["storage"] = {"allow_outside": True}
     files = {}
     if task == "vqa":
         files[_ANSWERS_FILE] = "".join(f"{answer}\n" for answer in data.class_names)
-    measure = "question-answering" if task == "vqa" else "joint-classification"
-    return FinetunePlan(config, reasons, data, folder, measure, files)
+    return FinetunePlan(config, reasons, data, folder, _MEASURES[task], files)
+
+
+def _facts(task: str, data: FinetuneData) -> list[str]:
+    """Return what was found in the data."""
+    if task == "dialogue":
+        return [f"{data.num_samples:,} turns of dialogues"]
+    what = "answers" if task == "vqa" else "classes"
+    return [
+        f"{data.num_samples:,} samples, {sum(map(bool, data.class_counts))} {what}",
+        f"{what}: {numbered_names(data.class_names)}",
+    ]
 
 
 def _inspected(
@@ -118,15 +136,17 @@ def _inspected(
     options: TaskOptions,
     allow_outside: bool,
 ) -> FinetuneData:
-    if task != "vqa":
+    if task in ("entailment", "classification"):
         return inspect_labelled_texts(
             train, val, per_class=options.per_class, allow_outside=allow_outside
         )
     if options.per_class is not None:
         raise ConfigError(
             "per_class: expected the task entailment or classification, whose samples have "
-            "classes, got vqa; for fewer questions, shorten the table"
+            f"classes, got {task}; for fewer questions, shorten the table"
         )
+    if task == "dialogue":
+        return inspect_turns(train, val, allow_outside=allow_outside)
     return inspect_questions(
         train, val, num_answers=options.num_answers, allow_outside=allow_outside
     )
@@ -143,20 +163,19 @@ def _config(
     size = min(_LARGEST_BATCH, data.num_samples, max(8, data.num_samples // 8))
     preset = _preset(data.num_samples, size)
     reasons.append(preset.reason)
-    model = _model(task, data, found, preset, reasons)
+    parts = _parts(task, data, found, folder, options, reasons)
     transform = transform_config(found.base, preset, reasons)
-    samples = _samples(task, folder, options, reasons)
     captions = entry("data.TextField", one_per_line=True)
     reasons.append(f"batches of {size}, {preset.epochs} epochs")
     return {
         "seed_everything": options.seed,
-        "model": model,
+        "model": _model(parts, preset),
         "data": {
             "train": data.train,
             **({} if data.val is None else {"val": data.val}),
             "batch_size": size,
             "seed": options.seed,
-            "samples": {"transform": transform, "caption": captions, **samples},
+            "samples": {"transform": transform, "caption": captions, **parts.samples},
             **({} if data.val is None else {"validation": {"caption": dict(captions)}}),
             "num_workers": 0 if data.num_samples < _FEW else 2,
         },
@@ -164,19 +183,14 @@ def _config(
     }
 
 
-def _model(
-    task: str, data: FinetuneData, found: TaskModel, preset: Preset, reasons: list[str]
-) -> dict[str, Any]:
+def _model(parts: _Parts, preset: Preset) -> dict[str, Any]:
     """Return encoder, loss and optimizer; towers start from trained weights, the head from zero."""
-    encoder = _encoder(data, found, reasons)
-    weights = {} if task == "vqa" else class_weights(data.class_counts, reasons)
-    loss = entry("losses.FusedLabelLoss", **weights)
-    factors = {"label_heads": 4.0, "log_logit_scale": 0.0}
+    factors = {"log_logit_scale": 0.0, **parts.factors}
     if preset.unlocked_groups != 0:
         factors |= {"image_tower": 0.1, "text_tower": 0.1}
     return {
-        "encoder": encoder,
-        "loss": {"terms": {"answers": {"loss": loss, "weight": 1.0}}},
+        "encoder": parts.encoder,
+        "loss": {"terms": {parts.term: {"loss": parts.loss, "weight": 1.0}}},
         "groups": {"factors": factors, "layer_decay": preset.layer_decay},
         "optimizer": {
             "class_path": "torch.optim.AdamW",
@@ -186,34 +200,71 @@ def _model(
     }
 
 
-def _samples(task: str, folder: Path, options: TaskOptions, reasons: list[str]) -> dict[str, Any]:
-    """Return where labels are, or how many samples of each class are trained on."""
-    if task != "vqa":
-        return {} if options.per_class is None else {"per_class": options.per_class}
-    answers = str(folder / _ANSWERS_FILE)
-    reasons.append(f"one answer of those who answered is drawn in each epoch: {answers}")
-    return {"fields": [entry("data.Answers", answers=answers)]}
+class _Parts(NamedTuple):
+    """What is particular to a task.
+
+    Attributes:
+        encoder: The encoder with its fusion, and a head if the task has one.
+        term: Name of the term of the objective.
+        loss: The term.
+        samples: Options of ``data.samples``.
+        factors: Factors of learning rates, by the name of parameters.
+    """
+
+    encoder: dict[str, Any]
+    term: str
+    loss: dict[str, Any]
+    samples: dict[str, Any]
+    factors: dict[str, float]
 
 
-def _encoder(data: FinetuneData, found: TaskModel, reasons: list[str]) -> dict[str, Any]:
-    """Return the encoder with its fusion, and with a new head on it."""
-    width, encoder = found.fusion_width, found.base.encoder
-    if width is None:
-        width = found.new_width
+def _parts(
+    task: str,
+    data: FinetuneData,
+    found: TaskModel,
+    folder: Path,
+    options: TaskOptions,
+    reasons: list[str],
+) -> _Parts:
+    encoder, width = _fused(data, found, reasons)
+    if task == "dialogue":
         reasons.append(
-            f"the model has no fusion: a new one of width {width} is trained by the labels alone; "
-            f"one that was trained on captions before (docs/joint-encoder.md) needs fewer of them"
+            f"{_CANDIDATES} candidates per turn: the right one, and others that are drawn in each "
+            f"epoch; the evaluation ranks all"
         )
-        fusion = entry(
-            "models.CrossAttentionFusion", width=width, depth=2 if data.num_samples < _FEW else 3,
-            num_heads=width // 64, query="text", context=["image"],
-        )  # fmt: skip
-        encoder = entry("models.with_fusion", encoder=dict(encoder), fusion=fusion)
-    else:
-        reasons.append("the fusion of the model is trained further, with a new head on it")
+        loss = entry("losses.CandidateLoss", micro_batch_size=_PAIRS)
+        field = entry("data.AnswerCandidates", number=_CANDIDATES)
+        return _Parts(encoder, "turns", loss, {"fields": [field]}, {})
     num_classes = len(data.class_counts)
     head = entry("models.LinearLabelHead", embedding_dim=width, num_classes=num_classes)
-    return entry("models.with_fused_head", encoder=dict(encoder), head=head)
+    encoder = entry("models.with_fused_head", encoder=encoder, head=head)
+    factors = {"label_heads": 4.0}
+    if task == "vqa":
+        answers = str(folder / _ANSWERS_FILE)
+        reasons.append(f"one answer of those who answered is drawn in each epoch: {answers}")
+        samples: dict[str, Any] = {"fields": [entry("data.Answers", answers=answers)]}
+        return _Parts(encoder, "answers", entry("losses.FusedLabelLoss"), samples, factors)
+    weights = class_weights(data.class_counts, reasons)
+    samples = {} if options.per_class is None else {"per_class": options.per_class}
+    loss = entry("losses.FusedLabelLoss", **weights)
+    return _Parts(encoder, "answers", loss, samples, factors)
+
+
+def _fused(data: FinetuneData, found: TaskModel, reasons: list[str]) -> tuple[dict[str, Any], int]:
+    """Return the encoder with its fusion, or a new one, and the width of the fusion."""
+    if found.fusion_width is not None:
+        reasons.append("the fusion of the model is trained further")
+        return dict(found.base.encoder), found.fusion_width
+    width = found.new_width
+    reasons.append(
+        f"the model has no fusion: a new one of width {width} is trained by the labels alone; "
+        f"one that was trained on captions before (docs/joint-encoder.md) needs fewer of them"
+    )
+    fusion = entry(
+        "models.CrossAttentionFusion", width=width, depth=2 if data.num_samples < _FEW else 3,
+        num_heads=width // 64, query="text", context=["image"],
+    )  # fmt: skip
+    return entry("models.with_fusion", encoder=dict(found.base.encoder), fusion=fusion), width
 
 
 def _preset(num_samples: int, batch_size: int) -> Preset:

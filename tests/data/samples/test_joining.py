@@ -14,7 +14,14 @@ from clipkit.data.samples.collate import collate
 from clipkit.data.samples.joining import BatchJoiner, PadIds
 from clipkit.errors import DataError
 from clipkit.patches import TokenBudget
-from clipkit.types import Batch, ModalitySample, NegativeSample, Sample, TeacherSample
+from clipkit.types import (
+    Batch,
+    CandidateSample,
+    ModalitySample,
+    NegativeSample,
+    Sample,
+    TeacherSample,
+)
 
 PAD_IDS = PadIds(tokens=7, teacher_tokens=9)
 CUTS = [[0, 12], [0, 4, 8, 12], [0, 1, 2, 7, 12], [0, 5, 12]]
@@ -41,6 +48,7 @@ def sample(number: int, rng: np.random.Generator, **options: Any) -> Sample:
         "multi_labels": torch.from_numpy(rng.integers(0, 2, 6)),
         "teacher": TeacherSample(embedding, embedding + 1, pixels(6, 6), tokens()),
         "negatives": negatives,
+        "candidates": CandidateSample(tuple(tokens() for _ in range(number % 4)), number % 4 - 1),
         "has_image": number % 5 > 0,
         "has_text": number % 2 > 0,
         "modalities": {

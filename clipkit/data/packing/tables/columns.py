@@ -31,7 +31,10 @@ CAPTION_COLUMNS: Final = ("caption", "captions", "title", "text", "txt")
 _CAPTIONS_WITHOUT_CLASSES: Final = (*CAPTION_COLUMNS, "sentences", "comment", "raw")
 CLASS_COLUMNS: Final = (*LABEL_COLUMNS, *CLASS_NAME_COLUMNS, *CLASSES_COLUMNS)
 ANSWER_COLUMNS: Final = ("answers", "answer")
-_LABELLED_TEXTS: Final = {"question": ANSWER_COLUMNS, "hypothesis": CLASS_COLUMNS}
+_LABELLED_TEXTS: Final = {
+    "question": (*ANSWER_COLUMNS, "candidates"),
+    "hypothesis": CLASS_COLUMNS,
+}
 """Columns with a text that has a label only together with the image, and those of the labels."""
 _URL_COLUMNS: Final = ("url", "image_url", "coco_url", "img_url")
 _NUMBERED_CAPTION: Final = re.compile(r"(caption|text)[ _-]?\d+")

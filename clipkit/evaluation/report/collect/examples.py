@@ -33,6 +33,7 @@ from clipkit.evaluation.report.collect.retrieval import (
 )
 from clipkit.evaluation.report.collect.sound_clips import SoundClips, SoundSource
 from clipkit.evaluation.report.collect.thumbnails import Thumbnails
+from clipkit.evaluation.report.collect.turns import TurnSource, turn_content
 from clipkit.evaluation.report.content import Classifier, Examples
 from clipkit.models import DualEncoder
 
@@ -108,6 +109,7 @@ def examples_of(
     correct: RetrievalOptions = RetrievalOptions(),
     sounds: Mapping[str, SoundSource] | None = None,
     with_texts: Collection[str] = (),
+    turns: Mapping[str, TurnSource] | None = None,
 ) -> Examples:
     """Collect examples from embeddings and outcomes, without a model.
 
@@ -120,11 +122,15 @@ def examples_of(
         correct: Which images and captions match.
         sounds: Sounds of each task that measures sounds, by its name; None for no such task.
         with_texts: Tasks whose images are classified with a text, such as a question.
+        turns: Turns of each task that ranks answers, by its name; None for no such task.
 
     Returns:
         Examples for ``ReportData``.
     """
-    classifiers = _classifiers(evaluations, data, sounds or {}, options, with_texts)
+    classifiers = [
+        *_classifiers(evaluations, data, sounds or {}, options, with_texts),
+        *_dialogues(evaluations, turns or {}, options),
+    ]
     if embedded is None:
         return Examples(classifiers=classifiers)
     (name, pairs), seed = embedded, options.seed
@@ -177,3 +183,19 @@ def _classifiers(
             )  # fmt: skip
         classifiers.append(with_average_precisions(content, evaluation.metrics))
     return classifiers
+
+
+def _dialogues(
+    evaluations: Mapping[str, Evaluation],
+    turns: Mapping[str, TurnSource],
+    options: ExampleOptions,
+) -> list[Classifier]:
+    """Return the answers of each task that ranks them."""
+    return [
+        turn_content(
+            name, evaluations[name].outcomes[0], source,
+            Thumbnails(source[0], {}, options.thumbnail_pixels),
+            num_images=options.num_queries, seed=options.seed,
+        )
+        for name, source in turns.items()
+    ]  # fmt: skip
