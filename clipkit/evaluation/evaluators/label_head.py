@@ -132,5 +132,6 @@ def head_scores(
 def in_data_order(rows: Shaped[Tensor, "B *rest"], ids: Sequence[int]) -> Shaped[Tensor, "N *rest"]:
     """Gather the rows of all ranks in the order of the data, on the CPU of every rank."""
     sizes = [size[0] for size in gather_sizes(len(rows), device=rows.device)]
-    order = gather_rows(torch.tensor(ids, device=rows.device), sizes).argsort()
+    numbers = torch.tensor(ids, dtype=torch.int64, device=rows.device)  # also of no samples
+    order = gather_rows(numbers, sizes).argsort()
     return gather_rows(rows, sizes)[order].cpu()
