@@ -23,9 +23,9 @@ from tests.helpers import tiny
 from tests.helpers.ranks import PRELOADED, free_port
 from tests.helpers.slow_writes import differences
 
-STEPS, BEST_STEP = 240, 150
+STEPS, BEST_STEP = 160, 100
 OF_A_LAUNCH = re.compile(r"\.optim_progress/optimizer/.*/current/|val_loop\.|/SaveCheckpoint/")
-KILLS = {"file": 24, "parts": 8}
+KILLS = {"file": 9, "parts": 3}
 RANKS = {"file": 1, "parts": 2}
 
 
@@ -145,7 +145,7 @@ def test_nothing_is_lost(shards: Path, tmp_path: Path, kind: str) -> None:
         processes = start(shards, run, kind)
         wait_until_it_trains(run / "trains", processes)
         time.sleep(dice.uniform(0.0, 0.4))
-        if number % 2:
+        if number % 2 == 0:
             wait_for_a_write(run, processes)
         before = reached
         for process in dice.sample(processes, len(processes)):
@@ -168,7 +168,7 @@ def test_nothing_is_lost(shards: Path, tmp_path: Path, kind: str) -> None:
         assert process.exitcode == 0
     assert step_of(whole / "best.ckpt") == BEST_STEP
     check_best(run, run / "last.ckpt")
-    for name in ("last.ckpt", "step=7.ckpt", "step=238.ckpt"):
+    for name in ("last.ckpt", "step=7.ckpt", "step=154.ckpt"):
         first, second = (read_checkpoint(folder / name) for folder in (whole, run))
         # Lightning's current counts of the optimizer's calls and of validations are of a launch,
         # and the best step is one of those that were validated
