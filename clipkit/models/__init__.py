@@ -32,7 +32,7 @@ from clipkit.models.joint.explanation.explain_matching import (
 from clipkit.models.joint.fusion import CrossAttentionFusion, Fusion, MergedFusion
 from clipkit.models.joint.joint_encoder import JointEncoder, ReadTokens
 from clipkit.models.joint.match_pairs import match_pairs
-from clipkit.models.joint.pair_scores import pair_scores
+from clipkit.models.joint.pair_scores import pair_scores, reranking_scores
 from clipkit.models.joint.tcn_fusion import TcnFusion
 from clipkit.models.joint.word_head import WordHead
 from clipkit.models.multimodal_encoder import MultimodalEncoder, with_towers
@@ -101,6 +101,7 @@ __all__ = [
     "lock",
     "match_pairs",
     "pair_scores",
+    "reranking_scores",
     "save_encoder",
     "save_open_clip",
     "structure_only",

@@ -160,12 +160,14 @@ def test_the_best_images_are_reranked(world, joint, tmp_path, capsys):
     assert "re-ranked 4 images in" in capsys.readouterr().err
     text = page.read_text()
     assert "The 6 most similar, of which the first 4 are in the order in which a joint" in text
-    text = joint.read_text(tokenizer_of(joint.text_tower)(["a red square"])).tokens
+    text = joint.read_text(tokenizer_of(joint.text_tower)(["a red square"]))
     scores = {}
     for row in rows[:4]:
         pixels = transform_of(joint.image_tower).of_file(_image(Collection(world / "out"), row))
-        image = joint.read_image(pixels[None]).tokens
-        scores[row] = float(joint.match(joint.fuse({"image": image, "text": text}).pooled))
+        image = joint.read_image(pixels[None])
+        fused = joint.fuse({"image": image.tokens, "text": text.tokens})
+        cosine = image.embedding[0] @ text.embedding[0]
+        scores[row] = float(joint.match(fused.pooled) + joint.logit_scale * cosine)
     assert reranked[:4] == sorted(scores, key=lambda row: -scores[row])
 
 

@@ -24,7 +24,7 @@ from clipkit.evaluation.outcomes.metrics import outcome_metrics
 from clipkit.evaluation.outcomes.outcomes import Evaluation
 from clipkit.metrics.ranking import PairRanks
 from clipkit.metrics.reranking import reranked_pair_ranks
-from clipkit.models import DualEncoder, JointEncoder, pair_scores
+from clipkit.models import DualEncoder, JointEncoder, pair_scores, reranking_scores
 from clipkit.models.evaluating import evaluating
 from clipkit.token_sequences import TokenSequence
 
@@ -40,7 +40,7 @@ class RerankedDirection:
     Args:
         prefix: Text before the names of metrics: "text_to_image/" or "image_to_text/".
         first_before: Candidate that is first by similarity, of each query.
-        first_after: Candidate that is first by the matching logit.
+        first_after: Candidate that is first after re-ranking.
         seconds_per_query: Time of the fusion.
     """
 
@@ -71,9 +71,9 @@ class RerankedEvaluation:
 class RerankedRetrieval(Evaluator):
     """Retrieval by a joint encoder: its dual encoder finds K candidates, its fusion orders them.
 
-    The final order of the K candidates is that of the matching logit, as in ALBEF (Li et al. 2021,
-    arXiv:2107.07651, section 5); the others keep their places. Each rank of a process group
-    computes everything.
+    The final order of the K candidates is that of the scaled similarity plus the matching logit,
+    see ``clipkit.models.reranking_scores``; the others keep their places. Each rank of a process
+    group computes everything.
 
     Args:
         retrieval: The retrieval that is measured before and after, also by group of queries.
@@ -177,13 +177,15 @@ class _Reranker:
     def __call__(self, candidates: Candidates) -> tuple[PairRanks, PairRanks]:
         """Return the ranks with images and with texts as queries."""
         places = self._place[candidates.caption_rows]
+        images, texts, pairs = candidates.images, candidates.texts, candidates.pairs
 
         def of_images(pairs: Tensor) -> Tensor:
             tokens = torch.stack([pairs[:, 0], places[pairs[:, 1]]], dim=1)
-            return pair_scores(self._joint, self._images, self._texts, tokens)
+            logits = pair_scores(self._joint, self._images, self._texts, tokens)
+            similarities = (images[pairs[:, 0]].float() * texts[pairs[:, 1]].float()).sum(1)
+            return reranking_scores(self._joint, similarities, logits)
 
         scores = _Scores(of_images), _Scores(lambda pairs: of_images(pairs.flip(1)))
-        images, texts, pairs = candidates.images, candidates.texts, candidates.pairs
         ranks = (
             reranked_pair_ranks(images, texts, pairs, self._num_best, scores[0]),
             reranked_pair_ranks(texts, images, pairs.flip(1), self._num_best, scores[1]),

@@ -51,6 +51,30 @@ def pair_scores(
     return torch.cat(parts)
 
 
+def reranking_scores(
+    joint: JointEncoder, similarities: Float[Tensor, " P"], logits: Float[Tensor, " P"]
+) -> Float[Tensor, " P"]:
+    """Return scores that order candidates of a query by what dual encoder and fusion know.
+
+    ``MatchingLoss`` draws negatives with a probability proportional to exp(scale * cosine). The
+    best logit against such negatives is the logarithm of how much more probable a candidate is than
+    the dual encoder says (a ratio of densities: Gutmann and Hyvärinen 2010, section 2.2), so that
+    the probability of a candidate is proportional to exp(scale * cosine + logit).
+
+    Args:
+        joint: The encoder.
+        similarities: Cosines of image and text of each pair, by the same encoder.
+        logits: Their matching logits; see ``pair_scores``.
+
+    Examples:
+        >>> joint = with_fusion(encoder, CrossAttentionFusion(width=16, depth=1, num_heads=2))
+        >>> reranking_scores(joint, torch.tensor([0.3, 0.1]), torch.tensor([-1.0, 2.0])).shape
+        torch.Size([2])
+    """
+    scale = joint.scale_with_text("image").detach().to(similarities)
+    return scale * similarities + logits.to(similarities)
+
+
 def _on(sequence: TokenSequence, device: torch.device) -> TokenSequence:
     mask = None if sequence.mask is None else sequence.mask.to(device)
     return TokenSequence(sequence.values.to(device), mask)

@@ -10,7 +10,7 @@ import torch
 
 from clipkit.collection import Collection, CollectionImages
 from clipkit.errors import ConfigError, DataError, NonFiniteError, SampleError, check_at_least
-from clipkit.models import JointEncoder, pair_scores
+from clipkit.models import JointEncoder, pair_scores, reranking_scores
 from clipkit.models.evaluating import evaluating
 from clipkit.models.inputs import tokenizer_of, transform_of
 from clipkit.patches import join_images
@@ -22,7 +22,10 @@ _BATCH: Final = 64
 def reranked_hits(
     joint: JointEncoder, collection: Collection, text: str, hits: Sequence[Hit], num_best: int
 ) -> list[Hit]:
-    """Return hits with the best in the order of the matching logit; the others keep their places.
+    """Return hits with the best in the order of a joint encoder; the others keep their places.
+
+    It is that of ``clipkit.models.reranking_scores``, with similarities of the joint encoder's own
+    towers.
 
     Args:
         joint: Encoder that fuses images and texts, in evaluation mode; it need not be the model
@@ -35,7 +38,7 @@ def reranked_hits(
     Raises:
         ConfigError: If the encoder fuses other modalities, or ``num_best`` is less than 1.
         DataError: If an image cannot be read.
-        NonFiniteError: If a matching logit is NaN or infinite.
+        NonFiniteError: If a score is NaN or infinite.
     """
     check_at_least("rerank", num_best, 1)
     if {*joint.fused_names} != {"image", "text"}:
@@ -48,7 +51,7 @@ def reranked_hits(
     files, device = CollectionImages(collection), joint.log_logit_scale.device
     transform, tower = transform_of(joint.image_tower), joint.image_tower
     with evaluating(joint):
-        words = joint.read_text(tokenizer_of(joint.text_tower)([text]).to(device)).tokens
+        words = joint.read_text(tokenizer_of(joint.text_tower)([text]).to(device))
         for start in range(0, len(best), _BATCH):
             part = best[start : start + _BATCH]
             try:
@@ -56,11 +59,11 @@ def reranked_hits(
             except SampleError as error:
                 raise DataError(f"rerank: an image cannot be read: {error.reason}") from error
             images, grids = join_images(pixels, tower.budget)
-            read = joint.read_image(
-                images.to(device), None if grids is None else grids.to(device)
-            ).tokens
+            read = joint.read_image(images.to(device), None if grids is None else grids.to(device))
             pairs = torch.tensor([[row, 0] for row in range(len(part))])
-            scores += pair_scores(joint, read, words, pairs).tolist()
+            logits = pair_scores(joint, read.tokens, words.tokens, pairs)
+            similarities = (read.embedding.float() @ words.embedding[0].float()).cpu()
+            scores += reranking_scores(joint, similarities, logits).tolist()
     if not all(map(math.isfinite, scores)):
         raise NonFiniteError(
             "rerank: expected finite scores from the joint encoder, got NaN or infinity; its "

@@ -54,7 +54,9 @@ def naive_recalls(model, data, num_best):
     ]
 
     def logit(i, j):
-        return float(model.match(model.fuse({"image": images[i], "text": texts[j]}).pooled))
+        matching = float(model.match(model.fuse({"image": images[i], "text": texts[j]}).pooled))
+        cosine = float(embedded.images[i] @ embedded.texts[j])
+        return float(model.logit_scale) * cosine + matching
 
     owners = embedded.text_to_image.tolist()
     of_images, of_texts = [], []
@@ -86,14 +88,16 @@ def test_recall_is_that_of_a_loop(model, data, num_best):
 def test_each_direction_scores_the_image_and_the_text_of_its_pairs(model, data, monkeypatch):
     """Scores of a random table, so that an exchange of rows and columns changes the recall."""
     embedded = Retrieval(data).embed(model)
+    scale = model.logit_scale.detach()
     owners, similarities = embedded.text_to_image, embedded.texts @ embedded.images.T
     for seed in range(5):
         torch.manual_seed(seed)
-        table = torch.randn(len(embedded.images), len(embedded.texts))
+        table = 10 * torch.randn(len(embedded.images), len(embedded.texts))
         monkeypatch.setattr(
             reranked_retrieval, "pair_scores", lambda j, i, t, pairs, s=table: s[tuple(pairs.T)]
         )
         after = RerankedRetrieval(Retrieval(data), 4).run(model)
+        table = table + scale * similarities.T
         best = similarities.topk(4, dim=1).indices
         of_texts = best.gather(1, table.T.gather(1, best).argmax(1, keepdim=True))[:, 0]
         best = similarities.T.topk(4, dim=1).indices

@@ -19,7 +19,7 @@ class ChangedQuery:
     Args:
         query: The query.
         before: First candidate by the similarity of embeddings.
-        after: First candidate by the matching logit.
+        after: First candidate after re-ranking.
         is_match: Whether the one before and the one after belong to the query.
     """
 
