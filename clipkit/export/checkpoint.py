@@ -145,8 +145,7 @@ def _export(
 def _exported_part(encoder: TowerEncoder, format: str) -> tuple[TowerEncoder, tuple[str, ...]]:
     """Return the part of an encoder that a format can express, and what is left out."""
     exporter = EXPORTERS[format]
-    lost = [] if exporter.keeps_label_head else list(encoder.heads)
-    heads = tuple(f"label head on {name}" for name in lost)
+    heads = tuple(f"label head on {n}" for n in encoder.heads if not exporter.keeps_head(n))
     if not isinstance(encoder, NamedTowerEncoder):
         return encoder, heads
     fusion = _lost_of_fusion(encoder, exporter)

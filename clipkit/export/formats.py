@@ -26,6 +26,7 @@ from clipkit.export.transformers import to_transformers
 from clipkit.models import DualEncoder, JointEncoder, TowerEncoder, save_encoder, save_open_clip
 from clipkit.models.checkpoints.encoder import OPEN_CLIP_WEIGHTS_NAME, read_towers
 from clipkit.models.checkpoints.kinds import loader_name
+from clipkit.models.joint.joint_encoder import FUSED
 from clipkit.models.onnx_towers import FUSION, graph_file
 
 
@@ -34,7 +35,7 @@ class Exporter(ABC):
 
     Attributes:
         hub_name: Name on the Hugging Face hub of the library that reads the format.
-        keeps_label_head: Whether the files contain the label heads.
+        keeps_label_head: Whether the files contain the label heads on towers.
         keeps_all_towers: Whether the files contain towers other than those of images and texts.
         keeps_fusion: Whether the files contain the fusion of a joint encoder.
         keeps_word_head: Whether they contain its head that predicts masked words.
@@ -45,6 +46,10 @@ class Exporter(ABC):
     keeps_all_towers: bool = False
     keeps_fusion: bool = False
     keeps_word_head: bool = False
+
+    def keeps_head(self, name: str) -> bool:
+        """Return whether the files contain the label head on a tower, or on the fusion."""
+        return self.keeps_label_head or (name == FUSED and self.keeps_fusion)
 
     @abstractmethod
     def usage(self, encoder: TowerEncoder) -> str:

@@ -18,6 +18,7 @@ from clipkit.models import (
     SignalTower,
     TowerEncoder,
 )
+from clipkit.models.joint.joint_encoder import FUSED
 
 _LENGTHS = ("warmup", "warmup_steps", "warmup_fraction", "cooldown")
 """Options of schedules, those of earlier versions included."""
@@ -69,7 +70,7 @@ def render_card(
         f"## Architecture\n\n{_table(list(architecture(encoder)))}",
     ]
     trained = encoder.heads if heads is None else heads
-    if classes := [_classes(*head, exporter.keeps_label_head) for head in trained.items()]:
+    if classes := [_classes(*head, exporter.keeps_head(head[0])) for head in trained.items()]:
         parts.append("\n\n".join(["## Classes", *classes]))
     if run.steps is not None:
         parts.append(f"## Training\n\n{_table(list(training(run)))}")
@@ -176,7 +177,8 @@ def training(run: RunFacts) -> Iterator[tuple[str, str]]:
 def _classes(tower: str, head: LabelHead, is_kept: bool) -> str:
     """Describe the classes of a label head by number, if they have names."""
     text = f"The model was trained with a label head of {head.num_classes} classes"
-    text += "" if tower == "image" else f" on the {tower} tower"
+    place = "fusion" if tower == FUSED else f"{tower} tower"
+    text += "" if tower == "image" else f" on the {place}"
     text += "." if is_kept else ", which is not part of these files."
     if not any(head.class_names):
         return text

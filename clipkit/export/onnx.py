@@ -27,8 +27,10 @@ from clipkit.export.onnx_graphs import (
 )
 from clipkit.export.onnx_precision import CONVERTERS, compare_output
 from clipkit.models import ImageTower, JointEncoder, SignalTower, TextTower, TowerEncoder
+from clipkit.models.joint.joint_encoder import FUSED
 from clipkit.models.named_towers import NamedTowerEncoder
 from clipkit.models.onnx_towers import (
+    CLASSES,
     FACTS_FILE,
     FUSION,
     IMAGE_FILE,
@@ -80,13 +82,17 @@ def _is_pair(encoder: NamedTowerEncoder) -> bool:
 def _fusion_facts(joint: JointEncoder) -> dict[str, Any]:
     """Return which outputs of the towers the graph of the fusion reads."""
     outputs = [name for part in joint.fused_names for name in outputs_of(joint, part)[1:]]
-    return {
+    described = {
         "file": graph_file(FUSION),
         "inputs": outputs,
         "layout": f"one row per pair: *{TOKENS} float32 [pairs, tokens, width], *{MASK} bool "
         f"[pairs, length], which are outputs of the graphs of the towers",
         "output": LOGIT,
     }
+    if not joint.num_fused_classes:
+        return described
+    names = list(joint.heads[FUSED].class_names)
+    return {**described, "class_output": CLASSES, "class_names": names}
 
 
 def _image_facts(tower: ImageTower) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from clipkit.errors import ConfigError
 from clipkit.export.card_examples import token_outputs
 from clipkit.models import JointEncoder, SignalTower, TowerEncoder
 from clipkit.models.named_towers import NamedTowerEncoder
-from clipkit.models.onnx_towers import FUSION, LOGIT, MASK, TOKENS, graph_file
+from clipkit.models.onnx_towers import CLASSES, FUSION, LOGIT, MASK, TOKENS, graph_file
 from clipkit.token_sequences import TokenSequence
 
 _TRACED_BATCH: Final = 3
@@ -78,6 +78,11 @@ def outputs_of(encoder: TowerEncoder, name: str) -> tuple[str, ...]:
     return (f"{name}_embedding", *token_outputs(encoder, name))
 
 
+def fusion_outputs(joint: JointEncoder) -> tuple[str, ...]:
+    """Return the names of the outputs of the graph of a fusion."""
+    return (LOGIT, CLASSES) if joint.num_fused_classes else (LOGIT,)
+
+
 def checked_inputs(
     encoder: TowerEncoder, graph: TracedGraph, generator: torch.Generator
 ) -> Iterator[dict[str, Tensor]]:
@@ -133,12 +138,14 @@ def _fusion_graph(joint: JointEncoder) -> TracedGraph:
     length = torch.export.Dim("length", max=longest) if "text" in joint.fused_names else None
     for name in joint.fused_names:
         given = _tower_graph(joint, name).examples
-        with torch.inference_mode():
+        with torch.no_grad():  # tensors of the inference mode cannot be traced
             read = joint.read(name, next(iter(given.values()))).tokens
         own = _flat({name: read})
         examples |= own
         sizes += [{0: batch, 1: length} if name == "text" else {0: batch} for _ in own]
-    return TracedGraph(FUSION, _FusionGraph(joint), examples, (LOGIT,), (tuple(sizes),))
+    return TracedGraph(
+        FUSION, _FusionGraph(joint), examples, fusion_outputs(joint), (tuple(sizes),)
+    )
 
 
 def _flat(tokens: Mapping[str, TokenSequence]) -> dict[str, Tensor]:
@@ -225,16 +232,22 @@ class _TokenGraph(nn.Module):
 
 @final
 class _FusionGraph(nn.Module):
-    """The graph of ``fusion.onnx``, from tokens in the order of the fusion to matching logits."""
+    """The graph of ``fusion.onnx``, from tokens in the order of the fusion to logits."""
 
     def __init__(self, joint: JointEncoder) -> None:
         super().__init__()
         self.encoder = joint
 
-    def forward(self, *given: Float[Tensor, "B tokens K"] | Bool[Tensor, "B tokens"]) -> Tensor:
+    def forward(
+        self, *given: Float[Tensor, "B tokens K"] | Bool[Tensor, "B tokens"]
+    ) -> tuple[Tensor, ...]:
         values = iter(given)
         tokens = {
             name: TokenSequence(next(values), next(values) if name == "text" else None)
             for name in self.encoder.fused_names
         }
-        return self.encoder.match(self.encoder.fuse(tokens).pooled)
+        pooled = self.encoder.fuse(tokens).pooled
+        logits = self.encoder.match(pooled)
+        if not self.encoder.num_fused_classes:
+            return (logits,)
+        return logits, self.encoder.classify_fused(pooled)

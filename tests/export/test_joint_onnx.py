@@ -13,11 +13,13 @@ from PIL import Image
 
 from clipkit.errors import CheckpointError, ConfigError
 from clipkit.export import export_encoder, onnx
+from clipkit.export.formats import EXPORTERS
 from clipkit.export.onnx import check_onnx, save_onnx
 from clipkit.export.onnx_graphs import graphs_of
 from clipkit.models import (
     CrossAttentionFusion,
     DualEncoder,
+    LinearLabelHead,
     MergedFusion,
     TcnFusion,
     TcnTower,
@@ -25,6 +27,7 @@ from clipkit.models import (
     load_encoder,
     load_towers,
     match_pairs,
+    with_fused_head,
     with_fusion,
     with_towers,
 )
@@ -152,11 +155,35 @@ def test_lower_precisions(exported, precision, tmp_path):
 
 def test_a_fusion_over_all_tokens(tmp_path, monkeypatch):
     model = joint(MergedFusion(16, 1, 2))
-    fusion = graphs_of(model)[-1:]
-    monkeypatch.setattr(onnx, "graphs_of", lambda encoder: fusion)
+    head = LinearLabelHead(16, 3)
+    torch.nn.init.normal_(head.linear.weight)
+    head.class_names = ("yes", "no", "2")
+    model = with_fused_head(model, head).eval()
+    (fusion,) = graphs_of(model)[-1:]
+    monkeypatch.setattr(onnx, "graphs_of", lambda encoder: [fusion])
     save_onnx(model, tmp_path)
     check_onnx(model, tmp_path, 1e-4)
     assert [path.name for path in tmp_path.glob("*.onnx")] == ["fusion.onnx"]
+    given = {name: torch.randn(2, *values.shape[1:]) for name, values in fusion.examples.items()}
+    given["text_mask"] = torch.ones(given["text_mask"].shape, dtype=torch.bool)
+    inputs = {name: value.numpy() for name, value in given.items()}
+    found = outputs(tmp_path / "fusion.onnx", **inputs)
+    facts = json.loads((tmp_path / "preprocessing.json").read_text())["fusion"]
+    assert facts["class_names"] == ["yes", "no", "2"]
+    classes = torch.from_numpy(found[facts["class_output"]])
+    torch.testing.assert_close(classes, fusion.run(given)["class_logits"], atol=1e-5, rtol=1e-5)
+    assert classes.shape == (2, 3)
+
+
+def test_heads_of_towers_are_left_out_and_those_of_the_fusion_are_kept():
+    encoder = tiny.encoder(labels=True)
+    model = with_fused_head(
+        with_fusion(encoder, MergedFusion(16, 1, 2)), LinearLabelHead(16, 3)
+    )  # fmt: skip
+    kept = {name: EXPORTERS["onnx"].keeps_head(name) for name in model.heads}
+    assert kept == {"image": False, "fused": True}
+    assert all(map(EXPORTERS["safetensors"].keeps_head, model.heads))
+    assert not any(map(EXPORTERS["open_clip"].keeps_head, model.heads))
 
 
 def test_series_have_no_mask(tmp_path):

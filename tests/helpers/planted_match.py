@@ -23,6 +23,7 @@ _PIXELS = 8  # of a cell, which is a patch of the tower
 _GREY = (122, 116, 104)
 _IMAGES, _BATCH, _RATE = 512, 8, 3e-3
 _SHARPER = 3.0
+_LEARNED = 0.15  # mean loss of 20 steps
 
 
 def image(parts: dict[int, int]) -> Image.Image:
@@ -53,7 +54,7 @@ def untrained(fusion: Fusion) -> JointEncoder:
     return joint.eval()
 
 
-def trained(fusion: Fusion, steps: int = 150, seed: int = 0) -> JointEncoder:
+def trained(fusion: Fusion, most_steps: int = 600, seed: int = 0) -> JointEncoder:
     """Train a fusion until it knows which colours an image has."""
     joint, rng = untrained(fusion), np.random.default_rng(seed)
     scenes = [drawn(rng) for _ in range(_IMAGES)]
@@ -64,7 +65,8 @@ def trained(fusion: Fusion, steps: int = 150, seed: int = 0) -> JointEncoder:
         texts = joint.read_text(tokenizer_of(joint.text_tower)(TEXTS)).tokens
     parts = (joint.token_inputs, joint.fusion, joint.matching)
     optimizer = torch.optim.AdamW([p for part in parts for p in part.parameters()], _RATE)
-    for _ in range(steps):
+    losses: list[float] = []
+    while len(losses) < most_steps and not (len(losses) > 20 and np.mean(losses[-20:]) < _LEARNED):
         rows = torch.from_numpy(rng.permutation(_IMAGES)[:_BATCH])
         pairs = {
             "image": images.rows(rows.repeat_interleave(len(TEXTS))),
@@ -75,6 +77,7 @@ def trained(fusion: Fusion, steps: int = 150, seed: int = 0) -> JointEncoder:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        losses.append(loss.item())
     return joint
 
 

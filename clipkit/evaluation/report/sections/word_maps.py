@@ -52,7 +52,7 @@ def matching_png(explanation: MatchingExplanation, width: int = 448) -> bytes:
         left, above = MARGIN + column * (side + _GAP), top.height + row * height
         canvas.paste(overlay, (left, above))
         shown = _fitting(word, font, side)
-        draw.text((left, above + overlay.height + 2), shown, INK, font, anchor="lt")
+        draw.text((left, above + overlay.height + 2), shown, INK, font, anchor="la")
     return as_png(canvas)
 
 
