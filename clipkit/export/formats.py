@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, final
+from typing import Final, final
 
 from clipkit.data.text.tokenizer import Tokenizer
 from clipkit.data.text.tokenizer_export import save_tokenizer
@@ -20,6 +20,7 @@ from clipkit.export.comparison import (
     towers_of,
     unit_features,
 )
+from clipkit.export.image_processor import image_processor_options
 from clipkit.export.onnx import check_onnx, save_onnx
 from clipkit.export.sentence_transformers import check_modules, write_modules
 from clipkit.export.transformers import to_transformers
@@ -271,35 +272,6 @@ EXPORTERS: Final[Mapping[str, Exporter]] = {
 }
 FORMATS: Final = tuple(EXPORTERS)
 """Names of the formats."""
-
-
-def image_processor_options(encoder: TowerEncoder) -> dict[str, Any]:
-    """Return the arguments of a ``CLIPImageProcessor`` with the preprocessing of an encoder."""
-    from PIL.Image import Resampling
-
-    tower = encoder.image_tower
-    size = tower.image_size
-    if tower.budget is not None:
-        raise ConfigError(
-            "image_tower: transformers' CLIPImageProcessor makes images of one shape, this tower "
-            "reads images of any shape; export with --format safetensors instead"
-        )
-    if tower.resize_mode not in ("shortest", "squash"):
-        raise ConfigError(
-            f"image_tower: transformers' CLIPImageProcessor has no resize_mode "
-            f"{tower.resize_mode!r}, only 'shortest' and 'squash'; export with --format open_clip, "
-            f"onnx or safetensors instead"
-        )
-    square = {"height": size, "width": size}
-    crops = tower.resize_mode == "shortest"
-    return {
-        "size": {"shortest_edge": size} if crops else square,
-        "do_center_crop": crops,
-        "crop_size": square,
-        "resample": int(Resampling[tower.interpolation.upper()]),
-        "image_mean": list(tower.image_mean),
-        "image_std": list(tower.image_std),
-    }
 
 
 def _pair(encoder: TowerEncoder) -> DualEncoder:

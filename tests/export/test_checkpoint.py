@@ -10,7 +10,7 @@ from clipkit.cli.export import command
 from clipkit.errors import ConfigError
 from clipkit.export import FORMATS, export_checkpoint, export_encoder
 from clipkit.export.checkpoint import replaced_folder
-from clipkit.export.formats import image_processor_options
+from clipkit.export.image_processor import image_processor_options
 from clipkit.models import load_encoder
 from clipkit.models.lora import add_lora
 from tests.helpers import naflex
