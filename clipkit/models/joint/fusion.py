@@ -186,7 +186,8 @@ def with_summary(
 ) -> tuple[Float[Tensor, "B more width"], Bool[Tensor, "B more"] | None]:
     """Put a vector in front of the tokens of each sample."""
     values, mask = sequence.values, sequence.mask
-    first = summary.to(values.dtype).expand(len(values), 1, -1)
+    # not len(), which a trace takes for a constant
+    first = summary.to(values.dtype).expand(values.shape[0], 1, -1)
     if mask is not None:
         mask = nn.functional.pad(mask, (1, 0), value=True)
     return torch.cat([first, values], dim=1), mask
