@@ -359,6 +359,8 @@ def open_dataset(
     name = address.rpartition("/")[2] if "{" not in address else address
     for raw in _to_pack(address, split):
         if is_raw(raw):
+            if raw == address:
+                _refuse_other_split(address, split)
             listed, templates = _texts_near(raw, address)
             packed = pack_to_cache(raw, class_names=listed or None, allow_outside=allow_outside)
             names = packed.class_names or listed
@@ -463,12 +465,17 @@ def _refuse_split_of_split(address: str, split: str) -> None:
 
 
 def _refuse_other_split(address: str, split: str) -> None:
-    folder = local_path(address)
-    if not is_local(address) or not folder.is_dir():
-        return
-    splits = sorted(path.name for path in folder.iterdir() if any(path.glob("*.tar")))
-    if splits and not any(folder.glob("*.tar")):
+    """Refuse data without the split that is asked for; without splits, the default is all."""
+    folder, splits = local_path(address), []
+    if is_local(address) and folder.is_dir() and not any(folder.glob("*.tar")):
+        splits = sorted(path.name for path in folder.iterdir() if any(path.glob("*.tar")))
+    if splits:
         raise DataError(f"{address}: has no split {split!r}; it has {', '.join(splits)}")
+    if split not in (_DEFAULT_SPLIT, address.rpartition("/")[2]):
+        raise DataError(
+            f"{address}: expected a split {split!r}, got data without splits; leave the split out "
+            f"to read all of it, or put the samples of the split into {address}/{split}"
+        )
 
 
 def _read_text(url: str) -> str | None:

@@ -14,7 +14,7 @@ from clipkit.data.storage.cache import ShardCache
 from clipkit.errors import ClipkitError, ConfigError, DataError, SampleError
 from clipkit.evaluation import EvaluationDataset, open_dataset
 from clipkit.types import IGNORE_LABEL
-from tests.helpers.evaluation_data import CLASSES, captions, sample, write_layout
+from tests.helpers.evaluation_data import CLASSES, captions, picture, sample, write_layout
 from tests.helpers.factories import write_shard
 from tests.helpers.masks import mask_without
 
@@ -60,6 +60,24 @@ def test_plain_shards_are_read(tmp_path, source):
     data = open_dataset(source.format(root=tmp_path / "set/test"))
 
     assert len(data) == 5
+
+
+@pytest.mark.parametrize("source", ["set/test", "set/test/*.tar", "photos", "photos.csv"])
+def test_data_without_splits_have_no_other_split(tmp_path, source):
+    write_layout(tmp_path / "set", (3, 2))
+    for name in ("cat", "dog"):
+        folder = tmp_path / "photos" / name
+        folder.mkdir(parents=True)
+        (folder / "0.png").write_bytes(picture(0))
+    (tmp_path / "photos.csv").write_text("image,caption\nphotos/cat/0.png,a cat\n")
+    with pytest.raises(DataError, match="expected a split 'val', got data without splits; leave"):
+        open_dataset(tmp_path / source, "val")
+    assert len(open_dataset(tmp_path / source)) > 0
+
+
+def test_data_may_be_named_with_their_split(tmp_path):
+    write_layout(tmp_path / "set", (3, 2), split="val")
+    assert len(open_dataset(tmp_path / "set/val", "val")) == 5
 
 
 def test_samples_without_text_or_class_say_so(tmp_path):
