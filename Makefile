@@ -12,7 +12,7 @@ PYTEST := $(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
 FAST := tests/data tests/losses tests/metrics tests/models tests/optim
 RANKS := losses metrics terms collectives ddp_module joint_ranks modality_ranks pair_ranks text_exchange
 NUMERIC := tests/losses tests/metrics tests/models tests/optim tests/processes/test_tile_kernels.py \
-    $(RANKS:%=tests/distributed/test_%.py)
+    $(RANKS:%=tests/distributed/test_%.py) --ignore tests/models/checkpoints
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-fast test-all test-numeric lowest check lint types imports docs clean
