@@ -10,7 +10,7 @@ all-MiniLM-L6-v2. Both towers are frozen, so ``prepare`` reads their tokens once
 training photo as a whole and of two crops. For each seed, ``train`` trains two linear heads on the
 mean tokens (the dual encoder), then a fusion on the tokens by ``MatchingLoss`` with the
 similarities of the heads, and measures both on the validation part. Each step leaves out 30 % of
-the words and half of the patches, without which the fusion learns the 1,400 photos by heart.
+the words and half of the patches, against overfitting to 1,400 photos.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from torch import nn
 from clipkit.distributed import row_requests
 from clipkit.losses import (
     CombinedLoss,
+    FusedLabelLoss,
     FusedStateDistillationLoss,
     MaskedWordDistillationLoss,
     MaskedWordLoss,
@@ -36,6 +37,7 @@ class Stage(nn.Module):
     """A fusion without weights worth the name."""
 
     vocab_size, fused_names, returned_names = VOCABULARY, ("text", "image"), ("text",)
+    num_fused_classes = VOCABULARY
 
     def __init__(self):
         super().__init__()
@@ -53,6 +55,9 @@ class Stage(nn.Module):
 
     def predict_words(self, states):
         return states @ self.words.T
+
+    def classify_fused(self, pooled):
+        return pooled @ self.words.T
 
     def zero(self):
         return 0 * self.words.sum()
@@ -78,6 +83,8 @@ TERMS = {
     "matching of a teacher": MatchingDistillationLoss,
     "words of a teacher": lambda: MaskedWordDistillationLoss(*WORDS),
     "states of a teacher": FusedStateDistillationLoss,
+    "labels": FusedLabelLoss,
+    "labels in micro-batches": lambda: FusedLabelLoss(micro_batch_size=5),
 }
 
 
