@@ -11,6 +11,7 @@ from torch import nn
 
 from clipkit.distributed import row_requests
 from clipkit.losses import (
+    CandidateLoss,
     CombinedLoss,
     FusedLabelLoss,
     FusedStateDistillationLoss,
@@ -23,7 +24,7 @@ from clipkit.losses import (
 )
 from clipkit.losses.joint import masking, pairs
 from clipkit.token_sequences import Fused, TokenSequence
-from clipkit.types import Embeddings
+from clipkit.types import CandidateBatch, Embeddings
 from tests.helpers.fake_cuda import OBJECTIVES, fake_gpu, fake_ranks, make_step
 
 pytestmark = pytest.mark.skipif(
@@ -83,6 +84,7 @@ TERMS = {
     "matching of a teacher": MatchingDistillationLoss,
     "words of a teacher": lambda: MaskedWordDistillationLoss(*WORDS),
     "states of a teacher": FusedStateDistillationLoss,
+    "candidates": CandidateLoss,
     "labels": FusedLabelLoss,
     "labels in micro-batches": lambda: FusedLabelLoss(micro_batch_size=5),
 }
@@ -97,6 +99,10 @@ def step(name, num_ranks):
                                   torch.ones(ROWS, 4, dtype=torch.bool)),
         }  # fmt: skip
     embeddings, batch = make_step(OBJECTIVES["softmax, groups"], num_ranks)
+    with torch.device("cuda"):
+        counts = torch.full((ROWS,), 2)
+        given = CandidateBatch(torch.ones(2 * ROWS, 4, dtype=torch.int64), counts, counts - 1)
+    batch = replace(batch, candidates=given)
     embeddings = teacher.given = replace(embeddings, tokens=tokens, joint=stage)
     source = teacher if term.reads_teacher else None
     loss = CombinedLoss(terms={"term": WeightedTerm(term)}, teacher=source)
