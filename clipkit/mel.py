@@ -177,6 +177,10 @@ class MelOptions:
         """
         return {n: v for n, v in asdict(self).items() if n not in PIECE or v != PIECE[n]}
 
+    def named_values(self) -> dict[str, Any]:
+        """Return all options by their names in messages, such as ``mel.sample_rate``."""
+        return {f"mel.{name}": value for name, value in asdict(self).items()}
+
     def same_values(self, other: MelOptions) -> bool:
         """Return whether values mean the same, whichever piece of a sound they are of."""
         return replace(other, crop=self.crop, padding=self.padding) == self

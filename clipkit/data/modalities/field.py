@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Final, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
 import numpy as np
 from jaxtyping import Float
@@ -81,6 +81,14 @@ class ModalityField(SampleField):
     @abstractmethod
     def empty(self) -> Float[Tensor, "*rest"]:
         """Return zeros of the shape that ``read`` returns, for a sample without this modality."""
+
+    def value_options(self) -> dict[str, Any]:
+        """Return the parameters of its values by name, which a tower that declares them shares.
+
+        Those of its spectrograms (``mel.sample_rate`` and so on), if it has any. A run whose tower
+        declares another value is refused.
+        """
+        return {} if self.mel is None else self.mel.named_values()
 
     def add(self, sample: Sample, context: SampleContext) -> Sample:
         """See ``SampleField.add``."""

@@ -131,6 +131,14 @@ class SignalTower(Tower):
     input_shape: tuple[int, ...]
     mel: MelOptions | None = None
 
+    def value_options(self) -> dict[str, Any]:
+        """Return the parameters of the values that it reads by name, which its field shares.
+
+        Those of its spectrograms (``mel.sample_rate`` and so on), if it reads any. A run whose
+        field declares another value is refused.
+        """
+        return {} if self.mel is None else self.mel.named_values()
+
     def positions(self) -> Positions | None:
         """Return where the features of the tower are in a spectrogram.
 

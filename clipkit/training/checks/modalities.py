@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict
 
 from clipkit.data.modalities.field import ModalityField
 from clipkit.data.samples.fields import SampleField
@@ -15,8 +14,7 @@ def check_modalities(encoder: TowerEncoder, fields: Iterable[SampleField]) -> No
     """Refuse a field whose values are not those that the tower of its name reads.
 
     Raises:
-        ConfigError: If the shapes differ, or any parameter of the spectrograms, with the crop of
-            evaluation and the padding.
+        ConfigError: If the shapes differ, or an option that both declare in ``value_options``.
     """
     for field in fields:
         tower = encoder.towers.get(field.name) if isinstance(field, ModalityField) else None
@@ -24,17 +22,16 @@ def check_modalities(encoder: TowerEncoder, fields: Iterable[SampleField]) -> No
             continue
         name = f"data.samples.fields: {type(field).__name__} of {field.name!r}"
         shape = tuple(field.empty().shape)
-        if field.mel is not None and tower.mel is not None and field.mel != tower.mel:
-            own, read = asdict(field.mel), asdict(tower.mel)
-            different = ", ".join(
-                f"{option} {value} instead of {read[option]}"
-                for option, value in own.items()
-                if value != read[option]
-            )
+        made, read = field.value_options(), tower.value_options()
+        different = ", ".join(
+            f"{option} {value} instead of {read[option]}"
+            for option, value in made.items()
+            if option in read and value != read[option]
+        )
+        if different:
             raise ConfigError(
-                f"{name}: expected the spectrograms (mel) that {field.name}_tower reads, got "
-                f"{different}; use the same mel for both, also for crop and padding, which "
-                f"evaluation reads from the tower"
+                f"{name}: expected the values that {field.name}_tower reads, got {different}; use "
+                f"the same options for both, also those that evaluation alone reads from the tower"
             )
         if shape != tuple(tower.input_shape):
             raise ConfigError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -32,10 +33,10 @@ def test_equal_parameters_and_fields_without_a_tower_are_accepted(encoder):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"sample_rate": 16000}, "got sample_rate 16000 instead of 8000; use the same mel"),
-        ({"unit": "natural"}, "got unit natural instead of decibel"),
-        ({"crop": "start", "padding": "zero"}, "got crop start .*, padding zero instead of repeat"),
-        ({"num_frames": 40, "f_min": 0.0}, r"got f_min 0.0 instead of 50.0, num_frames 40"),
+        ({"sample_rate": 16000}, "got mel.sample_rate 16000 instead of 8000; use the same"),
+        ({"unit": "natural"}, "got mel.unit natural instead of decibel"),
+        ({"crop": "start", "padding": "zero"}, "got mel.crop start .*, mel.padding zero instead of repeat"),
+        ({"num_frames": 40, "f_min": 0.0}, r"got mel.f_min 0.0 instead of 50.0, mel.num_frames 40"),
     ],
 )
 def test_another_parameter_of_the_spectrogram_is_refused(encoder, changes, message):
@@ -46,8 +47,18 @@ def test_another_parameter_of_the_spectrogram_is_refused(encoder, changes, messa
 @pytest.mark.parametrize("options", [{"crop": "start"}, {"padding": "repeat-zero"}])
 def test_a_piece_that_evaluation_would_not_read_is_refused(encoder, options):
     (name, value) = next(iter(options.items()))
-    with pytest.raises(ConfigError, match=f"got {name} {value} instead of .*; use the same mel"):
+    with pytest.raises(ConfigError, match=f"got mel.{name} {value} instead of .*; use the"):
         check_modalities(encoder, [Sounds(TrainSoundTransform(MEL, **options))])
+
+
+@pytest.mark.parametrize(("rate", "message"), [(50, ""), (100, "got hertz 50 instead of 100")])
+def test_an_option_that_field_and_tower_of_a_new_modality_declare_is_compared(
+    monkeypatch, encoder, rate, message
+):
+    monkeypatch.setattr(Series, "value_options", lambda self: {"hertz": 50, "sensors": 2})
+    monkeypatch.setattr(SeriesTower, "value_options", lambda self: {"hertz": rate, "width": 8})
+    with pytest.raises(ConfigError, match=message) if message else nullcontext():
+        check_modalities(encoder, [Series()])
 
 
 def test_another_shape_is_refused(encoder):
