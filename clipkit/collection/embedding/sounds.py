@@ -122,22 +122,19 @@ def sound_towers(encoder: TowerEncoder) -> dict[str, SignalTower]:
 def may_have_sounds(data: EvaluationDataset, num_shards: int) -> bool:
     """Return whether a sample of some shards may have a sound, by the tables of the shards.
 
-    The tables of remote shards may have to be transferred: they are not read, so that any of these
-    may have one. So may a shard whose table cannot be read.
+    A shard may have one if its table cannot be read, or would have to be transferred: that of a
+    remote shard of which only the number of samples is known.
 
     Args:
         data: The data.
         num_shards: Number of shards, from the first one on.
     """
-    shards = data.index.shards[:num_shards]
-    if not all(shard.address.is_local for shard in shards):
-        return True
     reader = ShardReader(data.index)
     try:
-        tables = (reader.table(number) for number in range(len(shards)))
-        return any(sound_extension(table.extensions) is not None for table in tables)
+        tables = [reader.known_table(number) for number in range(num_shards)]
     except ShardError:
         return True
+    return any(t is None or sound_extension(t.extensions) is not None for t in tables)
 
 
 def joined_signals(rows: Sequence[Mapping[str, Spectrogram]]) -> dict[str, SignalRows]:

@@ -136,6 +136,16 @@ class OpenShards:
                 self._files.popitem(last=False)
         return found
 
+    def known_table(self, number: int) -> ShardTable | None:
+        """Return the table of a shard without a transfer; None if it is not on this machine."""
+        shard = self._index.shards[number]
+        if shard.address.is_local:
+            return self.get(number).table
+        table = self._kept(number)
+        if table is None and shard.digest:  # then indexing has read the table
+            table = load_table(self.cache.sidecar(shard.address), shard.size_bytes, shard.stamp)
+        return None if table is None or table.digest() != shard.digest else table
+
     def forget(self, number: int) -> None:
         """Open this shard again at the next access."""
         with self._lock:

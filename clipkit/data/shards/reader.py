@@ -114,6 +114,14 @@ class ShardReader:
         """
         return self._open(shard).table
 
+    def known_table(self, shard: int) -> ShardTable | None:
+        """Return the table of a shard, unless it would have to be transferred: then None.
+
+        Raises:
+            ShardError: If a local shard is missing, damaged, or has changed since it was indexed.
+        """
+        return self._shards.known_table(shard)
+
     def prefetch(
         self,
         sample_ids: Int64[np.ndarray, " B"],

@@ -53,6 +53,8 @@ class ChoiceColumns:
     category: str | None = None
 
 
+SUGAR_CREPE_IMAGES: Final = "val2017"
+"""Folder of the images of SugarCrepe, next to its files."""
 _NEGATIVES: Final = "negative_captions"
 _HARD_TEXTS: Final = tuple(f"hard_text_{n}" for n in range(1, 5))
 _FALSE_IMAGES: Final = tuple(f"false_image_{n}" for n in range(1, 10))
@@ -229,7 +231,7 @@ def _spelt(name: str, names: Sequence[str]) -> str | None:
 
 def _of_sugar_crepe(path: Path, allow_outside: bool) -> TableChoices:
     """Read ``{"0": {"filename", "caption", "negative_caption"}, ...}``."""
-    folders = [path.parent / "val2017", path.parent]
+    folders = [path.parent / SUGAR_CREPE_IMAGES, path.parent]
     root = next((folder for folder in folders if folder.is_dir()), path.parent)
     rows = []
     try:

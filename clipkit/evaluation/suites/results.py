@@ -29,7 +29,7 @@ from clipkit.evaluation.suites.benchmark_schema import (
     model_name,
     result_stem,
 )
-from clipkit.evaluation.suites.stamps import data_stamp, model_stamp
+from clipkit.evaluation.suites.stamps import data_stamp, file_stamp, model_stamp
 from clipkit.evaluation.suites.suite import SuiteEntry
 
 _DETAILS: Final = "details"
@@ -44,14 +44,15 @@ class Measurement:
         weights: Weights of a checkpoint that are asked for; None for the average if there is one.
         entry: The data set.
         precision: Precision of the towers.
-        stamps: Stamps of the local files of the model and of the data.
+        stamps: Stamps of the local files of the model and of the data, and of the files that the
+            options of the entry name; "" for none.
     """
 
     model: str
     weights: str | None
     entry: SuiteEntry
     precision: str
-    stamps: tuple[str, str]
+    stamps: tuple[str, str, str]
 
     @property
     def name(self) -> ModelName:
@@ -70,9 +71,12 @@ class Measurement:
             del measured[name]
         if self.entry.modality == IMAGES.name:  # as in results from before there were others
             del measured["modality"]
+        stamps = dict(zip(("model", "data", "options"), self.stamps, strict=True))
+        if not stamps["options"]:  # as in results from before they had stamps
+            del stamps["options"]
         return {
             "model": self.model, "weights": self.weights, "precision": self.precision, **measured,
-            "stamps": dict(zip(("model", "data"), self.stamps, strict=True)),
+            "stamps": stamps,
         }  # fmt: skip
 
 
@@ -92,11 +96,12 @@ def measurements(
         for entry in entries
         if not entry.unavailable
     ]
-    stamps = {address: data_stamp(address) for address in {entry.data for entry in available}}
+    of_data = {address: data_stamp(address) for address in {entry.data for entry in available}}
     planned = [
-        Measurement(model, weights, entry, options.precision, (stamp, stamps[entry.data]))
-        for model, stamp in {model: model_stamp(model) for model in models}.items()
+        Measurement(model, weights, entry, options.precision, (of_model, *of_entry))
+        for model, of_model in {model: model_stamp(model) for model in models}.items()
         for entry in available
+        for of_entry in [(of_data[entry.data], file_stamp(entry.files))]
     ]
     taken: dict[str, Measurement] = {}
     for measurement in planned:

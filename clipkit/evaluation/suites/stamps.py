@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any, Final
 
+from clipkit.data.packing.items import state_of
 from clipkit.data.packing.sound_sets.recognise import set_of_split
+from clipkit.data.packing.tables.parts import is_pattern, matches_of, open_parts
+from clipkit.data.packing.tables.row_files import TABLE_SUFFIXES
 from clipkit.data.storage.cache import SIDECAR_SUFFIX
 from clipkit.data.storage.urls import UNION, exists, expand_urls, is_local, local_path
 from clipkit.errors import ClipkitError
+from clipkit.evaluation.datasets.choice_sources import SUGAR_CREPE_IMAGES
 from clipkit.evaluation.hashes import text_hash
+
+_LONGEST_NAME: Final = 1024
+"""Characters; longer texts of a table name no file."""
 
 
 def model_stamp(name: str) -> str:
@@ -27,14 +36,24 @@ def data_stamp(source: str) -> str:
 
     It is "" for data that are not on this machine. Folders whose names begin with a dot and the
     index files that clipkit writes next to shards are left out. An address that names a split of a
-    set of sounds (``ESC-50/fold1``) has the stamp of the set, a pattern or union that of its files.
+    set of sounds (``ESC-50/fold1``) has the stamp of the set, a pattern or union that of its files,
+    and a table or JSON file that of the files that it names, too.
 
     Examples:
         >>> data_stamp("https://example.org/set"), len(data_stamp("data/val"))
         ('', 32)
     """
-    found = set_of_split(local_path(source)) if is_local(source) else None
-    return _stamp([str(found)] if found is not None else _local_files(source))
+    if not is_local(source):
+        return _stamp(_local_files(source))
+    path = local_path(source)
+    if (found := set_of_split(path)) is not None:
+        return _stamp([str(found)])
+    return _stamp(_local_files(source), _named_files(path))
+
+
+def file_stamp(names: Iterable[str]) -> str:
+    """Return a stamp of those names that are local files; "" if none is."""
+    return _stamp(name for name in names if _is_file(Path(name)))
 
 
 def _local_files(source: str) -> list[str]:
@@ -51,8 +70,56 @@ def _local_files(source: str) -> list[str]:
         return []  # what measures them says why
 
 
-def _stamp(addresses: Iterator[str] | list[str]) -> str:
+def _named_files(path: Path) -> Iterator[str]:
+    """Yield name, size and time of change of each file that a table or JSON file names."""
+    folders, known = (path.parent, path.parent / SUGAR_CREPE_IMAGES), set()
+    try:
+        for row in _rows(path):
+            for text in _texts_in(row):
+                if len(text) > _LONGEST_NAME or text in known:
+                    continue
+                found = [folder / text for folder in folders if _is_file(folder / text)]
+                if found:
+                    known.add(text)  # not captions, which would fill the memory
+                    yield "\0".join([text, *map(state_of, found)])
+    except (ClipkitError, OSError, ValueError, RecursionError):
+        return  # what measures them says why
+
+
+def _rows(path: Path) -> Iterator[Any]:
+    """Yield the rows of a table, or the content of a JSON file."""
+    if path.suffix.lower() == ".json" and _is_file(path):
+        yield json.loads(path.read_text(encoding="utf-8"))
+        return
+    if is_pattern(path):
+        files = matches_of(path)
+    else:
+        files = [path] if path.suffix.lower() in TABLE_SUFFIXES and _is_file(path) else []
+    for part in open_parts(files):
+        yield from part.rows(part.columns)
+
+
+def _texts_in(value: Any) -> Iterator[str]:
+    """Yield the texts in a row or in JSON, at any depth."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        yield from _texts_in(list(value.values()))
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from _texts_in(part)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # too long for a name, or with a NUL
+        return False
+
+
+def _stamp(addresses: Iterable[str], further: Iterable[str] = ()) -> str:
     facts = [fact for address in addresses for fact in _facts(Path(address))]
+    facts += further
     return text_hash(*sorted(facts)) if facts else ""
 
 

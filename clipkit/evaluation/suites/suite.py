@@ -83,6 +83,13 @@ class SuiteEntry:
         """Name in messages, with the language unless it is English."""
         return self.name if self.language == ENGLISH else f"{self.name} ({self.language})"
 
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Names in the options that may be those of files."""
+        prompts = self.zero_shot
+        given = prompts.class_names, prompts.templates, prompts.facts, self.correct.positives
+        return tuple(name for name in given if isinstance(name, str))
+
 
 @dataclass(frozen=True)
 class Suite:

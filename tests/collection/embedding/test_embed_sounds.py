@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,10 +14,13 @@ import torch
 from clipkit.cli.main import main
 from clipkit.collection import Collection, CollectionFiles, read_info
 from clipkit.collection.embedding import Part
+from clipkit.collection.embedding.sounds import may_have_sounds
+from clipkit.data import ShardCache, ShardIndex
 from clipkit.errors import ConfigError, DataError
 from clipkit.models import MultimodalEncoder, TcnTower, save_encoder
 from tests.helpers.embedding import arrays, contents, rows
 from tests.helpers.factories import write_shard
+from tests.helpers.servers import Misbehaviour, http_server
 from tests.helpers.sound_collections import (
     embed,
     encoder,
@@ -154,6 +158,24 @@ def test_data_without_sounds_are_embedded_as_pairs(tmp_path, monkeypatch):
     assert read_info(tmp_path / "with").kinds == ("image", "text", "sound")
     assert main([*words, str(tmp_path / "first"), "--limit", "3"]) == 0  # of the first shard
     assert read_info(tmp_path / "first").kinds == ("image", "text")
+
+
+@pytest.mark.parametrize(
+    ("sounds", "has_counts", "expected"),
+    [((), False, False), ((1,), False, True), ((), True, True)],
+    ids=["none", "in the last shard", "tables unknown"],
+)
+def test_remote_shards_have_sounds_by_their_tables(tmp_path, sounds, has_counts, expected):
+    for number in range(2):
+        sample = members(number, sound=number in sounds)
+        write_shard(tmp_path / f"{number}.tar", [("s", sample)])
+    if has_counts:
+        (tmp_path / "sizes.json").write_text(json.dumps({f"{n}.tar": 1 for n in range(2)}))
+    served = {f"/{path.name}": path.read_bytes() for path in tmp_path.iterdir()}
+    with http_server(served, Misbehaviour()) as url:
+        cache = ShardCache(tmp_path / "cache")
+        index = ShardIndex.from_urls(f"{url}/{{0,1}}.tar", cache=cache)
+        assert may_have_sounds(SimpleNamespace(index=index), 2) is expected
 
 
 def test_names_that_collide_are_refused(data, tmp_path):

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import io
 import json
+import os
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
+import pytest
 from pyarrow import parquet
 
 from clipkit.data.packing.packed_cache import pack_to_cache
 from clipkit.evaluation import Suite, SuiteEntry, SuiteOptions, run_suite
+from clipkit.evaluation.inference import EmbedOptions
+from clipkit.evaluation.suites.results import measurements
 from clipkit.evaluation.suites.stamps import data_stamp
+from clipkit.evaluation.tasks import ZeroShotOptions
 from clipkit.models import save_encoder
 from tests.evaluation.suites.test_runner import few_retries
 from tests.helpers.evaluation_data import captions, picture, tiny_encoder, write_layout
@@ -92,3 +98,66 @@ def test_a_split_of_a_set_and_a_pattern_have_the_stamp_of_their_files(tmp_path):
         "s3://a::b",
     ):
         assert data_stamp(unknown) == ""
+
+
+def rewrite(path: Path, data: bytes) -> None:
+    """Write a file, with another time of change."""
+    path.write_bytes(data)
+    os.utime(path, ns=(1, path.stat().st_mtime_ns + 1))
+
+
+@pytest.mark.parametrize(
+    ("name", "table"),
+    [
+        ("t.csv", b"path,caption\na/0.png,ein Wort\na/1.png,zwei\n"),
+        ("t.tsv", b"audio\tlabel\na/0.png\tdog\na/1.png\tcat\n"),
+        ("choices.csv", b"image_0,image_1,caption_0,caption_1\na/0.png,a/1.png,one,two\n"),
+        ("c.json", b'{"0": {"filename": "a/1.png", "caption": "x", "negative_caption": "y"}}'),
+        ("p-*.parquet", None),
+    ],
+)
+def test_the_stamp_of_a_table_covers_the_files_of_its_rows(tmp_path, name, table):
+    (tmp_path / "a").mkdir()
+    for number in range(3):
+        rewrite(tmp_path / f"a/{number}.png", b"1")
+    if table is None:
+        rows = {"image": [{"bytes": None, "path": "a/1.png"}], "caption": ["x"]}
+        parquet.write_table(pa.table(rows), tmp_path / "p-0.parquet")
+    else:
+        rewrite(tmp_path / name, table)
+    before = data_stamp(str(tmp_path / name))
+    rewrite(tmp_path / "a/2.png", b"12")  # is not in the table
+    assert data_stamp(str(tmp_path / name)) == before != ""
+    rewrite(tmp_path / "a/1.png", b"2")
+    changed = data_stamp(str(tmp_path / name))
+    (tmp_path / "a/1.png").unlink()
+    assert len({before, changed, data_stamp(str(tmp_path / name))}) == 3
+
+
+@pytest.mark.parametrize("content", [b"", b"path\n\xff\xfe", b"a,b\n1\n", b'path\n"\0"\n'])
+def test_a_broken_table_has_the_stamp_of_its_file(tmp_path, content):
+    stamps = set()
+    for suffix in (".csv", ".parquet", ".json"):
+        path = tmp_path / f"t{suffix}"
+        rewrite(path, content)
+        stamps.add(data_stamp(str(path)))
+    assert "" not in stamps
+    deep = tmp_path / "deep.json"
+    deep.write_text("[" * 100_000)
+    assert data_stamp(str(deep)) != ""
+
+
+def test_files_of_the_options_are_part_of_the_request(tmp_path):
+    names = tmp_path / "names.txt"
+    entry = SuiteEntry("set", "nowhere", zero_shot=ZeroShotOptions(class_names=str(names)))
+
+    def request(entry):
+        (planned,) = measurements(["ViT-B-32"], None, (entry,), EmbedOptions())
+        return planned.request()["stamps"]
+
+    plain = request(replace(entry, zero_shot=ZeroShotOptions(class_names="imagenet")))
+    assert plain == request(entry) == {"model": "", "data": ""}
+    rewrite(names, b"dog\ncat")
+    before = request(entry)
+    rewrite(names, b"cat\ndog")
+    assert len({before["options"], request(entry)["options"], ""}) == 3

@@ -35,7 +35,10 @@ def test_equal_parameters_and_fields_without_a_tower_are_accepted(encoder):
     [
         ({"sample_rate": 16000}, "got mel.sample_rate 16000 instead of 8000; use the same"),
         ({"unit": "natural"}, "got mel.unit natural instead of decibel"),
-        ({"crop": "start", "padding": "zero"}, "got mel.crop start .*, mel.padding zero instead of repeat"),
+        (
+            {"crop": "start", "padding": "zero"},
+            "mel.crop start .*, mel.padding zero instead of repeat",
+        ),
         ({"num_frames": 40, "f_min": 0.0}, r"got mel.f_min 0.0 instead of 50.0, mel.num_frames 40"),
     ],
 )

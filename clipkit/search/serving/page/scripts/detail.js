@@ -1,13 +1,13 @@
-// One image in a dialog: large, with its captions, its columns and its labels.
+// One row in a dialog: its image, large, or its sound; its captions, columns and labels.
 import { fetchImage, fileUrl, soundUrl, thumbnailUrl } from "./api.js";
-import { announce, button, ICONS, make, one } from "./dom.js";
+import { all, announce, button, ICONS, make, one } from "./dom.js";
 import { columnName } from "./filters.js";
 import { labelsPanel } from "./labels.js";
 import { addPart, searchSimilar } from "./parts.js";
 import { neighbourOf } from "./results.js";
 import { player, playerOf } from "./sound.js";
 import { onChange, state, update } from "./state.js";
-import { whenReady } from "./status.js";
+import { capitalised, rowNoun, whenReady } from "./status.js";
 import { isSound, previewOf } from "./upload.js";
 
 let wasOpenedHere = false; // so that closing is a step back in the history
@@ -57,18 +57,21 @@ export async function openUpload(id) {
 async function show(dialog, row) {
   request?.abort();
   request = new AbortController();
+  const title = `${capitalised(rowNoun())} ${row}`;
   const side = make(
     "div",
     { className: "side" },
-    header(`Image ${row}`, row),
+    header(title, row),
     make("p", { className: "note" }, "Reading"),
   );
-  dialog.replaceChildren(figure(fileUrl(row), `Image ${row}`, thumbnailUrl(row)), side);
+  const source = rowNoun() === "sound" ? null : fileUrl(row);
+  dialog.replaceChildren(figure(source, title, thumbnailUrl(row)), side);
   if (!dialog.open) dialog.showModal();
   one(".side h2", dialog).focus();
   try {
     const [status, record] = await Promise.all([whenReady(), fetchImage(row, request.signal)]);
     if (state.image !== row) return;
+    nameSteps(dialog);
     const name = nameOf(record);
     if (name === "Sound") one("figure", dialog).replaceChildren();
     one(".side h2", dialog).textContent = `${name} ${row}`;
@@ -81,7 +84,10 @@ async function show(dialog, row) {
   }
 }
 
-const nameOf = (record) => (!record.has_image && record.has_sound ? "Sound" : "Image");
+function nameOf(record) {
+  if (record.has_image) return "Image";
+  return record.has_sound ? "Sound" : capitalised(rowNoun());
+}
 
 const noCaption = (record) => `The ${nameOf(record).toLowerCase()} has no caption.`;
 
@@ -102,7 +108,7 @@ async function move(step) {
   const row = state.image;
   if (row === null) return;
   const next = await neighbourOf(row, step);
-  if (next === null) announce(step > 0 ? "This is the last image" : "This is the first image");
+  if (next === null) announce(`This is the ${step > 0 ? "last" : "first"} ${rowNoun()}`);
   else if (state.image === row) update({ image: next }, { replace: true });
 }
 
@@ -120,14 +126,21 @@ function figure(source, alt, thumbnail = null) {
   return box;
 }
 
+const stepLabel = (word) => `${word} ${rowNoun()}`;
+
+/** Name the steps again, once it is known what a row is called. */
+function nameSteps(dialog) {
+  for (const node of all("[data-step]", dialog)) {
+    node.title = stepLabel(node.dataset.step);
+    node.setAttribute("aria-label", node.title);
+  }
+}
+
 function header(title, row) {
+  const step = (word, path, by) =>
+    button({ label: stepLabel(word), path, className: "icon", "data-step": word }, () => move(by));
   const steps =
-    row === null
-      ? []
-      : [
-          button({ label: "Previous image", path: ICONS.left, className: "icon" }, () => move(-1)),
-          button({ label: "Next image", path: ICONS.right, className: "icon" }, () => move(1)),
-        ];
+    row === null ? [] : [step("Previous", ICONS.left, -1), step("Next", ICONS.right, 1)];
   return make(
     "header",
     {},

@@ -53,11 +53,19 @@ function fail(text, retry = null) {
 export const nounOf = ({ modalities }) =>
   modalities.length > 1 ? "sample" : (modalities[0] ?? "image");
 
+let noun = "image";
+/** Return what a row is called, as far as the server has said so. */
+export const rowNoun = () => noun;
+
+/** Return a text that begins with a capital letter. */
+export const capitalised = (text) => text[0].toUpperCase() + text.slice(1);
+
 /** Return a number of rows in words. */
 export const counted = (count, name) => `${formatNumber(count)} ${count === 1 ? name : `${name}s`}`;
 
 function showCollection(status) {
   const { num_images: numImages, model } = status;
+  noun = nounOf(status);
   const text = `${counted(numImages, nounOf(status))} · ${model.split("/").slice(-2).join("/")}`; // of a path
   if (one("#collection").textContent !== text) one("#collection").textContent = text;
 }

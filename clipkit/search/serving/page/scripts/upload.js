@@ -50,7 +50,11 @@ function startDrop(cover) {
     cover.hidden = true;
     const file = usableOf(event.dataTransfer);
     if (file) searchWith(file);
-    else showNotice("The file is not an image or a sound. Drop a JPEG, PNG, WebP, GIF or other image file.");
+    else
+      showNotice(
+        "The file is neither an image nor a sound. Drop an image file, such as JPEG, PNG or WebP, " +
+          "or a sound file, such as WAV, FLAC, Ogg or MP3.",
+      );
   });
 }
 
