@@ -17,12 +17,10 @@ from __future__ import annotations
 
 import argparse
 import csv
-import importlib.util
 import json
 import os
 import shutil
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -32,6 +30,7 @@ from typing import Any
 
 import torch
 from emoji_training import make_text_tower, read_results, run_missing, spread, write_tokenizer
+from sound_towers import MEL, UNTRAINED, towers
 from torch import Tensor, nn
 
 from clipkit.atomic_files import write_json
@@ -60,30 +59,16 @@ from clipkit.evaluation import (
 )
 from clipkit.evaluation.memory import remembering
 from clipkit.losses import CombinedLoss, ContrastiveLoss, ModalityPairLoss, WeightedTerm
-from clipkit.mel import MelOptions
-from clipkit.models import (
-    ClapSoundTower,
-    MultimodalEncoder,
-    SignalTower,
-    TcnTower,
-    TimmSoundTower,
-)
+from clipkit.models import MultimodalEncoder, SignalTower
 from clipkit.optim import ParameterGroups, Progress, WarmupCosine
 from clipkit.types import Batch, ModalityBatch
 
-MEL = MelOptions(sample_rate=16_000, num_mels=64, hop=320, f_max=8000.0, num_frames=200)
-MEAN, STD = -40.0, 20.0
-WIDTH = 128
 BATCH_SIZE = 40
 EPOCHS = 10
 LEARNING_RATE = 1e-3
 FOLDS = (1, 2)
+SET_FOLDER = "ESC-10"
 SHOTS = (1, 4)
-HTSAT: dict[str, Any] = {
-    "model_type": "clap_audio_model", "spec_size": 128, "num_mel_bins": MEL.num_mels,
-    "depths": [2, 2, 2], "num_attention_heads": [2, 4, 8], "patch_embeds_hidden_size": 24,
-    "hidden_size": 96, "window_size": 8, "projection_dim": WIDTH, "hidden_dropout_prob": 0.0,
-}  # fmt: skip
 DRAWS = 2
 COLUMNS = {
     "zero_shot": "zero-shot",
@@ -93,95 +78,13 @@ COLUMNS = {
 }
 
 
-class BandStatistics(SignalTower):
-    """Mean and standard deviation of each band over time, without parameters: a floor."""
-
-    embedding_dim, input_shape, mel = 2 * MEL.num_mels, (MEL.num_mels, MEL.num_frames), MEL
-
-    def forward(self, values: Tensor) -> Tensor:
-        """See ``SignalTower.forward``."""
-        scaled = (values - MEAN) / STD
-        return torch.cat([scaled.mean(2), scaled.std(2)], dim=1)
-
-    def config(self) -> dict[str, Any]:
-        """See ``Tower.config``."""
-        return {}
-
-    def layer_groups(self) -> list[list[str]]:
-        """See ``Tower.layer_groups``."""
-        return []
-
-
-class OpenClipAudio(SignalTower):
-    """The tower of open_clip over patches of a spectrogram, as large as the arm "vit"."""
-
-    embedding_dim, input_shape, mel = WIDTH, (MEL.num_mels, MEL.num_frames), MEL
-
-    def __init__(self, checkout: Path) -> None:
-        super().__init__()
-        self.package = open_clip_audio(checkout)
-        config = self.package.CLIPAudioCfg(
-            model_type="naflexvit", mel_bins=MEL.num_mels, patch_freq=16, patch_time=16,
-            naflexvit_cfg={"embed_dim": 64, "depth": 6, "num_heads": 2, "mlp_ratio": 3.0},
-        )  # fmt: skip
-        self.tower = self.package.AudioTower(config, WIDTH)
-
-    def forward(self, values: Tensor) -> Tensor:
-        """See ``SignalTower.forward``."""
-        frames = ((values - MEAN) / STD).transpose(1, 2)
-        samples = [self.package.mel_to_patches(sample, 16, 16) for sample in frames]
-        names = ("patches", "patch_coord", "patch_valid")
-        features: Tensor = self.tower({n: torch.stack([s[n] for s in samples]) for n in names})
-        return features
-
-    def config(self) -> dict[str, Any]:
-        """See ``Tower.config``."""
-        return {}
-
-    def layer_groups(self) -> list[list[str]]:
-        """See ``Tower.layer_groups``."""
-        return [[name for name, _ in self.named_parameters()]]
-
-
-def open_clip_audio(checkout: Path) -> Any:
-    """Import the audio package of a checkout alone: the installed open_clip stays what it is."""
-    folder = checkout / "src" / "open_clip" / "audio"
-    spec = importlib.util.spec_from_file_location(
-        "open_clip_audio", folder / "__init__.py", submodule_search_locations=[str(folder)]
-    )
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-def towers(checkout: Path | None) -> dict[str, Callable[[], SignalTower]]:
-    """Sound tower of each arm, with weights by the seed that was set."""
-    arms: dict[str, Callable[[], SignalTower]] = {
-        "statistics": BandStatistics,
-        "untrained": lambda: TimmSoundTower("test_vit", WIDTH, MEL, mean=MEAN, std=STD),
-        "vit": lambda: TimmSoundTower("test_vit", WIDTH, MEL, mean=MEAN, std=STD),
-        "cnn": lambda: TimmSoundTower("test_efficientnet", WIDTH, MEL, mean=MEAN, std=STD),
-        "tcn": lambda: TcnTower(WIDTH, MEL, width=96, num_blocks=5, mean=MEAN, std=STD),
-        "htsat": lambda: ClapSoundTower(HTSAT, pretrained=False, mel=MEL),
-    }
-    if checkout is not None:
-        arms["open_clip"] = lambda: OpenClipAudio(checkout)
-    return arms
-
-
-UNTRAINED = ("statistics", "untrained")
-
-
-def prepare(audio: Path, work: Path) -> Path:
+def prepare(audio: Path, work: Path) -> None:
     """Write the sounds in the form of ESC-50, and a tokenizer of the prompts."""
     rows = read_rows(audio)
     names = {row["class_name"].lower() for row in rows}
     texts = [t.replace("{}", name) for name in sorted(names) for t in SOUND_TEMPLATES]
     write_tokenizer(work / "tokenizer", texts, vocab_size=120)
-    return write_set(audio, rows, work / "ESC-10")
+    write_set(audio, rows, work / SET_FOLDER)
 
 
 def read_rows(audio: Path) -> list[dict[str, str]]:
@@ -321,8 +224,9 @@ def kept(path: Path, measure_part: Callable[[], dict[str, float]]) -> dict[str, 
     return found
 
 
-def measure(options: argparse.Namespace, root: Path, arm: str, seed: int) -> dict[str, float]:
+def measure(options: argparse.Namespace, arm: str, seed: int) -> dict[str, float]:
     """Means over the two ways."""
+    root = options.work / SET_FOLDER
 
     def way(fold: int) -> dict[str, float]:
         torch.manual_seed(seed)
@@ -340,40 +244,61 @@ def measure(options: argparse.Namespace, root: Path, arm: str, seed: int) -> dic
     }
 
 
-def table(results: list[dict[str, Any]], arms: list[str]) -> str:
+def table(results: list[dict[str, Any]], arms: list[str], columns: dict[str, str]) -> str:
     """Means and standard deviations over the seeds, as Markdown."""
-    lines = [f"| sound tower | parameters | steps | {' | '.join(COLUMNS.values())} |"]
-    lines.append("|---" * (len(COLUMNS) + 3) + "|")
+    lines = [f"| sound tower | parameters | steps | seeds | {' | '.join(columns.values())} |"]
+    lines.append("|---" * (len(columns) + 4) + "|")
     for arm in arms:
         own = [result for result in results if result["arm"] == arm]
         if own:
             steps = statistics.mean(result.get("steps", 0) for result in own)
-            cells = [spread(results, arm, column) for column in COLUMNS]
+            cells = [spread(results, arm, column) for column in columns]
             lines.append(
-                f"| {arm} | {own[0]['parameters']:,.0f} | {steps:.0f} | {' | '.join(cells)} |"
+                f"| {arm} | {own[0]['parameters']:,.0f} | {steps:.0f} | {len(own)} | "
+                f"{' | '.join(cells)} |"
             )
     return "\n".join(lines)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+def parse(description: str | None, *, with_open_clip: bool) -> argparse.Namespace:
+    """Read the options that the experiments with sounds share."""
+    parser = argparse.ArgumentParser(description=(description or "").partition("\n")[0])
     parser.add_argument("audio", type=Path)
     parser.add_argument("work", type=Path)
-    parser.add_argument("--open-clip", type=Path, metavar="CHECKOUT")
+    if with_open_clip:
+        parser.add_argument("--open-clip", type=Path, metavar="CHECKOUT")
     parser.add_argument("--arms", nargs="+")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--seconds", type=float, default=15.0, help="CPU seconds of a training")
     parser.add_argument("--table", action="store_true", help="print what is measured, and stop")
     options = parser.parse_args()
+    options.known = list(towers(options.open_clip if with_open_clip else None))
+    options.arms = options.arms or options.known
+    if unknown := set(options.arms) - set(options.known):
+        parser.error(f"--arms: expected some of {', '.join(options.known)}, got {unknown}")
+    return options
+
+
+def run(
+    options: argparse.Namespace,
+    output: str,
+    columns: dict[str, str],
+    measure_arm: Callable[[str, int], dict[str, float]],
+) -> None:
+    """Measure the chosen arms as far as they are not in the file of results, and print a table."""
     options.work.mkdir(parents=True, exist_ok=True)
-    output = options.work / "sounds.jsonl"
-    known = list(towers(options.open_clip))
-    results = read_results(output)
+    path = options.work / output
+    results = read_results(path)
     if not options.table:
-        root = prepare(options.audio, options.work)
-        runs = [(arm, seed) for seed in options.seeds for arm in options.arms or known]
-        results = run_missing(output, runs, lambda arm, seed: measure(options, root, arm, seed))
-    print(table(results, known))
+        prepare(options.audio, options.work)
+        runs = [(arm, seed) for seed in options.seeds for arm in options.arms]
+        results = run_missing(path, runs, measure_arm)
+    print(table(results, options.known, columns))
+
+
+def main() -> None:
+    options = parse(__doc__, with_open_clip=True)
+    run(options, "sounds.jsonl", COLUMNS, partial(measure, options))
 
 
 if __name__ == "__main__":

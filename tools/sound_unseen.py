@@ -17,25 +17,23 @@ import statistics
 from functools import partial
 from itertools import cycle
 from pathlib import Path
-from typing import Any
 
 import torch
-from emoji_training import read_results, run_missing, spread
 from sound_quality import (
     DRAWS,
     FOLDS,
     SHOTS,
-    UNTRAINED,
     as_batch,
     batches,
     kept,
     make_encoder,
-    prepare,
+    parse,
     read_rows,
-    towers,
+    run,
     train,
     write_set,
 )
+from sound_towers import UNTRAINED, towers
 
 from clipkit.evaluation import FewShotProbe, ProbeSplits, ZeroShotClassification, open_dataset
 from clipkit.evaluation.memory import remembering
@@ -98,41 +96,6 @@ def measure(options: argparse.Namespace, arm: str, seed: int) -> dict[str, float
     return {name: statistics.mean(each[name] for each in found) for name in found[0]}
 
 
-def table(results: list[dict[str, Any]], arms: list[str]) -> str:
-    """Means and standard deviations over the seeds, as Markdown."""
-    lines = [f"| sound tower | parameters | steps | seeds | {' | '.join(COLUMNS.values())} |"]
-    lines.append("|---" * (len(COLUMNS) + 4) + "|")
-    for arm in arms:
-        own = [result for result in results if result["arm"] == arm]
-        if own:
-            steps = statistics.mean(result.get("steps", 0) for result in own)
-            cells = [spread(results, arm, column) for column in COLUMNS]
-            lines.append(
-                f"| {arm} | {own[0]['parameters']:,.0f} | {steps:.0f} | {len(own)} | "
-                f"{' | '.join(cells)} |"
-            )
-    return "\n".join(lines)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("audio", type=Path)
-    parser.add_argument("work", type=Path)
-    known = list(towers(None))
-    parser.add_argument("--arms", nargs="+", choices=known, default=known)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--seconds", type=float, default=15.0, help="CPU seconds of a training")
-    parser.add_argument("--table", action="store_true", help="print what is measured, and stop")
-    options = parser.parse_args()
-    options.work.mkdir(parents=True, exist_ok=True)
-    output = options.work / "unseen.jsonl"
-    results = read_results(output)
-    if not options.table:
-        prepare(options.audio, options.work)
-        runs = [(arm, seed) for seed in options.seeds for arm in options.arms]
-        results = run_missing(output, runs, lambda arm, seed: measure(options, arm, seed))
-    print(table(results, known))
-
-
 if __name__ == "__main__":
-    main()
+    given = parse(__doc__, with_open_clip=False)
+    run(given, "unseen.jsonl", COLUMNS, partial(measure, given))
