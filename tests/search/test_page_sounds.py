@@ -23,6 +23,21 @@ new Promise((done) => {
 """
 
 
+UNISOLATED = """
+(() => {
+  const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  const found = [];
+  while (walk.nextNode()) {
+    const { data, parentElement: parent } = walk.currentNode;
+    if (/[\\u0590-\\u05ff]/.test(data.replace(/\\u2068[^\\u2069]*\\u2069/g, ""))
+        && !parent.closest("[dir=auto], bdi")) found.push(parent.outerHTML.slice(0, 120));
+  }
+  return found;
+})()
+"""
+"""Elements with a text from right to left that changes the order of the text next to it."""
+
+
 def served(folder):
     app = create_app(
         folder, load=lambda report: load_service(folder, ServeOptions(), report, encoder())
@@ -42,6 +57,7 @@ def url_without_images(tmp_path_factory):
     samples = [(f"s{number}", members(number, image=False)) for number in range(5)]
     samples.append(("s5", members(5, image=False, sound=False)))
     write_shard(folder / "data" / "0.tar", samples)
+    (folder / "data" / "classnames.txt").write_text("פעמון 🔔\nbell\nשלום", encoding="utf-8")
     embed(folder / "data", folder / "collection", faults=FaultOptions(max_bad_fraction=1.0))
     with served(folder / "collection") as (address, _):
         yield address
@@ -104,3 +120,21 @@ def test_the_start_of_a_collection_without_images_shows_sounds(driver, url_witho
     driver.wait_for("document.querySelector('#detail audio') !== null")
     words = driver.value("document.querySelector('#shortcuts').textContent + document.title")
     assert "image" not in words
+
+
+def test_texts_from_right_to_left_are_isolated(driver, url_without_images):
+    words = "q=%D7%A9%D7%9C%D7%95%D7%9D"
+    driver.visit(f"{url_without_images}#{words}&filter=label%3D0")
+    driver.wait_for("document.querySelectorAll('#grid .card').length > 0")
+    driver.click("#filters-button")
+    driver.wait_for("document.querySelectorAll('#filters option').length > 3")
+    driver.click("#combine")
+    driver.wait_for("document.querySelector('#parts .chip-text') !== null")
+    driver.click("#grid .card")
+    driver.click(".labels .secondary")
+    driver.wait_for("document.querySelectorAll('.label-scores li').length === 3")
+    assert driver.value(
+        "/[\\u05d0-\\u05ea]/.test(document.querySelector('.label-scores').innerText)"
+    )
+    assert driver.value(UNISOLATED) == []
+    assert driver.value("document.querySelector('#text').dir") == "auto"

@@ -1,6 +1,6 @@
 // One row in a dialog: its image, large, or its sound; its captions, columns and labels.
 import { fetchImage, fileUrl, soundUrl, thumbnailUrl } from "./api.js";
-import { all, announce, button, ICONS, make, one } from "./dom.js";
+import { all, announce, bdi, button, ICONS, make, one } from "./dom.js";
 import { columnName } from "./filters.js";
 import { labelsPanel } from "./labels.js";
 import { addPart, searchSimilar } from "./parts.js";
@@ -153,7 +153,7 @@ function header(title, row) {
 function fill(side, row, record, status) {
   const captions = record.captions.map((caption) => make("li", { dir: "auto" }, caption));
   side.lastElementChild.remove();
-  if (record.class_name) side.append(make("p", { className: "class-name" }, record.class_name));
+  if (record.class_name) side.append(make("p", { className: "class-name", dir: "auto" }, record.class_name));
   if (captions.length)
     side.append(make("ul", { className: "captions", "aria-label": "Captions" }, ...captions));
   else side.append(make("p", { className: "note" }, noCaption(record)));
@@ -188,15 +188,15 @@ function facts(row, record) {
   const { width_pixels: width, height_pixels: height } = record;
   const list = make("dl", { className: "facts" });
   const add = (name, ...value) =>
-    list.append(make("div", {}, make("dt", {}, name), make("dd", {}, ...value)));
-  add("Key", make("code", {}, record.key), copyButton(record.key));
+    list.append(make("div", {}, make("dt", { dir: "auto" }, name), make("dd", {}, ...value)));
+  add("Key", make("code", { dir: "auto" }, record.key), copyButton(record.key));
   if (record.label !== null && !record.class_name) add("Class", record.label);
   if (width && height) add("Size", `${width} × ${height} pixels`);
   for (const [name, value] of Object.entries(record.columns)) {
-    if (value !== null) add(columnName(name), asText(value));
+    if (value !== null) add(columnName(name), bdi(asText(value)));
   }
-  if (record.error) add("Error", record.error);
-  add("Shard", make("code", {}, record.shard));
+  if (record.error) add("Error", bdi(record.error));
+  add("Shard", make("code", { dir: "auto" }, record.shard));
   add("Row", row);
   return list;
 }

@@ -16,6 +16,12 @@ export function make(tag, { className = "", ...attributes } = {}, ...children) {
   return node;
 }
 
+/** Create a text of the data, whose direction of writing changes the order of no text next to it. */
+export const bdi = (text) => make("bdi", {}, text);
+
+/** Return a text of the data for places without markup, such as options, enclosed in isolates. */
+export const isolated = (text) => `\u2068${text}\u2069`;
+
 const asNode = (child) => (child instanceof Node ? child : document.createTextNode(String(child)));
 
 /** Create an icon of strokes on a square of 20 units. */
@@ -51,7 +57,7 @@ export function button(
     ...attributes,
   });
   if (path) node.append(icon(path));
-  if (text) node.append(make("span", {}, text));
+  if (text) node.append(make("span", { dir: "auto" }, text));
   node.addEventListener("click", onClick);
   return node;
 }

@@ -1,6 +1,6 @@
 // Filters on columns: ranges of numbers, classes, and texts that contain something.
 import { fetchColumn } from "./api.js";
-import { button, formatNumber, ICONS, make, one } from "./dom.js";
+import { bdi, button, formatNumber, ICONS, isolated, make, one } from "./dom.js";
 import { onChange, state, update } from "./state.js";
 import { whenReady } from "./status.js";
 
@@ -13,7 +13,7 @@ const NAMES = {
   width_pixels: "Width (pixels)",
   height_pixels: "Height (pixels)",
 };
-const HIDDEN = new Set(["image_offset_bytes", "image_sha256", "image_signature", "error"]);
+const HIDDEN = /^(image_sha256|image_signature|error)$|_offset_bytes$|_error$/;
 const SIGNS = {
   ">=": "≥",
   "<=": "≤",
@@ -55,7 +55,7 @@ async function build(panel) {
   status = await whenReady();
   if (isBuilt) return;
   isBuilt = true;
-  const columns = status.columns.filter(({ name }) => !HIDDEN.has(name));
+  const columns = status.columns.filter(({ name }) => !HIDDEN.test(name));
   panel.replaceChildren(...columns.map((column) => fieldOf(column)));
   panel.append(
     button({ text: "Remove all filters", className: "quiet" }, () =>
@@ -98,7 +98,7 @@ function rangeOf(name) {
   return make(
     "fieldset",
     {},
-    make("legend", {}, title),
+    make("legend", { dir: "auto" }, title),
     make("div", { className: "range" }, low, make("span", {}, "to"), high),
   );
 }
@@ -113,7 +113,7 @@ function choiceOf(name) {
     );
     const names = name === "label" ? status.class_names.map((_, number) => String(number)) : [];
     const options = [...new Set([...names, ...counts.keys()])].map((value) => {
-      const text = name === "label" ? className(value) : value;
+      const text = isolated(name === "label" ? className(value) : value);
       return make(
         "option",
         { value },
@@ -127,7 +127,7 @@ function choiceOf(name) {
   fetchColumn(name)
     .then(({ values }) => fill(values ?? []))
     .catch(() => {}); // without counts
-  return make("label", {}, make("span", {}, columnName(name)), select);
+  return make("label", {}, make("span", { dir: "auto" }, columnName(name)), select);
 }
 
 const className = (number) => status?.class_names[number] || `class ${number}`;
@@ -135,11 +135,12 @@ const className = (number) => status?.class_names[number] || `class ${number}`;
 function textOf(name) {
   const input = control("input", name, "~", {
     type: "text",
+    dir: "auto",
     placeholder: "contains",
     maxlength: 200,
     spellcheck: "false",
   });
-  return make("label", {}, make("span", {}, columnName(name)), input);
+  return make("label", {}, make("span", { dir: "auto" }, columnName(name)), input);
 }
 
 const controls = (panel) => [...panel.querySelectorAll("[data-column]")];
@@ -186,14 +187,17 @@ function showActive(filters) {
       return make(
         "li",
         { className: "chip" },
-        make("span", { className: "chip-text", title: text }, text),
+        make("span", { className: "chip-text", title: text }, ...describedBy(filter)),
         remove,
       );
     }),
   );
 }
 
-function describe({ column, operator, value }) {
-  const shown = column === "label" && /^\d+$/.test(value) ? className(value) : value;
-  return `${columnName(column)} ${SIGNS[operator] ?? operator} ${shown}`;
-}
+const valueOf = ({ column, value }) =>
+  column === "label" && /^\d+$/.test(value) ? className(value) : value;
+const signOf = ({ operator }) => ` ${SIGNS[operator] ?? operator} `;
+
+const describedBy = (filter) => [bdi(columnName(filter.column)), signOf(filter), bdi(valueOf(filter))];
+const describe = (filter) =>
+  isolated(columnName(filter.column)) + signOf(filter) + isolated(valueOf(filter));

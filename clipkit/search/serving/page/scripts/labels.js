@@ -13,6 +13,7 @@ const percent = new Intl.NumberFormat("en", {
 export function labelsPanel(image, numClasses = 0) {
   const field = make("input", {
     type: "text",
+    dir: "auto",
     id: "labels",
     maxlength: 2000,
     spellcheck: "false",
@@ -70,7 +71,7 @@ function line({ name, score }) {
   return make(
     "li",
     {},
-    make("span", { className: "label-name" }, name),
+    make("span", { className: "label-name", dir: "auto" }, name),
     make("span", { className: "label-score" }, percent.format(score)),
     make("span", { className: "track", "aria-hidden": "true" }, bar),
   );

@@ -1,5 +1,5 @@
 // Classes of the map's points: their colours, and the legend that shows one class alone.
-import { all, make, one } from "./dom.js";
+import { all, bdi, make, one } from "./dom.js";
 
 const NUM_COLOURS = 12;
 
@@ -44,7 +44,7 @@ function entry(name, count, swatch) {
     "button",
     { type: "button", "aria-pressed": "false" },
     make("span", { className: `swatch ${swatch}`, "aria-hidden": "true" }),
-    name,
+    bdi(name),
     make("small", {}, count),
   );
 }

@@ -1,7 +1,7 @@
 // The search field and the parts of a combined query, each with its weight.
 import { thumbnailUrl } from "./api.js";
 import { openUpload } from "./detail.js";
-import { button, ICONS, make, one } from "./dom.js";
+import { button, ICONS, isolated, make, one } from "./dom.js";
 import { addPart } from "./parts.js";
 import { onChange, state, update } from "./state.js";
 import { whenReady } from "./status.js";
@@ -75,7 +75,7 @@ async function showModality() {
 const fileOf = (name) => `${name === "image" ? "an" : "a"} ${name} file`;
 
 function nameOf({ kind, value }) {
-  if (kind === "text") return `“${value}”`;
+  if (kind === "text") return `“${isolated(value)}”`;
   if (kind === "row") return `${described} ${value}`;
   return isSound(value) ? "your sound" : "your image";
 }
@@ -130,7 +130,7 @@ function chip(part, index) {
 }
 
 function subject({ kind, value }, name) {
-  if (kind === "text") return make("span", { className: "chip-text", title: value }, value);
+  if (kind === "text") return make("span", { className: "chip-text", title: value, dir: "auto" }, value);
   const source = kind === "row" ? thumbnailUrl(value, 64) : previewOf(value);
   const noun = kind === "row" ? described : isSound(value) ? "sound" : "image";
   const image =

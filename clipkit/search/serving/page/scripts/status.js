@@ -1,6 +1,6 @@
 // State of the server: it answers before the collection and the model are loaded.
 import { fetchStatus } from "./api.js";
-import { announce, formatNumber, one } from "./dom.js";
+import { announce, bdi, formatNumber, one } from "./dom.js";
 import { hideNotice, showNotice } from "./notice.js";
 
 const PAUSE_MS = 400;
@@ -66,8 +66,8 @@ export const counted = (count, name) => `${formatNumber(count)} ${count === 1 ? 
 function showCollection(status) {
   const { num_images: numImages, model } = status;
   noun = nounOf(status);
-  const text = `${counted(numImages, nounOf(status))} · ${model.split("/").slice(-2).join("/")}`; // of a path
-  if (one("#collection").textContent !== text) one("#collection").textContent = text;
+  const name = bdi(model.split("/").slice(-2).join("/")); // of a path
+  one("#collection").replaceChildren(`${counted(numImages, nounOf(status))} · `, name);
 }
 
 let announced = -1;
