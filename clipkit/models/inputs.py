@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Float, Float32, Int64, UInt8
 from PIL import Image
 from torch import Tensor
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 ImageInput = Image.Image | Path | str
 """An image of Pillow, or the path of an image file."""
 SoundInput = Path | str | tuple[Any, int]
-"""The path of a sound file, or amplitudes of one channel and their sample rate."""
+"""The path of a sound file, or amplitudes of one channel, -1 to 1, and their sample rate."""
 
 
 def tokenizer_of(tower: TextTower) -> Tokenizer:
@@ -150,16 +150,34 @@ def _spectrogram(
             where = f"{where}: {sound}"
             return transform.of_file(Path(sound).read_bytes())
         wave, sample_rate = sound
-        return transform.of_wave(np.asarray(wave, dtype=np.float32).reshape(-1), int(sample_rate))
+        return transform.of_wave(_amplitudes(np.asarray(wave), where), int(sample_rate))
     except SampleError as error:
         raise DataError(f"{where}: {error.reason}") from error
     except OSError as error:
         raise DataError(f"{where}: cannot be read: {error.strerror or error}") from error
+    except ConfigError:
+        raise
     except (TypeError, ValueError) as error:
         raise ConfigError(
             f"{where}: expected the path of a sound file, or (amplitudes, sample rate), got "
             f"{type(sound).__name__}"
         ) from error
+
+
+def _amplitudes(wave: np.ndarray, where: str) -> Float32[np.ndarray, " length"]:
+    """Return one channel of floats, also of an array with a second axis of size 1."""
+    if wave.ndim < 1 or wave.size != max(wave.shape):
+        raise ConfigError(
+            f"{where}: expected amplitudes of one channel, [length], got {list(wave.shape)}; use "
+            f"the mean of the channels"
+        )
+    if wave.dtype.kind != "f":
+        raise ConfigError(
+            f"{where}: expected amplitudes as floats, -1 to 1, got {wave.dtype}; divide integers "
+            f"by the largest one of their type"
+        )
+    with np.errstate(over="ignore"):  # infinity is refused with its reason
+        return wave.reshape(-1).astype(np.float32)
 
 
 def _pixels(

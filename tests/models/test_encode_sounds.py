@@ -103,6 +103,34 @@ def test_what_is_no_sound_is_refused(encoder):
         series.encode_sounds([])
 
 
+@pytest.mark.parametrize(
+    ("amplitudes", "message"),
+    [
+        (
+            np.zeros((900, 2), np.float32),
+            r"\[0\]: expected amplitudes of one channel, .* \[900, 2\]",
+        ),
+        (torch.zeros(2, 900), r"one channel, .* \[2, 900\]; use the mean of the channels"),
+        (np.float32(0.5), "one channel"),
+        (np.zeros(900, np.int16), "as floats, -1 to 1, got int16; divide integers"),
+        (np.array([0.0, np.nan] * 450), "sound has amplitudes that are NaN, infinite or huge"),
+        (np.full(900, 1e300), "NaN, infinite or huge"),
+    ],
+)
+def test_amplitudes_that_are_no_channel_of_floats_are_refused(encoder, amplitudes, message):
+    with pytest.raises((ConfigError, DataError), match=message):
+        encoder.encode_sounds([(amplitudes, 8000)])
+
+
+def test_one_channel_may_have_an_axis(encoder):
+    one = wave(3000)
+    rows = encoder.encode_sounds(
+        [(one, 8000), (one[None], 8000), (torch.tensor(one)[:, None], 8000)]
+    )
+    assert torch.equal(rows[0], rows[1])
+    assert torch.equal(rows[0], rows[2])
+
+
 @torch.no_grad()
 def test_whisper_embeds_a_wave_as_transformers_does():
     """From 30 seconds of a wave to the states, with the feature extractor of transformers."""

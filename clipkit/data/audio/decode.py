@@ -151,6 +151,16 @@ def check_sound(data: bytes, limits: SoundLimits = SoundLimits()) -> SoundInfo:
         return info
 
 
+def check_amplitudes(wave: Wave, what: str) -> None:
+    """Refuse amplitudes that no sound has, such as NaN; the error begins with ``what``.
+
+    Raises:
+        SampleError: If there are such amplitudes.
+    """
+    if len(wave) and not np.abs(wave).max() <= _LARGEST_AMPLITUDE:  # also if it is NaN
+        raise SampleError(f"{what} has amplitudes that are NaN, infinite or huge")
+
+
 @contextmanager
 def _opened(data: bytes, limits: SoundLimits) -> Iterator[tuple[Any, SoundInfo]]:
     """Open a sound whose header is within the limits."""
@@ -255,8 +265,7 @@ def _blocks(file: Any, info: SoundInfo, length: int) -> Iterator[Float32[np.ndar
             return
         with np.errstate(invalid="ignore"):  # infinite values of opposite sign
             mono = values[:, 0] if info.num_channels == 1 else values.mean(axis=1)
-        if not np.abs(mono).max() <= _LARGEST_AMPLITUDE:  # also if it is NaN
-            raise SampleError(f"{info.kind} sound has amplitudes that are NaN, infinite or huge")
+        check_amplitudes(mono, f"{info.kind} sound")
         yield mono
         length -= len(mono)
 

@@ -10,7 +10,7 @@ from typing import Final, final
 import numpy as np
 
 from clipkit.data.audio.augment import SoundAugmentation, SpecAugment
-from clipkit.data.audio.decode import Span, SpanChooser, decode_sound
+from clipkit.data.audio.decode import Span, SpanChooser, check_amplitudes, decode_sound
 from clipkit.data.audio.formats import SoundLimits, require_package
 from clipkit.data.audio.pieces import padded, piece_at, resampled, source_length
 from clipkit.errors import SampleError, check_choice
@@ -91,7 +91,12 @@ class SoundTransform(ABC):
         return choose
 
     def _fitted(self, wave: Wave, source_rate: int) -> Wave:
-        wave = resampled(wave, source_rate, self.mel.sample_rate)
+        found, wave = len(wave), resampled(wave, source_rate, self.mel.sample_rate)
+        if not len(wave):
+            raise SampleError(
+                f"sound of {found} samples at {source_rate} per second has none at the "
+                f"{self.mel.sample_rate} per second of the spectrogram"
+            )
         return padded(wave, self.mel.length, self.mel.padding)
 
 
@@ -195,10 +200,12 @@ class EvalSoundTransform(SoundTransform):
             sample_rate: Samples per second of ``wave``.
 
         Raises:
-            SampleError: If there are none, or the sample rate is not positive.
+            SampleError: If there are none, they are NaN, infinite or huge, or the sample rate is
+                not positive.
         """
         if not len(wave) or sample_rate < 1:
             raise SampleError(f"sound has {len(wave)} samples, {sample_rate} per second")
         start, length = self._chooser(CROPS[self.crop])(len(wave), sample_rate)
         piece = np.ascontiguousarray(wave[start : start + length], dtype=np.float32)
+        check_amplitudes(piece, "sound")
         return log_mel(self._fitted(piece, sample_rate), self.mel)

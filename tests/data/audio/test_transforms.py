@@ -147,6 +147,13 @@ def test_waves_in_memory():
             transform.of_wave(broken, rate)
 
 
+@pytest.mark.parametrize("transform", [EvalSoundTransform(MEL), TrainSoundTransform(MEL)])
+def test_a_sound_without_a_sample_at_the_rate_of_the_tower_is_no_silence(transform):
+    data = encoded(tone(0.5, 192_000)[:9], 192_000)
+    with pytest.raises(SampleError, match="sound of 9 samples at 192000 per second has none at"):
+        transform(data, generator(0))
+
+
 def test_gain():
     wave = tone().astype(np.float32)
     louder = RandomGain((20.0, 20.0))(wave, 8000, generator(0))
