@@ -189,7 +189,7 @@ class NamedTowerEncoder(TowerEncoder, ABC):
     ) -> Float[Tensor, "N D"]:
         """Embed sounds as they are, by a tower of any name; see ``encode``.
 
-        A longer sound is cropped to the centre, a shorter one repeated.
+        The piece of a longer sound, and how a shorter one is filled up, are those of the tower.
 
         Args:
             sounds: Paths of sound files, or amplitudes of one channel with their sample rate.
