@@ -77,7 +77,7 @@ def test_a_file_that_is_no_image_is_explained(page, tmp_path):
     file = tmp_path / "notes.txt"
     file.write_text("a text")
     page.drop(file, 600, 600)
-    page.wait_for("document.querySelector('#notice').innerText.includes('is not an image')")
+    page.wait_for("document.querySelector('#notice').innerText.includes('is neither an image')")
     page.browser.complaints.clear()  # the browser reports the status 415 or 422
 
 

@@ -88,7 +88,7 @@ def find_images_or_sounds(
         root: Folder that links next to images may not lead out of; None to allow it.
 
     Returns:
-        ``"images"`` or ``"sounds"``, and the files of each folder.
+        ``"images"`` or ``"sounds"``, or both words if there is none, and the files of each folder.
     """
     images = [find_images(folder) for folder in folders]
     if any(found.files for found in images):
@@ -97,7 +97,9 @@ def find_images_or_sounds(
                 _add_sounds(folder, found, root)
         return "images", images
     sounds = [find_sounds(folder) for folder in folders]
-    return ("sounds", sounds) if any(found.files for found in sounds) else ("images", images)
+    if any(found.files for found in sounds):
+        return "sounds", sounds
+    return "images or sounds", images
 
 
 def _add_sounds(folder: Path, found: FoundFiles, root: Path | None) -> None:
