@@ -124,7 +124,7 @@ def refuse_leaks(
     """
     parts = (("calibration", *calibration), ("test", *test))
     first, second = ((role, image_digests(data, options), keys) for role, data, keys in parts)
-    refuse_overlap(test[0].name, "images", first, second)
+    refuse_overlap(test[0].name, test[0].modality.plural, first, second)
     if hold_out_by is not None:
         first, second = (
             (role, groups_of(data, hold_out_by, keys), keys) for role, data, keys in parts

@@ -52,12 +52,14 @@ class QueryModality(ABC):
         is_named: Whether the encoder alone determines how a file is read, so that its embedding
             can be found again under a hash of the encoder and the data.
         is_sound: Whether the samples are sounds, whatever the name of their tower.
+        plural: What several of the files are called in messages, such as "images".
     """
 
     name: str
     identity: tuple[str, int]
     is_named: bool
     is_sound: bool
+    plural: str
 
     @abstractmethod
     def member(self, members: Mapping[str, bytes]) -> bytes:
@@ -80,7 +82,7 @@ class QueryModality(ABC):
 class ImageQueries(QueryModality):
     """Images, as the image tower of the encoder expects them."""
 
-    name, identity = "image", ("image", 0)
+    name, identity, plural = "image", ("image", 0), "images"
     is_named, is_sound = True, False
 
     def member(self, members: Mapping[str, bytes]) -> bytes:
@@ -121,6 +123,7 @@ class SignalQueries(QueryModality):
         self.identity = name, id(field)
         self.is_named = field is None
         self.is_sound = field is None or field.mel is not None
+        self.plural = "sounds" if self.is_sound else "samples"
 
     def member(self, members: Mapping[str, bytes]) -> bytes:
         """See ``QueryModality.member``."""

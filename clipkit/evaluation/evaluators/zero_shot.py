@@ -239,9 +239,10 @@ class ZeroShotClassification(Evaluator):
         has_name = torch.tensor([bool(name) for name in self.class_names])
         nameless = (~has_name[labels]).nonzero().flatten().tolist()
         if nameless:
+            what, first = data.modality.plural, nameless[0]
             raise DataError(
-                f"{data.name}: {len(nameless)} of {len(labels)} images have a class without a "
-                f"name (first: {keys[nameless[0]]}, class {int(labels[nameless[0]])}); name it in "
+                f"{data.name}: {len(nameless)} of {len(labels)} {what} have a class without a "
+                f"name (first: {keys[first]}, class {int(labels[first])}); name it in "
                 f"classnames.txt, or next to its number in the table"
             )
         return (has_name.cumsum(0) - 1)[labels]
@@ -290,6 +291,6 @@ def require_classes(
     label = int(labels[wrong[0]])
     problem = f"no class in {data.label_field}" if label == IGNORE_LABEL else f"class {label}"
     raise DataError(
-        f"{data.name}: {len(wrong)} of {len(labels)} images have no usable class (first: "
-        f"{keys[wrong[0]]}, {problem}); expected 0 to {num_classes - 1}"
+        f"{data.name}: {len(wrong)} of {len(labels)} {data.modality.plural} have no usable class "
+        f"(first: {keys[wrong[0]]}, {problem}); expected 0 to {num_classes - 1}"
     )

@@ -137,14 +137,15 @@ class FewShotProbe(Evaluator):
         usable = smallest if "validation" in parts else smallest - 1
         possible = [number for number in self.shots if number <= usable]
         if not possible:
+            data = self.splits.train
             raise DataError(
-                f"{self.splits.train.name}: the smallest class of the training split has "
-                f"{smallest} images, too few for {min(self.shots)} shots and one more to select "
-                f"the penalty"
+                f"{data.name}: the smallest class of the training split has {smallest} "
+                f"{data.modality.plural}, too few for {min(self.shots)} shots and one more to "
+                f"select the penalty"
             )
         if len(possible) < len(self.shots):
             _LOG.warning(
-                "%s: left out more than %d shots: the smallest class has %d training images",
+                "%s: left out more than %d shots: the smallest class of the training split has %d",
                 self.splits.train.name,
                 max(possible),
                 smallest,

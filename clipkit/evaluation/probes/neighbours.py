@@ -114,7 +114,7 @@ class NearestNeighbours(Evaluator):
         self.ks, self.temperature = tuple(k for k in ks if k <= largest), temperature
         if not self.ks:
             raise ConfigError(
-                f"ks: expected at most {largest}, the number of training images, got {list(ks)}"
+                f"ks: expected at most {largest}, the size of the training split, got {list(ks)}"
             )
         self.primary_metric = f"k_{self.ks[0]}/top1"
         self.options = options

@@ -155,7 +155,7 @@ class ProbeSplits:
 
     def _check(self, parts: Sequence[EmbeddedSplit], digests: Sequence[Sequence[str]]) -> None:
         """Refuse images and groups that are in two splits."""
-        by_kind = {"images": digests}
+        by_kind = {self.test.modality.plural: digests}
         if self.group_field is not None:
             by_kind[f"groups of {self.group_field}"] = [part.groups for part in parts]
         names = [name for _, name in self._parts()]

@@ -21,7 +21,9 @@ from clipkit.evaluation import (
     EmbedOptions,
     Evaluator,
     LabelHeadClassification,
+    LinearProbe,
     ProbeOptions,
+    ProbeSplits,
     ZeroShotClassification,
     ZeroShotMultiLabel,
     cached_embeddings,
@@ -261,6 +263,8 @@ def test_what_has_no_sounds_is_refused(root, encoder, tmp_path):
         ZeroShotClassification(opened(root)).run(tiny_encoder())
     with pytest.raises(DataError, match="no split 'fold4'"):
         opened(root, "fold4")
+    with pytest.raises(DataError, match=r"\d+ sounds are in both splits fold1 and fold1"):
+        LinearProbe(ProbeSplits(root, "fold1", "fold1", modality="sound")).run(encoder)
     with pytest.raises(ConfigError, match="modality: expected image or sound"):
         open_dataset(root, "fold1", modality="smell")
     with pytest.raises(ConfigError, match="'corruptions' measures images, got 'sound'"):

@@ -78,7 +78,7 @@ def test_a_model_is_perfect_on_its_own_training_images(tmp_path):
 def test_wrong_options_are_named(tmp_path):
     write_split(tmp_path, "train", range(4))
     write_split(tmp_path, "test", range(20, 24))
-    with pytest.raises(ConfigError, match="ks: expected at most 4, the number of training images"):
+    with pytest.raises(ConfigError, match="ks: expected at most 4, the size of the training split"):
         NearestNeighbours(tmp_path)
     assert NearestNeighbours(tmp_path, ks=[9, 3, 2]).primary_metric == "k_3/top1"
     for options in ({"ks": []}, {"ks": [0]}, {"temperature": 0.0}):
