@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import clipkit
 from tools import lowest_versions
@@ -18,6 +19,14 @@ from tools import lowest_versions
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 REQUIRED = list(lowest_versions.requirements(PROJECT))
+EVERYTHING = {canonicalize_name(requirement.name) for requirement in REQUIRED}
+NOT_IMPORTED = {
+    "albumentations": "by the user, who gives its transforms",
+    "gcsfs": "by fsspec, for gs://",
+    "onnxscript": "by torch's exporter",
+    "s3fs": "by fsspec, for s3://",
+}
+"""Who imports a package that clipkit itself does not import."""
 
 
 def imported_modules() -> set[str]:
@@ -28,21 +37,32 @@ def imported_modules() -> set[str]:
                 names |= {alias.name.partition(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom):
                 names.add((node.module or "").partition(".")[0])
+            elif isinstance(node, ast.Call) and "import" in ast.unparse(node.func):
+                names |= {arg.value for arg in node.args if isinstance(arg, ast.Constant)}
     return names
 
 
-def test_every_dependency_is_imported_or_named_in_a_configuration() -> None:
-    wanted = {Requirement(line).name.replace("_", "-").lower() for line in PROJECT["dependencies"]}
-    modules = imported_modules()
-    used = {
-        distribution.replace("_", "-").lower()
-        for module, distributions in packages_distributions().items()
-        for distribution in distributions
-        if module in modules
-    }
+def used_distributions() -> set[str]:
+    """What the package imports, its functions included, or a shipped configuration names."""
     configs = "".join(path.read_text("utf-8") for path in (ROOT / "configs").rglob("*.yaml"))
     class_paths = " ".join(re.findall(r"class_path: ([\w.]+)", configs)).lower()
-    assert [name for name in sorted(wanted - used) if name not in class_paths] == []
+    modules = imported_modules()
+    distributions = packages_distributions()
+    imported = {name for module in modules for name in distributions.get(module, [module])}
+    names = {canonicalize_name(name) for name in imported}
+    return names | {name for name in EVERYTHING if name in class_paths}
+
+
+def test_every_dependency_is_imported_or_named_in_a_configuration() -> None:
+    wanted = {canonicalize_name(Requirement(line).name) for line in PROJECT["dependencies"]}
+    assert wanted - used_distributions() == set()
+
+
+def test_every_extra_is_used_or_needed_by_a_library() -> None:
+    """An extra brings nothing that neither clipkit nor a library that it calls would import."""
+    assert EVERYTHING - used_distributions() - NOT_IMPORTED.keys() == set()
+    assert NOT_IMPORTED.keys() <= EVERYTHING
+    assert not NOT_IMPORTED.keys() & used_distributions()
 
 
 @pytest.mark.parametrize("requirement", REQUIRED, ids=str)

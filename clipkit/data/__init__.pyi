@@ -50,6 +50,7 @@ from .stream.pair_stream import PairStream
 from .stream.source import PairSource
 from .stream.webdataset_shards import WebDatasetShards
 from .stream.webdataset_source import WebDatasetSource
+from .stream.webdataset_stages import TarSamples
 from .text.captions import (
     Candidate,
     CaptionPicker,
@@ -137,6 +138,7 @@ __all__ = [
     "SpecAugment",
     "Stage",
     "TableColumns",
+    "TarSamples",
     "TeacherEmbeddings",
     "TeacherInputs",
     "TemplatedCaptions",

@@ -182,3 +182,15 @@ def test_every_kind_of_part_is_there():
         "finetune_labels.yaml",
         "finetune_flyp.yaml",
     } <= names
+
+
+def test_runs_need_no_logger_of_an_extra():
+    """Only the files that are named after a service bring the logger of an extra."""
+    plain = [path for path in CONFIGS if path.stem not in NEEDED]
+    trainers = [yaml.safe_load(path.read_text()).get("trainer", {}) for path in plain]
+    entries = [entry for trainer in trainers for entry in trainer.get("logger") or []]
+    assert len(plain) > 20
+    assert {entry["class_path"] for entry in entries} == {
+        "clipkit.training.MetricsCsv",
+        "lightning.pytorch.loggers.WandbLogger",
+    }

@@ -20,12 +20,18 @@ from clipkit.models import (
     OpenClipImageTower,
     OpenClipTextTower,
     from_checkpoint,
+    from_joint_checkpoint,
     from_open_clip,
     load_encoder,
+    load_joint_encoder,
     load_model,
+    load_multimodal_encoder,
+    load_towers,
+    save_encoder,
 )
 from clipkit.models.checkpoints.encoder import encoder_entry
 from clipkit.training.finetune.facts import inspect_model
+from tests.helpers import joint as joint_helper
 from tests.helpers.checkpoints import assert_equal
 from tests.helpers.hub import Repository
 from tests.helpers.tiny_models import TEXT, config, encoder
@@ -95,6 +101,22 @@ def test_all_formats_that_clipkit_reads(hub, tmp_path):
     hub.add("me/old", tmp_path / "old")
     assert_equal(load_encoder("hf-hub:me/old"), encoder())
     assert_equal(load_encoder(tmp_path / "old"), encoder())
+
+
+def test_all_towers_and_a_fusion(hub, tmp_path):
+    joint = joint_helper.encoder()
+    save_encoder(joint, tmp_path / "joint")
+    hub.add("me/joint", tmp_path / "joint")
+    name = f"hf-hub:me/joint@{hub.repositories['me/joint'].refs['main']}"
+    for loaded in (
+        load_joint_encoder(name),
+        load_towers(name, "cpu").encoder,
+        from_joint_checkpoint(name),
+    ):
+        torch.testing.assert_close(loaded.state_dict(), joint.state_dict(), check_dtype=False)
+    towers = load_multimodal_encoder(name).towers
+    assert list(towers) == list(joint.towers)
+    torch.testing.assert_close(towers.state_dict(), joint.towers.state_dict(), check_dtype=False)
 
 
 def test_the_cache_is_enough(hub, folder, monkeypatch):

@@ -17,9 +17,18 @@ import webdataset
 from clipkit.data.rng import generator
 from clipkit.data.samples.faults import WHOLE_SHARD, Fault
 from clipkit.data.shards.reader import RawSample
+from clipkit.data.shards.sequential import read_samples
 from clipkit.data.shards.shard_table import name_as_text
+from clipkit.data.storage.cache import default_cache
 from clipkit.data.storage.remote import SYSTEM_ERRNOS
-from clipkit.data.stream.webdataset_shards import SequentialShards, UserPipeline, WebSample
+from clipkit.data.storage.streams import open_stream
+from clipkit.data.storage.urls import parse_address
+from clipkit.data.stream.webdataset_shards import (
+    Handler,
+    SequentialShards,
+    UserPipeline,
+    WebSample,
+)
 from clipkit.distributed.world import World
 from clipkit.errors import ConfigError, DataError, ShardError
 
@@ -119,7 +128,8 @@ class OwnPipeline:
         def handler(error: Exception) -> bool:
             if isinstance(error, MemoryError) or getattr(error, "errno", None) in SYSTEM_ERRNOS:
                 raise error  # of this machine, not of the data
-            texts = [arg for arg in reversed(error.args) if isinstance(arg, str)]
+            named = [*getattr(error, "__notes__", ()), *reversed(error.args)]
+            texts = [text for text in named if isinstance(text, str)]
             url = next((text for text in texts if text in self.urls), "")
             reason = f"{type(error).__name__}: {error}"
             # webdataset names no sample: every error counts as another one.
@@ -131,6 +141,52 @@ class OwnPipeline:
             return True
 
         return self.function(list(self.urls), seed, handler)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class TarSamples:
+    """Stage of a webdataset pipeline that reads tars and misses no damage.
+
+    It replaces ``webdataset.tarfile_to_samples``, which ends a damaged shard without an error in
+    most cases. Samples are those of a ``WebDatasetSource`` without a pipeline of its own.
+
+    Args:
+        handler: Called with a ``ShardError`` after the complete samples of a damaged shard; True to
+            continue with the next shard, False to end.
+        allow_pipe: Whether a URL ``pipe:COMMAND`` may run a command on this machine.
+
+    Examples:
+        >>> import webdataset
+        >>> pipeline = webdataset.DataPipeline(
+        ...     webdataset.SimpleShardList(["data/train/00000.tar"]),
+        ...     TarSamples(webdataset.reraise_exception),
+        ... )
+        >>> sorted(name for name in next(iter(pipeline)) if not name.startswith("__"))
+        ['cls', 'jpg', 'json', 'txt']
+    """
+
+    handler: Handler
+    allow_pipe: bool = False
+
+    def __call__(self, shards: Iterable[Mapping[str, Any]]) -> Iterator[WebSample]:
+        """Yield the samples of shards, mappings with ``url``.
+
+        Raises:
+            DataError: If a URL is a pipe, which is not allowed.
+            OSError: If this machine is out of files, memory or disk.
+        """
+        retries = default_cache().retries
+        for shard in shards:
+            url = str(shard["url"])
+            address = parse_address(url, allow_pipe=self.allow_pipe)
+            try:
+                with open_stream(address, retries) as stream:
+                    yield from map(as_web_sample, read_samples(stream, url))
+            except ShardError as error:
+                error.add_note(url)  # read by the handler of OwnPipeline
+                if not self.handler(error):
+                    return
 
 
 def shard_passes(urls: Sequence[str], seed: int) -> Iterator[dict[str, Any]]:

@@ -82,14 +82,34 @@ def test_a_tar_that_ends_early_is_named_wherever_it_is_cut(shard: bytes) -> None
         assert seen == samples[: len(seen)]
 
 
-def test_webdataset_itself_is_silent_about_it(shard: bytes, tmp_path: Path) -> None:
-    """Why clipkit reads the tar: a flipped byte ends webdataset's loop without an error."""
-    at = shard.index(b"0003.jpg")
-    (tmp_path / "flipped.tar").write_bytes(shard[:at] + b"X" + shard[at + 1 :])
-    path = str(tmp_path / "flipped.tar")
-    assert len(list(webdataset.WebDataset(path, shardshuffle=False))) == 3
-    with pytest.raises(ShardError, match="damaged header"):
-        in_order(Path(path).read_bytes())
+def flipped(shard: bytes) -> bytes:
+    at = shard.index(b"0003.")
+    return shard[:at] + b"X" + shard[at + 1 :]
+
+
+SILENT_DAMAGE = {
+    "flipped byte in a header": (flipped, "damaged header"),
+    "cut between members": (lambda shard: shard[: shard.index(b"0003.")], "truncated"),
+    "cut inside a header": (lambda shard: shard[: shard.index(b"0003.") + 99], "truncated"),
+    "zeros at the end": (
+        lambda shard: shard[: shard.index(b"0003.")].ljust(len(shard), b"\0"), "zeros",
+    ),
+    "joined with cat": (lambda shard: shard + shard, "data follows the end marker"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", SILENT_DAMAGE)
+def test_damage_that_webdataset_s_own_reader_does_not_report(kind: str, shard: bytes) -> None:
+    """Why clipkit reads the tar: webdataset's loop ends without an error."""
+    damage, message = SILENT_DAMAGE[kind]
+    data = damage(shard)
+    files = webdataset.tariterators.tar_file_expander(
+        [{"url": "a.tar", "stream": io.BytesIO(data)}]
+    )
+    num_samples = len(list(webdataset.tariterators.group_by_keys(files)))
+    assert num_samples == (6 if kind == "joined with cat" else 3)
+    with pytest.raises(ShardError, match=message):
+        in_order(data)
 
 
 def test_without_an_end_marker_only_a_right_count_helps(shard: bytes) -> None:
