@@ -38,7 +38,7 @@ def imported_modules() -> set[str]:
             elif isinstance(node, ast.ImportFrom):
                 names.add((node.module or "").partition(".")[0])
             elif isinstance(node, ast.Call) and "import" in ast.unparse(node.func):
-                names |= {arg.value for arg in node.args if isinstance(arg, ast.Constant)}
+                names |= {str(arg.value) for arg in node.args if isinstance(arg, ast.Constant)}
     return names
 
 

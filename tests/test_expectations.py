@@ -59,4 +59,4 @@ def test_commands_have_the_options() -> None:
 def subcommands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
     """The parsers of the commands below one, by name."""
     actions = parser._subparsers._group_actions if parser._subparsers else []
-    return {name: one for action in actions for name, one in (action.choices or {}).items()}
+    return {name: one for action in actions for name, one in dict(action.choices or {}).items()}

@@ -16,8 +16,12 @@ from clipkit.errors import ShardError
 
 BLOCK_BYTES: Final = 512
 _ZEROS: Final = bytes(BLOCK_BYTES)
-# tar pads the end to a multiple of its blocking factor, 10 KiB by default and 1 MiB at most.
-_MAX_END_BYTES: Final = 2**20
+# tar pads its end to a multiple of its blocking factor: 20 blocks by default, at most 2048.
+_BLOCKING_FACTORS: Final[tuple[int, ...]] = (
+    *(2**k for k in range(12)),
+    *(20 * 2**k for k in range(7)),
+)
+_PIECE_BYTES: Final = 2**20
 _MAX_EXTENDED_HEADER_BYTES: Final = 2**20
 _FILE_TYPES: Final = frozenset(b"0\0" + b"7")
 _HARD_LINK: Final = ord("1")
@@ -221,7 +225,7 @@ def _check_end(read_at: ReadAt, offset: int, size_bytes: int | None, url: str) -
     """Refuse anything but a little padding after the end marker."""
     start = offset + BLOCK_BYTES
     while size_bytes is None or start < size_bytes:
-        piece = read_at(start, _MAX_END_BYTES)
+        piece = read_at(start, _PIECE_BYTES)
         if not piece:
             break
         if piece.count(0) != len(piece):
@@ -231,12 +235,19 @@ def _check_end(read_at: ReadAt, offset: int, size_bytes: int | None, url: str) -
                 f"stop there and would lose it (tars joined with cat, or damage); pack it again"
             )
         start += len(piece)
-    rest = (start if size_bytes is None else size_bytes) - offset
-    if rest > _MAX_END_BYTES + BLOCK_BYTES:
+    total = start if size_bytes is None else size_bytes
+    rest = total - offset
+    if rest > _most_end_bytes(total):
         raise ShardError(
             f"{url}: {rest} bytes of zeros from byte {offset}, as an incomplete copy leaves "
             f"them; copy the shard again"
         )
+
+
+def _most_end_bytes(size_bytes: int) -> int:
+    """Return the most zeros that end a complete tar of this size: its end marker and padding."""
+    factors = [f for f in _BLOCKING_FACTORS if size_bytes % (f * BLOCK_BYTES) == 0]
+    return (max([20, *factors]) + 1) * BLOCK_BYTES
 
 
 def _not_a_header(block: bytes, offset: int, url: str) -> ShardError:

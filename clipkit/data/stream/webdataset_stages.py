@@ -33,6 +33,8 @@ from clipkit.distributed.world import World
 from clipkit.errors import ConfigError, DataError, ShardError
 
 _BAD_SHARDS_IN_A_ROW: Final = 16
+_MOST_ERRORS_IN_A_ROW: Final = 1000
+"""More than a shuffle buffer of a pipeline hides until its first sample."""
 _SEED_LIMIT: Final = 2**31
 _HIDDEN: Final = "__"
 _PASS: Final = "__pass__"  # noqa: S105
@@ -124,23 +126,39 @@ class OwnPipeline:
 
     def __call__(self, seed: int, faults: list[Fault]) -> Iterable[WebSample]:
         """Return the samples of this worker; ``faults`` receives the errors of its handler."""
+        num_errors = 0  # since the last sample
 
         def handler(error: Exception) -> bool:
-            if isinstance(error, MemoryError) or getattr(error, "errno", None) in SYSTEM_ERRNOS:
-                raise error  # of this machine, not of the data
-            named = [*getattr(error, "__notes__", ()), *reversed(error.args)]
-            texts = [text for text in named if isinstance(text, str)]
-            url = next((text for text in texts if text in self.urls), "")
-            reason = f"{type(error).__name__}: {error}"
-            # webdataset names no sample: every error counts as another one.
-            number = uuid.uuid4().int >> 65
-            is_shard = bool(url)
-            faults.append(
-                Fault(url, WHOLE_SHARD if is_shard else 0, "", reason, -1 if is_shard else number)
-            )
+            nonlocal num_errors
+            is_of_machine = getattr(error, "errno", None) in SYSTEM_ERRNOS
+            if is_of_machine or isinstance(error, MemoryError) or type(error) is DataError:
+                raise error  # no fault of a sample or shard, or that of an inner stage from below
+            faults.append(self._fault(error))
+            num_errors += 1
+            if num_errors == _MOST_ERRORS_IN_A_ROW:
+                raise DataError(
+                    f"webdataset pipeline: {num_errors} errors without a sample between them; the "
+                    f"last one: {faults[-1].reason}"
+                ) from error
             return True
 
-        return self.function(list(self.urls), seed, handler)
+        def counted(samples: Iterable[WebSample]) -> Iterator[WebSample]:
+            nonlocal num_errors
+            for sample in samples:
+                num_errors = 0
+                yield sample
+
+        return counted(self.function(list(self.urls), seed, handler))
+
+    def _fault(self, error: Exception) -> Fault:
+        named = [*getattr(error, "__notes__", ()), *reversed(error.args)]
+        texts = [text for text in named if isinstance(text, str)]
+        url = next((text for text in texts if text in self.urls), "")
+        reason = f"{type(error).__name__}: {error}"
+        if url:
+            return Fault(url, WHOLE_SHARD, "", reason)
+        # webdataset names no sample: every error counts as another one.
+        return Fault("", 0, "", reason, uuid.uuid4().int >> 65)
 
 
 @final

@@ -92,7 +92,7 @@ SILENT_DAMAGE = {
     "cut between members": (lambda shard: shard[: shard.index(b"0003.")], "truncated"),
     "cut inside a header": (lambda shard: shard[: shard.index(b"0003.") + 99], "truncated"),
     "zeros at the end": (
-        lambda shard: shard[: shard.index(b"0003.")].ljust(len(shard), b"\0"), "zeros",
+        lambda shard: shard[: shard.index(b"0003.")].ljust(21 * 10240, b"\0"), "zeros",
     ),
     "joined with cat": (lambda shard: shard + shard, "data follows the end marker"),
 }  # fmt: skip

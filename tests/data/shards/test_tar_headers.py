@@ -226,6 +226,31 @@ def test_an_unfinished_copy_full_of_zeros_is_noticed(shard: Path) -> None:
         scan(shard.read_bytes())
 
 
+@pytest.mark.parametrize("factor", [1, 2, 20, 40, 128, 640, 2048])
+def test_the_padding_of_a_blocking_factor_is_complete(shard: Path, factor: int) -> None:
+    """As ``tar -b FACTOR`` writes it, whatever the size of the contents."""
+    contents = shard.read_bytes()[: end_of_members(shard)]
+    for num_blocks in range(3):
+        info = tarfile.TarInfo("z.bin")
+        info.size = 512 * num_blocks
+        data = contents + info.tobuf() + b"z" * info.size + bytes(1024)
+        data += bytes(-len(data) % (factor * 512))
+        assert scan(data).members[-1].size == info.size
+
+
+def test_a_copy_that_lacks_its_last_files_is_noticed() -> None:
+    """It has its complete length already; its zeros are more than tar pads for that length."""
+    info = tarfile.TarInfo("a.jpg")
+    info.size = 5000
+    data = b"".join([info.tobuf() + b"a" * 5120] * 8) + bytes(1024)
+    data += bytes(-len(data) % 10240)
+    assert len(data) == 5 * 10240
+    assert len(scan(data).members) == 8
+    cut = data[: 5 * 5632].ljust(len(data), b"\0")
+    with pytest.raises(ShardError, match="23040 bytes of zeros from byte 28160, as an incomplete"):
+        scan(cut)
+
+
 def test_sparse_members_are_refused() -> None:
     info = tarfile.TarInfo("a.jpg")
     info.type = tarfile.GNUTYPE_SPARSE

@@ -111,6 +111,21 @@ def test_the_own_reader_gives_the_samples_of_shards(shards: Path) -> None:
         list(TarSamples(lambda _: True)([{"url": "pipe:true"}]))
 
 
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    "reader", [TarSamples, lambda handler: webdataset.tarfile_to_samples(handler=handler)]
+)
+def test_shards_of_which_none_can_be_read_end_the_run(tmp_path: Path, reader: Any) -> None:
+    """Drawn with replacement, they would never end."""
+    (tmp_path / "0.tar").write_bytes(b"no tar" * 200)
+
+    def pipeline(urls: Sequence[str], seed: int, handler: Handler) -> Any:
+        return webdataset.DataPipeline(webdataset.ResampledShards(urls), reader(handler))
+
+    with pytest.raises(DataError, match=r"pipeline: 1000 errors without a sample.*the last one: "):
+        list(make(tmp_path, 16, pipeline=pipeline, faults=FaultOptions(max_bad_shards=9)))
+
+
 def test_a_full_disk_is_no_bad_sample(shards: Path) -> None:
     with pytest.raises(OSError, match="No space left"):
         list(make(shards, pipeline=own_full_disk))
