@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from torch.nn.parallel import DistributedDataParallel
 
+from clipkit.errors import ClipkitError
 from clipkit.evaluation import DialogueRanking
 from clipkit.losses import CandidateLoss, CombinedLoss, WeightedTerm
 from tests.helpers import joint, turns
@@ -26,8 +28,13 @@ def on_a_rank(number, _, folder):
         values = loss(wrapped(batch), batch)
         values["loss"].backward()
         results.append((float(values["turns"]), joint.gradients(model)))
-    evaluation = DialogueRanking(folder).evaluate(turns.encoder())
+    model = turns.encoder()
+    evaluation = DialogueRanking(folder).evaluate(model)
     (outcomes,) = evaluation.outcomes
+    if number == 0:  # the other rank does not wait for it
+        model.matching.bias.data.fill_(torch.nan)
+    with pytest.raises(ClipkitError, match="expected numbers, got NaN"):
+        DialogueRanking(folder).evaluate(model)
     return results, evaluation.metrics, outcomes.keys
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -37,6 +38,7 @@ class Chunk:
     captions: list[tuple[str, ...]]  # captions of each sample
     labels: list[int]  # class of each sample; ``IGNORE_LABEL`` if it has none
     keys: list[str]  # name of each sample
+    files: list[str]  # digest of each sample's file, equal for equal images; empty unless asked for
 
     def on(self, device: torch.device) -> tuple[Tensor, Int64[Tensor, "B 2"] | None]:
         """Return values and grids on a device: the arguments of ``QueryInputs.encode``."""
@@ -62,8 +64,9 @@ def texts_in_data_order(texts: Sequence[str], device: torch.device) -> tuple[str
     )
 
 
-_Item = tuple[Tensor, tuple[str, ...], int, str] | ClipkitError
-"""Input of the tower, captions, class and key of a sample, or why there are none."""
+_Item = tuple[Tensor, tuple[str, ...], int, str, str] | ClipkitError
+"""Input of the tower, captions, class, key and digest of a sample, or why there are none."""
+_DIGEST_BYTES: Final = 8
 
 
 class _Decoded(Dataset[_Item]):
@@ -77,10 +80,12 @@ class _Decoded(Dataset[_Item]):
         data: SampleSource,
         ids: Sequence[int],
         transform: Callable[[bytes, np.random.Generator], Tensor],
+        digests: bool,
     ) -> None:
         self._data = data
         self._ids = ids
         self._transform = transform
+        self._digests = digests
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -92,7 +97,10 @@ class _Decoded(Dataset[_Item]):
                 values = self._transform(sample.image, np.random.default_rng(_UNUSED_SEED))
         except ClipkitError as error:
             return error
-        return values, sample.captions, sample.label, sample.key
+        digest = ""
+        if self._digests:
+            digest = hashlib.blake2b(sample.image, digest_size=_DIGEST_BYTES).hexdigest()
+        return values, sample.captions, sample.label, sample.key, digest
 
 
 def _join(items: list[_Item], budget: TokenBudget | None) -> Chunk | ClipkitError:
@@ -101,17 +109,35 @@ def _join(items: list[_Item], budget: TokenBudget | None) -> Chunk | ClipkitErro
         if isinstance(item, ClipkitError):
             return item
         samples.append(item)
-    values, captions, labels, keys = zip(*samples, strict=True)
-    return Chunk(*join_images(values, budget), list(captions), list(labels), list(keys))
+    values, captions, labels, keys, files = zip(*samples, strict=True)
+    return Chunk(
+        *join_images(values, budget), list(captions), list(labels), list(keys),
+        [digest for digest in files if digest],
+    )  # fmt: skip
 
 
 def decoded_chunks(
-    encoder: TowerEncoder, data: SampleSource, ids: Sequence[int], options: EmbedOptions
+    encoder: TowerEncoder,
+    data: SampleSource,
+    ids: Sequence[int],
+    options: EmbedOptions,
+    digests: bool = False,
 ) -> Iterator[Chunk]:
-    """Decode samples in batches, in the order of ``ids``."""
+    """Decode samples in batches, in the order of ``ids``.
+
+    Args:
+        encoder: Encoder whose tower reads them.
+        data: The samples.
+        ids: Numbers of the samples.
+        options: Batch size, number of workers, progress bar.
+        digests: Whether to compute ``Chunk.files``, by which equal images are found.
+
+    Raises:
+        DataError: If a sample cannot be read.
+    """
     inputs = data.modality.inputs(encoder)
     loader = DataLoader(
-        _Decoded(data, ids, inputs.transform),
+        _Decoded(data, ids, inputs.transform, digests),
         batch_size=options.batch_size,
         num_workers=min(options.num_workers, len(ids)),
         collate_fn=partial(_join, budget=inputs.budget),

@@ -77,15 +77,7 @@ class LabelHeadClassification(Evaluator):
     def _predict(self, encoder: DualEncoder, data: ImageData) -> Predictions:
         head = label_head_of(encoder, data.modality.name)
         ids = ids_of_rank(data, self.options)
-        scores, labels, keys = head_scores(encoder, data, self.options)
-        labels = match_head(self.class_names, head, data.name).labels(labels)
-        require_classes(labels, head.num_classes, keys, data)
-        return Predictions(
-            in_data_order(scores, ids),
-            in_data_order(labels, ids),
-            head_names(self.class_names, head),
-            texts_in_data_order(keys, scores.device),
-        )
+        return head_predictions(*head_scores(encoder, data, self.options), ids, head, data)
 
     def run(self, encoder: DualEncoder) -> dict[str, float]:
         """Return the metrics; ``top5`` only if there are at least five classes."""
@@ -127,6 +119,34 @@ def head_scores(
             labels += chunk.labels
             keys += chunk.keys
     return torch.cat(scores), torch.tensor(labels, dtype=torch.int64, device=device), keys
+
+
+def head_predictions(
+    scores: Float[Tensor, "B C"],
+    labels: Int64[Tensor, " B"],
+    keys: Sequence[str],
+    ids: Sequence[int],
+    head: LabelHead,
+    data: ImageData,
+) -> Predictions:
+    """Gather what a head scored on all ranks, and match the classes with those of the head.
+
+    Args:
+        scores: Scores of the samples of this rank.
+        labels: Their classes in the data.
+        keys: Their names.
+        ids: Their numbers.
+        head: The head.
+        data: The data.
+
+    Raises:
+        DataError: On every rank, if a sample of any rank has no class that the head knows.
+    """
+    all_keys = texts_in_data_order(keys, scores.device)
+    known = match_head(data.class_names, head, data.name).labels(in_data_order(labels, ids))
+    require_classes(known, head.num_classes, all_keys, data)
+    names = head_names(data.class_names, head)
+    return Predictions(in_data_order(scores, ids), known, names, all_keys)
 
 
 def in_data_order(rows: Shaped[Tensor, "B *rest"], ids: Sequence[int]) -> Shaped[Tensor, "N *rest"]:

@@ -50,6 +50,8 @@ class Predictions:
         class_names: Name of each column; C distinct names.
         keys: Name of each image; empty if the images have no names.
         logit_scale: Factor that makes logits of the scores: 1 for logits.
+        groups: Group of each image, such as the file that several questions are about; empty if
+            images are independent of one another.
     """
 
     scores: Float[Tensor, "N C"]
@@ -57,6 +59,7 @@ class Predictions:
     class_names: tuple[str, ...] = ()
     keys: tuple[str, ...] = ()
     logit_scale: float = 1.0
+    groups: tuple[str, ...] = ()
 
 
 def confusion_counts(
@@ -258,12 +261,12 @@ def outcomes_of(
     Args:
         predictions: Scores and true classes.
         calibrated_scale: Factor of the scores that was fitted on other images; None for none.
-        groups: Group of each image; None if images are independent of one another.
+        groups: Group of each image; None for those of the predictions.
     """
     keys = predictions.keys or tuple(map(str, range(len(predictions.labels))))
     return classification_outcomes(
         predictions.scores, predictions.labels, keys, predictions.class_names,
-        groups, predictions.logit_scale, calibrated_scale,
+        groups or predictions.groups, predictions.logit_scale, calibrated_scale,
     )  # fmt: skip
 
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, final
 
 from clipkit.evaluation.datasets.dataset import EvaluationDataset, as_dataset
 from clipkit.evaluation.datasets.loading import ids_of_rank, texts_in_data_order
 from clipkit.evaluation.evaluators.base import Evaluator
-from clipkit.evaluation.evaluators.class_match import head_names, match_head
 from clipkit.evaluation.evaluators.joint.fused_scores import checked_joint, fused_scores
-from clipkit.evaluation.evaluators.label_head import in_data_order
-from clipkit.evaluation.evaluators.zero_shot import Predictions, outcomes_of, require_classes
+from clipkit.evaluation.evaluators.label_head import head_predictions
+from clipkit.evaluation.evaluators.zero_shot import Predictions, outcomes_of
 from clipkit.evaluation.inference import EmbedOptions
 from clipkit.evaluation.outcomes.metrics import outcome_metrics
 from clipkit.evaluation.outcomes.outcomes import Evaluation
@@ -27,7 +27,7 @@ class JointClassification(Evaluator):
 
     The label head on the fusion of a ``JointEncoder`` scores the classes of each image with its
     first caption. Classes of the data are matched with those of the head by name, if both have
-    names.
+    names. Intervals draw complete images, because samples about one image depend on one another.
 
     Args:
         data: Folder, URL or pattern of shards, or an opened data set, with a class in each sample.
@@ -64,16 +64,13 @@ class JointClassification(Evaluator):
             DataError: If a sample has no text, or no class that the head knows.
         """
         joint = checked_joint(encoder, _TASK)
-        head, ids = joint.heads[FUSED], ids_of_rank(self.data, self.options)
         scored = fused_scores(joint, self.data, self.options, _TASK)
-        labels = match_head(self.class_names, head, self.data.name).labels(scored.labels)
-        require_classes(labels, head.num_classes, scored.keys, self.data)
-        return Predictions(
-            in_data_order(scored.logits, ids),
-            in_data_order(labels, ids),
-            head_names(self.class_names, head),
-            texts_in_data_order(scored.keys, scored.logits.device),
-        )
+        predictions = head_predictions(
+            scored.logits, scored.labels, scored.keys, ids_of_rank(self.data, self.options),
+            joint.heads[FUSED], self.data,
+        )  # fmt: skip
+        files = texts_in_data_order(scored.files, scored.logits.device)
+        return replace(predictions, groups=files)
 
     def run(self, encoder: DualEncoder) -> dict[str, float]:
         """Return the metrics; ``top5`` only if there are at least five classes."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple, final
@@ -11,9 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from clipkit.data.audio.formats import SOUND_EXTENSIONS
 from clipkit.data.samples.candidates import Turn, TurnFields, read_turn
-from clipkit.data.samples.content import sample_errors
+from clipkit.data.samples.content import IMAGES_AND_SOUNDS, sample_errors
 from clipkit.data.text.turns import turn_tokens
 from clipkit.distributed.agreement import same_errors
 from clipkit.errors import ConfigError, DataError
@@ -107,10 +105,9 @@ class DialogueRanking(Evaluator):
         joint = _checked(encoder)
         with same_errors():
             scored = self.score(joint)
+            of_rank = _columns(scored)
         ids, device = ids_of_rank(self.data, self.options), joint.log_logit_scale.device
-        columns = {
-            name: in_data_order(column.to(device), ids) for name, column in _columns(scored).items()
-        }
+        columns = {name: in_data_order(column.to(device), ids) for name, column in of_rank.items()}
         if columns[_GAIN].isnan().all():
             del columns[_GAIN]
         keys = distinct_keys(texts_in_data_order([one.key for one in scored], device))
@@ -128,29 +125,24 @@ class DialogueRanking(Evaluator):
         encode, device = tokenizer_of(joint).encode, joint.log_logit_scale.device
         with evaluating(joint, self.options.precision):
             own = ids_of_rank(self.data, self.options)
-            for chunk in decoded_chunks(joint, self.data, own, self.options):
-                read = [self._read(next(ids)) for _ in chunk.keys]
+            for chunk in decoded_chunks(joint, self.data, own, self.options, digests=True):
+                turns = [self._turn(next(ids)) for _ in chunk.keys]
                 images = joint.read_image(*chunk.on(device)).tokens
-                texts = [turn_tokens(turn.context, _distinct(turn), encode) for _, turn in read]
-                scores = self._scores(joint, images, texts)
-                scored += [
-                    ScoredTurn(key, image, turn, _of_all(turn, own_scores))
-                    for key, (image, turn), own_scores in zip(chunk.keys, read, scores, strict=True)
-                ]
+                texts = [turn_tokens(turn.context, _distinct(turn), encode) for turn in turns]
+                scores = map(_of_all, turns, self._scores(joint, images, texts))
+                scored += map(ScoredTurn, chunk.keys, chunk.files, turns, scores)
         return scored
 
-    def _read(self, number: int) -> tuple[str, Turn]:
-        """Return the digest of an image, and its turn."""
-        raw = self.data.members(number, leave_out=SOUND_EXTENSIONS)
+    def _turn(self, number: int) -> Turn:
+        raw = self.data.members(number, leave_out=IMAGES_AND_SOUNDS)
         with sample_errors(self.data.name, raw.key):
             turn = read_turn(raw.members, self.turn)
-            image = self.data.modality.member(raw.members)
         if turn is None:
             raise DataError(
                 f"{self.data.name}: {raw.key}: {_TASK} needs a list of candidates in "
                 f"{self.turn.candidates}, got none"
             )
-        return hashlib.blake2b(image, digest_size=8).hexdigest(), turn
+        return turn
 
     def _scores(
         self, joint: JointEncoder, images: TokenSequence, texts: Sequence[Sequence[list[int]]]

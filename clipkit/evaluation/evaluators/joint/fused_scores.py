@@ -28,11 +28,13 @@ class FusedScores:
         logits: Logits of the classes, float32.
         labels: Class of each sample in the data; ``IGNORE_LABEL`` if it has none.
         keys: Name of each sample.
+        files: Digest of the file of each image, equal for texts about the same image.
     """
 
     logits: Float[Tensor, "B C"]
     labels: Int64[Tensor, " B"]
     keys: list[str]
+    files: list[str]
 
 
 def checked_joint(encoder: Any, task: str) -> JointEncoder:
@@ -60,9 +62,9 @@ def fused_scores(
     """
     device, tokenizer = joint.log_logit_scale.device, tokenizer_of(joint)
     logits = [torch.empty(0, joint.num_fused_classes, device=device)]
-    labels, keys = list[int](), list[str]()
+    labels, keys, files = list[int](), list[str](), list[str]()
     with same_errors(), evaluating(joint, options.precision):
-        for chunk in decoded_chunks(joint, data, ids_of_rank(data, options), options):
+        for chunk in decoded_chunks(joint, data, ids_of_rank(data, options), options, digests=True):
             tokens = _tokens(chunk, tokenizer, data.name, task).to(device)
             image = joint.read_image(*chunk.on(device)).tokens
             text = joint.read_text(tokens).tokens
@@ -70,8 +72,9 @@ def fused_scores(
             logits.append(joint.classify_fused(pooled).float())
             labels += chunk.labels
             keys += chunk.keys
+            files += chunk.files
     numbers = torch.tensor(labels, dtype=torch.int64, device=device)
-    return FusedScores(torch.cat(logits), numbers, keys)
+    return FusedScores(torch.cat(logits), numbers, keys, files)
 
 
 def _tokens(chunk: Chunk, tokenizer: Tokenizer, name: str, task: str) -> Int64[Tensor, "B S"]:

@@ -40,7 +40,8 @@ class QuestionAnswering(Evaluator):
     question whose answers the head does not know counts as wrong.
 
     ``vqa_accuracy`` is the mean of ``clipkit.metrics.vqa_accuracy``. ``top1`` and the metrics of
-    classes compare with the most frequent answer to each question.
+    classes compare with the most frequent answer to each question. Intervals draw complete images,
+    because questions about one image depend on one another.
 
     Args:
         data: Folder, URL or pattern of shards, a table, or an opened data set, with answers to a
@@ -106,6 +107,7 @@ class QuestionAnswering(Evaluator):
             torch.tensor(labels),
             (*names, OTHER),
             texts_in_data_order(scored.keys, scored.logits.device),
+            groups=texts_in_data_order(scored.files, scored.logits.device),
         )
         classes = outcomes_of(predictions)
         chosen = [names[number] for number in logits.argmax(1).tolist()]

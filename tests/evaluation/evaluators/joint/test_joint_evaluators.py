@@ -111,15 +111,29 @@ def test_classes_are_matched_by_name(labelled):
 
 
 def _on_rank(rank, world_size, questions, labelled):
-    answered = QuestionAnswering(questions, options=EmbedOptions(2)).run(joint_encoder())
-    return answered, JointClassification(labelled).run(joint_encoder(["maybe", "no", "yes"]))
+    answered = QuestionAnswering(questions, options=EmbedOptions(2)).evaluate(joint_encoder())
+    evaluator = JointClassification(labelled)
+    classified = evaluator.evaluate(joint_encoder(["maybe", "no", "yes"]))
+    with pytest.raises(DataError, match="does not know 1 of the classes that occur: 'maybe'"):
+        evaluator.run(joint_encoder(["no", "yes"]))  # the only one is a sample of one rank
+    parts = (*answered.outcomes, *classified.outcomes)
+    return answered.metrics, classified.metrics, [part.groups for part in parts]
 
 
 def test_two_ranks_give_what_one_gives(questions, labelled):
     expected = _on_rank(0, 1, questions, labelled)
-    for answered, classified in run_ranks(_on_rank, 2, questions, labelled):
+    for answered, classified, groups in run_ranks(_on_rank, 2, questions, labelled):
         assert answered == pytest.approx(expected[0], abs=1e-6)
         assert classified == pytest.approx(expected[1], abs=1e-6)
+        assert groups == expected[2]
+
+
+def test_intervals_draw_complete_images(questions, labelled):
+    """Rows of a table that name the same file are one group."""
+    (*of_questions, of_texts) = _on_rank(0, 1, questions, labelled)[2]
+    for groups, rows in ((of_questions[0], 6), (of_questions[1], 6), (of_texts, 7)):
+        images = [groups.index(name) for name in groups]
+        assert images == [row - row % 2 for row in range(rows)]
 
 
 def test_the_page_shows_questions_with_answers(questions, labelled, tmp_path):
