@@ -8,33 +8,53 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from clipkit.data.modalities.field import ModalityField
 from clipkit.data.text.tokenizer import Tokenizer
+from clipkit.evaluation.datasets.dataset import EvaluationDataset
 from clipkit.evaluation.datasets.loading import decoded_chunks
-from clipkit.evaluation.datasets.sample_source import DataSource
+from clipkit.evaluation.datasets.modality_loading import (
+    ModalityItem,
+    evaluation_fields,
+    modality_batches,
+)
 from clipkit.evaluation.inference import EmbedOptions
 from clipkit.models import JointEncoder
 from clipkit.models.evaluating import evaluating
 from clipkit.token_sequences import TokenSequence
 
 
-def image_tokens(joint: JointEncoder, data: DataSource, options: EmbedOptions) -> TokenSequence:
-    """Return the tokens of all images of a data set, on the CPU.
+def modality_tokens(
+    joint: JointEncoder,
+    name: str,
+    data: EvaluationDataset,
+    ids: Sequence[int],
+    options: EmbedOptions,
+    fields: Sequence[ModalityField] = (),
+) -> TokenSequence:
+    """Return the tokens of the images, or of another modality, of some samples, on the CPU.
 
     They take much more memory than embeddings: 50 tokens of 768 components are 150 KiB per image.
 
     Args:
         joint: The model.
-        data: Images.
-        options: Batch size, number of workers, limit, precision.
+        name: Name of the modality; for texts see ``text_tokens``.
+        data: The samples.
+        ids: Numbers of samples that have the modality; at least one.
+        options: Batch size, number of workers, precision.
+        fields: Fields that read further modalities; see ``evaluation_fields``.
     """
-    count = len(data) if options.limit is None else min(len(data), options.limit)
     device = joint.log_logit_scale.device
     with evaluating(joint, options.precision):
-        parts = [
-            _on_cpu(joint.read_image(*chunk.on(device)).tokens)
-            for chunk in decoded_chunks(joint, data, range(count), options)
-        ]
-        return _stacked(parts)
+        if name == "image":
+            chunks = decoded_chunks(joint, data, ids, options)
+            return _stacked([_on_cpu(joint.read_image(*one.on(device)).tokens) for one in chunks])
+        own = [field for field in evaluation_fields(joint, fields)[0] if field.name == name]
+        return _stacked(
+            [
+                _on_cpu(joint.read_signal(name, _signals(items, name).to(device)).tokens)
+                for items in modality_batches(joint, data, ids, own, options, images=False)
+            ]
+        )
 
 
 def text_tokens(
@@ -55,6 +75,10 @@ def text_tokens(
             for start in range(0, len(texts), size)
         ]
         return _stacked(parts)
+
+
+def _signals(items: Sequence[ModalityItem], name: str) -> Tensor:
+    return torch.stack([item.signals[name].values for item in items])
 
 
 def _on_cpu(part: TokenSequence) -> TokenSequence:

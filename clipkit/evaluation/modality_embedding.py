@@ -29,9 +29,10 @@ from clipkit.evaluation.embedding_cache import cache_of
 from clipkit.evaluation.inference import EmbedOptions
 from clipkit.evaluation.memory import recall
 from clipkit.evaluation.modality_cache import items_without_files, store_rows, stored_rows
-from clipkit.models import MultimodalEncoder, TowerEncoder
+from clipkit.models import TowerEncoder
 from clipkit.models.evaluating import evaluating
 from clipkit.models.inputs import tokenizer_of
+from clipkit.models.named_towers import NamedTowerEncoder
 from clipkit.patches import join_images
 from clipkit.types import IGNORE_LABEL
 
@@ -71,9 +72,9 @@ class EmbeddedModalities:
         return mask.index_fill(0, self.rows[name].samples, True)
 
 
-def has_further(encoder: TowerEncoder) -> TypeGuard[MultimodalEncoder]:
+def has_further(encoder: TowerEncoder) -> TypeGuard[NamedTowerEncoder]:
     """Return whether an encoder has other towers than those of images and texts."""
-    return isinstance(encoder, MultimodalEncoder) and set(encoder.towers) != {"image", "text"}
+    return isinstance(encoder, NamedTowerEncoder) and set(encoder.towers) != {"image", "text"}
 
 
 def captions_of_samples(embedded: EmbeddedModalities) -> EmbeddedPairs:
@@ -119,7 +120,7 @@ def image_caption_pairs(
 
 
 def embed_modalities(
-    encoder: MultimodalEncoder,
+    encoder: NamedTowerEncoder,
     data: EvaluationDataset,
     options: EmbedOptions = EmbedOptions(),
     fields: Sequence[ModalityField] = (),
@@ -157,7 +158,7 @@ def embed_modalities(
 
 
 def _embed(
-    encoder: MultimodalEncoder,
+    encoder: NamedTowerEncoder,
     data: EvaluationDataset,
     options: EmbedOptions,
     fields: Sequence[ModalityField],
@@ -198,7 +199,7 @@ def _embed(
 
 
 def _stored(
-    encoder: MultimodalEncoder,
+    encoder: NamedTowerEncoder,
     data: EvaluationDataset,
     options: EmbedOptions,
     readers: Sequence[ModalityField],
@@ -211,7 +212,7 @@ def _stored(
 
 def _embed_rank(
     local: _Local,
-    encoder: MultimodalEncoder,
+    encoder: NamedTowerEncoder,
     data: EvaluationDataset,
     ids: Sequence[int],
     readers: Sequence[ModalityField],
@@ -231,7 +232,7 @@ def _embed_rank(
 class _Local:
     """Embeddings and captions of the samples of this rank."""
 
-    def __init__(self, encoder: MultimodalEncoder, names: Sequence[str]) -> None:
+    def __init__(self, encoder: NamedTowerEncoder, names: Sequence[str]) -> None:
         self._encoder = encoder
         self.device = encoder.log_logit_scale.device
         empty = torch.empty(0, encoder.embedding_dim, device=self.device)

@@ -6,8 +6,9 @@ import re
 from typing import Final
 
 _LOWER: Final = re.compile(
-    r"(^|/)group_gap/|(^|[/_.-])(loss|error|errors|perplexity|ece|calibration_error|brier|nll|rank|gap|wait"
-    r"|wait_share|contrastive|sigmoid|distillation)([/_](step|epoch|weighted|calibrated))?$"
+    r"(^|/)group_gap/|(^|[/_.-])(loss|error|errors|perplexity|ece|calibration_error|brier|nll|rank"
+    r"|gap|wait|wait_share|seconds_per_query|contrastive|sigmoid|distillation)"
+    r"([/_](step|epoch|weighted|calibrated))?$"
 )
 
 

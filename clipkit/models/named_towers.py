@@ -86,7 +86,11 @@ class NamedTowerEncoder(TowerEncoder, ABC):
 
     def scale_with_text(self, name: str) -> Float[Tensor, ""]:
         """Inverse temperature of a modality with texts, linear, which may be the pair's own."""
-        return self.limited(self._log_scale_with_text(name))
+        return self.scale_between(name, "text")
+
+    def scale_between(self, first: str, second: str) -> Float[Tensor, ""]:
+        """Inverse temperature of two modalities, linear, which may be the pair's own."""
+        return self.limited(self._log_scale_between(first, second))
 
     @property
     def pair_scales(self) -> dict[str, Float[Tensor, ""]]:
@@ -302,7 +306,7 @@ class NamedTowerEncoder(TowerEncoder, ABC):
                 )
         options = super().config()
         dual = DualEncoder(self.image_tower, self.text_tower, self.label_head, **options)
-        dual.log_logit_scale = self._log_scale_with_text("image")
+        dual.log_logit_scale = self._log_scale_between("image", "text")
         dual.logit_bias = self.logit_bias
         dual.image_mean, dual.image_std = self.image_mean, self.image_std  # of the weights' type
         return dual.to(self.log_logit_scale.device).train(self.training)
@@ -311,8 +315,9 @@ class NamedTowerEncoder(TowerEncoder, ABC):
         """Return the plain arguments, without towers and heads, that rebuild this encoder."""
         return {**super().config(), "pair_scales": list(self.log_pair_scales)}
 
-    def _log_scale_with_text(self, name: str) -> nn.Parameter:
-        own = (self.log_pair_scales.get(pair) for pair in (f"{name}:text", f"text:{name}"))
+    def _log_scale_between(self, first: str, second: str) -> nn.Parameter:
+        pairs = (f"{first}:{second}", f"{second}:{first}")
+        own = (self.log_pair_scales.get(pair) for pair in pairs)
         return next((log for log in own if log is not None), self.log_logit_scale)
 
     def _tower(self, name: str) -> SignalTower:

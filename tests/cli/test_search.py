@@ -188,7 +188,7 @@ def test_what_cannot_be_reranked_is_one_line(world, capsys, words, message):
 def test_scores_that_are_not_finite_are_refused(world, joint, capsys, monkeypatch):
     from clipkit.search.reranking import hits
 
-    def broken(joint, images, texts, pairs):
+    def broken(joint, images, texts, pairs, **_):
         return torch.full((len(pairs),), torch.nan)
 
     monkeypatch.setattr(hits, "pair_scores", broken)

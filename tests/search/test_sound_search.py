@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from copy import deepcopy
 
 import numpy as np
 import pytest
+import torch
 
 from clipkit.cli.main import main
 from clipkit.collection import Collection
 from clipkit.errors import ConfigError, DataError
+from clipkit.models import CrossAttentionFusion, save_encoder, with_fusion
+from clipkit.models.inputs import sound_transform_of, tokenizer_of
 from clipkit.search import QueryPart, Searcher
 from tests.helpers.sound_collections import (
     embed,
@@ -108,6 +112,34 @@ def test_the_command_writes_files_and_a_page_with_players(folder, tmp_path, caps
     assert "The 5 most similar of 5 sounds" in page
     assert query(folder, *words, "--exact", "--where", "sound_type=wav") == 0
     assert query(folder, "--without-sound", str(tmp_path / "bell.flac")) == 0
+
+
+@torch.no_grad()
+def test_the_best_sounds_are_reranked(folder, tmp_path, capsys):
+    """The order of what a loop over single sounds gives, by a fusion of sounds and texts."""
+    torch.manual_seed(1)
+    towers, fusion = deepcopy(text_and_sound()), CrossAttentionFusion(16, 1, 2, context=["sound"])
+    joint = with_fusion(towers, fusion).eval()
+    save_encoder(joint, tmp_path / "joint")
+    words = ["a bell", "--modality", "sound", "--output"]
+    before, after = tmp_path / "before.json", tmp_path / "after.json"
+    assert query(folder, *words, str(before)) == 0
+    more = ["--rerank", "4", "--reranker", str(tmp_path / "joint")]
+    assert query(folder, *words, str(after), *more) == 0
+    assert "re-ranked 4 sounds in" in capsys.readouterr().err
+    rows, reranked = ([each["row"] for each in json.loads(p.read_text())] for p in (before, after))
+    text = joint.read_text(tokenizer_of(joint.text_tower)(["a bell"]))
+    transform = sound_transform_of(joint.towers["sound"])
+    scores = {}
+    for row in rows[:4]:
+        (name,) = members(row).keys() & {"flac", "wav"}
+        sound = joint.read_signal("sound", transform.of_file(members(row)[name])[None])
+        pooled = joint.fuse({"sound": sound.tokens, "text": text.tokens}).pooled
+        cosine = sound.embedding[0] @ text.embedding[0]
+        scores[row] = float(joint.match(pooled) + joint.logit_scale * cosine)
+    assert reranked == [*sorted(scores, key=lambda row: -scores[row]), *rows[4:]]
+    assert query(folder, "a bell", "--modality", "image", *more) == 2
+    assert "an encoder that fuses images and texts, got one that" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

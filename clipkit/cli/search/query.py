@@ -91,8 +91,8 @@ def _add_ways(parser: argparse.ArgumentParser) -> None:
         "--rerank",
         type=int,
         metavar="K",
-        help="let a joint encoder look at the K best images, and order them by whether they match "
-        "the text",
+        help="let a joint encoder look at the K best images or sounds, and order them by whether "
+        "they match the text",
     )
     parser.add_argument(
         "--reranker",
@@ -219,7 +219,8 @@ def _check_rerank(args: argparse.Namespace, parts: Sequence[GivenPart]) -> None:
         raise ConfigError(f"--rerank: expected at least 1, got {args.rerank}")
     if len(parts) != 1 or parts[0].text is None or parts[0].sign < 0 or args.near_duplicates:
         raise ConfigError(
-            "--rerank: expected a query of one text, which a joint encoder compares with images"
+            "--rerank: expected a query of one text, which a joint encoder compares with what is "
+            "found"
         )
 
 
@@ -229,9 +230,8 @@ def _reranked(
     """Order the best hits by a joint encoder, and print how long that took."""
     from clipkit.models import JointEncoder, load_towers
     from clipkit.search import reranked_hits
+    from clipkit.search.modalities import plural_of
 
-    if searcher.modality != "image":
-        raise ConfigError(f"--rerank: expected a search for images, got {searcher.modality}")
     path = args.reranker or args.model or searcher.collection.info.model
     joint = load_towers(path, args.device).encoder
     if not isinstance(joint, JointEncoder):
@@ -242,9 +242,10 @@ def _reranked(
     (part,) = parts
     assert part.text is not None, "checked before"
     begin = time.perf_counter()
-    ordered = reranked_hits(joint, searcher.collection, part.text, hits, args.rerank)
+    named, best = searcher.modality, min(args.rerank, len(hits))
+    ordered = reranked_hits(joint, searcher.collection, part.text, hits, args.rerank, named)
     seconds = time.perf_counter() - begin
-    print(f"re-ranked {min(args.rerank, len(hits))} images in {seconds:.2f} s", file=sys.stderr)
+    print(f"re-ranked {best} {plural_of(named)} in {seconds:.2f} s", file=sys.stderr)
     return ordered
 
 

@@ -84,13 +84,22 @@ def modality_batches(
     ids: Sequence[int],
     fields: Sequence[ModalityField],
     options: EmbedOptions,
+    images: bool = True,
 ) -> Iterator[list[ModalityItem]]:
     """Decode samples in batches, in the order of ``ids``.
+
+    Args:
+        encoder: Encoder whose towers read them.
+        data: The samples.
+        ids: Numbers of the samples.
+        fields: Fields that read further modalities.
+        options: Batch size, number of workers, progress bar.
+        images: Whether to decode images, if the encoder has a tower for them.
 
     Raises:
         SampleError: If an input cannot be used, unless its field makes it absent.
     """
-    has_image, has_text = ("image" in encoder.towers), ("text" in encoder.towers)
+    has_image, has_text = images and "image" in encoder.towers, "text" in encoder.towers
     read = {name for field in fields for name in field.members}
     read |= set(IMAGE_EXTENSIONS if has_image else ())
     unread = [name for name in IMAGES_AND_SOUNDS if name not in read]

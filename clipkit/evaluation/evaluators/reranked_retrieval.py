@@ -11,13 +11,13 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from clipkit.errors import ConfigError, check_at_least
+from clipkit.errors import ConfigError, DataError, check_at_least
 from clipkit.evaluation.correct_pairs import Candidates
 from clipkit.evaluation.embedding import tokenizer_of
 from clipkit.evaluation.evaluators.base import Evaluator
 from clipkit.evaluation.evaluators.retrieval import Retrieval
 from clipkit.evaluation.evaluators.retrieval_outcomes import pair_outcomes
-from clipkit.evaluation.joint_tokens import image_tokens, text_tokens
+from clipkit.evaluation.joint_tokens import modality_tokens, text_tokens
 from clipkit.evaluation.memory import remembering
 from clipkit.evaluation.modality_pairs import ModalityPair
 from clipkit.evaluation.outcomes.metrics import outcome_metrics
@@ -38,7 +38,7 @@ class RerankedDirection:
     """What re-ranking changed for the queries of one direction.
 
     Args:
-        prefix: Text before the names of metrics: "text_to_image/" or "image_to_text/".
+        prefix: Text before the names of metrics, such as "text_to_image/".
         first_before: Candidate that is first by similarity, of each query.
         first_after: Candidate that is first after re-ranking.
         seconds_per_query: Time of the fusion.
@@ -56,8 +56,8 @@ class RerankedEvaluation:
 
     Args:
         evaluation: Metrics and outcomes of both.
-        pair: Images and texts that were compared.
-        directions: What changed, with images and with texts as queries.
+        pair: Images and texts that were compared, or the two modalities that are fused.
+        directions: What changed, with the first and with the second of the pair as queries.
         num_best: Number of candidates of each query that were scored again.
     """
 
@@ -72,15 +72,16 @@ class RerankedRetrieval(Evaluator):
     """Retrieval by a joint encoder: its dual encoder finds K candidates, its fusion orders them.
 
     The final order of the K candidates is that of the scaled similarity plus the matching logit,
-    see ``clipkit.models.reranking_scores``; the others keep their places. Each rank of a process
-    group computes everything.
+    see ``clipkit.models.reranking_scores``; the others keep their places. The two modalities that
+    the encoder fuses are re-ranked, such as sounds and texts; retrieval between others is measured
+    as before. Each rank of a process group computes everything.
 
     Args:
         retrieval: The retrieval that is measured before and after, also by group of queries.
         num_best: Number of candidates of each query that are scored again.
 
     Raises:
-        ConfigError: If ``num_best`` is less than 1, or the retrieval is one of sounds.
+        ConfigError: If ``num_best`` is less than 1, or the data were opened for one modality.
 
     Examples:
         >>> joint = with_fusion(encoder, CrossAttentionFusion(width=16, depth=1, num_heads=2))
@@ -92,7 +93,8 @@ class RerankedRetrieval(Evaluator):
         check_at_least("num_best", num_best, 1)
         if retrieval.data.modality.name != "image":
             raise ConfigError(
-                f"rerank: expected retrieval of images, got {retrieval.data.modality.name}"
+                f"rerank: expected data that were opened without a modality, of which retrieval "
+                f"reads all, got {retrieval.data.modality.name}"
             )
         self.retrieval, self.num_best, self.data = retrieval, num_best, retrieval.data
         self.primary_metric = f"{PREFIX}{retrieval.primary_metric}"
@@ -104,7 +106,8 @@ class RerankedRetrieval(Evaluator):
         tokens to its device, and without that of the towers and of sorting.
 
         Raises:
-            ConfigError: If the encoder is none that fuses images and texts alone.
+            ConfigError: If the encoder is none that fuses two modalities.
+            DataError: If no sample has both.
         """
         return self.evaluate(encoder).metrics
 
@@ -117,13 +120,10 @@ class RerankedRetrieval(Evaluator):
         joint = _checked(encoder)
         with remembering():
             before = self.retrieval.evaluate(encoder)
-            (pair,) = self.retrieval.pairs(encoder)
+            pair = self._fused_pair(joint)
         options, device = self.retrieval.options, joint.log_logit_scale.device
-        tokenizer = self.retrieval.tokenizer or tokenizer_of(encoder)
-        texts = [pair.captions[row] for row in pair.candidates.caption_rows.tolist()]
-        images = image_tokens(joint, self.retrieval.data, options)
-        words = text_tokens(joint, tokenizer, texts, options)
-        ranker = _Reranker(joint, pair.candidates, images, words, self.num_best)
+        tokens = self._tokens(joint, pair, pair.first), self._tokens(joint, pair, pair.second)
+        ranker = _Reranker(joint, pair, tokens, self.num_best)
         with evaluating(joint, options.precision):
             after = [
                 replace(part, prefix=f"{PREFIX}{part.prefix}")
@@ -145,50 +145,73 @@ class RerankedRetrieval(Evaluator):
         )
         return RerankedEvaluation(evaluation, pair, (there, back), self.num_best)
 
+    def _fused_pair(self, joint: JointEncoder) -> ModalityPair:
+        """Return what is compared of the two modalities that are fused."""
+        fused = {*joint.fused_names}
+        pairs = self.retrieval.pairs(joint)
+        found = next((pair for pair in pairs if {pair.first, pair.second} == fused), None)
+        if found is None:
+            raise DataError(
+                f"{self.data.name}: rerank: expected samples with {' and '.join(sorted(fused))}, "
+                f"which the encoder fuses, got none; what is neither image, text nor sound needs "
+                f"the field that reads it: Retrieval(DATA, fields=[...])"
+            )
+        return found
+
+    def _tokens(self, joint: JointEncoder, pair: ModalityPair, name: str) -> TokenSequence:
+        """Return the tokens of the candidates of a modality, in their order."""
+        options = self.retrieval.options
+        if name == "text":
+            texts = [pair.captions[row] for row in pair.candidates.caption_rows.tolist()]
+            return text_tokens(
+                joint, self.retrieval.tokenizer or tokenizer_of(joint), texts, options
+            )
+        ids, fields = pair.samples.tolist(), self.retrieval.fields
+        return modality_tokens(joint, name, self.data, ids, options, fields)
+
 
 @final
 class _Reranker:
-    """Ranks of correct pairs by the fusion, among all texts or those of a group.
+    """Ranks of correct pairs by the fusion, among all candidates or those of a group.
 
     Args:
         joint: Encoder with the fusion, in evaluation mode.
-        candidates: All images and texts.
-        images: Tokens of the images.
-        texts: Tokens of the texts.
+        pair: The two modalities, with all candidates.
+        tokens: Tokens of the candidates of the first, and of the second.
         num_best: Number of candidates of each query that are scored again.
     """
 
     def __init__(
         self,
         joint: JointEncoder,
-        candidates: Candidates,
-        images: TokenSequence,
-        texts: TokenSequence,
+        pair: ModalityPair,
+        tokens: tuple[TokenSequence, TokenSequence],
         num_best: int,
     ) -> None:
-        self._joint, self._images, self._texts = joint, images, texts
-        self._num_best = num_best
-        rows = candidates.caption_rows
+        self._joint, self._tokens, self._num_best = joint, tokens, num_best
+        self._first, self._second = pair.first, pair.second
+        rows = pair.candidates.caption_rows
         self._place = torch.zeros(int(rows.max()) + 1, dtype=torch.int64)
         self._place[rows] = torch.arange(len(rows))
         # of the first call, which is that of all texts
         self.complete: tuple[_Scores, _Scores] | None = None
 
     def __call__(self, candidates: Candidates) -> tuple[PairRanks, PairRanks]:
-        """Return the ranks with images and with texts as queries."""
+        """Return the ranks with the first and with the second as queries."""
         places = self._place[candidates.caption_rows]
-        images, texts, pairs = candidates.images, candidates.texts, candidates.pairs
+        firsts, seconds, pairs = candidates.images, candidates.texts, candidates.pairs
+        first, second = self._first, self._second
 
-        def of_images(pairs: Tensor) -> Tensor:
-            tokens = torch.stack([pairs[:, 0], places[pairs[:, 1]]], dim=1)
-            logits = pair_scores(self._joint, self._images, self._texts, tokens)
-            similarities = (images[pairs[:, 0]].float() * texts[pairs[:, 1]].float()).sum(1)
-            return reranking_scores(self._joint, similarities, logits)
+        def of_firsts(pairs: Tensor) -> Tensor:
+            rows = torch.stack([pairs[:, 0], places[pairs[:, 1]]], dim=1)
+            logits = pair_scores(self._joint, *self._tokens, rows, first=first, second=second)
+            similarities = (firsts[pairs[:, 0]].float() * seconds[pairs[:, 1]].float()).sum(1)
+            return reranking_scores(self._joint, similarities, logits, first, second)
 
-        scores = _Scores(of_images), _Scores(lambda pairs: of_images(pairs.flip(1)))
+        scores = _Scores(of_firsts), _Scores(lambda pairs: of_firsts(pairs.flip(1)))
         ranks = (
-            reranked_pair_ranks(images, texts, pairs, self._num_best, scores[0]),
-            reranked_pair_ranks(texts, images, pairs.flip(1), self._num_best, scores[1]),
+            reranked_pair_ranks(firsts, seconds, pairs, self._num_best, scores[0]),
+            reranked_pair_ranks(seconds, firsts, pairs.flip(1), self._num_best, scores[1]),
         )
         self.complete = self.complete or scores
         return ranks
@@ -221,9 +244,14 @@ class _Scores:
 
 
 def _checked(encoder: Any) -> JointEncoder:
-    if not isinstance(encoder, JointEncoder) or {*encoder.fused_names} != {"image", "text"}:
+    if not isinstance(encoder, JointEncoder):
         raise ConfigError(
-            f"rerank: expected an encoder with a fusion of images and texts, got "
+            f"rerank: expected an encoder with a fusion of two modalities, got "
             f"{type(encoder).__name__}; train one with clipkit.models.with_fusion"
+        )
+    if len(encoder.fused_names) != 2:
+        raise ConfigError(
+            f"rerank: expected a fusion of two modalities, a query and a candidate, got one of "
+            f"{', '.join(encoder.fused_names)}"
         )
     return encoder

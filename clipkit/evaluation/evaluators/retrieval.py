@@ -25,7 +25,8 @@ from clipkit.evaluation.modality_pairs import ModalityPair, image_text_pair, mod
 from clipkit.evaluation.outcomes.metrics import outcome_metrics
 from clipkit.evaluation.outcomes.outcomes import Evaluation, Outcomes
 from clipkit.evaluation.query_groups import QueryGroups, read_query_groups
-from clipkit.models import DualEncoder, MultimodalEncoder, TowerEncoder
+from clipkit.models import DualEncoder, TowerEncoder
+from clipkit.models.named_towers import NamedTowerEncoder
 from clipkit.renamed_arguments import renamed_arguments
 
 
@@ -37,9 +38,10 @@ class Retrieval(Evaluator):
     if any of its correct candidates is among the first k (the convention of CLIP-like papers and of
     CLIP_benchmark).
 
-    With a ``MultimodalEncoder`` every ordered pair of its modalities is measured, such as
-    ``sound_to_text/recall_at_1``. Each pair is over the samples that have both, whose number is in
-    the details of the result: ``image_and_sound/num_samples`` and ``.../num_left_out``.
+    With a ``MultimodalEncoder``, or a ``JointEncoder`` with further towers, every ordered pair of
+    its modalities is measured, such as ``sound_to_text/recall_at_1``. Each pair is over the samples
+    that have both, whose number is in the details of the result: ``image_and_sound/num_samples``
+    and ``.../num_left_out``.
 
     Args:
         data: Folder, URL or pattern of shards, or an opened data set, with captions.
@@ -107,11 +109,11 @@ class Retrieval(Evaluator):
             )
         return pairs
 
-    def embed_all(self, encoder: MultimodalEncoder) -> EmbeddedModalities:
+    def embed_all(self, encoder: NamedTowerEncoder) -> EmbeddedModalities:
         """Return the embeddings of all modalities that ``run`` measures."""
         return embed_modalities(encoder, self.data, self.options, self.fields, self.tokenizer)
 
-    def run(self, encoder: DualEncoder | MultimodalEncoder) -> dict[str, float]:
+    def run(self, encoder: DualEncoder | NamedTowerEncoder) -> dict[str, float]:
         """Return the metrics of both directions of each pair.
 
         The recall of truncated embeddings, at the first k, is
@@ -122,7 +124,7 @@ class Retrieval(Evaluator):
         """
         return self.evaluate(encoder).metrics
 
-    def evaluate(self, encoder: DualEncoder | MultimodalEncoder) -> Evaluation:
+    def evaluate(self, encoder: DualEncoder | NamedTowerEncoder) -> Evaluation:
         """Return the metrics and the outcome of each image and caption; see ``run``."""
         if max(self.widths, default=0) > encoder.embedding_dim:
             raise ConfigError(
@@ -140,7 +142,7 @@ class Retrieval(Evaluator):
         metrics = {name: v for part in outcomes for name, v in outcome_metrics(part).items()}
         return Evaluation(metrics, tuple(outcomes), details)
 
-    def pairs(self, encoder: DualEncoder | MultimodalEncoder) -> list[ModalityPair]:
+    def pairs(self, encoder: DualEncoder | NamedTowerEncoder) -> list[ModalityPair]:
         """Return what ``run`` compares: images and texts, or each two modalities.
 
         Raises:

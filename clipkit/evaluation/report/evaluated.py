@@ -36,7 +36,11 @@ from clipkit.evaluation.probes.neighbours import NearestNeighbours
 from clipkit.evaluation.report.collect.examples import examples_of
 from clipkit.evaluation.report.collect.explanations import explained_pairs
 from clipkit.evaluation.report.collect.matches import explained_matches
-from clipkit.evaluation.report.collect.modalities import Compared, modality_galleries
+from clipkit.evaluation.report.collect.modalities import (
+    Compared,
+    compared_images,
+    modality_galleries,
+)
 from clipkit.evaluation.report.collect.reranking import reranking_of
 from clipkit.evaluation.report.collect.sound_clips import SoundSource
 from clipkit.evaluation.report.collect.turns import TurnSource
@@ -71,7 +75,7 @@ class Measured:
         sounds: Sounds of each evaluator of sounds, by its name.
         with_texts: Names of the evaluators of images with texts, such as questions.
         matches: Parts of images and captions that carry the matching logit of a joint encoder.
-        reranked: Retrieval before and after re-ranking, and its images; None without it.
+        reranked: Retrieval before and after re-ranking, and its samples; None without it.
         turns: Turns of each evaluator of dialogues, by its name.
     """
 
@@ -84,7 +88,7 @@ class Measured:
     sounds: Mapping[str, SoundSource] = field(default_factory=dict)
     with_texts: Sequence[str] = ()
     matches: Sequence[Explanation] = ()
-    reranked: tuple[RerankedEvaluation, EvaluationDataset] | None = None
+    reranked: tuple[RerankedEvaluation, Compared] | None = None
     turns: Mapping[str, TurnSource] = field(default_factory=dict)
 
     def examples(self) -> Examples:
@@ -189,14 +193,16 @@ def measure(encoder: DualEncoder, evaluators: Mapping[str, Evaluator]) -> Measur
 
 def _results(
     encoder: DualEncoder, evaluators: Mapping[str, Evaluator], order: Sequence[str]
-) -> tuple[dict[str, Evaluation], tuple[RerankedEvaluation, EvaluationDataset] | None]:
+) -> tuple[dict[str, Evaluation], tuple[RerankedEvaluation, Compared] | None]:
     """Run evaluators; return what re-ranking changed, too, if one measures it."""
     evaluations, reranked = dict[str, Evaluation](), None
     for name in order:
         part = evaluators[name]
         if isinstance(part, RerankedRetrieval):
-            reranked = part.compare(encoder), part.data
-            evaluations[name] = reranked[0].evaluation
+            found = part.compare(encoder)
+            compared = _compared(encoder, part.retrieval)
+            reranked = found, compared or compared_images(part.data, found.pair)
+            evaluations[name] = found.evaluation
         else:
             evaluations[name] = _with_classes(part).evaluate(encoder)
     return evaluations, reranked

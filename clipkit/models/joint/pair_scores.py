@@ -18,16 +18,19 @@ def pair_scores(
     pairs: Int64[Tensor, "P 2"],
     batch_size: int = 64,
     first: str = "image",
+    second: str = "text",
 ) -> Float[Tensor, " P"]:
     """Return the logit that image and text of each pair belong together.
 
     Args:
-        joint: Encoder in evaluation mode that fuses images and texts, and nothing else.
+        joint: Encoder in evaluation mode that fuses images and texts, and nothing else; or the two
+            modalities that are named.
         images: Tokens of images, or of the modality ``first``, on any device.
-        texts: Tokens of texts, on any device.
+        texts: Tokens of texts, or of the modality ``second``, on any device.
         pairs: Row of the image and row of the text of each pair.
         batch_size: Pairs per forward pass.
-        first: Modality that is fused with texts in place of images.
+        first: Modality in place of images.
+        second: Modality in place of texts.
 
     Returns:
         Logits in float32, on the device of ``pairs``.
@@ -45,14 +48,18 @@ def pair_scores(
     for part in torch.split(pairs, batch_size):
         tokens = {
             first: _on(images.rows(part[:, 0].to(images.values.device)), device),
-            "text": _on(texts.rows(part[:, 1].to(texts.values.device)), device),
+            second: _on(texts.rows(part[:, 1].to(texts.values.device)), device),
         }
         parts.append(joint.match(joint.fuse(tokens).pooled).float().to(pairs.device))
     return torch.cat(parts)
 
 
 def reranking_scores(
-    joint: JointEncoder, similarities: Float[Tensor, " P"], logits: Float[Tensor, " P"]
+    joint: JointEncoder,
+    similarities: Float[Tensor, " P"],
+    logits: Float[Tensor, " P"],
+    first: str = "image",
+    second: str = "text",
 ) -> Float[Tensor, " P"]:
     """Return scores that order candidates of a query by what dual encoder and fusion know.
 
@@ -65,13 +72,15 @@ def reranking_scores(
         joint: The encoder.
         similarities: Cosines of image and text of each pair, by the same encoder.
         logits: Their matching logits; see ``pair_scores``.
+        first: Modality in place of images.
+        second: Modality in place of texts.
 
     Examples:
         >>> joint = with_fusion(encoder, CrossAttentionFusion(width=16, depth=1, num_heads=2))
         >>> reranking_scores(joint, torch.tensor([0.3, 0.1]), torch.tensor([-1.0, 2.0])).shape
         torch.Size([2])
     """
-    scale = joint.scale_with_text("image").detach().to(similarities)
+    scale = joint.scale_between(first, second).detach().to(similarities)
     return scale * similarities + logits.to(similarities)
 
 

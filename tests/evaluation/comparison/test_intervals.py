@@ -183,6 +183,7 @@ def test_wrong_options_are_refused(options):
         ("text_to_image/recall_at_1", False), ("val/text_to_image/recall_at_1", False),
         ("mean_average_precision", False), ("rankme", False), ("ece", True),
         ("loss_weight", False), ("worst_group", False),
+        ("reranked/text_to_image/seconds_per_query", True),
     ],
 )  # fmt: skip
 def test_direction_of_metrics(name, lower):

@@ -20,6 +20,7 @@ from clipkit.evaluation import (
 )
 from clipkit.evaluation.evaluators import reranked_retrieval
 from clipkit.evaluation.joint_tokens import text_tokens
+from clipkit.evaluation.report.collect.modalities import compared_images
 from clipkit.evaluation.report.collect.reranking import reranking_of
 from clipkit.metrics.reranking import reranked_pair_ranks
 from clipkit.models import CrossAttentionFusion, save_encoder, with_fusion
@@ -94,7 +95,9 @@ def test_each_direction_scores_the_image_and_the_text_of_its_pairs(model, data, 
         torch.manual_seed(seed)
         table = 10 * torch.randn(len(embedded.images), len(embedded.texts))
         monkeypatch.setattr(
-            reranked_retrieval, "pair_scores", lambda j, i, t, pairs, s=table: s[tuple(pairs.T)]
+            reranked_retrieval,
+            "pair_scores",
+            lambda j, i, t, pairs, s=table, **_: s[tuple(pairs.T)],
         )
         after = RerankedRetrieval(Retrieval(data), 4).run(model)
         table = table + scale * similarities.T
@@ -118,7 +121,7 @@ def test_seconds_are_those_of_the_fusion_alone(model, data, monkeypatch):
         clock[0] += 100
         return plain(*args)
 
-    def scoring(joint, images, texts, pairs):
+    def scoring(joint, images, texts, pairs, **_):
         clock[0] += 1
         return torch.zeros(len(pairs))
 
@@ -167,7 +170,8 @@ def test_the_command(model, data, tmp_path, capsys):
 def test_changes_are_those_of_the_first_candidates(model, data):
     """The table and the gallery of the page, from what a loop over queries gives."""
     compared = RerankedRetrieval(Retrieval(data, ks=(1, 3)), 4).compare(model)
-    content = reranking_of(compared, Retrieval(data).data, num_queries=100)
+    samples = compared_images(Retrieval(data).data, compared.pair)
+    content = reranking_of(compared, samples, num_queries=100)
     embedded = Retrieval(data).embed(model)
     owners = embedded.text_to_image.tolist()
     texts, images = content.directions
@@ -225,7 +229,9 @@ def test_groups_of_queries_are_those_of_separate_retrievals(model, tmp_path, of_
 
 
 def test_encoders_without_a_fusion_are_refused(data):
-    with pytest.raises(ConfigError, match="expected an encoder with a fusion of images and texts"):
+    with pytest.raises(
+        ConfigError, match="expected an encoder with a fusion of two modalities, got DualEncoder"
+    ):
         RerankedRetrieval(Retrieval(data)).run(tiny.encoder())
     with pytest.raises(ConfigError, match="num_best: expected at least 1, got 0"):
         RerankedRetrieval(Retrieval(data), 0)

@@ -42,6 +42,19 @@ class Compared:
     captions: Mapping[int, str]
 
 
+def compared_images(data: EvaluationDataset, pair: ModalityPair) -> Compared:
+    """Return images and texts that were compared, with a text of each image.
+
+    Args:
+        data: The samples, all of which have both.
+        pair: What was compared.
+    """
+    captions: dict[int, str] = {}
+    for image, text in pair.candidates.pairs.tolist():
+        captions.setdefault(image, pair.captions[int(pair.candidates.caption_rows[text])])
+    return Compared(data, (pair,), {}, pair.candidates.image_keys, captions)
+
+
 def modality_galleries(
     compared: Compared, num_queries: int = 8, thumbnail_pixels: int = 112, seed: int = 0
 ) -> list[ModalityGallery]:
@@ -53,7 +66,7 @@ def modality_galleries(
         thumbnail_pixels: Longest side of an image in the page, in pixels.
         seed: Seed of the selection.
     """
-    shown = _Shown(compared, thumbnail_pixels)
+    shown = ShownInputs(compared, thumbnail_pixels)
     galleries = []
     for pair in compared.pairs:
         for query, target in ((pair.first, pair.second), (pair.second, pair.first)):
@@ -63,7 +76,7 @@ def modality_galleries(
 
 
 def _queries(
-    pair: ModalityPair, is_first: bool, shown: _Shown, count: int, seed: int
+    pair: ModalityPair, is_first: bool, shown: ShownInputs, count: int, seed: int
 ) -> list[InputQuery]:
     candidates = pair.candidates
     rows = (candidates.images, candidates.texts)
@@ -87,8 +100,13 @@ def _queries(
 
 
 @final
-class _Shown:
-    """Inputs of samples as the page shows them."""
+class ShownInputs:
+    """Inputs of samples as the page shows them.
+
+    Args:
+        compared: A retrieval between modalities.
+        pixels: Longest side of an image in the page.
+    """
 
     def __init__(self, compared: Compared, pixels: int) -> None:
         self._keys, captions = compared.keys, compared.captions
