@@ -88,7 +88,8 @@ def _add_task_arguments(parser: argparse.ArgumentParser) -> None:
         "--per-class",
         type=int,
         metavar="N",
-        help="with --task entailment or classification: train on N samples of each class",
+        help="with --task vqa, entailment or classification: train on N questions with each most "
+        "frequent answer, or N samples of each class",
     )
     group.add_argument(
         "--seed",

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 
 import pytest
 import torch
 import yaml
 
 from clipkit.cli.main import main
+from clipkit.data import Answers, ShardReader
 from clipkit.errors import ConfigError, DataError
 from clipkit.models import load_joint_encoder, save_encoder, with_fusion
 from clipkit.models.joint.fusion import MergedFusion
+from clipkit.training.datamodule.options import PairOptions
+from clipkit.training.datamodule.sources import open_data
 from clipkit.training.finetune import TaskOptions, plan_task, task_plan
 from tests.helpers.evaluation_data import tiny_encoder
 from tests.helpers.questions import joint_encoder, write_labelled, write_questions
@@ -59,6 +63,25 @@ def test_questions_from_a_dual_encoder(tables, tmp_path, capsys):
     assert record["class_names"]["model"] == ["red", "two", "blue"]
     assert record["details"] == {"known_answers": 0.875}
     assert record["intervals"].keys() >= {"vqa_accuracy", "top1"}
+
+
+def test_few_questions_are_selected_by_their_answers(tables, tmp_path):
+    table = tables / "questions" / "questions.csv"
+    options = TaskOptions(per_class=2, seed=1)
+    plan = plan_task("vqa", table, tmp_path, model=str(tables / "joint"), options=options)
+    assert (plan.data.num_samples, plan.data.class_counts) == (6, [2, 2, 1, 1])
+    assert plan.config["data"]["samples"]["per_class"] == 2
+    answers = Answers(list(plan.data.class_names))
+    chosen = {}
+    for number in (1, 2):
+        given = PairOptions(fields=[answers], per_class=number)
+        index = open_data(str(table), samples=given, seed=1)
+        reader = ShardReader(index)
+        members = [reader.read(row).members for row in range(len(index))]
+        chosen[number] = {one["txt"]: answers.label_of(one) for one in members}
+    assert Counter(chosen[2].values()) == {0: 2, 1: 2, 2: 1, 3: 1}
+    assert Counter(chosen[1].values()) == {0: 1, 1: 1, 2: 1, 3: 1}
+    assert chosen[1].items() <= chosen[2].items()
 
 
 def test_entailment_from_a_joint_encoder(tables, tmp_path, capsys):
@@ -125,8 +148,8 @@ def test_data_that_are_no_task_are_refused(tables, tmp_path):
 
 def test_options_that_do_not_fit_are_refused(tables, tmp_path, capsys):
     table = tables / "questions" / "questions.csv"
-    with pytest.raises(ConfigError, match="per_class: expected the task entailment"):
-        plan_task("vqa", table, tmp_path, options=TaskOptions(per_class=3))
+    with pytest.raises(ConfigError, match="per_class: expected the task vqa, entailment"):
+        plan_task("dialogue", table, tmp_path, options=TaskOptions(per_class=3))
     with pytest.raises(ConfigError, match=r"task: expected .*, got 'vqq'"):
         plan_task("vqq", table, tmp_path)
     with pytest.raises(ConfigError, match="num_answers: expected at least 2, got 1"):

@@ -29,7 +29,7 @@ from clipkit.data.packing.sources import (
     source_of_shards,
     tables_in,
 )
-from clipkit.data.packing.subsets import sample_per_class, split_by_class
+from clipkit.data.packing.subsets import LabelOf, class_of, sample_per_class, split_by_class
 from clipkit.data.packing.tables.columns import TableColumns
 from clipkit.data.packing.tables.parts import is_pattern
 from clipkit.data.packing.tables.row_files import TABLE_SUFFIXES
@@ -82,6 +82,7 @@ def pack_to_cache(
     seed: int = 0,
     allow_outside: bool = False,
     columns: TableColumns = TableColumns(),
+    label_of: LabelOf = class_of,
 ) -> PackedShards:
     """Pack a source into a cache next to it, unless it is packed there already.
 
@@ -89,7 +90,9 @@ def pack_to_cache(
     cache was deleted. A changed image, caption, class or option creates new shards; the previous
     ones stay. Processes wait for the one that packs.
     """
-    origin, found = _open(source, class_names, samples_per_class, seed, allow_outside, columns)
+    origin, found = _open(source, class_names, allow_outside, columns)
+    if samples_per_class is not None:
+        found = sample_per_class(found, samples_per_class, seed, label_of)
     return _packed(origin, found, [samples_per_class, seed])
 
 
@@ -101,11 +104,14 @@ def pack_classes_to_cache(
     seed: int = 0,
     allow_outside: bool = False,
     columns: TableColumns = TableColumns(),
+    label_of: LabelOf = class_of,
 ) -> dict[str, PackedShards]:
     """Pack each class separately, as sources of a mixture with equal weights."""
-    origin, found = _open(source, class_names, samples_per_class, seed, allow_outside, columns)
-    parts = split_by_class(found)
-    names = class_names_in(found.files)
+    origin, found = _open(source, class_names, allow_outside, columns)
+    if samples_per_class is not None:
+        found = sample_per_class(found, samples_per_class, seed, label_of)
+    parts = split_by_class(found, label_of)
+    names = class_names_in(found.files) if label_of is class_of else ()
     shown = shown_names(names, len(names))
     return {
         shown[label] if label < len(shown) else str(label): _packed(
@@ -118,12 +124,10 @@ def pack_classes_to_cache(
 def _open(
     source: str | Path,
     class_names: Sequence[str] | None,
-    samples_per_class: int | None,
-    seed: int,
     allow_outside: bool,
     columns: TableColumns,
 ) -> tuple[str | Path, Source]:
-    """Return the origin of the selected samples, and the samples."""
+    """Return the origin of the samples, and the samples."""
     origin: str | Path = source
     path = Path(source)
     if is_raw(source) or (path.exists() and path.suffix != ".tar"):
@@ -135,8 +139,6 @@ def _open(
         if not shards:
             raise DataError(f"{source}: expected shards on this machine, to choose samples from")
         origin, found = shards[0].parent, source_of_shards(shards)
-    if samples_per_class is not None:
-        found = sample_per_class(found, samples_per_class, seed)
     return origin, found
 
 

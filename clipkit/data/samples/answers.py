@@ -144,15 +144,26 @@ class Answers(SampleField):
 
     def add(self, sample: Sample, context: SampleContext) -> Sample:
         """See ``SampleField.add``."""
-        given = read_answers(context.members, self.field)
         if not self.draws:
-            best = majority_answer(given)
-            return replace(sample, label=self._numbers.get(best or "", IGNORE_LABEL))
+            return replace(sample, label=self.label_of(context.members))
+        given = read_answers(context.members, self.field)
         known = [self._numbers[answer] for answer in given if answer in self._numbers]
         if not known:
             return replace(sample, label=IGNORE_LABEL)
         drawn = int(context.rng.integers(len(known))) if len(known) > 1 else 0
         return replace(sample, label=known[drawn])
+
+    def label_of(self, members: Mapping[str, bytes]) -> int:
+        """Return the number of the most frequent answer; ``IGNORE_LABEL`` if the list lacks it.
+
+        Args:
+            members: Members of the sample by extension.
+
+        Raises:
+            SampleError: If the answers have another form.
+        """
+        best = majority_answer(read_answers(members, self.field))
+        return self._numbers.get(best or "", IGNORE_LABEL)
 
     def for_evaluation(self) -> Answers:
         """Return a field that takes the most frequent answer."""

@@ -29,7 +29,8 @@ class PairOptions:
         fields: Further parts of a sample that the objective needs, such as ``clipkit.data.Group``.
         num_threads: Number of samples that each worker prepares at the same time.
         per_class: Number of training samples per class, selected by ``data.seed``, for few-shot
-            training; None for all samples.
+            training; None for all samples. With ``clipkit.data.Answers`` among the fields, a class
+            is a most frequent answer.
         balance_classes: Whether every class is sampled equally often, independent of its size.
         mask: File of ``clipkit shards filter`` that says which samples of ``data.train`` to train
             on, or several files, of which all must keep a sample; None for all samples.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from clipkit.data import Mixture, SampleMask, ShardIndex, Source, WebDatasetShards
+from clipkit.data import Answers, Mixture, SampleMask, ShardIndex, Source, WebDatasetShards
 from clipkit.data.packing.packed_cache import (
     PackedShards,
     is_raw,
@@ -13,6 +13,7 @@ from clipkit.data.packing.packed_cache import (
     pack_to_cache,
 )
 from clipkit.data.packing.source_classes import SourceClasses, classes_of, join_classes
+from clipkit.data.packing.subsets import class_of
 from clipkit.errors import ConfigError
 from clipkit.training.datamodule.options import (
     MixtureOptions,
@@ -212,6 +213,8 @@ def _selected(
             "data.train: samples.per_class and samples.balance_classes need one table, folder or "
             f"folder of shards, got {len(sources)} sources"
         )
+    answers = (field.label_of for field in samples.fields if isinstance(field, Answers))
+    label_of = next(answers, class_of)
     if not samples.balance_classes:
         return _index(
             pack_to_cache(
@@ -221,6 +224,7 @@ def _selected(
                 seed=seed,
                 allow_outside=storage.allow_outside,
                 columns=storage.columns,
+                label_of=label_of,
             )
         )
     classes = pack_classes_to_cache(
@@ -230,6 +234,7 @@ def _selected(
         seed=seed,
         allow_outside=storage.allow_outside,
         columns=storage.columns,
+        label_of=label_of,
     )
     # An epoch of the mixture has as many samples as the data: steps and schedules stay the same.
     return Mixture([Source(name, _index(part), weight=1.0) for name, part in classes.items()])

@@ -75,6 +75,7 @@ def inspect_questions(
     val: Path | str | None = None,
     *,
     num_answers: int = 1000,
+    per_class: int | None = None,
     allow_outside: bool = False,
 ) -> FinetuneData:
     """Count questions and their answers; the classes are the most frequent answers.
@@ -83,6 +84,7 @@ def inspect_questions(
         train: Table with the columns image, question, and answer or answers, or shards.
         val: Validation data of the same kinds; None for none.
         num_answers: Largest number of answers that are learned.
+        per_class: Largest number of questions with the same most frequent answer; None for all.
         allow_outside: Whether the images of a table may be outside of its folder.
 
     Returns:
@@ -110,7 +112,7 @@ def inspect_questions(
         known = f"one ({answers[0]!r})" if answers else "none; add a column answer or answers"
         raise DataError(f"{train}: expected at least two different answers, got {known}")
     counts = Counter(majority_answer(one) for one in given)
-    numbers = [counts[answer] for answer in answers]
+    numbers = _at_most([counts[answer] for answer in answers], per_class)
     return FinetuneData(*checked, sum(numbers), numbers, answers)
 
 
@@ -147,9 +149,7 @@ def inspect_labelled_texts(
             f"{train}: expected a text for each image, in a column hypothesis or caption, got "
             f"classes alone; to classify images without texts, leave out --task"
         )
-    if per_class is None:
-        return replace(data, num_samples=sum(data.class_counts))
-    counts = [min(count, per_class) for count in data.class_counts]
+    counts = _at_most(data.class_counts, per_class)
     return replace(data, num_samples=sum(counts), class_counts=counts)
 
 
@@ -183,6 +183,11 @@ def inspect_turns(
             f"{num_without_question} without a question, of {len(items)}"
         )
     return FinetuneData(*checked, num_turns)
+
+
+def _at_most(counts: Sequence[int], per_class: int | None) -> list[int]:
+    """Return how many samples of each class are trained on."""
+    return [count if per_class is None else min(count, per_class) for count in counts]
 
 
 def _checked_paths(train: Path | str, val: Path | str | None) -> tuple[str, str | None]:

@@ -53,8 +53,8 @@ class TaskOptions:
 
     Args:
         num_answers: Largest number of answers that are learned, for "vqa".
-        per_class: Number of samples per class, selected by ``seed``, for few-shot training of
-            "entailment" and "classification"; None for all.
+        per_class: Number of samples per class, or of questions per answer, selected by ``seed``,
+            for few-shot training; None for all. Dialogues have no classes.
         seed: Seed of the run and of the selection.
 
     Raises:
@@ -140,16 +140,17 @@ def _inspected(
         return inspect_labelled_texts(
             train, val, per_class=options.per_class, allow_outside=allow_outside
         )
+    if task == "vqa":
+        return inspect_questions(
+            train, val, num_answers=options.num_answers, per_class=options.per_class,
+            allow_outside=allow_outside,
+        )  # fmt: skip
     if options.per_class is not None:
         raise ConfigError(
-            "per_class: expected the task entailment or classification, whose samples have "
-            f"classes, got {task}; for fewer questions, shorten the table"
+            "per_class: expected the task vqa, entailment or classification, whose samples have "
+            f"answers or classes, got {task}; for fewer turns, shorten the table"
         )
-    if task == "dialogue":
-        return inspect_turns(train, val, allow_outside=allow_outside)
-    return inspect_questions(
-        train, val, num_answers=options.num_answers, allow_outside=allow_outside
-    )
+    return inspect_turns(train, val, allow_outside=allow_outside)
 
 
 def _config(
@@ -239,13 +240,13 @@ def _parts(
     head = entry("models.LinearLabelHead", embedding_dim=width, num_classes=num_classes)
     encoder = entry("models.with_fused_head", encoder=encoder, head=head)
     factors = {"label_heads": 4.0}
+    samples: dict[str, Any] = {} if options.per_class is None else {"per_class": options.per_class}
     if task == "vqa":
         answers = str(folder / _ANSWERS_FILE)
         reasons.append(f"one answer of those who answered is drawn in each epoch: {answers}")
-        samples: dict[str, Any] = {"fields": [entry("data.Answers", answers=answers)]}
+        samples["fields"] = [entry("data.Answers", answers=answers)]
         return _Parts(encoder, "answers", entry("losses.FusedLabelLoss"), samples, factors)
     weights = class_weights(data.class_counts, reasons)
-    samples = {} if options.per_class is None else {"per_class": options.per_class}
     loss = entry("losses.FusedLabelLoss", **weights)
     return _Parts(encoder, "answers", loss, samples, factors)
 
