@@ -93,7 +93,7 @@ def pack_to_cache(
     origin, found = _open(source, class_names, allow_outside, columns)
     if samples_per_class is not None:
         found = sample_per_class(found, samples_per_class, seed, label_of)
-    return _packed(origin, found, [samples_per_class, seed])
+    return _packed(origin, found, [samples_per_class, seed, *(class_names or ())])
 
 
 def pack_classes_to_cache(
@@ -115,7 +115,7 @@ def pack_classes_to_cache(
     shown = shown_names(names, len(names))
     return {
         shown[label] if label < len(shown) else str(label): _packed(
-            origin, part, [samples_per_class, seed, label]
+            origin, part, [samples_per_class, seed, label, *(class_names or ())]
         )
         for label, part in parts.items()
     }
@@ -147,7 +147,7 @@ def class_names_in(files: Mapping[str, str]) -> tuple[str, ...]:
     return parse_class_names(files.get(CLASS_NAMES_FILE, ""))
 
 
-def _packed(origin: str | Path, source: Source, choice: Sequence[int | None]) -> PackedShards:
+def _packed(origin: str | Path, source: Source, choice: Sequence[int | str | None]) -> PackedShards:
     names = class_names_in(source.files)
     recipe = json.dumps([source.fingerprint(), names], ensure_ascii=False)
     key = hashlib.sha256(recipe.encode()).hexdigest()[:12]
@@ -170,7 +170,7 @@ def _whole(folder: Path) -> tuple[Path, ...]:
     return tuple(shards)
 
 
-def _note_origin(origin: str | Path, folder: Path, choice: Sequence[int | None]) -> None:
+def _note_origin(origin: str | Path, folder: Path, choice: Sequence[int | str | None]) -> None:
     """Record the source of a packed folder, and report the folder of an earlier state."""
     is_hub = hub_address(origin) is not None
     record = {

@@ -11,6 +11,7 @@ import yaml
 
 from clipkit.atomic_files import write_text
 from clipkit.errors import ClipkitError, ConfigError
+from clipkit.shown_text import shown_text
 from clipkit.training.callbacks.run_folder import refusal, traces_of_a_run
 from clipkit.training.finetune.facts import FinetuneData, inspect_data, inspect_model
 from clipkit.training.finetune.presets import finetune_config
@@ -21,6 +22,7 @@ DEFAULT_MODEL: Final = "ViT-B-32@laion2b_s34b_b79k"
 DEFAULT_TEMPLATES: Final = ("a photo of a {}", "a picture of a {}", "{}")
 """Sentences for class names if none are given."""
 _SHOWN_CLASSES: Final = 20
+_SHOWN_LENGTH: Final = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,8 @@ class FinetunePlan:
     @property
     def head(self) -> str:
         """The reasons, as comments of the configuration file."""
-        return "".join(f"# {line}\n" for line in [f"clipkit fit -c {self.path}", *self.reasons])
+        lines = [f"clipkit fit -c {self.path}", *self.reasons]
+        return "".join(f"# {shown_text(line)}\n" for line in lines)  # names may have line breaks
 
     def text(self) -> str:
         """Return the content of the configuration file."""
@@ -146,6 +149,6 @@ def refuse_run(folder: Path, *, overwrite: bool) -> None:
 
 def numbered_names(names: Sequence[str]) -> str:
     """Return the first class names, each with its number."""
-    numbered = [f"{number} {name}" for number, name in enumerate(names) if name]
+    numbered = [f"{number} {name[:_SHOWN_LENGTH]}" for number, name in enumerate(names) if name]
     more = [f"... ({len(numbered)} names)"] if len(numbered) > _SHOWN_CLASSES else []
     return ", ".join([*numbered[:_SHOWN_CLASSES], *more])

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -98,10 +99,11 @@ def inspect_questions(
     given: list[tuple[str, ...]] = []
     num_without_question = 0
     items = open_source(checked[0], allow_outside=allow_outside).items
-    for item in items:
+    for number, item in enumerate(items, start=1):
         texts = item.texts()
         num_without_question += not texts.get("txt", b"").strip()
-        given.append(read_answers(texts))
+        with _named_sample(train, number):
+            given.append(read_answers(texts))
     if num_without_question:
         raise DataError(
             f"{train}: {num_without_question} of {len(items)} samples have no question; add a "
@@ -171,10 +173,8 @@ def inspect_turns(
     num_turns = num_without_question = 0
     for number, item in enumerate(items, start=1):
         texts = item.texts()
-        try:
+        with _named_sample(train, number):
             num_turns += read_turn(texts) is not None
-        except SampleError as error:
-            raise DataError(f"{train}: sample {number}: {error.reason}") from error
         num_without_question += not texts.get("txt", b"").strip()
     if num_without_question or not num_turns:
         raise DataError(
@@ -183,6 +183,15 @@ def inspect_turns(
             f"{num_without_question} without a question, of {len(items)}"
         )
     return FinetuneData(*checked, num_turns)
+
+
+@contextmanager
+def _named_sample(train: Path | str, number: int) -> Iterator[None]:
+    """Name the data and the sample in an error over its content."""
+    try:
+        yield
+    except SampleError as error:
+        raise DataError(f"{train}: sample {number}: {error.reason}") from error
 
 
 def _at_most(counts: Sequence[int], per_class: int | None) -> list[int]:
