@@ -42,8 +42,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=100, help="explained images per fusion")
     parser.add_argument("--seeds", type=int, default=3, help="trained fusions of each kind")
+    parser.add_argument("--fusions", nargs="+", choices=FUSIONS, default=list(FUSIONS))
     args = parser.parse_args()
-    for name, make in FUSIONS.items():
+    for name in args.fusions:
+        make = FUSIONS[name]
         for seed in range(args.seeds):
             torch.manual_seed(seed)
             joint = planted_match.trained(make(), 1000, seed)
