@@ -27,6 +27,8 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import OptState
 from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils._python_dispatch import TorchDispatchMode as TorchDispatchMode
+from torch.utils._pytree import tree_leaves as tree_leaves
 
 from clipkit.errors import check_choice
 from clipkit.models import TowerEncoder
@@ -184,6 +186,11 @@ def set_skip(optimizer: torch.optim.Optimizer, skip: Tensor | None) -> None:
     vars(optimizer).pop("found_inf", None)
     if skip is not None:
         optimizer.found_inf = skip  # type: ignore[attr-defined]
+
+
+def is_compiled(module: nn.Module) -> bool:
+    """Return whether a module was compiled in place, by ``module.compile()``."""
+    return getattr(module, "_compiled_call_impl", None) is not None
 
 
 def undo_compile(module: nn.Module) -> None:

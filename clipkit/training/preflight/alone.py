@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final, final
 
-from torch.utils._python_dispatch import TorchDispatchMode
+from clipkit.training.lightning_compat import TorchDispatchMode
 
 _EXCHANGES: Final = ("c10d", "_c10d_functional", "_c10d_functional_autograd")
 """Namespaces of the operations that exchange tensors between ranks."""

@@ -12,10 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.optim import Optimizer
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from clipkit.models import SignalTower, TowerEncoder
+from clipkit.training.lightning_compat import TorchDispatchMode, tree_leaves
 from clipkit.training.preflight.alone import Alone, ExchangeRefusedError
 from clipkit.types import Batch, Embeddings
 

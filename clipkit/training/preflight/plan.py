@@ -21,7 +21,7 @@ from clipkit.optim import Schedule
 from clipkit.training.callbacks.moving_average import ExponentialMovingAverage
 from clipkit.training.callbacks.save_checkpoint import SaveCheckpoint
 from clipkit.training.datamodule.pair_datamodule import PairDataModule
-from clipkit.training.lightning_compat import callbacks_of
+from clipkit.training.lightning_compat import callbacks_of, is_compiled
 from clipkit.training.module.contrastive_module import ContrastiveModule
 from clipkit.training.module.unread_towers import reads_captions
 from clipkit.training.preflight.fused_memory import fused_activation_bytes
@@ -285,7 +285,7 @@ def _is_compiled(encoder: TowerEncoder) -> bool:
     """Return whether a forward pass of another size would cause a compilation."""
     return any(
         type(part).__name__ == "OptimizedModule"
-        or getattr(part, "_compiled_call_impl", None) is not None
+        or is_compiled(part)
         or getattr(part.forward, "compile_options", None) is not None
         for part in encoder.modules()
     )
