@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Final, final
+from typing import Any, BinaryIO, final
 
 import numpy as np
 from jaxtyping import Float16
@@ -17,8 +17,6 @@ from clipkit.collection.info import IMAGE, TEXT, modality_columns
 from clipkit.collection.shard_files import TABLE_SUFFIX, ShardRows, suffix_of
 from clipkit.collection.shard_tables import COLUMNS, ROW_GROUP_ROWS
 from clipkit.errors import naming
-
-_HEADER_VERSION: Final = (1, 0)
 
 
 @final

@@ -13,7 +13,6 @@ from clipkit.curation.filter_page.evidence import ShownRow
 from clipkit.curation.thumbnails import CollectionThumbnails
 from clipkit.evaluation.report.content import Thumbnail
 
-OnImage = Callable[[int, int], None]
 _THUMBNAIL_PIXELS: Final = 160
 _LONGEST_CAPTION: Final = 160
 _COLUMNS: Final = ("key", "captions", "width_pixels", "height_pixels")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -57,14 +57,8 @@ class SoundLimits:
         check_range("limits.max_sample_rate", self.max_sample_rate, 1, _LARGEST_RATE)
 
 
-def sound_member(members: Mapping[str, bytes]) -> bytes | None:
-    """Return the bytes of a sample's sound: the first of ``SOUND_EXTENSIONS``; None without one."""
-    extension = sound_extension(members)
-    return None if extension is None else members[extension]
-
-
 def sound_extension(members: Collection[str]) -> str | None:
-    """Return the extension of a sample's sound among those of its members; None without one."""
+    """Return the first of ``SOUND_EXTENSIONS`` that a sample has as a member; None without one."""
     return next((name for name in SOUND_EXTENSIONS if name in members), None)
 
 

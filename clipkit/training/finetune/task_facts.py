@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from clipkit.data.packing.hub import pinned
 from clipkit.data.packing.sources import open_source
@@ -204,8 +204,3 @@ def _checked_paths(train: Path | str, val: Path | str | None) -> tuple[str, str 
         if path is not None and not str(path).startswith("hf://") and not Path(path).exists():
             raise DataError(f"{option}: {path}: no such file or folder")
     return pinned(str(train)), None if val is None else pinned(str(val))
-
-
-def listed_answers(answers: Sequence[str]) -> Mapping[str, Any]:
-    """Return the file with answers by its name."""
-    return {"answers.txt": "".join(f"{answer}\n" for answer in answers)}

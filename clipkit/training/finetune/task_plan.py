@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -283,8 +282,3 @@ def _preset(num_samples: int, batch_size: int) -> Preset:
         "1,000 labels or more: the last two layer groups of each tower are trained, too, with a "
         "tenth of the learning rate",
     )  # fmt: skip
-
-
-def describe_tasks() -> Sequence[str]:
-    """Return the names of the tasks."""
-    return TASKS

@@ -10,7 +10,7 @@ import pytest
 
 from clipkit.data.audio import decode
 from clipkit.data.audio.decode import Span, check_sound, decode_sound, sound_info
-from clipkit.data.audio.formats import SoundLimits, sound_extension, sound_kind, sound_member
+from clipkit.data.audio.formats import SoundLimits, sound_extension, sound_kind
 from clipkit.errors import ConfigError, SampleError
 from tests.helpers.images import encode, photo
 from tests.helpers.sounds import (
@@ -258,10 +258,8 @@ def test_kinds_by_content():
 
 
 def test_the_sound_of_a_sample():
-    members = {"jpg": b"1", "mp3": b"2", "flac": b"3"}
-    assert sound_extension(members) == "flac"
-    assert sound_member(members) == b"3"
-    assert sound_member({"txt": b""}) is None
+    assert sound_extension({"jpg": b"1", "mp3": b"2", "flac": b"3"}) == "flac"
+    assert sound_extension({"txt": b""}) is None
 
 
 def test_limits_that_cannot_work():
