@@ -23,7 +23,7 @@ class TokenSequence:
         torch.Size([2, 5, 8])
     """
 
-    values: Float[Tensor, "B tokens K"]
+    values: Float[Tensor, "B tokens width"]
     mask: Bool[Tensor, "B tokens"] | None = None
 
     def rows(self, rows: Int64[Tensor, " rows"] | slice) -> TokenSequence:

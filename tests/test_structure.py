@@ -1,17 +1,32 @@
-"""The structure of the package: no circles, small folders, a README in each big package."""
+"""The structure of the package: contracts, no circles, small folders, READMEs, axes of shapes."""
 
 from __future__ import annotations
 
 import ast
 import re
+import tomllib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import grimp
 import pytest
 
-PACKAGE = Path(__file__).parents[1] / "clipkit"
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "clipkit"
+MODULES = {path: ast.parse(path.read_text("utf-8")) for path in sorted(PACKAGE.rglob("*.py"))}
+ROOTS = sorted(path for path in PACKAGE.iterdir() if path.suffix == ".py" and path.stem[0] != "_")
+PACKAGES = sorted(path.parent for path in PACKAGE.glob("*/__init__.py"))
+BIG = [
+    path.name
+    for path in PACKAGES
+    if sum(len(file.read_text("utf-8").splitlines()) for file in path.rglob("*.py")) > 2_000
+]
+ABOVE = {"clipkit.cli", "clipkit.training", "clipkit.tuning"}
+"""Packages that may import Lightning."""
+ARRAYS = re.compile(r"^(Float|Int|UInt|Bool)\d*$")
+LEGEND = set("BNDSCHW")
 FOR_ANY_MODALITY = (
     "training", "losses", "metrics", "optim", "distributed", "runs", "tuning",
     "data/order", "data/device", "types.py",
@@ -20,7 +35,6 @@ FURTHER_MODALITY = {
     "sound", "sounds", "audio", "mel", "spectrogram", "spectrograms", "wave", "waveform", "speech",
     "sensor", "sensors", "video", "thermal",
 }  # fmt: skip
-BIG = ("cli", "data", "evaluation", "losses", "models", "training")
 
 
 def circles(imports: dict[str, set[str]]) -> list[list[str]]:
@@ -55,9 +69,37 @@ def test_circles_are_found():
     assert circles({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"a"}}) == [["b", "c"]]
 
 
-def test_no_module_imports_itself_over_others():
+@pytest.fixture(scope="module")
+def graph() -> Any:
+    return grimp.build_graph("clipkit")
+
+
+def contracts() -> list[dict[str, Any]]:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    return settings["tool"]["importlinter"]["contracts"]
+
+
+def test_the_order_inside_each_package_is_a_contract():
+    ordered = {
+        container
+        for contract in contracts()
+        if contract["type"] == "layers" and contract.get("exhaustive")
+        for container in contract.get("containers", ())
+    }
+    assert {f"clipkit.{path.name}" for path in PACKAGES} - ordered == set()
+
+
+def test_all_packages_below_training_are_kept_free_of_lightning():
+    names = {f"clipkit.{path.stem}" for path in [*PACKAGES, *ROOTS]}
+    allowed = {"lightning": ABOVE, "webdataset": {"clipkit.data"}}
+    for contract in contracts():
+        if contract["type"] == "forbidden":
+            free = names - allowed[contract["forbidden_modules"][0]]
+            assert free - set(contract["source_modules"]) == set(), contract["name"]
+
+
+def test_no_module_imports_itself_over_others(graph):
     """Imports inside functions and for type checkers count as well."""
-    graph = grimp.build_graph("clipkit")
     imports = {name: graph.find_modules_directly_imported_by(name) for name in graph.modules}
     assert circles(imports) == []
 
@@ -106,3 +148,36 @@ def test_no_branch_on_a_further_modality(part):
         if word in FURTHER_MODALITY
     ]
     assert found == []
+
+
+@pytest.mark.parametrize("name", BIG)
+def test_readme_says_what_comes_in_and_who_imports_the_package(name, graph):
+    text = (PACKAGE / name / "README.md").read_text()
+    assert [word for word in ("In:", "Out:", "May import:") if word not in text] == []
+    importers = graph.find_modules_that_directly_import(f"clipkit.{name}") | {
+        importer
+        for module in graph.find_descendants(f"clipkit.{name}")
+        for importer in graph.find_modules_that_directly_import(module)
+    }
+    packages = {importer.split(".")[1] for importer in importers} - {name}
+    (listed,) = re.findall(r"Imported by: ([\w,\s]+)\.", text)
+    assert set(listed.split(", ")) - {"nothing"} == packages
+
+
+def axes(tree: ast.AST) -> Iterator[str]:
+    """The axes of all arrays in annotations."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Subscript) and ARRAYS.match(ast.unparse(node.value)):
+            for part in ast.walk(node.slice):
+                if isinstance(part, ast.Constant) and isinstance(part.value, str):
+                    yield from part.value.split()
+
+
+def test_letters_of_axes_are_those_of_the_legend():
+    wrong = [
+        (str(path.relative_to(PACKAGE)), axis)
+        for path, tree in MODULES.items()
+        for axis in axes(tree)
+        if len(axis) == 1 and axis.isalpha() and axis not in LEGEND
+    ]
+    assert wrong == []

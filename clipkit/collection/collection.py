@@ -131,11 +131,13 @@ class Collection:
             for first in range(0, len(rows), tile_rows):
                 yield int(start) + first, rows[first : first + tile_rows]
 
-    def images(self, rows: Int64[np.ndarray, " R"]) -> Float16[np.ndarray, "R D"]:
+    def images(self, rows: Int64[np.ndarray, " rows"]) -> Float16[np.ndarray, "rows D"]:
         """Read the embeddings of some images, in any order."""
         return self.embeddings(rows, IMAGE)
 
-    def embeddings(self, rows: Int64[np.ndarray, " R"], kind: str) -> Float16[np.ndarray, "R D"]:
+    def embeddings(
+        self, rows: Int64[np.ndarray, " rows"], kind: str
+    ) -> Float16[np.ndarray, "rows D"]:
         """Read the embeddings of some samples, in any order.
 
         Args:
@@ -152,7 +154,7 @@ class Collection:
             found[here] = self.shards[shard].some(kind, rows[here] - self.starts[shard])
         return found
 
-    def table(self, columns: Sequence[str], rows: Int64[np.ndarray, " R"] | None = None) -> Any:
+    def table(self, columns: Sequence[str], rows: Int64[np.ndarray, " rows"] | None = None) -> Any:
         """Read columns of some rows, in their order, as a ``pyarrow.Table``.
 
         Args:
@@ -174,7 +176,7 @@ class Collection:
         order = np.argsort(np.concatenate(places)) if places else np.empty(0, dtype=np.int64)
         return pa.concat_tables(parts).take(order)
 
-    def _by_shard(self, rows: Int64[np.ndarray, " R"]) -> Iterator[tuple[int, np.ndarray]]:
+    def _by_shard(self, rows: Int64[np.ndarray, " rows"]) -> Iterator[tuple[int, np.ndarray]]:
         """Yield each shard that has some of the rows, and their places in ``rows``."""
         if len(rows) and not (rows.min() >= 0 and rows.max() < len(self)):
             wrong = int(rows[(rows < 0) | (rows >= len(self))][0])

@@ -13,7 +13,7 @@ from clipkit.errors import DataError
 _TILE_ROWS: Final = 8192
 
 
-def pair_scores(files: ShardFiles) -> Float32[np.ndarray, " M"]:
+def pair_scores(files: ShardFiles) -> Float32[np.ndarray, " texts"]:
     """Return the cosine similarity of each caption of a shard with the image of its sample.
 
     Args:

@@ -45,7 +45,7 @@ class ShardRows:
     """
 
     images: Rows | None
-    texts: Float16[np.ndarray, "M D"] | None
+    texts: Float16[np.ndarray, "texts D"] | None
     columns: Mapping[str, Sequence[Any]]
     modalities: Mapping[str, Rows] = dataclasses.field(default_factory=dict)
 
@@ -134,7 +134,9 @@ class ShardFiles:
             )
         return rows
 
-    def some(self, kind: str, positions: Int64[np.ndarray, " R"]) -> Float16[np.ndarray, "R D"]:
+    def some(
+        self, kind: str, positions: Int64[np.ndarray, " rows"]
+    ) -> Float16[np.ndarray, "rows D"]:
         """Read the embeddings of some samples; see ``embeddings``.
 
         Args:
@@ -148,10 +150,10 @@ class ShardFiles:
             found = self._read_each(suffix_of(kind), positions)
             if found is not None:
                 return found
-        chosen: Float16[np.ndarray, "R D"] = self.embeddings(kind)[positions]
+        chosen: Float16[np.ndarray, "rows D"] = self.embeddings(kind)[positions]
         return chosen
 
-    def texts(self) -> Float16[np.ndarray, "M D"]:
+    def texts(self) -> Float16[np.ndarray, "texts D"]:
         """Map the embeddings of the captions into memory.
 
         Raises:
@@ -187,7 +189,7 @@ class ShardFiles:
         self._check_rows(len(table))
         return table
 
-    def rows(self, columns: Sequence[str], positions: Int64[np.ndarray, " R"]) -> Any:
+    def rows(self, columns: Sequence[str], positions: Int64[np.ndarray, " rows"]) -> Any:
         """Read columns of some rows, in their order, as a ``pyarrow.Table``.
 
         Only those parts of the table are read that have some of the rows.
@@ -256,7 +258,7 @@ class ShardFiles:
                 f"{num_rows}; embed the shard again"
             )
 
-    def _read_each(self, suffix: str, positions: Int64[np.ndarray, " R"]) -> Rows | None:
+    def _read_each(self, suffix: str, positions: Int64[np.ndarray, " rows"]) -> Rows | None:
         """Read single rows; None if the file must be checked first, or is not what it was."""
         known, path = self._headers.get(suffix), self._base + suffix
         if known is None or known.shape[0] != self.shard.num_samples:

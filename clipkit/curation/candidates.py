@@ -22,7 +22,7 @@ def no_progress(done: int, total: int) -> None:
     """Show no progress."""
 
 
-def finite_rows(images: Float16[np.ndarray, "R D"]) -> Float32[np.ndarray, "R D"]:
+def finite_rows(images: Float16[np.ndarray, "rows D"]) -> Float32[np.ndarray, "rows D"]:
     """Return embeddings in float32; zeros, which are similar to nothing, in place of NaN rows."""
     rows = images.astype(np.float32)
     is_finite = np.isfinite(rows).all(axis=1)
@@ -58,7 +58,7 @@ class Candidates:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def shards(self) -> Iterator[tuple[slice, ShardFiles, Int64[np.ndarray, " R"]]]:
+    def shards(self) -> Iterator[tuple[slice, ShardFiles, Int64[np.ndarray, " rows"]]]:
         """Yield places of candidates, the files of their shard, and their positions in it."""
         ends = np.searchsorted(self.rows, self.collection.starts)
         starts = self.collection.starts

@@ -31,7 +31,7 @@ def sample_scores(files: ShardFiles) -> Float32[np.ndarray, " N"]:
 
 
 def means(
-    values: Float32[np.ndarray, " M"], lengths: Int64[np.ndarray, " N"]
+    values: Float32[np.ndarray, " texts"], lengths: Int64[np.ndarray, " N"]
 ) -> Float32[np.ndarray, " N"]:
     """Return the means of consecutive values; NaN for the mean of none.
 

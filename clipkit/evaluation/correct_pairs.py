@@ -60,12 +60,12 @@ class Candidates:
     """
 
     images: Float[Tensor, "N D"]
-    texts: Float[Tensor, "M D"]
-    pairs: Int64[Tensor, "P 2"]
+    texts: Float[Tensor, "texts D"]
+    pairs: Int64[Tensor, "pairs 2"]
     image_keys: tuple[str, ...]
     text_keys: tuple[str, ...]
     text_groups: tuple[str, ...]
-    caption_rows: Int64[Tensor, " M"]
+    caption_rows: Int64[Tensor, " texts"]
 
 
 def match_candidates(
@@ -123,7 +123,7 @@ def read_positives(
     image_rows: Mapping[str, int],
     text_rows: Mapping[str, int],
     is_complete: bool = True,
-) -> Int64[Tensor, "P 2"]:
+) -> Int64[Tensor, "pairs 2"]:
     """Read correct pairs of images and texts from a file.
 
     Args:

@@ -37,8 +37,8 @@ class EmbeddedPairs:
     """
 
     images: Float[Tensor, "N D"]
-    texts: Float[Tensor, "M D"]
-    text_to_image: Int64[Tensor, " M"]
+    texts: Float[Tensor, "texts D"]
+    text_to_image: Int64[Tensor, " texts"]
     labels: Int64[Tensor, " N"]
     keys: tuple[str, ...]
     captions: tuple[str, ...]
@@ -158,7 +158,7 @@ def _without_captions(pairs: EmbeddedPairs) -> EmbeddedPairs:
 
 def encode_texts(
     encoder: TowerEncoder, tokenizer: Tokenizer, texts: Sequence[str], batch_size: int
-) -> Float[Tensor, "M D"]:
+) -> Float[Tensor, "texts D"]:
     """Return unit-norm float32 embeddings of texts, on the encoder's device."""
     device = encoder.log_logit_scale.device
     batches = [
@@ -170,7 +170,7 @@ def encode_texts(
 
 def encode_on_ranks(
     encoder: TowerEncoder, tokenizer: Tokenizer, texts: Sequence[str], batch_size: int
-) -> Float[Tensor, "M D"]:
+) -> Float[Tensor, "texts D"]:
     """Return what ``encode_texts`` does; each rank embeds a part of the same texts.
 
     Texts for the encoder's own tokenizer are read from the cache of ``cached_embeddings``.

@@ -13,7 +13,9 @@ _MAX_ROWS: Final = 2048
 
 
 def health_metrics(
-    image: Float[Tensor, "N D"], text: Float[Tensor, "M D"], text_to_image: Int64[Tensor, " M"]
+    image: Float[Tensor, "N D"],
+    text: Float[Tensor, "texts D"],
+    text_to_image: Int64[Tensor, " texts"],
 ) -> dict[str, float]:
     """Compute all measures of the embeddings of images and of their texts.
 
@@ -75,12 +77,12 @@ def uniformity(embeddings: Float[Tensor, "N D"]) -> float:
     return float((close.sum() / (len(rows) * (len(rows) - 1))).log())
 
 
-def modality_gap(image: Float[Tensor, "N D"], text: Float[Tensor, "M D"]) -> float:
+def modality_gap(image: Float[Tensor, "N D"], text: Float[Tensor, "texts D"]) -> float:
     """Return the distance between the means of both modalities (Liang et al. 2022, section 2)."""
     return float((image.mean(0) - text.mean(0)).norm())
 
 
-def spread(rows: Float[Tensor, "N D"], limit: int = _MAX_ROWS) -> Float[Tensor, "n D"]:
+def spread(rows: Float[Tensor, "N D"], limit: int = _MAX_ROWS) -> Float[Tensor, "rows D"]:
     """Return at most ``limit`` rows, evenly spaced."""
     if len(rows) <= limit:
         return rows

@@ -276,7 +276,7 @@ class _Local:
         order = samples.argsort()
         return ModalityRows(gather_rows(local, sizes).cpu()[order], samples[order])
 
-    def gathered_captions(self) -> tuple[Int64[Tensor, " M"], tuple[str, ...]]:
+    def gathered_captions(self) -> tuple[Int64[Tensor, " texts"], tuple[str, ...]]:
         """Return the sample of each caption of all ranks, and the captions."""
         sizes = [size for (size,) in gather_sizes(len(self.owners), device=self.device)]
         owners = self._gathered_ids(self.owners, sizes)

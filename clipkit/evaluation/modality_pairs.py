@@ -178,7 +178,7 @@ def _without_texts(
 
 def _sharing_captions(
     embedded: EmbeddedModalities, has_both: Bool[Tensor, " samples"]
-) -> Int64[Tensor, "P 2"]:
+) -> Int64[Tensor, "pairs 2"]:
     """Return all pairs of samples that have an equal caption, numbered among those kept."""
     by_caption: dict[str, list[int]] = {}
     number = (has_both.cumsum(0) - 1).tolist()

@@ -91,7 +91,7 @@ class MtebEncoder:
             rows.extend(self._embed(batch).float().cpu() for batch in inputs)
         return torch.cat(rows)
 
-    def similarity(self, embeddings1: Embedded, embeddings2: Embedded) -> Float[Tensor, "N M"]:
+    def similarity(self, embeddings1: Embedded, embeddings2: Embedded) -> Float[Tensor, "N texts"]:
         """Return the cosine similarity of each of the first with each of the second."""
         return _unit(embeddings1) @ _unit(embeddings2).T
 

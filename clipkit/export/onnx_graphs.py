@@ -239,7 +239,7 @@ class _FusionGraph(nn.Module):
         self.encoder = joint
 
     def forward(
-        self, *given: Float[Tensor, "B tokens K"] | Bool[Tensor, "B tokens"]
+        self, *given: Float[Tensor, "B tokens width"] | Bool[Tensor, "B tokens"]
     ) -> tuple[Tensor, ...]:
         values = iter(given)
         tokens = {

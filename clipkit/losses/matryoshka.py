@@ -66,7 +66,7 @@ class MatryoshkaLoss(LossTerm):
 
 
 def _truncate(embeddings: Embeddings, width: int) -> Embeddings:
-    def cut(rows: Float[Tensor, "B D"] | None) -> Float[Tensor, "B d"] | None:
+    def cut(rows: Float[Tensor, "B D"] | None) -> Float[Tensor, "B width"] | None:
         if rows is None:
             return None
         precise = rows[:, :width].to(torch.promote_types(rows.dtype, torch.float32))

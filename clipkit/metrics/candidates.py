@@ -13,9 +13,9 @@ from clipkit.metrics.functional import checked_ks
 
 
 def candidate_measures(
-    scores: Sequence[Float[Tensor, " K"]],
+    scores: Sequence[Float[Tensor, " candidates"]],
     correct: Sequence[int],
-    relevance: Sequence[Float[Tensor, " K"] | None] | None = None,
+    relevance: Sequence[Float[Tensor, " candidates"] | None] | None = None,
     ks: Sequence[int] = (1, 5, 10),
 ) -> dict[str, Float[Tensor, " N"]]:
     """Compute the measures of visual dialogue for each query (Das et al. 2017, arXiv:1611.08669).
@@ -63,7 +63,7 @@ def candidate_measures(
 
 
 def candidate_ranks(
-    scores: Sequence[Float[Tensor, " K"]], correct: Sequence[int]
+    scores: Sequence[Float[Tensor, " candidates"]], correct: Sequence[int]
 ) -> Int64[Tensor, " N"]:
     """Return the rank of the right candidate of each query, from 1; a tie is never won.
 
@@ -86,7 +86,9 @@ def candidate_ranks(
     return torch.tensor(ranks, dtype=torch.int64)
 
 
-def ranked_gain(scores: Float[Tensor, " K"], relevance: Float[Tensor, " K"]) -> float:
+def ranked_gain(
+    scores: Float[Tensor, " candidates"], relevance: Float[Tensor, " candidates"]
+) -> float:
     """Return the normalised discounted cumulative gain of one ranking; NaN without relevance.
 
     Of candidates with equal scores, those of less relevance come first.

@@ -31,7 +31,7 @@ class Tile:
         text: Float[Tensor, "tile_columns D"],
         first_image: int,
         first_text: int,
-        pairs: Int64[Tensor, "P 2"],
+        pairs: Int64[Tensor, "pairs 2"],
     ) -> None:
         self.image, self.text = image, text
         self.first = {"image": first_image, "text": first_text}
@@ -40,7 +40,9 @@ class Tile:
         inside = (column >= 0) & (column < len(text))
         self.scores[row[inside], column[inside]] = -torch.inf
 
-    def exact(self, row: Int64[Tensor, " n"], column: Int64[Tensor, " n"]) -> Float[Tensor, " n"]:
+    def exact(
+        self, row: Int64[Tensor, " places"], column: Int64[Tensor, " places"]
+    ) -> Float[Tensor, " places"]:
         """Return scores in fp64."""
         if len(row) > self.scores.numel() // _FEW:  # a collapsed model: all scores are equal
             return (self.image.double() @ self.text.double().T)[row, column]
@@ -59,8 +61,8 @@ class PairCounts:
 
     def __init__(
         self,
-        query: Int64[Tensor, " P"],
-        score: Float[Tensor, " P"],
+        query: Int64[Tensor, " pairs"],
+        score: Float[Tensor, " pairs"],
         num_queries: int,
         side: Literal["image", "text"],
     ) -> None:
@@ -119,7 +121,9 @@ class PairCounts:
         """Return a value of each query in the shape in which it is compared with a tile."""
         return of_queries[:, None] if self._axis == 0 else of_queries[None]
 
-    def _end(self, query: Int64[Tensor, " n"], score: Float[Tensor, " n"]) -> Int64[Tensor, " n"]:
+    def _end(
+        self, query: Int64[Tensor, " places"], score: Float[Tensor, " places"]
+    ) -> Int64[Tensor, " places"]:
         """Return the end of those pairs of the query that a score reaches, by bisection."""
         low, high = self.start[query], self.start[query + 1]
         for _ in range(self._most.bit_length()):

@@ -13,7 +13,7 @@ from clipkit.metrics.ranking import PairRanks
 
 def query_measures(
     ranks: PairRanks, ks: Sequence[int] = (1, 5, 10)
-) -> tuple[Int64[Tensor, " Q"], dict[str, Tensor]]:
+) -> tuple[Int64[Tensor, " queries"], dict[str, Tensor]]:
     """Compute the measures of each query that has R >= 1 correct candidates.
 
     The place of a candidate is the number of candidates before it. An incorrect candidate with the

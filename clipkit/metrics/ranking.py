@@ -33,16 +33,16 @@ class PairRanks:
             one, then 1, and so on.
     """
 
-    query: Int64[Tensor, " P"]
-    incorrect: Int64[Tensor, " P"]
-    correct: Int64[Tensor, " P"]
+    query: Int64[Tensor, " pairs"]
+    incorrect: Int64[Tensor, " pairs"]
+    correct: Int64[Tensor, " pairs"]
 
 
 @torch.no_grad()
 def pair_ranks(
     image: Float[Tensor, "images D"],
     text: Float[Tensor, "texts D"],
-    pairs: Int64[Tensor, "P 2"],
+    pairs: Int64[Tensor, "pairs 2"],
     chunk_size: int | None = None,
     over_ranks: bool = False,
 ) -> tuple[PairRanks, PairRanks]:
@@ -113,13 +113,13 @@ def _ranks(counts: PairCounts, over_ranks: bool) -> PairRanks:
     return PairRanks(counts.query, total[:-1] - total[end] + alone, end - 1 - place)
 
 
-def _distinct(pairs: Int64[Tensor, "P 2"], num_texts: int) -> Int64[Tensor, "distinct 2"]:
+def _distinct(pairs: Int64[Tensor, "pairs 2"], num_texts: int) -> Int64[Tensor, "distinct 2"]:
     """Return every pair once, by ascending image."""
     number = torch.unique(pairs[:, 0] * num_texts + pairs[:, 1])
     return torch.stack([number // num_texts, number % num_texts], 1)
 
 
-def _of_rows(pairs: Int64[Tensor, "P 2"], start: int, stop: int) -> Int64[Tensor, "n 2"]:
+def _of_rows(pairs: Int64[Tensor, "pairs 2"], start: int, stop: int) -> Int64[Tensor, "kept 2"]:
     """Return the pairs of some images, from pairs by ascending image."""
     bounds = torch.tensor([start, stop], device=pairs.device)
     first, last = torch.searchsorted(pairs[:, 0].contiguous(), bounds).tolist()
@@ -129,9 +129,9 @@ def _of_rows(pairs: Int64[Tensor, "P 2"], start: int, stop: int) -> Int64[Tensor
 def _check(image: Tensor, text: Tensor, pairs: Tensor) -> None:
     shapes = f"{list(image.shape)}, {list(text.shape)} and {list(pairs.shape)}"
     if image.ndim != 2 or text.ndim != 2 or image.shape[1] != text.shape[1]:
-        raise MetricError(f"image, text, pairs: expected [N D], [M D], [P 2], got {shapes}")
+        raise MetricError(f"image, text, pairs: expected [N D], [texts D], [pairs 2], got {shapes}")
     if pairs.ndim != 2 or pairs.shape[1] != 2:
-        raise MetricError(f"image, text, pairs: expected [N D], [M D], [P 2], got {shapes}")
+        raise MetricError(f"image, text, pairs: expected [N D], [texts D], [pairs 2], got {shapes}")
     if not len(image) or not len(text):
         raise MetricError(f"image and text: expected at least one of each, got {shapes}")
     for name, values in (("image", image), ("text", text)):

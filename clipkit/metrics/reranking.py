@@ -15,10 +15,10 @@ _CHUNK = 256
 
 
 def reranked(
-    similarities: Float[Tensor, "Q N"],
-    best: Int64[Tensor, "Q k"],
-    scores: Float[Tensor, "Q k"],
-) -> Float[Tensor, "Q N"]:
+    similarities: Float[Tensor, "queries N"],
+    best: Int64[Tensor, "queries best"],
+    scores: Float[Tensor, "queries best"],
+) -> Float[Tensor, "queries N"]:
     """Return scores that put the best candidates in the order of their new scores.
 
     The others follow in the order of their similarities.
@@ -41,9 +41,9 @@ def reranked(
 
 @torch.no_grad()
 def reranked_pair_ranks(
-    queries: Float[Tensor, "Q D"],
+    queries: Float[Tensor, "queries D"],
     candidates: Float[Tensor, "N D"],
-    pairs: Int64[Tensor, "P 2"],
+    pairs: Int64[Tensor, "pairs 2"],
     num_best: int,
     score: Callable[[Int64[Tensor, "pairs 2"]], Float[Tensor, " pairs"]],
 ) -> PairRanks:
@@ -87,16 +87,16 @@ def _columns(ranks: PairRanks) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _similarities(
-    queries: Float[Tensor, "Q D"], candidates: Float[Tensor, "N D"]
-) -> Float[Tensor, "Q N"]:
+    queries: Float[Tensor, "queries D"], candidates: Float[Tensor, "N D"]
+) -> Float[Tensor, "queries N"]:
     """Multiply in full float32, also where the caller computes in less."""
     with torch.autocast(queries.device.type, enabled=False), full_float32_products():
         return queries.float() @ candidates.float().T
 
 
 def _best(
-    similarities: Float[Tensor, "Q N"], is_correct: Bool[Tensor, "Q N"], num_best: int
-) -> Int64[Tensor, "Q k"]:
+    similarities: Float[Tensor, "queries N"], is_correct: Bool[Tensor, "queries N"], num_best: int
+) -> Int64[Tensor, "queries best"]:
     """Return the most similar candidates; of equal ones the incorrect, then the first."""
     keys = similarities.double()
     # less than an equal float32, and more than any smaller one
@@ -106,9 +106,9 @@ def _best(
 
 
 def _ranks(
-    scores: Float[Tensor, "Q N"],
-    pairs: Int64[Tensor, "P 2"],
-    is_correct: Bool[Tensor, "Q N"],
+    scores: Float[Tensor, "queries N"],
+    pairs: Int64[Tensor, "pairs 2"],
+    is_correct: Bool[Tensor, "queries N"],
     start: int,
 ) -> PairRanks:
     """Return the ranks of correct pairs by dense scores."""

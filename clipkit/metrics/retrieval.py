@@ -34,8 +34,8 @@ class GatheredPairs:
     """
 
     image: Float[Tensor, "N D"]
-    text: Float[Tensor, "M D"]
-    text_to_image: Int64[Tensor, " M"]
+    text: Float[Tensor, "texts D"]
+    text_to_image: Int64[Tensor, " texts"]
     groups: Int64[Tensor, " N"]
 
 
@@ -160,7 +160,9 @@ class RetrievalMetrics(GatheredMetric):
             measures |= {f"{direction}/{name}": value.float() for name, value in means.items()}
         return measures
 
-    def _kept(self, ids: Int64[Tensor, " N"], groups: Int64[Tensor, " N"]) -> Int64[Tensor, " n"]:
+    def _kept(
+        self, ids: Int64[Tensor, " N"], groups: Int64[Tensor, " N"]
+    ) -> Int64[Tensor, " kept"]:
         """Return the ids of the images of all ranks that are measured."""
         ids, number = torch.unique(ids, return_inverse=True)
         groups = torch.empty_like(ids).scatter_(0, number, groups)
@@ -170,7 +172,7 @@ class RetrievalMetrics(GatheredMetric):
             kept = kept[: len(kept) // 2]
         return kept
 
-    def _selected(self, kept: Int64[Tensor, " n"]) -> dict[str, list[Tensor]]:
+    def _selected(self, kept: Int64[Tensor, " kept"]) -> dict[str, list[Tensor]]:
         """Return the states of these images, of this rank."""
         states: dict[str, list[Tensor]] = {}
         for names, key in ((_OF_IMAGES, "ids"), (_OF_TEXTS, "owners")):
@@ -201,7 +203,7 @@ def _num_pairs(groups: Int64[Tensor, " N"]) -> int:
     return int(sizes.square().sum()) + int((groups < 0).sum())
 
 
-def _correct_pairs(pairs: GatheredPairs) -> Int64[Tensor, "P 2"]:
+def _correct_pairs(pairs: GatheredPairs) -> Int64[Tensor, "pairs 2"]:
     """Return row of image and row of text of all correct pairs, those of groups included."""
     rows = torch.arange(len(pairs.image), device=pairs.image.device)
     _, group = torch.unique(

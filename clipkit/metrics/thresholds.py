@@ -75,7 +75,7 @@ def fit_thresholds(
     return Thresholds(values, tuple(without_own))
 
 
-def _best(scores: Float[Tensor, " n"], targets: Int64[Tensor, " n"]) -> float | None:
+def _best(scores: Float[Tensor, " samples"], targets: Int64[Tensor, " samples"]) -> float | None:
     """Return the score with the greatest F1 as a threshold; None without positives or negatives."""
     num_positives = int(targets.sum())
     if num_positives in (0, len(targets)):

@@ -27,7 +27,7 @@ class Encoded(NamedTuple):
         images: Unit-norm embeddings of the images, float32 on the CPU.
     """
 
-    texts: Float[Tensor, "M D"]
+    texts: Float[Tensor, "texts D"]
     images: Float[Tensor, "N D"]
 
 

@@ -353,8 +353,10 @@ class TowerEncoder(nn.Module, ABC):
         )
 
     def _embed_texts(
-        self, tokens: Int64[Tensor, "B S"] | None, negatives: Int64[Tensor, "L Z"] | None
-    ) -> tuple[Float[Tensor, "B D"] | None, Float[Tensor, "L D"] | None]:
+        self,
+        tokens: Int64[Tensor, "B S"] | None,
+        negatives: Int64[Tensor, "negatives negative_tokens"] | None,
+    ) -> tuple[Float[Tensor, "B D"] | None, Float[Tensor, "negatives D"] | None]:
         """Embed texts and negative texts in one pass; None for absent ones."""
         if tokens is None:
             return None, None
@@ -387,8 +389,8 @@ def unit(features: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
 
 
 def _cat_tokens(
-    tokens: Int64[Tensor, "B S"], more: Int64[Tensor, "L Z"], pad_id: int
-) -> Int64[Tensor, "N Y"]:
+    tokens: Int64[Tensor, "B S"], more: Int64[Tensor, "negatives negative_tokens"], pad_id: int
+) -> Int64[Tensor, "N longest"]:
     # pad_sequence would copy row by row, with one kernel per row
     longest = max(tokens.shape[1], more.shape[1])
     return torch.cat(

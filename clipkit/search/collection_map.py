@@ -31,9 +31,9 @@ class MapPoints:
         labels: Numbers of their classes; -1 for an image without one.
     """
 
-    rows: Int64[np.ndarray, " P"]
-    positions: Float32[np.ndarray, "P 2"]
-    labels: Int64[np.ndarray, " P"]
+    rows: Int64[np.ndarray, " points"]
+    positions: Float32[np.ndarray, "points 2"]
+    labels: Int64[np.ndarray, " points"]
 
 
 def map_collection(collection: Collection, num_points: int = 5000) -> MapPoints:
@@ -75,8 +75,8 @@ def evenly_spread(num_rows: int, num_chosen: int) -> Int64[np.ndarray, " chosen"
 
 
 def _positions(
-    path: Path, rows: Int64[np.ndarray, " P"], embeddings: Float16[np.ndarray, "P D"]
-) -> Float32[np.ndarray, "P 2"]:
+    path: Path, rows: Int64[np.ndarray, " points"], embeddings: Float16[np.ndarray, "points D"]
+) -> Float32[np.ndarray, "points 2"]:
     digest = hashlib.sha256(_VERSION + rows.tobytes() + embeddings.tobytes()).hexdigest()
     positions = _read(path, digest, len(rows))
     if positions is None:
@@ -85,7 +85,7 @@ def _positions(
     return positions
 
 
-def _read(path: Path, digest: str, num_points: int) -> Float32[np.ndarray, "P 2"] | None:
+def _read(path: Path, digest: str, num_points: int) -> Float32[np.ndarray, "points 2"] | None:
     """Read positions; None if there are none, or those of other embeddings or a damaged file."""
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -97,7 +97,7 @@ def _read(path: Path, digest: str, num_points: int) -> Float32[np.ndarray, "P 2"
     return np.asarray(positions) if is_usable else None
 
 
-def _write(path: Path, digest: str, positions: Float32[np.ndarray, "P 2"]) -> None:
+def _write(path: Path, digest: str, positions: Float32[np.ndarray, "points 2"]) -> None:
     try:
         with new_file(path) as temporary, temporary.open("wb") as file:
             np.savez(file, digest=np.array(digest), positions=positions)

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float32, Int64
 
 from clipkit.errors import ConfigError, MetricError
 
-Queries = Float32[np.ndarray, "Q D"]
+Queries = Float32[np.ndarray, "queries D"]
 RowMask = Bool[np.ndarray, " N"]
 NO_ROW = -1
 """Row of a result that does not exist, because fewer rows may be returned than were wanted."""
@@ -25,8 +25,8 @@ class Ranked:
         rows: Numbers of the rows; ``NO_ROW`` where there is none.
     """
 
-    scores: Float32[np.ndarray, "Q results"]
-    rows: Int64[np.ndarray, "Q results"]
+    scores: Float32[np.ndarray, "queries results"]
+    rows: Int64[np.ndarray, "queries results"]
 
 
 class SearchEngine(ABC):

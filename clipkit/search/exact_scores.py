@@ -23,8 +23,8 @@ _FEW: Final = 4
 
 
 def exact_scores(
-    images: Float16[np.ndarray, "R D"], query: Float32[np.ndarray, " D"]
-) -> Float32[np.ndarray, " R"]:
+    images: Float16[np.ndarray, "rows D"], query: Float32[np.ndarray, " D"]
+) -> Float32[np.ndarray, " rows"]:
     """Return the products of rows with a query: float64 sums, rounded to float32.
 
     Examples:
@@ -70,7 +70,7 @@ class RunningBest:
 
     def offer(
         self,
-        scores: Float32[np.ndarray, "Q tile_rows"],
+        scores: Float32[np.ndarray, "queries tile_rows"],
         images: Float16[np.ndarray, "tile_rows D"],
         rows: Int64[np.ndarray, " tile_rows"],
     ) -> None:
@@ -89,7 +89,7 @@ class RunningBest:
 
     def _candidates(
         self, query: int, scores: Float32[np.ndarray, " tile_rows"]
-    ) -> Int64[np.ndarray, " R"]:
+    ) -> Int64[np.ndarray, " rows"]:
         """Return the rows of a tile that may be among the best."""
         best, count, error = self._best[query][0], self._num_results, self._errors[query]
         threshold = float(best[-1]) - error if len(best) == count else _LOWEST
@@ -101,7 +101,7 @@ class RunningBest:
         return chosen
 
     def _add(
-        self, query: int, scores: Float32[np.ndarray, " R"], rows: Int64[np.ndarray, " R"]
+        self, query: int, scores: Float32[np.ndarray, " rows"], rows: Int64[np.ndarray, " rows"]
     ) -> None:
         """Collect candidates until they are as many as the results: sorting takes the time then."""
         self._waiting[query].append((scores, rows))

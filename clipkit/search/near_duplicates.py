@@ -22,7 +22,7 @@ _BLOCK_ROWS: Final = 2048
 _TILE_ROWS: Final = 8192
 _PAIRS_PER_PART: Final = 65_536
 
-Half = Float16[np.ndarray, "R D"]
+Half = Float16[np.ndarray, "rows D"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ def near_duplicates(
 
 
 def _tiles(
-    collection: Collection, chosen: Int64[np.ndarray, " R"], start: int
+    collection: Collection, chosen: Int64[np.ndarray, " rows"], start: int
 ) -> Iterator[tuple[int, Half]]:
     """Yield the embeddings of the chosen rows from a position on, in tiles."""
     for first in range(start, len(chosen), _TILE_ROWS):
@@ -91,7 +91,7 @@ def _tiles(
 
 def _pairs(
     block: Half, start: int, tile: Half, first: int, min_score: float
-) -> tuple[Int64[np.ndarray, " P"], Int64[np.ndarray, " P"]]:
+) -> tuple[Int64[np.ndarray, " pairs"], Int64[np.ndarray, " pairs"]]:
     """Return the similar pairs of a block and a tile, as positions; each pair once.
 
     Products in float32 decide where they are clear; within their error, exact ones do.
@@ -109,14 +109,14 @@ def _pairs(
     return rows[kept] + start, columns[kept] + first
 
 
-def _products(first: Half, second: Half) -> Float32[np.ndarray, " R"]:
-    products: Float32[np.ndarray, " R"] = (
+def _products(first: Half, second: Half) -> Float32[np.ndarray, " rows"]:
+    products: Float32[np.ndarray, " rows"] = (
         (first.astype(np.float64) * second.astype(np.float64)).sum(axis=1).astype(np.float32)
     )
     return products
 
 
-def _group(collection: Collection, rows: Int64[np.ndarray, " R"]) -> SimilarGroup:
+def _group(collection: Collection, rows: Int64[np.ndarray, " rows"]) -> SimilarGroup:
     first = collection.images(rows[:1])[0].astype(np.float32)
     scores: list[float] = []
     for start in range(0, len(rows), _TILE_ROWS):

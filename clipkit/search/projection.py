@@ -21,7 +21,7 @@ _NOISE_PER_EDGE: Final = 40.0
 _TILE_ROWS: Final = 1024
 
 Positions = Float32[np.ndarray, "N 2"]
-Neighbours = Int64[np.ndarray, "N K"]
+Neighbours = Int64[np.ndarray, "N neighbours"]
 
 
 def project(rows: Float[np.ndarray, "N D"], seed: int = 0) -> Positions:

@@ -7,7 +7,7 @@ from typing import final
 import numpy as np
 from jaxtyping import Int64
 
-Numbers = Int64[np.ndarray, " P"]
+Numbers = Int64[np.ndarray, " rows"]
 
 
 @final

@@ -56,7 +56,7 @@ class ReadBatch:
     task: BatchTask
     places: Int64[np.ndarray, " B"]  # positions in the batch of the images that can be decoded
     images: JoinedImages | None  # pixels, with grids for images of any shape; None without images
-    tokens: list[Int64[Tensor, "T S"]]  # of all captions, sample by sample
+    tokens: list[Int64[Tensor, "texts S"]]  # of all captions, sample by sample
     columns: dict[str, Sequence[Any]]  # of every sample
     misfits: Counter[str]  # values per column that are not of its type
     signals: dict[str, SignalRows]  # inputs of further modalities, of the samples that have them
@@ -189,7 +189,7 @@ class SampleReader:
             "pixels": image.pixels,
         }
 
-    def _padded(self, tokens: Sequence[list[int]]) -> list[Int64[Tensor, "T S"]]:
+    def _padded(self, tokens: Sequence[list[int]]) -> list[Int64[Tensor, "texts S"]]:
         if self.tokenizer is None:
             return []
         starts = range(0, len(tokens), self.batch_size)

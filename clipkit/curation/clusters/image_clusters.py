@@ -37,7 +37,7 @@ class ImageClusters:
     similarities: Float32[np.ndarray, " N"]
 
     @property
-    def sizes(self) -> Int64[np.ndarray, " K"]:
+    def sizes(self) -> Int64[np.ndarray, " clusters"]:
         """Number of images of each cluster."""
         return np.bincount(self.labels[self.labels >= 0], minlength=len(self.centres))
 

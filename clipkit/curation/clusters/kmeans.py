@@ -15,7 +15,7 @@ from jaxtyping import Float32, Int64
 from clipkit.errors import ConfigError
 
 Rows = Float32[np.ndarray, "N D"]
-Centres = Float32[np.ndarray, "K D"]
+Centres = Float32[np.ndarray, "clusters D"]
 
 _TILE_ROWS: Final = 16_384
 _TILE_PRODUCTS: Final = 2**24

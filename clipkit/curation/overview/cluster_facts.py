@@ -93,7 +93,7 @@ class TextCounts:
                     on_rows(rows.stop, len(collection))
 
     def _add_labels(
-        self, clusters: Int32[np.ndarray, " R"], labels: Int64[np.ndarray, " R"]
+        self, clusters: Int32[np.ndarray, " rows"], labels: Int64[np.ndarray, " rows"]
     ) -> None:
         counted = (clusters >= 0) & (labels != _NO_LABEL)
         pairs = np.stack([clusters[counted].astype(np.int64), labels[counted]])
@@ -145,7 +145,7 @@ def cluster_facts(
 
 
 def _typical_rows(
-    members: Int64[np.ndarray, " R"], similarities: np.ndarray
+    members: Int64[np.ndarray, " rows"], similarities: np.ndarray
 ) -> dict[str, tuple[int, ...]]:
     """Return the rows nearest to the centre, and of the others the farthest ones."""
     differs = np.abs(np.diff(similarities, prepend=np.inf)) > _EQUAL
@@ -159,7 +159,7 @@ def _typical_rows(
 
 def _mean_scores(
     collection: Collection, clusters: ImageClusters, scores: Scores
-) -> Float64[np.ndarray, " K"]:
+) -> Float64[np.ndarray, " clusters"]:
     """Return the mean score of the captions of each cluster; NaN without captions."""
     num_clusters = len(clusters.centres)
     sums, counts = np.zeros(num_clusters), np.zeros(num_clusters)

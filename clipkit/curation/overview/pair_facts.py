@@ -13,7 +13,7 @@ from clipkit.collection import Collection, ShardFiles, pair_scores
 from clipkit.evaluation.report.content import SimilarityHistogram
 
 OnRows = Callable[[int, int], None]
-Scores = Sequence[Float32[np.ndarray, " M"]]
+Scores = Sequence[Float32[np.ndarray, " texts"]]
 """Scores of the captions of each shard."""
 
 QUANTILES: Final = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
@@ -127,7 +127,7 @@ def scores_by_shard(collection: Collection, on_rows: OnRows | None = None) -> Sc
 
 def _random_scores(
     collection: Collection, embedded: Bool[np.ndarray, " N"], seed: int
-) -> Float32[np.ndarray, " M"]:
+) -> Float32[np.ndarray, " texts"]:
     """Return the score of each caption with an image of another sample."""
     rng = np.random.default_rng(seed)
     usable = np.flatnonzero(embedded)
@@ -143,12 +143,12 @@ def _random_scores(
             place = np.where(rows[place] == own, (place + 1) % len(rows), place)
             part = texts[first : first + _TEXT_ROWS].astype(np.float32)
             found.append(np.einsum("md,md->m", pool[place], part)[embedded[own]])
-    others: Float32[np.ndarray, " M"] = np.concatenate(found)
-    scores: Float32[np.ndarray, " M"] = others[~np.isnan(others)]
+    others: Float32[np.ndarray, " texts"] = np.concatenate(found)
+    scores: Float32[np.ndarray, " texts"] = others[~np.isnan(others)]
     return scores
 
 
-def caption_owners(files: ShardFiles) -> Int64[np.ndarray, " M"]:
+def caption_owners(files: ShardFiles) -> Int64[np.ndarray, " texts"]:
     """Return the position in the shard of the sample of each caption."""
     starts = files.text_starts()
     return np.repeat(np.arange(len(starts) - 1), np.diff(starts))
@@ -215,7 +215,7 @@ def _compared(
 
 
 def _histogram(
-    scores: Float32[np.ndarray, " M"], others: Float32[np.ndarray, " M"]
+    scores: Float32[np.ndarray, " texts"], others: Float32[np.ndarray, " texts"]
 ) -> SimilarityHistogram:
     """Count both kinds of scores in bins of 0.01, from the lowest to the highest value."""
     edges = np.round(np.arange(-_BINS // 2, _BINS // 2 + 1) * _BIN_WIDTH, 2)

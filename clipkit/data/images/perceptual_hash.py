@@ -163,7 +163,7 @@ def image_distances(first: Signatures, second: Signatures) -> Int64[np.ndarray, 
 
 def are_within(
     bits: UInt64[np.ndarray, "2 N"], first: np.ndarray, second: np.ndarray, most: int
-) -> Bool[np.ndarray, " P"]:
+) -> Bool[np.ndarray, " pairs"]:
     """Return which pairs of rows differ in at most ``most`` bits, without a look at colours.
 
     Args:
@@ -173,7 +173,7 @@ def are_within(
         most: Number of bits.
     """
     parts = [popcount(column[first] ^ column[second]) for column in bits]
-    near: Bool[np.ndarray, " P"] = parts[0] + parts[1] <= most
+    near: Bool[np.ndarray, " pairs"] = parts[0] + parts[1] <= most
     return near
 
 

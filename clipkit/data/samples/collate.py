@@ -118,6 +118,6 @@ def _joined(
     return None if values[0] is None else join(values)
 
 
-def _stack_all(rows: Sequence[Sequence[Tensor]], like: Tensor) -> UInt8[Tensor, "K 3 H W"]:
+def _stack_all(rows: Sequence[Sequence[Tensor]], like: Tensor) -> UInt8[Tensor, "images 3 H W"]:
     images = list(chain(*rows))
     return torch.stack(images) if images else like.new_empty((0, *like.shape))

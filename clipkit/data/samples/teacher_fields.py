@@ -86,7 +86,7 @@ def teacher_pad_id(fields: Sequence[SampleField]) -> int:
     return next((field.pad_id for field in fields if field.pad_id is not None), 0)
 
 
-def _embedding(members: Mapping[str, bytes], name: str) -> Float[Tensor, " E"]:
+def _embedding(members: Mapping[str, bytes], name: str) -> Float[Tensor, " teacher_dim"]:
     if name not in members:
         raise SampleError(f"no member {name}: expected a teacher's embedding in every sample")
     try:

@@ -36,13 +36,13 @@ class ShardTable:
         sizes: Size of each member's contents, in bytes.
     """
 
-    keys: UInt8[np.ndarray, " K"]
+    keys: UInt8[np.ndarray, " bytes"]
     key_ends: Int64[np.ndarray, " N+1"]
     member_ends: Int64[np.ndarray, " N+1"]
     extensions: tuple[str, ...]
     kinds: UInt16[np.ndarray, " M"]
-    offsets: Int64[np.ndarray, " M"]
-    sizes: Int64[np.ndarray, " M"]
+    offsets: Int64[np.ndarray, " members"]
+    sizes: Int64[np.ndarray, " members"]
 
     def __len__(self) -> int:
         return len(self.key_ends) - 1

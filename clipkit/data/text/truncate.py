@@ -20,7 +20,7 @@ def truncation_token(tokenizer: Tokenizer) -> int | None:
 
 def truncate_tokens(
     tokens: Int64[Tensor, "B S"], length: int, pad_id: int, end: int | None
-) -> Int64[Tensor, "B T"]:
+) -> Int64[Tensor, "B kept"]:
     """Truncate captions to ``length`` tokens, with the end of their tokenizer.
 
     Examples:

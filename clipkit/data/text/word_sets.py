@@ -63,7 +63,9 @@ def min_hashes(hashes: UInt32[np.ndarray, " words"]) -> UInt32[np.ndarray, " 32"
     return least
 
 
-def similarity(first: UInt32[np.ndarray, " a"], second: UInt32[np.ndarray, " b"]) -> float:
+def similarity(
+    first: UInt32[np.ndarray, " first_words"], second: UInt32[np.ndarray, " second_words"]
+) -> float:
     """Return the share of common words of two sets: of all words that one of them has (Jaccard).
 
     Examples:

@@ -51,7 +51,7 @@ class Duplicates:
 
     images: DuplicateImages
     captions: DuplicateCaptions
-    joining: Bool[np.ndarray, " U"]
+    joining: Bool[np.ndarray, " distinct"]
     embeddings: NearPairs
 
 
@@ -102,17 +102,19 @@ def find_duplicates(
 
 def generic_captions(
     words: CaptionWords, captions: DuplicateCaptions, class_names: tuple[str, ...]
-) -> Bool[np.ndarray, " U"]:
+) -> Bool[np.ndarray, " distinct"]:
     """Return which sets of captions do not identify an image: names of classes, frequent ones."""
     owners = np.asarray(words.owners)
     holders = np.unique(np.stack([captions.same, owners], 1), axis=0)[:, 0]
     counts = np.bincount(holders, minlength=len(captions.representatives))
     of_classes = names_of_classes(words, class_names)[captions.representatives]
-    generic: Bool[np.ndarray, " U"] = (counts > GENERIC_IMAGES) | of_classes
+    generic: Bool[np.ndarray, " distinct"] = (counts > GENERIC_IMAGES) | of_classes
     return generic
 
 
-def names_of_classes(words: CaptionWords, class_names: tuple[str, ...]) -> Bool[np.ndarray, " M"]:
+def names_of_classes(
+    words: CaptionWords, class_names: tuple[str, ...]
+) -> Bool[np.ndarray, " texts"]:
     """Return which captions are the name of a class, without case and punctuation."""
     of_classes = CaptionWords()
     for name in filter(None, class_names):

@@ -84,7 +84,7 @@ def embed_images(
 
 def embed_captions(
     encoder: DualEncoder, captions: Sequence[str], options: EmbedOptions
-) -> Float[Tensor, "M D"]:
+) -> Float[Tensor, "texts D"]:
     """Return unit-norm embeddings of captions, on the CPU."""
     with evaluating(encoder, options.precision):
         return encode_texts(encoder, tokenizer_of(encoder), captions, options.batch_size).cpu()

@@ -8,7 +8,7 @@ from PIL import Image
 
 
 def convolve(
-    pixels: Float64[np.ndarray, "H W 3"], kernel: Float64[np.ndarray, "K K"]
+    pixels: Float64[np.ndarray, "H W 3"], kernel: Float64[np.ndarray, "size size"]
 ) -> Float64[np.ndarray, "H W 3"]:
     """Convolve each channel with a kernel of odd size; the image is mirrored at its edges.
 
@@ -21,7 +21,7 @@ def convolve(
     padded = np.pad(pixels, ((margin, margin), (margin, margin), (0, 0)), mode="reflect")
     size = padded.shape[0] + 2 * margin, padded.shape[1] + 2 * margin
     spectrum = np.fft.rfft2(padded, size, axes=(0, 1)) * np.fft.rfft2(kernel, size)[..., None]
-    result: Float64[np.ndarray, "h w 3"] = np.fft.irfft2(spectrum, size, axes=(0, 1))
+    result: Float64[np.ndarray, "height width 3"] = np.fft.irfft2(spectrum, size, axes=(0, 1))
     return result[2 * margin : 2 * margin + height, 2 * margin : 2 * margin + width]
 
 

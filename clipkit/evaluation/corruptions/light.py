@@ -23,9 +23,9 @@ def plasma(size: int, decay: float, rng: np.random.Generator) -> Float64[np.ndar
     noise, step = 1.0, size
 
     def middle(
-        first: Float64[np.ndarray, "h w"], second: Float64[np.ndarray, "h w"]
-    ) -> Float64[np.ndarray, "h w"]:
-        mean: Float64[np.ndarray, "h w"] = (first + second) / 4
+        first: Float64[np.ndarray, "rows columns"], second: Float64[np.ndarray, "rows columns"]
+    ) -> Float64[np.ndarray, "rows columns"]:
+        mean: Float64[np.ndarray, "rows columns"] = (first + second) / 4
         return mean + noise * rng.uniform(-1, 1, first.shape)
 
     while step > 1:

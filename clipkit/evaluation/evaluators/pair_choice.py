@@ -24,7 +24,7 @@ from clipkit.evaluation.outcomes.worst_group import worst_group_outcomes
 from clipkit.models import DualEncoder
 
 
-def right_choices(scores: Float[Tensor, "I T"]) -> tuple[bool, bool]:
+def right_choices(scores: Float[Tensor, "images texts"]) -> tuple[bool, bool]:
     """Return whether every text, and every image, is chosen correctly.
 
     The i-th image belongs to the i-th text; further images or texts are wrong. A correct one must
@@ -134,7 +134,7 @@ class PairChoice(Evaluator):
         metrics = {k: v for part in parts for k, v in outcome_metrics(part).items()}
         return Evaluation(metrics, tuple(parts))
 
-    def _scores(self, pairs: EmbeddedPairs) -> list[Float[Tensor, "I T"]]:
+    def _scores(self, pairs: EmbeddedPairs) -> list[Float[Tensor, "images texts"]]:
         """Return the cosine similarities of each instance, in float64."""
         size = self.data.num_images
         images = pairs.images.double().reshape(-1, size, pairs.images.shape[1])

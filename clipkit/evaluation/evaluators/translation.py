@@ -39,15 +39,15 @@ class LanguageTexts:
         groups: Name of the first image of each text.
     """
 
-    texts: Float[Tensor, "M D"]
-    images: Int64[Tensor, "P 2"]
+    texts: Float[Tensor, "texts D"]
+    images: Int64[Tensor, "pairs 2"]
     keys: tuple[str, ...]
     groups: tuple[str, ...]
 
 
 def pairs_by_image(
-    first: Int64[Tensor, "P 2"], second: Int64[Tensor, "Q 2"]
-) -> Int64[Tensor, "R 2"]:
+    first: Int64[Tensor, "first 2"], second: Int64[Tensor, "second 2"]
+) -> Int64[Tensor, "joined 2"]:
     """Return the pairs of texts that belong to the same image.
 
     Args:

@@ -117,12 +117,12 @@ class _Ranking:
 
     images: Int64[Tensor, "C N"]
     is_known: Bool[Tensor, "C N"]
-    pair_images: Int64[Tensor, " P"]
-    pair_classes: Int64[Tensor, " P"]
-    above: Int64[Tensor, " P"]
-    up_to: Int64[Tensor, " P"]
-    pairs_above: Int64[Tensor, " P"]
-    pairs_up_to: Int64[Tensor, " P"]
+    pair_images: Int64[Tensor, " pairs"]
+    pair_classes: Int64[Tensor, " pairs"]
+    above: Int64[Tensor, " pairs"]
+    up_to: Int64[Tensor, " pairs"]
+    pairs_above: Int64[Tensor, " pairs"]
+    pairs_up_to: Int64[Tensor, " pairs"]
 
     def precision_and_area(
         self, weights: Float[Tensor, " N"]

@@ -32,7 +32,7 @@ _MOST_VALIDATION_SHOTS: Final = 4
 
 def draw_shots(
     split: EmbeddedSplit, shots: int, seed: int, without: Sequence[str] = ()
-) -> Int64[Tensor, " n"]:
+) -> Int64[Tensor, " rows"]:
     """Draw images of each class.
 
     The images of a class are ordered by a hash of seed and key, and the first are drawn: the choice

@@ -17,7 +17,7 @@ SHARE: Final = 5
 
 def hold_out(
     labels: Int64[Tensor, " N"], groups: Sequence[str] = ()
-) -> tuple[Int64[Tensor, " n"], Int64[Tensor, " k"]]:
+) -> tuple[Int64[Tensor, " kept"], Int64[Tensor, " held_out"]]:
     """Return rows to fit on and rows to hold out: a fifth of each class.
 
     Args:

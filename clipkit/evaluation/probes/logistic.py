@@ -105,7 +105,7 @@ def _fit(
 
 def choose_l2(
     train: tuple[Float[Tensor, "N D"], Int64[Tensor, " N"]],
-    validation: tuple[Float[Tensor, "K D"], Int64[Tensor, " K"]],
+    validation: tuple[Float[Tensor, "validation D"], Int64[Tensor, " validation"]],
     num_classes: int,
     grid: Sequence[float] = L2_GRID,
 ) -> float:
@@ -123,7 +123,7 @@ def choose_l2(
 
 def choose_binary_l2(
     train: tuple[Float[Tensor, "N D"], Int64[Tensor, "N C"]],
-    validation: tuple[Float[Tensor, "K D"], Int64[Tensor, "K C"]],
+    validation: tuple[Float[Tensor, "validation D"], Int64[Tensor, "validation C"]],
     grid: Sequence[float] = L2_GRID,
 ) -> float:
     """Return the penalty with the best mean average precision, the strongest one of equals."""

@@ -42,7 +42,7 @@ class EmbeddedSplit:
     keys: tuple[str, ...]
     groups: tuple[str, ...]
 
-    def rows(self, rows: Int64[Tensor, " n"]) -> EmbeddedSplit:
+    def rows(self, rows: Int64[Tensor, " rows"]) -> EmbeddedSplit:
         """Return some of the rows."""
         numbers = rows.tolist()
         rows = rows.to(self.features.device)

@@ -140,7 +140,7 @@ class Match(NamedTuple):
         """Return the position of the tokens of each word; a truncated word has none."""
         return find_tokens(self.text, tokenizer_of(self.encoder.text_tower).encode)
 
-    def _text_embeddings(self, texts: Sequence[str]) -> Float[Tensor, "M D"]:
+    def _text_embeddings(self, texts: Sequence[str]) -> Float[Tensor, "texts D"]:
         (tokens,) = token_batches(self.encoder.text_tower, texts, len(texts))
         return self.encoder.encode_text(tokens.to(self.input.values.device))
 

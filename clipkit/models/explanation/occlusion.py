@@ -72,7 +72,7 @@ def _cells(length: int) -> list[slice]:
 def occlude_words(
     text: str,
     words: list[slice],
-    similarities: Callable[[list[str]], Float[Tensor, " M"]],
+    similarities: Callable[[list[str]], Float[Tensor, " texts"]],
 ) -> Float[Tensor, " words"]:
     """Compute the drop of the similarity without each word of a text.
 

@@ -101,15 +101,15 @@ class ForwardRecorder(TorchFunctionMode):
 
     def _scaled_dot_product(
         self,
-        query: Float[Tensor, "*batch queries d"],
-        key: Float[Tensor, "*batch keys d"],
-        value: Float[Tensor, "*batch keys e"],
+        query: Float[Tensor, "*batch queries width"],
+        key: Float[Tensor, "*batch keys width"],
+        value: Float[Tensor, "*batch keys value_width"],
         attn_mask: Tensor | None = None,
         dropout_p: float = 0.0,  # noqa: ARG002
         is_causal: bool = False,
         scale: float | None = None,
         enable_gqa: bool = False,
-    ) -> Float[Tensor, "*batch queries e"]:
+    ) -> Float[Tensor, "*batch queries value_width"]:
         """Attend as ``torch.nn.functional.scaled_dot_product_attention`` in evaluation mode."""
         if enable_gqa:
             shared = query.shape[-3] // key.shape[-3]

@@ -48,7 +48,7 @@ class LabelHead(nn.Module, ABC):
     def score(
         self,
         image: Float[Tensor, "B D"],
-        text_tower: Callable[[Int64[Tensor, "P S"]], Float[Tensor, "P D"]],  # noqa: ARG002
+        text_tower: Callable[[Int64[Tensor, "prompts S"]], Float[Tensor, "prompts D"]],  # noqa: ARG002
     ) -> Float[Tensor, "B C"]:
         """Score the classes once per step; heads with texts call the text tower.
 
@@ -59,7 +59,7 @@ class LabelHead(nn.Module, ABC):
         logits: Tensor = self(image)
         return logits
 
-    def read_texts(self, tokenize: Callable[[Sequence[str]], Int64[Tensor, "P S"]]) -> None:
+    def read_texts(self, tokenize: Callable[[Sequence[str]], Int64[Tensor, "prompts S"]]) -> None:
         """Tokenize the texts of the head for the text tower; most heads have none."""
 
     def config(self) -> dict[str, Any]:

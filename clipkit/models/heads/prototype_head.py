@@ -18,7 +18,7 @@ from clipkit.errors import ConfigError, check_at_least
 from clipkit.models.heads.label_head import LabelHead, check_scale, check_sizes
 from clipkit.templates import PLACEHOLDER, check_templates, fill_template
 
-TextTowerCall = Callable[[Int64[Tensor, "P S"]], Float[Tensor, "P D"]]
+TextTowerCall = Callable[[Int64[Tensor, "prompts S"]], Float[Tensor, "prompts D"]]
 
 
 @final
@@ -55,7 +55,7 @@ class PrototypeLabelHead(LabelHead):
         (2, ['a photo of a cat', 'a photo of a dog'])
     """
 
-    tokens: Int64[Tensor, "P S"]
+    tokens: Int64[Tensor, "prompts S"]
     prototypes: Float[Tensor, "C D"]
     num_steps: Int64[Tensor, ""]
 
@@ -111,7 +111,7 @@ class PrototypeLabelHead(LabelHead):
             for template in self.templates
         ]
 
-    def read_texts(self, tokenize: Callable[[Sequence[str]], Int64[Tensor, "P S"]]) -> None:
+    def read_texts(self, tokenize: Callable[[Sequence[str]], Int64[Tensor, "prompts S"]]) -> None:
         """Tokenize the texts; call this once, before the first pass."""
         self.tokens = tokenize(self.sentences).to(self.prototypes.device)
 

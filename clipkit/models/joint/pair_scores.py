@@ -15,11 +15,11 @@ def pair_scores(
     joint: JointEncoder,
     images: TokenSequence,
     texts: TokenSequence,
-    pairs: Int64[Tensor, "P 2"],
+    pairs: Int64[Tensor, "pairs 2"],
     batch_size: int = 64,
     first: str = "image",
     second: str = "text",
-) -> Float[Tensor, " P"]:
+) -> Float[Tensor, " pairs"]:
     """Return the logit that image and text of each pair belong together.
 
     Args:
@@ -56,11 +56,11 @@ def pair_scores(
 
 def reranking_scores(
     joint: JointEncoder,
-    similarities: Float[Tensor, " P"],
-    logits: Float[Tensor, " P"],
+    similarities: Float[Tensor, " pairs"],
+    logits: Float[Tensor, " pairs"],
     first: str = "image",
     second: str = "text",
-) -> Float[Tensor, " P"]:
+) -> Float[Tensor, " pairs"]:
     """Return scores that order candidates of a query by what dual encoder and fusion know.
 
     ``MatchingLoss`` draws negatives with a probability proportional to exp(scale * cosine). The

@@ -39,12 +39,12 @@ class FusedAttention(nn.Module):
 
     def forward(
         self,
-        query: Float[Tensor, "B Q K"],
-        key: Float[Tensor, "B S K"],
-        value: Float[Tensor, "B S K"],
+        query: Float[Tensor, "B queries width"],
+        key: Float[Tensor, "B S width"],
+        value: Float[Tensor, "B S width"],
         need_weights: bool = False,
         attn_mask: Tensor | None = None,
-    ) -> tuple[Float[Tensor, "B Q K"], None]:
+    ) -> tuple[Float[Tensor, "B queries width"], None]:
         """Attend as ``torch.nn.MultiheadAttention``, for the arguments of open_clip's blocks.
 
         ``key`` and ``value`` are one tensor. ``attn_mask`` is not read: ``is_causal`` replaces it.
@@ -63,8 +63,8 @@ class FusedAttention(nn.Module):
         return self.out_proj(attended.transpose(1, 2).flatten(2)), None
 
     def _heads(
-        self, projected: Float[Tensor, "B S K"], parts: int
-    ) -> tuple[Float[Tensor, "B H S d"], ...]:
+        self, projected: Float[Tensor, "B S width"], parts: int
+    ) -> tuple[Float[Tensor, "B heads S head_dim"], ...]:
         width = projected.shape[-1] // (parts * self.num_heads)  # -1 is no size of an empty batch
         split = projected.view(*projected.shape[:-1], parts, self.num_heads, width)
         heads: tuple[Tensor, ...] = split.permute(2, 0, 3, 1, 4).unbind(0)

@@ -32,8 +32,8 @@ class ClassTokenBlock(ResidualAttentionBlock):  # type: ignore[misc]
             self.add_module(name, part)
 
     def forward(
-        self, q_x: Float[Tensor, "B S K"], attn_mask: Float[Tensor, "S S"] | None = None
-    ) -> Float[Tensor, "B 1 K"] | Float[Tensor, "B S K"]:
+        self, q_x: Float[Tensor, "B S width"], attn_mask: Float[Tensor, "S S"] | None = None
+    ) -> Float[Tensor, "B 1 width"] | Float[Tensor, "B S width"]:
         """Return the class token of the block's output, or all tokens."""
         assert attn_mask is None, "an image tower has no mask"
         if self.is_complete:

@@ -15,8 +15,8 @@ _KEPT: Final = 20
 
 
 def stretch_positions(
-    positions: Float[Tensor, "S K"], context_length: int, num_kept: int = _KEPT
-) -> Float[Tensor, "T K"]:
+    positions: Float[Tensor, "positions width"], context_length: int, num_kept: int = _KEPT
+) -> Float[Tensor, "stretched width"]:
     """Interpolate positions to a longer context, except for the first ones.
 
     Short captions keep their embeddings (Long-CLIP, Zhang et al. 2024, arXiv:2403.15378,

@@ -11,8 +11,8 @@ from torch import Tensor
 
 
 def resize_positions(
-    positions: Float[Tensor, "T K"], height: int, width: int
-) -> Float[Tensor, "U K"]:
+    positions: Float[Tensor, "positions width"], height: int, width: int
+) -> Float[Tensor, "resized width"]:
     """Interpolate the grid of positions; those before it (of a class token) stay.
 
     Examples:

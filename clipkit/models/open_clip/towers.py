@@ -131,7 +131,7 @@ class OpenClipImageTower(ImageTower, TokenTower):
         part: nn.Module = getattr(self.visual, "layer4", None) or self.visual.transformer
         return part
 
-    def as_tokens(self, inputs: tuple[Any, ...], output: Any) -> Float[Tensor, "B tokens K"]:
+    def as_tokens(self, inputs: tuple[Any, ...], output: Any) -> Float[Tensor, "B tokens width"]:
         """See ``TokenTower.as_tokens``; a class token is the first."""
         if hasattr(self.visual, "trunk"):
             return trunk_tokens(self.visual.trunk, inputs, output)
@@ -246,7 +246,7 @@ class OpenClipTextTower(TextTower, TokenTower):
         )
         return part
 
-    def as_tokens(self, inputs: tuple[Any, ...], output: Any) -> Float[Tensor, "B tokens K"]:
+    def as_tokens(self, inputs: tuple[Any, ...], output: Any) -> Float[Tensor, "B tokens width"]:
         """See ``TokenTower.as_tokens``."""
         del inputs
         states: Tensor = getattr(output, "last_hidden_state", output)

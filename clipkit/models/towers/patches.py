@@ -32,7 +32,7 @@ class PatchProjection(nn.Conv2d):
         )
         self.weight, self.bias = convolution.weight, convolution.bias
 
-    def forward(self, input: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B K h w"]:
+    def forward(self, input: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B width rows columns"]:
         """Project each patch; pixels beyond the last complete patch are left out, as by torch."""
         height, width = self.kernel_size
         rows, columns = input.shape[2] // height, input.shape[3] // width

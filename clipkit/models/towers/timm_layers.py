@@ -147,7 +147,9 @@ def trunk_token_module(trunk: Any) -> nn.Module:
     )
 
 
-def trunk_tokens(trunk: Any, inputs: tuple[Any, ...], output: Any) -> Float[Tensor, "B tokens K"]:
+def trunk_tokens(
+    trunk: Any, inputs: tuple[Any, ...], output: Any
+) -> Float[Tensor, "B tokens width"]:
     """Return the tokens from a call of ``trunk_token_module``.
 
     Raises:

@@ -96,6 +96,6 @@ class TimmImageTower(ImageTower, TokenTower):
         """See ``TokenTower.token_module``."""
         return trunk_token_module(self.trunk)
 
-    def as_tokens(self, inputs: tuple[Any, ...], output: Any) -> Float[Tensor, "B tokens K"]:
+    def as_tokens(self, inputs: tuple[Any, ...], output: Any) -> Float[Tensor, "B tokens width"]:
         """See ``TokenTower.as_tokens``; class and register tokens are the first."""
         return trunk_tokens(self.trunk, inputs, output)

@@ -31,7 +31,7 @@ class TokenTower(ABC):
         """
 
     @abstractmethod
-    def as_tokens(self, inputs: tuple[Any, ...], output: Any) -> Float[Tensor, "B tokens K"]:
+    def as_tokens(self, inputs: tuple[Any, ...], output: Any) -> Float[Tensor, "B tokens width"]:
         """Return the states from a call of ``token_module()``.
 
         Args:
@@ -102,8 +102,8 @@ def text_mask(tokens: Int64[Tensor, "B S"], pad_id: int) -> Bool[Tensor, "B S"]:
 
 
 def channels_as_tokens(
-    features: Float[Tensor, "B tokens K"] | Float[Tensor, "B *rest"], token_dim: int
-) -> Float[Tensor, "B tokens K"]:
+    features: Float[Tensor, "B tokens width"] | Float[Tensor, "B *rest"], token_dim: int
+) -> Float[Tensor, "B tokens width"]:
     """Turn a map of features into a sequence, row by row; a sequence stays as it is.
 
     Args:

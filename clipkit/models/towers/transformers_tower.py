@@ -119,7 +119,7 @@ class TransformersTextTower(TextTower, TokenTower):
         part: nn.Module = self.transformer
         return part
 
-    def as_tokens(self, inputs: tuple[Any, ...], output: Any) -> Float[Tensor, "B tokens K"]:
+    def as_tokens(self, inputs: tuple[Any, ...], output: Any) -> Float[Tensor, "B tokens width"]:
         """See ``TokenTower.as_tokens``."""
         del inputs
         states: Tensor = output.last_hidden_state
@@ -127,8 +127,8 @@ class TransformersTextTower(TextTower, TokenTower):
 
 
 def pool(
-    states: Float[Tensor, "B S K"], mask: Bool[Tensor, "B S"], pooling: Pooling
-) -> Float[Tensor, "B K"]:
+    states: Float[Tensor, "B S width"], mask: Bool[Tensor, "B S"], pooling: Pooling
+) -> Float[Tensor, "B width"]:
     """Pool vectors of tokens into one vector per text."""
     if pooling == "first":
         return states[:, 0]

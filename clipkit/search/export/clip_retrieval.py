@@ -70,7 +70,9 @@ def export_clip_retrieval(
     return num_samples
 
 
-def _texts(collection: Collection, number: int, shard: ShardExport) -> Float16[np.ndarray, "n D"]:
+def _texts(
+    collection: Collection, number: int, shard: ShardExport
+) -> Float16[np.ndarray, "rows D"]:
     """Return the embedding of the first caption of each sample; zeros if it has none."""
     files = collection.shards[number]
     starts, texts = files.text_starts(), files.texts()
@@ -81,7 +83,7 @@ def _texts(collection: Collection, number: int, shard: ShardExport) -> Float16[n
 
 
 def _write(
-    folder: Path, number: str, shard: ShardExport, texts: Float16[np.ndarray, "n D"] | None
+    folder: Path, number: str, shard: ShardExport, texts: Float16[np.ndarray, "rows D"] | None
 ) -> None:
     pa = arrow()
     arrays = {"img_emb": shard.images}

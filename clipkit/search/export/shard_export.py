@@ -25,9 +25,9 @@ class ShardExport:
         table: Columns of the samples, a ``pyarrow.Table``.
     """
 
-    rows: Int64[np.ndarray, " n"]
-    places: Int64[np.ndarray, " n"]
-    images: Float16[np.ndarray, "n D"]
+    rows: Int64[np.ndarray, " rows"]
+    places: Int64[np.ndarray, " rows"]
+    images: Float16[np.ndarray, "rows D"]
     table: Any
 
     def values(self, name: str) -> list[Any]:

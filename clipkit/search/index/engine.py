@@ -116,7 +116,7 @@ class FaissEngine(SearchEngine):
 
     def _propose(
         self, queries: Queries, num_rows: int, allowed: RowMask | None, share: float
-    ) -> Int64[np.ndarray, "Q proposed"]:
+    ) -> Int64[np.ndarray, "queries proposed"]:
         """Return the rows that the index finds, ``NO_ROW`` where it finds none."""
         parameters = self._parameters(num_rows, allowed, share)
         try:
@@ -126,7 +126,7 @@ class FaissEngine(SearchEngine):
                 f"{self._collection.folder}: index: {first_reason(error)}; build it again: "
                 "clipkit search build"
             ) from error
-        proposed: Int64[np.ndarray, "Q proposed"] = np.asarray(found, dtype=np.int64)
+        proposed: Int64[np.ndarray, "queries proposed"] = np.asarray(found, dtype=np.int64)
         if proposed.max(initial=NO_ROW) >= len(self._collection):
             raise DataError(
                 f"{self._collection.folder}: index: expected rows below {len(self._collection)}, "
@@ -156,7 +156,7 @@ class FaissEngine(SearchEngine):
     def _ordered(
         self,
         queries: Queries,
-        proposed: Int64[np.ndarray, "Q proposed"],
+        proposed: Int64[np.ndarray, "queries proposed"],
         num_results: int,
         allowed: Bool[np.ndarray, " N"],
     ) -> Ranked:
@@ -175,8 +175,8 @@ class FaissEngine(SearchEngine):
         return Ranked(scores, rows)
 
     def _exact_scores(
-        self, rows: Int64[np.ndarray, " R"], query: Float32[np.ndarray, " D"]
-    ) -> Float32[np.ndarray, " R"]:
+        self, rows: Int64[np.ndarray, " rows"], query: Float32[np.ndarray, " D"]
+    ) -> Float32[np.ndarray, " rows"]:
         scores = np.empty(len(rows), dtype=np.float32)
         for start in range(0, len(rows), _TILE_ROWS):
             tile = slice(start, start + _TILE_ROWS)

@@ -93,8 +93,8 @@ def _sample_texts(
     return np.concatenate(found)[:num_queries]
 
 
-def _unit(vectors: Float32[np.ndarray, "Q D"]) -> Float32[np.ndarray, "Q D"]:
+def _unit(vectors: Float32[np.ndarray, "queries D"]) -> Float32[np.ndarray, "queries D"]:
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     kept = norms[:, 0] > 0
-    unit: Float32[np.ndarray, "Q D"] = vectors[kept] / norms[kept]
+    unit: Float32[np.ndarray, "queries D"] = vectors[kept] / norms[kept]
     return unit

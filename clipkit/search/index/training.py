@@ -101,7 +101,7 @@ def _graph(index: Any) -> Any:
     return faiss_library().downcast_index(index.quantizer)
 
 
-def _train_graph(index: Any, sample: Float32[np.ndarray, "R D"]) -> None:
+def _train_graph(index: Any, sample: Float32[np.ndarray, "rows D"]) -> None:
     """Cluster the sample and build the graph of the centres with one thread.
 
     Several threads would build another graph each time.
@@ -121,9 +121,9 @@ def _train_graph(index: Any, sample: Float32[np.ndarray, "R D"]) -> None:
 
 def _sample(
     collection: Collection, usable: RowMask, num_rows: int, seed: int, modality: str
-) -> Float32[np.ndarray, "R D"]:
+) -> Float32[np.ndarray, "rows D"]:
     rows = np.flatnonzero(usable)
     if len(rows) > num_rows:
         rows = np.sort(np.random.default_rng(seed).choice(rows, num_rows, replace=False))
-    sample: Float32[np.ndarray, "R D"] = collection.embeddings(rows, modality).astype(np.float32)
+    sample: Float32[np.ndarray, "rows D"] = collection.embeddings(rows, modality).astype(np.float32)
     return np.ascontiguousarray(sample[np.isfinite(sample).all(axis=1)])

@@ -56,10 +56,10 @@ def cell_centres(candidates: Candidates, wanted: int) -> Centres:
 
 
 def nearest_cells(
-    rows: Float32[np.ndarray, "R D"], centres: Centres
-) -> Int32[np.ndarray, "R cells"]:
+    rows: Float32[np.ndarray, "rows D"], centres: Centres
+) -> Int32[np.ndarray, "rows cells"]:
     """Return the nearest cells of each row; fewer rows at a time for more centres."""
-    found: Int32[np.ndarray, "R cells"] = np.empty((len(rows), CELLS_PER_SAMPLE), dtype=np.int32)
+    found: Int32[np.ndarray, "rows cells"] = np.empty((len(rows), CELLS_PER_SAMPLE), dtype=np.int32)
     tile_rows = max(1, _TILE_PRODUCTS // len(centres))
     for start in range(0, len(rows), tile_rows):
         similarities = rows[start : start + tile_rows] @ centres.T

@@ -165,8 +165,8 @@ def check_same_model(first: Collection, second: Collection) -> None:
 
 
 def _note_most_similar(
-    samples: Int64[np.ndarray, " R"],
-    rows: Float32[np.ndarray, "R D"],
+    samples: Int64[np.ndarray, " rows"],
+    rows: Float32[np.ndarray, "rows D"],
     first: int,
     images: Float16[np.ndarray, "tile D"],
     nearest: Nearest,
@@ -183,7 +183,7 @@ def _note_most_similar(
 
 def _cells(
     candidates: Candidates, rank: Int64[np.ndarray, " candidates"]
-) -> Iterator[tuple[int, int, Int64[np.ndarray, " R"]]]:
+) -> Iterator[tuple[int, int, Int64[np.ndarray, " rows"]]]:
     """Yield the numbers of previous and of all places, and the places of a cell by their rank."""
     wanted = num_cells(len(candidates))
     if wanted == 1:
@@ -211,7 +211,7 @@ class _Rows:
         self._width = collection.info.embedding_dim
         self._map = lru_cache(_OPEN_SHARDS)(lambda shard: collection.shards[shard].images())
 
-    def read(self, places: Int64[np.ndarray, " R"]) -> Float32[np.ndarray, "R D"]:
+    def read(self, places: Int64[np.ndarray, " rows"]) -> Float32[np.ndarray, "rows D"]:
         """Read the embeddings of some candidates."""
         rows = self._rows[places]
         shards = np.searchsorted(self._starts, rows, side="right") - 1

@@ -125,14 +125,14 @@ def _nearest_sets(
 
 def _pair_values(
     pairs: NearPairs,
-    first: Int64[np.ndarray, " P"],
-    second: Int64[np.ndarray, " P"],
+    first: Int64[np.ndarray, " pairs"],
+    second: Int64[np.ndarray, " pairs"],
     num_sets: int,
-) -> Float32[np.ndarray, " P"]:
+) -> Float32[np.ndarray, " pairs"]:
     """Return the distances of pairs of sets; 0 for a set and itself."""
     codes = pairs.first * num_sets + pairs.second  # in ascending order, first below second
     wanted = np.minimum(first, second) * num_sets + np.maximum(first, second)
-    values: Float32[np.ndarray, " P"] = np.zeros(len(wanted), dtype=np.float32)
+    values: Float32[np.ndarray, " pairs"] = np.zeros(len(wanted), dtype=np.float32)
     differ = first != second
     values[differ] = pairs.values[np.searchsorted(codes, wanted[differ])]
     return values

@@ -16,7 +16,7 @@ TILE_ROWS: Final = 1024
 _KEPT_ROWS: Final = 16_384
 """Kept rows that are in single precision at a time."""
 
-ReadRows = Callable[[Int64[np.ndarray, " R"]], Float32[np.ndarray, "R D"]]
+ReadRows = Callable[[Int64[np.ndarray, " rows"]], Float32[np.ndarray, "rows D"]]
 """Returns the unit-norm embeddings of some samples."""
 
 
@@ -43,9 +43,9 @@ class Nearest:
 
     def note(
         self,
-        samples: Int64[np.ndarray, " R"],
-        similarities: Float32[np.ndarray, " R"],
-        others: Int64[np.ndarray, " R"],
+        samples: Int64[np.ndarray, " rows"],
+        similarities: Float32[np.ndarray, " rows"],
+        others: Int64[np.ndarray, " rows"],
     ) -> None:
         """Note the most similar sample of each of some, unless a more similar one is known."""
         # A comparison with NaN is false: the first similarity is always noted.
@@ -55,7 +55,7 @@ class Nearest:
 
 
 def note_copies(
-    samples: Int64[np.ndarray, " R"],
+    samples: Int64[np.ndarray, " rows"],
     read: ReadRows,
     min_similarity: float,
     nearest: Nearest,
@@ -92,8 +92,8 @@ def note_copies(
 
 
 def _compare_tile(
-    tile: Int64[np.ndarray, " R"],
-    rows: Float32[np.ndarray, "R D"],
+    tile: Int64[np.ndarray, " rows"],
+    rows: Float32[np.ndarray, "rows D"],
     min_similarity: float,
     nearest: Nearest,
 ) -> None:
@@ -117,14 +117,19 @@ class _KeptRows:
         self._samples = np.empty(capacity, dtype=np.int64)
         self._size = 0
 
-    def append(self, samples: Int64[np.ndarray, " R"], rows: Float32[np.ndarray, "R D"]) -> None:
+    def append(
+        self, samples: Int64[np.ndarray, " rows"], rows: Float32[np.ndarray, "rows D"]
+    ) -> None:
         """Append samples."""
         end = self._size + len(samples)
         self._rows[self._size : end], self._samples[self._size : end] = rows, samples
         self._size = end
 
     def compare(
-        self, samples: Int64[np.ndarray, " R"], rows: Float32[np.ndarray, "R D"], nearest: Nearest
+        self,
+        samples: Int64[np.ndarray, " rows"],
+        rows: Float32[np.ndarray, "rows D"],
+        nearest: Nearest,
     ) -> None:
         """Note the most similar kept sample of each of some samples."""
         for first in range(0, self._size, _KEPT_ROWS):

@@ -69,11 +69,11 @@ class CaptionWords:
         ]
         return lengths
 
-    def sets(self) -> UInt64[np.ndarray, " M"]:
+    def sets(self) -> UInt64[np.ndarray, " texts"]:
         """Return a number for each caption that is equal for equal sets of words."""
         return np.asarray(self._sets)
 
-    def sequences(self) -> UInt64[np.ndarray, " M"]:
+    def sequences(self) -> UInt64[np.ndarray, " texts"]:
         """Return a number for each caption that is equal for equal words in equal order."""
         return np.asarray(self._sequences)
 
@@ -89,9 +89,9 @@ class DuplicateCaptions:
         num_cut: Number of comparisons that were cut off; see ``PairSearch``.
     """
 
-    same: Int64[np.ndarray, " M"]
+    same: Int64[np.ndarray, " texts"]
     pairs: NearPairs
-    representatives: Int64[np.ndarray, " U"]
+    representatives: Int64[np.ndarray, " distinct"]
     num_cut: int
 
 

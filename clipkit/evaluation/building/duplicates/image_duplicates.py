@@ -48,7 +48,7 @@ class DuplicateImages:
     same: Int64[np.ndarray, " N"]
     pairs: NearPairs
     near_misses: NearPairs
-    representatives: Int64[np.ndarray, " U"]
+    representatives: Int64[np.ndarray, " distinct"]
     num_cut: int
 
 

@@ -11,7 +11,7 @@ from jaxtyping import Int64, UInt64
 
 from clipkit.data.images.perceptual_hash import are_within
 
-Rows = Int64[np.ndarray, " P"]
+Rows = Int64[np.ndarray, " pairs"]
 MAX_NEIGHBOURS: Final = 1024
 _PAIRS_PER_BATCH: Final = 1 << 20
 
@@ -127,7 +127,7 @@ def distinct_pairs(found: list[NearPairs], num_rows: int, smallest: bool) -> Nea
 
 def equal_rows(
     table: np.ndarray,
-) -> tuple[Int64[np.ndarray, " U"], Int64[np.ndarray, " N"]]:
+) -> tuple[Int64[np.ndarray, " distinct"], Int64[np.ndarray, " N"]]:
     """Return the first row of each set of equal rows, and for each row the number of its set."""
     _, first, numbers = np.unique(table, axis=0, return_index=True, return_inverse=True)
     ranks = np.empty(len(first), np.int64)

@@ -46,7 +46,7 @@ class ScoredTurn(NamedTuple):
     key: str
     image: str
     turn: Turn
-    scores: Float[Tensor, " K"]
+    scores: Float[Tensor, " candidates"]
 
 
 @final
@@ -165,7 +165,7 @@ def _distinct(turn: Turn) -> list[str]:
     return list(dict.fromkeys(turn.candidates))
 
 
-def _of_all(turn: Turn, scores: Float[Tensor, " distinct"]) -> Float[Tensor, " K"]:
+def _of_all(turn: Turn, scores: Float[Tensor, " distinct"]) -> Float[Tensor, " candidates"]:
     place = {text: at for at, text in enumerate(_distinct(turn))}
     return scores[[place[text] for text in turn.candidates]]
 

@@ -163,7 +163,7 @@ def reliability_content(name: str, measured: Reliability) -> ReliabilityDiagram:
 def _classified(
     outcomes: Outcomes,
     inputs: Thumbnails | SoundClips,
-    rows: Int64[Tensor, " n"],
+    rows: Int64[Tensor, " rows"],
     texts: ShownSamples | None,
 ) -> list[ClassifiedImage]:
     names, columns = outcomes.class_names, outcomes.columns
@@ -185,12 +185,12 @@ def _classified(
     return classified
 
 
-def _random(is_right: Bool[Tensor, " N"], count: int, seed: int) -> Int64[Tensor, " n"]:
+def _random(is_right: Bool[Tensor, " N"], count: int, seed: int) -> Int64[Tensor, " rows"]:
     rows = is_right.nonzero().flatten()
     return rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[:count]]
 
 
-def _worst(outcomes: Outcomes, count: int) -> Int64[Tensor, " n"]:
+def _worst(outcomes: Outcomes, count: int) -> Int64[Tensor, " rows"]:
     """Return the most confident errors; without confidences those with the worst ranks."""
     rank = outcomes.columns["rank"]
     rows = (rank > 0).nonzero().flatten()

@@ -57,7 +57,10 @@ def embedding_map(
 
 
 def _classes(
-    pairs: EmbeddedPairs, few: Int64[Tensor, " n"], more: Int64[Tensor, " m"], names: Sequence[str]
+    pairs: EmbeddedPairs,
+    few: Int64[Tensor, " few"],
+    more: Int64[Tensor, " more"],
+    names: Sequence[str],
 ) -> tuple[list[MapClass], list[int | None]]:
     labels = pairs.labels[few]
     numbers = sorted(set(labels[labels >= 0].tolist()))
@@ -74,8 +77,8 @@ def _classes(
 
 
 def _same_class_share(
-    pairs: EmbeddedPairs, few: Int64[Tensor, " n"], more: Int64[Tensor, " m"]
-) -> Float[Tensor, " n"]:
+    pairs: EmbeddedPairs, few: Int64[Tensor, " few"], more: Int64[Tensor, " more"]
+) -> Float[Tensor, " few"]:
     """Return the share of each image's nearest neighbours that are of its class."""
     scores = pairs.images[few] @ pairs.images[more].T
     scores[few[:, None] == more[None, :]] = -torch.inf

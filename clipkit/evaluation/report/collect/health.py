@@ -59,7 +59,7 @@ def similarity_histogram(pairs: EmbeddedPairs, num_bins: int = _NUM_BINS) -> Sim
     low, high = float(everything.min()), float(everything.max())
     high = max(high, low + 1e-3)
 
-    def shares(values: Float[Tensor, " n"]) -> list[float]:
+    def shares(values: Float[Tensor, " values"]) -> list[float]:
         counts = torch.histc(values, num_bins, low, high)
         return [float(share) for share in counts / max(len(values), 1)]
 

@@ -160,27 +160,27 @@ class Search:
         answer = self.texts[best_match(scores, is_match)]
         return ImageQuery(self._thumbnails[row], hits, answer, rank_of_match(scores, is_match))
 
-    def text_margins(self, rows: Sequence[int]) -> Float[Tensor, " n"]:
+    def text_margins(self, rows: Sequence[int]) -> Float[Tensor, " rows"]:
         """Return by how much the best incorrect image of texts exceeds the best right one."""
         parts = torch.split(torch.tensor(rows), _CHUNK)
         return torch.cat([_margins(*self._of_texts(part)) for part in parts])
 
-    def image_margins(self, rows: Sequence[int]) -> Float[Tensor, " n"]:
+    def image_margins(self, rows: Sequence[int]) -> Float[Tensor, " rows"]:
         """Return by how much the best incorrect text of images exceeds the best right one."""
         parts = torch.split(torch.tensor(rows), _CHUNK)
         return torch.cat([_margins(*self._of_images(part)) for part in parts])
 
-    def _of_texts(self, rows: Int64[Tensor, " n"]) -> _Scores:
+    def _of_texts(self, rows: Int64[Tensor, " rows"]) -> _Scores:
         images, texts = self._candidates.images, self._candidates.texts
         return images @ texts[rows].T, matches(self._candidates.pairs, len(images), rows)
 
-    def _of_images(self, rows: Int64[Tensor, " n"]) -> _Scores:
+    def _of_images(self, rows: Int64[Tensor, " rows"]) -> _Scores:
         images, texts = self._candidates.images, self._candidates.texts
         pairs = self._candidates.pairs.flip(1)
         return texts @ images[rows].T, matches(pairs, len(texts), rows)
 
 
-_Scores = tuple[Float[Tensor, "candidates n"], Bool[Tensor, "candidates n"]]
+_Scores = tuple[Float[Tensor, "candidates rows"], Bool[Tensor, "candidates rows"]]
 """Score of each candidate for each query, and whether it is a right answer."""
 
 
@@ -190,13 +190,13 @@ def _gallery(search: Search, texts: Iterable[int], images: Iterable[int], note: 
     )
 
 
-def _worst(rows: Sequence[int], margins: Float[Tensor, " n"], count: int) -> list[int]:
+def _worst(rows: Sequence[int], margins: Float[Tensor, " rows"], count: int) -> list[int]:
     order = margins.argsort(descending=True, stable=True)[:count].tolist()
     return [rows[place] for place in order if margins[place] >= 0]
 
 
 def _margins(
-    scores: Float[Tensor, "candidates n"], is_match: Bool[Tensor, "candidates n"]
-) -> Float[Tensor, " n"]:
+    scores: Float[Tensor, "candidates rows"], is_match: Bool[Tensor, "candidates rows"]
+) -> Float[Tensor, " rows"]:
     right = scores.masked_fill(~is_match, -torch.inf).amax(0)
     return scores.masked_fill(is_match, -torch.inf).amax(0) - right

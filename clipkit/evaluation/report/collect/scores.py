@@ -12,8 +12,8 @@ _NUM_HITS: Final = 5
 
 
 def matches(
-    pairs: Int64[Tensor, "P 2"], num_candidates: int, queries: Int64[Tensor, " n"]
-) -> Bool[Tensor, "candidates n"]:
+    pairs: Int64[Tensor, "pairs 2"], num_candidates: int, queries: Int64[Tensor, " rows"]
+) -> Bool[Tensor, "candidates rows"]:
     """Return which candidates are right, from pairs of a candidate and a query."""
     is_match = torch.zeros(num_candidates, len(queries), dtype=torch.bool)
     for column, query in enumerate(queries.tolist()):

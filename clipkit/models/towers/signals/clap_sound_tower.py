@@ -141,7 +141,7 @@ class ClapSoundTower(SignalTower, TokenTower):
         part: nn.Module = self.trunk
         return part
 
-    def as_tokens(self, inputs: tuple[Any, ...], output: Any) -> Float[Tensor, "B tokens K"]:
+    def as_tokens(self, inputs: tuple[Any, ...], output: Any) -> Float[Tensor, "B tokens width"]:
         """See ``TokenTower.as_tokens``."""
         del inputs
         states: Tensor = channels_as_tokens(output.last_hidden_state, self.token_dim)

@@ -143,7 +143,7 @@ class TcnTower(SignalTower, TokenTower):
         """See ``TokenTower.token_module``."""
         return self.blocks
 
-    def as_tokens(self, inputs: tuple[Any, ...], output: Any) -> Float[Tensor, "B tokens K"]:
+    def as_tokens(self, inputs: tuple[Any, ...], output: Any) -> Float[Tensor, "B tokens width"]:
         """See ``TokenTower.as_tokens``; a token per frame."""
         del inputs
         states: Tensor = output.transpose(1, 2)

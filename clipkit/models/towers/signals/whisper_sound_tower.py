@@ -134,7 +134,7 @@ class WhisperSoundTower(SignalTower, TokenTower):
         part: nn.Module = self.trunk
         return part
 
-    def as_tokens(self, inputs: tuple[Any, ...], output: Any) -> Float[Tensor, "B tokens K"]:
+    def as_tokens(self, inputs: tuple[Any, ...], output: Any) -> Float[Tensor, "B tokens width"]:
         """See ``TokenTower.as_tokens``."""
         del inputs
         states: Tensor = output.last_hidden_state

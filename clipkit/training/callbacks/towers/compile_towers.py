@@ -135,7 +135,7 @@ def _read_modules(encoder: TowerEncoder) -> set[nn.Module]:
 
 def round_up_length(
     tokens: Int64[Tensor, "B S"], multiple: int, longest: int, pad_id: int
-) -> Int64[Tensor, "B T"]:
+) -> Int64[Tensor, "B padded"]:
     """Pad captions to the next multiple of a length.
 
     Examples:
