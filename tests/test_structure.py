@@ -29,7 +29,7 @@ ARRAYS = re.compile(r"^(Float|Int|UInt|Bool)\d*$")
 LEGEND = set("BNDSCHW")
 FOR_ANY_MODALITY = (
     "training", "losses", "metrics", "optim", "distributed", "runs", "tuning",
-    "data/order", "data/device", "types.py",
+    "data/order", "data/device", "types",
 )  # fmt: skip
 FURTHER_MODALITY = {
     "sound", "sounds", "audio", "mel", "spectrogram", "spectrograms", "wave", "waveform", "speech",

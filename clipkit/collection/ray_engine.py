@@ -10,6 +10,7 @@ from typing import Any, Final, final
 
 import torch
 
+from clipkit.addresses import has_scheme
 from clipkit.collection.embedding.claim import start_collection
 from clipkit.collection.embedding.plan import EmbedPlan
 from clipkit.collection.embedding.run import (
@@ -21,7 +22,7 @@ from clipkit.collection.embedding.run import (
 from clipkit.collection.embedding.shards import ShardReport, embed_shard
 from clipkit.collection.info import INFO_FILE, CollectionInfo
 from clipkit.collection.shard_files import ShardFiles
-from clipkit.data.storage.urls import UNION, has_scheme
+from clipkit.data.storage.urls import UNION
 from clipkit.distributed.ray_actors import RayCluster, RayJob, Task, run_on_ray
 from clipkit.errors import DataError
 

@@ -10,7 +10,8 @@ import torch.distributed as dist
 
 from clipkit.distributed.background import background_group
 from clipkit.distributed.collectives import gather_flat, rank, world_size
-from clipkit.types import Batch, PairSizes, count_joint
+from clipkit.types import Batch, PairSizes
+from clipkit.types.batch import count_joint
 
 
 @final

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from clipkit.addresses import has_scheme
 from clipkit.errors import ConfigError
 from clipkit.metrics.direction import lower_is_better
 from clipkit.runs.record import RunRecord
@@ -140,7 +141,7 @@ def best_run(
         if run.best is not None and run.best.metric == metric:
             value, checkpoint = run.best.value, run.best.checkpoint
         place = run.place_of(checkpoint)
-        if value is not None and checkpoint and ("://" in place or Path(place).exists()):
+        if value is not None and checkpoint and (has_scheme(place) or Path(place).exists()):
             candidates.append((sign * value, str(run.folder), run, place))
     if not candidates:
         known = sorted({name for run in runs for name in run.metrics})

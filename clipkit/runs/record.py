@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import yaml
 
+from clipkit.addresses import has_scheme
 from clipkit.atomic_files import new_file
 from clipkit.errors import DataError
 
@@ -110,7 +111,7 @@ class RunRecord:
             >>> RunRecord(Path("runs/first"), "finished").place_of("last.ckpt")
             'runs/first/last.ckpt'
         """
-        return checkpoint if "://" in checkpoint else str(self.folder / checkpoint)
+        return checkpoint if has_scheme(checkpoint) else str(self.folder / checkpoint)
 
     def checked(self, now: float | None = None) -> RunRecord:
         """Return the record with the state "killed" if it is running without a heartbeat.

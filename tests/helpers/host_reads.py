@@ -32,8 +32,8 @@ ON_THE_CPU = {
     "clipkit/losses/sizes.py:_receive": "an exchange over gloo",
     "clipkit/losses/global_contrastive.py:_check_range": "an assertion of the device on a GPU",
     "clipkit/losses/contrastive.py:_assert_number": "an assertion of the device on a GPU",
-    "clipkit/types.py:to": "counts on the CPU what is then copied",
-    "clipkit/types.py:count_joint": "counts on the CPU what is then copied",
+    "clipkit/types/batch.py:to": "counts on the CPU what is then copied",
+    "clipkit/types/batch.py:count_joint": "counts on the CPU what is then copied",
     "clipkit/losses/kernels/labels.py:_refuse": "an assertion of the device on a GPU",
     "clipkit/training/callbacks/step_guard.py:values": "copied two steps before on a GPU",
 }

@@ -19,6 +19,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from clipkit.addresses import has_scheme
 from clipkit.cli.fit.config_checks import check_parsed, check_sections
 from clipkit.cli.fit.encoder_class import with_encoder_class
 from clipkit.cli.fit.hub_data import pin_hub_data
@@ -220,7 +221,7 @@ def check_run_folder(trainer: Trainer, subcommand: str) -> None:
     Only rank 0 checks, because the check creates missing folders and removes them again.
     """
     folder = str(trainer.default_root_dir)
-    if subcommand in ("fit", "predict") and "://" not in folder and trainer.is_global_zero:
+    if subcommand in ("fit", "predict") and not has_scheme(folder) and trainer.is_global_zero:
         files = [embeddings_name(trainer.global_rank)] if subcommand == "predict" else []
         check_output_folder("trainer.default_root_dir", Path(folder), files)
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
 
+from clipkit.addresses import is_local
 from clipkit.collection.embedding.columns import column_types
 from clipkit.collection.embedding.names import shard_names
 from clipkit.collection.embedding.plan import EmbedPlan
@@ -20,7 +21,6 @@ from clipkit.collection.info import (
     modality_columns,
     read_info,
 )
-from clipkit.data.storage.urls import is_local
 from clipkit.errors import ConfigError
 from clipkit.evaluation.datasets.dataset import EvaluationDataset
 from clipkit.evaluation.hashes import model_hash

@@ -16,6 +16,7 @@ from typing import Final
 
 from filelock import FileLock
 
+from clipkit.addresses import is_local, local_path
 from clipkit.atomic_files import write_json
 from clipkit.class_names import parse_class_names, shown_names
 from clipkit.data.packing.hub import hub_address
@@ -36,7 +37,6 @@ from clipkit.data.packing.tables.row_files import TABLE_SUFFIXES
 from clipkit.data.shards.counts import read_counts
 from clipkit.data.shards.lost_shards import check_complete
 from clipkit.data.shards.named import named_shards
-from clipkit.data.storage.urls import is_local, local_path
 from clipkit.errors import DataError
 
 _LOG = logging.getLogger(__name__)

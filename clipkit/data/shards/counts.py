@@ -10,18 +10,10 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any, Final
 
+from clipkit.addresses import PIPE_PREFIX, has_scheme, is_local, without_scheme
 from clipkit.data.shards.shard import MAX_SAMPLES
 from clipkit.data.storage.cache import ShardCache, read_small_file
-from clipkit.data.storage.urls import (
-    PIPE_PREFIX,
-    Address,
-    base_name,
-    file_address,
-    has_scheme,
-    is_local,
-    parse_address,
-    without_scheme,
-)
+from clipkit.data.storage.urls import Address, base_name, file_address, parse_address
 from clipkit.errors import DataError
 
 _LOG = logging.getLogger(__name__)

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from clipkit.addresses import has_scheme
 from clipkit.atomic_files import write_bytes
 from clipkit.data.shards.counts import named_by_index
 from clipkit.data.shards.repeats import refuse_repeats
@@ -94,7 +95,7 @@ def read_index_file(source: Address, cache: ShardCache | None = None) -> list[Sh
     counts, sizes = (columns[name].tolist() for name in _NUMBERS)
     addresses = _addresses(names, source)
     # Times of change are of the machine that wrote the file; sizes hold everywhere.
-    is_moved = [not source.is_local and "://" not in name for name in names]
+    is_moved = [not source.is_local and not has_scheme(name) for name in names]
     shards = [
         Shard(address, count, size, "" if moved else stamp, digest)
         for address, count, size, stamp, digest, moved in zip(

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
-from clipkit.data.storage.urls import PIPE_PREFIX, STALL_SECONDS, Address, file_system
+from clipkit.addresses import PIPE_PREFIX
+from clipkit.data.storage.urls import STALL_SECONDS, Address, file_system
 from clipkit.errors import DataError, ShardError
 
 _LOG = logging.getLogger(__name__)

@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from typing import IO, TYPE_CHECKING, Any, Final, final
 
+from clipkit.addresses import PIPE_PREFIX
 from clipkit.data.storage.remote import SYSTEM_ERRNOS, Retries, stat_remote
-from clipkit.data.storage.urls import PIPE_PREFIX, Address, file_system
+from clipkit.data.storage.urls import Address, file_system
 from clipkit.errors import ShardError
 
 if TYPE_CHECKING:

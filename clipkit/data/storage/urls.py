@@ -6,21 +6,18 @@ addresses from the start: they are never expanded, and never commands.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from glob import has_magic
 from pathlib import Path
 from typing import Any, Final, Literal, final
 
+from clipkit.addresses import PIPE_PREFIX, has_scheme, is_local, local_path
 from clipkit.data.storage.braces import expand_braces
 from clipkit.errors import DataError, ShardError
 
-PIPE_PREFIX: Final = "pipe:"
 STALL_SECONDS: Final = 60.0
 UNION: Final = "::"
-_LOCAL_SCHEMES: Final = ("file://", "local://")
-_SCHEME: Final = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*://")
 _NOT_SHARDS: Final = frozenset({".npz", ".json", ".idx", ".txt"})
 
 
@@ -91,30 +88,6 @@ def parse_address(text: str, *, allow_pipe: bool = False) -> Address:
             )
         return Address(text, "pipe")
     return file_address(local_path(text)) if is_local(text) else Address(text, "remote")
-
-
-def has_scheme(url: str) -> bool:
-    """Return whether ``url`` begins like ``https://``."""
-    return _SCHEME.match(url) is not None
-
-
-def is_local(url: str) -> bool:
-    """Whether ``url`` is a path of this machine."""
-    return url.startswith(_LOCAL_SCHEMES) or not (url.startswith(PIPE_PREFIX) or has_scheme(url))
-
-
-def local_path(url: str) -> Path:
-    """Return the path of a local URL."""
-    path = Path(without_scheme(url) if url.startswith(_LOCAL_SCHEMES) else url)
-    try:
-        return path.expanduser()
-    except (RuntimeError, ValueError):  # no such user: then the name begins with a tilde
-        return path
-
-
-def without_scheme(url: str) -> str:
-    """Return what follows ``https://``, or the like, in ``url``."""
-    return _SCHEME.sub("", url)
 
 
 def base_name(url: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ from clipkit.data.text.clip_bpe import open_clip_folder
 from clipkit.errors import ConfigError, first_line
 from clipkit.hub import hub_file, is_hub_name
 from clipkit.remote_code import OPTION, is_trusted, load_trusted, refuse_remote_code
+from clipkit.suggestions import did_you_mean
 
 _CONFIG_FILE_NAME: Final = "open_clip_config.json"
 
@@ -30,10 +30,9 @@ def open_clip_text_config(model: str) -> tuple[Mapping[str, Any], Path | None]:
     builtin = open_clip_folder() / "model_configs" / f"{model}.json"
     file = folder / _CONFIG_FILE_NAME if folder else path if path.suffix == ".json" else builtin
     if not file.is_file():
-        close = difflib.get_close_matches(model, open_clip_models(), n=3, cutoff=0.5)
-        hint = f"; close matches: {', '.join(close)}" if close else ""
         raise ConfigError(
-            f"tokenizer: {model!r} is no model of open_clip and no JSON configuration{hint}"
+            f"tokenizer: {model!r} is no model of open_clip and no JSON configuration"
+            f"{did_you_mean(model, open_clip_models())}"
         )
     return _text_section(_read(file), str(file)), folder
 

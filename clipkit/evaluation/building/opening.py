@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from clipkit.addresses import is_local, local_path
 from clipkit.class_names import class_names_text
 from clipkit.data.packing.hub import hub_address, pinned
 from clipkit.data.packing.items import ShardItem
@@ -15,7 +16,6 @@ from clipkit.data.packing.tables.columns import TableColumns
 from clipkit.data.packing.tables.parts import is_pattern
 from clipkit.data.packing.tables.row_files import TABLE_SUFFIXES
 from clipkit.data.shards.reader import ShardReader
-from clipkit.data.storage.urls import is_local, local_path
 from clipkit.errors import check_at_least
 from clipkit.evaluation.datasets.dataset import open_dataset
 

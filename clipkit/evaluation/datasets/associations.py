@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import Any, Final, final
 from zipfile import BadZipFile, ZipFile
 
+from clipkit.addresses import is_local, local_path
 from clipkit.data.packing.hub import download_files, hub_address
 from clipkit.data.packing.items import read_file
 from clipkit.data.packing.roots import refuse_outside
 from clipkit.data.packing.sources import tables_in
 from clipkit.data.packing.tables.parts import open_parts, parts_of
 from clipkit.data.packing.tables.row_files import TableRows
-from clipkit.data.storage.urls import is_local, local_path
 from clipkit.errors import DataError, SampleError
 from clipkit.evaluation.datasets.dataset import EvaluationSample
 from clipkit.evaluation.datasets.queries import IMAGES

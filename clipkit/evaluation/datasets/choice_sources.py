@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, final
 
+from clipkit.addresses import is_local, local_path
 from clipkit.data.packing.hub import download_parquet, hub_address
 from clipkit.data.packing.packed_cache import is_raw
 from clipkit.data.packing.roots import refuse_outside
@@ -25,7 +26,6 @@ from clipkit.data.packing.sources import tables_in
 from clipkit.data.packing.tables.parts import is_pattern, matches_of, open_parts, parts_of
 from clipkit.data.packing.tables.row_files import TableRows
 from clipkit.data.shards.members import read_value
-from clipkit.data.storage.urls import is_local, local_path
 from clipkit.data.text.captions import Candidate, CaptionPicker, JsonFields, TextField
 from clipkit.errors import DataError
 from clipkit.evaluation.datasets.choices import ChoiceData, ChoiceRow, ShardChoices, TableChoices

@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, final
 
+from clipkit.addresses import is_local, local_path
 from clipkit.class_names import parse_class_names
 from clipkit.data.modalities.field import ModalityField
 from clipkit.data.packing.hub import hub_address
@@ -35,7 +36,7 @@ from clipkit.data.shards.members import read_classes, read_label, read_value
 from clipkit.data.shards.reader import RawSample, ShardReader
 from clipkit.data.storage.braces import MAX_NAMES
 from clipkit.data.storage.cache import read_small_file
-from clipkit.data.storage.urls import UNION, is_local, local_path, parse_address
+from clipkit.data.storage.urls import UNION, parse_address
 from clipkit.data.text.captions import Candidate, CaptionPicker, TextField
 from clipkit.errors import ConfigError, DataError, SampleError
 from clipkit.evaluation.datasets.queries import IMAGES, QueryModality, query_modality

@@ -7,12 +7,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from clipkit.addresses import is_local, local_path
 from clipkit.data.packing.items import state_of
 from clipkit.data.packing.sound_sets.recognise import set_of_split
 from clipkit.data.packing.tables.parts import is_pattern, matches_of, open_parts
 from clipkit.data.packing.tables.row_files import TABLE_SUFFIXES
 from clipkit.data.storage.cache import SIDECAR_SUFFIX
-from clipkit.data.storage.urls import UNION, exists, expand_urls, is_local, local_path
+from clipkit.data.storage.urls import UNION, exists, expand_urls
 from clipkit.errors import ClipkitError
 from clipkit.evaluation.datasets.choice_sources import SUGAR_CREPE_IMAGES
 from clipkit.evaluation.hashes import text_hash

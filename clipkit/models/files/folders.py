@@ -12,6 +12,7 @@ from typing import Any, BinaryIO, Final, cast, final
 
 import torch
 
+from clipkit.addresses import is_local, without_scheme
 from clipkit.atomic_files import new_file
 from clipkit.errors import CheckpointError, first_line
 from clipkit.models.files.state_dicts import read_file, save_plain
@@ -31,9 +32,9 @@ class Folder:
 
     def __init__(self, place: Path | str) -> None:
         self.place = str(place).rstrip("/") or "/"
-        self.is_store = "://" in self.place and not self.place.startswith(("file://", "local://"))
+        self.is_store = not is_local(self.place)
         self._system: Any = None
-        self._root = self.place.partition("://")[2] or self.place
+        self._root = without_scheme(self.place)
         if self.is_store:
             import fsspec  # seconds, which a folder of a disk does not need
 

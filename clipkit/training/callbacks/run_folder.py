@@ -10,8 +10,8 @@ from typing import Final
 import fsspec
 from lightning.pytorch import Trainer
 
+from clipkit.addresses import is_local, local_path
 from clipkit.atomic_files import FORMER_SUFFIX
-from clipkit.data.storage.urls import is_local, local_path
 from clipkit.errors import ConfigError
 from clipkit.training.callbacks.key_log import KeyLog
 from clipkit.training.callbacks.save_checkpoint import checkpoint_folders

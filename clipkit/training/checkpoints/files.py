@@ -9,6 +9,7 @@ from typing import Final
 
 import fsspec
 
+from clipkit.addresses import is_local, local_path
 from clipkit.atomic_files import (
     FORMER_SUFFIX,
     TEMPORARY_SUFFIX,
@@ -16,7 +17,6 @@ from clipkit.atomic_files import (
     restore,
     temporary_path,
 )
-from clipkit.data.storage.urls import is_local, local_path
 from clipkit.models.files.folders import Folder, store_errors
 from clipkit.models.files.sharded import META, is_sharded, unused_files
 

@@ -11,8 +11,8 @@ from typing import Final
 import fsspec
 import torch
 
+from clipkit.addresses import is_local, local_path
 from clipkit.atomic_files import FORMER_SUFFIX
-from clipkit.data.storage.urls import is_local, local_path
 from clipkit.distributed.agreement import of_first_rank, on_all_ranks, same_errors
 from clipkit.distributed.collectives import rank, world_size
 from clipkit.errors import CheckpointError

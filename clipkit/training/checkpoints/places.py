@@ -10,8 +10,8 @@ from typing import Any
 import fsspec
 from lightning.fabric.plugins import TorchCheckpointIO
 
+from clipkit.addresses import is_local, local_path
 from clipkit.atomic_files import TEMPORARY_SUFFIX, new_file, put_in_place, temporary_path
-from clipkit.data.storage.urls import is_local, local_path
 from clipkit.distributed.agreement import on_all_ranks
 from clipkit.distributed.collectives import rank
 from clipkit.models.files.folders import Folder, store_errors

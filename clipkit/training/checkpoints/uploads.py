@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from lightning.pytorch import Trainer
 
-from clipkit.data.storage.urls import is_local
+from clipkit.addresses import is_local
 from clipkit.suggestions import one_line
 from clipkit.training.lightning_compat import uploads_models
 

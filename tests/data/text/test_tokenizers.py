@@ -169,7 +169,7 @@ def test_a_worker_gets_an_equal_tokenizer() -> None:
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("open_clip:ViT-B-23", "close matches: .*ViT-B-32"),
+        ("open_clip:ViT-B-23", "did you mean .*ViT-B-32"),
         ("ViT-B-32", "did you mean open_clip:ViT-B-32"),
         ("bpe:whatever", "expected open_clip:MODEL, transformers:PATH or tiktoken:ENCODING"),
         ("tiktoken:nonsense", "unknown encoding 'nonsense'"),

@@ -10,8 +10,8 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.profiler import ProfilerActivity, profile
 
+from clipkit.addresses import is_local, local_path
 from clipkit.atomic_files import new_file, write_bytes, write_text
-from clipkit.data.storage.urls import is_local, local_path
 from clipkit.errors import ConfigError, check_at_least
 from clipkit.training.lightning_compat import (
     start_memory_record,

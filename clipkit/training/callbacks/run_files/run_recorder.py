@@ -18,7 +18,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from clipkit.data.storage.urls import is_local, local_path
+from clipkit.addresses import is_local, local_path
 from clipkit.errors import DataError
 from clipkit.runs.record import (
     HEARTBEAT_SECONDS,

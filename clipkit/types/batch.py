@@ -1,19 +1,4 @@
-"""Data that is passed between the stages, and the legend of axes.
-
-Axes in shape annotations, in all of clipkit:
-
-| axis | meaning |
-| --- | --- |
-| B | samples in the batch of this rank |
-| N | samples in the batch of all ranks, or of a complete set |
-| D | components of an embedding |
-| S | tokens of a caption, padded to the longest of the batch |
-| C | classes |
-| H W | height and width of an image, in pixels |
-| patches | patches of an image of any shape, padded to the most of the batch |
-
-Every other axis is a word, such as ``"tile_rows columns"``.
-"""
+"""The samples of one step on one rank, and their parts that only some runs ask for."""
 
 from __future__ import annotations
 
@@ -26,28 +11,6 @@ import torch
 from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
-from clipkit.errors import ConfigError
-from clipkit.token_sequences import JointStage, TokenSequence
-
-__all__ = [
-    "IGNORE_LABEL",
-    "Batch",
-    "CandidateBatch",
-    "CandidateSample",
-    "Embeddings",
-    "EncodedImage",
-    "EncodedImages",
-    "ModalityBatch",
-    "ModalityEmbeddings",
-    "ModalitySample",
-    "NegativeBatch",
-    "NegativeSample",
-    "PairSizes",
-    "Sample",
-    "TeacherBatch",
-    "TeacherSample",
-]
-
 _Part = TypeVar(
     "_Part", bound="Batch | TeacherBatch | NegativeBatch | CandidateBatch | ModalityBatch"
 )
@@ -55,75 +18,6 @@ _RENAMED: Final = {
     **{f"teacher_{name}": f"teacher.{name}" for name in ("image", "text", "pixels", "tokens")},
     **{f"negative_{name}": f"negatives.{name}" for name in ("images", "tokens")},
 }
-
-IGNORE_LABEL: Final = -100
-"""Label of a sample without a label; torch's default of ``ignore_index``."""
-
-
-@dataclass(slots=True)
-class TeacherSample:
-    """Input of a teacher for a sample, or its stored output."""
-
-    image: Float[Tensor, " teacher_dim"] | None = None  # stored embedding of the image
-    text: Float[Tensor, " teacher_dim"] | None = None  # stored embedding of the caption
-    # the image at the teacher's size
-    pixels: UInt8[Tensor, "3 teacher_height teacher_width"] | None = None
-    tokens: Int64[Tensor, " S"] | None = None  # the caption in the teacher's tokens
-
-
-@dataclass(slots=True)
-class NegativeSample:
-    """Hard negatives of a sample."""
-
-    images: tuple[UInt8[Tensor, "3 H W"], ...] | None = None  # images that do not match the caption
-    tokens: tuple[Int64[Tensor, " S"], ...] | None = None  # captions that do not match the image
-
-
-@dataclass(slots=True)
-class CandidateSample:
-    """Texts of which one belongs to the image of a sample, such as answers in a dialogue."""
-
-    tokens: tuple[Int64[Tensor, " S"], ...] = ()  # token ids of each text; none: no candidates
-    correct: int = -1  # position of the text that belongs to the image; -1 without candidates
-
-
-@dataclass(slots=True)
-class EncodedImage:
-    """An image that the device decodes."""
-
-    file: UInt8[Tensor, " bytes"]  # a JPEG file; or pixels [3 H W], if the device cannot decode it
-    crop: Int64[Tensor, "7"]  # see EncodedImages.crops
-
-
-@dataclass(slots=True)
-class ModalitySample:
-    """Input of a further modality, such as a sound, for a sample."""
-
-    values: Float[Tensor, "*rest"]  # what the modality's tower reads; zeros if it is absent
-    is_present: bool = True  # whether the sample has it
-
-
-@dataclass(slots=True)
-class Sample:
-    """One decoded pair. A field that is None was not requested."""
-
-    key: str  # name of the sample inside its shard
-    image: UInt8[Tensor, "3 H W"]  # pixels, 0 to 255
-    tokens: Int64[Tensor, " S"]  # token ids of the caption, without padding
-    label: int = IGNORE_LABEL  # class index, or IGNORE_LABEL
-    sample_id: int = -1  # position in the data set; the same in all epochs and on all ranks
-    caption: str = ""  # the text that was tokenized
-    group: int | None = None  # see Batch.groups
-    is_pair: bool | None = None  # whether image and caption belong together
-    multi_labels: Int64[Tensor, " C"] | None = None  # see Batch.multi_labels
-    teacher: TeacherSample | None = None  # for distillation
-    negatives: NegativeSample | None = None  # hard negatives
-    encoded: EncodedImage | None = None  # instead of image, which is then empty
-    has_image: bool | None = None  # see Batch.image_present
-    has_text: bool | None = None  # see Batch.text_present
-    modalities: dict[str, ModalitySample] | None = None  # further modalities by name
-    faults: tuple[str, ...] = ()  # what is wrong with inputs that therefore count as absent
-    candidates: CandidateSample | None = None  # see Batch.candidates
 
 
 @dataclass(slots=True)
@@ -339,94 +233,3 @@ def _tensors_of(
         elif field.name == "modalities":
             for modality in (value or {}).values():
                 yield from _tensors_of(modality)
-
-
-@dataclass(slots=True)
-class ModalityEmbeddings:
-    """Embeddings of one modality of a batch.
-
-    Args:
-        values: Unit-norm embeddings; zeros where the modality is absent.
-        present: Which samples have the modality.
-    """
-
-    values: Float[Tensor, "B D"]
-    present: Bool[Tensor, " B"]
-
-
-@dataclass(slots=True)
-class Embeddings:
-    """Output of an encoder for a batch: the input of the losses.
-
-    Args:
-        image: Unit-norm embeddings of the images; zeros for an encoder without an image tower.
-        text: Unit-norm embeddings of the captions; None if the batch has no tokens.
-        logit_scale: Inverse temperature, linear (not its logarithm).
-        logit_bias: Added to the scaled similarities by the sigmoid loss; None without one.
-        label_logits: Scores of the classes; None without a label head.
-        negative_image: Unit-norm embeddings of images that match no caption of the batch.
-        negative_text: Unit-norm embeddings of captions that match no image of the batch.
-        image_features: Output of the image tower before normalisation, the input of a label head;
-            None without a head.
-        image_present: Which samples have an image; None: all.
-        text_present: Which samples have a caption; None: all.
-        modalities: Embeddings of further modalities by name; None without one.
-        pair_scales: Inverse temperature of a pair of modalities, by ``"first:second"``, that has
-            one of its own; None if all pairs have ``logit_scale``.
-        head_features: Output of other towers, the input of the label heads on them, by the name of
-            the modality; None without such a head.
-        head_logits: Scores of the classes by the label heads on other towers, by the name of the
-            modality; None without such a head.
-        tokens: Token sequences of the modalities that a joint encoder fuses, by name; None without
-            a fusion.
-        joint: Fusion and its heads, which terms of the objective call; None without a fusion.
-    """
-
-    image: Float[Tensor, "B D"]
-    text: Float[Tensor, "B D"] | None
-    logit_scale: Float[Tensor, ""]
-    logit_bias: Float[Tensor, ""] | None = None
-    label_logits: Float[Tensor, "B C"] | None = None
-    negative_image: Float[Tensor, "negative_images D"] | None = None
-    negative_text: Float[Tensor, "negative_texts D"] | None = None
-    image_features: Float[Tensor, "B D"] | None = None
-    image_present: Bool[Tensor, " B"] | None = None
-    text_present: Bool[Tensor, " B"] | None = None
-    modalities: dict[str, ModalityEmbeddings] | None = None
-    pair_scales: dict[str, Float[Tensor, ""]] | None = None
-    head_features: dict[str, Float[Tensor, "B D"]] | None = None
-    head_logits: dict[str, Float[Tensor, "B C"]] | None = None
-    tokens: dict[str, TokenSequence] | None = None
-    joint: JointStage | None = None
-
-    def of(self, name: str) -> tuple[Float[Tensor, "B D"], Bool[Tensor, " B"] | None]:
-        """Return the embeddings of a modality, and which samples have it; None for all.
-
-        Args:
-            name: "image", "text", or the name of a further modality.
-
-        Raises:
-            ConfigError: If the encoder has no such tower.
-        """
-        pairs = {"image": (self.image, self.image_present), "text": (self.text, self.text_present)}
-        further = {n: (one.values, one.present) for n, one in (self.modalities or {}).items()}
-        size = max(
-            len(rows) for rows, _ in (*pairs.values(), *further.values()) if rows is not None
-        )
-        known = {
-            known_name: (rows, present)
-            for known_name, (rows, present) in {**pairs, **further}.items()
-            if rows is not None and len(rows) == size
-        }
-        if name not in known:
-            raise ConfigError(
-                f"embeddings: expected those of {name!r}, got {', '.join(known)}; the encoder "
-                f"needs a {name}_tower, and the batch its input"
-            )
-        return known[name]
-
-    def scale_of(self, first: str, second: str) -> Float[Tensor, ""]:
-        """Return the inverse temperature of a pair of modalities, linear."""
-        own = self.pair_scales or {}
-        shared = own.get(f"{second}:{first}", self.logit_scale)
-        return own.get(f"{first}:{second}", shared)
