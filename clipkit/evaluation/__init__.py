@@ -6,7 +6,8 @@ from clipkit.evaluation.corruptions.kinds import CORRUPTIONS, corrupt
 from clipkit.evaluation.datasets.associations import AssociationData, open_associations
 from clipkit.evaluation.datasets.choice_sources import ChoiceColumns, open_choices
 from clipkit.evaluation.datasets.choices import ChoiceData
-from clipkit.evaluation.datasets.dataset import EvaluationDataset, EvaluationSample, open_dataset
+from clipkit.evaluation.datasets.dataset import EvaluationDataset, EvaluationSample
+from clipkit.evaluation.datasets.opening import open_dataset
 from clipkit.evaluation.embedding import EmbeddedPairs, embed_pairs, tokenizer_of
 from clipkit.evaluation.embedding_cache import cached_embeddings
 from clipkit.evaluation.evaluators.association import ImageAssociation

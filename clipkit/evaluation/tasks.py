@@ -13,11 +13,8 @@ from clipkit.errors import ConfigError, check_choice
 from clipkit.evaluation.correct_pairs import RetrievalOptions
 from clipkit.evaluation.corruptions.kinds import CORRUPTIONS, STRENGTHS
 from clipkit.evaluation.datasets.choice_sources import ChoiceColumns, open_choices
-from clipkit.evaluation.datasets.dataset import (
-    CAPTION_LANGUAGE,
-    EvaluationDataset,
-    open_dataset,
-)
+from clipkit.evaluation.datasets.dataset import CAPTION_LANGUAGE, EvaluationDataset
+from clipkit.evaluation.datasets.opening import open_dataset
 from clipkit.evaluation.datasets.queries import IMAGES, query_modality
 from clipkit.evaluation.evaluators.association import ImageAssociation
 from clipkit.evaluation.evaluators.base import Evaluator

@@ -17,7 +17,7 @@ from clipkit.data.packing.tables.parts import is_pattern
 from clipkit.data.packing.tables.row_files import TABLE_SUFFIXES
 from clipkit.data.shards.reader import ShardReader
 from clipkit.errors import check_at_least
-from clipkit.evaluation.datasets.dataset import open_dataset
+from clipkit.evaluation.datasets.opening import open_dataset
 
 TEMPLATES_FILE: Final = "zeroshot_classification_templates.txt"
 

@@ -29,7 +29,7 @@ from clipkit.data.shards.members import read_value
 from clipkit.data.text.captions import Candidate, CaptionPicker, JsonFields, TextField
 from clipkit.errors import DataError
 from clipkit.evaluation.datasets.choices import ChoiceData, ChoiceRow, ShardChoices, TableChoices
-from clipkit.evaluation.datasets.dataset import open_dataset
+from clipkit.evaluation.datasets.opening import open_dataset
 from clipkit.suggestions import did_you_mean
 
 

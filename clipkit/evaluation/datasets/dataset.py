@@ -1,60 +1,24 @@
-"""Evaluation data in CLIP_benchmark's WebDataset layout, or as plain shards.
-
-::
-
-    ROOT/test/nshards.txt                       "2"
-    ROOT/test/0.tar  1.tar                      KEY.jpg|png|webp|…, KEY.cls, KEY.txt, KEY.npy
-    ROOT/train/…                                for a linear probe
-    ROOT/classnames.txt                         one name per line, in the order of the class numbers
-    ROOT/zeroshot_classification_templates.txt  one sentence per line, {c} or {} for the name
-    ROOT/dataset_type.txt                       "retrieval", "classification" or "multilabel"
-"""
+"""Samples of evaluation data, with random access; ``opening.py`` finds the data."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
 from typing import Any, Final, final
 
-from clipkit.addresses import is_local, local_path
-from clipkit.class_names import parse_class_names
-from clipkit.data.modalities.field import ModalityField
-from clipkit.data.packing.hub import hub_address
-from clipkit.data.packing.packed_cache import is_raw, pack_to_cache
-from clipkit.data.packing.sound_sets.recognise import (
-    is_packed_split,
-    is_sound_set,
-    set_of_split,
-)
-from clipkit.data.packing.sources import CLASS_NAMES_FILE
 from clipkit.data.samples.content import IMAGES_AND_SOUNDS, sample_errors
 from clipkit.data.shards.class_vectors import read_class_vector
 from clipkit.data.shards.index import ShardIndex
 from clipkit.data.shards.members import read_classes, read_label, read_value
 from clipkit.data.shards.reader import RawSample, ShardReader
-from clipkit.data.storage.braces import MAX_NAMES
-from clipkit.data.storage.cache import read_small_file
-from clipkit.data.storage.urls import UNION, parse_address
 from clipkit.data.text.captions import Candidate, CaptionPicker, TextField
 from clipkit.errors import ConfigError, DataError, SampleError
-from clipkit.evaluation.datasets.queries import IMAGES, QueryModality, query_modality
-from clipkit.templates import check_templates
+from clipkit.evaluation.datasets.queries import IMAGES, QueryModality
 
 CAPTION_LANGUAGE: Final = "caption:language"
 """In place of a field: the language of each caption, which the caption picker knows."""
 
-_DEFAULT_SPLIT: Final = "test"
-_SHOWN_CHARACTERS: Final = 40
-_TEMPLATES: Final = "zeroshot_classification_templates.txt"
 _CAPTION_LINES: Final = TextField("txt", one_per_line=True)
-_TASKS: Final = {
-    "retrieval": "retrieval",
-    "classification": "zero-shot",
-    "image_caption_selection": "pair-choice",
-    "multilabel": "zero-shot-multi-label",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,188 +265,3 @@ class EvaluationDataset:
                 f"expected another split, in its own folder {self.name}/{split}"
             )
         return other
-
-
-def as_dataset(data: str | Path | EvaluationDataset, split: str) -> EvaluationDataset:
-    """Return the data set itself, or open the folder or URL."""
-    return data if isinstance(data, EvaluationDataset) else open_dataset(data, split)
-
-
-def open_dataset(
-    source: str | Path,
-    split: str = _DEFAULT_SPLIT,
-    *,
-    caption: CaptionPicker | None = None,
-    label_field: str = "cls",
-    allow_outside: bool = False,
-    modality: str | ModalityField = IMAGES.name,
-) -> EvaluationDataset:
-    """Open evaluation data.
-
-    Args:
-        source: A folder or URL in CLIP_benchmark's layout (also a page
-            ``https://huggingface.co/datasets/USER/NAME/tree/BRANCH``), a plain folder of ``.tar``
-            shards, or a pattern of shards; or a table or folder of images, which is packed once
-            into a cache next to it; or ``hf://datasets/OWNER/NAME/CONFIG/SPLIT``.
-        split: Folder inside ``source``, in CLIP_benchmark's layout or of images; or the split of a
-            data set of sounds in its published form, such as "fold1".
-        caption: Finds the captions of a sample, as in training; None for the lines of its ``.txt``.
-        label_field: Where the class of a sample is: a member ("cls") or a field of a JSON member
-            ("json:category").
-        allow_outside: Whether the images of a table or folder may be outside of its folder.
-        modality: What the samples are: "image", "sound", or the field that reads another modality,
-            as in ``data.samples.fields``.
-
-    Returns:
-        The data set, in the order of the shards.
-
-    Raises:
-        DataError: If there are no shards, the split does not exist, or ``dataset_type.txt`` names a
-            type without an evaluator.
-
-    Examples:
-        >>> data = open_dataset("data/val", caption=JsonFields({"title": 1.0}))
-        >>> len(data)
-        9
-    """
-    # The page of a Hugging Face data set and its files differ in this part of the address.
-    address = str(source).rstrip("/").replace("/tree/", "/resolve/", 1)
-    reopen = partial(
-        open_dataset,
-        source,
-        caption=caption,
-        label_field=label_field,
-        allow_outside=allow_outside,
-        modality=modality,
-    )
-    queries = query_modality(modality)
-    _refuse_split_of_split(address, split)
-    name = address.rpartition("/")[2] if "{" not in address else address
-    for raw in _to_pack(address, split):
-        if is_raw(raw):
-            if raw == address:
-                _refuse_other_split(address, split)
-            listed, templates = _texts_near(raw, address)
-            packed = pack_to_cache(raw, class_names=listed or None, allow_outside=allow_outside)
-            names = packed.class_names or listed
-            index = ShardIndex.from_urls(packed.shards)
-            kind = _read_text(f"{packed.shards[0].parent}/dataset_type.txt")
-            task = _TASKS[(kind or ("classification" if names else "retrieval")).strip()]
-            return EvaluationDataset(
-                name, index, names, templates, task, caption, label_field, reopen, queries
-            )
-    is_folder = not address.endswith(".tar") and UNION not in address
-    count = _read_text(f"{address}/{split}/nshards.txt") if is_folder else None
-    if count is not None:
-        index = ShardIndex.from_urls(_numbered(address, split, count))
-    elif is_local(address) and (local_path(address) / split).is_dir():
-        index = ShardIndex.from_urls(f"{address}/{split}")
-    else:
-        _refuse_other_split(address, split)
-        index = ShardIndex.from_urls(address)
-    described = _describe(_described_folder(address, split))
-    return EvaluationDataset(name, index, *described, caption, label_field, reopen, queries)
-
-
-def _to_pack(address: str, split: str) -> list[str]:
-    """Return what is packed if it is a table or folder; a set of sounds has the splits it names."""
-    if hub_address(address):
-        return [address]
-    if not _is_set(address):
-        return [f"{address}/{split}", address]
-    return [] if is_packed_split(local_path(address), split) else [f"{address}/{split}"]
-
-
-def _described_folder(address: str, split: str) -> str:
-    """Return where the text files are: those of a packed split of a set of sounds are in it."""
-    return f"{address}/{split}" if _is_set(address) else address
-
-
-def _is_set(address: str) -> bool:
-    return is_local(address) and local_path(address).is_dir() and is_sound_set(local_path(address))
-
-
-def _texts_near(raw: str, address: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the classes and templates in the text files next to a table or folder, or above it.
-
-    A table or folder that lacks a class would otherwise number the others without it.
-    """
-    if hub_address(raw):
-        return (), ()
-    path = local_path(raw)
-    folders = [path] if path.is_dir() else []
-    folders += [path.parent] if path.is_file() or raw != address else []
-    names, templates = (
-        next(filter(None, (_read_text(f"{folder}/{file}") for folder in folders)), "")
-        for file in (CLASS_NAMES_FILE, _TEMPLATES)
-    )
-    return parse_class_names(names), _templates_in(templates, f"{address}/{_TEMPLATES}")
-
-
-def _templates_in(text: str, where: str) -> tuple[str, ...]:
-    templates = tuple(filter(None, parse_class_names(text)))
-    if templates:
-        check_templates(templates, where)
-    return templates
-
-
-def _describe(address: str) -> tuple[tuple[str, ...], tuple[str, ...], str]:
-    """Return class names, templates and task from the text files next to the data."""
-    if UNION in address:
-        return (), (), _TASKS["classification"]
-    folder = address.rpartition("/")[0] if address.endswith(".tar") else address
-    kind = (_read_text(f"{folder}/dataset_type.txt") or "classification").strip().lower()
-    if kind not in _TASKS:
-        raise DataError(
-            f"{folder}/dataset_type.txt: expected one of {', '.join(_TASKS)}, got {kind!r}"
-        )
-    names = parse_class_names(_read_text(f"{folder}/{CLASS_NAMES_FILE}") or "")
-    templates = _templates_in(_read_text(f"{folder}/{_TEMPLATES}") or "", f"{folder}/{_TEMPLATES}")
-    return names, templates, _TASKS[kind]
-
-
-def _numbered(address: str, split: str, count: str) -> list[str]:
-    try:
-        number = int(count)
-    except ValueError:
-        number = 0
-    if not 1 <= number <= MAX_NAMES:
-        raise DataError(
-            f"{address}/{split}/nshards.txt: expected the number of shards, 1 to {MAX_NAMES:,}, "
-            f"got {count.strip()[:_SHOWN_CHARACTERS]!r}"
-        )
-    return [f"{address}/{split}/{shard}.tar" for shard in range(number)]
-
-
-def _refuse_split_of_split(address: str, split: str) -> None:
-    """Refuse another split of an address that names one; the default is none that was asked for."""
-    folder = set_of_split(local_path(address)) if is_local(address) else None
-    own = local_path(address).name
-    if folder is not None and split not in (_DEFAULT_SPLIT, own):
-        raise DataError(
-            f"{address}: names the split {own!r}, but the split {split!r} is asked for; expected "
-            f"{folder} as data and {own} or {split} as split"
-        )
-
-
-def _refuse_other_split(address: str, split: str) -> None:
-    """Refuse data without the split that is asked for; without splits, the default is all."""
-    folder, splits = local_path(address), []
-    if is_local(address) and folder.is_dir() and not any(folder.glob("*.tar")):
-        splits = sorted(path.name for path in folder.iterdir() if any(path.glob("*.tar")))
-    if splits:
-        raise DataError(f"{address}: has no split {split!r}; it has {', '.join(splits)}")
-    if split not in (_DEFAULT_SPLIT, address.rpartition("/")[2]):
-        raise DataError(
-            f"{address}: expected a split {split!r}, got data without splits; leave the split out "
-            f"to read all of it, or put the samples of the split into {address}/{split}"
-        )
-
-
-def _read_text(url: str) -> str | None:
-    """Return the text of a small file, or None if there is no such file."""
-    data = read_small_file(parse_address(url))
-    try:
-        return None if data is None else data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{url}: not UTF-8: {error.reason}") from error

@@ -14,8 +14,9 @@ from torch import Tensor
 from clipkit.distributed.agreement import same_errors
 from clipkit.distributed.collectives import gather_rows, gather_sizes
 from clipkit.errors import ConfigError
-from clipkit.evaluation.datasets.dataset import EvaluationDataset, as_dataset
+from clipkit.evaluation.datasets.dataset import EvaluationDataset
 from clipkit.evaluation.datasets.loading import decoded_chunks, ids_of_rank, texts_in_data_order
+from clipkit.evaluation.datasets.opening import as_dataset
 from clipkit.evaluation.datasets.sample_source import DataSource, ImageData
 from clipkit.evaluation.evaluators.base import Evaluator
 from clipkit.evaluation.evaluators.class_match import head_names, match_head

@@ -10,8 +10,9 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from clipkit.distributed.agreement import same_errors
-from clipkit.evaluation.datasets.dataset import EvaluationDataset, as_dataset
+from clipkit.evaluation.datasets.dataset import EvaluationDataset
 from clipkit.evaluation.datasets.loading import ids_of_rank, texts_in_data_order
+from clipkit.evaluation.datasets.opening import as_dataset
 from clipkit.evaluation.evaluators.base import Evaluator
 from clipkit.evaluation.evaluators.class_match import head_names, match_head
 from clipkit.evaluation.evaluators.label_head import head_scores, in_data_order, label_head_of

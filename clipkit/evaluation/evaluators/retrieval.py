@@ -10,7 +10,8 @@ from clipkit.data.modalities.field import ModalityField
 from clipkit.data.text.tokenizer import Tokenizer
 from clipkit.errors import ConfigError, DataError
 from clipkit.evaluation.correct_pairs import RetrievalOptions
-from clipkit.evaluation.datasets.dataset import EvaluationDataset, as_dataset
+from clipkit.evaluation.datasets.dataset import EvaluationDataset
+from clipkit.evaluation.datasets.opening import as_dataset
 from clipkit.evaluation.embedding import EmbeddedPairs, embed_pairs
 from clipkit.evaluation.evaluators.base import Evaluator
 from clipkit.evaluation.evaluators.retrieval_outcomes import pair_outcomes

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from clipkit.data.text.tokenizer import Tokenizer
 from clipkit.errors import DataError
-from clipkit.evaluation.datasets.dataset import CAPTION_LANGUAGE, EvaluationDataset, as_dataset
+from clipkit.evaluation.datasets.dataset import CAPTION_LANGUAGE, EvaluationDataset
+from clipkit.evaluation.datasets.opening import as_dataset
 from clipkit.evaluation.embedding import EmbeddedPairs, embed_captions
 from clipkit.evaluation.evaluators.base import Evaluator
 from clipkit.evaluation.inference import EmbedOptions

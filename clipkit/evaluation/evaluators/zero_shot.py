@@ -16,8 +16,9 @@ from torch import Tensor
 from clipkit.class_names import shown_names
 from clipkit.data.text.tokenizer import Tokenizer
 from clipkit.errors import ConfigError, DataError
-from clipkit.evaluation.datasets.dataset import EvaluationDataset, as_dataset
+from clipkit.evaluation.datasets.dataset import EvaluationDataset
 from clipkit.evaluation.datasets.leaks import groups_of, refuse_leaks
+from clipkit.evaluation.datasets.opening import as_dataset
 from clipkit.evaluation.datasets.sample_source import ImageData
 from clipkit.evaluation.embedding import embed_pairs, tokenizer_of
 from clipkit.evaluation.evaluators.base import Evaluator

@@ -14,8 +14,9 @@ from clipkit.class_names import shown_names
 from clipkit.data.text.tokenizer import Tokenizer
 from clipkit.distributed.agreement import same_errors
 from clipkit.errors import DataError
-from clipkit.evaluation.datasets.dataset import EvaluationDataset, as_dataset
+from clipkit.evaluation.datasets.dataset import EvaluationDataset
 from clipkit.evaluation.datasets.loading import ids_of_rank
+from clipkit.evaluation.datasets.opening import as_dataset
 from clipkit.evaluation.embedding import embed_pairs, tokenizer_of
 from clipkit.evaluation.evaluators.base import Evaluator
 from clipkit.evaluation.evaluators.class_match import ClassMatch

@@ -13,8 +13,9 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from clipkit.data.modalities.field import ModalityField
-from clipkit.evaluation.datasets.dataset import EvaluationDataset, open_dataset
+from clipkit.evaluation.datasets.dataset import EvaluationDataset
 from clipkit.evaluation.datasets.leaks import groups_of, image_digests, refuse_overlap
+from clipkit.evaluation.datasets.opening import open_dataset
 from clipkit.evaluation.datasets.queries import IMAGES
 from clipkit.evaluation.embedding import embed_pairs
 from clipkit.evaluation.evaluators.class_match import ClassMatch

@@ -19,7 +19,8 @@ from clipkit.evaluation.comparison import metric_intervals
 from clipkit.evaluation.datasets.associations import AssociationData, open_associations
 from clipkit.evaluation.datasets.choice_sources import open_choices
 from clipkit.evaluation.datasets.choices import ChoiceData
-from clipkit.evaluation.datasets.dataset import EvaluationDataset, open_dataset
+from clipkit.evaluation.datasets.dataset import EvaluationDataset
+from clipkit.evaluation.datasets.opening import open_dataset
 from clipkit.evaluation.datasets.queries import IMAGES
 from clipkit.evaluation.embedding_cache import cached_embeddings
 from clipkit.evaluation.evaluators.base import Evaluator

@@ -12,7 +12,7 @@ from clipkit.data import ShardIndex, ShardReader, pack
 from clipkit.data.packing.hub import download_parquet, hub_address, pinned
 from clipkit.data.packing.packed_cache import is_raw, pack_to_cache
 from clipkit.errors import DataError
-from clipkit.evaluation.datasets.dataset import open_dataset
+from clipkit.evaluation.datasets.opening import open_dataset
 from tests.helpers.factories import image_bytes
 
 REPO = "owner/cats"

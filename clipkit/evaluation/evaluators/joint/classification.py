@@ -6,8 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final, final
 
-from clipkit.evaluation.datasets.dataset import EvaluationDataset, as_dataset
+from clipkit.evaluation.datasets.dataset import EvaluationDataset
 from clipkit.evaluation.datasets.loading import ids_of_rank, texts_in_data_order
+from clipkit.evaluation.datasets.opening import as_dataset
 from clipkit.evaluation.evaluators.base import Evaluator
 from clipkit.evaluation.evaluators.joint.fused_scores import checked_joint, fused_scores
 from clipkit.evaluation.evaluators.label_head import head_predictions

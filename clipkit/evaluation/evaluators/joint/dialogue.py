@@ -15,8 +15,9 @@ from clipkit.data.samples.content import IMAGES_AND_SOUNDS, sample_errors
 from clipkit.data.text.turns import turn_tokens
 from clipkit.distributed.agreement import same_errors
 from clipkit.errors import ConfigError, DataError
-from clipkit.evaluation.datasets.dataset import EvaluationDataset, as_dataset
+from clipkit.evaluation.datasets.dataset import EvaluationDataset
 from clipkit.evaluation.datasets.loading import decoded_chunks, ids_of_rank, texts_in_data_order
+from clipkit.evaluation.datasets.opening import as_dataset
 from clipkit.evaluation.embedding import tokenizer_of
 from clipkit.evaluation.evaluators.base import Evaluator
 from clipkit.evaluation.evaluators.label_head import in_data_order

@@ -13,8 +13,9 @@ from clipkit.data.samples.answers import majority_answer, normal_answer, read_an
 from clipkit.data.samples.content import IMAGES_AND_SOUNDS, sample_errors
 from clipkit.distributed.agreement import same_errors
 from clipkit.errors import ConfigError, DataError
-from clipkit.evaluation.datasets.dataset import EvaluationDataset, as_dataset
+from clipkit.evaluation.datasets.dataset import EvaluationDataset
 from clipkit.evaluation.datasets.loading import ids_of_rank, texts_in_data_order
+from clipkit.evaluation.datasets.opening import as_dataset
 from clipkit.evaluation.evaluators.base import Evaluator
 from clipkit.evaluation.evaluators.joint.fused_scores import checked_joint, fused_scores
 from clipkit.evaluation.evaluators.label_head import in_data_order
