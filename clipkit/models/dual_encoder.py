@@ -14,7 +14,8 @@ from clipkit.models.evaluating import evaluating
 from clipkit.models.explanation.explain import Explanation, explain
 from clipkit.models.heads.label_head import LabelHead
 from clipkit.models.inputs import ImageInput
-from clipkit.models.tower_encoder import SOFTMAX_LOGIT_SCALE, TowerEncoder
+from clipkit.models.similarity_scale import SOFTMAX_LOGIT_SCALE
+from clipkit.models.tower_encoder import TowerEncoder
 from clipkit.models.towers.base import ImageTower, TextTower, Tower
 from clipkit.types import Batch, Embeddings
 

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from clipkit.errors import ConfigError
+from clipkit.models.evaluating import in_evaluation_mode
 from clipkit.models.heads.label_head import LabelHead
 from clipkit.models.towers.base import ImageTower, SignalTower, TextTower, Tower
 from clipkit.types import Batch, ModalityBatch
@@ -48,6 +49,35 @@ def spread_rows(
     if rows is None:
         return own
     return own.new_zeros((len(given.present), *own.shape[1:])).index_copy(0, rows, own)
+
+
+def present_features(
+    tower: SignalTower,
+    values: Float[Tensor, "B *rest"],
+    rows: Int64[Tensor, " present"] | None,
+) -> Float[Tensor, "present D"]:
+    """Run a tower on the samples that have its modality; with none, on one row of zeros."""
+    if rows is None:
+        features: Tensor = tower(values)
+    elif len(rows):
+        features = tower(values[rows])
+    else:
+        with in_evaluation_mode(tower):  # batch norms must not see the zeros
+            features = tower(values[:1])[:0]
+    return features
+
+
+def checked_input(
+    name: str, tower: SignalTower, values: Float[Tensor, "B *rest"]
+) -> Float[Tensor, "B *rest"]:
+    """Return the inputs of a modality; refuse those of another shape than its tower expects."""
+    shape = tuple(tower.input_shape)
+    if tuple(values.shape[1:]) != shape:
+        raise ConfigError(
+            f"{name}_tower: expected inputs of shape {shape}, got {tuple(values.shape[1:])}; use "
+            f"the same options for the tower and its field in data.samples.fields"
+        )
+    return values
 
 
 def checked_width(towers: Mapping[str, Tower]) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -15,18 +14,20 @@ from torch import Tensor, nn
 from clipkit.errors import ConfigError, check_at_least
 from clipkit.models.dual_encoder import DualEncoder
 from clipkit.models.encoding import encode_batches, encode_images, encode_texts
-from clipkit.models.evaluating import in_evaluation_mode
 from clipkit.models.heads.label_head import LabelHead
 from clipkit.models.inputs import ImageInput, SoundInput, sound_batches
 from clipkit.models.multimodal_parts import (
     check_heads,
     check_pairs,
+    checked_input,
     checked_width,
     given_modality,
+    present_features,
     present_rows,
     spread_rows,
 )
-from clipkit.models.tower_encoder import SOFTMAX_LOGIT_SCALE, TowerEncoder, unit
+from clipkit.models.similarity_scale import SOFTMAX_LOGIT_SCALE, PairScales
+from clipkit.models.tower_encoder import TowerEncoder, unit
 from clipkit.models.towers.absent import NoImageTower, NoTextTower
 from clipkit.models.towers.base import ImageTower, SignalTower, TextTower, Tower
 from clipkit.types import Batch, Embeddings, ModalityBatch, ModalityEmbeddings
@@ -70,9 +71,7 @@ class NamedTowerEncoder(TowerEncoder, ABC):
         for name in self.modalities:
             self.add_module(f"{name}_tower", towers[name])
         self.label_heads = nn.ModuleDict(heads)
-        self.log_pair_scales = nn.ParameterDict(
-            {pair: nn.Parameter(torch.tensor(math.log(logit_scale))) for pair in pair_scales}
-        )
+        self.log_pair_scales = PairScales(pair_scales, logit_scale)
 
     @property
     def towers(self) -> dict[str, Tower]:
@@ -101,15 +100,7 @@ class NamedTowerEncoder(TowerEncoder, ABC):
         """See ``TowerEncoder.log_scale_of``; the order of the two does not matter."""
         if pair is None:
             return self.log_logit_scale
-        for name in (pair, ":".join(reversed(pair.split(":")))):
-            if name in self.log_pair_scales:
-                own: nn.Parameter = self.log_pair_scales[name]
-                return own
-        known = ", ".join(self.log_pair_scales) or "none"
-        raise ConfigError(
-            f"logit_scale: expected a pair with a scale of its own ({known}), got {pair!r}; name "
-            f"it in the encoder's pair_scales"
-        )
+        return self.log_pair_scales.of(pair)
 
     def encode_signal(self, name: str, values: Float[Tensor, "B *rest"]) -> Float[Tensor, "B D"]:
         """Embed the inputs of a further modality, with unit norm.
@@ -261,9 +252,7 @@ class NamedTowerEncoder(TowerEncoder, ABC):
         """Reset the scales to the limit if an optimizer step exceeded it."""
         super().limit_logit_scale()
         if self.max_logit_scale is not None:
-            with torch.no_grad():
-                for log in self.log_pair_scales.values():
-                    log.clamp_(max=math.log(self.max_logit_scale))
+            self.log_pair_scales.limit(self.max_logit_scale)
 
     def example_batch(self, size: int, num_tokens: int | None) -> Batch:
         """Return made-up samples that have every modality."""
@@ -316,9 +305,8 @@ class NamedTowerEncoder(TowerEncoder, ABC):
         return {**super().config(), "pair_scales": list(self.log_pair_scales)}
 
     def _log_scale_between(self, first: str, second: str) -> nn.Parameter:
-        pairs = (f"{first}:{second}", f"{second}:{first}")
-        own = (self.log_pair_scales.get(pair) for pair in pairs)
-        return next((log for log in own if log is not None), self.log_logit_scale)
+        own = self.log_pair_scales.find(first, second)
+        return self.log_logit_scale if own is None else own
 
     def _tower(self, name: str) -> SignalTower:
         if name not in self.modalities:
@@ -333,23 +321,7 @@ class NamedTowerEncoder(TowerEncoder, ABC):
     def _features(
         self, name: str, given: ModalityBatch, rows: Int64[Tensor, " present"] | None
     ) -> Float[Tensor, "present D"]:
-        """Run a tower on the samples that have its modality; with none, on one row of zeros."""
-        tower, values = self._tower(name), self._checked(name, given.values)
-        if rows is None:
-            features: Tensor = tower(values)
-        elif len(rows):
-            features = tower(values[rows])
-        else:
-            with in_evaluation_mode(tower):  # batch norms must not see the zeros
-                features = tower(values[:1])[:0]
-        return features
+        return present_features(self._tower(name), self._checked(name, given.values), rows)
 
     def _checked(self, name: str, values: Float[Tensor, "B *rest"]) -> Float[Tensor, "B *rest"]:
-        shape = self._tower(name).input_shape
-        if tuple(values.shape[1:]) != tuple(shape):
-            raise ConfigError(
-                f"{name}_tower: expected inputs of shape {tuple(shape)}, got "
-                f"{tuple(values.shape[1:])}; use the same options for the tower and its field in "
-                f"data.samples.fields"
-            )
-        return values.to(self.log_logit_scale.dtype)
+        return checked_input(name, self._tower(name), values).to(self.log_logit_scale.dtype)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Self
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 from clipkit.errors import ConfigError
 from clipkit.models.heads.label_head import LabelHead
+from clipkit.models.similarity_scale import ScaledSimilarities
 from clipkit.models.towers.base import ImageTower, TextTower, Tower
 from clipkit.models.towers.freezing import keep_locked_in_evaluation
 from clipkit.types import IGNORE_LABEL, Batch, Embeddings, NegativeBatch
@@ -27,11 +27,9 @@ Images = (
 )
 """Pixels in uint8 or normalised, as images or as patches of images (``clipkit.types.Batch``)."""
 _PATCHES_NDIM = 3
-SOFTMAX_LOGIT_SCALE = 1 / 0.07
-"""Initial scale for the softmax loss (Radford et al. 2021, section 2.5)."""
 
 
-class TowerEncoder(nn.Module, ABC):
+class TowerEncoder(ScaledSimilarities, ABC):
     """Towers with a common embedding space, the scale of similarities, and a label head (abstract).
 
     Training, checkpoints and callbacks use this interface alone. A subclass has its towers as
@@ -65,17 +63,10 @@ class TowerEncoder(nn.Module, ABC):
         logit_bias: float | None,
         max_logit_scale: float | None,
     ) -> None:
-        check_scale(logit_scale, max_logit_scale)
-        super().__init__()
+        super().__init__(logit_scale, logit_bias, max_logit_scale)
         self.image_tower = image_tower
         self.text_tower = text_tower
         self.label_head = label_head
-        self.max_logit_scale = max_logit_scale
-        self._start = (logit_scale, logit_bias)
-        self.log_logit_scale = nn.Parameter(torch.tensor(math.log(logit_scale)))
-        self.logit_bias = (
-            None if logit_bias is None else nn.Parameter(torch.tensor(float(logit_bias)))
-        )
         self._memory_format = best_memory_format(image_tower)
         image_tower.to(memory_format=self._memory_format)
         for name in ("image_mean", "image_std"):
@@ -145,81 +136,12 @@ class TowerEncoder(nn.Module, ABC):
         """Number of components of an embedding."""
         return self.image_tower.embedding_dim
 
-    @property
-    def logit_scale(self) -> Float[Tensor, ""]:
-        """Inverse temperature, linear, at most ``max_logit_scale``."""
-        return self.limited(self.log_logit_scale)
-
-    def scale_with_text(self, name: str) -> Float[Tensor, ""]:  # noqa: ARG002 (one for all)
-        """Inverse temperature of a modality with texts, linear, which may be the pair's own."""
-        return self.logit_scale
-
-    @property
-    def pair_scales(self) -> dict[str, Float[Tensor, ""]]:
-        """Inverse temperature of each pair of modalities that has one of its own, linear."""
-        return {}
-
-    @property
-    def scales(self) -> dict[str, Float[Tensor, ""]]:
-        """All inverse temperatures by the name that they are logged under."""
-        own = {f"logit_scale_{p.replace(':', '_')}": one for p, one in self.pair_scales.items()}
-        return {"logit_scale": self.logit_scale, **own}
-
-    def limited(self, log: Float[Tensor, ""]) -> Float[Tensor, ""]:
-        """Return the scale of a logarithm, at most ``max_logit_scale``."""
-        if self.max_logit_scale is not None:
-            # not torch.clamp: at the limit rounding alone would make it drop the gradient
-            log = log - (log - math.log(self.max_logit_scale)).clamp(min=0).detach()
-        return log.exp()
-
     def train(self, mode: bool = True) -> Self:
         """Set training or evaluation mode; locked towers stay in evaluation mode."""
         super().train(mode)
         if mode:
             keep_locked_in_evaluation(self)
         return self
-
-    def log_scale_of(self, pair: str | None) -> nn.Parameter:
-        """Return the parameter of a scale, its logarithm.
-
-        Args:
-            pair: "first:second", two modalities with a scale of their own; None for that of all
-                others.
-
-        Raises:
-            ConfigError: If the pair has no scale of its own.
-        """
-        if pair is not None:
-            raise ConfigError(
-                f"logit_scale: expected no pair, as all of them have one scale, got {pair!r}; a "
-                f"MultimodalEncoder has others with pair_scales"
-            )
-        return self.log_logit_scale
-
-    def set_logit_scale(self, scale: float, pair: str | None = None) -> None:
-        """Set a scale, as a schedule does.
-
-        Args:
-            scale: Inverse temperature, linear.
-            pair: Which scale; see ``log_scale_of``.
-
-        Raises:
-            ConfigError: If it is not positive, or exceeds ``max_logit_scale``, or the pair has no
-                scale of its own.
-        """
-        check_scale(scale, self.max_logit_scale)
-        with torch.no_grad():
-            self.log_scale_of(pair).fill_(math.log(scale))
-
-    def limit_logit_scale(self) -> None:
-        """Reset the parameter to the limit if an optimizer step exceeded it.
-
-        ``forward`` does this while training. Limiting only the value that the loss sees would
-        leave the parameter without a gradient above the limit, so that it could not decrease.
-        """
-        if self.max_logit_scale is not None:
-            with torch.no_grad():
-                self.log_logit_scale.clamp_(max=math.log(self.max_logit_scale))
 
     def normalize(
         self, images: Images
@@ -365,15 +287,6 @@ class TowerEncoder(nn.Module, ABC):
         text = self.encode_text(_cat_tokens(tokens, negatives, self.text_tower.pad_id))
         return text[: len(tokens)], text[len(tokens) :]
 
-    def config(self) -> dict[str, Any]:
-        """Return the plain arguments, without towers and head, that rebuild this encoder."""
-        logit_scale, logit_bias = self._start
-        return {
-            "logit_scale": logit_scale,
-            "logit_bias": logit_bias,
-            "max_logit_scale": self.max_logit_scale,
-        }
-
 
 def best_memory_format(image_tower: nn.Module) -> torch.memory_format:
     """Return channels_last for convolutional towers, where it is faster."""
@@ -396,16 +309,3 @@ def _cat_tokens(
     return torch.cat(
         [F.pad(part, (0, longest - part.shape[1]), value=pad_id) for part in (tokens, more)]
     )
-
-
-def check_scale(logit_scale: float, max_logit_scale: float | None) -> None:
-    """Refuse a scale that is not positive, or above its limit."""
-    if logit_scale <= 0:
-        raise ConfigError(
-            f"logit_scale: expected the linear scale, more than 0, got {logit_scale} "
-            f"(a logarithm must be exponentiated)"
-        )
-    if max_logit_scale is not None and logit_scale > max_logit_scale:
-        raise ConfigError(
-            f"logit_scale: expected at most max_logit_scale = {max_logit_scale}, got {logit_scale}"
-        )

@@ -22,7 +22,8 @@ from clipkit.models.joint.fusion import Fusion
 from clipkit.models.joint.word_head import WordHead
 from clipkit.models.multimodal_parts import given_modality, present_rows, spread_rows
 from clipkit.models.named_towers import NamedTowerEncoder
-from clipkit.models.tower_encoder import SOFTMAX_LOGIT_SCALE, Images
+from clipkit.models.similarity_scale import SOFTMAX_LOGIT_SCALE
+from clipkit.models.tower_encoder import Images
 from clipkit.models.towers.base import Tower
 from clipkit.models.towers.tokens import TokenTower, recording_tokens, text_mask
 from clipkit.token_sequences import Fused, TokenSequence

@@ -20,7 +20,7 @@ from clipkit.models.open_clip.config import OpenClipConfig, read_config
 from clipkit.models.open_clip.context import stretch_context
 from clipkit.models.open_clip.positions import resize_positions
 from clipkit.models.open_clip.weights import build_clip, has_weights, load_clip, without_downloads
-from clipkit.models.tower_encoder import SOFTMAX_LOGIT_SCALE
+from clipkit.models.similarity_scale import SOFTMAX_LOGIT_SCALE
 from clipkit.models.towers.base import (
     ImageTower,
     TextTower,

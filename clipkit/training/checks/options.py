@@ -11,7 +11,7 @@ from clipkit.data.text.tokenizer import Tokenizer
 from clipkit.errors import ConfigError
 from clipkit.losses import CombinedLoss
 from clipkit.models import TextTower, TowerEncoder
-from clipkit.models.tower_encoder import SOFTMAX_LOGIT_SCALE
+from clipkit.models.similarity_scale import SOFTMAX_LOGIT_SCALE
 from clipkit.models.towers.freezing import is_locked
 
 _LOG: Final = logging.getLogger(__name__)
